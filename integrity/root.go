@@ -1,0 +1,50 @@
+package integrity
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+)
+
+// hashSize is the length in bytes of a root and of a chaining value.
+const hashSize = 32
+
+// Root is the BLAKE3 hash of a whole file: the first 32 output bytes of the
+// tree's root node, compressed with the ROOT flag (section 2.4).
+type Root [hashSize]byte
+
+// String returns the root in lower-case hex, as b3sum prints it.
+func (r Root) String() string { return hex.EncodeToString(r[:]) }
+
+// ParseRoot reads a root from exactly 64 hex digits, of either case.
+func ParseRoot(s string) (Root, error) {
+	var r Root
+	if len(s) != hex.EncodedLen(hashSize) {
+		return Root{}, fmt.Errorf("integrity: a BLAKE3 hash has %d hex digits, not %d", hex.EncodedLen(hashSize), len(s))
+	}
+	if _, err := hex.Decode(r[:], []byte(s)); err != nil {
+		return Root{}, fmt.Errorf("integrity: not a BLAKE3 hash: %w", err)
+	}
+	return r, nil
+}
+
+// CV is the chaining value of a node that is not the root: the first 32 output
+// bytes of its compression without the ROOT flag (section 3.3). It is never
+// equal in kind to a [Root], so the two cannot be mixed.
+type CV [hashSize]byte
+
+// words returns the chaining value as BLAKE3's little-endian words (2.1).
+func (v CV) words() (w [8]uint32) {
+	for i := range w {
+		w[i] = binary.LittleEndian.Uint32(v[4*i:])
+	}
+	return w
+}
+
+// hashBytes is the reverse of words, for a CV or a Root.
+func hashBytes(w [8]uint32) (b [hashSize]byte) {
+	for i, x := range w {
+		binary.LittleEndian.PutUint32(b[4*i:], x)
+	}
+	return b
+}

@@ -1,0 +1,115 @@
+package integrity
+
+import (
+	"bytes"
+	"fmt"
+)
+
+// Tree holds the chaining values of all chunk groups of one file and its root.
+// It is immutable, and safe for concurrent use.
+type Tree struct {
+	size int64 // bytes
+	g    GroupSize
+	root Root
+	cvs  []byte // hashSize for each group; nil with fewer than two groups
+}
+
+// Root returns the BLAKE3 hash of the whole file.
+func (t *Tree) Root() Root { return t.root }
+
+// Size returns the length of the file in bytes. In a tree from [FromCVs] it is a
+// claim until the last group has passed [Tree.Verify].
+func (t *Tree) Size() int64 { return t.size }
+
+// GroupSize returns the size of the groups that the tree proves.
+func (t *Tree) GroupSize() GroupSize { return t.g }
+
+// Groups returns how many groups the file has. An empty file has none: there is
+// nothing to fetch or to verify.
+func (t *Tree) Groups() int64 { return t.g.Groups(t.size) }
+
+// CVs returns a copy of the 32-byte chaining values of all groups, in file
+// order: what [FromCVs] takes. It is empty with fewer than two groups.
+func (t *Tree) CVs() []byte { return bytes.Clone(t.cvs) }
+
+// cv returns the chaining value of one group of a tree of two or more.
+func (t *Tree) cv(n GroupNum) CV { return CV(t.cvs[int64(n)*hashSize:]) }
+
+// FromCVs returns the tree of a file of size bytes from cvs, the concatenated
+// 32-byte chaining values of its groups (empty when it has fewer than two).
+// Nothing given but root need be trusted: it returns a [*ProofError] unless cvs
+// has exactly the length that size and g ask for and hashes up to root (section
+// 4.3). An empty file is proved by root alone. It allocates one copy of cvs, and
+// that only once they are proved.
+//
+// It cannot prove size: see the package documentation.
+func FromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
+	refuse := func(why Problem, got Root) (*Tree, error) {
+		return nil, &ProofError{Problem: why, Size: size, GroupSize: g, CVBytes: len(cvs), Want: root, Got: got}
+	}
+	switch {
+	case !g.Valid():
+		return refuse(BadGroupSize, Root{})
+	case size < 0:
+		return refuse(BadSize, Root{})
+	}
+	groups := g.Groups(size)
+	if groups < 2 {
+		if len(cvs) != 0 {
+			return refuse(BadLength, Root{})
+		}
+		if size == 0 {
+			if empty := nodeRoot(subtreeNode(nil, 0)); empty != root {
+				return refuse(BadRoot, empty)
+			}
+		}
+		return &Tree{size: size, g: g, root: root}, nil
+	}
+	// Divided, not multiplied: groups may be as many as 2^53.
+	if len(cvs)%hashSize != 0 || int64(len(cvs)/hashSize) != groups {
+		return refuse(BadLength, Root{})
+	}
+	if got := nodeRoot(parentNode(cvs)); got != root {
+		return refuse(BadRoot, got)
+	}
+	return &Tree{size: size, g: g, root: root, cvs: bytes.Clone(cvs)}, nil
+}
+
+// Problem says what is wrong with a proof.
+type Problem uint8
+
+const (
+	// BadSize: the size is negative.
+	BadSize Problem = iota + 1
+	// BadGroupSize: the group size is above [MaxGroupSize].
+	BadGroupSize
+	// BadLength: the chaining values are not as many as the size asks for.
+	BadLength
+	// BadRoot: the chaining values, or the empty file, hash to another root.
+	BadRoot
+)
+
+// ProofError reports that chaining values do not prove a file. The one who sent
+// them, or the one who named the root, is wrong; it is never a local failure.
+type ProofError struct {
+	Problem   Problem
+	Size      int64 // of the file in bytes, as claimed
+	GroupSize GroupSize
+	CVBytes   int  // length of the chaining values given
+	Want      Root // the root to prove
+	Got       Root // with BadRoot: what was hashed instead
+}
+
+func (e *ProofError) Error() string {
+	switch e.Problem {
+	case BadSize:
+		return fmt.Sprintf("integrity: proof for a file of %d bytes", e.Size)
+	case BadGroupSize:
+		return fmt.Sprintf("integrity: proof with group size 2^%d chunks, above 2^%d", e.GroupSize, MaxGroupSize)
+	case BadLength:
+		return fmt.Sprintf("integrity: proof has %d bytes of chaining values, which does not fit %d bytes in groups of %d",
+			e.CVBytes, e.Size, e.GroupSize.Bytes())
+	default:
+		return fmt.Sprintf("integrity: proof hashes to %s, not to %s", e.Got, e.Want)
+	}
+}
