@@ -65,8 +65,7 @@ func FromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
 		}
 		return &Tree{size: size, g: g, root: root}, nil
 	}
-	// Divided, not multiplied: groups may be as many as 2^53.
-	if len(cvs)%hashSize != 0 || int64(len(cvs)/hashSize) != groups {
+	if int64(len(cvs)) != groups*hashSize { // at most 2^53 groups: no overflow
 		return refuse(BadLength, Root{})
 	}
 	if got := nodeRoot(parentNode(cvs)); got != root {

@@ -77,9 +77,8 @@ func (s *Set) Add(start, end int64) (added int64) {
 	if start >= end {
 		return 0
 	}
-	// ranges[i:j] overlap or touch [start, end): they and it become one. The
-	// offsets one beyond each edge are what makes a touching range count; they
-	// are compared without computing end+1, which could overflow.
+	// ranges[i:j] overlap or touch [start, end): they and it become one. Both
+	// searches admit equality, which is what makes a touching range join.
 	i := sort.Search(len(s.ranges), func(k int) bool { return s.ranges[k].End >= start })
 	j := i + sort.Search(len(s.ranges)-i, func(k int) bool { return s.ranges[i+k].Start > end })
 	if i == j {

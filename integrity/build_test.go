@@ -1,0 +1,300 @@
+package integrity
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"testing"
+
+	"github.com/zeebo/blake3"
+)
+
+// pattern is the input of the official test vectors: byte i is i mod 251.
+func pattern(n int) []byte {
+	p := make([]byte, n)
+	for i := range p {
+		p[i] = byte(i % 251)
+	}
+	return p
+}
+
+func build(t testing.TB, p []byte, g GroupSize) *Tree {
+	t.Helper()
+	tree, err := Build(t.Context(), bytes.NewReader(p), int64(len(p)), g, nil)
+	if err != nil {
+		t.Fatalf("Build of %d bytes, group size %d: %v", len(p), g, err)
+	}
+	return tree
+}
+
+func equal(a, b *Tree) bool {
+	return a.size == b.size && a.g == b.g && a.root == b.root && bytes.Equal(a.cvs, b.cvs)
+}
+
+var testGroupSizes = []GroupSize{0, 4, 6}
+
+// lengths are where trees change shape: the official vectors', prime steps, and
+// one byte either side of the powers of two.
+func lengths() []int {
+	var ns []int
+	for n := range 9 {
+		ns = append(ns, n)
+	}
+	ns = append(ns, 63, 64, 65, 127, 128, 129, 1023, 1024, 1025)
+	for k := 2; k <= 8; k++ {
+		ns = append(ns, k*1024, k*1024+1)
+	}
+	ns = append(ns, 16384, 31744, 102400)
+	for n := 0; n <= 70_000; n += 61 {
+		ns = append(ns, n)
+	}
+	top := 1 << 22
+	if !testing.Short() && !raceEnabled {
+		top = 1 << 26
+	}
+	for n := 2; n <= top; n *= 2 {
+		ns = append(ns, n-1, n, n+1)
+	}
+	return ns
+}
+
+func TestBuildRootIsBLAKE3(t *testing.T) {
+	ns := lengths()
+	data := pattern(slices.Max(ns))
+	for _, n := range ns {
+		want := Root(blake3.Sum256(data[:n]))
+		for _, g := range testGroupSizes {
+			if got := build(t, data[:n], g); got.Root() != want || got.Size() != int64(n) || got.GroupSize() != g {
+				t.Fatalf("%d bytes, group size %d: root %s, want %s", n, g, got.Root(), want)
+			}
+		}
+	}
+}
+
+func TestBuildCVsAreTheReferences(t *testing.T) {
+	data := pattern(140_000)
+	for g := GroupSize(0); g.Valid(); g++ {
+		unit := int(g.Bytes())
+		for _, n := range []int{0, 1, 1024, 1025, unit - 1, unit, unit + 1, 2*unit - 1, 2 * unit, 2*unit + 1,
+			3 * unit, 4*unit + 1025, 5*unit + 700, 17*unit + 1, len(data)} {
+			if n > len(data) {
+				continue
+			}
+			if !equal(build(t, data[:n], g), refTree(data[:n], uint8(g))) {
+				t.Errorf("%d bytes, group size %d: not the reference's tree", n, g)
+			}
+		}
+	}
+}
+
+// The official vectors, from test_vectors.json of the BLAKE3 team: neither our
+// reference nor zeebo can be wrong together with us.
+func TestBuildOfficialVectors(t *testing.T) {
+	for n, want := range map[int]string{
+		0:      "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+		1:      "2d3adedff11b61f14c886e35afa036736dcd87a74d27b5c1510225d0f592e213",
+		1023:   "10108970eeda3eb932baac1428c7a2163b0e924c9a9e25b35bba72b28f70bd11",
+		1024:   "42214739f095a406f3fc83deb889744ac00df831c10daa55189b5d121c855af7",
+		1025:   "d00278ae47eb27b34faecf67b4fe263f82d5412916c1ffd97c8cb7fb814b8444",
+		2048:   "e776b6028c7cd22a4d0ba182a8bf62205d2ef576467e838ed6f2529b85fba24a",
+		2049:   "5f4d72f40d7a5f82b15ca2b2e44b1de3c2ef86c426c95c1af0b6879522563030",
+		3072:   "b98cb0ff3623be03326b373de6b9095218513e64f1ee2edd2525c7ad1e5cffd2",
+		3073:   "7124b49501012f81cc7f11ca069ec9226cecb8a2c850cfe644e327d22d3e1cd3",
+		4096:   "015094013f57a5277b59d8475c0501042c0b642e531b0a1c8f58d2163229e969",
+		4097:   "9b4052b38f1c5fc8b1f9ff7ac7b27cd242487b3d890d15c96a1c25b8aa0fb995",
+		5120:   "9cadc15fed8b5d854562b26a9536d9707cadeda9b143978f319ab34230535833",
+		5121:   "628bd2cb2004694adaab7bbd778a25df25c47b9d4155a55f8fbd79f2fe154cff",
+		6144:   "3e2e5b74e048f3add6d21faab3f83aa44d3b2278afb83b80b3c35164ebeca205",
+		6145:   "f1323a8631446cc50536a9f705ee5cb619424d46887f3c376c695b70e0f0507f",
+		7168:   "61da957ec2499a95d6b8023e2b0e604ec7f6b50e80a9678b89d2628e99ada77a",
+		7169:   "a003fc7a51754a9b3c7fae0367ab3d782dccf28855a03d435f8cfe74605e7817",
+		8192:   "aae792484c8efe4f19e2ca7d371d8c467ffb10748d8a5a1ae579948f718a2a63",
+		8193:   "bab6c09cb8ce8cf459261398d2e7aef35700bf488116ceb94a36d0f5f1b7bc3b",
+		16384:  "f875d6646de28985646f34ee13be9a576fd515f76b5b0a26bb324735041ddde4",
+		31744:  "62b6960e1a44bcc1eb1a611a8d6235b6b4b78f32e7abc4fb4c6cdcce94895c47",
+		100000: "d93c23eedaf165a7e0be908ba86f1a7a520d568d2d13cde787c8580c5c72cc54",
+	} {
+		data := pattern(n)
+		if ref := Root(refHash(data, 0, refRoot)); ref.String() != want {
+			t.Errorf("%d bytes: reference %s, want %s", n, ref, want)
+		}
+		for _, g := range testGroupSizes {
+			if got := build(t, data, g).Root().String(); got != want {
+				t.Errorf("%d bytes, group size %d: %s, want %s", n, g, got, want)
+			}
+		}
+	}
+}
+
+// probe is a file that watches how it is read.
+type probe struct {
+	*bytes.Reader
+	reads, now, most atomic.Int64
+	longest          atomic.Int64 // bytes
+	onRead           func(nth int64) error
+}
+
+func (p *probe) ReadAt(b []byte, off int64) (int, error) {
+	storeMax(&p.most, p.now.Add(1))
+	defer p.now.Add(-1)
+	storeMax(&p.longest, int64(len(b)))
+	if n := p.reads.Add(1); p.onRead != nil {
+		if err := p.onRead(n); err != nil {
+			return 0, err
+		}
+	}
+	return p.Reader.ReadAt(b, off)
+}
+
+func storeMax(a *atomic.Int64, n int64) {
+	for old := a.Load(); n > old && !a.CompareAndSwap(old, n); old = a.Load() {
+	}
+}
+
+func TestBuildReadsOnceInBoundedBlocks(t *testing.T) {
+	data := pattern(5<<20 + 7)
+	for _, size := range []int64{0, 1, 1 << 20, 1<<20 + 1, 5 << 20} { // the file may be longer
+		r := probe{Reader: bytes.NewReader(data)}
+		var sum atomic.Int64
+		if _, err := Build(t.Context(), &r, size, 6, func(n int64) { sum.Add(n) }); err != nil {
+			t.Fatal(err)
+		}
+		if sum.Load() != size {
+			t.Errorf("size %d: progress adds up to %d", size, sum.Load())
+		}
+		if want := (size + 1<<20 - 1) >> 20; r.reads.Load() != want {
+			t.Errorf("size %d: %d reads, want %d", size, r.reads.Load(), want)
+		}
+		if r.longest.Load() > 1<<20 || r.most.Load() > int64(runtime.GOMAXPROCS(0)) {
+			t.Errorf("size %d: reads of %d bytes, %d at once", size, r.longest.Load(), r.most.Load())
+		}
+	}
+}
+
+func TestBuildCancel(t *testing.T) {
+	data := pattern(16 << 20)
+	for _, size := range []int64{0, 1000, 16 << 20} {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		r := probe{Reader: bytes.NewReader(data)}
+		if tree, err := Build(ctx, &r, size, 6, nil); !errors.Is(err, context.Canceled) || tree != nil {
+			t.Errorf("size %d, cancelled before: %v, %v", size, tree, err)
+		}
+		if r.reads.Load() != 0 {
+			t.Errorf("size %d: read %d times after cancel", size, r.reads.Load())
+		}
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	workers := int64(runtime.GOMAXPROCS(0))
+	cancelled := make(chan struct{}) // closed when every worker can see it
+	r := probe{Reader: bytes.NewReader(data), onRead: func(nth int64) error {
+		switch {
+		case nth == 2:
+			cancel()
+			close(cancelled)
+		case nth > 2:
+			<-cancelled
+		}
+		return nil
+	}}
+	if tree, err := Build(ctx, &r, int64(len(data)), 6, nil); !errors.Is(err, context.Canceled) || tree != nil {
+		t.Errorf("cancelled within: %v, %v", tree, err)
+	}
+	// A worker that had already looked at ctx may finish its block, once.
+	if n := r.reads.Load(); n > 2+workers || r.now.Load() != 0 {
+		t.Errorf("cancelled at the 2nd read: %d reads, %d still running", n, r.now.Load())
+	}
+}
+
+func TestBuildShortRead(t *testing.T) {
+	data := pattern(3<<20 + 5)
+	for _, c := range []struct{ held, size int64 }{
+		{0, 1}, {999, 1000}, {1 << 20, 1<<20 + 1}, {1<<20 - 1, 3 << 20}, {3 << 20, 3<<20 + 5},
+	} {
+		tree, err := Build(t.Context(), bytes.NewReader(data[:c.held]), c.size, 4, nil)
+		var short *ShortReadError
+		if !errors.As(err, &short) || tree != nil || !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Fatalf("%d of %d bytes: %v, %v", c.held, c.size, tree, err)
+		}
+		if short.Size != c.size || short.Offset < c.held || short.Offset >= c.size {
+			t.Errorf("%d of %d bytes: %+v", c.held, c.size, short)
+		}
+	}
+}
+
+// eager reports io.EOF along with the last bytes, as an io.ReaderAt may.
+type eager struct{ *bytes.Reader }
+
+func (e eager) ReadAt(b []byte, off int64) (int, error) {
+	n, err := e.Reader.ReadAt(b, off)
+	if off+int64(n) == e.Size() {
+		err = io.EOF
+	}
+	return n, err
+}
+
+func TestBuildEOFWithTheLastBytes(t *testing.T) {
+	data := pattern(1<<20 + 5)
+	for _, n := range []int{1, 1 << 20, len(data)} {
+		tree, err := Build(t.Context(), eager{bytes.NewReader(data[:n])}, int64(n), 6, nil)
+		if err != nil || !equal(tree, build(t, data[:n], 6)) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+}
+
+func TestBuildReadError(t *testing.T) {
+	broken := errors.New("disk on fire")
+	r := probe{Reader: bytes.NewReader(pattern(4 << 20)), onRead: func(nth int64) error {
+		if nth == 3 {
+			return broken
+		}
+		return nil
+	}}
+	tree, err := Build(t.Context(), &r, 4<<20, 6, nil)
+	var short *ShortReadError
+	if !errors.Is(err, broken) || errors.As(err, &short) || tree != nil || r.now.Load() != 0 {
+		t.Errorf("%v, %v, %d reads still running", tree, err, r.now.Load())
+	}
+}
+
+func TestBuildMisuse(t *testing.T) {
+	for _, c := range []struct {
+		size int64
+		g    GroupSize
+	}{{-1, 6}, {math.MinInt64, 6}, {1, 11}, {1, 255}, {math.MaxInt64, 10}, {math.MaxInt64, 0}, {MaxGroups<<10 + 1, 0}} {
+		r := probe{Reader: bytes.NewReader(nil)}
+		if tree, err := Build(t.Context(), &r, c.size, c.g, nil); err == nil || tree != nil || r.reads.Load() != 0 {
+			t.Errorf("size %d, group size %d: %v, %v", c.size, c.g, tree, err)
+		}
+	}
+}
+
+func BenchmarkBuild(b *testing.B) {
+	data := pattern(64 << 20)
+	for _, g := range []GroupSize{4, 6, 10} {
+		b.Run(fmt.Sprintf("group=%dKiB", g.Bytes()>>10), func(b *testing.B) {
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				build(b, data, g)
+			}
+		})
+	}
+}
+
+// BenchmarkZeebo is the other library on one core: the measure for the rest.
+func BenchmarkZeebo(b *testing.B) {
+	data := pattern(64 << 20)
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		blake3.Sum256(data)
+	}
+}

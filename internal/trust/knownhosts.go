@@ -1,0 +1,216 @@
+package trust
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+const (
+	maxKnownHosts     = 1 << 20 // bytes of the file
+	maxKnownHostsLine = 1024    // bytes of a line; a host name has at most 253
+)
+
+// KnownHosts is a text file that remembers which key a server had:
+//
+//	# comment
+//	example.org:4433 jEt9…43 characters of the pin…  whatever follows is ignored
+//	[2001:db8::1]:4433 q0uY…
+//
+// If a server has several lines, the last one counts. So to record one is to
+// append one line in one write, which needs no lock: processes that record at
+// the same time lose nothing, and none can die holding the file.
+//
+// Its methods may be called from several goroutines.
+type KnownHosts struct {
+	path string
+}
+
+// OpenKnownHosts returns the known hosts in the file at path. The file need
+// not exist, Record makes it; it is read anew by each call of a method.
+func OpenKnownHosts(path string) *KnownHosts { return &KnownHosts{path} }
+
+// Path returns the name of the file, for messages.
+func (k *KnownHosts) Path() string { return k.path }
+
+// A CorruptLineError says that a known-hosts file has a line that cannot be
+// read, and nothing about the host in question in its other lines. The host
+// may be known, but nobody can tell.
+type CorruptLineError struct {
+	Path string
+	Line int // of the first such line, from 1
+	Err  error
+}
+
+func (e *CorruptLineError) Error() string { return fmt.Sprintf("%s:%d: %v", e.Path, e.Line, e.Err) }
+func (e *CorruptLineError) Unwrap() error { return e.Err }
+
+// Lookup returns the pin recorded for hostport, and whether there is one. The
+// error is about hostport, or that the file cannot be read or is too long, or,
+// if no readable line matches, a *CorruptLineError. Callers must not treat an
+// error as "unknown": that would let damage to the file undo trust.
+func (k *KnownHosts) Lookup(hostport string) (Pin, bool, error) {
+	host, err := canonical(hostport)
+	if err != nil {
+		return Pin{}, false, err
+	}
+	data, err := k.read()
+	if err != nil {
+		return Pin{}, false, err
+	}
+	pin, found, bad := find(data, host)
+	if !found && bad != nil {
+		bad.Path = k.path
+		return Pin{}, false, bad
+	}
+	return pin, found, nil
+}
+
+// Record remembers pin for hostport from now on, in place of any other. It
+// makes the file (0600) and its directory (0700) if needed, and writes nothing
+// if that pin is known already.
+func (k *KnownHosts) Record(hostport string, pin Pin) error {
+	host, err := canonical(hostport)
+	if err != nil {
+		return err
+	}
+	data, err := k.read()
+	if err != nil {
+		return err
+	}
+	if old, found, _ := find(data, host); found && old == pin {
+		return nil
+	}
+	line := host + " " + pin.String() + "\n"
+	if len(data) > 0 && data[len(data)-1] != '\n' {
+		line = "\n" + line // ends what an editor or a power cut left open
+	}
+	if len(data)+len(line) > maxKnownHosts {
+		return k.tooLong()
+	}
+	if err := os.MkdirAll(filepath.Dir(k.path), 0o700); err != nil {
+		return fmt.Errorf("known hosts: %w", err)
+	}
+	f, err := os.OpenFile(k.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("known hosts: %w", err)
+	}
+	if err := fill(f, []byte(line)); err != nil {
+		return fmt.Errorf("known hosts: %w", err)
+	}
+	return nil
+}
+
+// read returns the file's bytes, none if there is no file. A file that is too
+// long is an error, for its end is what counts.
+func (k *KnownHosts) read() ([]byte, error) {
+	f, err := os.Open(k.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("known hosts: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxKnownHosts+1))
+	if err != nil {
+		return nil, fmt.Errorf("known hosts: %w", err)
+	}
+	if len(data) > maxKnownHosts {
+		return nil, k.tooLong()
+	}
+	return data, nil
+}
+
+func (k *KnownHosts) tooLong() error {
+	return fmt.Errorf("known hosts: %s would exceed %d bytes; remove old lines", k.path, maxKnownHosts)
+}
+
+// find returns the last pin that data has for host, which is in canonical
+// form, and the first line that it cannot read, if any.
+func find(data []byte, host string) (pin Pin, found bool, bad *CorruptLineError) {
+	number := 0
+	for line := range bytes.Lines(data) {
+		number++
+		h, p, err := parseLine(line)
+		switch {
+		case err != nil:
+			if bad == nil {
+				bad = &CorruptLineError{Line: number, Err: err}
+			}
+		case h == host:
+			pin, found = p, true
+		}
+	}
+	return pin, found, bad
+}
+
+// parseLine reads one line; host is "" if it is blank or a comment.
+func parseLine(line []byte) (host string, pin Pin, err error) {
+	if len(line) > maxKnownHostsLine {
+		return "", Pin{}, fmt.Errorf("line longer than %d bytes", maxKnownHostsLine)
+	}
+	fields := strings.Fields(string(line))
+	if len(fields) == 0 || fields[0][0] == '#' {
+		return "", Pin{}, nil
+	}
+	if len(fields) < 2 {
+		return "", Pin{}, errors.New("no pin after the host")
+	}
+	if host, err = canonical(fields[0]); err != nil {
+		return "", Pin{}, err
+	}
+	if pin, err = ParsePin(fields[1]); err != nil {
+		return "", Pin{}, err
+	}
+	return host, pin, nil
+}
+
+// canonical returns hostport in the one form in which it is written and
+// compared: names in lower case without a final dot, addresses as netip prints
+// them, ports without leading zeros. It refuses all that is no address and no
+// ASCII host name (an international one has its xn-- form), which keeps
+// white space, control characters and "#" out of the file.
+func canonical(hostport string) (string, error) {
+	refuse := func(why string) (string, error) {
+		return "", fmt.Errorf("%.80q: %s", hostport, why)
+	}
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return refuse("not host:port")
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return refuse("no port from 1 to 65535")
+	}
+	port = strconv.FormatUint(n, 10)
+	ip, err := netip.ParseAddr(host)
+	if err == nil && isPlain(ip.Zone()) {
+		return net.JoinHostPort(ip.Unmap().String(), port), nil
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "" || len(host) > 253 || !isPlain(host) {
+		return refuse("not a host name")
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// isPlain reports whether s has only letters, digits and ".-_" of ASCII.
+func isPlain(s string) bool {
+	for _, c := range []byte(s) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '.', c == '-', c == '_':
+		default:
+			return false
+		}
+	}
+	return true
+}

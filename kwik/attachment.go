@@ -1,0 +1,215 @@
+package kwik
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// roomOffered is how many grants a server queues for one stream of one client.
+const roomOffered = 16
+
+// An attachment is a server's part in one aggregate stream of one client: it writes what it is granted, in order. Its
+// goroutine, run, ends when the client releases the stream, the session ends or the content fails.
+type attachment struct {
+	session    *ServerSession
+	id         StreamID
+	units      units
+	descriptor []byte
+	ctx        context.Context
+	cancel     context.CancelFunc
+	wake       chan struct{} // has an element after grants came
+
+	mu    sync.Mutex
+	queue []*extent // the first is being written, if writing
+	last  uint64    // the newest grant
+}
+
+// An extent is a grant as its source sees it. Guarded by the attachment.
+type extent struct {
+	grant      uint64
+	start, end int64
+	stream     *secondaryStream // while it is written
+	revoked    bool
+}
+
+func newAttachment(s *ServerSession, id StreamID, u units, descriptor []byte) *attachment {
+	a := &attachment{session: s, id: id, units: u, descriptor: descriptor, wake: make(chan struct{}, 1)}
+	a.ctx, a.cancel = context.WithCancel(s.conn.Context())
+	return a
+}
+
+// grant queues an extent.
+func (a *attachment) grant(g *kwikpb.OffsetSyncResponse) error {
+	start, n := g.GetExpectedOffset(), g.GetLength()
+	total := uint64(a.units.total)
+	if n == 0 || start >= total || n > total-start || !a.units.isBoundary(int64(start)) || !a.units.isBoundary(int64(start+n)) {
+		return errorf(ErrOffsetSyncFailure, "grant of %d bytes at %d", n, start).onStream(a.id, -1)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if g.GetGrantId() <= a.last {
+		return errorf(ErrOffsetSyncFailure, "grant %d after grant %d", g.GetGrantId(), a.last).onStream(a.id, -1)
+	}
+	if len(a.queue) >= maxGrantsQueued {
+		return errorf(ErrSecondaryStreamOverflow, "%d grants are queued", len(a.queue)).onStream(a.id, -1)
+	}
+	a.last = g.GetGrantId()
+	a.queue = append(a.queue, &extent{grant: a.last, start: int64(start), end: int64(start + n)})
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// shorten moves the end of a grant; one that is gone already is no error, because the two may cross.
+func (a *attachment) shorten(grant, end uint64) error {
+	if end > uint64(a.units.total) || !a.units.isBoundary(int64(end)) {
+		return errorf(ErrOffsetSyncFailure, "new end %d of grant %d", end, grant).onStream(a.id, -1)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range a.queue {
+		if e.grant == grant {
+			e.end = min(e.end, int64(end))
+		}
+	}
+	return nil
+}
+
+// revoke takes a grant back whole.
+func (a *attachment) revoke(grant uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range a.queue {
+		if e.grant == grant {
+			e.revoked = true
+			if e.stream != nil {
+				e.stream.cancel()
+			}
+		}
+	}
+}
+
+// run opens the content and writes grants until the attachment ends.
+func (a *attachment) run() {
+	defer func() {
+		a.cancel()
+		a.session.mu.Lock()
+		delete(a.session.attached, a.id)
+		a.session.mu.Unlock()
+	}()
+	stop := context.AfterFunc(a.ctx, a.cancelWriting)
+	defer stop()
+	if err := a.serve(); err != nil && a.ctx.Err() == nil {
+		a.session.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
+			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
+			Code: uint64(ErrContentUnavailable), Reason: printable(err.Error()),
+		})
+	}
+}
+
+// serve returns the error of the content, or nil when the attachment has ended.
+func (a *attachment) serve() error {
+	if a.session.listener.config.OpenContent == nil {
+		return errors.New("this server has no content")
+	}
+	content, err := a.session.listener.config.OpenContent(a.ctx, ContentRequest{
+		Descriptor: a.descriptor, Size: a.units.total, Session: a.session,
+	})
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	b := newBlock(int(max(dataFrameSize, a.units.size)))
+	defer b.release()
+	a.sync(0)
+	for {
+		e := a.next()
+		if e == nil {
+			select {
+			case <-a.wake:
+				continue
+			case <-a.ctx.Done():
+				return nil
+			}
+		}
+		end, err := a.write(e, content, b)
+		if failed, ok := errors.AsType[contentError](err); ok {
+			return failed.err
+		}
+		if a.finish(e) == 0 && a.ctx.Err() == nil {
+			a.sync(end)
+		}
+	}
+}
+
+// sync tells the client where this source is and that it can write more.
+func (a *attachment) sync(offset int64) {
+	a.session.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{
+		KwikStreamId: uint64(a.id), CurrentOffset: uint64(offset), Room: roomOffered,
+	})
+}
+
+// next returns the extent to write now, nil if there is none.
+func (a *attachment) next() *extent {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for len(a.queue) > 0 {
+		if e := a.queue[0]; !e.revoked && e.start < e.end {
+			return e
+		}
+		a.queue = a.queue[1:]
+	}
+	return nil
+}
+
+// finish takes a written extent off the queue and returns how many are left.
+func (a *attachment) finish(e *extent) int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e.stream = nil
+	a.queue = a.queue[1:]
+	return len(a.queue)
+}
+
+// write answers one grant with one secondary stream and returns how far it got.
+func (a *attachment) write(e *extent, content Content, b *block) (int64, error) {
+	s, err := a.session.openSecondaryStream(a.ctx, a.id, e.grant, e.start)
+	if err != nil {
+		return e.start, err
+	}
+	a.mu.Lock()
+	e.stream = s
+	if e.revoked || a.ctx.Err() != nil {
+		s.cancel()
+	}
+	a.mu.Unlock()
+	for {
+		a.mu.Lock()
+		end := e.end
+		a.mu.Unlock()
+		if s.offset >= end {
+			return s.offset, s.close("")
+		}
+		next := a.units.cut(s.offset, dataFrameSize, end)
+		if err := s.writeFrom(content, b, int(next-s.offset)); err != nil {
+			if _, ours := errors.AsType[contentError](err); ours {
+				s.close(printable(err.Error()))
+			}
+			return s.offset, err
+		}
+	}
+}
+
+// cancelWriting unblocks write when the attachment ends.
+func (a *attachment) cancelWriting() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.queue) > 0 && a.queue[0].stream != nil {
+		a.queue[0].stream.cancel()
+	}
+}

@@ -1,0 +1,183 @@
+package kwik
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// ALPN protocol names (docs/PROTOCOL.md section 2). Dial and Listen set them: the caller's tls.Config need not.
+const (
+	ProtocolClient = "kwik/1"
+	ProtocolJoin   = "kwik-join/1"
+)
+
+// A Config holds what a client or a server may set. The zero value, and nil, mean the defaults.
+type Config struct {
+	// QUIC is the configuration of the connections underneath. Zero fields, and nil, mean KWIK's defaults: a
+	// handshake time-out of 5 s, an idle time-out of 30 s, a keep-alive every 10 s, and receive windows on the client
+	// that grow to 12 MiB a path. The limits of incoming streams are KWIK's own and cannot be set.
+	QUIC *quic.Config
+
+	// Now is the wall clock, for the dates of tickets. Nil means time.Now.
+	Now func() time.Time
+
+	// ---- clients
+
+	// ListenPacket makes the socket of the path to a secondary, which the session closes. Nil means a UDP socket of
+	// the system at any port.
+	ListenPacket func(ctx context.Context, remote netip.AddrPort) (net.PacketConn, error)
+
+	// ReorderWindow bounds what Read holds of a stream beyond the reader's position, in bytes. 0 means 32 MiB;
+	// less than 2 MiB means 2 MiB. CopyTo needs no window.
+	ReorderWindow int64
+
+	// SourceTimeout is how long an aggregate stream waits, when none of its sources delivers, for one to come back.
+	// 0 means 10 s.
+	SourceTimeout time.Duration
+
+	// ---- servers
+
+	// Role is what the listener is: the primary (zero) or a secondary.
+	Role ServerRole
+
+	// OpenContent opens the content that a descriptor names, for the aggregate streams of clients. It is the same
+	// kind of function for both roles. Nil means that the server has no content: every attachment is refused.
+	OpenContent OpenContentFunc
+
+	// JoinToken is the secret that secondaries prove to know when they join. On a primary, empty means that only
+	// peers on the same machine may join. On a secondary it is set in [JoinConfig].
+	JoinToken []byte
+
+	// LocalAddresses returns the machine's own addresses, besides loopback, for the rules of joining. Nil asks the system.
+	LocalAddresses func() []netip.Addr
+
+	// OnMembership is called on a primary when a secondary has joined (reason nil) or has gone. It must not block.
+	OnMembership func(id PathID, addr netip.AddrPort, reason error)
+
+	// OnBlame is called on a primary when a client says that bytes of a path failed their proof. It must not block. The
+	// client may be wrong or lie. May be nil.
+	OnBlame func(s *ServerSession, path PathID, offset int64, reason string)
+
+	// StatelessResetKey lets a client notice within a round trip that a server was restarted, if the server keeps the
+	// key. Nil means none.
+	StatelessResetKey *quic.StatelessResetKey
+
+	// Limits on what strangers can make a server hold; 0 means the default in parentheses.
+	MaxSessions   int // clients at once (1024)
+	MaxHandshakes int // connections that have not said Hello yet (256)
+	MaxMembers    int // secondaries (64)
+	// MetadataTimeout bounds the wait for a first frame: Hello, JoinRequest, the OPEN of a secondary stream (5 s).
+	MetadataTimeout time.Duration
+}
+
+// Limits of docs/PROTOCOL.md section 11 that are not configurable.
+const (
+	maxDescriptor           = 64 << 10
+	maxStreamsPerSession    = 128
+	maxSecondaryPaths       = 64
+	maxSecondaryStreams     = 32 // open at once on one path
+	maxPlainStreams         = 100
+	maxStraySecondaryStream = 4 // bidirectional streams that a secondary may open to see them reset
+	maxPathIDLength         = 64
+	maxAddresses            = 8 // of one secondary
+)
+
+const (
+	minReorderWindow     = 2 << 20
+	defaultReorderWindow = 32 << 20
+)
+
+// populate returns a copy of c in which every field has its effective value.
+func (c *Config) populate() *Config {
+	p := Config{}
+	if c != nil {
+		p = *c
+	}
+	if p.QUIC == nil {
+		p.QUIC = &quic.Config{}
+	}
+	p.QUIC = p.QUIC.Clone()
+	setDefault(&p.QUIC.HandshakeIdleTimeout, 5*time.Second)
+	setDefault(&p.QUIC.MaxIdleTimeout, 30*time.Second)
+	setDefault(&p.QUIC.KeepAlivePeriod, 10*time.Second)
+	p.QUIC.Allow0RTT = false
+	if p.Now == nil {
+		p.Now = time.Now
+	}
+	if p.ListenPacket == nil {
+		p.ListenPacket = listenUDP
+	}
+	if p.LocalAddresses == nil {
+		p.LocalAddresses = systemAddresses
+	}
+	if p.OnMembership == nil {
+		p.OnMembership = func(PathID, netip.AddrPort, error) {}
+	}
+	setDefault(&p.ReorderWindow, defaultReorderWindow)
+	p.ReorderWindow = max(p.ReorderWindow, minReorderWindow)
+	setDefault(&p.SourceTimeout, 10*time.Second)
+	setDefault(&p.MaxSessions, 1024)
+	setDefault(&p.MaxHandshakes, 256)
+	setDefault(&p.MaxMembers, 64)
+	setDefault(&p.MetadataTimeout, 5*time.Second)
+	return &p
+}
+
+// clientQUIC returns the QUIC configuration of a path to a server of the given role. The isolation rule's stream limits
+// are set here: unidirectional streams come from every server, bidirectional ones from the primary; a
+// secondary may open a few, only to see them reset.
+func (c *Config) clientQUIC(role ServerRole) *quic.Config {
+	q := c.QUIC.Clone()
+	setDefault(&q.InitialStreamReceiveWindow, 4<<20)
+	setDefault(&q.MaxStreamReceiveWindow, 8<<20)
+	setDefault(&q.InitialConnectionReceiveWindow, 8<<20)
+	setDefault(&q.MaxConnectionReceiveWindow, 12<<20)
+	q.MaxIncomingUniStreams = maxSecondaryStreams
+	q.MaxIncomingStreams = maxPlainStreams
+	if role == ServerRoleSecondary {
+		q.MaxIncomingStreams = maxStraySecondaryStream
+	}
+	return q
+}
+
+// serverQUIC returns the QUIC configuration of a listener: clients open no unidirectional streams.
+func (c *Config) serverQUIC() *quic.Config {
+	q := c.QUIC.Clone()
+	q.MaxIncomingStreams = maxPlainStreams
+	q.MaxIncomingUniStreams = -1
+	return q
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func listenUDP(_ context.Context, remote netip.AddrPort) (net.PacketConn, error) {
+	network := "udp4"
+	if remote.Addr().Is6() {
+		network = "udp6"
+	}
+	return net.ListenUDP(network, nil)
+}
+
+// systemAddresses returns the addresses of the machine's interfaces.
+func systemAddresses() []netip.Addr {
+	nets, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var addrs []netip.Addr
+	for _, n := range nets {
+		if p, err := netip.ParsePrefix(n.String()); err == nil {
+			addrs = append(addrs, p.Addr().Unmap())
+		}
+	}
+	return addrs
+}

@@ -1,0 +1,30 @@
+package kwik
+
+import (
+	"context"
+	"io"
+)
+
+// A Content is the bytes of one aggregate stream, as one server holds them. ReadAt is called by one goroutine at a time
+// per client; it must return exactly the bytes asked for or an error, which is sent to the client as the reason why
+// this server stops serving the stream. Close is called when the client needs nothing more.
+type Content interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// A ContentRequest is what a client, or rather the primary through it, wants to have opened.
+type ContentRequest struct {
+	// Descriptor is what the primary gave to OpenAggregateStream. A secondary gets it from the client, with a ticket that
+	// shows that it is the primary's.
+	Descriptor []byte
+	// Size is the size of the stream, in bytes.
+	Size int64
+	// Session is the client's session at this server.
+	Session *ServerSession
+}
+
+// An OpenContentFunc opens the content of an aggregate stream. Its error is sent to the client as the reason why this
+// server does not serve the stream; it should tell nothing that a client may not know. ctx ends with the
+// attachment.
+type OpenContentFunc func(ctx context.Context, r ContentRequest) (Content, error)

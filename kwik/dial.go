@@ -1,0 +1,197 @@
+package kwik
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// Dial connects to a primary through a socket of the caller's, who closes it after the session.
+//
+// It is quic-go's Dial, with these differences: the connection's protocol is "kwik/1" whatever tlsConf says, and it
+// returns when the server has said Welcome. Errors are quic-go's, or an [*Error]: ErrInvalidStreamRole if the server is a
+// secondary, ErrAccessRefused, ErrVersionMismatch, ErrMetadataProtocolViolation.
+func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
+	remote, err := addrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	c := conf.populate()
+	transport := &quic.Transport{Conn: conn}
+	q, err := transport.Dial(ctx, addr, clientTLS(tlsConf, ProtocolClient), c.clientQUIC(ServerRolePrimary))
+	if err != nil {
+		transport.Close()
+		return nil, fromQUIC(err, primaryPathID)
+	}
+	return startClient(ctx, dialled{conn: q, addr: remote, release: func() { transport.Close() }}, tlsConf, c)
+}
+
+// DialAddr connects to a primary at host:port, through a socket of its own (Config.ListenPacket). If the host has
+// several addresses they are tried in order, each a quarter of a second after the one before (RFC 8305), and the
+// first that answers wins.
+func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
+	addrs, err := resolve(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	c := conf.populate()
+	tlsConf = tlsConf.Clone()
+	if tlsConf == nil {
+		tlsConf = &tls.Config{}
+	}
+	if tlsConf.ServerName == "" {
+		tlsConf.ServerName, _, _ = net.SplitHostPort(addr)
+	}
+	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, ProtocolClient), c.clientQUIC(ServerRolePrimary), c.ListenPacket)
+	if err != nil {
+		return nil, fromQUIC(err, primaryPathID)
+	}
+	return startClient(ctx, d, tlsConf, c)
+}
+
+// resolve returns the IP addresses of host:port, in the order in which to try them.
+func resolve(ctx context.Context, addr string) ([]netip.AddrPort, error) {
+	host, service, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	port, err := net.DefaultResolver.LookupPort(ctx, "udp", service)
+	if err != nil {
+		return nil, err
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(ip.Unmap(), uint16(port))}, nil
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]netip.AddrPort, len(ips))
+	for i, ip := range ips {
+		addrs[i] = netip.AddrPortFrom(ip.Unmap(), uint16(port))
+	}
+	return addrs, nil
+}
+
+func startClient(ctx context.Context, d dialled, tlsConf *tls.Config, c *Config) (*ClientSession, error) {
+	if tlsConf == nil {
+		tlsConf = &tls.Config{}
+	}
+	s := newClientSession(tlsConf, c)
+	p, err := openPath(ctx, s, d, primaryPathID, nil)
+	if err != nil {
+		return nil, err
+	}
+	s.begin(p)
+	return s, nil
+}
+
+// A dialled connection, and what frees its socket.
+type dialled struct {
+	conn    *quic.Conn
+	addr    netip.AddrPort
+	release func()
+}
+
+// attemptDelay is the time between attempts at the addresses of one host (RFC 8305 section 5).
+const attemptDelay = 250 * time.Millisecond
+
+type listenPacketFunc func(context.Context, netip.AddrPort) (net.PacketConn, error)
+
+// dialAny connects to the first of addrs that answers.
+func dialAny(ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc) (dialled, error) {
+	type attempt struct {
+		dialled
+		err error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan attempt)
+	started, ended := 0, 0
+	start := func() {
+		to := addrs[started]
+		started++
+		go func() { // ends when its dial does, by ctx at the latest; the loops below receive from each
+			d, err := dialOne(ctx, to, tlsConf, q, listen)
+			results <- attempt{d, err}
+		}()
+	}
+	var errs []error
+	timer := time.NewTimer(attemptDelay)
+	defer timer.Stop()
+	start()
+	for ended < started {
+		var next <-chan time.Time
+		if started < len(addrs) {
+			next = timer.C
+		}
+		select {
+		case <-next:
+			start()
+			timer.Reset(attemptDelay)
+		case a := <-results:
+			ended++
+			if a.err == nil {
+				cancel()
+				for ; ended < started; ended++ {
+					if late := <-results; late.err == nil {
+						late.conn.CloseWithError(ApplicationErrorCode(NoError), "")
+						late.release()
+					}
+				}
+				return a.dialled, nil
+			}
+			errs = append(errs, fmt.Errorf("%v: %w", a.addr, a.err))
+			if started < len(addrs) && ctx.Err() == nil {
+				start()
+				timer.Reset(attemptDelay)
+			}
+		}
+	}
+	return dialled{}, errors.Join(errs...)
+}
+
+// dialOne connects through a socket of its own. The address is set in any case.
+func dialOne(ctx context.Context, to netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc) (dialled, error) {
+	d := dialled{addr: to}
+	socket, err := listen(ctx, to)
+	if err != nil {
+		return d, err
+	}
+	transport := &quic.Transport{Conn: socket}
+	d.release = func() {
+		transport.Close()
+		socket.Close()
+	}
+	if d.conn, err = transport.Dial(ctx, net.UDPAddrFromAddrPort(to), tlsConf, q); err != nil {
+		d.release()
+		return d, err
+	}
+	return d, nil
+}
+
+// clientTLS returns base with KWIK's protocol and nothing older than TLS 1.3.
+func clientTLS(base *tls.Config, protocol string) *tls.Config {
+	conf := &tls.Config{}
+	if base != nil {
+		conf = base.Clone()
+	}
+	conf.NextProtos = []string{protocol}
+	conf.MinVersion = tls.VersionTLS13
+	return conf
+}
+
+// addrPort returns the IP address and port of a UDP address.
+func addrPort(addr net.Addr) (netip.AddrPort, error) {
+	ap, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("kwik: address %v: %w", addr, err)
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
+}

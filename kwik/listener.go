@@ -1,0 +1,160 @@
+package kwik
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/quic-go/quic-go"
+)
+
+// A Listener accepts clients, and, on a primary, secondaries that join.
+//
+// Its goroutines are the accept loop and one per connection; Close ends them all and waits for them.
+type Listener struct {
+	config    *Config
+	tls       *tls.Config
+	transport *quic.Transport
+	quic      *quic.Listener
+	socket    net.PacketConn // closed with the listener; nil if it is the caller's
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	accepted   chan *ServerSession
+	handshakes chan struct{} // one element per connection that has not said what it wants
+
+	mu       sync.Mutex
+	sessions map[*ServerSession]struct{}
+	members  members     // a primary's secondaries
+	joining  *joinSecret // a secondary's join under way
+	pathID   PathID      // a secondary's id with its primary
+	keys     []ticketKey // a secondary's, the newest first
+}
+
+// Listen accepts connections at a socket of the caller's, who closes it after the listener. The protocols are KWIK's
+// whatever tlsConf says; tlsConf must have a certificate. A nil Config makes a primary.
+func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *Config) (*Listener, error) {
+	if tlsConf == nil {
+		return nil, errors.New("kwik: a listener needs a tls.Config with a certificate")
+	}
+	c := conf.populate()
+	tlsConf = tlsConf.Clone()
+	tlsConf.NextProtos = []string{ProtocolClient, ProtocolJoin}
+	tlsConf.MinVersion = tls.VersionTLS13
+	l := &Listener{
+		config: c, tls: tlsConf,
+		transport:  &quic.Transport{Conn: conn, StatelessResetKey: c.StatelessResetKey},
+		accepted:   make(chan *ServerSession),
+		handshakes: make(chan struct{}, c.MaxHandshakes),
+		sessions:   make(map[*ServerSession]struct{}),
+		members:    members{byID: make(map[PathID]*member)},
+	}
+	var err error
+	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {
+		l.transport.Close()
+		return nil, err
+	}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.wg.Go(l.acceptLoop)
+	return l, nil
+}
+
+// ListenAddr accepts connections at a UDP address, host:port.
+func ListenAddr(addr string, tlsConf *tls.Config, conf *Config) (*Listener, error) {
+	udp, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := net.ListenUDP("udp", udp)
+	if err != nil {
+		return nil, err
+	}
+	l, err := Listen(socket, tlsConf, conf)
+	if err != nil {
+		socket.Close()
+		return nil, err
+	}
+	l.socket = socket
+	return l, nil
+}
+
+// Addr returns the address at which the listener listens.
+func (l *Listener) Addr() net.Addr { return l.quic.Addr() }
+
+// Accept returns the next client's session.
+func (l *Listener) Accept(ctx context.Context) (*ServerSession, error) {
+	select {
+	case s := <-l.accepted:
+		return s, nil
+	case <-l.ctx.Done():
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Close closes the listener with all its sessions and memberships and waits until nothing of them is left.
+func (l *Listener) Close() error {
+	l.cancel()
+	l.mu.Lock()
+	for s := range l.sessions {
+		l.wg.Go(func() { s.conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })
+	}
+	l.mu.Unlock()
+	err := l.quic.Close()
+	l.wg.Wait()
+	l.transport.Close()
+	if l.socket != nil {
+		l.socket.Close()
+	}
+	return err
+}
+
+func (l *Listener) acceptLoop() {
+	for {
+		conn, err := l.quic.Accept(l.ctx)
+		if err != nil {
+			return
+		}
+		select {
+		case l.handshakes <- struct{}{}:
+			l.wg.Go(func() { l.serve(conn) })
+		default:
+			l.wg.Go(func() { conn.CloseWithError(ApplicationErrorCode(ErrSecondaryStreamOverflow), "too many handshakes") })
+		}
+	}
+}
+
+// serve greets a connection and stays with it until it ends.
+func (l *Listener) serve(conn *quic.Conn) {
+	greeted := sync.OnceFunc(func() { <-l.handshakes })
+	defer greeted()
+	var err error
+	switch protocol := conn.ConnectionState().TLS.NegotiatedProtocol; {
+	case protocol == ProtocolClient:
+		err = l.serveClient(conn, greeted)
+	case l.config.Role == ServerRolePrimary:
+		err = l.serveJoin(conn, greeted)
+	default:
+		err = l.serveProbe(conn)
+	}
+	conn.CloseWithError(ApplicationErrorCode(codeOf(err)), closingReason(err))
+}
+
+// isLocal reports whether an address is this machine's own, so that whoever sends from it is on this machine.
+func (l *Listener) isLocal(ip netip.Addr) bool {
+	if ip = ip.Unmap(); ip.IsLoopback() {
+		return true
+	}
+	for _, own := range l.config.LocalAddresses() {
+		if own == ip {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,96 @@
+package kwik
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/quic-go/quic-go"
+
+	"kwikcp/internal/trust"
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// A member is a secondary that joined this primary.
+type member struct {
+	id   PathID
+	addr netip.AddrPort // where clients reach it
+	pin  trust.Pin      // of the key that it showed when it was dialled back
+	key  ticketKey
+	conn *quic.Conn // the membership lasts as long as this
+}
+
+// members are a primary's secondaries. Guarded by the listener.
+type members struct {
+	byID map[PathID]*member
+	last int // for ids
+}
+
+// admit makes m a member, names it and tells the clients. A secondary that was a member under the same key and address
+// keeps its name; the older connection is obsolete and returned.
+func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, old := range l.members.byID {
+		if old.addr == m.addr && old.pin == m.pin {
+			m.id, obsolete = old.id, old.conn
+		}
+	}
+	if obsolete == nil {
+		if len(l.members.byID) >= l.config.MaxMembers {
+			return nil, errorf(ErrSecondaryStreamOverflow, "this primary has %d secondaries and takes no more", len(l.members.byID))
+		}
+		l.members.last++
+		m.id = PathID(fmt.Sprintf("s%d", l.members.last))
+	}
+	l.members.byID[m.id] = m
+	for s := range l.sessions {
+		s.tellMember(m)
+	}
+	return obsolete, nil
+}
+
+// dismiss ends a membership and tells the clients.
+func (l *Listener) dismiss(m *member, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.members.byID[m.id] != m {
+		return // it joined again since
+	}
+	delete(l.members.byID, m.id)
+	for s := range l.sessions {
+		s.tellGone(m.id, reason)
+	}
+}
+
+// A Member is a secondary of a primary, as Members returns it.
+type Member struct {
+	ID   PathID
+	Addr netip.AddrPort
+	// KeyHash is the SHA-256 of its public key.
+	KeyHash [32]byte
+}
+
+// Members returns a snapshot of a primary's secondaries, in no particular order.
+func (l *Listener) Members() []Member {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []Member
+	for _, m := range l.members.byID {
+		all = append(all, Member{ID: m.id, Addr: m.addr, KeyHash: m.pin})
+	}
+	return all
+}
+
+// reported acts on what a client thinks of a path.
+func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
+	if status.GetState() == kwikpb.PathState_PATH_STATE_BANNED && l.config.OnBlame != nil {
+		l.config.OnBlame(s, PathID(printable(status.GetPathId())), int64(status.GetBlame().GetOffset()), printable(status.GetReason()))
+	}
+}
+
+// membership returns a secondary's id and the keys under which it honours tickets.
+func (l *Listener) membership() (PathID, []ticketKey) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pathID, l.keys
+}

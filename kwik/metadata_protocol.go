@@ -1,0 +1,306 @@
+package kwik
+
+import (
+	"io"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+const (
+	// maxMetadataFrame bounds every StreamMetadataFrame but a DATA frame, in bytes.
+	maxMetadataFrame = 4 << 10
+	// maxDataPayload bounds the payload of a DATA frame, in bytes.
+	maxDataPayload = 1 << 20
+	// maxDataOverhead is what a DATA frame may have besides its payload, in bytes.
+	maxDataOverhead = 64
+	// dataHeaderRoom is enough for the header that appendDataHeader writes: three lengths of three bytes, four tags.
+	dataHeaderRoom = 16
+)
+
+// Field numbers that the hot path writes and reads by hand (kwik/proto).
+const (
+	frameFieldType    = 2 // StreamMetadataFrame.type
+	frameFieldPayload = 3 // StreamMetadataFrame.payload
+	dataFieldKwikID   = 2 // SecondaryStreamData.kwik_stream_id
+	dataFieldOffset   = 3 // SecondaryStreamData.offset
+	dataFieldData     = 4 // SecondaryStreamData.data
+)
+
+// appendDataHeader appends what precedes the n payload bytes of a DATA frame. Payload itself is never copied into a
+// message: it follows the header on the stream.
+func appendDataHeader(dst []byte, n int) []byte {
+	message := 1 + protowire.SizeBytes(n)         // SecondaryStreamData{data}
+	frame := 2 + 1 + protowire.SizeBytes(message) // StreamMetadataFrame{type, payload}
+	dst = protowire.AppendVarint(dst, uint64(frame))
+	dst = protowire.AppendTag(dst, frameFieldType, protowire.VarintType)
+	dst = protowire.AppendVarint(dst, uint64(kwikpb.MetadataFrameType_SECONDARY_STREAM_DATA))
+	dst = protowire.AppendTag(dst, frameFieldPayload, protowire.BytesType)
+	dst = protowire.AppendVarint(dst, uint64(message))
+	dst = protowire.AppendTag(dst, dataFieldData, protowire.BytesType)
+	return protowire.AppendVarint(dst, uint64(n))
+}
+
+// appendMetadataFrame appends a whole frame, with its length before it, that wraps a message other than DATA.
+func appendMetadataFrame(dst []byte, kind kwikpb.MetadataFrameType, message proto.Message) ([]byte, error) {
+	frame, err := wrapMetadata(kind, message)
+	if err != nil {
+		return dst, err
+	}
+	raw, err := proto.Marshal(frame)
+	if err != nil {
+		return dst, err
+	}
+	if len(raw) > maxMetadataFrame {
+		return dst, errorf(ErrMetadataProtocolViolation, "%v frame of %d bytes", kind, len(raw))
+	}
+	dst = protowire.AppendVarint(dst, uint64(len(raw)))
+	return append(dst, raw...), nil
+}
+
+// wrapMetadata makes the frame of a message, for control streams and for appendMetadataFrame.
+func wrapMetadata(kind kwikpb.MetadataFrameType, message proto.Message) (*kwikpb.StreamMetadataFrame, error) {
+	payload, err := proto.Marshal(message)
+	if err != nil {
+		return nil, err
+	}
+	return &kwikpb.StreamMetadataFrame{Type: kind, Payload: payload}, nil
+}
+
+// A streamFrame is a frame of a secondary stream: exactly one of open and close is set, or dataLen is positive and that
+// many bytes of payload follow on the stream.
+type streamFrame struct {
+	open    *kwikpb.SecondaryStreamOpen
+	close   *kwikpb.SecondaryStreamClose
+	dataLen int
+}
+
+// A metadataProtocol parses and validates the frames of one secondary stream. It reads no byte beyond the frame, or,
+// for a DATA frame, beyond its header, so that the caller reads the payload straight into its place.
+//
+// Errors of the stream itself are returned as they are, io.EOF only between frames; whatever breaks the rules of
+// docs/PROTOCOL.md section 6 is an [*Error] of code ErrMetadataProtocolViolation.
+type metadataProtocol struct {
+	r io.Reader
+	// left counts what the current frame has left, in bytes.
+	left uint64
+	one  [1]byte
+	meta []byte // a whole frame other than DATA, at most maxMetadataFrame bytes; reused
+}
+
+// next reads the next frame. kwikID and offset are what a DATA frame's redundant fields must say if it has them.
+func (p *metadataProtocol) next(kwikID StreamID, offset int64) (streamFrame, error) {
+	p.left = 10 // for the length itself
+	length, err := p.varint()
+	if err != nil {
+		return streamFrame{}, err // io.EOF between frames is the caller's to judge
+	}
+	if length == 0 || length > maxDataPayload+maxDataOverhead {
+		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "frame of %d bytes", length)
+	}
+	p.left = length
+	f, err := p.frame(kwikID, offset)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return f, err
+}
+
+// frame reads the fields of a frame up to its payload.
+func (p *metadataProtocol) frame(kwikID StreamID, offset int64) (streamFrame, error) {
+	kind := kwikpb.MetadataFrameType_SECONDARY_STREAM_OPEN // proto3 leaves the zero value out
+	for p.left > 0 {
+		number, wire, err := p.tag()
+		if err != nil {
+			return streamFrame{}, err
+		}
+		switch {
+		case number == frameFieldType && wire == protowire.VarintType:
+			v, err := p.varint()
+			if err != nil {
+				return streamFrame{}, err
+			}
+			if v > uint64(kwikpb.MetadataFrameType_SECONDARY_STREAM_CLOSE) {
+				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "frame type %d on a secondary stream", v)
+			}
+			kind = kwikpb.MetadataFrameType(v)
+		case number == frameFieldPayload && wire == protowire.BytesType:
+			n, err := p.varint()
+			if err != nil {
+				return streamFrame{}, err
+			}
+			if n > p.left {
+				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "payload of %d bytes in %d bytes of frame", n, p.left)
+			}
+			if kind == kwikpb.MetadataFrameType_SECONDARY_STREAM_DATA {
+				if n != p.left {
+					return streamFrame{}, errorf(ErrMetadataProtocolViolation, "payload does not end its DATA frame")
+				}
+				return p.data(kwikID, offset)
+			}
+			return p.message(kind, n)
+		default:
+			if err := p.skip(wire); err != nil {
+				return streamFrame{}, err
+			}
+		}
+	}
+	return p.message(kind, 0) // an empty message is left out altogether
+}
+
+// data reads the header of a SecondaryStreamData that fills the rest of the frame.
+func (p *metadataProtocol) data(kwikID StreamID, offset int64) (streamFrame, error) {
+	for p.left > 0 {
+		number, wire, err := p.tag()
+		if err != nil {
+			return streamFrame{}, err
+		}
+		switch {
+		case number == dataFieldData && wire == protowire.BytesType:
+			n, err := p.varint()
+			if err != nil {
+				return streamFrame{}, err
+			}
+			if n != p.left || n == 0 || n > maxDataPayload {
+				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "data of %d bytes in %d bytes of frame", n, p.left)
+			}
+			return streamFrame{dataLen: int(n)}, nil
+		case number == dataFieldKwikID || number == dataFieldOffset:
+			want := uint64(kwikID)
+			if number == dataFieldOffset {
+				want = uint64(offset)
+			}
+			if wire != protowire.VarintType {
+				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "field %d of wire type %d", number, wire)
+			}
+			v, err := p.varint()
+			if err != nil {
+				return streamFrame{}, err
+			}
+			if v != want {
+				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "data for stream or offset %d where %d is due", v, want)
+			}
+		default:
+			if err := p.skip(wire); err != nil {
+				return streamFrame{}, err
+			}
+		}
+	}
+	return streamFrame{}, errorf(ErrMetadataProtocolViolation, "DATA frame without data")
+}
+
+// message reads an OPEN or CLOSE message of n bytes and whatever follows it in the frame.
+func (p *metadataProtocol) message(kind kwikpb.MetadataFrameType, n uint64) (streamFrame, error) {
+	if p.left > maxMetadataFrame {
+		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v frame of more than %d bytes", kind, maxMetadataFrame)
+	}
+	if cap(p.meta) == 0 {
+		p.meta = make([]byte, maxMetadataFrame)
+	}
+	raw := p.meta[:p.left]
+	if _, err := io.ReadFull(p.r, raw); err != nil {
+		return streamFrame{}, err
+	}
+	p.left = 0
+	for rest := raw[n:]; len(rest) > 0; { // fields after the payload: skipped, but they must be fields
+		number, _, total := protowire.ConsumeField(rest)
+		if total < 0 || number == frameFieldPayload || number == frameFieldType {
+			return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v frame does not parse", kind)
+		}
+		rest = rest[total:]
+	}
+	var (
+		f       streamFrame
+		message proto.Message
+	)
+	switch kind {
+	case kwikpb.MetadataFrameType_SECONDARY_STREAM_OPEN:
+		f.open = &kwikpb.SecondaryStreamOpen{}
+		message = f.open
+	case kwikpb.MetadataFrameType_SECONDARY_STREAM_CLOSE:
+		f.close = &kwikpb.SecondaryStreamClose{}
+		message = f.close
+	default:
+		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v frame without data", kind)
+	}
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw[:n], message); err != nil {
+		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v message does not parse: %w", kind, err)
+	}
+	return f, nil
+}
+
+// skip passes over a field of no meaning here, which must be small: it is read a byte at a time.
+func (p *metadataProtocol) skip(wire protowire.Type) error {
+	n := uint64(0)
+	switch wire {
+	case protowire.VarintType:
+		_, err := p.varint()
+		return err
+	case protowire.Fixed32Type:
+		n = 4
+	case protowire.Fixed64Type:
+		n = 8
+	case protowire.BytesType:
+		var err error
+		if n, err = p.varint(); err != nil {
+			return err
+		}
+	default:
+		return errorf(ErrMetadataProtocolViolation, "field of wire type %d", wire)
+	}
+	if n > p.left || n > maxMetadataFrame {
+		return errorf(ErrMetadataProtocolViolation, "field of %d bytes in %d bytes of frame", n, p.left)
+	}
+	for range n {
+		if _, err := p.byte(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *metadataProtocol) tag() (protowire.Number, protowire.Type, error) {
+	v, err := p.varint()
+	if err != nil {
+		return 0, 0, err
+	}
+	number, wire := protowire.DecodeTag(v)
+	if !number.IsValid() {
+		return 0, 0, errorf(ErrMetadataProtocolViolation, "field number %d", v>>3)
+	}
+	return number, wire, nil
+}
+
+// varint reads a varint, a byte at a time so as not to read past it.
+func (p *metadataProtocol) varint() (uint64, error) {
+	var v uint64
+	for shift := 0; ; shift += 7 {
+		b, err := p.byte()
+		if err != nil {
+			if err == io.EOF && shift > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return 0, err
+		}
+		if shift == 63 && b > 1 {
+			return 0, errorf(ErrMetadataProtocolViolation, "varint of more than 64 bits")
+		}
+		v |= uint64(b&0x7f) << shift
+		if b < 0x80 {
+			return v, nil
+		}
+	}
+}
+
+func (p *metadataProtocol) byte() (byte, error) {
+	if p.left == 0 {
+		return 0, errorf(ErrMetadataProtocolViolation, "field passes the end of its frame")
+	}
+	if _, err := io.ReadFull(p.r, p.one[:]); err != nil {
+		return 0, err
+	}
+	p.left--
+	return p.one[0], nil
+}

@@ -1,0 +1,217 @@
+package kwik
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// A PathState is what a client thinks of a path.
+type PathState int
+
+const (
+	PathConnecting PathState = iota // being dialled
+	PathActive                      // said Welcome
+	PathClosed                      // ended; dialled again later unless the primary withdrew it
+	PathBanned                      // its bytes failed their proof; not used again in this session
+)
+
+func (s PathState) String() string {
+	switch s {
+	case PathConnecting:
+		return "connecting"
+	case PathActive:
+		return "active"
+	case PathClosed:
+		return "closed"
+	case PathBanned:
+		return "banned"
+	}
+	return "unknown"
+}
+
+// PathStats is a snapshot of a path.
+type PathStats struct {
+	ID    PathID
+	Role  ServerRole
+	Addr  netip.AddrPort
+	State PathState
+	// Reason says why a path is closed or banned; nil otherwise.
+	Reason error
+	// RTT is the smoothed round-trip time, 0 while connecting.
+	RTT time.Duration
+	// Received counts payload bytes of aggregate streams, proved or not.
+	Received int64
+}
+
+// A path is one QUIC connection to one server, on the client. Its goroutines (control reader and writer, acceptors, one
+// per secondary stream) are started by run, end with the connection, and run waits for them.
+type path struct {
+	id       PathID
+	role     ServerRole
+	addr     netip.AddrPort
+	conn     *quic.Conn
+	control  *controlStream
+	session  *ClientSession
+	release  func() // frees the socket; called once, when nothing of the path is left
+	received atomic.Int64
+}
+
+// openPath says Hello on a new connection and waits for Welcome. It takes over the connection and its socket, and gives
+// both up if it fails.
+func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, ticket []byte) (*path, error) {
+	p := &path{id: id, addr: d.addr, conn: d.conn, release: d.release, session: s, role: ServerRoleSecondary}
+	if id == primaryPathID {
+		p.role = ServerRolePrimary
+	}
+	err := p.hello(ctx, ticket)
+	if err != nil {
+		p.fail(err)
+		p.release()
+		return nil, fromQUIC(err, id)
+	}
+	return p, nil
+}
+
+func (p *path) hello(ctx context.Context, ticket []byte) error {
+	stream, err := p.conn.OpenStreamSync(ctx) // stream 0: nothing was opened before
+	if err != nil {
+		return err
+	}
+	deadline, ok := ctx.Deadline()
+	if limit := time.Now().Add(p.session.config.MetadataTimeout); !ok || limit.Before(deadline) {
+		deadline = limit
+	}
+	stream.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	p.control = newControlStream(stream)
+	hello := &kwikpb.Hello{Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket}
+	if p.role == ServerRoleSecondary {
+		hello.PathId = string(p.id)
+	}
+	raw, err := appendDelimited(nil, &kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
+	if err != nil {
+		return err
+	}
+	if _, err := stream.Write(raw); err != nil {
+		return err
+	}
+	f, err := p.control.receive()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return fmt.Errorf("waiting for the server's welcome: %w", err)
+	}
+	w := f.GetWelcome()
+	switch {
+	case w == nil:
+		return errorf(ErrMetadataProtocolViolation, "the server's first frame is not Welcome").onPath(p.id)
+	case w.GetVersion() != protocolVersion:
+		return errorf(ErrVersionMismatch, "the server speaks KWIK version %d", w.GetVersion()).onPath(p.id)
+	case (w.GetRole() == kwikpb.Role_ROLE_PRIMARY) != (p.role == ServerRolePrimary):
+		return errorf(ErrInvalidStreamRole, "the server is a %s", roleFromWire(w.GetRole())).onPath(p.id)
+	}
+	if !stop() {
+		return context.Cause(ctx)
+	}
+	return stream.SetDeadline(time.Time{})
+}
+
+func roleFromWire(r kwikpb.Role) ServerRole {
+	if r == kwikpb.Role_ROLE_PRIMARY {
+		return ServerRolePrimary
+	}
+	return ServerRoleSecondary
+}
+
+// run serves the path until it ends and returns why. Everything that it started has ended then.
+func (p *path) run() error {
+	var wg sync.WaitGroup
+	ctx := p.conn.Context()
+	wg.Go(func() {
+		if err := p.control.writeLoop(ctx.Done()); err != nil {
+			p.fail(err)
+		}
+	})
+	wg.Go(func() { p.fail(p.readControl()) })
+	wg.Go(func() { p.acceptStreams(ctx) })
+	wg.Go(func() { p.acceptSecondaryStreams(ctx) })
+	<-ctx.Done()
+	wg.Wait()
+	p.release()
+	return fromQUIC(context.Cause(ctx), p.id)
+}
+
+// fail closes the path because of err. Closing a closed path does nothing.
+func (p *path) fail(err error) {
+	p.conn.CloseWithError(ApplicationErrorCode(codeOf(err)), closingReason(err))
+}
+
+// closingReason is what the peer is told: the error's own reason, nothing of its causes.
+func closingReason(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return printable(e.Reason)
+	}
+	return ""
+}
+
+func (p *path) readControl() error {
+	for {
+		f, err := p.control.receive()
+		if err != nil {
+			return err
+		}
+		if err := p.session.handleControl(p, f); err != nil {
+			return err
+		}
+	}
+}
+
+// acceptStreams delivers the plain streams that the primary opens and resets those of a secondary.
+func (p *path) acceptStreams(ctx context.Context) {
+	for {
+		stream, err := p.conn.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		if refusal := checkPublicStream(p.role, true); refusal != nil {
+			stream.CancelRead(StreamErrorCode(refusal.Code))
+			stream.CancelWrite(StreamErrorCode(refusal.Code))
+			continue
+		}
+		p.session.mu.Lock()
+		p.session.deliverStream(&Stream{plain: stream, path: p.id})
+		p.session.mu.Unlock()
+	}
+}
+
+// acceptSecondaryStreams hands secondary streams to the handler, each in a goroutine that ends with the stream or the
+// path at the latest. Their number is bounded by QUIC's limit of incoming streams.
+func (p *path) acceptSecondaryStreams(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		stream, err := p.conn.AcceptUniStream(ctx)
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			if err := p.session.handler.handle(p.id, stream); err != nil {
+				p.fail(err)
+			}
+		})
+	}
+}
+
+// rtt returns the path's smoothed round-trip time.
+func (p *path) rtt() time.Duration { return p.conn.ConnectionStats().SmoothedRTT }

@@ -1,0 +1,227 @@
+package kwik
+
+import (
+	"time"
+)
+
+const (
+	// maxGrantsQueued is how many grants a source queues for one stream at most (docs/PROTOCOL.md section 11).
+	maxGrantsQueued = 64
+	// defaultRoom is how many it is assumed to queue before it says so.
+	defaultRoom = 4
+
+	// minExtent keeps the cost of a grant (a stream, three frames, a system call or two) below a percent.
+	minExtent = 256 << 10
+	// maxExtent bounds what one source holds back from others.
+	maxExtent = 16 << 20
+	// firstOutstanding is granted to a source of unknown rate.
+	firstOutstanding = 1 << 20
+	// extentTime is how long a source should be busy with one extent, a compromise between cost and agility.
+	extentTime = 100 * time.Millisecond
+
+	// tickInterval is how often the owner of a scheduler calls observe and tick.
+	tickInterval = 50 * time.Millisecond
+	// rateWeight is the weight of the newest sample in a path's rate.
+	rateWeight = 0.3
+	// minStall is the shortest silence that is a stall; four round trips if that is longer.
+	minStall = time.Second
+	// stealSlack is how much sooner a stolen tail must be done to be worth stealing.
+	stealSlack = 20 * time.Millisecond
+	// reserveUnits is the size, in units, up to which a stream is not worth waiting for sources that are still
+	// connecting.
+	reserveUnits = 8
+)
+
+// sample updates a path's rate from what it has received.
+func (s *scheduler) sample(p *schedPath, received int64, now time.Time) {
+	delta := received - p.received
+	elapsed := now.Sub(p.sampled)
+	if delta > 0 {
+		p.lastProgress = now
+		p.stalled = false
+	}
+	if elapsed < tickInterval/2 {
+		return // too short to say anything; the bytes count in the next sample
+	}
+	p.received, p.sampled = received, now
+	if delta == 0 && (p.rate == 0 || len(p.grants) == 0) {
+		return // nothing came yet, or nothing was asked for
+	}
+	rate := float64(delta) / elapsed.Seconds()
+	if p.rate == 0 {
+		p.rate = rate
+		return
+	}
+	p.rate += rateWeight * (rate - p.rate)
+}
+
+// judge decides whether a source is stalled: it owes bytes and none came for max(1 s, 4 RTT). The grant it is
+// writing stays, in case it comes back, but is shared with the others; what waits behind it is taken back.
+func (s *scheduler) judge(p *schedPath, now time.Time) (stalled bool) {
+	if len(p.grants) == 0 || now.Sub(p.lastProgress) < max(minStall, 4*p.rtt) {
+		return p.stalled
+	}
+	p.stalled = true
+	p.rate = 0
+	for len(p.grants) > 1 {
+		s.revoke(p.grants[len(p.grants)-1])
+	}
+	s.share(p.grants[0])
+	return true
+}
+
+// fill grants what can be granted now: to the source that is furthest below its target first, so that all stay busy.
+// When nothing is free it moves work from those who would finish late to those who would finish soon.
+func (s *scheduler) fill(now time.Time) {
+	if !s.started {
+		return
+	}
+	for {
+		r, ok := s.free.NextPresent(0, s.limit)
+		if !ok {
+			break
+		}
+		p := s.hungriest(now)
+		if p == nil {
+			return
+		}
+		// Whole units; what is free starts and ends on their boundaries, so the cut does as well.
+		s.grant(p, r.Start, s.units.cut(r.Start, s.extentSize(p, now), r.End), now)
+	}
+	for _, p := range s.paths {
+		for s.hungry(p, now) < 1 && s.steal(p, now) {
+		}
+	}
+}
+
+// hungriest returns the source that most needs a grant, nil if none does.
+func (s *scheduler) hungriest(now time.Time) (best *schedPath) {
+	lowest := 1.0
+	for _, p := range s.paths {
+		if level := s.hungry(p, now); level < lowest {
+			best, lowest = p, level
+		}
+	}
+	return best
+}
+
+// hungry returns how full a source is: what it was granted ahead over what it should have been, 1 or more if it needs no
+// grant or may not have one.
+func (s *scheduler) hungry(p *schedPath, now time.Time) float64 {
+	if p.stalled && (len(p.grants) > 0 || now.Before(p.probeAt)) {
+		return 1
+	}
+	if len(p.grants) >= p.room || s.heldBack(p, now) {
+		return 1
+	}
+	return float64(p.outstanding()) / float64(p.target())
+}
+
+// target returns how many bytes a source should have been granted ahead: enough to write through the round trip that
+// the next grant takes, and to go on while the next two ticks pass.
+func (p *schedPath) target() int64 {
+	if p.stalled {
+		return minExtent // a probe
+	}
+	if p.rate == 0 {
+		return firstOutstanding
+	}
+	ahead := p.rate * (2*p.rtt + extentTime).Seconds()
+	return max(int64(ahead), 2*minExtent)
+}
+
+// extentSize returns how many bytes to grant a source at once. Towards the end extents get smaller, so that all
+// sources finish together.
+func (s *scheduler) extentSize(p *schedPath, now time.Time) int64 {
+	size := int64(minExtent)
+	if !p.stalled && p.rate > 0 {
+		size = int64(p.rate * extentTime.Seconds())
+	}
+	share := s.free.Total() / 2 // half of this source's part of what is left
+	if total := s.totalRate(); p.rate > 0 && total > 0 {
+		share = int64(float64(share) * p.rate / total)
+	} else {
+		share /= int64(max(1, len(s.paths)+s.expected(now)))
+	}
+	return max(min(size, share, maxExtent), minExtent/4)
+}
+
+// totalRate sums the known rates of the sources that are not stalled.
+func (s *scheduler) totalRate() (sum float64) {
+	for _, p := range s.paths {
+		sum += p.rate
+	}
+	return sum
+}
+
+// expected returns how many sources are still worth a reserve.
+func (s *scheduler) expected(now time.Time) int {
+	if s.connecting == 0 || !now.Before(s.reserveUntil) || s.units.total <= reserveUnits*s.units.size {
+		return 0
+	}
+	return s.connecting
+}
+
+// heldBack reports whether a source has had its equal part of a stream whose other sources are about to come. So small
+// streams are shared by all servers, too, and no source is held back for longer than a connection takes to set up.
+func (s *scheduler) heldBack(p *schedPath, now time.Time) bool {
+	expected := s.expected(now)
+	return expected > 0 && p.granted >= s.units.total/int64(len(s.paths)+expected)
+}
+
+// steal takes from another source the unsent tail that p would finish sooner, grants it to p and reports whether it did.
+//
+// With x bytes moved, both are done at the same time when
+//
+//	(outstanding(v) - x)/rate(v) = (outstanding(p) + x)/rate(p) + rtt(p)
+//
+// What v has sent already, or sends before it hears of it, is left to v: a round trip and a half of its rate.
+func (s *scheduler) steal(p *schedPath, now time.Time) bool {
+	if p.rate == 0 || p.stalled {
+		return false
+	}
+	var (
+		victim *schedPath
+		latest = p.finishTime() + p.rtt.Seconds() + stealSlack.Seconds()
+	)
+	for _, v := range s.paths {
+		if v == p || len(v.grants) == 0 || v.rate == 0 {
+			continue // of unknown rate: it has only just begun, or it is stalled and shares what it holds
+		}
+		if t := v.finishTime(); t > latest {
+			victim, latest = v, t
+		}
+	}
+	if victim == nil {
+		return false
+	}
+	rv, rp := victim.rate, p.rate
+	outstanding := float64(victim.outstanding())
+	x := (outstanding*rp - float64(p.outstanding())*rv - p.rtt.Seconds()*rv*rp) / (rv + rp)
+	protected := rv * (victim.rtt*3/2 + stealSlack).Seconds()
+	x = min(x, outstanding-protected)
+	g := victim.grants[len(victim.grants)-1]
+	if g.shared {
+		return false
+	}
+	cut := s.units.ceil(g.end - int64(x))
+	if x < 1 || cut >= g.end {
+		return false
+	}
+	end := g.end
+	switch {
+	case cut <= g.start:
+		cut = g.start
+		s.revoke(g)
+	case cut >= g.pos:
+		s.shorten(g, cut)
+	default:
+		return false
+	}
+	r, ok := s.free.NextPresent(cut, end)
+	if !ok {
+		return false // it had come in the meantime
+	}
+	s.grant(p, r.Start, r.End, now)
+	return true
+}

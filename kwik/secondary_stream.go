@@ -1,0 +1,88 @@
+package kwik
+
+import (
+	"context"
+	"io"
+
+	"github.com/quic-go/quic-go"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+const (
+	// dataFrameSize is the payload of a usual DATA frame, in bytes; larger only if one unit is.
+	dataFrameSize = 256 << 10
+	// blockHeadroom is kept before the payload of a block for the frames that precede it, so that one write sends all: a
+	// DATA header, and OPEN at the start of a stream.
+	blockHeadroom = 128
+)
+
+// A secondaryStream is a server's end of a secondary stream: it writes the seed's frames around payload. It is used by
+// one goroutine, but for cancel.
+type secondaryStream struct {
+	stream *quic.SendStream
+	kwikID StreamID
+	offset int64  // of the next byte in the KWIK stream
+	opened []byte // OPEN, until the first write takes it along
+}
+
+// openSecondaryStream opens the stream that answers a grant, from offset on. Nothing is sent before the first write.
+func (s *ServerSession) openSecondaryStream(ctx context.Context, kwikID StreamID, grant uint64, offset int64) (*secondaryStream, error) {
+	stream, err := s.conn.OpenUniStreamSync(ctx)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := appendMetadataFrame(nil, kwikpb.MetadataFrameType_SECONDARY_STREAM_OPEN, &kwikpb.SecondaryStreamOpen{
+		TargetKwikStreamId: uint64(kwikID), InitialOffset: uint64(offset), GrantId: grant,
+	})
+	if err != nil {
+		stream.CancelWrite(StreamErrorCode(NoError))
+		return nil, err
+	}
+	return &secondaryStream{stream: stream, kwikID: kwikID, offset: offset, opened: opened}, nil
+}
+
+// writeFrom sends n bytes of r, from the stream's offset on, as one DATA frame. b is scratch; the payload is read into
+// it and sent from it, and copied by nobody else.
+func (s *secondaryStream) writeFrom(r io.ReaderAt, b *block, n int) error {
+	payload := b.room[blockHeadroom : blockHeadroom+n]
+	if k, err := r.ReadAt(payload, s.offset); k < n {
+		if err == nil || err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return contentError{err}
+	}
+	var header [blockHeadroom]byte
+	head := appendDataHeader(append(header[:0], s.opened...), n)
+	s.opened = nil
+	start := blockHeadroom - len(head)
+	copy(b.room[start:], head)
+	if _, err := s.stream.Write(b.room[start : blockHeadroom+n]); err != nil {
+		return err
+	}
+	s.offset += int64(n)
+	return nil
+}
+
+// close sends CLOSE and FIN. A reason other than "" says why the grant was not written to its end.
+func (s *secondaryStream) close(reason string) error {
+	frame, err := appendMetadataFrame(s.opened, kwikpb.MetadataFrameType_SECONDARY_STREAM_CLOSE, &kwikpb.SecondaryStreamClose{
+		FinalOffset: uint64(s.offset), Reason: reason,
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := s.stream.Write(frame); err != nil {
+		return err
+	}
+	return s.stream.Close()
+}
+
+// cancel resets the stream; a write under way returns.
+func (s *secondaryStream) cancel() { s.stream.CancelWrite(StreamErrorCode(NoError)) }
+
+// A contentError is an error of the content, not of the network.
+type contentError struct{ err error }
+
+func (e contentError) Error() string { return e.err.Error() }
+func (e contentError) Unwrap() error { return e.err }

@@ -1,0 +1,177 @@
+package kwik
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// A ClientSession is a client's relation with one primary and, hidden, with the secondaries that the primary names. It
+// is used like a quic-go connection to the primary.
+//
+// It lives until CloseWithError. When the primary's path ends, so do plain streams and their calls, with the
+// primary's error; aggregate streams go on as long as a secondary delivers.
+type ClientSession struct {
+	id      SessionID
+	config  *Config
+	tls     *tls.Config // base of the configurations of secondaries' paths
+	handler *secondaryStreamHandler
+	primary *path
+
+	ctx      context.Context // ends with the session
+	cancel   context.CancelCauseFunc
+	public   context.Context // ends with the primary's path
+	unpublic context.CancelCauseFunc
+	wg       sync.WaitGroup // the goroutines that run or keep paths
+
+	mu      sync.Mutex
+	paths   map[PathID]*pathRecord
+	streams map[StreamID]*openStream
+	offered StreamID      // the highest aggregate stream id so far; 0 for none
+	waiting []*Stream     // opened by the primary, not accepted yet; plain ones are bounded by QUIC's stream limit
+	news    chan struct{} // closed and made anew whenever waiting grows
+}
+
+func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
+	s := &ClientSession{
+		id: newSessionID(), config: c, tls: tlsConf,
+		paths:   make(map[PathID]*pathRecord),
+		streams: make(map[StreamID]*openStream),
+		news:    make(chan struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.public, s.unpublic = context.WithCancelCause(s.ctx)
+	s.handler = newSecondaryStreamHandler(s.lookup, c.MetadataTimeout)
+	return s
+}
+
+// begin takes the primary's path into service.
+func (s *ClientSession) begin(p *path) {
+	s.primary = p
+	s.paths[p.id] = &pathRecord{id: p.id, role: ServerRolePrimary, addr: p.addr, state: PathActive, path: p, tried: true}
+	s.wg.Go(func() {
+		err := p.run()
+		s.unpublic(err)
+		s.pathEnded(p, err)
+	})
+}
+
+// OpenStreamSync opens a plain stream to the primary. It waits for QUIC's stream limit until ctx ends.
+func (s *ClientSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
+	stream, err := s.primary.conn.OpenStreamSync(ctx)
+	if err != nil {
+		return nil, fromQUIC(err, primaryPathID)
+	}
+	return &Stream{plain: stream, path: primaryPathID}, nil
+}
+
+// OpenStream opens a plain stream to the primary, or fails at once if QUIC's stream limit is reached.
+func (s *ClientSession) OpenStream() (*Stream, error) {
+	stream, err := s.primary.conn.OpenStream()
+	if err != nil {
+		return nil, fromQUIC(err, primaryPathID)
+	}
+	return &Stream{plain: stream, path: primaryPathID}, nil
+}
+
+// AcceptStream returns the next stream that the primary opened, plain or aggregate. An application whose own protocol
+// names its aggregate streams uses AcceptAggregate for them instead.
+func (s *ClientSession) AcceptStream(ctx context.Context) (*Stream, error) {
+	return s.accept(ctx, func(*Stream) bool { return true })
+}
+
+// AcceptAggregate returns the aggregate stream of the given id. It waits for the primary's offer if that has not come.
+// Each stream is accepted once, by this or by AcceptStream.
+func (s *ClientSession) AcceptAggregate(ctx context.Context, id StreamID) (*Stream, error) {
+	return s.accept(ctx, func(stream *Stream) bool { return stream.agg != nil && stream.agg.id == id })
+}
+
+// accept waits for a stream that matches and takes it.
+func (s *ClientSession) accept(ctx context.Context, match func(*Stream) bool) (*Stream, error) {
+	for {
+		s.mu.Lock()
+		if i := slices.IndexFunc(s.waiting, match); i >= 0 {
+			stream := s.waiting[i]
+			s.waiting = slices.Delete(s.waiting, i, i+1)
+			s.mu.Unlock()
+			return stream, nil
+		}
+		news := s.news
+		s.mu.Unlock()
+		select {
+		case <-news:
+		case <-s.public.Done():
+			return nil, context.Cause(s.public)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// deliverStream queues a stream for accept. Called with the lock held.
+func (s *ClientSession) deliverStream(stream *Stream) {
+	s.waiting = append(s.waiting, stream)
+	close(s.news)
+	s.news = make(chan struct{})
+}
+
+// CloseWithError closes the session and all its paths, as quic-go's does, and waits until nothing of it is left.
+func (s *ClientSession) CloseWithError(code ApplicationErrorCode, reason string) error {
+	s.cancel(errSessionClosed)
+	s.mu.Lock()
+	var paths []*path
+	for _, r := range s.paths {
+		if r.path != nil {
+			paths = append(paths, r.path)
+		}
+	}
+	streams := slices.Collect(maps.Values(s.streams))
+	s.mu.Unlock()
+	for _, open := range streams {
+		s.closeStream(open.agg)
+	}
+	for _, p := range paths {
+		p.conn.CloseWithError(code, reason)
+	}
+	s.wg.Wait()
+	return nil
+}
+
+var errSessionClosed = errors.New("kwik: session closed")
+
+// Context ends when the primary's path ends, as a quic-go connection's does; its cause says why.
+func (s *ClientSession) Context() context.Context { return s.public }
+
+// ID returns the session's id.
+func (s *ClientSession) ID() SessionID { return s.id }
+
+// ConnectionState returns the TLS state of the primary's path.
+func (s *ClientSession) ConnectionState() tls.ConnectionState {
+	return s.primary.conn.ConnectionState().TLS
+}
+
+// Paths returns a snapshot of all servers that the session knows, the primary first, then by id.
+func (s *ClientSession) Paths() []PathStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := make([]PathStats, 0, len(s.paths))
+	for _, r := range s.paths {
+		st := PathStats{ID: r.id, Role: r.role, Addr: r.addr, State: r.state, Reason: r.reason, Received: r.received}
+		if r.path != nil {
+			st.RTT = r.path.rtt()
+			st.Received += r.path.received.Load()
+		}
+		stats = append(stats, st)
+	}
+	slices.SortFunc(stats, func(a, b PathStats) int {
+		if a.Role != b.Role {
+			return int(a.Role) - int(b.Role)
+		}
+		return strings.Compare(string(a.ID), string(b.ID))
+	})
+	return stats
+}

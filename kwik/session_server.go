@@ -1,0 +1,441 @@
+package kwik
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"math"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// A ServerSession is a server's end of one client's path. On a primary it is used like a quic-go connection, and it
+// offers aggregate streams. On a secondary it has nothing public: AcceptStream waits for the session's end.
+//
+// Its goroutines are the control reader and writer, one per attached stream and, on a secondary, the one that refuses
+// public streams. They end with the connection; the listener waits for them.
+type ServerSession struct {
+	listener *Listener
+	conn     *quic.Conn
+	control  *controlStream
+	id       SessionID
+	pathID   PathID
+	wg       sync.WaitGroup
+
+	mu       sync.Mutex
+	last     StreamID // newest aggregate stream
+	offers   map[StreamID]*AggregateStream
+	attached map[StreamID]*attachment
+}
+
+// serveClient greets a client and serves its path until it ends.
+func (l *Listener) serveClient(conn *quic.Conn, greeted func()) error {
+	s, err := l.greet(conn)
+	if err != nil {
+		return err
+	}
+	greeted()
+	if err := l.register(s); err != nil {
+		return err
+	}
+	ctx := conn.Context()
+	s.wg.Go(func() {
+		if err := s.control.writeLoop(ctx.Done()); err != nil {
+			s.fail(err)
+		}
+	})
+	s.wg.Go(func() { s.fail(s.readControl()) })
+	if s.Role() == ServerRoleSecondary {
+		s.wg.Go(func() { s.refuseStreams(ctx) })
+	}
+	select {
+	case l.accepted <- s:
+	case <-ctx.Done():
+	case <-l.ctx.Done():
+	}
+	<-ctx.Done()
+	l.unregister(s)
+	s.wg.Wait()
+	return nil
+}
+
+// greet reads Hello and decides whether the client may come in.
+func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
+	ctx, cancel := context.WithTimeout(l.ctx, l.config.MetadataTimeout)
+	defer cancel()
+	stream, err := conn.AcceptStream(ctx) // the first is stream 0
+	if err != nil {
+		return nil, errorf(ErrMetadataProtocolViolation, "no Hello came")
+	}
+	stream.SetReadDeadline(time.Now().Add(l.config.MetadataTimeout))
+	s := &ServerSession{
+		listener: l, conn: conn, control: newControlStream(stream), pathID: primaryPathID,
+		last:     FirstAggregateStreamID - 1,
+		offers:   make(map[StreamID]*AggregateStream),
+		attached: make(map[StreamID]*attachment),
+	}
+	f, err := s.control.receive()
+	if err != nil {
+		return nil, errorf(ErrMetadataProtocolViolation, "no Hello came: %w", err)
+	}
+	stream.SetReadDeadline(time.Time{})
+	hello := f.GetHello()
+	switch {
+	case hello == nil:
+		return nil, errorf(ErrMetadataProtocolViolation, "the first frame is not Hello")
+	case hello.GetVersion() != protocolVersion:
+		return nil, errorf(ErrVersionMismatch, "KWIK version %d is not spoken here, version %d is", hello.GetVersion(), protocolVersion)
+	case len(hello.GetSessionId()) != len(s.id):
+		return nil, errorf(ErrMetadataProtocolViolation, "session id of %d bytes", len(hello.GetSessionId()))
+	}
+	s.id = SessionID(hello.GetSessionId())
+	role := kwikpb.Role_ROLE_PRIMARY
+	if l.config.Role == ServerRoleSecondary {
+		role = kwikpb.Role_ROLE_SECONDARY
+		if len(hello.GetTicket()) == 0 {
+			return nil, errorf(ErrInvalidStreamRole, "this server is a secondary; ask its primary")
+		}
+		id, keys := l.membership()
+		claim := ticketClaim{scope: ticketScopePath, session: s.id, path: id}
+		if err := checkTicket(keys, claim, hello.GetTicket(), l.config.Now()); err != nil {
+			return nil, err
+		}
+		s.pathID = id
+	} else if len(hello.GetTicket()) != 0 {
+		return nil, errorf(ErrInvalidStreamRole, "this server is a primary and takes no tickets")
+	}
+	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{
+		Version: protocolVersion, Role: role, PathId: string(s.pathID),
+	}}})
+	return s, nil
+}
+
+// register makes a session known and tells its client of the secondaries.
+func (l *Listener) register(s *ServerSession) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx.Err() != nil {
+		return errorf(NoError, "server closed")
+	}
+	if len(l.sessions) >= l.config.MaxSessions {
+		return errorf(ErrSecondaryStreamOverflow, "too many clients")
+	}
+	l.sessions[s] = struct{}{}
+	for _, m := range l.members.byID {
+		s.tellMember(m)
+	}
+	return nil
+}
+
+func (l *Listener) unregister(s *ServerSession) {
+	l.mu.Lock()
+	delete(l.sessions, s)
+	l.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.offers {
+		o.cancel()
+	}
+	for _, a := range s.attached {
+		a.cancel()
+	}
+}
+
+// Role returns what this server is in the session.
+func (s *ServerSession) Role() ServerRole { return s.listener.config.Role }
+
+// ID returns the session's id, the same on every server of the session.
+func (s *ServerSession) ID() SessionID { return s.id }
+
+// RemoteAddr returns the client's address.
+func (s *ServerSession) RemoteAddr() net.Addr { return s.conn.RemoteAddr() }
+
+// LocalAddr returns the server's address.
+func (s *ServerSession) LocalAddr() net.Addr { return s.conn.LocalAddr() }
+
+// ConnectionState returns the TLS state of the client's connection.
+func (s *ServerSession) ConnectionState() tls.ConnectionState { return s.conn.ConnectionState().TLS }
+
+// Context ends when the session does; its cause says why.
+func (s *ServerSession) Context() context.Context { return s.conn.Context() }
+
+// CloseWithError closes the client's path to this server.
+func (s *ServerSession) CloseWithError(code ApplicationErrorCode, reason string) error {
+	return s.conn.CloseWithError(code, reason)
+}
+
+// OpenStreamSync opens a plain stream to the client, waiting for QUIC's stream limit until ctx ends. On a secondary it
+// fails with ErrInvalidStreamRole and sends nothing.
+func (s *ServerSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
+	return s.openStream(func() (*quic.Stream, error) { return s.conn.OpenStreamSync(ctx) })
+}
+
+// OpenStream is OpenStreamSync, except that it fails at once if QUIC's stream limit is reached.
+func (s *ServerSession) OpenStream() (*Stream, error) { return s.openStream(s.conn.OpenStream) }
+
+func (s *ServerSession) openStream(open func() (*quic.Stream, error)) (*Stream, error) {
+	if refusal := checkPublicStream(s.Role(), false); refusal != nil {
+		return nil, refusal
+	}
+	stream, err := open()
+	if err != nil {
+		return nil, fromQUIC(err, s.pathID)
+	}
+	return &Stream{plain: stream, path: s.pathID}, nil
+}
+
+// AcceptStream returns the next plain stream that the client opened. On a secondary there are none: it waits until ctx or
+// the session ends.
+func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
+	if s.Role() == ServerRoleSecondary {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.conn.Context().Done():
+			return nil, fromQUIC(context.Cause(s.conn.Context()), s.pathID)
+		}
+	}
+	stream, err := s.conn.AcceptStream(ctx)
+	if err != nil {
+		return nil, fromQUIC(err, s.pathID)
+	}
+	return &Stream{plain: stream, path: s.pathID}, nil
+}
+
+// refuseStreams resets the public streams that a client opens to a secondary.
+func (s *ServerSession) refuseStreams(ctx context.Context) {
+	for {
+		stream, err := s.conn.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		refusal := checkPublicStream(s.Role(), true)
+		stream.CancelRead(StreamErrorCode(refusal.Code))
+		stream.CancelWrite(StreamErrorCode(refusal.Code))
+	}
+}
+
+// An AggregateStreamSpec says what an aggregate stream is.
+type AggregateStreamSpec struct {
+	// Size in bytes, at least 1.
+	Size int64
+	// Alignment is the size of a unit of proof in bytes, at most 1 MiB; 0 means 1.
+	Alignment int64
+	// Segments are the lengths, in bytes, of the parts at whose starts units start anew; none means one part.
+	Segments []int64
+	// Descriptor is what OpenContent, here and on the secondaries, will be asked to open; at most 64 KiB.
+	Descriptor []byte
+}
+
+// An AggregateStream is the primary's handle of an aggregate stream that it opened. The bytes come from the content
+// that OpenContent returns for its descriptor, here and on every secondary; nothing is written to the handle.
+type AggregateStream struct {
+	id      StreamID
+	spec    AggregateStreamSpec
+	units   units
+	content contentID
+	ctx     context.Context
+	cancel  context.CancelFunc
+}
+
+// StreamID returns the id under which the client accepts the stream.
+func (o *AggregateStream) StreamID() StreamID { return o.id }
+
+// Context ends when the client has released the stream or the session has ended.
+func (o *AggregateStream) Context() context.Context { return o.ctx }
+
+// OpenAggregateStream offers the client an aggregate stream, with tickets for every secondary that there is and for those
+// that join before it is released. It does not wait for the client. On a secondary it fails with ErrInvalidStreamRole;
+// with too many open it fails with ErrSecondaryStreamOverflow.
+func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*AggregateStream, error) {
+	if refusal := checkPublicStream(s.Role(), false); refusal != nil {
+		return nil, refusal
+	}
+	segments := make([]uint64, len(spec.Segments))
+	for i, n := range spec.Segments {
+		segments[i] = uint64(n)
+	}
+	u, err := newUnits(uint64(spec.Size), uint64(spec.Alignment), segments)
+	if err != nil {
+		return nil, err
+	}
+	if len(spec.Descriptor) > maxDescriptor {
+		return nil, fmt.Errorf("kwik: descriptor of %d bytes, at most %d are allowed", len(spec.Descriptor), maxDescriptor)
+	}
+	o := &AggregateStream{spec: spec, units: u, content: newContentID(u, uint64(spec.Alignment), spec.Descriptor)}
+	o.ctx, o.cancel = context.WithCancel(s.conn.Context())
+
+	s.listener.mu.Lock() // so that no secondary joins between the offer's tickets and those that follow
+	defer s.listener.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.offers) >= maxStreamsPerSession {
+		o.cancel()
+		return nil, errorf(ErrSecondaryStreamOverflow, "%d aggregate streams are open", len(s.offers))
+	}
+	s.last++
+	o.id = s.last
+	s.offers[o.id] = o
+	offer := &kwikpb.StreamOffer{
+		KwikStreamId: uint64(o.id), Size: uint64(spec.Size), Alignment: uint64(spec.Alignment),
+		Segments: u.segments(), Descriptor_: spec.Descriptor,
+	}
+	for _, m := range s.listener.members.byID {
+		offer.Tickets = append(offer.Tickets, s.streamTicket(o, m))
+	}
+	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: offer}})
+	return o, nil
+}
+
+func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.StreamTicket {
+	claim := ticketClaim{scope: ticketScopeStream, session: s.id, path: m.id, content: o.content}
+	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
+}
+
+// tellMember tells the client of a secondary. Called with the listener's lock held.
+func (s *ServerSession) tellMember(m *member) {
+	claim := ticketClaim{scope: ticketScopePath, session: s.id, path: m.id}
+	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_AddPath{AddPath: &kwikpb.AddPath{
+		PathId: string(m.id), Addresses: []string{m.addr.String()}, KeyHash: m.pin[:],
+		Ticket: issueTicket(m.key, claim, s.listener.config.Now()),
+	}}})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.offers {
+		s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: &kwikpb.StreamOffer{
+			KwikStreamId: uint64(o.id), Tickets: []*kwikpb.StreamTicket{s.streamTicket(o, m)},
+		}}})
+	}
+}
+
+// tellGone tells the client that a secondary left. Called with the listener's lock held.
+func (s *ServerSession) tellGone(id PathID, reason string) {
+	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_RemovePath{RemovePath: &kwikpb.RemovePath{
+		PathId: string(id), Reason: reason,
+	}}})
+}
+
+func (s *ServerSession) fail(err error) {
+	s.conn.CloseWithError(ApplicationErrorCode(codeOf(err)), closingReason(err))
+}
+
+func (s *ServerSession) readControl() error {
+	for {
+		f, err := s.control.receive()
+		if err != nil {
+			return err
+		}
+		switch frame := f.GetFrame().(type) {
+		case nil: // of a later version
+		case *kwikpb.ControlFrame_StreamOffer:
+			err = s.attach(frame.StreamOffer)
+		case *kwikpb.ControlFrame_Metadata:
+			err = s.handleMetadata(frame.Metadata)
+		case *kwikpb.ControlFrame_PathStatus:
+			s.listener.reported(s, frame.PathStatus)
+		default:
+			err = errorf(ErrMetadataProtocolViolation, "control frame %T from a client", frame)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// attach makes this server a source of an aggregate stream, if the client may have it.
+func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
+	id := StreamID(o.GetKwikStreamId())
+	if o.GetKwikStreamId() > math.MaxInt64 || !id.IsAggregate() || len(o.GetDescriptor_()) > maxDescriptor {
+		return errorf(ErrMetadataProtocolViolation, "attachment to stream %#x", o.GetKwikStreamId())
+	}
+	u, err := newUnits(o.GetSize(), o.GetAlignment(), o.GetSegments())
+	if err != nil {
+		return err
+	}
+	content := newContentID(u, o.GetAlignment(), o.GetDescriptor_())
+	if s.Role() == ServerRoleSecondary {
+		if len(o.GetTickets()) != 1 {
+			return errorf(ErrAccessRefused, "attachment without its one ticket")
+		}
+		id, keys := s.listener.membership()
+		claim := ticketClaim{scope: ticketScopeStream, session: s.id, path: id, content: content}
+		if err := checkTicket(keys, claim, o.GetTickets()[0].GetTicket(), s.listener.config.Now()); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.conn.Context().Err() != nil || s.attached[id] != nil:
+		return nil
+	case s.Role() == ServerRolePrimary && (s.offers[id] == nil || s.offers[id].content != content):
+		return errorf(ErrAccessRefused, "attachment to a stream that was not offered")
+	case len(s.attached) >= maxStreamsPerSession:
+		return errorf(ErrSecondaryStreamOverflow, "%d streams are attached", len(s.attached))
+	}
+	a := newAttachment(s, id, u, o.GetDescriptor_())
+	s.attached[id] = a
+	s.wg.Go(a.run)
+	return nil
+}
+
+// handleMetadata acts on grants and what changes them.
+func (s *ServerSession) handleMetadata(m *kwikpb.StreamMetadataFrame) error {
+	switch m.GetType() {
+	case kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE:
+		var grant kwikpb.OffsetSyncResponse
+		if err := unmarshalMetadata(m, &grant); err != nil {
+			return err
+		}
+		if a := s.attachment(grant.GetKwikStreamId()); a != nil {
+			return a.grant(&grant)
+		}
+		return nil // released, or refused
+	case kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE:
+		var update kwikpb.StreamMappingUpdate
+		if err := unmarshalMetadata(m, &update); err != nil {
+			return err
+		}
+		a := s.attachment(update.GetKwikStreamId())
+		switch op := update.GetOperation(); {
+		case op == kwikpb.MappingOperation_MAPPING_UPDATE && update.GetGrantId() != 0:
+			if a != nil {
+				return a.shorten(update.GetGrantId(), update.GetEndOffset())
+			}
+		case op == kwikpb.MappingOperation_MAPPING_DELETE && update.GetGrantId() != 0:
+			if a != nil {
+				a.revoke(update.GetGrantId())
+			}
+		case op == kwikpb.MappingOperation_MAPPING_DELETE:
+			s.releaseStream(StreamID(update.GetKwikStreamId()))
+		default:
+			return errorf(ErrMetadataProtocolViolation, "mapping update that no client may send")
+		}
+		return nil
+	}
+	return errorf(ErrMetadataProtocolViolation, "%v on a control stream", m.GetType())
+}
+
+func (s *ServerSession) attachment(id uint64) *attachment {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attached[StreamID(id)]
+}
+
+// releaseStream ends a stream that the client needs no more.
+func (s *ServerSession) releaseStream(id StreamID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.offers[id]; o != nil {
+		o.cancel()
+		delete(s.offers, id)
+	}
+	if a := s.attached[id]; a != nil {
+		a.cancel()
+	}
+}

@@ -1,0 +1,280 @@
+package kwik
+
+import (
+	"math"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// An openStream is an aggregate stream of a session. Guarded by the session, but for the aggregator itself.
+type openStream struct {
+	agg     *streamAggregator
+	stream  *Stream
+	tickets map[PathID][]byte
+	wanted  bool // a consumer began
+	// attached holds the connections that were told of the stream.
+	attached map[PathID]*path
+	// reserve is until when sources that are still being connected are waited for.
+	reserve time.Time
+}
+
+// handleControl acts on a frame of a path's control stream. An error closes the path.
+func (s *ClientSession) handleControl(p *path, f *kwikpb.ControlFrame) error {
+	if p.role == ServerRolePrimary {
+		switch {
+		case f.GetAddPath() != nil:
+			return s.addPath(f.GetAddPath())
+		case f.GetRemovePath() != nil:
+			s.removePath(PathID(f.GetRemovePath().GetPathId()))
+			return nil
+		case f.GetStreamOffer() != nil:
+			return s.offer(f.GetStreamOffer())
+		}
+	}
+	if m := f.GetMetadata(); m != nil {
+		return s.handleMetadata(p, m)
+	}
+	if f.GetFrame() == nil {
+		return nil // of a later version
+	}
+	return errorf(ErrMetadataProtocolViolation, "control frame %T from a %s", f.GetFrame(), p.role).onPath(p.id)
+}
+
+// handleMetadata acts on what a source says about its part in an aggregate stream.
+func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) error {
+	switch m.GetType() {
+	case kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST:
+		var request kwikpb.OffsetSyncRequest
+		if err := unmarshalMetadata(m, &request); err != nil {
+			return err
+		}
+		a, known := s.lookup(StreamID(request.GetKwikStreamId()))
+		if !known {
+			return errorf(ErrOffsetSyncFailure, "offset of a stream that was never offered").onPath(p.id)
+		}
+		if a != nil {
+			a.setRoom(p.id, int(min(request.GetRoom(), maxGrantsQueued)))
+		}
+		return nil
+	case kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE:
+		var update kwikpb.StreamMappingUpdate
+		if err := unmarshalMetadata(m, &update); err != nil {
+			return err
+		}
+		a, known := s.lookup(StreamID(update.GetKwikStreamId()))
+		if !known || update.GetOperation() != kwikpb.MappingOperation_MAPPING_DELETE || update.GetGrantId() != 0 {
+			return errorf(ErrMetadataProtocolViolation, "mapping update that no source may send").onPath(p.id)
+		}
+		if a != nil {
+			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id, Offset: -1, Reason: printable(update.GetReason())}
+			a.detach(p.id, refusal)
+		}
+		return nil
+	}
+	return errorf(ErrMetadataProtocolViolation, "%v on a control stream", m.GetType()).onPath(p.id)
+}
+
+// offer opens an aggregate stream that the primary announces, or adds tickets to one.
+func (s *ClientSession) offer(o *kwikpb.StreamOffer) error {
+	id := StreamID(o.GetKwikStreamId())
+	if o.GetKwikStreamId() > math.MaxInt64 || !id.IsAggregate() {
+		return errorf(ErrMetadataProtocolViolation, "offer of stream %#x", o.GetKwikStreamId())
+	}
+	s.mu.Lock()
+	open := s.streams[id]
+	if open == nil && id <= s.offered {
+		s.mu.Unlock()
+		return nil // tickets for a stream that has ended
+	}
+	if open == nil {
+		if len(s.streams) >= maxStreamsPerSession {
+			s.mu.Unlock()
+			return errorf(ErrSecondaryStreamOverflow, "more than %d aggregate streams", maxStreamsPerSession)
+		}
+		u, err := newUnits(o.GetSize(), o.GetAlignment(), o.GetSegments())
+		if err == nil && len(o.GetDescriptor_()) > maxDescriptor {
+			err = errorf(ErrMetadataProtocolViolation, "descriptor of %d bytes", len(o.GetDescriptor_()))
+		}
+		if err != nil {
+			s.mu.Unlock()
+			return err
+		}
+		open = s.newStream(id, u, o.GetAlignment(), o.GetDescriptor_())
+	}
+	for _, t := range o.GetTickets() {
+		if path := PathID(t.GetPathId()); path.valid() && len(t.GetTicket()) == ticketSize && len(open.tickets) < maxSecondaryPaths {
+			open.tickets[path] = t.GetTicket()
+		}
+	}
+	wanted := open.wanted
+	s.mu.Unlock()
+	if wanted {
+		s.attachAll(open)
+	}
+	return nil
+}
+
+// newStream makes the client's end of an aggregate stream and delivers it. Called with the lock held.
+func (s *ClientSession) newStream(id StreamID, u units, alignment uint64, descriptor []byte) *openStream {
+	a := newStreamAggregator(s.ctx, id, u, alignment, descriptor, s.config)
+	open := &openStream{agg: a, tickets: make(map[PathID][]byte), attached: make(map[PathID]*path)}
+	a.begin = func() { s.wantStream(open) }
+	a.tell = func(action schedAction) { s.tell(a, action) }
+	a.hope = func() bool { return s.hope(open) }
+	a.done = func() { s.releaseStream(a) }
+	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }
+	s.streams[id] = open
+	s.offered = max(s.offered, id)
+	s.deliverStream(&Stream{agg: a, path: primaryPathID, close: s.closeStream})
+	return open
+}
+
+// wantStream attaches sources to a stream that is read for the first time.
+func (s *ClientSession) wantStream(open *openStream) {
+	s.mu.Lock()
+	open.wanted = true
+	// A path takes two round trips to say Welcome; the primary's is the best guess of how long they are.
+	open.reserve = time.Now().Add(3*s.primary.rtt() + reserveSlack)
+	s.mu.Unlock()
+	s.attachAll(open)
+}
+
+// reserveSlack is added to three round trips for the handshakes' own work.
+const reserveSlack = 50 * time.Millisecond
+
+// connecting counts the servers that will serve the stream but have not been reached yet. Called with the lock held.
+func (s *ClientSession) connecting(open *openStream) (n int) {
+	for id := range open.tickets {
+		if r := s.paths[id]; r != nil && r.state == PathConnecting && !r.tried {
+			n++
+		}
+	}
+	return n
+}
+
+// attachAll attaches every path that may serve the stream and does not yet.
+func (s *ClientSession) attachAll(open *openStream) {
+	a := open.agg
+	s.mu.Lock()
+	var paths []*path
+	for _, r := range s.paths {
+		ticket := open.tickets[r.id]
+		if r.path == nil || open.attached[r.id] == r.path || (r.role == ServerRoleSecondary && ticket == nil) {
+			continue
+		}
+		offer := &kwikpb.StreamOffer{
+			KwikStreamId: uint64(a.id), Size: uint64(a.units.total), Alignment: a.alignment,
+			Segments: a.units.segments(), Descriptor_: a.descriptor,
+		}
+		if r.role == ServerRoleSecondary {
+			offer.Tickets = []*kwikpb.StreamTicket{{PathId: string(r.id), Ticket: ticket}}
+		}
+		r.path.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: offer}})
+		open.attached[r.id] = r.path
+		paths = append(paths, r.path)
+	}
+	connecting, reserve := s.connecting(open), open.reserve
+	s.mu.Unlock()
+	for _, p := range paths {
+		a.attach(p.id, p.rtt)
+	}
+	a.expect(connecting, reserve)
+}
+
+// attachNew attaches a path that has come, or stops waiting for one that has not, on every stream that is read.
+func (s *ClientSession) attachNew() {
+	s.mu.Lock()
+	var wanted []*openStream
+	for _, open := range s.streams {
+		if open.wanted {
+			wanted = append(wanted, open)
+		}
+	}
+	s.mu.Unlock()
+	for _, open := range wanted {
+		s.attachAll(open)
+	}
+}
+
+// tell sends a decision of a stream's scheduler to a source.
+func (s *ClientSession) tell(a *streamAggregator, action schedAction) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.paths[action.path]
+	if r == nil || r.path == nil {
+		return // its end is about to be reported
+	}
+	switch action.kind {
+	case schedGrantExtent:
+		r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
+			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.start), Length: uint64(action.end - action.start), GrantId: action.grant,
+		})
+	case schedShorten:
+		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
+			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_UPDATE, GrantId: action.grant, EndOffset: uint64(action.end),
+		})
+	case schedRevoke:
+		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
+			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE, GrantId: action.grant,
+		})
+	}
+}
+
+// hope reports whether a source that does not serve the stream now may still come.
+func (s *ClientSession) hope(open *openStream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range open.tickets {
+		if r := s.paths[id]; r != nil && r.cancel != nil && r.state != PathBanned {
+			return true
+		}
+	}
+	return false
+}
+
+// releaseStream tells every server that a stream needs nothing more.
+func (s *ClientSession) releaseStream(a *streamAggregator) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.paths {
+		if r.path == nil {
+			continue
+		}
+		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
+			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
+		})
+	}
+}
+
+// closeStream ends a stream from this side and forgets it.
+func (s *ClientSession) closeStream(a *streamAggregator) {
+	a.close()
+	s.handler.cancel(a.id)
+	s.mu.Lock()
+	delete(s.streams, a.id)
+	s.mu.Unlock()
+}
+
+// lookup finds an aggregate stream; see secondaryStreamHandler.
+func (s *ClientSession) lookup(id StreamID) (*streamAggregator, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if open := s.streams[id]; open != nil {
+		return open.agg, true
+	}
+	return nil, id.IsAggregate() && id <= s.offered
+}
+
+// unmarshalMetadata decodes the message of a frame.
+func unmarshalMetadata(m *kwikpb.StreamMetadataFrame, message proto.Message) error {
+	if len(m.GetPayload()) > maxMetadataFrame {
+		return errorf(ErrMetadataProtocolViolation, "%v of %d bytes", m.GetType(), len(m.GetPayload()))
+	}
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(m.GetPayload(), message); err != nil {
+		return errorf(ErrMetadataProtocolViolation, "%v does not parse: %w", m.GetType(), err)
+	}
+	return nil
+}

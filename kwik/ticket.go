@@ -1,0 +1,111 @@
+package kwik
+
+import (
+	"crypto/subtle"
+	"encoding/binary"
+	"time"
+
+	"github.com/zeebo/blake3"
+)
+
+const (
+	ticketVersion = 1
+	ticketSize    = 1 + 1 + 8 + 8 + 32
+	// ticketSkew is how far the clocks of a primary and a secondary may differ.
+	ticketSkew = 5 * time.Minute
+	// ticketLife is how long a ticket can be used to come in or to attach. A transfer that is under way needs none.
+	ticketLife = 12 * time.Hour
+)
+
+// A ticketScope says what a ticket lets a session do.
+type ticketScope byte
+
+const (
+	ticketScopePath   ticketScope = 0 // come in
+	ticketScopeStream ticketScope = 1 // read one content
+)
+
+// A ticketKey authenticates the tickets of one secondary. The primary makes it at the join; only the two know it.
+type ticketKey [32]byte
+
+// A ticketClaim is what a ticket's MAC covers besides its dates (docs/PROTOCOL.md section 8).
+type ticketClaim struct {
+	scope   ticketScope
+	session SessionID
+	path    PathID
+	content contentID // zero for a path ticket
+}
+
+// contentID names what an aggregate stream carries: BLAKE3 over size, units and descriptor.
+type contentID [32]byte
+
+func newContentID(u units, alignment uint64, descriptor []byte) (id contentID) {
+	h := blake3.New()
+	h.WriteString("kwik content")
+	segments := u.segments()
+	buf := make([]byte, 0, 8*(4+len(segments)))
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(u.total))
+	buf = binary.LittleEndian.AppendUint64(buf, alignment)
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(segments)))
+	for _, n := range segments {
+		buf = binary.LittleEndian.AppendUint64(buf, n)
+	}
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(descriptor)))
+	h.Write(buf)
+	h.Write(descriptor)
+	h.Sum(id[:0])
+	return id
+}
+
+// mac computes the authenticator of a ticket with these dates, in seconds since the Unix epoch.
+func (c ticketClaim) mac(key ticketKey, notBefore, notAfter uint64) (mac [32]byte) {
+	h, err := blake3.NewKeyed(key[:])
+	if err != nil {
+		panic("kwik: internal error: " + err.Error()) // only a key that is not 32 bytes long
+	}
+	buf := make([]byte, 0, 128)
+	buf = append(buf, "kwik ticket"...)
+	buf = append(buf, ticketVersion, byte(c.scope))
+	buf = append(buf, c.session[:]...)
+	buf = binary.LittleEndian.AppendUint64(buf, notBefore)
+	buf = binary.LittleEndian.AppendUint64(buf, notAfter)
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(c.path)))
+	buf = append(buf, c.path...)
+	buf = append(buf, c.content[:]...)
+	h.Write(buf)
+	h.Sum(mac[:0])
+	return mac
+}
+
+// issueTicket makes a ticket for c that is valid from now on for ticketLife.
+func issueTicket(key ticketKey, c ticketClaim, now time.Time) []byte {
+	notBefore, notAfter := uint64(now.Unix()), uint64(now.Add(ticketLife).Unix())
+	mac := c.mac(key, notBefore, notAfter)
+	t := make([]byte, 0, ticketSize)
+	t = append(t, ticketVersion, byte(c.scope))
+	t = binary.LittleEndian.AppendUint64(t, notBefore)
+	t = binary.LittleEndian.AppendUint64(t, notAfter)
+	return append(t, mac[:]...)
+}
+
+// checkTicket reports whether t is a ticket for c under one of keys at the time now. The error, of code
+// ErrAccessRefused, tells a clock that is off from a ticket that is not the primary's, and nothing else.
+func checkTicket(keys []ticketKey, c ticketClaim, t []byte, now time.Time) error {
+	if len(t) != ticketSize || t[0] != ticketVersion || t[1] != byte(c.scope) {
+		return errorf(ErrAccessRefused, "no ticket for this")
+	}
+	notBefore, notAfter := binary.LittleEndian.Uint64(t[2:]), binary.LittleEndian.Uint64(t[10:])
+	right := 0
+	for _, key := range keys {
+		mac := c.mac(key, notBefore, notAfter)
+		right |= subtle.ConstantTimeCompare(mac[:], t[18:])
+	}
+	if right == 0 {
+		return errorf(ErrAccessRefused, "no ticket for this")
+	}
+	// The MAC vouches for the dates, so they are the primary's and small.
+	if at := now.Unix(); at < int64(notBefore)-int64(ticketSkew/time.Second) || at >= int64(notAfter)+int64(ticketSkew/time.Second) {
+		return errorf(ErrAccessRefused, "ticket is not valid now: are the servers' clocks right?")
+	}
+	return nil
+}
