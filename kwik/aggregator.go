@@ -94,7 +94,7 @@ func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment ui
 	a := &streamAggregator{
 		id: id, units: u, alignment: alignment, descriptor: descriptor,
 		window: c.ReorderWindow, timeout: c.SourceTimeout,
-		offsets: newOffsetManager(u),
+		offsets: newOffsetManager(),
 		sched:   newScheduler(u, u.total),
 		sources: make(map[PathID]*source),
 		arrived: make(map[int64]arrival),

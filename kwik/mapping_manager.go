@@ -83,14 +83,3 @@ func (m *streamMappingManager) remove(secondary secondaryStreamID) {
 		delete(m.kwikToSecondaries, meta.kwikStream)
 	}
 }
-
-// target returns the mapping of a secondary stream.
-func (m *streamMappingManager) target(secondary secondaryStreamID) (*mappingMetadata, bool) {
-	meta, mapped := m.secondaryToKwik[secondary]
-	return meta, mapped
-}
-
-// sources returns how many secondary streams feed a KWIK stream.
-func (m *streamMappingManager) sources(kwikStream StreamID) int {
-	return len(m.kwikToSecondaries[kwikStream])
-}

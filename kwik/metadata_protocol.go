@@ -16,8 +16,6 @@ const (
 	maxDataPayload = 1 << 20
 	// maxDataOverhead is what a DATA frame may have besides its payload, in bytes.
 	maxDataOverhead = 64
-	// dataHeaderRoom is enough for the header that appendDataHeader writes: three lengths of three bytes, four tags.
-	dataHeaderRoom = 16
 )
 
 // Field numbers that the hot path writes and reads by hand (kwik/proto).

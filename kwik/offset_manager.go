@@ -9,7 +9,6 @@ import (
 //
 // When two sources deliver the same bytes, the first wins: both were proved, so they do not differ.
 type offsetManager struct {
-	units units
 	// claimed holds the bytes that were taken: they are in their place or on their way there.
 	claimed rangeset.Set
 	// next is the next expected offset: everything before it was taken.
@@ -21,19 +20,8 @@ type offsetManager struct {
 	wasted        int64            // bytes that came in vain: delivered twice, or refuted
 }
 
-func newOffsetManager(u units) *offsetManager {
-	return &offsetManager{units: u, sourceOffsets: make(map[PathID]int64)}
-}
-
-// validate checks that [start, end) is a run of whole units of the stream.
-func (m *offsetManager) validate(start, end int64) error {
-	if start < 0 || start >= end || end > m.units.total {
-		return errorf(ErrOffsetSyncFailure, "extent [%d, %d) of a stream of %d bytes", start, end, m.units.total)
-	}
-	if !m.units.isBoundary(start) || !m.units.isBoundary(end) {
-		return errorf(ErrOffsetSyncFailure, "extent [%d, %d) is not on unit boundaries", start, end)
-	}
-	return nil
+func newOffsetManager() *offsetManager {
+	return &offsetManager{sourceOffsets: make(map[PathID]int64)}
 }
 
 // claim takes what is missing of [start, end), delivered by a source, and returns it as ranges in order. What the
@@ -65,9 +53,3 @@ func (m *offsetManager) refuse(start, end int64) { m.wasted += end - start }
 
 // consume moves the ordered reader n bytes on.
 func (m *offsetManager) consume(n int) { m.read += int64(n) }
-
-// pending returns the bytes that were taken but not read yet by an ordered reader.
-func (m *offsetManager) pending() int64 { return m.claimed.Total() - m.read }
-
-// complete reports whether every byte was taken.
-func (m *offsetManager) complete() bool { return m.claimed.Total() == m.units.total }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -48,21 +47,20 @@ type PathStats struct {
 	Reason error
 	// RTT is the smoothed round-trip time, 0 while connecting.
 	RTT time.Duration
-	// Received counts payload bytes of aggregate streams, proved or not.
-	Received int64
+	// SecondaryStreams is how many secondary streams are open.
+	SecondaryStreams int
 }
 
 // A path is one QUIC connection to one server, on the client. Its goroutines (control reader and writer, acceptors, one
 // per secondary stream) are started by run, end with the connection, and run waits for them.
 type path struct {
-	id       PathID
-	role     ServerRole
-	addr     netip.AddrPort
-	conn     *quic.Conn
-	control  *controlStream
-	session  *ClientSession
-	release  func() // frees the socket; called once, when nothing of the path is left
-	received atomic.Int64
+	id      PathID
+	role    ServerRole
+	addr    netip.AddrPort
+	conn    *quic.Conn
+	control *controlStream
+	session *ClientSession
+	release func() // frees the socket; called once, when nothing of the path is left
 }
 
 // openPath says Hello on a new connection and waits for Welcome. It takes over the connection and its socket, and gives

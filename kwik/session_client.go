@@ -160,10 +160,10 @@ func (s *ClientSession) Paths() []PathStats {
 	defer s.mu.Unlock()
 	stats := make([]PathStats, 0, len(s.paths))
 	for _, r := range s.paths {
-		st := PathStats{ID: r.id, Role: r.role, Addr: r.addr, State: r.state, Reason: r.reason, Received: r.received}
+		st := PathStats{ID: r.id, Role: r.role, Addr: r.addr, State: r.state, Reason: r.reason}
 		if r.path != nil {
 			st.RTT = r.path.rtt()
-			st.Received += r.path.received.Load()
+			st.SecondaryStreams = s.handler.activeStreams(r.id)
 		}
 		stats = append(stats, st)
 	}

@@ -13,13 +13,12 @@ import (
 
 // A pathRecord is what a session knows about a server, whether there is a connection or not. Guarded by the session.
 type pathRecord struct {
-	id       PathID
-	role     ServerRole
-	addr     netip.AddrPort // where it was reached, or the first address to try
-	state    PathState
-	reason   error
-	path     *path // while active
-	received int64 // payload bytes of earlier connections
+	id     PathID
+	role   ServerRole
+	addr   netip.AddrPort // where it was reached, or the first address to try
+	state  PathState
+	reason error
+	path   *path // while active
 
 	info   *kwikpb.AddPath    // the newest; nil for the primary
 	addrs  []netip.AddrPort   // those of info that may be dialled
@@ -180,7 +179,6 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 	r := s.paths[p.id]
 	if r.path == p {
 		r.path = nil
-		r.received += p.received.Load()
 		if r.state != PathBanned {
 			r.state, r.reason = PathClosed, err
 		}

@@ -12,7 +12,6 @@ import (
 // An openStream is an aggregate stream of a session. Guarded by the session, but for the aggregator itself.
 type openStream struct {
 	agg     *streamAggregator
-	stream  *Stream
 	tickets map[PathID][]byte
 	wanted  bool // a consumer began
 	// attached holds the connections that were told of the stream.
