@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -197,7 +198,7 @@ func canonical(hostport string) (string, error) {
 		return net.JoinHostPort(ip.Unmap().String(), port), nil
 	}
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if host == "" || len(host) > 253 || !isPlain(host) {
+	if len(host) > 253 || !isPlain(host) || slices.Contains(strings.Split(host, "."), "") {
 		return refuse("not a host name")
 	}
 	return net.JoinHostPort(host, port), nil

@@ -122,7 +122,7 @@ func TestKnownHostsRefusesNames(t *testing.T) {
 	k := knownHosts(t, "")
 	for _, host := range []string{
 		"", ":", ":1", "a", "a:", "a:0", "a:65536", "a:x", "a:+1", "a b:1", "a\n:1", "a:1\nb:1", "\ta:1", "a\x00:1", "a\u2028b:1", "ä.example:1",
-		"#a:1", "[a b]:1", "[fe80::1%a b]:1", "[fe80::1%\n]:1", ".:1", "a/b:1", "::1:1", strings.Repeat("a", 254) + ":1", "a\u00a0:1", "user@a:1", "*:1",
+		"#a:1", "[a b]:1", "[fe80::1%a b]:1", "[fe80::1%\n]:1", ".:1", "..:1", "a..:1", ".a:1", "a..b:1", "a/b:1", "::1:1", strings.Repeat("a", 254) + ":1", "a\u00a0:1", "user@a:1", "*:1",
 	} {
 		if err := k.Record(host, Pin{1}); err == nil {
 			t.Errorf("Record(%q) succeeds", host)
