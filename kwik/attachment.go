@@ -105,9 +105,13 @@ func (a *attachment) run() {
 	stop := context.AfterFunc(a.ctx, a.cancelWriting)
 	defer stop()
 	if err := a.serve(); err != nil && a.ctx.Err() == nil {
+		code := ErrContentUnavailable
+		if errors.Is(err, ErrContentChanged) {
+			code = ErrContentChanged
+		}
 		a.session.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
-			Code: uint64(ErrContentUnavailable), Reason: printable(err.Error()),
+			Code: uint64(code), Reason: printable(err.Error()),
 		})
 	}
 }

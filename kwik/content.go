@@ -7,7 +7,7 @@ import (
 
 // A Content is the bytes of one aggregate stream, as one server holds them. ReadAt is called by one goroutine at a time
 // per client; it must return exactly the bytes asked for or an error, which is sent to the client as the reason why
-// this server stops serving the stream. Close is called when the client needs nothing more.
+// this server stops serving the stream, with the code ErrContentChanged if the error is one. Close is called when the client needs nothing more.
 type Content interface {
 	io.ReaderAt
 	io.Closer
@@ -25,6 +25,6 @@ type ContentRequest struct {
 }
 
 // An OpenContentFunc opens the content of an aggregate stream. Its error is sent to the client as the reason why this
-// server does not serve the stream; it should tell nothing that a client may not know. ctx ends with the
-// attachment.
+// server does not serve the stream, with the code ErrContentChanged if the error is one; it should tell nothing that a
+// client may not know. ctx ends with the attachment.
 type OpenContentFunc func(ctx context.Context, r ContentRequest) (Content, error)

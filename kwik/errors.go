@@ -31,6 +31,7 @@ const (
 	ErrVersionMismatch                                      // a version that the peer does not speak
 	ErrContentUnavailable                                   // the content handler has no such content, or it changed
 	ErrSourceRefuted                                        // the client closes a path whose bytes failed their proof
+	ErrContentChanged                                       // the content is not what the descriptor describes any more
 )
 
 var errorCodeNames = map[ErrorCode]string{
@@ -46,6 +47,7 @@ var errorCodeNames = map[ErrorCode]string{
 	ErrVersionMismatch:           "KWIK_VERSION_MISMATCH",
 	ErrContentUnavailable:        "KWIK_CONTENT_UNAVAILABLE",
 	ErrSourceRefuted:             "KWIK_SOURCE_REFUTED",
+	ErrContentChanged:            "KWIK_CONTENT_CHANGED",
 }
 
 // Error returns the code's name on the wire page, or its number if it has none here.

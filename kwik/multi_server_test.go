@@ -84,7 +84,7 @@ func TestSecondaryServerFailover(t *testing.T) {
 
 func TestRefutedSourceIsBanned(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
-		w.secondaries = append(w.secondaries, w.join(func(b []byte) []byte { b[len(b)/2] ^= 1; b[0] ^= 1; return b }))
+		w.secondaries = append(w.secondaries, w.join(corrupt(func(b []byte) { b[len(b)/2] ^= 1; b[0] ^= 1 })))
 		client, server := w.dial(nil)
 		s := w.offer(client, server, 64<<10)
 		s.SetProof(func(_ PathID, off int64, p []byte) error {

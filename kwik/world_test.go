@@ -1,18 +1,23 @@
 package kwik
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"kwikcp/internal/rangeset"
 	"kwikcp/internal/simnet"
 	"kwikcp/internal/trust"
 )
@@ -23,13 +28,14 @@ type world struct {
 	net   *simnet.Network
 	link  simnet.Link
 	token []byte
-	addrs int
+	addrs atomic.Int32
 	// data is what every server serves for the descriptor "data"; corrupt servers change it.
 	data []byte
 	wg   sync.WaitGroup
 
 	primary     *testServer
 	secondaries []*testServer
+	clients     []*ClientSession
 }
 
 type testServer struct {
@@ -60,18 +66,28 @@ func inWorld(t *testing.T, n int, link simnet.Link, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, net: simnet.New(1), link: link, token: []byte("a token"), data: randomBytes(1, 3<<20+77)}
-		w.primary = w.serve(ServerRolePrimary, nil)
+		t.Cleanup(w.end) // in the bubble, after a failure, too; synctest then fails the test if a goroutine is left
+		w.primary = w.serve(ServerRolePrimary)
 		for range n {
-			w.secondaries = append(w.secondaries, w.join(nil))
+			w.secondaries = append(w.secondaries, w.join())
 		}
 		f(w)
-		for _, s := range w.secondaries {
-			s.stop()
-		}
-		w.primary.stop()
-		w.wg.Wait()
-		w.net.Close()
 	})
+}
+
+// end closes everything and waits for it.
+func (w *world) end() {
+	for _, c := range w.clients {
+		c.CloseWithError(0, "")
+	}
+	for _, s := range w.secondaries {
+		s.stop()
+	}
+	if w.primary != nil {
+		w.primary.stop()
+	}
+	w.wg.Wait()
+	w.net.Close()
 }
 
 func randomBytes(seed byte, n int) []byte {
@@ -80,42 +96,88 @@ func randomBytes(seed byte, n int) []byte {
 	return b
 }
 
+// listen opens a socket on a host of its own.
 func (w *world) listen() (net.PacketConn, netip.AddrPort) {
 	w.t.Helper()
-	w.addrs++
-	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(w.addrs)}), 4433)
+	n := w.addrs.Add(1)
+	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), 4433)
+	return w.listenAt(addr), addr
+}
+
+func (w *world) listenAt(addr netip.AddrPort) net.PacketConn {
+	w.t.Helper()
 	conn, err := w.net.Listen(addr, w.link)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return conn, addr
+	return conn
 }
 
-// serve starts a server whose content is w.data, passed through change if that is not nil.
-func (w *world) serve(role ServerRole, change func([]byte) []byte) *testServer {
+func (w *world) identity() tls.Certificate {
 	w.t.Helper()
 	cert, err := trust.NewIdentity(time.Now())
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	socket, addr := w.listen()
-	data := w.data
-	if change != nil {
-		data = change(append([]byte(nil), data...))
+	return cert
+}
+
+// A serverOption changes what serve and join start.
+type serverOption func(*serverOptions)
+
+type serverOptions struct {
+	config Config
+	addr   netip.AddrPort
+	cert   tls.Certificate
+	data   []byte
+}
+
+// configured changes a server's configuration.
+func configured(change func(*Config)) serverOption {
+	return func(o *serverOptions) { change(&o.config) }
+}
+
+// corrupt makes a server serve other bytes.
+func corrupt(change func([]byte)) serverOption {
+	return func(o *serverOptions) {
+		o.data = slices.Clone(o.data)
+		change(o.data)
 	}
-	l, err := Listen(socket, &tls.Config{Certificates: []tls.Certificate{cert}}, &Config{
+}
+
+// restarted makes a server the successor of one that is gone: same address, same key.
+func restarted(old *testServer) serverOption {
+	return func(o *serverOptions) { o.addr, o.cert = old.addr, old.cert }
+}
+
+// serve starts a server whose content is w.data.
+func (w *world) serve(role ServerRole, options ...serverOption) *testServer {
+	w.t.Helper()
+	o := &serverOptions{data: w.data}
+	o.config = Config{
 		Role: role, JoinToken: w.token, LocalAddresses: func() []netip.Addr { return nil },
 		OpenContent: func(_ context.Context, r ContentRequest) (Content, error) {
 			if string(r.Descriptor) != "data" {
 				return nil, fmt.Errorf("no content %q", r.Descriptor)
 			}
-			return memory{data}, nil
+			return memory{o.data}, nil
 		},
-	})
+	}
+	for _, option := range options {
+		option(o)
+	}
+	var socket net.PacketConn
+	if o.addr.IsValid() {
+		socket = w.listenAt(o.addr)
+	} else {
+		socket, o.addr = w.listen()
+		o.cert = w.identity()
+	}
+	l, err := Listen(socket, &tls.Config{Certificates: []tls.Certificate{o.cert}}, &o.config)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s := &testServer{Listener: l, w: w, addr: addr, cert: cert, socket: socket, sessions: make(chan *ServerSession, 16)}
+	s := &testServer{Listener: l, w: w, addr: o.addr, cert: o.cert, socket: socket, sessions: make(chan *ServerSession, 256)}
 	w.wg.Go(func() {
 		for {
 			session, err := l.Accept(context.Background())
@@ -133,16 +195,24 @@ func (w *world) serve(role ServerRole, change func([]byte) []byte) *testServer {
 }
 
 // join starts a secondary and joins it to the primary.
-func (w *world) join(change func([]byte) []byte) *testServer {
+func (w *world) join(options ...serverOption) *testServer {
 	w.t.Helper()
-	s := w.serve(ServerRoleSecondary, change)
-	m, err := s.Join(w.t.Context(), w.primary.addr.String(), JoinConfig{Token: w.token})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	s.member = m
+	s := w.serve(ServerRoleSecondary, options...)
+	s.join(JoinConfig{Token: w.token})
 	return s
 }
+
+func (s *testServer) join(conf JoinConfig) {
+	s.w.t.Helper()
+	m, err := s.Join(s.w.t.Context(), s.w.primary.addr.String(), conf)
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	s.member = m
+}
+
+// pin is the hash of the server's key.
+func (s *testServer) pin() trust.Pin { return trust.PinOf(s.cert.Leaf) }
 
 // kill makes a server vanish without a word, as kill -9 does.
 func (s *testServer) kill() {
@@ -153,25 +223,40 @@ func (s *testServer) kill() {
 // dial connects a client to the primary and returns both ends.
 func (w *world) dial(conf *Config) (*ClientSession, *ServerSession) {
 	w.t.Helper()
-	socket, _ := w.listen()
-	if conf == nil {
-		conf = &Config{}
-	}
-	conf.LocalAddresses = func() []netip.Addr { return nil }
-	conf.ListenPacket = func(context.Context, netip.AddrPort) (net.PacketConn, error) {
-		conn, _ := w.listen()
-		return conn, nil
-	}
-	client, err := Dial(w.t.Context(), socket, net.UDPAddrFromAddrPort(w.primary.addr), trust.PinnedClientConfig(nil, trust.PinOf(w.primary.cert.Leaf)), conf)
+	client, err := w.tryDial(w.primary.addr, w.primary.pin(), conf)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return client, <-w.primary.sessions
+}
+
+// tryDial connects a client to a server that may refuse it.
+func (w *world) tryDial(addr netip.AddrPort, pin trust.Pin, conf *Config) (*ClientSession, error) {
+	w.t.Helper()
+	socket, _ := w.listen()
+	c := Config{}
+	if conf != nil {
+		c = *conf
+	}
+	c.LocalAddresses = func() []netip.Addr { return nil }
+	if c.ListenPacket == nil {
+		c.ListenPacket = func(context.Context, netip.AddrPort) (net.PacketConn, error) {
+			conn, _ := w.listen()
+			return conn, nil
+		}
+	}
+	client, err := Dial(w.t.Context(), socket, net.UDPAddrFromAddrPort(addr), trust.PinnedClientConfig(nil, pin), &c)
+	if err != nil {
+		socket.Close()
+		return nil, err
+	}
+	w.clients = append(w.clients, client)
 	w.wg.Go(func() {
 		<-client.ctx.Done()
 		client.wg.Wait()
 		socket.Close()
 	})
-	return client, <-w.primary.sessions
+	return client, nil
 }
 
 // offer opens w.data as an aggregate stream and returns the client's end.
@@ -188,22 +273,92 @@ func (w *world) offer(client *ClientSession, server *ServerSession, alignment in
 	return s
 }
 
+// A copying is a CopyTo that goes on in the background, so that the test can play a peer meanwhile.
+type copying struct {
+	w    *world
+	s    *Stream
+	sink *sink
+	err  error
+	done chan struct{}
+}
+
+func (w *world) copy(s *Stream) *copying {
+	c := &copying{w: w, s: s, sink: newSink(int(s.Size())), done: make(chan struct{})}
+	w.wg.Go(func() {
+		defer close(c.done)
+		_, c.err = s.CopyTo(context.Background(), c.sink)
+	})
+	return c
+}
+
+// wantAll waits for the end and fails the test unless every byte is right and was written once.
+func (c *copying) wantAll() {
+	c.w.t.Helper()
+	<-c.done
+	switch {
+	case c.err != nil:
+		c.w.t.Fatalf("CopyTo: %v", c.err)
+	case !bytes.Equal(c.sink.data, c.w.data):
+		c.w.t.Fatal("CopyTo wrote wrong bytes")
+	case c.sink.twice:
+		c.w.t.Fatal("CopyTo wrote bytes twice")
+	}
+}
+
+// path returns what the client thinks of a path.
+func (w *world) path(c *ClientSession, id PathID) PathStats {
+	w.t.Helper()
+	for _, p := range c.Paths() {
+		if p.ID == id {
+			return p
+		}
+	}
+	return PathStats{State: -1}
+}
+
+// wantState waits until a path is in a state, for a minute of the bubble's time at most.
+func (w *world) wantState(c *ClientSession, id PathID, want PathState) PathStats {
+	w.t.Helper()
+	w.within(time.Minute, func() bool { return w.path(c, id).State == want })
+	return w.path(c, id)
+}
+
+// within waits until a condition holds and returns how long that took.
+func (w *world) within(most time.Duration, holds func() bool) time.Duration {
+	w.t.Helper()
+	start := time.Now()
+	for !holds() {
+		if time.Since(start) >= most {
+			w.t.Fatalf("not within %v", most)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+// wantError fails the test unless err is a KWIK error of the code.
+func wantError(t *testing.T, err error, code ErrorCode) {
+	t.Helper()
+	if _, ok := errors.AsType[*Error](err); !ok || !errors.Is(err, code) {
+		t.Fatalf("error %v, want one of code %v", err, code)
+	}
+}
+
 // A sink is where CopyTo writes in tests; it notes bytes written twice.
 type sink struct {
 	mu    sync.Mutex
 	data  []byte
-	seen  []bool
+	seen  rangeset.Set
 	twice bool
 }
 
-func newSink(n int) *sink { return &sink{data: make([]byte, n), seen: make([]bool, n)} }
+func newSink(n int) *sink { return &sink{data: make([]byte, n)} }
 
 func (s *sink) WriteAt(p []byte, off int64) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range p {
-		s.twice = s.twice || s.seen[off+int64(i)]
-		s.seen[off+int64(i)] = true
+	if s.seen.Add(off, off+int64(len(p))) != int64(len(p)) {
+		s.twice = true
 	}
 	return copy(s.data[off:], p), nil
 }

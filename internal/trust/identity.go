@@ -36,7 +36,7 @@ type KeyFileError struct {
 }
 
 func (e *KeyFileError) Error() string {
-	return fmt.Sprintf("server key %s: %v (restore it, or move it away and get a new key and pin)", e.Path, e.Err)
+	return fmt.Sprintf("server key %s: %v (repair it, or move it away and get a new key and pin)", e.Path, e.Err)
 }
 
 func (e *KeyFileError) Unwrap() error { return e.Err }

@@ -1,0 +1,69 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/protobuf/proto"
+
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+	transferpb "kwikcp/transfer/proto"
+)
+
+// OpenContent opens the file that a descriptor names. It is the kwik.Config.OpenContent of both roles.
+//
+// A server that hashed the file knows whether it is still what the descriptor says; one that did not checks the size, and
+// leaves the rest to the client's proof.
+func (s *Server) OpenContent(_ context.Context, r kwik.ContentRequest) (kwik.Content, error) {
+	var d transferpb.FileDescriptor
+	if err := proto.Unmarshal(r.Descriptor, &d); err != nil || len(d.GetRoot()) != len(integrity.Root{}) {
+		return nil, errors.New("descriptor not understood")
+	}
+	path := string(d.GetPath())
+	if CheckPath(path) != nil {
+		return nil, errNoContent
+	}
+	f, err := s.dir.Open(path)
+	if err != nil {
+		s.log.Info("asked for a file that cannot be opened", "path", path, "err", err)
+		return nil, errNoContent
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, errNoContent
+	}
+	version := versionOf(info)
+	root, hashed, known := s.index.root(path)
+	switch {
+	case known && root == integrity.Root(d.GetRoot()) && hashed != version:
+		f.Close()
+		return nil, errChanged
+	case version.size != r.Size:
+		f.Close()
+		s.log.Warn("stale file: not of the size that the primary serves", "path", path, "size", version.size, "primary_size", r.Size)
+		return nil, errNoContent
+	}
+	return &fileContent{file: f, version: version}, nil
+}
+
+var errNoContent = errors.New("no such version of the file here")
+
+// A fileContent is an open file of a known version.
+type fileContent struct {
+	file    File
+	version fileVersion
+}
+
+// ReadAt reads bytes of the version that was opened. A file that was changed meanwhile is an error, so that a reader
+// never sees a mixture.
+func (c *fileContent) ReadAt(p []byte, off int64) (int, error) {
+	n, err := c.file.ReadAt(p, off)
+	if changed := sameVersion(c.file, c.version); changed != nil {
+		return 0, changed
+	}
+	return n, err
+}
+
+func (c *fileContent) Close() error { return c.file.Close() }

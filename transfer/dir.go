@@ -1,0 +1,133 @@
+package transfer
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+)
+
+// A Dir is a directory that files are served from or received into. Names are slash-separated, relative to it, and never
+// lead out of it. [OpenDir] returns one of the operating system; the simulator has one in memory.
+type Dir interface {
+	// Open opens an existing regular file for reading. It never waits, and fails with ErrNotAFile for whatever is
+	// not a regular file.
+	Open(name string) (File, error)
+	// Create makes a new file (mode 0600) for writing; fs.ErrExist if there is something of that name.
+	Create(name string) (File, error)
+	// OpenPart opens an existing regular file for writing, following no link in its last component.
+	OpenPart(name string) (File, error)
+	Lstat(name string) (fs.FileInfo, error)
+	Stat(name string) (fs.FileInfo, error)
+	Rename(old, new string) error
+	Remove(name string) error
+	Chtimes(name string, mtime time.Time) error
+	// Sync makes renames durable.
+	Sync() error
+	Close() error
+}
+
+// A File is an open file of a Dir. *os.File implements most of it.
+type File interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Stat() (fs.FileInfo, error)
+	Chmod(mode fs.FileMode) error
+	// Sync makes the content durable.
+	Sync() error
+	// TryLock takes an exclusive lock that ends with the file's closing or the process. It reports false if another
+	// process, or another File of this one, holds it.
+	TryLock() (bool, error)
+}
+
+// ErrNotAFile is what is neither served nor received into: a directory, device, FIFO or socket.
+var ErrNotAFile = errors.New("not a regular file")
+
+// osDir is a Dir of the operating system. os.Root keeps names inside, whatever links there are.
+type osDir struct{ root *os.Root }
+
+// OpenDir opens a directory of the operating system.
+func OpenDir(path string) (Dir, error) {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	return osDir{root}, nil
+}
+
+func (d osDir) Open(name string) (File, error) { return d.openRegular(name, os.O_RDONLY) }
+
+func (d osDir) OpenPart(name string) (File, error) {
+	before, err := d.root.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !before.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: ErrNotAFile}
+	}
+	f, err := d.openRegular(name, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	if after, err := f.Stat(); err != nil || !os.SameFile(before, after) {
+		f.Close()
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("it is being replaced")}
+	}
+	return f, nil
+}
+
+// openRegular opens without waiting (a FIFO would block) and refuses what is not a regular file.
+func (d osDir) openRegular(name string, flag int) (File, error) {
+	f, err := d.root.OpenFile(name, flag|openNonblock, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: name, Err: ErrNotAFile}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (d osDir) Create(name string) (File, error) {
+	f, err := d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (d osDir) Lstat(name string) (fs.FileInfo, error) { return d.root.Lstat(name) }
+func (d osDir) Stat(name string) (fs.FileInfo, error)  { return d.root.Stat(name) }
+func (d osDir) Rename(old, new string) error           { return d.root.Rename(old, new) }
+func (d osDir) Remove(name string) error               { return d.root.Remove(name) }
+func (d osDir) Close() error                           { return d.root.Close() }
+func (d osDir) Chtimes(name string, mtime time.Time) error {
+	return d.root.Chtimes(name, mtime, mtime)
+}
+
+func (d osDir) Sync() error {
+	f, err := d.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return syncDir(f)
+}
+
+type osFile struct{ *os.File }
+
+func (f osFile) TryLock() (bool, error) { return tryLock(f.File) }
+
+// A fileVersion tells one content of a file from another without reading it, as well as the system can.
+type fileVersion struct {
+	size         int64
+	mtime, ctime int64 // nanoseconds since the Unix epoch; ctime 0 where there is none
+	inode        uint64
+}

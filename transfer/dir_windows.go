@@ -1,0 +1,30 @@
+package transfer
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/windows"
+)
+
+const openNonblock = 0 // there are no FIFOs among a directory's files
+
+var errQuota error = windows.ERROR_DISK_QUOTA_EXCEEDED
+
+const umask fs.FileMode = 0
+
+// syncDir does nothing: Windows keeps its directories by itself and refuses to flush one.
+func syncDir(*os.File) error { return nil }
+
+func tryLock(f *os.File) (bool, error) {
+	err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &windows.Overlapped{OffsetHigh: 1 << 30})
+	if errors.Is(err, windows.ERROR_LOCK_VIOLATION) || errors.Is(err, windows.ERROR_IO_PENDING) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func versionOf(info fs.FileInfo) fileVersion {
+	return fileVersion{size: info.Size(), mtime: info.ModTime().UnixNano()}
+}

@@ -1,0 +1,16 @@
+// Package transfer moves files over KWIK.
+//
+// A client asks a primary for a path ([Get]). The primary answers with a manifest: the file's size, its BLAKE3 root, the
+// chaining values of its chunk groups, and the id of an aggregate stream. The client proves the chaining values up to the
+// root, then copies the aggregate stream, to which every server contributes, into a part file beside the
+// destination; each chunk group is proved before it is written. When all are there the part file is synced and renamed.
+//
+//	request -> manifest, tree -> proof of the tree -> part file <- aggregate stream (proved groups) -> sync -> rename
+//
+// A server ([Server]) answers requests, keeps the trees of the files it has hashed, and opens the content of
+// aggregate streams, in both roles alike.
+//
+// The file system, the socket and the clock come in from outside ([Dir], kwik.Config), so that package transfer/sim runs whole
+// transfers in a simulated world. The package reports through [Reporter] and never prints.
+// docs/PROTOCOL.md section 12 is the reference for the messages.
+package transfer

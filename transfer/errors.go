@@ -1,0 +1,143 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/quic-go/quic-go"
+
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+)
+
+// A Kind says what a script should make of an error. The command line maps each to an exit code.
+type Kind int
+
+const (
+	KindOther     Kind = iota
+	KindNotFound       // the server has no such file
+	KindRefused        // TLS, pin, token, ticket
+	KindNetwork        // temporary; a retry may help
+	KindIntegrity      // no server supplied bytes that match the root, or the root is not the expected one
+	KindLocal          // the local file system
+	KindNoSpace        // the local file system is full or the quota is used up
+	KindBusy           // another kwikcp is fetching to the same target
+	KindChanged        // the source changed during the transfer
+)
+
+// An Error is what [Get] and [Server] methods return: what was tried, with which server or file, and why it failed.
+type Error struct {
+	Kind Kind
+	// Op is what was being done, such as "connect to 192.0.2.1:4433" or "write out.bin".
+	Op string
+	// Err is the cause.
+	Err error
+}
+
+func (e *Error) Error() string { return e.Op + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// A RemoteError is a refusal by the server, in its own words.
+type RemoteError struct {
+	Path    string
+	Message string
+}
+
+func (e *RemoteError) Error() string { return e.Message }
+
+// localError wraps an error of the local file system.
+func localError(op string, err error) error {
+	kind := KindLocal
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, errQuota) {
+		kind = KindNoSpace
+	}
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err // op says the path
+	}
+	if le, ok := errors.AsType[*os.LinkError](err); ok {
+		err = le.Err
+	}
+	return &Error{Kind: kind, Op: op, Err: err}
+}
+
+// networkError wraps an error of the network or of KWIK and finds its kind.
+func networkError(op string, err error) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return &Error{Kind: kindOf(err), Op: op, Err: plain(err)}
+}
+
+// kindOf classifies an error of the network or of KWIK.
+func kindOf(err error) Kind {
+	if _, ok := errors.AsType[*integrity.GroupError](err); ok {
+		return KindIntegrity
+	}
+	if _, ok := errors.AsType[*integrity.ProofError](err); ok {
+		return KindIntegrity
+	}
+	if _, ok := errors.AsType[*trust.PinError](err); ok {
+		return KindRefused
+	}
+	switch {
+	case errors.Is(err, kwik.ErrContentChanged):
+		return KindChanged
+	case errors.Is(err, kwik.ErrAccessRefused), isCrypto(err):
+		return KindRefused
+	case errors.Is(err, kwik.ErrInvalidStreamRole), errors.Is(err, kwik.ErrVersionMismatch):
+		return KindOther
+	case errors.Is(err, context.Canceled):
+		return KindOther
+	}
+	return KindNetwork
+}
+
+// isCrypto reports whether the TLS handshake failed, on either side (RFC 9001 section 4.8).
+func isCrypto(err error) bool {
+	te, ok := errors.AsType[*quic.TransportError](err)
+	return ok && te.ErrorCode.IsCryptoError()
+}
+
+// plain says what a user can act on where package quic-go speaks of its own affairs.
+func plain(err error) error {
+	if _, ok := errors.AsType[*quic.HandshakeTimeoutError](err); ok || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return errNoAnswer
+	}
+	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok {
+		return errSilent
+	}
+	if pin, ok := errors.AsType[*trust.PinError](err); ok {
+		return pin
+	}
+	if te, ok := errors.AsType[*quic.TransportError](err); ok && te.ErrorCode.IsCryptoError() {
+		if cause := lastCause(te); cause != nil {
+			return cause
+		}
+	}
+	if e, ok := errors.AsType[*kwik.Error](err); ok && e.Code == kwik.ErrInvalidStreamRole {
+		return errors.New(e.Reason)
+	}
+	return err
+}
+
+var (
+	errNoAnswer = errors.New("no answer in time")
+	errSilent   = errors.New("the server fell silent")
+)
+
+// lastCause returns the error of package tls or x509 inside a QUIC error.
+func lastCause(te *quic.TransportError) error {
+	for _, err := range te.Unwrap() {
+		if err != nil && err != net.ErrClosed {
+			return err
+		}
+	}
+	return nil
+}

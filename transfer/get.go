@@ -1,0 +1,306 @@
+package transfer
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"time"
+
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+	transferpb "kwikcp/transfer/proto"
+)
+
+const (
+	// DefaultConnectTimeout bounds the time to the primary's first answer.
+	DefaultConnectTimeout = 10 * time.Second
+	// answerTimeout bounds the wait for each further message of an answer.
+	answerTimeout = 10 * time.Second
+)
+
+// GetOptions says what to fetch and where to.
+type GetOptions struct {
+	URL URL
+	// TLS decides whom to trust as the primary.
+	TLS *tls.Config
+	// Target is the path of the file to write. Its directory must exist. A file that is there is replaced, at once and
+	// only when the new one is whole.
+	Target string
+	// Output, if set, receives the bytes in order instead of a file.
+	Output io.Writer
+	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
+	ConnectTimeout time.Duration
+
+	// KWIK configures the session; nil means the defaults.
+	KWIK *kwik.Config
+	// Dial connects to the primary; nil means kwik.DialAddr.
+	Dial func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error)
+	// OpenDir opens the target's directory; nil means OpenDir.
+	OpenDir func(path string) (Dir, error)
+}
+
+// Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its errors are *Error, or the
+// cause of ctx if that ended. After an error nothing is left of the transfer, and what stood at the target stands there still.
+func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
+	if o.Dial == nil {
+		o.Dial = kwik.DialAddr
+	}
+	if o.OpenDir == nil {
+		o.OpenDir = OpenDir
+	}
+	if o.ConnectTimeout == 0 {
+		o.ConnectTimeout = DefaultConnectTimeout
+	}
+	g := &get{GetOptions: o, start: time.Now(), observer: newObserver(report)}
+	err := g.run(ctx)
+	g.result.Seconds = time.Since(g.start).Seconds()
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return g.result, err
+}
+
+// A get is one transfer under way. It is used by one goroutine; the observer has its own.
+type get struct {
+	GetOptions
+	start    time.Time
+	observer *observer
+	result   Result
+
+	session  *kwik.ClientSession
+	manifest Manifest
+	tree     *integrity.Tree
+	stream   kwik.StreamID
+}
+
+func (g *get) run(ctx context.Context) error {
+	var part *partFile
+	if g.Output == nil {
+		var err error
+		if part, err = openPart(g.OpenDir, g.Target); err != nil { // before anything is asked of the network
+			return err
+		}
+		defer part.discard()
+	}
+	if err := g.connect(ctx); err != nil {
+		return err
+	}
+	defer g.session.CloseWithError(kwik.ApplicationErrorCode(kwik.NoError), "")
+	if err := g.ask(ctx); err != nil {
+		return err
+	}
+	g.result.Root = g.manifest.Root
+	g.observer.manifest(g.manifest)
+	if g.manifest.Size > 0 {
+		if err := g.copy(ctx, part); err != nil {
+			return err
+		}
+	}
+	if part != nil {
+		if err := part.commit(fs.FileMode(g.manifest.Mode), g.manifest.MTime); err != nil {
+			return err
+		}
+		g.result.Path = g.Target
+	}
+	return nil
+}
+
+func (g *get) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, g.ConnectTimeout)
+	defer cancel()
+	session, err := g.Dial(ctx, g.URL.Host, g.TLS, g.KWIK)
+	if err != nil {
+		return networkError("connect to "+g.URL.Host, err)
+	}
+	g.session = session
+	return nil
+}
+
+// ask requests the file and reads the answer: manifest and tree, proved up to the root.
+func (g *get) ask(ctx context.Context) error {
+	op := fmt.Sprintf("ask %s for %q", g.URL.Host, g.URL.Path)
+	deadline := g.start.Add(g.ConnectTimeout)
+	opening, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	stream, err := g.session.OpenStreamSync(opening)
+	if err != nil {
+		return networkError(op, err)
+	}
+	defer context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })()
+	stream.SetWriteDeadline(deadline)
+	if err := writeMessage(stream, &transferpb.Request{Version: protocolVersion, Path: []byte(g.URL.Path)}); err != nil {
+		return networkError(op, err)
+	}
+	if err := stream.Close(); err != nil {
+		return networkError(op, err)
+	}
+	r := bufio.NewReader(stream)
+	for {
+		stream.SetReadDeadline(deadline)
+		reply := &transferpb.Reply{}
+		if err := readMessage(r, reply); err != nil {
+			return networkError(op, unexpected(err))
+		}
+		deadline = time.Now().Add(answerTimeout)
+		switch answer := reply.GetReply().(type) {
+		case *transferpb.Reply_Hashing:
+			g.observer.hashing(clamp(answer.Hashing.GetBytes()), clamp(answer.Hashing.GetTotal()))
+		case *transferpb.Reply_Failure:
+			return g.refused(op, answer.Failure)
+		case *transferpb.Reply_Manifest:
+			return g.readTree(op, r, stream, answer.Manifest)
+		case nil: // of a later version
+		default:
+			return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("unexpected answer %T", answer)}
+		}
+	}
+}
+
+func (g *get) refused(op string, f *transferpb.Failure) error {
+	kind := KindOther
+	switch f.GetCode() {
+	case transferpb.Failure_NOT_FOUND, transferpb.Failure_NOT_A_FILE:
+		kind = KindNotFound
+	case transferpb.Failure_CHANGED:
+		kind = KindChanged
+	case transferpb.Failure_BUSY:
+		kind = KindNetwork
+	}
+	return &Error{Kind: kind, Op: op, Err: &RemoteError{Path: g.URL.Path, Message: f.GetMessage()}}
+}
+
+// readTree reads the chaining values that follow a manifest and proves them.
+func (g *get) readTree(op string, r *bufio.Reader, stream *kwik.Stream, m *transferpb.Manifest) error {
+	group := integrity.GroupSize(m.GetGroup())
+	if m.GetSize() > math.MaxInt64 || m.GetGroup() > math.MaxUint8 || !group.Valid() || len(m.GetRoot()) != len(integrity.Root{}) {
+		return &Error{Kind: KindOther, Op: op, Err: errors.New("the manifest makes no sense")}
+	}
+	root := integrity.Root(m.GetRoot())
+	if g.URL.Root != nil && *g.URL.Root != root {
+		return &Error{Kind: KindIntegrity, Op: op, Err: fmt.Errorf("the server's file has the hash %v, not the expected %v", root, *g.URL.Root)}
+	}
+	groups := (int64(m.GetSize())-1)/group.Bytes() + 1
+	var cvs []byte // grows with what comes, whatever the size claims
+	for want := 32 * groups; groups > 1 && int64(len(cvs)) < want; {
+		stream.SetReadDeadline(time.Now().Add(answerTimeout))
+		reply := &transferpb.Reply{}
+		if err := readMessage(r, reply); err != nil {
+			return networkError(op, unexpected(err))
+		}
+		if f := reply.GetFailure(); f != nil {
+			return g.refused(op, f)
+		}
+		part := reply.GetTree().GetChainingValues()
+		if len(part) == 0 || int64(len(part)) > want-int64(len(cvs)) {
+			return &Error{Kind: KindOther, Op: op, Err: errors.New("the tree does not fit the manifest")}
+		}
+		cvs = append(cvs, part...)
+	}
+	tree, err := integrity.FromCVs(int64(m.GetSize()), group, cvs, root)
+	if err != nil {
+		return &Error{Kind: KindIntegrity, Op: op, Err: err}
+	}
+	g.tree, g.stream = tree, kwik.StreamID(m.GetKwikStreamId())
+	g.manifest = Manifest{
+		Size: tree.Size(), Root: root, Group: group.Bytes(),
+		MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
+	}
+	return nil
+}
+
+// copy takes the content from the servers into the part file, or in order to the output.
+func (g *get) copy(ctx context.Context, part *partFile) error {
+	op := fmt.Sprintf("fetch %q", g.URL.Path)
+	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	stream, err := g.session.AcceptAggregate(accepting, g.stream)
+	if err != nil {
+		return networkError(op, err)
+	}
+	defer stream.Close()
+	if stream.Size() != g.tree.Size() {
+		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", stream.Size(), g.tree.Size())}
+	}
+	stream.SetProof(g.prove)
+
+	stop := g.observer.watch(g.session, stream, g.tree.Size())
+	if part != nil {
+		_, err = stream.CopyTo(ctx, part)
+	} else {
+		defer context.AfterFunc(ctx, func() { stream.Close() })()
+		err = copyInOrder(g.Output, stream)
+	}
+	progress := stop()
+
+	stats := stream.Stats()
+	g.result.Bytes, g.result.Wasted, g.result.Servers = progress.Bytes, stats.Wasted, progress.Servers
+	if err == nil {
+		return nil
+	}
+	wrapped := networkError(op, err)
+	if e, ok := errors.AsType[*Error](wrapped); ok && errors.Is(err, kwik.ErrAggregationTimeout) {
+		e.Kind = kindOfLoss(stats.Sources)
+	}
+	return wrapped
+}
+
+// prove is the aggregate stream's kwik.ProofFunc.
+func (g *get) prove(source kwik.PathID, off int64, p []byte) error {
+	err := g.tree.Verify(off, p)
+	if bad, ok := errors.AsType[*integrity.GroupError](err); ok {
+		g.observer.badBlock(source, bad.Offset, bad.Length)
+	}
+	return err
+}
+
+// copyInOrder copies a stream to a writer.
+func copyInOrder(w io.Writer, stream *kwik.Stream) error {
+	buf := make([]byte, 256<<10)
+	for {
+		n, err := stream.Read(buf)
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return localError("write the output", err)
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// kindOfLoss says what it means that no source is left: every one lied, or one says that the file changed, or it may
+// come back.
+func kindOfLoss(sources []kwik.SourceStats) Kind {
+	lied := 0
+	for _, s := range sources {
+		if errors.Is(s.Gone, kwik.ErrContentChanged) {
+			return KindChanged
+		}
+		if _, ok := errors.AsType[*integrity.GroupError](s.Gone); ok {
+			lied++
+		}
+	}
+	if lied > 0 && lied == len(sources) {
+		return KindIntegrity
+	}
+	return KindNetwork
+}
+
+// unexpected turns the end of a stream where more is due into an error that says so.
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func clamp(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

@@ -1,0 +1,82 @@
+package transfer
+
+import (
+	"time"
+
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+)
+
+// A Reporter is told how a transfer goes. Its methods are called one at a time and should not block.
+type Reporter interface {
+	// Hashing says how many bytes of the file the server has hashed, before it can send the manifest.
+	Hashing(bytes, total int64)
+	// Manifest says what the file is, once its tree is proved up to the root.
+	Manifest(m Manifest)
+	// Server says that a server was named or that its state changed.
+	Server(s ServerStatus)
+	// Progress comes ten times a second while bytes arrive, and once at the end.
+	Progress(p Progress)
+	// BadBlock says that bytes of a server failed their proof. They were dropped.
+	BadBlock(server kwik.PathID, off, length int64)
+}
+
+// NoReport is a Reporter that does nothing, to embed or to use.
+type NoReport struct{}
+
+func (NoReport) Hashing(int64, int64)               {}
+func (NoReport) Manifest(Manifest)                  {}
+func (NoReport) Server(ServerStatus)                {}
+func (NoReport) Progress(Progress)                  {}
+func (NoReport) BadBlock(kwik.PathID, int64, int64) {}
+
+// A Manifest is what a primary says a file is.
+type Manifest struct {
+	Size  int64          // bytes; proved with the last chunk group
+	Root  integrity.Root // the file's BLAKE3 hash
+	Group int64          // bytes of a chunk group
+	MTime time.Time
+	Mode  uint32 // permission bits
+}
+
+// A ServerState is a server's part in a transfer.
+type ServerState string
+
+const (
+	ServerConnecting ServerState = "connecting"
+	ServerJoined     ServerState = "joined"  // connected, delivers or may
+	ServerStalled    ServerState = "stalled" // owes bytes and sends none
+	ServerLost       ServerState = "lost"    // the connection is gone, or it does not serve the file
+	ServerBanned     ServerState = "banned"  // sent bytes that failed their proof
+)
+
+// A ServerStatus is a server in a transfer.
+type ServerStatus struct {
+	ID     kwik.PathID
+	Role   kwik.ServerRole
+	Addr   string
+	State  ServerState
+	Reason string        // why it is lost or banned
+	Bytes  int64         // proved bytes that it delivered
+	Rate   float64       // bytes a second, smoothed
+	RTT    time.Duration // 0 if unknown
+}
+
+// Progress is how far a transfer is.
+type Progress struct {
+	Bytes   int64         // proved and in place
+	Total   int64         // the file's size
+	Rate    float64       // bytes a second, smoothed
+	ETA     time.Duration // negative if unknown
+	Servers []ServerStatus
+}
+
+// A Result is what became of a transfer. After an error it holds what is known.
+type Result struct {
+	Path    string // where the file is; empty for a stream
+	Bytes   int64  // proved
+	Wasted  int64  // bytes that came in vain: twice, or refuted
+	Seconds float64
+	Root    integrity.Root // zero before the manifest came
+	Servers []ServerStatus
+}

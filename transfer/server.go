@@ -1,0 +1,251 @@
+package transfer
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+	transferpb "kwikcp/transfer/proto"
+)
+
+const (
+	// requestTimeout bounds the wait for a request on a stream that a client opened, and each write of an answer.
+	requestTimeout = 10 * time.Second
+	// hashingInterval is how often a client that waits for a tree hears how far it is.
+	hashingInterval = 500 * time.Millisecond
+)
+
+// A Server serves the regular files below a directory, in either role: its OpenContent goes into the listener's kwik.Config,
+// and Serve answers the clients' requests.
+type Server struct {
+	dir    Dir
+	log    *slog.Logger
+	index  *index
+	cancel context.CancelFunc
+}
+
+// NewServer returns a server of the files below dir, which stays the caller's.
+func NewServer(dir Dir, log *slog.Logger) *Server {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Server{dir: dir, log: log, index: newIndex(ctx), cancel: cancel}
+}
+
+// Close ends what the server computes and waits for it. Serve must have returned.
+func (s *Server) Close() {
+	s.cancel()
+	s.index.wg.Wait()
+}
+
+// Serve answers the clients of a listener until ctx ends or the listener is closed; then it closes the listener, waits
+// for every client's goroutines, and returns nil.
+func (s *Server) Serve(ctx context.Context, l *kwik.Listener) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer l.Close()
+	for {
+		session, err := l.Accept(ctx)
+		if err != nil {
+			return nil
+		}
+		wg.Go(func() { s.serveSession(ctx, session) })
+	}
+}
+
+func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	log := s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8])
+	log.Debug("client connected")
+	for {
+		stream, err := session.AcceptStream(ctx)
+		if err != nil {
+			log.Debug("client gone", "reason", err)
+			return
+		}
+		wg.Go(func() { s.serveRequest(ctx, log, session, stream) })
+	}
+}
+
+// serveRequest answers one request and stays until the client has released what it asked for.
+func (s *Server) serveRequest(ctx context.Context, log *slog.Logger, session *kwik.ServerSession, stream *kwik.Stream) {
+	start := time.Now()
+	stream.SetReadDeadline(start.Add(requestTimeout))
+	request := &transferpb.Request{}
+	err := readMessage(bufio.NewReaderSize(stream, 512), request)
+	stream.CancelRead(kwik.StreamErrorCode(kwik.NoError)) // nothing may follow
+	if err != nil {
+		log.Warn("request not understood", "err", err)
+		stream.CancelWrite(kwik.StreamErrorCode(kwik.ErrMetadataProtocolViolation))
+		return
+	}
+	log = log.With("path", string(request.GetPath()))
+	offer, err := s.answer(ctx, session, stream, request)
+	if err != nil {
+		log.Info("refused", "reason", err)
+		return
+	}
+	log = log.With("size", offer.size)
+	log.Info("serving")
+	if offer.stream != nil {
+		<-offer.stream.Context().Done()
+	}
+	log.Info("served", "seconds", time.Since(start).Seconds())
+}
+
+// An offered file.
+type offered struct {
+	size   int64
+	stream *kwik.AggregateStream // nil for an empty file
+}
+
+// answer writes the whole answer to a request. Its error has been sent to the client.
+func (s *Server) answer(ctx context.Context, session *kwik.ServerSession, stream *kwik.Stream, request *transferpb.Request) (offered, error) {
+	w := answerWriter{stream}
+	offer, err := s.offer(ctx, session, w, request)
+	if err == nil {
+		return offer, stream.Close()
+	}
+	failure := &transferpb.Failure{Code: failureCode(err), Message: failureMessage(err)}
+	if w.send(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: failure}}) == nil {
+		stream.Close()
+	} else {
+		stream.CancelWrite(kwik.StreamErrorCode(kwik.NoError))
+	}
+	return offer, err
+}
+
+func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answerWriter, request *transferpb.Request) (offered, error) {
+	path := string(request.GetPath())
+	if request.GetVersion() != protocolVersion {
+		return offered{}, errVersion
+	}
+	if CheckPath(path) != nil {
+		return offered{}, fs.ErrNotExist // no hint at why
+	}
+	f, err := s.dir.Open(path)
+	if err != nil {
+		return offered{}, err
+	}
+	info, err := f.Stat()
+	f.Close()
+	if err != nil {
+		return offered{}, err
+	}
+	tree, err := s.tree(ctx, w, path, versionOf(info))
+	if err != nil {
+		return offered{}, err
+	}
+	offer := offered{size: tree.Size()}
+	manifest := &transferpb.Manifest{
+		Size: uint64(tree.Size()), Root: rootBytes(tree), Group: uint32(tree.GroupSize()),
+		MtimeNs: info.ModTime().UnixNano(), Mode: uint32(info.Mode().Perm()),
+	}
+	if tree.Size() > 0 {
+		descriptor, err := proto.Marshal(&transferpb.FileDescriptor{Path: request.GetPath(), Size: uint64(tree.Size()), Root: rootBytes(tree)})
+		if err != nil {
+			return offered{}, err
+		}
+		offer.stream, err = session.OpenAggregateStream(kwik.AggregateStreamSpec{
+			Size: tree.Size(), Alignment: tree.GroupSize().Bytes(), Descriptor: descriptor,
+		})
+		if err != nil {
+			return offered{}, err
+		}
+		manifest.KwikStreamId = uint64(offer.stream.StreamID())
+	}
+	if err := w.send(&transferpb.Reply{Reply: &transferpb.Reply_Manifest{Manifest: manifest}}); err != nil {
+		return offer, err
+	}
+	for cvs := tree.CVs(); len(cvs) > 0; {
+		n := min(len(cvs), treePart)
+		if err := w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: &transferpb.Tree{ChainingValues: cvs[:n]}}}); err != nil {
+			return offer, err
+		}
+		cvs = cvs[n:]
+	}
+	return offer, nil
+}
+
+func rootBytes(tree *integrity.Tree) []byte {
+	root := tree.Root()
+	return root[:]
+}
+
+// tree returns the tree of a file, and tells the client how far it is while it is computed.
+func (s *Server) tree(ctx context.Context, w answerWriter, path string, version fileVersion) (*integrity.Tree, error) {
+	entry := s.index.lookup(path, version, func() (File, error) { return s.dir.Open(path) })
+	ticker := time.NewTicker(hashingInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-entry.done:
+			return entry.tree, entry.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-ticker.C:
+			hashing := &transferpb.Hashing{Bytes: uint64(entry.hashed.Load()), Total: uint64(version.size)}
+			if err := w.send(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: hashing}}); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// An answerWriter sends replies, none of which may take longer than requestTimeout.
+type answerWriter struct{ stream *kwik.Stream }
+
+func (w answerWriter) send(r *transferpb.Reply) error {
+	w.stream.SetWriteDeadline(time.Now().Add(requestTimeout))
+	return writeMessage(w.stream, r)
+}
+
+var errVersion = errors.New("this server speaks version 1 of the file protocol")
+
+func failureCode(err error) transferpb.Failure_Code {
+	switch {
+	case errors.Is(err, ErrNotAFile):
+		return transferpb.Failure_NOT_A_FILE
+	case errors.Is(err, kwik.ErrContentChanged):
+		return transferpb.Failure_CHANGED
+	case errors.Is(err, errVersion):
+		return transferpb.Failure_BAD_REQUEST
+	case errors.Is(err, kwik.ErrSecondaryStreamOverflow):
+		return transferpb.Failure_BUSY
+	case isFileError(err):
+		return transferpb.Failure_NOT_FOUND
+	}
+	return transferpb.Failure_OTHER
+}
+
+// isFileError reports whether a file could not be opened or read. A client hears the same of each: whether a file is missing,
+// forbidden or leads outside the root is nobody's business.
+func isFileError(err error) bool {
+	_, ok := errors.AsType[*fs.PathError](err)
+	return ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// failureMessage is what the client is told.
+func failureMessage(err error) string {
+	switch failureCode(err) {
+	case transferpb.Failure_NOT_FOUND:
+		return "no such file on the server"
+	case transferpb.Failure_NOT_A_FILE:
+		return "it is not a regular file on the server"
+	case transferpb.Failure_CHANGED:
+		return "the file changed on the server while it was read"
+	case transferpb.Failure_BAD_REQUEST:
+		return errVersion.Error()
+	case transferpb.Failure_BUSY:
+		return "the server has too much to do for this client"
+	}
+	return "the server failed"
+}

@@ -1,0 +1,146 @@
+package transfer
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+)
+
+// DefaultPort is the UDP port of a server whose URL names none.
+const DefaultPort = "4433"
+
+// A URL names a file on a primary: kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HEX].
+type URL struct {
+	Host string // host:port, an IPv6 address in brackets
+	Path string // relative to the served root, checked by CheckPath; empty if the URL names a server only
+	Pin  *trust.Pin
+	// Root is the BLAKE3 hash that the file must have; nil if the URL does not say.
+	Root *integrity.Root
+}
+
+// ParseURL parses the URL of a file. Its errors say what is wrong with it in a few words.
+func ParseURL(s string) (URL, error) {
+	u, err := ParseServerURL(s)
+	if err != nil {
+		return URL{}, err
+	}
+	if u.Path == "" {
+		return URL{}, errors.New("it names no file: kwik://HOST/PATH is needed")
+	}
+	return u, nil
+}
+
+// ParseServerURL parses the URL of a server, with or without the path of a file.
+func ParseServerURL(s string) (URL, error) {
+	if strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+		return URL{}, errors.New("it has control characters")
+	}
+	p, err := url.Parse(s)
+	if err != nil {
+		if ue, ok := errors.AsType[*url.Error](err); ok {
+			err = ue.Err // the caller says which URL it is
+		}
+		return URL{}, err
+	}
+	switch {
+	case p.Scheme == "":
+		return URL{}, errors.New("it has no scheme: kwik://HOST/PATH is needed")
+	case p.Scheme != "kwik":
+		return URL{}, fmt.Errorf("its scheme is %q, kwik is needed", p.Scheme)
+	case p.Opaque != "" || p.Host == "":
+		return URL{}, errors.New("it has no host: kwik://HOST/PATH is needed")
+	case p.User != nil:
+		return URL{}, errors.New("it has a user name; kwik knows none")
+	}
+	host, port := p.Hostname(), p.Port()
+	if host == "" || len(host) > 253 || strings.ContainsAny(host, " %\"<>\\^`{|}") {
+		return URL{}, fmt.Errorf("its host %q is not valid", host)
+	}
+	if port == "" {
+		if strings.HasSuffix(p.Host, ":") {
+			return URL{}, errors.New("its port is empty")
+		}
+		port = DefaultPort
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return URL{}, fmt.Errorf("its port %s is not between 1 and 65535", port)
+	}
+	u := URL{Host: net.JoinHostPort(host, port)}
+	query, err := url.ParseQuery(p.RawQuery)
+	if err != nil {
+		return URL{}, errors.New("its query does not parse")
+	}
+	for key, values := range query {
+		if key != "pin" || len(values) != 1 {
+			return URL{}, fmt.Errorf("its query has %q; one pin=... is all that is known", key)
+		}
+		pin, err := trust.ParsePin(values[0])
+		if err != nil {
+			return URL{}, fmt.Errorf("its pin is not valid: %w", err)
+		}
+		u.Pin = &pin
+	}
+	if p.Fragment != "" {
+		hex, ok := strings.CutPrefix(p.Fragment, "b3=")
+		if !ok {
+			return URL{}, fmt.Errorf("its fragment is %q; b3=HEX is all that is known", p.Fragment)
+		}
+		root, err := integrity.ParseRoot(hex)
+		if err != nil {
+			return URL{}, fmt.Errorf("its fragment is not a BLAKE3 hash: %w", err)
+		}
+		u.Root = &root
+	}
+	if p.Path != "" && p.Path != "/" {
+		u.Path = strings.TrimPrefix(p.Path, "/")
+		if err := CheckPath(u.Path); err != nil {
+			return URL{}, fmt.Errorf("its path is not valid: %w", err)
+		}
+	}
+	return u, nil
+}
+
+// String returns the URL in a form that ParseURL reads.
+func (u URL) String() string {
+	p := url.URL{Scheme: "kwik", Host: u.Host, Path: "/" + u.Path}
+	if u.Pin != nil {
+		p.RawQuery = "pin=" + u.Pin.String()
+	}
+	if u.Root != nil {
+		p.Fragment = "b3=" + u.Root.String()
+	}
+	return p.String()
+}
+
+// maxPath bounds the path of a file on a server, in bytes.
+const maxPath = 4096
+
+// CheckPath checks a path as it travels in requests and descriptors (docs/PROTOCOL.md section 12): relative,
+// slash-separated, no component that is empty, "." or "..", no NUL and no backslash, at most 4096 bytes.
+func CheckPath(p string) error {
+	switch {
+	case p == "":
+		return errors.New("it is empty")
+	case len(p) > maxPath:
+		return fmt.Errorf("it is longer than %d bytes", maxPath)
+	case strings.ContainsRune(p, 0):
+		return errors.New("it has a NUL byte")
+	case strings.ContainsRune(p, '\\'):
+		return errors.New("it has a backslash")
+	}
+	for component := range strings.SplitSeq(p, "/") {
+		switch component {
+		case "":
+			return errors.New("it has an empty component")
+		case ".", "..":
+			return fmt.Errorf("it has the component %q", component)
+		}
+	}
+	return nil
+}
