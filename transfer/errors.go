@@ -67,8 +67,8 @@ func localError(op string, err error) error {
 	return &Error{Kind: kind, Op: op, Err: err}
 }
 
-// networkError wraps an error of the network or of KWIK and finds its kind.
-func networkError(op string, err error) error {
+// NetworkError wraps an error of the network or of KWIK and finds its kind.
+func NetworkError(op string, err error) error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}

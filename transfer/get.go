@@ -115,7 +115,7 @@ func (g *get) connect(ctx context.Context) error {
 	defer cancel()
 	session, err := g.Dial(ctx, g.URL.Host, g.TLS, g.KWIK)
 	if err != nil {
-		return networkError("connect to "+g.URL.Host, err)
+		return NetworkError("connect to "+g.URL.Host, err)
 	}
 	g.session = session
 	return nil
@@ -129,22 +129,22 @@ func (g *get) ask(ctx context.Context) error {
 	defer cancel()
 	stream, err := g.session.OpenStreamSync(opening)
 	if err != nil {
-		return networkError(op, err)
+		return NetworkError(op, err)
 	}
 	defer context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })()
 	stream.SetWriteDeadline(deadline)
 	if err := writeMessage(stream, &transferpb.Request{Version: protocolVersion, Path: []byte(g.URL.Path)}); err != nil {
-		return networkError(op, err)
+		return NetworkError(op, err)
 	}
 	if err := stream.Close(); err != nil {
-		return networkError(op, err)
+		return NetworkError(op, err)
 	}
 	r := bufio.NewReader(stream)
 	for {
 		stream.SetReadDeadline(deadline)
 		reply := &transferpb.Reply{}
 		if err := readMessage(r, reply); err != nil {
-			return networkError(op, unexpected(err))
+			return NetworkError(op, unexpected(err))
 		}
 		deadline = time.Now().Add(answerTimeout)
 		switch answer := reply.GetReply().(type) {
@@ -190,7 +190,7 @@ func (g *get) readTree(op string, r *bufio.Reader, stream *kwik.Stream, m *trans
 		stream.SetReadDeadline(time.Now().Add(answerTimeout))
 		reply := &transferpb.Reply{}
 		if err := readMessage(r, reply); err != nil {
-			return networkError(op, unexpected(err))
+			return NetworkError(op, unexpected(err))
 		}
 		if f := reply.GetFailure(); f != nil {
 			return g.refused(op, f)
@@ -220,7 +220,7 @@ func (g *get) copy(ctx context.Context, part *partFile) error {
 	defer cancel()
 	stream, err := g.session.AcceptAggregate(accepting, g.stream)
 	if err != nil {
-		return networkError(op, err)
+		return NetworkError(op, err)
 	}
 	defer stream.Close()
 	if stream.Size() != g.tree.Size() {
@@ -242,7 +242,7 @@ func (g *get) copy(ctx context.Context, part *partFile) error {
 	if err == nil {
 		return nil
 	}
-	wrapped := networkError(op, err)
+	wrapped := NetworkError(op, err)
 	if e, ok := errors.AsType[*Error](wrapped); ok && errors.Is(err, kwik.ErrAggregationTimeout) {
 		e.Kind = kindOfLoss(stats.Sources)
 	}

@@ -1,0 +1,56 @@
+package cmd
+
+import (
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"strconv"
+)
+
+func serverTLS(cert tls.Certificate) *tls.Config {
+	return &tls.Config{Certificates: []tls.Certificate{cert}, KeyLogWriter: keyLog(), SessionTicketsDisabled: true}
+}
+
+// reachable returns the host:port to print for a listener: the advertised address, the one it listens at, or, if it
+// listens at all of them, the first that others can reach.
+func reachable(listening net.Addr, advertised netip.AddrPort) string {
+	if advertised.IsValid() {
+		return advertised.String()
+	}
+	addr, err := netip.ParseAddrPort(listening.String())
+	if err != nil {
+		return listening.String()
+	}
+	ip := addr.Addr().Unmap()
+	if ip.IsUnspecified() {
+		ip = outwardAddress()
+	}
+	return net.JoinHostPort(ip.String(), strconv.Itoa(int(addr.Port())))
+}
+
+// outwardAddress returns an address of this machine that others can reach: IPv4 before IPv6, loopback if there is no
+// other.
+func outwardAddress() netip.Addr {
+	best := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	nets, err := net.InterfaceAddrs()
+	if err != nil {
+		return best
+	}
+	for _, n := range nets {
+		prefix, err := netip.ParsePrefix(n.String())
+		if err != nil {
+			continue
+		}
+		ip := prefix.Addr().Unmap()
+		if !ip.IsGlobalUnicast() {
+			continue
+		}
+		if ip.Is4() {
+			return ip
+		}
+		if best.IsLoopback() {
+			best = ip
+		}
+	}
+	return best
+}

@@ -1,0 +1,198 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"kwikcp/kwik"
+	"kwikcp/testdata"
+	"kwikcp/transfer"
+)
+
+func demoCommand(t *terminal) *cli.Command {
+	return &cli.Command{
+		Name:      "demo",
+		Usage:     "show it: a primary and two secondaries on this machine, and a file fetched from all three",
+		UsageText: "kwikcp demo [FILE]",
+		Description: `Copies FILE (by default a list of English words that comes with the program) for each of three servers, starts them on
+loopback, fetches the file through all three over QUIC, proves it, and says who delivered what. Nothing is left
+behind.`,
+		Action: func(c *cli.Context) error {
+			if c.Args().Len() > 1 {
+				return usageError{fmt.Errorf("demo takes one file, not also %q", c.Args().Get(1)), "kwikcp demo FILE"}
+			}
+			return runDemo(c.Context, t, c.Args().First())
+		},
+	}
+}
+
+// demoDirs are the directories of the demo's servers and of its client.
+var demoDirs = [...]string{"A", "B", "C", "out"}
+
+func runDemo(ctx context.Context, t *terminal, file string) (err error) {
+	work, err := os.MkdirTemp("", "kwikcp-demo-")
+	if err != nil {
+		return &transfer.Error{Kind: transfer.KindLocal, Op: "make a directory for the demo", Err: err}
+	}
+	defer os.RemoveAll(work)
+	name := testdata.WordsName
+	if file != "" {
+		name = filepath.Base(file)
+	}
+	for _, dir := range demoDirs {
+		if err := os.Mkdir(filepath.Join(work, dir), 0o700); err != nil {
+			return &transfer.Error{Kind: transfer.KindLocal, Op: "prepare the demo", Err: err}
+		}
+		if dir != "out" {
+			if err := copyFile(ctx, filepath.Join(work, dir, name), file); err != nil {
+				return err
+			}
+		}
+	}
+	if err := transfer.CheckPath(name); err != nil {
+		return usageError{fmt.Errorf("the name %q cannot be served: %w", name, err), "kwikcp demo OTHER-FILE"}
+	}
+
+	quiet := slog.New(slog.DiscardHandler)
+	var primary *runningServer
+	for i, dir := range demoDirs[:3] {
+		o := &serveCmd{t: t, log: quiet, role: kwik.ServerRolePrimary, listen: "127.0.0.1:0", stateDir: filepath.Join(work, "state-"+dir)}
+		if i > 0 {
+			o.role, o.primary = kwik.ServerRoleSecondary, primary.url
+		}
+		if o.policy, err = newTrustPolicy(t, o.stateDir, ""); err != nil {
+			return err
+		}
+		root, err := transfer.OpenDir(filepath.Join(work, dir))
+		if err != nil {
+			return &transfer.Error{Kind: transfer.KindLocal, Op: "prepare the demo", Err: err}
+		}
+		defer root.Close()
+		s, err := startServer(o, root)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		if i == 0 {
+			primary = s
+		} else if err := s.join(ctx); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+
+	url := primary.url
+	url.Path = name
+	get := getCmd{t: t, url: url, target: filepath.Join(work, "out", name), connectTimeout: transfer.DefaultConnectTimeout}
+	if get.policy, err = newTrustPolicy(t, filepath.Join(work, "state-out"), ""); err != nil {
+		return err
+	}
+	view := newView(t, !t.interactive(), name)
+	result, err := get.get(ctx, view)
+	view.end()
+	if err != nil {
+		return err
+	}
+	if err := sameContent(filepath.Join(work, "A", name), get.target); err != nil {
+		return &transfer.Error{Kind: transfer.KindIntegrity, Op: "compare with the source", Err: err}
+	}
+	return printDemo(t.stdout, name, result)
+}
+
+// copyFile copies the file that the user named, or the built-in one.
+func copyFile(ctx context.Context, to, from string) (err error) {
+	var source io.Reader = strings.NewReader(testdata.Words)
+	if from != "" {
+		f, err := os.Open(from)
+		if err != nil {
+			return &transfer.Error{Kind: transfer.KindLocal, Op: "demo", Err: err}
+		}
+		defer f.Close()
+		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+			return &transfer.Error{Kind: transfer.KindLocal, Op: fmt.Sprintf("demo %q", from), Err: errors.Join(err, transfer.ErrNotAFile)}
+		}
+		source = f
+	}
+	out, err := os.Create(to)
+	if err != nil {
+		return &transfer.Error{Kind: transfer.KindLocal, Op: "prepare the demo", Err: err}
+	}
+	defer func() {
+		if closeErr := out.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	if _, err := io.Copy(out, source); err != nil {
+		return &transfer.Error{Kind: transfer.KindLocal, Op: "prepare the demo", Err: err}
+	}
+	return context.Cause(ctx)
+}
+
+// sameContent compares two files byte by byte.
+func sameContent(a, b string) error {
+	x, err := os.Open(a)
+	if err != nil {
+		return err
+	}
+	defer x.Close()
+	y, err := os.Open(b)
+	if err != nil {
+		return err
+	}
+	defer y.Close()
+	p, q := make([]byte, 1<<20), make([]byte, 1<<20)
+	for {
+		n, errX := io.ReadFull(x, p)
+		m, errY := io.ReadFull(y, q)
+		if n != m || string(p[:n]) != string(q[:m]) {
+			return errors.New("the copy differs from its source")
+		}
+		if errX != nil || errY != nil {
+			if (errX == io.EOF || errX == io.ErrUnexpectedEOF) && errX == errY {
+				return nil
+			}
+			return errors.Join(errX, errY)
+		}
+	}
+}
+
+func printDemo(w io.Writer, name string, r transfer.Result) error {
+	fmt.Fprintf(w, "%s: %s from %d servers in %.3f s (%s), proved\n", oneLine(name), size(r.Bytes), len(r.Servers), r.Seconds, rate(float64(r.Bytes)/r.Seconds))
+	fmt.Fprintf(w, "blake3 %v\n\n", r.Root)
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "SERVER\tROLE\tBYTES\tSHARE")
+	for _, s := range r.Servers {
+		fmt.Fprintf(tw, "%s\t%s\t%d\t%.1f %%\n", s.Addr, s.Role, s.Bytes, percent(s.Bytes, r.Bytes))
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, `
+The same by hand, with the file in each of the directories A, B and C:
+
+  kwikcp serve --role primary   --root A --listen 127.0.0.1:4433
+  kwikcp serve --role secondary --root B --listen 127.0.0.1:4434 --primary 127.0.0.1:4433
+  kwikcp serve --role secondary --root C --listen 127.0.0.1:4435 --primary 127.0.0.1:4433
+  kwikcp get %s copy-of-it
+`, shellQuote(transfer.URL{Host: "127.0.0.1:4433", Path: name}.String()))
+	return err
+}
+
+// shellQuote quotes a word for a POSIX shell if it needs that.
+func shellQuote(s string) string {
+	if !strings.ContainsAny(s, " \t\n'\"\\$`!*?[](){}<>|&;#~") {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,148 @@
+package cmd
+
+import (
+	"encoding/json"
+	"io"
+	"time"
+
+	"kwikcp/kwik"
+	"kwikcp/transfer"
+)
+
+// progressEvery is how often a progress event is printed at most, and at least while bytes are awaited.
+const progressEvery = time.Second
+
+// events prints a transfer as JSON, one object a line (README, "JSON"). Field names are kept for ever; fields are only
+// added.
+type events struct {
+	enc  *json.Encoder
+	last time.Time // of the newest progress event
+}
+
+func newEvents(w io.Writer) *events {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return &events{enc: enc}
+}
+
+// event begins every event.
+type event struct {
+	V     int    `json:"v"`
+	Event string `json:"event"`
+}
+
+type serverJSON struct {
+	ID    kwik.PathID `json:"id"`
+	Role  string      `json:"role"`
+	Addr  string      `json:"addr"`
+	State string      `json:"state,omitempty"`
+	Bytes int64       `json:"bytes"`
+	Rate  *int64      `json:"rate,omitempty"` // bytes a second
+	RTTms *float64    `json:"rtt_ms,omitempty"`
+}
+
+func (e *events) start(url, path string) {
+	e.enc.Encode(struct {
+		event
+		URL  string `json:"url"`
+		Path string `json:"path"`
+	}{event{1, "start"}, url, path})
+}
+
+// Hashing implements transfer.Reporter.
+func (e *events) Hashing(bytes, total int64) {
+	e.enc.Encode(struct {
+		event
+		Bytes int64 `json:"bytes"`
+		Total int64 `json:"total"`
+	}{event{1, "hashing"}, bytes, total})
+}
+
+// Manifest implements transfer.Reporter.
+func (e *events) Manifest(m transfer.Manifest) {
+	e.enc.Encode(struct {
+		event
+		Size   int64  `json:"size"`
+		BLAKE3 string `json:"blake3"`
+		Group  int64  `json:"group"` // bytes
+	}{event{1, "manifest"}, m.Size, m.Root.String(), m.Group})
+}
+
+// Server implements transfer.Reporter.
+func (e *events) Server(s transfer.ServerStatus) {
+	e.enc.Encode(struct {
+		event
+		ID     kwik.PathID `json:"id"`
+		Role   string      `json:"role"`
+		Addr   string      `json:"addr"`
+		State  string      `json:"state"`
+		Reason string      `json:"reason"`
+	}{event{1, "server"}, s.ID, s.Role.String(), s.Addr, string(s.State), s.Reason})
+}
+
+// BadBlock implements transfer.Reporter.
+func (e *events) BadBlock(server kwik.PathID, off, length int64) {
+	e.enc.Encode(struct {
+		event
+		Server kwik.PathID `json:"server"`
+		Offset int64       `json:"offset"`
+		Length int64       `json:"length"`
+	}{event{1, "bad_block"}, server, off, length})
+}
+
+// Progress implements transfer.Reporter.
+func (e *events) Progress(p transfer.Progress) {
+	now := time.Now()
+	if p.Bytes < p.Total && now.Sub(e.last) < progressEvery {
+		return
+	}
+	e.last = now
+	var eta *float64
+	if p.ETA >= 0 {
+		seconds := p.ETA.Seconds()
+		eta = &seconds
+	}
+	servers := []serverJSON{}
+	for _, s := range p.Servers {
+		bytesPerSecond, rtt := int64(s.Rate), float64(s.RTT)/float64(time.Millisecond)
+		servers = append(servers, serverJSON{
+			ID: s.ID, Role: s.Role.String(), Addr: s.Addr, State: string(s.State), Bytes: s.Bytes,
+			Rate: &bytesPerSecond, RTTms: &rtt,
+		})
+	}
+	e.enc.Encode(struct {
+		event
+		Bytes   int64        `json:"bytes"`
+		Total   int64        `json:"total"`
+		Rate    int64        `json:"rate"`
+		ETA     *float64     `json:"eta_s"` // null while unknown
+		Servers []serverJSON `json:"servers"`
+	}{event{1, "progress"}, p.Bytes, p.Total, int64(p.Rate), eta, servers})
+}
+
+// result prints the last event, exactly once.
+func (e *events) result(r transfer.Result, err error) {
+	code, message, _ := explain(err)
+	servers := []serverJSON{}
+	for _, s := range r.Servers {
+		servers = append(servers, serverJSON{ID: s.ID, Role: s.Role.String(), Addr: s.Addr, State: string(s.State), Bytes: s.Bytes})
+	}
+	root := ""
+	if r.Root != (transfer.Result{}).Root {
+		root = r.Root.String()
+	}
+	e.enc.Encode(struct {
+		event
+		OK        bool         `json:"ok"`
+		ExitCode  int          `json:"exit_code"`
+		ErrorCode string       `json:"error_code"`
+		Message   string       `json:"message"`
+		Path      string       `json:"path"`
+		Bytes     int64        `json:"bytes"`
+		Seconds   float64      `json:"seconds"`
+		BLAKE3    string       `json:"blake3"`
+		Resumed   int64        `json:"resumed_bytes"`
+		Wasted    int64        `json:"wasted_bytes"`
+		Servers   []serverJSON `json:"servers"`
+	}{event{1, "result"}, err == nil, code, errorCode(code), message, r.Path, r.Bytes, r.Seconds, root, 0, r.Wasted, servers})
+}

@@ -1,0 +1,145 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"kwikcp/integrity"
+	"kwikcp/transfer"
+)
+
+func getCommand(t *terminal) *cli.Command {
+	return &cli.Command{
+		Name:      "get",
+		Usage:     "fetch a file from a primary and all its secondaries, and prove it",
+		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|-]",
+		Description: `FILE is where the file goes, by default the last component of PATH in the current directory; "-" writes to
+stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then.
+
+The pin is the server's key, as kwikcp serve prints it. Without one the server must have a certificate of a known authority
+or be known already; an unknown one is accepted on this machine and asked about on a terminal.
+
+Exit status: 0 the proved file is in place; 1 other; 2 usage; 3 not found; 4 server not trusted; 5 network, a retry may
+help; 6 integrity; 7 local file system; 8 no space; 9 target busy; 10 source changed; 130 or 143 interrupted.`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the file must have this hash, `blake3=HEX` as b3sum prints it; then no server is trusted for the content"},
+			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
+			&cli.DurationFlag{Name: "connect-timeout", EnvVars: []string{"KWIKCP_CONNECT_TIMEOUT"}, Value: transfer.DefaultConnectTimeout, Usage: "give up if the server has not answered after `TIME`"},
+			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
+			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: []string{"KWIKCP_QUIET"}, Usage: "print nothing but errors"},
+			stateDirFlag,
+		},
+		Action: func(c *cli.Context) error { return runGet(c, t) },
+	}
+}
+
+func runGet(c *cli.Context, t *terminal) error {
+	o, err := parseGet(c, t)
+	if c.Bool("json") {
+		events := newEvents(t.stdout)
+		events.start(c.Args().Get(0), o.target)
+		var result transfer.Result
+		if err == nil {
+			result, err = o.get(c.Context, events)
+		}
+		events.result(result, err)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	view := newView(t, c.Bool("quiet"), o.url.Path)
+	result, err := o.get(c.Context, view)
+	view.end()
+	if err == nil && !c.Bool("quiet") && !o.stdout {
+		t.printf("%s", summary(o.target, result))
+	}
+	return err
+}
+
+// A getCmd is a parsed get command.
+type getCmd struct {
+	t              *terminal
+	url            transfer.URL
+	target         string
+	stdout         bool
+	connectTimeout time.Duration
+	policy         *trustPolicy
+}
+
+func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
+	const help = "kwikcp get kwik://HOST:PORT/PATH FILE"
+	o := getCmd{t: t, connectTimeout: c.Duration("connect-timeout")}
+	args := c.Args().Slice()
+	switch {
+	case len(args) == 0:
+		return o, usageError{errors.New("get needs the URL of a file"), help}
+	case len(args) > 2:
+		return o, usageError{fmt.Errorf("get takes a URL and a file, not also %q", args[2]), help}
+	case o.connectTimeout <= 0:
+		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
+	}
+	var err error
+	if o.url, err = transfer.ParseURL(args[0]); err != nil {
+		return o, usageError{fmt.Errorf("%q is not the URL of a file: %w", args[0], err), help}
+	}
+	o.target = path.Base(o.url.Path)
+	if len(args) == 2 {
+		o.target = args[1]
+	}
+	o.stdout = o.target == "-" && len(args) == 2
+	switch {
+	case o.target == "":
+		return o, usageError{errors.New("the name of the file to write is empty"), help}
+	case strings.ContainsRune(o.target, 0):
+		return o, usageError{errors.New("the name of the file to write has a NUL byte"), help}
+	case o.stdout && c.Bool("json"):
+		return o, usageError{errors.New("--json and - both want stdout"), "name a file"}
+	}
+	if text := c.String("checksum"); text != "" {
+		hex, ok := strings.CutPrefix(text, "blake3=")
+		root, err := integrity.ParseRoot(hex)
+		if !ok || err != nil {
+			return o, usageError{fmt.Errorf("--checksum %q is not blake3= and 64 hexadecimal digits", text), "b3sum FILE, or kwikcp get elsewhere, prints it"}
+		}
+		if o.url.Root != nil && *o.url.Root != root {
+			return o, usageError{errors.New("--checksum and the URL's #b3= differ"), "leave one of them out"}
+		}
+		o.url.Root = &root
+	}
+	state, err := stateDir(c)
+	if err != nil {
+		return o, err
+	}
+	o.policy, err = newTrustPolicy(t, state, c.String("cacert"))
+	return o, err
+}
+
+// get runs the transfer, once more if the person at the terminal decides to trust the server.
+func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Result, error) {
+	options := transfer.GetOptions{URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout}
+	if o.stdout {
+		options.Output = os.Stdout
+	}
+	result, err := transfer.Get(ctx, options, report)
+	if err != nil && o.policy.accepted(err) {
+		result, err = transfer.Get(ctx, options, report)
+	}
+	return result, err
+}
+
+// summary says in a line or two what became of a transfer.
+func summary(target string, r transfer.Result) string {
+	text := fmt.Sprintf("%q is here: %s in %.2f s, proved, blake3 %v", target, size(r.Bytes), r.Seconds, r.Root)
+	if r.Wasted > 0 {
+		text += fmt.Sprintf(" (%s came in vain)", size(r.Wasted))
+	}
+	return text
+}

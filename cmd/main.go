@@ -1,0 +1,107 @@
+// Package cmd is kwikcp's command line: flags, signals, terminal, JSON and exit codes. Each command has a file of its own;
+// the work is done by package transfer.
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+)
+
+// Main runs the command line of the process and returns its exit code.
+func Main() int {
+	// quic-go would print its own warning about UDP buffers; what there is to say about them is ours to say.
+	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
+	ctx, stop := interruptible(context.Background())
+	defer stop()
+	return run(ctx, os.Args, os.Stdout, os.Stderr)
+}
+
+// run runs a command line, prints its error and returns the exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	t := &terminal{stdout: stdout, stderr: stderr}
+	app := newApp(t)
+	err := app.RunContext(ctx, reorder(app, args))
+	code, message, hints := explain(err)
+	if err != nil && message != "" {
+		t.errorWithHint(message, hints...)
+	}
+	return code
+}
+
+func newApp(t *terminal) *cli.App {
+	app := &cli.App{
+		Name:      "kwikcp",
+		Usage:     "copy files from several servers at once, fast and proved",
+		UsageText: "kwikcp COMMAND [options] [arguments]\n\nTry it: kwikcp demo",
+		Version:   version(),
+		Commands:  []*cli.Command{serveCommand(t), getCommand(t), demoCommand(t)},
+		Writer:    t.stdout, ErrWriter: t.stderr,
+		HideHelpCommand: true,
+		// Errors are printed and mapped to exit codes in one place, run.
+		ExitErrHandler: func(*cli.Context, error) {},
+		Action: func(c *cli.Context) error {
+			if name := c.Args().First(); name != "" {
+				return usageError{fmt.Errorf("there is no command %q", name), "kwikcp --help lists the commands"}
+			}
+			return usageError{errors.New("no command given"), "kwikcp --help lists the commands; kwikcp demo shows it at work"}
+		},
+	}
+	onUsageError := func(c *cli.Context, err error, _ bool) error {
+		help := "kwikcp --help"
+		if c.Command != nil && c.Command.Name != "kwikcp" && c.Command.Name != "" {
+			help = "kwikcp " + c.Command.Name + " --help"
+		}
+		return usageError{err, help + " lists the options"}
+	}
+	app.OnUsageError = onUsageError
+	for _, command := range app.Commands {
+		command.OnUsageError = onUsageError
+		command.HideHelpCommand = true
+	}
+	return app
+}
+
+// version returns the version of the module, or the revision of a build from a checkout.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
+// An interruption is a signal that asked the process to stop.
+type interruption struct{ signal syscall.Signal }
+
+func (i interruption) Error() string { return "interrupted by " + i.signal.String() }
+
+// interruptible returns a context that ends, with an interruption as its cause, at the first SIGINT or SIGTERM. A second
+// one ends the process at once.
+func interruptible(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	ended := make(chan struct{})
+	go func() { // ends with stop, which waits for it
+		defer close(ended)
+		select {
+		case s := <-signals:
+			signal.Stop(signals) // from now on the system's default: a second signal kills
+			cancel(interruption{s.(syscall.Signal)})
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		cancel(nil)
+		<-ended
+	}
+}

@@ -1,0 +1,321 @@
+package cmd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/urfave/cli/v2"
+
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	"kwikcp/transfer"
+)
+
+func serveCommand(t *terminal) *cli.Command {
+	return &cli.Command{
+		Name:  "serve",
+		Usage: "serve the files below a directory",
+		UsageText: `kwikcp serve --role primary   [--root DIR] [--listen ADDR] [options]
+kwikcp serve --role secondary --primary ADDR|URL [--root DIR] [--listen ADDR] [options]`,
+		Description: `Clients ask the primary, which says what a file is. Secondaries hold copies below their own root, join the
+primary and deliver parts of the files. When it is ready, the server prints its URL on stdout, one line;
+its log goes to stderr. SIGINT and SIGTERM end it.
+
+Without a join token only secondaries on the primary's own machine may join.`,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "role", EnvVars: []string{"KWIKCP_ROLE"}, Usage: "`ROLE` of this server: primary or secondary"},
+			&cli.StringFlag{Name: "root", EnvVars: []string{"KWIKCP_ROOT"}, Value: ".", Usage: "serve the files below `DIR`"},
+			&cli.StringFlag{Name: "listen", EnvVars: []string{"KWIKCP_LISTEN"}, Value: ":" + transfer.DefaultPort, Usage: "listen at UDP `ADDR`, host:port; port 0 means any"},
+			&cli.StringFlag{Name: "primary", EnvVars: []string{"KWIKCP_PRIMARY"}, Usage: "a secondary's primary, `ADDR|URL`: host:port, or the URL that it printed"},
+			&cli.StringFlag{Name: "advertise", EnvVars: []string{"KWIKCP_ADVERTISE"}, Usage: "`ADDR`, ip:port, under which clients reach a secondary (default: the one that the primary sees)"},
+			&cli.StringFlag{Name: "join-token-file", EnvVars: []string{"KWIKCP_JOIN_TOKEN_FILE"}, Usage: "read the secret that secondaries prove to know from `FILE` (or set KWIKCP_JOIN_TOKEN)"},
+			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "a secondary trusts a primary with a certificate of an authority in `FILE` (PEM)"},
+			&cli.StringFlag{Name: "log-level", EnvVars: []string{"KWIKCP_LOG_LEVEL"}, Value: "info", Usage: "log `LEVEL` and above: debug, info, warn or error"},
+			stateDirFlag,
+		},
+		Action: func(c *cli.Context) error {
+			o, err := parseServe(c, t)
+			if err != nil {
+				return err
+			}
+			return o.run(c.Context)
+		},
+	}
+}
+
+// A serveCmd is a parsed serve command.
+type serveCmd struct {
+	t         *terminal
+	log       *slog.Logger
+	role      kwik.ServerRole
+	root      string
+	listen    string
+	primary   transfer.URL // a secondary's
+	advertise netip.AddrPort
+	token     []byte
+	stateDir  string
+	policy    *trustPolicy
+}
+
+func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
+	const help = "kwikcp serve --help shows both forms"
+	o := &serveCmd{t: t, root: c.String("root"), listen: c.String("listen")}
+	if c.Args().Present() {
+		return nil, usageError{fmt.Errorf("serve takes no argument such as %q", c.Args().First()), "the directory to serve is --root DIR"}
+	}
+	switch role := c.String("role"); role {
+	case "primary":
+		o.role = kwik.ServerRolePrimary
+		for _, flag := range []string{"primary", "advertise"} {
+			if c.String(flag) != "" {
+				return nil, usageError{fmt.Errorf("--%s is for secondaries", flag), help}
+			}
+		}
+	case "secondary":
+		o.role = kwik.ServerRoleSecondary
+		if c.String("primary") == "" {
+			return nil, usageError{errors.New("a secondary needs --primary ADDR"), "ADDR is host:port of the primary, or the URL that it printed"}
+		}
+	case "":
+		return nil, usageError{errors.New("--role is missing"), "--role primary, or --role secondary --primary ADDR"}
+	default:
+		return nil, usageError{fmt.Errorf("there is no role %q", role), "--role primary, or --role secondary --primary ADDR"}
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
+		return nil, usageError{fmt.Errorf("there is no log level %q", c.String("log-level")), "debug, info, warn or error"}
+	}
+	o.log = slog.New(slog.NewTextHandler(t.stderr, &slog.HandlerOptions{Level: level}))
+	var err error
+	if text := c.String("primary"); text != "" {
+		if o.primary, err = parsePrimary(text); err != nil {
+			return nil, usageError{fmt.Errorf("--primary %q: %w", text, err), "host:port of the primary, or the URL that it printed"}
+		}
+	}
+	if text := c.String("advertise"); text != "" {
+		if o.advertise, err = netip.ParseAddrPort(text); err != nil || o.advertise.Port() == 0 {
+			return nil, usageError{fmt.Errorf("--advertise %q is not ip:port", text), "such as 192.0.2.7:4433"}
+		}
+	}
+	if o.token, err = joinToken(c); err != nil {
+		return nil, err
+	}
+	if o.stateDir, err = stateDir(c); err != nil {
+		return nil, err
+	}
+	o.policy, err = newTrustPolicy(t, o.stateDir, c.String("cacert"))
+	return o, err
+}
+
+// parsePrimary reads host:port, host or a URL.
+func parsePrimary(text string) (transfer.URL, error) {
+	if !strings.Contains(text, "://") {
+		text = "kwik://" + text
+	}
+	return transfer.ParseServerURL(text)
+}
+
+// maxToken bounds a join token, in bytes.
+const maxToken = 4 << 10
+
+// joinToken returns the secret of --join-token-file or KWIKCP_JOIN_TOKEN, nil if there is none.
+func joinToken(c *cli.Context) ([]byte, error) {
+	name := c.String("join-token-file")
+	token := []byte(os.Getenv("KWIKCP_JOIN_TOKEN"))
+	if name != "" {
+		var err error
+		if token, err = os.ReadFile(name); err != nil {
+			return nil, usageError{fmt.Errorf("--join-token-file: %w", err), "make one with: head -c 24 /dev/urandom | base64 > FILE"}
+		}
+	}
+	token = bytes.TrimRight(token, "\r\n")
+	switch {
+	case len(token) == 0 && name != "":
+		return nil, usageError{fmt.Errorf("--join-token-file: %q is empty", name), "make one with: head -c 24 /dev/urandom | base64 > FILE"}
+	case len(token) > maxToken:
+		return nil, usageError{fmt.Errorf("the join token is longer than %d bytes", maxToken), "a few dozen random characters are enough"}
+	}
+	return token, nil
+}
+
+func (o *serveCmd) run(ctx context.Context) error {
+	if info, err := os.Stat(o.root); err != nil || !info.IsDir() {
+		if err == nil {
+			err = fmt.Errorf("%q is not a directory", o.root)
+		}
+		return &transfer.Error{Kind: transfer.KindLocal, Op: "serve --root", Err: err}
+	}
+	dir, err := transfer.OpenDir(o.root)
+	if err != nil {
+		return &transfer.Error{Kind: transfer.KindLocal, Op: "serve --root", Err: err}
+	}
+	defer dir.Close()
+	s, err := startServer(o, dir)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if o.role == kwik.ServerRoleSecondary {
+		if err := s.join(ctx); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(o.t.stdout, s.url)
+	o.log.Info("ready", "role", o.role.String(), "url", s.url.String(), "root", absolute(o.root))
+	<-ctx.Done()
+	o.log.Info("stopping", "reason", context.Cause(ctx))
+	return nil
+}
+
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// A runningServer is a server of this process. Its goroutines are the file server's loop and, on a secondary, the one
+// that keeps the membership; close ends them and waits.
+type runningServer struct {
+	o        *serveCmd
+	url      transfer.URL
+	listener *kwik.Listener
+	files    *transfer.Server
+	cancel   context.CancelFunc
+	ctx      context.Context
+	wg       sync.WaitGroup
+}
+
+func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
+	cert, err := trust.LoadOrCreateIdentity(o.stateDir, time.Now())
+	if err != nil {
+		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "the server's key", Err: err}
+	}
+	s := &runningServer{o: o, files: transfer.NewServer(dir, o.log)}
+	reset := quic.StatelessResetKey(trust.StatelessResetKey(cert))
+	conf := &kwik.Config{
+		Role: o.role, OpenContent: s.files.OpenContent, StatelessResetKey: &reset,
+		OnMembership: func(id kwik.PathID, addr netip.AddrPort, reason error) {
+			if reason == nil {
+				o.log.Info("secondary joined", "id", id, "addr", addr.String())
+			} else {
+				o.log.Info("secondary left", "id", id, "addr", addr.String(), "reason", reason)
+			}
+		},
+		OnBlame: func(session *kwik.ServerSession, path kwik.PathID, offset int64, reason string) {
+			o.log.Warn("a client got wrong bytes", "client", session.RemoteAddr().String(), "from", path, "offset", offset, "reason", reason)
+		},
+	}
+	if o.role == kwik.ServerRolePrimary {
+		conf.JoinToken = o.token
+	}
+	s.listener, err = kwik.ListenAddr(o.listen, serverTLS(cert), conf)
+	if err != nil {
+		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "listen at " + o.listen, Err: listenCause(err)}
+	}
+	pin := trust.PinOf(cert.Leaf)
+	s.url = transfer.URL{Host: reachable(s.listener.Addr(), o.advertise), Pin: &pin}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.wg.Go(func() { s.files.Serve(s.ctx, s.listener) })
+	return s, nil
+}
+
+// listenCause says in words what "bind: address already in use" means.
+func listenCause(err error) error {
+	if oe, ok := errors.AsType[*net.OpError](err); ok {
+		return oe.Err
+	}
+	return err
+}
+
+func (s *runningServer) close() {
+	s.cancel()
+	s.wg.Wait()
+	s.files.Close()
+}
+
+const (
+	minRejoin = 500 * time.Millisecond
+	maxRejoin = 10 * time.Second
+)
+
+// join joins the primary, waiting for it if it cannot be reached, and starts to keep the membership. Being refused is an
+// error; later, when the server has worked already, it is only logged.
+func (s *runningServer) join(ctx context.Context) error {
+	wait := minRejoin
+	for {
+		m, err := s.joinOnce(ctx)
+		if err == nil {
+			s.wg.Go(func() { s.keepMembership(m) })
+			return nil
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if s.o.policy.accepted(err) {
+			continue
+		}
+		if e, ok := errors.AsType[*transfer.Error](err); !ok || e.Kind != transfer.KindNetwork {
+			return err
+		}
+		s.o.log.Warn("primary not reached, trying again", "primary", s.o.primary.Host, "err", err, "in", wait)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+			wait = min(2*wait, maxRejoin)
+		}
+	}
+}
+
+func (s *runningServer) joinOnce(ctx context.Context) (*kwik.Membership, error) {
+	conf := kwik.JoinConfig{Token: s.o.token, Advertise: s.o.advertise, TLS: s.o.policy.config(s.o.primary)}
+	if s.o.primary.Pin == nil && len(s.o.token) > 0 {
+		conf.TLS = nil // the primary proves that it knows the token
+	}
+	m, err := s.listener.Join(ctx, s.o.primary.Host, conf)
+	if err != nil {
+		return nil, transfer.NetworkError("join the primary at "+s.o.primary.Host, err)
+	}
+	return m, nil
+}
+
+// keepMembership joins again whenever the membership ends, until the server is closed.
+func (s *runningServer) keepMembership(m *kwik.Membership) {
+	wait := minRejoin
+	for {
+		s.o.log.Info("joined", "primary", m.Primary().String(), "id", m.ID())
+		select {
+		case <-m.Context().Done():
+			s.o.log.Warn("membership ended, joining again", "reason", context.Cause(m.Context()))
+		case <-s.ctx.Done():
+			m.Close()
+			return
+		}
+		for m = nil; m == nil; {
+			select {
+			case <-s.ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			var err error
+			if m, err = s.joinOnce(s.ctx); err != nil {
+				wait = min(2*wait, maxRejoin)
+				s.o.log.Warn("not joined", "err", err, "in", wait)
+			} else {
+				wait = minRejoin
+			}
+		}
+	}
+}

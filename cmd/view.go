@@ -1,0 +1,152 @@
+package cmd
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+
+	"kwikcp/kwik"
+	"kwikcp/transfer"
+)
+
+const (
+	// plainEvery is how often a plain line is printed where there is no terminal.
+	plainEvery = 10 * time.Second
+	// maxServerLines bounds the lines of the bar, so that it does not scroll a small terminal.
+	maxServerLines = 12
+)
+
+// A view shows a transfer to people: a bar with a line per server on a terminal, plain lines elsewhere, nothing if
+// quiet. The transfer calls it at most ten times a second.
+type view struct {
+	t     *terminal
+	quiet bool
+	bar   *progressbar.ProgressBar // nil where stderr is no terminal, and before the manifest
+	draws bool                     // stderr is a terminal
+	name  string
+	lines int       // that the last drawing took
+	last  time.Time // of the newest plain line
+}
+
+func newView(t *terminal, quiet bool, name string) *view {
+	return &view{t: t, quiet: quiet, draws: t.interactive(), name: name, last: time.Now()}
+}
+
+// Hashing implements transfer.Reporter.
+func (v *view) Hashing(bytes, total int64) {
+	text := fmt.Sprintf("the server is hashing the file: %s of %s", size(bytes), size(total))
+	switch {
+	case v.quiet:
+	case v.draws:
+		v.draw([]string{text})
+	case time.Since(v.last) >= plainEvery:
+		v.plain(text)
+	}
+}
+
+// Manifest implements transfer.Reporter.
+func (v *view) Manifest(m transfer.Manifest) {
+	if v.quiet {
+		return
+	}
+	if !v.draws {
+		v.t.printf("%q: %s, blake3 %v", v.name, size(m.Size), m.Root)
+		return
+	}
+	v.bar = progressbar.NewOptions64(max(m.Size, 1),
+		progressbar.OptionSetWriter(io.Discard), // it makes the line; draw puts it on the terminal
+		progressbar.OptionShowBytes(true), progressbar.OptionShowTotalBytes(v.t.width() >= 60), progressbar.OptionShowCount(),
+		progressbar.OptionUseIECUnits(true), progressbar.OptionSetPredictTime(true),
+		progressbar.OptionSetWidth(max(5, min(40, v.t.width()-52))),
+		progressbar.OptionSetTheme(progressbar.Theme{Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]"}),
+	)
+}
+
+// Server implements transfer.Reporter. On a terminal the server's own line says it.
+func (v *view) Server(s transfer.ServerStatus) {
+	if v.quiet || (v.draws && s.State != transfer.ServerBanned) {
+		return
+	}
+	text := fmt.Sprintf("%s %s: %s", s.Role, s.Addr, s.State)
+	if s.Reason != "" {
+		text += ", " + s.Reason
+	}
+	v.clear()
+	v.t.printf("%s", oneLine(text))
+}
+
+// BadBlock implements transfer.Reporter.
+func (v *view) BadBlock(server kwik.PathID, off, length int64) {
+	v.clear()
+	v.t.warningf("server %s sent wrong bytes at offset %d (%d bytes); it is not asked again", server, off, length)
+}
+
+// Progress implements transfer.Reporter.
+func (v *view) Progress(p transfer.Progress) {
+	switch {
+	case v.quiet:
+	case v.bar != nil:
+		v.bar.Set64(min(p.Bytes, p.Total-1)) // the bar stops at its maximum; end draws over it
+		lines := []string{strings.Trim(v.bar.String(), "\r ")}
+		for _, s := range p.Servers[:min(len(p.Servers), maxServerLines)] {
+			lines = append(lines, serverLine(s, p.Total))
+		}
+		v.draw(lines)
+	case time.Since(v.last) >= plainEvery:
+		v.plain(fmt.Sprintf("%s of %s, %s", size(p.Bytes), size(p.Total), rate(p.Rate)))
+	}
+}
+
+func serverLine(s transfer.ServerStatus, total int64) string {
+	line := fmt.Sprintf("  %-9s %-21s %9s %3.0f%% %11s", s.Role, s.Addr, size(s.Bytes), percent(s.Bytes, total), rate(s.Rate))
+	if s.State != transfer.ServerJoined {
+		line += " " + string(s.State)
+	}
+	return line
+}
+
+func percent(part, total int64) float64 {
+	if total <= 0 {
+		return 0
+	}
+	return 100 * float64(part) / float64(total)
+}
+
+func (v *view) plain(text string) {
+	v.last = time.Now()
+	v.t.printf("%s", text)
+}
+
+// draw replaces what was drawn before.
+func (v *view) draw(lines []string) {
+	width := v.t.width() - 1
+	var b strings.Builder
+	b.WriteString(v.eraser())
+	for _, line := range lines {
+		runes := []rune(oneLine(line))
+		b.WriteString(string(runes[:min(len(runes), width)]))
+		b.WriteString("\n")
+	}
+	v.lines = len(lines)
+	io.WriteString(v.t.stderr, b.String())
+}
+
+// clear removes what was drawn, so that a line can be printed.
+func (v *view) clear() {
+	io.WriteString(v.t.stderr, v.eraser())
+	v.lines = 0
+}
+
+// eraser returns the sequence that goes up to the first drawn line and erases from there on (ECMA-48 CUU, ED).
+func (v *view) eraser() string {
+	if v.lines == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\x1b[%dA\r\x1b[J", v.lines)
+}
+
+// end removes the drawing; the command's last line takes its place.
+func (v *view) end() { v.clear() }
