@@ -42,46 +42,46 @@ func (e refusedError) Error() string { return e.err.Error() }
 func (e refusedError) Unwrap() error { return e.err }
 
 // explain is the one place where errors become exit codes, messages and hints.
-func explain(err error) (code int, message string, hints []string) {
+func explain(err error) (code int, message, hint string) {
 	if err == nil {
-		return exitOK, "", nil
+		return exitOK, "", ""
 	}
 	message = err.Error()
 	if i, ok := errors.AsType[interruption](err); ok {
-		return exitSignal + int(i.signal), "interrupted; nothing was left behind", nil
+		return exitSignal + int(i.signal), "interrupted; nothing was left behind", ""
 	}
 	if e, ok := errors.AsType[usageError](err); ok {
-		return exitUsage, message, []string{e.hint}
+		return exitUsage, message, e.hint
 	}
 	if e, ok := errors.AsType[unknownHostError](err); ok {
 		err = e.refusal()
 	}
 	if e, ok := errors.AsType[refusedError](err); ok {
-		return exitRefused, e.Error(), []string{e.hint}
+		return exitRefused, e.Error(), e.hint
 	}
 	e, ok := errors.AsType[*transfer.Error](err)
 	if !ok {
-		return exitOther, message, nil
+		return exitOther, message, ""
 	}
 	switch e.Kind {
 	case transfer.KindNotFound:
-		return exitNotFound, message, []string{"paths are relative to the directory that the server serves, and case counts"}
+		return exitNotFound, message, "paths are relative to the directory that the server serves, and case counts"
 	case transfer.KindRefused:
-		return exitRefused, message, []string{"the server's URL with its present pin is what kwikcp serve printed when it started"}
+		return exitRefused, message, "the server's URL with its present pin is what kwikcp serve printed when it started"
 	case transfer.KindNetwork:
-		return exitNetwork, message, []string{"is a kwikcp server running there, and does the firewall let UDP through on that port?"}
+		return exitNetwork, message, "is a kwikcp server running there, and is UDP let through to that port?"
 	case transfer.KindIntegrity:
-		return exitIntegrity, message, []string{"no byte of it was kept; whoever runs the server should check the file there"}
+		return exitIntegrity, message, "no byte of it was kept; whoever runs the server should check the file there"
 	case transfer.KindLocal:
-		return exitLocal, message, nil
+		return exitLocal, message, ""
 	case transfer.KindNoSpace:
-		return exitNoSpace, message, []string{"make room and run the same command again"}
+		return exitNoSpace, message, "make room and run the same command again"
 	case transfer.KindBusy:
-		return exitExists, message, []string{"wait for it, or choose another file name"}
+		return exitExists, message, "wait for it, or choose another file name"
 	case transfer.KindChanged:
-		return exitChanged, message, []string{"run the same command again to get the new version"}
+		return exitChanged, message, "run the same command again to get the new version"
 	}
-	return exitOther, message, nil
+	return exitOther, message, ""
 }
 
 // errorCode returns the stable word for an exit code in JSON results.

@@ -29,9 +29,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	t := &terminal{stdout: stdout, stderr: stderr}
 	app := newApp(t)
 	err := app.RunContext(ctx, reorder(app, args))
-	code, message, hints := explain(err)
-	if err != nil && message != "" {
-		t.errorWithHint(message, hints...)
+	code, message, hint := explain(err)
+	if err != nil {
+		t.errorWithHint(message, hint)
 	}
 	return code
 }
@@ -83,12 +83,12 @@ type interruption struct{ signal syscall.Signal }
 
 func (i interruption) Error() string { return "interrupted by " + i.signal.String() }
 
-// interruptible returns a context that ends, with an interruption as its cause, at the first SIGINT or SIGTERM. A second
+// interruptible returns a context that ends, with an interruption as its cause, at the first SIGINT, SIGTERM or SIGHUP. A second
 // one ends the process at once.
 func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	ended := make(chan struct{})
 	go func() { // ends with stop, which waits for it
 		defer close(ended)

@@ -92,6 +92,9 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	default:
 		return nil, usageError{fmt.Errorf("there is no role %q", role), "--role primary, or --role secondary --primary ADDR"}
 	}
+	if _, port, err := net.SplitHostPort(o.listen); err != nil || port == "" {
+		return nil, usageError{fmt.Errorf("--listen %q is not host:port", o.listen), "such as :4433, 127.0.0.1:0 or [::]:4433"}
+	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
 		return nil, usageError{fmt.Errorf("there is no log level %q", c.String("log-level")), "debug, info, warn or error"}

@@ -15,7 +15,7 @@ import (
 // A terminal is where a command talks to. The rules:
 //
 //   - stdout carries results only: a URL, a table, JSON, the bytes of a file.
-//   - stderr carries talk only: "kwikcp: " and one sentence, no capital, no full stop; a hint goes on a line of its own.
+//   - stderr carries talk only: "kwikcp: " and one line, no capital, no full stop; a hint stands behind it in parentheses.
 //   - whatever came from the network or names a file is made printable first.
 type terminal struct {
 	stdout, stderr io.Writer
@@ -29,13 +29,12 @@ func (t *terminal) warningf(format string, args ...any) {
 	t.printf("warning: "+format, args...)
 }
 
-func (t *terminal) errorWithHint(message string, hints ...string) {
-	t.printf("error: %s", oneLine(message))
-	for _, hint := range hints {
-		if hint != "" {
-			t.printf("hint: %s", oneLine(hint))
-		}
+// errorWithHint prints an error and what to do about it, on one line that a log can hold.
+func (t *terminal) errorWithHint(message, hint string) {
+	if hint != "" {
+		message += " (hint: " + hint + ")"
 	}
+	t.printf("error: %s", oneLine(message))
 }
 
 // interactive reports whether stderr is a terminal that understands cursor movements.

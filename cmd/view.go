@@ -60,7 +60,7 @@ func (v *view) Manifest(m transfer.Manifest) {
 		progressbar.OptionSetWriter(io.Discard), // it makes the line; draw puts it on the terminal
 		progressbar.OptionShowBytes(true), progressbar.OptionShowTotalBytes(v.t.width() >= 60), progressbar.OptionShowCount(),
 		progressbar.OptionUseIECUnits(true), progressbar.OptionSetPredictTime(true),
-		progressbar.OptionSetWidth(max(5, min(40, v.t.width()-52))),
+		progressbar.OptionSetWidth(max(3, min(40, v.t.width()-52))),
 		progressbar.OptionSetTheme(progressbar.Theme{Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]"}),
 	)
 }
@@ -92,7 +92,7 @@ func (v *view) Progress(p transfer.Progress) {
 		v.bar.Set64(min(p.Bytes, p.Total-1)) // the bar stops at its maximum; end draws over it
 		lines := []string{strings.Trim(v.bar.String(), "\r ")}
 		for _, s := range p.Servers[:min(len(p.Servers), maxServerLines)] {
-			lines = append(lines, serverLine(s, p.Total))
+			lines = append(lines, serverLine(s, p.Total, v.t.width()))
 		}
 		v.draw(lines)
 	case time.Since(v.last) >= plainEvery:
@@ -100,12 +100,20 @@ func (v *view) Progress(p transfer.Progress) {
 	}
 }
 
-func serverLine(s transfer.ServerStatus, total int64) string {
-	line := fmt.Sprintf("  %-9s %-21s %9s %3.0f%% %11s", s.Role, s.Addr, size(s.Bytes), percent(s.Bytes, total), rate(s.Rate))
+// serverLine says what a server does, in fewer words where the terminal is narrow.
+func serverLine(s transfer.ServerStatus, total int64, width int) string {
+	line := fmt.Sprintf(" %s %s %.0f%% %s", s.Addr, size(s.Bytes), percent(s.Bytes, total), rate(s.Rate))
+	if width >= 64 {
+		line = wideServerLine(s, total)
+	}
 	if s.State != transfer.ServerJoined {
 		line += " " + string(s.State)
 	}
 	return line
+}
+
+func wideServerLine(s transfer.ServerStatus, total int64) string {
+	return fmt.Sprintf("  %-9s %-21s %9s %3.0f%% %11s", s.Role, s.Addr, size(s.Bytes), percent(s.Bytes, total), rate(s.Rate))
 }
 
 func percent(part, total int64) float64 {

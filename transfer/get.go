@@ -11,6 +11,8 @@ import (
 	"math"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	transferpb "kwikcp/transfer/proto"
@@ -115,7 +117,10 @@ func (g *get) connect(ctx context.Context) error {
 	defer cancel()
 	session, err := g.Dial(ctx, g.URL.Host, g.TLS, g.KWIK)
 	if err != nil {
-		return NetworkError("connect to "+g.URL.Host, err)
+		if _, silent := errors.AsType[*quic.IdleTimeoutError](err); silent {
+			err = &quic.HandshakeTimeoutError{} // there was no connection yet that could have fallen idle
+		}
+		return NetworkError("connect to "+g.URL.Host+" over UDP", err)
 	}
 	g.session = session
 	return nil
