@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"kwikcp/internal/rangeset"
 )
 
 // A ProofFunc reports whether bytes of an aggregate stream are right: p, from offset off, is one or more whole units
@@ -80,6 +82,7 @@ type source struct {
 	id       PathID
 	rtt      func() time.Duration
 	received atomic.Int64 // payload bytes that arrived
+	placing  atomic.Int32 // deliveries under way: what the source does meanwhile is not its fault
 	accepted int64        // bytes that counted; guarded by the aggregator's lock
 	strikes  int          // extents given up without cause, in a row; guarded likewise
 	gone     bool         // guarded likewise
@@ -218,6 +221,9 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 	for id, s := range a.sources {
 		if !s.gone {
 			a.sched.observe(id, s.received.Load(), s.rtt(), now)
+			if s.placing.Load() > 0 {
+				a.sched.excuse(id, now)
+			}
 		}
 	}
 	a.sched.tick(now)
@@ -253,11 +259,17 @@ func (a *streamAggregator) noSource() error {
 	return err
 }
 
+// errSourceGone is what a source gets that still answers grants of a stream that it is out of: no fault, for the two cross.
+var errSourceGone = errors.New("kwik: the source is out of this stream")
+
 // extent checks that a grant is this source's and returns its range as it was first granted.
 func (a *streamAggregator) extent(id PathID, grant uint64) (s *source, start, end int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	start, end, ok := a.sched.extent(id, grant)
+	if s := a.sources[id]; !ok && s != nil && s.gone {
+		return nil, 0, 0, errSourceGone
+	}
 	if !ok {
 		return nil, 0, 0, errorf(ErrMetadataProtocolViolation, "grant %d is not this source's", grant).onPath(id).onStream(a.id, -1)
 	}
@@ -268,6 +280,8 @@ func (a *streamAggregator) extent(id PathID, grant uint64) (s *source, start, en
 // an error of code ErrSourceRefuted if the bytes fail their proof, and the stream's error if that has ended.
 func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block) error {
 	defer b.release()
+	s.placing.Add(1)
+	defer s.placing.Add(-1)
 	end := off + int64(len(b.data))
 
 	a.mu.Lock()
@@ -285,36 +299,21 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 	}
 
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.err != nil {
-		a.mu.Unlock()
 		return a.err
 	}
 	fresh := a.offsets.claim(s.id, off, end)
-	w := a.w
-	if w == nil {
+	if a.w == nil { // the reader sees the bytes and that they count in one step
 		for _, r := range fresh {
 			b.hold()
 			a.arrived[r.Start] = arrival{b: b, p: b.data[r.Start-off : r.End-off]}
 		}
-	}
-	a.writing++
-	a.mu.Unlock()
-
-	var err error
-	for _, r := range fresh {
-		if w != nil && err == nil {
-			_, err = w.WriteAt(b.data[r.Start-off:r.End-off], r.Start)
-		}
-	}
-
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.writing--
-	a.changed.Broadcast()
-	if err != nil {
+	} else if err := a.write(b.data, off, fresh); err != nil {
 		a.failLocked(err)
 		return err
 	}
+	a.changed.Broadcast()
 	for _, r := range fresh {
 		s.accepted += r.End - r.Start
 		s.strikes = 0
@@ -325,6 +324,24 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 		a.releaseLocked()
 	}
 	return nil
+}
+
+// write puts what is fresh of p, which begins at off, into the unordered consumer's place. Called with the lock held, which
+// it gives up meanwhile.
+func (a *streamAggregator) write(p []byte, off int64, fresh []rangeset.Range) error {
+	w := a.w
+	a.writing++
+	a.mu.Unlock()
+	var err error
+	for _, r := range fresh {
+		if err == nil {
+			_, err = w.WriteAt(p[r.Start-off:r.End-off], r.Start)
+		}
+	}
+	a.mu.Lock()
+	a.writing--
+	a.changed.Broadcast()
+	return err
 }
 
 // ended says that the secondary stream of a grant is over.

@@ -11,9 +11,10 @@ import (
 // happens, and when, comes in as method calls; grants and withdrawals go out through take. It has no goroutine, clock,
 // lock or socket; the stream aggregator owns it and guards it.
 //
-// At all times each byte of the stream is in exactly one of three places: had (accepted), free (nobody's), or the
-// remainder of exactly one exclusive grant. A grant of a stalled source stops being exclusive: its remainder is free
-// for others as well, and whoever delivers first wins.
+// At all times each missing byte of the stream is in exactly one of two places: free (nobody's), or the remainder of
+// exactly one exclusive grant. A grant of a stalled source, or of one that is far too slow, stops being exclusive: its
+// remainder is free for others as well, and whoever delivers first wins. (A remainder may have holes: bytes of an
+// earlier grant that were under way when it was taken back.)
 //
 // What is granted when, and how much, is in scheduler_policy.go.
 type scheduler struct {
@@ -25,6 +26,7 @@ type scheduler struct {
 	paths   []*schedPath // in the order in which they came
 	grants  map[uint64]*schedGrant
 	last    uint64 // id of the newest grant
+	spare   int64  // bytes that may still be granted twice to end sooner
 
 	// connecting counts sources that are on their way; until reserveUntil their share is not granted to others.
 	connecting   int
@@ -44,9 +46,11 @@ type schedPath struct {
 	rate         float64 // bytes a second, smoothed; 0 while unknown
 	received     int64   // payload bytes that arrived, as last observed
 	sampled      time.Time
-	lastProgress time.Time
+	lastProgress time.Time // when bytes last arrived, or were first owed
+	lastAccept   time.Time // when bytes were last accepted, or were first owed
 	granted      int64     // bytes granted so far, less what was taken back
 	probeAt      time.Time // when a stalled source may be tried again
+	takenBack    []uint64  // the newest grants that were taken back whole
 }
 
 // A schedGrant is one grant. It stays known until its secondary stream ends, so that bytes under way are recognised
@@ -80,6 +84,7 @@ const (
 
 func newScheduler(u units, limit int64) *scheduler {
 	s := &scheduler{units: u, limit: limit, grants: make(map[uint64]*schedGrant)}
+	s.spare = max(u.total/spareFraction, spareUnits*u.size)
 	s.free.Add(0, u.total)
 	return s
 }
@@ -111,26 +116,26 @@ func (s *scheduler) addPath(id PathID, rtt time.Duration, now time.Time) {
 	if s.path(id) != nil {
 		return
 	}
+	for grant, g := range s.grants { // of the same server before it went
+		if g.path.id == id {
+			delete(s.grants, grant)
+		}
+	}
 	s.paths = append(s.paths, &schedPath{id: id, room: defaultRoom, rtt: rtt, lastProgress: now, sampled: now})
 	s.fill(now)
 }
 
-// removePath takes a source out: it died, left, cannot serve the stream or sent wrong bytes.
+// removePath takes a source out: it died, left, cannot serve the stream or sent wrong bytes. Its grants stay known, as
+// taken back: bytes that were under way are no offence.
 func (s *scheduler) removePath(id PathID, now time.Time) {
 	p := s.path(id)
 	if p == nil {
 		return
 	}
 	s.paths = slices.DeleteFunc(s.paths, func(q *schedPath) bool { return q == p })
-	for grant, g := range s.grants {
-		if g.path == p {
-			delete(s.grants, grant)
-		}
+	for len(p.grants) > 0 {
+		s.revoke(p.grants[len(p.grants)-1])
 	}
-	for _, g := range p.grants {
-		s.giveBack(g)
-	}
-	p.grants = nil
 	s.fill(now)
 }
 
@@ -161,6 +166,13 @@ func (s *scheduler) observe(id PathID, received int64, rtt time.Duration, now ti
 	s.sample(p, received, now)
 }
 
+// excuse says that a source is held up by this side, so that its silence is no stall.
+func (s *scheduler) excuse(id PathID, now time.Time) {
+	if p := s.path(id); p != nil {
+		p.lastProgress = now
+	}
+}
+
 // tick lets time pass: sources that owe bytes and sent none for too long are stalled, and idle ones get work.
 // It returns the sources whose state changed.
 func (s *scheduler) tick(now time.Time) (changed []PathID) {
@@ -182,7 +194,7 @@ func (s *scheduler) accept(grant uint64, end int64, fresh []rangeset.Range, now 
 	}
 	if g := s.grants[grant]; g != nil {
 		g.pos = max(g.pos, min(end, g.end))
-		g.path.lastProgress = now
+		g.path.lastProgress, g.path.lastAccept = now, now
 		if g.remainder() <= 0 {
 			s.unqueue(g)
 		}
@@ -250,7 +262,7 @@ func (s *scheduler) grant(p *schedPath, start, end int64, now time.Time) {
 	g := &schedGrant{id: s.last, path: p, start: start, pos: start, end: end, granted: end, shared: p.stalled}
 	s.grants[g.id] = g
 	if len(p.grants) == 0 {
-		p.lastProgress = now
+		p.lastProgress, p.lastAccept = now, now
 	}
 	p.grants = append(p.grants, g)
 	p.granted += end - start
@@ -275,6 +287,13 @@ func (s *scheduler) revoke(g *schedGrant) {
 	s.unqueue(g)
 	s.giveBack(g)
 	g.end = g.pos
+	// A source need not answer a grant that was taken back, so it would stay known for ever.
+	if p := g.path; len(p.takenBack) < maxTakenBack {
+		p.takenBack = append(p.takenBack, g.id)
+	} else {
+		delete(s.grants, p.takenBack[0])
+		p.takenBack = append(p.takenBack[1:], g.id)
+	}
 	s.out = append(s.out, schedAction{kind: schedRevoke, path: g.path.id, grant: g.id})
 }
 
@@ -284,6 +303,16 @@ func (s *scheduler) share(g *schedGrant) {
 		g.shared = true
 		s.freeMissing(g.pos, g.end)
 	}
+}
+
+// reclaim makes a shared grant exclusive again if nobody has taken any of its remainder, and reports whether it did.
+func (s *scheduler) reclaim(g *schedGrant) bool {
+	if s.free.Overlap(g.pos, g.end)+s.had.Overlap(g.pos, g.end) < g.remainder() {
+		return false
+	}
+	s.free.Sub(g.pos, g.end)
+	g.shared = false
+	return true
 }
 
 // giveBack frees the remainder of a grant that was taken off its path, unless others have it already.
@@ -331,6 +360,16 @@ func (s *scheduler) revokeNeedless() {
 			}
 		}
 	}
+}
+
+// holds returns a source's grant that has bytes of [start, end) left, nil if there is none.
+func (p *schedPath) holds(start, end int64) *schedGrant {
+	for _, g := range p.grants {
+		if g.pos < end && start < g.end {
+			return g
+		}
+	}
+	return nil
 }
 
 // finishTime estimates the seconds that a source of known rate needs for what it was granted.
