@@ -1,6 +1,8 @@
 package cmd
 
 import (
+	"os"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -8,7 +10,8 @@ import (
 
 // reorder moves the flags of a command before its arguments, because urfave/cli v2 takes what follows the first argument
 // for arguments. So "get URL FILE --json" means what it says. Everything after "--" stays an argument, and so does
-// "-" alone.
+// "-" alone. Arguments are dropped in two cases: where help is asked for, and where the last flag lacks its value, which is an
+// error anyway.
 func reorder(app *cli.App, args []string) []string {
 	if len(args) < 2 {
 		return args
@@ -24,6 +27,7 @@ func reorder(app *cli.App, args []string) []string {
 	if command == nil {
 		return args
 	}
+	ordered := append([]string{}, args[:at+1]...)
 	var flags, arguments []string
 	for rest := args[at+1:]; len(rest) > 0; rest = rest[1:] {
 		arg := rest[0]
@@ -36,14 +40,39 @@ func reorder(app *cli.App, args []string) []string {
 			continue
 		}
 		flags = append(flags, arg)
-		if takesValue(command, arg) && len(rest) > 1 {
+		switch {
+		case isHelp(arg):
+			return append(ordered, arg)
+		case takesValue(command, arg) && len(rest) == 1:
+			return append(ordered, flags...)
+		case takesValue(command, arg):
 			flags = append(flags, rest[1])
 			rest = rest[1:]
 		}
 	}
-	ordered := append([]string{}, args[:at+1]...)
 	ordered = append(ordered, flags...)
 	return append(append(ordered, "--"), arguments...)
+}
+
+func isHelp(arg string) bool {
+	name := strings.TrimLeft(arg, "-")
+	return name == "help" || name == "h"
+}
+
+// wantsJSON reports whether a command line asks for JSON, even one that cannot be parsed.
+func wantsJSON(args []string) bool {
+	for _, arg := range args {
+		if arg == "--" {
+			break
+		}
+		name, value, given := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		if name == "json" && arg[0] == '-' {
+			yes, err := strconv.ParseBool(value)
+			return !given || err != nil || yes
+		}
+	}
+	yes, err := strconv.ParseBool(os.Getenv("KWIKCP_JSON"))
+	return err == nil && yes
 }
 
 // takesValue reports whether a flag's value is the next argument.

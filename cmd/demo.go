@@ -41,7 +41,7 @@ var demoDirs = [...]string{"A", "B", "C", "out"}
 func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 	work, err := os.MkdirTemp("", "kwikcp-demo-")
 	if err != nil {
-		return &transfer.Error{Kind: transfer.KindLocal, Op: "make a directory for the demo", Err: err}
+		return localError("make a directory for the demo", err)
 	}
 	defer os.RemoveAll(work)
 	name := testdata.WordsName
@@ -50,7 +50,7 @@ func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 	}
 	for _, dir := range demoDirs {
 		if err := os.Mkdir(filepath.Join(work, dir), 0o700); err != nil {
-			return &transfer.Error{Kind: transfer.KindLocal, Op: "prepare the demo", Err: err}
+			return localError("prepare the demo", err)
 		}
 		if dir != "out" {
 			if err := copyFile(ctx, filepath.Join(work, dir, name), file); err != nil {
@@ -74,7 +74,7 @@ func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 		}
 		root, err := transfer.OpenDir(filepath.Join(work, dir))
 		if err != nil {
-			return &transfer.Error{Kind: transfer.KindLocal, Op: "prepare the demo", Err: err}
+			return localError("prepare the demo", err)
 		}
 		defer root.Close()
 		s, err := startServer(o, root)
@@ -114,19 +114,20 @@ func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 func copyFile(ctx context.Context, to, from string) (err error) {
 	var source io.Reader = strings.NewReader(testdata.Words)
 	if from != "" {
+		op := fmt.Sprintf("demo %q", from)
+		if info, err := os.Stat(from); err == nil && !info.Mode().IsRegular() { // to open a FIFO would wait
+			return localError(op, transfer.ErrNotAFile)
+		}
 		f, err := os.Open(from)
 		if err != nil {
-			return &transfer.Error{Kind: transfer.KindLocal, Op: "demo", Err: err}
+			return localError(op, err)
 		}
 		defer f.Close()
-		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-			return &transfer.Error{Kind: transfer.KindLocal, Op: fmt.Sprintf("demo %q", from), Err: errors.Join(err, transfer.ErrNotAFile)}
-		}
 		source = f
 	}
 	out, err := os.Create(to)
 	if err != nil {
-		return &transfer.Error{Kind: transfer.KindLocal, Op: "prepare the demo", Err: err}
+		return localError("prepare the demo", err)
 	}
 	defer func() {
 		if closeErr := out.Close(); err == nil {
@@ -134,7 +135,7 @@ func copyFile(ctx context.Context, to, from string) (err error) {
 		}
 	}()
 	if _, err := io.Copy(out, source); err != nil {
-		return &transfer.Error{Kind: transfer.KindLocal, Op: "prepare the demo", Err: err}
+		return localError("prepare the demo", err)
 	}
 	return context.Cause(ctx)
 }

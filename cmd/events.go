@@ -9,8 +9,8 @@ import (
 	"kwikcp/transfer"
 )
 
-// progressEvery is how often a progress event is printed at most, and at least while bytes are awaited.
-const progressEvery = time.Second
+// progressEvery is how often a progress event is printed at most. While bytes are awaited there is one a second at least.
+const progressEvery = time.Second / 2
 
 // events prints a transfer as JSON, one object a line (README, "JSON"). Field names are kept for ever; fields are only
 // added.

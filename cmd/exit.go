@@ -2,6 +2,10 @@ package cmd
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"strings"
 	"syscall"
 
 	"kwikcp/transfer"
@@ -32,6 +36,38 @@ type usageError struct {
 func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
 
+// A flagError is a usageError about the options of a command, found before the command was called.
+type flagError struct {
+	usageError
+	command string // empty for kwikcp's own
+}
+
+func (e flagError) Unwrap() error { return e.usageError }
+
+// newFlagError says in our words what urfave/cli says in those of package flag.
+func newFlagError(command string, err error) flagError {
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		text = fmt.Sprintf("there is no option %q", "--"+name)
+	} else if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
+		text = "--" + name + " needs a value"
+	} else if m := badValue.FindStringSubmatch(text); m != nil {
+		text = fmt.Sprintf("--%s cannot be %s", m[2], m[1])
+	} else if m := badEnv.FindStringSubmatch(text); m != nil {
+		text = fmt.Sprintf("%s cannot be %s", m[2], m[1])
+	}
+	help := "kwikcp --help"
+	if command != "" {
+		help = "kwikcp " + command + " --help"
+	}
+	return flagError{usageError{errors.New(text), help + " lists the options"}, command}
+}
+
+var (
+	badValue = regexp.MustCompile(`^invalid(?: boolean)? value (".*") for (?:flag )?-(\S+): `)
+	badEnv   = regexp.MustCompile(`^could not parse (".*") as \S+ value from environment variable "(\w+)"`)
+)
+
 // A refusedError says that a server is not trusted, and how it could be.
 type refusedError struct {
 	err  error
@@ -40,6 +76,26 @@ type refusedError struct {
 
 func (e refusedError) Error() string { return e.err.Error() }
 func (e refusedError) Unwrap() error { return e.err }
+
+// A hintedError adds a hint to a *transfer.Error.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e hintedError) Unwrap() error { return e.error }
+
+// localError is an error of the local system, without the path that package os puts into it: op says it.
+func localError(op string, err error) error {
+	kind := transfer.KindLocal
+	if errors.Is(err, syscall.ENOSPC) {
+		kind = transfer.KindNoSpace
+	}
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err
+	}
+	return &transfer.Error{Kind: kind, Op: op, Err: err}
+}
 
 // explain is the one place where errors become exit codes, messages and hints.
 func explain(err error) (code int, message, hint string) {
@@ -63,25 +119,33 @@ func explain(err error) (code int, message, hint string) {
 	if !ok {
 		return exitOther, message, ""
 	}
-	switch e.Kind {
-	case transfer.KindNotFound:
-		return exitNotFound, message, "paths are relative to the directory that the server serves, and case counts"
-	case transfer.KindRefused:
-		return exitRefused, message, "the server's URL with its present pin is what kwikcp serve printed when it started"
-	case transfer.KindNetwork:
-		return exitNetwork, message, "is a kwikcp server running there, and is UDP let through to that port?"
-	case transfer.KindIntegrity:
-		return exitIntegrity, message, "no byte of it was kept; whoever runs the server should check the file there"
-	case transfer.KindLocal:
-		return exitLocal, message, ""
-	case transfer.KindNoSpace:
-		return exitNoSpace, message, "make room and run the same command again"
-	case transfer.KindBusy:
-		return exitExists, message, "wait for it, or choose another file name"
-	case transfer.KindChanged:
-		return exitChanged, message, "run the same command again to get the new version"
+	code, hint = explainKind(e.Kind)
+	if h, ok := errors.AsType[hintedError](err); ok {
+		hint = h.hint
 	}
-	return exitOther, message, ""
+	return code, message, hint
+}
+
+func explainKind(kind transfer.Kind) (code int, hint string) {
+	switch kind {
+	case transfer.KindNotFound:
+		return exitNotFound, "paths are relative to the directory that the server serves, and case counts"
+	case transfer.KindRefused:
+		return exitRefused, "the server's URL with its present pin is what kwikcp serve printed when it started"
+	case transfer.KindNetwork:
+		return exitNetwork, "is a kwikcp server running there, and is UDP let through to that port?"
+	case transfer.KindIntegrity:
+		return exitIntegrity, "no byte of it was kept; whoever runs the server should check the file there"
+	case transfer.KindLocal:
+		return exitLocal, ""
+	case transfer.KindNoSpace:
+		return exitNoSpace, "make room and run the same command again"
+	case transfer.KindBusy:
+		return exitExists, "wait for it, or choose another file name"
+	case transfer.KindChanged:
+		return exitChanged, "run the same command again to get the new version"
+	}
+	return exitOther, ""
 }
 
 // errorCode returns the stable word for an exit code in JSON results.
@@ -107,7 +171,7 @@ func errorCode(code int) string {
 		return "target_busy"
 	case exitChanged:
 		return "source_changed"
-	case exitSignal + int(syscall.SIGINT), exitSignal + int(syscall.SIGTERM):
+	case exitSignal + int(syscall.SIGINT), exitSignal + int(syscall.SIGTERM), exitSignal + int(syscall.SIGHUP):
 		return "interrupted"
 	}
 	return "other"

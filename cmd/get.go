@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"strings"
 	"time"
@@ -126,7 +125,7 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Result, error) {
 	options := transfer.GetOptions{URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout}
 	if o.stdout {
-		options.Output = os.Stdout
+		options.Output = o.t.stdout
 	}
 	result, err := transfer.Get(ctx, options, report)
 	if err != nil && o.policy.accepted(err) {

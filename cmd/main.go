@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/urfave/cli/v2"
+
+	"kwikcp/transfer"
 )
 
 // Main runs the command line of the process and returns its exit code.
@@ -28,7 +30,13 @@ func Main() int {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	t := &terminal{stdout: stdout, stderr: stderr}
 	app := newApp(t)
-	err := app.RunContext(ctx, reorder(app, args))
+	args = reorder(app, args)
+	err := app.RunContext(ctx, args)
+	if e, ok := errors.AsType[flagError](err); ok && e.command == "get" && wantsJSON(args) {
+		events := newEvents(stdout)
+		events.start("", "")
+		events.result(transfer.Result{}, err)
+	}
 	code, message, hint := explain(err)
 	if err != nil {
 		t.errorWithHint(message, hint)
@@ -55,11 +63,11 @@ func newApp(t *terminal) *cli.App {
 		},
 	}
 	onUsageError := func(c *cli.Context, err error, _ bool) error {
-		help := "kwikcp --help"
-		if c.Command != nil && c.Command.Name != "kwikcp" && c.Command.Name != "" {
-			help = "kwikcp " + c.Command.Name + " --help"
+		command := ""
+		if c.Command != nil && c.Command.Name != "kwikcp" {
+			command = c.Command.Name
 		}
-		return usageError{err, help + " lists the options"}
+		return newFlagError(command, err)
 	}
 	app.OnUsageError = onUsageError
 	for _, command := range app.Commands {

@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -92,7 +94,7 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	default:
 		return nil, usageError{fmt.Errorf("there is no role %q", role), "--role primary, or --role secondary --primary ADDR"}
 	}
-	if _, port, err := net.SplitHostPort(o.listen); err != nil || port == "" {
+	if _, port, err := net.SplitHostPort(o.listen); err != nil || !isPort(port) {
 		return nil, usageError{fmt.Errorf("--listen %q is not host:port", o.listen), "such as :4433, 127.0.0.1:0 or [::]:4433"}
 	}
 	var level slog.Level
@@ -119,6 +121,11 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	}
 	o.policy, err = newTrustPolicy(t, o.stateDir, c.String("cacert"))
 	return o, err
+}
+
+func isPort(text string) bool {
+	_, err := strconv.ParseUint(text, 10, 16)
+	return err == nil
 }
 
 // parsePrimary reads host:port, host or a URL.
@@ -153,15 +160,9 @@ func joinToken(c *cli.Context) ([]byte, error) {
 }
 
 func (o *serveCmd) run(ctx context.Context) error {
-	if info, err := os.Stat(o.root); err != nil || !info.IsDir() {
-		if err == nil {
-			err = fmt.Errorf("%q is not a directory", o.root)
-		}
-		return &transfer.Error{Kind: transfer.KindLocal, Op: "serve --root", Err: err}
-	}
 	dir, err := transfer.OpenDir(o.root)
 	if err != nil {
-		return &transfer.Error{Kind: transfer.KindLocal, Op: "serve --root", Err: err}
+		return localError(fmt.Sprintf("serve --root %q", o.root), err)
 	}
 	defer dir.Close()
 	s, err := startServer(o, dir)
@@ -173,8 +174,13 @@ func (o *serveCmd) run(ctx context.Context) error {
 		if err := s.join(ctx); err != nil {
 			return err
 		}
+		if ctx.Err() != nil { // stopped while the primary was not there
+			return nil
+		}
 	}
-	fmt.Fprintln(o.t.stdout, s.url)
+	if _, err := fmt.Fprintln(o.t.stdout, s.url); err != nil {
+		return localError("print the URL", err)
+	}
 	o.log.Info("ready", "role", o.role.String(), "url", s.url.String(), "root", absolute(o.root))
 	<-ctx.Done()
 	o.log.Info("stopping", "reason", context.Cause(ctx))
@@ -225,7 +231,11 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	}
 	s.listener, err = kwik.ListenAddr(o.listen, serverTLS(cert), conf)
 	if err != nil {
-		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "listen at " + o.listen, Err: listenCause(err)}
+		err = &transfer.Error{Kind: transfer.KindLocal, Op: "listen at " + o.listen, Err: listenCause(err)}
+		if errors.Is(err, syscall.EADDRINUSE) {
+			err = hintedError{err, "choose another port with --listen HOST:PORT; port 0 means any"}
+		}
+		return nil, err
 	}
 	pin := trust.PinOf(cert.Leaf)
 	s.url = transfer.URL{Host: reachable(s.listener.Addr(), o.advertise), Pin: &pin}
@@ -234,10 +244,13 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	return s, nil
 }
 
-// listenCause says in words what "bind: address already in use" means.
+// listenCause leaves out what the operation's name says already.
 func listenCause(err error) error {
 	if oe, ok := errors.AsType[*net.OpError](err); ok {
-		return oe.Err
+		err = oe.Err
+	}
+	if se, ok := errors.AsType[*os.SyscallError](err); ok {
+		err = se.Err
 	}
 	return err
 }

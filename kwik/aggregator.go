@@ -344,12 +344,17 @@ func (a *streamAggregator) write(p []byte, off int64, fresh []rangeset.Range) er
 	return err
 }
 
+var errShortStream = errors.New("its secondary stream ended early")
+
 // ended says that the secondary stream of a grant is over.
 func (a *streamAggregator) ended(s *source, grant uint64, cause error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	undelivered := a.sched.closed(grant, time.Now())
 	if undelivered > 0 && !s.gone {
+		if cause == nil {
+			cause = errShortStream
+		}
 		if s.strikes++; s.strikes >= maxStrikes {
 			s.gone, s.reason = true, errorf(ErrContentUnavailable, "gave up %d extents in a row: %w", s.strikes, cause).onPath(s.id)
 			a.sched.removePath(s.id, time.Now())
@@ -377,8 +382,8 @@ func (a *streamAggregator) failLocked(err error) {
 	if a.err != nil {
 		return
 	}
-	if a.mode == consumerOrdered && a.sched.done() && !errors.Is(err, errStreamClosed) {
-		return // all is here; the reader may have it
+	if a.sched.done() && !errors.Is(err, errStreamClosed) {
+		return // all is here; the consumer may have it
 	}
 	a.err = err
 	for off, x := range a.arrived {

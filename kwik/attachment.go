@@ -3,6 +3,7 @@ package kwik
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	kwikpb "kwikcp/kwik/proto"
@@ -80,17 +81,22 @@ func (a *attachment) shorten(grant, end uint64) error {
 	return nil
 }
 
-// revoke takes a grant back whole.
+// revoke takes a grant back whole. It takes no room in the queue any more, unless it is the first, which run may be at.
 func (a *attachment) revoke(grant uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, e := range a.queue {
-		if e.grant == grant {
-			e.revoked = true
-			if e.stream != nil {
-				e.stream.cancel()
-			}
+	for i, e := range a.queue {
+		if e.grant != grant {
+			continue
 		}
+		e.revoked = true
+		if e.stream != nil {
+			e.stream.cancel()
+		}
+		if i > 0 {
+			a.queue = slices.Delete(a.queue, i, i+1)
+		}
+		return
 	}
 }
 

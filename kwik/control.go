@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/quic-go/quic-go"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -36,6 +37,7 @@ type controlStream struct {
 	queue  []byte        // encoded frames that wait, at most maxControlQueue bytes
 	wake   chan struct{} // has an element while the queue is not empty
 	closed bool
+	full   bool // the peer left more than maxControlQueue unread; writeLoop ends with an error
 }
 
 func newControlStream(s *quic.Stream) *controlStream {
@@ -46,7 +48,7 @@ func newControlStream(s *quic.Stream) *controlStream {
 func (c *controlStream) send(f *kwikpb.ControlFrame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || len(c.queue) > maxControlQueue {
+	if c.closed || c.full {
 		return
 	}
 	queue, err := appendDelimited(c.queue, f)
@@ -54,6 +56,10 @@ func (c *controlStream) send(f *kwikpb.ControlFrame) {
 		panic("kwik: internal error: " + err.Error()) // only a string that is not UTF-8, and none comes from outside
 	}
 	c.queue = queue
+	if len(queue) > maxControlQueue {
+		c.full = true
+		c.stream.SetWriteDeadline(time.Unix(1, 0)) // writeLoop may be waiting for the peer
+	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -88,10 +94,12 @@ func (c *controlStream) writeLoop(done <-chan struct{}) error {
 		batch := c.queue
 		c.queue = spare[:0]
 		c.mu.Unlock()
-		if len(batch) > maxControlQueue {
-			return errorf(ErrSecondaryStreamOverflow, "the peer does not read its control stream")
-		}
 		if _, err := c.stream.Write(batch); err != nil {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.full {
+				return errorf(ErrSecondaryStreamOverflow, "the peer does not read its control stream")
+			}
 			return err
 		}
 		spare = batch

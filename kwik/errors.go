@@ -93,7 +93,10 @@ func (e *Error) Error() string {
 		b.WriteString(" ")
 	}
 	if e.Err != nil {
-		fmt.Fprintf(&b, "(%v) ", e.Err)
+		// A reason made by errorf contains its cause already; the text of QUIC's errors is the peer's.
+		if cause := e.Err.Error(); !strings.Contains(e.Reason, cause) {
+			fmt.Fprintf(&b, "(%s) ", printable(cause))
+		}
 	}
 	side := "local"
 	if e.Remote {

@@ -110,11 +110,34 @@ func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	id, err := l.join(ctx, conn, conf)
+	if err == nil && !l.keep(conn) {
+		err = errorf(NoError, "server closed")
+	}
 	if err != nil {
+		if ctx.Err() != nil {
+			conn.CloseWithError(ApplicationErrorCode(NoError), "") // the primary did nothing wrong
+		}
 		conn.CloseWithError(ApplicationErrorCode(codeOf(err)), closingReason(err))
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	return &Membership{id: id, primary: addr, conn: conn}, nil
+}
+
+// keep ends a membership when the listener closes. It reports false if the listener is closed already.
+func (l *Listener) keep(conn *quic.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx.Err() != nil {
+		return false
+	}
+	l.wg.Go(func() {
+		select {
+		case <-conn.Context().Done():
+		case <-l.ctx.Done():
+			conn.CloseWithError(ApplicationErrorCode(NoError), "server closed")
+		}
+	})
+	return true
 }
 
 // dialPrimary tries the addresses of host:port in order, through the listener's socket.
@@ -151,7 +174,9 @@ func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (
 	}
 	l.mu.Lock()
 	busy := l.joining != nil
-	l.joining = &k
+	if !busy {
+		l.joining = &k
+	}
 	l.mu.Unlock()
 	if busy {
 		return "", errors.New("kwik: two joins at once")
@@ -265,8 +290,9 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 			err = errorf(NoError, "server closed")
 		}
 	}
-	l.dismiss(m, printable(err.Error()))
-	l.config.OnMembership(m.id, m.addr, err)
+	if l.dismiss(m, printable(err.Error())) {
+		l.config.OnMembership(m.id, m.addr, err)
+	}
 	return err
 }
 

@@ -13,7 +13,7 @@ import (
 
 // A Listener accepts clients, and, on a primary, secondaries that join.
 //
-// Its goroutines are the accept loop and one per connection; Close ends them all and waits for them.
+// Its goroutines are the accept loop and one per connection or membership; Close ends them all and waits for them.
 type Listener struct {
 	config    *Config
 	tls       *tls.Config
@@ -100,11 +100,8 @@ func (l *Listener) Accept(ctx context.Context) (*ServerSession, error) {
 
 // Close closes the listener with all its sessions and memberships and waits until nothing of them is left.
 func (l *Listener) Close() error {
+	l.mu.Lock() // no membership begins after this
 	l.cancel()
-	l.mu.Lock()
-	for s := range l.sessions {
-		l.wg.Go(func() { s.conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })
-	}
 	l.mu.Unlock()
 	err := l.quic.Close()
 	l.wg.Wait()
@@ -134,6 +131,7 @@ func (l *Listener) acceptLoop() {
 func (l *Listener) serve(conn *quic.Conn) {
 	greeted := sync.OnceFunc(func() { <-l.handshakes })
 	defer greeted()
+	defer context.AfterFunc(l.ctx, func() { conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })()
 	var err error
 	switch protocol := conn.ConnectionState().TLS.NegotiatedProtocol; {
 	case protocol == ProtocolClient:

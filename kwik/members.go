@@ -49,17 +49,18 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	return obsolete, nil
 }
 
-// dismiss ends a membership and tells the clients.
-func (l *Listener) dismiss(m *member, reason string) {
+// dismiss ends a membership and tells the clients. It does nothing and reports false if the secondary joined again since.
+func (l *Listener) dismiss(m *member, reason string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.members.byID[m.id] != m {
-		return // it joined again since
+		return false
 	}
 	delete(l.members.byID, m.id)
 	for s := range l.sessions {
 		s.tellGone(m.id, reason)
 	}
+	return true
 }
 
 // A Member is a secondary of a primary, as Members returns it.

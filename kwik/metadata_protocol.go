@@ -82,8 +82,9 @@ type streamFrame struct {
 // docs/PROTOCOL.md section 6 is an [*Error] of code ErrMetadataProtocolViolation.
 type metadataProtocol struct {
 	r io.Reader
-	// left counts what the current frame has left, in bytes.
-	left uint64
+	// length and left are the current frame's length, and what is left of it, in bytes.
+	length, left uint64
+
 	one  [1]byte
 	meta []byte // a whole frame other than DATA, at most maxMetadataFrame bytes; reused
 }
@@ -98,7 +99,7 @@ func (p *metadataProtocol) next(kwikID StreamID, offset int64) (streamFrame, err
 	if length == 0 || length > maxDataPayload+maxDataOverhead {
 		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "frame of %d bytes", length)
 	}
-	p.left = length
+	p.length, p.left = length, length
 	f, err := p.frame(kwikID, offset)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -191,8 +192,8 @@ func (p *metadataProtocol) data(kwikID StreamID, offset int64) (streamFrame, err
 
 // message reads an OPEN or CLOSE message of n bytes and whatever follows it in the frame.
 func (p *metadataProtocol) message(kind kwikpb.MetadataFrameType, n uint64) (streamFrame, error) {
-	if p.left > maxMetadataFrame {
-		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v frame of more than %d bytes", kind, maxMetadataFrame)
+	if p.length > maxMetadataFrame {
+		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v frame of %d bytes", kind, p.length)
 	}
 	if cap(p.meta) == 0 {
 		p.meta = make([]byte, maxMetadataFrame)
@@ -204,7 +205,7 @@ func (p *metadataProtocol) message(kind kwikpb.MetadataFrameType, n uint64) (str
 	p.left = 0
 	for rest := raw[n:]; len(rest) > 0; { // fields after the payload: skipped, but they must be fields
 		number, _, total := protowire.ConsumeField(rest)
-		if total < 0 || number == frameFieldPayload || number == frameFieldType {
+		if total < 0 || !number.IsValid() || number == frameFieldPayload || number == frameFieldType {
 			return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v frame does not parse", kind)
 		}
 		rest = rest[total:]

@@ -72,6 +72,9 @@ func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, ticke
 	}
 	err := p.hello(ctx, ticket)
 	if err != nil {
+		if ctx.Err() != nil {
+			p.fail(nil) // the server did nothing wrong
+		}
 		p.fail(err)
 		p.release()
 		return nil, fromQUIC(err, id)
@@ -84,11 +87,7 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	if err != nil {
 		return err
 	}
-	deadline, ok := ctx.Deadline()
-	if limit := time.Now().Add(p.session.config.MetadataTimeout); !ok || limit.Before(deadline) {
-		deadline = limit
-	}
-	stream.SetDeadline(deadline)
+	stream.SetDeadline(time.Now().Add(p.session.config.MetadataTimeout))
 	stop := context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	p.control = newControlStream(stream)

@@ -169,7 +169,7 @@ func (s *scheduler) observe(id PathID, received int64, rtt time.Duration, now ti
 // excuse says that a source is held up by this side, so that its silence is no stall.
 func (s *scheduler) excuse(id PathID, now time.Time) {
 	if p := s.path(id); p != nil {
-		p.lastProgress = now
+		p.lastProgress, p.lastAccept = now, now
 	}
 }
 

@@ -1,6 +1,8 @@
 package kwik
 
 import (
+	"cmp"
+	"slices"
 	"time"
 )
 
@@ -27,6 +29,12 @@ const (
 	minStall = time.Second
 	// stealSlack is how much sooner a stolen tail must be done to be worth stealing.
 	stealSlack = 20 * time.Millisecond
+	// spareFraction and spareUnits bound what may be granted twice to end sooner: a hundredth of the stream or 16 units.
+	spareFraction = 100
+	spareUnits    = 16
+	// maxTakenBack is how many grants of a source are known that were taken back whole. It is far more than can be on
+	// their way to it.
+	maxTakenBack = 1024
 	// reserveUnits is the size, in units, up to which a stream is not worth waiting for sources that are still
 	// connecting.
 	reserveUnits = 8
@@ -70,35 +78,45 @@ func (s *scheduler) judge(p *schedPath, now time.Time) (stalled bool) {
 	return true
 }
 
-// fill grants what can be granted now: to the source that is furthest below its target first, so that all stay busy.
-// When nothing is free it moves work from those who would finish late to those who would finish soon.
+// fill grants what can be granted now. When nothing is free it moves work from those who would finish late to those who
+// would finish soon.
 func (s *scheduler) fill(now time.Time) {
-	if !s.started {
+	if !s.started || !s.deal(now) {
 		return
-	}
-	for {
-		r, ok := s.free.NextPresent(0, s.limit)
-		if !ok {
-			break
-		}
-		p := s.hungriest(now)
-		if p == nil {
-			return
-		}
-		// Whole units; what is free starts and ends on their boundaries, so the cut does as well.
-		s.grant(p, r.Start, s.units.cut(r.Start, s.extentSize(p, now), r.End), now)
 	}
 	for _, p := range s.paths {
 		for s.hungry(p, now) < 1 && s.steal(p, now) {
 		}
 	}
+	s.deal(now) // what a thief had no room for
 }
 
-// hungriest returns the source that most needs a grant, nil if none does.
+// deal grants what is free to the source that is furthest below its target first, so that all stay busy. It reports
+// whether nothing is left.
+func (s *scheduler) deal(now time.Time) bool {
+	for {
+		r, ok := s.free.NextPresent(0, s.limit)
+		if !ok {
+			return true
+		}
+		p := s.hungriest(now)
+		if p == nil {
+			return false
+		}
+		if g := p.holds(r.Start, r.Start+1); g != nil && !p.stalled && s.reclaim(g) {
+			continue // it is writing that already
+		}
+		// Whole units; what is free starts and ends on their boundaries, so the cut does as well.
+		s.grant(p, r.Start, s.units.cut(r.Start, s.extentSize(p, now), r.End), now)
+	}
+}
+
+// hungriest returns the source that most needs a grant, of equals the fastest; nil if none does.
 func (s *scheduler) hungriest(now time.Time) (best *schedPath) {
 	lowest := 1.0
 	for _, p := range s.paths {
-		if level := s.hungry(p, now); level < lowest {
+		level := s.hungry(p, now)
+		if level < lowest || (best != nil && level == lowest && p.rate > best.rate) {
 			best, lowest = p, level
 		}
 	}
@@ -169,59 +187,99 @@ func (s *scheduler) heldBack(p *schedPath, now time.Time) bool {
 	return expected > 0 && p.granted >= s.units.total/int64(len(s.paths)+expected)
 }
 
-// steal takes from another source the unsent tail that p would finish sooner, grants it to p and reports whether it did.
+// steal moves work to p that another source would finish later, and reports whether it did. It tries those first that
+// would be done last.
+func (s *scheduler) steal(p *schedPath, now time.Time) bool {
+	if p.stalled {
+		return false
+	}
+	var victims []*schedPath
+	for _, v := range s.paths {
+		if v != p && len(v.grants) > 0 && v.rate > 0 { // else it has only just begun, or it is stalled and shares what it holds
+			victims = append(victims, v)
+		}
+	}
+	slices.SortStableFunc(victims, func(a, b *schedPath) int { return cmp.Compare(b.finishTime(), a.finishTime()) })
+	for _, v := range victims {
+		if s.stealTail(p, v, now) || s.double(p, v, now) {
+			return true
+		}
+	}
+	return false
+}
+
+// stealTail takes the unsent tail of v that p would finish sooner and grants it to p.
 //
 // With x bytes moved, both are done at the same time when
 //
 //	(outstanding(v) - x)/rate(v) = (outstanding(p) + x)/rate(p) + rtt(p)
 //
 // What v has sent already, or sends before it hears of it, is left to v: a round trip and a half of its rate.
-func (s *scheduler) steal(p *schedPath, now time.Time) bool {
-	if p.rate == 0 || p.stalled {
+func (s *scheduler) stealTail(p, v *schedPath, now time.Time) bool {
+	g := v.grants[len(v.grants)-1]
+	if p.rate == 0 || g.shared || v.finishTime() <= p.finishTime()+p.rtt.Seconds()+stealSlack.Seconds() {
 		return false
 	}
-	var (
-		victim *schedPath
-		latest = p.finishTime() + p.rtt.Seconds() + stealSlack.Seconds()
-	)
-	for _, v := range s.paths {
-		if v == p || len(v.grants) == 0 || v.rate == 0 {
-			continue // of unknown rate: it has only just begun, or it is stalled and shares what it holds
-		}
-		if t := v.finishTime(); t > latest {
-			victim, latest = v, t
-		}
-	}
-	if victim == nil {
-		return false
-	}
-	rv, rp := victim.rate, p.rate
-	outstanding := float64(victim.outstanding())
-	x := (outstanding*rp - float64(p.outstanding())*rv - p.rtt.Seconds()*rv*rp) / (rv + rp)
-	protected := rv * (victim.rtt*3/2 + stealSlack).Seconds()
+	outstanding := float64(v.outstanding())
+	x := (outstanding*p.rate - float64(p.outstanding())*v.rate - p.rtt.Seconds()*v.rate*p.rate) / (v.rate + p.rate)
+	protected := v.rate * (v.rtt*3/2 + stealSlack).Seconds()
 	x = min(x, outstanding-protected)
-	g := victim.grants[len(victim.grants)-1]
-	if g.shared {
-		return false
-	}
-	cut := s.units.ceil(g.end - int64(x))
-	if x < 1 || cut >= g.end {
+	if !(x >= max(1, v.rate*stealSlack.Seconds())) { // not worth it; NaN neither
 		return false
 	}
 	end := g.end
-	switch {
-	case cut <= g.start:
-		cut = g.start
-		s.revoke(g)
-	case cut >= g.pos:
-		s.shorten(g, cut)
-	default:
+	cut := max(s.units.ceil(end-int64(min(x, float64(end)))), g.start)
+	if cut < g.pos || cut >= end || p.holds(cut, end) != nil {
 		return false
 	}
-	r, ok := s.free.NextPresent(cut, end)
-	if !ok {
-		return false // it had come in the meantime
+	if cut == g.start {
+		s.revoke(g)
+	} else {
+		s.shorten(g, cut)
 	}
-	s.grant(p, r.Start, r.End, now)
-	return true
+	return s.grantFree(p, cut, end, now)
+}
+
+// double grants to p as well what v is writing, if v would need more than twice as long for it: a unit cannot be cut, and
+// nobody should wait for one that trickles. A source of unknown rate may help where v takes longer than a stall would.
+func (s *scheduler) double(p, v *schedPath, now time.Time) bool {
+	var g *schedGrant // the last that is not shared
+	var ahead, before int64
+	for _, h := range v.grants {
+		ahead += h.remainder()
+		if !h.shared {
+			g, before = h, ahead
+		}
+	}
+	if g == nil || p.holds(g.pos, g.end) != nil {
+		return false
+	}
+	// Bytes that arrive are not yet bytes that count: who has brought none for a while is not believed to be quick.
+	due := max(float64(before)/v.rate+v.rtt.Seconds(), now.Sub(v.lastAccept).Seconds())
+	stall := max(minStall, 4*p.rtt, 4*v.rtt).Seconds()
+	switch {
+	case due > 2*stall && p.rate == 0:
+	case p.rate == 0 || due <= 2*(float64(p.outstanding()+g.remainder())/p.rate+2*p.rtt.Seconds())+stealSlack.Seconds():
+		return false
+	case due > 2*stall: // as bad as one that is silent
+	case g.remainder() > s.spare:
+		return false
+	default:
+		s.spare -= g.remainder()
+	}
+	s.share(g)
+	return s.grantFree(p, g.pos, g.end, now)
+}
+
+// grantFree grants to p what is free of [start, end) and reports whether anything was.
+func (s *scheduler) grantFree(p *schedPath, start, end int64, now time.Time) (any bool) {
+	for len(p.grants) < p.room {
+		r, ok := s.free.NextPresent(start, end)
+		if !ok {
+			break
+		}
+		s.grant(p, r.Start, r.End, now)
+		any, start = true, r.End
+	}
+	return any
 }

@@ -87,7 +87,7 @@ func (h *secondaryStreamHandler) handle(path PathID, s *quic.ReceiveStream) erro
 	grant := f.open.GetGrantId()
 	src, start, end, err := a.extent(path, grant)
 	if err != nil {
-		return err
+		return violation(err, path)
 	}
 	if f.open.GetInitialOffset() != uint64(start) {
 		return errorf(ErrMetadataProtocolViolation, "grant %d begins at %d", grant, start).onPath(path).onStream(kwikID, int64(f.open.GetInitialOffset()))

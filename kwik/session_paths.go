@@ -20,10 +20,13 @@ type pathRecord struct {
 	reason error
 	path   *path // while active
 
-	info   *kwikpb.AddPath    // the newest; nil for the primary
-	addrs  []netip.AddrPort   // those of info that may be dialled
-	cancel context.CancelFunc // ends the goroutine that keeps the path; nil for the primary
-	tried  bool               // was dialled at least once, with whatever result
+	info    *kwikpb.AddPath    // the newest; nil for the primary
+	addrs   []netip.AddrPort   // those of info that may be dialled
+	news    chan struct{}      // has an element when info is newer than the last dial; nil for the primary
+	offered context.Context    // ends when the primary withdraws the path
+	cancel  context.CancelFunc // ends offered; nil for the primary and after a withdrawal
+	kept    bool               // keepPath runs
+	tried   bool               // was dialled at least once, with whatever result
 }
 
 const (
@@ -51,25 +54,48 @@ func (s *ClientSession) addPath(info *kwikpb.AddPath) error {
 	defer s.mu.Unlock()
 	r := s.paths[id]
 	switch {
-	case s.ctx.Err() != nil || (r == nil && len(s.paths) > maxSecondaryPaths):
+	case s.ctx.Err() != nil || (r == nil && !s.roomForPath()):
 		return nil
 	case r == nil:
-		r = &pathRecord{id: id, role: ServerRoleSecondary, addr: addrs[0], state: PathConnecting}
+		r = &pathRecord{id: id, role: ServerRoleSecondary, addr: addrs[0], state: PathConnecting, news: make(chan struct{}, 1)}
 		s.paths[id] = r
 	case r.state == PathBanned:
 		return nil
 	}
 	r.info, r.addrs = info, addrs
-	if r.cancel != nil {
-		return nil // it is kept already; the next dial uses what is new
+	select {
+	case r.news <- struct{}{}:
+	default:
 	}
-	ctx, cancel := context.WithCancel(s.ctx)
-	r.cancel = cancel
-	s.wg.Go(func() {
-		defer cancel()
-		s.keepPath(ctx, r)
-	})
+	if r.cancel == nil {
+		r.offered, r.cancel = context.WithCancel(s.ctx)
+	}
+	if !r.kept { // otherwise it goes on with what is new
+		r.kept = true
+		s.wg.Go(func() { s.keepPath(r) })
+	}
 	return nil
+}
+
+// roomForPath reports whether one more path may be kept, and forgets an old one that is not if there are many. Called
+// with the lock held.
+func (s *ClientSession) roomForPath() bool {
+	kept, old := 0, PathID("")
+	for id, r := range s.paths {
+		switch {
+		case r.kept:
+			kept++
+		case r.role == ServerRoleSecondary && r.state != PathBanned:
+			old = id
+		}
+	}
+	if len(s.paths) > 2*maxSecondaryPaths {
+		if old == "" {
+			return false
+		}
+		delete(s.paths, old)
+	}
+	return kept < maxSecondaryPaths
 }
 
 // mayDial is the rule of docs/PROTOCOL.md section 2: a primary cannot send its clients to addresses that only they
@@ -91,34 +117,60 @@ func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
 func (s *ClientSession) removePath(id PathID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.paths[id]; r != nil && r.cancel != nil {
-		r.cancel()
-		r.cancel = nil
+	r := s.paths[id]
+	if r == nil || r.cancel == nil {
+		return
 	}
+	r.cancel()
+	r.cancel = nil
+	for _, open := range s.streams {
+		delete(open.tickets, id) // new ones come if the path does
+	}
+	s.retire(r)
 }
 
-// keepPath dials a secondary, again and again with back-off, and serves the connection while there is one, until ctx
-// ends.
-func (s *ClientSession) keepPath(ctx context.Context, r *pathRecord) {
+// retire closes the connection of a withdrawn path as soon as no stream needs it. Called with the lock held.
+func (s *ClientSession) retire(r *pathRecord) {
+	if r.path == nil || r.cancel != nil || r.role == ServerRolePrimary || s.ctx.Err() != nil {
+		return
+	}
+	for _, open := range s.streams {
+		if !open.released && open.attached[r.id] == r.path {
+			return
+		}
+	}
+	p := r.path
+	s.wg.Go(func() { p.fail(nil) })
+}
+
+// keepPath dials a secondary, again and again with back-off, and serves the connection while there is one, until the
+// primary withdraws the path, the session ends or the path is banned. A path that is withdrawn while it serves is not
+// dialled again.
+func (s *ClientSession) keepPath(r *pathRecord) {
 	wait := minRedial
 	for {
-		p, err := s.dialPath(ctx, r)
+		s.mu.Lock()
+		offered := r.offered
+		if r.kept = r.cancel != nil && r.state != PathBanned && s.ctx.Err() == nil; !r.kept {
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		begun := time.Now()
+		p, err := s.dialPath(offered, r)
 		if err == nil {
-			wait = minRedial
 			err = p.run()
 			s.pathEnded(p, err)
 		} else {
 			s.pathMissed(r, err)
 		}
-		s.mu.Lock()
-		banned := r.state == PathBanned
-		s.mu.Unlock()
-		if banned {
-			return
+		if time.Since(begun) > 2*maxRedial {
+			wait = minRedial // it was in use for some time
 		}
 		select {
-		case <-ctx.Done():
-			return
+		case <-offered.Done():
+		case <-r.news:
+			wait = minRedial
 		case <-time.After(wait):
 			wait = min(2*wait, maxRedial)
 		}
@@ -130,6 +182,10 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	s.mu.Lock()
 	r.state = PathConnecting
 	info, addrs := r.info, r.addrs
+	select {
+	case <-r.news:
+	default:
+	}
 	s.mu.Unlock()
 	tlsConf := clientTLS(trust.PinnedClientConfig(s.secondaryTLS(), trust.Pin(info.GetKeyHash())), ProtocolClient)
 	d, err := dialAny(ctx, addrs, tlsConf, s.config.clientQUIC(ServerRoleSecondary), s.config.ListenPacket)
@@ -141,11 +197,11 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 		return nil, err
 	}
 	s.mu.Lock()
-	if s.ctx.Err() != nil || r.state == PathBanned {
+	if ctx.Err() != nil || r.state == PathBanned {
 		s.mu.Unlock()
 		p.fail(nil)
 		p.release()
-		return nil, errSessionClosed
+		return nil, errSessionClosed // or the path was withdrawn
 	}
 	r.path, r.state, r.reason, r.addr, r.tried = p, PathActive, nil, p.addr, true
 	s.mu.Unlock()

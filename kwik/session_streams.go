@@ -14,6 +14,8 @@ type openStream struct {
 	agg     *streamAggregator
 	tickets map[PathID][]byte
 	wanted  bool // a consumer began
+	// released: every source was told that nothing more is needed.
+	released bool
 	// attached holds the connections that were told of the stream.
 	attached map[PathID]*path
 	// reserve is until when sources that are still being connected are waited for.
@@ -89,7 +91,7 @@ func (s *ClientSession) offer(o *kwikpb.StreamOffer) error {
 		return nil // tickets for a stream that has ended
 	}
 	if open == nil {
-		if len(s.streams) >= maxStreamsPerSession {
+		if s.unreleased() >= maxStreamsPerSession {
 			s.mu.Unlock()
 			return errorf(ErrSecondaryStreamOverflow, "more than %d aggregate streams", maxStreamsPerSession)
 		}
@@ -104,7 +106,8 @@ func (s *ClientSession) offer(o *kwikpb.StreamOffer) error {
 		open = s.newStream(id, u, o.GetAlignment(), o.GetDescriptor_())
 	}
 	for _, t := range o.GetTickets() {
-		if path := PathID(t.GetPathId()); path.valid() && len(t.GetTicket()) == ticketSize && len(open.tickets) < maxSecondaryPaths {
+		path := PathID(t.GetPathId())
+		if room := open.tickets[path] != nil || len(open.tickets) < maxSecondaryPaths; room && path.valid() && len(t.GetTicket()) == ticketSize {
 			open.tickets[path] = t.GetTicket()
 		}
 	}
@@ -123,7 +126,7 @@ func (s *ClientSession) newStream(id StreamID, u units, alignment uint64, descri
 	a.begin = func() { s.wantStream(open) }
 	a.tell = func(action schedAction) { s.tell(a, action) }
 	a.hope = func() bool { return s.hope(open) }
-	a.done = func() { s.releaseStream(a) }
+	a.done = func() { s.releaseStream(open) }
 	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }
 	s.streams[id] = open
 	s.offered = max(s.offered, id)
@@ -158,6 +161,10 @@ func (s *ClientSession) connecting(open *openStream) (n int) {
 func (s *ClientSession) attachAll(open *openStream) {
 	a := open.agg
 	s.mu.Lock()
+	if open.released {
+		s.mu.Unlock()
+		return
+	}
 	var paths []*path
 	for _, r := range s.paths {
 		ticket := open.tickets[r.id]
@@ -235,17 +242,29 @@ func (s *ClientSession) hope(open *openStream) bool {
 }
 
 // releaseStream tells every server that a stream needs nothing more.
-func (s *ClientSession) releaseStream(a *streamAggregator) {
+func (s *ClientSession) releaseStream(open *openStream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	open.released = true
 	for _, r := range s.paths {
 		if r.path == nil {
 			continue
 		}
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
+			KwikStreamId: uint64(open.agg.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
 		})
+		s.retire(r)
 	}
+}
+
+// unreleased counts the streams that still need sources. Called with the lock held.
+func (s *ClientSession) unreleased() (n int) {
+	for _, open := range s.streams {
+		if !open.released {
+			n++
+		}
+	}
+	return n
 }
 
 // closeStream ends a stream from this side and forgets it.

@@ -61,11 +61,17 @@ func (m memory) ReadAt(p []byte, off int64) (int, error) {
 }
 func (m memory) Close() error { return nil }
 
-// inWorld runs f with a primary and n secondaries that have joined.
+// inWorld runs f with a primary and n secondaries that have joined and serve 3 MiB and a little.
 func inWorld(t *testing.T, n int, link simnet.Link, f func(w *world)) {
 	t.Helper()
+	inWorldOf(t, 3<<20+77, n, link, f)
+}
+
+// inWorldOf is inWorld with another size of the content.
+func inWorldOf(t *testing.T, size, n int, link simnet.Link, f func(w *world)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, net: simnet.New(1), link: link, token: []byte("a token"), data: randomBytes(1, 3<<20+77)}
+		w := &world{t: t, net: simnet.New(1), link: link, token: []byte("a token"), data: randomBytes(1, size)}
 		t.Cleanup(w.end) // in the bubble, after a failure, too; synctest then fails the test if a goroutine is left
 		w.primary = w.serve(ServerRolePrimary)
 		for range n {
@@ -214,6 +220,11 @@ func (s *testServer) join(conf JoinConfig) {
 // pin is the hash of the server's key.
 func (s *testServer) pin() trust.Pin { return trust.PinOf(s.cert.Leaf) }
 
+func (s *testServer) pinBytes() []byte {
+	pin := s.pin()
+	return pin[:]
+}
+
 // kill makes a server vanish without a word, as kill -9 does.
 func (s *testServer) kill() {
 	s.socket.Close()
@@ -361,4 +372,13 @@ func (s *sink) WriteAt(p []byte, off int64) (int, error) {
 		s.twice = true
 	}
 	return copy(s.data[off:], p), nil
+}
+
+// pinned is the configuration of a client that accepts one key.
+func pinned(pin trust.Pin) *tls.Config { return trust.PinnedClientConfig(nil, pin) }
+
+// isPinError reports whether err says that a server has another key.
+func isPinError(err error) bool {
+	_, ok := errors.AsType[*trust.PinError](err)
+	return ok
 }

@@ -115,7 +115,7 @@ func (g *get) run(ctx context.Context) error {
 func (g *get) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, g.ConnectTimeout)
 	defer cancel()
-	session, err := g.Dial(ctx, g.URL.Host, g.TLS, g.KWIK)
+	session, err := g.Dial(ctx, g.URL.Host, g.TLS, patient(g.KWIK, g.ConnectTimeout))
 	if err != nil {
 		if _, silent := errors.AsType[*quic.IdleTimeoutError](err); silent {
 			err = &quic.HandshakeTimeoutError{} // there was no connection yet that could have fallen idle
@@ -124,6 +124,19 @@ func (g *get) connect(ctx context.Context) error {
 	}
 	g.session = session
 	return nil
+}
+
+// patient returns conf with a handshake time-out that lets a long ConnectTimeout be waited for.
+func patient(conf *kwik.Config, timeout time.Duration) *kwik.Config {
+	if timeout <= DefaultConnectTimeout || conf != nil && conf.QUIC != nil {
+		return conf
+	}
+	p := kwik.Config{}
+	if conf != nil {
+		p = *conf
+	}
+	p.QUIC = &quic.Config{HandshakeIdleTimeout: timeout}
+	return &p
 }
 
 // ask requests the file and reads the answer: manifest and tree, proved up to the root.

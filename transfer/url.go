@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -59,7 +60,7 @@ func ParseServerURL(s string) (URL, error) {
 		return URL{}, errors.New("it has a user name; kwik knows none")
 	}
 	host, port := p.Hostname(), p.Port()
-	if host == "" || len(host) > 253 || strings.ContainsAny(host, " %\"<>\\^`{|}") {
+	if !validHost(host) || strings.Contains(host, ":") != strings.HasPrefix(p.Host, "[") {
 		return URL{}, fmt.Errorf("its host %q is not valid", host)
 	}
 	if port == "" {
@@ -104,6 +105,15 @@ func ParseServerURL(s string) (URL, error) {
 		}
 	}
 	return u, nil
+}
+
+// validHost accepts names and IP addresses without a zone.
+func validHost(host string) bool {
+	if strings.Contains(host, ":") {
+		_, err := netip.ParseAddr(host)
+		return err == nil && !strings.Contains(host, "%")
+	}
+	return host != "" && len(host) <= 253 && !strings.ContainsAny(host, " %\"<>[\\]^`{|}")
 }
 
 // String returns the URL in a form that ParseURL reads.

@@ -1,0 +1,186 @@
+package kwik
+
+import (
+	"bytes"
+	"io"
+	"sync"
+	"testing"
+	"time"
+)
+
+// FuzzAggregator delivers and reads in any order and compares with a model: a byte is there or not, and whoever
+// brings it first gets the credit.
+func FuzzAggregator(f *testing.F) {
+	f.Add([]byte{0, 1, 2, 3, 0x80, 5, 6, 7, 0x80, 0xff}, true)
+	f.Add([]byte{15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0xff, 0xff, 0xff}, true)
+	f.Add([]byte{0x11, 0x35, 0x5f, 0x00, 0x23}, false)
+	f.Fuzz(func(t *testing.T, events []byte, ordered bool) {
+		const unit, count = 100, 16
+		ids := []PathID{"a", "b", "c"}
+		a := newAggregation(t, unit*count-7, unit, ids...)
+		defer a.checkBlocks()
+		a.hoping, a.timeout = true, time.Hour
+		size := len(a.content)
+		k := newSink(size)
+		var copied chan error
+		if ordered {
+			a.read(nil)
+		} else {
+			copied = make(chan error, 1)
+			begun := make(chan struct{}) // when it is closed, the consumer's mode is set
+			a.begin = func() { close(begun) }
+			go func() {
+				_, err := a.copyTo(t.Context(), k)
+				copied <- err
+			}()
+			<-begun
+		}
+		var (
+			had     [count]bool
+			credit  = make(map[PathID]int64)
+			wasted  int64
+			counted int64
+			read    int
+		)
+		deliver := func(id PathID, first, last int) {
+			start, end := first*unit, min(last*unit, size)
+			if err := a.send(id, 1, start, end, nil); err != nil {
+				t.Fatal(err)
+			}
+			for i := first; i < last; i++ {
+				n := int64(min((i+1)*unit, size) - i*unit)
+				if had[i] {
+					wasted += n
+					continue
+				}
+				had[i] = true
+				counted += n
+				credit[id] += n
+			}
+		}
+		consume := func(n int) {
+			buf := make([]byte, n)
+			if have := read < size && had[read/unit]; !have && read < size {
+				return // it would wait
+			}
+			n, err := a.read(buf)
+			if read == size {
+				if n != 0 || err != io.EOF {
+					t.Fatalf("at the end: %d, %v", n, err)
+				}
+				return
+			}
+			if n == 0 || err != nil || !bytes.Equal(buf[:n], a.content[read:read+n]) {
+				t.Fatalf("%d bytes at %d, %v", n, read, err)
+			}
+			read += n
+		}
+		for _, e := range events {
+			if ordered && e >= 0x80 {
+				consume(int(e-0x80)*3 + 1)
+				continue
+			}
+			first := int(e & 15)
+			deliver(ids[int(e>>4&3)%3], first, min(count, first+1+int(e>>6&1)*3))
+			st := a.stats()
+			if st.Bytes != counted || st.Wasted != wasted {
+				t.Fatalf("stats %+v, want %d bytes and %d wasted", st, counted, wasted)
+			}
+			for _, s := range st.Sources {
+				if s.Bytes != credit[s.Path] {
+					t.Fatalf("%s has %d bytes, want %d", s.Path, s.Bytes, credit[s.Path])
+				}
+			}
+		}
+		for i := range count {
+			if !had[i] {
+				deliver("a", i, i+1)
+			}
+		}
+		if ordered {
+			for read < size {
+				consume(1000)
+			}
+			consume(1)
+		} else if err := <-copied; err != nil || k.twice || !bytes.Equal(k.data, a.content) {
+			t.Fatalf("copied: %v, twice %v", err, k.twice)
+		}
+		if a.dones != 1 {
+			t.Fatalf("done was called %d times", a.dones)
+		}
+	})
+}
+
+// BenchmarkSecondaryStreamAggregation moves a stream from three sources to a consumer, without network, proof and disk:
+// what is left is the scheduler, the offsets, the blocks and the locks.
+func BenchmarkSecondaryStreamAggregation(b *testing.B) {
+	const size, unit = 256 << 20, 64 << 10
+	u, err := newUnits(size, unit, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, consume := range map[string]func(a *streamAggregator) error{
+		"ordered": func(a *streamAggregator) error {
+			buf := make([]byte, 256<<10)
+			for {
+				if _, err := a.read(buf); err == io.EOF {
+					return nil
+				} else if err != nil {
+					return err
+				}
+			}
+		},
+		"unordered": func(a *streamAggregator) error {
+			_, err := a.copyTo(b.Context(), writerFunc(func(p []byte, _ int64) (int, error) { return len(p), nil }))
+			return err
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(size)
+			b.ReportAllocs()
+			for b.Loop() {
+				a := newStreamAggregator(b.Context(), FirstAggregateStreamID, u, unit, nil, (&Config{}).populate())
+				grants := make(map[PathID]chan schedAction)
+				ids := []PathID{"a", "b", "c"}
+				for _, id := range ids {
+					grants[id] = make(chan schedAction, 1<<16) // tell must not block
+				}
+				a.begin, a.hope, a.done = func() {}, func() bool { return true }, func() {}
+				a.tell = func(action schedAction) {
+					if action.kind == schedGrantExtent {
+						grants[action.path] <- action
+					}
+				}
+				var wg sync.WaitGroup
+				for _, id := range ids {
+					a.attach(id, func() time.Duration { return 100 * time.Microsecond })
+					a.setRoom(id, roomOffered)
+					a.mu.Lock()
+					src := a.sources[id]
+					a.mu.Unlock()
+					wg.Go(func() {
+						for {
+							select {
+							case <-a.ctx.Done():
+								return
+							case g := <-grants[id]:
+								for off := g.start; off < g.end; {
+									next := u.cut(off, dataFrameSize, g.end)
+									src.received.Add(next - off)
+									a.deliver(src, g.grant, off, newBlock(int(next-off)))
+									off = next
+								}
+								a.ended(src, g.grant, nil)
+							}
+						}
+					})
+				}
+				if err := consume(a); err != nil {
+					b.Fatal(err)
+				}
+				a.close()
+				wg.Wait()
+			}
+		})
+	}
+}

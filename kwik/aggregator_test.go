@@ -1,0 +1,469 @@
+package kwik
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// An aggregation is a stream aggregator without a session: what it tells is noted, and the test delivers what it likes.
+type aggregation struct {
+	testing.TB
+	*streamAggregator
+	content []byte
+
+	mu     sync.Mutex // guards what follows
+	grants []schedAction
+	begun  int
+	dones  int
+	banned []PathID
+	hoping bool
+	blocks []*block
+}
+
+func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregation {
+	u, err := newUnits(uint64(size), uint64(unit), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := (&Config{ReorderWindow: minReorderWindow}).populate()
+	a := &aggregation{TB: t, content: randomBytes(1, size)}
+	a.streamAggregator = newStreamAggregator(t.Context(), FirstAggregateStreamID, u, uint64(unit), nil, c)
+	count := func(n *int) func() {
+		return func() {
+			a.mu.Lock()
+			*n++
+			a.mu.Unlock()
+		}
+	}
+	a.begin, a.done = count(&a.begun), count(&a.dones)
+	a.hope = func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.hoping
+	}
+	a.tell = func(action schedAction) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if action.kind == schedGrantExtent {
+			a.grants = append(a.grants, action)
+		}
+	}
+	a.ban = func(id PathID, _, _ int64, cause error) {
+		a.mu.Lock()
+		a.banned = append(a.banned, id)
+		a.mu.Unlock()
+		a.detach(id, cause)
+	}
+	for _, id := range sources {
+		a.attach(id, func() time.Duration { return 0 })
+		a.setRoom(id, roomOffered)
+	}
+	t.Cleanup(a.checkBlocks)
+	return a
+}
+
+// source returns the source of a path.
+func (a *aggregation) source(id PathID) *source {
+	a.streamAggregator.mu.Lock()
+	defer a.streamAggregator.mu.Unlock()
+	return a.sources[id]
+}
+
+// send delivers content[start:end) from a source; change, if not nil, falsifies it.
+func (a *aggregation) send(id PathID, grant uint64, start, end int, change func([]byte)) error {
+	b := &block{room: make([]byte, blockHeadroom+blockSizes[0])} // not of the pool, so that nobody gets it after its release
+	b.data = b.room[blockHeadroom:][:copy(b.room[blockHeadroom:], a.content[start:end])]
+	b.holders.Store(1)
+	if change != nil {
+		change(b.data)
+	}
+	a.mu.Lock()
+	a.blocks = append(a.blocks, b)
+	a.mu.Unlock()
+	s := a.source(id)
+	s.received.Add(int64(len(b.data)))
+	return a.deliver(s, grant, int64(start), b)
+}
+
+// checkBlocks wants every block released; that none was released twice is block's own rule.
+func (a *aggregation) checkBlocks() {
+	a.close()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, b := range a.blocks {
+		if n := b.holders.Load(); n != 0 {
+			a.Errorf("a block has %d holders left", n)
+		}
+	}
+	if a.begun > 1 || a.dones > 1 {
+		a.Errorf("begin was called %d times, done %d times", a.begun, a.dones)
+	}
+}
+
+// serve delivers what is granted, unit by unit in the order that pick chooses, until nothing is granted.
+func (a *aggregation) serve(unit int, pick func(n int) int) {
+	a.Helper()
+	type piece struct {
+		path       PathID
+		grant      uint64
+		start, end int
+	}
+	var todo []piece
+	for {
+		a.mu.Lock()
+		for _, g := range a.grants {
+			for off := g.start; off < g.end; off += int64(unit) {
+				todo = append(todo, piece{g.path, g.grant, int(off), int(min(off+int64(unit), g.end))})
+			}
+		}
+		a.grants = nil
+		a.mu.Unlock()
+		if len(todo) == 0 {
+			return
+		}
+		i := pick(len(todo))
+		x := todo[i]
+		todo = slices.Delete(todo, i, i+1)
+		if err := a.send(x.path, x.grant, x.start, x.end, nil); err != nil {
+			a.Error(err)
+			return
+		}
+	}
+}
+
+// held returns how many bytes wait for the ordered reader.
+func (a *aggregation) held() (n int64) {
+	a.streamAggregator.mu.Lock()
+	defer a.streamAggregator.mu.Unlock()
+	for _, x := range a.arrived {
+		n += int64(len(x.p))
+	}
+	return n
+}
+
+const aggUnit = 64 << 10
+
+func TestSecondaryStreamAggregation(t *testing.T) {
+	const size = 3*minReorderWindow + 77
+	for name, pick := range map[string]func(n int) int{
+		"in order":       func(int) int { return 0 },
+		"backwards":      func(n int) int { return n - 1 },
+		"from both ends": func(n int) int { return n % 2 * (n - 1) },
+	} {
+		t.Run("ordered, "+name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newAggregation(t, size, aggUnit, "a", "b", "c")
+				if len(a.grants) > 0 || a.begun > 0 {
+					t.Fatal("something was granted before anybody read")
+				}
+				var got bytes.Buffer
+				buf := make([]byte, 100_000) // neither units nor grants
+				for {
+					if got.Len() == 0 {
+						if _, err := a.read(nil); err != nil { // demand
+							t.Fatal(err)
+						}
+					}
+					for _, g := range a.grants {
+						if g.end > int64(got.Len())+minReorderWindow {
+							t.Fatalf("granted [%d, %d) to a reader at %d", g.start, g.end, got.Len())
+						}
+					}
+					a.serve(aggUnit, pick)
+					if n := a.held(); n > minReorderWindow {
+						t.Fatalf("%d bytes are held, the window has %d", n, minReorderWindow)
+					}
+					n, err := a.read(buf)
+					got.Write(buf[:n])
+					if err == io.EOF {
+						break
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				st := a.stats()
+				if !bytes.Equal(got.Bytes(), a.content) || st.Bytes != size || st.Wasted != 0 || a.dones != 1 || a.begun != 1 {
+					t.Errorf("%d bytes, done %d, begun %d, stats %+v", got.Len(), a.dones, a.begun, st)
+				}
+				for _, s := range st.Sources {
+					if s.Bytes == 0 {
+						t.Errorf("%s delivered nothing", s.Path)
+					}
+				}
+				a.fail(errors.New("the session ended"))
+				if n, err := a.read(buf); n != 0 || err != io.EOF {
+					t.Errorf("after the end: %d, %v", n, err)
+				}
+			})
+		})
+		t.Run("unordered, "+name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newAggregation(t, size, aggUnit, "a", "b", "c")
+				k := newSink(size)
+				a.copying(t.Context(), k, func() { a.serve(aggUnit, pick) }, func(n int64, err error) {
+					if n != size || err != nil || !bytes.Equal(k.data, a.content) || k.twice || a.dones != 1 {
+						t.Errorf("%d, %v, twice %v, done %d", n, err, k.twice, a.dones)
+					}
+				})
+			})
+		})
+	}
+}
+
+// copying runs copyTo, then f when that waits, and then check with its results.
+func (a *aggregation) copying(ctx context.Context, w io.WriterAt, f func(), check func(n int64, err error)) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n, err := a.copyTo(ctx, w)
+		check(n, err)
+	}()
+	synctest.Wait()
+	f()
+	<-done
+}
+
+func TestAggregationOfDuplicates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAggregation(t, 4*aggUnit, aggUnit, "a", "b")
+		k := newSink(4 * aggUnit)
+		a.copying(t.Context(), k, func() {
+			for _, x := range []struct {
+				id         PathID
+				start, end int
+			}{{"a", 1, 2}, {"b", 1, 2}, {"b", 0, 1}, {"a", 0, 1}, {"a", 3, 4}, {"b", 3, 4}, {"b", 2, 3}} {
+				if err := a.send(x.id, 99, x.start*aggUnit, x.end*aggUnit, nil); err != nil {
+					t.Error(err)
+				}
+			}
+		}, func(n int64, err error) {
+			if n != 4*aggUnit || err != nil || k.twice || !bytes.Equal(k.data, a.content) {
+				t.Errorf("%d, %v, twice %v", n, err, k.twice)
+			}
+		})
+		st := a.stats()
+		slices.SortFunc(st.Sources, func(x, y SourceStats) int { return strings.Compare(string(x.Path), string(y.Path)) })
+		if st.Wasted != 3*aggUnit || st.Sources[0].Bytes != 2*aggUnit || st.Sources[1].Bytes != 2*aggUnit {
+			t.Errorf("stats %+v", st)
+		}
+	})
+}
+
+func TestAggregationRefusesUnprovedBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAggregation(t, 2*aggUnit, aggUnit, "liar", "honest")
+		proofs := 0
+		a.setProof(func(source PathID, off int64, p []byte) error {
+			if proofs++; !bytes.Equal(p, a.content[off:off+int64(len(p))]) {
+				return errors.New("wrong")
+			}
+			return nil
+		})
+		k := newSink(2 * aggUnit)
+		a.copying(t.Context(), k, func() {
+			err := a.send("liar", 1, 0, aggUnit, func(p []byte) { p[aggUnit-1] ^= 1 })
+			if e, ok := errors.AsType[*Error](err); !ok || e.Code != ErrSourceRefuted || e.Path != "liar" || e.Offset != 0 {
+				t.Errorf("a wrong byte: %v", err)
+			}
+			if st := a.stats(); st.Bytes != 0 || st.Wasted != aggUnit || !slices.Equal(a.banned, []PathID{"liar"}) {
+				t.Errorf("stats %+v, banned %v", st, a.banned)
+			}
+			a.send("honest", 2, 0, aggUnit, nil)
+			a.send("honest", 2, 0, aggUnit, func(p []byte) { p[0] ^= 1 }) // of no interest any more
+			a.send("honest", 2, aggUnit, 2*aggUnit, nil)
+		}, func(n int64, err error) {
+			if n != 2*aggUnit || err != nil || !bytes.Equal(k.data, a.content) || proofs != 3 {
+				t.Errorf("%d, %v, %d proofs", n, err, proofs)
+			}
+		})
+	})
+}
+
+type writerFunc func(p []byte, off int64) (int, error)
+
+func (f writerFunc) WriteAt(p []byte, off int64) (int, error) { return f(p, off) }
+
+func TestAggregationStopsWithItsConsumer(t *testing.T) {
+	full := errors.New("disk full")
+	synctest.Test(t, func(t *testing.T) {
+		a := newAggregation(t, 2*aggUnit, aggUnit, "a")
+		failing := writerFunc(func(p []byte, off int64) (int, error) { return 0, full })
+		a.copying(t.Context(), failing, func() {
+			if err := a.send("a", 1, 0, aggUnit, nil); err != full {
+				t.Errorf("the delivery that failed: %v", err)
+			}
+			if err := a.send("a", 1, aggUnit, 2*aggUnit, nil); err != full {
+				t.Errorf("a delivery afterwards: %v", err)
+			}
+		}, func(n int64, err error) {
+			if n != 0 || err != full || a.dones != 1 {
+				t.Errorf("%d, %v, done %d", n, err, a.dones)
+			}
+		})
+	})
+	// Whatever ends the stream, copyTo returns after the last write.
+	for name, end := range map[string]func(a *aggregation, cancel context.CancelCauseFunc){
+		"closed":        func(a *aggregation, _ context.CancelCauseFunc) { a.close() },
+		"context ended": func(_ *aggregation, cancel context.CancelCauseFunc) { cancel(errStreamClosed) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newAggregation(t, 2*aggUnit, aggUnit, "a")
+				hold, returned := make(chan struct{}), false
+				slow := writerFunc(func(p []byte, off int64) (int, error) {
+					if <-hold; returned {
+						t.Error("copyTo returned during a write")
+					}
+					return len(p), nil
+				})
+				ctx, cancel := context.WithCancelCause(t.Context())
+				a.copying(ctx, slow, func() {
+					go a.send("a", 1, 0, aggUnit, nil)
+					synctest.Wait()
+					end(a, cancel)
+					synctest.Wait()
+					close(hold)
+				}, func(n int64, err error) {
+					if returned = true; n != aggUnit || err != errStreamClosed {
+						t.Errorf("%d, %v", n, err)
+					}
+				})
+			})
+		})
+	}
+	// A stream that is complete is complete, even if the context ends before copyTo notices.
+	synctest.Test(t, func(t *testing.T) {
+		a := newAggregation(t, aggUnit, aggUnit, "a")
+		ctx, cancel := context.WithCancel(t.Context())
+		a.copying(ctx, newSink(aggUnit), func() {
+			a.send("a", 1, 0, aggUnit, nil)
+			a.fail(context.Canceled)
+			cancel()
+		}, func(n int64, err error) {
+			if n != aggUnit || err != nil {
+				t.Errorf("%d, %v", n, err)
+			}
+		})
+	})
+	synctest.Test(t, func(t *testing.T) {
+		a := newAggregation(t, 2*aggUnit, aggUnit, "a")
+		if _, err := a.read(nil); err != nil {
+			t.Fatal(err)
+		}
+		a.send("a", 1, aggUnit, 2*aggUnit, nil) // waits for the reader, who closes
+		if _, err := a.copyTo(t.Context(), newSink(2*aggUnit)); err != errTwoConsumers {
+			t.Errorf("a second consumer: %v", err)
+		}
+		a.close()
+		if _, err := a.read(make([]byte, 1)); err != errStreamClosed || a.held() != 0 || a.dones != 1 {
+			t.Errorf("after close: %v, %d held, done %d", err, a.held(), a.dones)
+		}
+		if err := a.send("a", 1, 0, aggUnit, nil); err != errStreamClosed {
+			t.Errorf("delivery after close: %v", err)
+		}
+		a.close()
+	})
+}
+
+func TestAggregationDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAggregation(t, 2*aggUnit, aggUnit, "a")
+		a.hoping, a.timeout = true, time.Hour
+		read := func(wait time.Duration) {
+			t.Helper()
+			start := time.Now()
+			if n, err := a.read(make([]byte, 1)); n != 0 || err != os.ErrDeadlineExceeded || time.Since(start) != wait {
+				t.Errorf("%d, %v after %v, want %v", n, err, time.Since(start), wait)
+			}
+		}
+		a.setReadDeadline(time.Now().Add(-time.Second))
+		read(0)
+		a.setReadDeadline(time.Now().Add(30 * time.Millisecond))
+		read(30 * time.Millisecond)
+		read(0)
+		a.setReadDeadline(time.Now().Add(time.Minute))
+		time.AfterFunc(10*time.Millisecond, func() { a.setReadDeadline(time.Now().Add(20 * time.Millisecond)) })
+		read(30 * time.Millisecond)
+		a.setReadDeadline(time.Time{})
+		time.AfterFunc(time.Minute, func() { a.send("a", 1, 0, aggUnit, nil) })
+		if n, err := a.read(make([]byte, 1)); n != 1 || err != nil {
+			t.Errorf("without a deadline: %d, %v", n, err)
+		}
+	})
+}
+
+func TestAggregationTimeout(t *testing.T) {
+	const size = 2 * aggUnit
+	for _, tt := range []struct {
+		name   string
+		ids    []PathID
+		hope   bool
+		events func(a *aggregation)
+		after  time.Duration
+	}{
+		{"no source and no hope", nil, false, nil, tickInterval},
+		{"no source", nil, true, nil, 10*time.Second + tickInterval},
+		{"a source that refuses", []PathID{"a"}, false, func(a *aggregation) { a.detach("a", io.ErrNoProgress) }, tickInterval},
+		{"a source that is silent", []PathID{"a"}, false, nil, 11 * time.Second},
+		{"a source that comes back for a while", []PathID{"a"}, false, func(a *aggregation) {
+			time.AfterFunc(5*time.Second, func() { a.send("a", 1, 0, aggUnit, nil) })
+		}, 16 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := newAggregation(t, size, aggUnit, tt.ids...)
+				a.hoping = tt.hope
+				if tt.events != nil {
+					tt.events(a)
+				}
+				start := time.Now()
+				_, err := a.copyTo(t.Context(), newSink(size))
+				took := time.Since(start)
+				if !errors.Is(err, ErrAggregationTimeout) || took < tt.after-tickInterval || took > tt.after+2*tickInterval {
+					t.Errorf("%v after %v, want %v", err, took, tt.after)
+				}
+				if tt.name == "a source that refuses" && !errors.Is(err, io.ErrNoProgress) {
+					t.Errorf("%v does not say why", err)
+				}
+			})
+		})
+	}
+}
+
+// A source that gives up extents without cause is done without after a few, and the reason can be read.
+func TestAggregationStrikes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAggregation(t, 4*aggUnit, aggUnit, "a")
+		a.read(nil)
+		s := a.source("a")
+		give := func() {
+			g := a.grants[0]
+			a.grants = a.grants[1:]
+			a.ended(s, g.grant, nil)
+		}
+		for range maxStrikes - 1 {
+			give()
+		}
+		a.send("a", a.grants[0].grant, int(a.grants[0].start), int(a.grants[0].start)+aggUnit, nil) // starts the count anew
+		a.grants = a.grants[1:]
+		for range maxStrikes {
+			if s.gone {
+				t.Fatal("too early")
+			}
+			give()
+		}
+		if !s.gone || codeOf(s.reason) != ErrContentUnavailable || strings.Contains(s.reason.Error(), "%!") {
+			t.Errorf("gone %v, %v", s.gone, s.reason)
+		}
+	})
+}

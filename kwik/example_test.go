@@ -1,0 +1,104 @@
+package kwik_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+)
+
+// exampleTLS makes a key for a server and the configuration of a client that trusts it.
+func exampleTLS() (server, client *tls.Config) {
+	cert, err := trust.NewIdentity(time.Now())
+	if err != nil {
+		panic(err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}}, trust.PinnedClientConfig(nil, trust.PinOf(cert.Leaf))
+}
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// A program for quic-go becomes one for KWIK by changing the package at ListenAddr and DialAddr.
+func ExampleDialAddr() {
+	ctx := context.Background()
+	serverTLS, clientTLS := exampleTLS()
+
+	listener, err := kwik.ListenAddr("localhost:0", serverTLS, nil)
+	check(err)
+	defer listener.Close()
+	go func() {
+		session, err := listener.Accept(ctx)
+		check(err)
+		stream, err := session.AcceptStream(ctx)
+		check(err)
+		io.Copy(stream, stream)
+		stream.Close()
+	}()
+
+	session, err := kwik.DialAddr(ctx, listener.Addr().String(), clientTLS, nil)
+	check(err)
+	defer session.CloseWithError(0, "")
+	stream, err := session.OpenStreamSync(ctx)
+	check(err)
+	io.WriteString(stream, "hello")
+	stream.Close()
+	answer, err := io.ReadAll(stream)
+	check(err)
+	fmt.Printf("%s\n", answer)
+	// Output: hello
+}
+
+// A text is a Content that every server holds.
+type text struct{ *strings.Reader }
+
+func (text) Close() error { return nil }
+
+func openText(_ context.Context, r kwik.ContentRequest) (kwik.Content, error) {
+	return text{strings.NewReader(strings.Repeat(string(r.Descriptor), 5))}, nil
+}
+
+// A primary and a secondary that joined it serve one stream together; the client only reads it.
+func ExampleServerSession_OpenAggregateStream() {
+	ctx := context.Background()
+	primaryTLS, clientTLS := exampleTLS()
+	secondaryTLS, _ := exampleTLS()
+
+	primary, err := kwik.ListenAddr("127.0.0.1:0", primaryTLS, &kwik.Config{OpenContent: openText})
+	check(err)
+	defer primary.Close()
+	secondary, err := kwik.ListenAddr("127.0.0.1:0", secondaryTLS, &kwik.Config{Role: kwik.ServerRoleSecondary, OpenContent: openText})
+	check(err)
+	defer secondary.Close()
+	membership, err := secondary.Join(ctx, primary.Addr().String(), kwik.JoinConfig{TLS: clientTLS})
+	check(err)
+	fmt.Println("joined as", membership.ID())
+
+	go func() {
+		session, err := primary.Accept(ctx)
+		check(err)
+		_, err = session.OpenAggregateStream(kwik.AggregateStreamSpec{Size: 15, Descriptor: []byte("abc")})
+		check(err)
+	}()
+
+	session, err := kwik.DialAddr(ctx, primary.Addr().String(), clientTLS, nil)
+	check(err)
+	defer session.CloseWithError(0, "")
+	stream, err := session.AcceptStream(ctx)
+	check(err)
+	defer stream.Close()
+	content, err := io.ReadAll(stream)
+	check(err)
+	fmt.Printf("%d bytes: %s\n", stream.Size(), content)
+	// Output:
+	// joined as s1
+	// 15 bytes: abcabcabcabcabc
+}

@@ -1,0 +1,421 @@
+package kwik
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+const unit = 64 << 10
+
+// A hostile scene: an honest primary, an honest secondary, a fake secondary that is attached and was granted an extent,
+// and a transfer that is under way.
+type hostileScene struct {
+	w      *world
+	client *ClientSession
+	server *ServerSession
+	stream *Stream
+	copy   *copying
+	id     PathID                     // the fake's
+	fake   *fakePeer                  // its path
+	grant  *kwikpb.OffsetSyncResponse // its first grant
+	start  uint64                     // of the grant
+}
+
+func inHostileScene(t *testing.T, f func(h *hostileScene)) {
+	t.Helper()
+	inHostileSceneOf(t, 1<<20+77, f)
+}
+
+func inHostileSceneOf(t *testing.T, size int, f func(h *hostileScene)) {
+	t.Helper()
+	inWorldOf(t, size, 1, lan, func(w *world) {
+		h := &hostileScene{w: w}
+		server, id := w.fakeSecondary()
+		h.id = id
+		h.client, h.server = w.dial(nil)
+		h.fake = server.welcome(kwikpb.Role_ROLE_SECONDARY, id)
+		w.wantState(h.client, id, PathActive)
+		h.stream = w.offer(h.client, h.server, unit)
+		h.copy = w.copy(h.stream)
+		if o := h.fake.attached(); o.GetKwikStreamId() != uint64(h.stream.StreamID()) || len(o.GetTickets()) != 1 {
+			w.t.Fatalf("attachment %v", o)
+		}
+		h.grant = h.fake.granted()
+		h.start = h.grant.GetExpectedOffset()
+		f(h)
+	})
+}
+
+// open is the right OPEN for the fake's first grant.
+func (h *hostileScene) open() []byte {
+	return wireOpen(h.stream.StreamID(), h.grant.GetGrantId(), h.start)
+}
+
+// data is the right DATA for n bytes at off.
+func (h *hostileScene) data(off, n uint64) []byte { return wireData(h.w.data[off : off+n]) }
+
+// answer writes a grant as an honest secondary does, up to n bytes of it.
+func (h *hostileScene) answer(g *kwikpb.OffsetSyncResponse, n uint64) {
+	off := g.GetExpectedOffset()
+	x := h.fake.extent(wireOpen(h.stream.StreamID(), g.GetGrantId(), off))
+	end := off + min(n, g.GetLength())
+	for ; off < end; off += unit {
+		x.write(h.data(off, min(unit, end-off)))
+	}
+	x.write(wireClose(end))
+	x.Close()
+}
+
+// foreignGrant is a grant that another source holds.
+func (h *hostileScene) foreignGrant() uint64 {
+	a := h.stream.agg
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, g := range a.sched.grants {
+		if g.path.id != h.id {
+			return id
+		}
+	}
+	h.w.t.Fatal("nobody else was granted anything")
+	return 0
+}
+
+// wantLife checks that nothing but the fake's path was harmed: the transfer ends right and the session is usable.
+func (h *hostileScene) wantLife() {
+	h.w.t.Helper()
+	h.copy.wantAll()
+	if err := context.Cause(h.client.Context()); err != nil {
+		h.w.t.Fatalf("the session ended: %v", err)
+	}
+	if _, err := h.client.OpenStream(); err != nil {
+		h.w.t.Fatal(err)
+	}
+}
+
+// A secondary has nothing public: its own application is told so, and the network hears nothing of the attempt.
+func TestSecondaryStreamIsolation(t *testing.T) {
+	inWorld(t, 1, lan, func(w *world) {
+		client, _ := w.dial(nil)
+		session := <-w.secondaries[0].sessions
+		w.wantState(client, "s1", PathActive)
+		time.Sleep(time.Second) // for what is still under way to settle
+		before := session.conn.ConnectionStats().PacketsSent
+		_, err := session.OpenStreamSync(w.t.Context())
+		wantError(w.t, err, ErrInvalidStreamRole)
+		_, err = session.OpenStream()
+		wantError(w.t, err, ErrInvalidStreamRole)
+		_, err = session.OpenAggregateStream(AggregateStreamSpec{Size: 1})
+		wantError(w.t, err, ErrInvalidStreamRole)
+		time.Sleep(time.Second)
+		if after := session.conn.ConnectionStats().PacketsSent; after != before {
+			w.t.Errorf("%d packets were sent", after-before)
+		}
+		ctx, cancel := context.WithTimeout(w.t.Context(), time.Second)
+		defer cancel()
+		if _, err := session.AcceptStream(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			w.t.Errorf("AcceptStream: %v", err)
+		}
+	})
+}
+
+// A secondary that opens public streams sees them reset, the application never hears of them, and the path goes on.
+func TestSecondaryOpensPublicStreams(t *testing.T) {
+	inHostileScene(t, func(h *hostileScene) {
+		for range 3 * maxStraySecondaryStream {
+			stream, err := h.fake.conn.OpenStreamSync(h.w.t.Context())
+			if err != nil {
+				h.w.t.Fatal(err)
+			}
+			stream.Write([]byte("let me in"))
+			_, err = stream.Read(make([]byte, 1))
+			wantStreamError(h.w.t, err, ErrSecondaryStreamIsolation)
+			<-stream.Context().Done()
+			wantStreamError(h.w.t, context.Cause(stream.Context()), ErrSecondaryStreamIsolation)
+		}
+		h.answer(h.grant, h.grant.GetLength())
+		h.wantLife()
+		ctx, cancel := context.WithTimeout(h.w.t.Context(), time.Second)
+		defer cancel()
+		if s, err := h.client.AcceptStream(ctx); err == nil {
+			h.w.t.Errorf("AcceptStream returned stream %v", s.StreamID())
+		}
+		h.fake.wantOpen()
+		for _, src := range h.stream.Stats().Sources {
+			if src.Path == h.id && src.Bytes == 0 {
+				h.w.t.Error("the fake's bytes did not count")
+			}
+		}
+	})
+}
+
+func wantStreamError(t *testing.T, err error, want ErrorCode) {
+	t.Helper()
+	e, ok := errors.AsType[*quic.StreamError](err)
+	if !ok || !e.Remote || ErrorCode(e.ErrorCode) != want {
+		t.Fatalf("stream error %v, want %v", err, want)
+	}
+}
+
+// Whatever breaks the rules of docs/PROTOCOL.md section 6 closes the path of whoever broke them, and nothing else.
+func TestHostileSecondaryStreams(t *testing.T) {
+	for name, c := range map[string]struct {
+		say  func(h *hostileScene) [][]byte
+		want ErrorCode
+	}{
+		"unknown stream": {func(h *hostileScene) [][]byte {
+			return [][]byte{wireOpen(h.stream.StreamID()+99, h.grant.GetGrantId(), h.start)}
+		}, ErrMetadataProtocolViolation},
+		"plain stream": {func(h *hostileScene) [][]byte {
+			return [][]byte{wireOpen(4, h.grant.GetGrantId(), h.start)}
+		}, ErrMetadataProtocolViolation},
+		"grant of nobody": {func(h *hostileScene) [][]byte {
+			return [][]byte{wireOpen(h.stream.StreamID(), 1<<40, h.start)}
+		}, ErrMetadataProtocolViolation},
+		"grant of another": {func(h *hostileScene) [][]byte {
+			return [][]byte{wireOpen(h.stream.StreamID(), h.foreignGrant(), h.start)}
+		}, ErrMetadataProtocolViolation},
+		"wrong initial offset": {func(h *hostileScene) [][]byte {
+			return [][]byte{wireOpen(h.stream.StreamID(), h.grant.GetGrantId(), h.start+unit)}
+		}, ErrMetadataProtocolViolation},
+		"past the grant's end": {func(h *hostileScene) [][]byte {
+			frames := [][]byte{h.open()}
+			for off := h.start; off <= h.start+h.grant.GetLength(); off += unit {
+				frames = append(frames, h.data(off, unit))
+			}
+			return frames
+		}, ErrMetadataProtocolViolation},
+		"off unit boundaries": {func(h *hostileScene) [][]byte {
+			return [][]byte{h.open(), h.data(h.start, 1000)}
+		}, ErrMetadataProtocolViolation},
+		"empty DATA": {func(h *hostileScene) [][]byte {
+			return [][]byte{h.open(), wireFrame(kwikpb.MetadataFrameType_SECONDARY_STREAM_DATA, &kwikpb.SecondaryStreamData{})}
+		}, ErrMetadataProtocolViolation},
+		"DATA first": {func(h *hostileScene) [][]byte {
+			return [][]byte{h.data(h.start, unit)}
+		}, ErrMetadataProtocolViolation},
+		"DATA after CLOSE": {func(h *hostileScene) [][]byte {
+			return [][]byte{h.open(), h.data(h.start, unit), wireClose(h.start + unit), h.data(h.start+unit, unit)}
+		}, ErrMetadataProtocolViolation},
+		"CLOSE elsewhere": {func(h *hostileScene) [][]byte {
+			return [][]byte{h.open(), h.data(h.start, unit), wireClose(h.start + 2*unit)}
+		}, ErrMetadataProtocolViolation},
+		"second OPEN": {func(h *hostileScene) [][]byte {
+			return [][]byte{h.open(), h.data(h.start, unit), h.open()}
+		}, ErrStreamMappingConflict},
+		"garbage": {func(h *hostileScene) [][]byte {
+			return [][]byte{randomBytes(7, 64), bytes.Repeat([]byte{0xff}, 64)}
+		}, ErrMetadataProtocolViolation},
+		"garbage after OPEN": {func(h *hostileScene) [][]byte {
+			return [][]byte{h.open(), bytes.Repeat([]byte{0xff}, 64)}
+		}, ErrMetadataProtocolViolation},
+		"huge frame": {func(h *hostileScene) [][]byte {
+			return [][]byte{h.open(), protowire.AppendVarint(nil, 1<<40)}
+		}, ErrMetadataProtocolViolation},
+		"huge OPEN": {func(h *hostileScene) [][]byte {
+			return [][]byte{wireFrame(kwikpb.MetadataFrameType_SECONDARY_STREAM_OPEN, &kwikpb.SecondaryStreamOpen{SourcePathId: string(bytes.Repeat([]byte{'a'}, maxMetadataFrame))})}
+		}, ErrMetadataProtocolViolation},
+		"grant frame on a secondary stream": {func(h *hostileScene) [][]byte {
+			return [][]byte{h.open(), wireFrame(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, h.grant)}
+		}, ErrMetadataProtocolViolation},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inHostileScene(t, func(h *hostileScene) {
+				h.fake.extent(c.say(h)...)
+				h.fake.wantClosed(c.want)
+				h.wantLife()
+			})
+		})
+	}
+}
+
+func TestTwoSecondaryStreamsForOneGrant(t *testing.T) {
+	inHostileScene(t, func(h *hostileScene) {
+		h.fake.extent(h.open(), h.data(h.start, unit))
+		h.fake.extent(h.open(), h.data(h.start, unit))
+		h.fake.wantClosed(ErrStreamMappingConflict)
+		h.wantLife()
+	})
+}
+
+// A secondary's control stream says hardly anything.
+func TestHostileSecondaryControl(t *testing.T) {
+	update := func(m *kwikpb.StreamMappingUpdate) func(h *hostileScene) {
+		return func(h *hostileScene) { h.fake.metadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, m) }
+	}
+	for name, c := range map[string]struct {
+		say  func(h *hostileScene)
+		want ErrorCode
+	}{
+		"AddPath": {func(h *hostileScene) {
+			h.fake.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_AddPath{AddPath: &kwikpb.AddPath{PathId: "mine"}}})
+		}, ErrMetadataProtocolViolation},
+		"StreamOffer": {func(h *hostileScene) {
+			h.fake.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(FirstAggregateStreamID) + 7, Size: 1})
+		}, ErrMetadataProtocolViolation},
+		"offset of an unknown stream": {func(h *hostileScene) {
+			h.fake.metadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{KwikStreamId: 1 << 63})
+		}, ErrOffsetSyncFailure},
+		"refusal of an unknown stream": {
+			update(&kwikpb.StreamMappingUpdate{KwikStreamId: 4, Operation: kwikpb.MappingOperation_MAPPING_DELETE}), ErrMetadataProtocolViolation,
+		},
+		"a client's withdrawal": {
+			update(&kwikpb.StreamMappingUpdate{KwikStreamId: uint64(FirstAggregateStreamID), Operation: kwikpb.MappingOperation_MAPPING_DELETE, GrantId: 1}), ErrMetadataProtocolViolation,
+		},
+		"a grant": {func(h *hostileScene) { h.fake.grant(h.stream.StreamID(), 1, 0, unit) }, ErrMetadataProtocolViolation},
+		"DATA": {func(h *hostileScene) {
+			h.fake.metadata(kwikpb.MetadataFrameType_SECONDARY_STREAM_DATA, &kwikpb.SecondaryStreamData{Data: []byte("x")})
+		}, ErrMetadataProtocolViolation},
+		"huge frame": {func(h *hostileScene) { h.fake.sendRaw(protowire.AppendVarint(nil, maxControlFrame+1)) }, ErrMetadataProtocolViolation},
+		"garbage":    {func(h *hostileScene) { h.fake.sendRaw(bytes.Repeat([]byte{0xff}, 32)) }, ErrMetadataProtocolViolation},
+		"the end":    {func(h *hostileScene) { h.fake.control.Close() }, ErrMetadataProtocolViolation},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inHostileScene(t, func(h *hostileScene) {
+				c.say(h)
+				h.fake.wantClosed(c.want)
+				h.wantLife()
+			})
+		})
+	}
+	t.Run("frames of a later version are skipped", func(t *testing.T) {
+		inHostileScene(t, func(h *hostileScene) {
+			h.fake.sendRaw([]byte{4, 0xa2, 0x06, 1, 'x'}) // field 100
+			h.answer(h.grant, h.grant.GetLength())
+			h.fake.wantOpen()
+			h.wantLife()
+		})
+	})
+}
+
+// What may happen to an honest secondary, too, costs it no path.
+func TestInterruptedExtents(t *testing.T) {
+	for name, say := range map[string]func(h *hostileScene){
+		"FIN without CLOSE": func(h *hostileScene) {
+			h.fake.extent(h.open(), h.data(h.start, unit)).Close()
+		},
+		"FIN in a frame": func(h *hostileScene) {
+			h.fake.extent(h.open(), h.data(h.start, unit)[:unit/2]).Close()
+		},
+		"FIN at once": func(h *hostileScene) { h.fake.extent().Close() },
+		"reset": func(h *hostileScene) {
+			h.fake.extent(h.open(), h.data(h.start, unit)).CancelWrite(77)
+		},
+		"early CLOSE": func(h *hostileScene) { h.answer(h.grant, unit) },
+		"no OPEN for long": func(h *hostileScene) {
+			x := h.fake.extent([]byte{20})
+			<-x.Context().Done() // the client gives it up
+		},
+		"silence, then the bytes though others wrote them": func(h *hostileScene) {
+			<-h.copy.done
+			h.answer(h.grant, h.grant.GetLength())
+		},
+		"bytes after the stream was closed": func(h *hostileScene) {
+			x := h.fake.extent(h.open(), h.data(h.start, unit))
+			<-h.copy.done
+			h.stream.Close()
+			x.write(h.data(h.start+unit, unit))
+			h.fake.extent(h.open())
+		},
+		"refusal, then what was under way": func(h *hostileScene) {
+			h.fake.metadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
+				KwikStreamId: uint64(h.stream.StreamID()), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
+				Code: uint64(ErrContentUnavailable), Reason: "gone",
+			})
+			time.Sleep(50 * time.Millisecond)
+			h.answer(h.grant, unit)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inHostileScene(t, func(h *hostileScene) {
+				say(h)
+				h.fake.wantOpen()
+				h.wantLife()
+			})
+		})
+	}
+}
+
+// A source that gives up three extents in a row is done without, for this stream; what it still sends harms nobody.
+func TestThreeGiveUpsLoseTheSource(t *testing.T) {
+	inHostileScene(t, func(h *hostileScene) {
+		h.answer(h.grant, 0)
+		for range maxStrikes - 1 {
+			h.answer(h.fake.granted(), 0)
+		}
+		h.wantLife()
+		for _, src := range h.stream.Stats().Sources {
+			if src.Path == h.id {
+				wantError(h.w.t, src.Gone, ErrContentUnavailable)
+			}
+		}
+		h.fake.wantOpen()
+	})
+}
+
+// The grants that were queued when the source was given up may be answered all the same.
+func TestLateAnswerOfALostSource(t *testing.T) {
+	inHostileSceneOf(t, 8<<20, func(h *hostileScene) {
+		grants := []*kwikpb.OffsetSyncResponse{h.grant}
+		for range maxStrikes {
+			grants = append(grants, h.fake.granted())
+		}
+		for _, g := range grants[:maxStrikes] {
+			h.answer(g, 0)
+		}
+		h.w.within(time.Second, func() bool {
+			for _, src := range h.stream.Stats().Sources {
+				if src.Path == h.id {
+					return src.Gone != nil
+				}
+			}
+			return false
+		})
+		h.answer(grants[maxStrikes], unit)
+		h.fake.wantOpen()
+		h.wantLife()
+	})
+}
+
+// Bytes that fail their proof end the path and are reported to the primary.
+func TestWrongBytesAreBlamed(t *testing.T) {
+	blamed := make(chan PathID, 1)
+	inWorld(t, 0, lan, func(w *world) {
+		w.primary.config.OnBlame = func(_ *ServerSession, path PathID, _ int64, _ string) { blamed <- path }
+		bad := w.join(corrupt(func(b []byte) { clear(b) }))
+		w.secondaries = append(w.secondaries, bad)
+		client, server := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		s := w.offer(client, server, unit)
+		s.SetProof(func(_ PathID, off int64, p []byte) error {
+			if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
+				return errors.New("wrong")
+			}
+			return nil
+		})
+		w.copy(s).wantAll()
+		session := <-bad.sessions
+		<-session.Context().Done()
+		wantError(w.t, fromQUIC(context.Cause(session.Context()), ""), ErrSourceRefuted)
+		if got := w.wantState(client, "s1", PathBanned); got.Reason == nil {
+			w.t.Error("banned without a reason")
+		}
+		time.Sleep(time.Minute)
+		if len(bad.sessions) > 0 {
+			w.t.Error("the client came back to a secondary that it had banned")
+		}
+	})
+	if id := <-blamed; id != "s1" {
+		t.Errorf("blamed %q", id)
+	}
+}

@@ -1,0 +1,202 @@
+package kwik
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"kwikcp/internal/simnet"
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// delivered is how many bytes of a path counted in a stream.
+func delivered(s *Stream, id PathID) int64 {
+	for _, src := range s.Stats().Sources {
+		if src.Path == id {
+			return src.Bytes
+		}
+	}
+	return 0
+}
+
+// A secondary that joins during a transfer is used at once.
+func TestJoinDuringATransfer(t *testing.T) {
+	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
+		client, server := w.dial(nil)
+		c := w.copy(w.offer(client, server, unit))
+		time.Sleep(200 * time.Millisecond)
+		w.secondaries = append(w.secondaries, w.join())
+		joined := time.Now()
+		w.within(time.Second, func() bool { return delivered(c.s, "s1") > 0 })
+		if took := time.Since(joined); took > 500*time.Millisecond {
+			w.t.Errorf("its first bytes counted after %v", took)
+		}
+		c.wantAll()
+		if n := delivered(c.s, "s1"); n < 256<<10 {
+			w.t.Errorf("it brought %d bytes of %d", n, len(w.data))
+		}
+	})
+}
+
+// A secondary that leaves its primary is not offered to new clients. A client that it serves goes on with it, closes the
+// path when it needs it no more, and does not come back.
+func TestLeaveDuringATransfer(t *testing.T) {
+	inWorldOf(t, 4<<20, 1, slow, func(w *world) {
+		client, server := w.dial(nil)
+		s1 := w.secondaries[0]
+		w.wantState(client, "s1", PathActive)
+		c := w.copy(w.offer(client, server, unit))
+		w.within(time.Second, func() bool { return delivered(c.s, "s1") > 0 })
+		s1.member.Close()
+		time.Sleep(200 * time.Millisecond)
+		before := delivered(c.s, "s1")
+		late, _ := w.dial(nil)
+		time.Sleep(200 * time.Millisecond)
+		if n := len(late.Paths()); n != 1 {
+			w.t.Errorf("a new client knows %d paths", n)
+		}
+		if delivered(c.s, "s1") == before {
+			w.t.Error("the secondary that left delivers no more")
+		}
+		c.wantAll()
+		session := <-s1.sessions
+		select {
+		case <-session.Context().Done():
+		case <-time.After(time.Second):
+			w.t.Fatal("the client stays with a secondary that it needs no more")
+		}
+		if e, ok := errors.AsType[*quic.ApplicationError](context.Cause(session.Context())); !ok || e.ErrorCode != 0 {
+			w.t.Errorf("the client left with %v", context.Cause(session.Context()))
+		}
+		time.Sleep(time.Minute)
+		if len(s1.sessions) != 0 {
+			w.t.Error("the client came back to a secondary that was withdrawn")
+		}
+	})
+}
+
+// One that serves nobody is left at once.
+func TestLeaveWhileIdle(t *testing.T) {
+	inWorldOf(t, unit, 1, lan, func(w *world) {
+		client, _ := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		w.secondaries[0].member.Close()
+		session := <-w.secondaries[0].sessions
+		select {
+		case <-session.Context().Done():
+		case <-time.After(time.Second):
+			w.t.Error("the client stays")
+		}
+	})
+}
+
+// Withdrawn and offered again while it serves: there is one connection all the time.
+func TestLeaveAndJoinAgainDuringATransfer(t *testing.T) {
+	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
+		s1 := w.join()
+		w.secondaries = append(w.secondaries, s1)
+		client, server := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		c := w.copy(w.offer(client, server, unit))
+		time.Sleep(200 * time.Millisecond)
+		w.primary.mu.Lock()
+		m := w.primary.members.byID["s1"]
+		server.tellGone("s1", "")
+		w.primary.mu.Unlock()
+		time.Sleep(100 * time.Millisecond)
+		w.primary.mu.Lock()
+		server.tellMember(m)
+		w.primary.mu.Unlock()
+		c.wantAll()
+		if st := w.path(client, "s1"); st.State != PathActive {
+			w.t.Errorf("path %+v", st)
+		}
+		if n := len(s1.sessions); n != 1 {
+			w.t.Errorf("%d connections to the secondary", n)
+		}
+		second := w.copy(w.offer(client, server, unit))
+		second.wantAll()
+		if delivered(second.s, "s1") == 0 {
+			w.t.Error("the path was not used for the next stream")
+		}
+	})
+}
+
+// A secondary is restarted during a long transfer, at its address and with its key. It joins again and gets another
+// ticket key; the clients get fresh tickets, notice at once that their connection is gone (Config.StatelessResetKey)
+// and use it again.
+func TestSecondaryRestart(t *testing.T) {
+	reset := configured(func(c *Config) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
+	inWorldOf(t, 10<<20, 0, slow, func(w *world) {
+		s1 := w.join(reset)
+		client, server := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		c := w.copy(w.offer(client, server, unit))
+		w.within(time.Second, func() bool { return delivered(c.s, "s1") > 0 })
+		s1.kill()
+		_, oldKeys := s1.membership()
+		time.Sleep(300 * time.Millisecond)
+		before := delivered(c.s, "s1")
+		again := w.join(restarted(s1), reset)
+		w.secondaries = append(w.secondaries, again)
+		joined := time.Now()
+		if again.member.ID() != "s1" {
+			w.t.Errorf("it is %q now", again.member.ID())
+		}
+		if _, keys := again.membership(); len(keys) != 1 || keys[0] == oldKeys[0] {
+			w.t.Error("it has the old ticket key")
+		}
+		w.within(10*time.Second, func() bool { return delivered(c.s, "s1") > before })
+		if took := time.Since(joined); took > 3*time.Second {
+			w.t.Errorf("it was used again after %v", took)
+		}
+		c.wantAll()
+	})
+}
+
+// A secondary that was away for so long that clients hardly try any more is dialled as soon as it is offered again.
+func TestSecondaryComesBackAfterLong(t *testing.T) {
+	inFakePrimaryScene(t, func(w *world, client *ClientSession, p *fakePeer) {
+		s := w.serve(ServerRoleSecondary)
+		s.stop()
+		add := &kwikpb.AddPath{PathId: "s1", KeyHash: s.pinBytes(), Addresses: []string{s.addr.String()}, Ticket: make([]byte, ticketSize)}
+		p.addPath(add)
+		time.Sleep(2 * time.Minute)
+		again := w.serve(ServerRoleSecondary, restarted(s))
+		w.secondaries = append(w.secondaries, again)
+		again.mu.Lock()
+		again.pathID, again.keys = "s1", []ticketKey{{1}}
+		again.mu.Unlock()
+		w.wantState(client, "s1", PathClosed) // between two dials
+		add.Ticket = again.ticket(ticketScopePath, client.ID(), contentID{})
+		p.addPath(add)
+		if took := w.within(time.Minute, func() bool { return w.path(client, "s1").State == PathActive }); took > time.Second {
+			w.t.Errorf("it is back after %v", took)
+		}
+	})
+}
+
+// A path whose connection is refused again and again is tried less and less often.
+func TestRedialBacksOff(t *testing.T) {
+	inWorldOf(t, unit, 0, simnet.Link{Latency: time.Millisecond}, func(w *world) {
+		server, id := w.fakeSecondary()
+		client, _ := w.dial(nil)
+		tries := 0
+		for start := time.Now(); time.Since(start) < time.Minute; tries++ {
+			ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+			conn, err := server.listener.Accept(ctx)
+			cancel()
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			conn.CloseWithError(quic.ApplicationErrorCode(ErrAccessRefused), "no")
+		}
+		if tries > 10 {
+			w.t.Errorf("dialled %d times in a minute", tries)
+		}
+		wantError(w.t, w.wantState(client, id, PathClosed).Reason, ErrAccessRefused)
+	})
+}

@@ -1,0 +1,470 @@
+package kwik
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"kwikcp/internal/rangeset"
+)
+
+// The model of this file drives a scheduler with events in any order and checks after each of them:
+//
+//   - had, free and the remainders of exclusive grants never overlap where something is missing, and together they are
+//     the whole stream: no byte is lost, none is granted exclusively twice;
+//   - grants are whole units inside the limit, and no queue outgrows its room;
+//   - the actions that the scheduler tells, replayed on what sources know, give the grants that it believes in;
+//   - whoever is not stalled and not held back has work as long as something is free (observe leaves that to tick);
+//   - the scheduler ends its work on every event, with a bounded number of actions.
+//
+// At the end one source is honest and the others are not, and the stream has to be complete in bounded time.
+
+// A modelGrant is a grant as its source knows it.
+type modelGrant struct {
+	id         uint64
+	path       PathID
+	start, end int64
+	granted    int64 // the end as first granted
+	sent       int64 // written up to here
+	pos        int64 // of this, accepted, but for what is past end
+	revoked    bool
+	writing    bool // a delivery is between claim and accept
+}
+
+func (g *modelGrant) live() bool { return !g.revoked && g.pos < g.end }
+
+// A modelSource is a source that is attached.
+type modelSource struct {
+	id       PathID
+	room     int
+	strikes  int
+	received int64
+	rtt      time.Duration
+	grants   []*modelGrant // in the order in which they came, until their streams end
+}
+
+// A modelDelivery has been claimed and is not accepted yet.
+type modelDelivery struct {
+	g     *modelGrant
+	end   int64
+	fresh []rangeset.Range
+}
+
+type schedulerModel struct {
+	choose   chooser
+	fatal    func(format string, args ...any)
+	s        *scheduler
+	u        units
+	now      time.Time
+	sources  []*modelSource
+	orphans  []*modelGrant // of sources that were taken out: bytes may be under way
+	claimed  rangeset.Set
+	limbo    []*modelDelivery
+	event    string // what happens now
+	observed bool   // a source may have come back, and no tick has passed
+	history  []string
+	verbose  bool
+}
+
+func newSchedulerModel(choose chooser, fatal func(string, ...any)) *schedulerModel {
+	m := &schedulerModel{choose: choose, now: time.Unix(1e9, 0)}
+	m.fatal = func(format string, args ...any) {
+		const tail = 25
+		if !m.verbose && len(m.history) > tail {
+			m.history = m.history[len(m.history)-tail:]
+		}
+		for _, h := range m.history {
+			format += "\n\t" + h
+		}
+		fatal(format, args...)
+	}
+	size := []uint64{0, 1000, 64 << 10, 256<<10 + 3, 1 << 20}[choose.below(5)]
+	total := uint64(1 + choose.below(50000))
+	if choose.below(4) > 0 {
+		total *= 700
+	}
+	var segments []uint64
+	for left := total; choose.below(3) > 0 && left > 1; {
+		n := 1 + uint64(choose.below(int(min(left-1, 60000))))
+		segments, left = append(segments, n), left-n
+		total = max(total, 1)
+	}
+	if segments != nil {
+		sum := uint64(0)
+		for _, n := range segments {
+			sum += n
+		}
+		if sum < total {
+			segments = append(segments, total-sum)
+		}
+	}
+	u, err := newUnits(total, size, segments)
+	if err != nil {
+		m.fatal("newUnits(%d, %d, %v): %v", total, size, segments, err)
+	}
+	m.u = u
+	limit := u.total
+	if choose.below(2) == 0 {
+		limit = u.ceil(int64(choose.below(8)) << 18)
+	}
+	m.s = newScheduler(u, limit)
+	return m
+}
+
+// do performs one event and checks everything.
+func (m *schedulerModel) do(event string, f func()) {
+	m.event = event
+	m.history = append(m.history, event)
+	m.observed = false
+	f()
+	m.replay()
+	m.check()
+}
+
+func (m *schedulerModel) source(id PathID) *modelSource {
+	for _, src := range m.sources {
+		if src.id == id {
+			return src
+		}
+	}
+	return nil
+}
+
+// replay gives the scheduler's actions to the sources.
+func (m *schedulerModel) replay() {
+	actions := m.s.take()
+	if most := (maxGrantsQueued*4 + 8) * (len(m.s.paths) + 2); len(actions) > most {
+		m.fatal("%s: %d actions at once", m.event, len(actions))
+	}
+	for _, a := range actions {
+		m.history = append(m.history, fmt.Sprintf("  -> %s %v grant %d [%d, %d)", a.path, []string{"grant", "shorten", "revoke"}[a.kind], a.grant, a.start, a.end))
+		src := m.source(a.path)
+		if src == nil {
+			if a.kind == schedGrantExtent {
+				m.fatal("%s: grant %d to %s, which is not there", m.event, a.grant, a.path)
+			}
+			continue
+		}
+		if a.kind == schedGrantExtent {
+			live := 0
+			for _, g := range src.grants {
+				if g.live() {
+					live++
+				}
+			}
+			switch {
+			case live >= src.room:
+				m.fatal("%s: grant %d makes %d in a room of %d", m.event, a.grant, live+1, src.room)
+			case a.start < 0 || a.start >= a.end || a.end > m.s.limit:
+				m.fatal("%s: grant [%d, %d) with limit %d", m.event, a.start, a.end, m.s.limit)
+			case !m.u.isBoundary(a.start) || !m.u.isBoundary(a.end):
+				m.fatal("%s: grant [%d, %d) is off the unit boundaries", m.event, a.start, a.end)
+			}
+			src.grants = append(src.grants, &modelGrant{id: a.grant, path: src.id, start: a.start, end: a.end, granted: a.end, sent: a.start, pos: a.start})
+			continue
+		}
+		i := slices.IndexFunc(src.grants, func(g *modelGrant) bool { return g.id == a.grant })
+		if i < 0 {
+			m.fatal("%s: action %d for grant %d, which %s does not have", m.event, a.kind, a.grant, a.path)
+			return
+		}
+		switch g := src.grants[i]; {
+		case a.kind == schedRevoke:
+			g.revoked = true
+		case a.end >= g.end || a.end < g.pos || !m.u.isBoundary(a.end):
+			m.fatal("%s: grant %d [%d, %d) shortened to %d", m.event, g.id, g.pos, g.end, a.end)
+		default:
+			g.end = a.end
+		}
+	}
+}
+
+// check compares the scheduler with the model.
+func (m *schedulerModel) check() {
+	s := m.s
+	all := s.had.Clone() // had, then also limbo, then also free and exclusive
+	for r := range s.free.All() {
+		if s.had.Overlap(r.Start, r.End) > 0 {
+			m.fatal("%s: had bytes of %v are free", m.event, r)
+		}
+		if !m.u.isBoundary(r.Start) || !m.u.isBoundary(r.End) {
+			m.fatal("%s: free %v is off the unit boundaries", m.event, r)
+		}
+		all.Add(r.Start, r.End)
+	}
+	owned := s.free.Clone()
+	for _, p := range s.paths {
+		src := m.source(p.id)
+		var live []*modelGrant
+		for _, g := range src.grants {
+			if g.live() {
+				live = append(live, g)
+			}
+		}
+		if len(live) != len(p.grants) {
+			m.fatal("%s: %s has %d grants, the scheduler thinks %d", m.event, p.id, len(live), len(p.grants))
+			return
+		}
+		for i, g := range p.grants {
+			if h := live[i]; g.id != h.id || g.pos != h.pos || g.end != h.end || g.start != h.start || g.granted != h.granted {
+				m.fatal("%s: %s has grant %+v, the scheduler thinks %+v", m.event, p.id, *h, *g)
+			}
+			if s.grants[g.id] != g {
+				m.fatal("%s: grant %d is queued but not known", m.event, g.id)
+			}
+			if g.shared {
+				continue
+			}
+			if n := owned.Add(g.pos, g.end); n != g.remainder() {
+				m.fatal("%s: %d bytes of grant %d [%d, %d) are free or another's as well", m.event, g.remainder()-n, g.id, g.pos, g.end)
+			}
+			all.Add(g.pos, g.end)
+		}
+		if _, stray := s.free.NextPresent(0, s.limit); stray && s.started && !m.observed && !p.stalled && len(p.grants) == 0 && !s.heldBack(p, m.now) {
+			m.fatal("%s: %s has nothing to do while %v is free below %d", m.event, p.id, &s.free, s.limit)
+		}
+	}
+	for _, d := range m.limbo {
+		for _, r := range d.fresh {
+			all.Add(r.Start, r.End)
+		}
+	}
+	if r, lost := all.NextMissing(0, m.u.total); lost {
+		m.fatal("%s: %v is lost", m.event, r)
+	}
+	if s.done() != (s.had.Total() == m.u.total) || s.missing(0, m.u.total) == s.done() {
+		m.fatal("%s: done %v with %v", m.event, s.done(), &s.had)
+	}
+}
+
+// deliver lets the source of g write up to end, which is not past g.granted, and settles it unless it is to stay on its
+// way to the disk.
+func (m *schedulerModel) deliver(g *modelGrant, end int64, settle bool) {
+	d := &modelDelivery{g: g, end: end}
+	for from := g.sent; from < end; {
+		r, ok := m.claimed.NextMissing(from, end)
+		if !ok {
+			break
+		}
+		d.fresh = append(d.fresh, r)
+		from = r.End
+	}
+	m.claimed.Add(g.sent, end)
+	if src := m.source(g.path); src != nil {
+		src.received += end - g.sent
+	}
+	g.sent, g.writing = end, true
+	if m.limbo = append(m.limbo, d); settle {
+		m.settle(len(m.limbo) - 1)
+	}
+}
+
+// settle accepts a delivery.
+func (m *schedulerModel) settle(i int) {
+	d := m.limbo[i]
+	m.limbo = slices.Delete(m.limbo, i, i+1)
+	m.do(fmt.Sprintf("accept grant %d to %d, fresh %v", d.g.id, d.end, d.fresh), func() {
+		d.g.writing = false
+		d.g.pos = max(d.g.pos, min(d.end, d.g.end))
+		m.s.accept(d.g.id, d.end, d.fresh, m.now)
+	})
+}
+
+// end ends the stream of a grant.
+func (m *schedulerModel) end(g *modelGrant) {
+	drop := func(h *modelGrant) bool { return h == g }
+	m.do(fmt.Sprintf("grant %d [%d, %d) closed at %d", g.id, g.start, g.end, g.sent), func() {
+		want := int64(0)
+		if src := m.source(g.path); src != nil && slices.ContainsFunc(src.grants, drop) {
+			if g.live() {
+				want = g.end - g.pos
+			}
+			src.grants = slices.DeleteFunc(src.grants, drop)
+		}
+		m.orphans = slices.DeleteFunc(m.orphans, drop)
+		if n := m.s.closed(g.id, m.now); n != want {
+			m.fatal("closed says that %d are undelivered, want %d", n, want)
+		}
+	})
+}
+
+func (m *schedulerModel) add(id PathID, rtt time.Duration) {
+	if m.source(id) != nil {
+		return
+	}
+	m.do(fmt.Sprintf("add %s, rtt %v", id, rtt), func() {
+		m.sources = append(m.sources, &modelSource{id: id, room: defaultRoom, rtt: rtt})
+		m.s.addPath(id, rtt, m.now)
+	})
+}
+
+func (m *schedulerModel) remove(src *modelSource) {
+	m.do("remove "+string(src.id), func() {
+		m.sources = slices.DeleteFunc(m.sources, func(o *modelSource) bool { return o == src })
+		m.orphans = append(m.orphans, src.grants...)
+		m.s.removePath(src.id, m.now)
+	})
+}
+
+func (m *schedulerModel) observe(src *modelSource) {
+	m.do(fmt.Sprintf("observe %s: %d", src.id, src.received), func() {
+		m.s.observe(src.id, src.received, src.rtt, m.now)
+		m.observed = true
+	})
+}
+
+func (m *schedulerModel) tick(step time.Duration) {
+	m.now = m.now.Add(step)
+	m.do(fmt.Sprintf("tick %v", step), func() { m.s.tick(m.now) })
+}
+
+var modelRTTs = []time.Duration{0, time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, 700 * time.Millisecond}
+
+// step performs one event of the first part, in which anything may happen.
+func (m *schedulerModel) step() {
+	choose := m.choose
+	var src *modelSource
+	if len(m.sources) > 0 {
+		src = m.sources[choose.below(len(m.sources))]
+	}
+	switch what := choose.below(24); {
+	case what == 0 || src == nil:
+		m.add(PathID("abcdef"[choose.below(6):][:1]), modelRTTs[choose.below(len(modelRTTs))])
+	case what == 1:
+		m.do("start", func() { m.s.start(m.now) })
+	case what == 2:
+		m.remove(src)
+	case what == 3:
+		src.room = 1 + choose.below(maxGrantsQueued)
+		m.do(fmt.Sprintf("room of %s is %d", src.id, src.room), func() { m.s.setRoom(src.id, src.room, m.now) })
+	case what == 4:
+		limit := m.s.limit + int64(choose.below(1<<16))*50
+		m.do(fmt.Sprintf("limit %d", limit), func() {
+			m.observed = m.u.floor(limit) <= m.s.limit // a limit that does not move does nothing
+			m.s.setLimit(limit, m.now)
+		})
+	case what == 5:
+		n, wait := choose.below(3), time.Duration(choose.below(300))*time.Millisecond
+		m.do(fmt.Sprintf("expect %d for %v", n, wait), func() { m.s.expect(n, m.now.Add(wait), m.now) })
+	case what < 9:
+		src.received += []int64{0, 1, 1 << 16, 1 << 24, 1 << 50}[choose.below(5)]
+		m.observe(src)
+	case what < 13:
+		for _, o := range m.sources {
+			switch choose.below(8) {
+			case 0, 1: // silent
+			case 2:
+				m.do("excuse "+string(o.id), func() {
+					m.s.excuse(o.id, m.now)
+					m.observed = true
+				})
+			default:
+				m.observe(o)
+			}
+		}
+		m.tick([]time.Duration{0, time.Millisecond, 50 * time.Millisecond, 400 * time.Millisecond, time.Second, 3 * time.Second}[choose.below(6)])
+	case what == 13:
+		if len(m.limbo) > 0 {
+			m.settle(choose.below(len(m.limbo)))
+		}
+	case what == 14:
+		if len(m.orphans) > 0 {
+			m.late(m.orphans[choose.below(len(m.orphans))])
+		}
+	case what == 15:
+		if len(src.grants) > 0 {
+			m.late(src.grants[choose.below(len(src.grants))])
+		}
+	case what == 16:
+		if len(src.grants) > 0 && !src.grants[0].writing {
+			m.end(src.grants[0]) // whether it was written or not
+		}
+	default:
+		m.write(src, 1+int64(choose.below(1<<10))<<10, choose.below(4) > 0)
+	}
+}
+
+// write lets a source go on: it ends what is written or taken back and writes at most about most bytes of the next.
+func (m *schedulerModel) write(src *modelSource, most int64, settle bool) (n int64) {
+	for len(src.grants) > 0 {
+		g := src.grants[0]
+		if g.writing {
+			return 0
+		}
+		if !g.revoked && g.sent < g.end {
+			from := g.sent
+			m.deliver(g, m.u.cut(from, most, g.end), settle)
+			return g.sent - from
+		}
+		m.end(g)
+	}
+	return 0
+}
+
+// late lets bytes come that were under way when their grant was shortened or taken back.
+func (m *schedulerModel) late(g *modelGrant) {
+	if !g.writing && g.sent < g.granted && (g.revoked || g.sent >= g.end || m.source(g.path) == nil) {
+		m.deliver(g, m.u.cut(g.sent, 1<<18, g.granted), m.choose.below(2) == 0)
+	}
+}
+
+// finish lets one source be honest, and fast enough, while the others do what they like, and wants the stream complete.
+func (m *schedulerModel) finish() {
+	for len(m.limbo) > 0 {
+		m.settle(0)
+	}
+	m.add("honest", 10*time.Millisecond)
+	m.do("start", func() { m.s.start(m.now) })
+	m.do("no limit", func() { m.s.setLimit(m.u.total, m.now) })
+	const perTick = 1 << 20
+	habits := make(map[PathID]int)
+	steps := int(m.u.total/perTick) + 1
+	for range 3*steps + 400 {
+		if m.s.done() {
+			return
+		}
+		for _, src := range slices.Clone(m.sources) {
+			if src.id == "honest" {
+				for sent := int64(0); sent < perTick; {
+					n := m.write(src, 64<<10, true)
+					if n == 0 {
+						break
+					}
+					sent += n
+				}
+				continue
+			}
+			habit, known := habits[src.id]
+			if !known {
+				habit = m.choose.below(5)
+				habits[src.id] = habit
+			}
+			switch habit {
+			case 0: // silent
+			case 1: // a trickle that never fills a unit
+				src.received++
+			case 2: // comes and goes
+				if m.choose.below(20) == 0 {
+					m.remove(src)
+					m.add(src.id, src.rtt)
+				}
+			case 3: // opens streams and gives them up, until the aggregator has enough of it
+				if len(src.grants) > 0 && m.choose.below(4) == 0 {
+					m.end(src.grants[0])
+					if src.strikes++; src.strikes == maxStrikes {
+						m.remove(src)
+					}
+				}
+			case 4: // a unit now and then
+				if m.choose.below(10) == 0 {
+					m.write(src, 1, true)
+				}
+			}
+		}
+		for _, src := range m.sources {
+			m.observe(src)
+		}
+		m.tick(tickInterval)
+	}
+	m.fatal("the stream did not come to its end: had %v of %d", &m.s.had, m.u.total)
+}

@@ -1,0 +1,313 @@
+package kwik
+
+import (
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"kwikcp/internal/rangeset"
+)
+
+// A schedulerSim is a network of sources in discrete time: what is told takes half a round trip, and what is written
+// another half plus its length over the source's rate.
+type schedulerSim struct {
+	s       *scheduler
+	now     time.Time
+	ticked  time.Time
+	claimed rangeset.Set
+	wasted  int64
+	sources []*simSource
+}
+
+type simSource struct {
+	id     PathID
+	rate   float64 // bytes a second; 0 is silence
+	rtt    time.Duration
+	grants []*modelGrant
+	inbox  []simMessage // what it will hear
+	outbox []simMessage // what the client will hear
+	credit float64      // bytes that it may have written by now
+	total  int64        // bytes that arrived
+	last   time.Time    // when the last of them arrived
+}
+
+type simMessage struct {
+	at     time.Time
+	action schedAction
+	g      *modelGrant // of data, up to action.end
+}
+
+const simStep = time.Millisecond
+
+func newSchedulerSim(total, unit uint64, sources ...*simSource) *schedulerSim {
+	u, err := newUnits(total, unit, nil)
+	if err != nil {
+		panic(err)
+	}
+	sim := &schedulerSim{s: newScheduler(u, u.total), now: time.Unix(1e9, 0)}
+	sim.s.start(sim.now)
+	for _, src := range sources {
+		sim.add(src)
+	}
+	return sim
+}
+
+func (sim *schedulerSim) add(src *simSource) {
+	sim.sources = append(sim.sources, src)
+	sim.s.addPath(src.id, src.rtt, sim.now)
+	sim.s.setRoom(src.id, roomOffered, sim.now)
+	sim.tell()
+}
+
+func (sim *schedulerSim) tell() {
+	for _, a := range sim.s.take() {
+		for _, src := range sim.sources {
+			if src.id == a.path {
+				src.inbox = append(src.inbox, simMessage{at: sim.now.Add(src.rtt / 2), action: a})
+			}
+		}
+	}
+}
+
+// run lets time pass until the stream is complete and returns how long it took, or most if it did not.
+func (sim *schedulerSim) run(most time.Duration) time.Duration {
+	start := sim.now
+	for ; sim.now.Sub(start) < most; sim.now = sim.now.Add(simStep) {
+		for _, src := range sim.sources {
+			sim.hear(src)
+			sim.write(src)
+			sim.receive(src)
+		}
+		if sim.s.done() {
+			return sim.now.Sub(start)
+		}
+		if sim.now.Sub(sim.ticked) >= tickInterval {
+			sim.ticked = sim.now
+			for _, src := range sim.sources {
+				sim.s.observe(src.id, src.total, src.rtt, sim.now)
+			}
+			sim.s.tick(sim.now)
+			sim.tell()
+		}
+	}
+	return most
+}
+
+func (sim *schedulerSim) hear(src *simSource) {
+	for len(src.inbox) > 0 && !src.inbox[0].at.After(sim.now) {
+		a := src.inbox[0].action
+		src.inbox = src.inbox[1:]
+		i := slices.IndexFunc(src.grants, func(g *modelGrant) bool { return g.id == a.grant })
+		switch {
+		case a.kind == schedGrantExtent:
+			src.grants = append(src.grants, &modelGrant{id: a.grant, start: a.start, sent: a.start, end: a.end})
+		case i >= 0 && a.kind == schedShorten:
+			src.grants[i].end = a.end
+		case i >= 0:
+			src.grants[i].end = src.grants[i].start
+		}
+	}
+}
+
+func (sim *schedulerSim) write(src *simSource) {
+	src.credit += src.rate * simStep.Seconds()
+	for len(src.grants) > 0 {
+		g := src.grants[0]
+		if g.sent >= g.end {
+			src.grants = src.grants[1:]
+			continue
+		}
+		next := sim.s.units.cut(g.sent, dataFrameSize, g.end)
+		if src.credit < float64(next-g.sent) {
+			return
+		}
+		src.credit -= float64(next - g.sent)
+		src.outbox = append(src.outbox, simMessage{at: sim.now.Add(src.rtt / 2), g: g, action: schedAction{grant: g.id, start: g.sent, end: next}})
+		g.sent = next
+	}
+	src.credit = 0
+}
+
+func (sim *schedulerSim) receive(src *simSource) {
+	for len(src.outbox) > 0 && !src.outbox[0].at.After(sim.now) {
+		a := src.outbox[0].action
+		src.outbox = src.outbox[1:]
+		var fresh []rangeset.Range
+		for from := a.start; from < a.end; {
+			r, ok := sim.claimed.NextMissing(from, a.end)
+			if !ok {
+				break
+			}
+			fresh, from = append(fresh, r), r.End
+		}
+		sim.wasted += a.end - a.start - sim.claimed.Add(a.start, a.end)
+		src.total += a.end - a.start
+		src.last = sim.now
+		sim.s.accept(a.grant, a.end, fresh, sim.now)
+		sim.tell()
+	}
+}
+
+// Sources of different speed finish together, and as soon as their sum allows.
+func TestStealingEqualisesFinishTimes(t *testing.T) {
+	fast := &simSource{id: "200", rate: 200e6, rtt: 10 * time.Millisecond}
+	middle := &simSource{id: "100", rate: 100e6, rtt: 10 * time.Millisecond}
+	slow := &simSource{id: "50", rate: 50e6, rtt: 10 * time.Millisecond}
+	const total = 700 << 20
+	sim := newSchedulerSim(total, 64<<10, slow, middle, fast)
+	took := sim.run(time.Minute)
+	ideal := time.Duration(total / 350e6 * float64(time.Second))
+	if took > ideal+ideal/20 {
+		t.Errorf("took %v, the sum of the rates allows %v", took, ideal)
+	}
+	first, last := fast.last, fast.last
+	for _, src := range sim.sources {
+		if src.last.Before(first) {
+			first = src.last
+		}
+		if src.last.After(last) {
+			last = src.last
+		}
+		if share := float64(src.total) / total; math.Abs(share-src.rate/350e6) > 0.05 {
+			t.Errorf("%s delivered %.0f %%, its part of the rate is %.0f %%", src.id, 100*share, 100*src.rate/350e6)
+		}
+	}
+	if last.Sub(first) > 100*time.Millisecond {
+		t.Errorf("the last source ended %v after the first", last.Sub(first))
+	}
+	if sim.wasted > total/100 {
+		t.Errorf("%d bytes were wasted", sim.wasted)
+	}
+	t.Logf("took %v of %v, spread %v, %d bytes wasted, %d grants", took, ideal, last.Sub(first), sim.wasted, sim.s.last)
+}
+
+// A source of a hundredth of the speed costs less than two hundredths of the time.
+func TestSlowSourceDoesNotDelay(t *testing.T) {
+	for _, unit := range []uint64{16 << 10, 64 << 10, 1 << 20} {
+		for _, rate := range []float64{10e6, 100e6} {
+			total := uint64(rate * 5)
+			fast := func() *simSource { return &simSource{id: "fast", rate: rate, rtt: 10 * time.Millisecond} }
+			alone := newSchedulerSim(total, unit, fast()).run(time.Minute)
+			slow := &simSource{id: "slow", rate: rate / 100, rtt: 10 * time.Millisecond}
+			sim := newSchedulerSim(total, unit, slow, fast())
+			took := sim.run(time.Minute)
+			if took > alone+alone/50 {
+				t.Errorf("unit %d, %v B/s: %v with a slow source, %v without", unit, rate, took, alone)
+			}
+			if spare := max(int64(total)/100, spareUnits*int64(unit)); sim.wasted > spare {
+				t.Errorf("unit %d, %v B/s: %d bytes wasted, %d allowed", unit, rate, sim.wasted, spare)
+			}
+			t.Logf("unit %d, %v B/s: %v, alone %v, wasted %d", unit, rate, took, alone, sim.wasted)
+		}
+	}
+}
+
+// One that trickles, however little, is never waited for; nor is one whose rate is not known yet left out.
+func TestTrickleIsNotWaitedFor(t *testing.T) {
+	for name, add := range map[string]func(sim *schedulerSim){
+		"from the start": func(sim *schedulerSim) {
+			sim.add(&simSource{id: "honest", rate: 20e6, rtt: 10 * time.Millisecond})
+		},
+		"when all is granted": func(sim *schedulerSim) {
+			sim.run(2 * time.Second)
+			sim.add(&simSource{id: "honest", rate: 20e6, rtt: 10 * time.Millisecond})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			trickle := &simSource{id: "trickle", rtt: 10 * time.Millisecond}
+			sim := newSchedulerSim(900<<10, 64<<10, trickle)
+			add(sim)
+			start := sim.now
+			for range 200 {
+				trickle.total++
+				if sim.run(50 * time.Millisecond); sim.s.done() {
+					break
+				}
+			}
+			if took := sim.now.Sub(start); !sim.s.done() || took > 4*time.Second {
+				t.Errorf("had %v after %v", &sim.s.had, took)
+			}
+		})
+	}
+}
+
+// Whatever a rate is worth, nothing loops, overflows or leaves the stream.
+func TestPathologicalRates(t *testing.T) {
+	rates := []float64{0, 5e-324, 1e-300, 1e-9, 1, 1e6, 1e12, 1e20, 1e300, math.MaxFloat64, math.Inf(1), math.NaN()}
+	for _, a := range rates {
+		for _, b := range rates {
+			for _, rtt := range []time.Duration{0, time.Millisecond, time.Hour} {
+				u, _ := newUnits(40<<20+1, 1<<16, nil)
+				s := newScheduler(u, u.total)
+				now := time.Unix(1e9, 0)
+				s.start(now)
+				s.addPath("a", rtt, now)
+				s.path("a").rate = a
+				s.setRoom("a", maxGrantsQueued, now)
+				s.addPath("b", rtt, now)
+				s.path("b").rate = b
+				s.setRoom("b", maxGrantsQueued, now)
+				for range 3 {
+					now = now.Add(time.Millisecond)
+					s.tick(now)
+					for _, x := range s.take() {
+						if x.kind == schedGrantExtent && (x.start < 0 || x.start >= x.end || x.end > u.total || !u.isBoundary(x.start) || !u.isBoundary(x.end)) {
+							t.Fatalf("rates %v and %v: grant [%d, %d)", a, b, x.start, x.end)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestExtentSizes(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		rate  float64
+		free  int64
+		paths int
+		want  int64
+	}{
+		{"unknown rate", 0, 1 << 30, 1, minExtent},
+		{"a tenth of a second", 100e6, 1 << 30, 1, 10e6},
+		{"never more than the most", 1e12, 1 << 30, 1, maxExtent},
+		{"never less than a quarter of the least", 1, 1 << 30, 1, minExtent / 4},
+		{"half of what is left", 100e6, 8 << 20, 1, 4 << 20},
+		{"half of its part of what is left", 100e6, 8 << 20, 2, 2 << 20},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			u, _ := newUnits(uint64(tt.free), 0, nil)
+			s := newScheduler(u, u.total)
+			now := time.Unix(1e9, 0)
+			for i := range tt.paths {
+				s.addPath(PathID(rune('a'+i)), 0, now)
+				s.paths[i].rate = tt.rate
+			}
+			if got := s.extentSize(s.paths[0], now); got != tt.want {
+				t.Errorf("extentSize %d, want %d", got, tt.want)
+			}
+		})
+	}
+}
+
+// Small streams wait a little for the servers that are still connecting, and each gets its equal part.
+func TestExpectedSourcesAreReservedFor(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	u, _ := newUnits(900<<10, 64<<10, nil)
+	s := newScheduler(u, u.total)
+	s.expect(2, now.Add(200*time.Millisecond), now)
+	s.addPath("a", 0, now)
+	s.setRoom("a", roomOffered, now)
+	s.start(now)
+	if got, part := s.path("a").granted, u.total/3; got < part || got > part+minExtent {
+		t.Errorf("%d bytes granted, a third is %d", got, part)
+	}
+	s.tick(now.Add(200*time.Millisecond - 1))
+	held := s.path("a").granted
+	s.tick(now.Add(200 * time.Millisecond))
+	if got := s.path("a").granted; held == u.total || got != u.total {
+		t.Errorf("%d bytes granted before, %d after the reserve ended", held, got)
+	}
+}

@@ -1,0 +1,204 @@
+package transfer
+
+import (
+	"fmt"
+	"io/fs"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A faultyDir is a Dir whose n-th operation, counted over the directory and its files, fails; and one that can let
+// something happen between two operations, as another process would.
+type faultyDir struct {
+	Dir
+	*faults
+}
+
+type faults struct {
+	mu    sync.Mutex
+	fail  int   // which operation fails, counted from 1; 0 for none
+	with  error // how
+	after func(op string)
+	ops   []string // what was done, the failed one last if any
+	open  int      // files and directories that are open
+}
+
+// step counts an operation and reports whether it fails.
+func (f *faults) step(op, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ops = append(f.ops, op)
+	if len(f.ops) == f.fail {
+		return &fs.PathError{Op: op, Path: name, Err: f.with}
+	}
+	return nil
+}
+
+// failed returns the operation that failed, "" if none did.
+func (f *faults) failed() string {
+	if f.fail > 0 && len(f.ops) >= f.fail {
+		return f.ops[f.fail-1]
+	}
+	return ""
+}
+
+func (f *faults) done(op string) {
+	if f.after != nil {
+		f.after(op)
+	}
+}
+
+// opener returns an openDir for openPart and Get: the directories of the system with the faults.
+func (f *faults) opener() func(string) (Dir, error) {
+	return func(path string) (Dir, error) {
+		if err := f.step("opendir", path); err != nil {
+			return nil, err
+		}
+		d, err := OpenDir(path)
+		if err != nil {
+			return nil, err
+		}
+		f.open++
+		return faultyDir{d, f}, nil
+	}
+}
+
+func (f *faults) file(op, name string, open func() (File, error)) (File, error) {
+	if err := f.step(op, name); err != nil {
+		return nil, err
+	}
+	x, err := open()
+	if err != nil {
+		return nil, err
+	}
+	f.open++
+	f.done(op)
+	return faultyFile{x, f, name}, nil
+}
+
+func (d faultyDir) Open(name string) (File, error) {
+	return d.file("open", name, func() (File, error) { return d.Dir.Open(name) })
+}
+
+func (d faultyDir) OpenPart(name string) (File, error) {
+	return d.file("openpart", name, func() (File, error) { return d.Dir.OpenPart(name) })
+}
+
+func (d faultyDir) Create(name string) (File, error) {
+	return d.file("create", name, func() (File, error) { return d.Dir.Create(name) })
+}
+
+func (d faultyDir) Lstat(name string) (fs.FileInfo, error) {
+	if err := d.step("lstat", name); err != nil {
+		return nil, err
+	}
+	return d.Dir.Lstat(name)
+}
+
+func (d faultyDir) Stat(name string) (fs.FileInfo, error) {
+	if err := d.step("stat", name); err != nil {
+		return nil, err
+	}
+	return d.Dir.Stat(name)
+}
+
+func (d faultyDir) Rename(old, new string) error {
+	if err := d.step("rename", old); err != nil {
+		return err
+	}
+	return d.Dir.Rename(old, new)
+}
+
+func (d faultyDir) Remove(name string) error {
+	if err := d.step("remove", name); err != nil {
+		return err
+	}
+	return d.Dir.Remove(name)
+}
+
+func (d faultyDir) Chtimes(name string, mtime time.Time) error {
+	if err := d.step("chtimes", name); err != nil {
+		return err
+	}
+	return d.Dir.Chtimes(name, mtime)
+}
+
+func (d faultyDir) Sync() error {
+	if err := d.step("syncdir", "."); err != nil {
+		return err
+	}
+	return d.Dir.Sync()
+}
+
+func (d faultyDir) Close() error {
+	d.open--
+	d.Dir.Close()
+	return d.step("closedir", ".")
+}
+
+type faultyFile struct {
+	File
+	*faults
+	name string
+}
+
+func (f faultyFile) WriteAt(p []byte, off int64) (int, error) {
+	if err := f.step("write", f.name); err != nil {
+		n, _ := f.File.WriteAt(p[:len(p)/2], off) // as a full disk does
+		return n, err
+	}
+	return f.File.WriteAt(p, off)
+}
+
+func (f faultyFile) Stat() (fs.FileInfo, error) {
+	if err := f.step("fstat", f.name); err != nil {
+		return nil, err
+	}
+	return f.File.Stat()
+}
+
+func (f faultyFile) Chmod(mode fs.FileMode) error {
+	if err := f.step("chmod", f.name); err != nil {
+		return err
+	}
+	return f.File.Chmod(mode)
+}
+
+func (f faultyFile) Sync() error {
+	if err := f.step("sync", f.name); err != nil {
+		return err
+	}
+	return f.File.Sync()
+}
+
+func (f faultyFile) TryLock() (bool, error) {
+	if err := f.step("lock", f.name); err != nil {
+		return false, err
+	}
+	return f.File.TryLock()
+}
+
+func (f faultyFile) Close() error {
+	f.open--
+	f.File.Close()
+	return f.step("close", f.name)
+}
+
+// everyFault calls f once for each operation of what it does, with that operation failing, until f is through before the
+// failure.
+func everyFault(t *testing.T, with error, f func(t *testing.T, faults *faults)) {
+	t.Helper()
+	for n := 1; ; n++ {
+		x := &faults{fail: n, with: with}
+		if !t.Run(fmt.Sprint(n), func(t *testing.T) { f(t, x) }) {
+			return
+		}
+		if x.failed() == "" {
+			if n < 10 {
+				t.Fatalf("only %d operations: %q", n-1, x.ops)
+			}
+			return
+		}
+	}
+}

@@ -1,0 +1,18 @@
+// Package sim runs whole transfers in a simulated world: the real client, primary and secondaries of packages transfer and
+// kwik, over a simulated network and directories in memory, inside a testing/synctest bubble, where a minute of
+// retransmissions takes milliseconds and a goroutine that is left behind is a failure.
+//
+//	seed -> Scenario (who is where, what fails and when) -> World (network, servers, client) -> Get -> checks -> Outcome
+//
+// A [Scenario] follows from its seed alone. Its dials (loss, jitter, liars, deaths, ...) are each off in about half of the
+// seeds, so that faults meet in many mixtures and not all at once. At least one honest server stays reachable, unless the
+// scenario is doomed, and says so; so every run has one right result, and [Run] checks for it:
+//
+//   - the file is in place, whole, proved and on disk, or the error is of the expected kind and the target is as before;
+//   - no byte that is not the file's was ever written, under any name, and no part file or open handle is left;
+//   - a liar is banned, nobody else is, and what it sent in vain is at most 1 MiB;
+//   - the transfer ends within a time that follows from the scenario, and so does every goroutine.
+//
+// How packets fare follows from the seed; what goroutines make of it also depends on Go's scheduler. A failing seed
+// therefore fails again mostly, not always: run it several times (-count).
+package sim

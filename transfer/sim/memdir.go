@@ -1,0 +1,349 @@
+package sim
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"syscall"
+	"time"
+
+	"kwikcp/transfer"
+)
+
+// A MemDir is a transfer.Dir in memory, without subdirectories. It knows what would survive a power cut: contents that
+// were synced, and names as of the last Sync.
+//
+// Several Dirs may be opened of it at once; each is closed on its own.
+type MemDir struct {
+	// OnWrite, if set, is told of every write and of every file that comes to stand under a name: the name, and the bytes
+	// that are there now. It is called without the lock.
+	OnWrite func(name string, off int64, p []byte)
+	// ReadDelay is how long each read takes.
+	ReadDelay time.Duration
+
+	mu      sync.Mutex
+	files   map[string]*memFile
+	durable map[string]*memFile // names as of the last Sync
+	open    int                 // files and directories that are open
+}
+
+// A memFile is a file, whatever its names. Guarded by its directory's lock.
+type memFile struct {
+	data   []byte
+	mode   fs.FileMode
+	mtime  time.Time
+	dirty  bool // written since the last Sync
+	locked *memHandle
+}
+
+// NewMemDir returns an empty directory.
+func NewMemDir() *MemDir {
+	return &MemDir{files: make(map[string]*memFile), durable: make(map[string]*memFile)}
+}
+
+// Put places a file, durably, as if it had always been there.
+func (d *MemDir) Put(name string, data []byte, mode fs.FileMode, mtime time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := &memFile{data: data, mode: mode, mtime: mtime}
+	d.files[name], d.durable[name] = f, f
+}
+
+// Names returns the names of the files, in no order.
+func (d *MemDir) Names() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var names []string
+	for name := range d.files {
+		names = append(names, name)
+	}
+	return names
+}
+
+// Durable returns the content that a power cut would leave under a name; ok is false if there would be no such name or
+// its content would not be whole.
+func (d *MemDir) Durable(name string) (data []byte, mode fs.FileMode, mtime time.Time, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.durable[name]
+	if f == nil || f.dirty || f != d.files[name] {
+		return nil, 0, time.Time{}, false
+	}
+	return f.data, f.mode, f.mtime, true
+}
+
+// Opened returns how many files and directories are open.
+func (d *MemDir) Opened() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.open
+}
+
+// Dir opens the directory.
+func (d *MemDir) Dir() transfer.Dir {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open++
+	return &memDir{MemDir: d}
+}
+
+// A memDir is an open directory.
+type memDir struct {
+	*MemDir
+	closed bool
+}
+
+// begin takes the lock for an operation on a name.
+func (d *memDir) begin(op, name string) (unlock func(), f *memFile, err error) {
+	d.mu.Lock()
+	if d.closed {
+		return d.mu.Unlock, nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrClosed}
+	}
+	if f = d.files[name]; f == nil {
+		err = &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
+	}
+	return d.mu.Unlock, f, err
+}
+
+func (d *memDir) handle(f *memFile, write bool) *memHandle {
+	d.open++
+	return &memHandle{dir: d.MemDir, file: f, write: write}
+}
+
+func (d *memDir) Open(name string) (transfer.File, error) {
+	unlock, f, err := d.begin("open", name)
+	defer unlock()
+	if err != nil {
+		return nil, err
+	}
+	return d.handle(f, false), nil
+}
+
+func (d *memDir) OpenPart(name string) (transfer.File, error) {
+	unlock, f, err := d.begin("open", name)
+	defer unlock()
+	if err != nil {
+		return nil, err
+	}
+	return d.handle(f, true), nil
+}
+
+func (d *memDir) Create(name string) (transfer.File, error) {
+	unlock, f, _ := d.begin("open", name)
+	defer unlock()
+	if f != nil || d.closed {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrExist}
+	}
+	f = &memFile{mode: 0o600, mtime: time.Now()}
+	d.files[name] = f
+	return d.handle(f, true), nil
+}
+
+func (d *memDir) Stat(name string) (fs.FileInfo, error) {
+	unlock, f, err := d.begin("stat", name)
+	defer unlock()
+	if err != nil {
+		return nil, err
+	}
+	return f.info(name), nil
+}
+
+func (d *memDir) Lstat(name string) (fs.FileInfo, error) { return d.Stat(name) }
+
+func (d *memDir) Rename(old, new string) error {
+	unlock, f, err := d.begin("rename", old)
+	if err != nil {
+		unlock()
+		return err
+	}
+	delete(d.files, old)
+	d.files[new] = f
+	data := f.data
+	unlock()
+	if d.OnWrite != nil {
+		d.OnWrite(new, 0, data)
+	}
+	return nil
+}
+
+func (d *memDir) Remove(name string) error {
+	unlock, _, err := d.begin("remove", name)
+	defer unlock()
+	delete(d.files, name)
+	return err
+}
+
+func (d *memDir) Chtimes(name string, mtime time.Time) error {
+	unlock, f, err := d.begin("chtimes", name)
+	defer unlock()
+	if err == nil {
+		f.mtime = mtime
+	}
+	return err
+}
+
+func (d *memDir) Sync() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.durable)
+	for name, f := range d.files {
+		d.durable[name] = f
+	}
+	return nil
+}
+
+func (d *memDir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return fs.ErrClosed
+	}
+	d.closed = true
+	d.open--
+	return nil
+}
+
+// A memHandle is an open file. Like the file's content it is guarded by the directory's lock.
+type memHandle struct {
+	dir    *MemDir
+	file   *memFile
+	write  bool
+	closed bool
+}
+
+func (h *memHandle) ReadAt(p []byte, off int64) (int, error) {
+	if h.dir.ReadDelay > 0 {
+		time.Sleep(h.dir.ReadDelay)
+	}
+	h.dir.mu.Lock()
+	defer h.dir.mu.Unlock()
+	switch {
+	case h.closed:
+		return 0, fs.ErrClosed
+	case off < 0:
+		return 0, syscall.EINVAL
+	case off >= int64(len(h.file.data)):
+		return 0, io.EOF
+	}
+	n := copy(p, h.file.data[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (h *memHandle) WriteAt(p []byte, off int64) (int, error) {
+	names, err := h.writeAt(p, off)
+	if err != nil {
+		return 0, err
+	}
+	if h.dir.OnWrite != nil {
+		for _, name := range names {
+			h.dir.OnWrite(name, off, p)
+		}
+	}
+	return len(p), nil
+}
+
+// writeAt writes and returns the file's names.
+func (h *memHandle) writeAt(p []byte, off int64) (names []string, err error) {
+	h.dir.mu.Lock()
+	defer h.dir.mu.Unlock()
+	switch {
+	case h.closed:
+		return nil, fs.ErrClosed
+	case !h.write:
+		return nil, syscall.EBADF
+	case off < 0:
+		return nil, syscall.EINVAL
+	}
+	f := h.file
+	if end := off + int64(len(p)); end > int64(len(f.data)) {
+		f.data = append(f.data, make([]byte, end-int64(len(f.data)))...)
+	}
+	copy(f.data[off:], p)
+	f.dirty, f.mtime = true, time.Now()
+	for name, other := range h.dir.files {
+		if other == f {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+func (h *memHandle) Stat() (fs.FileInfo, error) {
+	h.dir.mu.Lock()
+	defer h.dir.mu.Unlock()
+	if h.closed {
+		return nil, fs.ErrClosed
+	}
+	return h.file.info("file"), nil
+}
+
+func (h *memHandle) Chmod(mode fs.FileMode) error {
+	h.dir.mu.Lock()
+	defer h.dir.mu.Unlock()
+	if h.closed {
+		return fs.ErrClosed
+	}
+	h.file.mode = mode
+	return nil
+}
+
+func (h *memHandle) Sync() error {
+	h.dir.mu.Lock()
+	defer h.dir.mu.Unlock()
+	if h.closed {
+		return fs.ErrClosed
+	}
+	h.file.dirty = false
+	return nil
+}
+
+func (h *memHandle) TryLock() (bool, error) {
+	h.dir.mu.Lock()
+	defer h.dir.mu.Unlock()
+	if h.closed {
+		return false, fs.ErrClosed
+	}
+	if h.file.locked != nil && h.file.locked != h {
+		return false, nil
+	}
+	h.file.locked = h
+	return true, nil
+}
+
+func (h *memHandle) Close() error {
+	h.dir.mu.Lock()
+	defer h.dir.mu.Unlock()
+	if h.closed {
+		return fs.ErrClosed
+	}
+	h.closed = true
+	h.dir.open--
+	if h.file.locked == h {
+		h.file.locked = nil
+	}
+	return nil
+}
+
+// info returns a snapshot. Called with the directory's lock held.
+func (f *memFile) info(name string) fs.FileInfo {
+	return memInfo{name: name, size: int64(len(f.data)), mode: f.mode, mtime: f.mtime}
+}
+
+type memInfo struct {
+	name  string
+	size  int64
+	mode  fs.FileMode
+	mtime time.Time
+}
+
+func (i memInfo) Name() string       { return i.name }
+func (i memInfo) Size() int64        { return i.size }
+func (i memInfo) Mode() fs.FileMode  { return i.mode }
+func (i memInfo) ModTime() time.Time { return i.mtime }
+func (i memInfo) IsDir() bool        { return false }
+func (i memInfo) Sys() any           { return nil }
+func (i memInfo) String() string     { return fmt.Sprintf("%s, %d bytes", i.name, i.size) }

@@ -1,0 +1,6 @@
+//go:build !race
+
+package sim
+
+// DefaultSeeds is how many seeds a plain run of the tests takes.
+const DefaultSeeds = 120

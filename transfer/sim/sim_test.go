@@ -1,0 +1,120 @@
+package sim
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"kwikcp/internal/simnet"
+)
+
+var (
+	seeds = flag.Int("seeds", DefaultSeeds, "how many seeds to run")
+	first = flag.Uint64("first", 1, "the first of them")
+)
+
+func init() { flag.BoolVar(&Trace, "trace", false, "log what the client reports") }
+
+// TestSeeds runs whole transfers, each in the world of its seed, and those of testdata/seeds.txt first: seeds that failed
+// once. With -first it runs what it is told and no more.
+func TestSeeds(t *testing.T) {
+	var all totals
+	if *first == 1 {
+		for _, seed := range pastSeeds(t) {
+			t.Run(fmt.Sprintf("past/%d", seed), func(t *testing.T) { all.add(Run(t, seed)) })
+		}
+	}
+	for seed := *first; seed < *first+uint64(*seeds); seed++ {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) { all.add(Run(t, seed)) })
+	}
+	t.Logf("%v", all)
+}
+
+// totals add up outcomes.
+type totals struct {
+	seeds, failed, doomed, outages, liars int
+	wall, virtual, slowest                time.Duration
+	slowestSeed                           uint64
+	network                               simnet.Stats
+	bytes, wasted                         int64
+	kinds                                 [16]int
+}
+
+func (a *totals) add(o Outcome) {
+	a.seeds++
+	if len(o.Faults) > 0 {
+		a.failed++
+	}
+	if o.Scenario.Doom != DoomNone {
+		a.doomed++
+		if e, ok := asError(o.Err); ok {
+			a.kinds[e.Kind]++
+		}
+	}
+	if o.Scenario.troubled() {
+		a.outages++
+	}
+	a.liars += o.Scenario.liars()
+	a.wall += o.Wall
+	a.virtual += o.Virtual
+	if o.Virtual > a.slowest {
+		a.slowest, a.slowestSeed = o.Virtual, o.Scenario.Seed
+	}
+	a.network.Packets += o.Network.Packets
+	a.network.Lost += o.Network.Lost
+	a.network.Overflowed += o.Network.Overflowed
+	a.network.Unreachable += o.Network.Unreachable
+	a.bytes += o.Result.Bytes
+	a.wasted += o.Result.Wasted
+}
+
+func (a totals) String() string {
+	return fmt.Sprintf("%d seeds, %d failed; %d with outages, %d doomed (errors by kind %v), %d liars\n"+
+		"%.1f s wall, %v virtual (%.0f times as fast; the slowest transfer, seed %d, took %v)\n"+
+		"%d packets, %d dropped; %d bytes fetched, %d in vain",
+		a.seeds, a.failed, a.outages, a.doomed, a.kinds[:9], a.liars,
+		a.wall.Seconds(), a.virtual.Round(time.Second), a.virtual.Seconds()/a.wall.Seconds(), a.slowestSeed, a.slowest.Round(time.Millisecond),
+		a.network.Packets, a.network.Dropped(), a.bytes, a.wasted)
+}
+
+// pastSeeds reads testdata/seeds.txt: a seed a line, and comments after #.
+func pastSeeds(t *testing.T) (past []uint64) {
+	f, err := os.Open("testdata/seeds.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		text, _, _ := strings.Cut(lines.Text(), "#")
+		if text = strings.TrimSpace(text); text == "" {
+			continue
+		}
+		seed, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		past = append(past, seed)
+	}
+	return past
+}
+
+// TestScenarioFollowsFromItsSeed is what makes a seed worth printing.
+func TestScenarioFollowsFromItsSeed(t *testing.T) {
+	for seed := range uint64(1000) {
+		a, b := NewScenario(seed), NewScenario(seed)
+		if a != b {
+			t.Fatalf("seed %d gives\n%v and\n%v", seed, a, b)
+		}
+		if a.Doom == DoomNone {
+			anchor := a.Servers[a.Anchor]
+			if anchor.Copy != CopyRight || anchor.Outage.Kind != OutageNone || anchor.JoinsAt != 0 {
+				t.Fatalf("seed %d has no server that can be relied on:\n%v", seed, a)
+			}
+		}
+	}
+}
