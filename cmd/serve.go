@@ -160,9 +160,13 @@ func joinToken(c *cli.Context) ([]byte, error) {
 }
 
 func (o *serveCmd) run(ctx context.Context) error {
+	op := fmt.Sprintf("serve --root %q", o.root)
+	if info, err := os.Stat(o.root); err == nil && !info.IsDir() { // to open a FIFO would wait
+		return localError(op, errors.New("not a directory"))
+	}
 	dir, err := transfer.OpenDir(o.root)
 	if err != nil {
-		return localError(fmt.Sprintf("serve --root %q", o.root), err)
+		return localError(op, err)
 	}
 	defer dir.Close()
 	s, err := startServer(o, dir)

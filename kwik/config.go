@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"kwikcp/internal/udp"
 )
 
 // ALPN protocol names (docs/PROTOCOL.md section 2). Dial and Listen set them: the caller's tls.Config need not.
@@ -164,7 +166,7 @@ func listenUDP(_ context.Context, remote netip.AddrPort) (net.PacketConn, error)
 	if remote.Addr().Is6() {
 		network = "udp6"
 	}
-	return net.ListenUDP(network, nil)
+	return udp.Listen(network, nil)
 }
 
 // systemAddresses returns the addresses of the machine's interfaces.

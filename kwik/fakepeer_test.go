@@ -256,15 +256,6 @@ func (p *fakePeer) granted() *kwikpb.OffsetSyncResponse {
 	}
 }
 
-// drain reads and drops control frames until the path ends.
-func (p *fakePeer) drain() {
-	for {
-		if _, err := p.tryReceive(); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-			return
-		}
-	}
-}
-
 // wantClosed waits until the other side has closed the path and checks the code.
 func (p *fakePeer) wantClosed(want ErrorCode) {
 	p.t.Helper()

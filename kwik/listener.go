@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/quic-go/quic-go"
+
+	"kwikcp/internal/udp"
 )
 
 // A Listener accepts clients, and, on a primary, secondaries that join.
@@ -66,11 +68,11 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *Config) (*Listener, 
 
 // ListenAddr accepts connections at a UDP address, host:port.
 func ListenAddr(addr string, tlsConf *tls.Config, conf *Config) (*Listener, error) {
-	udp, err := net.ResolveUDPAddr("udp", addr)
+	local, err := net.ResolveUDPAddr("udp", addr)
 	if err != nil {
 		return nil, err
 	}
-	socket, err := net.ListenUDP("udp", udp)
+	socket, err := udp.Listen("udp", local)
 	if err != nil {
 		return nil, err
 	}

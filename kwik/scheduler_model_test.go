@@ -63,21 +63,32 @@ type schedulerModel struct {
 	event    string // what happens now
 	observed bool   // a source may have come back, and no tick has passed
 	history  []string
-	verbose  bool
+	record   bool // history is kept
 }
 
-func newSchedulerModel(choose chooser, fatal func(string, ...any)) *schedulerModel {
-	m := &schedulerModel{choose: choose, now: time.Unix(1e9, 0)}
-	m.fatal = func(format string, args ...any) {
-		const tail = 25
-		if !m.verbose && len(m.history) > tail {
-			m.history = m.history[len(m.history)-tail:]
-		}
-		for _, h := range m.history {
-			format += "\n\t" + h
-		}
-		fatal(format, args...)
+func (m *schedulerModel) run() {
+	for m.choose.more() {
+		m.step()
 	}
+	m.finish()
+}
+
+// text formats what is to be written down.
+func (m *schedulerModel) text(format string, args ...any) string {
+	if !m.record {
+		return ""
+	}
+	return fmt.Sprintf(format, args...)
+}
+
+func (m *schedulerModel) note(s string) {
+	if m.record {
+		m.history = append(m.history, s)
+	}
+}
+
+func newSchedulerModel(choose chooser, record bool, fatal func(string, ...any)) *schedulerModel {
+	m := &schedulerModel{choose: choose, now: time.Unix(1e9, 0), record: record, fatal: fatal}
 	size := []uint64{0, 1000, 64 << 10, 256<<10 + 3, 1 << 20}[choose.below(5)]
 	total := uint64(1 + choose.below(50000))
 	if choose.below(4) > 0 {
@@ -114,7 +125,7 @@ func newSchedulerModel(choose chooser, fatal func(string, ...any)) *schedulerMod
 // do performs one event and checks everything.
 func (m *schedulerModel) do(event string, f func()) {
 	m.event = event
-	m.history = append(m.history, event)
+	m.note(event)
 	m.observed = false
 	f()
 	m.replay()
@@ -134,14 +145,14 @@ func (m *schedulerModel) source(id PathID) *modelSource {
 func (m *schedulerModel) replay() {
 	actions := m.s.take()
 	if most := (maxGrantsQueued*4 + 8) * (len(m.s.paths) + 2); len(actions) > most {
-		m.fatal("%s: %d actions at once", m.event, len(actions))
+		m.fatal("%d actions at once", len(actions))
 	}
 	for _, a := range actions {
-		m.history = append(m.history, fmt.Sprintf("  -> %s %v grant %d [%d, %d)", a.path, []string{"grant", "shorten", "revoke"}[a.kind], a.grant, a.start, a.end))
+		m.note(m.text("  -> %s %v grant %d [%d, %d)", a.path, []string{"grant", "shorten", "revoke"}[a.kind], a.grant, a.start, a.end))
 		src := m.source(a.path)
 		if src == nil {
 			if a.kind == schedGrantExtent {
-				m.fatal("%s: grant %d to %s, which is not there", m.event, a.grant, a.path)
+				m.fatal("grant %d to %s, which is not there", a.grant, a.path)
 			}
 			continue
 		}
@@ -154,25 +165,25 @@ func (m *schedulerModel) replay() {
 			}
 			switch {
 			case live >= src.room:
-				m.fatal("%s: grant %d makes %d in a room of %d", m.event, a.grant, live+1, src.room)
+				m.fatal("grant %d makes %d in a room of %d", a.grant, live+1, src.room)
 			case a.start < 0 || a.start >= a.end || a.end > m.s.limit:
-				m.fatal("%s: grant [%d, %d) with limit %d", m.event, a.start, a.end, m.s.limit)
+				m.fatal("grant [%d, %d) with limit %d", a.start, a.end, m.s.limit)
 			case !m.u.isBoundary(a.start) || !m.u.isBoundary(a.end):
-				m.fatal("%s: grant [%d, %d) is off the unit boundaries", m.event, a.start, a.end)
+				m.fatal("grant [%d, %d) is off the unit boundaries", a.start, a.end)
 			}
 			src.grants = append(src.grants, &modelGrant{id: a.grant, path: src.id, start: a.start, end: a.end, granted: a.end, sent: a.start, pos: a.start})
 			continue
 		}
 		i := slices.IndexFunc(src.grants, func(g *modelGrant) bool { return g.id == a.grant })
 		if i < 0 {
-			m.fatal("%s: action %d for grant %d, which %s does not have", m.event, a.kind, a.grant, a.path)
+			m.fatal("action %d for grant %d, which %s does not have", a.kind, a.grant, a.path)
 			return
 		}
 		switch g := src.grants[i]; {
 		case a.kind == schedRevoke:
 			g.revoked = true
 		case a.end >= g.end || a.end < g.pos || !m.u.isBoundary(a.end):
-			m.fatal("%s: grant %d [%d, %d) shortened to %d", m.event, g.id, g.pos, g.end, a.end)
+			m.fatal("grant %d [%d, %d) shortened to %d", g.id, g.pos, g.end, a.end)
 		default:
 			g.end = a.end
 		}
@@ -185,10 +196,10 @@ func (m *schedulerModel) check() {
 	all := s.had.Clone() // had, then also limbo, then also free and exclusive
 	for r := range s.free.All() {
 		if s.had.Overlap(r.Start, r.End) > 0 {
-			m.fatal("%s: had bytes of %v are free", m.event, r)
+			m.fatal("had bytes of %v are free", r)
 		}
 		if !m.u.isBoundary(r.Start) || !m.u.isBoundary(r.End) {
-			m.fatal("%s: free %v is off the unit boundaries", m.event, r)
+			m.fatal("free %v is off the unit boundaries", r)
 		}
 		all.Add(r.Start, r.End)
 	}
@@ -202,26 +213,26 @@ func (m *schedulerModel) check() {
 			}
 		}
 		if len(live) != len(p.grants) {
-			m.fatal("%s: %s has %d grants, the scheduler thinks %d", m.event, p.id, len(live), len(p.grants))
+			m.fatal("%s has %d grants, the scheduler thinks %d", p.id, len(live), len(p.grants))
 			return
 		}
 		for i, g := range p.grants {
 			if h := live[i]; g.id != h.id || g.pos != h.pos || g.end != h.end || g.start != h.start || g.granted != h.granted {
-				m.fatal("%s: %s has grant %+v, the scheduler thinks %+v", m.event, p.id, *h, *g)
+				m.fatal("%s has grant %+v, the scheduler thinks %+v", p.id, *h, *g)
 			}
 			if s.grants[g.id] != g {
-				m.fatal("%s: grant %d is queued but not known", m.event, g.id)
+				m.fatal("grant %d is queued but not known", g.id)
 			}
 			if g.shared {
 				continue
 			}
 			if n := owned.Add(g.pos, g.end); n != g.remainder() {
-				m.fatal("%s: %d bytes of grant %d [%d, %d) are free or another's as well", m.event, g.remainder()-n, g.id, g.pos, g.end)
+				m.fatal("%d bytes of grant %d [%d, %d) are free or another's as well", g.remainder()-n, g.id, g.pos, g.end)
 			}
 			all.Add(g.pos, g.end)
 		}
 		if _, stray := s.free.NextPresent(0, s.limit); stray && s.started && !m.observed && !p.stalled && len(p.grants) == 0 && !s.heldBack(p, m.now) {
-			m.fatal("%s: %s has nothing to do while %v is free below %d", m.event, p.id, &s.free, s.limit)
+			m.fatal("%s has nothing to do while %v is free below %d", p.id, &s.free, s.limit)
 		}
 	}
 	for _, d := range m.limbo {
@@ -230,10 +241,10 @@ func (m *schedulerModel) check() {
 		}
 	}
 	if r, lost := all.NextMissing(0, m.u.total); lost {
-		m.fatal("%s: %v is lost", m.event, r)
+		m.fatal("%v is lost", r)
 	}
 	if s.done() != (s.had.Total() == m.u.total) || s.missing(0, m.u.total) == s.done() {
-		m.fatal("%s: done %v with %v", m.event, s.done(), &s.had)
+		m.fatal("done %v with %v", s.done(), &s.had)
 	}
 }
 
@@ -263,7 +274,7 @@ func (m *schedulerModel) deliver(g *modelGrant, end int64, settle bool) {
 func (m *schedulerModel) settle(i int) {
 	d := m.limbo[i]
 	m.limbo = slices.Delete(m.limbo, i, i+1)
-	m.do(fmt.Sprintf("accept grant %d to %d, fresh %v", d.g.id, d.end, d.fresh), func() {
+	m.do(m.text("accept grant %d to %d, fresh %v", d.g.id, d.end, d.fresh), func() {
 		d.g.writing = false
 		d.g.pos = max(d.g.pos, min(d.end, d.g.end))
 		m.s.accept(d.g.id, d.end, d.fresh, m.now)
@@ -273,7 +284,7 @@ func (m *schedulerModel) settle(i int) {
 // end ends the stream of a grant.
 func (m *schedulerModel) end(g *modelGrant) {
 	drop := func(h *modelGrant) bool { return h == g }
-	m.do(fmt.Sprintf("grant %d [%d, %d) closed at %d", g.id, g.start, g.end, g.sent), func() {
+	m.do(m.text("grant %d [%d, %d) closed at %d", g.id, g.start, g.end, g.sent), func() {
 		want := int64(0)
 		if src := m.source(g.path); src != nil && slices.ContainsFunc(src.grants, drop) {
 			if g.live() {
@@ -292,14 +303,14 @@ func (m *schedulerModel) add(id PathID, rtt time.Duration) {
 	if m.source(id) != nil {
 		return
 	}
-	m.do(fmt.Sprintf("add %s, rtt %v", id, rtt), func() {
+	m.do(m.text("add %s, rtt %v", id, rtt), func() {
 		m.sources = append(m.sources, &modelSource{id: id, room: defaultRoom, rtt: rtt})
 		m.s.addPath(id, rtt, m.now)
 	})
 }
 
 func (m *schedulerModel) remove(src *modelSource) {
-	m.do("remove "+string(src.id), func() {
+	m.do(m.text("remove %s", src.id), func() {
 		m.sources = slices.DeleteFunc(m.sources, func(o *modelSource) bool { return o == src })
 		m.orphans = append(m.orphans, src.grants...)
 		m.s.removePath(src.id, m.now)
@@ -307,7 +318,7 @@ func (m *schedulerModel) remove(src *modelSource) {
 }
 
 func (m *schedulerModel) observe(src *modelSource) {
-	m.do(fmt.Sprintf("observe %s: %d", src.id, src.received), func() {
+	m.do(m.text("observe %s: %d", src.id, src.received), func() {
 		m.s.observe(src.id, src.received, src.rtt, m.now)
 		m.observed = true
 	})
@@ -315,7 +326,7 @@ func (m *schedulerModel) observe(src *modelSource) {
 
 func (m *schedulerModel) tick(step time.Duration) {
 	m.now = m.now.Add(step)
-	m.do(fmt.Sprintf("tick %v", step), func() { m.s.tick(m.now) })
+	m.do(m.text("tick %v", step), func() { m.s.tick(m.now) })
 }
 
 var modelRTTs = []time.Duration{0, time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, 700 * time.Millisecond}
@@ -336,16 +347,16 @@ func (m *schedulerModel) step() {
 		m.remove(src)
 	case what == 3:
 		src.room = 1 + choose.below(maxGrantsQueued)
-		m.do(fmt.Sprintf("room of %s is %d", src.id, src.room), func() { m.s.setRoom(src.id, src.room, m.now) })
+		m.do(m.text("room of %s is %d", src.id, src.room), func() { m.s.setRoom(src.id, src.room, m.now) })
 	case what == 4:
 		limit := m.s.limit + int64(choose.below(1<<16))*50
-		m.do(fmt.Sprintf("limit %d", limit), func() {
+		m.do(m.text("limit %d", limit), func() {
 			m.observed = m.u.floor(limit) <= m.s.limit // a limit that does not move does nothing
 			m.s.setLimit(limit, m.now)
 		})
 	case what == 5:
 		n, wait := choose.below(3), time.Duration(choose.below(300))*time.Millisecond
-		m.do(fmt.Sprintf("expect %d for %v", n, wait), func() { m.s.expect(n, m.now.Add(wait), m.now) })
+		m.do(m.text("expect %d for %v", n, wait), func() { m.s.expect(n, m.now.Add(wait), m.now) })
 	case what < 9:
 		src.received += []int64{0, 1, 1 << 16, 1 << 24, 1 << 50}[choose.below(5)]
 		m.observe(src)
@@ -354,7 +365,7 @@ func (m *schedulerModel) step() {
 			switch choose.below(8) {
 			case 0, 1: // silent
 			case 2:
-				m.do("excuse "+string(o.id), func() {
+				m.do(m.text("excuse %s", o.id), func() {
 					m.s.excuse(o.id, m.now)
 					m.observed = true
 				})

@@ -311,3 +311,56 @@ func TestExpectedSourcesAreReservedFor(t *testing.T) {
 		t.Errorf("%d bytes granted before, %d after the reserve ended", held, got)
 	}
 }
+
+// stealing sets up a source v that holds all of a stream of 4 MiB, and others that hold nothing.
+func stealing(unit uint64, v *schedPath, others ...*schedPath) (*scheduler, time.Time) {
+	u, err := newUnits(4<<20, unit, nil)
+	if err != nil {
+		panic(err)
+	}
+	s, now := newScheduler(u, u.total), time.Unix(1e9, 0)
+	s.started = true
+	s.paths = append(others, v)
+	s.grant(v, 0, u.total, now)
+	s.take()
+	return s, now
+}
+
+// What a thief has no room for goes to whoever has.
+func TestStolenTailThatDoesNotFit(t *testing.T) {
+	idle := &schedPath{id: "idle", room: 4}
+	thief := &schedPath{id: "thief", room: 1, rate: 10e6}
+	s, now := stealing(64<<10, &schedPath{id: "victim", room: 1, rate: 10e6}, idle, thief)
+	s.accept(99, 3<<20+64<<10, []rangeset.Range{{Start: 3 << 20, End: 3<<20 + 64<<10}}, now) // late bytes: a hole
+	if len(thief.grants) != 1 || thief.grants[0].end != 3<<20 {
+		t.Errorf("the thief has %+v", thief.grants)
+	}
+	if len(idle.grants) == 0 || idle.grants[0].start != 3<<20+64<<10 {
+		t.Errorf("the idle source has %+v", idle.grants)
+	}
+}
+
+func TestNotWorthStealing(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		v, p      schedPath
+		wantSteal bool
+	}{
+		{"from one as fast", schedPath{rate: 1e6}, schedPath{rate: 1e6}, true},
+		{"by one that would be done later", schedPath{rate: 1e6}, schedPath{rate: 1e6, rtt: time.Minute}, false},
+		{"by one too slow to matter", schedPath{rate: 100e6}, schedPath{rate: 1e6}, false},
+		{"from one that is far away but quick", schedPath{rate: 1e12, rtt: time.Second}, schedPath{rate: 1e6}, false},
+		{"what is under way to here", schedPath{rate: 1e6, rtt: 10 * time.Second}, schedPath{rate: 1e6}, false},
+		{"by one that is stalled", schedPath{rate: 1e6}, schedPath{rate: 1e6, stalled: true}, false},
+		{"from one of unknown rate", schedPath{}, schedPath{rate: 1e6}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.v.id, tt.v.room, tt.p.id, tt.p.room = "v", 4, "p", 4
+			s, now := stealing(1, &tt.v, &tt.p)
+			s.fill(now)
+			if told := s.take(); (len(told) > 0) != tt.wantSteal {
+				t.Errorf("told %+v", told)
+			}
+		})
+	}
+}

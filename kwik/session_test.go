@@ -3,10 +3,14 @@ package kwik
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -344,5 +348,85 @@ func TestStreamCloseAtAnyTime(t *testing.T) {
 			w.t.Errorf("CopyTo: %v", c.err)
 		}
 		w.copy(w.offer(client, server, unit)).wantAll() // the session is none the worse
+	})
+}
+
+// failing is a Content that breaks off: the file was truncated, say.
+type failing struct {
+	memory
+	from int64
+}
+
+func (f failing) ReadAt(p []byte, off int64) (int, error) {
+	if off >= f.from {
+		return 0, fmt.Errorf("cut short: %w", ErrContentChanged)
+	}
+	return f.memory.ReadAt(p, off)
+}
+
+// A source whose content breaks off says so and is out of that stream; its path stays for others.
+func TestContentBreaksOff(t *testing.T) {
+	inWorld(t, 0, slow, func(w *world) {
+		w.secondaries = append(w.secondaries, w.join(configured(func(c *Config) {
+			c.OpenContent = func(context.Context, ContentRequest) (Content, error) {
+				return failing{memory{w.data}, int64(len(w.data)) / 4}, nil
+			}
+		})))
+		client, server := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		for range 2 {
+			s := w.offer(client, server, unit)
+			w.copy(s).wantAll()
+			for _, src := range s.Stats().Sources {
+				if src.Path == "s1" && (!errors.Is(src.Gone, ErrContentChanged) || !strings.Contains(src.Gone.Error(), "cut short")) {
+					w.t.Errorf("s1 is gone because of %v", src.Gone)
+				}
+			}
+			s.Close()
+		}
+		if st := w.path(client, "s1"); st.State != PathActive || len(w.secondaries[0].sessions) != 1 {
+			w.t.Errorf("path %+v", st)
+		}
+	})
+}
+
+// The addresses of a server are tried one after the other, a quarter of a second apart; one that refuses makes way at
+// once, and when two answer one is kept.
+func TestAddressesAreTriedInOrder(t *testing.T) {
+	inWorldOf(t, unit, 0, lan, func(w *world) {
+		quick, late := w.fakeServer(), w.fakeServer()
+		if err := w.net.SetLink(late.addr.Addr(), simnet.Link{Latency: 200 * time.Millisecond}); err != nil {
+			w.t.Fatal(err)
+		}
+		nobody := netip.MustParseAddrPort("10.9.9.9:4433")
+		tlsConf := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{ProtocolClient}}
+		stranger := w.fakeServer()
+		stranger.listener.Close()
+		for _, c := range []struct {
+			addrs []netip.AddrPort
+			want  netip.AddrPort
+			most  time.Duration
+		}{
+			{[]netip.AddrPort{quick.addr, nobody}, quick.addr, 20 * time.Millisecond},
+			{[]netip.AddrPort{nobody, quick.addr}, quick.addr, attemptDelay + 20*time.Millisecond},
+			{[]netip.AddrPort{nobody, nobody, quick.addr}, quick.addr, 2*attemptDelay + 20*time.Millisecond},
+			{[]netip.AddrPort{stranger.addr, quick.addr}, quick.addr, attemptDelay + 20*time.Millisecond},
+			{[]netip.AddrPort{late.addr, quick.addr}, quick.addr, attemptDelay + 20*time.Millisecond},
+		} {
+			start := time.Now()
+			d, err := dialAny(w.t.Context(), c.addrs, tlsConf, &quic.Config{}, func(context.Context, netip.AddrPort) (net.PacketConn, error) {
+				socket, _ := w.listen()
+				return socket, nil
+			})
+			if err != nil {
+				w.t.Errorf("%v: %v", c.addrs, err)
+				continue
+			}
+			if took := time.Since(start); d.addr != c.want || took > c.most {
+				w.t.Errorf("%v: %v after %v, want %v within %v", c.addrs, d.addr, took, c.want, c.most)
+			}
+			d.conn.CloseWithError(0, "")
+			d.release()
+		}
 	})
 }

@@ -37,8 +37,8 @@ func (s *Server) OpenContent(_ context.Context, r kwik.ContentRequest) (kwik.Con
 	version := versionOf(info)
 	root, hashed, known := s.index.root(path)
 	switch {
-	case known && root == integrity.Root(d.GetRoot()) && hashed != version:
-		f.Close()
+	case known && (root == integrity.Root(d.GetRoot())) != (hashed == version):
+		f.Close() // it was what is wanted and was changed since, or it is known to be something else now
 		return nil, errChanged
 	case version.size != r.Size:
 		f.Close()

@@ -45,6 +45,14 @@ type File interface {
 // ErrNotAFile is what is neither served nor received into: a directory, device, FIFO or socket.
 var ErrNotAFile = errors.New("not a regular file")
 
+var errReplaced = errors.New("it is being replaced")
+
+// sameFile reports whether two descriptions are of one file of a Dir. Those of a Dir that is not the operating system's say
+// so with equal Sys values.
+func sameFile(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) || a.Sys() != nil && a.Sys() == b.Sys()
+}
+
 // osDir is a Dir of the operating system. os.Root keeps names inside, whatever links there are.
 type osDir struct{ root *os.Root }
 
@@ -73,7 +81,7 @@ func (d osDir) OpenPart(name string) (File, error) {
 	}
 	if after, err := f.Stat(); err != nil || !os.SameFile(before, after) {
 		f.Close()
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errors.New("it is being replaced")}
+		return nil, &fs.PathError{Op: "open", Path: name, Err: errReplaced}
 	}
 	return f, nil
 }

@@ -13,6 +13,9 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/proto"
+
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	transferpb "kwikcp/transfer/proto"
@@ -162,7 +165,7 @@ func (g *get) ask(ctx context.Context) error {
 		stream.SetReadDeadline(deadline)
 		reply := &transferpb.Reply{}
 		if err := readMessage(r, reply); err != nil {
-			return NetworkError(op, unexpected(err))
+			return answerError(op, err)
 		}
 		deadline = time.Now().Add(answerTimeout)
 		switch answer := reply.GetReply().(type) {
@@ -202,13 +205,16 @@ func (g *get) readTree(op string, r *bufio.Reader, stream *kwik.Stream, m *trans
 	if g.URL.Root != nil && *g.URL.Root != root {
 		return &Error{Kind: KindIntegrity, Op: op, Err: fmt.Errorf("the server's file has the hash %v, not the expected %v", root, *g.URL.Root)}
 	}
-	groups := (int64(m.GetSize())-1)/group.Bytes() + 1
+	groups := group.Groups(int64(m.GetSize()))
+	if groups > integrity.MaxGroups {
+		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the manifest makes no sense: %d bytes in groups of %d", m.GetSize(), group.Bytes())}
+	}
 	var cvs []byte // grows with what comes, whatever the size claims
 	for want := 32 * groups; groups > 1 && int64(len(cvs)) < want; {
 		stream.SetReadDeadline(time.Now().Add(answerTimeout))
 		reply := &transferpb.Reply{}
 		if err := readMessage(r, reply); err != nil {
-			return NetworkError(op, unexpected(err))
+			return answerError(op, err)
 		}
 		if f := reply.GetFailure(); f != nil {
 			return g.refused(op, f)
@@ -313,12 +319,16 @@ func kindOfLoss(sources []kwik.SourceStats) Kind {
 	return KindNetwork
 }
 
-// unexpected turns the end of a stream where more is due into an error that says so.
-func unexpected(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
+// answerError wraps an error of reading an answer: the network's, or what came is none.
+func answerError(op string, err error) error {
+	_, tooLarge := errors.AsType[*protodelim.SizeTooLargeError](err)
+	switch {
+	case tooLarge, errors.Is(err, proto.Error):
+		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the answer makes no sense: %w", err)}
+	case err == io.EOF:
+		err = io.ErrUnexpectedEOF // more was due
 	}
-	return err
+	return NetworkError(op, err)
 }
 
 func clamp(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

@@ -33,6 +33,7 @@ type indexEntry struct {
 	done    chan struct{} // closed when tree and err are set
 	tree    *integrity.Tree
 	err     error
+	counted bool // in index.bytes; guarded by the index
 }
 
 func newIndex(ctx context.Context) *index {
@@ -70,6 +71,7 @@ func (x *index) compute(e *indexEntry, open func() (File, error)) {
 		return
 	}
 	x.bytes += e.cost()
+	e.counted = true
 	for x.bytes > maxIndexed {
 		oldest := x.order[0]
 		if oldest == e || !oldest.finished() {
@@ -162,7 +164,8 @@ func (x *index) forget(e *indexEntry) {
 			break
 		}
 	}
-	if e.finished() && e.err == nil {
+	if e.counted {
 		x.bytes -= e.cost()
+		e.counted = false
 	}
 }

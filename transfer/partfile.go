@@ -72,9 +72,12 @@ func (p *partFile) open() error {
 		if err != nil {
 			return err
 		}
-		if locked, err := f.TryLock(); err != nil || !locked {
+		if err := p.hold(f); err != nil {
+			if err != errTargetBusy {
+				p.dir.Remove(p.part)
+			}
 			f.Close()
-			return errors.Join(err, errTargetBusy)
+			return err
 		}
 		p.file = f
 		return nil
@@ -84,17 +87,50 @@ func (p *partFile) open() error {
 
 var errTargetBusy = errors.New("another kwikcp is fetching to it")
 
+// hold locks f and makes sure that it is still the part file: before the lock another process may take it for that of a
+// transfer that was killed, remove it and begin its own. Whoever holds the lock of the file of that name is its owner.
+func (p *partFile) hold(f File) error {
+	if locked, err := f.TryLock(); err != nil {
+		return fmt.Errorf("lock: %w", cause(err))
+	} else if !locked {
+		return errTargetBusy
+	}
+	held, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := p.dir.Lstat(p.part)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errTargetBusy
+	}
+	if err != nil {
+		return err
+	}
+	if !sameFile(held, there) {
+		return errTargetBusy
+	}
+	return nil
+}
+
 // removeStale removes the part file of a transfer that was killed. One that is locked belongs to a live one.
 func (p *partFile) removeStale() error {
 	f, err := p.dir.OpenPart(p.part)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if errors.Is(err, fs.ErrPermission) { // it had its final mode already; reading suffices for a lock
+		f, err = p.dir.Open(p.part)
 	}
-	if err == nil {
-		defer f.Close()
-		if locked, err := f.TryLock(); err != nil || !locked {
-			return errors.Join(err, errTargetBusy)
-		}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, ErrNotAFile):
+		return p.dir.Remove(p.part)
+	case errors.Is(err, errReplaced):
+		return errTargetBusy
+	case err != nil:
+		return err
+	}
+	defer f.Close()
+	if err := p.hold(f); err != nil {
+		return err
 	}
 	return p.dir.Remove(p.part)
 }

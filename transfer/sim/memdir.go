@@ -330,10 +330,11 @@ func (h *memHandle) Close() error {
 
 // info returns a snapshot. Called with the directory's lock held.
 func (f *memFile) info(name string) fs.FileInfo {
-	return memInfo{name: name, size: int64(len(f.data)), mode: f.mode, mtime: f.mtime}
+	return memInfo{file: f, name: name, size: int64(len(f.data)), mode: f.mode, mtime: f.mtime}
 }
 
 type memInfo struct {
+	file  *memFile
 	name  string
 	size  int64
 	mode  fs.FileMode
@@ -345,5 +346,5 @@ func (i memInfo) Size() int64        { return i.size }
 func (i memInfo) Mode() fs.FileMode  { return i.mode }
 func (i memInfo) ModTime() time.Time { return i.mtime }
 func (i memInfo) IsDir() bool        { return false }
-func (i memInfo) Sys() any           { return nil }
+func (i memInfo) Sys() any           { return i.file }
 func (i memInfo) String() string     { return fmt.Sprintf("%s, %d bytes", i.name, i.size) }
