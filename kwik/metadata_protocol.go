@@ -22,6 +22,7 @@ const (
 const (
 	frameFieldType    = 2 // StreamMetadataFrame.type
 	frameFieldPayload = 3 // StreamMetadataFrame.payload
+	dataFieldStreamID = 1 // SecondaryStreamData.secondary_stream_id
 	dataFieldKwikID   = 2 // SecondaryStreamData.kwik_stream_id
 	dataFieldOffset   = 3 // SecondaryStreamData.offset
 	dataFieldData     = 4 // SecondaryStreamData.data
@@ -81,7 +82,8 @@ type streamFrame struct {
 // Errors of the stream itself are returned as they are, io.EOF only between frames; whatever breaks the rules of
 // docs/PROTOCOL.md section 6 is an [*Error] of code ErrMetadataProtocolViolation.
 type metadataProtocol struct {
-	r io.Reader
+	r  io.Reader
+	id uint64 // the secondary stream's QUIC stream id
 	// length and left are the current frame's length, and what is left of it, in bytes.
 	length, left uint64
 
@@ -162,13 +164,16 @@ func (p *metadataProtocol) data(kwikID StreamID, offset int64) (streamFrame, err
 			if err != nil {
 				return streamFrame{}, err
 			}
-			if n != p.left || n == 0 || n > maxDataPayload {
+			if n != p.left || n == 0 || n > maxDataPayload || p.length-n > maxDataOverhead {
 				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "data of %d bytes in %d bytes of frame", n, p.left)
 			}
 			return streamFrame{dataLen: int(n)}, nil
-		case number == dataFieldKwikID || number == dataFieldOffset:
-			want := uint64(kwikID)
-			if number == dataFieldOffset {
+		case number == dataFieldStreamID || number == dataFieldKwikID || number == dataFieldOffset:
+			want := p.id
+			switch number {
+			case dataFieldKwikID:
+				want = uint64(kwikID)
+			case dataFieldOffset:
 				want = uint64(offset)
 			}
 			if wire != protowire.VarintType {
@@ -179,7 +184,7 @@ func (p *metadataProtocol) data(kwikID StreamID, offset int64) (streamFrame, err
 				return streamFrame{}, err
 			}
 			if v != want {
-				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "data for stream or offset %d where %d is due", v, want)
+				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "DATA says %d where %d is due", v, want)
 			}
 		default:
 			if err := p.skip(wire); err != nil {

@@ -150,6 +150,8 @@ func TestMetadataProtocolRules(t *testing.T) {
 		{"data without payload", isData, "violation"},
 		{"data without data", isData + field(3, number(2, 77)), "violation"},
 		{"no bytes of data", isData + field(3, field(4, "")), "violation"},
+		{"a wrong secondary stream", isData + field(3, number(1, 4)+field(4, "abc")), "violation"},
+		{"a byte of data in a long frame", isData + field(3, field(5, strings.Repeat("a", 64))+field(4, "a")), "violation"},
 		{"a wrong stream", isData + field(3, number(2, 78)+field(4, "abc")), "violation"},
 		{"a wrong offset", isData + field(3, number(3, 1001)+field(4, "abc")), "violation"},
 		{"an offset of another wire type", isData + field(3, field(3, "x")+field(4, "abc")), "violation"},
@@ -174,7 +176,7 @@ func TestMetadataProtocolRules(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := bytes.NewReader(append(delimited([]byte(tt.frame)), "next"...))
-			p := &metadataProtocol{r: r}
+			p := &metadataProtocol{r: r, id: 3}
 			f, err := p.next(77, 1000)
 			got := describe(f)
 			if err != nil {

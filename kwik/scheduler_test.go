@@ -319,7 +319,7 @@ var errModelFailed = errors.New("the model's first run failed")
 
 var (
 	modelSeed  = flag.Int64("model.seed", -1, "run TestSchedulerModel with this seed only and print its whole history on failure")
-	modelSeeds = flag.Int64("model.seeds", 2000, "run TestSchedulerModel with so many seeds")
+	modelSeeds = flag.Int64("model.seeds", 1500, "run TestSchedulerModel with so many seeds")
 )
 
 func TestSchedulerModel(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	kwikpb "kwikcp/kwik/proto"
 )
 
 // A secondaryStreamHandler receives the secondary streams of every path of a session: it parses their frames, keeps
@@ -65,7 +67,7 @@ func (h *secondaryStreamHandler) handle(path PathID, s *quic.ReceiveStream) erro
 		s.CancelRead(StreamErrorCode(NoError)) // no effect on a stream that was read to its end
 	}()
 
-	frames := &metadataProtocol{r: s}
+	frames := &metadataProtocol{r: s, id: uint64(id.id)}
 	s.SetReadDeadline(time.Now().Add(h.metadataTimeout))
 	f, err := frames.next(0, 0)
 	if err != nil {
@@ -73,6 +75,9 @@ func (h *secondaryStreamHandler) handle(path PathID, s *quic.ReceiveStream) erro
 	}
 	if f.open == nil {
 		return errorf(ErrMetadataProtocolViolation, "a secondary stream begins with OPEN").onPath(path)
+	}
+	if named := f.open.GetSecondaryStreamId(); named != 0 && named != frames.id {
+		return errorf(ErrStreamMappingConflict, "OPEN for secondary stream %d on stream %d", named, frames.id).onPath(path)
 	}
 	s.SetReadDeadline(time.Time{})
 
@@ -122,7 +127,7 @@ func (h *secondaryStreamHandler) receive(frames *metadataProtocol, a *streamAggr
 		case f.open != nil:
 			return errorf(ErrStreamMappingConflict, "second OPEN on a secondary stream").onPath(src.id).onStream(a.id, off)
 		case f.close != nil:
-			return h.finish(a, src, info, f.close.GetFinalOffset(), off)
+			return h.finish(a, src, info, f.close, off)
 		}
 		next := off + int64(f.dataLen)
 		if next > end || !a.units.isBoundary(next) {
@@ -143,9 +148,10 @@ func (h *secondaryStreamHandler) receive(frames *metadataProtocol, a *streamAggr
 }
 
 // finish checks CLOSE and waits for FIN.
-func (h *secondaryStreamHandler) finish(a *streamAggregator, src *source, info *secondaryStreamInfo, final uint64, off int64) error {
-	if final != uint64(off) {
-		return errorf(ErrMetadataProtocolViolation, "CLOSE at %d", final).onPath(src.id).onStream(a.id, off)
+func (h *secondaryStreamHandler) finish(a *streamAggregator, src *source, info *secondaryStreamInfo, c *kwikpb.SecondaryStreamClose, off int64) error {
+	id, kwikID := c.GetSecondaryStreamId(), c.GetKwikStreamId()
+	if c.GetFinalOffset() != uint64(off) || (id != 0 && id != uint64(info.quic.StreamID())) || (kwikID != 0 && kwikID != uint64(a.id)) {
+		return errorf(ErrMetadataProtocolViolation, "CLOSE of stream %d at %d", id, c.GetFinalOffset()).onPath(src.id).onStream(a.id, off)
 	}
 	h.mu.Lock()
 	info.state = secondaryStreamClosing

@@ -100,12 +100,13 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 		if len(hello.GetTicket()) == 0 {
 			return nil, errorf(ErrInvalidStreamRole, "this server is a secondary; ask its primary")
 		}
-		id, keys := l.membership()
-		claim := ticketClaim{scope: ticketScopePath, session: s.id, path: id}
+		// The name is the one of the membership under whose key the ticket was made, be it the previous one.
+		s.pathID = PathID(hello.GetPathId())
+		_, keys := l.membership()
+		claim := ticketClaim{scope: ticketScopePath, session: s.id, path: s.pathID}
 		if err := checkTicket(keys, claim, hello.GetTicket(), l.config.Now()); err != nil {
 			return nil, err
 		}
-		s.pathID = id
 	} else if len(hello.GetTicket()) != 0 {
 		return nil, errorf(ErrInvalidStreamRole, "this server is a primary and takes no tickets")
 	}
@@ -362,8 +363,8 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 		if len(o.GetTickets()) != 1 {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")
 		}
-		id, keys := s.listener.membership()
-		claim := ticketClaim{scope: ticketScopeStream, session: s.id, path: id, content: content}
+		_, keys := s.listener.membership()
+		claim := ticketClaim{scope: ticketScopeStream, session: s.id, path: s.pathID, content: content}
 		if err := checkTicket(keys, claim, o.GetTickets()[0].GetTicket(), s.listener.config.Now()); err != nil {
 			return err
 		}

@@ -378,7 +378,7 @@ type OffsetSyncResponse struct {
 	Timestamp    uint64 `protobuf:"varint,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
 	// Bytes that may be written from expected_offset on. Never 0.
 	Length uint64 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
-	// Unique among the grants of the session, increasing. Never 0.
+	// Unique among the grants of the KWIK stream, increasing. Never 0.
 	GrantId       uint64 `protobuf:"varint,6,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
