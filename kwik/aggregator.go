@@ -31,8 +31,12 @@ type streamAggregator struct {
 	units      units
 	alignment  uint64
 	descriptor []byte
+	pushed     bool  // sources write without grants (push_client.go)
 	window     int64 // of an ordered consumer, bytes
 	timeout    time.Duration
+	// reorderTimeout bounds the wait for the bytes of a hole in a pushed stream.
+	reorderTimeout time.Duration
+	recovery       RecoveryPolicy
 
 	// What the aggregator needs of its session, as functions. tell must not block. hope reports whether a source may
 	// still come that is not there now. ban is called without the lock.
@@ -40,7 +44,8 @@ type streamAggregator struct {
 	tell  func(schedAction)
 	hope  func() bool
 	ban   func(source PathID, off, n int64, cause error)
-	done  func() // called once, when the stream needs no source any more
+	blame func(source PathID, off, n int64, cause error) // tells the primary only; must not block
+	done  func()                                         // called once, when the stream needs no source any more
 
 	ctx    context.Context // ends with the stream
 	cancel context.CancelCauseFunc
@@ -61,6 +66,10 @@ type streamAggregator struct {
 	err      error             // why the stream ended; io.EOF never
 	released bool              // done was called
 	idle     time.Time         // since when no source is alive; zero if one is
+
+	// Of a pushed stream: the window's end as the sources know it, and since when the next expected offset has been what it is.
+	toldLimit, lastNext int64
+	waiting             time.Time
 }
 
 type consumerMode int
@@ -80,11 +89,13 @@ type arrival struct {
 // A source is one path's part in one aggregate stream.
 type source struct {
 	id       PathID
+	primary  bool
 	rtt      func() time.Duration
 	received atomic.Int64 // payload bytes that arrived
 	placing  atomic.Int32 // deliveries under way: what the source does meanwhile is not its fault
 	accepted int64        // bytes that counted; guarded by the aggregator's lock
 	strikes  int          // extents given up without cause, in a row; guarded likewise
+	refuted  int          // deliveries that failed their proof; guarded likewise
 	gone     bool         // guarded likewise
 	stalled  bool         // guarded likewise
 	reason   error        // why it is gone; guarded likewise
@@ -96,8 +107,8 @@ const maxStrikes = 3
 func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment uint64, descriptor []byte, c *Config) *streamAggregator {
 	a := &streamAggregator{
 		id: id, units: u, alignment: alignment, descriptor: descriptor,
-		window: c.ReorderWindow, timeout: c.SourceTimeout,
-		offsets: newOffsetManager(),
+		window: c.ReorderWindow, timeout: c.SourceTimeout, reorderTimeout: c.ReorderTimeout, recovery: c.Recovery,
+		offsets: newOffsetManager(ConflictResolutionFirstWins),
 		sched:   newScheduler(u, u.total),
 		sources: make(map[PathID]*source),
 		arrived: make(map[int64]arrival),
@@ -114,7 +125,7 @@ func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 	if old := a.sources[id]; a.err != nil || (old != nil && !old.gone) {
 		return
 	}
-	s := &source{id: id, rtt: rtt}
+	s := &source{id: id, primary: id == primaryPathID, rtt: rtt}
 	if old := a.sources[id]; old != nil {
 		s.accepted = old.accepted // the same server again
 		s.received.Store(0)
@@ -122,6 +133,9 @@ func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 	a.sources[id] = s
 	a.sched.addPath(id, rtt(), time.Now())
 	a.dispatch()
+	if a.pushed {
+		a.tellWindow(id, false)
+	}
 }
 
 // detach takes a path out: it ended, or it cannot serve the stream.
@@ -140,14 +154,6 @@ func (a *streamAggregator) expect(n int, until time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sched.expect(n, until, time.Now())
-	a.dispatch()
-}
-
-// setRoom records how many grants a source queues.
-func (a *streamAggregator) setRoom(id PathID, room int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.sched.setRoom(id, room, time.Now())
 	a.dispatch()
 }
 
@@ -189,8 +195,10 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 		return a.err
 	}
 	a.wg.Go(a.run)
-	a.sched.start(time.Now())
-	a.dispatch()
+	if !a.pushed {
+		a.sched.start(time.Now())
+		a.dispatch()
+	}
 	return nil
 }
 
@@ -231,6 +239,10 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 		a.sources[p.id].stalled = p.stalled
 	}
 	a.dispatch()
+	if a.overdue(now) {
+		a.failLocked(errorf(ErrAggregationTimeout, "nobody fills the hole").onStream(a.id, a.offsets.next))
+		return true
+	}
 	if _, live := a.sched.sources(); live > 0 {
 		a.idle = time.Time{}
 		return false
@@ -285,16 +297,11 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 	end := off + int64(len(b.data))
 
 	a.mu.Lock()
-	prove, wanted := a.prove, a.sched.missing(off, end)
+	prove, wanted := a.prove, a.pushed || a.sched.missing(off, end)
 	a.mu.Unlock()
 	if prove != nil && wanted { // what is had already was proved already
 		if err := prove(s.id, off, b.data); err != nil {
-			a.mu.Lock()
-			a.offsets.refuse(off, end)
-			a.mu.Unlock()
-			a.ban(s.id, off, end-off, err)
-			refuted := errorf(ErrSourceRefuted, "bytes [%d, %d) failed their proof: %w", off, end, err)
-			return refuted.onPath(s.id).onStream(a.id, off)
+			return a.refute(s, grant, off, end, err)
 		}
 	}
 
@@ -303,7 +310,14 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 	if a.err != nil {
 		return a.err
 	}
-	fresh := a.offsets.claim(s.id, off, end)
+	fresh, replaced, err := a.offsets.claim(s.id, s.primary, off, end)
+	if err != nil {
+		return streamFault{err}
+	}
+	if err := a.replace(b.data, off, replaced); err != nil {
+		a.failLocked(err)
+		return err
+	}
 	if a.w == nil { // the reader sees the bytes and that they count in one step
 		for _, r := range fresh {
 			b.hold()
@@ -324,6 +338,59 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 		a.releaseLocked()
 	}
 	return nil
+}
+
+// replace puts bytes of a pushed stream over others that another source delivered before, as the conflict strategy decided: in
+// the blocks that wait for the reader, or once more at their place. Called with the lock held.
+func (a *streamAggregator) replace(p []byte, off int64, ranges []rangeset.Range) error {
+	for a.w != nil && len(ranges) > 0 && a.writing > 0 {
+		a.changed.Wait() // the older bytes must not land on the newer ones
+	}
+	for _, r := range ranges {
+		if a.w != nil {
+			if _, err := a.w.WriteAt(p[r.Start-off:r.End-off], r.Start); err != nil {
+				return err
+			}
+			continue
+		}
+		for at, x := range a.arrived {
+			over := r.Intersect(rangeset.Range{Start: at, End: at + int64(len(x.p))})
+			if !over.Empty() {
+				copy(x.p[over.Start-at:over.End-at], p[over.Start-off:over.End-off])
+			}
+		}
+	}
+	return nil
+}
+
+// refute drops bytes that failed their proof and does with their source what the recovery policy says. It returns the error
+// that ends the secondary stream, nil if it goes on.
+func (a *streamAggregator) refute(s *source, grant uint64, off, end int64, cause error) error {
+	refuted := errorf(ErrSourceRefuted, "bytes [%d, %d) failed their proof: %w", off, end, cause).onPath(s.id).onStream(a.id, off)
+	a.mu.Lock()
+	a.offsets.refuse(off, end)
+	s.refuted++
+	strategy := a.recovery.Aggregation
+	if s.refuted >= maxRefutations && strategy != FallbackCloseStream {
+		strategy = FallbackIsolateSource
+	}
+	if strategy != FallbackIsolateSource {
+		a.blame(s.id, off, end-off, cause)
+	}
+	switch strategy {
+	case FallbackIgnoreCorrupted, FallbackRequestRetransmission:
+		a.sched.refuse(grant, off, end, strategy == FallbackRequestRetransmission, time.Now())
+		a.dispatch()
+		a.mu.Unlock()
+		return nil
+	case FallbackCloseStream:
+		a.failLocked(refuted)
+		a.mu.Unlock()
+		return a.err
+	}
+	a.mu.Unlock()
+	a.ban(s.id, off, end-off, cause)
+	return refuted
 }
 
 // write puts what is fresh of p, which begins at off, into the unordered consumer's place. Called with the lock held, which
@@ -425,8 +492,12 @@ func (a *streamAggregator) read(p []byte) (int, error) {
 				x.b.release()
 			}
 			a.offsets.consume(n)
-			a.sched.setLimit(a.offsets.read+a.window, time.Now())
-			a.dispatch()
+			if a.pushed {
+				a.moveWindow()
+			} else {
+				a.sched.setLimit(a.offsets.read+a.window, time.Now())
+				a.dispatch()
+			}
 			return n, nil
 		}
 		switch {

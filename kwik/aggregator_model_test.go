@@ -154,7 +154,7 @@ func BenchmarkSecondaryStreamAggregation(b *testing.B) {
 				var wg sync.WaitGroup
 				for _, id := range ids {
 					a.attach(id, func() time.Duration { return 100 * time.Microsecond })
-					a.setRoom(id, roomOffered)
+					a.synchronise(id, 0, roomOffered)
 					a.mu.Lock()
 					src := a.sources[id]
 					a.mu.Unlock()

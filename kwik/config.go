@@ -41,6 +41,15 @@ type Config struct {
 	// 0 means 10 s.
 	SourceTimeout time.Duration
 
+	// ReorderTimeout bounds how long the reader of a pushed stream waits for the bytes of a hole. 0 means 30 s.
+	ReorderTimeout time.Duration
+
+	// ConflictResolution says which bytes count when two servers push different ones to the same place.
+	ConflictResolution ConflictResolutionStrategy
+
+	// Recovery says what happens when something goes wrong with one source. The zero value is the safe choice.
+	Recovery RecoveryPolicy
+
 	// ---- servers
 
 	// Role is what the listener is: the primary (zero) or a secondary.
@@ -122,6 +131,8 @@ func (c *Config) populate() *Config {
 	setDefault(&p.ReorderWindow, defaultReorderWindow)
 	p.ReorderWindow = max(p.ReorderWindow, minReorderWindow)
 	setDefault(&p.SourceTimeout, 10*time.Second)
+	setDefault(&p.ReorderTimeout, 30*time.Second)
+	p.Recovery.Mapping = p.Recovery.Mapping.populate()
 	setDefault(&p.MaxSessions, 1024)
 	setDefault(&p.MaxHandshakes, 256)
 	setDefault(&p.MaxMembers, 64)

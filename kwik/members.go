@@ -84,7 +84,7 @@ func (l *Listener) Members() []Member {
 
 // reported acts on what a client thinks of a path.
 func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
-	if status.GetState() == kwikpb.PathState_PATH_STATE_BANNED && l.config.OnBlame != nil {
+	if status.GetBlame() != nil && l.config.OnBlame != nil {
 		l.config.OnBlame(s, PathID(printable(status.GetPathId())), int64(status.GetBlame().GetOffset()), printable(status.GetReason()))
 	}
 }

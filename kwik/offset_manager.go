@@ -4,13 +4,29 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
+// A ConflictResolutionStrategy says which bytes of a pushed stream count when two sources deliver different ones for the same
+// place. In a pulled stream the first always win: bytes are granted twice only to be sooner, and what is proved does not differ.
+type ConflictResolutionStrategy int
+
+const (
+	// ConflictResolutionFirstWins keeps what came first. The default.
+	ConflictResolutionFirstWins ConflictResolutionStrategy = iota
+	// ConflictResolutionLastWins takes what comes last, as long as it has not been read.
+	ConflictResolutionLastWins
+	// ConflictResolutionPrimaryWins takes the primary's bytes over any secondary's, as long as those have not been read, and
+	// otherwise what came first.
+	ConflictResolutionPrimaryWins
+	// ConflictResolutionReject refuses the later delivery whole: its secondary stream ends with ErrStreamMappingConflict.
+	ConflictResolutionReject
+)
+
 // An offsetManager keeps the offsets of one KWIK stream that many sources write: what has been taken from whom, where
 // the holes are, and what comes next. It has no lock and no clock; the stream aggregator owns it and guards it.
-//
-// When two sources deliver the same bytes, the first wins: both were proved, so they do not differ.
 type offsetManager struct {
-	// claimed holds the bytes that were taken: they are in their place or on their way there.
-	claimed rangeset.Set
+	strategy ConflictResolutionStrategy
+	// claimed holds the bytes that were taken: they are in their place or on their way there. Those of primaries came from the
+	// primary.
+	claimed, primaries rangeset.Set
 	// next is the next expected offset: everything before it was taken.
 	next int64
 	// read is how far the ordered reader got; claimed bytes from there on are pending.
@@ -20,32 +36,65 @@ type offsetManager struct {
 	wasted        int64            // bytes that came in vain: delivered twice, or refuted
 }
 
-func newOffsetManager() *offsetManager {
-	return &offsetManager{sourceOffsets: make(map[PathID]int64)}
+func newOffsetManager(strategy ConflictResolutionStrategy) *offsetManager {
+	return &offsetManager{strategy: strategy, sourceOffsets: make(map[PathID]int64)}
 }
 
-// claim takes what is missing of [start, end), delivered by a source, and returns it as ranges in order. What the
-// ranges do not cover came twice.
-func (m *offsetManager) claim(source PathID, start, end int64) []rangeset.Range {
+// claim takes [start, end) as delivered by a source. It returns what had been missing, and what had come before and is to be
+// replaced, as ranges in order; the rest is to be dropped. An error of code ErrStreamMappingConflict means that nothing was taken.
+func (m *offsetManager) claim(source PathID, primary bool, start, end int64) (fresh, replaced []rangeset.Range, err error) {
 	m.sourceOffsets[source] = end
-	var fresh []rangeset.Range
-	for from := start; from < end; {
-		r, ok := m.claimed.NextMissing(from, end)
-		if !ok {
-			break
-		}
-		fresh = append(fresh, r)
-		from = r.End
-	}
-	added := m.claimed.Add(start, end)
-	if added < end-start {
+	fresh = missing(&m.claimed, start, end)
+	overlap := m.claimed.Overlap(start, end)
+	if overlap > 0 {
 		m.conflicts++
-		m.wasted += end - start - added
+		m.wasted += overlap // the older bytes or the newer ones came in vain
+		switch {
+		case m.strategy == ConflictResolutionReject:
+			m.wasted += end - start - overlap
+			return nil, nil, errorf(ErrStreamMappingConflict, "%d bytes of [%d, %d) were delivered before", overlap, start, end).onPath(source)
+		case m.strategy == ConflictResolutionLastWins:
+			replaced = present(&m.claimed, max(start, m.read), end)
+		case m.strategy == ConflictResolutionPrimaryWins && primary:
+			for _, r := range present(&m.claimed, max(start, m.read), end) {
+				replaced = append(replaced, missing(&m.primaries, r.Start, r.End)...)
+			}
+		}
+	}
+	m.claimed.Add(start, end)
+	if primary {
+		m.primaries.Add(start, end)
 	}
 	if r, ok := m.claimed.First(); ok && r.Start == 0 {
 		m.next = r.End
 	}
-	return fresh
+	return fresh, replaced, nil
+}
+
+// missing returns the ranges of [start, end) that are not in a set.
+func missing(set *rangeset.Set, start, end int64) (ranges []rangeset.Range) {
+	for start < end {
+		r, ok := set.NextMissing(start, end)
+		if !ok {
+			break
+		}
+		ranges = append(ranges, r)
+		start = r.End
+	}
+	return ranges
+}
+
+// present returns the ranges of [start, end) that are in a set.
+func present(set *rangeset.Set, start, end int64) (ranges []rangeset.Range) {
+	for start < end {
+		r, ok := set.NextPresent(start, end)
+		if !ok {
+			break
+		}
+		ranges = append(ranges, r)
+		start = r.End
+	}
+	return ranges
 }
 
 // refuse counts bytes that failed their proof.

@@ -7,7 +7,7 @@ import (
 )
 
 func TestOffsetManagement(t *testing.T) {
-	m := newOffsetManager()
+	m := newOffsetManager(ConflictResolutionFirstWins)
 	for _, tt := range []struct {
 		name       string
 		source     PathID
@@ -28,7 +28,7 @@ func TestOffsetManagement(t *testing.T) {
 		{"across both holes", "b", 290, 340, "[[290,300) [310,320) [330,340)]", 201, 3, 121},
 		{"the rest", "b", 201, 290, "[[201,290)]", 340, 3, 121},
 	} {
-		fresh := m.claim(tt.source, tt.start, tt.end)
+		fresh, _, _ := m.claim(tt.source, false, tt.start, tt.end)
 		if got := fmt.Sprint(fresh); got != tt.fresh {
 			t.Errorf("%s: fresh %v, want %v", tt.name, got, tt.fresh)
 		}
@@ -50,7 +50,7 @@ func TestOffsetsAreClaimedOnce(t *testing.T) {
 	const size = 200
 	for seed := range uint64(300) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		m := newOffsetManager()
+		m := newOffsetManager(ConflictResolutionFirstWins)
 		var taken [size]bool
 		var came, counted int64
 		for range 40 {
@@ -58,7 +58,8 @@ func TestOffsetsAreClaimedOnce(t *testing.T) {
 			end := start + random.Int64N(size-start+1)
 			came += end - start
 			last := start
-			for _, r := range m.claim("a", start, end) {
+			fresh, _, _ := m.claim("a", false, start, end)
+			for _, r := range fresh {
 				if r.Start < last || r.End > end || r.Empty() {
 					t.Fatalf("seed %d: %v in [%d, %d)", seed, r, start, end)
 				}

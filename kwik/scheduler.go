@@ -71,7 +71,8 @@ type schedAction struct {
 	kind       schedActionKind
 	path       PathID
 	grant      uint64
-	start, end int64 // the extent of a new grant; the new end of a shortened one
+	start, end int64 // the extent of a new grant; the new end of a shortened one; a window
+	sync       bool  // of a window: the source was not where it should be
 }
 
 type schedActionKind int
@@ -80,6 +81,7 @@ const (
 	schedGrantExtent schedActionKind = iota // write [start, end)
 	schedShorten                            // the grant ends at end now
 	schedRevoke                             // the grant is taken back whole
+	schedWindow                             // a pushed stream may be written up to end; start comes next
 )
 
 func newScheduler(u units, limit int64) *scheduler {
@@ -203,6 +205,38 @@ func (s *scheduler) accept(grant uint64, end int64, fresh []rangeset.Range, now 
 		s.revokeNeedless()
 	}
 	s.fill(now)
+}
+
+// refuse says that the bytes [start, end) came under a grant and are wrong. They are free again, or, if again is set, granted to
+// the same source once more.
+func (s *scheduler) refuse(grant uint64, start, end int64, again bool, now time.Time) {
+	g := s.grants[grant]
+	if g == nil {
+		s.freeMissing(start, end)
+		s.fill(now)
+		return
+	}
+	g.pos = max(g.pos, min(end, g.end))
+	if g.remainder() <= 0 {
+		s.unqueue(g)
+	}
+	s.freeMissing(start, end)
+	if again && s.path(g.path.id) == g.path {
+		s.grantFree(g.path, start, end, now)
+	}
+	s.fill(now)
+}
+
+// adopt makes known that a source of a pushed stream writes from start on, without having been asked, and returns the
+// number under which accept and closed know it. It is nobody's exclusive extent.
+func (s *scheduler) adopt(id PathID, start int64) (grant uint64, ok bool) {
+	p := s.path(id)
+	if p == nil {
+		return 0, false
+	}
+	s.last++
+	s.grants[s.last] = &schedGrant{id: s.last, path: p, start: start, pos: start, end: s.units.total, granted: s.units.total, shared: true}
+	return s.last, true
 }
 
 // closed says that the secondary stream of a grant has ended. What it did not deliver though it was still asked for is

@@ -20,6 +20,8 @@ type secondaryStreamHandler struct {
 	// for one that has ended.
 	aggregator      func(StreamID) (a *streamAggregator, known bool)
 	metadataTimeout time.Duration
+	recovery        RecoveryPolicy
+	done            <-chan struct{} // closed with the session
 
 	mu       sync.Mutex
 	mappings *streamMappingManager
@@ -42,10 +44,12 @@ type secondaryStreamInfo struct {
 	kwik  StreamID // once active
 }
 
-func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), timeout time.Duration) *secondaryStreamHandler {
+func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), c *Config, done <-chan struct{}) *secondaryStreamHandler {
 	return &secondaryStreamHandler{
 		aggregator:      aggregator,
-		metadataTimeout: timeout,
+		metadataTimeout: c.MetadataTimeout,
+		recovery:        c.Recovery,
+		done:            done,
 		mappings:        newStreamMappingManager((maxSecondaryPaths + 1) * maxSecondaryStreams),
 		streams:         make(map[secondaryStreamID]*secondaryStreamInfo),
 	}
@@ -59,43 +63,47 @@ func (h *secondaryStreamHandler) handle(path PathID, s *quic.ReceiveStream) erro
 	h.mu.Lock()
 	h.streams[id] = info
 	h.mu.Unlock()
-	defer func() {
-		h.mu.Lock()
-		delete(h.streams, id)
-		h.mappings.remove(id)
-		h.mu.Unlock()
-		s.CancelRead(StreamErrorCode(NoError)) // no effect on a stream that was read to its end
-	}()
+	a, err := h.serve(id, info)
+	h.mu.Lock()
+	delete(h.streams, id)
+	h.mappings.remove(id)
+	h.mu.Unlock()
+	reset := NoError
+	if fault, ok := errors.AsType[streamFault](err); ok {
+		reset = codeOf(fault)
+	}
+	s.CancelRead(StreamErrorCode(reset)) // no effect on a stream that was read to its end
+	return h.recovery.Metadata.recover(err, path, a)
+}
 
-	frames := &metadataProtocol{r: s, id: uint64(id.id)}
-	s.SetReadDeadline(time.Now().Add(h.metadataTimeout))
+// serve reads a secondary stream and returns the KWIK stream that it belonged to, nil if that was not found out, and why it
+// ended before its CLOSE and FIN.
+func (h *secondaryStreamHandler) serve(id secondaryStreamID, info *secondaryStreamInfo) (*streamAggregator, error) {
+	frames := &metadataProtocol{r: info.quic, id: uint64(id.id)}
+	info.quic.SetReadDeadline(time.Now().Add(h.metadataTimeout))
 	f, err := frames.next(0, 0)
 	if err != nil {
-		return violation(err, path)
+		return nil, err
 	}
 	if f.open == nil {
-		return errorf(ErrMetadataProtocolViolation, "a secondary stream begins with OPEN").onPath(path)
+		return nil, errorf(ErrMetadataProtocolViolation, "a secondary stream begins with OPEN")
 	}
 	if named := f.open.GetSecondaryStreamId(); named != 0 && named != frames.id {
-		return errorf(ErrStreamMappingConflict, "OPEN for secondary stream %d on stream %d", named, frames.id).onPath(path)
+		return nil, errorf(ErrStreamMappingConflict, "OPEN for secondary stream %d on stream %d", named, frames.id)
 	}
-	s.SetReadDeadline(time.Time{})
+	info.quic.SetReadDeadline(time.Time{})
 
-	kwikID := StreamID(f.open.GetTargetKwikStreamId())
-	a, known := h.aggregator(kwikID)
-	switch {
-	case !known:
-		return errorf(ErrMetadataProtocolViolation, "secondary stream for a stream that was never offered").onPath(path).onStream(kwikID, -1)
-	case a == nil:
-		return nil // it ended while this was under way
+	kwikID := StreamID(clampOffset(f.open.GetTargetKwikStreamId()))
+	a := h.target(kwikID, id.path, f.open.GetGrantId() == 0)
+	if a == nil {
+		if _, known := h.aggregator(kwikID); known {
+			return nil, nil // it ended while this was under way
+		}
+		return nil, errorf(ErrMetadataProtocolViolation, "secondary stream for a stream that was never offered").onStream(kwikID, -1)
 	}
-	grant := f.open.GetGrantId()
-	src, start, end, err := a.extent(path, grant)
+	src, grant, start, end, err := h.admit(a, id.path, f.open)
 	if err != nil {
-		return violation(err, path)
-	}
-	if f.open.GetInitialOffset() != uint64(start) {
-		return errorf(ErrMetadataProtocolViolation, "grant %d begins at %d", grant, start).onPath(path).onStream(kwikID, int64(f.open.GetInitialOffset()))
+		return a, err
 	}
 	h.mu.Lock()
 	mapping, err := h.mappings.create(id, kwikID, grant, start, time.Now())
@@ -104,22 +112,49 @@ func (h *secondaryStreamHandler) handle(path PathID, s *quic.ReceiveStream) erro
 	}
 	h.mu.Unlock()
 	if err != nil {
-		return err
+		return a, err
 	}
 	// From here on the grant is this stream's, and ends with it. The aggregator may have ended before info said whose
 	// the stream is; then nobody will cancel it.
 	if a.ctx.Err() != nil {
-		return nil
+		return a, nil
 	}
 	err = h.receive(frames, a, src, info, mapping, end)
 	a.ended(src, grant, err)
-	return violation(err, path)
+	return a, err
+}
+
+// target finds the KWIK stream that a secondary stream names; nil if it has ended or does not come. It waits, as the retry
+// policy says, for its offer, and for the attachment of a source that pushes.
+func (h *secondaryStreamHandler) target(kwikID StreamID, path PathID, pushed bool) (a *streamAggregator) {
+	h.recovery.Mapping.retry(h.done, func() (known bool) {
+		a, known = h.aggregator(kwikID)
+		if a != nil && pushed {
+			return a.hasSource(path)
+		}
+		return known || !kwikID.IsAggregate()
+	})
+	return a
+}
+
+// admit decides whether a source may write what OPEN announces, and where: under a grant, or, on a pushed stream, on its own.
+func (h *secondaryStreamHandler) admit(a *streamAggregator, path PathID, open *kwikpb.SecondaryStreamOpen) (src *source, grant uint64, start, end int64, err error) {
+	offset := clampOffset(open.GetInitialOffset())
+	if grant = open.GetGrantId(); grant == 0 {
+		src, grant, err = a.adopt(path, offset)
+		return src, grant, offset, a.units.total, err
+	}
+	src, start, end, err = a.extent(path, grant)
+	if err == nil && offset != start && !(h.recovery.Metadata == RecoveryUseDefaults && offset == 0) {
+		err = errorf(ErrMetadataProtocolViolation, "grant %d begins at %d", grant, start).onStream(a.id, offset)
+	}
+	return src, grant, start, end, err
 }
 
 // receive reads DATA frames up to CLOSE and FIN. end is where the grant ended when it was first given.
 func (h *secondaryStreamHandler) receive(frames *metadataProtocol, a *streamAggregator, src *source, info *secondaryStreamInfo, mapping *mappingMetadata, end int64) error {
 	for {
-		off := mapping.currentOffset // written by this goroutine only
+		off := mapping.Offset // written by this goroutine only
 		f, err := frames.next(a.id, off)
 		switch {
 		case err != nil:
@@ -132,6 +167,11 @@ func (h *secondaryStreamHandler) receive(frames *metadataProtocol, a *streamAggr
 		next := off + int64(f.dataLen)
 		if next > end || !a.units.isBoundary(next) {
 			return errorf(ErrMetadataProtocolViolation, "data up to %d under a grant that ends at %d", next, end).onPath(src.id).onStream(a.id, off)
+		}
+		if a.pushed {
+			if err := a.mayPush(src.id, next); err != nil {
+				return err
+			}
 		}
 		b := newBlock(f.dataLen)
 		if err := src.readFull(info.quic, b.data); err != nil {
@@ -209,7 +249,7 @@ func (h *secondaryStreamHandler) activeStreams(path PathID) (n int) {
 // violation returns err if it is the source's fault in a way that ends its path, and nil if its stream was interrupted.
 func violation(err error, path PathID) error {
 	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Remote || errors.Is(err, context.Canceled) {
+	if _, mere := errors.AsType[streamFault](err); mere || !ok || e.Remote || errors.Is(err, context.Canceled) {
 		return nil
 	}
 	switch e.Code {

@@ -52,6 +52,11 @@ func (s *secondaryStream) writeFrom(r io.ReaderAt, b *block, n int) error {
 		}
 		return contentError{err}
 	}
+	return s.writePayload(b, n)
+}
+
+// writePayload sends the first n bytes of payload that were put into b, behind its headroom, as one DATA frame.
+func (s *secondaryStream) writePayload(b *block, n int) error {
 	var header [blockHeadroom]byte
 	head := appendDataHeader(append(header[:0], s.opened...), n)
 	s.opened = nil

@@ -45,7 +45,7 @@ func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.public, s.unpublic = context.WithCancelCause(s.ctx)
-	s.handler = newSecondaryStreamHandler(s.lookup, c.MetadataTimeout)
+	s.handler = newSecondaryStreamHandler(s.lookup, c, s.ctx.Done())
 	return s
 }
 

@@ -265,12 +265,16 @@ func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause erro
 	for _, open := range s.streams {
 		streams = append(streams, open.agg)
 	}
-	s.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
-		PathId: string(id), State: kwikpb.PathState_PATH_STATE_BANNED, Reason: printable(cause.Error()),
-		Blame: &kwikpb.Blame{KwikStreamId: uint64(stream), Offset: uint64(off), Length: uint64(n)},
-	}}})
 	s.mu.Unlock()
+	s.blame(id, kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(stream), Offset: uint64(off), Length: uint64(n)}, cause)
 	for _, a := range streams {
 		a.detach(id, cause)
 	}
+}
+
+// blame tells the primary which bytes of a path failed their proof, and what became of the path.
+func (s *ClientSession) blame(id PathID, state kwikpb.PathState, b *kwikpb.Blame, cause error) {
+	s.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
+		PathId: string(id), State: state, Reason: printable(cause.Error()), Blame: b,
+	}}})
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,9 @@ type ServerSession struct {
 	last     StreamID // newest aggregate stream
 	offers   map[StreamID]*AggregateStream
 	attached map[StreamID]*attachment
+	pushed   map[StreamID]*PushedStream
+	waiting  []*PushedStream // for AcceptPushedStream
+	news     chan struct{}   // closed and made anew whenever waiting grows
 }
 
 // serveClient greets a client and serves its path until it ends.
@@ -78,6 +82,8 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 		last:     FirstAggregateStreamID - 1,
 		offers:   make(map[StreamID]*AggregateStream),
 		attached: make(map[StreamID]*attachment),
+		pushed:   make(map[StreamID]*PushedStream),
+		news:     make(chan struct{}),
 	}
 	f, err := s.control.receive()
 	if err != nil {
@@ -144,6 +150,9 @@ func (l *Listener) unregister(s *ServerSession) {
 	}
 	for _, a := range s.attached {
 		a.cancel()
+	}
+	for _, p := range s.pushed {
+		p.cancel()
 	}
 }
 
@@ -231,6 +240,9 @@ type AggregateStreamSpec struct {
 	Segments []int64
 	// Descriptor is what OpenContent, here and on the secondaries, will be asked to open; at most 64 KiB.
 	Descriptor []byte
+	// Pushed means that the client grants nothing and OpenContent is not asked: servers write what they like where they like,
+	// inside the client's reorder window, through SecondaryStreams (see PushedStream).
+	Pushed bool
 }
 
 // An AggregateStream is the primary's handle of an aggregate stream that it opened. The bytes come from the content
@@ -284,7 +296,7 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 	s.offers[o.id] = o
 	offer := &kwikpb.StreamOffer{
 		KwikStreamId: uint64(o.id), Size: uint64(spec.Size), Alignment: uint64(spec.Alignment),
-		Segments: u.segments(), Descriptor_: spec.Descriptor,
+		Segments: u.segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
 	}
 	for _, m := range s.listener.members.byID {
 		offer.Tickets = append(offer.Tickets, s.streamTicket(o, m))
@@ -372,12 +384,15 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.conn.Context().Err() != nil || s.attached[id] != nil:
+	case s.conn.Context().Err() != nil || s.attached[id] != nil || s.pushed[id] != nil:
 		return nil
 	case s.Role() == ServerRolePrimary && (s.offers[id] == nil || s.offers[id].content != content):
 		return errorf(ErrAccessRefused, "attachment to a stream that was not offered")
-	case len(s.attached) >= maxStreamsPerSession:
-		return errorf(ErrSecondaryStreamOverflow, "%d streams are attached", len(s.attached))
+	case len(s.attached)+len(s.pushed) >= maxStreamsPerSession:
+		return errorf(ErrSecondaryStreamOverflow, "%d streams are attached", len(s.attached)+len(s.pushed))
+	case o.GetPushed():
+		s.attachPushed(id, u, o.GetDescriptor_())
+		return nil
 	}
 	a := newAttachment(s, id, u, o.GetDescriptor_())
 	s.attached[id] = a
@@ -392,6 +407,9 @@ func (s *ServerSession) handleMetadata(m *kwikpb.StreamMetadataFrame) error {
 		var grant kwikpb.OffsetSyncResponse
 		if err := unmarshalMetadata(m, &grant); err != nil {
 			return err
+		}
+		if p := s.pushedStream(grant.GetKwikStreamId()); p != nil {
+			return p.window(&grant)
 		}
 		if a := s.attachment(grant.GetKwikStreamId()); a != nil {
 			return a.grant(&grant)
@@ -438,5 +456,10 @@ func (s *ServerSession) releaseStream(id StreamID) {
 	}
 	if a := s.attached[id]; a != nil {
 		a.cancel()
+	}
+	if p := s.pushed[id]; p != nil {
+		p.cancel()
+		delete(s.pushed, id)
+		s.waiting = slices.DeleteFunc(s.waiting, func(q *PushedStream) bool { return q == p })
 	}
 }

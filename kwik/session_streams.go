@@ -57,7 +57,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 			return errorf(ErrOffsetSyncFailure, "offset of a stream that was never offered").onPath(p.id)
 		}
 		if a != nil {
-			a.setRoom(p.id, int(min(request.GetRoom(), maxGrantsQueued)))
+			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()), int(min(request.GetRoom(), maxGrantsQueued)))
 		}
 		return nil
 	case kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE:
@@ -103,7 +103,7 @@ func (s *ClientSession) offer(o *kwikpb.StreamOffer) error {
 			s.mu.Unlock()
 			return err
 		}
-		open = s.newStream(id, u, o.GetAlignment(), o.GetDescriptor_())
+		open = s.newStream(id, u, o)
 	}
 	for _, t := range o.GetTickets() {
 		path := PathID(t.GetPathId())
@@ -120,14 +120,20 @@ func (s *ClientSession) offer(o *kwikpb.StreamOffer) error {
 }
 
 // newStream makes the client's end of an aggregate stream and delivers it. Called with the lock held.
-func (s *ClientSession) newStream(id StreamID, u units, alignment uint64, descriptor []byte) *openStream {
-	a := newStreamAggregator(s.ctx, id, u, alignment, descriptor, s.config)
+func (s *ClientSession) newStream(id StreamID, u units, o *kwikpb.StreamOffer) *openStream {
+	a := newStreamAggregator(s.ctx, id, u, o.GetAlignment(), o.GetDescriptor_(), s.config)
+	if o.GetPushed() {
+		a.pushed, a.offsets.strategy = true, s.config.ConflictResolution
+	}
 	open := &openStream{agg: a, tickets: make(map[PathID][]byte), attached: make(map[PathID]*path)}
 	a.begin = func() { s.wantStream(open) }
 	a.tell = func(action schedAction) { s.tell(a, action) }
 	a.hope = func() bool { return s.hope(open) }
 	a.done = func() { s.releaseStream(open) }
 	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }
+	a.blame = func(source PathID, off, n int64, cause error) {
+		s.blame(source, kwikpb.PathState_PATH_STATE_ACTIVE, &kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
+	}
 	s.streams[id] = open
 	s.offered = max(s.offered, id)
 	s.deliverStream(&Stream{agg: a, path: primaryPathID, close: s.closeStream})
@@ -173,7 +179,7 @@ func (s *ClientSession) attachAll(open *openStream) {
 		}
 		offer := &kwikpb.StreamOffer{
 			KwikStreamId: uint64(a.id), Size: uint64(a.units.total), Alignment: a.alignment,
-			Segments: a.units.segments(), Descriptor_: a.descriptor,
+			Segments: a.units.segments(), Descriptor_: a.descriptor, Pushed: a.pushed,
 		}
 		if r.role == ServerRoleSecondary {
 			offer.Tickets = []*kwikpb.StreamTicket{{PathId: string(r.id), Ticket: ticket}}
@@ -217,6 +223,10 @@ func (s *ClientSession) tell(a *streamAggregator, action schedAction) {
 	case schedGrantExtent:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
 			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.start), Length: uint64(action.end - action.start), GrantId: action.grant,
+		})
+	case schedWindow:
+		r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
+			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.start), Length: uint64(action.end - action.start), SyncRequired: action.sync,
 		})
 	case schedShorten:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
@@ -296,3 +306,6 @@ func unmarshalMetadata(m *kwikpb.StreamMetadataFrame, message proto.Message) err
 	}
 	return nil
 }
+
+// clampOffset makes an offset of a peer an int64; one that is too large stays far beyond every stream.
+func clampOffset(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

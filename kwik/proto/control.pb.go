@@ -704,8 +704,10 @@ type StreamOffer struct {
 	// What the content handlers of the servers understand; opaque to KWIK.
 	Descriptor_ []byte `protobuf:"bytes,4,opt,name=descriptor,proto3" json:"descriptor,omitempty"`
 	// Lengths of the segments that the stream consists of; units start anew at each. Empty: one segment of size bytes.
-	Segments      []uint64        `protobuf:"varint,5,rep,packed,name=segments,proto3" json:"segments,omitempty"`
-	Tickets       []*StreamTicket `protobuf:"bytes,6,rep,name=tickets,proto3" json:"tickets,omitempty"`
+	Segments []uint64        `protobuf:"varint,5,rep,packed,name=segments,proto3" json:"segments,omitempty"`
+	Tickets  []*StreamTicket `protobuf:"bytes,6,rep,name=tickets,proto3" json:"tickets,omitempty"`
+	// Sources write without grants, inside the reorder window.
+	Pushed        bool `protobuf:"varint,7,opt,name=pushed,proto3" json:"pushed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -780,6 +782,13 @@ func (x *StreamOffer) GetTickets() []*StreamTicket {
 		return x.Tickets
 	}
 	return nil
+}
+
+func (x *StreamOffer) GetPushed() bool {
+	if x != nil {
+		return x.Pushed
+	}
+	return false
 }
 
 type StreamTicket struct {
@@ -1219,7 +1228,7 @@ const file_control_proto_rawDesc = "" +
 	"\x05Blame\x12$\n" +
 	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x16\n" +
-	"\x06length\x18\x03 \x01(\x04R\x06length\"\xd7\x01\n" +
+	"\x06length\x18\x03 \x01(\x04R\x06length\"\xef\x01\n" +
 	"\vStreamOffer\x12$\n" +
 	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x1c\n" +
@@ -1228,7 +1237,8 @@ const file_control_proto_rawDesc = "" +
 	"descriptor\x18\x04 \x01(\fR\n" +
 	"descriptor\x12\x1a\n" +
 	"\bsegments\x18\x05 \x03(\x04R\bsegments\x124\n" +
-	"\atickets\x18\x06 \x03(\v2\x1a.kwik.control.StreamTicketR\atickets\"?\n" +
+	"\atickets\x18\x06 \x03(\v2\x1a.kwik.control.StreamTicketR\atickets\x12\x16\n" +
+	"\x06pushed\x18\a \x01(\bR\x06pushed\"?\n" +
 	"\fStreamTicket\x12\x17\n" +
 	"\apath_id\x18\x01 \x01(\tR\x06pathId\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\"\xe1\x01\n" +
