@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
-
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 
@@ -157,9 +156,7 @@ func (g *get) ask(ctx context.Context) error {
 	if err := writeMessage(stream, &transferpb.Request{Version: protocolVersion, Path: []byte(g.URL.Path)}); err != nil {
 		return NetworkError(op, err)
 	}
-	if err := stream.Close(); err != nil {
-		return NetworkError(op, err)
-	}
+	stream.Close() // fails if the server has read the request and stopped reading; the answer says the rest
 	r := bufio.NewReader(stream)
 	for {
 		stream.SetReadDeadline(deadline)

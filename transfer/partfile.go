@@ -58,8 +58,11 @@ func openPart(openDir func(string) (Dir, error), path string) (*partFile, error)
 func (p *partFile) open() error {
 	if info, err := p.dir.Stat(p.name); err == nil && info.IsDir() {
 		return errors.New("it is a directory; name a file in it")
-	} else if info, err := p.dir.Lstat(p.name); err == nil && !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeSymlink {
+	}
+	if info, err := p.dir.Lstat(p.name); err == nil && !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeSymlink {
 		return ErrNotAFile
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err // such as a name that is too long, which the part file's is not
 	}
 	for range 3 { // another process may leave its part file between our two attempts
 		f, err := p.dir.Create(p.part)

@@ -176,7 +176,7 @@ func TestPartFileRefusesTargets(t *testing.T) {
 	if err := os.Symlink("dir", filepath.Join(dir, "dirlink")); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o666); err != nil {
+	if err := mkfifo(filepath.Join(dir, "fifo")); err != nil {
 		t.Fatal(err)
 	}
 	for target, says := range map[string]string{

@@ -1,0 +1,364 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	transferpb "kwikcp/transfer/proto"
+)
+
+// theFile has four groups, the last one short.
+var theFile = func() []byte {
+	b := make([]byte, 3*65536+1234)
+	rand.NewChaCha8([32]byte{9}).Read(b)
+	return b
+}()
+
+// honest returns the right manifest and chaining values of theFile.
+func honest() (*transferpb.Manifest, []byte) {
+	tree, err := integrity.Build(context.Background(), bytes.NewReader(theFile), int64(len(theFile)), integrity.DefaultGroupSize, nil)
+	if err != nil {
+		panic(err)
+	}
+	return &transferpb.Manifest{Size: uint64(len(theFile)), Root: rootBytes(tree), Group: uint32(tree.GroupSize())}, bytes.Clone(tree.CVs())
+}
+
+// bytesContent is kwik.Content in memory.
+type bytesContent struct{ *bytes.Reader }
+
+func (bytesContent) Close() error { return nil }
+
+func openTheFile(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+	return bytesContent{bytes.NewReader(theFile)}, nil
+}
+
+// offer opens an aggregate stream and says so in the manifest.
+func (p *peer) offer(m *transferpb.Manifest, size int64) *kwik.AggregateStream {
+	o, err := p.OpenAggregateStream(kwik.AggregateStreamSpec{Size: size, Alignment: 65536, Descriptor: []byte("d")})
+	if err != nil {
+		p.Error(err)
+		return nil
+	}
+	m.KwikStreamId = uint64(o.StreamID())
+	return o
+}
+
+func TestGetInOrder(t *testing.T) {
+	onWire(t, func(w *wire) {
+		w.hostile(openTheFile, func(p *peer) {
+			m, cvs := honest()
+			p.offer(m, int64(len(theFile)))
+			p.manifest(m)
+			for _, cv := range cvs { // a tree may come in any pieces
+				p.tree([]byte{cv})
+			}
+			p.stream.Close()
+		})
+		got, _, err := w.get()
+		if err != nil || !bytes.Equal(got, theFile) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+	})
+}
+
+// TestGetFromHostileServers: whatever a server answers, the client ends with the right kind of error, in a bounded time, and
+// passes on no byte that is not proved.
+func TestGetFromHostileServers(t *testing.T) {
+	soon, silence := time.Second, 11*time.Second
+	send := func(change func(m *transferpb.Manifest, cvs []byte) []byte) script {
+		return func(p *peer) {
+			m, cvs := honest()
+			p.offer(m, int64(len(theFile)))
+			cvs = change(m, cvs)
+			p.manifest(m)
+			if len(cvs) > 0 {
+				p.tree(cvs)
+			}
+			p.stream.Close()
+		}
+	}
+	only := func(change func(m *transferpb.Manifest)) script {
+		return send(func(m *transferpb.Manifest, _ []byte) []byte { change(m); return nil })
+	}
+	for name, x := range map[string]struct {
+		act    script
+		kind   Kind
+		says   string
+		within time.Duration
+	}{
+		"another root than its tree": {send(func(m *transferpb.Manifest, cvs []byte) []byte { m.Root[5]++; return cvs }), KindIntegrity, "", soon},
+		"a chaining value is wrong":  {send(func(_ *transferpb.Manifest, cvs []byte) []byte { cvs[40]++; return cvs }), KindIntegrity, "", soon},
+		"two chaining values change places": {send(func(_ *transferpb.Manifest, cvs []byte) []byte {
+			return append(append(bytes.Clone(cvs[32:64]), cvs[:32]...), cvs[64:]...)
+		}), KindIntegrity, "", soon},
+		"the tree is short":              {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:96] }), KindNetwork, "unexpected EOF", soon},
+		"the tree is long":               {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return append(cvs, make([]byte, 32)...) }), KindOther, "does not fit", soon},
+		"the tree is of no whole values": {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return append(cvs, 0) }), KindOther, "does not fit", soon},
+		"the tree has an empty part":     {func(p *peer) { m, _ := honest(); p.manifest(m); p.tree(nil) }, KindOther, "does not fit", soon},
+		"no tree comes":                  {func(p *peer) { m, _ := honest(); p.manifest(m) }, KindNetwork, "no answer in time", silence},
+		"the tree gives way to a failure": {func(p *peer) {
+			m, cvs := honest()
+			p.manifest(m)
+			p.tree(cvs[:32])
+			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: transferpb.Failure_CHANGED, Message: "changed, it says"}}})
+		}, KindChanged, "changed, it says", soon},
+		"size of 2^63":                 {only(func(m *transferpb.Manifest) { m.Size = 1 << 63 }), KindOther, "no sense", soon},
+		"size of 2^64-1":               {only(func(m *transferpb.Manifest) { m.Size = 1<<64 - 1 }), KindOther, "no sense", soon},
+		"group of 2^11 chunks":         {only(func(m *transferpb.Manifest) { m.Group = 11 }), KindOther, "no sense", soon},
+		"group of 2^262 chunks":        {only(func(m *transferpb.Manifest) { m.Group = 262 }), KindOther, "no sense", soon},
+		"root of 31 bytes":             {only(func(m *transferpb.Manifest) { m.Root = m.Root[:31] }), KindOther, "no sense", soon},
+		"no root":                      {only(func(m *transferpb.Manifest) { m.Root = nil }), KindOther, "no sense", soon},
+		"empty, but with another root": {only(func(m *transferpb.Manifest) { m.Size = 0 }), KindIntegrity, "", soon},
+		"a stream of another size": {func(p *peer) {
+			m, cvs := honest()
+			p.offer(m, int64(len(theFile))+1)
+			p.manifest(m)
+			p.tree(cvs)
+		}, KindOther, "the stream has", soon},
+		"a stream that is never offered": {func(p *peer) {
+			m, cvs := honest()
+			m.KwikStreamId = 1<<62 + 7
+			p.manifest(m)
+			p.tree(cvs)
+		}, KindNetwork, "no answer in time", silence},
+		"no answer":         {func(p *peer) {}, KindNetwork, "no answer in time", silence},
+		"garbage":           {func(p *peer) { p.stream.Write([]byte("\x04\xff\xff\xff\xff")) }, KindOther, "no sense", soon},
+		"a frame of 2^40":   {func(p *peer) { p.stream.Write([]byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x20}) }, KindOther, "no sense", soon},
+		"a length for ever": {func(p *peer) { p.stream.Write(bytes.Repeat([]byte{0xff}, 100)) }, KindOther, "no sense", soon},
+		"an early end":      {func(p *peer) { p.stream.Close() }, KindNetwork, "unexpected EOF", soon},
+		"a reset":           {func(p *peer) { p.stream.CancelWrite(7) }, KindNetwork, "", soon},
+		"a hang-up":         {func(p *peer) { p.CloseWithError(0, "") }, KindNetwork, "", soon},
+		"a tree for answer": {func(p *peer) { p.tree(make([]byte, 32)) }, KindOther, "unexpected answer", soon},
+		"answers of a later version, then silence": {func(p *peer) { p.reply(&transferpb.Reply{}) }, KindNetwork, "no answer in time", silence},
+		"hashing, then silence": {func(p *peer) {
+			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: 1<<64 - 1, Total: 1}}})
+		}, KindNetwork, "no answer in time", silence},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onWire(t, func(w *wire) {
+				w.hostile(openTheFile, x.act)
+				got, took, err := w.get()
+				wantKind(w.t, err, x.kind, x.says)
+				if took > x.within {
+					t.Errorf("it took %v, want at most %v", took, x.within)
+				}
+				if len(got) > 0 {
+					t.Errorf("%d bytes were passed on", len(got))
+				}
+			})
+		})
+	}
+}
+
+// A manifest may claim any size; the client must not take memory for it, nor gather a tree without end.
+func TestGetBoundsTheTree(t *testing.T) {
+	for _, size := range []uint64{1<<63 - 1, 1 << 62, (integrity.MaxGroups + 1) << 10} {
+		onWire(t, func(w *wire) {
+			w.hostile(openTheFile, func(p *peer) {
+				m, _ := honest()
+				m.Size, m.Group = size, 0
+				p.manifest(m)
+				for range 200 { // would go on for ever
+					p.tree(make([]byte, treePart))
+				}
+			})
+			_, took, err := w.get()
+			wantKind(w.t, err, KindOther, "no sense")
+			if took > time.Second {
+				t.Errorf("it took %v to refuse %d bytes in groups of 1 KiB", took, size)
+			}
+		})
+	}
+}
+
+func TestGetKnowsFailures(t *testing.T) {
+	for code, kind := range map[transferpb.Failure_Code]Kind{
+		transferpb.Failure_OTHER:       KindOther,
+		transferpb.Failure_NOT_FOUND:   KindNotFound,
+		transferpb.Failure_NOT_A_FILE:  KindNotFound,
+		transferpb.Failure_CHANGED:     KindChanged,
+		transferpb.Failure_BAD_REQUEST: KindOther,
+		transferpb.Failure_BUSY:        KindNetwork,
+		99:                             KindOther,
+	} {
+		onWire(t, func(w *wire) {
+			w.hostile(openTheFile, func(p *peer) {
+				p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code, Message: "in its own words"}}})
+				p.stream.Close()
+			})
+			_, _, err := w.get()
+			wantKind(w.t, err, kind, "in its own words")
+			if e, ok := errors.AsType[*RemoteError](err); !ok || e.Path != "file" {
+				t.Errorf("%v: no RemoteError in %v", code, err)
+			}
+		})
+	}
+}
+
+// The user's hash decides, before a byte of content is asked for.
+func TestGetHoldsTheServerToTheHash(t *testing.T) {
+	root := integrity.Root(blake3.Sum256(theFile))
+	for _, wrong := range []bool{false, true} {
+		onWire(t, func(w *wire) {
+			w.hostile(openTheFile, func(p *peer) {
+				m, cvs := honest()
+				p.offer(m, int64(len(theFile)))
+				p.manifest(m)
+				p.tree(cvs)
+			})
+			expected := root
+			if wrong {
+				expected[31]++
+			}
+			got, _, err := w.get(func(o *GetOptions) { o.URL.Root = &expected })
+			switch {
+			case wrong:
+				wantKind(w.t, err, KindIntegrity, "not the expected "+expected.String())
+				if len(got) > 0 {
+					t.Error("bytes were passed on")
+				}
+			case err != nil || !bytes.Equal(got, theFile):
+				t.Errorf("got %d bytes, %v", len(got), err)
+			}
+		})
+	}
+}
+
+// TestGetFromBadContent: the manifest is right, but nobody has the bytes.
+func TestGetFromBadContent(t *testing.T) {
+	for name, x := range map[string]struct {
+		open kwik.OpenContentFunc
+		kind Kind
+	}{
+		"wrong bytes": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+			return bytesContent{bytes.NewReader(make([]byte, len(theFile)))}, nil
+		}, KindIntegrity},
+		"changed": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) { return nil, errChanged }, KindChanged},
+		"gone":    {func(context.Context, kwik.ContentRequest) (kwik.Content, error) { return nil, errNoContent }, KindNetwork},
+		"short": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+			return bytesContent{bytes.NewReader(theFile[:100_000])}, nil
+		}, KindNetwork},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onWire(t, func(w *wire) {
+				w.hostile(x.open, func(p *peer) {
+					m, cvs := honest()
+					p.offer(m, int64(len(theFile)))
+					p.manifest(m)
+					p.tree(cvs)
+				})
+				got, took, err := w.get()
+				wantKind(w.t, err, x.kind, `fetch "file"`)
+				if !bytes.HasPrefix(theFile, got) || took > time.Second {
+					t.Errorf("%d bytes after %v", len(got), took)
+				}
+			})
+		})
+	}
+}
+
+func TestGetThatCannotConnect(t *testing.T) {
+	for name, x := range map[string]struct {
+		prepare func(w *wire)
+		change  func(o *GetOptions)
+		kind    Kind
+		says    string
+	}{
+		"nobody there": {func(*wire) {}, func(*GetOptions) {}, KindNetwork, "connect to 10.0.0.1:4433 over UDP: no answer in time"},
+		"another key": {func(w *wire) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) {
+			o.TLS = trust.PinnedClientConfig(nil, trust.Pin{1})
+		}, KindRefused, "not AQAAAAAA"},
+		"a certificate of nobody": {func(w *wire) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) { o.TLS = nil }, KindRefused, "certificate"},
+		"a secondary":             {func(w *wire) { w.start(&kwik.Config{Role: kwik.ServerRoleSecondary}) }, func(*GetOptions) {}, KindOther, "secondary"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onWire(t, func(w *wire) {
+				x.prepare(w)
+				_, took, err := w.get(x.change)
+				wantKind(w.t, err, x.kind, x.says)
+				if took > DefaultConnectTimeout+time.Second {
+					t.Errorf("it took %v", took)
+				}
+			})
+		})
+	}
+}
+
+// The caller's reason for ending a transfer is what it gets back, at once, wherever the transfer is.
+func TestGetThatIsCancelled(t *testing.T) {
+	reason := errors.New("enough")
+	for name, act := range map[string]script{
+		"while it waits for an answer": func(*peer) {},
+		"while it waits for the tree":  func(p *peer) { m, _ := honest(); p.manifest(m) },
+		"while it waits for the content": func(p *peer) {
+			m, cvs := honest()
+			p.offer(m, int64(len(theFile)))
+			p.manifest(m)
+			p.tree(cvs)
+		},
+	} {
+		for _, inOrder := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, in order %t", name, inOrder), func(t *testing.T) {
+				target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+				onWire(t, func(w *wire) {
+					w.hostile(func(ctx context.Context, _ kwik.ContentRequest) (kwik.Content, error) {
+						<-ctx.Done()
+						return nil, ctx.Err()
+					}, act)
+					ctx, cancel := context.WithCancelCause(w.ctx)
+					time.AfterFunc(3*time.Second, func() { cancel(reason) })
+					_, took, err := w.getContext(ctx, func(o *GetOptions) {
+						if !inOrder {
+							o.Output, o.Target = nil, target
+						}
+					})
+					if err != reason || took > 3500*time.Millisecond {
+						t.Errorf("%v after %v", err, took)
+					}
+				})
+				wantNames(t, filepath.Dir(target), "out")
+				wantContent(t, target, "before")
+			})
+		}
+	}
+}
+
+// An output that fails ends the transfer with its own error.
+func TestGetWithABrokenOutput(t *testing.T) {
+	onWire(t, func(w *wire) {
+		w.hostile(openTheFile, func(p *peer) {
+			m, cvs := honest()
+			p.offer(m, int64(len(theFile)))
+			p.manifest(m)
+			p.tree(cvs)
+		})
+		broken := errors.New("broken pipe")
+		_, took, err := w.get(func(o *GetOptions) { o.Output = brokenWriter{broken} })
+		wantKind(w.t, err, KindLocal, "write the output: broken pipe")
+		if !errors.Is(err, broken) || took > time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+	})
+}
+
+type brokenWriter struct{ err error }
+
+func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
+
+// Nothing is asked of the network for a target that cannot be written.
+func TestGetLooksAtTheTargetFirst(t *testing.T) {
+	o := GetOptions{Target: t.TempDir(), Dial: nil, URL: URL{Host: "192.0.2.1:1"}}
+	_, err := Get(t.Context(), o, NoReport{})
+	wantKind(t, err, KindLocal, "it is a directory")
+}

@@ -1,0 +1,224 @@
+package transfer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"kwikcp/internal/simnet"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	transferpb "kwikcp/transfer/proto"
+)
+
+// A wire is a simulated network with one server, ours or a hostile one, inside a synctest bubble.
+type wire struct {
+	t      *testing.T
+	net    *simnet.Network
+	cert   tls.Certificate
+	listen *kwik.Listener // nil before serve
+	log    bytes.Buffer
+	wg     sync.WaitGroup
+	ctx    context.Context // ends with the test
+}
+
+var (
+	serverAddr = netip.MustParseAddrPort("10.0.0.1:4433")
+	clientHost = netip.MustParseAddrPort("10.0.0.2:0")
+	anyLink    = simnet.Link{Latency: 5 * time.Millisecond, Rate: 100e6}
+)
+
+func onWire(t *testing.T, f func(w *wire)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{t: t, net: simnet.New(1)}
+		var cancel context.CancelFunc
+		w.ctx, cancel = context.WithCancel(t.Context())
+		var err error
+		if w.cert, err = trust.NewIdentity(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			cancel()
+			if w.listen != nil {
+				w.listen.Close()
+			}
+			w.wg.Wait()
+			w.net.Close()
+		}()
+		f(w)
+	})
+}
+
+// start listens with a configuration.
+func (w *wire) start(conf *kwik.Config) *kwik.Listener {
+	w.t.Helper()
+	socket, err := w.net.Listen(serverAddr, anyLink)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	conf.LocalAddresses = func() []netip.Addr { return nil }
+	if w.listen, err = kwik.Listen(socket, &tls.Config{Certificates: []tls.Certificate{w.cert}}, conf); err != nil {
+		w.t.Fatal(err)
+	}
+	return w.listen
+}
+
+// serve starts our server of a directory.
+func (w *wire) serve(dir Dir) *Server {
+	w.t.Helper()
+	s := NewServer(dir, slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	l := w.start(&kwik.Config{OpenContent: s.OpenContent})
+	w.wg.Go(func() {
+		s.Serve(w.ctx, l)
+		s.Close()
+	})
+	return s
+}
+
+// A script is what a hostile server does with a request.
+type script func(p *peer)
+
+// A peer is a hostile server's view of one request.
+type peer struct {
+	*testing.T
+	*kwik.ServerSession
+	stream  *kwik.Stream
+	request *transferpb.Request
+}
+
+func (p *peer) reply(r *transferpb.Reply) { writeMessage(p.stream, r) }
+
+func (p *peer) manifest(m *transferpb.Manifest) {
+	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Manifest{Manifest: m}})
+}
+
+func (p *peer) tree(cvs []byte) {
+	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: &transferpb.Tree{ChainingValues: cvs}}})
+}
+
+// hostile starts a server that answers every request with a script, and has content.
+func (w *wire) hostile(open kwik.OpenContentFunc, act script) {
+	w.t.Helper()
+	l := w.start(&kwik.Config{OpenContent: open})
+	w.wg.Go(func() {
+		for {
+			session, err := l.Accept(w.ctx)
+			if err != nil {
+				return
+			}
+			stream, err := session.AcceptStream(w.ctx)
+			if err != nil {
+				continue
+			}
+			p := &peer{T: w.t, ServerSession: session, stream: stream, request: &transferpb.Request{}}
+			if err := readMessage(bufio.NewReader(stream), p.request); err != nil {
+				w.t.Errorf("the client's request: %v", err)
+			}
+			w.wg.Go(func() { act(p) })
+		}
+	})
+}
+
+// client is the configuration of a client.
+func (w *wire) client() *kwik.Config {
+	return &kwik.Config{
+		LocalAddresses: func() []netip.Addr { return nil },
+		ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
+			return w.net.Listen(clientHost, anyLink)
+		},
+	}
+}
+
+func (w *wire) tls() *tls.Config { return trust.PinnedClientConfig(nil, trust.PinOf(w.cert.Leaf)) }
+
+// get fetches "file" in order and returns the bytes that came and how long it took.
+func (w *wire) get(change ...func(*GetOptions)) (got []byte, took time.Duration, err error) {
+	return w.getContext(w.ctx, change...)
+}
+
+func (w *wire) getContext(ctx context.Context, change ...func(*GetOptions)) (got []byte, took time.Duration, err error) {
+	var out bytes.Buffer
+	o := GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Output: &out, KWIK: w.client()}
+	for _, f := range change {
+		f(&o)
+	}
+	start := time.Now()
+	_, err = Get(ctx, o, NoReport{})
+	return out.Bytes(), time.Since(start), err
+}
+
+// dial connects a hostile client.
+func (w *wire) dial() *kwik.ClientSession {
+	w.t.Helper()
+	c, err := kwik.DialAddr(w.ctx, serverAddr.String(), w.tls(), w.client())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+// ask sends bytes as a request and returns the answers up to the stream's end, and how that ended.
+func (w *wire) ask(c *kwik.ClientSession, raw []byte, fin bool) (replies []*transferpb.Reply, err error) {
+	w.t.Helper()
+	stream, err := c.OpenStreamSync(w.ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := stream.Write(raw); err != nil {
+		w.t.Fatal(err)
+	}
+	if fin {
+		stream.Close()
+	}
+	r := bufio.NewReader(stream)
+	for {
+		reply := &transferpb.Reply{}
+		if err := readMessage(r, reply); err == io.EOF {
+			return replies, nil
+		} else if err != nil {
+			return replies, err
+		}
+		replies = append(replies, reply)
+	}
+}
+
+// request encodes a request.
+func request(version uint32, path string) []byte {
+	var b bytes.Buffer
+	writeMessage(&b, &transferpb.Request{Version: version, Path: []byte(path)})
+	return b.Bytes()
+}
+
+// A slowDir is a Dir whose files take a while to read.
+type slowDir struct {
+	Dir
+	delay time.Duration
+}
+
+func (d slowDir) Open(name string) (File, error) {
+	f, err := d.Dir.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return lazyFile{f, d.delay}, nil
+}
+
+type lazyFile struct {
+	File
+	delay time.Duration
+}
+
+func (f lazyFile) ReadAt(p []byte, off int64) (int, error) {
+	time.Sleep(f.delay)
+	return f.File.ReadAt(p, off)
+}
