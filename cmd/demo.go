@@ -134,10 +134,23 @@ func copyFile(ctx context.Context, to, from string) (err error) {
 			err = closeErr
 		}
 	}()
-	if _, err := io.Copy(out, source); err != nil {
+	if _, err := io.Copy(out, interruptibleReader{ctx, source}); err != nil && ctx.Err() == nil {
 		return localError("prepare the demo", err)
 	}
 	return context.Cause(ctx)
+}
+
+// An interruptibleReader reads until its context ends.
+type interruptibleReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r interruptibleReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
 }
 
 // sameContent compares two files byte by byte.
@@ -169,7 +182,7 @@ func sameContent(a, b string) error {
 }
 
 func printDemo(w io.Writer, name string, r transfer.Result) error {
-	fmt.Fprintf(w, "%s: %s from %d servers in %.3f s (%s), proved\n", oneLine(name), size(r.Bytes), len(r.Servers), r.Seconds, rate(float64(r.Bytes)/r.Seconds))
+	fmt.Fprintf(w, "%s: %s%s in %.3f s (%s), proved\n", oneLine(name), size(r.Bytes), delivered(r.Servers), r.Seconds, rate(float64(r.Bytes)/r.Seconds))
 	fmt.Fprintf(w, "blake3 %v\n\n", r.Root)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "SERVER\tROLE\tBYTES\tSHARE")
@@ -188,6 +201,23 @@ The same by hand, with the file in each of the directories A, B and C:
   kwikcp get %s copy-of-it
 `, shellQuote(transfer.URL{Host: "127.0.0.1:4433", Path: name}.String()))
 	return err
+}
+
+// delivered says how many servers delivered something.
+func delivered(servers []transfer.ServerStatus) string {
+	n := 0
+	for _, s := range servers {
+		if s.Bytes > 0 {
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return " from 1 server"
+	}
+	return fmt.Sprintf(" from %d servers", n)
 }
 
 // shellQuote quotes a word for a POSIX shell if it needs that.

@@ -27,12 +27,15 @@ type view struct {
 	bar   *progressbar.ProgressBar // nil where stderr is no terminal, and before the manifest
 	draws bool                     // stderr is a terminal
 	name  string
-	lines int       // that the last drawing took
-	last  time.Time // of the newest plain line
+	addrs map[kwik.PathID]string // of the servers
+	// columns returns the width of the terminal, which may change.
+	columns func() int
+	lines   int       // that the last drawing took
+	last    time.Time // of the newest plain line
 }
 
 func newView(t *terminal, quiet bool, name string) *view {
-	return &view{t: t, quiet: quiet, draws: t.interactive(), name: name, last: time.Now()}
+	return &view{t: t, quiet: quiet, draws: t.interactive(), columns: t.width, addrs: make(map[kwik.PathID]string), name: name, last: time.Now()}
 }
 
 // Hashing implements transfer.Reporter.
@@ -58,15 +61,16 @@ func (v *view) Manifest(m transfer.Manifest) {
 	}
 	v.bar = progressbar.NewOptions64(max(m.Size, 1),
 		progressbar.OptionSetWriter(io.Discard), // it makes the line; draw puts it on the terminal
-		progressbar.OptionShowBytes(true), progressbar.OptionShowTotalBytes(v.t.width() >= 60), progressbar.OptionShowCount(),
+		progressbar.OptionShowBytes(true), progressbar.OptionShowTotalBytes(v.columns() >= 60), progressbar.OptionShowCount(),
 		progressbar.OptionUseIECUnits(true), progressbar.OptionSetPredictTime(true),
-		progressbar.OptionSetWidth(max(3, min(40, v.t.width()-52))),
+		progressbar.OptionSetWidth(max(3, min(40, v.columns()-52))),
 		progressbar.OptionSetTheme(progressbar.Theme{Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]"}),
 	)
 }
 
 // Server implements transfer.Reporter. On a terminal the server's own line says it.
 func (v *view) Server(s transfer.ServerStatus) {
+	v.addrs[s.ID] = s.Addr
 	if v.quiet || (v.draws && s.State != transfer.ServerBanned) {
 		return
 	}
@@ -80,8 +84,15 @@ func (v *view) Server(s transfer.ServerStatus) {
 
 // BadBlock implements transfer.Reporter.
 func (v *view) BadBlock(server kwik.PathID, off, length int64) {
+	if v.quiet {
+		return
+	}
+	name, ok := v.addrs[server]
+	if !ok {
+		name = string(server)
+	}
 	v.clear()
-	v.t.warningf("server %s sent wrong bytes at offset %d (%d bytes); it is not asked again", server, off, length)
+	v.t.warningf("%s sent wrong bytes at offset %d (%d bytes); it is not asked again", oneLine(name), off, length)
 }
 
 // Progress implements transfer.Reporter.
@@ -92,7 +103,7 @@ func (v *view) Progress(p transfer.Progress) {
 		v.bar.Set64(min(p.Bytes, p.Total-1)) // the bar stops at its maximum; end draws over it
 		lines := []string{strings.Trim(v.bar.String(), "\r ")}
 		for _, s := range p.Servers[:min(len(p.Servers), maxServerLines)] {
-			lines = append(lines, serverLine(s, p.Total, v.t.width()))
+			lines = append(lines, serverLine(s, p.Total, v.columns()))
 		}
 		v.draw(lines)
 	case time.Since(v.last) >= plainEvery:
@@ -130,7 +141,7 @@ func (v *view) plain(text string) {
 
 // draw replaces what was drawn before.
 func (v *view) draw(lines []string) {
-	width := v.t.width() - 1
+	width := v.columns() - 1
 	var b strings.Builder
 	b.WriteString(v.eraser())
 	for _, line := range lines {

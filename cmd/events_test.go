@@ -1,0 +1,97 @@
+package cmd
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+	"kwikcp/transfer"
+)
+
+// awkward has what a hostile server or file name may have.
+const awkward = "\x1b[2J\n\r\u202e\"<&>\\ \xff"
+
+func TestEvents(t *testing.T) {
+	var out bytes.Buffer
+	e := newEvents(&out)
+	e.start("kwik://h/"+awkward, awkward)
+	e.Hashing(1, 2)
+	e.Manifest(transfer.Manifest{Size: 5, Root: integrity.Root{1}, Group: 65536})
+	e.Server(transfer.ServerStatus{ID: "s1", Role: kwik.ServerRoleSecondary, Addr: "127.0.0.1:1", State: transfer.ServerBanned, Reason: awkward})
+	e.BadBlock("s1", 3, 2)
+	e.Progress(transfer.Progress{Total: 5, ETA: -1})
+	e.Progress(transfer.Progress{Bytes: 5, Total: 5, Rate: 1e300, ETA: time.Second, Servers: []transfer.ServerStatus{{ID: "s1", RTT: time.Millisecond}}})
+	e.result(transfer.Result{}, &transfer.Error{Kind: transfer.KindIntegrity, Op: awkward, Err: errors.New(awkward)})
+	if err := checkEventLines(out.String()); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`{"v":1,"event":"hashing","bytes":1,"total":2}`,
+		`{"v":1,"event":"manifest","size":5,"blake3":"0100000000000000000000000000000000000000000000000000000000000000","group":65536}`,
+		`"id":"s1","role":"secondary","addr":"127.0.0.1:1","state":"banned","reason":"\u001b[2J`,
+		`{"v":1,"event":"bad_block","server":"s1","offset":3,"length":2}`,
+		`{"v":1,"event":"progress","bytes":0,"total":5,"rate":0,"eta_s":null,"servers":[]}`,
+		`"eta_s":1,"servers":[{"id":"s1",`,
+		`{"v":1,"event":"result","ok":false,"exit_code":6,"error_code":"integrity",`,
+		`"path":"","bytes":0,"seconds":0,"blake3":"","resumed_bytes":0,"wasted_bytes":0,"servers":[]}`,
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %s in\n%s", want, out.String())
+		}
+	}
+	if strings.ContainsAny(out.String(), "\x1b\r") {
+		t.Error("control characters in the output")
+	}
+}
+
+// A rate or a duration that JSON cannot express must not silence the result.
+func TestResultWithOddNumbers(t *testing.T) {
+	for _, seconds := range []float64{0, math.SmallestNonzeroFloat64, math.MaxFloat64} {
+		var out bytes.Buffer
+		newEvents(&out).result(transfer.Result{Bytes: math.MaxInt64, Wasted: math.MaxInt64, Seconds: seconds, Root: integrity.Root{9}}, nil)
+		if err := checkEventLines(out.String()); err != nil || !strings.Contains(out.String(), `"ok":true,"exit_code":0,"error_code":"","message":""`) {
+			t.Errorf("%v: %v, %q", seconds, err, out.String())
+		}
+	}
+}
+
+func checkEventLines(text string) error {
+	for line := range strings.Lines(text) {
+		var e struct{ V int }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			return err
+		}
+		if e.V != 1 {
+			return errors.New(line)
+		}
+	}
+	if !strings.HasSuffix(text, "\n") {
+		return errors.New("the last line does not end")
+	}
+	return nil
+}
+
+// TestProgressInterval checks that of the ten reports a second at least one gets through, and not all.
+func TestProgressInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		e := newEvents(&out)
+		for range 10 {
+			out.Reset()
+			for range 10 {
+				e.Progress(transfer.Progress{Bytes: 1, Total: 2})
+				time.Sleep(100 * time.Millisecond)
+			}
+			if n := strings.Count(out.String(), "\n"); n < 1 || n > 2 {
+				t.Errorf("%d events in a second", n)
+			}
+		}
+	})
+}

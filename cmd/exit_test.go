@@ -1,0 +1,90 @@
+package cmd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+	"testing"
+	"unicode"
+
+	"kwikcp/internal/trust"
+	"kwikcp/transfer"
+)
+
+func TestExplain(t *testing.T) {
+	of := func(kind transfer.Kind) error {
+		return &transfer.Error{Kind: kind, Op: "try", Err: errors.New("no luck")}
+	}
+	unknown := unknownHostError{"example.org:1", trust.Pin{}}
+	for _, test := range []struct {
+		err       error
+		code      int
+		errorCode string
+		hint      string // part of it
+	}{
+		{nil, 0, "", ""},
+		{errors.New("what"), 1, "other", ""},
+		{context.DeadlineExceeded, 1, "other", ""},
+		{of(transfer.KindOther), 1, "other", ""},
+		{of(transfer.Kind(99)), 1, "other", ""},
+		{usageError{errors.New("what"), "do that"}, 2, "usage", "do that"},
+		{fmt.Errorf("wrapped: %w", usageError{errors.New("what"), "do that"}), 2, "usage", "do that"},
+		{newFlagError("get", errors.New("flag provided but not defined: -x")), 2, "usage", "kwikcp get --help"},
+		{of(transfer.KindNotFound), 3, "not_found", "case counts"},
+		{of(transfer.KindRefused), 4, "refused", "pin"},
+		{refusedError{errors.New("no"), "do that"}, 4, "refused", "do that"},
+		{&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: refusedError{errors.New("no"), "do that"}}, 4, "refused", "do that"},
+		{&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: &tls.CertificateVerificationError{Err: unknown}}, 4, "refused", "kwik://example.org:1/...?pin=AAAA"},
+		{of(transfer.KindNetwork), 5, "network", "UDP"},
+		{of(transfer.KindIntegrity), 6, "integrity", "no byte of it was kept"},
+		{of(transfer.KindLocal), 7, "local_io", ""},
+		{hintedError{of(transfer.KindLocal), "do that"}, 7, "local_io", "do that"},
+		{localError("open x", &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), 7, "local_io", ""},
+		{localError("write x", syscall.ENOSPC), 8, "no_space", "make room"},
+		{of(transfer.KindNoSpace), 8, "no_space", "make room"},
+		{of(transfer.KindBusy), 9, "target_busy", "wait"},
+		{of(transfer.KindChanged), 10, "source_changed", "again"},
+		{interruption{syscall.SIGHUP}, 129, "interrupted", ""},
+		{interruption{syscall.SIGINT}, 130, "interrupted", ""},
+		{interruption{syscall.SIGTERM}, 143, "interrupted", ""},
+	} {
+		code, message, hint := explain(test.err)
+		if code != test.code || errorCode(code) != test.errorCode || !strings.Contains(hint, test.hint) || (hint == "") != (test.hint == "") {
+			t.Errorf("%v: %d, %q, %q, %q", test.err, code, errorCode(code), message, hint)
+		}
+		if (message == "") != (test.err == nil) {
+			t.Errorf("%v: message %q", test.err, message)
+		}
+		for _, text := range []string{message, hint} {
+			if text != "" && (unicode.IsUpper(rune(text[0])) || strings.HasSuffix(text, ".")) {
+				t.Errorf("%v: %q begins with a capital or ends with a full stop", test.err, text)
+			}
+		}
+	}
+}
+
+func TestFlagError(t *testing.T) {
+	for in, want := range map[string]string{
+		"flag provided but not defined: -x":                                                                      `there is no option "--x"`,
+		"flag needs an argument: -root":                                                                          "--root needs a value",
+		`invalid value "5" for flag -connect-timeout: parse error`:                                               `--connect-timeout cannot be "5"`,
+		`invalid boolean value "x" for -json: parse error`:                                                       `--json cannot be "x"`,
+		`could not parse "x" as bool value from environment variable "KWIKCP_JSON" for flag json: strconv.Parse`: `KWIKCP_JSON cannot be "x"`,
+		"bad flag syntax: -=x":                                                                                   "bad flag syntax: -=x",
+	} {
+		if got := newFlagError("", errors.New(in)); got.Error() != want || got.hint != "kwikcp --help lists the options" {
+			t.Errorf("%s: %q, %q", in, got.Error(), got.hint)
+		}
+	}
+}
+
+func TestLocalError(t *testing.T) {
+	err := localError("open x", &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES})
+	if got := err.Error(); got != "open x: permission denied" {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,159 @@
+package cmd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+	"kwikcp/transfer"
+)
+
+// feed gives a view what a transfer of a file of n bytes from so many servers may give, and awkward names with it.
+func feed(v *view, n int64, servers int) {
+	v.Hashing(0, n)
+	v.Hashing(n/2, n)
+	v.Manifest(transfer.Manifest{Size: n, Root: integrity.Root{1}, Group: 65536})
+	states := []transfer.ServerState{transfer.ServerJoined, transfer.ServerConnecting, transfer.ServerStalled, transfer.ServerLost, transfer.ServerBanned}
+	var all []transfer.ServerStatus
+	for i := range servers {
+		s := transfer.ServerStatus{
+			ID: kwik.PathID(fmt.Sprint("s", i)), Role: kwik.ServerRoleSecondary, State: states[i%len(states)],
+			Addr: fmt.Sprintf("[2001:db8:1111:2222:3333:4444:5555:%x]:65535", i), Bytes: n / int64(servers), Rate: 1e12, Reason: awkward,
+		}
+		all = append(all, s)
+		v.Server(s)
+	}
+	for _, eta := range []time.Duration{-1, 0, time.Second, 1000 * time.Hour} {
+		for i := range int64(5) {
+			v.Progress(transfer.Progress{Bytes: n / 4 * i, Total: n, Rate: 1e15, ETA: eta, Servers: all})
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	v.BadBlock("s1"+awkward, 1<<40, 65536)
+	v.Progress(transfer.Progress{Bytes: n, Total: n, ETA: -1, Servers: all})
+}
+
+func TestViewOnTerminals(t *testing.T) {
+	for _, columns := range []int{20, 40, 80, 200} {
+		for _, n := range []int64{0, 1, 1 << 20, 1 << 62} {
+			for _, servers := range []int{1, 3, 100} { // both the bar and a server's line have a "%"
+				synctest.Test(t, func(t *testing.T) {
+					s := newScreen(columns)
+					v := newView(&terminal{stderr: s}, false, awkward)
+					v.draws, v.columns = true, func() int { return columns }
+					feed(v, n, servers)
+					if s.strange != "" {
+						t.Fatalf("%d columns: strange output %s", columns, s.strange)
+					}
+					v.end()
+					for line := range strings.Lines(s.String()) {
+						if strings.Contains(line, "%") {
+							t.Errorf("%d columns, %d bytes, %d servers: the drawing left %q", columns, n, servers, line)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+// TestViewWidth draws nothing but the bar and the servers' lines: none may reach the last column.
+func TestViewWidth(t *testing.T) {
+	for _, columns := range []int{1, 2, 20, 40, 80, 200} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScreen(columns)
+			v := newView(&terminal{stderr: s}, false, "f")
+			v.draws, v.columns = true, func() int { return columns }
+			v.Hashing(1, 1<<40)
+			v.Manifest(transfer.Manifest{Size: 1 << 40})
+			all := make([]transfer.ServerStatus, 30)
+			for i := range all {
+				all[i] = transfer.ServerStatus{Addr: "192.0.2.100:65535", State: transfer.ServerStalled, Bytes: 1 << 39, Rate: 1e9}
+			}
+			for i := range int64(20) {
+				v.Progress(transfer.Progress{Bytes: i << 35, Total: 1 << 40, Rate: 1e9, ETA: time.Hour, Servers: all})
+				time.Sleep(time.Second)
+			}
+			if columns >= 40 && !strings.Contains(s.String(), "192.0.2.100:65535") {
+				t.Errorf("%d columns: no server in\n%s", columns, s)
+			}
+			if columns >= 40 && !strings.Contains(s.String(), "[") {
+				t.Errorf("%d columns: no bar in\n%s", columns, s)
+			}
+			if s.wrapped || s.widest >= max(columns, 2) || s.most > maxServerLines+2 {
+				t.Errorf("%d columns: up to %d wide, %d lines\n%s", columns, s.widest, s.most, s)
+			}
+			v.end()
+			if s.String() != "" || s.strange != "" {
+				t.Errorf("%d columns: left %q, %s", columns, s.String(), s.strange)
+			}
+		})
+	}
+}
+
+func TestViewPlain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var stderr bytes.Buffer
+		v := newView(&terminal{stderr: &stderr}, false, awkward)
+		feed(v, 1<<30, 5)
+		time.Sleep(plainEvery)
+		v.Progress(transfer.Progress{Bytes: 1 << 29, Total: 1 << 30, Rate: 1 << 20})
+		v.Progress(transfer.Progress{Bytes: 1 << 29, Total: 1 << 30, Rate: 1 << 20})
+		v.end()
+		text := stderr.String()
+		if strings.Count(text, "512 MiB of 1.0 GiB, 1.0 MiB/s\n") != 1 {
+			t.Errorf("not one line of progress in\n%s", text)
+		}
+		for line := range strings.Lines(text) {
+			if !strings.HasPrefix(line, "kwikcp: ") || oneLine(line) != strings.TrimSuffix(line, "\n")+"; " {
+				t.Errorf("line %q", line)
+			}
+		}
+	})
+}
+
+func TestViewQuiet(t *testing.T) {
+	for _, draws := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var stderr bytes.Buffer
+			v := newView(&terminal{stderr: &stderr}, true, "f")
+			v.draws = draws
+			feed(v, 1<<30, 5)
+			v.end()
+			if stderr.Len() > 0 {
+				t.Errorf("%q", stderr.String())
+			}
+		})
+	}
+}
+
+func TestSummary(t *testing.T) {
+	got := summary(awkward, transfer.Result{Bytes: 1 << 20, Wasted: 3})
+	if strings.ContainsAny(got, "\x1b\n\r\u202e") || !strings.Contains(got, "1.0 MiB") || !strings.Contains(got, "(3 B came in vain)") {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestPrintDemo(t *testing.T) {
+	var out bytes.Buffer
+	result := transfer.Result{Bytes: 0, Seconds: 0, Servers: []transfer.ServerStatus{{Addr: "127.0.0.1:1"}}}
+	if err := printDemo(&out, "it's "+awkward, result); err != nil {
+		t.Fatal(err)
+	}
+	if strings.ContainsAny(out.String(), "\x1b\r\u202e") || strings.Contains(out.String(), "NaN") {
+		t.Errorf("%q", out.String())
+	}
+	if err := printDemo(brokenWriter{}, "f", result); err == nil {
+		t.Error("a table that was not written went unnoticed")
+	}
+}
+
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("broken") }
