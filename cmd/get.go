@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"kwikcp/integrity"
+	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
 
@@ -123,7 +124,14 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 
 // get runs the transfer, once more if the person at the terminal decides to trust the server.
 func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Result, error) {
-	options := transfer.GetOptions{URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout}
+	traced, err := quicConfig()
+	if err != nil {
+		return transfer.Result{}, err
+	}
+	options := transfer.GetOptions{
+		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
+		KWIK: &kwik.Config{QUIC: traced},
+	}
 	if o.stdout {
 		options.Output = o.t.stdout
 	}

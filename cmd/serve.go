@@ -217,7 +217,12 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	}
 	s := &runningServer{o: o, files: transfer.NewServer(dir, o.log)}
 	reset := quic.StatelessResetKey(trust.StatelessResetKey(cert))
+	traced, err := quicConfig()
+	if err != nil {
+		return nil, err
+	}
 	conf := &kwik.Config{
+		QUIC: traced,
 		Role: o.role, OpenContent: s.files.OpenContent, StatelessResetKey: &reset,
 		OnMembership: func(id kwik.PathID, addr netip.AddrPort, reason error) {
 			if reason == nil {

@@ -1,10 +1,35 @@
 package cmd
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"sync"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/qlog"
+
+	"kwikcp/transfer"
 )
+
+// quicConfig returns the QUIC configuration of a command: with QLOGDIR set, one that writes a trace of each connection into that
+// directory. It is made here, because quic-go would end the process if it could not.
+func quicConfig() (*quic.Config, error) {
+	dir := os.Getenv("QLOGDIR")
+	if dir == "" {
+		return nil, nil
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "QLOGDIR", Err: err}
+	}
+	probe, err := os.CreateTemp(dir, "kwikcp-")
+	if err != nil {
+		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: fmt.Sprintf("QLOGDIR %q cannot be written to", dir), Err: err}
+	}
+	probe.Close()
+	os.Remove(probe.Name())
+	return &quic.Config{Tracer: qlog.DefaultConnectionTracer}, nil
+}
 
 // keyLog returns the file of SSLKEYLOGFILE, for reading captured traffic; nil if there is none. It stays open until the
 // process ends.

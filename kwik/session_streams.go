@@ -4,7 +4,6 @@ import (
 	"math"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -151,7 +150,7 @@ func (s *ClientSession) wantStream(open *openStream) {
 }
 
 // reserveSlack is added to three round trips for the handshakes' own work.
-const reserveSlack = 50 * time.Millisecond
+const reserveSlack = 100 * time.Millisecond
 
 // connecting counts the servers that will serve the stream but have not been reached yet. Called with the lock held.
 func (s *ClientSession) connecting(open *openStream) (n int) {
@@ -294,17 +293,6 @@ func (s *ClientSession) lookup(id StreamID) (*streamAggregator, bool) {
 		return open.agg, true
 	}
 	return nil, id.IsAggregate() && id <= s.offered
-}
-
-// unmarshalMetadata decodes the message of a frame.
-func unmarshalMetadata(m *kwikpb.StreamMetadataFrame, message proto.Message) error {
-	if len(m.GetPayload()) > maxMetadataFrame {
-		return errorf(ErrMetadataProtocolViolation, "%v of %d bytes", m.GetType(), len(m.GetPayload()))
-	}
-	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(m.GetPayload(), message); err != nil {
-		return errorf(ErrMetadataProtocolViolation, "%v does not parse: %w", m.GetType(), err)
-	}
-	return nil
 }
 
 // clampOffset makes an offset of a peer an int64; one that is too large stays far beyond every stream.
