@@ -130,14 +130,18 @@ func (g *get) connect(ctx context.Context) error {
 
 // patient returns conf with a handshake time-out that lets a long ConnectTimeout be waited for.
 func patient(conf *kwik.Config, timeout time.Duration) *kwik.Config {
-	if timeout <= DefaultConnectTimeout || conf != nil && conf.QUIC != nil {
+	if timeout <= DefaultConnectTimeout {
 		return conf
 	}
 	p := kwik.Config{}
 	if conf != nil {
 		p = *conf
 	}
-	p.QUIC = &quic.Config{HandshakeIdleTimeout: timeout}
+	if p.QUIC == nil {
+		p.QUIC = &quic.Config{}
+	}
+	p.QUIC = p.QUIC.Clone()
+	p.QUIC.HandshakeIdleTimeout = max(p.QUIC.HandshakeIdleTimeout, timeout)
 	return &p
 }
 
