@@ -41,7 +41,7 @@ var demoDirs = [...]string{"A", "B", "C", "out"}
 func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 	work, err := os.MkdirTemp("", "kwikcp-demo-")
 	if err != nil {
-		return localError("make a directory for the demo", err)
+		return transfer.LocalError("make a directory for the demo", err)
 	}
 	defer os.RemoveAll(work)
 	name := testdata.WordsName
@@ -50,7 +50,7 @@ func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 	}
 	for _, dir := range demoDirs {
 		if err := os.Mkdir(filepath.Join(work, dir), 0o700); err != nil {
-			return localError("prepare the demo", err)
+			return transfer.LocalError("prepare the demo", err)
 		}
 		if dir != "out" {
 			if err := copyFile(ctx, filepath.Join(work, dir, name), file); err != nil {
@@ -74,7 +74,7 @@ func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 		}
 		root, err := transfer.OpenDir(filepath.Join(work, dir))
 		if err != nil {
-			return localError("prepare the demo", err)
+			return transfer.LocalError("prepare the demo", err)
 		}
 		defer root.Close()
 		s, err := startServer(o, root)
@@ -116,18 +116,18 @@ func copyFile(ctx context.Context, to, from string) (err error) {
 	if from != "" {
 		op := fmt.Sprintf("demo %q", from)
 		if info, err := os.Stat(from); err == nil && !info.Mode().IsRegular() { // to open a FIFO would wait
-			return localError(op, transfer.ErrNotAFile)
+			return transfer.LocalError(op, transfer.ErrNotAFile)
 		}
 		f, err := os.Open(from)
 		if err != nil {
-			return localError(op, err)
+			return transfer.LocalError(op, err)
 		}
 		defer f.Close()
 		source = f
 	}
 	out, err := os.Create(to)
 	if err != nil {
-		return localError("prepare the demo", err)
+		return transfer.LocalError("prepare the demo", err)
 	}
 	defer func() {
 		if closeErr := out.Close(); err == nil {
@@ -135,7 +135,7 @@ func copyFile(ctx context.Context, to, from string) (err error) {
 		}
 	}()
 	if _, err := io.Copy(out, interruptibleReader{ctx, source}); err != nil && ctx.Err() == nil {
-		return localError("prepare the demo", err)
+		return transfer.LocalError("prepare the demo", err)
 	}
 	return context.Cause(ctx)
 }

@@ -3,7 +3,6 @@ package cmd
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"regexp"
 	"strings"
 	"syscall"
@@ -84,18 +83,6 @@ type hintedError struct {
 }
 
 func (e hintedError) Unwrap() error { return e.error }
-
-// localError is an error of the local system, without the path that package os puts into it: op says it.
-func localError(op string, err error) error {
-	kind := transfer.KindLocal
-	if errors.Is(err, syscall.ENOSPC) {
-		kind = transfer.KindNoSpace
-	}
-	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err
-	}
-	return &transfer.Error{Kind: kind, Op: op, Err: err}
-}
 
 // explain is the one place where errors become exit codes, messages and hints.
 func explain(err error) (code int, message, hint string) {

@@ -43,8 +43,8 @@ func TestExplain(t *testing.T) {
 		{of(transfer.KindIntegrity), 6, "integrity", "no byte of it was kept"},
 		{of(transfer.KindLocal), 7, "local_io", ""},
 		{hintedError{of(transfer.KindLocal), "do that"}, 7, "local_io", "do that"},
-		{localError("open x", &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), 7, "local_io", ""},
-		{localError("write x", syscall.ENOSPC), 8, "no_space", "make room"},
+		{transfer.LocalError("open x", &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), 7, "local_io", ""},
+		{transfer.LocalError("write x", syscall.ENOSPC), 8, "no_space", "make room"},
 		{of(transfer.KindNoSpace), 8, "no_space", "make room"},
 		{of(transfer.KindBusy), 9, "target_busy", "wait"},
 		{of(transfer.KindChanged), 10, "source_changed", "again"},
@@ -83,7 +83,7 @@ func TestFlagError(t *testing.T) {
 }
 
 func TestLocalError(t *testing.T) {
-	err := localError("open x", &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES})
+	err := transfer.LocalError("open x", &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES})
 	if got := err.Error(); got != "open x: permission denied" {
 		t.Error(got)
 	}

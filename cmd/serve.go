@@ -162,11 +162,11 @@ func joinToken(c *cli.Context) ([]byte, error) {
 func (o *serveCmd) run(ctx context.Context) error {
 	op := fmt.Sprintf("serve --root %q", o.root)
 	if info, err := os.Stat(o.root); err == nil && !info.IsDir() { // to open a FIFO would wait
-		return localError(op, errors.New("not a directory"))
+		return transfer.LocalError(op, errors.New("not a directory"))
 	}
 	dir, err := transfer.OpenDir(o.root)
 	if err != nil {
-		return localError(op, err)
+		return transfer.LocalError(op, err)
 	}
 	defer dir.Close()
 	s, err := startServer(o, dir)
@@ -183,7 +183,7 @@ func (o *serveCmd) run(ctx context.Context) error {
 		}
 	}
 	if _, err := fmt.Fprintln(o.t.stdout, s.url); err != nil {
-		return localError("print the URL", err)
+		return transfer.LocalError("print the URL", err)
 	}
 	o.log.Info("ready", "role", o.role.String(), "url", s.url.String(), "root", absolute(o.root))
 	<-ctx.Done()

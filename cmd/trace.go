@@ -20,11 +20,11 @@ func quicConfig() (*quic.Config, error) {
 		return nil, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "QLOGDIR", Err: err}
+		return nil, transfer.LocalError(fmt.Sprintf("make QLOGDIR %q", dir), err)
 	}
 	probe, err := os.CreateTemp(dir, "kwikcp-")
 	if err != nil {
-		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: fmt.Sprintf("QLOGDIR %q cannot be written to", dir), Err: err}
+		return nil, transfer.LocalError(fmt.Sprintf("write to QLOGDIR %q", dir), err)
 	}
 	probe.Close()
 	os.Remove(probe.Name())

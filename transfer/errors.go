@@ -52,8 +52,8 @@ type RemoteError struct {
 
 func (e *RemoteError) Error() string { return e.Message }
 
-// localError wraps an error of the local file system.
-func localError(op string, err error) error {
+// LocalError wraps an error of the local file system and finds its kind. op says the path, so that the error need not.
+func LocalError(op string, err error) error {
 	kind := KindLocal
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, errQuota) {
 		kind = KindNoSpace

@@ -290,7 +290,7 @@ func copyInOrder(w io.Writer, stream *kwik.Stream) error {
 		n, err := stream.Read(buf)
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
-				return localError("write the output", err)
+				return LocalError("write the output", err)
 			}
 		}
 		if err == io.EOF {

@@ -41,11 +41,11 @@ func openPart(openDir func(string) (Dir, error), path string) (*partFile, error)
 		parent = "."
 	}
 	if name == "" || name == "." || name == ".." {
-		return nil, localError(op, errors.New("it is a directory; name a file"))
+		return nil, LocalError(op, errors.New("it is a directory; name a file"))
 	}
 	dir, err := openDir(parent)
 	if err != nil {
-		return nil, localError(op, fmt.Errorf("directory %q: %w", strings.TrimSuffix(parent, string(filepath.Separator)), cause(err)))
+		return nil, LocalError(op, fmt.Errorf("directory %q: %w", strings.TrimSuffix(parent, string(filepath.Separator)), cause(err)))
 	}
 	p := &partFile{dir: dir, path: path, name: name, part: partName(name)}
 	if err := p.open(); err != nil {
@@ -185,7 +185,7 @@ func (p *partFile) wrap(err error) error {
 	if errors.Is(err, errTargetBusy) {
 		return &Error{Kind: KindBusy, Op: fmt.Sprintf("write %q", p.path), Err: errTargetBusy}
 	}
-	return localError(fmt.Sprintf("write %q", p.path), err)
+	return LocalError(fmt.Sprintf("write %q", p.path), err)
 }
 
 // cause strips the path that package fs put before an error.
