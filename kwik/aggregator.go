@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,18 +57,20 @@ type streamAggregator struct {
 	sources  map[PathID]*source
 	prove    ProofFunc
 	mode     consumerMode
-	w        io.WriterAt       // of copyTo
-	writing  int               // deliveries between claim and accept
-	arrived  map[int64]arrival // ordered: what waits for the reader, by offset
-	deadline time.Time         // of Read
-	alarm    *time.Timer       // wakes Read at the deadline
-	err      error             // why the stream ended; io.EOF never
-	released bool              // done was called
-	idle     time.Time         // since when no source is alive; zero if one is
+	w        io.WriterAt    // of copyTo
+	writing  int            // deliveries that write to w
+	replaces int            // deliveries that are about to write over others in w
+	returned bool           // copyTo is over: w must not be written to
+	arrived  *reorderBuffer // ordered: what waits for the reader
+	deadline time.Time      // of Read
+	alarm    *time.Timer    // wakes Read at the deadline
+	err      error          // why the stream ended; io.EOF never
+	released bool           // done was called
+	idle     time.Time      // since when no source is alive; zero if one is
 
-	// Of a pushed stream: the window's end as the sources know it, and since when the next expected offset has been what it is.
-	toldLimit, lastNext int64
-	waiting             time.Time
+	// Of a pushed stream: how far it was when it last got on, and when that was.
+	lastNext int64
+	waiting  time.Time
 }
 
 type consumerMode int
@@ -80,18 +81,13 @@ const (
 	consumerUnordered
 )
 
-// An arrival is a run of bytes in a block that the ordered reader has not reached.
-type arrival struct {
-	b *block
-	p []byte
-}
-
 // A source is one path's part in one aggregate stream.
 type source struct {
 	id       PathID
 	primary  bool
 	rtt      func() time.Duration
 	received atomic.Int64 // payload bytes that arrived
+	counted  atomic.Int64 // bytes that counted, since the secondary stream handler last asked
 	placing  atomic.Int32 // deliveries under way: what the source does meanwhile is not its fault
 	accepted int64        // bytes that counted; guarded by the aggregator's lock
 	strikes  int          // extents given up without cause, in a row; guarded likewise
@@ -99,6 +95,7 @@ type source struct {
 	gone     bool         // guarded likewise
 	stalled  bool         // guarded likewise
 	reason   error        // why it is gone; guarded likewise
+	told     int64        // the end of a pushed stream's window as the source knows it; guarded likewise
 }
 
 // maxStrikes is how many extents in a row a source may give up before it is done without.
@@ -111,7 +108,7 @@ func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment ui
 		offsets: newOffsetManager(ConflictResolutionFirstWins),
 		sched:   newScheduler(u, u.total),
 		sources: make(map[PathID]*source),
-		arrived: make(map[int64]arrival),
+		arrived: newReorderBuffer(),
 	}
 	a.changed.L = &a.mu
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
@@ -127,14 +124,13 @@ func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 	}
 	s := &source{id: id, primary: id == primaryPathID, rtt: rtt}
 	if old := a.sources[id]; old != nil {
-		s.accepted = old.accepted // the same server again
-		s.received.Store(0)
+		s.accepted, s.refuted = old.accepted, old.refuted // the same server again
 	}
 	a.sources[id] = s
 	a.sched.addPath(id, rtt(), time.Now())
 	a.dispatch()
 	if a.pushed {
-		a.tellWindow(id, false)
+		a.tellWindow(s, false, 0)
 	}
 }
 
@@ -169,37 +165,6 @@ func (a *streamAggregator) setProof(prove ProofFunc) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.prove = prove
-}
-
-var errTwoConsumers = errors.New("kwik: an aggregate stream has one consumer: Read or CopyTo, not both")
-
-// demand starts the flow for a consumer of the given mode. Called with the lock held, which it gives up meanwhile.
-func (a *streamAggregator) demand(mode consumerMode) error {
-	if a.err != nil {
-		return a.err
-	}
-	if a.mode != consumerNone {
-		if a.mode != mode || mode == consumerUnordered {
-			return errTwoConsumers
-		}
-		return nil
-	}
-	a.mode = mode
-	if mode == consumerOrdered {
-		a.sched.limit = a.units.floor(a.window)
-	}
-	a.mu.Unlock()
-	a.begin()
-	a.mu.Lock()
-	if a.err != nil {
-		return a.err
-	}
-	a.wg.Go(a.run)
-	if !a.pushed {
-		a.sched.start(time.Now())
-		a.dispatch()
-	}
-	return nil
 }
 
 // run lets time pass for the scheduler until the stream ends.
@@ -289,7 +254,7 @@ func (a *streamAggregator) extent(id PathID, grant uint64) (s *source, start, en
 }
 
 // deliver takes the payload of a DATA frame, whole units from off on, under a grant; it takes the block over. It returns
-// an error of code ErrSourceRefuted if the bytes fail their proof, and the stream's error if that has ended.
+// an error of code ErrSourceRefuted if the bytes fail their proof, and errStreamEnded or errSourceGone if nobody wants them.
 func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block) error {
 	defer b.release()
 	s.placing.Add(1)
@@ -307,29 +272,25 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.err != nil {
-		return a.err
+	switch {
+	case a.err != nil:
+		return errStreamEnded
+	case s.gone:
+		a.offsets.refuse(off, end)
+		return errSourceGone
 	}
 	fresh, replaced, err := a.offsets.claim(s.id, s.primary, off, end)
 	if err != nil {
 		return streamFault{err}
 	}
-	if err := a.replace(b.data, off, replaced); err != nil {
+	if err := a.place(b, off, fresh, replaced); err != nil {
 		a.failLocked(err)
-		return err
-	}
-	if a.w == nil { // the reader sees the bytes and that they count in one step
-		for _, r := range fresh {
-			b.hold()
-			a.arrived[r.Start] = arrival{b: b, p: b.data[r.Start-off : r.End-off]}
-		}
-	} else if err := a.write(b.data, off, fresh); err != nil {
-		a.failLocked(err)
-		return err
+		return errStreamEnded
 	}
 	a.changed.Broadcast()
 	for _, r := range fresh {
 		s.accepted += r.End - r.Start
+		s.counted.Add(r.End - r.Start)
 		s.strikes = 0
 	}
 	a.sched.accept(grant, end, fresh, time.Now())
@@ -340,27 +301,28 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 	return nil
 }
 
-// replace puts bytes of a pushed stream over others that another source delivered before, as the conflict strategy decided: in
-// the blocks that wait for the reader, or once more at their place. Called with the lock held.
-func (a *streamAggregator) replace(p []byte, off int64, ranges []rangeset.Range) error {
-	for a.w != nil && len(ranges) > 0 && a.writing > 0 {
-		a.changed.Wait() // the older bytes must not land on the newer ones
-	}
-	for _, r := range ranges {
-		if a.w != nil {
-			if _, err := a.w.WriteAt(p[r.Start-off:r.End-off], r.Start); err != nil {
-				return err
-			}
-			continue
+// place puts the payload of b, which begins at off, where it belongs: what is fresh, and what replaces bytes that another source
+// of a pushed stream delivered before. Called with the lock held, which it gives up while it writes.
+func (a *streamAggregator) place(b *block, off int64, fresh, replaced []rangeset.Range) error {
+	if a.w == nil { // the reader sees the bytes and that they count in one step
+		for _, r := range fresh {
+			a.arrived.put(b, r.Start, b.data[r.Start-off:r.End-off])
 		}
-		for at, x := range a.arrived {
-			over := r.Intersect(rangeset.Range{Start: at, End: at + int64(len(x.p))})
-			if !over.Empty() {
-				copy(x.p[over.Start-at:over.End-at], p[over.Start-off:over.End-off])
-			}
+		for _, r := range replaced {
+			a.arrived.overwrite(r, b.data[r.Start-off:r.End-off])
+		}
+		return nil
+	}
+	if len(replaced) > 0 { // the older bytes must not land on the newer ones
+		for a.replaces++; a.writing > 0; {
+			a.changed.Wait()
+		}
+		a.replaces--
+		if !a.returned {
+			fresh = append(replaced, fresh...)
 		}
 	}
-	return nil
+	return a.write(b.data, off, fresh)
 }
 
 // refute drops bytes that failed their proof and does with their source what the recovery policy says. It returns the error
@@ -374,33 +336,35 @@ func (a *streamAggregator) refute(s *source, grant uint64, off, end int64, cause
 	if s.refuted >= maxRefutations && strategy != FallbackCloseStream {
 		strategy = FallbackIsolateSource
 	}
-	if strategy != FallbackIsolateSource {
-		a.blame(s.id, off, end-off, cause)
-	}
-	switch strategy {
-	case FallbackIgnoreCorrupted, FallbackRequestRetransmission:
-		a.sched.refuse(grant, off, end, strategy == FallbackRequestRetransmission, time.Now())
-		a.dispatch()
+	if strategy == FallbackIsolateSource {
 		a.mu.Unlock()
-		return nil
-	case FallbackCloseStream:
+		a.ban(s.id, off, end-off, cause)
+		return refuted
+	}
+	defer a.mu.Unlock()
+	a.blame(s.id, off, end-off, cause)
+	switch again := strategy == FallbackRequestRetransmission; {
+	case strategy == FallbackCloseStream:
 		a.failLocked(refuted)
-		a.mu.Unlock()
-		return a.err
+		return streamFault{refuted}
+	case a.pushed && again: // nothing is granted here: the source hears of it and may push the bytes again
+		a.tellWindow(s, true, 0)
+		return streamFault{refuted}
+	default:
+		a.sched.refuse(grant, off, end, again, time.Now())
+		a.dispatch()
+		return nil
 	}
-	a.mu.Unlock()
-	a.ban(s.id, off, end-off, cause)
-	return refuted
 }
 
-// write puts what is fresh of p, which begins at off, into the unordered consumer's place. Called with the lock held, which
-// it gives up meanwhile.
-func (a *streamAggregator) write(p []byte, off int64, fresh []rangeset.Range) error {
+// write puts ranges of p, which begins at off, into the unordered consumer's place. Called with the lock held, which it gives up
+// meanwhile.
+func (a *streamAggregator) write(p []byte, off int64, ranges []rangeset.Range) error {
 	w := a.w
 	a.writing++
 	a.mu.Unlock()
 	var err error
-	for _, r := range fresh {
+	for _, r := range ranges {
 		if err == nil {
 			_, err = w.WriteAt(p[r.Start-off:r.End-off], r.Start)
 		}
@@ -422,12 +386,29 @@ func (a *streamAggregator) ended(s *source, grant uint64, cause error) {
 		if cause == nil {
 			cause = errShortStream
 		}
-		if s.strikes++; s.strikes >= maxStrikes {
-			s.gone, s.reason = true, errorf(ErrContentUnavailable, "gave up %d extents in a row: %w", s.strikes, cause).onPath(s.id)
-			a.sched.removePath(s.id, time.Now())
-		}
+		a.strike(s, cause)
 	}
 	a.dispatch()
+}
+
+// faulted says that a secondary stream broke the protocol before it was admitted. The grant that it named, 0 for none, is not
+// answered by it, so it is granted anew.
+func (a *streamAggregator) faulted(id PathID, grant uint64, cause error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s := a.sources[id]; s != nil && !s.gone && violation(cause, id) != nil {
+		a.sched.closed(grant, time.Now())
+		a.strike(s, cause)
+		a.dispatch()
+	}
+}
+
+// strike counts a fault of a source and takes it out if it is the last of too many in a row. Called with the lock held.
+func (a *streamAggregator) strike(s *source, cause error) {
+	if s.strikes++; s.strikes >= maxStrikes {
+		s.gone, s.reason = true, errorf(ErrContentUnavailable, "gave up %d extents in a row: %w", s.strikes, cause).onPath(s.id)
+		a.sched.removePath(s.id, time.Now())
+	}
 }
 
 // releaseLocked lets the sources go: nothing is missing any more, or nobody wants it. Called with the lock held.
@@ -453,98 +434,21 @@ func (a *streamAggregator) failLocked(err error) {
 		return // all is here; the consumer may have it
 	}
 	a.err = err
-	for off, x := range a.arrived {
-		x.b.release()
-		delete(a.arrived, off)
-	}
+	a.arrived.drop()
 	a.releaseLocked()
 	a.cancel(err)
 	a.changed.Broadcast()
 }
 
-var errStreamClosed = errors.New("kwik: stream closed")
+var (
+	errStreamClosed = errors.New("kwik: stream closed")
+	// errStreamEnded is what a delivery to a stream that has ended gets, whatever ended it: that is no fault of its source.
+	errStreamEnded = errors.New("kwik: the stream has ended")
+)
 
 // close ends the stream from this side and waits for its goroutine.
 func (a *streamAggregator) close() {
 	a.fail(errStreamClosed)
 	a.cancel(errStreamClosed)
 	a.wg.Wait()
-}
-
-// read is Stream.Read.
-func (a *streamAggregator) read(p []byte) (int, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err := a.demand(consumerOrdered); err != nil {
-		return 0, err
-	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	for {
-		pos := a.offsets.read
-		if x, ok := a.arrived[pos]; ok {
-			n := copy(p, x.p)
-			delete(a.arrived, pos)
-			if n < len(x.p) {
-				a.arrived[pos+int64(n)] = arrival{b: x.b, p: x.p[n:]}
-			} else {
-				x.b.release()
-			}
-			a.offsets.consume(n)
-			if a.pushed {
-				a.moveWindow()
-			} else {
-				a.sched.setLimit(a.offsets.read+a.window, time.Now())
-				a.dispatch()
-			}
-			return n, nil
-		}
-		switch {
-		case pos == a.units.total:
-			return 0, io.EOF
-		case a.err != nil:
-			return 0, a.err
-		case !a.deadline.IsZero() && !time.Now().Before(a.deadline):
-			return 0, os.ErrDeadlineExceeded
-		}
-		a.changed.Wait()
-	}
-}
-
-// setReadDeadline is Stream.SetReadDeadline.
-func (a *streamAggregator) setReadDeadline(t time.Time) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.deadline = t
-	if a.alarm != nil {
-		a.alarm.Stop()
-		a.alarm = nil
-	}
-	if !t.IsZero() {
-		a.alarm = time.AfterFunc(time.Until(t), func() {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			a.changed.Broadcast()
-		})
-	}
-	a.changed.Broadcast()
-}
-
-// copyTo is Stream.CopyTo.
-func (a *streamAggregator) copyTo(ctx context.Context, w io.WriterAt) (int64, error) {
-	stop := context.AfterFunc(ctx, func() { a.fail(context.Cause(ctx)) })
-	defer stop()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.mode == consumerNone {
-		a.w = w
-	}
-	if err := a.demand(consumerUnordered); err != nil {
-		return 0, err
-	}
-	for (!a.sched.done() && a.err == nil) || a.writing > 0 { // w is not written to after the return
-		a.changed.Wait()
-	}
-	return a.sched.had.Total(), a.err
 }

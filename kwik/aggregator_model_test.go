@@ -3,7 +3,6 @@ package kwik
 import (
 	"bytes"
 	"io"
-	"sync"
 	"testing"
 	"time"
 )
@@ -109,78 +108,4 @@ func FuzzAggregator(f *testing.F) {
 			t.Fatalf("done was called %d times", a.dones)
 		}
 	})
-}
-
-// BenchmarkSecondaryStreamAggregation moves a stream from three sources to a consumer, without network, proof and disk:
-// what is left is the scheduler, the offsets, the blocks and the locks.
-func BenchmarkSecondaryStreamAggregation(b *testing.B) {
-	const size, unit = 256 << 20, 64 << 10
-	u, err := newUnits(size, unit, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	for name, consume := range map[string]func(a *streamAggregator) error{
-		"ordered": func(a *streamAggregator) error {
-			buf := make([]byte, 256<<10)
-			for {
-				if _, err := a.read(buf); err == io.EOF {
-					return nil
-				} else if err != nil {
-					return err
-				}
-			}
-		},
-		"unordered": func(a *streamAggregator) error {
-			_, err := a.copyTo(b.Context(), writerFunc(func(p []byte, _ int64) (int, error) { return len(p), nil }))
-			return err
-		},
-	} {
-		b.Run(name, func(b *testing.B) {
-			b.SetBytes(size)
-			b.ReportAllocs()
-			for b.Loop() {
-				a := newStreamAggregator(b.Context(), FirstAggregateStreamID, u, unit, nil, (&Config{}).populate())
-				grants := make(map[PathID]chan schedAction)
-				ids := []PathID{"a", "b", "c"}
-				for _, id := range ids {
-					grants[id] = make(chan schedAction, 1<<16) // tell must not block
-				}
-				a.begin, a.hope, a.done = func() {}, func() bool { return true }, func() {}
-				a.tell = func(action schedAction) {
-					if action.kind == schedGrantExtent {
-						grants[action.path] <- action
-					}
-				}
-				var wg sync.WaitGroup
-				for _, id := range ids {
-					a.attach(id, func() time.Duration { return 100 * time.Microsecond })
-					a.synchronise(id, 0, roomOffered)
-					a.mu.Lock()
-					src := a.sources[id]
-					a.mu.Unlock()
-					wg.Go(func() {
-						for {
-							select {
-							case <-a.ctx.Done():
-								return
-							case g := <-grants[id]:
-								for off := g.start; off < g.end; {
-									next := u.cut(off, dataFrameSize, g.end)
-									src.received.Add(next - off)
-									a.deliver(src, g.grant, off, newBlock(int(next-off)))
-									off = next
-								}
-								a.ended(src, g.grant, nil)
-							}
-						}
-					})
-				}
-				if err := consume(a); err != nil {
-					b.Fatal(err)
-				}
-				a.close()
-				wg.Wait()
-			}
-		})
-	}
 }

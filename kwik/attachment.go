@@ -134,7 +134,7 @@ func (a *attachment) serve() error {
 		return err
 	}
 	defer content.Close()
-	b := newBlock(int(max(dataFrameSize, a.units.size)))
+	b := newBlock(int(max(a.frameSize(), a.units.size)))
 	defer b.release()
 	a.sync(0)
 	for {
@@ -155,6 +155,11 @@ func (a *attachment) serve() error {
 			a.sync(end)
 		}
 	}
+}
+
+// frameSize is the payload of a usual DATA frame, in bytes.
+func (a *attachment) frameSize() int64 {
+	return int64(a.session.listener.config.SecondaryStreams.BufferSize)
 }
 
 // sync tells the client where this source is and that it can write more.
@@ -205,7 +210,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (int64, error) 
 		if s.offset >= end {
 			return s.offset, s.close("")
 		}
-		next := a.units.cut(s.offset, dataFrameSize, end)
+		next := a.units.cut(s.offset, a.frameSize(), end)
 		if err := s.writeFrom(content, b, int(next-s.offset)); err != nil {
 			if _, ours := errors.AsType[contentError](err); ours {
 				s.close(printable(err.Error()))

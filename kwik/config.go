@@ -47,6 +47,9 @@ type Config struct {
 	// ConflictResolution says which bytes count when two servers push different ones to the same place.
 	ConflictResolution ConflictResolutionStrategy
 
+	// SecondaryStreams says how the streams that carry aggregate streams are received and, on servers, sent.
+	SecondaryStreams SecondaryStreamConfig
+
 	// Recovery says what happens when something goes wrong with one source. The zero value is the safe choice.
 	Recovery RecoveryPolicy
 
@@ -81,8 +84,9 @@ type Config struct {
 	MaxSessions   int // clients at once (1024)
 	MaxHandshakes int // connections that have not said Hello yet (256)
 	MaxMembers    int // secondaries (64)
-	// MetadataTimeout bounds the wait for a first frame: Hello, JoinRequest, the OPEN of a secondary stream (5 s).
-	MetadataTimeout time.Duration
+	// HelloTimeout bounds the wait for the first frame of a connection, on either side: Hello, Welcome, JoinRequest and what
+	// follows that (5 s).
+	HelloTimeout time.Duration
 }
 
 // Limits of docs/PROTOCOL.md section 11 that are not configurable.
@@ -90,7 +94,6 @@ const (
 	maxDescriptor           = 64 << 10
 	maxStreamsPerSession    = 128
 	maxSecondaryPaths       = 64
-	maxSecondaryStreams     = 32 // open at once on one path
 	maxPlainStreams         = 100
 	maxStraySecondaryStream = 4 // bidirectional streams that a secondary may open to see them reset
 	maxPathIDLength         = 64
@@ -132,11 +135,12 @@ func (c *Config) populate() *Config {
 	p.ReorderWindow = max(p.ReorderWindow, minReorderWindow)
 	setDefault(&p.SourceTimeout, 10*time.Second)
 	setDefault(&p.ReorderTimeout, 30*time.Second)
+	p.SecondaryStreams = p.SecondaryStreams.populate()
 	p.Recovery.Mapping = p.Recovery.Mapping.populate()
 	setDefault(&p.MaxSessions, 1024)
 	setDefault(&p.MaxHandshakes, 256)
 	setDefault(&p.MaxMembers, 64)
-	setDefault(&p.MetadataTimeout, 5*time.Second)
+	setDefault(&p.HelloTimeout, 5*time.Second)
 	return &p
 }
 
@@ -149,7 +153,7 @@ func (c *Config) clientQUIC(role ServerRole) *quic.Config {
 	setDefault(&q.MaxStreamReceiveWindow, 8<<20)
 	setDefault(&q.InitialConnectionReceiveWindow, 8<<20)
 	setDefault(&q.MaxConnectionReceiveWindow, 12<<20)
-	q.MaxIncomingUniStreams = maxSecondaryStreams
+	q.MaxIncomingUniStreams = int64(c.SecondaryStreams.MaxStreamsPerPath)
 	q.MaxIncomingStreams = maxPlainStreams
 	if role == ServerRoleSecondary {
 		q.MaxIncomingStreams = maxStraySecondaryStream

@@ -143,10 +143,7 @@ func readDelimited(r *bufio.Reader, limit int, m proto.Message) error {
 		}
 		return err
 	}
-	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw.Bytes(), m); err != nil {
-		return errorf(ErrMetadataProtocolViolation, "frame does not parse: %w", err)
-	}
-	return nil
+	return unmarshalCanonical(raw.Bytes(), m)
 }
 
 func readVarint(r io.ByteReader) (uint64, error) {
@@ -164,6 +161,9 @@ func readVarint(r io.ByteReader) (uint64, error) {
 		}
 		v |= uint64(b&0x7f) << shift
 		if b < 0x80 {
+			if b == 0 && shift > 0 {
+				return 0, errorf(ErrMetadataProtocolViolation, "varint that is longer than it need be")
+			}
 			return v, nil
 		}
 	}

@@ -48,6 +48,13 @@ func TestReadDelimited(t *testing.T) {
 		{"not a message", "\x02\x0a\x05", maxControlFrame, ErrMetadataProtocolViolation},
 		{"a length beyond everything", strings.Repeat("\xff", 9) + "\x01", maxControlFrame, ErrMetadataProtocolViolation},
 		{"a length of 65 bits", overflow, maxControlFrame, ErrMetadataProtocolViolation},
+		{"a length that is longer than it need be", "\x83\x00\x98\x06\x01", 3, ErrMetadataProtocolViolation},
+		{"a field twice", "\x06\x0a\x04\x08\x01\x08\x01", maxControlFrame, ErrMetadataProtocolViolation},
+		{"a member twice", "\x04\x0a\x00\x0a\x00", maxControlFrame, ErrMetadataProtocolViolation},
+		{"two members", "\x04\x0a\x00\x12\x00", maxControlFrame, ErrMetadataProtocolViolation},
+		{"a version beyond its type", "\x08\x0a\x06\x08\x80\x80\x80\x80\x10", maxControlFrame, ErrMetadataProtocolViolation},
+		{"segments that are longer than they need be", "\x06\x32\x04\x2a\x02\x81\x00", maxControlFrame, ErrMetadataProtocolViolation},
+		{"segments, packed and not", "\x08\x32\x06\x2a\x02\x01\x02\x28\x03", maxControlFrame, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var f kwikpb.ControlFrame
@@ -108,6 +115,14 @@ func FuzzReadDelimited(f *testing.F) {
 		if n < 0 || length > uint64(limit) || length > uint64(len(in)-n) || proto.Unmarshal(in[n:n+int(length)], &want) != nil {
 			if err == nil {
 				t.Fatal("accepted")
+			}
+			return
+		}
+		if errors.Is(err, ErrMetadataProtocolViolation) { // not canonical, then, so that an encoder writes it in another way
+			want.Reset()
+			proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(in[n:n+int(length)], &want)
+			if again, _ := appendDelimited(nil, &want); bytes.Equal(again, in[:n+int(length)]) {
+				t.Fatalf("refused what an encoder writes: %v", err)
 			}
 			return
 		}

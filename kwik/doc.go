@@ -8,7 +8,8 @@
 // over by changing the package there. What is new is the aggregate stream: the primary opens one with
 // [ServerSession.OpenAggregateStream], saying how long it is and, in a descriptor of the application's own, what it is; every
 // server hands the descriptor to its [Config].OpenContent; the client reads the [Stream] in order or with CopyTo as bytes
-// come. Secondaries make themselves known to the primary with [Listener.Join].
+// come. Secondaries make themselves known to the primary with [Listener.Join]. An aggregate stream may also be pushed
+// ([AggregateStreamSpec].Pushed): then servers write their parts when they like, through [SecondaryStream]s.
 //
 // The package knows nothing of files. It proves nothing by itself either: [Stream.SetProof] takes the function that does.
 //
@@ -33,6 +34,6 @@
 //
 // # What is missing
 //
-// Unidirectional plain streams and datagrams (unidirectional QUIC streams are taken), 0-RTT, pushed aggregate streams,
-// several connections to one server, draining.
+// Unidirectional plain streams and datagrams (unidirectional QUIC streams are taken), 0-RTT, several connections
+// to one server, draining.
 package kwik

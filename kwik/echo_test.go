@@ -37,6 +37,9 @@ type (
 		AcceptStream(context.Context) (S, error)
 		CloseWithError(quic.ApplicationErrorCode, string) error
 		Context() context.Context
+		ConnectionStats() quic.ConnectionStats
+		LocalAddr() net.Addr
+		RemoteAddr() net.Addr
 	}
 	listener[C any] interface {
 		Accept(context.Context) (C, error)

@@ -95,7 +95,7 @@ func TestFlowOfOneByte(t *testing.T) {
 				}
 				s.SetProof(func(source PathID, off int64, p []byte) error {
 					// The handler received it, on a mapped secondary stream of that path.
-					if n := client.handler.activeStreams(source); n != 1 {
+					if n := client.handler.stats(source).ActiveStreams; n != 1 {
 						t.Errorf("%d secondary streams on %q", n, source)
 					}
 					log.note("the proof sees %q of %q at %d", p, source, off)
@@ -130,7 +130,7 @@ func TestFlowOfOneByte(t *testing.T) {
 				if fmt.Sprint(log.lines) != fmt.Sprint(want) {
 					t.Errorf("log\n%q, want\n%q", log.lines, want)
 				}
-				if len(s.agg.arrived) != 0 || len(client.handler.streams) != 0 || len(hidden.attached) != 0 {
+				if len(s.agg.arrived.runs) != 0 || len(client.handler.streams) != 0 || len(hidden.attached) != 0 {
 					t.Error("something of the stream is kept")
 				}
 				s.Close()

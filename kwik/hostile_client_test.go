@@ -21,7 +21,7 @@ func (w *world) contentOf(alignment uint64) contentID {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return newContentID(u, alignment, []byte("data"))
+	return newContentID(u, alignment, []byte("data"), false)
 }
 
 // attachment is what a client says to a source of w.data.

@@ -36,11 +36,17 @@ func inHostileScene(t *testing.T, f func(h *hostileScene)) {
 
 func inHostileSceneOf(t *testing.T, size int, f func(h *hostileScene)) {
 	t.Helper()
+	inHostileSceneUnder(t, size, nil, f)
+}
+
+// inHostileSceneUnder is inHostileSceneOf with a configuration of the client.
+func inHostileSceneUnder(t *testing.T, size int, conf *Config, f func(h *hostileScene)) {
+	t.Helper()
 	inWorldOf(t, size, 1, lan, func(w *world) {
 		h := &hostileScene{w: w}
 		server, id := w.fakeSecondary()
 		h.id = id
-		h.client, h.server = w.dial(nil)
+		h.client, h.server = w.dial(conf)
 		h.fake = server.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 		w.wantState(h.client, id, PathActive)
 		h.stream = w.offer(h.client, h.server, unit)

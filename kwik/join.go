@@ -219,13 +219,13 @@ func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (
 
 // serveProbe is the secondary's answer when its primary dials back.
 func (l *Listener) serveProbe(conn *quic.Conn) error {
-	ctx, cancel := context.WithTimeout(l.ctx, l.config.MetadataTimeout)
+	ctx, cancel := context.WithTimeout(l.ctx, l.config.HelloTimeout)
 	defer cancel()
 	stream, err := conn.AcceptStream(ctx)
 	if err != nil {
 		return errorf(ErrMetadataProtocolViolation, "no probe came")
 	}
-	stream.SetDeadline(time.Now().Add(l.config.MetadataTimeout))
+	stream.SetDeadline(time.Now().Add(l.config.HelloTimeout))
 	f, err := readJoin(stream)
 	if err != nil || len(f.GetProbe().GetNonce()) != 32 {
 		if f.GetRequest() != nil {
@@ -258,7 +258,7 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 	if err != nil {
 		return errorf(ErrMetadataProtocolViolation, "no JoinRequest came")
 	}
-	stream.SetDeadline(time.Now().Add(l.config.MetadataTimeout))
+	stream.SetDeadline(time.Now().Add(l.config.HelloTimeout))
 	f, err := readJoin(stream)
 	if err != nil {
 		return err
@@ -345,7 +345,7 @@ func (l *Listener) probe(ctx context.Context, m *member, k joinSecret) error {
 	if err != nil {
 		return err
 	}
-	stream.SetDeadline(time.Now().Add(l.config.MetadataTimeout))
+	stream.SetDeadline(time.Now().Add(l.config.HelloTimeout))
 	nonce := make([]byte, 32)
 	rand.Read(nonce)
 	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Probe{Probe: &kwikpb.JoinProbe{Nonce: nonce}}}); err != nil {

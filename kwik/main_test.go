@@ -9,12 +9,16 @@ import (
 	"time"
 )
 
-// TestMain fails the run if a test leaves a goroutine. Inside a synctest bubble that is synctest's own rule; this is for
+// TestMain fails the run if a test leaves a goroutine or holds a pooled block. Inside a synctest bubble that is synctest's own rule; this is for
 // the tests over real sockets.
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if left := leftGoroutines(5 * time.Second); left != "" {
 		fmt.Fprintf(os.Stderr, "goroutines are left after the tests:\n\n%s\n", left)
+		code = 1
+	}
+	if held := blocksHeld.Load(); held != 0 && code == 0 {
+		fmt.Fprintf(os.Stderr, "%d blocks are held after the tests\n", held)
 		code = 1
 	}
 	os.Exit(code)

@@ -154,9 +154,9 @@ func (m *streamMappingManager) touch(meta *mappingMetadata, now time.Time) { met
 // cannot happen; it is for sources that write without. It looks at each mapping of the KWIK stream.
 func (m *streamMappingManager) checkRange(path PathID, kwikStream StreamID, start, end int64) error {
 	for _, meta := range m.kwikToSecondaries[kwikStream] {
-		if meta.Path != path && meta.start < end && start < meta.Offset {
+		if from := max(start, meta.start); meta.Path != path && from < min(end, meta.Offset) {
 			return errorf(ErrStreamMappingConflict, "path %q has written [%d, %d)", string(meta.Path), meta.start, meta.Offset).
-				onPath(path).onStream(kwikStream, max(start, meta.start))
+				onPath(path).onStream(kwikStream, from)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package kwik
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 )
@@ -11,63 +12,297 @@ func TestStreamMappingManager(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	a3, a7, b3, b7 := secondaryStreamID{"a", 3}, secondaryStreamID{"a", 7}, secondaryStreamID{"b", 3}, secondaryStreamID{"b", 7}
 	m := newStreamMappingManager(limit)
+	type action int
+	const (
+		create action = iota
+		update
+		remove
+	)
 	for _, tt := range []struct {
-		name   string
-		id     secondaryStreamID
-		kwik   StreamID
-		grant  uint64
-		remove bool
-		want   ErrorCode
-		left   int // mappings afterwards
+		name  string
+		do    action
+		id    secondaryStreamID
+		kwik  StreamID
+		grant uint64
+		want  ErrorCode
+		left  int // mappings afterwards
 	}{
-		{"the first", a3, 100, 1, false, NoError, 1},
-		{"the same again", a3, 100, 1, false, ErrStreamMappingConflict, 1},
-		{"the same to another target", a3, 101, 2, false, ErrStreamMappingConflict, 1},
-		{"the same id on another path", b3, 100, 2, false, NoError, 2},
-		{"a grant that is answered already", a7, 100, 2, false, ErrStreamMappingConflict, 2},
-		{"the same grant number of another stream", a7, 101, 2, false, NoError, 3},
-		{"one too many", b7, 101, 3, false, ErrSecondaryStreamOverflow, 3},
-		{"a conflict when full is a conflict", a7, 101, 3, false, ErrStreamMappingConflict, 3},
-		{"removing one that is not there", b7, 0, 0, true, NoError, 3},
-		{"removing one", a3, 0, 0, true, NoError, 2},
-		{"removing it again", a3, 0, 0, true, NoError, 2},
-		{"there is room again, and its grant is free", b7, 100, 1, false, NoError, 3},
+		{"the first", create, a3, 100, 1, NoError, 1},
+		{"the same again", create, a3, 100, 1, ErrStreamMappingConflict, 1},
+		{"the same to another target", create, a3, 101, 2, ErrStreamMappingConflict, 1},
+		{"the same id on another path", create, b3, 100, 2, NoError, 2},
+		{"a grant that is answered already", create, a7, 100, 2, ErrStreamMappingConflict, 2},
+		{"the same grant number of another stream", create, a7, 101, 2, NoError, 3},
+		{"one too many", create, b7, 101, 3, ErrSecondaryStreamOverflow, 3},
+		{"a conflict when full is a conflict", create, a7, 101, 3, ErrStreamMappingConflict, 3},
+		{"moving one that is not there", update, b7, 101, 3, ErrStreamMappingConflict, 3},
+		{"moving one to another's grant", update, a7, 100, 2, ErrStreamMappingConflict, 3},
+		{"moving one to another offset", update, a7, 101, 2, NoError, 3},
+		{"moving one to another target", update, a7, 102, 1, NoError, 3},
+		{"moving one away from its grant", update, b3, 100, 0, NoError, 3},
+		{"the grants that were left are free", update, a7, 100, 2, NoError, 3},
+		{"two mappings without a grant do not conflict", update, a3, 100, 0, NoError, 3},
+		{"removing one that is not there", remove, b7, 0, 0, NoError, 3},
+		{"removing one", remove, a3, 0, 0, NoError, 2},
+		{"removing it again", remove, a3, 0, 0, NoError, 2},
+		{"there is room again, and its grant is free", create, b7, 100, 1, NoError, 3},
 	} {
-		if tt.remove {
+		var meta *mappingMetadata
+		var err error
+		switch tt.do {
+		case create:
+			meta, err = m.create(tt.id, tt.kwik, tt.grant, 64, now)
+		case update:
+			if err = m.update(tt.id, tt.kwik, tt.grant, 64, now); err == nil {
+				meta = m.target(tt.id)
+			}
+		case remove:
 			m.remove(tt.id)
-		} else {
-			meta, err := m.create(tt.id, tt.kwik, tt.grant, 64, now)
-			if codeOf(err) != tt.want {
-				t.Fatalf("%s: error %v, want %v", tt.name, err, tt.want)
-			}
-			if e, is := errors.AsType[*Error](err); is && (e.Path != tt.id.path || e.Stream != tt.kwik || e.Offset != 64) {
-				t.Errorf("%s: %v does not say where", tt.name, e)
-			}
-			if err == nil && (meta.secondary != tt.id || meta.currentOffset != 64 || meta.createdAt != now || meta.kwikStream != tt.kwik) {
-				t.Errorf("%s: %+v", tt.name, meta)
-			}
 		}
-		// Both directions agree.
-		both := 0
-		for kwik, streams := range m.kwikToSecondaries {
-			if len(streams) == 0 {
-				t.Errorf("%s: an empty entry for stream %d", tt.name, kwik)
-			}
-			for id, meta := range streams {
-				if both++; m.secondaryToKwik[id] != meta || meta.kwikStream != kwik {
-					t.Errorf("%s: %v is mapped one way only", tt.name, id)
-				}
-			}
+		if codeOf(err) != tt.want {
+			t.Fatalf("%s: error %v, want %v", tt.name, err, tt.want)
 		}
-		if both != tt.left || len(m.secondaryToKwik) != tt.left {
-			t.Fatalf("%s: %d and %d mappings, want %d", tt.name, both, len(m.secondaryToKwik), tt.left)
+		if e, is := errors.AsType[*Error](err); is && (e.Path != tt.id.path || e.Stream != tt.kwik || e.Offset != 64) {
+			t.Errorf("%s: %v does not say where", tt.name, e)
+		}
+		if meta != nil && (meta.secondary() != tt.id || meta.Offset != 64 || meta.CreatedAt != now || meta.KWIKStream != tt.kwik) {
+			t.Errorf("%s: %+v", tt.name, meta)
+		}
+		checkMappings(t, m)
+		if n := len(m.snapshot()); n != tt.left {
+			t.Fatalf("%s: %d mappings, want %d", tt.name, n, tt.left)
 		}
 	}
 
-	meta := m.secondaryToKwik[b7]
+	meta := m.target(b7)
 	m.advance(meta, 100, now.Add(time.Second))
 	m.advance(meta, 1, now.Add(2*time.Second))
-	if meta.bytes != 101 || meta.currentOffset != 165 || meta.lastActivity != now.Add(2*time.Second) || meta.createdAt != now {
+	if meta.Bytes != 101 || meta.Offset != 165 || meta.LastActivity != now.Add(2*time.Second) || meta.CreatedAt != now {
 		t.Errorf("after 101 bytes: %+v", meta)
 	}
+	if err := m.update(b7, 100, 1, 1000, now); err != nil || meta.Bytes != 101 || meta.Offset != 1000 {
+		t.Errorf("after a move: %+v, %v", meta, err)
+	}
+}
+
+// checkMappings fails the test unless the manager's indices say the same.
+func checkMappings(t *testing.T, m *streamMappingManager) {
+	t.Helper()
+	both, granted := 0, 0
+	for kwik, streams := range m.kwikToSecondaries {
+		if len(streams) == 0 {
+			t.Fatalf("an empty entry for stream %d", kwik)
+		}
+		for id, meta := range streams {
+			if both++; m.target(id) != meta || meta.KWIKStream != kwik || meta.secondary() != id {
+				t.Fatalf("%v is mapped one way only", id)
+			}
+			if meta.grant != 0 {
+				if granted++; m.grants[grantKey{kwik, meta.grant}] != meta {
+					t.Fatalf("grant %d is not %v's", meta.grant, id)
+				}
+			}
+		}
+	}
+	if both != len(m.secondaryToKwik) || granted != len(m.grants) || both > m.limit {
+		t.Fatalf("%d mappings one way, %d the other, %d grants of %d, at most %d", len(m.secondaryToKwik), both, len(m.grants), granted, m.limit)
+	}
+}
+
+// Two sources that write one range of a KWIK stream without grants are in conflict; one source and itself are not.
+func TestMappingRanges(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	m := newStreamMappingManager(8)
+	meta, err := m.create(secondaryStreamID{"a", 3}, 100, 0, 1000, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.checkRange("b", 100, 0, 1<<60); err != nil {
+		t.Errorf("nothing was written yet: %v", err)
+	}
+	m.advance(meta, 500, now)
+	for _, tt := range []struct {
+		path       PathID
+		kwik       StreamID
+		start, end int64
+		at         int64 // of the conflict; -1 for none
+	}{
+		{"b", 100, 0, 1000, -1},
+		{"b", 100, 0, 1001, 1000},
+		{"b", 100, 1499, 1500, 1499},
+		{"b", 100, 1500, 2000, -1},
+		{"b", 100, 1200, 1300, 1200},
+		{"a", 100, 1200, 1300, -1},
+		{"b", 101, 1200, 1300, -1},
+	} {
+		err := m.checkRange(tt.path, tt.kwik, tt.start, tt.end)
+		e, _ := errors.AsType[*Error](err)
+		if (e == nil) != (tt.at < 0) || (e != nil && (e.Code != ErrStreamMappingConflict || e.Offset != tt.at || e.Path != tt.path)) {
+			t.Errorf("%+v: %v", tt, err)
+		}
+	}
+	m.remove(secondaryStreamID{"a", 3})
+	if err := m.checkRange("b", 100, 1200, 1300); err != nil {
+		t.Errorf("after the mapping's end: %v", err)
+	}
+}
+
+func TestMappingExpiry(t *testing.T) {
+	start := time.Unix(1e9, 0)
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	m := newStreamMappingManager(8)
+	var metas []*mappingMetadata
+	for i := range 4 {
+		meta, err := m.create(secondaryStreamID{"a", int64(4*i + 3)}, 100, uint64(i+1), 0, at(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		metas = append(metas, meta)
+	}
+	metas[3].pushed = true
+	m.advance(metas[0], 1, at(10))
+	m.touch(metas[1], at(11))
+	for since, want := range map[int][]int64{0: nil, 2: nil, 3: {11}, 10: {11}, 11: {3, 11}, 12: {3, 7, 11}} {
+		var got []int64
+		for _, meta := range m.expire(at(since)) {
+			got = append(got, meta.SecondaryStream)
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("idle since %d s: %v, want %v", since, got, want)
+		}
+	}
+	if checkMappings(t, m); len(m.snapshot()) != 4 {
+		t.Error("an idle mapping was forgotten before its stream ended")
+	}
+}
+
+// FuzzMappingManager does whatever comes to a mapping manager and to a list of mappings that is searched from end to end, and
+// wants the same answers from both.
+func FuzzMappingManager(f *testing.F) {
+	f.Add([]byte("\x00\x00\x01\x00\x40\x01\x02\x00\x01\x80\x00\x00"))
+	f.Add([]byte("\x00\x00\x00\x00\x00\x00\x01\x02\x03\x40\x41\x42\x80\x81\xc0\xc1"))
+	f.Fuzz(func(t *testing.T, events []byte) {
+		const limit = 5
+		now := time.Unix(1e9, 0)
+		m := newStreamMappingManager(limit)
+		type record struct {
+			id    secondaryStreamID
+			kwik  StreamID
+			grant uint64
+			start int64
+			bytes int64
+			off   int64
+			last  time.Time
+		}
+		var model []*record
+		find := func(match func(*record) bool) *record {
+			if i := slices.IndexFunc(model, match); i >= 0 {
+				return model[i]
+			}
+			return nil
+		}
+		for len(events) >= 3 {
+			op, x, y := events[0]>>5, events[1], events[2]
+			events = events[3:]
+			now = now.Add(time.Second)
+			id := secondaryStreamID{PathID([]string{"a", "b"}[x&1]), int64(x >> 1 & 3)}
+			kwik, grant, off := FirstAggregateStreamID+StreamID(x>>3&1), uint64(y&3), int64(y>>2)
+			old := find(func(r *record) bool { return r.id == id })
+			taken := find(func(r *record) bool { return r.kwik == kwik && r.grant == grant && grant != 0 && r.id != id })
+			var err error
+			want := NoError
+			switch op {
+			case 0, 1, 2:
+				switch {
+				case old != nil || taken != nil:
+					want = ErrStreamMappingConflict
+				case len(model) == limit:
+					want = ErrSecondaryStreamOverflow
+				default:
+					model = append(model, &record{id: id, kwik: kwik, grant: grant, start: off, off: off, last: now})
+				}
+				_, err = m.create(id, kwik, grant, off, now)
+			case 3:
+				if old == nil || taken != nil {
+					want = ErrStreamMappingConflict
+				} else {
+					old.kwik, old.grant, old.start, old.off, old.last = kwik, grant, off, off, now
+				}
+				err = m.update(id, kwik, grant, off, now)
+			case 4:
+				m.remove(id)
+				model = slices.DeleteFunc(model, func(r *record) bool { return r == old })
+			case 5:
+				if old != nil {
+					old.bytes, old.off, old.last = old.bytes+int64(y), old.off+int64(y), now
+					m.advance(m.target(id), int(y), now)
+				}
+			case 6:
+				end := off + int64(x>>4)
+				if find(func(r *record) bool {
+					return r.kwik == kwik && r.id.path != id.path && max(r.start, off) < min(r.off, end)
+				}) != nil {
+					want = ErrStreamMappingConflict
+				}
+				err = m.checkRange(id.path, kwik, off, end)
+			case 7:
+				since := now.Add(-time.Duration(y) * time.Second)
+				idle := m.expire(since)
+				for _, r := range model {
+					if r.last.Before(since) != slices.ContainsFunc(idle, func(meta *mappingMetadata) bool { return meta.secondary() == r.id }) {
+						t.Fatalf("%+v is wrongly idle, or not", r)
+					}
+				}
+			}
+			if codeOf(err) != want {
+				t.Fatalf("operation %d on %v: %v, want %v", op, id, err, want)
+			}
+			checkMappings(t, m)
+			if len(m.secondaryToKwik) != len(model) {
+				t.Fatalf("%d mappings, want %d", len(m.secondaryToKwik), len(model))
+			}
+			for _, r := range model {
+				meta := m.target(r.id)
+				if meta == nil || m.sources(r.kwik)[r.id] != meta || meta.grant != r.grant || meta.Bytes != r.bytes || meta.Offset != r.off || meta.LastActivity != r.last {
+					t.Fatalf("%+v, want %+v", meta, r)
+				}
+			}
+		}
+	})
+}
+
+// BenchmarkStreamMappingManager looks mappings up, both ways, in a full manager: the seed allows 0.1 ms.
+func BenchmarkStreamMappingManager(b *testing.B) {
+	m := newStreamMappingManager((maxSecondaryPaths + 1) * 32)
+	now := time.Unix(1e9, 0)
+	var ids []secondaryStreamID
+	for i := range m.limit {
+		id := secondaryStreamID{PathID([]string{"primary", "s1", "s22"}[i%3]), int64(4*i + 3)}
+		if _, err := m.create(id, FirstAggregateStreamID+StreamID(i%maxStreamsPerSession), uint64(i+1), 0, now); err != nil {
+			b.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	b.Run("target", func(b *testing.B) {
+		i := 0
+		for b.Loop() {
+			if m.target(ids[i]) == nil {
+				b.Fatal("not found")
+			}
+			if i++; i == len(ids) {
+				i = 0
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1e6, "ms/lookup")
+	})
+	b.Run("sources", func(b *testing.B) {
+		i := StreamID(0)
+		for b.Loop() {
+			if len(m.sources(FirstAggregateStreamID+i)) == 0 {
+				b.Fatal("not found")
+			}
+			i = (i + 1) % maxStreamsPerSession
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1e6, "ms/lookup")
+	})
 }

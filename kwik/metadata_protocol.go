@@ -112,13 +112,14 @@ func (p *metadataProtocol) next(kwikID StreamID, offset int64) (streamFrame, err
 // frame reads the fields of a frame up to its payload.
 func (p *metadataProtocol) frame(kwikID StreamID, offset int64) (streamFrame, error) {
 	kind := kwikpb.MetadataFrameType_SECONDARY_STREAM_OPEN // proto3 leaves the zero value out
+	fields := fieldCheck{wires: frameWires}
 	for p.left > 0 {
-		number, wire, err := p.tag()
+		number, wire, err := p.tag(&fields)
 		if err != nil {
 			return streamFrame{}, err
 		}
-		switch {
-		case number == frameFieldType && wire == protowire.VarintType:
+		switch number {
+		case frameFieldType:
 			v, err := p.varint()
 			if err != nil {
 				return streamFrame{}, err
@@ -127,7 +128,7 @@ func (p *metadataProtocol) frame(kwikID StreamID, offset int64) (streamFrame, er
 				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "frame type %d on a secondary stream", v)
 			}
 			kind = kwikpb.MetadataFrameType(v)
-		case number == frameFieldPayload && wire == protowire.BytesType:
+		case frameFieldPayload:
 			n, err := p.varint()
 			if err != nil {
 				return streamFrame{}, err
@@ -141,25 +142,26 @@ func (p *metadataProtocol) frame(kwikID StreamID, offset int64) (streamFrame, er
 				}
 				return p.data(kwikID, offset)
 			}
-			return p.message(kind, n)
+			return p.message(kind, n, &fields)
 		default:
 			if err := p.skip(wire); err != nil {
 				return streamFrame{}, err
 			}
 		}
 	}
-	return p.message(kind, 0) // an empty message is left out altogether
+	return p.message(kind, 0, &fields) // an empty message is left out altogether
 }
 
 // data reads the header of a SecondaryStreamData that fills the rest of the frame.
 func (p *metadataProtocol) data(kwikID StreamID, offset int64) (streamFrame, error) {
+	fields := fieldCheck{wires: dataWires}
 	for p.left > 0 {
-		number, wire, err := p.tag()
+		number, wire, err := p.tag(&fields)
 		if err != nil {
 			return streamFrame{}, err
 		}
-		switch {
-		case number == dataFieldData && wire == protowire.BytesType:
+		switch number {
+		case dataFieldData:
 			n, err := p.varint()
 			if err != nil {
 				return streamFrame{}, err
@@ -168,16 +170,13 @@ func (p *metadataProtocol) data(kwikID StreamID, offset int64) (streamFrame, err
 				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "data of %d bytes in %d bytes of frame", n, p.left)
 			}
 			return streamFrame{dataLen: int(n)}, nil
-		case number == dataFieldStreamID || number == dataFieldKwikID || number == dataFieldOffset:
+		case dataFieldStreamID, dataFieldKwikID, dataFieldOffset:
 			want := p.id
 			switch number {
 			case dataFieldKwikID:
 				want = uint64(kwikID)
 			case dataFieldOffset:
 				want = uint64(offset)
-			}
-			if wire != protowire.VarintType {
-				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "field %d of wire type %d", number, wire)
 			}
 			v, err := p.varint()
 			if err != nil {
@@ -195,8 +194,8 @@ func (p *metadataProtocol) data(kwikID StreamID, offset int64) (streamFrame, err
 	return streamFrame{}, errorf(ErrMetadataProtocolViolation, "DATA frame without data")
 }
 
-// message reads an OPEN or CLOSE message of n bytes and whatever follows it in the frame.
-func (p *metadataProtocol) message(kind kwikpb.MetadataFrameType, n uint64) (streamFrame, error) {
+// message reads an OPEN or CLOSE message of n bytes and whatever follows it in the frame. fields are those that came.
+func (p *metadataProtocol) message(kind kwikpb.MetadataFrameType, n uint64, fields *fieldCheck) (streamFrame, error) {
 	if p.length > maxMetadataFrame {
 		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v frame of %d bytes", kind, p.length)
 	}
@@ -209,9 +208,15 @@ func (p *metadataProtocol) message(kind kwikpb.MetadataFrameType, n uint64) (str
 	}
 	p.left = 0
 	for rest := raw[n:]; len(rest) > 0; { // fields after the payload: skipped, but they must be fields
-		number, _, total := protowire.ConsumeField(rest)
-		if total < 0 || !number.IsValid() || number == frameFieldPayload || number == frameFieldType {
-			return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v frame does not parse", kind)
+		number, wire, _, total, err := consumeCanonical(rest)
+		if err == nil {
+			err = fields.take(number, wire)
+		}
+		if err != nil {
+			return streamFrame{}, err
+		}
+		if number == frameFieldType {
+			return streamFrame{}, errorf(ErrMetadataProtocolViolation, "type after payload")
 		}
 		rest = rest[total:]
 	}
@@ -229,10 +234,18 @@ func (p *metadataProtocol) message(kind kwikpb.MetadataFrameType, n uint64) (str
 	default:
 		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v frame without data", kind)
 	}
-	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw[:n], message); err != nil {
-		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v message does not parse: %w", kind, err)
+	if err := unmarshalCanonical(raw[:n], message); err != nil {
+		return streamFrame{}, err
 	}
 	return f, nil
+}
+
+// unmarshalMetadata decodes the message of a frame of a control stream.
+func unmarshalMetadata(m *kwikpb.StreamMetadataFrame, message proto.Message) error {
+	if len(m.GetPayload()) > maxMetadataFrame {
+		return errorf(ErrMetadataProtocolViolation, "%v of %d bytes", m.GetType(), len(m.GetPayload()))
+	}
+	return unmarshalCanonical(m.GetPayload(), message)
 }
 
 // skip passes over a field of no meaning here, which must be small: it is read a byte at a time.
@@ -265,7 +278,8 @@ func (p *metadataProtocol) skip(wire protowire.Type) error {
 	return nil
 }
 
-func (p *metadataProtocol) tag() (protowire.Number, protowire.Type, error) {
+// tag reads a field's tag and notes the field.
+func (p *metadataProtocol) tag(fields *fieldCheck) (protowire.Number, protowire.Type, error) {
 	v, err := p.varint()
 	if err != nil {
 		return 0, 0, err
@@ -274,7 +288,7 @@ func (p *metadataProtocol) tag() (protowire.Number, protowire.Type, error) {
 	if !number.IsValid() {
 		return 0, 0, errorf(ErrMetadataProtocolViolation, "field number %d", v>>3)
 	}
-	return number, wire, nil
+	return number, wire, fields.take(number, wire)
 }
 
 // varint reads a varint, a byte at a time so as not to read past it.
@@ -293,6 +307,9 @@ func (p *metadataProtocol) varint() (uint64, error) {
 		}
 		v |= uint64(b&0x7f) << shift
 		if b < 0x80 {
+			if b == 0 && shift > 0 {
+				return 0, errorf(ErrMetadataProtocolViolation, "varint that is longer than it need be")
+			}
 			return v, nil
 		}
 	}

@@ -115,7 +115,7 @@ func number(n protowire.Number, v uint64) string {
 const isData = "\x10\x01"
 
 // Every rule of docs/PROTOCOL.md section 6, kept and broken. Frames are given without their length.
-func TestMetadataProtocolRules(t *testing.T) {
+func TestMetadataProtocol(t *testing.T) {
 	openMessage := string(marshal(&kwikpb.SecondaryStreamOpen{TargetKwikStreamId: 1 << 62, GrantId: 9}))
 	closeMessage := string(marshal(&kwikpb.SecondaryStreamClose{FinalOffset: 9}))
 	long := strings.Repeat("x", maxMetadataFrame)
@@ -131,8 +131,10 @@ func TestMetadataProtocolRules(t *testing.T) {
 		{"an empty close", number(2, 2), "close"},
 		{"unknown fields around open", field(99, "x") + field(3, openMessage) + number(98, 1), "open"},
 		{"unknown fields in open", field(3, openMessage+field(99, "x")), "open"},
-		{"fields of every wire type are skipped", number(1, 300) + "\x21xxxxxxxx" + field(5, "p") + "\x35xxxx" + isData + field(3, field(4, "abc")), "data 3"},
-		{"the last type before the payload counts", number(2, 2) + isData + field(3, field(4, "abc")), "data 3"},
+		{"fields of every wire type are skipped", number(1, 300) + "\x49xxxxxxxx" + field(5, "p") + "\x35xxxx" + isData + field(3, field(4, "abc")), "data 3"},
+		{"unknown fields may come twice", number(6, 1) + isData + number(6, 1) + field(3, field(4, "abc")), "data 3"},
+		{"every known field once", number(4, 1) + number(1, 1) + field(5, "p") + isData + field(3, number(6, 1)+field(7, "p")+number(5, 1)+field(4, "abc")), "data 3"},
+		{"fields around open", number(1, 1) + field(3, openMessage) + number(4, 1) + field(5, "p"), "open"},
 		{"data", isData + field(3, field(4, "abc")), "data 3"},
 		{"data with ids that are right", isData + field(3, number(1, 3)+number(2, 77)+number(3, 1000)+field(4, "abc")), "data 3"},
 		{"unknown fields before the data", isData + field(3, field(99, "x")+field(4, "abc")), "data 3"},
@@ -142,6 +144,22 @@ func TestMetadataProtocolRules(t *testing.T) {
 
 		{"no frame", "", "violation"},
 		{"type after the payload of open", field(3, openMessage) + number(2, 0), "violation"},
+		{"two types", number(2, 2) + isData + field(3, field(4, "abc")), "violation"},
+		{"two types of open", number(2, 0) + number(2, 0) + field(3, openMessage), "violation"},
+		{"a field before and after open", number(1, 1) + field(3, openMessage) + number(1, 1), "violation"},
+		{"two frame ids", number(1, 1) + number(1, 1) + isData + field(3, field(4, "abc")), "violation"},
+		{"two offsets", isData + field(3, number(3, 1000)+number(3, 1000)+field(4, "abc")), "violation"},
+		{"two targets in open", field(3, openMessage+openMessage), "violation"},
+		{"a type of another wire type", "\x15xxxx" + field(3, openMessage), "violation"},
+		{"a timestamp of another wire type", "\x21xxxxxxxx" + field(3, openMessage), "violation"},
+		{"a grant of another wire type in open", field(3, field(6, "x")), "violation"},
+		{"a tag that is longer than need be", "\x90\x00\x01" + field(3, field(4, "abc")), "violation"},
+		{"a number that is longer than need be", "\x10\x81\x00" + field(3, field(4, "abc")), "violation"},
+		{"a number that is longer than need be in open", field(3, "\x10\x81\x00"), "violation"},
+		{"a length that is longer than need be", isData + "\x1a\x86\x00\x22\x03abc", "violation"},
+		{"an unknown number that is longer than need be", "\x30\x81\x00" + field(3, openMessage), "violation"},
+		{"an unknown number that is longer than need be after open", field(3, openMessage) + "\x30\x81\x00", "violation"},
+		{"a group in open", field(3, "\x7b\x7c"), "violation"},
 		{"two payloads", field(3, openMessage) + field(3, openMessage), "violation"},
 		{"a type of control streams", number(2, 3) + field(3, openMessage), "violation"},
 		{"an unknown type", number(2, 1<<32), "violation"},
@@ -275,6 +293,9 @@ func TestMetadataProtocolAllocations(t *testing.T) {
 // it accepts plain protobuf parses to the same.
 func FuzzMetadataProtocol(f *testing.F) {
 	f.Add(append(appendDataHeader(nil, 3), "abc"...))
+	for _, v := range frameVectors(f).Frames {
+		f.Add(unhex(v.Hex))
+	}
 	f.Add(delimited([]byte(field(3, number(2, 1<<62)+number(6, 1)))))
 	f.Add(delimited([]byte(number(2, 2) + field(3, number(4, 9)))))
 	f.Add(delimited([]byte(number(1, 7) + isData + field(3, number(2, 77)+number(3, 1000)+field(4, "abc")))))
@@ -286,14 +307,23 @@ func FuzzMetadataProtocol(f *testing.F) {
 			t.Fatalf("took %d bytes", cap(p.meta))
 		}
 		length, n := protowire.ConsumeVarint(raw)
+		if err == nil && n != protowire.SizeVarint(length) {
+			t.Fatal("accepted a length that is longer than it need be")
+		}
 		if n > 0 && length <= uint64(len(raw)-n) && len(raw)-r.Len() > n+int(length) {
 			t.Fatalf("read %d bytes of a frame of %d", len(raw)-r.Len(), n+int(length))
 		}
 		if err != nil {
+			if n > 0 && length <= uint64(len(raw)-n) && encoded(raw[:n+int(length)]) {
+				t.Fatalf("refused what an encoder writes: %v", err)
+			}
 			return
 		}
 		if got.dataLen > 0 && r.Len() < got.dataLen {
 			return // truncated payload: the caller's to find
+		}
+		if err := checkTwice(raw[n:n+int(length)], got); err != nil {
+			t.Fatal(err)
 		}
 		var frame kwikpb.StreamMetadataFrame
 		if err := proto.Unmarshal(raw[n:n+int(length)], &frame); err != nil {
@@ -329,32 +359,99 @@ func FuzzMetadataProtocol(f *testing.F) {
 	})
 }
 
+// encoded reports whether a frame, with its length, is what a plain encoder makes of an OPEN or CLOSE, or of a DATA with right
+// ids.
+func encoded(raw []byte) bool {
+	length, n := protowire.ConsumeVarint(raw)
+	var frame kwikpb.StreamMetadataFrame
+	if length > maxMetadataFrame || proto.Unmarshal(raw[n:], &frame) != nil {
+		return false
+	}
+	var m proto.Message
+	switch frame.GetType() {
+	case typeOpen:
+		m = &kwikpb.SecondaryStreamOpen{}
+	case typeClose:
+		m = &kwikpb.SecondaryStreamClose{}
+	case typeData:
+		m = &kwikpb.SecondaryStreamData{}
+	default:
+		return false
+	}
+	if proto.Unmarshal(frame.GetPayload(), m) != nil || !bytes.Equal(marshal(m), frame.GetPayload()) || !bytes.Equal(delimited(marshal(&frame)), raw) {
+		return false
+	}
+	if frame.GetType() == typeOpen || frame.GetType() == typeClose {
+		return length > 0 && !hasUnknown(&frame) && !hasUnknown(m)
+	}
+	data := m.(*kwikpb.SecondaryStreamData)
+	inPlace := !data.GetFin() && data.GetTimestamp() == 0 && data.GetSourcePathId() == "" && frame.GetTimestamp() == 0 && frame.GetSourcePathId() == ""
+	rightIDs := data.GetSecondaryStreamId() == 0 && (data.GetKwikStreamId() == 0 || data.GetKwikStreamId() == 77) && (data.GetOffset() == 0 || data.GetOffset() == 1000)
+	return inPlace && rightIDs && len(data.GetData()) > 0 && length-uint64(len(data.GetData())) <= maxDataOverhead && !hasUnknown(&frame) && !hasUnknown(data)
+}
+
+func hasUnknown(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) > 0 }
+
+// checkTwice wants no known field twice in an accepted frame, nor in its message.
+func checkTwice(frame []byte, got streamFrame) error {
+	once := func(raw []byte, known protowire.Number) error {
+		seen := make(map[protowire.Number]bool)
+		for len(raw) > 0 {
+			number, _, n := protowire.ConsumeField(raw)
+			if n < 0 {
+				return nil // the payload may be cut off
+			}
+			if seen[number] && number <= known {
+				return fmt.Errorf("field %d came twice", number)
+			}
+			seen[number] = true
+			raw = raw[n:]
+		}
+		return nil
+	}
+	if err := once(frame, 5); err != nil {
+		return err
+	}
+	var f kwikpb.StreamMetadataFrame
+	proto.Unmarshal(frame, &f)
+	known := protowire.Number(5)
+	switch {
+	case got.open != nil:
+		known = 6
+	case got.dataLen > 0:
+		known = 7
+	}
+	return once(f.GetPayload(), known)
+}
+
+// BenchmarkMetadataProtocol writes and reads DATA frames. The payload is not touched: what is measured is what the frame adds
+// to it, and how many bytes that are.
 func BenchmarkMetadataProtocol(b *testing.B) {
-	payload := randomBytes(1, 256<<10)
-	raw := append(appendDataHeader(nil, len(payload)), payload...)
-	b.Run("encapsulate", func(b *testing.B) {
-		b.SetBytes(int64(len(payload)))
-		b.ReportAllocs()
-		var header [blockHeadroom]byte
-		for b.Loop() {
-			appendDataHeader(header[:0], len(payload))
+	for _, n := range []int{1 << 10, 64 << 10, 256 << 10} {
+		raw := appendDataHeader(nil, n)
+		report := func(b *testing.B) {
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1e6, "ms/frame")
+			b.ReportMetric(100*float64(len(raw))/float64(n), "%overhead")
 		}
-	})
-	b.Run("decapsulate", func(b *testing.B) {
-		b.SetBytes(int64(len(payload)))
-		b.ReportAllocs()
-		r := bytes.NewReader(nil)
-		p := &metadataProtocol{r: r}
-		dst := make([]byte, len(payload))
-		for b.Loop() {
-			r.Reset(raw)
-			f, err := p.next(1, 0)
-			if err != nil {
-				b.Fatal(err)
+		b.Run(fmt.Sprintf("encapsulate %d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			var header [blockHeadroom]byte
+			for b.Loop() {
+				appendDataHeader(header[:0], n)
 			}
-			if _, err := io.ReadFull(r, dst[:f.dataLen]); err != nil {
-				b.Fatal(err)
+			report(b)
+		})
+		b.Run(fmt.Sprintf("decapsulate %d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			r := bytes.NewReader(nil)
+			p := &metadataProtocol{r: r}
+			for b.Loop() {
+				r.Reset(raw)
+				if f, err := p.next(1, 0); err != nil || f.dataLen != n {
+					b.Fatal(err)
+				}
 			}
-		}
-	})
+			report(b)
+		})
+	}
 }

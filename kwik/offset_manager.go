@@ -40,11 +40,19 @@ func newOffsetManager(strategy ConflictResolutionStrategy) *offsetManager {
 	return &offsetManager{strategy: strategy, sourceOffsets: make(map[PathID]int64)}
 }
 
+// maxPieces bounds into how many pieces, with holes between them, what was taken may be broken.
+const maxPieces = 1 << 14
+
 // claim takes [start, end) as delivered by a source. It returns what had been missing, and what had come before and is to be
-// replaced, as ranges in order; the rest is to be dropped. An error of code ErrStreamMappingConflict means that nothing was taken.
+// replaced, as ranges in order; the rest is to be dropped. With an error, of code ErrStreamMappingConflict or, for a piece too
+// many, ErrSecondaryStreamOverflow, nothing was taken.
 func (m *offsetManager) claim(source PathID, primary bool, start, end int64) (fresh, replaced []rangeset.Range, err error) {
 	m.sourceOffsets[source] = end
 	fresh = missing(&m.claimed, start, end)
+	if m.claimed.Len() >= maxPieces && m.claimed.Overlap(start-1, end+1) == 0 {
+		m.wasted += end - start
+		return nil, nil, errorf(ErrSecondaryStreamOverflow, "what came is in %d pieces already", m.claimed.Len()).onPath(source)
+	}
 	overlap := m.claimed.Overlap(start, end)
 	if overlap > 0 {
 		m.conflicts++

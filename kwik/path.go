@@ -45,10 +45,14 @@ type PathStats struct {
 	State PathState
 	// Reason says why a path is closed or banned; nil otherwise.
 	Reason error
-	// RTT is the smoothed round-trip time, 0 while connecting.
-	RTT time.Duration
-	// SecondaryStreams is how many secondary streams are open.
-	SecondaryStreams int
+	// RTT is the smoothed round-trip time and MinRTT the shortest that was seen; 0 while there is no connection.
+	RTT, MinRTT time.Duration
+	// CongestionWindow is how many bytes this side may have under way, 0 while there is no connection.
+	CongestionWindow uint64
+	// Wire counts what went over all connections of the path.
+	Wire WireStats
+	// SecondaryStreams counts the path's secondary streams.
+	SecondaryStreams SecondaryStreamStats
 }
 
 // A path is one QUIC connection to one server, on the client. Its goroutines (control reader and writer, acceptors, one
@@ -87,7 +91,7 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	if err != nil {
 		return err
 	}
-	stream.SetDeadline(time.Now().Add(p.session.config.MetadataTimeout))
+	stream.SetDeadline(time.Now().Add(p.session.config.HelloTimeout))
 	stop := context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	p.control = newControlStream(stream)
@@ -203,7 +207,7 @@ func (p *path) acceptSecondaryStreams(ctx context.Context) {
 			return
 		}
 		wg.Go(func() {
-			if err := p.session.handler.handle(p.id, stream); err != nil {
+			if err := p.session.handler.handle(ctx.Done(), p.id, stream); err != nil {
 				p.fail(err)
 			}
 		})

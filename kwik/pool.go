@@ -11,12 +11,16 @@ var blockSizes = [...]int{64 << 10, 256 << 10, maxDataPayload}
 
 var blockPools [len(blockSizes)]sync.Pool
 
+// blocksHeld is how many blocks have a holder, in the whole process: 0 when nothing is under way. Tests check it.
+var blocksHeld atomic.Int64
+
 // A block is a pooled buffer that holds the payload of one DATA frame. Its holders count: the last one to release it
 // returns it to its pool.
 type block struct {
 	room    []byte // the whole buffer: blockHeadroom bytes, then what data is a part of
 	data    []byte // the payload
 	class   int
+	pooled  bool // made by newBlock
 	holders atomic.Int32
 }
 
@@ -28,10 +32,11 @@ func newBlock(n int) *block {
 	}
 	b, ok := blockPools[class].Get().(*block)
 	if !ok {
-		b = &block{room: make([]byte, blockHeadroom+blockSizes[class]), class: class}
+		b = &block{room: make([]byte, blockHeadroom+blockSizes[class]), class: class, pooled: true}
 	}
 	b.data = b.room[blockHeadroom : blockHeadroom+n]
 	b.holders.Store(1)
+	blocksHeld.Add(1)
 	return b
 }
 
@@ -41,7 +46,8 @@ func (b *block) hold() { b.holders.Add(1) }
 // release gives the block up; the caller must not touch it afterwards.
 func (b *block) release() {
 	switch left := b.holders.Add(-1); {
-	case left == 0:
+	case left == 0 && b.pooled:
+		blocksHeld.Add(-1)
 		blockPools[b.class].Put(b)
 	case left < 0:
 		panic("kwik: internal error: block released twice")

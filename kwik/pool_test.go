@@ -20,9 +20,13 @@ func TestBlockSizes(t *testing.T) {
 }
 
 func TestBlockHolders(t *testing.T) {
+	held := blocksHeld.Load()
 	b := newBlock(1)
 	b.hold()
 	b.release()
+	if n := blocksHeld.Load(); n != held+1 {
+		t.Errorf("%d blocks are held, want %d", n, held+1)
+	}
 	if n := b.holders.Load(); n != 1 {
 		t.Errorf("%d holders", n)
 	}

@@ -16,30 +16,28 @@ func (a *streamAggregator) pushLimit() int64 {
 	return a.units.floor(min(a.offsets.read+a.window, a.units.total))
 }
 
-// tellWindow tells a source what may be pushed. Called with the lock held.
-func (a *streamAggregator) tellWindow(id PathID, sync bool) {
-	limit := a.pushLimit()
-	a.tell(schedAction{kind: schedWindow, path: id, start: min(a.offsets.next, limit), end: limit, sync: sync})
-	a.toldLimit = limit
+// tellWindow tells a source what may be pushed; sync says that it is not where it should be, and question, if not 0, which of
+// its questions is answered. Called with the lock held.
+func (a *streamAggregator) tellWindow(s *source, sync bool, question uint64) {
+	s.told = a.pushLimit()
+	a.tell(schedAction{kind: schedWindow, path: s.id, start: min(a.offsets.next, s.told), end: s.told, sync: sync, question: question})
 }
 
-// moveWindow tells all sources when the window has moved by a quarter of its size. Called with the lock held.
+// moveWindow tells each source for which the window has moved by a quarter of its size since it last heard of it, or to the
+// stream's end. Called with the lock held.
 func (a *streamAggregator) moveWindow() {
 	limit := a.pushLimit()
-	if limit-a.toldLimit < a.window/4 && (limit < a.units.total || a.toldLimit == limit) {
-		return
-	}
-	for id, s := range a.sources {
-		if !s.gone {
-			a.tellWindow(id, false)
+	for _, s := range a.sources {
+		if moved := limit - s.told; !s.gone && moved > 0 && (moved >= a.window/4 || limit == a.units.total) {
+			a.tellWindow(s, false, 0)
 		}
 	}
 }
 
 // synchronise answers a source that says where it is. In a pulled stream that only tells how many grants it queues: where it
 // goes on is what it is granted. In a pushed stream a source that is behind what the client has, or ahead of what it allows,
-// is told to go to where the client is.
-func (a *streamAggregator) synchronise(id PathID, offset int64, room int) {
+// is told to go to where the client is. question is repeated to it, so that it knows the answer from other news.
+func (a *streamAggregator) synchronise(id PathID, offset int64, room int, question uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s := a.sources[id]
@@ -47,18 +45,18 @@ func (a *streamAggregator) synchronise(id PathID, offset int64, room int) {
 		return
 	}
 	if a.pushed {
-		a.tellWindow(id, offset < a.offsets.next || offset > a.pushLimit())
+		a.tellWindow(s, offset < a.offsets.next || offset > a.pushLimit(), question)
 		return
 	}
 	a.sched.setRoom(id, room, time.Now())
 	a.dispatch()
 }
 
-// hasSource reports whether a path was attached.
-func (a *streamAggregator) hasSource(id PathID) bool {
+// answersTo reports whether the stream knows what to say to a path that pushes: it was attached, or nobody is any more.
+func (a *streamAggregator) answersTo(id PathID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.sources[id] != nil
+	return a.sources[id] != nil || a.err != nil || a.released
 }
 
 // adopt admits a secondary stream that a source pushes from start on.
@@ -69,8 +67,10 @@ func (a *streamAggregator) adopt(id PathID, start int64) (s *source, grant uint6
 	switch {
 	case !a.pushed:
 		return nil, 0, errorf(ErrMetadataProtocolViolation, "secondary stream without a grant").onPath(id).onStream(a.id, start)
-	case s == nil || s.gone:
+	case a.err != nil || (s != nil && s.gone) || (s == nil && a.released):
 		return nil, 0, errSourceGone
+	case s == nil:
+		return nil, 0, errorf(ErrMetadataProtocolViolation, "a source that was not attached pushes").onPath(id).onStream(a.id, start)
 	case start < 0 || start >= a.units.total || !a.units.isBoundary(start):
 		return nil, 0, errorf(ErrMetadataProtocolViolation, "no unit begins where it is pushed").onPath(id).onStream(a.id, start)
 	}
@@ -81,22 +81,28 @@ func (a *streamAggregator) adopt(id PathID, start int64) (s *source, grant uint6
 	return s, grant, nil
 }
 
-// mayPush reports whether a source may write up to end now. If not it is told where the client is, and its stream is reset: it is
+// mayPush reports whether a source may write up to end now, and up to where it may. If not it is told where the client is, and its stream is reset: it is
 // ahead, or its memory of the window is.
-func (a *streamAggregator) mayPush(id PathID, end int64) error {
+func (a *streamAggregator) mayPush(s *source, end int64) (limit int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if end <= a.pushLimit() {
-		return nil
+	if limit = a.pushLimit(); end <= limit {
+		return limit, nil
 	}
-	a.tellWindow(id, true)
-	return streamFault{errorf(ErrOffsetSyncFailure, "pushed up to %d, the window ends at %d", end, a.pushLimit()).onPath(id).onStream(a.id, end)}
+	a.tellWindow(s, true, 0)
+	return limit, streamFault{errorf(ErrOffsetSyncFailure, "pushed up to %d, the window ends at %d", end, s.told).onPath(s.id).onStream(a.id, end)}
 }
 
-// overdue reports whether a hole of a pushed stream has kept the reader waiting for too long. Called with the lock held.
+// overdue reports whether a hole of a pushed stream has kept its consumer waiting for too long: an ordered one for the byte that
+// is due, an unordered one for any. Called with the lock held.
 func (a *streamAggregator) overdue(now time.Time) bool {
-	if !a.pushed || a.waiting.IsZero() || a.offsets.next != a.lastNext || a.sched.had.Total() == a.offsets.next {
-		a.lastNext, a.waiting = a.offsets.next, now
+	had := a.sched.had.Total()
+	got, busy := a.offsets.next, a.offsets.read < a.offsets.next // with what it has
+	if a.mode == consumerUnordered {
+		got, busy = had, false
+	}
+	if !a.pushed || a.waiting.IsZero() || busy || got != a.lastNext || had == a.offsets.next {
+		a.lastNext, a.waiting = got, now
 		return false
 	}
 	return now.Sub(a.waiting) >= a.reorderTimeout

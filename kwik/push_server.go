@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -26,7 +27,8 @@ type PushedStream struct {
 	mu       sync.Mutex
 	expected int64         // the client's next expected offset, as last heard
 	limit    int64         // no byte at or beyond this offset yet
-	synced   uint64        // windows heard
+	asked    uint64        // the newest question to the client
+	answered uint64        // the newest question that it answered
 	changed  chan struct{} // closed and made anew whenever something above changes
 }
 
@@ -83,13 +85,13 @@ func (s *ServerSession) attachPushed(id StreamID, u units, descriptor []byte) {
 // window takes what the client allows.
 func (p *PushedStream) window(w *kwikpb.OffsetSyncResponse) error {
 	start, n, total := w.GetExpectedOffset(), w.GetLength(), uint64(p.units.total)
-	if start > total || n > total-start {
+	if start > total || n > total-start || w.GetGrantId() != 0 {
 		return errorf(ErrOffsetSyncFailure, "window of %d bytes at %d", n, start).onStream(p.id, -1)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.expected, p.limit = int64(start), max(p.limit, int64(start+n)) // what was allowed once stays allowed
-	p.synced++
+	p.answered = max(p.answered, min(w.GetTimestamp(), p.asked))
 	close(p.changed)
 	p.changed = make(chan struct{})
 	return nil
@@ -99,20 +101,33 @@ func (p *PushedStream) window(w *kwikpb.OffsetSyncResponse) error {
 // source believes to be.
 func (p *PushedStream) Sync(ctx context.Context, offset int64) (expected int64, err error) {
 	p.mu.Lock()
-	before := p.synced
-	p.mu.Unlock()
+	p.asked = max(p.asked+1, uint64(time.Now().UnixMicro())) // a timestamp that no other question has
+	question := p.asked
 	p.session.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{
-		KwikStreamId: uint64(p.id), CurrentOffset: uint64(offset), Room: 1,
+		KwikStreamId: uint64(p.id), CurrentOffset: uint64(max(offset, 0)), Room: 1, Timestamp: question,
 	})
-	_, err = p.wait(ctx, nil, func() bool { return p.synced > before })
+	p.mu.Unlock()
+	_, err = p.wait(ctx, nil, func() bool { return p.answered >= question })
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.expected, err
 }
 
+// ended says why the stream's context has ended: errStreamClosed if the client needs nothing more, and otherwise what ended the
+// session.
+func (p *PushedStream) ended() error {
+	if conn := p.session.conn.Context(); conn.Err() != nil {
+		return fromQUIC(context.Cause(conn), p.session.pathID)
+	}
+	return errStreamClosed
+}
+
 // wait waits until ready, which is called with the lock held, and returns the limit.
 func (p *PushedStream) wait(ctx context.Context, expired <-chan time.Time, ready func() bool) (limit int64, err error) {
 	for {
+		if p.ctx.Err() != nil {
+			return 0, p.ended()
+		}
 		p.mu.Lock()
 		ok, changed := ready(), p.changed
 		limit = p.limit
@@ -127,7 +142,6 @@ func (p *PushedStream) wait(ctx context.Context, expired <-chan time.Time, ready
 		case <-ctx.Done():
 			return limit, context.Cause(ctx)
 		case <-p.ctx.Done():
-			return limit, errStreamClosed
 		}
 	}
 }
@@ -145,7 +159,7 @@ type SecondaryStream struct {
 }
 
 var (
-	errWriteTimeout  = &Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1, Reason: "the client's window did not move in time"}
+	errWriteTimeout  = &Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1, Reason: "the client did not take the bytes in time", Err: os.ErrDeadlineExceeded}
 	errNotMapped     = errors.New("kwik: SetKwikStreamMapping has to come before Write")
 	errSecondaryDone = errors.New("kwik: secondary stream closed")
 )
@@ -156,7 +170,11 @@ func (s *ServerSession) OpenSecondaryStream() *SecondaryStream { return &Seconda
 
 // SetKwikStreamMapping says which pushed stream the bytes belong to, and at which offset they begin: a unit boundary. The
 // client must have attached this server to it (AcceptPushedStream). A stream is mapped once, or fails with ErrStreamMappingConflict.
+// It waits, until the write deadline, while as many secondary streams as the client allows, 32, are open.
 func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error {
+	if s.err != nil {
+		return s.err
+	}
 	if s.pushed != nil {
 		return errorf(ErrStreamMappingConflict, "the secondary stream is mapped to %#x already", uint64(s.pushed.id)).onStream(id, offset)
 	}
@@ -169,12 +187,22 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 	if offset < 0 || offset >= p.units.total || !p.units.isBoundary(offset) {
 		return errorf(ErrOffsetSyncFailure, "no unit begins there").onStream(id, offset)
 	}
-	stream, err := s.session.openSecondaryStream(p.ctx, id, 0, offset)
-	if err != nil {
-		return err
+	ctx := p.ctx
+	if !s.deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, s.deadline)
+		defer cancel()
 	}
+	stream, err := s.session.openSecondaryStream(ctx, id, 0, offset)
+	switch {
+	case err != nil && p.ctx.Err() != nil:
+		return p.ended()
+	case err != nil:
+		return writeError(err, s.session.pathID)
+	}
+	stream.stream.SetWriteDeadline(s.deadline)
 	s.pushed, s.stream = p, stream
-	s.block = newBlock(int(max(dataFrameSize, p.units.size)))
+	s.block = newBlock(max(s.session.listener.config.SecondaryStreams.BufferSize, int(p.units.size)))
 	return nil
 }
 
@@ -194,11 +222,19 @@ func (s *SecondaryStream) Offset() int64 {
 	return s.stream.offset + int64(s.pending)
 }
 
-// SetWriteDeadline sets the time after which Write gives up waiting for the client's window; zero means never.
-func (s *SecondaryStream) SetWriteDeadline(t time.Time) { s.deadline = t }
+// SetWriteDeadline sets the time after which Write, Close and SetKwikStreamMapping fail with os.ErrDeadlineExceeded (and
+// ErrAggregationTimeout) instead of waiting for the client; zero means never.
+func (s *SecondaryStream) SetWriteDeadline(t time.Time) {
+	s.deadline = t
+	if s.stream != nil {
+		s.stream.stream.SetWriteDeadline(t)
+	}
+}
 
 // Write writes the next bytes. It waits while the client's window does not allow them; bytes of a unit that is not complete are
-// kept until it is.
+// kept until it is. After an error the stream is of no use, except that one that waited for the window too long may go on, with
+// the bytes after the n that it took, when there is a new deadline. If the client needs nothing more, or the session has
+// ended, the pushed stream's Context has, too.
 func (s *SecondaryStream) Write(p []byte) (n int, err error) {
 	switch {
 	case s.err != nil:
@@ -213,7 +249,6 @@ func (s *SecondaryStream) Write(p []byte) (n int, err error) {
 		s.pending += k
 		n += k
 		if err := s.flush(); err != nil {
-			s.err = err
 			return n, err
 		}
 	}
@@ -225,8 +260,13 @@ func (s *SecondaryStream) payload() []byte {
 	return s.block.room[blockHeadroom:min(len(s.block.room), blockHeadroom+maxDataPayload)]
 }
 
-// flush sends the whole units that are pending, as the window allows them.
-func (s *SecondaryStream) flush() error {
+// flush sends the whole units that are pending, as the window allows them. Its errors stick, but for a window that stays shut.
+func (s *SecondaryStream) flush() (err error) {
+	defer func() {
+		if err != errWriteTimeout {
+			s.err = err
+		}
+	}()
 	for {
 		whole := s.pushed.units.floor(s.Offset())
 		if whole <= s.stream.offset {
@@ -239,7 +279,10 @@ func (s *SecondaryStream) flush() error {
 		}
 		n := int(min(whole, s.pushed.units.floor(limit)) - s.stream.offset)
 		if err := s.stream.writePayload(s.block, n); err != nil {
-			return fromQUIC(err, s.session.pathID)
+			if s.pushed.ctx.Err() != nil {
+				return s.pushed.ended()
+			}
+			return writeError(err, s.session.pathID)
 		}
 		copy(s.payload(), s.payload()[n:s.pending])
 		s.pending -= n
@@ -254,26 +297,48 @@ func (s *SecondaryStream) awaitWindow(next int64) (limit int64, err error) {
 		defer timer.Stop()
 		expired = timer.C
 	}
-	return s.pushed.wait(s.pushed.ctx, expired, func() bool { return s.pushed.limit >= next })
+	return s.pushed.wait(context.Background(), expired, func() bool { return s.pushed.limit >= next })
 }
 
-// Close ends the secondary stream. It fails if the bytes written do not end on a unit boundary.
+// Close sends what is left and ends the secondary stream. If the bytes written do not end on a unit boundary it fails; whole units
+// that were written before count. A client that needs nothing more is no error.
 func (s *SecondaryStream) Close() error {
-	if s.stream == nil || errors.Is(s.err, errSecondaryDone) {
+	switch {
+	case s.err == errSecondaryDone:
+		return nil
+	case s.stream == nil:
+		s.err = errSecondaryDone
 		return nil
 	}
-	defer func() {
-		s.block.release()
-		s.err = errSecondaryDone
-	}()
-	if s.err != nil || s.pending > 0 {
-		s.stream.cancel()
-		if s.err == nil {
-			return fmt.Errorf("kwik: %d bytes of a unit that is not complete", s.pending)
-		}
-		return s.err
+	err := s.err
+	if err == nil {
+		err = s.flush()
 	}
-	return fromQUIC(s.stream.close(""), s.session.pathID)
+	switch {
+	case err != nil:
+		s.stream.cancel()
+	case s.pending > 0:
+		err = fmt.Errorf("kwik: %d bytes of a unit that is not complete", s.pending)
+		s.stream.close(err.Error())
+	default:
+		err = writeError(s.stream.close(""), s.session.pathID)
+	}
+	s.block.release()
+	s.err = errSecondaryDone
+	if err != nil && s.pushed.ctx.Err() != nil {
+		if err = s.pushed.ended(); err == errStreamClosed {
+			return nil
+		}
+	}
+	return err
+}
+
+// writeError gives an error of a QUIC stream its type.
+func writeError(err error, path PathID) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w", errWriteTimeout) // another one than of a shut window: the stream is of no use any more
+	}
+	return fromQUIC(err, path)
 }
 
 // pushedStream finds a pushed stream of the session.

@@ -71,8 +71,9 @@ type schedAction struct {
 	kind       schedActionKind
 	path       PathID
 	grant      uint64
-	start, end int64 // the extent of a new grant; the new end of a shortened one; a window
-	sync       bool  // of a window: the source was not where it should be
+	start, end int64  // the extent of a new grant; the new end of a shortened one; a window
+	sync       bool   // of a window: the source was not where it should be
+	question   uint64 // of a window: which question of the source it answers, 0 for none
 }
 
 type schedActionKind int

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -18,56 +19,48 @@ import (
 type secondaryStreamHandler struct {
 	// aggregator finds a KWIK stream; known is false for an id that was never offered, and the aggregator nil
 	// for one that has ended.
-	aggregator      func(StreamID) (a *streamAggregator, known bool)
-	metadataTimeout time.Duration
-	recovery        RecoveryPolicy
-	done            <-chan struct{} // closed with the session
+	aggregator func(StreamID) (a *streamAggregator, known bool)
+	config     SecondaryStreamConfig
+	recovery   RecoveryPolicy
 
 	mu       sync.Mutex
 	mappings *streamMappingManager
 	streams  map[secondaryStreamID]*secondaryStreamInfo
+	paths    map[PathID]*pathStreams
 }
 
-// A secondaryStreamState is where a secondary stream is in its life.
-type secondaryStreamState int
-
-const (
-	secondaryStreamOpening secondaryStreamState = iota // no OPEN yet
-	secondaryStreamActive                              // mapped, DATA comes
-	secondaryStreamClosing                             // CLOSE came, FIN is due
-)
-
-// A secondaryStreamInfo is an open secondary stream.
+// A secondaryStreamInfo is an open secondary stream. Guarded by the handler, but for what is set for good or atomic.
 type secondaryStreamInfo struct {
-	quic  *quic.ReceiveStream
-	state secondaryStreamState
-	kwik  StreamID // once active
+	quic      *quic.ReceiveStream
+	createdAt time.Time
+	received  atomic.Int64 // payload bytes that arrived
+
+	state   SecondaryStreamState
+	mapping *mappingMetadata // once active, as src
+	src     *source
+	seen    int64 // received at the last sweep
+	expired bool  // given up by sweep
 }
 
-func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), c *Config, done <-chan struct{}) *secondaryStreamHandler {
+func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), c *Config) *secondaryStreamHandler {
 	return &secondaryStreamHandler{
-		aggregator:      aggregator,
-		metadataTimeout: c.MetadataTimeout,
-		recovery:        c.Recovery,
-		done:            done,
-		mappings:        newStreamMappingManager((maxSecondaryPaths + 1) * maxSecondaryStreams),
-		streams:         make(map[secondaryStreamID]*secondaryStreamInfo),
+		aggregator: aggregator,
+		config:     c.SecondaryStreams,
+		recovery:   c.Recovery,
+		mappings:   newStreamMappingManager((maxSecondaryPaths + 1) * c.SecondaryStreams.MaxStreamsPerPath),
+		streams:    make(map[secondaryStreamID]*secondaryStreamInfo),
+		paths:      make(map[PathID]*pathStreams),
 	}
 }
 
-// handle reads a secondary stream to its end. A returned error means that the source broke the protocol or sent wrong
-// bytes and its path must be closed; a stream that was merely interrupted is no error.
-func (h *secondaryStreamHandler) handle(path PathID, s *quic.ReceiveStream) error {
+// handle reads a secondary stream to its end; done is closed with its path. A returned error means that the source broke the
+// protocol or sent wrong bytes and its path must be closed; a stream that was merely interrupted is no error.
+func (h *secondaryStreamHandler) handle(done <-chan struct{}, path PathID, s *quic.ReceiveStream) error {
 	id := secondaryStreamID{path: path, id: int64(s.StreamID())}
 	info := &secondaryStreamInfo{quic: s}
-	h.mu.Lock()
-	h.streams[id] = info
-	h.mu.Unlock()
-	a, err := h.serve(id, info)
-	h.mu.Lock()
-	delete(h.streams, id)
-	h.mappings.remove(id)
-	h.mu.Unlock()
+	h.enter(id, info)
+	a, err := h.serve(done, id, info)
+	h.leave(id, info, a, err)
 	reset := NoError
 	if fault, ok := errors.AsType[streamFault](err); ok {
 		reset = codeOf(fault)
@@ -78,9 +71,11 @@ func (h *secondaryStreamHandler) handle(path PathID, s *quic.ReceiveStream) erro
 
 // serve reads a secondary stream and returns the KWIK stream that it belonged to, nil if that was not found out, and why it
 // ended before its CLOSE and FIN.
-func (h *secondaryStreamHandler) serve(id secondaryStreamID, info *secondaryStreamInfo) (*streamAggregator, error) {
-	frames := &metadataProtocol{r: info.quic, id: uint64(id.id)}
-	info.quic.SetReadDeadline(time.Now().Add(h.metadataTimeout))
+func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamID, info *secondaryStreamInfo) (*streamAggregator, error) {
+	reader := &frameReader{r: info.quic}
+	defer reader.drop()
+	frames := &metadataProtocol{r: reader, id: uint64(id.id)}
+	info.quic.SetReadDeadline(time.Now().Add(h.config.MetadataTimeout))
 	f, err := frames.next(0, 0)
 	if err != nil {
 		return nil, err
@@ -94,7 +89,7 @@ func (h *secondaryStreamHandler) serve(id secondaryStreamID, info *secondaryStre
 	info.quic.SetReadDeadline(time.Time{})
 
 	kwikID := StreamID(clampOffset(f.open.GetTargetKwikStreamId()))
-	a := h.target(kwikID, id.path, f.open.GetGrantId() == 0)
+	a := h.target(done, kwikID, id.path, f.open.GetGrantId() == 0)
 	if a == nil {
 		if _, known := h.aggregator(kwikID); known {
 			return nil, nil // it ended while this was under way
@@ -103,15 +98,18 @@ func (h *secondaryStreamHandler) serve(id secondaryStreamID, info *secondaryStre
 	}
 	src, grant, start, end, err := h.admit(a, id.path, f.open)
 	if err != nil {
+		a.faulted(id.path, grant, err)
 		return a, err
 	}
 	h.mu.Lock()
 	mapping, err := h.mappings.create(id, kwikID, grant, start, time.Now())
 	if err == nil {
-		info.state, info.kwik = secondaryStreamActive, kwikID
+		mapping.pushed = a.pushed
+		info.state, info.mapping, info.src = SecondaryStreamActive, mapping, src
 	}
 	h.mu.Unlock()
 	if err != nil {
+		a.faulted(id.path, 0, err) // its grant is another stream's
 		return a, err
 	}
 	// From here on the grant is this stream's, and ends with it. The aggregator may have ended before info said whose
@@ -119,18 +117,19 @@ func (h *secondaryStreamHandler) serve(id secondaryStreamID, info *secondaryStre
 	if a.ctx.Err() != nil {
 		return a, nil
 	}
-	err = h.receive(frames, a, src, info, mapping, end)
+	err = h.receive(frames, &intake{h: h, a: a, src: src, info: info, mapping: mapping, frames: reader, off: start, batch: a.batch(h.config)}, end)
+	err = h.interrupted(info, err)
 	a.ended(src, grant, err)
 	return a, err
 }
 
 // target finds the KWIK stream that a secondary stream names; nil if it has ended or does not come. It waits, as the retry
 // policy says, for its offer, and for the attachment of a source that pushes.
-func (h *secondaryStreamHandler) target(kwikID StreamID, path PathID, pushed bool) (a *streamAggregator) {
-	h.recovery.Mapping.retry(h.done, func() (known bool) {
+func (h *secondaryStreamHandler) target(done <-chan struct{}, kwikID StreamID, path PathID, pushed bool) (a *streamAggregator) {
+	h.recovery.Mapping.retry(done, func() (known bool) {
 		a, known = h.aggregator(kwikID)
 		if a != nil && pushed {
-			return a.hasSource(path)
+			return a.answersTo(path)
 		}
 		return known || !kwikID.IsAggregate()
 	})
@@ -145,80 +144,65 @@ func (h *secondaryStreamHandler) admit(a *streamAggregator, path PathID, open *k
 		return src, grant, offset, a.units.total, err
 	}
 	src, start, end, err = a.extent(path, grant)
-	if err == nil && offset != start && !(h.recovery.Metadata == RecoveryUseDefaults && offset == 0) {
+	if err != nil {
+		return nil, 0, 0, 0, err
+	}
+	if offset != start && !(h.recovery.Metadata == RecoveryUseDefaults && offset == 0) {
 		err = errorf(ErrMetadataProtocolViolation, "grant %d begins at %d", grant, start).onStream(a.id, offset)
 	}
 	return src, grant, start, end, err
 }
 
 // receive reads DATA frames up to CLOSE and FIN. end is where the grant ended when it was first given.
-func (h *secondaryStreamHandler) receive(frames *metadataProtocol, a *streamAggregator, src *source, info *secondaryStreamInfo, mapping *mappingMetadata, end int64) error {
+func (h *secondaryStreamHandler) receive(frames *metadataProtocol, in *intake, end int64) error {
+	defer in.drop()
+	a := in.a
 	for {
-		off := mapping.Offset // written by this goroutine only
-		f, err := frames.next(a.id, off)
+		if !in.frames.ready() { // the next frame is to be waited for
+			if err := in.flush(); err != nil {
+				return err
+			}
+		}
+		f, err := frames.next(a.id, in.off)
+		if err != nil || f.dataLen == 0 { // what came before it counts
+			if err := in.flush(); err != nil {
+				return err
+			}
+		}
 		switch {
 		case err != nil:
 			return err
 		case f.open != nil:
-			return errorf(ErrStreamMappingConflict, "second OPEN on a secondary stream").onPath(src.id).onStream(a.id, off)
+			return errorf(ErrStreamMappingConflict, "second OPEN on a secondary stream").onPath(in.src.id).onStream(a.id, in.off)
 		case f.close != nil:
-			return h.finish(a, src, info, f.close, off)
+			return h.finish(in, f.close)
 		}
-		next := off + int64(f.dataLen)
+		next := in.off + int64(f.dataLen)
 		if next > end || !a.units.isBoundary(next) {
-			return errorf(ErrMetadataProtocolViolation, "data up to %d under a grant that ends at %d", next, end).onPath(src.id).onStream(a.id, off)
+			return errorf(ErrMetadataProtocolViolation, "data up to %d under a grant that ends at %d", next, end).onPath(in.src.id).onStream(a.id, in.off)
 		}
-		if a.pushed {
-			if err := a.mayPush(src.id, next); err != nil {
-				return err
-			}
-		}
-		b := newBlock(f.dataLen)
-		if err := src.readFull(info.quic, b.data); err != nil {
-			b.release()
-			return err
-		}
-		h.mu.Lock()
-		h.mappings.advance(mapping, f.dataLen, time.Now())
-		h.mu.Unlock()
-		if err := a.deliver(src, mapping.grant, off, b); err != nil {
+		if err := in.take(f.dataLen); err != nil {
 			return err
 		}
 	}
 }
 
 // finish checks CLOSE and waits for FIN.
-func (h *secondaryStreamHandler) finish(a *streamAggregator, src *source, info *secondaryStreamInfo, c *kwikpb.SecondaryStreamClose, off int64) error {
+func (h *secondaryStreamHandler) finish(in *intake, c *kwikpb.SecondaryStreamClose) error {
 	id, kwikID := c.GetSecondaryStreamId(), c.GetKwikStreamId()
-	if c.GetFinalOffset() != uint64(off) || (id != 0 && id != uint64(info.quic.StreamID())) || (kwikID != 0 && kwikID != uint64(a.id)) {
-		return errorf(ErrMetadataProtocolViolation, "CLOSE of stream %d at %d", id, c.GetFinalOffset()).onPath(src.id).onStream(a.id, off)
+	if c.GetFinalOffset() != uint64(in.off) || (id != 0 && id != uint64(in.info.quic.StreamID())) || (kwikID != 0 && kwikID != uint64(in.a.id)) {
+		return errorf(ErrMetadataProtocolViolation, "CLOSE of stream %d at %d", id, c.GetFinalOffset()).onPath(in.src.id).onStream(in.a.id, in.off)
 	}
 	h.mu.Lock()
-	info.state = secondaryStreamClosing
+	in.info.state = SecondaryStreamClosing
 	h.mu.Unlock()
-	info.quic.SetReadDeadline(time.Now().Add(h.metadataTimeout))
+	in.info.quic.SetReadDeadline(time.Now().Add(h.config.MetadataTimeout))
 	var one [1]byte
-	switch n, err := info.quic.Read(one[:]); {
+	switch n, err := in.frames.Read(one[:]); {
 	case n > 0:
-		return errorf(ErrMetadataProtocolViolation, "data after CLOSE").onPath(src.id).onStream(a.id, off)
+		return errorf(ErrMetadataProtocolViolation, "data after CLOSE").onPath(in.src.id).onStream(in.a.id, in.off)
 	case err != io.EOF:
 		return err
-	}
-	return nil
-}
-
-// readFull fills p and counts what arrives, as it arrives.
-func (s *source) readFull(r io.Reader, p []byte) error {
-	for len(p) > 0 {
-		n, err := r.Read(p)
-		s.received.Add(int64(n))
-		p = p[n:]
-		if err != nil && len(p) > 0 {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return err
-		}
 	}
 	return nil
 }
@@ -228,33 +212,71 @@ func (h *secondaryStreamHandler) cancel(kwikID StreamID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, info := range h.streams {
-		if info.kwik == kwikID && info.state != secondaryStreamOpening {
+		if info.mapping != nil && info.mapping.KWIKStream == kwikID {
 			info.quic.CancelRead(StreamErrorCode(NoError))
 		}
 	}
 }
 
-// activeStreams returns how many secondary streams of a path are open.
-func (h *secondaryStreamHandler) activeStreams(path PathID) (n int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for id := range h.streams {
-		if id.path == path {
-			n++
+// run gives up streams on which nothing comes until the session ends.
+func (h *secondaryStreamHandler) run(done <-chan struct{}) {
+	ticker := time.NewTicker(h.config.StreamTimeout / 4)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case now := <-ticker.C:
+			h.sweep(now)
 		}
 	}
-	return n
+}
+
+// sweep cancels the streams on which nothing came for StreamTimeout although their sources owe bytes. A path is excused while
+// bytes of it are being placed: QUIC's flow control may hold up all its streams then.
+func (h *secondaryStreamHandler) sweep(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	busy := make(map[PathID]bool)
+	for id, info := range h.streams {
+		if info.src != nil && info.src.placing.Load() > 0 {
+			busy[id.path] = true
+		}
+	}
+	for id, info := range h.streams {
+		if n := info.received.Load(); info.mapping != nil && (n != info.seen || busy[id.path]) {
+			info.seen = n
+			h.mappings.touch(info.mapping, now)
+		}
+	}
+	for _, meta := range h.mappings.expire(now.Add(-h.config.StreamTimeout)) {
+		if info := h.streams[meta.secondary()]; info != nil && info.state == SecondaryStreamActive {
+			info.expired = true
+			info.quic.CancelRead(StreamErrorCode(ErrAggregationTimeout))
+		}
+	}
+}
+
+// interrupted returns why a stream ended: err, or that it was given up.
+func (h *secondaryStreamHandler) interrupted(info *secondaryStreamInfo, err error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if info.expired && err != nil {
+		return errorf(ErrAggregationTimeout, "nothing came for %v", h.config.StreamTimeout).onPath(info.mapping.Path).onStream(info.mapping.KWIKStream, info.mapping.Offset)
+	}
+	return err
 }
 
 // violation returns err if it is the source's fault in a way that ends its path, and nil if its stream was interrupted.
 func violation(err error, path PathID) error {
 	e, ok := errors.AsType[*Error](err)
-	if _, mere := errors.AsType[streamFault](err); mere || !ok || e.Remote || errors.Is(err, context.Canceled) {
+	if _, mere := errors.AsType[streamFault](err); mere || !ok || e.Remote || (e.Path != "" && e.Path != path) || errors.Is(err, context.Canceled) {
 		return nil
 	}
 	switch e.Code {
 	case ErrMetadataProtocolViolation, ErrStreamMappingConflict, ErrSecondaryStreamOverflow, ErrSourceRefuted:
-		return e.onPath(path)
+		fault := *e // which others may hold
+		return fault.onPath(path)
 	}
 	return nil
 }

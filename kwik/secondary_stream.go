@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// dataFrameSize is the payload of a usual DATA frame, in bytes; larger only if one unit is.
+	// dataFrameSize is the payload of a usual DATA frame, in bytes, unless BufferSize says otherwise; larger if one unit is.
 	dataFrameSize = 256 << 10
 	// blockHeadroom is kept before the payload of a block for the frames that precede it, so that one write sends all: a
 	// DATA header, and OPEN at the start of a stream.

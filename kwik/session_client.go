@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -45,7 +46,7 @@ func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.public, s.unpublic = context.WithCancelCause(s.ctx)
-	s.handler = newSecondaryStreamHandler(s.lookup, c, s.ctx.Done())
+	s.handler = newSecondaryStreamHandler(s.lookup, c)
 	return s
 }
 
@@ -53,6 +54,7 @@ func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 func (s *ClientSession) begin(p *path) {
 	s.primary = p
 	s.paths[p.id] = &pathRecord{id: p.id, role: ServerRolePrimary, addr: p.addr, state: PathActive, path: p, tried: true}
+	s.wg.Go(func() { s.handler.run(s.ctx.Done()) })
 	s.wg.Go(func() {
 		err := p.run()
 		s.unpublic(err)
@@ -154,17 +156,20 @@ func (s *ClientSession) ConnectionState() tls.ConnectionState {
 	return s.primary.conn.ConnectionState().TLS
 }
 
+// RemoteAddr returns the primary's address.
+func (s *ClientSession) RemoteAddr() net.Addr { return s.primary.conn.RemoteAddr() }
+
+// LocalAddr returns the client's address on the primary's path.
+func (s *ClientSession) LocalAddr() net.Addr { return s.primary.conn.LocalAddr() }
+
 // Paths returns a snapshot of all servers that the session knows, the primary first, then by id.
 func (s *ClientSession) Paths() []PathStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stats := make([]PathStats, 0, len(s.paths))
 	for _, r := range s.paths {
-		st := PathStats{ID: r.id, Role: r.role, Addr: r.addr, State: r.state, Reason: r.reason}
-		if r.path != nil {
-			st.RTT = r.path.rtt()
-			st.SecondaryStreams = s.handler.activeStreams(r.id)
-		}
+		st := r.stats()
+		st.SecondaryStreams = s.handler.stats(r.id)
 		stats = append(stats, st)
 	}
 	slices.SortFunc(stats, func(a, b PathStats) int {

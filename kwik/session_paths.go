@@ -18,7 +18,8 @@ type pathRecord struct {
 	addr   netip.AddrPort // where it was reached, or the first address to try
 	state  PathState
 	reason error
-	path   *path // while active
+	path   *path     // while active
+	past   WireStats // of the connections before
 
 	info    *kwikpb.AddPath    // the newest; nil for the primary
 	addrs   []netip.AddrPort   // those of info that may be dialled
@@ -94,6 +95,7 @@ func (s *ClientSession) roomForPath() bool {
 			return false
 		}
 		delete(s.paths, old)
+		s.handler.forget(old)
 	}
 	return kept < maxSecondaryPaths
 }
@@ -235,6 +237,7 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 	r := s.paths[p.id]
 	if r.path == p {
 		r.path = nil
+		r.past.add(wireOf(p.conn.ConnectionStats()))
 		if r.state != PathBanned {
 			r.state, r.reason = PathClosed, err
 		}

@@ -70,13 +70,13 @@ func (l *Listener) serveClient(conn *quic.Conn, greeted func()) error {
 
 // greet reads Hello and decides whether the client may come in.
 func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
-	ctx, cancel := context.WithTimeout(l.ctx, l.config.MetadataTimeout)
+	ctx, cancel := context.WithTimeout(l.ctx, l.config.HelloTimeout)
 	defer cancel()
 	stream, err := conn.AcceptStream(ctx) // the first is stream 0
 	if err != nil {
 		return nil, errorf(ErrMetadataProtocolViolation, "no Hello came")
 	}
-	stream.SetReadDeadline(time.Now().Add(l.config.MetadataTimeout))
+	stream.SetReadDeadline(time.Now().Add(l.config.HelloTimeout))
 	s := &ServerSession{
 		listener: l, conn: conn, control: newControlStream(stream), pathID: primaryPathID,
 		last:     FirstAggregateStreamID - 1,
@@ -280,7 +280,7 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 	if len(spec.Descriptor) > maxDescriptor {
 		return nil, fmt.Errorf("kwik: descriptor of %d bytes, at most %d are allowed", len(spec.Descriptor), maxDescriptor)
 	}
-	o := &AggregateStream{spec: spec, units: u, content: newContentID(u, uint64(spec.Alignment), spec.Descriptor)}
+	o := &AggregateStream{spec: spec, units: u, content: newContentID(u, uint64(spec.Alignment), spec.Descriptor, spec.Pushed)}
 	o.ctx, o.cancel = context.WithCancel(s.conn.Context())
 
 	s.listener.mu.Lock() // so that no secondary joins between the offer's tickets and those that follow
@@ -370,7 +370,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 	if err != nil {
 		return err
 	}
-	content := newContentID(u, o.GetAlignment(), o.GetDescriptor_())
+	content := newContentID(u, o.GetAlignment(), o.GetDescriptor_(), o.GetPushed())
 	if s.Role() == ServerRoleSecondary {
 		if len(o.GetTickets()) != 1 {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")

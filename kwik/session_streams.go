@@ -4,7 +4,6 @@ import (
 	"math"
 	"time"
 
-
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -56,7 +55,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 			return errorf(ErrOffsetSyncFailure, "offset of a stream that was never offered").onPath(p.id)
 		}
 		if a != nil {
-			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()), int(min(request.GetRoom(), maxGrantsQueued)))
+			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()), int(min(request.GetRoom(), maxGrantsQueued)), request.GetTimestamp())
 		}
 		return nil
 	case kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE:
@@ -225,7 +224,8 @@ func (s *ClientSession) tell(a *streamAggregator, action schedAction) {
 		})
 	case schedWindow:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
-			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.start), Length: uint64(action.end - action.start), SyncRequired: action.sync,
+			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.start), Length: uint64(action.end - action.start),
+			SyncRequired: action.sync, Timestamp: action.question,
 		})
 	case schedShorten:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{

@@ -36,12 +36,16 @@ type ticketClaim struct {
 	content contentID // zero for a path ticket
 }
 
-// contentID names what an aggregate stream carries: BLAKE3 over size, units and descriptor.
+// contentID names what an aggregate stream carries, and how: BLAKE3 over size, units and descriptor.
 type contentID [32]byte
 
-func newContentID(u units, alignment uint64, descriptor []byte) (id contentID) {
+func newContentID(u units, alignment uint64, descriptor []byte, pushed bool) (id contentID) {
 	h := blake3.New()
-	h.WriteString("kwik content")
+	if pushed {
+		h.WriteString("kwik pushed content")
+	} else {
+		h.WriteString("kwik content")
+	}
 	segments := u.segments()
 	buf := make([]byte, 0, 8*(4+len(segments)))
 	buf = binary.LittleEndian.AppendUint64(buf, uint64(u.total))

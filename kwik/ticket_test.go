@@ -42,19 +42,20 @@ func TestContentIDLayout(t *testing.T) {
 	for _, v := range []uint64{10, 4, 2, 3, 7, 5} {
 		want = binary.LittleEndian.AppendUint64(want, v)
 	}
-	if got := newContentID(u, 4, []byte("which")); got != blake3.Sum256(append(want, "which"...)) {
+	if got := newContentID(u, 4, []byte("which"), false); got != blake3.Sum256(append(want, "which"...)) {
 		t.Errorf("content id % x", got)
 	}
 	// Every part of a content makes a difference.
 	seen := make(map[contentID]string)
 	other, _ := newUnits(11, 4, nil)
 	for name, id := range map[string]contentID{
-		"this":               newContentID(u, 4, []byte("which")),
-		"another size":       newContentID(other, 4, []byte("which")),
-		"another alignment":  newContentID(u, 5, []byte("which")),
-		"one segment":        newContentID(units{total: 10, size: 4}, 4, []byte("which")),
-		"another descriptor": newContentID(u, 4, []byte("whicH")),
-		"no descriptor":      newContentID(u, 4, nil),
+		"this":               newContentID(u, 4, []byte("which"), false),
+		"another size":       newContentID(other, 4, []byte("which"), false),
+		"another alignment":  newContentID(u, 5, []byte("which"), false),
+		"one segment":        newContentID(units{total: 10, size: 4}, 4, []byte("which"), false),
+		"another descriptor": newContentID(u, 4, []byte("whicH"), false),
+		"no descriptor":      newContentID(u, 4, nil, false),
+		"the same, pushed":   newContentID(u, 4, []byte("which"), true),
 	} {
 		if same, twice := seen[id]; twice {
 			t.Errorf("%s and %s have one id", name, same)

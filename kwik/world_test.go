@@ -72,6 +72,7 @@ func inWorldOf(t *testing.T, size, n int, link simnet.Link, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, net: simnet.New(1), link: link, token: []byte("a token"), data: randomBytes(1, size)}
+		worlds.Add(1)
 		t.Cleanup(w.end) // in the bubble, after a failure, too; synctest then fails the test if a goroutine is left
 		w.primary = w.serve(ServerRolePrimary)
 		for range n {
@@ -81,8 +82,18 @@ func inWorldOf(t *testing.T, size, n int, link simnet.Link, f func(w *world)) {
 	})
 }
 
-// end closes everything and waits for it.
+// worlds counts the worlds that are there; tests may run in parallel.
+var worlds atomic.Int32
+
+// end closes everything and waits for it. Goroutines that are left are synctest's to find; blocks that are left are found when
+// no other world uses any.
 func (w *world) end() {
+	defer func() {
+		held := blocksHeld.Load()
+		if worlds.Add(-1) == 0 && held != 0 && blocksHeld.Load() == held {
+			w.t.Errorf("%d blocks are held in the end", held)
+		}
+	}()
 	for _, c := range w.clients {
 		c.CloseWithError(0, "")
 	}

@@ -37,7 +37,7 @@ type SecondaryStreamOpen struct {
 	SourcePathId  string `protobuf:"bytes,4,opt,name=source_path_id,json=sourcePathId,proto3" json:"source_path_id,omitempty"`
 	// Microseconds since the Unix epoch; informative, left out by kwikcp.
 	Timestamp uint64 `protobuf:"varint,5,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
-	// The grant (OffsetSyncResponse.grant_id) that this stream answers. Never 0.
+	// The grant (OffsetSyncResponse.grant_id) that this stream answers; 0 (left out) in a pushed KWIK stream only.
 	GrantId       uint64 `protobuf:"varint,6,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -289,7 +289,7 @@ func (x *SecondaryStreamClose) GetTimestamp() uint64 {
 	return 0
 }
 
-// OffsetSyncRequest goes from a source to the client: here I am, I can write more.
+// OffsetSyncRequest goes from a source to the client: here I am, I can write more; in a pushed KWIK stream: where are you?
 type OffsetSyncRequest struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	KwikStreamId uint64                 `protobuf:"varint,1,opt,name=kwik_stream_id,json=kwikStreamId,proto3" json:"kwik_stream_id,omitempty"`
@@ -368,17 +368,19 @@ func (x *OffsetSyncRequest) GetRoom() uint32 {
 	return 0
 }
 
-// OffsetSyncResponse goes from the client to a source and is a grant: write next at expected_offset.
+// OffsetSyncResponse goes from the client to a source and is a grant: write next at expected_offset. In a pushed KWIK stream it
+// is the window: what is before expected_offset the client has, and what is before expected_offset + length may be written.
 type OffsetSyncResponse struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	KwikStreamId   uint64                 `protobuf:"varint,1,opt,name=kwik_stream_id,json=kwikStreamId,proto3" json:"kwik_stream_id,omitempty"`
 	ExpectedOffset uint64                 `protobuf:"varint,2,opt,name=expected_offset,json=expectedOffset,proto3" json:"expected_offset,omitempty"`
 	// True if the source's current_offset was not where the client wanted it. Informative.
-	SyncRequired bool   `protobuf:"varint,3,opt,name=sync_required,json=syncRequired,proto3" json:"sync_required,omitempty"`
-	Timestamp    uint64 `protobuf:"varint,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
-	// Bytes that may be written from expected_offset on. Never 0.
+	SyncRequired bool `protobuf:"varint,3,opt,name=sync_required,json=syncRequired,proto3" json:"sync_required,omitempty"`
+	// In a window that answers an OffsetSyncRequest: the request's.
+	Timestamp uint64 `protobuf:"varint,4,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// Bytes that may be written from expected_offset on. Never 0 in a grant.
 	Length uint64 `protobuf:"varint,5,opt,name=length,proto3" json:"length,omitempty"`
-	// Unique among the grants of the KWIK stream, increasing. Never 0.
+	// Unique among the grants of the KWIK stream, increasing; 0 (left out) in a window.
 	GrantId       uint64 `protobuf:"varint,6,opt,name=grant_id,json=grantId,proto3" json:"grant_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,0 +1,191 @@
+package kwik
+
+import (
+	"io"
+	"sync"
+	"testing"
+	"time"
+)
+
+// BenchmarkSecondaryStreamAggregation is what aggregation adds to QUIC, without network, proof and disk: the scheduler, the
+// offsets, the blocks and the locks.
+func BenchmarkSecondaryStreamAggregation(b *testing.B) {
+	b.Run("ordered", func(b *testing.B) {
+		buf := make([]byte, 256<<10)
+		benchmarkAggregation(b, func(a *streamAggregator) error {
+			for {
+				if _, err := a.read(buf); err == io.EOF {
+					return nil
+				} else if err != nil {
+					return err
+				}
+			}
+		})
+	})
+	b.Run("unordered", func(b *testing.B) {
+		benchmarkAggregation(b, func(a *streamAggregator) error {
+			_, err := a.copyTo(b.Context(), writerFunc(func(p []byte, _ int64) (int, error) { return len(p), nil }))
+			return err
+		})
+	})
+	b.Run("latency", benchmarkAggregationLatency)
+	b.Run("short frames", func(b *testing.B) { benchmarkShortFrames(b, dataFrameSize) })
+	b.Run("short frames one by one", func(b *testing.B) { benchmarkShortFrames(b, -1) })
+}
+
+// newBenchAggregator returns an aggregator of size bytes in units of 64 KiB whose grants go to a channel per source.
+func newBenchAggregator(b *testing.B, size uint64, ids ...PathID) (*streamAggregator, map[PathID]chan schedAction) {
+	u, err := newUnits(size, 64<<10, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	a := newStreamAggregator(b.Context(), FirstAggregateStreamID, u, uint64(u.size), nil, (&Config{}).populate())
+	grants := make(map[PathID]chan schedAction)
+	for _, id := range ids {
+		grants[id] = make(chan schedAction, 1<<16) // tell must not block
+	}
+	a.begin, a.hope, a.done = func() {}, func() bool { return true }, func() {}
+	a.tell = func(action schedAction) {
+		if action.kind == schedGrantExtent {
+			grants[action.path] <- action
+		}
+	}
+	for _, id := range ids {
+		a.attach(id, func() time.Duration { return 100 * time.Microsecond })
+		a.synchronise(id, 0, roomOffered, 0)
+	}
+	return a, grants
+}
+
+// benchmarkAggregation moves a stream from three sources to a consumer.
+func benchmarkAggregation(b *testing.B, consume func(a *streamAggregator) error) {
+	const size = 256 << 20
+	b.SetBytes(size)
+	b.ReportAllocs()
+	for b.Loop() {
+		a, grants := newBenchAggregator(b, size, "a", "b", "c")
+		var wg sync.WaitGroup
+		for id, granted := range grants {
+			a.mu.Lock()
+			src := a.sources[id]
+			a.mu.Unlock()
+			wg.Go(func() {
+				for {
+					select {
+					case <-a.ctx.Done():
+						return
+					case g := <-granted:
+						for off := g.start; off < g.end; {
+							next := a.units.cut(off, dataFrameSize, g.end)
+							src.received.Add(next - off)
+							a.deliver(src, g.grant, off, newBlock(int(next-off)))
+							off = next
+						}
+						a.ended(src, g.grant, nil)
+					}
+				}
+			})
+		}
+		if err := consume(a); err != nil {
+			b.Fatal(err)
+		}
+		a.close()
+		wg.Wait()
+	}
+	b.ReportMetric(b.Elapsed().Seconds()*1e3/float64(b.N)/(size/dataFrameSize), "ms/frame")
+}
+
+// benchmarkAggregationLatency is the time from a frame's arrival to its reader's return, through a goroutine that waits for it,
+// with the copy of the 64 KiB out of the block: what an ordered reader has to wait for longer than one of a QUIC stream.
+func benchmarkAggregationLatency(b *testing.B) {
+	const frame = 64 << 10
+	a, grants := newBenchAggregator(b, 1<<40, "a")
+	read := make(chan time.Time)
+	quit := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		buf := make([]byte, frame)
+		for {
+			if n, err := a.read(buf); n != frame || err != nil {
+				return
+			}
+			select {
+			case read <- time.Now():
+			case <-quit:
+				return
+			}
+		}
+	})
+	src := a.sources["a"] // nobody else changes it
+	var g schedAction
+	var total time.Duration
+	n := 0
+	for b.Loop() {
+		if g.start == g.end {
+			if g.grant != 0 {
+				a.ended(src, g.grant, nil)
+			}
+			g = <-grants["a"]
+		}
+		block := newBlock(frame)
+		src.received.Add(frame)
+		arrived := time.Now()
+		a.deliver(src, g.grant, g.start, block)
+		total += (<-read).Sub(arrived)
+		g.start += frame
+		n++
+	}
+	close(quit)
+	a.close()
+	wg.Wait()
+	b.ReportMetric(total.Seconds()*1e3/float64(n), "ms/frame")
+}
+
+// benchmarkShortFrames receives a secondary stream in frames of 64 bytes: what a peer that writes so little at once costs.
+func benchmarkShortFrames(b *testing.B, batch int) {
+	const frame, count = 64, 1 << 14
+	var raw []byte
+	for range count {
+		raw = append(appendDataHeader(raw, frame), make([]byte, frame)...)
+	}
+	u, err := newUnits(frame*count, frame, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	conf := (&Config{}).populate()
+	b.SetBytes(frame * count)
+	deliveries, loops := 0, 0
+	for b.Loop() {
+		a := newStreamAggregator(b.Context(), FirstAggregateStreamID, u, frame, nil, conf)
+		a.begin, a.hope, a.done, a.tell = func() {}, func() bool { return true }, func() {}, func(schedAction) {}
+		a.attach("a", func() time.Duration { return 0 })
+		a.w, a.mode = writerFunc(func(p []byte, _ int64) (int, error) { deliveries++; return len(p), nil }), consumerUnordered
+		h := newSecondaryStreamHandler(nil, conf)
+		id := secondaryStreamID{"a", 3}
+		mapping, err := h.mappings.create(id, a.id, 1, 0, time.Now())
+		if err != nil {
+			b.Fatal(err)
+		}
+		reader := &frameReader{r: &piecewise{rest: raw}}
+		in := &intake{h: h, a: a, src: a.sources["a"], info: &secondaryStreamInfo{mapping: mapping}, mapping: mapping, frames: reader, batch: batch}
+		if err := h.receive(&metadataProtocol{r: reader, id: 3}, in, u.total); err != io.EOF {
+			b.Fatal(err)
+		}
+		a.close()
+		loops++
+	}
+	b.ReportMetric(float64(deliveries)/float64(loops)/count, "deliveries/frame")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(loops)/count, "ns/frame")
+}
+
+// piecewise returns what is left, as far as p takes it.
+type piecewise struct{ rest []byte }
+
+func (r *piecewise) Read(p []byte) (int, error) {
+	if len(r.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}

@@ -1,0 +1,114 @@
+package kwik
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+)
+
+// This file is the consumer's side of the stream aggregator.
+
+var errTwoConsumers = errors.New("kwik: an aggregate stream has one consumer: Read or CopyTo, not both")
+
+// demand starts the flow for a consumer of the given mode. Called with the lock held, which it gives up meanwhile.
+func (a *streamAggregator) demand(mode consumerMode) error {
+	if a.err != nil {
+		return a.err
+	}
+	if a.mode != consumerNone {
+		if a.mode != mode || mode == consumerUnordered {
+			return errTwoConsumers
+		}
+		return nil
+	}
+	a.mode = mode
+	if mode == consumerOrdered {
+		a.sched.limit = a.units.floor(a.window)
+	}
+	a.mu.Unlock()
+	a.begin()
+	a.mu.Lock()
+	if a.err != nil {
+		return a.err
+	}
+	a.wg.Go(a.run)
+	if !a.pushed {
+		a.sched.start(time.Now())
+		a.dispatch()
+	}
+	return nil
+}
+
+// read is Stream.Read.
+func (a *streamAggregator) read(p []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.demand(consumerOrdered); err != nil {
+		return 0, err
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		pos := a.offsets.read
+		if n := a.arrived.take(pos, p); n > 0 {
+			a.offsets.consume(n)
+			if a.pushed {
+				a.moveWindow()
+			} else {
+				a.sched.setLimit(a.offsets.read+a.window, time.Now())
+				a.dispatch()
+			}
+			return n, nil
+		}
+		switch {
+		case pos == a.units.total:
+			return 0, io.EOF
+		case a.err != nil:
+			return 0, a.err
+		case !a.deadline.IsZero() && !time.Now().Before(a.deadline):
+			return 0, os.ErrDeadlineExceeded
+		}
+		a.changed.Wait()
+	}
+}
+
+// setReadDeadline is Stream.SetReadDeadline.
+func (a *streamAggregator) setReadDeadline(t time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.deadline = t
+	if a.alarm != nil {
+		a.alarm.Stop()
+		a.alarm = nil
+	}
+	if !t.IsZero() {
+		a.alarm = time.AfterFunc(time.Until(t), func() {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.changed.Broadcast()
+		})
+	}
+	a.changed.Broadcast()
+}
+
+// copyTo is Stream.CopyTo.
+func (a *streamAggregator) copyTo(ctx context.Context, w io.WriterAt) (int64, error) {
+	stop := context.AfterFunc(ctx, func() { a.fail(context.Cause(ctx)) })
+	defer stop()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mode == consumerNone {
+		a.w = w
+	}
+	if err := a.demand(consumerUnordered); err != nil {
+		return 0, err
+	}
+	for (!a.sched.done() && a.err == nil) || a.writing > 0 || a.replaces > 0 { // w is not written to after the return
+		a.changed.Wait()
+	}
+	a.returned = true
+	return a.sched.had.Total(), a.err
+}

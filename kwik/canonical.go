@@ -1,0 +1,176 @@
+package kwik
+
+import (
+	"math"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// This file holds the rules that make a frame mean the same to every parser (docs/PROTOCOL.md section 6): Protocol
+// Buffers lets a field come twice (the last counts, or both merge), lets a number be longer than it need be, and takes a
+// field of another wire type for one that it does not know. KWIK refuses all three. Fields that this version does not know
+// are skipped.
+
+// checkCanonical checks an encoded message, with the messages in it. What does not parse at all is refused, too, but for text
+// that is not UTF-8, which the decoder finds.
+func checkCanonical(raw []byte, d protoreflect.MessageDescriptor) error {
+	var seen uint64 // by field number; of the members of a oneof, the number of the first
+	fields := d.Fields()
+	for len(raw) > 0 {
+		number, wire, value, n, err := consumeCanonical(raw)
+		if err != nil {
+			return err
+		}
+		raw = raw[n:]
+		field := fields.ByNumber(number)
+		if field == nil {
+			continue
+		}
+		want := wireType(field.Kind())
+		if field.IsList() && wire == protowire.BytesType && want == protowire.VarintType { // packed
+			for len(value) > 0 {
+				_, n, err := consumeVarint(value)
+				if err != nil {
+					return err
+				}
+				value = value[n:]
+			}
+			continue
+		}
+		if wire != want {
+			return errorf(ErrMetadataProtocolViolation, "field %s of wire type %d", field.Name(), wire)
+		}
+		if wire == protowire.VarintType && !fits(value, field.Kind()) {
+			return errorf(ErrMetadataProtocolViolation, "field %s is too large", field.Name())
+		}
+		if !field.IsList() {
+			bit := uint64(1) << number
+			if oneof := field.ContainingOneof(); oneof != nil {
+				bit = 1 << oneof.Fields().Get(0).Number()
+			}
+			if seen&bit != 0 {
+				return errorf(ErrMetadataProtocolViolation, "field %s comes twice", field.Name())
+			}
+			seen |= bit
+			if d == frameDescriptor && number == frameFieldType && seen&(1<<frameFieldPayload) != 0 {
+				return errorf(ErrMetadataProtocolViolation, "type after payload")
+			}
+		}
+		if field.Kind() == protoreflect.MessageKind {
+			if err := checkCanonical(value, field.Message()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unmarshalCanonical checks a message and decodes it.
+func unmarshalCanonical(raw []byte, m proto.Message) error {
+	d := m.ProtoReflect().Descriptor()
+	if err := checkCanonical(raw, d); err != nil {
+		return err
+	}
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(raw, m); err != nil {
+		return errorf(ErrMetadataProtocolViolation, "%s does not parse: %w", d.Name(), err)
+	}
+	return nil
+}
+
+var frameDescriptor = (*kwikpb.StreamMetadataFrame)(nil).ProtoReflect().Descriptor()
+
+// consumeCanonical reads the field at the start of raw: its value is the varint, the fixed bytes or the content, and n the
+// bytes of the whole.
+func consumeCanonical(raw []byte) (number protowire.Number, wire protowire.Type, value []byte, n int, err error) {
+	tag, n, err := consumeVarint(raw)
+	if err != nil {
+		return 0, 0, nil, 0, err
+	}
+	if number, wire = protowire.DecodeTag(tag); !number.IsValid() {
+		return 0, 0, nil, 0, errorf(ErrMetadataProtocolViolation, "field number %d", tag>>3)
+	}
+	length := 0
+	switch wire {
+	case protowire.VarintType:
+		if _, length, err = consumeVarint(raw[n:]); err != nil {
+			return 0, 0, nil, 0, err
+		}
+	case protowire.Fixed32Type:
+		length = 4
+	case protowire.Fixed64Type:
+		length = 8
+	case protowire.BytesType:
+		v, k, err := consumeVarint(raw[n:])
+		if err != nil {
+			return 0, 0, nil, 0, err
+		}
+		length = int(min(v, math.MaxInt32)) // more does not fit either
+		n += k
+	default:
+		return 0, 0, nil, 0, errorf(ErrMetadataProtocolViolation, "field of wire type %d", wire)
+	}
+	if length > len(raw)-n {
+		return 0, 0, nil, 0, errorf(ErrMetadataProtocolViolation, "field of %d bytes in %d bytes", length, len(raw)-n)
+	}
+	return number, wire, raw[n : n+length], n + length, nil
+}
+
+// consumeVarint reads a varint that is no longer than it need be.
+func consumeVarint(raw []byte) (v uint64, n int, err error) {
+	if v, n = protowire.ConsumeVarint(raw); n < 0 || n != protowire.SizeVarint(v) {
+		return 0, 0, errorf(ErrMetadataProtocolViolation, "varint that is cut off or too long")
+	}
+	return v, n, nil
+}
+
+// fits reports whether a varint is a value of its field's type, and not one that a decoder would cut down to it.
+func fits(value []byte, kind protoreflect.Kind) bool {
+	v, _ := protowire.ConsumeVarint(value)
+	switch kind {
+	case protoreflect.BoolKind:
+		return v <= 1
+	case protoreflect.Uint32Kind, protoreflect.EnumKind:
+		return v <= math.MaxUint32
+	}
+	return true
+}
+
+// wireType returns the wire type of the kinds of field that KWIK's messages have.
+func wireType(kind protoreflect.Kind) protowire.Type {
+	switch kind {
+	case protoreflect.StringKind, protoreflect.BytesKind, protoreflect.MessageKind:
+		return protowire.BytesType
+	}
+	return protowire.VarintType
+}
+
+// A fieldCheck is the same for a message that is parsed from a stream as it arrives: which of its fields came.
+type fieldCheck struct {
+	wires []protowire.Type // of the known fields, by number; element 0 is none
+	seen  uint32
+}
+
+// The known fields of StreamMetadataFrame and SecondaryStreamData.
+var (
+	frameWires = []protowire.Type{-1, protowire.VarintType, protowire.VarintType, protowire.BytesType, protowire.VarintType, protowire.BytesType}
+	dataWires  = []protowire.Type{-1, protowire.VarintType, protowire.VarintType, protowire.VarintType, protowire.BytesType, protowire.VarintType, protowire.VarintType, protowire.BytesType}
+)
+
+// take notes a field and reports whether it may come.
+func (c *fieldCheck) take(number protowire.Number, wire protowire.Type) error {
+	if int(number) >= len(c.wires) {
+		return nil // unknown
+	}
+	if wire != c.wires[number] {
+		return errorf(ErrMetadataProtocolViolation, "field %d of wire type %d", number, wire)
+	}
+	if c.seen&(1<<number) != 0 {
+		return errorf(ErrMetadataProtocolViolation, "field %d comes twice", number)
+	}
+	c.seen |= 1 << number
+	return nil
+}

@@ -1,0 +1,201 @@
+package kwik
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// A SecondaryStreamState is where a secondary stream is in its life.
+type SecondaryStreamState int
+
+const (
+	SecondaryStreamOpening SecondaryStreamState = iota // it is there, OPEN is not, or not the KWIK stream that it names
+	SecondaryStreamActive                              // mapped, DATA comes
+	SecondaryStreamClosing                             // CLOSE came, the stream's end is due
+	SecondaryStreamClosed                              // read to its end, or not needed any more
+	SecondaryStreamError                               // interrupted, or the source broke a rule
+)
+
+func (s SecondaryStreamState) String() string {
+	switch s {
+	case SecondaryStreamOpening:
+		return "opening"
+	case SecondaryStreamActive:
+		return "active"
+	case SecondaryStreamClosing:
+		return "closing"
+	case SecondaryStreamClosed:
+		return "closed"
+	case SecondaryStreamError:
+		return "error"
+	}
+	return "unknown"
+}
+
+// SecondaryStreamInfo is a snapshot of a secondary stream.
+type SecondaryStreamInfo struct {
+	Path      PathID
+	StreamID  int64 // the QUIC stream id on that path
+	State     SecondaryStreamState
+	CreatedAt time.Time
+	Received  int64            // payload bytes that arrived
+	Mapping   *MappingMetadata // nil if it was never mapped
+	Err       error            // why it is in SecondaryStreamError
+}
+
+// SecondaryStreamStats counts the secondary streams of one path, over all its connections.
+type SecondaryStreamStats struct {
+	ActiveStreams   int   // open now: MappedStreams and UnmappedStreams
+	MappedStreams   int   // whose KWIK stream is known
+	UnmappedStreams int   // whose OPEN has not come
+	TotalStreams    int   // since the session began
+	TotalBytes      int64 // payload bytes that arrived
+	CountedBytes    int64 // of those, the ones that were first to come, and proved
+	// AggregationRatio is CountedBytes in TotalBytes, 1 at best; 0 before anything arrived.
+	AggregationRatio float64
+}
+
+func (s *SecondaryStreamStats) add(t SecondaryStreamStats) {
+	s.ActiveStreams += t.ActiveStreams
+	s.MappedStreams += t.MappedStreams
+	s.UnmappedStreams += t.UnmappedStreams
+	s.TotalStreams += t.TotalStreams
+	s.TotalBytes += t.TotalBytes
+	s.CountedBytes += t.CountedBytes
+	if s.TotalBytes > 0 {
+		s.AggregationRatio = float64(s.CountedBytes) / float64(s.TotalBytes)
+	}
+}
+
+// endedKept is how many secondary streams of a path are remembered after they ended.
+const endedKept = 16
+
+// A pathStreams is what the secondary stream handler keeps of a path besides the streams that are open.
+type pathStreams struct {
+	opened   int                   // streams so far
+	received int64                 // payload bytes of the streams that ended
+	counted  int64                 // bytes that counted
+	ended    []SecondaryStreamInfo // the newest endedKept, the oldest first
+}
+
+// pathStreams returns the record of a path. Called with the lock held.
+func (h *secondaryStreamHandler) pathStreams(id PathID) *pathStreams {
+	p := h.paths[id]
+	if p == nil {
+		p = &pathStreams{}
+		h.paths[id] = p
+	}
+	return p
+}
+
+// enter makes a stream known.
+func (h *secondaryStreamHandler) enter(id secondaryStreamID, info *secondaryStreamInfo) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	info.createdAt = time.Now()
+	h.streams[id] = info
+	h.pathStreams(id.path).opened++
+}
+
+// leave forgets a stream that is over, but for how it ended: err is why it did before its CLOSE and FIN.
+func (h *secondaryStreamHandler) leave(id secondaryStreamID, info *secondaryStreamInfo, a *streamAggregator, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	info.state = SecondaryStreamClosed
+	if err != nil && !unneeded(a, err) {
+		info.state = SecondaryStreamError
+	}
+	last := info.snapshot(id)
+	if info.state == SecondaryStreamError {
+		last.Err = err
+	}
+	delete(h.streams, id)
+	h.mappings.remove(id)
+	p := h.pathStreams(id.path)
+	p.received += last.Received
+	if len(p.ended) == endedKept {
+		p.ended = slices.Delete(p.ended, 0, 1)
+	}
+	p.ended = append(p.ended, last)
+}
+
+// unneeded reports whether a stream of a was cut off because nobody needs the rest: the KWIK stream has ended, the source is out
+// of it, or its grant was taken back.
+func unneeded(a *streamAggregator, err error) bool {
+	reset, ok := errors.AsType[*quic.StreamError](err)
+	return errors.Is(err, errStreamEnded) || errors.Is(err, errSourceGone) || (a != nil && a.ctx.Err() != nil) ||
+		(ok && ErrorCode(reset.ErrorCode) == NoError)
+}
+
+// counted takes over what of a source's bytes has counted since the last call.
+func (h *secondaryStreamHandler) counted(s *source) {
+	n := s.counted.Swap(0)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pathStreams(s.id).counted += n
+}
+
+// forget drops the record of a path that the session forgets.
+func (h *secondaryStreamHandler) forget(id PathID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.paths, id)
+}
+
+// stats returns the counts of a path.
+func (h *secondaryStreamHandler) stats(path PathID) (st SecondaryStreamStats) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.paths[path]; p != nil {
+		st.add(SecondaryStreamStats{TotalStreams: p.opened, TotalBytes: p.received, CountedBytes: p.counted})
+	}
+	for id, info := range h.streams {
+		if id.path == path {
+			one := SecondaryStreamStats{ActiveStreams: 1, MappedStreams: 1, TotalBytes: info.received.Load()}
+			if info.mapping == nil {
+				one.MappedStreams, one.UnmappedStreams = 0, 1
+			}
+			st.add(one)
+		}
+	}
+	return st
+}
+
+// snapshot describes the stream. Called with the lock held.
+func (info *secondaryStreamInfo) snapshot(id secondaryStreamID) SecondaryStreamInfo {
+	x := SecondaryStreamInfo{Path: id.path, StreamID: id.id, State: info.state, CreatedAt: info.createdAt, Received: info.received.Load()}
+	if info.mapping != nil {
+		meta := info.mapping.MappingMetadata
+		x.Mapping = &meta
+	}
+	return x
+}
+
+// snapshot returns all streams that are open and the last that ended, by path and id.
+func (h *secondaryStreamHandler) snapshot() (all []SecondaryStreamInfo) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for id, info := range h.streams {
+		all = append(all, info.snapshot(id))
+	}
+	for _, p := range h.paths {
+		all = append(all, p.ended...)
+	}
+	slices.SortFunc(all, func(a, b SecondaryStreamInfo) int {
+		return secondaryStreamID{a.Path, a.StreamID}.compare(secondaryStreamID{b.Path, b.StreamID})
+	})
+	return all
+}
+
+// SecondaryStreams returns a snapshot of the secondary streams that are open and, of each path, of the last 16 that ended.
+func (s *ClientSession) SecondaryStreams() []SecondaryStreamInfo { return s.handler.snapshot() }
+
+// Mappings returns a snapshot of the mappings of secondary streams to KWIK streams, by path and stream.
+func (s *ClientSession) Mappings() []MappingMetadata {
+	s.handler.mu.Lock()
+	defer s.handler.mu.Unlock()
+	return s.handler.mappings.snapshot()
+}
