@@ -342,6 +342,9 @@ func (a *streamAggregator) refute(s *source, grant uint64, off, end int64, cause
 		return refuted
 	}
 	defer a.mu.Unlock()
+	if a.err != nil {
+		return errStreamEnded // another delivery failed at the same time, and has been told of
+	}
 	a.blame(s.id, off, end-off, cause)
 	switch again := strategy == FallbackRequestRetransmission; {
 	case strategy == FallbackCloseStream:

@@ -39,7 +39,7 @@ func main() {
 	case len(args) >= 3 && args[0] == "get":
 		err = get(args[1], args[2:])
 	default:
-		err = errors.New("usage: native serve ADDR FILE | native get OUT ADDR...")
+		err = errors.New("usage: native serve ADDR FILE | native get OUT ADDR [ADDR ...]")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "native:", err)
