@@ -18,6 +18,9 @@ func reorder(app *cli.App, args []string) []string {
 	}
 	at := 1
 	for at < len(args) && strings.HasPrefix(args[at], "-") {
+		if args[at] == "--" {
+			return args // nothing after it is a flag, not even the command's
+		}
 		at++ // flags of kwikcp itself, none of which has a value
 	}
 	if at == len(args) {
