@@ -271,7 +271,7 @@ func (p *metadataProtocol) skip(wire protowire.Type) error {
 		return errorf(ErrMetadataProtocolViolation, "field of %d bytes in %d bytes of frame", n, p.left)
 	}
 	for range n {
-		if _, err := p.byte(); err != nil {
+		if _, err := p.ReadByte(); err != nil {
 			return err
 		}
 	}
@@ -292,30 +292,10 @@ func (p *metadataProtocol) tag(fields *fieldCheck) (protowire.Number, protowire.
 }
 
 // varint reads a varint, a byte at a time so as not to read past it.
-func (p *metadataProtocol) varint() (uint64, error) {
-	var v uint64
-	for shift := 0; ; shift += 7 {
-		b, err := p.byte()
-		if err != nil {
-			if err == io.EOF && shift > 0 {
-				err = io.ErrUnexpectedEOF
-			}
-			return 0, err
-		}
-		if shift == 63 && b > 1 {
-			return 0, errorf(ErrMetadataProtocolViolation, "varint of more than 64 bits")
-		}
-		v |= uint64(b&0x7f) << shift
-		if b < 0x80 {
-			if b == 0 && shift > 0 {
-				return 0, errorf(ErrMetadataProtocolViolation, "varint that is longer than it need be")
-			}
-			return v, nil
-		}
-	}
-}
+func (p *metadataProtocol) varint() (uint64, error) { return readVarint(p) }
 
-func (p *metadataProtocol) byte() (byte, error) {
+// ReadByte reads a byte of the current frame.
+func (p *metadataProtocol) ReadByte() (byte, error) {
 	if p.left == 0 {
 		return 0, errorf(ErrMetadataProtocolViolation, "field passes the end of its frame")
 	}
