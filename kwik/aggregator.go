@@ -239,18 +239,18 @@ func (a *streamAggregator) noSource() error {
 // errSourceGone is what a source gets that still answers grants of a stream that it is out of: no fault, for the two cross.
 var errSourceGone = errors.New("kwik: the source is out of this stream")
 
-// extent checks that a grant is this source's and returns its range as it was first granted.
-func (a *streamAggregator) extent(id PathID, grant uint64) (s *source, start, end int64, err error) {
+// extent checks that a grant is this source's and returns its range: where it ends now, and where it did when it was first granted.
+func (a *streamAggregator) extent(id PathID, grant uint64) (s *source, start, end, granted int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	start, end, ok := a.sched.extent(id, grant)
+	start, end, granted, ok := a.sched.extent(id, grant)
 	if s := a.sources[id]; !ok && s != nil && s.gone {
-		return nil, 0, 0, errSourceGone
+		return nil, 0, 0, 0, errSourceGone
 	}
 	if !ok {
-		return nil, 0, 0, errorf(ErrMetadataProtocolViolation, "grant %d is not this source's", grant).onPath(id).onStream(a.id, -1)
+		return nil, 0, 0, 0, errorf(ErrMetadataProtocolViolation, "grant %d is not this source's", grant).onPath(id).onStream(a.id, -1)
 	}
-	return a.sources[id], start, end, nil
+	return a.sources[id], start, end, granted, nil
 }
 
 // deliver takes the payload of a DATA frame, whole units from off on, under a grant; it takes the block over. It returns

@@ -162,12 +162,12 @@ func benchmarkShortFrames(b *testing.B, batch int) {
 		a.w, a.mode = writerFunc(func(p []byte, _ int64) (int, error) { deliveries++; return len(p), nil }), consumerUnordered
 		h := newSecondaryStreamHandler(nil, conf)
 		id := secondaryStreamID{"a", 3}
-		mapping, err := h.mappings.create(id, a.id, 1, 0, time.Now())
+		mapping, err := h.mappings.create(id, a.id, 1, 0, a.units.total, time.Now())
 		if err != nil {
 			b.Fatal(err)
 		}
 		reader := &frameReader{r: &piecewise{rest: raw}}
-		in := &intake{h: h, a: a, src: a.sources["a"], info: &secondaryStreamInfo{mapping: mapping}, mapping: mapping, frames: reader, batch: batch}
+		in := &intake{h: h, a: a, src: a.sources["a"], info: &secondaryStreamInfo{}, mapping: mapping, frames: reader, batch: batch}
 		if err := h.receive(&metadataProtocol{r: reader, id: 3}, in, u.total); err != io.EOF {
 			b.Fatal(err)
 		}

@@ -15,7 +15,7 @@ import (
 
 // A Listener accepts clients, and, on a primary, secondaries that join.
 //
-// Its goroutines are the accept loop and one per connection or membership; Close ends them all and waits for them.
+// Its goroutines are the accept loop, on a primary the one that renews tickets, and one per connection or membership; Close ends them all and waits for them.
 type Listener struct {
 	config    *Config
 	tls       *tls.Config
@@ -63,6 +63,9 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *Config) (*Listener, 
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.wg.Go(l.acceptLoop)
+	if c.Role == ServerRolePrimary {
+		l.wg.Go(l.renewTickets)
+	}
 	return l, nil
 }
 

@@ -25,13 +25,13 @@ type MappingMetadata struct {
 	LastActivity    time.Time // when bytes last came, or this side last held them up
 	Bytes           int64     // payload so far
 	Offset          int64     // where the next byte belongs in the KWIK stream
+	End             int64     // where the source is to stop, as it was last told
 }
 
 // mappingMetadata is what is known about one mapping.
 type mappingMetadata struct {
 	MappingMetadata
 	grant  uint64 // 0 for a mapping without a grant
-	start  int64  // offset of the first byte
 	pushed bool   // the source owes nothing, so the mapping never expires
 }
 
@@ -63,71 +63,42 @@ func newStreamMappingManager(limit int) *streamMappingManager {
 	}
 }
 
-// create maps a secondary stream to a KWIK stream, from offset on. A stream that is mapped already is a conflict,
+// create maps a secondary stream to the bytes [start, end) of a KWIK stream. A stream that is mapped already is a conflict,
 // whatever its target; so is a second stream for the same grant. Grant 0 stands for none.
-func (m *streamMappingManager) create(secondary secondaryStreamID, kwikStream StreamID, grant uint64, offset int64, now time.Time) (*mappingMetadata, error) {
+func (m *streamMappingManager) create(secondary secondaryStreamID, kwikStream StreamID, grant uint64, start, end int64, now time.Time) (*mappingMetadata, error) {
 	if old := m.secondaryToKwik[secondary]; old != nil {
 		return nil, errorf(ErrStreamMappingConflict, "secondary stream %d is mapped to %#x already", secondary.id, uint64(old.KWIKStream)).
-			onPath(secondary.path).onStream(kwikStream, offset)
+			onPath(secondary.path).onStream(kwikStream, start)
 	}
-	meta := &mappingMetadata{MappingMetadata: MappingMetadata{Path: secondary.path, SecondaryStream: secondary.id, CreatedAt: now}}
-	if err := m.checkGrant(meta, kwikStream, grant, offset); err != nil {
-		return nil, err
+	if old := m.grants[grantKey{kwikStream, grant}]; grant != 0 && old != nil {
+		return nil, errorf(ErrStreamMappingConflict, "grant %d is answered by secondary stream %d already", grant, old.SecondaryStream).
+			onPath(secondary.path).onStream(kwikStream, start)
 	}
 	if len(m.secondaryToKwik) >= m.limit {
 		return nil, errorf(ErrSecondaryStreamOverflow, "%d secondary streams are mapped", m.limit).
-			onPath(secondary.path).onStream(kwikStream, offset)
+			onPath(secondary.path).onStream(kwikStream, start)
 	}
+	meta := &mappingMetadata{grant: grant, MappingMetadata: MappingMetadata{
+		Path: secondary.path, SecondaryStream: secondary.id, KWIKStream: kwikStream,
+		CreatedAt: now, LastActivity: now, Offset: start, End: end,
+	}}
 	m.secondaryToKwik[secondary] = meta
-	m.link(meta, kwikStream, grant, offset, now)
-	return meta, nil
-}
-
-// update moves a mapping to another place: another KWIK stream, grant or offset. What was written so far stays counted. A
-// stream that is not mapped and a grant that another answers are conflicts, which change nothing.
-func (m *streamMappingManager) update(secondary secondaryStreamID, kwikStream StreamID, grant uint64, offset int64, now time.Time) error {
-	meta := m.secondaryToKwik[secondary]
-	if meta == nil {
-		return errorf(ErrStreamMappingConflict, "secondary stream %d is not mapped", secondary.id).
-			onPath(secondary.path).onStream(kwikStream, offset)
-	}
-	if err := m.checkGrant(meta, kwikStream, grant, offset); err != nil {
-		return err
-	}
-	m.unlink(meta)
-	m.link(meta, kwikStream, grant, offset, now)
-	return nil
-}
-
-// checkGrant refuses a grant that another mapping than meta answers.
-func (m *streamMappingManager) checkGrant(meta *mappingMetadata, kwikStream StreamID, grant uint64, offset int64) error {
-	if old := m.grants[grantKey{kwikStream, grant}]; grant != 0 && old != nil && old != meta {
-		return errorf(ErrStreamMappingConflict, "grant %d is answered by secondary stream %d already", grant, old.SecondaryStream).
-			onPath(meta.Path).onStream(kwikStream, offset)
-	}
-	return nil
-}
-
-// link enters a mapping under its KWIK stream and grant.
-func (m *streamMappingManager) link(meta *mappingMetadata, kwikStream StreamID, grant uint64, offset int64, now time.Time) {
-	meta.KWIKStream, meta.grant, meta.start, meta.Offset, meta.LastActivity = kwikStream, grant, offset, offset, now
 	if m.kwikToSecondaries[kwikStream] == nil {
 		m.kwikToSecondaries[kwikStream] = make(map[secondaryStreamID]*mappingMetadata)
 	}
-	m.kwikToSecondaries[kwikStream][meta.secondary()] = meta
+	m.kwikToSecondaries[kwikStream][secondary] = meta
 	if grant != 0 {
 		m.grants[grantKey{kwikStream, grant}] = meta
 	}
+	return meta, nil
 }
 
-// unlink is link's opposite.
-func (m *streamMappingManager) unlink(meta *mappingMetadata) {
-	streams := m.kwikToSecondaries[meta.KWIKStream]
-	delete(streams, meta.secondary())
-	if len(streams) == 0 {
-		delete(m.kwikToSecondaries, meta.KWIKStream)
+// update moves the end of the mapping that answers a grant: the source was told to stop at end. A grant that no stream answers yet
+// is no error; whoever creates its mapping knows where it ends now.
+func (m *streamMappingManager) update(kwikStream StreamID, grant uint64, end int64) {
+	if meta := m.grants[grantKey{kwikStream, grant}]; meta != nil {
+		meta.End = end
 	}
-	delete(m.grants, grantKey{meta.KWIKStream, meta.grant})
 }
 
 // target returns the mapping of a secondary stream, nil if it has none.
@@ -150,18 +121,6 @@ func (m *streamMappingManager) advance(meta *mappingMetadata, n int, now time.Ti
 // touch says that a mapping is in use though no byte was placed.
 func (m *streamMappingManager) touch(meta *mappingMetadata, now time.Time) { meta.LastActivity = now }
 
-// checkRange refuses bytes [start, end) of a KWIK stream of which another path's mapping has written a part. Under grants that
-// cannot happen; it is for sources that write without. It looks at each mapping of the KWIK stream.
-func (m *streamMappingManager) checkRange(path PathID, kwikStream StreamID, start, end int64) error {
-	for _, meta := range m.kwikToSecondaries[kwikStream] {
-		if from := max(start, meta.start); meta.Path != path && from < min(end, meta.Offset) {
-			return errorf(ErrStreamMappingConflict, "path %q has written [%d, %d)", string(meta.Path), meta.start, meta.Offset).
-				onPath(path).onStream(kwikStream, from)
-		}
-	}
-	return nil
-}
-
 // expire returns the mappings whose sources owe bytes and on which nothing happened since a time. They stay until their
 // streams, which the owner cancels, have ended.
 func (m *streamMappingManager) expire(since time.Time) (idle []*mappingMetadata) {
@@ -175,9 +134,16 @@ func (m *streamMappingManager) expire(since time.Time) (idle []*mappingMetadata)
 
 // remove forgets a mapping; one that is not there is no error.
 func (m *streamMappingManager) remove(secondary secondaryStreamID) {
-	if meta := m.secondaryToKwik[secondary]; meta != nil {
-		m.unlink(meta)
-		delete(m.secondaryToKwik, secondary)
+	meta := m.secondaryToKwik[secondary]
+	if meta == nil {
+		return
+	}
+	delete(m.secondaryToKwik, secondary)
+	delete(m.grants, grantKey{meta.KWIKStream, meta.grant})
+	streams := m.kwikToSecondaries[meta.KWIKStream]
+	delete(streams, secondary)
+	if len(streams) == 0 {
+		delete(m.kwikToSecondaries, meta.KWIKStream)
 	}
 }
 

@@ -3,6 +3,7 @@ package kwik
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -61,6 +62,27 @@ func (l *Listener) dismiss(m *member, reason string) bool {
 		s.tellGone(m.id, reason)
 	}
 	return true
+}
+
+// renewTickets gives the clients new tickets long before theirs expire, so that a session may take all the time that it wants. It
+// ends with the listener.
+func (l *Listener) renewTickets() {
+	ticker := time.NewTicker(ticketLife / 3)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-ticker.C:
+			l.mu.Lock()
+			for s := range l.sessions {
+				for _, m := range l.members.byID {
+					s.tellMember(m)
+				}
+			}
+			l.mu.Unlock()
+		}
+	}
 }
 
 // A Member is a secondary of a primary, as Members returns it.

@@ -41,6 +41,24 @@ func TestJoinDuringATransfer(t *testing.T) {
 	})
 }
 
+// Tickets are renewed before they expire, those of paths and those of streams: a day later a secondary's path that was lost is dialled
+// again, and it serves what was offered at first.
+func TestTicketsAreRenewed(t *testing.T) {
+	inWorld(t, 1, lan, func(w *world) {
+		client, server := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		s := w.offer(client, server, unit)
+		time.Sleep(2*ticketLife + time.Hour)
+		(<-w.secondaries[0].sessions).CloseWithError(0, "")
+		w.within(time.Second, func() bool { return w.path(client, "s1").State != PathActive })
+		w.wantState(client, "s1", PathActive)
+		w.copy(s).wantAll()
+		if delivered(s, "s1") == 0 {
+			w.t.Error("the secondary delivered nothing")
+		}
+	})
+}
+
 // A secondary that leaves its primary is not offered to new clients. A client that it serves goes on with it, closes the
 // path when it needs it no more, and does not come back.
 func TestLeaveDuringATransfer(t *testing.T) {

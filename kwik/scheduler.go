@@ -257,13 +257,13 @@ func (s *scheduler) closed(grant uint64, now time.Time) (undelivered int64) {
 	return undelivered
 }
 
-// extent returns what a grant of a source allows: its start and the end as it was first granted.
-func (s *scheduler) extent(id PathID, grant uint64) (start, end int64, ok bool) {
+// extent returns what a grant of a source allows: its start, its end, and the end as it was first granted.
+func (s *scheduler) extent(id PathID, grant uint64) (start, end, granted int64, ok bool) {
 	g := s.grants[grant]
 	if g == nil || g.path.id != id {
-		return 0, 0, false
+		return 0, 0, 0, false
 	}
-	return g.start, g.granted, true
+	return g.start, g.end, g.granted, true
 }
 
 // missing reports whether any byte of [start, end) is not had.

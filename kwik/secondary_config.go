@@ -6,7 +6,8 @@ import "time"
 // defaults; values outside a range are clipped to it.
 type SecondaryStreamConfig struct {
 	// MaxStreamsPerPath is how many secondary streams a server may have open at once on one path: QUIC's limit of
-	// incoming unidirectional streams. More wait at the server. 0 means 32; the range is 1 to 256. Clients only.
+	// incoming unidirectional streams. More wait at the server. Each may make the client hold BufferSize bytes, or one unit if
+	// that is more, before its payload has come. 0 means 32; the range is 1 to 256. Clients only.
 	MaxStreamsPerPath int
 
 	// StreamTimeout is for how long nothing may arrive on the secondary stream of a source that was granted bytes, while this

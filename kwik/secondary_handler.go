@@ -36,10 +36,9 @@ type secondaryStreamInfo struct {
 	received  atomic.Int64 // payload bytes that arrived
 
 	state   SecondaryStreamState
-	mapping *mappingMetadata // once active, as src
-	src     *source
-	seen    int64 // received at the last sweep
-	expired bool  // given up by sweep
+	src     *source // once mapped
+	seen    int64   // received at the last sweep
+	expired bool    // given up by sweep
 }
 
 func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), c *Config) *secondaryStreamHandler {
@@ -96,16 +95,16 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 		}
 		return nil, errorf(ErrMetadataProtocolViolation, "secondary stream for a stream that was never offered").onStream(kwikID, -1)
 	}
-	src, grant, start, end, err := h.admit(a, id.path, f.open)
+	src, x, err := h.admit(a, id.path, f.open)
 	if err != nil {
-		a.faulted(id.path, grant, err)
+		a.faulted(id.path, x.grant, err)
 		return a, err
 	}
 	h.mu.Lock()
-	mapping, err := h.mappings.create(id, kwikID, grant, start, time.Now())
+	mapping, err := h.mappings.create(id, kwikID, x.grant, x.start, x.end, time.Now())
 	if err == nil {
 		mapping.pushed = a.pushed
-		info.state, info.mapping, info.src = SecondaryStreamActive, mapping, src
+		info.state, info.src = SecondaryStreamActive, src
 	}
 	h.mu.Unlock()
 	if err != nil {
@@ -117,9 +116,9 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 	if a.ctx.Err() != nil {
 		return a, nil
 	}
-	err = h.receive(frames, &intake{h: h, a: a, src: src, info: info, mapping: mapping, frames: reader, off: start, batch: a.batch(h.config)}, end)
-	err = h.interrupted(info, err)
-	a.ended(src, grant, err)
+	err = h.receive(frames, &intake{h: h, a: a, src: src, info: info, mapping: mapping, frames: reader, off: x.start, batch: a.batch(h.config)}, x.granted)
+	err = h.interrupted(info, mapping, err)
+	a.ended(src, x.grant, err)
 	return a, err
 }
 
@@ -136,21 +135,27 @@ func (h *secondaryStreamHandler) target(done <-chan struct{}, kwikID StreamID, p
 	return a
 }
 
-// admit decides whether a source may write what OPEN announces, and where: under a grant, or, on a pushed stream, on its own.
-func (h *secondaryStreamHandler) admit(a *streamAggregator, path PathID, open *kwikpb.SecondaryStreamOpen) (src *source, grant uint64, start, end int64, err error) {
+// An admission is what a secondary stream may write: bytes [start, end) of its KWIK stream. What was under way when its grant was
+// shortened may go up to granted.
+type admission struct {
+	grant               uint64
+	start, end, granted int64
+}
+
+// admit decides whether a source may write what OPEN announces, and where: under a grant, or, on a pushed stream, on its own. The
+// grant is known in any case.
+func (h *secondaryStreamHandler) admit(a *streamAggregator, path PathID, open *kwikpb.SecondaryStreamOpen) (src *source, x admission, err error) {
 	offset := clampOffset(open.GetInitialOffset())
-	if grant = open.GetGrantId(); grant == 0 {
-		src, grant, err = a.adopt(path, offset)
-		return src, grant, offset, a.units.total, err
+	if x.grant = open.GetGrantId(); x.grant == 0 {
+		x = admission{start: offset, end: a.units.total, granted: a.units.total}
+		src, x.grant, err = a.adopt(path, offset)
+		return src, x, err
 	}
-	src, start, end, err = a.extent(path, grant)
-	if err != nil {
-		return nil, 0, 0, 0, err
+	src, x.start, x.end, x.granted, err = a.extent(path, x.grant)
+	if err == nil && offset != x.start && !(h.recovery.Metadata == RecoveryUseDefaults && offset == 0) {
+		err = errorf(ErrMetadataProtocolViolation, "grant %d begins at %d", x.grant, x.start).onStream(a.id, offset)
 	}
-	if offset != start && !(h.recovery.Metadata == RecoveryUseDefaults && offset == 0) {
-		err = errorf(ErrMetadataProtocolViolation, "grant %d begins at %d", grant, start).onStream(a.id, offset)
-	}
-	return src, grant, start, end, err
+	return src, x, err
 }
 
 // receive reads DATA frames up to CLOSE and FIN. end is where the grant ended when it was first given.
@@ -211,11 +216,16 @@ func (h *secondaryStreamHandler) finish(in *intake, c *kwikpb.SecondaryStreamClo
 func (h *secondaryStreamHandler) cancel(kwikID StreamID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, info := range h.streams {
-		if info.mapping != nil && info.mapping.KWIKStream == kwikID {
-			info.quic.CancelRead(StreamErrorCode(NoError))
-		}
+	for id := range h.mappings.sources(kwikID) {
+		h.streams[id].quic.CancelRead(StreamErrorCode(NoError))
 	}
+}
+
+// shorten records that the source of a grant was told to stop at end.
+func (h *secondaryStreamHandler) shorten(kwikID StreamID, grant uint64, end int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mappings.update(kwikID, grant, end)
 }
 
 // run gives up streams on which nothing comes until the session ends.
@@ -244,13 +254,14 @@ func (h *secondaryStreamHandler) sweep(now time.Time) {
 		}
 	}
 	for id, info := range h.streams {
-		if n := info.received.Load(); info.mapping != nil && (n != info.seen || busy[id.path]) {
+		meta := h.mappings.target(id)
+		if n := info.received.Load(); meta != nil && (n != info.seen || busy[id.path]) {
 			info.seen = n
-			h.mappings.touch(info.mapping, now)
+			h.mappings.touch(meta, now)
 		}
 	}
 	for _, meta := range h.mappings.expire(now.Add(-h.config.StreamTimeout)) {
-		if info := h.streams[meta.secondary()]; info != nil && info.state == SecondaryStreamActive {
+		if info := h.streams[meta.secondary()]; info.state == SecondaryStreamActive {
 			info.expired = true
 			info.quic.CancelRead(StreamErrorCode(ErrAggregationTimeout))
 		}
@@ -258,11 +269,11 @@ func (h *secondaryStreamHandler) sweep(now time.Time) {
 }
 
 // interrupted returns why a stream ended: err, or that it was given up.
-func (h *secondaryStreamHandler) interrupted(info *secondaryStreamInfo, err error) error {
+func (h *secondaryStreamHandler) interrupted(info *secondaryStreamInfo, meta *mappingMetadata, err error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if info.expired && err != nil {
-		return errorf(ErrAggregationTimeout, "nothing came for %v", h.config.StreamTimeout).onPath(info.mapping.Path).onStream(info.mapping.KWIKStream, info.mapping.Offset)
+		return errorf(ErrAggregationTimeout, "nothing came for %v", h.config.StreamTimeout).onPath(meta.Path).onStream(meta.KWIKStream, meta.Offset)
 	}
 	return err
 }

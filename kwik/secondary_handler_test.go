@@ -257,6 +257,34 @@ func TestSlowSecondaryStreams(t *testing.T) {
 	})
 }
 
+// The mapping of a secondary stream says where its source was last told to stop, whether that was before or after OPEN came.
+func TestMappingEnd(t *testing.T) {
+	inHostileScene(t, func(h *hostileScene) {
+		a := h.stream.agg
+		shorten := func(end int64) {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.sched.shorten(a.sched.grants[h.grant.GetGrantId()], end)
+			a.dispatch()
+		}
+		wantEnd := func(end int64) {
+			h.w.t.Helper()
+			h.w.within(time.Second, func() bool {
+				return slices.ContainsFunc(h.client.Mappings(), func(m MappingMetadata) bool { return m.Path == h.id && m.End == end })
+			})
+		}
+		before, after := int64(h.start+4*unit), int64(h.start+2*unit)
+		shorten(before)
+		x := h.fake.extent(h.open(), h.data(h.start, unit))
+		wantEnd(before)
+		shorten(after)
+		wantEnd(after)
+		x.write(h.data(h.start+unit, unit), wireClose(uint64(after)))
+		x.Close()
+		h.wantInfo(0, SecondaryStreamClosed)
+	})
+}
+
 func TestSecondaryStreamLimits(t *testing.T) {
 	conf := Config{SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 3, MetadataTimeout: 2 * time.Second}, SourceTimeout: time.Hour}
 	inSourceScene(t, 100_000, 1000, conf, nil, func(h *hostileScene) {

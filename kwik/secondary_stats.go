@@ -108,7 +108,7 @@ func (h *secondaryStreamHandler) leave(id secondaryStreamID, info *secondaryStre
 	if err != nil && !unneeded(a, err) {
 		info.state = SecondaryStreamError
 	}
-	last := info.snapshot(id)
+	last := h.describe(id, info)
 	if info.state == SecondaryStreamError {
 		last.Err = err
 	}
@@ -155,7 +155,7 @@ func (h *secondaryStreamHandler) stats(path PathID) (st SecondaryStreamStats) {
 	for id, info := range h.streams {
 		if id.path == path {
 			one := SecondaryStreamStats{ActiveStreams: 1, MappedStreams: 1, TotalBytes: info.received.Load()}
-			if info.mapping == nil {
+			if h.mappings.target(id) == nil {
 				one.MappedStreams, one.UnmappedStreams = 0, 1
 			}
 			st.add(one)
@@ -164,11 +164,11 @@ func (h *secondaryStreamHandler) stats(path PathID) (st SecondaryStreamStats) {
 	return st
 }
 
-// snapshot describes the stream. Called with the lock held.
-func (info *secondaryStreamInfo) snapshot(id secondaryStreamID) SecondaryStreamInfo {
+// describe returns a snapshot of a stream. Called with the lock held.
+func (h *secondaryStreamHandler) describe(id secondaryStreamID, info *secondaryStreamInfo) SecondaryStreamInfo {
 	x := SecondaryStreamInfo{Path: id.path, StreamID: id.id, State: info.state, CreatedAt: info.createdAt, Received: info.received.Load()}
-	if info.mapping != nil {
-		meta := info.mapping.MappingMetadata
+	if mapping := h.mappings.target(id); mapping != nil {
+		meta := mapping.MappingMetadata
 		x.Mapping = &meta
 	}
 	return x
@@ -179,7 +179,7 @@ func (h *secondaryStreamHandler) snapshot() (all []SecondaryStreamInfo) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for id, info := range h.streams {
-		all = append(all, info.snapshot(id))
+		all = append(all, h.describe(id, info))
 	}
 	for _, p := range h.paths {
 		all = append(all, p.ended...)

@@ -228,6 +228,7 @@ func (s *ClientSession) tell(a *streamAggregator, action schedAction) {
 			SyncRequired: action.sync, Timestamp: action.question,
 		})
 	case schedShorten:
+		s.handler.shorten(a.id, action.grant, action.end)
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_UPDATE, GrantId: action.grant, EndOffset: uint64(action.end),
 		})
