@@ -10,7 +10,26 @@ import (
 
 // This file is the consumer's side of the stream aggregator.
 
+// setHave is Stream.SetHave.
+func (a *streamAggregator) setHave(start, end int64) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.err != nil:
+		return a.err
+	case a.mode != consumerNone:
+		return errors.New("kwik: SetHave after CopyTo or Read")
+	case start < 0 || start >= end || end > a.units.total || !a.units.isBoundary(start) || !a.units.isBoundary(end):
+		return errorf(ErrOffsetSyncFailure, "[%d, %d) is not whole units", start, end).onStream(a.id, start)
+	}
+	a.offsets.keep(start, end)
+	a.sched.keep(start, end)
+	return nil
+}
+
 var errTwoConsumers = errors.New("kwik: an aggregate stream has one consumer: Read or CopyTo, not both")
+
+var errHavePart = errors.New("kwik: a stream of which a part is had already cannot be read in order")
 
 // demand starts the flow for a consumer of the given mode. Called with the lock held, which it gives up meanwhile.
 func (a *streamAggregator) demand(mode consumerMode) error {
@@ -23,7 +42,14 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 		}
 		return nil
 	}
+	if mode == consumerOrdered && a.offsets.kept > 0 {
+		return errHavePart
+	}
 	a.mode = mode
+	if a.sched.done() { // all of it is had
+		a.releaseLocked()
+		return nil
+	}
 	if mode == consumerOrdered {
 		a.sched.limit = a.units.floor(a.window)
 	}

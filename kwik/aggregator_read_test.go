@@ -4,6 +4,8 @@ import (
 	"io"
 	"testing"
 	"time"
+
+	"kwikcp/internal/rangeset"
 )
 
 // TestWhatWasReadIsCounted: bytes that Read returned are among StreamStats.Bytes at once, and the source's, too, so that
@@ -51,4 +53,54 @@ func TestWhatWasReadIsCounted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// What is had already is fetched from nobody, written by nobody, and counts.
+func TestSetHave(t *testing.T) {
+	const size = 10*unit + 77
+	rest := func(whole bool) func(w *world) {
+		return func(w *world) {
+			client, server := w.dial(nil)
+			s := w.offer(client, server, unit)
+			for _, r := range []rangeset.Range{{Start: 1, End: unit}, {Start: 0, End: unit + 1}, {Start: unit, End: unit}, {Start: -unit, End: unit}, {Start: 0, End: size + 1}} {
+				wantError(t, s.SetHave(r.Start, r.End), ErrOffsetSyncFailure)
+			}
+			have := rangeset.Of(rangeset.Range{Start: unit, End: 4 * unit}, rangeset.Range{Start: 10 * unit, End: size})
+			if whole {
+				have.Add(0, size)
+			}
+			for r := range have.All() {
+				if err := s.SetHave(r.Start, r.End); err != nil {
+					w.t.Fatal(err)
+				}
+			}
+			c := w.copy(s)
+			<-c.done
+			if n := s.Stats(); c.err != nil || n.Bytes != size || n.Kept != have.Total() || n.Wasted != 0 {
+				w.t.Fatalf("%+v, %v", n, c.err)
+			}
+			for off := range int64(size) {
+				if c.sink.seen.Contains(off) == have.Contains(off) || (!have.Contains(off) && c.sink.data[off] != w.data[off]) {
+					w.t.Fatalf("byte %d is wrong or was not to be written", off)
+				}
+			}
+			if s.SetHave(0, unit) == nil {
+				w.t.Error("SetHave after CopyTo")
+			}
+		}
+	}
+	t.Run("a part", func(t *testing.T) { inWorldOf(t, size, 1, lan, rest(false)) })
+	t.Run("all", func(t *testing.T) { inWorldOf(t, size, 1, lan, rest(true)) })
+	t.Run("in order", func(t *testing.T) {
+		inWorldOf(t, size, 1, lan, func(w *world) {
+			client, server := w.dial(nil)
+			s := w.offer(client, server, unit)
+			if err := s.SetHave(0, unit); err != nil {
+				w.t.Fatal(err)
+			}
+			if _, err := s.Read(make([]byte, 1)); err != errHavePart {
+				w.t.Fatal(err)
+			}
+		})
+	})
 }

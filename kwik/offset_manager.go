@@ -34,6 +34,7 @@ type offsetManager struct {
 	sourceOffsets map[PathID]int64 // one past the last byte that each source delivered
 	conflicts     int              // deliveries of which a part had been delivered before
 	wasted        int64            // bytes that came in vain: delivered twice, or refuted
+	kept          int64            // bytes that were had before anything came
 }
 
 func newOffsetManager(strategy ConflictResolutionStrategy) *offsetManager {
@@ -73,10 +74,21 @@ func (m *offsetManager) claim(source PathID, primary bool, start, end int64) (fr
 	if primary {
 		m.primaries.Add(start, end)
 	}
+	m.advance()
+	return fresh, replaced, nil
+}
+
+// keep takes [start, end) as had before anything came.
+func (m *offsetManager) keep(start, end int64) {
+	m.kept += m.claimed.Add(start, end)
+	m.advance()
+}
+
+// advance finds the next expected offset.
+func (m *offsetManager) advance() {
 	if r, ok := m.claimed.First(); ok && r.Start == 0 {
 		m.next = r.End
 	}
-	return fresh, replaced, nil
 }
 
 // missing returns the ranges of [start, end) that are not in a set.

@@ -20,6 +20,7 @@ import (
 type scheduler struct {
 	units   units
 	limit   int64 // no grants at or beyond this boundary: the end of the reorder window, or of the stream
+	wanted  int64 // bytes that were not had before
 	started bool  // somebody wants the bytes
 	had     rangeset.Set
 	free    rangeset.Set
@@ -86,7 +87,7 @@ const (
 )
 
 func newScheduler(u units, limit int64) *scheduler {
-	s := &scheduler{units: u, limit: limit, grants: make(map[uint64]*schedGrant)}
+	s := &scheduler{units: u, limit: limit, wanted: u.total, grants: make(map[uint64]*schedGrant)}
 	s.spare = max(u.total/spareFraction, spareUnits*u.size)
 	s.free.Add(0, u.total)
 	return s
@@ -106,6 +107,12 @@ func (s *scheduler) start(now time.Time) {
 		p.lastProgress, p.sampled = now, now
 	}
 	s.fill(now)
+}
+
+// keep says that [start, end) is had already, before anything is granted.
+func (s *scheduler) keep(start, end int64) {
+	s.wanted -= s.had.Add(start, end)
+	s.free.Sub(start, end)
 }
 
 // expect says that n sources are on their way and will have come, or not, by until.

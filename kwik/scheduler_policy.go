@@ -174,7 +174,7 @@ func (s *scheduler) totalRate() (sum float64) {
 
 // expected returns how many sources are still worth a reserve.
 func (s *scheduler) expected(now time.Time) int {
-	if s.connecting == 0 || !now.Before(s.reserveUntil) || s.units.total <= reserveUnits*s.units.size {
+	if s.connecting == 0 || !now.Before(s.reserveUntil) || s.wanted <= reserveUnits*s.units.size {
 		return 0
 	}
 	return s.connecting
@@ -184,7 +184,7 @@ func (s *scheduler) expected(now time.Time) int {
 // streams are shared by all servers, too, and no source is held back for longer than a connection takes to set up.
 func (s *scheduler) heldBack(p *schedPath, now time.Time) bool {
 	expected := s.expected(now)
-	return expected > 0 && p.granted >= s.units.total/int64(len(s.paths)+expected)
+	return expected > 0 && p.granted >= s.wanted/int64(len(s.paths)+expected)
 }
 
 // steal moves work to p that another source would finish later, and reports whether it did. It tries those first that

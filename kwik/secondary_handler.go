@@ -142,8 +142,8 @@ type admission struct {
 	start, end, granted int64
 }
 
-// admit decides whether a source may write what OPEN announces, and where: under a grant, or, on a pushed stream, on its own. The
-// grant is known in any case.
+// admit decides whether a source may write what OPEN announces, and where: under a grant, or, on a pushed stream, on its own. With an
+// error it returns the grant that the source does hold, if it does.
 func (h *secondaryStreamHandler) admit(a *streamAggregator, path PathID, open *kwikpb.SecondaryStreamOpen) (src *source, x admission, err error) {
 	offset := clampOffset(open.GetInitialOffset())
 	if x.grant = open.GetGrantId(); x.grant == 0 {
@@ -151,8 +151,10 @@ func (h *secondaryStreamHandler) admit(a *streamAggregator, path PathID, open *k
 		src, x.grant, err = a.adopt(path, offset)
 		return src, x, err
 	}
-	src, x.start, x.end, x.granted, err = a.extent(path, x.grant)
-	if err == nil && offset != x.start && !(h.recovery.Metadata == RecoveryUseDefaults && offset == 0) {
+	if src, x.start, x.end, x.granted, err = a.extent(path, x.grant); err != nil {
+		return nil, admission{}, err // the grant is not this source's
+	}
+	if offset != x.start && !(h.recovery.Metadata == RecoveryUseDefaults && offset == 0) {
 		err = errorf(ErrMetadataProtocolViolation, "grant %d begins at %d", x.grant, x.start).onStream(a.id, offset)
 	}
 	return src, x, err

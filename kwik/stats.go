@@ -83,7 +83,7 @@ type SourceStats struct {
 func (a *streamAggregator) stats() StreamStats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	st := StreamStats{Size: a.units.total, Bytes: a.sched.had.Total(), Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts}
+	st := StreamStats{Size: a.units.total, Bytes: a.sched.had.Total(), Kept: a.offsets.kept, Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts}
 	for _, s := range a.sources {
 		x := SourceStats{Path: s.id, Bytes: s.accepted, Stalled: s.stalled && !s.gone}
 		if s.gone {
@@ -99,7 +99,8 @@ func (a *streamAggregator) stats() StreamStats {
 // A StreamStats is a snapshot of an aggregate stream.
 type StreamStats struct {
 	Size   int64 // bytes of the stream
-	Bytes  int64 // bytes that counted so far
+	Bytes  int64 // bytes that counted so far, those that were kept included
+	Kept   int64 // bytes that were had before (SetHave)
 	Wasted int64 // bytes that came in vain: twice, or refuted
 	// Conflicts counts deliveries of which a part had been delivered before.
 	Conflicts int

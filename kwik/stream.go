@@ -59,6 +59,16 @@ func (s *Stream) SetProof(prove ProofFunc) {
 	}
 }
 
+// SetHave says that the application has the bytes [start, end) of an aggregate stream already, whole units, from a transfer before:
+// nobody is asked for them, and CopyTo does not write them. It has to be called before CopyTo, once for each range. A
+// stream of which a part is had cannot be read in order.
+func (s *Stream) SetHave(start, end int64) error {
+	if s.agg == nil {
+		return errors.New("kwik: SetHave is for aggregate streams")
+	}
+	return s.agg.setHave(start, end)
+}
+
 // Read reads the stream in order; io.EOF marks its end. On an aggregate stream, an error of code
 // ErrAggregationTimeout means that no server is left that delivers.
 func (s *Stream) Read(p []byte) (int, error) {
@@ -70,7 +80,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 }
 
 // CopyTo writes an aggregate stream to w, each byte once, at its offset, in whatever order bytes come, and returns how
-// many were written. w must allow WriteAt from several goroutines at once, as *os.File does. An error of w or the end
+// many are there in the end, those of SetHave included. w must allow WriteAt from several goroutines at once, as *os.File does. An error of w or the end
 // of ctx stops it. When it returns, w is not used any more.
 func (s *Stream) CopyTo(ctx context.Context, w io.WriterAt) (int64, error) {
 	if s.agg == nil {
