@@ -37,6 +37,9 @@ type File interface {
 	Chmod(mode fs.FileMode) error
 	// Sync makes the content durable.
 	Sync() error
+	// StartSync has the system begin with what Sync would do, as far as it can. It may take as long as the disk is busy,
+	// but does not wait for the content to be durable, and may be called while other methods are. Sync reports its errors.
+	StartSync()
 	// TryLock takes an exclusive lock that ends with the file's closing or the process. It reports false if another
 	// process, or another File of this one, holds it.
 	TryLock() (bool, error)

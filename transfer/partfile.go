@@ -24,6 +24,8 @@ type partFile struct {
 	name  string // of the target in dir
 	part  string // of the part file in dir
 	ended bool
+
+	writeback *writeback
 }
 
 // partName returns the name of the part file of a target: of a fixed length, so that a target's name may be as long as the
@@ -52,6 +54,7 @@ func openPart(openDir func(string) (Dir, error), path string) (*partFile, error)
 		dir.Close()
 		return nil, p.wrap(err)
 	}
+	p.writeback = startWriteback(p.file)
 	return p, nil
 }
 
@@ -141,6 +144,7 @@ func (p *partFile) removeStale() error {
 // WriteAt writes proved bytes.
 func (p *partFile) WriteAt(b []byte, off int64) (int, error) {
 	n, err := p.file.WriteAt(b, off)
+	p.writeback.wrote(n)
 	if err != nil {
 		err = p.wrap(err)
 	}
@@ -157,6 +161,7 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 	if err := p.file.Chmod(mode.Perm() &^ umask); err != nil {
 		return err
 	}
+	p.writeback.stop()
 	if err := p.file.Sync(); err != nil {
 		return err
 	}
@@ -176,6 +181,7 @@ func (p *partFile) discard() {
 		return
 	}
 	p.ended = true
+	p.writeback.stop()
 	p.dir.Remove(p.part) // before its lock goes
 	p.file.Close()
 	p.dir.Close()

@@ -301,6 +301,8 @@ func (h *memHandle) Sync() error {
 	return nil
 }
 
+func (h *memHandle) StartSync() {}
+
 func (h *memHandle) TryLock() (bool, error) {
 	h.dir.mu.Lock()
 	defer h.dir.mu.Unlock()
