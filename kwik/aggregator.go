@@ -45,6 +45,7 @@ type streamAggregator struct {
 	ban   func(source PathID, off, n int64, cause error)
 	blame func(source PathID, off, n int64, cause error) // tells the primary only; must not block
 	done  func()                                         // called once, when the stream needs no source any more
+	left  func(source PathID)                            // a source that was to leave has nothing left to do; must not block
 
 	ctx    context.Context // ends with the stream
 	cancel context.CancelCauseFunc
@@ -122,7 +123,7 @@ func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 	if old := a.sources[id]; a.err != nil || (old != nil && !old.gone) {
 		return
 	}
-	s := &source{id: id, primary: id == primaryPathID, rtt: rtt}
+	s := &source{id: id, primary: id.server() == primaryPathID, rtt: rtt}
 	if old := a.sources[id]; old != nil {
 		s.accepted, s.refuted = old.accepted, old.refuted // the same server again
 	}
@@ -141,6 +142,17 @@ func (a *streamAggregator) detach(id PathID, reason error) {
 	if s := a.sources[id]; s != nil && !s.gone {
 		s.gone, s.reason = true, reason
 		a.sched.removePath(id, time.Now())
+		a.dispatch()
+	}
+}
+
+// drain says that a source is about to leave: it finishes what it is at, and gets nothing more unless there is nobody else. A source that
+// pushes decides for itself.
+func (a *streamAggregator) drain(id PathID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.pushed {
+		a.sched.drain(id, time.Now())
 		a.dispatch()
 	}
 }
@@ -203,6 +215,11 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 	for _, p := range a.sched.paths {
 		a.sources[p.id].stalled = p.stalled
 	}
+	for _, id := range a.sched.drained() {
+		a.sources[id].gone, a.sources[id].reason = true, errSourceLeft
+		a.sched.removePath(id, now)
+		a.left(id)
+	}
 	a.dispatch()
 	if a.overdue(now) {
 		a.failLocked(errorf(ErrAggregationTimeout, "nobody fills the hole").onStream(a.id, a.offsets.next))
@@ -236,6 +253,9 @@ func (a *streamAggregator) noSource() error {
 	return err
 }
 
+// errSourceLeft is why a source is gone that was to leave and did.
+var errSourceLeft = errors.New("kwik: the server left")
+
 // errSourceGone is what a source gets that still answers grants of a stream that it is out of: no fault, for the two cross.
 var errSourceGone = errors.New("kwik: the source is out of this stream")
 
@@ -265,7 +285,7 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 	prove, wanted := a.prove, a.pushed || a.sched.missing(off, end)
 	a.mu.Unlock()
 	if prove != nil && wanted { // what is had already was proved already
-		if err := prove(s.id, off, b.data); err != nil {
+		if err := prove(s.id.server(), off, b.data); err != nil {
 			return a.refute(s, grant, off, end, err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -107,6 +108,7 @@ func (a *attachment) run() {
 		a.session.mu.Lock()
 		delete(a.session.attached, a.id)
 		a.session.mu.Unlock()
+		a.session.endIfDone()
 	}()
 	stop := context.AfterFunc(a.ctx, a.cancelWriting)
 	defer stop()
@@ -154,6 +156,7 @@ func (a *attachment) serve() error {
 		if a.finish(e) == 0 && a.ctx.Err() == nil {
 			a.sync(end)
 		}
+		a.session.report(time.Now())
 	}
 }
 

@@ -33,6 +33,10 @@ type Config struct {
 	// the system at any port.
 	ListenPacket func(ctx context.Context, remote netip.AddrPort) (net.PacketConn, error)
 
+	// ConnectionsPerServer is how many paths the client has to each server, 16 at most. 0 means one, and up to four while a path is
+	// limited by loss and not by its link.
+	ConnectionsPerServer int
+
 	// ReorderWindow bounds what Read holds of a stream beyond the reader's position, in bytes. 0 means 32 MiB;
 	// less than 2 MiB means 2 MiB. CopyTo needs no window.
 	ReorderWindow int64
@@ -131,6 +135,7 @@ func (c *Config) populate() *Config {
 	if p.OnMembership == nil {
 		p.OnMembership = func(PathID, netip.AddrPort, error) {}
 	}
+	p.ConnectionsPerServer = clip(p.ConnectionsPerServer, 0, maxConnections)
 	setDefault(&p.ReorderWindow, defaultReorderWindow)
 	p.ReorderWindow = max(p.ReorderWindow, minReorderWindow)
 	setDefault(&p.SourceTimeout, 10*time.Second)

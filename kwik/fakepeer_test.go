@@ -161,7 +161,7 @@ func (w *world) fakeGuest(to *testServer, session SessionID, id PathID, ticket [
 
 // ticket makes a ticket as the primary would for this secondary.
 func (s *testServer) ticket(scope ticketScope, session SessionID, content contentID) []byte {
-	id, keys := s.membership()
+	id, keys := s.member.ID(), s.ticketKeys()
 	return issueTicket(keys[0], ticketClaim{scope: scope, session: session, path: id, content: content}, time.Now())
 }
 

@@ -110,7 +110,7 @@ func TestHostileHello(t *testing.T) {
 			h := right()
 			h.PathId, h.Ticket = "s1", w.secondaries[0].ticket(ticketScopePath, mySession, contentID{})
 			p.hello(h)
-		}, ErrInvalidStreamRole},
+		}, ErrAccessRefused},
 		"secondary taken for a primary": {ServerRoleSecondary, func(w *world, p *fakePeer) { p.hello(right()) }, ErrInvalidStreamRole},
 		"forged ticket": {ServerRoleSecondary, func(w *world, p *fakePeer) {
 			h := right()

@@ -120,9 +120,13 @@ func TestHostilePrimaryControl(t *testing.T) {
 		want ErrorCode
 	}{
 		"path without a name": {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{KeyHash: hash}) }, ErrMetadataProtocolViolation},
-		"path named primary":  {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "primary", KeyHash: hash}) }, ErrMetadataProtocolViolation},
-		"unprintable path":    {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "a\x1b[2J", KeyHash: hash}) }, ErrMetadataProtocolViolation},
-		"path without a key":  {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "s1"}) }, ErrMetadataProtocolViolation},
+		"primary moved": {func(p *fakePeer) {
+			p.addPath(&kwikpb.AddPath{PathId: "primary", KeyHash: hash, Addresses: []string{"10.0.0.9:4433"}})
+		}, ErrMetadataProtocolViolation},
+		"primary without a key":     {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "primary"}) }, ErrMetadataProtocolViolation},
+		"path named as further one": {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "s1+2", KeyHash: hash}) }, ErrMetadataProtocolViolation},
+		"unprintable path":          {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "a\x1b[2J", KeyHash: hash}) }, ErrMetadataProtocolViolation},
+		"path without a key":        {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "s1"}) }, ErrMetadataProtocolViolation},
 		"many addresses": {func(p *fakePeer) {
 			p.addPath(&kwikpb.AddPath{PathId: "s1", KeyHash: hash, Addresses: make([]string, maxAddresses+1)})
 		}, ErrMetadataProtocolViolation},
@@ -267,7 +271,7 @@ func TestPrimaryNamedAsSecondary(t *testing.T) {
 		}
 		client, _ := w.dial(nil)
 		st := w.wantState(client, "s1", PathClosed)
-		wantError(w.t, st.Reason, ErrInvalidStreamRole)
+		wantError(w.t, st.Reason, ErrAccessRefused)
 		if st := w.path(client, primaryPathID); st.State != PathActive {
 			w.t.Errorf("the primary's path: %+v", st)
 		}

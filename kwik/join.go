@@ -211,7 +211,6 @@ func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (
 		return "", errorf(ErrAccessRefused, "the primary does not know the join token")
 	}
 	l.mu.Lock()
-	l.pathID = id
 	l.keys = append([]ticketKey{ticketKey(accept.GetTicketKey())}, l.keys[:min(1, len(l.keys))]...)
 	l.mu.Unlock()
 	return id, nil

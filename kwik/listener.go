@@ -32,10 +32,11 @@ type Listener struct {
 
 	mu       sync.Mutex
 	sessions map[*ServerSession]struct{}
-	members  members     // a primary's secondaries
-	joining  *joinSecret // a secondary's join under way
-	pathID   PathID      // a secondary's id with its primary
-	keys     []ticketKey // a secondary's, the newest first
+	leaving  bool          // Shutdown was called: no session begins
+	empty    chan struct{} // closed when it is leaving and no session is left
+	members  members       // a primary's secondaries
+	joining  *joinSecret   // a secondary's join under way
+	keys     []ticketKey   // a secondary's, the newest first
 }
 
 // Listen accepts connections at a socket of the caller's, who closes it after the listener. The protocols are KWIK's
@@ -54,6 +55,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *Config) (*Listener, 
 		accepted:   make(chan *ServerSession),
 		handshakes: make(chan struct{}, c.MaxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
+		empty:      make(chan struct{}),
 		members:    members{byID: make(map[PathID]*member)},
 	}
 	var err error
@@ -62,10 +64,11 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *Config) (*Listener, 
 		return nil, err
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	l.wg.Go(l.acceptLoop)
 	if c.Role == ServerRolePrimary {
+		l.members.self = l.newSelf()
 		l.wg.Go(l.renewTickets)
 	}
+	l.wg.Go(l.acceptLoop)
 	return l, nil
 }
 

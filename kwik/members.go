@@ -2,7 +2,9 @@ package kwik
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -11,10 +13,10 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A member is a secondary that joined this primary.
+// A member is a secondary that joined this primary, or the primary itself.
 type member struct {
 	id   PathID
-	addr netip.AddrPort // where clients reach it
+	addr netip.AddrPort // where clients reach it; invalid for the primary, which they know
 	pin  trust.Pin      // of the key that it showed when it was dialled back
 	key  ticketKey
 	conn *quic.Conn // the membership lasts as long as this
@@ -24,6 +26,27 @@ type member struct {
 type members struct {
 	byID map[PathID]*member
 	last int // for ids
+	// self is the primary, for clients that want further paths to it: several at once, or one after it was restarted. Nil if its
+	// key is not known.
+	self *member
+}
+
+// all returns everyone for whom clients get tickets.
+func (m *members) all() []*member {
+	all := slices.Collect(maps.Values(m.byID))
+	if m.self != nil {
+		all = append(all, m.self)
+	}
+	return all
+}
+
+// newSelf returns what a primary is to clients that want further paths to it.
+func (l *Listener) newSelf() *member {
+	pin, err := l.ownPin()
+	if err != nil {
+		return nil
+	}
+	return &member{id: primaryPathID, pin: pin, key: trust.TicketKey(l.tls.Certificates[0])}
 }
 
 // admit makes m a member, names it and tells the clients. A secondary that was a member under the same key and address
@@ -76,9 +99,7 @@ func (l *Listener) renewTickets() {
 		case <-ticker.C:
 			l.mu.Lock()
 			for s := range l.sessions {
-				for _, m := range l.members.byID {
-					s.tellMember(m)
-				}
+				s.tellMembers()
 			}
 			l.mu.Unlock()
 		}
@@ -111,9 +132,13 @@ func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
 	}
 }
 
-// membership returns a secondary's id and the keys under which it honours tickets.
-func (l *Listener) membership() (PathID, []ticketKey) {
+// ticketKeys returns the keys under which this server honours tickets: a secondary's of its present and previous membership, and a
+// primary's own.
+func (l *Listener) ticketKeys() []ticketKey {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.pathID, l.keys
+	if l.members.self != nil {
+		return []ticketKey{l.members.self.key}
+	}
+	return l.keys
 }

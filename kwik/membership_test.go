@@ -155,7 +155,7 @@ func TestSecondaryRestart(t *testing.T) {
 		c := w.copy(w.offer(client, server, unit))
 		w.within(time.Second, func() bool { return delivered(c.s, "s1") > 0 })
 		s1.kill()
-		_, oldKeys := s1.membership()
+		oldKeys := s1.ticketKeys()
 		time.Sleep(300 * time.Millisecond)
 		before := delivered(c.s, "s1")
 		again := w.join(restarted(s1), reset)
@@ -164,7 +164,7 @@ func TestSecondaryRestart(t *testing.T) {
 		if again.member.ID() != "s1" {
 			w.t.Errorf("it is %q now", again.member.ID())
 		}
-		if _, keys := again.membership(); len(keys) != 1 || keys[0] == oldKeys[0] {
+		if keys := again.ticketKeys(); len(keys) != 1 || keys[0] == oldKeys[0] {
 			w.t.Error("it has the old ticket key")
 		}
 		w.within(10*time.Second, func() bool { return delivered(c.s, "s1") > before })
@@ -185,8 +185,9 @@ func TestSecondaryComesBackAfterLong(t *testing.T) {
 		time.Sleep(2 * time.Minute)
 		again := w.serve(ServerRoleSecondary, restarted(s))
 		w.secondaries = append(w.secondaries, again)
+		again.member = &Membership{id: "s1"}
 		again.mu.Lock()
-		again.pathID, again.keys = "s1", []ticketKey{{1}}
+		again.keys = []ticketKey{{1}}
 		again.mu.Unlock()
 		w.wantState(client, "s1", PathClosed) // between two dials
 		add.Ticket = again.ticket(ticketScopePath, client.ID(), contentID{})

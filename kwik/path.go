@@ -37,7 +37,8 @@ func (s PathState) String() string {
 	return "unknown"
 }
 
-// PathStats is a snapshot of a path.
+// PathStats is a snapshot of a server and the paths to it, of which there are several only where Config.ConnectionsPerServer says so or
+// loss makes one useless.
 type PathStats struct {
 	ID    PathID
 	Role  ServerRole
@@ -45,13 +46,15 @@ type PathStats struct {
 	State PathState
 	// Reason says why a path is closed or banned; nil otherwise.
 	Reason error
+	// Connections is how many paths are connected.
+	Connections int
 	// RTT is the smoothed round-trip time and MinRTT the shortest that was seen; 0 while there is no connection.
 	RTT, MinRTT time.Duration
-	// CongestionWindow is how many bytes this side may have under way, 0 while there is no connection.
+	// CongestionWindow is how many bytes this side may have under way on all paths, 0 while there is no connection.
 	CongestionWindow uint64
-	// Wire counts what went over all connections of the path.
+	// Wire counts what went over all connections to the server.
 	Wire WireStats
-	// SecondaryStreams counts the path's secondary streams.
+	// SecondaryStreams counts the secondary streams of all paths.
 	SecondaryStreams SecondaryStreamStats
 }
 
@@ -64,15 +67,16 @@ type path struct {
 	conn    *quic.Conn
 	control *controlStream
 	session *ClientSession
+	leaving bool   // no stream should begin to use it; guarded by the session
 	release func() // frees the socket; called once, when nothing of the path is left
 }
 
-// openPath says Hello on a new connection and waits for Welcome. It takes over the connection and its socket, and gives
+// openPath says Hello on a new connection and waits for Welcome; without a ticket that is the session's first path. It takes over the connection and its socket, and gives
 // both up if it fails.
 func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, ticket []byte) (*path, error) {
 	p := &path{id: id, addr: d.addr, conn: d.conn, release: d.release, session: s, role: ServerRoleSecondary}
-	if id == primaryPathID {
-		p.role = ServerRolePrimary
+	if ticket == nil {
+		p.role = ServerRolePrimary // of the first path; on a further one the primary is a source like any other
 	}
 	err := p.hello(ctx, ticket)
 	if err != nil {
@@ -97,7 +101,7 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	p.control = newControlStream(stream)
 	hello := &kwikpb.Hello{Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket}
 	if p.role == ServerRoleSecondary {
-		hello.PathId = string(p.id)
+		hello.PathId = string(p.id.server())
 	}
 	raw, err := appendDelimited(nil, &kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
 	if err != nil {

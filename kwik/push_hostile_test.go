@@ -350,7 +350,7 @@ func TestAttachmentInTheOtherWay(t *testing.T) {
 		session := newSessionID()
 		u, _ := newUnits(1000, 0, nil)
 		secondary := w.secondaries[0]
-		id, _ := secondary.membership()
+		id := secondary.member.ID()
 		guest := w.fakeGuest(secondary, session, id, secondary.ticket(ticketScopePath, session, contentID{}))
 		pulled := secondary.ticket(ticketScopeStream, session, newContentID(u, 0, []byte("data"), false))
 		guest.offer(&kwikpb.StreamOffer{

@@ -42,6 +42,7 @@ type schedPath struct {
 	room    int           // grants it will queue
 	grants  []*schedGrant // in the order in which the source writes them; only those with a remainder
 	stalled bool
+	leaving bool // gets nothing more as long as there are others
 	rtt     time.Duration
 
 	rate         float64 // bytes a second, smoothed; 0 while unknown
@@ -147,6 +148,36 @@ func (s *scheduler) removePath(id PathID, now time.Time) {
 		s.revoke(p.grants[len(p.grants)-1])
 	}
 	s.fill(now)
+}
+
+// drain says that a source is about to leave. What waits behind its current grant is taken back, unless there is nobody else.
+func (s *scheduler) drain(id PathID, now time.Time) {
+	p := s.path(id)
+	if p == nil {
+		return
+	}
+	p.leaving = true
+	if s.replaceable(p) {
+		for len(p.grants) > 1 {
+			s.revoke(p.grants[len(p.grants)-1])
+		}
+	}
+	s.fill(now)
+}
+
+// replaceable reports whether somebody else can do what a leaving source would be granted.
+func (s *scheduler) replaceable(p *schedPath) bool {
+	return p.leaving && slices.ContainsFunc(s.paths, func(q *schedPath) bool { return !q.leaving && !q.stalled })
+}
+
+// drained returns the leaving sources that have nothing left to do and are not needed.
+func (s *scheduler) drained() (ids []PathID) {
+	for _, p := range s.paths {
+		if len(p.grants) == 0 && s.replaceable(p) {
+			ids = append(ids, p.id)
+		}
+	}
+	return ids
 }
 
 // setRoom records how many grants a source will queue.

@@ -40,6 +40,7 @@ type modelSource struct {
 	strikes  int
 	received int64
 	rtt      time.Duration
+	leaving  bool
 	grants   []*modelGrant // in the order in which they came, until their streams end
 }
 
@@ -119,6 +120,11 @@ func newSchedulerModel(choose chooser, record bool, fatal func(string, ...any)) 
 		limit = u.ceil(int64(choose.below(8)) << 18)
 	}
 	m.s = newScheduler(u, limit)
+	if start := u.floor(int64(choose.below(int(min(u.total, 1<<30))))); choose.below(4) == 0 {
+		end := u.ceil(min(start+1+int64(choose.below(1<<20)), u.total))
+		m.claimed.Add(start, end)
+		m.s.keep(start, end)
+	}
 	return m
 }
 
@@ -164,6 +170,8 @@ func (m *schedulerModel) replay() {
 				}
 			}
 			switch {
+			case src.leaving && m.s.replaceable(m.s.path(src.id)):
+				m.fatal("grant %d to %s, which is to leave, though there are others", a.grant, src.id)
 			case live >= src.room:
 				m.fatal("grant %d makes %d in a room of %d", a.grant, live+1, src.room)
 			case a.start < 0 || a.start >= a.end || a.end > m.s.limit:
@@ -231,7 +239,7 @@ func (m *schedulerModel) check() {
 			}
 			all.Add(g.pos, g.end)
 		}
-		if _, stray := s.free.NextPresent(0, s.limit); stray && s.started && !m.observed && !p.stalled && len(p.grants) == 0 && !s.heldBack(p, m.now) {
+		if _, stray := s.free.NextPresent(0, s.limit); stray && s.started && !m.observed && !p.stalled && len(p.grants) == 0 && !s.heldBack(p, m.now) && !s.replaceable(p) {
 			m.fatal("%s has nothing to do while %v is free below %d", p.id, &s.free, s.limit)
 		}
 	}
@@ -338,13 +346,18 @@ func (m *schedulerModel) step() {
 	if len(m.sources) > 0 {
 		src = m.sources[choose.below(len(m.sources))]
 	}
-	switch what := choose.below(24); {
+	switch what := choose.below(25); {
 	case what == 0 || src == nil:
 		m.add(PathID("abcdef"[choose.below(6):][:1]), modelRTTs[choose.below(len(modelRTTs))])
 	case what == 1:
 		m.do("start", func() { m.s.start(m.now) })
 	case what == 2:
 		m.remove(src)
+	case what == 24:
+		m.do(m.text("%s leaves", src.id), func() {
+			src.leaving = true
+			m.s.drain(src.id, m.now)
+		})
 	case what == 3:
 		src.room = 1 + choose.below(maxGrantsQueued)
 		m.do(m.text("room of %s is %d", src.id, src.room), func() { m.s.setRoom(src.id, src.room, m.now) })

@@ -129,7 +129,7 @@ func (s *scheduler) hungry(p *schedPath, now time.Time) float64 {
 	if p.stalled && (len(p.grants) > 0 || now.Before(p.probeAt)) {
 		return 1
 	}
-	if len(p.grants) >= p.room || s.heldBack(p, now) {
+	if len(p.grants) >= p.room || s.heldBack(p, now) || s.replaceable(p) {
 		return 1
 	}
 	return float64(p.outstanding()) / float64(p.target())
@@ -190,7 +190,7 @@ func (s *scheduler) heldBack(p *schedPath, now time.Time) bool {
 // steal moves work to p that another source would finish later, and reports whether it did. It tries those first that
 // would be done last.
 func (s *scheduler) steal(p *schedPath, now time.Time) bool {
-	if p.stalled {
+	if p.stalled || p.leaving {
 		return false
 	}
 	var victims []*schedPath

@@ -30,7 +30,8 @@ type ClientSession struct {
 	wg       sync.WaitGroup // the goroutines that run or keep paths
 
 	mu      sync.Mutex
-	paths   map[PathID]*pathRecord
+	servers map[PathID]*serverRecord
+	paths   map[PathID]*pathRecord // of all servers
 	streams map[StreamID]*openStream
 	offered StreamID      // the highest aggregate stream id so far; 0 for none
 	waiting []*Stream     // opened by the primary, not accepted yet; plain ones are bounded by QUIC's stream limit
@@ -40,6 +41,7 @@ type ClientSession struct {
 func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 	s := &ClientSession{
 		id: newSessionID(), config: c, tls: tlsConf,
+		servers: make(map[PathID]*serverRecord),
 		paths:   make(map[PathID]*pathRecord),
 		streams: make(map[StreamID]*openStream),
 		news:    make(chan struct{}),
@@ -50,10 +52,11 @@ func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 	return s
 }
 
-// begin takes the primary's path into service.
+// begin takes the primary's first path into service.
 func (s *ClientSession) begin(p *path) {
 	s.primary = p
-	s.paths[p.id] = &pathRecord{id: p.id, role: ServerRolePrimary, addr: p.addr, state: PathActive, path: p, tried: true}
+	r := s.newServer(p.id, ServerRolePrimary, p.addr).paths[0]
+	r.state, r.path, r.tried = PathActive, p, true
 	s.wg.Go(func() { s.handler.run(s.ctx.Done()) })
 	s.wg.Go(func() {
 		err := p.run()
@@ -166,11 +169,9 @@ func (s *ClientSession) LocalAddr() net.Addr { return s.primary.conn.LocalAddr()
 func (s *ClientSession) Paths() []PathStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stats := make([]PathStats, 0, len(s.paths))
-	for _, r := range s.paths {
-		st := r.stats()
-		st.SecondaryStreams = s.handler.stats(r.id)
-		stats = append(stats, st)
+	stats := make([]PathStats, 0, len(s.servers))
+	for _, sv := range s.servers {
+		stats = append(stats, s.serverStats(sv))
 	}
 	slices.SortFunc(stats, func(a, b PathStats) int {
 		if a.Role != b.Role {

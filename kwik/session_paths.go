@@ -3,31 +3,46 @@ package kwik
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/quic-go/quic-go"
 
 	"kwikcp/internal/trust"
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A pathRecord is what a session knows about a server, whether there is a connection or not. Guarded by the session.
-type pathRecord struct {
+// A serverRecord is what a session knows about a server. Guarded by the session.
+type serverRecord struct {
 	id     PathID
 	role   ServerRole
+	banned bool
+
+	info    *kwikpb.AddPath    // the newest; nil for a primary that offers no further paths
+	addrs   []netip.AddrPort   // those of info that may be dialled
+	offered context.Context    // ends when the primary withdraws the server
+	cancel  context.CancelFunc // ends offered; nil without info and after a withdrawal
+
+	paths  []*pathRecord // the first one and further ones, in order
+	widths widthPolicy
+}
+
+// A pathRecord is what a session knows about one path to a server, whether there is a connection or not. Guarded by the session.
+type pathRecord struct {
+	id     PathID
+	server *serverRecord
 	addr   netip.AddrPort // where it was reached, or the first address to try
 	state  PathState
 	reason error
 	path   *path     // while active
 	past   WireStats // of the connections before
 
-	info    *kwikpb.AddPath    // the newest; nil for the primary
-	addrs   []netip.AddrPort   // those of info that may be dialled
-	news    chan struct{}      // has an element when info is newer than the last dial; nil for the primary
-	offered context.Context    // ends when the primary withdraws the path
-	cancel  context.CancelFunc // ends offered; nil for the primary and after a withdrawal
-	kept    bool               // keepPath runs
-	tried   bool               // was dialled at least once, with whatever result
+	news    chan struct{} // has an element when the server's info is newer than the last dial
+	kept    bool          // keepPath runs, or is about to
+	tried   bool          // was dialled at least once, with whatever result
+	dropped bool          // a further path that is not wanted any more
 }
 
 const (
@@ -35,11 +50,34 @@ const (
 	maxRedial = 15 * time.Second
 )
 
+// newServer makes a server known, with its first path. Called with the lock held.
+func (s *ClientSession) newServer(id PathID, role ServerRole, addr netip.AddrPort) *serverRecord {
+	sv := &serverRecord{id: id, role: role, widths: newWidthPolicy(s.config.ConnectionsPerServer)}
+	s.servers[id] = sv
+	s.newPath(sv, id, addr)
+	return sv
+}
+
+// newPath makes a path to a server known. Called with the lock held.
+func (s *ClientSession) newPath(sv *serverRecord, id PathID, addr netip.AddrPort) *pathRecord {
+	r := &pathRecord{id: id, server: sv, addr: addr, state: PathConnecting, news: make(chan struct{}, 1)}
+	sv.paths = append(sv.paths, r)
+	s.paths[id] = r
+	return r
+}
+
 // addPath starts to keep a path to a secondary that the primary named.
 func (s *ClientSession) addPath(info *kwikpb.AddPath) error {
 	id := PathID(info.GetPathId())
-	if !id.valid() || len(info.GetKeyHash()) != len(trust.Pin{}) || len(info.GetAddresses()) > maxAddresses {
+	if (!id.valid() && id != primaryPathID) || len(info.GetKeyHash()) != len(trust.Pin{}) || len(info.GetAddresses()) > maxAddresses {
 		return errorf(ErrMetadataProtocolViolation, "AddPath that names no path")
+	}
+	if id == primaryPathID {
+		if len(info.GetAddresses()) > 0 {
+			return errorf(ErrMetadataProtocolViolation, "AddPath that moves the primary")
+		}
+		s.addPrimary(info)
+		return nil
 	}
 	var addrs []netip.AddrPort
 	for _, text := range info.GetAddresses() {
@@ -53,49 +91,83 @@ func (s *ClientSession) addPath(info *kwikpb.AddPath) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.paths[id]
-	switch {
-	case s.ctx.Err() != nil || (r == nil && !s.roomForPath()):
-		return nil
-	case r == nil:
-		r = &pathRecord{id: id, role: ServerRoleSecondary, addr: addrs[0], state: PathConnecting, news: make(chan struct{}, 1)}
-		s.paths[id] = r
-	case r.state == PathBanned:
+	sv := s.servers[id]
+	if s.ctx.Err() != nil || (sv == nil && !s.roomForServer()) || (sv != nil && sv.banned) {
 		return nil
 	}
-	r.info, r.addrs = info, addrs
-	select {
-	case r.news <- struct{}{}:
-	default:
+	if sv == nil {
+		sv = s.newServer(id, ServerRoleSecondary, addrs[0])
 	}
-	if r.cancel == nil {
-		r.offered, r.cancel = context.WithCancel(s.ctx)
-	}
-	if !r.kept { // otherwise it goes on with what is new
-		r.kept = true
-		s.wg.Go(func() { s.keepPath(r) })
+	s.take(sv, info, addrs)
+	for _, r := range sv.paths {
+		s.keep(r, 0)
 	}
 	return nil
 }
 
-// roomForPath reports whether one more path may be kept, and forgets an old one that is not if there are many. Called
-// with the lock held.
-func (s *ClientSession) roomForPath() bool {
-	kept, old := 0, PathID("")
-	for id, r := range s.paths {
-		switch {
-		case r.kept:
-			kept++
-		case r.role == ServerRoleSecondary && r.state != PathBanned:
-			old = id
+// addPrimary takes what further paths to the primary need: several at once, or one after it was restarted.
+func (s *ClientSession) addPrimary(info *kwikpb.AddPath) {
+	if chain := s.primary.conn.ConnectionState().TLS.PeerCertificates; len(chain) == 0 || trust.PinOf(chain[0]) != trust.Pin(info.GetKeyHash()) {
+		return // it has several keys, and there is no telling which one will answer
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.take(s.servers[primaryPathID], info, []netip.AddrPort{s.primary.addr})
+}
+
+// take records what the primary says about a server. Called with the lock held.
+func (s *ClientSession) take(sv *serverRecord, info *kwikpb.AddPath, addrs []netip.AddrPort) {
+	sv.info, sv.addrs = info, addrs
+	if sv.cancel == nil {
+		sv.offered, sv.cancel = context.WithCancel(s.ctx)
+	}
+	for _, r := range sv.paths {
+		select {
+		case r.news <- struct{}{}:
+		default:
 		}
 	}
-	if len(s.paths) > 2*maxSecondaryPaths {
-		if old == "" {
+}
+
+// keep has a path kept from now on: dialled after a time, and again whenever it ends. Called with the lock held.
+func (s *ClientSession) keep(r *pathRecord, after time.Duration) {
+	if !r.kept && s.worthKeeping(r) { // otherwise it goes on with what is new
+		r.kept = true
+		s.wg.Go(func() { s.keepPath(r, after) })
+	}
+}
+
+// worthKeeping reports whether a path should be dialled when it is not connected. Called with the lock held.
+func (s *ClientSession) worthKeeping(r *pathRecord) bool {
+	sv := r.server
+	if sv.cancel == nil || sv.banned || r.dropped || s.ctx.Err() != nil {
+		return false
+	}
+	// What the primary may be needed for after its first path ended is the aggregate streams that are open.
+	return sv.role == ServerRoleSecondary || s.unreleased() > 0
+}
+
+// roomForServer reports whether one more secondary may be kept, and forgets an old one that is not if there are many. Called
+// with the lock held.
+func (s *ClientSession) roomForServer() bool {
+	kept, old := 0, (*serverRecord)(nil)
+	for _, sv := range s.servers {
+		switch {
+		case slices.ContainsFunc(sv.paths, func(r *pathRecord) bool { return r.kept }):
+			kept++
+		case sv.role == ServerRoleSecondary && !sv.banned:
+			old = sv
+		}
+	}
+	if len(s.servers) > 2*maxSecondaryPaths {
+		if old == nil {
 			return false
 		}
-		delete(s.paths, old)
-		s.handler.forget(old)
+		delete(s.servers, old.id)
+		for _, r := range old.paths {
+			delete(s.paths, r.id)
+			s.handler.forget(r.id)
+		}
 	}
 	return kept < maxSecondaryPaths
 }
@@ -114,50 +186,59 @@ func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
 	return primary.IsLoopback() || primary.IsLinkLocalUnicast() || slices.Contains(s.config.LocalAddresses(), primary)
 }
 
-// removePath ends the keeping of a path that the primary withdrew. A connection that serves a stream stays until it is
-// not needed any more: its bytes are as good as before.
+// removePath ends the keeping of the paths to a server that the primary withdrew. A connection that serves a stream stays until it
+// is not needed any more: its bytes are as good as before.
 func (s *ClientSession) removePath(id PathID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.paths[id]
-	if r == nil || r.cancel == nil {
+	sv := s.servers[id]
+	if sv == nil || sv.cancel == nil || sv.role == ServerRolePrimary {
 		return
 	}
-	r.cancel()
-	r.cancel = nil
+	sv.cancel()
+	sv.cancel = nil
 	for _, open := range s.streams {
 		delete(open.tickets, id) // new ones come if the path does
 	}
-	s.retire(r)
+	for _, r := range sv.paths {
+		s.retire(r)
+	}
 }
 
-// retire closes the connection of a withdrawn path as soon as no stream needs it. Called with the lock held.
+// retire closes the connection of a path that is not to be kept as soon as no stream needs it. Called with the lock held.
 func (s *ClientSession) retire(r *pathRecord) {
-	if r.path == nil || r.cancel != nil || r.role == ServerRolePrimary || s.ctx.Err() != nil {
+	p := r.path
+	if p == nil || p.role == ServerRolePrimary || s.ctx.Err() != nil || (r.server.cancel != nil && !r.dropped && !p.leaving) {
 		return
 	}
 	for _, open := range s.streams {
-		if !open.released && open.attached[r.id] == r.path {
+		if !open.released && open.attached[r.id] == p {
 			return
 		}
 	}
-	p := r.path
 	s.wg.Go(func() { p.fail(nil) })
 }
 
-// keepPath dials a secondary, again and again with back-off, and serves the connection while there is one, until the
-// primary withdraws the path, the session ends or the path is banned. A path that is withdrawn while it serves is not
-// dialled again.
-func (s *ClientSession) keepPath(r *pathRecord) {
+// keepPath dials a path after a time, and again and again with back-off, and serves the connection while there is one, until the
+// path is not worth keeping. One that is withdrawn while it serves is not dialled again.
+func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 	wait := minRedial
 	for {
 		s.mu.Lock()
-		offered := r.offered
-		if r.kept = r.cancel != nil && r.state != PathBanned && s.ctx.Err() == nil; !r.kept {
+		offered := r.server.offered
+		if r.kept = s.worthKeeping(r); !r.kept {
 			s.mu.Unlock()
 			return
 		}
 		s.mu.Unlock()
+		select {
+		case <-offered.Done():
+			after = minRedial
+			continue
+		case <-r.news:
+			wait = minRedial
+		case <-time.After(after):
+		}
 		begun := time.Now()
 		p, err := s.dialPath(offered, r)
 		if err == nil {
@@ -169,21 +250,15 @@ func (s *ClientSession) keepPath(r *pathRecord) {
 		if time.Since(begun) > 2*maxRedial {
 			wait = minRedial // it was in use for some time
 		}
-		select {
-		case <-offered.Done():
-		case <-r.news:
-			wait = minRedial
-		case <-time.After(wait):
-			wait = min(2*wait, maxRedial)
-		}
+		after, wait = wait, min(2*wait, maxRedial)
 	}
 }
 
-// dialPath connects to a secondary and takes the path into service.
+// dialPath connects to a server by way of its AddPath and takes the path into service.
 func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, error) {
 	s.mu.Lock()
 	r.state = PathConnecting
-	info, addrs := r.info, r.addrs
+	info, addrs := r.server.info, r.server.addrs
 	select {
 	case <-r.news:
 	default:
@@ -199,7 +274,7 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 		return nil, err
 	}
 	s.mu.Lock()
-	if ctx.Err() != nil || r.state == PathBanned {
+	if ctx.Err() != nil || r.server.banned || r.dropped {
 		s.mu.Unlock()
 		p.fail(nil)
 		p.release()
@@ -220,7 +295,7 @@ func (s *ClientSession) secondaryTLS() *tls.Config {
 	}
 }
 
-// pathMissed records that a secondary could not be reached.
+// pathMissed records that a server could not be reached.
 func (s *ClientSession) pathMissed(r *pathRecord, err error) {
 	s.mu.Lock()
 	if r.state != PathBanned {
@@ -231,7 +306,8 @@ func (s *ClientSession) pathMissed(r *pathRecord, err error) {
 	s.attachNew() // nobody waits for it any longer
 }
 
-// pathEnded records that a connection is over and takes it out of every stream.
+// pathEnded records that a connection is over and takes it out of every stream. The primary is dialled again for the sake of
+// the streams that are open.
 func (s *ClientSession) pathEnded(p *path, err error) {
 	s.mu.Lock()
 	r := s.paths[p.id]
@@ -249,35 +325,68 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 			streams = append(streams, open.agg)
 		}
 	}
+	r.server.widths.forget(p.id)
+	if e, ok := errors.AsType[*quic.ApplicationError](err); ok && p.role == ServerRolePrimary && e.Remote && e.ErrorCode != ApplicationErrorCode(NoError) {
+		s.dismiss(r.server)
+	}
+	s.keep(r, minRedial)
 	s.mu.Unlock()
 	for _, a := range streams {
 		a.detach(p.id, err)
 	}
 }
 
-// ban ends a path whose bytes failed their proof, for this session, and tells the primary.
+// dismiss does without a primary that ended the session on purpose. Called with the lock held.
+func (s *ClientSession) dismiss(sv *serverRecord) {
+	if sv.cancel == nil {
+		return
+	}
+	sv.cancel()
+	sv.cancel = nil
+	for _, r := range sv.paths {
+		if p := r.path; p != nil {
+			s.wg.Go(func() { p.fail(nil) })
+		}
+	}
+}
+
+// ban ends the paths to a server whose bytes failed their proof, for this session, and tells the primary.
 func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause error) {
 	s.mu.Lock()
-	r := s.paths[id]
-	if r.state == PathBanned {
+	sv := s.servers[id.server()]
+	if sv.banned {
 		s.mu.Unlock()
 		return
 	}
-	r.state, r.reason = PathBanned, cause
+	sv.banned = true
+	var ids []PathID
+	var further []*path // the one that delivered the bytes ends with their secondary stream
+	for _, r := range sv.paths {
+		r.state, r.reason = PathBanned, cause
+		ids = append(ids, r.id)
+		if r.path != nil && r.id != id {
+			further = append(further, r.path)
+		}
+	}
 	var streams []*streamAggregator
 	for _, open := range s.streams {
 		streams = append(streams, open.agg)
 	}
 	s.mu.Unlock()
-	s.blame(id, kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(stream), Offset: uint64(off), Length: uint64(n)}, cause)
+	s.blame(sv.id, kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(stream), Offset: uint64(off), Length: uint64(n)}, cause)
 	for _, a := range streams {
-		a.detach(id, cause)
+		for _, id := range ids {
+			a.detach(id, cause)
+		}
+	}
+	for _, p := range further {
+		p.fail(errorf(ErrSourceRefuted, "bytes of another path failed their proof"))
 	}
 }
 
-// blame tells the primary which bytes of a path failed their proof, and what became of the path.
+// blame tells the primary which bytes of a server failed their proof, and what became of it.
 func (s *ClientSession) blame(id PathID, state kwikpb.PathState, b *kwikpb.Blame, cause error) {
 	s.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
-		PathId: string(id), State: state, Reason: printable(cause.Error()), Blame: b,
+		PathId: string(id.server()), State: state, Reason: printable(cause.Error()), Blame: b,
 	}}})
 }

@@ -16,7 +16,8 @@ import (
 )
 
 // A ServerSession is a server's end of one client's path. On a primary it is used like a quic-go connection, and it
-// offers aggregate streams. On a secondary it has nothing public: AcceptStream waits for the session's end.
+// offers aggregate streams. On a secondary, and on a further path to a primary, it has nothing public: AcceptStream waits for the
+// session's end.
 //
 // Its goroutines are the control reader and writer, one per attached stream and, on a secondary, the one that refuses
 // public streams. They end with the connection; the listener waits for them.
@@ -26,6 +27,7 @@ type ServerSession struct {
 	control  *controlStream
 	id       SessionID
 	pathID   PathID
+	role     ServerRole // what this server is on this path
 	wg       sync.WaitGroup
 
 	mu       sync.Mutex
@@ -35,6 +37,9 @@ type ServerSession struct {
 	pushed   map[StreamID]*PushedStream
 	waiting  []*PushedStream // for AcceptPushedStream
 	news     chan struct{}   // closed and made anew whenever waiting grows
+	plain    int             // plain streams on which this side may still write
+	served   bool            // a stream was attached once
+	reportAt time.Time       // when the client may next be told how the path is
 }
 
 // serveClient greets a client and serves its path until it ends.
@@ -101,20 +106,16 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	}
 	s.id = SessionID(hello.GetSessionId())
 	role := kwikpb.Role_ROLE_PRIMARY
-	if l.config.Role == ServerRoleSecondary {
-		role = kwikpb.Role_ROLE_SECONDARY
-		if len(hello.GetTicket()) == 0 {
-			return nil, errorf(ErrInvalidStreamRole, "this server is a secondary; ask its primary")
-		}
+	switch {
+	case len(hello.GetTicket()) > 0:
 		// The name is the one of the membership under whose key the ticket was made, be it the previous one.
-		s.pathID = PathID(hello.GetPathId())
-		_, keys := l.membership()
+		role, s.role, s.pathID = kwikpb.Role_ROLE_SECONDARY, ServerRoleSecondary, PathID(hello.GetPathId())
 		claim := ticketClaim{scope: ticketScopePath, session: s.id, path: s.pathID}
-		if err := checkTicket(keys, claim, hello.GetTicket(), l.config.Now()); err != nil {
+		if err := checkTicket(l.ticketKeys(), claim, hello.GetTicket(), l.config.Now()); err != nil {
 			return nil, err
 		}
-	} else if len(hello.GetTicket()) != 0 {
-		return nil, errorf(ErrInvalidStreamRole, "this server is a primary and takes no tickets")
+	case l.config.Role == ServerRoleSecondary:
+		return nil, errorf(ErrInvalidStreamRole, "this server is a secondary; ask its primary")
 	}
 	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{
 		Version: protocolVersion, Role: role, PathId: string(s.pathID),
@@ -126,22 +127,25 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 func (l *Listener) register(s *ServerSession) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ctx.Err() != nil {
+	switch {
+	case l.ctx.Err() != nil:
 		return errorf(NoError, "server closed")
-	}
-	if len(l.sessions) >= l.config.MaxSessions {
+	case l.leaving:
+		return errorf(NoError, "server is leaving")
+	case len(l.sessions) >= l.config.MaxSessions:
 		return errorf(ErrSecondaryStreamOverflow, "too many clients")
 	}
 	l.sessions[s] = struct{}{}
-	for _, m := range l.members.byID {
-		s.tellMember(m)
-	}
+	s.tellMembers()
 	return nil
 }
 
 func (l *Listener) unregister(s *ServerSession) {
 	l.mu.Lock()
 	delete(l.sessions, s)
+	if l.leaving && len(l.sessions) == 0 {
+		close(l.empty)
+	}
 	l.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -156,8 +160,8 @@ func (l *Listener) unregister(s *ServerSession) {
 	}
 }
 
-// Role returns what this server is in the session.
-func (s *ServerSession) Role() ServerRole { return s.listener.config.Role }
+// Role returns what this server is on this path of the session: a primary is secondary on all but the first.
+func (s *ServerSession) Role() ServerRole { return s.role }
 
 // ID returns the session's id, the same on every server of the session.
 func (s *ServerSession) ID() SessionID { return s.id }
@@ -196,7 +200,7 @@ func (s *ServerSession) openStream(open func() (*quic.Stream, error)) (*Stream, 
 	if err != nil {
 		return nil, fromQUIC(err, s.pathID)
 	}
-	return &Stream{plain: stream, path: s.pathID}, nil
+	return s.newPlain(stream), nil
 }
 
 // AcceptStream returns the next plain stream that the client opened. On a secondary there are none: it waits until ctx or
@@ -214,7 +218,21 @@ func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
 	if err != nil {
 		return nil, fromQUIC(err, s.pathID)
 	}
-	return &Stream{plain: stream, path: s.pathID}, nil
+	return s.newPlain(stream), nil
+}
+
+// newPlain counts a plain stream until this side has ended writing.
+func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
+	s.mu.Lock()
+	s.plain++
+	s.mu.Unlock()
+	context.AfterFunc(stream.Context(), func() {
+		s.mu.Lock()
+		s.plain--
+		s.mu.Unlock()
+		s.endIfDone()
+	})
+	return &Stream{plain: stream, path: s.pathID}
 }
 
 // refuseStreams resets the public streams that a client opens to a secondary.
@@ -298,7 +316,7 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 		KwikStreamId: uint64(o.id), Size: uint64(spec.Size), Alignment: uint64(spec.Alignment),
 		Segments: u.segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
 	}
-	for _, m := range s.listener.members.byID {
+	for _, m := range s.listener.members.all() {
 		offer.Tickets = append(offer.Tickets, s.streamTicket(o, m))
 	}
 	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: offer}})
@@ -310,13 +328,24 @@ func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.Stre
 	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
 }
 
-// tellMember tells the client of a secondary. Called with the listener's lock held.
+// tellMembers tells the client of all servers, with new tickets. Called with the listener's lock held.
+func (s *ServerSession) tellMembers() {
+	for _, m := range s.listener.members.all() {
+		s.tellMember(m)
+	}
+}
+
+// tellMember tells the client of a server. Called with the listener's lock held.
 func (s *ServerSession) tellMember(m *member) {
+	if s.role != ServerRolePrimary {
+		return // its client hears it on the session's first path
+	}
 	claim := ticketClaim{scope: ticketScopePath, session: s.id, path: m.id}
-	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_AddPath{AddPath: &kwikpb.AddPath{
-		PathId: string(m.id), Addresses: []string{m.addr.String()}, KeyHash: m.pin[:],
-		Ticket: issueTicket(m.key, claim, s.listener.config.Now()),
-	}}})
+	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:], Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
+	if m.addr.IsValid() {
+		path.Addresses = []string{m.addr.String()}
+	}
+	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_AddPath{AddPath: path}})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, o := range s.offers {
@@ -328,6 +357,9 @@ func (s *ServerSession) tellMember(m *member) {
 
 // tellGone tells the client that a secondary left. Called with the listener's lock held.
 func (s *ServerSession) tellGone(id PathID, reason string) {
+	if s.role != ServerRolePrimary {
+		return
+	}
 	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_RemovePath{RemovePath: &kwikpb.RemovePath{
 		PathId: string(id), Reason: reason,
 	}}})
@@ -375,9 +407,8 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 		if len(o.GetTickets()) != 1 {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")
 		}
-		_, keys := s.listener.membership()
 		claim := ticketClaim{scope: ticketScopeStream, session: s.id, path: s.pathID, content: content}
-		if err := checkTicket(keys, claim, o.GetTickets()[0].GetTicket(), s.listener.config.Now()); err != nil {
+		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(), s.listener.config.Now()); err != nil {
 			return err
 		}
 	}
@@ -390,7 +421,9 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 		return errorf(ErrAccessRefused, "attachment to a stream that was not offered")
 	case len(s.attached)+len(s.pushed) >= maxStreamsPerSession:
 		return errorf(ErrSecondaryStreamOverflow, "%d streams are attached", len(s.attached)+len(s.pushed))
-	case o.GetPushed():
+	}
+	s.served = true
+	if o.GetPushed() {
 		s.attachPushed(id, u, o.GetDescriptor_())
 		return nil
 	}
@@ -448,6 +481,7 @@ func (s *ServerSession) attachment(id uint64) *attachment {
 
 // releaseStream ends a stream that the client needs no more.
 func (s *ServerSession) releaseStream(id StreamID) {
+	defer s.endIfDone()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o := s.offers[id]; o != nil {

@@ -16,6 +16,8 @@ type openStream struct {
 	released bool
 	// attached holds the connections that were told of the stream.
 	attached map[PathID]*path
+	// left holds the connections that have been left for good.
+	left map[PathID]*path
 	// reserve is until when sources that are still being connected are waited for.
 	reserve time.Time
 }
@@ -33,8 +35,15 @@ func (s *ClientSession) handleControl(p *path, f *kwikpb.ControlFrame) error {
 			return s.offer(f.GetStreamOffer())
 		}
 	}
-	if m := f.GetMetadata(); m != nil {
-		return s.handleMetadata(p, m)
+	switch {
+	case f.GetMetadata() != nil:
+		return s.handleMetadata(p, f.GetMetadata())
+	case f.GetPathReport() != nil:
+		s.reported(p, f.GetPathReport())
+		return nil
+	case f.GetGoAway() != nil:
+		s.goAway(p)
+		return nil
 	}
 	if f.GetFrame() == nil {
 		return nil // of a later version
@@ -105,7 +114,7 @@ func (s *ClientSession) offer(o *kwikpb.StreamOffer) error {
 	}
 	for _, t := range o.GetTickets() {
 		path := PathID(t.GetPathId())
-		if room := open.tickets[path] != nil || len(open.tickets) < maxSecondaryPaths; room && path.valid() && len(t.GetTicket()) == ticketSize {
+		if room := open.tickets[path] != nil || len(open.tickets) <= maxSecondaryPaths; room && (path.valid() || path == primaryPathID) && len(t.GetTicket()) == ticketSize {
 			open.tickets[path] = t.GetTicket()
 		}
 	}
@@ -123,11 +132,12 @@ func (s *ClientSession) newStream(id StreamID, u units, o *kwikpb.StreamOffer) *
 	if o.GetPushed() {
 		a.pushed, a.offsets.strategy = true, s.config.ConflictResolution
 	}
-	open := &openStream{agg: a, tickets: make(map[PathID][]byte), attached: make(map[PathID]*path)}
+	open := &openStream{agg: a, tickets: make(map[PathID][]byte), attached: make(map[PathID]*path), left: make(map[PathID]*path)}
 	a.begin = func() { s.wantStream(open) }
 	a.tell = func(action schedAction) { s.tell(a, action) }
 	a.hope = func() bool { return s.hope(open) }
 	a.done = func() { s.releaseStream(open) }
+	a.left = func(source PathID) { s.detached(open, source) }
 	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }
 	a.blame = func(source PathID, off, n int64, cause error) {
 		s.blame(source, kwikpb.PathState_PATH_STATE_ACTIVE, &kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
@@ -154,7 +164,7 @@ const reserveSlack = 100 * time.Millisecond
 // connecting counts the servers that will serve the stream but have not been reached yet. Called with the lock held.
 func (s *ClientSession) connecting(open *openStream) (n int) {
 	for id := range open.tickets {
-		if r := s.paths[id]; r != nil && r.state == PathConnecting && !r.tried {
+		if sv := s.servers[id]; sv != nil && sv.paths[0].state == PathConnecting && !sv.paths[0].tried {
 			n++
 		}
 	}
@@ -169,18 +179,21 @@ func (s *ClientSession) attachAll(open *openStream) {
 		s.mu.Unlock()
 		return
 	}
+	for _, sv := range s.servers {
+		s.widen(sv)
+	}
 	var paths []*path
 	for _, r := range s.paths {
-		ticket := open.tickets[r.id]
-		if r.path == nil || open.attached[r.id] == r.path || (r.role == ServerRoleSecondary && ticket == nil) {
+		ticket := open.tickets[r.server.id]
+		if r.path == nil || open.attached[r.id] == r.path || open.left[r.id] == r.path || r.dropped || (r.path.role == ServerRoleSecondary && ticket == nil) {
 			continue
 		}
 		offer := &kwikpb.StreamOffer{
 			KwikStreamId: uint64(a.id), Size: uint64(a.units.total), Alignment: a.alignment,
 			Segments: a.units.segments(), Descriptor_: a.descriptor, Pushed: a.pushed,
 		}
-		if r.role == ServerRoleSecondary {
-			offer.Tickets = []*kwikpb.StreamTicket{{PathId: string(r.id), Ticket: ticket}}
+		if r.path.role == ServerRoleSecondary {
+			offer.Tickets = []*kwikpb.StreamTicket{{PathId: string(r.server.id), Ticket: ticket}}
 		}
 		r.path.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: offer}})
 		open.attached[r.id] = r.path
@@ -190,6 +203,9 @@ func (s *ClientSession) attachAll(open *openStream) {
 	s.mu.Unlock()
 	for _, p := range paths {
 		a.attach(p.id, p.rtt)
+		if s.isLeaving(p) {
+			a.drain(p.id)
+		}
 	}
 	a.expect(connecting, reserve)
 }
@@ -239,12 +255,13 @@ func (s *ClientSession) tell(a *streamAggregator, action schedAction) {
 	}
 }
 
-// hope reports whether a source that does not serve the stream now may still come.
+// hope reports whether a source that does not serve the stream now may still come: a server that has a ticket is being dialled, or
+// about to be attached.
 func (s *ClientSession) hope(open *openStream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id := range open.tickets {
-		if r := s.paths[id]; r != nil && r.cancel != nil && r.state != PathBanned {
+	for _, r := range s.paths {
+		if r.kept && !r.server.banned && open.tickets[r.server.id] != nil && (r.path == nil || open.attached[r.id] != r.path) {
 			return true
 		}
 	}

@@ -1,6 +1,10 @@
 package kwik
 
-import "github.com/quic-go/quic-go"
+import (
+	"slices"
+
+	"github.com/quic-go/quic-go"
+)
 
 // WireStats counts what went over the network, as QUIC counts it: without UDP and IP headers, with retransmissions. Losses
 // are those of this side's packets; what the servers' packets lost is in the server sessions' ConnectionStats.
@@ -26,13 +30,27 @@ func wireOf(c quic.ConnectionStats) WireStats {
 	}
 }
 
-// stats returns a snapshot, but for the secondary streams. Called with the session's lock held.
-func (r *pathRecord) stats() PathStats {
-	st := PathStats{ID: r.id, Role: r.role, Addr: r.addr, State: r.state, Reason: r.reason, Wire: r.past}
-	if r.path != nil {
-		c := r.path.conn.ConnectionStats()
-		st.RTT, st.MinRTT, st.CongestionWindow = c.SmoothedRTT, c.MinRTT, c.CongestionWindow
-		st.Wire.add(wireOf(c))
+// serverStats returns a snapshot of a server: the sums over the paths to it, and what else there is of the first that is connected.
+// Called with the session's lock held.
+func (s *ClientSession) serverStats(sv *serverRecord) PathStats {
+	shown := sv.paths[0]
+	if i := slices.IndexFunc(sv.paths, func(r *pathRecord) bool { return r.path != nil }); i >= 0 {
+		shown = sv.paths[i]
+	}
+	st := PathStats{ID: sv.id, Role: sv.role, Addr: shown.addr, State: shown.state, Reason: shown.reason}
+	if shown.path != nil {
+		c := shown.path.conn.ConnectionStats()
+		st.RTT, st.MinRTT = c.SmoothedRTT, c.MinRTT
+	}
+	for _, r := range sv.paths {
+		st.Wire.add(r.past)
+		st.SecondaryStreams.add(s.handler.stats(r.id))
+		if r.path != nil {
+			c := r.path.conn.ConnectionStats()
+			st.Connections++
+			st.CongestionWindow += c.CongestionWindow
+			st.Wire.add(wireOf(c))
+		}
 	}
 	return st
 }
@@ -84,16 +102,29 @@ func (a *streamAggregator) stats() StreamStats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	st := StreamStats{Size: a.units.total, Bytes: a.sched.had.Total(), Kept: a.offsets.kept, Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts}
+	servers := make(map[PathID]int) // where they are in st.Sources
 	for _, s := range a.sources {
-		x := SourceStats{Path: s.id, Bytes: s.accepted, Stalled: s.stalled && !s.gone}
-		if s.gone {
-			if x.Gone = s.reason; x.Gone == nil {
-				x.Gone = errStreamClosed
-			}
+		i, ok := servers[s.id.server()]
+		if !ok {
+			i = len(st.Sources)
+			servers[s.id.server()] = i
+			st.Sources = append(st.Sources, SourceStats{Path: s.id.server(), Stalled: true, Gone: errStreamClosed})
 		}
-		st.Sources = append(st.Sources, x)
+		st.Sources[i].add(s)
 	}
 	return st
+}
+
+// add adds what one of a server's paths did. A server is gone when all its paths are, and stalled when all that are there are.
+func (x *SourceStats) add(s *source) {
+	x.Bytes += s.accepted
+	switch {
+	case !s.gone:
+		x.Gone = nil
+		x.Stalled = x.Stalled && s.stalled
+	case x.Gone != nil && s.reason != nil:
+		x.Gone = s.reason
+	}
 }
 
 // A StreamStats is a snapshot of an aggregate stream.

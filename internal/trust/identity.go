@@ -224,6 +224,12 @@ func syncDir(dir string) {
 	}
 }
 
+// TicketKey derives the key under which a primary makes tickets for itself from its private key: so they are good for the process that takes
+// its place, too.
+func TicketKey(cert tls.Certificate) [32]byte {
+	return secret(cert, "kwikcp 2026 primary's own ticket key")
+}
+
 // StatelessResetKey derives quic.Transport.StatelessResetKey from the private
 // key of cert, so that a restarted server can tell the clients of its former
 // life at once that it has forgotten them. See secret.

@@ -135,6 +135,8 @@ type ControlFrame struct {
 	//	*ControlFrame_PathStatus
 	//	*ControlFrame_StreamOffer
 	//	*ControlFrame_Metadata
+	//	*ControlFrame_PathReport
+	//	*ControlFrame_GoAway
 	Frame         isControlFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -240,6 +242,24 @@ func (x *ControlFrame) GetMetadata() *StreamMetadataFrame {
 	return nil
 }
 
+func (x *ControlFrame) GetPathReport() *PathReport {
+	if x != nil {
+		if x, ok := x.Frame.(*ControlFrame_PathReport); ok {
+			return x.PathReport
+		}
+	}
+	return nil
+}
+
+func (x *ControlFrame) GetGoAway() *GoAway {
+	if x != nil {
+		if x, ok := x.Frame.(*ControlFrame_GoAway); ok {
+			return x.GoAway
+		}
+	}
+	return nil
+}
+
 type isControlFrame_Frame interface {
 	isControlFrame_Frame()
 }
@@ -272,6 +292,14 @@ type ControlFrame_Metadata struct {
 	Metadata *StreamMetadataFrame `protobuf:"bytes,7,opt,name=metadata,proto3,oneof"`
 }
 
+type ControlFrame_PathReport struct {
+	PathReport *PathReport `protobuf:"bytes,8,opt,name=path_report,json=pathReport,proto3,oneof"`
+}
+
+type ControlFrame_GoAway struct {
+	GoAway *GoAway `protobuf:"bytes,9,opt,name=go_away,json=goAway,proto3,oneof"`
+}
+
 func (*ControlFrame_Hello) isControlFrame_Frame() {}
 
 func (*ControlFrame_Welcome) isControlFrame_Frame() {}
@@ -286,15 +314,19 @@ func (*ControlFrame_StreamOffer) isControlFrame_Frame() {}
 
 func (*ControlFrame_Metadata) isControlFrame_Frame() {}
 
+func (*ControlFrame_PathReport) isControlFrame_Frame() {}
+
+func (*ControlFrame_GoAway) isControlFrame_Frame() {}
+
 // Hello is the client's first frame on every path.
 type Hello struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// 16 bytes, chosen at random by the client; the same on every path of the session.
 	SessionId []byte `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// The id that AddPath gave this path; empty on the primary's.
+	// The id that AddPath gave the server; empty on the session's first path.
 	PathId string `protobuf:"bytes,3,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
-	// The path ticket of AddPath; empty on the primary's path.
+	// The path ticket of AddPath; empty on the session's first path.
 	Ticket        []byte `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -420,11 +452,11 @@ func (x *Welcome) GetPathId() string {
 	return ""
 }
 
-// AddPath names a secondary to the client.
+// AddPath names a secondary to the client; or, as "primary", the primary itself, for further paths to it.
 type AddPath struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	PathId string                 `protobuf:"bytes,1,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
-	// IP:port, never a host name; the client tries them in order.
+	// IP:port, never a host name; the client tries them in order. None for the primary.
 	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// SHA-256 of the SubjectPublicKeyInfo that the primary saw when it dialled the secondary back.
 	KeyHash []byte `protobuf:"bytes,3,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
@@ -631,6 +663,129 @@ func (x *PathStatus) GetBlame() *Blame {
 	return nil
 }
 
+// PathReport tells the client what only the sender of bytes knows about a path. The counts are since the path began.
+type PathReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PacketsSent   uint64                 `protobuf:"varint,1,opt,name=packets_sent,json=packetsSent,proto3" json:"packets_sent,omitempty"`
+	PacketsLost   uint64                 `protobuf:"varint,2,opt,name=packets_lost,json=packetsLost,proto3" json:"packets_lost,omitempty"`
+	SmoothedRttUs uint64                 `protobuf:"varint,3,opt,name=smoothed_rtt_us,json=smoothedRttUs,proto3" json:"smoothed_rtt_us,omitempty"`
+	MinRttUs      uint64                 `protobuf:"varint,4,opt,name=min_rtt_us,json=minRttUs,proto3" json:"min_rtt_us,omitempty"`
+	// In bytes.
+	CongestionWindow uint64 `protobuf:"varint,5,opt,name=congestion_window,json=congestionWindow,proto3" json:"congestion_window,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *PathReport) Reset() {
+	*x = PathReport{}
+	mi := &file_control_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathReport) ProtoMessage() {}
+
+func (x *PathReport) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathReport.ProtoReflect.Descriptor instead.
+func (*PathReport) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PathReport) GetPacketsSent() uint64 {
+	if x != nil {
+		return x.PacketsSent
+	}
+	return 0
+}
+
+func (x *PathReport) GetPacketsLost() uint64 {
+	if x != nil {
+		return x.PacketsLost
+	}
+	return 0
+}
+
+func (x *PathReport) GetSmoothedRttUs() uint64 {
+	if x != nil {
+		return x.SmoothedRttUs
+	}
+	return 0
+}
+
+func (x *PathReport) GetMinRttUs() uint64 {
+	if x != nil {
+		return x.MinRttUs
+	}
+	return 0
+}
+
+func (x *PathReport) GetCongestionWindow() uint64 {
+	if x != nil {
+		return x.CongestionWindow
+	}
+	return 0
+}
+
+// GoAway tells the client that the server is about to leave: it finishes what it was granted and takes no new session.
+type GoAway struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GoAway) Reset() {
+	*x = GoAway{}
+	mi := &file_control_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GoAway) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GoAway) ProtoMessage() {}
+
+func (x *GoAway) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GoAway.ProtoReflect.Descriptor instead.
+func (*GoAway) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GoAway) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Blame names the bytes that failed their proof.
 type Blame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -643,7 +798,7 @@ type Blame struct {
 
 func (x *Blame) Reset() {
 	*x = Blame{}
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +810,7 @@ func (x *Blame) String() string {
 func (*Blame) ProtoMessage() {}
 
 func (x *Blame) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +823,7 @@ func (x *Blame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blame.ProtoReflect.Descriptor instead.
 func (*Blame) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{6}
+	return file_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Blame) GetKwikStreamId() uint64 {
@@ -714,7 +869,7 @@ type StreamOffer struct {
 
 func (x *StreamOffer) Reset() {
 	*x = StreamOffer{}
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +881,7 @@ func (x *StreamOffer) String() string {
 func (*StreamOffer) ProtoMessage() {}
 
 func (x *StreamOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,7 +894,7 @@ func (x *StreamOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOffer.ProtoReflect.Descriptor instead.
 func (*StreamOffer) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{7}
+	return file_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StreamOffer) GetKwikStreamId() uint64 {
@@ -801,7 +956,7 @@ type StreamTicket struct {
 
 func (x *StreamTicket) Reset() {
 	*x = StreamTicket{}
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +968,7 @@ func (x *StreamTicket) String() string {
 func (*StreamTicket) ProtoMessage() {}
 
 func (x *StreamTicket) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +981,7 @@ func (x *StreamTicket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTicket.ProtoReflect.Descriptor instead.
 func (*StreamTicket) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{8}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StreamTicket) GetPathId() string {
@@ -858,7 +1013,7 @@ type JoinFrame struct {
 
 func (x *JoinFrame) Reset() {
 	*x = JoinFrame{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -870,7 +1025,7 @@ func (x *JoinFrame) String() string {
 func (*JoinFrame) ProtoMessage() {}
 
 func (x *JoinFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -883,7 +1038,7 @@ func (x *JoinFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinFrame.ProtoReflect.Descriptor instead.
 func (*JoinFrame) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JoinFrame) GetFrame() isJoinFrame_Frame {
@@ -973,7 +1128,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +1140,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +1153,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JoinRequest) GetVersion() uint32 {
@@ -1039,7 +1194,7 @@ type JoinProbe struct {
 
 func (x *JoinProbe) Reset() {
 	*x = JoinProbe{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1206,7 @@ func (x *JoinProbe) String() string {
 func (*JoinProbe) ProtoMessage() {}
 
 func (x *JoinProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1219,7 @@ func (x *JoinProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinProbe.ProtoReflect.Descriptor instead.
 func (*JoinProbe) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinProbe) GetNonce() []byte {
@@ -1084,7 +1239,7 @@ type JoinProof struct {
 
 func (x *JoinProof) Reset() {
 	*x = JoinProof{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1251,7 @@ func (x *JoinProof) String() string {
 func (*JoinProof) ProtoMessage() {}
 
 func (x *JoinProof) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1264,7 @@ func (x *JoinProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinProof.ProtoReflect.Descriptor instead.
 func (*JoinProof) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JoinProof) GetMac() []byte {
@@ -1133,7 +1288,7 @@ type JoinAccept struct {
 
 func (x *JoinAccept) Reset() {
 	*x = JoinAccept{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1300,7 @@ func (x *JoinAccept) String() string {
 func (*JoinAccept) ProtoMessage() {}
 
 func (x *JoinAccept) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1313,7 @@ func (x *JoinAccept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinAccept.ProtoReflect.Descriptor instead.
 func (*JoinAccept) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *JoinAccept) GetPathId() string {
@@ -1186,7 +1341,7 @@ var File_control_proto protoreflect.FileDescriptor
 
 const file_control_proto_rawDesc = "" +
 	"\n" +
-	"\rcontrol.proto\x12\fkwik.control\x1a\x15stream_metadata.proto\"\xa7\x03\n" +
+	"\rcontrol.proto\x12\fkwik.control\x1a\x15stream_metadata.proto\"\x95\x04\n" +
 	"\fControlFrame\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.kwik.control.HelloH\x00R\x05hello\x121\n" +
 	"\awelcome\x18\x02 \x01(\v2\x15.kwik.control.WelcomeH\x00R\awelcome\x122\n" +
@@ -1196,7 +1351,10 @@ const file_control_proto_rawDesc = "" +
 	"\vpath_status\x18\x05 \x01(\v2\x18.kwik.control.PathStatusH\x00R\n" +
 	"pathStatus\x12>\n" +
 	"\fstream_offer\x18\x06 \x01(\v2\x19.kwik.control.StreamOfferH\x00R\vstreamOffer\x12@\n" +
-	"\bmetadata\x18\a \x01(\v2\".kwik.metadata.StreamMetadataFrameH\x00R\bmetadataB\a\n" +
+	"\bmetadata\x18\a \x01(\v2\".kwik.metadata.StreamMetadataFrameH\x00R\bmetadata\x12;\n" +
+	"\vpath_report\x18\b \x01(\v2\x18.kwik.control.PathReportH\x00R\n" +
+	"pathReport\x12/\n" +
+	"\ago_away\x18\t \x01(\v2\x14.kwik.control.GoAwayH\x00R\x06goAwayB\a\n" +
 	"\x05frame\"q\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
@@ -1224,7 +1382,17 @@ const file_control_proto_rawDesc = "" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.kwik.control.PathStateR\x05state\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12)\n" +
-	"\x05blame\x18\x05 \x01(\v2\x13.kwik.control.BlameR\x05blame\"]\n" +
+	"\x05blame\x18\x05 \x01(\v2\x13.kwik.control.BlameR\x05blame\"\xc5\x01\n" +
+	"\n" +
+	"PathReport\x12!\n" +
+	"\fpackets_sent\x18\x01 \x01(\x04R\vpacketsSent\x12!\n" +
+	"\fpackets_lost\x18\x02 \x01(\x04R\vpacketsLost\x12&\n" +
+	"\x0fsmoothed_rtt_us\x18\x03 \x01(\x04R\rsmoothedRttUs\x12\x1c\n" +
+	"\n" +
+	"min_rtt_us\x18\x04 \x01(\x04R\bminRttUs\x12+\n" +
+	"\x11congestion_window\x18\x05 \x01(\x04R\x10congestionWindow\" \n" +
+	"\x06GoAway\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"]\n" +
 	"\x05Blame\x12$\n" +
 	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x16\n" +
@@ -1288,7 +1456,7 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_control_proto_goTypes = []any{
 	(Role)(0),                   // 0: kwik.control.Role
 	(PathState)(0),              // 1: kwik.control.PathState
@@ -1298,15 +1466,17 @@ var file_control_proto_goTypes = []any{
 	(*AddPath)(nil),             // 5: kwik.control.AddPath
 	(*RemovePath)(nil),          // 6: kwik.control.RemovePath
 	(*PathStatus)(nil),          // 7: kwik.control.PathStatus
-	(*Blame)(nil),               // 8: kwik.control.Blame
-	(*StreamOffer)(nil),         // 9: kwik.control.StreamOffer
-	(*StreamTicket)(nil),        // 10: kwik.control.StreamTicket
-	(*JoinFrame)(nil),           // 11: kwik.control.JoinFrame
-	(*JoinRequest)(nil),         // 12: kwik.control.JoinRequest
-	(*JoinProbe)(nil),           // 13: kwik.control.JoinProbe
-	(*JoinProof)(nil),           // 14: kwik.control.JoinProof
-	(*JoinAccept)(nil),          // 15: kwik.control.JoinAccept
-	(*StreamMetadataFrame)(nil), // 16: kwik.metadata.StreamMetadataFrame
+	(*PathReport)(nil),          // 8: kwik.control.PathReport
+	(*GoAway)(nil),              // 9: kwik.control.GoAway
+	(*Blame)(nil),               // 10: kwik.control.Blame
+	(*StreamOffer)(nil),         // 11: kwik.control.StreamOffer
+	(*StreamTicket)(nil),        // 12: kwik.control.StreamTicket
+	(*JoinFrame)(nil),           // 13: kwik.control.JoinFrame
+	(*JoinRequest)(nil),         // 14: kwik.control.JoinRequest
+	(*JoinProbe)(nil),           // 15: kwik.control.JoinProbe
+	(*JoinProof)(nil),           // 16: kwik.control.JoinProof
+	(*JoinAccept)(nil),          // 17: kwik.control.JoinAccept
+	(*StreamMetadataFrame)(nil), // 18: kwik.metadata.StreamMetadataFrame
 }
 var file_control_proto_depIdxs = []int32{
 	3,  // 0: kwik.control.ControlFrame.hello:type_name -> kwik.control.Hello
@@ -1314,21 +1484,23 @@ var file_control_proto_depIdxs = []int32{
 	5,  // 2: kwik.control.ControlFrame.add_path:type_name -> kwik.control.AddPath
 	6,  // 3: kwik.control.ControlFrame.remove_path:type_name -> kwik.control.RemovePath
 	7,  // 4: kwik.control.ControlFrame.path_status:type_name -> kwik.control.PathStatus
-	9,  // 5: kwik.control.ControlFrame.stream_offer:type_name -> kwik.control.StreamOffer
-	16, // 6: kwik.control.ControlFrame.metadata:type_name -> kwik.metadata.StreamMetadataFrame
-	0,  // 7: kwik.control.Welcome.role:type_name -> kwik.control.Role
-	1,  // 8: kwik.control.PathStatus.state:type_name -> kwik.control.PathState
-	8,  // 9: kwik.control.PathStatus.blame:type_name -> kwik.control.Blame
-	10, // 10: kwik.control.StreamOffer.tickets:type_name -> kwik.control.StreamTicket
-	12, // 11: kwik.control.JoinFrame.request:type_name -> kwik.control.JoinRequest
-	13, // 12: kwik.control.JoinFrame.probe:type_name -> kwik.control.JoinProbe
-	14, // 13: kwik.control.JoinFrame.proof:type_name -> kwik.control.JoinProof
-	15, // 14: kwik.control.JoinFrame.accept:type_name -> kwik.control.JoinAccept
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	11, // 5: kwik.control.ControlFrame.stream_offer:type_name -> kwik.control.StreamOffer
+	18, // 6: kwik.control.ControlFrame.metadata:type_name -> kwik.metadata.StreamMetadataFrame
+	8,  // 7: kwik.control.ControlFrame.path_report:type_name -> kwik.control.PathReport
+	9,  // 8: kwik.control.ControlFrame.go_away:type_name -> kwik.control.GoAway
+	0,  // 9: kwik.control.Welcome.role:type_name -> kwik.control.Role
+	1,  // 10: kwik.control.PathStatus.state:type_name -> kwik.control.PathState
+	10, // 11: kwik.control.PathStatus.blame:type_name -> kwik.control.Blame
+	12, // 12: kwik.control.StreamOffer.tickets:type_name -> kwik.control.StreamTicket
+	14, // 13: kwik.control.JoinFrame.request:type_name -> kwik.control.JoinRequest
+	15, // 14: kwik.control.JoinFrame.probe:type_name -> kwik.control.JoinProbe
+	16, // 15: kwik.control.JoinFrame.proof:type_name -> kwik.control.JoinProof
+	17, // 16: kwik.control.JoinFrame.accept:type_name -> kwik.control.JoinAccept
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1345,8 +1517,10 @@ func file_control_proto_init() {
 		(*ControlFrame_PathStatus)(nil),
 		(*ControlFrame_StreamOffer)(nil),
 		(*ControlFrame_Metadata)(nil),
+		(*ControlFrame_PathReport)(nil),
+		(*ControlFrame_GoAway)(nil),
 	}
-	file_control_proto_msgTypes[9].OneofWrappers = []any{
+	file_control_proto_msgTypes[11].OneofWrappers = []any{
 		(*JoinFrame_Request)(nil),
 		(*JoinFrame_Probe)(nil),
 		(*JoinFrame_Proof)(nil),
@@ -1358,7 +1532,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

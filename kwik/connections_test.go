@@ -1,0 +1,184 @@
+package kwik
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"kwikcp/internal/simnet"
+)
+
+// TestWidthPolicy plays reports to the policy: of each path once in reportInterval, while the server delivers at a rate that follows from
+// the number of its paths.
+func TestWidthPolicy(t *testing.T) {
+	const rtt = 40 * time.Millisecond
+	type scene struct {
+		fixed int
+		rate  func(paths int) float64               // bytes a second
+		next  func(at time.Duration, r *pathReport) // what a report says
+	}
+	each := func(n int) float64 { return 2e6 * float64(n) }
+	shared := func(n int) float64 { return 2e6 }
+	lossy := func(_ time.Duration, r *pathReport) { r.lost++ }
+	play := func(s scene, seconds int) (widths []int) {
+		w := newWidthPolicy(s.fixed)
+		now := time.Unix(1e9, 0)
+		last := make(map[PathID]pathReport)
+		received := 0.0
+		for at := time.Duration(0); at < time.Duration(seconds)*time.Second; at += reportInterval {
+			paths := w.width
+			received += s.rate(paths) * reportInterval.Seconds()
+			for n := range paths {
+				id := PathID("s1")
+				if n > 0 {
+					id = id.further(n + 1)
+				}
+				r := last[id]
+				r.sent, r.rtt, r.minRTT = r.sent+1000, rtt, rtt
+				s.next(at, &r)
+				last[id] = r
+				w.report(id, r, int64(received), now.Add(at))
+			}
+			for id := range last { // paths that are given up
+				n := 1
+				for ; id != "s1" && id != PathID("s1").further(n); n++ {
+				}
+				if n > w.width {
+					w.forget(id)
+					delete(last, id)
+				}
+			}
+			if len(widths) == 0 || widths[len(widths)-1] != w.width {
+				widths = append(widths, w.width)
+			}
+		}
+		return widths
+	}
+	for name, tt := range map[string]struct {
+		scene
+		seconds int
+		want    []int
+	}{
+		"loss without a queue":        {scene{0, each, lossy}, 20, []int{1, 2, 4}},
+		"no loss":                     {scene{0, each, func(time.Duration, *pathReport) {}}, 20, []int{1}},
+		"loss behind a queue":         {scene{0, each, func(_ time.Duration, r *pathReport) { r.lost++; r.rtt = 2 * rtt }}, 20, []int{1}},
+		"the queue just short enough": {scene{0, each, func(_ time.Duration, r *pathReport) { r.lost++; r.rtt = rtt * 5 / 4 }}, 20, []int{1, 2, 4}},
+		"the queue just too long":     {scene{0, each, func(_ time.Duration, r *pathReport) { r.lost++; r.rtt = rtt*5/4 + 1 }}, 20, []int{1}},
+		"a short way": {scene{0, each, func(_ time.Duration, r *pathReport) {
+			r.lost++
+			r.rtt, r.minRTT = 1999*time.Microsecond, 1999*time.Microsecond
+		}}, 20, []int{1}},
+		"two are no faster":           {scene{0, shared, lossy}, 6, []int{1, 2, 1}},
+		"two are no faster, for long": {scene{0, shared, lossy}, 18, []int{1, 2, 1, 2, 1}},
+		"four are no faster than two": {scene{0, func(n int) float64 { return 2e6 * float64(min(n, 2)) }, lossy}, 9, []int{1, 2, 4, 2}},
+		"one loss long ago":           {scene{0, each, func(at time.Duration, r *pathReport) { r.lost = uint64(min(at/reportInterval, 1)) }}, 20, []int{1, 2}},
+		"nothing comes":               {scene{0, func(int) float64 { return 0 }, lossy}, 20, []int{1}},
+		"a fixed number":              {scene{3, each, lossy}, 20, []int{3}},
+		"one, fixed":                  {scene{1, each, lossy}, 20, []int{1}},
+	} {
+		if got := play(tt.scene, tt.seconds); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
+// connections returns how many paths to a server are connected.
+func connections(w *world, c *ClientSession, id PathID) int { return w.path(c, id).Connections }
+
+// A number of paths that was asked for is there for every server, the application knows servers only, and all paths are used.
+func TestConnectionsPerServer(t *testing.T) {
+	inWorldOf(t, 24<<20, 1, slow, func(w *world) {
+		client, server := w.dial(&Config{ConnectionsPerServer: 3})
+		w.wantState(client, "s1", PathActive)
+		c := w.copy(w.offer(client, server, unit))
+		w.within(time.Second, func() bool { return connections(w, client, "s1") == 3 && connections(w, client, primaryPathID) == 3 })
+		c.wantAll()
+		if n := len(client.Paths()); n != 2 {
+			w.t.Errorf("%d servers are shown", n)
+		}
+		st := c.s.Stats()
+		if len(st.Sources) != 2 || st.Sources[0].Bytes+st.Sources[1].Bytes != st.Size {
+			w.t.Errorf("%+v", st)
+		}
+		used := 0
+		client.mu.Lock()
+		for _, r := range client.paths {
+			if client.handler.stats(r.id).CountedBytes > 0 {
+				used++
+			}
+		}
+		client.mu.Unlock()
+		if used != 6 {
+			w.t.Errorf("%d paths were used", used)
+		}
+	})
+}
+
+// A path that loses packets without being full gets company, and the stream is sooner there; a clean path does not.
+func TestLossyPathsGetCompany(t *testing.T) {
+	const size = 24 << 20
+	took := func(t *testing.T, loss float64, conf *Config) (time.Duration, int) {
+		var took time.Duration
+		most := 0
+		link := simnet.Link{Latency: 10 * time.Millisecond, Rate: 200e6, Loss: loss}
+		inWorldOf(t, size, 1, link, func(w *world) {
+			client, server := w.dial(conf)
+			w.wantState(client, "s1", PathActive)
+			start := time.Now()
+			c := w.copy(w.offer(client, server, unit))
+			for done := false; !done; {
+				select {
+				case <-c.done:
+					done = true
+				case <-time.After(50 * time.Millisecond):
+				}
+				most = max(most, connections(w, client, "s1"), connections(w, client, primaryPathID))
+			}
+			c.wantAll()
+			took = time.Since(start)
+		})
+		return took, most
+	}
+	t.Run("lossy", func(t *testing.T) {
+		alone, n := took(t, 0.002, &Config{ConnectionsPerServer: 1})
+		if n != 1 {
+			t.Errorf("%d paths to one server, one was asked for", n)
+		}
+		auto, n := took(t, 0.002, nil)
+		if n != autoConnections || auto > alone*2/3 {
+			t.Errorf("%v with up to %d paths to a server, %v with one", auto, n, alone)
+		}
+	})
+	t.Run("clean", func(t *testing.T) {
+		if _, n := took(t, 0, nil); n != 1 {
+			t.Errorf("%d paths to one server", n)
+		}
+	})
+}
+
+// When one path's bytes fail their proof all paths to that server are given up, and its bytes are fetched elsewhere.
+func TestBanConcernsTheServer(t *testing.T) {
+	inWorldOf(t, 8<<20, 0, slow, func(w *world) {
+		w.secondaries = append(w.secondaries, w.join(corrupt(func(b []byte) {
+			for i := range b {
+				b[i] ^= 1
+			}
+		})))
+		client, server := w.dial(&Config{ConnectionsPerServer: 2})
+		w.wantState(client, "s1", PathActive)
+		s := w.offer(client, server, unit)
+		s.SetProof(func(_ PathID, off int64, p []byte) error {
+			if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
+				return errors.New("wrong")
+			}
+			return nil
+		})
+		c := w.copy(s)
+		c.wantAll()
+		if st := w.path(client, "s1"); st.State != PathBanned || st.Connections != 0 {
+			w.t.Errorf("%+v", st)
+		}
+	})
+}

@@ -1,0 +1,209 @@
+package kwik
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// shutDown begins to drain a server and returns a channel that is closed when that is over.
+func (w *world) shutDown(s *testServer, patience time.Duration) <-chan struct{} {
+	over := make(chan struct{})
+	if s.member != nil {
+		s.member.Close()
+	}
+	w.wg.Go(func() {
+		defer close(over)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		s.Shutdown(ctx, "for a test")
+	})
+	return over
+}
+
+// A server that leaves finishes what it is at; nothing is fetched twice, nobody waits, and it is gone long before the stream has ended.
+func TestDrain(t *testing.T) {
+	for _, who := range []string{"secondary", "primary"} {
+		t.Run(who, func(t *testing.T) {
+			inWorldOf(t, 12<<20, 2, slow, func(w *world) {
+				client, server := w.dial(nil)
+				w.wantState(client, "s1", PathActive)
+				w.wantState(client, "s2", PathActive)
+				c := w.copy(w.offer(client, server, unit))
+				leaving, id := w.secondaries[0], PathID("s1")
+				if who == "primary" {
+					leaving, id = w.primary, primaryPathID
+				}
+				w.within(time.Second, func() bool { return delivered(c.s, id) > 0 })
+				begun := time.Now()
+				select {
+				case <-w.shutDown(leaving, time.Minute):
+				case <-c.done:
+					w.t.Fatal("the stream ended first")
+				}
+				if took := time.Since(begun); took > 2*time.Second {
+					w.t.Errorf("it left after %v", took)
+				}
+				c.wantAll()
+				if st := c.s.Stats(); st.Wasted != 0 {
+					w.t.Errorf("%d bytes came in vain", st.Wasted)
+				}
+			})
+		})
+	}
+}
+
+// A server that is alone goes on to the end of the stream although it is to leave, and no longer than its patience.
+func TestDrainWhereNobodyElseIs(t *testing.T) {
+	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
+		client, server := w.dial(nil)
+		c := w.copy(w.offer(client, server, unit))
+		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		over := w.shutDown(w.primary, time.Minute)
+		c.wantAll()
+		select {
+		case <-over:
+		case <-time.After(time.Second):
+			w.t.Error("the server stays when its client has all")
+		}
+	})
+	inWorldOf(t, 12<<20, 0, slow, func(w *world) {
+		client, server := w.dial(&Config{SourceTimeout: 2 * time.Second})
+		c := w.copy(w.offer(client, server, unit))
+		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		begun := time.Now()
+		<-w.shutDown(w.primary, 500*time.Millisecond)
+		if took := time.Since(begun); took < 500*time.Millisecond || took > 700*time.Millisecond {
+			w.t.Errorf("its patience lasted %v", took)
+		}
+		<-c.done
+		wantError(w.t, c.err, ErrAggregationTimeout)
+	})
+}
+
+// A leaving server takes no new session, one without clients is gone at once, and one with a client that wants nothing is
+// gone when its patience ends.
+func TestDrainAndNewcomers(t *testing.T) {
+	inWorld(t, 1, lan, func(w *world) {
+		begun := time.Now()
+		<-w.shutDown(w.secondaries[0], time.Minute)
+		if took := time.Since(begun); took > 100*time.Millisecond {
+			w.t.Errorf("it left after %v", took)
+		}
+		w.dial(nil)
+		over := w.shutDown(w.primary, 3*time.Second)
+		time.Sleep(100 * time.Millisecond)
+		if _, err := w.tryDial(w.primary.addr, w.primary.pin(), nil); err == nil {
+			w.t.Error("it takes new clients")
+		}
+		select {
+		case <-over:
+			w.t.Error("it left its client")
+		default:
+		}
+		<-over
+	})
+}
+
+// Every server is restarted, one after the other and again and again, while clients come and go: none of their streams is lost.
+func TestRollingRestart(t *testing.T) {
+	inWorldOf(t, 3<<20, 2, slow, func(w *world) {
+		var wg sync.WaitGroup
+		stop := make(chan struct{})
+		fetched := 0
+		for range 2 {
+			wg.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					client, err := w.tryDial(w.primary.addr, w.primary.pin(), nil)
+					if err != nil { // the primary is being restarted
+						time.Sleep(100 * time.Millisecond)
+						continue
+					}
+					server := <-w.primary.sessions
+					o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: unit, Descriptor: []byte("data")})
+					if err != nil {
+						client.CloseWithError(0, "")
+						continue
+					}
+					s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
+					if err != nil {
+						client.CloseWithError(0, "")
+						continue
+					}
+					w.copy(s).wantAll()
+					client.CloseWithError(0, "")
+					fetched++
+				}
+			})
+		}
+		for range 2 {
+			for i := range w.secondaries {
+				old := w.secondaries[i]
+				<-w.shutDown(old, time.Minute)
+				old.stop()
+				w.secondaries[i] = w.join(restarted(old))
+				time.Sleep(300 * time.Millisecond)
+			}
+		}
+		close(stop)
+		wg.Wait()
+		if fetched < 4 {
+			w.t.Errorf("%d streams only", fetched)
+		}
+	})
+}
+
+// A primary that is restarted in the middle of a stream is used again, though the new process knows nothing of the session.
+func TestPrimaryComesBack(t *testing.T) {
+	reset := configured(func(c *Config) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
+	inWorldOf(t, 24<<20, 0, slow, func(w *world) {
+		w.primary.stop()
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), reset)
+		w.secondaries = append(w.secondaries, w.join())
+		client, server := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		c := w.copy(w.offer(client, server, unit))
+		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		old := w.primary
+		old.kill()
+		w.primary = w.serve(ServerRolePrimary, restarted(old), reset)
+		begun, before := time.Now(), delivered(c.s, primaryPathID)
+		w.within(10*time.Second, func() bool { return delivered(c.s, primaryPathID) > before+unit })
+		if took := time.Since(begun); took > 4*time.Second {
+			w.t.Errorf("it is used again after %v", took)
+		}
+		if !errors.Is(client.Context().Err(), context.Canceled) {
+			w.t.Error("what is public went on")
+		}
+		if _, err := client.OpenStream(); err == nil {
+			w.t.Error("a plain stream to a primary that knows nothing of the session")
+		}
+		c.wantAll()
+	})
+}
+
+// When the primary is alone and is restarted the stream waits for it.
+func TestPrimaryComesBackAlone(t *testing.T) {
+	reset := configured(func(c *Config) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
+	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
+		w.primary.stop()
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), reset)
+		client, server := w.dial(nil)
+		c := w.copy(w.offer(client, server, unit))
+		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		old := w.primary
+		old.kill()
+		time.Sleep(time.Second)
+		w.primary = w.serve(ServerRolePrimary, restarted(old), reset)
+		c.wantAll()
+	})
+}
