@@ -80,6 +80,14 @@ type Config struct {
 	// client may be wrong or lie. May be nil.
 	OnBlame func(s *ServerSession, path PathID, offset int64, reason string)
 
+	// Verify lets a primary find out whether a secondary serves right bytes after a client could not prove some. Nil means that such a
+	// secondary is not offered to clients again before it joins anew. It may be called by several goroutines at once.
+	Verify VerifyFunc
+
+	// OnSuspension is called on a primary when a secondary is not offered to clients any more because it could not prove bytes that a
+	// client blamed it for, and, with nil, when it has proved them. It must not block. May be nil.
+	OnSuspension func(id PathID, reason error)
+
 	// StatelessResetKey lets a client notice within a round trip that a server was restarted, if the server keeps the
 	// key. Nil means none.
 	StatelessResetKey *quic.StatelessResetKey
@@ -136,6 +144,9 @@ func (c *Config) populate() *Config {
 		p.OnMembership = func(PathID, netip.AddrPort, error) {}
 	}
 	p.ConnectionsPerServer = clip(p.ConnectionsPerServer, 0, maxConnections)
+	if p.OnSuspension == nil {
+		p.OnSuspension = func(PathID, error) {}
+	}
 	setDefault(&p.ReorderWindow, defaultReorderWindow)
 	p.ReorderWindow = max(p.ReorderWindow, minReorderWindow)
 	setDefault(&p.SourceTimeout, 10*time.Second)

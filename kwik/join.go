@@ -123,7 +123,7 @@ func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*
 	return &Membership{id: id, primary: addr, conn: conn}, nil
 }
 
-// keep ends a membership when the listener closes. It reports false if the listener is closed already.
+// keep answers the primary's challenges as long as a membership lasts, and ends it when the listener closes. It reports false if the listener is closed already.
 func (l *Listener) keep(conn *quic.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -131,11 +131,8 @@ func (l *Listener) keep(conn *quic.Conn) bool {
 		return false
 	}
 	l.wg.Go(func() {
-		select {
-		case <-conn.Context().Done():
-		case <-l.ctx.Done():
-			conn.CloseWithError(ApplicationErrorCode(NoError), "server closed")
-		}
+		defer context.AfterFunc(l.ctx, func() { conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })()
+		l.answerChallenges(conn)
 	})
 	return true
 }
@@ -377,12 +374,12 @@ func (l *Listener) ownPin() (trust.Pin, error) {
 }
 
 // joinQUIC returns the QUIC configuration of connections between servers that this side opens: a membership is kept
-// alive and noticed to be dead within a few seconds, and the peer opens no streams.
+// alive and noticed to be dead within a few seconds.
 func (c *Config) joinQUIC() *quic.Config {
 	q := c.QUIC.Clone()
 	q.KeepAlivePeriod = 2 * time.Second
 	q.MaxIdleTimeout = 8 * time.Second
-	q.MaxIncomingStreams, q.MaxIncomingUniStreams = -1, -1
+	q.MaxIncomingStreams, q.MaxIncomingUniStreams = 1, -1 // challenges
 	return q
 }
 

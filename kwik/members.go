@@ -10,7 +10,6 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"kwikcp/internal/trust"
-	kwikpb "kwikcp/kwik/proto"
 )
 
 // A member is a secondary that joined this primary, or the primary itself.
@@ -20,6 +19,8 @@ type member struct {
 	pin  trust.Pin      // of the key that it showed when it was dialled back
 	key  ticketKey
 	conn *quic.Conn // the membership lasts as long as this
+	// charges are what clients could not prove of it. As long as there are any it is suspended: clients are not told of it.
+	charges []charge
 }
 
 // members are a primary's secondaries. Guarded by the listener.
@@ -33,7 +34,7 @@ type members struct {
 
 // all returns everyone for whom clients get tickets.
 func (m *members) all() []*member {
-	all := slices.Collect(maps.Values(m.byID))
+	all := slices.DeleteFunc(slices.Collect(maps.Values(m.byID)), func(m *member) bool { return len(m.charges) > 0 })
 	if m.self != nil {
 		all = append(all, m.self)
 	}
@@ -112,6 +113,8 @@ type Member struct {
 	Addr netip.AddrPort
 	// KeyHash is the SHA-256 of its public key.
 	KeyHash [32]byte
+	// Suspended means that clients could not prove bytes of it and that it has not proved itself since: it is offered to nobody.
+	Suspended bool
 }
 
 // Members returns a snapshot of a primary's secondaries, in no particular order.
@@ -120,16 +123,9 @@ func (l *Listener) Members() []Member {
 	defer l.mu.Unlock()
 	var all []Member
 	for _, m := range l.members.byID {
-		all = append(all, Member{ID: m.id, Addr: m.addr, KeyHash: m.pin})
+		all = append(all, Member{ID: m.id, Addr: m.addr, KeyHash: m.pin, Suspended: len(m.charges) > 0})
 	}
 	return all
-}
-
-// reported acts on what a client thinks of a path.
-func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
-	if status.GetBlame() != nil && l.config.OnBlame != nil {
-		l.config.OnBlame(s, PathID(printable(status.GetPathId())), int64(status.GetBlame().GetOffset()), printable(status.GetReason()))
-	}
 }
 
 // ticketKeys returns the keys under which this server honours tickets: a secondary's of its present and previous membership, and a

@@ -1006,6 +1006,8 @@ type JoinFrame struct {
 	//	*JoinFrame_Probe
 	//	*JoinFrame_Proof
 	//	*JoinFrame_Accept
+	//	*JoinFrame_Challenge
+	//	*JoinFrame_Answer
 	Frame         isJoinFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1084,6 +1086,24 @@ func (x *JoinFrame) GetAccept() *JoinAccept {
 	return nil
 }
 
+func (x *JoinFrame) GetChallenge() *Challenge {
+	if x != nil {
+		if x, ok := x.Frame.(*JoinFrame_Challenge); ok {
+			return x.Challenge
+		}
+	}
+	return nil
+}
+
+func (x *JoinFrame) GetAnswer() *ChallengeAnswer {
+	if x != nil {
+		if x, ok := x.Frame.(*JoinFrame_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
 type isJoinFrame_Frame interface {
 	isJoinFrame_Frame()
 }
@@ -1104,6 +1124,14 @@ type JoinFrame_Accept struct {
 	Accept *JoinAccept `protobuf:"bytes,4,opt,name=accept,proto3,oneof"`
 }
 
+type JoinFrame_Challenge struct {
+	Challenge *Challenge `protobuf:"bytes,5,opt,name=challenge,proto3,oneof"`
+}
+
+type JoinFrame_Answer struct {
+	Answer *ChallengeAnswer `protobuf:"bytes,6,opt,name=answer,proto3,oneof"`
+}
+
 func (*JoinFrame_Request) isJoinFrame_Frame() {}
 
 func (*JoinFrame_Probe) isJoinFrame_Frame() {}
@@ -1111,6 +1139,10 @@ func (*JoinFrame_Probe) isJoinFrame_Frame() {}
 func (*JoinFrame_Proof) isJoinFrame_Frame() {}
 
 func (*JoinFrame_Accept) isJoinFrame_Frame() {}
+
+func (*JoinFrame_Challenge) isJoinFrame_Frame() {}
+
+func (*JoinFrame_Answer) isJoinFrame_Frame() {}
 
 // JoinRequest is a secondary's first frame to its primary.
 type JoinRequest struct {
@@ -1337,6 +1369,145 @@ func (x *JoinAccept) GetTokenProof() []byte {
 	return nil
 }
 
+// Challenge asks a member, on the join connection, for bytes that a client could not prove: one unit of a stream at most. The other
+// fields are those of StreamOffer.
+type Challenge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Size          uint64                 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	Alignment     uint64                 `protobuf:"varint,2,opt,name=alignment,proto3" json:"alignment,omitempty"`
+	Descriptor_   []byte                 `protobuf:"bytes,3,opt,name=descriptor,proto3" json:"descriptor,omitempty"`
+	Segments      []uint64               `protobuf:"varint,4,rep,packed,name=segments,proto3" json:"segments,omitempty"`
+	Offset        uint64                 `protobuf:"varint,5,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length        uint64                 `protobuf:"varint,6,opt,name=length,proto3" json:"length,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Challenge) Reset() {
+	*x = Challenge{}
+	mi := &file_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Challenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Challenge) ProtoMessage() {}
+
+func (x *Challenge) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
+func (*Challenge) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Challenge) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Challenge) GetAlignment() uint64 {
+	if x != nil {
+		return x.Alignment
+	}
+	return 0
+}
+
+func (x *Challenge) GetDescriptor_() []byte {
+	if x != nil {
+		return x.Descriptor_
+	}
+	return nil
+}
+
+func (x *Challenge) GetSegments() []uint64 {
+	if x != nil {
+		return x.Segments
+	}
+	return nil
+}
+
+func (x *Challenge) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Challenge) GetLength() uint64 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+type ChallengeAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly length bytes, or none and a reason.
+	Content       []byte `protobuf:"bytes,1,opt,name=content,proto3" json:"content,omitempty"`
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeAnswer) Reset() {
+	*x = ChallengeAnswer{}
+	mi := &file_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeAnswer) ProtoMessage() {}
+
+func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeAnswer.ProtoReflect.Descriptor instead.
+func (*ChallengeAnswer) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ChallengeAnswer) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *ChallengeAnswer) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_control_proto protoreflect.FileDescriptor
 
 const file_control_proto_rawDesc = "" +
@@ -1409,12 +1580,14 @@ const file_control_proto_rawDesc = "" +
 	"\x06pushed\x18\a \x01(\bR\x06pushed\"?\n" +
 	"\fStreamTicket\x12\x17\n" +
 	"\apath_id\x18\x01 \x01(\tR\x06pathId\x12\x16\n" +
-	"\x06ticket\x18\x02 \x01(\fR\x06ticket\"\xe1\x01\n" +
+	"\x06ticket\x18\x02 \x01(\fR\x06ticket\"\xd3\x02\n" +
 	"\tJoinFrame\x125\n" +
 	"\arequest\x18\x01 \x01(\v2\x19.kwik.control.JoinRequestH\x00R\arequest\x12/\n" +
 	"\x05probe\x18\x02 \x01(\v2\x17.kwik.control.JoinProbeH\x00R\x05probe\x12/\n" +
 	"\x05proof\x18\x03 \x01(\v2\x17.kwik.control.JoinProofH\x00R\x05proof\x122\n" +
-	"\x06accept\x18\x04 \x01(\v2\x18.kwik.control.JoinAcceptH\x00R\x06acceptB\a\n" +
+	"\x06accept\x18\x04 \x01(\v2\x18.kwik.control.JoinAcceptH\x00R\x06accept\x127\n" +
+	"\tchallenge\x18\x05 \x01(\v2\x17.kwik.control.ChallengeH\x00R\tchallenge\x127\n" +
+	"\x06answer\x18\x06 \x01(\v2\x1d.kwik.control.ChallengeAnswerH\x00R\x06answerB\a\n" +
 	"\x05frame\"\x81\x01\n" +
 	"\vJoinRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1c\n" +
@@ -1432,7 +1605,19 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"ticket_key\x18\x02 \x01(\fR\tticketKey\x12\x1f\n" +
 	"\vtoken_proof\x18\x03 \x01(\fR\n" +
-	"tokenProof*,\n" +
+	"tokenProof\"\xa9\x01\n" +
+	"\tChallenge\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x1c\n" +
+	"\talignment\x18\x02 \x01(\x04R\talignment\x12\x1e\n" +
+	"\n" +
+	"descriptor\x18\x03 \x01(\fR\n" +
+	"descriptor\x12\x1a\n" +
+	"\bsegments\x18\x04 \x03(\x04R\bsegments\x12\x16\n" +
+	"\x06offset\x18\x05 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06length\x18\x06 \x01(\x04R\x06length\"C\n" +
+	"\x0fChallengeAnswer\x12\x18\n" +
+	"\acontent\x18\x01 \x01(\fR\acontent\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason*,\n" +
 	"\x04Role\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x00\x12\x12\n" +
 	"\x0eROLE_SECONDARY\x10\x01*\x83\x01\n" +
@@ -1456,7 +1641,7 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_control_proto_goTypes = []any{
 	(Role)(0),                   // 0: kwik.control.Role
 	(PathState)(0),              // 1: kwik.control.PathState
@@ -1476,7 +1661,9 @@ var file_control_proto_goTypes = []any{
 	(*JoinProbe)(nil),           // 15: kwik.control.JoinProbe
 	(*JoinProof)(nil),           // 16: kwik.control.JoinProof
 	(*JoinAccept)(nil),          // 17: kwik.control.JoinAccept
-	(*StreamMetadataFrame)(nil), // 18: kwik.metadata.StreamMetadataFrame
+	(*Challenge)(nil),           // 18: kwik.control.Challenge
+	(*ChallengeAnswer)(nil),     // 19: kwik.control.ChallengeAnswer
+	(*StreamMetadataFrame)(nil), // 20: kwik.metadata.StreamMetadataFrame
 }
 var file_control_proto_depIdxs = []int32{
 	3,  // 0: kwik.control.ControlFrame.hello:type_name -> kwik.control.Hello
@@ -1485,7 +1672,7 @@ var file_control_proto_depIdxs = []int32{
 	6,  // 3: kwik.control.ControlFrame.remove_path:type_name -> kwik.control.RemovePath
 	7,  // 4: kwik.control.ControlFrame.path_status:type_name -> kwik.control.PathStatus
 	11, // 5: kwik.control.ControlFrame.stream_offer:type_name -> kwik.control.StreamOffer
-	18, // 6: kwik.control.ControlFrame.metadata:type_name -> kwik.metadata.StreamMetadataFrame
+	20, // 6: kwik.control.ControlFrame.metadata:type_name -> kwik.metadata.StreamMetadataFrame
 	8,  // 7: kwik.control.ControlFrame.path_report:type_name -> kwik.control.PathReport
 	9,  // 8: kwik.control.ControlFrame.go_away:type_name -> kwik.control.GoAway
 	0,  // 9: kwik.control.Welcome.role:type_name -> kwik.control.Role
@@ -1496,11 +1683,13 @@ var file_control_proto_depIdxs = []int32{
 	15, // 14: kwik.control.JoinFrame.probe:type_name -> kwik.control.JoinProbe
 	16, // 15: kwik.control.JoinFrame.proof:type_name -> kwik.control.JoinProof
 	17, // 16: kwik.control.JoinFrame.accept:type_name -> kwik.control.JoinAccept
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	18, // 17: kwik.control.JoinFrame.challenge:type_name -> kwik.control.Challenge
+	19, // 18: kwik.control.JoinFrame.answer:type_name -> kwik.control.ChallengeAnswer
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1525,6 +1714,8 @@ func file_control_proto_init() {
 		(*JoinFrame_Probe)(nil),
 		(*JoinFrame_Proof)(nil),
 		(*JoinFrame_Accept)(nil),
+		(*JoinFrame_Challenge)(nil),
+		(*JoinFrame_Answer)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1532,7 +1723,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,192 @@
+package kwik
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// standing notes what a primary says about the standing of its secondaries.
+type standing struct {
+	mu    sync.Mutex
+	heard []error
+}
+
+func (s *standing) option(w *world) serverOption {
+	return configured(func(c *Config) {
+		c.OnSuspension = func(_ PathID, reason error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.heard = append(s.heard, reason)
+		}
+		c.Verify = func(_ context.Context, descriptor []byte, off int64, p []byte) error {
+			if string(descriptor) != "data" || !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
+				return errors.New("wrong bytes")
+			}
+			return nil
+		}
+	})
+}
+
+func (s *standing) all() []error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]error(nil), s.heard...)
+}
+
+// A secondary whose bytes a client could not prove is offered to nobody until it has proved them to the primary.
+func TestSuspension(t *testing.T) {
+	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
+		w.primary.stop()
+		said := &standing{}
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
+		var mu sync.Mutex
+		broken := true
+		s1 := w.join(configured(func(c *Config) {
+			right := c.OpenContent
+			c.OpenContent = func(ctx context.Context, r ContentRequest) (Content, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if broken {
+					return memory{make([]byte, len(w.data))}, nil
+				}
+				return right(ctx, r)
+			}
+		}))
+		w.secondaries = append(w.secondaries, s1, w.join())
+		offered := func() []PathID {
+			client, _ := w.dial(nil)
+			defer client.CloseWithError(0, "")
+			time.Sleep(100 * time.Millisecond)
+			var ids []PathID
+			for _, p := range client.Paths() {
+				ids = append(ids, p.ID)
+			}
+			return ids
+		}
+		if ids := offered(); len(ids) != 3 {
+			w.t.Fatalf("offered are %v", ids)
+		}
+		client, server := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		s := w.offer(client, server, unit)
+		s.SetProof(func(_ PathID, off int64, p []byte) error {
+			if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
+				return errors.New("wrong")
+			}
+			return nil
+		})
+		c := w.copy(s)
+		c.wantAll()
+		w.within(time.Second, func() bool { return len(said.all()) == 1 })
+		if said.all()[0] == nil {
+			w.t.Fatal("it is said to have proved itself")
+		}
+		if ids := offered(); len(ids) != 2 || ids[1] != "s2" {
+			w.t.Errorf("offered are %v", ids)
+		}
+		// A stream that is offered to a session that knows it brings no ticket for it either.
+		w.offer(client, server, unit)
+		client.mu.Lock()
+		for id, open := range client.streams {
+			if id != s.StreamID() && open.tickets["s1"] != nil {
+				w.t.Error("there is a ticket for it")
+			}
+		}
+		client.mu.Unlock()
+		time.Sleep(5 * time.Minute) // many challenges
+		if n := len(said.all()); n != 1 {
+			w.t.Errorf("heard of it %d times", n)
+		}
+		mu.Lock()
+		broken = false
+		mu.Unlock()
+		w.within(maxChallenge+time.Minute, func() bool { return len(said.all()) == 2 })
+		if said.all()[1] != nil {
+			w.t.Errorf("suspended again: %v", said.all()[1])
+		}
+		if ids := offered(); len(ids) != 3 {
+			w.t.Errorf("offered are %v", ids)
+		}
+	})
+}
+
+// A client that lies about an honest secondary does not keep it out: the bytes are asked for, and are right. What makes no sense is ignored.
+func TestFalseBlame(t *testing.T) {
+	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
+		w.primary.stop()
+		said := &standing{}
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
+		w.secondaries = append(w.secondaries, w.join())
+		client, server := w.dial(nil)
+		s := w.offer(client, server, unit)
+		blame := func(id PathID, stream, offset uint64) {
+			client.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
+				PathId: string(id), State: kwikpb.PathState_PATH_STATE_BANNED, Reason: "because",
+				Blame: &kwikpb.Blame{KwikStreamId: stream, Offset: offset, Length: 1},
+			}}})
+		}
+		for off := range uint64(40) {
+			blame("s1", uint64(s.StreamID()), off*unit/2)
+		}
+		blame("s1", uint64(s.StreamID()), 4<<20)
+		blame("s1", uint64(s.StreamID()), 1<<63)
+		blame("s1", 1<<63, 0)
+		blame("s9", uint64(s.StreamID()), 0)
+		blame("primary", uint64(s.StreamID()), 0)
+		time.Sleep(time.Second)
+		if m := w.primary.Members(); len(m) != 1 || m[0].Suspended || len(said.all()) != 0 {
+			w.t.Errorf("%+v, %v", m, said.all())
+		}
+		w.copy(s).wantAll()
+	})
+}
+
+// Challenges that make no sense are answered with a reason, and do not end the membership.
+func TestHostileChallenges(t *testing.T) {
+	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
+		right := kwikpb.Challenge{Size: 4 << 20, Alignment: unit, Descriptor_: []byte("data"), Length: unit}
+		l := w.secondaries[0].Listener
+		for name, change := range map[string]func(c *kwikpb.Challenge){
+			"nothing":            func(c *kwikpb.Challenge) { c.Length = 0 },
+			"too much":           func(c *kwikpb.Challenge) { c.Length = maxUnit + 1 },
+			"beyond the end":     func(c *kwikpb.Challenge) { c.Offset = 4<<20 - 1 },
+			"at the end":         func(c *kwikpb.Challenge) { c.Offset = 4 << 20 },
+			"an overflow":        func(c *kwikpb.Challenge) { c.Offset = 1<<64 - 1 },
+			"no size":            func(c *kwikpb.Challenge) { c.Size = 0 },
+			"unknown content":    func(c *kwikpb.Challenge) { c.Descriptor_ = []byte("other") },
+			"an endless name":    func(c *kwikpb.Challenge) { c.Descriptor_ = make([]byte, maxDescriptor+1) },
+			"larger than it is":  func(c *kwikpb.Challenge) { c.Size, c.Offset = 8<<20, 4<<20 },
+			"segments that lack": func(c *kwikpb.Challenge) { c.Segments = []uint64{1, 2} },
+		} {
+			c := kwikpb.Challenge{Size: right.Size, Alignment: right.Alignment, Descriptor_: right.Descriptor_, Length: right.Length}
+			change(&c)
+			if p, err := l.read(w.t.Context(), &c); err == nil || p != nil {
+				w.t.Errorf("%s: %d bytes, %v", name, len(p), err)
+			}
+		}
+		if p, err := l.read(w.t.Context(), &right); err != nil || !bytes.Equal(p, w.data[:unit]) {
+			w.t.Errorf("the right one: %d bytes, %v", len(p), err)
+		}
+		w.primary.mu.Lock()
+		m := w.primary.members.byID["s1"]
+		w.primary.mu.Unlock()
+		stream, err := m.conn.OpenStreamSync(w.t.Context())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		stream.Write([]byte{3, 1, 2, 3})
+		if _, err := stream.Read(make([]byte, 1)); err == nil {
+			w.t.Error("garbage is answered")
+		}
+		stream.CancelWrite(0)
+		if err := m.conn.Context().Err(); err != nil {
+			w.t.Error("the membership ended")
+		}
+	})
+}
