@@ -264,8 +264,8 @@ func snapshot(dir string) (map[string]string, error) {
 			return err
 		}
 		files[path] = fmt.Sprint(info.Mode(), info.Size(), info.ModTime().UnixNano())
-		if d.IsDir() {
-			files[path] = fmt.Sprint(info.Mode()) // a part file that came and went changes the time
+		if d.IsDir() || strings.HasSuffix(path, ".part") {
+			files[path] = fmt.Sprint(info.Mode()) // a part file that came and went changes the time; another get may be writing to its own
 		}
 		return nil
 	})

@@ -32,7 +32,8 @@ func serveCommand(t *terminal) *cli.Command {
 kwikcp serve --role secondary --primary ADDR|URL [--root DIR] [--listen ADDR] [options]`,
 		Description: `Clients ask the primary, which says what a file is. Secondaries hold copies below their own root, join the
 primary and deliver parts of the files. When it is ready, the server prints its URL on stdout, one line;
-its log goes to stderr. SIGINT and SIGTERM end it.
+its log goes to stderr. SIGINT and SIGTERM have it take leave of its clients, which go on with other servers, and
+end; a second signal ends it at once.
 
 Without a join token only secondaries on the primary's own machine may join.`,
 		Flags: []cli.Flag{
@@ -43,6 +44,7 @@ Without a join token only secondaries on the primary's own machine may join.`,
 			&cli.StringFlag{Name: "advertise", EnvVars: []string{"KWIKCP_ADVERTISE"}, Usage: "`ADDR`, ip:port, under which clients reach a secondary (default: the one that the primary sees)"},
 			&cli.StringFlag{Name: "join-token-file", EnvVars: []string{"KWIKCP_JOIN_TOKEN_FILE"}, Usage: "read the secret that secondaries prove to know from `FILE` (or set KWIKCP_JOIN_TOKEN)"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "a secondary trusts a primary with a certificate of an authority in `FILE` (PEM)"},
+			&cli.DurationFlag{Name: "drain-timeout", EnvVars: []string{"KWIKCP_DRAIN_TIMEOUT"}, Value: 30 * time.Second, Usage: "after SIGTERM give clients that only this server can serve `DURATION` to finish"},
 			&cli.StringFlag{Name: "log-level", EnvVars: []string{"KWIKCP_LOG_LEVEL"}, Value: "info", Usage: "log `LEVEL` and above: debug, info, warn or error"},
 			stateDirFlag,
 		},
@@ -68,11 +70,12 @@ type serveCmd struct {
 	token     []byte
 	stateDir  string
 	policy    *trustPolicy
+	patience  time.Duration // with clients, when it is to stop
 }
 
 func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	const help = "kwikcp serve --help shows both forms"
-	o := &serveCmd{t: t, root: c.String("root"), listen: c.String("listen")}
+	o := &serveCmd{t: t, root: c.String("root"), listen: c.String("listen"), patience: c.Duration("drain-timeout")}
 	if c.Args().Present() {
 		return nil, usageError{fmt.Errorf("serve takes no argument such as %q", c.Args().First()), "the directory to serve is --root DIR"}
 	}
@@ -188,6 +191,7 @@ func (o *serveCmd) run(ctx context.Context) error {
 	o.log.Info("ready", "role", o.role.String(), "url", s.url.String(), "root", absolute(o.root))
 	<-ctx.Done()
 	o.log.Info("stopping", "reason", context.Cause(ctx))
+	s.drain(o.patience)
 	return nil
 }
 
@@ -208,6 +212,10 @@ type runningServer struct {
 	cancel   context.CancelFunc
 	ctx      context.Context
 	wg       sync.WaitGroup
+
+	member context.Context // ends when a secondary is to leave its primary
+	leave  context.CancelFunc
+	left   sync.WaitGroup // the goroutine that keeps the membership
 }
 
 func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
@@ -234,6 +242,14 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 		OnBlame: func(session *kwik.ServerSession, path kwik.PathID, offset int64, reason string) {
 			o.log.Warn("a client got wrong bytes", "client", session.RemoteAddr().String(), "from", path, "offset", offset, "reason", reason)
 		},
+		Verify: s.files.Verify,
+		OnSuspension: func(id kwik.PathID, reason error) {
+			if reason == nil {
+				o.log.Info("secondary proved itself and is offered again", "id", id)
+			} else {
+				o.log.Error("secondary serves wrong bytes and is not offered until it serves right ones", "id", id, "reason", reason)
+			}
+		},
 	}
 	if o.role == kwik.ServerRolePrimary {
 		conf.JoinToken = o.token
@@ -249,6 +265,7 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	pin := trust.PinOf(cert.Leaf)
 	s.url = transfer.URL{Host: reachable(s.listener.Addr(), o.advertise), Pin: &pin}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.member, s.leave = context.WithCancel(s.ctx)
 	s.wg.Go(func() { s.files.Serve(s.ctx, s.listener) })
 	return s, nil
 }
@@ -264,8 +281,18 @@ func listenCause(err error) error {
 	return err
 }
 
+// drain takes leave of the primary and of the clients, which takes no longer than patience.
+func (s *runningServer) drain(patience time.Duration) {
+	s.leave()
+	s.left.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	s.listener.Shutdown(ctx, "server is stopped")
+}
+
 func (s *runningServer) close() {
 	s.cancel()
+	s.left.Wait()
 	s.wg.Wait()
 	s.files.Close()
 }
@@ -282,7 +309,7 @@ func (s *runningServer) join(ctx context.Context) error {
 	for {
 		m, err := s.joinOnce(ctx)
 		if err == nil {
-			s.wg.Go(func() { s.keepMembership(m) })
+			s.left.Go(func() { s.keepMembership(m) })
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -316,7 +343,7 @@ func (s *runningServer) joinOnce(ctx context.Context) (*kwik.Membership, error) 
 	return m, nil
 }
 
-// keepMembership joins again whenever the membership ends, until the server is closed.
+// keepMembership joins again whenever the membership ends, until it is to leave.
 func (s *runningServer) keepMembership(m *kwik.Membership) {
 	wait := minRejoin
 	for {
@@ -324,18 +351,18 @@ func (s *runningServer) keepMembership(m *kwik.Membership) {
 		select {
 		case <-m.Context().Done():
 			s.o.log.Warn("membership ended, joining again", "reason", context.Cause(m.Context()))
-		case <-s.ctx.Done():
+		case <-s.member.Done():
 			m.Close()
 			return
 		}
 		for m = nil; m == nil; {
 			select {
-			case <-s.ctx.Done():
+			case <-s.member.Done():
 				return
 			case <-time.After(wait):
 			}
 			var err error
-			if m, err = s.joinOnce(s.ctx); err != nil {
+			if m, err = s.joinOnce(s.member); err != nil {
 				wait = min(2*wait, maxRejoin)
 				s.o.log.Warn("not joined", "err", err, "in", wait)
 			} else {

@@ -16,11 +16,10 @@ import (
 // A server that hashed the file knows whether it is still what the descriptor says; one that did not checks the size, and
 // leaves the rest to the client's proof.
 func (s *Server) OpenContent(_ context.Context, r kwik.ContentRequest) (kwik.Content, error) {
-	var d transferpb.FileDescriptor
-	if err := proto.Unmarshal(r.Descriptor, &d); err != nil || len(d.GetRoot()) != len(integrity.Root{}) {
-		return nil, errors.New("descriptor not understood")
+	path, want, err := parseDescriptor(r.Descriptor)
+	if err != nil {
+		return nil, err
 	}
-	path := string(d.GetPath())
 	if CheckPath(path) != nil {
 		return nil, errNoContent
 	}
@@ -35,9 +34,9 @@ func (s *Server) OpenContent(_ context.Context, r kwik.ContentRequest) (kwik.Con
 		return nil, errNoContent
 	}
 	version := versionOf(info)
-	root, hashed, known := s.index.root(path)
+	tree, hashed, known := s.index.known(path)
 	switch {
-	case known && (root == integrity.Root(d.GetRoot())) != (hashed == version):
+	case known && (tree.Root() == want) != (hashed == version):
 		f.Close() // it was what is wanted and was changed since, or it is known to be something else now
 		return nil, errChanged
 	case version.size != r.Size:
@@ -46,6 +45,27 @@ func (s *Server) OpenContent(_ context.Context, r kwik.ContentRequest) (kwik.Con
 		return nil, errNoContent
 	}
 	return &fileContent{file: f, version: version}, nil
+}
+
+// Verify checks bytes of the file that a descriptor names, against its tree. It is the kwik.Config.Verify of a primary. A
+// file that is not the one of the descriptor any more is nobody's business.
+func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byte) error {
+	path, want, err := parseDescriptor(descriptor)
+	if err != nil {
+		return err
+	}
+	if tree, _, known := s.index.known(path); known && tree.Root() == want {
+		return tree.Verify(off, p)
+	}
+	return nil
+}
+
+func parseDescriptor(raw []byte) (path string, root integrity.Root, err error) {
+	var d transferpb.FileDescriptor
+	if err := proto.Unmarshal(raw, &d); err != nil || len(d.GetRoot()) != len(root) {
+		return "", root, errors.New("descriptor not understood")
+	}
+	return string(d.GetPath()), integrity.Root(d.GetRoot()), nil
 }
 
 var errNoContent = errors.New("no such version of the file here")

@@ -117,15 +117,15 @@ func sameVersion(f File, version fileVersion) error {
 
 var errChanged = &kwik.Error{Code: kwik.ErrContentChanged, Stream: -1, Offset: -1, Reason: "the file changed on the server"}
 
-// root returns the root of the version of a file that was hashed last.
-func (x *index) root(path string) (root integrity.Root, version fileVersion, ok bool) {
+// known returns the tree of the version of a file that was hashed last.
+func (x *index) known(path string) (tree *integrity.Tree, version fileVersion, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.entries[path]
 	if e == nil || !e.finished() || e.err != nil {
-		return root, version, false
+		return nil, version, false
 	}
-	return e.tree.Root(), e.version, true
+	return e.tree, e.version, true
 }
 
 func (e *indexEntry) finished() bool {

@@ -133,7 +133,7 @@ func TestIndexKnowsVersions(t *testing.T) {
 		if first == second || second.err != nil {
 			t.Error("the second version was not hashed:", second.err)
 		}
-		if _, v, ok := x.root("f"); !ok || v != d.now() || len(x.order) != 1 || x.bytes != second.cost() {
+		if _, v, ok := x.known("f"); !ok || v != d.now() || len(x.order) != 1 || x.bytes != second.cost() {
 			t.Errorf("kept %d entries of %d bytes, version %+v", len(x.order), x.bytes, v)
 		}
 	})
@@ -165,7 +165,7 @@ func TestIndexTriesAgainAfterAnError(t *testing.T) {
 			t.Fatal(e.err)
 		}
 		synctest.Wait()
-		if _, _, ok := x.root("f"); ok || len(x.entries)+len(x.order) != 0 || x.bytes != 0 {
+		if _, _, ok := x.known("f"); ok || len(x.entries)+len(x.order) != 0 || x.bytes != 0 {
 			t.Errorf("the error is kept: %d entries, %d bytes", len(x.entries), x.bytes)
 		}
 		d.err = nil
@@ -195,10 +195,10 @@ func TestIndexIsBounded(t *testing.T) {
 		if x.bytes != sum || x.bytes > maxIndexed || x.bytes < maxIndexed/2 || len(x.entries) != len(x.order) {
 			t.Errorf("%d entries in order, %d by path, count as %d bytes, are %d", len(x.order), len(x.entries), x.bytes, sum)
 		}
-		if _, _, ok := x.root("0"); !ok {
+		if _, _, ok := x.known("0"); !ok {
 			t.Error("what is in use was dropped")
 		}
-		if _, _, ok := x.root("1"); ok {
+		if _, _, ok := x.known("1"); ok {
 			t.Error("what was used least was kept")
 		}
 	})
