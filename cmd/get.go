@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,6 +33,7 @@ help; 6 integrity; 7 local file system; 8 no space; 9 target busy; 10 source cha
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the file must have this hash, `blake3=HEX` as b3sum prints it; then no server is trusted for the content"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
 			&cli.DurationFlag{Name: "connect-timeout", EnvVars: []string{"KWIKCP_CONNECT_TIMEOUT"}, Value: transfer.DefaultConnectTimeout, Usage: "give up if the server has not answered after `TIME`"},
+			&cli.StringFlag{Name: "connections-per-server", EnvVars: []string{"KWIKCP_CONNECTIONS_PER_SERVER"}, Value: "auto", Usage: "open `N` connections to each server, 16 at most; auto: one, and up to four where packets are lost on a long way"},
 			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: []string{"KWIKCP_QUIET"}, Usage: "print nothing but errors"},
 			stateDirFlag,
@@ -71,6 +73,7 @@ type getCmd struct {
 	target         string
 	stdout         bool
 	connectTimeout time.Duration
+	connections    int // per server; 0 for what is worth it
 	policy         *trustPolicy
 }
 
@@ -87,6 +90,11 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
 	}
 	var err error
+	if text := c.String("connections-per-server"); text != "auto" {
+		if o.connections, err = strconv.Atoi(text); err != nil || o.connections < 1 || o.connections > kwik.MaxConnectionsPerServer {
+			return o, usageError{fmt.Errorf("--connections-per-server %q is neither auto nor 1 to %d", text, kwik.MaxConnectionsPerServer), "auto is right nearly everywhere"}
+		}
+	}
 	if o.url, err = transfer.ParseURL(args[0]); err != nil {
 		return o, usageError{fmt.Errorf("%q is not the URL of a file: %w", args[0], err), help}
 	}
@@ -130,7 +138,7 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	}
 	options := transfer.GetOptions{
 		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
-		KWIK: &kwik.Config{QUIC: traced},
+		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections},
 	}
 	if o.stdout {
 		options.Output = o.t.stdout

@@ -143,7 +143,7 @@ func (c *Config) populate() *Config {
 	if p.OnMembership == nil {
 		p.OnMembership = func(PathID, netip.AddrPort, error) {}
 	}
-	p.ConnectionsPerServer = clip(p.ConnectionsPerServer, 0, maxConnections)
+	p.ConnectionsPerServer = clip(p.ConnectionsPerServer, 0, MaxConnectionsPerServer)
 	if p.OnSuspension == nil {
 		p.OnSuspension = func(PathID, error) {}
 	}

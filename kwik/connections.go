@@ -10,8 +10,8 @@ import (
 // for a full link, so on a long path that loses packets for other reasons one connection leaves most of the link empty; several do not.
 
 const (
-	// maxConnections bounds Config.ConnectionsPerServer.
-	maxConnections = 16
+	// MaxConnectionsPerServer bounds Config.ConnectionsPerServer.
+	MaxConnectionsPerServer = 16
 	// autoConnections is up to how many paths a server gets by itself.
 	autoConnections = 4
 	// reportInterval is how often at most a server reports on a path.
