@@ -22,7 +22,8 @@ const (
 
 // A pathReport is what the sender of bytes says about a path.
 type pathReport struct {
-	sent, lost  uint64 // packets since the path began
+	at          time.Time // when it came
+	sent, lost  uint64    // packets since the path began
 	rtt, minRTT time.Duration
 	window      int64 // of congestion, bytes
 }
@@ -89,11 +90,15 @@ func newWidthPolicy(n int) widthPolicy {
 
 // report takes a report on one path, and the payload that came from the server over all its paths.
 func (w *widthPolicy) report(id PathID, r pathReport, received int64, now time.Time) {
+	before := w.last[id]
+	if now.Sub(before.at) < reportInterval/2 {
+		return // more often than it should be; what it says is in the next one as well
+	}
+	r.at = now
+	w.last[id] = r
 	if w.fixed {
 		return
 	}
-	before := w.last[id]
-	w.last[id] = r
 	if queue := r.rtt - r.minRTT; r.lost > before.lost && r.minRTT >= minLongRTT && queue <= max(r.minRTT/4, minLongRTT) {
 		if w.trial.IsZero() && !w.limitedByLoss(now) {
 			w.samples = nil // the rate before the first loss is the start's, not the path's

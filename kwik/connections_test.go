@@ -84,6 +84,18 @@ func TestWidthPolicy(t *testing.T) {
 	}
 }
 
+// A server that reports all the time is heard as often as others, and costs no more.
+func TestReportsAreHeardNowAndThen(t *testing.T) {
+	w := newWidthPolicy(0)
+	now := time.Unix(1e9, 0)
+	for i := range 100_000 {
+		w.report("s1", pathReport{sent: uint64(i), lost: uint64(i), rtt: time.Second, minRTT: time.Second}, int64(i), now.Add(time.Duration(i)*time.Microsecond))
+	}
+	if len(w.samples) != 1 {
+		t.Errorf("%d samples of a tenth of a second", len(w.samples))
+	}
+}
+
 // connections returns how many paths to a server are connected.
 func connections(w *world, c *ClientSession, id PathID) int { return w.path(c, id).Connections }
 
@@ -97,6 +109,11 @@ func TestConnectionsPerServer(t *testing.T) {
 		c.wantAll()
 		if n := len(client.Paths()); n != 2 {
 			w.t.Errorf("%d servers are shown", n)
+		}
+		for _, p := range client.Paths() {
+			if p.ServerSent == 0 || p.ServerWindow == 0 {
+				w.t.Errorf("nothing was reported: %+v", p)
+			}
 		}
 		st := c.s.Stats()
 		if len(st.Sources) != 2 || st.Sources[0].Bytes+st.Sources[1].Bytes != st.Size {

@@ -62,7 +62,7 @@ func (s *ClientSession) goAway(p *path) {
 // with the lock held.
 func (s *ClientSession) leave(r *pathRecord) {
 	p := r.path
-	if p == nil || p.leaving {
+	if p == nil || p.leaving || s.ctx.Err() != nil {
 		return
 	}
 	p.leaving = true

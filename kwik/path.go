@@ -52,6 +52,10 @@ type PathStats struct {
 	RTT, MinRTT time.Duration
 	// CongestionWindow is how many bytes this side may have under way on all paths, 0 while there is no connection.
 	CongestionWindow uint64
+	// ServerSent, ServerLost and ServerWindow are what the server last reported of its side of the paths that are connected: packets sent,
+	// packets lost, and how many bytes it may have under way. A server reports while it serves.
+	ServerSent, ServerLost uint64
+	ServerWindow           int64
 	// Wire counts what went over all connections to the server.
 	Wire WireStats
 	// SecondaryStreams counts the secondary streams of all paths.

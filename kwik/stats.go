@@ -50,6 +50,10 @@ func (s *ClientSession) serverStats(sv *serverRecord) PathStats {
 			st.Connections++
 			st.CongestionWindow += c.CongestionWindow
 			st.Wire.add(wireOf(c))
+			report := sv.widths.last[r.id]
+			st.ServerSent += report.sent
+			st.ServerLost += report.lost
+			st.ServerWindow += report.window
 		}
 	}
 	return st
