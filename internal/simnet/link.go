@@ -37,6 +37,11 @@ type Link struct {
 	// DefaultQueue.
 	Queue time.Duration
 
+	// MTU is the largest UDP payload, in bytes, that passes; larger packets
+	// vanish. 0 means that the family's own limit is the only one. Below 1280
+	// QUIC's small packets pass and its full ones do not.
+	MTU int
+
 	// Loss, Flip, Duplicate and Reorder are probabilities per packet, in
 	// either direction: to vanish, to have one bit inverted, to arrive twice,
 	// to be held back by up to 5 ms while later packets pass.
@@ -47,7 +52,7 @@ type Link struct {
 const maxHeld = 5 * time.Millisecond
 
 func (l Link) validate() error {
-	if l.Latency < 0 || l.Jitter < 0 || l.Queue < 0 || !(l.Rate >= 0) {
+	if l.Latency < 0 || l.Jitter < 0 || l.Queue < 0 || l.MTU < 0 || !(l.Rate >= 0) {
 		return fmt.Errorf("simnet: negative value in %+v", l)
 	}
 	for _, p := range []float64{l.Loss, l.Flip, l.Duplicate, l.Reorder} {

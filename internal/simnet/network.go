@@ -59,7 +59,8 @@ type Network struct {
 	conns  map[netip.AddrPort]*Conn // open ones
 	flows  map[[2]netip.AddrPort]*flow
 	silent map[netip.Addr]bool
-	cut    map[[2]netip.Addr]bool // both orders of each pair
+	cut    map[[2]netip.Addr]bool   // both orders of each pair
+	paused map[netip.Addr][]*packet // what paused hosts have not received or sent yet
 	stats  Stats
 
 	events events
@@ -82,7 +83,7 @@ type Stats struct {
 	Packets     int // sent by hosts
 	Delivered   int // put into the receive buffer of a host
 	Lost        int // by Link.Loss
-	Overflowed  int // found a queue or receive buffer full, or exceeded the MTU
+	Overflowed  int // found a queue or buffer full, or exceeded the MTU
 	Unreachable int // silenced, partitioned, or to an address where nobody listens
 	Flipped     int
 	Duplicated  int
@@ -102,6 +103,7 @@ func New(seed uint64) *Network {
 		flows:  make(map[[2]netip.AddrPort]*flow),
 		silent: make(map[netip.Addr]bool),
 		cut:    make(map[[2]netip.Addr]bool),
+		paused: make(map[netip.Addr][]*packet),
 	}
 }
 
@@ -198,6 +200,55 @@ func (n *Network) HealPartition(a, b netip.Addr) {
 	delete(n.cut, [2]netip.Addr{b, a})
 }
 
+// maxHeldBack is how many packets are kept for a paused host: about what a
+// socket's receive buffer holds.
+const maxHeldBack = 256
+
+// Pause stops a host, as SIGSTOP stops a process: what it sends and what
+// reaches it is kept, up to maxHeldBack packets, and comes late, all at once,
+// when it is resumed.
+func (n *Network) Pause(ip netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if ip = ip.Unmap(); n.paused[ip] == nil {
+		n.paused[ip] = make([]*packet, 0, maxHeldBack)
+	}
+}
+
+// Resume undoes Pause.
+func (n *Network) Resume(ip netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	held := n.paused[ip.Unmap()]
+	delete(n.paused, ip.Unmap())
+	if n.closed {
+		return
+	}
+	for _, p := range held {
+		n.schedule(p, n.now())
+	}
+	n.arm()
+}
+
+// hold keeps a packet that a paused host sends or receives, and reports
+// whether there is such a host. n.mu is held.
+func (n *Network) hold(p *packet) bool {
+	for _, ip := range []netip.Addr{p.from.at.Addr(), p.to.Addr()} {
+		held, ok := n.paused[ip]
+		switch {
+		case !ok:
+			continue
+		case len(held) < maxHeldBack:
+			n.paused[ip] = append(held, p)
+		default:
+			n.stats.Overflowed++
+			n.release(p)
+		}
+		return true
+	}
+	return false
+}
+
 // Stats returns the counts so far.
 func (n *Network) Stats() Stats {
 	n.mu.Lock()
@@ -218,6 +269,7 @@ func (n *Network) Close() error {
 		n.timer.Stop()
 	}
 	n.events, n.free = nil, nil
+	clear(n.paused)
 	return nil
 }
 
@@ -244,7 +296,7 @@ func (n *Network) send(c *Conn, data []byte, to netip.AddrPort) {
 		n.stats.Unreachable++
 		return
 	}
-	if len(data) > maxPayload(to.Addr()) {
+	if most := lowerMTU(c.host.link, down); len(data) > maxPayload(to.Addr()) || (most > 0 && len(data) > most) {
 		n.stats.Overflowed++
 		return
 	}
@@ -292,6 +344,9 @@ func (n *Network) deliver() {
 			n.release(p)
 			continue
 		}
+		if n.hold(p) {
+			continue
+		}
 		if p.atHub {
 			n.forward(p)
 			continue
@@ -309,6 +364,14 @@ func (n *Network) deliver() {
 		}
 	}
 	n.arm()
+}
+
+// lowerMTU returns the lower of two links' MTU, 0 if neither has one.
+func lowerMTU(up, down Link) int {
+	if up.MTU == 0 || (down.MTU != 0 && down.MTU < up.MTU) {
+		return down.MTU
+	}
+	return up.MTU
 }
 
 // forward takes a packet from the hub down its receiver's link.

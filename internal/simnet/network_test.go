@@ -107,6 +107,71 @@ func TestSilence(t *testing.T) {
 	})
 }
 
+// What a paused host sends and receives comes late and in order, as much of it
+// as a socket would hold, and to others nothing happens.
+func TestPause(t *testing.T) {
+	bubble(t, 1, func(t *tester) {
+		link := Link{Latency: 10 * time.Millisecond}
+		a, b, c := t.listen(alice, link), t.listen(bob, link), t.listen(carol, link)
+		t.send(a, bob, []byte("in flight"))
+		t.Pause(bob.Addr())
+		t.Pause(bob.Addr()) // twice is once
+		for i := range 300 {
+			t.send(a, bob, []byte{byte(i), byte(i >> 8)})
+		}
+		t.send(a, carol, []byte("others"))
+		if p := t.recv(c); string(p) != "others" {
+			t.Errorf("carol got %q", p)
+		}
+		t.wantNothing(b, "bob is paused")
+		t.Resume(bob.Addr())
+		if p := t.recv(b); string(p) != "in flight" {
+			t.Errorf("bob got %q first", p)
+		}
+		for i := range maxHeldBack - 1 {
+			if p := t.recv(b); len(p) != 2 || int(p[0])|int(p[1])<<8 != i {
+				t.Fatalf("bob got %v, want packet %d", p, i)
+			}
+		}
+		t.wantNothing(b, "the rest was too much")
+		t.Pause(bob.Addr())
+		t.send(b, alice, []byte("from"))
+		t.wantNothing(a, "bob is paused")
+		t.Resume(bob.Addr())
+		if p := t.recv(a); string(p) != "from" {
+			t.Errorf("alice got %q", p)
+		}
+		t.Resume(bob.Addr()) // nor does it harm
+		t.wantSettled()
+	})
+}
+
+// A link with an MTU lets smaller packets pass, in both directions.
+func TestLinkMTU(t *testing.T) {
+	bubble(t, 1, func(t *tester) {
+		a, b := t.listen(alice, Link{}), t.listen(bob, Link{MTU: 1200})
+		t.send(a, bob, make([]byte, 1201))
+		t.wantNothing(b, "too large")
+		t.send(b, alice, make([]byte, 1201))
+		t.wantNothing(a, "too large")
+		t.send(a, bob, make([]byte, 1200))
+		if p := t.recv(b); len(p) != 1200 {
+			t.Errorf("%d bytes", len(p))
+		}
+		if err := t.SetLink(bob.Addr(), Link{}); err != nil {
+			t.Fatal(err)
+		}
+		t.send(b, alice, make([]byte, 1201))
+		if p := t.recv(a); len(p) != 1201 {
+			t.Errorf("%d bytes", len(p))
+		}
+		if s := t.Stats(); s.Overflowed != 2 {
+			t.Errorf("%+v", s)
+		}
+		t.wantSettled()
+	})
+}
+
 func TestPartition(t *testing.T) {
 	bubble(t, 1, func(t *tester) {
 		a, b, c := t.listen(alice, Link{}), t.listen(bob, Link{}), t.listen(carol, Link{})
