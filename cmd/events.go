@@ -68,6 +68,35 @@ func (e *events) Manifest(m transfer.Manifest) {
 	}{event{1, "manifest"}, m.Size, m.Root.String(), m.Group})
 }
 
+// Checking implements transfer.Reporter.
+func (e *events) Checking(bytes, total int64) {
+	e.enc.Encode(struct {
+		event
+		Bytes int64 `json:"bytes"`
+		Total int64 `json:"total"`
+	}{event{1, "checking"}, bytes, total})
+}
+
+// Resume implements transfer.Reporter.
+func (e *events) Resume(bytes int64) {
+	e.enc.Encode(struct {
+		event
+		Bytes int64 `json:"bytes"`
+	}{event{1, "resume"}, bytes})
+}
+
+// Retry implements transfer.Reporter.
+func (e *events) Retry(r transfer.Retry) {
+	_, message, _ := explain(r.Err)
+	e.enc.Encode(struct {
+		event
+		Attempt int     `json:"attempt"`
+		Of      int     `json:"of"`
+		Delay   float64 `json:"delay_s"`
+		Message string  `json:"message"` // why
+	}{event{1, "retry"}, r.Attempt, r.Of, r.Delay.Seconds(), message})
+}
+
 // Server implements transfer.Reporter.
 func (e *events) Server(s transfer.ServerStatus) {
 	e.enc.Encode(struct {
@@ -144,5 +173,5 @@ func (e *events) result(r transfer.Result, err error) {
 		Resumed   int64        `json:"resumed_bytes"`
 		Wasted    int64        `json:"wasted_bytes"`
 		Servers   []serverJSON `json:"servers"`
-	}{event{1, "result"}, err == nil, code, errorCode(code), message, r.Path, r.Bytes, r.Seconds, root, 0, r.Wasted, servers})
+	}{event{1, "result"}, err == nil, code, errorCode(code), message, r.Path, r.Bytes, r.Seconds, root, r.Resumed, r.Wasted, servers})
 }

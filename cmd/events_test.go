@@ -25,10 +25,13 @@ func TestEvents(t *testing.T) {
 	e.Hashing(1, 2)
 	e.Manifest(transfer.Manifest{Size: 5, Root: integrity.Root{1}, Group: 65536})
 	e.Server(transfer.ServerStatus{ID: "s1", Role: kwik.ServerRoleSecondary, Addr: "127.0.0.1:1", State: transfer.ServerBanned, Reason: awkward})
+	e.Checking(2, 3)
+	e.Resume(4)
+	e.Retry(transfer.Retry{Attempt: 1, Of: 2, Delay: 1500 * time.Millisecond, Err: &transfer.Error{Op: "try " + awkward, Err: errors.New("no luck")}})
 	e.BadBlock("s1", 3, 2)
 	e.Progress(transfer.Progress{Total: 5, ETA: -1})
 	e.Progress(transfer.Progress{Bytes: 5, Total: 5, Rate: 1e300, ETA: time.Second, Servers: []transfer.ServerStatus{{ID: "s1", RTT: time.Millisecond}}})
-	e.result(transfer.Result{}, &transfer.Error{Kind: transfer.KindIntegrity, Op: awkward, Err: errors.New(awkward)})
+	e.result(transfer.Result{Resumed: 7}, &transfer.Error{Kind: transfer.KindIntegrity, Op: awkward, Err: errors.New(awkward)})
 	if err := checkEventLines(out.String()); err != nil {
 		t.Fatal(err)
 	}
@@ -36,11 +39,14 @@ func TestEvents(t *testing.T) {
 		`{"v":1,"event":"hashing","bytes":1,"total":2}`,
 		`{"v":1,"event":"manifest","size":5,"blake3":"0100000000000000000000000000000000000000000000000000000000000000","group":65536}`,
 		`"id":"s1","role":"secondary","addr":"127.0.0.1:1","state":"banned","reason":"\u001b[2J`,
+		`{"v":1,"event":"checking","bytes":2,"total":3}`,
+		`{"v":1,"event":"resume","bytes":4}`,
+		`{"v":1,"event":"retry","attempt":1,"of":2,"delay_s":1.5,"message":"try \u001b[2J`,
 		`{"v":1,"event":"bad_block","server":"s1","offset":3,"length":2}`,
 		`{"v":1,"event":"progress","bytes":0,"total":5,"rate":0,"eta_s":null,"servers":[]}`,
 		`"eta_s":1,"servers":[{"id":"s1",`,
 		`{"v":1,"event":"result","ok":false,"exit_code":6,"error_code":"integrity",`,
-		`"path":"","bytes":0,"seconds":0,"blake3":"","resumed_bytes":0,"wasted_bytes":0,"servers":[]}`,
+		`"path":"","bytes":0,"seconds":0,"blake3":"","resumed_bytes":7,"wasted_bytes":0,"servers":[]}`,
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %s in\n%s", want, out.String())

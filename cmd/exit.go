@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+	"time"
 
 	"kwikcp/transfer"
 )
@@ -23,6 +24,7 @@ const (
 	exitNoSpace   = 8
 	exitExists    = 9
 	exitChanged   = 10
+	exitLimit     = 11
 	exitSignal    = 128 // plus the signal's number
 )
 
@@ -84,14 +86,37 @@ type hintedError struct {
 
 func (e hintedError) Unwrap() error { return e.error }
 
+// A keptError is the error of a transfer that left a part file: the same command goes on where it was.
+type keptError struct{ error }
+
+func (e keptError) Unwrap() error { return e.error }
+
+// A timeLimit says that a transfer took longer than --max-time allows.
+type timeLimit struct{ limit time.Duration }
+
+func (l timeLimit) Error() string { return fmt.Sprintf("not done after %v (--max-time)", l.limit) }
+
+const goesOn = "the same command goes on where it was"
+
 // explain is the one place where errors become exit codes, messages and hints.
 func explain(err error) (code int, message, hint string) {
 	if err == nil {
 		return exitOK, "", ""
 	}
 	message = err.Error()
+	_, kept := errors.AsType[keptError](err)
 	if i, ok := errors.AsType[interruption](err); ok {
-		return exitSignal + int(i.signal), "interrupted; nothing was left behind", ""
+		message = "interrupted; nothing was left behind"
+		if kept {
+			message = "interrupted; " + goesOn
+		}
+		return exitSignal + int(i.signal), message, ""
+	}
+	if l, ok := errors.AsType[timeLimit](err); ok {
+		if kept {
+			hint = goesOn
+		}
+		return exitLimit, l.Error(), hint
 	}
 	if e, ok := errors.AsType[usageError](err); ok {
 		return exitUsage, message, e.hint
@@ -107,6 +132,9 @@ func explain(err error) (code int, message, hint string) {
 		return exitOther, message, ""
 	}
 	code, hint = explainKind(e.Kind)
+	if kept && e.Kind == transfer.KindNetwork {
+		hint = goesOn + "; --retry N does so by itself"
+	}
 	if h, ok := errors.AsType[hintedError](err); ok {
 		hint = h.hint
 	}
@@ -122,7 +150,7 @@ func explainKind(kind transfer.Kind) (code int, hint string) {
 	case transfer.KindNetwork:
 		return exitNetwork, "is a kwikcp server running there, and is UDP let through to that port?"
 	case transfer.KindIntegrity:
-		return exitIntegrity, "no byte of it was kept; whoever runs the server should check the file there"
+		return exitIntegrity, "no wrong byte was kept; whoever runs the server should check the file there"
 	case transfer.KindLocal:
 		return exitLocal, ""
 	case transfer.KindNoSpace:
@@ -158,6 +186,8 @@ func errorCode(code int) string {
 		return "target_busy"
 	case exitChanged:
 		return "source_changed"
+	case exitLimit:
+		return "limit_reached"
 	case exitSignal + int(syscall.SIGINT), exitSignal + int(syscall.SIGTERM), exitSignal + int(syscall.SIGHUP):
 		return "interrupted"
 	}

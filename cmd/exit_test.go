@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unicode"
 
 	"kwikcp/internal/trust"
@@ -40,7 +41,7 @@ func TestExplain(t *testing.T) {
 		{&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: refusedError{errors.New("no"), "do that"}}, 4, "refused", "do that"},
 		{&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: &tls.CertificateVerificationError{Err: unknown}}, 4, "refused", "kwik://example.org:1/...?pin=AAAA"},
 		{of(transfer.KindNetwork), 5, "network", "UDP"},
-		{of(transfer.KindIntegrity), 6, "integrity", "no byte of it was kept"},
+		{of(transfer.KindIntegrity), 6, "integrity", "no wrong byte was kept"},
 		{of(transfer.KindLocal), 7, "local_io", ""},
 		{hintedError{of(transfer.KindLocal), "do that"}, 7, "local_io", "do that"},
 		{transfer.LocalError("open x", &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), 7, "local_io", ""},
@@ -48,6 +49,12 @@ func TestExplain(t *testing.T) {
 		{of(transfer.KindNoSpace), 8, "no_space", "make room"},
 		{of(transfer.KindBusy), 9, "target_busy", "wait"},
 		{of(transfer.KindChanged), 10, "source_changed", "again"},
+		{timeLimit{time.Minute}, 11, "limit_reached", ""},
+		{keptError{timeLimit{time.Minute}}, 11, "limit_reached", "goes on where it was"},
+		{keptError{of(transfer.KindNetwork)}, 5, "network", "--retry N"},
+		{keptError{of(transfer.KindNoSpace)}, 8, "no_space", "make room"},
+		{keptError{of(transfer.KindOther)}, 1, "other", ""},
+		{keptError{interruption{syscall.SIGINT}}, 130, "interrupted", ""},
 		{interruption{syscall.SIGHUP}, 129, "interrupted", ""},
 		{interruption{syscall.SIGINT}, 130, "interrupted", ""},
 		{interruption{syscall.SIGTERM}, 143, "interrupted", ""},
@@ -63,6 +70,18 @@ func TestExplain(t *testing.T) {
 			if text != "" && (unicode.IsUpper(rune(text[0])) || strings.HasSuffix(text, ".")) {
 				t.Errorf("%v: %q begins with a capital or ends with a full stop", test.err, text)
 			}
+		}
+	}
+}
+
+// What was interrupted says whether the same command would begin anew.
+func TestInterruptedMessage(t *testing.T) {
+	for err, want := range map[error]string{
+		interruption{syscall.SIGINT}:            "interrupted; nothing was left behind",
+		keptError{interruption{syscall.SIGINT}}: "interrupted; the same command goes on where it was",
+	} {
+		if _, message, _ := explain(err); message != want {
+			t.Errorf("%q, want %q", message, want)
 		}
 	}
 }

@@ -24,16 +24,22 @@ func getCommand(t *terminal) *cli.Command {
 		Description: `FILE is where the file goes, by default the last component of PATH in the current directory; "-" writes to
 stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then.
 
+A get that fails, is interrupted or killed leaves what it has as .kwikcp-....part beside FILE, and the same command again fetches
+only the rest; whatever is in such a file is proved before it counts. It may be deleted at any time.
+
 The pin is the server's key, as kwikcp serve prints it. Without one the server must have a certificate of a known authority
 or be known already; an unknown one is accepted on this machine and asked about on a terminal.
 
 Exit status: 0 the proved file is in place; 1 other; 2 usage; 3 not found; 4 server not trusted; 5 network, a retry may
-help; 6 integrity; 7 local file system; 8 no space; 9 target busy; 10 source changed; 130 or 143 interrupted.`,
+help; 6 integrity; 7 local file system; 8 no space; 9 target busy; 10 source changed; 11 --max-time is over; 130 or 143 interrupted.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the file must have this hash, `blake3=HEX` as b3sum prints it; then no server is trusted for the content"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
 			&cli.DurationFlag{Name: "connect-timeout", EnvVars: []string{"KWIKCP_CONNECT_TIMEOUT"}, Value: transfer.DefaultConnectTimeout, Usage: "give up if the server has not answered after `TIME`"},
 			&cli.StringFlag{Name: "connections-per-server", EnvVars: []string{"KWIKCP_CONNECTIONS_PER_SERVER"}, Value: "auto", Usage: "open `N` connections to each server, 16 at most; auto: one, and up to four where packets are lost on a long way"},
+			&cli.IntFlag{Name: "retry", EnvVars: []string{"KWIKCP_RETRY"}, Usage: "try again up to `N` times after a network error, and go on where it was"},
+			&cli.DurationFlag{Name: "retry-delay", EnvVars: []string{"KWIKCP_RETRY_DELAY"}, Usage: "wait `TIME` before each retry; 0 means 1s, then twice as long each time, up to 10m"},
+			&cli.DurationFlag{Name: "max-time", EnvVars: []string{"KWIKCP_MAX_TIME"}, Usage: "give up after `TIME`, retries included; 0 means never"},
 			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: []string{"KWIKCP_QUIET"}, Usage: "print nothing but errors"},
 			stateDirFlag,
@@ -74,12 +80,18 @@ type getCmd struct {
 	stdout         bool
 	connectTimeout time.Duration
 	connections    int // per server; 0 for what is worth it
+	retries        int
+	retryDelay     time.Duration // 0 means the default, which doubles
+	maxTime        time.Duration // 0 means for ever
 	policy         *trustPolicy
 }
 
 func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	const help = "kwikcp get kwik://HOST:PORT/PATH FILE"
-	o := getCmd{t: t, connectTimeout: c.Duration("connect-timeout")}
+	o := getCmd{
+		t: t, connectTimeout: c.Duration("connect-timeout"),
+		retries: c.Int("retry"), retryDelay: c.Duration("retry-delay"), maxTime: c.Duration("max-time"),
+	}
 	args := c.Args().Slice()
 	switch {
 	case len(args) == 0:
@@ -88,6 +100,12 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, usageError{fmt.Errorf("get takes a URL and a file, not also %q", args[2]), help}
 	case o.connectTimeout <= 0:
 		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
+	case o.retries < 0:
+		return o, usageError{errors.New("--retry must not be negative"), "0 means no retry"}
+	case o.retryDelay < 0:
+		return o, usageError{errors.New("--retry-delay must not be negative"), "such as 5s; 0 means 1s, and twice as long each time"}
+	case o.maxTime < 0:
+		return o, usageError{errors.New("--max-time must not be negative"), "such as 1h; 0 means no limit"}
 	}
 	var err error
 	if text := c.String("connections-per-server"); text != "auto" {
@@ -130,7 +148,8 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	return o, err
 }
 
-// get runs the transfer, once more if the person at the terminal decides to trust the server.
+// get runs the transfer, once more if the person at the terminal decides to trust the server. An error is a keptError if a part
+// file is left.
 func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Result, error) {
 	traced, err := quicConfig()
 	if err != nil {
@@ -138,7 +157,13 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	}
 	options := transfer.GetOptions{
 		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
+		Retries: o.retries, RetryDelay: o.retryDelay,
 		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections},
+	}
+	if o.maxTime > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, o.maxTime, timeLimit{o.maxTime})
+		defer cancel()
 	}
 	if o.stdout {
 		options.Output = o.t.stdout
@@ -147,12 +172,19 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	if err != nil && o.policy.accepted(err) {
 		result, err = transfer.Get(ctx, options, report)
 	}
+	if err != nil && result.Kept {
+		err = keptError{err}
+	}
 	return result, err
 }
 
 // summary says in a line or two what became of a transfer.
 func summary(target string, r transfer.Result) string {
-	text := fmt.Sprintf("%q is here: %s in %.2f s, proved, blake3 %v", target, size(r.Bytes), r.Seconds, r.Root)
+	resumed := ""
+	if r.Resumed > 0 {
+		resumed = fmt.Sprintf(" (%s of it were here already)", size(r.Resumed))
+	}
+	text := fmt.Sprintf("%q is here: %s in %.2f s%s, proved, blake3 %v", target, size(r.Bytes), r.Seconds, resumed, r.Root)
 	if r.Wasted > 0 {
 		text += fmt.Sprintf(" (%s came in vain)", size(r.Wasted))
 	}

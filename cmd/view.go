@@ -60,12 +60,41 @@ func (v *view) Manifest(m transfer.Manifest) {
 		return
 	}
 	v.bar = progressbar.NewOptions64(max(m.Size, 1),
-		progressbar.OptionSetWriter(io.Discard), // it makes the line; draw puts it on the terminal
-		progressbar.OptionShowBytes(true), progressbar.OptionShowTotalBytes(v.columns() >= 60), progressbar.OptionShowCount(),
-		progressbar.OptionUseIECUnits(true), progressbar.OptionSetPredictTime(true),
+		progressbar.OptionSetWriter(io.Discard),                                          // it makes the line; draw puts it on the terminal
+		progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), // ours know what was there before
 		progressbar.OptionSetWidth(max(3, min(40, v.columns()-52))),
 		progressbar.OptionSetTheme(progressbar.Theme{Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]"}),
 	)
+	v.bar.RenderBlank()
+}
+
+// Checking implements transfer.Reporter.
+func (v *view) Checking(bytes, total int64) {
+	text := fmt.Sprintf("checking what is here already: %s of %s", size(bytes), size(total))
+	switch {
+	case v.quiet:
+	case v.draws:
+		v.draw([]string{text})
+	case time.Since(v.last) >= plainEvery:
+		v.plain(text)
+	}
+}
+
+// Resume implements transfer.Reporter. On a terminal the bar begins there.
+func (v *view) Resume(bytes int64) {
+	if !v.quiet && !v.draws {
+		v.t.printf("%s are here already", size(bytes))
+	}
+}
+
+// Retry implements transfer.Reporter.
+func (v *view) Retry(r transfer.Retry) {
+	if v.quiet {
+		return
+	}
+	v.clear()
+	_, message, _ := explain(r.Err)
+	v.t.printf("%s; retry %d of %d in %v", oneLine(message), r.Attempt, r.Of, r.Delay)
 }
 
 // Server implements transfer.Reporter. On a terminal the server's own line says it.
@@ -101,7 +130,7 @@ func (v *view) Progress(p transfer.Progress) {
 	case v.quiet:
 	case v.bar != nil:
 		v.bar.Set64(min(p.Bytes, p.Total-1)) // the bar stops at its maximum; end draws over it
-		lines := []string{strings.Trim(v.bar.String(), "\r ")}
+		lines := []string{strings.Trim(v.bar.String(), "\r ") + v.figures(p)}
 		for _, s := range p.Servers[:min(len(p.Servers), maxServerLines)] {
 			lines = append(lines, serverLine(s, p.Total, v.columns()))
 		}
@@ -109,6 +138,19 @@ func (v *view) Progress(p transfer.Progress) {
 	case time.Since(v.last) >= plainEvery:
 		v.plain(fmt.Sprintf("%s of %s, %s", size(p.Bytes), size(p.Total), rate(p.Rate)))
 	}
+}
+
+// figures are what stands behind the bar: how much, how fast, how long, in fewer words where the terminal is narrow.
+func (v *view) figures(p transfer.Progress) string {
+	text := " " + size(p.Bytes)
+	if v.columns() >= 60 {
+		text += " of " + size(p.Total)
+	}
+	text += ", " + rate(p.Rate)
+	if p.ETA >= 0 && p.Bytes < p.Total {
+		text += fmt.Sprintf(", %v left", p.ETA.Round(time.Second))
+	}
+	return text
 }
 
 // serverLine says what a server does, in fewer words where the terminal is narrow.

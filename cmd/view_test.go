@@ -20,6 +20,9 @@ func feed(v *view, n int64, servers int) {
 	v.Hashing(n/2, n)
 	v.Manifest(transfer.Manifest{Size: n, Root: integrity.Root{1}, Group: 65536})
 	states := []transfer.ServerState{transfer.ServerJoined, transfer.ServerConnecting, transfer.ServerStalled, transfer.ServerLost, transfer.ServerBanned}
+	v.Checking(n/3, n/2)
+	v.Resume(n / 4)
+	v.Retry(transfer.Retry{Attempt: 1, Of: 3, Delay: time.Second, Err: errors.New(awkward)})
 	var all []transfer.ServerStatus
 	for i := range servers {
 		s := transfer.ServerStatus{
@@ -133,9 +136,32 @@ func TestViewQuiet(t *testing.T) {
 	}
 }
 
+// What was there before has no part in the rate and in the time that is left.
+func TestViewOfAResumed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(80)
+		v := newView(&terminal{stderr: s}, false, "f")
+		v.draws, v.columns = true, func() int { return 80 }
+		v.Manifest(transfer.Manifest{Size: 100 << 20})
+		v.Resume(50 << 20)
+		v.Progress(transfer.Progress{Bytes: 60 << 20, Total: 100 << 20, Rate: 4 << 20, ETA: 10 * time.Second})
+		for _, want := range []string{"60%", "60 MiB of 100 MiB, 4.0 MiB/s, 10s left"} {
+			if !strings.Contains(s.String(), want) {
+				t.Errorf("no %q in\n%s", want, s)
+			}
+		}
+	})
+}
+
 func TestSummary(t *testing.T) {
 	got := summary(awkward, transfer.Result{Bytes: 1 << 20, Wasted: 3})
 	if strings.ContainsAny(got, "\x1b\n\r\u202e") || !strings.Contains(got, "1.0 MiB") || !strings.Contains(got, "(3 B came in vain)") {
+		t.Errorf("%q", got)
+	}
+	if strings.Contains(got, "already") {
+		t.Errorf("%q", got)
+	}
+	if got := summary("f", transfer.Result{Bytes: 1 << 20, Resumed: 1 << 19}); !strings.Contains(got, "1.0 MiB in 0.00 s (512 KiB of it were here already), proved") {
 		t.Errorf("%q", got)
 	}
 }

@@ -16,7 +16,7 @@ type Dir interface {
 	Open(name string) (File, error)
 	// Create makes a new file (mode 0600) for writing; fs.ErrExist if there is something of that name.
 	Create(name string) (File, error)
-	// OpenPart opens an existing regular file for writing, following no link in its last component.
+	// OpenPart opens an existing regular file for reading and writing, following no link in its last component.
 	OpenPart(name string) (File, error)
 	Lstat(name string) (fs.FileInfo, error)
 	Stat(name string) (fs.FileInfo, error)
@@ -35,6 +35,11 @@ type File interface {
 	io.Closer
 	Stat() (fs.FileInfo, error)
 	Chmod(mode fs.FileMode) error
+	// Truncate cuts the file, or lets it grow by a hole, to a size in bytes.
+	Truncate(size int64) error
+	// NextData returns the first range at or after off that may hold anything but a hole; ok is false if there is none. It may
+	// reach beyond the file's end, and where holes cannot be told it is all that comes. One goroutine at a time may call it.
+	NextData(off int64) (start, end int64, ok bool)
 	// Sync makes the content durable.
 	Sync() error
 	// StartSync has the system begin with what Sync would do, as far as it can. It may take as long as the disk is busy,

@@ -24,6 +24,13 @@ var umask = func() fs.FileMode {
 
 func syncDir(f *os.File) error { return f.Sync() }
 
+// onlyOurs reports whether a file is this user's, has no other name, and could not be written by anybody else. A file that is
+// not the operating system's is.
+func onlyOurs(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return !ok || int(st.Uid) == os.Geteuid() && st.Nlink == 1 && info.Mode().Perm()&0o022 == 0
+}
+
 func tryLock(f *os.File) (bool, error) {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {

@@ -2,10 +2,12 @@
 //
 // A client asks a primary for a path ([Get]). The primary answers with a manifest: the file's size, its BLAKE3 root, the
 // chaining values of its chunk groups, and the id of an aggregate stream. The client proves the chaining values up to the
-// root, then copies the aggregate stream, to which every server contributes, into a part file beside the
-// destination; each chunk group is proved before it is written. When all are there the part file is synced and renamed.
+// root, looks what an earlier transfer left of the file, then copies what is missing of the aggregate stream, to which every
+// server contributes, into a part file beside the destination; each chunk group is proved before it is written. When all are
+// there the part file is synced and renamed. A transfer that fails leaves the part file to the next one.
 //
 //	request -> manifest, tree -> proof of the tree -> part file <- aggregate stream (proved groups) -> sync -> rename
+//	                                                     '-> groups of an earlier transfer, proved again
 //
 // A server ([Server]) answers requests, keeps the trees of the files it has hashed, and opens the content of
 // aggregate streams, in both roles alike.

@@ -165,6 +165,21 @@ func (f faultyFile) Chmod(mode fs.FileMode) error {
 	return f.File.Chmod(mode)
 }
 
+func (f faultyFile) Truncate(size int64) error {
+	if err := f.step("truncate", f.name); err != nil {
+		return err
+	}
+	return f.File.Truncate(size)
+}
+
+func (f faultyFile) ReadAt(p []byte, off int64) (int, error) {
+	if err := f.step("read", f.name); err != nil {
+		n, _ := f.File.ReadAt(p[:len(p)/2], off)
+		return n, err
+	}
+	return f.File.ReadAt(p, off)
+}
+
 func (f faultyFile) Sync() error {
 	if err := f.step("sync", f.name); err != nil {
 		return err

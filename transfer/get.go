@@ -39,6 +39,12 @@ type GetOptions struct {
 	Output io.Writer
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
+	// Retries is how many times the transfer is tried again after an error of KindNetwork. Each goes on where the one before
+	// ended. To an Output there is none after the first byte.
+	Retries int
+	// RetryDelay is the pause before each retry; 0 means one second before the first, and twice as long before each
+	// further one, up to MaxRetryDelay.
+	RetryDelay time.Duration
 
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.Config
@@ -49,7 +55,8 @@ type GetOptions struct {
 }
 
 // Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its errors are *Error, or the
-// cause of ctx if that ended. After an error nothing is left of the transfer, and what stood at the target stands there still.
+// cause of ctx if that ended. After an error what stood at the target stands there still; beside it there may be a part file
+// (Result.Kept), and another Get to the same target fetches only what that lacks.
 func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	if o.Dial == nil {
 		o.Dial = kwik.DialAddr
@@ -60,9 +67,10 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	if o.ConnectTimeout == 0 {
 		o.ConnectTimeout = DefaultConnectTimeout
 	}
-	g := &get{GetOptions: o, start: time.Now(), observer: newObserver(report)}
+	g := &get{GetOptions: o, observer: newObserver(report)}
+	start := time.Now()
 	err := g.run(ctx)
-	g.result.Seconds = time.Since(g.start).Seconds()
+	g.result.Seconds = time.Since(start).Seconds()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -72,10 +80,12 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 // A get is one transfer under way. It is used by one goroutine; the observer has its own.
 type get struct {
 	GetOptions
-	start    time.Time
 	observer *observer
 	result   Result
+	part     *partFile // nil with an Output
 
+	// Of the present attempt:
+	start    time.Time
 	session  *kwik.ClientSession
 	manifest Manifest
 	tree     *integrity.Tree
@@ -83,14 +93,33 @@ type get struct {
 }
 
 func (g *get) run(ctx context.Context) error {
-	var part *partFile
 	if g.Output == nil {
 		var err error
-		if part, err = openPart(g.OpenDir, g.Target); err != nil { // before anything is asked of the network
+		if g.part, err = openPart(g.OpenDir, g.Target); err != nil { // before anything is asked of the network
 			return err
 		}
-		defer part.discard()
+		defer func() {
+			lost := int64(0)
+			g.result.Bytes, g.result.Resumed, lost = g.part.inPlace()
+			g.result.Wasted += lost
+			g.result.Kept = g.part.leave()
+		}()
 	}
+	if err := g.retry(ctx, func() error { return g.attempt(ctx) }); err != nil {
+		return err
+	}
+	if g.part != nil {
+		if err := g.part.commit(fs.FileMode(g.manifest.Mode), g.manifest.MTime); err != nil {
+			return err
+		}
+		g.result.Path = g.Target
+	}
+	return nil
+}
+
+// attempt fetches what is not there yet.
+func (g *get) attempt(ctx context.Context) error {
+	g.start = time.Now()
 	if err := g.connect(ctx); err != nil {
 		return err
 	}
@@ -100,18 +129,23 @@ func (g *get) run(ctx context.Context) error {
 	}
 	g.result.Root = g.manifest.Root
 	g.observer.manifest(g.manifest)
-	if g.manifest.Size > 0 {
-		if err := g.copy(ctx, part); err != nil {
+	if g.part != nil {
+		if err := g.part.prove(ctx, g.tree, g.observer.checking); err != nil {
 			return err
 		}
-	}
-	if part != nil {
-		if err := part.commit(fs.FileMode(g.manifest.Mode), g.manifest.MTime); err != nil {
-			return err
+		if had, _, _ := g.part.inPlace(); had > 0 {
+			g.observer.resume(had)
 		}
-		g.result.Path = g.Target
 	}
-	return nil
+	switch {
+	case g.manifest.Size == 0:
+		return nil
+	case g.part != nil && g.part.whole():
+		all := kwik.StreamStats{Size: g.tree.Size(), Bytes: g.tree.Size()}
+		g.see(g.observer.look(g.session.Paths(), all), all)
+		return nil
+	}
+	return g.copy(ctx)
 }
 
 func (g *get) connect(ctx context.Context) error {
@@ -239,7 +273,7 @@ func (g *get) readTree(op string, r *bufio.Reader, stream *kwik.Stream, m *trans
 }
 
 // copy takes the content from the servers into the part file, or in order to the output.
-func (g *get) copy(ctx context.Context, part *partFile) error {
+func (g *get) copy(ctx context.Context) error {
 	op := fmt.Sprintf("fetch %q", g.URL.Path)
 	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -252,18 +286,23 @@ func (g *get) copy(ctx context.Context, part *partFile) error {
 		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", stream.Size(), g.tree.Size())}
 	}
 	stream.SetProof(g.prove)
+	if g.part != nil {
+		for _, r := range g.part.ranges() {
+			if err := stream.SetHave(r.Start, r.End); err != nil {
+				return &Error{Kind: KindOther, Op: op, Err: err}
+			}
+		}
+	}
 
-	stop := g.observer.watch(g.session, stream, g.tree.Size())
-	if part != nil {
-		_, err = stream.CopyTo(ctx, part)
+	stop := g.observer.watch(g.session, stream)
+	if g.part != nil {
+		_, err = stream.CopyTo(ctx, g.part)
 	} else {
 		defer context.AfterFunc(ctx, func() { stream.Close() })()
 		err = copyInOrder(g.Output, stream)
 	}
-	progress := stop()
-
 	stats := stream.Stats()
-	g.result.Bytes, g.result.Wasted, g.result.Servers = progress.Bytes, stats.Wasted, progress.Servers
+	g.see(stop(), stats)
 	if err == nil {
 		return nil
 	}
@@ -272,6 +311,12 @@ func (g *get) copy(ctx context.Context, part *partFile) error {
 		e.Kind = kindOfLoss(stats.Sources)
 	}
 	return wrapped
+}
+
+// see takes into the result what an attempt ended with.
+func (g *get) see(p Progress, stats kwik.StreamStats) {
+	g.result.Bytes, g.result.Servers = p.Bytes, p.Servers
+	g.result.Wasted += stats.Wasted
 }
 
 // prove is the aggregate stream's kwik.ProofFunc.

@@ -23,6 +23,9 @@ type observer struct {
 	states  map[kwik.PathID]ServerState // as last reported
 	servers map[kwik.PathID]*meter
 	total   meter
+	// past are the servers of earlier attempts, with what they delivered in them.
+	past []ServerStatus
+	seen []ServerStatus // in the newest Progress
 }
 
 // A meter smooths a rate.
@@ -66,6 +69,27 @@ func (o *observer) manifest(m Manifest) {
 	o.report.Manifest(m)
 }
 
+func (o *observer) checking(done, total int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.report.Checking(done, total)
+}
+
+func (o *observer) resume(bytes int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.report.Resume(bytes)
+}
+
+// retry ends an attempt: in the next one servers have other ids.
+func (o *observer) retry(r Retry) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.past = o.seen
+	o.states, o.servers, o.total = make(map[kwik.PathID]ServerState), make(map[kwik.PathID]*meter), meter{}
+	o.report.Retry(r)
+}
+
 func (o *observer) badBlock(server kwik.PathID, off, length int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -73,14 +97,18 @@ func (o *observer) badBlock(server kwik.PathID, off, length int64) {
 }
 
 // watch reports on a stream until the returned function is called, which waits for the last report and returns it.
-func (o *observer) watch(session *kwik.ClientSession, stream *kwik.Stream, size int64) (stop func() Progress) {
+func (o *observer) watch(session *kwik.ClientSession, stream *kwik.Stream) (stop func() Progress) {
 	done, ended := make(chan struct{}), make(chan struct{})
+	look := func() Progress {
+		stats := stream.Stats() // first: who delivered is among the paths
+		return o.look(session.Paths(), stats)
+	}
 	go func() { // ends with stop, which waits for it
 		defer close(ended)
 		ticker := time.NewTicker(observeInterval)
 		defer ticker.Stop()
 		for {
-			o.look(session, stream, size)
+			look()
 			select {
 			case <-done:
 				return
@@ -91,31 +119,42 @@ func (o *observer) watch(session *kwik.ClientSession, stream *kwik.Stream, size 
 	return func() Progress {
 		close(done)
 		<-ended
-		return o.look(session, stream, size)
+		return look()
 	}
 }
 
-// look takes a snapshot and reports it.
-func (o *observer) look(session *kwik.ClientSession, stream *kwik.Stream, size int64) Progress {
-	stats, paths := stream.Stats(), session.Paths()
+// look reports a snapshot.
+func (o *observer) look(paths []kwik.PathStats, stats kwik.StreamStats) Progress {
 	now := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.total.at.IsZero() {
-		o.total.at = now
+		o.total.at, o.total.bytes = now, stats.Bytes // what was there before has no rate
 	}
-	p := Progress{Bytes: stats.Bytes, Total: size, ETA: -1}
+	p := Progress{Bytes: stats.Bytes, Total: stats.Size, ETA: -1}
 	if p.Rate = o.total.update(stats.Bytes, now); p.Rate > 0 {
-		p.ETA = time.Duration(float64(size-stats.Bytes) / p.Rate * float64(time.Second))
+		p.ETA = time.Duration(float64(stats.Size-stats.Bytes) / p.Rate * float64(time.Second))
 	}
+	past := slices.Clone(o.past)
 	for _, path := range paths {
 		s := o.status(path, stats, now)
 		if o.states[s.ID] != s.State {
 			o.states[s.ID] = s.State
 			o.report.Server(s)
 		}
+		if i := slices.IndexFunc(past, func(old ServerStatus) bool { return old.Role == s.Role && old.Addr == s.Addr }); i >= 0 {
+			s.Bytes += past[i].Bytes
+			past = slices.Delete(past, i, i+1)
+		}
 		p.Servers = append(p.Servers, s)
 	}
+	for _, old := range past {
+		if old.Bytes > 0 {
+			old.Rate = 0
+			p.Servers = append(p.Servers, old)
+		}
+	}
+	o.seen = p.Servers
 	o.report.Progress(p)
 	return p
 }

@@ -7,16 +7,22 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/zeebo/blake3"
+
+	"kwikcp/integrity"
+	"kwikcp/internal/rangeset"
 )
 
 // A partFile is a file on its way: it has another name, in the same directory, until it is whole.
 //
-//	open -> WriteAt ... -> commit      or      discard
+//	open -> prove -> WriteAt ... -> commit      or      leave
 //
-// Nothing is ever under the final name but a whole file, and what stood there stays until then.
+// Nothing is ever under the final name but a whole file, and what stood there stays until then. A transfer that ends before
+// leaves the part file if it holds anything that is proved, and the next one to the same target goes on with it. Nothing but
+// the bytes themselves is kept: what they are worth is found out by hashing them (resume.go).
 type partFile struct {
 	dir   Dir
 	file  File
@@ -26,10 +32,22 @@ type partFile struct {
 	ended bool
 
 	writeback *writeback
+	// committing says that the file may have its final mode already, lost that what was written may not be on disk though it
+	// can be read.
+	committing, lost bool
+
+	// tree is what had is proved against; nil while nobody knows what the file's bytes are worth.
+	tree *integrity.Tree
+
+	mu      sync.Mutex
+	had     rangeset.Set // proved and in the file
+	fetched rangeset.Set // written by this transfer, perhaps for another tree
+	wrote   int64        // bytes; what was written twice counts twice
 }
 
 // partName returns the name of the part file of a target: of a fixed length, so that a target's name may be as long as the
-// system allows, and always the same, so that two transfers to one target notice each other.
+// system allows, and always the same, so that two transfers to one target notice each other and the second goes on where
+// the first ended.
 func partName(name string) string {
 	sum := blake3.Sum256([]byte(name))
 	return ".kwikcp-" + hex.EncodeToString(sum[:10]) + ".part"
@@ -67,22 +85,21 @@ func (p *partFile) open() error {
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err // such as a name that is too long, which the part file's is not
 	}
-	for range 3 { // another process may leave its part file between our two attempts
+	for range 3 { // another process may make or remove a part file between our attempts
 		f, err := p.dir.Create(p.part)
 		if errors.Is(err, fs.ErrExist) {
-			if err := p.removeStale(); err != nil {
-				return err
+			if f, err = p.adopt(); err == nil && f == nil {
+				continue
 			}
-			continue
+		} else if err == nil {
+			if err = p.hold(f); err != nil {
+				if err != errTargetBusy {
+					p.dir.Remove(p.part)
+				}
+				f.Close()
+			}
 		}
 		if err != nil {
-			return err
-		}
-		if err := p.hold(f); err != nil {
-			if err != errTargetBusy {
-				p.dir.Remove(p.part)
-			}
-			f.Close()
 			return err
 		}
 		p.file = f
@@ -93,14 +110,19 @@ func (p *partFile) open() error {
 
 var errTargetBusy = errors.New("another kwikcp is fetching to it")
 
-// hold locks f and makes sure that it is still the part file: before the lock another process may take it for that of a
-// transfer that was killed, remove it and begin its own. Whoever holds the lock of the file of that name is its owner.
+// hold locks f and makes sure that it is still the part file: before the lock another process may have put it in place or
+// removed it, and begun its own. Whoever holds the lock of the file of that name is its owner.
 func (p *partFile) hold(f File) error {
 	if locked, err := f.TryLock(); err != nil {
 		return fmt.Errorf("lock: %w", cause(err))
 	} else if !locked {
 		return errTargetBusy
 	}
+	return p.isPart(f)
+}
+
+// isPart returns errTargetBusy unless f is the file of the part file's name.
+func (p *partFile) isPart(f File) error {
 	held, err := f.Stat()
 	if err != nil {
 		return err
@@ -118,37 +140,82 @@ func (p *partFile) hold(f File) error {
 	return nil
 }
 
-// removeStale removes the part file of a transfer that was killed. One that is locked belongs to a live one.
-func (p *partFile) removeStale() error {
-	f, err := p.dir.OpenPart(p.part)
-	if errors.Is(err, fs.ErrPermission) { // it had its final mode already; reading suffices for a lock
+// adopt opens and holds the part file of a transfer that ended early. One that is locked belongs to a live one. What
+// is of that name and cannot be such a part file is removed; f is nil if there may be none any more. It fails only with
+// errTargetBusy or if what is there cannot be removed.
+func (p *partFile) adopt() (f File, err error) {
+	f, err = p.dir.OpenPart(p.part)
+	locked := errors.Is(err, fs.ErrPermission) // it may have its final mode, which may be read-only, already
+	if locked {
 		f, err = p.dir.Open(p.part)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case errors.Is(err, ErrNotAFile):
-		return p.dir.Remove(p.part)
+		return nil, nil
+	case errors.Is(err, ErrNotAFile), errors.Is(err, fs.ErrPermission):
+		return nil, p.dir.Remove(p.part)
 	case errors.Is(err, errReplaced):
-		return errTargetBusy
+		return nil, errTargetBusy
 	case err != nil:
-		return err
+		return nil, err
 	}
-	defer f.Close()
 	if err := p.hold(f); err != nil {
-		return err
+		f.Close()
+		return nil, err
 	}
-	return p.dir.Remove(p.part)
+	if info, err := f.Stat(); err != nil || !onlyOurs(info) || info.Mode().Perm() != partMode && f.Chmod(partMode) != nil {
+		defer f.Close()
+		return nil, p.dir.Remove(p.part)
+	}
+	if locked {
+		return nil, f.Close() // now it can be opened for writing
+	}
+	return f, nil
 }
+
+// partMode is the mode of a part file: the final one is not known at first, and may let others write.
+const partMode fs.FileMode = 0o600
 
 // WriteAt writes proved bytes.
 func (p *partFile) WriteAt(b []byte, off int64) (int, error) {
 	n, err := p.file.WriteAt(b, off)
 	p.writeback.wrote(n)
 	if err != nil {
-		err = p.wrap(err)
+		return n, p.wrap(err) // what was written of it ends anywhere in a group, and is proved by nothing
 	}
-	return n, err
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.had.Add(off, off+int64(n))
+	p.fetched.Add(off, off+int64(n))
+	p.wrote += int64(n)
+	return n, nil
+}
+
+// inPlace returns how many proved bytes are in the file, how many of them were there before the transfer, and how many bytes
+// it wrote that are of no use any more, because another version of the file is wanted.
+func (p *partFile) inPlace() (had, resumed, lost int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	had = p.had.Total()
+	fetched := int64(0)
+	for r := range p.had.All() {
+		fetched += p.fetched.Overlap(r.Start, r.End)
+	}
+	return had, had - fetched, p.wrote - fetched
+}
+
+// whole reports whether nothing is missing of the file that it was proved to be.
+func (p *partFile) whole() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tree != nil && p.had.Total() == p.tree.Size()
+}
+
+// ranges returns which bytes of the file are proved: whole groups.
+func (p *partFile) ranges() []rangeset.Range {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.had.Ranges()
 }
 
 // commit puts the whole file in place: mode, content to disk, time, rename, directory to disk.
@@ -158,14 +225,22 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 			err = p.wrap(err)
 		}
 	}()
+	if p.tree != nil && !p.whole() {
+		return errors.New("a part of it is not proved") // cannot be
+	}
+	p.writeback.stop()
+	p.committing = true
 	if err := p.file.Chmod(mode.Perm() &^ umask); err != nil {
 		return err
 	}
-	p.writeback.stop()
 	if err := p.file.Sync(); err != nil {
+		p.lost = true // and a later Sync might not say so again
 		return err
 	}
 	if err := p.dir.Chtimes(p.part, mtime); err != nil {
+		return err
+	}
+	if err := p.isPart(p.file); err != nil {
 		return err
 	}
 	if err := p.dir.Rename(p.part, p.name); err != nil {
@@ -175,16 +250,35 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 	return errors.Join(p.dir.Sync(), p.file.Close(), p.dir.Close())
 }
 
-// discard removes the part file, unless it was committed.
-func (p *partFile) discard() {
+// leave ends the transfer without a file in place, unless there was a commit. It reports whether it left a part file from which the
+// next transfer can go on.
+func (p *partFile) leave() (kept bool) {
 	if p.ended {
-		return
+		return false
 	}
 	p.ended = true
 	p.writeback.stop()
-	p.dir.Remove(p.part) // before its lock goes
+	if kept = p.worthKeeping(); kept && p.committing {
+		kept = p.file.Chmod(partMode) == nil
+	}
+	if !kept && p.isPart(p.file) == nil {
+		p.dir.Remove(p.part) // before its lock goes
+	}
 	p.file.Close()
 	p.dir.Close()
+	return kept
+}
+
+func (p *partFile) worthKeeping() bool {
+	if p.lost {
+		return false
+	}
+	if p.tree != nil {
+		had, _, _ := p.inPlace()
+		return had > 0
+	}
+	info, err := p.file.Stat()
+	return err == nil && info.Size() > 0 // of an earlier transfer, and nobody said yet what the file is
 }
 
 func (p *partFile) wrap(err error) error {

@@ -1,6 +1,8 @@
 package transfer
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -10,6 +12,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kwikcp/integrity"
+	"kwikcp/internal/rangeset"
 )
 
 var someTime = time.Date(2001, 2, 3, 4, 5, 6, 789000, time.UTC)
@@ -47,7 +52,7 @@ func wantContent(t *testing.T, path, want string) {
 	t.Helper()
 	got, err := os.ReadFile(path)
 	if err != nil || string(got) != want {
-		t.Fatalf("%s holds %q (%v), want %q", path, got, err, want)
+		t.Fatalf("%s holds %.100q (%d bytes, %v), want %.100q (%d bytes)", path, got, len(got), err, want, len(want))
 	}
 }
 
@@ -59,13 +64,27 @@ func put(t *testing.T, path, content string) string {
 	return path
 }
 
+// wholeTree is the tree of a file that says "whole".
+func wholeTree() *integrity.Tree { return treeOf([]byte("whole")) }
+
+func treeOf(content []byte) *integrity.Tree {
+	tree, err := integrity.Build(context.Background(), bytes.NewReader(content), int64(len(content)), integrity.DefaultGroupSize, nil)
+	if err != nil {
+		panic(err)
+	}
+	return tree
+}
+
 // receive writes "whole" to a target as a transfer does.
 func receive(openDir func(string) (Dir, error), path string) error {
 	p, err := openPart(openDir, path)
 	if err != nil {
 		return err
 	}
-	defer p.discard()
+	defer p.leave()
+	if err := p.prove(context.Background(), wholeTree(), nil); err != nil {
+		return err
+	}
 	for i, c := range []byte("whole") {
 		if _, err := p.WriteAt([]byte{c}, int64(i)); err != nil {
 			return err
@@ -84,6 +103,41 @@ func TestPartFileIsPutInPlace(t *testing.T) {
 		"read-only part file of a run killed before its rename": func(t *testing.T, target string) {
 			part := put(t, filepath.Join(filepath.Dir(target), partName("out")), "old")
 			if err := os.Chmod(part, 0o400); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"part file that others may write": func(t *testing.T, target string) {
+			part := put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole")
+			if err := os.Chmod(part, 0o666); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"part file that is right, and longer": func(t *testing.T, target string) {
+			put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole, and more")
+		},
+		"empty part file": func(t *testing.T, target string) {
+			put(t, filepath.Join(filepath.Dir(target), partName("out")), "")
+		},
+		"part file with another name": func(t *testing.T, target string) {
+			victim := put(t, filepath.Join(t.TempDir(), "victim"), "untouched")
+			if err := os.Link(victim, filepath.Join(filepath.Dir(target), partName("out"))); err != nil {
+				t.Skip(err)
+			}
+			t.Cleanup(func() { wantContent(t, victim, "untouched") })
+		},
+		"part file of another user": func(t *testing.T, target string) {
+			part := put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole")
+			if err := os.Chown(part, 65534, 65534); err != nil {
+				t.Skip(err)
+			}
+		},
+		"a FIFO in place of the part file": func(t *testing.T, target string) {
+			if err := mkfifo(filepath.Join(filepath.Dir(target), partName("out"))); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"a directory in place of the part file": func(t *testing.T, target string) {
+			if err := os.Mkdir(filepath.Join(filepath.Dir(target), partName("out")), 0o700); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -125,9 +179,8 @@ func TestPartFileIsApartUntilTheCommit(t *testing.T) {
 	if err != nil || info.Mode() != 0o600&^umask {
 		t.Fatalf("the part file has mode %v, want 0600, for its final one is not known yet (%v)", info.Mode(), err)
 	}
-	p.discard()
+	p.leave()
 	wantContent(t, target, "before")
-	wantNames(t, filepath.Dir(target), "out")
 }
 
 func TestPartFileInTheWorkingDirectory(t *testing.T) {
@@ -218,8 +271,8 @@ func TestPartFileOfALiveTransferIsBusy(t *testing.T) {
 	wantNames(t, filepath.Dir(target), "out")
 }
 
-// Two transfers that start at the same time: whoever comes second finds the part file of the first before its lock, takes it
-// for that of a killed run and removes it. The first must notice, or it would put the other's unfinished file in place.
+// Two transfers that start at the same time: whoever comes second finds the part file of the first before its lock and takes it
+// for that of one that ended. The first must notice, or both would write to it.
 func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
 	var second *partFile
@@ -243,44 +296,73 @@ func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 	wantNames(t, filepath.Dir(target), "out")
 }
 
-// The same, seen from the one who removes: between its opening of a stale part file and its lock somebody else has
-// removed that and begun anew. The live part file is not the stale one.
-func TestPartFileReplacedWhileItIsRemoved(t *testing.T) {
-	target := filepath.Join(t.TempDir(), "out")
-	put(t, filepath.Join(filepath.Dir(target), partName("out")), "stale")
-	var other *partFile
-	x := &faults{}
-	x.after = func(op string) {
-		if op == "openpart" && other == nil {
-			var err error
-			if other, err = openPart(OpenDir, target); err != nil {
+// The same, seen from the one who comes second: between its opening of the part file and its lock the first is done with it.
+// What it holds then is no part file any more, and must not be written to.
+func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
+	for name, end := range map[string]func(p *partFile) error{
+		"put in place": func(p *partFile) error { return p.commit(0o600, someTime) },
+		"removed":      func(p *partFile) error { p.had = rangeset.Set{}; p.tree = wholeTree(); p.leave(); return nil },
+		"removed, and anew": func(p *partFile) error {
+			p.had = rangeset.Set{}
+			p.tree = wholeTree()
+			p.leave()
+			return receive(OpenDir, p.path)
+		},
+		"put in place twice": func(p *partFile) error { return errors.Join(p.commit(0o600, someTime), receive(OpenDir, p.path)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := filepath.Join(t.TempDir(), "out")
+			first, err := openPart(OpenDir, target)
+			if err != nil {
 				t.Fatal(err)
 			}
-		}
+			first.WriteAt([]byte("first"), 0)
+			x := &faults{}
+			x.after = func(op string) {
+				if op == "openpart" && first != nil {
+					p := first
+					first = nil
+					if err := end(p); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			_, err = openPart(x.opener(), target)
+			wantKind(t, err, KindBusy, "another kwikcp")
+		})
 	}
-	_, err := openPart(x.opener(), target)
-	wantKind(t, err, KindBusy, "another kwikcp")
-	other.WriteAt([]byte("other"), 0)
-	if err := other.commit(0o600, someTime); err != nil {
-		t.Fatal(err)
-	}
-	wantContent(t, target, "other")
 }
 
-// Whatever operation fails: the target is as before or whole, and nothing else is left but what could not be removed.
+// A part file that somebody put another in place of is not what is renamed.
+func TestPartFileThatWasReplaced(t *testing.T) {
+	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+	part := filepath.Join(filepath.Dir(target), partName("out"))
+	p, err := openPart(OpenDir, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.leave()
+	p.WriteAt([]byte("whole"), 0)
+	if err := errors.Join(os.Remove(part), os.WriteFile(part, []byte("somebody's"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, p.commit(0o600, someTime), KindBusy, "another kwikcp")
+	p.leave()
+	wantContent(t, target, "before")
+	wantContent(t, part, "somebody's")
+}
+
+// Whatever operation fails: the target is as before or whole, and nothing else is left but the part file. A part file that is left
+// is not trusted with more than its bytes: the next transfer ends well.
 func TestPartFileWhenOperationsFail(t *testing.T) {
 	for name, with := range map[string]error{"EIO": syscall.EIO, "ENOSPC": syscall.ENOSPC, "EDQUOT": syscall.EDQUOT} {
-		for _, stale := range []bool{false, true} {
-			title := name
-			if stale {
-				title += " after a killed run"
-			}
-			t.Run(title, func(t *testing.T) {
+		for _, stale := range []string{"", "stale", "whole", "whole and more"} {
+			t.Run(name+" after "+stale, func(t *testing.T) {
 				everyFault(t, with, func(t *testing.T, x *faults) {
 					target := put(t, filepath.Join(t.TempDir(), "out"), "before")
 					part := filepath.Join(filepath.Dir(target), partName("out"))
-					if stale {
-						put(t, part, "stale")
+					if stale != "" {
+						put(t, part, stale)
 					}
 					err := receive(x.opener(), target)
 					failed := x.failed()
@@ -300,20 +382,23 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 					if err == nil != renamed && failed != "syncdir" && failed != "close" && failed != "closedir" {
 						t.Errorf("error %v, but renamed is %t", err, renamed)
 					}
-					switch failed {
-					case "remove":
-					case "opendir", "openpart", "lstat", "lock", "fstat", "close": // a stale one may have to stay
-						if !stale {
-							wantNames(t, filepath.Dir(target), "out")
-						}
-					default:
-						if !stale || slices.Contains(x.ops, "write") {
-							wantNames(t, filepath.Dir(target), "out")
-						}
+					info, statErr := os.Lstat(part)
+					switch {
+					case statErr != nil:
+						wantNames(t, filepath.Dir(target), "out")
+					case renamed || failed == "sync":
+						t.Errorf("there is a part file after %q", x.ops)
+					case info.Mode().Perm() != partMode&^umask && stale == "":
+						t.Errorf("the part file is left with mode %v", info.Mode())
 					}
 					if x.open != 0 {
 						t.Errorf("%d files and directories are left open after %q", x.open, x.ops)
 					}
+					if err := receive(OpenDir, target); err != nil {
+						t.Errorf("the next one: %v", err)
+					}
+					wantContent(t, target, "whole")
+					wantNames(t, filepath.Dir(target), "out")
 				})
 			})
 		}
@@ -327,7 +412,7 @@ func TestPartFileSaysWhichFileCouldNotBeWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.discard()
+	defer p.leave()
 	p.file.Close()
 	_, err = p.WriteAt([]byte("x"), 0)
 	wantKind(t, err, KindLocal, target)

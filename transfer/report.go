@@ -13,6 +13,13 @@ type Reporter interface {
 	Hashing(bytes, total int64)
 	// Manifest says what the file is, once its tree is proved up to the root.
 	Manifest(m Manifest)
+	// Checking says how much of the part file of an earlier transfer has been looked at, now and then.
+	Checking(bytes, total int64)
+	// Resume says how many proved bytes of the manifest's file are in place already. It comes after Manifest, and only if
+	// there are any.
+	Resume(bytes int64)
+	// Retry says that the transfer failed and goes on after a pause.
+	Retry(r Retry)
 	// Server says that a server was named or that its state changed.
 	Server(s ServerStatus)
 	// Progress comes ten times a second while bytes arrive, and once at the end.
@@ -26,6 +33,9 @@ type NoReport struct{}
 
 func (NoReport) Hashing(int64, int64)               {}
 func (NoReport) Manifest(Manifest)                  {}
+func (NoReport) Checking(int64, int64)              {}
+func (NoReport) Resume(int64)                       {}
+func (NoReport) Retry(Retry)                        {}
 func (NoReport) Server(ServerStatus)                {}
 func (NoReport) Progress(Progress)                  {}
 func (NoReport) BadBlock(kwik.PathID, int64, int64) {}
@@ -57,7 +67,7 @@ type ServerStatus struct {
 	Addr   string
 	State  ServerState
 	Reason string        // why it is lost or banned
-	Bytes  int64         // proved bytes that it delivered
+	Bytes  int64         // proved bytes that it delivered, in all attempts
 	Rate   float64       // bytes a second, smoothed
 	RTT    time.Duration // 0 if unknown
 }
@@ -74,8 +84,10 @@ type Progress struct {
 // A Result is what became of a transfer. After an error it holds what is known.
 type Result struct {
 	Path    string // where the file is; empty for a stream
-	Bytes   int64  // proved
-	Wasted  int64  // bytes that came in vain: twice, or refuted
+	Bytes   int64  // proved, those of earlier transfers included
+	Resumed int64  // those of earlier transfers: found in the part file
+	Wasted  int64  // bytes that came in vain: twice, refuted, or of another version
+	Kept    bool   // after an error: a part file is left, from which another Get to the same target goes on
 	Seconds float64
 	Root    integrity.Root // zero before the manifest came
 	Servers []ServerStatus

@@ -140,11 +140,15 @@ func TestFileTransferWithSecondaryStreams(t *testing.T) {
 type recordedReports struct {
 	NoReport
 	manifest Manifest
+	resumed  int64
+	retries  []Retry
 	last     Progress
 	states   map[kwik.PathID]ServerState
 }
 
 func (r *recordedReports) Manifest(m Manifest) { r.manifest = m }
+func (r *recordedReports) Resume(n int64)      { r.resumed = n }
+func (r *recordedReports) Retry(x Retry)       { r.retries = append(r.retries, x) }
 func (r *recordedReports) Progress(p Progress) { r.last = p }
 func (r *recordedReports) Server(s ServerStatus) {
 	if r.states == nil {
@@ -246,7 +250,21 @@ func TestFileThatChangesOnTheServer(t *testing.T) {
 						t.Errorf("before read %d: the file in place is a mixture", read)
 					}
 				}
-				wantNames(t, filepath.Dir(target), "out")
+				if now, gone := os.ReadFile(path); gone == nil { // and the same command again gets what is there now
+					d, err := OpenDir(root)
+					if err != nil {
+						t.Fatal(err)
+					}
+					onWire(t, func(w *wire) {
+						w.serve(d)
+						_, _, err = w.get(func(o *GetOptions) { o.Output, o.Target = nil, target })
+					})
+					d.Close()
+					if got, _ := os.ReadFile(target); err != nil || !bytes.Equal(got, now) {
+						t.Errorf("before read %d, and again: %d bytes of %d, %v", read, len(got), len(now), err)
+					}
+					wantNames(t, filepath.Dir(target), "out")
+				}
 			}
 			t.Logf("%v", outcomes)
 		})

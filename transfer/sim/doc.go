@@ -9,7 +9,9 @@
 // scenario is doomed, and says so; so every run has one right result, and [Run] checks for it:
 //
 //   - the file is in place, whole, proved and on disk, or the error is of the expected kind and the target is as before;
-//   - no byte that is not the file's was ever written, under any name, and no part file or open handle is left;
+//   - no byte that is not the file's was ever written, under any name, and no open handle is left;
+//   - what is right in the part file of an earlier run is not fetched again, and a run that fails leaves a part file only if
+//     something in it is right;
 //   - a liar is banned, nobody else is, and what it sent in vain is at most 1 MiB;
 //   - the transfer ends within a time that follows from the scenario, and so does every goroutine.
 //

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"sync"
 	"syscall"
 	"time"
@@ -59,6 +60,16 @@ func (d *MemDir) Names() []string {
 		names = append(names, name)
 	}
 	return names
+}
+
+// Content returns a copy of what a file holds, nil if there is none of that name.
+func (d *MemDir) Content(name string) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f := d.files[name]; f != nil {
+		return append([]byte{}, f.data...)
+	}
+	return nil
 }
 
 // Durable returns the content that a power cut would leave under a name; ok is false if there would be no such name or
@@ -290,6 +301,27 @@ func (h *memHandle) Chmod(mode fs.FileMode) error {
 	h.file.mode = mode
 	return nil
 }
+
+func (h *memHandle) Truncate(size int64) error {
+	h.dir.mu.Lock()
+	defer h.dir.mu.Unlock()
+	switch f := h.file; {
+	case h.closed:
+		return fs.ErrClosed
+	case !h.write || size < 0:
+		return syscall.EINVAL
+	case size <= int64(len(f.data)):
+		f.data = f.data[:size:size]
+		f.dirty = true
+	default:
+		f.data = append(f.data, make([]byte, size-int64(len(f.data)))...)
+		f.dirty = true
+	}
+	return nil
+}
+
+// NextData knows no holes.
+func (h *memHandle) NextData(off int64) (start, end int64, ok bool) { return off, math.MaxInt64, true }
 
 func (h *memHandle) Sync() error {
 	h.dir.mu.Lock()

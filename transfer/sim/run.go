@@ -6,10 +6,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,6 +33,7 @@ type Outcome struct {
 	Result   transfer.Result
 	Network  simnet.Stats
 	Virtual  time.Duration // of the transfer
+	Again    bool          // it is that of the run after an interruption
 	Wall     time.Duration // of the whole run
 }
 
@@ -71,29 +72,23 @@ var Trace bool
 // run is Run inside the bubble.
 func run(t *testing.T, s Scenario) Outcome {
 	w := NewWorld(t, s)
-	r := &recorder{World: w, bad: make(map[kwik.PathID]int)}
-	before := []byte("what stood there before")
-	var want []string // names in the client's directory afterwards, if the transfer fails
 	if s.Stood {
-		w.client.Put(target, before, 0o644, mtime)
-		want = append(want, target)
+		w.client.Put(target, stood, 0o644, mtime)
 	}
-	if s.Stale && !s.Ordered {
-		w.client.Put(partName(), []byte("of a killed run"), 0o600, mtime)
+	if s.Stale != StaleNone {
+		w.client.Put(partName(), w.stale(), 0o600, mtime)
 	}
-
-	ctx, cancel := context.WithTimeoutCause(w.ctx, s.Bound(), errTooLong)
-	defer cancel()
-	start := time.Now()
-	r.start = start
-	result, err := transfer.Get(ctx, w.options(), r)
-	r.trace("end: %v", err)
-	o := Outcome{Scenario: s, Err: err, Result: result, Virtual: time.Since(start)}
-
-	w.checkEnd(o, r)
-	if !s.Ordered {
-		w.checkTarget(err, before, want)
+	w.placed = w.right(w.part())
+	ctx, interrupt := context.WithCancelCause(w.ctx)
+	if s.Interrupted > 0 {
+		w.when(max(1, int64(s.Interrupted*float64(s.Size))), func() { interrupt(errInterrupted) })
 	}
+	o := w.get(ctx)
+	if o.Err == errInterrupted {
+		o = w.get(w.ctx)
+		o.Again = true
+	}
+	interrupt(nil)
 	w.Close()
 	o.Network = w.net.Stats()
 	w.mu.Lock()
@@ -102,7 +97,30 @@ func run(t *testing.T, s Scenario) Outcome {
 	return o
 }
 
-var errTooLong = errors.New("the transfer took longer than its bound")
+// stood is the content of another file at the target.
+var stood = []byte("what stood there before")
+
+var (
+	errTooLong     = errors.New("the transfer took longer than its bound")
+	errInterrupted = errors.New("interrupted")
+)
+
+// get runs the client once and checks what it did.
+func (w *World) get(ctx context.Context) Outcome {
+	ctx, cancel := context.WithTimeoutCause(ctx, w.Bound(), errTooLong)
+	defer cancel()
+	before := w.part()
+	r := &recorder{World: w, bad: make(map[kwik.PathID]int), start: time.Now()}
+	result, err := transfer.Get(ctx, w.options(), r)
+	r.trace("end: %v", err)
+	o := Outcome{Scenario: w.Scenario, Err: err, Result: result, Virtual: time.Since(r.start)}
+	w.checkEnd(o, r)
+	if !w.Ordered {
+		w.checkTarget(err)
+		w.checkResume(o, r, before)
+	}
+	return o
+}
 
 // options are what the client asks for.
 func (w *World) options() transfer.GetOptions {
@@ -164,10 +182,13 @@ func (w *World) checkEnd(o Outcome, r *recorder) {
 	placed := w.placed
 	w.mu.Unlock()
 	switch {
+	case o.Err == nil && w.Doom == DoomAllLie && o.Result.Resumed == w.Size: // nobody had to be believed
 	case o.Err == nil && w.Doom != DoomNone && w.Doom != DoomAllSilent: // what was under way may have been all
 		w.fault("the transfer succeeded")
 	case o.Err == nil:
 		w.checkSuccess(o, placed)
+	case o.Err == errInterrupted:
+	case w.Doom == DoomNone && w.lostThePrimary(o):
 	case w.Doom == DoomNone:
 		w.fault("the transfer failed: %v", o.Err)
 	default:
@@ -220,27 +241,32 @@ func (w *World) checkSuccess(o Outcome, placed int64) {
 	for _, s := range o.Result.Servers {
 		delivered += s.Bytes
 	}
-	if o.Result.Bytes != w.Size || delivered != w.Size || placed != w.Size {
+	if o.Result.Bytes != w.Size || delivered+o.Result.Resumed != w.Size || placed != w.Size {
 		w.fault("of %d bytes %d were had, %d delivered and %d written", w.Size, o.Result.Bytes, delivered, placed)
 	}
 }
 
+// lostThePrimary reports whether a run failed for want of a primary that is whole again: its outage, which the first run may
+// survive, is over or not when the second one asks, and secondaries may not have come back to it yet.
+func (w *World) lostThePrimary(o Outcome) bool {
+	e, ok := asError(o.Err)
+	return w.Interrupted > 0 && w.Servers[0].Outage.Kind != OutageNone && ok && (e.Kind == transfer.KindNetwork || e.Kind == transfer.KindIntegrity)
+}
+
 // checkTarget checks what is left in the client's directory.
-func (w *World) checkTarget(err error, before []byte, want []string) {
+func (w *World) checkTarget(err error) {
 	if n := w.client.Opened(); n != 0 {
 		w.fault("the client left %d files or directories open", n)
 	}
-	if err == nil {
-		want = []string{target}
-	}
-	names := w.client.Names()
-	if !slices.Equal(names, want) {
-		w.fault("the directory has %q, not %q", names, want)
+	for _, name := range w.client.Names() {
+		if name != target && (name != partName() || err == nil) {
+			w.fault("the client left %q", name)
+		}
 	}
 	data, mode, modified, durable := w.client.Durable(target)
 	switch {
 	case err != nil:
-		if w.Stood && !bytes.Equal(data, before) {
+		if !bytes.Equal(data, stood) && (w.Stood || data != nil) {
 			w.fault("the transfer failed and what stood at the target does not stand there any more")
 		}
 	case !durable:
@@ -250,6 +276,74 @@ func (w *World) checkTarget(err error, before []byte, want []string) {
 	case mode&^0o640 != 0 || mode&0o600 != 0o600 || !modified.Equal(mtime):
 		w.fault("the file in place has mode %v and time %v", mode, modified)
 	}
+}
+
+// checkResume checks what became of the part file that was there before: nothing that is right in it was fetched again, and it
+// is kept if it is worth it.
+func (w *World) checkResume(o Outcome, r *recorder, before []byte) {
+	after := w.part()
+	if o.Result.Kept != (after != nil) {
+		w.fault("it is said that a part file is left: %t, there are %d bytes", o.Result.Kept, len(after))
+	}
+	if !r.told {
+		if !bytes.Equal(before, after) && len(before) > 0 {
+			w.fault("the part file was touched before it was known what the file is")
+		}
+		return
+	}
+	if had := w.right(before); o.Result.Resumed != had || r.resumed != had {
+		w.fault("%d bytes were resumed, %d reported, %d were right", o.Result.Resumed, r.resumed, had)
+	}
+	if o.Err == nil {
+		return
+	}
+	if had := w.right(after); (had == 0) != (after == nil) || had < o.Result.Bytes || int64(len(after)) > w.Size {
+		w.fault("a part file of %d bytes is left, of which %d are right, %d in place; %d were right before", len(after), had, o.Result.Bytes, w.right(before))
+	}
+}
+
+// part returns the content of the part file, nil if there is none.
+func (w *World) part() []byte { return w.client.Content(partName()) }
+
+// right returns how many bytes of whole groups are right in a part file.
+func (w *World) right(part []byte) (n int64) {
+	for off := int64(0); off < w.Size; off += group {
+		end := min(off+group, w.Size)
+		if end <= int64(len(part)) && bytes.Equal(part[off:end], w.file[off:end]) {
+			n += end - off
+		}
+	}
+	return n
+}
+
+// stale makes the part file of an earlier run.
+func (w *World) stale() []byte {
+	r := dice{rand.New(rand.NewPCG(w.Seed, 0x7374616c65))}
+	part := bytes.Clone(w.file)
+	switch w.Stale {
+	case StaleWhole:
+		return part
+	case StaleGarbage:
+		return bytes.Repeat([]byte("of another file "), 1+r.IntN(1<<16))
+	}
+	for off := int64(0); off < w.Size; off += group {
+		b := part[off:min(off+group, w.Size)]
+		switch at := r.IntN(len(b)); r.IntN(6) {
+		case 0:
+			clear(b)
+		case 1:
+			b[at] ^= 1 << r.IntN(8)
+		case 2:
+			clear(b[at:])
+		}
+	}
+	switch w.Stale {
+	case StaleShort:
+		part = part[:r.Int64N(w.Size+1)]
+	case StaleLong:
+		part = append(part, make([]byte, 1+r.IntN(1<<18))...)
+	}
+	return part
 }
 
 // fault notes that something went wrong.
@@ -266,9 +360,11 @@ type recorder struct {
 	*World
 	start time.Time
 
-	mu   sync.Mutex
-	bad  map[kwik.PathID]int // bad blocks
-	last transfer.Progress
+	mu      sync.Mutex
+	bad     map[kwik.PathID]int // bad blocks
+	told    bool                // what the file is
+	resumed int64
+	last    transfer.Progress
 }
 
 func (r *recorder) trace(format string, args ...any) {
@@ -279,7 +375,26 @@ func (r *recorder) trace(format string, args ...any) {
 
 func (r *recorder) Hashing(bytes, total int64) { r.trace("hashing: %d of %d", bytes, total) }
 
-func (r *recorder) Manifest(m transfer.Manifest) { r.trace("manifest: %d bytes", m.Size) }
+func (r *recorder) Checking(bytes, total int64) { r.trace("checking: %d of %d", bytes, total) }
+
+func (r *recorder) Retry(x transfer.Retry) { r.fault("it was tried again: %+v", x) }
+
+func (r *recorder) Manifest(m transfer.Manifest) {
+	r.trace("manifest: %d bytes", m.Size)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.told = true
+}
+
+func (r *recorder) Resume(bytes int64) {
+	r.trace("resume: %d bytes", bytes)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.resumed = bytes
+	if !r.told || bytes == 0 {
+		r.fault("resume of %d bytes out of place", bytes)
+	}
+}
 
 func (r *recorder) Server(s transfer.ServerStatus) {
 	r.trace("%s at %s is %s: %s", s.ID, s.Addr, s.State, s.Reason)

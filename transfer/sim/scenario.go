@@ -22,8 +22,11 @@ type Scenario struct {
 	Doom    Doom
 	Ordered bool // the client reads in order into a writer instead of a file
 	Stood   bool // another file stands at the target
-	Stale   bool // a killed run left its part file
+	Stale   Stale
 	Pinned  bool // the URL says the file's hash
+	// Interrupted is the part of the file that is in place when the transfer is interrupted; then it is run again. 0 means
+	// never.
+	Interrupted float64
 	// Writing is how long the writer of an ordered transfer takes for each MiB.
 	Writing time.Duration
 	// Blip is for how long the anchor is silent once, at the part BlipAt of the file.
@@ -41,6 +44,22 @@ type ServerPlan struct {
 	JoinsAt float64       // the part of the file that must be in place before it joins; 0 joins before the transfer
 	Outage  Outage
 }
+
+// Stale is what an earlier run left as its part file.
+type Stale int
+
+const (
+	StaleNone    Stale = iota
+	StaleGarbage       // no byte of the file
+	StaleMixed         // groups that are right, wrong, torn or empty, at random
+	StaleShort         // like that, and it ends early
+	StaleLong          // like that, and it is longer than the file
+	StaleWhole         // all of the file
+)
+
+var staleNames = [...]string{"none", "garbage", "mixed", "mixed and short", "mixed and long", "whole"}
+
+func (s Stale) String() string { return staleNames[s] }
 
 // A Copy is what a server has of the file.
 type Copy int
@@ -160,7 +179,8 @@ func NewScenario(seed uint64) Scenario {
 	for i := range s.Servers {
 		s.Servers[i].Link = link()
 	}
-	s.Ordered, s.Stood, s.Stale, s.Pinned, s.ResetKeys = r.one(4), r.half(), r.one(8), r.half(), r.half()
+	s.Ordered, s.Stood, _, s.Pinned, s.ResetKeys = r.one(4), r.half(), r.one(8), r.half(), r.half() // one draw is of old
+	s.resume()
 	if s.Ordered && r.half() {
 		s.Writing = time.Duration(r.log(1, 500) * float64(time.Millisecond))
 	}
@@ -208,6 +228,21 @@ func NewScenario(seed uint64) Scenario {
 		}
 	}
 	return s
+}
+
+// resume draws what an earlier run left and whether this one is interrupted, from dice of its own, so that the rest of a scenario is
+// what it was before there were such runs.
+func (s *Scenario) resume() {
+	r := dice{rand.New(rand.NewPCG(s.Seed, 0x70617274))}
+	if s.Ordered {
+		return
+	}
+	if r.one(4) {
+		s.Stale = 1 + Stale(r.IntN(len(staleNames)-1))
+	}
+	if r.one(4) {
+		s.Interrupted = r.Float64()
+	}
 }
 
 // doom arranges the servers so that the scenario's doom comes true.
@@ -273,7 +308,10 @@ func (s Scenario) troubled() bool {
 func (s Scenario) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d: %d bytes (%d groups of %d, last %d), doom %v, bound %v\n", s.Seed, s.Size, (s.Size+group-1)/group, group, s.Size%group, s.Doom, s.Bound().Round(time.Second))
-	fmt.Fprintf(&b, "  client: %v; in order %t, target stood %t, stale part %t, hash known %t, reset keys %t\n", describe(s.Client), s.Ordered, s.Stood, s.Stale, s.Pinned, s.ResetKeys)
+	fmt.Fprintf(&b, "  client: %v; in order %t, target stood %t, stale part: %v, hash known %t, reset keys %t\n", describe(s.Client), s.Ordered, s.Stood, s.Stale, s.Pinned, s.ResetKeys)
+	if s.Interrupted > 0 {
+		fmt.Fprintf(&b, "  the transfer is interrupted at %.0f %% and run again\n", 100*s.Interrupted)
+	}
 	if s.Writing > 0 {
 		fmt.Fprintf(&b, "  the client takes %v for a MiB\n", s.Writing.Round(time.Microsecond))
 	}

@@ -41,7 +41,8 @@ type totals struct {
 	wall, virtual, slowest                time.Duration
 	slowestSeed                           uint64
 	network                               simnet.Stats
-	bytes, wasted                         int64
+	bytes, wasted, resumed                int64
+	again                                 int
 	kinds                                 [16]int
 }
 
@@ -71,15 +72,19 @@ func (a *totals) add(o Outcome) {
 	a.network.Unreachable += o.Network.Unreachable
 	a.bytes += o.Result.Bytes
 	a.wasted += o.Result.Wasted
+	a.resumed += o.Result.Resumed
+	if o.Again {
+		a.again++
+	}
 }
 
 func (a totals) String() string {
-	return fmt.Sprintf("%d seeds, %d failed; %d with outages, %d doomed (errors by kind %v), %d liars\n"+
+	return fmt.Sprintf("%d seeds, %d failed; %d with outages, %d doomed (errors by kind %v), %d liars, %d run again\n"+
 		"%.1f s wall, %v virtual (%.0f times as fast; the slowest transfer, seed %d, took %v)\n"+
-		"%d packets, %d dropped; %d bytes fetched, %d in vain",
-		a.seeds, a.failed, a.outages, a.doomed, a.kinds[:9], a.liars,
+		"%d packets, %d dropped; %d bytes had, %d of them from before, %d came in vain",
+		a.seeds, a.failed, a.outages, a.doomed, a.kinds[:9], a.liars, a.again,
 		a.wall.Seconds(), a.virtual.Round(time.Second), a.virtual.Seconds()/a.wall.Seconds(), a.slowestSeed, a.slowest.Round(time.Millisecond),
-		a.network.Packets, a.network.Dropped(), a.bytes, a.wasted)
+		a.network.Packets, a.network.Dropped(), a.bytes, a.resumed, a.wasted)
 }
 
 // pastSeeds reads testdata/seeds.txt: a seed a line, and comments after #.

@@ -1,0 +1,130 @@
+package transfer
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"time"
+
+	"kwikcp/integrity"
+	"kwikcp/internal/rangeset"
+)
+
+// surveySpan is how much of a part file is read and hashed at a time, in bytes: a multiple of every group size.
+const surveySpan = 1 << 20
+
+// prove finds out which of the bytes in the part file are those of tree, and forgets the others. It cuts what is beyond the
+// end. Bytes that are proved against this tree already are not read again. report, which may be nil, is told now and then
+// how much of the file has been looked at. After an error, which is the end of ctx or a file that cannot be cut, nothing is
+// known about the bytes.
+func (p *partFile) prove(ctx context.Context, tree *integrity.Tree, report func(done, total int64)) error {
+	if old := p.tree; old != nil && old.Root() == tree.Root() && old.Size() == tree.Size() && old.GroupSize() == tree.GroupSize() {
+		return nil
+	}
+	p.tree = nil
+	info, err := p.file.Stat()
+	if err != nil {
+		return p.wrap(err)
+	}
+	size := min(info.Size(), tree.Size())
+	if info.Size() > size {
+		if err := p.file.Truncate(size); err != nil {
+			return p.wrap(err)
+		}
+	}
+	had, err := survey(ctx, p.file, size, tree, report)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tree, p.had = tree, had
+	return nil
+}
+
+// survey hashes the first size bytes of a file, which are at most those of tree, on all cores, and returns the ranges of whole
+// groups that are proved. What is wrong, torn, missing or cannot be read is not among them, and no error.
+//
+// It starts goroutines and waits for them.
+func survey(ctx context.Context, f File, size int64, tree *integrity.Tree, report func(done, total int64)) (rangeset.Set, error) {
+	s := &surveyor{file: f, tree: tree, unit: tree.GroupSize().Bytes(), limit: size, report: report, reported: time.Now()}
+	if size < tree.Size() {
+		s.limit -= size % s.unit // the last group is not there as a whole
+	}
+	spans := (s.limit + surveySpan - 1) / surveySpan
+	var wg sync.WaitGroup
+	for range min(int64(runtime.GOMAXPROCS(0)), spans) {
+		wg.Go(func() {
+			buf := make([]byte, min(surveySpan, s.limit))
+			for ctx.Err() == nil {
+				start, end, ok := s.take()
+				if !ok {
+					return
+				}
+				s.look(buf[:end-start], start)
+			}
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return rangeset.Set{}, context.Cause(ctx)
+	}
+	return s.proved, nil
+}
+
+// A surveyor shares out the work of a survey.
+type surveyor struct {
+	file  File
+	tree  *integrity.Tree
+	unit  int64 // bytes of a group
+	limit int64 // end of what is looked at: the end of a group, or of the file
+
+	mu       sync.Mutex
+	next     int64 // all before it was taken or is a hole
+	dataEnd  int64 // from next up to here the file may have data
+	proved   rangeset.Set
+	report   func(done, total int64)
+	reported time.Time
+}
+
+// take returns the next whole groups to look at, of at most surveySpan bytes.
+func (s *surveyor) take() (start, end int64, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next >= s.limit {
+		return 0, 0, false
+	}
+	if s.next >= s.dataEnd {
+		from, to, ok := s.file.NextData(s.next)
+		if !ok || from >= s.limit {
+			s.next = s.limit
+			return 0, 0, false
+		}
+		s.next = max(s.next, from-from%s.unit)
+		s.dataEnd = max(to, s.next+1)
+	}
+	start = s.next
+	end = min(start+surveySpan, s.limit)
+	if s.dataEnd < end { // the group in which the data ends is looked at, too
+		end = min(end, s.dataEnd+(s.unit-s.dataEnd%s.unit)%s.unit)
+	}
+	s.next = end
+	if s.report != nil && time.Since(s.reported) >= observeInterval {
+		s.reported = time.Now()
+		s.report(start, s.limit)
+	}
+	return start, end, true
+}
+
+// look reads groups into buf and notes those that are right.
+func (s *surveyor) look(buf []byte, start int64) {
+	n, _ := s.file.ReadAt(buf, start) // what could not be read is fetched
+	for off := int64(0); off < int64(n); off += s.unit {
+		end := min(off+s.unit, int64(len(buf)))
+		if end <= int64(n) && s.tree.Verify(start+off, buf[off:end]) == nil {
+			s.mu.Lock()
+			s.proved.Add(start+off, start+end)
+			s.mu.Unlock()
+		}
+	}
+}

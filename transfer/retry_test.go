@@ -1,0 +1,199 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"kwikcp/kwik"
+	transferpb "kwikcp/transfer/proto"
+)
+
+func TestRetryDelay(t *testing.T) {
+	for attempt, want := range map[int]time.Duration{
+		1: time.Second, 2: 2 * time.Second, 3: 4 * time.Second, 10: 512 * time.Second, 11: 10 * time.Minute, 12: 10 * time.Minute, 1 << 40: 10 * time.Minute,
+	} {
+		if got := retryDelay(attempt, 0); got != want {
+			t.Errorf("before retry %d: %v, want %v", attempt, got, want)
+		}
+		if got := retryDelay(attempt, 3*time.Millisecond); got != 3*time.Millisecond {
+			t.Errorf("before retry %d: %v in place of the fixed delay", attempt, got)
+		}
+	}
+}
+
+// A moody server serves content by the number of the session: the last of what it has for all that follow.
+func (w *wire) moody(content ...[]byte) {
+	var sessions atomic.Int32
+	now := func() []byte { return content[min(int(sessions.Load()), len(content))-1] }
+	w.hostile(func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+		return bytesContent{bytes.NewReader(now())}, nil
+	}, func(p *peer) {
+		sessions.Add(1)
+		whole := theFile
+		if c := now(); len(c) > 0 && c[0] != theFile[0] {
+			whole = otherFile
+		}
+		tree := treeOf(whole)
+		m := &transferpb.Manifest{Size: uint64(len(whole)), Root: rootBytes(tree), Group: uint32(tree.GroupSize())}
+		p.offer(m, int64(len(whole)))
+		p.manifest(m)
+		p.tree(tree.CVs())
+	})
+}
+
+// otherFile is a later version of theFile: the first group is another, the last two are not there.
+var otherFile = func() []byte {
+	b := bytes.Clone(theFile[:2*65536])
+	b[0] ^= 1
+	return b
+}()
+
+// TestRetry: a transfer that lost its servers goes on where it was when they are back, without a look at what it has.
+func TestRetry(t *testing.T) {
+	const group = 65536
+	size := int64(len(theFile))
+	for name, x := range map[string]struct {
+		content [][]byte
+		part    []byte
+		retries int
+		want    []byte // nil if it fails
+		tries   int
+		resumed int64
+		wasted  int64
+		reads   bool
+	}{
+		"none allowed":          {content: [][]byte{theFile[:2*group], theFile}},
+		"none needed":           {content: [][]byte{theFile}, retries: 3, want: theFile},
+		"one":                   {content: [][]byte{theFile[:2*group], theFile}, retries: 3, want: theFile, tries: 1},
+		"three":                 {content: [][]byte{nil, theFile[:group], theFile[:2*group], theFile}, retries: 3, want: theFile, tries: 3},
+		"one too few":           {content: [][]byte{nil, theFile[:group], theFile[:2*group], theFile}, retries: 2, tries: 2},
+		"of what was there":     {content: [][]byte{theFile[:2*group], theFile}, part: theFile[:group], retries: 1, want: theFile, tries: 1, resumed: group, reads: true},
+		"of another version":    {content: [][]byte{theFile[:2*group], otherFile}, retries: 1, want: otherFile, tries: 1, wasted: group, reads: true},
+		"and back":              {content: [][]byte{theFile[:3*group], otherFile[:group/2], theFile}, retries: 2, want: theFile, tries: 2, wasted: group, reads: true},
+		"of an older and newer": {content: [][]byte{theFile[:2*group], otherFile}, part: append(make([]byte, group), theFile[group:2*group]...), retries: 1, want: otherFile, tries: 1, resumed: group, wasted: group, reads: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+			if x.part != nil {
+				put(t, filepath.Join(filepath.Dir(target), partName("out")), string(x.part))
+			}
+			var r Result
+			var err error
+			var took time.Duration
+			heard, x2 := &recordedReports{}, &faults{}
+			onWire(t, func(w *wire) {
+				w.moody(x.content...)
+				start := time.Now()
+				r, err = Get(w.ctx, GetOptions{
+					URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(),
+					OpenDir: x2.opener(), Retries: x.retries,
+				}, heard)
+				took = time.Since(start)
+			})
+			if len(heard.retries) != x.tries {
+				t.Errorf("retries %+v, want %d", heard.retries, x.tries)
+			}
+			var pauses time.Duration
+			for i, a := range heard.retries {
+				if a.Attempt != i+1 || a.Of != x.retries || a.Delay != retryDelay(i+1, 0) || a.Err == nil {
+					t.Errorf("retry %d: %+v", i, a)
+				}
+				pauses += a.Delay
+			}
+			if took < pauses || took > pauses+2*time.Second {
+				t.Errorf("it took %v with pauses of %v", took, pauses)
+			}
+			if slices.Contains(x2.ops, "read") != x.reads {
+				t.Errorf("operations %v", x2.ops)
+			}
+			// What a server that is given up had under way may come in vain, too.
+			if r.Resumed != x.resumed || r.Wasted > x.wasted+3*group {
+				t.Errorf("%+v", r)
+			}
+			if x.want == nil {
+				wantKind(t, err, KindNetwork, "")
+				wantContent(t, target, "before")
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantContent(t, target, string(x.want))
+			wantNames(t, filepath.Dir(target), "out")
+			var delivered int64
+			for _, s := range r.Servers {
+				delivered += s.Bytes
+			}
+			if r.Bytes != int64(len(x.want)) || delivered < r.Bytes-r.Resumed || delivered > r.Bytes-r.Resumed+x.wasted || len(r.Servers) != 1 {
+				t.Errorf("%+v", r)
+			}
+			if len(x.want) == len(theFile) && r.Bytes != size {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
+// Only what may pass is tried again.
+func TestNoRetry(t *testing.T) {
+	for code, kind := range map[transferpb.Failure_Code]Kind{
+		transferpb.Failure_OTHER: KindOther, transferpb.Failure_NOT_FOUND: KindNotFound, transferpb.Failure_CHANGED: KindChanged,
+	} {
+		onWire(t, func(w *wire) {
+			w.hostile(openTheFile, func(p *peer) {
+				p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code}}})
+				p.stream.Close()
+			})
+			_, took, err := w.get(func(o *GetOptions) { o.Retries = 5 })
+			wantKind(w.t, err, kind, "")
+			if took > time.Second {
+				t.Errorf("%v after %v", err, took)
+			}
+		})
+	}
+}
+
+// An output cannot be written again: there is a retry before its first byte, and none after.
+func TestRetryInOrder(t *testing.T) {
+	for _, first := range [][]byte{nil, theFile[:65536]} {
+		onWire(t, func(w *wire) {
+			w.moody(first, theFile)
+			got, _, err := w.get(func(o *GetOptions) { o.Retries = 5 })
+			if first == nil {
+				if err != nil || !bytes.Equal(got, theFile) {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+				return
+			}
+			wantKind(w.t, err, KindNetwork, "")
+			if !bytes.HasPrefix(theFile, got) {
+				t.Errorf("%d wrong bytes", len(got))
+			}
+		})
+	}
+}
+
+// Nobody is there, for long; then somebody is. The end of the context ends a pause at once.
+func TestRetryWithoutAServer(t *testing.T) {
+	onWire(t, func(w *wire) {
+		reason := errors.New("enough")
+		ctx, cancel := context.WithCancelCause(w.ctx)
+		time.AfterFunc(time.Hour+time.Second, func() { cancel(reason) })
+		_, took, err := w.getContext(ctx, func(o *GetOptions) { o.Retries, o.RetryDelay = 9, time.Hour })
+		if err != reason || took != time.Hour+time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+
+		time.AfterFunc(2*time.Minute, func() { w.moody(theFile) })
+		got, took, err := w.get(func(o *GetOptions) { o.Retries, o.RetryDelay = 9, 30*time.Second })
+		if err != nil || !bytes.Equal(got, theFile) || took > 3*time.Minute {
+			t.Errorf("%d bytes, %v after %v", len(got), err, took)
+		}
+	})
+}
