@@ -153,7 +153,7 @@ func (p *partFile) adopt() (f File, err error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case errors.Is(err, ErrNotAFile), errors.Is(err, fs.ErrPermission):
-		return nil, p.dir.Remove(p.part)
+		return nil, p.clear()
 	case errors.Is(err, errReplaced):
 		return nil, errTargetBusy
 	case err != nil:
@@ -165,12 +165,21 @@ func (p *partFile) adopt() (f File, err error) {
 	}
 	if info, err := f.Stat(); err != nil || !onlyOurs(info) || info.Mode().Perm() != partMode && f.Chmod(partMode) != nil {
 		defer f.Close()
-		return nil, p.dir.Remove(p.part)
+		return nil, p.clear()
 	}
 	if locked {
 		return nil, f.Close() // now it can be opened for writing
 	}
 	return f, nil
+}
+
+// clear removes what is in the part file's place.
+func (p *partFile) clear() error {
+	err := p.dir.Remove(p.part)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("%q is in the way and cannot be removed: %w", p.part, cause(err))
 }
 
 // partMode is the mode of a part file: the final one is not known at first, and may let others write.

@@ -255,6 +255,17 @@ func TestPartFileRefusesTargets(t *testing.T) {
 	wantNames(t, filepath.Join(dir, "dir"), "full")
 }
 
+// What cannot be removed is named, for it is in nobody's sight.
+func TestPartFileInTheWay(t *testing.T) {
+	target := filepath.Join(t.TempDir(), "out")
+	part := filepath.Join(filepath.Dir(target), partName("out"))
+	if err := os.MkdirAll(filepath.Join(part, "full"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := receive(OpenDir, target)
+	wantKind(t, err, KindLocal, `"`+partName("out")+`" is in the way and cannot be removed: directory not empty`)
+}
+
 func TestPartFileOfALiveTransferIsBusy(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
 	first, err := openPart(OpenDir, target)
