@@ -67,7 +67,10 @@ type streamAggregator struct {
 	alarm    *time.Timer    // wakes Read at the deadline
 	err      error          // why the stream ended; io.EOF never
 	released bool           // done was called
-	idle     time.Time      // since when no source is alive; zero if one is
+	// idle is since when nothing came though something is asked for; zero while something does. That sources are there does not
+	// count, for one may come back again and again and bring nothing. A source that pushes owes nothing: there it counts.
+	idle      time.Time
+	lastHeard int64
 
 	// Of a pushed stream: how far it was when it last got on, and when that was.
 	lastNext int64
@@ -91,6 +94,9 @@ type source struct {
 	counted  atomic.Int64 // bytes that counted, since the secondary stream handler last asked
 	placing  atomic.Int32 // deliveries under way: what the source does meanwhile is not its fault
 	accepted int64        // bytes that counted; guarded by the aggregator's lock
+	earlier  int64        // payload bytes that arrived before it was attached this time; guarded likewise
+	before   int64        // of those that counted, the ones before it was attached this time; guarded likewise
+	barren   int          // times that it was attached before without anything that counted, in a row; guarded likewise
 	strikes  int          // extents given up without cause, in a row; guarded likewise
 	refuted  int          // deliveries that failed their proof; guarded likewise
 	gone     bool         // guarded likewise
@@ -124,8 +130,12 @@ func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 		return
 	}
 	s := &source{id: id, primary: id.server() == primaryPathID, rtt: rtt}
-	if old := a.sources[id]; old != nil {
-		s.accepted, s.refuted = old.accepted, old.refuted // the same server again
+	if old := a.sources[id]; old != nil { // the same server again
+		s.accepted, s.before, s.refuted = old.accepted, old.accepted, old.refuted
+		s.earlier = old.earlier + old.received.Load()
+		if old.accepted == old.before {
+			s.barren = old.barren + 1
+		}
 	}
 	a.sources[id] = s
 	a.sched.addPath(id, rtt(), time.Now())
@@ -225,19 +235,35 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 		a.failLocked(errorf(ErrAggregationTimeout, "nobody fills the hole").onStream(a.id, a.offsets.next))
 		return true
 	}
-	if _, live := a.sched.sources(); live > 0 {
-		a.idle = time.Time{}
+	all, live := a.sched.sources()
+	heard := a.heard()
+	if fine := heard != a.lastHeard || !a.sched.wanting(); (a.pushed && live > 0) || (!a.pushed && fine) {
+		a.lastHeard, a.idle = heard, time.Time{}
 		return false
 	}
 	if a.idle.IsZero() {
 		a.idle = now
 	}
-	all, _ := a.sched.sources()
 	if (all == 0 && !a.hope()) || now.Sub(a.idle) >= a.timeout {
 		a.failLocked(a.noSource())
 		return true
 	}
 	return false
+}
+
+// heard is a number that changes when payload arrives, is being placed, or counts. Called with the lock held.
+func (a *streamAggregator) heard() int64 {
+	sum := a.sched.had.Total()
+	for _, s := range a.sources {
+		if s.barren >= maxStrikes && s.accepted == s.before {
+			continue // what it brings leads to nothing
+		}
+		sum += s.earlier + s.received.Load()
+		if s.placing.Load() > 0 {
+			return -1 - a.lastHeard // which is another than the last one
+		}
+	}
+	return sum
 }
 
 // noSource says why there is nobody left to deliver. Called with the lock held.

@@ -415,10 +415,10 @@ func TestAggregationTimeout(t *testing.T) {
 		{"no source and no hope", nil, false, nil, tickInterval},
 		{"no source", nil, true, nil, 10*time.Second + tickInterval},
 		{"a source that refuses", []PathID{"a"}, false, func(a *aggregation) { a.detach("a", io.ErrNoProgress) }, tickInterval},
-		{"a source that is silent", []PathID{"a"}, false, nil, 11 * time.Second},
+		{"a source that is silent", []PathID{"a"}, false, nil, 10 * time.Second},
 		{"a source that comes back for a while", []PathID{"a"}, false, func(a *aggregation) {
 			time.AfterFunc(5*time.Second, func() { a.send("a", 1, 0, aggUnit, nil) })
-		}, 16 * time.Second},
+		}, 15 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -41,7 +41,7 @@ type Config struct {
 	// less than 2 MiB means 2 MiB. CopyTo needs no window.
 	ReorderWindow int64
 
-	// SourceTimeout is how long an aggregate stream waits, when none of its sources delivers, for one to come back.
+	// SourceTimeout is how long an aggregate stream waits, when nothing comes though something is asked for, until it fails.
 	// 0 means 10 s.
 	SourceTimeout time.Duration
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -84,8 +85,8 @@ func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, ticke
 	}
 	err := p.hello(ctx, ticket)
 	if err != nil {
-		if ctx.Err() != nil {
-			p.fail(nil) // the server did nothing wrong
+		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			p.fail(nil) // the server did nothing wrong, as far as is known
 		}
 		p.fail(err)
 		p.release()
@@ -205,16 +206,24 @@ func (p *path) acceptStreams(ctx context.Context) {
 }
 
 // acceptSecondaryStreams hands secondary streams to the handler, each in a goroutine that ends with the stream or the
-// path at the latest. Their number is bounded by QUIC's limit of incoming streams.
+// path at the latest. There are as many at once as QUIC allows to be open: a stream that was cancelled gives its credit back
+// while what it brought last is still being placed, so that has to be counted here.
 func (p *path) acceptSecondaryStreams(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	room := make(chan struct{}, p.session.config.SecondaryStreams.MaxStreamsPerPath)
 	for {
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
 		stream, err := p.conn.AcceptUniStream(ctx)
 		if err != nil {
 			return
 		}
 		wg.Go(func() {
+			defer func() { <-room }()
 			if err := p.session.handler.handle(ctx.Done(), p.id, stream); err != nil {
 				p.fail(err)
 			}

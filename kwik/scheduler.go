@@ -307,6 +307,9 @@ func (s *scheduler) extent(id PathID, grant uint64) (start, end, granted int64, 
 // missing reports whether any byte of [start, end) is not had.
 func (s *scheduler) missing(start, end int64) bool { return !s.had.ContainsRange(start, end) }
 
+// wanting reports whether bytes are missing that somebody wants now.
+func (s *scheduler) wanting() bool { return s.started && !s.had.ContainsRange(0, s.limit) }
+
 // done reports whether every byte is had.
 func (s *scheduler) done() bool { return s.had.Total() == s.units.total }
 

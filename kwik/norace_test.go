@@ -1,0 +1,5 @@
+//go:build !race
+
+package kwik
+
+const raceEnabled = false
