@@ -68,7 +68,7 @@ func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
 	l.charge(PathID(status.GetPathId()), charge{offer, start, offer.units.ceil(start + 1)})
 }
 
-// charge suspends a member until it has proved what it is charged with.
+// charge suspends a member until it has proved what it is charged with; a primary that cannot check that, until it joins anew.
 func (l *Listener) charge(id PathID, c charge) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,7 +77,11 @@ func (l *Listener) charge(id PathID, c charge) {
 		return
 	}
 	m.charges = append(m.charges, c)
-	if len(m.charges) == 1 {
+	switch {
+	case len(m.charges) > 1:
+	case l.config.Verify == nil:
+		l.config.OnSuspension(m.id, errorf(ErrSourceRefuted, "a client could not prove bytes [%d, %d) of it", c.start, c.end))
+	default:
 		l.wg.Go(func() { l.examine(m) })
 	}
 }
@@ -158,9 +162,6 @@ func (l *Listener) acquit(m *member) bool {
 
 // challenge asks a member for a unit and has it checked.
 func (l *Listener) challenge(m *member, c charge) error {
-	if l.config.Verify == nil {
-		return errors.New("this primary cannot check what a secondary serves")
-	}
 	ctx, cancel := context.WithTimeout(l.ctx, challengeTimeout)
 	defer cancel()
 	stream, err := m.conn.OpenStreamSync(ctx)

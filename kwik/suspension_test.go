@@ -147,6 +147,39 @@ func TestFalseBlame(t *testing.T) {
 	})
 }
 
+// A primary that cannot check what a secondary serves takes a client's word until the secondary joins anew.
+func TestSuspensionWithoutACheck(t *testing.T) {
+	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
+		w.primary.stop()
+		said := &standing{}
+		unable := configured(func(c *Config) { c.Verify = nil })
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w), unable)
+		s1 := w.join(corrupt(func(b []byte) { clear(b) }))
+		w.secondaries = append(w.secondaries, s1)
+		client, server := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		s := w.offer(client, server, unit)
+		s.SetProof(func(_ PathID, off int64, p []byte) error {
+			if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
+				return errors.New("wrong")
+			}
+			return nil
+		})
+		w.copy(s).wantAll()
+		w.within(time.Second, func() bool { return len(said.all()) == 1 })
+		time.Sleep(time.Hour)
+		if m := w.primary.Members(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
+			w.t.Errorf("%+v, %v", m, said.all())
+		}
+		s1.member.Close()
+		w.within(time.Second, func() bool { return len(w.primary.Members()) == 0 })
+		s1.join(JoinConfig{Token: w.token})
+		if m := w.primary.Members(); len(m) != 1 || m[0].Suspended {
+			w.t.Errorf("after another join: %+v", m)
+		}
+	})
+}
+
 // Challenges that make no sense are answered with a reason, and do not end the membership.
 func TestHostileChallenges(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
