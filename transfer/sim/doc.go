@@ -13,6 +13,7 @@
 //   - what is right in the part file of an earlier run is not fetched again, and a run that fails leaves a part file only if
 //     something in it is right;
 //   - a liar is banned, nobody else is, and what it sent in vain is at most 1 MiB;
+//   - once bytes came, more come within a second and three round trips, whatever happens to the other servers;
 //   - the transfer ends within a time that follows from the scenario, and so does every goroutine.
 //
 // How packets fare follows from the seed; what goroutines make of it also depends on Go's scheduler. A failing seed

@@ -110,6 +110,9 @@ func (w *World) get(ctx context.Context) Outcome {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.Bound(), errTooLong)
 	defer cancel()
 	before := w.part()
+	w.mu.Lock()
+	w.lastly, w.gap = time.Time{}, 0
+	w.mu.Unlock()
 	r := &recorder{World: w, bad: make(map[kwik.PathID]int), start: time.Now()}
 	result, err := transfer.Get(ctx, w.options(), r)
 	r.trace("end: %v", err)
@@ -133,8 +136,9 @@ func (w *World) options() transfer.GetOptions {
 		TLS:     trust.PinnedClientConfig(nil, pin),
 		OpenDir: func(string) (transfer.Dir, error) { return w.client.Dir(), nil },
 		KWIK: &kwik.Config{
-			LocalAddresses: func() []netip.Addr { return nil },
-			ReorderWindow:  2 << 20, // the least
+			LocalAddresses:       func() []netip.Addr { return nil },
+			ReorderWindow:        2 << 20, // the least
+			ConnectionsPerServer: w.Connections,
 			ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
 				return w.net.Listen(netip.AddrPortFrom(clientIP, 0), w.Client)
 			},
@@ -179,8 +183,11 @@ func (w *World) checkEnd(o Outcome, r *recorder) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w.mu.Lock()
-	placed := w.placed
+	placed, gap := w.placed, w.gap
 	w.mu.Unlock()
+	if limit := w.GapLimit(); limit > 0 && gap > limit {
+		w.fault("no byte came for %v, more than %v", gap, limit)
+	}
 	switch {
 	case o.Err == nil && w.Doom == DoomAllLie && o.Result.Resumed == w.Size: // nobody had to be believed
 	case o.Err == nil && w.Doom != DoomNone && w.Doom != DoomAllSilent: // what was under way may have been all

@@ -32,6 +32,8 @@ type Scenario struct {
 	// Blip is for how long the anchor is silent once, at the part BlipAt of the file.
 	Blip   time.Duration
 	BlipAt float64
+	// Connections is how many paths the client has to each server; 0 leaves it to the client.
+	Connections int
 	// ResetKeys says that servers let clients notice at once that they were restarted.
 	ResetKeys bool
 }
@@ -99,9 +101,12 @@ const (
 	OutageClosed              // it shuts down in an orderly way; back means another process
 	OutageCut                 // it and the client do not reach each other
 	OutageDetached            // a secondary and the primary do not reach each other
+	OutagePaused              // the process is stopped (SIGSTOP), and goes on later
+	OutageNarrow              // large packets vanish on its link, small ones pass
+	OutageLeft                // it drains: it takes leave of its clients and ends; back means another process
 )
 
-var outageNames = [...]string{"none", "killed", "silenced", "closed", "cut off from the client", "cut off from the primary"}
+var outageNames = [...]string{"none", "killed", "silenced", "closed", "cut off from the client", "cut off from the primary", "paused", "behind a link with a low MTU", "left"}
 
 func (k OutageKind) String() string { return outageNames[k] }
 
@@ -183,6 +188,10 @@ func NewScenario(seed uint64) Scenario {
 	s.resume()
 	if s.Ordered && r.half() {
 		s.Writing = time.Duration(r.log(1, 500) * float64(time.Millisecond))
+	}
+
+	if r.half() {
+		s.Connections = 1 + r.IntN(3)
 	}
 
 	if r.one(12) {
@@ -284,6 +293,26 @@ func (s Scenario) Bound() time.Duration {
 	return 10*time.Second + 4*need
 }
 
+// GapLimit returns for how long at most no byte may come once bytes came, while the anchor lives: a second and three of its round
+// trips, and what it takes it to send two groups; 0 where that cannot be said, because its own packets are lost or it waits for its disk,
+// for the client, or for a blip's end.
+func (s Scenario) GapLimit() time.Duration {
+	if s.Doom != DoomNone || s.Blip > 0 || s.Writing > 0 {
+		return 0
+	}
+	from := s.Servers[s.Anchor]
+	for _, l := range []simnet.Link{s.Client, from.Link} {
+		if l.Loss+l.Reorder+l.Flip+l.Duplicate > 0 {
+			return 0
+		}
+	}
+	if from.Disk > 0 {
+		return 0
+	}
+	rtt := 2 * (s.Client.Latency + s.Client.Jitter + from.Link.Latency + from.Link.Jitter)
+	return time.Second + 3*rtt + time.Duration(float64(2*8*group)/min(s.Client.Rate, from.Link.Rate)*float64(time.Second))
+}
+
 // liars returns how many servers lie.
 func (s Scenario) liars() (n int) {
 	for _, p := range s.Servers {
@@ -297,7 +326,7 @@ func (s Scenario) liars() (n int) {
 // troubled reports whether a server may fall silent for so long that its work is given to others as well.
 func (s Scenario) troubled() bool {
 	for _, p := range s.Servers {
-		if p.Outage.Kind != OutageNone {
+		if p.Outage.Kind != OutageNone && p.Outage.Kind != OutageLeft {
 			return true
 		}
 	}
@@ -308,7 +337,7 @@ func (s Scenario) troubled() bool {
 func (s Scenario) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d: %d bytes (%d groups of %d, last %d), doom %v, bound %v\n", s.Seed, s.Size, (s.Size+group-1)/group, group, s.Size%group, s.Doom, s.Bound().Round(time.Second))
-	fmt.Fprintf(&b, "  client: %v; in order %t, target stood %t, stale part: %v, hash known %t, reset keys %t\n", describe(s.Client), s.Ordered, s.Stood, s.Stale, s.Pinned, s.ResetKeys)
+	fmt.Fprintf(&b, "  client: %v; in order %t, target stood %t, stale part: %v, hash known %t, reset keys %t, connections %d\n", describe(s.Client), s.Ordered, s.Stood, s.Stale, s.Pinned, s.ResetKeys, s.Connections)
 	if s.Interrupted > 0 {
 		fmt.Fprintf(&b, "  the transfer is interrupted at %.0f %% and run again\n", 100*s.Interrupted)
 	}
@@ -385,7 +414,7 @@ func (r dice) size() int64 {
 }
 
 func (r dice) outage(secondary bool) Outage {
-	o := Outage{Kind: OutageKind(1 + r.IntN(5)), At: r.Float64()}
+	o := Outage{Kind: OutageKind(1 + r.IntN(len(outageNames)-1)), At: r.Float64()}
 	if o.Kind == OutageDetached && !secondary {
 		o.Kind = OutageCut
 	}

@@ -18,7 +18,7 @@ var (
 	first = flag.Uint64("first", 1, "the first of them")
 )
 
-func init() { flag.BoolVar(&Trace, "trace", false, "log what the client reports") }
+func init() { flag.BoolVar(&Trace, "tell", false, "log what the client reports") }
 
 // TestSeeds runs whole transfers, each in the world of its seed, and those of testdata/seeds.txt first: seeds that failed
 // once. With -first it runs what it is told and no more.

@@ -56,7 +56,9 @@ type World struct {
 	wg     sync.WaitGroup // all that runs besides the transfer
 
 	mu      sync.Mutex
-	placed  int64 // bytes written so far
+	placed  int64         // bytes written so far
+	lastly  time.Time     // when a byte was written last in this run of the client; zero before the first
+	gap     time.Duration // the longest time between two such moments
 	pending []event
 	faults  []string // what went wrong, as it went
 }
@@ -89,6 +91,8 @@ type life struct {
 	dir      transfer.Dir
 	ctx      context.Context // ends with the process
 	cancel   context.CancelFunc
+	member   context.Context // ends when a secondary leaves its primary, with the process at the latest
+	leave    context.CancelFunc
 	wg       sync.WaitGroup
 }
 
@@ -213,6 +217,7 @@ func (sv *server) start() {
 	}
 	p := &life{socket: socket, dir: sv.dir.Dir()}
 	p.ctx, p.cancel = context.WithCancel(sv.ctx)
+	p.member, p.leave = context.WithCancel(p.ctx)
 	p.transfer = transfer.NewServer(p.dir, sv.log)
 	conf := &kwik.Config{
 		JoinToken: token, LocalAddresses: func() []netip.Addr { return nil },
@@ -226,6 +231,8 @@ func (sv *server) start() {
 	}
 	if sv.index > 0 {
 		conf.Role = kwik.ServerRoleSecondary
+	} else {
+		conf.Verify = p.transfer.Verify
 	}
 	if sv.ResetKeys {
 		conf.StatelessResetKey = &quic.StatelessResetKey{byte(sv.index)}
@@ -260,6 +267,26 @@ func (sv *server) stop(orderly bool) {
 	p.socket.Close()
 }
 
+// drain has the process take leave of its peers and ends it.
+func (sv *server) drain() {
+	sv.mu.Lock()
+	p := sv.life
+	sv.mu.Unlock()
+	if p == nil {
+		return
+	}
+	p.leave()
+	ctx, cancel := context.WithTimeout(p.ctx, 30*time.Second)
+	defer cancel()
+	p.listener.Shutdown(ctx, "drained")
+	sv.mu.Lock()
+	mine := sv.life == p
+	sv.mu.Unlock()
+	if mine {
+		sv.stop(true)
+	}
+}
+
 // keepJoined joins the secondary to the primary, and again whenever the membership ends, as long as the process lives.
 // It closes joined after the first time.
 func (sv *server) keepJoined(joined chan struct{}) {
@@ -269,8 +296,8 @@ func (sv *server) keepJoined(joined chan struct{}) {
 	if p == nil {
 		return
 	}
-	for p.ctx.Err() == nil {
-		m, err := p.listener.Join(p.ctx, sv.servers[0].addr.String(), kwik.JoinConfig{Token: token})
+	for p.member.Err() == nil {
+		m, err := p.listener.Join(p.member, sv.servers[0].addr.String(), kwik.JoinConfig{Token: token})
 		if err == nil {
 			if joined != nil {
 				close(joined)
@@ -278,10 +305,11 @@ func (sv *server) keepJoined(joined chan struct{}) {
 			}
 			select {
 			case <-m.Context().Done():
-			case <-p.ctx.Done():
+			case <-p.member.Done():
+				m.Close()
 			}
 		}
-		pause(p.ctx, 500*time.Millisecond)
+		pause(p.member, 500*time.Millisecond)
 	}
 }
 
@@ -309,6 +337,14 @@ func (w *World) schedule(sv *server) {
 			w.net.Partition(sv.addr.Addr(), clientIP)
 		case OutageDetached:
 			w.net.Partition(sv.addr.Addr(), w.servers[0].addr.Addr())
+		case OutagePaused:
+			w.net.Pause(sv.addr.Addr())
+		case OutageNarrow:
+			narrow := sv.Link
+			narrow.MTU = 1000
+			w.net.SetLink(sv.addr.Addr(), narrow)
+		case OutageLeft:
+			sv.drain()
 		default:
 			sv.stop(o.Kind == OutageClosed)
 		}
@@ -324,6 +360,10 @@ func (w *World) schedule(sv *server) {
 			w.net.HealPartition(sv.addr.Addr(), clientIP)
 		case OutageDetached:
 			w.net.HealPartition(sv.addr.Addr(), w.servers[0].addr.Addr())
+		case OutagePaused:
+			w.net.Resume(sv.addr.Addr())
+		case OutageNarrow:
+			w.net.SetLink(sv.addr.Addr(), sv.Link)
 		default:
 			sv.start()
 			if sv.index > 0 {
@@ -371,6 +411,11 @@ func (w *World) progress(n int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.placed += n
+	now := time.Now()
+	if !w.lastly.IsZero() {
+		w.gap = max(w.gap, now.Sub(w.lastly))
+	}
+	w.lastly = now
 	rest := w.pending[:0]
 	for _, e := range w.pending {
 		if e.at <= w.placed {
