@@ -66,10 +66,27 @@ func runGet(c *cli.Context, t *terminal) error {
 	view := newView(t, c.Bool("quiet"), o.url.Path)
 	result, err := o.get(c.Context, view)
 	view.end()
+	if err == nil && !c.Bool("quiet") {
+		warnOfLosses(t, result)
+	}
 	if err == nil && !c.Bool("quiet") && !o.stdout {
 		t.printf("%s", summary(o.target, result))
 	}
 	return err
+}
+
+// warnOfLosses names the servers that fell away though the transfer succeeded. Who sent wrong bytes was named before.
+func warnOfLosses(t *terminal, r transfer.Result) {
+	for _, s := range r.Servers {
+		if s.State != transfer.ServerStalled && s.State != transfer.ServerLost {
+			continue
+		}
+		why := string(s.State)
+		if s.Reason != "" {
+			why += ": " + s.Reason
+		}
+		t.warningf("%s %s did not last to the end (%s); the others delivered the rest", s.Role, s.Addr, oneLine(why))
+	}
 }
 
 // A getCmd is a parsed get command.
