@@ -18,6 +18,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 	"github.com/urfave/cli/v2"
+	"github.com/zeebo/blake3"
 
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
@@ -209,6 +210,7 @@ type runningServer struct {
 	url      transfer.URL
 	listener *kwik.Listener
 	files    *transfer.Server
+	trees    *transfer.TreeStore // nil if there is none
 	cancel   context.CancelFunc
 	ctx      context.Context
 	wg       sync.WaitGroup
@@ -229,6 +231,7 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.keepTrees()
 	conf := &kwik.Config{
 		QUIC: traced,
 		Role: o.role, OpenContent: s.files.OpenContent, StatelessResetKey: &reset,
@@ -256,6 +259,7 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	}
 	s.listener, err = kwik.ListenAddr(o.listen, serverTLS(cert), conf)
 	if err != nil {
+		s.closeFiles()
 		err = &transfer.Error{Kind: transfer.KindLocal, Op: "listen at " + o.listen, Err: listenCause(err)}
 		if errors.Is(err, syscall.EADDRINUSE) {
 			err = hintedError{err, "choose another port with --listen HOST:PORT; port 0 means any"}
@@ -268,6 +272,19 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	s.member, s.leave = context.WithCancel(s.ctx)
 	s.wg.Go(func() { s.files.Serve(s.ctx, s.listener) })
 	return s, nil
+}
+
+// keepTrees gives the server its index of the directory: what it hashed in earlier runs.
+func (s *runningServer) keepTrees() {
+	root := blake3.Sum256([]byte(absolute(s.o.root)))
+	path := filepath.Join(s.o.stateDir, fmt.Sprintf("trees-%x.db", root[:8]))
+	store, err := transfer.OpenTreeStore(path)
+	if err != nil {
+		s.o.log.Info("no index of trees, files are hashed anew", "index", path, "reason", err)
+		return
+	}
+	s.trees = store
+	s.files.KeepTrees(store)
 }
 
 // listenCause leaves out what the operation's name says already.
@@ -294,7 +311,14 @@ func (s *runningServer) close() {
 	s.cancel()
 	s.left.Wait()
 	s.wg.Wait()
+	s.closeFiles()
+}
+
+func (s *runningServer) closeFiles() {
 	s.files.Close()
+	if s.trees != nil {
+		s.trees.Close()
+	}
 }
 
 const (

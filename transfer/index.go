@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"kwikcp/integrity"
 	"kwikcp/kwik"
@@ -15,9 +16,10 @@ const maxIndexed = 16 << 20
 // An index keeps the trees of the files that a server has hashed. It is a cache: an entry that is gone is computed
 // again. Each version of a file is hashed once however many clients ask, and one file at a time, on all cores.
 type index struct {
-	ctx  context.Context // of the server
-	wg   sync.WaitGroup  // hashing jobs; each ends with its file or with ctx
-	gate chan struct{}   // held while hashing
+	ctx   context.Context // of the server
+	wg    sync.WaitGroup  // hashing jobs; each ends with its file or with ctx
+	gate  chan struct{}   // held while hashing
+	store *TreeStore      // from earlier runs and for later ones; nil if there is none
 
 	mu      sync.Mutex
 	entries map[string]*indexEntry // by path
@@ -82,6 +84,11 @@ func (x *index) compute(e *indexEntry, open func() (File, error)) {
 }
 
 func (x *index) hash(e *indexEntry, open func() (File, error)) (*integrity.Tree, error) {
+	if x.store != nil {
+		if tree := x.store.get(e.path, e.version); tree != nil {
+			return tree, nil
+		}
+	}
 	select {
 	case x.gate <- struct{}{}:
 		defer func() { <-x.gate }()
@@ -99,6 +106,9 @@ func (x *index) hash(e *indexEntry, open func() (File, error)) (*integrity.Tree,
 	tree, err := integrity.Build(x.ctx, f, e.version.size, integrity.GroupSizeFor(e.version.size), func(n int64) { e.hashed.Add(n) })
 	if changed := sameVersion(f, e.version); changed != nil {
 		return nil, changed
+	}
+	if err == nil && x.store != nil {
+		x.store.put(e.path, e.version, tree, time.Now()) // it is a cache: what is not there is computed again
 	}
 	return tree, err
 }

@@ -39,6 +39,16 @@ func NewServer(dir Dir, log *slog.Logger) *Server {
 	return &Server{dir: dir, log: log, index: newIndex(ctx), cancel: cancel}
 }
 
+// KeepTrees has the server keep what it computes in a store, which stays the caller's, and use what is there. It must precede Serve.
+func (s *Server) KeepTrees(store *TreeStore) {
+	s.index.store = store
+	s.index.wg.Go(func() {
+		if err := store.sweep(s.dir); err != nil {
+			s.log.Warn("index of trees not cleaned up", "err", err)
+		}
+	})
+}
+
 // Close ends what the server computes and waits for it. Serve must have returned.
 func (s *Server) Close() {
 	s.cancel()
