@@ -190,6 +190,9 @@ func (o *serveCmd) run(ctx context.Context) error {
 		return transfer.LocalError("print the URL", err)
 	}
 	o.log.Info("ready", "role", o.role.String(), "url", s.url.String(), "root", absolute(o.root))
+	if s.noTrees != nil {
+		o.log.Info("no index of what was hashed before, files are hashed anew", "reason", s.noTrees)
+	}
 	<-ctx.Done()
 	o.log.Info("stopping", "reason", context.Cause(ctx))
 	s.drain(o.patience)
@@ -211,6 +214,7 @@ type runningServer struct {
 	listener *kwik.Listener
 	files    *transfer.Server
 	trees    *transfer.TreeStore // nil if there is none
+	noTrees  error               // why there is none
 	cancel   context.CancelFunc
 	ctx      context.Context
 	wg       sync.WaitGroup
@@ -274,17 +278,16 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	return s, nil
 }
 
-// keepTrees gives the server its index of the directory: what it hashed in earlier runs.
+// keepTrees gives a primary its index of the directory: what it hashed in earlier runs. Secondaries hash nothing.
 func (s *runningServer) keepTrees() {
-	root := blake3.Sum256([]byte(absolute(s.o.root)))
-	path := filepath.Join(s.o.stateDir, fmt.Sprintf("trees-%x.db", root[:8]))
-	store, err := transfer.OpenTreeStore(path)
-	if err != nil {
-		s.o.log.Info("no index of trees, files are hashed anew", "index", path, "reason", err)
+	if s.o.role != kwik.ServerRolePrimary {
 		return
 	}
-	s.trees = store
-	s.files.KeepTrees(store)
+	root := blake3.Sum256([]byte(absolute(s.o.root)))
+	path := filepath.Join(s.o.stateDir, fmt.Sprintf("trees-%x.db", root[:8]))
+	if s.trees, s.noTrees = transfer.OpenTreeStore(path); s.noTrees == nil {
+		s.files.KeepTrees(s.trees)
+	}
 }
 
 // listenCause leaves out what the operation's name says already.
