@@ -27,7 +27,7 @@ type scheduler struct {
 	paths   []*schedPath // in the order in which they came
 	grants  map[uint64]*schedGrant
 	last    uint64 // id of the newest grant
-	spare   int64  // bytes that may still be granted twice to end sooner
+	spare   int64  // bytes that may still come twice to end sooner
 
 	// connecting counts sources that are on their way; until reserveUntil their share is not granted to others.
 	connecting   int
@@ -45,8 +45,9 @@ type schedPath struct {
 	leaving bool // gets nothing more as long as there are others
 	rtt     time.Duration
 
-	rate         float64 // bytes a second, smoothed; 0 while unknown
-	received     int64   // payload bytes that arrived, as last observed
+	rate         float64   // bytes a second, smoothed; 0 while unknown
+	ratedAt      time.Time // since when it is known
+	received     int64     // payload bytes that arrived, as last observed
 	sampled      time.Time
 	lastProgress time.Time // when bytes last arrived, or were first owed
 	lastAccept   time.Time // when bytes were last accepted, or were first owed
@@ -63,6 +64,7 @@ type schedGrant struct {
 	start, pos int64 // pos: accepted up to here
 	end        int64 // what the source may still write ends here; shrinks
 	granted    int64 // the end as it was first granted
+	beyond     int64 // what came although it had been taken back ends here
 	shared     bool  // the remainder is free for others, too
 }
 
@@ -234,6 +236,10 @@ func (s *scheduler) accept(grant uint64, end int64, fresh []rangeset.Range, now 
 		s.free.Sub(r.Start, r.End)
 	}
 	if g := s.grants[grant]; g != nil {
+		if from := max(g.pos, g.end, g.beyond); end > from { // it was under way when it was taken back, and comes twice
+			s.spare -= end - from
+			g.beyond = end
+		}
 		g.pos = max(g.pos, min(end, g.end))
 		g.path.lastProgress, g.path.lastAccept = now, now
 		if g.remainder() <= 0 {

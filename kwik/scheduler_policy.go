@@ -16,7 +16,8 @@ const (
 	minExtent = 256 << 10
 	// maxExtent bounds what one source holds back from others.
 	maxExtent = 16 << 20
-	// firstOutstanding is granted to a source of unknown rate.
+	// firstOutstanding is granted to a source of unknown rate. Further paths to a server share its link with the first, so they
+	// begin with minExtent each.
 	firstOutstanding = 1 << 20
 	// extentTime is how long a source should be busy with one extent, a compromise between cost and agility.
 	extentTime = 100 * time.Millisecond
@@ -57,7 +58,7 @@ func (s *scheduler) sample(p *schedPath, received int64, now time.Time) {
 	}
 	rate := float64(delta) / elapsed.Seconds()
 	if p.rate == 0 {
-		p.rate = rate
+		p.rate, p.ratedAt = rate, now
 		return
 	}
 	p.rate += rateWeight * (rate - p.rate)
@@ -141,7 +142,10 @@ func (p *schedPath) target() int64 {
 	if p.stalled {
 		return minExtent // a probe
 	}
-	if p.rate == 0 {
+	switch {
+	case p.rate == 0 && p.id != p.id.server():
+		return minExtent
+	case p.rate == 0:
 		return firstOutstanding
 	}
 	ahead := p.rate * (2*p.rtt + extentTime).Seconds()
@@ -217,6 +221,9 @@ func (s *scheduler) steal(p *schedPath, now time.Time) bool {
 // What v has sent already, or sends before it hears of it, is left to v: a round trip and a half of its rate.
 func (s *scheduler) stealTail(p, v *schedPath, now time.Time) bool {
 	g := v.grants[len(v.grants)-1]
+	if now.Sub(v.ratedAt) < 4*v.rtt {
+		return false // it gets faster every round trip, so that more is under way than it seems
+	}
 	if p.rate == 0 || g.shared || v.finishTime() <= p.finishTime()+p.rtt.Seconds()+stealSlack.Seconds() {
 		return false
 	}
@@ -255,13 +262,16 @@ func (s *scheduler) double(p, v *schedPath, now time.Time) bool {
 		return false
 	}
 	// Bytes that arrive are not yet bytes that count: who has brought none for a while is not believed to be quick.
-	due := max(float64(before)/v.rate+v.rtt.Seconds(), now.Sub(v.lastAccept).Seconds())
+	silence := now.Sub(v.lastAccept).Seconds()
+	due := max(float64(before)/v.rate+v.rtt.Seconds(), silence)
 	stall := max(minStall, 4*p.rtt, 4*v.rtt).Seconds()
+	// As bad as one that is silent: but the first bytes of a source that gets going say little about its rate.
+	hopeless := due > 2*stall && (silence > 2*stall || now.Sub(v.ratedAt).Seconds() >= stall)
 	switch {
-	case due > 2*stall && p.rate == 0:
+	case hopeless && p.rate == 0:
 	case p.rate == 0 || due <= 2*(float64(p.outstanding()+g.remainder())/p.rate+2*p.rtt.Seconds())+stealSlack.Seconds():
 		return false
-	case due > 2*stall: // as bad as one that is silent
+	case hopeless:
 	case g.remainder() > s.spare:
 		return false
 	default:

@@ -231,9 +231,9 @@ func (w *World) checkEnd(o Outcome, r *recorder) {
 }
 
 // wasteLimit is how many bytes may come in vain: 1 MiB for each liar; what a server sent that was thought gone; and near the end
-// the budget for fetching twice.
+// the budget for fetching twice, and a group for each path, which is under way when it is taken back.
 func (w *World) wasteLimit() int64 {
-	limit := int64(w.liars())<<20 + 16*group
+	limit := int64(w.liars())<<20 + 16*group + int64(len(w.servers)*max(1, w.Connections))*group
 	if w.troubled() || w.Blip > 0 {
 		limit += 1 << 20
 	}
