@@ -13,6 +13,7 @@ import (
 
 	"github.com/zeebo/blake3"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"kwikcp/integrity"
 )
@@ -69,7 +70,7 @@ func openTreeStore(path string) (s *TreeStore, err error) {
 	}()
 	defer guard(&err)
 	db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: storeTimeout})
-	if errors.Is(err, bbolt.ErrTimeout) {
+	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, ErrStoreBusy
 	}
 	if err != nil {
