@@ -86,6 +86,11 @@ type hintedError struct {
 
 func (e hintedError) Unwrap() error { return e.error }
 
+// A saidError was printed when it happened; only its exit code is still to come.
+type saidError struct{ error }
+
+func (e saidError) Unwrap() error { return e.error }
+
 // A keptError is the error of a transfer that left a part file: the same command goes on where it was.
 type keptError struct{ error }
 

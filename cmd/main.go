@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		events.result(transfer.Result{}, err)
 	}
 	code, message, hint := explain(err)
-	if err != nil {
+	if _, said := errors.AsType[saidError](err); err != nil && !said {
 		t.errorWithHint(message, hint)
 	}
 	return code
@@ -50,7 +50,7 @@ func newApp(t *terminal) *cli.App {
 		Usage:     "copy files from several servers at once, fast and proved",
 		UsageText: "kwikcp COMMAND [options] [arguments]\n\nTry it: kwikcp demo",
 		Version:   version(),
-		Commands:  []*cli.Command{serveCommand(t), getCommand(t), demoCommand(t)},
+		Commands:  []*cli.Command{serveCommand(t), getCommand(t), sumCommand(t), demoCommand(t)},
 		Writer:    t.stdout, ErrWriter: t.stderr,
 		HideHelpCommand: true,
 		// Errors are printed and mapped to exit codes in one place, run.

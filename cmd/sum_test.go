@@ -1,0 +1,57 @@
+package cmd
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/zeebo/blake3"
+
+	"kwikcp/integrity"
+)
+
+// What b3sum 1.2.0 prints for these names; TestScripts/sum asks it itself where it is installed.
+func TestSumLine(t *testing.T) {
+	root := integrity.Root{0xab}
+	hex := root.String()
+	for name, want := range map[string]string{
+		"f":                            "  f",
+		"-":                            "  -",
+		"./a b/c":                      "  ./a b/c",
+		"two\nlines":                   `  two\nlines`,
+		`\`:                            `  \\`,
+		`\n`:                           `  \\n`,
+		"return\r\x1b":                 "  return\r\x1b",
+		"漢":                            "  漢",
+		"x\xff\xfey":                   "  x\ufffd\ufffdy",
+		"x\xe2\x82y":                   "  x\ufffdy",
+		"z\xf0\x9f\x98":                "  z\ufffd",
+		"z\xed\xa0\x80\xc0\xaf":        "  z" + strings.Repeat("\ufffd", 5),
+		"\xf4\x90\x80\x80":             "  " + strings.Repeat("\ufffd", 4),
+		"\xff\nx":                      "  \ufffd\\nx",
+		"was there before \ufffd \xc3": "  was there before \ufffd \ufffd",
+	} {
+		mark := ""
+		if strings.Contains(want, `\`) {
+			mark = `\`
+		}
+		if got := sumLine(root, name); got != mark+hex+want+"\n" {
+			t.Errorf("%q: %q", name, got)
+		}
+	}
+}
+
+// Files around the size from which on they are read in pieces.
+func TestSumOf(t *testing.T) {
+	for _, n := range []int{0, 1, readAheadSize - 1, readAheadSize, readAheadSize + 1, 3<<20 + 5} {
+		content := []byte(strings.Repeat("0123456789abcde", n/15+1))[:n]
+		name := filepath.Join(t.TempDir(), "f")
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := sumOf(t.Context(), name); err != nil || got != integrity.Root(blake3.Sum256(content)) {
+			t.Errorf("%d bytes: %v, %v", n, got, err)
+		}
+	}
+}
