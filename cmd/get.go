@@ -146,16 +146,8 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	case o.stdout && c.Bool("json"):
 		return o, usageError{errors.New("--json and - both want stdout"), "name a file"}
 	}
-	if text := c.String("checksum"); text != "" {
-		hex, ok := strings.CutPrefix(text, "blake3=")
-		root, err := integrity.ParseRoot(hex)
-		if !ok || err != nil {
-			return o, usageError{fmt.Errorf("--checksum %q is not blake3= and 64 hexadecimal digits", text), "b3sum FILE, or kwikcp get elsewhere, prints it"}
-		}
-		if o.url.Root != nil && *o.url.Root != root {
-			return o, usageError{errors.New("--checksum and the URL's #b3= differ"), "leave one of them out"}
-		}
-		o.url.Root = &root
+	if err := expect(&o.url, c.String("checksum")); err != nil {
+		return o, err
 	}
 	state, err := stateDir(c)
 	if err != nil {
@@ -163,6 +155,32 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	}
 	o.policy, err = newTrustPolicy(t, state, c.String("cacert"))
 	return o, err
+}
+
+// parseChecksum reads the value of --checksum.
+func parseChecksum(text string) (integrity.Root, error) {
+	hex, ok := strings.CutPrefix(text, "blake3=")
+	root, err := integrity.ParseRoot(hex)
+	if !ok || err != nil {
+		return root, usageError{fmt.Errorf("--checksum %q is not blake3= and 64 hexadecimal digits", text), "kwikcp sum FILE prints it, and so does b3sum"}
+	}
+	return root, nil
+}
+
+// expect puts the value of --checksum, if there is one, into a URL: the file must have that hash.
+func expect(u *transfer.URL, checksum string) error {
+	if checksum == "" {
+		return nil
+	}
+	root, err := parseChecksum(checksum)
+	if err != nil {
+		return err
+	}
+	if u.Root != nil && *u.Root != root {
+		return usageError{errors.New("--checksum and the URL's #b3= differ"), "leave one of them out"}
+	}
+	u.Root = &root
+	return nil
 }
 
 // get runs the transfer, once more if the person at the terminal decides to trust the server. An error is a keptError if a part

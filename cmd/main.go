@@ -32,10 +32,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := newApp(t)
 	args = reorder(app, args)
 	err := app.RunContext(ctx, args)
-	if e, ok := errors.AsType[flagError](err); ok && e.command == "get" && wantsJSON(args) {
-		events := newEvents(stdout)
-		events.start("", "")
-		events.result(transfer.Result{}, err)
+	if e, ok := errors.AsType[flagError](err); ok && wantsJSON(args) {
+		switch events := newEvents(stdout); e.command { // which was not called
+		case "get":
+			events.start("", "")
+			events.result(transfer.Result{}, err)
+		case "verify":
+			events.start("", "")
+			events.verified(verdict{}, err)
+		}
 	}
 	code, message, hint := explain(err)
 	if _, said := errors.AsType[saidError](err); err != nil && !said {
@@ -50,7 +55,7 @@ func newApp(t *terminal) *cli.App {
 		Usage:     "copy files from several servers at once, fast and proved",
 		UsageText: "kwikcp COMMAND [options] [arguments]\n\nTry it: kwikcp demo",
 		Version:   version(),
-		Commands:  []*cli.Command{serveCommand(t), getCommand(t), sumCommand(t), demoCommand(t)},
+		Commands:  []*cli.Command{serveCommand(t), getCommand(t), sumCommand(t), verifyCommand(t), demoCommand(t)},
 		Writer:    t.stdout, ErrWriter: t.stderr,
 		HideHelpCommand: true,
 		// Errors are printed and mapped to exit codes in one place, run.

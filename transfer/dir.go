@@ -94,12 +94,27 @@ func (d osDir) OpenPart(name string) (File, error) {
 	return f, nil
 }
 
+// OpenFile opens a regular file of the operating system for reading, wherever a link leads. Like [Dir]'s Open it never waits, and fails
+// with ErrNotAFile for whatever else.
+func OpenFile(path string) (File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|openNonblock, 0)
+	if err != nil {
+		return nil, err
+	}
+	return regular(f, path)
+}
+
 // openRegular opens without waiting (a FIFO would block) and refuses what is not a regular file.
 func (d osDir) openRegular(name string, flag int) (File, error) {
 	f, err := d.root.OpenFile(name, flag|openNonblock, 0)
 	if err != nil {
 		return nil, err
 	}
+	return regular(f, name)
+}
+
+// regular takes over f, and closes it unless it is a regular file.
+func regular(f *os.File, name string) (File, error) {
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = &fs.PathError{Op: "open", Path: name, Err: ErrNotAFile}
