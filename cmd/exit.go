@@ -162,14 +162,17 @@ func explainKind(kind transfer.Kind) (code int, hint string) {
 		return exitNoSpace, "make room and run the same command again"
 	case transfer.KindBusy:
 		return exitExists, "wait for it, or choose another file name"
+	case transfer.KindExists:
+		return exitExists, "choose another file name, or leave --no-clobber out to have it replaced"
 	case transfer.KindChanged:
 		return exitChanged, "run the same command again to get the new version"
 	}
 	return exitOther, ""
 }
 
-// errorCode returns the stable word for an exit code in JSON results.
-func errorCode(code int) string {
+// errorCode returns the stable word for an error in JSON results: one for each exit code, and two for exitExists.
+func errorCode(err error) string {
+	code, _, _ := explain(err)
 	switch code {
 	case exitOK:
 		return ""
@@ -188,6 +191,9 @@ func errorCode(code int) string {
 	case exitNoSpace:
 		return "no_space"
 	case exitExists:
+		if e, ok := errors.AsType[*transfer.Error](err); ok && e.Kind == transfer.KindExists {
+			return "target_exists"
+		}
 		return "target_busy"
 	case exitChanged:
 		return "source_changed"

@@ -48,6 +48,8 @@ func TestExplain(t *testing.T) {
 		{transfer.LocalError("write x", syscall.ENOSPC), 8, "no_space", "make room"},
 		{of(transfer.KindNoSpace), 8, "no_space", "make room"},
 		{of(transfer.KindBusy), 9, "target_busy", "wait"},
+		{of(transfer.KindExists), 9, "target_exists", "--no-clobber"},
+		{saidError{of(transfer.KindExists)}, 9, "target_exists", "--no-clobber"},
 		{of(transfer.KindChanged), 10, "source_changed", "again"},
 		{timeLimit{time.Minute}, 11, "limit_reached", ""},
 		{keptError{timeLimit{time.Minute}}, 11, "limit_reached", "goes on where it was"},
@@ -60,8 +62,8 @@ func TestExplain(t *testing.T) {
 		{interruption{syscall.SIGTERM}, 143, "interrupted", ""},
 	} {
 		code, message, hint := explain(test.err)
-		if code != test.code || errorCode(code) != test.errorCode || !strings.Contains(hint, test.hint) || (hint == "") != (test.hint == "") {
-			t.Errorf("%v: %d, %q, %q, %q", test.err, code, errorCode(code), message, hint)
+		if code != test.code || errorCode(test.err) != test.errorCode || !strings.Contains(hint, test.hint) || (hint == "") != (test.hint == "") {
+			t.Errorf("%v: %d, %q, %q, %q", test.err, code, errorCode(test.err), message, hint)
 		}
 		if (message == "") != (test.err == nil) {
 			t.Errorf("%v: message %q", test.err, message)

@@ -22,7 +22,8 @@ func getCommand(t *terminal) *cli.Command {
 		Usage:     "fetch a file from a primary and all its secondaries, and prove it",
 		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|-]",
 		Description: `FILE is where the file goes, by default the last component of PATH in the current directory; "-" writes to
-stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then.
+stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then. If that is
+the very file already nothing is fetched: it is up to date. Mode (less the umask) and time are those on the server.
 
 A get that fails, is interrupted or killed leaves what it has as .kwikcp-....part beside FILE, and the same command again fetches
 only the rest; whatever is in such a file is proved before it counts. It may be deleted at any time.
@@ -31,12 +32,15 @@ The pin is the server's key, as kwikcp serve prints it. Without one the server m
 or be known already; an unknown one is accepted on this machine and asked about on a terminal.
 
 Exit status: 0 the proved file is in place; 1 other; 2 usage; 3 not found; 4 server not trusted; 5 network, a retry may
-help; 6 integrity; 7 local file system; 8 no space; 9 target busy; 10 source changed; 11 --max-time is over; 130 or 143 interrupted.`,
+help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with --no-clobber; 10 source changed; 11 --max-time is over; 130 or 143 interrupted.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the file must have this hash, `blake3=HEX` as b3sum prints it; then no server is trusted for the content"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
 			&cli.DurationFlag{Name: "connect-timeout", EnvVars: []string{"KWIKCP_CONNECT_TIMEOUT"}, Value: transfer.DefaultConnectTimeout, Usage: "give up if the server has not answered after `TIME`"},
 			&cli.StringFlag{Name: "connections-per-server", EnvVars: []string{"KWIKCP_CONNECTIONS_PER_SERVER"}, Value: "auto", Usage: "open `N` connections to each server, 16 at most; auto: one, and up to four where packets are lost on a long way"},
+			&cli.BoolFlag{Name: "no-clobber", EnvVars: []string{"KWIKCP_NO_CLOBBER"}, Usage: "leave FILE as it is if there is one, and end with exit status 9"},
+			&cli.BoolFlag{Name: "overwrite", EnvVars: []string{"KWIKCP_OVERWRITE"}, Usage: "replace FILE if there is one that differs (the default)"},
+			&cli.BoolFlag{Name: "no-preserve", EnvVars: []string{"KWIKCP_NO_PRESERVE"}, Usage: "do not give FILE the mode and time that the file has on the server"},
 			&cli.IntFlag{Name: "retry", EnvVars: []string{"KWIKCP_RETRY"}, Usage: "try again up to `N` times after a network error, and go on where it was"},
 			&cli.DurationFlag{Name: "retry-delay", EnvVars: []string{"KWIKCP_RETRY_DELAY"}, Usage: "wait `TIME` before each retry; 0 means 1s, then twice as long each time, up to 10m"},
 			&cli.DurationFlag{Name: "max-time", EnvVars: []string{"KWIKCP_MAX_TIME"}, Usage: "give up after `TIME`, retries included; 0 means never"},
@@ -95,6 +99,8 @@ type getCmd struct {
 	url            transfer.URL
 	target         string
 	stdout         bool
+	noClobber      bool
+	noPreserve     bool
 	connectTimeout time.Duration
 	connections    int // per server; 0 for what is worth it
 	retries        int
@@ -107,6 +113,7 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	const help = "kwikcp get kwik://HOST:PORT/PATH FILE"
 	o := getCmd{
 		t: t, connectTimeout: c.Duration("connect-timeout"),
+		noClobber: c.Bool("no-clobber"), noPreserve: c.Bool("no-preserve"),
 		retries: c.Int("retry"), retryDelay: c.Duration("retry-delay"), maxTime: c.Duration("max-time"),
 	}
 	args := c.Args().Slice()
@@ -115,6 +122,8 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, usageError{errors.New("get needs the URL of a file"), help}
 	case len(args) > 2:
 		return o, usageError{fmt.Errorf("get takes a URL and a file, not also %q", args[2]), help}
+	case o.noClobber && c.Bool("overwrite"):
+		return o, usageError{errors.New("--no-clobber and --overwrite exclude each other"), "without either FILE is replaced; --no-clobber=false undoes KWIKCP_NO_CLOBBER"}
 	case o.connectTimeout <= 0:
 		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
 	case o.retries < 0:
@@ -192,6 +201,7 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	}
 	options := transfer.GetOptions{
 		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
+		KeepsOld: o.noClobber, Plain: o.noPreserve,
 		Retries: o.retries, RetryDelay: o.retryDelay,
 		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections},
 	}
@@ -215,6 +225,9 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 
 // summary says in a line or two what became of a transfer.
 func summary(target string, r transfer.Result) string {
+	if r.UpToDate {
+		return fmt.Sprintf("%q is up to date: %s, proved in %.2f s, blake3 %v", target, size(r.Bytes), r.Seconds, r.Root)
+	}
 	resumed := ""
 	if r.Resumed > 0 {
 		resumed = fmt.Sprintf(" (%s of it were here already)", size(r.Resumed))

@@ -99,6 +99,7 @@ func TestBar(t *testing.T) {
 	startTestServer(t, work, "--role", "secondary", "--root", "A", "--primary", primary)
 	url := strings.Replace(primary, "/?", "/f?", 1)
 	for _, columns := range []int{40, 80} {
+		os.Remove(filepath.Join(work, "out", "f")) // or it would be up to date
 		code, text := onTerminal(t, work, columns, silent, "get", url, "out/f")
 		s := newScreen(columns)
 		erased := false

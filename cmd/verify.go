@@ -264,5 +264,5 @@ func (e *events) verified(v verdict, err error) {
 		BLAKE3    string  `json:"blake3"`
 		Actual    string  `json:"actual"`
 		Wrong     int64   `json:"wrong_bytes"`
-	}{event{1, "result"}, err == nil, code, errorCode(code), message, v.path, v.size, v.seconds, want, has, v.wrong()})
+	}{event{1, "result"}, err == nil, code, errorCode(err), message, v.path, v.size, v.seconds, want, has, v.wrong()})
 }

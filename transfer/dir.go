@@ -21,6 +21,8 @@ type Dir interface {
 	Lstat(name string) (fs.FileInfo, error)
 	Stat(name string) (fs.FileInfo, error)
 	Rename(old, new string) error
+	// RenameNew is Rename, but fails with fs.ErrExist if there is something of the new name.
+	RenameNew(old, new string) error
 	Remove(name string) error
 	Chtimes(name string, mtime time.Time) error
 	// Sync makes renames durable.
@@ -141,6 +143,24 @@ func (d osDir) Remove(name string) error               { return d.root.Remove(na
 func (d osDir) Close() error                           { return d.root.Close() }
 func (d osDir) Chtimes(name string, mtime time.Time) error {
 	return d.root.Chtimes(name, mtime, mtime)
+}
+
+// RenameNew gives the file its new name before it takes the old one, since there may be no other way to do both in one that fails if the
+// new one is taken. If the old one stays, by a crash, the file has two names.
+func (d osDir) RenameNew(old, new string) error {
+	err := d.root.Link(old, new)
+	if err == nil {
+		d.root.Remove(old)
+		return nil
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// The file system has no such links. Between look and rename another process may make a file.
+	if _, err := d.root.Lstat(new); err == nil {
+		return &fs.PathError{Op: "rename", Path: new, Err: fs.ErrExist}
+	}
+	return d.root.Rename(old, new)
 }
 
 func (d osDir) Sync() error {

@@ -27,6 +27,7 @@ const (
 	KindLocal          // the local file system
 	KindNoSpace        // the local file system is full or the quota is used up
 	KindBusy           // another kwikcp is fetching to the same target
+	KindExists         // there is a target, and it must not be replaced
 	KindChanged        // the source changed during the transfer
 )
 

@@ -110,6 +110,13 @@ func (d faultyDir) Rename(old, new string) error {
 	return d.Dir.Rename(old, new)
 }
 
+func (d faultyDir) RenameNew(old, new string) error {
+	if err := d.step("renamenew", old); err != nil {
+		return err
+	}
+	return d.Dir.RenameNew(old, new)
+}
+
 func (d faultyDir) Remove(name string) error {
 	if err := d.step("remove", name); err != nil {
 		return err

@@ -21,6 +21,11 @@ type GetOptions struct {
 	// Target is the path of the file to write. Its directory must exist. A file that is there is replaced, at once and
 	// only when the new one is whole.
 	Target string
+	// KeepsOld makes it an error of KindExists if there is anything at Target, before anything is asked of the network.
+	KeepsOld bool
+	// Plain makes the file one with the mode that the umask says and of the present time, not with the source's mode and time. What is
+	// up to date stays as it is.
+	Plain bool
 	// Output, if set, receives the bytes in order instead of a file.
 	Output io.Writer
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
@@ -63,17 +68,22 @@ type get struct {
 	inquiry
 	result Result
 	part   *partFile // nil with an Output
+	// compared is the root that what is at the target was held against; nil before.
+	compared *integrity.Root
 }
 
 func (g *get) run(ctx context.Context) error {
 	if g.Output == nil {
 		var err error
-		if g.part, err = openPart(g.OpenDir, g.Target); err != nil { // before anything is asked of the network
+		if g.part, err = openPart(g.OpenDir, g.Target, g.KeepsOld); err != nil { // before anything is asked of the network
 			return err
 		}
 		defer func() {
 			lost := int64(0)
 			g.result.Bytes, g.result.Resumed, lost = g.part.inPlace()
+			if g.result.UpToDate {
+				g.result.Bytes, g.result.Resumed = g.manifest.Size, g.manifest.Size
+			}
 			g.result.Wasted += lost
 			g.result.Kept = g.part.leave()
 		}()
@@ -81,12 +91,19 @@ func (g *get) run(ctx context.Context) error {
 	if err := g.retry(ctx, func() error { return g.attempt(ctx) }); err != nil {
 		return err
 	}
-	if g.part != nil {
-		if err := g.part.commit(fs.FileMode(g.manifest.Mode), g.manifest.MTime); err != nil {
+	if g.part == nil {
+		return nil
+	}
+	if !g.result.UpToDate {
+		mode, mtime := fs.FileMode(g.manifest.Mode), g.manifest.MTime
+		if g.Plain {
+			mode, mtime = 0o666, time.Now()
+		}
+		if err := g.part.commit(mode, mtime); err != nil {
 			return err
 		}
-		g.result.Path = g.Target
 	}
+	g.result.Path = g.Target
 	return nil
 }
 
@@ -98,6 +115,9 @@ func (g *get) attempt(ctx context.Context) error {
 	defer g.close()
 	g.result.Root = g.manifest.Root
 	if g.part != nil {
+		if done, err := g.upToDate(ctx); err != nil || done {
+			return err
+		}
 		if err := g.part.prove(ctx, g.tree, g.observer.checking); err != nil {
 			return err
 		}
@@ -109,11 +129,16 @@ func (g *get) attempt(ctx context.Context) error {
 	case g.manifest.Size == 0:
 		return nil
 	case g.part != nil && g.part.whole():
-		all := kwik.StreamStats{Size: g.tree.Size(), Bytes: g.tree.Size()}
-		g.see(g.observer.look(g.session.Paths(), all), all)
+		g.seeAll()
 		return nil
 	}
 	return g.copy(ctx)
+}
+
+// seeAll reports that nothing is left to fetch.
+func (g *get) seeAll() {
+	all := kwik.StreamStats{Size: g.tree.Size(), Bytes: g.tree.Size()}
+	g.see(g.observer.look(g.session.Paths(), all), all)
 }
 
 // copy takes the content from the servers into the part file, or in order to the output.

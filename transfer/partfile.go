@@ -30,11 +30,15 @@ type partFile struct {
 	name  string // of the target in dir
 	part  string // of the part file in dir
 	ended bool
+	// keepsOld says that what is at the target must not be replaced.
+	keepsOld bool
 
 	writeback *writeback
 	// committing says that the file may have its final mode already, lost that what was written may not be on disk though it
 	// can be read.
 	committing, lost bool
+	// useless says that what is at the target already is the file.
+	useless bool
 
 	// tree is what had is proved against; nil while nobody knows what the file's bytes are worth.
 	tree *integrity.Tree
@@ -53,8 +57,9 @@ func partName(name string) string {
 	return ".kwikcp-" + hex.EncodeToString(sum[:10]) + ".part"
 }
 
-// openPart prepares to receive a file at path. It fails if path is a directory or not one that can be written.
-func openPart(openDir func(string) (Dir, error), path string) (*partFile, error) {
+// openPart prepares to receive a file at path. It fails if path is a directory or not one that can be written, and with keepsOld if
+// there is anything of that name.
+func openPart(openDir func(string) (Dir, error), path string, keepsOld bool) (*partFile, error) {
 	op := fmt.Sprintf("write %q", path)
 	parent, name := filepath.Split(path)
 	if parent == "" {
@@ -67,7 +72,7 @@ func openPart(openDir func(string) (Dir, error), path string) (*partFile, error)
 	if err != nil {
 		return nil, LocalError(op, fmt.Errorf("directory %q: %w", strings.TrimSuffix(parent, string(filepath.Separator)), cause(err)))
 	}
-	p := &partFile{dir: dir, path: path, name: name, part: partName(name)}
+	p := &partFile{dir: dir, path: path, name: name, part: partName(name), keepsOld: keepsOld}
 	if err := p.open(); err != nil {
 		dir.Close()
 		return nil, p.wrap(err)
@@ -84,6 +89,8 @@ func (p *partFile) open() error {
 		return ErrNotAFile
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err // such as a name that is too long, which the part file's is not
+	} else if err == nil && p.keepsOld {
+		return errTargetExists
 	}
 	for range 3 { // another process may make or remove a part file between our attempts
 		f, err := p.dir.Create(p.part)
@@ -108,7 +115,10 @@ func (p *partFile) open() error {
 	return errTargetBusy
 }
 
-var errTargetBusy = errors.New("another kwikcp is fetching to it")
+var (
+	errTargetBusy   = errors.New("another kwikcp is fetching to it")
+	errTargetExists = errors.New("there is a file of that name")
+)
 
 // hold locks f and makes sure that it is still the part file: before the lock another process may have put it in place or
 // removed it, and begun its own. Whoever holds the lock of the file of that name is its owner.
@@ -252,11 +262,22 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 	if err := p.isPart(p.file); err != nil {
 		return err
 	}
-	if err := p.dir.Rename(p.part, p.name); err != nil {
+	if err := p.rename(); err != nil {
 		return err
 	}
 	p.ended = true
 	return errors.Join(p.dir.Sync(), p.file.Close(), p.dir.Close())
+}
+
+func (p *partFile) rename() error {
+	if !p.keepsOld {
+		return p.dir.Rename(p.part, p.name)
+	}
+	err := p.dir.RenameNew(p.part, p.name)
+	if errors.Is(err, fs.ErrExist) { // it came meanwhile
+		return errTargetExists
+	}
+	return err
 }
 
 // leave ends the transfer without a file in place, unless there was a commit. It reports whether it left a part file from which the
@@ -279,7 +300,7 @@ func (p *partFile) leave() (kept bool) {
 }
 
 func (p *partFile) worthKeeping() bool {
-	if p.lost {
+	if p.lost || p.useless {
 		return false
 	}
 	if p.tree != nil {
@@ -291,10 +312,14 @@ func (p *partFile) worthKeeping() bool {
 }
 
 func (p *partFile) wrap(err error) error {
-	if errors.Is(err, errTargetBusy) {
-		return &Error{Kind: KindBusy, Op: fmt.Sprintf("write %q", p.path), Err: errTargetBusy}
+	op := fmt.Sprintf("write %q", p.path)
+	switch {
+	case errors.Is(err, errTargetBusy):
+		return &Error{Kind: KindBusy, Op: op, Err: errTargetBusy}
+	case errors.Is(err, errTargetExists):
+		return &Error{Kind: KindExists, Op: op, Err: errTargetExists}
 	}
-	return LocalError(fmt.Sprintf("write %q", p.path), err)
+	return LocalError(op, err)
 }
 
 // cause strips the path that package fs put before an error.

@@ -77,7 +77,7 @@ func treeOf(content []byte) *integrity.Tree {
 
 // receive writes "whole" to a target as a transfer does.
 func receive(openDir func(string) (Dir, error), path string) error {
-	p, err := openPart(openDir, path)
+	p, err := openPart(openDir, path, false)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func TestPartFileIsPutInPlace(t *testing.T) {
 // Nothing is under the final name before the commit, and what stands there stays.
 func TestPartFileIsApartUntilTheCommit(t *testing.T) {
 	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
-	p, err := openPart(OpenDir, target)
+	p, err := openPart(OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,12 +268,12 @@ func TestPartFileInTheWay(t *testing.T) {
 
 func TestPartFileOfALiveTransferIsBusy(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
-	first, err := openPart(OpenDir, target)
+	first, err := openPart(OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	first.WriteAt([]byte("first"), 0)
-	_, err = openPart(OpenDir, target)
+	_, err = openPart(OpenDir, target, false)
 	wantKind(t, err, KindBusy, "another kwikcp")
 	if err := first.commit(0o600, someTime); err != nil {
 		t.Fatal(err)
@@ -291,12 +291,12 @@ func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 	x.after = func(op string) {
 		if op == "create" && second == nil {
 			var err error
-			if second, err = openPart(OpenDir, target); err != nil {
+			if second, err = openPart(OpenDir, target, false); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	_, err := openPart(x.opener(), target)
+	_, err := openPart(x.opener(), target, false)
 	wantKind(t, err, KindBusy, "another kwikcp")
 	wantContent(t, target, "before")
 	second.WriteAt([]byte("second"), 0)
@@ -323,7 +323,7 @@ func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := filepath.Join(t.TempDir(), "out")
-			first, err := openPart(OpenDir, target)
+			first, err := openPart(OpenDir, target, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -338,7 +338,7 @@ func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 					}
 				}
 			}
-			_, err = openPart(x.opener(), target)
+			_, err = openPart(x.opener(), target, false)
 			wantKind(t, err, KindBusy, "another kwikcp")
 		})
 	}
@@ -348,7 +348,7 @@ func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 func TestPartFileThatWasReplaced(t *testing.T) {
 	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
 	part := filepath.Join(filepath.Dir(target), partName("out"))
-	p, err := openPart(OpenDir, target)
+	p, err := openPart(OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -419,7 +419,7 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 // What follows a failed write is never a commit.
 func TestPartFileSaysWhichFileCouldNotBeWritten(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
-	p, err := openPart(OpenDir, target)
+	p, err := openPart(OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,8 @@ type Reporter interface {
 	Hashing(bytes, total int64)
 	// Manifest says what the file is, once its tree is proved up to the root.
 	Manifest(m Manifest)
-	// Checking says how much of the part file of an earlier transfer has been looked at, now and then.
+	// Checking says how much of a local file has been looked at, now and then: what is at the target, or the part file of an earlier
+	// transfer.
 	Checking(bytes, total int64)
 	// Resume says how many proved bytes of the manifest's file are in place already. It comes after Manifest, and only if
 	// there are any.
@@ -85,10 +86,12 @@ type Progress struct {
 type Result struct {
 	Path    string // where the file is; empty for a stream
 	Bytes   int64  // proved, those of earlier transfers included
-	Resumed int64  // those of earlier transfers: found in the part file
+	Resumed int64  // those that were here before: of earlier transfers, or all if UpToDate
 	Wasted  int64  // bytes that came in vain: twice, refuted, or of another version
-	Kept    bool   // after an error: a part file is left, from which another Get to the same target goes on
-	Seconds float64
-	Root    integrity.Root // zero before the manifest came
-	Servers []ServerStatus
+	// UpToDate says that the target was the file already: nothing was fetched.
+	UpToDate bool
+	Kept     bool // after an error: a part file is left, from which another Get to the same target goes on
+	Seconds  float64
+	Root     integrity.Root // zero before the manifest came
+	Servers  []ServerStatus
 }

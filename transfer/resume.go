@@ -47,10 +47,49 @@ func (p *partFile) prove(ctx context.Context, tree *integrity.Tree, report func(
 //
 // It starts goroutines and waits for them.
 func survey(ctx context.Context, f File, size int64, tree *integrity.Tree, report func(done, total int64)) (rangeset.Set, error) {
+	s := newSurveyor(f, size, tree, report)
+	err := s.run(ctx)
+	return s.proved, err
+}
+
+// matches reports whether a file is the one of tree. It stops where it is not. An error is the end of ctx.
+func matches(ctx context.Context, f File, size int64, tree *integrity.Tree, report func(done, total int64)) (bool, error) {
+	if size != tree.Size() {
+		return false, nil
+	}
+	s := newSurveyor(&wholly{File: f}, size, tree, report)
+	s.strict = true
+	err := s.run(ctx)
+	return s.proved.Total() == size, err
+}
+
+// A surveyor shares out the work of a survey.
+type surveyor struct {
+	file  File
+	tree  *integrity.Tree
+	unit  int64 // bytes of a group
+	limit int64 // end of what is looked at: the end of a group, or of the file
+
+	strict bool // it is of no use unless all of it is right
+
+	mu       sync.Mutex
+	next     int64 // all before it was taken or is a hole
+	dataEnd  int64 // from next up to here the file may have data
+	proved   rangeset.Set
+	report   func(done, total int64)
+	reported time.Time
+}
+
+func newSurveyor(f File, size int64, tree *integrity.Tree, report func(done, total int64)) *surveyor {
 	s := &surveyor{file: f, tree: tree, unit: tree.GroupSize().Bytes(), limit: size, report: report, reported: time.Now()}
 	if size < tree.Size() {
 		s.limit -= size % s.unit // the last group is not there as a whole
 	}
+	return s
+}
+
+// run looks at all of the file, on all cores.
+func (s *surveyor) run(ctx context.Context) error {
 	spans := (s.limit + surveySpan - 1) / surveySpan
 	var wg sync.WaitGroup
 	for range min(int64(runtime.GOMAXPROCS(0)), spans) {
@@ -67,24 +106,10 @@ func survey(ctx context.Context, f File, size int64, tree *integrity.Tree, repor
 	}
 	wg.Wait()
 	if ctx.Err() != nil {
-		return rangeset.Set{}, context.Cause(ctx)
+		s.proved = rangeset.Set{}
+		return context.Cause(ctx)
 	}
-	return s.proved, nil
-}
-
-// A surveyor shares out the work of a survey.
-type surveyor struct {
-	file  File
-	tree  *integrity.Tree
-	unit  int64 // bytes of a group
-	limit int64 // end of what is looked at: the end of a group, or of the file
-
-	mu       sync.Mutex
-	next     int64 // all before it was taken or is a hole
-	dataEnd  int64 // from next up to here the file may have data
-	proved   rangeset.Set
-	report   func(done, total int64)
-	reported time.Time
+	return nil
 }
 
 // take returns the next whole groups to look at, of at most surveySpan bytes.
@@ -119,12 +144,15 @@ func (s *surveyor) take() (start, end int64, ok bool) {
 // look reads groups into buf and notes those that are right.
 func (s *surveyor) look(buf []byte, start int64) {
 	n, _ := s.file.ReadAt(buf, start) // what could not be read is fetched
-	for off := int64(0); off < int64(n); off += s.unit {
+	for off := int64(0); off < int64(len(buf)); off += s.unit {
 		end := min(off+s.unit, int64(len(buf)))
-		if end <= int64(n) && s.tree.Verify(start+off, buf[off:end]) == nil {
-			s.mu.Lock()
+		right := end <= int64(n) && s.tree.Verify(start+off, buf[off:end]) == nil
+		s.mu.Lock()
+		if right {
 			s.proved.Add(start+off, start+end)
-			s.mu.Unlock()
+		} else if s.strict {
+			s.next = s.limit
 		}
+		s.mu.Unlock()
 	}
 }

@@ -160,7 +160,7 @@ func TestProveAgain(t *testing.T) {
 	b := bytes.Clone(a[:5*65536-9]) // shorter, and with another group 2
 	b[2*65536]++
 	target := filepath.Join(t.TempDir(), "out")
-	p, err := openPart(OpenDir, target)
+	p, err := openPart(OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -178,6 +178,13 @@ func (d *memDir) Rename(old, new string) error {
 	return nil
 }
 
+func (d *memDir) RenameNew(old, new string) error {
+	if _, err := d.Stat(new); err == nil {
+		return &fs.PathError{Op: "rename", Path: new, Err: fs.ErrExist}
+	}
+	return d.Rename(old, new)
+}
+
 func (d *memDir) Remove(name string) error {
 	unlock, _, err := d.begin("remove", name)
 	defer unlock()

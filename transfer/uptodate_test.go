@@ -1,0 +1,213 @@
+package transfer
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// wantDressed fails the test unless a file has the mode and time that fetch's server has for theFile.
+func wantDressed(t *testing.T, path string) {
+	t.Helper()
+	if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644&^umask || !info.ModTime().Equal(someTime) {
+		t.Errorf("%v, %v", info, err)
+	}
+}
+
+// A target that is the file already is kept, and nothing is fetched. Any other is replaced.
+func TestUpToDate(t *testing.T) {
+	flipped := bytes.Clone(theFile)
+	flipped[len(flipped)-1]++
+	for name, x := range map[string]struct {
+		target func(t *testing.T, path string)
+		is     bool
+	}{
+		"the same": {func(t *testing.T, path string) { put(t, path, string(theFile)) }, true},
+		"the same, read-only": {func(t *testing.T, path string) {
+			put(t, path, string(theFile))
+			os.Chmod(path, 0o400)
+		}, true},
+		"the last byte differs": {func(t *testing.T, path string) { put(t, path, string(flipped)) }, false},
+		"a byte more":           {func(t *testing.T, path string) { put(t, path, string(theFile)+"x") }, false},
+		"a byte less":           {func(t *testing.T, path string) { put(t, path, string(theFile[:len(theFile)-1])) }, false},
+		"nothing":               {func(*testing.T, string) {}, false},
+		"a link to the same": {func(t *testing.T, path string) {
+			put(t, path+".other", string(theFile))
+			if err := os.Symlink("out.other", path); err != nil {
+				t.Fatal(err)
+			}
+		}, false},
+	} {
+		for _, plain := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				target := filepath.Join(t.TempDir(), "out")
+				x.target(t, target)
+				put(t, filepath.Join(filepath.Dir(target), partName("out")), "an old part") // is not left in any case
+				before, _ := os.Lstat(target)
+				r, heard, err := fetch(t, target, func(o *GetOptions) { o.Plain = plain })
+				if err != nil {
+					t.Fatal(err)
+				}
+				wantContent(t, target, string(theFile))
+				after, _ := os.Lstat(target)
+				delivered := int64(0)
+				for _, s := range r.Servers {
+					delivered += s.Bytes
+				}
+				n := int64(len(theFile))
+				resumed := int64(0)
+				if x.is {
+					resumed = n
+				}
+				if r.UpToDate != x.is || r.Bytes != n || r.Resumed != resumed || delivered != n-resumed || r.Wasted != 0 || r.Kept || r.Path != target || heard.resumed != resumed {
+					t.Errorf("%+v, heard %d", r, heard.resumed)
+				}
+				switch {
+				case x.is && !os.SameFile(before, after):
+					t.Error("it was replaced")
+				case !plain:
+					wantDressed(t, target)
+				case x.is && (after.Mode() != before.Mode() || !after.ModTime().Equal(before.ModTime())):
+					t.Error("its mode or time was changed")
+				case !x.is && (after.Mode() != 0o666&^umask || after.ModTime().Equal(someTime)):
+					t.Errorf("mode %v, time %v", after.Mode(), after.ModTime())
+				}
+				if name != "a link to the same" {
+					wantNames(t, filepath.Dir(target), "out")
+				}
+			})
+		}
+	}
+}
+
+// Whatever operation fails: the target is whole, as it was. Only its mode and time may not be those of the source.
+func TestUpToDateWhenOperationsFail(t *testing.T) {
+	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
+		target := put(t, filepath.Join(t.TempDir(), "out"), string(theFile))
+		if err := os.Chmod(target, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := fetch(t, target, func(o *GetOptions) { o.OpenDir = x.opener() })
+		t.Logf("%q failed: %v", x.failed(), err)
+		wantContent(t, target, string(theFile))
+		if err == nil {
+			wantDressed(t, target)
+		} else {
+			wantKind(t, err, KindLocal, "input/output error")
+		}
+		if x.failed() == "" {
+			wantNames(t, filepath.Dir(target), "out")
+		}
+		if x.open != 0 {
+			t.Errorf("%d files and directories are left open after %q", x.open, x.ops)
+		}
+	})
+}
+
+// With KeepsOld nothing is replaced, neither what is there at first nor what comes meanwhile.
+func TestKeepsOld(t *testing.T) {
+	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+	keep := func(o *GetOptions) { o.KeepsOld = true }
+	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, KeepsOld: true} // nobody there, and nobody asked
+	_, err := Get(t.Context(), o, NoReport{})
+	wantKind(t, err, KindExists, "there is a file of that name")
+	wantNames(t, filepath.Dir(target), "out")
+	os.Remove(target)
+	if r, _, err := fetch(t, target, keep); err != nil || r.UpToDate {
+		t.Fatal(r, err)
+	}
+	wantContent(t, target, string(theFile))
+	wantDressed(t, target)
+	wantNames(t, filepath.Dir(target), "out")
+	os.Remove(target)
+	onWire(t, func(w *wire) {
+		w.hostile(openTheFile, func(p *peer) {
+			put(t, target, "meanwhile")
+			m, cvs := honest()
+			p.offer(m, int64(len(theFile)))
+			p.manifest(m)
+			p.tree(cvs)
+		})
+		r, err := Get(w.ctx, GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(), KeepsOld: true}, NoReport{})
+		wantKind(w.t, err, KindExists, "there is a file of that name")
+		if !r.Kept || r.Bytes != int64(len(theFile)) {
+			t.Errorf("%+v", r)
+		}
+	})
+	wantContent(t, target, "meanwhile")
+}
+
+// Whatever operation fails: the target is absent or whole.
+func TestKeepsOldWhenOperationsFail(t *testing.T) {
+	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
+		target := filepath.Join(t.TempDir(), "out")
+		_, _, err := fetch(t, target, func(o *GetOptions) { o.KeepsOld, o.OpenDir = true, x.opener() })
+		t.Logf("%q failed: %v", x.failed(), err)
+		if err != nil {
+			wantKind(t, err, KindLocal, "input/output error")
+		}
+		if renamed := slices.Contains(x.ops, "renamenew") && x.failed() != "renamenew"; renamed {
+			wantContent(t, target, string(theFile))
+		} else if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("there is a target: %v", err)
+		}
+		if x.open != 0 {
+			t.Errorf("%d files and directories are left open after %q", x.open, x.ops)
+		}
+	})
+}
+
+// A retry does not hash the target again, unless the file is another one by then.
+func TestUpToDateIsAskedOnce(t *testing.T) {
+	target := put(t, filepath.Join(t.TempDir(), "out"), string(bytes.Repeat([]byte{1}, len(theFile))))
+	x := &faults{}
+	onWire(t, func(w *wire) {
+		w.hostile(lacking(0), func(p *peer) {
+			m, cvs := honest()
+			p.offer(m, int64(len(theFile)))
+			p.manifest(m)
+			p.tree(cvs)
+		})
+		o := GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(), OpenDir: x.opener(), Retries: 3, RetryDelay: time.Second}
+		_, err := Get(w.ctx, o, NoReport{})
+		wantKind(w.t, err, KindNetwork, "")
+	})
+	opened := 0
+	for _, op := range x.ops {
+		if op == "open" {
+			opened++
+		}
+	}
+	if opened != 1 {
+		t.Errorf("it was opened %d times", opened)
+	}
+}
+
+func TestRenameNew(t *testing.T) {
+	root, d := servedTree(t)
+	for _, name := range []string{"sub", "inside", "dangling", "outside", "fifo"} {
+		if err := d.RenameNew("file", name); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("to %s: %v", name, err)
+		}
+	}
+	if err := d.RenameNew("file", "../escaped"); err == nil {
+		t.Error("it led outside")
+	}
+	if err := d.RenameNew("missing", "new"); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	wantContent(t, filepath.Join(root, "file"), "content")
+	if err := d.RenameNew("file", "new"); err != nil {
+		t.Error(err)
+	}
+	wantContent(t, filepath.Join(root, "new"), "content")
+	if _, err := d.Lstat("file"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the old name: %v", err)
+	}
+}
