@@ -17,6 +17,8 @@ func (a *streamAggregator) setHave(start, end int64) error {
 	switch {
 	case a.err != nil:
 		return a.err
+	case a.pushed:
+		return errors.New("kwik: SetHave on a pushed stream, where others say which bytes count")
 	case a.mode != consumerNone:
 		return errors.New("kwik: SetHave after CopyTo or Read")
 	case start < 0 || start >= end || end > a.units.total || !a.units.isBoundary(start) || !a.units.isBoundary(end):

@@ -80,12 +80,12 @@ type Config struct {
 	// client may be wrong or lie. May be nil.
 	OnBlame func(s *ServerSession, path PathID, offset int64, reason string)
 
-	// Verify lets a primary find out whether a secondary serves right bytes after a client could not prove some. Nil means that such a
-	// secondary is not offered to clients again before it joins anew. It may be called by several goroutines at once.
+	// Verify lets a primary find out whether a secondary serves right bytes when a client could not prove some. Nil means that clients'
+	// complaints go to OnBlame and nowhere else. It may be called by several goroutines at once.
 	Verify VerifyFunc
 
-	// OnSuspension is called on a primary when a secondary is not offered to clients any more because it could not prove bytes that a
-	// client blamed it for, and, with nil, when it has proved them. It must not block. May be nil.
+	// OnSuspension is called on a primary when a secondary is not offered to clients any more, because it could not prove to Verify what a
+	// client blamed it for, and, with nil, when it has proved that. It must not block. May be nil.
 	OnSuspension func(id PathID, reason error)
 
 	// StatelessResetKey lets a client notice within a round trip that a server was restarted, if the server keeps the

@@ -34,7 +34,7 @@ func reportFromWire(r *kwikpb.PathReport) pathReport {
 	}
 	return pathReport{
 		sent: r.GetPacketsSent(), lost: r.GetPacketsLost(),
-		rtt: micros(r.GetSmoothedRttUs()), minRTT: micros(r.GetMinRttUs()), window: clampOffset(r.GetCongestionWindow()),
+		rtt: micros(r.GetSmoothedRttUs()), minRTT: micros(r.GetMinRttUs()), window: int64(min(r.GetCongestionWindow(), 1<<40)),
 	}
 }
 
@@ -174,6 +174,9 @@ func (s *ClientSession) reported(p *path, r *kwikpb.PathReport) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sv := s.paths[p.id].server
+	if time.Since(sv.widths.last[p.id].at) < reportInterval/2 {
+		return // more often than it should be; what it says is in the next one as well
+	}
 	var received int64
 	for _, r := range sv.paths {
 		received += s.handler.stats(r.id).TotalBytes

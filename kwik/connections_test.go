@@ -2,7 +2,10 @@ package kwik
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"net"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -197,5 +200,125 @@ func TestBanConcernsTheServer(t *testing.T) {
 		if st := w.path(client, "s1"); st.State != PathBanned || st.Connections != 0 {
 			w.t.Errorf("%+v", st)
 		}
+	})
+}
+
+// A server that was banned while it was waited for is not dialled again, and stays banned.
+func TestBannedIsNotDialled(t *testing.T) {
+	inWorldOf(t, unit, 1, lan, func(w *world) {
+		dials := 0
+		var client *ClientSession
+		conf := &Config{ListenPacket: func(ctx context.Context, _ netip.AddrPort) (net.PacketConn, error) {
+			dials++
+			return nil, errors.New("no socket")
+		}}
+		client, _ = w.dial(conf)
+		w.wantState(client, "s1", PathClosed) // in back-off
+		before := dials
+		client.ban("s1", FirstAggregateStreamID, 0, 1, errors.New("refuted"))
+		if st := w.path(client, "s1"); st.State != PathBanned {
+			w.t.Fatal(st.State)
+		}
+		time.Sleep(time.Minute)
+		if st := w.path(client, "s1"); dials != before || st.State != PathBanned {
+			w.t.Errorf("dialled %d times after the ban; state %v, reason %v", dials-before, st.State, st.Reason)
+		}
+	})
+}
+
+// What a server pushes it pushes once, however many paths there are to it.
+func TestPushedOnOnePath(t *testing.T) {
+	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
+		client, server := w.dial(&Config{ConnectionsPerServer: 2})
+		w.wantState(client, "s1", PathActive)
+		o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: unit, Descriptor: []byte("data"), Pushed: true})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		c := w.copy(s)
+		n := 0
+		push := func(session *ServerSession) {
+			p, err := session.AcceptPushedStream(w.t.Context())
+			if err != nil {
+				return
+			}
+			n++
+			x := session.OpenSecondaryStream()
+			defer x.Close()
+			if x.SetKwikStreamMapping(p.StreamID(), 0) == nil {
+				x.Write(w.data[:2<<20]) // this server's half
+			}
+		}
+		w.wg.Go(func() {
+			for {
+				select {
+				case session := <-w.secondaries[0].sessions:
+					w.wg.Go(func() { push(session) })
+				case <-client.ctx.Done():
+					return
+				}
+			}
+		})
+		time.Sleep(3 * time.Second)
+		st := s.Stats()
+		if n != 1 || st.Wasted != 0 {
+			w.t.Errorf("the secondary's application was asked for its part %d times; wasted %d, conflicts %d", n, st.Wasted, st.Conflicts)
+		}
+		s.Close()
+		<-c.done
+		client.CloseWithError(0, "")
+	})
+}
+
+// However many paths there are, no honest one is closed because of the others' streams.
+func TestMappingsOfManyPaths(t *testing.T) {
+	link := simnet.Link{Latency: 20 * time.Millisecond, Rate: 20e6}
+	inWorldOf(t, 48<<20, 5, link, func(w *world) {
+		client, server := w.dial(&Config{ConnectionsPerServer: 16, SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 1}})
+		for _, m := range w.primary.Members() {
+			w.wantState(client, m.ID, PathActive)
+		}
+		c := w.copy(w.offer(client, server, unit))
+		most := 0
+		bad := map[string]int{}
+		for done := false; !done; {
+			select {
+			case <-c.done:
+				done = true
+			case <-time.After(5 * time.Millisecond):
+			}
+			most = max(most, len(client.Mappings()))
+			client.mu.Lock()
+			for _, r := range client.paths {
+				if errors.Is(r.reason, ErrSecondaryStreamOverflow) {
+					bad[r.reason.Error()]++
+				}
+			}
+			client.mu.Unlock()
+		}
+		w.t.Logf("most mappings %d of %d; %v", most, client.handler.mappings.limit, bad)
+		if len(bad) > 0 {
+			w.t.Error("honest paths were closed for an overflow")
+		}
+	})
+}
+
+// A server that is gone owes nothing, so it is not stalled.
+func TestGoneIsNotStalled(t *testing.T) {
+	inWorld(t, 1, lan, func(w *world) {
+		client, server := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		c := w.copy(w.offer(client, server, unit))
+		c.s.agg.detach("s1", errors.New("it ended"))
+		for _, src := range c.s.Stats().Sources {
+			if src.Path == "s1" && (src.Stalled || src.Gone == nil) {
+				w.t.Errorf("%+v", src)
+			}
+		}
+		c.wantAll()
 	})
 }

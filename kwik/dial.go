@@ -84,7 +84,7 @@ func startClient(ctx context.Context, d dialled, tlsConf *tls.Config, c *Config)
 		tlsConf = &tls.Config{}
 	}
 	s := newClientSession(tlsConf, c)
-	p, err := openPath(ctx, s, d, primaryPathID, nil)
+	p, err := openPath(ctx, s, d, primaryPathID, ServerRolePrimary, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -36,13 +36,14 @@ func (l *Listener) Shutdown(ctx context.Context, reason string) error {
 	return l.Close()
 }
 
-// endIfDone closes the session if the server is leaving and the client has been served and holds nothing here any more.
+// endIfDone closes the session if the server is leaving and the client has used it and holds nothing here any more: no stream that was
+// offered or attached, and no plain one on which this side may still write.
 func (s *ServerSession) endIfDone() {
 	s.listener.mu.Lock()
 	leaving := s.listener.leaving
 	s.listener.mu.Unlock()
 	s.mu.Lock()
-	done := leaving && s.served && len(s.attached)+len(s.pushed)+s.plain == 0
+	done := leaving && s.used && len(s.offers)+len(s.attached)+len(s.pushed)+s.plain == 0
 	s.mu.Unlock()
 	if done {
 		s.CloseWithError(ApplicationErrorCode(NoError), "server is leaving")
@@ -80,11 +81,11 @@ func (s *ClientSession) leave(r *pathRecord) {
 	s.retire(r)
 }
 
-// isLeaving reports whether streams should leave a path.
-func (s *ClientSession) isLeaving(p *path) bool {
+// standing reports whether a path still serves a stream, and whether streams should leave it.
+func (s *ClientSession) standing(open *openStream, p *path) (attached, leaving bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return p.leaving
+	return open.attached[p.id] == p, p.leaving
 }
 
 // detached lets a source go that has nothing left to do for a stream.

@@ -1,8 +1,10 @@
 package kwik
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"sync"
 	"testing"
 	"time"
@@ -205,5 +207,55 @@ func TestPrimaryComesBackAlone(t *testing.T) {
 		time.Sleep(time.Second)
 		w.primary = w.serve(ServerRolePrimary, restarted(old), reset)
 		c.wantAll()
+	})
+}
+
+// What was said before a server leaves is heard, and what was offered is served.
+func TestDrainAndPlainStreams(t *testing.T) {
+	inWorldOf(t, 1<<20, 0, slow, func(w *world) {
+		client, server := w.dial(nil)
+		w.copy(w.offer(client, server, unit)).wantAll() // served
+		time.Sleep(time.Second)
+		cs, err := client.OpenStreamSync(w.t.Context())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		cs.Write([]byte("request"))
+		cs.Close()
+		ss, err := server.AcceptStream(w.t.Context())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		io.ReadAll(ss)
+		over := w.shutDown(w.primary, time.Minute)
+		time.Sleep(100 * time.Millisecond)
+		answer := bytes.Repeat([]byte("x"), 100_000)
+		if _, err := ss.Write(answer); err != nil {
+			w.t.Fatal(err)
+		}
+		if err := ss.Close(); err != nil {
+			w.t.Fatal(err)
+		}
+		got, err := io.ReadAll(cs)
+		if err != nil || len(got) != len(answer) {
+			w.t.Errorf("the client read %d of %d bytes: %v", len(got), len(answer), err)
+		}
+		<-over
+	})
+}
+
+func TestDrainAndOffers(t *testing.T) {
+	inWorldOf(t, 1<<20, 0, slow, func(w *world) {
+		client, server := w.dial(nil)
+		w.copy(w.offer(client, server, unit)).wantAll() // served
+		s := w.offer(client, server, unit)
+		time.Sleep(time.Second)
+		w.shutDown(w.primary, time.Minute)
+		time.Sleep(100 * time.Millisecond)
+		c := w.copy(s)
+		<-c.done
+		if c.err != nil {
+			w.t.Errorf("a stream that was offered before the server said that it leaves: %v", c.err)
+		}
 	})
 }

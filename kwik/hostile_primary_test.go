@@ -35,6 +35,9 @@ func inFakePrimaryScene(t *testing.T, f func(w *world, client *ClientSession, pr
 
 func (p *fakePeer) addPath(a *kwikpb.AddPath) {
 	p.t.Helper()
+	if a.Ticket == nil {
+		a.Ticket = make([]byte, ticketSize)
+	}
 	p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_AddPath{AddPath: a}})
 }
 
@@ -123,7 +126,10 @@ func TestHostilePrimaryControl(t *testing.T) {
 		"primary moved": {func(p *fakePeer) {
 			p.addPath(&kwikpb.AddPath{PathId: "primary", KeyHash: hash, Addresses: []string{"10.0.0.9:4433"}})
 		}, ErrMetadataProtocolViolation},
-		"primary without a key":     {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "primary"}) }, ErrMetadataProtocolViolation},
+		"primary without a key": {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "primary"}) }, ErrMetadataProtocolViolation},
+		"path without a ticket": {func(p *fakePeer) {
+			p.addPath(&kwikpb.AddPath{PathId: "s1", KeyHash: hash, Ticket: []byte{}, Addresses: []string{"10.0.0.9:4433"}})
+		}, ErrMetadataProtocolViolation},
 		"path named as further one": {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "s1+2", KeyHash: hash}) }, ErrMetadataProtocolViolation},
 		"unprintable path":          {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "a\x1b[2J", KeyHash: hash}) }, ErrMetadataProtocolViolation},
 		"path without a key":        {func(p *fakePeer) { p.addPath(&kwikpb.AddPath{PathId: "s1"}) }, ErrMetadataProtocolViolation},

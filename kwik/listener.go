@@ -56,7 +56,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *Config) (*Listener, 
 		handshakes: make(chan struct{}, c.MaxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
-		members:    members{byID: make(map[PathID]*member)},
+		members:    members{byID: make(map[PathID]*member), owed: make(map[place][]charge)},
 	}
 	var err error
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {

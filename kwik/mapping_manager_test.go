@@ -224,7 +224,7 @@ func FuzzMappingManager(f *testing.F) {
 
 // BenchmarkStreamMappingManager looks mappings up, both ways, in a full manager: the seed allows 0.1 ms.
 func BenchmarkStreamMappingManager(b *testing.B) {
-	m := newStreamMappingManager((maxSecondaryPaths + 1) * 32)
+	m := newStreamMappingManager((maxSecondaryPaths + 1 + maxFurtherPaths) * 32)
 	now := time.Unix(1e9, 0)
 	var ids []secondaryStreamID
 	for i := range m.limit {

@@ -14,19 +14,28 @@ import (
 
 // A member is a secondary that joined this primary, or the primary itself.
 type member struct {
-	id   PathID
-	addr netip.AddrPort // where clients reach it; invalid for the primary, which they know
-	pin  trust.Pin      // of the key that it showed when it was dialled back
-	key  ticketKey
-	conn *quic.Conn // the membership lasts as long as this
-	// charges are what clients could not prove of it. As long as there are any it is suspended: clients are not told of it.
-	charges []charge
+	id        PathID
+	addr      netip.AddrPort // where clients reach it; invalid for the primary, which they know
+	pin       trust.Pin      // of the key that it showed when it was dialled back
+	key       ticketKey
+	conn      *quic.Conn // the membership lasts as long as this
+	charges   []charge   // what clients could not prove of it, and it has not proved since
+	examined  bool       // a goroutine has it prove its charges
+	suspended bool       // it could not: clients are not told of it
+}
+
+// place is where a member is, and who: what stays when it joins again.
+type place struct {
+	addr netip.AddrPort
+	pin  trust.Pin
 }
 
 // members are a primary's secondaries. Guarded by the listener.
 type members struct {
 	byID map[PathID]*member
 	last int // for ids
+	// owed holds the charges of members that went while they were suspended, at most MaxMembers: who joins again owes them still.
+	owed map[place][]charge
 	// self is the primary, for clients that want further paths to it: several at once, or one after it was restarted. Nil if its
 	// key is not known.
 	self *member
@@ -34,7 +43,7 @@ type members struct {
 
 // all returns everyone for whom clients get tickets.
 func (m *members) all() []*member {
-	all := slices.DeleteFunc(slices.Collect(maps.Values(m.byID)), func(m *member) bool { return len(m.charges) > 0 })
+	all := slices.DeleteFunc(slices.Collect(maps.Values(m.byID)), func(m *member) bool { return m.suspended })
 	if m.self != nil {
 		all = append(all, m.self)
 	}
@@ -55,9 +64,15 @@ func (l *Listener) newSelf() *member {
 func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	where := place{m.addr, m.pin}
+	if m.charges = l.members.owed[where]; m.charges != nil {
+		m.suspended = true
+		delete(l.members.owed, where)
+	}
 	for _, old := range l.members.byID {
 		if old.addr == m.addr && old.pin == m.pin {
 			m.id, obsolete = old.id, old.conn
+			m.charges, m.suspended = old.charges, old.suspended
 		}
 	}
 	if obsolete == nil {
@@ -68,8 +83,11 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 		m.id = PathID(fmt.Sprintf("s%d", l.members.last))
 	}
 	l.members.byID[m.id] = m
-	for s := range l.sessions {
-		s.tellMember(m)
+	l.examineCharged(m)
+	if !m.suspended {
+		for s := range l.sessions {
+			s.tellMember(m)
+		}
 	}
 	return obsolete, nil
 }
@@ -82,6 +100,9 @@ func (l *Listener) dismiss(m *member, reason string) bool {
 		return false
 	}
 	delete(l.members.byID, m.id)
+	if m.suspended && len(m.charges) > 0 && len(l.members.owed) < l.config.MaxMembers {
+		l.members.owed[place{m.addr, m.pin}] = m.charges
+	}
 	for s := range l.sessions {
 		s.tellGone(m.id, reason)
 	}
@@ -123,7 +144,7 @@ func (l *Listener) Members() []Member {
 	defer l.mu.Unlock()
 	var all []Member
 	for _, m := range l.members.byID {
-		all = append(all, Member{ID: m.id, Addr: m.addr, KeyHash: m.pin, Suspended: len(m.charges) > 0})
+		all = append(all, Member{ID: m.id, Addr: m.addr, KeyHash: m.pin, Suspended: m.suspended})
 	}
 	return all
 }

@@ -76,13 +76,10 @@ type path struct {
 	release func() // frees the socket; called once, when nothing of the path is left
 }
 
-// openPath says Hello on a new connection and waits for Welcome; without a ticket that is the session's first path. It takes over the connection and its socket, and gives
-// both up if it fails.
-func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, ticket []byte) (*path, error) {
-	p := &path{id: id, addr: d.addr, conn: d.conn, release: d.release, session: s, role: ServerRoleSecondary}
-	if ticket == nil {
-		p.role = ServerRolePrimary // of the first path; on a further one the primary is a source like any other
-	}
+// openPath says Hello on a new connection and waits for Welcome. role is what the server is to be on the path: a primary on the session's first,
+// which needs no ticket. It takes over the connection and its socket, and gives both up if it fails.
+func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, role ServerRole, ticket []byte) (*path, error) {
+	p := &path{id: id, addr: d.addr, conn: d.conn, release: d.release, session: s, role: role}
 	err := p.hello(ctx, ticket)
 	if err != nil {
 		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {

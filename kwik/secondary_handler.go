@@ -46,7 +46,7 @@ func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, boo
 		aggregator: aggregator,
 		config:     c.SecondaryStreams,
 		recovery:   c.Recovery,
-		mappings:   newStreamMappingManager((maxSecondaryPaths + 1) * c.SecondaryStreams.MaxStreamsPerPath),
+		mappings:   newStreamMappingManager((maxSecondaryPaths + 1 + maxFurtherPaths) * c.SecondaryStreams.MaxStreamsPerPath),
 		streams:    make(map[secondaryStreamID]*secondaryStreamInfo),
 		paths:      make(map[PathID]*pathStreams),
 	}

@@ -69,7 +69,7 @@ func (s *ClientSession) newPath(sv *serverRecord, id PathID, addr netip.AddrPort
 // addPath starts to keep a path to a secondary that the primary named.
 func (s *ClientSession) addPath(info *kwikpb.AddPath) error {
 	id := PathID(info.GetPathId())
-	if (!id.valid() && id != primaryPathID) || len(info.GetKeyHash()) != len(trust.Pin{}) || len(info.GetAddresses()) > maxAddresses {
+	if (!id.valid() && id != primaryPathID) || len(info.GetTicket()) != ticketSize || len(info.GetKeyHash()) != len(trust.Pin{}) || len(info.GetAddresses()) > maxAddresses {
 		return errorf(ErrMetadataProtocolViolation, "AddPath that names no path")
 	}
 	if id == primaryPathID {
@@ -122,6 +122,9 @@ func (s *ClientSession) take(sv *serverRecord, info *kwikpb.AddPath, addrs []net
 		sv.offered, sv.cancel = context.WithCancel(s.ctx)
 	}
 	for _, r := range sv.paths {
+		if !r.kept {
+			continue // nobody waits with a dial
+		}
 		select {
 		case r.news <- struct{}{}:
 		default:
@@ -191,15 +194,18 @@ func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
 func (s *ClientSession) removePath(id PathID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if id == primaryPathID {
+		return
+	}
+	for _, open := range s.streams {
+		delete(open.tickets, id) // new ones come if the path does
+	}
 	sv := s.servers[id]
-	if sv == nil || sv.cancel == nil || sv.role == ServerRolePrimary {
+	if sv == nil || sv.cancel == nil {
 		return
 	}
 	sv.cancel()
 	sv.cancel = nil
-	for _, open := range s.streams {
-		delete(open.tickets, id) // new ones come if the path does
-	}
 	for _, r := range sv.paths {
 		s.retire(r)
 	}
@@ -224,13 +230,10 @@ func (s *ClientSession) retire(r *pathRecord) {
 func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 	wait := minRedial
 	for {
-		s.mu.Lock()
-		offered := r.server.offered
-		if r.kept = s.worthKeeping(r); !r.kept {
-			s.mu.Unlock()
+		offered, ok := s.stillKept(r)
+		if !ok {
 			return
 		}
-		s.mu.Unlock()
 		select {
 		case <-offered.Done():
 			after = minRedial
@@ -238,6 +241,9 @@ func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 		case <-r.news:
 			wait = minRedial
 		case <-time.After(after):
+		}
+		if offered, ok = s.stillKept(r); !ok {
+			return
 		}
 		begun := time.Now()
 		p, err := s.dialPath(offered, r)
@@ -252,6 +258,14 @@ func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 		}
 		after, wait = wait, min(2*wait, maxRedial)
 	}
+}
+
+// stillKept returns until when a path is kept; false if it is not worth it any more, and its keeper has to end.
+func (s *ClientSession) stillKept(r *pathRecord) (context.Context, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.kept = s.worthKeeping(r)
+	return r.server.offered, r.kept
 }
 
 // dialPath connects to a server by way of its AddPath and takes the path into service.
@@ -269,7 +283,7 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	if err != nil {
 		return nil, err
 	}
-	p, err := openPath(ctx, s, d, r.id, info.GetTicket())
+	p, err := openPath(ctx, s, d, r.id, ServerRoleSecondary, info.GetTicket())
 	if err != nil {
 		return nil, err
 	}
@@ -326,17 +340,21 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 		}
 	}
 	r.server.widths.forget(p.id)
-	if e, ok := errors.AsType[*quic.ApplicationError](err); ok && p.role == ServerRolePrimary && e.Remote && e.ErrorCode != ApplicationErrorCode(NoError) {
+	if e, ok := errors.AsType[*quic.ApplicationError](err); ok && p.role == ServerRolePrimary && e.ErrorCode != ApplicationErrorCode(NoError) {
 		s.dismiss(r.server)
 	}
-	s.keep(r, minRedial)
+	again := !r.kept && s.worthKeeping(r)
+	r.kept = r.kept || again // there is hope for the streams that it leaves
 	s.mu.Unlock()
 	for _, a := range streams {
 		a.detach(p.id, err)
 	}
+	if again { // not before: the streams would take the next connection for this one
+		s.wg.Go(func() { s.keepPath(r, minRedial) })
+	}
 }
 
-// dismiss does without a primary that ended the session on purpose. Called with the lock held.
+// dismiss does without a primary that ended the session on purpose, or broke the protocol. Called with the lock held.
 func (s *ClientSession) dismiss(sv *serverRecord) {
 	if sv.cancel == nil {
 		return

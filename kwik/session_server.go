@@ -38,7 +38,8 @@ type ServerSession struct {
 	waiting  []*PushedStream // for AcceptPushedStream
 	news     chan struct{}   // closed and made anew whenever waiting grows
 	plain    int             // plain streams on which this side may still write
-	served   bool            // a stream was attached once
+	blames   int             // how often the client blamed a server
+	used     bool            // a stream was attached or opened once
 	reportAt time.Time       // when the client may next be told how the path is
 }
 
@@ -221,16 +222,19 @@ func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
 	return s.newPlain(stream), nil
 }
 
-// newPlain counts a plain stream until this side has ended writing.
+// newPlain counts a plain stream until this side has ended writing, and for a while after, in which the last bytes get through.
 func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 	s.mu.Lock()
 	s.plain++
+	s.used = true
 	s.mu.Unlock()
 	context.AfterFunc(stream.Context(), func() {
-		s.mu.Lock()
-		s.plain--
-		s.mu.Unlock()
-		s.endIfDone()
+		time.AfterFunc(max(time.Second, 4*s.conn.ConnectionStats().SmoothedRTT), func() {
+			s.mu.Lock()
+			s.plain--
+			s.mu.Unlock()
+			s.endIfDone()
+		})
 	})
 	return &Stream{plain: stream, path: s.pathID}
 }
@@ -422,7 +426,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 	case len(s.attached)+len(s.pushed) >= maxStreamsPerSession:
 		return errorf(ErrSecondaryStreamOverflow, "%d streams are attached", len(s.attached)+len(s.pushed))
 	}
-	s.served = true
+	s.used = true
 	if o.GetPushed() {
 		s.attachPushed(id, u, o.GetDescriptor_())
 		return nil

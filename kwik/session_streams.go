@@ -185,7 +185,12 @@ func (s *ClientSession) attachAll(open *openStream) {
 	var paths []*path
 	for _, r := range s.paths {
 		ticket := open.tickets[r.server.id]
-		if r.path == nil || open.attached[r.id] == r.path || open.left[r.id] == r.path || r.dropped || (r.path.role == ServerRoleSecondary && ticket == nil) {
+		switch {
+		case r.path == nil || open.attached[r.id] == r.path || open.left[r.id] == r.path || r.dropped:
+			continue
+		case r.path.role == ServerRoleSecondary && ticket == nil:
+			continue
+		case a.pushed && r.id != r.server.id: // one path for what a server pushes, or it pushes it twice
 			continue
 		}
 		offer := &kwikpb.StreamOffer{
@@ -203,7 +208,10 @@ func (s *ClientSession) attachAll(open *openStream) {
 	s.mu.Unlock()
 	for _, p := range paths {
 		a.attach(p.id, p.rtt)
-		if s.isLeaving(p) {
+		switch attached, leaving := s.standing(open, p); {
+		case !attached:
+			a.detach(p.id, errSourceLeft)
+		case leaving:
 			a.drain(p.id)
 		}
 	}
@@ -261,7 +269,10 @@ func (s *ClientSession) hope(open *openStream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.paths {
-		if r.kept && !r.server.banned && open.tickets[r.server.id] != nil && (r.path == nil || open.attached[r.id] != r.path) {
+		if !r.kept || !s.worthKeeping(r) || open.tickets[r.server.id] == nil {
+			continue
+		}
+		if r.path == nil || (open.attached[r.id] != r.path && open.left[r.id] != r.path) {
 			return true
 		}
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // WireStats counts what went over the network, as QUIC counts it: without UDP and IP headers, with retransmissions. Losses
-// are those of this side's packets; what the servers' packets lost is in the server sessions' ConnectionStats.
+// are those of this side's packets; for the servers' see PathStats.ServerLost.
 type WireStats struct {
 	BytesSent, BytesReceived, BytesLost       uint64
 	PacketsSent, PacketsReceived, PacketsLost uint64
@@ -61,7 +61,7 @@ func (s *ClientSession) serverStats(sv *serverRecord) PathStats {
 
 // SessionStats is a snapshot of a client's session: the sums over its paths.
 type SessionStats struct {
-	ActivePaths      int // connected now
+	ActivePaths      int // servers that are connected now
 	AggregateStreams int // open now
 	Wire             WireStats
 	SecondaryStreams SecondaryStreamStats
@@ -97,6 +97,8 @@ type SourceStats struct {
 	Bytes int64
 	// Stalled is true while the server owes bytes and sends none.
 	Stalled bool
+	// Offset is one past the last byte that came from it, in whatever order; 0 before the first.
+	Offset int64
 	// Gone is nil while the server takes part, and otherwise says why it no longer does.
 	Gone error
 }
@@ -115,6 +117,10 @@ func (a *streamAggregator) stats() StreamStats {
 			st.Sources = append(st.Sources, SourceStats{Path: s.id.server(), Stalled: true, Gone: errStreamClosed})
 		}
 		st.Sources[i].add(s)
+		st.Sources[i].Offset = max(st.Sources[i].Offset, a.offsets.sourceOffsets[s.id])
+	}
+	for i := range st.Sources {
+		st.Sources[i].Stalled = st.Sources[i].Stalled && st.Sources[i].Gone == nil
 	}
 	return st
 }

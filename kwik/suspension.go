@@ -15,22 +15,28 @@ import (
 )
 
 // This file is about secondaries whose bytes a client could not prove. The client isolates such a secondary by itself and tells
-// the primary, which offers it to nobody until it has proved itself: the primary asks it for the very bytes, on the join connection, and
-// has its application check them. A client that lies about a secondary keeps it out for as long as that takes.
+// the primary. The primary asks the secondary for the very bytes, on the join connection, and has its application check them. If they
+// are wrong, or do not come, it offers the secondary to nobody until they are right. The word of a client alone changes nothing.
 //
-//	a client's blame -> suspended -> challenge: right -> offered again
-//	                        ^------------- wrong, or no answer: again after minChallenge, doubled up to maxChallenge
+//	a client's blame -> challenge: right -> nothing happens
+//	                        |
+//	                      wrong, or no answer -> suspended -> challenge ... right -> offered again
+//	                                                          every minChallenge, doubled up to maxChallenge
 //
-// Each suspended member has one goroutine of the listener's, which ends when the member has proved itself or is gone.
+// A member that is charged with something has one goroutine of the listener's, which ends when the member has proved all or is gone.
 
 const (
+	// minChallenge and maxChallenge are the shortest and the longest pause between two challenges of a suspended member.
 	minChallenge = 10 * time.Second
 	maxChallenge = 10 * time.Minute
+	// chargePause is the pause after a charge that was false, so that lying clients keep neither server busy.
+	chargePause = time.Second
 	// challengeTimeout bounds one challenge.
 	challengeTimeout = 10 * time.Second
-	// maxCharges is how many pieces a suspended member has to prove at most; clients that blame it for more are believed to mean
-	// the same.
+	// maxCharges is how many pieces a member has to prove at a time; clients that blame it for more are believed to mean the same.
 	maxCharges = 16
+	// maxBlames is how often one session is listened to.
+	maxBlames = 256
 	// maxChallengeFrame bounds a challenge and its answer, in bytes.
 	maxChallengeFrame = maxUnit + 256<<10
 )
@@ -55,20 +61,26 @@ func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
 	if blame == nil {
 		return
 	}
+	s.mu.Lock()
+	offer := s.offers[StreamID(min(blame.GetKwikStreamId(), math.MaxInt64))]
+	s.blames++
+	enough := s.blames > maxBlames
+	s.mu.Unlock()
+	if enough {
+		return
+	}
 	if l.config.OnBlame != nil {
 		l.config.OnBlame(s, PathID(printable(status.GetPathId())), clampOffset(blame.GetOffset()), printable(status.GetReason()))
 	}
-	s.mu.Lock()
-	offer := s.offers[StreamID(min(blame.GetKwikStreamId(), math.MaxInt64))]
-	s.mu.Unlock()
-	if offer == nil || blame.GetOffset() >= uint64(offer.units.total) {
-		return // it has ended, or was never there
+	// What is pushed cannot be asked for, and a stream that has ended, or was never there, says nothing about what to ask for.
+	if offer == nil || offer.spec.Pushed || blame.GetOffset() >= uint64(offer.units.total) || l.config.Verify == nil {
+		return
 	}
 	start := offer.units.floor(int64(blame.GetOffset()))
 	l.charge(PathID(status.GetPathId()), charge{offer, start, offer.units.ceil(start + 1)})
 }
 
-// charge suspends a member until it has proved what it is charged with; a primary that cannot check that, until it joins anew.
+// charge has a member prove a unit.
 func (l *Listener) charge(id PathID, c charge) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,38 +89,53 @@ func (l *Listener) charge(id PathID, c charge) {
 		return
 	}
 	m.charges = append(m.charges, c)
-	switch {
-	case len(m.charges) > 1:
-	case l.config.Verify == nil:
-		l.config.OnSuspension(m.id, errorf(ErrSourceRefuted, "a client could not prove bytes [%d, %d) of it", c.start, c.end))
-	default:
+	l.examineCharged(m)
+}
+
+// examineCharged starts the goroutine that has a charged member prove what it is charged with, unless it runs. Called with the lock held.
+func (l *Listener) examineCharged(m *member) {
+	if len(m.charges) > 0 && !m.examined {
+		m.examined = true
 		l.wg.Go(func() { l.examine(m) })
 	}
 }
 
-// examine challenges a suspended member until it has proved all it is charged with.
+// examine challenges a member until it has proved all it is charged with, or is gone.
 func (l *Listener) examine(m *member) {
-	var suspended error // as last told
-	for wait := minChallenge; ; wait = min(2*wait, maxChallenge) {
-		err := l.challengeAll(m)
+	wait := minChallenge
+	for {
+		l.mu.Lock()
+		if len(m.charges) == 0 {
+			m.examined = false
+			reinstated := l.reinstate(m)
+			l.mu.Unlock()
+			if reinstated {
+				l.config.OnSuspension(m.id, nil)
+			}
+			return
+		}
+		c, suspended := m.charges[0], m.suspended
+		l.mu.Unlock()
+		err := l.challenge(m, c)
 		if m.conn.Context().Err() != nil || l.ctx.Err() != nil {
 			return
 		}
-		if err == nil {
-			if l.acquit(m) {
-				if suspended != nil {
-					l.config.OnSuspension(m.id, nil)
-				}
-				return
-			}
-			continue // charged with more since
+		pause := wait
+		l.mu.Lock()
+		switch {
+		case err == nil:
+			m.charges = m.charges[1:]
+			pause, wait = chargePause, minChallenge
+		default:
+			m.suspended = true
+			wait = min(2*wait, maxChallenge)
 		}
-		if suspended == nil {
-			suspended = err
+		l.mu.Unlock()
+		if err != nil && !suspended {
 			l.config.OnSuspension(m.id, err)
 		}
 		select {
-		case <-time.After(wait):
+		case <-time.After(pause):
 		case <-m.conn.Context().Done():
 			return
 		case <-l.ctx.Done():
@@ -117,45 +144,14 @@ func (l *Listener) examine(m *member) {
 	}
 }
 
-// challengeAll has a member prove what it is charged with. What it proved it is not charged with any more.
-func (l *Listener) challengeAll(m *member) error {
-	for {
-		l.mu.Lock()
-		var c charge
-		if len(m.charges) > 0 {
-			c = m.charges[0]
-		}
-		l.mu.Unlock()
-		if c.offer == nil {
-			return nil
-		}
-		if err := l.challenge(m, c); err != nil {
-			return err
-		}
-		l.mu.Lock()
-		if len(m.charges) > 1 { // the last one stays until acquit
-			m.charges = m.charges[1:]
-			l.mu.Unlock()
-			continue
-		}
-		l.mu.Unlock()
-		return nil
-	}
-}
-
-// acquit offers a member again that has proved all but the last of its charges, and that one, too. It reports false if there are more.
-func (l *Listener) acquit(m *member) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(m.charges) > 1 {
-		m.charges = m.charges[1:]
+// reinstate offers a member again if it was suspended, and reports whether it was. Called with the lock held.
+func (l *Listener) reinstate(m *member) bool {
+	if !m.suspended || l.members.byID[m.id] != m {
 		return false
 	}
-	m.charges = nil
-	if l.members.byID[m.id] == m {
-		for s := range l.sessions {
-			s.tellMember(m)
-		}
+	m.suspended = false
+	for s := range l.sessions {
+		s.tellMember(m)
 	}
 	return true
 }
@@ -169,6 +165,7 @@ func (l *Listener) challenge(m *member, c charge) error {
 		return err
 	}
 	defer stream.CancelRead(StreamErrorCode(NoError))
+	defer stream.CancelWrite(StreamErrorCode(NoError)) // after an answer it was read to its end
 	stream.SetDeadline(time.Now().Add(challengeTimeout))
 	spec := c.offer.spec
 	request := &kwikpb.Challenge{
@@ -209,9 +206,11 @@ func (l *Listener) answerChallenges(conn *quic.Conn) {
 			continue
 		}
 		answer := &kwikpb.ChallengeAnswer{}
-		if answer.Content, err = l.read(conn.Context(), f.GetChallenge()); err != nil {
+		ctx, cancel := context.WithTimeout(conn.Context(), challengeTimeout)
+		if answer.Content, err = l.read(ctx, f.GetChallenge()); err != nil {
 			answer.Reason = printable(err.Error())
 		}
+		cancel()
 		if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Answer{Answer: answer}}); err != nil {
 			stream.CancelWrite(StreamErrorCode(NoError))
 			continue

@@ -147,13 +147,12 @@ func TestFalseBlame(t *testing.T) {
 	})
 }
 
-// A primary that cannot check what a secondary serves takes a client's word until the secondary joins anew.
-func TestSuspensionWithoutACheck(t *testing.T) {
+// A secondary that is suspended stays so when it joins again, until it has proved what it owes.
+func TestSuspensionOutlastsTheMembership(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		w.primary.stop()
 		said := &standing{}
-		unable := configured(func(c *Config) { c.Verify = nil })
-		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w), unable)
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
 		s1 := w.join(corrupt(func(b []byte) { clear(b) }))
 		w.secondaries = append(w.secondaries, s1)
 		client, server := w.dial(nil)
@@ -167,15 +166,59 @@ func TestSuspensionWithoutACheck(t *testing.T) {
 		})
 		w.copy(s).wantAll()
 		w.within(time.Second, func() bool { return len(said.all()) == 1 })
-		time.Sleep(time.Hour)
-		if m := w.primary.Members(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
-			w.t.Errorf("%+v, %v", m, said.all())
-		}
 		s1.member.Close()
 		w.within(time.Second, func() bool { return len(w.primary.Members()) == 0 })
 		s1.join(JoinConfig{Token: w.token})
+		time.Sleep(time.Minute)
+		if m := w.primary.Members(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
+			w.t.Errorf("after another join: %+v, %v", m, said.all())
+		}
+		s1.stop() // repaired
+		again := w.join(restarted(s1))
+		w.secondaries = append(w.secondaries, again)
+		w.within(time.Minute, func() bool { m := w.primary.Members(); return len(m) == 1 && !m[0].Suspended })
+		if heard := said.all(); len(heard) != 2 || heard[1] != nil {
+			w.t.Errorf("%v", heard)
+		}
+	})
+}
+
+// A client that lies all the time keeps nobody out, not for a moment, and the servers do little for it.
+func TestLiesWithoutEnd(t *testing.T) {
+	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
+		asked := 0
+		w.primary.config.Verify = func(_ context.Context, _ []byte, off int64, p []byte) error {
+			asked++
+			return nil
+		}
+		client, server := w.dial(nil)
+		s := w.offer(client, server, unit)
+		for i := range uint64(1000) {
+			client.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
+				PathId: "s1", Blame: &kwikpb.Blame{KwikStreamId: uint64(s.StreamID()), Offset: i % 64 * unit},
+			}}})
+			time.Sleep(10 * time.Millisecond)
+			if w.primary.Members()[0].Suspended {
+				w.t.Fatal("suspended for a word")
+			}
+		}
+		time.Sleep(time.Minute)
+		if asked == 0 || asked > 30 {
+			w.t.Errorf("%d challenges for 1000 lies", asked)
+		}
+	})
+}
+
+// What is pushed cannot be asked for, and a primary without a check takes nobody's word: blame changes nothing there.
+func TestBlameThatCannotBeChecked(t *testing.T) {
+	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
+		client, server := w.dial(nil)
+		for _, s := range []*Stream{w.offerPushed(client, server, 4<<20, unit), w.offer(client, server, unit)} {
+			client.blame("s1", kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(s.StreamID())}, errors.New("because"))
+		}
+		time.Sleep(time.Hour)
 		if m := w.primary.Members(); len(m) != 1 || m[0].Suspended {
-			w.t.Errorf("after another join: %+v", m)
+			w.t.Errorf("%+v", m)
 		}
 	})
 }
