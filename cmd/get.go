@@ -28,6 +28,8 @@ the very file already nothing is fetched: it is up to date. Mode (less the umask
 A get that fails, is interrupted or killed leaves what it has as .kwikcp-....part beside FILE, and the same command again fetches
 only the rest; whatever is in such a file is proved before it counts. It may be deleted at any time.
 
+With --reuse or --seed chunk groups of a file that is here already, and are right at the same offsets, are copied and not fetched.
+
 The pin is the server's key, as kwikcp serve prints it. Without one the server must have a certificate of a known authority
 or be known already; an unknown one is accepted on this machine and asked about on a terminal.
 
@@ -40,6 +42,8 @@ help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with
 			&cli.StringFlag{Name: "connections-per-server", EnvVars: []string{"KWIKCP_CONNECTIONS_PER_SERVER"}, Value: "auto", Usage: "open `N` connections to each server, 16 at most; auto: one, and up to four where packets are lost on a long way"},
 			&cli.BoolFlag{Name: "no-clobber", EnvVars: []string{"KWIKCP_NO_CLOBBER"}, Usage: "leave FILE as it is if there is one, and end with exit status 9"},
 			&cli.BoolFlag{Name: "overwrite", EnvVars: []string{"KWIKCP_OVERWRITE"}, Usage: "replace FILE if there is one that differs (the default)"},
+			&cli.BoolFlag{Name: "reuse", EnvVars: []string{"KWIKCP_REUSE"}, Usage: "take what is right of FILE as it is now, and fetch only the rest"},
+			&cli.StringFlag{Name: "seed", EnvVars: []string{"KWIKCP_SEED"}, Usage: "take what is right of `OLD`, such as an older version of the file, and fetch only the rest"},
 			&cli.BoolFlag{Name: "no-preserve", EnvVars: []string{"KWIKCP_NO_PRESERVE"}, Usage: "do not give FILE the mode and time that the file has on the server"},
 			&cli.IntFlag{Name: "retry", EnvVars: []string{"KWIKCP_RETRY"}, Usage: "try again up to `N` times after a network error, and go on where it was"},
 			&cli.DurationFlag{Name: "retry-delay", EnvVars: []string{"KWIKCP_RETRY_DELAY"}, Usage: "wait `TIME` before each retry; 0 means 1s, then twice as long each time, up to 10m"},
@@ -101,6 +105,8 @@ type getCmd struct {
 	stdout         bool
 	noClobber      bool
 	noPreserve     bool
+	reuse          bool
+	seed           string // a file's name; empty for none
 	connectTimeout time.Duration
 	connections    int // per server; 0 for what is worth it
 	retries        int
@@ -113,7 +119,7 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	const help = "kwikcp get kwik://HOST:PORT/PATH FILE"
 	o := getCmd{
 		t: t, connectTimeout: c.Duration("connect-timeout"),
-		noClobber: c.Bool("no-clobber"), noPreserve: c.Bool("no-preserve"),
+		noClobber: c.Bool("no-clobber"), noPreserve: c.Bool("no-preserve"), reuse: c.Bool("reuse"), seed: c.String("seed"),
 		retries: c.Int("retry"), retryDelay: c.Duration("retry-delay"), maxTime: c.Duration("max-time"),
 	}
 	args := c.Args().Slice()
@@ -154,6 +160,8 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, usageError{errors.New("the name of the file to write has a NUL byte"), help}
 	case o.stdout && c.Bool("json"):
 		return o, usageError{errors.New("--json and - both want stdout"), "name a file"}
+	case o.stdout && o.seed != "":
+		return o, usageError{errors.New("--seed is of no use to stdout"), "name a file"}
 	}
 	if err := expect(&o.url, c.String("checksum")); err != nil {
 		return o, err
@@ -201,7 +209,7 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	}
 	options := transfer.GetOptions{
 		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
-		KeepsOld: o.noClobber, Plain: o.noPreserve,
+		KeepsOld: o.noClobber, Plain: o.noPreserve, Reuse: o.reuse,
 		Retries: o.retries, RetryDelay: o.retryDelay,
 		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections},
 	}
@@ -212,6 +220,12 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	}
 	if o.stdout {
 		options.Output = o.t.stdout
+	}
+	if o.seed != "" {
+		if options.Seed, err = transfer.OpenFile(o.seed); err != nil {
+			return transfer.Result{}, transfer.LocalError(fmt.Sprintf("read the seed %q", o.seed), err)
+		}
+		defer options.Seed.Close()
 	}
 	result, err := transfer.Get(ctx, options, report)
 	if err != nil && o.policy.accepted(err) {

@@ -9,7 +9,7 @@
 //	request -> manifest, tree -> proof of the tree -> part file <- aggregate stream (proved groups) -> sync -> rename
 //	                                                     '-> groups of an earlier transfer, proved again
 //
-// A target that is the file already is up to date, and nothing is fetched. [Compare] asks for a manifest only, and says in which bytes a
+// What is right of other files (seed.go) is copied like that, too. A target that is the file already is up to date, and nothing is fetched. [Compare] asks for a manifest only, and says in which bytes a
 // local file differs.
 //
 // A server ([Server]) answers requests, keeps the trees of the files it has hashed, and opens the content of

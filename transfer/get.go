@@ -26,6 +26,10 @@ type GetOptions struct {
 	// Plain makes the file one with the mode that the umask says and of the present time, not with the source's mode and time. What is
 	// up to date stays as it is.
 	Plain bool
+	// Reuse takes what is right of the file at Target for the new one, so that only the rest is fetched.
+	Reuse bool
+	// Seed is another file of which the same is taken; nil for none. It stays the caller's.
+	Seed File
 	// Output, if set, receives the bytes in order instead of a file.
 	Output io.Writer
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
@@ -70,6 +74,8 @@ type get struct {
 	part   *partFile // nil with an Output
 	// compared is the root that what is at the target was held against; nil before.
 	compared *integrity.Root
+	// seeded is the root for which the seeds have been looked through; nil before.
+	seeded *integrity.Root
 }
 
 func (g *get) run(ctx context.Context) error {
@@ -118,7 +124,7 @@ func (g *get) attempt(ctx context.Context) error {
 		if done, err := g.upToDate(ctx); err != nil || done {
 			return err
 		}
-		if err := g.part.prove(ctx, g.tree, g.observer.checking); err != nil {
+		if err := g.prove(ctx); err != nil {
 			return err
 		}
 		if had, _, _ := g.part.inPlace(); had > 0 {
@@ -154,7 +160,7 @@ func (g *get) copy(ctx context.Context) error {
 	if stream.Size() != g.tree.Size() {
 		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", stream.Size(), g.tree.Size())}
 	}
-	stream.SetProof(g.prove)
+	stream.SetProof(g.proof)
 	if g.part != nil {
 		for _, r := range g.part.ranges() {
 			if err := stream.SetHave(r.Start, r.End); err != nil {
@@ -188,8 +194,8 @@ func (g *get) see(p Progress, stats kwik.StreamStats) {
 	g.result.Wasted += stats.Wasted
 }
 
-// prove is the aggregate stream's kwik.ProofFunc.
-func (g *get) prove(source kwik.PathID, off int64, p []byte) error {
+// proof is the aggregate stream's kwik.ProofFunc.
+func (g *get) proof(source kwik.PathID, off int64, p []byte) error {
 	err := g.tree.Verify(off, p)
 	if bad, ok := errors.AsType[*integrity.GroupError](err); ok {
 		g.observer.badBlock(source, bad.Offset, bad.Length)

@@ -71,11 +71,14 @@ type surveyor struct {
 	limit int64 // end of what is looked at: the end of a group, or of the file
 
 	strict bool // it is of no use unless all of it is right
+	// keep, if set, takes a group that is right before it counts. It is called by several goroutines at once.
+	keep func(group []byte, off int64) error
 
 	mu       sync.Mutex
 	next     int64 // all before it was taken or is a hole
 	dataEnd  int64 // from next up to here the file may have data
 	proved   rangeset.Set
+	err      error // the first one of keep
 	report   func(done, total int64)
 	reported time.Time
 }
@@ -109,7 +112,7 @@ func (s *surveyor) run(ctx context.Context) error {
 		s.proved = rangeset.Set{}
 		return context.Cause(ctx)
 	}
-	return nil
+	return s.err
 }
 
 // take returns the next whole groups to look at, of at most surveySpan bytes.
@@ -147,8 +150,17 @@ func (s *surveyor) look(buf []byte, start int64) {
 	for off := int64(0); off < int64(len(buf)); off += s.unit {
 		end := min(off+s.unit, int64(len(buf)))
 		right := end <= int64(n) && s.tree.Verify(start+off, buf[off:end]) == nil
+		var err error
+		if right && s.keep != nil {
+			err = s.keep(buf[off:end], start+off)
+		}
 		s.mu.Lock()
-		if right {
+		if err != nil {
+			s.next = s.limit
+			if s.err == nil {
+				s.err = err
+			}
+		} else if right {
 			s.proved.Add(start+off, start+end)
 		} else if s.strict {
 			s.next = s.limit
