@@ -172,7 +172,8 @@ func (e *events) result(r transfer.Result, err error) {
 		BLAKE3    string       `json:"blake3"`
 		Resumed   int64        `json:"resumed_bytes"`
 		Wasted    int64        `json:"wasted_bytes"`
-		UpToDate  bool         `json:"up_to_date"`
 		Servers   []serverJSON `json:"servers"`
-	}{event{1, "result"}, err == nil, code, errorCode(err), message, r.Path, r.Bytes, r.Seconds, root, r.Resumed, r.Wasted, r.UpToDate, servers})
+		UpToDate  bool         `json:"up_to_date"`
+		Offset    int64        `json:"offset"`
+	}{event{1, "result"}, err == nil, code, errorCode(err), message, r.Path, r.Bytes, r.Seconds, root, r.Resumed, r.Wasted, servers, r.UpToDate, r.Offset})
 }

@@ -140,6 +140,9 @@ func explain(err error) (code int, message, hint string) {
 	if kept && e.Kind == transfer.KindNetwork {
 		hint = goesOn + "; --retry N does so by itself"
 	}
+	if _, ok := errors.AsType[*transfer.RangeError](err); ok {
+		hint = "bytes count from 0; --range -N is the last N"
+	}
 	if h, ok := errors.AsType[hintedError](err); ok {
 		hint = h.hint
 	}

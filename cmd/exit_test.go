@@ -51,6 +51,7 @@ func TestExplain(t *testing.T) {
 		{of(transfer.KindExists), 9, "target_exists", "--no-clobber"},
 		{saidError{of(transfer.KindExists)}, 9, "target_exists", "--no-clobber"},
 		{of(transfer.KindChanged), 10, "source_changed", "again"},
+		{&transfer.Error{Kind: transfer.KindNotFound, Op: "fetch", Err: &transfer.RangeError{}}, 3, "not_found", "bytes count from 0"},
 		{timeLimit{time.Minute}, 11, "limit_reached", ""},
 		{keptError{timeLimit{time.Minute}}, 11, "limit_reached", "goes on where it was"},
 		{keptError{of(transfer.KindNetwork)}, 5, "network", "--retry N"},

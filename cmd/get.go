@@ -28,6 +28,7 @@ the very file already nothing is fetched: it is up to date. Mode (less the umask
 A get that fails, is interrupted or killed leaves what it has as .kwikcp-....part beside FILE, and the same command again fetches
 only the rest; whatever is in such a file is proved before it counts. It may be deleted at any time.
 
+With --range only the chunk groups (64 KiB in files up to 4 GiB) that the bytes are in are fetched and proved, and FILE holds just the bytes.
 With --reuse or --seed chunk groups of a file that is here already, and are right at the same offsets, are copied and not fetched.
 
 The pin is the server's key, as kwikcp serve prints it. Without one the server must have a certificate of a known authority
@@ -42,6 +43,7 @@ help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with
 			&cli.StringFlag{Name: "connections-per-server", EnvVars: []string{"KWIKCP_CONNECTIONS_PER_SERVER"}, Value: "auto", Usage: "open `N` connections to each server, 16 at most; auto: one, and up to four where packets are lost on a long way"},
 			&cli.BoolFlag{Name: "no-clobber", EnvVars: []string{"KWIKCP_NO_CLOBBER"}, Usage: "leave FILE as it is if there is one, and end with exit status 9"},
 			&cli.BoolFlag{Name: "overwrite", EnvVars: []string{"KWIKCP_OVERWRITE"}, Usage: "replace FILE if there is one that differs (the default)"},
+			&cli.StringFlag{Name: "range", EnvVars: []string{"KWIKCP_RANGE"}, Usage: "fetch only the bytes `START-END`, both included and counted from 0, START- or -LAST"},
 			&cli.BoolFlag{Name: "reuse", EnvVars: []string{"KWIKCP_REUSE"}, Usage: "take what is right of FILE as it is now, and fetch only the rest"},
 			&cli.StringFlag{Name: "seed", EnvVars: []string{"KWIKCP_SEED"}, Usage: "take what is right of `OLD`, such as an older version of the file, and fetch only the rest"},
 			&cli.BoolFlag{Name: "no-preserve", EnvVars: []string{"KWIKCP_NO_PRESERVE"}, Usage: "do not give FILE the mode and time that the file has on the server"},
@@ -78,7 +80,7 @@ func runGet(c *cli.Context, t *terminal) error {
 		warnOfLosses(t, result)
 	}
 	if err == nil && !c.Bool("quiet") && !o.stdout {
-		t.printf("%s", summary(o.target, result))
+		t.printf("%s", o.summary(result))
 	}
 	return err
 }
@@ -105,6 +107,7 @@ type getCmd struct {
 	stdout         bool
 	noClobber      bool
 	noPreserve     bool
+	part           *transfer.ByteRange // nil for the whole file
 	reuse          bool
 	seed           string // a file's name; empty for none
 	connectTimeout time.Duration
@@ -160,8 +163,17 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, usageError{errors.New("the name of the file to write has a NUL byte"), help}
 	case o.stdout && c.Bool("json"):
 		return o, usageError{errors.New("--json and - both want stdout"), "name a file"}
+	case c.String("range") != "" && (o.reuse || o.seed != ""):
+		return o, usageError{errors.New("--range excludes --reuse and --seed"), "it fetches little anyway"}
 	case o.stdout && o.seed != "":
 		return o, usageError{errors.New("--seed is of no use to stdout"), "name a file"}
+	}
+	if text := c.String("range"); text != "" {
+		r, err := transfer.ParseByteRange(text)
+		if err != nil {
+			return o, usageError{fmt.Errorf("--range %q: %w", text, err), "such as 0-99, 100- or -100"}
+		}
+		o.part = &r
 	}
 	if err := expect(&o.url, c.String("checksum")); err != nil {
 		return o, err
@@ -209,7 +221,7 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	}
 	options := transfer.GetOptions{
 		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
-		KeepsOld: o.noClobber, Plain: o.noPreserve, Reuse: o.reuse,
+		KeepsOld: o.noClobber, Plain: o.noPreserve, Range: o.part, Reuse: o.reuse,
 		Retries: o.retries, RetryDelay: o.retryDelay,
 		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections},
 	}
@@ -238,7 +250,8 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 }
 
 // summary says in a line or two what became of a transfer.
-func summary(target string, r transfer.Result) string {
+func (o getCmd) summary(r transfer.Result) string {
+	target := o.target
 	if r.UpToDate {
 		return fmt.Sprintf("%q is up to date: %s, proved in %.2f s, blake3 %v", target, size(r.Bytes), r.Seconds, r.Root)
 	}
@@ -246,7 +259,11 @@ func summary(target string, r transfer.Result) string {
 	if r.Resumed > 0 {
 		resumed = fmt.Sprintf(" (%s of it were here already)", size(r.Resumed))
 	}
-	text := fmt.Sprintf("%q is here: %s in %.2f s%s, proved, blake3 %v", target, size(r.Bytes), r.Seconds, resumed, r.Root)
+	of := ""
+	if o.part != nil {
+		of = fmt.Sprintf(" from byte %d on", r.Offset)
+	}
+	text := fmt.Sprintf("%q is here: %s%s in %.2f s%s, proved, blake3 %v", target, size(r.Bytes), of, r.Seconds, resumed, r.Root)
 	if r.Wasted > 0 {
 		text += fmt.Sprintf(" (%s came in vain)", size(r.Wasted))
 	}

@@ -129,6 +129,9 @@ func (v *view) Progress(p transfer.Progress) {
 	switch {
 	case v.quiet:
 	case v.bar != nil:
+		if total := max(p.Total, 1); v.bar.GetMax64() != total { // of a range it is less than the file
+			v.bar.ChangeMax64(total)
+		}
 		v.bar.Set64(min(p.Bytes, p.Total-1)) // the bar stops at its maximum; end draws over it
 		lines := []string{strings.Trim(v.bar.String(), "\r ") + v.figures(p)}
 		for _, s := range p.Servers[:min(len(p.Servers), maxServerLines)] {

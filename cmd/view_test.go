@@ -153,15 +153,38 @@ func TestViewOfAResumed(t *testing.T) {
 	})
 }
 
+// Of a range the bar is full when its groups are here.
+func TestViewOfARange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(80)
+		v := newView(&terminal{stderr: s}, false, "f")
+		v.draws, v.columns = true, func() int { return 80 }
+		v.Manifest(transfer.Manifest{Size: 100 << 20})
+		v.Progress(transfer.Progress{Bytes: 6 << 20, Total: 10 << 20, Rate: 4 << 20, ETA: time.Second})
+		for _, want := range []string{"60%", "6.0 MiB of 10 MiB, 4.0 MiB/s, 1s left"} {
+			if !strings.Contains(s.String(), want) {
+				t.Errorf("no %q in\n%s", want, s)
+			}
+		}
+	})
+}
+
 func TestSummary(t *testing.T) {
-	got := summary(awkward, transfer.Result{Bytes: 1 << 20, Wasted: 3})
+	got := (getCmd{target: awkward}).summary(transfer.Result{Bytes: 1 << 20, Wasted: 3})
 	if strings.ContainsAny(got, "\x1b\n\r\u202e") || !strings.Contains(got, "1.0 MiB") || !strings.Contains(got, "(3 B came in vain)") {
 		t.Errorf("%q", got)
 	}
 	if strings.Contains(got, "already") {
 		t.Errorf("%q", got)
 	}
-	if got := summary("f", transfer.Result{Bytes: 1 << 20, Resumed: 1 << 19}); !strings.Contains(got, "1.0 MiB in 0.00 s (512 KiB of it were here already), proved") {
+	if got := (getCmd{target: "f"}).summary(transfer.Result{Bytes: 1 << 20, Resumed: 1 << 19}); !strings.Contains(got, "1.0 MiB in 0.00 s (512 KiB of it were here already), proved") {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestSummaryOfARange(t *testing.T) {
+	o := getCmd{target: "f", part: &transfer.ByteRange{}}
+	if got := o.summary(transfer.Result{Bytes: 1 << 10, Offset: 77}); !strings.Contains(got, `"f" is here: 1.0 KiB from byte 77 on in 0.00 s, proved`) {
 		t.Errorf("%q", got)
 	}
 }

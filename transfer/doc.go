@@ -9,8 +9,9 @@
 //	request -> manifest, tree -> proof of the tree -> part file <- aggregate stream (proved groups) -> sync -> rename
 //	                                                     '-> groups of an earlier transfer, proved again
 //
-// What is right of other files (seed.go) is copied like that, too. A target that is the file already is up to date, and nothing is fetched. [Compare] asks for a manifest only, and says in which bytes a
-// local file differs.
+// What is right of other files (seed.go) is copied like that, too, and of a part of the file (range.go) only the groups that it is in are
+// fetched. A target that is the file already is up to date (uptodate.go), and nothing is fetched. [Compare] asks for a manifest only, and
+// says in which bytes a local file differs.
 //
 // A server ([Server]) answers requests, keeps the trees of the files it has hashed, and opens the content of
 // aggregate streams, in both roles alike.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"time"
 
 	"kwikcp/integrity"
@@ -30,7 +31,10 @@ type GetOptions struct {
 	Reuse bool
 	// Seed is another file of which the same is taken; nil for none. It stays the caller's.
 	Seed File
-	// Output, if set, receives the bytes in order instead of a file.
+	// Range, if set, is the part of the file to fetch: with the groups that it is in, and no others. Target is to hold nothing else. It does not
+	// go with Reuse and Seed, and nothing is kept after an error.
+	Range *ByteRange
+	// Output, if set, receives the bytes in order instead of a file. Those of a Range are all proved before.
 	Output io.Writer
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
@@ -71,7 +75,7 @@ type get struct {
 	GetOptions
 	inquiry
 	result Result
-	part   *partFile // nil with an Output
+	part   *partFile // nil with an Output, unless there is a Range
 	// compared is the root that what is at the target was held against; nil before.
 	compared *integrity.Root
 	// seeded is the root for which the seeds have been looked through; nil before.
@@ -79,9 +83,18 @@ type get struct {
 }
 
 func (g *get) run(ctx context.Context) error {
-	if g.Output == nil {
+	if g.Output == nil || g.Range != nil {
+		target := g.Target
+		if g.Output != nil {
+			var dir string
+			var err error
+			if target, dir, err = spool(); err != nil {
+				return err
+			}
+			defer os.Remove(dir) // empty by then
+		}
 		var err error
-		if g.part, err = openPart(g.OpenDir, g.Target, g.KeepsOld); err != nil { // before anything is asked of the network
+		if g.part, err = openPart(g.OpenDir, target, g.KeepsOld); err != nil { // before anything is asked of the network
 			return err
 		}
 		defer func() {
@@ -97,7 +110,10 @@ func (g *get) run(ctx context.Context) error {
 	if err := g.retry(ctx, func() error { return g.attempt(ctx) }); err != nil {
 		return err
 	}
-	if g.part == nil {
+	if g.Output != nil {
+		if g.part != nil {
+			return g.pour(ctx)
+		}
 		return nil
 	}
 	if !g.result.UpToDate {
@@ -120,13 +136,19 @@ func (g *get) attempt(ctx context.Context) error {
 	}
 	defer g.close()
 	g.result.Root = g.manifest.Root
-	if g.part != nil {
+	if g.Range != nil {
+		if err := g.frame(); err != nil {
+			return err
+		}
+	} else if g.part != nil {
 		if done, err := g.upToDate(ctx); err != nil || done {
 			return err
 		}
 		if err := g.prove(ctx); err != nil {
 			return err
 		}
+	}
+	if g.part != nil {
 		if had, _, _ := g.part.inPlace(); had > 0 {
 			g.observer.resume(had)
 		}

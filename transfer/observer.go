@@ -26,6 +26,8 @@ type observer struct {
 	// past are the servers of earlier attempts, with what they delivered in them.
 	past []ServerStatus
 	seen []ServerStatus // in the newest Progress
+	// unwanted bytes of the stream count neither as had nor as missing.
+	unwanted int64
 }
 
 // A meter smooths a rate.
@@ -123,11 +125,20 @@ func (o *observer) watch(session *kwik.ClientSession, stream *kwik.Stream) (stop
 	}
 }
 
+// outside says how many bytes of the stream are not wanted.
+func (o *observer) outside(bytes int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unwanted = bytes
+}
+
 // look reports a snapshot.
 func (o *observer) look(paths []kwik.PathStats, stats kwik.StreamStats) Progress {
 	now := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	stats.Bytes -= o.unwanted
+	stats.Size -= o.unwanted
 	if o.total.at.IsZero() {
 		o.total.at, o.total.bytes = now, stats.Bytes // what was there before has no rate
 	}

@@ -43,6 +43,9 @@ type partFile struct {
 	// tree is what had is proved against; nil while nobody knows what the file's bytes are worth.
 	tree *integrity.Tree
 
+	// window says which part of a file this is to hold; nil for all. What had and fetched say are offsets in the whole file.
+	window *window
+
 	mu      sync.Mutex
 	had     rangeset.Set // proved and in the file
 	fetched rangeset.Set // written by this transfer, perhaps for another tree
@@ -197,17 +200,21 @@ const partMode fs.FileMode = 0o600
 
 // WriteAt writes proved bytes.
 func (p *partFile) WriteAt(b []byte, off int64) (int, error) {
-	n, err := p.file.WriteAt(b, off)
+	in, at := b, off
+	if p.window != nil {
+		in, at = p.window.narrow(b, off)
+	}
+	n, err := p.file.WriteAt(in, at)
 	p.writeback.wrote(n)
 	if err != nil {
-		return n, p.wrap(err) // what was written of it ends anywhere in a group, and is proved by nothing
+		return 0, p.wrap(err) // what was written of it ends anywhere in a group, and is proved by nothing
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.had.Add(off, off+int64(n))
-	p.fetched.Add(off, off+int64(n))
-	p.wrote += int64(n)
-	return n, nil
+	p.had.Add(off, off+int64(len(b)))
+	p.fetched.Add(off, off+int64(len(b)))
+	p.wrote += int64(len(b))
+	return len(b), nil
 }
 
 // inPlace returns how many proved bytes are in the file, how many of them were there before the transfer, and how many bytes
@@ -216,6 +223,9 @@ func (p *partFile) inPlace() (had, resumed, lost int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	had = p.had.Total()
+	if p.window != nil {
+		return p.had.Overlap(p.window.want.Start, p.window.want.End), 0, p.wrote - had
+	}
 	fetched := int64(0)
 	for r := range p.had.All() {
 		fetched += p.fetched.Overlap(r.Start, r.End)
@@ -227,14 +237,23 @@ func (p *partFile) inPlace() (had, resumed, lost int64) {
 func (p *partFile) whole() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.window != nil {
+		return p.had.ContainsRange(p.window.cover.Start, p.window.cover.End)
+	}
 	return p.tree != nil && p.had.Total() == p.tree.Size()
 }
 
-// ranges returns which bytes of the file are proved: whole groups.
+// ranges returns which bytes of the file need not be fetched, whole groups: they are proved, or not wanted.
 func (p *partFile) ranges() []rangeset.Range {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.had.Ranges()
+	if p.window == nil {
+		return p.had.Ranges()
+	}
+	all := p.had.Clone()
+	all.Add(0, p.window.cover.Start)
+	all.Add(p.window.cover.End, p.tree.Size())
+	return all.Ranges()
 }
 
 // commit puts the whole file in place: mode, content to disk, time, rename, directory to disk.

@@ -86,6 +86,7 @@ type Progress struct {
 type Result struct {
 	Path    string // where the file is; empty for a stream
 	Bytes   int64  // proved, those of earlier transfers included
+	Offset  int64  // of the first of them in the file; 0 but with a Range
 	Resumed int64  // those that were here before: of earlier transfers or seeds, or all if UpToDate
 	Wasted  int64  // bytes that came in vain: twice, refuted, or of another version
 	// UpToDate says that the target was the file already: nothing was fetched.

@@ -18,7 +18,7 @@ const surveySpan = 1 << 20
 // how much of the file has been looked at. After an error, which is the end of ctx or a file that cannot be cut, nothing is
 // known about the bytes.
 func (p *partFile) prove(ctx context.Context, tree *integrity.Tree, report func(done, total int64)) error {
-	if old := p.tree; old != nil && old.Root() == tree.Root() && old.Size() == tree.Size() && old.GroupSize() == tree.GroupSize() {
+	if sameTree(p.tree, tree) {
 		return nil
 	}
 	p.tree = nil
@@ -40,6 +40,10 @@ func (p *partFile) prove(ctx context.Context, tree *integrity.Tree, report func(
 	defer p.mu.Unlock()
 	p.tree, p.had = tree, had
 	return nil
+}
+
+func sameTree(old, tree *integrity.Tree) bool {
+	return old != nil && old.Root() == tree.Root() && old.Size() == tree.Size() && old.GroupSize() == tree.GroupSize()
 }
 
 // survey hashes the first size bytes of a file, which are at most those of tree, on all cores, and returns the ranges of whole
