@@ -138,6 +138,9 @@ func TestConnectionsPerServer(t *testing.T) {
 
 // A path that loses packets without being full gets company, and the stream is sooner there; a clean path does not.
 func TestLossyPathsGetCompany(t *testing.T) {
+	if raceEnabled {
+		t.Skip("takes half a minute under the race detector, and has nothing that other tests of several paths do not have")
+	}
 	const size = 24 << 20
 	took := func(t *testing.T, loss float64, conf *Config) (time.Duration, int) {
 		var took time.Duration
@@ -277,7 +280,7 @@ func TestPushedOnOnePath(t *testing.T) {
 // However many paths there are, no honest one is closed because of the others' streams.
 func TestMappingsOfManyPaths(t *testing.T) {
 	link := simnet.Link{Latency: 20 * time.Millisecond, Rate: 20e6}
-	inWorldOf(t, 48<<20, 5, link, func(w *world) {
+	inWorldOf(t, 24<<20, 5, link, func(w *world) {
 		client, server := w.dial(&Config{ConnectionsPerServer: 16, SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 1}})
 		for _, m := range w.primary.Members() {
 			w.wantState(client, m.ID, PathActive)

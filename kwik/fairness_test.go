@@ -11,7 +11,11 @@ import (
 // Fifty clients at once on a primary and two secondaries all finish, and none takes three times as long as the fastest.
 func TestFiftyClients(t *testing.T) {
 	const clients = 50
-	inWorldOf(t, 2<<20, 2, simnet.Link{Latency: 5 * time.Millisecond, Rate: 200e6}, func(w *world) {
+	size := 2 << 20
+	if raceEnabled {
+		size /= 4 // the race detector is slow
+	}
+	inWorldOf(t, size, 2, simnet.Link{Latency: 5 * time.Millisecond, Rate: 200e6}, func(w *world) {
 		var mu sync.Mutex
 		var took []time.Duration
 		var wg sync.WaitGroup
