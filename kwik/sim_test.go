@@ -1,7 +1,6 @@
 package kwik
 
 import (
-	"bufio"
 	"flag"
 	"fmt"
 	"os"
@@ -71,23 +70,11 @@ func TestSimScenarioFollowsFromItsSeed(t *testing.T) {
 	}
 }
 
-// simPastSeeds reads testdata/sim-seeds.txt: a seed a line, and comments after #.
-func simPastSeeds(t *testing.T) (past []uint64) {
-	f, err := os.Open("testdata/sim-seeds.txt")
+// simPastSeeds returns the seeds that failed once.
+func simPastSeeds(t *testing.T) []uint64 {
+	past, err := simnet.ReadSeeds("testdata/sim-seeds.txt")
 	if err != nil {
 		t.Fatal(err)
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		text, _, _ := strings.Cut(lines.Text(), "#")
-		if text = strings.TrimSpace(text); text == "" {
-			continue
-		}
-		seed, err := strconv.ParseUint(text, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		past = append(past, seed)
 	}
 	return past
 }

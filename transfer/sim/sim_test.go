@@ -1,12 +1,9 @@
 package sim
 
 import (
-	"bufio"
 	"flag"
 	"fmt"
-	"os"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -87,23 +84,11 @@ func (a totals) String() string {
 		a.network.Packets, a.network.Dropped(), a.bytes, a.resumed, a.wasted)
 }
 
-// pastSeeds reads testdata/seeds.txt: a seed a line, and comments after #.
-func pastSeeds(t *testing.T) (past []uint64) {
-	f, err := os.Open("testdata/seeds.txt")
+// pastSeeds returns the seeds that failed once.
+func pastSeeds(t *testing.T) []uint64 {
+	past, err := simnet.ReadSeeds("testdata/seeds.txt")
 	if err != nil {
 		t.Fatal(err)
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		text, _, _ := strings.Cut(lines.Text(), "#")
-		if text = strings.TrimSpace(text); text == "" {
-			continue
-		}
-		seed, err := strconv.ParseUint(text, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		past = append(past, seed)
 	}
 	return past
 }
