@@ -40,7 +40,12 @@ func newView(t *terminal, quiet bool, name string) *view {
 
 // Hashing implements transfer.Reporter.
 func (v *view) Hashing(bytes, total int64) {
-	text := fmt.Sprintf("the server is hashing the file: %s of %s", size(bytes), size(total))
+	v.hashed("the server is hashing the file", bytes, total)
+}
+
+// hashed says how far something is that comes before the bar.
+func (v *view) hashed(what string, bytes, total int64) {
+	text := fmt.Sprintf("%s: %s of %s", what, size(bytes), size(total))
 	switch {
 	case v.quiet:
 	case v.draws:
@@ -70,14 +75,7 @@ func (v *view) Manifest(m transfer.Manifest) {
 
 // Checking implements transfer.Reporter.
 func (v *view) Checking(bytes, total int64) {
-	text := fmt.Sprintf("checking what is here already: %s of %s", size(bytes), size(total))
-	switch {
-	case v.quiet:
-	case v.draws:
-		v.draw([]string{text})
-	case time.Since(v.last) >= plainEvery:
-		v.plain(text)
-	}
+	v.hashed("checking what is here already", bytes, total)
 }
 
 // Resume implements transfer.Reporter. On a terminal the bar begins there.
