@@ -126,24 +126,31 @@ func recordSum(path string, r []byte) []byte {
 	return h.Sum(nil)[:recordChecksum]
 }
 
-// parseRecord returns what a record says; ok is false if it is damaged.
-func parseRecord(path string, r []byte) (number uint64, v fileVersion, tree *integrity.Tree, ok bool) {
+// checkRecord returns of which version a record is, and the record without its checksum; ok is false if it is damaged.
+func checkRecord(path string, r []byte) (v fileVersion, body []byte, ok bool) {
 	if len(r) < recordHead+recordChecksum {
-		return 0, v, nil, false
+		return v, nil, false
 	}
 	body, sum := r[:len(r)-recordChecksum], r[len(r)-recordChecksum:]
 	if subtle.ConstantTimeCompare(recordSum(path, body), sum) != 1 {
-		return 0, v, nil, false
+		return v, nil, false
 	}
 	field := func(i int) uint64 { return binary.LittleEndian.Uint64(body[8*i:]) }
-	v = fileVersion{size: int64(field(1)), mtime: int64(field(2)), ctime: int64(field(3)), inode: field(4)}
+	return fileVersion{size: int64(field(1)), mtime: int64(field(2)), ctime: int64(field(3)), inode: field(4)}, body, true
+}
+
+// recordedTree returns the tree of a record of a file of the given size, nil if it makes no sense.
+func recordedTree(size int64, body []byte) *integrity.Tree {
 	root := integrity.Root(body[41:recordHead])
 	group := integrity.GroupSize(body[40])
-	if !group.Valid() || v.size < 0 || group.Groups(v.size) > integrity.MaxGroups {
-		return 0, v, nil, false
+	if !group.Valid() || size < 0 || group.Groups(size) > integrity.MaxGroups {
+		return nil
 	}
-	tree, err := integrity.FromCVs(v.size, group, bytes.Clone(body[recordHead:]), root)
-	return field(0), v, tree, err == nil
+	tree, err := integrity.FromCVs(size, group, bytes.Clone(body[recordHead:]), root)
+	if err != nil {
+		return nil
+	}
+	return tree
 }
 
 // guard makes an error of bbolt's panics, which mean that a page makes no sense. bbolt rolls the transaction back itself.
@@ -158,8 +165,8 @@ func (s *TreeStore) get(path string, version fileVersion) (tree *integrity.Tree)
 	var damaged error
 	defer guard(&damaged) // then it is not there
 	s.db.View(func(tx *bbolt.Tx) error {
-		if _, v, t, ok := parseRecord(path, tx.Bucket(bucketTrees).Get([]byte(path))); ok && v == version {
-			tree = t
+		if v, body, ok := checkRecord(path, tx.Bucket(bucketTrees).Get([]byte(path))); ok && v == version {
+			tree = recordedTree(v.size, body)
 		}
 		return nil
 	})
@@ -239,7 +246,7 @@ func (s *TreeStore) sweep(dir Dir) (err error) {
 	var stale [][]byte
 	s.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucketTrees).ForEach(func(path, record []byte) error {
-			_, v, _, ok := parseRecord(string(path), record)
+			v, _, ok := checkRecord(string(path), record)
 			if info, err := dir.Stat(string(path)); !ok || errors.Is(err, fs.ErrNotExist) || (err == nil && versionOf(info) != v) {
 				stale = append(stale, bytes.Clone(path))
 			}
