@@ -90,10 +90,10 @@ func newWidthPolicy(n int) widthPolicy {
 
 // report takes a report on one path, and the payload that came from the server over all its paths.
 func (w *widthPolicy) report(id PathID, r pathReport, received int64, now time.Time) {
-	before := w.last[id]
-	if now.Sub(before.at) < reportInterval/2 {
-		return // more often than it should be; what it says is in the next one as well
+	if w.early(id, now) {
+		return
 	}
+	before := w.last[id]
 	r.at = now
 	w.last[id] = r
 	if w.fixed {
@@ -123,6 +123,11 @@ func (w *widthPolicy) report(id PathID, r pathReport, received int64, now time.T
 		w.from, w.before, w.trial = w.width, rate, now.Add(trialTime+10*r.rtt)
 		w.width = min(2*w.width, autoConnections)
 	}
+}
+
+// early reports whether a report on a path comes sooner after the last one than it should. What it says is in the next one as well.
+func (w *widthPolicy) early(id PathID, now time.Time) bool {
+	return now.Sub(w.last[id].at) < reportInterval/2
 }
 
 // rate returns the payload rate of the last rateWindow, in bytes a second, if anything came and that much time is known.
@@ -174,8 +179,8 @@ func (s *ClientSession) reported(p *path, r *kwikpb.PathReport) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sv := s.paths[p.id].server
-	if time.Since(sv.widths.last[p.id].at) < reportInterval/2 {
-		return // more often than it should be; what it says is in the next one as well
+	if sv.widths.early(p.id, time.Now()) {
+		return // before anything is summed for it
 	}
 	var received int64
 	for _, r := range sv.paths {

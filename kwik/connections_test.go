@@ -1,7 +1,6 @@
 package kwik
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -192,12 +191,7 @@ func TestBanConcernsTheServer(t *testing.T) {
 		client, server := w.dial(&Config{ConnectionsPerServer: 2})
 		w.wantState(client, "s1", PathActive)
 		s := w.offer(client, server, unit)
-		s.SetProof(func(_ PathID, off int64, p []byte) error {
-			if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
-				return errors.New("wrong")
-			}
-			return nil
-		})
+		s.SetProof(w.prove)
 		c := w.copy(s)
 		c.wantAll()
 		if st := w.path(client, "s1"); st.State != PathBanned || st.Connections != 0 {

@@ -403,12 +403,7 @@ func TestWrongBytesAreBlamed(t *testing.T) {
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
 		s := w.offer(client, server, unit)
-		s.SetProof(func(_ PathID, off int64, p []byte) error {
-			if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
-				return errors.New("wrong")
-			}
-			return nil
-		})
+		s.SetProof(w.prove)
 		w.copy(s).wantAll()
 		session := <-bad.sessions
 		<-session.Context().Done()

@@ -2,7 +2,6 @@ package kwik
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"testing"
 	"time"
@@ -87,12 +86,7 @@ func TestRefutedSourceIsBanned(t *testing.T) {
 		w.secondaries = append(w.secondaries, w.join(corrupt(func(b []byte) { b[len(b)/2] ^= 1; b[0] ^= 1 })))
 		client, server := w.dial(nil)
 		s := w.offer(client, server, 64<<10)
-		s.SetProof(func(_ PathID, off int64, p []byte) error {
-			if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
-				return errors.New("wrong")
-			}
-			return nil
-		})
+		s.SetProof(w.prove)
 		k := newSink(len(w.data))
 		if _, err := s.CopyTo(w.t.Context(), k); err != nil {
 			w.t.Fatal(err)

@@ -3,7 +3,6 @@ package kwik
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"testing"
 	"time"
@@ -307,12 +306,7 @@ func TestPushedBytesAreRefuted(t *testing.T) {
 				fake := secondary.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 				w.wantState(client, id, PathActive)
 				s := w.offerPushed(client, server, int64(len(w.data)), unit)
-				s.SetProof(func(_ PathID, off int64, p []byte) error {
-					if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
-						return errors.New("wrong")
-					}
-					return nil
-				})
+				s.SetProof(w.prove)
 				copied := w.copy(s)
 				fake.attached()
 				first := fake.granted()

@@ -76,12 +76,7 @@ func TestSuspension(t *testing.T) {
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
 		s := w.offer(client, server, unit)
-		s.SetProof(func(_ PathID, off int64, p []byte) error {
-			if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
-				return errors.New("wrong")
-			}
-			return nil
-		})
+		s.SetProof(w.prove)
 		c := w.copy(s)
 		c.wantAll()
 		w.within(time.Second, func() bool { return len(said.all()) == 1 })
@@ -159,12 +154,7 @@ func TestSuspensionOutlastsTheMembership(t *testing.T) {
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
 		s := w.offer(client, server, unit)
-		s.SetProof(func(_ PathID, off int64, p []byte) error {
-			if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
-				return errors.New("wrong")
-			}
-			return nil
-		})
+		s.SetProof(w.prove)
 		w.copy(s).wantAll()
 		w.within(time.Second, func() bool { return len(said.all()) == 1 })
 		s1.member.Close()
