@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"kwikcp/internal/rangeset"
@@ -85,29 +84,6 @@ const (
 	consumerUnordered
 )
 
-// A source is one path's part in one aggregate stream.
-type source struct {
-	id       PathID
-	primary  bool
-	rtt      func() time.Duration
-	received atomic.Int64 // payload bytes that arrived
-	counted  atomic.Int64 // bytes that counted, since the secondary stream handler last asked
-	placing  atomic.Int32 // deliveries under way: what the source does meanwhile is not its fault
-	accepted int64        // bytes that counted; guarded by the aggregator's lock
-	earlier  int64        // payload bytes that arrived before it was attached this time; guarded likewise
-	before   int64        // of those that counted, the ones before it was attached this time; guarded likewise
-	barren   int          // times that it was attached before without anything that counted, in a row; guarded likewise
-	strikes  int          // extents given up without cause, in a row; guarded likewise
-	refuted  int          // deliveries that failed their proof; guarded likewise
-	gone     bool         // guarded likewise
-	stalled  bool         // guarded likewise
-	reason   error        // why it is gone; guarded likewise
-	told     int64        // the end of a pushed stream's window as the source knows it; guarded likewise
-}
-
-// maxStrikes is how many extents in a row a source may give up before it is done without.
-const maxStrikes = 3
-
 func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment uint64, descriptor []byte, c *Config) *streamAggregator {
 	a := &streamAggregator{
 		id: id, units: u, alignment: alignment, descriptor: descriptor,
@@ -120,51 +96,6 @@ func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment ui
 	a.changed.L = &a.mu
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
 	return a
-}
-
-// attach makes a path a source. The caller has sent the attachment before, so that grants follow it.
-func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if old := a.sources[id]; a.err != nil || (old != nil && !old.gone) {
-		return
-	}
-	s := &source{id: id, primary: id.server() == primaryPathID, rtt: rtt}
-	if old := a.sources[id]; old != nil { // the same server again
-		s.accepted, s.before, s.refuted = old.accepted, old.accepted, old.refuted
-		s.earlier = old.earlier + old.received.Load()
-		if old.accepted == old.before {
-			s.barren = old.barren + 1
-		}
-	}
-	a.sources[id] = s
-	a.sched.addPath(id, rtt(), time.Now())
-	a.dispatch()
-	if a.pushed {
-		a.tellWindow(s, false, 0)
-	}
-}
-
-// detach takes a path out: it ended, or it cannot serve the stream.
-func (a *streamAggregator) detach(id PathID, reason error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if s := a.sources[id]; s != nil && !s.gone {
-		s.gone, s.reason = true, reason
-		a.sched.removePath(id, time.Now())
-		a.dispatch()
-	}
-}
-
-// drain says that a source is about to leave: it finishes what it is at, and gets nothing more unless there is nobody else. A source that
-// pushes decides for itself.
-func (a *streamAggregator) drain(id PathID) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !a.pushed {
-		a.sched.drain(id, time.Now())
-		a.dispatch()
-	}
 }
 
 // expect says how many sources are on their way and when not to count on them any more.
@@ -449,14 +380,6 @@ func (a *streamAggregator) faulted(id PathID, grant uint64, cause error) {
 		a.sched.closed(grant, time.Now())
 		a.strike(s, cause)
 		a.dispatch()
-	}
-}
-
-// strike counts a fault of a source and takes it out if it is the last of too many in a row. Called with the lock held.
-func (a *streamAggregator) strike(s *source, cause error) {
-	if s.strikes++; s.strikes >= maxStrikes {
-		s.gone, s.reason = true, errorf(ErrContentUnavailable, "gave up %d extents in a row: %w", s.strikes, cause).onPath(s.id)
-		a.sched.removePath(s.id, time.Now())
 	}
 }
 
