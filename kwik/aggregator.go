@@ -31,6 +31,7 @@ type streamAggregator struct {
 	descriptor []byte
 	pushed     bool  // sources write without grants (push_client.go)
 	window     int64 // of an ordered consumer, bytes
+	horizon    int64 // nothing at or beyond it is granted yet
 	timeout    time.Duration
 	// reorderTimeout bounds the wait for the bytes of a hole in a pushed stream.
 	reorderTimeout time.Duration
@@ -86,7 +87,7 @@ const (
 
 func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment uint64, descriptor []byte, c *Config) *streamAggregator {
 	a := &streamAggregator{
-		id: id, units: u, alignment: alignment, descriptor: descriptor,
+		id: id, units: u, alignment: alignment, descriptor: descriptor, horizon: u.total,
 		window: c.ReorderWindow, timeout: c.SourceTimeout, reorderTimeout: c.ReorderTimeout, recovery: c.Recovery,
 		offsets: newOffsetManager(ConflictResolutionFirstWins),
 		sched:   newScheduler(u, u.total),

@@ -29,6 +29,35 @@ func (a *streamAggregator) setHave(start, end int64) error {
 	return nil
 }
 
+// setHorizon is Stream.SetHorizon.
+func (a *streamAggregator) setHorizon(end int64) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.pushed:
+		return errors.New("kwik: SetHorizon on a pushed stream, where others say what they send")
+	case end < 0 || end > a.units.total || !a.units.isBoundary(end):
+		return errorf(ErrOffsetSyncFailure, "horizon %d is not the end of a unit", end).onStream(a.id, end)
+	case a.mode == consumerNone:
+		a.horizon = end
+		return nil
+	case end < a.horizon:
+		return errorf(ErrOffsetSyncFailure, "horizon %d after %d", end, a.horizon).onStream(a.id, end)
+	}
+	a.horizon = end
+	a.sched.setLimit(a.limit(), time.Now())
+	a.dispatch()
+	return nil
+}
+
+// limit returns up to where may be granted now. Called with the lock held.
+func (a *streamAggregator) limit() int64 {
+	if a.mode == consumerOrdered {
+		return min(a.horizon, a.offsets.read+a.window)
+	}
+	return a.horizon
+}
+
 var errTwoConsumers = errors.New("kwik: an aggregate stream has one consumer: Read or CopyTo, not both")
 
 var errHavePart = errors.New("kwik: a stream of which a part is had already cannot be read in order")
@@ -52,9 +81,7 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 		a.releaseLocked()
 		return nil
 	}
-	if mode == consumerOrdered {
-		a.sched.limit = a.units.floor(a.window)
-	}
+	a.sched.limit = a.units.floor(a.limit())
 	a.mu.Unlock()
 	a.begin()
 	a.mu.Lock()
@@ -86,7 +113,7 @@ func (a *streamAggregator) read(p []byte) (int, error) {
 			if a.pushed {
 				a.moveWindow()
 			} else {
-				a.sched.setLimit(a.offsets.read+a.window, time.Now())
+				a.sched.setLimit(a.limit(), time.Now())
 				a.dispatch()
 			}
 			return n, nil

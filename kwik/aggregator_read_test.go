@@ -1,7 +1,9 @@
 package kwik
 
 import (
+	"errors"
 	"io"
+	"os"
 	"testing"
 	"time"
 
@@ -100,6 +102,63 @@ func TestSetHave(t *testing.T) {
 			}
 			if _, err := s.Read(make([]byte, 1)); err != errHavePart {
 				w.t.Fatal(err)
+			}
+		})
+	})
+}
+
+// Nothing at or beyond the horizon is asked for, however long the horizon stays, and all is once it has moved to the end. Nobody is
+// stalled or lost meanwhile.
+func TestSetHorizon(t *testing.T) {
+	const size = 10*unit + 77
+	inWorldOf(t, size, 2, lan, func(w *world) {
+		client, server := w.dial(nil)
+		s := w.offer(client, server, unit)
+		for _, end := range []int64{-unit, 1, unit + 1, size - 1, size + 1} {
+			wantError(t, s.SetHorizon(end), ErrOffsetSyncFailure)
+		}
+		if err := s.SetHorizon(0); err != nil {
+			w.t.Fatal(err)
+		}
+		c := w.copy(s)
+		for _, end := range []int64{0, unit, 4 * unit, 10 * unit, 10 * unit} {
+			if err := s.SetHorizon(end); err != nil {
+				w.t.Fatal(err)
+			}
+			w.within(5*time.Second, func() bool { return s.Stats().Bytes == end })
+			time.Sleep(30 * time.Second) // longer than SourceTimeout; virtual
+			st := s.Stats()
+			if st.Bytes != end {
+				w.t.Fatalf("%d bytes came, the horizon is %d", st.Bytes, end)
+			}
+			for _, source := range st.Sources {
+				if source.Stalled || source.Gone != nil {
+					w.t.Errorf("horizon %d: %+v", end, source)
+				}
+			}
+		}
+		wantError(t, s.SetHorizon(9*unit), ErrOffsetSyncFailure)
+		if err := s.SetHorizon(size); err != nil {
+			w.t.Fatal(err)
+		}
+		c.wantAll()
+	})
+	t.Run("in order", func(t *testing.T) {
+		inWorldOf(t, size, 1, lan, func(w *world) {
+			client, server := w.dial(nil)
+			s := w.offer(client, server, unit)
+			s.SetHorizon(3 * unit)
+			if n, err := io.ReadFull(s, make([]byte, 3*unit)); err != nil {
+				w.t.Fatal(n, err)
+			}
+			s.SetReadDeadline(time.Now().Add(time.Minute))
+			if n, err := s.Read(make([]byte, 1)); n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+				w.t.Fatal(n, err)
+			}
+			s.SetReadDeadline(time.Time{})
+			s.SetHorizon(size)
+			if n, err := io.Copy(io.Discard, s); n != size-3*unit || err != nil {
+				w.t.Fatal(n, err)
 			}
 		})
 	})

@@ -69,6 +69,15 @@ func (s *Stream) SetHave(start, end int64) error {
 	return s.agg.setHave(start, end)
 }
 
+// SetHorizon says that nothing of an aggregate stream at or beyond end, the end of a unit, is to be asked for yet, because the application
+// could not prove it. It has to be called before Read or CopyTo first, and with rising ends then. Without it all may be asked for.
+func (s *Stream) SetHorizon(end int64) error {
+	if s.agg == nil {
+		return errors.New("kwik: SetHorizon is for aggregate streams")
+	}
+	return s.agg.setHorizon(end)
+}
+
 // Read reads the stream in order; io.EOF marks its end. On an aggregate stream, an error of code
 // ErrAggregationTimeout means that no server is left that delivers.
 func (s *Stream) Read(p []byte) (int, error) {
