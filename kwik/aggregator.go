@@ -176,7 +176,7 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 	if a.idle.IsZero() {
 		a.idle = now
 	}
-	if (all == 0 && !a.hope()) || now.Sub(a.idle) >= a.timeout {
+	if nobody := all == 0 || !a.pushed && !a.sched.deliverable(); (nobody && !a.hope()) || now.Sub(a.idle) >= a.timeout {
 		a.failLocked(a.noSource())
 		return true
 	}
@@ -202,8 +202,11 @@ func (a *streamAggregator) heard() int64 {
 func (a *streamAggregator) noSource() error {
 	var causes []error
 	for _, s := range a.sources {
-		if s.gone && s.reason != nil {
+		switch {
+		case s.gone && s.reason != nil:
 			causes = append(causes, s.reason)
+		case s.lacks != nil:
+			causes = append(causes, s.lacks)
 		}
 	}
 	err := errorf(ErrAggregationTimeout, "no server delivers any more").onStream(a.id, a.offsets.next)

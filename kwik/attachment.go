@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"kwikcp/internal/rangeset"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -27,6 +28,7 @@ type attachment struct {
 	mu    sync.Mutex
 	queue []*extent // the first is being written, if writing
 	last  uint64    // the newest grant
+	lacks rangeset.Set
 }
 
 // An extent is a grant as its source sees it. Guarded by the attachment.
@@ -113,15 +115,32 @@ func (a *attachment) run() {
 	stop := context.AfterFunc(a.ctx, a.cancelWriting)
 	defer stop()
 	if err := a.serve(); err != nil && a.ctx.Err() == nil {
-		code := ErrContentUnavailable
-		if errors.Is(err, ErrContentChanged) {
-			code = ErrContentChanged
-		}
-		a.session.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
-			Code: uint64(code), Reason: printable(err.Error()),
-		})
+		a.refuse(0, 0, err)
 	}
+}
+
+// refuse tells the client that this server does not have [start, end), or, if end is 0, does not serve the stream.
+func (a *attachment) refuse(start, end int64, why error) {
+	code := ErrContentUnavailable
+	if errors.Is(why, ErrContentChanged) {
+		code = ErrContentChanged
+	}
+	a.session.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
+		KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
+		StartOffset: uint64(start), EndOffset: uint64(end), Code: uint64(code), Reason: printable(why.Error()),
+	})
+}
+
+// lack tells the client what this server does not have, and drops what was granted of it, as the client does.
+func (a *attachment) lack(l *Lack) {
+	start, end := a.units.floor(l.Start), a.units.ceil(l.End)
+	if start >= end {
+		return
+	}
+	a.mu.Lock()
+	a.lacks.Add(start, end)
+	a.mu.Unlock()
+	a.refuse(start, end, l.Err)
 }
 
 // serve returns the error of the content, or nil when the attachment has ended.
@@ -136,6 +155,11 @@ func (a *attachment) serve() error {
 		return err
 	}
 	defer content.Close()
+	if partial, ok := content.(PartialContent); ok {
+		for _, l := range partial.Lacks() {
+			a.lack(&l)
+		}
+	}
 	b := newBlock(int(max(a.frameSize(), a.units.size)))
 	defer b.release()
 	a.sync(0)
@@ -177,7 +201,7 @@ func (a *attachment) next() *extent {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for len(a.queue) > 0 {
-		if e := a.queue[0]; !e.revoked && e.start < e.end {
+		if e := a.queue[0]; !e.revoked && e.start < e.end && a.lacks.Overlap(e.start, e.end) == 0 {
 			return e
 		}
 		a.queue = a.queue[1:]
@@ -215,6 +239,11 @@ func (a *attachment) write(e *extent, content Content, b *block) (int64, error) 
 		}
 		next := a.units.cut(s.offset, a.frameSize(), end)
 		if err := s.writeFrom(content, b, int(next-s.offset)); err != nil {
+			if lack, ok := errors.AsType[*Lack](err); ok {
+				a.lack(lack) // before the client notices that its grant ends early
+				s.cancel()
+				return s.offset, nil
+			}
 			if _, ours := errors.AsType[contentError](err); ours {
 				s.close(printable(err.Error()))
 			}

@@ -42,7 +42,8 @@ type schedPath struct {
 	room    int           // grants it will queue
 	grants  []*schedGrant // in the order in which the source writes them; only those with a remainder
 	stalled bool
-	leaving bool // gets nothing more as long as there are others
+	leaving bool         // gets nothing more as long as there are others
+	lacks   rangeset.Set // what it does not have
 	rtt     time.Duration
 
 	rate         float64   // bytes a second, smoothed; 0 while unknown
@@ -169,7 +170,40 @@ func (s *scheduler) drain(id PathID, now time.Time) {
 
 // replaceable reports whether somebody else can do what a leaving source would be granted.
 func (s *scheduler) replaceable(p *schedPath) bool {
-	return p.leaving && slices.ContainsFunc(s.paths, func(q *schedPath) bool { return !q.leaving && !q.stalled })
+	return p.leaving && slices.ContainsFunc(s.paths, func(q *schedPath) bool { return !q.leaving && !q.stalled && q.lacks.Len() == 0 })
+}
+
+// lack says that a source does not have [start, end), whole units. It drops by itself what it was granted of them.
+func (s *scheduler) lack(id PathID, start, end int64, now time.Time) {
+	p := s.path(id)
+	if p == nil {
+		return
+	}
+	p.lacks.Add(start, end)
+	for g := p.holds(start, end); g != nil; g = p.holds(start, end) {
+		s.revoke(g)
+	}
+	s.fill(now)
+}
+
+// deliverable reports whether any source has any of the bytes that are missing and wanted now.
+func (s *scheduler) deliverable() bool {
+	for _, p := range s.paths {
+		if p.lacks.Len() == 0 {
+			return true
+		}
+		for at := int64(0); at < s.limit; {
+			r, ok := s.had.NextMissing(at, s.limit)
+			if !ok {
+				break
+			}
+			if !p.lacks.ContainsRange(r.Start, r.End) {
+				return true
+			}
+			at = r.End
+		}
+	}
+	return false
 }
 
 // drained returns the leaving sources that have nothing left to do and are not needed.

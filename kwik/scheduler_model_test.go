@@ -41,6 +41,7 @@ type modelSource struct {
 	received int64
 	rtt      time.Duration
 	leaving  bool
+	lacks    rangeset.Set
 	grants   []*modelGrant // in the order in which they came, until their streams end
 }
 
@@ -174,6 +175,8 @@ func (m *schedulerModel) replay() {
 				m.fatal("grant %d to %s, which is to leave, though there are others", a.grant, src.id)
 			case live >= src.room:
 				m.fatal("grant %d makes %d in a room of %d", a.grant, live+1, src.room)
+			case src.lacks.Overlap(a.start, a.end) > 0:
+				m.fatal("grant [%d, %d) to %s, which lacks %v", a.start, a.end, src.id, &src.lacks)
 			case a.start < 0 || a.start >= a.end || a.end > m.s.limit:
 				m.fatal("grant [%d, %d) with limit %d", a.start, a.end, m.s.limit)
 			case !m.u.isBoundary(a.start) || !m.u.isBoundary(a.end):
@@ -239,7 +242,7 @@ func (m *schedulerModel) check() {
 			}
 			all.Add(g.pos, g.end)
 		}
-		if _, stray := s.free.NextPresent(0, s.limit); stray && s.started && !m.observed && !p.stalled && len(p.grants) == 0 && !s.heldBack(p, m.now) && !s.replaceable(p) {
+		if _, stray := s.freeOf(p, 0, s.limit); stray && s.started && !m.observed && !p.stalled && len(p.grants) == 0 && !s.heldBack(p, m.now) && !s.replaceable(p) {
 			m.fatal("%s has nothing to do while %v is free below %d", p.id, &s.free, s.limit)
 		}
 	}
@@ -346,7 +349,7 @@ func (m *schedulerModel) step() {
 	if len(m.sources) > 0 {
 		src = m.sources[choose.below(len(m.sources))]
 	}
-	switch what := choose.below(25); {
+	switch what := choose.below(26); {
 	case what == 0 || src == nil:
 		m.add(PathID("abcdef"[choose.below(6):][:1]), modelRTTs[choose.below(len(modelRTTs))])
 	case what == 1:
@@ -357,6 +360,13 @@ func (m *schedulerModel) step() {
 		m.do(m.text("%s leaves", src.id), func() {
 			src.leaving = true
 			m.s.drain(src.id, m.now)
+		})
+	case what == 25:
+		start := m.u.floor(int64(choose.below(int(min(m.u.total, 1<<30)))))
+		end := m.u.ceil(min(start+1+int64(choose.below(1<<20)), m.u.total))
+		m.do(m.text("%s lacks [%d, %d)", src.id, start, end), func() {
+			src.lacks.Add(start, end)
+			m.s.lack(src.id, start, end, m.now)
 		})
 	case what == 3:
 		src.room = 1 + choose.below(maxGrantsQueued)

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"kwikcp/internal/rangeset"
 )
 
 const (
@@ -79,12 +81,13 @@ func (s *scheduler) judge(p *schedPath, now time.Time) (stalled bool) {
 	return true
 }
 
-// fill grants what can be granted now. When nothing is free it moves work from those who would finish late to those who
-// would finish soon.
+// fill grants what can be granted now. For those for whom nothing is free it moves work from those who would finish late to
+// those who would finish soon.
 func (s *scheduler) fill(now time.Time) {
-	if !s.started || !s.deal(now) {
+	if !s.started {
 		return
 	}
+	s.deal(now)
 	for _, p := range s.paths {
 		for s.hungry(p, now) < 1 && s.steal(p, now) {
 		}
@@ -92,17 +95,12 @@ func (s *scheduler) fill(now time.Time) {
 	s.deal(now) // what a thief had no room for
 }
 
-// deal grants what is free to the source that is furthest below its target first, so that all stay busy. It reports
-// whether nothing is left.
-func (s *scheduler) deal(now time.Time) bool {
+// deal grants what is free to the source that is furthest below its target first, so that all stay busy.
+func (s *scheduler) deal(now time.Time) {
 	for {
-		r, ok := s.free.NextPresent(0, s.limit)
-		if !ok {
-			return true
-		}
-		p := s.hungriest(now)
+		p, r := s.hungriest(now)
 		if p == nil {
-			return false
+			return
 		}
 		if g := p.holds(r.Start, r.Start+1); g != nil && !p.stalled && s.reclaim(g) {
 			continue // it is writing that already
@@ -112,16 +110,48 @@ func (s *scheduler) deal(now time.Time) bool {
 	}
 }
 
-// hungriest returns the source that most needs a grant, of equals the fastest; nil if none does.
-func (s *scheduler) hungriest(now time.Time) (best *schedPath) {
+// hungriest returns the source that most needs a grant, of equals the fastest, and what it could be granted; nil if there is
+// none.
+func (s *scheduler) hungriest(now time.Time) (best *schedPath, free rangeset.Range) {
 	lowest := 1.0
 	for _, p := range s.paths {
 		level := s.hungry(p, now)
 		if level < lowest || (best != nil && level == lowest && p.rate > best.rate) {
-			best, lowest = p, level
+			if r, ok := s.freeFor(p); ok {
+				best, lowest, free = p, level, r
+			}
 		}
 	}
-	return best
+	return best, free
+}
+
+// freeFor returns what is free and may be granted to p: first what another source lacks, since that source can do the rest.
+func (s *scheduler) freeFor(p *schedPath) (rangeset.Range, bool) {
+	for _, q := range s.paths {
+		if q == p || q.stalled || q.lacks.Len() == 0 {
+			continue
+		}
+		for r, ok := s.freeOf(p, 0, s.limit); ok; r, ok = s.freeOf(p, r.End, s.limit) {
+			if rare, ok := q.lacks.NextPresent(r.Start, r.End); ok {
+				return rare, true
+			}
+		}
+	}
+	return s.freeOf(p, 0, s.limit)
+}
+
+// freeOf returns the first of what is free in [start, end) and p does not lack.
+func (s *scheduler) freeOf(p *schedPath, start, end int64) (rangeset.Range, bool) {
+	for {
+		r, ok := s.free.NextPresent(start, end)
+		if !ok || p.lacks.Len() == 0 {
+			return r, ok
+		}
+		if r, ok := p.lacks.NextMissing(r.Start, r.End); ok {
+			return r, true
+		}
+		start = r.End
+	}
 }
 
 // hungry returns how full a source is: what it was granted ahead over what it should have been, 1 or more if it needs no
@@ -236,6 +266,9 @@ func (s *scheduler) stealTail(p, v *schedPath, now time.Time) bool {
 	}
 	end := g.end
 	cut := max(s.units.ceil(end-int64(min(x, float64(end)))), g.start)
+	for r, ok := p.lacks.NextPresent(cut, end); ok; r, ok = p.lacks.NextPresent(cut, end) {
+		cut = r.End
+	}
 	if cut < g.pos || cut >= end || p.holds(cut, end) != nil {
 		return false
 	}
@@ -258,7 +291,7 @@ func (s *scheduler) double(p, v *schedPath, now time.Time) bool {
 			g, before = h, ahead
 		}
 	}
-	if g == nil || p.holds(g.pos, g.end) != nil {
+	if g == nil || p.holds(g.pos, g.end) != nil || p.lacks.Overlap(g.pos, g.end) > 0 {
 		return false
 	}
 	// Bytes that arrive are not yet bytes that count: who has brought none for a while is not believed to be quick.
@@ -284,7 +317,7 @@ func (s *scheduler) double(p, v *schedPath, now time.Time) bool {
 // grantFree grants to p what is free of [start, end) and reports whether anything was.
 func (s *scheduler) grantFree(p *schedPath, start, end int64, now time.Time) (any bool) {
 	for len(p.grants) < p.room {
-		r, ok := s.free.NextPresent(start, end)
+		r, ok := s.freeOf(p, start, end)
 		if !ok {
 			break
 		}

@@ -78,6 +78,9 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 		}
 		if a != nil {
 			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id, Offset: -1, Reason: printable(update.GetReason())}
+			if end := update.GetEndOffset(); end > 0 {
+				return a.lack(p.id, clampOffset(update.GetStartOffset()), clampOffset(end), refusal)
+			}
 			a.detach(p.id, refusal)
 		}
 		return nil

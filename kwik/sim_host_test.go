@@ -79,6 +79,13 @@ func (c simContent) ReadAt(p []byte, off int64) (int, error) {
 	if end > c.flow.size/2 && c.plan.copy == simCopyChanged {
 		return 0, fmt.Errorf("it was written to: %w", ErrContentChanged)
 	}
+	if c.plan.copy == simCopyRotten {
+		for _, l := range (simHoles{c}).Lacks() {
+			if l.Start < end && off < l.End {
+				return 0, &l
+			}
+		}
+	}
 	version := 0
 	if c.plan.copy == simCopyWrong && c.flow.proof {
 		version = simWrong
@@ -88,6 +95,17 @@ func (c simContent) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (c simContent) Close() error { return nil }
+
+// simHoles is a simContent that says what it lacks: a third of each three units, and never the same at two servers next to each other.
+type simHoles struct{ simContent }
+
+func (c simHoles) Lacks() (all []Lack) {
+	const every = 3 * unit
+	for start := int64(c.index % 3 * unit); start < c.flow.size; start += every {
+		all = append(all, Lack{start + 1, min(start+unit, c.flow.size), errors.New("a hole")})
+	}
+	return all
+}
 
 // begin starts a process, as the successor of the one before if there was one.
 func (h *simHost) begin() {
@@ -111,7 +129,11 @@ func (h *simHost) begin() {
 			if h.plan.copy == simCopyMissing {
 				return nil, errors.New("not here")
 			}
-			return simContent{h, ctx, flow}, nil
+			content := simContent{h, ctx, flow}
+			if h.plan.copy == simCopyHoles {
+				return simHoles{content}, nil
+			}
+			return content, nil
 		}
 	})}
 	role := ServerRolePrimary

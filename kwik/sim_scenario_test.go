@@ -52,6 +52,8 @@ const (
 	simCopyMissing         // nothing
 	simCopyShort           // it fails in the middle
 	simCopyChanged         // it is found to have changed in the middle
+	simCopyHoles           // parts, and it says at once which
+	simCopyRotten          // parts, and it finds out when it reads
 )
 
 // A simTrouble is what happens to a server.
@@ -210,6 +212,9 @@ func newSimScenario(seed uint64) *simScenario {
 			p.acts = r.acts()
 		} else if poor && r.half() {
 			p.copy = simCopyWrong + simCopy(r.IntN(4))
+			if p.copy == simCopyMissing && seed%4 > 0 { // drawn from nothing else, so that older seeds are what they were
+				p.copy = simCopyHoles + simCopy(seed%2)
+			}
 		}
 	}
 	s.fate(r)

@@ -22,6 +22,7 @@ type source struct {
 	gone     bool         // guarded likewise
 	stalled  bool         // guarded likewise
 	reason   error        // why it is gone; guarded likewise
+	lacks    error        // why it does not have all; guarded likewise
 	told     int64        // the end of a pushed stream's window as the source knows it; guarded likewise
 }
 
@@ -60,6 +61,30 @@ func (a *streamAggregator) detach(id PathID, reason error) {
 		a.sched.removePath(id, time.Now())
 		a.dispatch()
 	}
+}
+
+// maxLacks bounds in how many pieces a source may lack bytes of a stream.
+const maxLacks = 8192
+
+// lack says that a source does not have [start, end), whole units, and why.
+func (a *streamAggregator) lack(id PathID, start, end int64, reason error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.sources[id]
+	switch {
+	case a.pushed, start < 0, start >= end, end > a.units.total, !a.units.isBoundary(start), !a.units.isBoundary(end):
+		return errorf(ErrMetadataProtocolViolation, "the source lacks [%d, %d)", start, end).onPath(id).onStream(a.id, start)
+	case s == nil || s.gone:
+		return nil
+	}
+	s.lacks = reason
+	a.sched.lack(id, start, end, time.Now())
+	if p := a.sched.path(id); p.lacks.Len() > maxLacks {
+		s.gone, s.reason = true, errorf(ErrContentUnavailable, "lacks more than %d pieces", maxLacks).onPath(id)
+		a.sched.removePath(id, time.Now())
+	}
+	a.dispatch()
+	return nil
 }
 
 // drain says that a source is about to leave: it finishes what it is at, and gets nothing more unless there is nobody else. A source that

@@ -214,7 +214,8 @@ func (x *StreamMetadataFrame) GetSourcePathId() string {
 //
 // Client to source: UPDATE moves the end of one grant down to end_offset; DELETE takes a grant back whole, or, with
 // grant_id 0, releases the KWIK stream at this source. Source to client: DELETE with grant_id 0 says that the source
-// cannot or will no longer serve the KWIK stream, and code and reason say why.
+// cannot or will no longer serve the KWIK stream, or, with an end_offset, [start_offset, end_offset) of it; code and
+// reason say why.
 type StreamMappingUpdate struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	SecondaryStreamId uint64                 `protobuf:"varint,1,opt,name=secondary_stream_id,json=secondaryStreamId,proto3" json:"secondary_stream_id,omitempty"`
@@ -227,6 +228,7 @@ type StreamMappingUpdate struct {
 	// A KWIK error code, 0 for none.
 	Code          uint64 `protobuf:"varint,8,opt,name=code,proto3" json:"code,omitempty"`
 	Reason        string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	StartOffset   uint64 `protobuf:"varint,10,opt,name=start_offset,json=startOffset,proto3" json:"start_offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -324,6 +326,13 @@ func (x *StreamMappingUpdate) GetReason() string {
 	return ""
 }
 
+func (x *StreamMappingUpdate) GetStartOffset() uint64 {
+	if x != nil {
+		return x.StartOffset
+	}
+	return 0
+}
+
 var File_stream_metadata_proto protoreflect.FileDescriptor
 
 const file_stream_metadata_proto_rawDesc = "" +
@@ -334,7 +343,7 @@ const file_stream_metadata_proto_rawDesc = "" +
 	"\x04type\x18\x02 \x01(\x0e2 .kwik.metadata.MetadataFrameTypeR\x04type\x12\x18\n" +
 	"\apayload\x18\x03 \x01(\fR\apayload\x12\x1c\n" +
 	"\ttimestamp\x18\x04 \x01(\x04R\ttimestamp\x12$\n" +
-	"\x0esource_path_id\x18\x05 \x01(\tR\fsourcePathId\"\xc7\x02\n" +
+	"\x0esource_path_id\x18\x05 \x01(\tR\fsourcePathId\"\xea\x02\n" +
 	"\x13StreamMappingUpdate\x12.\n" +
 	"\x13secondary_stream_id\x18\x01 \x01(\x04R\x11secondaryStreamId\x12$\n" +
 	"\x0ekwik_stream_id\x18\x02 \x01(\x04R\fkwikStreamId\x12\x17\n" +
@@ -345,7 +354,9 @@ const file_stream_metadata_proto_rawDesc = "" +
 	"\n" +
 	"end_offset\x18\a \x01(\x04R\tendOffset\x12\x12\n" +
 	"\x04code\x18\b \x01(\x04R\x04code\x12\x16\n" +
-	"\x06reason\x18\t \x01(\tR\x06reason*\xb3\x01\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12!\n" +
+	"\fstart_offset\x18\n" +
+	" \x01(\x04R\vstartOffset*\xb3\x01\n" +
 	"\x11MetadataFrameType\x12\x19\n" +
 	"\x15SECONDARY_STREAM_OPEN\x10\x00\x12\x19\n" +
 	"\x15SECONDARY_STREAM_DATA\x10\x01\x12\x1a\n" +

@@ -1,0 +1,119 @@
+package kwik
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"kwikcp/internal/rangeset"
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// A partial is a content of which bytes are missing: it says so when it is opened, or only when it is read (late).
+type partial struct {
+	memory
+	lacks rangeset.Set
+	late  bool
+	read  *rangeset.Set // what was asked for and is lacked; a test fails if there is any
+}
+
+var errNotHere = errors.New("not here")
+
+func (p partial) Lacks() (all []Lack) {
+	if !p.late {
+		for r := range p.lacks.All() {
+			all = append(all, Lack{r.Start, r.End, errNotHere})
+		}
+	}
+	return all
+}
+
+func (p partial) ReadAt(b []byte, off int64) (int, error) {
+	if r, ok := p.lacks.NextPresent(off, off+int64(len(b))); ok {
+		if !p.late {
+			p.read.Add(r.Start, r.End)
+		}
+		return 0, &Lack{r.Start, r.End, errNotHere}
+	}
+	return p.memory.ReadAt(b, off)
+}
+
+// Sources that lack parts of a stream serve the others. What nobody has ends the stream once all else is there, with the reason,
+// and without waiting for a time-out.
+func TestPartialSources(t *testing.T) {
+	const size = 64*unit + 77
+	for _, x := range []struct {
+		name    string
+		lacks   [3][]rangeset.Range // of the primary and two secondaries
+		late    bool
+		missing []rangeset.Range
+	}{
+		{name: "secondaries have a half each", lacks: [3][]rangeset.Range{{}, {{Start: 0, End: 32 * unit}}, {{Start: 32 * unit, End: size}}}},
+		{name: "not whole units", lacks: [3][]rangeset.Range{{}, {{Start: 1, End: 2}, {Start: size - 1, End: size}}, {{Start: 5*unit - 1, End: 9*unit + 1}}}},
+		{name: "the primary has nothing", lacks: [3][]rangeset.Range{{{Start: 0, End: size}}, {{Start: 0, End: 32 * unit}}, {{Start: 32 * unit, End: size}}}},
+		{name: "found out while reading", late: true, lacks: [3][]rangeset.Range{{}, {{Start: 2 * unit, End: 32 * unit}}, {{Start: 40 * unit, End: size}}}},
+		{name: "nobody has it", lacks: [3][]rangeset.Range{{{Start: 7, End: 8}}, {{Start: 0, End: 32 * unit}}, {{Start: 0, End: unit}}},
+			missing: []rangeset.Range{{Start: 0, End: unit}}},
+		{name: "nobody has it, found out while reading", late: true, lacks: [3][]rangeset.Range{{{Start: 7, End: 8}}, {{Start: 0, End: 32 * unit}}, {{Start: 0, End: unit}}},
+			missing: []rangeset.Range{{Start: 0, End: unit}}},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			inWorldOf(t, size, 2, lan, func(w *world) {
+				var asked rangeset.Set
+				for i, s := range []*testServer{w.primary, w.secondaries[0], w.secondaries[1]} {
+					s.config.OpenContent = func(context.Context, ContentRequest) (Content, error) {
+						return partial{memory{w.data}, rangeset.Of(x.lacks[i]...), x.late, &asked}, nil
+					}
+				}
+				client, server := w.dial(nil)
+				start := time.Now()
+				c := w.copy(w.offer(client, server, unit))
+				if x.missing == nil {
+					c.wantAll()
+				} else {
+					<-c.done
+					if !errors.Is(c.err, ErrAggregationTimeout) || !strings.Contains(c.err.Error(), errNotHere.Error()) {
+						t.Errorf("%v", c.err)
+					}
+					if took := time.Since(start); took > 5*time.Second {
+						t.Errorf("it took %v to find out", took)
+					}
+					want := rangeset.Of(rangeset.Range{End: size})
+					for _, r := range x.missing {
+						want.Sub(r.Start, r.End)
+					}
+					if got := c.s.Stats().Bytes; got != want.Total() {
+						t.Errorf("%d bytes are there, want %d", got, want.Total())
+					}
+				}
+				if asked.Len() > 0 {
+					t.Errorf("%v was asked for", &asked)
+				}
+				for _, s := range c.s.Stats().Sources {
+					if s.Gone != nil {
+						t.Errorf("%s: %v", s.Path, s.Gone)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A source that says nonsense about what it lacks breaks the protocol; one that lacks too many pieces is done without.
+func TestLackOfNonsense(t *testing.T) {
+	for _, r := range []rangeset.Range{{Start: 1, End: unit}, {Start: 0, End: unit + 1}, {Start: unit, End: unit}, {Start: 2 * unit, End: unit}, {Start: 0, End: 1 << 62}} {
+		inWorldOf(t, 10*unit, 0, lan, func(w *world) {
+			client, server := w.dial(nil)
+			c := w.copy(w.offer(client, server, unit))
+			server.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
+				KwikStreamId: uint64(c.s.StreamID()), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
+				StartOffset: uint64(r.Start), EndOffset: uint64(r.End),
+			})
+			<-client.Context().Done()
+			wantError(t, context.Cause(client.Context()), ErrMetadataProtocolViolation)
+			<-c.done
+		})
+	}
+}
