@@ -32,9 +32,6 @@ func (t *Tree) Groups() int64 { return t.g.Groups(t.size) }
 // order: what [FromCVs] takes. It is empty with fewer than two groups.
 func (t *Tree) CVs() []byte { return bytes.Clone(t.cvs) }
 
-// cv returns the chaining value of one group of a tree of two or more.
-func (t *Tree) cv(n GroupNum) CV { return CV(t.cvs[int64(n)*hashSize:]) }
-
 // FromCVs returns the tree of a file of size bytes from cvs, the concatenated
 // 32-byte chaining values of its groups (empty when it has fewer than two).
 // Nothing given but root need be trusted: it returns a [*ProofError] unless cvs
@@ -44,6 +41,16 @@ func (t *Tree) cv(n GroupNum) CV { return CV(t.cvs[int64(n)*hashSize:]) }
 //
 // It cannot prove size: see the package documentation.
 func FromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
+	t, err := fromCVs(size, g, cvs, root)
+	if err != nil {
+		return nil, err
+	}
+	t.cvs = bytes.Clone(t.cvs)
+	return t, nil
+}
+
+// fromCVs is FromCVs without the copy: the tree keeps cvs.
+func fromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
 	refuse := func(why Problem, got Root) (*Tree, error) {
 		return nil, &ProofError{Problem: why, Size: size, GroupSize: g, CVBytes: len(cvs), Want: root, Got: got}
 	}
@@ -53,11 +60,10 @@ func FromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
 	case size < 0:
 		return refuse(BadSize, Root{})
 	}
-	groups := g.Groups(size)
-	if groups < 2 {
-		if len(cvs) != 0 {
-			return refuse(BadLength, Root{})
-		}
+	if int64(len(cvs)) != cvBytes(size, g) {
+		return refuse(BadLength, Root{})
+	}
+	if len(cvs) == 0 {
 		if size == 0 {
 			if empty := nodeRoot(subtreeNode(nil, 0)); empty != root {
 				return refuse(BadRoot, empty)
@@ -65,20 +71,28 @@ func FromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
 		}
 		return &Tree{size: size, g: g, root: root}, nil
 	}
-	if int64(len(cvs)) != groups*hashSize { // at most 2^53 groups: no overflow
-		return refuse(BadLength, Root{})
-	}
 	if got := nodeRoot(parentNode(cvs)); got != root {
 		return refuse(BadRoot, got)
 	}
-	return &Tree{size: size, g: g, root: root, cvs: bytes.Clone(cvs)}, nil
+	return &Tree{size: size, g: g, root: root, cvs: cvs}, nil
+}
+
+// cvBytes returns the length in bytes of the chaining values of a file of size
+// bytes: none with fewer than two groups.
+func cvBytes(size int64, g GroupSize) int64 {
+	groups := g.Groups(size)
+	if groups < 2 {
+		return 0
+	}
+	return groups * hashSize // at most 2^53 groups: no overflow
 }
 
 // Problem says what is wrong with a proof.
 type Problem uint8
 
 const (
-	// BadSize: the size is negative.
+	// BadSize: the size is negative, or of more than [MaxGroups] in a
+	// [GrowingTree].
 	BadSize Problem = iota + 1
 	// BadGroupSize: the group size is above [MaxGroupSize].
 	BadGroupSize
