@@ -96,18 +96,24 @@ const (
 	BadSize Problem = iota + 1
 	// BadGroupSize: the group size is above [MaxGroupSize].
 	BadGroupSize
-	// BadLength: the chaining values are not as many as the size asks for.
+	// BadLength: the chaining values are not as many as the size asks for, or the
+	// size and the range.
 	BadLength
 	// BadRoot: the chaining values, or the empty file, hash to another root.
 	BadRoot
+	// BadRange: a file of the size has no such range, or the range is empty.
+	BadRange
 )
 
-// ProofError reports that chaining values do not prove a file. The one who sent
-// them, or the one who named the root, is wrong; it is never a local failure.
+// ProofError reports that chaining values do not prove a file, or a range of it.
+// The one who sent them, or the one who named the root, is wrong; it is never a
+// local failure.
 type ProofError struct {
 	Problem   Problem
 	Size      int64 // of the file in bytes, as claimed
 	GroupSize GroupSize
+	Start     int64 // of the range that was to be proved, in bytes; both 0 without one
+	End       int64
 	CVBytes   int  // length of the chaining values given
 	Want      Root // the root to prove
 	Got       Root // with BadRoot: what was hashed instead
@@ -120,8 +126,14 @@ func (e *ProofError) Error() string {
 	case BadGroupSize:
 		return fmt.Sprintf("integrity: proof with group size 2^%d chunks, above 2^%d", e.GroupSize, MaxGroupSize)
 	case BadLength:
-		return fmt.Sprintf("integrity: proof has %d bytes of chaining values, which does not fit %d bytes in groups of %d",
-			e.CVBytes, e.Size, e.GroupSize.Bytes())
+		what := fmt.Sprintf("%d bytes", e.Size)
+		if e.End > 0 {
+			what = fmt.Sprintf("[%d,%d) of %d bytes", e.Start, e.End, e.Size)
+		}
+		return fmt.Sprintf("integrity: proof has %d bytes of chaining values, which does not fit %s in groups of %d",
+			e.CVBytes, what, e.GroupSize.Bytes())
+	case BadRange:
+		return fmt.Sprintf("integrity: proof of [%d,%d) in a file of %d bytes", e.Start, e.End, e.Size)
 	default:
 		return fmt.Sprintf("integrity: proof hashes to %s, not to %s", e.Got, e.Want)
 	}
