@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -216,14 +215,11 @@ func hashReported(ctx context.Context, f transfer.File, report transfer.Reporter
 		return root, 0, err
 	}
 	size = info.Size()
-	var mu sync.Mutex
-	done, last := int64(0), time.Now()
-	tree, err := integrity.Build(ctx, f, size, integrity.GroupSizeFor(size), func(n int64) {
-		mu.Lock()
-		defer mu.Unlock()
-		if done += n; time.Since(last) >= 100*time.Millisecond {
+	last := time.Now()
+	tree, err := integrity.Build(ctx, f, size, integrity.GroupSizeFor(size), func(end int64, _ []byte) {
+		if time.Since(last) >= 100*time.Millisecond {
 			last = time.Now()
-			report.Checking(done, size)
+			report.Checking(end, size)
 		}
 	})
 	if err != nil {

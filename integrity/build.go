@@ -30,16 +30,15 @@ var blocks = sync.Pool{New: func() any { return new([blockBytes]byte) }}
 // one block of 1 MiB in memory for each, besides the tree itself (32 bytes for
 // each group).
 //
-// progress may be nil. Otherwise it is called after each block with the bytes
-// just hashed (an increment, at most 1 MiB), from several goroutines at once;
-// after success the increments add up to size.
+// progress may be nil. Otherwise it is told how far the file is hashed without a
+// gap, see [Progress].
 //
 // It returns ctx's error within one block after ctx is done, but does not
 // interrupt a ReadAt; a [*ShortReadError] if r ends before size; r's own error,
 // wrapped with its offset; or an ordinary error for a negative size, an invalid
 // g, or more than [MaxGroups]. Bytes that r holds beyond size are not read. On
-// return no goroutine is left and r is no longer used.
-func Build(ctx context.Context, r io.ReaderAt, size int64, g GroupSize, progress func(bytes int64)) (*Tree, error) {
+// return no goroutine is left and neither r nor progress is used any more.
+func Build(ctx context.Context, r io.ReaderAt, size int64, g GroupSize, progress Progress) (*Tree, error) {
 	switch {
 	case size < 0:
 		return nil, fmt.Errorf("integrity: build: size is negative: %d", size)
@@ -59,7 +58,10 @@ func Build(ctx context.Context, r io.ReaderAt, size int64, g GroupSize, progress
 	if n := t.Groups(); n > 1 {
 		t.cvs = make([]byte, n*hashSize)
 	}
-	b := builder{t: t, r: r, progress: progress}
+	b := builder{t: t, r: r}
+	if progress != nil {
+		b.prefix = &prefix{t: t, progress: progress}
+	}
 	if err := b.run(ctx); err != nil {
 		return nil, err
 	}
@@ -71,10 +73,10 @@ func Build(ctx context.Context, r io.ReaderAt, size int64, g GroupSize, progress
 
 // builder shares the blocks of one file among workers.
 type builder struct {
-	t        *Tree // cvs: each worker writes those of its own blocks
-	r        io.ReaderAt
-	progress func(int64)
-	next     atomic.Int64 // index of the next block that nobody has taken
+	t      *Tree // cvs: each worker writes those of its own blocks
+	r      io.ReaderAt
+	prefix *prefix      // nil if nobody wants to know
+	next   atomic.Int64 // index of the next block that nobody has taken
 }
 
 // run hashes all blocks. It owns the workers and waits for them.
@@ -107,8 +109,8 @@ func (b *builder) work(ctx context.Context) error {
 			return err
 		}
 		b.hash(p, off)
-		if b.progress != nil {
-			b.progress(int64(len(p)))
+		if b.prefix != nil {
+			b.prefix.add(off, off+int64(len(p)))
 		}
 	}
 }

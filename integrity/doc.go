@@ -27,6 +27,14 @@
 // chaining values that anyone sent, and proves them first. [Tree.Verify] then
 // proves any whole groups, in any order, from any source.
 //
+// [Tree.ProveRange] and [FromRangeProof] do the same for the groups of one range
+// alone, with a proof whose length grows with the range and with the logarithm of
+// the file.
+//
+// Build tells its [Progress] the chaining values that it has so far. Whoever
+// gets them can check bytes with a [GrowingTree] before the root is known, and
+// prove all of it once it is.
+//
 // # What is proved, and what is not
 //
 // After FromCVs the chaining values are those of the root. The size is still a

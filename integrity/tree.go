@@ -32,9 +32,6 @@ func (t *Tree) Groups() int64 { return t.g.Groups(t.size) }
 // order: what [FromCVs] takes. It is empty with fewer than two groups.
 func (t *Tree) CVs() []byte { return bytes.Clone(t.cvs) }
 
-// cv returns the chaining value of one group of a tree of two or more.
-func (t *Tree) cv(n GroupNum) CV { return CV(t.cvs[int64(n)*hashSize:]) }
-
 // FromCVs returns the tree of a file of size bytes from cvs, the concatenated
 // 32-byte chaining values of its groups (empty when it has fewer than two).
 // Nothing given but root need be trusted: it returns a [*ProofError] unless cvs
@@ -44,6 +41,16 @@ func (t *Tree) cv(n GroupNum) CV { return CV(t.cvs[int64(n)*hashSize:]) }
 //
 // It cannot prove size: see the package documentation.
 func FromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
+	t, err := fromCVs(size, g, cvs, root)
+	if err != nil {
+		return nil, err
+	}
+	t.cvs = bytes.Clone(t.cvs)
+	return t, nil
+}
+
+// fromCVs is FromCVs without the copy: the tree keeps cvs.
+func fromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
 	refuse := func(why Problem, got Root) (*Tree, error) {
 		return nil, &ProofError{Problem: why, Size: size, GroupSize: g, CVBytes: len(cvs), Want: root, Got: got}
 	}
@@ -53,11 +60,10 @@ func FromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
 	case size < 0:
 		return refuse(BadSize, Root{})
 	}
-	groups := g.Groups(size)
-	if groups < 2 {
-		if len(cvs) != 0 {
-			return refuse(BadLength, Root{})
-		}
+	if int64(len(cvs)) != cvBytes(size, g) {
+		return refuse(BadLength, Root{})
+	}
+	if len(cvs) == 0 {
 		if size == 0 {
 			if empty := nodeRoot(subtreeNode(nil, 0)); empty != root {
 				return refuse(BadRoot, empty)
@@ -65,35 +71,49 @@ func FromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
 		}
 		return &Tree{size: size, g: g, root: root}, nil
 	}
-	if int64(len(cvs)) != groups*hashSize { // at most 2^53 groups: no overflow
-		return refuse(BadLength, Root{})
-	}
 	if got := nodeRoot(parentNode(cvs)); got != root {
 		return refuse(BadRoot, got)
 	}
-	return &Tree{size: size, g: g, root: root, cvs: bytes.Clone(cvs)}, nil
+	return &Tree{size: size, g: g, root: root, cvs: cvs}, nil
+}
+
+// cvBytes returns the length in bytes of the chaining values of a file of size
+// bytes: none with fewer than two groups.
+func cvBytes(size int64, g GroupSize) int64 {
+	groups := g.Groups(size)
+	if groups < 2 {
+		return 0
+	}
+	return groups * hashSize // at most 2^53 groups: no overflow
 }
 
 // Problem says what is wrong with a proof.
 type Problem uint8
 
 const (
-	// BadSize: the size is negative.
+	// BadSize: the size is negative, or of more than [MaxGroups] in a
+	// [GrowingTree].
 	BadSize Problem = iota + 1
 	// BadGroupSize: the group size is above [MaxGroupSize].
 	BadGroupSize
-	// BadLength: the chaining values are not as many as the size asks for.
+	// BadLength: the chaining values are not as many as the size asks for, or the
+	// size and the range.
 	BadLength
 	// BadRoot: the chaining values, or the empty file, hash to another root.
 	BadRoot
+	// BadRange: a file of the size has no such range, or the range is empty.
+	BadRange
 )
 
-// ProofError reports that chaining values do not prove a file. The one who sent
-// them, or the one who named the root, is wrong; it is never a local failure.
+// ProofError reports that chaining values do not prove a file, or a range of it.
+// The one who sent them, or the one who named the root, is wrong; it is never a
+// local failure.
 type ProofError struct {
 	Problem   Problem
 	Size      int64 // of the file in bytes, as claimed
 	GroupSize GroupSize
+	Start     int64 // of the range that was to be proved, in bytes; both 0 without one
+	End       int64
 	CVBytes   int  // length of the chaining values given
 	Want      Root // the root to prove
 	Got       Root // with BadRoot: what was hashed instead
@@ -106,8 +126,14 @@ func (e *ProofError) Error() string {
 	case BadGroupSize:
 		return fmt.Sprintf("integrity: proof with group size 2^%d chunks, above 2^%d", e.GroupSize, MaxGroupSize)
 	case BadLength:
-		return fmt.Sprintf("integrity: proof has %d bytes of chaining values, which does not fit %d bytes in groups of %d",
-			e.CVBytes, e.Size, e.GroupSize.Bytes())
+		what := fmt.Sprintf("%d bytes", e.Size)
+		if e.End > 0 {
+			what = fmt.Sprintf("[%d,%d) of %d bytes", e.Start, e.End, e.Size)
+		}
+		return fmt.Sprintf("integrity: proof has %d bytes of chaining values, which does not fit %s in groups of %d",
+			e.CVBytes, what, e.GroupSize.Bytes())
+	case BadRange:
+		return fmt.Sprintf("integrity: proof of [%d,%d) in a file of %d bytes", e.Start, e.End, e.Size)
 	default:
 		return fmt.Sprintf("integrity: proof hashes to %s, not to %s", e.Got, e.Want)
 	}

@@ -11,44 +11,54 @@ import "fmt"
 // fit the groups is the caller's mistake and gives an ordinary error, and so
 // does an empty p, which would prove nothing; only in an empty file it is right.
 func (t *Tree) Verify(off int64, p []byte) error {
-	if err := t.checkRange(off, int64(len(p))); err != nil {
+	if err := checkRange(t.size, t.g, off, int64(len(p))); err != nil {
 		return err
 	}
-	for n := t.g.GroupAt(off); len(p) > 0; n++ {
-		group := p[:min(t.g.Bytes(), int64(len(p)))]
-		if !t.holds(n, group) {
-			return &GroupError{Offset: n.Offset(t.g), Length: int64(len(group))}
-		}
-		p = p[len(group):]
+	if t.cvs == nil {
+		return verifyOnly(t.root, p)
 	}
-	return nil
+	return verifyGroups(t.g, off, p, t.cvs[int64(t.g.GroupAt(off))*hashSize:])
 }
 
-// checkRange refuses byte ranges that are not whole groups of the file.
-func (t *Tree) checkRange(off, length int64) error {
-	unit := t.g.Bytes()
+// checkRange refuses byte ranges that are not whole groups of a file of size
+// bytes.
+func checkRange(size int64, g GroupSize, off, length int64) error {
+	unit := g.Bytes()
 	switch {
-	case off < 0 || off > t.size || length > t.size-off:
-		return fmt.Errorf("integrity: verify: %d bytes at %d are outside a file of %d", length, off, t.size)
+	case off < 0 || off > size || length > size-off:
+		return fmt.Errorf("integrity: verify: %d bytes at %d are outside a file of %d", length, off, size)
 	case off%unit != 0:
 		return fmt.Errorf("integrity: verify: offset %d is not a multiple of the group of %d bytes", off, unit)
-	case length%unit != 0 && off+length != t.size:
+	case length%unit != 0 && off+length != size:
 		return fmt.Errorf("integrity: verify: %d bytes at %d end within a group of %d bytes", length, off, unit)
-	case length == 0 && t.size > 0:
+	case length == 0 && size > 0:
 		return fmt.Errorf("integrity: verify: no bytes at %d", off)
 	}
 	return nil
 }
 
-// holds reports whether p, of the right length, is group n. A file's only group
-// is its root node; the others are held against their chaining values, which
-// are already proved.
-func (t *Tree) holds(n GroupNum, p []byte) bool {
-	node := subtreeNode(p, n.FirstChunk(t.g))
-	if t.cvs == nil {
-		return nodeRoot(node) == t.root
+// verifyOnly holds p against the root of a file of at most one group: that group
+// is the root node. What is to be said of an empty file was said when root was
+// proved.
+func verifyOnly(root Root, p []byte) error {
+	if len(p) > 0 && nodeRoot(subtreeNode(p, 0)) != root {
+		return &GroupError{Offset: 0, Length: int64(len(p))}
 	}
-	return nodeCV(node) == t.cv(n)
+	return nil
+}
+
+// verifyGroups holds the groups in p, which has passed checkRange for off,
+// against their chaining values: cvs begins with the one of the group at off and
+// has at least as many as p has groups.
+func verifyGroups(g GroupSize, off int64, p, cvs []byte) error {
+	for n := g.GroupAt(off); len(p) > 0; n++ {
+		group := p[:min(g.Bytes(), int64(len(p)))]
+		if nodeCV(subtreeNode(group, n.FirstChunk(g))) != CV(cvs) {
+			return &GroupError{Offset: n.Offset(g), Length: int64(len(group))}
+		}
+		p, cvs = p[len(group):], cvs[hashSize:]
+	}
+	return nil
 }
 
 // GroupError reports bytes that are not the file's. Whoever sent them is wrong,

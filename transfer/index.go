@@ -103,7 +103,7 @@ func (x *index) hash(e *indexEntry, open func() (File, error)) (*integrity.Tree,
 	if err := sameVersion(f, e.version); err != nil {
 		return nil, err
 	}
-	tree, err := integrity.Build(x.ctx, f, e.version.size, integrity.GroupSizeFor(e.version.size), func(n int64) { e.hashed.Add(n) })
+	tree, err := integrity.Build(x.ctx, f, e.version.size, integrity.GroupSizeFor(e.version.size), func(end int64, _ []byte) { e.hashed.Store(end) })
 	if changed := sameVersion(f, e.version); changed != nil {
 		return nil, changed
 	}

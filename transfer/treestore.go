@@ -99,22 +99,19 @@ func openTreeStore(path string) (s *TreeStore, err error) {
 // Close closes the store. Nothing may use it any more.
 func (s *TreeStore) Close() error { return s.db.Close() }
 
-// A record is number(8) size(8) mtime(8) ctime(8) inode(8) group(1) root(32) chaining values, checksum(16): integers little-endian,
-// times in nanoseconds since the Unix epoch. The checksum is BLAKE3's of the path, a NUL, and all before it.
+// A record is number(8) size(8) mtime(8) ctime(8) inode(8), the tree as integrity.Tree.AppendBinary stores it, checksum(16): integers
+// little-endian, times in nanoseconds since the Unix epoch. The checksum is BLAKE3's of the path, a NUL, and all before it.
 const (
-	recordHead     = 5*8 + 1 + 32
+	recordHead     = 5 * 8
 	recordChecksum = 16
 )
 
 func newRecord(path string, number uint64, v fileVersion, tree *integrity.Tree) []byte {
-	r := make([]byte, 0, recordHead+32*tree.Groups()+recordChecksum)
+	r := make([]byte, 0, recordHead+64+32*tree.Groups()+recordChecksum)
 	for _, n := range []uint64{number, uint64(v.size), uint64(v.mtime), uint64(v.ctime), v.inode} {
 		r = binary.LittleEndian.AppendUint64(r, n)
 	}
-	root := tree.Root()
-	r = append(r, byte(tree.GroupSize()))
-	r = append(r, root[:]...)
-	r = append(r, tree.CVs()...)
+	r, _ = tree.AppendBinary(r)
 	return append(r, recordSum(path, r)...)
 }
 
@@ -141,13 +138,8 @@ func checkRecord(path string, r []byte) (v fileVersion, body []byte, ok bool) {
 
 // recordedTree returns the tree of a record of a file of the given size, nil if it makes no sense.
 func recordedTree(size int64, body []byte) *integrity.Tree {
-	root := integrity.Root(body[41:recordHead])
-	group := integrity.GroupSize(body[40])
-	if !group.Valid() || size < 0 || group.Groups(size) > integrity.MaxGroups {
-		return nil
-	}
-	tree, err := integrity.FromCVs(size, group, bytes.Clone(body[recordHead:]), root)
-	if err != nil {
+	tree, err := integrity.ParseTree(body[recordHead:])
+	if err != nil || tree.Size() != size {
 		return nil
 	}
 	return tree
