@@ -45,8 +45,10 @@ func (a *streamAggregator) setHorizon(end int64) error {
 		return errorf(ErrOffsetSyncFailure, "horizon %d after %d", end, a.horizon).onStream(a.id, end)
 	}
 	a.horizon = end
-	a.sched.setLimit(a.limit(), time.Now())
-	a.dispatch()
+	if a.err == nil && !a.released {
+		a.sched.setLimit(a.limit(), time.Now())
+		a.dispatch()
+	}
 	return nil
 }
 

@@ -20,6 +20,7 @@ type member struct {
 	key       ticketKey
 	conn      *quic.Conn // the membership lasts as long as this
 	charges   []charge   // what clients could not prove of it, and it has not proved since
+	excuses   int        // times that it had another version than the one it was charged for
 	examined  bool       // a goroutine has it prove its charges
 	suspended bool       // it could not: clients are not told of it
 }

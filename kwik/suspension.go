@@ -16,7 +16,8 @@ import (
 
 // This file is about secondaries whose bytes a client could not prove. The client isolates such a secondary by itself and tells
 // the primary. The primary asks the secondary for the very bytes, on the join connection, and has its application check them. If they
-// are wrong, or do not come, it offers the secondary to nobody until they are right. The word of a client alone changes nothing.
+// are wrong, or do not come, it offers the secondary to nobody until they are right. The word of a client alone changes nothing. A
+// secondary that finds that it has another version of the content may say so, now and then: it is stale, not corrupt.
 //
 //	a client's blame -> challenge: right -> nothing happens
 //	                        |
@@ -33,6 +34,8 @@ const (
 	chargePause = time.Second
 	// challengeTimeout bounds one challenge.
 	challengeTimeout = 10 * time.Second
+	// maxExcuses is how often a member may answer that it has another version, while it is one.
+	maxExcuses = 16
 	// maxCharges is how many pieces a member has to prove at a time; clients that blame it for more are believed to mean the same.
 	maxCharges = 16
 	// maxBlames is how often one session is listened to.
@@ -122,8 +125,12 @@ func (l *Listener) examine(m *member) {
 		}
 		pause := wait
 		l.mu.Lock()
+		stale := errors.Is(err, ErrContentChanged) && m.excuses < maxExcuses
 		switch {
-		case err == nil:
+		case err == nil || stale:
+			if stale {
+				m.excuses++
+			}
 			m.charges = m.charges[1:]
 			pause, wait = chargePause, minChallenge
 		default:
@@ -131,7 +138,7 @@ func (l *Listener) examine(m *member) {
 			wait = min(2*wait, maxChallenge)
 		}
 		l.mu.Unlock()
-		if err != nil && !suspended {
+		if err != nil && !stale && !suspended {
 			l.config.OnSuspension(m.id, err)
 		}
 		select {
@@ -184,7 +191,11 @@ func (l *Listener) challenge(m *member, c charge) error {
 	case answer == nil:
 		return errors.New("no answer to a challenge")
 	case int64(len(answer.GetContent())) != c.end-c.start:
-		return errorf(ErrContentUnavailable, "it has no bytes [%d, %d): %s", c.start, c.end, printable(answer.GetReason()))
+		code := ErrContentUnavailable
+		if answer.GetCode() == uint64(ErrContentChanged) {
+			code = ErrContentChanged
+		}
+		return errorf(code, "it has no bytes [%d, %d): %s", c.start, c.end, printable(answer.GetReason()))
 	default:
 		return l.config.Verify(ctx, spec.Descriptor, c.start, answer.GetContent())
 	}
@@ -209,6 +220,9 @@ func (l *Listener) answerChallenges(conn *quic.Conn) {
 		ctx, cancel := context.WithTimeout(conn.Context(), challengeTimeout)
 		if answer.Content, err = l.read(ctx, f.GetChallenge()); err != nil {
 			answer.Reason = printable(err.Error())
+			if errors.Is(err, ErrContentChanged) {
+				answer.Code = uint64(ErrContentChanged)
+			}
 		}
 		cancel()
 		if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Answer{Answer: answer}}); err != nil {

@@ -112,6 +112,38 @@ func TestSuspension(t *testing.T) {
 	})
 }
 
+// A secondary that has found out that its copy is another version is not suspended; one that says so again and again is.
+func TestStaleIsNotSuspended(t *testing.T) {
+	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
+		w.primary.stop()
+		said := &standing{}
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
+		w.secondaries = append(w.secondaries, w.join(configured(func(c *Config) {
+			c.OpenContent = func(_ context.Context, r ContentRequest) (Content, error) {
+				if r.Session == nil {
+					return nil, &Error{Code: ErrContentChanged, Reason: "another version", Stream: -1, Offset: -1}
+				}
+				return memory{make([]byte, len(w.data))}, nil
+			}
+		})))
+		for i := range maxExcuses + 1 {
+			if m := w.primary.Members(); len(m) != 1 || m[0].Suspended || len(said.all()) > 0 {
+				w.t.Fatalf("after %d: %+v, %v", i, m, said.all())
+			}
+			client, server := w.dial(nil)
+			w.wantState(client, "s1", PathActive)
+			s := w.offer(client, server, unit)
+			s.SetProof(w.prove)
+			w.copy(s).wantAll()
+			client.CloseWithError(0, "")
+			time.Sleep(2 * chargePause)
+		}
+		if m := w.primary.Members(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
+			w.t.Errorf("%+v, %v", m, said.all())
+		}
+	})
+}
+
 // A client that lies about an honest secondary does not keep it out: the bytes are asked for, and are right. What makes no sense is ignored.
 func TestFalseBlame(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {

@@ -26,8 +26,9 @@ const (
 	answerTimeout = 10 * time.Second
 )
 
-// An inquiry asks a primary what a file is: manifest and tree, proved up to the root. Get and Compare both begin with one. It is
-// used by one goroutine.
+// An inquiry asks a primary what a file is: manifest and tree, proved up to the root. Get and Compare both begin with one. The primary
+// may answer before it knows the root: then what is there of the tree proves that bytes are those that the primary means, and
+// complete waits for the rest. It is used by one goroutine.
 type inquiry struct {
 	url     URL
 	tls     *tls.Config
@@ -40,9 +41,12 @@ type inquiry struct {
 	// Of the present attempt:
 	start    time.Time
 	session  *kwik.ClientSession
-	manifest Manifest
-	tree     *integrity.Tree
-	stream   kwik.StreamID // of the content; nothing moves before it is read
+	manifest Manifest               // its root is zero before the tree is complete
+	growing  *integrity.GrowingTree // what is there of the tree
+	tree     *integrity.Tree        // nil before it is complete
+	stream   kwik.StreamID          // of the content; nothing moves before it is read
+	answer   *bufio.Reader          // of the stream below
+	asked    *kwik.Stream
 }
 
 // A DialFunc connects to a primary as kwik.DialAddr does.
@@ -59,9 +63,10 @@ func newInquiry(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.Co
 	return inquiry{url: u, tls: tlsConf, timeout: timeout, kwik: conf, dial: dial, observer: newObserver(report)}
 }
 
-// open connects and asks. After success the session is open, and the caller's to close.
+// open connects and asks. After success the session is open, and the caller's to close. There is a tree unless the primary is still
+// hashing the file.
 func (q *inquiry) open(ctx context.Context) error {
-	q.start = time.Now()
+	q.start, q.tree = time.Now(), nil
 	if err := q.connect(ctx); err != nil {
 		return err
 	}
@@ -69,7 +74,6 @@ func (q *inquiry) open(ctx context.Context) error {
 		q.close()
 		return err
 	}
-	q.observer.manifest(q.manifest)
 	return nil
 }
 
@@ -106,45 +110,71 @@ func patient(conf *kwik.Config, timeout time.Duration) *kwik.Config {
 	return &p
 }
 
-// ask requests the file and reads the answer: manifest and tree, proved up to the root.
+// op says what is being asked, for errors.
+func (q *inquiry) op() string { return fmt.Sprintf("ask %s for %q", q.url.Host, q.url.Path) }
+
+// ask requests the file and reads the manifest, and the tree if its root is known.
 func (q *inquiry) ask(ctx context.Context) error {
-	op := fmt.Sprintf("ask %s for %q", q.url.Host, q.url.Path)
 	deadline := q.start.Add(q.timeout)
 	opening, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	stream, err := q.session.OpenStreamSync(opening)
 	if err != nil {
-		return NetworkError(op, err)
+		return NetworkError(q.op(), err)
 	}
 	defer context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })()
 	stream.SetWriteDeadline(deadline)
 	if err := writeMessage(stream, &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path)}); err != nil {
-		return NetworkError(op, err)
+		return NetworkError(q.op(), err)
 	}
 	stream.Close() // fails if the server has read the request and stopped reading; the answer says the rest
-	r := bufio.NewReader(stream)
+	q.asked, q.answer = stream, bufio.NewReader(stream)
 	for {
-		stream.SetReadDeadline(deadline)
-		reply := &transferpb.Reply{}
-		if err := readMessage(r, reply); err != nil {
-			return answerError(op, err)
+		reply, err := q.reply(ctx, deadline)
+		if err != nil {
+			return err
 		}
 		deadline = time.Now().Add(answerTimeout)
 		switch answer := reply.GetReply().(type) {
-		case *transferpb.Reply_Hashing:
-			q.observer.hashing(clamp(answer.Hashing.GetBytes()), clamp(answer.Hashing.GetTotal()))
-		case *transferpb.Reply_Failure:
-			return q.refused(op, answer.Failure)
 		case *transferpb.Reply_Manifest:
-			return q.readTree(op, r, stream, answer.Manifest)
-		case nil: // of a later version
+			if err := q.readManifest(answer.Manifest); err != nil {
+				return err
+			}
+			if len(answer.Manifest.GetRoot()) > 0 {
+				return q.readTree(ctx, nil)
+			}
+			return nil
+		case *transferpb.Reply_Hashing, nil: // nil is one of a later version
 		default:
-			return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("unexpected answer %T", answer)}
+			return q.unexpected(reply)
 		}
 	}
 }
 
-func (q *inquiry) refused(op string, f *transferpb.Failure) error {
+// reply reads the next frame of the answer. A Failure is an error, and Hashing is reported.
+func (q *inquiry) reply(ctx context.Context, deadline time.Time) (*transferpb.Reply, error) {
+	q.asked.SetReadDeadline(deadline)
+	if ctx.Err() != nil { // the deadline may have taken the place of the one that was to wake us
+		return nil, NetworkError(q.op(), ctx.Err())
+	}
+	reply := &transferpb.Reply{}
+	if err := readMessage(q.answer, reply); err != nil {
+		return nil, answerError(q.op(), err)
+	}
+	if f := reply.GetFailure(); f != nil {
+		return nil, q.refused(f)
+	}
+	if h := reply.GetHashing(); h != nil {
+		q.observer.hashing(clamp(h.GetBytes()), clamp(h.GetTotal()))
+	}
+	return reply, nil
+}
+
+func (q *inquiry) unexpected(reply *transferpb.Reply) error {
+	return &Error{Kind: KindOther, Op: q.op(), Err: fmt.Errorf("unexpected answer %T", reply.GetReply())}
+}
+
+func (q *inquiry) refused(f *transferpb.Failure) error {
 	kind := KindOther
 	switch f.GetCode() {
 	case transferpb.Failure_NOT_FOUND, transferpb.Failure_NOT_A_FILE:
@@ -154,48 +184,92 @@ func (q *inquiry) refused(op string, f *transferpb.Failure) error {
 	case transferpb.Failure_BUSY:
 		kind = KindNetwork
 	}
-	return &Error{Kind: kind, Op: op, Err: &RemoteError{Path: q.url.Path, Message: f.GetMessage()}}
+	return &Error{Kind: kind, Op: q.op(), Err: &RemoteError{Path: q.url.Path, Message: f.GetMessage()}}
 }
 
-// readTree reads the chaining values that follow a manifest and proves them.
-func (q *inquiry) readTree(op string, r *bufio.Reader, stream *kwik.Stream, m *transferpb.Manifest) error {
+// readManifest checks what a manifest says.
+func (q *inquiry) readManifest(m *transferpb.Manifest) error {
 	group := integrity.GroupSize(m.GetGroup())
-	if m.GetSize() > math.MaxInt64 || m.GetGroup() > math.MaxUint8 || !group.Valid() || len(m.GetRoot()) != len(integrity.Root{}) {
-		return &Error{Kind: KindOther, Op: op, Err: errors.New("the manifest makes no sense")}
+	if m.GetSize() > math.MaxInt64 || m.GetGroup() > math.MaxUint8 {
+		return &Error{Kind: KindOther, Op: q.op(), Err: errManifest}
 	}
-	root := integrity.Root(m.GetRoot())
-	if q.url.Root != nil && *q.url.Root != root {
-		return &Error{Kind: KindIntegrity, Op: op, Err: fmt.Errorf("the server's file has the hash %v, not the expected %v", root, *q.url.Root)}
-	}
-	groups := group.Groups(int64(m.GetSize()))
-	if groups > integrity.MaxGroups {
-		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the manifest makes no sense: %d bytes in groups of %d", m.GetSize(), group.Bytes())}
-	}
-	var cvs []byte // grows with what comes, whatever the size claims
-	for want := 32 * groups; groups > 1 && int64(len(cvs)) < want; {
-		stream.SetReadDeadline(time.Now().Add(answerTimeout))
-		reply := &transferpb.Reply{}
-		if err := readMessage(r, reply); err != nil {
-			return answerError(op, err)
-		}
-		if f := reply.GetFailure(); f != nil {
-			return q.refused(op, f)
-		}
-		part := reply.GetTree().GetChainingValues()
-		if len(part) == 0 || int64(len(part)) > want-int64(len(cvs)) {
-			return &Error{Kind: KindOther, Op: op, Err: errors.New("the tree does not fit the manifest")}
-		}
-		cvs = append(cvs, part...)
-	}
-	tree, err := integrity.FromCVs(int64(m.GetSize()), group, cvs, root)
+	growing, err := integrity.NewGrowingTree(int64(m.GetSize()), group)
 	if err != nil {
-		return &Error{Kind: KindIntegrity, Op: op, Err: err}
+		return &Error{Kind: KindOther, Op: q.op(), Err: fmt.Errorf("%w: %w", errManifest, err)}
 	}
-	q.tree, q.stream = tree, kwik.StreamID(m.GetKwikStreamId())
-	q.manifest = Manifest{
-		Size: tree.Size(), Root: root, Group: group.Bytes(),
-		MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
+	q.growing, q.stream = growing, kwik.StreamID(m.GetKwikStreamId())
+	q.manifest = Manifest{Size: growing.Size(), Group: group.Bytes(), MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777}
+	if len(m.GetRoot()) > 0 {
+		return q.readRoot(m.GetRoot())
 	}
+	return nil
+}
+
+var errManifest = errors.New("the manifest makes no sense")
+
+// readRoot takes the file's hash as the primary says it.
+func (q *inquiry) readRoot(root []byte) error {
+	if len(root) != len(q.manifest.Root) {
+		return &Error{Kind: KindOther, Op: q.op(), Err: errManifest}
+	}
+	q.manifest.Root = integrity.Root(root)
+	if want := q.url.Root; want != nil && *want != q.manifest.Root {
+		return &Error{Kind: KindIntegrity, Op: q.op(), Err: fmt.Errorf("the server's file has the hash %v, not the expected %v", q.manifest.Root, *want)}
+	}
+	return nil
+}
+
+// complete waits until the tree is complete and proved. Whenever more of it is there, grown, which may be nil, is called.
+func (q *inquiry) complete(ctx context.Context, grown func() error) error {
+	if q.tree != nil {
+		return nil
+	}
+	defer context.AfterFunc(ctx, func() { q.asked.SetReadDeadline(time.Unix(1, 0)) })()
+	return q.readTree(ctx, grown)
+}
+
+// readTree reads the chaining values that follow a manifest, and the root if that had none, and proves them.
+func (q *inquiry) readTree(ctx context.Context, grown func() error) error {
+	size, group := q.growing.Size(), q.growing.GroupSize()
+	told := time.Now()
+	for (group.Groups(size) > 1 && q.growing.End() < size) || q.manifest.Root == (integrity.Root{}) {
+		late := q.manifest.Root == (integrity.Root{})
+		reply, err := q.reply(ctx, time.Now().Add(answerTimeout))
+		if err != nil {
+			return err
+		}
+		switch answer := reply.GetReply().(type) {
+		case *transferpb.Reply_Tree:
+			if cvs := answer.Tree.GetChainingValues(); len(cvs) == 0 || q.growing.Append(cvs) != nil {
+				return &Error{Kind: KindOther, Op: q.op(), Err: errors.New("the tree does not fit the manifest")}
+			}
+			if grown != nil {
+				if err := grown(); err != nil {
+					return err
+				}
+			}
+			if late && time.Since(told) >= hashingInterval {
+				told = time.Now()
+				q.observer.hashing(q.growing.End(), size)
+			}
+		case *transferpb.Reply_Root:
+			if !late {
+				return q.unexpected(reply)
+			}
+			if err := q.readRoot(answer.Root.GetRoot()); err != nil {
+				return err
+			}
+		case *transferpb.Reply_Hashing, nil:
+		default:
+			return q.unexpected(reply)
+		}
+	}
+	tree, err := q.growing.Finish(q.manifest.Root)
+	if err != nil {
+		return &Error{Kind: KindIntegrity, Op: q.op(), Err: err}
+	}
+	q.tree = tree
+	q.observer.manifest(q.manifest)
 	return nil
 }
 

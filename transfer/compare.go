@@ -70,7 +70,11 @@ func Compare(ctx context.Context, o CompareOptions, report Reporter) (c Comparis
 	if err := q.open(ctx); err != nil {
 		return c, err
 	}
+	err = q.complete(ctx, nil)
 	q.close() // the rest is between the tree and the disk
+	if err != nil {
+		return c, err
+	}
 	c.Manifest = q.manifest
 	info, err := o.File.Stat()
 	if err != nil {

@@ -3,6 +3,8 @@ package transfer
 import (
 	"context"
 	"errors"
+	"math"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -11,21 +13,26 @@ import (
 	transferpb "kwikcp/transfer/proto"
 )
 
+// patienceForTree is how long a server that never hashed a file waits for its tree, before it serves a copy that may be another
+// version, because it has another time than the primary's.
+const patienceForTree = 300 * time.Millisecond
+
 // OpenContent opens the file that a descriptor names. It is the kwik.Config.OpenContent of both roles.
 //
-// A server that hashed the file knows whether it is still what the descriptor says; one that did not checks the size, and
-// leaves the rest to the client's proof.
-func (s *Server) OpenContent(_ context.Context, r kwik.ContentRequest) (kwik.Content, error) {
-	path, want, err := parseDescriptor(r.Descriptor)
+// A server that hashed the file knows whether it is what the descriptor says. One that did not believes it of a copy that has the
+// primary's size and modification time. A copy with another time is hashed: at first the server serves it all the same, if that takes
+// long, and leaves the rest to the client's proof.
+func (s *Server) OpenContent(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
+	d, err := parseDescriptor(r.Descriptor)
 	if err != nil {
 		return nil, err
 	}
-	if CheckPath(path) != nil {
+	if CheckPath(d.path) != nil {
 		return nil, errNoContent
 	}
-	f, err := s.dir.Open(path)
+	f, err := s.dir.Open(d.path)
 	if err != nil {
-		s.log.Info("asked for a file that cannot be opened", "path", path, "err", err)
+		s.log.Info("asked for a file that cannot be opened", "path", d.path, "err", err)
 		return nil, errNoContent
 	}
 	info, err := f.Stat()
@@ -33,53 +40,122 @@ func (s *Server) OpenContent(_ context.Context, r kwik.ContentRequest) (kwik.Con
 		f.Close()
 		return nil, errNoContent
 	}
-	version := versionOf(info)
-	tree, hashed, known := s.index.known(path)
+	c := &fileContent{file: f, version: versionOf(info), want: d.root, entry: s.index.entry(d.path)}
+	challenged := r.Session == nil
+	primary := !challenged && r.Session.Role() == kwik.ServerRolePrimary
 	switch {
-	case known && (tree.Root() == want) != (hashed == version):
-		f.Close() // it was what is wanted and was changed since, or it is known to be something else now
+	case primary && c.entry != nil && (c.entry.known() == nil || d.root == nil) && c.entry.version != c.version:
+		f.Close() // it is being hashed, and has changed since
 		return nil, errChanged
-	case version.size != r.Size:
+	case c.stale():
 		f.Close()
-		s.log.Warn("stale file: not of the size that the primary serves", "path", path, "size", version.size, "primary_size", r.Size)
+		return nil, errChanged
+	case c.version.size != r.Size && !c.has():
+		f.Close()
+		s.log.Warn("stale file: not of the size that the primary serves", "path", d.path, "size", c.version.size, "primary_size", r.Size)
 		return nil, errNoContent
+	case challenged, !primary && d.root != nil && c.entry.known() == nil && c.version.mtime != d.mtime:
+		c.entry = s.index.lookup(d.path, c.version, func() (File, error) { return s.dir.Open(d.path) })
+		patience := patienceForTree
+		if challenged {
+			patience = time.Hour // until ctx ends
+		}
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case <-c.entry.done:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
 	}
-	return &fileContent{file: f, version: version}, nil
+	if c.stale() { // as it was found just now
+		f.Close()
+		s.log.Warn("stale file: not the version that is served", "path", d.path)
+		return nil, errChanged
+	}
+	return c, nil
 }
 
 // Verify checks bytes of the file that a descriptor names, against its tree. It is the kwik.Config.Verify of a primary. A
 // file that is not the one of the descriptor any more is nobody's business.
 func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byte) error {
-	path, want, err := parseDescriptor(descriptor)
+	d, err := parseDescriptor(descriptor)
 	if err != nil {
 		return err
 	}
-	if tree, _, known := s.index.known(path); known && tree.Root() == want {
+	if tree := s.index.entry(d.path).known(); tree != nil && tree.Size() == d.size && (d.root == nil || tree.Root() == *d.root) {
 		return tree.Verify(off, p)
 	}
 	return nil
 }
 
-func parseDescriptor(raw []byte) (path string, root integrity.Root, err error) {
-	var d transferpb.FileDescriptor
-	if err := proto.Unmarshal(raw, &d); err != nil || len(d.GetRoot()) != len(root) {
-		return "", root, errors.New("descriptor not understood")
-	}
-	return string(d.GetPath()), integrity.Root(d.GetRoot()), nil
+// A fileDescriptor is what a descriptor says.
+type fileDescriptor struct {
+	path  string
+	size  int64
+	root  *integrity.Root // nil if it was not known yet
+	mtime int64           // of the primary's file, nanoseconds since the Unix epoch
 }
 
-var errNoContent = errors.New("no such version of the file here")
+func parseDescriptor(raw []byte) (d fileDescriptor, err error) {
+	var m transferpb.FileDescriptor
+	if proto.Unmarshal(raw, &m) != nil || m.GetSize() > math.MaxInt64 {
+		return d, errDescriptor
+	}
+	d = fileDescriptor{path: string(m.GetPath()), size: int64(m.GetSize()), mtime: m.GetMtimeNs()}
+	switch len(m.GetRoot()) {
+	case 0:
+	case len(d.root):
+		root := integrity.Root(m.GetRoot())
+		d.root = &root
+	default:
+		return d, errDescriptor
+	}
+	return d, nil
+}
+
+var (
+	errDescriptor = errors.New("descriptor not understood")
+	errNoContent  = errors.New("no such version of the file here")
+)
 
 // A fileContent is an open file of a known version.
 type fileContent struct {
 	file    File
-	version fileVersion
+	version fileVersion     // when it was opened
+	want    *integrity.Root // nil if it was not known then
+	entry   *indexEntry     // what this server knows, or is about to know, of the file of that path; may be nil
 }
 
-// ReadAt reads bytes of the version that was opened. A file that was changed meanwhile is an error, so that a reader
-// never sees a mixture.
+// has reports whether this server knows that it had what is wanted when it hashed it.
+func (c *fileContent) has() bool {
+	tree := c.entry.known()
+	return tree != nil && (c.want == nil || tree.Root() == *c.want)
+}
+
+// stale reports whether the file is known to be another one than is wanted.
+func (c *fileContent) stale() bool {
+	tree := c.entry.known()
+	return tree != nil && c.want != nil && tree.Root() != *c.want && c.entry.version == c.version
+}
+
+// ReadAt reads whole chunk groups of the version that is wanted. If the file was written to, moved, replaced or had its mode changed since
+// it was opened or hashed, its bytes are served as long as they are still those of the tree, and are an error otherwise, so that a reader never
+// sees a mixture.
 func (c *fileContent) ReadAt(p []byte, off int64) (int, error) {
 	n, err := c.file.ReadAt(p, off)
+	switch {
+	case c.stale():
+		return 0, errChanged
+	case c.has():
+		if c.entry.version == c.version && sameVersion(c.file, c.version) == nil {
+			return n, err
+		}
+		if n < len(p) || c.entry.tree.Verify(off, p) != nil {
+			return 0, errChanged
+		}
+		return n, nil
+	}
 	if changed := sameVersion(c.file, c.version); changed != nil {
 		return 0, changed
 	}

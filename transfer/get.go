@@ -135,6 +135,12 @@ func (g *get) attempt(ctx context.Context) error {
 		return err
 	}
 	defer g.close()
+	if g.tree == nil && g.mayBegin() {
+		return g.copyCold(ctx)
+	}
+	if err := g.complete(ctx, nil); err != nil {
+		return err
+	}
 	g.result.Root = g.manifest.Root
 	if g.Range != nil {
 		if err := g.frame(); err != nil {
@@ -160,7 +166,7 @@ func (g *get) attempt(ctx context.Context) error {
 		g.seeAll()
 		return nil
 	}
-	return g.copy(ctx)
+	return g.copy(ctx, g.tree.Verify, nil)
 }
 
 // seeAll reports that nothing is left to fetch.
@@ -169,8 +175,12 @@ func (g *get) seeAll() {
 	g.see(g.observer.look(g.session.Paths(), all), all)
 }
 
-// copy takes the content from the servers into the part file, or in order to the output.
-func (g *get) copy(ctx context.Context) error {
+// A verifyFunc is the Verify of a tree.
+type verifyFunc func(off int64, p []byte) error
+
+// copy takes the content from the servers into the part file, or in order to the output. begun, if it is not nil, is called with
+// the stream before anything is asked for.
+func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Stream) error) error {
 	op := fmt.Sprintf("fetch %q", g.URL.Path)
 	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
@@ -179,10 +189,15 @@ func (g *get) copy(ctx context.Context) error {
 		return NetworkError(op, err)
 	}
 	defer stream.Close()
-	if stream.Size() != g.tree.Size() {
-		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", stream.Size(), g.tree.Size())}
+	if stream.Size() != g.manifest.Size {
+		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", stream.Size(), g.manifest.Size)}
 	}
-	stream.SetProof(g.proof)
+	stream.SetProof(g.proof(verify))
+	if begun != nil {
+		if err := begun(stream); err != nil {
+			return err
+		}
+	}
 	if g.part != nil {
 		for _, r := range g.part.ranges() {
 			if err := stream.SetHave(r.Start, r.End); err != nil {
@@ -216,13 +231,15 @@ func (g *get) see(p Progress, stats kwik.StreamStats) {
 	g.result.Wasted += stats.Wasted
 }
 
-// proof is the aggregate stream's kwik.ProofFunc.
-func (g *get) proof(source kwik.PathID, off int64, p []byte) error {
-	err := g.tree.Verify(off, p)
-	if bad, ok := errors.AsType[*integrity.GroupError](err); ok {
-		g.observer.badBlock(source, bad.Offset, bad.Length)
+// proof returns the aggregate stream's kwik.ProofFunc.
+func (g *get) proof(verify verifyFunc) kwik.ProofFunc {
+	return func(source kwik.PathID, off int64, p []byte) error {
+		err := verify(off, p)
+		if bad, ok := errors.AsType[*integrity.GroupError](err); ok {
+			g.observer.badBlock(source, bad.Offset, bad.Length)
+		}
+		return err
 	}
-	return err
 }
 
 // copyInOrder copies a stream to a writer.

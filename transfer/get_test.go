@@ -31,7 +31,8 @@ func honest() (*transferpb.Manifest, []byte) {
 	if err != nil {
 		panic(err)
 	}
-	return &transferpb.Manifest{Size: uint64(len(theFile)), Root: rootBytes(tree), Group: uint32(tree.GroupSize())}, bytes.Clone(tree.CVs())
+	root := tree.Root()
+	return &transferpb.Manifest{Size: uint64(len(theFile)), Root: root[:], Group: uint32(tree.GroupSize())}, bytes.Clone(tree.CVs())
 }
 
 // bytesContent is kwik.Content in memory.
@@ -60,8 +61,8 @@ func TestGetInOrder(t *testing.T) {
 			m, cvs := honest()
 			p.offer(m, int64(len(theFile)))
 			p.manifest(m)
-			for _, cv := range cvs { // a tree may come in any pieces
-				p.tree([]byte{cv})
+			for ; len(cvs) > 0; cvs = cvs[32:] { // a tree may come in any pieces of whole values
+				p.tree(cvs[:32])
 			}
 			p.stream.Close()
 		})
@@ -118,7 +119,8 @@ func TestGetFromHostileServers(t *testing.T) {
 		"group of 2^11 chunks":         {only(func(m *transferpb.Manifest) { m.Group = 11 }), KindOther, "no sense", soon},
 		"group of 2^262 chunks":        {only(func(m *transferpb.Manifest) { m.Group = 262 }), KindOther, "no sense", soon},
 		"root of 31 bytes":             {only(func(m *transferpb.Manifest) { m.Root = m.Root[:31] }), KindOther, "no sense", soon},
-		"no root":                      {only(func(m *transferpb.Manifest) { m.Root = nil }), KindOther, "no sense", soon},
+		"no root":                      {only(func(m *transferpb.Manifest) { m.Root = nil }), KindNetwork, "unexpected EOF", soon},
+		"a part of a value":            {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:33] }), KindOther, "does not fit", soon},
 		"empty, but with another root": {only(func(m *transferpb.Manifest) { m.Size = 0 }), KindIntegrity, "", soon},
 		"a stream of another size": {func(p *peer) {
 			m, cvs := honest()

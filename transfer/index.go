@@ -1,29 +1,40 @@
 package transfer
 
 import (
+	"container/list"
 	"context"
+	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 )
 
-// maxIndexed bounds the trees that an index keeps, in bytes of chaining values: those of 32 GiB of files and more.
-const maxIndexed = 16 << 20
+const (
+	// maxIndexed bounds the trees that an index keeps, in bytes of chaining values: those of 32 GiB of files and more.
+	maxIndexed = 16 << 20
+	// smallFile is the size, in bytes, up to which a file is hashed in the time of a request and does not wait for large ones.
+	smallFile = 16 << 20
+	// hashedAtOnce is how many small files, and as many others, are hashed at a time. Each takes all cores if it is alone.
+	hashedAtOnce = 4
+	// hashingTold is how often a server's log says how far a file is that takes longer.
+	hashingTold = 10 * time.Second
+)
 
 // An index keeps the trees of the files that a server has hashed. It is a cache: an entry that is gone is computed
-// again. Each version of a file is hashed once however many clients ask, and one file at a time, on all cores.
+// again. Each version of a file is hashed once however many clients ask.
 type index struct {
 	ctx   context.Context // of the server
 	wg    sync.WaitGroup  // hashing jobs; each ends with its file or with ctx
-	gate  chan struct{}   // held while hashing
+	small chan struct{}   // full while hashedAtOnce small files are hashed
+	large chan struct{}   // likewise others
 	store *TreeStore      // from earlier runs and for later ones; nil if there is none
+	log   *slog.Logger
 
 	mu      sync.Mutex
 	entries map[string]*indexEntry // by path
-	order   []*indexEntry          // the least recently used first
+	order   list.List              // of *indexEntry, the least recently used first
 	bytes   int64                  // of chaining values in finished entries
 }
 
@@ -31,15 +42,49 @@ type index struct {
 type indexEntry struct {
 	path    string
 	version fileVersion
-	hashed  atomic.Int64  // bytes so far
+	growth  growth
 	done    chan struct{} // closed when tree and err are set
 	tree    *integrity.Tree
 	err     error
-	counted bool // in index.bytes; guarded by the index
+	place   *list.Element // in index.order; guarded by the index
+	counted bool          // in index.bytes; guarded likewise
 }
 
-func newIndex(ctx context.Context) *index {
-	return &index{ctx: ctx, gate: make(chan struct{}, 1), entries: make(map[string]*indexEntry)}
+// growth is how far a file is hashed, from its start.
+type growth struct {
+	mu  sync.Mutex
+	end int64    // bytes
+	cvs [][]byte // the chaining values of the groups before end; what they are in does not change
+}
+
+func (g *growth) add(end int64, cvs []byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.end = end
+	if len(cvs) > 0 {
+		g.cvs = append(g.cvs, cvs)
+	}
+}
+
+// since returns how far it is, and the pieces of chaining values that came after the first n.
+func (g *growth) since(n int) (end int64, cvs [][]byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.end, g.cvs[min(n, len(g.cvs)):]
+}
+
+// drop forgets the values; the tree has them all.
+func (g *growth) drop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.cvs = nil
+}
+
+func newIndex(ctx context.Context, log *slog.Logger) *index {
+	return &index{
+		ctx: ctx, small: make(chan struct{}, hashedAtOnce), large: make(chan struct{}, hashedAtOnce),
+		entries: make(map[string]*indexEntry), log: log,
+	}
 }
 
 // lookup returns the entry of a version of a file, which may still be computed, and starts to compute it if there is
@@ -48,13 +93,13 @@ func (x *index) lookup(path string, version fileVersion, open func() (File, erro
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if e := x.entries[path]; e != nil && e.version == version {
-		x.touch(e)
+		x.order.MoveToBack(e.place)
 		return e
 	}
 	e := &indexEntry{path: path, version: version, done: make(chan struct{})}
 	x.forget(x.entries[path])
 	x.entries[path] = e
-	x.order = append(x.order, e)
+	e.place = x.order.PushBack(e)
 	x.wg.Go(func() { x.compute(e, open) })
 	return e
 }
@@ -63,6 +108,7 @@ func (x *index) lookup(path string, version fileVersion, open func() (File, erro
 func (x *index) compute(e *indexEntry, open func() (File, error)) {
 	e.tree, e.err = x.hash(e, open)
 	close(e.done)
+	e.growth.drop()
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.entries[e.path] != e {
@@ -75,7 +121,7 @@ func (x *index) compute(e *indexEntry, open func() (File, error)) {
 	x.bytes += e.cost()
 	e.counted = true
 	for x.bytes > maxIndexed {
-		oldest := x.order[0]
+		oldest := x.order.Front().Value.(*indexEntry)
 		if oldest == e || !oldest.finished() {
 			break // never the newest; one that is computed counts nothing yet
 		}
@@ -89,9 +135,13 @@ func (x *index) hash(e *indexEntry, open func() (File, error)) (*integrity.Tree,
 			return tree, nil
 		}
 	}
+	gate := x.large
+	if e.version.size <= smallFile {
+		gate = x.small
+	}
 	select {
-	case x.gate <- struct{}{}:
-		defer func() { <-x.gate }()
+	case gate <- struct{}{}:
+		defer func() { <-gate }()
 	case <-x.ctx.Done():
 		return nil, x.ctx.Err()
 	}
@@ -103,7 +153,7 @@ func (x *index) hash(e *indexEntry, open func() (File, error)) (*integrity.Tree,
 	if err := sameVersion(f, e.version); err != nil {
 		return nil, err
 	}
-	tree, err := integrity.Build(x.ctx, f, e.version.size, integrity.GroupSizeFor(e.version.size), func(end int64, _ []byte) { e.hashed.Store(end) })
+	tree, err := integrity.Build(x.ctx, f, e.version.size, integrity.GroupSizeFor(e.version.size), x.progress(e))
 	if changed := sameVersion(f, e.version); changed != nil {
 		return nil, changed
 	}
@@ -111,6 +161,22 @@ func (x *index) hash(e *indexEntry, open func() (File, error)) (*integrity.Tree,
 		x.store.put(e.path, e.version, tree, time.Now()) // it is a cache: what is not there is computed again
 	}
 	return tree, err
+}
+
+// progress keeps what is known of a file's tree while it is hashed, and tells the log of one that takes long.
+func (x *index) progress(e *indexEntry) integrity.Progress {
+	start := time.Now()
+	told := start
+	return func(end int64, cvs []byte) {
+		e.growth.add(end, cvs)
+		switch now := time.Now(); {
+		case end == e.version.size && told != start:
+			x.log.Info("hashed", "path", e.path, "size", end, "seconds", now.Sub(start).Seconds())
+		case now.Sub(told) >= hashingTold:
+			told = now
+			x.log.Info("hashing", "path", e.path, "bytes", end, "of", e.version.size)
+		}
+	}
 }
 
 // sameVersion returns an error of code kwik.ErrContentChanged if a file is not of the given version.
@@ -127,15 +193,19 @@ func sameVersion(f File, version fileVersion) error {
 
 var errChanged = &kwik.Error{Code: kwik.ErrContentChanged, Stream: -1, Offset: -1, Reason: "the file changed on the server"}
 
-// known returns the tree of the version of a file that was hashed last.
-func (x *index) known(path string) (tree *integrity.Tree, version fileVersion, ok bool) {
+// entry returns what there is of a path, nil if nothing is: of the version that was asked for last.
+func (x *index) entry(path string) *indexEntry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	e := x.entries[path]
+	return x.entries[path]
+}
+
+// known returns the tree if it is there.
+func (e *indexEntry) known() *integrity.Tree {
 	if e == nil || !e.finished() || e.err != nil {
-		return nil, version, false
+		return nil
 	}
-	return e.tree, e.version, true
+	return e.tree
 }
 
 func (e *indexEntry) finished() bool {
@@ -150,16 +220,6 @@ func (e *indexEntry) finished() bool {
 // cost is what a finished entry counts, in bytes.
 func (e *indexEntry) cost() int64 { return 32*e.tree.Groups() + 1024 }
 
-// touch makes an entry the most recently used. Called with the lock held.
-func (x *index) touch(e *indexEntry) {
-	for i, o := range x.order {
-		if o == e {
-			x.order = append(append(x.order[:i:i], x.order[i+1:]...), e)
-			return
-		}
-	}
-}
-
 // forget drops an entry; nil is none. Called with the lock held.
 func (x *index) forget(e *indexEntry) {
 	if e == nil {
@@ -168,12 +228,7 @@ func (x *index) forget(e *indexEntry) {
 	if x.entries[e.path] == e {
 		delete(x.entries, e.path)
 	}
-	for i, o := range x.order {
-		if o == e {
-			x.order = append(x.order[:i:i], x.order[i+1:]...)
-			break
-		}
-	}
+	x.order.Remove(e.place)
 	if e.counted {
 		x.bytes -= e.cost()
 		e.counted = false

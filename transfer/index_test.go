@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -77,7 +78,7 @@ func (d *slowDisk) now() fileVersion { return fileVersion{size: d.size, mtime: d
 func inIndex(t *testing.T, f func(t *testing.T, x *index)) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		x := newIndex(ctx)
+		x := newIndex(ctx, slog.New(slog.DiscardHandler))
 		f(t, x)
 		cancel()
 		x.wg.Wait()
@@ -92,8 +93,8 @@ func TestIndexHashesOnceForAll(t *testing.T) {
 			wg.Go(func() {
 				e := x.lookup("f", d.now(), d.open)
 				<-e.done
-				if e.err != nil || e.tree.Root() != integrity.Root(blake3.Sum256(make([]byte, d.size))) || e.hashed.Load() != d.size {
-					t.Errorf("error %v after %d bytes", e.err, e.hashed.Load())
+				if e.err != nil || e.tree.Root() != integrity.Root(blake3.Sum256(make([]byte, d.size))) || e.growth.end != d.size {
+					t.Errorf("error %v after %d bytes", e.err, e.growth.end)
 				}
 			})
 		}
@@ -105,18 +106,23 @@ func TestIndexHashesOnceForAll(t *testing.T) {
 	})
 }
 
-// One file is hashed at a time, because each takes all cores.
-func TestIndexHashesOneFileAtATime(t *testing.T) {
+// A few files are hashed at a time, and small ones do not wait for large ones.
+func TestIndexHashesAFewFilesAtATime(t *testing.T) {
 	inIndex(t, func(t *testing.T, x *index) {
-		d := &slowDisk{size: 1, delay: time.Second}
-		start := time.Now()
-		var last *indexEntry
-		for i := range 10 {
-			last = x.lookup(fmt.Sprint(i), d.now(), d.open)
+		small, large := &slowDisk{size: 1, delay: time.Second}, &slowDisk{size: smallFile + 1, delay: time.Hour}
+		for i := range 2 * hashedAtOnce {
+			x.lookup(fmt.Sprint("large ", i), large.now(), large.open)
 		}
-		x.wg.Wait()
-		if took := time.Since(start); !last.finished() || took != 10*time.Second {
-			t.Errorf("10 files of a second took %v", took)
+		start := time.Now()
+		var entries []*indexEntry
+		for i := range 3 * hashedAtOnce {
+			entries = append(entries, x.lookup(fmt.Sprint(i), small.now(), small.open))
+		}
+		for _, e := range entries {
+			<-e.done
+		}
+		if took := time.Since(start); took != 3*time.Second || large.opened.Load() != hashedAtOnce {
+			t.Errorf("%d files of a second took %v, %d large ones are open", len(entries), took, large.opened.Load())
 		}
 	})
 }
@@ -133,8 +139,8 @@ func TestIndexKnowsVersions(t *testing.T) {
 		if first == second || second.err != nil {
 			t.Error("the second version was not hashed:", second.err)
 		}
-		if _, v, ok := x.known("f"); !ok || v != d.now() || len(x.order) != 1 || x.bytes != second.cost() {
-			t.Errorf("kept %d entries of %d bytes, version %+v", len(x.order), x.bytes, v)
+		if e := x.entry("f"); e.known() == nil || e.version != d.now() || x.order.Len() != 1 || x.bytes != second.cost() {
+			t.Errorf("kept %d entries of %d bytes, version %+v", x.order.Len(), x.bytes, e.version)
 		}
 	})
 }
@@ -165,7 +171,7 @@ func TestIndexTriesAgainAfterAnError(t *testing.T) {
 			t.Fatal(e.err)
 		}
 		synctest.Wait()
-		if _, _, ok := x.known("f"); ok || len(x.entries)+len(x.order) != 0 || x.bytes != 0 {
+		if x.entry("f") != nil || len(x.entries)+x.order.Len() != 0 || x.bytes != 0 {
 			t.Errorf("the error is kept: %d entries, %d bytes", len(x.entries), x.bytes)
 		}
 		d.err = nil
@@ -189,16 +195,16 @@ func TestIndexIsBounded(t *testing.T) {
 		}
 		x.wg.Wait()
 		sum := int64(0)
-		for _, e := range x.order {
-			sum += e.cost()
+		for e := x.order.Front(); e != nil; e = e.Next() {
+			sum += e.Value.(*indexEntry).cost()
 		}
-		if x.bytes != sum || x.bytes > maxIndexed || x.bytes < maxIndexed/2 || len(x.entries) != len(x.order) {
-			t.Errorf("%d entries in order, %d by path, count as %d bytes, are %d", len(x.order), len(x.entries), x.bytes, sum)
+		if x.bytes != sum || x.bytes > maxIndexed || x.bytes < maxIndexed/2 || len(x.entries) != x.order.Len() {
+			t.Errorf("%d entries in order, %d by path, count as %d bytes, are %d", x.order.Len(), len(x.entries), x.bytes, sum)
 		}
-		if _, _, ok := x.known("0"); !ok {
+		if x.entry("0").known() == nil {
 			t.Error("what is in use was dropped")
 		}
-		if _, _, ok := x.known("1"); ok {
+		if x.entry("1") != nil {
 			t.Error("what was used least was kept")
 		}
 	})
@@ -211,7 +217,7 @@ func TestIndexCountsASupersededVersionOnce(t *testing.T) {
 		d := &slowDisk{size: 100}
 		x.mu.Lock()
 		e := &indexEntry{path: "f", version: d.now(), done: make(chan struct{})}
-		x.entries["f"], x.order = e, append(x.order, e)
+		x.entries["f"], e.place = e, x.order.PushBack(e)
 		x.wg.Go(func() { x.compute(e, d.open) })
 		<-e.done // compute waits for the lock now
 		x.forget(e)
@@ -226,7 +232,7 @@ func TestIndexCountsASupersededVersionOnce(t *testing.T) {
 func TestIndexEndsWithItsServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		x := newIndex(ctx)
+		x := newIndex(ctx, slog.New(slog.DiscardHandler))
 		d := &slowDisk{size: 1 << 30, delay: time.Second}
 		running, waiting := x.lookup("a", d.now(), d.open), x.lookup("b", d.now(), d.open)
 		time.Sleep(10 * time.Second)

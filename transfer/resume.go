@@ -42,6 +42,13 @@ func (p *partFile) prove(ctx context.Context, tree *integrity.Tree, report func(
 	return nil
 }
 
+// proved says that all that this transfer has written is right, and of which tree.
+func (p *partFile) proved(tree *integrity.Tree) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tree = tree
+}
+
 func sameTree(old, tree *integrity.Tree) bool {
 	return old != nil && old.Root() == tree.Root() && old.Size() == tree.Size() && old.GroupSize() == tree.GroupSize()
 }

@@ -40,7 +40,8 @@ func (w *wire) moody(content ...[]byte) {
 			whole = otherFile
 		}
 		tree := treeOf(whole)
-		m := &transferpb.Manifest{Size: uint64(len(whole)), Root: rootBytes(tree), Group: uint32(tree.GroupSize())}
+		root := tree.Root()
+		m := &transferpb.Manifest{Size: uint64(len(whole)), Root: root[:], Group: uint32(tree.GroupSize())}
 		p.offer(m, int64(len(whole)))
 		p.manifest(m)
 		p.tree(tree.CVs())

@@ -10,19 +10,12 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
-	"kwikcp/integrity"
 	"kwikcp/kwik"
 	transferpb "kwikcp/transfer/proto"
 )
 
-const (
-	// requestTimeout bounds the wait for a request on a stream that a client opened, and each write of an answer.
-	requestTimeout = 10 * time.Second
-	// hashingInterval is how often a client that waits for a tree hears how far it is.
-	hashingInterval = 500 * time.Millisecond
-)
+// requestTimeout bounds the wait for a request on a stream that a client opened, and each write of an answer.
+const requestTimeout = 10 * time.Second
 
 // A Server serves the regular files below a directory, in either role: its OpenContent goes into the listener's kwik.Config,
 // and Serve answers the clients' requests.
@@ -36,7 +29,7 @@ type Server struct {
 // NewServer returns a server of the files below dir, which stays the caller's.
 func NewServer(dir Dir, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{dir: dir, log: log, index: newIndex(ctx), cancel: cancel}
+	return &Server{dir: dir, log: log, index: newIndex(ctx, log), cancel: cancel}
 }
 
 // KeepTrees has the server keep what it computes in a store, which stays the caller's, and use what is there. It must precede Serve.
@@ -111,12 +104,6 @@ func (s *Server) serveRequest(ctx context.Context, log *slog.Logger, session *kw
 	log.Info("served", "seconds", time.Since(start).Seconds())
 }
 
-// An offered file.
-type offered struct {
-	size   int64
-	stream *kwik.AggregateStream // nil for an empty file
-}
-
 // answer writes the whole answer to a request. Its error has been sent to the client.
 func (s *Server) answer(ctx context.Context, session *kwik.ServerSession, stream *kwik.Stream, request *transferpb.Request) (offered, error) {
 	w := answerWriter{stream}
@@ -131,83 +118,6 @@ func (s *Server) answer(ctx context.Context, session *kwik.ServerSession, stream
 		stream.CancelWrite(kwik.StreamErrorCode(kwik.NoError))
 	}
 	return offer, err
-}
-
-func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answerWriter, request *transferpb.Request) (offered, error) {
-	path := string(request.GetPath())
-	if request.GetVersion() != protocolVersion {
-		return offered{}, errVersion
-	}
-	if CheckPath(path) != nil {
-		return offered{}, fs.ErrNotExist // no hint at why
-	}
-	f, err := s.dir.Open(path)
-	if err != nil {
-		return offered{}, err
-	}
-	info, err := f.Stat()
-	f.Close()
-	if err != nil {
-		return offered{}, err
-	}
-	tree, err := s.tree(ctx, w, path, versionOf(info))
-	if err != nil {
-		return offered{}, err
-	}
-	offer := offered{size: tree.Size()}
-	manifest := &transferpb.Manifest{
-		Size: uint64(tree.Size()), Root: rootBytes(tree), Group: uint32(tree.GroupSize()),
-		MtimeNs: info.ModTime().UnixNano(), Mode: uint32(info.Mode().Perm()),
-	}
-	if tree.Size() > 0 {
-		descriptor, err := proto.Marshal(&transferpb.FileDescriptor{Path: request.GetPath(), Size: uint64(tree.Size()), Root: rootBytes(tree)})
-		if err != nil {
-			return offered{}, err
-		}
-		offer.stream, err = session.OpenAggregateStream(kwik.AggregateStreamSpec{
-			Size: tree.Size(), Alignment: tree.GroupSize().Bytes(), Descriptor: descriptor,
-		})
-		if err != nil {
-			return offered{}, err
-		}
-		manifest.KwikStreamId = uint64(offer.stream.StreamID())
-	}
-	if err := w.send(&transferpb.Reply{Reply: &transferpb.Reply_Manifest{Manifest: manifest}}); err != nil {
-		return offer, err
-	}
-	for cvs := tree.CVs(); len(cvs) > 0; {
-		n := min(len(cvs), treePart)
-		if err := w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: &transferpb.Tree{ChainingValues: cvs[:n]}}}); err != nil {
-			return offer, err
-		}
-		cvs = cvs[n:]
-	}
-	return offer, nil
-}
-
-func rootBytes(tree *integrity.Tree) []byte {
-	root := tree.Root()
-	return root[:]
-}
-
-// tree returns the tree of a file, and tells the client how far it is while it is computed.
-func (s *Server) tree(ctx context.Context, w answerWriter, path string, version fileVersion) (*integrity.Tree, error) {
-	entry := s.index.lookup(path, version, func() (File, error) { return s.dir.Open(path) })
-	ticker := time.NewTicker(hashingInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-entry.done:
-			return entry.tree, entry.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-ticker.C:
-			hashing := &transferpb.Hashing{Bytes: uint64(entry.hashed.Load()), Total: uint64(version.size)}
-			if err := w.send(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: hashing}}); err != nil {
-				return nil, err
-			}
-		}
-	}
 }
 
 // An answerWriter sends replies, none of which may take longer than requestTimeout.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -248,7 +249,7 @@ func TestTreesOutliveTheirServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	x := newIndex(ctx)
+	x := newIndex(ctx, slog.New(slog.DiscardHandler))
 	x.store = s
 	e := x.lookup("f", version, func() (File, error) { return nil, os.ErrInvalid })
 	<-e.done

@@ -1458,8 +1458,10 @@ func (x *Challenge) GetLength() uint64 {
 type ChallengeAnswer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Exactly length bytes, or none and a reason.
-	Content       []byte `protobuf:"bytes,1,opt,name=content,proto3" json:"content,omitempty"`
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Content []byte `protobuf:"bytes,1,opt,name=content,proto3" json:"content,omitempty"`
+	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Of the reason, a KWIK error code. KWIK_CONTENT_CHANGED: it has another version of the content by now.
+	Code          uint64 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1506,6 +1508,13 @@ func (x *ChallengeAnswer) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *ChallengeAnswer) GetCode() uint64 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
 }
 
 var File_control_proto protoreflect.FileDescriptor
@@ -1614,10 +1623,11 @@ const file_control_proto_rawDesc = "" +
 	"descriptor\x12\x1a\n" +
 	"\bsegments\x18\x04 \x03(\x04R\bsegments\x12\x16\n" +
 	"\x06offset\x18\x05 \x01(\x04R\x06offset\x12\x16\n" +
-	"\x06length\x18\x06 \x01(\x04R\x06length\"C\n" +
+	"\x06length\x18\x06 \x01(\x04R\x06length\"W\n" +
 	"\x0fChallengeAnswer\x12\x18\n" +
 	"\acontent\x18\x01 \x01(\fR\acontent\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason*,\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\x04R\x04code*,\n" +
 	"\x04Role\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x00\x12\x12\n" +
 	"\x0eROLE_SECONDARY\x10\x01*\x83\x01\n" +

@@ -79,7 +79,7 @@ func (x Failure_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Code.Descriptor instead.
 func (Failure_Code) EnumDescriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{5, 0}
+	return file_transfer_proto_rawDescGZIP(), []int{6, 0}
 }
 
 // Request is the client's only frame on the stream.
@@ -136,8 +136,8 @@ func (x *Request) GetPath() []byte {
 	return nil
 }
 
-// Reply frames answer a request: any number of Hashing, then one Manifest and the Tree frames that complete it, or
-// one Failure; then FIN.
+// Reply frames answer a request: one Manifest and the Tree frames that complete it, and a Root if the Manifest has none. Hashing
+// frames may come before and between them. A Failure may come in the place of any of them and is the last. Then FIN.
 type Reply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Reply:
@@ -146,6 +146,7 @@ type Reply struct {
 	//	*Reply_Manifest
 	//	*Reply_Tree
 	//	*Reply_Failure
+	//	*Reply_Root
 	Reply         isReply_Reply `protobuf_oneof:"reply"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -224,6 +225,15 @@ func (x *Reply) GetFailure() *Failure {
 	return nil
 }
 
+func (x *Reply) GetRoot() *Root {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_Root); ok {
+			return x.Root
+		}
+	}
+	return nil
+}
+
 type isReply_Reply interface {
 	isReply_Reply()
 }
@@ -244,6 +254,10 @@ type Reply_Failure struct {
 	Failure *Failure `protobuf:"bytes,4,opt,name=failure,proto3,oneof"`
 }
 
+type Reply_Root struct {
+	Root *Root `protobuf:"bytes,5,opt,name=root,proto3,oneof"`
+}
+
 func (*Reply_Hashing) isReply_Reply() {}
 
 func (*Reply_Manifest) isReply_Reply() {}
@@ -252,7 +266,9 @@ func (*Reply_Tree) isReply_Reply() {}
 
 func (*Reply_Failure) isReply_Reply() {}
 
-// Hashing says that the server computes the file's tree; at least one a second.
+func (*Reply_Root) isReply_Reply() {}
+
+// Hashing says that the server computes the file's tree; at least one a second, unless Tree frames say it.
 type Hashing struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
@@ -308,7 +324,7 @@ func (x *Hashing) GetTotal() uint64 {
 type Manifest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Size  uint64                 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
-	// The file's BLAKE3 hash, 32 bytes.
+	// The file's BLAKE3 hash, 32 bytes; left out if it is still being computed.
 	Root []byte `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
 	// Binary logarithm of the chunks in a chunk group.
 	Group uint32 `protobuf:"varint,3,opt,name=group,proto3" json:"group,omitempty"`
@@ -438,6 +454,51 @@ func (x *Tree) GetChainingValues() []byte {
 	return nil
 }
 
+// Root says what the file's BLAKE3 hash is, 32 bytes, after all of its chaining values.
+type Root struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Root          []byte                 `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Root) Reset() {
+	*x = Root{}
+	mi := &file_transfer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Root) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Root) ProtoMessage() {}
+
+func (x *Root) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Root.ProtoReflect.Descriptor instead.
+func (*Root) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Root) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
 type Failure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          Failure_Code           `protobuf:"varint,1,opt,name=code,proto3,enum=kwikcp.transfer.Failure_Code" json:"code,omitempty"`
@@ -448,7 +509,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_transfer_proto_msgTypes[5]
+	mi := &file_transfer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -460,7 +521,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[5]
+	mi := &file_transfer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -473,7 +534,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{5}
+	return file_transfer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Failure) GetCode() Failure_Code {
@@ -492,17 +553,20 @@ func (x *Failure) GetMessage() string {
 
 // FileDescriptor is the descriptor of the aggregate stream of one file: the version that every source must have.
 type FileDescriptor struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	Size          uint64                 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
-	Root          []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Path  []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Size  uint64                 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	// Left out if it was not known yet.
+	Root []byte `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`
+	// The primary's modification time, nanoseconds since the Unix epoch. A copy with another one may still be the same file.
+	MtimeNs       int64 `protobuf:"varint,4,opt,name=mtime_ns,json=mtimeNs,proto3" json:"mtime_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FileDescriptor) Reset() {
 	*x = FileDescriptor{}
-	mi := &file_transfer_proto_msgTypes[6]
+	mi := &file_transfer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +578,7 @@ func (x *FileDescriptor) String() string {
 func (*FileDescriptor) ProtoMessage() {}
 
 func (x *FileDescriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[6]
+	mi := &file_transfer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +591,7 @@ func (x *FileDescriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileDescriptor.ProtoReflect.Descriptor instead.
 func (*FileDescriptor) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{6}
+	return file_transfer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FileDescriptor) GetPath() []byte {
@@ -551,6 +615,13 @@ func (x *FileDescriptor) GetRoot() []byte {
 	return nil
 }
 
+func (x *FileDescriptor) GetMtimeNs() int64 {
+	if x != nil {
+		return x.MtimeNs
+	}
+	return 0
+}
+
 var File_transfer_proto protoreflect.FileDescriptor
 
 const file_transfer_proto_rawDesc = "" +
@@ -558,12 +629,13 @@ const file_transfer_proto_rawDesc = "" +
 	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"7\n" +
 	"\aRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\fR\x04path\"\xe2\x01\n" +
+	"\x04path\x18\x02 \x01(\fR\x04path\"\x8f\x02\n" +
 	"\x05Reply\x124\n" +
 	"\ahashing\x18\x01 \x01(\v2\x18.kwikcp.transfer.HashingH\x00R\ahashing\x127\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x19.kwikcp.transfer.ManifestH\x00R\bmanifest\x12+\n" +
 	"\x04tree\x18\x03 \x01(\v2\x15.kwikcp.transfer.TreeH\x00R\x04tree\x124\n" +
-	"\afailure\x18\x04 \x01(\v2\x18.kwikcp.transfer.FailureH\x00R\afailureB\a\n" +
+	"\afailure\x18\x04 \x01(\v2\x18.kwikcp.transfer.FailureH\x00R\afailure\x12+\n" +
+	"\x04root\x18\x05 \x01(\v2\x15.kwikcp.transfer.RootH\x00R\x04rootB\a\n" +
 	"\x05reply\"5\n" +
 	"\aHashing\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
@@ -576,7 +648,9 @@ const file_transfer_proto_rawDesc = "" +
 	"\bmtime_ns\x18\x05 \x01(\x03R\amtimeNs\x12\x12\n" +
 	"\x04mode\x18\x06 \x01(\rR\x04mode\"/\n" +
 	"\x04Tree\x12'\n" +
-	"\x0fchaining_values\x18\x01 \x01(\fR\x0echainingValues\"\xb0\x01\n" +
+	"\x0fchaining_values\x18\x01 \x01(\fR\x0echainingValues\"\x1a\n" +
+	"\x04Root\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\fR\x04root\"\xb0\x01\n" +
 	"\aFailure\x121\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x1d.kwikcp.transfer.Failure.CodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"X\n" +
@@ -587,11 +661,12 @@ const file_transfer_proto_rawDesc = "" +
 	"NOT_A_FILE\x10\x02\x12\v\n" +
 	"\aCHANGED\x10\x03\x12\x0f\n" +
 	"\vBAD_REQUEST\x10\x04\x12\b\n" +
-	"\x04BUSY\x10\x05\"L\n" +
+	"\x04BUSY\x10\x05\"g\n" +
 	"\x0eFileDescriptor\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
-	"\x04root\x18\x03 \x01(\fR\x04rootB\"Z kwikcp/transfer/proto;transferpbb\x06proto3"
+	"\x04root\x18\x03 \x01(\fR\x04root\x12\x19\n" +
+	"\bmtime_ns\x18\x04 \x01(\x03R\amtimeNsB\"Z kwikcp/transfer/proto;transferpbb\x06proto3"
 
 var (
 	file_transfer_proto_rawDescOnce sync.Once
@@ -606,7 +681,7 @@ func file_transfer_proto_rawDescGZIP() []byte {
 }
 
 var file_transfer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_transfer_proto_goTypes = []any{
 	(Failure_Code)(0),      // 0: kwikcp.transfer.Failure.Code
 	(*Request)(nil),        // 1: kwikcp.transfer.Request
@@ -614,20 +689,22 @@ var file_transfer_proto_goTypes = []any{
 	(*Hashing)(nil),        // 3: kwikcp.transfer.Hashing
 	(*Manifest)(nil),       // 4: kwikcp.transfer.Manifest
 	(*Tree)(nil),           // 5: kwikcp.transfer.Tree
-	(*Failure)(nil),        // 6: kwikcp.transfer.Failure
-	(*FileDescriptor)(nil), // 7: kwikcp.transfer.FileDescriptor
+	(*Root)(nil),           // 6: kwikcp.transfer.Root
+	(*Failure)(nil),        // 7: kwikcp.transfer.Failure
+	(*FileDescriptor)(nil), // 8: kwikcp.transfer.FileDescriptor
 }
 var file_transfer_proto_depIdxs = []int32{
 	3, // 0: kwikcp.transfer.Reply.hashing:type_name -> kwikcp.transfer.Hashing
 	4, // 1: kwikcp.transfer.Reply.manifest:type_name -> kwikcp.transfer.Manifest
 	5, // 2: kwikcp.transfer.Reply.tree:type_name -> kwikcp.transfer.Tree
-	6, // 3: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
-	0, // 4: kwikcp.transfer.Failure.code:type_name -> kwikcp.transfer.Failure.Code
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	7, // 3: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
+	6, // 4: kwikcp.transfer.Reply.root:type_name -> kwikcp.transfer.Root
+	0, // 5: kwikcp.transfer.Failure.code:type_name -> kwikcp.transfer.Failure.Code
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_transfer_proto_init() }
@@ -640,6 +717,7 @@ func file_transfer_proto_init() {
 		(*Reply_Manifest)(nil),
 		(*Reply_Tree)(nil),
 		(*Reply_Failure)(nil),
+		(*Reply_Root)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -647,7 +725,7 @@ func file_transfer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transfer_proto_rawDesc), len(file_transfer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
