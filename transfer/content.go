@@ -23,6 +23,25 @@ const patienceForTree = 300 * time.Millisecond
 // primary's size and modification time. A copy with another time is hashed: at first the server serves it all the same, if that takes
 // long, and leaves the rest to the client's proof.
 func (s *Server) OpenContent(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
+	switch {
+	case r.Session == nil:
+		return s.open(ctx, r, askedByPrimary)
+	case r.Session.Role() == kwik.ServerRolePrimary:
+		return s.open(ctx, r, askedOfPrimary)
+	}
+	return s.open(ctx, r, askedOfSecondary)
+}
+
+// An asker is who wants to have a content.
+type asker int
+
+const (
+	askedOfPrimary   asker = iota // a client, of the server that said what the file is
+	askedOfSecondary              // a client
+	askedByPrimary                // a secondary's primary: a client could not prove bytes
+)
+
+func (s *Server) open(ctx context.Context, r kwik.ContentRequest, who asker) (content kwik.Content, err error) {
 	d, err := parseDescriptor(r.Descriptor)
 	if err != nil {
 		return nil, err
@@ -35,32 +54,32 @@ func (s *Server) OpenContent(ctx context.Context, r kwik.ContentRequest) (kwik.C
 		s.log.Info("asked for a file that cannot be opened", "path", d.path, "err", err)
 		return nil, errNoContent
 	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
 	info, err := f.Stat()
 	if err != nil {
-		f.Close()
 		return nil, errNoContent
 	}
 	c := &fileContent{file: f, version: versionOf(info), want: d.root, entry: s.index.entry(d.path)}
-	challenged := r.Session == nil
-	primary := !challenged && r.Session.Role() == kwik.ServerRolePrimary
-	switch {
-	case primary && c.entry != nil && (c.entry.known() == nil || d.root == nil) && c.entry.version != c.version:
-		f.Close() // it is being hashed, and has changed since
-		return nil, errChanged
-	case c.stale():
-		f.Close()
-		return nil, errChanged
-	case c.version.size != r.Size && !c.has():
-		f.Close()
-		s.log.Warn("stale file: not of the size that the primary serves", "path", d.path, "size", c.version.size, "primary_size", r.Size)
-		return nil, errNoContent
-	case challenged, !primary && d.root != nil && c.entry.known() == nil && c.version.mtime != d.mtime:
-		c.entry = s.index.lookup(d.path, c.version, func() (File, error) { return s.dir.Open(d.path) })
-		patience := patienceForTree
-		if challenged {
-			patience = time.Hour // until ctx ends
+	if c.entry != nil && c.entry.version != c.version && (d.root == nil || c.entry.known() == nil) {
+		if who == askedOfPrimary {
+			return nil, errChanged // since it was answered for
 		}
-		timer := time.NewTimer(patience)
+		c.entry = nil // it says nothing about this version
+	}
+	hash := time.Duration(0)
+	switch {
+	case who == askedByPrimary:
+		hash = time.Hour // until ctx ends
+	case who == askedOfSecondary && d.root != nil && c.entry.known() == nil && c.version.size == d.size && c.version.mtime != d.mtime:
+		hash = patienceForTree
+	}
+	if hash > 0 {
+		c.entry = s.index.lookup(d.path, c.version, func() (File, error) { return s.dir.Open(d.path) })
+		timer := time.NewTimer(hash)
 		defer timer.Stop()
 		select {
 		case <-c.entry.done:
@@ -68,10 +87,13 @@ func (s *Server) OpenContent(ctx context.Context, r kwik.ContentRequest) (kwik.C
 		case <-ctx.Done():
 		}
 	}
-	if c.stale() { // as it was found just now
-		f.Close()
+	if c.stale() {
 		s.log.Warn("stale file: not the version that is served", "path", d.path)
 		return nil, errChanged
+	}
+	if c.version.size != r.Size && !c.has() {
+		s.log.Warn("stale file: not of the size that the primary serves", "path", d.path, "size", c.version.size, "primary_size", r.Size)
+		return nil, errNoContent
 	}
 	return c, nil
 }

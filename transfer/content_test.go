@@ -35,8 +35,15 @@ func newTestServer(t *testing.T) (*Server, string) {
 
 // wanted asks for the content of a file.
 func wanted(path string, content []byte) kwik.ContentRequest {
+	return wantedAt(path, content, time.Time{})
+}
+
+// wantedAt is wanted by a primary whose file has a modification time.
+func wantedAt(path string, content []byte, mtime time.Time) kwik.ContentRequest {
 	root := blake3.Sum256(content)
-	d, err := proto.Marshal(&transferpb.FileDescriptor{Path: []byte(path), Size: uint64(len(content)), Root: root[:]})
+	d, err := proto.Marshal(&transferpb.FileDescriptor{
+		Path: []byte(path), Size: uint64(len(content)), Root: root[:], MtimeNs: mtime.UnixNano(),
+	})
 	if err != nil {
 		panic(err)
 	}
@@ -157,5 +164,50 @@ func TestContentThatChanged(t *testing.T) {
 				t.Errorf("opened after the new content was hashed: %v, %v", c, err)
 			}
 		})
+	}
+}
+
+// A copy of the same size that is another version is stale, and not taken for a liar, if it has another time than the primary's file.
+func TestStaleCopy(t *testing.T) {
+	old, now := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
+	for _, x := range []struct {
+		content []byte
+		mtime   time.Time
+		right   bool
+	}{
+		{now, someTime, true},
+		{now, someTime.Add(time.Hour), true},
+		{old, someTime.Add(-time.Hour), false},
+	} {
+		s, root := newTestServer(t)
+		path := put(t, filepath.Join(root, "file"), string(x.content))
+		if err := os.Chtimes(path, x.mtime, x.mtime); err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.open(t.Context(), wantedAt("file", now, someTime), askedOfSecondary)
+		if !x.right {
+			if !errors.Is(err, kwik.ErrContentChanged) {
+				t.Errorf("the copy of %v: %v, %v", x.mtime, c, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+}
+
+// Asked by its primary for bytes that a client could not prove, a secondary finds out that it has another version.
+func TestStaleCopyThatIsChallenged(t *testing.T) {
+	old, now := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
+	s, root := newTestServer(t)
+	path := put(t, filepath.Join(root, "file"), string(old))
+	if err := os.Chtimes(path, someTime, someTime); err != nil {
+		t.Fatal(err)
+	}
+	request := wantedAt("file", now, someTime) // it looks as if it were the same
+	if c, err := s.OpenContent(t.Context(), request); !errors.Is(err, kwik.ErrContentChanged) {
+		t.Errorf("%v, %v", c, err)
 	}
 }

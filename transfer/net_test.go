@@ -106,6 +106,11 @@ func (p *peer) tree(cvs []byte) {
 	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: &transferpb.Tree{ChainingValues: cvs}}})
 }
 
+func (p *peer) failure(code transferpb.Failure_Code) {
+	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code}}})
+	p.stream.Close()
+}
+
 // hostile starts a server that answers every request with a script, and has content.
 func (w *wire) hostile(open kwik.OpenContentFunc, act script) {
 	w.t.Helper()
