@@ -27,23 +27,41 @@
 // chaining values that anyone sent, and proves them first. [Tree.Verify] then
 // proves any whole groups, in any order, from any source.
 //
-// [Tree.ProveRange] and [FromRangeProof] do the same for the groups of one range
-// alone, with a proof whose length grows with the range and with the logarithm of
-// the file.
+// There are trees of less than a whole file, too:
 //
-// Build tells its [Progress] the chaining values that it has so far. Whoever
-// gets them can check bytes with a [GrowingTree] before the root is known, and
-// prove all of it once it is.
+//	             verifies              is made by            from
+//	Tree         all groups            FromCVs               Tree.CVs
+//	                                   ParseTree             Tree.AppendBinary
+//	RangeTree    those of one range    FromRangeProof        Tree.ProveRange
+//	GrowingTree  those known so far    GrowingTree.Append    Progress of Build
+//
+// A [Collector] takes bytes, lets through what one of them verifies, and knows
+// what it has and what is missing.
+//
+// A range proof has the chaining values of the range, and of the few subtrees
+// that lead from it to the root: it grows with the range and with the logarithm
+// of the file. A GrowingTree is for a file that is served while it is hashed: it
+// holds bytes against chaining values whose root is not known yet, and proves
+// all of it once it is. [Tree.AppendBinary] is for a tree that we keep: it finds
+// its own damage.
+//
+// Bytes, chunks and groups are counted in types of their own: offsets and sizes
+// in bytes are int64, indexes of chunks and of groups [ChunkNum] and [GroupNum],
+// and a [GroupSize] turns one into the other.
 //
 // # What is proved, and what is not
 //
-// After FromCVs the chaining values are those of the root. The size is still a
-// claim: sizes that differ only within the last group share all chaining values,
-// and a liar may present inner nodes of a larger tree as groups of a smaller one.
-// No bytes can be found that Verify accepts under such a claim for the last
-// group, so the size is proved when the last group is. Until then a size
-// should decide nothing that cannot be undone. The one exception is size 0,
-// which FromCVs proves by itself.
+// After FromCVs, ParseTree and FromRangeProof the chaining values are those of
+// the root. The size is still a claim: sizes that differ only within the last
+// group share all chaining values, and a liar may present inner nodes of a larger
+// tree as groups of a smaller one. No bytes can be found that Verify accepts under
+// such a claim for the last group, so the size is proved when the last group is.
+// Until then a size should decide nothing that cannot be undone. The one exception
+// is size 0, which FromCVs proves by itself.
+//
+// Bytes that were verified are the file's at that offset, whatever was claimed
+// about size and groups: each chunk is hashed with its index. Only a GrowingTree
+// says less before Finish.
 //
 // The strength is BLAKE3's: 128 bits against collisions. Hashes are not
 // compared in constant time; they are public.

@@ -97,9 +97,9 @@ func (t *GrowingTree) Verify(off int64, p []byte) error {
 // makes of them and root. It returns a [*ProofError] if values are missing or
 // hash to another root. The tree and t share the values; t may be used on.
 //
-// It can be called at any time and again; with a root that is trusted already,
-// such as one that a user gave, the tree is proved from here on without regard
-// to the sender, and with the sender's own root it is that root's.
+// It may be called again. If it is the caller who knows the root, the tree is
+// the true one whoever sent the values; if it is their sender who says it, they
+// are proved to be that root's.
 func (t *GrowingTree) Finish(root Root) (*Tree, error) {
 	cvs := t.known()
 	return fromCVs(t.size, t.g, cvs[:len(cvs):len(cvs)], root)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"testing"
 )
 
@@ -92,6 +93,34 @@ func checkRangeProof(t *testing.T, tree *Tree, data []byte, start, end int64) {
 	}
 }
 
+// Trees with some spans, whose values are made up: what the first call leaves does
+// for all others.
+func TestRangeProofSpans(t *testing.T) {
+	made := pattern(1100 * 32)
+	for _, n := range []int{spanGroups - 1, spanGroups, spanGroups + 1, 2*spanGroups - 1, 2 * spanGroups, 3*spanGroups + 1, 1024, 1100} {
+		cvs := made[:n*32]
+		tree, err := FromCVs(int64(n)*1024, 0, cvs, refMerge(cvs, refRoot))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for first := 0; first < n; first += 117 {
+			for _, end := range []int{first + 1, min(first+300, n), n} {
+				wg.Go(func() {
+					got, err := tree.ProveRange(int64(first)*1024, int64(end)*1024)
+					if err != nil || !bytes.Equal(got, refRangeProof(cvs, 0, first, end)) {
+						t.Errorf("groups [%d,%d) of %d: not the reference's proof: %v", first, end, n, err)
+					}
+					if _, err := FromRangeProof(tree.size, 0, int64(first)*1024, int64(end)*1024, got, tree.root); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+	}
+}
+
 // Bytes that are not whole groups are proved by the groups that they are in.
 func TestRangeProofCoversTheGroups(t *testing.T) {
 	const size = 5*1024 - 1
@@ -116,7 +145,7 @@ func TestRangeProofCoversTheGroups(t *testing.T) {
 }
 
 func TestRangeProofRefusesEveryBitFlip(t *testing.T) {
-	for _, groups := range []int64{1, 2, 3, 5, 8} {
+	for _, groups := range []int64{1, 2, 3, 5} {
 		size := groups*1024 - 100
 		data := pattern(int(size))
 		tree := build(t, data, 0)
@@ -281,7 +310,7 @@ func FuzzRangeProof(f *testing.F) {
 		}
 		// And a true proof from a tree of made up values, which a fuzzer cannot guess.
 		g %= 11
-		n := int(groups%100) + 2
+		n := int(groups%1100) + 2 // more than four spans
 		cvs := make([]byte, 32*n)
 		copy(cvs, proof)
 		size = int64(n) * GroupSize(g).Bytes()

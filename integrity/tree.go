@@ -3,6 +3,7 @@ package integrity
 import (
 	"bytes"
 	"fmt"
+	"sync"
 )
 
 // Tree holds the chaining values of all chunk groups of one file and its root.
@@ -12,6 +13,9 @@ type Tree struct {
 	g    GroupSize
 	root Root
 	cvs  []byte // hashSize for each group; nil with fewer than two groups
+
+	spansOnce sync.Once
+	spans     []byte // chaining values of some inner nodes, made by the first ProveRange
 }
 
 // Root returns the BLAKE3 hash of the whole file.
