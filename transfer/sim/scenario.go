@@ -293,8 +293,8 @@ func (s Scenario) Bound() time.Duration {
 	return 10*time.Second + 4*need
 }
 
-// GapLimit returns for how long at most no byte may come once bytes came, while the anchor lives: a second and three of its round
-// trips, and what it takes it to send two groups; 0 where that cannot be said, because its own packets are lost or it waits for its disk,
+// GapLimit returns for how long at most no byte may come once bytes came, while the anchor lives: a second for each server that falls silent
+// (what one owes may be given to the next before anybody can know), three of the anchor's round trips, and what it takes it to send two groups; 0 where that cannot be said, because its own packets are lost or it waits for its disk,
 // for the client, or for a blip's end.
 func (s Scenario) GapLimit() time.Duration {
 	if s.Doom != DoomNone || s.Blip > 0 || s.Writing > 0 {
@@ -310,7 +310,13 @@ func (s Scenario) GapLimit() time.Duration {
 		return 0
 	}
 	rtt := 2 * (s.Client.Latency + s.Client.Jitter + from.Link.Latency + from.Link.Jitter)
-	return time.Second + 3*rtt + time.Duration(float64(2*8*group)/min(s.Client.Rate, from.Link.Rate)*float64(time.Second))
+	silences := time.Duration(0)
+	for _, p := range s.Servers {
+		if p.Outage.Kind != OutageNone && p.Outage.Kind != OutageLeft {
+			silences++
+		}
+	}
+	return max(1, silences)*time.Second + 3*rtt + time.Duration(float64(2*8*group)/min(s.Client.Rate, from.Link.Rate)*float64(time.Second))
 }
 
 // liars returns how many servers lie.
