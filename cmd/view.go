@@ -24,12 +24,13 @@ const (
 type view struct {
 	t     *terminal
 	quiet bool
-	bar   *progressbar.ProgressBar // nil where stderr is no terminal, and before the manifest
+	bar   *progressbar.ProgressBar // nil where stderr is no terminal, and before the manifest or the first bytes
 	draws bool                     // stderr is a terminal
 	name  string
 	addrs map[kwik.PathID]string // of the servers
 	// columns returns the width of the terminal, which may change.
 	columns func() int
+	above   string    // a line over the bar; empty for none
 	lines   int       // that the last drawing took
 	last    time.Time // of the newest plain line
 }
@@ -48,6 +49,8 @@ func (v *view) hashed(what string, bytes, total int64) {
 	text := fmt.Sprintf("%s: %s of %s", what, size(bytes), size(total))
 	switch {
 	case v.quiet:
+	case v.bar != nil: // bytes come already
+		v.above = text
 	case v.draws:
 		v.draw([]string{text})
 	case time.Since(v.last) >= plainEvery:
@@ -60,11 +63,17 @@ func (v *view) Manifest(m transfer.Manifest) {
 	if v.quiet {
 		return
 	}
+	v.above = ""
 	if !v.draws {
 		v.t.printf("%q: %s, blake3 %v", v.name, size(m.Size), m.Root)
 		return
 	}
-	v.bar = progressbar.NewOptions64(max(m.Size, 1),
+	v.begin(m.Size)
+}
+
+// begin makes the bar of a transfer of so many bytes.
+func (v *view) begin(total int64) {
+	v.bar = progressbar.NewOptions64(max(total, 1),
 		progressbar.OptionSetWriter(io.Discard),                                          // it makes the line; draw puts it on the terminal
 		progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), // ours know what was there before
 		progressbar.OptionSetWidth(max(3, min(40, v.columns()-52))),
@@ -124,6 +133,9 @@ func (v *view) BadBlock(server kwik.PathID, off, length int64) {
 
 // Progress implements transfer.Reporter.
 func (v *view) Progress(p transfer.Progress) {
+	if v.bar == nil && v.draws && !v.quiet {
+		v.begin(p.Total) // bytes come before the manifest while the server hashes the file
+	}
 	switch {
 	case v.quiet:
 	case v.bar != nil:
@@ -134,6 +146,9 @@ func (v *view) Progress(p transfer.Progress) {
 		lines := []string{strings.Trim(v.bar.String(), "\r ") + v.figures(p)}
 		for _, s := range p.Servers[:min(len(p.Servers), maxServerLines)] {
 			lines = append(lines, serverLine(s, p.Total, v.columns()))
+		}
+		if v.above != "" {
+			lines = append([]string{v.above}, lines...)
 		}
 		v.draw(lines)
 	case time.Since(v.last) >= plainEvery:
