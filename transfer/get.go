@@ -62,7 +62,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	}
 	g := &get{GetOptions: o, inquiry: newInquiry(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
 	start := time.Now()
-	err := g.run(ctx)
+	err := g.run(ctx, g.attempt)
 	g.result.Seconds = time.Since(start).Seconds()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -82,7 +82,8 @@ type get struct {
 	seeded *integrity.Root
 }
 
-func (g *get) run(ctx context.Context) error {
+// run prepares the target, calls attempt until that is through, and puts the file in place.
+func (g *get) run(ctx context.Context, attempt func(context.Context) error) error {
 	if g.Output == nil || g.Range != nil {
 		target := g.Target
 		if g.Output != nil {
@@ -107,7 +108,7 @@ func (g *get) run(ctx context.Context) error {
 			g.result.Kept = g.part.leave()
 		}()
 	}
-	if err := g.retry(ctx, func() error { return g.attempt(ctx) }); err != nil {
+	if err := g.retry(ctx, func() error { return attempt(ctx) }); err != nil {
 		return err
 	}
 	if g.Output != nil {
@@ -141,6 +142,11 @@ func (g *get) attempt(ctx context.Context) error {
 	if err := g.complete(ctx, nil); err != nil {
 		return err
 	}
+	return g.place(ctx, func(ctx context.Context) error { return g.copy(ctx, g.tree.Verify, nil) })
+}
+
+// place finds out what is here already of the manifest's file, and calls fetch for the rest if there is any.
+func (g *get) place(ctx context.Context, fetch func(context.Context) error) error {
 	g.result.Root = g.manifest.Root
 	if g.Range != nil {
 		if err := g.frame(); err != nil {
@@ -166,7 +172,7 @@ func (g *get) attempt(ctx context.Context) error {
 		g.seeAll()
 		return nil
 	}
-	return g.copy(ctx, g.tree.Verify, nil)
+	return fetch(ctx)
 }
 
 // seeAll reports that nothing is left to fetch.

@@ -256,7 +256,7 @@ func (p *partFile) ranges() []rangeset.Range {
 	return all.Ranges()
 }
 
-// commit puts the whole file in place: mode, content to disk, time, rename, directory to disk.
+// commit puts the whole file in place: mode, time, all of it to disk, rename, directory to disk.
 func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 	defer func() {
 		if err != nil {
@@ -271,11 +271,11 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 	if err := p.file.Chmod(mode.Perm() &^ umask); err != nil {
 		return err
 	}
-	if err := p.file.Sync(); err != nil {
-		p.lost = true // and a later Sync might not say so again
+	if err := p.dir.Chtimes(p.part, mtime); err != nil {
 		return err
 	}
-	if err := p.dir.Chtimes(p.part, mtime); err != nil {
+	if err := p.file.Sync(); err != nil {
+		p.lost = true // and a later Sync might not say so again
 		return err
 	}
 	if err := p.isPart(p.file); err != nil {
