@@ -40,8 +40,14 @@ var (
 		clear(b[3*crashUnit : 4*crashUnit])
 		return b
 	}()
-	crashTree = groupedTree(crashWant, crashGroup)
 	crashPart = partName("out")
+	// crashLater is a later version of it.
+	crashLater = func() []byte {
+		b := bytes.Clone(crashWant[:6*crashUnit+100])
+		b[2*crashUnit]++
+		b[5*crashUnit]++
+		return b
+	}()
 )
 
 func noise(seed byte, n int) []byte {
@@ -67,10 +73,20 @@ func only(groups ...int) []byte {
 	return b
 }
 
+// A version is a file on a server.
+type version struct {
+	content []byte
+	tree    *integrity.Tree
+	unit    int // bytes of a chunk group
+}
+
+func versionFrom(content []byte, group integrity.GroupSize) version {
+	return version{content, groupedTree(content, group), int(group.Bytes())}
+}
+
 // A crashCase is a transfer to "out" in a directory that has a file "bystander" besides.
 type crashCase struct {
-	content   []byte      // what is fetched
-	unit      int         // bytes of a chunk group
+	version               // what is fetched
 	old, part []byte      // durable at first, nil for none
 	partMode  fs.FileMode // 0 for that of a part file
 	sparse    bool
@@ -126,7 +142,7 @@ func (c crashCase) want() []byte {
 	return c.content
 }
 
-// offline is Get on a disk, without a network: groups of crashWant come in some order, a few at a time. lies are the bytes that it took
+// offline is Get on a disk, without a network: groups come in some order, a few at a time. lies are the bytes that it took
 // for proved before anything was fetched, and that are not those of the file.
 func (c crashCase) offline(d *crashDisk, r *rand.Rand) (result Result, lies int64, err error) {
 	o := c.at(d)
@@ -138,20 +154,20 @@ func (c crashCase) offline(d *crashDisk, r *rand.Rand) (result Result, lies int6
 	}
 	g := offline(o)
 	err = g.run(context.Background(), func(ctx context.Context) error {
-		g.manifest = Manifest{Size: crashTree.Size(), Root: crashTree.Root(), Group: crashUnit, MTime: someTime, Mode: 0o644}
-		g.tree = crashTree
+		g.manifest = Manifest{Size: c.tree.Size(), Root: c.tree.Root(), Group: int64(c.unit), MTime: someTime, Mode: 0o644}
+		g.tree = c.tree
 		return g.place(ctx, func(context.Context) error {
 			have := rangeset.Of(g.part.ranges()...)
 			if g.part.window == nil {
-				got := make([]byte, len(crashWant))
+				got := make([]byte, len(c.content))
 				g.part.file.ReadAt(got, 0)
 				for x := range have.All() {
-					if !bytes.Equal(got[x.Start:x.End], crashWant[x.Start:x.End]) {
+					if !bytes.Equal(got[x.Start:x.End], c.content[x.Start:x.End]) {
 						lies += x.Len()
 					}
 				}
 			}
-			return bring(g.part, crashWant, crashUnit, r)
+			return bring(g.part, c.content, int64(c.unit), r)
 		})
 	})
 	return g.result, lies, err
@@ -226,7 +242,9 @@ type crashExplorer struct {
 	*testing.T
 	crashCase
 	// run is the transfer. Bytes that were taken for proved and are wrong are lies.
-	run   func(d *crashDisk, r *rand.Rand) (result Result, lies int64, err error)
+	run func(c crashCase, d *crashDisk, r *rand.Rand) (result Result, lies int64, err error)
+	// later is another version that the server may have after a crash; nil for none.
+	later *version
 	at    string // which crash this is
 	seen  map[uint64]bool
 	tried int
@@ -270,11 +288,12 @@ func (x *crashExplorer) crash(d *crashDisk, k int, done bool, f fate) *crashDisk
 	x.whole(d, k, s, done)
 
 	again := newCrashDisk(s)
-	result, lies, err := x.run(again, x.random())
+	result, lies, err := x.run(x.crashCase, again, x.random())
 	if _, there := s.names["out"]; there && x.options.KeepsOld {
 		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindExists || len(again.log) > 0 {
 			x.fail(d, k, s, "the next run: %v", err)
 		}
+		x.update(d, k, s)
 		return again
 	}
 	if err != nil {
@@ -287,7 +306,35 @@ func (x *crashExplorer) crash(d *crashDisk, k int, done bool, f fate) *crashDisk
 		x.fail(d, k, s, "%d bytes were taken from before; right were %d to %d", result.Resumed, least, most)
 	}
 	x.ended(again, d, k, s)
+	if x.tried%4 == 0 {
+		x.update(d, k, s)
+	}
 	return again
+}
+
+// update has a transfer of the later version run in a state, crash, and be right whenever it does.
+func (x *crashExplorer) update(d *crashDisk, k int, s diskState) {
+	x.Helper()
+	if x.later == nil {
+		return
+	}
+	c := x.crashCase
+	c.version, c.options.KeepsOld, c.options.Range = *x.later, false, nil
+	disk := newCrashDisk(s)
+	if _, lies, err := x.run(c, disk, x.random()); err != nil || lies > 0 {
+		x.fail(d, k, s, "then another version: %v, %d bytes were taken for proved and are wrong", err, lies)
+	}
+	before := s.get("out")
+	for n := range len(disk.log) + 1 {
+		for _, how := range []fate{keepAll{}, dropAll{}, chance{x.random()}} {
+			now := disk.after(n, how).get("out")
+			switch {
+			case now != nil && bytes.Equal(now.data, c.content):
+			case n == len(disk.log), (now == nil) != (before == nil), now != nil && !bytes.Equal(now.data, before.data):
+				x.fail(d, k, s, "then another version, and a crash after %q: the target is %v", disk.log[:n], now)
+			}
+		}
+	}
 }
 
 // whole checks what no crash may break.
@@ -341,7 +388,7 @@ func (x *crashExplorer) visit(d *crashDisk, from int, prefix string, fates int, 
 func (x *crashExplorer) explore() {
 	x.at = "start"
 	d := newCrashDisk(x.start())
-	_, lies, err := x.run(d, x.random())
+	_, lies, err := x.run(x.crashCase, d, x.random())
 	if err != nil || lies > 0 {
 		x.Fatalf("%v, %d lies", err, lies)
 	}
@@ -362,7 +409,7 @@ func (x *crashExplorer) explore() {
 		if _, there := killed.names["out"]; there && x.options.KeepsOld {
 			continue // the next run does nothing
 		}
-		if _, _, err := x.run(killed, x.random()); err != nil {
+		if _, _, err := x.run(x.crashCase, killed, x.random()); err != nil {
 			x.fail(d, k, d.after(k, keepAll{}), "after a kill: %v", err)
 		}
 		x.visit(killed, k, x.at, max(1, *crashFates/4), func(n int, how fate) { x.crash(killed, n, n == len(killed.log), how) })
@@ -384,8 +431,9 @@ func TestCrashes(t *testing.T) {
 	tried := 0
 	for name, c := range crashCases {
 		t.Run(name, func(t *testing.T) {
-			c.content, c.unit = crashWant, crashUnit
-			x := &crashExplorer{T: t, crashCase: c, run: c.offline, seen: make(map[uint64]bool)}
+			c.version = versionFrom(crashWant, crashGroup)
+			later := versionFrom(crashLater, crashGroup)
+			x := &crashExplorer{T: t, crashCase: c, later: &later, run: crashCase.offline, seen: make(map[uint64]bool)}
 			x.explore()
 			t.Logf("%d crash states", x.tried)
 			tried += x.tried
@@ -416,9 +464,9 @@ func TestCrashesOfGet(t *testing.T) {
 		"no-clobber":  {options: GetOptions{KeepsOld: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.content, c.unit = theFile, 65536
+			c.version = versionFrom(theFile, integrity.DefaultGroupSize)
 			x := &crashExplorer{T: t, crashCase: c, seen: make(map[uint64]bool)}
-			x.run = func(d *crashDisk, _ *rand.Rand) (Result, int64, error) {
+			x.run = func(c crashCase, d *crashDisk, _ *rand.Rand) (Result, int64, error) {
 				r, _, err := fetch(t, "out", func(o *GetOptions) {
 					of := c.at(d)
 					of.URL, of.TLS, of.KWIK = o.URL, o.TLS, o.KWIK
@@ -434,10 +482,10 @@ func TestCrashesOfGet(t *testing.T) {
 				return r, 0, err
 			}
 			d := newCrashDisk(x.start())
-			if _, _, err := x.run(d, nil); err != nil {
+			if _, _, err := x.run(x.crashCase, d, nil); err != nil {
 				t.Fatal(err)
 			}
-			x.visit(d, 0, "", 5, func(k int, how fate) { x.crash(d, k, k == len(d.log), how) })
+			x.visit(d, 0, "", 14, func(k int, how fate) { x.crash(d, k, k == len(d.log), how) })
 			tried += x.tried
 		})
 	}

@@ -427,6 +427,9 @@ func (d *openedDisk) opened(name string, write bool) (File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if write && d.nodes[node].mode&0o200 == 0 { // the process is not root's
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrPermission}
+	}
 	d.open++
 	return &diskFile{d: d.crashDisk, index: node, write: write}, nil
 }
