@@ -300,6 +300,9 @@ func (d *crashDisk) after(k int, f fate) diskState {
 	return diskState{nodes, names}
 }
 
+// now returns what processes see.
+func (d *crashDisk) now() diskState { return d.after(len(d.log), keepAll{}) }
+
 // keepAll is the fate of a disk whose machine did not crash.
 type keepAll struct{}
 

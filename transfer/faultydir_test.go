@@ -1,8 +1,11 @@
 package transfer
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,11 +20,17 @@ type faultyDir struct {
 
 type faults struct {
 	mu    sync.Mutex
-	fail  int   // which operation fails, counted from 1; 0 for none
-	with  error // how
+	fail  int      // which operation fails, counted from 1; 0 for none
+	with  error    // how; io.ErrShortWrite for a write of less that says nothing
+	only  []string // the operations that count; nil for all
+	stays bool     // all that count fail from then on
 	after func(op string)
-	ops   []string // what was done, the failed one last if any
-	open  int      // files and directories that are open
+	under func(string) (Dir, error) // what there is below; nil for the system's directories
+
+	ops    []string // what was done, the failed one among it
+	counts int      // how many of them count
+	failed string   // the first that failed, "" if none did
+	open   int      // files and directories that are open
 }
 
 // step counts an operation and reports whether it fails.
@@ -29,18 +38,17 @@ func (f *faults) step(op, name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ops = append(f.ops, op)
-	if len(f.ops) == f.fail {
-		return &fs.PathError{Op: op, Path: name, Err: f.with}
+	if f.only != nil && !slices.Contains(f.only, op) {
+		return nil
 	}
-	return nil
-}
-
-// failed returns the operation that failed, "" if none did.
-func (f *faults) failed() string {
-	if f.fail > 0 && len(f.ops) >= f.fail {
-		return f.ops[f.fail-1]
+	f.counts++
+	if f.fail == 0 || f.counts < f.fail || f.counts > f.fail && !f.stays {
+		return nil
 	}
-	return ""
+	if f.failed == "" {
+		f.failed = op
+	}
+	return &fs.PathError{Op: op, Path: name, Err: f.with}
 }
 
 func (f *faults) done(op string) {
@@ -55,7 +63,11 @@ func (f *faults) opener() func(string) (Dir, error) {
 		if err := f.step("opendir", path); err != nil {
 			return nil, err
 		}
-		d, err := OpenDir(path)
+		under := f.under
+		if under == nil {
+			under = OpenDir
+		}
+		d, err := under(path)
 		if err != nil {
 			return nil, err
 		}
@@ -153,6 +165,9 @@ type faultyFile struct {
 func (f faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.step("write", f.name); err != nil {
 		n, _ := f.File.WriteAt(p[:len(p)/2], off) // as a full disk does
+		if errors.Is(err, io.ErrShortWrite) {
+			err = nil
+		}
 		return n, err
 	}
 	return f.File.WriteAt(p, off)
@@ -216,7 +231,7 @@ func everyFault(t *testing.T, with error, f func(t *testing.T, faults *faults)) 
 		if !t.Run(fmt.Sprint(n), func(t *testing.T) { f(t, x) }) {
 			return
 		}
-		if x.failed() == "" {
+		if x.failed == "" {
 			if n < 10 {
 				t.Fatalf("only %d operations: %q", n-1, x.ops)
 			}

@@ -92,7 +92,7 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 			if target, dir, err = spool(); err != nil {
 				return err
 			}
-			defer os.Remove(dir) // empty by then
+			defer os.RemoveAll(dir) // a part file is left in it only if it could not be removed
 		}
 		var err error
 		if g.part, err = openPart(g.OpenDir, target, g.KeepsOld); err != nil { // before anything is asked of the network

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -204,10 +205,8 @@ func (p *partFile) WriteAt(b []byte, off int64) (int, error) {
 	if p.window != nil {
 		in, at = p.window.narrow(b, off)
 	}
-	n, err := p.file.WriteAt(in, at)
-	p.writeback.wrote(n)
-	if err != nil {
-		return 0, p.wrap(err) // what was written of it ends anywhere in a group, and is proved by nothing
+	if err := p.write(in, at); err != nil {
+		return 0, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -215,6 +214,19 @@ func (p *partFile) WriteAt(b []byte, off int64) (int, error) {
 	p.fetched.Add(off, off+int64(len(b)))
 	p.wrote += int64(len(b))
 	return len(b), nil
+}
+
+// write writes bytes at an offset of the part file. What an error leaves of them ends anywhere in a group, and is proved by nothing.
+func (p *partFile) write(b []byte, at int64) error {
+	n, err := p.file.WriteAt(b, at)
+	p.writeback.wrote(n)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return p.wrap(err)
+	}
+	return nil
 }
 
 // inPlace returns how many proved bytes are in the file, how many of them were there before the transfer, and how many bytes

@@ -74,14 +74,12 @@ func (p *partFile) plant(ctx context.Context, seed File, tree *integrity.Tree, r
 
 // keep writes a proved group that was not fetched.
 func (p *partFile) keep(group []byte, off int64) error {
-	n, err := p.file.WriteAt(group, off)
-	p.writeback.wrote(n)
-	if err != nil {
-		return p.wrap(err)
+	if err := p.write(group, off); err != nil {
+		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.had.Add(off, off+int64(n))
+	p.had.Add(off, off+int64(len(group)))
 	return nil
 }
 
