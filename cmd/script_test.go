@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -25,6 +26,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/zeebo/blake3"
+
+	"kwikcp/transfer"
 )
 
 func TestMain(m *testing.M) {
@@ -40,7 +43,7 @@ func TestMain(m *testing.M) {
 //	awaitfile PATTERN         waits until there is a file of that name
 //	signal NAME SIGNAL        sends INT, TERM, HUP, KILL, STOP or CONT
 //	ended NAME CODE           waits for the end of NAME: with that code, within a second of the last signal; its output becomes
-//	                          stdout and stderr
+//	                          stdout and stderr; the target of a get that failed must be as it was
 //	fails CODE [within=D] ARG...  runs "kwikcp ARG...": it must end with that code and one line on stderr, within D (5 s)
 //	                          and must leave the work directory as it was
 //	genfile NAME SIZE SEED    makes a file; SIZE may end in K or M
@@ -82,13 +85,14 @@ func TestScripts(t *testing.T) {
 type world struct {
 	work      string
 	processes map[string]*process
+	targets   map[string]standing // of the gets among them
 	relays    map[string]*relay
 }
 
 type worldKey struct{}
 
 func setupScript(env *testscript.Env) error {
-	w := &world{work: env.WorkDir, processes: make(map[string]*process), relays: make(map[string]*relay)}
+	w := &world{work: env.WorkDir, processes: make(map[string]*process), targets: make(map[string]standing), relays: make(map[string]*relay)}
 	env.Values[worldKey{}] = w
 	env.Defer(func() {
 		for _, p := range w.processes {
@@ -126,11 +130,48 @@ func cmdStart(ts *testscript.TestScript, w *world, args []string) error {
 	if old := w.processes[args[0]]; old != nil {
 		old.kill()
 	}
+	delete(w.targets, args[0])
+	if target := targetOf(args[1:]); target != "" {
+		w.targets[args[0]] = look(ts.MkAbs(target))
+	}
 	p, err := startProcess(ts.MkAbs("."), env, nil, args[1:]...)
 	if err == nil {
 		w.processes[args[0]] = p
 	}
 	return err
+}
+
+// targetOf returns what file a command receives into, "" if none. It takes what follows a URL for it.
+func targetOf(args []string) string {
+	i := slices.IndexFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "kwik://") })
+	if i < 0 || args[0] != "get" {
+		return ""
+	}
+	if i+1 < len(args) && !strings.HasPrefix(args[i+1], "--") {
+		if args[i+1] == "-" {
+			return ""
+		}
+		return args[i+1]
+	}
+	u, err := transfer.ParseURL(args[i])
+	if err != nil {
+		return ""
+	}
+	return path.Base(u.Path)
+}
+
+// standing is what is under a name: its content's hash and what the system says of it, or why there is nothing.
+type standing struct {
+	path, is string
+}
+
+func look(path string) standing {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return standing{path, err.Error()}
+	}
+	content, err := os.ReadFile(path) // the error of a directory is as good
+	return standing{path, fmt.Sprintf("%v %v %x %v", info.Mode(), info.ModTime(), sha256.Sum256(content), err)}
 }
 
 func cmdServe(ts *testscript.TestScript, w *world, args []string) error {
@@ -192,6 +233,10 @@ func cmdEnded(ts *testscript.TestScript, w *world, args []string) error {
 	}
 	if crashed.MatchString(stderr) {
 		return fmt.Errorf("it crashed: %s", stderr)
+	}
+	// With exitExists it is somebody else who put a file there.
+	if before, ok := w.targets[args[0]]; ok && code != exitOK && code != exitExists && look(before.path) != before {
+		return fmt.Errorf("it failed, and what stood at %s does not stand there any more", before.path)
 	}
 	if took := p.ended.Sub(p.signalled); !p.signalled.IsZero() && took > time.Second {
 		return fmt.Errorf("it took %v from the signal to the end", took)

@@ -469,7 +469,7 @@ func TestCrashesOfGet(t *testing.T) {
 			c.version = versionFrom(theFile, integrity.DefaultGroupSize)
 			x := &crashExplorer{T: t, crashCase: c, seen: make(map[uint64]bool)}
 			x.run = func(c crashCase, d *crashDisk, _ *rand.Rand) (Result, int64, error) {
-				r, _, err := fetch(t, "out", func(o *GetOptions) {
+				r, _, err := fetchBy(t, Get, "out", func(o *GetOptions) {
 					of := c.at(d)
 					of.URL, of.TLS, of.KWIK = o.URL, o.TLS, o.KWIK
 					*o = of
