@@ -92,6 +92,7 @@ type crashCase struct {
 	sparse    bool
 	clones    bool
 	seed      []byte // nil for none
+	cold      bool   // the server knows the root only when all was fetched
 	options   GetOptions
 }
 
@@ -100,6 +101,9 @@ var crashRange = ByteRange{First: crashUnit + 5, Last: 4*crashUnit + 9}
 var crashCases = map[string]crashCase{
 	"fresh":                       {},
 	"fresh, sparse":               {sparse: true},
+	"fresh, cold":                 {cold: true},
+	"over a file, cold":           {old: noise(3, 20000), cold: true},
+	"resumed, cold":               {part: only(0, 5), cold: true},
 	"over a file":                 {old: noise(3, 20000)},
 	"over a longer one, as it is": {old: noise(3, 50000), options: GetOptions{Plain: true}},
 	"resumed":                     {old: noise(3, 20000), part: only(0, 3, 4, 8)},
@@ -158,6 +162,14 @@ func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOption
 	g := offline(o)
 	err = g.run(context.Background(), func(ctx context.Context) error {
 		g.manifest = Manifest{Size: c.tree.Size(), Root: c.tree.Root(), Group: int64(c.unit), MTime: someTime, Mode: 0o644}
+		if c.cold && g.mayBegin() {
+			if err := bring(g.part, c.content, int64(c.unit), r); err != nil {
+				return err
+			}
+			g.tree, g.result.Root = c.tree, c.tree.Root()
+			g.part.proved(g.tree)
+			return nil
+		}
 		g.tree = c.tree
 		return g.place(ctx, func(context.Context) error {
 			if g.part.window == nil {
