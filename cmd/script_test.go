@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -26,8 +25,6 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/zeebo/blake3"
-
-	"kwikcp/transfer"
 )
 
 func TestMain(m *testing.M) {
@@ -139,39 +136,6 @@ func cmdStart(ts *testscript.TestScript, w *world, args []string) error {
 		w.processes[args[0]] = p
 	}
 	return err
-}
-
-// targetOf returns what file a command receives into, "" if none. It takes what follows a URL for it.
-func targetOf(args []string) string {
-	i := slices.IndexFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "kwik://") })
-	if i < 0 || args[0] != "get" {
-		return ""
-	}
-	if i+1 < len(args) && !strings.HasPrefix(args[i+1], "--") {
-		if args[i+1] == "-" {
-			return ""
-		}
-		return args[i+1]
-	}
-	u, err := transfer.ParseURL(args[i])
-	if err != nil {
-		return ""
-	}
-	return path.Base(u.Path)
-}
-
-// standing is what is under a name: its content's hash and what the system says of it, or why there is nothing.
-type standing struct {
-	path, is string
-}
-
-func look(path string) standing {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return standing{path, err.Error()}
-	}
-	content, err := os.ReadFile(path) // the error of a directory is as good
-	return standing{path, fmt.Sprintf("%v %v %x %v", info.Mode(), info.ModTime(), sha256.Sum256(content), err)}
 }
 
 func cmdServe(ts *testscript.TestScript, w *world, args []string) error {
