@@ -161,7 +161,10 @@ func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOption
 		g.tree = c.tree
 		return g.place(ctx, func(context.Context) error {
 			if g.part.window == nil {
-				got := d.now().get(crashPart).data
+				got := make([]byte, len(c.content))
+				if part := d.now().get(crashPart); part != nil {
+					copy(got, part.data)
+				}
 				for _, x := range g.part.ranges() {
 					if !bytes.Equal(got[x.Start:x.End], c.content[x.Start:x.End]) {
 						lies += x.Len()
