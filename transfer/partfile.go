@@ -283,6 +283,9 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 	if err := p.file.Chmod(mode.Perm() &^ umask); err != nil {
 		return err
 	}
+	if err := p.isPart(p.file); err != nil { // what has its name now would get the time
+		return err
+	}
 	if err := p.dir.Chtimes(p.part, mtime); err != nil {
 		return err
 	}
@@ -290,7 +293,7 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 		p.lost = true // and a later Sync might not say so again
 		return err
 	}
-	if err := p.isPart(p.file); err != nil {
+	if err := p.isPart(p.file); err != nil { // which may have taken long
 		return err
 	}
 	if err := p.rename(); err != nil {
