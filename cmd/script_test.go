@@ -128,8 +128,8 @@ func cmdStart(ts *testscript.TestScript, w *world, args []string) error {
 		old.kill()
 	}
 	delete(w.targets, args[0])
-	if target := targetOf(args[1:]); target != "" {
-		w.targets[args[0]] = look(ts.MkAbs(target))
+	if target := receivedInto(ts.MkAbs("."), args[1:]); target != "" {
+		w.targets[args[0]] = look(target)
 	}
 	p, err := startProcess(ts.MkAbs("."), env, nil, args[1:]...)
 	if err == nil {

@@ -5,29 +5,38 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"kwikcp/transfer"
 )
 
-// targetOf returns what file a command receives into, "" if none. It takes what follows a URL for it.
-func targetOf(args []string) string {
+// receivedInto returns what file a command that runs in dir receives into, "" if none. It takes what follows a URL for it.
+func receivedInto(dir string, args []string) string {
 	i := slices.IndexFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "kwik://") })
 	if i < 0 || args[0] != "get" {
 		return ""
-	}
-	if i+1 < len(args) && !strings.HasPrefix(args[i+1], "--") {
-		if args[i+1] == "-" {
-			return ""
-		}
-		return args[i+1]
 	}
 	u, err := transfer.ParseURL(args[i])
 	if err != nil {
 		return ""
 	}
-	return path.Base(u.Path)
+	name := path.Base(u.Path)
+	if i+1 == len(args) || strings.HasPrefix(args[i+1], "--") {
+		return filepath.Join(dir, name)
+	}
+	if args[i+1] == "-" {
+		return ""
+	}
+	target := args[i+1]
+	if !filepath.IsAbs(target) {
+		target = filepath.Join(dir, target)
+	}
+	if info, err := os.Stat(target); err == nil && info.IsDir() {
+		return filepath.Join(target, name)
+	}
+	return target
 }
 
 // standing is what is under a name: its content's hash and what the system says of it, or why there is nothing.
@@ -40,6 +49,9 @@ func look(path string) standing {
 	if err != nil {
 		return standing{path, err.Error()}
 	}
-	content, err := os.ReadFile(path) // the error of a directory is as good
+	if !info.Mode().IsRegular() {
+		return standing{path, fmt.Sprint(info.Mode(), info.ModTime())}
+	}
+	content, err := os.ReadFile(path)
 	return standing{path, fmt.Sprintf("%v %v %x %v", info.Mode(), info.ModTime(), sha256.Sum256(content), err)}
 }

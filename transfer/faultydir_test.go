@@ -29,7 +29,7 @@ type faults struct {
 
 	ops    []string // what was done, the failed one among it
 	counts int      // how many of them count
-	failed string   // the first that failed, "" if none did
+	first  string   // that failed
 	open   int      // files and directories that are open
 }
 
@@ -45,11 +45,14 @@ func (f *faults) step(op, name string) error {
 	if f.fail == 0 || f.counts < f.fail || f.counts > f.fail && !f.stays {
 		return nil
 	}
-	if f.failed == "" {
-		f.failed = op
+	if f.first == "" {
+		f.first = op
 	}
 	return &fs.PathError{Op: op, Path: name, Err: f.with}
 }
+
+// failed returns the first operation that failed, "" if none did.
+func (f *faults) failed() string { return f.first }
 
 func (f *faults) done(op string) {
 	if f.after != nil {
@@ -231,7 +234,7 @@ func everyFault(t *testing.T, with error, f func(t *testing.T, faults *faults)) 
 		if !t.Run(fmt.Sprint(n), func(t *testing.T) { f(t, x) }) {
 			return
 		}
-		if x.failed == "" {
+		if x.failed() == "" {
 			if n < 10 {
 				t.Fatalf("only %d operations: %q", n-1, x.ops)
 			}

@@ -293,7 +293,7 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 		p.lost = true // and a later Sync might not say so again
 		return err
 	}
-	if err := p.isPart(p.file); err != nil { // which may have taken long
+	if err := p.isPart(p.file); err != nil { // the sync may have taken long
 		return err
 	}
 	if err := p.rename(); err != nil {

@@ -376,7 +376,7 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 						put(t, part, stale)
 					}
 					err := receive(x.opener(), target)
-					failed := x.failed
+					failed := x.failed()
 					t.Logf("%q failed: %v", failed, err)
 					switch {
 					case err != nil && with == syscall.EIO:

@@ -133,9 +133,9 @@ func TestGetRangeWhenOperationsFail(t *testing.T) {
 					o.Target, o.Output = "", &out
 				}
 			})
-			t.Logf("%q failed: %v", x.failed, err)
+			t.Logf("%q failed: %v", x.failed(), err)
 			wanted := string(theFile[want.First : want.Last+1])
-			if renamed := slices.Contains(x.ops, "rename") && x.failed != "rename"; renamed {
+			if renamed := slices.Contains(x.ops, "rename") && x.failed() != "rename"; renamed {
 				wantContent(t, target, wanted)
 			} else {
 				wantContent(t, target, "before")

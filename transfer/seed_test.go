@@ -134,7 +134,7 @@ func TestSeedWhenOperationsFail(t *testing.T) {
 			r, _, err := fetch(t, target, func(o *GetOptions) {
 				o.Reuse, o.Seed, o.OpenDir = true, faultyFile{openFile(t, theFile[:70000]), x, "seed"}, x.opener()
 			})
-			t.Logf("%q failed: %v", x.failed, err)
+			t.Logf("%q failed: %v", x.failed(), err)
 			got, _ := os.ReadFile(target)
 			switch {
 			case err == nil && !bytes.Equal(got, theFile):

@@ -51,11 +51,11 @@ func TestTorture(t *testing.T) {
 				for n := 1; ; n++ {
 					x := &faults{fail: n, with: fault.with, only: fault.only, stays: stays}
 					said := c.torture(t, x, fault, fmt.Sprintf("%s: %s at %d, stays %t", name, how, n, stays))
-					if x.failed == "" || t.Failed() {
+					if x.failed() == "" || t.Failed() {
 						break
 					}
 					tried++
-					if row := x.failed; !slices.Contains(table[said], row) {
+					if row := x.failed(); !slices.Contains(table[said], row) {
 						table[said] = append(table[said], row)
 					}
 				}
@@ -78,7 +78,7 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 	s := d.now()
 	bad := func(format string, args ...any) {
 		t.Helper()
-		t.Errorf("%s, which was %s: %s\nerror %v, result %+v\noperations %q\nthe disk has %v", what, x.failed, fmt.Sprintf(format, args...), err, r, x.ops, s)
+		t.Errorf("%s, which was %s: %s\nerror %v, result %+v\noperations %q\nthe disk has %v", what, x.failed(), fmt.Sprintf(format, args...), err, r, x.ops, s)
 	}
 
 	said = "it succeeded"
@@ -86,7 +86,7 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 		said = err.Error()
 		e, ok := errors.AsType[*Error](err)
 		switch {
-		case x.failed == "":
+		case x.failed() == "":
 			bad("nothing failed")
 		case !ok || e.Kind != fault.kind:
 			bad("the error is of another kind than %v", fault.kind)
@@ -112,9 +112,9 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 		bad("%d files and directories are open (%d), %d locked", x.open, d.open, d.locks)
 	case r.Kept && part == nil:
 		bad("nothing is kept")
-	case part != nil && !r.Kept && before.get(crashPart) == nil && !x.stays && x.failed != "remove":
+	case part != nil && !r.Kept && before.get(crashPart) == nil && !x.stays && x.failed() != "remove":
 		bad("a part file is left of which nothing is said")
-	case err != nil && !r.Kept && r.Bytes > 0 && c.options.Range == nil && !x.stays && x.failed != "sync" && !isNew:
+	case err != nil && !r.Kept && r.Bytes > 0 && c.options.Range == nil && !x.stays && x.failed() != "sync" && !isNew:
 		bad("what was proved is lost")
 	}
 	for name := range s.names {
@@ -195,9 +195,9 @@ func TestTortureOfOutput(t *testing.T) {
 				_, _, err := fetch(t, "", func(o *GetOptions) { o.Output, o.Range, o.OpenDir = &out, part, x.opener() })
 				wantNames(t, os.Getenv("TMPDIR"))
 				if !bytes.HasPrefix(want, out.Bytes()) || err == nil && out.Len() != len(want) || x.open != 0 {
-					t.Errorf("%s at %d, which was %s: %d bytes, %v; %d files are open", how, n, x.failed, out.Len(), err, x.open)
+					t.Errorf("%s at %d, which was %s: %d bytes, %v; %d files are open", how, n, x.failed(), out.Len(), err, x.open)
 				}
-				if x.failed == "" {
+				if x.failed() == "" {
 					break
 				}
 				if err != nil {

@@ -94,14 +94,14 @@ func TestUpToDateWhenOperationsFail(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _, err := fetch(t, target, func(o *GetOptions) { o.OpenDir = x.opener() })
-		t.Logf("%q failed: %v", x.failed, err)
+		t.Logf("%q failed: %v", x.failed(), err)
 		wantContent(t, target, string(theFile))
 		if err == nil {
 			wantDressed(t, target)
 		} else {
 			wantKind(t, err, KindLocal, "input/output error")
 		}
-		if x.failed == "" {
+		if x.failed() == "" {
 			wantNames(t, filepath.Dir(target), "out")
 		}
 		if x.open != 0 {
@@ -148,11 +148,11 @@ func TestKeepsOldWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 		target := filepath.Join(t.TempDir(), "out")
 		_, _, err := fetch(t, target, func(o *GetOptions) { o.KeepsOld, o.OpenDir = true, x.opener() })
-		t.Logf("%q failed: %v", x.failed, err)
+		t.Logf("%q failed: %v", x.failed(), err)
 		if err != nil {
 			wantKind(t, err, KindLocal, "input/output error")
 		}
-		if renamed := slices.Contains(x.ops, "renamenew") && x.failed != "renamenew"; renamed {
+		if renamed := slices.Contains(x.ops, "renamenew") && x.failed() != "renamenew"; renamed {
 			wantContent(t, target, string(theFile))
 		} else if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("there is a target: %v", err)
