@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	crashFates = flag.Int("crashfates", 32, "how many crash states to make of each moment of each run")
+	crashFates = flag.Int("crashfates", defaultCrashFates, "how many crash states to make of each moment of each run")
 	crashAt    = flag.String("crashat", "", "try only this crash, as a failure names it")
 )
 
@@ -226,8 +226,8 @@ func TestCrashes(t *testing.T) {
 		})
 	}
 	t.Logf("%d crash states", tried)
-	if tried < 5000 && *crashAt == "" && !t.Failed() {
-		t.Error("these are fewer than 5,000")
+	if tried < minCrashStates && *crashFates >= defaultCrashFates && *crashAt == "" && !t.Failed() {
+		t.Errorf("these are fewer than %d", minCrashStates)
 	}
 }
 
