@@ -9,7 +9,7 @@ import (
 )
 
 // A size that a manifest claims is proved when the last group is (package integrity), and decides nothing before: until then a part
-// file just grows. From then on the room for what is missing is reserved, so that a disk that is too small is noticed at once and
+// file just grows. So the last group of a large file is fetched first. From then on the room for what is missing is reserved, so that a disk that is too small is noticed at once and
 // not after hours, and so that nobody else takes the room meanwhile. Whether there is enough is the file system's to say. Where
 // it cannot reserve, writing finds out.
 
@@ -43,6 +43,18 @@ func (e *SpaceError) Error() string {
 }
 
 func (e *SpaceError) Unwrap() error { return e.Err }
+
+// first returns which bytes to fetch before all others: the last group, where what it proves is worth a reservation.
+func (p *partFile) first() (last rangeset.Range, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	size := p.tree.Size()
+	if p.window != nil || size-p.had.Total() < reserveFrom || p.had.Contains(size-1) {
+		return last, false
+	}
+	unit := p.tree.GroupSize().Bytes()
+	return rangeset.Range{Start: (size - 1) - (size-1)%unit, End: size}, true
+}
 
 // reserve reserves room for what is missing, once the last group of the file is proved. It may be called by several goroutines at
 // once; one of them does it. An error is one of LocalError, after which the transfer cannot end well.
