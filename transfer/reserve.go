@@ -48,8 +48,11 @@ func (e *SpaceError) Unwrap() error { return e.Err }
 func (p *partFile) first() (last rangeset.Range, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.tree == nil || p.window != nil {
+		return last, false
+	}
 	size := p.tree.Size()
-	if p.window != nil || size-p.had.Total() < reserveFrom || p.had.Contains(size-1) {
+	if size-p.had.Total() < reserveFrom || p.had.Contains(size-1) {
 		return last, false
 	}
 	unit := p.tree.GroupSize().Bytes()
