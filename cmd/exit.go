@@ -167,7 +167,7 @@ var remedies = []struct {
 	{syscall.EIO, "the disk fails, or the way to it; the system's log says more"},
 	{syscall.EROFS, "choose a directory that is not mounted read-only"},
 	{syscall.EACCES, "look at the permissions of it and of its directory"},
-	{syscall.EPERM, "it may be protected against changes; lsattr shows that on Linux"},
+	{syscall.EPERM, "it may be protected against changes (lsattr), or another user's"},
 	{syscall.ENAMETOOLONG, "choose a shorter name"},
 	{syscall.EMFILE, "allow the process more open files (ulimit -n)"},
 	{syscall.ENFILE, "other programs have too many files open; try again later"},

@@ -19,8 +19,8 @@ const reserveFrom = 16 << 20
 // allocator is what a File is if the system can reserve room for it.
 type allocator interface {
 	// Allocate reserves room on disk for bytes [start, end). Neither content nor size change, and what has room is left
-	// alone. An error is ENOSPC, EDQUOT or EFBIG, perhaps with a part of the room reserved, or errors.ErrUnsupported. It
-	// may be called while other methods are.
+	// alone. An error is ENOSPC, EDQUOT or EFBIG, perhaps with a part of the room reserved, or another if the file system
+	// does not reserve, or knows no holes. It may be called while other methods are.
 	Allocate(start, end int64) error
 	// Release gives the room of bytes [start, end) back. They are a hole then, or as they were.
 	Release(start, end int64)
@@ -44,7 +44,8 @@ func (e *SpaceError) Error() string {
 
 func (e *SpaceError) Unwrap() error { return e.Err }
 
-// first returns which bytes to fetch before all others: the last group, where what it proves is worth a reservation.
+// first returns which bytes to fetch before all others: the last group, where what it proves leads to a reservation. Elsewhere
+// to write it so far beyond the file's end has no use, and on a file system without holes a price.
 func (p *partFile) first() (last rangeset.Range, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -53,6 +54,9 @@ func (p *partFile) first() (last rangeset.Range, ok bool) {
 	}
 	size := p.tree.Size()
 	if size-p.had.Total() < reserveFrom || p.had.Contains(size-1) {
+		return last, false
+	}
+	if disk, ok := p.file.(allocator); !ok || disk.Allocate(0, 1) != nil {
 		return last, false
 	}
 	unit := p.tree.GroupSize().Bytes()
