@@ -243,7 +243,7 @@ func errorCode(err error) string {
 		return "source_changed"
 	case exitLimit:
 		return "limit_reached"
-	case exitSignal + int(syscall.SIGINT), exitSignal + int(syscall.SIGTERM), exitSignal + int(syscall.SIGHUP):
+	case exitSignal + int(syscall.SIGINT), exitSignal + int(syscall.SIGTERM), exitSignal + int(syscall.SIGHUP), exitSignal + int(syscall.SIGPIPE):
 		return "interrupted"
 	}
 	return "other"

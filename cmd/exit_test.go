@@ -76,6 +76,8 @@ func TestExplain(t *testing.T) {
 		{interruption{syscall.SIGHUP}, 129, "interrupted", ""},
 		{interruption{syscall.SIGINT}, 130, "interrupted", ""},
 		{interruption{syscall.SIGTERM}, 143, "interrupted", ""},
+		{quietly(transfer.LocalError("write the output", syscall.EPIPE)), 141, "interrupted", ""},
+		{quietly(of(transfer.KindBusy)), 9, "target_busy", "wait"},
 	} {
 		code, message, hint := explain(test.err)
 		if code != test.code || errorCode(test.err) != test.errorCode || !strings.Contains(hint, test.hint) || (hint == "") != (test.hint == "") {

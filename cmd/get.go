@@ -35,7 +35,7 @@ The pin is the server's key, as kwikcp serve prints it. Without one the server m
 or be known already; an unknown one is accepted on this machine and asked about on a terminal.
 
 Exit status: 0 the proved file is in place; 1 other; 2 usage; 3 not found; 4 server not trusted; 5 network, a retry may
-help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with --no-clobber; 10 source changed; 11 --max-time is over; 130 or 143 interrupted.`,
+help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with --no-clobber; 10 source changed; 11 --max-time is over; 130 or 143 interrupted; 141 nobody reads the output.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the file must have this hash, `blake3=HEX` as b3sum prints it; then no server is trusted for the content"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
