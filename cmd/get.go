@@ -20,9 +20,9 @@ func getCommand(t *terminal) *cli.Command {
 	return &cli.Command{
 		Name:      "get",
 		Usage:     "fetch a file from a primary and all its secondaries, and prove it",
-		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|-]",
-		Description: `FILE is where the file goes, by default the last component of PATH in the current directory; "-" writes to
-stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then. If that is
+		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|DIR|-]",
+		Description: `FILE is where the file goes, by default the last component of PATH in the current directory, or in DIR; "-" writes
+to stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then. If that is
 the very file already nothing is fetched: it is up to date. Mode (less the umask) and time are those on the server.
 
 A get that fails, is interrupted or killed leaves what it has as .kwikcp-....part beside FILE, and the same command again fetches
@@ -35,7 +35,7 @@ The pin is the server's key, as kwikcp serve prints it. Without one the server m
 or be known already; an unknown one is accepted on this machine and asked about on a terminal.
 
 Exit status: 0 the proved file is in place; 1 other; 2 usage; 3 not found; 4 server not trusted; 5 network, a retry may
-help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with --no-clobber; 10 source changed; 11 --max-time is over; 130 or 143 interrupted.`,
+help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with --no-clobber; 10 source changed; 11 --max-time is over; 130 or 143 interrupted; 141 nobody reads the output.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the file must have this hash, `blake3=HEX` as b3sum prints it; then no server is trusted for the content"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
@@ -59,13 +59,19 @@ help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with
 }
 
 func runGet(c *cli.Context, t *terminal) error {
+	ctx, stop := untilBrokenPipe(c.Context)
+	defer stop()
+	return quietly(runGetUntil(ctx, c, t))
+}
+
+func runGetUntil(ctx context.Context, c *cli.Context, t *terminal) error {
 	o, err := parseGet(c, t)
 	if c.Bool("json") {
 		events := newEvents(t.stdout)
 		events.start(c.Args().Get(0), o.target)
 		var result transfer.Result
 		if err == nil {
-			result, err = o.get(c.Context, events)
+			result, err = o.get(ctx, events)
 		}
 		events.result(result, err)
 		return err
@@ -74,7 +80,7 @@ func runGet(c *cli.Context, t *terminal) error {
 		return err
 	}
 	view := newView(t, c.Bool("quiet"), o.url.Path)
-	result, err := o.get(c.Context, view)
+	result, err := o.get(ctx, view)
 	view.end()
 	if err == nil && !c.Bool("quiet") {
 		warnOfLosses(t, result)
@@ -152,15 +158,18 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, usageError{fmt.Errorf("%q is not the URL of a file: %w", args[0], err), help}
 	}
 	o.target = path.Base(o.url.Path)
+	var targetErr error // told when the rest of the command line is right
 	if len(args) == 2 {
 		o.target = args[1]
+		switch {
+		case o.target == "":
+			return o, usageError{errors.New("the name of the file to write is empty"), help}
+		case strings.ContainsRune(o.target, 0):
+			return o, usageError{errors.New("the name of the file to write has a NUL byte"), help}
+		}
+		o.target, o.stdout, targetErr = targetOf(o.target, o.url.Path)
 	}
-	o.stdout = o.target == "-" && len(args) == 2
 	switch {
-	case o.target == "":
-		return o, usageError{errors.New("the name of the file to write is empty"), help}
-	case strings.ContainsRune(o.target, 0):
-		return o, usageError{errors.New("the name of the file to write has a NUL byte"), help}
 	case o.stdout && c.Bool("json"):
 		return o, usageError{errors.New("--json and - both want stdout"), "name a file"}
 	case c.String("range") != "" && (o.reuse || o.seed != ""):
@@ -182,8 +191,10 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	if err != nil {
 		return o, err
 	}
-	o.policy, err = newTrustPolicy(t, state, c.String("cacert"))
-	return o, err
+	if o.policy, err = newTrustPolicy(t, state, c.String("cacert")); err != nil {
+		return o, err
+	}
+	return o, targetErr
 }
 
 // parseChecksum reads the value of --checksum.
@@ -231,7 +242,9 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 		defer cancel()
 	}
 	if o.stdout {
-		options.Output = o.t.stdout
+		w := newPatientWriter(ctx, o.t.stdout)
+		defer w.close()
+		options.Output = w
 	}
 	if o.seed != "" {
 		if options.Seed, err = transfer.OpenFile(o.seed); err != nil {
@@ -242,6 +255,9 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	result, err := transfer.Get(ctx, options, report)
 	if err != nil && o.policy.accepted(err) {
 		result, err = transfer.Get(ctx, options, report)
+	}
+	if errors.Is(err, transfer.ErrNotAFile) {
+		err = notAFile(err)
 	}
 	if err != nil && result.Kept {
 		err = keptError{err}

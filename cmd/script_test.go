@@ -56,14 +56,20 @@ func TestMain(m *testing.M) {
 //	blackhole NAME            sets $ADDR_NAME to a UDP port that never answers
 //	fifo NAME                 makes a FIFO
 //
-// $EXTERN is an address of this machine that is not loopback; [extern] says whether there is one.
+// $EXTERN is an address of this machine that is not loopback; [extern] says whether there is one, [mounts] whether "unshare -m"
+// works and mounts of a script's own, [reflink] whether one of them can be a file system that shares blocks.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: setupScript,
 		Condition: func(name string) (bool, error) {
-			if name == "extern" {
+			switch name {
+			case "extern":
 				return !outwardAddress().IsLoopback(), nil
+			case "mounts":
+				return canMount(), nil
+			case "reflink":
+				return canReflink(), nil
 			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},

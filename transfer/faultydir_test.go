@@ -212,6 +212,30 @@ func (f faultyFile) Sync() error {
 	return f.File.Sync()
 }
 
+// Allocate, Release and Free reserve nothing where the system cannot.
+func (f faultyFile) Allocate(start, end int64) error {
+	if err := f.step("allocate", f.name); err != nil {
+		return err
+	}
+	if disk, ok := f.File.(allocator); ok {
+		return disk.Allocate(start, end)
+	}
+	return errors.ErrUnsupported
+}
+
+func (f faultyFile) Release(start, end int64) {
+	if disk, ok := f.File.(allocator); ok && f.step("release", f.name) == nil {
+		disk.Release(start, end)
+	}
+}
+
+func (f faultyFile) Free() (int64, bool) {
+	if disk, ok := f.File.(allocator); ok && f.step("free", f.name) == nil {
+		return disk.Free()
+	}
+	return 0, false
+}
+
 func (f faultyFile) TryLock() (bool, error) {
 	if err := f.step("lock", f.name); err != nil {
 		return false, err

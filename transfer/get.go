@@ -210,6 +210,11 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Stre
 				return &Error{Kind: KindOther, Op: op, Err: err}
 			}
 		}
+		if last, ok := g.part.first(); ok {
+			if err := stream.SetFirst(last.Start, last.End); err != nil {
+				return &Error{Kind: KindOther, Op: op, Err: err}
+			}
+		}
 	}
 
 	stop := g.observer.watch(g.session, stream)

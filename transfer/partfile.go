@@ -38,6 +38,8 @@ type partFile struct {
 	// committing says that the file may have its final mode already, lost that what was written may not be on disk though it
 	// can be read.
 	committing, lost bool
+	// reserved says that room for the whole file was asked for, refused that there was none. Both are guarded by mu.
+	reserved, refused bool
 	// useless says that what is at the target already is the file.
 	useless bool
 
@@ -122,6 +124,7 @@ func (p *partFile) open() error {
 var (
 	errTargetBusy   = errors.New("another kwikcp is fetching to it")
 	errTargetExists = errors.New("there is a file of that name")
+	errPartGone     = errors.New("what was received of it was removed meanwhile, or its directory")
 )
 
 // hold locks f and makes sure that it is still the part file: before the lock another process may have put it in place or
@@ -132,10 +135,13 @@ func (p *partFile) hold(f File) error {
 	} else if !locked {
 		return errTargetBusy
 	}
-	return p.isPart(f)
+	if err := p.isPart(f); err != errPartGone {
+		return err
+	}
+	return errTargetBusy
 }
 
-// isPart returns errTargetBusy unless f is the file of the part file's name.
+// isPart returns nil if f is the file of the part file's name, errPartGone if there is none, and errTargetBusy if there is another.
 func (p *partFile) isPart(f File) error {
 	held, err := f.Stat()
 	if err != nil {
@@ -143,7 +149,7 @@ func (p *partFile) isPart(f File) error {
 	}
 	there, err := p.dir.Lstat(p.part)
 	if errors.Is(err, fs.ErrNotExist) {
-		return errTargetBusy
+		return errPartGone
 	}
 	if err != nil {
 		return err
@@ -209,10 +215,13 @@ func (p *partFile) WriteAt(b []byte, off int64) (int, error) {
 		return 0, err
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.had.Add(off, off+int64(len(b)))
 	p.fetched.Add(off, off+int64(len(b)))
 	p.wrote += int64(len(b))
+	p.mu.Unlock()
+	if err := p.reserve(); err != nil {
+		return 0, err
+	}
 	return len(b), nil
 }
 
@@ -325,7 +334,12 @@ func (p *partFile) leave() (kept bool) {
 	if kept = p.worthKeeping(); kept && p.committing {
 		kept = p.file.Chmod(partMode) == nil
 	}
-	if !kept && p.isPart(p.file) == nil {
+	switch ours := p.isPart(p.file) == nil; {
+	case !ours:
+		kept = false
+	case kept:
+		p.release()
+	default:
 		p.dir.Remove(p.part) // before its lock goes
 	}
 	p.file.Close()

@@ -50,7 +50,7 @@ func (g *get) prove(ctx context.Context) error {
 		}
 	}
 	g.seeded = &root
-	return nil
+	return g.part.reserve()
 }
 
 // clone makes the part file one with the content of f, if nothing is in it yet and the system can. What is in it is not proved by that.

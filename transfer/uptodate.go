@@ -72,7 +72,7 @@ func (p *partFile) settle(f File) error {
 
 // dress gives the file at the target the mode and time of a manifest, as far as it has not got them: then it may be anybody's.
 func (p *partFile) dress(f File, info fs.FileInfo, m Manifest) error {
-	if mode := fs.FileMode(m.Mode) &^ umask; info.Mode().Perm() != mode {
+	if mode := fs.FileMode(m.Mode) &^ umask; info.Mode() != mode { // its setuid bit, too, would go with a new file
 		if err := f.Chmod(mode); err != nil {
 			return err
 		}
