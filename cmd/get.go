@@ -36,7 +36,7 @@ or be known already; an unknown one is accepted on this machine and asked about 
 
 Exit status: 0 the proved file is in place; 1 other; 2 usage; 3 not found; 4 server not trusted; 5 network, a retry may
 help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with --no-clobber; 10 source changed; 11 --max-time is over; 130 or 143 interrupted; 141 nobody reads the output.`,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the file must have this hash, `blake3=HEX` as b3sum prints it; then no server is trusted for the content"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
 			&cli.DurationFlag{Name: "connect-timeout", EnvVars: []string{"KWIKCP_CONNECT_TIMEOUT"}, Value: transfer.DefaultConnectTimeout, Usage: "give up if the server has not answered after `TIME`"},
@@ -53,8 +53,13 @@ help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with
 			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: []string{"KWIKCP_QUIET"}, Usage: "print nothing but errors"},
 			stateDirFlag,
+		}, mirrorFlags()...),
+		Action: func(c *cli.Context) error {
+			if c.Bool("recursive") {
+				return runMirror(c, t)
+			}
+			return runGet(c, t)
 		},
-		Action: func(c *cli.Context) error { return runGet(c, t) },
 	}
 }
 
@@ -127,9 +132,8 @@ type getCmd struct {
 func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	const help = "kwikcp get kwik://HOST:PORT/PATH FILE"
 	o := getCmd{
-		t: t, connectTimeout: c.Duration("connect-timeout"),
+		t:         t,
 		noClobber: c.Bool("no-clobber"), noPreserve: c.Bool("no-preserve"), reuse: c.Bool("reuse"), seed: c.String("seed"),
-		retries: c.Int("retry"), retryDelay: c.Duration("retry-delay"), maxTime: c.Duration("max-time"),
 	}
 	args := c.Args().Slice()
 	switch {
@@ -139,20 +143,18 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, usageError{fmt.Errorf("get takes a URL and a file, not also %q", args[2]), help}
 	case o.noClobber && c.Bool("overwrite"):
 		return o, usageError{errors.New("--no-clobber and --overwrite exclude each other"), "without either FILE is replaced; --no-clobber=false undoes KWIKCP_NO_CLOBBER"}
-	case o.connectTimeout <= 0:
-		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
-	case o.retries < 0:
-		return o, usageError{errors.New("--retry must not be negative"), "0 means no retry"}
-	case o.retryDelay < 0:
-		return o, usageError{errors.New("--retry-delay must not be negative"), "such as 5s; 0 means 1s, and twice as long each time"}
-	case o.maxTime < 0:
-		return o, usageError{errors.New("--max-time must not be negative"), "such as 1h; 0 means no limit"}
 	}
-	var err error
-	if text := c.String("connections-per-server"); text != "auto" {
-		if o.connections, err = strconv.Atoi(text); err != nil || o.connections < 1 || o.connections > kwik.MaxConnectionsPerServer {
-			return o, usageError{fmt.Errorf("--connections-per-server %q is neither auto nor 1 to %d", text, kwik.MaxConnectionsPerServer), "auto is right nearly everywhere"}
+	for _, name := range []string{"delete", "dry-run"} {
+		if c.Bool(name) {
+			return o, usageError{fmt.Errorf("--%s is for directories, with -r", name), help}
 		}
+	}
+	if f, ok := c.Generic("include").(*filterFlag); ok && f.used() {
+		return o, usageError{errors.New("--include and --exclude are for directories, with -r"), help}
+	}
+	err := o.parseLimits(c)
+	if err != nil {
+		return o, err
 	}
 	if o.url, err = transfer.ParseURL(args[0]); err != nil {
 		return o, usageError{fmt.Errorf("%q is not the URL of a file: %w", args[0], err), help}
@@ -195,6 +197,28 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, err
 	}
 	return o, targetErr
+}
+
+// parseLimits reads how long and how often to try, with one file or many.
+func (o *getCmd) parseLimits(c *cli.Context) (err error) {
+	o.connectTimeout = c.Duration("connect-timeout")
+	o.retries, o.retryDelay, o.maxTime = c.Int("retry"), c.Duration("retry-delay"), c.Duration("max-time")
+	switch {
+	case o.connectTimeout <= 0:
+		return usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
+	case o.retries < 0:
+		return usageError{errors.New("--retry must not be negative"), "0 means no retry"}
+	case o.retryDelay < 0:
+		return usageError{errors.New("--retry-delay must not be negative"), "such as 5s; 0 means 1s, and twice as long each time"}
+	case o.maxTime < 0:
+		return usageError{errors.New("--max-time must not be negative"), "such as 1h; 0 means no limit"}
+	}
+	if text := c.String("connections-per-server"); text != "auto" {
+		if o.connections, err = strconv.Atoi(text); err != nil || o.connections < 1 || o.connections > kwik.MaxConnectionsPerServer {
+			return usageError{fmt.Errorf("--connections-per-server %q is neither auto nor 1 to %d", text, kwik.MaxConnectionsPerServer), "auto is right nearly everywhere"}
+		}
+	}
+	return nil
 }
 
 // parseChecksum reads the value of --checksum.

@@ -23,6 +23,7 @@ type Server struct {
 	dir    Dir
 	log    *slog.Logger
 	index  *index
+	packs  packs
 	cancel context.CancelFunc
 }
 
@@ -136,9 +137,9 @@ func failureCode(err error) transferpb.Failure_Code {
 		return transferpb.Failure_NOT_A_FILE
 	case errors.Is(err, kwik.ErrContentChanged):
 		return transferpb.Failure_CHANGED
-	case errors.Is(err, errVersion):
+	case errors.Is(err, errVersion), errors.Is(err, errRequest):
 		return transferpb.Failure_BAD_REQUEST
-	case errors.Is(err, kwik.ErrSecondaryStreamOverflow):
+	case errors.Is(err, kwik.ErrSecondaryStreamOverflow), errors.Is(err, errTooMuch):
 		return transferpb.Failure_BUSY
 	case isFileError(err):
 		return transferpb.Failure_NOT_FOUND
