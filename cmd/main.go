@@ -40,6 +40,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		case "verify":
 			events.start("", "")
 			events.verified(verdict{}, err)
+		case "ls":
+			events.start("", "")
+			events.listed(&listing{}, err)
 		}
 	}
 	code, message, hint := explain(err)
@@ -55,7 +58,7 @@ func newApp(t *terminal) *cli.App {
 		Usage:     "copy files from several servers at once, fast and proved",
 		UsageText: "kwikcp COMMAND [options] [arguments]\n\nTry it: kwikcp demo",
 		Version:   version(),
-		Commands:  []*cli.Command{serveCommand(t), getCommand(t), sumCommand(t), verifyCommand(t), demoCommand(t)},
+		Commands:  []*cli.Command{serveCommand(t), getCommand(t), lsCommand(t), sumCommand(t), verifyCommand(t), demoCommand(t)},
 		Writer:    t.stdout, ErrWriter: t.stderr,
 		HideHelpCommand: true,
 		// Errors are printed and mapped to exit codes in one place, run.
