@@ -311,9 +311,11 @@ func (m *mirror) tell(f FileReport) {
 		m.result.Fetched++
 		m.result.Bytes += f.Size
 	case FileUpToDate:
-		if m.result.Bytes += f.Size; m.before > 0 {
+		switch m.result.Bytes += f.Size; {
+		case f.Root == [32]byte{}: // a link
+		case m.before > 0:
 			m.before-- // it was counted when it was fetched
-		} else {
+		default:
 			m.result.UpToDate++
 		}
 	case FileLinked:
