@@ -243,9 +243,6 @@ func (v *mirrorView) Progress(p transfer.Progress) {
 	if v.quiet || p.OfFiles == 0 {
 		return
 	}
-	if v.draws && v.bar == nil {
-		v.begin(p.Total)
-	}
 	v.note = fmt.Sprintf("  %d of %d files", p.Files, p.OfFiles)
 	v.view.Progress(p)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync"
 	"time"
 
@@ -120,7 +121,7 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 	if o.OpenTree == nil {
 		o.OpenTree = OpenTree
 	}
-	m := &mirror{MirrorOptions: o, inquiry: o.inquiry(report), report: report, run: rand.Text()[:12]}
+	m := &mirror{MirrorOptions: o, inquiry: o.inquiry(report), report: report, run: strings.ToLower(rand.Text()[:12])}
 	start := time.Now()
 	err := m.all(ctx)
 	m.result.Seconds = time.Since(start).Seconds()
@@ -279,8 +280,13 @@ func (m *mirror) verdict(err error) error {
 	switch {
 	case m.fatal != nil:
 		return m.fatal
-	case err != nil || m.result.Failed == 0:
+	case err != nil:
 		return err
+	case m.result.Failed == 0:
+		if _, files, done := m.live.look(); files != done {
+			return &Error{Kind: KindOther, Op: fmt.Sprintf("mirror into %q", m.Target), Err: fmt.Errorf("only %d of %d files are in place", done, files)} // cannot be
+		}
+		return nil
 	}
 	kind := KindOther
 	if e, ok := errors.AsType[*Error](m.worst); ok {

@@ -209,7 +209,7 @@ func (m *mirror) round(ctx context.Context, source func(ctx context.Context, ask
 	close(batches)
 	wg.Wait()
 	place.finish()
-	if cause := context.Cause(asking); cause != nil && ctx.Err() == nil {
+	if cause := context.Cause(asking); cause != nil { // ctx's, if that has ended
 		return cause // err may be what came of it
 	}
 	return err

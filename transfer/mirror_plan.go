@@ -513,8 +513,7 @@ func (p *plan) begin(f *mirrorFile) *mirrorFile {
 	p.retainDir(f.dir)
 	p.live.plan(f.entry.Size)
 	if p.DryRun && f.local == nil { // no need to ask
-		p.tell(FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.entry.Size})
-		p.releaseDir(f.dir)
+		p.settle(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.entry.Size})
 		return nil
 	}
 	return f
