@@ -19,8 +19,8 @@ import (
 func getCommand(t *terminal) *cli.Command {
 	return &cli.Command{
 		Name:      "get",
-		Usage:     "fetch a file from a primary and all its secondaries, and prove it",
-		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|DIR|-]",
+		Usage:     "fetch a file or a directory from a primary and all its secondaries, and prove it",
+		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|DIR|-]\nkwikcp get -r [options] kwik://HOST[:PORT]/[DIR/][?pin=PIN] [DEST]",
 		Description: `FILE is where the file goes, by default the last component of PATH in the current directory, or in DIR; "-" writes
 to stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then. If that is
 the very file already nothing is fetched: it is up to date. Mode (less the umask) and time are those on the server.
@@ -30,6 +30,11 @@ only the rest; whatever is in such a file is proved before it counts. It may be 
 
 With --range only the chunk groups (64 KiB in files up to 4 GiB) that the bytes are in are fetched and proved, and FILE holds just the bytes.
 With --reuse or --seed chunk groups of a file that is here already, and are right at the same offsets, are copied and not fetched.
+
+With -r the directory DEST is made what DIR is on the server; what is the same already is not fetched. Of --include and --exclude the first that
+matches decides. Patterns: * anything but a slash, ** anything, ? one character, [a-z] a set; /a from the top of the tree, a/b the end of a path, a/ directories
+only. --delete removes what is not on the server and not excluded, once everything was listed. Links that lead out of the tree, devices and FIFOs are
+skipped. What fails is named, and the rest goes on; the exit status is the one that tells most.
 
 The pin is the server's key, as kwikcp serve prints it. Without one the server must have a certificate of a known authority
 or be known already; an unknown one is accepted on this machine and asked about on a terminal.

@@ -70,16 +70,21 @@ func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.Stream, error) {
 	}
 	defer d.close()
 	b.stream = nil
-	trees, size := int64(0), int64(0)
-	for _, f := range b.files {
-		if err := f.describe(d); err != nil {
+	room, size := int64(maxPackTrees), int64(0)
+	for i, f := range b.files {
+		limit := int64(32 * integrity.MaxGroups)
+		if i > 0 {
+			limit = room
+		}
+		used, err := f.describe(d, limit)
+		if err != nil {
 			return nil, err
+		}
+		if i > 0 {
+			room -= used
 		}
 		if f.tree == nil {
 			continue
-		}
-		if trees += 32 * f.tree.Groups(); trees > maxPackTrees && len(b.files) > 1 {
-			return nil, d.nonsense(errors.New("more chaining values than a batch may have"))
 		}
 		if f.tree.Size() > math.MaxInt64-size {
 			return nil, d.nonsense(errors.New("more bytes than a stream may have"))
@@ -124,53 +129,50 @@ func (d *dialogue) reply() (*transferpb.Reply, error) {
 	}
 }
 
-// describe reads what the server says of one file.
-func (f *mirrorFile) describe(d *dialogue) error {
+// describe reads what the server says of one file, and returns how many bytes of chaining values that were. More than limit are an error.
+func (f *mirrorFile) describe(d *dialogue, limit int64) (used int64, err error) {
 	reply, err := d.reply()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	answer := reply.GetPackFile()
 	if answer == nil {
-		return d.nonsense(fmt.Errorf("unexpected answer %T", reply.GetReply()))
+		return 0, d.nonsense(fmt.Errorf("unexpected answer %T", reply.GetReply()))
 	}
 	f.tree, f.refusal = nil, nil
 	if failure := answer.GetFailure(); failure != nil {
 		f.refusal = &Error{Kind: kindOfFailure(failure), Op: "ask for it", Err: &RemoteError{Path: f.entry.Path, Message: failure.GetMessage()}}
-		return nil
+		return 0, nil
 	}
 	m := answer.GetManifest()
 	group := integrity.GroupSize(m.GetGroup())
 	if m == nil || m.GetSize() > math.MaxInt64 || m.GetGroup() > math.MaxUint8 || !group.Valid() || len(m.GetRoot()) != len(integrity.Root{}) {
-		return d.nonsense(errors.New("a manifest that makes no sense"))
+		return 0, d.nonsense(errors.New("a manifest that makes no sense"))
 	}
 	groups := group.Groups(int64(m.GetSize()))
-	if groups > integrity.MaxGroups {
-		return d.nonsense(fmt.Errorf("%d bytes in groups of %d", m.GetSize(), group.Bytes()))
+	if groups > limit/32 {
+		return 0, d.nonsense(fmt.Errorf("%d bytes in groups of %d", m.GetSize(), group.Bytes()))
 	}
-	want := int64(0)
 	if groups > 1 {
-		want = 32 * groups
+		used = 32 * groups
 	}
 	cvs := answer.GetChainingValues()
-	for int64(len(cvs)) < want {
+	for int64(len(cvs)) < used { // grows with what comes, whatever the size claims
 		reply, err := d.reply()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		part := reply.GetTree().GetChainingValues()
 		if len(part) == 0 {
-			return d.nonsense(errors.New("a tree that does not fit its manifest"))
+			return 0, d.nonsense(errors.New("a tree that does not fit its manifest"))
 		}
 		cvs = append(cvs, part...)
 	}
-	tree, err := integrity.FromCVs(int64(m.GetSize()), group, cvs, integrity.Root(m.GetRoot()))
-	if err != nil {
-		return &Error{Kind: KindIntegrity, Op: d.op, Err: err}
+	if f.tree, err = integrity.FromCVs(int64(m.GetSize()), group, cvs, integrity.Root(m.GetRoot())); err != nil {
+		return 0, &Error{Kind: KindIntegrity, Op: d.op, Err: err}
 	}
-	f.tree = tree
 	f.manifest = manifestOf(m)
-	return nil
+	return used, nil
 }
 
 // release ends a stream of which nothing, or nothing more, is wanted.

@@ -6,6 +6,7 @@ import (
 	"math"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -22,7 +23,7 @@ const (
 	maxPackFiles = 2048
 	// maxPackPaths bounds the paths of one batch when they are written out, in bytes.
 	maxPackPaths = 1 << 20
-	// maxPackTrees bounds the chaining values of a batch with more than one file, in bytes.
+	// maxPackTrees bounds the chaining values of the files of a batch after the first, in bytes.
 	maxPackTrees = 8 << 20
 	// tinyFile is below which size a file is hashed for each batch that it is in, in bytes: that takes less time than to keep what came out.
 	tinyFile = 1 << 20
@@ -37,6 +38,7 @@ var (
 type pack struct {
 	base  string // the directory, relative to the served one
 	files []*offeredFile
+	trees atomic.Int64 // bytes of chaining values of the files after the first that are hashed or about to be
 }
 
 // An offeredFile is a file of a batch, as the server found it.
@@ -91,7 +93,6 @@ func (s *Server) offerPack(ctx context.Context, session *kwik.ServerSession, w a
 func (s *Server) describe(ctx context.Context, out *packWriter, p *pack) error {
 	ticker := time.NewTicker(hashingInterval)
 	defer ticker.Stop()
-	trees := int64(0) // bytes of chaining values
 	for i, f := range p.files {
 		for waiting := true; waiting; {
 			select {
@@ -112,11 +113,6 @@ func (s *Server) describe(ctx context.Context, out *packWriter, p *pack) error {
 				if err := out.put(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: hashing}}); err != nil {
 					return err
 				}
-			}
-		}
-		if f.err == nil {
-			if trees += 32 * f.tree.Groups(); trees > maxPackTrees && i > 0 {
-				f.err, f.tree = errTooMuch, nil
 			}
 		}
 		if err := out.file(f); err != nil {
@@ -240,7 +236,7 @@ func (k *packs) looking(ctx context.Context, s *Server, p *pack) (wait func()) {
 	for range min(runtime.GOMAXPROCS(0)+1, len(p.files)) {
 		wg.Go(func() {
 			for f := range next {
-				f.err = s.look(ctx, gate, join(p.base, f.path), f)
+				f.err = s.look(ctx, gate, p, f)
 				close(f.done)
 			}
 		})
@@ -248,8 +244,9 @@ func (k *packs) looking(ctx context.Context, s *Server, p *pack) (wait func()) {
 	return wg.Wait
 }
 
-// look finds out what a file is.
-func (s *Server) look(ctx context.Context, gate chan struct{}, path string, f *offeredFile) error {
+// look finds out what a file is. Of many large files it hashes only as many as there is room for; the first is always among them.
+func (s *Server) look(ctx context.Context, gate chan struct{}, p *pack, f *offeredFile) error {
+	path := join(p.base, f.path)
 	file, err := s.dir.Open(path)
 	if err != nil {
 		return err
@@ -260,6 +257,11 @@ func (s *Server) look(ctx context.Context, gate chan struct{}, path string, f *o
 		return err
 	}
 	f.version, f.mtime, f.mode = versionOf(info), info.ModTime(), uint32(info.Mode().Perm())
+	need := 32 * integrity.GroupSizeFor(f.version.size).Groups(f.version.size) // or 0 for one group, which counts nevertheless
+	if f != p.files[0] && p.trees.Add(need) > maxPackTrees {
+		p.trees.Add(-need)
+		return errTooMuch
+	}
 	if f.version.size < tinyFile {
 		select {
 		case gate <- struct{}{}:
