@@ -95,7 +95,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		return
 	}
 	defer m.cache.release(h)
-	if same, err := m.isSame(ctx, h, f); err != nil {
+	if same, err := m.isSame(ctx, h, f, place.syncs); err != nil {
 		m.drop(f, LocalError("set its mode and time", cause(err)))
 		return
 	} else if same {
@@ -128,7 +128,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 }
 
 // isSame reports whether the file in place has the root already, and sees to its mode and time then.
-func (m *mirror) isSame(ctx context.Context, h *openDir, f *mirrorFile) (bool, error) {
+func (m *mirror) isSame(ctx context.Context, h *openDir, f *mirrorFile, syncs bool) (bool, error) {
 	if f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
 	}
@@ -142,10 +142,16 @@ func (m *mirror) isSame(ctx context.Context, h *openDir, f *mirrorFile) (bool, e
 	if err != nil || !same || sameVersion(file, versionOf(info)) != nil {
 		return false, nil // an error is the end of ctx
 	}
-	if m.Plain || m.DryRun {
+	if m.DryRun {
 		return true, nil
 	}
-	return true, p.dress(file, info, f.manifest)
+	if !m.Plain {
+		err = p.dress(file, info, f.manifest)
+	}
+	if err == nil && !syncs {
+		err = p.settle(file)
+	}
+	return true, err
 }
 
 // discard removes a part file that nobody needs, unless another transfer holds it.
@@ -325,7 +331,11 @@ func (m *mirror) complete(h *openDir, f *mirrorFile, place *placer) {
 	if f.back != nil {
 		f.back.stop()
 	}
-	err := m.dress(h, f.part.file, f.part.part, f)
+	f.part.dir = h
+	err := f.part.isPart(f.part.file) // what has its name now would get the time
+	if err == nil {
+		err = m.dress(h, f.part.file, f.part.part, f)
+	}
 	if err == nil && !place.syncs {
 		err = f.part.file.Sync()
 	}

@@ -182,14 +182,14 @@ func (m *mirror) volumeOf(d TreeDir) (v Volume, err error) {
 	return v, nil
 }
 
-// syncVolumes makes durable which names there are now.
+// syncVolumes makes durable which names there are now, with modes and times. It does so even if nothing was done: the mirror before may have been
+// killed before it did.
 func (m *mirror) syncVolumes() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	changed := m.result.Fetched+m.result.Deleted+m.result.Linked+m.result.Made > 0
 	var errs []error
 	for _, v := range m.volumes {
-		if v != nil && changed {
+		if v != nil {
 			errs = append(errs, v.Sync())
 		}
 	}
