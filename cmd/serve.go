@@ -36,6 +36,9 @@ primary and deliver parts of the files. When it is ready, the server prints its 
 its log goes to stderr. SIGINT and SIGTERM have it take leave of its clients, which go on with other servers, and
 end; a second signal ends it at once.
 
+With --mirror a secondary fetches all that its primary serves into --root, joins as it fills, and follows what changes there. For that it has to
+trust the primary as kwikcp get does, such as by the pin in its URL.
+
 Without a join token only secondaries on the primary's own machine may join.`,
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "role", EnvVars: []string{"KWIKCP_ROLE"}, Usage: "`ROLE` of this server: primary or secondary"},
@@ -47,6 +50,9 @@ Without a join token only secondaries on the primary's own machine may join.`,
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "a secondary trusts a primary with a certificate of an authority in `FILE` (PEM)"},
 			&cli.DurationFlag{Name: "drain-timeout", EnvVars: []string{"KWIKCP_DRAIN_TIMEOUT"}, Value: 30 * time.Second, Usage: "after SIGTERM give clients that only this server can serve `DURATION` to finish"},
 			&cli.StringFlag{Name: "log-level", EnvVars: []string{"KWIKCP_LOG_LEVEL"}, Value: "info", Usage: "log `LEVEL` and above: debug, info, warn or error"},
+			&cli.BoolFlag{Name: "mirror", EnvVars: []string{"KWIKCP_MIRROR"}, Usage: "a secondary fetches all that its primary serves into --root, and what changes there"},
+			&cli.DurationFlag{Name: "mirror-interval", EnvVars: []string{"KWIKCP_MIRROR_INTERVAL"}, Value: time.Minute, Usage: "with --mirror, look for changes every `TIME`"},
+			&cli.BoolFlag{Name: "mirror-delete", EnvVars: []string{"KWIKCP_MIRROR_DELETE"}, Usage: "with --mirror, remove from --root what the primary does not have"},
 			stateDirFlag,
 		},
 		Action: func(c *cli.Context) error {
@@ -72,6 +78,7 @@ type serveCmd struct {
 	stateDir  string
 	policy    *trustPolicy
 	patience  time.Duration // with clients, when it is to stop
+	mirror    *mirrorPlan   // nil without --mirror
 }
 
 func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
@@ -116,6 +123,9 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 		if o.advertise, err = netip.ParseAddrPort(text); err != nil || o.advertise.Port() == 0 {
 			return nil, usageError{fmt.Errorf("--advertise %q is not ip:port", text), "such as 192.0.2.7:4433"}
 		}
+	}
+	if o.mirror, err = parseMirrorPlan(c, o.role); err != nil {
+		return nil, err
 	}
 	if o.token, err = joinToken(c); err != nil {
 		return nil, err
@@ -168,7 +178,7 @@ func (o *serveCmd) run(ctx context.Context) error {
 	if info, err := os.Stat(o.root); err == nil && !info.IsDir() { // to open a FIFO would wait
 		return transfer.LocalError(op, errors.New("not a directory"))
 	}
-	dir, err := transfer.OpenDir(o.root)
+	dir, err := transfer.OpenTree(o.root, o.mirror != nil)
 	if err != nil {
 		return transfer.LocalError(op, err)
 	}
@@ -184,6 +194,9 @@ func (o *serveCmd) run(ctx context.Context) error {
 		}
 		if ctx.Err() != nil { // stopped while the primary was not there
 			return nil
+		}
+		if o.mirror != nil {
+			s.left.Go(s.keepMirror)
 		}
 	}
 	if _, err := fmt.Fprintln(o.t.stdout, s.url); err != nil {

@@ -48,6 +48,9 @@ type MirrorOptions struct {
 	Plain bool
 	// Reuse takes what is right of a file that has changed for the new one, so that only the rest is fetched.
 	Reuse bool
+	// Quick takes a file for up to date that has the size and time of the source's, without asking for its hash. It is for one who
+	// mirrored the tree before and compared it then.
+	Quick bool
 	// Retries is how many times the mirror is tried again after an error of KindNetwork, RetryDelay the pause before it as in GetOptions.
 	Retries    int
 	RetryDelay time.Duration
@@ -72,9 +75,10 @@ const (
 type FileReport struct {
 	Path   string // below the directory that is mirrored; any bytes
 	Action FileAction
-	Size   int64    // of a file, in bytes
-	Root   [32]byte // of a file that was fetched or is up to date, its BLAKE3 hash
-	Err    error    // why it was skipped or failed
+	Type   EntryType // of what is up to date
+	Size   int64     // of a file, in bytes
+	Root   [32]byte  // of a file that was fetched or is up to date, its BLAKE3 hash
+	Err    error     // why it was skipped or failed
 }
 
 // A MirrorReporter is told how a mirror goes. Methods of a Reporter that are about one file are not called.
@@ -318,7 +322,7 @@ func (m *mirror) tell(f FileReport) {
 		m.result.Bytes += f.Size
 	case FileUpToDate:
 		switch m.result.Bytes += f.Size; {
-		case f.Root == [32]byte{}: // a link
+		case f.Type != EntryFile:
 		case m.before > 0:
 			m.before-- // it was counted when it was fetched
 		default:

@@ -103,7 +103,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 			m.discard(h, f)
 		}
 		f.state = fileSame
-		m.settle(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Size: f.tree.Size(), Root: f.tree.Root()})
+		m.settle(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(), Root: f.tree.Root()})
 		return
 	}
 	if m.DryRun {

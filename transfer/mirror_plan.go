@@ -228,7 +228,7 @@ func (p *plan) link(d *mirrorDir, e Entry, there bool) {
 	case err != nil:
 		p.fail(e.Path, "make the link", err)
 	case same:
-		p.tell(FileReport{Path: e.Path, Action: FileUpToDate})
+		p.tell(FileReport{Path: e.Path, Action: FileUpToDate, Type: EntryLink})
 	default:
 		p.tell(FileReport{Path: e.Path, Action: FileLinked})
 	}
@@ -322,6 +322,11 @@ func (p *plan) begin(f *mirrorFile) *mirrorFile {
 	p.mu.Unlock()
 	p.retainDir(f.dir)
 	p.live.plan(f.entry.Size)
+	if p.Quick && !f.resumes && f.local != nil && f.local.Size() == f.entry.Size && f.local.ModTime().Equal(f.entry.MTime) {
+		p.live.had(f.entry.Size)
+		p.settle(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size})
+		return nil
+	}
 	if p.DryRun && f.local == nil { // no need to ask
 		p.settle(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.entry.Size})
 		return nil
