@@ -224,7 +224,7 @@ func (m *mirror) unlock() {
 // attempt makes the target what the tree is. It may be repeated: what is there already is found out anew.
 func (m *mirror) attempt(ctx context.Context) (err error) {
 	m.mu.Lock()
-	m.before += m.result.Fetched
+	m.before = m.result.Fetched
 	m.result = MirrorResult{Fetched: m.result.Fetched, Deleted: m.result.Deleted, Made: m.result.Made, Linked: m.result.Linked, Network: m.result.Network, Wasted: m.result.Wasted}
 	m.worst, m.first, m.fatal = nil, "", nil
 	m.volumes = make(map[uint64]Volume)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 )
 
@@ -25,8 +26,9 @@ type plan struct {
 
 // extraneous is what is in a directory and not in the listing.
 type extraneous struct {
-	dir  *mirrorDir
-	name string
+	dir      *mirrorDir
+	name     string
+	inTheWay bool // of something of that name in the listing
 }
 
 type lateEntry struct {
@@ -115,8 +117,14 @@ func (p *plan) has(d *mirrorDir, name string) bool {
 
 func (p *plan) surplus(d *mirrorDir, name string) {
 	if p.Delete {
-		p.extra = append(p.extra, extraneous{d, name})
+		p.extra = append(p.extra, extraneous{dir: d, name: name})
 	}
+}
+
+// replace has a directory deleted that is in the place of an entry, and the entry made after that.
+func (p *plan) replace(d *mirrorDir, e Entry) {
+	p.extra = append(p.extra, extraneous{d, lastOf(e.Path), true})
+	p.late = append(p.late, lateEntry{d, e})
 }
 
 // leave is called when the listing leaves its innermost directory.
@@ -128,6 +136,12 @@ func (p *plan) leave() {
 	}
 	for name := range d.parts {
 		p.surplus(d, name)
+	}
+	if p.folds { // what seems to be missing may be there in another spelling
+		p.extra = slices.DeleteFunc(p.extra, func(x extraneous) bool {
+			_, listed := d.folded[strings.ToLower(x.name)]
+			return x.dir == d && listed && !x.inTheWay
+		})
 	}
 	d.names, d.folded = nil, nil
 	p.releaseDir(d)
@@ -155,7 +169,7 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	}
 	d := p.dirs[len(p.dirs)-1]
 	name := lastOf(e.Path)
-	there := p.has(d, name)
+	there := p.has(d, name) || p.folds // in another spelling
 	if !p.Filter.Wants(e.Path, e.Type == EntryDir) {
 		p.order.hide()
 		return nil, nil
@@ -183,6 +197,12 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	}
 	switch e.Type {
 	case EntryDir:
+		if strings.Count(e.Path, "/") >= maxDepth {
+			p.damaged = true
+			p.fail(e.Path, "make the directory", fmt.Errorf("it is more than %d directories deep", maxDepth))
+			p.order.hide()
+			return nil, nil
+		}
 		p.enter(d, e, there)
 	case EntryLink:
 		p.link(d, e, there)
@@ -193,6 +213,9 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	}
 	return nil, nil
 }
+
+// maxDepth bounds how deep a tree may be: to get to a directory takes as many steps.
+const maxDepth = 1024
 
 var (
 	errLinkInTheWay = errors.New("there is a link in its place, which is not followed (--delete replaces it)")
@@ -223,8 +246,7 @@ func (p *plan) link(d *mirrorDir, e Entry, there bool) {
 	same, err := p.makeLink(d, e, there)
 	switch {
 	case errors.Is(err, errDirInTheWay) && p.Delete:
-		p.surplus(d, lastOf(e.Path))
-		p.late = append(p.late, lateEntry{d, e})
+		p.replace(d, e)
 	case err != nil:
 		p.fail(e.Path, "make the link", err)
 	case same:
@@ -305,8 +327,7 @@ func (p *plan) file(d *mirrorDir, e Entry, there bool) *mirrorFile {
 	f := &mirrorFile{entry: e, dir: d, name: lastOf(e.Path)}
 	if err := p.inspect(f, there); err != nil {
 		if errors.Is(err, errDirInTheWay) && p.Delete {
-			p.surplus(d, f.name)
-			p.late = append(p.late, lateEntry{d, e})
+			p.replace(d, e)
 			return nil
 		}
 		p.fail(e.Path, "write it", err)

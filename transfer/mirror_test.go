@@ -3,6 +3,7 @@ package transfer
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -371,6 +372,93 @@ func TestMirrorFoldedNames(t *testing.T) {
 		t.Errorf("%+v", reports.files)
 	}
 	wantContent(t, filepath.Join(target, "README"), "large")
+
+	// What is there in another spelling is not deleted: it is what was fetched.
+	os.Remove(filepath.Join(source, "readme"))
+	os.Rename(filepath.Join(target, "README"), filepath.Join(target, "ReadMe"))
+	put(t, filepath.Join(target, "other"), "other")
+	result, reports, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) {
+		o.OpenTree = func(path string, create bool) (TreeDir, error) {
+			d, err := OpenTree(path, create)
+			return foldingDir{d}, err
+		}
+	})
+	if err != nil || result.Deleted != 1 || reports.action("ReadMe") != "" {
+		t.Errorf("%+v, %v, %+v", result, err, reports.files)
+	}
+}
+
+// A tree that is deeper than any is refused where it gets too deep.
+func TestMirrorTooDeep(t *testing.T) {
+	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+	root, err := os.OpenRoot(source) // paths may be longer than the system allows at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	deep := strings.Repeat("d/", maxDepth+10) + "d"
+	if err := root.MkdirAll(deep, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := root.WriteFile(strings.Repeat("d/", maxDepth)+"file", []byte("deep"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	result, _, err := s.mirror(t.Context(), target)
+	if err == nil || result.Failed != 1 || result.Made != maxDepth || result.Fetched != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if err := root.RemoveAll("d"); err != nil { // for t.TempDir cannot
+		t.Error(err)
+	}
+	copied, err := os.OpenRoot(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer copied.Close()
+	if content, err := copied.ReadFile(strings.Repeat("d/", maxDepth) + "file"); string(content) != "deep" {
+		t.Errorf("%q, %v", content, err)
+	}
+	if err := copied.RemoveAll("d"); err != nil {
+		t.Error(err)
+	}
+}
+
+// After a retry everything is counted once.
+func TestMirrorRetry(t *testing.T) {
+	source, target := t.TempDir(), t.TempDir()
+	for i := range 30 {
+		put(t, filepath.Join(source, fmt.Sprint(i)), strings.Repeat("x", 10_000))
+	}
+	var mu sync.Mutex
+	var session *kwik.ClientSession
+	dials, opened := 0, 0
+	s := serveTree(t, kwik.ServerRolePrimary, source, func(d TreeDir) TreeDir {
+		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if op == "open" {
+				if opened++; dials < 3 && opened%20 == 0 {
+					session.CloseWithError(1, "cut")
+				}
+			}
+			return nil
+		}}}
+	})
+	result, reports, err := s.mirror(t.Context(), target, func(o *MirrorOptions) {
+		o.Retries, o.RetryDelay = 2, time.Millisecond
+		o.Dial = func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error) {
+			c, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
+			mu.Lock()
+			defer mu.Unlock()
+			dials, session = dials+1, c
+			return c, err
+		}
+	})
+	if err != nil || dials != 3 || result.Fetched+result.UpToDate != 30 || result.Files != 30 || result.Bytes != 300_000 {
+		t.Errorf("%d dials: %+v, %v, %+v", dials, result, err, reports.files)
+	}
+	wantTree(t, target, snapshot(t, source))
 }
 
 // A foldingDir finds its lock file whatever the case.

@@ -190,7 +190,6 @@ func (c inverted) ReadAt(p []byte, off int64) (int, error) {
 type mirrorWatch struct {
 	transfer.NoReport
 	mu     sync.Mutex
-	placed int
 	at     int
 	do     func()
 	failed []transfer.FileReport
