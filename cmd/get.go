@@ -162,7 +162,11 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, err
 	}
 	if o.url, err = transfer.ParseURL(args[0]); err != nil {
-		return o, usageError{fmt.Errorf("%q is not the URL of a file: %w", args[0], err), help}
+		hint := help
+		if _, tree := transfer.ParseTreeURL(args[0]); tree == nil {
+			hint = "a directory is fetched with -r: kwikcp get -r kwik://HOST:PORT/DIR/ DEST"
+		}
+		return o, usageError{fmt.Errorf("%q is not the URL of a file: %w", args[0], err), hint}
 	}
 	o.target = path.Base(o.url.Path)
 	var targetErr error // told when the rest of the command line is right
