@@ -41,6 +41,7 @@ type mirrorFile struct {
 	temp    string       // what is to be renamed
 	saved   fileVersion  // of a part file that was closed meanwhile
 	evicted bool
+	spoiled bool // what was written to the part file may not be on disk, though it can be read
 }
 
 // A fileState is how far a file is.
@@ -210,8 +211,8 @@ func (m *mirror) openPart(h *openDir, f *mirrorFile) error {
 		return p.wrap(err)
 	}
 	f.part = p
-	if f.tree.Size() >= writebackStep {
-		f.back = startWriteback(p.file)
+	if f.tree.Size() >= checkpointStep {
+		f.back = startWriteback(p.file.Checkpoint)
 	}
 	m.opened.add(m, f)
 	return nil
@@ -241,22 +242,29 @@ func (m *mirror) write(f *mirrorFile, p []byte, off int64, place *placer) {
 			return
 		}
 	}
-	part := f.part
+	part, back := f.part, f.back
 	f.uses++
 	f.mu.Unlock()
 	_, err = part.file.WriteAt(p, off)
-	if f.back != nil && err == nil {
-		f.back.wrote(len(p))
+	var unsafe error
+	if back != nil && err == nil {
+		unsafe = back.wrote(len(p))
 	}
 	f.mu.Lock()
 	f.uses--
 	whole := false
-	if err == nil {
+	switch {
+	case unsafe != nil:
+		f.spoiled, err = true, unsafe
+	case err == nil:
 		f.had.Add(off, off+int64(len(p)))
 		whole = f.state == fileWanted && f.had.Total() == f.tree.Size()
 	}
+	leave := f.state == fileLost && f.uses == 0
 	f.mu.Unlock()
 	switch {
+	case leave: // whoever gave it up left that to the last who writes
+		f.leave(m)
 	case err != nil:
 		m.drop(f, LocalError("write it", cause(err)))
 	case whole:
@@ -281,6 +289,8 @@ func (m *mirror) reopen(h *openDir, f *mirrorFile) error {
 	}
 	return nil
 }
+
+var errSpoiled = errors.New("what was written did not get to the disk")
 
 // writeWhole writes a file of which all bytes are there.
 func (m *mirror) writeWhole(h *openDir, f *mirrorFile, p []byte, place *placer) {
@@ -328,11 +338,14 @@ func (m *mirror) dress(h *openDir, file File, name string, f *mirrorFile) error 
 // complete passes a part file on that has all its bytes. It stays open, and locked, until it is renamed.
 func (m *mirror) complete(h *openDir, f *mirrorFile, place *placer) {
 	m.opened.remove(f)
-	if f.back != nil {
-		f.back.stop()
-	}
 	f.part.dir = h
 	err := f.part.isPart(f.part.file) // what has its name now would get the time
+	if f.back != nil && f.back.stop() != nil {
+		f.spoiled = true
+	}
+	if err == nil && f.spoiled {
+		err = errSpoiled
+	}
 	if err == nil {
 		err = m.dress(h, f.part.file, f.part.part, f)
 	}
@@ -361,13 +374,15 @@ func (m *mirror) settle(f *mirrorFile, report FileReport) {
 // drop gives up a file that failed. What is proved of it in a part file stays.
 func (m *mirror) drop(f *mirrorFile, err error) {
 	f.mu.Lock()
-	lost := f.state == fileLost
+	lost, used := f.state == fileLost, f.uses > 0
 	f.state = fileLost
 	f.mu.Unlock()
 	if lost {
 		return
 	}
-	f.leave(m)
+	if !used {
+		f.leave(m)
+	}
 	if _, ok := errors.AsType[*Error](err); !ok {
 		err = LocalError("write it", cause(err))
 	}
@@ -397,8 +412,11 @@ func (f *mirrorFile) leave(m *mirror) {
 		return
 	}
 	if f.back != nil {
-		f.back.stop()
+		f.spoiled = f.back.stop() != nil || f.spoiled
 		f.back = nil
+	}
+	if f.spoiled {
+		f.had = rangeset.Set{}
 	}
 	if h, err := m.cache.acquire(f.dir.path); err == nil {
 		f.part.dir = h
@@ -462,15 +480,15 @@ func (f *mirrorFile) evict() bool {
 	if f.part == nil || f.uses > 0 || f.state != fileWanted || f.had.Total() == f.tree.Size() {
 		return false
 	}
+	if f.back != nil {
+		f.spoiled = f.back.stop() != nil
+		f.back = nil
+	}
 	info, err := f.part.file.Stat()
-	if err != nil {
+	if err != nil || f.spoiled {
 		return false
 	}
 	f.saved, f.evicted = versionOf(info), true
-	if f.back != nil {
-		f.back.stop()
-		f.back = nil
-	}
 	f.part.file.Close()
 	f.part = nil
 	return true
