@@ -275,3 +275,62 @@ func TestMirrorHostileAnswers(t *testing.T) {
 		})
 	}
 }
+
+// Requests that no client of ours sends are refused, and cost the server nothing.
+func TestHostileTreeRequests(t *testing.T) {
+	_, d := servedTree(t)
+	onWire(t, func(w *wire) {
+		w.serve(d)
+		c := w.dial()
+		defer c.CloseWithError(0, "")
+		long := strings.Repeat("d/", maxTreePath/2-1) + "f"
+		var bomb []byte
+		for before := ""; len(bomb) < 60_000; before = long {
+			bomb = appendPath(bomb, before, long)
+		}
+		for name, r := range map[string]struct {
+			request *transferpb.Request
+			code    transferpb.Failure_Code
+		}{
+			"list outside":         {&transferpb.Request{Path: []byte("../x"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_FOUND},
+			"list through a link":  {&transferpb.Request{Path: []byte("updir"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_FOUND},
+			"list an absolute one": {&transferpb.Request{Path: []byte("/etc"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_FOUND},
+			"list a FIFO":          {&transferpb.Request{Path: []byte("fifo"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_A_FILE},
+			"list after nonsense":  {&transferpb.Request{List: &transferpb.ListRequest{After: []byte("../..")}}, transferpb.Failure_BAD_REQUEST},
+			"an empty batch":       {&transferpb.Request{Pack: &transferpb.PackRequest{}}, transferpb.Failure_BAD_REQUEST},
+			"a batch of nonsense":  {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: []byte{1, 2, 3}}}, transferpb.Failure_BAD_REQUEST},
+			"a batch outside":      {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: appendPath(nil, "", "../secret")}}, transferpb.Failure_BAD_REQUEST},
+			"a base outside":       {&transferpb.Request{Path: []byte(".."), Pack: &transferpb.PackRequest{Paths: appendPath(nil, "", "secret")}}, transferpb.Failure_BAD_REQUEST},
+			"long paths in short":  {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: bomb}}, transferpb.Failure_BAD_REQUEST},
+		} {
+			r.request.Version = protocolVersion
+			var raw bytes.Buffer
+			writeMessage(&raw, r.request)
+			replies, err := w.ask(c, raw.Bytes(), true)
+			if err != nil || len(replies) != 1 || replies[0].GetFailure().GetCode() != r.code || replies[0].GetFailure() == nil {
+				t.Errorf("%s: %v, %v", name, replies, err)
+			}
+		}
+
+		// Files that cannot be served are refused one by one.
+		var paths []byte
+		before := ""
+		for _, p := range []string{"dirlink/deeper/file", "fifo", "file", "missing", "outside", "sub", "updir/secret"} {
+			paths, before = appendPath(paths, before, p), p
+		}
+		var raw bytes.Buffer
+		writeMessage(&raw, &transferpb.Request{Version: protocolVersion, Pack: &transferpb.PackRequest{Paths: paths}})
+		replies, err := w.ask(c, raw.Bytes(), true)
+		if err != nil || len(replies) != 8 {
+			t.Fatal(replies, err)
+		}
+		for i, served := range []bool{true, false, true, false, false, false, false} {
+			if f := replies[i].GetPackFile(); (f.GetManifest() != nil) != served {
+				t.Errorf("file %d: %v", i, f)
+			}
+		}
+		if replies[7].GetPackEnd().GetKwikStreamId() == 0 {
+			t.Error(replies[7])
+		}
+	})
+}

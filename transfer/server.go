@@ -164,6 +164,9 @@ func failureMessage(err error) string {
 	case transferpb.Failure_CHANGED:
 		return "the file changed on the server while it was read"
 	case transferpb.Failure_BAD_REQUEST:
+		if errors.Is(err, errRequest) {
+			return errRequest.Error()
+		}
 		return errVersion.Error()
 	case transferpb.Failure_BUSY:
 		return "the server has too much to do for this client"
