@@ -66,18 +66,13 @@ func TestMirrorInterrupted(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		written := int64(0)
 		var mu sync.Mutex
-		_, _, err := s.mirror(ctx, target, func(o *MirrorOptions) {
-			o.OpenTree = func(path string, create bool) (TreeDir, error) {
-				d, err := OpenTree(path, create)
-				return &spyDir{TreeDir: d, spy: &spy{write: func(n int) {
-					mu.Lock()
-					defer mu.Unlock()
-					if written += int64(n); written >= after {
-						cancel(errGone)
-					}
-				}}}, err
+		_, _, err := s.mirror(ctx, target, spied(&spy{write: func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			if written += int64(n); written >= after {
+				cancel(errGone)
 			}
-		})
+		}}))
 		if err != errGone {
 			t.Fatalf("after %d bytes: %v", after, err)
 		}
@@ -346,6 +341,7 @@ func TestMirrorDeletes(t *testing.T) {
 		return // for whom nothing is unreadable
 	}
 	grow()
+	defer os.Chmod(filepath.Join(target, "gone2"), 0o700) // so that it can be cleaned up
 	os.Mkdir(filepath.Join(source, "secret"), 0o000)
 	result, _, err = s.mirror(t.Context(), target, deleting, keep)
 	if err == nil || result.Deleted != 0 {
