@@ -3,6 +3,7 @@ package cmd
 import (
 	"encoding/json"
 	"io"
+	"math"
 	"time"
 
 	"kwikcp/kwik"
@@ -35,7 +36,7 @@ type serverJSON struct {
 	ID    kwik.PathID `json:"id"`
 	Role  string      `json:"role"`
 	Addr  string      `json:"addr"`
-	State string      `json:"state,omitempty"`
+	State string      `json:"state"`
 	Bytes int64       `json:"bytes"`
 	Rate  *int64      `json:"rate,omitempty"` // bytes a second
 	RTTms *float64    `json:"rtt_ms,omitempty"`
@@ -133,7 +134,7 @@ func (e *events) Progress(p transfer.Progress) {
 	}
 	servers := []serverJSON{}
 	for _, s := range p.Servers {
-		bytesPerSecond, rtt := int64(s.Rate), float64(s.RTT)/float64(time.Millisecond)
+		bytesPerSecond, rtt := wholeRate(s.Rate), float64(s.RTT)/float64(time.Millisecond)
 		servers = append(servers, serverJSON{
 			ID: s.ID, Role: s.Role.String(), Addr: s.Addr, State: string(s.State), Bytes: s.Bytes,
 			Rate: &bytesPerSecond, RTTms: &rtt,
@@ -146,7 +147,15 @@ func (e *events) Progress(p transfer.Progress) {
 		Rate    int64        `json:"rate"`
 		ETA     *float64     `json:"eta_s"` // null while unknown
 		Servers []serverJSON `json:"servers"`
-	}{event{1, "progress"}, p.Bytes, p.Total, int64(p.Rate), eta, servers})
+	}{event{1, "progress"}, p.Bytes, p.Total, wholeRate(p.Rate), eta, servers})
+}
+
+// wholeRate returns a rate as an integer of bytes a second, whatever it is.
+func wholeRate(rate float64) int64 {
+	if rate >= math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(max(rate, 0))
 }
 
 // result prints the last event, exactly once.

@@ -18,12 +18,14 @@ import (
 )
 
 // Main runs the command line of the process and returns its exit code.
-func Main() int {
+func Main() int { return mainTo(os.Stdout) }
+
+func mainTo(stdout io.Writer) int {
 	// quic-go would print its own warning about UDP buffers; what there is to say about them is ours to say.
 	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 	ctx, stop := interruptible(context.Background())
 	defer stop()
-	return run(ctx, os.Args, os.Stdout, os.Stderr)
+	return run(ctx, os.Args, stdout, os.Stderr)
 }
 
 // run runs a command line, prints its error and returns the exit code.

@@ -28,7 +28,21 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"kwikcp": func() { os.Exit(Main()) }})
+	testscript.Main(m, map[string]func(){"kwikcp": func() { os.Exit(mainUnderTest()) }})
+}
+
+// mainUnderTest is Main, with every event held against the schema.
+func mainUnderTest() int {
+	if !wantsJSON(os.Args) {
+		return Main()
+	}
+	checked := &schemaWriter{w: os.Stdout}
+	code := mainTo(checked)
+	if err := checked.close(); err != nil {
+		fmt.Fprintln(os.Stderr, "panic:", err)
+		return 99
+	}
+	return code
 }
 
 // TestScripts runs the scripts of testdata/script against the real program. Besides the commands of testscript they have:
@@ -348,6 +362,9 @@ func checkEvents(text string, want []string) error {
 		}
 		if err := json.Unmarshal([]byte(line), &e); err != nil || e.V != 1 || e.Event == "" || !strings.HasSuffix(line, "\n") {
 			return fmt.Errorf("not an event: %q (%v)", line, err)
+		}
+		if err := checkAgainstSchema(line); err != nil {
+			return err
 		}
 		names = append(names, e.Event)
 	}
