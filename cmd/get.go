@@ -34,8 +34,7 @@ With --reuse or --seed chunk groups of a file that is here already, and are righ
 The pin is the server's key, as kwikcp serve prints it. Without one the server must have a certificate of a known authority
 or be known already; an unknown one is accepted on this machine and asked about on a terminal.
 
-Exit status: 0 the proved file is in place; 1 other; 2 usage; 3 not found; 4 server not trusted; 5 network, a retry may
-help; 6 integrity; 7 local file system; 8 no space; 9 target busy, or there with --no-clobber; 10 source changed; 11 --max-time is over; 130 or 143 interrupted.`,
+` + exitHelp(exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal, exitNoSpace, exitExists, exitChanged, exitLimit),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the file must have this hash, `blake3=HEX` as b3sum prints it; then no server is trusted for the content"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
@@ -62,7 +61,7 @@ func runGet(c *cli.Context, t *terminal) error {
 	o, err := parseGet(c, t)
 	if c.Bool("json") {
 		events := newEvents(t.stdout)
-		events.start(c.Args().Get(0), o.target)
+		events.start(withoutSecret(c.Args().Get(0)), o.target)
 		var result transfer.Result
 		if err == nil {
 			result, err = o.get(c.Context, events)
@@ -149,7 +148,7 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		}
 	}
 	if o.url, err = transfer.ParseURL(args[0]); err != nil {
-		return o, usageError{fmt.Errorf("%q is not the URL of a file: %w", args[0], err), help}
+		return o, usageError{fmt.Errorf("%q is not the URL of a file: %w", withoutSecret(args[0]), err), help}
 	}
 	o.target = path.Base(o.url.Path)
 	if len(args) == 2 {

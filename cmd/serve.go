@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -36,7 +37,9 @@ primary and deliver parts of the files. When it is ready, the server prints its 
 its log goes to stderr. SIGINT and SIGTERM have it take leave of its clients, which go on with other servers, and
 end; a second signal ends it at once.
 
-Without a join token only secondaries on the primary's own machine may join.`,
+Without a join token only secondaries on the primary's own machine may join.
+
+` + exitHelp(exitRefused, exitLocal),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "role", EnvVars: []string{"KWIKCP_ROLE"}, Usage: "`ROLE` of this server: primary or secondary"},
 			&cli.StringFlag{Name: "root", EnvVars: []string{"KWIKCP_ROOT"}, Value: ".", Usage: "serve the files below `DIR`"},
@@ -109,7 +112,7 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	var err error
 	if text := c.String("primary"); text != "" {
 		if o.primary, err = parsePrimary(text); err != nil {
-			return nil, usageError{fmt.Errorf("--primary %q: %w", text, err), "host:port of the primary, or the URL that it printed"}
+			return nil, usageError{fmt.Errorf("--primary %q: %w", withoutSecret(text), err), "host:port of the primary, or the URL that it printed"}
 		}
 	}
 	if text := c.String("advertise"); text != "" {
@@ -150,6 +153,9 @@ func joinToken(c *cli.Context) ([]byte, error) {
 	if name != "" {
 		var err error
 		if token, err = os.ReadFile(name); err != nil {
+			if errors.Is(err, fs.ErrNotExist) && looksSecret(name) {
+				err = errors.New("there is no such file, and it looks like the secret itself, which has no place among arguments")
+			}
 			return nil, usageError{fmt.Errorf("--join-token-file: %w", err), "make one with: head -c 24 /dev/urandom | base64 > FILE"}
 		}
 	}

@@ -27,8 +27,7 @@ printed on stdout, as START-END (both included, from 0) and what is wrong:
 
 Ranges are whole chunk groups (64 KiB in files up to 4 GiB). With --checksum as well no server is trusted for the content.
 
-Exit status: 0 it is the same; 1 other; 2 usage; 3 no such FILE, or none on the server; 4 server not trusted; 5 network; 6 it
-differs; 7 local file system; 130 or 143 interrupted.`,
+` + exitHelp(exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the hash that FILE should have, `blake3=HEX` as kwikcp sum and b3sum print it"},
 			&cli.StringFlag{Name: "from", EnvVars: []string{"KWIKCP_FROM"}, Usage: "compare with the file at `URL`"},
@@ -65,7 +64,7 @@ func runVerify(c *cli.Context, t *terminal) error {
 	v := verdict{path: o.path}
 	if c.Bool("json") {
 		events := newEvents(t.stdout)
-		events.start(c.String("from"), o.path)
+		events.start(withoutSecret(c.String("from")), o.path)
 		if err == nil {
 			v, err = o.verify(c.Context, events)
 		}
@@ -124,7 +123,7 @@ func parseVerify(c *cli.Context, t *terminal) (verifyCmd, error) {
 	}
 	u, err := transfer.ParseURL(c.String("from"))
 	if err != nil {
-		return o, usageError{fmt.Errorf("--from %q is not the URL of a file: %w", c.String("from"), err), help}
+		return o, usageError{fmt.Errorf("--from %q is not the URL of a file: %w", withoutSecret(c.String("from")), err), help}
 	}
 	if err := expect(&u, c.String("checksum")); err != nil {
 		return o, err
