@@ -48,6 +48,7 @@ or be known already; an unknown one is accepted on this machine and asked about 
 			&cli.BoolFlag{Name: "no-preserve", EnvVars: []string{"KWIKCP_NO_PRESERVE"}, Usage: "do not give FILE the mode and time that the file has on the server"},
 			&cli.IntFlag{Name: "retry", EnvVars: []string{"KWIKCP_RETRY"}, Usage: "try again up to `N` times after a network error, and go on where it was"},
 			&cli.DurationFlag{Name: "retry-delay", EnvVars: []string{"KWIKCP_RETRY_DELAY"}, Usage: "wait `TIME` before each retry; 0 means 1s, then twice as long each time, up to 10m"},
+			limitRateFlag("over all servers together"),
 			&cli.DurationFlag{Name: "max-time", EnvVars: []string{"KWIKCP_MAX_TIME"}, Usage: "give up after `TIME`, retries included; 0 means never"},
 			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: []string{"KWIKCP_QUIET"}, Usage: "print nothing but errors"},
@@ -111,6 +112,7 @@ type getCmd struct {
 	seed           string // a file's name; empty for none
 	connectTimeout time.Duration
 	connections    int // per server; 0 for what is worth it
+	limit          *kwik.RateLimit
 	retries        int
 	retryDelay     time.Duration // 0 means the default, which doubles
 	maxTime        time.Duration // 0 means for ever
@@ -146,6 +148,9 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		if o.connections, err = strconv.Atoi(text); err != nil || o.connections < 1 || o.connections > kwik.MaxConnectionsPerServer {
 			return o, usageError{fmt.Errorf("--connections-per-server %q is neither auto nor 1 to %d", text, kwik.MaxConnectionsPerServer), "auto is right nearly everywhere"}
 		}
+	}
+	if o.limit, err = rateLimit(c); err != nil {
+		return o, err
 	}
 	if o.url, err = transfer.ParseURL(args[0]); err != nil {
 		return o, usageError{fmt.Errorf("%q is not the URL of a file: %w", withoutSecret(args[0]), err), help}
@@ -222,7 +227,7 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
 		KeepsOld: o.noClobber, Plain: o.noPreserve, Range: o.part, Reuse: o.reuse,
 		Retries: o.retries, RetryDelay: o.retryDelay,
-		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections},
+		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections, RateLimit: o.limit},
 	}
 	if o.maxTime > 0 {
 		var cancel context.CancelFunc

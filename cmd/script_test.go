@@ -63,6 +63,7 @@ func mainUnderTest() int {
 //	events FILE [EVENT...]    checks the JSON lines of a get, and that each EVENT is among them
 //	delivered FILE N          checks that the result among the JSON lines says that N servers delivered
 //	resumed FILE              checks that some of its bytes were there before, and that all are accounted for
+//	took FILE D               checks the seconds of the result among the JSON lines: D, 15 % less or half as much more at most
 //	freeport NAME             sets $NAME to a UDP port of 127.0.0.1 that nobody has
 //	relay NAME ADDR SIZE      starts a relay in front of ADDR that stops after SIZE; sets $ADDR_NAME
 //	held NAME...              waits until relays have stopped
@@ -85,7 +86,7 @@ func TestScripts(t *testing.T) {
 			"serve": command(2, cmdServe), "start": command(2, cmdStart), "await": command(2, cmdAwait), "awaitfile": command(1, cmdAwaitFile),
 			"signal": command(2, cmdSignal), "ended": command(2, cmdEnded), "fails": command(1, cmdFails),
 			"genfile": command(3, cmdGenfile), "samehash": command(2, cmdSameHash), "only": command(1, cmdOnly),
-			"events": command(1, cmdEvents), "delivered": command(2, cmdDelivered), "resumed": command(1, cmdResumed), "freeport": command(1, cmdFreePort),
+			"events": command(1, cmdEvents), "delivered": command(2, cmdDelivered), "resumed": command(1, cmdResumed), "took": command(2, cmdTook), "freeport": command(1, cmdFreePort),
 			"relay": command(3, cmdRelay), "held": command(1, cmdHeld), "release": command(1, cmdRelease),
 			"blackhole": command(1, cmdBlackhole), "fifo": command(1, cmdFifo),
 		},
@@ -422,6 +423,21 @@ func cmdResumed(ts *testscript.TestScript, _ *world, args []string) error {
 	r, _, err := readResult(text)
 	if err == nil && (r.Resumed == 0 || !strings.Contains(text, fmt.Sprintf(`"event":"resume","bytes":%d}`, r.Resumed))) {
 		err = fmt.Errorf("%d bytes were resumed, or another event says so", r.Resumed)
+	}
+	return err
+}
+
+func cmdTook(ts *testscript.TestScript, _ *world, args []string) error {
+	lines := strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n")
+	var result struct {
+		Seconds float64 `json:"seconds"`
+	}
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &result); err != nil {
+		return err
+	}
+	want, err := time.ParseDuration(args[1])
+	if err == nil && (result.Seconds < 0.85*want.Seconds() || result.Seconds > 1.5*want.Seconds()) {
+		err = fmt.Errorf("it took %.2f s", result.Seconds)
 	}
 	return err
 }

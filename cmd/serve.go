@@ -49,6 +49,7 @@ Without a join token only secondaries on the primary's own machine may join.
 			&cli.StringFlag{Name: "join-token-file", EnvVars: []string{"KWIKCP_JOIN_TOKEN_FILE"}, Usage: "read the secret that secondaries prove to know from `FILE` (or set KWIKCP_JOIN_TOKEN)"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "a secondary trusts a primary with a certificate of an authority in `FILE` (PEM)"},
 			&cli.DurationFlag{Name: "drain-timeout", EnvVars: []string{"KWIKCP_DRAIN_TIMEOUT"}, Value: 30 * time.Second, Usage: "after SIGTERM give clients that only this server can serve `DURATION` to finish"},
+			limitRateFlag("to all clients together"),
 			&cli.StringFlag{Name: "log-level", EnvVars: []string{"KWIKCP_LOG_LEVEL"}, Value: "info", Usage: "log `LEVEL` and above: debug, info, warn or error"},
 			stateDirFlag,
 		},
@@ -75,6 +76,7 @@ type serveCmd struct {
 	stateDir  string
 	policy    *trustPolicy
 	patience  time.Duration // with clients, when it is to stop
+	limit     *kwik.RateLimit
 }
 
 func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
@@ -119,6 +121,9 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 		if o.advertise, err = netip.ParseAddrPort(text); err != nil || o.advertise.Port() == 0 {
 			return nil, usageError{fmt.Errorf("--advertise %q is not ip:port", text), "such as 192.0.2.7:4433"}
 		}
+	}
+	if o.limit, err = rateLimit(c); err != nil {
+		return nil, err
 	}
 	if o.token, err = joinToken(c); err != nil {
 		return nil, err
@@ -243,7 +248,7 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	}
 	s.keepTrees()
 	conf := &kwik.Config{
-		QUIC: traced,
+		QUIC: traced, RateLimit: o.limit,
 		Role: o.role, OpenContent: s.files.OpenContent, StatelessResetKey: &reset,
 		OnMembership: func(id kwik.PathID, addr netip.AddrPort, reason error) {
 			if reason == nil {
