@@ -37,6 +37,12 @@ type Config struct {
 	// the system at any port.
 	ListenPacket func(ctx context.Context, remote netip.AddrPort) (net.PacketConn, error)
 
+	// Family restricts a client to addresses of one family, the primary's and those that it names of secondaries.
+	Family AddressFamily
+
+	// LookupIP finds the addresses of a host for DialAddr. Nil means the system's resolver.
+	LookupIP LookupFunc
+
 	// ConnectionsPerServer is how many paths the client has to each server, 16 at most. 0 means one, and up to four while a path is
 	// limited by loss and not by its link.
 	ConnectionsPerServer int
@@ -140,6 +146,9 @@ func (c *Config) populate() *Config {
 	}
 	if p.ListenPacket == nil {
 		p.ListenPacket = listenUDP
+	}
+	if p.LookupIP == nil {
+		p.LookupIP = net.DefaultResolver.LookupNetIP
 	}
 	if p.LocalAddresses == nil {
 		p.LocalAddresses = systemAddresses
