@@ -13,6 +13,7 @@ import (
 // flagChoices are the values of options that have few.
 var flagChoices = map[string][]string{
 	"--role":                   {"primary", "secondary"},
+	"--log-format":             {"text", "json"},
 	"--log-level":              {"debug", "info", "warn", "error"},
 	"--connections-per-server": {"auto", "1", "2", "4", "8", "16"},
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"kwikcp/transfer"
 )
@@ -114,7 +113,7 @@ func newFlagError(command string, options []string, err error) flagError {
 
 var (
 	badValue = regexp.MustCompile(`^invalid(?: boolean)? value (".*") for (?:flag )?-(\S+): `)
-	badEnv   = regexp.MustCompile(`^could not parse (".*") as \S+ value from environment variable "(\w+)"`)
+	badEnv   = regexp.MustCompile(`^could not parse (".*") (?:as \S+ value )?from environment variable "(\w+)"`)
 )
 
 // A refusedError says that a server is not trusted, and how it could be.
@@ -144,11 +143,6 @@ type keptError struct{ error }
 
 func (e keptError) Unwrap() error { return e.error }
 
-// A timeLimit says that a transfer took longer than --max-time allows.
-type timeLimit struct{ limit time.Duration }
-
-func (l timeLimit) Error() string { return fmt.Sprintf("not done after %v (--max-time)", l.limit) }
-
 const goesOn = "the same command goes on where it was"
 
 // explain is the one place where errors become exit codes, messages and hints.
@@ -165,11 +159,11 @@ func explain(err error) (code int, message, hint string) {
 		}
 		return exitSignal + int(i.signal), message, ""
 	}
-	if l, ok := errors.AsType[timeLimit](err); ok {
+	if l, ok := errors.AsType[*transfer.TimeLimitError](err); ok {
 		if kept {
 			hint = goesOn
 		}
-		return exitLimit, l.Error(), hint
+		return exitLimit, l.Error() + " (--max-time)", hint
 	}
 	if e, ok := errors.AsType[usageError](err); ok {
 		return exitUsage, message, e.hint

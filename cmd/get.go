@@ -38,7 +38,8 @@ or be known already; an unknown one is accepted on this machine and asked about 
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the file must have this hash, `blake3=HEX` as b3sum prints it; then no server is trusted for the content"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
-			&cli.DurationFlag{Name: "connect-timeout", EnvVars: []string{"KWIKCP_CONNECT_TIMEOUT"}, Value: transfer.DefaultConnectTimeout, Usage: "give up if the server has not answered after `TIME`"},
+			ipv4Flag(), ipv6Flag(),
+			secondsFlag("connect-timeout", transfer.DefaultConnectTimeout, "give up if the server has not answered after `TIME`"),
 			&cli.StringFlag{Name: "connections-per-server", EnvVars: []string{"KWIKCP_CONNECTIONS_PER_SERVER"}, Value: "auto", Usage: "open `N` connections to each server, 16 at most; auto: one, and up to four where packets are lost on a long way"},
 			&cli.BoolFlag{Name: "no-clobber", EnvVars: []string{"KWIKCP_NO_CLOBBER"}, Usage: "leave FILE as it is if there is one, and end with exit status 9"},
 			&cli.BoolFlag{Name: "overwrite", EnvVars: []string{"KWIKCP_OVERWRITE"}, Usage: "replace FILE if there is one that differs (the default)"},
@@ -47,9 +48,10 @@ or be known already; an unknown one is accepted on this machine and asked about 
 			&cli.StringFlag{Name: "seed", EnvVars: []string{"KWIKCP_SEED"}, Usage: "take what is right of `OLD`, such as an older version of the file, and fetch only the rest"},
 			&cli.BoolFlag{Name: "no-preserve", EnvVars: []string{"KWIKCP_NO_PRESERVE"}, Usage: "do not give FILE the mode and time that the file has on the server"},
 			&cli.IntFlag{Name: "retry", EnvVars: []string{"KWIKCP_RETRY"}, Usage: "try again up to `N` times after a network error, and go on where it was"},
-			&cli.DurationFlag{Name: "retry-delay", EnvVars: []string{"KWIKCP_RETRY_DELAY"}, Usage: "wait `TIME` before each retry; 0 means 1s, then twice as long each time, up to 10m"},
+			secondsFlag("retry-delay", 0, "wait `TIME` before each retry; 0 means 1s, then twice as long each time, up to 10m"),
+			secondsFlag("retry-max-time", 0, "begin no retry when `TIME` has passed since the start; 0 means that --retry alone counts"),
 			limitRateFlag("over all servers together"),
-			&cli.DurationFlag{Name: "max-time", EnvVars: []string{"KWIKCP_MAX_TIME"}, Usage: "give up after `TIME`, retries included; 0 means never"},
+			secondsFlag("max-time", 0, "give an attempt up after `TIME`, and end with exit status 11 unless --retry allows another; 0 means never"),
 			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: []string{"KWIKCP_QUIET"}, Usage: "print nothing but errors"},
 			stateDirFlag,
@@ -113,18 +115,20 @@ type getCmd struct {
 	connectTimeout time.Duration
 	connections    int // per server; 0 for what is worth it
 	limit          *kwik.RateLimit
+	family         kwik.AddressFamily
 	retries        int
 	retryDelay     time.Duration // 0 means the default, which doubles
-	maxTime        time.Duration // 0 means for ever
+	maxTime        time.Duration // of each attempt; 0 means for ever
+	retryMaxTime   time.Duration // 0 means for ever
 	policy         *trustPolicy
 }
 
 func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	const help = "kwikcp get kwik://HOST:PORT/PATH FILE"
 	o := getCmd{
-		t: t, connectTimeout: c.Duration("connect-timeout"),
+		t: t, connectTimeout: seconds(c, "connect-timeout"), retryMaxTime: seconds(c, "retry-max-time"),
 		noClobber: c.Bool("no-clobber"), noPreserve: c.Bool("no-preserve"), reuse: c.Bool("reuse"), seed: c.String("seed"),
-		retries: c.Int("retry"), retryDelay: c.Duration("retry-delay"), maxTime: c.Duration("max-time"),
+		retries: c.Int("retry"), retryDelay: seconds(c, "retry-delay"), maxTime: seconds(c, "max-time"),
 	}
 	args := c.Args().Slice()
 	switch {
@@ -142,12 +146,17 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, usageError{errors.New("--retry-delay must not be negative"), "such as 5s; 0 means 1s, and twice as long each time"}
 	case o.maxTime < 0:
 		return o, usageError{errors.New("--max-time must not be negative"), "such as 1h; 0 means no limit"}
+	case o.retryMaxTime < 0:
+		return o, usageError{errors.New("--retry-max-time must not be negative"), "such as 1h; 0 means no limit"}
 	}
 	var err error
 	if text := c.String("connections-per-server"); text != "auto" {
 		if o.connections, err = strconv.Atoi(text); err != nil || o.connections < 1 || o.connections > kwik.MaxConnectionsPerServer {
 			return o, usageError{fmt.Errorf("--connections-per-server %q is neither auto nor 1 to %d", text, kwik.MaxConnectionsPerServer), "auto is right nearly everywhere"}
 		}
+	}
+	if o.family, err = family(c); err != nil {
+		return o, err
 	}
 	if o.limit, err = rateLimit(c); err != nil {
 		return o, err
@@ -226,13 +235,8 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	options := transfer.GetOptions{
 		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
 		KeepsOld: o.noClobber, Plain: o.noPreserve, Range: o.part, Reuse: o.reuse,
-		Retries: o.retries, RetryDelay: o.retryDelay,
-		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections, RateLimit: o.limit},
-	}
-	if o.maxTime > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, o.maxTime, timeLimit{o.maxTime})
-		defer cancel()
+		Retries: o.retries, RetryDelay: o.retryDelay, MaxTime: o.maxTime, RetryMaxTime: o.retryMaxTime,
+		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections, RateLimit: o.limit, Family: o.family},
 	}
 	if o.stdout {
 		options.Output = o.t.stdout

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -48,8 +49,9 @@ Without a join token only secondaries on the primary's own machine may join.
 			&cli.StringFlag{Name: "advertise", EnvVars: []string{"KWIKCP_ADVERTISE"}, Usage: "`ADDR`, ip:port, under which clients reach a secondary (default: the one that the primary sees)"},
 			&cli.StringFlag{Name: "join-token-file", EnvVars: []string{"KWIKCP_JOIN_TOKEN_FILE"}, Usage: "read the secret that secondaries prove to know from `FILE` (or set KWIKCP_JOIN_TOKEN)"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "a secondary trusts a primary with a certificate of an authority in `FILE` (PEM)"},
-			&cli.DurationFlag{Name: "drain-timeout", EnvVars: []string{"KWIKCP_DRAIN_TIMEOUT"}, Value: 30 * time.Second, Usage: "after SIGTERM give clients that only this server can serve `DURATION` to finish"},
+			secondsFlag("drain-timeout", 30*time.Second, "after SIGTERM give clients that only this server can serve `TIME` to finish"),
 			limitRateFlag("to all clients together"),
+			&cli.StringFlag{Name: "log-format", EnvVars: []string{"KWIKCP_LOG_FORMAT"}, Value: "text", Usage: "write the log as `FORMAT`: text, or json, one object a line"},
 			&cli.StringFlag{Name: "log-level", EnvVars: []string{"KWIKCP_LOG_LEVEL"}, Value: "info", Usage: "log `LEVEL` and above: debug, info, warn or error"},
 			stateDirFlag,
 		},
@@ -81,7 +83,7 @@ type serveCmd struct {
 
 func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	const help = "kwikcp serve --help shows both forms"
-	o := &serveCmd{t: t, root: c.String("root"), listen: c.String("listen"), patience: c.Duration("drain-timeout")}
+	o := &serveCmd{t: t, root: c.String("root"), listen: c.String("listen"), patience: seconds(c, "drain-timeout")}
 	if c.Args().Present() {
 		return nil, usageError{fmt.Errorf("serve takes no argument such as %q", c.Args().First()), "the directory to serve is --root DIR"}
 	}
@@ -110,8 +112,10 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
 		return nil, usageError{fmt.Errorf("there is no log level %q", c.String("log-level")), "debug, info, warn or error"}
 	}
-	o.log = slog.New(slog.NewTextHandler(t.stderr, &slog.HandlerOptions{Level: level}))
 	var err error
+	if o.log, err = newLog(t.stderr, c.String("log-format"), level); err != nil {
+		return nil, err
+	}
 	if text := c.String("primary"); text != "" {
 		if o.primary, err = parsePrimary(text); err != nil {
 			return nil, usageError{fmt.Errorf("--primary %q: %w", withoutSecret(text), err), "host:port of the primary, or the URL that it printed"}
@@ -133,6 +137,17 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	}
 	o.policy, err = newTrustPolicy(t, o.stateDir, c.String("cacert"))
 	return o, err
+}
+
+// newLog returns a log in one of two formats. Both escape what comes from the network.
+func newLog(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
+	switch options := (&slog.HandlerOptions{Level: level}); format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, usageError{fmt.Errorf("there is no log format %q", format), "text or json"}
 }
 
 func isPort(text string) bool {

@@ -32,7 +32,8 @@ Ranges are whole chunk groups (64 KiB in files up to 4 GiB). With --checksum as 
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the hash that FILE should have, `blake3=HEX` as kwikcp sum and b3sum print it"},
 			&cli.StringFlag{Name: "from", EnvVars: []string{"KWIKCP_FROM"}, Usage: "compare with the file at `URL`"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
-			&cli.DurationFlag{Name: "connect-timeout", EnvVars: []string{"KWIKCP_CONNECT_TIMEOUT"}, Value: transfer.DefaultConnectTimeout, Usage: "give up if the server has not answered after `TIME`"},
+			ipv4Flag(), ipv6Flag(),
+			secondsFlag("connect-timeout", transfer.DefaultConnectTimeout, "give up if the server has not answered after `TIME`"),
 			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: []string{"KWIKCP_QUIET"}, Usage: "print nothing but errors"},
 			stateDirFlag,
@@ -100,12 +101,13 @@ type verifyCmd struct {
 	want           integrity.Root // without a URL
 	url            *transfer.URL  // of --from; nil without
 	connectTimeout time.Duration
+	family         kwik.AddressFamily
 	policy         *trustPolicy // with a URL
 }
 
 func parseVerify(c *cli.Context, t *terminal) (verifyCmd, error) {
 	const help = "kwikcp verify FILE --checksum blake3=HEX, or --from URL"
-	o := verifyCmd{path: c.Args().First(), connectTimeout: c.Duration("connect-timeout")}
+	o := verifyCmd{path: c.Args().First(), connectTimeout: seconds(c, "connect-timeout")}
 	switch {
 	case c.Args().Len() == 0:
 		return o, usageError{errors.New("verify needs a file"), help}
@@ -117,6 +119,9 @@ func parseVerify(c *cli.Context, t *terminal) (verifyCmd, error) {
 		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
 	}
 	var err error
+	if o.family, err = family(c); err != nil {
+		return o, err
+	}
 	if c.String("from") == "" {
 		o.want, err = parseChecksum(c.String("checksum"))
 		return o, err
@@ -182,7 +187,7 @@ func (o verifyCmd) compare(ctx context.Context, file transfer.File, report trans
 	}
 	options := transfer.CompareOptions{
 		URL: *o.url, TLS: o.policy.config(*o.url), File: file, Name: o.path, ConnectTimeout: o.connectTimeout,
-		KWIK: &kwik.Config{QUIC: traced},
+		KWIK: &kwik.Config{QUIC: traced, Family: o.family},
 	}
 	c, err := transfer.Compare(ctx, options, report)
 	if err != nil && o.policy.accepted(err) {

@@ -45,6 +45,12 @@ type GetOptions struct {
 	// further one, up to MaxRetryDelay.
 	RetryDelay time.Duration
 
+	// MaxTime bounds each attempt; 0 means that nothing does. One that takes longer ends with a *TimeLimitError, and may be
+	// retried like one that met an error of the network.
+	MaxTime time.Duration
+	// RetryMaxTime is for how long after the start of the first attempt another may begin; 0 means for ever.
+	RetryMaxTime time.Duration
+
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.Config
 	// Dial connects to the primary; nil means kwik.DialAddr.
@@ -53,7 +59,7 @@ type GetOptions struct {
 	OpenDir func(path string) (Dir, error)
 }
 
-// Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its errors are *Error, or the
+// Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its errors are *Error, *TimeLimitError, or the
 // cause of ctx if that ended. After an error what stood at the target stands there still; beside it there may be a part file
 // (Result.Kept), and another Get to the same target fetches only what that lacks.
 func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
@@ -107,7 +113,7 @@ func (g *get) run(ctx context.Context) error {
 			g.result.Kept = g.part.leave()
 		}()
 	}
-	if err := g.retry(ctx, func() error { return g.attempt(ctx) }); err != nil {
+	if err := g.retry(ctx, g.attempt); err != nil {
 		return err
 	}
 	if g.Output != nil {
