@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"kwikcp/integrity"
+	"kwikcp/internal/udp"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
@@ -80,6 +81,7 @@ func runGet(c *cli.Context, t *terminal) error {
 	view.end()
 	if err == nil && !c.Bool("quiet") {
 		warnOfLosses(t, result)
+		warnOfBuffers(t, result.Bytes-result.Resumed)
 	}
 	if err == nil && !c.Bool("quiet") && !o.stdout {
 		t.printf("%s", o.summary(result))
@@ -98,6 +100,22 @@ func warnOfLosses(t *terminal, r transfer.Result) {
 			why += ": " + s.Reason
 		}
 		t.warningf("%s %s did not last to the end (%s); the others delivered the rest", s.Role, s.Addr, oneLine(why))
+	}
+}
+
+// manyBytes is from how much on small UDP buffers matter.
+const manyBytes = 16 << 20
+
+// inspectUDP is udp.Inspect, or a test's.
+var inspectUDP = udp.Inspect
+
+// warnOfBuffers says what to do about small UDP buffers, after so many bytes were fetched.
+func warnOfBuffers(t *terminal, fetched int64) {
+	if fetched < manyBytes {
+		return
+	}
+	if machine, err := inspectUDP(); err == nil && machine.Advice() != "" {
+		t.warningf("%s", machine.Advice())
 	}
 }
 

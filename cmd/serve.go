@@ -216,6 +216,9 @@ func (o *serveCmd) run(ctx context.Context) error {
 		return transfer.LocalError("print the URL", err)
 	}
 	o.log.Info("ready", "role", o.role.String(), "url", s.url.String(), "root", absolute(o.root))
+	if machine, err := inspectUDP(); err == nil && machine.Advice() != "" {
+		o.log.Warn(machine.Advice())
+	}
 	if s.noTrees != nil {
 		o.log.Info("no index of what was hashed before, files are hashed anew", "reason", s.noTrees)
 	}
