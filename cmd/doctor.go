@@ -211,7 +211,7 @@ func (d diagnosis) describe(now time.Time) string {
 		line(&b, "not reached", "%s", oneLine(why))
 		return b.String()
 	}
-	line(&b, "from", "%s", d.Local)
+	line(&b, "from", "%s", origin(d.Local))
 	line(&b, "round trip", "%.1f ms, the shortest %.1f ms", milliseconds(d.RTT), milliseconds(d.MinRTT))
 	line(&b, "loss", "%d of %d packets sent by this side; of the server's, unknown", d.Wire.PacketsLost, d.Wire.PacketsSent)
 	if d.Certificate != nil {
@@ -222,6 +222,14 @@ func (d diagnosis) describe(now time.Time) string {
 	line(&b, "sending (GSO)", "%s", yes(d.GSO))
 	line(&b, "its clock", "unknown, for servers do not tell the time")
 	return b.String()
+}
+
+// origin is this side's address, or its port where the socket has any address.
+func origin(local net.Addr) string {
+	if udp, ok := local.(*net.UDPAddr); ok && udp.IP.IsUnspecified() {
+		return fmt.Sprintf("port %d of this machine", udp.Port)
+	}
+	return local.String()
 }
 
 // validity says until when a certificate is valid, and warns of what a clock that is wrong makes of it.
