@@ -55,6 +55,9 @@ type GetOptions struct {
 	KWIK *kwik.Config
 	// Dial connects to the primary; nil means kwik.DialAddr.
 	Dial DialFunc
+	// Pool shares the session with other transfers; nil means that this one has its own. TLS and KWIK must be the same for all from one
+	// server.
+	Pool *Pool
 	// OpenDir opens the target's directory; nil means OpenDir.
 	OpenDir func(path string) (Dir, error)
 }
@@ -67,6 +70,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 		o.OpenDir = OpenDir
 	}
 	g := &get{GetOptions: o, inquiry: newInquiry(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
+	g.pool = o.Pool
 	start := time.Now()
 	err := g.run(ctx)
 	g.result.Seconds = time.Since(start).Seconds()
@@ -136,11 +140,11 @@ func (g *get) run(ctx context.Context) error {
 }
 
 // attempt fetches what is not there yet.
-func (g *get) attempt(ctx context.Context) error {
+func (g *get) attempt(ctx context.Context) (err error) {
 	if err := g.open(ctx); err != nil {
 		return err
 	}
-	defer g.close()
+	defer func() { g.close(err) }()
 	if g.tree == nil && g.mayBegin() {
 		return g.copyCold(ctx)
 	}
@@ -194,6 +198,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Stre
 	if err != nil {
 		return NetworkError(op, err)
 	}
+	g.taken = true
 	defer stream.Close()
 	if stream.Size() != g.manifest.Size {
 		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", stream.Size(), g.manifest.Size)}
