@@ -158,8 +158,25 @@ func wholeRate(rate float64) int64 {
 	return int64(max(rate, 0))
 }
 
-// result prints the last event, exactly once.
-func (e *events) result(r transfer.Result, err error) {
+// A resultJSON is what a get ended with.
+type resultJSON struct {
+	event
+	OK        bool         `json:"ok"`
+	ExitCode  int          `json:"exit_code"`
+	ErrorCode string       `json:"error_code"`
+	Message   string       `json:"message"`
+	Path      string       `json:"path"`
+	Bytes     int64        `json:"bytes"`
+	Seconds   float64      `json:"seconds"`
+	BLAKE3    string       `json:"blake3"`
+	Resumed   int64        `json:"resumed_bytes"`
+	Wasted    int64        `json:"wasted_bytes"`
+	Servers   []serverJSON `json:"servers"`
+	UpToDate  bool         `json:"up_to_date"`
+	Offset    int64        `json:"offset"`
+}
+
+func newResult(r transfer.Result, err error) resultJSON {
 	code, message, _ := explain(err)
 	servers := []serverJSON{}
 	for _, s := range r.Servers {
@@ -169,20 +186,11 @@ func (e *events) result(r transfer.Result, err error) {
 	if r.Root != (transfer.Result{}).Root {
 		root = r.Root.String()
 	}
-	e.enc.Encode(struct {
-		event
-		OK        bool         `json:"ok"`
-		ExitCode  int          `json:"exit_code"`
-		ErrorCode string       `json:"error_code"`
-		Message   string       `json:"message"`
-		Path      string       `json:"path"`
-		Bytes     int64        `json:"bytes"`
-		Seconds   float64      `json:"seconds"`
-		BLAKE3    string       `json:"blake3"`
-		Resumed   int64        `json:"resumed_bytes"`
-		Wasted    int64        `json:"wasted_bytes"`
-		Servers   []serverJSON `json:"servers"`
-		UpToDate  bool         `json:"up_to_date"`
-		Offset    int64        `json:"offset"`
-	}{event{1, "result"}, err == nil, code, errorCode(err), message, r.Path, r.Bytes, r.Seconds, root, r.Resumed, r.Wasted, servers, r.UpToDate, r.Offset})
+	return resultJSON{
+		event: event{1, "result"}, OK: err == nil, ExitCode: code, ErrorCode: errorCode(err), Message: message, Path: r.Path, Bytes: r.Bytes,
+		Seconds: r.Seconds, BLAKE3: root, Resumed: r.Resumed, Wasted: r.Wasted, Servers: servers, UpToDate: r.UpToDate, Offset: r.Offset,
+	}
 }
+
+// result prints the last event, exactly once.
+func (e *events) result(r transfer.Result, err error) { e.enc.Encode(newResult(r, err)) }

@@ -21,7 +21,7 @@ func getCommand(t *terminal) *cli.Command {
 	return &cli.Command{
 		Name:      "get",
 		Usage:     "fetch a file from a primary and all its secondaries, and prove it",
-		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|-]",
+		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|-]\nkwikcp get [options] -i LIST",
 		Description: `FILE is where the file goes, by default the last component of PATH in the current directory; "-" writes to
 stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then. If that is
 the very file already nothing is fetched: it is up to date. Mode (less the umask) and time are those on the server.
@@ -31,6 +31,10 @@ only the rest; whatever is in such a file is proved before it counts. It may be 
 
 With --range only the chunk groups (64 KiB in files up to 4 GiB) that the bytes are in are fetched and proved, and FILE holds just the bytes.
 With --reuse or --seed chunk groups of a file that is here already, and are right at the same offsets, are copied and not fetched.
+
+With -i each line of LIST is a URL, and perhaps a tab and the FILE that it goes to; empty lines and those that begin with # do not count.
+-j files at once are fetched, and those from one server share its connections. What is wrong with one line is said, and the others are fetched
+all the same; the exit status is the highest.
 
 The pin is the server's key, as kwikcp serve prints it. Without one the server must have a certificate of a known authority
 or be known already; an unknown one is accepted on this machine and asked about on a terminal.
@@ -42,6 +46,8 @@ or be known already; an unknown one is accepted on this machine and asked about 
 			ipv4Flag(), ipv6Flag(),
 			secondsFlag("connect-timeout", transfer.DefaultConnectTimeout, "give up if the server has not answered after `TIME`"),
 			&cli.StringFlag{Name: "connections-per-server", EnvVars: []string{"KWIKCP_CONNECTIONS_PER_SERVER"}, Value: "auto", Usage: "open `N` connections to each server, 16 at most; auto: one, and up to four where packets are lost on a long way"},
+			&cli.StringFlag{Name: "input-file", Aliases: []string{"i"}, EnvVars: []string{"KWIKCP_INPUT_FILE"}, Usage: "fetch what the lines of `LIST` name; - is standard input"},
+			&cli.IntFlag{Name: "jobs", Aliases: []string{"j"}, EnvVars: []string{"KWIKCP_JOBS"}, Value: defaultJobs, Usage: "with -i fetch `N` files at once"},
 			&cli.BoolFlag{Name: "no-clobber", EnvVars: []string{"KWIKCP_NO_CLOBBER"}, Usage: "leave FILE as it is if there is one, and end with exit status 9"},
 			&cli.BoolFlag{Name: "overwrite", EnvVars: []string{"KWIKCP_OVERWRITE"}, Usage: "replace FILE if there is one that differs (the default)"},
 			&cli.StringFlag{Name: "range", EnvVars: []string{"KWIKCP_RANGE"}, Usage: "fetch only the bytes `START-END`, both included and counted from 0, START- or -LAST"},
@@ -62,6 +68,9 @@ or be known already; an unknown one is accepted on this machine and asked about 
 }
 
 func runGet(c *cli.Context, t *terminal) error {
+	if c.String("input-file") != "" {
+		return runList(c, t)
+	}
 	o, err := parseGet(c, t)
 	if c.Bool("json") {
 		events := newEvents(t.stdout)
@@ -139,21 +148,63 @@ type getCmd struct {
 	maxTime        time.Duration // of each attempt; 0 means for ever
 	retryMaxTime   time.Duration // 0 means for ever
 	policy         *trustPolicy
+	pool           *transfer.Pool // nil for a session of its own
 }
 
+const getHelp = "kwikcp get kwik://HOST:PORT/PATH FILE"
+
 func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
-	const help = "kwikcp get kwik://HOST:PORT/PATH FILE"
+	o, err := parseGetOptions(c, t)
+	args := c.Args().Slice()
+	switch {
+	case err != nil:
+		return o, err
+	case len(args) == 0:
+		return o, usageError{errors.New("get needs the URL of a file"), getHelp}
+	case len(args) > 2:
+		return o, usageError{fmt.Errorf("get takes a URL and a file, not also %q", args[2]), getHelp}
+	case len(args) == 2 && args[1] == "":
+		return o, usageError{errors.New("the name of the file to write is empty"), getHelp}
+	}
+	target := ""
+	if len(args) == 2 {
+		target = args[1]
+	}
+	if err := o.aim(args[0], target); err != nil {
+		return o, err
+	}
+	o.stdout = target == "-"
+	switch {
+	case o.stdout && c.Bool("json"):
+		return o, usageError{errors.New("--json and - both want stdout"), "name a file"}
+	case o.stdout && o.seed != "":
+		return o, usageError{errors.New("--seed is of no use to stdout"), "name a file"}
+	}
+	return o, expect(&o.url, c.String("checksum"))
+}
+
+// aim says what to fetch and where to; without a target to the last component of the URL's path.
+func (o *getCmd) aim(url, target string) (err error) {
+	if o.url, err = transfer.ParseURL(url); err != nil {
+		return usageError{fmt.Errorf("%q is not the URL of a file: %w", withoutSecret(url), err), getHelp}
+	}
+	if o.target = target; target == "" {
+		o.target = path.Base(o.url.Path)
+	}
+	if strings.ContainsRune(o.target, 0) {
+		return usageError{errors.New("the name of the file to write has a NUL byte"), getHelp}
+	}
+	return nil
+}
+
+// parseGetOptions reads what does not depend on the file.
+func parseGetOptions(c *cli.Context, t *terminal) (getCmd, error) {
 	o := getCmd{
 		t: t, connectTimeout: seconds(c, "connect-timeout"), retryMaxTime: seconds(c, "retry-max-time"),
 		noClobber: c.Bool("no-clobber"), noPreserve: c.Bool("no-preserve"), reuse: c.Bool("reuse"), seed: c.String("seed"),
 		retries: c.Int("retry"), retryDelay: seconds(c, "retry-delay"), maxTime: seconds(c, "max-time"),
 	}
-	args := c.Args().Slice()
 	switch {
-	case len(args) == 0:
-		return o, usageError{errors.New("get needs the URL of a file"), help}
-	case len(args) > 2:
-		return o, usageError{fmt.Errorf("get takes a URL and a file, not also %q", args[2]), help}
 	case o.noClobber && c.Bool("overwrite"):
 		return o, usageError{errors.New("--no-clobber and --overwrite exclude each other"), "without either FILE is replaced; --no-clobber=false undoes KWIKCP_NO_CLOBBER"}
 	case o.connectTimeout <= 0:
@@ -166,6 +217,8 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 		return o, usageError{errors.New("--max-time must not be negative"), "such as 1h; 0 means no limit"}
 	case o.retryMaxTime < 0:
 		return o, usageError{errors.New("--retry-max-time must not be negative"), "such as 1h; 0 means no limit"}
+	case c.String("range") != "" && (o.reuse || o.seed != ""):
+		return o, usageError{errors.New("--range excludes --reuse and --seed"), "it fetches little anyway"}
 	}
 	var err error
 	if text := c.String("connections-per-server"); text != "auto" {
@@ -179,35 +232,12 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	if o.limit, err = rateLimit(c); err != nil {
 		return o, err
 	}
-	if o.url, err = transfer.ParseURL(args[0]); err != nil {
-		return o, usageError{fmt.Errorf("%q is not the URL of a file: %w", withoutSecret(args[0]), err), help}
-	}
-	o.target = path.Base(o.url.Path)
-	if len(args) == 2 {
-		o.target = args[1]
-	}
-	o.stdout = o.target == "-" && len(args) == 2
-	switch {
-	case o.target == "":
-		return o, usageError{errors.New("the name of the file to write is empty"), help}
-	case strings.ContainsRune(o.target, 0):
-		return o, usageError{errors.New("the name of the file to write has a NUL byte"), help}
-	case o.stdout && c.Bool("json"):
-		return o, usageError{errors.New("--json and - both want stdout"), "name a file"}
-	case c.String("range") != "" && (o.reuse || o.seed != ""):
-		return o, usageError{errors.New("--range excludes --reuse and --seed"), "it fetches little anyway"}
-	case o.stdout && o.seed != "":
-		return o, usageError{errors.New("--seed is of no use to stdout"), "name a file"}
-	}
 	if text := c.String("range"); text != "" {
 		r, err := transfer.ParseByteRange(text)
 		if err != nil {
 			return o, usageError{fmt.Errorf("--range %q: %w", text, err), "such as 0-99, 100- or -100"}
 		}
 		o.part = &r
-	}
-	if err := expect(&o.url, c.String("checksum")); err != nil {
-		return o, err
 	}
 	state, err := stateDir(c)
 	if err != nil {
@@ -255,6 +285,7 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 		KeepsOld: o.noClobber, Plain: o.noPreserve, Range: o.part, Reuse: o.reuse,
 		Retries: o.retries, RetryDelay: o.retryDelay, MaxTime: o.maxTime, RetryMaxTime: o.retryMaxTime,
 		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections, RateLimit: o.limit, Family: o.family},
+		Pool: o.pool,
 	}
 	if o.stdout {
 		options.Output = o.t.stdout

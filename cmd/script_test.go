@@ -64,6 +64,9 @@ func mainUnderTest() int {
 //	delivered FILE N          checks that the result among the JSON lines says that N servers delivered
 //	resumed FILE              checks that some of its bytes were there before, and that all are accounted for
 //	took FILE D               checks the seconds of the result among the JSON lines: D, 15 % less or half as much more at most
+//	listfile FILE LINE...     makes a list for get -i; \t in a line is a tab
+//	manylines FILE N URL      makes a list of N lines with that URL, each to a file of its own
+//	connected NAME N          waits until the log of a server has N clients that connected, and checks that it has no more
 //	freeport NAME             sets $NAME to a UDP port of 127.0.0.1 that nobody has
 //	relay NAME ADDR SIZE      starts a relay in front of ADDR that stops after SIZE; sets $ADDR_NAME
 //	held NAME...              waits until relays have stopped
@@ -86,7 +89,7 @@ func TestScripts(t *testing.T) {
 			"serve": command(2, cmdServe), "start": command(2, cmdStart), "await": command(2, cmdAwait), "awaitfile": command(1, cmdAwaitFile),
 			"signal": command(2, cmdSignal), "ended": command(2, cmdEnded), "fails": command(1, cmdFails),
 			"genfile": command(3, cmdGenfile), "samehash": command(2, cmdSameHash), "only": command(1, cmdOnly),
-			"events": command(1, cmdEvents), "delivered": command(2, cmdDelivered), "resumed": command(1, cmdResumed), "took": command(2, cmdTook), "freeport": command(1, cmdFreePort),
+			"events": command(1, cmdEvents), "delivered": command(2, cmdDelivered), "resumed": command(1, cmdResumed), "took": command(2, cmdTook), "listfile": command(2, cmdListFile), "manylines": command(3, cmdManyLines), "connected": command(2, cmdConnected), "freeport": command(1, cmdFreePort),
 			"relay": command(3, cmdRelay), "held": command(1, cmdHeld), "release": command(1, cmdRelease),
 			"blackhole": command(1, cmdBlackhole), "fifo": command(1, cmdFifo),
 		},
@@ -440,6 +443,38 @@ func cmdTook(ts *testscript.TestScript, _ *world, args []string) error {
 		err = fmt.Errorf("it took %.2f s", result.Seconds)
 	}
 	return err
+}
+
+func cmdListFile(ts *testscript.TestScript, _ *world, args []string) error {
+	text := strings.ReplaceAll(strings.Join(args[1:], "\n"), `\t`, "\t")
+	return os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600)
+}
+
+func cmdManyLines(ts *testscript.TestScript, _ *world, args []string) error {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%s\tmany-%d\n", args[2], i)
+	}
+	return os.WriteFile(ts.MkAbs(args[0]), []byte(b.String()), 0o600)
+}
+
+func cmdConnected(_ *testscript.TestScript, w *world, args []string) error {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	p := w.processes[args[0]]
+	if _, err := p.await(`(?s)(.*client connected){` + args[1] + `}`); err != nil {
+		return err
+	}
+	if got := strings.Count(p.stderr.String(), "client connected"); got != n {
+		return fmt.Errorf("%d clients connected", got)
+	}
+	return nil
 }
 
 func cmdFreePort(ts *testscript.TestScript, w *world, args []string) error {
