@@ -52,6 +52,7 @@ var exitStatuses = []exitStatus{
 	{exitLimit, "limit_reached", "a time limit is over"},
 	{exitSignal + int(syscall.SIGHUP), "interrupted", "SIGHUP"},
 	{exitSignal + int(syscall.SIGINT), "interrupted", "SIGINT; what is proved is kept for the next get"},
+	{exitSignal + int(syscall.SIGPIPE), "interrupted", "nobody reads stdout (or stderr) any more, as when head has seen enough; nothing is said"},
 	{exitSignal + int(syscall.SIGTERM), "interrupted", "SIGTERM, likewise"},
 }
 
@@ -179,8 +180,16 @@ func explain(err error) (code int, message, hint string) {
 		return exitOther, message, ""
 	}
 	code, hint = explainKind(e.Kind)
-	if kept && e.Kind == transfer.KindNetwork {
+	if remedy := remedyFor(e); remedy != "" {
+		hint = remedy
+	}
+	switch {
+	case kept && e.Kind == transfer.KindNetwork:
 		hint = goesOn + "; --retry N does so by itself"
+	case kept && e.Kind == transfer.KindNoSpace && !errors.Is(e, syscall.EDQUOT):
+		hint = "make room; " + goesOn
+	case kept && (e.Kind == transfer.KindLocal || e.Kind == transfer.KindNoSpace):
+		hint = strings.TrimPrefix(hint+"; "+goesOn, "; ")
 	}
 	if _, ok := errors.AsType[*transfer.RangeError](err); ok {
 		hint = "bytes count from 0; --range -N is the last N"
@@ -189,6 +198,39 @@ func explain(err error) (code int, message, hint string) {
 		hint = h.hint
 	}
 	return code, message, hint
+}
+
+// remedies says what helps against what the system says of its own files.
+var remedies = []struct {
+	err    error
+	remedy string
+}{
+	{syscall.EDQUOT, "remove files of yours, or have your quota raised"},
+	{syscall.EFBIG, "the file system, or ulimit -f, allows no file of that size"},
+	{syscall.EIO, "the disk fails, or the way to it; the system's log says more"},
+	{syscall.EROFS, "choose a directory that is not mounted read-only"},
+	{syscall.EACCES, "look at the permissions of it and of its directory"},
+	{syscall.EPERM, "it may be protected against changes (lsattr), or another user's"},
+	{syscall.ENAMETOOLONG, "choose a shorter name"},
+	{syscall.EMFILE, "allow the process more open files (ulimit -n)"},
+	{syscall.ENFILE, "other programs have too many files open; try again later"},
+	{syscall.EBUSY, "something is mounted there, as in a container; choose another name"},
+	{syscall.ENODEV, "is its file system still there?"},
+	{syscall.ESTALE, "is its file system still there?"},
+	{syscall.ENOTCONN, "is its file system still there?"},
+}
+
+// remedyFor returns the hint for an error of the local file system, "" if there is none.
+func remedyFor(e *transfer.Error) string {
+	if e.Kind != transfer.KindLocal && e.Kind != transfer.KindNoSpace {
+		return ""
+	}
+	for _, r := range remedies {
+		if errors.Is(e, r.err) {
+			return r.remedy
+		}
+	}
+	return ""
 }
 
 func explainKind(kind transfer.Kind) (code int, hint string) {

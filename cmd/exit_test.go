@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,8 +45,22 @@ func TestExplain(t *testing.T) {
 		{of(transfer.KindIntegrity), 6, "integrity", "no wrong byte was kept"},
 		{of(transfer.KindLocal), 7, "local_io", ""},
 		{hintedError{of(transfer.KindLocal), "do that"}, 7, "local_io", "do that"},
-		{transfer.LocalError("open x", &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), 7, "local_io", ""},
-		{transfer.LocalError("write x", syscall.ENOSPC), 8, "no_space", "make room"},
+		{transfer.LocalError("open x", &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}), 7, "local_io", "permissions"},
+		{transfer.LocalError("write x", syscall.ENOSPC), 8, "no_space", "make room and run the same command again"},
+		{transfer.LocalError("write x", syscall.EDQUOT), 8, "no_space", "quota"},
+		{transfer.LocalError("write x", &transfer.SpaceError{Needed: 2, Free: 1, Err: syscall.ENOSPC}), 8, "no_space", "make room"},
+		{transfer.LocalError("write x", &transfer.SpaceError{Needed: 2, Free: -1, Err: syscall.EFBIG}), 7, "local_io", "ulimit -f"},
+		{transfer.LocalError("write x", syscall.EIO), 7, "local_io", "log"},
+		{transfer.LocalError("write x", syscall.EROFS), 7, "local_io", "read-only"},
+		{transfer.LocalError("write x", syscall.EPERM), 7, "local_io", "protected"},
+		{transfer.LocalError("write x", syscall.ENAMETOOLONG), 7, "local_io", "shorter"},
+		{transfer.LocalError("write x", syscall.ENODEV), 7, "local_io", "file system"},
+		{transfer.LocalError("write x", syscall.EBUSY), 7, "local_io", "mounted"},
+		{transfer.LocalError("write x", syscall.ENFILE), 7, "local_io", "too many"},
+		{transfer.NetworkError("connect to x", os.NewSyscallError("socket", syscall.EMFILE)), 7, "local_io", "ulimit -n"},
+		{keptError{transfer.LocalError("write x", syscall.EIO)}, 7, "local_io", "says more; the same command goes on where it was"},
+		{keptError{transfer.LocalError("write x", syscall.EDQUOT)}, 8, "no_space", "raised; the same command goes on where it was"},
+		{keptError{of(transfer.KindLocal)}, 7, "local_io", "the same command goes on where it was"},
 		{of(transfer.KindNoSpace), 8, "no_space", "make room"},
 		{of(transfer.KindBusy), 9, "target_busy", "wait"},
 		{of(transfer.KindExists), 9, "target_exists", "--no-clobber"},
@@ -55,12 +70,14 @@ func TestExplain(t *testing.T) {
 		{&transfer.TimeLimitError{Limit: time.Minute}, 11, "limit_reached", ""},
 		{keptError{&transfer.TimeLimitError{Limit: time.Minute}}, 11, "limit_reached", "goes on where it was"},
 		{keptError{of(transfer.KindNetwork)}, 5, "network", "--retry N"},
-		{keptError{of(transfer.KindNoSpace)}, 8, "no_space", "make room"},
+		{keptError{of(transfer.KindNoSpace)}, 8, "no_space", "make room; the same command goes on where it was"},
 		{keptError{of(transfer.KindOther)}, 1, "other", ""},
 		{keptError{interruption{syscall.SIGINT}}, 130, "interrupted", ""},
 		{interruption{syscall.SIGHUP}, 129, "interrupted", ""},
 		{interruption{syscall.SIGINT}, 130, "interrupted", ""},
 		{interruption{syscall.SIGTERM}, 143, "interrupted", ""},
+		{quietly(transfer.LocalError("write the output", syscall.EPIPE)), 141, "interrupted", ""},
+		{quietly(of(transfer.KindBusy)), 9, "target_busy", "wait"},
 	} {
 		code, message, hint := explain(test.err)
 		if code != test.code || errorCode(test.err) != test.errorCode || !strings.Contains(hint, test.hint) || (hint == "") != (test.hint == "") {

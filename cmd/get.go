@@ -21,9 +21,9 @@ func getCommand(t *terminal) *cli.Command {
 	return &cli.Command{
 		Name:      "get",
 		Usage:     "fetch a file from a primary and all its secondaries, and prove it",
-		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|-]\nkwikcp get [options] -i LIST",
-		Description: `FILE is where the file goes, by default the last component of PATH in the current directory; "-" writes to
-stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then. If that is
+		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|DIR|-]\nkwikcp get [options] -i LIST",
+		Description: `FILE is where the file goes, by default the last component of PATH in the current directory, or in DIR; "-" writes
+to stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then. If that is
 the very file already nothing is fetched: it is up to date. Mode (less the umask) and time are those on the server.
 
 A get that fails, is interrupted or killed leaves what it has as .kwikcp-....part beside FILE, and the same command again fetches
@@ -68,16 +68,22 @@ or be known already; an unknown one is accepted on this machine and asked about 
 }
 
 func runGet(c *cli.Context, t *terminal) error {
+	ctx, stop := untilBrokenPipe(c.Context)
+	defer stop()
 	if c.String("input-file") != "" {
-		return runList(c, t)
+		return quietly(runList(ctx, c, t))
 	}
+	return quietly(runGetUntil(ctx, c, t))
+}
+
+func runGetUntil(ctx context.Context, c *cli.Context, t *terminal) error {
 	o, err := parseGet(c, t)
 	if c.Bool("json") {
 		events := newEvents(t.stdout)
 		events.start(withoutSecret(c.Args().Get(0)), o.target)
 		var result transfer.Result
 		if err == nil {
-			result, err = o.get(c.Context, events)
+			result, err = o.get(ctx, events)
 		}
 		events.result(result, err)
 		return err
@@ -86,7 +92,7 @@ func runGet(c *cli.Context, t *terminal) error {
 		return err
 	}
 	view := newView(t, c.Bool("quiet"), o.url.Path)
-	result, err := o.get(c.Context, view)
+	result, err := o.get(ctx, view)
 	view.end()
 	if err == nil && !c.Bool("quiet") {
 		warnOfLosses(t, result)
@@ -170,17 +176,20 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 	if len(args) == 2 {
 		target = args[1]
 	}
-	if err := o.aim(args[0], target); err != nil {
-		return o, err
-	}
-	o.stdout = target == "-"
+	targetErr := o.aim(args[0], target) // told when the rest of the command line is right, unless it is about that
+	_, usage := errors.AsType[usageError](targetErr)
 	switch {
+	case usage:
+		return o, targetErr
 	case o.stdout && c.Bool("json"):
 		return o, usageError{errors.New("--json and - both want stdout"), "name a file"}
 	case o.stdout && o.seed != "":
 		return o, usageError{errors.New("--seed is of no use to stdout"), "name a file"}
 	}
-	return o, expect(&o.url, c.String("checksum"))
+	if err := expect(&o.url, c.String("checksum")); err != nil {
+		return o, err
+	}
+	return o, targetErr
 }
 
 // aim says what to fetch and where to; without a target to the last component of the URL's path.
@@ -188,13 +197,15 @@ func (o *getCmd) aim(url, target string) (err error) {
 	if o.url, err = transfer.ParseURL(url); err != nil {
 		return usageError{fmt.Errorf("%q is not the URL of a file: %w", withoutSecret(url), err), getHelp}
 	}
-	if o.target = target; target == "" {
+	switch {
+	case target == "":
 		o.target = path.Base(o.url.Path)
-	}
-	if strings.ContainsRune(o.target, 0) {
+	case strings.ContainsRune(target, 0):
 		return usageError{errors.New("the name of the file to write has a NUL byte"), getHelp}
+	default:
+		o.target, o.stdout, err = targetOf(target, o.url.Path)
 	}
-	return nil
+	return err
 }
 
 // parseGetOptions reads what does not depend on the file.
@@ -288,7 +299,9 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 		Pool: o.pool,
 	}
 	if o.stdout {
-		options.Output = o.t.stdout
+		w := newPatientWriter(ctx, o.t.stdout)
+		defer w.close()
+		options.Output = w
 	}
 	if o.seed != "" {
 		if options.Seed, err = transfer.OpenFile(o.seed); err != nil {
@@ -299,6 +312,9 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	result, err := transfer.Get(ctx, options, report)
 	if err != nil && o.policy.accepted(err) {
 		result, err = transfer.Get(ctx, options, report)
+	}
+	if errors.Is(err, transfer.ErrNotAFile) {
+		err = notAFile(err)
 	}
 	if err != nil && result.Kept {
 		err = keptError{err}

@@ -74,16 +74,13 @@ func readList(r io.Reader, found func(listLine) bool) error {
 
 const listHelp = "each line is a URL, and perhaps a tab and the name of a file"
 
-// file returns the file that a line writes to, empty if its URL is not valid.
+// file returns the file that a line writes to, empty if it is not valid.
 func (l listLine) file() string {
-	if l.target != "" {
-		return filepath.Clean(l.target)
-	}
-	u, err := transfer.ParseURL(l.url)
-	if err != nil {
+	var o getCmd
+	if o.aim(l.url, l.target) != nil {
 		return ""
 	}
-	return filepath.Base(u.Path)
+	return filepath.Clean(o.target)
 }
 
 // parseJobs reads --jobs, and refuses what is about one file only.
@@ -118,13 +115,13 @@ type listRun struct {
 	started time.Time
 }
 
-func runList(c *cli.Context, t *terminal) error {
+func runList(ctx context.Context, c *cli.Context, t *terminal) error {
 	l := &listRun{quiet: c.Bool("quiet"), started: time.Now()}
 	if c.Bool("json") {
 		l.events = newEvents(t.stdout)
 		l.events.start("", "")
 	}
-	err := l.run(c, t)
+	err := l.run(ctx, c, t)
 	if l.events != nil {
 		l.events.summary(l, err)
 	}
@@ -134,7 +131,7 @@ func runList(c *cli.Context, t *terminal) error {
 	return err
 }
 
-func (l *listRun) run(c *cli.Context, t *terminal) error {
+func (l *listRun) run(ctx context.Context, c *cli.Context, t *terminal) error {
 	jobs, err := parseJobs(c)
 	if err != nil {
 		return err
@@ -156,7 +153,6 @@ func (l *listRun) run(c *cli.Context, t *terminal) error {
 	defer pool.Close()
 	l.get.pool = &pool
 
-	ctx := c.Context
 	lines, read := make(chan listLine), make(chan error, 1)
 	// Ends at the end of the list, or at the next line after the end of ctx. Standard input may have none; then the goroutine is left to the
 	// process, which is about to end.
@@ -210,6 +206,9 @@ func (l *listRun) fetch(ctx context.Context, line listLine) {
 	o, err := l.get, line.err
 	if err == nil {
 		err = o.aim(line.url, line.target)
+	}
+	if err == nil && o.stdout {
+		err = usageError{fmt.Errorf("%q is no name for a file", line.target), listHelp}
 	}
 	var result transfer.Result
 	if err == nil {

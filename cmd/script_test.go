@@ -54,7 +54,7 @@ func mainUnderTest() int {
 //	awaitfile PATTERN         waits until there is a file of that name
 //	signal NAME SIGNAL        sends INT, TERM, HUP, KILL, STOP or CONT
 //	ended NAME CODE           waits for the end of NAME: with that code, within a second of the last signal; its output becomes
-//	                          stdout and stderr
+//	                          stdout and stderr; the target of a get that failed must be as it was
 //	fails CODE [within=D] ARG...  runs "kwikcp ARG...": it must end with that code and one line on stderr, within D (5 s)
 //	                          and must leave the work directory as it was
 //	genfile NAME SIZE SEED    makes a file; SIZE may end in K or M
@@ -74,14 +74,20 @@ func mainUnderTest() int {
 //	blackhole NAME            sets $ADDR_NAME to a UDP port that never answers
 //	fifo NAME                 makes a FIFO
 //
-// $EXTERN is an address of this machine that is not loopback; [extern] says whether there is one.
+// $EXTERN is an address of this machine that is not loopback; [extern] says whether there is one, [mounts] whether "unshare -m"
+// works and mounts of a script's own, [reflink] whether one of them can be a file system that shares blocks.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: setupScript,
 		Condition: func(name string) (bool, error) {
-			if name == "extern" {
+			switch name {
+			case "extern":
 				return !outwardAddress().IsLoopback(), nil
+			case "mounts":
+				return canMount(), nil
+			case "reflink":
+				return canReflink(), nil
 			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
@@ -100,13 +106,14 @@ func TestScripts(t *testing.T) {
 type world struct {
 	work      string
 	processes map[string]*process
+	targets   map[string]standing // of the gets among them
 	relays    map[string]*relay
 }
 
 type worldKey struct{}
 
 func setupScript(env *testscript.Env) error {
-	w := &world{work: env.WorkDir, processes: make(map[string]*process), relays: make(map[string]*relay)}
+	w := &world{work: env.WorkDir, processes: make(map[string]*process), targets: make(map[string]standing), relays: make(map[string]*relay)}
 	env.Values[worldKey{}] = w
 	env.Defer(func() {
 		for _, p := range w.processes {
@@ -143,6 +150,10 @@ func cmdStart(ts *testscript.TestScript, w *world, args []string) error {
 	}
 	if old := w.processes[args[0]]; old != nil {
 		old.kill()
+	}
+	delete(w.targets, args[0])
+	if target := receivedInto(ts.MkAbs("."), args[1:]); target != "" {
+		w.targets[args[0]] = look(target)
 	}
 	p, err := startProcess(ts.MkAbs("."), env, nil, args[1:]...)
 	if err == nil {
@@ -210,6 +221,10 @@ func cmdEnded(ts *testscript.TestScript, w *world, args []string) error {
 	}
 	if crashed.MatchString(stderr) {
 		return fmt.Errorf("it crashed: %s", stderr)
+	}
+	// With exitExists it is somebody else who put a file there.
+	if before, ok := w.targets[args[0]]; ok && code != exitOK && code != exitExists && look(before.path) != before {
+		return fmt.Errorf("it failed, and what stood at %s does not stand there any more", before.path)
 	}
 	if took := p.ended.Sub(p.signalled); !p.signalled.IsZero() && took > time.Second {
 		return fmt.Errorf("it took %v from the signal to the end", took)

@@ -3,9 +3,12 @@ package kwik
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"time"
+
+	"kwikcp/internal/rangeset"
 )
 
 // This file is the consumer's side of the stream aggregator.
@@ -14,18 +17,37 @@ import (
 func (a *streamAggregator) setHave(start, end int64) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.checkAhead("SetHave", start, end); err != nil {
+		return err
+	}
+	a.offsets.keep(start, end)
+	a.sched.keep(start, end)
+	return nil
+}
+
+// setFirst is Stream.SetFirst.
+func (a *streamAggregator) setFirst(start, end int64) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.checkAhead("SetFirst", start, end); err != nil {
+		return err
+	}
+	a.sched.first = rangeset.Range{Start: start, End: end}
+	return nil
+}
+
+// checkAhead checks what is said about whole units before they are wanted. Called with the lock held.
+func (a *streamAggregator) checkAhead(call string, start, end int64) error {
 	switch {
 	case a.err != nil:
 		return a.err
 	case a.pushed:
-		return errors.New("kwik: SetHave on a pushed stream, where others say which bytes count")
+		return fmt.Errorf("kwik: %s on a pushed stream, where others say which bytes count", call)
 	case a.mode != consumerNone:
-		return errors.New("kwik: SetHave after CopyTo or Read")
+		return fmt.Errorf("kwik: %s after CopyTo or Read", call)
 	case start < 0 || start >= end || end > a.units.total || !a.units.isBoundary(start) || !a.units.isBoundary(end):
 		return errorf(ErrOffsetSyncFailure, "[%d, %d) is not whole units", start, end).onStream(a.id, start)
 	}
-	a.offsets.keep(start, end)
-	a.sched.keep(start, end)
 	return nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -162,4 +164,42 @@ func TestSetHorizon(t *testing.T) {
 			}
 		})
 	})
+}
+
+// What is to come first does, and then the rest.
+func TestSetFirst(t *testing.T) {
+	const size = 40*unit + 77
+	inWorldOf(t, size, 0, lan, func(w *world) {
+		client, server := w.dial(nil)
+		s := w.offer(client, server, unit)
+		for _, r := range []rangeset.Range{{Start: 40*unit + 1, End: size}, {Start: 40 * unit, End: size - 1}, {Start: size, End: size}} {
+			wantError(t, s.SetFirst(r.Start, r.End), ErrOffsetSyncFailure)
+		}
+		if err := s.SetFirst(40*unit, size); err != nil {
+			w.t.Fatal(err)
+		}
+		order := &orderSink{}
+		if n, err := s.CopyTo(w.t.Context(), order); err != nil || n != size {
+			w.t.Fatal(n, err)
+		}
+		if order.offsets[0] != 40*unit || !slices.Contains(order.offsets, 0) {
+			w.t.Errorf("bytes came at %d", order.offsets)
+		}
+		if s.SetFirst(0, unit) == nil {
+			w.t.Error("SetFirst after CopyTo")
+		}
+	})
+}
+
+// An orderSink notes where was written, in which order.
+type orderSink struct {
+	mu      sync.Mutex
+	offsets []int64
+}
+
+func (o *orderSink) WriteAt(p []byte, off int64) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.offsets = append(o.offsets, off)
+	return len(p), nil
 }

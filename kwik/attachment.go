@@ -126,9 +126,13 @@ func (a *attachment) refuse(start, end int64, why error) {
 	if errors.Is(why, ErrContentChanged) {
 		code = ErrContentChanged
 	}
+	reason := why.Error()
+	if e, ok := errors.AsType[*Error](why); ok && e.Reason != "" {
+		reason = e.Reason // the code goes with it
+	}
 	a.session.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 		KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
-		StartOffset: uint64(start), EndOffset: uint64(end), Code: uint64(code), Reason: printable(why.Error()),
+		StartOffset: uint64(start), EndOffset: uint64(end), Code: uint64(code), Reason: printable(reason),
 	})
 }
 

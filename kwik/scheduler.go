@@ -24,7 +24,8 @@ type scheduler struct {
 	started bool  // somebody wants the bytes
 	had     rangeset.Set
 	free    rangeset.Set
-	paths   []*schedPath // in the order in which they came
+	first   rangeset.Range // is granted before the rest; whole units, or empty
+	paths   []*schedPath   // in the order in which they came
 	grants  map[uint64]*schedGrant
 	last    uint64 // id of the newest grant
 	spare   int64  // bytes that may still come twice to end sooner

@@ -126,6 +126,9 @@ func newSchedulerModel(choose chooser, record bool, fatal func(string, ...any)) 
 		m.claimed.Add(start, end)
 		m.s.keep(start, end)
 	}
+	if total&1 == 1 { // not of choose: what its seeds found stays what it was
+		m.s.first = rangeset.Range{Start: u.floor(u.total - 1), End: u.total}
+	}
 	return m
 }
 

@@ -125,8 +125,12 @@ func (s *scheduler) hungriest(now time.Time) (best *schedPath, free rangeset.Ran
 	return best, free
 }
 
-// freeFor returns what is free and may be granted to p: first what another source lacks, since that source can do the rest.
+// freeFor returns what is free and may be granted to p: what is to come first, then what another source lacks, since that
+// source can do the rest.
 func (s *scheduler) freeFor(p *schedPath) (rangeset.Range, bool) {
+	if r, ok := s.freeOf(p, s.first.Start, min(s.first.End, s.limit)); ok {
+		return r, true
+	}
 	for _, q := range s.paths {
 		if q == p || q.stalled || q.lacks.Len() == 0 {
 			continue

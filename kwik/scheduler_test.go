@@ -74,6 +74,21 @@ func TestNothingIsGrantedBeforeTheStart(t *testing.T) {
 	st.want("now somebody does", granted("a", 0, 1000))
 }
 
+// What is to come first is granted first, and does not hide what comes before it.
+func TestFirstOrdersGrants(t *testing.T) {
+	st := newSchedTest(t, 1000, 1000, "a", "b")
+	st.s.first = rangeset.Range{Start: 960, End: 1000}
+	st.s.start(st.now)
+	st.want("the last unit, then the rest", granted("a", 960, 1000), granted("b", 0, 960))
+	st.s.removePath("a", st.now)
+	st.want("it is still to come first", revoked("a", 1), granted("b", 960, 1000))
+
+	st = newSchedTest(t, 1000, 256, "a")
+	st.s.first = rangeset.Range{Start: 960, End: 1000}
+	st.s.start(st.now)
+	st.want("a limit is a limit", granted("a", 0, 256))
+}
+
 func TestLimitOrdersGrants(t *testing.T) {
 	st := newSchedTest(t, 1000, 256, "a", "b")
 	st.s.start(st.now)

@@ -78,6 +78,15 @@ func (s *Stream) SetHorizon(end int64) error {
 	return s.agg.setHorizon(end)
 }
 
+// SetFirst has the bytes [start, end) of an aggregate stream, whole units, asked for before all others. It has to be called before CopyTo
+// or Read, and holds until they are there; a reader in order gets them no sooner than its window allows.
+func (s *Stream) SetFirst(start, end int64) error {
+	if s.agg == nil {
+		return errors.New("kwik: SetFirst is for aggregate streams")
+	}
+	return s.agg.setFirst(start, end)
+}
+
 // Read reads the stream in order; io.EOF marks its end. On an aggregate stream, an error of code
 // ErrAggregationTimeout means that no server is left that delivers.
 func (s *Stream) Read(p []byte) (int, error) {

@@ -88,8 +88,11 @@ func (s *Server) open(ctx context.Context, r kwik.ContentRequest, who asker) (co
 		}
 	}
 	if c.stale() {
-		s.log.Warn("stale file: not the version that is served", "path", d.path)
-		return nil, errChanged
+		if who == askedOfPrimary {
+			return nil, errChanged
+		}
+		s.log.Warn("stale file: not the version that the primary serves", "path", d.path)
+		return nil, errStale
 	}
 	if c.version.size != r.Size && !c.has() {
 		s.log.Warn("stale file: not of the size that the primary serves", "path", d.path, "size", c.version.size, "primary_size", r.Size)
@@ -149,6 +152,7 @@ func parseDescriptor(raw []byte) (d fileDescriptor, err error) {
 var (
 	errDescriptor = errors.New("descriptor not understood")
 	errNoContent  = errors.New("no such version of the file here")
+	errStale      = &kwik.Error{Code: kwik.ErrContentChanged, Stream: -1, Offset: -1, Reason: "its copy is another version of the file"}
 )
 
 // A fileContent is an open file of a known version.

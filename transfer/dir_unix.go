@@ -32,11 +32,15 @@ func onlyOurs(info fs.FileInfo) bool {
 }
 
 func tryLock(f *os.File) (bool, error) {
-	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return false, nil
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return false, nil
+		}
+		if err != unix.EINTR { // as package os does for its calls
+			return err == nil, err
+		}
 	}
-	return err == nil, err
 }
 
 // versionOf returns the version of a file. A file that is not the operating system's has its size and time alone.

@@ -88,6 +88,8 @@ func kindOf(err error) Kind {
 		return KindRefused
 	}
 	switch {
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return KindLocal
 	case errors.Is(err, kwik.ErrContentChanged):
 		return KindChanged
 	case errors.Is(err, kwik.ErrAccessRefused), isCrypto(err):

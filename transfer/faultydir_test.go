@@ -1,8 +1,11 @@
 package transfer
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,11 +20,17 @@ type faultyDir struct {
 
 type faults struct {
 	mu    sync.Mutex
-	fail  int   // which operation fails, counted from 1; 0 for none
-	with  error // how
+	fail  int      // which operation fails, counted from 1; 0 for none
+	with  error    // how; io.ErrShortWrite for a write of less that says nothing
+	only  []string // the operations that count; nil for all
+	stays bool     // all that count fail from then on
 	after func(op string)
-	ops   []string // what was done, the failed one last if any
-	open  int      // files and directories that are open
+	under func(string) (Dir, error) // what there is below; nil for the system's directories
+
+	ops    []string // what was done, the failed one among it
+	counts int      // how many of them count
+	first  string   // that failed
+	open   int      // files and directories that are open
 }
 
 // step counts an operation and reports whether it fails.
@@ -29,19 +38,21 @@ func (f *faults) step(op, name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ops = append(f.ops, op)
-	if len(f.ops) == f.fail {
-		return &fs.PathError{Op: op, Path: name, Err: f.with}
+	if f.only != nil && !slices.Contains(f.only, op) {
+		return nil
 	}
-	return nil
+	f.counts++
+	if f.fail == 0 || f.counts < f.fail || f.counts > f.fail && !f.stays {
+		return nil
+	}
+	if f.first == "" {
+		f.first = op
+	}
+	return &fs.PathError{Op: op, Path: name, Err: f.with}
 }
 
-// failed returns the operation that failed, "" if none did.
-func (f *faults) failed() string {
-	if f.fail > 0 && len(f.ops) >= f.fail {
-		return f.ops[f.fail-1]
-	}
-	return ""
-}
+// failed returns the first operation that failed, "" if none did.
+func (f *faults) failed() string { return f.first }
 
 func (f *faults) done(op string) {
 	if f.after != nil {
@@ -55,7 +66,11 @@ func (f *faults) opener() func(string) (Dir, error) {
 		if err := f.step("opendir", path); err != nil {
 			return nil, err
 		}
-		d, err := OpenDir(path)
+		under := f.under
+		if under == nil {
+			under = OpenDir
+		}
+		d, err := under(path)
 		if err != nil {
 			return nil, err
 		}
@@ -153,6 +168,9 @@ type faultyFile struct {
 func (f faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := f.step("write", f.name); err != nil {
 		n, _ := f.File.WriteAt(p[:len(p)/2], off) // as a full disk does
+		if errors.Is(err, io.ErrShortWrite) {
+			err = nil
+		}
 		return n, err
 	}
 	return f.File.WriteAt(p, off)
@@ -192,6 +210,30 @@ func (f faultyFile) Sync() error {
 		return err
 	}
 	return f.File.Sync()
+}
+
+// Allocate, Release and Free reserve nothing where the system cannot.
+func (f faultyFile) Allocate(start, end int64) error {
+	if err := f.step("allocate", f.name); err != nil {
+		return err
+	}
+	if disk, ok := f.File.(allocator); ok {
+		return disk.Allocate(start, end)
+	}
+	return errors.ErrUnsupported
+}
+
+func (f faultyFile) Release(start, end int64) {
+	if disk, ok := f.File.(allocator); ok && f.step("release", f.name) == nil {
+		disk.Release(start, end)
+	}
+}
+
+func (f faultyFile) Free() (int64, bool) {
+	if disk, ok := f.File.(allocator); ok && f.step("free", f.name) == nil {
+		return disk.Free()
+	}
+	return 0, false
 }
 
 func (f faultyFile) TryLock() (bool, error) {

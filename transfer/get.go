@@ -72,7 +72,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	g := &get{GetOptions: o, inquiry: newInquiry(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
 	g.pool = o.Pool
 	start := time.Now()
-	err := g.run(ctx)
+	err := g.run(ctx, g.attempt)
 	g.result.Seconds = time.Since(start).Seconds()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -92,7 +92,8 @@ type get struct {
 	seeded *integrity.Root
 }
 
-func (g *get) run(ctx context.Context) error {
+// run prepares the target, calls attempt until that is through, and puts the file in place.
+func (g *get) run(ctx context.Context, attempt func(context.Context) error) error {
 	if g.Output == nil || g.Range != nil {
 		target := g.Target
 		if g.Output != nil {
@@ -101,7 +102,7 @@ func (g *get) run(ctx context.Context) error {
 			if target, dir, err = spool(); err != nil {
 				return err
 			}
-			defer os.Remove(dir) // empty by then
+			defer os.RemoveAll(dir) // a part file is left in it only if it could not be removed
 		}
 		var err error
 		if g.part, err = openPart(g.OpenDir, target, g.KeepsOld); err != nil { // before anything is asked of the network
@@ -117,7 +118,7 @@ func (g *get) run(ctx context.Context) error {
 			g.result.Kept = g.part.leave()
 		}()
 	}
-	if err := g.retry(ctx, g.attempt); err != nil {
+	if err := g.retry(ctx, attempt); err != nil {
 		return err
 	}
 	if g.Output != nil {
@@ -151,6 +152,11 @@ func (g *get) attempt(ctx context.Context) (err error) {
 	if err := g.complete(ctx, nil); err != nil {
 		return err
 	}
+	return g.place(ctx, func(ctx context.Context) error { return g.copy(ctx, g.tree.Verify, nil) })
+}
+
+// place finds out what is here already of the manifest's file, and calls fetch for the rest if there is any.
+func (g *get) place(ctx context.Context, fetch func(context.Context) error) error {
 	g.result.Root = g.manifest.Root
 	if g.Range != nil {
 		if err := g.frame(); err != nil {
@@ -176,7 +182,7 @@ func (g *get) attempt(ctx context.Context) (err error) {
 		g.seeAll()
 		return nil
 	}
-	return g.copy(ctx, g.tree.Verify, nil)
+	return fetch(ctx)
 }
 
 // seeAll reports that nothing is left to fetch.
@@ -215,6 +221,11 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Stre
 				return &Error{Kind: KindOther, Op: op, Err: err}
 			}
 		}
+		if last, ok := g.part.first(); ok {
+			if err := stream.SetFirst(last.Start, last.End); err != nil {
+				return &Error{Kind: KindOther, Op: op, Err: err}
+			}
+		}
 	}
 
 	stop := g.observer.watch(g.session, stream)
@@ -222,7 +233,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Stre
 		_, err = stream.CopyTo(ctx, g.part)
 	} else {
 		defer context.AfterFunc(ctx, func() { stream.Close() })()
-		err = copyInOrder(g.Output, stream)
+		err = copyInOrder(ctx, g.Output, stream)
 	}
 	stats := stream.Stats()
 	g.see(stop(), stats)
@@ -253,13 +264,22 @@ func (g *get) proof(verify verifyFunc) kwik.ProofFunc {
 	}
 }
 
+// A ContextWriter is an Output whose writes may take for ever, and give up when a context ends.
+type ContextWriter interface {
+	WriteContext(ctx context.Context, p []byte) (int, error)
+}
+
 // copyInOrder copies a stream to a writer.
-func copyInOrder(w io.Writer, stream *kwik.Stream) error {
+func copyInOrder(ctx context.Context, w io.Writer, stream *kwik.Stream) error {
+	write := w.Write
+	if patient, ok := w.(ContextWriter); ok {
+		write = func(p []byte) (int, error) { return patient.WriteContext(ctx, p) }
+	}
 	buf := make([]byte, 256<<10)
 	for {
 		n, err := stream.Read(buf)
 		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
+			if _, err := write(buf[:n]); err != nil {
 				return LocalError("write the output", err)
 			}
 		}

@@ -361,6 +361,6 @@ func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
 // Nothing is asked of the network for a target that cannot be written.
 func TestGetLooksAtTheTargetFirst(t *testing.T) {
 	o := GetOptions{Target: t.TempDir(), Dial: nil, URL: URL{Host: "192.0.2.1:1"}}
-	_, err := Get(t.Context(), o, NoReport{})
+	_, err := getWhole(t, t.Context(), o, NoReport{})
 	wantKind(t, err, KindLocal, "it is a directory")
 }

@@ -9,10 +9,13 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/zeebo/blake3"
 
 	"kwikcp/internal/simnet"
 	"kwikcp/internal/trust"
@@ -151,6 +154,27 @@ func (w *wire) get(change ...func(*GetOptions)) (got []byte, took time.Duration,
 	return w.getContext(w.ctx, change...)
 }
 
+// getWhole is Get, and fails the test unless afterwards the target is what it was, or the whole file: only that after a success.
+// Tests of Get call it, whatever else they check.
+func getWhole(t *testing.T, ctx context.Context, o GetOptions, report Reporter) (Result, error) {
+	t.Helper()
+	before, absent := os.ReadFile(o.Target)
+	r, err := Get(ctx, o, report)
+	if o.Output != nil {
+		return r, err
+	}
+	after, gone := os.ReadFile(o.Target)
+	isNew := gone == nil && r.Root == blake3.Sum256(after)
+	if o.Range != nil {
+		isNew = gone == nil && int64(len(after)) == r.Bytes
+	}
+	isOld := (absent == nil) == (gone == nil) && bytes.Equal(before, after)
+	if !isNew && (err == nil || !isOld) {
+		t.Errorf("after %v the target has %d bytes (%v), before it had %d (%v)", err, len(after), gone, len(before), absent)
+	}
+	return r, err
+}
+
 func (w *wire) getContext(ctx context.Context, change ...func(*GetOptions)) (got []byte, took time.Duration, err error) {
 	var out bytes.Buffer
 	o := GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Output: &out, KWIK: w.client()}
@@ -158,7 +182,7 @@ func (w *wire) getContext(ctx context.Context, change ...func(*GetOptions)) (got
 		f(&o)
 	}
 	start := time.Now()
-	_, err = Get(ctx, o, NoReport{})
+	_, err = getWhole(w.t, ctx, o, NoReport{})
 	return out.Bytes(), time.Since(start), err
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -37,6 +38,8 @@ type partFile struct {
 	// committing says that the file may have its final mode already, lost that what was written may not be on disk though it
 	// can be read.
 	committing, lost bool
+	// reserved says that room for the whole file was asked for, refused that there was none. Both are guarded by mu.
+	reserved, refused bool
 	// useless says that what is at the target already is the file.
 	useless bool
 
@@ -121,6 +124,7 @@ func (p *partFile) open() error {
 var (
 	errTargetBusy   = errors.New("another kwikcp is fetching to it")
 	errTargetExists = errors.New("there is a file of that name")
+	errPartGone     = errors.New("what was received of it was removed meanwhile, or its directory")
 )
 
 // hold locks f and makes sure that it is still the part file: before the lock another process may have put it in place or
@@ -131,10 +135,13 @@ func (p *partFile) hold(f File) error {
 	} else if !locked {
 		return errTargetBusy
 	}
-	return p.isPart(f)
+	if err := p.isPart(f); err != errPartGone {
+		return err
+	}
+	return errTargetBusy
 }
 
-// isPart returns errTargetBusy unless f is the file of the part file's name.
+// isPart returns nil if f is the file of the part file's name, errPartGone if there is none, and errTargetBusy if there is another.
 func (p *partFile) isPart(f File) error {
 	held, err := f.Stat()
 	if err != nil {
@@ -142,7 +149,7 @@ func (p *partFile) isPart(f File) error {
 	}
 	there, err := p.dir.Lstat(p.part)
 	if errors.Is(err, fs.ErrNotExist) {
-		return errTargetBusy
+		return errPartGone
 	}
 	if err != nil {
 		return err
@@ -204,17 +211,31 @@ func (p *partFile) WriteAt(b []byte, off int64) (int, error) {
 	if p.window != nil {
 		in, at = p.window.narrow(b, off)
 	}
-	n, err := p.file.WriteAt(in, at)
-	p.writeback.wrote(n)
-	if err != nil {
-		return 0, p.wrap(err) // what was written of it ends anywhere in a group, and is proved by nothing
+	if err := p.write(in, at); err != nil {
+		return 0, err
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.had.Add(off, off+int64(len(b)))
 	p.fetched.Add(off, off+int64(len(b)))
 	p.wrote += int64(len(b))
+	p.mu.Unlock()
+	if err := p.reserve(); err != nil {
+		return 0, err
+	}
 	return len(b), nil
+}
+
+// write writes bytes at an offset of the part file. What an error leaves of them ends anywhere in a group, and is proved by nothing.
+func (p *partFile) write(b []byte, at int64) error {
+	n, err := p.file.WriteAt(b, at)
+	p.writeback.wrote(n)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return p.wrap(err)
+	}
+	return nil
 }
 
 // inPlace returns how many proved bytes are in the file, how many of them were there before the transfer, and how many bytes
@@ -256,7 +277,7 @@ func (p *partFile) ranges() []rangeset.Range {
 	return all.Ranges()
 }
 
-// commit puts the whole file in place: mode, content to disk, time, rename, directory to disk.
+// commit puts the whole file in place: mode, time, all of it to disk, rename, directory to disk.
 func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 	defer func() {
 		if err != nil {
@@ -271,14 +292,17 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 	if err := p.file.Chmod(mode.Perm() &^ umask); err != nil {
 		return err
 	}
-	if err := p.file.Sync(); err != nil {
-		p.lost = true // and a later Sync might not say so again
+	if err := p.isPart(p.file); err != nil { // what has its name now would get the time
 		return err
 	}
 	if err := p.dir.Chtimes(p.part, mtime); err != nil {
 		return err
 	}
-	if err := p.isPart(p.file); err != nil {
+	if err := p.file.Sync(); err != nil {
+		p.lost = true // and a later Sync might not say so again
+		return err
+	}
+	if err := p.isPart(p.file); err != nil { // the sync may have taken long
 		return err
 	}
 	if err := p.rename(); err != nil {
@@ -310,7 +334,12 @@ func (p *partFile) leave() (kept bool) {
 	if kept = p.worthKeeping(); kept && p.committing {
 		kept = p.file.Chmod(partMode) == nil
 	}
-	if !kept && p.isPart(p.file) == nil {
+	switch ours := p.isPart(p.file) == nil; {
+	case !ours:
+		kept = false
+	case kept:
+		p.release()
+	default:
 		p.dir.Remove(p.part) // before its lock goes
 	}
 	p.file.Close()

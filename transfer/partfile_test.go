@@ -363,6 +363,37 @@ func TestPartFileThatWasReplaced(t *testing.T) {
 	wantContent(t, part, "somebody's")
 }
 
+// Nor is one renamed that somebody removed, alone or with its directory; and nobody is told to go on with it.
+func TestPartFileThatWasRemoved(t *testing.T) {
+	for name, remove := range map[string]func(dir string) error{
+		"alone":              func(dir string) error { return os.Remove(filepath.Join(dir, partName("out"))) },
+		"with its directory": os.RemoveAll,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "dir")
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			p, err := openPart(OpenDir, filepath.Join(dir, "out"), false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.leave()
+			p.WriteAt([]byte("whole"), 0)
+			if err := remove(dir); err != nil {
+				t.Skip(err) // this system keeps what is open
+			}
+			wantKind(t, p.commit(0o600, someTime), KindLocal, `write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
+			if p.leave() {
+				t.Error("there is said to be a part file")
+			}
+			if _, err := os.Lstat(filepath.Join(dir, "out")); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("something is in place: %v", err)
+			}
+		})
+	}
+}
+
 // Whatever operation fails: the target is as before or whole, and nothing else is left but the part file. A part file that is left
 // is not trusted with more than its bytes: the next transfer ends well.
 func TestPartFileWhenOperationsFail(t *testing.T) {

@@ -162,7 +162,7 @@ func TestGetRangeAgain(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
 	want := ByteRange{First: 10, Last: 3*group + 10}
 	get := func(w *wire, retries int) (Result, error) {
-		return Get(w.ctx, GetOptions{
+		return getWhole(w.t, w.ctx, GetOptions{
 			URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(),
 			Range: &want, Retries: retries, RetryDelay: time.Second,
 		}, NoReport{})

@@ -39,6 +39,7 @@ func (p *partFile) prove(ctx context.Context, tree *integrity.Tree, report func(
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tree, p.had = tree, had
+	p.reserved, p.refused = false, false
 	return nil
 }
 

@@ -200,6 +200,15 @@ func TestProveAgain(t *testing.T) {
 // fetch runs a get of theFile to a target from a server that has it, and returns how many of its bytes were asked for.
 func fetch(t *testing.T, target string, change ...func(*GetOptions)) (r Result, heard *recordedReports, err error) {
 	t.Helper()
+	get := func(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
+		return getWhole(t, ctx, o, report)
+	}
+	return fetchBy(t, get, target, change...)
+}
+
+// fetchBy does so with something in place of Get.
+func fetchBy(t *testing.T, get func(context.Context, GetOptions, Reporter) (Result, error), target string, change ...func(*GetOptions)) (r Result, heard *recordedReports, err error) {
+	t.Helper()
 	heard = &recordedReports{}
 	onWire(t, func(w *wire) {
 		w.hostile(openTheFile, func(p *peer) {
@@ -214,7 +223,7 @@ func fetch(t *testing.T, target string, change ...func(*GetOptions)) (r Result, 
 		for _, f := range change {
 			f(&o)
 		}
-		r, err = Get(w.ctx, o, heard)
+		r, err = get(w.ctx, o, heard)
 	})
 	return r, heard, err
 }
@@ -303,7 +312,7 @@ func TestFailureKeepsTheProved(t *testing.T) {
 						p.tree(cvs)
 					})
 				}
-				r, err = Get(w.ctx, GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client()}, NoReport{})
+				r, err = getWhole(w.t, w.ctx, GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client()}, NoReport{})
 			})
 			wantKind(t, err, KindNetwork, "")
 			wantContent(t, target, "before")

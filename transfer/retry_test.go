@@ -91,7 +91,7 @@ func TestRetry(t *testing.T) {
 			onWire(t, func(w *wire) {
 				w.moody(x.content...)
 				start := time.Now()
-				r, err = Get(w.ctx, GetOptions{
+				r, err = getWhole(w.t, w.ctx, GetOptions{
 					URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(),
 					OpenDir: x2.opener(), Retries: x.retries,
 				}, heard)

@@ -50,7 +50,7 @@ func (g *get) prove(ctx context.Context) error {
 		}
 	}
 	g.seeded = &root
-	return nil
+	return g.part.reserve()
 }
 
 // clone makes the part file one with the content of f, if nothing is in it yet and the system can. What is in it is not proved by that.
@@ -74,14 +74,12 @@ func (p *partFile) plant(ctx context.Context, seed File, tree *integrity.Tree, r
 
 // keep writes a proved group that was not fetched.
 func (p *partFile) keep(group []byte, off int64) error {
-	n, err := p.file.WriteAt(group, off)
-	p.writeback.wrote(n)
-	if err != nil {
-		return p.wrap(err)
+	if err := p.write(group, off); err != nil {
+		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.had.Add(off, off+int64(n))
+	p.had.Add(off, off+int64(len(group)))
 	return nil
 }
 

@@ -178,7 +178,7 @@ func TestServerSaysThatItIsHashing(t *testing.T) {
 		var heard hashingLog
 		start := time.Now()
 		o := GetOptions{URL: URL{Host: serverAddr.String(), Path: "big"}, TLS: w.tls(), Output: brokenWriter{errors.New("enough")}, KWIK: w.client()}
-		_, err := Get(w.ctx, o, &heard)
+		_, err := getWhole(w.t, w.ctx, o, &heard)
 		wantKind(w.t, err, KindLocal, "enough")
 		if len(heard.at) < 4 {
 			w.t.Fatalf("heard %d times", len(heard.at))

@@ -100,7 +100,7 @@ func TestFileTransferWithSecondaryStreams(t *testing.T) {
 
 	target := filepath.Join(t.TempDir(), "copy")
 	var heard recordedReports
-	result, err := Get(t.Context(), GetOptions{
+	result, err := getWhole(t, t.Context(), GetOptions{
 		URL: URL{Host: primary.Addr().String(), Path: "file"}, TLS: trust.PinnedClientConfig(nil, pin), Target: target,
 	}, &heard)
 	if err != nil {

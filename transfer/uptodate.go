@@ -2,13 +2,14 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 )
 
 // upToDate reports whether what is at the target is the manifest's file already, and gives it the source's mode and time then. It is
-// hashed only if it has the right size, and once for each version of the source. An error is one of setting these, or
-// the end of ctx: what cannot be read is not up to date.
+// hashed only if it has the right size, and once for each version of the source. An error is one of setting these or of
+// having it on disk, or the end of ctx: what cannot be read is not up to date.
 func (g *get) upToDate(ctx context.Context) (bool, error) {
 	root := g.tree.Root()
 	if g.KeepsOld || g.compared != nil && *g.compared == root {
@@ -31,6 +32,9 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 		if err := g.part.dress(f, info, g.manifest); err != nil {
 			return false, LocalError(fmt.Sprintf("set mode and time of %q, which is up to date", g.Target), err)
 		}
+	}
+	if err := g.part.settle(f); err != nil {
+		return false, LocalError(fmt.Sprintf("put %q on disk, which is up to date", g.Target), err)
 	}
 	g.part.useless = true
 	g.result.UpToDate = true
@@ -58,9 +62,17 @@ func (p *partFile) standing() (f File, info fs.FileInfo) {
 	return f, info
 }
 
+// settle makes the file at the target durable, and its name: whoever put it there may have been killed before it did.
+func (p *partFile) settle(f File) error {
+	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrPermission) { // Windows wants a file that is open for writing
+		return err
+	}
+	return p.dir.Sync()
+}
+
 // dress gives the file at the target the mode and time of a manifest, as far as it has not got them: then it may be anybody's.
 func (p *partFile) dress(f File, info fs.FileInfo, m Manifest) error {
-	if mode := fs.FileMode(m.Mode) &^ umask; info.Mode().Perm() != mode {
+	if mode := fs.FileMode(m.Mode) &^ umask; info.Mode() != mode { // its setuid bit, too, would go with a new file
 		if err := f.Chmod(mode); err != nil {
 			return err
 		}

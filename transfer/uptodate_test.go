@@ -115,7 +115,7 @@ func TestKeepsOld(t *testing.T) {
 	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
 	keep := func(o *GetOptions) { o.KeepsOld = true }
 	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, KeepsOld: true} // nobody there, and nobody asked
-	_, err := Get(t.Context(), o, NoReport{})
+	_, err := getWhole(t, t.Context(), o, NoReport{})
 	wantKind(t, err, KindExists, "there is a file of that name")
 	wantNames(t, filepath.Dir(target), "out")
 	os.Remove(target)
@@ -175,7 +175,7 @@ func TestUpToDateIsAskedOnce(t *testing.T) {
 			p.tree(cvs)
 		})
 		o := GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(), OpenDir: x.opener(), Retries: 3, RetryDelay: time.Second}
-		_, err := Get(w.ctx, o, NoReport{})
+		_, err := getWhole(w.t, w.ctx, o, NoReport{})
 		wantKind(w.t, err, KindNetwork, "")
 	})
 	opened := 0

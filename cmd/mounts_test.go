@@ -1,0 +1,22 @@
+//go:build unix
+
+package cmd
+
+import (
+	"os/exec"
+	"runtime"
+	"sync"
+)
+
+// canMount reports whether tests can mount file systems of their own, seen by nobody else and gone with the process: as root on Linux.
+var canMount = sync.OnceValue(func() bool {
+	return runtime.GOOS == "linux" && exec.Command("unshare", "-m", "sh", "-c", "mount -t tmpfs none /mnt").Run() == nil
+})
+
+// canReflink reports whether one of them can be a file system whose files may share blocks: that takes mkfs.btrfs or mkfs.xfs, and
+// loop devices.
+var canReflink = sync.OnceValue(func() bool {
+	return canMount() && exec.Command("unshare", "-m", "sh", "-c", `
+		mount -t tmpfs none /mnt && truncate -s 320M /mnt/image && mkdir /mnt/on || exit
+		if command -v mkfs.btrfs; then mkfs.btrfs -q /mnt/image; else mkfs.xfs -q /mnt/image; fi && mount -o loop /mnt/image /mnt/on`).Run() == nil
+})
