@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -29,15 +30,24 @@ func retryDelay(attempt int, fixed time.Duration) time.Duration {
 	return min(delay, MaxRetryDelay)
 }
 
-// retry calls attempt until it succeeds, fails for good, has been retried as often as it may, or ctx ends. The error is
+// A TimeLimitError says that an attempt took longer than GetOptions.MaxTime.
+type TimeLimitError struct{ Limit time.Duration }
+
+func (e *TimeLimitError) Error() string { return fmt.Sprintf("not done after %v", e.Limit) }
+
+// retry calls attempt until it succeeds, fails for good, has been retried as often or for as long as it may, or ctx ends. The error is
 // that of the last attempt.
-func (g *get) retry(ctx context.Context, attempt func() error) error {
+func (g *get) retry(ctx context.Context, attempt func(context.Context) error) error {
+	start := time.Now()
 	for n := 1; ; n++ {
-		err := attempt()
+		err := g.limited(ctx, attempt)
 		if n > g.Retries || ctx.Err() != nil || !g.mayPass(err) {
 			return err
 		}
 		delay := retryDelay(n, g.RetryDelay)
+		if g.RetryMaxTime > 0 && time.Since(start)+delay > g.RetryMaxTime {
+			return err
+		}
 		g.observer.retry(Retry{Attempt: n, Of: g.Retries, Delay: delay, Err: err})
 		pause := time.NewTimer(delay)
 		select {
@@ -49,8 +59,23 @@ func (g *get) retry(ctx context.Context, attempt func() error) error {
 	}
 }
 
+// limited calls attempt with a context that ends after MaxTime.
+func (g *get) limited(ctx context.Context, attempt func(context.Context) error) error {
+	if g.MaxTime <= 0 {
+		return attempt(ctx)
+	}
+	limited, cancel := context.WithTimeout(ctx, g.MaxTime)
+	defer cancel()
+	err := attempt(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return &TimeLimitError{g.MaxTime}
+	}
+	return err
+}
+
 // mayPass reports whether what an attempt ended with may be over when it is repeated.
 func (g *get) mayPass(err error) bool {
+	_, slow := errors.AsType[*TimeLimitError](err)
 	e, ok := errors.AsType[*Error](err)
-	return ok && e.Kind == KindNetwork && (g.part != nil || g.result.Bytes == 0)
+	return (slow || (ok && e.Kind == KindNetwork)) && (g.part != nil || g.result.Bytes == 0)
 }
