@@ -2,10 +2,37 @@ package cmd
 
 import (
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
 	"strconv"
+
+	"github.com/urfave/cli/v2"
+
+	"kwikcp/kwik"
 )
+
+func ipv4Flag() cli.Flag {
+	return &cli.BoolFlag{Name: "ipv4", Aliases: []string{"4"}, EnvVars: []string{"KWIKCP_IPV4"}, Usage: "use IPv4 addresses only"}
+}
+
+func ipv6Flag() cli.Flag {
+	return &cli.BoolFlag{Name: "ipv6", Aliases: []string{"6"}, EnvVars: []string{"KWIKCP_IPV6"}, Usage: "use IPv6 addresses only"}
+}
+
+// family returns which addresses -4 and -6 leave.
+func family(c *cli.Context) (kwik.AddressFamily, error) {
+	four, six := c.Bool("ipv4"), c.Bool("ipv6")
+	switch {
+	case four && six:
+		return kwik.AnyFamily, usageError{errors.New("-4 and -6 exclude each other"), "without either both are tried"}
+	case four:
+		return kwik.IPv4, nil
+	case six:
+		return kwik.IPv6, nil
+	}
+	return kwik.AnyFamily, nil
+}
 
 func serverTLS(cert tls.Certificate) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{cert}, KeyLogWriter: keyLog(), SessionTicketsDisabled: true}

@@ -3,6 +3,7 @@ package cmd
 import (
 	"encoding/json"
 	"io"
+	"math"
 	"time"
 
 	"kwikcp/kwik"
@@ -35,7 +36,7 @@ type serverJSON struct {
 	ID    kwik.PathID `json:"id"`
 	Role  string      `json:"role"`
 	Addr  string      `json:"addr"`
-	State string      `json:"state,omitempty"`
+	State string      `json:"state"`
 	Bytes int64       `json:"bytes"`
 	Rate  *int64      `json:"rate,omitempty"` // bytes a second
 	RTTms *float64    `json:"rtt_ms,omitempty"`
@@ -133,7 +134,7 @@ func (e *events) Progress(p transfer.Progress) {
 	}
 	servers := []serverJSON{}
 	for _, s := range p.Servers {
-		bytesPerSecond, rtt := int64(s.Rate), float64(s.RTT)/float64(time.Millisecond)
+		bytesPerSecond, rtt := wholeRate(s.Rate), float64(s.RTT)/float64(time.Millisecond)
 		servers = append(servers, serverJSON{
 			ID: s.ID, Role: s.Role.String(), Addr: s.Addr, State: string(s.State), Bytes: s.Bytes,
 			Rate: &bytesPerSecond, RTTms: &rtt,
@@ -148,11 +149,36 @@ func (e *events) Progress(p transfer.Progress) {
 		Servers []serverJSON `json:"servers"`
 		Files   int64        `json:"files,omitempty"`    // of a mirror, in place
 		OfFiles int64        `json:"of_files,omitempty"` // of a mirror, as far as is known
-	}{event{1, "progress"}, p.Bytes, p.Total, int64(p.Rate), eta, servers, p.Files, p.OfFiles})
+	}{event{1, "progress"}, p.Bytes, p.Total, wholeRate(p.Rate), eta, servers, p.Files, p.OfFiles})
 }
 
-// result prints the last event, exactly once.
-func (e *events) result(r transfer.Result, err error) {
+// wholeRate returns a rate as an integer of bytes a second, whatever it is.
+func wholeRate(rate float64) int64 {
+	if rate >= math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(max(rate, 0))
+}
+
+// A resultJSON is what a get ended with.
+type resultJSON struct {
+	event
+	OK        bool         `json:"ok"`
+	ExitCode  int          `json:"exit_code"`
+	ErrorCode string       `json:"error_code"`
+	Message   string       `json:"message"`
+	Path      string       `json:"path"`
+	Bytes     int64        `json:"bytes"`
+	Seconds   float64      `json:"seconds"`
+	BLAKE3    string       `json:"blake3"`
+	Resumed   int64        `json:"resumed_bytes"`
+	Wasted    int64        `json:"wasted_bytes"`
+	Servers   []serverJSON `json:"servers"`
+	UpToDate  bool         `json:"up_to_date"`
+	Offset    int64        `json:"offset"`
+}
+
+func newResult(r transfer.Result, err error) resultJSON {
 	code, message, _ := explain(err)
 	servers := []serverJSON{}
 	for _, s := range r.Servers {
@@ -162,20 +188,11 @@ func (e *events) result(r transfer.Result, err error) {
 	if r.Root != (transfer.Result{}).Root {
 		root = r.Root.String()
 	}
-	e.enc.Encode(struct {
-		event
-		OK        bool         `json:"ok"`
-		ExitCode  int          `json:"exit_code"`
-		ErrorCode string       `json:"error_code"`
-		Message   string       `json:"message"`
-		Path      string       `json:"path"`
-		Bytes     int64        `json:"bytes"`
-		Seconds   float64      `json:"seconds"`
-		BLAKE3    string       `json:"blake3"`
-		Resumed   int64        `json:"resumed_bytes"`
-		Wasted    int64        `json:"wasted_bytes"`
-		Servers   []serverJSON `json:"servers"`
-		UpToDate  bool         `json:"up_to_date"`
-		Offset    int64        `json:"offset"`
-	}{event{1, "result"}, err == nil, code, errorCode(err), message, r.Path, r.Bytes, r.Seconds, root, r.Resumed, r.Wasted, servers, r.UpToDate, r.Offset})
+	return resultJSON{
+		event: event{1, "result"}, OK: err == nil, ExitCode: code, ErrorCode: errorCode(err), Message: message, Path: r.Path, Bytes: r.Bytes,
+		Seconds: r.Seconds, BLAKE3: root, Resumed: r.Resumed, Wasted: r.Wasted, Servers: servers, UpToDate: r.UpToDate, Offset: r.Offset,
+	}
 }
+
+// result prints the last event, exactly once.
+func (e *events) result(r transfer.Result, err error) { e.enc.Encode(newResult(r, err)) }

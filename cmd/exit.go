@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
-	"time"
 
 	"kwikcp/transfer"
 )
@@ -28,6 +28,47 @@ const (
 	exitSignal    = 128 // plus the signal's number
 )
 
+// An exitStatus is a row of the table of exit codes, from which --help, the manual page and the error codes of --json are made; tests
+// hold the README against it.
+type exitStatus struct {
+	code    int
+	word    string // the error_code of --json
+	meaning string
+}
+
+var exitStatuses = []exitStatus{
+	{exitOK, "", "done: what was fetched is proved and in place; verify: the file is right"},
+	{exitOther, "other", "anything else"},
+	{exitUsage, "usage", "the command line is wrong"},
+	{exitNotFound, "not_found", "the server has no such file, or no byte of the range; sum, verify: nor is there one here"},
+	{exitRefused, "refused", "the server is not trusted, or a token or ticket was refused"},
+	{exitNetwork, "network", "not reached, or lost; a retry may help, and goes on where it was"},
+	{exitIntegrity, "integrity", "no server supplied bytes that match the hash; verify: the file differs"},
+	{exitLocal, "local_io", "the local file system refused"},
+	{exitNoSpace, "no_space", "the local file system is full"},
+	{exitExists, "target_busy", "another kwikcp is fetching to the same file"},
+	{exitExists, "target_exists", "there is a file, and --no-clobber"},
+	{exitChanged, "source_changed", "the file changed on the server during the transfer"},
+	{exitLimit, "limit_reached", "a time limit is over"},
+	{exitSignal + int(syscall.SIGHUP), "interrupted", "SIGHUP"},
+	{exitSignal + int(syscall.SIGINT), "interrupted", "SIGINT; what is proved is kept for the next get"},
+	{exitSignal + int(syscall.SIGPIPE), "interrupted", "nobody reads stdout (or stderr) any more, as when head has seen enough; nothing is said"},
+	{exitSignal + int(syscall.SIGTERM), "interrupted", "SIGTERM, likewise"},
+}
+
+// exitHelp is what the help of a command that can end with these codes says about them. Those that every command has are added.
+func exitHelp(codes ...int) string {
+	var b strings.Builder
+	b.WriteString("Exit status:\n\n")
+	for _, row := range exitStatuses {
+		switch {
+		case row.code == exitOK, row.code == exitOther, row.code == exitUsage, row.code > exitSignal, slices.Contains(codes, row.code):
+			fmt.Fprintf(&b, "    %3d  %s\n", row.code, row.meaning)
+		}
+	}
+	return strings.TrimSuffix(b.String(), "\n")
+}
+
 // A usageError says what is wrong with the command line, and what would be right.
 type usageError struct {
 	err  error
@@ -45,11 +86,22 @@ type flagError struct {
 
 func (e flagError) Unwrap() error { return e.usageError }
 
-// newFlagError says in our words what urfave/cli says in those of package flag.
-func newFlagError(command string, err error) flagError {
+// newFlagError says in our words what urfave/cli says in those of package flag. options are those that the command has, as they are
+// typed.
+func newFlagError(command string, options []string, err error) flagError {
+	help := "kwikcp --help lists the options"
+	if command != "" {
+		help = "kwikcp " + command + " --help lists the options"
+	}
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
-		text = fmt.Sprintf("there is no option %q", "--"+name)
+		name = "--" + name
+		text = fmt.Sprintf("there is no option %q", name)
+		if secret := secretFlag(name, options); secret != "" {
+			help = secret
+		} else if meant := nearest(name, options); meant != "" {
+			help = "did you mean " + meant + "? " + help
+		}
 	} else if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
 		text = "--" + name + " needs a value"
 	} else if m := badValue.FindStringSubmatch(text); m != nil {
@@ -57,16 +109,12 @@ func newFlagError(command string, err error) flagError {
 	} else if m := badEnv.FindStringSubmatch(text); m != nil {
 		text = fmt.Sprintf("%s cannot be %s", m[2], m[1])
 	}
-	help := "kwikcp --help"
-	if command != "" {
-		help = "kwikcp " + command + " --help"
-	}
-	return flagError{usageError{errors.New(text), help + " lists the options"}, command}
+	return flagError{usageError{errors.New(text), help}, command}
 }
 
 var (
 	badValue = regexp.MustCompile(`^invalid(?: boolean)? value (".*") for (?:flag )?-(\S+): `)
-	badEnv   = regexp.MustCompile(`^could not parse (".*") as \S+ value from environment variable "(\w+)"`)
+	badEnv   = regexp.MustCompile(`^could not parse (".*") (?:as \S+ value )?from environment variable "(\w+)"`)
 )
 
 // A refusedError says that a server is not trusted, and how it could be.
@@ -96,11 +144,6 @@ type keptError struct{ error }
 
 func (e keptError) Unwrap() error { return e.error }
 
-// A timeLimit says that a transfer took longer than --max-time allows.
-type timeLimit struct{ limit time.Duration }
-
-func (l timeLimit) Error() string { return fmt.Sprintf("not done after %v (--max-time)", l.limit) }
-
 const goesOn = "the same command goes on where it was"
 
 // explain is the one place where errors become exit codes, messages and hints.
@@ -117,11 +160,11 @@ func explain(err error) (code int, message, hint string) {
 		}
 		return exitSignal + int(i.signal), message, ""
 	}
-	if l, ok := errors.AsType[timeLimit](err); ok {
+	if l, ok := errors.AsType[*transfer.TimeLimitError](err); ok {
 		if kept {
 			hint = goesOn
 		}
-		return exitLimit, l.Error(), hint
+		return exitLimit, l.Error() + " (--max-time)", hint
 	}
 	if e, ok := errors.AsType[usageError](err); ok {
 		return exitUsage, message, e.hint
@@ -217,34 +260,11 @@ func explainKind(kind transfer.Kind) (code int, hint string) {
 // errorCode returns the stable word for an error in JSON results: one for each exit code, and two for exitExists.
 func errorCode(err error) string {
 	code, _, _ := explain(err)
-	switch code {
-	case exitOK:
-		return ""
-	case exitUsage:
-		return "usage"
-	case exitNotFound:
-		return "not_found"
-	case exitRefused:
-		return "refused"
-	case exitNetwork:
-		return "network"
-	case exitIntegrity:
-		return "integrity"
-	case exitLocal:
-		return "local_io"
-	case exitNoSpace:
-		return "no_space"
-	case exitExists:
-		if e, ok := errors.AsType[*transfer.Error](err); ok && e.Kind == transfer.KindExists {
-			return "target_exists"
-		}
-		return "target_busy"
-	case exitChanged:
-		return "source_changed"
-	case exitLimit:
-		return "limit_reached"
-	case exitSignal + int(syscall.SIGINT), exitSignal + int(syscall.SIGTERM), exitSignal + int(syscall.SIGHUP), exitSignal + int(syscall.SIGPIPE):
-		return "interrupted"
+	if e, ok := errors.AsType[*transfer.Error](err); ok && e.Kind == transfer.KindExists {
+		return "target_exists"
+	}
+	if i := slices.IndexFunc(exitStatuses, func(row exitStatus) bool { return row.code == code }); i >= 0 {
+		return exitStatuses[i].word
 	}
 	return "other"
 }

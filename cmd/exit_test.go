@@ -35,7 +35,7 @@ func TestExplain(t *testing.T) {
 		{of(transfer.Kind(99)), 1, "other", ""},
 		{usageError{errors.New("what"), "do that"}, 2, "usage", "do that"},
 		{fmt.Errorf("wrapped: %w", usageError{errors.New("what"), "do that"}), 2, "usage", "do that"},
-		{newFlagError("get", errors.New("flag provided but not defined: -x")), 2, "usage", "kwikcp get --help"},
+		{newFlagError("get", nil, errors.New("flag provided but not defined: -x")), 2, "usage", "kwikcp get --help"},
 		{of(transfer.KindNotFound), 3, "not_found", "case counts"},
 		{of(transfer.KindRefused), 4, "refused", "pin"},
 		{refusedError{errors.New("no"), "do that"}, 4, "refused", "do that"},
@@ -67,8 +67,8 @@ func TestExplain(t *testing.T) {
 		{saidError{of(transfer.KindExists)}, 9, "target_exists", "--no-clobber"},
 		{of(transfer.KindChanged), 10, "source_changed", "again"},
 		{&transfer.Error{Kind: transfer.KindNotFound, Op: "fetch", Err: &transfer.RangeError{}}, 3, "not_found", "bytes count from 0"},
-		{timeLimit{time.Minute}, 11, "limit_reached", ""},
-		{keptError{timeLimit{time.Minute}}, 11, "limit_reached", "goes on where it was"},
+		{&transfer.TimeLimitError{Limit: time.Minute}, 11, "limit_reached", ""},
+		{keptError{&transfer.TimeLimitError{Limit: time.Minute}}, 11, "limit_reached", "goes on where it was"},
 		{keptError{of(transfer.KindNetwork)}, 5, "network", "--retry N"},
 		{keptError{of(transfer.KindNoSpace)}, 8, "no_space", "make room; the same command goes on where it was"},
 		{keptError{of(transfer.KindOther)}, 1, "other", ""},
@@ -115,7 +115,7 @@ func TestFlagError(t *testing.T) {
 		`could not parse "x" as bool value from environment variable "KWIKCP_JSON" for flag json: strconv.Parse`: `KWIKCP_JSON cannot be "x"`,
 		"bad flag syntax: -=x":                                                                                   "bad flag syntax: -=x",
 	} {
-		if got := newFlagError("", errors.New(in)); got.Error() != want || got.hint != "kwikcp --help lists the options" {
+		if got := newFlagError("", nil, errors.New(in)); got.Error() != want || got.hint != "kwikcp --help lists the options" {
 			t.Errorf("%s: %q, %q", in, got.Error(), got.hint)
 		}
 	}

@@ -18,12 +18,14 @@ import (
 )
 
 // Main runs the command line of the process and returns its exit code.
-func Main() int {
+func Main() int { return mainTo(os.Stdout) }
+
+func mainTo(stdout io.Writer) int {
 	// quic-go would print its own warning about UDP buffers; what there is to say about them is ours to say.
 	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 	ctx, stop := interruptible(context.Background())
 	defer stop()
-	return run(ctx, os.Args, os.Stdout, os.Stderr)
+	return run(ctx, os.Args, stdout, os.Stderr)
 }
 
 // run runs a command line, prints its error and returns the exit code.
@@ -43,6 +45,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		case "ls":
 			events.start("", "")
 			events.listed(&listing{}, err)
+		case "doctor":
+			events.start("", "")
+			events.diagnosed(nil, err)
 		}
 	}
 	code, message, hint := explain(err)
@@ -58,29 +63,41 @@ func newApp(t *terminal) *cli.App {
 		Usage:     "copy files from several servers at once, fast and proved",
 		UsageText: "kwikcp COMMAND [options] [arguments]\n\nTry it: kwikcp demo",
 		Version:   version(),
-		Commands:  []*cli.Command{serveCommand(t), getCommand(t), lsCommand(t), sumCommand(t), verifyCommand(t), demoCommand(t)},
+		Commands:  []*cli.Command{serveCommand(t), getCommand(t), lsCommand(t), sumCommand(t), verifyCommand(t), demoCommand(t), doctorCommand(t), manCommand(t), completionCommand(t)},
 		Writer:    t.stdout, ErrWriter: t.stderr,
 		HideHelpCommand: true,
 		// Errors are printed and mapped to exit codes in one place, run.
 		ExitErrHandler: func(*cli.Context, error) {},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
-				return usageError{fmt.Errorf("there is no command %q", name), "kwikcp --help lists the commands"}
+				hint := "kwikcp --help lists the commands"
+				if meant := nearest(name, commandNames(c.App)); meant != "" {
+					hint = "did you mean kwikcp " + meant + "? " + hint
+				}
+				return usageError{fmt.Errorf("there is no command %q", name), hint}
 			}
 			return usageError{errors.New("no command given"), "kwikcp --help lists the commands; kwikcp demo shows it at work"}
 		},
 	}
 	onUsageError := func(c *cli.Context, err error, _ bool) error {
-		command := ""
-		if c.Command != nil && c.Command.Name != "kwikcp" {
-			command = c.Command.Name
+		if c.Command == nil || c.Command.Name == "kwikcp" {
+			return newFlagError("", []string{"--help", "--version"}, err)
 		}
-		return newFlagError(command, err)
+		options := []string{"--help"}
+		for _, flag := range visibleFlags(c.Command) {
+			options = append(options, flag.names...)
+		}
+		return newFlagError(c.Command.Name, options, err)
 	}
 	app.OnUsageError = onUsageError
 	for _, command := range app.Commands {
 		command.OnUsageError = onUsageError
 		command.HideHelpCommand = true
+		for _, flag := range command.Flags {
+			if b, ok := flag.(*cli.BoolFlag); ok {
+				b.DisableDefaultText = true // that it is off goes without saying
+			}
+		}
 	}
 	return app
 }

@@ -67,14 +67,25 @@ type mirrorCmd struct {
 }
 
 // noMirrorFlags are flags of get that make no sense for a directory.
-var noMirrorFlags = []string{"checksum", "range", "seed", "no-clobber"}
+var noMirrorFlags = []string{"checksum", "input-file", "range", "seed", "no-clobber"}
+
+// checkMirrorFlags returns an error for flags that make no sense for one file.
+func checkMirrorFlags(c *cli.Context) error {
+	const help = "kwikcp get -r kwik://HOST:PORT/DIR/ DEST"
+	for _, name := range []string{"delete", "dry-run"} {
+		if c.Bool(name) {
+			return usageError{fmt.Errorf("--%s is for directories, with -r", name), help}
+		}
+	}
+	if f, ok := c.Generic("include").(*filterFlag); ok && f.used() {
+		return usageError{errors.New("--include and --exclude are for directories, with -r"), help}
+	}
+	return nil
+}
 
 func parseMirror(c *cli.Context, t *terminal) (mirrorCmd, error) {
 	const help = "kwikcp get -r kwik://HOST:PORT/DIR/ DEST"
-	o := mirrorCmd{
-		getCmd: getCmd{t: t, noPreserve: c.Bool("no-preserve"), reuse: c.Bool("reuse")},
-		delete: c.Bool("delete"), dryRun: c.Bool("dry-run"),
-	}
+	o := mirrorCmd{delete: c.Bool("delete"), dryRun: c.Bool("dry-run")}
 	if f, ok := c.Generic("include").(*filterFlag); ok {
 		o.filter = f.rules.filter
 	}
@@ -90,12 +101,12 @@ func parseMirror(c *cli.Context, t *terminal) (mirrorCmd, error) {
 			return o, usageError{fmt.Errorf("--%s is for one file, not for -r", name), help}
 		}
 	}
-	if err := o.parseLimits(c); err != nil {
+	var err error
+	if o.getCmd, err = parseGetOptions(c, t); err != nil {
 		return o, err
 	}
-	var err error
 	if o.url, err = transfer.ParseTreeURL(args[0]); err != nil {
-		return o, usageError{fmt.Errorf("%q is not the URL of a directory: %w", args[0], err), help}
+		return o, usageError{fmt.Errorf("%q is not the URL of a directory: %w", withoutSecret(args[0]), err), help}
 	}
 	if o.target = path.Base("/" + o.url.Path); len(args) == 2 {
 		o.target = args[1]
@@ -108,22 +119,17 @@ func parseMirror(c *cli.Context, t *terminal) (mirrorCmd, error) {
 	case o.target == "" || strings.ContainsRune(o.target, 0):
 		return o, usageError{fmt.Errorf("%q is not the name of a directory", o.target), help}
 	}
-	state, err := stateDir(c)
-	if err != nil {
-		return o, err
-	}
-	o.policy, err = newTrustPolicy(t, state, c.String("cacert"))
-	return o, err
+	return o, nil
 }
 
-func runMirror(c *cli.Context, t *terminal) error {
+func runMirror(ctx context.Context, c *cli.Context, t *terminal) error {
 	o, err := parseMirror(c, t)
 	if c.Bool("json") {
 		events := newEvents(t.stdout)
-		events.start(c.Args().Get(0), o.target)
+		events.start(withoutSecret(c.Args().Get(0)), o.target)
 		var result transfer.MirrorResult
 		if err == nil {
-			result, err = o.mirror(c.Context, events)
+			result, err = o.mirror(ctx, events)
 		}
 		events.mirrored(o, result, err)
 		return err
@@ -132,7 +138,7 @@ func runMirror(c *cli.Context, t *terminal) error {
 		return err
 	}
 	view := &mirrorView{view: newView(t, c.Bool("quiet"), o.url.Path), dryRun: o.dryRun}
-	result, err := o.mirror(c.Context, view)
+	result, err := o.mirror(ctx, view)
 	view.end()
 	if c.Bool("quiet") {
 		return err
@@ -140,6 +146,7 @@ func runMirror(c *cli.Context, t *terminal) error {
 	view.omitted()
 	if err == nil {
 		warnOfLosses(t, transfer.Result{Servers: result.Servers})
+		warnOfBuffers(t, result.Network)
 	}
 	if failed, _ := errors.AsType[*transfer.MirrorError](err); err == nil || failed != nil {
 		t.printf("%s", o.summary(result))
@@ -156,15 +163,10 @@ func (o mirrorCmd) mirror(ctx context.Context, report transfer.MirrorReporter) (
 	options := transfer.MirrorOptions{
 		MirrorSource: transfer.MirrorSource{
 			URL: o.url, TLS: o.policy.config(o.url), ConnectTimeout: o.connectTimeout,
-			KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections},
+			KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections, RateLimit: o.limit, Family: o.family},
 		},
 		Target: o.target, Delete: o.delete, Filter: o.filter, DryRun: o.dryRun, Plain: o.noPreserve, Reuse: o.reuse,
-		Retries: o.retries, RetryDelay: o.retryDelay,
-	}
-	if o.maxTime > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, o.maxTime, timeLimit{o.maxTime})
-		defer cancel()
+		Retries: o.retries, RetryDelay: o.retryDelay, MaxTime: o.maxTime, RetryMaxTime: o.retryMaxTime,
 	}
 	result, err := transfer.Mirror(ctx, options, report)
 	if err != nil && o.policy.accepted(err) {
@@ -243,7 +245,7 @@ func (v *mirrorView) Progress(p transfer.Progress) {
 	if v.quiet || p.OfFiles == 0 {
 		return
 	}
-	v.note = fmt.Sprintf("  %d of %d files", p.Files, p.OfFiles)
+	v.above = fmt.Sprintf("%d of %d files", p.Files, p.OfFiles)
 	v.view.Progress(p)
 }
 

@@ -63,9 +63,12 @@ func newPatientWriter(ctx context.Context, w io.Writer) *patientWriter {
 }
 
 // Write writes b, which may be used again only if there is no error.
-func (p *patientWriter) Write(b []byte) (int, error) {
+func (p *patientWriter) Write(b []byte) (int, error) { return p.WriteContext(p.ctx, b) }
+
+// WriteContext is Write, which gives up when another context ends, too. It implements transfer.ContextWriter.
+func (p *patientWriter) WriteContext(ctx context.Context, b []byte) (int, error) {
 	if p.stuck {
-		return 0, context.Cause(p.ctx)
+		return 0, errStuck
 	}
 	p.blocks <- b
 	select {
@@ -74,11 +77,17 @@ func (p *patientWriter) Write(b []byte) (int, error) {
 			return 0, err
 		}
 		return len(b), nil
+	case <-ctx.Done():
+		p.stuck = true
+		return 0, context.Cause(ctx)
 	case <-p.ctx.Done():
 		p.stuck = true
 		return 0, context.Cause(p.ctx)
 	}
 }
+
+// errStuck is what follows a write that was given up.
+var errStuck = errors.New("nobody reads it")
 
 func (p *patientWriter) close() {
 	close(p.blocks)

@@ -141,7 +141,7 @@ func fillFile(name string, size int64, seed byte) error {
 func testEnv(dir string) []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir + "/.home", "XDG_STATE_HOME=" + dir + "/.state", "TMPDIR=" + dir + "/.tmp",
-		"TERM=xterm", noRaceDelay, "GOCOVERDIR=" + os.Getenv("GOCOVERDIR"),
+		"TERM=xterm", schemaVariable + "=" + schemaPath(), noRaceDelay, "GOCOVERDIR=" + os.Getenv("GOCOVERDIR"),
 	}
 }
 

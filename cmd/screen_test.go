@@ -81,6 +81,25 @@ func (s *screen) perform(escape string) {
 	}
 }
 
+// resize gives the screen another width. Lines that are too wide are shown in several rows, as most terminals do.
+func (s *screen) resize(columns int) {
+	var lines []string
+	row := 0
+	for i, line := range s.lines {
+		if i == s.row {
+			row = len(lines)
+		}
+		for runes := []rune(line); ; runes = runes[columns:] {
+			if len(runes) <= columns {
+				lines = append(lines, string(runes))
+				break
+			}
+			lines = append(lines, string(runes[:columns]))
+		}
+	}
+	s.columns, s.lines, s.row = columns, lines, row
+}
+
 // String returns what is to be seen.
 func (s *screen) String() string { return strings.Trim(strings.Join(s.lines, "\n"), "\n") }
 

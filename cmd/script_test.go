@@ -28,7 +28,21 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"kwikcp": func() { os.Exit(Main()) }})
+	testscript.Main(m, map[string]func(){"kwikcp": func() { os.Exit(mainUnderTest()) }})
+}
+
+// mainUnderTest is Main, with every event held against the schema.
+func mainUnderTest() int {
+	if !wantsJSON(os.Args) {
+		return Main()
+	}
+	checked := &schemaWriter{w: os.Stdout}
+	code := mainTo(checked)
+	if err := checked.close(); err != nil {
+		fmt.Fprintln(os.Stderr, "panic:", err)
+		return 99
+	}
+	return code
 }
 
 // TestScripts runs the scripts of testdata/script against the real program. Besides the commands of testscript they have:
@@ -49,6 +63,10 @@ func TestMain(m *testing.M) {
 //	events FILE [EVENT...]    checks the JSON lines of a get, and that each EVENT is among them
 //	delivered FILE N          checks that the result among the JSON lines says that N servers delivered
 //	resumed FILE              checks that some of its bytes were there before, and that all are accounted for
+//	took FILE D               checks the seconds of the result among the JSON lines: D, 15 % less or half as much more at most
+//	listfile FILE LINE...     makes a list for get -i; \t in a line is a tab
+//	manylines FILE N URL      makes a list of N lines with that URL, each to a file of its own
+//	connected NAME N          waits until the log of a server has N clients that connected, and checks that it has no more
 //	freeport NAME             sets $NAME to a UDP port of 127.0.0.1 that nobody has
 //	relay NAME ADDR SIZE      starts a relay in front of ADDR that stops after SIZE; sets $ADDR_NAME
 //	held NAME...              waits until relays have stopped
@@ -77,7 +95,7 @@ func TestScripts(t *testing.T) {
 			"serve": command(2, cmdServe), "start": command(2, cmdStart), "await": command(2, cmdAwait), "awaitfile": command(1, cmdAwaitFile),
 			"signal": command(2, cmdSignal), "ended": command(2, cmdEnded), "fails": command(1, cmdFails),
 			"genfile": command(3, cmdGenfile), "samehash": command(2, cmdSameHash), "only": command(1, cmdOnly),
-			"events": command(1, cmdEvents), "delivered": command(2, cmdDelivered), "resumed": command(1, cmdResumed), "freeport": command(1, cmdFreePort),
+			"events": command(1, cmdEvents), "delivered": command(2, cmdDelivered), "resumed": command(1, cmdResumed), "took": command(2, cmdTook), "listfile": command(2, cmdListFile), "manylines": command(3, cmdManyLines), "connected": command(2, cmdConnected), "freeport": command(1, cmdFreePort),
 			"relay": command(3, cmdRelay), "held": command(1, cmdHeld), "release": command(1, cmdRelease),
 			"blackhole": command(1, cmdBlackhole), "fifo": command(1, cmdFifo),
 		},
@@ -364,6 +382,9 @@ func checkEvents(text string, want []string) error {
 		if err := json.Unmarshal([]byte(line), &e); err != nil || e.V != 1 || e.Event == "" || !strings.HasSuffix(line, "\n") {
 			return fmt.Errorf("not an event: %q (%v)", line, err)
 		}
+		if err := checkAgainstSchema(line); err != nil {
+			return err
+		}
 		names = append(names, e.Event)
 	}
 	for i, name := range names {
@@ -422,6 +443,53 @@ func cmdResumed(ts *testscript.TestScript, _ *world, args []string) error {
 		err = fmt.Errorf("%d bytes were resumed, or another event says so", r.Resumed)
 	}
 	return err
+}
+
+func cmdTook(ts *testscript.TestScript, _ *world, args []string) error {
+	lines := strings.Split(strings.TrimSpace(ts.ReadFile(args[0])), "\n")
+	var result struct {
+		Seconds float64 `json:"seconds"`
+	}
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &result); err != nil {
+		return err
+	}
+	want, err := time.ParseDuration(args[1])
+	if err == nil && (result.Seconds < 0.85*want.Seconds() || result.Seconds > 1.5*want.Seconds()) {
+		err = fmt.Errorf("it took %.2f s", result.Seconds)
+	}
+	return err
+}
+
+func cmdListFile(ts *testscript.TestScript, _ *world, args []string) error {
+	text := strings.ReplaceAll(strings.Join(args[1:], "\n"), `\t`, "\t")
+	return os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600)
+}
+
+func cmdManyLines(ts *testscript.TestScript, _ *world, args []string) error {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%s\tmany-%d\n", args[2], i)
+	}
+	return os.WriteFile(ts.MkAbs(args[0]), []byte(b.String()), 0o600)
+}
+
+func cmdConnected(_ *testscript.TestScript, w *world, args []string) error {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	p := w.processes[args[0]]
+	if _, err := p.await(`(?s)(.*client connected){` + args[1] + `}`); err != nil {
+		return err
+	}
+	if got := strings.Count(p.stderr.String(), "client connected"); got != n {
+		return fmt.Errorf("%d clients connected", got)
+	}
+	return nil
 }
 
 func cmdFreePort(ts *testscript.TestScript, w *world, args []string) error {

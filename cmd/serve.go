@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -39,7 +41,9 @@ end; a second signal ends it at once.
 With --mirror a secondary fetches all that its primary serves into --root, joins as it fills, and follows what changes there. For that it has to
 trust the primary as kwikcp get does, such as by the pin in its URL.
 
-Without a join token only secondaries on the primary's own machine may join.`,
+Without a join token only secondaries on the primary's own machine may join.
+
+` + exitHelp(exitRefused, exitLocal),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "role", EnvVars: []string{"KWIKCP_ROLE"}, Usage: "`ROLE` of this server: primary or secondary"},
 			&cli.StringFlag{Name: "root", EnvVars: []string{"KWIKCP_ROOT"}, Value: ".", Usage: "serve the files below `DIR`"},
@@ -48,10 +52,12 @@ Without a join token only secondaries on the primary's own machine may join.`,
 			&cli.StringFlag{Name: "advertise", EnvVars: []string{"KWIKCP_ADVERTISE"}, Usage: "`ADDR`, ip:port, under which clients reach a secondary (default: the one that the primary sees)"},
 			&cli.StringFlag{Name: "join-token-file", EnvVars: []string{"KWIKCP_JOIN_TOKEN_FILE"}, Usage: "read the secret that secondaries prove to know from `FILE` (or set KWIKCP_JOIN_TOKEN)"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "a secondary trusts a primary with a certificate of an authority in `FILE` (PEM)"},
-			&cli.DurationFlag{Name: "drain-timeout", EnvVars: []string{"KWIKCP_DRAIN_TIMEOUT"}, Value: 30 * time.Second, Usage: "after SIGTERM give clients that only this server can serve `DURATION` to finish"},
+			secondsFlag("drain-timeout", 30*time.Second, "after SIGTERM give clients that only this server can serve `TIME` to finish"),
+			limitRateFlag("to all clients together"),
+			&cli.StringFlag{Name: "log-format", EnvVars: []string{"KWIKCP_LOG_FORMAT"}, Value: "text", Usage: "write the log as `FORMAT`: text, or json, one object a line"},
 			&cli.StringFlag{Name: "log-level", EnvVars: []string{"KWIKCP_LOG_LEVEL"}, Value: "info", Usage: "log `LEVEL` and above: debug, info, warn or error"},
 			&cli.BoolFlag{Name: "mirror", EnvVars: []string{"KWIKCP_MIRROR"}, Usage: "a secondary fetches all that its primary serves into --root, and what changes there"},
-			&cli.DurationFlag{Name: "mirror-interval", EnvVars: []string{"KWIKCP_MIRROR_INTERVAL"}, Value: time.Minute, Usage: "with --mirror, look for changes every `TIME`"},
+			secondsFlag("mirror-interval", time.Minute, "with --mirror, look for changes every `TIME`"),
 			&cli.BoolFlag{Name: "mirror-delete", EnvVars: []string{"KWIKCP_MIRROR_DELETE"}, Usage: "with --mirror, remove from --root what the primary does not have"},
 			stateDirFlag,
 		},
@@ -78,12 +84,13 @@ type serveCmd struct {
 	stateDir  string
 	policy    *trustPolicy
 	patience  time.Duration // with clients, when it is to stop
-	mirror    *mirrorPlan   // nil without --mirror
+	limit     *kwik.RateLimit
+	mirror    *mirrorPlan // nil without --mirror
 }
 
 func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	const help = "kwikcp serve --help shows both forms"
-	o := &serveCmd{t: t, root: c.String("root"), listen: c.String("listen"), patience: c.Duration("drain-timeout")}
+	o := &serveCmd{t: t, root: c.String("root"), listen: c.String("listen"), patience: seconds(c, "drain-timeout")}
 	if c.Args().Present() {
 		return nil, usageError{fmt.Errorf("serve takes no argument such as %q", c.Args().First()), "the directory to serve is --root DIR"}
 	}
@@ -112,17 +119,22 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
 		return nil, usageError{fmt.Errorf("there is no log level %q", c.String("log-level")), "debug, info, warn or error"}
 	}
-	o.log = slog.New(slog.NewTextHandler(t.stderr, &slog.HandlerOptions{Level: level}))
 	var err error
+	if o.log, err = newLog(t.stderr, c.String("log-format"), level); err != nil {
+		return nil, err
+	}
 	if text := c.String("primary"); text != "" {
 		if o.primary, err = parsePrimary(text); err != nil {
-			return nil, usageError{fmt.Errorf("--primary %q: %w", text, err), "host:port of the primary, or the URL that it printed"}
+			return nil, usageError{fmt.Errorf("--primary %q: %w", withoutSecret(text), err), "host:port of the primary, or the URL that it printed"}
 		}
 	}
 	if text := c.String("advertise"); text != "" {
 		if o.advertise, err = netip.ParseAddrPort(text); err != nil || o.advertise.Port() == 0 {
 			return nil, usageError{fmt.Errorf("--advertise %q is not ip:port", text), "such as 192.0.2.7:4433"}
 		}
+	}
+	if o.limit, err = rateLimit(c); err != nil {
+		return nil, err
 	}
 	if o.mirror, err = parseMirrorPlan(c, o.role); err != nil {
 		return nil, err
@@ -135,6 +147,17 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 	}
 	o.policy, err = newTrustPolicy(t, o.stateDir, c.String("cacert"))
 	return o, err
+}
+
+// newLog returns a log in one of two formats. Both escape what comes from the network.
+func newLog(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
+	switch options := (&slog.HandlerOptions{Level: level}); format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, usageError{fmt.Errorf("there is no log format %q", format), "text or json"}
 }
 
 func isPort(text string) bool {
@@ -160,6 +183,9 @@ func joinToken(c *cli.Context) ([]byte, error) {
 	if name != "" {
 		var err error
 		if token, err = os.ReadFile(name); err != nil {
+			if errors.Is(err, fs.ErrNotExist) && looksSecret(name) {
+				err = errors.New("there is no such file, and it looks like the secret itself, which has no place among arguments")
+			}
 			return nil, usageError{fmt.Errorf("--join-token-file: %w", err), "make one with: head -c 24 /dev/urandom | base64 > FILE"}
 		}
 	}
@@ -203,6 +229,9 @@ func (o *serveCmd) run(ctx context.Context) error {
 		return transfer.LocalError("print the URL", err)
 	}
 	o.log.Info("ready", "role", o.role.String(), "url", s.url.String(), "root", absolute(o.root))
+	if machine, err := inspectUDP(); err == nil && machine.Advice() != "" {
+		o.log.Warn(machine.Advice())
+	}
 	if s.noTrees != nil {
 		o.log.Info("no index of what was hashed before, files are hashed anew", "reason", s.noTrees)
 	}
@@ -250,7 +279,7 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	}
 	s.keepTrees()
 	conf := &kwik.Config{
-		QUIC: traced,
+		QUIC: traced, RateLimit: o.limit,
 		Role: o.role, OpenContent: s.files.OpenContent, StatelessResetKey: &reset,
 		OnMembership: func(id kwik.PathID, addr netip.AddrPort, reason error) {
 			if reason == nil {

@@ -30,12 +30,12 @@ func parseMirrorPlan(c *cli.Context, role kwik.ServerRole) (*mirrorPlan, error) 
 		}
 		return nil, nil
 	}
-	p := &mirrorPlan{interval: c.Duration("mirror-interval"), delete: c.Bool("mirror-delete")}
+	p := &mirrorPlan{interval: seconds(c, "mirror-interval"), delete: c.Bool("mirror-delete")}
 	switch {
 	case role != kwik.ServerRoleSecondary:
 		return nil, usageError{errors.New("--mirror is for secondaries"), help}
 	case p.interval <= 0:
-		return nil, usageError{errors.New("--mirror-interval must be more than 0"), "such as 1m"}
+		return nil, usageError{errors.New("--mirror-interval must be more than 0"), "such as 60 or 1m"}
 	}
 	return p, nil
 }

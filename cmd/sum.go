@@ -32,8 +32,9 @@ line break these are written \\ and \n, and the line begins with a backslash. "-
 
 The hash is what kwikcp get takes: --checksum blake3=HASH.
 
-Exit status: 0 every file was hashed; 2 usage; 3 a file does not exist; 7 a file could not be read; 130 or 143 interrupted. What
-can be hashed is, and the highest of these is the exit status.`,
+What is wrong with one file is said, and the others are hashed all the same; the exit status is the highest.
+
+` + exitHelp(exitNotFound, exitLocal),
 		Action: func(c *cli.Context) error {
 			names := c.Args().Slice()
 			if len(names) == 0 {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/term"
 
@@ -26,7 +27,8 @@ type trustPolicy struct {
 	known *trust.KnownHosts
 	roots *x509.CertPool // nil means the system's
 	// ask puts a question to the person at the terminal; nil if there is none.
-	ask func(question string) bool
+	ask    func(question string) bool
+	asking sync.Mutex // one question at a time
 }
 
 func newTrustPolicy(t *terminal, stateDir, cacert string) (*trustPolicy, error) {
@@ -127,7 +129,15 @@ func (e unknownHostError) refusal() refusedError {
 // put between two attempts and not during the handshake, which would time out meanwhile.
 func (p *trustPolicy) accepted(err error) bool {
 	e, ok := errors.AsType[unknownHostError](err)
-	if !ok || p.ask == nil || !p.ask(fmt.Sprintf("%s is not known. Its key has the pin %s. Trust it from now on?", e.hostport, e.pin)) {
+	if !ok || p.ask == nil {
+		return false
+	}
+	p.asking.Lock()
+	defer p.asking.Unlock()
+	if known, found, err := p.known.Lookup(e.hostport); err == nil && found && known == e.pin {
+		return true // the answer was given meanwhile, to another transfer's question
+	}
+	if !p.ask(fmt.Sprintf("%s is not known. Its key has the pin %s. Trust it from now on?", e.hostport, e.pin)) {
 		return false
 	}
 	p.record(e.hostport, e.pin)

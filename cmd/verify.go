@@ -27,13 +27,13 @@ printed on stdout, as START-END (both included, from 0) and what is wrong:
 
 Ranges are whole chunk groups (64 KiB in files up to 4 GiB). With --checksum as well no server is trusted for the content.
 
-Exit status: 0 it is the same; 1 other; 2 usage; 3 no such FILE, or none on the server; 4 server not trusted; 5 network; 6 it
-differs; 7 local file system; 130 or 143 interrupted.`,
+` + exitHelp(exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal),
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the hash that FILE should have, `blake3=HEX` as kwikcp sum and b3sum print it"},
 			&cli.StringFlag{Name: "from", EnvVars: []string{"KWIKCP_FROM"}, Usage: "compare with the file at `URL`"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
-			&cli.DurationFlag{Name: "connect-timeout", EnvVars: []string{"KWIKCP_CONNECT_TIMEOUT"}, Value: transfer.DefaultConnectTimeout, Usage: "give up if the server has not answered after `TIME`"},
+			ipv4Flag(), ipv6Flag(),
+			secondsFlag("connect-timeout", transfer.DefaultConnectTimeout, "give up if the server has not answered after `TIME`"),
 			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: []string{"KWIKCP_QUIET"}, Usage: "print nothing but errors"},
 			stateDirFlag,
@@ -65,7 +65,7 @@ func runVerify(c *cli.Context, t *terminal) error {
 	v := verdict{path: o.path}
 	if c.Bool("json") {
 		events := newEvents(t.stdout)
-		events.start(c.String("from"), o.path)
+		events.start(withoutSecret(c.String("from")), o.path)
 		if err == nil {
 			v, err = o.verify(c.Context, events)
 		}
@@ -101,12 +101,13 @@ type verifyCmd struct {
 	want           integrity.Root // without a URL
 	url            *transfer.URL  // of --from; nil without
 	connectTimeout time.Duration
+	family         kwik.AddressFamily
 	policy         *trustPolicy // with a URL
 }
 
 func parseVerify(c *cli.Context, t *terminal) (verifyCmd, error) {
 	const help = "kwikcp verify FILE --checksum blake3=HEX, or --from URL"
-	o := verifyCmd{path: c.Args().First(), connectTimeout: c.Duration("connect-timeout")}
+	o := verifyCmd{path: c.Args().First(), connectTimeout: seconds(c, "connect-timeout")}
 	switch {
 	case c.Args().Len() == 0:
 		return o, usageError{errors.New("verify needs a file"), help}
@@ -118,13 +119,16 @@ func parseVerify(c *cli.Context, t *terminal) (verifyCmd, error) {
 		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
 	}
 	var err error
+	if o.family, err = family(c); err != nil {
+		return o, err
+	}
 	if c.String("from") == "" {
 		o.want, err = parseChecksum(c.String("checksum"))
 		return o, err
 	}
 	u, err := transfer.ParseURL(c.String("from"))
 	if err != nil {
-		return o, usageError{fmt.Errorf("--from %q is not the URL of a file: %w", c.String("from"), err), help}
+		return o, usageError{fmt.Errorf("--from %q is not the URL of a file: %w", withoutSecret(c.String("from")), err), help}
 	}
 	if err := expect(&u, c.String("checksum")); err != nil {
 		return o, err
@@ -183,7 +187,7 @@ func (o verifyCmd) compare(ctx context.Context, file transfer.File, report trans
 	}
 	options := transfer.CompareOptions{
 		URL: *o.url, TLS: o.policy.config(*o.url), File: file, Name: o.path, ConnectTimeout: o.connectTimeout,
-		KWIK: &kwik.Config{QUIC: traced},
+		KWIK: &kwik.Config{QUIC: traced, Family: o.family},
 	}
 	c, err := transfer.Compare(ctx, options, report)
 	if err != nil && o.policy.accepted(err) {

@@ -27,12 +27,13 @@ type view struct {
 	bar   *progressbar.ProgressBar // nil where stderr is no terminal, and before the manifest or the first bytes
 	draws bool                     // stderr is a terminal
 	name  string
-	note  string                 // a line under the bar; empty for none
 	addrs map[kwik.PathID]string // of the servers
 	// columns returns the width of the terminal, which may change.
 	columns func() int
 	above   string    // a line over the bar; empty for none
-	lines   int       // that the last drawing took
+	widths  []int     // of the lines of the last drawing, in columns
+	drew    time.Time // when that was
+	barFor  int       // the width of the terminal that the bar was made for
 	last    time.Time // of the newest plain line
 }
 
@@ -52,8 +53,9 @@ func (v *view) hashed(what string, bytes, total int64) {
 	case v.quiet:
 	case v.bar != nil: // bytes come already
 		v.above = text
-	case v.draws:
+	case v.draws && v.due():
 		v.draw([]string{text})
+	case v.draws:
 	case time.Since(v.last) >= plainEvery:
 		v.plain(text)
 	}
@@ -72,12 +74,13 @@ func (v *view) Manifest(m transfer.Manifest) {
 	v.begin(m.Size)
 }
 
-// begin makes the bar of a transfer of so many bytes.
+// begin makes the bar of a transfer of so many bytes, for the terminal as it is now.
 func (v *view) begin(total int64) {
+	v.barFor = v.columns()
 	v.bar = progressbar.NewOptions64(max(total, 1),
 		progressbar.OptionSetWriter(io.Discard),                                          // it makes the line; draw puts it on the terminal
 		progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), // ours know what was there before
-		progressbar.OptionSetWidth(max(3, min(40, v.columns()-52))),
+		progressbar.OptionSetWidth(max(3, min(40, v.barFor-52))),
 		progressbar.OptionSetTheme(progressbar.Theme{Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]"}),
 	)
 	v.bar.RenderBlank()
@@ -139,17 +142,16 @@ func (v *view) Progress(p transfer.Progress) {
 	}
 	switch {
 	case v.quiet:
+	case v.bar != nil && !v.due():
 	case v.bar != nil:
-		if total := max(p.Total, 1); v.bar.GetMax64() != total { // of a range it is less than the file
-			v.bar.ChangeMax64(total)
+		if v.bar.GetMax64() != max(p.Total, 1) || v.columns() != v.barFor { // of a range it is less than the file
+			v.begin(p.Total)
 		}
 		v.bar.Set64(min(p.Bytes, p.Total-1)) // the bar stops at its maximum; end draws over it
 		lines := []string{strings.Trim(v.bar.String(), "\r ") + v.figures(p)}
-		if v.note != "" {
-			lines = append(lines, v.note)
-		}
-		for _, s := range p.Servers[:min(len(p.Servers), maxServerLines)] {
-			lines = append(lines, serverLine(s, p.Total, v.columns()))
+		shown := p.Servers[:min(len(p.Servers), maxServerLines)]
+		for _, s := range shown {
+			lines = append(lines, serverLine(s, p.Total, v.columns(), addressWidth(shown, v.columns())))
 		}
 		if v.above != "" {
 			lines = append([]string{v.above}, lines...)
@@ -168,25 +170,55 @@ func (v *view) figures(p transfer.Progress) string {
 	}
 	text += ", " + rate(p.Rate)
 	if p.ETA >= 0 && p.Bytes < p.Total {
-		text += fmt.Sprintf(", %v left", p.ETA.Round(time.Second))
+		text += ", " + remaining(p.ETA)
+		if v.columns() >= 60 {
+			text += " left"
+		}
 	}
 	return text
 }
 
-// serverLine says what a server does, in fewer words where the terminal is narrow.
-func serverLine(s transfer.ServerStatus, total int64, width int) string {
-	line := fmt.Sprintf(" %s %s %.0f%% %s", s.Addr, size(s.Bytes), percent(s.Bytes, total), rate(s.Rate))
-	if width >= 64 {
-		line = wideServerLine(s, total)
+// remaining writes a time in no more units than matter.
+func remaining(d time.Duration) string {
+	if d >= time.Hour {
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
 	}
-	if s.State != transfer.ServerJoined {
-		line += " " + string(s.State)
-	}
-	return line
+	return d.Round(time.Second).String()
 }
 
-func wideServerLine(s transfer.ServerStatus, total int64) string {
-	return fmt.Sprintf("  %-9s %-21s %9s %3.0f%% %11s", s.Role, s.Addr, size(s.Bytes), percent(s.Bytes, total), rate(s.Rate))
+// wideLine is from how many columns on there is room for all that there is to say about a server.
+const wideLine = 76
+
+// addressWidth returns how many columns the addresses of servers get.
+func addressWidth(servers []transfer.ServerStatus, columns int) int {
+	longest := 0
+	for _, s := range servers {
+		longest = max(longest, len(s.Addr))
+	}
+	return min(longest, max(21, columns-55))
+}
+
+// serverLine says what a server does. Where the terminal is narrow it says less: of a long address the end, no role, no share, and no state
+// that is as it should be.
+func serverLine(s transfer.ServerStatus, total int64, columns, address int) string {
+	if columns >= wideLine {
+		return fmt.Sprintf("  %-9s %-*s %9s %3.0f%% %11s  %s", s.Role, address, ending(s.Addr, address), size(s.Bytes), percent(s.Bytes, total), rate(s.Rate), s.State)
+	}
+	figures := " " + size(s.Bytes) + " "
+	if s.State == transfer.ServerJoined {
+		figures += rate(s.Rate)
+	} else {
+		figures += string(s.State)
+	}
+	return " " + ending(s.Addr, columns-2-len(figures)) + figures
+}
+
+// ending returns text, or its end if it is longer than so many columns. At least a few are left of it.
+func ending(text string, columns int) string {
+	if columns = max(columns, 8); len(text) <= columns {
+		return text
+	}
+	return ".." + text[len(text)-columns+2:]
 }
 
 func percent(part, total int64) float64 {
@@ -201,32 +233,46 @@ func (v *view) plain(text string) {
 	v.t.printf("%s", text)
 }
 
+// redrawEvery is how often there is a new drawing at most.
+const redrawEvery = 100 * time.Millisecond
+
+// due reports whether the last drawing is old enough for another. Clocks and timers are not exact, so a little is let pass.
+func (v *view) due() bool { return time.Since(v.drew) >= redrawEvery-5*time.Millisecond }
+
 // draw replaces what was drawn before.
 func (v *view) draw(lines []string) {
 	width := v.columns() - 1
 	var b strings.Builder
 	b.WriteString(v.eraser())
+	v.widths = v.widths[:0]
 	for _, line := range lines {
 		runes := []rune(oneLine(line))
-		b.WriteString(string(runes[:min(len(runes), width)]))
+		runes = runes[:min(len(runes), width)]
+		v.widths = append(v.widths, len(runes))
+		b.WriteString(string(runes))
 		b.WriteString("\n")
 	}
-	v.lines = len(lines)
+	v.drew = time.Now()
 	io.WriteString(v.t.stderr, b.String())
 }
 
 // clear removes what was drawn, so that a line can be printed.
 func (v *view) clear() {
 	io.WriteString(v.t.stderr, v.eraser())
-	v.lines = 0
+	v.widths = v.widths[:0]
 }
 
-// eraser returns the sequence that goes up to the first drawn line and erases from there on (ECMA-48 CUU, ED).
+// eraser returns the sequence that goes up to the first drawn line and erases from there on (ECMA-48 CUU, ED). A terminal that became
+// narrower shows a line in several rows.
 func (v *view) eraser() string {
-	if v.lines == 0 {
+	if len(v.widths) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("\x1b[%dA\r\x1b[J", v.lines)
+	rows, columns := 0, max(v.columns(), 1)
+	for _, width := range v.widths {
+		rows += max(1, (width+columns-1)/columns)
+	}
+	return fmt.Sprintf("\x1b[%dA\r\x1b[J", rows)
 }
 
 // end removes the drawing; the command's last line takes its place.

@@ -100,6 +100,59 @@ func TestViewWidth(t *testing.T) {
 	}
 }
 
+// A terminal whose width changes has one drawing on it, of its width.
+func TestViewResized(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(200)
+		v := newView(&terminal{stderr: s}, false, "f")
+		v.draws, v.columns = true, func() int { return s.columns }
+		v.t.printf("before")
+		v.Manifest(transfer.Manifest{Size: 1 << 40})
+		servers := []transfer.ServerStatus{
+			{Role: kwik.ServerRolePrimary, Addr: "192.0.2.100:65535", State: transfer.ServerJoined, Bytes: 1 << 39, Rate: 1e9},
+			{Role: kwik.ServerRoleSecondary, Addr: "[2001:db8:1111:2222:3333:4444:5555:6666]:65535", State: transfer.ServerStalled, Bytes: 1 << 38, Rate: 1e9},
+		}
+		for i, columns := range []int{200, 80, 40, 20, 40, 80, 200} {
+			s.resize(columns)
+			v.Progress(transfer.Progress{Bytes: int64(i+1) << 35, Total: 1 << 40, Rate: 1e9, ETA: time.Hour, Servers: servers})
+			time.Sleep(redrawEvery)
+			lines := strings.Split(s.String(), "\n")
+			if len(lines) != 4 || lines[0] != "kwikcp: before" || !strings.Contains(lines[1], "[") || s.strange != "" || s.wrapped {
+				t.Errorf("%d columns: %s\n%s", columns, s.strange, s)
+			}
+			if columns >= 40 && (!strings.Contains(lines[1], "1h0m") || !strings.HasSuffix(lines[3], "stalled") || !strings.Contains(lines[3], ":65535") || !strings.Contains(lines[2], "192.0.2.100:65535")) {
+				t.Errorf("%d columns: something is not to be seen:\n%s", columns, s)
+			}
+			t.Logf("%d columns:\n%s", columns, s)
+		}
+		v.end()
+		if s.String() != "kwikcp: before" {
+			t.Errorf("left:\n%s", s)
+		}
+	})
+}
+
+// However often the transfer reports, there are ten drawings a second.
+func TestViewRedraws(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var stderr bytes.Buffer
+		v := newView(&terminal{stderr: &stderr}, false, "f")
+		v.draws, v.columns = true, func() int { return 80 }
+		for i := range int64(100) {
+			v.Checking(i, 100)
+			time.Sleep(10 * time.Millisecond)
+		}
+		v.Manifest(transfer.Manifest{Size: 1 << 20})
+		for i := range int64(100) {
+			v.Progress(transfer.Progress{Bytes: i, Total: 1 << 20})
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := strings.Count(stderr.String(), "\n"); n < 18 || n > 20 {
+			t.Errorf("%d drawings in two seconds", n)
+		}
+	})
+}
+
 func TestViewPlain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var stderr bytes.Buffer
@@ -167,6 +220,16 @@ func TestViewOfARange(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestRemaining(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 1499 * time.Millisecond: "1s", 90 * time.Second: "1m30s", time.Hour: "1h0m", 100*time.Hour + 29*time.Second: "100h0m",
+	} {
+		if got := remaining(d); got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
 }
 
 func TestSummary(t *testing.T) {

@@ -36,6 +36,7 @@ type streamAggregator struct {
 	// reorderTimeout bounds the wait for the bytes of a hole in a pushed stream.
 	reorderTimeout time.Duration
 	recovery       RecoveryPolicy
+	pace           *RateLimit // nil for none
 
 	// What the aggregator needs of its session, as functions. tell must not block. hope reports whether a source may
 	// still come that is not there now. ban is called without the lock.
@@ -88,7 +89,7 @@ const (
 func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment uint64, descriptor []byte, c *Config) *streamAggregator {
 	a := &streamAggregator{
 		id: id, units: u, alignment: alignment, descriptor: descriptor, horizon: u.total,
-		window: c.ReorderWindow, timeout: c.SourceTimeout, reorderTimeout: c.ReorderTimeout, recovery: c.Recovery,
+		window: c.ReorderWindow, timeout: c.SourceTimeout, reorderTimeout: c.ReorderTimeout, recovery: c.Recovery, pace: c.RateLimit,
 		offsets: newOffsetManager(ConflictResolutionFirstWins),
 		sched:   newScheduler(u, u.total),
 		sources: make(map[PathID]*source),

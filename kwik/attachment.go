@@ -23,7 +23,8 @@ type attachment struct {
 	descriptor []byte
 	ctx        context.Context
 	cancel     context.CancelFunc
-	wake       chan struct{} // has an element after grants came
+	wake       chan struct{}    // has an element after grants came
+	offer      *AggregateStream // what the client was offered; nil on a secondary
 
 	mu    sync.Mutex
 	queue []*extent // the first is being written, if writing
@@ -241,7 +242,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (int64, error) 
 		if s.offset >= end {
 			return s.offset, s.close("")
 		}
-		next := a.units.cut(s.offset, a.frameSize(), end)
+		from, next := s.offset, a.units.cut(s.offset, a.frameSize(), end)
 		if err := s.writeFrom(content, b, int(next-s.offset)); err != nil {
 			if lack, ok := errors.AsType[*Lack](err); ok {
 				a.lack(lack) // before the client notices that its grant ends early
@@ -252,6 +253,9 @@ func (a *attachment) write(e *extent, content Content, b *block) (int64, error) 
 				s.close(printable(err.Error()))
 			}
 			return s.offset, err
+		}
+		if a.offer != nil {
+			a.offer.sent.Add(s.offset - from)
 		}
 	}
 }

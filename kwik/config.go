@@ -27,11 +27,21 @@ type Config struct {
 	// Now is the wall clock, for the dates of tickets. Nil means time.Now.
 	Now func() time.Time
 
+	// RateLimit bounds what aggregate streams take up of the network: on a client over all servers, on a server over all clients. Nil
+	// means no limit. A client that has one opens one connection to each server, unless ConnectionsPerServer says otherwise.
+	RateLimit *RateLimit
+
 	// ---- clients
 
 	// ListenPacket makes the socket of the path to a secondary, which the session closes. Nil means a UDP socket of
 	// the system at any port.
 	ListenPacket func(ctx context.Context, remote netip.AddrPort) (net.PacketConn, error)
+
+	// Family restricts a client to addresses of one family, the primary's and those that it names of secondaries.
+	Family AddressFamily
+
+	// LookupIP finds the addresses of a host for DialAddr. Nil means the system's resolver.
+	LookupIP LookupFunc
 
 	// ConnectionsPerServer is how many paths the client has to each server, 16 at most. 0 means one, and up to four while a path is
 	// limited by loss and not by its link.
@@ -137,6 +147,9 @@ func (c *Config) populate() *Config {
 	if p.ListenPacket == nil {
 		p.ListenPacket = listenUDP
 	}
+	if p.LookupIP == nil {
+		p.LookupIP = net.DefaultResolver.LookupNetIP
+	}
 	if p.LocalAddresses == nil {
 		p.LocalAddresses = systemAddresses
 	}
@@ -151,6 +164,10 @@ func (c *Config) populate() *Config {
 	p.ReorderWindow = max(p.ReorderWindow, minReorderWindow)
 	setDefault(&p.SourceTimeout, 10*time.Second)
 	setDefault(&p.ReorderTimeout, 30*time.Second)
+	if p.RateLimit != nil {
+		setDefault(&p.ConnectionsPerServer, 1) // more would not make it faster
+		setDefault(&p.SecondaryStreams.BufferSize, p.RateLimit.bufferSize())
+	}
 	p.SecondaryStreams = p.SecondaryStreams.populate()
 	p.Recovery.Mapping = p.Recovery.Mapping.populate()
 	setDefault(&p.MaxSessions, 1024)
@@ -165,6 +182,12 @@ func (c *Config) populate() *Config {
 // secondary may open a few, only to see them reset.
 func (c *Config) clientQUIC(role ServerRole) *quic.Config {
 	q := c.QUIC.Clone()
+	if c.RateLimit != nil {
+		// The connection's window is what bounds the bytes that have come and were not taken. It grows by itself with the round-trip
+		// time. A stream's window must not, for it would take the connection's along.
+		setDefault(&q.InitialConnectionReceiveWindow, c.RateLimit.window())
+		setDefault(&q.MaxStreamReceiveWindow, 4<<20)
+	}
 	setDefault(&q.InitialStreamReceiveWindow, 4<<20)
 	setDefault(&q.MaxStreamReceiveWindow, 8<<20)
 	setDefault(&q.InitialConnectionReceiveWindow, 8<<20)

@@ -33,14 +33,14 @@ func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.
 }
 
 // DialAddr connects to a primary at host:port, through a socket of its own (Config.ListenPacket). If the host has
-// several addresses they are tried in order, each a quarter of a second after the one before (RFC 8305), and the
-// first that answers wins.
+// several addresses they are tried in order, IPv6 and IPv4 in turn, each a quarter of a second after the one before or as soon
+// as that has failed (RFC 8305); the first that finishes its handshake wins, and the others are given up.
 func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
-	addrs, err := resolve(ctx, addr)
+	c := conf.populate()
+	addrs, err := c.resolve(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
-	c := conf.populate()
 	tlsConf = tlsConf.Clone()
 	if tlsConf == nil {
 		tlsConf = &tls.Config{}
@@ -53,30 +53,6 @@ func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *Confi
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	return startClient(ctx, d, tlsConf, c)
-}
-
-// resolve returns the IP addresses of host:port, in the order in which to try them.
-func resolve(ctx context.Context, addr string) ([]netip.AddrPort, error) {
-	host, service, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, err
-	}
-	port, err := net.DefaultResolver.LookupPort(ctx, "udp", service)
-	if err != nil {
-		return nil, err
-	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return []netip.AddrPort{netip.AddrPortFrom(ip.Unmap(), uint16(port))}, nil
-	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, err
-	}
-	addrs := make([]netip.AddrPort, len(ips))
-	for i, ip := range ips {
-		addrs[i] = netip.AddrPortFrom(ip.Unmap(), uint16(port))
-	}
-	return addrs, nil
 }
 
 func startClient(ctx context.Context, d dialled, tlsConf *tls.Config, c *Config) (*ClientSession, error) {

@@ -88,7 +88,7 @@ func (in *intake) mayTake(n int) error {
 func (in *intake) piece(end int64) error {
 	b := newBlock(int(end - in.off))
 	for p := b.data; len(p) > 0; {
-		n, err := in.frames.Read(p)
+		n, err := in.frames.Read(p[:in.a.pace.cut(len(p))])
 		in.arrived(n)
 		if p = p[n:]; err != nil && len(p) > 0 {
 			b.release()
@@ -124,10 +124,16 @@ func (in *intake) handOver(b *block) error {
 	return err
 }
 
-// arrived counts payload as it arrives.
+// arrived counts payload as it arrives, and waits where that is more than the limit allows: nothing more is read meanwhile, which holds
+// the source up and is not its fault. Whoever ends the stream ends the wait.
 func (in *intake) arrived(n int) {
 	in.src.received.Add(int64(n))
 	in.info.received.Add(int64(n))
+	if in.a.pace != nil {
+		in.src.placing.Add(1)
+		defer in.src.placing.Add(-1)
+		in.a.pace.wait(in.a.ctx, n)
+	}
 }
 
 // drop gives up what was gathered.

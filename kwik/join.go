@@ -139,7 +139,7 @@ func (l *Listener) keep(conn *quic.Conn) bool {
 
 // dialPrimary tries the addresses of host:port in order, through the listener's socket.
 func (l *Listener) dialPrimary(ctx context.Context, primary string, tlsConf *tls.Config) (*quic.Conn, netip.AddrPort, error) {
-	addrs, err := resolve(ctx, primary)
+	addrs, err := l.config.resolve(ctx, primary)
 	if err != nil {
 		return nil, netip.AddrPort{}, err
 	}

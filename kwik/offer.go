@@ -3,6 +3,7 @@ package kwik
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -33,6 +34,22 @@ type AggregateStream struct {
 	content contentID
 	ctx     context.Context
 	cancel  context.CancelFunc
+	sent    atomic.Int64 // payload that this server wrote, bytes
+}
+
+// Sent returns how many bytes of the stream this server itself has sent; not in the pushed model.
+func (o *AggregateStream) Sent() int64 { return o.sent.Load() }
+
+// Secondaries returns how many secondaries clients are told of now. Which of them deliver only a client knows.
+func (s *ServerSession) Secondaries() (n int) {
+	s.listener.mu.Lock()
+	defer s.listener.mu.Unlock()
+	for _, m := range s.listener.members.all() {
+		if m.id != primaryPathID {
+			n++
+		}
+	}
+	return n
 }
 
 // StreamID returns the id under which the client accepts the stream.

@@ -22,8 +22,9 @@ const (
 type secondaryStream struct {
 	stream *quic.SendStream
 	kwikID StreamID
-	offset int64  // of the next byte in the KWIK stream
-	opened []byte // OPEN, until the first write takes it along
+	offset int64      // of the next byte in the KWIK stream
+	opened []byte     // OPEN, until the first write takes it along
+	limit  *RateLimit // of the listener; nil for none
 }
 
 // openSecondaryStream opens the stream that answers a grant, from offset on. Nothing is sent before the first write.
@@ -39,7 +40,7 @@ func (s *ServerSession) openSecondaryStream(ctx context.Context, kwikID StreamID
 		stream.CancelWrite(StreamErrorCode(NoError))
 		return nil, err
 	}
-	return &secondaryStream{stream: stream, kwikID: kwikID, offset: offset, opened: opened}, nil
+	return &secondaryStream{stream: stream, kwikID: kwikID, offset: offset, opened: opened, limit: s.listener.config.RateLimit}, nil
 }
 
 // writeFrom sends n bytes of r, from the stream's offset on, as one DATA frame. b is scratch; the payload is read into
@@ -62,8 +63,15 @@ func (s *secondaryStream) writePayload(b *block, n int) error {
 	s.opened = nil
 	start := blockHeadroom - len(head)
 	copy(b.room[start:], head)
-	if _, err := s.stream.Write(b.room[start : blockHeadroom+n]); err != nil {
-		return err
+	for frame := b.room[start : blockHeadroom+n]; len(frame) > 0; {
+		k := s.limit.cut(len(frame))
+		if err := s.limit.wait(s.stream.Context(), k); err != nil {
+			return err
+		}
+		if _, err := s.stream.Write(frame[:k]); err != nil {
+			return err
+		}
+		frame = frame[k:]
 	}
 	s.offset += int64(n)
 	return nil

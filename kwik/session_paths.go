@@ -179,7 +179,7 @@ func (s *ClientSession) roomForServer() bool {
 // can reach.
 func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
 	ip := addr.Addr().Unmap()
-	if addr.Port() == 0 || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+	if addr.Port() == 0 || !s.config.Family.has(ip) || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
 		return false
 	}
 	if !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {

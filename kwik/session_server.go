@@ -314,6 +314,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 		return nil
 	}
 	a := newAttachment(s, id, u, o.GetDescriptor_())
+	a.offer = s.offers[id]
 	s.attached[id] = a
 	s.wg.Go(a.run)
 	return nil

@@ -12,7 +12,7 @@ type source struct {
 	rtt      func() time.Duration
 	received atomic.Int64 // payload bytes that arrived
 	counted  atomic.Int64 // bytes that counted, since the secondary stream handler last asked
-	placing  atomic.Int32 // deliveries under way: what the source does meanwhile is not its fault
+	placing  atomic.Int32 // deliveries under way, or held up by a limit: what the source does meanwhile is not its fault
 	accepted int64        // bytes that counted; guarded by the aggregator's lock
 	earlier  int64        // payload bytes that arrived before it was attached this time; guarded likewise
 	before   int64        // of those that counted, the ones before it was attached this time; guarded likewise

@@ -35,16 +35,19 @@ type inquiry struct {
 	timeout time.Duration // until the first answer
 	kwik    *kwik.Config
 	dial    DialFunc
+	pool    *Pool // nil: each attempt has a session of its own
 
 	observer *observer
 
 	// Of the present attempt:
 	start    time.Time
 	session  *kwik.ClientSession
+	release  func(failed bool)      // gives the session back to the pool
 	manifest Manifest               // its root is zero before the tree is complete
 	growing  *integrity.GrowingTree // what is there of the tree
 	tree     *integrity.Tree        // nil before it is complete
 	stream   kwik.StreamID          // of the content; nothing moves before it is read
+	taken    bool                   // the stream was accepted, and whoever did that closes it
 	answer   *bufio.Reader          // of the stream below
 	asked    *kwik.Stream
 }
@@ -66,23 +69,51 @@ func newInquiry(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.Co
 // open connects and asks. After success the session is open, and the caller's to close. There is a tree unless the primary is still
 // hashing the file.
 func (q *inquiry) open(ctx context.Context) error {
-	q.start, q.tree = time.Now(), nil
+	q.start, q.tree, q.growing, q.stream, q.taken, q.asked = time.Now(), nil, nil, 0, false, nil
 	if err := q.connect(ctx); err != nil {
 		return err
 	}
 	if err := q.ask(ctx); err != nil {
-		q.close()
+		q.close(err)
 		return err
 	}
 	return nil
 }
 
-func (q *inquiry) close() { q.session.CloseWithError(kwik.ApplicationErrorCode(kwik.NoError), "") }
+// close ends the session, or gives it back to the pool. err is what the attempt ended with: a session that met an error of the network is not
+// used again.
+func (q *inquiry) close(err error) {
+	if q.release == nil {
+		q.session.CloseWithError(kwik.ApplicationErrorCode(kwik.NoError), "")
+		return
+	}
+	if q.asked != nil {
+		q.asked.CancelRead(kwik.StreamErrorCode(kwik.NoError)) // no effect on an answer that was read to its end
+	}
+	if q.stream != 0 && !q.taken { // or the server would keep the offer as long as the session lives
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if stream, err := q.session.AcceptAggregate(ctx, q.stream); err == nil {
+			stream.Close()
+		}
+	}
+	e, ok := errors.AsType[*Error](err)
+	q.release(ok && e.Kind == KindNetwork)
+}
 
 func (q *inquiry) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
-	session, err := q.dial(ctx, q.url.Host, q.tls, patient(q.kwik, q.timeout))
+	dial := func() (*kwik.ClientSession, error) {
+		return q.dial(ctx, q.url.Host, q.tls, patient(q.kwik, q.timeout))
+	}
+	var session *kwik.ClientSession
+	var err error
+	if q.pool != nil {
+		session, q.release, err = q.pool.take(ctx, poolKeyOf(q.url), dial)
+	} else {
+		session, err = dial()
+	}
 	if err != nil {
 		if _, silent := errors.AsType[*quic.IdleTimeoutError](err); silent {
 			err = &quic.HandshakeTimeoutError{} // there was no connection yet that could have fallen idle

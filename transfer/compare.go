@@ -71,7 +71,7 @@ func Compare(ctx context.Context, o CompareOptions, report Reporter) (c Comparis
 		return c, err
 	}
 	err = q.complete(ctx, nil)
-	q.close() // the rest is between the tree and the disk
+	q.close(err) // the rest is between the tree and the disk
 	if err != nil {
 		return c, err
 	}

@@ -101,6 +101,16 @@ func (s *Server) open(ctx context.Context, r kwik.ContentRequest, who asker) (co
 		s.log.Warn("stale file: not of the size that the primary serves", "path", d.path, "size", c.version.size, "primary_size", r.Size)
 		return nil, errNoContent
 	}
+	if who == askedOfSecondary && r.Session != nil { // a primary tells of its clients' requests
+		log, start := s.log.With("client", r.Session.RemoteAddr().String(), "session", r.Session.ID().String()[:8], "path", d.path), time.Now()
+		c.closed = func(bytes int64, err error) {
+			outcome := "done"
+			if err != nil {
+				outcome = err.Error()
+			}
+			log.Info("served", "bytes", bytes, "seconds", time.Since(start).Seconds(), "outcome", outcome)
+		}
+	}
 	return c, nil
 }
 
@@ -157,6 +167,10 @@ type fileContent struct {
 	version fileVersion     // when it was opened
 	want    *integrity.Root // nil if it was not known then
 	entry   *indexEntry     // what this server knows, or is about to know, of the file of that path; may be nil
+
+	closed func(bytes int64, err error) // told how many bytes were read, and what the last reading met; may be nil
+	bytes  int64
+	err    error
 }
 
 // has reports whether this server knows that it had what is wanted when it hashed it.
@@ -174,8 +188,14 @@ func (c *fileContent) stale() bool {
 // ReadAt reads whole chunk groups of the version that is wanted. If the file was written to, moved, replaced or had its mode changed since
 // it was opened or hashed, its bytes are served as long as they are still those of the tree, and are an error otherwise, so that a reader never
 // sees a mixture.
-func (c *fileContent) ReadAt(p []byte, off int64) (int, error) {
-	n, err := c.file.ReadAt(p, off)
+func (c *fileContent) ReadAt(p []byte, off int64) (n int, err error) {
+	defer func() {
+		c.bytes += int64(n)
+		if c.err = nil; n < len(p) {
+			c.err = err
+		}
+	}()
+	n, err = c.file.ReadAt(p, off)
 	switch {
 	case c.stale():
 		return 0, errChanged
@@ -194,4 +214,10 @@ func (c *fileContent) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-func (c *fileContent) Close() error { return c.file.Close() }
+// Close closes the file.
+func (c *fileContent) Close() error {
+	if c.closed != nil {
+		c.closed(c.bytes, c.err)
+	}
+	return c.file.Close()
+}

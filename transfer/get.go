@@ -45,15 +45,24 @@ type GetOptions struct {
 	// further one, up to MaxRetryDelay.
 	RetryDelay time.Duration
 
+	// MaxTime bounds each attempt; 0 means that nothing does. One that takes longer ends with a *TimeLimitError, and may be
+	// retried like one that met an error of the network.
+	MaxTime time.Duration
+	// RetryMaxTime is for how long after the start of the first attempt another may begin; 0 means for ever.
+	RetryMaxTime time.Duration
+
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.Config
 	// Dial connects to the primary; nil means kwik.DialAddr.
 	Dial DialFunc
+	// Pool shares the session with other transfers; nil means that this one has its own. TLS and KWIK must be the same for all from one
+	// server.
+	Pool *Pool
 	// OpenDir opens the target's directory; nil means OpenDir.
 	OpenDir func(path string) (Dir, error)
 }
 
-// Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its errors are *Error, or the
+// Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its errors are *Error, *TimeLimitError, or the
 // cause of ctx if that ended. After an error what stood at the target stands there still; beside it there may be a part file
 // (Result.Kept), and another Get to the same target fetches only what that lacks.
 func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
@@ -61,6 +70,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 		o.OpenDir = OpenDir
 	}
 	g := &get{GetOptions: o, inquiry: newInquiry(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
+	g.pool = o.Pool
 	start := time.Now()
 	err := g.run(ctx, g.attempt)
 	g.result.Seconds = time.Since(start).Seconds()
@@ -108,7 +118,7 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 			g.result.Kept = g.part.leave()
 		}()
 	}
-	if err := g.retry(ctx, func() error { return attempt(ctx) }); err != nil {
+	if err := g.retry(ctx, attempt); err != nil {
 		return err
 	}
 	if g.Output != nil {
@@ -131,11 +141,11 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 }
 
 // attempt fetches what is not there yet.
-func (g *get) attempt(ctx context.Context) error {
+func (g *get) attempt(ctx context.Context) (err error) {
 	if err := g.open(ctx); err != nil {
 		return err
 	}
-	defer g.close()
+	defer func() { g.close(err) }()
 	if g.tree == nil && g.mayBegin() {
 		return g.copyCold(ctx)
 	}
@@ -194,6 +204,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Stre
 	if err != nil {
 		return NetworkError(op, err)
 	}
+	g.taken = true
 	defer stream.Close()
 	if stream.Size() != g.manifest.Size {
 		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", stream.Size(), g.manifest.Size)}
@@ -222,7 +233,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Stre
 		_, err = stream.CopyTo(ctx, g.part)
 	} else {
 		defer context.AfterFunc(ctx, func() { stream.Close() })()
-		err = copyInOrder(g.Output, stream)
+		err = copyInOrder(ctx, g.Output, stream)
 	}
 	stats := stream.Stats()
 	g.see(stop(), stats)
@@ -253,13 +264,22 @@ func (g *get) proof(verify verifyFunc) kwik.ProofFunc {
 	}
 }
 
+// A ContextWriter is an Output whose writes may take for ever, and give up when a context ends.
+type ContextWriter interface {
+	WriteContext(ctx context.Context, p []byte) (int, error)
+}
+
 // copyInOrder copies a stream to a writer.
-func copyInOrder(w io.Writer, stream *kwik.Stream) error {
+func copyInOrder(ctx context.Context, w io.Writer, stream *kwik.Stream) error {
+	write := w.Write
+	if patient, ok := w.(ContextWriter); ok {
+		write = func(p []byte) (int, error) { return patient.WriteContext(ctx, p) }
+	}
 	buf := make([]byte, 256<<10)
 	for {
 		n, err := stream.Read(buf)
 		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
+			if _, err := write(buf[:n]); err != nil {
 				return LocalError("write the output", err)
 			}
 		}

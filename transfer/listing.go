@@ -181,7 +181,7 @@ func List(ctx context.Context, o ListOptions, entry func(e Entry, root *Manifest
 	if err := q.connect(ctx); err != nil {
 		return err
 	}
-	defer q.close()
+	defer func() { q.close(err) }()
 	order, after := treeOrder{}, ""
 	for {
 		p, err := q.list(ctx, after, !o.Recursive)
@@ -214,7 +214,7 @@ func (q *inquiry) tell(ctx context.Context, entries []Entry, roots bool, entry f
 			if err != nil {
 				return err
 			}
-			q.release(stream)
+			releaseStream(stream)
 			for _, f := range b.files {
 				if f.tree != nil {
 					manifests[f.entry.Path] = &f.manifest

@@ -51,9 +51,9 @@ type MirrorOptions struct {
 	// Quick takes a file for up to date that has the size and time of the source's, without asking for its hash. It is for one who
 	// mirrored the tree before and compared it then.
 	Quick bool
-	// Retries is how many times the mirror is tried again after an error of KindNetwork, RetryDelay the pause before it as in GetOptions.
-	Retries    int
-	RetryDelay time.Duration
+	// Retries is how many times the mirror is tried again after an error of KindNetwork; the others are as in GetOptions.
+	Retries                           int
+	RetryDelay, MaxTime, RetryMaxTime time.Duration
 	// OpenTree opens Target; nil means OpenTree.
 	OpenTree func(path string, create bool) (TreeDir, error)
 }
@@ -184,22 +184,8 @@ func (m *mirror) all(ctx context.Context) error {
 		}
 		defer m.unlock()
 	}
-	for n := 1; ; n++ {
-		err := m.attempt(ctx)
-		e, ok := errors.AsType[*Error](err)
-		if n > m.Retries || ctx.Err() != nil || !ok || e.Kind != KindNetwork {
-			return err
-		}
-		delay := retryDelay(n, m.RetryDelay)
-		m.observer.retry(Retry{Attempt: n, Of: m.Retries, Delay: delay, Err: err})
-		pause := time.NewTimer(delay)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-			return err
-		}
-	}
+	p := persistence{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
+	return p.retry(ctx, m.observer, m.attempt, mayPass)
 }
 
 // hold takes the target's lock, and finds out how it takes names.
@@ -235,7 +221,7 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 	if err := m.connect(ctx); err != nil {
 		return err
 	}
-	defer m.close()
+	defer func() { m.close(err) }()
 	defer func() {
 		for _, v := range m.volumes {
 			if v != nil {

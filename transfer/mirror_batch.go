@@ -175,8 +175,8 @@ func (f *mirrorFile) describe(d *dialogue, limit int64) (used int64, err error) 
 	return used, nil
 }
 
-// release ends a stream of which nothing, or nothing more, is wanted.
-func (q *inquiry) release(stream *kwik.Stream) {
+// releaseStream ends a stream of which nothing, or nothing more, is wanted.
+func releaseStream(stream *kwik.Stream) {
 	if stream != nil {
 		stream.Close()
 	}
@@ -229,7 +229,7 @@ func (m *mirror) fetch(ctx, asking context.Context, b *batch, place *placer) err
 		m.abandon(b.files)
 		return err
 	}
-	defer m.release(stream)
+	defer releaseStream(stream)
 	var again []*mirrorFile
 	rest := b.files[:0:0]
 	for _, f := range b.files {

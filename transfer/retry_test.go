@@ -198,3 +198,31 @@ func TestRetryWithoutAServer(t *testing.T) {
 		}
 	})
 }
+
+// Each attempt has MaxTime for itself, and one that took too long is repeated; RetryMaxTime ends that.
+func TestMaxTimeOfAttempts(t *testing.T) {
+	for _, x := range []struct {
+		retries      int
+		retryMaxTime time.Duration
+		tries        int
+		took         time.Duration // pauses of one and two seconds and so on included
+	}{
+		{0, 0, 0, 3 * time.Second},
+		{2, 0, 2, 12 * time.Second},
+		{9, 5 * time.Second, 1, 7 * time.Second},
+		{9, 2 * time.Second, 0, 3 * time.Second},
+	} {
+		onWire(t, func(w *wire) {
+			heard := &recordedReports{}
+			start := time.Now()
+			_, err := Get(w.ctx, GetOptions{
+				URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: filepath.Join(t.TempDir(), "out"), KWIK: w.client(),
+				Retries: x.retries, MaxTime: 3 * time.Second, RetryMaxTime: x.retryMaxTime,
+			}, heard)
+			took := time.Since(start)
+			if e, ok := errors.AsType[*TimeLimitError](err); !ok || e.Limit != 3*time.Second || len(heard.retries) != x.tries || took != x.took {
+				t.Errorf("%+v: %v after %v and %d retries", x, err, took, len(heard.retries))
+			}
+		})
+	}
+}

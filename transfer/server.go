@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	"kwikcp/kwik"
 	transferpb "kwikcp/transfer/proto"
 )
@@ -94,15 +96,30 @@ func (s *Server) serveRequest(ctx context.Context, log *slog.Logger, session *kw
 	log = log.With("path", string(request.GetPath()))
 	offer, err := s.answer(ctx, session, stream, request)
 	if err != nil {
-		log.Info("refused", "reason", err)
+		log.Info("refused", "seconds", time.Since(start).Seconds(), "outcome", err)
 		return
 	}
 	log = log.With("size", offer.size)
-	log.Info("serving")
+	log.Debug("serving")
+	sent, outcome := int64(0), "done"
 	if offer.stream != nil {
 		<-offer.stream.Context().Done()
+		sent, outcome = offer.stream.Sent(), outcomeOf(context.Cause(offer.stream.Context()))
 	}
-	log.Info("served", "seconds", time.Since(start).Seconds())
+	log.Info("served", "bytes", sent, "seconds", time.Since(start).Seconds(), "sources", 1+session.Secondaries(), "outcome", outcome)
+}
+
+// outcomeOf says in a log how it ended that a client was served: it was done with the stream or with the session, the connection was
+// lost, or this server stopped. What the client has of the file only the client knows.
+func outcomeOf(cause error) string {
+	e, closed := errors.AsType[*quic.ApplicationError](cause)
+	switch {
+	case errors.Is(cause, context.Canceled), closed && e.Remote && e.ErrorCode == quic.ApplicationErrorCode(kwik.NoError):
+		return "done"
+	case closed && !e.Remote && e.ErrorCode == quic.ApplicationErrorCode(kwik.NoError):
+		return "stopped"
+	}
+	return "lost: " + short(cause)
 }
 
 // answer writes the whole answer to a request. Its error has been sent to the client.

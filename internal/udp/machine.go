@@ -1,0 +1,51 @@
+package udp
+
+import (
+	"fmt"
+	"net"
+	"os"
+)
+
+// DesiredBuffer is how large QUIC wants the socket's buffers to be, in bytes as the system counts them. What comes faster than it is
+// read waits there, and is lost if there is no room.
+const DesiredBuffer = 7 << 20
+
+// A Machine says what the system's UDP sockets can do.
+type Machine struct {
+	// ReceiveBuffer and SendBuffer are the sizes that QUIC gets, in bytes as the system counts them; 0 if that cannot be found out.
+	ReceiveBuffer, SendBuffer int
+	// Known says that the offloads and ECN below are; elsewhere than on Linux they are not.
+	Known bool
+	GRO   bool // datagrams are received in large pieces
+	GSO   bool // datagrams are sent in large pieces
+	ECN   bool // marks of congestion are received
+}
+
+// Inspect opens a socket of the system's and finds out what it can do.
+func Inspect() (Machine, error) {
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return Machine{}, err
+	}
+	defer conn.Close()
+	return inspect(conn)
+}
+
+// Advice says what to do about buffers that are too small; empty if they are not, or nothing is known.
+func (m Machine) Advice() string {
+	receive, send := m.ReceiveBuffer > 0 && m.ReceiveBuffer < DesiredBuffer, m.SendBuffer > 0 && m.SendBuffer < DesiredBuffer
+	if !receive && !send {
+		return ""
+	}
+	kib := func(n int) string {
+		if n == 0 {
+			return "unknown"
+		}
+		return fmt.Sprintf("%d KiB", n>>10)
+	}
+	return fmt.Sprintf("the system allows UDP buffers of %s to receive and %s to send, fast transfers want %s; cure: %s",
+		kib(m.ReceiveBuffer), kib(m.SendBuffer), kib(DesiredBuffer), cure)
+}
+
+// allowed reports whether an environment variable of quic-go leaves something on.
+func allowed(disable string) bool { return os.Getenv(disable) == "" || os.Getenv(disable) == "false" }

@@ -1,0 +1,162 @@
+package kwik
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"kwikcp/internal/simnet"
+)
+
+func TestRateLimit(t *testing.T) {
+	for _, rate := range []int64{-1, 0, 1, 99, 1 << 10, 1 << 20, 1 << 40, math.MaxInt64} {
+		l := NewRateLimit(rate)
+		if n := l.cut(1 << 20); n < 1 || n > maxPiece || n > l.bucket.Burst() {
+			t.Errorf("%d bytes a second: pieces of %d, a bucket of %d", rate, n, l.bucket.Burst())
+		}
+		if w := l.window(); w < minLimitedWindow || w > 8<<20 {
+			t.Errorf("%d bytes a second: a window of %d", rate, w)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		l, start := NewRateLimit(1000), time.Now()
+		if err := l.wait(t.Context(), 5000); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d < 4900*time.Millisecond || d > 5*time.Second {
+			t.Errorf("5000 bytes took %v", d)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := l.wait(ctx, 1<<30); err == nil {
+			t.Error("no error after the end of the context")
+		}
+		var none *RateLimit
+		if err := none.wait(ctx, 1<<30); err != nil || none.cut(77) != 77 {
+			t.Error("no limit limits")
+		}
+	})
+}
+
+// A limited client receives no more in the first second and no more in all, and no less, however many servers there are; it calls none of
+// them stalled and opens no further connections.
+func TestRateLimitOfAClient(t *testing.T) {
+	rates := []int64{100 << 10, 1 << 20, 10 << 20}
+	if raceEnabled {
+		rates = rates[:2] // the race detector is slow
+	}
+	for _, rate := range rates {
+		for _, secondaries := range []int{0, 2} {
+			for _, latency := range []time.Duration{time.Millisecond, 25 * time.Millisecond} {
+				t.Run(fmt.Sprintf("%d KiB/s, %d servers, RTT %v", rate>>10, 1+secondaries, 2*latency), func(t *testing.T) {
+					inWorldOf(t, int(5*rate), secondaries, simnet.Link{Latency: latency, Rate: 200e6}, func(w *world) {
+						client, server := w.dial(&Config{RateLimit: NewRateLimit(rate)})
+						s := w.offer(client, server, unit)
+						w.within(time.Minute, func() bool { return client.Stats().ActivePaths == 1+secondaries })
+						before := client.Stats().Wire.BytesReceived
+						start := time.Now()
+						c := w.copy(s)
+						time.Sleep(time.Second)
+						came := float64(client.Stats().Wire.BytesReceived - before)
+						inPlace := float64(s.Stats().Bytes)
+						for range 30 {
+							time.Sleep(100 * time.Millisecond)
+							for _, src := range s.Stats().Sources {
+								if src.Stalled || src.Gone != nil {
+									t.Errorf("%s is held up by this side, and said to be stalled: %+v", src.Path, src)
+								}
+							}
+						}
+						c.wantAll()
+						took := time.Since(start).Seconds()
+						t.Logf("first second: %.3f on the wire, %.3f in place; all: %.3f of the limit", came/float64(rate), inPlace/float64(rate), 5/took)
+						// What is on the wire has headers, and the windows of the connections are filled once; they grow to four round trips' bytes.
+						windows := (1+float64(secondaries))*float64(NewRateLimit(rate).window()) + 4*2*latency.Seconds()*float64(rate)*2
+						if most := 1.05*1.05*float64(rate) + windows; latency == time.Millisecond && came > most {
+							t.Errorf("%.0f bytes came in the first second, %.0f may", came, most)
+						}
+						if inPlace > 1.05*float64(rate) {
+							t.Errorf("%.0f bytes were in place after a second", inPlace)
+						}
+						if slowStart := 12 * 2 * latency.Seconds(); took < 4.75 || took > 5.25+slowStart {
+							t.Errorf("it took %.2f s and not 5", took)
+						}
+						for _, p := range client.Paths() {
+							if p.Connections > 1 {
+								t.Errorf("%d connections to %s", p.Connections, p.ID)
+							}
+						}
+						delivered := 0
+						for _, src := range s.Stats().Sources {
+							if src.Bytes > rate/4 {
+								delivered++
+							}
+						}
+						if delivered != 1+secondaries {
+							t.Errorf("%d servers delivered: %+v", delivered, s.Stats().Sources)
+						}
+						if wasted := s.Stats().Wasted; wasted > int64(len(w.data))/50 {
+							t.Errorf("%d bytes came in vain", wasted)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// A limited server sends no more to all its clients together, and gives each its part.
+func TestRateLimitOfAServer(t *testing.T) {
+	for _, rate := range []int64{1 << 20, 10 << 20} {
+		for _, clients := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%d MiB/s, %d clients", rate>>20, clients), func(t *testing.T) {
+				inWorldOf(t, int(rate)*3/clients, 0, simnet.Link{Latency: time.Millisecond, Rate: 1e9}, func(w *world) {
+					w.primary.stop()
+					w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) { c.RateLimit = NewRateLimit(rate) }))
+					var sessions []*ClientSession
+					var streams []*Stream
+					for range clients {
+						client, server := w.dial(nil)
+						sessions = append(sessions, client)
+						streams = append(streams, w.offer(client, server, unit))
+					}
+					received := func() (sum uint64) {
+						for _, c := range sessions {
+							sum += c.Stats().Wire.BytesReceived
+						}
+						return sum
+					}
+					before, start := received(), time.Now()
+					var copies []*copying
+					for _, s := range streams {
+						copies = append(copies, w.copy(s))
+					}
+					time.Sleep(time.Second)
+					first := float64(received() - before)
+					var parts []int64
+					for _, s := range streams {
+						parts = append(parts, s.Stats().Bytes)
+					}
+					for _, c := range copies {
+						c.wantAll()
+					}
+					took := time.Since(start).Seconds()
+					t.Logf("first second: %.3f on the wire; all: %.3f of the limit; parts %v", first/float64(rate), 3/took, parts)
+					if first > 1.05*1.05*float64(rate) || first < 0.95*float64(rate) {
+						t.Errorf("%.0f bytes in the first second", first)
+					}
+					if math.Abs(took-3) > 0.15 {
+						t.Errorf("it took %.2f s and not 3", took)
+					}
+					if least, most := slices.Min(parts), slices.Max(parts); most-least > 2*int64(dataFrameSize) {
+						t.Errorf("unequal parts: %v", parts)
+					}
+				})
+			})
+		}
+	}
+}

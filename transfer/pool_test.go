@@ -1,0 +1,119 @@
+package transfer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+)
+
+// Transfers from one server share a session: those that come one after the other, those at the same time, and many more than a session may
+// have streams, even if nothing is fetched in most of them. One that fails is not used again.
+func TestPool(t *testing.T) {
+	root, out := t.TempDir(), t.TempDir()
+	for i := range 4 {
+		if err := os.WriteFile(filepath.Join(root, fmt.Sprint(i)), theFile[i:], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	primary, pin := serveOnLoopback(t, kwik.ServerRolePrimary, root, newRoundCall(1))
+	var pool Pool
+	defer pool.Close()
+	var dials atomic.Int32
+	var sessions []*kwik.ClientSession
+	get := func(path, target string) (Result, error) {
+		return Get(t.Context(), GetOptions{
+			URL: URL{Host: primary.Addr().String(), Path: path, Pin: &pin}, TLS: trust.PinnedClientConfig(nil, pin), Target: filepath.Join(out, target),
+			Pool: &pool, Dial: func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error) {
+				dials.Add(1)
+				s, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
+				sessions = append(sessions, s)
+				return s, err
+			},
+		}, NoReport{})
+	}
+	var wg sync.WaitGroup
+	for i := range 12 {
+		wg.Go(func() {
+			target := fmt.Sprint("at-once-", i)
+			if r, err := get(fmt.Sprint(i%4), target); err != nil || r.Bytes != int64(len(theFile)-i%4) {
+				t.Errorf("%+v, %v", r, err)
+			}
+		})
+	}
+	wg.Wait()
+	for i := range 12 {
+		wantContent(t, filepath.Join(out, fmt.Sprint("at-once-", i)), string(theFile[i%4:]))
+	}
+	for range 300 {
+		if r, err := get("1", "at-once-1"); err != nil || !r.UpToDate {
+			t.Fatalf("%+v, %v", r, err)
+		}
+	}
+	if _, err := get("nothing", "nothing"); err == nil {
+		t.Error("a file came that is not there")
+	}
+	if n := dials.Load(); n != 1 {
+		t.Errorf("%d dials", n)
+	}
+	if n := len(sessions[0].Paths()); n != 1 {
+		t.Errorf("%d paths", n)
+	}
+	if n := sessions[0].Stats().AggregateStreams; n != 0 {
+		t.Errorf("%d streams are open", n)
+	}
+
+	sessions[0].CloseWithError(0, "")
+	if _, err := get("2", "after"); err != nil {
+		t.Error(err)
+	}
+	if n := dials.Load(); n != 2 {
+		t.Errorf("%d dials after the session ended", n)
+	}
+}
+
+// Who waits for another's dial does not fail because that one was cancelled, and does when it is cancelled itself.
+func TestPoolWaitsForADial(t *testing.T) {
+	var pool Pool
+	defer pool.Close()
+	key := poolKey{host: "h"}
+	begun, end := make(chan struct{}), make(chan struct{})
+	first := make(chan error, 1)
+	go func() { // ends with the dial
+		_, _, err := pool.take(t.Context(), key, func() (*kwik.ClientSession, error) {
+			close(begun)
+			<-end
+			return nil, fmt.Errorf("dial: %w", context.Canceled)
+		})
+		first <- err
+	}()
+	<-begun
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, _, err := pool.take(ctx, key, func() (*kwik.ClientSession, error) { panic("a second dial") }); err != context.DeadlineExceeded {
+		t.Error(err)
+	}
+	mine := errors.New("mine")
+	second := make(chan error, 1)
+	go func() { // ends with its own dial
+		_, _, err := pool.take(t.Context(), key, func() (*kwik.ClientSession, error) { return nil, mine })
+		second <- err
+	}()
+	close(end)
+	if err := <-second; err != mine {
+		t.Error(err)
+	}
+	if len(pool.sessions) != 0 {
+		t.Errorf("%d sessions are left", len(pool.sessions))
+	}
+	<-first
+}
