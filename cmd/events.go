@@ -147,7 +147,9 @@ func (e *events) Progress(p transfer.Progress) {
 		Rate    int64        `json:"rate"`
 		ETA     *float64     `json:"eta_s"` // null while unknown
 		Servers []serverJSON `json:"servers"`
-	}{event{1, "progress"}, p.Bytes, p.Total, wholeRate(p.Rate), eta, servers})
+		Files   int64        `json:"files,omitempty"`    // of a mirror, in place
+		OfFiles int64        `json:"of_files,omitempty"` // of a mirror, as far as is known
+	}{event{1, "progress"}, p.Bytes, p.Total, wholeRate(p.Rate), eta, servers, p.Files, p.OfFiles})
 }
 
 // wholeRate returns a rate as an integer of bytes a second, whatever it is.

@@ -20,8 +20,8 @@ import (
 func getCommand(t *terminal) *cli.Command {
 	return &cli.Command{
 		Name:      "get",
-		Usage:     "fetch a file from a primary and all its secondaries, and prove it",
-		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|DIR|-]\nkwikcp get [options] -i LIST",
+		Usage:     "fetch a file or a directory from a primary and all its secondaries, and prove it",
+		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|DIR|-]\nkwikcp get -r [options] kwik://HOST[:PORT]/[DIR/][?pin=PIN] [DEST]\nkwikcp get [options] -i LIST",
 		Description: `FILE is where the file goes, by default the last component of PATH in the current directory, or in DIR; "-" writes
 to stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then. If that is
 the very file already nothing is fetched: it is up to date. Mode (less the umask) and time are those on the server.
@@ -36,11 +36,16 @@ With -i each line of LIST is a URL, and perhaps a tab and the FILE that it goes 
 -j files at once are fetched, and those from one server share its connections. What is wrong with one line is said, and the others are fetched
 all the same; the exit status is the highest.
 
+With -r the directory DEST is made what DIR is on the server; what is the same already is not fetched. Of --include and --exclude the first that
+matches decides. Patterns: * anything but a slash, ** anything, ? one character, [a-z] a set; /a from the top of the tree, a/b the end of a path, a/ directories
+only. --delete removes what is not on the server and not excluded, once everything was listed. Links that lead out of the tree, devices and FIFOs are
+skipped. What fails is named, and the rest goes on; the exit status is the one that tells most.
+
 The pin is the server's key, as kwikcp serve prints it. Without one the server must have a certificate of a known authority
 or be known already; an unknown one is accepted on this machine and asked about on a terminal.
 
 ` + exitHelp(exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal, exitNoSpace, exitExists, exitChanged, exitLimit),
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the file must have this hash, `blake3=HEX` as b3sum prints it; then no server is trusted for the content"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
 			ipv4Flag(), ipv6Flag(),
@@ -62,8 +67,13 @@ or be known already; an unknown one is accepted on this machine and asked about 
 			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
 			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: []string{"KWIKCP_QUIET"}, Usage: "print nothing but errors"},
 			stateDirFlag,
+		}, mirrorFlags()...),
+		Action: func(c *cli.Context) error {
+			if c.Bool("recursive") {
+				return runMirror(c, t)
+			}
+			return runGet(c, t)
 		},
-		Action: func(c *cli.Context) error { return runGet(c, t) },
 	}
 }
 
@@ -195,7 +205,11 @@ func parseGet(c *cli.Context, t *terminal) (getCmd, error) {
 // aim says what to fetch and where to; without a target to the last component of the URL's path.
 func (o *getCmd) aim(url, target string) (err error) {
 	if o.url, err = transfer.ParseURL(url); err != nil {
-		return usageError{fmt.Errorf("%q is not the URL of a file: %w", withoutSecret(url), err), getHelp}
+		hint := getHelp
+		if _, tree := transfer.ParseTreeURL(url); tree == nil {
+			hint = "a directory is fetched with -r: kwikcp get -r kwik://HOST:PORT/DIR/ DEST"
+		}
+		return usageError{fmt.Errorf("%q is not the URL of a file: %w", withoutSecret(url), err), hint}
 	}
 	switch {
 	case target == "":
@@ -211,36 +225,24 @@ func (o *getCmd) aim(url, target string) (err error) {
 // parseGetOptions reads what does not depend on the file.
 func parseGetOptions(c *cli.Context, t *terminal) (getCmd, error) {
 	o := getCmd{
-		t: t, connectTimeout: seconds(c, "connect-timeout"), retryMaxTime: seconds(c, "retry-max-time"),
+		t:         t,
 		noClobber: c.Bool("no-clobber"), noPreserve: c.Bool("no-preserve"), reuse: c.Bool("reuse"), seed: c.String("seed"),
-		retries: c.Int("retry"), retryDelay: seconds(c, "retry-delay"), maxTime: seconds(c, "max-time"),
 	}
 	switch {
 	case o.noClobber && c.Bool("overwrite"):
 		return o, usageError{errors.New("--no-clobber and --overwrite exclude each other"), "without either FILE is replaced; --no-clobber=false undoes KWIKCP_NO_CLOBBER"}
-	case o.connectTimeout <= 0:
-		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
-	case o.retries < 0:
-		return o, usageError{errors.New("--retry must not be negative"), "0 means no retry"}
-	case o.retryDelay < 0:
-		return o, usageError{errors.New("--retry-delay must not be negative"), "such as 5s; 0 means 1s, and twice as long each time"}
-	case o.maxTime < 0:
-		return o, usageError{errors.New("--max-time must not be negative"), "such as 1h; 0 means no limit"}
-	case o.retryMaxTime < 0:
-		return o, usageError{errors.New("--retry-max-time must not be negative"), "such as 1h; 0 means no limit"}
 	case c.String("range") != "" && (o.reuse || o.seed != ""):
 		return o, usageError{errors.New("--range excludes --reuse and --seed"), "it fetches little anyway"}
 	}
-	var err error
-	if text := c.String("connections-per-server"); text != "auto" {
-		if o.connections, err = strconv.Atoi(text); err != nil || o.connections < 1 || o.connections > kwik.MaxConnectionsPerServer {
-			return o, usageError{fmt.Errorf("--connections-per-server %q is neither auto nor 1 to %d", text, kwik.MaxConnectionsPerServer), "auto is right nearly everywhere"}
+	for _, name := range []string{"delete", "dry-run"} {
+		if c.Bool(name) {
+			return o, usageError{fmt.Errorf("--%s is for directories, with -r", name), getHelp}
 		}
 	}
-	if o.family, err = family(c); err != nil {
-		return o, err
+	if f, ok := c.Generic("include").(*filterFlag); ok && f.used() {
+		return o, usageError{errors.New("--include and --exclude are for directories, with -r"), getHelp}
 	}
-	if o.limit, err = rateLimit(c); err != nil {
+	if err := o.parseLimits(c); err != nil {
 		return o, err
 	}
 	if text := c.String("range"); text != "" {
@@ -250,12 +252,42 @@ func parseGetOptions(c *cli.Context, t *terminal) (getCmd, error) {
 		}
 		o.part = &r
 	}
+	return o, nil
+}
+
+// parseLimits reads how long, how often and how fast to try, and whom to trust, with one file or many.
+func (o *getCmd) parseLimits(c *cli.Context) (err error) {
+	o.connectTimeout, o.maxTime = seconds(c, "connect-timeout"), seconds(c, "max-time")
+	o.retries, o.retryDelay, o.retryMaxTime = c.Int("retry"), seconds(c, "retry-delay"), seconds(c, "retry-max-time")
+	switch {
+	case o.connectTimeout <= 0:
+		return usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
+	case o.retries < 0:
+		return usageError{errors.New("--retry must not be negative"), "0 means no retry"}
+	case o.retryDelay < 0:
+		return usageError{errors.New("--retry-delay must not be negative"), "such as 5s; 0 means 1s, and twice as long each time"}
+	case o.maxTime < 0:
+		return usageError{errors.New("--max-time must not be negative"), "such as 1h; 0 means no limit"}
+	case o.retryMaxTime < 0:
+		return usageError{errors.New("--retry-max-time must not be negative"), "such as 1h; 0 means no limit"}
+	}
+	if text := c.String("connections-per-server"); text != "auto" {
+		if o.connections, err = strconv.Atoi(text); err != nil || o.connections < 1 || o.connections > kwik.MaxConnectionsPerServer {
+			return usageError{fmt.Errorf("--connections-per-server %q is neither auto nor 1 to %d", text, kwik.MaxConnectionsPerServer), "auto is right nearly everywhere"}
+		}
+	}
+	if o.family, err = family(c); err != nil {
+		return err
+	}
+	if o.limit, err = rateLimit(c); err != nil {
+		return err
+	}
 	state, err := stateDir(c)
 	if err != nil {
-		return o, err
+		return err
 	}
-	o.policy, err = newTrustPolicy(t, state, c.String("cacert"))
-	return o, err
+	o.policy, err = newTrustPolicy(o.t, state, c.String("cacert"))
+	return err
 }
 
 // parseChecksum reads the value of --checksum.

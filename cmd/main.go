@@ -45,6 +45,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		case "doctor":
 			events.start("", "")
 			events.diagnosed(nil, err)
+		case "ls":
+			events.start("", "")
+			events.listed(&listing{}, err)
 		}
 	}
 	code, message, hint := explain(err)
@@ -60,7 +63,7 @@ func newApp(t *terminal) *cli.App {
 		Usage:     "copy files from several servers at once, fast and proved",
 		UsageText: "kwikcp COMMAND [options] [arguments]\n\nTry it: kwikcp demo",
 		Version:   version(),
-		Commands:  []*cli.Command{serveCommand(t), getCommand(t), sumCommand(t), verifyCommand(t), demoCommand(t), doctorCommand(t), manCommand(t), completionCommand(t)},
+		Commands:  []*cli.Command{serveCommand(t), getCommand(t), lsCommand(t), sumCommand(t), verifyCommand(t), demoCommand(t), doctorCommand(t), manCommand(t), completionCommand(t)},
 		Writer:    t.stdout, ErrWriter: t.stderr,
 		HideHelpCommand: true,
 		// Errors are printed and mapped to exit codes in one place, run.

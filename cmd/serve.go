@@ -38,6 +38,9 @@ primary and deliver parts of the files. When it is ready, the server prints its 
 its log goes to stderr. SIGINT and SIGTERM have it take leave of its clients, which go on with other servers, and
 end; a second signal ends it at once.
 
+With --mirror a secondary fetches all that its primary serves into --root, joins as it fills, and follows what changes there. For that it has to
+trust the primary as kwikcp get does, such as by the pin in its URL.
+
 Without a join token only secondaries on the primary's own machine may join.
 
 ` + exitHelp(exitRefused, exitLocal),
@@ -53,6 +56,9 @@ Without a join token only secondaries on the primary's own machine may join.
 			limitRateFlag("to all clients together"),
 			&cli.StringFlag{Name: "log-format", EnvVars: []string{"KWIKCP_LOG_FORMAT"}, Value: "text", Usage: "write the log as `FORMAT`: text, or json, one object a line"},
 			&cli.StringFlag{Name: "log-level", EnvVars: []string{"KWIKCP_LOG_LEVEL"}, Value: "info", Usage: "log `LEVEL` and above: debug, info, warn or error"},
+			&cli.BoolFlag{Name: "mirror", EnvVars: []string{"KWIKCP_MIRROR"}, Usage: "a secondary fetches all that its primary serves into --root, and what changes there"},
+			secondsFlag("mirror-interval", time.Minute, "with --mirror, look for changes every `TIME`"),
+			&cli.BoolFlag{Name: "mirror-delete", EnvVars: []string{"KWIKCP_MIRROR_DELETE"}, Usage: "with --mirror, remove from --root what the primary does not have"},
 			stateDirFlag,
 		},
 		Action: func(c *cli.Context) error {
@@ -79,6 +85,7 @@ type serveCmd struct {
 	policy    *trustPolicy
 	patience  time.Duration // with clients, when it is to stop
 	limit     *kwik.RateLimit
+	mirror    *mirrorPlan // nil without --mirror
 }
 
 func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
@@ -127,6 +134,9 @@ func parseServe(c *cli.Context, t *terminal) (*serveCmd, error) {
 		}
 	}
 	if o.limit, err = rateLimit(c); err != nil {
+		return nil, err
+	}
+	if o.mirror, err = parseMirrorPlan(c, o.role); err != nil {
 		return nil, err
 	}
 	if o.token, err = joinToken(c); err != nil {
@@ -194,7 +204,7 @@ func (o *serveCmd) run(ctx context.Context) error {
 	if info, err := os.Stat(o.root); err == nil && !info.IsDir() { // to open a FIFO would wait
 		return transfer.LocalError(op, errors.New("not a directory"))
 	}
-	dir, err := transfer.OpenDir(o.root)
+	dir, err := transfer.OpenTree(o.root, o.mirror != nil)
 	if err != nil {
 		return transfer.LocalError(op, err)
 	}
@@ -210,6 +220,9 @@ func (o *serveCmd) run(ctx context.Context) error {
 		}
 		if ctx.Err() != nil { // stopped while the primary was not there
 			return nil
+		}
+		if o.mirror != nil {
+			s.left.Go(s.keepMirror)
 		}
 	}
 	if _, err := fmt.Fprintln(o.t.stdout, s.url); err != nil {

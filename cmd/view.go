@@ -27,6 +27,7 @@ type view struct {
 	bar   *progressbar.ProgressBar // nil where stderr is no terminal, and before the manifest or the first bytes
 	draws bool                     // stderr is a terminal
 	name  string
+	note  string                 // a line under the bar; empty for none
 	addrs map[kwik.PathID]string // of the servers
 	// columns returns the width of the terminal, which may change.
 	columns func() int
@@ -149,6 +150,9 @@ func (v *view) Progress(p transfer.Progress) {
 		}
 		v.bar.Set64(min(p.Bytes, p.Total-1)) // the bar stops at its maximum; end draws over it
 		lines := []string{strings.Trim(v.bar.String(), "\r ") + v.figures(p)}
+		if v.note != "" {
+			lines = append(lines, v.note)
+		}
 		shown := p.Servers[:min(len(p.Servers), maxServerLines)]
 		for _, s := range shown {
 			lines = append(lines, serverLine(s, p.Total, v.columns(), addressWidth(shown, v.columns())))

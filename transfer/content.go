@@ -23,6 +23,9 @@ const patienceForTree = 300 * time.Millisecond
 // primary's size and modification time. A copy with another time is hashed: at first the server serves it all the same, if that takes
 // long, and leaves the rest to the client's proof.
 func (s *Server) OpenContent(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
+	if base, raw := packDescriptor(r.Descriptor); raw != nil {
+		return s.openPackContent(ctx, base, raw, r)
+	}
 	switch {
 	case r.Session == nil:
 		return s.open(ctx, r, askedByPrimary)
@@ -114,6 +117,9 @@ func (s *Server) open(ctx context.Context, r kwik.ContentRequest, who asker) (co
 // Verify checks bytes of the file that a descriptor names, against its tree. It is the kwik.Config.Verify of a primary. A
 // file that is not the one of the descriptor any more is nobody's business.
 func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byte) error {
+	if _, raw := packDescriptor(descriptor); raw != nil {
+		return s.verifyPack(descriptor, off, p)
+	}
 	d, err := parseDescriptor(descriptor)
 	if err != nil {
 		return err

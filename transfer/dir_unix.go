@@ -51,3 +51,11 @@ func versionOf(info fs.FileInfo) fileVersion {
 	}
 	return v
 }
+
+// deviceOf returns the file system that a file is on.
+func deviceOf(info fs.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Dev)
+	}
+	return 0
+}

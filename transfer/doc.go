@@ -13,10 +13,15 @@
 // fetched. A target that is the file already is up to date (uptodate.go), and nothing is fetched. [Compare] asks for a manifest only, and
 // says in which bytes a local file differs.
 //
+// A directory is fetched in batches of files ([Mirror]): each batch is one aggregate stream, in which every file is proved against its own root, and many
+// files are put in place together. [List] says what is in a directory.
+//
+//	listing -> plan -> batch: manifests and trees -> what is here already -> files <- aggregate stream (proved groups) -> sync -> renames
+//
 // A server ([Server]) answers requests, keeps the trees of the files it has hashed, and opens the content of
 // aggregate streams, in both roles alike.
 //
 // The file system, the socket and the clock come in from outside ([Dir], kwik.Config), so that package transfer/sim runs whole
 // transfers in a simulated world. The package reports through [Reporter] and never prints.
-// docs/PROTOCOL.md section 12 is the reference for the messages.
+// docs/PROTOCOL.md sections 12 and 13 are the reference for the messages.
 package transfer

@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -20,6 +21,12 @@ const (
 func writeMessage(w io.Writer, m proto.Message) error {
 	_, err := protodelim.MarshalTo(w, m)
 	return err
+}
+
+// appendMessage appends a message with its length before it.
+func appendMessage(dst []byte, m proto.Message) ([]byte, error) {
+	dst = protowire.AppendVarint(dst, uint64(proto.Size(m)))
+	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(dst, m)
 }
 
 // readMessage reads a message. Its length is checked before memory is taken.

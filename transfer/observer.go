@@ -28,6 +28,8 @@ type observer struct {
 	seen []ServerStatus // in the newest Progress
 	// unwanted bytes of the stream count neither as had nor as missing.
 	unwanted int64
+	// files and ofFiles are how many files of a mirror are in place, and how many there are.
+	files, ofFiles int64
 }
 
 // A meter smooths a rate.
@@ -132,6 +134,13 @@ func (o *observer) outside(bytes int64) {
 	o.unwanted = bytes
 }
 
+// count says how many files of a mirror are in place.
+func (o *observer) count(files, of int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.files, o.ofFiles = files, of
+}
+
 // look reports a snapshot.
 func (o *observer) look(paths []kwik.PathStats, stats kwik.StreamStats) Progress {
 	now := time.Now()
@@ -142,7 +151,7 @@ func (o *observer) look(paths []kwik.PathStats, stats kwik.StreamStats) Progress
 	if o.total.at.IsZero() {
 		o.total.at, o.total.bytes = now, stats.Bytes // what was there before has no rate
 	}
-	p := Progress{Bytes: stats.Bytes, Total: stats.Size, ETA: -1}
+	p := Progress{Bytes: stats.Bytes, Total: stats.Size, ETA: -1, Files: o.files, OfFiles: o.ofFiles}
 	if p.Rate = o.total.update(stats.Bytes, now); p.Rate > 0 {
 		p.ETA = time.Duration(float64(stats.Size-stats.Bytes) / p.Rate * float64(time.Second))
 	}

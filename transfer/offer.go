@@ -49,6 +49,12 @@ func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answe
 	if request.GetVersion() != protocolVersion {
 		return offered{}, errVersion
 	}
+	switch {
+	case request.GetList() != nil:
+		return offered{}, s.list(w, request)
+	case request.GetPack() != nil:
+		return s.offerPack(ctx, session, w, request)
+	}
 	if CheckPath(path) != nil {
 		return offered{}, fs.ErrNotExist // no hint at why
 	}

@@ -80,6 +80,8 @@ type Progress struct {
 	Rate    float64       // bytes a second, smoothed
 	ETA     time.Duration // negative if unknown
 	Servers []ServerStatus
+	// Of a mirror: how many files are in place, and how many there are as far as is known; Total likewise.
+	Files, OfFiles int64
 }
 
 // A Result is what became of a transfer. After an error it holds what is known.

@@ -35,20 +35,28 @@ type TimeLimitError struct{ Limit time.Duration }
 
 func (e *TimeLimitError) Error() string { return fmt.Sprintf("not done after %v", e.Limit) }
 
-// retry calls attempt until it succeeds, fails for good, has been retried as often or for as long as it may, or ctx ends. The error is
-// that of the last attempt.
-func (g *get) retry(ctx context.Context, attempt func(context.Context) error) error {
+// patience is how often, and for how long, something is tried.
+type patience struct {
+	retries      int
+	delay        time.Duration // 0 for the one that doubles
+	maxTime      time.Duration // of an attempt; 0 for any
+	retryMaxTime time.Duration // after the start of the first; 0 for ever
+}
+
+// try calls attempt until it succeeds, fails for good, has been retried as often or for as long as it may, or ctx ends. The error is
+// that of the last attempt. mayPass reports whether what one ended with may be over when it is repeated; then told hears of the retry.
+func (p patience) try(ctx context.Context, attempt func(context.Context) error, mayPass func(error) bool, told func(Retry)) error {
 	start := time.Now()
 	for n := 1; ; n++ {
-		err := g.limited(ctx, attempt)
-		if n > g.Retries || ctx.Err() != nil || !g.mayPass(err) {
+		err := p.limited(ctx, attempt)
+		if n > p.retries || ctx.Err() != nil || !mayPass(err) {
 			return err
 		}
-		delay := retryDelay(n, g.RetryDelay)
-		if g.RetryMaxTime > 0 && time.Since(start)+delay > g.RetryMaxTime {
+		delay := retryDelay(n, p.delay)
+		if p.retryMaxTime > 0 && time.Since(start)+delay > p.retryMaxTime {
 			return err
 		}
-		g.observer.retry(Retry{Attempt: n, Of: g.Retries, Delay: delay, Err: err})
+		told(Retry{Attempt: n, Of: p.retries, Delay: delay, Err: err})
 		pause := time.NewTimer(delay)
 		select {
 		case <-pause.C:
@@ -59,23 +67,23 @@ func (g *get) retry(ctx context.Context, attempt func(context.Context) error) er
 	}
 }
 
-// limited calls attempt with a context that ends after MaxTime.
-func (g *get) limited(ctx context.Context, attempt func(context.Context) error) error {
-	if g.MaxTime <= 0 {
+// limited calls attempt with a context that ends after maxTime.
+func (p patience) limited(ctx context.Context, attempt func(context.Context) error) error {
+	if p.maxTime <= 0 {
 		return attempt(ctx)
 	}
-	limited, cancel := context.WithTimeout(ctx, g.MaxTime)
+	limited, cancel := context.WithTimeout(ctx, p.maxTime)
 	defer cancel()
 	err := attempt(limited)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		return &TimeLimitError{g.MaxTime}
+		return &TimeLimitError{p.maxTime}
 	}
 	return err
 }
 
-// mayPass reports whether what an attempt ended with may be over when it is repeated.
-func (g *get) mayPass(err error) bool {
+// mayPass reports whether what an attempt ended with is the network's, or took too long.
+func mayPass(err error) bool {
 	_, slow := errors.AsType[*TimeLimitError](err)
 	e, ok := errors.AsType[*Error](err)
-	return (slow || (ok && e.Kind == KindNetwork)) && (g.part != nil || g.result.Bytes == 0)
+	return slow || (ok && e.Kind == KindNetwork)
 }

@@ -25,6 +25,7 @@ type Server struct {
 	dir    Dir
 	log    *slog.Logger
 	index  *index
+	packs  packs
 	cancel context.CancelFunc
 }
 
@@ -153,9 +154,9 @@ func failureCode(err error) transferpb.Failure_Code {
 		return transferpb.Failure_NOT_A_FILE
 	case errors.Is(err, kwik.ErrContentChanged):
 		return transferpb.Failure_CHANGED
-	case errors.Is(err, errVersion):
+	case errors.Is(err, errVersion), errors.Is(err, errRequest):
 		return transferpb.Failure_BAD_REQUEST
-	case errors.Is(err, kwik.ErrSecondaryStreamOverflow):
+	case errors.Is(err, kwik.ErrSecondaryStreamOverflow), errors.Is(err, errTooMuch):
 		return transferpb.Failure_BUSY
 	case isFileError(err):
 		return transferpb.Failure_NOT_FOUND
@@ -180,6 +181,9 @@ func failureMessage(err error) string {
 	case transferpb.Failure_CHANGED:
 		return "the file changed on the server while it was read"
 	case transferpb.Failure_BAD_REQUEST:
+		if errors.Is(err, errRequest) {
+			return errRequest.Error()
+		}
 		return errVersion.Error()
 	case transferpb.Failure_BUSY:
 		return "the server has too much to do for this client"

@@ -37,8 +37,21 @@ func ParseURL(s string) (URL, error) {
 	return u, nil
 }
 
+// ParseTreeURL parses the URL of a directory, or of what may be one. A slash at its end makes no difference, and an empty path is the served
+// directory. It has no hash.
+func ParseTreeURL(s string) (URL, error) {
+	u, err := parseURL(s, true)
+	if err == nil && u.Root != nil {
+		return URL{}, errors.New("a directory has no hash that b3= could name")
+	}
+	return u, err
+}
+
 // ParseServerURL parses the URL of a server, with or without the path of a file.
-func ParseServerURL(s string) (URL, error) {
+func ParseServerURL(s string) (URL, error) { return parseURL(s, false) }
+
+// parseURL parses a URL; tree says that slashes at the end of its path mean nothing.
+func parseURL(s string, tree bool) (URL, error) {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
 		return URL{}, errors.New("it has control characters")
 	}
@@ -97,6 +110,9 @@ func ParseServerURL(s string) (URL, error) {
 			return URL{}, fmt.Errorf("its fragment is not a BLAKE3 hash: %w", err)
 		}
 		u.Root = &root
+	}
+	if tree {
+		p.Path = strings.TrimRight(p.Path, "/")
 	}
 	if p.Path != "" && p.Path != "/" {
 		u.Path = strings.TrimPrefix(p.Path, "/")

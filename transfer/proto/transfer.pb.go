@@ -82,12 +82,116 @@ func (Failure_Code) EnumDescriptor() ([]byte, []int) {
 	return file_transfer_proto_rawDescGZIP(), []int{6, 0}
 }
 
+type Listing_End int32
+
+const (
+	Listing_NOT_YET  Listing_End = 0 // another frame follows
+	Listing_MORE     Listing_End = 1 // another request, after the last entry, gets the rest
+	Listing_COMPLETE Listing_End = 2 // there is nothing more
+)
+
+// Enum value maps for Listing_End.
+var (
+	Listing_End_name = map[int32]string{
+		0: "NOT_YET",
+		1: "MORE",
+		2: "COMPLETE",
+	}
+	Listing_End_value = map[string]int32{
+		"NOT_YET":  0,
+		"MORE":     1,
+		"COMPLETE": 2,
+	}
+)
+
+func (x Listing_End) Enum() *Listing_End {
+	p := new(Listing_End)
+	*p = x
+	return p
+}
+
+func (x Listing_End) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Listing_End) Descriptor() protoreflect.EnumDescriptor {
+	return file_transfer_proto_enumTypes[1].Descriptor()
+}
+
+func (Listing_End) Type() protoreflect.EnumType {
+	return &file_transfer_proto_enumTypes[1]
+}
+
+func (x Listing_End) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Listing_End.Descriptor instead.
+func (Listing_End) EnumDescriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{9, 0}
+}
+
+type Entry_Type int32
+
+const (
+	Entry_OTHER     Entry_Type = 0 // a device, FIFO, socket or such: it is not served
+	Entry_FILE      Entry_Type = 1
+	Entry_DIRECTORY Entry_Type = 2
+	Entry_SYMLINK   Entry_Type = 3
+)
+
+// Enum value maps for Entry_Type.
+var (
+	Entry_Type_name = map[int32]string{
+		0: "OTHER",
+		1: "FILE",
+		2: "DIRECTORY",
+		3: "SYMLINK",
+	}
+	Entry_Type_value = map[string]int32{
+		"OTHER":     0,
+		"FILE":      1,
+		"DIRECTORY": 2,
+		"SYMLINK":   3,
+	}
+)
+
+func (x Entry_Type) Enum() *Entry_Type {
+	p := new(Entry_Type)
+	*p = x
+	return p
+}
+
+func (x Entry_Type) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Entry_Type) Descriptor() protoreflect.EnumDescriptor {
+	return file_transfer_proto_enumTypes[2].Descriptor()
+}
+
+func (Entry_Type) Type() protoreflect.EnumType {
+	return &file_transfer_proto_enumTypes[2]
+}
+
+func (x Entry_Type) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Entry_Type.Descriptor instead.
+func (Entry_Type) EnumDescriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{10, 0}
+}
+
 // Request is the client's only frame on the stream.
 type Request struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// Slash-separated, relative to the served root; any bytes but NUL.
-	Path          []byte `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Path []byte `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// At most one of these makes it another request than for the one file at path, which may then be empty: the served root.
+	List          *ListRequest `protobuf:"bytes,16,opt,name=list,proto3" json:"list,omitempty"`
+	Pack          *PackRequest `protobuf:"bytes,17,opt,name=pack,proto3" json:"pack,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,6 +240,20 @@ func (x *Request) GetPath() []byte {
 	return nil
 }
 
+func (x *Request) GetList() *ListRequest {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+func (x *Request) GetPack() *PackRequest {
+	if x != nil {
+		return x.Pack
+	}
+	return nil
+}
+
 // Reply frames answer a request: one Manifest and the Tree frames that complete it, and a Root if the Manifest has none. Hashing
 // frames may come before and between them. A Failure may come in the place of any of them and is the last. Then FIN.
 type Reply struct {
@@ -147,6 +265,9 @@ type Reply struct {
 	//	*Reply_Tree
 	//	*Reply_Failure
 	//	*Reply_Root
+	//	*Reply_Listing
+	//	*Reply_PackFile
+	//	*Reply_PackEnd
 	Reply         isReply_Reply `protobuf_oneof:"reply"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -234,6 +355,33 @@ func (x *Reply) GetRoot() *Root {
 	return nil
 }
 
+func (x *Reply) GetListing() *Listing {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_Listing); ok {
+			return x.Listing
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetPackFile() *PackFile {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_PackFile); ok {
+			return x.PackFile
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetPackEnd() *PackEnd {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_PackEnd); ok {
+			return x.PackEnd
+		}
+	}
+	return nil
+}
+
 type isReply_Reply interface {
 	isReply_Reply()
 }
@@ -258,6 +406,18 @@ type Reply_Root struct {
 	Root *Root `protobuf:"bytes,5,opt,name=root,proto3,oneof"`
 }
 
+type Reply_Listing struct {
+	Listing *Listing `protobuf:"bytes,16,opt,name=listing,proto3,oneof"`
+}
+
+type Reply_PackFile struct {
+	PackFile *PackFile `protobuf:"bytes,17,opt,name=pack_file,json=packFile,proto3,oneof"`
+}
+
+type Reply_PackEnd struct {
+	PackEnd *PackEnd `protobuf:"bytes,18,opt,name=pack_end,json=packEnd,proto3,oneof"`
+}
+
 func (*Reply_Hashing) isReply_Reply() {}
 
 func (*Reply_Manifest) isReply_Reply() {}
@@ -267,6 +427,12 @@ func (*Reply_Tree) isReply_Reply() {}
 func (*Reply_Failure) isReply_Reply() {}
 
 func (*Reply_Root) isReply_Reply() {}
+
+func (*Reply_Listing) isReply_Reply() {}
+
+func (*Reply_PackFile) isReply_Reply() {}
+
+func (*Reply_PackEnd) isReply_Reply() {}
 
 // Hashing says that the server computes the file's tree; at least one a second, unless Tree frames say it.
 type Hashing struct {
@@ -559,7 +725,9 @@ type FileDescriptor struct {
 	// Left out if it was not known yet.
 	Root []byte `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`
 	// The primary's modification time, nanoseconds since the Unix epoch. A copy with another one may still be the same file.
-	MtimeNs       int64 `protobuf:"varint,4,opt,name=mtime_ns,json=mtimeNs,proto3" json:"mtime_ns,omitempty"`
+	MtimeNs int64 `protobuf:"varint,4,opt,name=mtime_ns,json=mtimeNs,proto3" json:"mtime_ns,omitempty"`
+	// If set, the stream has the files of a batch end to end, path is the directory that they are relative to, and root is empty.
+	Pack          *PackDescriptor `protobuf:"bytes,16,opt,name=pack,proto3" json:"pack,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -622,20 +790,484 @@ func (x *FileDescriptor) GetMtimeNs() int64 {
 	return 0
 }
 
+func (x *FileDescriptor) GetPack() *PackDescriptor {
+	if x != nil {
+		return x.Pack
+	}
+	return nil
+}
+
+// ListRequest asks what is below the directory at path. The answer is any number of Listing frames, of which the last one only says that it
+// is the end; or one Failure.
+type ListRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nothing up to and with this path, in tree order, is said again; empty begins at the start.
+	After []byte `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
+	// At most so many entries; 0 and what is too large mean the server's own limit.
+	Limit uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// What is in the directory itself, and not what is below its directories.
+	Flat          bool `protobuf:"varint,3,opt,name=flat,proto3" json:"flat,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRequest) Reset() {
+	*x = ListRequest{}
+	mi := &file_transfer_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRequest) ProtoMessage() {}
+
+func (x *ListRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
+func (*ListRequest) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListRequest) GetAfter() []byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *ListRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListRequest) GetFlat() bool {
+	if x != nil {
+		return x.Flat
+	}
+	return false
+}
+
+type Listing struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Entries []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	End     Listing_End            `protobuf:"varint,2,opt,name=end,proto3,enum=kwikcp.transfer.Listing_End" json:"end,omitempty"`
+	// Something could not be looked at, and no entry says so.
+	Partial       bool `protobuf:"varint,3,opt,name=partial,proto3" json:"partial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Listing) Reset() {
+	*x = Listing{}
+	mi := &file_transfer_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Listing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Listing) ProtoMessage() {}
+
+func (x *Listing) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Listing.ProtoReflect.Descriptor instead.
+func (*Listing) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Listing) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *Listing) GetEnd() Listing_End {
+	if x != nil {
+		return x.End
+	}
+	return Listing_NOT_YET
+}
+
+func (x *Listing) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
+// Entry is one thing below the directory that was asked for. Entries come in tree order: a directory before what is in it, and all that
+// is in it before what comes after it; the names in one directory by their bytes.
+type Entry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Relative to the directory that was asked for; any bytes but NUL. Empty if that is a file itself, which then is the only entry.
+	Path    []byte     `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Type    Entry_Type `protobuf:"varint,2,opt,name=type,proto3,enum=kwikcp.transfer.Entry_Type" json:"type,omitempty"`
+	Size    uint64     `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"` // of a file
+	MtimeNs int64      `protobuf:"varint,4,opt,name=mtime_ns,json=mtimeNs,proto3" json:"mtime_ns,omitempty"`
+	Mode    uint32     `protobuf:"varint,5,opt,name=mode,proto3" json:"mode,omitempty"`    // permission bits
+	Target  []byte     `protobuf:"bytes,6,opt,name=target,proto3" json:"target,omitempty"` // of a symlink, as it is
+	// Why the entry, or what is in the directory, is not known; then the other fields may be missing.
+	Error         string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Entry) Reset() {
+	*x = Entry{}
+	mi := &file_transfer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Entry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Entry) ProtoMessage() {}
+
+func (x *Entry) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Entry.ProtoReflect.Descriptor instead.
+func (*Entry) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Entry) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *Entry) GetType() Entry_Type {
+	if x != nil {
+		return x.Type
+	}
+	return Entry_OTHER
+}
+
+func (x *Entry) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Entry) GetMtimeNs() int64 {
+	if x != nil {
+		return x.MtimeNs
+	}
+	return 0
+}
+
+func (x *Entry) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *Entry) GetTarget() []byte {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Entry) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// PackRequest asks for a batch of files below the directory at path.
+type PackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their paths in the form of docs/PROTOCOL.md section 13, in order.
+	Paths         []byte `protobuf:"bytes,1,opt,name=paths,proto3" json:"paths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackRequest) Reset() {
+	*x = PackRequest{}
+	mi := &file_transfer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackRequest) ProtoMessage() {}
+
+func (x *PackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackRequest.ProtoReflect.Descriptor instead.
+func (*PackRequest) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PackRequest) GetPaths() []byte {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+// PackFile frames, one for each path of a PackRequest and in its order, are followed by the Tree frames that complete the file's chaining
+// values; Hashing frames may come before each. After the last there is one PackEnd.
+type PackFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to File:
+	//
+	//	*PackFile_Manifest
+	//	*PackFile_Failure
+	File isPackFile_File `protobuf_oneof:"file"`
+	// The first of the chaining values.
+	ChainingValues []byte `protobuf:"bytes,3,opt,name=chaining_values,json=chainingValues,proto3" json:"chaining_values,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PackFile) Reset() {
+	*x = PackFile{}
+	mi := &file_transfer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackFile) ProtoMessage() {}
+
+func (x *PackFile) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackFile.ProtoReflect.Descriptor instead.
+func (*PackFile) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PackFile) GetFile() isPackFile_File {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *PackFile) GetManifest() *Manifest {
+	if x != nil {
+		if x, ok := x.File.(*PackFile_Manifest); ok {
+			return x.Manifest
+		}
+	}
+	return nil
+}
+
+func (x *PackFile) GetFailure() *Failure {
+	if x != nil {
+		if x, ok := x.File.(*PackFile_Failure); ok {
+			return x.Failure
+		}
+	}
+	return nil
+}
+
+func (x *PackFile) GetChainingValues() []byte {
+	if x != nil {
+		return x.ChainingValues
+	}
+	return nil
+}
+
+type isPackFile_File interface {
+	isPackFile_File()
+}
+
+type PackFile_Manifest struct {
+	Manifest *Manifest `protobuf:"bytes,1,opt,name=manifest,proto3,oneof"` // without kwik_stream_id
+}
+
+type PackFile_Failure struct {
+	Failure *Failure `protobuf:"bytes,2,opt,name=failure,proto3,oneof"`
+}
+
+func (*PackFile_Manifest) isPackFile_File() {}
+
+func (*PackFile_Failure) isPackFile_File() {}
+
+type PackEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The aggregate stream of all files that have a manifest and are not empty, in order; 0 if there is none.
+	KwikStreamId  uint64 `protobuf:"varint,1,opt,name=kwik_stream_id,json=kwikStreamId,proto3" json:"kwik_stream_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackEnd) Reset() {
+	*x = PackEnd{}
+	mi := &file_transfer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackEnd) ProtoMessage() {}
+
+func (x *PackEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackEnd.ProtoReflect.Descriptor instead.
+func (*PackEnd) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PackEnd) GetKwikStreamId() uint64 {
+	if x != nil {
+		return x.KwikStreamId
+	}
+	return 0
+}
+
+// PackDescriptor says which files an aggregate stream consists of.
+type PackDescriptor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Paths, sizes, times and the first bytes of the roots, in the form of docs/PROTOCOL.md section 13.
+	Files         []byte `protobuf:"bytes,1,opt,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackDescriptor) Reset() {
+	*x = PackDescriptor{}
+	mi := &file_transfer_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackDescriptor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackDescriptor) ProtoMessage() {}
+
+func (x *PackDescriptor) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackDescriptor.ProtoReflect.Descriptor instead.
+func (*PackDescriptor) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PackDescriptor) GetFiles() []byte {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
 var File_transfer_proto protoreflect.FileDescriptor
 
 const file_transfer_proto_rawDesc = "" +
 	"\n" +
-	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"7\n" +
+	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\x9b\x01\n" +
 	"\aRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\fR\x04path\"\x8f\x02\n" +
+	"\x04path\x18\x02 \x01(\fR\x04path\x120\n" +
+	"\x04list\x18\x10 \x01(\v2\x1c.kwikcp.transfer.ListRequestR\x04list\x120\n" +
+	"\x04pack\x18\x11 \x01(\v2\x1c.kwikcp.transfer.PackRequestR\x04pack\"\xb6\x03\n" +
 	"\x05Reply\x124\n" +
 	"\ahashing\x18\x01 \x01(\v2\x18.kwikcp.transfer.HashingH\x00R\ahashing\x127\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x19.kwikcp.transfer.ManifestH\x00R\bmanifest\x12+\n" +
 	"\x04tree\x18\x03 \x01(\v2\x15.kwikcp.transfer.TreeH\x00R\x04tree\x124\n" +
 	"\afailure\x18\x04 \x01(\v2\x18.kwikcp.transfer.FailureH\x00R\afailure\x12+\n" +
-	"\x04root\x18\x05 \x01(\v2\x15.kwikcp.transfer.RootH\x00R\x04rootB\a\n" +
+	"\x04root\x18\x05 \x01(\v2\x15.kwikcp.transfer.RootH\x00R\x04root\x124\n" +
+	"\alisting\x18\x10 \x01(\v2\x18.kwikcp.transfer.ListingH\x00R\alisting\x128\n" +
+	"\tpack_file\x18\x11 \x01(\v2\x19.kwikcp.transfer.PackFileH\x00R\bpackFile\x125\n" +
+	"\bpack_end\x18\x12 \x01(\v2\x18.kwikcp.transfer.PackEndH\x00R\apackEndB\a\n" +
 	"\x05reply\"5\n" +
 	"\aHashing\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
@@ -661,12 +1293,49 @@ const file_transfer_proto_rawDesc = "" +
 	"NOT_A_FILE\x10\x02\x12\v\n" +
 	"\aCHANGED\x10\x03\x12\x0f\n" +
 	"\vBAD_REQUEST\x10\x04\x12\b\n" +
-	"\x04BUSY\x10\x05\"g\n" +
+	"\x04BUSY\x10\x05\"\x9c\x01\n" +
 	"\x0eFileDescriptor\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x19\n" +
-	"\bmtime_ns\x18\x04 \x01(\x03R\amtimeNsB\"Z kwikcp/transfer/proto;transferpbb\x06proto3"
+	"\bmtime_ns\x18\x04 \x01(\x03R\amtimeNs\x123\n" +
+	"\x04pack\x18\x10 \x01(\v2\x1f.kwikcp.transfer.PackDescriptorR\x04pack\"M\n" +
+	"\vListRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\fR\x05after\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x12\n" +
+	"\x04flat\x18\x03 \x01(\bR\x04flat\"\xb1\x01\n" +
+	"\aListing\x120\n" +
+	"\aentries\x18\x01 \x03(\v2\x16.kwikcp.transfer.EntryR\aentries\x12.\n" +
+	"\x03end\x18\x02 \x01(\x0e2\x1c.kwikcp.transfer.Listing.EndR\x03end\x12\x18\n" +
+	"\apartial\x18\x03 \x01(\bR\apartial\"*\n" +
+	"\x03End\x12\v\n" +
+	"\aNOT_YET\x10\x00\x12\b\n" +
+	"\x04MORE\x10\x01\x12\f\n" +
+	"\bCOMPLETE\x10\x02\"\xf6\x01\n" +
+	"\x05Entry\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\fR\x04path\x12/\n" +
+	"\x04type\x18\x02 \x01(\x0e2\x1b.kwikcp.transfer.Entry.TypeR\x04type\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x19\n" +
+	"\bmtime_ns\x18\x04 \x01(\x03R\amtimeNs\x12\x12\n" +
+	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x16\n" +
+	"\x06target\x18\x06 \x01(\fR\x06target\x12\x14\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"7\n" +
+	"\x04Type\x12\t\n" +
+	"\x05OTHER\x10\x00\x12\b\n" +
+	"\x04FILE\x10\x01\x12\r\n" +
+	"\tDIRECTORY\x10\x02\x12\v\n" +
+	"\aSYMLINK\x10\x03\"#\n" +
+	"\vPackRequest\x12\x14\n" +
+	"\x05paths\x18\x01 \x01(\fR\x05paths\"\xaa\x01\n" +
+	"\bPackFile\x127\n" +
+	"\bmanifest\x18\x01 \x01(\v2\x19.kwikcp.transfer.ManifestH\x00R\bmanifest\x124\n" +
+	"\afailure\x18\x02 \x01(\v2\x18.kwikcp.transfer.FailureH\x00R\afailure\x12'\n" +
+	"\x0fchaining_values\x18\x03 \x01(\fR\x0echainingValuesB\x06\n" +
+	"\x04file\"/\n" +
+	"\aPackEnd\x12$\n" +
+	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\"&\n" +
+	"\x0ePackDescriptor\x12\x14\n" +
+	"\x05files\x18\x01 \x01(\fR\x05filesB\"Z kwikcp/transfer/proto;transferpbb\x06proto3"
 
 var (
 	file_transfer_proto_rawDescOnce sync.Once
@@ -680,31 +1349,51 @@ func file_transfer_proto_rawDescGZIP() []byte {
 	return file_transfer_proto_rawDescData
 }
 
-var file_transfer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_transfer_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_transfer_proto_goTypes = []any{
 	(Failure_Code)(0),      // 0: kwikcp.transfer.Failure.Code
-	(*Request)(nil),        // 1: kwikcp.transfer.Request
-	(*Reply)(nil),          // 2: kwikcp.transfer.Reply
-	(*Hashing)(nil),        // 3: kwikcp.transfer.Hashing
-	(*Manifest)(nil),       // 4: kwikcp.transfer.Manifest
-	(*Tree)(nil),           // 5: kwikcp.transfer.Tree
-	(*Root)(nil),           // 6: kwikcp.transfer.Root
-	(*Failure)(nil),        // 7: kwikcp.transfer.Failure
-	(*FileDescriptor)(nil), // 8: kwikcp.transfer.FileDescriptor
+	(Listing_End)(0),       // 1: kwikcp.transfer.Listing.End
+	(Entry_Type)(0),        // 2: kwikcp.transfer.Entry.Type
+	(*Request)(nil),        // 3: kwikcp.transfer.Request
+	(*Reply)(nil),          // 4: kwikcp.transfer.Reply
+	(*Hashing)(nil),        // 5: kwikcp.transfer.Hashing
+	(*Manifest)(nil),       // 6: kwikcp.transfer.Manifest
+	(*Tree)(nil),           // 7: kwikcp.transfer.Tree
+	(*Root)(nil),           // 8: kwikcp.transfer.Root
+	(*Failure)(nil),        // 9: kwikcp.transfer.Failure
+	(*FileDescriptor)(nil), // 10: kwikcp.transfer.FileDescriptor
+	(*ListRequest)(nil),    // 11: kwikcp.transfer.ListRequest
+	(*Listing)(nil),        // 12: kwikcp.transfer.Listing
+	(*Entry)(nil),          // 13: kwikcp.transfer.Entry
+	(*PackRequest)(nil),    // 14: kwikcp.transfer.PackRequest
+	(*PackFile)(nil),       // 15: kwikcp.transfer.PackFile
+	(*PackEnd)(nil),        // 16: kwikcp.transfer.PackEnd
+	(*PackDescriptor)(nil), // 17: kwikcp.transfer.PackDescriptor
 }
 var file_transfer_proto_depIdxs = []int32{
-	3, // 0: kwikcp.transfer.Reply.hashing:type_name -> kwikcp.transfer.Hashing
-	4, // 1: kwikcp.transfer.Reply.manifest:type_name -> kwikcp.transfer.Manifest
-	5, // 2: kwikcp.transfer.Reply.tree:type_name -> kwikcp.transfer.Tree
-	7, // 3: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
-	6, // 4: kwikcp.transfer.Reply.root:type_name -> kwikcp.transfer.Root
-	0, // 5: kwikcp.transfer.Failure.code:type_name -> kwikcp.transfer.Failure.Code
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	11, // 0: kwikcp.transfer.Request.list:type_name -> kwikcp.transfer.ListRequest
+	14, // 1: kwikcp.transfer.Request.pack:type_name -> kwikcp.transfer.PackRequest
+	5,  // 2: kwikcp.transfer.Reply.hashing:type_name -> kwikcp.transfer.Hashing
+	6,  // 3: kwikcp.transfer.Reply.manifest:type_name -> kwikcp.transfer.Manifest
+	7,  // 4: kwikcp.transfer.Reply.tree:type_name -> kwikcp.transfer.Tree
+	9,  // 5: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
+	8,  // 6: kwikcp.transfer.Reply.root:type_name -> kwikcp.transfer.Root
+	12, // 7: kwikcp.transfer.Reply.listing:type_name -> kwikcp.transfer.Listing
+	15, // 8: kwikcp.transfer.Reply.pack_file:type_name -> kwikcp.transfer.PackFile
+	16, // 9: kwikcp.transfer.Reply.pack_end:type_name -> kwikcp.transfer.PackEnd
+	0,  // 10: kwikcp.transfer.Failure.code:type_name -> kwikcp.transfer.Failure.Code
+	17, // 11: kwikcp.transfer.FileDescriptor.pack:type_name -> kwikcp.transfer.PackDescriptor
+	13, // 12: kwikcp.transfer.Listing.entries:type_name -> kwikcp.transfer.Entry
+	1,  // 13: kwikcp.transfer.Listing.end:type_name -> kwikcp.transfer.Listing.End
+	2,  // 14: kwikcp.transfer.Entry.type:type_name -> kwikcp.transfer.Entry.Type
+	6,  // 15: kwikcp.transfer.PackFile.manifest:type_name -> kwikcp.transfer.Manifest
+	9,  // 16: kwikcp.transfer.PackFile.failure:type_name -> kwikcp.transfer.Failure
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_transfer_proto_init() }
@@ -718,14 +1407,21 @@ func file_transfer_proto_init() {
 		(*Reply_Tree)(nil),
 		(*Reply_Failure)(nil),
 		(*Reply_Root)(nil),
+		(*Reply_Listing)(nil),
+		(*Reply_PackFile)(nil),
+		(*Reply_PackEnd)(nil),
+	}
+	file_transfer_proto_msgTypes[12].OneofWrappers = []any{
+		(*PackFile_Manifest)(nil),
+		(*PackFile_Failure)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transfer_proto_rawDesc), len(file_transfer_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   8,
+			NumEnums:      3,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

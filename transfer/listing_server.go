@@ -1,0 +1,230 @@
+package transfer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+	"sort"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	transferpb "kwikcp/transfer/proto"
+)
+
+const (
+	// maxListed bounds the entries of one answer.
+	maxListed = 64 << 10
+	// maxCrowd bounds the names of a directory that a server lists: they are sorted in memory.
+	maxCrowd = 2 << 20
+	// listingBytes is about how large a Listing frame is; one entry, at most maxTreePath and as much for a link's target, may come on top.
+	listingBytes = 16 << 10
+	// maxLinkTarget bounds the target of a link that is listed, in bytes.
+	maxLinkTarget = 4096
+)
+
+// temporary matches the names of files on their way (partName, freshName, mirrorLock), which are nobody else's business.
+var temporary = regexp.MustCompile(`^\.kwikcp-[0-9a-z-]+\.(part|new)$`)
+
+// list answers a ListRequest.
+func (s *Server) list(w answerWriter, request *transferpb.Request) error {
+	tree, ok := s.dir.(TreeDir)
+	if !ok {
+		return ErrNotAFile
+	}
+	base, err := openBase(tree, string(request.GetPath()))
+	if errors.Is(err, errNotADirectory) {
+		return s.listFile(w, tree, string(request.GetPath()))
+	}
+	if err != nil {
+		return err
+	}
+	defer base.Close()
+	l := &lister{w: w, cache: newDirCache(base), flat: request.GetList().GetFlat(), left: maxListed}
+	defer l.cache.close()
+	if n := request.GetList().GetLimit(); n > 0 && n < maxListed {
+		l.left = int(n)
+	}
+	after := string(request.GetList().GetAfter())
+	if after != "" && checkTreePath(after) != nil {
+		return errRequest
+	}
+	end := transferpb.Listing_COMPLETE
+	names, err := l.names("")
+	if err != nil {
+		return err
+	}
+	if err := l.walk("", names, after); errors.Is(err, errPageFull) {
+		end = transferpb.Listing_MORE
+	} else if err != nil {
+		return err
+	}
+	return l.flush(end)
+}
+
+// openBase opens the directory that a request is about; "" is the served one.
+func openBase(tree TreeDir, path string) (TreeDir, error) {
+	if path == "" {
+		return tree.At(".")
+	}
+	if CheckPath(path) != nil {
+		return nil, fs.ErrNotExist // no hint at why
+	}
+	return tree.At(path)
+}
+
+// listFile answers about a path that is no directory.
+func (s *Server) listFile(w answerWriter, tree TreeDir, path string) error {
+	f, err := tree.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return w.send(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &transferpb.Listing{
+		Entries: []*transferpb.Entry{entryOf("", info)}, End: transferpb.Listing_COMPLETE,
+	}}})
+}
+
+// A lister walks one directory for one request. It holds the names of the directories that it is in, and a frame's worth of entries.
+type lister struct {
+	w     answerWriter
+	cache *dirCache
+	flat  bool
+	left  int // entries that may still be sent
+	frame transferpb.Listing
+	bytes int // of the frame, about
+}
+
+var errPageFull = errors.New("the page is full")
+
+// names returns the sorted names in a directory.
+func (l *lister) names(dir string) ([]string, error) {
+	d, err := l.cache.acquire(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer l.cache.release(d)
+	names, err := d.Names(maxCrowd)
+	if err != nil {
+		return nil, err
+	}
+	names = slices.DeleteFunc(names, temporary.MatchString)
+	sort.Strings(names)
+	return names, nil
+}
+
+// walk lists what is in a directory, whose names are known, and below it, but nothing up to and with after, a path relative to it; "" is
+// before everything.
+func (l *lister) walk(dir string, names []string, after string) error {
+	first, below, deeper := strings.Cut(after, "/")
+	i := sort.SearchStrings(names, first)
+	if after != "" && i < len(names) && names[i] == first {
+		if inside := join(dir, first); !l.flat {
+			in, err := l.names(inside)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotADirectory) {
+				l.frame.Partial = true
+			}
+			if !deeper {
+				below = ""
+			}
+			if err := l.walk(inside, in, below); err != nil {
+				return err
+			}
+		}
+		i++
+	}
+	for _, name := range names[i:] {
+		in, err := l.visit(join(dir, name))
+		if err != nil {
+			return err
+		}
+		if in != nil {
+			if err := l.walk(join(dir, name), in, ""); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// visit lists one entry, and returns the names in it if it is a directory to walk.
+func (l *lister) visit(path string) (names []string, err error) {
+	if l.left == 0 {
+		return nil, errPageFull
+	}
+	d, err := l.cache.acquire(parentOf(path))
+	if err != nil {
+		return nil, l.add(&transferpb.Entry{Path: []byte(path), Error: entryProblem(err)})
+	}
+	name := lastOf(path)
+	info, err := d.Lstat(name)
+	target := ""
+	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		target, err = d.Readlink(name)
+	}
+	l.cache.release(d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // it went meanwhile
+	}
+	if err != nil {
+		return nil, l.add(&transferpb.Entry{Path: []byte(path), Error: entryProblem(err)})
+	}
+	e := entryOf(path, info)
+	switch {
+	case len(target) > maxLinkTarget:
+		e.Type, e.Error = transferpb.Entry_OTHER, "the target of the link is too long"
+	case target != "":
+		e.Target = []byte(target)
+	case e.GetType() == transferpb.Entry_DIRECTORY && !l.flat:
+		if len(path)+1+maxName > maxTreePath {
+			e.Error = "it is too deep"
+		} else if names, err = l.names(path); err != nil {
+			e.Error = entryProblem(err)
+		}
+	}
+	return names, l.add(e)
+}
+
+// entryProblem is what a client is told.
+func entryProblem(err error) string {
+	if errors.Is(err, errCrowded) {
+		return fmt.Sprintf("there are more than %d files in the directory", maxCrowd)
+	}
+	return "the server cannot read it"
+}
+
+func entryOf(path string, info fs.FileInfo) *transferpb.Entry {
+	e := &transferpb.Entry{Path: []byte(path), MtimeNs: info.ModTime().UnixNano(), Mode: uint32(info.Mode().Perm())}
+	switch info.Mode().Type() {
+	case 0:
+		e.Type, e.Size = transferpb.Entry_FILE, uint64(info.Size())
+	case fs.ModeDir:
+		e.Type = transferpb.Entry_DIRECTORY
+	case fs.ModeSymlink:
+		e.Type = transferpb.Entry_SYMLINK
+	}
+	return e
+}
+
+// add puts an entry into the frame, and sends the frame if it is large enough.
+func (l *lister) add(e *transferpb.Entry) error {
+	l.left--
+	l.frame.Entries = append(l.frame.Entries, e)
+	if l.bytes += proto.Size(e) + 4; l.bytes < listingBytes {
+		return nil
+	}
+	return l.flush(transferpb.Listing_NOT_YET)
+}
+
+func (l *lister) flush(end transferpb.Listing_End) error {
+	l.frame.End = end
+	err := l.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &l.frame}})
+	l.frame.Entries, l.frame.Partial, l.bytes = l.frame.Entries[:0], false, 0
+	return err
+}

@@ -1,0 +1,117 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"sort"
+)
+
+// delete removes what is in the target and not in the listing, which must have been complete. What the filter excludes stays, and so do the
+// directories that it is in.
+func (p *plan) delete(ctx context.Context) {
+	if p.damaged {
+		if len(p.extra) > 0 {
+			p.tell(FileReport{Path: "", Action: FileFailed, Err: &Error{Kind: KindOther, Op: "delete what is not on the server", Err: errors.New("the listing is not complete, so nothing was deleted")}})
+		}
+		return
+	}
+	for _, x := range p.extra {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := p.deleteIn(x.dir, x.name); err != nil {
+			p.fail(join(x.dir.path, x.name), "delete it", err)
+		}
+	}
+}
+
+// deleteIn deletes one thing in a directory, and gives the directory its mode and time again.
+func (p *plan) deleteIn(d *mirrorDir, name string) error {
+	if err := p.reopen(d); err != nil {
+		return err
+	}
+	defer p.releaseDir(d)
+	h, err := p.cache.acquire(d.path)
+	if err != nil {
+		return err
+	}
+	defer p.cache.release(h)
+	_, err = p.remove(h, join(d.path, name))
+	return err
+}
+
+// remove deletes what is at a path in an open directory, unless the filter protects it, and reports whether it is gone.
+func (p *plan) remove(h *openDir, at string) (gone bool, err error) {
+	name := lastOf(at)
+	info, err := h.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	part := temporary.MatchString(name)
+	if !part && !p.Filter.Wants(at, info.IsDir()) {
+		return false, nil
+	}
+	switch {
+	case info.IsDir():
+		if gone, err := p.removeAll(at, info, h); err != nil || !gone {
+			return false, err
+		}
+	case part && !p.DryRun:
+		if busy := p.inUse(h, name); busy {
+			return false, nil
+		}
+	}
+	if !p.DryRun {
+		if err := h.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, err
+		}
+		if info.IsDir() {
+			p.cache.forget(at)
+		}
+	}
+	p.tell(FileReport{Path: at, Action: FileDeleted})
+	return true, nil
+}
+
+// removeAll deletes what is in a directory, and reports whether nothing is left.
+func (p *plan) removeAll(at string, info fs.FileInfo, up *openDir) (empty bool, err error) {
+	if !p.DryRun && info.Mode()&ownerMode != ownerMode {
+		if err := up.ChmodDir(lastOf(at), info.Mode().Perm()|ownerMode); err != nil {
+			return false, err
+		}
+	}
+	h, err := p.cache.acquire(at)
+	if err != nil {
+		return false, err
+	}
+	defer p.cache.release(h)
+	names, err := h.Names(maxLocal)
+	if err != nil {
+		return false, err
+	}
+	sort.Strings(names)
+	empty = true
+	for _, name := range names {
+		gone, err := p.remove(h, join(at, name))
+		if err != nil {
+			p.fail(join(at, name), "delete it", err)
+		}
+		empty = empty && gone
+	}
+	return empty, nil
+}
+
+// inUse reports whether a part file belongs to a transfer that goes on.
+func (p *plan) inUse(h *openDir, name string) bool {
+	f, err := h.OpenPart(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	locked, err := f.TryLock()
+	return err == nil && !locked
+}

@@ -1,0 +1,336 @@
+package transfer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+	transferpb "kwikcp/transfer/proto"
+)
+
+// A liar is a hostile server of trees. Its requests come on one session, several streams of it.
+type liar struct {
+	entries []*transferpb.Entry
+	page    func(p *liarPeer) // instead of entries
+	pack    func(p *liarPeer) // nil for an honest answer
+	content []byte            // of every file, or rather
+	truth   []byte            // what its tree is made of; nil for content
+}
+
+type liarPeer struct {
+	*liar
+	session *kwik.ServerSession
+	stream  *kwik.Stream
+	request *transferpb.Request
+}
+
+func (p *liarPeer) reply(r *transferpb.Reply) { writeMessage(p.stream, r) }
+
+func (p *liarPeer) listing(end transferpb.Listing_End, entries ...*transferpb.Entry) {
+	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &transferpb.Listing{Entries: entries, End: end}}})
+}
+
+// file answers for one file of a batch.
+func (p *liarPeer) file(change func(*transferpb.PackFile)) {
+	truth := p.truth
+	if truth == nil {
+		truth = p.content
+	}
+	tree, err := integrity.Build(context.Background(), bytes.NewReader(truth), int64(len(truth)), integrity.DefaultGroupSize, nil)
+	if err != nil {
+		panic(err)
+	}
+	root := tree.Root()
+	f := &transferpb.PackFile{File: &transferpb.PackFile_Manifest{Manifest: &transferpb.Manifest{
+		Size: uint64(tree.Size()), Root: root[:], Group: uint32(tree.GroupSize()), Mode: 0o7777,
+	}}, ChainingValues: tree.CVs()}
+	if change != nil {
+		change(f)
+	}
+	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_PackFile{PackFile: f}})
+}
+
+// end offers a stream of n files and ends the answer.
+func (p *liarPeer) end(n, size int64) {
+	segments := make([]int64, n)
+	for i := range segments {
+		segments[i] = size / n
+	}
+	descriptor, _ := proto.Marshal(&transferpb.FileDescriptor{Path: []byte("lies")})
+	stream, err := p.session.OpenAggregateStream(kwik.AggregateStreamSpec{Size: size, Alignment: integrity.DefaultGroupSize.Bytes(), Segments: segments, Descriptor: descriptor})
+	if err != nil {
+		return
+	}
+	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_PackEnd{PackEnd: &transferpb.PackEnd{KwikStreamId: uint64(stream.StreamID())}}})
+}
+
+func (p *liarPeer) honest() {
+	n := int64(0)
+	for r := (pathReader{rest: p.request.GetPack().GetPaths()}); r.more(); n++ {
+		if _, err := r.path(); err != nil {
+			return
+		}
+		p.file(nil)
+	}
+	p.end(n, n*int64(len(p.content)))
+}
+
+// repeated is the content of many equal files.
+type repeated []byte
+
+func (c repeated) Close() error { return nil }
+func (c repeated) ReadAt(p []byte, off int64) (int, error) {
+	for i := range p {
+		p[i] = c[(off+int64(i))%int64(len(c))]
+	}
+	return len(p), nil
+}
+
+// lies starts the server and mirrors its tree.
+func (w *wire) lies(l *liar, target string, change ...func(*MirrorOptions)) (MirrorResult, *mirrorReports, error) {
+	if l.content == nil {
+		l.content = []byte("content")
+	}
+	listener := w.start(&kwik.Config{OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+		return repeated(l.content), nil
+	}})
+	w.wg.Go(func() {
+		session, err := listener.Accept(w.ctx)
+		if err != nil {
+			return
+		}
+		for {
+			stream, err := session.AcceptStream(w.ctx)
+			if err != nil {
+				return
+			}
+			w.wg.Go(func() {
+				p := &liarPeer{liar: l, session: session, stream: stream, request: &transferpb.Request{}}
+				if readMessage(bufio.NewReader(stream), p.request) != nil {
+					return
+				}
+				switch {
+				case p.request.GetList() != nil && l.page != nil:
+					l.page(p)
+				case p.request.GetList() != nil:
+					p.listing(transferpb.Listing_COMPLETE, l.entries...)
+				case l.pack != nil:
+					l.pack(p)
+				default:
+					p.honest()
+				}
+				stream.Close()
+			})
+		}
+	})
+	reports := &mirrorReports{}
+	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: serverAddr.String()}, TLS: w.tls(), KWIK: w.client()}, Target: target}
+	for _, f := range change {
+		f(&o)
+	}
+	result, err := Mirror(w.ctx, o, reports)
+	return result, reports, err
+}
+
+func fileEntry(p string) *transferpb.Entry {
+	return &transferpb.Entry{Path: []byte(p), Type: transferpb.Entry_FILE, Size: 7}
+}
+
+func dirEntry(p string) *transferpb.Entry {
+	return &transferpb.Entry{Path: []byte(p), Type: transferpb.Entry_DIRECTORY, Mode: 0o7777}
+}
+
+func linkEntry(p, to string) *transferpb.Entry {
+	return &transferpb.Entry{Path: []byte(p), Type: transferpb.Entry_SYMLINK, Target: []byte(to)}
+}
+
+// Names and links of a server lead to nowhere but into the target; what is wrong with one is its own affair.
+func TestMirrorHostileNames(t *testing.T) {
+	parent := t.TempDir()
+	target := filepath.Join(parent, "a", "copy")
+	os.MkdirAll(target, 0o755)
+	outside := t.TempDir()
+	os.Symlink(outside, filepath.Join(target, "mine")) // a link of the user's
+	onWire(t, func(w *wire) {
+		entries := []*transferpb.Entry{
+			fileEntry("\x00"), fileEntry("../../evil"), fileEntry("../evil"), dirEntry(".."), fileEntry("/etc/evil"), fileEntry("a/../../evil"), fileEntry("."),
+			fileEntry(".kwikcp-00000000000000000000.part"), fileEntry(mirrorLock), linkEntry("abs", "/etc"), dirEntry("d"), linkEntry("d/up", "../.."), fileEntry("good"),
+			linkEntry("in", "d"), dirEntry("mine"), fileEntry("mine/evil"), fileEntry(strings.Repeat("n", 256)), linkEntry("tricky", "in/../.."),
+		}
+		sortEntries(entries)
+		result, reports, err := w.lies(&liar{entries: entries}, target)
+		if err == nil || result.Fetched != 1 || result.Linked != 1 {
+			t.Errorf("%+v, %v, %+v", result, err, reports.files)
+		}
+		for p, want := range map[string]FileAction{
+			"../../evil": "", "/etc/evil": FileFailed, "..": FileFailed, "\x00": FileFailed, "a/../../evil": FileFailed, strings.Repeat("n", 256): FileFailed,
+			mirrorLock: FileSkipped, "abs": FileSkipped, "d/up": FileSkipped, "tricky": FileSkipped, "mine": FileFailed, "mine/evil": "", "good": FileFetched, "in": FileLinked,
+		} {
+			if got := reports.action(p); got != want {
+				t.Errorf("%.20q: %q, want %q", p, got, want)
+			}
+		}
+	})
+	wantNames(t, outside)
+	wantNames(t, parent, "a")
+	wantNames(t, filepath.Join(parent, "a"), "copy")
+	wantNames(t, target, "d", "good", "in", "mine")
+	if info, err := os.Stat(filepath.Join(target, "good")); err != nil || info.Mode() != 0o777&^umask {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}
+
+func sortEntries(entries []*transferpb.Entry) {
+	for i := range entries {
+		for j := i; j > 0 && compareTree(string(entries[j].Path), string(entries[j-1].Path)) < 0; j-- {
+			entries[j], entries[j-1] = entries[j-1], entries[j]
+		}
+	}
+}
+
+// Answers that make no sense end the mirror with an error; nothing is deleted, and nothing is in place that is not proved.
+func TestMirrorHostileAnswers(t *testing.T) {
+	one := []*transferpb.Entry{fileEntry("a")}
+	manifest := func(change func(*transferpb.Manifest)) func(*liarPeer) {
+		return func(p *liarPeer) {
+			p.file(func(f *transferpb.PackFile) { change(f.GetManifest()) })
+			p.end(1, 7)
+		}
+	}
+	for name, c := range map[string]struct {
+		l    *liar
+		kind Kind
+	}{
+		"twice":               {&liar{entries: []*transferpb.Entry{fileEntry("a"), fileEntry("a")}}, KindOther},
+		"file and directory":  {&liar{entries: []*transferpb.Entry{fileEntry("a"), dirEntry("a")}}, KindOther},
+		"below a link":        {&liar{entries: []*transferpb.Entry{linkEntry("a", "b"), fileEntry("a/b")}}, KindOther},
+		"out of order":        {&liar{entries: []*transferpb.Entry{fileEntry("b"), fileEntry("a")}}, KindOther},
+		"an empty page":       {&liar{page: func(p *liarPeer) { p.listing(transferpb.Listing_MORE) }}, KindOther},
+		"the same page again": {&liar{page: func(p *liarPeer) { p.listing(transferpb.Listing_MORE, one...) }}, KindOther},
+		"too long a page": {&liar{page: func(p *liarPeer) {
+			for i := range listPage/100 + 1 {
+				var entries []*transferpb.Entry
+				for j := range 100 {
+					entries = append(entries, fileEntry(fmt.Sprintf("%09d", 100*i+j)))
+				}
+				p.listing(transferpb.Listing_NOT_YET, entries...)
+			}
+		}}, KindOther},
+		"a huge file in the list": {&liar{entries: []*transferpb.Entry{{Path: []byte("a"), Type: transferpb.Entry_FILE, Size: math.MaxUint64}}}, KindOther},
+		"no end of the listing":   {&liar{page: func(p *liarPeer) { p.listing(transferpb.Listing_NOT_YET, one...) }}, KindNetwork},
+		"an answer to something else": {&liar{page: func(p *liarPeer) {
+			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Manifest{Manifest: &transferpb.Manifest{}}})
+		}}, KindOther},
+		"no files":        {&liar{entries: one, pack: func(p *liarPeer) { p.end(1, 7) }}, KindOther},
+		"a file too many": {&liar{entries: one, pack: func(p *liarPeer) { p.file(nil); p.file(nil); p.end(1, 7) }}, KindOther},
+		"another stream":  {&liar{entries: one, pack: func(p *liarPeer) { p.file(nil); p.end(1, 8) }}, KindOther},
+		"no stream": {&liar{entries: one, pack: func(p *liarPeer) {
+			p.file(nil)
+			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_PackEnd{PackEnd: &transferpb.PackEnd{}}})
+		}}, KindOther},
+		"a stream that is not offered": {&liar{entries: one, pack: func(p *liarPeer) {
+			p.file(nil)
+			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_PackEnd{PackEnd: &transferpb.PackEnd{KwikStreamId: 1<<62 + 99}}})
+		}}, KindNetwork},
+		"too many groups":        {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Size, m.Group = 1<<62, 0 })}, KindOther},
+		"group size":             {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Group = 256 })}, KindOther},
+		"short root":             {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Root = m.Root[1:] })}, KindOther},
+		"a tree of another file": {&liar{entries: one, content: make([]byte, 200_000), pack: manifest(func(m *transferpb.Manifest) { m.Root[0]++ })}, KindIntegrity},
+		"too long a tree": {&liar{entries: one, pack: func(p *liarPeer) {
+			p.file(func(f *transferpb.PackFile) { f.ChainingValues = make([]byte, 64) })
+			p.end(1, 7)
+		}}, KindIntegrity},
+		"wrong bytes":   {&liar{entries: one, truth: []byte("CONTENT")}, KindIntegrity},
+		"another group": {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Size = 6 })}, KindOther},
+	} {
+		t.Run(name, func(t *testing.T) {
+			target := t.TempDir()
+			put(t, filepath.Join(target, "mine"), "mine")
+			onWire(t, func(w *wire) {
+				start := time.Now()
+				_, reports, err := w.lies(c.l, target, deleting)
+				if e, ok := errors.AsType[*Error](err); !ok || e.Kind != c.kind {
+					t.Errorf("%v, %+v", err, reports.files)
+				}
+				if took := time.Since(start); took > 2*listTimeout {
+					t.Errorf("it took %v", took)
+				}
+			})
+			wantContent(t, filepath.Join(target, "mine"), "mine")
+			if !strings.Contains(name, "directory") && !strings.Contains(name, "link") { // of which the first entry is sound
+				wantNames(t, target, "mine")
+			}
+		})
+	}
+}
+
+// Requests that no client of ours sends are refused, and cost the server nothing.
+func TestHostileTreeRequests(t *testing.T) {
+	_, d := servedTree(t)
+	onWire(t, func(w *wire) {
+		w.serve(d)
+		c := w.dial()
+		defer c.CloseWithError(0, "")
+		long := strings.Repeat("d/", maxTreePath/2-1) + "f"
+		var bomb []byte
+		for before := ""; len(bomb) < 60_000; before = long {
+			bomb = appendPath(bomb, before, long)
+		}
+		for name, r := range map[string]struct {
+			request *transferpb.Request
+			code    transferpb.Failure_Code
+		}{
+			"list outside":         {&transferpb.Request{Path: []byte("../x"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_FOUND},
+			"list through a link":  {&transferpb.Request{Path: []byte("updir"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_FOUND},
+			"list an absolute one": {&transferpb.Request{Path: []byte("/etc"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_FOUND},
+			"list a FIFO":          {&transferpb.Request{Path: []byte("fifo"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_A_FILE},
+			"list after nonsense":  {&transferpb.Request{List: &transferpb.ListRequest{After: []byte("../..")}}, transferpb.Failure_BAD_REQUEST},
+			"an empty batch":       {&transferpb.Request{Pack: &transferpb.PackRequest{}}, transferpb.Failure_BAD_REQUEST},
+			"a batch of nonsense":  {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: []byte{1, 2, 3}}}, transferpb.Failure_BAD_REQUEST},
+			"a batch outside":      {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: appendPath(nil, "", "../secret")}}, transferpb.Failure_BAD_REQUEST},
+			"a base outside":       {&transferpb.Request{Path: []byte(".."), Pack: &transferpb.PackRequest{Paths: appendPath(nil, "", "secret")}}, transferpb.Failure_BAD_REQUEST},
+			"long paths in short":  {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: bomb}}, transferpb.Failure_BAD_REQUEST},
+		} {
+			r.request.Version = protocolVersion
+			var raw bytes.Buffer
+			writeMessage(&raw, r.request)
+			replies, err := w.ask(c, raw.Bytes(), true)
+			if err != nil || len(replies) != 1 || replies[0].GetFailure().GetCode() != r.code || replies[0].GetFailure() == nil {
+				t.Errorf("%s: %v, %v", name, replies, err)
+			}
+		}
+
+		// Files that cannot be served are refused one by one.
+		var paths []byte
+		before := ""
+		for _, p := range []string{"dirlink/deeper/file", "fifo", "file", "missing", "outside", "sub", "updir/secret"} {
+			paths, before = appendPath(paths, before, p), p
+		}
+		var raw bytes.Buffer
+		writeMessage(&raw, &transferpb.Request{Version: protocolVersion, Pack: &transferpb.PackRequest{Paths: paths}})
+		replies, err := w.ask(c, raw.Bytes(), true)
+		if err != nil || len(replies) != 8 {
+			t.Fatal(replies, err)
+		}
+		for i, served := range []bool{true, false, true, false, false, false, false} {
+			if f := replies[i].GetPackFile(); (f.GetManifest() != nil) != served {
+				t.Errorf("file %d: %v", i, f)
+			}
+		}
+		if replies[7].GetPackEnd().GetKwikStreamId() == 0 {
+			t.Error(replies[7])
+		}
+	})
+}

@@ -1,0 +1,210 @@
+package transfer
+
+import (
+	"errors"
+	"time"
+)
+
+// A placer puts files that have all their bytes under their final names, many at a time:
+//
+//  1. the contents of all are made durable: by one sync of the file system where there is such a call, else each file was synced when it was
+//     written;
+//  2. each is renamed.
+//
+// So after a power cut there is under a final name what was there before or the whole new file. That the new names are durable is
+// seen to at the end of the mirror (syncVolumes), or of each group where there is no such call.
+//
+// Its goroutine ends with finish, which waits for it.
+type placer struct {
+	m     *mirror
+	in    chan *mirrorFile
+	ended chan struct{}
+	syncs bool // file systems are synced as a whole
+}
+
+const (
+	// placeFiles, placeOpen and placeWait bound a group: its files, those of them that hold a descriptor open, and how long the first waits.
+	placeFiles = 1024
+	placeOpen  = 32
+	placeWait  = 500 * time.Millisecond
+)
+
+func (m *mirror) startPlacer() *placer {
+	p := &placer{m: m, in: make(chan *mirrorFile, placeFiles), ended: make(chan struct{})}
+	if !m.DryRun {
+		v, err := m.volumeOf(m.root)
+		p.syncs = v != nil && err == nil
+	}
+	go p.run()
+	return p
+}
+
+// put takes a file over. It waits while there is too much to do.
+func (p *placer) put(f *mirrorFile) { p.in <- f }
+
+// finish waits until all files are placed. None may be put any more.
+func (p *placer) finish() {
+	close(p.in)
+	<-p.ended
+}
+
+func (p *placer) run() {
+	defer close(p.ended)
+	for f := range p.in {
+		group, open := []*mirrorFile{f}, 0
+		if f.part != nil {
+			open++
+		}
+		wait := time.NewTimer(placeWait)
+		for more := true; more && len(group) < placeFiles && open < placeOpen; {
+			select {
+			case f, ok := <-p.in:
+				if more = ok; ok {
+					group = append(group, f)
+					if f.part != nil {
+						open++
+					}
+				}
+			case <-wait.C:
+				more = false
+			}
+		}
+		wait.Stop()
+		p.place(group)
+	}
+}
+
+// place puts a group in place.
+func (p *placer) place(group []*mirrorFile) {
+	var dirs []string // of the group, each once if they come one after the other, as they mostly do
+	for _, f := range group {
+		if len(dirs) == 0 || dirs[len(dirs)-1] != f.dir.path {
+			dirs = append(dirs, f.dir.path)
+		}
+	}
+	var failed error
+	if p.syncs {
+		failed = p.syncContents(dirs)
+	}
+	for _, f := range group {
+		err := failed
+		if err == nil {
+			err = p.rename(f)
+		}
+		if err != nil {
+			p.discard(f)
+			p.m.drop(f, LocalError("put it in place", cause(err)))
+			continue
+		}
+		p.m.settle(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root()})
+	}
+	if !p.syncs {
+		for _, dir := range dirs {
+			if err := p.m.syncNames(dir); err != nil {
+				p.m.fail(dir, "sync the directory", err)
+			}
+		}
+	}
+}
+
+// syncContents syncs the file systems that directories are on, each once.
+func (p *placer) syncContents(dirs []string) error {
+	done := make(map[Volume]bool)
+	for _, dir := range dirs {
+		h, err := p.m.cache.acquire(dir)
+		if err != nil {
+			return err
+		}
+		v, err := p.m.volumeOf(h.TreeDir)
+		p.m.cache.release(h)
+		if err != nil {
+			return err
+		}
+		if !done[v] {
+			if err := v.Sync(); err != nil {
+				return err
+			}
+			done[v] = true
+		}
+	}
+	return nil
+}
+
+// discard removes a file that could not be placed, unless it is one to go on with.
+func (p *placer) discard(f *mirrorFile) {
+	if f.part != nil {
+		return
+	}
+	if h, err := p.m.cache.acquire(f.dir.path); err == nil {
+		h.Remove(f.temp)
+		p.m.cache.release(h)
+	}
+}
+
+// rename gives a file its final name.
+func (p *placer) rename(f *mirrorFile) error {
+	h, err := p.m.cache.acquire(f.dir.path)
+	if err != nil {
+		return err
+	}
+	defer p.m.cache.release(h)
+	if f.part != nil {
+		f.part.dir = h
+		if err := f.part.isPart(f.part.file); err != nil {
+			return err
+		}
+	}
+	if err := h.Rename(f.temp, f.name); err != nil {
+		return err
+	}
+	if f.part != nil {
+		return f.part.file.Close()
+	}
+	return nil
+}
+
+// volumeOf returns the file system that a directory is on, nil if it cannot be synced as a whole. It stays open until the attempt ends.
+func (m *mirror) volumeOf(d TreeDir) (v Volume, err error) {
+	info, err := d.Lstat(".")
+	if err != nil {
+		return nil, err
+	}
+	id := deviceOf(info)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v, known := m.volumes[id]
+	if !known {
+		if v, err = d.OpenVolume(); err != nil {
+			return nil, err
+		}
+		m.volumes[id] = v
+	}
+	return v, nil
+}
+
+// syncVolumes makes durable which names there are now, with modes and times. It does so even if nothing was done: the mirror before may have been
+// killed before it did.
+func (m *mirror) syncVolumes() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	for _, v := range m.volumes {
+		if v != nil {
+			errs = append(errs, v.Sync())
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return LocalError("sync the file system", cause(err))
+	}
+	return nil
+}
+
+// syncNames makes durable which names there are in a directory.
+func (m *mirror) syncNames(dir string) error {
+	h, err := m.cache.acquire(dir)
+	if err != nil {
+		return err
+	}
+	defer m.cache.release(h)
+	return h.Sync()
+}

@@ -1,0 +1,639 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+)
+
+// A mirror makes the target what the tree is, whatever it was, and again it has nothing to do.
+func TestMirrorRandomTrees(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			g := gardener{rand.New(rand.NewPCG(seed, 7)), t}
+			source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+			g.grow(source, 4)
+			s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+			for round := range 3 {
+				if round > 0 {
+					g.change(source)
+					g.change(target)
+				}
+				result, reports, err := s.mirror(t.Context(), target, deleting)
+				if err != nil || result.Failed > 0 || result.Skipped > 0 {
+					t.Fatalf("round %d: %+v, %v, %+v", round, result, err, reports.files)
+				}
+				wantTree(t, target, snapshot(t, source))
+				again, _, err := s.mirror(t.Context(), target, deleting)
+				if err != nil || again.Fetched+again.Made+again.Linked+again.Deleted+again.Network != 0 || again.UpToDate != result.Files {
+					t.Errorf("round %d, again: %+v, %v", round, again, err)
+				}
+				wantTree(t, target, snapshot(t, source))
+			}
+		})
+	}
+}
+
+// Whenever a mirror is interrupted, what is under a final name is whole, and the next one ends it.
+func TestMirrorInterrupted(t *testing.T) {
+	source := t.TempDir()
+	g := gardener{rand.New(rand.NewPCG(3, 3)), t}
+	for i := range 60 {
+		dir := filepath.Join(source, fmt.Sprint("d", i%4))
+		os.MkdirAll(dir, 0o755)
+		g.check(os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), g.content(), 0o644))
+	}
+	want := snapshot(t, source)
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	for _, after := range []int64{1, 1 << 20, 5 << 20, 12 << 20} {
+		target := filepath.Join(t.TempDir(), "copy")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		written := int64(0)
+		var mu sync.Mutex
+		_, _, err := s.mirror(ctx, target, func(o *MirrorOptions) {
+			o.OpenTree = func(path string, create bool) (TreeDir, error) {
+				d, err := OpenTree(path, create)
+				return &spyDir{TreeDir: d, spy: &spy{write: func(n int) {
+					mu.Lock()
+					defer mu.Unlock()
+					if written += int64(n); written >= after {
+						cancel(errGone)
+					}
+				}}}, err
+			}
+		})
+		if err != errGone {
+			t.Fatalf("after %d bytes: %v", after, err)
+		}
+		for p, e := range snapshot(t, target) {
+			if temporary.MatchString(filepath.Base(p)) {
+				if strings.HasSuffix(p, ".new") {
+					t.Errorf("after %d bytes %q is left", after, p)
+				}
+				continue
+			}
+			if !e.mode.IsDir() && e.content != want[p].content {
+				t.Errorf("after %d bytes %q is not whole", after, p)
+			}
+		}
+		if _, _, err := s.mirror(t.Context(), target); err != nil {
+			t.Fatal(err)
+		}
+		wantTree(t, target, want)
+	}
+}
+
+var errGone = errors.New("gone")
+
+// After a power cut there must be no name with a part of its content: a file is synced, alone or with its file system, between its last write
+// and its renaming.
+func TestMirrorSyncsBeforeItRenames(t *testing.T) {
+	source := t.TempDir()
+	g := gardener{rand.New(rand.NewPCG(5, 5)), t}
+	g.grow(source, 3)
+	g.check(os.WriteFile(filepath.Join(source, "large"), make([]byte, 5<<20), 0o644))
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	for _, noVolumes := range []bool{false, true} {
+		target := filepath.Join(t.TempDir(), "copy")
+		var mu sync.Mutex
+		dirty := make(map[string]bool)
+		renamed, syncs := 0, 0
+		unsynced := false
+		_, _, err := s.mirror(t.Context(), target, spied(&spy{noVolumes: noVolumes, step: func(op, path string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			switch op {
+			case "create", "write":
+				dirty[path] = true
+			case "sync":
+				delete(dirty, path)
+			case "syncvolume":
+				syncs++
+				clear(dirty)
+				unsynced = false
+			case "syncdir":
+				syncs++
+				unsynced = false
+			case "rename":
+				if dirty[path] {
+					t.Errorf("%q is renamed before it is synced (volumes: %t)", path, !noVolumes)
+				}
+				if fileName := lastOf(path); strings.HasSuffix(fileName, ".new") || strings.HasSuffix(fileName, ".part") {
+					renamed++
+				}
+				unsynced = true
+			}
+			return nil
+		}}))
+		if err != nil || renamed == 0 || syncs == 0 || unsynced && !noVolumes {
+			t.Errorf("%v; %d renamed, %d syncs, the last name not synced %t", err, renamed, syncs, unsynced)
+		}
+		wantTree(t, target, snapshot(t, source))
+	}
+}
+
+// Where the disk is full the mirror ends, says so, and leaves no file that is not whole.
+func TestMirrorWithoutSpace(t *testing.T) {
+	source := t.TempDir()
+	for i := range 50 {
+		put(t, filepath.Join(source, fmt.Sprint(i)), strings.Repeat("x", 10_000))
+	}
+	put(t, filepath.Join(source, "large"), strings.Repeat("y", 3<<20))
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	target := filepath.Join(t.TempDir(), "copy")
+	var mu sync.Mutex
+	writes := 0
+	_, reports, err := s.mirror(t.Context(), target, spied(&spy{step: func(op, path string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if op == "write" {
+			if writes++; writes > 20 {
+				return &fs.PathError{Op: op, Path: path, Err: syscall.ENOSPC}
+			}
+		}
+		return nil
+	}}))
+	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindNoSpace {
+		t.Fatalf("%v; %+v", err, reports.files)
+	}
+	want := snapshot(t, source)
+	for p, e := range snapshot(t, target) {
+		if !temporary.MatchString(p) && e.content != want[p].content {
+			t.Errorf("%q is not whole", p)
+		}
+		if strings.HasSuffix(p, ".new") {
+			t.Errorf("%q is left", p)
+		}
+	}
+	if _, _, err := s.mirror(t.Context(), target); err != nil {
+		t.Fatal(err)
+	}
+	wantTree(t, target, want)
+}
+
+// A file that fails is reported, and the others go on.
+func TestMirrorEntriesThatFail(t *testing.T) {
+	source := t.TempDir()
+	for _, name := range []string{"a", "b", "c", "d/e"} {
+		os.MkdirAll(filepath.Dir(filepath.Join(source, name)), 0o755)
+		put(t, filepath.Join(source, name), "content of "+name)
+	}
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	target := t.TempDir()
+	os.MkdirAll(filepath.Join(target, "b", "full"), 0o755) // without --delete it is in the way
+	os.Symlink(t.TempDir(), filepath.Join(target, "d"))
+	mkfifo(filepath.Join(target, "c"))
+	result, reports, err := s.mirror(t.Context(), target)
+	e, ok := errors.AsType[*Error](err)
+	if _, some := errors.AsType[*MirrorError](err); !ok || !some || e.Kind != KindLocal || result.Failed != 3 || result.Fetched != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	for p, want := range map[string]FileAction{"a": FileFetched, "b": FileFailed, "c": FileFailed, "d": FileFailed, "d/e": ""} {
+		if got := reports.action(p); got != want {
+			t.Errorf("%q: %q, want %q", p, got, want)
+		}
+	}
+	outside, _ := os.Readlink(filepath.Join(target, "d"))
+	wantNames(t, outside)
+	os.Remove(filepath.Join(target, "c"))
+	if result, _, err := s.mirror(t.Context(), target, deleting); err != nil || result.Fetched != 3 {
+		t.Errorf("with --delete: %+v, %v", result, err)
+	}
+	wantTree(t, target, snapshot(t, source))
+	wantNames(t, outside)
+}
+
+// What a server says in a listing it may not have any more.
+func TestMirrorOfFilesThatGo(t *testing.T) {
+	source := t.TempDir()
+	for i := range 20 {
+		put(t, filepath.Join(source, fmt.Sprintf("%02d", i)), strings.Repeat("x", 1000+i))
+	}
+	gone := false
+	var mu sync.Mutex
+	s := serveTree(t, kwik.ServerRolePrimary, source, func(d TreeDir) TreeDir {
+		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error { // with the first file that is asked for
+			mu.Lock()
+			defer mu.Unlock()
+			if op == "open" && !gone {
+				gone = true
+				os.Remove(filepath.Join(source, "07"))
+				os.Remove(filepath.Join(source, "08"))
+				os.Mkdir(filepath.Join(source, "08"), 0o755)
+			}
+			return nil
+		}}}
+	})
+	target := t.TempDir()
+	result, reports, err := s.mirror(t.Context(), target)
+	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindNotFound || result.Failed != 2 || result.Fetched != 18 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if reports.action("07") != FileFailed || reports.action("08") != FileFailed {
+		t.Error(reports.files)
+	}
+}
+
+// changingTree serves a tree in which a file is written to whenever it is opened, for the first n times after the first.
+func changingTree(t *testing.T, source, name string, n int) *mirrorServer {
+	var mu sync.Mutex
+	opened := 0
+	return serveTree(t, kwik.ServerRolePrimary, source, func(d TreeDir) TreeDir {
+		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if op == "open" && path == name {
+				if opened++; opened > 1 && opened <= n+1 {
+					b := bytes.Repeat([]byte{byte(opened)}, 5000)
+					if err := os.WriteFile(filepath.Join(source, name), b, 0o644); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			return nil
+		}}}
+	})
+}
+
+func TestMirrorOfFilesThatChange(t *testing.T) {
+	for _, c := range []struct {
+		times int
+		fails bool
+	}{{1, false}, {1000, true}} {
+		source, target := t.TempDir(), t.TempDir()
+		for i := range 40 {
+			put(t, filepath.Join(source, fmt.Sprintf("%02d", i)), strings.Repeat("x", 5000))
+		}
+		s := changingTree(t, source, "11", c.times)
+		result, reports, err := s.mirror(t.Context(), target)
+		if !c.fails {
+			if err != nil || result.Fetched != 40 {
+				t.Errorf("%+v, %v", result, err)
+			}
+			wantTree(t, target, snapshot(t, source))
+			continue
+		}
+		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindChanged || result.Failed != 1 || result.Fetched != 39 || reports.action("11") != FileFailed {
+			t.Errorf("%+v, %v", result, err)
+		}
+		if _, err := os.Stat(filepath.Join(target, "11")); err == nil {
+			t.Error("a file that changed all the time is in place")
+		}
+	}
+}
+
+// Nothing is deleted that is excluded, nor if the listing does not say everything.
+func TestMirrorDeletes(t *testing.T) {
+	source, target := t.TempDir(), t.TempDir()
+	put(t, filepath.Join(source, "a"), "a")
+	os.Mkdir(filepath.Join(source, "d"), 0o755)
+	put(t, filepath.Join(source, "d", "b"), "b")
+	grow := func() {
+		for _, p := range []string{"x", "x.keep", "d/y", "gone/z", "gone/z.keep", "gone/deep/w", "gone2/v", "d/.kwikcp-00000000000000000000.part"} {
+			os.MkdirAll(filepath.Dir(filepath.Join(target, p)), 0o755)
+			put(t, filepath.Join(target, p), "old")
+		}
+		os.Symlink("/", filepath.Join(target, "root"))
+		os.Chmod(filepath.Join(target, "gone2"), 0o500)
+	}
+	grow()
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	before := snapshot(t, target)
+	keep := func(o *MirrorOptions) {
+		if err := o.Filter.Add(false, "*.keep"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	result, reports, err := s.mirror(t.Context(), target, deleting, keep, func(o *MirrorOptions) { o.DryRun = true })
+	if err != nil || result.Deleted != 9 || result.Fetched != 2 {
+		t.Errorf("dry: %+v, %v, %+v", result, err, reports.files)
+	}
+	wantTree(t, target, before)
+	result, reports, err = s.mirror(t.Context(), target, deleting, keep)
+	if err != nil || result.Deleted != 9 || result.Fetched != 2 {
+		t.Errorf("%+v, %v, %+v", result, err, reports.files)
+	}
+	want := snapshot(t, source)
+	for p, e := range before {
+		if strings.HasSuffix(p, ".keep") || p == "gone" {
+			want[p] = e
+		}
+	}
+	got := snapshot(t, target)
+	want["gone"] = got["gone"] // its time is new
+	wantTree(t, target, want)
+	if _, err := os.Stat("/"); err != nil {
+		t.Fatal("oh no")
+	}
+
+	if os.Geteuid() == 0 {
+		return // for whom nothing is unreadable
+	}
+	grow()
+	os.Mkdir(filepath.Join(source, "secret"), 0o000)
+	result, _, err = s.mirror(t.Context(), target, deleting, keep)
+	if err == nil || result.Deleted != 0 {
+		t.Errorf("a listing with a hole: %+v, %v", result, err)
+	}
+}
+
+// A file system for which names that differ in case are the same gets the first of them, and says so.
+func TestMirrorFoldedNames(t *testing.T) {
+	source, target := t.TempDir(), t.TempDir()
+	put(t, filepath.Join(source, "README"), "large")
+	put(t, filepath.Join(source, "readme"), "small")
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	_, reports, err := s.mirror(t.Context(), target, func(o *MirrorOptions) {
+		o.OpenTree = func(path string, create bool) (TreeDir, error) {
+			d, err := OpenTree(path, create)
+			return foldingDir{d}, err
+		}
+	})
+	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindExists {
+		t.Errorf("%v", err)
+	}
+	if reports.action("README") != FileFetched || reports.action("readme") != FileFailed {
+		t.Errorf("%+v", reports.files)
+	}
+	wantContent(t, filepath.Join(target, "README"), "large")
+
+	// What is there in another spelling is not deleted: it is what was fetched.
+	os.Remove(filepath.Join(source, "readme"))
+	os.Rename(filepath.Join(target, "README"), filepath.Join(target, "ReadMe"))
+	put(t, filepath.Join(target, "other"), "other")
+	result, reports, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) {
+		o.OpenTree = func(path string, create bool) (TreeDir, error) {
+			d, err := OpenTree(path, create)
+			return foldingDir{d}, err
+		}
+	})
+	if err != nil || result.Deleted != 1 || reports.action("ReadMe") != "" {
+		t.Errorf("%+v, %v, %+v", result, err, reports.files)
+	}
+}
+
+// A tree that is deeper than any is refused where it gets too deep.
+func TestMirrorTooDeep(t *testing.T) {
+	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+	root, err := os.OpenRoot(source) // paths may be longer than the system allows at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	deep := strings.Repeat("d/", maxDepth+10) + "d"
+	if err := root.MkdirAll(deep, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := root.WriteFile(strings.Repeat("d/", maxDepth)+"file", []byte("deep"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	result, _, err := s.mirror(t.Context(), target)
+	if err == nil || result.Failed != 1 || result.Made != maxDepth || result.Fetched != 1 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	if err := root.RemoveAll("d"); err != nil { // for t.TempDir cannot
+		t.Error(err)
+	}
+	copied, err := os.OpenRoot(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer copied.Close()
+	if content, err := copied.ReadFile(strings.Repeat("d/", maxDepth) + "file"); string(content) != "deep" {
+		t.Errorf("%q, %v", content, err)
+	}
+	if err := copied.RemoveAll("d"); err != nil {
+		t.Error(err)
+	}
+}
+
+// After a retry everything is counted once.
+func TestMirrorRetry(t *testing.T) {
+	source, target := t.TempDir(), t.TempDir()
+	for i := range 30 {
+		put(t, filepath.Join(source, fmt.Sprint(i)), strings.Repeat("x", 10_000))
+	}
+	var mu sync.Mutex
+	var session *kwik.ClientSession
+	dials, opened := 0, 0
+	s := serveTree(t, kwik.ServerRolePrimary, source, func(d TreeDir) TreeDir {
+		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if op == "open" {
+				if opened++; dials < 3 && opened%20 == 0 {
+					session.CloseWithError(1, "cut")
+				}
+			}
+			return nil
+		}}}
+	})
+	result, reports, err := s.mirror(t.Context(), target, func(o *MirrorOptions) {
+		o.Retries, o.RetryDelay = 2, time.Millisecond
+		o.Dial = func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error) {
+			c, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
+			mu.Lock()
+			defer mu.Unlock()
+			dials, session = dials+1, c
+			return c, err
+		}
+	})
+	if err != nil || dials != 3 || result.Fetched+result.UpToDate != 30 || result.Files != 30 || result.Bytes != 300_000 {
+		t.Errorf("%d dials: %+v, %v, %+v", dials, result, err, reports.files)
+	}
+	wantTree(t, target, snapshot(t, source))
+}
+
+// A foldingDir finds its lock file whatever the case.
+type foldingDir struct{ TreeDir }
+
+func (d foldingDir) Lstat(name string) (fs.FileInfo, error) {
+	if strings.EqualFold(name, mirrorLock) {
+		name = mirrorLock
+	}
+	return d.TreeDir.Lstat(name)
+}
+
+// Two mirrors into one directory at a time would delete each other's files.
+func TestMirrorsExcludeEachOther(t *testing.T) {
+	source, target := t.TempDir(), t.TempDir()
+	put(t, filepath.Join(source, "a"), "a")
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	var inner error
+	once := false
+	_, _, err := s.mirror(t.Context(), target, spied(&spy{step: func(op, path string) error {
+		if op == "rename" && !once {
+			once = true
+			_, _, inner = s.mirror(t.Context(), target)
+		}
+		return nil
+	}}))
+	if e, ok := errors.AsType[*Error](inner); err != nil || !ok || e.Kind != KindBusy {
+		t.Errorf("%v; the other one: %v", err, inner)
+	}
+	wantNames(t, target, "a")
+}
+
+// Secondaries serve what they have, whatever that is.
+func TestMirrorFromPartsOfTheTree(t *testing.T) {
+	source := t.TempDir()
+	g := gardener{rand.New(rand.NewPCG(9, 9)), t}
+	for i := range 120 {
+		g.check(os.WriteFile(filepath.Join(source, fmt.Sprintf("%03d", i)), g.content(), 0o644))
+	}
+	primary := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	for n := range 2 {
+		root := t.TempDir()
+		for i := range 120 {
+			name := fmt.Sprintf("%03d", i)
+			content, err := os.ReadFile(filepath.Join(source, name))
+			g.check(err)
+			switch {
+			case i%3 == n: // missing
+				continue
+			case i%7 == 0: // stale, with another time
+				content = bytes.Clone(content)
+				for j := range content {
+					content[j]++
+				}
+			case i%11 == 0:
+				content = content[:len(content)/2]
+			}
+			g.check(os.WriteFile(filepath.Join(root, name), content, 0o644))
+			if i%5 == 0 && i%7 != 0 {
+				info, _ := os.Stat(filepath.Join(source, name))
+				os.Chtimes(filepath.Join(root, name), time.Time{}, info.ModTime())
+			}
+		}
+		s := serveTree(t, kwik.ServerRoleSecondary, root, nil)
+		if _, err := s.l.Join(t.Context(), primary.addr, kwik.JoinConfig{Token: []byte("token")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	target := filepath.Join(t.TempDir(), "copy")
+	result, _, err := primary.mirror(t.Context(), target)
+	if err != nil || result.Fetched != 120 {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	wantTree(t, target, snapshot(t, source))
+	for _, s := range result.Servers {
+		if s.State == ServerBanned {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// More part files than may be open at a time are closed and opened again.
+func TestMirrorKeepsFewPartsOpen(t *testing.T) {
+	d, err := OpenTree(t.TempDir(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	reports := &mirrorReports{}
+	m := &mirror{report: reports, inquiry: newInquiry(URL{}, nil, 0, nil, nil, reports), root: d, cache: newDirCache(d), run: "test", volumes: make(map[uint64]Volume)}
+	defer m.cache.close()
+	content := make([]byte, 3*integrity.DefaultGroupSize.Bytes())
+	rand.NewChaCha8([32]byte{4}).Read(content)
+	tree, err := integrity.Build(t.Context(), bytes.NewReader(content), int64(len(content)), integrity.DefaultGroupSize, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := &mirrorDir{users: 1}
+	var files []*mirrorFile
+	for i := range 3 * maxOpenParts {
+		name := fmt.Sprint(i)
+		m.retainDir(top)
+		files = append(files, &mirrorFile{entry: Entry{Path: name}, name: name, dir: top, tree: tree, manifest: Manifest{Size: tree.Size(), Mode: 0o644, MTime: time.Unix(1, 0)}})
+	}
+	place := m.startPlacer()
+	for part := range int64(3) {
+		for _, f := range files {
+			m.write(f, content[part*tree.GroupSize().Bytes():][:tree.GroupSize().Bytes()], part*tree.GroupSize().Bytes(), place)
+		}
+		if n := len(m.opened.files); n > maxOpenParts {
+			t.Errorf("%d part files are open", n)
+		}
+	}
+	place.finish()
+	for _, v := range m.volumes {
+		v.Close()
+	}
+	if m.result.Fetched != int64(len(files)) || m.result.Failed != 0 {
+		t.Errorf("%+v, %v", m.result, m.worst)
+	}
+	names, err := d.Names(10_000)
+	if err != nil || len(names) != len(files) {
+		t.Errorf("%d names, %v", len(names), err)
+	}
+	for _, f := range files {
+		file, err := d.Open(f.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if same, err := matches(t.Context(), file, tree.Size(), tree, nil); !same || err != nil {
+			t.Errorf("%s: %t, %v", f.name, same, err)
+		}
+		file.Close()
+	}
+}
+
+// A dry run of a mirror to a place that is not there makes nothing.
+func TestMirrorDry(t *testing.T) {
+	source := t.TempDir()
+	put(t, filepath.Join(source, "a"), "a")
+	os.Mkdir(filepath.Join(source, "d"), 0o755)
+	os.Symlink("a", filepath.Join(source, "l"))
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	parent := t.TempDir()
+	result, reports, err := s.mirror(t.Context(), filepath.Join(parent, "copy"), deleting, func(o *MirrorOptions) { o.DryRun = true })
+	if err != nil || result.Fetched != 1 || result.Made != 1 || result.Linked != 1 {
+		t.Errorf("%+v, %v, %+v", result, err, reports.files)
+	}
+	wantNames(t, parent)
+}
+
+// List and Mirror see a tree of many pages as one of few.
+func TestListPages(t *testing.T) {
+	source := t.TempDir()
+	var want []string
+	for i := range 40 {
+		d := fmt.Sprintf("d%02d", i)
+		os.Mkdir(filepath.Join(source, d), 0o755)
+		want = append(want, d)
+		for j := range 300 {
+			p := fmt.Sprintf("%s/%03d", d, j)
+			if err := os.WriteFile(filepath.Join(source, p), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, p)
+		}
+	}
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	var got []string
+	o := ListOptions{MirrorSource: MirrorSource{URL: URL{Host: s.addr}, TLS: trust.PinnedClientConfig(nil, s.pin)}, Recursive: true}
+	err := List(t.Context(), o, func(e Entry, _ *Manifest) error {
+		got = append(got, e.Path)
+		return nil
+	})
+	if err != nil || len(want) <= listPage || !slices.Equal(got, want) {
+		t.Errorf("%d entries, want %d, %v", len(got), len(want), err)
+	}
+}
