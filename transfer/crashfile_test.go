@@ -206,8 +206,8 @@ func (f *diskFile) Sync() error {
 	return err
 }
 
-// StartSync promises nothing.
-func (f *diskFile) StartSync() {}
+// Checkpoint promises nothing.
+func (f *diskFile) Checkpoint() error { return nil }
 
 func (f *diskFile) Stat() (fs.FileInfo, error) {
 	n, unlock, err := f.use(false)

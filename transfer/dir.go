@@ -44,9 +44,9 @@ type File interface {
 	NextData(off int64) (start, end int64, ok bool)
 	// Sync makes the content durable.
 	Sync() error
-	// StartSync has the system begin with what Sync would do, as far as it can. It may take as long as the disk is busy,
-	// but does not wait for the content to be durable, and may be called while other methods are. Sync reports its errors.
-	StartSync()
+	// Checkpoint makes what was written so far survive a power cut, where that is cheap enough to be done all the time; elsewhere it
+	// does nothing. It may be called while other methods are. After an error some of it may be lost for good, although it can be read.
+	Checkpoint() error
 	// TryLock takes an exclusive lock that ends with the file's closing or the process. It reports false if another
 	// process, or another File of this one, holds it.
 	TryLock() (bool, error)

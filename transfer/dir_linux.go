@@ -1,11 +1,25 @@
 package transfer
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
 
-// StartSync asks the kernel to write what is dirty. The call may wait for room in the disk's queue, not for the disk to be
-// done. It reports nothing: the kernel keeps an error of the writing for the next fsync of the file.
-func (f osFile) StartSync() {
-	if conn, err := f.SyscallConn(); err == nil {
-		conn.Control(func(fd uintptr) { unix.SyncFileRange(int(fd), 0, 0, unix.SYNC_FILE_RANGE_WRITE) })
+	"golang.org/x/sys/unix"
+)
+
+// Checkpoint has the kernel write what is dirty, and what is needed to find it again.
+func (f osFile) Checkpoint() error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
 	}
+	if failed := conn.Control(func(fd uintptr) {
+		for {
+			if err = unix.Fdatasync(int(fd)); err != unix.EINTR {
+				return
+			}
+		}
+	}); failed != nil {
+		return failed
+	}
+	return os.NewSyscallError("fdatasync", err)
 }

@@ -213,6 +213,14 @@ func (f faultyFile) Sync() error {
 }
 
 // Allocate, Release and Free reserve nothing where the system cannot.
+func (f faultyFile) Checkpoint() error {
+	if err := f.step("checkpoint", f.name); err != nil {
+		return err
+	}
+	defer f.done("checkpoint")
+	return f.File.Checkpoint()
+}
+
 func (f faultyFile) Allocate(start, end int64) error {
 	if err := f.step("allocate", f.name); err != nil {
 		return err

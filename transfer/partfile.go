@@ -35,6 +35,7 @@ type partFile struct {
 	keepsOld bool
 
 	writeback *writeback
+	named     bool // the part file's name is durable; of checkpoint
 	// committing says that the file may have its final mode already, lost that what was written may not be on disk though it
 	// can be read.
 	committing, lost bool
@@ -83,7 +84,7 @@ func openPart(openDir func(string) (Dir, error), path string, keepsOld bool) (*p
 		dir.Close()
 		return nil, p.wrap(err)
 	}
-	p.writeback = startWriteback(p.file)
+	p.writeback = startWriteback(p.checkpoint)
 	return p, nil
 }
 
@@ -228,14 +229,25 @@ func (p *partFile) WriteAt(b []byte, off int64) (int, error) {
 // write writes bytes at an offset of the part file. What an error leaves of them ends anywhere in a group, and is proved by nothing.
 func (p *partFile) write(b []byte, at int64) error {
 	n, err := p.file.WriteAt(b, at)
-	p.writeback.wrote(n)
 	if err == nil && n < len(b) {
 		err = io.ErrShortWrite
+	}
+	if unsafe := p.writeback.wrote(n); err == nil {
+		err = unsafe
 	}
 	if err != nil {
 		return p.wrap(err)
 	}
 	return nil
+}
+
+// checkpoint makes what was written so far survive a power cut, and the part file's name with it.
+func (p *partFile) checkpoint() error {
+	if err := p.file.Checkpoint(); err != nil || p.named {
+		return err
+	}
+	p.named = true
+	return p.dir.Sync()
 }
 
 // inPlace returns how many proved bytes are in the file, how many of them were there before the transfer, and how many bytes
@@ -287,7 +299,10 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 	if p.tree != nil && !p.whole() {
 		return errors.New("a part of it is not proved") // cannot be
 	}
-	p.writeback.stop()
+	if err := p.writeback.stop(); err != nil {
+		p.lost = true
+		return err
+	}
 	p.committing = true
 	if err := p.file.Chmod(mode.Perm() &^ umask); err != nil {
 		return err
@@ -330,7 +345,9 @@ func (p *partFile) leave() (kept bool) {
 		return false
 	}
 	p.ended = true
-	p.writeback.stop()
+	if p.writeback.stop() != nil {
+		p.lost = true
+	}
 	if kept = p.worthKeeping(); kept && p.committing {
 		kept = p.file.Chmod(partMode) == nil
 	}

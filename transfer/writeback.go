@@ -1,51 +1,94 @@
 package transfer
 
-import "sync/atomic"
+import (
+	"sync"
+	"time"
+)
 
-// writebackStep is after how many bytes written the system is asked to begin to put them on disk: so many, that a call is rare
-// and that what goes out together is large; so few, that the disk is never idle for long.
-const writebackStep = 16 << 20
+const (
+	// checkpointStep is after how many bytes written what was received is made durable: so many, that the cost is small
+	// beside that of writing them; so few, that the disk is never idle for long.
+	checkpointStep = 8 << 20
+	// maxUnsafe is how many bytes a power cut may cost, or those of unsafeTime if the transfer is so fast that these are more. Writers wait
+	// when it is exceeded: the disk is slower than the network then, and they would wait at the end.
+	maxUnsafe  = 2 * checkpointStep
+	unsafeTime = 250 * time.Millisecond
+)
 
-// A writeback has a file's dirty bytes written to disk while more are received, so that the Sync at the end finds little to
-// do. Without it a fast transfer leaves all of the file to the end, for systems wait seconds before they write by themselves.
+// A writeback makes a file's bytes durable while more are received, so that a power cut costs little, and that the Sync at the end
+// finds little to do: systems wait seconds before they write by themselves.
 //
 // It has one goroutine, which ends with stop; stop waits for it.
 type writeback struct {
-	file    interface{ StartSync() }
-	written atomic.Int64  // bytes
-	due     chan struct{} // holds one token: what is due while the goroutine is busy is done in one go
-	ended   chan struct{}
+	checkpoint func() error
+	ended      chan struct{}
+
+	mu      sync.Mutex
+	changed sync.Cond
+	total   int64 // bytes written
+	start   time.Time
+	dirty   int64 // bytes written since the newest checkpoint began
+	under   int64 // bytes that this one makes durable; 0 if it has ended
+	stopped bool
+	err     error // of a checkpoint: what was written before may not be on disk, though it can be read
 }
 
-func startWriteback(f interface{ StartSync() }) *writeback {
-	due := make(chan struct{}, 1)
-	w := &writeback{file: f, due: due, ended: make(chan struct{})}
-	go func() {
-		defer close(w.ended)
-		for range due {
-			w.file.StartSync()
-		}
-	}()
+// startWriteback begins. checkpoint is called by one goroutine, while the file is written to.
+func startWriteback(checkpoint func() error) *writeback {
+	w := &writeback{checkpoint: checkpoint, ended: make(chan struct{}), start: time.Now()}
+	w.changed.L = &w.mu
+	go w.run()
 	return w
 }
 
-// wrote counts n bytes that were written. It never waits. It may be called by several goroutines at once, but not after stop.
-func (w *writeback) wrote(n int) {
-	after := w.written.Add(int64(n))
-	if after/writebackStep == (after-int64(n))/writebackStep {
-		return
-	}
-	select {
-	case w.due <- struct{}{}:
-	default:
+func (w *writeback) run() {
+	defer close(w.ended)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.err == nil {
+		for w.dirty < checkpointStep && !w.stopped {
+			w.changed.Wait()
+		}
+		if w.stopped {
+			return
+		}
+		w.under, w.dirty = w.dirty, 0
+		w.mu.Unlock()
+		err := w.checkpoint()
+		w.mu.Lock()
+		w.under, w.err = 0, err
+		w.changed.Broadcast()
 	}
 }
 
-// stop ends the goroutine and waits for it: the file is not used by it any more. It may be called again.
-func (w *writeback) stop() {
-	if w.due != nil {
-		close(w.due)
-		w.due = nil
+// wrote counts n bytes that were written, and waits while too many are not safe. It returns what went wrong with a checkpoint. It may be
+// called by several goroutines at once, but not after stop.
+func (w *writeback) wrote(n int) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.total += int64(n)
+	w.dirty += int64(n)
+	if w.dirty >= checkpointStep {
+		w.changed.Broadcast()
 	}
+	for w.dirty+w.under > w.limit() && w.err == nil {
+		w.changed.Wait()
+	}
+	return w.err
+}
+
+// limit returns how many bytes may be unsafe. Called with the lock held.
+func (w *writeback) limit() int64 {
+	rate := float64(w.total) / max(time.Since(w.start), unsafeTime).Seconds() // bytes a second
+	return max(maxUnsafe, int64(rate*unsafeTime.Seconds()))
+}
+
+// stop ends the goroutine, waits for it, and returns what went wrong with a checkpoint. It may be called again.
+func (w *writeback) stop() error {
+	w.mu.Lock()
+	w.stopped = true
+	w.changed.Broadcast()
+	w.mu.Unlock()
 	<-w.ended
+	return w.err
 }

@@ -1,53 +1,129 @@
 package transfer
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// A busyDisk counts how often it is asked to begin, and takes a second for each.
-type busyDisk struct{ asked int }
-
-func (d *busyDisk) StartSync() {
-	d.asked++
-	time.Sleep(time.Second)
+// A slow disk takes a second for each checkpoint, and fails after some of them.
+type slowCheckpoints struct {
+	made, fails int
 }
 
-// Writing never waits for the disk, the disk is asked once for all that came while it was busy, and stop waits for it.
+func (d *slowCheckpoints) checkpoint() error {
+	time.Sleep(time.Second)
+	d.made++
+	if d.made == d.fails {
+		return syscall.EIO
+	}
+	return nil
+}
+
+// A checkpoint comes after each step, one covers all that came while the one before it was made, and writers wait when too much is not safe.
 func TestWriteback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk := &busyDisk{}
-		w := startWriteback(disk)
+		disk := &slowCheckpoints{}
+		w := startWriteback(disk.checkpoint)
+		time.Sleep(time.Hour) // so that what follows is slow on the whole
 		start := time.Now()
-		w.wrote(writebackStep - 1)
-		synctest.Wait()
-		if disk.asked != 0 {
-			t.Error("the disk is asked before there is enough to write")
+		w.wrote(checkpointStep - 1)
+		time.Sleep(10 * time.Second)
+		if disk.made != 0 {
+			t.Error("a checkpoint before there is enough to write")
 		}
 		w.wrote(1)
 		synctest.Wait()
-		if disk.asked != 1 {
-			t.Errorf("the disk was asked %d times after %d bytes", disk.asked, writebackStep)
+		w.wrote(checkpointStep) // as much as may be not safe
+		if took := time.Since(start); took != 10*time.Second {
+			t.Errorf("the writer waited %v", took-10*time.Second)
 		}
-		for range 1000 {
-			w.wrote(writebackStep)
+		w.wrote(1)
+		if took := time.Since(start); took != 11*time.Second || disk.made != 1 {
+			t.Errorf("after %v and %d checkpoints the writer goes on", took, disk.made)
 		}
-		if took := time.Since(start); took != 0 {
-			t.Errorf("the writers waited %v for the disk", took)
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() { w.wrote(checkpointStep) })
 		}
-		w.stop()
-		if took := time.Since(start); disk.asked != 2 || took != 2*time.Second {
-			t.Errorf("asked %d times, stopped after %v, want twice and 2 s", disk.asked, took)
+		wg.Wait()
+		if err := w.stop(); err != nil || w.dirty+w.under > maxUnsafe {
+			t.Errorf("%v, %d bytes are not safe", err, w.dirty+w.under)
 		}
 		w.stop()
 	})
 }
 
-// StartSync leaves a file of the operating system as it is, and does no harm to one that is closed.
-func TestStartSync(t *testing.T) {
+// A fast transfer waits only if the disk is behind by more than it receives in a moment.
+func TestWritebackOfAFastTransfer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := startWriteback((&slowCheckpoints{}).checkpoint)
+		start := time.Now()
+		for range 100 { // 100 steps in a tenth of a second, and again
+			time.Sleep(time.Millisecond)
+			w.wrote(checkpointStep)
+		}
+		if took := time.Since(start); took != 100*time.Millisecond {
+			t.Errorf("the writers waited %v", took-100*time.Millisecond)
+		}
+		for range 300 { // the first checkpoint takes a second
+			time.Sleep(time.Millisecond)
+			w.wrote(checkpointStep)
+		}
+		if took := time.Since(start); took < time.Second {
+			t.Errorf("nobody waited for the disk: %v", took)
+		}
+		w.stop()
+	})
+}
+
+// What goes wrong with a checkpoint is told to whoever writes, and in the end.
+func TestWritebackThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &slowCheckpoints{fails: 2}
+		w := startWriteback(disk.checkpoint)
+		time.Sleep(time.Hour)
+		var err error
+		for range 10 {
+			if err = w.wrote(checkpointStep); err != nil {
+				break
+			}
+		}
+		if !errors.Is(err, syscall.EIO) || !errors.Is(w.stop(), syscall.EIO) || disk.made != 2 {
+			t.Errorf("%v after %d checkpoints", err, disk.made)
+		}
+	})
+}
+
+// A part file whose checkpoint failed is not in place, and nobody goes on with it: what can be read of it may not be on disk.
+func TestCheckpointThatFails(t *testing.T) {
+	for _, op := range []string{"checkpoint", "syncdir"} {
+		target := filepath.Join(t.TempDir(), "out")
+		disk := &faults{only: []string{op}, fail: 1, with: syscall.EIO}
+		p, err := openPart(disk.opener(), target, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 100 {
+			if _, err = p.WriteAt(make([]byte, 1<<20), 0); err != nil {
+				break
+			}
+		}
+		wantKind(t, err, KindLocal, target)
+		if p.leave() {
+			t.Error("it is kept")
+		}
+		wantNames(t, filepath.Dir(target))
+	}
+}
+
+// Checkpoint leaves a file of the operating system as it is, and fails for one that is closed.
+func TestCheckpoint(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "f")
 	d, err := OpenDir(filepath.Dir(name))
 	if err != nil {
@@ -61,12 +137,10 @@ func TestStartSync(t *testing.T) {
 	if _, err := f.WriteAt(make([]byte, 1<<20), 1<<20); err != nil {
 		t.Fatal(err)
 	}
-	f.StartSync()
-	if err := f.Sync(); err != nil {
+	if err := f.Checkpoint(); err != nil {
 		t.Error(err)
 	}
 	f.Close()
-	f.StartSync()
 	if info, err := os.Stat(name); err != nil || info.Size() != 2<<20 {
 		t.Errorf("%v, %v", info, err)
 	}

@@ -340,7 +340,7 @@ func (h *memHandle) Sync() error {
 	return nil
 }
 
-func (h *memHandle) StartSync() {}
+func (h *memHandle) Checkpoint() error { return nil }
 
 func (h *memHandle) TryLock() (bool, error) {
 	h.dir.mu.Lock()
