@@ -21,7 +21,7 @@ func getCommand(t *terminal) *cli.Command {
 	return &cli.Command{
 		Name:      "get",
 		Usage:     "fetch a file or a directory from a primary and all its secondaries, and prove it",
-		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|DIR|-]\nkwikcp get [options] -i LIST\nkwikcp get -r [options] kwik://HOST[:PORT]/[DIR/][?pin=PIN] [DEST]",
+		UsageText: "kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|DIR|-]\nkwikcp get -r [options] kwik://HOST[:PORT]/[DIR/][?pin=PIN] [DEST]\nkwikcp get [options] -i LIST",
 		Description: `FILE is where the file goes, by default the last component of PATH in the current directory, or in DIR; "-" writes
 to stdout. The file appears under its name when it is whole and proved, not before; what stood there stays until then. If that is
 the very file already nothing is fetched: it is up to date. Mode (less the umask) and time are those on the server.
@@ -77,9 +77,6 @@ func runGet(c *cli.Context, t *terminal) error {
 	defer stop()
 	if c.Bool("recursive") {
 		return quietly(runMirror(ctx, c, t))
-	}
-	if err := checkMirrorFlags(c); err != nil {
-		return err
 	}
 	if c.String("input-file") != "" {
 		return quietly(runList(ctx, c, t))
@@ -226,36 +223,24 @@ func (o *getCmd) aim(url, target string) (err error) {
 // parseGetOptions reads what does not depend on the file.
 func parseGetOptions(c *cli.Context, t *terminal) (getCmd, error) {
 	o := getCmd{
-		t: t, connectTimeout: seconds(c, "connect-timeout"), retryMaxTime: seconds(c, "retry-max-time"),
+		t:         t,
 		noClobber: c.Bool("no-clobber"), noPreserve: c.Bool("no-preserve"), reuse: c.Bool("reuse"), seed: c.String("seed"),
-		retries: c.Int("retry"), retryDelay: seconds(c, "retry-delay"), maxTime: seconds(c, "max-time"),
 	}
 	switch {
 	case o.noClobber && c.Bool("overwrite"):
 		return o, usageError{errors.New("--no-clobber and --overwrite exclude each other"), "without either FILE is replaced; --no-clobber=false undoes KWIKCP_NO_CLOBBER"}
-	case o.connectTimeout <= 0:
-		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
-	case o.retries < 0:
-		return o, usageError{errors.New("--retry must not be negative"), "0 means no retry"}
-	case o.retryDelay < 0:
-		return o, usageError{errors.New("--retry-delay must not be negative"), "such as 5s; 0 means 1s, and twice as long each time"}
-	case o.maxTime < 0:
-		return o, usageError{errors.New("--max-time must not be negative"), "such as 1h; 0 means no limit"}
-	case o.retryMaxTime < 0:
-		return o, usageError{errors.New("--retry-max-time must not be negative"), "such as 1h; 0 means no limit"}
 	case c.String("range") != "" && (o.reuse || o.seed != ""):
 		return o, usageError{errors.New("--range excludes --reuse and --seed"), "it fetches little anyway"}
 	}
-	var err error
-	if text := c.String("connections-per-server"); text != "auto" {
-		if o.connections, err = strconv.Atoi(text); err != nil || o.connections < 1 || o.connections > kwik.MaxConnectionsPerServer {
-			return o, usageError{fmt.Errorf("--connections-per-server %q is neither auto nor 1 to %d", text, kwik.MaxConnectionsPerServer), "auto is right nearly everywhere"}
+	for _, name := range []string{"delete", "dry-run"} {
+		if c.Bool(name) {
+			return o, usageError{fmt.Errorf("--%s is for directories, with -r", name), getHelp}
 		}
 	}
-	if o.family, err = family(c); err != nil {
-		return o, err
+	if f, ok := c.Generic("include").(*filterFlag); ok && f.used() {
+		return o, usageError{errors.New("--include and --exclude are for directories, with -r"), getHelp}
 	}
-	if o.limit, err = rateLimit(c); err != nil {
+	if err := o.parseLimits(c); err != nil {
 		return o, err
 	}
 	if text := c.String("range"); text != "" {
@@ -265,12 +250,42 @@ func parseGetOptions(c *cli.Context, t *terminal) (getCmd, error) {
 		}
 		o.part = &r
 	}
+	return o, nil
+}
+
+// parseLimits reads how long, how often and how fast to try, and whom to trust, with one file or many.
+func (o *getCmd) parseLimits(c *cli.Context) (err error) {
+	o.connectTimeout, o.maxTime = seconds(c, "connect-timeout"), seconds(c, "max-time")
+	o.retries, o.retryDelay, o.retryMaxTime = c.Int("retry"), seconds(c, "retry-delay"), seconds(c, "retry-max-time")
+	switch {
+	case o.connectTimeout <= 0:
+		return usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
+	case o.retries < 0:
+		return usageError{errors.New("--retry must not be negative"), "0 means no retry"}
+	case o.retryDelay < 0:
+		return usageError{errors.New("--retry-delay must not be negative"), "such as 5s; 0 means 1s, and twice as long each time"}
+	case o.maxTime < 0:
+		return usageError{errors.New("--max-time must not be negative"), "such as 1h; 0 means no limit"}
+	case o.retryMaxTime < 0:
+		return usageError{errors.New("--retry-max-time must not be negative"), "such as 1h; 0 means no limit"}
+	}
+	if text := c.String("connections-per-server"); text != "auto" {
+		if o.connections, err = strconv.Atoi(text); err != nil || o.connections < 1 || o.connections > kwik.MaxConnectionsPerServer {
+			return usageError{fmt.Errorf("--connections-per-server %q is neither auto nor 1 to %d", text, kwik.MaxConnectionsPerServer), "auto is right nearly everywhere"}
+		}
+	}
+	if o.family, err = family(c); err != nil {
+		return err
+	}
+	if o.limit, err = rateLimit(c); err != nil {
+		return err
+	}
 	state, err := stateDir(c)
 	if err != nil {
-		return o, err
+		return err
 	}
-	o.policy, err = newTrustPolicy(t, state, c.String("cacert"))
-	return o, err
+	o.policy, err = newTrustPolicy(o.t, state, c.String("cacert"))
+	return err
 }
 
 // parseChecksum reads the value of --checksum.

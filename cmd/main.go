@@ -42,12 +42,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		case "verify":
 			events.start("", "")
 			events.verified(verdict{}, err)
-		case "ls":
-			events.start("", "")
-			events.listed(&listing{}, err)
 		case "doctor":
 			events.start("", "")
 			events.diagnosed(nil, err)
+		case "ls":
+			events.start("", "")
+			events.listed(&listing{}, err)
 		}
 	}
 	code, message, hint := explain(err)

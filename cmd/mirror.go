@@ -69,23 +69,12 @@ type mirrorCmd struct {
 // noMirrorFlags are flags of get that make no sense for a directory.
 var noMirrorFlags = []string{"checksum", "input-file", "range", "seed", "no-clobber"}
 
-// checkMirrorFlags returns an error for flags that make no sense for one file.
-func checkMirrorFlags(c *cli.Context) error {
-	const help = "kwikcp get -r kwik://HOST:PORT/DIR/ DEST"
-	for _, name := range []string{"delete", "dry-run"} {
-		if c.Bool(name) {
-			return usageError{fmt.Errorf("--%s is for directories, with -r", name), help}
-		}
-	}
-	if f, ok := c.Generic("include").(*filterFlag); ok && f.used() {
-		return usageError{errors.New("--include and --exclude are for directories, with -r"), help}
-	}
-	return nil
-}
-
 func parseMirror(c *cli.Context, t *terminal) (mirrorCmd, error) {
 	const help = "kwikcp get -r kwik://HOST:PORT/DIR/ DEST"
-	o := mirrorCmd{delete: c.Bool("delete"), dryRun: c.Bool("dry-run")}
+	o := mirrorCmd{
+		getCmd: getCmd{t: t, noPreserve: c.Bool("no-preserve"), reuse: c.Bool("reuse")},
+		delete: c.Bool("delete"), dryRun: c.Bool("dry-run"),
+	}
 	if f, ok := c.Generic("include").(*filterFlag); ok {
 		o.filter = f.rules.filter
 	}
@@ -101,10 +90,10 @@ func parseMirror(c *cli.Context, t *terminal) (mirrorCmd, error) {
 			return o, usageError{fmt.Errorf("--%s is for one file, not for -r", name), help}
 		}
 	}
-	var err error
-	if o.getCmd, err = parseGetOptions(c, t); err != nil {
+	if err := o.parseLimits(c); err != nil {
 		return o, err
 	}
+	var err error
 	if o.url, err = transfer.ParseTreeURL(args[0]); err != nil {
 		return o, usageError{fmt.Errorf("%q is not the URL of a directory: %w", withoutSecret(args[0]), err), help}
 	}

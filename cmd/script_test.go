@@ -63,7 +63,7 @@ func mainUnderTest() int {
 //	events FILE [EVENT...]    checks the JSON lines of a get, and that each EVENT is among them
 //	delivered FILE N          checks that the result among the JSON lines says that N servers delivered
 //	resumed FILE              checks that some of its bytes were there before, and that all are accounted for
-//	took FILE D               checks the seconds of the result among the JSON lines: D, 15 % less or half as much more at most
+//	took FILE D               checks the seconds of the result among the JSON lines: D, 15 % less at most; a busy machine may take up to four times as long
 //	listfile FILE LINE...     makes a list for get -i; \t in a line is a tab
 //	manylines FILE N URL      makes a list of N lines with that URL, each to a file of its own
 //	connected NAME N          waits until the log of a server has N clients that connected, and checks that it has no more
@@ -454,7 +454,7 @@ func cmdTook(ts *testscript.TestScript, _ *world, args []string) error {
 		return err
 	}
 	want, err := time.ParseDuration(args[1])
-	if err == nil && (result.Seconds < 0.85*want.Seconds() || result.Seconds > 1.5*want.Seconds()) {
+	if err == nil && (result.Seconds < 0.85*want.Seconds() || result.Seconds > 4*want.Seconds()) {
 		err = fmt.Errorf("it took %.2f s", result.Seconds)
 	}
 	return err

@@ -118,7 +118,8 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 			g.result.Kept = g.part.leave()
 		}()
 	}
-	if err := g.retry(ctx, attempt); err != nil {
+	p := patience{g.Retries, g.RetryDelay, g.MaxTime, g.RetryMaxTime}
+	if err := p.try(ctx, attempt, g.mayPass, g.observer.retry); err != nil {
 		return err
 	}
 	if g.Output != nil {
@@ -139,6 +140,9 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 	g.result.Path = g.Target
 	return nil
 }
+
+// mayPass reports whether what an attempt ended with may be over when it is repeated, and it can be.
+func (g *get) mayPass(err error) bool { return mayPass(err) && (g.part != nil || g.result.Bytes == 0) }
 
 // attempt fetches what is not there yet.
 func (g *get) attempt(ctx context.Context) (err error) {

@@ -214,7 +214,7 @@ func (q *inquiry) tell(ctx context.Context, entries []Entry, roots bool, entry f
 			if err != nil {
 				return err
 			}
-			releaseStream(stream)
+			q.endStream(stream)
 			for _, f := range b.files {
 				if f.tree != nil {
 					manifests[f.entry.Path] = &f.manifest

@@ -52,8 +52,10 @@ type MirrorOptions struct {
 	// mirrored the tree before and compared it then.
 	Quick bool
 	// Retries is how many times the mirror is tried again after an error of KindNetwork; the others are as in GetOptions.
-	Retries                           int
-	RetryDelay, MaxTime, RetryMaxTime time.Duration
+	Retries      int
+	RetryDelay   time.Duration
+	MaxTime      time.Duration
+	RetryMaxTime time.Duration
 	// OpenTree opens Target; nil means OpenTree.
 	OpenTree func(path string, create bool) (TreeDir, error)
 }
@@ -184,8 +186,8 @@ func (m *mirror) all(ctx context.Context) error {
 		}
 		defer m.unlock()
 	}
-	p := persistence{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
-	return p.retry(ctx, m.observer, m.attempt, mayPass)
+	p := patience{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
+	return p.try(ctx, m.attempt, mayPass, m.observer.retry)
 }
 
 // hold takes the target's lock, and finds out how it takes names.

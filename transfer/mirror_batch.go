@@ -175,8 +175,8 @@ func (f *mirrorFile) describe(d *dialogue, limit int64) (used int64, err error) 
 	return used, nil
 }
 
-// releaseStream ends a stream of which nothing, or nothing more, is wanted.
-func releaseStream(stream *kwik.Stream) {
+// endStream ends a stream of which nothing, or nothing more, is wanted.
+func (q *inquiry) endStream(stream *kwik.Stream) {
 	if stream != nil {
 		stream.Close()
 	}
@@ -229,7 +229,7 @@ func (m *mirror) fetch(ctx, asking context.Context, b *batch, place *placer) err
 		m.abandon(b.files)
 		return err
 	}
-	defer releaseStream(stream)
+	defer m.endStream(stream)
 	var again []*mirrorFile
 	rest := b.files[:0:0]
 	for _, f := range b.files {

@@ -35,26 +35,28 @@ type TimeLimitError struct{ Limit time.Duration }
 
 func (e *TimeLimitError) Error() string { return fmt.Sprintf("not done after %v", e.Limit) }
 
-// A persistence says how often and for how long something is tried; see GetOptions.
-type persistence struct {
-	retries                           int
-	retryDelay, maxTime, retryMaxTime time.Duration
+// patience is how often, and for how long, something is tried.
+type patience struct {
+	retries      int
+	delay        time.Duration // 0 for the one that doubles
+	maxTime      time.Duration // of an attempt; 0 for any
+	retryMaxTime time.Duration // after the start of the first; 0 for ever
 }
 
-// retry calls attempt until it succeeds, fails with an error that may not pass, has been retried as often or for as long as it may, or
-// ctx ends. The error is that of the last attempt.
-func (p persistence) retry(ctx context.Context, o *observer, attempt func(context.Context) error, mayPass func(error) bool) error {
+// try calls attempt until it succeeds, fails for good, has been retried as often or for as long as it may, or ctx ends. The error is
+// that of the last attempt. mayPass reports whether what one ended with may be over when it is repeated; then told hears of the retry.
+func (p patience) try(ctx context.Context, attempt func(context.Context) error, mayPass func(error) bool, told func(Retry)) error {
 	start := time.Now()
 	for n := 1; ; n++ {
 		err := p.limited(ctx, attempt)
 		if n > p.retries || ctx.Err() != nil || !mayPass(err) {
 			return err
 		}
-		delay := retryDelay(n, p.retryDelay)
+		delay := retryDelay(n, p.delay)
 		if p.retryMaxTime > 0 && time.Since(start)+delay > p.retryMaxTime {
 			return err
 		}
-		o.retry(Retry{Attempt: n, Of: p.retries, Delay: delay, Err: err})
+		told(Retry{Attempt: n, Of: p.retries, Delay: delay, Err: err})
 		pause := time.NewTimer(delay)
 		select {
 		case <-pause.C:
@@ -66,7 +68,7 @@ func (p persistence) retry(ctx context.Context, o *observer, attempt func(contex
 }
 
 // limited calls attempt with a context that ends after maxTime.
-func (p persistence) limited(ctx context.Context, attempt func(context.Context) error) error {
+func (p patience) limited(ctx context.Context, attempt func(context.Context) error) error {
 	if p.maxTime <= 0 {
 		return attempt(ctx)
 	}
@@ -79,20 +81,9 @@ func (p persistence) limited(ctx context.Context, attempt func(context.Context) 
 	return err
 }
 
-// mayPass reports whether an error may be over when what met it is repeated.
+// mayPass reports whether what an attempt ended with is the network's, or took too long.
 func mayPass(err error) bool {
 	_, slow := errors.AsType[*TimeLimitError](err)
 	e, ok := errors.AsType[*Error](err)
-	return slow || ok && e.Kind == KindNetwork
-}
-
-// retry repeats attempts to get the file.
-func (g *get) retry(ctx context.Context, attempt func(context.Context) error) error {
-	p := persistence{g.Retries, g.RetryDelay, g.MaxTime, g.RetryMaxTime}
-	return p.retry(ctx, g.observer, attempt, g.mayPass)
-}
-
-// mayPass reports whether what an attempt ended with may be over when it is repeated.
-func (g *get) mayPass(err error) bool {
-	return mayPass(err) && (g.part != nil || g.result.Bytes == 0)
+	return slow || (ok && e.Kind == KindNetwork)
 }
