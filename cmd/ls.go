@@ -21,34 +21,39 @@ func lsCommand(t *terminal) *cli.Command {
 		Description: `Prints a line for each entry on stdout: its kind and mode, size in bytes, modification time, and name. The name of a directory
 ends with a slash, and that of a link has its target behind it. With --hash the file's BLAKE3 hash comes before the name; the server
 has to read the files for that, unless it has their hashes already. What is not printable in a name is escaped as \n, \x1b or \u202e, and a
-backslash is doubled.
+backslash is doubled. What the server could not look at is named on stderr; then the exit status is 1.
 
-Exit status: 0 all is listed; 1 something could not be; 2 usage; 3 no such directory; 4 server not trusted; 5 network; 130 or 143 interrupted.`,
+` + exitHelp(exitNotFound, exitRefused, exitNetwork, exitLocal),
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"R"}, EnvVars: []string{"KWIKCP_RECURSIVE"}, Usage: "list what is in the directories, too"},
 			&cli.BoolFlag{Name: "hash", EnvVars: []string{"KWIKCP_HASH"}, Usage: "ask for the files' BLAKE3 hashes, too"},
 			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
-			&cli.DurationFlag{Name: "connect-timeout", EnvVars: []string{"KWIKCP_CONNECT_TIMEOUT"}, Value: transfer.DefaultConnectTimeout, Usage: "give up if the server has not answered after `TIME`"},
+			ipv4Flag(), ipv6Flag(),
+			secondsFlag("connect-timeout", transfer.DefaultConnectTimeout, "give up if the server has not answered after `TIME`"),
 			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
 			stateDirFlag,
 		},
-		Action: func(c *cli.Context) error { return runLs(c, t) },
+		Action: func(c *cli.Context) error {
+			ctx, stop := untilBrokenPipe(c.Context)
+			defer stop()
+			return quietly(runLs(ctx, c, t))
+		},
 	}
 }
 
-func runLs(c *cli.Context, t *terminal) error {
+func runLs(ctx context.Context, c *cli.Context, t *terminal) error {
 	out := bufio.NewWriter(t.stdout)
 	o, err := parseLs(c, t)
 	l := &listing{}
 	if c.Bool("json") {
 		events := newEvents(out)
-		events.start(c.Args().First(), "")
+		events.start(withoutSecret(c.Args().First()), "")
 		if err == nil {
-			err = o.list(c.Context, l, events.entry)
+			err = o.list(ctx, l, events.entry)
 		}
 		events.listed(l, err)
 	} else if err == nil {
-		err = o.list(c.Context, l, func(e transfer.Entry, m *transfer.Manifest) error {
+		err = o.list(ctx, l, func(e transfer.Entry, m *transfer.Manifest) error {
 			if e.Problem != "" {
 				t.warningf("%s: %s", printableName(e.Path), oneLine(e.Problem))
 			}
@@ -68,12 +73,13 @@ type lsCmd struct {
 	recursive      bool
 	hash           bool
 	connectTimeout time.Duration
+	family         kwik.AddressFamily
 	policy         *trustPolicy
 }
 
 func parseLs(c *cli.Context, t *terminal) (lsCmd, error) {
 	const help = "kwikcp ls kwik://HOST:PORT/DIR/"
-	o := lsCmd{recursive: c.Bool("recursive"), hash: c.Bool("hash"), connectTimeout: c.Duration("connect-timeout")}
+	o := lsCmd{recursive: c.Bool("recursive"), hash: c.Bool("hash"), connectTimeout: seconds(c, "connect-timeout")}
 	switch {
 	case c.Args().Len() == 0:
 		return o, usageError{errors.New("ls needs the URL of a directory"), help}
@@ -83,8 +89,11 @@ func parseLs(c *cli.Context, t *terminal) (lsCmd, error) {
 		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
 	}
 	var err error
+	if o.family, err = family(c); err != nil {
+		return o, err
+	}
 	if o.url, err = transfer.ParseTreeURL(c.Args().First()); err != nil {
-		return o, usageError{fmt.Errorf("%q is not the URL of a directory: %w", c.Args().First(), err), help}
+		return o, usageError{fmt.Errorf("%q is not the URL of a directory: %w", withoutSecret(c.Args().First()), err), help}
 	}
 	state, err := stateDir(c)
 	if err != nil {
@@ -110,7 +119,8 @@ func (o lsCmd) list(ctx context.Context, l *listing, entry func(transfer.Entry, 
 	start := time.Now()
 	options := transfer.ListOptions{
 		MirrorSource: transfer.MirrorSource{
-			URL: o.url, TLS: o.policy.config(o.url), ConnectTimeout: o.connectTimeout, KWIK: &kwik.Config{QUIC: traced},
+			URL: o.url, TLS: o.policy.config(o.url), ConnectTimeout: o.connectTimeout,
+			KWIK: &kwik.Config{QUIC: traced, Family: o.family},
 		},
 		Recursive: o.recursive, Roots: o.hash,
 	}

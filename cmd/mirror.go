@@ -80,6 +80,8 @@ func parseMirror(c *cli.Context, t *terminal) (mirrorCmd, error) {
 	}
 	args := c.Args().Slice()
 	switch {
+	case c.String("input-file") != "":
+		return o, usageError{errors.New("-r and --input-file exclude each other: the lines of a list name files"), "a directory is fetched by a command of its own: " + help}
 	case len(args) == 0:
 		return o, usageError{errors.New("get needs the URL of a directory"), help}
 	case len(args) > 2:
@@ -111,14 +113,14 @@ func parseMirror(c *cli.Context, t *terminal) (mirrorCmd, error) {
 	return o, nil
 }
 
-func runMirror(c *cli.Context, t *terminal) error {
+func runMirror(ctx context.Context, c *cli.Context, t *terminal) error {
 	o, err := parseMirror(c, t)
 	if c.Bool("json") {
 		events := newEvents(t.stdout)
 		events.start(withoutSecret(c.Args().Get(0)), o.target)
 		var result transfer.MirrorResult
 		if err == nil {
-			result, err = o.mirror(c.Context, events)
+			result, err = o.mirror(ctx, events)
 		}
 		events.mirrored(o, result, err)
 		return err
@@ -127,7 +129,7 @@ func runMirror(c *cli.Context, t *terminal) error {
 		return err
 	}
 	view := &mirrorView{view: newView(t, c.Bool("quiet"), o.url.Path), dryRun: o.dryRun}
-	result, err := o.mirror(c.Context, view)
+	result, err := o.mirror(ctx, view)
 	view.end()
 	if c.Bool("quiet") {
 		return err
