@@ -34,7 +34,7 @@ With --reuse or --seed chunk groups of a file that is here already, and are righ
 
 With -i each line of LIST is a URL, and perhaps a tab and the FILE that it goes to; empty lines and those that begin with # do not count.
 -j files at once are fetched, and those from one server share its connections. What is wrong with one line is said, and the others are fetched
-all the same; the exit status is the highest.
+all the same; the exit status is the highest. A line names a file; a directory is fetched by a command of its own, with -r.
 
 With -r the directory DEST is made what DIR is on the server; what is the same already is not fetched. Of --include and --exclude the first that
 matches decides. Patterns: * anything but a slash, ** anything, ? one character, [a-z] a set; /a from the top of the tree, a/b the end of a path, a/ directories
@@ -75,10 +75,10 @@ or be known already; an unknown one is accepted on this machine and asked about 
 func runGet(c *cli.Context, t *terminal) error {
 	ctx, stop := untilBrokenPipe(c.Context)
 	defer stop()
-	if c.Bool("recursive") {
+	switch {
+	case c.Bool("recursive"):
 		return quietly(runMirror(ctx, c, t))
-	}
-	if c.String("input-file") != "" {
+	case c.String("input-file") != "":
 		return quietly(runList(ctx, c, t))
 	}
 	return quietly(runGetUntil(ctx, c, t))

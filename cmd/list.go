@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -233,7 +232,7 @@ func (l *listRun) fetch(ctx context.Context, line listLine) {
 	case err == nil && !l.quiet && l.events == nil:
 		o.t.printf("%s", o.summary(result))
 	case err != nil && ctx.Err() == nil: // an interruption is said once
-		if _, ok := errors.AsType[usageError](err); ok {
+		if hint == getHelp {
 			hint = listHelp
 		}
 		o.t.errorWithHint(fmt.Sprintf("line %d: %s", line.number, message), hint)

@@ -21,9 +21,9 @@ func lsCommand(t *terminal) *cli.Command {
 		Description: `Prints a line for each entry on stdout: its kind and mode, size in bytes, modification time, and name. The name of a directory
 ends with a slash, and that of a link has its target behind it. With --hash the file's BLAKE3 hash comes before the name; the server
 has to read the files for that, unless it has their hashes already. What is not printable in a name is escaped as \n, \x1b or \u202e, and a
-backslash is doubled.
+backslash is doubled. What the server could not look at is named on stderr; then the exit status is 1.
 
-` + exitHelp(exitNotFound, exitRefused, exitNetwork),
+` + exitHelp(exitNotFound, exitRefused, exitNetwork, exitLocal),
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"R"}, EnvVars: []string{"KWIKCP_RECURSIVE"}, Usage: "list what is in the directories, too"},
 			&cli.BoolFlag{Name: "hash", EnvVars: []string{"KWIKCP_HASH"}, Usage: "ask for the files' BLAKE3 hashes, too"},
@@ -33,11 +33,15 @@ backslash is doubled.
 			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
 			stateDirFlag,
 		},
-		Action: func(c *cli.Context) error { return runLs(c, t) },
+		Action: func(c *cli.Context) error {
+			ctx, stop := untilBrokenPipe(c.Context)
+			defer stop()
+			return quietly(runLs(ctx, c, t))
+		},
 	}
 }
 
-func runLs(c *cli.Context, t *terminal) error {
+func runLs(ctx context.Context, c *cli.Context, t *terminal) error {
 	out := bufio.NewWriter(t.stdout)
 	o, err := parseLs(c, t)
 	l := &listing{}
@@ -45,11 +49,11 @@ func runLs(c *cli.Context, t *terminal) error {
 		events := newEvents(out)
 		events.start(withoutSecret(c.Args().First()), "")
 		if err == nil {
-			err = o.list(c.Context, l, events.entry)
+			err = o.list(ctx, l, events.entry)
 		}
 		events.listed(l, err)
 	} else if err == nil {
-		err = o.list(c.Context, l, func(e transfer.Entry, m *transfer.Manifest) error {
+		err = o.list(ctx, l, func(e transfer.Entry, m *transfer.Manifest) error {
 			if e.Problem != "" {
 				t.warningf("%s: %s", printableName(e.Path), oneLine(e.Problem))
 			}
@@ -85,11 +89,11 @@ func parseLs(c *cli.Context, t *terminal) (lsCmd, error) {
 		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
 	}
 	var err error
-	if o.url, err = transfer.ParseTreeURL(c.Args().First()); err != nil {
-		return o, usageError{fmt.Errorf("%q is not the URL of a directory: %w", withoutSecret(c.Args().First()), err), help}
-	}
 	if o.family, err = family(c); err != nil {
 		return o, err
+	}
+	if o.url, err = transfer.ParseTreeURL(c.Args().First()); err != nil {
+		return o, usageError{fmt.Errorf("%q is not the URL of a directory: %w", withoutSecret(c.Args().First()), err), help}
 	}
 	state, err := stateDir(c)
 	if err != nil {
@@ -115,7 +119,8 @@ func (o lsCmd) list(ctx context.Context, l *listing, entry func(transfer.Entry, 
 	start := time.Now()
 	options := transfer.ListOptions{
 		MirrorSource: transfer.MirrorSource{
-			URL: o.url, TLS: o.policy.config(o.url), ConnectTimeout: o.connectTimeout, KWIK: &kwik.Config{QUIC: traced, Family: o.family},
+			URL: o.url, TLS: o.policy.config(o.url), ConnectTimeout: o.connectTimeout,
+			KWIK: &kwik.Config{QUIC: traced, Family: o.family},
 		},
 		Recursive: o.recursive, Roots: o.hash,
 	}

@@ -80,6 +80,8 @@ func parseMirror(c *cli.Context, t *terminal) (mirrorCmd, error) {
 	}
 	args := c.Args().Slice()
 	switch {
+	case c.String("input-file") != "":
+		return o, usageError{errors.New("-r and --input-file exclude each other: the lines of a list name files"), "a directory is fetched by a command of its own: " + help}
 	case len(args) == 0:
 		return o, usageError{errors.New("get needs the URL of a directory"), help}
 	case len(args) > 2:

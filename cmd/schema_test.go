@@ -87,7 +87,7 @@ func TestEventsInREADME(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows := make(map[string]string)
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_]+)`( of verify| of list| of doctor| of mirror| of ls)? \\| (.*) \\|$").FindAllStringSubmatch(string(raw), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_]+)`( of [a-z]+)? \\| (.*) \\|$").FindAllStringSubmatch(string(raw), -1) {
 		rows[m[1]+m[2]] = m[3]
 	}
 	schema, err := eventSchema()
