@@ -30,8 +30,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -44,7 +45,7 @@ func main() {
 func run() error {
 	fs := flag.NewFlagSet("measure", flag.ContinueOnError)
 	servers := fs.String("servers", "", "process ids of servers, separated by commas")
-	first := fs.String("first", "", "a pattern: the first byte is there when a file that matches it has a block on disk")
+	first := fs.String("first", "", "a pattern: the first byte is there when one was written to a file that matches it")
 	stop := fs.Bool("stop", false, "kill the command at the first byte")
 	column := fs.Int("column", 0, "print median, minimum and maximum of this column of a file, counted from 1")
 	if err := fs.Parse(os.Args[1:]); err != nil {
@@ -147,12 +148,12 @@ func (m *meter) watch(p *os.Process, start time.Time, ended <-chan error) error 
 	for {
 		select {
 		case err := <-ended:
-			if m.first != "" && m.firstByte == 0 && m.hasBlock() {
+			if m.first != "" && m.firstByte == 0 && m.hasData() {
 				m.firstByte = time.Since(start) // a small file, between two looks
 			}
 			return err
 		case <-looks.C:
-			if !m.hasBlock() {
+			if !m.hasData() {
 				continue
 			}
 			m.firstByte = time.Since(start)
@@ -166,12 +167,18 @@ func (m *meter) watch(p *os.Process, start time.Time, ended <-chan error) error 
 	}
 }
 
-// hasBlock reports whether a file that matches the pattern has anything in it. A file that only was given its size has no block.
-func (m *meter) hasBlock() bool {
+// hasData reports whether a byte has been written to a file that matches the pattern. One that only was given its size, or room on
+// the disk, has none, where the file system can tell.
+func (m *meter) hasData() bool {
 	names, _ := filepath.Glob(m.first)
 	return slices.ContainsFunc(names, func(name string) bool {
-		var st syscall.Stat_t
-		return syscall.Stat(name, &st) == nil && st.Blocks > 0
+		f, err := os.Open(name)
+		if err != nil {
+			return false
+		}
+		defer f.Close()
+		_, err = f.Seek(0, unix.SEEK_DATA)
+		return err == nil
 	})
 }
 
