@@ -12,7 +12,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
-	"github.com/zeebo/blake3"
 
 	"kwikcp/integrity"
 	"kwikcp/transfer"
@@ -123,7 +122,7 @@ func sumOf(ctx context.Context, name string) (integrity.Root, error) {
 
 func hashFile(ctx context.Context, name string) (integrity.Root, error) {
 	if name == "-" {
-		return hashStream(ctx, os.Stdin)
+		return integrity.Sum(ctx, os.Stdin)
 	}
 	f, err := os.Open(name)
 	if err != nil {
@@ -135,22 +134,13 @@ func hashFile(ctx context.Context, name string) (integrity.Root, error) {
 		return integrity.Root{}, err
 	}
 	if !info.Mode().IsRegular() || info.Size() < readAheadSize {
-		return hashStream(ctx, f)
+		return integrity.Sum(ctx, f)
 	}
 	tree, err := integrity.Build(ctx, f, info.Size(), integrity.GroupSizeFor(info.Size()), nil)
 	if err != nil {
 		return integrity.Root{}, err
 	}
 	return tree.Root(), nil
-}
-
-// hashStream hashes what can only be read in order.
-func hashStream(ctx context.Context, r io.Reader) (root integrity.Root, err error) {
-	h := blake3.New()
-	if _, err := io.CopyBuffer(h, interruptibleReader{ctx, r}, make([]byte, 256<<10)); err != nil {
-		return root, err
-	}
-	return integrity.Root(h.Sum(nil)), nil
 }
 
 // localFileError wraps the error of a file that a command was to read. op says its name.

@@ -23,7 +23,8 @@
 // The root is the file's ordinary BLAKE3 hash, the one that b3sum prints. A file
 // of one group has no chaining values: its group node is the root node.
 //
-// [Build] makes the [Tree] of a file that we hold. [FromCVs] makes it from
+// [Build] makes the [Tree] of a file that we hold; [Sum] the root alone of what can
+// only be read in order. [FromCVs] makes it from
 // chaining values that anyone sent, and proves them first. [Tree.Verify] then
 // proves any whole groups, in any order, from any source.
 //
