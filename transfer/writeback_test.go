@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -13,13 +14,13 @@ import (
 
 // A slow disk takes a second for each checkpoint, and fails after some of them.
 type slowCheckpoints struct {
-	made, fails int
+	made  atomic.Int64 // the test reads it while the next one may be made
+	fails int64
 }
 
 func (d *slowCheckpoints) checkpoint() error {
 	time.Sleep(time.Second)
-	d.made++
-	if d.made == d.fails {
+	if d.made.Add(1) == d.fails {
 		return syscall.EIO
 	}
 	return nil
@@ -34,7 +35,7 @@ func TestWriteback(t *testing.T) {
 		start := time.Now()
 		w.wrote(checkpointStep - 1)
 		time.Sleep(10 * time.Second)
-		if disk.made != 0 {
+		if disk.made.Load() != 0 {
 			t.Error("a checkpoint before there is enough to write")
 		}
 		w.wrote(1)
@@ -44,8 +45,8 @@ func TestWriteback(t *testing.T) {
 			t.Errorf("the writer waited %v", took-10*time.Second)
 		}
 		w.wrote(1)
-		if took := time.Since(start); took != 11*time.Second || disk.made != 1 {
-			t.Errorf("after %v and %d checkpoints the writer goes on", took, disk.made)
+		if took := time.Since(start); took != 11*time.Second || disk.made.Load() != 1 {
+			t.Errorf("after %v and %d checkpoints the writer goes on", took, disk.made.Load())
 		}
 		var wg sync.WaitGroup
 		for range 10 {
@@ -94,8 +95,8 @@ func TestWritebackThatFails(t *testing.T) {
 				break
 			}
 		}
-		if !errors.Is(err, syscall.EIO) || !errors.Is(w.stop(), syscall.EIO) || disk.made != 2 {
-			t.Errorf("%v after %d checkpoints", err, disk.made)
+		if !errors.Is(err, syscall.EIO) || !errors.Is(w.stop(), syscall.EIO) || disk.made.Load() != 2 {
+			t.Errorf("%v after %d checkpoints", err, disk.made.Load())
 		}
 	})
 }
