@@ -138,7 +138,7 @@ func (o lsCmd) list(ctx context.Context, l *listing, entry func(transfer.Entry, 
 	}
 	l.seconds = time.Since(start).Seconds()
 	if err == nil && l.problems > 0 {
-		err = &transfer.Error{Kind: transfer.KindOther, Op: "list", Err: fmt.Errorf("%d entries could not be looked at", l.problems)}
+		err = &transfer.Error{Kind: transfer.KindOther, Op: "list", Err: fmt.Errorf("%s could not be looked at", counted(l.problems, "entry", "entries"))}
 	}
 	return err
 }

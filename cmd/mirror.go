@@ -179,13 +179,16 @@ func (o mirrorCmd) summary(r transfer.MirrorResult) string {
 	if o.dryRun {
 		verb = "would be mirrored"
 	}
-	fmt.Fprintf(&b, "%q %s: %d files, %s; %d fetched (%s), %d up to date", o.target, verb, r.Files, size(r.Bytes), r.Fetched, size(r.Network), r.UpToDate)
+	fmt.Fprintf(&b, "%q %s: %s, %s; %d fetched (%s), %d up to date", o.target, verb, counted(r.Files, "file", "files"), size(r.Bytes), r.Fetched, size(r.Network), r.UpToDate)
 	for _, x := range []struct {
-		n    int64
-		what string
-	}{{r.Made, "directories made"}, {r.Linked, "links made"}, {r.Deleted, "deleted"}, {r.Skipped, "skipped"}, {r.Failed, "failed"}} {
+		n         int64
+		one, many string
+	}{
+		{r.Made, "directory made", "directories made"}, {r.Linked, "link made", "links made"},
+		{r.Deleted, "deleted", "deleted"}, {r.Skipped, "skipped", "skipped"}, {r.Failed, "failed", "failed"},
+	} {
 		if x.n > 0 {
-			fmt.Fprintf(&b, ", %d %s", x.n, x.what)
+			b.WriteString(", " + counted(x.n, x.one, x.many))
 		}
 	}
 	fmt.Fprintf(&b, ", in %.2f s", r.Seconds)
@@ -193,6 +196,14 @@ func (o mirrorCmd) summary(r transfer.MirrorResult) string {
 		fmt.Fprintf(&b, " (%s came in vain)", size(r.Wasted))
 	}
 	return b.String()
+}
+
+// counted writes a number of things.
+func counted(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // maxWarnings bounds the lines about single entries; --json has them all.
@@ -208,6 +219,7 @@ type mirrorView struct {
 // File implements transfer.MirrorReporter.
 func (v *mirrorView) File(f transfer.FileReport) {
 	if v.dryRun && v.t.stdout != nil && f.Action != transfer.FileFailed && f.Action != transfer.FileUpToDate && f.Action != transfer.FileSkipped {
+		v.clear() // stdout may be the same terminal
 		fmt.Fprintf(v.t.stdout, "%-7s  %s\n", dryWords[f.Action], printableName(f.Path))
 	}
 	if v.quiet || f.Err == nil {
@@ -236,7 +248,7 @@ func (v *mirrorView) Progress(p transfer.Progress) {
 	if v.quiet || p.OfFiles == 0 {
 		return
 	}
-	v.above = fmt.Sprintf("%d of %d files", p.Files, p.OfFiles)
+	v.above = fmt.Sprintf("%d of %s", p.Files, counted(p.OfFiles, "file", "files"))
 	v.view.Progress(p)
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -46,8 +47,14 @@ func openPTY(t *testing.T, columns int) (control, terminal *os.File) {
 // each write, until that returns something to type. It returns the exit code and what was written.
 func onTerminal(t *testing.T, work string, columns int, answer func(string) string, args ...string) (int, string) {
 	t.Helper()
+	return onTerminalWith(t, work, columns, "TERM=xterm", answer, args...)
+}
+
+// onTerminalWith is onTerminal with a variable in the environment.
+func onTerminalWith(t *testing.T, work string, columns int, variable string, answer func(string) string, args ...string) (int, string) {
+	t.Helper()
 	control, terminal := openPTY(t, columns)
-	p, err := startProcess(work, testEnv(work), terminal, args...)
+	p, err := startProcess(work, append(testEnv(work), variable), terminal, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +134,69 @@ func TestBar(t *testing.T) {
 		code, text = onTerminal(t, work, columns, silent, "get", "-q", url, "out/f")
 		if code != 0 || text != "" {
 			t.Errorf("quiet: exit code %d, %q", code, text)
+		}
+	}
+}
+
+// TestMirrorBar checks what get -r draws: a bar, how many files, a line per server, nothing too wide, and the last line when it is done.
+func TestMirrorBar(t *testing.T) {
+	t.Parallel()
+	work := terminalWork(t)
+	if err := fillFile(filepath.Join(work, "A", "g"), 100<<10, 2); err != nil {
+		t.Fatal(err)
+	}
+	_, primary := startTestServer(t, work, "--role", "primary", "--root", "A")
+	for _, columns := range []int{40, 80, 200} {
+		target := fmt.Sprint("mirror", columns)
+		code, text := onTerminal(t, work, columns, silent, "get", "-r", "--limit-rate", "8M", primary, target)
+		s := newScreen(columns)
+		drawings := strings.SplitAfter(text, "\x1b[J")
+		for _, drawing := range drawings[:len(drawings)-1] { // what is behind the last erasure is the line that stays
+			s.Write([]byte(drawing))
+		}
+		if code != 0 || len(drawings) < 2 || s.wrapped || s.strange != "" || s.String() != "" {
+			t.Errorf("%d columns: exit code %d, %d drawings, wrapped %v, strange %q, %q", columns, code, len(drawings)-1, s.wrapped, s.strange, text)
+		}
+		for _, want := range []string{"% [", " of 2 files", "127.0.0.1:"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%d columns: no %q in %q", columns, want, text)
+			}
+		}
+		if left := drawings[len(drawings)-1]; !strings.HasPrefix(left, `kwikcp: "`+target+`" mirrored: 2 files, 4.1 MiB; 2 fetched`) {
+			t.Errorf("%d columns: left %q", columns, left)
+		}
+		code, text = onTerminal(t, work, columns, silent, "get", "-r", "-q", primary, target)
+		if code != 0 || text != "" {
+			t.Errorf("quiet: exit code %d, %q", code, text)
+		}
+	}
+}
+
+// TestPlainTerminal checks that a terminal that says it is dumb gets plain lines, and that NO_COLOR gets no colours; the bar has none.
+func TestPlainTerminal(t *testing.T) {
+	t.Parallel()
+	work := terminalWork(t)
+	_, primary := startTestServer(t, work, "--role", "primary", "--root", "A")
+	file := strings.Replace(primary, "/?", "/f?", 1)
+	for _, args := range [][]string{
+		{"get", "--limit-rate", "8M", file, "out/f"}, {"get", "-r", "--limit-rate", "8M", primary, "mirror"}, {"get", file + "x", "out/x"},
+		{"get", "-r", file, "x"}, {"get", "--help"}, {"no-such-command"},
+	} {
+		_, text := onTerminalWith(t, work, 80, "TERM=dumb", silent, args...)
+		for _, r := range strings.ReplaceAll(text, "\r\n", "\n") { // the terminal adds \r
+			if r != '\n' && r < ' ' || r >= 0x7f {
+				t.Errorf("%q writes %q to a dumb terminal: %q", args, r, text)
+				break
+			}
+		}
+		if args[0] == "get" && args[1] != "--help" && !strings.Contains(text, "kwikcp: ") {
+			t.Errorf("%q writes nothing: %q", args, text)
+		}
+	}
+	coloured := regexp.MustCompile("\x1b\\[[0-9;:]*m")
+	for _, args := range [][]string{{"get", "--limit-rate", "8M", file, "out/g"}, {"get", "-r", "--limit-rate", "8M", primary, "coloured"}, {"get", file + "x", "out/x"}} {
+		if _, text := onTerminalWith(t, work, 80, "NO_COLOR=1", silent, args...); coloured.MatchString(text) {
+			t.Errorf("%q has colours: %q", args, text)
 		}
 	}
 }

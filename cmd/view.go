@@ -148,7 +148,8 @@ func (v *view) Progress(p transfer.Progress) {
 			v.begin(p.Total)
 		}
 		v.bar.Set64(min(p.Bytes, p.Total-1)) // the bar stops at its maximum; end draws over it
-		lines := []string{strings.Trim(v.bar.String(), "\r ") + v.figures(p)}
+		bar := strings.TrimRight(strings.Trim(v.bar.String(), "\r"), " ")
+		lines := []string{strings.TrimPrefix(bar, "  ") + v.figures(p)} // the percentage keeps two columns, so that the bar stands still
 		shown := p.Servers[:min(len(p.Servers), maxServerLines)]
 		for _, s := range shown {
 			lines = append(lines, serverLine(s, p.Total, v.columns(), addressWidth(shown, v.columns())))

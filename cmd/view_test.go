@@ -269,3 +269,21 @@ func TestPrintDemo(t *testing.T) {
 type brokenWriter struct{}
 
 func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("broken") }
+
+// The lines of --dry-run go to stdout, which may be the terminal that the bar is on: they stand above it, and nothing is lost.
+func TestDryRunOnTerminal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(80)
+		v := &mirrorView{view: newView(&terminal{stdout: s, stderr: s}, false, "d"), dryRun: true}
+		v.draws, v.columns = true, func() int { return 80 }
+		for i := range int64(3) {
+			v.Progress(transfer.Progress{Bytes: i, Total: 3, ETA: -1, Files: i, OfFiles: 3})
+			v.File(transfer.FileReport{Path: fmt.Sprint("f", i), Action: transfer.FileFetched})
+			time.Sleep(redrawEvery)
+		}
+		v.end()
+		if got, want := s.String(), "fetch    f0\nfetch    f1\nfetch    f2"; got != want || s.strange != "" {
+			t.Errorf("%s, want %s; %s", got, want, s.strange)
+		}
+	})
+}

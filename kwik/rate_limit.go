@@ -9,9 +9,10 @@ import (
 )
 
 // A RateLimit bounds how many bytes a second the aggregate streams of a side take up: on a client what it receives from all servers
-// together, on a server what it sends to all clients together. It is a token bucket that holds a few hundredths of a second's bytes and is
-// empty at first, so that the first second is no exception; whoever waits for tokens gets them in turn, a little at a time. Sessions may share
-// one. Plain streams and what QUIC adds do not count.
+// together, on a server what it sends to all clients together. It is a token bucket that holds the bytes of a quarter of a second, which make
+// up for the delays of a busy machine, and is empty at first, so that the first second is no exception: within any time pass at most the
+// bytes of that time and of a quarter of a second. Whoever waits for tokens gets them in turn, a little at a time. Sessions may share one.
+// Plain streams and what QUIC adds do not count.
 //
 // A client that takes bytes more slowly than they come is felt by the servers through QUIC's flow control. Its connections therefore
 // begin with small windows, which grow with the round-trip time: little more is under way than it takes.
@@ -25,8 +26,8 @@ type RateLimit struct {
 }
 
 const (
-	// bucketTime is how much time's bytes the bucket holds.
-	bucketTime = 30 * time.Millisecond
+	// bucketTime is how much time's bytes the bucket holds: what is lost in a longer delay is not made up for.
+	bucketTime = 250 * time.Millisecond
 	// minPiece and maxPiece bound the pieces in which limited payload passes, in bytes; a five hundredth of a second's if that is
 	// between them.
 	minPiece = 256

@@ -42,6 +42,52 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
+// What a busy machine delays is made up for; what nobody wanted is not, but for bucketTime.
+func TestRateLimitMakesUpForDelays(t *testing.T) {
+	const rate = 4 << 20
+	synctest.Test(t, func(t *testing.T) {
+		l, start := NewRateLimit(rate), time.Now()
+		type passing struct {
+			at  time.Duration
+			sum int // of all bytes so far
+		}
+		var passed []passing
+		sum := 0
+		pass := func(until time.Duration, delayed bool) {
+			ran := time.Now()
+			for time.Since(start) < until {
+				n := l.cut(1 << 20)
+				if err := l.wait(t.Context(), n); err != nil {
+					t.Fatal(err)
+				}
+				sum += n
+				passed = append(passed, passing{time.Since(start), sum})
+				if delayed && time.Since(ran) >= 20*time.Millisecond {
+					time.Sleep(200 * time.Millisecond) // others have the processor
+					ran = time.Now()
+				}
+			}
+		}
+		pass(4*time.Second, true)
+		if took := float64(sum) / rate; took < 3.8 || took > 4.01 {
+			t.Errorf("the bytes of %.2f s passed in 4, with delays", took)
+		}
+		time.Sleep(time.Minute)
+		before := sum
+		pass(time.Minute+5*time.Second, false)
+		if took := float64(sum-before) / rate; took > 1.05 {
+			t.Errorf("the bytes of %.2f s passed in the first after a pause", took)
+		}
+		for i, first := range passed {
+			for _, last := range passed[i+1:] {
+				if most := (last.at-first.at+bucketTime).Seconds()*rate + 1; float64(last.sum-first.sum) > most {
+					t.Fatalf("%d bytes from %v to %v", last.sum-first.sum, first.at, last.at)
+				}
+			}
+		}
+	})
+}
+
 // A limited client receives no more in the first second and no more in all, and no less, however many servers there are; it calls none of
 // them stalled and opens no further connections.
 func TestRateLimitOfAClient(t *testing.T) {
