@@ -53,7 +53,7 @@ type GetOptions struct {
 
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.Config
-	// Dial connects to the primary; nil means kwik.DialAddr.
+	// Dial connects to the primary; nil means kwik.DialAddrEarly.
 	Dial DialFunc
 	// Pool shares the session with other transfers; nil means that this one has its own. TLS and KWIK must be the same for all from one
 	// server.
