@@ -18,7 +18,7 @@ import (
 type PathState int
 
 const (
-	PathConnecting PathState = iota // being dialled
+	PathConnecting PathState = iota // being dialled, or has not said Welcome yet
 	PathActive                      // said Welcome
 	PathClosed                      // ended; dialled again later unless the primary withdrew it
 	PathBanned                      // its bytes failed their proof; not used again in this session

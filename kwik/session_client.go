@@ -49,7 +49,7 @@ func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.public, s.unpublic = context.WithCancelCause(s.ctx)
-	s.handler = newSecondaryStreamHandler(s.lookup, c)
+	s.handler = newSecondaryStreamHandler(s.lookup, s.nextStream, c)
 	return s
 }
 
@@ -127,6 +127,13 @@ func (s *ClientSession) accept(ctx context.Context, match func(*Stream) bool) (*
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// nextStream returns a channel that is closed when the next stream is delivered.
+func (s *ClientSession) nextStream() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.news
 }
 
 // deliverStream queues a stream for accept. Called with the lock held.

@@ -36,6 +36,8 @@ type inquiry struct {
 	kwik    *kwik.Config
 	dial    DialFunc
 	pool    *Pool // nil: each attempt has a session of its own
+	// headStart returns how many bytes of the content to have sent with the answer. Nil means none.
+	headStart func() int64
 
 	observer *observer
 
@@ -70,7 +72,7 @@ func newInquiry(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.Co
 // hashing the file.
 func (q *inquiry) open(ctx context.Context) error {
 	q.start, q.tree, q.growing, q.stream, q.taken, q.asked = time.Now(), nil, nil, 0, false, nil
-	if err := q.connect(ctx); err != nil {
+	if err := q.reach(ctx); err != nil {
 		return err
 	}
 	if err := q.ask(ctx); err != nil {
@@ -101,8 +103,23 @@ func (q *inquiry) close(err error) {
 	q.release(ok && e.Kind == KindNetwork)
 }
 
-// connect returns as soon as something can be sent, before the primary has said Welcome.
+// connect returns when the primary has said Welcome.
 func (q *inquiry) connect(ctx context.Context) error {
+	if err := q.reach(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, q.timeout)
+	defer cancel()
+	if err := q.session.Welcomed(ctx); err != nil {
+		err = q.connectError(err)
+		q.close(err)
+		return err
+	}
+	return nil
+}
+
+// reach returns as soon as something can be sent, which travels with Hello.
+func (q *inquiry) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	dial := func() (*kwik.ClientSession, error) {
@@ -193,7 +210,11 @@ func (q *inquiry) request(ctx context.Context, deadline time.Time) error {
 	}
 	q.asked, q.answer = stream, bufio.NewReader(stream)
 	stream.SetWriteDeadline(deadline)
-	if err := writeMessage(stream, &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path)}); err != nil {
+	request := &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path)}
+	if q.headStart != nil {
+		request.HeadStart = uint64(q.headStart())
+	}
+	if err := writeMessage(stream, request); err != nil {
 		return err
 	}
 	stream.Close() // fails if the server has read the request and stopped reading; the answer says the rest
