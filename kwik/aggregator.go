@@ -48,9 +48,10 @@ type streamAggregator struct {
 	done  func()                                         // called once, when the stream needs no source any more
 	left  func(source PathID)                            // a source that was to leave has nothing left to do; must not block
 
-	ctx    context.Context // ends with the stream
-	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup // run
+	demanded chan struct{}   // closed when a consumer asks for the first time
+	ctx      context.Context // ends with the stream
+	cancel   context.CancelCauseFunc
+	wg       sync.WaitGroup // run
 
 	mu       sync.Mutex
 	changed  sync.Cond // guarded state changed in a way that a waiting consumer cares for
@@ -93,7 +94,7 @@ func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment ui
 		offsets: newOffsetManager(ConflictResolutionFirstWins),
 		sched:   newScheduler(u, u.total),
 		sources: make(map[PathID]*source),
-		arrived: newReorderBuffer(),
+		arrived: newReorderBuffer(), demanded: make(chan struct{}),
 	}
 	a.changed.L = &a.mu
 	a.ctx, a.cancel = context.WithCancelCause(ctx)

@@ -160,7 +160,7 @@ func benchmarkShortFrames(b *testing.B, batch int) {
 		a.begin, a.hope, a.done, a.tell = func() {}, func() bool { return true }, func() {}, func(schedAction) {}
 		a.attach("a", func() time.Duration { return 0 })
 		a.w, a.mode = writerFunc(func(p []byte, _ int64) (int, error) { deliveries++; return len(p), nil }), consumerUnordered
-		h := newSecondaryStreamHandler(nil, conf)
+		h := newSecondaryStreamHandler(nil, nil, conf)
 		id := secondaryStreamID{"a", 3}
 		mapping, err := h.mappings.create(id, a.id, 1, 0, a.units.total, time.Now())
 		if err != nil {

@@ -101,6 +101,7 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 		return errHavePart
 	}
 	a.mode = mode
+	close(a.demanded)
 	if a.sched.done() { // all of it is had
 		a.releaseLocked()
 		return nil
@@ -118,6 +119,21 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 		a.dispatch()
 	}
 	return nil
+}
+
+// awaitDemand waits until a consumer has asked for the stream, as it has before anything is granted; false if the stream, or the path whose
+// done this is, ends before. Meanwhile a head start stays unread, so that QUIC's flow control bounds what it costs.
+func (a *streamAggregator) awaitDemand(done <-chan struct{}) bool {
+	if a.pushed {
+		return true // the window bounds that
+	}
+	select {
+	case <-a.demanded:
+		return true
+	case <-a.ctx.Done():
+	case <-done:
+	}
+	return false
 }
 
 // read is Stream.Read.

@@ -25,6 +25,7 @@ type attachment struct {
 	cancel     context.CancelFunc
 	wake       chan struct{}    // has an element after grants came
 	offer      *AggregateStream // what the client was offered; nil on a secondary
+	start      chan struct{}    // closed when a head start may begin; nil if the client attached this server itself
 
 	mu    sync.Mutex
 	queue []*extent // the first is being written, if writing
@@ -115,6 +116,13 @@ func (a *attachment) run() {
 	}()
 	stop := context.AfterFunc(a.ctx, a.cancelWriting)
 	defer stop()
+	if a.start != nil {
+		select {
+		case <-a.start:
+		case <-a.ctx.Done():
+			return
+		}
+	}
 	if err := a.serve(); err != nil && a.ctx.Err() == nil {
 		a.refuse(0, 0, err)
 	}

@@ -18,6 +18,17 @@ import (
 // returns when the server has said Welcome. Errors are quic-go's, or an [*Error]: ErrInvalidStreamRole if the server is a
 // secondary, ErrAccessRefused, ErrVersionMismatch, ErrMetadataProtocolViolation.
 func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
+	s, err := DialEarly(ctx, conn, addr, tlsConf, conf)
+	if err != nil {
+		return nil, err
+	}
+	return s.afterWelcome(ctx)
+}
+
+// DialEarly is Dial, but that it returns a round trip earlier: after the QUIC handshake, which has shown who the server is, and with Hello
+// under way. What is written to the session's streams now travels with Hello, and the server does not look at it before
+// it has accepted that. If it does not, all calls fail; [ClientSession.Welcomed] says why. There is no 0-RTT.
+func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
 	remote, err := addrPort(addr)
 	if err != nil {
 		return nil, err
@@ -36,6 +47,15 @@ func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.
 // several addresses they are tried in order, IPv6 and IPv4 in turn, each a quarter of a second after the one before or as soon
 // as that has failed (RFC 8305); the first that finishes its handshake wins, and the others are given up.
 func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
+	s, err := DialAddrEarly(ctx, addr, tlsConf, conf)
+	if err != nil {
+		return nil, err
+	}
+	return s.afterWelcome(ctx)
+}
+
+// DialAddrEarly is to DialAddr what DialEarly is to Dial.
+func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
 	c := conf.populate()
 	addrs, err := c.resolve(ctx, addr)
 	if err != nil {
@@ -53,6 +73,15 @@ func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *Confi
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	return startClient(ctx, d, tlsConf, c)
+}
+
+// afterWelcome returns a session when the server has said Welcome, and closes it if that does not come.
+func (s *ClientSession) afterWelcome(ctx context.Context) (*ClientSession, error) {
+	if err := s.Welcomed(ctx); err != nil {
+		s.CloseWithError(ApplicationErrorCode(NoError), "")
+		return nil, err
+	}
+	return s, nil
 }
 
 func startClient(ctx context.Context, d dialled, tlsConf *tls.Config, c *Config) (*ClientSession, error) {

@@ -23,6 +23,10 @@ type AggregateStreamSpec struct {
 	// Pushed means that the client grants nothing and OpenContent is not asked: servers write what they like where they like,
 	// inside the client's reorder window, through SecondaryStreams (see PushedStream).
 	Pushed bool
+	// HeadStart is how many of the first bytes the primary writes without being asked, after [AggregateStream.Start]; 0 for none. It is cut to
+	// whole units, to 1 MiB and, of a stream that several servers share, to the primary's equal part. The client takes them for what it
+	// asked for itself, and reads none before its application does.
+	HeadStart int64
 }
 
 // An AggregateStream is the primary's handle of an aggregate stream that it opened. The bytes come from the content
@@ -34,6 +38,7 @@ type AggregateStream struct {
 	content contentID
 	ctx     context.Context
 	cancel  context.CancelFunc
+	start   func() // begins the head start; nil without one
 	sent    atomic.Int64 // payload that this server wrote, bytes
 }
 
@@ -94,8 +99,15 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 		KwikStreamId: uint64(o.id), Size: uint64(spec.Size), Alignment: uint64(spec.Alignment),
 		Segments: u.segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
 	}
+	secondaries := 0
 	for _, m := range s.listener.members.all() {
 		offer.Tickets = append(offer.Tickets, s.streamTicket(o, m))
+		if m != s.listener.members.self {
+			secondaries++
+		}
+	}
+	if end := spec.headStart(u, secondaries); end > 0 && s.beginHeadStart(o, end) {
+		offer.HeadStart = uint64(end)
 	}
 	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: offer}})
 	return o, nil

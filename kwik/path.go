@@ -18,7 +18,7 @@ import (
 type PathState int
 
 const (
-	PathConnecting PathState = iota // being dialled
+	PathConnecting PathState = iota // being dialled, or has not said Welcome yet
 	PathActive                      // said Welcome
 	PathClosed                      // ended; dialled again later unless the primary withdrew it
 	PathBanned                      // its bytes failed their proof; not used again in this session
@@ -72,20 +72,19 @@ type path struct {
 	conn    *quic.Conn
 	control *controlStream
 	session *ClientSession
-	leaving bool   // no stream should begin to use it; guarded by the session
-	release func() // frees the socket; called once, when nothing of the path is left
+	leaving bool          // no stream should begin to use it; guarded by the session
+	greeted chan struct{} // closed by run when the server has said Welcome, or will not
+	refusal error         // why it will not; set before greeted is closed
+	release func()        // frees the socket; called once, when nothing of the path is left
 }
 
-// openPath says Hello on a new connection and waits for Welcome. role is what the server is to be on the path: a primary on the session's first,
-// which needs no ticket. It takes over the connection and its socket, and gives both up if it fails.
+// openPath says Hello on a new connection. Whether the server says Welcome is found out by run; what is sent meanwhile, the server
+// looks at after Hello. role is what the server is to be on the path: a primary on the session's first, which needs no ticket. It takes
+// over the connection and its socket, and gives both up if it fails.
 func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, role ServerRole, ticket []byte) (*path, error) {
-	p := &path{id: id, addr: d.addr, conn: d.conn, release: d.release, session: s, role: role}
-	err := p.hello(ctx, ticket)
-	if err != nil {
-		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
-			p.fail(nil) // the server did nothing wrong, as far as is known
-		}
-		p.fail(err)
+	p := &path{id: id, addr: d.addr, conn: d.conn, release: d.release, session: s, role: role, greeted: make(chan struct{})}
+	if err := p.hello(ctx, ticket); err != nil {
+		p.fail(nil) // the server did nothing wrong, as far as is known
 		p.release()
 		return nil, fromQUIC(err, id)
 	}
@@ -97,26 +96,34 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	if err != nil {
 		return err
 	}
-	stream.SetDeadline(time.Now().Add(p.session.config.HelloTimeout))
-	stop := context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
 	p.control = newControlStream(stream)
 	hello := &kwikpb.Hello{Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket}
 	if p.role == ServerRoleSecondary {
 		hello.PathId = string(p.id.server())
 	}
-	raw, err := appendDelimited(nil, &kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
-	if err != nil {
-		return err
+	stream.SetReadDeadline(time.Now().Add(p.session.config.HelloTimeout))
+	p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
+	return nil
+}
+
+// awaitWelcome waits for the server's answer to Hello, and closes the path if that is not Welcome.
+func (p *path) awaitWelcome() error {
+	defer close(p.greeted)
+	err := p.readWelcome()
+	if err == nil {
+		return nil
 	}
-	if _, err := stream.Write(raw); err != nil {
-		return err
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		p.fail(nil) // the server did nothing wrong, as far as is known
 	}
+	p.fail(err)
+	p.refusal = fromQUIC(err, p.id)
+	return err
+}
+
+func (p *path) readWelcome() error {
 	f, err := p.control.receive()
 	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
 		return fmt.Errorf("waiting for the server's welcome: %w", err)
 	}
 	w := f.GetWelcome()
@@ -128,10 +135,9 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	case (w.GetRole() == kwikpb.Role_ROLE_PRIMARY) != (p.role == ServerRolePrimary):
 		return errorf(ErrInvalidStreamRole, "the server is a %s", roleFromWire(w.GetRole())).onPath(p.id)
 	}
-	if !stop() {
-		return context.Cause(ctx)
-	}
-	return stream.SetDeadline(time.Time{})
+	p.control.stream.SetReadDeadline(time.Time{})
+	p.session.welcomed(p)
+	return nil
 }
 
 func roleFromWire(r kwikpb.Role) ServerRole {
@@ -156,6 +162,9 @@ func (p *path) run() error {
 	<-ctx.Done()
 	wg.Wait()
 	p.release()
+	if p.refusal != nil {
+		return p.refusal
+	}
 	return fromQUIC(context.Cause(ctx), p.id)
 }
 
@@ -173,6 +182,9 @@ func closingReason(err error) string {
 }
 
 func (p *path) readControl() error {
+	if err := p.awaitWelcome(); err != nil {
+		return err
+	}
 	for {
 		f, err := p.control.receive()
 		if err != nil {

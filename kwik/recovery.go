@@ -31,10 +31,14 @@ func (p MappingRetryPolicy) populate() MappingRetryPolicy {
 	return p
 }
 
-// retry calls try until it succeeds, the retries are used up or done is closed.
-func (p MappingRetryPolicy) retry(done <-chan struct{}, try func() bool) bool {
-	wait := p.Backoff
-	for n := 0; ; n++ {
+// retry calls try until it succeeds, the retries are used up or done is closed. What news returns is closed when it is worth while to try
+// again before the time, which is no retry.
+func (p MappingRetryPolicy) retry(done <-chan struct{}, news func() <-chan struct{}, try func() bool) bool {
+	wait, n := p.Backoff, 0
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		sooner := news()
 		if try() {
 			return true
 		}
@@ -44,8 +48,11 @@ func (p MappingRetryPolicy) retry(done <-chan struct{}, try func() bool) bool {
 		select {
 		case <-done:
 			return false
-		case <-time.After(wait):
+		case <-sooner:
+		case <-timer.C:
+			n++
 			wait *= 2
+			timer.Reset(wait)
 		}
 	}
 }

@@ -35,7 +35,7 @@ func TestMappingRetryPolicy(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start, tries := time.Now(), 0
-				ok := tt.policy.populate().retry(nil, func() bool { tries++; return tries == tt.known })
+				ok := tt.policy.populate().retry(nil, noNews, func() bool { tries++; return tries == tt.known })
 				if ok != (tt.known > 0 && tt.known <= tt.tries) || tries != tt.tries || time.Since(start) != tt.took {
 					t.Errorf("%v after %d look-ups and %v", ok, tries, time.Since(start))
 				}
@@ -46,7 +46,7 @@ func TestMappingRetryPolicy(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			start, done := time.Now(), make(chan struct{})
 			time.AfterFunc(15*time.Millisecond, func() { close(done) })
-			if (MappingRetryPolicy{}).populate().retry(done, func() bool { return false }) || time.Since(start) != 15*time.Millisecond {
+			if (MappingRetryPolicy{}).populate().retry(done, noNews, func() bool { return false }) || time.Since(start) != 15*time.Millisecond {
 				t.Errorf("after %v", time.Since(start))
 			}
 		})
@@ -492,3 +492,6 @@ func TestRefutationsOutliveThePath(t *testing.T) {
 		w.wantState(client, "s1", PathBanned)
 	})
 }
+
+// noNews is for retries that nothing makes sooner.
+func noNews() <-chan struct{} { return nil }

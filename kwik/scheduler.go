@@ -140,6 +140,13 @@ func (s *scheduler) addPath(id PathID, rtt time.Duration, now time.Time) {
 	s.fill(now)
 }
 
+// headStart says, before anything else, that a source was granted [0, end) without having been asked for it.
+func (s *scheduler) headStart(id PathID, end int64, rtt time.Duration, now time.Time) {
+	s.addPath(id, rtt, now)
+	s.grant(s.path(id), 0, end, now)
+	s.out = nil // it knows
+}
+
 // removePath takes a source out: it died, left, cannot serve the stream or sent wrong bytes. Its grants stay known, as
 // taken back: bytes that were under way are no offence.
 func (s *scheduler) removePath(id PathID, now time.Time) {

@@ -121,6 +121,10 @@ func newSchedulerModel(choose chooser, record bool, fatal func(string, ...any)) 
 		limit = u.ceil(int64(choose.below(8)) << 18)
 	}
 	m.s = newScheduler(u, limit)
+	if end := u.floor(int64(choose.below(maxHeadStart))); choose.below(4) == 0 && end > 0 {
+		m.sources = append(m.sources, &modelSource{id: "a", room: defaultRoom, grants: []*modelGrant{{id: 1, path: "a", end: end, granted: end}}})
+		m.s.headStart("a", end, 0, m.now)
+	}
 	if start := u.floor(int64(choose.below(int(min(u.total, 1<<30))))); choose.below(4) == 0 {
 		end := u.ceil(min(start+1+int64(choose.below(1<<20)), u.total))
 		m.claimed.Add(start, end)

@@ -292,6 +292,41 @@ func TestExtentSizes(t *testing.T) {
 	}
 }
 
+// A source that has only begun is as fast as it was last, since it gets faster by the round trip; later its rate is an average. Where it gets
+// slower it is one from the start.
+func TestRateOfASourceThatBegins(t *testing.T) {
+	const rtt = 50 * time.Millisecond
+	now := time.Unix(1e9, 0)
+	u, _ := newUnits(1<<30, 0, nil)
+	s := newScheduler(u, u.total)
+	s.start(now)
+	s.addPath("a", rtt, now)
+	p, received := s.path("a"), int64(0)
+	come := func(n int64) {
+		received, now = received+n, now.Add(rtt)
+		s.observe("a", received, rtt, now)
+	}
+	for n := int64(40_000); n < 40_000<<5; n *= 2 {
+		come(n)
+		if want := float64(n) / rtt.Seconds(); math.Abs(p.rate-want) > 1 {
+			t.Errorf("rate %.0f after %d bytes in %v, want %.0f", p.rate, n, rtt, want)
+		}
+	}
+	high := p.rate
+	come(0)
+	if want := (1 - rateWeight) * high; math.Abs(p.rate-want) > 1 {
+		t.Errorf("rate %.0f after a pause, want %.0f", p.rate, want)
+	}
+	for range slowStart {
+		come(1_000_000)
+	}
+	steady := p.rate
+	come(2_000_000)
+	if want := steady + rateWeight*(2_000_000/rtt.Seconds()-steady); math.Abs(p.rate-want) > 1 {
+		t.Errorf("rate %.0f, want %.0f", p.rate, want)
+	}
+}
+
 // Small streams wait a little for the servers that are still connecting, and each gets its equal part.
 func TestExpectedSourcesAreReservedFor(t *testing.T) {
 	now := time.Unix(1e9, 0)

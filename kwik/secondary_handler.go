@@ -20,8 +20,10 @@ type secondaryStreamHandler struct {
 	// aggregator finds a KWIK stream; known is false for an id that was never offered, and the aggregator nil
 	// for one that has ended.
 	aggregator func(StreamID) (a *streamAggregator, known bool)
-	config     SecondaryStreamConfig
-	recovery   RecoveryPolicy
+	// news returns a channel that is closed when the next stream is offered.
+	news     func() <-chan struct{}
+	config   SecondaryStreamConfig
+	recovery RecoveryPolicy
 
 	mu       sync.Mutex
 	mappings *streamMappingManager
@@ -41,9 +43,10 @@ type secondaryStreamInfo struct {
 	expired bool    // given up by sweep
 }
 
-func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), c *Config) *secondaryStreamHandler {
+func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), news func() <-chan struct{}, c *Config) *secondaryStreamHandler {
 	return &secondaryStreamHandler{
 		aggregator: aggregator,
+		news:       news,
 		config:     c.SecondaryStreams,
 		recovery:   c.Recovery,
 		mappings:   newStreamMappingManager((maxSecondaryPaths + 1 + maxFurtherPaths) * c.SecondaryStreams.MaxStreamsPerPath),
@@ -95,6 +98,9 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 		}
 		return nil, errorf(ErrMetadataProtocolViolation, "secondary stream for a stream that was never offered").onStream(kwikID, -1)
 	}
+	if !a.awaitDemand(done) {
+		return nil, nil // nobody ever wanted it
+	}
 	src, x, err := h.admit(a, id.path, f.open)
 	if err != nil {
 		a.faulted(id.path, x.grant, err)
@@ -125,7 +131,7 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 // target finds the KWIK stream that a secondary stream names; nil if it has ended or does not come. It waits, as the retry
 // policy says, for its offer, and for the attachment of a source that pushes.
 func (h *secondaryStreamHandler) target(done <-chan struct{}, kwikID StreamID, path PathID, pushed bool) (a *streamAggregator) {
-	h.recovery.Mapping.retry(done, func() (known bool) {
+	h.recovery.Mapping.retry(done, h.news, func() (known bool) {
 		a, known = h.aggregator(kwikID)
 		if a != nil && pushed {
 			return a.answersTo(path)

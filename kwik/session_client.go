@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -48,7 +49,7 @@ func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.public, s.unpublic = context.WithCancelCause(s.ctx)
-	s.handler = newSecondaryStreamHandler(s.lookup, c)
+	s.handler = newSecondaryStreamHandler(s.lookup, s.nextStream, c)
 	return s
 }
 
@@ -56,13 +57,24 @@ func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 func (s *ClientSession) begin(p *path) {
 	s.primary = p
 	r := s.newServer(p.id, ServerRolePrimary, p.addr).paths[0]
-	r.state, r.path, r.tried = PathActive, p, true
+	r.path, r.tried = p, true
 	s.wg.Go(func() { s.handler.run(s.ctx.Done()) })
 	s.wg.Go(func() {
 		err := p.run()
 		s.unpublic(err)
 		s.pathEnded(p, err)
 	})
+}
+
+// Welcomed waits until the primary has said Welcome, which it has after Dial, and returns the error that Dial would have returned if it
+// does not, or the cause of ctx.
+func (s *ClientSession) Welcomed(ctx context.Context) error {
+	select {
+	case <-s.primary.greeted:
+		return s.primary.refusal
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the server's welcome: %w", context.Cause(ctx))
+	}
 }
 
 // OpenStreamSync opens a plain stream to the primary. It waits for QUIC's stream limit until ctx ends.
@@ -115,6 +127,13 @@ func (s *ClientSession) accept(ctx context.Context, match func(*Stream) bool) (*
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// nextStream returns a channel that is closed when the next stream is delivered.
+func (s *ClientSession) nextStream() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.news
 }
 
 // deliverStream queues a stream for accept. Called with the lock held.

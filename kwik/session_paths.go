@@ -294,10 +294,19 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 		p.release()
 		return nil, errSessionClosed // or the path was withdrawn
 	}
-	r.path, r.state, r.reason, r.addr, r.tried = p, PathActive, nil, p.addr, true
+	r.path, r.addr, r.tried = p, p.addr, true
 	s.mu.Unlock()
-	s.attachNew()
+	s.attachNew() // in one flight with Hello
 	return p, nil
+}
+
+// welcomed takes note that a server has said Welcome on a path.
+func (s *ClientSession) welcomed(p *path) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.paths[p.id]; r != nil && r.path == p && r.state == PathConnecting {
+		r.state, r.reason = PathActive, nil
+	}
 }
 
 // secondaryTLS returns what the paths to secondaries share of the caller's configuration: nothing that says whom to trust

@@ -39,6 +39,7 @@ type ServerSession struct {
 	plain    int             // plain streams on which this side may still write
 	blames   int             // how often the client blamed a server
 	used     bool            // a stream was attached or opened once
+	ended    bool            // the connection is over: no goroutine begins
 	reportAt time.Time       // when the client may next be told how the path is
 }
 
@@ -149,6 +150,7 @@ func (l *Listener) unregister(s *ServerSession) {
 	l.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ended = true
 	for _, o := range s.offers {
 		o.cancel()
 	}

@@ -32,7 +32,7 @@ func (s *ClientSession) handleControl(p *path, f *kwikpb.ControlFrame) error {
 			s.removePath(PathID(f.GetRemovePath().GetPathId()))
 			return nil
 		case f.GetStreamOffer() != nil:
-			return s.offer(f.GetStreamOffer())
+			return s.offer(p, f.GetStreamOffer())
 		}
 	}
 	switch {
@@ -89,7 +89,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 }
 
 // offer opens an aggregate stream that the primary announces, or adds tickets to one.
-func (s *ClientSession) offer(o *kwikpb.StreamOffer) error {
+func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 	id := StreamID(o.GetKwikStreamId())
 	if o.GetKwikStreamId() > math.MaxInt64 || !id.IsAggregate() {
 		return errorf(ErrMetadataProtocolViolation, "offer of stream %#x", o.GetKwikStreamId())
@@ -113,7 +113,15 @@ func (s *ClientSession) offer(o *kwikpb.StreamOffer) error {
 			s.mu.Unlock()
 			return err
 		}
+		if err := checkHeadStart(u, o); err != nil {
+			s.mu.Unlock()
+			return err
+		}
 		open = s.newStream(id, u, o)
+		if o.GetHeadStart() > 0 {
+			s.headStart(open, p, int64(o.GetHeadStart()))
+		}
+		s.deliverStream(&Stream{agg: open.agg, path: primaryPathID, close: s.closeStream})
 	}
 	for _, t := range o.GetTickets() {
 		path := PathID(t.GetPathId())
@@ -129,7 +137,7 @@ func (s *ClientSession) offer(o *kwikpb.StreamOffer) error {
 	return nil
 }
 
-// newStream makes the client's end of an aggregate stream and delivers it. Called with the lock held.
+// newStream makes the client's end of an aggregate stream. Called with the lock held.
 func (s *ClientSession) newStream(id StreamID, u units, o *kwikpb.StreamOffer) *openStream {
 	a := newStreamAggregator(s.ctx, id, u, o.GetAlignment(), o.GetDescriptor_(), s.config)
 	if o.GetPushed() {
@@ -147,7 +155,6 @@ func (s *ClientSession) newStream(id StreamID, u units, o *kwikpb.StreamOffer) *
 	}
 	s.streams[id] = open
 	s.offered = max(s.offered, id)
-	s.deliverStream(&Stream{agg: a, path: primaryPathID, close: s.closeStream})
 	return open
 }
 

@@ -116,12 +116,14 @@ func (f *simFlow) open() {
 	default:
 		o, err := f.session.OpenAggregateStream(AggregateStreamSpec{
 			Size: f.size, Alignment: f.alignment, Segments: f.segments, Pushed: f.kind == simPushed, Descriptor: fmt.Appendf(nil, "sim %d", f.index),
+			HeadStart: f.headStart,
 		})
 		if err != nil {
 			f.fault("stream %d cannot be opened: %v", f.index, err)
 			return
 		}
 		f.id.Store(int64(o.StreamID()))
+		time.AfterFunc(f.starts, o.Start)
 	}
 }
 

@@ -110,7 +110,9 @@ type simStream struct {
 	size      int64
 	alignment int64
 	segments  []int64
-	ordered   bool // Read, not CopyTo
+	headStart int64         // of a pulled stream
+	starts    time.Duration // how long the primary takes to begin it
+	ordered   bool          // Read, not CopyTo
 	proof     bool
 	pace      time.Duration // what the consumer takes for each piece that it gets
 	quits     int64         // bytes after which the consumer closes it; 0: it does not
@@ -222,6 +224,14 @@ func newSimScenario(seed uint64) *simScenario {
 	s.streams = make([]simStream, 1+r.IntN(16))
 	for i := range s.streams {
 		s.streams[i] = s.stream(r)
+	}
+	own := simDice{rand.New(rand.NewPCG(seed, 0x73746172))} // dice of their own, so that older seeds are what they were
+	for i := range s.streams {
+		if st := &s.streams[i]; st.kind == simPulled && own.half() {
+			if st.headStart = 1 + own.Int64N(2*maxHeadStart); own.half() {
+				st.starts = own.dur(time.Millisecond, 5*time.Second)
+			}
+		}
 	}
 	if s.gentle() {
 		for range 1 + r.IntN(2) {
@@ -411,8 +421,8 @@ func (s *simScenario) String() string {
 		b.WriteByte('\n')
 	}
 	for i, st := range s.streams {
-		fmt.Fprintf(&b, "  stream %d at %v: %s, %d bytes in units of %d, segments %d, ordered %t, proof %t, pace %v, rest %v, quits at %d",
-			i, st.at.Round(time.Millisecond), simKindNames[st.kind], st.size, st.alignment, len(st.segments), st.ordered, st.proof, st.pace, st.rest, st.quits)
+		fmt.Fprintf(&b, "  stream %d at %v: %s, %d bytes in units of %d, segments %d, ordered %t, proof %t, pace %v, rest %v, quits at %d, head start %d after %v",
+			i, st.at.Round(time.Millisecond), simKindNames[st.kind], st.size, st.alignment, len(st.segments), st.ordered, st.proof, st.pace, st.rest, st.quits, st.headStart, st.starts)
 		if st.kind == simPushed {
 			fmt.Fprintf(&b, ", poisoned %t, haste %v, pieces %v", st.poisoned, st.haste, st.pieces)
 		}

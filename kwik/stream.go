@@ -14,7 +14,7 @@ import (
 // A plain stream is a bidirectional QUIC stream between the client and the primary, and behaves as quic-go's. An
 // aggregate stream (IsAggregate) is the client's end of one that the primary opened with a known size: it is
 // read only, and its bytes may come from every server of the session. Nothing moves before it is read, with Read (in
-// order, inside Config.ReorderWindow) or with CopyTo (as bytes come, without a window).
+// order, inside Config.ReorderWindow) or with CopyTo (as bytes come, without a window), but for what the primary gives as a head start.
 type Stream struct {
 	plain *quic.Stream
 	agg   *streamAggregator

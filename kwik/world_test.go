@@ -255,6 +255,14 @@ func (w *world) dial(conf *Config) (*ClientSession, *ServerSession) {
 // tryDial connects a client to a server that may refuse it.
 func (w *world) tryDial(addr netip.AddrPort, pin trust.Pin, conf *Config) (*ClientSession, error) {
 	w.t.Helper()
+	return w.tryDialWith(Dial, addr, pin, conf)
+}
+
+type dialFunc func(context.Context, net.PacketConn, net.Addr, *tls.Config, *Config) (*ClientSession, error)
+
+// tryDialWith is tryDial with Dial or DialEarly.
+func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, conf *Config) (*ClientSession, error) {
+	w.t.Helper()
 	socket, _ := w.listen()
 	c := Config{}
 	if conf != nil {
@@ -267,7 +275,7 @@ func (w *world) tryDial(addr netip.AddrPort, pin trust.Pin, conf *Config) (*Clie
 			return conn, nil
 		}
 	}
-	client, err := Dial(w.t.Context(), socket, net.UDPAddrFromAddrPort(addr), trust.PinnedClientConfig(nil, pin), &c)
+	client, err := dial(w.t.Context(), socket, net.UDPAddrFromAddrPort(addr), trust.PinnedClientConfig(nil, pin), &c)
 	if err != nil {
 		socket.Close()
 		return nil, err

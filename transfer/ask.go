@@ -36,6 +36,8 @@ type inquiry struct {
 	kwik    *kwik.Config
 	dial    DialFunc
 	pool    *Pool // nil: each attempt has a session of its own
+	// headStart returns how many bytes of the content to have sent with the answer. Nil means none.
+	headStart func() int64
 
 	observer *observer
 
@@ -52,7 +54,7 @@ type inquiry struct {
 	asked    *kwik.Stream
 }
 
-// A DialFunc connects to a primary as kwik.DialAddr does.
+// A DialFunc connects to a primary as kwik.DialAddrEarly does.
 type DialFunc func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error)
 
 // newInquiry prepares one. Zero values of timeout and dial mean the defaults.
@@ -61,7 +63,7 @@ func newInquiry(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.Co
 		timeout = DefaultConnectTimeout
 	}
 	if dial == nil {
-		dial = kwik.DialAddr
+		dial = kwik.DialAddrEarly
 	}
 	return inquiry{url: u, tls: tlsConf, timeout: timeout, kwik: conf, dial: dial, observer: newObserver(report)}
 }
@@ -70,7 +72,7 @@ func newInquiry(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.Co
 // hashing the file.
 func (q *inquiry) open(ctx context.Context) error {
 	q.start, q.tree, q.growing, q.stream, q.taken, q.asked = time.Now(), nil, nil, 0, false, nil
-	if err := q.connect(ctx); err != nil {
+	if err := q.reach(ctx); err != nil {
 		return err
 	}
 	if err := q.ask(ctx); err != nil {
@@ -101,7 +103,23 @@ func (q *inquiry) close(err error) {
 	q.release(ok && e.Kind == KindNetwork)
 }
 
+// connect returns when the primary has said Welcome.
 func (q *inquiry) connect(ctx context.Context) error {
+	if err := q.reach(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, q.timeout)
+	defer cancel()
+	if err := q.session.Welcomed(ctx); err != nil {
+		err = q.connectError(err)
+		q.close(err)
+		return err
+	}
+	return nil
+}
+
+// reach returns as soon as something can be sent, which travels with Hello.
+func (q *inquiry) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	dial := func() (*kwik.ClientSession, error) {
@@ -115,13 +133,17 @@ func (q *inquiry) connect(ctx context.Context) error {
 		session, err = dial()
 	}
 	if err != nil {
-		if _, silent := errors.AsType[*quic.IdleTimeoutError](err); silent {
-			err = &quic.HandshakeTimeoutError{} // there was no connection yet that could have fallen idle
-		}
-		return NetworkError("connect to "+q.url.Host+" over UDP", err)
+		return q.connectError(err)
 	}
 	q.session = session
 	return nil
+}
+
+func (q *inquiry) connectError(err error) error {
+	if _, silent := errors.AsType[*quic.IdleTimeoutError](err); silent {
+		err = &quic.HandshakeTimeoutError{} // there was no connection yet that could have fallen idle
+	}
+	return NetworkError("connect to "+q.url.Host+" over UDP", err)
 }
 
 // patient returns conf with a handshake time-out that lets a long ConnectTimeout be waited for.
@@ -144,22 +166,20 @@ func patient(conf *kwik.Config, timeout time.Duration) *kwik.Config {
 // op says what is being asked, for errors.
 func (q *inquiry) op() string { return fmt.Sprintf("ask %s for %q", q.url.Host, q.url.Path) }
 
-// ask requests the file and reads the manifest, and the tree if its root is known.
+// ask requests the file and reads the manifest, and the tree if its root is known. The request travels with the session's Hello.
 func (q *inquiry) ask(ctx context.Context) error {
 	deadline := q.start.Add(q.timeout)
 	opening, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	stream, err := q.session.OpenStreamSync(opening)
-	if err != nil {
-		return NetworkError(q.op(), err)
+	failed := q.request(opening, deadline)
+	if err := q.session.Welcomed(opening); err != nil {
+		return q.connectError(err)
 	}
+	if failed != nil {
+		return NetworkError(q.op(), failed)
+	}
+	stream := q.asked
 	defer context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })()
-	stream.SetWriteDeadline(deadline)
-	if err := writeMessage(stream, &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path)}); err != nil {
-		return NetworkError(q.op(), err)
-	}
-	stream.Close() // fails if the server has read the request and stopped reading; the answer says the rest
-	q.asked, q.answer = stream, bufio.NewReader(stream)
 	for {
 		reply, err := q.reply(ctx, deadline)
 		if err != nil {
@@ -180,6 +200,25 @@ func (q *inquiry) ask(ctx context.Context) error {
 			return q.unexpected(reply)
 		}
 	}
+}
+
+// request opens a stream and writes the request to it.
+func (q *inquiry) request(ctx context.Context, deadline time.Time) error {
+	stream, err := q.session.OpenStreamSync(ctx)
+	if err != nil {
+		return err
+	}
+	q.asked, q.answer = stream, bufio.NewReader(stream)
+	stream.SetWriteDeadline(deadline)
+	request := &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path)}
+	if q.headStart != nil {
+		request.HeadStart = uint64(q.headStart())
+	}
+	if err := writeMessage(stream, request); err != nil {
+		return err
+	}
+	stream.Close() // fails if the server has read the request and stopped reading; the answer says the rest
+	return nil
 }
 
 // reply reads the next frame of the answer. A Failure is an error, and Hashing is reported.

@@ -28,7 +28,7 @@ type CompareOptions struct {
 
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.Config
-	// Dial connects to the primary; nil means kwik.DialAddr.
+	// Dial connects to the primary; nil means kwik.DialAddrEarly.
 	Dial DialFunc
 }
 

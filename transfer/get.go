@@ -53,7 +53,7 @@ type GetOptions struct {
 
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.Config
-	// Dial connects to the primary; nil means kwik.DialAddr.
+	// Dial connects to the primary; nil means kwik.DialAddrEarly.
 	Dial DialFunc
 	// Pool shares the session with other transfers; nil means that this one has its own. TLS and KWIK must be the same for all from one
 	// server.
@@ -71,6 +71,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	}
 	g := &get{GetOptions: o, inquiry: newInquiry(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
 	g.pool = o.Pool
+	g.headStart = g.wantsHeadStart
 	start := time.Now()
 	err := g.run(ctx, g.attempt)
 	g.result.Seconds = time.Since(start).Seconds()
@@ -187,6 +188,25 @@ func (g *get) place(ctx context.Context, fetch func(context.Context) error) erro
 		return nil
 	}
 	return fetch(ctx)
+}
+
+// headStart is how many bytes of the content a client has sent with the answer, so that they come a round trip earlier: all of a small file, and
+// of a large one what its primary would be granted first.
+const headStart = 1 << 20
+
+// wantsHeadStart returns how many bytes to have sent with the answer: none if the file, or some of it, may be here already, or if
+// another part of it is wanted.
+func (g *get) wantsHeadStart() int64 {
+	if g.Range != nil || g.Reuse || g.Seed != nil {
+		return 0
+	}
+	if g.part != nil {
+		_, err := g.part.dir.Lstat(g.part.name)
+		if !errors.Is(err, fs.ErrNotExist) || !g.part.empty() {
+			return 0
+		}
+	}
+	return headStart
 }
 
 // seeAll reports that nothing is left to fetch.

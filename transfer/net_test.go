@@ -27,6 +27,7 @@ import (
 type wire struct {
 	t      *testing.T
 	net    *simnet.Network
+	link   simnet.Link // of every host
 	cert   tls.Certificate
 	listen *kwik.Listener // nil before serve
 	log    bytes.Buffer
@@ -43,7 +44,7 @@ var (
 func onWire(t *testing.T, f func(w *wire)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &wire{t: t, net: simnet.New(1)}
+		w := &wire{t: t, net: simnet.New(1), link: anyLink}
 		var cancel context.CancelFunc
 		w.ctx, cancel = context.WithCancel(t.Context())
 		var err error
@@ -65,7 +66,7 @@ func onWire(t *testing.T, f func(w *wire)) {
 // start listens with a configuration.
 func (w *wire) start(conf *kwik.Config) *kwik.Listener {
 	w.t.Helper()
-	socket, err := w.net.Listen(serverAddr, anyLink)
+	socket, err := w.net.Listen(serverAddr, w.link)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -142,7 +143,7 @@ func (w *wire) client() *kwik.Config {
 	return &kwik.Config{
 		LocalAddresses: func() []netip.Addr { return nil },
 		ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
-			return w.net.Listen(clientHost, anyLink)
+			return w.net.Listen(clientHost, w.link)
 		},
 	}
 }

@@ -40,8 +40,10 @@ type offering struct {
 	path    string
 	info    fs.FileInfo
 	entry   *indexEntry
-	offered offered
-	told    time.Time // when the client last heard how far hashing is
+	// headStart is how much of the content the client wants to have unasked, in bytes.
+	headStart int64
+	offered   offered
+	told      time.Time // when the client last heard how far hashing is
 }
 
 func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answerWriter, request *transferpb.Request) (offered, error) {
@@ -68,6 +70,7 @@ func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answe
 		return offered{}, err
 	}
 	o := &offering{ctx: ctx, server: s, session: session, w: w, path: path, info: info, told: time.Now()}
+	o.headStart = clamp(request.GetHeadStart())
 	o.entry = s.index.lookup(path, versionOf(info), func() (File, error) { return s.dir.Open(path) })
 	err = o.answer()
 	return o.offered, err
@@ -85,6 +88,7 @@ func (o *offering) answer() error {
 		return err
 	}
 	if !hashed {
+		o.headStart = 0 // the client could not prove it
 		if err := o.manifest(size, group, nil); err != nil {
 			return err
 		}
@@ -95,7 +99,13 @@ func (o *offering) answer() error {
 	if err := o.manifest(size, tree.GroupSize(), root[:]); err != nil {
 		return err
 	}
-	return o.sendTree(tree.CVs())
+	if err := o.sendTree(tree.CVs()); err != nil {
+		return err
+	}
+	if o.offered.stream != nil {
+		o.offered.stream.Start()
+	}
+	return nil
 }
 
 // wait waits until the file is hashed, for as long as patience says, which is for ever if it is negative. The client hears how far it
@@ -150,7 +160,7 @@ func (o *offering) manifest(size int64, group integrity.GroupSize, root []byte) 
 			return err
 		}
 		o.offered.stream, err = o.session.OpenAggregateStream(kwik.AggregateStreamSpec{
-			Size: size, Alignment: group.Bytes(), Descriptor: descriptor,
+			Size: size, Alignment: group.Bytes(), Descriptor: descriptor, HeadStart: o.headStart,
 		})
 		if err != nil {
 			return err

@@ -862,7 +862,9 @@ type StreamOffer struct {
 	Segments []uint64        `protobuf:"varint,5,rep,packed,name=segments,proto3" json:"segments,omitempty"`
 	Tickets  []*StreamTicket `protobuf:"bytes,6,rep,name=tickets,proto3" json:"tickets,omitempty"`
 	// Sources write without grants, inside the reorder window.
-	Pushed        bool `protobuf:"varint,7,opt,name=pushed,proto3" json:"pushed,omitempty"`
+	Pushed bool `protobuf:"varint,7,opt,name=pushed,proto3" json:"pushed,omitempty"`
+	// Primary to client, in the first offer: the primary is attached already, and writes [0, head_start) as grant 1.
+	HeadStart     uint64 `protobuf:"varint,8,opt,name=head_start,json=headStart,proto3" json:"head_start,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -944,6 +946,13 @@ func (x *StreamOffer) GetPushed() bool {
 		return x.Pushed
 	}
 	return false
+}
+
+func (x *StreamOffer) GetHeadStart() uint64 {
+	if x != nil {
+		return x.HeadStart
+	}
+	return 0
 }
 
 type StreamTicket struct {
@@ -1576,7 +1585,7 @@ const file_control_proto_rawDesc = "" +
 	"\x05Blame\x12$\n" +
 	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x16\n" +
-	"\x06length\x18\x03 \x01(\x04R\x06length\"\xef\x01\n" +
+	"\x06length\x18\x03 \x01(\x04R\x06length\"\x8e\x02\n" +
 	"\vStreamOffer\x12$\n" +
 	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x1c\n" +
@@ -1586,7 +1595,9 @@ const file_control_proto_rawDesc = "" +
 	"descriptor\x12\x1a\n" +
 	"\bsegments\x18\x05 \x03(\x04R\bsegments\x124\n" +
 	"\atickets\x18\x06 \x03(\v2\x1a.kwik.control.StreamTicketR\atickets\x12\x16\n" +
-	"\x06pushed\x18\a \x01(\bR\x06pushed\"?\n" +
+	"\x06pushed\x18\a \x01(\bR\x06pushed\x12\x1d\n" +
+	"\n" +
+	"head_start\x18\b \x01(\x04R\theadStart\"?\n" +
 	"\fStreamTicket\x12\x17\n" +
 	"\apath_id\x18\x01 \x01(\tR\x06pathId\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\fR\x06ticket\"\xd3\x02\n" +

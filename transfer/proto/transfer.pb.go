@@ -189,6 +189,8 @@ type Request struct {
 	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// Slash-separated, relative to the served root; any bytes but NUL.
 	Path []byte `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// How many bytes of the content the server may send before it is asked for them; 0 for none.
+	HeadStart uint64 `protobuf:"varint,3,opt,name=head_start,json=headStart,proto3" json:"head_start,omitempty"`
 	// At most one of these makes it another request than for the one file at path, which may then be empty: the served root.
 	List          *ListRequest `protobuf:"bytes,16,opt,name=list,proto3" json:"list,omitempty"`
 	Pack          *PackRequest `protobuf:"bytes,17,opt,name=pack,proto3" json:"pack,omitempty"`
@@ -238,6 +240,13 @@ func (x *Request) GetPath() []byte {
 		return x.Path
 	}
 	return nil
+}
+
+func (x *Request) GetHeadStart() uint64 {
+	if x != nil {
+		return x.HeadStart
+	}
+	return 0
 }
 
 func (x *Request) GetList() *ListRequest {
@@ -1253,10 +1262,12 @@ var File_transfer_proto protoreflect.FileDescriptor
 
 const file_transfer_proto_rawDesc = "" +
 	"\n" +
-	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\x9b\x01\n" +
+	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\xba\x01\n" +
 	"\aRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
-	"\x04path\x18\x02 \x01(\fR\x04path\x120\n" +
+	"\x04path\x18\x02 \x01(\fR\x04path\x12\x1d\n" +
+	"\n" +
+	"head_start\x18\x03 \x01(\x04R\theadStart\x120\n" +
 	"\x04list\x18\x10 \x01(\v2\x1c.kwikcp.transfer.ListRequestR\x04list\x120\n" +
 	"\x04pack\x18\x11 \x01(\v2\x1c.kwikcp.transfer.PackRequestR\x04pack\"\xb6\x03\n" +
 	"\x05Reply\x124\n" +

@@ -1,0 +1,76 @@
+package kwik
+
+import (
+	"sync"
+	"time"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// This file is about head starts: the first bytes of an aggregate stream, which its primary writes without waiting for the client's
+// attachment and grant, a round trip earlier. To the client's scheduler they are a grant like any other, the stream's first.
+
+// maxHeadStart bounds a head start, in bytes.
+const maxHeadStart = 1 << 20
+
+// headStart returns how much of a stream the primary may write unasked: whole units, and no more than its equal part of what several
+// servers share, as in scheduler.heldBack.
+func (spec *AggregateStreamSpec) headStart(u units, secondaries int) int64 {
+	most := min(spec.HeadStart, maxHeadStart)
+	if u.total > reserveUnits*u.size {
+		most = min(most, u.total/int64(1+secondaries))
+	}
+	if spec.Pushed || most <= 0 {
+		return 0
+	}
+	return u.floor(most)
+}
+
+// beginHeadStart makes the primary a source of a stream that it offers, which writes [0, end) when start is called. It reports whether it
+// could. Called with the session's lock held.
+func (s *ServerSession) beginHeadStart(o *AggregateStream, end int64) bool {
+	if s.ended || len(s.attached)+len(s.pushed) >= maxStreamsPerSession {
+		return false
+	}
+	a := newAttachment(s, o.id, o.units, o.spec.Descriptor)
+	a.last, a.offer = 1, o
+	a.queue = []*extent{{grant: a.last, end: end}}
+	a.start = make(chan struct{})
+	o.start = sync.OnceFunc(func() { close(a.start) })
+	s.attached[o.id] = a
+	s.used = true
+	s.wg.Go(a.run)
+	return true
+}
+
+// Start begins to write the head start, if there is one. It is to be called once what the client needs before the content has
+// been written, since the two share the connection; a primary that does not call it is soon taken for one that is stalled.
+func (o *AggregateStream) Start() {
+	if o.start != nil {
+		o.start()
+	}
+}
+
+// checkHeadStart checks what an offer says of a head start.
+func checkHeadStart(u units, o *kwikpb.StreamOffer) error {
+	n := o.GetHeadStart()
+	if n > 0 && (o.GetPushed() || n > maxHeadStart || !u.isBoundary(int64(n))) {
+		return errorf(ErrMetadataProtocolViolation, "head start of %d bytes", n)
+	}
+	return nil
+}
+
+// headStart takes note that the primary writes [0, end) of a stream that nobody else knows yet. Called with the lock held.
+func (s *ClientSession) headStart(open *openStream, p *path, end int64) {
+	open.attached[p.id] = p
+	open.agg.headStart(p.id, p.rtt, end, p.leaving)
+}
+
+// headStart makes a path a source that was granted [0, end). Nobody else knows the stream yet.
+func (a *streamAggregator) headStart(id PathID, rtt func() time.Duration, end int64, leaving bool) {
+	a.sources[id] = &source{id: id, primary: true, rtt: rtt}
+	a.sched.headStart(id, end, rtt(), time.Now())
+	if leaving {
+		a.sched.drain(id, time.Now())
+	}
+}

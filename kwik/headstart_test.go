@@ -1,0 +1,197 @@
+package kwik
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"kwikcp/internal/simnet"
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// offerWithHeadStart is offer with a head start, which is begun.
+func (w *world) offerWithHeadStart(client *ClientSession, server *ServerSession, n int64) (*Stream, *AggregateStream) {
+	w.t.Helper()
+	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: unit, Descriptor: []byte("data"), HeadStart: n})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	o.Start()
+	s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return s, o
+}
+
+// A head start is there when its stream is, with nothing asked for: only what is beyond it takes a round trip.
+func TestHeadStart(t *testing.T) {
+	const rtt = 400 * time.Millisecond
+	link := simnet.Link{Latency: rtt / 4}
+	for _, c := range []struct {
+		size  int
+		n     int64
+		trips time.Duration
+	}{
+		{10_000, 0, 1}, {10_000, 1, 1}, // less than a unit, which is the whole stream
+		{10_000, 10_000, 0}, {10_000, maxHeadStart, 0},
+	} {
+		inWorldOf(t, c.size, 0, link, func(w *world) {
+			client, server := w.dial(nil)
+			stream, _ := w.offerWithHeadStart(client, server, c.n)
+			begun := time.Now()
+			w.copy(stream).wantAll()
+			if trips := time.Since(begun).Round(rtt/20) / rtt; trips != c.trips {
+				w.t.Errorf("%+v: %v after the offer", c, time.Since(begun))
+			}
+			if st := stream.Stats(); st.Wasted != 0 {
+				w.t.Errorf("%+v: %d bytes wasted", c, st.Wasted)
+			}
+		})
+	}
+}
+
+// What a head start is cut to.
+func TestHeadStartLength(t *testing.T) {
+	for _, c := range []struct {
+		size, align, n int64
+		secondaries    int
+		want           int64
+	}{
+		{100, 64, 0, 0, 0},
+		{100, 64, -1, 0, 0},
+		{100, 64, 63, 0, 0},
+		{100, 64, 99, 0, 64},
+		{100, 64, 1000, 0, 100},
+		{100, 64, 1000, 9, 100}, // too small to be shared
+		{6000, 64, 4000, 2, 1984},
+		{8 << 20, 1 << 10, 8 << 20, 0, maxHeadStart},
+	} {
+		u, err := newUnits(uint64(c.size), uint64(c.align), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := &AggregateStreamSpec{HeadStart: c.n}
+		if got := spec.headStart(u, c.secondaries); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+		spec.Pushed = true
+		if got := spec.headStart(u, c.secondaries); got != 0 {
+			t.Errorf("%+v, pushed: %d", c, got)
+		}
+	}
+}
+
+// Nobody has to read a head start. It costs no more than QUIC's windows, and goes with its stream.
+func TestHeadStartThatNobodyReads(t *testing.T) {
+	inWorldOf(t, 3*unit, 1, lan, func(w *world) {
+		client, server := w.dial(nil)
+		for range 3 * client.config.SecondaryStreams.MaxStreamsPerPath {
+			stream, o := w.offerWithHeadStart(client, server, unit)
+			synctest.Wait()
+			stream.Close()
+			<-o.Context().Done()
+		}
+		stream, _ := w.offerWithHeadStart(client, server, unit)
+		w.copy(stream).wantAll()
+	})
+}
+
+// A primary that promises a head start and does not begin is one that is stalled: the others do its part.
+func TestHeadStartThatNeverComes(t *testing.T) {
+	inWorldOf(t, 9*unit, 1, lan, func(w *world) {
+		client, server := w.dial(nil)
+		o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: 9 * unit, Alignment: unit, Descriptor: []byte("data"), HeadStart: unit})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		stream, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		begun := time.Now()
+		w.copy(stream).wantAll()
+		if took := time.Since(begun); took > 2*minStall {
+			w.t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// What is here already, or is not wanted yet, may come with a head start all the same: it counts as wasted, or waits.
+func TestHeadStartOfWhatIsHad(t *testing.T) {
+	inWorldOf(t, 4*unit, 0, lan, func(w *world) {
+		client, server := w.dial(nil)
+		stream, _ := w.offerWithHeadStart(client, server, 2*unit)
+		if err := stream.SetHave(0, unit); err != nil {
+			w.t.Fatal(err)
+		}
+		stream.SetProof(w.prove)
+		if err := stream.SetHorizon(unit); err != nil {
+			w.t.Fatal(err)
+		}
+		w.wg.Go(func() {
+			time.Sleep(time.Second)
+			stream.SetHorizon(4 * unit)
+		})
+		sink := newSink(4 * unit)
+		if _, err := stream.CopyTo(context.Background(), sink); err != nil {
+			w.t.Fatal(err)
+		}
+		if sink.twice || sink.seen.Total() != 3*unit || stream.Stats().Wasted != unit {
+			w.t.Errorf("%d bytes written, %d wasted", sink.seen.Total(), stream.Stats().Wasted)
+		}
+	})
+}
+
+// Data that overtakes its offer goes on when that comes, not when the next look is due.
+func TestHeadStartBeforeItsOffer(t *testing.T) {
+	inFakePrimaryScene(t, func(w *world, client *ClientSession, primary *fakePeer) {
+		id := FirstAggregateStreamID
+		x := primary.extent(wireOpen(id, 1, 0), wireData(w.data), wireClose(unit))
+		x.Close()
+		time.Sleep(400 * time.Millisecond) // the look at 310 ms is over, and the next one at 630
+		primary.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(id), Size: unit, HeadStart: unit})
+		stream, err := client.AcceptAggregate(w.t.Context(), id)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		begun := time.Now()
+		w.copy(stream).wantAll()
+		if took := time.Since(begun); took > 0 {
+			w.t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// A head start is bounded like a grant, and by what may be one.
+func TestHeadStartBreaksTheRules(t *testing.T) {
+	for name, c := range map[string]struct {
+		offer *kwikpb.StreamOffer
+		data  []byte
+	}{
+		"pushed":            {&kwikpb.StreamOffer{Size: unit, Alignment: 4096, HeadStart: 4096, Pushed: true}, nil},
+		"beyond the stream": {&kwikpb.StreamOffer{Size: unit, Alignment: 4096, HeadStart: unit + 1}, nil},
+		"part of a unit":    {&kwikpb.StreamOffer{Size: unit, Alignment: 4096, HeadStart: 4097}, nil},
+		"too long":          {&kwikpb.StreamOffer{Size: 4 << 20, Alignment: 4096, HeadStart: maxHeadStart + 4096}, nil},
+		"a huge number":     {&kwikpb.StreamOffer{Size: unit, Alignment: 4096, HeadStart: 1 << 63}, nil},
+		"more is written":   {&kwikpb.StreamOffer{Size: unit, Alignment: 4096, HeadStart: 4096}, make([]byte, 8192)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inFakePrimaryScene(t, func(w *world, client *ClientSession, primary *fakePeer) {
+				c.offer.KwikStreamId = uint64(FirstAggregateStreamID)
+				primary.offer(c.offer)
+				if c.data != nil {
+					stream, err := client.AcceptAggregate(w.t.Context(), FirstAggregateStreamID)
+					if err != nil {
+						w.t.Fatal(err)
+					}
+					w.copy(stream)
+					primary.extent(wireOpen(FirstAggregateStreamID, 1, 0), wireData(c.data))
+				}
+				primary.wantClosed(ErrMetadataProtocolViolation)
+			})
+		})
+	}
+}
