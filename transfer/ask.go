@@ -1,18 +1,14 @@
 package transfer
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"time"
 
 	"github.com/quic-go/quic-go"
-	"google.golang.org/protobuf/encoding/protodelim"
-	"google.golang.org/protobuf/proto"
 
 	"kwikcp/integrity"
 	"kwikcp/kwik"
@@ -50,8 +46,7 @@ type inquiry struct {
 	tree     *integrity.Tree        // nil before it is complete
 	stream   kwik.StreamID          // of the content; nothing moves before it is read
 	taken    bool                   // the stream was accepted, and whoever did that closes it
-	answer   *bufio.Reader          // of the stream below
-	asked    *kwik.Stream
+	answer   *dialogue              // nil before the file was asked for
 }
 
 // A DialFunc connects to a primary as kwik.DialAddrEarly does.
@@ -71,8 +66,8 @@ func newInquiry(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.Co
 // open connects and asks. After success the session is open, and the caller's to close. There is a tree unless the primary is still
 // hashing the file.
 func (q *inquiry) open(ctx context.Context) error {
-	q.start, q.tree, q.growing, q.stream, q.taken, q.asked = time.Now(), nil, nil, 0, false, nil
-	if err := q.reach(ctx); err != nil {
+	q.start, q.tree, q.growing, q.stream, q.taken, q.answer = time.Now(), nil, nil, 0, false, nil
+	if err := q.connect(ctx); err != nil {
 		return err
 	}
 	if err := q.ask(ctx); err != nil {
@@ -89,8 +84,8 @@ func (q *inquiry) close(err error) {
 		q.session.CloseWithError(kwik.ApplicationErrorCode(kwik.NoError), "")
 		return
 	}
-	if q.asked != nil {
-		q.asked.CancelRead(kwik.StreamErrorCode(kwik.NoError)) // no effect on an answer that was read to its end
+	if q.answer != nil {
+		q.answer.close()
 	}
 	if q.stream != 0 && !q.taken { // or the server would keep the offer as long as the session lives
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -103,23 +98,8 @@ func (q *inquiry) close(err error) {
 	q.release(ok && e.Kind == KindNetwork)
 }
 
-// connect returns when the primary has said Welcome.
+// connect returns as soon as something can be sent, which travels with Hello; dialogue waits for Welcome.
 func (q *inquiry) connect(ctx context.Context) error {
-	if err := q.reach(ctx); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, q.timeout)
-	defer cancel()
-	if err := q.session.Welcomed(ctx); err != nil {
-		err = q.connectError(err)
-		q.close(err)
-		return err
-	}
-	return nil
-}
-
-// reach returns as soon as something can be sent, which travels with Hello.
-func (q *inquiry) reach(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	dial := func() (*kwik.ClientSession, error) {
@@ -163,23 +143,16 @@ func patient(conf *kwik.Config, timeout time.Duration) *kwik.Config {
 	return &p
 }
 
-// op says what is being asked, for errors.
-func (q *inquiry) op() string { return fmt.Sprintf("ask %s for %q", q.url.Host, q.url.Path) }
-
-// ask requests the file and reads the manifest, and the tree if its root is known. The request travels with the session's Hello.
-func (q *inquiry) ask(ctx context.Context) error {
+// ask requests the file and reads the manifest, and the tree if its root is known.
+func (q *inquiry) ask(ctx context.Context) (err error) {
 	deadline := q.start.Add(q.timeout)
-	opening, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
-	failed := q.request(opening, deadline)
-	if err := q.session.Welcomed(opening); err != nil {
-		return q.connectError(err)
+	request := &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path)}
+	if q.headStart != nil {
+		request.HeadStart = uint64(q.headStart())
 	}
-	if failed != nil {
-		return NetworkError(q.op(), failed)
+	if q.answer, err = q.dialogue(ctx, fmt.Sprintf("ask %s for %q", q.url.Host, q.url.Path), deadline, request); err != nil {
+		return err
 	}
-	stream := q.asked
-	defer context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })()
 	for {
 		reply, err := q.reply(ctx, deadline)
 		if err != nil {
@@ -192,47 +165,21 @@ func (q *inquiry) ask(ctx context.Context) error {
 				return err
 			}
 			if len(answer.Manifest.GetRoot()) > 0 {
-				return q.readTree(ctx, nil)
+				return q.complete(ctx, nil)
 			}
 			return nil
 		case *transferpb.Reply_Hashing, nil: // nil is one of a later version
 		default:
-			return q.unexpected(reply)
+			return q.answer.unexpected(reply)
 		}
 	}
 }
 
-// request opens a stream and writes the request to it.
-func (q *inquiry) request(ctx context.Context, deadline time.Time) error {
-	stream, err := q.session.OpenStreamSync(ctx)
-	if err != nil {
-		return err
-	}
-	q.asked, q.answer = stream, bufio.NewReader(stream)
-	stream.SetWriteDeadline(deadline)
-	request := &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path)}
-	if q.headStart != nil {
-		request.HeadStart = uint64(q.headStart())
-	}
-	if err := writeMessage(stream, request); err != nil {
-		return err
-	}
-	stream.Close() // fails if the server has read the request and stopped reading; the answer says the rest
-	return nil
-}
-
-// reply reads the next frame of the answer. A Failure is an error, and Hashing is reported.
+// reply reads the next frame of the answer. Hashing is reported.
 func (q *inquiry) reply(ctx context.Context, deadline time.Time) (*transferpb.Reply, error) {
-	q.asked.SetReadDeadline(deadline)
-	if ctx.Err() != nil { // the deadline may have taken the place of the one that was to wake us
-		return nil, NetworkError(q.op(), ctx.Err())
-	}
-	reply := &transferpb.Reply{}
-	if err := readMessage(q.answer, reply); err != nil {
-		return nil, answerError(q.op(), err)
-	}
-	if f := reply.GetFailure(); f != nil {
-		return nil, q.refused(f)
+	reply, err := q.answer.next(ctx, deadline)
+	if err != nil {
+		return nil, err
 	}
 	if h := reply.GetHashing(); h != nil {
 		q.observer.hashing(clamp(h.GetBytes()), clamp(h.GetTotal()))
@@ -240,32 +187,15 @@ func (q *inquiry) reply(ctx context.Context, deadline time.Time) (*transferpb.Re
 	return reply, nil
 }
 
-func (q *inquiry) unexpected(reply *transferpb.Reply) error {
-	return &Error{Kind: KindOther, Op: q.op(), Err: fmt.Errorf("unexpected answer %T", reply.GetReply())}
-}
-
-func (q *inquiry) refused(f *transferpb.Failure) error {
-	kind := KindOther
-	switch f.GetCode() {
-	case transferpb.Failure_NOT_FOUND, transferpb.Failure_NOT_A_FILE:
-		kind = KindNotFound
-	case transferpb.Failure_CHANGED:
-		kind = KindChanged
-	case transferpb.Failure_BUSY:
-		kind = KindNetwork
-	}
-	return &Error{Kind: kind, Op: q.op(), Err: &RemoteError{Path: q.url.Path, Message: f.GetMessage()}}
-}
-
 // readManifest checks what a manifest says.
 func (q *inquiry) readManifest(m *transferpb.Manifest) error {
 	group := integrity.GroupSize(m.GetGroup())
 	if m.GetSize() > math.MaxInt64 || m.GetGroup() > math.MaxUint8 {
-		return &Error{Kind: KindOther, Op: q.op(), Err: errManifest}
+		return q.answer.nonsense(errManifest)
 	}
 	growing, err := integrity.NewGrowingTree(int64(m.GetSize()), group)
 	if err != nil {
-		return &Error{Kind: KindOther, Op: q.op(), Err: fmt.Errorf("%w: %w", errManifest, err)}
+		return q.answer.nonsense(fmt.Errorf("%w: %w", errManifest, err))
 	}
 	q.growing, q.stream = growing, kwik.StreamID(m.GetKwikStreamId())
 	q.manifest = Manifest{Size: growing.Size(), Group: group.Bytes(), MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777}
@@ -275,31 +205,26 @@ func (q *inquiry) readManifest(m *transferpb.Manifest) error {
 	return nil
 }
 
-var errManifest = errors.New("the manifest makes no sense")
+var errManifest = errors.New("a manifest of no file")
 
 // readRoot takes the file's hash as the primary says it.
 func (q *inquiry) readRoot(root []byte) error {
 	if len(root) != len(q.manifest.Root) {
-		return &Error{Kind: KindOther, Op: q.op(), Err: errManifest}
+		return q.answer.nonsense(errManifest)
 	}
 	q.manifest.Root = integrity.Root(root)
 	if want := q.url.Root; want != nil && *want != q.manifest.Root {
-		return &Error{Kind: KindIntegrity, Op: q.op(), Err: fmt.Errorf("the server's file has the hash %v, not the expected %v", q.manifest.Root, *want)}
+		return &Error{Kind: KindIntegrity, Op: q.answer.op, Err: fmt.Errorf("the server's file has the hash %v, not the expected %v", q.manifest.Root, *want)}
 	}
 	return nil
 }
 
-// complete waits until the tree is complete and proved. Whenever more of it is there, grown, which may be nil, is called.
+// complete waits until the tree is complete and proved: it reads the chaining values that follow a manifest, and the root if that had
+// none. Whenever more of the tree is there, grown, which may be nil, is called.
 func (q *inquiry) complete(ctx context.Context, grown func() error) error {
 	if q.tree != nil {
 		return nil
 	}
-	defer context.AfterFunc(ctx, func() { q.asked.SetReadDeadline(time.Unix(1, 0)) })()
-	return q.readTree(ctx, grown)
-}
-
-// readTree reads the chaining values that follow a manifest, and the root if that had none, and proves them.
-func (q *inquiry) readTree(ctx context.Context, grown func() error) error {
 	size, group := q.growing.Size(), q.growing.GroupSize()
 	told := time.Now()
 	for (group.Groups(size) > 1 && q.growing.End() < size) || q.manifest.Root == (integrity.Root{}) {
@@ -311,7 +236,7 @@ func (q *inquiry) readTree(ctx context.Context, grown func() error) error {
 		switch answer := reply.GetReply().(type) {
 		case *transferpb.Reply_Tree:
 			if cvs := answer.Tree.GetChainingValues(); len(cvs) == 0 || q.growing.Append(cvs) != nil {
-				return &Error{Kind: KindOther, Op: q.op(), Err: errors.New("the tree does not fit the manifest")}
+				return q.answer.nonsense(errors.New("a tree that does not fit its manifest"))
 			}
 			if grown != nil {
 				if err := grown(); err != nil {
@@ -324,35 +249,23 @@ func (q *inquiry) readTree(ctx context.Context, grown func() error) error {
 			}
 		case *transferpb.Reply_Root:
 			if !late {
-				return q.unexpected(reply)
+				return q.answer.unexpected(reply)
 			}
 			if err := q.readRoot(answer.Root.GetRoot()); err != nil {
 				return err
 			}
 		case *transferpb.Reply_Hashing, nil:
 		default:
-			return q.unexpected(reply)
+			return q.answer.unexpected(reply)
 		}
 	}
 	tree, err := q.growing.Finish(q.manifest.Root)
 	if err != nil {
-		return &Error{Kind: KindIntegrity, Op: q.op(), Err: err}
+		return &Error{Kind: KindIntegrity, Op: q.answer.op, Err: err}
 	}
 	q.tree = tree
 	q.observer.manifest(q.manifest)
 	return nil
-}
-
-// answerError wraps an error of reading an answer: the network's, or what came is none.
-func answerError(op string, err error) error {
-	_, tooLarge := errors.AsType[*protodelim.SizeTooLargeError](err)
-	switch {
-	case tooLarge, errors.Is(err, proto.Error):
-		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the answer makes no sense: %w", err)}
-	case err == io.EOF:
-		err = io.ErrUnexpectedEOF // more was due
-	}
-	return NetworkError(op, err)
 }
 
 func clamp(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

@@ -61,19 +61,19 @@ type page struct {
 func (q *inquiry) list(ctx context.Context, after string, flat bool) (p page, err error) {
 	op := fmt.Sprintf("list %q on %s", q.url.Path, q.url.Host)
 	request := &transferpb.ListRequest{After: []byte(after), Limit: listPage, Flat: flat}
-	d, err := q.dialogue(ctx, op, &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path), List: request})
+	d, err := q.dialogue(ctx, op, time.Now().Add(q.timeout), &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path), List: request})
 	if err != nil {
 		return page{}, err
 	}
 	defer d.close()
 	for {
-		reply, err := d.next(listTimeout)
+		reply, err := d.next(ctx, time.Now().Add(listTimeout))
 		if err != nil {
 			return page{}, err
 		}
 		listing := reply.GetListing()
 		if listing == nil {
-			return page{}, d.nonsense(fmt.Errorf("unexpected answer %T", reply.GetReply()))
+			return page{}, d.unexpected(reply)
 		}
 		for _, raw := range listing.GetEntries() {
 			e, err := readEntry(raw)

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sort"
 	"sync"
+	"time"
 
 	"kwikcp/integrity"
 	"kwikcp/kwik"
@@ -62,7 +63,7 @@ func (b *batch) add(f *mirrorFile) {
 // the contents, nil if there are none, which the caller closes. An error is one of the whole batch.
 func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.Stream, error) {
 	op := fmt.Sprintf("ask %s for %d files in %q", q.url.Host, len(b.files), q.url.Path)
-	d, err := q.dialogue(ctx, op, &transferpb.Request{
+	d, err := q.dialogue(ctx, op, time.Now().Add(q.timeout), &transferpb.Request{
 		Version: protocolVersion, Path: []byte(q.url.Path), Pack: &transferpb.PackRequest{Paths: b.paths},
 	})
 	if err != nil {
@@ -76,7 +77,7 @@ func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.Stream, error) {
 		if i > 0 {
 			limit = room
 		}
-		used, err := f.describe(d, limit)
+		used, err := f.describe(ctx, d, limit)
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +96,7 @@ func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.Stream, error) {
 			b.stream = append(b.stream, f)
 		}
 	}
-	reply, err := d.reply()
+	reply, err := d.reply(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -120,9 +121,9 @@ func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.Stream, error) {
 }
 
 // reply waits for the next answer that is not about hashing.
-func (d *dialogue) reply() (*transferpb.Reply, error) {
+func (d *dialogue) reply(ctx context.Context) (*transferpb.Reply, error) {
 	for {
-		reply, err := d.next(answerTimeout)
+		reply, err := d.next(ctx, time.Now().Add(answerTimeout))
 		if err != nil || reply.GetHashing() == nil {
 			return reply, err
 		}
@@ -130,14 +131,14 @@ func (d *dialogue) reply() (*transferpb.Reply, error) {
 }
 
 // describe reads what the server says of one file, and returns how many bytes of chaining values that were. More than limit are an error.
-func (f *mirrorFile) describe(d *dialogue, limit int64) (used int64, err error) {
-	reply, err := d.reply()
+func (f *mirrorFile) describe(ctx context.Context, d *dialogue, limit int64) (used int64, err error) {
+	reply, err := d.reply(ctx)
 	if err != nil {
 		return 0, err
 	}
 	answer := reply.GetPackFile()
 	if answer == nil {
-		return 0, d.nonsense(fmt.Errorf("unexpected answer %T", reply.GetReply()))
+		return 0, d.unexpected(reply)
 	}
 	f.tree, f.refusal = nil, nil
 	if failure := answer.GetFailure(); failure != nil {
@@ -158,7 +159,7 @@ func (f *mirrorFile) describe(d *dialogue, limit int64) (used int64, err error) 
 	}
 	cvs := answer.GetChainingValues()
 	for int64(len(cvs)) < used { // grows with what comes, whatever the size claims
-		reply, err := d.reply()
+		reply, err := d.reply(ctx)
 		if err != nil {
 			return 0, err
 		}
