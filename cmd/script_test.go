@@ -5,6 +5,8 @@ package cmd
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,7 +61,8 @@ func mainUnderTest() int {
 //	fifo NAME                 makes a FIFO
 //
 // $EXTERN is an address of this machine that is not loopback; [extern] says whether there is one, [mounts] whether "unshare -m"
-// works and mounts of a script's own, [reflink] whether one of them can be a file system that shares blocks.
+// works and mounts of a script's own, [reflink] whether one of them can be a file system that shares blocks, [race] whether the race
+// detector is at work, which multiplies memory.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
@@ -72,6 +75,8 @@ func TestScripts(t *testing.T) {
 				return canMount(), nil
 			case "reflink":
 				return canReflink(), nil
+			case "race":
+				return raceDetector(), nil
 			}
 			return false, fmt.Errorf("unknown condition %q", name)
 		},
@@ -84,6 +89,11 @@ func TestScripts(t *testing.T) {
 			"blackhole": command(1, cmdBlackhole), "fifo": command(1, cmdFifo),
 		},
 	})
+}
+
+func raceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // A world is what a script has started.
