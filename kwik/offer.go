@@ -38,7 +38,7 @@ type AggregateStream struct {
 	content contentID
 	ctx     context.Context
 	cancel  context.CancelFunc
-	start   func() // begins the head start; nil without one
+	start   func()       // begins the head start; nil without one
 	sent    atomic.Int64 // payload that this server wrote, bytes
 }
 
