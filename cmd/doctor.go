@@ -24,8 +24,8 @@ func doctorCommand(t *terminal) *cli.Command {
 		Usage:     "say how this machine, a primary and its secondaries are doing, and the ways to them",
 		UsageText: "kwikcp doctor kwik://HOST[:PORT]/[?pin=PIN]",
 		Description: `Connects to the primary and to every secondary that it names, as a get does, fetches nothing, and prints on stdout what can be found
-out about each: address, round-trip time, loss, key and its expiry, versions; and about the UDP sockets of this machine: buffers, offloads
-(GRO, GSO) and ECN. What cannot be found out is said to be unknown.
+out about each: address, round-trip time, loss, key and its expiry, versions, clock; and about the UDP sockets of this machine and of
+theirs: buffers, offloads (GRO, GSO) and ECN. What cannot be found out is said to be unknown.
 
 ` + exitHelp(exitRefused, exitNetwork, exitLocal),
 		Flags: []cli.Flag{
@@ -50,14 +50,19 @@ type doctorCmd struct {
 // A diagnosis is what was found out about a server.
 type diagnosis struct {
 	kwik.PathStats
-	Local       net.Addr // nil unless it answered
-	Certificate *x509.Certificate
-	QUIC, KWIK  string // versions
-	GSO         bool   // of this side's connection to it
+	*kwik.Connection // nil unless it answered
 }
 
 // answered reports whether there is a connection to the server.
-func (d diagnosis) answered() bool { return d.Local != nil }
+func (d diagnosis) answered() bool { return d.Connection != nil }
+
+// certificate is what the server showed; nil if it did not answer.
+func (d diagnosis) certificate() *x509.Certificate {
+	if !d.answered() || len(d.TLS.PeerCertificates) == 0 {
+		return nil
+	}
+	return d.TLS.PeerCertificates[0]
+}
 
 func parseDoctor(c *cli.Context, t *terminal) (doctorCmd, error) {
 	const help = "kwikcp doctor kwik://HOST:PORT/"
@@ -139,7 +144,7 @@ func (o doctorCmd) examine(ctx context.Context) ([]diagnosis, error) {
 	}
 	dialling, cancel := context.WithTimeout(ctx, o.connectTimeout)
 	defer cancel()
-	session, err := kwik.DialAddr(dialling, o.url.Host, o.policy.config(o.url), &kwik.Config{QUIC: traced, Family: o.family})
+	session, err := kwik.DialAddr(dialling, o.url.Host, o.policy.config(o.url), &kwik.Config{QUIC: traced, Family: o.family, Inspect: true})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -166,11 +171,8 @@ func (o doctorCmd) examine(ctx context.Context) ([]diagnosis, error) {
 	var found []diagnosis
 	for _, p := range session.Paths() {
 		d := diagnosis{PathStats: p}
-		if state, local, ok := session.PathConnection(p.ID); ok {
-			d.Local, d.QUIC, d.KWIK, d.GSO = local, state.Version.String(), state.TLS.NegotiatedProtocol, state.GSO
-			if len(state.TLS.PeerCertificates) > 0 {
-				d.Certificate = state.TLS.PeerCertificates[0]
-			}
+		if c, ok := session.Connection(p.ID); ok {
+			d.Connection = &c
 		}
 		found = append(found, d)
 	}
@@ -180,23 +182,27 @@ func (o doctorCmd) examine(ctx context.Context) ([]diagnosis, error) {
 func describeMachine(m udp.Machine) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "this machine\n")
+	describeSockets(&b, m)
+	return b.String()
+}
+
+// describeSockets says what the sockets of this machine or a server's can do.
+func describeSockets(b *strings.Builder, m udp.Machine) {
 	buffer := func(n int) string {
 		if n == 0 {
 			return "unknown"
 		}
 		return size(int64(n))
 	}
-	line(&b, "UDP buffers", "%s to receive, %s to send", buffer(m.ReceiveBuffer), buffer(m.SendBuffer))
+	line(b, "UDP buffers", "%s to receive, %s to send", buffer(m.ReceiveBuffer), buffer(m.SendBuffer))
 	if advice := m.Advice(); advice != "" {
-		line(&b, "", "too small: %s", advice)
+		line(b, "", "too small: %s", advice)
 	}
 	if !m.Known {
-		line(&b, "offloads, ECN", "unknown on this system")
-		return b.String()
+		line(b, "offloads, ECN", "unknown on that system")
+		return
 	}
-	line(&b, "offloads", "receiving (GRO) %s, sending (GSO) %s", yes(m.GRO), yes(m.GSO))
-	line(&b, "ECN", "%s; whether the network carries the marks is unknown", yes(m.ECN))
-	return b.String()
+	line(b, "offloads", "receiving (GRO) %s, sending (GSO) %s, ECN %s", yes(m.GRO), yes(m.GSO), yes(m.ECN))
 }
 
 // describe says what was found out about a server, at a time.
@@ -214,14 +220,43 @@ func (d diagnosis) describe(now time.Time) string {
 	line(&b, "from", "%s", origin(d.Local))
 	line(&b, "round trip", "%.1f ms, the shortest %.1f ms", milliseconds(d.RTT), milliseconds(d.MinRTT))
 	line(&b, "loss", "%d of %d packets sent by this side; of the server's, unknown", d.Wire.PacketsLost, d.Wire.PacketsSent)
-	if d.Certificate != nil {
-		line(&b, "key", "pin %s", trust.PinOf(d.Certificate))
-		line(&b, "certificate", "%s", validity(d.Certificate, now))
+	if cert := d.certificate(); cert != nil {
+		line(&b, "key", "pin %s", trust.PinOf(cert))
+		line(&b, "certificate", "%s", validity(cert, now))
 	}
-	line(&b, "protocols", "%s over QUIC %s; the version of its program is unknown", d.KWIK, d.QUIC)
-	line(&b, "sending (GSO)", "%s", yes(d.GSO))
-	line(&b, "its clock", "unknown, for servers do not tell the time")
+	line(&b, "protocols", "%s over QUIC %s", d.TLS.NegotiatedProtocol, d.Version)
+	line(&b, "to it", "sending (GSO) %s, ECN %s", yes(d.GSO), d.ECN)
+	if d.Host == nil {
+		line(&b, "itself", "says nothing: a version before this one, or it is busy")
+		return b.String()
+	}
+	software := "unknown"
+	if d.Host.Software != "" {
+		software = oneLine(d.Host.Software)
+	}
+	line(&b, "software", "%s", software)
+	line(&b, "its clock", "%s", clock(d.Host))
+	describeSockets(&b, udp.Machine{
+		ReceiveBuffer: d.Host.ReceiveBuffer, SendBuffer: d.Host.SendBuffer,
+		Known: d.Host.OffloadsKnown, GRO: d.Host.GRO, GSO: d.Host.GSO, ECN: d.Host.ECN,
+	})
 	return b.String()
+}
+
+// clock says how a server's clock differs from this one.
+func clock(h *kwik.Host) string {
+	by := h.Clock.Abs().Round(time.Millisecond)
+	if by >= time.Minute {
+		by = by.Round(time.Second)
+	}
+	switch {
+	case h.Clock.Abs() <= h.ClockError:
+		return fmt.Sprintf("as here, by %v at most", h.ClockError.Round(time.Millisecond))
+	case h.Clock > 0:
+		return fmt.Sprintf("%v ahead", by)
+	default:
+		return fmt.Sprintf("%v behind", by)
+	}
 }
 
 // origin is this side's address, or its port where the socket has any address.
@@ -259,21 +294,28 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 
 // machine prints what the sockets of this machine can do; null is what is unknown.
 func (e *events) machine(m udp.Machine) {
-	known := func(b bool) *bool {
-		if !m.Known {
-			return nil
-		}
-		return &b
-	}
 	e.enc.Encode(struct {
 		event
-		Receive int    `json:"receive_buffer"`
-		Send    int    `json:"send_buffer"`
-		GRO     *bool  `json:"gro"`
-		GSO     *bool  `json:"gso"`
-		ECN     *bool  `json:"ecn"`
-		Advice  string `json:"advice"`
-	}{event{1, "machine"}, m.ReceiveBuffer, m.SendBuffer, known(m.GRO), known(m.GSO), known(m.ECN), m.Advice()})
+		*sockets
+		Advice string `json:"advice"`
+	}{event{1, "machine"}, newSockets(m.ReceiveBuffer, m.SendBuffer, m.Known, m.GRO, m.GSO, m.ECN), m.Advice()})
+}
+
+// sockets is what UDP sockets of a machine can do, in events; null is what is unknown.
+type sockets struct {
+	Receive int   `json:"receive_buffer"`
+	Send    int   `json:"send_buffer"`
+	GRO     *bool `json:"gro"`
+	GSO     *bool `json:"gso"`
+	ECN     *bool `json:"ecn"`
+}
+
+func newSockets(receive, send int, known, gro, gso, ecn bool) *sockets {
+	s := &sockets{Receive: receive, Send: send}
+	if known {
+		s.GRO, s.GSO, s.ECN = &gro, &gso, &ecn
+	}
+	return s
 }
 
 // diagnosis prints what was found out about a server; null is what is unknown.
@@ -295,9 +337,11 @@ func (e *events) diagnosis(d diagnosis) {
 		KWIK        *string     `json:"kwik"`
 		QUIC        *string     `json:"quic"`
 		GSO         *bool       `json:"gso"`
-		ECN         *bool       `json:"ecn"`
+		ECN         *string     `json:"ecn"`
 		Clock       *float64    `json:"clock_difference_s"`
+		ClockError  *float64    `json:"clock_error_s"`
 		Version     *string     `json:"version"`
+		Sockets     *sockets    `json:"sockets"`
 	}{
 		event: event{1, "diagnosis"}, ID: d.ID, Role: d.Role.String(), Addr: d.Addr.String(), Answered: d.answered(),
 		PacketsSent: d.Wire.PacketsSent, PacketsLost: d.Wire.PacketsLost,
@@ -306,11 +350,16 @@ func (e *events) diagnosis(d diagnosis) {
 		_, found.Reason, _ = explain(transfer.NetworkError("connect", d.Reason))
 	}
 	if d.answered() {
-		local, rtt, minRTT := d.Local.String(), milliseconds(d.RTT), milliseconds(d.MinRTT)
-		found.Local, found.RTT, found.MinRTT, found.KWIK, found.QUIC, found.GSO = &local, &rtt, &minRTT, &d.KWIK, &d.QUIC, &d.GSO
+		local, rtt, minRTT, quicVersion, ecn := d.Local.String(), milliseconds(d.RTT), milliseconds(d.MinRTT), d.Version.String(), string(d.ECN)
+		found.Local, found.RTT, found.MinRTT, found.KWIK, found.QUIC, found.GSO, found.ECN = &local, &rtt, &minRTT, &d.TLS.NegotiatedProtocol, &quicVersion, &d.GSO, &ecn
+		if h := d.Host; h != nil {
+			clock, clockError := h.Clock.Seconds(), h.ClockError.Seconds()
+			found.Clock, found.ClockError, found.Version = &clock, &clockError, &h.Software
+			found.Sockets = newSockets(h.ReceiveBuffer, h.SendBuffer, h.OffloadsKnown, h.GRO, h.GSO, h.ECN)
+		}
 	}
-	if d.Certificate != nil {
-		pin, until := trust.PinOf(d.Certificate).String(), d.Certificate.NotAfter.UTC()
+	if cert := d.certificate(); cert != nil {
+		pin, until := trust.PinOf(cert).String(), cert.NotAfter.UTC()
 		found.Pin, found.NotAfter = &pin, &until
 	}
 	e.enc.Encode(found)

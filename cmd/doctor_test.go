@@ -26,8 +26,8 @@ func TestWarnOfBuffers(t *testing.T) {
 
 func TestDescribeMachine(t *testing.T) {
 	for m, want := range map[udp.Machine]string{
-		{}: "unknown to receive, unknown to send\n  offloads, ECN  unknown on this system\n",
-		{ReceiveBuffer: 8 << 20, SendBuffer: 8 << 20, Known: true, GRO: true, ECN: true}: "8.0 MiB to receive, 8.0 MiB to send\n  offloads       receiving (GRO) yes, sending (GSO) no\n  ECN            yes; ",
+		{}: "unknown to receive, unknown to send\n  offloads, ECN  unknown on that system\n",
+		{ReceiveBuffer: 8 << 20, SendBuffer: 8 << 20, Known: true, GRO: true, ECN: true}: "8.0 MiB to receive, 8.0 MiB to send\n  offloads       receiving (GRO) yes, sending (GSO) no, ECN yes\n",
 		{ReceiveBuffer: 1 << 20, SendBuffer: 8 << 20, Known: true}:                       "\n                 too small: the system allows UDP buffers of 1024 KiB",
 	} {
 		if got := describeMachine(m); !strings.Contains(got, want) {

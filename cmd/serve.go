@@ -279,7 +279,7 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 	}
 	s.keepTrees()
 	conf := &kwik.Config{
-		QUIC: traced, RateLimit: o.limit,
+		QUIC: traced, RateLimit: o.limit, Software: "kwikcp " + version(),
 		Role: o.role, OpenContent: s.files.OpenContent, StatelessResetKey: &reset,
 		OnMembership: func(id kwik.PathID, addr netip.AddrPort, reason error) {
 			if reason == nil {

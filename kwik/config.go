@@ -47,6 +47,9 @@ type Config struct {
 	// limited by loss and not by its link.
 	ConnectionsPerServer int
 
+	// Inspect asks servers what they say of themselves, and watches what QUIC finds out, for [ClientSession.Connection].
+	Inspect bool
+
 	// ReorderWindow bounds what Read holds of a stream beyond the reader's position, in bytes. 0 means 32 MiB;
 	// less than 2 MiB means 2 MiB. CopyTo needs no window.
 	ReorderWindow int64
@@ -68,6 +71,9 @@ type Config struct {
 	Recovery RecoveryPolicy
 
 	// ---- servers
+
+	// Software is what clients that inspect the server are told that it runs, at most 64 bytes. May be empty.
+	Software string
 
 	// Role is what the listener is: the primary (zero) or a secondary.
 	Role ServerRole
@@ -196,6 +202,9 @@ func (c *Config) clientQUIC(role ServerRole) *quic.Config {
 	q.MaxIncomingStreams = maxPlainStreams
 	if role == ServerRoleSecondary {
 		q.MaxIncomingStreams = maxStraySecondaryStream
+	}
+	if c.Inspect {
+		watchECN(q)
 	}
 	return q
 }

@@ -75,6 +75,8 @@ type path struct {
 	leaving bool          // no stream should begin to use it; guarded by the session
 	greeted chan struct{} // closed by run when the server has said Welcome, or will not
 	refusal error         // why it will not; set before greeted is closed
+	asked   time.Time     // when Hello was sent
+	host    *Host         // what the server says of itself; nil if nothing; guarded by the session
 	release func()        // frees the socket; called once, when nothing of the path is left
 }
 
@@ -97,11 +99,12 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 		return err
 	}
 	p.control = newControlStream(stream)
-	hello := &kwikpb.Hello{Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket}
+	hello := &kwikpb.Hello{Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket, Inspect: p.session.config.Inspect}
 	if p.role == ServerRoleSecondary {
 		hello.PathId = string(p.id.server())
 	}
 	stream.SetReadDeadline(time.Now().Add(p.session.config.HelloTimeout))
+	p.asked = p.session.config.Now()
 	p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
 	return nil
 }
@@ -136,7 +139,7 @@ func (p *path) readWelcome() error {
 		return errorf(ErrInvalidStreamRole, "the server is a %s", roleFromWire(w.GetRole())).onPath(p.id)
 	}
 	p.control.stream.SetReadDeadline(time.Time{})
-	p.session.welcomed(p)
+	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.Now()))
 	return nil
 }
 

@@ -301,9 +301,10 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 }
 
 // welcomed takes note that a server has said Welcome on a path.
-func (s *ClientSession) welcomed(p *path) {
+func (s *ClientSession) welcomed(p *path, host *Host) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	p.host = host
 	if r := s.paths[p.id]; r != nil && r.path == p && r.state == PathConnecting {
 		r.state, r.reason = PathActive, nil
 	}

@@ -118,9 +118,11 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	case l.config.Role == ServerRoleSecondary:
 		return nil, errorf(ErrInvalidStreamRole, "this server is a secondary; ask its primary")
 	}
-	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{
-		Version: protocolVersion, Role: role, PathId: string(s.pathID),
-	}}})
+	welcome := &kwikpb.Welcome{Version: protocolVersion, Role: role, PathId: string(s.pathID)}
+	if hello.GetInspect() {
+		welcome.Host = l.config.host()
+	}
+	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: welcome}})
 	return s, nil
 }
 

@@ -1,7 +1,6 @@
 package kwik
 
 import (
-	"net"
 	"slices"
 
 	"github.com/quic-go/quic-go"
@@ -147,21 +146,4 @@ type StreamStats struct {
 	// Conflicts counts deliveries of which a part had been delivered before.
 	Conflicts int
 	Sources   []SourceStats
-}
-
-// PathConnection returns the state of the first connection to a server, as quic-go's ConnectionState does, and this side's address; false
-// while there is none.
-func (s *ClientSession) PathConnection(server PathID) (state quic.ConnectionState, local net.Addr, ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sv := s.servers[server]
-	if sv == nil {
-		return state, nil, false
-	}
-	for _, r := range sv.paths {
-		if r.path != nil {
-			return r.path.conn.ConnectionState(), r.path.conn.LocalAddr(), true
-		}
-	}
-	return state, nil, false
 }

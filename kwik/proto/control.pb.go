@@ -327,7 +327,9 @@ type Hello struct {
 	// The id that AddPath gave the server; empty on the session's first path.
 	PathId string `protobuf:"bytes,3,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
 	// The path ticket of AddPath; empty on the session's first path.
-	Ticket        []byte `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	Ticket []byte `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// The client wants to know what the server says of itself: host in Welcome.
+	Inspect       bool `protobuf:"varint,5,opt,name=inspect,proto3" json:"inspect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -390,6 +392,13 @@ func (x *Hello) GetTicket() []byte {
 	return nil
 }
 
+func (x *Hello) GetInspect() bool {
+	if x != nil {
+		return x.Inspect
+	}
+	return false
+}
+
 // Welcome is the server's first frame on every path.
 type Welcome struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -397,6 +406,7 @@ type Welcome struct {
 	Role    Role                   `protobuf:"varint,2,opt,name=role,proto3,enum=kwik.control.Role" json:"role,omitempty"`
 	// The id under which the primary's own path is named in offers and reports.
 	PathId        string `protobuf:"bytes,3,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
+	Host          *Host  `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -452,6 +462,118 @@ func (x *Welcome) GetPathId() string {
 	return ""
 }
 
+func (x *Welcome) GetHost() *Host {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+// Host is what a server says of itself to somebody who looks for what is wrong.
+type Host struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 64 bytes, such as "kwikcp v1.2.3".
+	Software string `protobuf:"bytes,1,opt,name=software,proto3" json:"software,omitempty"`
+	// Its clock when it wrote this, in milliseconds since 1970.
+	TimeMs int64 `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// Of UDP sockets as the system counts them, in bytes; 0 if unknown.
+	ReceiveBuffer uint32 `protobuf:"varint,3,opt,name=receive_buffer,json=receiveBuffer,proto3" json:"receive_buffer,omitempty"`
+	SendBuffer    uint32 `protobuf:"varint,4,opt,name=send_buffer,json=sendBuffer,proto3" json:"send_buffer,omitempty"`
+	// Whether the following are known.
+	OffloadsKnown bool `protobuf:"varint,5,opt,name=offloads_known,json=offloadsKnown,proto3" json:"offloads_known,omitempty"`
+	Gro           bool `protobuf:"varint,6,opt,name=gro,proto3" json:"gro,omitempty"`
+	Gso           bool `protobuf:"varint,7,opt,name=gso,proto3" json:"gso,omitempty"`
+	Ecn           bool `protobuf:"varint,8,opt,name=ecn,proto3" json:"ecn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Host) Reset() {
+	*x = Host{}
+	mi := &file_control_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Host) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Host) ProtoMessage() {}
+
+func (x *Host) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Host.ProtoReflect.Descriptor instead.
+func (*Host) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Host) GetSoftware() string {
+	if x != nil {
+		return x.Software
+	}
+	return ""
+}
+
+func (x *Host) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Host) GetReceiveBuffer() uint32 {
+	if x != nil {
+		return x.ReceiveBuffer
+	}
+	return 0
+}
+
+func (x *Host) GetSendBuffer() uint32 {
+	if x != nil {
+		return x.SendBuffer
+	}
+	return 0
+}
+
+func (x *Host) GetOffloadsKnown() bool {
+	if x != nil {
+		return x.OffloadsKnown
+	}
+	return false
+}
+
+func (x *Host) GetGro() bool {
+	if x != nil {
+		return x.Gro
+	}
+	return false
+}
+
+func (x *Host) GetGso() bool {
+	if x != nil {
+		return x.Gso
+	}
+	return false
+}
+
+func (x *Host) GetEcn() bool {
+	if x != nil {
+		return x.Ecn
+	}
+	return false
+}
+
 // AddPath names a secondary to the client; or, as "primary", the primary itself, for further paths to it.
 type AddPath struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -469,7 +591,7 @@ type AddPath struct {
 
 func (x *AddPath) Reset() {
 	*x = AddPath{}
-	mi := &file_control_proto_msgTypes[3]
+	mi := &file_control_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +603,7 @@ func (x *AddPath) String() string {
 func (*AddPath) ProtoMessage() {}
 
 func (x *AddPath) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[3]
+	mi := &file_control_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,7 +616,7 @@ func (x *AddPath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPath.ProtoReflect.Descriptor instead.
 func (*AddPath) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{3}
+	return file_control_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AddPath) GetPathId() string {
@@ -543,7 +665,7 @@ type RemovePath struct {
 
 func (x *RemovePath) Reset() {
 	*x = RemovePath{}
-	mi := &file_control_proto_msgTypes[4]
+	mi := &file_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -555,7 +677,7 @@ func (x *RemovePath) String() string {
 func (*RemovePath) ProtoMessage() {}
 
 func (x *RemovePath) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[4]
+	mi := &file_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -568,7 +690,7 @@ func (x *RemovePath) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePath.ProtoReflect.Descriptor instead.
 func (*RemovePath) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{4}
+	return file_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RemovePath) GetPathId() string {
@@ -600,7 +722,7 @@ type PathStatus struct {
 
 func (x *PathStatus) Reset() {
 	*x = PathStatus{}
-	mi := &file_control_proto_msgTypes[5]
+	mi := &file_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +734,7 @@ func (x *PathStatus) String() string {
 func (*PathStatus) ProtoMessage() {}
 
 func (x *PathStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[5]
+	mi := &file_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +747,7 @@ func (x *PathStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathStatus.ProtoReflect.Descriptor instead.
 func (*PathStatus) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{5}
+	return file_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PathStatus) GetPathId() string {
@@ -678,7 +800,7 @@ type PathReport struct {
 
 func (x *PathReport) Reset() {
 	*x = PathReport{}
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +812,7 @@ func (x *PathReport) String() string {
 func (*PathReport) ProtoMessage() {}
 
 func (x *PathReport) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +825,7 @@ func (x *PathReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathReport.ProtoReflect.Descriptor instead.
 func (*PathReport) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{6}
+	return file_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PathReport) GetPacketsSent() uint64 {
@@ -751,7 +873,7 @@ type GoAway struct {
 
 func (x *GoAway) Reset() {
 	*x = GoAway{}
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +885,7 @@ func (x *GoAway) String() string {
 func (*GoAway) ProtoMessage() {}
 
 func (x *GoAway) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +898,7 @@ func (x *GoAway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GoAway.ProtoReflect.Descriptor instead.
 func (*GoAway) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{7}
+	return file_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GoAway) GetReason() string {
@@ -798,7 +920,7 @@ type Blame struct {
 
 func (x *Blame) Reset() {
 	*x = Blame{}
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +932,7 @@ func (x *Blame) String() string {
 func (*Blame) ProtoMessage() {}
 
 func (x *Blame) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +945,7 @@ func (x *Blame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blame.ProtoReflect.Descriptor instead.
 func (*Blame) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{8}
+	return file_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Blame) GetKwikStreamId() uint64 {
@@ -871,7 +993,7 @@ type StreamOffer struct {
 
 func (x *StreamOffer) Reset() {
 	*x = StreamOffer{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1005,7 @@ func (x *StreamOffer) String() string {
 func (*StreamOffer) ProtoMessage() {}
 
 func (x *StreamOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1018,7 @@ func (x *StreamOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOffer.ProtoReflect.Descriptor instead.
 func (*StreamOffer) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StreamOffer) GetKwikStreamId() uint64 {
@@ -965,7 +1087,7 @@ type StreamTicket struct {
 
 func (x *StreamTicket) Reset() {
 	*x = StreamTicket{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1099,7 @@ func (x *StreamTicket) String() string {
 func (*StreamTicket) ProtoMessage() {}
 
 func (x *StreamTicket) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1112,7 @@ func (x *StreamTicket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTicket.ProtoReflect.Descriptor instead.
 func (*StreamTicket) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StreamTicket) GetPathId() string {
@@ -1024,7 +1146,7 @@ type JoinFrame struct {
 
 func (x *JoinFrame) Reset() {
 	*x = JoinFrame{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1158,7 @@ func (x *JoinFrame) String() string {
 func (*JoinFrame) ProtoMessage() {}
 
 func (x *JoinFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1171,7 @@ func (x *JoinFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinFrame.ProtoReflect.Descriptor instead.
 func (*JoinFrame) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JoinFrame) GetFrame() isJoinFrame_Frame {
@@ -1169,7 +1291,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1303,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1316,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinRequest) GetVersion() uint32 {
@@ -1235,7 +1357,7 @@ type JoinProbe struct {
 
 func (x *JoinProbe) Reset() {
 	*x = JoinProbe{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1369,7 @@ func (x *JoinProbe) String() string {
 func (*JoinProbe) ProtoMessage() {}
 
 func (x *JoinProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1382,7 @@ func (x *JoinProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinProbe.ProtoReflect.Descriptor instead.
 func (*JoinProbe) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JoinProbe) GetNonce() []byte {
@@ -1280,7 +1402,7 @@ type JoinProof struct {
 
 func (x *JoinProof) Reset() {
 	*x = JoinProof{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1414,7 @@ func (x *JoinProof) String() string {
 func (*JoinProof) ProtoMessage() {}
 
 func (x *JoinProof) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1427,7 @@ func (x *JoinProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinProof.ProtoReflect.Descriptor instead.
 func (*JoinProof) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *JoinProof) GetMac() []byte {
@@ -1329,7 +1451,7 @@ type JoinAccept struct {
 
 func (x *JoinAccept) Reset() {
 	*x = JoinAccept{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1463,7 @@ func (x *JoinAccept) String() string {
 func (*JoinAccept) ProtoMessage() {}
 
 func (x *JoinAccept) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1476,7 @@ func (x *JoinAccept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinAccept.ProtoReflect.Descriptor instead.
 func (*JoinAccept) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JoinAccept) GetPathId() string {
@@ -1394,7 +1516,7 @@ type Challenge struct {
 
 func (x *Challenge) Reset() {
 	*x = Challenge{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1528,7 @@ func (x *Challenge) String() string {
 func (*Challenge) ProtoMessage() {}
 
 func (x *Challenge) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1541,7 @@ func (x *Challenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
 func (*Challenge) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Challenge) GetSize() uint64 {
@@ -1477,7 +1599,7 @@ type ChallengeAnswer struct {
 
 func (x *ChallengeAnswer) Reset() {
 	*x = ChallengeAnswer{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1611,7 @@ func (x *ChallengeAnswer) String() string {
 func (*ChallengeAnswer) ProtoMessage() {}
 
 func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1624,7 @@ func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeAnswer.ProtoReflect.Descriptor instead.
 func (*ChallengeAnswer) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChallengeAnswer) GetContent() []byte {
@@ -1544,17 +1666,29 @@ const file_control_proto_rawDesc = "" +
 	"\vpath_report\x18\b \x01(\v2\x18.kwik.control.PathReportH\x00R\n" +
 	"pathReport\x12/\n" +
 	"\ago_away\x18\t \x01(\v2\x14.kwik.control.GoAwayH\x00R\x06goAwayB\a\n" +
-	"\x05frame\"q\n" +
+	"\x05frame\"\x8b\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x02 \x01(\fR\tsessionId\x12\x17\n" +
 	"\apath_id\x18\x03 \x01(\tR\x06pathId\x12\x16\n" +
-	"\x06ticket\x18\x04 \x01(\fR\x06ticket\"d\n" +
+	"\x06ticket\x18\x04 \x01(\fR\x06ticket\x12\x18\n" +
+	"\ainspect\x18\x05 \x01(\bR\ainspect\"\x8c\x01\n" +
 	"\aWelcome\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12&\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x12.kwik.control.RoleR\x04role\x12\x17\n" +
-	"\apath_id\x18\x03 \x01(\tR\x06pathId\"\x8b\x01\n" +
+	"\apath_id\x18\x03 \x01(\tR\x06pathId\x12&\n" +
+	"\x04host\x18\x04 \x01(\v2\x12.kwik.control.HostR\x04host\"\xe0\x01\n" +
+	"\x04Host\x12\x1a\n" +
+	"\bsoftware\x18\x01 \x01(\tR\bsoftware\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12%\n" +
+	"\x0ereceive_buffer\x18\x03 \x01(\rR\rreceiveBuffer\x12\x1f\n" +
+	"\vsend_buffer\x18\x04 \x01(\rR\n" +
+	"sendBuffer\x12%\n" +
+	"\x0eoffloads_known\x18\x05 \x01(\bR\roffloadsKnown\x12\x10\n" +
+	"\x03gro\x18\x06 \x01(\bR\x03gro\x12\x10\n" +
+	"\x03gso\x18\a \x01(\bR\x03gso\x12\x10\n" +
+	"\x03ecn\x18\b \x01(\bR\x03ecn\"\x8b\x01\n" +
 	"\aAddPath\x12\x17\n" +
 	"\apath_id\x18\x01 \x01(\tR\x06pathId\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x19\n" +
@@ -1662,55 +1796,57 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_control_proto_goTypes = []any{
 	(Role)(0),                   // 0: kwik.control.Role
 	(PathState)(0),              // 1: kwik.control.PathState
 	(*ControlFrame)(nil),        // 2: kwik.control.ControlFrame
 	(*Hello)(nil),               // 3: kwik.control.Hello
 	(*Welcome)(nil),             // 4: kwik.control.Welcome
-	(*AddPath)(nil),             // 5: kwik.control.AddPath
-	(*RemovePath)(nil),          // 6: kwik.control.RemovePath
-	(*PathStatus)(nil),          // 7: kwik.control.PathStatus
-	(*PathReport)(nil),          // 8: kwik.control.PathReport
-	(*GoAway)(nil),              // 9: kwik.control.GoAway
-	(*Blame)(nil),               // 10: kwik.control.Blame
-	(*StreamOffer)(nil),         // 11: kwik.control.StreamOffer
-	(*StreamTicket)(nil),        // 12: kwik.control.StreamTicket
-	(*JoinFrame)(nil),           // 13: kwik.control.JoinFrame
-	(*JoinRequest)(nil),         // 14: kwik.control.JoinRequest
-	(*JoinProbe)(nil),           // 15: kwik.control.JoinProbe
-	(*JoinProof)(nil),           // 16: kwik.control.JoinProof
-	(*JoinAccept)(nil),          // 17: kwik.control.JoinAccept
-	(*Challenge)(nil),           // 18: kwik.control.Challenge
-	(*ChallengeAnswer)(nil),     // 19: kwik.control.ChallengeAnswer
-	(*StreamMetadataFrame)(nil), // 20: kwik.metadata.StreamMetadataFrame
+	(*Host)(nil),                // 5: kwik.control.Host
+	(*AddPath)(nil),             // 6: kwik.control.AddPath
+	(*RemovePath)(nil),          // 7: kwik.control.RemovePath
+	(*PathStatus)(nil),          // 8: kwik.control.PathStatus
+	(*PathReport)(nil),          // 9: kwik.control.PathReport
+	(*GoAway)(nil),              // 10: kwik.control.GoAway
+	(*Blame)(nil),               // 11: kwik.control.Blame
+	(*StreamOffer)(nil),         // 12: kwik.control.StreamOffer
+	(*StreamTicket)(nil),        // 13: kwik.control.StreamTicket
+	(*JoinFrame)(nil),           // 14: kwik.control.JoinFrame
+	(*JoinRequest)(nil),         // 15: kwik.control.JoinRequest
+	(*JoinProbe)(nil),           // 16: kwik.control.JoinProbe
+	(*JoinProof)(nil),           // 17: kwik.control.JoinProof
+	(*JoinAccept)(nil),          // 18: kwik.control.JoinAccept
+	(*Challenge)(nil),           // 19: kwik.control.Challenge
+	(*ChallengeAnswer)(nil),     // 20: kwik.control.ChallengeAnswer
+	(*StreamMetadataFrame)(nil), // 21: kwik.metadata.StreamMetadataFrame
 }
 var file_control_proto_depIdxs = []int32{
 	3,  // 0: kwik.control.ControlFrame.hello:type_name -> kwik.control.Hello
 	4,  // 1: kwik.control.ControlFrame.welcome:type_name -> kwik.control.Welcome
-	5,  // 2: kwik.control.ControlFrame.add_path:type_name -> kwik.control.AddPath
-	6,  // 3: kwik.control.ControlFrame.remove_path:type_name -> kwik.control.RemovePath
-	7,  // 4: kwik.control.ControlFrame.path_status:type_name -> kwik.control.PathStatus
-	11, // 5: kwik.control.ControlFrame.stream_offer:type_name -> kwik.control.StreamOffer
-	20, // 6: kwik.control.ControlFrame.metadata:type_name -> kwik.metadata.StreamMetadataFrame
-	8,  // 7: kwik.control.ControlFrame.path_report:type_name -> kwik.control.PathReport
-	9,  // 8: kwik.control.ControlFrame.go_away:type_name -> kwik.control.GoAway
+	6,  // 2: kwik.control.ControlFrame.add_path:type_name -> kwik.control.AddPath
+	7,  // 3: kwik.control.ControlFrame.remove_path:type_name -> kwik.control.RemovePath
+	8,  // 4: kwik.control.ControlFrame.path_status:type_name -> kwik.control.PathStatus
+	12, // 5: kwik.control.ControlFrame.stream_offer:type_name -> kwik.control.StreamOffer
+	21, // 6: kwik.control.ControlFrame.metadata:type_name -> kwik.metadata.StreamMetadataFrame
+	9,  // 7: kwik.control.ControlFrame.path_report:type_name -> kwik.control.PathReport
+	10, // 8: kwik.control.ControlFrame.go_away:type_name -> kwik.control.GoAway
 	0,  // 9: kwik.control.Welcome.role:type_name -> kwik.control.Role
-	1,  // 10: kwik.control.PathStatus.state:type_name -> kwik.control.PathState
-	10, // 11: kwik.control.PathStatus.blame:type_name -> kwik.control.Blame
-	12, // 12: kwik.control.StreamOffer.tickets:type_name -> kwik.control.StreamTicket
-	14, // 13: kwik.control.JoinFrame.request:type_name -> kwik.control.JoinRequest
-	15, // 14: kwik.control.JoinFrame.probe:type_name -> kwik.control.JoinProbe
-	16, // 15: kwik.control.JoinFrame.proof:type_name -> kwik.control.JoinProof
-	17, // 16: kwik.control.JoinFrame.accept:type_name -> kwik.control.JoinAccept
-	18, // 17: kwik.control.JoinFrame.challenge:type_name -> kwik.control.Challenge
-	19, // 18: kwik.control.JoinFrame.answer:type_name -> kwik.control.ChallengeAnswer
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	5,  // 10: kwik.control.Welcome.host:type_name -> kwik.control.Host
+	1,  // 11: kwik.control.PathStatus.state:type_name -> kwik.control.PathState
+	11, // 12: kwik.control.PathStatus.blame:type_name -> kwik.control.Blame
+	13, // 13: kwik.control.StreamOffer.tickets:type_name -> kwik.control.StreamTicket
+	15, // 14: kwik.control.JoinFrame.request:type_name -> kwik.control.JoinRequest
+	16, // 15: kwik.control.JoinFrame.probe:type_name -> kwik.control.JoinProbe
+	17, // 16: kwik.control.JoinFrame.proof:type_name -> kwik.control.JoinProof
+	18, // 17: kwik.control.JoinFrame.accept:type_name -> kwik.control.JoinAccept
+	19, // 18: kwik.control.JoinFrame.challenge:type_name -> kwik.control.Challenge
+	20, // 19: kwik.control.JoinFrame.answer:type_name -> kwik.control.ChallengeAnswer
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1730,7 +1866,7 @@ func file_control_proto_init() {
 		(*ControlFrame_PathReport)(nil),
 		(*ControlFrame_GoAway)(nil),
 	}
-	file_control_proto_msgTypes[11].OneofWrappers = []any{
+	file_control_proto_msgTypes[12].OneofWrappers = []any{
 		(*JoinFrame_Request)(nil),
 		(*JoinFrame_Probe)(nil),
 		(*JoinFrame_Proof)(nil),
@@ -1744,7 +1880,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
