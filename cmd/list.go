@@ -106,6 +106,8 @@ type listRun struct {
 	events *events // nil without --json
 
 	mu      sync.Mutex
+	view    *view // nil if quiet or with --json
+	active  []*listFile
 	lines   int // that name a file
 	here    int // files that are
 	bytes   int64
@@ -119,6 +121,8 @@ func runList(ctx context.Context, c *cli.Context, t *terminal) error {
 	if c.Bool("json") {
 		l.events = newEvents(t.stdout)
 		l.events.start("", "")
+	} else if !l.quiet {
+		l.view = newView(t, false, "")
 	}
 	err := l.run(ctx, c, t)
 	if l.events != nil {
@@ -210,11 +214,16 @@ func (l *listRun) fetch(ctx context.Context, line listLine) {
 		err = usageError{fmt.Errorf("%q is no name for a file", line.target), listHelp}
 	}
 	var result transfer.Result
+	f := l.begin(o.target)
 	if err == nil {
-		result, err = o.get(ctx, transfer.NoReport{})
+		result, err = o.get(ctx, f)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	f.end()
+	if l.view != nil {
+		l.view.clear()
+	}
 	l.lines++
 	if err == nil {
 		l.here++

@@ -216,10 +216,11 @@ func serverLine(s transfer.ServerStatus, total int64, columns, address int) stri
 
 // ending returns text, or its end if it is longer than so many columns. At least a few are left of it.
 func ending(text string, columns int) string {
-	if columns = max(columns, 8); len(text) <= columns {
+	runes := []rune(text)
+	if columns = max(columns, 8); len(runes) <= columns {
 		return text
 	}
-	return ".." + text[len(text)-columns+2:]
+	return ".." + string(runes[len(runes)-columns+2:])
 }
 
 func percent(part, total int64) float64 {
