@@ -24,6 +24,7 @@ var environment = []variable{
 	{"XDG_STATE_HOME", "the server's key, its index and the known hosts are in the directory kwikcp there, unless --state-dir says otherwise."},
 	{"SSLKEYLOGFILE", "append the keys of the connections to this file, for reading captured traffic."},
 	{"QLOGDIR", "write a trace of each connection (qlog) into this directory."},
+	{"GOMAXPROCS", "run on that many threads; otherwise a server uses one while that is enough for a single client, and as many as there are cores when not."},
 }
 
 func manCommand(t *terminal) *cli.Command {

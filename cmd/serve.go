@@ -22,6 +22,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"github.com/zeebo/blake3"
 
+	"kwikcp/internal/procs"
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
@@ -214,6 +215,7 @@ func (o *serveCmd) run(ctx context.Context) error {
 		return err
 	}
 	defer s.close()
+	defer procs.Govern(func() bool { return s.listener.Sessions() > 1 })()
 	if o.role == kwik.ServerRoleSecondary {
 		if err := s.join(ctx); err != nil {
 			return err

@@ -79,9 +79,12 @@ type builder struct {
 	next   atomic.Int64 // index of the next block that nobody has taken
 }
 
+// cores is how many blocks are hashed at once: as many as there were threads for Go code when the process began, for it may have fewer at times.
+var cores = runtime.GOMAXPROCS(0)
+
 // run hashes all blocks. It owns the workers and waits for them.
 func (b *builder) run(ctx context.Context) error {
-	workers := min(int64(runtime.GOMAXPROCS(0)), (b.t.size-1)/blockBytes+1)
+	workers := min(int64(cores), (b.t.size-1)/blockBytes+1)
 	if workers == 1 {
 		return b.work(ctx)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -17,7 +16,7 @@ import (
 // not interrupt a Read; or r's own error, as it is. On return no goroutine is
 // left and r is no longer used.
 func Sum(ctx context.Context, r io.Reader) (Root, error) {
-	s := summer{r: r, free: make(chan *[blockBytes]byte, 2*runtime.GOMAXPROCS(0))}
+	s := summer{r: r, free: make(chan *[blockBytes]byte, 2*cores)}
 	for range cap(s.free) {
 		s.free <- nil // taken from blocks when it is needed
 	}

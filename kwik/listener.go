@@ -106,6 +106,13 @@ func (l *Listener) Accept(ctx context.Context) (*ServerSession, error) {
 	}
 }
 
+// Sessions returns how many clients have a session with the server, or a path to it.
+func (l *Listener) Sessions() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.sessions)
+}
+
 // Close closes the listener with all its sessions and memberships and waits until nothing of them is left.
 func (l *Listener) Close() error {
 	l.mu.Lock() // no membership begins after this

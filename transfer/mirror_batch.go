@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"sort"
 	"sync"
 	"time"
 
 	"kwikcp/integrity"
+	"kwikcp/internal/procs"
 	"kwikcp/kwik"
 	transferpb "kwikcp/transfer/proto"
 )
@@ -293,7 +293,7 @@ func (m *mirror) again(ctx, asking context.Context, files []*mirrorFile, tries i
 func (m *mirror) each(files []*mirrorFile, do func(*mirrorFile)) {
 	var wg sync.WaitGroup
 	next := make(chan *mirrorFile)
-	for range min(runtime.GOMAXPROCS(0), len(files)) {
+	for range min(procs.Max, len(files)) {
 		wg.Go(func() {
 			for f := range next {
 				do(f)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"kwikcp/integrity"
+	"kwikcp/internal/procs"
 	"kwikcp/kwik"
 	transferpb "kwikcp/transfer/proto"
 )
@@ -213,7 +213,7 @@ func (k *packs) slot() chan struct{} {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.gate == nil {
-		k.gate = make(chan struct{}, runtime.GOMAXPROCS(0))
+		k.gate = make(chan struct{}, procs.Max)
 	}
 	return k.gate
 }
@@ -233,7 +233,7 @@ func (k *packs) looking(ctx context.Context, s *Server, p *pack) (wait func()) {
 			}
 		}
 	})
-	for range min(runtime.GOMAXPROCS(0)+1, len(p.files)) {
+	for range min(procs.Max+1, len(p.files)) {
 		wg.Go(func() {
 			for f := range next {
 				f.err = s.look(ctx, gate, p, f)

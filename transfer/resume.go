@@ -2,11 +2,11 @@ package transfer
 
 import (
 	"context"
-	"runtime"
 	"sync"
 	"time"
 
 	"kwikcp/integrity"
+	"kwikcp/internal/procs"
 	"kwikcp/internal/rangeset"
 )
 
@@ -107,7 +107,7 @@ func newSurveyor(f File, size int64, tree *integrity.Tree, report func(done, tot
 func (s *surveyor) run(ctx context.Context) error {
 	spans := (s.limit + surveySpan - 1) / surveySpan
 	var wg sync.WaitGroup
-	for range min(int64(runtime.GOMAXPROCS(0)), spans) {
+	for range min(int64(procs.Max), spans) {
 		wg.Go(func() {
 			buf := make([]byte, min(surveySpan, s.limit))
 			for ctx.Err() == nil {

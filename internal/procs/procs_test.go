@@ -1,0 +1,73 @@
+package procs
+
+import (
+	"runtime"
+	"testing"
+	"time"
+)
+
+// step is what a process takes in some intervals, and what follows after the last of them.
+type step struct {
+	cores     float64
+	many      bool
+	intervals int
+	one       bool
+}
+
+func TestGovernor(t *testing.T) {
+	for name, steps := range map[string][]step{
+		"idle":                        {{0, false, calm - 1, false}, {0, false, 1, true}, {0, false, 100, true}},
+		"just one thread's work":      {{little - 0.01, false, calm, true}, {full, false, 100, true}},
+		"more than one thread's":      {{little, false, 100, false}},
+		"calm must be in one piece":   {{0, false, calm - 1, false}, {2, false, 1, false}, {0, false, calm - 1, false}, {0, false, 1, true}},
+		"several clients":             {{0, true, 100, false}, {0, false, calm, true}, {0, true, 1, false}, {0, false, calm, true}},
+		"it was wrong, and hesitates": {{0.9, false, calm, true}, {full + 0.01, false, 1, false}, {0.9, false, 2*calm - 1, false}, {0.9, false, 1, true}, {1, false, 1, false}, {0.9, false, 4*calm - 1, false}, {0.9, false, 1, true}},
+	} {
+		var g governor
+		for i, s := range steps {
+			var one bool
+			for range s.intervals {
+				one = g.next(s.cores, s.many)
+			}
+			if one != s.one {
+				t.Errorf("%s, step %d: one thread %t", name, i, one)
+			}
+		}
+	}
+	var g governor
+	for range 100 { // wrong each time
+		for !g.next(0, false) {
+		}
+		g.next(1, false)
+	}
+	if g.needed > maxCalm {
+		t.Errorf("it waits for %d intervals", g.needed)
+	}
+}
+
+// A process that does nothing comes to have one thread, and gets back all of them in the end.
+func TestGovern(t *testing.T) {
+	if _, ok := use(); !ok || Max == 1 {
+		t.Skip("needs two cores, and a system that tells what a process takes")
+	}
+	t.Setenv("GOMAXPROCS", "") // the tester may have set it
+	begun := time.Now()
+	stop := Govern(func() bool { return false })
+	for runtime.GOMAXPROCS(0) != 1 {
+		if time.Since(begun) > 30*time.Second {
+			t.Fatal("it still has all threads")
+		}
+		time.Sleep(interval)
+	}
+	stop()
+	if n := runtime.GOMAXPROCS(0); n == 1 {
+		t.Error("it did not get them back")
+	}
+	t.Setenv("GOMAXPROCS", "2")
+	stop = Govern(func() bool { return false })
+	time.Sleep(2 * calm * interval)
+	if runtime.GOMAXPROCS(0) == 1 {
+		t.Error("it did what the user forbade")
+	}
+	stop()
+}

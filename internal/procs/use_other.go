@@ -1,0 +1,5 @@
+//go:build !unix
+
+package procs
+
+func use() (usage, bool) { return usage{}, false }
