@@ -3,7 +3,6 @@ package transfer
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -143,156 +141,6 @@ func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 	}
 }
 
-// Where the disk is full the mirror ends, says so, and leaves no file that is not whole.
-func TestMirrorWithoutSpace(t *testing.T) {
-	source := t.TempDir()
-	for i := range 50 {
-		put(t, filepath.Join(source, fmt.Sprint(i)), strings.Repeat("x", 10_000))
-	}
-	put(t, filepath.Join(source, "large"), strings.Repeat("y", 3<<20))
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
-	target := filepath.Join(t.TempDir(), "copy")
-	var mu sync.Mutex
-	writes := 0
-	_, reports, err := s.mirror(t.Context(), target, spied(&spy{step: func(op, path string) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if op == "write" {
-			if writes++; writes > 20 {
-				return &fs.PathError{Op: op, Path: path, Err: syscall.ENOSPC}
-			}
-		}
-		return nil
-	}}))
-	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindNoSpace {
-		t.Fatalf("%v; %+v", err, reports.files)
-	}
-	want := snapshot(t, source)
-	for p, e := range snapshot(t, target) {
-		if !temporary.MatchString(p) && e.content != want[p].content {
-			t.Errorf("%q is not whole", p)
-		}
-		if strings.HasSuffix(p, ".new") {
-			t.Errorf("%q is left", p)
-		}
-	}
-	if _, _, err := s.mirror(t.Context(), target); err != nil {
-		t.Fatal(err)
-	}
-	wantTree(t, target, want)
-}
-
-// A file that fails is reported, and the others go on.
-func TestMirrorEntriesThatFail(t *testing.T) {
-	source := t.TempDir()
-	for _, name := range []string{"a", "b", "c", "d/e"} {
-		os.MkdirAll(filepath.Dir(filepath.Join(source, name)), 0o755)
-		put(t, filepath.Join(source, name), "content of "+name)
-	}
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
-	target := t.TempDir()
-	os.MkdirAll(filepath.Join(target, "b", "full"), 0o755) // without --delete it is in the way
-	os.Symlink(t.TempDir(), filepath.Join(target, "d"))
-	mkfifo(filepath.Join(target, "c"))
-	result, reports, err := s.mirror(t.Context(), target)
-	e, ok := errors.AsType[*Error](err)
-	if _, some := errors.AsType[*MirrorError](err); !ok || !some || e.Kind != KindLocal || result.Failed != 3 || result.Fetched != 1 {
-		t.Errorf("%+v, %v", result, err)
-	}
-	for p, want := range map[string]FileAction{"a": FileFetched, "b": FileFailed, "c": FileFailed, "d": FileFailed, "d/e": ""} {
-		if got := reports.action(p); got != want {
-			t.Errorf("%q: %q, want %q", p, got, want)
-		}
-	}
-	outside, _ := os.Readlink(filepath.Join(target, "d"))
-	wantNames(t, outside)
-	os.Remove(filepath.Join(target, "c"))
-	if result, _, err := s.mirror(t.Context(), target, deleting); err != nil || result.Fetched != 3 {
-		t.Errorf("with --delete: %+v, %v", result, err)
-	}
-	wantTree(t, target, snapshot(t, source))
-	wantNames(t, outside)
-}
-
-// What a server says in a listing it may not have any more.
-func TestMirrorOfFilesThatGo(t *testing.T) {
-	source := t.TempDir()
-	for i := range 20 {
-		put(t, filepath.Join(source, fmt.Sprintf("%02d", i)), strings.Repeat("x", 1000+i))
-	}
-	gone := false
-	var mu sync.Mutex
-	s := serveTree(t, kwik.ServerRolePrimary, source, func(d TreeDir) TreeDir {
-		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error { // with the first file that is asked for
-			mu.Lock()
-			defer mu.Unlock()
-			if op == "open" && !gone {
-				gone = true
-				os.Remove(filepath.Join(source, "07"))
-				os.Remove(filepath.Join(source, "08"))
-				os.Mkdir(filepath.Join(source, "08"), 0o755)
-			}
-			return nil
-		}}}
-	})
-	target := t.TempDir()
-	result, reports, err := s.mirror(t.Context(), target)
-	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindNotFound || result.Failed != 2 || result.Fetched != 18 {
-		t.Errorf("%+v, %v", result, err)
-	}
-	if reports.action("07") != FileFailed || reports.action("08") != FileFailed {
-		t.Error(reports.files)
-	}
-}
-
-// changingTree serves a tree in which a file is written to whenever it is opened, for the first n times after the first.
-func changingTree(t *testing.T, source, name string, n int) *mirrorServer {
-	var mu sync.Mutex
-	opened := 0
-	return serveTree(t, kwik.ServerRolePrimary, source, func(d TreeDir) TreeDir {
-		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if op == "open" && path == name {
-				if opened++; opened > 1 && opened <= n+1 {
-					b := bytes.Repeat([]byte{byte(opened)}, 5000)
-					if err := os.WriteFile(filepath.Join(source, name), b, 0o644); err != nil {
-						t.Error(err)
-					}
-				}
-			}
-			return nil
-		}}}
-	})
-}
-
-func TestMirrorOfFilesThatChange(t *testing.T) {
-	for _, c := range []struct {
-		times int
-		fails bool
-	}{{1, false}, {1000, true}} {
-		source, target := t.TempDir(), t.TempDir()
-		for i := range 40 {
-			put(t, filepath.Join(source, fmt.Sprintf("%02d", i)), strings.Repeat("x", 5000))
-		}
-		s := changingTree(t, source, "11", c.times)
-		result, reports, err := s.mirror(t.Context(), target)
-		if !c.fails {
-			if err != nil || result.Fetched != 40 {
-				t.Errorf("%+v, %v", result, err)
-			}
-			wantTree(t, target, snapshot(t, source))
-			continue
-		}
-		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindChanged || result.Failed != 1 || result.Fetched != 39 || reports.action("11") != FileFailed {
-			t.Errorf("%+v, %v", result, err)
-		}
-		if _, err := os.Stat(filepath.Join(target, "11")); err == nil {
-			t.Error("a file that changed all the time is in place")
-		}
-	}
-}
-
 // Nothing is deleted that is excluded, nor if the listing does not say everything.
 func TestMirrorDeletes(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
@@ -384,79 +232,6 @@ func TestMirrorFoldedNames(t *testing.T) {
 	}
 }
 
-// A tree that is deeper than any is refused where it gets too deep.
-func TestMirrorTooDeep(t *testing.T) {
-	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
-	root, err := os.OpenRoot(source) // paths may be longer than the system allows at once
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer root.Close()
-	deep := strings.Repeat("d/", maxDepth+10) + "d"
-	if err := root.MkdirAll(deep, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := root.WriteFile(strings.Repeat("d/", maxDepth)+"file", []byte("deep"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
-	result, _, err := s.mirror(t.Context(), target)
-	if err == nil || result.Failed != 1 || result.Made != maxDepth || result.Fetched != 1 {
-		t.Errorf("%+v, %v", result, err)
-	}
-	if err := root.RemoveAll("d"); err != nil { // for t.TempDir cannot
-		t.Error(err)
-	}
-	copied, err := os.OpenRoot(target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer copied.Close()
-	if content, err := copied.ReadFile(strings.Repeat("d/", maxDepth) + "file"); string(content) != "deep" {
-		t.Errorf("%q, %v", content, err)
-	}
-	if err := copied.RemoveAll("d"); err != nil {
-		t.Error(err)
-	}
-}
-
-// After a retry everything is counted once.
-func TestMirrorRetry(t *testing.T) {
-	source, target := t.TempDir(), t.TempDir()
-	for i := range 30 {
-		put(t, filepath.Join(source, fmt.Sprint(i)), strings.Repeat("x", 10_000))
-	}
-	var mu sync.Mutex
-	var session *kwik.ClientSession
-	dials, opened := 0, 0
-	s := serveTree(t, kwik.ServerRolePrimary, source, func(d TreeDir) TreeDir {
-		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if op == "open" {
-				if opened++; dials < 3 && opened%20 == 0 {
-					session.CloseWithError(1, "cut")
-				}
-			}
-			return nil
-		}}}
-	})
-	result, reports, err := s.mirror(t.Context(), target, func(o *MirrorOptions) {
-		o.Retries, o.RetryDelay = 2, time.Millisecond
-		o.Dial = func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error) {
-			c, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
-			mu.Lock()
-			defer mu.Unlock()
-			dials, session = dials+1, c
-			return c, err
-		}
-	})
-	if err != nil || dials != 3 || result.Fetched+result.UpToDate != 30 || result.Files != 30 || result.Bytes != 300_000 {
-		t.Errorf("%d dials: %+v, %v, %+v", dials, result, err, reports.files)
-	}
-	wantTree(t, target, snapshot(t, source))
-}
-
 // A foldingDir finds its lock file whatever the case.
 type foldingDir struct{ TreeDir }
 
@@ -465,26 +240,6 @@ func (d foldingDir) Lstat(name string) (fs.FileInfo, error) {
 		name = mirrorLock
 	}
 	return d.TreeDir.Lstat(name)
-}
-
-// Two mirrors into one directory at a time would delete each other's files.
-func TestMirrorsExcludeEachOther(t *testing.T) {
-	source, target := t.TempDir(), t.TempDir()
-	put(t, filepath.Join(source, "a"), "a")
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
-	var inner error
-	once := false
-	_, _, err := s.mirror(t.Context(), target, spied(&spy{step: func(op, path string) error {
-		if op == "rename" && !once {
-			once = true
-			_, _, inner = s.mirror(t.Context(), target)
-		}
-		return nil
-	}}))
-	if e, ok := errors.AsType[*Error](inner); err != nil || !ok || e.Kind != KindBusy {
-		t.Errorf("%v; the other one: %v", err, inner)
-	}
-	wantNames(t, target, "a")
 }
 
 // Secondaries serve what they have, whatever that is.
