@@ -1,18 +1,14 @@
 package transfer
 
-import (
-	"sync"
-	"time"
-)
+import "sync"
 
 const (
 	// checkpointStep is after how many bytes written what was received is made durable: so many, that the cost is small
 	// beside that of writing them; so few, that the disk is never idle for long.
 	checkpointStep = 8 << 20
-	// maxUnsafe is how many bytes a power cut may cost, or those of unsafeTime if the transfer is so fast that these are more. Writers wait
-	// when it is exceeded: the disk is slower than the network then, and they would wait at the end.
-	maxUnsafe  = 2 * checkpointStep
-	unsafeTime = 250 * time.Millisecond
+	// maxUnsafe is how many bytes a power cut may cost. Writers wait when it is exceeded: the disk is slower than the network then, and they
+	// would wait at the end.
+	maxUnsafe = 2 * checkpointStep
 )
 
 // A writeback makes a file's bytes durable while more are received, so that a power cut costs little, and that the Sync at the end
@@ -25,8 +21,6 @@ type writeback struct {
 
 	mu      sync.Mutex
 	changed sync.Cond
-	total   int64 // bytes written
-	start   time.Time
 	dirty   int64 // bytes written since the newest checkpoint began
 	under   int64 // bytes that this one makes durable; 0 if it has ended
 	stopped bool
@@ -35,7 +29,7 @@ type writeback struct {
 
 // startWriteback begins. checkpoint is called by one goroutine, while the file is written to.
 func startWriteback(checkpoint func() error) *writeback {
-	w := &writeback{checkpoint: checkpoint, ended: make(chan struct{}), start: time.Now()}
+	w := &writeback{checkpoint: checkpoint, ended: make(chan struct{})}
 	w.changed.L = &w.mu
 	go w.run()
 	return w
@@ -66,21 +60,14 @@ func (w *writeback) run() {
 func (w *writeback) wrote(n int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.total += int64(n)
 	w.dirty += int64(n)
 	if w.dirty >= checkpointStep {
 		w.changed.Broadcast()
 	}
-	for w.dirty+w.under > w.limit() && w.err == nil {
+	for w.dirty+w.under > maxUnsafe && w.err == nil {
 		w.changed.Wait()
 	}
 	return w.err
-}
-
-// limit returns how many bytes may be unsafe. Called with the lock held.
-func (w *writeback) limit() int64 {
-	rate := float64(w.total) / max(time.Since(w.start), unsafeTime).Seconds() // bytes a second
-	return max(maxUnsafe, int64(rate*unsafeTime.Seconds()))
 }
 
 // stop ends the goroutine, waits for it, and returns what went wrong with a checkpoint. It may be called again.
