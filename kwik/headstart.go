@@ -10,6 +10,10 @@ import (
 // This file is about head starts: the first bytes of an aggregate stream, which its primary writes without waiting for the client's
 // attachment and grant, a round trip earlier. To the client's scheduler they are a grant like any other, the stream's first.
 
+// An endpoint of QUIC cannot hold back a part of a connection's window for what matters. So head starts, which stay unread until somebody
+// wants their streams, must never fill it: they are read only after the offer and the answer of the application, which would find no room
+// (RFC 9204 section 2.1.3 knows such deadlocks). Therefore a client asks for no more at once than it has reserved.
+
 // maxHeadStart bounds a head start, in bytes.
 const maxHeadStart = 1 << 20
 
@@ -49,6 +53,21 @@ func (o *AggregateStream) Start() {
 	if o.start != nil {
 		o.start()
 	}
+}
+
+// ReserveHeadStart reserves room for a head start, of n bytes if there is so much, and returns of how many, which is what the primary may be
+// asked for. All head starts together have the half of the window with which the primary's connection begins. release gives the room back; it
+// is to be called when the stream begins to be read, and when that will not be.
+func (s *ClientSession) ReserveHeadStart(n int64) (reserved int64, release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reserved = max(min(n, maxHeadStart, s.headStartRoom), 0)
+	s.headStartRoom -= reserved
+	return reserved, sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.headStartRoom += reserved
+	})
 }
 
 // checkHeadStart checks what an offer says of a head start.

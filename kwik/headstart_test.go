@@ -6,6 +6,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	"kwikcp/internal/simnet"
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -80,6 +82,29 @@ func TestHeadStartLength(t *testing.T) {
 		if got := spec.headStart(u, c.secondaries); got != 0 {
 			t.Errorf("%+v, pushed: %d", c, got)
 		}
+	}
+}
+
+// All that is reserved for head starts leaves half of the connection's window, and what is given back, once, can be reserved again.
+func TestReserveHeadStart(t *testing.T) {
+	const room = 3 * maxHeadStart / 2
+	s := newClientSession(nil, (&Config{QUIC: &quic.Config{InitialConnectionReceiveWindow: 2 * room}}).populate())
+	var releases []func()
+	for i, c := range []struct{ n, want int64 }{
+		{-1, 0}, {0, 0}, {1, 1}, {maxHeadStart + 1, maxHeadStart}, {maxHeadStart, room - maxHeadStart - 1}, {1, 0}, {0, 0},
+	} {
+		got, release := s.ReserveHeadStart(c.n)
+		if got != c.want {
+			t.Errorf("%d: %d of %d, want %d", i, got, c.n, c.want)
+		}
+		releases = append(releases, release)
+	}
+	for _, release := range releases {
+		release()
+		release()
+	}
+	if s.headStartRoom != room {
+		t.Errorf("%d bytes of room afterwards, %d before", s.headStartRoom, room)
 	}
 }
 

@@ -25,7 +25,8 @@ type AggregateStreamSpec struct {
 	Pushed bool
 	// HeadStart is how many of the first bytes the primary writes without being asked, after [AggregateStream.Start]; 0 for none. It is cut to
 	// whole units, to 1 MiB and, of a stream that several servers share, to the primary's equal part. The client takes them for what it
-	// asked for itself, and reads none before its application does.
+	// asked for itself, and reads none before its application does. It should be what the client reserved (ClientSession.ReserveHeadStart)
+	// and asked for in the application's protocol: more may fill its connection's window before it hears of the stream.
 	HeadStart int64
 }
 

@@ -21,12 +21,12 @@ type RecoveryPolicy struct {
 // data travel on different paths, so data may come first. Meanwhile nothing is read of it, so QUIC's flow control bounds what
 // it costs.
 type MappingRetryPolicy struct {
-	MaxRetries int           // look-ups after the first; 0 means 6, negative none
+	MaxRetries int           // look-ups after the first; 0 means 9, negative none
 	Backoff    time.Duration // before the first retry, doubled for each further one; 0 means 10 ms
 }
 
 func (p MappingRetryPolicy) populate() MappingRetryPolicy {
-	setDefault(&p.MaxRetries, 6)
+	setDefault(&p.MaxRetries, 9) // 5.1 s, in which an offer that is lost comes again on any link
 	setDefault(&p.Backoff, 10*time.Millisecond)
 	return p
 }

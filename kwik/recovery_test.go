@@ -26,8 +26,8 @@ func TestMappingRetryPolicy(t *testing.T) {
 	}{
 		{"known at once", MappingRetryPolicy{}, 1, 1, 0},
 		{"known at the second look", MappingRetryPolicy{}, 2, 2, 10 * time.Millisecond},
-		{"known at the last look", MappingRetryPolicy{}, 7, 7, 630 * time.Millisecond},
-		{"never known", MappingRetryPolicy{}, 0, 7, 630 * time.Millisecond},
+		{"known at the last look", MappingRetryPolicy{}, 10, 10, 5110 * time.Millisecond},
+		{"never known", MappingRetryPolicy{}, 0, 10, 5110 * time.Millisecond},
 		{"one retry", MappingRetryPolicy{MaxRetries: 1, Backoff: time.Second}, 0, 2, time.Second},
 		{"back-off doubles", MappingRetryPolicy{MaxRetries: 3, Backoff: time.Second}, 0, 4, 7 * time.Second},
 		{"no retry", MappingRetryPolicy{MaxRetries: -1}, 2, 1, 0},
@@ -96,7 +96,7 @@ func TestDataWithoutAnOffer(t *testing.T) {
 				start := time.Now()
 				fake.extent(wireOpen(FirstAggregateStreamID, 0, 0), wireData(w.data[:1000]))
 				fake.wantClosed(ErrMetadataProtocolViolation)
-				if took := time.Since(start); took < 630*time.Millisecond || took > 700*time.Millisecond {
+				if took := time.Since(start); took < 5110*time.Millisecond || took > 5200*time.Millisecond {
 					w.t.Errorf("after %v", took)
 				}
 				if _, err := client.OpenStream(); err != nil {

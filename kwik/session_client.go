@@ -34,9 +34,11 @@ type ClientSession struct {
 	servers map[PathID]*serverRecord
 	paths   map[PathID]*pathRecord // of all servers
 	streams map[StreamID]*openStream
-	offered StreamID      // the highest aggregate stream id so far; 0 for none
-	waiting []*Stream     // opened by the primary, not accepted yet; plain ones are bounded by QUIC's stream limit
-	news    chan struct{} // closed and made anew whenever waiting grows
+	offered StreamID // the highest aggregate stream id so far; 0 for none
+	// headStartRoom is how much of the head starts' room is not reserved, in bytes.
+	headStartRoom int64
+	waiting       []*Stream     // opened by the primary, not accepted yet; plain ones are bounded by QUIC's stream limit
+	news          chan struct{} // closed and made anew whenever waiting grows
 }
 
 func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
@@ -46,6 +48,8 @@ func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 		paths:   make(map[PathID]*pathRecord),
 		streams: make(map[StreamID]*openStream),
 		news:    make(chan struct{}),
+
+		headStartRoom: int64(c.clientQUIC(ServerRolePrimary).InitialConnectionReceiveWindow / 2),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.public, s.unpublic = context.WithCancelCause(s.ctx)

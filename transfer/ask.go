@@ -38,15 +38,16 @@ type inquiry struct {
 	observer *observer
 
 	// Of the present attempt:
-	start    time.Time
-	session  *kwik.ClientSession
-	release  func(failed bool)      // gives the session back to the pool
-	manifest Manifest               // its root is zero before the tree is complete
-	growing  *integrity.GrowingTree // what is there of the tree
-	tree     *integrity.Tree        // nil before it is complete
-	stream   kwik.StreamID          // of the content; nothing moves before it is read
-	taken    bool                   // the stream was accepted, and whoever did that closes it
-	answer   *dialogue              // nil before the file was asked for
+	start         time.Time
+	session       *kwik.ClientSession
+	release       func(failed bool)      // gives the session back to the pool
+	headStartRead func()                 // gives back what was reserved for a head start; nil if none was asked for
+	manifest      Manifest               // its root is zero before the tree is complete
+	growing       *integrity.GrowingTree // what is there of the tree
+	tree          *integrity.Tree        // nil before it is complete
+	stream        kwik.StreamID          // of the content; nothing moves before it is read
+	taken         bool                   // the stream was accepted, and whoever did that closes it
+	answer        *dialogue              // nil before the file was asked for
 }
 
 // A DialFunc connects to a primary as kwik.DialAddrEarly does.
@@ -66,7 +67,7 @@ func newInquiry(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.Co
 // open connects and asks. After success the session is open, and the caller's to close. There is a tree unless the primary is still
 // hashing the file.
 func (q *inquiry) open(ctx context.Context) error {
-	q.start, q.tree, q.growing, q.stream, q.taken, q.answer = time.Now(), nil, nil, 0, false, nil
+	q.start, q.tree, q.growing, q.stream, q.taken, q.answer, q.headStartRead = time.Now(), nil, nil, 0, false, nil, nil
 	if err := q.connect(ctx); err != nil {
 		return err
 	}
@@ -80,6 +81,9 @@ func (q *inquiry) open(ctx context.Context) error {
 // close ends the session, or gives it back to the pool. err is what the attempt ended with: a session that met an error of the network is not
 // used again.
 func (q *inquiry) close(err error) {
+	if q.headStartRead != nil {
+		defer q.headStartRead()
+	}
 	if q.release == nil {
 		q.session.CloseWithError(kwik.ApplicationErrorCode(kwik.NoError), "")
 		return
@@ -148,7 +152,9 @@ func (q *inquiry) ask(ctx context.Context) (err error) {
 	deadline := q.start.Add(q.timeout)
 	request := &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path)}
 	if q.headStart != nil {
-		request.HeadStart = uint64(q.headStart())
+		var reserved int64
+		reserved, q.headStartRead = q.session.ReserveHeadStart(q.headStart())
+		request.HeadStart = uint64(reserved)
 	}
 	if q.answer, err = q.dialogue(ctx, fmt.Sprintf("ask %s for %q", q.url.Host, q.url.Path), deadline, request); err != nil {
 		return err

@@ -252,6 +252,9 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Stre
 		}
 	}
 
+	if g.headStartRead != nil {
+		g.headStartRead()
+	}
 	stop := g.observer.watch(g.session, stream)
 	if g.part != nil {
 		_, err = stream.CopyTo(ctx, g.part)

@@ -1,0 +1,50 @@
+package transfer
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+
+	"kwikcp/kwik"
+)
+
+// A head start cannot be read before its offer and the answer have come, which share the connection's flow control with it. However small
+// the connection's window and however many are asked for at once, they come.
+func TestHeadStartsLeaveRoomForWhatTheyNeed(t *testing.T) {
+	for _, limit := range []int64{0, 64 << 10, 2 << 20, 64 << 20} {
+		t.Run(strconv.FormatInt(limit, 10), func(t *testing.T) {
+			onWire(t, func(w *wire) {
+				root := t.TempDir()
+				if err := os.WriteFile(filepath.Join(root, "file"), theFile, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				dir, err := OpenDir(root)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer dir.Close()
+				w.serve(dir)
+				w.get() // so that the file is hashed
+				conf := w.client()
+				if limit > 0 {
+					conf.RateLimit = kwik.NewRateLimit(limit)
+				}
+				var pool Pool
+				defer pool.Close()
+				var wg sync.WaitGroup
+				for range 24 {
+					wg.Go(func() {
+						got, _, err := w.get(func(o *GetOptions) { o.KWIK, o.Pool = conf, &pool })
+						if err != nil || !bytes.Equal(got, theFile) {
+							t.Errorf("%d bytes, %v", len(got), err)
+						}
+					})
+				}
+				wg.Wait()
+			})
+		})
+	}
+}
