@@ -55,13 +55,14 @@ func (o *AggregateStream) Start() {
 	}
 }
 
-// ReserveHeadStart reserves room for a head start, of n bytes if there is so much, and returns of how many, which is what the primary may be
-// asked for. All head starts together have the half of the window with which the primary's connection begins. release gives the room back; it
-// is to be called when the stream begins to be read, and when that will not be.
+// ReserveHeadStart reserves room for a head start of up to n bytes and returns for how many, which is what the primary may be asked for. All
+// head starts together have half the window with which the primary's connection begins, and each gets at most a quarter of what is left of
+// that, so that there is some for many small files at once. release gives the room back; it is to be called when the stream begins to be
+// read, and when that will not be.
 func (s *ClientSession) ReserveHeadStart(n int64) (reserved int64, release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	reserved = max(min(n, maxHeadStart, s.headStartRoom), 0)
+	reserved = max(min(n, maxHeadStart, s.headStartRoom/4), 0)
 	s.headStartRoom -= reserved
 	return reserved, sync.OnceFunc(func() {
 		s.mu.Lock()

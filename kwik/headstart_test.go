@@ -87,17 +87,24 @@ func TestHeadStartLength(t *testing.T) {
 
 // All that is reserved for head starts leaves half of the connection's window, and what is given back, once, can be reserved again.
 func TestReserveHeadStart(t *testing.T) {
-	const room = 3 * maxHeadStart / 2
+	const room = 5 * maxHeadStart
 	s := newClientSession(nil, (&Config{QUIC: &quic.Config{InitialConnectionReceiveWindow: 2 * room}}).populate())
 	var releases []func()
 	for i, c := range []struct{ n, want int64 }{
-		{-1, 0}, {0, 0}, {1, 1}, {maxHeadStart + 1, maxHeadStart}, {maxHeadStart, room - maxHeadStart - 1}, {1, 0}, {0, 0},
+		{-1, 0}, {0, 0}, {maxHeadStart + 1, maxHeadStart}, {maxHeadStart - 4, maxHeadStart - 4}, {maxHeadStart, (3*maxHeadStart + 4) / 4}, {1, 1},
 	} {
 		got, release := s.ReserveHeadStart(c.n)
 		if got != c.want {
 			t.Errorf("%d: %d of %d, want %d", i, got, c.n, c.want)
 		}
 		releases = append(releases, release)
+	}
+	for s.headStartRoom >= 4 {
+		_, release := s.ReserveHeadStart(maxHeadStart)
+		releases = append(releases, release)
+	}
+	if got, _ := s.ReserveHeadStart(1); got != 0 {
+		t.Error("no room is left, and yet there is some")
 	}
 	for _, release := range releases {
 		release()
