@@ -10,9 +10,9 @@ import (
 // This file is about head starts: the first bytes of an aggregate stream, which its primary writes without waiting for the client's
 // attachment and grant, a round trip earlier. To the client's scheduler they are a grant like any other, the stream's first.
 
-// An endpoint of QUIC cannot hold back a part of a connection's window for what matters. So head starts, which stay unread until somebody
-// wants their streams, must never fill it: they are read only after the offer and the answer of the application, which would find no room
-// (RFC 9204 section 2.1.3 knows such deadlocks). Therefore a client asks for no more at once than it has reserved.
+// An endpoint of QUIC cannot hold back a part of a connection's window, or of its streams, for what matters. So head starts, which stay
+// unread until somebody wants their streams, must never use them up: they are read only after the offer and the answer of the application,
+// which would find no room (RFC 9204 section 2.1.3 knows such deadlocks). Therefore a client asks for no more at once than it has reserved.
 
 // maxHeadStart bounds a head start, in bytes.
 const maxHeadStart = 1 << 20
@@ -57,16 +57,21 @@ func (o *AggregateStream) Start() {
 
 // ReserveHeadStart reserves room for a head start of up to n bytes and returns for how many, which is what the primary may be asked for. All
 // head starts together have half the window with which the primary's connection begins, and each gets at most a quarter of what is left of
-// that, so that there is some for many small files at once. release gives the room back; it is to be called when the stream begins to be
-// read, and when that will not be.
+// that, so that there is some for many small files at once; and half its secondary streams. release gives the room back; it is to be called
+// when the stream begins to be read, and when that will not be.
 func (s *ClientSession) ReserveHeadStart(n int64) (reserved int64, release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	reserved = max(min(n, maxHeadStart, s.headStartRoom/4), 0)
+	if reserved == 0 || s.headStarts >= s.config.SecondaryStreams.MaxStreamsPerPath/2 {
+		return 0, func() {}
+	}
+	s.headStarts++
 	s.headStartRoom -= reserved
 	return reserved, sync.OnceFunc(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.headStarts--
 		s.headStartRoom += reserved
 	})
 }

@@ -85,7 +85,7 @@ func TestHeadStartLength(t *testing.T) {
 	}
 }
 
-// All that is reserved for head starts leaves half of the connection's window, and what is given back, once, can be reserved again.
+// All that is reserved for head starts leaves half of the connection's window and streams, and what is given back, once, can be reserved again.
 func TestReserveHeadStart(t *testing.T) {
 	const room = 5 * maxHeadStart
 	s := newClientSession(nil, (&Config{QUIC: &quic.Config{InitialConnectionReceiveWindow: 2 * room}}).populate())
@@ -99,19 +99,17 @@ func TestReserveHeadStart(t *testing.T) {
 		}
 		releases = append(releases, release)
 	}
-	for s.headStartRoom >= 4 {
-		_, release := s.ReserveHeadStart(maxHeadStart)
-		releases = append(releases, release)
-	}
-	if got, _ := s.ReserveHeadStart(1); got != 0 {
-		t.Error("no room is left, and yet there is some")
-	}
 	for _, release := range releases {
 		release()
 		release()
 	}
-	if s.headStartRoom != room {
-		t.Errorf("%d bytes of room afterwards, %d before", s.headStartRoom, room)
+	if s.headStartRoom != room || s.headStarts != 0 {
+		t.Errorf("%d bytes of room afterwards, %d before; %d head starts", s.headStartRoom, room, s.headStarts)
+	}
+	for i := range 2 * s.config.SecondaryStreams.MaxStreamsPerPath {
+		if got, _ := s.ReserveHeadStart(1); (got == 1) != (i < s.config.SecondaryStreams.MaxStreamsPerPath/2) {
+			t.Errorf("%d bytes for head start %d", got, i)
+		}
 	}
 }
 

@@ -35,7 +35,8 @@ type ClientSession struct {
 	paths   map[PathID]*pathRecord // of all servers
 	streams map[StreamID]*openStream
 	offered StreamID // the highest aggregate stream id so far; 0 for none
-	// headStartRoom is how much of the head starts' room is not reserved, in bytes.
+	// headStarts is how many head starts have been reserved, and headStartRoom how much of their room is not, in bytes.
+	headStarts    int
 	headStartRoom int64
 	waiting       []*Stream     // opened by the primary, not accepted yet; plain ones are bounded by QUIC's stream limit
 	news          chan struct{} // closed and made anew whenever waiting grows
