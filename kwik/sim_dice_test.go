@@ -34,6 +34,9 @@ func (r simDice) at(most time.Duration) time.Duration {
 // simMaxSize bounds a stream, in bytes: beyond the least reorder window.
 const simMaxSize = 3 << 20
 
+// simMaxShare is how much longer a stream for several sources may be, in bytes.
+const simMaxShare = 16 * unit
+
 func (r simDice) size() int64 {
 	if r.one(4) {
 		edge := []int64{1, 1000, 4 << 10, unit, 2 * unit, 256 << 10, 8 * unit}[r.IntN(7)]

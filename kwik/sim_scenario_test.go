@@ -319,7 +319,7 @@ func (s *simScenario) stream(r simDice) simStream {
 	kind := simKind(r.IntN(int(simKinds) + 2))
 	st := simStream{kind: min(kind, simPushed), at: r.at(s.faults), size: r.size(), ordered: r.half(), proof: r.half()}
 	if kind > simPushed {
-		st.kind, st.size = simPulled, st.size+int64(r.log(unit, 16*unit)) // for several sources
+		st.kind, st.size = simPulled, st.size+int64(r.log(unit, simMaxShare)) // for several sources
 	}
 	if r.half() {
 		st.at = 0

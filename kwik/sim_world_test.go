@@ -51,8 +51,8 @@ const simTimeout = 150 * time.Second
 // simIPs are the client's two addresses.
 var simIPs = [2]netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2")}
 
-// simBytes is what all streams are cut from.
-var simBytes = sync.OnceValue(func() []byte { return randomBytes(9, simMaxSize+16*70_000) })
+// simBytes is what all 16 streams are cut from, the longest too.
+var simBytes = sync.OnceValue(func() []byte { return randomBytes(9, simMaxSize+simMaxShare+16*70_001) })
 
 // fault notes that something went wrong.
 func (w *simWorld) fault(format string, args ...any) {
