@@ -39,10 +39,12 @@ type streamAggregator struct {
 	pace           *RateLimit // nil for none
 
 	// What the aggregator needs of its session, as functions. tell must not block. hope reports whether a source may
-	// still come that is not there now. ban is called without the lock.
+	// still come that is not there now; queue how many bytes of a source's path have counted in all streams, and whether so many
+	// secondary streams are open on it that others wait for their turn. ban is called without the lock.
 	begin func() // called once, at the first demand, without the lock: attach sources now
 	tell  func(schedAction)
 	hope  func() bool
+	queue func(PathID) (counted int64, long bool)
 	ban   func(source PathID, off, n int64, cause error)
 	blame func(source PathID, off, n int64, cause error) // tells the primary only; must not block
 	done  func()                                         // called once, when the stream needs no source any more
@@ -73,6 +75,7 @@ type streamAggregator struct {
 	// count, for one may come back again and again and bring nothing. A source that pushes owes nothing: there it counts.
 	idle      time.Time
 	lastHeard int64
+	others    int64 // bytes of other streams that counted while sources of this one waited for their turn
 
 	// Of a pushed stream: how far it was when it last got on, and when that was.
 	lastNext int64
@@ -150,6 +153,11 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 	for id, s := range a.sources {
 		if !s.gone {
 			a.sched.observe(id, s.received.Load(), s.rtt(), now)
+			counted, long := a.queue(id)
+			if long {
+				a.others += max(counted-s.passed, 0)
+			}
+			s.passed = counted
 			if s.placing.Load() > 0 {
 				a.sched.excuse(id, now)
 			}
@@ -185,9 +193,10 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 	return false
 }
 
-// heard is a number that changes when payload arrives, is being placed, or counts. Called with the lock held.
+// heard is a number that changes when payload arrives, is being placed, or counts, or when that of other streams does for which a source
+// of this one has to wait. Called with the lock held.
 func (a *streamAggregator) heard() int64 {
-	sum := a.sched.had.Total()
+	sum := a.sched.had.Total() + a.others
 	for _, s := range a.sources {
 		if s.barren >= maxStrikes && s.accepted == s.before {
 			continue // what it brings leads to nothing

@@ -231,41 +231,62 @@ func (a *attachment) finish(e *extent) int {
 	return len(a.queue)
 }
 
-// write answers one grant with one secondary stream and returns how far it got.
-func (a *attachment) write(e *extent, content Content, b *block) (int64, error) {
+// write answers one grant with one secondary stream and returns how far it got. The stream is opened when there is something to write: the
+// content may take its time, and fail.
+func (a *attachment) write(e *extent, content Content, b *block) (off int64, err error) {
+	var s *secondaryStream
+	for off = e.start; ; {
+		a.mu.Lock()
+		end, revoked := e.end, e.revoked
+		a.mu.Unlock()
+		switch {
+		case revoked, off >= end && s == nil:
+			return off, nil
+		case off >= end:
+			return off, s.close("")
+		}
+		next := a.units.cut(off, a.frameSize(), end)
+		if err := readPayload(content, b, off, int(next-off)); err != nil {
+			if lack, ok := errors.AsType[*Lack](err); ok {
+				a.lack(lack) // before the client notices that its grant ends early
+				if s != nil {
+					s.cancel()
+				}
+				return off, nil
+			}
+			if s != nil {
+				s.close(printable(err.Error()))
+			}
+			return off, err
+		}
+		if s == nil {
+			if s, err = a.open(e); err != nil {
+				return off, err
+			}
+		}
+		if err := s.writePayload(b, int(next-off)); err != nil {
+			return off, err
+		}
+		if a.offer != nil {
+			a.offer.sent.Add(next - off)
+		}
+		off = next
+	}
+}
+
+// open opens the stream that answers a grant.
+func (a *attachment) open(e *extent) (*secondaryStream, error) {
 	s, err := a.session.openSecondaryStream(a.ctx, a.id, e.grant, e.start)
 	if err != nil {
-		return e.start, err
+		return nil, err
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	e.stream = s
 	if e.revoked || a.ctx.Err() != nil {
 		s.cancel()
 	}
-	a.mu.Unlock()
-	for {
-		a.mu.Lock()
-		end := e.end
-		a.mu.Unlock()
-		if s.offset >= end {
-			return s.offset, s.close("")
-		}
-		from, next := s.offset, a.units.cut(s.offset, a.frameSize(), end)
-		if err := s.writeFrom(content, b, int(next-s.offset)); err != nil {
-			if lack, ok := errors.AsType[*Lack](err); ok {
-				a.lack(lack) // before the client notices that its grant ends early
-				s.cancel()
-				return s.offset, nil
-			}
-			if _, ours := errors.AsType[contentError](err); ours {
-				s.close(printable(err.Error()))
-			}
-			return s.offset, err
-		}
-		if a.offer != nil {
-			a.offer.sent.Add(s.offset - from)
-		}
-	}
+	return s, nil
 }
 
 // cancelWriting unblocks write when the attachment ends.

@@ -113,7 +113,7 @@ type Config struct {
 	MaxHandshakes int // connections that have not said Hello yet (256)
 	MaxMembers    int // secondaries (64)
 	// HelloTimeout bounds the wait for the first frame of a connection, on either side: Hello, Welcome, JoinRequest and what
-	// follows that (5 s).
+	// follows that (10 s).
 	HelloTimeout time.Duration
 }
 
@@ -179,7 +179,7 @@ func (c *Config) populate() *Config {
 	setDefault(&p.MaxSessions, 1024)
 	setDefault(&p.MaxHandshakes, 256)
 	setDefault(&p.MaxMembers, 64)
-	setDefault(&p.HelloTimeout, 5*time.Second)
+	setDefault(&p.HelloTimeout, 10*time.Second)
 	return &p
 }
 

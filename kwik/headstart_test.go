@@ -174,24 +174,27 @@ func TestHeadStartOfWhatIsHad(t *testing.T) {
 	})
 }
 
-// Data that overtakes its offer goes on when that comes, not when the next look is due.
+// Data that overtakes its offer goes on when that comes, however late, not when the next look is due: the packet with the offer may be lost
+// and the network be gone for a while.
 func TestHeadStartBeforeItsOffer(t *testing.T) {
-	inFakePrimaryScene(t, func(w *world, client *ClientSession, primary *fakePeer) {
-		id := FirstAggregateStreamID
-		x := primary.extent(wireOpen(id, 1, 0), wireData(w.data), wireClose(unit))
-		x.Close()
-		time.Sleep(400 * time.Millisecond) // the look at 310 ms is over, and the next one at 630
-		primary.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(id), Size: unit, HeadStart: unit})
-		stream, err := client.AcceptAggregate(w.t.Context(), id)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		begun := time.Now()
-		w.copy(stream).wantAll()
-		if took := time.Since(begun); took > 0 {
-			w.t.Errorf("it took %v", took)
-		}
-	})
+	for _, late := range []time.Duration{400 * time.Millisecond, 20 * time.Second} { // looks are due after 310 and 630 ms; QUIC gives up after 30 s
+		inFakePrimaryScene(t, func(w *world, client *ClientSession, primary *fakePeer) {
+			id := FirstAggregateStreamID
+			x := primary.extent(wireOpen(id, 1, 0), wireData(w.data), wireClose(unit))
+			x.Close()
+			time.Sleep(late)
+			primary.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(id), Size: unit, HeadStart: unit})
+			stream, err := client.AcceptAggregate(w.t.Context(), id)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			begun := time.Now()
+			w.copy(stream).wantAll()
+			if took := time.Since(begun); took > 0 {
+				w.t.Errorf("it took %v", took)
+			}
+		})
+	}
 }
 
 // A head start is bounded like a grant, and by what may be one.
@@ -222,6 +225,58 @@ func TestHeadStartBreaksTheRules(t *testing.T) {
 				}
 				primary.wantClosed(ErrMetadataProtocolViolation)
 			})
+		})
+	}
+}
+
+// A slowOnce is a content whose first read takes a while: a disk that spins up, a network file system that reconnects.
+type slowOnce struct {
+	memory
+	delay time.Duration
+}
+
+func (s *slowOnce) ReadAt(p []byte, off int64) (int, error) {
+	time.Sleep(s.delay)
+	s.delay = 0
+	return s.memory.ReadAt(p, off)
+}
+
+// A source may take its time for the first bytes of a content, whatever else it writes meanwhile: it takes no QUIC stream before it has them, for
+// another one would make that known to the client (RFC 9000 section 3.2), which would wait for its OPEN.
+func TestSlowContentBesideQuick(t *testing.T) {
+	for _, second := range []bool{false, true} {
+		inWorldOf(t, unit, 0, lan, func(w *world) {
+			w.primary.stop()
+			w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) {
+				c.OpenContent = func(_ context.Context, r ContentRequest) (Content, error) {
+					if string(r.Descriptor) == "slow" {
+						return &slowOnce{memory{w.data}, 9 * time.Second}, nil
+					}
+					return memory{w.data}, nil
+				}
+			}))
+			client, server := w.dial(nil)
+			open := func(descriptor string) *Stream {
+				o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: unit, Alignment: 1000, Descriptor: []byte(descriptor), HeadStart: unit})
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				o.Start()
+				s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				return s
+			}
+			c := w.copy(open("slow"))
+			if second {
+				w.copy(open("quick")).wantAll()
+			}
+			begun := time.Now()
+			<-c.done
+			if c.err != nil {
+				w.t.Errorf("another stream at the same time: %v; error %v after %v", second, c.err, time.Since(begun))
+			}
 		})
 	}
 }

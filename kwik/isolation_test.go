@@ -317,10 +317,6 @@ func TestInterruptedExtents(t *testing.T) {
 			h.fake.extent(h.open(), h.data(h.start, unit)).CancelWrite(77)
 		},
 		"early CLOSE": func(h *hostileScene) { h.answer(h.grant, unit) },
-		"no OPEN for long": func(h *hostileScene) {
-			x := h.fake.extent([]byte{20})
-			<-x.Context().Done() // the client gives it up
-		},
 		"silence, then the bytes though others wrote them": func(h *hostileScene) {
 			<-h.copy.done
 			h.answer(h.grant, h.grant.GetLength())

@@ -164,8 +164,8 @@ var (
 	errSecondaryDone = errors.New("kwik: secondary stream closed")
 )
 
-// OpenSecondaryStream returns a new secondary stream, on a primary and on a secondary alike. Nothing is sent before the first
-// bytes are, and it is no public stream: the client's application never sees it.
+// OpenSecondaryStream returns a new secondary stream, on a primary and on a secondary alike. Nothing is sent before it is mapped,
+// and it is no public stream: the client's application never sees it.
 func (s *ServerSession) OpenSecondaryStream() *SecondaryStream { return &SecondaryStream{session: s} }
 
 // SetKwikStreamMapping says which pushed stream the bytes belong to, and at which offset they begin: a unit boundary. The
@@ -201,6 +201,10 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 		return writeError(err, s.session.pathID)
 	}
 	stream.stream.SetWriteDeadline(s.deadline)
+	if err := stream.announce(); err != nil { // the window may stay shut for long
+		stream.cancel()
+		return writeError(err, s.session.pathID)
+	}
 	s.pushed, s.stream = p, stream
 	s.block = newBlock(max(s.session.listener.config.SecondaryStreams.BufferSize, int(p.units.size)))
 	return nil

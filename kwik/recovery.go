@@ -51,7 +51,7 @@ func (p MappingRetryPolicy) retry(done <-chan struct{}, news func() <-chan struc
 		case <-sooner:
 		case <-timer.C:
 			n++
-			wait *= 2
+			wait = min(2*wait, time.Hour)
 			timer.Reset(wait)
 		}
 	}

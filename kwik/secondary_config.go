@@ -16,8 +16,9 @@ type SecondaryStreamConfig struct {
 	// a quarter of it late at most. 0 means 10 s; the range is 100 ms to an hour. Clients only.
 	StreamTimeout time.Duration
 
-	// MetadataTimeout bounds the wait for the frame that opens a secondary stream, from when the stream is there, and for the
-	// stream's end after the frame that closes it. 0 means 5 s; the range is 100 ms to an hour. Clients only.
+	// MetadataTimeout bounds the wait for the frame that opens a secondary stream, from when the stream is there and while this side takes
+	// what comes, and for the stream's end after the frame that closes it. A source that does not open its stream in time breaks the
+	// protocol. 0 means 30 s, as long as QUIC lets a connection be silent; the range is 100 ms to an hour. Clients only.
 	MetadataTimeout time.Duration
 
 	// BufferSize is the payload, in bytes, that a server puts into one DATA frame and that a client holds of one stream before it
@@ -44,7 +45,7 @@ func (c SecondaryStreamConfig) populate() SecondaryStreamConfig {
 	c.MaxStreamsPerPath = clip(c.MaxStreamsPerPath, 1, 256)
 	setDefault(&c.StreamTimeout, 10*time.Second)
 	c.StreamTimeout = clip(c.StreamTimeout, minSecondaryTimeout, maxSecondaryTimeout)
-	setDefault(&c.MetadataTimeout, 5*time.Second)
+	setDefault(&c.MetadataTimeout, 30*time.Second)
 	c.MetadataTimeout = clip(c.MetadataTimeout, minSecondaryTimeout, maxSecondaryTimeout)
 	setDefault(&c.BufferSize, dataFrameSize)
 	c.BufferSize = clip(c.BufferSize, 64<<10, maxDataPayload)

@@ -8,7 +8,7 @@ import (
 
 func TestSecondaryStreamConfig(t *testing.T) {
 	defaults := SecondaryStreamConfig{
-		MaxStreamsPerPath: 32, StreamTimeout: 10 * time.Second, MetadataTimeout: 5 * time.Second,
+		MaxStreamsPerPath: 32, StreamTimeout: 10 * time.Second, MetadataTimeout: 30 * time.Second,
 		BufferSize: 256 << 10, AggregationBatchSize: 256 << 10,
 	}
 	for name, tt := range map[string]struct{ in, want SecondaryStreamConfig }{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,9 +39,10 @@ type secondaryStreamInfo struct {
 	received  atomic.Int64 // payload bytes that arrived
 
 	state   SecondaryStreamState
-	src     *source // once mapped
-	seen    int64   // received at the last sweep
-	expired bool    // given up by sweep
+	due     time.Time // since when OPEN is; zero once it has come
+	src     *source   // once mapped
+	seen    int64     // received at the last sweep
+	expired bool      // given up by sweep
 }
 
 func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), news func() <-chan struct{}, c *Config) *secondaryStreamHandler {
@@ -77,8 +79,10 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 	reader := &frameReader{r: info.quic}
 	defer reader.drop()
 	frames := &metadataProtocol{r: reader, id: uint64(id.id)}
-	info.quic.SetReadDeadline(time.Now().Add(h.config.MetadataTimeout))
 	f, err := frames.next(0, 0)
+	if h.opened(info) {
+		err = errorf(ErrMetadataProtocolViolation, "no OPEN for %v", h.config.MetadataTimeout)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +92,6 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 	if named := f.open.GetSecondaryStreamId(); named != 0 && named != frames.id {
 		return nil, errorf(ErrStreamMappingConflict, "OPEN for secondary stream %d on stream %d", named, frames.id)
 	}
-	info.quic.SetReadDeadline(time.Time{})
 
 	kwikID := StreamID(clampOffset(f.open.GetTargetKwikStreamId()))
 	a := h.target(done, kwikID, id.path, f.open.GetGrantId() == 0)
@@ -129,9 +132,14 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 }
 
 // target finds the KWIK stream that a secondary stream names; nil if it has ended or does not come. It waits, as the retry
-// policy says, for its offer, and for the attachment of a source that pushes.
+// policy says, for its offer, and for the attachment of a source that pushes. A head start is waited for until the path ends: its offer is on
+// the same connection, which brings it in the end however much is lost.
 func (h *secondaryStreamHandler) target(done <-chan struct{}, kwikID StreamID, path PathID, pushed bool) (a *streamAggregator) {
-	h.recovery.Mapping.retry(done, h.news, func() (known bool) {
+	policy := h.recovery.Mapping
+	if path == primaryPathID && !pushed {
+		policy.MaxRetries = math.MaxInt
+	}
+	policy.retry(done, h.news, func() (known bool) {
 		a, known = h.aggregator(kwikID)
 		if a != nil && pushed {
 			return a.answersTo(path)
@@ -238,7 +246,7 @@ func (h *secondaryStreamHandler) shorten(kwikID StreamID, grant uint64, end int6
 
 // run gives up streams on which nothing comes until the session ends.
 func (h *secondaryStreamHandler) run(done <-chan struct{}) {
-	ticker := time.NewTicker(h.config.StreamTimeout / 4)
+	ticker := time.NewTicker(min(h.config.StreamTimeout, h.config.MetadataTimeout) / 4)
 	defer ticker.Stop()
 	for {
 		select {
@@ -250,8 +258,16 @@ func (h *secondaryStreamHandler) run(done <-chan struct{}) {
 	}
 }
 
-// sweep cancels the streams on which nothing came for StreamTimeout although their sources owe bytes. A path is excused while
-// bytes of it are being placed: QUIC's flow control may hold up all its streams then.
+// opened notes that a stream's first frame came, and reports whether it was given up before.
+func (h *secondaryStreamHandler) opened(info *secondaryStreamInfo) (late bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	info.due = time.Time{}
+	return info.expired
+}
+
+// sweep cancels the streams on which nothing came for StreamTimeout although their sources owe bytes, or MetadataTimeout although they
+// owe OPEN. A path is excused while bytes of it are being placed: QUIC's flow control may hold up all its streams then.
 func (h *secondaryStreamHandler) sweep(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -262,6 +278,14 @@ func (h *secondaryStreamHandler) sweep(now time.Time) {
 		}
 	}
 	for id, info := range h.streams {
+		switch {
+		case info.due.IsZero():
+		case busy[id.path]:
+			info.due = now
+		case now.Sub(info.due) >= h.config.MetadataTimeout:
+			info.expired = true
+			info.quic.CancelRead(StreamErrorCode(ErrMetadataProtocolViolation))
+		}
 		meta := h.mappings.target(id)
 		if n := info.received.Load(); meta != nil && (n != info.seen || busy[id.path]) {
 			info.seen = n

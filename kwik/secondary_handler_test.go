@@ -290,7 +290,7 @@ func TestSecondaryStreamLimits(t *testing.T) {
 	inSourceScene(t, 100_000, 1000, conf, nil, func(h *hostileScene) {
 		var streams []*fakeExtent
 		for range 3 {
-			streams = append(streams, h.fake.extent([]byte{20}))
+			streams = append(streams, h.fake.extent(h.open()[:1]))
 		}
 		if _, err := h.fake.conn.OpenUniStream(); err == nil {
 			t.Error("a fourth stream was let in")
@@ -298,26 +298,22 @@ func TestSecondaryStreamLimits(t *testing.T) {
 		h.w.within(time.Second, func() bool {
 			return h.client.Stats().SecondaryStreams == SecondaryStreamStats{ActiveStreams: 3, UnmappedStreams: 3, TotalStreams: 3}
 		})
+		streams[0].write(h.open()[1:], wireClose(h.start)) // the end is due MetadataTimeout after CLOSE
 		begun := time.Now()
-		for _, x := range streams { // without OPEN they go after MetadataTimeout
-			<-x.Context().Done()
-		}
+		h.wantInfo(0, SecondaryStreamClosing)
+		h.w.within(3*time.Second, func() bool { return h.infos()[0].State == SecondaryStreamError })
 		if took := time.Since(begun); took < 1900*time.Millisecond || took > 2500*time.Millisecond {
-			t.Errorf("given up after %v", took)
+			t.Errorf("the end was waited for for %v", took)
 		}
-		for i := range 3 {
+		h.fake.wantClosed(ErrMetadataProtocolViolation) // and OPEN so long after the stream
+		if took := time.Since(begun); took > 3*time.Second {
+			t.Errorf("the path was given up after %v", took)
+		}
+		for i := 1; i < 3; i++ {
 			if info := h.wantInfo(i, SecondaryStreamError); info.Mapping != nil || info.Err == nil {
 				t.Errorf("%+v", info)
 			}
 		}
-		h.fake.extent(h.open(), wireClose(h.start)) // and the same after CLOSE
-		begun = time.Now()
-		h.wantInfo(3, SecondaryStreamClosing)
-		h.w.within(3*time.Second, func() bool { return h.infos()[3].State == SecondaryStreamError })
-		if took := time.Since(begun); took < 1900*time.Millisecond || took > 2500*time.Millisecond {
-			t.Errorf("the end was waited for for %v", took)
-		}
-		h.fake.wantOpen()
 	})
 }
 

@@ -76,6 +76,7 @@ const endedKept = 16
 // A pathStreams is what the secondary stream handler keeps of a path besides the streams that are open.
 type pathStreams struct {
 	opened   int                   // streams so far
+	open     int                   // of those, the ones that are open
 	received int64                 // payload bytes of the streams that ended
 	counted  int64                 // bytes that counted
 	ended    []SecondaryStreamInfo // the newest endedKept, the oldest first
@@ -96,8 +97,11 @@ func (h *secondaryStreamHandler) enter(id secondaryStreamID, info *secondaryStre
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	info.createdAt = time.Now()
+	info.due = info.createdAt
 	h.streams[id] = info
-	h.pathStreams(id.path).opened++
+	p := h.pathStreams(id.path)
+	p.opened++
+	p.open++
 }
 
 // leave forgets a stream that is over, but for how it ended: err is why it did before its CLOSE and FIN.
@@ -115,6 +119,7 @@ func (h *secondaryStreamHandler) leave(id secondaryStreamID, info *secondaryStre
 	delete(h.streams, id)
 	h.mappings.remove(id)
 	p := h.pathStreams(id.path)
+	p.open--
 	p.received += last.Received
 	if len(p.ended) == endedKept {
 		p.ended = slices.Delete(p.ended, 0, 1)
@@ -136,6 +141,18 @@ func (h *secondaryStreamHandler) counted(s *source) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.pathStreams(s.id).counted += n
+}
+
+// queue returns how many bytes of a path have counted, and whether most of the secondary streams are taken that it may have open, so that
+// the server is likely to let others wait.
+func (h *secondaryStreamHandler) queue(path PathID) (counted int64, long bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p := h.paths[path]
+	if p == nil {
+		return 0, false
+	}
+	return p.counted, 2*p.open > h.config.MaxStreamsPerPath
 }
 
 // forget drops the record of a path that the session forgets.

@@ -23,11 +23,13 @@ type secondaryStream struct {
 	stream *quic.SendStream
 	kwikID StreamID
 	offset int64      // of the next byte in the KWIK stream
-	opened []byte     // OPEN, until the first write takes it along
+	opened []byte     // OPEN, until the first write, which is to follow at once, takes it along
 	limit  *RateLimit // of the listener; nil for none
 }
 
-// openSecondaryStream opens the stream that answers a grant, from offset on. Nothing is sent before the first write.
+// openSecondaryStream opens a stream that writes from offset on, under a grant or, if that is 0, without. Nothing is sent before the first
+// write, or announce. One of them has to follow at once: as soon as a later stream is heard of, the client knows that this one is there, too
+// (RFC 9000 section 3.2), and waits for its OPEN.
 func (s *ServerSession) openSecondaryStream(ctx context.Context, kwikID StreamID, grant uint64, offset int64) (*secondaryStream, error) {
 	stream, err := s.conn.OpenUniStreamSync(ctx)
 	if err != nil {
@@ -43,20 +45,14 @@ func (s *ServerSession) openSecondaryStream(ctx context.Context, kwikID StreamID
 	return &secondaryStream{stream: stream, kwikID: kwikID, offset: offset, opened: opened, limit: s.listener.config.RateLimit}, nil
 }
 
-// writeFrom sends n bytes of r, from the stream's offset on, as one DATA frame. b is scratch; the payload is read into
-// it and sent from it, and copied by nobody else.
-func (s *secondaryStream) writeFrom(r io.ReaderAt, b *block, n int) error {
-	payload := b.room[blockHeadroom : blockHeadroom+n]
-	if k, err := r.ReadAt(payload, s.offset); k < n {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return contentError{err}
-	}
-	return s.writePayload(b, n)
+// announce sends OPEN by itself.
+func (s *secondaryStream) announce() error {
+	_, err := s.stream.Write(s.opened)
+	s.opened = nil
+	return err
 }
 
-// writePayload sends the first n bytes of payload that were put into b, behind its headroom, as one DATA frame.
+// writePayload sends the first n bytes of payload that were put into b, behind its headroom, as one DATA frame; nobody copies them.
 func (s *secondaryStream) writePayload(b *block, n int) error {
 	var header [blockHeadroom]byte
 	head := appendDataHeader(append(header[:0], s.opened...), n)
@@ -93,6 +89,17 @@ func (s *secondaryStream) close(reason string) error {
 
 // cancel resets the stream; a write under way returns.
 func (s *secondaryStream) cancel() { s.stream.CancelWrite(StreamErrorCode(NoError)) }
+
+// readPayload reads n bytes of content, from off on, to where writePayload takes them from.
+func readPayload(content io.ReaderAt, b *block, off int64, n int) error {
+	if k, err := content.ReadAt(b.room[blockHeadroom:blockHeadroom+n], off); k < n {
+		if err == nil || err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return contentError{err}
+	}
+	return nil
+}
 
 // A contentError is an error of the content, not of the network.
 type contentError struct{ err error }

@@ -147,6 +147,7 @@ func (s *ClientSession) newStream(id StreamID, u units, o *kwikpb.StreamOffer) *
 	a.begin = func() { s.wantStream(open) }
 	a.tell = func(action schedAction) { s.tell(a, action) }
 	a.hope = func() bool { return s.hope(open) }
+	a.queue = s.handler.queue
 	a.done = func() { s.releaseStream(open) }
 	a.left = func(source PathID) { s.detached(open, source) }
 	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }

@@ -212,8 +212,9 @@ func (c *simCall) write(frames ...[]byte) *quic.SendStream {
 	return s
 }
 
-// simDoom is how long a client may have a path whose server broke the protocol: one that cannot be reached ends it by its idle time-out.
-const simDoom = 45 * time.Second
+// simDoom is how long a client may have a path whose server broke the protocol: streams that come to nothing may keep it from being seen for a
+// while, and one that cannot be reached ends the path by its idle time-out.
+const simDoom = 60 * time.Second
 
 // violate notes that a rule was broken that no policy forgives, if it was: s is nil if not.
 func (c *simCall) violate(s *quic.SendStream) {

@@ -24,6 +24,7 @@ type source struct {
 	reason   error        // why it is gone; guarded likewise
 	lacks    error        // why it does not have all; guarded likewise
 	told     int64        // the end of a pushed stream's window as the source knows it; guarded likewise
+	passed   int64        // bytes of its path that had counted when it was last looked at; guarded likewise
 }
 
 // maxStrikes is how many extents in a row a source may give up before it is done without.

@@ -130,7 +130,7 @@ func (q *inquiry) connectError(err error) error {
 	return NetworkError("connect to "+q.url.Host+" over UDP", err)
 }
 
-// patient returns conf with a handshake time-out that lets a long ConnectTimeout be waited for.
+// patient returns conf with time-outs of the handshake and of Welcome that let ConnectTimeout be waited for.
 func patient(conf *kwik.Config, timeout time.Duration) *kwik.Config {
 	if timeout <= DefaultConnectTimeout {
 		return conf
@@ -139,6 +139,7 @@ func patient(conf *kwik.Config, timeout time.Duration) *kwik.Config {
 	if conf != nil {
 		p = *conf
 	}
+	p.HelloTimeout = max(p.HelloTimeout, timeout)
 	if p.QUIC == nil {
 		p.QUIC = &quic.Config{}
 	}

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"kwikcp/internal/simnet"
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 )
@@ -116,4 +118,37 @@ func TestPoolWaitsForADial(t *testing.T) {
 		t.Errorf("%d sessions are left", len(pool.sessions))
 	}
 	<-first
+}
+
+// More transfers at once than a path may have secondary streams wait for their turn, on a slow link for long, and are not taken for stalled.
+func TestPoolOfManyTransfers(t *testing.T) {
+	onWire(t, func(w *wire) {
+		root := t.TempDir()
+		want := bytes.Repeat(theFile, 1+(1<<20)/len(theFile))[:1<<20]
+		if err := os.WriteFile(filepath.Join(root, "file"), want, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		dir, err := OpenDir(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		w.serve(dir)
+		w.get() // so that the file is hashed
+		w.link = simnet.Link{Latency: 15 * time.Millisecond, Rate: 4e6}
+		conf := w.client()
+		conf.ConnectionsPerServer = 1
+		var pool Pool
+		defer pool.Close()
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				got, took, err := w.get(func(o *GetOptions) { o.KWIK, o.Pool = conf, &pool })
+				if err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%d bytes, %v after %v", len(got), err, took)
+				}
+			})
+		}
+		wg.Wait()
+	})
 }
