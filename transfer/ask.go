@@ -81,9 +81,6 @@ func (q *inquiry) open(ctx context.Context) error {
 // close ends the session, or gives it back to the pool. err is what the attempt ended with: a session that met an error of the network is not
 // used again.
 func (q *inquiry) close(err error) {
-	if q.headStartRead != nil {
-		defer q.headStartRead()
-	}
 	if q.release == nil {
 		q.session.CloseWithError(kwik.ApplicationErrorCode(kwik.NoError), "")
 		return
@@ -91,15 +88,33 @@ func (q *inquiry) close(err error) {
 	if q.answer != nil {
 		q.answer.close()
 	}
-	if q.stream != 0 && !q.taken { // or the server would keep the offer as long as the session lives
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if stream, err := q.session.AcceptAggregate(ctx, q.stream); err == nil {
-			stream.Close()
-		}
+	dropped := q.dropStream(err)
+	if dropped && q.headStartRead != nil {
+		q.headStartRead()
 	}
 	e, ok := errors.AsType[*Error](err)
-	q.release(ok && e.Kind == KindNetwork)
+	q.release(!dropped || ok && e.Kind == KindNetwork)
+}
+
+// dropStream gives up the stream of the content, if nobody has accepted it, for the server keeps an offer, and the client a head start that
+// nobody reads, as long as the session lives. It reports whether it could: a stream of which the answer has not told yet can only be given up
+// with the session.
+func (q *inquiry) dropStream(err error) bool {
+	if q.taken {
+		return true
+	}
+	if q.stream == 0 {
+		_, refused := errors.AsType[*RemoteError](err)
+		return refused || q.growing != nil // the file is empty
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	stream, err := q.session.AcceptAggregate(ctx, q.stream)
+	if err != nil {
+		return false
+	}
+	stream.Close()
+	return true
 }
 
 // connect returns as soon as something can be sent, which travels with Hello; dialogue waits for Welcome.

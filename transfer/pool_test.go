@@ -152,3 +152,62 @@ func TestPoolOfManyTransfers(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// A transfer that is cancelled, at whatever moment, leaves nothing in a session that others will use: neither a stream nor a head start that
+// nobody reads. Those that use it already get through.
+func TestPoolAfterCancel(t *testing.T) {
+	for ms := 0; ms < 700; ms += 20 { // a round trip takes 200
+		onWire(t, func(w *wire) {
+			root := t.TempDir()
+			for name, content := range map[string][]byte{"large": bytes.Repeat(theFile, 20), "file": theFile[:3000]} {
+				if err := os.WriteFile(filepath.Join(root, name), content, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			dir, err := OpenDir(root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dir.Close()
+			w.serve(dir)
+			large := func(o *GetOptions) { o.URL.Path = "large" }
+			w.get() // so that the files are hashed
+			w.get(large)
+
+			w.link = simnet.Link{Latency: 50 * time.Millisecond, Rate: 20e6}
+			var pool Pool
+			defer pool.Close()
+			conf := w.client()
+			pooled := func(o *GetOptions) { o.KWIK, o.Pool = conf, &pool }
+			var wg sync.WaitGroup
+			for range 40 {
+				wg.Go(func() {
+					ctx, cancel := context.WithCancel(w.ctx)
+					defer cancel()
+					time.AfterFunc(time.Duration(ms)*time.Millisecond+time.Microsecond, cancel)
+					w.getContext(ctx, pooled)
+				})
+			}
+			wg.Go(func() {
+				if _, took, err := w.get(pooled, large); err != nil {
+					t.Errorf("the others were cancelled after %d ms, and this one failed: %v after %v", ms, err, took)
+				}
+			})
+			wg.Wait()
+			time.Sleep(2 * time.Second)
+			pool.mu.Lock()
+			for _, e := range pool.sessions {
+				if e.session == nil {
+					continue // its dialler was cancelled; nobody will get it
+				}
+				if n := e.session.Stats().AggregateStreams; n > 0 {
+					t.Errorf("cancelled after %d ms: %d streams are left", ms, n)
+				}
+			}
+			pool.mu.Unlock()
+			if _, took, err := w.get(pooled); err != nil {
+				t.Errorf("cancelled after %d ms: the next one failed: %v after %v", ms, err, took)
+			}
+		})
+	}
+}
