@@ -109,7 +109,7 @@ func (s *scheduler) take() []schedAction {
 func (s *scheduler) start(now time.Time) {
 	s.started = true
 	for _, p := range s.paths {
-		p.lastProgress, p.sampled = now, now
+		p.lastProgress, p.lastAccept, p.sampled = now, now, now
 	}
 	s.fill(now)
 }
