@@ -113,7 +113,7 @@ type Config struct {
 	MaxHandshakes int // connections that have not said Hello yet (256)
 	MaxMembers    int // secondaries (64)
 	// HelloTimeout bounds the wait for the first frame of a connection, on either side: Hello, Welcome, JoinRequest and what
-	// follows that (10 s).
+	// follows that; and on a listener how long a handshake may be silent (10 s).
 	HelloTimeout time.Duration
 }
 
@@ -212,6 +212,7 @@ func (c *Config) clientQUIC(role ServerRole) *quic.Config {
 // serverQUIC returns the QUIC configuration of a listener: clients open no unidirectional streams.
 func (c *Config) serverQUIC() *quic.Config {
 	q := c.QUIC.Clone()
+	setDefault(&q.HandshakeIdleTimeout, c.HelloTimeout)
 	q.MaxIncomingStreams = maxPlainStreams
 	q.MaxIncomingUniStreams = -1
 	return q

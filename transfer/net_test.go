@@ -27,7 +27,8 @@ import (
 type wire struct {
 	t      *testing.T
 	net    *simnet.Network
-	link   simnet.Link // of every host
+	link   simnet.Link                         // of every host
+	wrap   func(net.PacketConn) net.PacketConn // for the server's socket; nil for none
 	cert   tls.Certificate
 	listen *kwik.Listener // nil before serve
 	log    bytes.Buffer
@@ -66,9 +67,13 @@ func onWire(t *testing.T, f func(w *wire)) {
 // start listens with a configuration.
 func (w *wire) start(conf *kwik.Config) *kwik.Listener {
 	w.t.Helper()
+	var socket net.PacketConn
 	socket, err := w.net.Listen(serverAddr, w.link)
 	if err != nil {
 		w.t.Fatal(err)
+	}
+	if w.wrap != nil {
+		socket = w.wrap(socket)
 	}
 	conf.LocalAddresses = func() []netip.Addr { return nil }
 	if w.listen, err = kwik.Listen(socket, &tls.Config{Certificates: []tls.Certificate{w.cert}}, conf); err != nil {

@@ -51,57 +51,70 @@ func (c *lossyConn) lose(k int) {
 	c.lost = c.n + k
 }
 
-// One packet is lost, and just after the one behind it the network is gone for a while, as a telephone's is between two cells: whatever that
-// keeps apart which belongs together, QUIC survives it, and so does a get, within its own limits.
+// One packet is lost, in one direction or the other, and just after the one behind it the network is gone for a while, as a telephone's is
+// between two cells: whatever that keeps apart which belongs together, QUIC survives it, and so does a get, within its own limits.
 func TestPauseOfTheNetwork(t *testing.T) {
-	const pause = 6 * time.Second // QUIC's next probe comes up to twice as late, and a source may be silent for 10 s
-	for _, first := range []bool{true, false} {
-		for k := range 9 {
-			if first && k < 2 {
-				continue // a handshake that takes long is given up by the server
+	const pause = 6 * time.Second                                // QUIC's next probe comes up to twice as late, and a source may be silent for 10 s
+	for up, handshake := range map[bool]int{false: 2, true: 5} { // whose packets, of which there are so many: the server gives up one that takes long
+		for _, first := range []bool{true, false} {
+			for k := range 10 {
+				if first && k < handshake {
+					continue
+				}
+				onWire(t, func(w *wire) { pauseAfter(w, pause, up, first, k) })
 			}
-			onWire(t, func(w *wire) {
-				w.link = simnet.Link{Latency: 50 * time.Millisecond}
-				root := t.TempDir()
-				want := theFile[:16<<10]
-				if err := os.WriteFile(filepath.Join(root, "file"), want, 0o600); err != nil {
-					t.Fatal(err)
-				}
-				dir, err := OpenDir(root)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer dir.Close()
-				w.serve(dir)
-				w.get() // so that the file is hashed
-				var conn *lossyConn
-				conf := w.client()
-				conf.ListenPacket = func(context.Context, netip.AddrPort) (net.PacketConn, error) {
-					socket, err := w.net.Listen(clientHost, w.link)
-					conn = &lossyConn{PacketConn: socket, lost: -1, after: func() {
-						time.AfterFunc(5*time.Millisecond, func() { w.net.Silence(serverAddr.Addr()) })
-						time.AfterFunc(pause, func() { w.net.Heal(serverAddr.Addr()) })
-					}}
-					if first {
-						conn.lose(k)
-					}
-					return conn, err
-				}
-				var pool Pool
-				defer pool.Close()
-				get := func() {
-					t.Helper()
-					got, took, err := w.get(func(o *GetOptions) { o.KWIK, o.Pool, o.ConnectTimeout = conf, &pool, 30*time.Second })
-					if err != nil || !bytes.Equal(got, want) {
-						t.Errorf("the first get %t, packet %d lost: %d bytes, %v after %v", first, k, len(got), err, took)
-					}
-				}
-				if get(); !first {
-					time.Sleep(2 * time.Second) // nothing is under way any more
-					conn.lose(k)
-					get()
-				}
-			})
 		}
 	}
+}
+
+// pauseAfter loses the k-th packet of a session, or of its second get, and then all for a while. up is true for the packets to the server.
+func pauseAfter(w *wire, pause time.Duration, up, first bool, k int) {
+	lossy := &lossyConn{lost: -1, after: func() {
+		time.AfterFunc(5*time.Millisecond, func() { w.net.Silence(serverAddr.Addr()) })
+		time.AfterFunc(pause, func() { w.net.Heal(serverAddr.Addr()) })
+	}}
+	wrap := func(conn net.PacketConn) net.PacketConn {
+		lossy.PacketConn = conn
+		return lossy
+	}
+	if up {
+		w.wrap = wrap
+	}
+	w.link = simnet.Link{Latency: 50 * time.Millisecond}
+	root := w.t.TempDir()
+	want := theFile[:16<<10]
+	if err := os.WriteFile(filepath.Join(root, "file"), want, 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	dir, err := OpenDir(root)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer dir.Close()
+	w.serve(dir)
+	w.get() // so that the file is hashed
+	time.Sleep(time.Second)
+	conf := w.client()
+	conf.ListenPacket = func(context.Context, netip.AddrPort) (net.PacketConn, error) {
+		conn, err := w.net.Listen(clientHost, w.link)
+		if err != nil || up {
+			return conn, err
+		}
+		return wrap(conn), nil
+	}
+	var pool Pool
+	defer pool.Close()
+	get := func() {
+		w.t.Helper()
+		got, took, err := w.get(func(o *GetOptions) { o.KWIK, o.Pool, o.ConnectTimeout = conf, &pool, 30*time.Second })
+		if err != nil || !bytes.Equal(got, want) {
+			w.t.Errorf("up %t, the first get %t, packet %d lost: %d bytes, %v after %v", up, first, k, len(got), err, took)
+		}
+	}
+	if !first {
+		get()
+		time.Sleep(2 * time.Second) // nothing is under way any more
+	}
+	lossy.lose(k)
+	get()
 }
