@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 
+	"kwikcp/internal/rangeset"
 	"kwikcp/kwik"
 )
 
@@ -32,6 +33,7 @@ func (g *get) mayBegin() bool {
 func (g *get) copyCold(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	g.part.forget()
 	var completed chan error
 	err := g.copy(ctx, g.growing.Verify, func(stream *kwik.Stream) error {
 		raise := func() error { return stream.SetHorizon(g.growing.End()) }
@@ -62,6 +64,15 @@ func (g *get) copyCold(ctx context.Context) error {
 	g.result.Root = g.manifest.Root
 	g.part.proved(g.tree)
 	return nil
+}
+
+// forget drops what an earlier attempt knew: what is written before there is a tree is proved against none, least of all against that of an
+// earlier attempt.
+func (p *partFile) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tree, p.had = nil, rangeset.Set{}
+	p.reserved, p.refused = false, false
 }
 
 // empty reports whether nothing is in the part file.

@@ -285,3 +285,59 @@ func TestServerStartsCold(t *testing.T) {
 		}
 	})
 }
+
+// What comes cold, without a root, in one attempt counts for nothing in the next: not even if the version of the attempt before is there again.
+func TestColdAfterAnotherVersion(t *testing.T) {
+	other := bytes.Clone(theFile) // another version of the same size
+	for i := range other {
+		other[i] ^= 0x5a
+	}
+	target := filepath.Join(t.TempDir(), "out")
+	var r Result
+	var err error
+	onWire(t, func(w *wire) {
+		var sessions atomic.Int32
+		w.hostile(func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+			c := theFile
+			if sessions.Load() == 2 {
+				c = other
+			}
+			return bytesContent{bytes.NewReader(c)}, nil
+		}, func(p *peer) {
+			whole, n := theFile, sessions.Add(1)
+			if n == 2 {
+				whole = other
+			}
+			tree := treeOf(whole)
+			root := tree.Root()
+			m := &transferpb.Manifest{Size: uint64(len(whole)), Root: root[:], Group: uint32(tree.GroupSize())}
+			if n == 1 {
+				m.KwikStreamId = 1 << 62 // the answer comes, the content does not
+				p.manifest(m)
+				p.tree(tree.CVs())
+				time.Sleep(time.Second)
+				p.ServerSession.CloseWithError(0x4b570005, "gone")
+				return
+			}
+			p.offer(m, int64(len(whole)))
+			if n == 2 { // restarted: hashes another version, and is lost before it says the root
+				m.Root = nil
+				p.manifest(m)
+				p.tree(tree.CVs())
+				time.Sleep(5 * time.Second)
+				p.ServerSession.CloseWithError(0x4b570005, "gone")
+				return
+			}
+			p.manifest(m)
+			p.tree(tree.CVs())
+			p.stream.Close()
+		})
+		r, err = getWhole(t, w.ctx, GetOptions{
+			URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(), Retries: 5,
+		}, NoReport{})
+	})
+	if err != nil {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	wantContent(t, target, string(theFile))
+}
