@@ -98,6 +98,7 @@ func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment ui
 		sched:   newScheduler(u, u.total),
 		sources: make(map[PathID]*source),
 		arrived: newReorderBuffer(), demanded: make(chan struct{}),
+		queue: func(PathID) (int64, bool) { return 0, false },
 	}
 	a.changed.L = &a.mu
 	a.ctx, a.cancel = context.WithCancelCause(ctx)

@@ -24,7 +24,6 @@ func TestWhatWasReadIsCounted(t *testing.T) {
 	defer a.close()
 	a.begin, a.tell, a.done = func() {}, func(schedAction) {}, func() {}
 	a.hope = func() bool { return true }
-	a.queue = func(PathID) (int64, bool) { return 0, false }
 	a.attach("p", func() time.Duration { return time.Millisecond })
 	a.mu.Lock()
 	src := a.sources["p"]

@@ -45,7 +45,6 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 		}
 	}
 	a.begin, a.done = count(&a.begun), count(&a.dones)
-	a.queue = func(PathID) (int64, bool) { return 0, false }
 	a.hope = func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()

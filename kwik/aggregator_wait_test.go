@@ -2,6 +2,7 @@ package kwik
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -40,6 +41,59 @@ func TestSourceThatComesAgainAndAgain(t *testing.T) {
 			wantError(t, c.err, ErrAggregationTimeout)
 		case <-time.After(5 * time.Minute):
 			t.Errorf("the stream still waits: %+v", s.Stats())
+		}
+		client.CloseWithError(0, "")
+	})
+}
+
+// The same of many sources that each delivered a unit once, and open so many secondary streams whenever they come that others would have to wait:
+// what their paths brought before is no news.
+func TestSourcesThatComeAgainWithManyStreams(t *testing.T) {
+	inWorldOf(t, 1<<20, 0, lan, func(w *world) {
+		for n := range 12 {
+			pause := 200*time.Millisecond + time.Duration(n)*171*time.Millisecond
+			times, dice := 0, rand.New(rand.NewPCG(1, uint64(n)))
+			fake, id := w.fakeSecondary()
+			w.wg.Go(func() {
+				for {
+					conn, err := fake.listener.Accept(w.t.Context())
+					if err != nil {
+						return
+					}
+					p := &fakePeer{t: w.t, conn: conn}
+					if times++; times > 1 {
+						for range 20 {
+							s, err := conn.OpenUniStream()
+							if err != nil {
+								return
+							}
+							s.Write([]byte{0x80}) // no OPEN yet
+						}
+					}
+					stream, err := conn.AcceptStream(w.t.Context())
+					if err != nil {
+						return
+					}
+					p.use(stream)
+					p.receive()
+					p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{Version: protocolVersion, Role: kwikpb.Role_ROLE_SECONDARY, PathId: string(id)}}})
+					if times == 1 {
+						g := p.granted()
+						p.extent(wireOpen(FirstAggregateStreamID, g.GetGrantId(), g.GetExpectedOffset()), wireData(w.data[g.GetExpectedOffset():][:unit]))
+					}
+					time.Sleep(pause + time.Duration(dice.IntN(12000))*time.Millisecond)
+					conn.CloseWithError(0, "")
+				}
+			})
+		}
+		client, server := w.dial(nil)
+		s := w.offer(client, server, unit)
+		w.primary.kill()
+		c := w.copy(s)
+		start := time.Now()
+		<-c.done
+		if took := time.Since(start); took > 30*time.Second || c.err == nil {
+			t.Errorf("after %v: %v", took, c.err)
 		}
 		client.CloseWithError(0, "")
 	})

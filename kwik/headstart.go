@@ -93,7 +93,9 @@ func (s *ClientSession) headStart(open *openStream, p *path, end int64) {
 
 // headStart makes a path a source that was granted [0, end). Nobody else knows the stream yet.
 func (a *streamAggregator) headStart(id PathID, rtt func() time.Duration, end int64, leaving bool) {
-	a.sources[id] = &source{id: id, primary: true, rtt: rtt}
+	s := &source{id: id, primary: true, rtt: rtt}
+	s.passed, _ = a.queue(id)
+	a.sources[id] = s
 	a.sched.headStart(id, end, rtt(), time.Now())
 	if leaving {
 		a.sched.drain(id, time.Now())

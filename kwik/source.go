@@ -45,6 +45,7 @@ func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 			s.barren = old.barren + 1
 		}
 	}
+	s.passed, _ = a.queue(id) // what the path brought before is no news, whenever it comes back
 	a.sources[id] = s
 	a.sched.addPath(id, rtt(), time.Now())
 	a.dispatch()
