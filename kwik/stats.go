@@ -93,6 +93,8 @@ func (s *ServerSession) ConnectionStats() quic.ConnectionStats { return s.conn.C
 // A SourceStats says what one server did for one aggregate stream.
 type SourceStats struct {
 	Path PathID
+	// Primary is true for the primary.
+	Primary bool
 	// Bytes that counted: proved, first to arrive.
 	Bytes int64
 	// Stalled is true while the server owes bytes and sends none.
@@ -114,7 +116,7 @@ func (a *streamAggregator) stats() StreamStats {
 		if !ok {
 			i = len(st.Sources)
 			servers[s.id.server()] = i
-			st.Sources = append(st.Sources, SourceStats{Path: s.id.server(), Stalled: true, Gone: errStreamClosed})
+			st.Sources = append(st.Sources, SourceStats{Path: s.id.server(), Primary: s.primary, Stalled: true, Gone: errStreamClosed})
 		}
 		st.Sources[i].add(s)
 		st.Sources[i].Offset = max(st.Sources[i].Offset, a.offsets.sourceOffsets[s.id])

@@ -319,12 +319,12 @@ func copyInOrder(ctx context.Context, w io.Writer, stream *kwik.Stream) error {
 	}
 }
 
-// kindOfLoss says what it means that no source is left: every one lied, or one says that the file changed, or it may
-// come back.
+// kindOfLoss says what it means that no source is left: every one lied, or the primary says that the file changed, or it may
+// come back. A secondary that has another version may just have an old one.
 func kindOfLoss(sources []kwik.SourceStats) Kind {
 	lied := 0
 	for _, s := range sources {
-		if errors.Is(s.Gone, kwik.ErrContentChanged) {
+		if s.Primary && errors.Is(s.Gone, kwik.ErrContentChanged) {
 			return KindChanged
 		}
 		if _, ok := errors.AsType[*integrity.GroupError](s.Gone); ok {

@@ -364,3 +364,21 @@ func TestGetLooksAtTheTargetFirst(t *testing.T) {
 	_, err := getWhole(t, t.Context(), o, NoReport{})
 	wantKind(t, err, KindLocal, "it is a directory")
 }
+
+// Only the primary says that the file changed: a secondary that has another version may have an old one, or lie.
+func TestKindOfLoss(t *testing.T) {
+	lost, changed := errors.New("gone"), &kwik.Error{Code: kwik.ErrContentChanged, Remote: true}
+	lied := &integrity.GroupError{}
+	for _, c := range []struct {
+		primary, secondary error
+		want               Kind
+	}{
+		{lost, lost, KindNetwork}, {lost, changed, KindNetwork}, {changed, lost, KindChanged}, {changed, changed, KindChanged},
+		{lied, lost, KindNetwork}, {lied, lied, KindIntegrity},
+	} {
+		got := kindOfLoss([]kwik.SourceStats{{Path: "primary", Primary: true, Gone: c.primary}, {Path: "s1", Gone: c.secondary}})
+		if got != c.want {
+			t.Errorf("%v, %v: %v, want %v", c.primary, c.secondary, got, c.want)
+		}
+	}
+}
