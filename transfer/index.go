@@ -150,6 +150,7 @@ func (x *index) hash(e *indexEntry, open func() (File, error)) (*integrity.Tree,
 		return nil, err
 	}
 	defer f.Close()
+	begun := time.Now() // a file that was changed just before may change again while it is hashed, and look the same
 	if err := sameVersion(f, e.version); err != nil {
 		return nil, err
 	}
@@ -158,7 +159,7 @@ func (x *index) hash(e *indexEntry, open func() (File, error)) (*integrity.Tree,
 		return nil, changed
 	}
 	if err == nil && x.store != nil {
-		x.store.put(e.path, e.version, tree, time.Now()) // it is a cache: what is not there is computed again
+		x.store.put(e.path, e.version, tree, begun) // it is a cache: what is not there is computed again
 	}
 	return tree, err
 }

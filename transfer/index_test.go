@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -244,6 +245,44 @@ func TestIndexEndsWithItsServer(t *testing.T) {
 		}
 		if running.err == nil || waiting.err == nil {
 			t.Error("a file that was not hashed to its end has no error")
+		}
+	})
+}
+
+// A newFile is a file that was changed just now and takes three seconds to hash.
+type newFile struct {
+	File
+	mtime time.Time
+}
+
+func (f newFile) ReadAt(p []byte, off int64) (int, error) {
+	time.Sleep(1500 * time.Millisecond) // two reads
+	return len(p), nil
+}
+func (f newFile) Stat() (fs.FileInfo, error) { return statOf{size: 4 << 20, mtime: f.mtime}, nil }
+func (f newFile) Close() error               { return nil }
+
+// The tree of a file that was changed just before it was hashed is not stored, however long hashing took: where file times are coarse, it may
+// have changed again meanwhile and look the same.
+func TestTreeOfANewFileIsNotStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, err := OpenTreeStore(filepath.Join(t.TempDir(), "trees.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		x := newIndex(t.Context(), slog.New(slog.DiscardHandler))
+		x.store = store
+		f := newFile{mtime: time.Now()}
+		info, _ := f.Stat()
+		e := x.lookup("f", versionOf(info), func() (File, error) { return f, nil })
+		<-e.done
+		x.wg.Wait()
+		if e.err != nil {
+			t.Fatal(e.err)
+		}
+		if store.get("f", versionOf(info)) != nil {
+			t.Error("the tree is in the store")
 		}
 	})
 }
