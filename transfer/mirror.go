@@ -251,6 +251,9 @@ func (m *mirror) tree(ctx context.Context) error {
 	}
 	if m.Delete {
 		p.delete(ctx)
+		if ctx.Err() != nil { // not everything was deleted
+			return context.Cause(ctx)
+		}
 		if len(p.late) > 0 {
 			err = m.round(ctx, p.askLate)
 		}

@@ -20,14 +20,14 @@ func (p *plan) delete(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if err := p.deleteIn(x.dir, x.name); err != nil {
+		if err := p.deleteIn(ctx, x.dir, x.name); err != nil {
 			p.fail(join(x.dir.path, x.name), "delete it", err)
 		}
 	}
 }
 
 // deleteIn deletes one thing in a directory, and gives the directory its mode and time again.
-func (p *plan) deleteIn(d *mirrorDir, name string) error {
+func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
 	if err := p.reopen(d); err != nil {
 		return err
 	}
@@ -37,12 +37,12 @@ func (p *plan) deleteIn(d *mirrorDir, name string) error {
 		return err
 	}
 	defer p.cache.release(h)
-	_, err = p.remove(h, join(d.path, name))
+	_, err = p.remove(ctx, h, join(d.path, name))
 	return err
 }
 
 // remove deletes what is at a path in an open directory, unless the filter protects it, and reports whether it is gone.
-func (p *plan) remove(h *openDir, at string) (gone bool, err error) {
+func (p *plan) remove(ctx context.Context, h *openDir, at string) (gone bool, err error) {
 	name := lastOf(at)
 	info, err := h.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -57,7 +57,7 @@ func (p *plan) remove(h *openDir, at string) (gone bool, err error) {
 	}
 	switch {
 	case info.IsDir():
-		if gone, err := p.removeAll(at, info, h); err != nil || !gone {
+		if gone, err := p.removeAll(ctx, at, info, h); err != nil || !gone {
 			return false, err
 		}
 	case part && !p.DryRun:
@@ -78,7 +78,7 @@ func (p *plan) remove(h *openDir, at string) (gone bool, err error) {
 }
 
 // removeAll deletes what is in a directory, and reports whether nothing is left.
-func (p *plan) removeAll(at string, info fs.FileInfo, up *openDir) (empty bool, err error) {
+func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *openDir) (empty bool, err error) {
 	if !p.DryRun && info.Mode()&ownerMode != ownerMode {
 		if err := up.ChmodDir(lastOf(at), info.Mode().Perm()|ownerMode); err != nil {
 			return false, err
@@ -96,7 +96,10 @@ func (p *plan) removeAll(at string, info fs.FileInfo, up *openDir) (empty bool, 
 	sort.Strings(names)
 	empty = true
 	for _, name := range names {
-		gone, err := p.remove(h, join(at, name))
+		if ctx.Err() != nil {
+			return false, nil // tree says so
+		}
+		gone, err := p.remove(ctx, h, join(at, name))
 		if err != nil {
 			p.fail(join(at, name), "delete it", err)
 		}

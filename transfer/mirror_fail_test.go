@@ -260,3 +260,50 @@ func TestMirrorsExcludeEachOther(t *testing.T) {
 	}
 	wantNames(t, target, "a")
 }
+
+// A mirror that ends while it deletes says so, wherever what it deletes is, and the next one finishes its work.
+func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
+	for _, in := range []string{".", "gone"} {
+		source, target := t.TempDir(), t.TempDir()
+		put(t, filepath.Join(source, "a"), "a")
+		os.MkdirAll(filepath.Join(target, in), 0o755)
+		for i := range 100 {
+			put(t, filepath.Join(target, in, fmt.Sprint(i)), "old")
+		}
+		s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		enough := errors.New("enough")
+		result, _, err := s.mirrorTo(ctx, target, func(f FileReport) {
+			if f.Action == FileDeleted {
+				cancel(enough)
+			}
+		}, deleting)
+		if err != enough || result.Deleted != 1 {
+			t.Errorf("in %q: %+v, %v", in, result, err)
+		}
+		if result, _, err := s.mirror(t.Context(), target, deleting); err != nil {
+			t.Errorf("in %q, again: %+v, %v", in, result, err)
+		}
+		wantTree(t, target, snapshot(t, source))
+	}
+}
+
+// A directory in the place of a file or a link that cannot be removed, for something in it is excluded, is a failure.
+func TestMirrorDirectoryInTheWay(t *testing.T) {
+	source, target := t.TempDir(), t.TempDir()
+	put(t, filepath.Join(source, "file"), "content")
+	if err := os.Symlink("file", filepath.Join(source, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"file", "link"} {
+		os.Mkdir(filepath.Join(target, name), 0o755)
+		put(t, filepath.Join(target, name, "keep"), "mine")
+	}
+	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	result, reports, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) { o.Filter.Add(false, "keep") })
+	wantKind(t, err, KindLocal, "directory")
+	if result.Failed != 2 || reports.action("file") != FileFailed || reports.action("link") != FileFailed {
+		t.Errorf("%+v, %+v", result, reports.files)
+	}
+	wantContent(t, filepath.Join(target, "link", "keep"), "mine")
+}

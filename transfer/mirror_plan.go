@@ -220,6 +220,7 @@ const maxDepth = 1024
 var (
 	errLinkInTheWay = errors.New("there is a link in its place, which is not followed (--delete replaces it)")
 	errDirInTheWay  = errors.New("there is a directory in its place (--delete replaces it)")
+	errDirStays     = errors.New("there is a directory in its place that could not be deleted, or not all that is in it")
 )
 
 // enter goes into a directory of the listing, which it makes if it is missing.
@@ -244,9 +245,15 @@ func (p *plan) link(d *mirrorDir, e Entry, there bool) {
 		return
 	}
 	same, err := p.makeLink(d, e, there)
-	switch {
-	case errors.Is(err, errDirInTheWay) && p.Delete:
+	if errors.Is(err, errDirInTheWay) && p.Delete {
 		p.replace(d, e)
+		return
+	}
+	p.tellLink(e, same, err)
+}
+
+func (p *plan) tellLink(e Entry, same bool, err error) {
+	switch {
 	case err != nil:
 		p.fail(e.Path, "make the link", err)
 	case same:
@@ -385,6 +392,14 @@ func (p *plan) inspect(f *mirrorFile, there bool) error {
 	return nil
 }
 
+// late says what an error means after what is in the way was to be deleted.
+func late(err error) error {
+	if errors.Is(err, errDirInTheWay) {
+		return errDirStays
+	}
+	return err
+}
+
 // askLate asks for what had to wait until something had been deleted.
 func (p *plan) askLate(_ context.Context, ask func(*batch) error) error {
 	b := newBatch()
@@ -403,12 +418,13 @@ func (p *plan) askLate(_ context.Context, ask func(*batch) error) error {
 		}
 		defer p.releaseDir(l.dir) // not before all are in place, if they are in one directory
 		if l.entry.Type == EntryLink {
-			p.link(l.dir, l.entry, true)
+			same, err := p.makeLink(l.dir, l.entry, true)
+			p.tellLink(l.entry, same, late(err))
 			continue
 		}
 		f := &mirrorFile{entry: l.entry, dir: l.dir, name: lastOf(l.entry.Path)}
 		if err := p.inspect(f, true); err != nil {
-			p.fail(l.entry.Path, "write it", err)
+			p.fail(l.entry.Path, "write it", late(err))
 			continue
 		}
 		if f = p.begin(f); f == nil {

@@ -91,7 +91,12 @@ func serveTree(t *testing.T, role kwik.ServerRole, root string, wrap func(TreeDi
 
 // mirror mirrors the server's tree into a directory.
 func (s *mirrorServer) mirror(ctx context.Context, target string, change ...func(*MirrorOptions)) (MirrorResult, *mirrorReports, error) {
-	reports := &mirrorReports{}
+	return s.mirrorTo(ctx, target, nil, change...)
+}
+
+// mirrorTo is mirror with something to do at each report of a file.
+func (s *mirrorServer) mirrorTo(ctx context.Context, target string, did func(FileReport), change ...func(*MirrorOptions)) (MirrorResult, *mirrorReports, error) {
+	reports := &mirrorReports{did: did}
 	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: s.addr}, TLS: trust.PinnedClientConfig(nil, s.pin)}, Target: target}
 	spied(&spy{})(&o)
 	for _, f := range change {
