@@ -55,11 +55,11 @@ func readList(r io.Reader, found func(listLine) bool) error {
 			case named && (target == "" || target == "-"):
 				line.err = usageError{fmt.Errorf("%q is no name for a file", target), listHelp}
 			}
-			if name := line.file(); line.err == nil && name != "" {
-				if before, twice := targets[name]; twice {
+			if name, place := line.file(); line.err == nil && name != "" {
+				if before, twice := targets[place]; twice {
 					line.err = usageError{fmt.Errorf("it writes to %q as line %d does", name, before), "name another file behind a tab"}
 				}
-				targets[name] = number
+				targets[place] = number
 			}
 			if !found(line) {
 				return nil
@@ -73,13 +73,22 @@ func readList(r io.Reader, found func(listLine) bool) error {
 
 const listHelp = "each line is a URL, and perhaps a tab and the name of a file"
 
-// file returns the file that a line writes to, empty if it is not valid.
-func (l listLine) file() string {
+// file returns the file that a line writes to, empty if the line is not valid, and where that is, however it is spelled: its absolute name in
+// its real directory, if there is one.
+func (l listLine) file() (name, place string) {
 	var o getCmd
 	if o.aim(l.url, l.target) != nil {
-		return ""
+		return "", ""
 	}
-	return filepath.Clean(o.target)
+	name = filepath.Clean(o.target)
+	place, err := filepath.Abs(name)
+	if err != nil {
+		return name, name
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(place)); err == nil {
+		place = filepath.Join(dir, filepath.Base(place))
+	}
+	return name, place
 }
 
 // parseJobs reads --jobs, and refuses what is about one file only.

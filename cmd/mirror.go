@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -23,6 +24,11 @@ import (
 // mirrorFlags are the flags of get that are about directories.
 func mirrorFlags() []cli.Flag {
 	rules := &filterRules{}
+	for _, name := range []string{"KWIKCP_INCLUDE", "KWIKCP_EXCLUDE"} {
+		if os.Getenv(name) != "" {
+			rules.environment++
+		}
+	}
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, EnvVars: []string{"KWIKCP_RECURSIVE"}, Usage: "fetch a directory and all that is below it into the directory DEST"},
 		&cli.GenericFlag{Name: "include", EnvVars: []string{"KWIKCP_INCLUDE"}, Value: &filterFlag{rules, true}, Usage: "with -r, fetch what matches `PATTERN`; of several --include and --exclude the first that matches decides"},
@@ -32,10 +38,13 @@ func mirrorFlags() []cli.Flag {
 	}
 }
 
-// filterRules are the rules of --include and --exclude together: their order counts.
+// filterRules are the rules of --include and --exclude together: their order counts. Those of the environment come first, before the command
+// line is read, and give way to what is there.
 type filterRules struct {
-	filter transfer.Filter
-	texts  []string
+	filter      transfer.Filter
+	texts       []string
+	environment int  // how many rules are still to come from the environment
+	given       bool // there are rules on the command line
 }
 
 // A filterFlag is one of the two flags. It is a cli.Generic.
@@ -46,6 +55,12 @@ type filterFlag struct {
 
 // Set implements flag.Value.
 func (f *filterFlag) Set(pattern string) error {
+	switch {
+	case f.rules.environment > 0:
+		f.rules.environment--
+	case !f.rules.given:
+		*f.rules = filterRules{given: true}
+	}
 	if err := f.rules.filter.Add(f.include, pattern); err != nil {
 		return err
 	}
