@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"sort"
 	"strings"
 
+	"golang.org/x/sync/semaphore"
 	"google.golang.org/protobuf/proto"
 
 	transferpb "kwikcp/transfer/proto"
@@ -19,6 +21,8 @@ const (
 	maxListed = 64 << 10
 	// maxCrowd bounds the names of a directory that a server lists: they are sorted in memory.
 	maxCrowd = 2 << 20
+	// maxListings is how many listings of one client are under way at once; more wait.
+	maxListings = 2
 	// listingBytes is about how large a Listing frame is; one entry, at most maxTreePath and as much for a link's target, may come on top.
 	listingBytes = 16 << 10
 	// maxLinkTarget bounds the target of a link that is listed, in bytes.
@@ -28,8 +32,45 @@ const (
 // temporary matches the names of files on their way (partName, freshName, mirrorLock), which are nobody else's business.
 var temporary = regexp.MustCompile(`^\.kwikcp-[0-9a-z-]+\.(part|new)$`)
 
+// A namesLimit bounds the names that the listings of all clients hold in memory together, for as long as their clients take to read them: two of
+// the largest directories, and those of four that are being read.
+type namesLimit struct {
+	reading chan struct{}
+	held    *semaphore.Weighted // names
+}
+
+func newNamesLimit() *namesLimit {
+	return &namesLimit{reading: make(chan struct{}, 4), held: semaphore.NewWeighted(2 * maxCrowd)}
+}
+
+// read returns the sorted names in a directory, which count until they are released. It waits for room, but not for longer than a client would.
+func (n *namesLimit) read(ctx context.Context, d TreeDir) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout/2)
+	defer cancel()
+	select {
+	case n.reading <- struct{}{}:
+		defer func() { <-n.reading }()
+	case <-ctx.Done():
+		return nil, errBusy
+	}
+	names, err := d.Names(maxCrowd)
+	if err != nil {
+		return nil, err
+	}
+	names = slices.DeleteFunc(names, temporary.MatchString)
+	sort.Strings(names)
+	if n.held.Acquire(ctx, int64(len(names))) != nil {
+		return nil, errBusy
+	}
+	return names, nil
+}
+
+func (n *namesLimit) release(names []string) { n.held.Release(int64(len(names))) }
+
+var errBusy = errors.New("too many listings are under way")
+
 // list answers a ListRequest.
-func (s *Server) list(w answerWriter, request *transferpb.Request) error {
+func (s *Server) list(ctx context.Context, w answerWriter, request *transferpb.Request) error {
 	tree, ok := s.dir.(TreeDir)
 	if !ok {
 		return ErrNotAFile
@@ -42,7 +83,7 @@ func (s *Server) list(w answerWriter, request *transferpb.Request) error {
 		return err
 	}
 	defer base.Close()
-	l := &lister{w: w, cache: newDirCache(base), flat: request.GetList().GetFlat(), left: maxListed}
+	l := &lister{ctx: ctx, w: w, limit: s.names, cache: newDirCache(base), flat: request.GetList().GetFlat(), left: maxListed}
 	defer l.cache.close()
 	if n := request.GetList().GetLimit(); n > 0 && n < maxListed {
 		l.left = int(n)
@@ -56,6 +97,7 @@ func (s *Server) list(w answerWriter, request *transferpb.Request) error {
 	if err != nil {
 		return err
 	}
+	defer l.limit.release(names)
 	if err := l.walk("", names, after); errors.Is(err, errPageFull) {
 		end = transferpb.Listing_MORE
 	} else if err != nil {
@@ -93,7 +135,9 @@ func (s *Server) listFile(w answerWriter, tree TreeDir, path string) error {
 
 // A lister walks one directory for one request. It holds the names of the directories that it is in, and a frame's worth of entries.
 type lister struct {
+	ctx   context.Context
 	w     answerWriter
+	limit *namesLimit
 	cache *dirCache
 	flat  bool
 	left  int // entries that may still be sent
@@ -103,20 +147,14 @@ type lister struct {
 
 var errPageFull = errors.New("the page is full")
 
-// names returns the sorted names in a directory.
+// names returns the sorted names in a directory, which the caller releases.
 func (l *lister) names(dir string) ([]string, error) {
 	d, err := l.cache.acquire(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer l.cache.release(d)
-	names, err := d.Names(maxCrowd)
-	if err != nil {
-		return nil, err
-	}
-	names = slices.DeleteFunc(names, temporary.MatchString)
-	sort.Strings(names)
-	return names, nil
+	return l.limit.read(l.ctx, d)
 }
 
 // walk lists what is in a directory, whose names are known, and below it, but nothing up to and with after, a path relative to it; "" is
@@ -127,13 +165,18 @@ func (l *lister) walk(dir string, names []string, after string) error {
 	if after != "" && i < len(names) && names[i] == first {
 		if inside := join(dir, first); !l.flat {
 			in, err := l.names(inside)
+			if errors.Is(err, errBusy) {
+				return err
+			}
 			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotADirectory) {
 				l.frame.Partial = true
 			}
 			if !deeper {
 				below = ""
 			}
-			if err := l.walk(inside, in, below); err != nil {
+			err = l.walk(inside, in, below)
+			l.limit.release(in)
+			if err != nil {
 				return err
 			}
 		}
@@ -144,16 +187,16 @@ func (l *lister) walk(dir string, names []string, after string) error {
 		if err != nil {
 			return err
 		}
-		if in != nil {
-			if err := l.walk(join(dir, name), in, ""); err != nil {
-				return err
-			}
+		err = l.walk(join(dir, name), in, "")
+		l.limit.release(in)
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// visit lists one entry, and returns the names in it if it is a directory to walk.
+// visit lists one entry, and returns the names in it, which the caller releases, if it is a directory to walk.
 func (l *lister) visit(path string) (names []string, err error) {
 	if l.left == 0 {
 		return nil, errPageFull
@@ -184,11 +227,17 @@ func (l *lister) visit(path string) (names []string, err error) {
 	case e.GetType() == transferpb.Entry_DIRECTORY && !l.flat:
 		if len(path)+1+maxName > maxTreePath {
 			e.Error = "it is too deep"
-		} else if names, err = l.names(path); err != nil {
+		} else if names, err = l.names(path); errors.Is(err, errBusy) {
+			return nil, err
+		} else if err != nil {
 			e.Error = entryProblem(err)
 		}
 	}
-	return names, l.add(e)
+	if err := l.add(e); err != nil {
+		l.limit.release(names)
+		return nil, err
+	}
+	return names, nil
 }
 
 // entryProblem is what a client is told.

@@ -53,7 +53,7 @@ func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answe
 	}
 	switch {
 	case request.GetList() != nil:
-		return offered{}, s.list(w, request)
+		return offered{}, s.list(ctx, w, request)
 	case request.GetPack() != nil:
 		return s.offerPack(ctx, session, w, request)
 	}

@@ -26,13 +26,14 @@ type Server struct {
 	log    *slog.Logger
 	index  *index
 	packs  packs
+	names  *namesLimit
 	cancel context.CancelFunc
 }
 
 // NewServer returns a server of the files below dir, which stays the caller's.
 func NewServer(dir Dir, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Server{dir: dir, log: log, index: newIndex(ctx, log), cancel: cancel}
+	return &Server{dir: dir, log: log, index: newIndex(ctx, log), names: newNamesLimit(), cancel: cancel}
 }
 
 // KeepTrees has the server keep what it computes in a store, which stays the caller's, and use what is there. It must precede Serve.
@@ -71,18 +72,20 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 	defer wg.Wait()
 	log := s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8])
 	log.Debug("client connected")
+	listings := make(chan struct{}, maxListings)
 	for {
 		stream, err := session.AcceptStream(ctx)
 		if err != nil {
 			log.Debug("client gone", "reason", err)
 			return
 		}
-		wg.Go(func() { s.serveRequest(ctx, log, session, stream) })
+		wg.Go(func() { s.serveRequest(ctx, log, session, stream, listings) })
 	}
 }
 
-// serveRequest answers one request and stays until the client has released what it asked for.
-func (s *Server) serveRequest(ctx context.Context, log *slog.Logger, session *kwik.ServerSession, stream *kwik.Stream) {
+// serveRequest answers one request and stays until the client has released what it asked for. listings has an element for each listing of the
+// session that is under way.
+func (s *Server) serveRequest(ctx context.Context, log *slog.Logger, session *kwik.ServerSession, stream *kwik.Stream, listings chan struct{}) {
 	start := time.Now()
 	stream.SetReadDeadline(start.Add(requestTimeout))
 	request := &transferpb.Request{}
@@ -94,6 +97,16 @@ func (s *Server) serveRequest(ctx context.Context, log *slog.Logger, session *kw
 		return
 	}
 	log = log.With("path", string(request.GetPath()))
+	if request.GetList() != nil {
+		select {
+		case listings <- struct{}{}:
+			defer func() { <-listings }()
+		case <-session.Context().Done():
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 	offer, err := s.answer(ctx, session, stream, request)
 	if err != nil {
 		log.Info("refused", "seconds", time.Since(start).Seconds(), "outcome", err)
@@ -156,7 +169,7 @@ func failureCode(err error) transferpb.Failure_Code {
 		return transferpb.Failure_CHANGED
 	case errors.Is(err, errVersion), errors.Is(err, errRequest):
 		return transferpb.Failure_BAD_REQUEST
-	case errors.Is(err, kwik.ErrSecondaryStreamOverflow), errors.Is(err, errTooMuch):
+	case errors.Is(err, kwik.ErrSecondaryStreamOverflow), errors.Is(err, errTooMuch), errors.Is(err, errBusy):
 		return transferpb.Failure_BUSY
 	case isFileError(err):
 		return transferpb.Failure_NOT_FOUND
