@@ -2,9 +2,13 @@ package cmd
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"math"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"kwikcp/kwik"
 	"kwikcp/transfer"
@@ -21,9 +25,32 @@ type events struct {
 }
 
 func newEvents(w io.Writer) *events {
-	enc := json.NewEncoder(w)
+	enc := json.NewEncoder(printableJSON{w})
 	enc.SetEscapeHTML(false)
 	return &events{enc: enc}
+}
+
+// printableJSON writes JSON, each Write whole values, with escapes for what is not printable and JSON lets be: a name may hold bytes that a
+// terminal obeys, or that turn the direction of what follows.
+type printableJSON struct{ w io.Writer }
+
+func (p printableJSON) Write(b []byte) (int, error) {
+	escaped := make([]byte, 0, len(b))
+	for _, r := range string(b) {
+		switch {
+		case r < 0x7f || unicode.IsPrint(r):
+			escaped = utf8.AppendRune(escaped, r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			escaped = fmt.Appendf(escaped, `\u%04x\u%04x`, high, low)
+		default:
+			escaped = fmt.Appendf(escaped, `\u%04x`, r)
+		}
+	}
+	if _, err := p.w.Write(escaped); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // event begins every event.

@@ -2,12 +2,14 @@ package cmd
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"math"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode"
 
 	"kwikcp/integrity"
 	"kwikcp/kwik"
@@ -53,6 +55,28 @@ func TestEvents(t *testing.T) {
 	}
 	if strings.ContainsAny(out.String(), "\x1b\r") {
 		t.Error("control characters in the output")
+	}
+}
+
+// Names are what they are to whoever parses the events, and harmless to whoever reads them on a terminal.
+func TestEventsArePrintable(t *testing.T) {
+	const name = "\x00\x1b[2J\x7f\u0080\u009b31m\u00a0\u200f\u202e\u2028\U000e0001 ü 漢 😀 \\ \""
+	var out bytes.Buffer
+	newEvents(&out).start("", name)
+	line, ended := strings.CutSuffix(out.String(), "\n")
+	for _, r := range line {
+		if !unicode.IsPrint(r) {
+			t.Errorf("%U is printed", r)
+		}
+	}
+	var start struct{ Path string }
+	if err := json.Unmarshal([]byte(line), &start); err != nil || !ended || start.Path != name {
+		t.Errorf("%q, %v", line, err)
+	}
+	for _, r := range "ü漢😀" {
+		if !strings.ContainsRune(line, r) {
+			t.Errorf("%c is escaped", r)
+		}
 	}
 }
 

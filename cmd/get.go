@@ -329,7 +329,7 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 		Pool: o.pool,
 	}
 	if o.stdout {
-		w := newPatientWriter(ctx, o.t.stdout)
+		w := newPatientWriter(ctx, o.t.bytes)
 		defer w.close()
 		options.Output = w
 	}

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -28,14 +29,20 @@ func mainTo(stdout io.Writer) int {
 	return run(ctx, os.Args, stdout, os.Stderr)
 }
 
+// lastWords is for how long after an interruption somebody may take what is written to stdout.
+const lastWords = time.Second
+
 // run runs a command line, prints its error and returns the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	t := &terminal{stdout: stdout, stderr: stderr}
+	lines := newPatientWriter(ctx, stdout)
+	lines.grace = lastWords
+	defer lines.close()
+	t := &terminal{stdout: lines, bytes: stdout, stderr: stderr}
 	app := newApp(t)
 	args = reorder(app, args)
 	err := app.RunContext(ctx, args)
 	if e, ok := errors.AsType[flagError](err); ok && wantsJSON(args) {
-		switch events := newEvents(stdout); e.command { // which was not called
+		switch events := newEvents(lines); e.command { // which was not called
 		case "get":
 			events.start("", "")
 			events.result(transfer.Result{}, err)
@@ -49,6 +56,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			events.start("", "")
 			events.listed(&listing{}, err)
 		}
+	}
+	if err == nil && lines.failed != nil {
+		err = quietly(transfer.LocalError("write to stdout", lines.failed))
 	}
 	code, message, hint := explain(err)
 	if _, said := errors.AsType[saidError](err); err != nil && !said {

@@ -103,7 +103,7 @@ func parseMirror(c *cli.Context, t *terminal) (mirrorCmd, error) {
 		return o, usageError{fmt.Errorf("get takes a URL and a directory, not also %q", args[2]), help}
 	}
 	for _, name := range noMirrorFlags {
-		if c.IsSet(name) {
+		if c.IsSet(name) && c.Value(name) != any(false) {
 			return o, usageError{fmt.Errorf("--%s is for one file, not for -r", name), help}
 		}
 	}

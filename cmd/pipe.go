@@ -1,12 +1,14 @@
 package cmd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // untilBrokenPipe returns a context that ends when nobody reads any more what the process writes to a pipe, as head does when it has
@@ -40,14 +42,17 @@ func quietly(err error) error {
 	return err
 }
 
-// A patientWriter writes to a pipe that may be full for as long as its reader likes, and gives up when ctx ends.
+// A patientWriter writes to a pipe that may be full for as long as its reader likes, and gives up when ctx ends: at once, or with grace
+// that much later, so that a reader who is there gets the last words.
 //
 // It has one goroutine. close ends it and waits for it, unless that is in a write that nothing but the end of the process ends.
 type patientWriter struct {
 	ctx    context.Context
+	grace  time.Duration
 	blocks chan []byte
 	ends   chan error // of the block before
 	stuck  bool
+	failed error // of the first write that failed
 }
 
 func newPatientWriter(ctx context.Context, w io.Writer) *patientWriter {
@@ -62,28 +67,43 @@ func newPatientWriter(ctx context.Context, w io.Writer) *patientWriter {
 	return p
 }
 
-// Write writes b, which may be used again only if there is no error.
-func (p *patientWriter) Write(b []byte) (int, error) { return p.WriteContext(p.ctx, b) }
+// Write writes b.
+func (p *patientWriter) Write(b []byte) (int, error) { return p.WriteContext(p.ctx, bytes.Clone(b)) }
 
-// WriteContext is Write, which gives up when another context ends, too. It implements transfer.ContextWriter.
+// WriteContext is Write, which gives up when another context ends, too. b may be used again only if there is no error. It implements
+// transfer.ContextWriter.
 func (p *patientWriter) WriteContext(ctx context.Context, b []byte) (int, error) {
 	if p.stuck {
 		return 0, errStuck
 	}
 	p.blocks <- b
+	over := ctx
 	select {
 	case err := <-p.ends:
-		if err != nil {
-			return 0, err
-		}
-		return len(b), nil
+		return p.ended(b, err)
 	case <-ctx.Done():
-		p.stuck = true
-		return 0, context.Cause(ctx)
 	case <-p.ctx.Done():
-		p.stuck = true
-		return 0, context.Cause(p.ctx)
+		over = p.ctx
 	}
+	if p.grace > 0 {
+		select {
+		case err := <-p.ends:
+			return p.ended(b, err)
+		case <-time.After(p.grace):
+		}
+	}
+	p.stuck = true
+	return 0, context.Cause(over)
+}
+
+func (p *patientWriter) ended(b []byte, err error) (int, error) {
+	if err == nil {
+		return len(b), nil
+	}
+	if p.failed == nil {
+		p.failed = err
+	}
+	return 0, err
 }
 
 // errStuck is what follows a write that was given up.

@@ -52,12 +52,27 @@ func checkAgainstSchema(line string) error {
 
 // A schemaWriter is the stdout of a kwikcp under test: it passes everything on, and holds every line of JSON against the schema.
 type schemaWriter struct {
-	w    io.Writer
-	line []byte // what of it was written so far
-	bad  error  // the first that is wrong
+	w io.Writer
+
+	mu      sync.Mutex
+	line    []byte // what of it was written so far
+	bad     error  // the first that is wrong
+	writing bool   // a write is under way: nobody reads it
 }
 
 func (s *schemaWriter) Write(b []byte) (int, error) {
+	s.check(b)
+	n, err := s.w.Write(b)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing = false
+	return n, err
+}
+
+func (s *schemaWriter) check(b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing = true
 	s.line = append(s.line, b...)
 	for {
 		end := bytes.IndexByte(s.line, '\n')
@@ -69,12 +84,13 @@ func (s *schemaWriter) Write(b []byte) (int, error) {
 		}
 		s.line = s.line[end+1:]
 	}
-	return s.w.Write(b)
 }
 
 // close returns what was wrong.
 func (s *schemaWriter) close() error {
-	if s.bad == nil && len(s.line) > 0 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bad == nil && len(s.line) > 0 && !s.writing {
 		return errors.New("the last line does not end")
 	}
 	return s.bad

@@ -18,7 +18,9 @@ import (
 //   - stderr carries talk only: "kwikcp: " and one line, no capital, no full stop; a hint stands behind it in parentheses.
 //   - whatever came from the network or names a file is made printable first.
 type terminal struct {
-	stdout, stderr io.Writer
+	stdout io.Writer // for lines: it gives up soon after an interruption, whether they are read or not
+	bytes  io.Writer // stdout for a file's content, by whoever can wait
+	stderr io.Writer
 }
 
 func (t *terminal) printf(format string, args ...any) {
