@@ -240,6 +240,8 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 		end, revoked := e.end, e.revoked
 		a.mu.Unlock()
 		switch {
+		case a.ctx.Err() != nil:
+			return off, a.ctx.Err()
 		case revoked, off >= end && s == nil:
 			return off, nil
 		case off >= end:
@@ -247,7 +249,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 		}
 		next := a.units.cut(off, a.frameSize(), end)
 		if err := readPayload(content, b, off, int(next-off)); err != nil {
-			if lack, ok := errors.AsType[*Lack](err); ok {
+			if lack, ok := errors.AsType[*Lack](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
 				a.lack(lack) // before the client notices that its grant ends early
 				if s != nil {
 					s.cancel()

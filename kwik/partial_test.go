@@ -117,3 +117,32 @@ func TestLackOfNonsense(t *testing.T) {
 		})
 	}
 }
+
+// An oddLack is a content that says it lacks something else than what is asked for.
+type oddLack struct {
+	memory
+	lack Lack
+}
+
+func (o oddLack) ReadAt([]byte, int64) (int, error) { return 0, &o.lack }
+
+// What a content lacks has to be of what was read of it. Otherwise the source is out, and the client knows at once.
+func TestLackOfSomethingElse(t *testing.T) {
+	for _, lack := range []Lack{{0, 0, errNotHere}, {unit, 0, errNotHere}, {unit, 2 * unit, errNotHere}, {-1, 0, errNotHere}} {
+		inWorldOf(t, 2*unit, 0, lan, func(w *world) {
+			w.primary.stop()
+			w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) {
+				c.OpenContent = func(context.Context, ContentRequest) (Content, error) {
+					return oddLack{memory{w.data}, lack}, nil
+				}
+			}))
+			client, server := w.dial(nil)
+			begun := time.Now()
+			c := w.copy(w.offer(client, server, unit))
+			<-c.done
+			if took := time.Since(begun); took > time.Second || c.err == nil || !strings.Contains(c.err.Error(), errNotHere.Error()) {
+				t.Errorf("%+v: %v after %v", lack, c.err, took)
+			}
+		})
+	}
+}
