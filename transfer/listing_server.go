@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/protobuf/proto"
@@ -43,15 +44,18 @@ func newNamesLimit() *namesLimit {
 	return &namesLimit{reading: make(chan struct{}, 4), held: semaphore.NewWeighted(2 * maxCrowd)}
 }
 
-// read returns the sorted names in a directory, which count until they are released. It waits for room, but not for longer than a client would.
+// read returns the sorted names in a directory, which count until they are released. It waits for its turn and for room, but not for
+// longer than a client would.
 func (n *namesLimit) read(ctx context.Context, d TreeDir) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout/2)
-	defer cancel()
+	patience := time.NewTimer(requestTimeout / 2)
+	defer patience.Stop()
 	select {
 	case n.reading <- struct{}{}:
 		defer func() { <-n.reading }()
-	case <-ctx.Done():
+	case <-patience.C:
 		return nil, errBusy
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	names, err := d.Names(maxCrowd)
 	if err != nil {
@@ -59,7 +63,9 @@ func (n *namesLimit) read(ctx context.Context, d TreeDir) ([]string, error) {
 	}
 	names = slices.DeleteFunc(names, temporary.MatchString)
 	sort.Strings(names)
-	if n.held.Acquire(ctx, int64(len(names))) != nil {
+	room, cancel := context.WithTimeout(ctx, requestTimeout/2)
+	defer cancel()
+	if n.held.Acquire(room, int64(len(names))) != nil {
 		return nil, errBusy
 	}
 	return names, nil
