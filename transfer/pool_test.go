@@ -156,7 +156,7 @@ func TestPoolOfManyTransfers(t *testing.T) {
 // A transfer that is cancelled, at whatever moment, leaves nothing in a session that others will use: neither a stream nor a head start that
 // nobody reads. Those that use it already get through.
 func TestPoolAfterCancel(t *testing.T) {
-	for ms := 0; ms < 700; ms += 20 { // a round trip takes 200
+	for ms := 0; ms < 700; ms += 40 { // a round trip takes 200
 		onWire(t, func(w *wire) {
 			root := t.TempDir()
 			for name, content := range map[string][]byte{"large": bytes.Repeat(theFile, 20), "file": theFile[:3000]} {
