@@ -6,32 +6,44 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	kwikpb "kwikcp/kwik/proto"
 )
+
+// comeAgain plays a secondary that says Welcome to one connection after the other and then acts; early, if it is not nil, is called before.
+func (w *world) comeAgain(fake *fakeServer, id PathID, early func(*quic.Conn), act func(*fakePeer)) {
+	w.wg.Go(func() {
+		for {
+			conn, err := fake.listener.Accept(w.t.Context())
+			if err != nil {
+				return
+			}
+			if early != nil {
+				early(conn)
+			}
+			stream, err := conn.AcceptStream(w.t.Context())
+			if err != nil {
+				return
+			}
+			p := &fakePeer{t: w.t, conn: conn}
+			p.use(stream)
+			p.receive()
+			p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{Version: protocolVersion, Role: kwikpb.Role_ROLE_SECONDARY, PathId: string(id)}}})
+			act(p)
+		}
+	})
+}
 
 // A source that comes back again and again and delivers nothing does not keep a stream waiting beyond SourceTimeout.
 func TestSourceThatComesAgainAndAgain(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, lan, func(w *world) {
 		fake, id := w.fakeSecondary()
 		client, server := w.dial(&Config{SourceTimeout: 20 * time.Second})
-		w.wg.Go(func() {
-			for {
-				conn, err := fake.listener.Accept(w.t.Context())
-				if err != nil {
-					return
-				}
-				p := &fakePeer{t: w.t, conn: conn}
-				stream, err := conn.AcceptStream(w.t.Context())
-				if err != nil {
-					return
-				}
-				p.use(stream)
-				p.receive()
-				p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{Version: protocolVersion, Role: kwikpb.Role_ROLE_SECONDARY, PathId: string(id)}}})
-				time.Sleep(500 * time.Millisecond)       // not stalled yet
-				p.extent(bytes.Repeat([]byte{0xff}, 64)) // the client closes the path and dials again, 15 s later at most
-				<-p.conn.Context().Done()
-			}
+		w.comeAgain(fake, id, nil, func(p *fakePeer) {
+			time.Sleep(500 * time.Millisecond)       // not stalled yet
+			p.extent(bytes.Repeat([]byte{0xff}, 64)) // the client closes the path and dials again, 15 s later at most
+			<-p.conn.Context().Done()
 		})
 		s := w.offer(client, server, unit)
 		w.primary.kill()
@@ -54,36 +66,23 @@ func TestSourcesThatComeAgainWithManyStreams(t *testing.T) {
 			pause := 200*time.Millisecond + time.Duration(n)*171*time.Millisecond
 			times, dice := 0, rand.New(rand.NewPCG(1, uint64(n)))
 			fake, id := w.fakeSecondary()
-			w.wg.Go(func() {
-				for {
-					conn, err := fake.listener.Accept(w.t.Context())
-					if err != nil {
-						return
-					}
-					p := &fakePeer{t: w.t, conn: conn}
-					if times++; times > 1 {
-						for range 20 {
-							s, err := conn.OpenUniStream()
-							if err != nil {
-								return
-							}
-							s.Write([]byte{0x80}) // no OPEN yet
-						}
-					}
-					stream, err := conn.AcceptStream(w.t.Context())
-					if err != nil {
-						return
-					}
-					p.use(stream)
-					p.receive()
-					p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{Version: protocolVersion, Role: kwikpb.Role_ROLE_SECONDARY, PathId: string(id)}}})
-					if times == 1 {
-						g := p.granted()
-						p.extent(wireOpen(FirstAggregateStreamID, g.GetGrantId(), g.GetExpectedOffset()), wireData(w.data[g.GetExpectedOffset():][:unit]))
-					}
-					time.Sleep(pause + time.Duration(dice.IntN(12000))*time.Millisecond)
-					conn.CloseWithError(0, "")
+			early := func(conn *quic.Conn) {
+				if times++; times == 1 {
+					return
 				}
+				for range 20 {
+					if s, err := conn.OpenUniStream(); err == nil {
+						s.Write([]byte{0x80}) // no OPEN yet
+					}
+				}
+			}
+			w.comeAgain(fake, id, early, func(p *fakePeer) {
+				if times == 1 {
+					g := p.granted()
+					p.extent(wireOpen(FirstAggregateStreamID, g.GetGrantId(), g.GetExpectedOffset()), wireData(w.data[g.GetExpectedOffset():][:unit]))
+				}
+				time.Sleep(pause + time.Duration(dice.IntN(12000))*time.Millisecond)
+				p.conn.CloseWithError(0, "")
 			})
 		}
 		client, server := w.dial(nil)

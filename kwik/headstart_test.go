@@ -16,7 +16,13 @@ import (
 // offerWithHeadStart is offer with a head start, which is begun.
 func (w *world) offerWithHeadStart(client *ClientSession, server *ServerSession, n int64) (*Stream, *AggregateStream) {
 	w.t.Helper()
-	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: unit, Descriptor: []byte("data"), HeadStart: n})
+	return w.offerNamed(client, server, "data", n)
+}
+
+// offerNamed is offerWithHeadStart with another descriptor.
+func (w *world) offerNamed(client *ClientSession, server *ServerSession, descriptor string, n int64) (*Stream, *AggregateStream) {
+	w.t.Helper()
+	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: unit, Descriptor: []byte(descriptor), HeadStart: n})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -284,21 +290,11 @@ func TestSlowContentBesideQuick(t *testing.T) {
 				}
 			}))
 			client, server := w.dial(nil)
-			open := func(descriptor string) *Stream {
-				o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: unit, Alignment: 1000, Descriptor: []byte(descriptor), HeadStart: unit})
-				if err != nil {
-					w.t.Fatal(err)
-				}
-				o.Start()
-				s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
-				if err != nil {
-					w.t.Fatal(err)
-				}
-				return s
-			}
-			c := w.copy(open("slow"))
+			slow, _ := w.offerNamed(client, server, "slow", unit)
+			c := w.copy(slow)
 			if second {
-				w.copy(open("quick")).wantAll()
+				quick, _ := w.offerNamed(client, server, "quick", unit)
+				w.copy(quick).wantAll()
 			}
 			begun := time.Now()
 			<-c.done

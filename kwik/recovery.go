@@ -19,14 +19,14 @@ type RecoveryPolicy struct {
 
 // A MappingRetryPolicy says how long a secondary stream waits for the offer of the KWIK stream that it names. Offers and
 // data travel on different paths, so data may come first. Meanwhile nothing is read of it, so QUIC's flow control bounds what
-// it costs.
+// it costs. It is not for head starts, which are on their offers' own path and wait as long as that lives.
 type MappingRetryPolicy struct {
 	MaxRetries int           // look-ups after the first; 0 means 9, negative none
 	Backoff    time.Duration // before the first retry, doubled for each further one; 0 means 10 ms
 }
 
 func (p MappingRetryPolicy) populate() MappingRetryPolicy {
-	setDefault(&p.MaxRetries, 9) // 5.1 s, in which an offer that is lost comes again on any link
+	setDefault(&p.MaxRetries, 9) // 5.1 s: an offer that is lost has come again, on most links
 	setDefault(&p.Backoff, 10*time.Millisecond)
 	return p
 }

@@ -3,7 +3,6 @@ package transfer
 import (
 	"bytes"
 	"os"
-	"path/filepath"
 	"testing"
 	"unsafe"
 
@@ -23,17 +22,7 @@ func TestCheckpointOfALargeFile(t *testing.T) {
 		if large {
 			cachedFile = func() int64 { return size - 1 }
 		}
-		name := filepath.Join(t.TempDir(), "f")
-		d, err := OpenDir(filepath.Dir(name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer d.Close()
-		f, err := d.Create("f")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
+		name, f := createFile(t)
 		want := bytes.Repeat([]byte("kwikcp.\n"), size/8)
 		if _, err := f.WriteAt(want, 0); err != nil {
 			t.Fatal(err)

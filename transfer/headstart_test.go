@@ -2,8 +2,6 @@ package transfer
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -17,17 +15,7 @@ func TestHeadStartsLeaveRoomForWhatTheyNeed(t *testing.T) {
 	for _, limit := range []int64{0, 64 << 10, 2 << 20, 64 << 20} {
 		t.Run(strconv.FormatInt(limit, 10), func(t *testing.T) {
 			onWire(t, func(w *wire) {
-				root := t.TempDir()
-				if err := os.WriteFile(filepath.Join(root, "file"), theFile, 0o600); err != nil {
-					t.Fatal(err)
-				}
-				dir, err := OpenDir(root)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer dir.Close()
-				w.serve(dir)
-				w.get() // so that the file is hashed
+				w.serveFiles(map[string][]byte{"file": theFile})
 				conf := w.client()
 				if limit > 0 {
 					conf.RateLimit = kwik.NewRateLimit(limit)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -92,6 +93,26 @@ func (w *wire) serve(dir Dir) *Server {
 		s.Close()
 	})
 	return s
+}
+
+// serveFiles starts our server of a directory with these files, all of which it has hashed.
+func (w *wire) serveFiles(files map[string][]byte) {
+	w.t.Helper()
+	root := w.t.TempDir()
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(root, name), content, 0o600); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	dir, err := OpenDir(root)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { dir.Close() })
+	w.serve(dir)
+	for name := range files {
+		w.get(func(o *GetOptions) { o.URL.Path = name })
+	}
 }
 
 // A script is what a hostile server does with a request.

@@ -5,8 +5,6 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -54,8 +52,10 @@ func (c *lossyConn) lose(k int) {
 // One packet is lost, in one direction or the other, and just after the one behind it the network is gone for a while, as a telephone's is
 // between two cells: whatever that keeps apart which belongs together, QUIC survives it, and so does a get, within its own limits.
 func TestPauseOfTheNetwork(t *testing.T) {
-	const pause = 6 * time.Second                                // QUIC's next probe comes up to twice as late, and a source may be silent for 10 s
-	for up, handshake := range map[bool]int{false: 2, true: 5} { // whose packets, of which there are so many: the server gives up one that takes long
+	// QUIC's next probe comes up to twice as late as the network, and a source may be silent for 10 s.
+	const pause = 6 * time.Second
+	// So many packets are the handshake's in each direction: the server gives up one that takes long.
+	for up, handshake := range map[bool]int{false: 2, true: 5} {
 		for _, first := range []bool{true, false} {
 			for k := range 10 {
 				if first && k < handshake {
@@ -81,18 +81,8 @@ func pauseAfter(w *wire, pause time.Duration, up, first bool, k int) {
 		w.wrap = wrap
 	}
 	w.link = simnet.Link{Latency: 50 * time.Millisecond}
-	root := w.t.TempDir()
 	want := theFile[:16<<10]
-	if err := os.WriteFile(filepath.Join(root, "file"), want, 0o600); err != nil {
-		w.t.Fatal(err)
-	}
-	dir, err := OpenDir(root)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer dir.Close()
-	w.serve(dir)
-	w.get() // so that the file is hashed
+	w.serveFiles(map[string][]byte{"file": want})
 	time.Sleep(time.Second)
 	conf := w.client()
 	conf.ListenPacket = func(context.Context, netip.AddrPort) (net.PacketConn, error) {

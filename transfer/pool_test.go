@@ -123,18 +123,8 @@ func TestPoolWaitsForADial(t *testing.T) {
 // More transfers at once than a path may have secondary streams wait for their turn, on a slow link for long, and are not taken for stalled.
 func TestPoolOfManyTransfers(t *testing.T) {
 	onWire(t, func(w *wire) {
-		root := t.TempDir()
 		want := bytes.Repeat(theFile, 1+(1<<20)/len(theFile))[:1<<20]
-		if err := os.WriteFile(filepath.Join(root, "file"), want, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		dir, err := OpenDir(root)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer dir.Close()
-		w.serve(dir)
-		w.get() // so that the file is hashed
+		w.serveFiles(map[string][]byte{"file": want})
 		w.link = simnet.Link{Latency: 15 * time.Millisecond, Rate: 4e6}
 		conf := w.client()
 		conf.ConnectionsPerServer = 1
@@ -158,22 +148,8 @@ func TestPoolOfManyTransfers(t *testing.T) {
 func TestPoolAfterCancel(t *testing.T) {
 	for ms := 0; ms < 700; ms += 40 { // a round trip takes 200
 		onWire(t, func(w *wire) {
-			root := t.TempDir()
-			for name, content := range map[string][]byte{"large": bytes.Repeat(theFile, 20), "file": theFile[:3000]} {
-				if err := os.WriteFile(filepath.Join(root, name), content, 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			dir, err := OpenDir(root)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer dir.Close()
-			w.serve(dir)
+			w.serveFiles(map[string][]byte{"large": bytes.Repeat(theFile, 20), "file": theFile[:3000]})
 			large := func(o *GetOptions) { o.URL.Path = "large" }
-			w.get() // so that the files are hashed
-			w.get(large)
-
 			w.link = simnet.Link{Latency: 50 * time.Millisecond, Rate: 20e6}
 			var pool Pool
 			defer pool.Close()

@@ -52,18 +52,8 @@ func TestRoundTrips(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			onWire(t, func(w *wire) {
 				w.link = simnet.Link{Latency: rtt / 4}
-				root := w.t.TempDir()
 				want := bytes.Repeat([]byte("kwikcp"), c.size/6+1)[:c.size]
-				if err := os.WriteFile(filepath.Join(root, "file"), want, 0o666); err != nil {
-					w.t.Fatal(err)
-				}
-				dir, err := OpenDir(root)
-				if err != nil {
-					w.t.Fatal(err)
-				}
-				defer dir.Close()
-				w.serve(dir)
-				w.get() // so that the file is hashed
+				w.serveFiles(map[string][]byte{"file": want})
 				_, took, err := w.get(func(o *GetOptions) {
 					if c.change != nil {
 						c.change(w, o, want)

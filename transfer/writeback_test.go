@@ -98,18 +98,27 @@ func TestCheckpointThatFails(t *testing.T) {
 	}
 }
 
-// Checkpoint leaves a file of the operating system as it is, and fails for one that is closed.
-func TestCheckpoint(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "f")
+// createFile returns a new, empty file in a directory of its own, and its name.
+func createFile(t *testing.T) (name string, f File) {
+	t.Helper()
+	name = filepath.Join(t.TempDir(), "f")
 	d, err := OpenDir(filepath.Dir(name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Close()
-	f, err := d.Create("f")
-	if err != nil {
+	if f, err = d.Create("f"); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		f.Close()
+		d.Close()
+	})
+	return name, f
+}
+
+// Checkpoint leaves a file of the operating system as it is, and fails for one that is closed.
+func TestCheckpoint(t *testing.T) {
+	name, f := createFile(t)
 	if _, err := f.WriteAt(make([]byte, 1<<20), 1<<20); err != nil {
 		t.Fatal(err)
 	}
