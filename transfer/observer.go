@@ -204,7 +204,7 @@ func (o *observer) status(path kwik.PathStats, stats kwik.StreamStats, now time.
 		}
 	}
 	if reason != nil && s.State != ServerJoined {
-		s.Reason = short(reason)
+		s.Reason = Short(reason)
 	}
 	if o.servers[s.ID] == nil {
 		o.servers[s.ID] = &meter{}
@@ -214,7 +214,7 @@ func (o *observer) status(path kwik.PathStats, stats kwik.StreamStats, now time.
 }
 
 // short returns what is worth a line about why a server is lost.
-func short(err error) string {
+func Short(err error) string {
 	if e, ok := errors.AsType[*kwik.Error](err); ok && e.Reason != "" && e.Code != kwik.ErrSourceRefuted {
 		return e.Reason
 	}
