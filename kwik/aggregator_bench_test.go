@@ -24,7 +24,7 @@ func BenchmarkSecondaryStreamAggregation(b *testing.B) {
 	})
 	b.Run("unordered", func(b *testing.B) {
 		benchmarkAggregation(b, func(a *streamAggregator) error {
-			_, err := a.copyTo(b.Context(), writerFunc(func(p []byte, _ int64) (int, error) { return len(p), nil }))
+			_, err := a.copyTo(b.Context(), writerFunc(func(p []byte, _ int64) (int, error) { return len(p), nil }), nil)
 			return err
 		})
 	})

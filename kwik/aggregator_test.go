@@ -225,7 +225,7 @@ func (a *aggregation) copying(ctx context.Context, w io.WriterAt, f func(), chec
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		n, err := a.copyTo(ctx, w)
+		n, err := a.copyTo(ctx, w, nil)
 		check(n, err)
 	}()
 	synctest.Wait()
@@ -263,7 +263,7 @@ func TestAggregationRefusesUnprovedBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAggregation(t, 2*aggUnit, aggUnit, "liar", "honest")
 		proofs := 0
-		a.setProof(func(source PathID, off int64, p []byte) error {
+		wantOpen(t, a.streamAggregator, func(source PathID, off int64, p []byte) error {
 			if proofs++; !bytes.Equal(p, a.content[off:off+int64(len(p))]) {
 				return errors.New("wrong")
 			}
@@ -361,7 +361,7 @@ func TestAggregationStopsWithItsConsumer(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.send("a", 1, aggUnit, 2*aggUnit, nil) // waits for the reader, who closes
-		if _, err := a.copyTo(t.Context(), newSink(2*aggUnit)); err != errTwoConsumers {
+		if _, err := a.copyTo(t.Context(), newSink(2*aggUnit), nil); err != errTwoConsumers {
 			t.Errorf("a second consumer: %v", err)
 		}
 		a.close()
@@ -428,7 +428,7 @@ func TestAggregationTimeout(t *testing.T) {
 					tt.events(a)
 				}
 				start := time.Now()
-				_, err := a.copyTo(t.Context(), newSink(size))
+				_, err := a.copyTo(t.Context(), newSink(size), nil)
 				took := time.Since(start)
 				if !errors.Is(err, ErrAggregationTimeout) || took < tt.after-tickInterval || took > tt.after+2*tickInterval {
 					t.Errorf("%v after %v, want %v", err, took, tt.after)
@@ -467,4 +467,12 @@ func TestAggregationStrikes(t *testing.T) {
 			t.Errorf("gone %v, %v", s.gone, s.reason)
 		}
 	})
+}
+
+// wantOpen sets the verifier of an aggregator.
+func wantOpen(t *testing.T, a *streamAggregator, verify ProofFunc) {
+	t.Helper()
+	if err := a.open(verify); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -45,7 +45,7 @@ func TestSourceThatComesAgainAndAgain(t *testing.T) {
 			p.extent(bytes.Repeat([]byte{0xff}, 64)) // the client closes the path and dials again, 15 s later at most
 			<-p.conn.Context().Done()
 		})
-		s := w.offer(client, server, unit)
+		s := w.offer(client, server, unit, nil)
 		w.primary.kill()
 		c := w.copy(s)
 		select {
@@ -86,7 +86,7 @@ func TestSourcesThatComeAgainWithManyStreams(t *testing.T) {
 			})
 		}
 		client, server := w.dial(nil)
-		s := w.offer(client, server, unit)
+		s := w.offer(client, server, unit, nil)
 		w.primary.kill()
 		c := w.copy(s)
 		start := time.Now()

@@ -25,7 +25,7 @@ type attachment struct {
 	cancel     context.CancelFunc
 	wake       chan struct{}    // has an element after grants came
 	offer      *AggregateStream // what the client was offered; nil on a secondary
-	start      chan struct{}    // closed when a head start may begin; nil if the client attached this server itself
+	start      <-chan struct{}  // closed when a head start may begin; nil if nothing delays it
 
 	mu    sync.Mutex
 	queue []*extent // the first is being written, if writing

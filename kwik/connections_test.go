@@ -106,7 +106,7 @@ func TestConnectionsPerServer(t *testing.T) {
 	inWorldOf(t, 24<<20, 1, slow, func(w *world) {
 		client, server := w.dial(&Config{ConnectionsPerServer: 3})
 		w.wantState(client, "s1", PathActive)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		w.within(time.Second, func() bool { return connections(w, client, "s1") == 3 && connections(w, client, primaryPathID) == 3 })
 		c.wantAll()
 		if n := len(client.Paths()); n != 2 {
@@ -149,7 +149,7 @@ func TestLossyPathsGetCompany(t *testing.T) {
 			client, server := w.dial(conf)
 			w.wantState(client, "s1", PathActive)
 			start := time.Now()
-			c := w.copy(w.offer(client, server, unit))
+			c := w.copy(w.offer(client, server, unit, nil))
 			for done := false; !done; {
 				select {
 				case <-c.done:
@@ -190,8 +190,7 @@ func TestBanConcernsTheServer(t *testing.T) {
 		})))
 		client, server := w.dial(&Config{ConnectionsPerServer: 2})
 		w.wantState(client, "s1", PathActive)
-		s := w.offer(client, server, unit)
-		s.SetProof(w.prove)
+		s := w.offer(client, server, unit, w.prove)
 		c := w.copy(s)
 		c.wantAll()
 		if st := w.path(client, "s1"); st.State != PathBanned || st.Connections != 0 {
@@ -232,10 +231,7 @@ func TestPushedOnOnePath(t *testing.T) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
-		if err != nil {
-			w.t.Fatal(err)
-		}
+		s := w.accept(client, o.StreamID(), nil)
 		c := w.copy(s)
 		n := 0
 		push := func(session *ServerSession) {
@@ -279,7 +275,7 @@ func TestMappingsOfManyPaths(t *testing.T) {
 		for _, m := range w.primary.Members() {
 			w.wantState(client, m.ID, PathActive)
 		}
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		most := 0
 		bad := map[string]int{}
 		for done := false; !done; {
@@ -309,7 +305,7 @@ func TestGoneIsNotStalled(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		c.s.agg.detach("s1", errors.New("it ended"))
 		for _, src := range c.s.Stats().Sources {
 			if src.Path == "s1" && (src.Stalled || src.Gone == nil) {

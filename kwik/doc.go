@@ -11,7 +11,7 @@
 // come. Secondaries make themselves known to the primary with [Listener.Join]. An aggregate stream may also be pushed
 // ([AggregateStreamSpec].Pushed): then servers write their parts when they like, through [SecondaryStream]s.
 //
-// The package knows nothing of files. It proves nothing by itself either: [Stream.SetProof] takes the function that does.
+// The package knows nothing of files. It proves nothing by itself either: [AggregateOffer.Open] takes the function that does.
 //
 // # The data's way
 //

@@ -35,7 +35,7 @@ func TestDrain(t *testing.T) {
 				client, server := w.dial(nil)
 				w.wantState(client, "s1", PathActive)
 				w.wantState(client, "s2", PathActive)
-				c := w.copy(w.offer(client, server, unit))
+				c := w.copy(w.offer(client, server, unit, nil))
 				leaving, id := w.secondaries[0], PathID("s1")
 				if who == "primary" {
 					leaving, id = w.primary, primaryPathID
@@ -63,7 +63,7 @@ func TestDrain(t *testing.T) {
 func TestDrainWhereNobodyElseIs(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
 		over := w.shutDown(w.primary, time.Minute)
 		c.wantAll()
@@ -75,7 +75,7 @@ func TestDrainWhereNobodyElseIs(t *testing.T) {
 	})
 	inWorldOf(t, 12<<20, 0, slow, func(w *world) {
 		client, server := w.dial(&Config{SourceTimeout: 2 * time.Second})
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
 		begun := time.Now()
 		<-w.shutDown(w.primary, 500*time.Millisecond)
@@ -136,10 +136,14 @@ func TestRollingRestart(t *testing.T) {
 						client.CloseWithError(0, "")
 						continue
 					}
-					s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
+					offer, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
 					if err != nil {
 						client.CloseWithError(0, "")
 						continue
+					}
+					s, err := offer.Open(nil)
+					if err != nil {
+						w.t.Fatal(err)
 					}
 					w.copy(s).wantAll()
 					client.CloseWithError(0, "")
@@ -173,7 +177,7 @@ func TestPrimaryComesBack(t *testing.T) {
 		w.secondaries = append(w.secondaries, w.join())
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
 		old := w.primary
 		old.kill()
@@ -200,7 +204,7 @@ func TestPrimaryComesBackAlone(t *testing.T) {
 		w.primary.stop()
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), reset)
 		client, server := w.dial(nil)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
 		old := w.primary
 		old.kill()
@@ -214,7 +218,7 @@ func TestPrimaryComesBackAlone(t *testing.T) {
 func TestDrainAndPlainStreams(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
-		w.copy(w.offer(client, server, unit)).wantAll() // served
+		w.copy(w.offer(client, server, unit, nil)).wantAll() // served
 		time.Sleep(time.Second)
 		cs, err := client.OpenStreamSync(w.t.Context())
 		if err != nil {
@@ -247,8 +251,8 @@ func TestDrainAndPlainStreams(t *testing.T) {
 func TestDrainAndOffers(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
-		w.copy(w.offer(client, server, unit)).wantAll() // served
-		s := w.offer(client, server, unit)
+		w.copy(w.offer(client, server, unit, nil)).wantAll() // served
+		s := w.offer(client, server, unit, nil)
 		time.Sleep(time.Second)
 		w.shutDown(w.primary, time.Minute)
 		time.Sleep(100 * time.Millisecond)

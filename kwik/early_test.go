@@ -72,7 +72,7 @@ func TestDialEarlyIsRefused(t *testing.T) {
 func TestAttachmentTravelsWithHello(t *testing.T) {
 	inWorldOf(t, 8*unit, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
-		stream := w.offer(client, server, unit)
+		stream := w.offer(client, server, unit, nil)
 		copying := w.copy(stream)
 		fake, id := w.fakeSecondary()
 		p, hello := fake.accept()
@@ -103,27 +103,21 @@ func TestFirstBytes(t *testing.T) {
 				s.config.SecondaryStreams.BufferSize = 16 << 10
 			}
 			w.wg.Go(func() {
-				o, err := (<-w.primary.sessions).OpenAggregateStream(AggregateStreamSpec{
+				_, err := (<-w.primary.sessions).OpenAggregateStream(AggregateStreamSpec{
 					Size: 40 * unit, Alignment: 1000, Descriptor: []byte("data"), HeadStart: c.headStart,
 				})
 				if err != nil {
 					w.t.Error(err)
-					return
 				}
-				o.Start()
 			})
 			begun := time.Now()
 			client, err := w.tryDialWith(DialEarly, w.primary.addr, w.primary.pin(), nil)
 			if err != nil {
 				w.t.Fatal(err)
 			}
-			stream, err := client.AcceptAggregate(w.t.Context(), FirstAggregateStreamID)
-			if err != nil {
-				w.t.Fatal(err)
-			}
 			var mu sync.Mutex
 			first := make(map[PathID]time.Duration)
-			stream.SetProof(func(source PathID, off int64, p []byte) error {
+			stream := w.accept(client, FirstAggregateStreamID, func(source PathID, off int64, p []byte) error {
 				mu.Lock()
 				defer mu.Unlock()
 				if first[source] == 0 {

@@ -92,12 +92,21 @@ func ExampleServerSession_OpenAggregateStream() {
 	session, err := kwik.DialAddr(ctx, primary.Addr().String(), clientTLS, nil)
 	check(err)
 	defer session.CloseWithError(0, "")
-	stream, err := session.AcceptStream(ctx)
+	offer, err := session.AcceptNextAggregate(ctx)
 	check(err)
-	defer stream.Close()
-	content, err := io.ReadAll(stream)
+	reader, err := offer.Open(func(server kwik.PathID, off int64, p []byte) error {
+		for i, b := range p {
+			if b != "abc"[(off+int64(i))%3] {
+				return fmt.Errorf("%s sent %q at %d", server, b, off+int64(i))
+			}
+		}
+		return nil
+	})
 	check(err)
-	fmt.Printf("%d bytes: %s\n", stream.Size(), content)
+	defer reader.Close()
+	content, err := io.ReadAll(reader)
+	check(err)
+	fmt.Printf("%d bytes: %s\n", reader.Size(), content)
 	// Output:
 	// joined as s1
 	// 15 bytes: abcabcabcabcabc

@@ -247,7 +247,7 @@ func TestFinishedStreamsMakeRoom(t *testing.T) {
 	inWorldOf(t, 10, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
 		for range maxStreamsPerSession + 10 {
-			s := w.offer(client, server, 0)
+			s := w.offer(client, server, 0, nil)
 			w.copy(s).wantAll()
 			time.Sleep(20 * time.Millisecond) // for the primary to hear that it is released
 		}

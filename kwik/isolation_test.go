@@ -21,7 +21,7 @@ type hostileScene struct {
 	w      *world
 	client *ClientSession
 	server *ServerSession
-	stream *Stream
+	stream *AggregateReader
 	copy   *copying
 	id     PathID                     // the fake's
 	fake   *fakePeer                  // its path
@@ -49,7 +49,7 @@ func inHostileSceneUnder(t *testing.T, size int, conf *Config, f func(h *hostile
 		h.client, h.server = w.dial(conf)
 		h.fake = server.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 		w.wantState(h.client, id, PathActive)
-		h.stream = w.offer(h.client, h.server, unit)
+		h.stream = w.offer(h.client, h.server, unit, nil)
 		h.copy = w.copy(h.stream)
 		if o := h.fake.attached(); o.GetKwikStreamId() != uint64(h.stream.StreamID()) || len(o.GetTickets()) != 1 {
 			w.t.Fatalf("attachment %v", o)
@@ -398,8 +398,7 @@ func TestWrongBytesAreBlamed(t *testing.T) {
 		w.secondaries = append(w.secondaries, bad)
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		s := w.offer(client, server, unit)
-		s.SetProof(w.prove)
+		s := w.offer(client, server, unit, w.prove)
 		w.copy(s).wantAll()
 		session := <-bad.sessions
 		<-session.Context().Done()

@@ -23,15 +23,20 @@ type AggregateStreamSpec struct {
 	// Pushed means that the client grants nothing and OpenContent is not asked: servers write what they like where they like,
 	// inside the client's reorder window, through SecondaryStreams (see PushedStream).
 	Pushed bool
-	// HeadStart is how many of the first bytes the primary writes without being asked, after [AggregateStream.Start]; 0 for none. It is cut to
-	// whole units, to 1 MiB and, of a stream that several servers share, to the primary's equal part. The client takes them for what it
-	// asked for itself, and reads none before its application does. It should be what the client reserved (ClientSession.ReserveHeadStart)
-	// and asked for in the application's protocol: more may fill its connection's window before it hears of the stream.
+	// HeadStart is the number of bytes at the start of the stream that the primary sends without a request; 0 means none. It
+	// is cut to whole units, to 1 MiB, and to the primary's equal share if several servers have the stream. It should be what
+	// the client reserved with [ClientSession.ReserveHeadStart]: more may fill the connection's window before the client knows
+	// the stream.
 	HeadStart int64
+	// HeadStartAfter delays the head start until the channel is closed, so that it does not compete with bytes which the
+	// client needs first. Nil means no delay. If the channel is never closed, the client takes the primary for
+	// stalled and requests the bytes from other servers.
+	HeadStartAfter <-chan struct{}
 }
 
-// An AggregateStream is the primary's handle of an aggregate stream that it opened. The bytes come from the content
-// that OpenContent returns for its descriptor, here and on every secondary; nothing is written to the handle.
+// An AggregateStream is the primary's handle of an aggregate stream that it opened. Nothing is written to it and nothing
+// has to start it: the bytes are those of the content that OpenContent returns for its descriptor, here and on
+// every secondary, and each server sends what the client requests.
 type AggregateStream struct {
 	id      StreamID
 	spec    AggregateStreamSpec
@@ -39,7 +44,6 @@ type AggregateStream struct {
 	content contentID
 	ctx     context.Context
 	cancel  context.CancelFunc
-	start   func()       // begins the head start; nil without one
 	sent    atomic.Int64 // payload that this server wrote, bytes
 }
 

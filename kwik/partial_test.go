@@ -69,7 +69,7 @@ func TestPartialSources(t *testing.T) {
 				}
 				client, server := w.dial(nil)
 				start := time.Now()
-				c := w.copy(w.offer(client, server, unit))
+				c := w.copy(w.offer(client, server, unit, nil))
 				if x.missing == nil {
 					c.wantAll()
 				} else {
@@ -106,7 +106,7 @@ func TestLackOfNonsense(t *testing.T) {
 	for _, r := range []rangeset.Range{{Start: 1, End: unit}, {Start: 0, End: unit + 1}, {Start: unit, End: unit}, {Start: 2 * unit, End: unit}, {Start: 0, End: 1 << 62}} {
 		inWorldOf(t, 10*unit, 0, lan, func(w *world) {
 			client, server := w.dial(nil)
-			c := w.copy(w.offer(client, server, unit))
+			c := w.copy(w.offer(client, server, unit, nil))
 			server.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 				KwikStreamId: uint64(c.s.StreamID()), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
 				StartOffset: uint64(r.Start), EndOffset: uint64(r.End),
@@ -138,7 +138,7 @@ func TestLackOfSomethingElse(t *testing.T) {
 			}))
 			client, server := w.dial(nil)
 			begun := time.Now()
-			c := w.copy(w.offer(client, server, unit))
+			c := w.copy(w.offer(client, server, unit, nil))
 			<-c.done
 			if took := time.Since(begun); took > time.Second || c.err == nil || !strings.Contains(c.err.Error(), errNotHere.Error()) {
 				t.Errorf("%+v: %v after %v", lack, c.err, took)

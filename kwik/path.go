@@ -212,7 +212,8 @@ func (p *path) acceptStreams(ctx context.Context) {
 			continue
 		}
 		p.session.mu.Lock()
-		p.session.deliverStream(&Stream{plain: stream, path: p.id})
+		p.session.waiting = append(p.session.waiting, &Stream{quic: stream, path: p.id})
+		p.session.announce()
 		p.session.mu.Unlock()
 	}
 }

@@ -18,7 +18,7 @@ type pushScene struct {
 	w      *world
 	client *ClientSession
 	server *ServerSession
-	stream *Stream
+	stream *AggregateReader
 	id     PathID
 	fake   *fakePeer
 	window *kwikpb.OffsetSyncResponse // the first that the fake heard of
@@ -43,7 +43,7 @@ func inPushScene(t *testing.T, conf *Config, f func(h *pushScene)) {
 		h.client, h.server = w.dial(conf)
 		h.fake = secondary.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 		w.wantState(h.client, id, PathActive)
-		h.stream = w.offerPushed(h.client, h.server, int64(len(w.data)), unit)
+		h.stream = w.offerPushed(h.client, h.server, int64(len(w.data)), unit, nil)
 		go func() {
 			data, err := io.ReadAll(h.stream)
 			h.read <- readResult{data, err}
@@ -132,15 +132,15 @@ func TestHostilePushes(t *testing.T) {
 		"an id of the far future":  func(h *pushScene) [][]byte { return [][]byte{wireOpen(h.stream.StreamID()+7, 0, 0)} },
 		"a plain stream's id":      func(h *pushScene) [][]byte { return [][]byte{wireOpen(4, 0, 0)} },
 		"into a pulled stream": func(h *pushScene) [][]byte {
-			s := h.w.offer(h.client, h.server, unit)
+			s := h.w.offer(h.client, h.server, unit, nil)
 			h.w.copy(s)
 			h.fake.attached()
 			return [][]byte{wireOpen(s.StreamID(), 0, 0), h.data(0, unit)}
 		},
 		"into another session's stream": func(h *pushScene) [][]byte {
 			client, server := h.w.dial(nil)
-			h.w.offerPushed(client, server, 1000, 0)
-			other := h.w.offerPushed(client, server, 1000, 0) // this session has only one
+			h.w.offerPushed(client, server, 1000, 0, nil)
+			other := h.w.offerPushed(client, server, 1000, 0, nil) // this session has only one
 			return [][]byte{wireOpen(other.StreamID(), 0, 0), h.data(0, 1000)}
 		},
 	} {
@@ -217,7 +217,7 @@ func TestPushedMemory(t *testing.T) {
 		client, server := w.dial(&Config{ReorderWindow: minReorderWindow})
 		fake := secondary.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 		w.wantState(client, id, PathActive)
-		s := w.offerPushed(client, server, int64(len(w.data)), 1)
+		s := w.offerPushed(client, server, int64(len(w.data)), 1, nil)
 		read := make(chan readResult, 1)
 		go func() {
 			data, err := io.ReadAll(s)
@@ -305,8 +305,7 @@ func TestPushedBytesAreRefuted(t *testing.T) {
 				client, server := w.dial(&Config{Recovery: RecoveryPolicy{Aggregation: c.strategy}})
 				fake := secondary.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 				w.wantState(client, id, PathActive)
-				s := w.offerPushed(client, server, int64(len(w.data)), unit)
-				s.SetProof(w.prove)
+				s := w.offerPushed(client, server, int64(len(w.data)), unit, w.prove)
 				copied := w.copy(s)
 				fake.attached()
 				first := fake.granted()

@@ -101,7 +101,7 @@ func TestRateLimitOfAClient(t *testing.T) {
 				t.Run(fmt.Sprintf("%d KiB/s, %d servers, RTT %v", rate>>10, 1+secondaries, 2*latency), func(t *testing.T) {
 					inWorldOf(t, int(5*rate), secondaries, simnet.Link{Latency: latency, Rate: 200e6}, func(w *world) {
 						client, server := w.dial(&Config{RateLimit: NewRateLimit(rate)})
-						s := w.offer(client, server, unit)
+						s := w.offer(client, server, unit, nil)
 						w.within(time.Minute, func() bool { return client.Stats().ActivePaths == 1+secondaries })
 						before := client.Stats().Wire.BytesReceived
 						start := time.Now()
@@ -164,11 +164,11 @@ func TestRateLimitOfAServer(t *testing.T) {
 					w.primary.stop()
 					w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) { c.RateLimit = NewRateLimit(rate) }))
 					var sessions []*ClientSession
-					var streams []*Stream
+					var streams []*AggregateReader
 					for range clients {
 						client, server := w.dial(nil)
 						sessions = append(sessions, client)
-						streams = append(streams, w.offer(client, server, unit))
+						streams = append(streams, w.offer(client, server, unit, nil))
 					}
 					received := func() (sum uint64) {
 						for _, c := range sessions {

@@ -72,7 +72,7 @@ func TestDataBeforeItsOffer(t *testing.T) {
 		x := fake.extent(wireOpen(FirstAggregateStreamID, 0, 0), wireData(w.data[:1<<20]), wireData(w.data[1<<20:]), wireClose(size))
 		x.Close()
 		time.Sleep(100 * time.Millisecond) // the stream waits for its offer
-		s := w.offerPushed(client, server, int64(size), 0)
+		s := w.offerPushed(client, server, int64(size), 0, nil)
 		if s.StreamID() != FirstAggregateStreamID {
 			w.t.Fatalf("stream %#x", s.StreamID())
 		}
@@ -91,7 +91,7 @@ func TestDataWithoutAnOffer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inFakeWorld(t, nil, func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, _ PathID) {
 				if offered {
-					w.offerPushed(client, server, int64(len(w.data)), 0)
+					w.offerPushed(client, server, int64(len(w.data)), 0, nil)
 				}
 				start := time.Now()
 				fake.extent(wireOpen(FirstAggregateStreamID, 0, 0), wireData(w.data[:1000]))
@@ -209,9 +209,8 @@ func TestAggregationFallback(t *testing.T) {
 				for _, id := range []PathID{"s1", "s2"} {
 					w.wantState(client, id, PathActive)
 				}
-				s := w.offer(client, server, unit)
 				var refuted []int64
-				s.SetProof(func(_ PathID, off int64, p []byte) error {
+				s := w.offer(client, server, unit, func(_ PathID, off int64, p []byte) error {
 					if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
 						mu.Lock()
 						defer mu.Unlock()
@@ -255,7 +254,7 @@ func TestAggregationFallback(t *testing.T) {
 						t.Errorf("%v does not say where", c.err)
 					}
 					s.Close()
-					w.copy(w.offer(client, server, unit)).sink.data = nil // the session goes on: another stream may be read
+					w.copy(w.offer(client, server, unit, nil)).sink.data = nil // the session goes on: another stream may be read
 				}
 			})
 		})
@@ -422,7 +421,7 @@ func TestRecoveryIgnoreStream(t *testing.T) {
 				h.wantLife()
 				wantError(h.w.t, h.gone(), ErrMetadataProtocolViolation)
 				h.fake.wantOpen()
-				h.stream = h.w.offer(h.client, h.server, unit)
+				h.stream = h.w.offer(h.client, h.server, unit, nil)
 				h.copy = h.w.copy(h.stream)
 				h.fake.attached()
 				g := h.fake.granted()
@@ -468,8 +467,7 @@ func TestRefutationsOutliveThePath(t *testing.T) {
 		})))
 		client, server := w.dial(&Config{Recovery: RecoveryPolicy{Aggregation: FallbackIgnoreCorrupted}})
 		w.wantState(client, "s1", PathActive)
-		s := w.offerPushed(client, server, int64(len(w.data)), unit)
-		s.SetProof(func(source PathID, off int64, p []byte) error {
+		s := w.offerPushed(client, server, int64(len(w.data)), unit, func(source PathID, off int64, p []byte) error {
 			if source == "s1" {
 				return errors.New("wrong")
 			}

@@ -25,8 +25,7 @@ func inSourceScene(t *testing.T, size int, align int64, conf Config, prove Proof
 		h.client, h.server = w.dial(&conf)
 		h.fake = server.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 		w.wantState(h.client, id, PathActive)
-		h.stream = w.offer(h.client, h.server, align)
-		h.stream.SetProof(prove)
+		h.stream = w.offer(h.client, h.server, align, prove)
 		h.copy = w.copy(h.stream)
 		h.fake.attached()
 		h.fake.metadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{KwikStreamId: uint64(h.stream.StreamID()), Room: roomOffered})
@@ -182,8 +181,7 @@ func TestBufferSize(t *testing.T) {
 		inWorldOf(t, size, 0, lan, func(w *world) {
 			w.primary.config.SecondaryStreams.BufferSize = buffer
 			client, server := w.dial(nil)
-			s := w.offer(client, server, align)
-			s.SetProof(prove)
+			s := w.offer(client, server, align, prove)
 			w.copy(s).wantAll()
 			if longest != buffer {
 				t.Errorf("frames of up to %d bytes, want %d", longest, buffer)
@@ -385,7 +383,7 @@ func TestAggregationRatio(t *testing.T) {
 func TestPathStats(t *testing.T) {
 	inWorld(t, 1, simnet.Link{Latency: 10 * time.Millisecond, Rate: 50e6}, func(w *world) {
 		client, server := w.dial(nil)
-		w.copy(w.offer(client, server, unit)).wantAll()
+		w.copy(w.offer(client, server, unit, nil)).wantAll()
 		before := w.wantState(client, "s1", PathActive)
 		for _, p := range client.Paths() {
 			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond || p.CongestionWindow == 0 {

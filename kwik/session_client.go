@@ -38,8 +38,9 @@ type ClientSession struct {
 	// headStarts is how many head starts have been reserved, and headStartRoom how much of their room is not, in bytes.
 	headStarts    int
 	headStartRoom int64
-	waiting       []*Stream     // opened by the primary, not accepted yet; plain ones are bounded by QUIC's stream limit
-	news          chan struct{} // closed and made anew whenever waiting grows
+	waiting       []*Stream         // opened by the primary, not accepted yet; QUIC's stream limit bounds their number
+	offers        []*AggregateOffer // likewise; maxStreamsPerSession bounds their number
+	arrived       chan struct{}     // closed and replaced when one of the two grows
 }
 
 func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
@@ -48,7 +49,7 @@ func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 		servers: make(map[PathID]*serverRecord),
 		paths:   make(map[PathID]*pathRecord),
 		streams: make(map[StreamID]*openStream),
-		news:    make(chan struct{}),
+		arrived: make(chan struct{}),
 
 		headStartRoom: int64(c.clientQUIC(ServerRolePrimary).InitialConnectionReceiveWindow / 2),
 	}
@@ -88,7 +89,7 @@ func (s *ClientSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return &Stream{plain: stream, path: primaryPathID}, nil
+	return &Stream{quic: stream, path: primaryPathID}, nil
 }
 
 // OpenStream opens a plain stream to the primary, or fails at once if QUIC's stream limit is reached.
@@ -97,55 +98,59 @@ func (s *ClientSession) OpenStream() (*Stream, error) {
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return &Stream{plain: stream, path: primaryPathID}, nil
+	return &Stream{quic: stream, path: primaryPathID}, nil
 }
 
-// AcceptStream returns the next stream that the primary opened, plain or aggregate. An application whose own protocol
-// names its aggregate streams uses AcceptAggregate for them instead.
+// AcceptStream returns the next plain stream that the primary opened. Aggregate streams are accepted by AcceptAggregate
+// and AcceptNextAggregate.
 func (s *ClientSession) AcceptStream(ctx context.Context) (*Stream, error) {
-	return s.accept(ctx, func(*Stream) bool { return true })
+	return accept(ctx, s, &s.waiting, func(*Stream) bool { return true })
 }
 
-// AcceptAggregate returns the aggregate stream of the given id. It waits for the primary's offer if that has not come.
-// Each stream is accepted once, by this or by AcceptStream.
-func (s *ClientSession) AcceptAggregate(ctx context.Context, id StreamID) (*Stream, error) {
-	return s.accept(ctx, func(stream *Stream) bool { return stream.agg != nil && stream.agg.id == id })
+// AcceptAggregate returns the aggregate stream with the given ID, which the application's own protocol named. It waits
+// for the primary's offer if that has not arrived. Each stream is accepted once, by AcceptAggregate or AcceptNextAggregate.
+func (s *ClientSession) AcceptAggregate(ctx context.Context, id StreamID) (*AggregateOffer, error) {
+	return accept(ctx, s, &s.offers, func(o *AggregateOffer) bool { return o.agg.id == id })
 }
 
-// accept waits for a stream that matches and takes it.
-func (s *ClientSession) accept(ctx context.Context, match func(*Stream) bool) (*Stream, error) {
+// AcceptNextAggregate returns the next aggregate stream that the primary opened, pulled or pushed.
+func (s *ClientSession) AcceptNextAggregate(ctx context.Context) (*AggregateOffer, error) {
+	return accept(ctx, s, &s.offers, func(*AggregateOffer) bool { return true })
+}
+
+// accept waits until the queue, which the session's lock guards, has an element that matches, and removes it.
+func accept[T any](ctx context.Context, s *ClientSession, queue *[]T, matches func(T) bool) (next T, err error) {
 	for {
 		s.mu.Lock()
-		if i := slices.IndexFunc(s.waiting, match); i >= 0 {
-			stream := s.waiting[i]
-			s.waiting = slices.Delete(s.waiting, i, i+1)
+		if i := slices.IndexFunc(*queue, matches); i >= 0 {
+			next = (*queue)[i]
+			*queue = slices.Delete(*queue, i, i+1)
 			s.mu.Unlock()
-			return stream, nil
+			return next, nil
 		}
-		news := s.news
+		changed := s.arrived
 		s.mu.Unlock()
 		select {
-		case <-news:
+		case <-changed:
 		case <-s.public.Done():
-			return nil, context.Cause(s.public)
+			return next, context.Cause(s.public)
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return next, ctx.Err()
 		}
 	}
 }
 
-// nextStream returns a channel that is closed when the next stream is delivered.
+// nextStream returns a channel that is closed when the next stream arrives.
 func (s *ClientSession) nextStream() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.news
+	return s.arrived
 }
 
-// deliverStream queues a stream for accept. Called with the lock held.
-func (s *ClientSession) deliverStream(stream *Stream) {
-	s.waiting = append(s.waiting, stream)
-	close(s.news)
-	s.news = make(chan struct{})
+// announce wakes those who wait for a stream. Called with the lock held, after a queue has grown.
+func (s *ClientSession) announce() {
+	close(s.arrived)
+	s.arrived = make(chan struct{})
 }
 
 // CloseWithError closes the session and all its paths, as quic-go's does, and waits until nothing of it is left.

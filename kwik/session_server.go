@@ -239,7 +239,7 @@ func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 			s.endIfDone()
 		})
 	})
-	return &Stream{plain: stream, path: s.pathID}
+	return &Stream{quic: stream, path: s.pathID}
 }
 
 // refuseStreams resets the public streams that a client opens to a secondary.

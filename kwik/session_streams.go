@@ -121,7 +121,8 @@ func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 		if o.GetHeadStart() > 0 {
 			s.headStart(open, p, int64(o.GetHeadStart()))
 		}
-		s.deliverStream(&Stream{agg: open.agg, path: primaryPathID, close: s.closeStream})
+		s.offers = append(s.offers, &AggregateOffer{agg: open.agg, close: s.closeStream})
+		s.announce()
 	}
 	for _, t := range o.GetTickets() {
 		path := PathID(t.GetPathId())

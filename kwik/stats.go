@@ -143,7 +143,7 @@ func (x *SourceStats) add(s *source) {
 type StreamStats struct {
 	Size   int64 // bytes of the stream
 	Bytes  int64 // bytes that counted so far, those that were kept included
-	Kept   int64 // bytes that were had before (SetHave)
+	Kept   int64 // bytes that were had before (CopyOptions.Have)
 	Wasted int64 // bytes that came in vain: twice, or refuted
 	// Conflicts counts deliveries of which a part had been delivered before.
 	Conflicts int

@@ -167,11 +167,15 @@ func benchmarkKWIK(b *testing.B, secondaries int) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s, err := client.AcceptAggregate(b.Context(), o.StreamID())
+		offer, err := client.AcceptAggregate(b.Context(), o.StreamID())
 		if err != nil {
 			b.Fatal(err)
 		}
-		if n, err := s.CopyTo(b.Context(), zeros{}); n != benchSize || err != nil {
+		s, err := offer.Open(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if n, err := s.CopyTo(b.Context(), zeros{}, nil); n != benchSize || err != nil {
 			b.Fatal(n, err)
 		}
 		s.Close()

@@ -289,34 +289,46 @@ func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, c
 	return client, nil
 }
 
-// offer opens w.data as an aggregate stream and returns the client's end.
-func (w *world) offer(client *ClientSession, server *ServerSession, alignment int64) *Stream {
+// offer opens w.data as an aggregate stream and returns the client's reader, which verifies with verify.
+func (w *world) offer(client *ClientSession, server *ServerSession, alignment int64, verify ProofFunc) *AggregateReader {
 	w.t.Helper()
 	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: alignment, Descriptor: []byte("data")})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
+	return w.accept(client, o.StreamID(), verify)
+}
+
+// accept accepts an aggregate stream and opens its reader.
+func (w *world) accept(client *ClientSession, id StreamID, verify ProofFunc) *AggregateReader {
+	w.t.Helper()
+	o, err := client.AcceptAggregate(w.t.Context(), id)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return s
+	r, err := o.Open(verify)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
 }
 
 // A copying is a CopyTo that goes on in the background, so that the test can play a peer meanwhile.
 type copying struct {
 	w    *world
-	s    *Stream
+	s    *AggregateReader
 	sink *sink
 	err  error
 	done chan struct{}
 }
 
-func (w *world) copy(s *Stream) *copying {
+func (w *world) copy(s *AggregateReader) *copying { return w.copyWith(s, nil) }
+
+func (w *world) copyWith(s *AggregateReader, options *CopyOptions) *copying {
 	c := &copying{w: w, s: s, sink: newSink(int(s.Size())), done: make(chan struct{})}
 	w.wg.Go(func() {
 		defer close(c.done)
-		_, c.err = s.CopyTo(context.Background(), c.sink)
+		_, c.err = s.CopyTo(context.Background(), c.sink, options)
 	})
 	return c
 }

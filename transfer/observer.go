@@ -101,7 +101,7 @@ func (o *observer) badBlock(server kwik.PathID, off, length int64) {
 }
 
 // watch reports on a stream until the returned function is called, which waits for the last report and returns it.
-func (o *observer) watch(session *kwik.ClientSession, stream *kwik.Stream) (stop func() Progress) {
+func (o *observer) watch(session *kwik.ClientSession, stream *kwik.AggregateReader) (stop func() Progress) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	look := func() Progress {
 		stats := stream.Stats() // first: who delivered is among the paths
