@@ -144,7 +144,8 @@ func (o doctorCmd) examine(ctx context.Context) ([]diagnosis, error) {
 	}
 	dialling, cancel := context.WithTimeout(ctx, o.connectTimeout)
 	defer cancel()
-	session, err := kwik.DialAddr(dialling, o.url.Host, o.policy.config(o.url), &kwik.Config{QUIC: traced, Family: o.family, Inspect: true})
+	conf := &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: o.family}, Inspect: true}
+	session, err := kwik.DialAddr(dialling, o.url.Host, o.policy.config(o.url), conf)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)

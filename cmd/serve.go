@@ -280,8 +280,8 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 		return nil, err
 	}
 	s.keepTrees()
-	conf := &kwik.Config{
-		QUIC: traced, RateLimit: o.limit, Software: "kwikcp " + version(),
+	conf := &kwik.ServerConfig{
+		Config: kwik.Config{QUIC: traced, RateLimit: o.limit}, Software: "kwikcp " + version(),
 		Role: o.role, OpenContent: s.files.OpenContent, StatelessResetKey: &reset,
 		OnMembership: func(id kwik.PathID, addr netip.AddrPort, reason error) {
 			if reason == nil {
@@ -290,7 +290,7 @@ func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
 				o.log.Info("secondary left", "id", id, "addr", addr.String(), "reason", reason)
 			}
 		},
-		OnBlame: func(session *kwik.ServerSession, path kwik.PathID, offset int64, reason string) {
+		OnReject: func(session *kwik.ServerSession, path kwik.PathID, offset int64, reason string) {
 			o.log.Warn("a client got wrong bytes", "client", session.RemoteAddr().String(), "from", path, "offset", offset, "reason", reason)
 		},
 		Verify: s.files.Verify,

@@ -86,7 +86,7 @@ const (
 	consumerUnordered
 )
 
-func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment uint64, descriptor []byte, c *Config) *streamAggregator {
+func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment uint64, descriptor []byte, c *ClientConfig) *streamAggregator {
 	a := &streamAggregator{
 		id: id, units: u, alignment: alignment, descriptor: descriptor, limit: u.total,
 		window: c.ReorderWindow, timeout: c.SourceTimeout, reorderTimeout: c.ReorderTimeout, recovery: c.Recovery, pace: c.RateLimit,

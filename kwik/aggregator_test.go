@@ -34,7 +34,7 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := (&Config{ReorderWindow: minReorderWindow}).populate()
+	c := (&ClientConfig{ReorderWindow: minReorderWindow}).populate()
 	a := &aggregation{TB: t, content: randomBytes(1, size)}
 	a.streamAggregator = newStreamAggregator(t.Context(), FirstAggregateStreamID, u, uint64(unit), nil, c)
 	count := func(n *int) func() {

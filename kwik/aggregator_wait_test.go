@@ -39,7 +39,7 @@ func (w *world) comeAgain(fake *fakeServer, id PathID, early func(*quic.Conn), a
 func TestSourceThatComesAgainAndAgain(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, lan, func(w *world) {
 		fake, id := w.fakeSecondary()
-		client, server := w.dial(&Config{SourceTimeout: 20 * time.Second})
+		client, server := w.dial(&ClientConfig{SourceTimeout: 20 * time.Second})
 		w.comeAgain(fake, id, nil, func(p *fakePeer) {
 			time.Sleep(500 * time.Millisecond)       // not stalled yet
 			p.extent(bytes.Repeat([]byte{0xff}, 64)) // the client closes the path and dials again, 15 s later at most

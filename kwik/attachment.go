@@ -199,7 +199,7 @@ func (a *attachment) serve() error {
 
 // frameSize is the payload of a usual DATA frame, in bytes.
 func (a *attachment) frameSize() int64 {
-	return int64(a.session.listener.config.SecondaryStreams.BufferSize)
+	return int64(a.session.listener.config.BufferSize)
 }
 
 // sync tells the client where this source is and that it can write more.

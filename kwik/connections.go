@@ -10,7 +10,7 @@ import (
 // for a full link, so on a long path that loses packets for other reasons one connection leaves most of the link empty; several do not.
 
 const (
-	// MaxConnectionsPerServer bounds Config.ConnectionsPerServer.
+	// MaxConnectionsPerServer bounds ClientConfig.ConnectionsPerServer.
 	MaxConnectionsPerServer = 16
 	// autoConnections is up to how many paths a server gets by itself.
 	autoConnections = 4

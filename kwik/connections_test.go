@@ -104,7 +104,7 @@ func connections(w *world, c *ClientSession, id PathID) int { return w.path(c, i
 // A number of paths that was asked for is there for every server, the application knows servers only, and all paths are used.
 func TestConnectionsPerServer(t *testing.T) {
 	inWorldOf(t, 24<<20, 1, slow, func(w *world) {
-		client, server := w.dial(&Config{ConnectionsPerServer: 3})
+		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 3})
 		w.wantState(client, "s1", PathActive)
 		c := w.copy(w.offer(client, server, unit, nil))
 		w.within(time.Second, func() bool { return connections(w, client, "s1") == 3 && connections(w, client, primaryPathID) == 3 })
@@ -141,7 +141,7 @@ func TestLossyPathsGetCompany(t *testing.T) {
 		t.Skip("takes half a minute under the race detector, and has nothing that other tests of several paths do not have")
 	}
 	const size = 24 << 20
-	took := func(t *testing.T, loss float64, conf *Config) (time.Duration, int) {
+	took := func(t *testing.T, loss float64, conf *ClientConfig) (time.Duration, int) {
 		var took time.Duration
 		most := 0
 		link := simnet.Link{Latency: 10 * time.Millisecond, Rate: 200e6, Loss: loss}
@@ -164,7 +164,7 @@ func TestLossyPathsGetCompany(t *testing.T) {
 		return took, most
 	}
 	t.Run("lossy", func(t *testing.T) {
-		alone, n := took(t, 0.002, &Config{ConnectionsPerServer: 1})
+		alone, n := took(t, 0.002, &ClientConfig{ConnectionsPerServer: 1})
 		if n != 1 {
 			t.Errorf("%d paths to one server, one was asked for", n)
 		}
@@ -188,7 +188,7 @@ func TestBanConcernsTheServer(t *testing.T) {
 				b[i] ^= 1
 			}
 		})))
-		client, server := w.dial(&Config{ConnectionsPerServer: 2})
+		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 2})
 		w.wantState(client, "s1", PathActive)
 		s := w.offer(client, server, unit, w.prove)
 		c := w.copy(s)
@@ -204,7 +204,7 @@ func TestBannedIsNotDialled(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		dials := 0
 		var client *ClientSession
-		conf := &Config{ListenPacket: func(ctx context.Context, _ netip.AddrPort) (net.PacketConn, error) {
+		conf := &ClientConfig{ListenPacket: func(ctx context.Context, _ netip.AddrPort) (net.PacketConn, error) {
 			dials++
 			return nil, errors.New("no socket")
 		}}
@@ -225,7 +225,7 @@ func TestBannedIsNotDialled(t *testing.T) {
 // What a server pushes it pushes once, however many paths there are to it.
 func TestPushedOnOnePath(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
-		client, server := w.dial(&Config{ConnectionsPerServer: 2})
+		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 2})
 		w.wantState(client, "s1", PathActive)
 		o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: unit, Descriptor: []byte("data"), Pushed: true})
 		if err != nil {
@@ -271,7 +271,7 @@ func TestPushedOnOnePath(t *testing.T) {
 func TestMappingsOfManyPaths(t *testing.T) {
 	link := simnet.Link{Latency: 20 * time.Millisecond, Rate: 20e6}
 	inWorldOf(t, 24<<20, 5, link, func(w *world) {
-		client, server := w.dial(&Config{ConnectionsPerServer: 16, SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 1}})
+		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 16, SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 1}})
 		for _, m := range w.primary.Members() {
 			w.wantState(client, m.ID, PathActive)
 		}

@@ -7,7 +7,7 @@
 // [Dial] and [Listen] have quic-go's shape, and plain streams behave as quic-go's do, so a program written for quic-go moves
 // over by changing the package there. What is new is the aggregate stream: the primary opens one with
 // [ServerSession.OpenAggregateStream], saying how long it is and, in a descriptor of the application's own, what it is; every
-// server hands the descriptor to its [Config].OpenContent; the client reads the [Stream] in order or with CopyTo as bytes
+// server hands the descriptor to its [ServerConfig].OpenContent; the client reads the [Stream] in order or with CopyTo as bytes
 // come. Secondaries make themselves known to the primary with [Listener.Join]. An aggregate stream may also be pushed
 // ([AggregateStreamSpec].Pushed): then servers write their parts when they like, through [SecondaryStream]s.
 //

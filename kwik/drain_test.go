@@ -74,7 +74,7 @@ func TestDrainWhereNobodyElseIs(t *testing.T) {
 		}
 	})
 	inWorldOf(t, 12<<20, 0, slow, func(w *world) {
-		client, server := w.dial(&Config{SourceTimeout: 2 * time.Second})
+		client, server := w.dial(&ClientConfig{SourceTimeout: 2 * time.Second})
 		c := w.copy(w.offer(client, server, unit, nil))
 		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
 		begun := time.Now()
@@ -170,7 +170,7 @@ func TestRollingRestart(t *testing.T) {
 
 // A primary that is restarted in the middle of a stream is used again, though the new process knows nothing of the session.
 func TestPrimaryComesBack(t *testing.T) {
-	reset := configured(func(c *Config) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
+	reset := configured(func(c *ServerConfig) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
 	inWorldOf(t, 24<<20, 0, slow, func(w *world) {
 		w.primary.stop()
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), reset)
@@ -199,7 +199,7 @@ func TestPrimaryComesBack(t *testing.T) {
 
 // When the primary is alone and is restarted the stream waits for it.
 func TestPrimaryComesBackAlone(t *testing.T) {
-	reset := configured(func(c *Config) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
+	reset := configured(func(c *ServerConfig) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
 	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
 		w.primary.stop()
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), reset)

@@ -100,7 +100,7 @@ func TestFirstBytes(t *testing.T) {
 	}{{0, 3, 4}, {unit, 2, 4}} {
 		inWorldOf(t, 40*unit, 2, simnet.Link{Latency: rtt / 4}, func(w *world) {
 			for _, s := range append(w.secondaries, w.primary) { // frames that fit QUIC's first congestion window
-				s.config.SecondaryStreams.BufferSize = 16 << 10
+				s.config.BufferSize = 16 << 10
 			}
 			w.wg.Go(func() {
 				_, err := (<-w.primary.sessions).OpenAggregateStream(AggregateStreamSpec{

@@ -42,7 +42,7 @@ func ExampleServerSession_AcceptPushedStream() {
 	})
 
 	// The secondary joins the primary and writes the end.
-	secondary, err := kwik.ListenAddr("127.0.0.1:0", secondaryTLS, &kwik.Config{Role: kwik.ServerRoleSecondary})
+	secondary, err := kwik.ListenAddr("127.0.0.1:0", secondaryTLS, &kwik.ServerConfig{Role: kwik.ServerRoleSecondary})
 	check(err)
 	defer secondary.Close()
 	_, err = secondary.Join(ctx, primary.Addr().String(), kwik.JoinConfig{TLS: clientTLS})

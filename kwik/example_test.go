@@ -72,10 +72,10 @@ func ExampleServerSession_OpenAggregateStream() {
 	primaryTLS, clientTLS := exampleTLS()
 	secondaryTLS, _ := exampleTLS()
 
-	primary, err := kwik.ListenAddr("127.0.0.1:0", primaryTLS, &kwik.Config{OpenContent: openText})
+	primary, err := kwik.ListenAddr("127.0.0.1:0", primaryTLS, &kwik.ServerConfig{OpenContent: openText})
 	check(err)
 	defer primary.Close()
-	secondary, err := kwik.ListenAddr("127.0.0.1:0", secondaryTLS, &kwik.Config{Role: kwik.ServerRoleSecondary, OpenContent: openText})
+	secondary, err := kwik.ListenAddr("127.0.0.1:0", secondaryTLS, &kwik.ServerConfig{Role: kwik.ServerRoleSecondary, OpenContent: openText})
 	check(err)
 	defer secondary.Close()
 	membership, err := secondary.Join(ctx, primary.Addr().String(), kwik.JoinConfig{TLS: clientTLS})

@@ -56,7 +56,7 @@ func TestFlowOfOneByte(t *testing.T) {
 				t := w.t
 				var log logBook
 				w.data = []byte("K")
-				serve := configured(func(c *Config) {
+				serve := configured(func(c *ServerConfig) {
 					c.OpenContent = func(_ context.Context, r ContentRequest) (Content, error) {
 						log.note("the %v is asked for %q, %d byte", c.Role, r.Descriptor, r.Size)
 						return loggedContent{memory{w.data}, &log, c.Role}, nil

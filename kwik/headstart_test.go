@@ -90,7 +90,7 @@ func TestHeadStartLength(t *testing.T) {
 // All that is reserved for head starts leaves half of the connection's window and streams, and what is given back, once, can be reserved again.
 func TestReserveHeadStart(t *testing.T) {
 	const room = 5 * maxHeadStart
-	s := newClientSession(nil, (&Config{QUIC: &quic.Config{InitialConnectionReceiveWindow: 2 * room}}).populate())
+	s := newClientSession(nil, (&ClientConfig{Config: Config{QUIC: &quic.Config{InitialConnectionReceiveWindow: 2 * room}}}).populate())
 	var releases []func()
 	for i, c := range []struct{ n, want int64 }{
 		{-1, 0}, {0, 0}, {maxHeadStart + 1, maxHeadStart}, {maxHeadStart - 4, maxHeadStart - 4}, {maxHeadStart, (3*maxHeadStart + 4) / 4}, {1, 1},
@@ -263,7 +263,7 @@ func TestSlowContentBesideQuick(t *testing.T) {
 	for _, second := range []bool{false, true} {
 		inWorldOf(t, unit, 0, lan, func(w *world) {
 			w.primary.stop()
-			w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) {
+			w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) {
 				c.OpenContent = func(_ context.Context, r ContentRequest) (Content, error) {
 					if string(r.Descriptor) == "slow" {
 						return &slowOnce{memory{w.data}, 9 * time.Second}, nil

@@ -201,7 +201,7 @@ func TestAddPathAddressPolicy(t *testing.T) {
 		{"192.0.2.8:1", "127.0.0.1:4433", false},
 	} {
 		s := &ClientSession{
-			config:  (&Config{LocalAddresses: func() []netip.Addr { return []netip.Addr{own} }}).populate(),
+			config:  (&ClientConfig{Config: Config{LocalAddresses: func() []netip.Addr { return []netip.Addr{own} }}}).populate(),
 			primary: &path{addr: netip.MustParseAddrPort(c.primary)},
 		}
 		if got := s.mayDial(netip.MustParseAddrPort(c.addr)); got != c.may {

@@ -16,7 +16,7 @@ func TestConnection(t *testing.T) {
 		w.primary.config.Software = strings.Repeat("é", maxSoftware) // cut in a character's middle if one byte is before it
 		w.secondaries[0].config.Now = func() time.Time { return time.Now().Add(time.Hour) }
 		for _, inspect := range []bool{false, true} {
-			client, _ := w.dial(&Config{Inspect: inspect})
+			client, _ := w.dial(&ClientConfig{Inspect: inspect})
 			w.wantState(client, "s1", PathActive)
 			if _, ok := client.Connection("s2"); ok {
 				t.Error("a connection to a server that nobody knows")

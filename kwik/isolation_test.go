@@ -40,7 +40,7 @@ func inHostileSceneOf(t *testing.T, size int, f func(h *hostileScene)) {
 }
 
 // inHostileSceneUnder is inHostileSceneOf with a configuration of the client.
-func inHostileSceneUnder(t *testing.T, size int, conf *Config, f func(h *hostileScene)) {
+func inHostileSceneUnder(t *testing.T, size int, conf *ClientConfig, f func(h *hostileScene)) {
 	t.Helper()
 	inWorldOf(t, size, 1, lan, func(w *world) {
 		h := &hostileScene{w: w}
@@ -393,7 +393,7 @@ func TestLateAnswerOfALostSource(t *testing.T) {
 func TestWrongBytesAreBlamed(t *testing.T) {
 	blamed := make(chan PathID, 1)
 	inWorld(t, 0, lan, func(w *world) {
-		w.primary.config.OnBlame = func(_ *ServerSession, path PathID, _ int64, _ string) { blamed <- path }
+		w.primary.config.OnReject = func(_ *ServerSession, path PathID, _ int64, _ string) { blamed <- path }
 		bad := w.join(corrupt(func(b []byte) { clear(b) }))
 		w.secondaries = append(w.secondaries, bad)
 		client, server := w.dial(nil)

@@ -375,7 +375,7 @@ func (l *Listener) ownPin() (trust.Pin, error) {
 
 // joinQUIC returns the QUIC configuration of connections between servers that this side opens: a membership is kept
 // alive and noticed to be dead within a few seconds.
-func (c *Config) joinQUIC() *quic.Config {
+func (c *ServerConfig) joinQUIC() *quic.Config {
 	q := c.QUIC.Clone()
 	q.KeepAlivePeriod = 2 * time.Second
 	q.MaxIdleTimeout = 8 * time.Second

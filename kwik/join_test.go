@@ -18,7 +18,7 @@ import (
 
 // open makes a primary without a join token; own are the machine's addresses.
 func open(own ...netip.Addr) serverOption {
-	return configured(func(c *Config) {
+	return configured(func(c *ServerConfig) {
 		c.JoinToken = nil
 		c.LocalAddresses = func() []netip.Addr { return own }
 	})

@@ -147,7 +147,7 @@ func TestLeaveAndJoinAgainDuringATransfer(t *testing.T) {
 // ticket key; the clients get fresh tickets, notice at once that their connection is gone (Config.StatelessResetKey)
 // and use it again.
 func TestSecondaryRestart(t *testing.T) {
-	reset := configured(func(c *Config) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
+	reset := configured(func(c *ServerConfig) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
 	inWorldOf(t, 10<<20, 0, slow, func(w *world) {
 		s1 := w.join(reset)
 		client, server := w.dial(nil)

@@ -131,7 +131,7 @@ func TestLackOfSomethingElse(t *testing.T) {
 	for _, lack := range []Lack{{0, 0, errNotHere}, {unit, 0, errNotHere}, {unit, 2 * unit, errNotHere}, {-1, 0, errNotHere}} {
 		inWorldOf(t, 2*unit, 0, lan, func(w *world) {
 			w.primary.stop()
-			w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) {
+			w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) {
 				c.OpenContent = func(context.Context, ContentRequest) (Content, error) {
 					return oddLack{memory{w.data}, lack}, nil
 				}

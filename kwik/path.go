@@ -38,7 +38,7 @@ func (s PathState) String() string {
 	return "unknown"
 }
 
-// PathStats is a snapshot of a server and the paths to it, of which there are several only where Config.ConnectionsPerServer says so or
+// PathStats is a snapshot of a server and the paths to it, of which there are several only where ClientConfig.ConnectionsPerServer says so or
 // loss makes one useless.
 type PathStats struct {
 	ID    PathID

@@ -30,14 +30,14 @@ type readResult struct {
 	err  error
 }
 
-func inPushScene(t *testing.T, conf *Config, f func(h *pushScene)) {
+func inPushScene(t *testing.T, conf *ClientConfig, f func(h *pushScene)) {
 	t.Helper()
 	inWorldOf(t, 8<<20+77, 0, lan, func(w *world) {
 		t := w.t
 		h := &pushScene{w: w, read: make(chan readResult, 1)}
 		secondary, id := w.fakeSecondary()
 		if conf == nil {
-			conf = &Config{ReorderWindow: minReorderWindow}
+			conf = &ClientConfig{ReorderWindow: minReorderWindow}
 		}
 		h.id = id
 		h.client, h.server = w.dial(conf)
@@ -214,7 +214,7 @@ func TestOddPushes(t *testing.T) {
 func TestPushedMemory(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		secondary, id := w.fakeSecondary()
-		client, server := w.dial(&Config{ReorderWindow: minReorderWindow})
+		client, server := w.dial(&ClientConfig{ReorderWindow: minReorderWindow})
 		fake := secondary.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 		w.wantState(client, id, PathActive)
 		s := w.offerPushed(client, server, int64(len(w.data)), 1, nil)
@@ -270,7 +270,7 @@ func (r *reorderBuffer) memory() (n int) {
 
 // A source that breaks the rules under RecoveryIgnoreStream is out: what it has under way does not count either.
 func TestPusherThatIsOut(t *testing.T) {
-	conf := &Config{ReorderWindow: minReorderWindow, Recovery: RecoveryPolicy{Metadata: RecoveryIgnoreStream}}
+	conf := &ClientConfig{ReorderWindow: minReorderWindow, Recovery: RecoveryPolicy{Metadata: RecoveryIgnoreStream}}
 	inPushScene(t, conf, func(h *pushScene) {
 		x := h.fake.extent(h.open(0), h.data(0, unit))
 		h.w.within(time.Second, func() bool { return h.stream.Stats().Bytes == unit })
@@ -302,7 +302,7 @@ func TestPushedBytesAreRefuted(t *testing.T) {
 			inWorldOf(t, 1<<20, 0, lan, func(w *world) {
 				t := w.t
 				secondary, id := w.fakeSecondary()
-				client, server := w.dial(&Config{Recovery: RecoveryPolicy{Aggregation: c.strategy}})
+				client, server := w.dial(&ClientConfig{Recovery: RecoveryPolicy{Aggregation: c.strategy}})
 				fake := secondary.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 				w.wantState(client, id, PathActive)
 				s := w.offerPushed(client, server, int64(len(w.data)), unit, w.prove)

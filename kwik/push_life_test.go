@@ -17,7 +17,7 @@ import (
 
 // A source that hears of the window at another time than the others does not keep the news from them.
 func TestEachSourceHearsOfTheWindow(t *testing.T) {
-	inPushed(t, 6<<20, 0, 1, &Config{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
+	inPushed(t, 6<<20, 0, 1, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		asks, writes := ends[0], ends[1]
 		pushed := make(chan error, 1)
@@ -44,7 +44,7 @@ func TestEachSourceHearsOfTheWindow(t *testing.T) {
 
 // The answer to a question is not mistaken for news that were under way before it.
 func TestSyncWaitsForItsAnswer(t *testing.T) {
-	inPushed(t, 8<<20, 0, 0, &Config{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
+	inPushed(t, 8<<20, 0, 0, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		p := ends[0]
 		pushed := make(chan error, 1)
@@ -128,7 +128,7 @@ func TestPusherReconnects(t *testing.T) {
 
 // A hole counts while somebody waits for it: not while the reader has bytes to read, nor while CopyTo gets others.
 func TestReorderTimeoutIsAWait(t *testing.T) {
-	conf := &Config{ReorderTimeout: 3 * time.Second}
+	conf := &ClientConfig{ReorderTimeout: 3 * time.Second}
 	inPushed(t, 1000, 0, 0, conf, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		p := ends[0]
@@ -167,7 +167,7 @@ func TestReorderTimeoutIsAWait(t *testing.T) {
 func TestLastWinsAfterCopyTo(t *testing.T) {
 	inWorldOf(t, 1000, 0, lan, func(w *world) {
 		t := w.t
-		client, server := w.dial(&Config{ConflictResolution: ConflictResolutionLastWins})
+		client, server := w.dial(&ClientConfig{ConflictResolution: ConflictResolutionLastWins})
 		s := w.offerPushed(client, server, 1000, 0, nil)
 		var over atomic.Bool
 		copied := make(chan error, 1)
@@ -272,9 +272,9 @@ func TestClientMovesToANewAddress(t *testing.T) {
 			sockets = append(sockets, m)
 			return m
 		}
-		conf := &Config{
-			LocalAddresses: w.primary.config.LocalAddresses,
-			ListenPacket:   func(context.Context, netip.AddrPort) (net.PacketConn, error) { return socket(), nil },
+		conf := &ClientConfig{
+			Config:       Config{LocalAddresses: w.primary.config.LocalAddresses},
+			ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) { return socket(), nil },
 		}
 		primary := socket()
 		client, err := Dial(t.Context(), primary, net.UDPAddrFromAddrPort(w.primary.addr), pinned(w.primary.pin()), conf)

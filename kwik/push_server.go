@@ -206,7 +206,7 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 		return writeError(err, s.session.pathID)
 	}
 	s.pushed, s.stream = p, stream
-	s.block = newBlock(max(s.session.listener.config.SecondaryStreams.BufferSize, int(p.units.size)))
+	s.block = newBlock(max(s.session.listener.config.BufferSize, int(p.units.size)))
 	return nil
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // inPushed runs f with a pushed stream of n bytes that the client reads, and the servers' ends of it, the primary's first.
-func inPushed(t *testing.T, n, alignment int64, secondaries int, conf *Config, f func(w *world, s *AggregateReader, ends []*PushedStream)) {
+func inPushed(t *testing.T, n, alignment int64, secondaries int, conf *ClientConfig, f func(w *world, s *AggregateReader, ends []*PushedStream)) {
 	t.Helper()
 	inWorldOf(t, int(n), secondaries, lan, func(w *world) {
 		t := w.t
@@ -123,7 +123,7 @@ func TestSecondaryStreamRules(t *testing.T) {
 
 // A Write waits for the window until its deadline, after which it can go on.
 func TestPushedWriteDeadline(t *testing.T) {
-	inPushed(t, 3<<20, 0, 0, &Config{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
+	inPushed(t, 3<<20, 0, 0, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		x := w.mapped(ends[0], 0)
 		start := time.Now()
@@ -199,7 +199,7 @@ func TestPushedWriteEnds(t *testing.T) {
 		}, func(err error) bool { return errors.Is(err, ErrSecondaryStreamOverflow) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inPushed(t, 3<<20, 0, 0, &Config{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
+			inPushed(t, 3<<20, 0, 0, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 				t := w.t
 				p, x := ends[0], w.mapped(ends[0], 1)
 				time.AfterFunc(time.Second, func() { c.end(w, s, p) })

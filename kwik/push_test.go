@@ -74,7 +74,7 @@ func TestPushedStream(t *testing.T) {
 // A source is held back at the window's end, which moves as the reader reads; it never holds back the byte that is due.
 func TestPushedStreamWindow(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
-		client, server := w.dial(&Config{ReorderWindow: minReorderWindow})
+		client, server := w.dial(&ClientConfig{ReorderWindow: minReorderWindow})
 		size := int64(len(w.data))
 		s := w.offerPushed(client, server, size, 0, nil)
 		half := size / 2
@@ -178,7 +178,7 @@ func TestConflictResolution(t *testing.T) {
 		for _, unordered := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
 				inWorld(t, 1, lan, func(w *world) {
-					client, server := w.dial(&Config{ConflictResolution: tt.strategy})
+					client, server := w.dial(&ClientConfig{ConflictResolution: tt.strategy})
 					w.wantState(client, "s1", PathActive)
 					s := w.offerPushed(client, server, 3000, 0, nil)
 					k := newSink(3000)
@@ -241,7 +241,7 @@ func TestConflictResolution(t *testing.T) {
 // A hole that nobody fills ends the wait.
 func TestReorderTimeout(t *testing.T) {
 	inWorld(t, 0, lan, func(w *world) {
-		client, server := w.dial(&Config{ReorderTimeout: 3 * time.Second})
+		client, server := w.dial(&ClientConfig{ReorderTimeout: 3 * time.Second})
 		s := w.offerPushed(client, server, 1000, 0, nil)
 		go func() {
 			if p, err := server.AcceptPushedStream(w.t.Context()); err == nil {

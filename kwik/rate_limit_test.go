@@ -100,7 +100,7 @@ func TestRateLimitOfAClient(t *testing.T) {
 			for _, latency := range []time.Duration{time.Millisecond, 25 * time.Millisecond} {
 				t.Run(fmt.Sprintf("%d KiB/s, %d servers, RTT %v", rate>>10, 1+secondaries, 2*latency), func(t *testing.T) {
 					inWorldOf(t, int(5*rate), secondaries, simnet.Link{Latency: latency, Rate: 200e6}, func(w *world) {
-						client, server := w.dial(&Config{RateLimit: NewRateLimit(rate)})
+						client, server := w.dial(&ClientConfig{Config: Config{RateLimit: NewRateLimit(rate)}})
 						s := w.offer(client, server, unit, nil)
 						w.within(time.Minute, func() bool { return client.Stats().ActivePaths == 1+secondaries })
 						before := client.Stats().Wire.BytesReceived
@@ -162,7 +162,7 @@ func TestRateLimitOfAServer(t *testing.T) {
 			t.Run(fmt.Sprintf("%d MiB/s, %d clients", rate>>20, clients), func(t *testing.T) {
 				inWorldOf(t, int(rate)*3/clients, 0, simnet.Link{Latency: time.Millisecond, Rate: 1e9}, func(w *world) {
 					w.primary.stop()
-					w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) { c.RateLimit = NewRateLimit(rate) }))
+					w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.RateLimit = NewRateLimit(rate) }))
 					var sessions []*ClientSession
 					var streams []*AggregateReader
 					for range clients {

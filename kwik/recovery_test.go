@@ -54,7 +54,7 @@ func TestMappingRetryPolicy(t *testing.T) {
 }
 
 // inFakeWorld runs f with a client, an honest primary and a fake secondary; nothing is offered yet.
-func inFakeWorld(t *testing.T, conf *Config, f func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, id PathID)) {
+func inFakeWorld(t *testing.T, conf *ClientConfig, f func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, id PathID)) {
 	t.Helper()
 	inWorldOf(t, 1<<20+77, 0, lan, func(w *world) {
 		secondary, id := w.fakeSecondary()
@@ -109,7 +109,7 @@ func TestDataWithoutAnOffer(t *testing.T) {
 
 // Whoever ends, the session or the path, does not wait for a secondary stream that does.
 func TestWaitForAnOfferEnds(t *testing.T) {
-	patient := &Config{Recovery: RecoveryPolicy{Mapping: MappingRetryPolicy{MaxRetries: 12}}} // 41 s
+	patient := &ClientConfig{Recovery: RecoveryPolicy{Mapping: MappingRetryPolicy{MaxRetries: 12}}} // 41 s
 	inFakeWorld(t, patient, func(w *world, client *ClientSession, _ *ServerSession, fake *fakePeer, _ PathID) {
 		fake.extent(wireOpen(FirstAggregateStreamID, 0, 0))
 		time.Sleep(time.Second)
@@ -188,7 +188,7 @@ func TestAggregationFallback(t *testing.T) {
 					reads  []int64
 					wrong  = tt.wrong
 				)
-				w.primary.config.OnBlame = func(_ *ServerSession, path PathID, _ int64, _ string) {
+				w.primary.config.OnReject = func(_ *ServerSession, path PathID, _ int64, _ string) {
 					mu.Lock()
 					defer mu.Unlock()
 					blamed = append(blamed, path)
@@ -196,7 +196,7 @@ func TestAggregationFallback(t *testing.T) {
 				if tt.alone {
 					w.primary.config.OpenContent = func(context.Context, ContentRequest) (Content, error) { return nil, errors.New("lost") }
 				}
-				bad := w.join(configured(func(c *Config) {
+				bad := w.join(configured(func(c *ServerConfig) {
 					c.OpenContent = func(context.Context, ContentRequest) (Content, error) {
 						return flaky{memory{w.data}, &mu, &wrong, &reads}, nil
 					}
@@ -205,7 +205,7 @@ func TestAggregationFallback(t *testing.T) {
 				if tt.alone {
 					w.secondaries[1].config.OpenContent = w.primary.config.OpenContent
 				}
-				client, server := w.dial(&Config{Recovery: RecoveryPolicy{Aggregation: tt.strategy}})
+				client, server := w.dial(&ClientConfig{Recovery: RecoveryPolicy{Aggregation: tt.strategy}})
 				for _, id := range []PathID{"s1", "s2"} {
 					w.wantState(client, id, PathActive)
 				}
@@ -291,7 +291,7 @@ var brokenStreams = map[string]func(h *hostileScene) [][]byte{
 func inRecoveryScene(t *testing.T, strategy MetadataRecoveryStrategy, f func(h *hostileScene)) {
 	t.Helper()
 	t.Parallel()
-	inHostileSceneUnder(t, 8<<20, &Config{Recovery: RecoveryPolicy{Metadata: strategy}}, func(h *hostileScene) {
+	inHostileSceneUnder(t, 8<<20, &ClientConfig{Recovery: RecoveryPolicy{Metadata: strategy}}, func(h *hostileScene) {
 		h.laterGrant()
 		f(h)
 	})
@@ -465,7 +465,7 @@ func TestRefutationsOutliveThePath(t *testing.T) {
 				b[i] ^= 1
 			}
 		})))
-		client, server := w.dial(&Config{Recovery: RecoveryPolicy{Aggregation: FallbackIgnoreCorrupted}})
+		client, server := w.dial(&ClientConfig{Recovery: RecoveryPolicy{Aggregation: FallbackIgnoreCorrupted}})
 		w.wantState(client, "s1", PathActive)
 		s := w.offerPushed(client, server, int64(len(w.data)), unit, func(source PathID, off int64, p []byte) error {
 			if source == "s1" {

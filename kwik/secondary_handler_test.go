@@ -15,7 +15,7 @@ import (
 
 // inSourceScene runs f with a client of a configuration that copies a stream from a fake secondary alone, whose units have
 // align bytes: the primary has no content. The fake has its first grant.
-func inSourceScene(t *testing.T, size int, align int64, conf Config, prove ProofFunc, f func(h *hostileScene)) {
+func inSourceScene(t *testing.T, size int, align int64, conf ClientConfig, prove ProofFunc, f func(h *hostileScene)) {
 	t.Helper()
 	inWorldOf(t, size, 0, lan, func(w *world) {
 		w.primary.config.OpenContent = nil
@@ -104,7 +104,7 @@ func TestShortFramesAreGathered(t *testing.T) {
 				time.Sleep(tt.slow)
 				return nil
 			}
-			conf := Config{SecondaryStreams: SecondaryStreamConfig{AggregationBatchSize: tt.batch}}
+			conf := ClientConfig{SecondaryStreams: SecondaryStreamConfig{AggregationBatchSize: tt.batch}}
 			inSourceScene(t, size, align, conf, prove, func(h *hostileScene) {
 				h.serveAll(tt.frame)
 				h.copy.wantAll()
@@ -131,7 +131,7 @@ func TestNothingIsHeldBack(t *testing.T) {
 		"a CLOSE without FIN": func(h *hostileScene) []byte { return wireClose(h.start + align) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			inSourceScene(t, 100_000, align, Config{}, nil, func(h *hostileScene) {
+			inSourceScene(t, 100_000, align, ClientConfig{}, nil, func(h *hostileScene) {
 				h.fake.extent(h.open(), h.data(h.start, align), more(h))
 				h.w.within(100*time.Millisecond, func() bool { return h.stream.Stats().Bytes == align })
 			})
@@ -141,7 +141,7 @@ func TestNothingIsHeldBack(t *testing.T) {
 
 // What came before a fault counts, however it arrived.
 func TestBytesBeforeAFaultCount(t *testing.T) {
-	inSourceScene(t, 100_000, 100, Config{Recovery: RecoveryPolicy{Metadata: RecoveryRequestResend}}, nil, func(h *hostileScene) {
+	inSourceScene(t, 100_000, 100, ClientConfig{Recovery: RecoveryPolicy{Metadata: RecoveryRequestResend}}, nil, func(h *hostileScene) {
 		raw := h.open()
 		for i := range uint64(5) {
 			raw = append(raw, h.data(h.start+100*i, 100)...)
@@ -168,7 +168,7 @@ func TestBufferSize(t *testing.T) {
 		return nil
 	}
 	t.Run("a client", func(t *testing.T) {
-		inSourceScene(t, size, align, Config{SecondaryStreams: SecondaryStreamConfig{BufferSize: buffer}}, prove, func(h *hostileScene) {
+		inSourceScene(t, size, align, ClientConfig{SecondaryStreams: SecondaryStreamConfig{BufferSize: buffer}}, prove, func(h *hostileScene) {
 			h.serveAll(500_000)
 			h.copy.wantAll()
 			if longest != buffer {
@@ -179,7 +179,7 @@ func TestBufferSize(t *testing.T) {
 	t.Run("a server", func(t *testing.T) {
 		longest = 0
 		inWorldOf(t, size, 0, lan, func(w *world) {
-			w.primary.config.SecondaryStreams.BufferSize = buffer
+			w.primary.config.BufferSize = buffer
 			client, server := w.dial(nil)
 			s := w.offer(client, server, align, prove)
 			w.copy(s).wantAll()
@@ -190,7 +190,7 @@ func TestBufferSize(t *testing.T) {
 	})
 	t.Run("a unit that is larger", func(t *testing.T) {
 		longest = 0
-		inSourceScene(t, size, 200_000, Config{SecondaryStreams: SecondaryStreamConfig{BufferSize: buffer}}, prove, func(h *hostileScene) {
+		inSourceScene(t, size, 200_000, ClientConfig{SecondaryStreams: SecondaryStreamConfig{BufferSize: buffer}}, prove, func(h *hostileScene) {
 			h.serveAll(400_000)
 			h.copy.wantAll()
 			if longest != 200_000 {
@@ -202,7 +202,7 @@ func TestBufferSize(t *testing.T) {
 
 // A stream on which nothing comes is given up after StreamTimeout, its bytes are granted anew, and its path goes on.
 func TestSilentSecondaryStream(t *testing.T) {
-	inSourceScene(t, 100_000, 1000, Config{SecondaryStreams: SecondaryStreamConfig{StreamTimeout: 4 * time.Second}, SourceTimeout: time.Minute}, nil, func(h *hostileScene) {
+	inSourceScene(t, 100_000, 1000, ClientConfig{SecondaryStreams: SecondaryStreamConfig{StreamTimeout: 4 * time.Second}, SourceTimeout: time.Minute}, nil, func(h *hostileScene) {
 		begun := time.Now()
 		x := h.fake.extent(h.open(), h.data(h.start, 1000))
 		<-x.Context().Done()
@@ -227,7 +227,7 @@ func TestSilentSecondaryStream(t *testing.T) {
 
 // A stream on which little comes is not given up, nor one that this side holds up.
 func TestSlowSecondaryStreams(t *testing.T) {
-	conf := Config{SecondaryStreams: SecondaryStreamConfig{StreamTimeout: 2 * time.Second}, SourceTimeout: time.Hour}
+	conf := ClientConfig{SecondaryStreams: SecondaryStreamConfig{StreamTimeout: 2 * time.Second}, SourceTimeout: time.Hour}
 	t.Run("a trickle", func(t *testing.T) {
 		inSourceScene(t, 100_000, 100_000, conf, nil, func(h *hostileScene) {
 			raw := append(h.open(), h.data(0, 100_000)...)
@@ -284,7 +284,7 @@ func TestMappingEnd(t *testing.T) {
 }
 
 func TestSecondaryStreamLimits(t *testing.T) {
-	conf := Config{SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 3, MetadataTimeout: 2 * time.Second}, SourceTimeout: time.Hour}
+	conf := ClientConfig{SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 3, MetadataTimeout: 2 * time.Second}, SourceTimeout: time.Hour}
 	inSourceScene(t, 100_000, 1000, conf, nil, func(h *hostileScene) {
 		var streams []*fakeExtent
 		for range 3 {
@@ -317,7 +317,7 @@ func TestSecondaryStreamLimits(t *testing.T) {
 
 // Every state is reached, and a stream shows what it is doing.
 func TestSecondaryStreamStates(t *testing.T) {
-	inSourceScene(t, 100_000, 1000, Config{}, nil, func(h *hostileScene) {
+	inSourceScene(t, 100_000, 1000, ClientConfig{}, nil, func(h *hostileScene) {
 		x := h.fake.extent(h.open()[:3])
 		if info := h.wantInfo(0, SecondaryStreamOpening); info.Mapping != nil || info.CreatedAt.IsZero() {
 			t.Errorf("%+v", info)
@@ -420,7 +420,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	} {
 		for _, frame := range []uint64{100, 50_000} {
 			t.Run(name, func(t *testing.T) {
-				inSourceScene(t, 400_000, 100, Config{}, nil, func(h *hostileScene) {
+				inSourceScene(t, 400_000, 100, ClientConfig{}, nil, func(h *hostileScene) {
 					x := h.fake.extent(h.open(), h.data(h.start, frame), h.data(h.start+frame, frame)[:frame-50])
 					time.Sleep(100 * time.Millisecond)
 					end(h)

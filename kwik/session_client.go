@@ -19,7 +19,7 @@ import (
 // primary's error; aggregate streams go on as long as a secondary delivers.
 type ClientSession struct {
 	id      SessionID
-	config  *Config
+	config  *ClientConfig
 	tls     *tls.Config // base of the configurations of secondaries' paths
 	handler *secondaryStreamHandler
 	primary *path
@@ -43,7 +43,7 @@ type ClientSession struct {
 	arrived       chan struct{}     // closed and replaced when one of the two grows
 }
 
-func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
+func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 	s := &ClientSession{
 		id: newSessionID(), config: c, tls: tlsConf,
 		servers: make(map[PathID]*serverRecord),

@@ -100,7 +100,7 @@ func TestDeathDuringATransfer(t *testing.T) {
 func TestNobodyLeft(t *testing.T) {
 	t.Run("silence", func(t *testing.T) {
 		inWorld(t, 1, slow, func(w *world) {
-			client, server := w.dial(&Config{SourceTimeout: 3 * time.Second})
+			client, server := w.dial(&ClientConfig{SourceTimeout: 3 * time.Second})
 			c := w.copy(w.offer(client, server, unit, nil))
 			time.Sleep(200 * time.Millisecond)
 			w.net.Silence(w.primary.addr.Addr())
@@ -297,7 +297,7 @@ func TestPeerThatReadsNoControlIsCutOff(t *testing.T) {
 func TestLimitsOfStrangers(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		w.primary.stop()
-		w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) { c.MaxHandshakes, c.MaxSessions = 2, 3 }))
+		w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.MaxHandshakes, c.MaxSessions = 2, 3 }))
 		mute := []*fakePeer{w.fakeClient(w.primary, ProtocolClient), w.fakeClient(w.primary, ProtocolJoin)}
 		time.Sleep(100 * time.Millisecond)
 		w.fakeClient(w.primary, ProtocolClient).wantClosed(ErrSecondaryStreamOverflow)
@@ -364,7 +364,7 @@ func (f failing) ReadAt(p []byte, off int64) (int, error) {
 // A source whose content breaks off says so and is out of that stream; its path stays for others.
 func TestContentBreaksOff(t *testing.T) {
 	inWorld(t, 0, slow, func(w *world) {
-		w.secondaries = append(w.secondaries, w.join(configured(func(c *Config) {
+		w.secondaries = append(w.secondaries, w.join(configured(func(c *ServerConfig) {
 			c.OpenContent = func(context.Context, ContentRequest) (Content, error) {
 				return failing{memory{w.data}, int64(len(w.data)) / 4}, nil
 			}

@@ -133,10 +133,10 @@ func (w *simWorld) socket() net.PacketConn {
 
 // dialSim connects the client and waits for the secondary that it relies on.
 func (w *simWorld) dialSim() {
-	conf := &Config{
-		LocalAddresses: func() []netip.Addr { return nil },
-		ListenPacket:   func(context.Context, netip.AddrPort) (net.PacketConn, error) { return w.socket(), nil },
-		ReorderWindow:  minReorderWindow, ConflictResolution: w.s.conflict, Recovery: w.s.recovery, SecondaryStreams: w.s.streamed,
+	conf := &ClientConfig{
+		Config:        Config{LocalAddresses: func() []netip.Addr { return nil }},
+		ListenPacket:  func(context.Context, netip.AddrPort) (net.PacketConn, error) { return w.socket(), nil },
+		ReorderWindow: minReorderWindow, ConflictResolution: w.s.conflict, Recovery: w.s.recovery, SecondaryStreams: w.s.streamed,
 	}
 	if w.s.patient {
 		conf.SourceTimeout, conf.ReorderTimeout = simTimeout, simTimeout

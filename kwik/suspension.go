@@ -72,9 +72,7 @@ func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
 	if enough {
 		return
 	}
-	if l.config.OnBlame != nil {
-		l.config.OnBlame(s, PathID(printable(status.GetPathId())), clampOffset(blame.GetOffset()), printable(status.GetReason()))
-	}
+	l.config.OnReject(s, PathID(printable(status.GetPathId())), clampOffset(blame.GetOffset()), printable(status.GetReason()))
 	// What is pushed cannot be asked for, and a stream that has ended, or was never there, says nothing about what to ask for.
 	if offer == nil || offer.spec.Pushed || blame.GetOffset() >= uint64(offer.units.total) || l.config.Verify == nil {
 		return

@@ -19,7 +19,7 @@ type standing struct {
 }
 
 func (s *standing) option(w *world) serverOption {
-	return configured(func(c *Config) {
+	return configured(func(c *ServerConfig) {
 		c.OnSuspension = func(_ PathID, reason error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -48,7 +48,7 @@ func TestSuspension(t *testing.T) {
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
 		var mu sync.Mutex
 		broken := true
-		s1 := w.join(configured(func(c *Config) {
+		s1 := w.join(configured(func(c *ServerConfig) {
 			right := c.OpenContent
 			c.OpenContent = func(ctx context.Context, r ContentRequest) (Content, error) {
 				mu.Lock()
@@ -117,7 +117,7 @@ func TestStaleIsNotSuspended(t *testing.T) {
 		w.primary.stop()
 		said := &standing{}
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
-		w.secondaries = append(w.secondaries, w.join(configured(func(c *Config) {
+		w.secondaries = append(w.secondaries, w.join(configured(func(c *ServerConfig) {
 			c.OpenContent = func(_ context.Context, r ContentRequest) (Content, error) {
 				if r.Session == nil {
 					return nil, &Error{Code: ErrContentChanged, Reason: "another version", Stream: -1, Offset: -1}
@@ -208,7 +208,7 @@ func TestLiesWithoutEnd(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		var asked atomic.Int32
 		w.primary.stop()
-		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), configured(func(c *Config) {
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), configured(func(c *ServerConfig) {
 			c.Verify = func(context.Context, []byte, int64, []byte) error {
 				asked.Add(1)
 				return nil

@@ -133,7 +133,7 @@ func benchmarkNative(b *testing.B, perStream int) {
 func benchmarkKWIK(b *testing.B, secondaries int) {
 	serverTLS, clientTLS := tlsConfigs(b)
 	listen := func(role kwik.ServerRole) *kwik.Listener {
-		l, err := kwik.ListenAddr("127.0.0.1:0", serverTLS, &kwik.Config{
+		l, err := kwik.ListenAddr("127.0.0.1:0", serverTLS, &kwik.ServerConfig{
 			Role:        role,
 			OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content, error) { return zeros{}, nil },
 		})

@@ -143,14 +143,14 @@ func (w *world) identity() tls.Certificate {
 type serverOption func(*serverOptions)
 
 type serverOptions struct {
-	config Config
+	config ServerConfig
 	addr   netip.AddrPort
 	cert   tls.Certificate
 	data   []byte
 }
 
 // configured changes a server's configuration.
-func configured(change func(*Config)) serverOption {
+func configured(change func(*ServerConfig)) serverOption {
 	return func(o *serverOptions) { change(&o.config) }
 }
 
@@ -171,8 +171,8 @@ func restarted(old *testServer) serverOption {
 func (w *world) serve(role ServerRole, options ...serverOption) *testServer {
 	w.t.Helper()
 	o := &serverOptions{data: w.data}
-	o.config = Config{
-		Role: role, JoinToken: w.token, LocalAddresses: func() []netip.Addr { return nil },
+	o.config = ServerConfig{
+		Config: Config{LocalAddresses: func() []netip.Addr { return nil }}, Role: role, JoinToken: w.token,
 		OpenContent: func(_ context.Context, r ContentRequest) (Content, error) {
 			if string(r.Descriptor) != "data" {
 				return nil, fmt.Errorf("no content %q", r.Descriptor)
@@ -243,7 +243,7 @@ func (s *testServer) kill() {
 }
 
 // dial connects a client to the primary and returns both ends.
-func (w *world) dial(conf *Config) (*ClientSession, *ServerSession) {
+func (w *world) dial(conf *ClientConfig) (*ClientSession, *ServerSession) {
 	w.t.Helper()
 	client, err := w.tryDial(w.primary.addr, w.primary.pin(), conf)
 	if err != nil {
@@ -253,18 +253,18 @@ func (w *world) dial(conf *Config) (*ClientSession, *ServerSession) {
 }
 
 // tryDial connects a client to a server that may refuse it.
-func (w *world) tryDial(addr netip.AddrPort, pin trust.Pin, conf *Config) (*ClientSession, error) {
+func (w *world) tryDial(addr netip.AddrPort, pin trust.Pin, conf *ClientConfig) (*ClientSession, error) {
 	w.t.Helper()
 	return w.tryDialWith(Dial, addr, pin, conf)
 }
 
-type dialFunc func(context.Context, net.PacketConn, net.Addr, *tls.Config, *Config) (*ClientSession, error)
+type dialFunc func(context.Context, net.PacketConn, net.Addr, *tls.Config, *ClientConfig) (*ClientSession, error)
 
 // tryDialWith is tryDial with Dial or DialEarly.
-func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, conf *Config) (*ClientSession, error) {
+func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, conf *ClientConfig) (*ClientSession, error) {
 	w.t.Helper()
 	socket, _ := w.listen()
-	c := Config{}
+	c := ClientConfig{}
 	if conf != nil {
 		c = *conf
 	}

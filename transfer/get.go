@@ -52,7 +52,7 @@ type GetOptions struct {
 	RetryMaxTime time.Duration
 
 	// KWIK configures the session; nil means the defaults.
-	KWIK *kwik.Config
+	KWIK *kwik.ClientConfig
 	// Dial connects to the primary; nil means kwik.DialAddrEarly.
 	Dial DialFunc
 	// Pool shares the session with other transfers; nil means that this one has its own. TLS and KWIK must be the same for all from one

@@ -282,7 +282,7 @@ func TestGetThatCannotConnect(t *testing.T) {
 			o.TLS = trust.PinnedClientConfig(nil, trust.Pin{1})
 		}, KindRefused, "not AQAAAAAA"},
 		"a certificate of nobody": {func(w *wire) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) { o.TLS = nil }, KindRefused, "certificate"},
-		"a secondary":             {func(w *wire) { w.start(&kwik.Config{Role: kwik.ServerRoleSecondary}) }, func(*GetOptions) {}, KindOther, "secondary"},
+		"a secondary":             {func(w *wire) { w.start(&kwik.ServerConfig{Role: kwik.ServerRoleSecondary}) }, func(*GetOptions) {}, KindOther, "secondary"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			onWire(t, func(w *wire) {

@@ -103,7 +103,7 @@ func (w *wire) lies(l *liar, target string, change ...func(*MirrorOptions)) (Mir
 	if l.content == nil {
 		l.content = []byte("content")
 	}
-	listener := w.start(&kwik.Config{OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+	listener := w.start(&kwik.ServerConfig{OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 		return repeated(l.content), nil
 	}})
 	w.wg.Go(func() {

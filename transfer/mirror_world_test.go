@@ -70,7 +70,7 @@ func serveTree(t *testing.T, role kwik.ServerRole, root string, wrap func(TreeDi
 		t.Fatal(err)
 	}
 	s := NewServer(d, slog.New(slog.DiscardHandler))
-	conf := &kwik.Config{Role: role, JoinToken: []byte("token"), OpenContent: s.OpenContent}
+	conf := &kwik.ServerConfig{Role: role, JoinToken: []byte("token"), OpenContent: s.OpenContent}
 	if role == kwik.ServerRolePrimary {
 		conf.Verify = s.Verify
 	}

@@ -66,7 +66,7 @@ func onWire(t *testing.T, f func(w *wire)) {
 }
 
 // start listens with a configuration.
-func (w *wire) start(conf *kwik.Config) *kwik.Listener {
+func (w *wire) start(conf *kwik.ServerConfig) *kwik.Listener {
 	w.t.Helper()
 	var socket net.PacketConn
 	socket, err := w.net.Listen(serverAddr, w.link)
@@ -87,7 +87,7 @@ func (w *wire) start(conf *kwik.Config) *kwik.Listener {
 func (w *wire) serve(dir Dir) *Server {
 	w.t.Helper()
 	s := NewServer(dir, slog.New(slog.NewTextHandler(&w.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	l := w.start(&kwik.Config{OpenContent: s.OpenContent})
+	l := w.start(&kwik.ServerConfig{OpenContent: s.OpenContent})
 	w.wg.Go(func() {
 		s.Serve(w.ctx, l)
 		s.Close()
@@ -144,7 +144,7 @@ func (p *peer) failure(code transferpb.Failure_Code) {
 // hostile starts a server that answers every request with a script, and has content.
 func (w *wire) hostile(open kwik.OpenContentFunc, act script) {
 	w.t.Helper()
-	l := w.start(&kwik.Config{OpenContent: open})
+	l := w.start(&kwik.ServerConfig{OpenContent: open})
 	w.wg.Go(func() {
 		for {
 			session, err := l.Accept(w.ctx)
@@ -165,9 +165,9 @@ func (w *wire) hostile(open kwik.OpenContentFunc, act script) {
 }
 
 // client is the configuration of a client.
-func (w *wire) client() *kwik.Config {
-	return &kwik.Config{
-		LocalAddresses: func() []netip.Addr { return nil },
+func (w *wire) client() *kwik.ClientConfig {
+	return &kwik.ClientConfig{
+		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 		ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
 			return w.net.Listen(clientHost, w.link)
 		},

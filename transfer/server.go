@@ -19,7 +19,7 @@ import (
 // requestTimeout bounds the wait for a request on a stream that a client opened, and each write of an answer.
 const requestTimeout = 10 * time.Second
 
-// A Server serves the regular files below a directory, in either role: its OpenContent goes into the listener's kwik.Config,
+// A Server serves the regular files below a directory, in either role: its OpenContent goes into the listener's kwik.ServerConfig,
 // and Serve answers the clients' requests.
 type Server struct {
 	dir    Dir

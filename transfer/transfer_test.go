@@ -56,7 +56,7 @@ func serveOnLoopback(t *testing.T, role kwik.ServerRole, root string, call *roun
 		t.Fatal(err)
 	}
 	s := NewServer(d, slog.New(slog.DiscardHandler))
-	l, err := kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, &kwik.Config{
+	l, err := kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, &kwik.ServerConfig{
 		Role: role, JoinToken: []byte("token"),
 		OpenContent: func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 			call.wait(ctx)

@@ -91,7 +91,7 @@ func serve(ctx context.Context, root, primary string) error {
 	defer dir.Close()
 	files := transfer.NewServer(dir, slog.New(slog.DiscardHandler))
 	defer files.Close()
-	conf := &kwik.Config{OpenContent: files.OpenContent, Verify: files.Verify}
+	conf := &kwik.ServerConfig{OpenContent: files.OpenContent, Verify: files.Verify}
 	if primary != "" {
 		conf.Role = kwik.ServerRoleSecondary
 	}

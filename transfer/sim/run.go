@@ -135,8 +135,8 @@ func (w *World) options() transfer.GetOptions {
 		URL:     transfer.URL{Host: w.servers[0].addr.String(), Path: served},
 		TLS:     trust.PinnedClientConfig(nil, pin),
 		OpenDir: func(string) (transfer.Dir, error) { return w.client.Dir(), nil },
-		KWIK: &kwik.Config{
-			LocalAddresses:       func() []netip.Addr { return nil },
+		KWIK: &kwik.ClientConfig{
+			Config:               kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 			ReorderWindow:        2 << 20, // the least
 			ConnectionsPerServer: w.Connections,
 			ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
