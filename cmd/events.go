@@ -60,7 +60,7 @@ type event struct {
 }
 
 type serverJSON struct {
-	ID    kwik.PathID `json:"id"`
+	ID    kwik.ServerID `json:"id"`
 	Role  string      `json:"role"`
 	Addr  string      `json:"addr"`
 	State string      `json:"state"`
@@ -129,7 +129,7 @@ func (e *events) Retry(r transfer.Retry) {
 func (e *events) Server(s transfer.ServerStatus) {
 	e.enc.Encode(struct {
 		event
-		ID     kwik.PathID `json:"id"`
+		ID     kwik.ServerID `json:"id"`
 		Role   string      `json:"role"`
 		Addr   string      `json:"addr"`
 		State  string      `json:"state"`
@@ -138,10 +138,10 @@ func (e *events) Server(s transfer.ServerStatus) {
 }
 
 // BadBlock implements transfer.Reporter.
-func (e *events) BadBlock(server kwik.PathID, off, length int64) {
+func (e *events) BadBlock(server kwik.ServerID, off, length int64) {
 	e.enc.Encode(struct {
 		event
-		Server kwik.PathID `json:"server"`
+		Server kwik.ServerID `json:"server"`
 		Offset int64       `json:"offset"`
 		Length int64       `json:"length"`
 	}{event{1, "bad_block"}, server, off, length})

@@ -12,7 +12,7 @@ type Range struct{ Start, End int64 }
 // A ProofFunc verifies bytes of an aggregate stream: p, from offset off, is one or more whole units that one server
 // delivered. If it returns an error, the bytes are dropped, the server is banned for the session, the primary is told,
 // and another server is asked for the bytes (see [RecoveryPolicy] for other strategies). It must be safe for concurrent use.
-type ProofFunc func(server PathID, off int64, p []byte) error
+type ProofFunc func(server ServerID, off int64, p []byte) error
 
 // An AggregateOffer is an aggregate stream that the primary opened and that the client does not read yet. Until a reader
 // begins, servers send nothing of it, except for a head start. Every offer must be opened or closed: the

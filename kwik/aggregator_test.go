@@ -197,7 +197,7 @@ func TestSecondaryStreamAggregation(t *testing.T) {
 				}
 				for _, s := range st.Sources {
 					if s.Bytes == 0 {
-						t.Errorf("%s delivered nothing", s.Path)
+						t.Errorf("%s delivered nothing", s.Server)
 					}
 				}
 				a.fail(errors.New("the session ended"))
@@ -252,7 +252,7 @@ func TestAggregationOfDuplicates(t *testing.T) {
 			}
 		})
 		st := a.stats()
-		slices.SortFunc(st.Sources, func(x, y SourceStats) int { return strings.Compare(string(x.Path), string(y.Path)) })
+		slices.SortFunc(st.Sources, func(x, y SourceStats) int { return strings.Compare(string(x.Server), string(y.Server)) })
 		if st.Wasted != 3*aggUnit || st.Sources[0].Bytes != 2*aggUnit || st.Sources[1].Bytes != 2*aggUnit {
 			t.Errorf("stats %+v", st)
 		}
@@ -263,7 +263,7 @@ func TestAggregationRefusesUnprovedBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAggregation(t, 2*aggUnit, aggUnit, "liar", "honest")
 		proofs := 0
-		wantOpen(t, a.streamAggregator, func(source PathID, off int64, p []byte) error {
+		wantOpen(t, a.streamAggregator, func(source ServerID, off int64, p []byte) error {
 			if proofs++; !bytes.Equal(p, a.content[off:off+int64(len(p))]) {
 				return errors.New("wrong")
 			}

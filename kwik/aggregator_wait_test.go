@@ -12,7 +12,7 @@ import (
 )
 
 // comeAgain plays a secondary that says Welcome to one connection after the other and then acts; early, if it is not nil, is called before.
-func (w *world) comeAgain(fake *fakeServer, id PathID, early func(*quic.Conn), act func(*fakePeer)) {
+func (w *world) comeAgain(fake *fakeServer, id ServerID, early func(*quic.Conn), act func(*fakePeer)) {
 	w.wg.Go(func() {
 		for {
 			conn, err := fake.listener.Accept(w.t.Context())

@@ -116,11 +116,11 @@ type ServerConfig struct {
 	JoinToken []byte
 
 	// OnMembership is called on a primary when a secondary has joined (err is nil) or has left. It must not block. May be nil.
-	OnMembership func(id PathID, addr netip.AddrPort, err error)
+	OnMembership func(id ServerID, addr netip.AddrPort, err error)
 
 	// OnReject is called on a primary when a client reports that it rejected bytes of a server. The client may be
 	// wrong or lie; message is its text. OnReject must not block. May be nil.
-	OnReject func(s *ServerSession, server PathID, offset int64, message string)
+	OnReject func(s *ServerSession, server ServerID, offset int64, message string)
 
 	// Verify lets a primary check whether a secondary serves the right bytes after a client rejected some. It must be
 	// safe for concurrent use. Nil means that reports of clients go to OnReject and have no other effect.
@@ -129,7 +129,7 @@ type ServerConfig struct {
 	// OnSuspension is called on a primary when a secondary is suspended, because it could not prove to Verify the bytes
 	// that a client rejected, and with nil when it has proved them. Clients are not told of suspended
 	// secondaries. OnSuspension must not block. May be nil.
-	OnSuspension func(id PathID, err error)
+	OnSuspension func(id ServerID, err error)
 
 	// MaxSessions is the maximum number of clients. 0 means 1,024.
 	MaxSessions int
@@ -148,7 +148,7 @@ const (
 	maxSecondaryPaths       = 64
 	maxPlainStreams         = 100
 	maxStraySecondaryStream = 4 // bidirectional streams that a secondary may open to see them reset
-	maxPathIDLength         = 64
+	maxServerIDLength       = 64
 	maxAddresses            = 8 // of one secondary
 )
 
@@ -279,13 +279,13 @@ func (c *ServerConfig) populate() *ServerConfig {
 	p := c.clone()
 	p.Config.populate()
 	if p.OnMembership == nil {
-		p.OnMembership = func(PathID, netip.AddrPort, error) {}
+		p.OnMembership = func(ServerID, netip.AddrPort, error) {}
 	}
 	if p.OnReject == nil {
-		p.OnReject = func(*ServerSession, PathID, int64, string) {}
+		p.OnReject = func(*ServerSession, ServerID, int64, string) {}
 	}
 	if p.OnSuspension == nil {
-		p.OnSuspension = func(PathID, error) {}
+		p.OnSuspension = func(ServerID, error) {}
 	}
 	if p.RateLimit != nil {
 		setDefault(&p.BufferSize, p.RateLimit.bufferSize())

@@ -201,7 +201,7 @@ func (s *ClientSession) widen(sv *serverRecord) {
 			if len(s.paths)-len(s.servers) >= maxFurtherPaths {
 				break
 			}
-			s.newPath(sv, sv.id.further(n), sv.addrs[0])
+			s.newPath(sv, sv.id.path(n), sv.addrs[0])
 		}
 		r := sv.paths[n-1]
 		r.dropped = false

@@ -33,10 +33,7 @@ func TestWidthPolicy(t *testing.T) {
 			paths := w.width
 			received += s.rate(paths) * reportInterval.Seconds()
 			for n := range paths {
-				id := PathID("s1")
-				if n > 0 {
-					id = id.further(n + 1)
-				}
+				id := ServerID("s1").path(n + 1)
 				r := last[id]
 				r.sent, r.rtt, r.minRTT = r.sent+1000, rtt, rtt
 				s.next(at, &r)
@@ -45,7 +42,7 @@ func TestWidthPolicy(t *testing.T) {
 			}
 			for id := range last { // paths that are given up
 				n := 1
-				for ; id != "s1" && id != PathID("s1").further(n); n++ {
+				for ; id != ServerID("s1").path(n); n++ {
 				}
 				if n > w.width {
 					w.forget(id)
@@ -99,7 +96,7 @@ func TestReportsAreHeardNowAndThen(t *testing.T) {
 }
 
 // connections returns how many paths to a server are connected.
-func connections(w *world, c *ClientSession, id PathID) int { return w.path(c, id).Connections }
+func connections(w *world, c *ClientSession, id ServerID) int { return w.path(c, id).Connections }
 
 // A number of paths that was asked for is there for every server, the application knows servers only, and all paths are used.
 func TestConnectionsPerServer(t *testing.T) {
@@ -107,12 +104,12 @@ func TestConnectionsPerServer(t *testing.T) {
 		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 3})
 		w.wantState(client, "s1", PathActive)
 		c := w.copy(w.offer(client, server, unit, nil))
-		w.within(time.Second, func() bool { return connections(w, client, "s1") == 3 && connections(w, client, primaryPathID) == 3 })
+		w.within(time.Second, func() bool { return connections(w, client, "s1") == 3 && connections(w, client, primaryID) == 3 })
 		c.wantAll()
-		if n := len(client.Paths()); n != 2 {
+		if n := len(client.Servers()); n != 2 {
 			w.t.Errorf("%d servers are shown", n)
 		}
-		for _, p := range client.Paths() {
+		for _, p := range client.Servers() {
 			if p.ServerSent == 0 || p.ServerWindow == 0 {
 				w.t.Errorf("nothing was reported: %+v", p)
 			}
@@ -156,7 +153,7 @@ func TestLossyPathsGetCompany(t *testing.T) {
 					done = true
 				case <-time.After(50 * time.Millisecond):
 				}
-				most = max(most, connections(w, client, "s1"), connections(w, client, primaryPathID))
+				most = max(most, connections(w, client, "s1"), connections(w, client, primaryID))
 			}
 			c.wantAll()
 			took = time.Since(start)
@@ -217,7 +214,7 @@ func TestBannedIsNotDialled(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if st := w.path(client, "s1"); dials != before || st.State != PathBanned {
-			w.t.Errorf("dialled %d times after the ban; state %v, reason %v", dials-before, st.State, st.Reason)
+			w.t.Errorf("dialled %d times after the ban; state %v, reason %v", dials-before, st.State, st.Err)
 		}
 	})
 }
@@ -308,7 +305,7 @@ func TestGoneIsNotStalled(t *testing.T) {
 		c := w.copy(w.offer(client, server, unit, nil))
 		c.s.agg.detach("s1", errors.New("it ended"))
 		for _, src := range c.s.Stats().Sources {
-			if src.Path == "s1" && (src.Stalled || src.Gone == nil) {
+			if src.Server == "s1" && (src.Stalled || src.Gone == nil) {
 				w.t.Errorf("%+v", src)
 			}
 		}

@@ -36,9 +36,9 @@ func TestDrain(t *testing.T) {
 				w.wantState(client, "s1", PathActive)
 				w.wantState(client, "s2", PathActive)
 				c := w.copy(w.offer(client, server, unit, nil))
-				leaving, id := w.secondaries[0], PathID("s1")
+				leaving, id := w.secondaries[0], ServerID("s1")
 				if who == "primary" {
-					leaving, id = w.primary, primaryPathID
+					leaving, id = w.primary, primaryID
 				}
 				w.within(time.Second, func() bool { return delivered(c.s, id) > 0 })
 				begun := time.Now()
@@ -64,7 +64,7 @@ func TestDrainWhereNobodyElseIs(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
 		c := w.copy(w.offer(client, server, unit, nil))
-		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		w.within(time.Second, func() bool { return delivered(c.s, primaryID) > 0 })
 		over := w.shutDown(w.primary, time.Minute)
 		c.wantAll()
 		select {
@@ -76,7 +76,7 @@ func TestDrainWhereNobodyElseIs(t *testing.T) {
 	inWorldOf(t, 12<<20, 0, slow, func(w *world) {
 		client, server := w.dial(&ClientConfig{SourceTimeout: 2 * time.Second})
 		c := w.copy(w.offer(client, server, unit, nil))
-		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		w.within(time.Second, func() bool { return delivered(c.s, primaryID) > 0 })
 		begun := time.Now()
 		<-w.shutDown(w.primary, 500*time.Millisecond)
 		if took := time.Since(begun); took < 500*time.Millisecond || took > 700*time.Millisecond {
@@ -178,12 +178,12 @@ func TestPrimaryComesBack(t *testing.T) {
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
 		c := w.copy(w.offer(client, server, unit, nil))
-		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		w.within(time.Second, func() bool { return delivered(c.s, primaryID) > 0 })
 		old := w.primary
 		old.kill()
 		w.primary = w.serve(ServerRolePrimary, restarted(old), reset)
-		begun, before := time.Now(), delivered(c.s, primaryPathID)
-		w.within(10*time.Second, func() bool { return delivered(c.s, primaryPathID) > before+unit })
+		begun, before := time.Now(), delivered(c.s, primaryID)
+		w.within(10*time.Second, func() bool { return delivered(c.s, primaryID) > before+unit })
 		if took := time.Since(begun); took > 4*time.Second {
 			w.t.Errorf("it is used again after %v", took)
 		}
@@ -205,7 +205,7 @@ func TestPrimaryComesBackAlone(t *testing.T) {
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), reset)
 		client, server := w.dial(nil)
 		c := w.copy(w.offer(client, server, unit, nil))
-		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		w.within(time.Second, func() bool { return delivered(c.s, primaryID) > 0 })
 		old := w.primary
 		old.kill()
 		time.Sleep(time.Second)

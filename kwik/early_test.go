@@ -56,7 +56,7 @@ func TestDialEarlyIsRefused(t *testing.T) {
 			w.t.Fatal(err)
 		}
 		stream.Write([]byte("a request"))
-		if st := w.path(client, primaryPathID); st.State != PathConnecting {
+		if st := w.path(client, primaryID); st.State != PathConnecting {
 			w.t.Errorf("the path is %v before Welcome", st.State)
 		}
 		_, err = stream.Read(make([]byte, 1))
@@ -76,7 +76,7 @@ func TestAttachmentTravelsWithHello(t *testing.T) {
 		copying := w.copy(stream)
 		fake, id := w.fakeSecondary()
 		p, hello := fake.accept()
-		if PathID(hello.GetPathId()) != id {
+		if ServerID(hello.GetPathId()) != id {
 			w.t.Errorf("Hello %v", hello)
 		}
 		p.control.SetReadDeadline(time.Now().Add(time.Second))
@@ -116,8 +116,8 @@ func TestFirstBytes(t *testing.T) {
 				w.t.Fatal(err)
 			}
 			var mu sync.Mutex
-			first := make(map[PathID]time.Duration)
-			stream := w.accept(client, FirstAggregateStreamID, func(source PathID, off int64, p []byte) error {
+			first := make(map[ServerID]time.Duration)
+			stream := w.accept(client, FirstAggregateStreamID, func(source ServerID, off int64, p []byte) error {
 				mu.Lock()
 				defer mu.Unlock()
 				if first[source] == 0 {
@@ -126,7 +126,7 @@ func TestFirstBytes(t *testing.T) {
 				return w.prove(source, off, p)
 			})
 			w.copy(stream).wantAll()
-			for id, trips := range map[PathID]int{"primary": c.primary, "s1": c.secondary, "s2": c.secondary} {
+			for id, trips := range map[ServerID]int{"primary": c.primary, "s1": c.secondary, "s2": c.secondary} {
 				if got := float64(first[id]) / float64(rtt); got < float64(trips) || got > float64(trips)+0.1 {
 					w.t.Errorf("head start %d: %s after %.3f round trips, want %d", c.headStart, id, got, trips)
 				}

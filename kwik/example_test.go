@@ -94,7 +94,7 @@ func ExampleServerSession_OpenAggregateStream() {
 	defer session.CloseWithError(0, "")
 	offer, err := session.AcceptNextAggregate(ctx)
 	check(err)
-	reader, err := offer.Open(func(server kwik.PathID, off int64, p []byte) error {
+	reader, err := offer.Open(func(server kwik.ServerID, off int64, p []byte) error {
 		for i, b := range p {
 			if b != "abc"[(off+int64(i))%3] {
 				return fmt.Errorf("%s sent %q at %d", server, b, off+int64(i))

@@ -79,9 +79,9 @@ func TestFlowOfOneByte(t *testing.T) {
 					t.Fatalf("the secondary serves session %v as a %v", hidden.ID(), hidden.Role())
 				}
 				// The stream is accepted, and nothing has moved: nobody reads.
-				verify := func(source PathID, off int64, p []byte) error {
+				verify := func(source ServerID, off int64, p []byte) error {
 					// The handler received it, on a mapped secondary stream of that path.
-					if n := client.handler.stats(source).ActiveStreams; n != 1 {
+					if n := client.handler.stats(source.path(1)).ActiveStreams; n != 1 {
 						t.Errorf("%d secondary streams on %q", n, source)
 					}
 					log.note("the proof sees %q of %q at %d", p, source, off)

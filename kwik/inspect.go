@@ -82,7 +82,7 @@ func readHost(h *kwikpb.Host, asked, now time.Time) *Host {
 }
 
 // Connection returns what is known about the first connection to a server; false while there is none.
-func (s *ClientSession) Connection(server PathID) (Connection, bool) {
+func (s *ClientSession) Connection(server ServerID) (Connection, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sv := s.servers[server]

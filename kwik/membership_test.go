@@ -13,9 +13,9 @@ import (
 )
 
 // delivered is how many bytes of a path counted in a stream.
-func delivered(s *AggregateReader, id PathID) int64 {
+func delivered(s *AggregateReader, id ServerID) int64 {
 	for _, src := range s.Stats().Sources {
-		if src.Path == id {
+		if src.Server == id {
 			return src.Bytes
 		}
 	}
@@ -73,7 +73,7 @@ func TestLeaveDuringATransfer(t *testing.T) {
 		before := delivered(c.s, "s1")
 		late, _ := w.dial(nil)
 		time.Sleep(200 * time.Millisecond)
-		if n := len(late.Paths()); n != 1 {
+		if n := len(late.Servers()); n != 1 {
 			w.t.Errorf("a new client knows %d paths", n)
 		}
 		if delivered(c.s, "s1") == before {
@@ -216,6 +216,6 @@ func TestRedialBacksOff(t *testing.T) {
 		if tries > 10 {
 			w.t.Errorf("dialled %d times in a minute", tries)
 		}
-		wantError(w.t, w.wantState(client, id, PathClosed).Reason, ErrAccessRefused)
+		wantError(w.t, w.wantState(client, id, PathClosed).Err, ErrAccessRefused)
 	})
 }

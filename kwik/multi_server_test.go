@@ -45,7 +45,7 @@ func TestMultiServerStreamAggregation(t *testing.T) {
 				}
 				for _, src := range st.Sources {
 					if src.Bytes == 0 {
-						w.t.Errorf("%s delivered nothing", src.Path)
+						w.t.Errorf("%s delivered nothing", src.Server)
 					}
 				}
 				s.Close()

@@ -55,7 +55,7 @@ func (s *ServerSession) Secondaries() (n int) {
 	s.listener.mu.Lock()
 	defer s.listener.mu.Unlock()
 	for _, m := range s.listener.members.all() {
-		if m.id != primaryPathID {
+		if m.id != primaryID {
 			n++
 		}
 	}
@@ -111,15 +111,21 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 			secondaries++
 		}
 	}
-	if end := spec.headStart(u, secondaries); end > 0 && s.beginHeadStart(o, end) {
-		offer.HeadStart = uint64(end)
+	var headStart *attachment
+	if end := spec.headStart(u, secondaries); end > 0 {
+		if headStart = s.newHeadStart(o, end); headStart != nil {
+			offer.HeadStart = uint64(end)
+		}
 	}
 	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: offer}})
+	if headStart != nil { // what it sends on the control stream must follow the offer
+		s.wg.Go(headStart.run)
+	}
 	return o, nil
 }
 
 func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.StreamTicket {
-	claim := ticketClaim{scope: ticketScopeStream, session: s.id, path: m.id, content: o.content}
+	claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: m.id, content: o.content}
 	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
 }
 
@@ -135,7 +141,7 @@ func (s *ServerSession) tellMember(m *member) {
 	if s.role != ServerRolePrimary {
 		return // its client hears it on the session's first path
 	}
-	claim := ticketClaim{scope: ticketScopePath, session: s.id, path: m.id}
+	claim := ticketClaim{scope: ticketScopePath, session: s.id, server: m.id}
 	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:], Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
 	if m.addr.IsValid() {
 		path.Addresses = []string{m.addr.String()}
@@ -151,7 +157,7 @@ func (s *ServerSession) tellMember(m *member) {
 }
 
 // tellGone tells the client that a secondary left. Called with the listener's lock held.
-func (s *ServerSession) tellGone(id PathID, reason string) {
+func (s *ServerSession) tellGone(id ServerID, reason string) {
 	if s.role != ServerRolePrimary {
 		return
 	}

@@ -93,7 +93,7 @@ func TestPartialSources(t *testing.T) {
 				}
 				for _, s := range c.s.Stats().Sources {
 					if s.Gone != nil {
-						t.Errorf("%s: %v", s.Path, s.Gone)
+						t.Errorf("%s: %v", s.Server, s.Gone)
 					}
 				}
 			})

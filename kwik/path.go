@@ -38,15 +38,15 @@ func (s PathState) String() string {
 	return "unknown"
 }
 
-// PathStats is a snapshot of a server and the paths to it, of which there are several only where ClientConfig.ConnectionsPerServer says so or
+// ServerStats is a snapshot of a server and the paths to it, of which there are several only where ClientConfig.ConnectionsPerServer says so or
 // loss makes one useless.
-type PathStats struct {
-	ID    PathID
+type ServerStats struct {
+	ID    ServerID
 	Role  ServerRole
 	Addr  netip.AddrPort
 	State PathState
-	// Reason says why a path is closed or banned; nil otherwise.
-	Reason error
+	// Err is why the server is closed or banned; nil otherwise.
+	Err error
 	// Connections is how many paths are connected.
 	Connections int
 	// RTT is the smoothed round-trip time and MinRTT the shortest that was seen; 0 while there is no connection.

@@ -19,7 +19,7 @@ type pushScene struct {
 	client *ClientSession
 	server *ServerSession
 	stream *AggregateReader
-	id     PathID
+	id     ServerID
 	fake   *fakePeer
 	window *kwikpb.OffsetSyncResponse // the first that the fake heard of
 	read   chan readResult

@@ -292,7 +292,7 @@ func TestClientMovesToANewAddress(t *testing.T) {
 		before := server.RemoteAddr().String()
 		s := w.offer(client, server, unit, nil)
 		c := w.copy(s)
-		w.within(time.Minute, func() bool { return delivered(s, primaryPathID) > 1<<19 && delivered(s, "s1") > 1<<19 })
+		w.within(time.Minute, func() bool { return delivered(s, primaryID) > 1<<19 && delivered(s, "s1") > 1<<19 })
 		for _, m := range sockets {
 			m.move()
 		}

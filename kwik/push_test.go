@@ -64,7 +64,7 @@ func TestPushedStream(t *testing.T) {
 		}
 		for _, src := range s.Stats().Sources {
 			if src.Bytes < third {
-				w.t.Errorf("%s delivered %d bytes", src.Path, src.Bytes)
+				w.t.Errorf("%s delivered %d bytes", src.Server, src.Bytes)
 			}
 		}
 		client.CloseWithError(0, "")

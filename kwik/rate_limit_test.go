@@ -113,7 +113,7 @@ func TestRateLimitOfAClient(t *testing.T) {
 							time.Sleep(100 * time.Millisecond)
 							for _, src := range s.Stats().Sources {
 								if src.Stalled || src.Gone != nil {
-									t.Errorf("%s is held up by this side, and said to be stalled: %+v", src.Path, src)
+									t.Errorf("%s is held up by this side, and said to be stalled: %+v", src.Server, src)
 								}
 							}
 						}
@@ -131,7 +131,7 @@ func TestRateLimitOfAClient(t *testing.T) {
 						if slowStart := 12 * 2 * latency.Seconds(); took < 4.75 || took > 5.25+slowStart {
 							t.Errorf("it took %.2f s and not 5", took)
 						}
-						for _, p := range client.Paths() {
+						for _, p := range client.Servers() {
 							if p.Connections > 1 {
 								t.Errorf("%d connections to %s", p.Connections, p.ID)
 							}

@@ -135,7 +135,7 @@ func TestHappyEyeballs(t *testing.T) {
 			}
 			if test.family != AnyFamily {
 				time.Sleep(time.Second)
-				for _, p := range client.Paths() {
+				for _, p := range client.Servers() {
 					if !test.family.has(p.Addr.Addr()) {
 						w.t.Errorf("%s: a path to %v", test.name, p.Addr)
 					}
@@ -152,7 +152,7 @@ func TestFamilyOfSecondaries(t *testing.T) {
 		for family, want := range map[AddressFamily]int{AnyFamily: 2, IPv4: 2, IPv6: 1} {
 			client, _ := w.dial(&ClientConfig{Config: Config{Family: family}}) // Dial's address is the caller's choice
 			time.Sleep(time.Second)
-			if got := len(client.Paths()); got != want {
+			if got := len(client.Servers()); got != want {
 				w.t.Errorf("%v: %d paths, want %d", family, got, want)
 			}
 		}

@@ -66,7 +66,7 @@ func (h *hostileScene) serveAll(n uint64) {
 
 // infos returns the client's secondary streams of the fake's path.
 func (h *hostileScene) infos() []SecondaryStreamInfo {
-	return slices.DeleteFunc(h.client.SecondaryStreams(), func(x SecondaryStreamInfo) bool { return x.Path != h.id })
+	return slices.DeleteFunc(h.client.SecondaryStreams(), func(x SecondaryStreamInfo) bool { return x.Path != h.id.path(1) })
 }
 
 // wantInfo waits until the fake's n-th secondary stream is in a state, for a second at most.
@@ -97,7 +97,7 @@ func TestShortFramesAreGathered(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
 			var lengths []int
-			prove := func(_ PathID, _ int64, p []byte) error {
+			prove := func(_ ServerID, _ int64, p []byte) error {
 				mu.Lock()
 				lengths = append(lengths, len(p))
 				mu.Unlock()
@@ -161,7 +161,7 @@ func TestBufferSize(t *testing.T) {
 	const size, align, buffer = 2 << 20, 10_000, 100_000
 	var mu sync.Mutex
 	longest := 0
-	prove := func(_ PathID, _ int64, p []byte) error {
+	prove := func(_ ServerID, _ int64, p []byte) error {
 		mu.Lock()
 		defer mu.Unlock()
 		longest = max(longest, len(p))
@@ -243,7 +243,7 @@ func TestSlowSecondaryStreams(t *testing.T) {
 		})
 	})
 	t.Run("a slow proof", func(t *testing.T) {
-		prove := func(PathID, int64, []byte) error {
+		prove := func(ServerID, int64, []byte) error {
 			time.Sleep(20 * time.Second)
 			return nil
 		}
@@ -268,7 +268,7 @@ func TestMappingEnd(t *testing.T) {
 		wantEnd := func(end int64) {
 			h.w.t.Helper()
 			h.w.within(time.Second, func() bool {
-				return slices.ContainsFunc(h.client.Mappings(), func(m MappingMetadata) bool { return m.Path == h.id && m.End == end })
+				return slices.ContainsFunc(h.client.Mappings(), func(m MappingMetadata) bool { return m.Path == h.id.path(1) && m.End == end })
 			})
 		}
 		before, after := int64(h.start+4*unit), int64(h.start+2*unit)
@@ -326,7 +326,7 @@ func TestSecondaryStreamStates(t *testing.T) {
 		info := h.wantInfo(0, SecondaryStreamActive)
 		h.w.within(time.Second, func() bool { info = h.infos()[0]; return info.Received > 2400 })
 		m := h.client.Mappings()
-		if len(m) != 1 || *info.Mapping != m[0] || m[0].Path != h.id || m[0].KWIKStream != h.stream.StreamID() || m[0].SecondaryStream != info.StreamID ||
+		if len(m) != 1 || *info.Mapping != m[0] || m[0].Path != h.id.path(1) || m[0].KWIKStream != h.stream.StreamID() || m[0].SecondaryStream != info.StreamID ||
 			m[0].Bytes != 2000 || m[0].Offset != int64(h.start)+2000 || m[0].CreatedAt.IsZero() || m[0].LastActivity.Before(m[0].CreatedAt) {
 			t.Errorf("%+v, %+v", info, m)
 		}
@@ -385,7 +385,7 @@ func TestPathStats(t *testing.T) {
 		client, server := w.dial(nil)
 		w.copy(w.offer(client, server, unit, nil)).wantAll()
 		before := w.wantState(client, "s1", PathActive)
-		for _, p := range client.Paths() {
+		for _, p := range client.Servers() {
 			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond || p.CongestionWindow == 0 {
 				t.Errorf("%q: RTT %v, at least %v, window %d", p.ID, p.RTT, p.MinRTT, p.CongestionWindow)
 			}

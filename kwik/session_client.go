@@ -31,7 +31,7 @@ type ClientSession struct {
 	wg       sync.WaitGroup // the goroutines that run or keep paths
 
 	mu      sync.Mutex
-	servers map[PathID]*serverRecord
+	servers map[ServerID]*serverRecord
 	paths   map[PathID]*pathRecord // of all servers
 	streams map[StreamID]*openStream
 	offered StreamID // the highest aggregate stream id so far; 0 for none
@@ -46,7 +46,7 @@ type ClientSession struct {
 func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 	s := &ClientSession{
 		id: newSessionID(), config: c, tls: tlsConf,
-		servers: make(map[PathID]*serverRecord),
+		servers: make(map[ServerID]*serverRecord),
 		paths:   make(map[PathID]*pathRecord),
 		streams: make(map[StreamID]*openStream),
 		arrived: make(chan struct{}),
@@ -62,7 +62,7 @@ func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 // begin takes the primary's first path into service.
 func (s *ClientSession) begin(p *path) {
 	s.primary = p
-	r := s.newServer(p.id, ServerRolePrimary, p.addr).paths[0]
+	r := s.newServer(primaryID, ServerRolePrimary, p.addr).paths[0]
 	r.path, r.tried = p, true
 	s.wg.Go(func() { s.handler.run(s.ctx.Done()) })
 	s.wg.Go(func() {
@@ -194,15 +194,15 @@ func (s *ClientSession) RemoteAddr() net.Addr { return s.primary.conn.RemoteAddr
 // LocalAddr returns the client's address on the primary's path.
 func (s *ClientSession) LocalAddr() net.Addr { return s.primary.conn.LocalAddr() }
 
-// Paths returns a snapshot of all servers that the session knows, the primary first, then by id.
-func (s *ClientSession) Paths() []PathStats {
+// Servers returns a snapshot of the servers that the session knows, the primary first, then by ID.
+func (s *ClientSession) Servers() []ServerStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stats := make([]PathStats, 0, len(s.servers))
+	stats := make([]ServerStats, 0, len(s.servers))
 	for _, sv := range s.servers {
 		stats = append(stats, s.serverStats(sv))
 	}
-	slices.SortFunc(stats, func(a, b PathStats) int {
+	slices.SortFunc(stats, func(a, b ServerStats) int {
 		if a.Role != b.Role {
 			return int(a.Role) - int(b.Role)
 		}

@@ -375,7 +375,7 @@ func TestContentBreaksOff(t *testing.T) {
 			s := w.offer(client, server, unit, nil)
 			w.copy(s).wantAll()
 			for _, src := range s.Stats().Sources {
-				if src.Path == "s1" && (!errors.Is(src.Gone, ErrContentChanged) || !strings.Contains(src.Gone.Error(), "cut short")) {
+				if src.Server == "s1" && (!errors.Is(src.Gone, ErrContentChanged) || !strings.Contains(src.Gone.Error(), "cut short")) {
 					w.t.Errorf("s1 is gone because of %v", src.Gone)
 				}
 			}

@@ -184,7 +184,7 @@ func (f *simFlow) consume(o *AggregateOffer) {
 }
 
 // prove is the stream's proof. It notes who lies.
-func (f *simFlow) prove(path PathID, off int64, p []byte) error {
+func (f *simFlow) prove(path ServerID, off int64, p []byte) error {
 	if off < 0 || off+int64(len(p)) > f.size {
 		f.fault("stream %d: %d bytes at %d are to be proved", f.index, len(p), off)
 	} else if bytes.Equal(p, f.content[off:off+int64(len(p))]) {
@@ -283,7 +283,7 @@ func (f *simFlow) judge(s *AggregateReader) {
 		f.fault("stream %d ends well with %d bytes of %d", f.index, f.had.Total(), f.size)
 	case f.err == nil || errors.Is(f.err, errSimQuits) && f.quits > 0 || f.s.cut > 0:
 	case f.s.must(f.simStream):
-		f.fault("stream %d ends with %d bytes and %v\n    %+v\n    %+v", f.index, f.had.Total(), f.err, s.Stats(), f.client.Paths())
+		f.fault("stream %d ends with %d bytes and %v\n    %+v\n    %+v", f.index, f.had.Total(), f.err, s.Stats(), f.client.Servers())
 	case typed:
 	case f.kind == simPulled && f.s.anchor < 0 && f.had.Total() > 0 && slices.ContainsFunc(f.s.servers, simServer.hostile):
 		// A hostile server that brings something right now and then is waited for.
@@ -333,16 +333,16 @@ func (w *simWorld) watch() {
 	open := w.client.config.SecondaryStreams.MaxStreamsPerPath
 	for simSleep(w.ctx, 100*time.Millisecond) {
 		active := 0
-		for _, p := range w.client.Paths() {
+		for _, p := range w.client.Servers() {
 			h := w.hostAt(p)
 			st := p.SecondaryStreams
 			active += st.ActiveStreams
 			if st.ActiveStreams > open*max(1, p.Connections) {
 				w.fault("%d secondary streams of %s are open", st.ActiveStreams, p.ID)
 			}
-			e, ok := errors.AsType[*Error](p.Reason)
+			e, ok := errors.AsType[*Error](p.Err)
 			if h != nil && h.villain == nil && (p.State == PathBanned && h.plan.copy != simCopyWrong || ok && (simBlame(e.Code))) {
-				w.fault("path %s of server %d, which is honest, is %v: %v", p.ID, h.index, p.State, p.Reason)
+				w.fault("path %s of server %d, which is honest, is %v: %v", p.ID, h.index, p.State, p.Err)
 			}
 		}
 		if n := len(w.client.Mappings()); n > active+open {
@@ -400,7 +400,7 @@ func (w *simWorld) watchMemory(active int) {
 }
 
 // hostAt finds a path's server; nil if it is not known.
-func (w *simWorld) hostAt(p PathStats) *simHost {
+func (w *simWorld) hostAt(p ServerStats) *simHost {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	i := slices.IndexFunc(w.hosts, func(h *simHost) bool { return h.ip == p.Addr.Addr() })
@@ -414,7 +414,7 @@ func (w *simWorld) hostAt(p PathStats) *simHost {
 func (w *simWorld) blamed() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, p := range w.client.Paths() {
+	for _, p := range w.client.Servers() {
 		lied := w.refuted[p.ID] > 0 && (w.s.recovery.Aggregation == FallbackIsolateSource)
 		if (p.State == PathBanned && w.refuted[p.ID] == 0) || (lied && p.State != PathBanned) {
 			w.faults = append(w.faults, fmt.Sprintf("%s lied %d times and is %v", p.ID, w.refuted[p.ID], p.State))

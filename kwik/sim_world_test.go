@@ -38,7 +38,7 @@ type simWorld struct {
 
 	mu      sync.Mutex
 	moved   []*movable
-	refuted map[PathID]int // deliveries that failed a proof
+	refuted map[ServerID]int // deliveries that failed a proof
 	faults  []string
 }
 
@@ -67,7 +67,7 @@ func (w *simWorld) fault(format string, args ...any) {
 func newSimWorld(t *testing.T, s *simScenario) *simWorld {
 	w := &simWorld{
 		world: &world{t: t, net: simnet.New(s.seed), token: []byte("a token")},
-		s:     s, start: time.Now(), refuted: make(map[PathID]int),
+		s:     s, start: time.Now(), refuted: make(map[ServerID]int),
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	worlds.Add(1)

@@ -20,7 +20,7 @@ type standing struct {
 
 func (s *standing) option(w *world) serverOption {
 	return configured(func(c *ServerConfig) {
-		c.OnSuspension = func(_ PathID, reason error) {
+		c.OnSuspension = func(_ ServerID, reason error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.heard = append(s.heard, reason)
@@ -60,12 +60,12 @@ func TestSuspension(t *testing.T) {
 			}
 		}))
 		w.secondaries = append(w.secondaries, s1, w.join())
-		offered := func() []PathID {
+		offered := func() []ServerID {
 			client, _ := w.dial(nil)
 			defer client.CloseWithError(0, "")
 			time.Sleep(100 * time.Millisecond)
-			var ids []PathID
-			for _, p := range client.Paths() {
+			var ids []ServerID
+			for _, p := range client.Servers() {
 				ids = append(ids, p.ID)
 			}
 			return ids
@@ -151,7 +151,7 @@ func TestFalseBlame(t *testing.T) {
 		w.secondaries = append(w.secondaries, w.join())
 		client, server := w.dial(nil)
 		s := w.offer(client, server, unit, nil)
-		blame := func(id PathID, stream, offset uint64) {
+		blame := func(id ServerID, stream, offset uint64) {
 			client.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
 				PathId: string(id), State: kwikpb.PathState_PATH_STATE_BANNED, Reason: "because",
 				Blame: &kwikpb.Blame{KwikStreamId: stream, Offset: offset, Length: 1},

@@ -348,7 +348,7 @@ func (c *copying) wantAll() {
 }
 
 // prove is a ProofFunc that knows w.data.
-func (w *world) prove(_ PathID, off int64, p []byte) error {
+func (w *world) prove(_ ServerID, off int64, p []byte) error {
 	if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
 		return errors.New("wrong")
 	}
@@ -356,18 +356,18 @@ func (w *world) prove(_ PathID, off int64, p []byte) error {
 }
 
 // path returns what the client thinks of a path.
-func (w *world) path(c *ClientSession, id PathID) PathStats {
+func (w *world) path(c *ClientSession, id ServerID) ServerStats {
 	w.t.Helper()
-	for _, p := range c.Paths() {
+	for _, p := range c.Servers() {
 		if p.ID == id {
 			return p
 		}
 	}
-	return PathStats{State: -1}
+	return ServerStats{State: -1}
 }
 
 // wantState waits until a path is in a state, for a minute of the bubble's time at most.
-func (w *world) wantState(c *ClientSession, id PathID, want PathState) PathStats {
+func (w *world) wantState(c *ClientSession, id ServerID, want PathState) ServerStats {
 	w.t.Helper()
 	w.within(time.Minute, func() bool { return w.path(c, id).State == want })
 	return w.path(c, id)

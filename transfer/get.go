@@ -212,7 +212,7 @@ func (g *get) wantsHeadStart() int64 {
 // seeAll reports that nothing is left to fetch.
 func (g *get) seeAll() {
 	all := kwik.StreamStats{Size: g.tree.Size(), Bytes: g.tree.Size()}
-	g.see(g.observer.look(g.session.Paths(), all), all)
+	g.see(g.observer.look(g.session.Servers(), all), all)
 }
 
 // A verifyFunc is the Verify of a tree.
@@ -282,7 +282,7 @@ func (g *get) see(p Progress, stats kwik.StreamStats) {
 
 // proof returns the aggregate stream's kwik.ProofFunc.
 func (g *get) proof(verify verifyFunc) kwik.ProofFunc {
-	return func(source kwik.PathID, off int64, p []byte) error {
+	return func(source kwik.ServerID, off int64, p []byte) error {
 		err := verify(off, p)
 		if bad, ok := errors.AsType[*integrity.GroupError](err); ok {
 			g.observer.badBlock(source, bad.Offset, bad.Length)

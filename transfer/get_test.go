@@ -376,7 +376,7 @@ func TestKindOfLoss(t *testing.T) {
 		{lost, lost, KindNetwork}, {lost, changed, KindNetwork}, {changed, lost, KindChanged}, {changed, changed, KindChanged},
 		{lied, lost, KindNetwork}, {lied, lied, KindIntegrity},
 	} {
-		got := kindOfLoss([]kwik.SourceStats{{Path: "primary", Primary: true, Gone: c.primary}, {Path: "s1", Gone: c.secondary}})
+		got := kindOfLoss([]kwik.SourceStats{{Server: "primary", Primary: true, Gone: c.primary}, {Server: "s1", Gone: c.secondary}})
 		if got != c.want {
 			t.Errorf("%v, %v: %v, want %v", c.primary, c.secondary, got, c.want)
 		}

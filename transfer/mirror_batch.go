@@ -362,7 +362,7 @@ func (m *mirror) receive(ctx context.Context, b *batch, offer *kwik.AggregateOff
 
 // proof returns the kwik.ProofFunc of a batch: each file's bytes against its own tree.
 func (b *batch) proof(o *observer) kwik.ProofFunc {
-	return func(source kwik.PathID, off int64, p []byte) error {
+	return func(source kwik.ServerID, off int64, p []byte) error {
 		return b.split(p, off, func(f *mirrorFile, p []byte, off int64) error {
 			err := f.tree.Verify(off, p)
 			if bad, ok := errors.AsType[*integrity.GroupError](err); ok {

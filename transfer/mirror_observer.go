@@ -85,7 +85,7 @@ func addSources(sum, each []kwik.SourceStats, live bool) []kwik.SourceStats {
 		if !live {
 			s.Stalled, s.Gone = false, nil
 		}
-		i := slices.IndexFunc(sum, func(o kwik.SourceStats) bool { return o.Path == s.Path })
+		i := slices.IndexFunc(sum, func(o kwik.SourceStats) bool { return o.Server == s.Server })
 		if i < 0 {
 			sum = append(sum, s)
 			continue
@@ -103,7 +103,7 @@ func (m *mirror) watch() (stop func() Progress) {
 	look := func() Progress {
 		stats, files, placed := m.live.look()
 		m.observer.count(placed, files)
-		return m.observer.look(m.session.Paths(), stats)
+		return m.observer.look(m.session.Servers(), stats)
 	}
 	go func() { // ends with stop, which waits for it
 		defer close(ended)

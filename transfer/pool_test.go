@@ -67,7 +67,7 @@ func TestPool(t *testing.T) {
 	if n := dials.Load(); n != 1 {
 		t.Errorf("%d dials", n)
 	}
-	if n := len(sessions[0].Paths()); n != 1 {
+	if n := len(sessions[0].Servers()); n != 1 {
 		t.Errorf("%d paths", n)
 	}
 	if n := sessions[0].Stats().AggregateStreams; n != 0 {

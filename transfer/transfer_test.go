@@ -144,7 +144,7 @@ type recordedReports struct {
 	resumed  int64
 	retries  []Retry
 	last     Progress
-	states   map[kwik.PathID]ServerState
+	states   map[kwik.ServerID]ServerState
 }
 
 func (r *recordedReports) Manifest(m Manifest) { r.manifest = m }
@@ -153,7 +153,7 @@ func (r *recordedReports) Retry(x Retry)       { r.retries = append(r.retries, x
 func (r *recordedReports) Progress(p Progress) { r.last = p }
 func (r *recordedReports) Server(s ServerStatus) {
 	if r.states == nil {
-		r.states = make(map[kwik.PathID]ServerState)
+		r.states = make(map[kwik.ServerID]ServerState)
 	}
 	r.states[s.ID] = s.State
 }
