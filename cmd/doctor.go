@@ -213,7 +213,7 @@ func (d diagnosis) describe(now time.Time) string {
 	if !d.answered() {
 		why := "no answer in time"
 		if d.Err != nil {
-			why = transfer.NetworkError("connect", d.Err).(*transfer.Error).Err.Error()
+			why = transfer.NetworkCause(d.Err).Error()
 		}
 		line(&b, "not reached", "%s", oneLine(why))
 		return b.String()
@@ -324,25 +324,25 @@ func (e *events) diagnosis(d diagnosis) {
 	found := struct {
 		event
 		ID          kwik.ServerID `json:"id"`
-		Role        string      `json:"role"`
-		Addr        string      `json:"addr"`
-		Answered    bool        `json:"answered"`
-		Reason      string      `json:"reason"`
-		Local       *string     `json:"local_addr"`
-		RTT         *float64    `json:"rtt_ms"`
-		MinRTT      *float64    `json:"min_rtt_ms"`
-		PacketsSent uint64      `json:"packets_sent"`
-		PacketsLost uint64      `json:"packets_lost"`
-		Pin         *string     `json:"pin"`
-		NotAfter    *time.Time  `json:"not_after"`
-		KWIK        *string     `json:"kwik"`
-		QUIC        *string     `json:"quic"`
-		GSO         *bool       `json:"gso"`
-		ECN         *string     `json:"ecn"`
-		Clock       *float64    `json:"clock_difference_s"`
-		ClockError  *float64    `json:"clock_error_s"`
-		Version     *string     `json:"version"`
-		Sockets     *sockets    `json:"sockets"`
+		Role        string        `json:"role"`
+		Addr        string        `json:"addr"`
+		Answered    bool          `json:"answered"`
+		Reason      string        `json:"reason"`
+		Local       *string       `json:"local_addr"`
+		RTT         *float64      `json:"rtt_ms"`
+		MinRTT      *float64      `json:"min_rtt_ms"`
+		PacketsSent uint64        `json:"packets_sent"`
+		PacketsLost uint64        `json:"packets_lost"`
+		Pin         *string       `json:"pin"`
+		NotAfter    *time.Time    `json:"not_after"`
+		KWIK        *string       `json:"kwik"`
+		QUIC        *string       `json:"quic"`
+		GSO         *bool         `json:"gso"`
+		ECN         *string       `json:"ecn"`
+		Clock       *float64      `json:"clock_difference_s"`
+		ClockError  *float64      `json:"clock_error_s"`
+		Version     *string       `json:"version"`
+		Sockets     *sockets      `json:"sockets"`
 	}{
 		event: event{1, "diagnosis"}, ID: d.ID, Role: d.Role.String(), Addr: d.Addr.String(), Answered: d.answered(),
 		PacketsSent: d.Wire.PacketsSent, PacketsLost: d.Wire.PacketsLost,

@@ -418,7 +418,7 @@ func (a *streamAggregator) failLocked(err error) {
 }
 
 var (
-	errStreamClosed = errors.New("kwik: stream closed")
+	errStreamClosed error = closedError("kwik: stream closed")
 	// errStreamEnded is what a delivery to a stream that has ended gets, whatever ended it: that is no fault of its source.
 	errStreamEnded = errors.New("kwik: the stream has ended")
 )

@@ -135,8 +135,8 @@ func (a *attachment) refuse(start, end int64, why error) {
 		code = ErrContentChanged
 	}
 	reason := why.Error()
-	if e, ok := errors.AsType[*Error](why); ok && e.Reason != "" {
-		reason = e.Reason // the code goes with it
+	if e, ok := errors.AsType[*Error](why); ok && e.Message != "" {
+		reason = e.Message // the code goes with it
 	}
 	a.session.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 		KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,

@@ -23,7 +23,7 @@ type hostileScene struct {
 	server *ServerSession
 	stream *AggregateReader
 	copy   *copying
-	id     ServerID                     // the fake's
+	id     ServerID                   // the fake's
 	fake   *fakePeer                  // its path
 	grant  *kwikpb.OffsetSyncResponse // its first grant
 	start  uint64                     // of the grant

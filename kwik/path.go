@@ -179,7 +179,7 @@ func (p *path) fail(err error) {
 // closingReason is what the peer is told: the error's own reason, nothing of its causes.
 func closingReason(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {
-		return printable(e.Reason)
+		return printable(e.Message)
 	}
 	return ""
 }

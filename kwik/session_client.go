@@ -3,7 +3,6 @@ package kwik
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -175,7 +174,7 @@ func (s *ClientSession) CloseWithError(code ApplicationErrorCode, reason string)
 	return nil
 }
 
-var errSessionClosed = errors.New("kwik: session closed")
+var errSessionClosed error = closedError("kwik: session closed")
 
 // Context ends when the primary's path ends, as a quic-go connection's does; its cause says why.
 func (s *ClientSession) Context() context.Context { return s.public }

@@ -77,7 +77,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 			return errorf(ErrMetadataProtocolViolation, "mapping update that no source may send").onPath(p.id)
 		}
 		if a != nil {
-			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id, Offset: -1, Reason: printable(update.GetReason())}
+			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id, Offset: -1, Message: printable(update.GetReason())}
 			if end := update.GetEndOffset(); end > 0 {
 				return a.lack(p.id, clampOffset(update.GetStartOffset()), clampOffset(end), refusal)
 			}

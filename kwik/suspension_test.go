@@ -120,7 +120,7 @@ func TestStaleIsNotSuspended(t *testing.T) {
 		w.secondaries = append(w.secondaries, w.join(configured(func(c *ServerConfig) {
 			c.OpenContent = func(_ context.Context, r ContentRequest) (Content, error) {
 				if r.Session == nil {
-					return nil, &Error{Code: ErrContentChanged, Reason: "another version", Stream: -1, Offset: -1}
+					return nil, NewError(ErrContentChanged, "another version")
 				}
 				return memory{make([]byte, len(w.data))}, nil
 			}

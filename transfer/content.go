@@ -158,7 +158,7 @@ func parseDescriptor(raw []byte) (d fileDescriptor, err error) {
 var (
 	errDescriptor = errors.New("descriptor not understood")
 	errNoContent  = errors.New("no such version of the file here")
-	errStale      = &kwik.Error{Code: kwik.ErrContentChanged, Stream: -1, Offset: -1, Reason: "its copy is another version of the file"}
+	errStale      = kwik.NewError(kwik.ErrContentChanged, "its copy is another version of the file")
 )
 
 // A fileContent is an open file of a known version.

@@ -192,7 +192,7 @@ func sameVersion(f File, version fileVersion) error {
 	return nil
 }
 
-var errChanged = &kwik.Error{Code: kwik.ErrContentChanged, Stream: -1, Offset: -1, Reason: "the file changed on the server"}
+var errChanged = kwik.NewError(kwik.ErrContentChanged, "the file changed on the server")
 
 // entry returns what there is of a path, nil if nothing is: of the version that was asked for last.
 func (x *index) entry(path string) *indexEntry {

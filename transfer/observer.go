@@ -215,8 +215,8 @@ func (o *observer) status(path kwik.ServerStats, stats kwik.StreamStats, now tim
 
 // short returns what is worth a line about why a server is lost.
 func short(err error) string {
-	if e, ok := errors.AsType[*kwik.Error](err); ok && e.Reason != "" && e.Code != kwik.ErrSourceRefuted {
-		return e.Reason
+	if e, ok := errors.AsType[*kwik.Error](err); ok && e.Message != "" && e.Code != kwik.ErrSourceRefuted {
+		return e.Message
 	}
-	return plain(err).Error()
+	return NetworkCause(err).Error()
 }

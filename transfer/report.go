@@ -32,13 +32,13 @@ type Reporter interface {
 // NoReport is a Reporter that does nothing, to embed or to use.
 type NoReport struct{}
 
-func (NoReport) Hashing(int64, int64)               {}
-func (NoReport) Manifest(Manifest)                  {}
-func (NoReport) Checking(int64, int64)              {}
-func (NoReport) Resume(int64)                       {}
-func (NoReport) Retry(Retry)                        {}
-func (NoReport) Server(ServerStatus)                {}
-func (NoReport) Progress(Progress)                  {}
+func (NoReport) Hashing(int64, int64)                 {}
+func (NoReport) Manifest(Manifest)                    {}
+func (NoReport) Checking(int64, int64)                {}
+func (NoReport) Resume(int64)                         {}
+func (NoReport) Retry(Retry)                          {}
+func (NoReport) Server(ServerStatus)                  {}
+func (NoReport) Progress(Progress)                    {}
 func (NoReport) BadBlock(kwik.ServerID, int64, int64) {}
 
 // A Manifest is what a primary says a file is.

@@ -369,7 +369,7 @@ type recorder struct {
 
 	mu      sync.Mutex
 	bad     map[kwik.ServerID]int // bad blocks
-	told    bool                // what the file is
+	told    bool                  // what the file is
 	resumed int64
 	last    transfer.Progress
 }
