@@ -326,7 +326,9 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
 		KeepsOld: o.noClobber, Plain: o.noPreserve, Range: o.part, Reuse: o.reuse,
 		Retries: o.retries, RetryDelay: o.retryDelay, MaxTime: o.maxTime, RetryMaxTime: o.retryMaxTime,
-		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections, RateLimit: o.limit, Family: o.family},
+		KWIK: &kwik.ClientConfig{
+			Config: kwik.Config{QUIC: traced, RateLimit: o.limit, Family: o.family}, ConnectionsPerServer: o.connections,
+		},
 		Pool: o.pool,
 	}
 	if o.stdout {

@@ -282,21 +282,21 @@ func startServer(o *serveCmd, dir disk.Dir) (*runningServer, error) {
 		return nil, err
 	}
 	s.keepTrees()
-	conf := &kwik.Config{
-		QUIC: traced, RateLimit: o.limit, Software: "kwikcp " + version(),
+	conf := &kwik.ServerConfig{
+		Config: kwik.Config{QUIC: traced, RateLimit: o.limit}, Software: "kwikcp " + version(),
 		Role: o.role, OpenContent: s.files.OpenContent, StatelessResetKey: &reset,
-		OnMembership: func(id kwik.PathID, addr netip.AddrPort, reason error) {
+		OnMembership: func(id kwik.ServerID, addr netip.AddrPort, reason error) {
 			if reason == nil {
 				o.log.Info("secondary joined", "id", id, "addr", addr.String())
 			} else {
 				o.log.Info("secondary left", "id", id, "addr", addr.String(), "reason", reason)
 			}
 		},
-		OnBlame: func(session *kwik.ServerSession, path kwik.PathID, offset int64, reason string) {
+		OnReject: func(session *kwik.ServerSession, path kwik.ServerID, offset int64, reason string) {
 			o.log.Warn("a client got wrong bytes", "client", session.RemoteAddr().String(), "from", path, "offset", offset, "reason", reason)
 		},
 		Verify: s.files.Verify,
-		OnSuspension: func(id kwik.PathID, reason error) {
+		OnSuspension: func(id kwik.ServerID, reason error) {
 			if reason == nil {
 				o.log.Info("secondary proved itself and is offered again", "id", id)
 			} else {

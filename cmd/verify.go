@@ -188,7 +188,7 @@ func (o verifyCmd) compare(ctx context.Context, file disk.File, report transfer.
 	}
 	options := transfer.CompareOptions{
 		URL: *o.url, TLS: o.policy.config(*o.url), File: file, Name: o.path, ConnectTimeout: o.connectTimeout,
-		KWIK: &kwik.Config{QUIC: traced, Family: o.family},
+		KWIK: &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: o.family}},
 	}
 	c, err := transfer.Compare(ctx, options, report)
 	if err != nil && o.policy.accepted(err) {

@@ -27,7 +27,7 @@ type CompareOptions struct {
 	ConnectTimeout time.Duration
 
 	// KWIK configures the session; nil means the defaults.
-	KWIK *kwik.Config
+	KWIK *kwik.ClientConfig
 	// Dial connects to the primary; nil means kwik.DialAddrEarly.
 	Dial DialFunc
 }

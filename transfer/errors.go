@@ -73,7 +73,7 @@ func NetworkError(op string, err error) error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	return &Error{Kind: kindOf(err), Op: op, Err: plain(err)}
+	return &Error{Kind: kindOf(err), Op: op, Err: NetworkCause(err)}
 }
 
 // kindOf classifies an error of the network or of KWIK.
@@ -108,8 +108,8 @@ func isCrypto(err error) bool {
 	return ok && te.ErrorCode.IsCryptoError()
 }
 
-// plain says what a user can act on where package quic-go speaks of its own affairs.
-func plain(err error) error {
+// NetworkCause returns the part of an error of the network or of KWIK on which a user can act.
+func NetworkCause(err error) error {
 	if _, ok := errors.AsType[*quic.HandshakeTimeoutError](err); ok || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return errNoAnswer
 	}
@@ -125,7 +125,7 @@ func plain(err error) error {
 		}
 	}
 	if e, ok := errors.AsType[*kwik.Error](err); ok && e.Code == kwik.ErrInvalidStreamRole {
-		return errors.New(e.Reason)
+		return errors.New(e.Message)
 	}
 	return err
 }

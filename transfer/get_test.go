@@ -286,7 +286,7 @@ func TestGetThatCannotConnect(t *testing.T) {
 			o.TLS = trust.PinnedClientConfig(nil, trust.Pin{1})
 		}, KindRefused, "not AQAAAAAA"},
 		"a certificate of nobody": {func(w *testNet) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) { o.TLS = nil }, KindRefused, "certificate"},
-		"a secondary":             {func(w *testNet) { w.Start(&kwik.Config{Role: kwik.ServerRoleSecondary}) }, func(*GetOptions) {}, KindOther, "secondary"},
+		"a secondary":             {func(w *testNet) { w.Start(&kwik.ServerConfig{Role: kwik.ServerRoleSecondary}) }, func(*GetOptions) {}, KindOther, "secondary"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			onWire(t, func(w *testNet) {
@@ -380,7 +380,7 @@ func TestKindOfLoss(t *testing.T) {
 		{lost, lost, KindNetwork}, {lost, changed, KindNetwork}, {changed, lost, KindChanged}, {changed, changed, KindChanged},
 		{lied, lost, KindNetwork}, {lied, lied, KindIntegrity},
 	} {
-		got := kindOfLoss([]kwik.SourceStats{{Path: "primary", Primary: true, Gone: c.primary}, {Path: "s1", Gone: c.secondary}})
+		got := kindOfLoss([]kwik.SourceStats{{Server: "primary", Primary: true, Gone: c.primary}, {Server: "s1", Gone: c.secondary}})
 		if got != c.want {
 			t.Errorf("%v, %v: %v, want %v", c.primary, c.secondary, got, c.want)
 		}

@@ -23,7 +23,7 @@ type MirrorSource struct {
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
 	// KWIK configures the session; nil means the defaults.
-	KWIK *kwik.Config
+	KWIK *kwik.ClientConfig
 	// Dial connects to the primary; nil means kwik.DialAddr.
 	Dial DialFunc
 }

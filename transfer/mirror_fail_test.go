@@ -229,7 +229,7 @@ func TestMirrorRetry(t *testing.T) {
 	})
 	result, reports, err := s.mirror(t.Context(), target, func(o *MirrorOptions) {
 		o.Retries, o.RetryDelay = 2, time.Millisecond
-		o.Dial = func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error) {
+		o.Dial = func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig) (*kwik.ClientSession, error) {
 			c, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
 			mu.Lock()
 			defer mu.Unlock()

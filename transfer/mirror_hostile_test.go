@@ -106,7 +106,7 @@ func (w *testNet) lies(l *liar, target string, change ...func(*MirrorOptions)) (
 	if l.content == nil {
 		l.content = []byte("content")
 	}
-	listener := w.Start(&kwik.Config{OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+	listener := w.Start(&kwik.ServerConfig{OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 		return repeated(l.content), nil
 	}})
 	w.Go(func() {

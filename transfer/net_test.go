@@ -28,7 +28,7 @@ func onWire(t *testing.T, f func(w *testNet)) {
 func (w *testNet) serve(dir disk.Dir) *serve.Server {
 	w.T.Helper()
 	s := serve.NewServer(dir, slog.New(slog.NewTextHandler(&w.Log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	l := w.Start(&kwik.Config{OpenContent: s.OpenContent})
+	l := w.Start(&kwik.ServerConfig{OpenContent: s.OpenContent})
 	w.Go(func() {
 		s.Serve(w.Ctx, l)
 		s.Close()

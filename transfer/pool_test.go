@@ -36,7 +36,7 @@ func TestPool(t *testing.T) {
 	get := func(path, target string) (Result, error) {
 		return Get(t.Context(), GetOptions{
 			URL: URL{Host: primary.Addr().String(), Path: path, Pin: &pin}, TLS: trust.PinnedClientConfig(nil, pin), Target: filepath.Join(out, target),
-			Pool: &pool, Dial: func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error) {
+			Pool: &pool, Dial: func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig) (*kwik.ClientSession, error) {
 				dials.Add(1)
 				s, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
 				sessions = append(sessions, s)
@@ -68,7 +68,7 @@ func TestPool(t *testing.T) {
 	if n := dials.Load(); n != 1 {
 		t.Errorf("%d dials", n)
 	}
-	if n := len(sessions[0].Paths()); n != 1 {
+	if n := len(sessions[0].Servers()); n != 1 {
 		t.Errorf("%d paths", n)
 	}
 	if n := sessions[0].Stats().AggregateStreams; n != 0 {

@@ -58,7 +58,7 @@ func serveOnLoopback(t *testing.T, role kwik.ServerRole, root string, call *roun
 		t.Fatal(err)
 	}
 	s := serve.NewServer(d, slog.New(slog.DiscardHandler))
-	l, err := kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, &kwik.Config{
+	l, err := kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, &kwik.ServerConfig{
 		Role: role, JoinToken: []byte("token"),
 		OpenContent: func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 			call.wait(ctx)
@@ -146,7 +146,7 @@ type recordedReports struct {
 	resumed  int64
 	retries  []Retry
 	last     Progress
-	states   map[kwik.PathID]ServerState
+	states   map[kwik.ServerID]ServerState
 }
 
 func (r *recordedReports) Manifest(m Manifest) { r.manifest = m }
@@ -155,7 +155,7 @@ func (r *recordedReports) Retry(x Retry)       { r.retries = append(r.retries, x
 func (r *recordedReports) Progress(p Progress) { r.last = p }
 func (r *recordedReports) Server(s ServerStatus) {
 	if r.states == nil {
-		r.states = make(map[kwik.PathID]ServerState)
+		r.states = make(map[kwik.ServerID]ServerState)
 	}
 	r.states[s.ID] = s.State
 }

@@ -93,7 +93,7 @@ func serveTree(ctx context.Context, root, primary string) error {
 	defer dir.Close()
 	files := serve.NewServer(dir, slog.New(slog.DiscardHandler))
 	defer files.Close()
-	conf := &kwik.Config{OpenContent: files.OpenContent, Verify: files.Verify}
+	conf := &kwik.ServerConfig{OpenContent: files.OpenContent, Verify: files.Verify}
 	if primary != "" {
 		conf.Role = kwik.ServerRoleSecondary
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // errFileChanged is what clients are told of a file that changed while it was read or served.
-var errFileChanged = &kwik.Error{Code: kwik.ErrContentChanged, Stream: -1, Offset: -1, Reason: "the file changed on the server"}
+var errFileChanged = kwik.NewError(kwik.ErrContentChanged, "the file changed on the server")
 
 // checkVersion returns errFileChanged if a file is not of the given version.
 func checkVersion(f disk.File, version disk.Version) error {

@@ -19,7 +19,7 @@ import (
 // version, because it has another time than the primary's.
 const patienceForTree = 300 * time.Millisecond
 
-// OpenContent opens the file that a descriptor names. It is the kwik.Config.OpenContent of both roles.
+// OpenContent opens the file that a descriptor names. It is the kwik.ServerConfig.OpenContent of both roles.
 //
 // A server that hashed the file knows whether it is what the descriptor says. One that did not believes it of a copy that has the
 // primary's size and modification time. A copy with another time is hashed: at first the server serves it all the same, if that takes
@@ -116,7 +116,7 @@ func (s *Server) open(ctx context.Context, r kwik.ContentRequest, who asker) (co
 	return c, nil
 }
 
-// Verify checks bytes of the file that a descriptor names, against its tree. It is the kwik.Config.Verify of a primary. A
+// Verify checks bytes of the file that a descriptor names, against its tree. It is the kwik.ServerConfig.Verify of a primary. A
 // file that is not the one of the descriptor any more is nobody's business.
 func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byte) error {
 	if _, raw := packDescriptor(descriptor); raw != nil {
@@ -160,7 +160,7 @@ func parseDescriptor(raw []byte) (d fileDescriptor, err error) {
 var (
 	errDescriptor = errors.New("descriptor not understood")
 	errNoContent  = errors.New("no such version of the file here")
-	errStale      = &kwik.Error{Code: kwik.ErrContentChanged, Stream: -1, Offset: -1, Reason: "its copy is another version of the file"}
+	errStale      = kwik.NewError(kwik.ErrContentChanged, "its copy is another version of the file")
 )
 
 // A fileContent is an open file of a known version.

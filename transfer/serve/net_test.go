@@ -13,7 +13,7 @@ import (
 func serveOn(n *transfertest.Net, dir disk.Dir) *Server {
 	n.T.Helper()
 	s := NewServer(dir, slog.New(slog.NewTextHandler(&n.Log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	l := n.Start(&kwik.Config{OpenContent: s.OpenContent})
+	l := n.Start(&kwik.ServerConfig{OpenContent: s.OpenContent})
 	n.Go(func() {
 		s.Serve(n.Ctx, l)
 		s.Close()

@@ -43,6 +43,7 @@ type offering struct {
 	entry   *indexEntry
 	// headStart is how much of the content the client wants to have unasked, in bytes.
 	headStart int64
+	answered  chan struct{} // closed when the head start may begin: it follows the tree, with which it would compete
 	offered   offered
 	told      time.Time // when the client last heard how far hashing is
 }
@@ -70,7 +71,8 @@ func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answe
 	if err != nil {
 		return offered{}, err
 	}
-	o := &offering{ctx: ctx, server: s, session: session, w: w, path: path, info: info, told: time.Now()}
+	o := &offering{ctx: ctx, server: s, session: session, w: w, path: path, info: info, told: time.Now(), answered: make(chan struct{})}
+	defer close(o.answered)
 	o.headStart = int64(min(request.GetHeadStart(), math.MaxInt64))
 	o.entry = s.index.lookup(path, disk.VersionOf(info), func() (disk.File, error) { return s.dir.Open(path) })
 	err = o.answer()
@@ -100,13 +102,7 @@ func (o *offering) answer() error {
 	if err := o.manifest(size, tree.GroupSize(), root[:]); err != nil {
 		return err
 	}
-	if err := o.sendTree(tree.CVs()); err != nil {
-		return err
-	}
-	if o.offered.stream != nil {
-		o.offered.stream.Start()
-	}
-	return nil
+	return o.sendTree(tree.CVs())
 }
 
 // wait waits until the file is hashed, for as long as patience says, which is for ever if it is negative. The client hears how far it
@@ -161,7 +157,7 @@ func (o *offering) manifest(size int64, group integrity.GroupSize, root []byte) 
 			return err
 		}
 		o.offered.stream, err = o.session.OpenAggregateStream(kwik.AggregateStreamSpec{
-			Size: size, Alignment: group.Bytes(), Descriptor: descriptor, HeadStart: o.headStart,
+			Size: size, Alignment: group.Bytes(), Descriptor: descriptor, HeadStart: o.headStart, HeadStartAfter: o.answered,
 		})
 		if err != nil {
 			return err

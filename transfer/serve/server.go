@@ -21,7 +21,7 @@ import (
 // requestTimeout bounds the wait for a request on a stream that a client opened, and each write of an answer.
 const requestTimeout = 10 * time.Second
 
-// A Server serves the regular files below a directory, in either role: its OpenContent goes into the listener's kwik.Config,
+// A Server serves the regular files below a directory, in either role: its OpenContent goes into the listener's kwik.ServerConfig,
 // and Serve answers the clients' requests.
 type Server struct {
 	dir    disk.Dir
@@ -139,8 +139,8 @@ func outcomeOf(cause error) string {
 
 // lossOf says in few words how a connection was lost.
 func lossOf(cause error) string {
-	if e, ok := errors.AsType[*kwik.Error](cause); ok && e.Reason != "" {
-		return e.Reason
+	if e, ok := errors.AsType[*kwik.Error](cause); ok && e.Message != "" {
+		return e.Message
 	}
 	if _, ok := errors.AsType[*quic.IdleTimeoutError](cause); ok {
 		return "the client fell silent"

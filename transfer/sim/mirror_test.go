@@ -113,7 +113,9 @@ func (h *mirrorHost) start(ctx context.Context) {
 		return
 	}
 	server := serve.NewServer(dir, slog.New(slog.DiscardHandler))
-	conf := &kwik.Config{JoinToken: token, LocalAddresses: func() []netip.Addr { return nil }, OpenContent: server.OpenContent}
+	conf := &kwik.ServerConfig{
+		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token, OpenContent: server.OpenContent,
+	}
 	if h.lies {
 		conf.OpenContent = func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 			c, err := server.OpenContent(ctx, r)
@@ -254,8 +256,8 @@ func mirrorOnce(t *testing.T, seed uint64, m *mirrorTree) {
 	options := transfer.MirrorOptions{
 		MirrorSource: transfer.MirrorSource{
 			URL: transfer.URL{Host: "10.0.0.1:4433"}, TLS: trust.PinnedClientConfig(nil, trust.PinOf(identities()[0].Leaf)),
-			KWIK: &kwik.Config{
-				LocalAddresses: func() []netip.Addr { return nil },
+			KWIK: &kwik.ClientConfig{
+				Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 				ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
 					return network.Listen(netip.AddrPortFrom(clientIP, 0), client)
 				},

@@ -220,8 +220,8 @@ func (sv *server) start() {
 	p.ctx, p.cancel = context.WithCancel(sv.ctx)
 	p.member, p.leave = context.WithCancel(p.ctx)
 	p.transfer = serve.NewServer(p.dir, sv.log)
-	conf := &kwik.Config{
-		JoinToken: token, LocalAddresses: func() []netip.Addr { return nil },
+	conf := &kwik.ServerConfig{
+		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token,
 		OpenContent: func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 			content, err := p.transfer.OpenContent(ctx, r)
 			if err != nil || !sv.Copy.lies() {

@@ -70,7 +70,7 @@ func OnNet(t *testing.T, f func(n *Net)) {
 func (n *Net) Go(f func()) { n.wg.Go(f) }
 
 // Start starts the server's listener.
-func (n *Net) Start(conf *kwik.Config) *kwik.Listener {
+func (n *Net) Start(conf *kwik.ServerConfig) *kwik.Listener {
 	n.T.Helper()
 	var socket net.PacketConn
 	socket, err := n.Sim.Listen(ServerAddr, n.Link)
@@ -120,7 +120,7 @@ func (p *Peer) Failure(code transferpb.Failure_Code) {
 // Hostile starts a server that answers the first request of each session with a script, and serves content from open.
 func (n *Net) Hostile(open kwik.OpenContentFunc, act Script) {
 	n.T.Helper()
-	l := n.Start(&kwik.Config{OpenContent: open})
+	l := n.Start(&kwik.ServerConfig{OpenContent: open})
 	n.Go(func() {
 		for {
 			session, err := l.Accept(n.Ctx)
@@ -141,9 +141,9 @@ func (n *Net) Hostile(open kwik.OpenContentFunc, act Script) {
 }
 
 // Client returns the configuration of a client.
-func (n *Net) Client() *kwik.Config {
-	return &kwik.Config{
-		LocalAddresses: func() []netip.Addr { return nil },
+func (n *Net) Client() *kwik.ClientConfig {
+	return &kwik.ClientConfig{
+		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 		ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
 			return n.Sim.Listen(ClientHost, n.Link)
 		},
