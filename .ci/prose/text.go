@@ -27,7 +27,8 @@ func checkWidth(r *report, file string, line int, text string, limit int, exempt
 	}
 }
 
-// scanComments scans a file whose comments start with the marker. A comment behind code is a block of its own.
+// scanComments scans a file whose comments start with the marker. A comment behind code
+// is a separate block.
 func scanComments(r *report, name string, content []byte, marker string) {
 	var blocks []block
 	var group []string

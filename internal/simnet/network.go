@@ -50,8 +50,8 @@ type Network struct {
 	seed  uint64
 	start time.Time
 
-	// mu guards all that follows, and the state of every Conn. Nobody waits
-	// for anything else while holding it, so that a goroutine blocked on it
+	// mu guards all that follows, and the state of every Conn. No goroutine waits for
+	// anything else while it holds the lock, so that a goroutine blocked on it
 	// does not keep a synctest bubble from advancing its clock.
 	mu     sync.Mutex
 	closed bool
@@ -84,7 +84,7 @@ type Stats struct {
 	Delivered   int // put into the receive buffer of a host
 	Lost        int // by Link.Loss
 	Overflowed  int // found a queue or buffer full, or exceeded the MTU
-	Unreachable int // silenced, partitioned, or to an address where nobody listens
+	Unreachable int // silenced, partitioned, or to an address without a listener
 	Flipped     int
 	Duplicated  int
 	Reordered   int
@@ -204,9 +204,8 @@ func (n *Network) HealPartition(a, b netip.Addr) {
 // socket's receive buffer holds.
 const maxHeldBack = 256
 
-// Pause stops a host, as SIGSTOP stops a process: what it sends and what
-// reaches it is kept, up to maxHeldBack packets, and comes late, all at once,
-// when it is resumed.
+// Pause stops a host, as SIGSTOP stops a process. Packets that it sends and receives are
+// kept, up to maxHeldBack, and are delivered at once when the host resumes.
 func (n *Network) Pause(ip netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -425,7 +424,7 @@ func (n *Network) newPacket() *packet {
 	return p
 }
 
-// release takes back a packet that nobody refers to any more.
+// release takes back a packet without references.
 func (n *Network) release(p *packet) {
 	p.from = nil
 	p.next, n.free = n.free, p

@@ -28,8 +28,8 @@ const (
 	maxKeyFile = 16 << 10 // bytes; a P-256 key takes 241
 )
 
-// A KeyFileError says that the file with the server's key is there but of no
-// use. It is never overwritten: whoever has its pin would be locked out.
+// A KeyFileError reports that the file with the server's key exists but cannot be used.
+// It is never overwritten: whoever has its pin would be locked out.
 type KeyFileError struct {
 	Path string
 	Err  error
@@ -172,8 +172,8 @@ func createKey(dir, path string) error {
 
 // publish makes a file of mode 0600 with data at path, which is in dir, unless
 // there is one already. It writes to another name first, and gives the file
-// its own by link, because unlike a rename a link replaces nothing: of many who
-// publish at once one wins, and nobody sees half a file.
+// its own by link, because unlike a rename a link replaces nothing: of several processes
+// that publish at once one wins. No reader sees half a file.
 func publish(dir, path string, data []byte, link func(from, to string) error) error {
 	temp, err := os.CreateTemp(dir, keyFile+".*.tmp") // mode 0600
 	if err != nil {
