@@ -92,8 +92,8 @@ var (
 	fragment = regexp.MustCompile(`^["'(*]*(what|who|whoever)\b`)
 	wordRule = regexp.MustCompile(`(?i)\b(nobody|anew|(?:says?|said|saying) that|(?:is|are|was|were) said|comes|brings)\b`)
 	comeRule = regexp.MustCompile(`(?i)\b(come|came|coming|bring|brought|bringing)\b`)
-	idioms   = regexp.MustCompile(`(?i)\b(in vain|tak(?:e|es|en|ing) leave|took leave|all the same|of (?:its|their) own|asked for|` +
-		`that it has|as good as)\b`)
+	idioms   = regexp.MustCompile(`(?i)\b(` + strings.Join([]string{"in vain", "tak(?:e|es|en|ing) leave", "took leave",
+		"all the same", "of (?:its|their) own", "asked for", "that it has", "as good as"}, "|") + `)\b`)
 )
 
 // checkProse applies the rules for sentences and words to the blocks of one file.
