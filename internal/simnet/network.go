@@ -108,9 +108,8 @@ func New(seed uint64) *Network {
 }
 
 // Listen opens a socket at addr; port 0 picks a free one. The first on an IP
-// address makes the host with its link. Later ones share that link, with its
-// latency, rate and faults: if they give a link other than the zero Link, it
-// replaces the host's from now on.
+// address makes the host with its link. Later ones share that link, with its latency,
+// rate and faults. If they give a link other than the zero Link, it replaces the host's.
 func (n *Network) Listen(addr netip.AddrPort, link Link) (net.PacketConn, error) {
 	if err := link.validate(); err != nil {
 		return nil, err
@@ -165,9 +164,8 @@ func (n *Network) SetLink(ip netip.Addr, link Link) error {
 	return nil
 }
 
-// Silence makes a black hole of a host: from now on whatever it sends, and
-// whatever would reach it, vanishes without a word, including what is already
-// on its way.
+// Silence makes a host a black hole: all packets from it and to it are dropped silently,
+// including those in flight.
 func (n *Network) Silence(ip netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

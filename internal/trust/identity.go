@@ -41,9 +41,9 @@ func (e *KeyFileError) Error() string {
 
 func (e *KeyFileError) Unwrap() error { return e.Err }
 
-// NewIdentity makes an ECDSA P-256 key and a certificate for it, signed by
-// itself and valid from an hour before now, for clocks that go slow, to ten
-// years after. Leaf is set, so PinOf(cert.Leaf) is the server's pin.
+// NewIdentity makes an ECDSA P-256 key and a self-signed certificate for it. The
+// certificate is valid from an hour before now, to allow for slow clocks, to ten years
+// after. Leaf is set, so PinOf(cert.Leaf) is the server's pin.
 func NewIdentity(now time.Time) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -224,8 +224,8 @@ func syncDir(dir string) {
 	}
 }
 
-// TicketKey derives the key under which a primary makes tickets for itself from its private key: so they are good for the process that takes
-// its place, too.
+// TicketKey derives the key of a primary's own tickets from its private key. The tickets
+// therefore stay valid when the primary is restarted.
 func TicketKey(cert tls.Certificate) [32]byte {
 	return secret(cert, "kwikcp 2026 primary's own ticket key")
 }
