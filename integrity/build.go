@@ -15,7 +15,7 @@ import (
 const (
 	// blockBytes is what a worker of Build reads at once. It holds a whole number
 	// of groups of any size, since it is the largest of them.
-	blockBytes = ChunkSize << MaxGroupSize
+	blockBytes = chunkSize << maxGroupSize
 
 	// MaxGroups is the most groups that Build will cut a file into: 1 GiB of
 	// chaining values, 32 TiB of file in groups of 1 MiB.
@@ -43,7 +43,7 @@ func Build(ctx context.Context, r io.ReaderAt, size int64, g GroupSize, progress
 	case size < 0:
 		return nil, fmt.Errorf("integrity: build: size is negative: %d", size)
 	case !g.Valid():
-		return nil, fmt.Errorf("integrity: build: group size 2^%d chunks, above 2^%d", g, MaxGroupSize)
+		return nil, fmt.Errorf("integrity: build: group size 2^%d chunks, above 2^%d", g, maxGroupSize)
 	case g.Groups(size) > MaxGroups:
 		return nil, fmt.Errorf("integrity: build: %d bytes in groups of %d are more than %d groups", size, g.Bytes(), MaxGroups)
 	}
@@ -134,14 +134,14 @@ func (b *builder) read(p []byte, off int64) error {
 // off; for a file of one group it sets the root instead.
 func (b *builder) hash(p []byte, off int64) {
 	g := b.t.g
-	n := g.GroupAt(off)
+	n := g.groupAt(off)
 	if b.t.cvs == nil {
-		b.t.root = nodeRoot(subtreeNode(p, n.FirstChunk(g)))
+		b.t.root = nodeRoot(subtreeNode(p, n.firstChunk(g)))
 		return
 	}
 	for len(p) > 0 {
 		group := p[:min(g.Bytes(), int64(len(p)))]
-		cv := nodeCV(subtreeNode(group, n.FirstChunk(g)))
+		cv := nodeCV(subtreeNode(group, n.firstChunk(g)))
 		copy(b.t.cvs[int64(n)*hashSize:], cv[:])
 		p = p[len(group):]
 		n++

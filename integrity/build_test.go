@@ -88,7 +88,7 @@ func TestBuildRootIsBLAKE3(t *testing.T) {
 func TestBuildRootOfEveryLength(t *testing.T) {
 	data := pattern(70_001)
 	for n := 0; n <= 70_000; n++ {
-		if n > 3*ChunkSize && n%7 != 0 || (testing.Short() || raceEnabled) && n%11 != 0 {
+		if n > 3*chunkSize && n%7 != 0 || (testing.Short() || raceEnabled) && n%11 != 0 {
 			continue
 		}
 		checkRoots(t, data, n, []GroupSize{GroupSize(n % 8)})

@@ -7,26 +7,26 @@ import (
 )
 
 // laneBytes is what guts hashes at once: one chunk in each of its 16 SIMD lanes.
-const laneBytes = guts.MaxSIMD * ChunkSize
+const laneBytes = guts.MaxSIMD * chunkSize
 
 // subtreeNode returns the top node of the subtree over p, not yet compressed:
 // whether that takes the ROOT flag is the caller's to know. first is the chunk
 // at p[0] in the file; its index must be a multiple of p's chunks rounded up to
 // a power of two, as it is for every group. p is read, never kept.
-func subtreeNode(p []byte, first ChunkNum) guts.Node {
+func subtreeNode(p []byte, first chunkNum) guts.Node {
 	switch {
 	case len(p) == laneBytes:
 		return guts.CompressBuffer((*[laneBytes]byte)(p), laneBytes, &guts.IV, uint64(first), 0)
-	case len(p) <= ChunkSize:
+	case len(p) <= chunkSize:
 		return guts.CompressChunk(p, &guts.IV, uint64(first), 0)
 	case len(p) < laneBytes:
 		return paddedNode(p, first)
 	}
-	chunks := (int64(len(p)) + ChunkSize - 1) / ChunkSize
-	left := ChunkNum(leftLeaves(chunks))
+	chunks := (int64(len(p)) + chunkSize - 1) / chunkSize
+	left := chunkNum(leftLeaves(chunks))
 	return guts.ParentNode(
-		guts.ChainingValue(subtreeNode(p[:left.Offset()], first)),
-		guts.ChainingValue(subtreeNode(p[left.Offset():], first+left)),
+		guts.ChainingValue(subtreeNode(p[:left.offset()], first)),
+		guts.ChainingValue(subtreeNode(p[left.offset():], first+left)),
 		&guts.IV, 0)
 }
 
@@ -36,7 +36,7 @@ func subtreeNode(p []byte, first ChunkNum) guts.Node {
 // of every recursion of subtreeNode.
 //
 //go:noinline
-func paddedNode(p []byte, first ChunkNum) guts.Node {
+func paddedNode(p []byte, first chunkNum) guts.Node {
 	var lanes [laneBytes]byte
 	copy(lanes[:], p)
 	return guts.CompressBuffer(&lanes, len(p), &guts.IV, uint64(first), 0)
@@ -59,13 +59,13 @@ func parentNode(cvs []byte) guts.Node {
 // chaining values of at least one group.
 func mergeCVs(cvs []byte) [8]uint32 {
 	if len(cvs) == hashSize {
-		return CV(cvs).words()
+		return chainingValue(cvs).words()
 	}
 	return guts.ChainingValue(parentNode(cvs))
 }
 
 // nodeCV compresses a node that is not the root.
-func nodeCV(n guts.Node) CV { return hashBytes(guts.ChainingValue(n)) }
+func nodeCV(n guts.Node) chainingValue { return hashBytes(guts.ChainingValue(n)) }
 
 // nodeRoot compresses the root node. It is the only place that sets the ROOT
 // flag, which BLAKE3 sets on the last compression of a file only (section 2.4).

@@ -47,7 +47,7 @@
 // its own damage.
 //
 // Bytes, chunks and groups are counted in types of their own: offsets and sizes
-// in bytes are int64, indexes of chunks and of groups [ChunkNum] and [GroupNum],
+// in bytes are int64, indexes of chunks and of groups [chunkNum] and [groupNum],
 // and a [GroupSize] turns one into the other.
 //
 // # What is proved, and what is not

@@ -93,35 +93,6 @@ func ExampleGrowingTree() {
 	// proved 300000 <nil>
 }
 
-// Groups come from anywhere, in any order.
-func ExampleCollector() {
-	size := int64(len(file))
-	var disk fixedSize = make([]byte, size)
-	c := integrity.NewCollector(buildTree(), 0, size, disk)
-
-	_, err := c.WriteAt(file[131072:], 131072)
-	fmt.Println(c.Bytes(), err)
-	_, err = c.WriteAt(make([]byte, 65536), 0)
-	fmt.Println(c.Bytes(), err)
-	for r, more := c.NextMissing(0); more; r, more = c.NextMissing(r.End) {
-		fmt.Println("missing", r)
-		if _, err := c.WriteAt(file[r.Start:r.End], r.Start); err != nil {
-			panic(err)
-		}
-	}
-	fmt.Println(c.Whole(), bytes.Equal(disk, file))
-	// Output:
-	// 168928 <nil>
-	// 168928 integrity: 65536 bytes at 0 do not match the file's hash
-	// missing [0,131072)
-	// true true
-}
-
-// fixedSize is memory to write to.
-type fixedSize []byte
-
-func (f fixedSize) WriteAt(p []byte, off int64) (int, error) { return copy(f[off:], p), nil }
-
 // What was hashed once need not be hashed again.
 func ExampleParseTree() {
 	stored, err := buildTree().AppendBinary(nil)

@@ -37,22 +37,22 @@ func (t *Tree) AppendBinary(b []byte) ([]byte, error) {
 	return append(b, sum[:]...), nil
 }
 
-// ErrStoredTree means that bytes are no stored tree of this version, or damaged.
-var ErrStoredTree = errors.New("integrity: not a stored tree, or damaged")
+// errStoredTree means that bytes are no stored tree of this version, or damaged.
+var errStoredTree = errors.New("integrity: not a stored tree, or damaged")
 
 // ParseTree returns the tree that [Tree.AppendBinary] stored. It returns
-// ErrStoredTree, or a [*ProofError] as [FromCVs], unless the bytes are those of a
+// errStoredTree, or a [*ProofError] as [FromCVs], unless the bytes are those of a
 // tree from the first to the last. It copies what it keeps.
 //
 // It finds every damage. It does not find what was forged with intent: compare
 // the root with one that you trust.
 func ParseTree(b []byte) (*Tree, error) {
 	if len(b) < treeHead+treeChecksum || b[0] != treeVersion {
-		return nil, ErrStoredTree
+		return nil, errStoredTree
 	}
 	b, sum := b[:len(b)-treeChecksum], b[len(b)-treeChecksum:]
 	if storedSum(b) != [treeChecksum]byte(sum) {
-		return nil, ErrStoredTree
+		return nil, errStoredTree
 	}
 	return FromCVs(int64(binary.LittleEndian.Uint64(b[2:])), GroupSize(b[1]), b[treeHead:], Root(b[treeHead-hashSize:]))
 }

@@ -67,7 +67,7 @@ func TestParseTreeRefusesEveryFlipAndEveryCut(t *testing.T) {
 			b[i/8] ^= 1 << (i % 8)
 		}
 		for n := range b {
-			if _, err := ParseTree(b[:n]); !errors.Is(err, ErrStoredTree) {
+			if _, err := ParseTree(b[:n]); !errors.Is(err, errStoredTree) {
 				t.Fatalf("%d bytes, cut at %d: %v", size, n, err)
 			}
 		}
@@ -96,7 +96,7 @@ func TestParseTreeProves(t *testing.T) {
 		b[i] ^= 0x80
 	}
 	b[0]++
-	if _, err := ParseTree(seal(b)); !errors.Is(err, ErrStoredTree) {
+	if _, err := ParseTree(seal(b)); !errors.Is(err, errStoredTree) {
 		t.Errorf("another version: %v", err)
 	}
 }
@@ -120,7 +120,7 @@ func FuzzParseTree(f *testing.F) {
 				continue
 			}
 			var pe *ProofError
-			if !errors.As(err, &pe) && !errors.Is(err, ErrStoredTree) {
+			if !errors.As(err, &pe) && !errors.Is(err, errStoredTree) {
 				t.Fatal(err)
 			}
 		}

@@ -72,7 +72,7 @@ func (f *prefix) cvs(from, to int64) []byte {
 	if f.t.cvs == nil {
 		return nil
 	}
-	first, last := f.t.g.GroupAt(from), f.t.g.GroupAt(to-1)
+	first, last := f.t.g.groupAt(from), f.t.g.groupAt(to-1)
 	end := int64(last+1) * hashSize
 	return f.t.cvs[int64(first)*hashSize : end : end]
 }

@@ -55,7 +55,7 @@ func (t *Tree) ProveRange(start, end int64) ([]byte, error) {
 
 // appendProof appends the values that prove the subtree over n groups from the
 // group at on.
-func (t *Tree) appendProof(proof []byte, r groupRange, at GroupNum, n int64) []byte {
+func (t *Tree) appendProof(proof []byte, r groupRange, at groupNum, n int64) []byte {
 	switch {
 	case r.outside(at, n):
 		cv := hashBytes(t.subtree(at, n))
@@ -65,7 +65,7 @@ func (t *Tree) appendProof(proof []byte, r groupRange, at GroupNum, n int64) []b
 	}
 	left := leftLeaves(n)
 	proof = t.appendProof(proof, r, at, left)
-	return t.appendProof(proof, r, at+GroupNum(left), n-left)
+	return t.appendProof(proof, r, at+groupNum(left), n-left)
 }
 
 // spanGroups is how many groups a span has, the subtree whose chaining value is
@@ -76,7 +76,7 @@ const spanGroups = 256
 // subtree returns the chaining value, in words, of a subtree of the tree over n
 // groups from the group at on. If it has a span or more it begins with one, and is
 // to its spans what a tree is to its groups: the last may be short.
-func (t *Tree) subtree(at GroupNum, n int64) [8]uint32 {
+func (t *Tree) subtree(at groupNum, n int64) [8]uint32 {
 	end := int64(at) + n
 	if n < spanGroups {
 		return mergeCVs(t.cvs[int64(at)*hashSize : end*hashSize])
@@ -126,9 +126,9 @@ func FromRangeProof(size int64, g GroupSize, start, end int64, proof []byte, roo
 	if int64(len(proof)) != RangeProofLen(size, g, start, end) {
 		return refuse(BadLength, Root{})
 	}
-	t := &RangeTree{size: size, g: g, root: root, start: r.first.Offset(g), end: size}
-	if r.end < GroupNum(r.groups) {
-		t.end = r.end.Offset(g)
+	t := &RangeTree{size: size, g: g, root: root, start: r.first.offset(g), end: size}
+	if r.end < groupNum(r.groups) {
+		t.end = r.end.offset(g)
 	}
 	if r.groups < 2 {
 		return t, nil
@@ -168,7 +168,7 @@ func (t *RangeTree) Verify(off int64, p []byte) error {
 	if t.cvs == nil {
 		return verifyOnly(t.root, p)
 	}
-	return verifyGroups(t.g, off, p, t.cvs[int64(t.g.GroupAt(off)-t.g.GroupAt(t.start))*hashSize:])
+	return verifyGroups(t.g, off, p, t.cvs[int64(t.g.groupAt(off)-t.g.groupAt(t.start))*hashSize:])
 }
 
 // groupRange is the groups [first, end) of a file that has groups of them. Its
@@ -176,7 +176,7 @@ func (t *RangeTree) Verify(off int64, p []byte) error {
 // within the range and those outside have nothing to go down for: their nodes
 // are as many as the tree is high.
 type groupRange struct {
-	first, end GroupNum
+	first, end groupNum
 	groups     int64
 }
 
@@ -186,19 +186,19 @@ func groupsOf(size int64, g GroupSize, start, end int64) (groupRange, bool) {
 	if !g.Valid() || start < 0 || start >= end || end > size {
 		return groupRange{}, false
 	}
-	return groupRange{g.GroupAt(start), g.GroupAt(end-1) + 1, g.Groups(size)}, true
+	return groupRange{g.groupAt(start), g.groupAt(end-1) + 1, g.Groups(size)}, true
 }
 
-func (r groupRange) outside(at GroupNum, n int64) bool {
-	return at+GroupNum(n) <= r.first || r.end <= at
+func (r groupRange) outside(at groupNum, n int64) bool {
+	return at+groupNum(n) <= r.first || r.end <= at
 }
 
-func (r groupRange) within(at GroupNum, n int64) bool {
-	return r.first <= at && at+GroupNum(n) <= r.end
+func (r groupRange) within(at groupNum, n int64) bool {
+	return r.first <= at && at+groupNum(n) <= r.end
 }
 
 // values returns how many values prove a subtree.
-func (r groupRange) values(at GroupNum, n int64) int64 {
+func (r groupRange) values(at groupNum, n int64) int64 {
 	switch {
 	case r.outside(at, n):
 		return 1
@@ -206,11 +206,11 @@ func (r groupRange) values(at GroupNum, n int64) int64 {
 		return n
 	}
 	left := leftLeaves(n)
-	return r.values(at, left) + r.values(at+GroupNum(left), n-left)
+	return r.values(at, left) + r.values(at+groupNum(left), n-left)
 }
 
 // valuesBefore returns how many of the values are of subtrees before the range.
-func (r groupRange) valuesBefore(at GroupNum, n int64) int64 {
+func (r groupRange) valuesBefore(at groupNum, n int64) int64 {
 	switch {
 	case r.first <= at:
 		return 0
@@ -218,19 +218,19 @@ func (r groupRange) valuesBefore(at GroupNum, n int64) int64 {
 		return 1
 	}
 	left := leftLeaves(n)
-	return r.valuesBefore(at, left) + r.valuesBefore(at+GroupNum(left), n-left)
+	return r.valuesBefore(at, left) + r.valuesBefore(at+groupNum(left), n-left)
 }
 
 // node returns the top node over at least two groups, not yet compressed, from the
 // values of a proof, and takes them off it.
-func (r groupRange) node(proof *[]byte, at GroupNum, n int64) guts.Node {
+func (r groupRange) node(proof *[]byte, at groupNum, n int64) guts.Node {
 	left := leftLeaves(n)
 	l := r.words(proof, at, left)
-	return guts.ParentNode(l, r.words(proof, at+GroupNum(left), n-left), &guts.IV, 0)
+	return guts.ParentNode(l, r.words(proof, at+groupNum(left), n-left), &guts.IV, 0)
 }
 
 // words returns the chaining value of a subtree, as node does.
-func (r groupRange) words(proof *[]byte, at GroupNum, n int64) [8]uint32 {
+func (r groupRange) words(proof *[]byte, at groupNum, n int64) [8]uint32 {
 	take := n
 	if r.outside(at, n) {
 		take = 1

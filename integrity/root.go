@@ -31,10 +31,10 @@ func ParseRoot(s string) (Root, error) {
 // CV is the chaining value of a node that is not the root: the first 32 output
 // bytes of its compression without the ROOT flag (section 3.3). It is never
 // equal in kind to a [Root], so the two cannot be mixed.
-type CV [hashSize]byte
+type chainingValue [hashSize]byte
 
 // words returns the chaining value as BLAKE3's little-endian words (2.1).
-func (v CV) words() (w [8]uint32) {
+func (v chainingValue) words() (w [8]uint32) {
 	for i := range w {
 		w[i] = binary.LittleEndian.Uint32(v[4*i:])
 	}

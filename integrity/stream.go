@@ -49,7 +49,7 @@ type summer struct {
 	r    io.Reader
 	free chan *[blockBytes]byte // blocks that may be filled; bounds memory and goroutines
 	eg   *errgroup.Group
-	cvs  []*CV // of whole groups of a block each; nil if one block is all
+	cvs  []*chainingValue // of whole groups of a block each; nil if one block is all
 	root Root  // of that one
 }
 
@@ -104,8 +104,8 @@ func (s *summer) read(ctx context.Context) error {
 
 // hash has the next block hashed, and gives its memory back then.
 func (s *summer) hash(b *[blockBytes]byte, n int) {
-	cv := new(CV)
-	first := GroupNum(len(s.cvs)).FirstChunk(MaxGroupSize)
+	cv := new(chainingValue)
+	first := groupNum(len(s.cvs)).firstChunk(maxGroupSize)
 	s.cvs = append(s.cvs, cv)
 	s.eg.Go(func() error {
 		*cv = nodeCV(subtreeNode(b[:n], first))

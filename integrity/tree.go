@@ -98,7 +98,7 @@ const (
 	// BadSize: the size is negative, or of more than [MaxGroups] in a
 	// [GrowingTree].
 	BadSize Problem = iota + 1
-	// BadGroupSize: the group size is above [MaxGroupSize].
+	// BadGroupSize: the group size is above [maxGroupSize].
 	BadGroupSize
 	// BadLength: the chaining values are not as many as the size asks for, or the
 	// size and the range.
@@ -128,7 +128,7 @@ func (e *ProofError) Error() string {
 	case BadSize:
 		return fmt.Sprintf("integrity: proof for a file of %d bytes", e.Size)
 	case BadGroupSize:
-		return fmt.Sprintf("integrity: proof with group size 2^%d chunks, above 2^%d", e.GroupSize, MaxGroupSize)
+		return fmt.Sprintf("integrity: proof with group size 2^%d chunks, above 2^%d", e.GroupSize, maxGroupSize)
 	case BadLength:
 		what := fmt.Sprintf("%d bytes", e.Size)
 		if e.End > 0 {

@@ -19,7 +19,7 @@ func TestGroupSizeFor(t *testing.T) {
 		if got != c.want {
 			t.Errorf("GroupSizeFor(%d) = %d, want %d", c.size, got, c.want)
 		}
-		if n := got.Groups(c.size); n > 65536 && got != MaxGroupSize {
+		if n := got.Groups(c.size); n > 65536 && got != maxGroupSize {
 			t.Errorf("GroupSizeFor(%d): %d groups", c.size, n)
 		}
 	}
@@ -39,10 +39,10 @@ func TestGroups(t *testing.T) {
 				t.Errorf("GroupSize(%d).Groups(%d) = %d, want %d", g, size, got, want)
 			}
 		}
-		for n := range GroupNum(5) {
-			first, last := n.Offset(g), n.Offset(g)+unit-1
-			if first != int64(n)*unit || g.GroupAt(first) != n || g.GroupAt(last) != n || n.FirstChunk(g).Offset() != first {
-				t.Errorf("group %d of size %d: bytes %d to %d, groups %d to %d", n, g, first, last, g.GroupAt(first), g.GroupAt(last))
+		for n := range groupNum(5) {
+			first, last := n.offset(g), n.offset(g)+unit-1
+			if first != int64(n)*unit || g.groupAt(first) != n || g.groupAt(last) != n || n.firstChunk(g).offset() != first {
+				t.Errorf("group %d of size %d: bytes %d to %d, groups %d to %d", n, g, first, last, g.groupAt(first), g.groupAt(last))
 			}
 		}
 	}

@@ -17,7 +17,7 @@ func (t *Tree) Verify(off int64, p []byte) error {
 	if t.cvs == nil {
 		return verifyOnly(t.root, p)
 	}
-	return verifyGroups(t.g, off, p, t.cvs[int64(t.g.GroupAt(off))*hashSize:])
+	return verifyGroups(t.g, off, p, t.cvs[int64(t.g.groupAt(off))*hashSize:])
 }
 
 // checkRange refuses byte ranges that are not whole groups of a file of size
@@ -51,10 +51,10 @@ func verifyOnly(root Root, p []byte) error {
 // against their chaining values: cvs begins with the one of the group at off and
 // has at least as many as p has groups.
 func verifyGroups(g GroupSize, off int64, p, cvs []byte) error {
-	for n := g.GroupAt(off); len(p) > 0; n++ {
+	for n := g.groupAt(off); len(p) > 0; n++ {
 		group := p[:min(g.Bytes(), int64(len(p)))]
-		if nodeCV(subtreeNode(group, n.FirstChunk(g))) != CV(cvs) {
-			return &GroupError{Offset: n.Offset(g), Length: int64(len(group))}
+		if nodeCV(subtreeNode(group, n.firstChunk(g))) != chainingValue(cvs) {
+			return &GroupError{Offset: n.offset(g), Length: int64(len(group))}
 		}
 		p, cvs = p[len(group):], cvs[hashSize:]
 	}
