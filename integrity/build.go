@@ -44,7 +44,8 @@ func Build(ctx context.Context, r io.ReaderAt, size int64, g GroupSize, progress
 	case !g.Valid():
 		return nil, fmt.Errorf("integrity: build: group size 2^%d chunks, above 2^%d", g, maxGroupSize)
 	case g.Groups(size) > MaxGroups:
-		return nil, fmt.Errorf("integrity: build: %d bytes in groups of %d are more than %d groups", size, g.Bytes(), MaxGroups)
+		return nil, fmt.Errorf("integrity: build: %d bytes in groups of %d are more than %d groups",
+			size, g.Bytes(), MaxGroups)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err

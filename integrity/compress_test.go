@@ -6,7 +6,7 @@ import (
 	"lukechampine.com/blake3/guts"
 )
 
-// Chunk counters past 32 bits, as in the last groups of a file over 4 TiB.
+// Files over 4 TiB have chunk counters of more than 32 bits.
 func TestSubtreeAtHighChunks(t *testing.T) {
 	data := pattern(64 << 10)
 	for _, first := range []chunkNum{1 << 32, 1<<32 - 64, 1 << 52, 1<<53 - 64} {
@@ -26,8 +26,8 @@ func TestLeftLeaves(t *testing.T) {
 	}
 }
 
-// BenchmarkGuts is the library's own speed on one core, without our tree over
-// it: the ceiling of BenchmarkVerify.
+// BenchmarkGuts measures the library on one core without the tree: the upper limit
+// of BenchmarkVerify.
 func BenchmarkGuts(b *testing.B) {
 	data := pattern(16 << 20)
 	b.SetBytes(int64(len(data)))

@@ -88,7 +88,8 @@ func (t *GrowingTree) Verify(off int64, p []byte) error {
 	}
 	cvs := t.known()
 	if end := t.end(cvs); len(p) == 0 || off+int64(len(p)) > end {
-		return fmt.Errorf("integrity: verify: %d bytes at %d end beyond %d, up to where chaining values have come", len(p), off, end)
+		return fmt.Errorf("integrity: verify: %d bytes at %d end beyond %d, up to where chaining values are known",
+			len(p), off, end)
 	}
 	return verifyGroups(t.g, off, p, cvs[int64(t.g.groupAt(off))*hashSize:])
 }

@@ -67,7 +67,8 @@ func TestSumCancel(t *testing.T) {
 
 	ctx, cancel = context.WithCancel(t.Context())
 	defer cancel()
-	if _, err := Sum(ctx, cancels{cancel: cancel, after: 10 * blockBytes, read: &read}); !errors.Is(err, context.Canceled) {
+	within := cancels{cancel: cancel, after: 10 * blockBytes, read: &read}
+	if _, err := Sum(ctx, within); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled within: %v", err)
 	}
 	if read > 10*blockBytes {

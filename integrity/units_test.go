@@ -41,12 +41,39 @@ func TestGroups(t *testing.T) {
 		}
 		for n := range groupNum(5) {
 			first, last := n.offset(g), n.offset(g)+unit-1
-			if first != int64(n)*unit || g.groupAt(first) != n || g.groupAt(last) != n || n.firstChunk(g).offset() != first {
-				t.Errorf("group %d of size %d: bytes %d to %d, groups %d to %d", n, g, first, last, g.groupAt(first), g.groupAt(last))
+			if first != int64(n)*unit || n.firstChunk(g).offset() != first {
+				t.Errorf("group %d of size %d: starts at %d, its first chunk at %d", n, g, first, n.firstChunk(g).offset())
+			}
+			if g.groupAt(first) != n || g.groupAt(last) != n {
+				t.Errorf("group %d of size %d: bytes %d to %d are in groups %d to %d",
+					n, g, first, last, g.groupAt(first), g.groupAt(last))
 			}
 		}
 	}
 	if GroupSize(11).Valid() || GroupSize(255).Valid() {
 		t.Error("group sizes above 1 MiB are valid")
+	}
+}
+
+func TestCover(t *testing.T) {
+	for g := GroupSize(0); g.Valid(); g++ {
+		unit := g.Bytes()
+		for _, c := range []struct{ start, end, size, coverStart, coverEnd int64 }{
+			{0, 1, 1, 0, 1},
+			{0, 1, unit, 0, unit},
+			{unit - 1, unit, 3 * unit, 0, unit},
+			{unit - 1, unit + 1, 3 * unit, 0, 2 * unit},
+			{unit, unit + 1, 3 * unit, unit, 2 * unit},
+			{2*unit - 1, 2 * unit, 2*unit + 1, unit, 2 * unit},
+			{2 * unit, 2*unit + 1, 2*unit + 1, 2 * unit, 2*unit + 1},
+			{1, 5 * unit, 5*unit + 7, 0, 5 * unit},
+			{0, math.MaxInt64, math.MaxInt64, 0, math.MaxInt64},
+			{math.MaxInt64 - 1, math.MaxInt64, math.MaxInt64, math.MaxInt64 / unit * unit, math.MaxInt64},
+		} {
+			if start, end := g.Cover(c.start, c.end, c.size); start != c.coverStart || end != c.coverEnd {
+				t.Errorf("group size %d: [%d,%d) of %d is covered by [%d,%d), want [%d,%d)",
+					g, c.start, c.end, c.size, start, end, c.coverStart, c.coverEnd)
+			}
+		}
 	}
 }
