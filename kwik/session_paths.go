@@ -2,13 +2,8 @@ package kwik
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"net/netip"
 	"slices"
-	"time"
-
-	"github.com/quic-go/quic-go"
 
 	"kwikcp/internal/trust"
 	kwikpb "kwikcp/kwik/proto"
@@ -44,11 +39,6 @@ type pathRecord struct {
 	tried   bool          // was dialled at least once, with whatever result
 	dropped bool          // a further path that is not wanted any more
 }
-
-const (
-	minRedial = 500 * time.Millisecond
-	maxRedial = 15 * time.Second
-)
 
 // newServer makes a server known, with its first path. Called with the lock held.
 func (s *ClientSession) newServer(id PathID, role ServerRole, addr netip.AddrPort) *serverRecord {
@@ -132,24 +122,6 @@ func (s *ClientSession) take(sv *serverRecord, info *kwikpb.AddPath, addrs []net
 	}
 }
 
-// keep has a path kept from now on: dialled after a time, and again whenever it ends. Called with the lock held.
-func (s *ClientSession) keep(r *pathRecord, after time.Duration) {
-	if !r.kept && s.worthKeeping(r) { // otherwise it goes on with what is new
-		r.kept = true
-		s.wg.Go(func() { s.keepPath(r, after) })
-	}
-}
-
-// worthKeeping reports whether a path should be dialled when it is not connected. Called with the lock held.
-func (s *ClientSession) worthKeeping(r *pathRecord) bool {
-	sv := r.server
-	if sv.cancel == nil || sv.banned || r.dropped || s.ctx.Err() != nil {
-		return false
-	}
-	// What the primary may be needed for after its first path ended is the aggregate streams that are open.
-	return sv.role == ServerRoleSecondary || s.unreleased() > 0
-}
-
 // roomForServer reports whether one more secondary may be kept, and forgets an old one that is not if there are many. Called
 // with the lock held.
 func (s *ClientSession) roomForServer() bool {
@@ -209,212 +181,4 @@ func (s *ClientSession) removePath(id PathID) {
 	for _, r := range sv.paths {
 		s.retire(r)
 	}
-}
-
-// retire closes the connection of a path that is not to be kept as soon as no stream needs it. Called with the lock held.
-func (s *ClientSession) retire(r *pathRecord) {
-	p := r.path
-	if p == nil || p.role == ServerRolePrimary || s.ctx.Err() != nil || (r.server.cancel != nil && !r.dropped && !p.leaving) {
-		return
-	}
-	for _, open := range s.streams {
-		if !open.released && open.attached[r.id] == p {
-			return
-		}
-	}
-	s.wg.Go(func() { p.fail(nil) })
-}
-
-// keepPath dials a path after a time, and again and again with back-off, and serves the connection while there is one, until the
-// path is not worth keeping. One that is withdrawn while it serves is not dialled again.
-func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
-	wait := minRedial
-	for {
-		offered, ok := s.stillKept(r)
-		if !ok {
-			return
-		}
-		select {
-		case <-offered.Done():
-			after = minRedial
-			continue
-		case <-r.news:
-			wait = minRedial
-		case <-time.After(after):
-		}
-		if offered, ok = s.stillKept(r); !ok {
-			return
-		}
-		begun := time.Now()
-		p, err := s.dialPath(offered, r)
-		if err == nil {
-			err = p.run()
-			s.pathEnded(p, err)
-		} else {
-			s.pathMissed(r, err)
-		}
-		if time.Since(begun) > 2*maxRedial {
-			wait = minRedial // it was in use for some time
-		}
-		after, wait = wait, min(2*wait, maxRedial)
-	}
-}
-
-// stillKept returns until when a path is kept; false if it is not worth it any more, and its keeper has to end.
-func (s *ClientSession) stillKept(r *pathRecord) (context.Context, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r.kept = s.worthKeeping(r)
-	return r.server.offered, r.kept
-}
-
-// dialPath connects to a server by way of its AddPath and takes the path into service.
-func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, error) {
-	s.mu.Lock()
-	r.state = PathConnecting
-	info, addrs := r.server.info, r.server.addrs
-	select {
-	case <-r.news:
-	default:
-	}
-	s.mu.Unlock()
-	tlsConf := clientTLS(trust.PinnedClientConfig(s.secondaryTLS(), trust.Pin(info.GetKeyHash())), ProtocolClient)
-	d, err := dialAny(ctx, addrs, tlsConf, s.config.clientQUIC(ServerRoleSecondary), s.config.ListenPacket)
-	if err != nil {
-		return nil, err
-	}
-	p, err := openPath(ctx, s, d, r.id, ServerRoleSecondary, info.GetTicket())
-	if err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	if ctx.Err() != nil || r.server.banned || r.dropped {
-		s.mu.Unlock()
-		p.fail(nil)
-		p.release()
-		return nil, errSessionClosed // or the path was withdrawn
-	}
-	r.path, r.addr, r.tried = p, p.addr, true
-	s.mu.Unlock()
-	s.attachNew() // in one flight with Hello
-	return p, nil
-}
-
-// welcomed takes note that a server has said Welcome on a path.
-func (s *ClientSession) welcomed(p *path, host *Host) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p.host = host
-	if r := s.paths[p.id]; r != nil && r.path == p && r.state == PathConnecting {
-		r.state, r.reason = PathActive, nil
-	}
-}
-
-// secondaryTLS returns what the paths to secondaries share of the caller's configuration: nothing that says whom to trust
-// or who is expected, because the primary says that.
-func (s *ClientSession) secondaryTLS() *tls.Config {
-	return &tls.Config{
-		Rand: s.tls.Rand, Time: s.tls.Time, KeyLogWriter: s.tls.KeyLogWriter,
-		CipherSuites: s.tls.CipherSuites, CurvePreferences: s.tls.CurvePreferences,
-	}
-}
-
-// pathMissed records that a server could not be reached.
-func (s *ClientSession) pathMissed(r *pathRecord, err error) {
-	s.mu.Lock()
-	if r.state != PathBanned {
-		r.state, r.reason = PathClosed, err
-	}
-	r.tried = true
-	s.mu.Unlock()
-	s.attachNew() // nobody waits for it any longer
-}
-
-// pathEnded records that a connection is over and takes it out of every stream. The primary is dialled again for the sake of
-// the streams that are open.
-func (s *ClientSession) pathEnded(p *path, err error) {
-	s.mu.Lock()
-	r := s.paths[p.id]
-	if r.path == p {
-		r.path = nil
-		r.past.add(wireOf(p.conn.ConnectionStats()))
-		if r.state != PathBanned {
-			r.state, r.reason = PathClosed, err
-		}
-	}
-	var streams []*streamAggregator
-	for _, open := range s.streams {
-		if open.attached[p.id] == p {
-			delete(open.attached, p.id)
-			streams = append(streams, open.agg)
-		}
-	}
-	r.server.widths.forget(p.id)
-	if e, ok := errors.AsType[*quic.ApplicationError](err); ok && p.role == ServerRolePrimary && e.ErrorCode != ApplicationErrorCode(NoError) {
-		s.dismiss(r.server)
-	}
-	again := !r.kept && s.worthKeeping(r)
-	r.kept = r.kept || again // there is hope for the streams that it leaves
-	s.mu.Unlock()
-	for _, a := range streams {
-		a.detach(p.id, err)
-	}
-	if again { // not before: the streams would take the next connection for this one
-		s.wg.Go(func() { s.keepPath(r, minRedial) })
-	}
-}
-
-// dismiss does without a primary that ended the session on purpose, or broke the protocol. Called with the lock held.
-func (s *ClientSession) dismiss(sv *serverRecord) {
-	if sv.cancel == nil {
-		return
-	}
-	sv.cancel()
-	sv.cancel = nil
-	for _, r := range sv.paths {
-		if p := r.path; p != nil {
-			s.wg.Go(func() { p.fail(nil) })
-		}
-	}
-}
-
-// ban ends the paths to a server whose bytes failed their proof, for this session, and tells the primary.
-func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause error) {
-	s.mu.Lock()
-	sv := s.servers[id.server()]
-	if sv.banned {
-		s.mu.Unlock()
-		return
-	}
-	sv.banned = true
-	var ids []PathID
-	var further []*path // the one that delivered the bytes ends with their secondary stream
-	for _, r := range sv.paths {
-		r.state, r.reason = PathBanned, cause
-		ids = append(ids, r.id)
-		if r.path != nil && r.id != id {
-			further = append(further, r.path)
-		}
-	}
-	var streams []*streamAggregator
-	for _, open := range s.streams {
-		streams = append(streams, open.agg)
-	}
-	s.mu.Unlock()
-	s.blame(sv.id, kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(stream), Offset: uint64(off), Length: uint64(n)}, cause)
-	for _, a := range streams {
-		for _, id := range ids {
-			a.detach(id, cause)
-		}
-	}
-	for _, p := range further {
-		p.fail(errorf(ErrSourceRefuted, "bytes of another path failed their proof"))
-	}
-}
-
-// blame tells the primary which bytes of a server failed their proof, and what became of it.
-func (s *ClientSession) blame(id PathID, state kwikpb.PathState, b *kwikpb.Blame, cause error) {
-	s.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
-		PathId: string(id.server()), State: state, Reason: printable(cause.Error()), Blame: b,
-	}}})
 }

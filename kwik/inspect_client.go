@@ -1,18 +1,11 @@
 package kwik
 
 import (
-	"context"
 	"net"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
-	"github.com/quic-go/quic-go/qlog"
-	"github.com/quic-go/quic-go/qlogwriter"
 
-	"kwikcp/internal/udp"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -30,15 +23,6 @@ type Connection struct {
 	Host *Host
 }
 
-// An ECNState is the outcome of ECN validation.
-type ECNState string
-
-const (
-	ECNCapable ECNState = "capable"
-	ECNFailed  ECNState = "failed"
-	ECNTesting ECNState = "testing" // or not known, because too little was sent
-)
-
 // A Host is what a server says of itself. It may lie.
 type Host struct {
 	// Software is its Config.Software, at most 64 bytes of whatever.
@@ -49,22 +33,6 @@ type Host struct {
 	ReceiveBuffer, SendBuffer int
 	// OffloadsKnown says that the offloads and ECN below are.
 	OffloadsKnown, GRO, GSO, ECN bool
-}
-
-// maxSoftware bounds what is believed of a server's name for its software, in bytes.
-const maxSoftware = 64
-
-// inspectMachine finds out once what the sockets of this machine can do. It opens one, which a client must not be able to cause again and again.
-var inspectMachine = sync.OnceValues(udp.Inspect)
-
-// host says what a server says of itself.
-func (c *Config) host() *kwikpb.Host {
-	h := &kwikpb.Host{Software: strings.ToValidUTF8(c.Software[:min(len(c.Software), maxSoftware)], ""), TimeMs: c.Now().UnixMilli()}
-	if m, err := inspectMachine(); err == nil {
-		h.ReceiveBuffer, h.SendBuffer = uint32(m.ReceiveBuffer), uint32(m.SendBuffer)
-		h.OffloadsKnown, h.Gro, h.Gso, h.Ecn = m.Known, m.GRO, m.GSO, m.ECN
-	}
-	return h
 }
 
 // readHost takes what a server says of itself in an answer that came after a time that is here asked.
@@ -99,61 +67,4 @@ func (s *ClientSession) Connection(server PathID) (Connection, bool) {
 		}
 	}
 	return Connection{}, false
-}
-
-// An ecnWatch is a trace of a connection that remembers what quic-go finds out about ECN, which it tells nowhere else.
-type ecnWatch struct {
-	next  qlogwriter.Trace // may be nil
-	state atomic.Value     // qlog.ECNState
-}
-
-// watchECN makes q watch the connections that it is used for.
-func watchECN(q *quic.Config) {
-	next := q.Tracer
-	q.Tracer = func(ctx context.Context, isClient bool, id quic.ConnectionID) qlogwriter.Trace {
-		w := &ecnWatch{}
-		if next != nil {
-			w.next = next(ctx, isClient, id)
-		}
-		return w
-	}
-}
-
-func (w *ecnWatch) result() ECNState {
-	switch w.state.Load() {
-	case qlog.ECNStateCapable:
-		return ECNCapable
-	case qlog.ECNStateFailed:
-		return ECNFailed
-	}
-	return ECNTesting
-}
-
-func (w *ecnWatch) AddProducer() qlogwriter.Recorder {
-	r := &ecnRecorder{watch: w}
-	if w.next != nil {
-		r.next = w.next.AddProducer()
-	}
-	return r
-}
-
-type ecnRecorder struct {
-	watch *ecnWatch
-	next  qlogwriter.Recorder // may be nil
-}
-
-func (r *ecnRecorder) RecordEvent(e qlogwriter.Event) {
-	if u, ok := e.(qlog.ECNStateUpdated); ok {
-		r.watch.state.Store(u.State)
-	}
-	if r.next != nil {
-		r.next.RecordEvent(e)
-	}
-}
-
-func (r *ecnRecorder) Close() error {
-	if r.next == nil {
-		return nil
-	}
-	return r.next.Close()
 }

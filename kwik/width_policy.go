@@ -9,17 +9,6 @@ import (
 // This file decides how many paths a client has to each server. One is the rule. QUIC's congestion control takes each lost packet
 // for a full link, so on a long path that loses packets for other reasons one connection leaves most of the link empty; several do not.
 
-const (
-	// MaxConnectionsPerServer bounds Config.ConnectionsPerServer.
-	MaxConnectionsPerServer = 16
-	// autoConnections is up to how many paths a server gets by itself.
-	autoConnections = 4
-	// reportInterval is how often at most a server reports on a path.
-	reportInterval = 250 * time.Millisecond
-	// maxFurtherPaths bounds the further paths of all servers together.
-	maxFurtherPaths = 128
-)
-
 // A pathReport is what the sender of bytes says about a path.
 type pathReport struct {
 	at          time.Time // when it came
@@ -39,6 +28,8 @@ func reportFromWire(r *kwikpb.PathReport) pathReport {
 }
 
 const (
+	// autoConnections is up to how many paths a server gets by itself.
+	autoConnections = 4
 	// minLongRTT is the shortest round trip on which further connections are worth trying: on shorter ones the window grows
 	// back at once.
 	minLongRTT = 2 * time.Millisecond
@@ -154,64 +145,4 @@ func (w *widthPolicy) limitedByLoss(now time.Time) bool {
 func (w *widthPolicy) forget(id PathID) {
 	delete(w.last, id)
 	delete(w.lostAt, id)
-}
-
-// report tells the client how its path is, now and then: what was lost is known to the sender alone.
-func (s *ServerSession) report(now time.Time) {
-	s.mu.Lock()
-	due := !now.Before(s.reportAt)
-	if due {
-		s.reportAt = now.Add(reportInterval)
-	}
-	s.mu.Unlock()
-	if !due {
-		return
-	}
-	c := s.conn.ConnectionStats()
-	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathReport{PathReport: &kwikpb.PathReport{
-		PacketsSent: c.PacketsSent, PacketsLost: c.PacketsLost, CongestionWindow: c.CongestionWindow,
-		SmoothedRttUs: uint64(c.SmoothedRTT.Microseconds()), MinRttUs: uint64(c.MinRTT.Microseconds()),
-	}}})
-}
-
-// reported acts on a server's report on a path.
-func (s *ClientSession) reported(p *path, r *kwikpb.PathReport) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sv := s.paths[p.id].server
-	if sv.widths.early(p.id, time.Now()) {
-		return // before anything is summed for it
-	}
-	var received int64
-	for _, r := range sv.paths {
-		received += s.handler.stats(r.id).TotalBytes
-	}
-	sv.widths.report(p.id, reportFromWire(r), received, time.Now())
-	s.widen(sv)
-}
-
-// widen opens the further paths to a server that there should be while streams are open, and gives up those that there should not.
-// Called with the lock held.
-func (s *ClientSession) widen(sv *serverRecord) {
-	if sv.info == nil || sv.paths[0].path == nil || s.unreleased() == 0 {
-		return
-	}
-	for n := 2; n <= sv.widths.width; n++ {
-		if len(sv.paths) < n {
-			if len(s.paths)-len(s.servers) >= maxFurtherPaths {
-				break
-			}
-			s.newPath(sv, sv.id.further(n), sv.addrs[0])
-		}
-		r := sv.paths[n-1]
-		r.dropped = false
-		s.keep(r, 0)
-	}
-	for _, r := range sv.paths[min(sv.widths.width, len(sv.paths)):] {
-		if !r.dropped {
-			r.dropped = true
-			sv.widths.forget(r.id)
-			s.leave(r)
-		}
-	}
 }

@@ -1,0 +1,56 @@
+package kwik
+
+import (
+	"time"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+const (
+	// MaxConnectionsPerServer bounds Config.ConnectionsPerServer.
+	MaxConnectionsPerServer = 16
+	// maxFurtherPaths bounds the further paths of all servers together.
+	maxFurtherPaths = 128
+)
+
+// reported acts on a server's report on a path.
+func (s *ClientSession) reported(p *path, r *kwikpb.PathReport) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sv := s.paths[p.id].server
+	if sv.widths.early(p.id, time.Now()) {
+		return // before anything is summed for it
+	}
+	var received int64
+	for _, r := range sv.paths {
+		received += s.handler.stats(r.id).TotalBytes
+	}
+	sv.widths.report(p.id, reportFromWire(r), received, time.Now())
+	s.widen(sv)
+}
+
+// widen opens the further paths to a server that there should be while streams are open, and gives up those that there should not.
+// Called with the lock held.
+func (s *ClientSession) widen(sv *serverRecord) {
+	if sv.info == nil || sv.paths[0].path == nil || s.unreleased() == 0 {
+		return
+	}
+	for n := 2; n <= sv.widths.width; n++ {
+		if len(sv.paths) < n {
+			if len(s.paths)-len(s.servers) >= maxFurtherPaths {
+				break
+			}
+			s.newPath(sv, sv.id.further(n), sv.addrs[0])
+		}
+		r := sv.paths[n-1]
+		r.dropped = false
+		s.keep(r, 0)
+	}
+	for _, r := range sv.paths[min(sv.widths.width, len(sv.paths)):] {
+		if !r.dropped {
+			r.dropped = true
+			sv.widths.forget(r.id)
+			s.leave(r)
+		}
+	}
+}
