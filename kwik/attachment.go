@@ -11,8 +11,8 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// roomOffered is how many grants a server queues for one stream of one client.
-const roomOffered = 16
+// grantQueueLimit is how many grants a server queues for one stream of one client.
+const grantQueueLimit = 16
 
 // An attachment is a server's part in one aggregate stream of one client: it writes what it is granted, in order. Its
 // goroutine, run, ends when the client releases the stream, the session ends or the content fails.
@@ -112,7 +112,7 @@ func (a *attachment) run() {
 		a.session.mu.Lock()
 		delete(a.session.attached, a.id)
 		a.session.mu.Unlock()
-		a.session.endIfDone()
+		a.session.closeIfDrained()
 	}()
 	stop := context.AfterFunc(a.ctx, a.cancelWriting)
 	defer stop()
@@ -144,8 +144,8 @@ func (a *attachment) refuse(start, end int64, why error) {
 	})
 }
 
-// lack tells the client what this server does not have, and drops what was granted of it, as the client does.
-func (a *attachment) lack(l *Lack) {
+// reportLack tells the client what this server does not have, and drops what was granted of it, as the client does.
+func (a *attachment) reportLack(l *Lack) {
 	start, end := a.units.floor(l.Start), a.units.ceil(l.End)
 	if start >= end {
 		return
@@ -170,12 +170,12 @@ func (a *attachment) serve() error {
 	defer content.Close()
 	if partial, ok := content.(PartialContent); ok {
 		for _, l := range partial.Lacks() {
-			a.lack(&l)
+			a.reportLack(&l)
 		}
 	}
 	b := newBlock(int(max(a.frameSize(), a.units.size)))
 	defer b.release()
-	a.sync(0)
+	a.sendSync(0)
 	for {
 		e := a.next()
 		if e == nil {
@@ -191,7 +191,7 @@ func (a *attachment) serve() error {
 			return failed.err
 		}
 		if a.finish(e) == 0 && a.ctx.Err() == nil {
-			a.sync(end)
+			a.sendSync(end)
 		}
 		a.session.report(time.Now())
 	}
@@ -202,10 +202,10 @@ func (a *attachment) frameSize() int64 {
 	return int64(a.session.listener.config.SecondaryStreams.BufferSize)
 }
 
-// sync tells the client where this source is and that it can write more.
-func (a *attachment) sync(offset int64) {
+// sendSync tells the client where this source is and that it can write more.
+func (a *attachment) sendSync(offset int64) {
 	a.session.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{
-		KwikStreamId: uint64(a.id), CurrentOffset: uint64(offset), Room: roomOffered,
+		KwikStreamId: uint64(a.id), CurrentOffset: uint64(offset), Room: grantQueueLimit,
 	})
 }
 
@@ -250,7 +250,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 		next := a.units.cut(off, a.frameSize(), end)
 		if err := readPayload(content, b, off, int(next-off)); err != nil {
 			if lack, ok := errors.AsType[*Lack](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
-				a.lack(lack) // before the client notices that its grant ends early
+				a.reportLack(lack) // before the client notices that its grant ends early
 				if s != nil {
 					s.cancel()
 				}
@@ -262,7 +262,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 			return off, err
 		}
 		if s == nil {
-			if s, err = a.open(e); err != nil {
+			if s, err = a.openStream(e); err != nil {
 				return off, err
 			}
 		}
@@ -276,8 +276,8 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 	}
 }
 
-// open opens the stream that answers a grant.
-func (a *attachment) open(e *extent) (*secondaryStream, error) {
+// openStream opens the stream that answers a grant.
+func (a *attachment) openStream(e *extent) (*secondaryStream, error) {
 	s, err := a.session.openSecondaryStream(a.ctx, a.id, e.grant, e.start)
 	if err != nil {
 		return nil, err

@@ -25,7 +25,7 @@ func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause erro
 		streams = append(streams, open.agg)
 	}
 	s.mu.Unlock()
-	s.blame(sv.id, kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(stream), Offset: uint64(off), Length: uint64(n)}, cause)
+	s.reportRejected(sv.id, kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(stream), Offset: uint64(off), Length: uint64(n)}, cause)
 	for _, a := range streams {
 		for _, id := range ids {
 			a.detach(id, cause)
@@ -36,8 +36,8 @@ func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause erro
 	}
 }
 
-// blame tells the primary which bytes of a server failed their proof, and what became of it.
-func (s *ClientSession) blame(id PathID, state kwikpb.PathState, b *kwikpb.Blame, cause error) {
+// reportRejected tells the primary which bytes of a server failed their proof, and what became of it.
+func (s *ClientSession) reportRejected(id PathID, state kwikpb.PathState, b *kwikpb.Blame, cause error) {
 	s.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
 		PathId: string(id.server()), State: state, Reason: printable(cause.Error()), Blame: b,
 	}}})

@@ -160,8 +160,8 @@ var (
 	dataWires  = []protowire.Type{-1, protowire.VarintType, protowire.VarintType, protowire.VarintType, protowire.BytesType, protowire.VarintType, protowire.VarintType, protowire.BytesType}
 )
 
-// take notes a field and reports whether it may come.
-func (c *fieldCheck) take(number protowire.Number, wire protowire.Type) error {
+// check notes a field and reports whether it may come.
+func (c *fieldCheck) check(number protowire.Number, wire protowire.Type) error {
 	if int(number) >= len(c.wires) {
 		return nil // unknown
 	}

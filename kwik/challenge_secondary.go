@@ -29,7 +29,7 @@ func (l *Listener) answerChallenges(conn *quic.Conn) {
 		}
 		answer := &kwikpb.ChallengeAnswer{}
 		ctx, cancel := context.WithTimeout(conn.Context(), challengeTimeout)
-		if answer.Content, err = l.read(ctx, f.GetChallenge()); err != nil {
+		if answer.Content, err = l.readChallenged(ctx, f.GetChallenge()); err != nil {
 			answer.Reason = printable(err.Error())
 			if errors.Is(err, ErrContentChanged) {
 				answer.Code = uint64(ErrContentChanged)
@@ -44,8 +44,8 @@ func (l *Listener) answerChallenges(conn *quic.Conn) {
 	}
 }
 
-// read reads what a challenge asks for.
-func (l *Listener) read(ctx context.Context, c *kwikpb.Challenge) ([]byte, error) {
+// readChallenged reads what a challenge asks for.
+func (l *Listener) readChallenged(ctx context.Context, c *kwikpb.Challenge) ([]byte, error) {
 	u, err := newUnits(c.GetSize(), c.GetAlignment(), c.GetSegments())
 	if err != nil {
 		return nil, err

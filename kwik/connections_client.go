@@ -13,12 +13,12 @@ const (
 	maxFurtherPaths = 128
 )
 
-// reported acts on a server's report on a path.
-func (s *ClientSession) reported(p *path, r *kwikpb.PathReport) {
+// handlePathReport acts on a server's report on a path.
+func (s *ClientSession) handlePathReport(p *path, r *kwikpb.PathReport) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sv := s.paths[p.id].server
-	if sv.widths.early(p.id, time.Now()) {
+	if sv.widths.isTooEarly(p.id, time.Now()) {
 		return // before anything is summed for it
 	}
 	var received int64
@@ -26,12 +26,12 @@ func (s *ClientSession) reported(p *path, r *kwikpb.PathReport) {
 		received += s.handler.stats(r.id).TotalBytes
 	}
 	sv.widths.report(p.id, reportFromWire(r), received, time.Now())
-	s.widen(sv)
+	s.adjustConnections(sv)
 }
 
-// widen opens the further paths to a server that there should be while streams are open, and gives up those that there should not.
+// adjustConnections opens the further paths to a server that there should be while streams are open, and gives up those that there should not.
 // Called with the lock held.
-func (s *ClientSession) widen(sv *serverRecord) {
+func (s *ClientSession) adjustConnections(sv *serverRecord) {
 	if sv.info == nil || sv.paths[0].path == nil || s.unreleased() == 0 {
 		return
 	}
@@ -43,14 +43,14 @@ func (s *ClientSession) widen(sv *serverRecord) {
 			s.newPath(sv, sv.id.further(n), sv.addrs[0])
 		}
 		r := sv.paths[n-1]
-		r.dropped = false
-		s.keep(r, 0)
+		r.excess = false
+		s.startKeeper(r, 0)
 	}
 	for _, r := range sv.paths[min(sv.widths.width, len(sv.paths)):] {
-		if !r.dropped {
-			r.dropped = true
-			sv.widths.forget(r.id)
-			s.leave(r)
+		if !r.excess {
+			r.excess = true
+			sv.widths.removePath(r.id)
+			s.drainPath(r)
 		}
 	}
 }

@@ -13,18 +13,18 @@ func (s *ClientSession) goAway(p *path) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.paths[p.id]; r.path == p {
-		s.leave(r)
+		s.drainPath(r)
 	}
 }
 
-// leave has the streams leave a path, and closes it when they have. The first path to the primary stays open for the application. Called
+// drainPath has the streams drainPath a path, and closes it when they have. The first path to the primary stays open for the application. Called
 // with the lock held.
-func (s *ClientSession) leave(r *pathRecord) {
+func (s *ClientSession) drainPath(r *pathRecord) {
 	p := r.path
-	if p == nil || p.leaving || s.ctx.Err() != nil {
+	if p == nil || p.draining || s.ctx.Err() != nil {
 		return
 	}
-	p.leaving = true
+	p.draining = true
 	var streams []*streamAggregator
 	for _, open := range s.streams {
 		if open.attached[r.id] == p && !open.released {
@@ -36,18 +36,18 @@ func (s *ClientSession) leave(r *pathRecord) {
 			a.drain(r.id)
 		}
 	})
-	s.retire(r)
+	s.closeIfUnused(r)
 }
 
-// standing reports whether a path still serves a stream, and whether streams should leave it.
-func (s *ClientSession) standing(open *openStream, p *path) (attached, leaving bool) {
+// sourceState reports whether a path still serves a stream, and whether streams should leave it.
+func (s *ClientSession) sourceState(open *openStream, p *path) (attached, leaving bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return open.attached[p.id] == p, p.leaving
+	return open.attached[p.id] == p, p.draining
 }
 
-// detached lets a source go that has nothing left to do for a stream.
-func (s *ClientSession) detached(open *openStream, id PathID) {
+// sourceDrained lets a source go that has nothing left to do for a stream.
+func (s *ClientSession) sourceDrained(open *openStream, id PathID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.paths[id]
@@ -59,5 +59,5 @@ func (s *ClientSession) detached(open *openStream, id PathID) {
 	r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 		KwikStreamId: uint64(open.agg.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
 	})
-	s.retire(r)
+	s.closeIfUnused(r)
 }

@@ -13,15 +13,15 @@ import (
 // client is sent here any more.
 func (l *Listener) Shutdown(ctx context.Context, reason string) error {
 	l.mu.Lock()
-	if !l.leaving && len(l.sessions) == 0 {
+	if !l.draining && len(l.sessions) == 0 {
 		close(l.empty)
 	}
-	l.leaving = true
+	l.draining = true
 	sessions := slices.Collect(maps.Keys(l.sessions))
 	l.mu.Unlock()
 	for _, s := range sessions {
 		s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_GoAway{GoAway: &kwikpb.GoAway{Reason: printable(reason)}}})
-		s.endIfDone()
+		s.closeIfDrained()
 	}
 	select {
 	case <-ctx.Done():
@@ -30,11 +30,11 @@ func (l *Listener) Shutdown(ctx context.Context, reason string) error {
 	return l.Close()
 }
 
-// endIfDone closes the session if the server is leaving and the client has used it and holds nothing here any more: no stream that was
+// closeIfDrained closes the session if the server is leaving and the client has used it and holds nothing here any more: no stream that was
 // offered or attached, and no plain one on which this side may still write.
-func (s *ServerSession) endIfDone() {
+func (s *ServerSession) closeIfDrained() {
 	s.listener.mu.Lock()
-	leaving := s.listener.leaving
+	leaving := s.listener.draining
 	s.listener.mu.Unlock()
 	s.mu.Lock()
 	done := leaving && s.used && len(s.offers)+len(s.attached)+len(s.pushed)+s.plain == 0

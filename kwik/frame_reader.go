@@ -16,39 +16,39 @@ const headWindow = 64
 //
 // An error of the stream underneath must stay: one that comes with bytes is returned by the Read after them.
 type frameReader struct {
-	r      io.Reader
-	far    int // how far to read ahead for a head, in bytes; 0 means headWindow
-	head   [headWindow]byte
-	b      *block // the window's room while frames are short; nil otherwise
-	window []byte // what was read and not consumed: a part of head or b
+	r         io.Reader
+	readAhead int // how far to read ahead for a head, in bytes; 0 means headWindow
+	head      [headWindow]byte
+	b         *block // the window's room while frames are short; nil otherwise
+	window    []byte // what was read and not consumed: a part of head or b
 }
 
 // Read reads from the window or, where p is long and the window empty, straight from the stream.
 func (f *frameReader) Read(p []byte) (int, error) {
 	if len(f.window) == 0 {
 		if len(p) >= headWindow {
-			f.drop()
+			f.release()
 			return f.r.Read(p)
 		}
-		n, err := f.r.Read(f.room())
+		n, err := f.r.Read(f.buffer())
 		if n == 0 {
 			return 0, err
 		}
-		f.window = f.room()[:n]
+		f.window = f.buffer()[:n]
 	}
 	n := copy(p, f.window)
 	f.window = f.window[n:]
 	return n, nil
 }
 
-// room returns what the next head is read into.
-func (f *frameReader) room() []byte {
-	if f.far == 0 {
-		f.drop()
+// buffer returns what the next head is read into.
+func (f *frameReader) buffer() []byte {
+	if f.readAhead == 0 {
+		f.release()
 		return f.head[:]
 	}
 	if f.b == nil {
-		f.b = newBlock(f.far)
+		f.b = newBlock(f.readAhead)
 	}
 	return f.b.data
 }
@@ -57,7 +57,7 @@ func (f *frameReader) room() []byte {
 // n <= most and headWindow <= most, which is the same in each call. From then on it reads as far ahead for heads, too. arrived
 // hears of the n bytes as they come.
 func (f *frameReader) gather(n, most int, arrived func(int)) error {
-	f.far = most
+	f.readAhead = most
 	switch {
 	case len(f.window) >= n:
 		arrived(n)
@@ -65,7 +65,7 @@ func (f *frameReader) gather(n, most int, arrived func(int)) error {
 	case f.b == nil:
 		b := newBlock(most)
 		k := copy(b.data, f.window)
-		f.drop()
+		f.release()
 		f.b, f.window = b, b.data[:k]
 	default:
 		f.window = f.b.data[:copy(f.b.data, f.window)]
@@ -94,14 +94,14 @@ func (f *frameReader) ready() bool {
 	return n > 0 && length <= uint64(len(f.window)-n)
 }
 
-// near ends the reading far ahead.
-func (f *frameReader) near() { f.far = 0 }
+// resetReadAhead ends the reading far ahead.
+func (f *frameReader) resetReadAhead() { f.readAhead = 0 }
 
 // buffered returns how many bytes are in the window.
 func (f *frameReader) buffered() int { return len(f.window) }
 
-// drop gives the window up.
-func (f *frameReader) drop() {
+// release gives the window up.
+func (f *frameReader) release() {
 	f.window = nil
 	if f.b != nil {
 		f.b.release()

@@ -44,14 +44,14 @@ func checkHeadStart(u units, o *kwikpb.StreamOffer) error {
 	return nil
 }
 
-// headStart takes note that the primary writes [0, end) of a stream that nobody else knows yet. Called with the lock held.
-func (s *ClientSession) headStart(open *openStream, p *path, end int64) {
+// attachHeadStart takes note that the primary writes [0, end) of a stream that nobody else knows yet. Called with the lock held.
+func (s *ClientSession) attachHeadStart(open *openStream, p *path, end int64) {
 	open.attached[p.id] = p
-	open.agg.headStart(p.id, p.rtt, end, p.leaving)
+	open.agg.addHeadStartSource(p.id, p.rtt, end, p.draining)
 }
 
-// headStart makes a path a source that was granted [0, end). Nobody else knows the stream yet.
-func (a *streamAggregator) headStart(id PathID, rtt func() time.Duration, end int64, leaving bool) {
+// addHeadStartSource makes a path a source that was granted [0, end). Nobody else knows the stream yet.
+func (a *streamAggregator) addHeadStartSource(id PathID, rtt func() time.Duration, end int64, leaving bool) {
 	s := &source{id: id, primary: true, rtt: rtt}
 	s.passed, _ = a.queue(id)
 	a.sources[id] = s

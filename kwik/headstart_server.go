@@ -5,9 +5,9 @@ import "sync"
 // maxHeadStart bounds a head start, in bytes.
 const maxHeadStart = 1 << 20
 
-// headStart returns how much of a stream the primary may write unasked: whole units, and no more than its equal part of what several
+// headStartLength returns how much of a stream the primary may write unasked: whole units, and no more than its equal part of what several
 // servers share, as in scheduler.heldBack.
-func (spec *AggregateStreamSpec) headStart(u units, secondaries int) int64 {
+func (spec *AggregateStreamSpec) headStartLength(u units, secondaries int) int64 {
 	most := min(spec.HeadStart, maxHeadStart)
 	if u.total > reserveUnits*u.size {
 		most = min(most, u.total/int64(1+secondaries))

@@ -29,11 +29,11 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 	if err != nil {
 		return err
 	}
-	m, k, err := l.judgeJoin(conn, f.GetRequest())
+	m, k, err := l.checkJoin(conn, f.GetRequest())
 	if err != nil {
 		return err
 	}
-	if err := l.probe(ctx, m, k); err != nil {
+	if err := l.dialBack(ctx, m, k); err != nil {
 		return errorf(ErrAccessRefused, "dialling back to %v: %w", m.addr, err)
 	}
 	obsolete, err := l.admit(m)
@@ -56,14 +56,14 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 			err = errorf(NoError, "server closed")
 		}
 	}
-	if l.dismiss(m, printable(err.Error())) {
+	if l.removeMember(m, printable(err.Error())) {
 		l.config.OnMembership(m.id, m.addr, err)
 	}
 	return err
 }
 
-// judgeJoin decides whether a secondary may join, before it is dialled back.
-func (l *Listener) judgeJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, joinSecret, error) {
+// checkJoin decides whether a secondary may join, before it is dialled back.
+func (l *Listener) checkJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, joinSecret, error) {
 	k, err := newJoinSecret(conn)
 	if err != nil {
 		return nil, k, err
@@ -99,8 +99,8 @@ func (l *Listener) judgeJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, j
 	return m, k, nil
 }
 
-// probe dials a secondary back: whoever answers at its address has its key and is who asked to join.
-func (l *Listener) probe(ctx context.Context, m *member, k joinSecret) error {
+// dialBack dials a secondary back: whoever answers at its address has its key and is who asked to join.
+func (l *Listener) dialBack(ctx context.Context, m *member, k joinSecret) error {
 	tlsConf := clientTLS(trust.PinnedClientConfig(&tls.Config{Time: l.tls.Time}, m.pin), ProtocolJoin)
 	conn, err := l.transport.Dial(ctx, net.UDPAddrFromAddrPort(m.addr), tlsConf, l.config.joinQUIC())
 	if err != nil {

@@ -68,7 +68,7 @@ func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	id, err := l.join(ctx, conn, conf)
-	if err == nil && !l.keep(conn) {
+	if err == nil && !l.startMembership(conn) {
 		err = errorf(NoError, "server closed")
 	}
 	if err != nil {
@@ -81,8 +81,8 @@ func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*
 	return &Membership{id: id, primary: addr, conn: conn}, nil
 }
 
-// keep answers the primary's challenges as long as a membership lasts, and ends it when the listener closes. It reports false if the listener is closed already.
-func (l *Listener) keep(conn *quic.Conn) bool {
+// startMembership answers the primary's challenges as long as a membership lasts, and ends it when the listener closes. It reports false if the listener is closed already.
+func (l *Listener) startMembership(conn *quic.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ctx.Err() != nil {

@@ -14,19 +14,19 @@ import (
 
 // A member is a secondary that joined this primary, or the primary itself.
 type member struct {
-	id        PathID
-	addr      netip.AddrPort // where clients reach it; invalid for the primary, which they know
-	pin       trust.Pin      // of the key that it showed when it was dialled back
-	key       ticketKey
-	conn      *quic.Conn // the membership lasts as long as this
-	charges   []charge   // what clients could not prove of it, and it has not proved since
-	excuses   int        // times that it had another version than the one it was charged for
-	examined  bool       // a goroutine has it prove its charges
-	suspended bool       // it could not: clients are not told of it
+	id           PathID
+	addr         netip.AddrPort // where clients reach it; invalid for the primary, which they know
+	pin          trust.Pin      // of the key that it showed when it was dialled back
+	key          ticketKey
+	conn         *quic.Conn     // the membership lasts as long as this
+	rejected     []rejectedUnit // what clients could not prove of it, and it has not proved since
+	staleAnswers int            // times that it had another version than the one it was charged for
+	challenging  bool           // a goroutine has it prove its charges
+	suspended    bool           // it could not: clients are not told of it
 }
 
-// place is where a member is, and who: what stays when it joins again.
-type place struct {
+// memberKey is where a member is, and who: what stays when it joins again.
+type memberKey struct {
 	addr netip.AddrPort
 	pin  trust.Pin
 }
@@ -35,15 +35,15 @@ type place struct {
 type members struct {
 	byID map[PathID]*member
 	last int // for ids
-	// owed holds the charges of members that went while they were suspended, at most MaxMembers: who joins again owes them still.
-	owed map[place][]charge
+	// unproved holds the charges of members that went while they were suspended, at most MaxMembers: who joins again owes them still.
+	unproved map[memberKey][]rejectedUnit
 	// self is the primary, for clients that want further paths to it: several at once, or one after it was restarted. Nil if its
 	// key is not known.
 	self *member
 }
 
-// all returns everyone for whom clients get tickets.
-func (m *members) all() []*member {
+// offerable returns everyone for whom clients get tickets.
+func (m *members) offerable() []*member {
 	all := slices.DeleteFunc(slices.Collect(maps.Values(m.byID)), func(m *member) bool { return m.suspended })
 	if m.self != nil {
 		all = append(all, m.self)
@@ -65,15 +65,15 @@ func (l *Listener) newSelf() *member {
 func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	where := place{m.addr, m.pin}
-	if m.charges = l.members.owed[where]; m.charges != nil {
+	where := memberKey{m.addr, m.pin}
+	if m.rejected = l.members.unproved[where]; m.rejected != nil {
 		m.suspended = true
-		delete(l.members.owed, where)
+		delete(l.members.unproved, where)
 	}
 	for _, old := range l.members.byID {
 		if old.addr == m.addr && old.pin == m.pin {
 			m.id, obsolete = old.id, old.conn
-			m.charges, m.suspended = old.charges, old.suspended
+			m.rejected, m.suspended = old.rejected, old.suspended
 		}
 	}
 	if obsolete == nil {
@@ -84,7 +84,7 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 		m.id = PathID(fmt.Sprintf("s%d", l.members.last))
 	}
 	l.members.byID[m.id] = m
-	l.examineCharged(m)
+	l.startChallenges(m)
 	if !m.suspended {
 		for s := range l.sessions {
 			s.tellMember(m)
@@ -93,16 +93,16 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	return obsolete, nil
 }
 
-// dismiss ends a membership and tells the clients. It does nothing and reports false if the secondary joined again since.
-func (l *Listener) dismiss(m *member, reason string) bool {
+// removeMember ends a membership and tells the clients. It does nothing and reports false if the secondary joined again since.
+func (l *Listener) removeMember(m *member, reason string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.members.byID[m.id] != m {
 		return false
 	}
 	delete(l.members.byID, m.id)
-	if m.suspended && len(m.charges) > 0 && len(l.members.owed) < l.config.MaxMembers {
-		l.members.owed[place{m.addr, m.pin}] = m.charges
+	if m.suspended && len(m.rejected) > 0 && len(l.members.unproved) < l.config.MaxMembers {
+		l.members.unproved[memberKey{m.addr, m.pin}] = m.rejected
 	}
 	for s := range l.sessions {
 		s.tellGone(m.id, reason)

@@ -210,7 +210,7 @@ func (p *metadataProtocol) message(kind kwikpb.MetadataFrameType, n uint64, fiel
 	for rest := raw[n:]; len(rest) > 0; { // fields after the payload: skipped, but they must be fields
 		number, wire, _, total, err := consumeCanonical(rest)
 		if err == nil {
-			err = fields.take(number, wire)
+			err = fields.check(number, wire)
 		}
 		if err != nil {
 			return streamFrame{}, err
@@ -288,7 +288,7 @@ func (p *metadataProtocol) tag(fields *fieldCheck) (protowire.Number, protowire.
 	if !number.IsValid() {
 		return 0, 0, errorf(ErrMetadataProtocolViolation, "field number %d", v>>3)
 	}
-	return number, wire, fields.take(number, wire)
+	return number, wire, fields.check(number, wire)
 }
 
 // varint reads a varint, a byte at a time so as not to read past it.

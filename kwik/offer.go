@@ -50,7 +50,7 @@ func (o *AggregateStream) Sent() int64 { return o.sent.Load() }
 func (s *ServerSession) Secondaries() (n int) {
 	s.listener.mu.Lock()
 	defer s.listener.mu.Unlock()
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		if m.id != primaryPathID {
 			n++
 		}
@@ -101,13 +101,13 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 		Segments: u.segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
 	}
 	secondaries := 0
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		offer.Tickets = append(offer.Tickets, s.streamTicket(o, m))
 		if m != s.listener.members.self {
 			secondaries++
 		}
 	}
-	if end := spec.headStart(u, secondaries); end > 0 && s.beginHeadStart(o, end) {
+	if end := spec.headStartLength(u, secondaries); end > 0 && s.beginHeadStart(o, end) {
 		offer.HeadStart = uint64(end)
 	}
 	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: offer}})
@@ -121,7 +121,7 @@ func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.Stre
 
 // tellMembers tells the client of all servers, with new tickets. Called with the listener's lock held.
 func (s *ServerSession) tellMembers() {
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		s.tellMember(m)
 	}
 }

@@ -66,18 +66,18 @@ type PathStats struct {
 // A path is one QUIC connection to one server, on the client. Its goroutines (control reader and writer, acceptors, one
 // per secondary stream) are started by run, end with the connection, and run waits for them.
 type path struct {
-	id      PathID
-	role    ServerRole
-	addr    netip.AddrPort
-	conn    *quic.Conn
-	control *controlStream
-	session *ClientSession
-	leaving bool          // no stream should begin to use it; guarded by the session
-	greeted chan struct{} // closed by run when the server has said Welcome, or will not
-	refusal error         // why it will not; set before greeted is closed
-	asked   time.Time     // when Hello was sent
-	host    *Host         // what the server says of itself; nil if nothing; guarded by the session
-	release func()        // frees the socket; called once, when nothing of the path is left
+	id       PathID
+	role     ServerRole
+	addr     netip.AddrPort
+	conn     *quic.Conn
+	control  *controlStream
+	session  *ClientSession
+	draining bool          // no stream should begin to use it; guarded by the session
+	greeted  chan struct{} // closed by run when the server has said Welcome, or will not
+	refusal  error         // why it will not; set before greeted is closed
+	asked    time.Time     // when Hello was sent
+	host     *Host         // what the server says of itself; nil if nothing; guarded by the session
+	release  func()        // frees the socket; called once, when nothing of the path is left
 }
 
 // openPath says Hello on a new connection. Whether the server says Welcome is found out by run; what is sent meanwhile, the server

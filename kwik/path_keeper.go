@@ -16,28 +16,28 @@ const (
 	maxRedial = 15 * time.Second
 )
 
-// keep has a path kept from now on: dialled after a time, and again whenever it ends. Called with the lock held.
-func (s *ClientSession) keep(r *pathRecord, after time.Duration) {
-	if !r.kept && s.worthKeeping(r) { // otherwise it goes on with what is new
-		r.kept = true
+// startKeeper has a path kept from now on: dialled after a time, and again whenever it ends. Called with the lock held.
+func (s *ClientSession) startKeeper(r *pathRecord, after time.Duration) {
+	if !r.hasKeeper && s.shouldKeep(r) { // otherwise it goes on with what is new
+		r.hasKeeper = true
 		s.wg.Go(func() { s.keepPath(r, after) })
 	}
 }
 
-// worthKeeping reports whether a path should be dialled when it is not connected. Called with the lock held.
-func (s *ClientSession) worthKeeping(r *pathRecord) bool {
+// shouldKeep reports whether a path should be dialled when it is not connected. Called with the lock held.
+func (s *ClientSession) shouldKeep(r *pathRecord) bool {
 	sv := r.server
-	if sv.cancel == nil || sv.banned || r.dropped || s.ctx.Err() != nil {
+	if sv.withdraw == nil || sv.banned || r.excess || s.ctx.Err() != nil {
 		return false
 	}
 	// What the primary may be needed for after its first path ended is the aggregate streams that are open.
 	return sv.role == ServerRoleSecondary || s.unreleased() > 0
 }
 
-// retire closes the connection of a path that is not to be kept as soon as no stream needs it. Called with the lock held.
-func (s *ClientSession) retire(r *pathRecord) {
+// closeIfUnused closes the connection of a path that is not to be kept as soon as no stream needs it. Called with the lock held.
+func (s *ClientSession) closeIfUnused(r *pathRecord) {
 	p := r.path
-	if p == nil || p.role == ServerRolePrimary || s.ctx.Err() != nil || (r.server.cancel != nil && !r.dropped && !p.leaving) {
+	if p == nil || p.role == ServerRolePrimary || s.ctx.Err() != nil || (r.server.withdraw != nil && !r.excess && !p.draining) {
 		return
 	}
 	for _, open := range s.streams {
@@ -53,7 +53,7 @@ func (s *ClientSession) retire(r *pathRecord) {
 func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 	wait := minRedial
 	for {
-		offered, ok := s.stillKept(r)
+		offered, ok := s.keeperContext(r)
 		if !ok {
 			return
 		}
@@ -61,11 +61,11 @@ func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 		case <-offered.Done():
 			after = minRedial
 			continue
-		case <-r.news:
+		case <-r.redial:
 			wait = minRedial
 		case <-time.After(after):
 		}
-		if offered, ok = s.stillKept(r); !ok {
+		if offered, ok = s.keeperContext(r); !ok {
 			return
 		}
 		begun := time.Now()
@@ -74,7 +74,7 @@ func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 			err = p.run()
 			s.pathEnded(p, err)
 		} else {
-			s.pathMissed(r, err)
+			s.dialFailed(r, err)
 		}
 		if time.Since(begun) > 2*maxRedial {
 			wait = minRedial // it was in use for some time
@@ -83,12 +83,12 @@ func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 	}
 }
 
-// stillKept returns until when a path is kept; false if it is not worth it any more, and its keeper has to end.
-func (s *ClientSession) stillKept(r *pathRecord) (context.Context, bool) {
+// keeperContext returns until when a path is kept; false if it is not worth it any more, and its keeper has to end.
+func (s *ClientSession) keeperContext(r *pathRecord) (context.Context, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r.kept = s.worthKeeping(r)
-	return r.server.offered, r.kept
+	r.hasKeeper = s.shouldKeep(r)
+	return r.server.announced, r.hasKeeper
 }
 
 // dialPath connects to a server by way of its AddPath and takes the path into service.
@@ -97,7 +97,7 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	r.state = PathConnecting
 	info, addrs := r.server.info, r.server.addrs
 	select {
-	case <-r.news:
+	case <-r.redial:
 	default:
 	}
 	s.mu.Unlock()
@@ -111,13 +111,13 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 		return nil, err
 	}
 	s.mu.Lock()
-	if ctx.Err() != nil || r.server.banned || r.dropped {
+	if ctx.Err() != nil || r.server.banned || r.excess {
 		s.mu.Unlock()
 		p.fail(nil)
 		p.release()
 		return nil, errSessionClosed // or the path was withdrawn
 	}
-	r.path, r.addr, r.tried = p, p.addr, true
+	r.path, r.addr, r.dialed = p, p.addr, true
 	s.mu.Unlock()
 	s.attachNew() // in one flight with Hello
 	return p, nil
@@ -142,13 +142,13 @@ func (s *ClientSession) secondaryTLS() *tls.Config {
 	}
 }
 
-// pathMissed records that a server could not be reached.
-func (s *ClientSession) pathMissed(r *pathRecord, err error) {
+// dialFailed records that a server could not be reached.
+func (s *ClientSession) dialFailed(r *pathRecord, err error) {
 	s.mu.Lock()
 	if r.state != PathBanned {
 		r.state, r.reason = PathClosed, err
 	}
-	r.tried = true
+	r.dialed = true
 	s.mu.Unlock()
 	s.attachNew() // nobody waits for it any longer
 }
@@ -160,7 +160,7 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 	r := s.paths[p.id]
 	if r.path == p {
 		r.path = nil
-		r.past.add(wireOf(p.conn.ConnectionStats()))
+		r.pastWire.add(wireOf(p.conn.ConnectionStats()))
 		if r.state != PathBanned {
 			r.state, r.reason = PathClosed, err
 		}
@@ -172,12 +172,12 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 			streams = append(streams, open.agg)
 		}
 	}
-	r.server.widths.forget(p.id)
+	r.server.widths.removePath(p.id)
 	if e, ok := errors.AsType[*quic.ApplicationError](err); ok && p.role == ServerRolePrimary && e.ErrorCode != ApplicationErrorCode(NoError) {
-		s.dismiss(r.server)
+		s.abandonPrimary(r.server)
 	}
-	again := !r.kept && s.worthKeeping(r)
-	r.kept = r.kept || again // there is hope for the streams that it leaves
+	again := !r.hasKeeper && s.shouldKeep(r)
+	r.hasKeeper = r.hasKeeper || again // there is hope for the streams that it leaves
 	s.mu.Unlock()
 	for _, a := range streams {
 		a.detach(p.id, err)
@@ -187,13 +187,13 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 	}
 }
 
-// dismiss does without a primary that ended the session on purpose, or broke the protocol. Called with the lock held.
-func (s *ClientSession) dismiss(sv *serverRecord) {
-	if sv.cancel == nil {
+// abandonPrimary does without a primary that ended the session on purpose, or broke the protocol. Called with the lock held.
+func (s *ClientSession) abandonPrimary(sv *serverRecord) {
+	if sv.withdraw == nil {
 		return
 	}
-	sv.cancel()
-	sv.cancel = nil
+	sv.withdraw()
+	sv.withdraw = nil
 	for _, r := range sv.paths {
 		if p := r.path; p != nil {
 			s.wg.Go(func() { p.fail(nil) })

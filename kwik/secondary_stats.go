@@ -92,20 +92,20 @@ func (h *secondaryStreamHandler) pathStreams(id PathID) *pathStreams {
 	return p
 }
 
-// enter makes a stream known.
-func (h *secondaryStreamHandler) enter(id secondaryStreamID, info *secondaryStreamInfo) {
+// register makes a stream known.
+func (h *secondaryStreamHandler) register(id secondaryStreamID, info *secondaryStreamInfo) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	info.createdAt = time.Now()
-	info.due = info.createdAt
+	info.openDue = info.createdAt
 	h.streams[id] = info
 	p := h.pathStreams(id.path)
 	p.opened++
 	p.open++
 }
 
-// leave forgets a stream that is over, but for how it ended: err is why it did before its CLOSE and FIN.
-func (h *secondaryStreamHandler) leave(id secondaryStreamID, info *secondaryStreamInfo, a *streamAggregator, err error) {
+// unregister forgets a stream that is over, but for how it ended: err is why it did before its CLOSE and FIN.
+func (h *secondaryStreamHandler) unregister(id secondaryStreamID, info *secondaryStreamInfo, a *streamAggregator, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	info.state = SecondaryStreamClosed
@@ -135,17 +135,17 @@ func unneeded(a *streamAggregator, err error) bool {
 		(ok && ErrorCode(reset.ErrorCode) == NoError)
 }
 
-// counted takes over what of a source's bytes has counted since the last call.
-func (h *secondaryStreamHandler) counted(s *source) {
+// addCounted takes over what of a source's bytes has addCounted since the last call.
+func (h *secondaryStreamHandler) addCounted(s *source) {
 	n := s.counted.Swap(0)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.pathStreams(s.id).counted += n
 }
 
-// queue returns how many bytes of a path have counted, and whether most of the secondary streams are taken that it may have open, so that
+// pathLoad returns how many bytes of a path have counted, and whether most of the secondary streams are taken that it may have open, so that
 // the server is likely to let others wait.
-func (h *secondaryStreamHandler) queue(path PathID) (counted int64, long bool) {
+func (h *secondaryStreamHandler) pathLoad(path PathID) (counted int64, long bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := h.paths[path]
@@ -155,8 +155,8 @@ func (h *secondaryStreamHandler) queue(path PathID) (counted int64, long bool) {
 	return p.counted, 2*p.open > h.config.MaxStreamsPerPath
 }
 
-// forget drops the record of a path that the session forgets.
-func (h *secondaryStreamHandler) forget(id PathID) {
+// removePath drops the record of a path that the session forgets.
+func (h *secondaryStreamHandler) removePath(id PathID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.paths, id)

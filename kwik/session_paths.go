@@ -15,10 +15,10 @@ type serverRecord struct {
 	role   ServerRole
 	banned bool
 
-	info    *kwikpb.AddPath    // the newest; nil for a primary that offers no further paths
-	addrs   []netip.AddrPort   // those of info that may be dialled
-	offered context.Context    // ends when the primary withdraws the server
-	cancel  context.CancelFunc // ends offered; nil without info and after a withdrawal
+	info      *kwikpb.AddPath    // the newest; nil for a primary that offers no further paths
+	addrs     []netip.AddrPort   // those of info that may be dialled
+	announced context.Context    // ends when the primary withdraws the server
+	withdraw  context.CancelFunc // ends offered; nil without info and after a withdrawal
 
 	paths  []*pathRecord // the first one and further ones, in order
 	widths widthPolicy
@@ -26,18 +26,18 @@ type serverRecord struct {
 
 // A pathRecord is what a session knows about one path to a server, whether there is a connection or not. Guarded by the session.
 type pathRecord struct {
-	id     PathID
-	server *serverRecord
-	addr   netip.AddrPort // where it was reached, or the first address to try
-	state  PathState
-	reason error
-	path   *path     // while active
-	past   WireStats // of the connections before
+	id       PathID
+	server   *serverRecord
+	addr     netip.AddrPort // where it was reached, or the first address to try
+	state    PathState
+	reason   error
+	path     *path     // while active
+	pastWire WireStats // of the connections before
 
-	news    chan struct{} // has an element when the server's info is newer than the last dial
-	kept    bool          // keepPath runs, or is about to
-	tried   bool          // was dialled at least once, with whatever result
-	dropped bool          // a further path that is not wanted any more
+	redial    chan struct{} // has an element when the server's info is newer than the last dial
+	hasKeeper bool          // keepPath runs, or is about to
+	dialed    bool          // was dialled at least once, with whatever result
+	excess    bool          // a further path that is not wanted any more
 }
 
 // newServer makes a server known, with its first path. Called with the lock held.
@@ -50,7 +50,7 @@ func (s *ClientSession) newServer(id PathID, role ServerRole, addr netip.AddrPor
 
 // newPath makes a path to a server known. Called with the lock held.
 func (s *ClientSession) newPath(sv *serverRecord, id PathID, addr netip.AddrPort) *pathRecord {
-	r := &pathRecord{id: id, server: sv, addr: addr, state: PathConnecting, news: make(chan struct{}, 1)}
+	r := &pathRecord{id: id, server: sv, addr: addr, state: PathConnecting, redial: make(chan struct{}, 1)}
 	sv.paths = append(sv.paths, r)
 	s.paths[id] = r
 	return r
@@ -82,15 +82,15 @@ func (s *ClientSession) addPath(info *kwikpb.AddPath) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sv := s.servers[id]
-	if s.ctx.Err() != nil || (sv == nil && !s.roomForServer()) || (sv != nil && sv.banned) {
+	if s.ctx.Err() != nil || (sv == nil && !s.admitServer()) || (sv != nil && sv.banned) {
 		return nil
 	}
 	if sv == nil {
 		sv = s.newServer(id, ServerRoleSecondary, addrs[0])
 	}
-	s.take(sv, info, addrs)
+	s.updateServer(sv, info, addrs)
 	for _, r := range sv.paths {
-		s.keep(r, 0)
+		s.startKeeper(r, 0)
 	}
 	return nil
 }
@@ -102,33 +102,33 @@ func (s *ClientSession) addPrimary(info *kwikpb.AddPath) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.take(s.servers[primaryPathID], info, []netip.AddrPort{s.primary.addr})
+	s.updateServer(s.servers[primaryPathID], info, []netip.AddrPort{s.primary.addr})
 }
 
-// take records what the primary says about a server. Called with the lock held.
-func (s *ClientSession) take(sv *serverRecord, info *kwikpb.AddPath, addrs []netip.AddrPort) {
+// updateServer records what the primary says about a server. Called with the lock held.
+func (s *ClientSession) updateServer(sv *serverRecord, info *kwikpb.AddPath, addrs []netip.AddrPort) {
 	sv.info, sv.addrs = info, addrs
-	if sv.cancel == nil {
-		sv.offered, sv.cancel = context.WithCancel(s.ctx)
+	if sv.withdraw == nil {
+		sv.announced, sv.withdraw = context.WithCancel(s.ctx)
 	}
 	for _, r := range sv.paths {
-		if !r.kept {
+		if !r.hasKeeper {
 			continue // nobody waits with a dial
 		}
 		select {
-		case r.news <- struct{}{}:
+		case r.redial <- struct{}{}:
 		default:
 		}
 	}
 }
 
-// roomForServer reports whether one more secondary may be kept, and forgets an old one that is not if there are many. Called
+// admitServer reports whether one more secondary may be kept, and forgets an old one that is not if there are many. Called
 // with the lock held.
-func (s *ClientSession) roomForServer() bool {
+func (s *ClientSession) admitServer() bool {
 	kept, old := 0, (*serverRecord)(nil)
 	for _, sv := range s.servers {
 		switch {
-		case slices.ContainsFunc(sv.paths, func(r *pathRecord) bool { return r.kept }):
+		case slices.ContainsFunc(sv.paths, func(r *pathRecord) bool { return r.hasKeeper }):
 			kept++
 		case sv.role == ServerRoleSecondary && !sv.banned:
 			old = sv
@@ -141,7 +141,7 @@ func (s *ClientSession) roomForServer() bool {
 		delete(s.servers, old.id)
 		for _, r := range old.paths {
 			delete(s.paths, r.id)
-			s.handler.forget(r.id)
+			s.handler.removePath(r.id)
 		}
 	}
 	return kept < maxSecondaryPaths
@@ -173,12 +173,12 @@ func (s *ClientSession) removePath(id PathID) {
 		delete(open.tickets, id) // new ones come if the path does
 	}
 	sv := s.servers[id]
-	if sv == nil || sv.cancel == nil {
+	if sv == nil || sv.withdraw == nil {
 		return
 	}
-	sv.cancel()
-	sv.cancel = nil
+	sv.withdraw()
+	sv.withdraw = nil
 	for _, r := range sv.paths {
-		s.retire(r)
+		s.closeIfUnused(r)
 	}
 }

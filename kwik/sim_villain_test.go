@@ -72,7 +72,7 @@ func (v *simVillain) join() {
 // leave lets the primary withdraw it.
 func (v *simVillain) leave() {
 	if v.member != nil {
-		v.primary.dismiss(v.member, "for now")
+		v.primary.removeMember(v.member, "for now")
 		v.member = nil
 	}
 }

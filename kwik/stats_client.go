@@ -19,7 +19,7 @@ func (s *ClientSession) serverStats(sv *serverRecord) PathStats {
 		st.RTT, st.MinRTT = c.SmoothedRTT, c.MinRTT
 	}
 	for _, r := range sv.paths {
-		st.Wire.add(r.past)
+		st.Wire.add(r.pastWire)
 		st.SecondaryStreams.add(s.handler.stats(r.id))
 		if r.path != nil {
 			c := r.path.conn.ConnectionStats()

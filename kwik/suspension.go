@@ -27,16 +27,16 @@ const (
 	// minChallenge and maxChallenge are the shortest and the longest pause between two challenges of a suspended member.
 	minChallenge = 10 * time.Second
 	maxChallenge = 10 * time.Minute
-	// chargePause is the pause after a charge that was false, so that lying clients keep neither server busy.
-	chargePause = time.Second
+	// provedPause is the pause after a charge that was false, so that lying clients keep neither server busy.
+	provedPause = time.Second
 	// challengeTimeout bounds one challenge.
 	challengeTimeout = 10 * time.Second
-	// maxExcuses is how often a member may answer that it has another version, while it is one.
-	maxExcuses = 16
-	// maxCharges is how many pieces a member has to prove at a time; clients that blame it for more are believed to mean the same.
-	maxCharges = 16
-	// maxBlames is how often one session is listened to.
-	maxBlames = 256
+	// maxStaleAnswers is how often a member may answer that it has another version, while it is one.
+	maxStaleAnswers = 16
+	// maxRejectedUnits is how many pieces a member has to prove at a time; clients that blame it for more are believed to mean the same.
+	maxRejectedUnits = 16
+	// maxRejectionReports is how often one session is listened to.
+	maxRejectionReports = 256
 	// maxChallengeFrame bounds a challenge and its answer, in bytes.
 	maxChallengeFrame = maxUnit + 256<<10
 )
@@ -45,26 +45,26 @@ const (
 // cannot know, because the content is not served any more.
 type VerifyFunc func(ctx context.Context, descriptor []byte, off int64, p []byte) error
 
-// A charge is what a client could not prove: a unit of a stream.
-type charge struct {
+// A rejectedUnit is what a client could not prove: a unit of a stream.
+type rejectedUnit struct {
 	offer      *AggregateStream
 	start, end int64
 }
 
-func (c charge) same(d charge) bool {
+func (c rejectedUnit) same(d rejectedUnit) bool {
 	return c.offer.content == d.offer.content && c.start == d.start
 }
 
-// reported acts on what a client thinks of a server.
-func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
+// handlePathStatus acts on what a client thinks of a server.
+func (l *Listener) handlePathStatus(s *ServerSession, status *kwikpb.PathStatus) {
 	blame := status.GetBlame()
 	if blame == nil {
 		return
 	}
 	s.mu.Lock()
 	offer := s.offers[StreamID(min(blame.GetKwikStreamId(), math.MaxInt64))]
-	s.blames++
-	enough := s.blames > maxBlames
+	s.rejectionReports++
+	enough := s.rejectionReports > maxRejectionReports
 	s.mu.Unlock()
 	if enough {
 		return
@@ -77,36 +77,36 @@ func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
 		return
 	}
 	start := offer.units.floor(int64(blame.GetOffset()))
-	l.charge(PathID(status.GetPathId()), charge{offer, start, offer.units.ceil(start + 1)})
+	l.addRejected(PathID(status.GetPathId()), rejectedUnit{offer, start, offer.units.ceil(start + 1)})
 }
 
-// charge has a member prove a unit.
-func (l *Listener) charge(id PathID, c charge) {
+// addRejected has a member prove a unit.
+func (l *Listener) addRejected(id PathID, c rejectedUnit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := l.members.byID[id]
-	if m == nil || l.ctx.Err() != nil || len(m.charges) >= maxCharges || slices.ContainsFunc(m.charges, c.same) {
+	if m == nil || l.ctx.Err() != nil || len(m.rejected) >= maxRejectedUnits || slices.ContainsFunc(m.rejected, c.same) {
 		return
 	}
-	m.charges = append(m.charges, c)
-	l.examineCharged(m)
+	m.rejected = append(m.rejected, c)
+	l.startChallenges(m)
 }
 
-// examineCharged starts the goroutine that has a charged member prove what it is charged with, unless it runs. Called with the lock held.
-func (l *Listener) examineCharged(m *member) {
-	if len(m.charges) > 0 && !m.examined {
-		m.examined = true
-		l.wg.Go(func() { l.examine(m) })
+// startChallenges starts the goroutine that has a charged member prove what it is charged with, unless it runs. Called with the lock held.
+func (l *Listener) startChallenges(m *member) {
+	if len(m.rejected) > 0 && !m.challenging {
+		m.challenging = true
+		l.wg.Go(func() { l.challengeUntilProved(m) })
 	}
 }
 
-// examine challenges a member until it has proved all it is charged with, or is gone.
-func (l *Listener) examine(m *member) {
+// challengeUntilProved challenges a member until it has proved all it is charged with, or is gone.
+func (l *Listener) challengeUntilProved(m *member) {
 	wait := minChallenge
 	for {
 		l.mu.Lock()
-		if len(m.charges) == 0 {
-			m.examined = false
+		if len(m.rejected) == 0 {
+			m.challenging = false
 			reinstated := l.reinstate(m)
 			l.mu.Unlock()
 			if reinstated {
@@ -114,7 +114,7 @@ func (l *Listener) examine(m *member) {
 			}
 			return
 		}
-		c, suspended := m.charges[0], m.suspended
+		c, suspended := m.rejected[0], m.suspended
 		l.mu.Unlock()
 		err := l.challenge(m, c)
 		if m.conn.Context().Err() != nil || l.ctx.Err() != nil {
@@ -122,14 +122,14 @@ func (l *Listener) examine(m *member) {
 		}
 		pause := wait
 		l.mu.Lock()
-		stale := errors.Is(err, ErrContentChanged) && m.excuses < maxExcuses
+		stale := errors.Is(err, ErrContentChanged) && m.staleAnswers < maxStaleAnswers
 		switch {
 		case err == nil || stale:
 			if stale {
-				m.excuses++
+				m.staleAnswers++
 			}
-			m.charges = m.charges[1:]
-			pause, wait = chargePause, minChallenge
+			m.rejected = m.rejected[1:]
+			pause, wait = provedPause, minChallenge
 		default:
 			m.suspended = true
 			wait = min(2*wait, maxChallenge)
@@ -161,7 +161,7 @@ func (l *Listener) reinstate(m *member) bool {
 }
 
 // challenge asks a member for a unit and has it checked.
-func (l *Listener) challenge(m *member, c charge) error {
+func (l *Listener) challenge(m *member, c rejectedUnit) error {
 	ctx, cancel := context.WithTimeout(l.ctx, challengeTimeout)
 	defer cancel()
 	stream, err := m.conn.OpenStreamSync(ctx)

@@ -81,7 +81,7 @@ func newWidthPolicy(n int) widthPolicy {
 
 // report takes a report on one path, and the payload that came from the server over all its paths.
 func (w *widthPolicy) report(id PathID, r pathReport, received int64, now time.Time) {
-	if w.early(id, now) {
+	if w.isTooEarly(id, now) {
 		return
 	}
 	before := w.last[id]
@@ -116,8 +116,8 @@ func (w *widthPolicy) report(id PathID, r pathReport, received int64, now time.T
 	}
 }
 
-// early reports whether a report on a path comes sooner after the last one than it should. What it says is in the next one as well.
-func (w *widthPolicy) early(id PathID, now time.Time) bool {
+// isTooEarly reports whether a report on a path comes sooner after the last one than it should. What it says is in the next one as well.
+func (w *widthPolicy) isTooEarly(id PathID, now time.Time) bool {
 	return now.Sub(w.last[id].at) < reportInterval/2
 }
 
@@ -141,8 +141,8 @@ func (w *widthPolicy) limitedByLoss(now time.Time) bool {
 	return len(w.last) > 0
 }
 
-// forget drops what is known about a path that ended.
-func (w *widthPolicy) forget(id PathID) {
+// removePath drops what is known about a path that ended.
+func (w *widthPolicy) removePath(id PathID) {
 	delete(w.last, id)
 	delete(w.lostAt, id)
 }

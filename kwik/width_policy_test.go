@@ -42,7 +42,7 @@ func TestWidthPolicy(t *testing.T) {
 				for ; id != "s1" && id != PathID("s1").further(n); n++ {
 				}
 				if n > w.width {
-					w.forget(id)
+					w.removePath(id)
 					delete(last, id)
 				}
 			}
