@@ -9,17 +9,17 @@ import (
 const (
 	// MaxConnectionsPerServer bounds Config.ConnectionsPerServer.
 	MaxConnectionsPerServer = 16
-	// maxFurtherPaths bounds the further paths of all servers together.
+	// maxFurtherPaths bounds the paths of all servers beyond the first of each.
 	maxFurtherPaths = 128
 )
 
-// handlePathReport acts on a server's report on a path.
+// handlePathReport passes a server's report on a path to the server's width policy and applies the decision.
 func (s *ClientSession) handlePathReport(p *path, r *kwikpb.PathReport) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sv := s.paths[p.id].server
 	if sv.widths.isTooEarly(p.id, time.Now()) {
-		return // before anything is summed for it
+		return // a flood of reports must not cost a sum over all streams each
 	}
 	var received int64
 	for _, r := range sv.paths {
@@ -29,8 +29,8 @@ func (s *ClientSession) handlePathReport(p *path, r *kwikpb.PathReport) {
 	s.adjustConnections(sv)
 }
 
-// adjustConnections opens the further paths to a server that there should be while streams are open, and gives up those that there should not.
-// Called with the lock held.
+// adjustConnections opens the paths that a server lacks according to its width policy and drains those that it has too
+// many of. It does nothing while no stream is open. The caller holds s.mu.
 func (s *ClientSession) adjustConnections(sv *serverRecord) {
 	if sv.info == nil || sv.paths[0].path == nil || s.unreleased() == 0 {
 		return

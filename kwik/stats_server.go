@@ -8,18 +8,19 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// reportInterval is how often at most a server reports on a path.
+// reportInterval is the shortest interval between two reports of a server on one path.
 const reportInterval = 250 * time.Millisecond
 
-// report tells the client how its path is, now and then: what was lost is known to the sender alone.
+// report sends the client the state of its path, at most once in reportInterval. Only the sender of packets knows which
+// were lost.
 func (s *ServerSession) report(now time.Time) {
 	s.mu.Lock()
-	due := !now.Before(s.reportAt)
-	if due {
+	isDue := !now.Before(s.reportAt)
+	if isDue {
 		s.reportAt = now.Add(reportInterval)
 	}
 	s.mu.Unlock()
-	if !due {
+	if !isDue {
 		return
 	}
 	c := s.conn.ConnectionStats()
@@ -29,5 +30,5 @@ func (s *ServerSession) report(now time.Time) {
 	}}})
 }
 
-// ConnectionStats returns QUIC's statistics of the client's connection, as a quic-go connection does.
+// ConnectionStats returns QUIC's statistics of the client's connection, like the method of a quic-go connection.
 func (s *ServerSession) ConnectionStats() quic.ConnectionStats { return s.conn.ConnectionStats() }
