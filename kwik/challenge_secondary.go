@@ -12,7 +12,9 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// answerChallenges is the secondary's side: it answers its primary, one challenge at a time, until the membership ends.
+// This file is the secondary's side of suspension.go.
+
+// answerChallenges answers the primary's challenges, one at a time, until the membership ends.
 func (l *Listener) answerChallenges(conn *quic.Conn) {
 	for {
 		stream, err := conn.AcceptStream(conn.Context())
@@ -44,16 +46,17 @@ func (l *Listener) answerChallenges(conn *quic.Conn) {
 	}
 }
 
-// readChallenged reads what a challenge asks for.
+// readChallenged reads the bytes that a challenge requests.
 func (l *Listener) readChallenged(ctx context.Context, c *kwikpb.Challenge) ([]byte, error) {
 	u, err := newUnits(c.GetSize(), c.GetAlignment(), c.GetSegments())
 	if err != nil {
 		return nil, err
 	}
-	total, n := uint64(u.total), c.GetLength()
+	total, off, n := uint64(u.total), c.GetOffset(), c.GetLength()
+	isInside := off < total && n > 0 && n <= total-off
 	switch {
-	case c.GetOffset() >= total || n == 0 || n > maxUnit || n > total-c.GetOffset() || len(c.GetDescriptor_()) > maxDescriptor:
-		return nil, errorf(ErrOffsetSyncFailure, "challenge for %d bytes at %d", n, c.GetOffset())
+	case !isInside || n > maxUnit || len(c.GetDescriptor_()) > maxDescriptor:
+		return nil, errorf(ErrOffsetSyncFailure, "challenge for %d bytes at %d", n, off)
 	case l.config.OpenContent == nil:
 		return nil, errors.New("this server has no content")
 	}
@@ -63,7 +66,7 @@ func (l *Listener) readChallenged(ctx context.Context, c *kwikpb.Challenge) ([]b
 	}
 	defer content.Close()
 	p := make([]byte, n)
-	if k, err := content.ReadAt(p, int64(c.GetOffset())); uint64(k) < n {
+	if k, err := content.ReadAt(p, int64(off)); uint64(k) < n {
 		if err == nil || err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}

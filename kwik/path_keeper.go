@@ -8,96 +8,124 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/internal/backoff"
 	"kwikcp/internal/trust"
 )
 
+// This file keeps paths connected. A path that should be connected has a keeper: a goroutine that dials, serves the
+// connection until it ends, waits and dials again. The session waits for its keepers when it closes.
+//
+//	no keeper --startKeeper or pathEnded, while shouldKeep--> waiting to dial
+//	waiting to dial --time is up, or the primary sent new addresses--> dialing
+//	dialing --failed--> waiting to dial     dialing --connected--> serving
+//	serving --ended--> waiting to dial
+//	waiting to dial --shouldKeep is false--> no keeper
+//
+// A path that is withdrawn while it serves stays connected until no stream needs it (closeIfUnused).
+
 const (
+	// minRedial and maxRedial bound the delay between two dials of a path, without jitter.
 	minRedial = 500 * time.Millisecond
 	maxRedial = 15 * time.Second
+	// longUse is the age from which a connection counts as a success: the delays begin with minRedial again.
+	longUse = 2 * maxRedial
 )
 
-// startKeeper has a path kept from now on: dialled after a time, and again whenever it ends. Called with the lock held.
+// startKeeper starts the keeper of a path, unless the path has one or should have none. The first dial is after the given
+// delay. The caller holds s.mu.
 func (s *ClientSession) startKeeper(r *pathRecord, after time.Duration) {
-	if !r.hasKeeper && s.shouldKeep(r) { // otherwise it goes on with what is new
+	if !r.hasKeeper && s.shouldKeep(r) {
 		r.hasKeeper = true
 		s.wg.Go(func() { s.keepPath(r, after) })
 	}
 }
 
-// shouldKeep reports whether a path should be dialled when it is not connected. Called with the lock held.
+// shouldKeep reports whether a path should be dialed when it is not connected. The caller holds s.mu.
 func (s *ClientSession) shouldKeep(r *pathRecord) bool {
 	sv := r.server
-	if sv.withdraw == nil || sv.banned || r.excess || s.ctx.Err() != nil {
+	if !sv.isAnnounced() || sv.banned || r.excess || s.ctx.Err() != nil {
 		return false
 	}
-	// What the primary may be needed for after its first path ended is the aggregate streams that are open.
+	// After the primary's first path has ended, only the open aggregate streams can need the primary.
 	return sv.role == ServerRoleSecondary || s.unreleased() > 0
 }
 
-// closeIfUnused closes the connection of a path that is not to be kept as soon as no stream needs it. Called with the lock held.
+// closeIfUnused closes the connection of a path that should not be kept, if no stream needs it. The first path to the
+// primary stays open for the application. The caller holds s.mu.
 func (s *ClientSession) closeIfUnused(r *pathRecord) {
 	p := r.path
-	if p == nil || p.role == ServerRolePrimary || s.ctx.Err() != nil || (r.server.withdraw != nil && !r.excess && !p.draining) {
+	if p == nil || p.role == ServerRolePrimary || s.ctx.Err() != nil {
 		return
 	}
-	for _, open := range s.streams {
-		if !open.released && open.attached[r.id] == p {
-			return
-		}
+	isWanted := r.server.isAnnounced() && !r.excess && !p.draining
+	if isWanted || s.serves(p) {
+		return
 	}
 	s.wg.Go(func() { p.fail(nil) })
 }
 
-// keepPath dials a path after a time, and again and again with back-off, and serves the connection while there is one, until the
-// path is not worth keeping. One that is withdrawn while it serves is not dialled again.
+// serves reports whether a path is a source of a stream that still needs bytes. The caller holds s.mu.
+func (s *ClientSession) serves(p *path) bool {
+	for _, open := range s.streams {
+		if !open.released && open.attached[p.id] == p {
+			return true
+		}
+	}
+	return false
+}
+
+// keepPath is the keeper of a path. It returns when the path should not be kept any more.
 func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
-	wait := minRedial
+	redial := backoff.Policy{Min: minRedial, Max: maxRedial, Random: newJitter(r.id)}
+	failures := 0
 	for {
-		offered, ok := s.keeperContext(r)
+		announced, ok := s.keeperContext(r)
 		if !ok {
 			return
 		}
 		select {
-		case <-offered.Done():
-			after = minRedial
+		case <-announced.Done():
+			after = redial.Delay(1) // the server may have been announced again
 			continue
 		case <-r.redial:
-			wait = minRedial
+			failures = 0
 		case <-time.After(after):
 		}
-		if offered, ok = s.keeperContext(r); !ok {
+		if announced, ok = s.keeperContext(r); !ok {
 			return
 		}
 		begun := time.Now()
-		p, err := s.dialPath(offered, r)
+		p, err := s.dialPath(announced, r)
 		if err == nil {
 			err = p.run()
 			s.pathEnded(p, err)
 		} else {
 			s.dialFailed(r, err)
 		}
-		if time.Since(begun) > 2*maxRedial {
-			wait = minRedial // it was in use for some time
+		if time.Since(begun) > longUse {
+			failures = 0
 		}
-		after, wait = wait, min(2*wait, maxRedial)
+		failures++
+		after = redial.Delay(failures)
 	}
 }
 
-// keeperContext returns until when a path is kept; false if it is not worth it any more, and its keeper has to end.
-func (s *ClientSession) keeperContext(r *pathRecord) (context.Context, bool) {
+// keeperContext returns the context in which a keeper dials. It ends when the primary withdraws the server. With ok false
+// the path should not be kept and its keeper must end.
+func (s *ClientSession) keeperContext(r *pathRecord) (announced context.Context, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r.hasKeeper = s.shouldKeep(r)
 	return r.server.announced, r.hasKeeper
 }
 
-// dialPath connects to a server by way of its AddPath and takes the path into service.
+// dialPath connects to a server with its newest AddPath and attaches the path to the streams that are read.
 func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, error) {
 	s.mu.Lock()
 	r.state = PathConnecting
 	info, addrs := r.server.info, r.server.addrs
 	select {
-	case <-r.redial:
+	case <-r.redial: // this dial uses the newest addresses
 	default:
 	}
 	s.mu.Unlock()
@@ -111,7 +139,7 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 		return nil, err
 	}
 	s.mu.Lock()
-	if ctx.Err() != nil || r.server.banned || r.excess {
+	if isUnwanted := ctx.Err() != nil || r.server.banned || r.excess; isUnwanted {
 		s.mu.Unlock()
 		p.fail(nil)
 		p.release()
@@ -123,7 +151,7 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	return p, nil
 }
 
-// welcomed takes note that a server has said Welcome on a path.
+// welcomed records that a server has sent Welcome on a path.
 func (s *ClientSession) welcomed(p *path, host *Host) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,8 +161,8 @@ func (s *ClientSession) welcomed(p *path, host *Host) {
 	}
 }
 
-// secondaryTLS returns what the paths to secondaries share of the caller's configuration: nothing that says whom to trust
-// or who is expected, because the primary says that.
+// secondaryTLS returns the part of the caller's TLS configuration that the paths to secondaries use. Trust and the
+// expected name are not part of it: the primary vouches for a secondary's key.
 func (s *ClientSession) secondaryTLS() *tls.Config {
 	return &tls.Config{
 		Rand: s.tls.Rand, Time: s.tls.Time, KeyLogWriter: s.tls.KeyLogWriter,
@@ -150,10 +178,10 @@ func (s *ClientSession) dialFailed(r *pathRecord, err error) {
 	}
 	r.dialed = true
 	s.mu.Unlock()
-	s.attachNew() // nobody waits for it any longer
+	s.attachNew() // streams no longer hold back work for this path
 }
 
-// pathEnded records that a connection is over and takes it out of every stream. The primary is dialled again for the sake of
+// pathEnded records that a connection has ended with err and removes it from every stream. The primary is dialed again for
 // the streams that are open.
 func (s *ClientSession) pathEnded(p *path, err error) {
 	s.mu.Lock()
@@ -165,31 +193,46 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 			r.state, r.reason = PathClosed, err
 		}
 	}
-	var streams []*streamAggregator
+	streams := s.detachAll(p)
+	r.server.widths.removePath(p.id)
+	if p.role == ServerRolePrimary && closedOnPurpose(err) {
+		s.abandonPrimary(r.server)
+	}
+	needsKeeper := !r.hasKeeper && s.shouldKeep(r)
+	if needsKeeper {
+		r.hasKeeper = true // before the streams lose the path: it tells them that a source may return
+	}
+	s.mu.Unlock()
+	for _, a := range streams {
+		a.detach(p.id, err)
+	}
+	if needsKeeper { // after the streams have lost the path: they would take the next connection for this one
+		s.wg.Go(func() { s.keepPath(r, minRedial) })
+	}
+}
+
+// detachAll removes a path from the streams that it serves and returns their aggregators, which the caller tells without
+// s.mu: an aggregator's lock is taken before the session's. The caller holds s.mu.
+func (s *ClientSession) detachAll(p *path) (streams []*streamAggregator) {
 	for _, open := range s.streams {
 		if open.attached[p.id] == p {
 			delete(open.attached, p.id)
 			streams = append(streams, open.agg)
 		}
 	}
-	r.server.widths.removePath(p.id)
-	if e, ok := errors.AsType[*quic.ApplicationError](err); ok && p.role == ServerRolePrimary && e.ErrorCode != ApplicationErrorCode(NoError) {
-		s.abandonPrimary(r.server)
-	}
-	again := !r.hasKeeper && s.shouldKeep(r)
-	r.hasKeeper = r.hasKeeper || again // there is hope for the streams that it leaves
-	s.mu.Unlock()
-	for _, a := range streams {
-		a.detach(p.id, err)
-	}
-	if again { // not before: the streams would take the next connection for this one
-		s.wg.Go(func() { s.keepPath(r, minRedial) })
-	}
+	return streams
 }
 
-// abandonPrimary does without a primary that ended the session on purpose, or broke the protocol. Called with the lock held.
+// closedOnPurpose reports whether a side closed a connection with an error code of the application: the primary ended the
+// session, or broke the protocol.
+func closedOnPurpose(err error) bool {
+	e, ok := errors.AsType[*quic.ApplicationError](err)
+	return ok && e.ErrorCode != ApplicationErrorCode(NoError)
+}
+
+// abandonPrimary closes all paths to the primary for good. The caller holds s.mu.
 func (s *ClientSession) abandonPrimary(sv *serverRecord) {
-	if sv.withdraw == nil {
+	if !sv.isAnnounced() {
 		return
 	}
 	sv.withdraw()

@@ -9,38 +9,51 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A serverRecord is what a session knows about a server. Guarded by the session.
+// This file holds the servers that a session knows and their paths, as the primary announces and withdraws them (AddPath,
+// RemovePath). path_keeper.go connects the paths, ban.go and drain_client.go end their use.
+
+// A serverRecord is the session's record of a server. Guarded by the session's lock.
 type serverRecord struct {
 	id     PathID
 	role   ServerRole
 	banned bool
 
-	info      *kwikpb.AddPath    // the newest; nil for a primary that offers no further paths
-	addrs     []netip.AddrPort   // those of info that may be dialled
-	announced context.Context    // ends when the primary withdraws the server
-	withdraw  context.CancelFunc // ends offered; nil without info and after a withdrawal
+	info  *kwikpb.AddPath  // newest announcement; nil for a primary that offers no further paths
+	addrs []netip.AddrPort // those addresses of info that may be dialed
+	// announced is canceled when the primary withdraws the server. withdraw cancels it, and is nil while the server is not
+	// announced.
+	announced context.Context
+	withdraw  context.CancelFunc
 
-	paths  []*pathRecord // the first one and further ones, in order
+	paths  []*pathRecord // the first path, then the further ones in order
 	widths widthPolicy
 }
 
-// A pathRecord is what a session knows about one path to a server, whether there is a connection or not. Guarded by the session.
+// isAnnounced reports whether the primary has announced the server and not withdrawn it since.
+func (sv *serverRecord) isAnnounced() bool { return sv.withdraw != nil }
+
+// hasKeeper reports whether a path to the server is kept.
+func (sv *serverRecord) hasKeeper() bool {
+	return slices.ContainsFunc(sv.paths, func(r *pathRecord) bool { return r.hasKeeper })
+}
+
+// A pathRecord is the session's record of a path to a server, connected or not. Guarded by the session's lock.
 type pathRecord struct {
 	id       PathID
 	server   *serverRecord
-	addr     netip.AddrPort // where it was reached, or the first address to try
+	addr     netip.AddrPort // the address of the last connection, or the first address to dial
 	state    PathState
 	reason   error
-	path     *path     // while active
-	pastWire WireStats // of the connections before
+	path     *path     // nil while not connected
+	pastWire WireStats // of the connections that ended
 
 	redial    chan struct{} // has an element when the server's info is newer than the last dial
-	hasKeeper bool          // keepPath runs, or is about to
-	dialed    bool          // was dialled at least once, with whatever result
-	excess    bool          // a further path that is not wanted any more
+	hasKeeper bool          // keepPath runs or is about to
+	dialed    bool          // a dial has succeeded or failed
+	excess    bool          // a further path that the width policy does not want any more
 }
 
-// newServer makes a server known, with its first path. Called with the lock held.
+// newServer adds a server with its first path. The caller holds s.mu.
 func (s *ClientSession) newServer(id PathID, role ServerRole, addr netip.AddrPort) *serverRecord {
 	sv := &serverRecord{id: id, role: role, widths: newWidthPolicy(s.config.ConnectionsPerServer)}
 	s.servers[id] = sv
@@ -48,7 +61,7 @@ func (s *ClientSession) newServer(id PathID, role ServerRole, addr netip.AddrPor
 	return sv
 }
 
-// newPath makes a path to a server known. Called with the lock held.
+// newPath adds a path to a server. The caller holds s.mu.
 func (s *ClientSession) newPath(sv *serverRecord, id PathID, addr netip.AddrPort) *pathRecord {
 	r := &pathRecord{id: id, server: sv, addr: addr, state: PathConnecting, redial: make(chan struct{}, 1)}
 	sv.paths = append(sv.paths, r)
@@ -56,10 +69,10 @@ func (s *ClientSession) newPath(sv *serverRecord, id PathID, addr netip.AddrPort
 	return r
 }
 
-// addPath starts to keep a path to a secondary that the primary named.
+// addPath handles AddPath: the primary announces a server.
 func (s *ClientSession) addPath(info *kwikpb.AddPath) error {
 	id := PathID(info.GetPathId())
-	if (!id.valid() && id != primaryPathID) || len(info.GetTicket()) != ticketSize || len(info.GetKeyHash()) != len(trust.Pin{}) || len(info.GetAddresses()) > maxAddresses {
+	if !isWellFormed(info) {
 		return errorf(ErrMetadataProtocolViolation, "AddPath that names no path")
 	}
 	if id == primaryPathID {
@@ -77,16 +90,21 @@ func (s *ClientSession) addPath(info *kwikpb.AddPath) error {
 		}
 	}
 	if len(addrs) == 0 {
-		return nil // nothing that this client should try
+		return nil // no address that this client may dial
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sv := s.servers[id]
-	if s.ctx.Err() != nil || (sv == nil && !s.admitServer()) || (sv != nil && sv.banned) {
+	switch {
+	case s.ctx.Err() != nil:
 		return nil
-	}
-	if sv == nil {
+	case sv == nil:
+		if !s.admitServer() {
+			return nil
+		}
 		sv = s.newServer(id, ServerRoleSecondary, addrs[0])
+	case sv.banned:
+		return nil
 	}
 	s.updateServer(sv, info, addrs)
 	for _, r := range sv.paths {
@@ -95,25 +113,37 @@ func (s *ClientSession) addPath(info *kwikpb.AddPath) error {
 	return nil
 }
 
-// addPrimary takes what further paths to the primary need: several at once, or one after it was restarted.
+// isWellFormed reports whether the fields of an AddPath have the lengths that docs/PROTOCOL.md requires.
+func isWellFormed(info *kwikpb.AddPath) bool {
+	id := PathID(info.GetPathId())
+	return (id.valid() || id == primaryPathID) &&
+		len(info.GetTicket()) == ticketSize &&
+		len(info.GetKeyHash()) == len(trust.Pin{}) &&
+		len(info.GetAddresses()) <= maxAddresses
+}
+
+// addPrimary records the ticket for further paths to the primary: several at once, or one after a restart of the primary.
+// A primary whose first path showed another key than the announced one has several keys. It cannot be known which of them
+// a further path would show, so there are no further paths then.
 func (s *ClientSession) addPrimary(info *kwikpb.AddPath) {
-	if chain := s.primary.conn.ConnectionState().TLS.PeerCertificates; len(chain) == 0 || trust.PinOf(chain[0]) != trust.Pin(info.GetKeyHash()) {
-		return // it has several keys, and there is no telling which one will answer
+	chain := s.primary.conn.ConnectionState().TLS.PeerCertificates
+	if len(chain) == 0 || trust.PinOf(chain[0]) != trust.Pin(info.GetKeyHash()) {
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.updateServer(s.servers[primaryPathID], info, []netip.AddrPort{s.primary.addr})
 }
 
-// updateServer records what the primary says about a server. Called with the lock held.
+// updateServer records an announcement and wakes the keepers that wait to dial. The caller holds s.mu.
 func (s *ClientSession) updateServer(sv *serverRecord, info *kwikpb.AddPath, addrs []netip.AddrPort) {
 	sv.info, sv.addrs = info, addrs
-	if sv.withdraw == nil {
+	if !sv.isAnnounced() {
 		sv.announced, sv.withdraw = context.WithCancel(s.ctx)
 	}
 	for _, r := range sv.paths {
 		if !r.hasKeeper {
-			continue // nobody waits with a dial
+			continue
 		}
 		select {
 		case r.redial <- struct{}{}:
@@ -122,47 +152,58 @@ func (s *ClientSession) updateServer(sv *serverRecord, info *kwikpb.AddPath, add
 	}
 }
 
-// admitServer reports whether one more secondary may be kept, and forgets an old one that is not if there are many. Called
-// with the lock held.
+// admitServer reports whether the session may add one more secondary. If the session knows very many servers, it removes
+// one that is not kept and not banned. The caller holds s.mu.
 func (s *ClientSession) admitServer() bool {
-	kept, old := 0, (*serverRecord)(nil)
+	kept, unused := 0, (*serverRecord)(nil)
 	for _, sv := range s.servers {
 		switch {
-		case slices.ContainsFunc(sv.paths, func(r *pathRecord) bool { return r.hasKeeper }):
+		case sv.hasKeeper():
 			kept++
 		case sv.role == ServerRoleSecondary && !sv.banned:
-			old = sv
+			unused = sv
 		}
 	}
 	if len(s.servers) > 2*maxSecondaryPaths {
-		if old == nil {
+		if unused == nil {
 			return false
 		}
-		delete(s.servers, old.id)
-		for _, r := range old.paths {
-			delete(s.paths, r.id)
-			s.handler.removePath(r.id)
-		}
+		s.removeServer(unused)
 	}
 	return kept < maxSecondaryPaths
 }
 
-// mayDial is the rule of docs/PROTOCOL.md section 2: a primary cannot send its clients to addresses that only they
-// can reach.
+// removeServer removes all records of a server that has no keeper. The caller holds s.mu.
+func (s *ClientSession) removeServer(sv *serverRecord) {
+	delete(s.servers, sv.id)
+	for _, r := range sv.paths {
+		delete(s.paths, r.id)
+		s.handler.removePath(r.id)
+	}
+}
+
+// mayDial applies the rule of docs/PROTOCOL.md section 2: a primary must not send its clients to addresses that only the
+// clients can reach.
 func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
 	ip := addr.Addr().Unmap()
-	if addr.Port() == 0 || !s.config.Family.has(ip) || !ip.IsValid() || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+	if !isUnicast(ip) || addr.Port() == 0 || !s.config.Family.has(ip) {
 		return false
 	}
-	if !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
+	if isPublic := !ip.IsLoopback() && !ip.IsLinkLocalUnicast(); isPublic {
 		return true
 	}
 	primary := s.primary.addr.Addr().Unmap()
-	return primary.IsLoopback() || primary.IsLinkLocalUnicast() || slices.Contains(s.config.LocalAddresses(), primary)
+	primaryIsHere := primary.IsLoopback() || slices.Contains(s.config.LocalAddresses(), primary)
+	return primaryIsHere || primary.IsLinkLocalUnicast()
 }
 
-// removePath ends the keeping of the paths to a server that the primary withdrew. A connection that serves a stream stays until it
-// is not needed any more: its bytes are as good as before.
+// isUnicast reports whether an address names one host and needs no zone.
+func isUnicast(ip netip.Addr) bool {
+	return ip.IsValid() && !ip.IsUnspecified() && !ip.IsMulticast() && ip.Zone() == ""
+}
+
+// removePath handles RemovePath: the primary withdraws a server. A connection that serves a stream stays until no stream
+// needs it. Losing its membership does not make a server's verified bytes wrong.
 func (s *ClientSession) removePath(id PathID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,10 +211,10 @@ func (s *ClientSession) removePath(id PathID) {
 		return
 	}
 	for _, open := range s.streams {
-		delete(open.tickets, id) // new ones come if the path does
+		delete(open.tickets, id) // a later AddPath is followed by new tickets
 	}
 	sv := s.servers[id]
-	if sv == nil || sv.withdraw == nil {
+	if sv == nil || !sv.isAnnounced() {
 		return
 	}
 	sv.withdraw()
