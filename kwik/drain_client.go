@@ -2,13 +2,15 @@ package kwik
 
 import kwikpb "kwikcp/kwik/proto"
 
-// This file is about servers that leave in an orderly way: nobody loses a byte by it, and nobody waits for it.
+// This file is the client's side of draining: a server shuts down in an orderly way, and no stream
+// loses a byte or waits.
 //
-// The server takes no new sessions and says GoAway to those that it has. A client finishes, at that server, the grant that is being
-// written, grants nothing more there while there are others, and closes the path when no stream needs it. Where there is nobody
-// else the server goes on to the end of the stream, or of its patience.
+// A draining server takes no new sessions and sends GoAway on those that it has. The client lets it
+// finish the grant that it is writing and gives it no other while there are other sources. When no
+// stream needs the path, the client closes it. Where there is no other source, the server continues
+// until the stream ends or until the drain time-out.
 
-// goAway acts on a server's word that it leaves: the path is not used for anything new.
+// goAway handles GoAway: the server drains, and no stream should start to use the path.
 func (s *ClientSession) goAway(p *path) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -17,8 +19,8 @@ func (s *ClientSession) goAway(p *path) {
 	}
 }
 
-// drainPath has the streams drainPath a path, and closes it when they have. The first path to the primary stays open for the application. Called
-// with the lock held.
+// drainPath stops new grants on a path and closes it when no stream needs it. The first path to the
+// primary stays open for the application. The caller holds s.mu.
 func (s *ClientSession) drainPath(r *pathRecord) {
 	p := r.path
 	if p == nil || p.draining || s.ctx.Err() != nil {
@@ -31,7 +33,7 @@ func (s *ClientSession) drainPath(r *pathRecord) {
 			streams = append(streams, open.agg)
 		}
 	}
-	s.wg.Go(func() { // an aggregator's lock comes before the session's
+	s.wg.Go(func() { // an aggregator's lock is taken before the session's
 		for _, a := range streams {
 			a.drain(r.id)
 		}
@@ -39,14 +41,15 @@ func (s *ClientSession) drainPath(r *pathRecord) {
 	s.closeIfUnused(r)
 }
 
-// sourceState reports whether a path still serves a stream, and whether streams should leave it.
+// sourceState reports whether a path is a source of a stream, and whether streams should stop using
+// it.
 func (s *ClientSession) sourceState(open *openStream, p *path) (attached, leaving bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return open.attached[p.id] == p, p.draining
 }
 
-// sourceDrained lets a source go that has nothing left to do for a stream.
+// sourceDrained detaches a source that has nothing left to do for a stream.
 func (s *ClientSession) sourceDrained(open *openStream, id PathID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

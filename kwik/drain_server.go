@@ -8,9 +8,10 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// Shutdown closes the listener when its clients are done with it or with ctx, whichever is first: they are told that the server
-// leaves, and go on with others. reason is for people. It returns what Close does. Memberships should be closed before, so that no
-// client is sent here any more.
+// Shutdown drains the listener and closes it: it tells all clients that the server is leaving, and
+// closes when the last client is done or ctx ends. Clients continue with other servers. reason is a
+// text for people. Shutdown returns the result of Close. Close memberships first, so that no more
+// clients are sent to this server.
 func (l *Listener) Shutdown(ctx context.Context, reason string) error {
 	l.mu.Lock()
 	if !l.draining && len(l.sessions) == 0 {
@@ -30,8 +31,9 @@ func (l *Listener) Shutdown(ctx context.Context, reason string) error {
 	return l.Close()
 }
 
-// closeIfDrained closes the session if the server is leaving and the client has used it and holds nothing here any more: no stream that was
-// offered or attached, and no plain one on which this side may still write.
+// closeIfDrained closes the session if the server drains, the client has used the session, and the
+// client needs it no more: no stream is offered or attached, and this side has finished all plain
+// streams.
 func (s *ServerSession) closeIfDrained() {
 	s.listener.mu.Lock()
 	leaving := s.listener.draining

@@ -9,22 +9,24 @@ import (
 	"github.com/quic-go/quic-go/qlogwriter"
 )
 
-// An ECNState is the outcome of ECN validation.
+// ECNState is the outcome of ECN validation.
 type ECNState string
 
 const (
 	ECNCapable ECNState = "capable"
 	ECNFailed  ECNState = "failed"
-	ECNTesting ECNState = "testing" // or not known, because too little was sent
+	ECNTesting ECNState = "testing" // not known yet: too little was sent
 )
 
-// An ecnWatch is a trace of a connection that remembers what quic-go finds out about ECN, which it tells nowhere else.
+// An ecnWatch is the trace of a connection. It records the outcome of ECN validation, which quic-go
+// reports nowhere else.
 type ecnWatch struct {
 	next  qlogwriter.Trace // may be nil
 	state atomic.Value     // qlog.ECNState
 }
 
-// watchECN makes q watch the connections that it is used for.
+// watchECN makes q attach an ecnWatch to each of its connections. A Tracer that q has already stays
+// in use.
 func watchECN(q *quic.Config) {
 	next := q.Tracer
 	q.Tracer = func(ctx context.Context, isClient bool, id quic.ConnectionID) qlogwriter.Trace {

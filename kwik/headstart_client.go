@@ -7,17 +7,20 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file is about head starts: the first bytes of an aggregate stream, which its primary writes without waiting for the client's
-// attachment and grant, a round trip earlier. To the client's scheduler they are a grant like any other, the stream's first.
+// This file is the client's side of head starts. A head start is the first bytes of an aggregate
+// stream, which the primary writes without waiting for the client's attachment and grant. It saves
+// a round trip. To the client's scheduler it is a grant like any other, the first of its stream.
 
-// An endpoint of QUIC cannot hold back a part of a connection's window, or of its streams, for what matters. So head starts, which stay
-// unread until somebody wants their streams, must never use them up: they are read only after the offer and the answer of the application,
-// which would find no room (RFC 9204 section 2.1.3 knows such deadlocks). Therefore a client asks for no more at once than it has reserved.
+// QUIC cannot keep a part of a connection's flow-control window, or of its streams, for a purpose.
+// A head start stays unread until the application reads its stream, and the application may first
+// have to read something else from the same connection. Head starts that use up the window would
+// therefore be a deadlock (RFC 9204, section 2.1.3). So a client must reserve what it requests.
 
-// ReserveHeadStart reserves room for a head start of up to n bytes and returns for how many, which is what the primary may be asked for. All
-// head starts together have half the window with which the primary's connection begins, and each gets at most a quarter of what is left of
-// that, so that there is some for many small files at once; and half its secondary streams. release gives the room back; it is to be called
-// when the stream begins to be read, and when that will not be.
+// ReserveHeadStart reserves window for a head start of up to n bytes and returns how many bytes the
+// client may request. All head starts together may have half of the initial window of the primary's
+// connection, and half of its secondary streams. Each gets at most a quarter of the window that is
+// left, so that many small files can have one at once. release returns the window. Call it when the
+// stream begins to be read, or when it is clear that it will not be.
 func (s *ClientSession) ReserveHeadStart(n int64) (reserved int64, release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -35,7 +38,7 @@ func (s *ClientSession) ReserveHeadStart(n int64) (reserved int64, release func(
 	})
 }
 
-// checkHeadStart checks what an offer says of a head start.
+// checkHeadStart checks the head start of an offer.
 func checkHeadStart(u units, o *kwikpb.StreamOffer) error {
 	n := o.GetHeadStart()
 	if n > 0 && (o.GetPushed() || n > maxHeadStart || !u.isBoundary(int64(n))) {
@@ -44,13 +47,15 @@ func checkHeadStart(u units, o *kwikpb.StreamOffer) error {
 	return nil
 }
 
-// attachHeadStart takes note that the primary writes [0, end) of a stream that nobody else knows yet. Called with the lock held.
+// attachHeadStart records that the primary writes [0, end) of a new stream. The caller holds s.mu
+// and has not published the stream yet.
 func (s *ClientSession) attachHeadStart(open *openStream, p *path, end int64) {
 	open.attached[p.id] = p
 	open.agg.addHeadStartSource(p.id, p.rtt, end, p.draining)
 }
 
-// addHeadStartSource makes a path a source that was granted [0, end). Nobody else knows the stream yet.
+// addHeadStartSource adds a path as a source that holds a grant for [0, end). The stream must not
+// be published yet: there is no lock.
 func (a *streamAggregator) addHeadStartSource(id PathID, rtt func() time.Duration, end int64, leaving bool) {
 	s := &source{id: id, primary: true, rtt: rtt}
 	s.passed, _ = a.queue(id)

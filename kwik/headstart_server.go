@@ -5,8 +5,8 @@ import "sync"
 // maxHeadStart bounds a head start, in bytes.
 const maxHeadStart = 1 << 20
 
-// headStartLength returns how much of a stream the primary may write unasked: whole units, and no more than its equal part of what several
-// servers share, as in scheduler.heldBack.
+// headStartLength returns the length of the head start in bytes: whole units, and of a stream that
+// several servers share at most the primary's equal part, as in scheduler.heldBack.
 func (spec *AggregateStreamSpec) headStartLength(u units, secondaries int) int64 {
 	most := min(spec.HeadStart, maxHeadStart)
 	if u.total > reserveUnits*u.size {
@@ -18,8 +18,9 @@ func (spec *AggregateStreamSpec) headStartLength(u units, secondaries int) int64
 	return u.floor(most)
 }
 
-// beginHeadStart makes the primary a source of a stream that it offers, which writes [0, end) when start is called. It reports whether it
-// could. Called with the session's lock held.
+// beginHeadStart attaches the primary itself to a stream that it offers. The attachment writes [0,
+// end) after start is called. It returns false if the session has ended or has too many streams.
+// The caller holds s.mu.
 func (s *ServerSession) beginHeadStart(o *AggregateStream, end int64) bool {
 	if s.ended || len(s.attached)+len(s.pushed) >= maxStreamsPerSession {
 		return false
@@ -35,8 +36,9 @@ func (s *ServerSession) beginHeadStart(o *AggregateStream, end int64) bool {
 	return true
 }
 
-// Start begins to write the head start, if there is one. It is to be called once what the client needs before the content has
-// been written, since the two share the connection; a primary that does not call it is soon taken for one that is stalled.
+// Start begins to write the head start, if there is one. Call it after writing what the client
+// needs before the content: the two share the connection. Call it soon: the client treats a primary
+// that does not write as stalled.
 func (o *AggregateStream) Start() {
 	if o.start != nil {
 		o.start()

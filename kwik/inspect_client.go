@@ -9,33 +9,37 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file is about what somebody wants to know who looks for what is wrong: about servers, what they say of themselves, and about the
-// connections to them. Nothing else depends on it.
+// This file is for diagnosis: what a client can find out about a server and the connection to it.
+// Nothing else depends on it.
 
-// A Connection is what can be found out about the connection to a server.
+// Connection describes the connection to a server.
 type Connection struct {
 	quic.ConnectionState
-	Local net.Addr // this side
-	// ECN is what QUIC found out about the network: whether marks of congestion that this side sends arrive (RFC 9000 section 13.4.2).
-	// Empty without Config.Inspect.
+	Local net.Addr // address of this side
+	// ECN is the outcome of ECN validation: whether this side's congestion marks arrive (RFC
+	// 9000, section 13.4.2). Empty without Config.Inspect.
 	ECN ECNState
-	// Host is what the server says of itself; nil without Config.Inspect, before Welcome, or if it says nothing.
+	// Host is the server's description of itself. It is nil without Config.Inspect, before
+	// Welcome, or if the server sends none.
 	Host *Host
 }
 
-// A Host is what a server says of itself. It may lie.
+// Host is a server's description of itself. The server may lie.
 type Host struct {
-	// Software is its Config.Software, at most 64 bytes of whatever.
+	// Software is the server's Config.Software, at most 64 bytes of any content.
 	Software string
-	// Clock is how far its clock is ahead of this side's; it may be wrong by ClockError. A negative one is behind.
+	// Clock is the offset of the server's clock to this side's, negative if it is behind. The
+	// error of Clock is at most ClockError.
 	Clock, ClockError time.Duration
-	// UDP buffers as the system counts them, in bytes; 0 if unknown.
+	// ReceiveBuffer and SendBuffer are the sizes of the UDP buffers as the system counts them,
+	// in bytes; 0 if unknown.
 	ReceiveBuffer, SendBuffer int
-	// OffloadsKnown says that the offloads and ECN below are.
+	// OffloadsKnown reports whether GRO, GSO and ECN are known.
 	OffloadsKnown, GRO, GSO, ECN bool
 }
 
-// readHost takes what a server says of itself in an answer that came after a time that is here asked.
+// readHost decodes a server's description of itself. The client sent the request at the time asked
+// and received the answer at now.
 func readHost(h *kwikpb.Host, asked, now time.Time) *Host {
 	if h == nil {
 		return nil
@@ -49,7 +53,7 @@ func readHost(h *kwikpb.Host, asked, now time.Time) *Host {
 	}
 }
 
-// Connection returns what is known about the first connection to a server; false while there is none.
+// Connection returns the first connection to a server, or false if there is none.
 func (s *ClientSession) Connection(server PathID) (Connection, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

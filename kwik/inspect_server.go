@@ -8,13 +8,14 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// maxSoftware bounds what is believed of a server's name for its software, in bytes.
+// maxSoftware bounds the name of a server's software, in bytes.
 const maxSoftware = 64
 
-// inspectMachine finds out once what the sockets of this machine can do. It opens one, which a client must not be able to cause again and again.
+// inspectMachine examines the sockets of this machine. It opens a socket, so it runs once: a client
+// must not be able to cause that repeatedly.
 var inspectMachine = sync.OnceValues(udp.Inspect)
 
-// host says what a server says of itself.
+// host returns the server's description of itself.
 func (c *Config) host() *kwikpb.Host {
 	h := &kwikpb.Host{Software: strings.ToValidUTF8(c.Software[:min(len(c.Software), maxSoftware)], ""), TimeMs: c.Now().UnixMilli()}
 	if m, err := inspectMachine(); err == nil {

@@ -12,7 +12,8 @@ import (
 	"kwikcp/internal/trust"
 )
 
-// A member is a secondary that joined this primary, or the primary itself.
+// A member is a secondary that joined this primary, or the primary itself. Guarded by the
+// listener's lock.
 type member struct {
 	id           PathID
 	addr         netip.AddrPort // where clients reach it; invalid for the primary, which they know

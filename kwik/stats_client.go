@@ -6,8 +6,8 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// serverStats returns a snapshot of a server: the sums over the paths to it, and what else there is of the first that is connected.
-// Called with the session's lock held.
+// serverStats returns a snapshot of a server. Counts are sums over its paths. Address, state and
+// round-trip time are those of the first path that is connected. The caller holds s.mu.
 func (s *ClientSession) serverStats(sv *serverRecord) PathStats {
 	shown := sv.paths[0]
 	if i := slices.IndexFunc(sv.paths, func(r *pathRecord) bool { return r.path != nil }); i >= 0 {
@@ -35,10 +35,10 @@ func (s *ClientSession) serverStats(sv *serverRecord) PathStats {
 	return st
 }
 
-// SessionStats is a snapshot of a client's session: the sums over its paths.
+// SessionStats is a snapshot of a client's session. Counts are sums over its paths.
 type SessionStats struct {
-	ActivePaths      int // servers that are connected now
-	AggregateStreams int // open now
+	ActivePaths      int // servers that are connected
+	AggregateStreams int // open
 	Wire             WireStats
 	SecondaryStreams SecondaryStreamStats
 }
@@ -58,7 +58,8 @@ func (s *ClientSession) Stats() (st SessionStats) {
 	return st
 }
 
-// ConnectionStats returns QUIC's statistics of the primary's path, as a quic-go connection does.
+// ConnectionStats returns QUIC's statistics of the primary's path, like the method of a quic-go
+// connection.
 func (s *ClientSession) ConnectionStats() quic.ConnectionStats {
 	return s.primary.conn.ConnectionStats()
 }

@@ -1,26 +1,26 @@
 package kwik
 
-// A SourceStats says what one server did for one aggregate stream.
+// SourceStats is one server's part in one aggregate stream.
 type SourceStats struct {
 	Path PathID
-	// Primary is true for the primary.
+	// Primary reports whether the server is the primary.
 	Primary bool
-	// Bytes that counted: proved, first to arrive.
+	// Bytes counts the verified bytes that were the first to arrive.
 	Bytes int64
-	// Stalled is true while the server owes bytes and sends none.
+	// Stalled reports whether the server owes bytes and sends none.
 	Stalled bool
-	// Offset is one past the last byte that came from it, in whatever order; 0 before the first.
+	// Offset is one past the highest byte that arrived from the server; 0 before the first.
 	Offset int64
-	// Gone is nil while the server takes part, and otherwise says why it no longer does.
+	// Gone is the reason why the server no longer takes part, or nil while it does.
 	Gone error
 }
 
-// stats returns a snapshot: bytes had, bytes that came in vain, and each source's part.
+// stats returns a snapshot of the stream with one entry per server.
 func (a *streamAggregator) stats() StreamStats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	st := StreamStats{Size: a.units.total, Bytes: a.sched.had.Total(), Kept: a.offsets.kept, Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts}
-	servers := make(map[PathID]int) // where they are in st.Sources
+	servers := make(map[PathID]int) // index in st.Sources
 	for _, s := range a.sources {
 		i, ok := servers[s.id.server()]
 		if !ok {
@@ -37,7 +37,8 @@ func (a *streamAggregator) stats() StreamStats {
 	return st
 }
 
-// add adds what one of a server's paths did. A server is gone when all its paths are, and stalled when all that are there are.
+// add adds one path of the server. A server is gone when all its paths are gone. It is stalled when
+// all paths that are not gone are stalled.
 func (x *SourceStats) add(s *source) {
 	x.Bytes += s.accepted
 	switch {
@@ -49,13 +50,13 @@ func (x *SourceStats) add(s *source) {
 	}
 }
 
-// A StreamStats is a snapshot of an aggregate stream.
+// StreamStats is a snapshot of an aggregate stream.
 type StreamStats struct {
 	Size   int64 // bytes of the stream
-	Bytes  int64 // bytes that counted so far, those that were kept included
-	Kept   int64 // bytes that were had before (SetHave)
-	Wasted int64 // bytes that came in vain: twice, or refuted
-	// Conflicts counts deliveries of which a part had been delivered before.
+	Bytes  int64 // bytes that are in place, including Kept
+	Kept   int64 // bytes that were in place before (SetHave)
+	Wasted int64 // bytes that were discarded: received twice, or rejected
+	// Conflicts counts deliveries that overlapped an earlier delivery.
 	Conflicts int
 	Sources   []SourceStats
 }

@@ -2,8 +2,8 @@ package kwik
 
 import "github.com/quic-go/quic-go"
 
-// WireStats counts what went over the network, as QUIC counts it: without UDP and IP headers, with retransmissions. Losses
-// are those of this side's packets; for the servers' see PathStats.ServerLost.
+// WireStats counts network traffic as QUIC does: without UDP and IP headers, with retransmissions.
+// Losses are those of this side's packets; PathStats.ServerLost has those of a server's.
 type WireStats struct {
 	BytesSent, BytesReceived, BytesLost       uint64
 	PacketsSent, PacketsReceived, PacketsLost uint64
@@ -18,7 +18,7 @@ func (w *WireStats) add(x WireStats) {
 	w.PacketsLost += x.PacketsLost
 }
 
-// wireOf takes the counts out of those of a QUIC connection.
+// wireOf extracts the counts from the statistics of a QUIC connection.
 func wireOf(c quic.ConnectionStats) WireStats {
 	return WireStats{
 		BytesSent: c.BytesSent, BytesReceived: c.BytesReceived, BytesLost: c.BytesLost,
