@@ -17,7 +17,8 @@ import (
 // joinTimeout bounds a whole join.
 const joinTimeout = 10 * time.Second
 
-// A joinSecret is a key that only the two ends of a join connection know: 32 bytes exported from its TLS session (RFC 5705).
+// A joinSecret is a key that only the two ends of a join connection know: 32 bytes exported from
+// its TLS session (RFC 5705).
 type joinSecret [32]byte
 
 func newJoinSecret(conn *quic.Conn) (k joinSecret, err error) {
@@ -27,10 +28,11 @@ func newJoinSecret(conn *quic.Conn) (k joinSecret, err error) {
 	return k, err
 }
 
-// proveProbe is what a secondary answers to a probe.
+// proveProbe returns a secondary's answer to a probe.
 func (k joinSecret) proveProbe(nonce []byte) []byte { return keyedMAC(k, "kwik join probe", nonce) }
 
-// proveToken shows knowledge of the join token, bound to this join; role is "secondary" or "primary".
+// proveToken returns the proof of knowing the join token, which is bound to this join. role is
+// "secondary" or "primary".
 func (k joinSecret) proveToken(token []byte, role string) []byte {
 	if len(token) == 0 {
 		return nil
@@ -66,8 +68,8 @@ func (l *Listener) ownPin() (trust.Pin, error) {
 	return trust.PinOf(leaf), nil
 }
 
-// joinQUIC returns the QUIC configuration of connections between servers that this side opens: a membership is kept
-// alive and noticed to be dead within a few seconds.
+// joinQUIC returns the QUIC configuration of connections between servers that this side opens. It
+// keeps a membership alive and detects its death within a few seconds.
 func (c *Config) joinQUIC() *quic.Config {
 	q := c.QUIC.Clone()
 	q.KeepAlivePeriod = 2 * time.Second
@@ -85,7 +87,8 @@ func writeJoin(stream *quic.Stream, f *kwikpb.JoinFrame) error {
 	return err
 }
 
-// readJoin reads one frame. Nothing follows it before it is answered, so that reading ahead loses nothing.
+// readJoin reads one frame. The peer sends nothing more before it has an answer, so reading ahead
+// loses nothing.
 func readJoin(stream *quic.Stream) (*kwikpb.JoinFrame, error) {
 	f := &kwikpb.JoinFrame{}
 	if err := readDelimited(bufio.NewReaderSize(stream, 512), maxJoinFrame, f); err != nil {

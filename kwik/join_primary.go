@@ -16,7 +16,8 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// serveJoin is the primary's side of a join; it stays until the membership ends.
+// serveJoin is the primary's side of a join (docs/PROTOCOL.md, section 9). It returns when the
+// membership has ended.
 func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 	ctx, cancel := context.WithTimeout(l.ctx, joinTimeout)
 	defer cancel()
@@ -62,7 +63,7 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 	return err
 }
 
-// checkJoin decides whether a secondary may join, before it is dialled back.
+// checkJoin decides whether a secondary may join, before the primary dials it back.
 func (l *Listener) checkJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, joinSecret, error) {
 	k, err := newJoinSecret(conn)
 	if err != nil {
@@ -99,7 +100,8 @@ func (l *Listener) checkJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, j
 	return m, k, nil
 }
 
-// dialBack dials a secondary back: whoever answers at its address has its key and is who asked to join.
+// dialBack dials a secondary and makes it prove two things: the server at its address has its key,
+// and it is the server that requested the join.
 func (l *Listener) dialBack(ctx context.Context, m *member, k joinSecret) error {
 	tlsConf := clientTLS(trust.PinnedClientConfig(&tls.Config{Time: l.tls.Time}, m.pin), ProtocolJoin)
 	conn, err := l.transport.Dial(ctx, net.UDPAddrFromAddrPort(m.addr), tlsConf, l.config.joinQUIC())

@@ -15,40 +15,44 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A JoinConfig says how a secondary joins.
+// JoinConfig is the configuration of a join.
 type JoinConfig struct {
-	// TLS decides whether the primary is to be trusted. With a Token it may be nil: then whoever knows the token is.
+	// TLS decides whether the primary is trusted. With a Token it may be nil: then a primary
+	// that knows the token is trusted.
 	TLS *tls.Config
 	// Token is the primary's join token; empty if it has none.
 	Token []byte
-	// Advertise is the address under which clients reach this secondary. Invalid (zero): the one that the primary sees.
+	// Advertise is the address at which clients reach this secondary. The zero value stands for
+	// the address that the primary sees.
 	Advertise netip.AddrPort
 }
 
-// A Membership is a secondary's being known to its primary. It lasts as long as the connection between the two.
+// A Membership is a secondary's registration with its primary. It lasts as long as the connection
+// between the two.
 type Membership struct {
 	id      PathID
 	primary netip.AddrPort
 	conn    *quic.Conn
 }
 
-// ID returns the name that the primary gave this secondary.
+// ID returns the server ID that the primary gave this secondary.
 func (m *Membership) ID() PathID { return m.id }
 
 // Primary returns the address at which the primary was reached.
 func (m *Membership) Primary() netip.AddrPort { return m.primary }
 
-// Context ends with the membership; its cause says why.
+// Context is canceled when the membership ends; its cause is the reason.
 func (m *Membership) Context() context.Context { return m.conn.Context() }
 
-// Close ends the membership: the primary offers this secondary to nobody any more.
+// Close ends the membership: the primary no longer announces this secondary to clients.
 func (m *Membership) Close() error {
 	return m.conn.CloseWithError(ApplicationErrorCode(NoError), "leaving")
 }
 
-// Join makes this secondary known to the primary at host:port, through the listener's own socket. It returns when the
-// primary has dialled back and accepted. Errors are quic-go's, or an [*Error] of code ErrAccessRefused (token, address),
-// ErrInvalidStreamRole (not a primary), ErrSecondaryStreamOverflow (it has enough).
+// Join registers this secondary with the primary at host:port, through the listener's own socket.
+// It returns when the primary has dialed back and accepted. An error is quic-go's or an [*Error]
+// with code ErrAccessRefused (token or address), ErrInvalidStreamRole (not a primary) or
+// ErrSecondaryStreamOverflow (too many secondaries).
 func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*Membership, error) {
 	if l.config.Role != ServerRoleSecondary {
 		return nil, errorf(ErrInvalidStreamRole, "a %s does not join", l.config.Role)
@@ -81,7 +85,8 @@ func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*
 	return &Membership{id: id, primary: addr, conn: conn}, nil
 }
 
-// startMembership answers the primary's challenges as long as a membership lasts, and ends it when the listener closes. It reports false if the listener is closed already.
+// startMembership starts to answer the primary's challenges, and ends the membership when the
+// listener closes. It returns false if the listener is closed already.
 func (l *Listener) startMembership(conn *quic.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,7 +122,7 @@ func (l *Listener) dialPrimary(ctx context.Context, primary string, tlsConf *tls
 	return nil, netip.AddrPort{}, errors.Join(errs...)
 }
 
-// join is the secondary's side of docs/PROTOCOL.md section 9.
+// join is the secondary's side of a join (docs/PROTOCOL.md, section 9).
 func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (PathID, error) {
 	k, err := newJoinSecret(conn)
 	if err != nil {
@@ -171,7 +176,7 @@ func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (
 	return id, nil
 }
 
-// serveProbe is the secondary's answer when its primary dials back.
+// serveProbe answers the primary that dials back during a join.
 func (l *Listener) serveProbe(conn *quic.Conn) error {
 	ctx, cancel := context.WithTimeout(l.ctx, l.config.HelloTimeout)
 	defer cancel()

@@ -14,14 +14,14 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A PathState is what a client thinks of a path.
+// PathState is the state of a client's path to a server.
 type PathState int
 
 const (
-	PathConnecting PathState = iota // being dialled, or has not said Welcome yet
-	PathActive                      // said Welcome
-	PathClosed                      // ended; dialled again later unless the primary withdrew it
-	PathBanned                      // its bytes failed their proof; not used again in this session
+	PathConnecting PathState = iota // being dialed, or waiting for Welcome
+	PathActive                      // Welcome has arrived
+	PathClosed                      // ended; dialed again later unless the primary has withdrawn the server
+	PathBanned                      // bytes failed their proof; not used again in this session
 )
 
 func (s PathState) String() string {
@@ -38,33 +38,37 @@ func (s PathState) String() string {
 	return "unknown"
 }
 
-// PathStats is a snapshot of a server and the paths to it, of which there are several only where Config.ConnectionsPerServer says so or
-// loss makes one useless.
+// PathStats is a snapshot of a server and the paths to it. There are several paths only if
+// Config.ConnectionsPerServer requires them, or if loss limits the first one.
 type PathStats struct {
 	ID    PathID
 	Role  ServerRole
 	Addr  netip.AddrPort
 	State PathState
-	// Reason says why a path is closed or banned; nil otherwise.
+	// Reason is why a path is closed or banned; nil otherwise.
 	Reason error
-	// Connections is how many paths are connected.
+	// Connections is the number of connected paths.
 	Connections int
-	// RTT is the smoothed round-trip time and MinRTT the shortest that was seen; 0 while there is no connection.
+	// RTT is the smoothed round-trip time and MinRTT the shortest one; 0 while there is no
+	// connection.
 	RTT, MinRTT time.Duration
-	// CongestionWindow is how many bytes this side may have under way on all paths, 0 while there is no connection.
+	// CongestionWindow is the sum of this side's congestion windows over all paths, in bytes; 0
+	// while there is no connection.
 	CongestionWindow uint64
-	// ServerSent, ServerLost and ServerWindow are what the server last reported of its side of the paths that are connected: packets sent,
-	// packets lost, and how many bytes it may have under way. A server reports while it serves.
+	// ServerSent, ServerLost and ServerWindow are the newest reports of the server on its side
+	// of the connected paths: packets sent, packets lost, and the congestion window in bytes. A
+	// server reports while it serves.
 	ServerSent, ServerLost uint64
 	ServerWindow           int64
-	// Wire counts what went over all connections to the server.
+	// Wire counts the traffic of all connections to the server.
 	Wire WireStats
 	// SecondaryStreams counts the secondary streams of all paths.
 	SecondaryStreams SecondaryStreamStats
 }
 
-// A path is one QUIC connection to one server, on the client. Its goroutines (control reader and writer, acceptors, one
-// per secondary stream) are started by run, end with the connection, and run waits for them.
+// A path is one QUIC connection to one server, on the client. run starts its goroutines (control
+// reader and writer, acceptors, one per secondary stream) and waits for them. They end with the
+// connection.
 type path struct {
 	id       PathID
 	role     ServerRole
@@ -72,17 +76,18 @@ type path struct {
 	conn     *quic.Conn
 	control  *controlStream
 	session  *ClientSession
-	draining bool          // no stream should begin to use it; guarded by the session
-	greeted  chan struct{} // closed by run when the server has said Welcome, or will not
-	refusal  error         // why it will not; set before greeted is closed
+	draining bool          // no stream should start to use it; guarded by the session
+	greeted  chan struct{} // closed by run when Welcome has arrived or cannot arrive any more
+	refusal  error         // why there is no Welcome; set before greeted is closed
 	asked    time.Time     // when Hello was sent
-	host     *Host         // what the server says of itself; nil if nothing; guarded by the session
-	release  func()        // frees the socket; called once, when nothing of the path is left
+	host     *Host         // the server's description of itself, or nil; guarded by the session
+	release  func()        // frees the socket; called once, when the path has ended
 }
 
-// openPath says Hello on a new connection. Whether the server says Welcome is found out by run; what is sent meanwhile, the server
-// looks at after Hello. role is what the server is to be on the path: a primary on the session's first, which needs no ticket. It takes
-// over the connection and its socket, and gives both up if it fails.
+// openPath sends Hello on a new connection. It does not wait for Welcome: run does, and the server
+// handles frames that follow Hello after Hello. role is the role that the server must have on the
+// path: primary on the session's first path, which needs no ticket. openPath owns the connection
+// and its socket, and closes both if it fails.
 func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, role ServerRole, ticket []byte) (*path, error) {
 	p := &path{id: id, addr: d.addr, conn: d.conn, release: d.release, session: s, role: role, greeted: make(chan struct{})}
 	if err := p.hello(ctx, ticket); err != nil {
