@@ -6,21 +6,24 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// headWindow is how far, in bytes, a frameReader reads ahead for the head of a frame: enough for OPEN with the head of the
-// first DATA frame, and little of the payload, which is to go straight to its place.
+// headWindow is how many bytes a frameReader reads ahead for the head of a frame. That is enough
+// for OPEN and the head of the first DATA frame. It is little payload, since payload should go
+// straight to its place.
 const headWindow = 64
 
-// A frameReader reads a secondary stream for its metadataProtocol. It reads a little ahead for a frame's head, and far ahead,
-// into a pooled block, where short frames follow one another (gather): a Read of a QUIC stream returns what has arrived,
-// so that whatever the window holds has been waited for by nobody. It is used by one goroutine, which drops it in the end.
+// A frameReader reads a secondary stream for its metadataProtocol. It reads a little ahead for a
+// frame's head. While short frames follow one another (gather) it reads far ahead, into a pooled
+// block. Reading ahead never waits: a Read of a QUIC stream returns the bytes that have arrived. It
+// is for one goroutine, which must call release.
 //
-// An error of the stream underneath must stay: one that comes with bytes is returned by the Read after them.
+// The error of a Read of the underlying stream must be permanent: an error that a Read returns with
+// bytes is returned by the Read after them.
 type frameReader struct {
 	r         io.Reader
-	readAhead int // how far to read ahead for a head, in bytes; 0 means headWindow
+	readAhead int // bytes to read ahead for a head; 0 means headWindow
 	head      [headWindow]byte
-	b         *block // the window's room while frames are short; nil otherwise
-	window    []byte // what was read and not consumed: a part of head or b
+	b         *block // memory of the window while frames are short; nil otherwise
+	window    []byte // read and not consumed: a part of head or b
 }
 
 // Read reads from the window or, where p is long and the window empty, straight from the stream.
@@ -41,7 +44,7 @@ func (f *frameReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// buffer returns what the next head is read into.
+// buffer returns the memory for the next head.
 func (f *frameReader) buffer() []byte {
 	if f.readAhead == 0 {
 		f.release()
@@ -53,9 +56,10 @@ func (f *frameReader) buffer() []byte {
 	return f.b.data
 }
 
-// gather waits until the next n bytes are in the window and takes along what has arrived behind them, up to most bytes in all,
-// n <= most and headWindow <= most, which is the same in each call. From then on it reads as far ahead for heads, too. arrived
-// hears of the n bytes as they come.
+// gather blocks until the next n bytes are in the window. It also takes the bytes that have arrived
+// after them, up to most bytes in all; n <= most and headWindow <= most, and most is the same in
+// each call. From then on heads are read as far ahead. It calls arrived with the number of the n
+// bytes that each Read returned.
 func (f *frameReader) gather(n, most int, arrived func(int)) error {
 	f.readAhead = most
 	switch {
@@ -88,19 +92,19 @@ func (f *frameReader) gather(n, most int, arrived func(int)) error {
 	}
 }
 
-// ready reports whether the window holds a whole frame, so that reading it does not wait.
+// ready reports whether the window holds a whole frame, so that reading the frame does not block.
 func (f *frameReader) ready() bool {
 	length, n := protowire.ConsumeVarint(f.window)
 	return n > 0 && length <= uint64(len(f.window)-n)
 }
 
-// resetReadAhead ends the reading far ahead.
+// resetReadAhead ends reading far ahead.
 func (f *frameReader) resetReadAhead() { f.readAhead = 0 }
 
-// buffered returns how many bytes are in the window.
+// buffered returns the number of bytes in the window.
 func (f *frameReader) buffered() int { return len(f.window) }
 
-// release gives the window up.
+// release discards the window.
 func (f *frameReader) release() {
 	f.window = nil
 	if f.b != nil {

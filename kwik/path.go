@@ -114,7 +114,7 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	return nil
 }
 
-// awaitWelcome waits for the server's answer to Hello, and closes the path if that is not Welcome.
+// awaitWelcome waits for Welcome. Any other answer closes the path.
 func (p *path) awaitWelcome() error {
 	defer close(p.greeted)
 	err := p.readWelcome()
@@ -155,7 +155,8 @@ func roleFromWire(r kwikpb.Role) ServerRole {
 	return ServerRoleSecondary
 }
 
-// run serves the path until it ends and returns why. Everything that it started has ended then.
+// run serves the path until it ends and returns the reason. All goroutines that it started have
+// ended then.
 func (p *path) run() error {
 	var wg sync.WaitGroup
 	ctx := p.conn.Context()
@@ -176,12 +177,12 @@ func (p *path) run() error {
 	return fromQUIC(context.Cause(ctx), p.id)
 }
 
-// fail closes the path because of err. Closing a closed path does nothing.
+// fail closes the path because of err. It has no effect on a closed path.
 func (p *path) fail(err error) {
 	p.conn.CloseWithError(ApplicationErrorCode(codeOf(err)), closingReason(err))
 }
 
-// closingReason is what the peer is told: the error's own reason, nothing of its causes.
+// closingReason returns the text that the peer gets: the error's own reason without its causes.
 func closingReason(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return printable(e.Reason)
@@ -222,9 +223,9 @@ func (p *path) acceptStreams(ctx context.Context) {
 	}
 }
 
-// acceptSecondaryStreams hands secondary streams to the handler, each in a goroutine that ends with the stream or the
-// path at the latest. There are as many at once as QUIC allows to be open: a stream that was cancelled gives its credit back
-// while what it brought last is still being placed, so that has to be counted here.
+// acceptSecondaryStreams runs the handler for each secondary stream, in a goroutine that ends with
+// the stream or the path. It limits their number itself: a stream that was canceled returns its
+// QUIC credit while its last bytes are still being placed.
 func (p *path) acceptSecondaryStreams(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
