@@ -14,9 +14,9 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A secondaryStreamHandler receives the secondary streams of every path of a session: it parses their frames, keeps
-// their mappings and hands the payload to the aggregator of the KWIK stream. It starts no goroutine; each path runs
-// handle in one of its own per stream and waits for them.
+// A secondaryStreamHandler receives the secondary streams of all paths of a session: it parses
+// their frames, keeps their mappings and passes the payload to the aggregator of the KWIK stream.
+// It starts no goroutine: each path runs handle in one goroutine per stream and waits for them.
 type secondaryStreamHandler struct {
 	// aggregator finds a KWIK stream; known is false for an id that was never offered, and the aggregator nil
 	// for one that has ended.
@@ -228,7 +228,7 @@ func (h *secondaryStreamHandler) finish(in *intake, c *kwikpb.SecondaryStreamClo
 	return nil
 }
 
-// cancel ends every secondary stream of a KWIK stream that has ended.
+// cancel cancels the secondary streams of a KWIK stream that has ended.
 func (h *secondaryStreamHandler) cancel(kwikID StreamID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -266,8 +266,9 @@ func (h *secondaryStreamHandler) opened(info *secondaryStreamInfo) (late bool) {
 	return info.expired
 }
 
-// sweep cancels the streams on which nothing came for StreamTimeout although their sources owe bytes, or MetadataTimeout although they
-// owe OPEN. A path is excused while bytes of it are being placed: QUIC's flow control may hold up all its streams then.
+// sweep cancels streams without progress: those whose source owes bytes for StreamTimeout, or OPEN
+// for MetadataTimeout. While bytes of a path are being placed, its streams are not timed: QUIC's
+// flow control may delay them all.
 func (h *secondaryStreamHandler) sweep(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -310,7 +311,8 @@ func (h *secondaryStreamHandler) interrupted(info *secondaryStreamInfo, meta *ma
 	return err
 }
 
-// violation returns err if it is the source's fault in a way that ends its path, and nil if its stream was interrupted.
+// violation returns err if it is a fault of the source that must close its path, and nil if its
+// stream was only interrupted.
 func violation(err error, path PathID) error {
 	e, ok := errors.AsType[*Error](err)
 	if _, mere := errors.AsType[streamFault](err); mere || !ok || e.Remote || (e.Path != "" && e.Path != path) || errors.Is(err, context.Canceled) {
