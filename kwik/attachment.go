@@ -145,7 +145,7 @@ func (a *attachment) refuse(start, end int64, why error) {
 }
 
 // lack tells the client what this server does not have, and drops what was granted of it, as the client does.
-func (a *attachment) lack(l *Lack) {
+func (a *attachment) lack(l *MissingRange) {
 	start, end := a.units.floor(l.Start), a.units.ceil(l.End)
 	if start >= end {
 		return
@@ -169,7 +169,7 @@ func (a *attachment) serve() error {
 	}
 	defer content.Close()
 	if partial, ok := content.(PartialContent); ok {
-		for _, l := range partial.Lacks() {
+		for _, l := range partial.Missing() {
 			a.lack(&l)
 		}
 	}
@@ -249,7 +249,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 		}
 		next := a.units.cut(off, a.frameSize(), end)
 		if err := readPayload(content, b, off, int(next-off)); err != nil {
-			if lack, ok := errors.AsType[*Lack](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
+			if lack, ok := errors.AsType[*MissingRange](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
 				a.lack(lack) // before the client notices that its grant ends early
 				if s != nil {
 					s.cancel()

@@ -14,27 +14,27 @@ type Content interface {
 	io.Closer
 }
 
-// A PartialContent is a Content of which this server may lack bytes. Lacks is called once, before ReadAt; of what it returns, and of
+// A PartialContent is a Content of which this server may lack bytes. Missing is called once, before ReadAt; of what it returns, and of
 // every unit of proof that is partly in it, nothing is asked for.
 type PartialContent interface {
 	Content
-	Lacks() []Lack
+	Missing() []MissingRange
 }
 
-// A Lack is bytes of a content that this server does not have, [Start, End). As an error of ReadAt it says that the server does not have
+// A MissingRange is bytes of a content that this server does not have, [Start, End). As an error of ReadAt it says that the server does not have
 // them any more; it goes on serving the others.
-type Lack struct {
+type MissingRange struct {
 	Start, End int64
 	// Err is why; the client is told.
 	Err error
 }
 
-func (l *Lack) Error() string {
+func (l *MissingRange) Error() string {
 	return fmt.Sprintf("bytes [%d, %d) are not here: %v", l.Start, l.End, l.Err)
 }
 
 // Unwrap returns the cause.
-func (l *Lack) Unwrap() error { return l.Err }
+func (l *MissingRange) Unwrap() error { return l.Err }
 
 // A ContentRequest is what a client, or rather the primary through it, wants to have opened.
 type ContentRequest struct {

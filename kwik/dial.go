@@ -38,7 +38,7 @@ func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf 
 		return nil, err
 	}
 	transport := &quic.Transport{Conn: conn}
-	q, err := transport.Dial(ctx, addr, clientTLS(tlsConf, ProtocolClient), c.clientQUIC(ServerRolePrimary))
+	q, err := transport.Dial(ctx, addr, clientTLS(tlsConf, protocolClient), c.clientQUIC(ServerRolePrimary))
 	if err != nil {
 		transport.Close()
 		return nil, fromQUIC(err, primaryPathID)
@@ -74,7 +74,7 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	if tlsConf.ServerName == "" {
 		tlsConf.ServerName, _, _ = net.SplitHostPort(addr)
 	}
-	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, ProtocolClient), c.clientQUIC(ServerRolePrimary), c.ListenPacket)
+	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), c.clientQUIC(ServerRolePrimary), c.ListenPacket)
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}

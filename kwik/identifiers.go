@@ -10,14 +10,14 @@ import (
 )
 
 // A StreamID names a KWIK stream. A plain stream's is its QUIC stream id; an aggregate stream's is
-// [FirstAggregateStreamID] or above.
+// [firstAggregateStreamID] or above.
 type StreamID int64
 
-// FirstAggregateStreamID is 2^62: QUIC stream ids (RFC 9000 section 2.1) are smaller, so the two never meet.
-const FirstAggregateStreamID StreamID = 1 << 62
+// firstAggregateStreamID is 2^62: QUIC stream ids (RFC 9000 section 2.1) are smaller, so the two never meet.
+const firstAggregateStreamID StreamID = 1 << 62
 
-// IsAggregate reports whether the id is an aggregate stream's.
-func (id StreamID) IsAggregate() bool { return id >= FirstAggregateStreamID }
+// isAggregate reports whether the id is an aggregate stream's.
+func (id StreamID) isAggregate() bool { return id >= firstAggregateStreamID }
 
 // A ServerID names a server in a session: "primary", or the name that the primary gave a secondary when it joined.
 type ServerID string

@@ -25,18 +25,16 @@ type Connection struct {
 	Local net.Addr // this side
 	// ECN is what QUIC found out about the network: whether marks of congestion that this side sends arrive (RFC 9000 section 13.4.2).
 	// Empty without ClientConfig.Inspect.
-	ECN ECNState
+	ECN string
 	// Host is what the server says of itself; nil without ClientConfig.Inspect, before Welcome, or if it says nothing.
 	Host *Host
 }
 
-// An ECNState is the outcome of ECN validation.
-type ECNState string
-
+// Outcomes of ECN validation.
 const (
-	ECNCapable ECNState = "capable"
-	ECNFailed  ECNState = "failed"
-	ECNTesting ECNState = "testing" // or not known, because too little was sent
+	ecnCapable = "capable"
+	ecnFailed  = "failed"
+	ecnTesting = "testing" // or not known, because too little was sent
 )
 
 // A Host is what a server says of itself. It may lie.
@@ -59,7 +57,7 @@ var inspectMachine = sync.OnceValues(udp.Inspect)
 
 // host says what a server says of itself.
 func (c *ServerConfig) host() *kwikpb.Host {
-	h := &kwikpb.Host{Software: strings.ToValidUTF8(c.Software[:min(len(c.Software), maxSoftware)], ""), TimeMs: c.Now().UnixMilli()}
+	h := &kwikpb.Host{Software: strings.ToValidUTF8(c.Software[:min(len(c.Software), maxSoftware)], ""), TimeMs: c.now().UnixMilli()}
 	if m, err := inspectMachine(); err == nil {
 		h.ReceiveBuffer, h.SendBuffer = uint32(m.ReceiveBuffer), uint32(m.SendBuffer)
 		h.OffloadsKnown, h.Gro, h.Gso, h.Ecn = m.Known, m.GRO, m.GSO, m.ECN
@@ -119,14 +117,14 @@ func watchECN(q *quic.Config) {
 	}
 }
 
-func (w *ecnWatch) result() ECNState {
+func (w *ecnWatch) result() string {
 	switch w.state.Load() {
 	case qlog.ECNStateCapable:
-		return ECNCapable
+		return ecnCapable
 	case qlog.ECNStateFailed:
-		return ECNFailed
+		return ecnFailed
 	}
-	return ECNTesting
+	return ecnTesting
 }
 
 func (w *ecnWatch) AddProducer() qlogwriter.Recorder {

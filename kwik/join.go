@@ -105,7 +105,7 @@ func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*
 		// The primary's proof of the token, bound to this TLS session, takes the place of its certificate's.
 		base = &tls.Config{InsecureSkipVerify: true}
 	}
-	conn, addr, err := l.dialPrimary(ctx, primary, clientTLS(base, ProtocolJoin))
+	conn, addr, err := l.dialPrimary(ctx, primary, clientTLS(base, protocolJoin))
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
@@ -331,7 +331,7 @@ func (l *Listener) judgeJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, j
 
 // probe dials a secondary back: whoever answers at its address has its key and is who asked to join.
 func (l *Listener) probe(ctx context.Context, m *member, k joinSecret) error {
-	tlsConf := clientTLS(trust.PinnedClientConfig(&tls.Config{Time: l.tls.Time}, m.pin), ProtocolJoin)
+	tlsConf := clientTLS(trust.PinnedClientConfig(&tls.Config{Time: l.tls.Time}, m.pin), protocolJoin)
 	conn, err := l.transport.Dial(ctx, net.UDPAddrFromAddrPort(m.addr), tlsConf, l.config.joinQUIC())
 	if err != nil {
 		return err

@@ -50,13 +50,13 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		return nil, err
 	}
 	tlsConf = tlsConf.Clone()
-	tlsConf.NextProtos = []string{ProtocolClient, ProtocolJoin}
+	tlsConf.NextProtos = []string{protocolClient, protocolJoin}
 	tlsConf.MinVersion = tls.VersionTLS13
 	l := &Listener{
 		config: c, tls: tlsConf,
 		transport:  &quic.Transport{Conn: conn, StatelessResetKey: c.StatelessResetKey},
 		accepted:   make(chan *ServerSession),
-		handshakes: make(chan struct{}, c.MaxHandshakes),
+		handshakes: make(chan struct{}, c.maxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
 		members:    members{byID: make(map[ServerID]*member), owed: make(map[place][]charge)},
@@ -151,7 +151,7 @@ func (l *Listener) serve(conn *quic.Conn) {
 	defer context.AfterFunc(l.ctx, func() { conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })()
 	var err error
 	switch protocol := conn.ConnectionState().TLS.NegotiatedProtocol; {
-	case protocol == ProtocolClient:
+	case protocol == protocolClient:
 		err = l.serveClient(conn, greeted)
 	case l.config.Role == ServerRolePrimary:
 		err = l.serveJoin(conn, greeted)

@@ -35,7 +35,7 @@ type place struct {
 type members struct {
 	byID map[ServerID]*member
 	last int // for ids
-	// owed holds the charges of members that went while they were suspended, at most MaxMembers: who joins again owes them still.
+	// owed holds the charges of members that went while they were suspended, at most maxMembers: who joins again owes them still.
 	owed map[place][]charge
 	// self is the primary, for clients that want further paths to it: several at once, or one after it was restarted. Nil if its
 	// key is not known.
@@ -77,7 +77,7 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 		}
 	}
 	if obsolete == nil {
-		if len(l.members.byID) >= l.config.MaxMembers {
+		if len(l.members.byID) >= l.config.maxMembers {
 			return nil, errorf(ErrSecondaryStreamOverflow, "this primary has %d secondaries and takes no more", len(l.members.byID))
 		}
 		l.members.last++
@@ -101,7 +101,7 @@ func (l *Listener) dismiss(m *member, reason string) bool {
 		return false
 	}
 	delete(l.members.byID, m.id)
-	if m.suspended && len(m.charges) > 0 && len(l.members.owed) < l.config.MaxMembers {
+	if m.suspended && len(m.charges) > 0 && len(l.members.owed) < l.config.maxMembers {
 		l.members.owed[place{m.addr, m.pin}] = m.charges
 	}
 	for s := range l.sessions {
@@ -129,8 +129,8 @@ func (l *Listener) renewTickets() {
 	}
 }
 
-// A Member is a secondary of a primary, as Members returns it.
-type Member struct {
+// A memberInfo is a snapshot of a secondary of a primary.
+type memberInfo struct {
 	ID   ServerID
 	Addr netip.AddrPort
 	// KeyHash is the SHA-256 of its public key.
@@ -139,13 +139,13 @@ type Member struct {
 	Suspended bool
 }
 
-// Members returns a snapshot of a primary's secondaries, in no particular order.
-func (l *Listener) Members() []Member {
+// memberList returns a snapshot of a primary's secondaries, in no particular order.
+func (l *Listener) memberList() []memberInfo {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var all []Member
+	var all []memberInfo
 	for _, m := range l.members.byID {
-		all = append(all, Member{ID: m.id, Addr: m.addr, KeyHash: m.pin, Suspended: m.suspended})
+		all = append(all, memberInfo{ID: m.id, Addr: m.addr, KeyHash: m.pin, Suspended: m.suspended})
 	}
 	return all
 }

@@ -126,7 +126,7 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 
 func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.StreamTicket {
 	claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: m.id, content: o.content}
-	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
+	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: issueTicket(m.key, claim, s.listener.config.now())}
 }
 
 // tellMembers tells the client of all servers, with new tickets. Called with the listener's lock held.
@@ -142,7 +142,7 @@ func (s *ServerSession) tellMember(m *member) {
 		return // its client hears it on the session's first path
 	}
 	claim := ticketClaim{scope: ticketScopePath, session: s.id, server: m.id}
-	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:], Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
+	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:], Ticket: issueTicket(m.key, claim, s.listener.config.now())}
 	if m.addr.IsValid() {
 		path.Addresses = []string{m.addr.String()}
 	}

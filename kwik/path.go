@@ -47,16 +47,16 @@ type ServerStats struct {
 	State PathState
 	// Err is why the server is closed or banned; nil otherwise.
 	Err error
-	// Connections is how many paths are connected.
-	Connections int
+	// connections is the number of paths that are connected.
+	connections int
 	// RTT is the smoothed round-trip time and MinRTT the shortest that was seen; 0 while there is no connection.
 	RTT, MinRTT time.Duration
-	// CongestionWindow is how many bytes this side may have under way on all paths, 0 while there is no connection.
-	CongestionWindow uint64
-	// ServerSent, ServerLost and ServerWindow are what the server last reported of its side of the paths that are connected: packets sent,
+	// congestionWindow is how many bytes this side may have under way on all paths, 0 while there is no connection.
+	congestionWindow uint64
+	// serverSent, serverLost and serverWindow are what the server last reported of its side of the paths that are connected: packets sent,
 	// packets lost, and how many bytes it may have under way. A server reports while it serves.
-	ServerSent, ServerLost uint64
-	ServerWindow           int64
+	serverSent, serverLost uint64
+	serverWindow           int64
 	// Wire counts what went over all connections to the server.
 	Wire WireStats
 	// SecondaryStreams counts the secondary streams of all paths.
@@ -104,7 +104,7 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 		hello.PathId = string(p.id.server())
 	}
 	stream.SetReadDeadline(time.Now().Add(p.session.config.HelloTimeout))
-	p.asked = p.session.config.Now()
+	p.asked = p.session.config.now()
 	p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
 	return nil
 }
@@ -139,7 +139,7 @@ func (p *path) readWelcome() error {
 		return errorf(ErrInvalidStreamRole, "the server is a %s", roleFromWire(w.GetRole())).onPath(p.id)
 	}
 	p.control.stream.SetReadDeadline(time.Time{})
-	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.Now()))
+	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.now()))
 	return nil
 }
 

@@ -347,7 +347,7 @@ func TestAttachmentInTheOtherWay(t *testing.T) {
 		guest := w.fakeGuest(secondary, session, id, secondary.ticket(ticketScopePath, session, contentID{}))
 		pulled := secondary.ticket(ticketScopeStream, session, newContentID(u, 0, []byte("data"), false))
 		guest.offer(&kwikpb.StreamOffer{
-			KwikStreamId: uint64(FirstAggregateStreamID), Size: 1000, Descriptor_: []byte("data"), Pushed: true,
+			KwikStreamId: uint64(firstAggregateStreamID), Size: 1000, Descriptor_: []byte("data"), Pushed: true,
 			Tickets: []*kwikpb.StreamTicket{{PathId: string(id), Ticket: pulled}},
 		})
 		guest.wantClosed(ErrAccessRefused)

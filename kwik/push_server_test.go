@@ -19,7 +19,7 @@ func inPushed(t *testing.T, n, alignment int64, secondaries int, conf *ClientCon
 	inWorldOf(t, int(n), secondaries, lan, func(w *world) {
 		t := w.t
 		client, server := w.dial(conf)
-		for _, m := range w.primary.Members() {
+		for _, m := range w.primary.memberList() {
 			w.wantState(client, m.ID, PathActive)
 		}
 		s := w.offerPushed(client, server, n, alignment, nil)

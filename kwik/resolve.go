@@ -44,9 +44,9 @@ func (f AddressFamily) has(ip netip.Addr) bool {
 	return f == AnyFamily || ip.Is4() == (f == IPv4)
 }
 
-// A LookupFunc returns the addresses of a host in the order in which they should be tried (RFC 6724). network is ip, ip4 or
+// A lookupFunc returns the addresses of a host in the order in which they should be tried (RFC 6724). network is ip, ip4 or
 // ip6. It is net.Resolver's LookupNetIP.
-type LookupFunc func(ctx context.Context, network, host string) ([]netip.Addr, error)
+type lookupFunc func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 // resolve returns the addresses of host:port, in the order in which to try them.
 func (c *Config) resolve(ctx context.Context, addr string) ([]netip.AddrPort, error) {
@@ -61,7 +61,7 @@ func (c *Config) resolve(ctx context.Context, addr string) ([]netip.AddrPort, er
 	var ips []netip.Addr
 	if ip, err := netip.ParseAddr(host); err == nil {
 		ips = []netip.Addr{ip}
-	} else if ips, err = c.LookupIP(ctx, c.Family.network(), host); err != nil {
+	} else if ips, err = c.lookupIP(ctx, c.Family.network(), host); err != nil {
 		return nil, err
 	}
 	var addrs []netip.AddrPort

@@ -144,7 +144,7 @@ func (h *secondaryStreamHandler) target(done <-chan struct{}, kwikID StreamID, p
 		if a != nil && pushed {
 			return a.answersTo(path)
 		}
-		return known || !kwikID.IsAggregate()
+		return known || !kwikID.isAggregate()
 	})
 	return a
 }

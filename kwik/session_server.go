@@ -85,7 +85,7 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	stream.SetReadDeadline(time.Now().Add(l.config.HelloTimeout))
 	s := &ServerSession{
 		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID,
-		last:     FirstAggregateStreamID - 1,
+		last:     firstAggregateStreamID - 1,
 		offers:   make(map[StreamID]*AggregateStream),
 		attached: make(map[StreamID]*attachment),
 		pushed:   make(map[StreamID]*PushedStream),
@@ -112,7 +112,7 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 		// The name is the one of the membership under whose key the ticket was made, be it the previous one.
 		role, s.role, s.serverID = kwikpb.Role_ROLE_SECONDARY, ServerRoleSecondary, ServerID(hello.GetPathId())
 		claim := ticketClaim{scope: ticketScopePath, session: s.id, server: s.serverID}
-		if err := checkTicket(l.ticketKeys(), claim, hello.GetTicket(), l.config.Now()); err != nil {
+		if err := checkTicket(l.ticketKeys(), claim, hello.GetTicket(), l.config.now()); err != nil {
 			return nil, err
 		}
 	case l.config.Role == ServerRoleSecondary:
@@ -285,7 +285,7 @@ func (s *ServerSession) readControl() error {
 // attach makes this server a source of an aggregate stream, if the client may have it.
 func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 	id := StreamID(o.GetKwikStreamId())
-	if o.GetKwikStreamId() > math.MaxInt64 || !id.IsAggregate() || len(o.GetDescriptor_()) > maxDescriptor {
+	if o.GetKwikStreamId() > math.MaxInt64 || !id.isAggregate() || len(o.GetDescriptor_()) > maxDescriptor {
 		return errorf(ErrMetadataProtocolViolation, "attachment to stream %#x", o.GetKwikStreamId())
 	}
 	u, err := newUnits(o.GetSize(), o.GetAlignment(), o.GetSegments())
@@ -298,7 +298,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")
 		}
 		claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: s.serverID, content: content}
-		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(), s.listener.config.Now()); err != nil {
+		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(), s.listener.config.now()); err != nil {
 			return err
 		}
 	}

@@ -91,7 +91,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 // offer opens an aggregate stream that the primary announces, or adds tickets to one.
 func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 	id := StreamID(o.GetKwikStreamId())
-	if o.GetKwikStreamId() > math.MaxInt64 || !id.IsAggregate() {
+	if o.GetKwikStreamId() > math.MaxInt64 || !id.isAggregate() {
 		return errorf(ErrMetadataProtocolViolation, "offer of stream %#x", o.GetKwikStreamId())
 	}
 	s.mu.Lock()
@@ -333,7 +333,7 @@ func (s *ClientSession) lookup(id StreamID) (*streamAggregator, bool) {
 	if open := s.streams[id]; open != nil {
 		return open.agg, true
 	}
-	return nil, id.IsAggregate() && id <= s.offered
+	return nil, id.isAggregate() && id <= s.offered
 }
 
 // clampOffset makes an offset of a peer an int64; one that is too large stays far beyond every stream.

@@ -7,7 +7,7 @@ import (
 )
 
 // WireStats counts what went over the network, as QUIC counts it: without UDP and IP headers, with retransmissions. Losses
-// are those of this side's packets; for the servers' see ServerStats.ServerLost.
+// are those of this side's packets; for the servers' see ServerStats.serverLost.
 type WireStats struct {
 	BytesSent, BytesReceived, BytesLost       uint64
 	PacketsSent, PacketsReceived, PacketsLost uint64
@@ -47,13 +47,13 @@ func (s *ClientSession) serverStats(sv *serverRecord) ServerStats {
 		st.SecondaryStreams.add(s.handler.stats(r.id))
 		if r.path != nil {
 			c := r.path.conn.ConnectionStats()
-			st.Connections++
-			st.CongestionWindow += c.CongestionWindow
+			st.connections++
+			st.congestionWindow += c.CongestionWindow
 			st.Wire.add(wireOf(c))
 			report := sv.widths.last[r.id]
-			st.ServerSent += report.sent
-			st.ServerLost += report.lost
-			st.ServerWindow += report.window
+			st.serverSent += report.sent
+			st.serverLost += report.lost
+			st.serverWindow += report.window
 		}
 	}
 	return st
