@@ -5,14 +5,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+	"kwikcp/transfer/internal/wire"
 	"math"
 	"time"
 
 	"github.com/quic-go/quic-go"
 
-	"kwikcp/integrity"
-	"kwikcp/kwik"
-	transferpb "kwikcp/transfer/proto"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 const (
@@ -165,7 +166,7 @@ func patient(conf *kwik.ClientConfig, timeout time.Duration) *kwik.ClientConfig 
 // ask requests the file and reads the manifest, and the tree if its root is known.
 func (q *inquiry) ask(ctx context.Context) (err error) {
 	deadline := q.start.Add(q.timeout)
-	request := &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path)}
+	request := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(q.url.Path)}
 	if q.headStart != nil {
 		var reserved int64
 		reserved, q.headStartRead = q.session.ReserveHeadStart(q.headStart())
@@ -264,7 +265,7 @@ func (q *inquiry) complete(ctx context.Context, grown func() error) error {
 					return err
 				}
 			}
-			if late && time.Since(told) >= hashingInterval {
+			if late && time.Since(told) >= wire.HashingInterval {
 				told = time.Now()
 				q.observer.hashing(q.growing.End(), size)
 			}

@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
 	"net"
 	"os"
 	"syscall"
 
 	"github.com/quic-go/quic-go"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/trust"
-	"kwikcp/kwik"
 )
 
 // A Kind says what a script should make of an error. The command line maps each to an exit code.
@@ -56,7 +56,7 @@ func (e *RemoteError) Error() string { return e.Message }
 // LocalError wraps an error of the local file system and finds its kind. op says the path, so that the error need not.
 func LocalError(op string, err error) error {
 	kind := KindLocal
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, errQuota) {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, disk.ErrQuota) {
 		kind = KindNoSpace
 	}
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {

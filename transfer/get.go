@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"time"
-
 	"kwikcp/integrity"
 	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"os"
+	"time"
 )
 
 // GetOptions says what to fetch and where to.
@@ -30,7 +30,7 @@ type GetOptions struct {
 	// Reuse takes what is right of the file at Target for the new one, so that only the rest is fetched.
 	Reuse bool
 	// Seed is another file of which the same is taken; nil for none. It stays the caller's.
-	Seed File
+	Seed disk.File
 	// Range, if set, is the part of the file to fetch: with the groups that it is in, and no others. Target is to hold nothing else. It does not
 	// go with Reuse and Seed, and nothing is kept after an error.
 	Range *ByteRange
@@ -59,7 +59,7 @@ type GetOptions struct {
 	// server.
 	Pool *Pool
 	// OpenDir opens the target's directory; nil means OpenDir.
-	OpenDir func(path string) (Dir, error)
+	OpenDir func(path string) (disk.Dir, error)
 }
 
 // Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its errors are *Error, *TimeLimitError, or the
@@ -67,7 +67,7 @@ type GetOptions struct {
 // (Result.Kept), and another Get to the same target fetches only what that lacks.
 func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	if o.OpenDir == nil {
-		o.OpenDir = OpenDir
+		o.OpenDir = disk.OpenDir
 	}
 	g := &get{GetOptions: o, inquiry: newInquiry(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
 	g.pool = o.Pool

@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"kwikcp/integrity"
+	"kwikcp/internal/procs"
+	"kwikcp/kwik"
+	"kwikcp/transfer/internal/wire"
 	"math"
 	"sort"
 	"sync"
 	"time"
 
-	"kwikcp/integrity"
-	"kwikcp/internal/procs"
-	"kwikcp/kwik"
-	transferpb "kwikcp/transfer/proto"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 const (
@@ -44,8 +45,8 @@ func (b *batch) empty() bool { return len(b.files) == 0 }
 
 // fits reports whether there is room for a file.
 func (b *batch) fits(e Entry) bool {
-	descriptor := len(b.paths) + len(e.Path) + (len(b.files)+1)*(rootPrefix+20) // with what is usual for the varints of lengths, size and time
-	return b.empty() || len(b.files) < maxPackFiles && b.bytes+e.Size <= batchBytes && descriptor <= batchDescriptor && b.written+len(e.Path) <= maxPackPaths
+	descriptor := len(b.paths) + len(e.Path) + (len(b.files)+1)*(wire.RootPrefix+20) // with what is usual for the varints of lengths, size and time
+	return b.empty() || len(b.files) < wire.MaxBatchFiles && b.bytes+e.Size <= batchBytes && descriptor <= batchDescriptor && b.written+len(e.Path) <= wire.MaxBatchPaths
 }
 
 func (b *batch) add(f *mirrorFile) {
@@ -54,7 +55,7 @@ func (b *batch) add(f *mirrorFile) {
 		before = b.files[len(b.files)-1].entry.Path
 	}
 	b.files = append(b.files, f)
-	b.paths = appendPath(b.paths, before, f.entry.Path)
+	b.paths = wire.AppendPath(b.paths, before, f.entry.Path)
 	b.written += len(f.entry.Path)
 	b.bytes += f.entry.Size
 }
@@ -64,14 +65,14 @@ func (b *batch) add(f *mirrorFile) {
 func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.AggregateOffer, error) {
 	op := fmt.Sprintf("ask %s for %d files in %q", q.url.Host, len(b.files), q.url.Path)
 	d, err := q.dialogue(ctx, op, time.Now().Add(q.timeout), &transferpb.Request{
-		Version: protocolVersion, Path: []byte(q.url.Path), Pack: &transferpb.PackRequest{Paths: b.paths},
+		Version: wire.ProtocolVersion, Path: []byte(q.url.Path), Pack: &transferpb.PackRequest{Paths: b.paths},
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
 	b.stream = nil
-	room, size := int64(maxPackTrees), int64(0)
+	room, size := int64(wire.MaxBatchTrees), int64(0)
 	for i, f := range b.files {
 		limit := int64(32 * integrity.MaxGroups)
 		if i > 0 {

@@ -23,6 +23,7 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // An Outcome says how a run went.
@@ -134,7 +135,7 @@ func (w *World) options() transfer.GetOptions {
 	o := transfer.GetOptions{
 		URL:     transfer.URL{Host: w.servers[0].addr.String(), Path: served},
 		TLS:     trust.PinnedClientConfig(nil, pin),
-		OpenDir: func(string) (transfer.Dir, error) { return w.client.Dir(), nil },
+		OpenDir: func(string) (disk.Dir, error) { return w.client.Dir(), nil },
 		KWIK: &kwik.ClientConfig{
 			Config:               kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 			ReorderWindow:        2 << 20, // the least
