@@ -48,11 +48,19 @@ func TestErrorIsAndAs(t *testing.T) {
 		}
 	}
 	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Code != ErrOffsetSyncFailure || e.Remote || e.Path != "s1" || e.Stream != firstAggregateStreamID || e.Offset != 64 {
-		t.Errorf("fields %+v", e)
+	if !ok {
+		t.Fatalf("%v is no *Error", err)
 	}
-	if codeOf(err) != ErrOffsetSyncFailure || codeOf(nil) != NoError || codeOf(io.EOF) != ErrMetadataProtocolViolation {
-		t.Error("codeOf")
+	if e.Code != ErrOffsetSyncFailure || e.Remote {
+		t.Errorf("code %v, remote %t", e.Code, e.Remote)
+	}
+	if e.Path != "s1" || e.Stream != firstAggregateStreamID || e.Offset != 64 {
+		t.Errorf("path %q, stream %#x, offset %d", e.Path, uint64(e.Stream), e.Offset)
+	}
+	for err, want := range map[error]ErrorCode{err: ErrOffsetSyncFailure, nil: NoError, io.EOF: ErrMetadataProtocolViolation} {
+		if got := codeOf(err); got != want {
+			t.Errorf("the code of %v is %v, want %v", err, got, want)
+		}
 	}
 }
 
@@ -101,8 +109,14 @@ func TestErrorFromQUIC(t *testing.T) {
 				return
 			}
 			e, ok := errors.AsType[*Error](got)
-			if !ok || e.Code != tt.code || e.Remote != tt.remote || e.Path != "s1" || e.Stream != -1 || !errors.Is(got, tt.err) {
-				t.Fatalf("%#v", got)
+			if !ok || !errors.Is(got, tt.err) {
+				t.Fatalf("%#v is no *Error that wraps %v", got, tt.err)
+			}
+			if e.Code != tt.code || e.Remote != tt.remote {
+				t.Errorf("code %v, remote %t", e.Code, e.Remote)
+			}
+			if e.Path != "s1" || e.Stream != -1 {
+				t.Errorf("path %q, stream %d", e.Path, e.Stream)
 			}
 			if strings.ContainsRune(got.Error(), '\x1b') {
 				t.Errorf("%q would be sent to a terminal", got.Error())

@@ -36,8 +36,11 @@ func TestMappingRetryPolicy(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start, tries := time.Now(), 0
 				ok := tt.policy.populate().retry(nil, noNews, func() bool { tries++; return tries == tt.known })
-				if ok != (tt.known > 0 && tt.known <= tt.tries) || tries != tt.tries || time.Since(start) != tt.took {
-					t.Errorf("%v after %d look-ups and %v", ok, tries, time.Since(start))
+				if found := tt.known > 0 && tt.known <= tt.tries; ok != found {
+					t.Errorf("found %t, want %t", ok, found)
+				}
+				if tries != tt.tries || time.Since(start) != tt.took {
+					t.Errorf("%d look-ups and %v, want %d and %v", tries, time.Since(start), tt.tries, tt.took)
 				}
 			})
 		})

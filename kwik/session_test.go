@@ -32,8 +32,14 @@ func TestSessionClose(t *testing.T) {
 		w.t.Helper()
 		<-ctx.Done()
 		e, ok := errors.AsType[*quic.ApplicationError](context.Cause(ctx))
-		if !ok || e.ErrorCode != 7 || e.ErrorMessage != "enough" || e.Remote != remote {
-			w.t.Errorf("cause %v, want code 7, remote %v", context.Cause(ctx), remote)
+		if !ok {
+			w.t.Fatalf("cause %v is no *quic.ApplicationError", context.Cause(ctx))
+		}
+		if e.ErrorCode != 7 || e.ErrorMessage != "enough" {
+			w.t.Errorf("cause %v, want code 7, enough", e)
+		}
+		if e.Remote != remote {
+			w.t.Errorf("cause %v, want remote %t", e, remote)
 		}
 	}
 	t.Run("client", func(t *testing.T) {
