@@ -1,7 +1,6 @@
 package cmd
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -22,38 +21,6 @@ func readDoc(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return string(text)
-}
-
-// The README has every command, every option, and the tables of exit codes and of the environment as the program has them.
-func TestREADME(t *testing.T) {
-	readme := readDoc(t, "../README.md")
-	for _, c := range testApp().Commands {
-		if !strings.Contains(readme, "kwikcp "+c.Name) {
-			t.Errorf("README has no command %s", c.Name)
-		}
-		for _, f := range visibleFlags(c) {
-			if !strings.Contains(readme, f.names[0]) {
-				t.Errorf("README has no %s, which %s takes", f.names[0], c.Name)
-			}
-		}
-	}
-	codes := "| code | `error_code` | meaning |\n|---|---|---|\n"
-	for _, row := range exitStatuses {
-		word := ""
-		if row.word != "" {
-			word = "`" + row.word + "`"
-		}
-		codes += strings.ReplaceAll(fmt.Sprintf("| %d | %s | %s |\n", row.code, word, row.meaning), "|  |", "| |")
-	}
-	variables := "| variable | |\n|---|---|\n"
-	for _, v := range environment {
-		variables += fmt.Sprintf("| `%s` | %s |\n", v.name, v.meaning)
-	}
-	for _, table := range []string{codes, variables} {
-		if !strings.Contains(readme, table) {
-			t.Errorf("README should have\n%s", table)
-		}
-	}
 }
 
 // Every option can be set in the environment, under the name that follows from its own.

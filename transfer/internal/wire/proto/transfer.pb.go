@@ -1346,7 +1346,7 @@ const file_transfer_proto_rawDesc = "" +
 	"\aPackEnd\x12$\n" +
 	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\"&\n" +
 	"\x0ePackDescriptor\x12\x14\n" +
-	"\x05files\x18\x01 \x01(\fR\x05filesB0Z.kwikcp/transfer/internal/wire/proto;transferpbb\x06proto3"
+	"\x05files\x18\x01 \x01(\fR\x05filesB)Z'transfer/internal/wire/proto;transferpbb\x06proto3"
 
 var (
 	file_transfer_proto_rawDescOnce sync.Once
