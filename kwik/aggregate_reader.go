@@ -94,9 +94,6 @@ func (r *AggregateReader) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// Context ends with the stream. Its cause is the error that ended it.
-func (r *AggregateReader) Context() context.Context { return r.agg.ctx }
-
 // Stats returns a snapshot of the stream's progress.
 func (r *AggregateReader) Stats() StreamStats { return r.agg.stats() }
 

@@ -39,7 +39,7 @@ func newBenchAggregator(b *testing.B, size uint64, ids ...PathID) (*streamAggreg
 	if err != nil {
 		b.Fatal(err)
 	}
-	a := newStreamAggregator(b.Context(), FirstAggregateStreamID, u, uint64(u.size), nil, (&ClientConfig{}).populate())
+	a := newStreamAggregator(b.Context(), firstAggregateStreamID, u, uint64(u.size), nil, (&ClientConfig{}).populate())
 	grants := make(map[PathID]chan schedAction)
 	for _, id := range ids {
 		grants[id] = make(chan schedAction, 1<<16) // tell must not block
@@ -156,7 +156,7 @@ func benchmarkShortFrames(b *testing.B, batch int) {
 	b.SetBytes(frame * count)
 	deliveries, loops := 0, 0
 	for b.Loop() {
-		a := newStreamAggregator(b.Context(), FirstAggregateStreamID, u, frame, nil, conf)
+		a := newStreamAggregator(b.Context(), firstAggregateStreamID, u, frame, nil, conf)
 		a.begin, a.hope, a.done, a.tell = func() {}, func() bool { return true }, func() {}, func(schedAction) {}
 		a.attach("a", func() time.Duration { return 0 })
 		a.w, a.mode = writerFunc(func(p []byte, _ int64) (int, error) { deliveries++; return len(p), nil }), consumerUnordered

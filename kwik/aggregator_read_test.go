@@ -20,7 +20,7 @@ func TestWhatWasReadIsCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newStreamAggregator(t.Context(), FirstAggregateStreamID, u, 1, nil, (&ClientConfig{}).populate())
+	a := newStreamAggregator(t.Context(), firstAggregateStreamID, u, 1, nil, (&ClientConfig{}).populate())
 	defer a.close()
 	a.begin, a.tell, a.done = func() {}, func(schedAction) {}, func() {}
 	a.hope = func() bool { return true }

@@ -36,7 +36,7 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 	}
 	c := (&ClientConfig{ReorderWindow: minReorderWindow}).populate()
 	a := &aggregation{TB: t, content: randomBytes(1, size)}
-	a.streamAggregator = newStreamAggregator(t.Context(), FirstAggregateStreamID, u, uint64(unit), nil, c)
+	a.streamAggregator = newStreamAggregator(t.Context(), firstAggregateStreamID, u, uint64(unit), nil, c)
 	count := func(n *int) func() {
 		return func() {
 			a.mu.Lock()

@@ -150,7 +150,7 @@ func (a *attachment) refuse(start, end int64, why error) {
 
 // reportLack tells the client which bytes this server lacks, and drops the grants for them, as the
 // client does.
-func (a *attachment) reportLack(l *Lack) {
+func (a *attachment) reportLack(l *MissingRange) {
 	start, end := a.units.floor(l.Start), a.units.ceil(l.End)
 	if start >= end {
 		return
@@ -175,7 +175,7 @@ func (a *attachment) serve() error {
 	}
 	defer content.Close()
 	if partial, ok := content.(PartialContent); ok {
-		for _, l := range partial.Lacks() {
+		for _, l := range partial.Missing() {
 			a.reportLack(&l)
 		}
 	}
@@ -255,7 +255,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 		}
 		next := a.units.cut(off, a.frameSize(), end)
 		if err := readPayload(content, b, off, int(next-off)); err != nil {
-			if lack, ok := errors.AsType[*Lack](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
+			if lack, ok := errors.AsType[*MissingRange](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
 				a.reportLack(lack) // before the client notices that its grant ends early
 				if s != nil {
 					s.cancel()

@@ -11,7 +11,7 @@ func newTestAttachment(t *testing.T, total, unit uint64) *attachment {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &attachment{id: FirstAggregateStreamID, units: u, wake: make(chan struct{}, 1)}
+	return &attachment{id: firstAggregateStreamID, units: u, wake: make(chan struct{}, 1)}
 }
 
 func grantOf(id, start, n uint64) *kwikpb.OffsetSyncResponse {

@@ -12,7 +12,7 @@ import (
 )
 
 // connections returns how many paths to a server are connected.
-func connections(w *world, c *ClientSession, id ServerID) int { return w.path(c, id).Connections }
+func connections(w *world, c *ClientSession, id ServerID) int { return w.path(c, id).connections }
 
 // A number of paths that was asked for is there for every server, the application knows servers only, and all paths are used.
 func TestConnectionsPerServer(t *testing.T) {
@@ -26,7 +26,7 @@ func TestConnectionsPerServer(t *testing.T) {
 			w.t.Errorf("%d servers are shown", n)
 		}
 		for _, p := range client.Servers() {
-			if p.ServerSent == 0 || p.ServerWindow == 0 {
+			if p.serverSent == 0 || p.serverWindow == 0 {
 				w.t.Errorf("nothing was reported: %+v", p)
 			}
 		}
@@ -106,7 +106,7 @@ func TestBanConcernsTheServer(t *testing.T) {
 		s := w.offer(client, server, unit, w.prove)
 		c := w.copy(s)
 		c.wantAll()
-		if st := w.path(client, "s1"); st.State != PathBanned || st.Connections != 0 {
+		if st := w.path(client, "s1"); st.State != PathBanned || st.connections != 0 {
 			w.t.Errorf("%+v", st)
 		}
 	})
@@ -124,7 +124,7 @@ func TestBannedIsNotDialled(t *testing.T) {
 		client, _ = w.dial(conf)
 		w.wantState(client, "s1", PathClosed) // in back-off
 		before := dials
-		client.ban("s1", FirstAggregateStreamID, 0, 1, errors.New("refuted"))
+		client.ban("s1", firstAggregateStreamID, 0, 1, errors.New("refuted"))
 		if st := w.path(client, "s1"); st.State != PathBanned {
 			w.t.Fatal(st.State)
 		}
@@ -185,7 +185,7 @@ func TestMappingsOfManyPaths(t *testing.T) {
 	link := simnet.Link{Latency: 20 * time.Millisecond, Rate: 20e6}
 	inWorldOf(t, 24<<20, 5, link, func(w *world) {
 		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 16, SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 1}})
-		for _, m := range w.primary.Members() {
+		for _, m := range w.primary.memberList() {
 			w.wantState(client, m.ID, PathActive)
 		}
 		c := w.copy(w.offer(client, server, unit, nil))

@@ -174,7 +174,7 @@ func TestHeadStartOfWhatIsHad(t *testing.T) {
 func TestHeadStartBeforeItsOffer(t *testing.T) {
 	for _, late := range []time.Duration{400 * time.Millisecond, 20 * time.Second} { // looks are due after 310 and 630 ms; QUIC gives up after 30 s
 		inFakePrimaryScene(t, func(w *world, client *ClientSession, primary *fakePeer) {
-			id := FirstAggregateStreamID
+			id := firstAggregateStreamID
 			x := primary.extent(wireOpen(id, 1, 0), wireData(w.data), wireClose(unit))
 			x.Close()
 			time.Sleep(late)
@@ -205,12 +205,12 @@ func TestHeadStartBreaksTheRules(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			inFakePrimaryScene(t, func(w *world, client *ClientSession, primary *fakePeer) {
-				c.offer.KwikStreamId = uint64(FirstAggregateStreamID)
+				c.offer.KwikStreamId = uint64(firstAggregateStreamID)
 				primary.offer(c.offer)
 				if c.data != nil {
-					stream := w.accept(client, FirstAggregateStreamID, nil)
+					stream := w.accept(client, firstAggregateStreamID, nil)
 					w.copy(stream)
-					primary.extent(wireOpen(FirstAggregateStreamID, 1, 0), wireData(c.data))
+					primary.extent(wireOpen(firstAggregateStreamID, 1, 0), wireData(c.data))
 				}
 				primary.wantClosed(ErrMetadataProtocolViolation)
 			})

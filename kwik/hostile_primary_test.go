@@ -110,7 +110,7 @@ func TestDialGivesUp(t *testing.T) {
 
 func TestHostilePrimaryControl(t *testing.T) {
 	hash := make([]byte, 32)
-	offer := &kwikpb.StreamOffer{KwikStreamId: uint64(FirstAggregateStreamID), Size: 10, Alignment: 4}
+	offer := &kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID), Size: 10, Alignment: 4}
 	with := func(change func(o *kwikpb.StreamOffer)) func(p *fakePeer) {
 		return func(p *fakePeer) {
 			o := &kwikpb.StreamOffer{KwikStreamId: offer.KwikStreamId, Size: offer.Size, Alignment: offer.Alignment}
@@ -154,7 +154,7 @@ func TestHostilePrimaryControl(t *testing.T) {
 		"second Welcome": {func(p *fakePeer) {
 			p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{Version: protocolVersion}}})
 		}, ErrMetadataProtocolViolation},
-		"a grant":    {func(p *fakePeer) { p.grant(FirstAggregateStreamID, 1, 0, 4) }, ErrMetadataProtocolViolation},
+		"a grant":    {func(p *fakePeer) { p.grant(firstAggregateStreamID, 1, 0, 4) }, ErrMetadataProtocolViolation},
 		"huge frame": {func(p *fakePeer) { p.sendRaw(protowire.AppendVarint(nil, 1<<62)) }, ErrMetadataProtocolViolation},
 		"garbage":    {func(p *fakePeer) { p.sendRaw(bytes.Repeat([]byte{0xff}, 32)) }, ErrMetadataProtocolViolation},
 	} {

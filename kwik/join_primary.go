@@ -103,7 +103,7 @@ func (l *Listener) checkJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, j
 // dialBack dials a secondary and makes it prove two things: the server at its address has its key,
 // and it is the server that requested the join.
 func (l *Listener) dialBack(ctx context.Context, m *member, k joinSecret) error {
-	tlsConf := clientTLS(trust.PinnedClientConfig(&tls.Config{Time: l.tls.Time}, m.pin), ProtocolJoin)
+	tlsConf := clientTLS(trust.PinnedClientConfig(&tls.Config{Time: l.tls.Time}, m.pin), protocolJoin)
 	conn, err := l.transport.Dial(ctx, net.UDPAddrFromAddrPort(m.addr), tlsConf, l.config.joinQUIC())
 	if err != nil {
 		return err

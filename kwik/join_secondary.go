@@ -67,7 +67,7 @@ func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*
 		// The primary's proof of the token, bound to this TLS session, takes the place of its certificate's.
 		base = &tls.Config{InsecureSkipVerify: true}
 	}
-	conn, addr, err := l.dialPrimary(ctx, primary, clientTLS(base, ProtocolJoin))
+	conn, addr, err := l.dialPrimary(ctx, primary, clientTLS(base, protocolJoin))
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}

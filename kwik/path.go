@@ -47,19 +47,19 @@ type ServerStats struct {
 	State PathState
 	// Err is why the server is closed or banned; nil otherwise.
 	Err error
-	// Connections is the number of connected paths.
-	Connections int
+	// connections is the number of connected paths.
+	connections int
 	// RTT is the smoothed round-trip time and MinRTT the shortest one; 0 while there is no
 	// connection.
 	RTT, MinRTT time.Duration
-	// CongestionWindow is the sum of this side's congestion windows over all paths, in bytes; 0
+	// congestionWindow is the sum of this side's congestion windows over all paths, in bytes; 0
 	// while there is no connection.
-	CongestionWindow uint64
-	// ServerSent, ServerLost and ServerWindow are the newest reports of the server on its side
+	congestionWindow uint64
+	// serverSent, serverLost and serverWindow are the newest reports of the server on its side
 	// of the connected paths: packets sent, packets lost, and the congestion window in bytes. A
 	// server reports while it serves.
-	ServerSent, ServerLost uint64
-	ServerWindow           int64
+	serverSent, serverLost uint64
+	serverWindow           int64
 	// Wire counts the traffic of all connections to the server.
 	Wire WireStats
 	// SecondaryStreams counts the secondary streams of all paths.
@@ -109,7 +109,7 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 		hello.PathId = string(p.id.server())
 	}
 	stream.SetReadDeadline(time.Now().Add(p.session.config.HelloTimeout))
-	p.asked = p.session.config.Now()
+	p.asked = p.session.config.now()
 	p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
 	return nil
 }
@@ -144,7 +144,7 @@ func (p *path) readWelcome() error {
 		return errorf(ErrInvalidStreamRole, "the server is a %s", roleFromWire(w.GetRole())).onPath(p.id)
 	}
 	p.control.stream.SetReadDeadline(time.Time{})
-	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.Now()))
+	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.now()))
 	return nil
 }
 

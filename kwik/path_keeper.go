@@ -129,7 +129,7 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	default:
 	}
 	s.mu.Unlock()
-	tlsConf := clientTLS(trust.PinnedClientConfig(s.secondaryTLS(), trust.Pin(info.GetKeyHash())), ProtocolClient)
+	tlsConf := clientTLS(trust.PinnedClientConfig(s.secondaryTLS(), trust.Pin(info.GetKeyHash())), protocolClient)
 	d, err := dialAny(ctx, addrs, tlsConf, s.config.clientQUIC(ServerRoleSecondary), s.config.ListenPacket)
 	if err != nil {
 		return nil, err

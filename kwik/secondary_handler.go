@@ -144,7 +144,7 @@ func (h *secondaryStreamHandler) awaitTarget(done <-chan struct{}, kwikID Stream
 		if a != nil && pushed {
 			return a.answersTo(path)
 		}
-		return known || !kwikID.IsAggregate()
+		return known || !kwikID.isAggregate()
 	})
 	return a
 }

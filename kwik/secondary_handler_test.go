@@ -386,8 +386,8 @@ func TestPathStats(t *testing.T) {
 		w.copy(w.offer(client, server, unit, nil)).wantAll()
 		before := w.wantState(client, "s1", PathActive)
 		for _, p := range client.Servers() {
-			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond || p.CongestionWindow == 0 {
-				t.Errorf("%q: RTT %v, at least %v, window %d", p.ID, p.RTT, p.MinRTT, p.CongestionWindow)
+			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond || p.congestionWindow == 0 {
+				t.Errorf("%q: RTT %v, at least %v, window %d", p.ID, p.RTT, p.MinRTT, p.congestionWindow)
 			}
 			if p.Wire.BytesReceived < uint64(p.SecondaryStreams.CountedBytes) || p.Wire.BytesSent == 0 || p.Wire.PacketsSent == 0 || p.Wire.PacketsReceived == 0 {
 				t.Errorf("%q: %+v", p.ID, p.Wire)

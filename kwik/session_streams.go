@@ -7,18 +7,18 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// An openStream is an aggregate stream of a session. Guarded by the session, but for the aggregator itself.
+// An openStream is an aggregate stream of a session. The session guards all but the aggregator itself.
 type openStream struct {
 	agg     *streamAggregator
 	tickets map[ServerID][]byte
-	wanted  bool // a consumer began
-	// released: every source was told that nothing more is needed.
+	wanted  bool // a consumer has begun
+	// released means that every source was told that nothing more is needed.
 	released bool
-	// attached holds the connections that were told of the stream.
+	// attached holds the connections on which the stream was attached.
 	attached map[PathID]*path
-	// left holds the connections that have been left for good.
+	// left holds the connections that will not serve the stream again.
 	left map[PathID]*path
-	// reserve is until when sources that are still being connected are waited for.
+	// reserve is the time until which shares are kept for servers that are still connecting.
 	reserve time.Time
 }
 
@@ -51,7 +51,7 @@ func (s *ClientSession) handleControl(p *path, f *kwikpb.ControlFrame) error {
 	return errorf(ErrMetadataProtocolViolation, "control frame %T from a %s", f.GetFrame(), p.role).onPath(p.id)
 }
 
-// handleMetadata acts on what a source says about its part in an aggregate stream.
+// handleMetadata acts on a source's message about its part in an aggregate stream.
 func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) error {
 	switch m.GetType() {
 	case kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST:
@@ -91,7 +91,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 // offer opens an aggregate stream that the primary announces, or adds tickets to one.
 func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 	id := StreamID(o.GetKwikStreamId())
-	if o.GetKwikStreamId() > math.MaxInt64 || !id.IsAggregate() {
+	if o.GetKwikStreamId() > math.MaxInt64 || !id.isAggregate() {
 		return errorf(ErrMetadataProtocolViolation, "offer of stream %#x", o.GetKwikStreamId())
 	}
 	s.mu.Lock()
@@ -160,11 +160,11 @@ func (s *ClientSession) newStream(id StreamID, u units, o *kwikpb.StreamOffer) *
 	return open
 }
 
-// wantStream attaches sources to a stream that is read for the first time.
+// wantStream attaches sources to a stream whose consumer has begun.
 func (s *ClientSession) wantStream(open *openStream) {
 	s.mu.Lock()
 	open.wanted = true
-	// A path takes two round trips to say Welcome; the primary's is the best guess of how long they are.
+	// Welcome takes two round trips. The primary's round-trip time is the best estimate for the others.
 	open.reserve = time.Now().Add(3*s.primary.rtt() + reserveSlack)
 	s.mu.Unlock()
 	s.attachAll(open)
@@ -173,7 +173,7 @@ func (s *ClientSession) wantStream(open *openStream) {
 // reserveSlack is added to three round trips for the handshakes' own work.
 const reserveSlack = 100 * time.Millisecond
 
-// connecting counts the servers that will serve the stream but have not been reached yet. Called with the lock held.
+// connecting counts the servers that may serve the stream and are being dialled for the first time. Called with the lock held.
 func (s *ClientSession) connecting(open *openStream) (n int) {
 	for id := range open.tickets {
 		if sv := s.servers[id]; sv != nil && sv.paths[0].state == PathConnecting && !sv.paths[0].dialed {
@@ -183,7 +183,7 @@ func (s *ClientSession) connecting(open *openStream) (n int) {
 	return n
 }
 
-// attachAll attaches every path that may serve the stream and does not yet.
+// attachAll attaches every path that may serve the stream and is not attached.
 func (s *ClientSession) attachAll(open *openStream) {
 	a := open.agg
 	s.mu.Lock()
@@ -202,7 +202,7 @@ func (s *ClientSession) attachAll(open *openStream) {
 			continue
 		case r.path.role == ServerRoleSecondary && ticket == nil:
 			continue
-		case a.pushed && r.id.isFurther(): // one path for what a server pushes, or it pushes it twice
+		case a.pushed && r.id.isFurther(): // on two paths a server would push its bytes twice
 			continue
 		}
 		offer := &kwikpb.StreamOffer{
@@ -230,7 +230,7 @@ func (s *ClientSession) attachAll(open *openStream) {
 	a.expect(connecting, reserve)
 }
 
-// attachNew attaches a path that has come, or stops waiting for one that has not, on every stream that is read.
+// attachNew updates every stream that has a consumer after a path has opened or a dial has failed.
 func (s *ClientSession) attachNew() {
 	s.mu.Lock()
 	var wanted []*openStream
@@ -245,7 +245,7 @@ func (s *ClientSession) attachNew() {
 	}
 }
 
-// tell sends a decision of a stream's scheduler to a source.
+// tell sends a decision of a stream's scheduler to its source.
 func (s *ClientSession) tell(a *streamAggregator, action schedAction) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -275,7 +275,7 @@ func (s *ClientSession) tell(a *streamAggregator, action schedAction) {
 	}
 }
 
-// hope reports whether a source that does not serve the stream now may still come: a server that has a ticket is being dialled, or
+// hope reports whether a further source may still serve the stream: a server for which there is a ticket is being dialled or
 // about to be attached.
 func (s *ClientSession) hope(open *openStream) bool {
 	s.mu.Lock()
@@ -291,7 +291,7 @@ func (s *ClientSession) hope(open *openStream) bool {
 	return false
 }
 
-// releaseStream tells every server that a stream needs nothing more.
+// releaseStream tells every server that the client needs nothing more of a stream.
 func (s *ClientSession) releaseStream(open *openStream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -317,7 +317,7 @@ func (s *ClientSession) unreleased() (n int) {
 	return n
 }
 
-// closeStream ends a stream from this side and forgets it.
+// closeStream ends a stream and removes it from the session.
 func (s *ClientSession) closeStream(a *streamAggregator) {
 	a.close()
 	s.handler.cancel(a.id)
@@ -333,8 +333,8 @@ func (s *ClientSession) lookup(id StreamID) (*streamAggregator, bool) {
 	if open := s.streams[id]; open != nil {
 		return open.agg, true
 	}
-	return nil, id.IsAggregate() && id <= s.offered
+	return nil, id.isAggregate() && id <= s.offered
 }
 
-// clampOffset makes an offset of a peer an int64; one that is too large stays far beyond every stream.
+// clampOffset converts an offset of a peer to int64. One that is too large stays beyond the end of every stream.
 func clampOffset(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

@@ -32,8 +32,14 @@ func TestSessionClose(t *testing.T) {
 		w.t.Helper()
 		<-ctx.Done()
 		e, ok := errors.AsType[*quic.ApplicationError](context.Cause(ctx))
-		if !ok || e.ErrorCode != 7 || e.ErrorMessage != "enough" || e.Remote != remote {
-			w.t.Errorf("cause %v, want code 7, remote %v", context.Cause(ctx), remote)
+		if !ok {
+			w.t.Fatalf("cause %v is no *quic.ApplicationError", context.Cause(ctx))
+		}
+		if e.ErrorCode != 7 || e.ErrorMessage != "enough" {
+			w.t.Errorf("cause %v, want code 7, enough", e)
+		}
+		if e.Remote != remote {
+			w.t.Errorf("cause %v, want remote %t", e, remote)
 		}
 	}
 	t.Run("client", func(t *testing.T) {
@@ -297,10 +303,10 @@ func TestPeerThatReadsNoControlIsCutOff(t *testing.T) {
 func TestLimitsOfStrangers(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		w.primary.stop()
-		w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.MaxHandshakes, c.MaxSessions = 2, 3 }))
-		mute := []*fakePeer{w.fakeClient(w.primary, ProtocolClient), w.fakeClient(w.primary, ProtocolJoin)}
+		w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.maxHandshakes, c.MaxSessions = 2, 3 }))
+		mute := []*fakePeer{w.fakeClient(w.primary, protocolClient), w.fakeClient(w.primary, protocolJoin)}
 		time.Sleep(100 * time.Millisecond)
-		w.fakeClient(w.primary, ProtocolClient).wantClosed(ErrSecondaryStreamOverflow)
+		w.fakeClient(w.primary, protocolClient).wantClosed(ErrSecondaryStreamOverflow)
 		for _, p := range mute {
 			p.wantClosed(ErrMetadataProtocolViolation)
 		}
@@ -396,7 +402,7 @@ func TestAddressesAreTriedInOrder(t *testing.T) {
 			w.t.Fatal(err)
 		}
 		nobody := netip.MustParseAddrPort("10.9.9.9:4433")
-		tlsConf := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{ProtocolClient}}
+		tlsConf := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocolClient}}
 		stranger := w.fakeServer()
 		stranger.listener.Close()
 		for _, c := range []struct {

@@ -337,7 +337,7 @@ func (w *simWorld) watch() {
 			h := w.hostAt(p)
 			st := p.SecondaryStreams
 			active += st.ActiveStreams
-			if st.ActiveStreams > open*max(1, p.Connections) {
+			if st.ActiveStreams > open*max(1, p.connections) {
 				w.fault("%d secondary streams of %s are open", st.ActiveStreams, p.ID)
 			}
 			e, ok := errors.AsType[*Error](p.Err)

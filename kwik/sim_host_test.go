@@ -81,7 +81,7 @@ func (c simContent) ReadAt(p []byte, off int64) (int, error) {
 		return 0, fmt.Errorf("it was written to: %w", ErrContentChanged)
 	}
 	if c.plan.copy == simCopyRotten {
-		for _, l := range (simHoles{c}).Lacks() {
+		for _, l := range (simHoles{c}).Missing() {
 			if l.Start < end && off < l.End {
 				return 0, &l
 			}
@@ -100,10 +100,10 @@ func (c simContent) Close() error { return nil }
 // simHoles is a simContent that says what it lacks: a third of each three units, and never the same at two servers next to each other.
 type simHoles struct{ simContent }
 
-func (c simHoles) Lacks() (all []Lack) {
+func (c simHoles) Missing() (all []MissingRange) {
 	const every = 3 * unit
 	for start := int64(c.index % 3 * unit); start < c.flow.size; start += every {
-		all = append(all, Lack{start + 1, min(start+unit, c.flow.size), errors.New("a hole")})
+		all = append(all, MissingRange{start + 1, min(start+unit, c.flow.size), errors.New("a hole")})
 	}
 	return all
 }

@@ -38,7 +38,7 @@ func newSimVillain(h *simHost) *simVillain {
 			if err != nil {
 				return
 			}
-			if conn.ConnectionState().TLS.NegotiatedProtocol == ProtocolJoin {
+			if conn.ConnectionState().TLS.NegotiatedProtocol == protocolJoin {
 				continue // its own end of its membership, or the primary's, on which it never answers
 			}
 			v.mu.Lock()
@@ -54,7 +54,7 @@ func newSimVillain(h *simHost) *simVillain {
 		socket.Close()
 	})
 	for v.joined == nil { // dials fail if too much is lost
-		v.joined, _ = transport.Dial(h.ctx, net.UDPAddrFromAddrPort(v.fake.addr), clientTLS(pinned(v.fake.pin), ProtocolJoin), &quic.Config{MaxIdleTimeout: time.Hour})
+		v.joined, _ = transport.Dial(h.ctx, net.UDPAddrFromAddrPort(v.fake.addr), clientTLS(pinned(v.fake.pin), protocolJoin), &quic.Config{MaxIdleTimeout: time.Hour})
 	}
 	return v
 }

@@ -126,7 +126,7 @@ func TestStaleIsNotSuspended(t *testing.T) {
 			}
 		})))
 		for i := range maxStaleAnswers + 1 {
-			if m := w.primary.Members(); len(m) != 1 || m[0].Suspended || len(said.all()) > 0 {
+			if m := w.primary.memberList(); len(m) != 1 || m[0].Suspended || len(said.all()) > 0 {
 				w.t.Fatalf("after %d: %+v, %v", i, m, said.all())
 			}
 			client, server := w.dial(nil)
@@ -136,7 +136,7 @@ func TestStaleIsNotSuspended(t *testing.T) {
 			client.CloseWithError(0, "")
 			time.Sleep(2 * provedPause)
 		}
-		if m := w.primary.Members(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
+		if m := w.primary.memberList(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
 			w.t.Errorf("%+v, %v", m, said.all())
 		}
 	})
@@ -166,7 +166,7 @@ func TestFalseBlame(t *testing.T) {
 		blame("s9", uint64(s.StreamID()), 0)
 		blame("primary", uint64(s.StreamID()), 0)
 		time.Sleep(time.Second)
-		if m := w.primary.Members(); len(m) != 1 || m[0].Suspended || len(said.all()) != 0 {
+		if m := w.primary.memberList(); len(m) != 1 || m[0].Suspended || len(said.all()) != 0 {
 			w.t.Errorf("%+v, %v", m, said.all())
 		}
 		w.copy(s).wantAll()
@@ -187,16 +187,16 @@ func TestSuspensionOutlastsTheMembership(t *testing.T) {
 		w.copy(s).wantAll()
 		w.within(time.Second, func() bool { return len(said.all()) == 1 })
 		s1.member.Close()
-		w.within(time.Second, func() bool { return len(w.primary.Members()) == 0 })
+		w.within(time.Second, func() bool { return len(w.primary.memberList()) == 0 })
 		s1.join(JoinConfig{Token: w.token})
 		time.Sleep(time.Minute)
-		if m := w.primary.Members(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
+		if m := w.primary.memberList(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
 			w.t.Errorf("after another join: %+v, %v", m, said.all())
 		}
 		s1.stop() // repaired
 		again := w.join(restarted(s1))
 		w.secondaries = append(w.secondaries, again)
-		w.within(time.Minute, func() bool { m := w.primary.Members(); return len(m) == 1 && !m[0].Suspended })
+		w.within(time.Minute, func() bool { m := w.primary.memberList(); return len(m) == 1 && !m[0].Suspended })
 		if heard := said.all(); len(heard) != 2 || heard[1] != nil {
 			w.t.Errorf("%v", heard)
 		}
@@ -222,7 +222,7 @@ func TestLiesWithoutEnd(t *testing.T) {
 				PathId: "s1", Blame: &kwikpb.Blame{KwikStreamId: uint64(s.StreamID()), Offset: i % 64 * unit},
 			}}})
 			time.Sleep(10 * time.Millisecond)
-			if w.primary.Members()[0].Suspended {
+			if w.primary.memberList()[0].Suspended {
 				w.t.Fatal("suspended for a word")
 			}
 		}
@@ -241,7 +241,7 @@ func TestBlameThatCannotBeChecked(t *testing.T) {
 			client.reportRejected("s1", kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(s.StreamID())}, errors.New("because"))
 		}
 		time.Sleep(time.Hour)
-		if m := w.primary.Members(); len(m) != 1 || m[0].Suspended {
+		if m := w.primary.memberList(); len(m) != 1 || m[0].Suspended {
 			w.t.Errorf("%+v", m)
 		}
 	})

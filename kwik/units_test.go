@@ -155,6 +155,6 @@ func FuzzUnits(f *testing.F) {
 }
 
 func ExampleStreamID() {
-	fmt.Println(StreamID(4).IsAggregate(), FirstAggregateStreamID.IsAggregate(), (FirstAggregateStreamID - 1).IsAggregate())
+	fmt.Println(StreamID(4).isAggregate(), firstAggregateStreamID.isAggregate(), (firstAggregateStreamID - 1).isAggregate())
 	// Output: false true false
 }
