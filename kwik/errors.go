@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/quic-go/quic-go"
+
+	"kwikcp/internal/escape"
 )
 
 // An ErrorCode says why KWIK refused or ended something. It is what travels in QUIC's application and stream error
@@ -166,15 +168,4 @@ func fromQUIC(err error, path PathID) error {
 }
 
 // printable makes text of a peer safe to print: no control characters, bounded.
-func printable(s string) string {
-	const most = 200
-	if len(s) > most {
-		s = s[:most]
-	}
-	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || (r >= 0x80 && r < 0xa0) || r == '\ufffd' || (r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069) {
-			return '?'
-		}
-		return r
-	}, s)
-}
+func printable(s string) string { return escape.Reason(s, 200) }
