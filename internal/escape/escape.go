@@ -56,14 +56,14 @@ func quoted(r rune) string {
 	return q[1 : len(q)-1]
 }
 
-// Reason returns text of a peer, at most limit bytes of it, with a question mark for each unprintable character. It is
+// Reason returns text of a peer, at most limit bytes of it, with a question mark for each character that is not graphic. It is
 // for short texts that are passed on: the length does not grow.
 func Reason(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit]
 	}
 	return strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
+		if r == utf8.RuneError || !unicode.IsGraphic(r) {
 			return '?'
 		}
 		return r
