@@ -1,7 +1,6 @@
 package cmd
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -9,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 )
@@ -24,7 +24,7 @@ func readDoc(t *testing.T, name string) string {
 	return string(text)
 }
 
-// The README has every command, every option, and the tables of exit codes and of the environment as the program has them.
+// The README names every command and option.
 func TestREADME(t *testing.T) {
 	readme := readDoc(t, "../README.md")
 	for _, c := range testApp().Commands {
@@ -35,23 +35,6 @@ func TestREADME(t *testing.T) {
 			if !strings.Contains(readme, f.names[0]) {
 				t.Errorf("README has no %s, which %s takes", f.names[0], c.Name)
 			}
-		}
-	}
-	codes := "| code | `error_code` | meaning |\n|---|---|---|\n"
-	for _, row := range exitStatuses {
-		word := ""
-		if row.word != "" {
-			word = "`" + row.word + "`"
-		}
-		codes += strings.ReplaceAll(fmt.Sprintf("| %d | %s | %s |\n", row.code, word, row.meaning), "|  |", "| |")
-	}
-	variables := "| variable | |\n|---|---|\n"
-	for _, v := range environment {
-		variables += fmt.Sprintf("| `%s` | %s |\n", v.name, v.meaning)
-	}
-	for _, table := range []string{codes, variables} {
-		if !strings.Contains(readme, table) {
-			t.Errorf("README should have\n%s", table)
 		}
 	}
 }
@@ -70,14 +53,46 @@ func TestVariablesOfOptions(t *testing.T) {
 
 // The exit codes that a command's help names are those of the table.
 func TestExitHelp(t *testing.T) {
-	help := exitHelp(exitNotFound)
-	for _, want := range []string{"  0  done", "  2  the command", "  3  the server has no such file", "130  SIGINT"} {
+	help := exitHelp(append([]int{exitNotFound}, signalCodes...)...)
+	for _, want := range []string{"  0  success", "  2  the command", "  3  no such file", "130  SIGINT"} {
 		if !strings.Contains(help, want) {
 			t.Errorf("no %q in\n%s", want, help)
 		}
 	}
 	if strings.Contains(help, "integrity") || strings.Contains(help, "no space") {
 		t.Error(help)
+	}
+}
+
+// The lines of help fit the width, and --help names every option.
+func TestHelpWidth(t *testing.T) {
+	app := testApp()
+	for _, width := range []int{minHelpWidth, 60, maxHelpWidth} {
+		texts := map[string]string{"": appHelp(app, width)}
+		for _, c := range app.Commands {
+			texts[c.Name] = commandHelp(c, width)
+			for _, f := range visibleFlags(c) {
+				if !strings.Contains(texts[c.Name], f.names[0]) {
+					t.Errorf("%s: no %s in the help", c.Name, f.names[0])
+				}
+			}
+		}
+		for name, text := range texts {
+			for line := range strings.Lines(text) {
+				line = strings.TrimSuffix(line, "\n")
+				oneWord := !strings.Contains(strings.TrimSpace(line), " ") // such as a URL
+				if columns := utf8.RuneCountInString(line); columns > width && (width == maxHelpWidth || !oneWord) {
+					t.Errorf("%s: %d columns, not %d: %q", name, columns, width, line)
+				}
+			}
+		}
+	}
+}
+
+// docs/REFERENCE.md is what go generate makes.
+func TestReference(t *testing.T) {
+	if _, reference := Docs(); reference != readDoc(t, "../docs/REFERENCE.md") {
+		t.Error("docs/REFERENCE.md is not up to date: go generate ./cmd")
 	}
 }
 

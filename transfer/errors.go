@@ -76,6 +76,10 @@ func NetworkError(op string, err error) error {
 	return &Error{Kind: kindOf(err), Op: op, Err: plain(err)}
 }
 
+// NetworkCause returns the part of an error of the network or of KWIK that a user can act on, without the internals of
+// package quic-go.
+func NetworkCause(err error) error { return plain(err) }
+
 // kindOf classifies an error of the network or of KWIK.
 func kindOf(err error) Kind {
 	if _, ok := errors.AsType[*integrity.GroupError](err); ok {
