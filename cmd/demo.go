@@ -17,6 +17,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/testdata"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 func demoCommand(t *terminal) *cli.Command {
@@ -74,7 +75,7 @@ func runDemo(ctx context.Context, t *terminal, args []string) (err error) {
 		if c.policy, err = newTrustPolicy(t, c.stateDir, ""); err != nil {
 			return err
 		}
-		root, err := transfer.OpenDir(filepath.Join(work, dir))
+		root, err := disk.OpenDir(filepath.Join(work, dir))
 		if err != nil {
 			return transfer.LocalError("prepare the demo", err)
 		}
@@ -119,7 +120,7 @@ func copyFile(ctx context.Context, to, from string) (err error) {
 	if from != "" {
 		op := fmt.Sprintf("demo %q", from)
 		if info, err := os.Stat(from); err == nil && !info.Mode().IsRegular() { // opening a FIFO would block
-			return transfer.LocalError(op, transfer.ErrNotAFile)
+			return transfer.LocalError(op, disk.ErrNotAFile)
 		}
 		f, err := os.Open(from)
 		if err != nil {

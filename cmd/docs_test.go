@@ -24,21 +24,6 @@ func readDoc(t *testing.T, name string) string {
 	return string(text)
 }
 
-// The README names every command and option.
-func TestREADME(t *testing.T) {
-	readme := readDoc(t, "../README.md")
-	for _, c := range testApp().Commands {
-		if !strings.Contains(readme, "kwikcp "+c.Name) {
-			t.Errorf("README has no command %s", c.Name)
-		}
-		for _, f := range visibleFlags(c) {
-			if !strings.Contains(readme, f.names[0]) {
-				t.Errorf("README has no %s, which %s takes", f.names[0], c.Name)
-			}
-		}
-	}
-}
-
 // Every option can be set in the environment, under the name that follows from its own.
 func TestVariablesOfOptions(t *testing.T) {
 	for _, c := range testApp().Commands {

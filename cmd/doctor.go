@@ -51,7 +51,7 @@ The exit status is 5 if a server does not answer.
 
 // A diagnosis is the state of a server.
 type diagnosis struct {
-	kwik.PathStats
+	kwik.ServerStats
 	*kwik.Connection // nil unless the server answered
 }
 
@@ -160,8 +160,8 @@ func (p patient) connect(ctx context.Context) ([]diagnosis, error) {
 		return nil, err
 	}
 	var found []diagnosis
-	for _, path := range session.Paths() {
-		d := diagnosis{PathStats: path}
+	for _, path := range session.Servers() {
+		d := diagnosis{ServerStats: path}
 		if c, ok := session.Connection(path.ID); ok {
 			d.Connection = &c
 		}
@@ -185,7 +185,7 @@ func settle(ctx, dialing context.Context, session *kwik.ClientSession) error {
 			settled.Reset(50 * time.Millisecond)
 		}
 		connecting := false
-		for _, path := range session.Paths() {
+		for _, path := range session.Servers() {
 			connecting = connecting || path.State == kwik.PathConnecting
 		}
 		if !connecting {
@@ -256,10 +256,10 @@ func (d diagnosis) describe(now time.Time) string {
 
 // whyUnreachable returns why there is no connection to the server.
 func (d diagnosis) whyUnreachable() string {
-	if d.Reason == nil {
+	if d.Err == nil {
 		return "no answer in time"
 	}
-	return transfer.NetworkCause(d.Reason).Error()
+	return transfer.NetworkCause(d.Err).Error()
 }
 
 // clock describes how a server's clock differs from this host's.
@@ -341,31 +341,31 @@ func newSockets(receive, send int, known, gro, gso, ecn bool) *sockets {
 func (e *events) diagnosis(d diagnosis) {
 	found := struct {
 		event
-		ID          kwik.PathID `json:"id"`
-		Role        string      `json:"role"`
-		Addr        string      `json:"addr"`
-		Answered    bool        `json:"answered"`
-		Reason      string      `json:"reason"`
-		Local       *string     `json:"local_addr"`
-		RTT         *float64    `json:"rtt_ms"`
-		MinRTT      *float64    `json:"min_rtt_ms"`
-		PacketsSent uint64      `json:"packets_sent"`
-		PacketsLost uint64      `json:"packets_lost"`
-		Pin         *string     `json:"pin"`
-		NotAfter    *time.Time  `json:"not_after"`
-		KWIK        *string     `json:"kwik"`
-		QUIC        *string     `json:"quic"`
-		GSO         *bool       `json:"gso"`
-		ECN         *string     `json:"ecn"`
-		Clock       *float64    `json:"clock_difference_s"`
-		ClockError  *float64    `json:"clock_error_s"`
-		Version     *string     `json:"version"`
-		Sockets     *sockets    `json:"sockets"`
+		ID          kwik.ServerID `json:"id"`
+		Role        string        `json:"role"`
+		Addr        string        `json:"addr"`
+		Answered    bool          `json:"answered"`
+		Reason      string        `json:"reason"`
+		Local       *string       `json:"local_addr"`
+		RTT         *float64      `json:"rtt_ms"`
+		MinRTT      *float64      `json:"min_rtt_ms"`
+		PacketsSent uint64        `json:"packets_sent"`
+		PacketsLost uint64        `json:"packets_lost"`
+		Pin         *string       `json:"pin"`
+		NotAfter    *time.Time    `json:"not_after"`
+		KWIK        *string       `json:"kwik"`
+		QUIC        *string       `json:"quic"`
+		GSO         *bool         `json:"gso"`
+		ECN         *string       `json:"ecn"`
+		Clock       *float64      `json:"clock_difference_s"`
+		ClockError  *float64      `json:"clock_error_s"`
+		Version     *string       `json:"version"`
+		Sockets     *sockets      `json:"sockets"`
 	}{
 		event: newEvent("diagnosis"), ID: d.ID, Role: d.Role.String(), Addr: d.Addr.String(), Answered: d.answered(),
 		PacketsSent: d.Wire.PacketsSent, PacketsLost: d.Wire.PacketsLost,
 	}
-	if d.Reason != nil {
+	if d.Err != nil {
 		found.Reason = d.whyUnreachable()
 	}
 	if d.answered() {

@@ -16,6 +16,7 @@ import (
 	"kwikcp/internal/udp"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // getOptions are the options of get.
@@ -251,7 +252,7 @@ func parseConnections(text string) (int, error) {
 }
 
 // config returns the KWIK configuration of a transfer.
-func (f fetcher) config() (*kwik.Config, error) {
+func (f fetcher) config() (*kwik.ClientConfig, error) {
 	config, err := f.client.config()
 	if err == nil {
 		config.ConnectionsPerServer, config.RateLimit = f.connections, f.limit
@@ -393,7 +394,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 		options.Output = w
 	}
 	if g.seed != "" {
-		if options.Seed, err = transfer.OpenFile(g.seed); err != nil {
+		if options.Seed, err = disk.OpenFile(g.seed); err != nil {
 			return transfer.Result{}, transfer.LocalError(fmt.Sprintf("read the seed %q", g.seed), err)
 		}
 		defer options.Seed.Close()
@@ -402,7 +403,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 	if err != nil && g.policy.accepted(err) {
 		result, err = transfer.Get(ctx, options, report)
 	}
-	if errors.Is(err, transfer.ErrNotAFile) {
+	if errors.Is(err, disk.ErrNotAFile) {
 		err = advisedError{adviseStdout, err}
 	}
 	if err != nil && result.Kept {

@@ -177,12 +177,12 @@ func (o *clientOptions) parse(t *terminal) (c client, err error) {
 }
 
 // config returns the KWIK configuration of a connection.
-func (c client) config() (*kwik.Config, error) {
+func (c client) config() (*kwik.ClientConfig, error) {
 	traced, err := quicConfig()
 	if err != nil {
 		return nil, err
 	}
-	return &kwik.Config{QUIC: traced, Family: c.family}, nil
+	return &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: c.family}}, nil
 }
 
 // source returns a directory of a primary, and how to connect to it.

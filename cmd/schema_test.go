@@ -96,9 +96,9 @@ func (s *schemaWriter) close() error {
 	return s.bad
 }
 
-// Every event of the schema is in the README with all its fields, and those of the README are in the schema.
-func TestEventsInREADME(t *testing.T) {
-	raw, err := os.ReadFile("../README.md")
+// Every event of the schema is in docs/SCRIPTING.md with all its fields, and the events of the page are in the schema.
+func TestEventsInScripting(t *testing.T) {
+	raw, err := os.ReadFile("../docs/SCRIPTING.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,17 +115,17 @@ func TestEventsInREADME(t *testing.T) {
 		name = strings.ReplaceAll(strings.TrimSuffix(name, "_of_get"), "_of_", " of ")
 		row, ok := rows[name]
 		if !ok {
-			t.Errorf("README has no event %q", name)
+			t.Errorf("SCRIPTING.md has no event %q", name)
 		}
 		for field := range ref.Ref.Properties {
 			if field != "v" && field != "event" && !strings.Contains(row, "`"+field+"`") {
-				t.Errorf("README has no field %q of event %q", field, name)
+				t.Errorf("SCRIPTING.md has no field %q of event %q", field, name)
 			}
 		}
 		delete(rows, name)
 	}
 	for name := range rows {
-		t.Errorf("README has the event %q, the schema does not", name)
+		t.Errorf("SCRIPTING.md has the event %q, the schema does not", name)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"kwikcp/internal/procs"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // serveOptions are the options of serve.
@@ -235,7 +236,7 @@ func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) 
 	if info, err := os.Stat(c.root); err == nil && !info.IsDir() { // opening a FIFO would block
 		return transfer.LocalError(op, errors.New("not a directory"))
 	}
-	dir, err := transfer.OpenTree(c.root, c.mirror != nil)
+	dir, err := disk.OpenTree(c.root, c.mirror != nil)
 	if err != nil {
 		return transfer.LocalError(op, err)
 	}

@@ -18,6 +18,8 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/serve"
 )
 
 // A runningServer is a server of this process. Its goroutines are the loop of the file server and, on a secondary, those
@@ -26,9 +28,9 @@ type runningServer struct {
 	serveConfig
 	url      transfer.URL
 	listener *kwik.Listener
-	files    *transfer.Server
-	trees    *transfer.TreeStore // nil if there is none
-	noTrees  error               // why there is none
+	files    *serve.Server
+	trees    *serve.TreeStore // nil if there is none
+	noTrees  error            // why there is none
 	cancel   context.CancelFunc
 	ctx      context.Context
 	wg       sync.WaitGroup // the loop of the file server
@@ -39,7 +41,7 @@ type runningServer struct {
 }
 
 // startServer starts a server of a directory.
-func startServer(c serveConfig, dir transfer.Dir) (*runningServer, error) {
+func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 	cert, err := trust.LoadOrCreateIdentity(c.stateDir, time.Now())
 	if err != nil {
 		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "load the server's key", Err: err}
@@ -48,7 +50,7 @@ func startServer(c serveConfig, dir transfer.Dir) (*runningServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &runningServer{serveConfig: c, files: transfer.NewServer(dir, c.log)}
+	s := &runningServer{serveConfig: c, files: serve.NewServer(dir, c.log)}
 	s.openTrees()
 	config := s.listenConfig(cert)
 	config.QUIC = traced
@@ -66,22 +68,22 @@ func startServer(c serveConfig, dir transfer.Dir) (*runningServer, error) {
 }
 
 // listenConfig returns the KWIK configuration of the listener.
-func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.Config {
+func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 	reset := quic.StatelessResetKey(trust.StatelessResetKey(cert))
-	config := &kwik.Config{
-		RateLimit: s.limit, Software: "kwikcp " + version(), Role: s.role, OpenContent: s.files.OpenContent,
+	config := &kwik.ServerConfig{
+		Config: kwik.Config{RateLimit: s.limit}, Software: "kwikcp " + version(), Role: s.role, OpenContent: s.files.OpenContent,
 		StatelessResetKey: &reset, Verify: s.files.Verify,
-		OnMembership: func(id kwik.PathID, addr netip.AddrPort, reason error) {
+		OnMembership: func(id kwik.ServerID, addr netip.AddrPort, reason error) {
 			if reason == nil {
 				s.log.Info("secondary joined", "id", id, "addr", addr.String())
 			} else {
 				s.log.Info("secondary left", "id", id, "addr", addr.String(), "reason", reason)
 			}
 		},
-		OnBlame: func(session *kwik.ServerSession, path kwik.PathID, offset int64, reason string) {
+		OnReject: func(session *kwik.ServerSession, path kwik.ServerID, offset int64, reason string) {
 			s.log.Warn("client rejected bytes", "client", session.RemoteAddr().String(), "from", path, "offset", offset, "reason", reason)
 		},
-		OnSuspension: func(id kwik.PathID, reason error) {
+		OnSuspension: func(id kwik.ServerID, reason error) {
 			if reason == nil {
 				s.log.Info("secondary resumed", "id", id)
 			} else {
@@ -106,7 +108,7 @@ func (s *runningServer) openTrees() {
 	}
 	root := blake3.Sum256([]byte(absolute(s.root)))
 	path := filepath.Join(s.stateDir, fmt.Sprintf("trees-%x.db", root[:8]))
-	if s.trees, s.noTrees = transfer.OpenTreeStore(path); s.noTrees == nil {
+	if s.trees, s.noTrees = serve.OpenTreeStore(path); s.noTrees == nil {
 		s.files.KeepTrees(s.trees)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // stdoutNames are the names of stdout on Unix systems. They are links, which a file must not replace.
@@ -44,7 +45,7 @@ func targetOf(arg, urlPath string) (target string, stdout bool, err error) {
 	case slash && err != nil:
 		return arg, false, transfer.LocalError(op, err)
 	case special:
-		return arg, false, advisedError{adviseStdout, transfer.LocalError(op, transfer.ErrNotAFile)}
+		return arg, false, advisedError{adviseStdout, transfer.LocalError(op, disk.ErrNotAFile)}
 	}
 	return arg, false, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"kwikcp/integrity"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // verifyOptions are the options of verify.
@@ -139,7 +140,7 @@ func parseVerify(t *terminal, o *verifyOptions, args []string) (c check, err err
 // run verifies the file. A file that differs is an error with a complete verdict.
 func (c check) run(ctx context.Context, report transfer.Reporter) (verdict, error) {
 	op := fmt.Sprintf("verify %q", c.path)
-	file, err := transfer.OpenFile(c.path)
+	file, err := disk.OpenFile(c.path)
 	if err != nil {
 		return verdict{path: c.path}, localFileError(op, err)
 	}
@@ -151,7 +152,7 @@ func (c check) run(ctx context.Context, report transfer.Reporter) (verdict, erro
 }
 
 // hash compares the file's hash with --checksum.
-func (c check) hash(ctx context.Context, op string, file transfer.File, report transfer.Reporter) (v verdict, err error) {
+func (c check) hash(ctx context.Context, op string, file disk.File, report transfer.Reporter) (v verdict, err error) {
 	start := time.Now()
 	v.path, v.want = c.path, c.want
 	v.has, v.size, err = hashReported(ctx, file, report)
@@ -169,7 +170,7 @@ func (c check) hash(ctx context.Context, op string, file transfer.File, report t
 }
 
 // compare compares the file with that of the server.
-func (c check) compare(ctx context.Context, op string, file transfer.File, report transfer.Reporter) (v verdict, err error) {
+func (c check) compare(ctx context.Context, op string, file disk.File, report transfer.Reporter) (v verdict, err error) {
 	v.path = c.path
 	r, err := c.fetchTree(ctx, file, report)
 	v.size, v.want, v.seconds, v.differences = r.Size, r.Manifest.Root, r.Seconds, r.Differences
@@ -184,7 +185,7 @@ func (c check) compare(ctx context.Context, op string, file transfer.File, repor
 }
 
 // fetchTree asks the server, a second time if the user at the terminal accepts its key.
-func (c check) fetchTree(ctx context.Context, file transfer.File, report transfer.Reporter) (transfer.Comparison, error) {
+func (c check) fetchTree(ctx context.Context, file disk.File, report transfer.Reporter) (transfer.Comparison, error) {
 	config, err := c.config()
 	if err != nil {
 		return transfer.Comparison{}, err
@@ -216,7 +217,7 @@ func compareSizes(c transfer.Comparison) string {
 }
 
 // hashReported hashes a file on all cores and reports the progress ten times a second.
-func hashReported(ctx context.Context, f transfer.File, report transfer.Reporter) (root integrity.Root, size int64, err error) {
+func hashReported(ctx context.Context, f disk.File, report transfer.Reporter) (root integrity.Root, size int64, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return root, 0, err

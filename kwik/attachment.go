@@ -25,7 +25,7 @@ type attachment struct {
 	cancel     context.CancelFunc
 	wake       chan struct{}    // has an element after grants came
 	offer      *AggregateStream // what the client was offered; nil on a secondary
-	start      chan struct{}    // closed when a head start may begin; nil if the client attached this server itself
+	start      <-chan struct{}  // closed when a head start may begin; nil if nothing delays it
 
 	mu    sync.Mutex
 	queue []*extent // the first is being written, if writing
@@ -135,8 +135,8 @@ func (a *attachment) refuse(start, end int64, why error) {
 		code = ErrContentChanged
 	}
 	reason := why.Error()
-	if e, ok := errors.AsType[*Error](why); ok && e.Reason != "" {
-		reason = e.Reason // the code goes with it
+	if e, ok := errors.AsType[*Error](why); ok && e.Message != "" {
+		reason = e.Message // the code goes with it
 	}
 	a.session.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 		KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
@@ -199,7 +199,7 @@ func (a *attachment) serve() error {
 
 // frameSize is the payload of a usual DATA frame, in bytes.
 func (a *attachment) frameSize() int64 {
-	return int64(a.session.listener.config.SecondaryStreams.BufferSize)
+	return int64(a.session.listener.config.BufferSize)
 }
 
 // sync tells the client where this source is and that it can write more.

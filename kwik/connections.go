@@ -10,7 +10,7 @@ import (
 // for a full link, so on a long path that loses packets for other reasons one connection leaves most of the link empty; several do not.
 
 const (
-	// MaxConnectionsPerServer bounds Config.ConnectionsPerServer.
+	// MaxConnectionsPerServer bounds ClientConfig.ConnectionsPerServer.
 	MaxConnectionsPerServer = 16
 	// autoConnections is up to how many paths a server gets by itself.
 	autoConnections = 4
@@ -201,7 +201,7 @@ func (s *ClientSession) widen(sv *serverRecord) {
 			if len(s.paths)-len(s.servers) >= maxFurtherPaths {
 				break
 			}
-			s.newPath(sv, sv.id.further(n), sv.addrs[0])
+			s.newPath(sv, sv.id.path(n), sv.addrs[0])
 		}
 		r := sv.paths[n-1]
 		r.dropped = false

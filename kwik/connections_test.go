@@ -33,10 +33,7 @@ func TestWidthPolicy(t *testing.T) {
 			paths := w.width
 			received += s.rate(paths) * reportInterval.Seconds()
 			for n := range paths {
-				id := PathID("s1")
-				if n > 0 {
-					id = id.further(n + 1)
-				}
+				id := ServerID("s1").path(n + 1)
 				r := last[id]
 				r.sent, r.rtt, r.minRTT = r.sent+1000, rtt, rtt
 				s.next(at, &r)
@@ -45,7 +42,7 @@ func TestWidthPolicy(t *testing.T) {
 			}
 			for id := range last { // paths that are given up
 				n := 1
-				for ; id != "s1" && id != PathID("s1").further(n); n++ {
+				for ; id != ServerID("s1").path(n); n++ {
 				}
 				if n > w.width {
 					w.forget(id)
@@ -99,20 +96,20 @@ func TestReportsAreHeardNowAndThen(t *testing.T) {
 }
 
 // connections returns how many paths to a server are connected.
-func connections(w *world, c *ClientSession, id PathID) int { return w.path(c, id).Connections }
+func connections(w *world, c *ClientSession, id ServerID) int { return w.path(c, id).Connections }
 
 // A number of paths that was asked for is there for every server, the application knows servers only, and all paths are used.
 func TestConnectionsPerServer(t *testing.T) {
 	inWorldOf(t, 24<<20, 1, slow, func(w *world) {
-		client, server := w.dial(&Config{ConnectionsPerServer: 3})
+		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 3})
 		w.wantState(client, "s1", PathActive)
-		c := w.copy(w.offer(client, server, unit))
-		w.within(time.Second, func() bool { return connections(w, client, "s1") == 3 && connections(w, client, primaryPathID) == 3 })
+		c := w.copy(w.offer(client, server, unit, nil))
+		w.within(time.Second, func() bool { return connections(w, client, "s1") == 3 && connections(w, client, primaryID) == 3 })
 		c.wantAll()
-		if n := len(client.Paths()); n != 2 {
+		if n := len(client.Servers()); n != 2 {
 			w.t.Errorf("%d servers are shown", n)
 		}
-		for _, p := range client.Paths() {
+		for _, p := range client.Servers() {
 			if p.ServerSent == 0 || p.ServerWindow == 0 {
 				w.t.Errorf("nothing was reported: %+v", p)
 			}
@@ -141,7 +138,7 @@ func TestLossyPathsGetCompany(t *testing.T) {
 		t.Skip("takes half a minute under the race detector, and has nothing that other tests of several paths do not have")
 	}
 	const size = 24 << 20
-	took := func(t *testing.T, loss float64, conf *Config) (time.Duration, int) {
+	took := func(t *testing.T, loss float64, conf *ClientConfig) (time.Duration, int) {
 		var took time.Duration
 		most := 0
 		link := simnet.Link{Latency: 10 * time.Millisecond, Rate: 200e6, Loss: loss}
@@ -149,14 +146,14 @@ func TestLossyPathsGetCompany(t *testing.T) {
 			client, server := w.dial(conf)
 			w.wantState(client, "s1", PathActive)
 			start := time.Now()
-			c := w.copy(w.offer(client, server, unit))
+			c := w.copy(w.offer(client, server, unit, nil))
 			for done := false; !done; {
 				select {
 				case <-c.done:
 					done = true
 				case <-time.After(50 * time.Millisecond):
 				}
-				most = max(most, connections(w, client, "s1"), connections(w, client, primaryPathID))
+				most = max(most, connections(w, client, "s1"), connections(w, client, primaryID))
 			}
 			c.wantAll()
 			took = time.Since(start)
@@ -164,7 +161,7 @@ func TestLossyPathsGetCompany(t *testing.T) {
 		return took, most
 	}
 	t.Run("lossy", func(t *testing.T) {
-		alone, n := took(t, 0.002, &Config{ConnectionsPerServer: 1})
+		alone, n := took(t, 0.002, &ClientConfig{ConnectionsPerServer: 1})
 		if n != 1 {
 			t.Errorf("%d paths to one server, one was asked for", n)
 		}
@@ -188,10 +185,9 @@ func TestBanConcernsTheServer(t *testing.T) {
 				b[i] ^= 1
 			}
 		})))
-		client, server := w.dial(&Config{ConnectionsPerServer: 2})
+		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 2})
 		w.wantState(client, "s1", PathActive)
-		s := w.offer(client, server, unit)
-		s.SetProof(w.prove)
+		s := w.offer(client, server, unit, w.prove)
 		c := w.copy(s)
 		c.wantAll()
 		if st := w.path(client, "s1"); st.State != PathBanned || st.Connections != 0 {
@@ -205,7 +201,7 @@ func TestBannedIsNotDialled(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		dials := 0
 		var client *ClientSession
-		conf := &Config{ListenPacket: func(ctx context.Context, _ netip.AddrPort) (net.PacketConn, error) {
+		conf := &ClientConfig{ListenPacket: func(ctx context.Context, _ netip.AddrPort) (net.PacketConn, error) {
 			dials++
 			return nil, errors.New("no socket")
 		}}
@@ -218,7 +214,7 @@ func TestBannedIsNotDialled(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if st := w.path(client, "s1"); dials != before || st.State != PathBanned {
-			w.t.Errorf("dialled %d times after the ban; state %v, reason %v", dials-before, st.State, st.Reason)
+			w.t.Errorf("dialled %d times after the ban; state %v, reason %v", dials-before, st.State, st.Err)
 		}
 	})
 }
@@ -226,16 +222,13 @@ func TestBannedIsNotDialled(t *testing.T) {
 // What a server pushes it pushes once, however many paths there are to it.
 func TestPushedOnOnePath(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
-		client, server := w.dial(&Config{ConnectionsPerServer: 2})
+		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 2})
 		w.wantState(client, "s1", PathActive)
 		o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: unit, Descriptor: []byte("data"), Pushed: true})
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
-		if err != nil {
-			w.t.Fatal(err)
-		}
+		s := w.accept(client, o.StreamID(), nil)
 		c := w.copy(s)
 		n := 0
 		push := func(session *ServerSession) {
@@ -275,11 +268,11 @@ func TestPushedOnOnePath(t *testing.T) {
 func TestMappingsOfManyPaths(t *testing.T) {
 	link := simnet.Link{Latency: 20 * time.Millisecond, Rate: 20e6}
 	inWorldOf(t, 24<<20, 5, link, func(w *world) {
-		client, server := w.dial(&Config{ConnectionsPerServer: 16, SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 1}})
+		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 16, SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 1}})
 		for _, m := range w.primary.Members() {
 			w.wantState(client, m.ID, PathActive)
 		}
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		most := 0
 		bad := map[string]int{}
 		for done := false; !done; {
@@ -309,10 +302,10 @@ func TestGoneIsNotStalled(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		c.s.agg.detach("s1", errors.New("it ended"))
 		for _, src := range c.s.Stats().Sources {
-			if src.Path == "s1" && (src.Stalled || src.Gone == nil) {
+			if src.Server == "s1" && (src.Stalled || src.Gone == nil) {
 				w.t.Errorf("%+v", src)
 			}
 		}

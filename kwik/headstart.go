@@ -30,29 +30,19 @@ func (spec *AggregateStreamSpec) headStart(u units, secondaries int) int64 {
 	return u.floor(most)
 }
 
-// beginHeadStart makes the primary a source of a stream that it offers, which writes [0, end) when start is called. It reports whether it
-// could. Called with the session's lock held.
-func (s *ServerSession) beginHeadStart(o *AggregateStream, end int64) bool {
+// newHeadStart makes the primary a source of a stream that it offers, with [0, end) to write; nil if the session has no place for it.
+// The caller runs the attachment once it has sent the offer. Called with the session's lock held.
+func (s *ServerSession) newHeadStart(o *AggregateStream, end int64) *attachment {
 	if s.ended || len(s.attached)+len(s.pushed) >= maxStreamsPerSession {
-		return false
+		return nil
 	}
 	a := newAttachment(s, o.id, o.units, o.spec.Descriptor)
 	a.last, a.offer = 1, o
 	a.queue = []*extent{{grant: a.last, end: end}}
-	a.start = make(chan struct{})
-	o.start = sync.OnceFunc(func() { close(a.start) })
+	a.start = o.spec.HeadStartAfter
 	s.attached[o.id] = a
 	s.used = true
-	s.wg.Go(a.run)
-	return true
-}
-
-// Start begins to write the head start, if there is one. It is to be called once what the client needs before the content has
-// been written, since the two share the connection; a primary that does not call it is soon taken for one that is stalled.
-func (o *AggregateStream) Start() {
-	if o.start != nil {
-		o.start()
-	}
+	return a
 }
 
 // ReserveHeadStart reserves room for a head start of up to n bytes and returns for how many, which is what the primary may be asked for. All

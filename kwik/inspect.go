@@ -24,9 +24,9 @@ type Connection struct {
 	quic.ConnectionState
 	Local net.Addr // this side
 	// ECN is what QUIC found out about the network: whether marks of congestion that this side sends arrive (RFC 9000 section 13.4.2).
-	// Empty without Config.Inspect.
+	// Empty without ClientConfig.Inspect.
 	ECN ECNState
-	// Host is what the server says of itself; nil without Config.Inspect, before Welcome, or if it says nothing.
+	// Host is what the server says of itself; nil without ClientConfig.Inspect, before Welcome, or if it says nothing.
 	Host *Host
 }
 
@@ -41,7 +41,7 @@ const (
 
 // A Host is what a server says of itself. It may lie.
 type Host struct {
-	// Software is its Config.Software, at most 64 bytes of whatever.
+	// Software is its ServerConfig.Software, at most 64 bytes of whatever.
 	Software string
 	// Clock is how far its clock is ahead of this side's; it may be wrong by ClockError. A negative one is behind.
 	Clock, ClockError time.Duration
@@ -58,7 +58,7 @@ const maxSoftware = 64
 var inspectMachine = sync.OnceValues(udp.Inspect)
 
 // host says what a server says of itself.
-func (c *Config) host() *kwikpb.Host {
+func (c *ServerConfig) host() *kwikpb.Host {
 	h := &kwikpb.Host{Software: strings.ToValidUTF8(c.Software[:min(len(c.Software), maxSoftware)], ""), TimeMs: c.Now().UnixMilli()}
 	if m, err := inspectMachine(); err == nil {
 		h.ReceiveBuffer, h.SendBuffer = uint32(m.ReceiveBuffer), uint32(m.SendBuffer)
@@ -82,7 +82,7 @@ func readHost(h *kwikpb.Host, asked, now time.Time) *Host {
 }
 
 // Connection returns what is known about the first connection to a server; false while there is none.
-func (s *ClientSession) Connection(server PathID) (Connection, bool) {
+func (s *ClientSession) Connection(server ServerID) (Connection, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sv := s.servers[server]

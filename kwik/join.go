@@ -69,13 +69,13 @@ type JoinConfig struct {
 
 // A Membership is a secondary's being known to its primary. It lasts as long as the connection between the two.
 type Membership struct {
-	id      PathID
+	id      ServerID
 	primary netip.AddrPort
 	conn    *quic.Conn
 }
 
 // ID returns the name that the primary gave this secondary.
-func (m *Membership) ID() PathID { return m.id }
+func (m *Membership) ID() ServerID { return m.id }
 
 // Primary returns the address at which the primary was reached.
 func (m *Membership) Primary() netip.AddrPort { return m.primary }
@@ -160,7 +160,7 @@ func (l *Listener) dialPrimary(ctx context.Context, primary string, tlsConf *tls
 }
 
 // join is the secondary's side of docs/PROTOCOL.md section 9.
-func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (PathID, error) {
+func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (ServerID, error) {
 	k, err := newJoinSecret(conn)
 	if err != nil {
 		return "", err
@@ -200,7 +200,7 @@ func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (
 		return "", err
 	}
 	accept := f.GetAccept()
-	id := PathID(accept.GetPathId())
+	id := ServerID(accept.GetPathId())
 	switch {
 	case accept == nil || !id.valid() || len(accept.GetTicketKey()) != len(ticketKey{}):
 		return "", errorf(ErrMetadataProtocolViolation, "the primary's answer is not JoinAccept")
@@ -375,7 +375,7 @@ func (l *Listener) ownPin() (trust.Pin, error) {
 
 // joinQUIC returns the QUIC configuration of connections between servers that this side opens: a membership is kept
 // alive and noticed to be dead within a few seconds.
-func (c *Config) joinQUIC() *quic.Config {
+func (c *ServerConfig) joinQUIC() *quic.Config {
 	q := c.QUIC.Clone()
 	q.KeepAlivePeriod = 2 * time.Second
 	q.MaxIdleTimeout = 8 * time.Second

@@ -14,7 +14,7 @@ import (
 
 // A member is a secondary that joined this primary, or the primary itself.
 type member struct {
-	id        PathID
+	id        ServerID
 	addr      netip.AddrPort // where clients reach it; invalid for the primary, which they know
 	pin       trust.Pin      // of the key that it showed when it was dialled back
 	key       ticketKey
@@ -33,7 +33,7 @@ type place struct {
 
 // members are a primary's secondaries. Guarded by the listener.
 type members struct {
-	byID map[PathID]*member
+	byID map[ServerID]*member
 	last int // for ids
 	// owed holds the charges of members that went while they were suspended, at most MaxMembers: who joins again owes them still.
 	owed map[place][]charge
@@ -57,7 +57,7 @@ func (l *Listener) newSelf() *member {
 	if err != nil {
 		return nil
 	}
-	return &member{id: primaryPathID, pin: pin, key: trust.TicketKey(l.tls.Certificates[0])}
+	return &member{id: primaryID, pin: pin, key: trust.TicketKey(l.tls.Certificates[0])}
 }
 
 // admit makes m a member, names it and tells the clients. A secondary that was a member under the same key and address
@@ -81,7 +81,7 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 			return nil, errorf(ErrSecondaryStreamOverflow, "this primary has %d secondaries and takes no more", len(l.members.byID))
 		}
 		l.members.last++
-		m.id = PathID(fmt.Sprintf("s%d", l.members.last))
+		m.id = ServerID(fmt.Sprintf("s%d", l.members.last))
 	}
 	l.members.byID[m.id] = m
 	l.examineCharged(m)
@@ -131,7 +131,7 @@ func (l *Listener) renewTickets() {
 
 // A Member is a secondary of a primary, as Members returns it.
 type Member struct {
-	ID   PathID
+	ID   ServerID
 	Addr netip.AddrPort
 	// KeyHash is the SHA-256 of its public key.
 	KeyHash [32]byte

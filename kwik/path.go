@@ -38,15 +38,15 @@ func (s PathState) String() string {
 	return "unknown"
 }
 
-// PathStats is a snapshot of a server and the paths to it, of which there are several only where Config.ConnectionsPerServer says so or
+// ServerStats is a snapshot of a server and the paths to it, of which there are several only where ClientConfig.ConnectionsPerServer says so or
 // loss makes one useless.
-type PathStats struct {
-	ID    PathID
+type ServerStats struct {
+	ID    ServerID
 	Role  ServerRole
 	Addr  netip.AddrPort
 	State PathState
-	// Reason says why a path is closed or banned; nil otherwise.
-	Reason error
+	// Err is why the server is closed or banned; nil otherwise.
+	Err error
 	// Connections is how many paths are connected.
 	Connections int
 	// RTT is the smoothed round-trip time and MinRTT the shortest that was seen; 0 while there is no connection.
@@ -179,7 +179,7 @@ func (p *path) fail(err error) {
 // closingReason is what the peer is told: the error's own reason, nothing of its causes.
 func closingReason(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {
-		return printable(e.Reason)
+		return printable(e.Message)
 	}
 	return ""
 }
@@ -212,7 +212,8 @@ func (p *path) acceptStreams(ctx context.Context) {
 			continue
 		}
 		p.session.mu.Lock()
-		p.session.deliverStream(&Stream{plain: stream, path: p.id})
+		p.session.waiting = append(p.session.waiting, &Stream{quic: stream, path: p.id})
+		p.session.announce()
 		p.session.mu.Unlock()
 	}
 }

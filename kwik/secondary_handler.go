@@ -45,7 +45,7 @@ type secondaryStreamInfo struct {
 	expired bool      // given up by sweep
 }
 
-func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), news func() <-chan struct{}, c *Config) *secondaryStreamHandler {
+func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), news func() <-chan struct{}, c *ClientConfig) *secondaryStreamHandler {
 	return &secondaryStreamHandler{
 		aggregator: aggregator,
 		news:       news,

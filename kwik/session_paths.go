@@ -16,7 +16,7 @@ import (
 
 // A serverRecord is what a session knows about a server. Guarded by the session.
 type serverRecord struct {
-	id     PathID
+	id     ServerID
 	role   ServerRole
 	banned bool
 
@@ -51,10 +51,10 @@ const (
 )
 
 // newServer makes a server known, with its first path. Called with the lock held.
-func (s *ClientSession) newServer(id PathID, role ServerRole, addr netip.AddrPort) *serverRecord {
+func (s *ClientSession) newServer(id ServerID, role ServerRole, addr netip.AddrPort) *serverRecord {
 	sv := &serverRecord{id: id, role: role, widths: newWidthPolicy(s.config.ConnectionsPerServer)}
 	s.servers[id] = sv
-	s.newPath(sv, id, addr)
+	s.newPath(sv, id.path(1), addr)
 	return sv
 }
 
@@ -68,11 +68,11 @@ func (s *ClientSession) newPath(sv *serverRecord, id PathID, addr netip.AddrPort
 
 // addPath starts to keep a path to a secondary that the primary named.
 func (s *ClientSession) addPath(info *kwikpb.AddPath) error {
-	id := PathID(info.GetPathId())
-	if (!id.valid() && id != primaryPathID) || len(info.GetTicket()) != ticketSize || len(info.GetKeyHash()) != len(trust.Pin{}) || len(info.GetAddresses()) > maxAddresses {
+	id := ServerID(info.GetPathId())
+	if (!id.valid() && id != primaryID) || len(info.GetTicket()) != ticketSize || len(info.GetKeyHash()) != len(trust.Pin{}) || len(info.GetAddresses()) > maxAddresses {
 		return errorf(ErrMetadataProtocolViolation, "AddPath that names no path")
 	}
-	if id == primaryPathID {
+	if id == primaryID {
 		if len(info.GetAddresses()) > 0 {
 			return errorf(ErrMetadataProtocolViolation, "AddPath that moves the primary")
 		}
@@ -112,7 +112,7 @@ func (s *ClientSession) addPrimary(info *kwikpb.AddPath) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.take(s.servers[primaryPathID], info, []netip.AddrPort{s.primary.addr})
+	s.take(s.servers[primaryID], info, []netip.AddrPort{s.primary.addr})
 }
 
 // take records what the primary says about a server. Called with the lock held.
@@ -191,10 +191,10 @@ func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
 
 // removePath ends the keeping of the paths to a server that the primary withdrew. A connection that serves a stream stays until it
 // is not needed any more: its bytes are as good as before.
-func (s *ClientSession) removePath(id PathID) {
+func (s *ClientSession) removePath(id ServerID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if id == primaryPathID {
+	if id == primaryID {
 		return
 	}
 	for _, open := range s.streams {
@@ -413,8 +413,8 @@ func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause erro
 }
 
 // blame tells the primary which bytes of a server failed their proof, and what became of it.
-func (s *ClientSession) blame(id PathID, state kwikpb.PathState, b *kwikpb.Blame, cause error) {
+func (s *ClientSession) blame(id ServerID, state kwikpb.PathState, b *kwikpb.Blame, cause error) {
 	s.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
-		PathId: string(id.server()), State: state, Reason: printable(cause.Error()), Blame: b,
+		PathId: string(id), State: state, Reason: printable(cause.Error()), Blame: b,
 	}}})
 }

@@ -25,7 +25,7 @@ type ServerSession struct {
 	conn     *quic.Conn
 	control  *controlStream
 	id       SessionID
-	pathID   PathID
+	serverID ServerID   // this server
 	role     ServerRole // what this server is on this path
 	wg       sync.WaitGroup
 
@@ -84,7 +84,7 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	}
 	stream.SetReadDeadline(time.Now().Add(l.config.HelloTimeout))
 	s := &ServerSession{
-		listener: l, conn: conn, control: newControlStream(stream), pathID: primaryPathID,
+		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID,
 		last:     FirstAggregateStreamID - 1,
 		offers:   make(map[StreamID]*AggregateStream),
 		attached: make(map[StreamID]*attachment),
@@ -110,15 +110,15 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	switch {
 	case len(hello.GetTicket()) > 0:
 		// The name is the one of the membership under whose key the ticket was made, be it the previous one.
-		role, s.role, s.pathID = kwikpb.Role_ROLE_SECONDARY, ServerRoleSecondary, PathID(hello.GetPathId())
-		claim := ticketClaim{scope: ticketScopePath, session: s.id, path: s.pathID}
+		role, s.role, s.serverID = kwikpb.Role_ROLE_SECONDARY, ServerRoleSecondary, ServerID(hello.GetPathId())
+		claim := ticketClaim{scope: ticketScopePath, session: s.id, server: s.serverID}
 		if err := checkTicket(l.ticketKeys(), claim, hello.GetTicket(), l.config.Now()); err != nil {
 			return nil, err
 		}
 	case l.config.Role == ServerRoleSecondary:
 		return nil, errorf(ErrInvalidStreamRole, "this server is a secondary; ask its primary")
 	}
-	welcome := &kwikpb.Welcome{Version: protocolVersion, Role: role, PathId: string(s.pathID)}
+	welcome := &kwikpb.Welcome{Version: protocolVersion, Role: role, PathId: string(s.serverID)}
 	if hello.GetInspect() {
 		welcome.Host = l.config.host()
 	}
@@ -202,7 +202,7 @@ func (s *ServerSession) openStream(open func() (*quic.Stream, error)) (*Stream, 
 	}
 	stream, err := open()
 	if err != nil {
-		return nil, fromQUIC(err, s.pathID)
+		return nil, fromQUIC(err, s.serverID.path(1))
 	}
 	return s.newPlain(stream), nil
 }
@@ -215,12 +215,12 @@ func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-s.conn.Context().Done():
-			return nil, fromQUIC(context.Cause(s.conn.Context()), s.pathID)
+			return nil, fromQUIC(context.Cause(s.conn.Context()), s.serverID.path(1))
 		}
 	}
 	stream, err := s.conn.AcceptStream(ctx)
 	if err != nil {
-		return nil, fromQUIC(err, s.pathID)
+		return nil, fromQUIC(err, s.serverID.path(1))
 	}
 	return s.newPlain(stream), nil
 }
@@ -239,7 +239,7 @@ func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 			s.endIfDone()
 		})
 	})
-	return &Stream{plain: stream, path: s.pathID}
+	return &Stream{quic: stream, path: s.serverID.path(1)}
 }
 
 // refuseStreams resets the public streams that a client opens to a secondary.
@@ -297,7 +297,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 		if len(o.GetTickets()) != 1 {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")
 		}
-		claim := ticketClaim{scope: ticketScopeStream, session: s.id, path: s.pathID, content: content}
+		claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: s.serverID, content: content}
 		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(), s.listener.config.Now()); err != nil {
 			return err
 		}

@@ -109,11 +109,11 @@ func (c simHoles) Lacks() (all []Lack) {
 
 // begin starts a process, as the successor of the one before if there was one.
 func (h *simHost) begin() {
-	options := []serverOption{configured(func(c *Config) {
+	options := []serverOption{configured(func(c *ServerConfig) {
 		if h.plan.resets {
 			c.StatelessResetKey = &quic.StatelessResetKey{byte(h.index)}
 		}
-		c.SecondaryStreams = h.s.streamed
+		c.BufferSize = h.s.streamed.BufferSize
 		c.Verify = func(_ context.Context, descriptor []byte, off int64, p []byte) error {
 			if flow := h.flow(descriptor); flow == nil || !bytes.Equal(p, flow.content[off:off+int64(len(p))]) {
 				return errors.New("other bytes")

@@ -7,7 +7,7 @@ import (
 )
 
 // WireStats counts what went over the network, as QUIC counts it: without UDP and IP headers, with retransmissions. Losses
-// are those of this side's packets; for the servers' see PathStats.ServerLost.
+// are those of this side's packets; for the servers' see ServerStats.ServerLost.
 type WireStats struct {
 	BytesSent, BytesReceived, BytesLost       uint64
 	PacketsSent, PacketsReceived, PacketsLost uint64
@@ -32,12 +32,12 @@ func wireOf(c quic.ConnectionStats) WireStats {
 
 // serverStats returns a snapshot of a server: the sums over the paths to it, and what else there is of the first that is connected.
 // Called with the session's lock held.
-func (s *ClientSession) serverStats(sv *serverRecord) PathStats {
+func (s *ClientSession) serverStats(sv *serverRecord) ServerStats {
 	shown := sv.paths[0]
 	if i := slices.IndexFunc(sv.paths, func(r *pathRecord) bool { return r.path != nil }); i >= 0 {
 		shown = sv.paths[i]
 	}
-	st := PathStats{ID: sv.id, Role: sv.role, Addr: shown.addr, State: shown.state, Reason: shown.reason}
+	st := ServerStats{ID: sv.id, Role: sv.role, Addr: shown.addr, State: shown.state, Err: shown.reason}
 	if shown.path != nil {
 		c := shown.path.conn.ConnectionStats()
 		st.RTT, st.MinRTT = c.SmoothedRTT, c.MinRTT
@@ -69,7 +69,7 @@ type SessionStats struct {
 
 // Stats returns a snapshot of the session.
 func (s *ClientSession) Stats() (st SessionStats) {
-	for _, p := range s.Paths() {
+	for _, p := range s.Servers() {
 		if p.State == PathActive {
 			st.ActivePaths++
 		}
@@ -92,7 +92,7 @@ func (s *ServerSession) ConnectionStats() quic.ConnectionStats { return s.conn.C
 
 // A SourceStats says what one server did for one aggregate stream.
 type SourceStats struct {
-	Path PathID
+	Server ServerID
 	// Primary is true for the primary.
 	Primary bool
 	// Bytes that counted: proved, first to arrive.
@@ -110,13 +110,13 @@ func (a *streamAggregator) stats() StreamStats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	st := StreamStats{Size: a.units.total, Bytes: a.sched.had.Total(), Kept: a.offsets.kept, Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts}
-	servers := make(map[PathID]int) // where they are in st.Sources
+	servers := make(map[ServerID]int) // where they are in st.Sources
 	for _, s := range a.sources {
 		i, ok := servers[s.id.server()]
 		if !ok {
 			i = len(st.Sources)
 			servers[s.id.server()] = i
-			st.Sources = append(st.Sources, SourceStats{Path: s.id.server(), Primary: s.primary, Stalled: true, Gone: errStreamClosed})
+			st.Sources = append(st.Sources, SourceStats{Server: s.id.server(), Primary: s.primary, Stalled: true, Gone: errStreamClosed})
 		}
 		st.Sources[i].add(s)
 		st.Sources[i].Offset = max(st.Sources[i].Offset, a.offsets.sourceOffsets[s.id])
@@ -143,7 +143,7 @@ func (x *SourceStats) add(s *source) {
 type StreamStats struct {
 	Size   int64 // bytes of the stream
 	Bytes  int64 // bytes that counted so far, those that were kept included
-	Kept   int64 // bytes that were had before (SetHave)
+	Kept   int64 // bytes that were had before (CopyOptions.Have)
 	Wasted int64 // bytes that came in vain: twice, or refuted
 	// Conflicts counts deliveries of which a part had been delivered before.
 	Conflicts int

@@ -72,19 +72,17 @@ func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
 	if enough {
 		return
 	}
-	if l.config.OnBlame != nil {
-		l.config.OnBlame(s, PathID(printable(status.GetPathId())), clampOffset(blame.GetOffset()), printable(status.GetReason()))
-	}
+	l.config.OnReject(s, ServerID(printable(status.GetPathId())), clampOffset(blame.GetOffset()), printable(status.GetReason()))
 	// What is pushed cannot be asked for, and a stream that has ended, or was never there, says nothing about what to ask for.
 	if offer == nil || offer.spec.Pushed || blame.GetOffset() >= uint64(offer.units.total) || l.config.Verify == nil {
 		return
 	}
 	start := offer.units.floor(int64(blame.GetOffset()))
-	l.charge(PathID(status.GetPathId()), charge{offer, start, offer.units.ceil(start + 1)})
+	l.charge(ServerID(status.GetPathId()), charge{offer, start, offer.units.ceil(start + 1)})
 }
 
 // charge has a member prove a unit.
-func (l *Listener) charge(id PathID, c charge) {
+func (l *Listener) charge(id ServerID, c charge) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := l.members.byID[id]

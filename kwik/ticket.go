@@ -32,7 +32,7 @@ type ticketKey [32]byte
 type ticketClaim struct {
 	scope   ticketScope
 	session SessionID
-	path    PathID
+	server  ServerID
 	content contentID // zero for a path ticket
 }
 
@@ -73,8 +73,8 @@ func (c ticketClaim) mac(key ticketKey, notBefore, notAfter uint64) (mac [32]byt
 	buf = append(buf, c.session[:]...)
 	buf = binary.LittleEndian.AppendUint64(buf, notBefore)
 	buf = binary.LittleEndian.AppendUint64(buf, notAfter)
-	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(c.path)))
-	buf = append(buf, c.path...)
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(c.server)))
+	buf = append(buf, c.server...)
 	buf = append(buf, c.content[:]...)
 	h.Write(buf)
 	h.Sum(mac[:0])

@@ -25,6 +25,8 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/serve"
 )
 
 var mirrorSeeds = flag.Int("mirrorseeds", 24, "how many seeds of mirrors to run")
@@ -105,13 +107,15 @@ func (h *mirrorHost) start(ctx context.Context) {
 		h.t.Error(err)
 		return
 	}
-	dir, err := transfer.OpenTree(h.root, false)
+	dir, err := disk.OpenTree(h.root, false)
 	if err != nil {
 		h.t.Error(err)
 		return
 	}
-	server := transfer.NewServer(dir, slog.New(slog.DiscardHandler))
-	conf := &kwik.Config{JoinToken: token, LocalAddresses: func() []netip.Addr { return nil }, OpenContent: server.OpenContent}
+	server := serve.NewServer(dir, slog.New(slog.DiscardHandler))
+	conf := &kwik.ServerConfig{
+		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token, OpenContent: server.OpenContent,
+	}
 	if h.lies {
 		conf.OpenContent = func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 			c, err := server.OpenContent(ctx, r)
@@ -214,10 +218,10 @@ func (w *mirrorWatch) Progress(p transfer.Progress) {
 }
 
 // lightTree is a target that is not synced: what the simulator tests is not the disk of the machine that it runs on.
-type lightTree struct{ transfer.TreeDir }
+type lightTree struct{ disk.TreeDir }
 
-func (lightTree) OpenVolume() (transfer.Volume, error) { return lightTree{}, nil }
-func (lightTree) Sync() error                          { return nil }
+func (lightTree) OpenVolume() (disk.Volume, error) { return lightTree{}, nil }
+func (lightTree) Sync() error                      { return nil }
 func (d lightTree) Close() error {
 	if d.TreeDir == nil {
 		return nil // a volume
@@ -252,16 +256,16 @@ func mirrorOnce(t *testing.T, seed uint64, m *mirrorTree) {
 	options := transfer.MirrorOptions{
 		MirrorSource: transfer.MirrorSource{
 			URL: transfer.URL{Host: "10.0.0.1:4433"}, TLS: trust.PinnedClientConfig(nil, trust.PinOf(identities()[0].Leaf)),
-			KWIK: &kwik.Config{
-				LocalAddresses: func() []netip.Addr { return nil },
+			KWIK: &kwik.ClientConfig{
+				Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 				ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
 					return network.Listen(netip.AddrPortFrom(clientIP, 0), client)
 				},
 			},
 		},
 		Target: m.target,
-		OpenTree: func(path string, create bool) (transfer.TreeDir, error) {
-			d, err := transfer.OpenTree(path, create)
+		OpenTree: func(path string, create bool) (disk.TreeDir, error) {
+			d, err := disk.OpenTree(path, create)
 			return lightTree{d}, err
 		},
 	}
