@@ -248,7 +248,7 @@ func TestSummary(t *testing.T) {
 
 func TestSummaryOfARange(t *testing.T) {
 	o := fileGet{target: "f", part: &transfer.ByteRange{}}
-	if got := o.summary(transfer.Result{Bytes: 1 << 10, Offset: 77}); !strings.Contains(got, `"f" is complete: 1.0 KiB from byte 77 on in 0.00 s, verified`) {
+	if got := o.summary(transfer.Result{Bytes: 1 << 10, Offset: 77}); !strings.Contains(got, `"f": 1.0 KiB from byte 77 on in 0.00 s, verified`) {
 		t.Errorf("%q", got)
 	}
 }
