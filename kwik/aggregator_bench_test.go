@@ -52,7 +52,7 @@ func newBenchAggregator(b *testing.B, size uint64, ids ...PathID) (*streamAggreg
 	}
 	for _, id := range ids {
 		a.attach(id, func() time.Duration { return 100 * time.Microsecond })
-		a.synchronise(id, 0, roomOffered, 0)
+		a.synchronise(id, 0, grantQueueLimit, 0)
 	}
 	return a, grants
 }

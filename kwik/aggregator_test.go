@@ -65,7 +65,7 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 	}
 	for _, id := range sources {
 		a.attach(id, func() time.Duration { return 0 })
-		a.synchronise(id, 0, roomOffered, 0)
+		a.synchronise(id, 0, grantQueueLimit, 0)
 	}
 	t.Cleanup(a.checkBlocks)
 	return a

@@ -77,11 +77,11 @@ func TestHeadStartLength(t *testing.T) {
 			t.Fatal(err)
 		}
 		spec := &AggregateStreamSpec{HeadStart: c.n}
-		if got := spec.headStart(u, c.secondaries); got != c.want {
+		if got := spec.headStartLength(u, c.secondaries); got != c.want {
 			t.Errorf("%+v: %d", c, got)
 		}
 		spec.Pushed = true
-		if got := spec.headStart(u, c.secondaries); got != 0 {
+		if got := spec.headStartLength(u, c.secondaries); got != 0 {
 			t.Errorf("%+v, pushed: %d", c, got)
 		}
 	}

@@ -32,7 +32,7 @@ type Listener struct {
 
 	mu       sync.Mutex
 	sessions map[*ServerSession]struct{}
-	leaving  bool          // Shutdown was called: no session begins
+	draining bool          // Shutdown was called: no session begins
 	empty    chan struct{} // closed when it is leaving and no session is left
 	members  members       // a primary's secondaries
 	joining  *joinSecret   // a secondary's join under way
@@ -59,7 +59,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		handshakes: make(chan struct{}, c.MaxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
-		members:    members{byID: make(map[ServerID]*member), owed: make(map[place][]charge)},
+		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
 	}
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {
 		l.transport.Close()

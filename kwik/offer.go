@@ -54,7 +54,7 @@ func (o *AggregateStream) Sent() int64 { return o.sent.Load() }
 func (s *ServerSession) Secondaries() (n int) {
 	s.listener.mu.Lock()
 	defer s.listener.mu.Unlock()
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		if m.id != primaryID {
 			n++
 		}
@@ -105,14 +105,14 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 		Segments: u.segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
 	}
 	secondaries := 0
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		offer.Tickets = append(offer.Tickets, s.streamTicket(o, m))
 		if m != s.listener.members.self {
 			secondaries++
 		}
 	}
 	var headStart *attachment
-	if end := spec.headStart(u, secondaries); end > 0 {
+	if end := spec.headStartLength(u, secondaries); end > 0 {
 		if headStart = s.newHeadStart(o, end); headStart != nil {
 			offer.HeadStart = uint64(end)
 		}
@@ -131,7 +131,7 @@ func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.Stre
 
 // tellMembers tells the client of all servers, with new tickets. Called with the listener's lock held.
 func (s *ServerSession) tellMembers() {
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		s.tellMember(m)
 	}
 }

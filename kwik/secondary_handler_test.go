@@ -28,7 +28,7 @@ func inSourceScene(t *testing.T, size int, align int64, conf ClientConfig, prove
 		h.stream = w.offer(h.client, h.server, align, prove)
 		h.copy = w.copy(h.stream)
 		h.fake.attached()
-		h.fake.metadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{KwikStreamId: uint64(h.stream.StreamID()), Room: roomOffered})
+		h.fake.metadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{KwikStreamId: uint64(h.stream.StreamID()), Room: grantQueueLimit})
 		h.grant = h.fake.granted()
 		h.start = h.grant.GetExpectedOffset()
 		f(h)

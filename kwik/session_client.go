@@ -62,7 +62,7 @@ func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 func (s *ClientSession) begin(p *path) {
 	s.primary = p
 	r := s.newServer(primaryID, ServerRolePrimary, p.addr).paths[0]
-	r.path, r.tried = p, true
+	r.path, r.dialed = p, true
 	s.wg.Go(func() { s.handler.run(s.ctx.Done()) })
 	s.wg.Go(func() {
 		err := p.run()

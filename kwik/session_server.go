@@ -29,18 +29,18 @@ type ServerSession struct {
 	role     ServerRole // what this server is on this path
 	wg       sync.WaitGroup
 
-	mu       sync.Mutex
-	last     StreamID // newest aggregate stream
-	offers   map[StreamID]*AggregateStream
-	attached map[StreamID]*attachment
-	pushed   map[StreamID]*PushedStream
-	waiting  []*PushedStream // for AcceptPushedStream
-	news     chan struct{}   // closed and made anew whenever waiting grows
-	plain    int             // plain streams on which this side may still write
-	blames   int             // how often the client blamed a server
-	used     bool            // a stream was attached or opened once
-	ended    bool            // the connection is over: no goroutine begins
-	reportAt time.Time       // when the client may next be told how the path is
+	mu               sync.Mutex
+	last             StreamID // newest aggregate stream
+	offers           map[StreamID]*AggregateStream
+	attached         map[StreamID]*attachment
+	pushed           map[StreamID]*PushedStream
+	waiting          []*PushedStream // for AcceptPushedStream
+	news             chan struct{}   // closed and made anew whenever waiting grows
+	plain            int             // plain streams on which this side may still write
+	rejectionReports int             // how often the client blamed a server
+	used             bool            // a stream was attached or opened once
+	ended            bool            // the connection is over: no goroutine begins
+	reportAt         time.Time       // when the client may next be told how the path is
 }
 
 // serveClient greets a client and serves its path until it ends.
@@ -133,7 +133,7 @@ func (l *Listener) register(s *ServerSession) error {
 	switch {
 	case l.ctx.Err() != nil:
 		return errorf(NoError, "server closed")
-	case l.leaving:
+	case l.draining:
 		return errorf(NoError, "server is leaving")
 	case len(l.sessions) >= l.config.MaxSessions:
 		return errorf(ErrSecondaryStreamOverflow, "too many clients")
@@ -146,7 +146,7 @@ func (l *Listener) register(s *ServerSession) error {
 func (l *Listener) unregister(s *ServerSession) {
 	l.mu.Lock()
 	delete(l.sessions, s)
-	if l.leaving && len(l.sessions) == 0 {
+	if l.draining && len(l.sessions) == 0 {
 		close(l.empty)
 	}
 	l.mu.Unlock()
@@ -236,7 +236,7 @@ func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 			s.mu.Lock()
 			s.plain--
 			s.mu.Unlock()
-			s.endIfDone()
+			s.closeIfDrained()
 		})
 	})
 	return &Stream{quic: stream, path: s.serverID.path(1)}
@@ -272,7 +272,7 @@ func (s *ServerSession) readControl() error {
 		case *kwikpb.ControlFrame_Metadata:
 			err = s.handleMetadata(frame.Metadata)
 		case *kwikpb.ControlFrame_PathStatus:
-			s.listener.reported(s, frame.PathStatus)
+			s.listener.handlePathStatus(s, frame.PathStatus)
 		default:
 			err = errorf(ErrMetadataProtocolViolation, "control frame %T from a client", frame)
 		}
@@ -372,7 +372,7 @@ func (s *ServerSession) attachment(id uint64) *attachment {
 
 // releaseStream ends a stream that the client needs no more.
 func (s *ServerSession) releaseStream(id StreamID) {
-	defer s.endIfDone()
+	defer s.closeIfDrained()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o := s.offers[id]; o != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"kwikcp/internal/simnet"
 )
 
 // A simHost is a server's machine, whichever process runs there.
@@ -233,7 +234,7 @@ func (h *simHost) push(session *ServerSession, p *PushedStream) {
 		h.fault("server %d pushes into a stream %q of %d bytes", h.index, p.Descriptor(), p.Size())
 		return
 	}
-	r := simDice{rand.New(rand.NewPCG(h.s.seed, uint64(100*flow.index+h.index)))}
+	r := simDice{simnet.NewDice(h.s.seed, uint64(100*flow.index+h.index))}
 	mine := slices.DeleteFunc(slices.Clone(flow.pieces), func(x simPiece) bool { return x.server != h.index })
 	slices.SortStableFunc(mine, func(a, b simPiece) int { return int(a.start - b.start) })
 	for _, x := range mine {

@@ -125,7 +125,7 @@ func TestStaleIsNotSuspended(t *testing.T) {
 				return memory{make([]byte, len(w.data))}, nil
 			}
 		})))
-		for i := range maxExcuses + 1 {
+		for i := range maxStaleAnswers + 1 {
 			if m := w.primary.Members(); len(m) != 1 || m[0].Suspended || len(said.all()) > 0 {
 				w.t.Fatalf("after %d: %+v, %v", i, m, said.all())
 			}
@@ -134,7 +134,7 @@ func TestStaleIsNotSuspended(t *testing.T) {
 			s := w.offer(client, server, unit, w.prove)
 			w.copy(s).wantAll()
 			client.CloseWithError(0, "")
-			time.Sleep(2 * chargePause)
+			time.Sleep(2 * provedPause)
 		}
 		if m := w.primary.Members(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
 			w.t.Errorf("%+v, %v", m, said.all())
@@ -238,7 +238,7 @@ func TestBlameThatCannotBeChecked(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
 		for _, s := range []*AggregateReader{w.offerPushed(client, server, 4<<20, unit, nil), w.offer(client, server, unit, nil)} {
-			client.blame("s1", kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(s.StreamID())}, errors.New("because"))
+			client.reportRejected("s1", kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(s.StreamID())}, errors.New("because"))
 		}
 		time.Sleep(time.Hour)
 		if m := w.primary.Members(); len(m) != 1 || m[0].Suspended {
@@ -266,11 +266,11 @@ func TestHostileChallenges(t *testing.T) {
 		} {
 			c := kwikpb.Challenge{Size: right.Size, Alignment: right.Alignment, Descriptor_: right.Descriptor_, Length: right.Length}
 			change(&c)
-			if p, err := l.read(w.t.Context(), &c); err == nil || p != nil {
+			if p, err := l.readChallenged(w.t.Context(), &c); err == nil || p != nil {
 				w.t.Errorf("%s: %d bytes, %v", name, len(p), err)
 			}
 		}
-		if p, err := l.read(w.t.Context(), &right); err != nil || !bytes.Equal(p, w.data[:unit]) {
+		if p, err := l.readChallenged(w.t.Context(), &right); err != nil || !bytes.Equal(p, w.data[:unit]) {
 			w.t.Errorf("the right one: %d bytes, %v", len(p), err)
 		}
 		w.primary.mu.Lock()
