@@ -16,6 +16,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/testdata"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 func demoCommand(t *terminal) *cli.Command {
@@ -72,7 +73,7 @@ func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 		if o.policy, err = newTrustPolicy(t, o.stateDir, ""); err != nil {
 			return err
 		}
-		root, err := transfer.OpenDir(filepath.Join(work, dir))
+		root, err := disk.OpenDir(filepath.Join(work, dir))
 		if err != nil {
 			return transfer.LocalError("prepare the demo", err)
 		}
@@ -116,7 +117,7 @@ func copyFile(ctx context.Context, to, from string) (err error) {
 	if from != "" {
 		op := fmt.Sprintf("demo %q", from)
 		if info, err := os.Stat(from); err == nil && !info.Mode().IsRegular() { // to open a FIFO would wait
-			return transfer.LocalError(op, transfer.ErrNotAFile)
+			return transfer.LocalError(op, disk.ErrNotAFile)
 		}
 		f, err := os.Open(from)
 		if err != nil {

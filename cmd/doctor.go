@@ -49,7 +49,7 @@ type doctorCmd struct {
 
 // A diagnosis is what was found out about a server.
 type diagnosis struct {
-	kwik.PathStats
+	kwik.ServerStats
 	*kwik.Connection // nil unless it answered
 }
 
@@ -144,7 +144,8 @@ func (o doctorCmd) examine(ctx context.Context) ([]diagnosis, error) {
 	}
 	dialling, cancel := context.WithTimeout(ctx, o.connectTimeout)
 	defer cancel()
-	session, err := kwik.DialAddr(dialling, o.url.Host, o.policy.config(o.url), &kwik.Config{QUIC: traced, Family: o.family, Inspect: true})
+	conf := &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: o.family}, Inspect: true}
+	session, err := kwik.DialAddr(dialling, o.url.Host, o.policy.config(o.url), conf)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -163,14 +164,14 @@ func (o doctorCmd) examine(ctx context.Context) ([]diagnosis, error) {
 		case <-settled.C:
 			settled.Reset(50 * time.Millisecond)
 			waiting = false
-			for _, p := range session.Paths() {
+			for _, p := range session.Servers() {
 				waiting = waiting || p.State == kwik.PathConnecting
 			}
 		}
 	}
 	var found []diagnosis
-	for _, p := range session.Paths() {
-		d := diagnosis{PathStats: p}
+	for _, p := range session.Servers() {
+		d := diagnosis{ServerStats: p}
 		if c, ok := session.Connection(p.ID); ok {
 			d.Connection = &c
 		}
@@ -211,8 +212,8 @@ func (d diagnosis) describe(now time.Time) string {
 	fmt.Fprintf(&b, "%s %s\n", d.Role, d.Addr)
 	if !d.answered() {
 		why := "no answer in time"
-		if d.Reason != nil {
-			why = transfer.NetworkError("connect", d.Reason).(*transfer.Error).Err.Error()
+		if d.Err != nil {
+			why = transfer.NetworkCause(d.Err).Error()
 		}
 		line(&b, "not reached", "%s", oneLine(why))
 		return b.String()
@@ -322,32 +323,32 @@ func newSockets(receive, send int, known, gro, gso, ecn bool) *sockets {
 func (e *events) diagnosis(d diagnosis) {
 	found := struct {
 		event
-		ID          kwik.PathID `json:"id"`
-		Role        string      `json:"role"`
-		Addr        string      `json:"addr"`
-		Answered    bool        `json:"answered"`
-		Reason      string      `json:"reason"`
-		Local       *string     `json:"local_addr"`
-		RTT         *float64    `json:"rtt_ms"`
-		MinRTT      *float64    `json:"min_rtt_ms"`
-		PacketsSent uint64      `json:"packets_sent"`
-		PacketsLost uint64      `json:"packets_lost"`
-		Pin         *string     `json:"pin"`
-		NotAfter    *time.Time  `json:"not_after"`
-		KWIK        *string     `json:"kwik"`
-		QUIC        *string     `json:"quic"`
-		GSO         *bool       `json:"gso"`
-		ECN         *string     `json:"ecn"`
-		Clock       *float64    `json:"clock_difference_s"`
-		ClockError  *float64    `json:"clock_error_s"`
-		Version     *string     `json:"version"`
-		Sockets     *sockets    `json:"sockets"`
+		ID          kwik.ServerID `json:"id"`
+		Role        string        `json:"role"`
+		Addr        string        `json:"addr"`
+		Answered    bool          `json:"answered"`
+		Reason      string        `json:"reason"`
+		Local       *string       `json:"local_addr"`
+		RTT         *float64      `json:"rtt_ms"`
+		MinRTT      *float64      `json:"min_rtt_ms"`
+		PacketsSent uint64        `json:"packets_sent"`
+		PacketsLost uint64        `json:"packets_lost"`
+		Pin         *string       `json:"pin"`
+		NotAfter    *time.Time    `json:"not_after"`
+		KWIK        *string       `json:"kwik"`
+		QUIC        *string       `json:"quic"`
+		GSO         *bool         `json:"gso"`
+		ECN         *string       `json:"ecn"`
+		Clock       *float64      `json:"clock_difference_s"`
+		ClockError  *float64      `json:"clock_error_s"`
+		Version     *string       `json:"version"`
+		Sockets     *sockets      `json:"sockets"`
 	}{
 		event: event{1, "diagnosis"}, ID: d.ID, Role: d.Role.String(), Addr: d.Addr.String(), Answered: d.answered(),
 		PacketsSent: d.Wire.PacketsSent, PacketsLost: d.Wire.PacketsLost,
 	}
-	if d.Reason != nil {
-		_, found.Reason, _ = explain(transfer.NetworkError("connect", d.Reason))
+	if d.Err != nil {
+		_, found.Reason, _ = explain(transfer.NetworkError("connect", d.Err))
 	}
 	if d.answered() {
 		local, rtt, minRTT, quicVersion, ecn := d.Local.String(), milliseconds(d.RTT), milliseconds(d.MinRTT), d.Version.String(), string(d.ECN)

@@ -60,13 +60,13 @@ type event struct {
 }
 
 type serverJSON struct {
-	ID    kwik.PathID `json:"id"`
-	Role  string      `json:"role"`
-	Addr  string      `json:"addr"`
-	State string      `json:"state"`
-	Bytes int64       `json:"bytes"`
-	Rate  *int64      `json:"rate,omitempty"` // bytes a second
-	RTTms *float64    `json:"rtt_ms,omitempty"`
+	ID    kwik.ServerID `json:"id"`
+	Role  string        `json:"role"`
+	Addr  string        `json:"addr"`
+	State string        `json:"state"`
+	Bytes int64         `json:"bytes"`
+	Rate  *int64        `json:"rate,omitempty"` // bytes a second
+	RTTms *float64      `json:"rtt_ms,omitempty"`
 }
 
 func (e *events) start(url, path string) {
@@ -129,21 +129,21 @@ func (e *events) Retry(r transfer.Retry) {
 func (e *events) Server(s transfer.ServerStatus) {
 	e.enc.Encode(struct {
 		event
-		ID     kwik.PathID `json:"id"`
-		Role   string      `json:"role"`
-		Addr   string      `json:"addr"`
-		State  string      `json:"state"`
-		Reason string      `json:"reason"`
+		ID     kwik.ServerID `json:"id"`
+		Role   string        `json:"role"`
+		Addr   string        `json:"addr"`
+		State  string        `json:"state"`
+		Reason string        `json:"reason"`
 	}{event{1, "server"}, s.ID, s.Role.String(), s.Addr, string(s.State), s.Reason})
 }
 
 // BadBlock implements transfer.Reporter.
-func (e *events) BadBlock(server kwik.PathID, off, length int64) {
+func (e *events) BadBlock(server kwik.ServerID, off, length int64) {
 	e.enc.Encode(struct {
 		event
-		Server kwik.PathID `json:"server"`
-		Offset int64       `json:"offset"`
-		Length int64       `json:"length"`
+		Server kwik.ServerID `json:"server"`
+		Offset int64         `json:"offset"`
+		Length int64         `json:"length"`
 	}{event{1, "bad_block"}, server, off, length})
 }
 

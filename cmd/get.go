@@ -15,6 +15,7 @@ import (
 	"kwikcp/internal/udp"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 func getCommand(t *terminal) *cli.Command {
@@ -325,7 +326,9 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
 		KeepsOld: o.noClobber, Plain: o.noPreserve, Range: o.part, Reuse: o.reuse,
 		Retries: o.retries, RetryDelay: o.retryDelay, MaxTime: o.maxTime, RetryMaxTime: o.retryMaxTime,
-		KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections, RateLimit: o.limit, Family: o.family},
+		KWIK: &kwik.ClientConfig{
+			Config: kwik.Config{QUIC: traced, RateLimit: o.limit, Family: o.family}, ConnectionsPerServer: o.connections,
+		},
 		Pool: o.pool,
 	}
 	if o.stdout {
@@ -334,7 +337,7 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 		options.Output = w
 	}
 	if o.seed != "" {
-		if options.Seed, err = transfer.OpenFile(o.seed); err != nil {
+		if options.Seed, err = disk.OpenFile(o.seed); err != nil {
 			return transfer.Result{}, transfer.LocalError(fmt.Sprintf("read the seed %q", o.seed), err)
 		}
 		defer options.Seed.Close()
@@ -343,7 +346,7 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	if err != nil && o.policy.accepted(err) {
 		result, err = transfer.Get(ctx, options, report)
 	}
-	if errors.Is(err, transfer.ErrNotAFile) {
+	if errors.Is(err, disk.ErrNotAFile) {
 		err = notAFile(err)
 	}
 	if err != nil && result.Kept {

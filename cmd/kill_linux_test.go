@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
+	"kwikcp/transfer/serve"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -19,8 +20,6 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
-
-	"kwikcp/transfer"
 )
 
 var (
@@ -312,7 +311,7 @@ func readIndex(t *testing.T, state string) (records int) {
 	if err != nil || len(found) != 1 {
 		t.Fatal(found, err)
 	}
-	trees, err := transfer.OpenTreeStore(found[0])
+	trees, err := serve.OpenTreeStore(found[0])
 	if err != nil {
 		t.Fatal(err)
 	}

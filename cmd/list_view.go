@@ -50,7 +50,7 @@ func (f *listFile) Retry(r transfer.Retry) {
 }
 
 // BadBlock implements transfer.Reporter.
-func (f *listFile) BadBlock(server kwik.PathID, off, length int64) {
+func (f *listFile) BadBlock(server kwik.ServerID, off, length int64) {
 	f.say(fmt.Sprintf("%q: %s sent wrong bytes at offset %d (%d bytes); it is not asked again", f.name, server, off, length))
 }
 

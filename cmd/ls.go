@@ -120,7 +120,7 @@ func (o lsCmd) list(ctx context.Context, l *listing, entry func(transfer.Entry, 
 	options := transfer.ListOptions{
 		MirrorSource: transfer.MirrorSource{
 			URL: o.url, TLS: o.policy.config(o.url), ConnectTimeout: o.connectTimeout,
-			KWIK: &kwik.Config{QUIC: traced, Family: o.family},
+			KWIK: &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: o.family}},
 		},
 		Recursive: o.recursive, Roots: o.hash,
 	}

@@ -169,7 +169,9 @@ func (o mirrorCmd) mirror(ctx context.Context, report transfer.MirrorReporter) (
 	options := transfer.MirrorOptions{
 		MirrorSource: transfer.MirrorSource{
 			URL: o.url, TLS: o.policy.config(o.url), ConnectTimeout: o.connectTimeout,
-			KWIK: &kwik.Config{QUIC: traced, ConnectionsPerServer: o.connections, RateLimit: o.limit, Family: o.family},
+			KWIK: &kwik.ClientConfig{
+				Config: kwik.Config{QUIC: traced, RateLimit: o.limit, Family: o.family}, ConnectionsPerServer: o.connections,
+			},
 		},
 		Target: o.target, Delete: o.delete, Filter: o.filter, DryRun: o.dryRun, Plain: o.noPreserve, Reuse: o.reuse,
 		Retries: o.retries, RetryDelay: o.retryDelay, MaxTime: o.maxTime, RetryMaxTime: o.retryMaxTime,

@@ -26,6 +26,8 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/serve"
 )
 
 func serveCommand(t *terminal) *cli.Command {
@@ -205,7 +207,7 @@ func (o *serveCmd) run(ctx context.Context) error {
 	if info, err := os.Stat(o.root); err == nil && !info.IsDir() { // to open a FIFO would wait
 		return transfer.LocalError(op, errors.New("not a directory"))
 	}
-	dir, err := transfer.OpenTree(o.root, o.mirror != nil)
+	dir, err := disk.OpenTree(o.root, o.mirror != nil)
 	if err != nil {
 		return transfer.LocalError(op, err)
 	}
@@ -256,9 +258,9 @@ type runningServer struct {
 	o        *serveCmd
 	url      transfer.URL
 	listener *kwik.Listener
-	files    *transfer.Server
-	trees    *transfer.TreeStore // nil if there is none
-	noTrees  error               // why there is none
+	files    *serve.Server
+	trees    *serve.TreeStore // nil if there is none
+	noTrees  error            // why there is none
 	cancel   context.CancelFunc
 	ctx      context.Context
 	wg       sync.WaitGroup
@@ -268,33 +270,33 @@ type runningServer struct {
 	left   sync.WaitGroup // the goroutine that keeps the membership
 }
 
-func startServer(o *serveCmd, dir transfer.Dir) (*runningServer, error) {
+func startServer(o *serveCmd, dir disk.Dir) (*runningServer, error) {
 	cert, err := trust.LoadOrCreateIdentity(o.stateDir, time.Now())
 	if err != nil {
 		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "the server's key", Err: err}
 	}
-	s := &runningServer{o: o, files: transfer.NewServer(dir, o.log)}
+	s := &runningServer{o: o, files: serve.NewServer(dir, o.log)}
 	reset := quic.StatelessResetKey(trust.StatelessResetKey(cert))
 	traced, err := quicConfig()
 	if err != nil {
 		return nil, err
 	}
 	s.keepTrees()
-	conf := &kwik.Config{
-		QUIC: traced, RateLimit: o.limit, Software: "kwikcp " + version(),
+	conf := &kwik.ServerConfig{
+		Config: kwik.Config{QUIC: traced, RateLimit: o.limit}, Software: "kwikcp " + version(),
 		Role: o.role, OpenContent: s.files.OpenContent, StatelessResetKey: &reset,
-		OnMembership: func(id kwik.PathID, addr netip.AddrPort, reason error) {
+		OnMembership: func(id kwik.ServerID, addr netip.AddrPort, reason error) {
 			if reason == nil {
 				o.log.Info("secondary joined", "id", id, "addr", addr.String())
 			} else {
 				o.log.Info("secondary left", "id", id, "addr", addr.String(), "reason", reason)
 			}
 		},
-		OnBlame: func(session *kwik.ServerSession, path kwik.PathID, offset int64, reason string) {
+		OnReject: func(session *kwik.ServerSession, path kwik.ServerID, offset int64, reason string) {
 			o.log.Warn("a client got wrong bytes", "client", session.RemoteAddr().String(), "from", path, "offset", offset, "reason", reason)
 		},
 		Verify: s.files.Verify,
-		OnSuspension: func(id kwik.PathID, reason error) {
+		OnSuspension: func(id kwik.ServerID, reason error) {
 			if reason == nil {
 				o.log.Info("secondary proved itself and is offered again", "id", id)
 			} else {
@@ -329,7 +331,7 @@ func (s *runningServer) keepTrees() {
 	}
 	root := blake3.Sum256([]byte(absolute(s.o.root)))
 	path := filepath.Join(s.o.stateDir, fmt.Sprintf("trees-%x.db", root[:8]))
-	if s.trees, s.noTrees = transfer.OpenTreeStore(path); s.noTrees == nil {
+	if s.trees, s.noTrees = serve.OpenTreeStore(path); s.noTrees == nil {
 		s.files.KeepTrees(s.trees)
 	}
 }

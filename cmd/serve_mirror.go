@@ -63,7 +63,7 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 		log.Error("not mirrored", "err", err)
 		return
 	}
-	o.TLS, o.KWIK = s.o.policy.config(o.URL), &kwik.Config{QUIC: traced}
+	o.TLS, o.KWIK = s.o.policy.config(o.URL), &kwik.ClientConfig{Config: kwik.Config{QUIC: traced}}
 	result, err := transfer.Mirror(s.member, *o, &mirrorLog{log: log})
 	if err != nil && s.o.policy.accepted(err) {
 		result, err = transfer.Mirror(s.member, *o, &mirrorLog{log: log})

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // stdoutNames are what stdout is called on Unix systems. They are links, which a file must not replace.
@@ -41,7 +42,7 @@ func targetOf(arg, urlPath string) (target string, stdout bool, err error) {
 	case slash && err != nil:
 		return arg, false, transfer.LocalError(op, err)
 	case err == nil && !info.Mode().IsRegular(), strings.HasPrefix(link, "/proc/"): // such as /dev/stderr, whatever it is
-		return arg, false, notAFile(transfer.LocalError(op, transfer.ErrNotAFile))
+		return arg, false, notAFile(transfer.LocalError(op, disk.ErrNotAFile))
 	}
 	return arg, false, nil
 }

@@ -11,6 +11,7 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 func verifyCommand(t *terminal) *cli.Command {
@@ -146,7 +147,7 @@ func parseVerify(c *cli.Context, t *terminal) (verifyCmd, error) {
 func (o verifyCmd) verify(ctx context.Context, report transfer.Reporter) (v verdict, err error) {
 	v.path = o.path
 	op := fmt.Sprintf("verify %q", o.path)
-	file, err := transfer.OpenFile(o.path)
+	file, err := disk.OpenFile(o.path)
 	if err != nil {
 		return v, localFileError(op, err)
 	}
@@ -180,14 +181,14 @@ func (o verifyCmd) verify(ctx context.Context, report transfer.Reporter) (v verd
 }
 
 // compare asks the server, once more if the person at the terminal decides to trust it.
-func (o verifyCmd) compare(ctx context.Context, file transfer.File, report transfer.Reporter) (transfer.Comparison, error) {
+func (o verifyCmd) compare(ctx context.Context, file disk.File, report transfer.Reporter) (transfer.Comparison, error) {
 	traced, err := quicConfig()
 	if err != nil {
 		return transfer.Comparison{}, err
 	}
 	options := transfer.CompareOptions{
 		URL: *o.url, TLS: o.policy.config(*o.url), File: file, Name: o.path, ConnectTimeout: o.connectTimeout,
-		KWIK: &kwik.Config{QUIC: traced, Family: o.family},
+		KWIK: &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: o.family}},
 	}
 	c, err := transfer.Compare(ctx, options, report)
 	if err != nil && o.policy.accepted(err) {
@@ -213,7 +214,7 @@ func sizes(c transfer.Comparison) string {
 }
 
 // hashReported hashes a file on all cores, and says ten times a second how far it is.
-func hashReported(ctx context.Context, f transfer.File, report transfer.Reporter) (root integrity.Root, size int64, err error) {
+func hashReported(ctx context.Context, f disk.File, report transfer.Reporter) (root integrity.Root, size int64, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return root, 0, err

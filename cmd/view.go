@@ -27,7 +27,7 @@ type view struct {
 	bar   *progressbar.ProgressBar // nil where stderr is no terminal, and before the manifest or the first bytes
 	draws bool                     // stderr is a terminal
 	name  string
-	addrs map[kwik.PathID]string // of the servers
+	addrs map[kwik.ServerID]string // of the servers
 	// columns returns the width of the terminal, which may change.
 	columns func() int
 	above   string    // a line over the bar; empty for none
@@ -38,7 +38,7 @@ type view struct {
 }
 
 func newView(t *terminal, quiet bool, name string) *view {
-	return &view{t: t, quiet: quiet, draws: t.interactive(), columns: t.width, addrs: make(map[kwik.PathID]string), name: name, last: time.Now()}
+	return &view{t: t, quiet: quiet, draws: t.interactive(), columns: t.width, addrs: make(map[kwik.ServerID]string), name: name, last: time.Now()}
 }
 
 // Hashing implements transfer.Reporter.
@@ -123,7 +123,7 @@ func (v *view) Server(s transfer.ServerStatus) {
 }
 
 // BadBlock implements transfer.Reporter.
-func (v *view) BadBlock(server kwik.PathID, off, length int64) {
+func (v *view) BadBlock(server kwik.ServerID, off, length int64) {
 	if v.quiet {
 		return
 	}

@@ -26,7 +26,7 @@ func feed(v *view, n int64, servers int) {
 	var all []transfer.ServerStatus
 	for i := range servers {
 		s := transfer.ServerStatus{
-			ID: kwik.PathID(fmt.Sprint("s", i)), Role: kwik.ServerRoleSecondary, State: states[i%len(states)],
+			ID: kwik.ServerID(fmt.Sprint("s", i)), Role: kwik.ServerRoleSecondary, State: states[i%len(states)],
 			Addr: fmt.Sprintf("[2001:db8:1111:2222:3333:4444:5555:%x]:65535", i), Bytes: n / int64(servers), Rate: 1e12, Reason: awkward,
 		}
 		all = append(all, s)

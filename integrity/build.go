@@ -13,12 +13,12 @@ import (
 )
 
 const (
-	// blockBytes is what a worker of Build reads at once. It holds a whole number
-	// of groups of any size, since it is the largest of them.
-	blockBytes = ChunkSize << MaxGroupSize
+	// blockBytes is the length of one read of Build and of Sum. It is the largest
+	// group size, so a block holds a whole number of groups of any size.
+	blockBytes = chunkSize << maxGroupSize
 
-	// MaxGroups is the most groups that Build will cut a file into: 1 GiB of
-	// chaining values, 32 TiB of file in groups of 1 MiB.
+	// MaxGroups is the largest number of groups in a tree that [Build] makes: 1 GiB
+	// of chaining values, or 32 TiB of file in groups of 1 MiB.
 	MaxGroups = 1 << 25
 )
 
@@ -26,26 +26,26 @@ const (
 // does not allocate 1 MiB for each.
 var blocks = sync.Pool{New: func() any { return new([blockBytes]byte) }}
 
-// Build reads size bytes from r and returns their tree. It uses all cores, with
-// one block of 1 MiB in memory for each, besides the tree itself (32 bytes for
-// each group).
+// Build reads size bytes from r and returns their tree. It uses all cores, and
+// needs 1 MiB of memory for each besides the tree itself, which takes 32 bytes for
+// each group. It does not read bytes of r beyond size.
 //
-// progress may be nil. Otherwise it is told how far the file is hashed without a
-// gap, see [Progress].
+// If progress is not nil, Build calls it as the file is hashed; see [Progress].
 //
-// It returns ctx's error within one block after ctx is done, but does not
-// interrupt a ReadAt; a [*ShortReadError] if r ends before size; r's own error,
-// wrapped with its offset; or an ordinary error for a negative size, an invalid
-// g, or more than [MaxGroups]. Bytes that r holds beyond size are not read. On
-// return no goroutine is left and neither r nor progress is used any more.
+// Build returns ctx's error within one block of 1 MiB after ctx is done, but does
+// not interrupt a ReadAt. It returns a [*ShortReadError] if r ends before size, and
+// any other error of r wrapped with its offset. It returns an ordinary error for a
+// negative size, an invalid g, or more than [MaxGroups]. On return no goroutine is
+// left and neither r nor progress is used any more.
 func Build(ctx context.Context, r io.ReaderAt, size int64, g GroupSize, progress Progress) (*Tree, error) {
 	switch {
 	case size < 0:
 		return nil, fmt.Errorf("integrity: build: size is negative: %d", size)
 	case !g.Valid():
-		return nil, fmt.Errorf("integrity: build: group size 2^%d chunks, above 2^%d", g, MaxGroupSize)
+		return nil, fmt.Errorf("integrity: build: group size 2^%d chunks, above 2^%d", g, maxGroupSize)
 	case g.Groups(size) > MaxGroups:
-		return nil, fmt.Errorf("integrity: build: %d bytes in groups of %d are more than %d groups", size, g.Bytes(), MaxGroups)
+		return nil, fmt.Errorf("integrity: build: %d bytes in groups of %d are more than %d groups",
+			size, g.Bytes(), MaxGroups)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -71,18 +71,19 @@ func Build(ctx context.Context, r io.ReaderAt, size int64, g GroupSize, progress
 	return t, nil
 }
 
-// builder shares the blocks of one file among workers.
+// builder distributes the blocks of one file to workers.
 type builder struct {
-	t      *Tree // cvs: each worker writes those of its own blocks
+	t      *Tree // each worker writes the cvs of its own blocks
 	r      io.ReaderAt
-	prefix *prefix      // nil if nobody wants to know
-	next   atomic.Int64 // index of the next block that nobody has taken
+	prefix *prefix      // nil without a Progress
+	next   atomic.Int64 // index of the first block that no worker has taken
 }
 
-// cores is how many blocks are hashed at once: as many as there were threads for Go code when the process began, for it may have fewer at times.
+// cores is the number of blocks that are hashed at once. It is read at the start of
+// the process, because GOMAXPROCS may be lowered for a time later (internal/procs).
 var cores = runtime.GOMAXPROCS(0)
 
-// run hashes all blocks. It owns the workers and waits for them.
+// run hashes all blocks. It starts the workers and waits for them.
 func (b *builder) run(ctx context.Context) error {
 	workers := min(int64(cores), (b.t.size-1)/blockBytes+1)
 	if workers == 1 {
@@ -95,7 +96,7 @@ func (b *builder) run(ctx context.Context) error {
 	return eg.Wait()
 }
 
-// work hashes one block after another until none is left or ctx is done.
+// work hashes blocks until none is left or ctx is done.
 func (b *builder) work(ctx context.Context) error {
 	buf := blocks.Get().(*[blockBytes]byte)
 	defer blocks.Put(buf)
@@ -130,30 +131,29 @@ func (b *builder) read(p []byte, off int64) error {
 	}
 }
 
-// hash sets the chaining values of the groups in p, the bytes of the file at
-// off; for a file of one group it sets the root instead.
+// hash sets the chaining values of the groups in p, the bytes of the file at off.
+// For a file of one group it sets the root instead.
 func (b *builder) hash(p []byte, off int64) {
 	g := b.t.g
-	n := g.GroupAt(off)
+	n := g.groupAt(off)
 	if b.t.cvs == nil {
-		b.t.root = nodeRoot(subtreeNode(p, n.FirstChunk(g)))
+		b.t.root = nodeRoot(subtreeNode(p, n.firstChunk(g)))
 		return
 	}
 	for len(p) > 0 {
 		group := p[:min(g.Bytes(), int64(len(p)))]
-		cv := nodeCV(subtreeNode(group, n.FirstChunk(g)))
+		cv := nodeCV(subtreeNode(group, n.firstChunk(g)))
 		copy(b.t.cvs[int64(n)*hashSize:], cv[:])
 		p = p[len(group):]
 		n++
 	}
 }
 
-// ShortReadError reports that a file ended before the size that [Build] was
-// given: it has shrunk since its size was taken. It unwraps to
-// [io.ErrUnexpectedEOF].
+// ShortReadError reports that a file ended before the size given to [Build], so it
+// was truncated in the meantime. It unwraps to [io.ErrUnexpectedEOF].
 type ShortReadError struct {
-	Offset int64 // of the first byte that is missing, as one worker saw it
-	Size   int64 // that was asked for, in bytes
+	Offset int64 // of the first missing byte, as one worker saw it
+	Size   int64 // requested, in bytes
 }
 
 func (e *ShortReadError) Error() string {

@@ -6,10 +6,10 @@ import (
 	"lukechampine.com/blake3/guts"
 )
 
-// Chunk counters past 32 bits, as in the last groups of a file over 4 TiB.
+// Files over 4 TiB have chunk counters of more than 32 bits.
 func TestSubtreeAtHighChunks(t *testing.T) {
 	data := pattern(64 << 10)
-	for _, first := range []ChunkNum{1 << 32, 1<<32 - 64, 1 << 52, 1<<53 - 64} {
+	for _, first := range []chunkNum{1 << 32, 1<<32 - 64, 1 << 52, 1<<53 - 64} {
 		for _, n := range []int{1, 1024, 1025, 16 << 10, 16<<10 + 1, 40_000, 64 << 10} {
 			if got, want := nodeCV(subtreeNode(data[:n], first)), refHash(data[:n], uint64(first), 0); got != want {
 				t.Errorf("%d bytes at chunk %d: %x, want %x", n, first, got, want)
@@ -26,14 +26,14 @@ func TestLeftLeaves(t *testing.T) {
 	}
 }
 
-// BenchmarkGuts is the library's own speed on one core, without our tree over
-// it: the ceiling of BenchmarkVerify.
+// BenchmarkGuts measures the library on one core without the tree: the upper limit
+// of BenchmarkVerify.
 func BenchmarkGuts(b *testing.B) {
 	data := pattern(16 << 20)
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
 		for off := 0; off < len(data); off += laneBytes {
-			guts.CompressBuffer((*[laneBytes]byte)(data[off:]), laneBytes, &guts.IV, uint64(off/ChunkSize), 0)
+			guts.CompressBuffer((*[laneBytes]byte)(data[off:]), laneBytes, &guts.IV, uint64(off/chunkSize), 0)
 		}
 	}
 }

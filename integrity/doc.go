@@ -1,14 +1,12 @@
-// Package integrity proves bytes against a BLAKE3 root, one chunk group at a
-// time. It is pure: it knows files only as an [io.ReaderAt] and knows no
-// network, no clock and no disk.
+// Package integrity proves bytes against a BLAKE3 root, one chunk group at a time.
+// It reads files only through [io.ReaderAt]; it uses no network, clock or disk.
 //
 // # The tree
 //
-// BLAKE3 cuts a file into chunks of 1024 bytes and hashes them up a binary tree
-// whose left subtrees are always complete. A chunk group is a complete subtree
-// of 2^g chunks; the last group of a file may hold fewer, and its last chunk may
-// be short. So the tree over the groups is left-complete as well, and the
-// chaining values of the groups alone give the file's root:
+// BLAKE3 cuts a file into chunks of 1024 bytes and hashes them up a binary tree in
+// which every left subtree is complete. A chunk group is a complete subtree of 2^g
+// chunks. The last group of a file may hold fewer chunks, and its last chunk may be
+// short. The chaining values of the groups alone give the root of the file:
 //
 //	               root                 compressed with the ROOT flag
 //	             /      \
@@ -20,52 +18,54 @@
 //	  |      |      |      |
 //	bytes  bytes  bytes  bytes          2^g chunks of 1024 bytes
 //
-// The root is the file's ordinary BLAKE3 hash, the one that b3sum prints. A file
-// of one group has no chaining values: its group node is the root node.
+// The root is the standard BLAKE3 hash of the file, as b3sum prints it. A file of
+// one group has no chaining values: the node of its group is the root node.
 //
-// [Build] makes the [Tree] of a file that we hold; [Sum] the root alone of what can
-// only be read in order. [FromCVs] makes it from
-// chaining values that anyone sent, and proves them first. [Tree.Verify] then
-// proves any whole groups, in any order, from any source.
+// # Usage
 //
-// There are trees of less than a whole file, too:
+// A sender calls [Build] to hash a file. The result is a [Tree]. A receiver that
+// knows the root calls [FromCVs] with the chaining values of the sender, which it
+// need not trust. Then [Tree.Verify] proves whole groups, in any order and from any
+// source.
 //
-//	             verifies              is made by            from
-//	Tree         all groups            FromCVs               Tree.CVs
-//	                                   ParseTree             Tree.AppendBinary
-//	RangeTree    those of one range    FromRangeProof        Tree.ProveRange
-//	GrowingTree  those known so far    GrowingTree.Append    Progress of Build
+// Two other types prove less than a whole file:
 //
-// A [Collector] takes bytes, lets through what one of them verifies, and knows
-// what it has and what is missing.
+//	type         verifies                made by               from
+//	Tree         all groups              FromCVs               Tree.CVs
+//	                                     ParseTree             Tree.AppendBinary
+//	RangeTree    the groups of a range   FromRangeProof        Tree.ProveRange
+//	GrowingTree  the groups known so far GrowingTree.Append    Progress of Build
 //
-// A range proof has the chaining values of the range, and of the few subtrees
-// that lead from it to the root: it grows with the range and with the logarithm
-// of the file. A GrowingTree is for a file that is served while it is hashed: it
-// holds bytes against chaining values whose root is not known yet, and proves
-// all of it once it is. [Tree.AppendBinary] is for a tree that we keep: it finds
-// its own damage.
+// A range proof holds the chaining values of the groups of a range, and of the few
+// subtrees that lead from them to the root. Its size grows with the range and with
+// the logarithm of the file.
 //
-// Bytes, chunks and groups are counted in types of their own: offsets and sizes
-// in bytes are int64, indexes of chunks and of groups [ChunkNum] and [GroupNum],
-// and a [GroupSize] turns one into the other.
+// A GrowingTree is for a file that is served while it is hashed. It checks bytes
+// against chaining values whose root is not known yet, and proves all of them once
+// the root is known.
+//
+// [Tree.AppendBinary] stores a tree in a form that detects its own damage. [Sum]
+// hashes a stream that can only be read in order.
 //
 // # What is proved, and what is not
 //
-// After FromCVs, ParseTree and FromRangeProof the chaining values are those of
-// the root. The size is still a claim: sizes that differ only within the last
-// group share all chaining values, and a liar may present inner nodes of a larger
-// tree as groups of a smaller one. No bytes can be found that Verify accepts under
-// such a claim for the last group, so the size is proved when the last group is.
-// Until then a size should decide nothing that cannot be undone. The one exception
-// is size 0, which FromCVs proves by itself.
+// FromCVs, ParseTree and FromRangeProof prove that the chaining values belong to
+// the root. They do not prove the size:
 //
-// Bytes that were verified are the file's at that offset, whatever was claimed
-// about size and groups: each chunk is hashed with its index. Only a GrowingTree
-// says less before Finish.
+//   - Sizes that differ only within the last group share all chaining values.
+//   - An attacker can present inner nodes of a larger tree as groups of a smaller
+//     file.
 //
-// The strength is BLAKE3's: 128 bits against collisions. Hashes are not
-// compared in constant time; they are public.
+// In both cases Verify accepts no bytes for the last group under the wrong size. So
+// the size is proved when the last group is. Until then a size must not decide
+// anything that cannot be undone. FromCVs proves the size 0 by itself.
+//
+// Verified bytes are the bytes of the file at that offset, whatever size and group
+// size were claimed, because BLAKE3 hashes each chunk with its index. Only a
+// GrowingTree proves less before Finish.
+//
+// The strength is that of BLAKE3: 128 bits against collisions. Hashes are public
+// and are not compared in constant time.
 //
 // # Source
 //

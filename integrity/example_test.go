@@ -10,7 +10,7 @@ import (
 	"kwikcp/integrity"
 )
 
-// file is what the examples are about: 300,000 bytes, five groups.
+// file is the content in the examples: 300,000 bytes, or five groups.
 var file = []byte(strings.Repeat("0123456789", 30_000))
 
 func buildTree() *integrity.Tree {
@@ -22,7 +22,7 @@ func buildTree() *integrity.Tree {
 	return tree
 }
 
-// The root is what b3sum prints.
+// The root equals the output of b3sum.
 func ExampleBuild() {
 	tree := buildTree()
 	fmt.Println(tree.Root())
@@ -32,8 +32,8 @@ func ExampleBuild() {
 	// 5 groups of 65536 bytes
 }
 
-// Who trusts a root needs to trust neither who sent the chaining values nor who
-// sent the bytes.
+// A receiver that trusts the root can take the chaining values and the bytes from
+// untrusted senders.
 func ExampleTree_Verify() {
 	sent := buildTree()
 	tree, err := integrity.FromCVs(sent.Size(), sent.GroupSize(), sent.CVs(), sent.Root())
@@ -51,7 +51,7 @@ func ExampleTree_Verify() {
 	// true 196608 65536
 }
 
-// A range of a file is proved by some values, whatever else is in the file.
+// A receiver of a range needs only the values that prove it, not the whole tree.
 func ExampleFromRangeProof() {
 	tree := buildTree()
 	proof, err := tree.ProveRange(100_000, 100_010)
@@ -68,8 +68,8 @@ func ExampleFromRangeProof() {
 	// 128 bytes prove [65536,131072): <nil>
 }
 
-// One side serves a file while it hashes it; the other side stores what is as the
-// first says, and believes it when the root is known.
+// A sender serves a file while it hashes it. The receiver checks the bytes against
+// the values so far, and proves all of them when it learns the root.
 func ExampleGrowingTree() {
 	size, group := int64(len(file)), integrity.DefaultGroupSize
 	growing, err := integrity.NewGrowingTree(size, group)
@@ -93,36 +93,7 @@ func ExampleGrowingTree() {
 	// proved 300000 <nil>
 }
 
-// Groups come from anywhere, in any order.
-func ExampleCollector() {
-	size := int64(len(file))
-	var disk fixedSize = make([]byte, size)
-	c := integrity.NewCollector(buildTree(), 0, size, disk)
-
-	_, err := c.WriteAt(file[131072:], 131072)
-	fmt.Println(c.Bytes(), err)
-	_, err = c.WriteAt(make([]byte, 65536), 0)
-	fmt.Println(c.Bytes(), err)
-	for r, more := c.NextMissing(0); more; r, more = c.NextMissing(r.End) {
-		fmt.Println("missing", r)
-		if _, err := c.WriteAt(file[r.Start:r.End], r.Start); err != nil {
-			panic(err)
-		}
-	}
-	fmt.Println(c.Whole(), bytes.Equal(disk, file))
-	// Output:
-	// 168928 <nil>
-	// 168928 integrity: 65536 bytes at 0 do not match the file's hash
-	// missing [0,131072)
-	// true true
-}
-
-// fixedSize is memory to write to.
-type fixedSize []byte
-
-func (f fixedSize) WriteAt(p []byte, off int64) (int, error) { return copy(f[off:], p), nil }
-
-// What was hashed once need not be hashed again.
+// A stored tree saves hashing the file again, and detects its own damage.
 func ExampleParseTree() {
 	stored, err := buildTree().AppendBinary(nil)
 	if err != nil {

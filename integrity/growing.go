@@ -5,32 +5,33 @@ import (
 	"sync"
 )
 
-// GrowingTree is the tree of a file that its sender is still hashing: its root is
-// not known, and its chaining values come in file order, a few at a time, as
-// [Progress] has them on the other side. Bytes can be verified as far as the
-// values have come.
+// GrowingTree is the tree of a file that its sender is still hashing. Its root is
+// not known yet. Its chaining values arrive in file order, a few at a time, as
+// [Progress] reports them at the sender. Bytes can be verified as far as the
+// values have arrived.
 //
-// What that proves changes when [GrowingTree.Finish] succeeds. Before, Verify
-// says only that bytes are those that the sender of the values claims: with
-// several sources of bytes it tells which of them disagrees with the sender, who
-// may be the liar. They are fit to be stored, not to be used. Finish proves the
-// values against a root; from then on all bytes that passed Verify, before and
-// after, are those of the root, as if [Tree.Verify] had said it. If Finish fails
-// none of them are worth anything.
+// Before [GrowingTree.Finish] succeeds, Verify proves only that bytes match the
+// values of the sender, who may lie. With several sources of bytes it shows which
+// of them disagrees with the sender of the values. Such bytes may be stored, but
+// must not be used.
 //
-// Methods may be called concurrently. Memory is taken for the values that came,
-// never for those that a size promises.
+// Finish proves the values against a root. Once it succeeds, all bytes that passed
+// Verify, before and after, are the bytes of that root, as with [Tree.Verify]. If it
+// fails, none of them are proved.
+//
+// A GrowingTree is safe for concurrent use. It takes memory for the values that
+// arrived, never for those that a size promises.
 type GrowingTree struct {
 	size int64 // bytes, as claimed
 	g    GroupSize
 
 	mu  sync.Mutex
-	cvs []byte // grows; what is there does not change, so that it is read without mu
+	cvs []byte // guarded by mu; values are only appended, so a copy of the slice is read without it
 }
 
-// NewGrowingTree returns the tree of a file of size bytes, of which nothing is
-// known yet. The size is a claim as in [FromCVs]. It returns a [*ProofError] for
-// a negative size, an invalid g, or more than [MaxGroups].
+// NewGrowingTree returns the tree of a file of size bytes, of which no values are
+// known yet. The size is a claim as in [FromCVs]. NewGrowingTree returns a
+// [*ProofError] for a negative size, an invalid g, or more than [MaxGroups].
 func NewGrowingTree(size int64, g GroupSize) (*GrowingTree, error) {
 	t := &GrowingTree{size: size, g: g}
 	switch {
@@ -49,8 +50,8 @@ func (t *GrowingTree) Size() int64 { return t.size }
 func (t *GrowingTree) GroupSize() GroupSize { return t.g }
 
 // End returns the offset up to which bytes can be verified: the end of the last
-// group whose chaining value has come, or 0. In a file of fewer than two groups,
-// which has no chaining values, it stays 0.
+// group whose chaining value has arrived, or 0. It stays 0 in a file of fewer than
+// two groups, which has no chaining values.
 func (t *GrowingTree) End() int64 { return t.end(t.known()) }
 
 func (t *GrowingTree) end(cvs []byte) int64 {
@@ -58,17 +59,17 @@ func (t *GrowingTree) end(cvs []byte) int64 {
 	return min(n*t.g.Bytes(), t.size)
 }
 
-// known returns the chaining values that have come. They do not change.
+// known returns the chaining values that have arrived. They do not change.
 func (t *GrowingTree) known() []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.cvs
 }
 
-// Append takes the chaining values of the next groups, concatenated; it copies
-// them. It returns a [*ProofError], and takes none of them, if they are not whole
-// values or more than the file has groups; a file of fewer than two groups
-// has none.
+// Append adds the concatenated chaining values of the next groups. It copies them.
+// It returns a [*ProofError] and adds none of them if their length is not a multiple
+// of 32 bytes, or if the file does not have so many groups. A file of fewer than two
+// groups has no values.
 func (t *GrowingTree) Append(cvs []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -79,27 +80,27 @@ func (t *GrowingTree) Append(cvs []byte) error {
 	return nil
 }
 
-// Verify is as [Tree.Verify], for bytes before [GrowingTree.End]; beyond, it
-// returns an ordinary error. That bytes are right means less before Finish, as
-// the type says.
+// Verify is like [Tree.Verify] for bytes before [GrowingTree.End]. Bytes beyond
+// give an ordinary error. Success proves less before Finish; see [GrowingTree].
 func (t *GrowingTree) Verify(off int64, p []byte) error {
 	if err := checkRange(t.size, t.g, off, int64(len(p))); err != nil {
 		return err
 	}
 	cvs := t.known()
 	if end := t.end(cvs); len(p) == 0 || off+int64(len(p)) > end {
-		return fmt.Errorf("integrity: verify: %d bytes at %d end beyond %d, up to where chaining values have come", len(p), off, end)
+		return fmt.Errorf("integrity: verify: %d bytes at %d end beyond %d, up to where chaining values are known",
+			len(p), off, end)
 	}
-	return verifyGroups(t.g, off, p, cvs[int64(t.g.GroupAt(off))*hashSize:])
+	return verifyGroups(t.g, off, p, cvs[int64(t.g.groupAt(off))*hashSize:])
 }
 
-// Finish returns the tree once all chaining values have come: what [FromCVs]
-// makes of them and root. It returns a [*ProofError] if values are missing or
-// hash to another root. The tree and t share the values; t may be used on.
+// Finish returns the tree of root once all chaining values have arrived, like
+// [FromCVs]. It returns a [*ProofError] if values are missing or hash to another
+// root. The tree and t share the values; t remains usable.
 //
-// It may be called again. If it is the caller who knows the root, the tree is
-// the true one whoever sent the values; if it is their sender who says it, they
-// are proved to be that root's.
+// Finish may be called again. The caller chooses whom to trust with the root. If the
+// root is the caller's own, the tree is right whoever sent the values. If it is the
+// word of their sender, the values are proved to be those of that root.
 func (t *GrowingTree) Finish(root Root) (*Tree, error) {
 	cvs := t.known()
 	return fromCVs(t.size, t.g, cvs[:len(cvs):len(cvs)], root)

@@ -15,7 +15,8 @@ func growing(t testing.TB, size int64, g GroupSize) *GrowingTree {
 		t.Fatal(err)
 	}
 	if tree.End() != 0 || tree.Size() != size || tree.GroupSize() != g {
-		t.Fatalf("a new tree of %d bytes ends at %d, has %d bytes in groups of %d", size, tree.End(), tree.Size(), tree.GroupSize().Bytes())
+		t.Fatalf("a new tree of %d bytes ends at %d, has %d bytes in groups of %d",
+			size, tree.End(), tree.Size(), tree.GroupSize().Bytes())
 	}
 	return tree
 }
@@ -26,8 +27,8 @@ func isMisuse(err error) bool {
 	return err != nil && !errors.As(err, &ge) && !errors.As(err, &pe)
 }
 
-// One value after another: what is before the end is verified, what is beyond it
-// is not, and Finish waits for the last.
+// Values are appended one by one. Bytes before the end are verified, bytes beyond
+// are refused, and Finish fails until the last value is there.
 func TestGrowingTree(t *testing.T) {
 	for _, g := range []GroupSize{0, 1, 4} {
 		unit := g.Bytes()
@@ -76,7 +77,7 @@ func TestGrowingTree(t *testing.T) {
 			wantProblem(t, nil, tree.Append(make([]byte, hashSize)), BadLength)
 			wrong := made.Root()
 			wrong[0] ^= 1
-			if got, err := tree.Finish(wrong); made.Groups() != 1 { // of one group every root is possible, and proved by it alone
+			if got, err := tree.Finish(wrong); made.Groups() != 1 { // one group may have any root
 				wantProblem(t, got, err, BadRoot)
 			}
 			if got, err := tree.Finish(made.Root()); err != nil || !equal(got, made) {
@@ -120,7 +121,7 @@ func TestGrowingTreeRefusesBadShape(t *testing.T) {
 	}
 }
 
-// Every flip of a value is noticed by the group it is of, and by Finish.
+// Verify refuses the group of each flipped value, and Finish refuses the tree.
 func TestGrowingTreeRefusesEveryBitFlip(t *testing.T) {
 	const size = 4*1024 + 100
 	data := pattern(size)
@@ -154,7 +155,7 @@ func TestGrowingTreeKeepsNoReference(t *testing.T) {
 	}
 }
 
-// Build on one side feeds a GrowingTree, while others verify against it.
+// Build appends to a GrowingTree while other goroutines verify against it.
 func TestGrowingTreeIsSafeForConcurrentUse(t *testing.T) {
 	manyWorkers(t, 4)
 	data := pattern(6<<20 + 1)
@@ -191,7 +192,7 @@ func TestGrowingTreeIsSafeForConcurrentUse(t *testing.T) {
 	}
 }
 
-// A GrowingTree that is fed in any pieces ends as FromCVs of all of them.
+// Finish equals FromCVs of all values, however they were cut into pieces.
 func FuzzGrowingTree(f *testing.F) {
 	f.Add(int64(0), uint8(6), []byte{}, uint16(1))
 	f.Add(int64(1<<40), uint8(0), make([]byte, 96), uint16(32))

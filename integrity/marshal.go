@@ -14,18 +14,18 @@ import (
 //	values      …  32 for each group, none with fewer than two
 //	checksum   16  the first bytes of BLAKE3 of all before
 //
-// The values prove themselves against the root. The checksum is for what they do
-// not prove: the root, the size within the last group, the group size of a file
-// of one group. Whoever can write a stored tree can make up a file as well as its
-// checksum, so that a tree from a stranger is worth what its root is.
+// The root proves the values. The checksum covers the rest: the root itself, the
+// size within the last group, and the group size of a file of one group. An attacker
+// who can write a stored tree can also compute its checksum, so the tree of an
+// untrusted writer proves only its own root.
 const (
 	treeVersion  = 1
 	treeHead     = 1 + 1 + 8 + hashSize
 	treeChecksum = 16
 )
 
-// AppendBinary appends the stored form of the tree to b, for [ParseTree]. It is
-// the same for the same tree, and has less than 64 bytes more than [Tree.CVs]. The
+// AppendBinary appends the stored form of the tree to b, for [ParseTree]. Equal
+// trees have equal forms. The form is less than 64 bytes longer than [Tree.CVs]. The
 // error is always nil.
 func (t *Tree) AppendBinary(b []byte) ([]byte, error) {
 	start := len(b)
@@ -37,22 +37,22 @@ func (t *Tree) AppendBinary(b []byte) ([]byte, error) {
 	return append(b, sum[:]...), nil
 }
 
-// ErrStoredTree means that bytes are no stored tree of this version, or damaged.
-var ErrStoredTree = errors.New("integrity: not a stored tree, or damaged")
+// errStoredTree reports bytes that are not a stored tree of this version, or that
+// are damaged.
+var errStoredTree = errors.New("integrity: not a stored tree, or damaged")
 
-// ParseTree returns the tree that [Tree.AppendBinary] stored. It returns
-// ErrStoredTree, or a [*ProofError] as [FromCVs], unless the bytes are those of a
-// tree from the first to the last. It copies what it keeps.
+// ParseTree returns the tree that [Tree.AppendBinary] stored in b. It returns an
+// error unless b is exactly one stored tree; a [*ProofError] is one such error.
+// ParseTree does not keep b.
 //
-// It finds every damage. It does not find what was forged with intent: compare
-// the root with one that you trust.
+// It detects damage, but not forgery: compare the root with a trusted one.
 func ParseTree(b []byte) (*Tree, error) {
 	if len(b) < treeHead+treeChecksum || b[0] != treeVersion {
-		return nil, ErrStoredTree
+		return nil, errStoredTree
 	}
 	b, sum := b[:len(b)-treeChecksum], b[len(b)-treeChecksum:]
 	if storedSum(b) != [treeChecksum]byte(sum) {
-		return nil, ErrStoredTree
+		return nil, errStoredTree
 	}
 	return FromCVs(int64(binary.LittleEndian.Uint64(b[2:])), GroupSize(b[1]), b[treeHead:], Root(b[treeHead-hashSize:]))
 }

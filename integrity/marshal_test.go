@@ -36,14 +36,15 @@ func TestStoredTreeRoundTrip(t *testing.T) {
 			if !equal(got, made) {
 				t.Error("a tree changed with a slice outside it")
 			}
-			if after, _ := made.AppendBinary([]byte("before")); !bytes.Equal(after, append([]byte("before"), stored(t, made)...)) {
+			after, _ := made.AppendBinary([]byte("before"))
+			if !bytes.Equal(after, append([]byte("before"), stored(t, made)...)) {
 				t.Error("AppendBinary does not append")
 			}
 		}
 	}
 }
 
-// The form is written down in marshal.go, and must be read by later versions.
+// Later versions must read the form that marshal.go describes.
 func TestStoredTreeForm(t *testing.T) {
 	tree := build(t, pattern(2049), 1)
 	want := []byte{1, 1, 0x01, 0x08, 0, 0, 0, 0, 0, 0}
@@ -67,7 +68,7 @@ func TestParseTreeRefusesEveryFlipAndEveryCut(t *testing.T) {
 			b[i/8] ^= 1 << (i % 8)
 		}
 		for n := range b {
-			if _, err := ParseTree(b[:n]); !errors.Is(err, ErrStoredTree) {
+			if _, err := ParseTree(b[:n]); !errors.Is(err, errStoredTree) {
 				t.Fatalf("%d bytes, cut at %d: %v", size, n, err)
 			}
 		}
@@ -77,13 +78,13 @@ func TestParseTreeRefusesEveryFlipAndEveryCut(t *testing.T) {
 	}
 }
 
-// seal puts a right checksum under anything, as whoever forges it would.
+// seal appends a valid checksum to b, as a forger would.
 func seal(b []byte) []byte {
 	sum := blake3.Sum256(b)
 	return append(bytes.Clone(b), sum[:16]...)
 }
 
-// Values that do not fit are refused although the checksum is right.
+// ParseTree refuses wrong values although the checksum is right.
 func TestParseTreeProves(t *testing.T) {
 	b := stored(t, build(t, pattern(5*1024), 0))
 	b = b[:len(b)-16]
@@ -96,7 +97,7 @@ func TestParseTreeProves(t *testing.T) {
 		b[i] ^= 0x80
 	}
 	b[0]++
-	if _, err := ParseTree(seal(b)); !errors.Is(err, ErrStoredTree) {
+	if _, err := ParseTree(seal(b)); !errors.Is(err, errStoredTree) {
 		t.Errorf("another version: %v", err)
 	}
 }
@@ -120,20 +121,26 @@ func FuzzParseTree(f *testing.F) {
 				continue
 			}
 			var pe *ProofError
-			if !errors.As(err, &pe) && !errors.Is(err, ErrStoredTree) {
+			if !errors.As(err, &pe) && !errors.Is(err, errStoredTree) {
 				t.Fatal(err)
 			}
 		}
 		if len(b) < 42 {
 			return
 		}
-		// And as the tree that it may have been meant to be.
+		// Cut to whole values and sealed, b is accepted if and only if FromCVs accepts it.
 		cvs := b[42 : 42+(len(b)-42)/32*32]
 		size := int64(binary.LittleEndian.Uint64(b[2:]) & math.MaxInt64)
 		tree, err := FromCVs(size, GroupSize(b[1]), cvs, Root(b[10:]))
 		again, err2 := ParseTree(seal(append(append([]byte{1}, b[1:42]...), cvs...)))
-		if b[9]&0x80 == 0 && ((err == nil) != (err2 == nil) || err == nil && !equal(tree, again)) {
-			t.Fatalf("FromCVs says %v, ParseTree %v", err, err2)
+		if sizeIsNegative := b[9]&0x80 != 0; sizeIsNegative {
+			return // size was changed above
+		}
+		if (err == nil) != (err2 == nil) {
+			t.Fatalf("FromCVs returns %v, ParseTree %v", err, err2)
+		}
+		if err == nil && !equal(tree, again) {
+			t.Fatal("FromCVs and ParseTree return different trees")
 		}
 	})
 }

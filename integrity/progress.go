@@ -6,39 +6,39 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
-// Progress is told by [Build] how far a file is hashed without a gap, so that it
-// can be served while the rest is hashed: all before the offset end, and cvs are
-// the chaining values of the groups between the end of the call before and this
-// one. Put together, the cvs of all calls are what [Tree.CVs] returns, and what
-// [GrowingTree.Append] takes.
+// Progress receives from [Build] how far a file is hashed without a gap, so that
+// the file can be served while the rest is hashed. All bytes before the offset end
+// are hashed. cvs are the chaining values of the groups between the end of the
+// previous call and this one. Concatenated, the cvs of all calls are those of
+// [Tree.CVs]; [GrowingTree.Append] takes them.
 //
-// Calls come in file order, one at a time, each with a larger end: the start of
-// a group, or the size of the file, which is the last one. How far apart they are
-// is up to the workers, 1 MiB at least but for the last. In a file of one
-// group cvs is empty, and in an empty file there is no call.
+// Calls are in file order, one at a time, each with a larger end: the start of a
+// group, or the size of the file in the last call. They are at least 1 MiB apart,
+// except for the last. cvs is empty in a file of one group. An empty file causes no
+// call.
 //
-// cvs are the tree's own memory: they may be kept and read for ever, and must not
-// be changed. The file is not proved to be any one file before Build returns: it
-// may have changed, or reading may fail at the next byte.
+// cvs is memory of the tree. It may be kept and read for any time, but must not be
+// changed. It proves no particular file before Build returns: the file may have
+// changed, or the next read may fail.
 //
-// The call holds one of Build's workers, and Build does not return before it
-// does; the other workers go on meanwhile.
+// A call occupies one worker of Build while the others continue. Build does not
+// return before the call does.
 type Progress func(end int64, cvs []byte)
 
-// prefix follows how far a file is hashed without a gap, while workers end their
+// prefix tracks how far a file is hashed without a gap, while workers finish their
 // blocks in any order.
 type prefix struct {
 	t        *Tree
 	progress Progress
 
-	mu        sync.Mutex
+	mu        sync.Mutex   // guards all below
 	hashed    rangeset.Set // of bytes; at most one range more than there are workers
-	end       int64        // what was told last
-	reporting bool         // some worker is in progress, and looks again after it
+	end       int64        // of the last report
+	reporting bool         // a worker is in progress, and checks hashed again after it
 }
 
-// add notes that the bytes [start, end) are hashed, and reports if that makes the
-// prefix longer. What comes in while another worker reports is left to it.
+// add records that the bytes [start, end) are hashed, and reports a longer prefix.
+// Blocks that finish while another worker reports are left to that worker.
 func (f *prefix) add(start, end int64) {
 	f.mu.Lock()
 	f.hashed.Add(start, end)
@@ -53,8 +53,8 @@ func (f *prefix) add(start, end int64) {
 	}
 }
 
-// grow moves the end of the prefix, and returns what it has grown by. If it has
-// not, nobody reports any more.
+// grow moves the end of the prefix and returns the bytes by which it grew. It ends
+// the reporting if the prefix did not grow.
 func (f *prefix) grow() (from, to int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -72,7 +72,7 @@ func (f *prefix) cvs(from, to int64) []byte {
 	if f.t.cvs == nil {
 		return nil
 	}
-	first, last := f.t.g.GroupAt(from), f.t.g.GroupAt(to-1)
+	first, last := f.t.g.groupAt(from), f.t.g.groupAt(to-1)
 	end := int64(last+1) * hashSize
 	return f.t.cvs[int64(first)*hashSize : end : end]
 }

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// diary keeps what Progress was told, and that it was told as promised.
+// diary records the calls of a Progress and checks each against its documentation.
 type diary struct {
 	t       *testing.T
 	size    int64
@@ -35,7 +35,13 @@ func (d *diary) progress(end int64, cvs []byte) {
 	if d.g.Groups(d.size) < 2 {
 		want = 0
 	}
-	if end <= last || end > d.size || end != d.size && (end-last)%blockBytes != 0 || int64(len(cvs)) != want {
+	if end <= last || end > d.size {
+		d.t.Errorf("size %d: progress to %d after %d", d.size, end, last)
+	}
+	if end != d.size && (end-last)%blockBytes != 0 {
+		d.t.Errorf("size %d: progress from %d to %d within a block", d.size, last, end)
+	}
+	if int64(len(cvs)) != want {
 		d.t.Errorf("size %d: %d bytes of chaining values for [%d,%d), want %d", d.size, len(cvs), last, end, want)
 	}
 	if cap(cvs) != len(cvs) {
@@ -48,13 +54,17 @@ func (d *diary) progress(end int64, cvs []byte) {
 func TestProgressIsThePrefix(t *testing.T) {
 	data := pattern(5<<20 + 7)
 	for _, g := range []GroupSize{0, 6, 10} {
-		for _, size := range []int64{0, 1, g.Bytes() - 1, g.Bytes(), g.Bytes() + 1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 5 << 20, 5<<20 + 7} {
+		unit := g.Bytes()
+		for _, size := range []int64{0, 1, unit - 1, unit, unit + 1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 5 << 20, 5<<20 + 7} {
 			d := diary{t: t, size: size, g: g}
 			tree, err := Build(t.Context(), bytes.NewReader(data), size, g, d.progress)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if size > 0 && d.ends[len(d.ends)-1] != size || size == 0 && len(d.ends) > 0 {
+			if size == 0 && len(d.ends) > 0 {
+				t.Errorf("size 0: progress at %d", d.ends)
+			}
+			if size > 0 && d.ends[len(d.ends)-1] != size {
 				t.Errorf("size %d: progress ends at %d", size, d.ends)
 			}
 			if !bytes.Equal(d.cvs, tree.CVs()) {
@@ -64,7 +74,7 @@ func TestProgressIsThePrefix(t *testing.T) {
 	}
 }
 
-// manyWorkers makes Build use n workers whatever the machine has.
+// manyWorkers makes Build use n workers on any machine.
 func manyWorkers(t *testing.T, n int) {
 	old := runtime.GOMAXPROCS(n)
 	t.Cleanup(func() { runtime.GOMAXPROCS(old) })
@@ -87,7 +97,7 @@ func (h *holdBack) ReadAt(p []byte, off int64) (int, error) {
 	return h.Reader.ReadAt(p, off)
 }
 
-// Nothing is told before the first block is there, however many others are.
+// Progress is not called before the first block is hashed, however many others are.
 func TestProgressWaitsForTheFirstBlock(t *testing.T) {
 	manyWorkers(t, 3)
 	data := pattern(8 << 20)
@@ -108,8 +118,8 @@ func TestProgressWaitsForTheFirstBlock(t *testing.T) {
 	}
 }
 
-// A call that takes its time holds up one worker, and what the others hash
-// meanwhile comes with the next one.
+// A slow call delays one worker. The next call reports all blocks that the others
+// hashed in the meantime.
 func TestProgressDoesNotStopTheOtherWorkers(t *testing.T) {
 	manyWorkers(t, 2)
 	data := pattern(8 << 20)

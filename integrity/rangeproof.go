@@ -8,9 +8,9 @@ import (
 	"lukechampine.com/blake3/guts"
 )
 
-// A range proof is the least that proves the groups of one range against a root:
-// their chaining values, and those of the largest subtrees outside the range, as
-// they hang off the way to the root:
+// A range proof is the smallest set of values that proves the groups of one range
+// against a root: their chaining values, and those of the largest subtrees outside
+// the range, which are the siblings of the nodes between the range and the root:
 //
 //	          root
 //	        /      \
@@ -20,13 +20,13 @@ import (
 //	 / \
 //	[0] [1]
 //
-// It is these values of 32 bytes, in file order, and nothing else. Size, group
-// size and range say how many there are, see RangeProofLen.
+// The proof consists of these values of 32 bytes in file order, and nothing else.
+// RangeProofLen computes their number from size, group size and range.
 
 // RangeProofLen returns the length in bytes of the proof of [start, end) in a file
-// of size bytes: 32 for each group of the range, and for at most two subtrees a
-// level of the tree. It is 0 in a file of one group, which its root proves
-// alone, and for a range that [Tree.ProveRange] refuses.
+// of size bytes: 32 for each group of the range, and 32 for each of at most two
+// subtrees per level of the tree. It is 0 for a file of one group, which the root
+// proves, and for a range that [Tree.ProveRange] refuses.
 func RangeProofLen(size int64, g GroupSize, start, end int64) int64 {
 	r, ok := groupsOf(size, g, start, end)
 	if !ok || r.groups < 2 {
@@ -35,13 +35,13 @@ func RangeProofLen(size int64, g GroupSize, start, end int64) int64 {
 	return r.values(0, r.groups) * hashSize
 }
 
-// ProveRange returns the proof of the groups that the bytes [start, end) of the
-// file are in, which is what [FromRangeProof] takes. It returns an ordinary error
-// for a range that is empty or not within the file.
+// ProveRange returns the proof of the groups that contain the bytes [start, end) of
+// the file, for [FromRangeProof]. It returns an ordinary error for a range that is
+// empty or not within the file.
 //
 // The first call hashes the inner nodes of the whole tree, which takes about 0.15
-// µs for each group of the file (10 ms for 4 GiB). It leaves a few of them to the
-// others, which then take some 0.1 ms.
+// µs for each group of the file (10 ms for 4 GiB). It caches some of them, so later
+// calls take about 0.1 ms.
 func (t *Tree) ProveRange(start, end int64) ([]byte, error) {
 	r, ok := groupsOf(t.size, t.g, start, end)
 	if !ok {
@@ -53,9 +53,9 @@ func (t *Tree) ProveRange(start, end int64) ([]byte, error) {
 	return t.appendProof(make([]byte, 0, r.values(0, r.groups)*hashSize), r, 0, r.groups), nil
 }
 
-// appendProof appends the values that prove the subtree over n groups from the
-// group at on.
-func (t *Tree) appendProof(proof []byte, r groupRange, at GroupNum, n int64) []byte {
+// appendProof appends the values that prove the subtree of n groups whose first is
+// the group at.
+func (t *Tree) appendProof(proof []byte, r groupRange, at groupNum, n int64) []byte {
 	switch {
 	case r.outside(at, n):
 		cv := hashBytes(t.subtree(at, n))
@@ -65,18 +65,17 @@ func (t *Tree) appendProof(proof []byte, r groupRange, at GroupNum, n int64) []b
 	}
 	left := leftLeaves(n)
 	proof = t.appendProof(proof, r, at, left)
-	return t.appendProof(proof, r, at+GroupNum(left), n-left)
+	return t.appendProof(proof, r, at+groupNum(left), n-left)
 }
 
-// spanGroups is how many groups a span has, the subtree whose chaining value is
-// kept once it was needed: 32 bytes for each, 0.4 % of those of the groups. It
-// is a power of two.
+// spanGroups is the number of groups in a span, a subtree whose chaining value is
+// cached. It is a power of two. The cache takes 0.4 % of the memory of the tree.
 const spanGroups = 256
 
-// subtree returns the chaining value, in words, of a subtree of the tree over n
-// groups from the group at on. If it has a span or more it begins with one, and is
-// to its spans what a tree is to its groups: the last may be short.
-func (t *Tree) subtree(at GroupNum, n int64) [8]uint32 {
+// subtree returns the chaining value, in words, of the subtree of n groups whose
+// first is the group at. A subtree of at least a span consists of whole spans, of
+// which the last may be short.
+func (t *Tree) subtree(at groupNum, n int64) [8]uint32 {
 	end := int64(at) + n
 	if n < spanGroups {
 		return mergeCVs(t.cvs[int64(at)*hashSize : end*hashSize])
@@ -90,8 +89,8 @@ func (t *Tree) subtree(at GroupNum, n int64) [8]uint32 {
 	return mergeCVs(t.spans[int64(at)/spanGroups*hashSize : (end+spanGroups-1)/spanGroups*hashSize])
 }
 
-// RangeTree proves the groups of one range of a file. It is immutable, and safe
-// for concurrent use.
+// RangeTree proves the groups of one range of a file. It is immutable and safe for
+// concurrent use.
 type RangeTree struct {
 	size       int64 // of the file, in bytes, as claimed
 	g          GroupSize
@@ -100,18 +99,20 @@ type RangeTree struct {
 	cvs        []byte // hashSize for each group of the range; nil if the file has but one
 }
 
-// FromRangeProof returns the tree of the groups that the bytes [start, end) of a
-// file are in. Nothing given but root need be trusted: it returns a [*ProofError]
-// unless there is such a range, and proof has the length that [RangeProofLen]
-// says and hashes up to root. It allocates one copy of the values of the
-// range, and that only once they are proved.
+// FromRangeProof returns the tree of the groups that contain the bytes [start, end)
+// of a file of size bytes. Only root must be trusted. FromRangeProof returns a
+// [*ProofError] unless the range lies within the file and is not empty, and proof
+// has the length of [RangeProofLen] and hashes to root. It copies the values of
+// the range, and only after they are proved.
 //
-// It does not prove size. Bytes that pass [RangeTree.Verify] are the file's at
-// that offset, whatever its size; the size is proved with the last group of the
-// file, if the range has it (see the package documentation).
+// It does not prove size. Bytes that pass [RangeTree.Verify] are the bytes of the
+// file at that offset, whatever its size. The size is proved if the range includes
+// the last group and that group has passed Verify; see the package documentation.
 func FromRangeProof(size int64, g GroupSize, start, end int64, proof []byte, root Root) (*RangeTree, error) {
 	refuse := func(why Problem, got Root) (*RangeTree, error) {
-		return nil, &ProofError{Problem: why, Size: size, GroupSize: g, Start: start, End: end, CVBytes: len(proof), Want: root, Got: got}
+		return nil, &ProofError{
+			Problem: why, Size: size, GroupSize: g, Start: start, End: end, CVBytes: len(proof), Want: root, Got: got,
+		}
 	}
 	switch {
 	case !g.Valid():
@@ -126,10 +127,8 @@ func FromRangeProof(size int64, g GroupSize, start, end int64, proof []byte, roo
 	if int64(len(proof)) != RangeProofLen(size, g, start, end) {
 		return refuse(BadLength, Root{})
 	}
-	t := &RangeTree{size: size, g: g, root: root, start: r.first.Offset(g), end: size}
-	if r.end < GroupNum(r.groups) {
-		t.end = r.end.Offset(g)
-	}
+	t := &RangeTree{size: size, g: g, root: root}
+	t.start, t.end = g.Cover(start, end, size)
 	if r.groups < 2 {
 		return t, nil
 	}
@@ -152,53 +151,54 @@ func (t *RangeTree) Size() int64 { return t.size }
 // GroupSize returns the size of the groups that the tree proves.
 func (t *RangeTree) GroupSize() GroupSize { return t.g }
 
-// Range returns which bytes of the file can be verified: the groups that the
-// range asked for is in.
+// Range returns the bytes that can be verified: those of all groups that contain a
+// byte of the requested range.
 func (t *RangeTree) Range() (start, end int64) { return t.start, t.end }
 
-// Verify is as [Tree.Verify], for whole groups within [RangeTree.Range]; beyond, it
-// returns an ordinary error.
+// Verify is like [Tree.Verify] for whole groups within [RangeTree.Range]. Other
+// groups give an ordinary error.
 func (t *RangeTree) Verify(off int64, p []byte) error {
 	if err := checkRange(t.size, t.g, off, int64(len(p))); err != nil {
 		return err
 	}
 	if off < t.start || off+int64(len(p)) > t.end {
-		return fmt.Errorf("integrity: verify: %d bytes at %d are outside the proved range [%d,%d)", len(p), off, t.start, t.end)
+		return fmt.Errorf("integrity: verify: %d bytes at %d are outside the proved range [%d,%d)",
+			len(p), off, t.start, t.end)
 	}
 	if t.cvs == nil {
 		return verifyOnly(t.root, p)
 	}
-	return verifyGroups(t.g, off, p, t.cvs[int64(t.g.GroupAt(off)-t.g.GroupAt(t.start))*hashSize:])
+	first := t.g.groupAt(off) - t.g.groupAt(t.start)
+	return verifyGroups(t.g, off, p, t.cvs[int64(first)*hashSize:])
 }
 
-// groupRange is the groups [first, end) of a file that has groups of them. Its
-// methods walk the tree over n groups from the group at on, of which those
-// within the range and those outside have nothing to go down for: their nodes
-// are as many as the tree is high.
+// groupRange is the groups [first, end) of a file with a number of groups. Its
+// methods walk the subtree of n groups whose first is the group at. They descend
+// only into subtrees that are partly within the range, at most two per level.
 type groupRange struct {
-	first, end GroupNum
+	first, end groupNum
 	groups     int64
 }
 
-// groupsOf returns the groups that the bytes [start, end) of a file are in; false
-// if there are no such bytes, or g is invalid.
+// groupsOf returns the groups that contain the bytes [start, end) of a file. It
+// returns false if g is invalid, or the range is empty or not within the file.
 func groupsOf(size int64, g GroupSize, start, end int64) (groupRange, bool) {
 	if !g.Valid() || start < 0 || start >= end || end > size {
 		return groupRange{}, false
 	}
-	return groupRange{g.GroupAt(start), g.GroupAt(end-1) + 1, g.Groups(size)}, true
+	return groupRange{g.groupAt(start), g.groupAt(end-1) + 1, g.Groups(size)}, true
 }
 
-func (r groupRange) outside(at GroupNum, n int64) bool {
-	return at+GroupNum(n) <= r.first || r.end <= at
+func (r groupRange) outside(at groupNum, n int64) bool {
+	return at+groupNum(n) <= r.first || r.end <= at
 }
 
-func (r groupRange) within(at GroupNum, n int64) bool {
-	return r.first <= at && at+GroupNum(n) <= r.end
+func (r groupRange) within(at groupNum, n int64) bool {
+	return r.first <= at && at+groupNum(n) <= r.end
 }
 
-// values returns how many values prove a subtree.
-func (r groupRange) values(at GroupNum, n int64) int64 {
+// values returns the number of values that prove a subtree.
+func (r groupRange) values(at groupNum, n int64) int64 {
 	switch {
 	case r.outside(at, n):
 		return 1
@@ -206,11 +206,11 @@ func (r groupRange) values(at GroupNum, n int64) int64 {
 		return n
 	}
 	left := leftLeaves(n)
-	return r.values(at, left) + r.values(at+GroupNum(left), n-left)
+	return r.values(at, left) + r.values(at+groupNum(left), n-left)
 }
 
-// valuesBefore returns how many of the values are of subtrees before the range.
-func (r groupRange) valuesBefore(at GroupNum, n int64) int64 {
+// valuesBefore returns how many of these values belong to subtrees before the range.
+func (r groupRange) valuesBefore(at groupNum, n int64) int64 {
 	switch {
 	case r.first <= at:
 		return 0
@@ -218,19 +218,20 @@ func (r groupRange) valuesBefore(at GroupNum, n int64) int64 {
 		return 1
 	}
 	left := leftLeaves(n)
-	return r.valuesBefore(at, left) + r.valuesBefore(at+GroupNum(left), n-left)
+	return r.valuesBefore(at, left) + r.valuesBefore(at+groupNum(left), n-left)
 }
 
-// node returns the top node over at least two groups, not yet compressed, from the
-// values of a proof, and takes them off it.
-func (r groupRange) node(proof *[]byte, at GroupNum, n int64) guts.Node {
+// node returns the top node over at least two groups, not yet compressed. It takes
+// the values from the start of proof.
+func (r groupRange) node(proof *[]byte, at groupNum, n int64) guts.Node {
 	left := leftLeaves(n)
 	l := r.words(proof, at, left)
-	return guts.ParentNode(l, r.words(proof, at+GroupNum(left), n-left), &guts.IV, 0)
+	return guts.ParentNode(l, r.words(proof, at+groupNum(left), n-left), &guts.IV, 0)
 }
 
-// words returns the chaining value of a subtree, as node does.
-func (r groupRange) words(proof *[]byte, at GroupNum, n int64) [8]uint32 {
+// words returns the chaining value of a subtree. It takes the values from the start
+// of proof.
+func (r groupRange) words(proof *[]byte, at groupNum, n int64) [8]uint32 {
 	take := n
 	if r.outside(at, n) {
 		take = 1

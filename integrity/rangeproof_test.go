@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// refRangeProof proves the groups [first, end) of the subtree over cvs, which
-// begin with the group at.
+// refRangeProof is the slow reference. It proves the groups [first, end) in the
+// subtree over cvs, whose first group is at.
 func refRangeProof(cvs []byte, at, first, end int) []byte {
 	n := len(cvs) / 32
 	switch {
@@ -21,7 +21,8 @@ func refRangeProof(cvs []byte, at, first, end int) []byte {
 		return cv[:]
 	}
 	left := refSplit(n)
-	return append(bytes.Clone(refRangeProof(cvs[:32*left], at, first, end)), refRangeProof(cvs[32*left:], at+left, first, end)...)
+	proof := bytes.Clone(refRangeProof(cvs[:32*left], at, first, end))
+	return append(proof, refRangeProof(cvs[32*left:], at+left, first, end)...)
 }
 
 func isProblem(err error, want Problem) bool {
@@ -29,7 +30,7 @@ func isProblem(err error, want Problem) bool {
 	return errors.As(err, &pe) && pe.Problem == want && pe.Error() != ""
 }
 
-// Every range of groups of trees of every shape up to 17 groups.
+// The test proves every range of groups in trees of every shape up to 17 groups.
 func TestRangeProofEveryRange(t *testing.T) {
 	for _, g := range []GroupSize{0, 1} {
 		unit := g.Bytes()
@@ -56,7 +57,11 @@ func checkRangeProof(t *testing.T, tree *Tree, data []byte, start, end int64) {
 		t.Fatalf("%s: %v", name, err)
 	}
 	unit := tree.g.Bytes()
-	if tree.cvs != nil && !bytes.Equal(proof, refRangeProof(tree.cvs, 0, int(start/unit), int((end-1)/unit)+1)) || tree.cvs == nil && len(proof) > 0 {
+	var want []byte // none for one group
+	if tree.cvs != nil {
+		want = refRangeProof(tree.cvs, 0, int(start/unit), int((end-1)/unit)+1)
+	}
+	if !bytes.Equal(proof, want) {
 		t.Fatalf("%s: not the reference's proof", name)
 	}
 	if n := RangeProofLen(tree.size, tree.g, start, end); n != int64(len(proof)) {
@@ -66,13 +71,16 @@ func checkRangeProof(t *testing.T, tree *Tree, data []byte, start, end int64) {
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
-	if s, e := part.Range(); s != start || e != end || part.Size() != tree.size || part.GroupSize() != tree.g || part.Root() != tree.root {
-		t.Fatalf("%s: proves [%d,%d) of %d", name, s, e, part.Size())
+	if s, e := part.Range(); s != start || e != end {
+		t.Fatalf("%s: proves [%d,%d)", name, s, e)
+	}
+	if part.Size() != tree.size || part.GroupSize() != tree.g || part.Root() != tree.root {
+		t.Fatalf("%s: of %d bytes in groups of %d, root %s", name, part.Size(), part.GroupSize().Bytes(), part.Root())
 	}
 	if err := part.Verify(start, data[start:end]); err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
-	for off := start; off < end; off += unit { // one group after another, and each with a wrong byte
+	for off := start; off < end; off += unit { // each group alone, and each with a wrong byte
 		group := data[off:min(off+unit, end)]
 		if err := part.Verify(off, group); err != nil {
 			t.Fatalf("%s: group at %d: %v", name, off, err)
@@ -83,8 +91,11 @@ func checkRangeProof(t *testing.T, tree *Tree, data []byte, start, end int64) {
 		}
 		group[0]--
 	}
-	for _, r := range [][2]int64{{start - unit, start}, {start - unit, end}, {end, min(end+unit, tree.size)}, {start, min(end+unit, tree.size)}, {0, tree.size}} {
-		if r[0] < 0 || r[0] >= r[1] || r[0] >= start && r[1] <= end {
+	next := min(end+unit, tree.size)
+	for _, r := range [][2]int64{{start - unit, start}, {start - unit, end}, {end, next}, {start, next}, {0, tree.size}} {
+		noGroups := r[0] < 0 || r[0] >= r[1]
+		proved := r[0] >= start && r[1] <= end
+		if noGroups || proved {
 			continue
 		}
 		if err := part.Verify(r[0], data[r[0]:r[1]]); !isMisuse(err) {
@@ -93,11 +104,13 @@ func checkRangeProof(t *testing.T, tree *Tree, data []byte, start, end int64) {
 	}
 }
 
-// Trees with some spans, whose values are made up: what the first call leaves does
-// for all others.
+// The values that the first call caches serve all others. The test uses trees of
+// several spans with made-up values.
 func TestRangeProofSpans(t *testing.T) {
 	made := pattern(1100 * 32)
-	for _, n := range []int{spanGroups - 1, spanGroups, spanGroups + 1, 2*spanGroups - 1, 2 * spanGroups, 3*spanGroups + 1, 1024, 1100} {
+	for _, n := range []int{
+		spanGroups - 1, spanGroups, spanGroups + 1, 2*spanGroups - 1, 2 * spanGroups, 3*spanGroups + 1, 1024, 1100,
+	} {
 		cvs := made[:n*32]
 		tree, err := FromCVs(int64(n)*1024, 0, cvs, refMerge(cvs, refRoot))
 		if err != nil {
@@ -121,7 +134,8 @@ func TestRangeProofSpans(t *testing.T) {
 	}
 }
 
-// Bytes that are not whole groups are proved by the groups that they are in.
+// The proof of bytes that are not whole groups is the proof of the groups that
+// contain them.
 func TestRangeProofCoversTheGroups(t *testing.T) {
 	const size = 5*1024 - 1
 	tree := build(t, pattern(size), 0)
@@ -202,23 +216,45 @@ func TestRangeProofRefusesBadShape(t *testing.T) {
 		proof      []byte
 		want       Problem
 	}{
-		{-1, 0, 0, 1, nil, BadSize}, {math.MinInt64, 10, 0, 1, proof, BadSize}, {5 * 1024, 11, 0, 1, proof, BadGroupSize}, {1, 255, 0, 1, nil, BadGroupSize},
-		{0, 0, 0, 0, nil, BadRange}, {0, 0, 0, 1, nil, BadRange}, {5 * 1024, 0, 1024, 1024, proof, BadRange}, {5 * 1024, 0, 3072, 1024, proof, BadRange},
-		{5 * 1024, 0, -1, 3072, proof, BadRange}, {5 * 1024, 0, 1024, 5*1024 + 1, proof, BadRange}, {5 * 1024, 0, math.MinInt64, math.MaxInt64, proof, BadRange},
-		{5 * 1024, 0, 1024, 3072, nil, BadLength}, {5 * 1024, 0, 1024, 3072, proof[:len(proof)-1], BadLength}, {5 * 1024, 0, 1024, 3072, proof[32:], BadLength},
-		{5 * 1024, 0, 1024, 3072, long, BadLength}, {5 * 1024, 0, 1024, 3072, long[:len(proof)+1], BadLength}, {1024, 0, 0, 1024, proof[:32], BadLength},
-		{5 * 1024, 0, 0, 2048, proof, BadLength}, {4 * 1024, 0, 1024, 3072, proof, BadLength},
-		{5 * 1024, 0, 2048, 3072, other, BadRoot}, {5*1024 - 1, 0, 2048, 4096, other, BadRoot},
-		{math.MaxInt64, 0, 0, math.MaxInt64, proof, BadLength}, {math.MaxInt64, 10, 0, math.MaxInt64, nil, BadLength}, {math.MaxInt64, 0, 0, 1, proof, BadLength},
+		{-1, 0, 0, 1, nil, BadSize},
+		{math.MinInt64, 10, 0, 1, proof, BadSize},
+		{5 * 1024, 11, 0, 1, proof, BadGroupSize},
+		{1, 255, 0, 1, nil, BadGroupSize},
+		{0, 0, 0, 0, nil, BadRange},
+		{0, 0, 0, 1, nil, BadRange},
+		{5 * 1024, 0, 1024, 1024, proof, BadRange},
+		{5 * 1024, 0, 3072, 1024, proof, BadRange},
+		{5 * 1024, 0, -1, 3072, proof, BadRange},
+		{5 * 1024, 0, 1024, 5*1024 + 1, proof, BadRange},
+		{5 * 1024, 0, math.MinInt64, math.MaxInt64, proof, BadRange},
+		{5 * 1024, 0, 1024, 3072, nil, BadLength},
+		{5 * 1024, 0, 1024, 3072, proof[:len(proof)-1], BadLength},
+		{5 * 1024, 0, 1024, 3072, proof[32:], BadLength},
+		{5 * 1024, 0, 1024, 3072, long, BadLength},
+		{5 * 1024, 0, 1024, 3072, long[:len(proof)+1], BadLength},
+		{1024, 0, 0, 1024, proof[:32], BadLength},
+		{5 * 1024, 0, 0, 2048, proof, BadLength},
+		{4 * 1024, 0, 1024, 3072, proof, BadLength},
+		{5 * 1024, 0, 2048, 3072, other, BadRoot},
+		{5*1024 - 1, 0, 2048, 4096, other, BadRoot},
+		{math.MaxInt64, 0, 0, math.MaxInt64, proof, BadLength},
+		{math.MaxInt64, 10, 0, math.MaxInt64, nil, BadLength},
+		{math.MaxInt64, 0, 0, 1, proof, BadLength},
 	} {
 		part, err := FromRangeProof(c.size, c.g, c.start, c.end, c.proof, tree.Root())
 		if part != nil || !isProblem(err, c.want) {
-			t.Errorf("[%d,%d) of %d, group size %d, %d bytes: %v, want problem %d", c.start, c.end, c.size, c.g, len(c.proof), err, c.want)
+			t.Errorf("[%d,%d) of %d, group size %d, %d bytes: %v, want problem %d",
+				c.start, c.end, c.size, c.g, len(c.proof), err, c.want)
 		}
 	}
-	for _, r := range [][2]int64{{0, 0}, {1, 1}, {2, 1}, {-1, 1}, {0, 5*1024 + 1}, {5 * 1024, 5 * 1024}, {math.MinInt64, math.MaxInt64}} {
-		if proof, err := tree.ProveRange(r[0], r[1]); err == nil || proof != nil || RangeProofLen(5*1024, 0, r[0], r[1]) != 0 {
+	for _, r := range [][2]int64{
+		{0, 0}, {1, 1}, {2, 1}, {-1, 1}, {0, 5*1024 + 1}, {5 * 1024, 5 * 1024}, {math.MinInt64, math.MaxInt64},
+	} {
+		if proof, err := tree.ProveRange(r[0], r[1]); err == nil || proof != nil {
 			t.Errorf("ProveRange(%d, %d): %d bytes, %v", r[0], r[1], len(proof), err)
+		}
+		if n := RangeProofLen(5*1024, 0, r[0], r[1]); n != 0 {
+			t.Errorf("RangeProofLen of [%d,%d): %d", r[0], r[1], n)
 		}
 	}
 	if n := RangeProofLen(100, 11, 0, 1); n != 0 {
@@ -226,15 +262,16 @@ func TestRangeProofRefusesBadShape(t *testing.T) {
 	}
 }
 
-// A range of a file of 100 GiB needs little, and one of the largest file not much
-// more.
+// The proof of a range grows with the logarithm of the file.
 func TestRangeProofIsSmall(t *testing.T) {
 	for _, c := range []struct {
 		size       int64
 		start, end int64
 		most       int64 // values: the groups of the range, and the height of the tree on either side
 	}{
-		{100 << 30, 50 << 30, 50<<30 + 1, 1 + 17}, {100 << 30, 100<<30 - 1, 100 << 30, 1 + 17}, {100 << 30, 50<<30 - 1, 50<<30 + 4<<20, 5 + 2*17},
+		{100 << 30, 50 << 30, 50<<30 + 1, 1 + 17},
+		{100 << 30, 100<<30 - 1, 100 << 30, 1 + 17},
+		{100 << 30, 50<<30 - 1, 50<<30 + 4<<20, 5 + 2*17},
 		{math.MaxInt64, 1 << 62, 1<<62 + 1, 1 + 43},
 	} {
 		if n := RangeProofLen(c.size, GroupSizeFor(c.size), c.start, c.end); n <= 0 || n > 32*c.most {
@@ -243,9 +280,9 @@ func TestRangeProofIsSmall(t *testing.T) {
 	}
 }
 
-// Some true nodes of a tree, presented as those of a file of another size or with
-// other groups, may hash to the root. What Verify then takes is the file's all
-// the same, at the right offset; and no last group is taken at the wrong end.
+// True nodes of a tree can hash to its root although they are presented with another
+// size or group size. Verify then still accepts only bytes of the file at their own
+// offset. It never accepts the last group under a wrong size.
 func TestRangeProofOfAnotherShape(t *testing.T) {
 	const size = 8*1024 - 50
 	data := append(pattern(size), make([]byte, 4096)...)
@@ -301,14 +338,15 @@ func FuzzRangeProof(f *testing.F) {
 	f.Add(int64(math.MaxInt64), uint8(10), int64(0), int64(math.MaxInt64), make([]byte, 64), uint16(3), uint16(0))
 	f.Add(int64(-1), uint8(11), int64(-1), int64(-2), make([]byte, 33), uint16(1), uint16(300))
 	f.Fuzz(func(t *testing.T, size int64, g uint8, start, end int64, proof []byte, groups, flip uint16) {
-		// Anything: what is accepted has the length that was announced.
-		root := Root{1}
-		if part, err := FromRangeProof(size, GroupSize(g), start, end, proof, root); err == nil && (part.cvs != nil || GroupSize(g).Groups(size) > 1) {
-			t.Fatalf("[%d,%d) of %d, group size %d: %d bytes prove a root made up", start, end, size, g, len(proof))
-		} else if err != nil && part != nil {
+		// Arbitrary input: only a file of one group is accepted, whose proof is empty.
+		part, err := FromRangeProof(size, GroupSize(g), start, end, proof, Root{1})
+		if err != nil && part != nil {
 			t.Fatal("a tree and an error")
 		}
-		// And a true proof from a tree of made up values, which a fuzzer cannot guess.
+		if err == nil && (part.cvs != nil || GroupSize(g).Groups(size) > 1) {
+			t.Fatalf("[%d,%d) of %d, group size %d: %d bytes prove a made-up root", start, end, size, g, len(proof))
+		}
+		// A true proof from a tree of made-up values, which a fuzzer cannot guess.
 		g %= 11
 		n := int(groups%1100) + 2 // more than four spans
 		cvs := make([]byte, 32*n)
@@ -325,7 +363,7 @@ func FuzzRangeProof(f *testing.F) {
 		if err != nil || !bytes.Equal(made, refRangeProof(cvs, 0, first, last+1)) {
 			t.Fatalf("[%d,%d) of %d, group size %d: not the reference's proof: %v", start, end, size, g, err)
 		}
-		part, err := FromRangeProof(size, tree.g, start, end, made, tree.root)
+		part, err = FromRangeProof(size, tree.g, start, end, made, tree.root)
 		if err != nil || !bytes.Equal(part.cvs, cvs[32*first:32*last+32]) {
 			t.Fatalf("[%d,%d) of %d, group size %d: other values than the tree's: %v", start, end, size, g, err)
 		}

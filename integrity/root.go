@@ -9,14 +9,14 @@ import (
 // hashSize is the length in bytes of a root and of a chaining value.
 const hashSize = 32
 
-// Root is the BLAKE3 hash of a whole file: the first 32 output bytes of the
-// tree's root node, compressed with the ROOT flag (section 2.4).
+// Root is the BLAKE3 hash of a whole file: the first 32 output bytes of the root
+// node of the tree, compressed with the ROOT flag (section 2.4).
 type Root [hashSize]byte
 
 // String returns the root in lower-case hex, as b3sum prints it.
 func (r Root) String() string { return hex.EncodeToString(r[:]) }
 
-// ParseRoot reads a root from exactly 64 hex digits, of either case.
+// ParseRoot reads a root from exactly 64 hex digits of either case.
 func ParseRoot(s string) (Root, error) {
 	var r Root
 	if len(s) != hex.EncodedLen(hashSize) {
@@ -28,20 +28,20 @@ func ParseRoot(s string) (Root, error) {
 	return r, nil
 }
 
-// CV is the chaining value of a node that is not the root: the first 32 output
-// bytes of its compression without the ROOT flag (section 3.3). It is never
-// equal in kind to a [Root], so the two cannot be mixed.
-type CV [hashSize]byte
+// chainingValue is the first 32 output bytes of a node that is not the root,
+// compressed without the ROOT flag (section 3.3). It is a type of its own so that
+// it cannot be mistaken for a [Root].
+type chainingValue [hashSize]byte
 
 // words returns the chaining value as BLAKE3's little-endian words (2.1).
-func (v CV) words() (w [8]uint32) {
+func (v chainingValue) words() (w [8]uint32) {
 	for i := range w {
 		w[i] = binary.LittleEndian.Uint32(v[4*i:])
 	}
 	return w
 }
 
-// hashBytes is the reverse of words, for a CV or a Root.
+// hashBytes is the reverse of words. Its result becomes a chainingValue or a Root.
 func hashBytes(w [8]uint32) (b [hashSize]byte) {
 	for i, x := range w {
 		binary.LittleEndian.PutUint32(b[4*i:], x)

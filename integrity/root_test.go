@@ -13,7 +13,9 @@ func TestParseRoot(t *testing.T) {
 			t.Errorf("ParseRoot(%q) = %v, %v", s, r, err)
 		}
 	}
-	for _, s := range []string{"", hex[1:], hex + "0", hex[:62], hex[:63] + "g", " " + hex[1:], "0x" + hex[2:], strings.Repeat("é", 32)} {
+	for _, s := range []string{
+		"", hex[1:], hex + "0", hex[:62], hex[:63] + "g", " " + hex[1:], "0x" + hex[2:], strings.Repeat("é", 32),
+	} {
 		if r, err := ParseRoot(s); err == nil || r != (Root{}) {
 			t.Errorf("ParseRoot(%q) = %v, nil, want an error", s, r)
 		}

@@ -2,114 +2,108 @@ package integrity
 
 import (
 	"context"
-	"errors"
 	"io"
+	"sync"
 
-	"golang.org/x/sync/errgroup"
+	"lukechampine.com/blake3/guts"
 )
 
-// Sum returns the hash of all that r holds, which it reads once, in order, while
-// all cores hash what was read: for a pipe what [Build] is for a file. It takes
-// 2 MiB of memory for each core, and 32 bytes for each MiB read.
+// Sum returns the BLAKE3 hash of everything in r. It reads r once, in order, while
+// all cores hash the blocks that were read. [Build] does the same for a file, which
+// it reads at several offsets at once. Sum needs 2 MiB of memory for each core, and
+// 32 bytes for each MiB read.
 //
-// It returns ctx's error within one block of 1 MiB after ctx is done, but does
-// not interrupt a Read; or r's own error, as it is. On return no goroutine is
+// It returns ctx's error within one block of 1 MiB after ctx is done, but does not
+// interrupt a Read. An error of r is returned as it is. On return no goroutine is
 // left and r is no longer used.
 func Sum(ctx context.Context, r io.Reader) (Root, error) {
-	s := summer{r: r, free: make(chan *[blockBytes]byte, 2*cores)}
-	for range cap(s.free) {
-		s.free <- nil // taken from blocks when it is needed
+	s := summer{reader: r, busy: make(chan struct{}, 2*cores)}
+	err := s.run(ctx)
+	s.wg.Wait()
+	if err != nil {
+		return Root{}, err
 	}
-	eg, ctx := errgroup.WithContext(ctx)
-	s.eg = eg
-	err := s.read(ctx)
-	if failed := eg.Wait(); err == nil {
-		err = failed
-	}
-	for range cap(s.free) {
-		if b := <-s.free; b != nil {
-			blocks.Put(b)
+	return s.root(), nil
+}
+
+// summer hashes the blocks of a stream. One goroutine reads; each block that was
+// read is hashed by a goroutine of its own, which ends with its block.
+type summer struct {
+	reader io.Reader
+	busy   chan struct{} // one element for each block in memory; its capacity bounds them
+	wg     sync.WaitGroup
+
+	first guts.Node        // of block 0, not compressed; valid after wg.Wait
+	cvs   []*chainingValue // one for each block, in order; valid after wg.Wait
+}
+
+// run reads all blocks and starts to hash each of them.
+func (s *summer) run(ctx context.Context) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		s.busy <- struct{}{}
+		block := blocks.Get().(*[blockBytes]byte)
+		n, err := readBlock(s.reader, block)
+		atEnd := err == io.EOF
+		failed := err != nil && !atEnd
+		if failed || n == 0 {
+			s.free(block)
+		} else {
+			s.hash(block, n)
+		}
+		switch {
+		case failed:
+			return err
+		case atEnd:
+			return nil
 		}
 	}
-	switch {
-	case err != nil:
-		return Root{}, err
-	case s.cvs == nil:
-		return s.root, nil
+}
+
+// readBlock reads until the block is full or r returns an error, and returns that
+// error. io.ReadFull would not tell the end of r from its io.ErrUnexpectedEOF.
+func readBlock(r io.Reader, block *[blockBytes]byte) (n int, err error) {
+	for n < len(block) && err == nil {
+		var read int
+		read, err = r.Read(block[n:])
+		n += read
+	}
+	return n, err
+}
+
+// hash starts to hash the next block, which has n bytes, and frees it afterwards.
+func (s *summer) hash(block *[blockBytes]byte, n int) {
+	index := len(s.cvs)
+	cv := new(chainingValue)
+	s.cvs = append(s.cvs, cv)
+	s.wg.Go(func() {
+		node := subtreeNode(block[:n], groupNum(index).firstChunk(maxGroupSize))
+		if index == 0 {
+			s.first = node
+		}
+		*cv = nodeCV(node)
+		s.free(block)
+	})
+}
+
+func (s *summer) free(block *[blockBytes]byte) {
+	blocks.Put(block)
+	<-s.busy
+}
+
+// root merges the blocks. The node of an only block is the root node.
+func (s *summer) root() Root {
+	switch len(s.cvs) {
+	case 0:
+		return nodeRoot(subtreeNode(nil, 0))
+	case 1:
+		return nodeRoot(s.first)
 	}
 	cvs := make([]byte, 0, len(s.cvs)*hashSize)
 	for _, cv := range s.cvs {
 		cvs = append(cvs, cv[:]...)
 	}
-	return nodeRoot(parentNode(cvs)), nil
-}
-
-// A summer reads blocks, and has each hashed by a goroutine of eg.
-type summer struct {
-	r    io.Reader
-	free chan *[blockBytes]byte // blocks that may be filled; bounds memory and goroutines
-	eg   *errgroup.Group
-	cvs  []*CV // of whole groups of a block each; nil if one block is all
-	root Root  // of that one
-}
-
-// read reads to the end. A block is hashed when it is known whether another follows: an only one is the root itself.
-func (s *summer) read(ctx context.Context) error {
-	var held *[blockBytes]byte
-	heldBytes := 0
-	for {
-		b := <-s.free
-		if b == nil {
-			b = blocks.Get().(*[blockBytes]byte)
-		}
-		n, err := 0, ctx.Err()
-		if err == nil {
-			n, err = io.ReadFull(s.r, b[:])
-		}
-		ended := err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF)
-		if err != nil && !ended {
-			s.free <- b
-			if held != nil {
-				s.free <- held
-			}
-			return err
-		}
-		switch {
-		case n == 0 && held == nil:
-			s.root = nodeRoot(subtreeNode(nil, 0))
-		case n == 0 && s.cvs == nil:
-			s.root = nodeRoot(subtreeNode(held[:heldBytes], 0))
-		case n > 0 && held == nil && ended:
-			s.root = nodeRoot(subtreeNode(b[:n], 0))
-		default:
-			if held != nil {
-				s.hash(held, heldBytes)
-				held = nil
-			}
-			if n > 0 && ended {
-				s.hash(b, n)
-				return nil
-			}
-		}
-		if ended {
-			s.free <- b
-			if held != nil {
-				s.free <- held
-			}
-			return nil
-		}
-		held, heldBytes = b, n
-	}
-}
-
-// hash has the next block hashed, and gives its memory back then.
-func (s *summer) hash(b *[blockBytes]byte, n int) {
-	cv := new(CV)
-	first := GroupNum(len(s.cvs)).FirstChunk(MaxGroupSize)
-	s.cvs = append(s.cvs, cv)
-	s.eg.Go(func() error {
-		*cv = nodeCV(subtreeNode(b[:n], first))
-		s.free <- b
-		return nil
-	})
+	return nodeRoot(parentNode(cvs))
 }

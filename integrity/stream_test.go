@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"testing"
 	"testing/iotest"
@@ -11,7 +12,8 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// Sum is zeebo's hash, at the edges of blocks and however the reader cuts its bytes.
+// Sum agrees with the other library at the edges of blocks, however the reader cuts
+// its bytes.
 func TestSum(t *testing.T) {
 	p := pattern(9*blockBytes + 5)
 	for _, n := range []int{0, 1, 1023, 1024, 1025, 70_000} {
@@ -22,7 +24,8 @@ func TestSum(t *testing.T) {
 				}
 				want := Root(blake3.Sum256(p[:size]))
 				for name, r := range map[string]io.Reader{
-					"whole": bytes.NewReader(p[:size]), "halves": iotest.HalfReader(bytes.NewReader(p[:size])),
+					"whole":          bytes.NewReader(p[:size]),
+					"halves":         iotest.HalfReader(bytes.NewReader(p[:size])),
 					"end with bytes": iotest.DataErrReader(bytes.NewReader(p[:size])),
 				} {
 					if got, err := Sum(t.Context(), r); err != nil || got != want {
@@ -34,33 +37,46 @@ func TestSum(t *testing.T) {
 	}
 }
 
-// An error of the reader is returned as it is, at whatever byte it comes, and so is the end of a context.
-func TestSumFails(t *testing.T) {
-	broken := errors.New("broken")
-	for _, n := range []int{0, 1, blockBytes - 1, blockBytes, blockBytes + 1, 3 * blockBytes} {
-		r := io.MultiReader(bytes.NewReader(make([]byte, n)), iotest.ErrReader(broken))
-		if got, err := Sum(t.Context(), r); err != broken || got != (Root{}) {
-			t.Errorf("after %d bytes: %v, %v", n, got, err)
+// Sum returns an error of the reader as it is, wherever it occurs. An unexpected end
+// is such an error, and not the end of the stream.
+func TestSumReadError(t *testing.T) {
+	for _, want := range []error{errors.New("broken"), io.ErrUnexpectedEOF, fmt.Errorf("wrapped: %w", io.EOF)} {
+		for _, n := range []int{0, 1, blockBytes - 1, blockBytes, blockBytes + 1, 3 * blockBytes} {
+			r := io.MultiReader(bytes.NewReader(make([]byte, n)), iotest.ErrReader(want))
+			got, err := Sum(t.Context(), r)
+			if err != want {
+				t.Errorf("after %d bytes: error %v, want %v", n, err, want)
+			}
+			if got != (Root{}) {
+				t.Errorf("after %d bytes: root %v beside an error", n, got)
+			}
 		}
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := Sum(ctx, endless{}); !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
-	ctx, cancel = context.WithCancel(t.Context())
-	defer cancel()
-	if _, err := Sum(ctx, cancels{cancel, 10 * blockBytes, new(int)}); !errors.Is(err, context.Canceled) {
-		t.Error(err)
 	}
 }
 
-// endless has zeros without end.
-type endless struct{}
+func TestSumCancel(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	read := 0
+	if _, err := Sum(ctx, cancels{cancel: cancel, after: 1, read: &read}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled before: %v", err)
+	}
+	if read != 0 {
+		t.Errorf("cancelled before: %d bytes read", read)
+	}
 
-func (endless) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	within := cancels{cancel: cancel, after: 10 * blockBytes, read: &read}
+	if _, err := Sum(ctx, within); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled within: %v", err)
+	}
+	if read > 10*blockBytes {
+		t.Errorf("cancelled after %d bytes: %d read", 10*blockBytes, read)
+	}
+}
 
-// cancels is endless, and cancels after some bytes.
+// cancels is an endless stream of zeros that cancels a context after some bytes.
 type cancels struct {
 	cancel func()
 	after  int
@@ -68,6 +84,7 @@ type cancels struct {
 }
 
 func (c cancels) Read(p []byte) (int, error) {
+	clear(p)
 	if *c.read += len(p); *c.read >= c.after {
 		c.cancel()
 	}

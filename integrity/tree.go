@@ -6,8 +6,8 @@ import (
 	"sync"
 )
 
-// Tree holds the chaining values of all chunk groups of one file and its root.
-// It is immutable, and safe for concurrent use.
+// Tree holds the root of one file and the chaining values of all its chunk groups.
+// It is immutable and safe for concurrent use.
 type Tree struct {
 	size int64 // bytes
 	g    GroupSize
@@ -15,7 +15,7 @@ type Tree struct {
 	cvs  []byte // hashSize for each group; nil with fewer than two groups
 
 	spansOnce sync.Once
-	spans     []byte // chaining values of some inner nodes, made by the first ProveRange
+	spans     []byte // chaining values of some inner nodes; set by the first ProveRange
 }
 
 // Root returns the BLAKE3 hash of the whole file.
@@ -28,22 +28,23 @@ func (t *Tree) Size() int64 { return t.size }
 // GroupSize returns the size of the groups that the tree proves.
 func (t *Tree) GroupSize() GroupSize { return t.g }
 
-// Groups returns how many groups the file has. An empty file has none: there is
-// nothing to fetch or to verify.
+// Groups returns the number of groups of the file. An empty file has none, so there
+// is nothing to fetch or to verify.
 func (t *Tree) Groups() int64 { return t.g.Groups(t.size) }
 
-// CVs returns a copy of the 32-byte chaining values of all groups, in file
-// order: what [FromCVs] takes. It is empty with fewer than two groups.
+// CVs returns a copy of the 32-byte chaining values of all groups in file order, for
+// [FromCVs]. It is empty with fewer than two groups.
 func (t *Tree) CVs() []byte { return bytes.Clone(t.cvs) }
 
 // FromCVs returns the tree of a file of size bytes from cvs, the concatenated
-// 32-byte chaining values of its groups (empty when it has fewer than two).
-// Nothing given but root need be trusted: it returns a [*ProofError] unless cvs
-// has exactly the length that size and g ask for and hashes up to root (section
-// 4.3). An empty file is proved by root alone. It allocates one copy of cvs, and
-// that only once they are proved.
+// 32-byte chaining values of its groups. cvs is empty if the file has fewer than
+// two groups. Only root must be trusted.
 //
-// It cannot prove size: see the package documentation.
+// FromCVs returns a [*ProofError] unless cvs has exactly the length that size and g
+// require and hashes to root (section 4.3). The root alone proves an empty file.
+// FromCVs allocates one copy of cvs, and only after they are proved.
+//
+// It does not prove a size above 0; see the package documentation.
 func FromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
 	t, err := fromCVs(size, g, cvs, root)
 	if err != nil {
@@ -63,20 +64,19 @@ func fromCVs(size int64, g GroupSize, cvs []byte, root Root) (*Tree, error) {
 		return refuse(BadGroupSize, Root{})
 	case size < 0:
 		return refuse(BadSize, Root{})
-	}
-	if int64(len(cvs)) != cvBytes(size, g) {
+	case int64(len(cvs)) != cvBytes(size, g):
 		return refuse(BadLength, Root{})
-	}
-	if len(cvs) == 0 {
-		if size == 0 {
-			if empty := nodeRoot(subtreeNode(nil, 0)); empty != root {
-				return refuse(BadRoot, empty)
-			}
+	case size == 0:
+		if empty := nodeRoot(subtreeNode(nil, 0)); empty != root {
+			return refuse(BadRoot, empty)
 		}
-		return &Tree{size: size, g: g, root: root}, nil
-	}
-	if got := nodeRoot(parentNode(cvs)); got != root {
-		return refuse(BadRoot, got)
+		cvs = nil
+	case len(cvs) == 0: // one group, which the root proves
+		cvs = nil
+	default:
+		if got := nodeRoot(parentNode(cvs)); got != root {
+			return refuse(BadRoot, got)
+		}
 	}
 	return &Tree{size: size, g: g, root: root, cvs: cvs}, nil
 }
@@ -91,36 +91,35 @@ func cvBytes(size int64, g GroupSize) int64 {
 	return groups * hashSize // at most 2^53 groups: no overflow
 }
 
-// Problem says what is wrong with a proof.
+// Problem is the reason of a [ProofError].
 type Problem uint8
 
 const (
-	// BadSize: the size is negative, or of more than [MaxGroups] in a
-	// [GrowingTree].
+	// BadSize: the size is negative, or a [GrowingTree] would have more than
+	// [MaxGroups].
 	BadSize Problem = iota + 1
-	// BadGroupSize: the group size is above [MaxGroupSize].
+	// BadGroupSize: the group size is above 1 MiB.
 	BadGroupSize
-	// BadLength: the chaining values are not as many as the size asks for, or the
-	// size and the range.
+	// BadLength: size, group size and range require another length.
 	BadLength
-	// BadRoot: the chaining values, or the empty file, hash to another root.
+	// BadRoot: the chaining values, or those of the empty file, hash to another root.
 	BadRoot
-	// BadRange: a file of the size has no such range, or the range is empty.
+	// BadRange: the range is empty or not within the file.
 	BadRange
 )
 
-// ProofError reports that chaining values do not prove a file, or a range of it.
-// The one who sent them, or the one who named the root, is wrong; it is never a
-// local failure.
+// ProofError reports that chaining values do not prove a file or a range of it.
+// Either their sender is wrong, or the source of the root; it is never a local
+// failure.
 type ProofError struct {
 	Problem   Problem
 	Size      int64 // of the file in bytes, as claimed
 	GroupSize GroupSize
-	Start     int64 // of the range that was to be proved, in bytes; both 0 without one
+	Start     int64 // of the range in bytes; Start and End are 0 for a whole file
 	End       int64
-	CVBytes   int  // length of the chaining values given
+	CVBytes   int  // length of the given chaining values
 	Want      Root // the root to prove
-	Got       Root // with BadRoot: what was hashed instead
+	Got       Root // the root that was computed, with BadRoot
 }
 
 func (e *ProofError) Error() string {
@@ -128,7 +127,7 @@ func (e *ProofError) Error() string {
 	case BadSize:
 		return fmt.Sprintf("integrity: proof for a file of %d bytes", e.Size)
 	case BadGroupSize:
-		return fmt.Sprintf("integrity: proof with group size 2^%d chunks, above 2^%d", e.GroupSize, MaxGroupSize)
+		return fmt.Sprintf("integrity: proof with group size 2^%d chunks, above 2^%d", e.GroupSize, maxGroupSize)
 	case BadLength:
 		what := fmt.Sprintf("%d bytes", e.Size)
 		if e.End > 0 {

@@ -19,7 +19,7 @@ func TestGroupSizeFor(t *testing.T) {
 		if got != c.want {
 			t.Errorf("GroupSizeFor(%d) = %d, want %d", c.size, got, c.want)
 		}
-		if n := got.Groups(c.size); n > 65536 && got != MaxGroupSize {
+		if n := got.Groups(c.size); n > 65536 && got != maxGroupSize {
 			t.Errorf("GroupSizeFor(%d): %d groups", c.size, n)
 		}
 	}
@@ -39,14 +39,41 @@ func TestGroups(t *testing.T) {
 				t.Errorf("GroupSize(%d).Groups(%d) = %d, want %d", g, size, got, want)
 			}
 		}
-		for n := range GroupNum(5) {
-			first, last := n.Offset(g), n.Offset(g)+unit-1
-			if first != int64(n)*unit || g.GroupAt(first) != n || g.GroupAt(last) != n || n.FirstChunk(g).Offset() != first {
-				t.Errorf("group %d of size %d: bytes %d to %d, groups %d to %d", n, g, first, last, g.GroupAt(first), g.GroupAt(last))
+		for n := range groupNum(5) {
+			first, last := n.offset(g), n.offset(g)+unit-1
+			if first != int64(n)*unit || n.firstChunk(g).offset() != first {
+				t.Errorf("group %d of size %d: starts at %d, its first chunk at %d", n, g, first, n.firstChunk(g).offset())
+			}
+			if g.groupAt(first) != n || g.groupAt(last) != n {
+				t.Errorf("group %d of size %d: bytes %d to %d are in groups %d to %d",
+					n, g, first, last, g.groupAt(first), g.groupAt(last))
 			}
 		}
 	}
 	if GroupSize(11).Valid() || GroupSize(255).Valid() {
 		t.Error("group sizes above 1 MiB are valid")
+	}
+}
+
+func TestCover(t *testing.T) {
+	for g := GroupSize(0); g.Valid(); g++ {
+		unit := g.Bytes()
+		for _, c := range []struct{ start, end, size, coverStart, coverEnd int64 }{
+			{0, 1, 1, 0, 1},
+			{0, 1, unit, 0, unit},
+			{unit - 1, unit, 3 * unit, 0, unit},
+			{unit - 1, unit + 1, 3 * unit, 0, 2 * unit},
+			{unit, unit + 1, 3 * unit, unit, 2 * unit},
+			{2*unit - 1, 2 * unit, 2*unit + 1, unit, 2 * unit},
+			{2 * unit, 2*unit + 1, 2*unit + 1, 2 * unit, 2*unit + 1},
+			{1, 5 * unit, 5*unit + 7, 0, 5 * unit},
+			{0, math.MaxInt64, math.MaxInt64, 0, math.MaxInt64},
+			{math.MaxInt64 - 1, math.MaxInt64, math.MaxInt64, math.MaxInt64 / unit * unit, math.MaxInt64},
+		} {
+			if start, end := g.Cover(c.start, c.end, c.size); start != c.coverStart || end != c.coverEnd {
+				t.Errorf("group size %d: [%d,%d) of %d is covered by [%d,%d), want [%d,%d)",
+					g, c.start, c.end, c.size, start, end, c.coverStart, c.coverEnd)
+			}
+		}
 	}
 }

@@ -2,14 +2,14 @@ package integrity
 
 import "fmt"
 
-// Verify proves that p is the file's content at byte offset off. p must be whole
-// groups: off lies on a group boundary, and p ends on one or exactly at the
-// file's size. On success it allocates nothing.
+// Verify proves that p is the content of the file at byte offset off. p must be
+// whole groups: off is the start of a group, and p ends at the end of a group or of
+// the file. On success Verify allocates nothing.
 //
-// Bytes that are not the file's give a [*GroupError] for the first bad group;
-// nothing is said about the groups after it. An off or a length that does not
-// fit the groups is the caller's mistake and gives an ordinary error, and so
-// does an empty p, which would prove nothing; only in an empty file it is right.
+// If a group is not that of the file, Verify returns a [*GroupError] for the first
+// such group; the groups after it were not checked. An offset or a length that does
+// not fit the groups gives an ordinary error. So does an empty p, which proves
+// nothing, unless the file is empty.
 func (t *Tree) Verify(off int64, p []byte) error {
 	if err := checkRange(t.size, t.g, off, int64(len(p))); err != nil {
 		return err
@@ -17,11 +17,10 @@ func (t *Tree) Verify(off int64, p []byte) error {
 	if t.cvs == nil {
 		return verifyOnly(t.root, p)
 	}
-	return verifyGroups(t.g, off, p, t.cvs[int64(t.g.GroupAt(off))*hashSize:])
+	return verifyGroups(t.g, off, p, t.cvs[int64(t.g.groupAt(off))*hashSize:])
 }
 
-// checkRange refuses byte ranges that are not whole groups of a file of size
-// bytes.
+// checkRange refuses bytes that are not whole groups of a file of size bytes.
 func checkRange(size int64, g GroupSize, off, length int64) error {
 	unit := g.Bytes()
 	switch {
@@ -37,9 +36,8 @@ func checkRange(size int64, g GroupSize, off, length int64) error {
 	return nil
 }
 
-// verifyOnly holds p against the root of a file of at most one group: that group
-// is the root node. What is to be said of an empty file was said when root was
-// proved.
+// verifyOnly checks p against the root of a file of at most one group, whose node is
+// the root node. FromCVs has checked the root of an empty file already.
 func verifyOnly(root Root, p []byte) error {
 	if len(p) > 0 && nodeRoot(subtreeNode(p, 0)) != root {
 		return &GroupError{Offset: 0, Length: int64(len(p))}
@@ -47,25 +45,25 @@ func verifyOnly(root Root, p []byte) error {
 	return nil
 }
 
-// verifyGroups holds the groups in p, which has passed checkRange for off,
-// against their chaining values: cvs begins with the one of the group at off and
-// has at least as many as p has groups.
+// verifyGroups checks the groups in p, which has passed checkRange for off, against
+// their chaining values. cvs begins with the value of the group at off and has one
+// for each group of p.
 func verifyGroups(g GroupSize, off int64, p, cvs []byte) error {
-	for n := g.GroupAt(off); len(p) > 0; n++ {
+	for n := g.groupAt(off); len(p) > 0; n++ {
 		group := p[:min(g.Bytes(), int64(len(p)))]
-		if nodeCV(subtreeNode(group, n.FirstChunk(g))) != CV(cvs) {
-			return &GroupError{Offset: n.Offset(g), Length: int64(len(group))}
+		if nodeCV(subtreeNode(group, n.firstChunk(g))) != chainingValue(cvs) {
+			return &GroupError{Offset: n.offset(g), Length: int64(len(group))}
 		}
 		p, cvs = p[len(group):], cvs[hashSize:]
 	}
 	return nil
 }
 
-// GroupError reports bytes that are not the file's. Whoever sent them is wrong,
-// or the file changed under them; it is never a local failure.
+// GroupError reports bytes that are not those of the file. Either the sender is
+// wrong, or its file changed; it is never a local failure.
 type GroupError struct {
 	Offset int64 // of the bad group in the file, in bytes
-	Length int64 // of the bad group in bytes
+	Length int64 // of the bad group, in bytes
 }
 
 func (e *GroupError) Error() string {

@@ -62,14 +62,16 @@ func TestVerifyNamesTheFirstBadGroup(t *testing.T) {
 	tree := build(t, data, 0)
 	for _, i := range []int{4 * 1024, 3*1024 + 1023, 2 * 1024} { // from the last on down
 		data[i]++
-		if err := tree.Verify(1024, data[1024:]); !isGroupError(err, int64(i/1024*1024), min(1024, int64(len(data)-i/1024*1024))) {
+		group := int64(i / 1024 * 1024)
+		err := tree.Verify(1024, data[1024:])
+		if !isGroupError(err, group, min(1024, int64(len(data))-group)) {
 			t.Errorf("byte %d: %v", i, err)
 		}
 	}
 	if err := tree.Verify(0, data[:2048]); err != nil {
 		t.Errorf("groups before the bad ones: %v", err)
 	}
-	// The right bytes in the wrong place: group 1 says nothing of group 0.
+	// True bytes at the wrong offset are refused.
 	if err := tree.Verify(0, data[1024:2048]); !isGroupError(err, 0, 1024) {
 		t.Errorf("group 1 in place of group 0: %v", err)
 	}
@@ -104,8 +106,8 @@ func TestVerifyMisuse(t *testing.T) {
 	check(0, -1, 0)
 }
 
-// guts takes 16 KiB arrays only. Verify must not lend it one that p does not fill,
-// and p here ends where its array does.
+// guts takes 16 KiB arrays only. Verify must not pass it memory beyond the end of p.
+// Here p has no capacity beyond its length.
 func TestVerifyExactCapacity(t *testing.T) {
 	for _, n := range []int{1, 1024, 1025, 15 * 1024, 16*1024 - 1, 16*1024 + 1, 31*1024 + 5, 64*1024 - 1, 64*1024 + 3000} {
 		p := make([]byte, n)
@@ -173,7 +175,10 @@ func FuzzVerify(f *testing.F) {
 			copy(p, data[off:])
 		}
 		end := off + int64(len(p))
-		right := off >= 0 && off%unit == 0 && end > off && end <= size && (end%unit == 0 || end == size) || size == 0 && off == 0 && len(p) == 0
+		within := off >= 0 && end > off && end <= size
+		wholeGroups := off%unit == 0 && (end%unit == 0 || end == size)
+		emptyFile := size == 0 && off == 0 && len(p) == 0
+		right := within && wholeGroups || emptyFile
 		err := tree.Verify(off, p)
 		if right != (err == nil) {
 			t.Fatalf("%d bytes at %d of %d, group size %d: %v", len(p), off, size, g, err)

@@ -10,11 +10,6 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
-// A ProofFunc reports whether bytes of an aggregate stream are right: p, from offset off, is one or more whole units
-// that one source delivered. An error refuses them: they are dropped, the source is banned for the session, the primary
-// is told, and the bytes are fetched from another source. It is called by several goroutines at once.
-type ProofFunc func(source PathID, off int64, p []byte) error
-
 // A streamAggregator is the client's end of one aggregate stream: it puts what many sources write in its place, for one
 // consumer, which reads in order (Read) or takes bytes as they come (copyTo). It owns the stream's scheduler and its
 // offset manager.
@@ -31,7 +26,7 @@ type streamAggregator struct {
 	descriptor []byte
 	pushed     bool  // sources write without grants (push_client.go)
 	window     int64 // of an ordered consumer, bytes
-	horizon    int64 // nothing at or beyond it is granted yet
+	limit      int64 // nothing at or beyond it is granted yet
 	timeout    time.Duration
 	// reorderTimeout bounds the wait for the bytes of a hole in a pushed stream.
 	reorderTimeout time.Duration
@@ -60,7 +55,8 @@ type streamAggregator struct {
 	sched    *scheduler
 	offsets  *offsetManager
 	sources  map[PathID]*source
-	prove    ProofFunc
+	opened   bool      // open was called
+	prove    ProofFunc // nil accepts all bytes
 	mode     consumerMode
 	w        io.WriterAt    // of copyTo
 	writing  int            // deliveries that write to w
@@ -90,9 +86,9 @@ const (
 	consumerUnordered
 )
 
-func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment uint64, descriptor []byte, c *Config) *streamAggregator {
+func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment uint64, descriptor []byte, c *ClientConfig) *streamAggregator {
 	a := &streamAggregator{
-		id: id, units: u, alignment: alignment, descriptor: descriptor, horizon: u.total,
+		id: id, units: u, alignment: alignment, descriptor: descriptor, limit: u.total,
 		window: c.ReorderWindow, timeout: c.SourceTimeout, reorderTimeout: c.ReorderTimeout, recovery: c.Recovery, pace: c.RateLimit,
 		offsets: newOffsetManager(ConflictResolutionFirstWins),
 		sched:   newScheduler(u, u.total),
@@ -118,13 +114,6 @@ func (a *streamAggregator) dispatch() {
 	for _, action := range a.sched.take() {
 		a.tell(action)
 	}
-}
-
-// setProof sets the proof; it must precede the first demand.
-func (a *streamAggregator) setProof(prove ProofFunc) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.prove = prove
 }
 
 // run lets time pass for the scheduler until the stream ends.
@@ -429,7 +418,7 @@ func (a *streamAggregator) failLocked(err error) {
 }
 
 var (
-	errStreamClosed = errors.New("kwik: stream closed")
+	errStreamClosed error = closedError("kwik: stream closed")
 	// errStreamEnded is what a delivery to a stream that has ended gets, whatever ended it: that is no fault of its source.
 	errStreamEnded = errors.New("kwik: the stream has ended")
 )

@@ -24,7 +24,7 @@ func BenchmarkSecondaryStreamAggregation(b *testing.B) {
 	})
 	b.Run("unordered", func(b *testing.B) {
 		benchmarkAggregation(b, func(a *streamAggregator) error {
-			_, err := a.copyTo(b.Context(), writerFunc(func(p []byte, _ int64) (int, error) { return len(p), nil }))
+			_, err := a.copyTo(b.Context(), writerFunc(func(p []byte, _ int64) (int, error) { return len(p), nil }), nil)
 			return err
 		})
 	})
@@ -39,7 +39,7 @@ func newBenchAggregator(b *testing.B, size uint64, ids ...PathID) (*streamAggreg
 	if err != nil {
 		b.Fatal(err)
 	}
-	a := newStreamAggregator(b.Context(), FirstAggregateStreamID, u, uint64(u.size), nil, (&Config{}).populate())
+	a := newStreamAggregator(b.Context(), FirstAggregateStreamID, u, uint64(u.size), nil, (&ClientConfig{}).populate())
 	grants := make(map[PathID]chan schedAction)
 	for _, id := range ids {
 		grants[id] = make(chan schedAction, 1<<16) // tell must not block
@@ -52,7 +52,7 @@ func newBenchAggregator(b *testing.B, size uint64, ids ...PathID) (*streamAggreg
 	}
 	for _, id := range ids {
 		a.attach(id, func() time.Duration { return 100 * time.Microsecond })
-		a.synchronise(id, 0, roomOffered, 0)
+		a.synchronise(id, 0, grantQueueLimit, 0)
 	}
 	return a, grants
 }
@@ -152,7 +152,7 @@ func benchmarkShortFrames(b *testing.B, batch int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	conf := (&Config{}).populate()
+	conf := (&ClientConfig{}).populate()
 	b.SetBytes(frame * count)
 	deliveries, loops := 0, 0
 	for b.Loop() {

@@ -29,7 +29,7 @@ func FuzzAggregator(f *testing.F) {
 			begun := make(chan struct{}) // when it is closed, the consumer's mode is set
 			a.begin = func() { close(begun) }
 			go func() {
-				_, err := a.copyTo(t.Context(), k)
+				_, err := a.copyTo(t.Context(), k, nil)
 				copied <- err
 			}()
 			<-begun
@@ -86,8 +86,8 @@ func FuzzAggregator(f *testing.F) {
 				t.Fatalf("stats %+v, want %d bytes and %d wasted", st, counted, wasted)
 			}
 			for _, s := range st.Sources {
-				if s.Bytes != credit[s.Path] {
-					t.Fatalf("%s has %d bytes, want %d", s.Path, s.Bytes, credit[s.Path])
+				if s.Bytes != credit[PathID(s.Server)] {
+					t.Fatalf("%s has %d bytes, want %d", s.Server, s.Bytes, credit[PathID(s.Server)])
 				}
 			}
 		}

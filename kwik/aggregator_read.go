@@ -3,9 +3,9 @@ package kwik
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"kwikcp/internal/rangeset"
@@ -13,78 +13,78 @@ import (
 
 // This file is the consumer's side of the stream aggregator.
 
-// setHave is Stream.SetHave.
-func (a *streamAggregator) setHave(start, end int64) error {
+// open sets the verifier, once.
+func (a *streamAggregator) open(verify ProofFunc) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.checkAhead("SetHave", start, end); err != nil {
-		return err
-	}
-	a.offsets.keep(start, end)
-	a.sched.keep(start, end)
-	return nil
-}
-
-// setFirst is Stream.SetFirst.
-func (a *streamAggregator) setFirst(start, end int64) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err := a.checkAhead("SetFirst", start, end); err != nil {
-		return err
-	}
-	a.sched.first = rangeset.Range{Start: start, End: end}
-	return nil
-}
-
-// checkAhead checks what is said about whole units before they are wanted. Called with the lock held.
-func (a *streamAggregator) checkAhead(call string, start, end int64) error {
 	switch {
 	case a.err != nil:
 		return a.err
-	case a.pushed:
-		return fmt.Errorf("kwik: %s on a pushed stream, where others say which bytes count", call)
-	case a.mode != consumerNone:
-		return fmt.Errorf("kwik: %s after CopyTo or Read", call)
-	case start < 0 || start >= end || end > a.units.total || !a.units.isBoundary(start) || !a.units.isBoundary(end):
-		return errorf(ErrOffsetSyncFailure, "[%d, %d) is not whole units", start, end).onStream(a.id, start)
+	case a.opened:
+		return errOpenedTwice
 	}
+	a.opened, a.prove = true, verify
 	return nil
 }
 
-// setHorizon is Stream.SetHorizon.
-func (a *streamAggregator) setHorizon(end int64) error {
+// prepare applies the options of a copy. Called with the lock held, before any demand.
+func (a *streamAggregator) prepare(options *CopyOptions) error {
+	if options == nil || a.mode != consumerNone {
+		return nil
+	}
+	wanted := append(slices.Clone(options.Have), options.Priority)
+	for _, r := range wanted {
+		switch {
+		case r == Range{}:
+		case a.pushed:
+			return errors.New("kwik: the servers of a pushed stream choose its bytes, so CopyOptions do not apply")
+		case r.Start < 0 || r.Start >= r.End || r.End > a.units.total || !a.units.isBoundary(r.Start) || !a.units.isBoundary(r.End):
+			return errorf(ErrOffsetSyncFailure, "[%d, %d) is not whole units", r.Start, r.End).onStream(a.id, r.Start)
+		}
+	}
+	for _, r := range options.Have {
+		a.offsets.keep(r.Start, r.End)
+		a.sched.keep(r.Start, r.End)
+	}
+	a.sched.first = rangeset.Range(options.Priority)
+	return nil
+}
+
+// setLimit is AggregateReader.SetLimit.
+func (a *streamAggregator) setLimit(end int64) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
 	case a.pushed:
-		return errors.New("kwik: SetHorizon on a pushed stream, where others say what they send")
+		return errors.New("kwik: the servers of a pushed stream choose its bytes, so SetLimit does not apply")
 	case end < 0 || end > a.units.total || !a.units.isBoundary(end):
-		return errorf(ErrOffsetSyncFailure, "horizon %d is not the end of a unit", end).onStream(a.id, end)
+		return errorf(ErrOffsetSyncFailure, "limit %d is not the end of a unit", end).onStream(a.id, end)
 	case a.mode == consumerNone:
-		a.horizon = end
+		a.limit = end
 		return nil
-	case end < a.horizon:
-		return errorf(ErrOffsetSyncFailure, "horizon %d after %d", end, a.horizon).onStream(a.id, end)
+	case end < a.limit:
+		return errorf(ErrOffsetSyncFailure, "limit %d after %d", end, a.limit).onStream(a.id, end)
 	}
-	a.horizon = end
+	a.limit = end
 	if a.err == nil && !a.released {
-		a.sched.setLimit(a.limit(), time.Now())
+		a.sched.setLimit(a.grantable(), time.Now())
 		a.dispatch()
 	}
 	return nil
 }
 
-// limit returns up to where may be granted now. Called with the lock held.
-func (a *streamAggregator) limit() int64 {
+// grantable returns the end of what may be granted now. Called with the lock held.
+func (a *streamAggregator) grantable() int64 {
 	if a.mode == consumerOrdered {
-		return min(a.horizon, a.offsets.read+a.window)
+		return min(a.limit, a.offsets.read+a.window)
 	}
-	return a.horizon
+	return a.limit
 }
 
-var errTwoConsumers = errors.New("kwik: an aggregate stream has one consumer: Read or CopyTo, not both")
-
-var errHavePart = errors.New("kwik: a stream of which a part is had already cannot be read in order")
+var (
+	errOpenedTwice  = errors.New("kwik: the offer was opened before")
+	errTwoConsumers = errors.New("kwik: an aggregate stream has one consumer: Read or CopyTo, not both")
+)
 
 // demand starts the flow for a consumer of the given mode. Called with the lock held, which it gives up meanwhile.
 func (a *streamAggregator) demand(mode consumerMode) error {
@@ -97,16 +97,13 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 		}
 		return nil
 	}
-	if mode == consumerOrdered && a.offsets.kept > 0 {
-		return errHavePart
-	}
 	a.mode = mode
 	close(a.demanded)
 	if a.sched.done() { // all of it is had
 		a.releaseLocked()
 		return nil
 	}
-	a.sched.limit = a.units.floor(a.limit())
+	a.sched.limit = a.units.floor(a.grantable())
 	a.mu.Unlock()
 	a.begin()
 	a.mu.Lock()
@@ -136,7 +133,7 @@ func (a *streamAggregator) awaitDemand(done <-chan struct{}) bool {
 	return false
 }
 
-// read is Stream.Read.
+// read is AggregateReader.Read.
 func (a *streamAggregator) read(p []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -153,7 +150,7 @@ func (a *streamAggregator) read(p []byte) (int, error) {
 			if a.pushed {
 				a.moveWindow()
 			} else {
-				a.sched.setLimit(a.limit(), time.Now())
+				a.sched.setLimit(a.grantable(), time.Now())
 				a.dispatch()
 			}
 			return n, nil
@@ -170,7 +167,7 @@ func (a *streamAggregator) read(p []byte) (int, error) {
 	}
 }
 
-// setReadDeadline is Stream.SetReadDeadline.
+// setReadDeadline is AggregateReader.SetReadDeadline.
 func (a *streamAggregator) setReadDeadline(t time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -189,12 +186,15 @@ func (a *streamAggregator) setReadDeadline(t time.Time) {
 	a.changed.Broadcast()
 }
 
-// copyTo is Stream.CopyTo.
-func (a *streamAggregator) copyTo(ctx context.Context, w io.WriterAt) (int64, error) {
+// copyTo is AggregateReader.CopyTo.
+func (a *streamAggregator) copyTo(ctx context.Context, w io.WriterAt, options *CopyOptions) (int64, error) {
 	stop := context.AfterFunc(ctx, func() { a.fail(context.Cause(ctx)) })
 	defer stop()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.prepare(options); err != nil {
+		return 0, err
+	}
 	if a.mode == consumerNone {
 		a.w = w
 	}

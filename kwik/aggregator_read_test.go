@@ -20,7 +20,7 @@ func TestWhatWasReadIsCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newStreamAggregator(t.Context(), FirstAggregateStreamID, u, 1, nil, (&Config{}).populate())
+	a := newStreamAggregator(t.Context(), FirstAggregateStreamID, u, 1, nil, (&ClientConfig{}).populate())
 	defer a.close()
 	a.begin, a.tell, a.done = func() {}, func(schedAction) {}, func() {}
 	a.hope = func() bool { return true }
@@ -59,88 +59,112 @@ func TestWhatWasReadIsCounted(t *testing.T) {
 	}
 }
 
-// What is had already is fetched from nobody, written by nobody, and counts.
-func TestSetHave(t *testing.T) {
+// Bytes of CopyOptions.Have are neither requested nor written, and count as present.
+func TestCopyHave(t *testing.T) {
 	const size = 10*unit + 77
 	rest := func(whole bool) func(w *world) {
 		return func(w *world) {
 			client, server := w.dial(nil)
-			s := w.offer(client, server, unit)
-			for _, r := range []rangeset.Range{{Start: 1, End: unit}, {Start: 0, End: unit + 1}, {Start: unit, End: unit}, {Start: -unit, End: unit}, {Start: 0, End: size + 1}} {
-				wantError(t, s.SetHave(r.Start, r.End), ErrOffsetSyncFailure)
+			s := w.offer(client, server, unit, nil)
+			for _, r := range []Range{{1, unit}, {0, unit + 1}, {unit, unit}, {-unit, unit}, {0, size + 1}} {
+				_, err := s.CopyTo(w.t.Context(), newSink(size), &CopyOptions{Have: []Range{{2 * unit, 3 * unit}, r}})
+				wantError(t, err, ErrOffsetSyncFailure)
 			}
 			have := rangeset.Of(rangeset.Range{Start: unit, End: 4 * unit}, rangeset.Range{Start: 10 * unit, End: size})
 			if whole {
 				have.Add(0, size)
 			}
+			options := &CopyOptions{}
 			for r := range have.All() {
-				if err := s.SetHave(r.Start, r.End); err != nil {
-					w.t.Fatal(err)
-				}
+				options.Have = append(options.Have, Range(r))
 			}
-			c := w.copy(s)
+			c := w.copyWith(s, options)
 			<-c.done
-			if n := s.Stats(); c.err != nil || n.Bytes != size || n.Kept != have.Total() || n.Wasted != 0 {
-				w.t.Fatalf("%+v, %v", n, c.err)
+			if c.err != nil {
+				w.t.Fatal(c.err)
+			}
+			if n := s.Stats(); n.Bytes != size || n.Kept != have.Total() || n.Wasted != 0 {
+				w.t.Fatalf("%+v", n)
 			}
 			for off := range int64(size) {
-				if c.sink.seen.Contains(off) == have.Contains(off) || (!have.Contains(off) && c.sink.data[off] != w.data[off]) {
-					w.t.Fatalf("byte %d is wrong or was not to be written", off)
+				if c.sink.seen.Contains(off) == have.Contains(off) {
+					w.t.Fatalf("byte %d: written %t", off, c.sink.seen.Contains(off))
+				}
+				if !have.Contains(off) && c.sink.data[off] != w.data[off] {
+					w.t.Fatalf("byte %d is wrong", off)
 				}
 			}
-			if s.SetHave(0, unit) == nil {
-				w.t.Error("SetHave after CopyTo")
+			if _, err := s.CopyTo(w.t.Context(), newSink(size), options); err != errTwoConsumers {
+				w.t.Errorf("a second CopyTo: %v", err)
 			}
 		}
 	}
 	t.Run("a part", func(t *testing.T) { inWorldOf(t, size, 1, lan, rest(false)) })
 	t.Run("all", func(t *testing.T) { inWorldOf(t, size, 1, lan, rest(true)) })
-	t.Run("in order", func(t *testing.T) {
-		inWorldOf(t, size, 1, lan, func(w *world) {
-			client, server := w.dial(nil)
-			s := w.offer(client, server, unit)
-			if err := s.SetHave(0, unit); err != nil {
+}
+
+// An offer is opened once, and not after it was closed.
+func TestOpenTwice(t *testing.T) {
+	inWorldOf(t, unit, 0, lan, func(w *world) {
+		client, server := w.dial(nil)
+		open := func(o *AggregateOffer, want error) {
+			w.t.Helper()
+			if _, err := o.Open(nil); err != want {
+				w.t.Errorf("Open returns %v, want %v", err, want)
+			}
+		}
+		for _, closes := range []bool{false, true} {
+			if _, err := server.OpenAggregateStream(AggregateStreamSpec{Size: unit, Descriptor: []byte("data")}); err != nil {
 				w.t.Fatal(err)
 			}
-			if _, err := s.Read(make([]byte, 1)); err != errHavePart {
+			o, err := client.AcceptNextAggregate(w.t.Context())
+			if err != nil {
 				w.t.Fatal(err)
 			}
-		})
+			if closes {
+				o.Close()
+				open(o, errStreamClosed)
+				continue
+			}
+			open(o, nil)
+			open(o, errOpenedTwice)
+			o.Close()
+		}
 	})
 }
 
-// Nothing at or beyond the horizon is asked for, however long the horizon stays, and all is once it has moved to the end. Nobody is
-// stalled or lost meanwhile.
-func TestSetHorizon(t *testing.T) {
+// Nothing at or beyond the limit is requested, however long it stays; once it has moved to the end, everything is. Meanwhile no source
+// counts as stalled or gone.
+func TestSetLimit(t *testing.T) {
 	const size = 10*unit + 77
 	inWorldOf(t, size, 2, lan, func(w *world) {
 		client, server := w.dial(nil)
-		s := w.offer(client, server, unit)
+		s := w.offer(client, server, unit, nil)
 		for _, end := range []int64{-unit, 1, unit + 1, size - 1, size + 1} {
-			wantError(t, s.SetHorizon(end), ErrOffsetSyncFailure)
+			wantError(t, s.SetLimit(end), ErrOffsetSyncFailure)
 		}
-		if err := s.SetHorizon(0); err != nil {
+		if err := s.SetLimit(0); err != nil {
 			w.t.Fatal(err)
 		}
 		c := w.copy(s)
 		for _, end := range []int64{0, unit, 4 * unit, 10 * unit, 10 * unit} {
-			if err := s.SetHorizon(end); err != nil {
+			if err := s.SetLimit(end); err != nil {
 				w.t.Fatal(err)
 			}
 			w.within(5*time.Second, func() bool { return s.Stats().Bytes == end })
 			time.Sleep(30 * time.Second) // longer than SourceTimeout; virtual
 			st := s.Stats()
 			if st.Bytes != end {
-				w.t.Fatalf("%d bytes came, the horizon is %d", st.Bytes, end)
+				w.t.Fatalf("%d bytes arrived, the limit is %d", st.Bytes, end)
 			}
 			for _, source := range st.Sources {
 				if source.Stalled || source.Gone != nil {
-					w.t.Errorf("horizon %d: %+v", end, source)
+					w.t.Errorf("limit %d: %+v", end, source)
 				}
 			}
 		}
-		wantError(t, s.SetHorizon(9*unit), ErrOffsetSyncFailure)
-		if err := s.SetHorizon(size); err != nil {
+		wantError(t, s.SetLimit(9*unit), ErrOffsetSyncFailure)
+		if err := s.SetLimit(size); err != nil {
 			w.t.Fatal(err)
 		}
 		c.wantAll()
@@ -148,8 +172,8 @@ func TestSetHorizon(t *testing.T) {
 	t.Run("in order", func(t *testing.T) {
 		inWorldOf(t, size, 1, lan, func(w *world) {
 			client, server := w.dial(nil)
-			s := w.offer(client, server, unit)
-			s.SetHorizon(3 * unit)
+			s := w.offer(client, server, unit, nil)
+			s.SetLimit(3 * unit)
 			if n, err := io.ReadFull(s, make([]byte, 3*unit)); err != nil {
 				w.t.Fatal(n, err)
 			}
@@ -158,7 +182,7 @@ func TestSetHorizon(t *testing.T) {
 				w.t.Fatal(n, err)
 			}
 			s.SetReadDeadline(time.Time{})
-			s.SetHorizon(size)
+			s.SetLimit(size)
 			if n, err := io.Copy(io.Discard, s); n != size-3*unit || err != nil {
 				w.t.Fatal(n, err)
 			}
@@ -166,27 +190,23 @@ func TestSetHorizon(t *testing.T) {
 	})
 }
 
-// What is to come first does, and then the rest.
-func TestSetFirst(t *testing.T) {
+// CopyOptions.Priority is requested first, and then the rest.
+func TestCopyPriority(t *testing.T) {
 	const size = 40*unit + 77
 	inWorldOf(t, size, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
-		s := w.offer(client, server, unit)
-		for _, r := range []rangeset.Range{{Start: 40*unit + 1, End: size}, {Start: 40 * unit, End: size - 1}, {Start: size, End: size}} {
-			wantError(t, s.SetFirst(r.Start, r.End), ErrOffsetSyncFailure)
-		}
-		if err := s.SetFirst(40*unit, size); err != nil {
-			w.t.Fatal(err)
+		s := w.offer(client, server, unit, nil)
+		for _, r := range []Range{{40*unit + 1, size}, {40 * unit, size - 1}, {size, size}} {
+			_, err := s.CopyTo(w.t.Context(), &orderSink{}, &CopyOptions{Priority: r})
+			wantError(t, err, ErrOffsetSyncFailure)
 		}
 		order := &orderSink{}
-		if n, err := s.CopyTo(w.t.Context(), order); err != nil || n != size {
+		n, err := s.CopyTo(w.t.Context(), order, &CopyOptions{Priority: Range{40 * unit, size}})
+		if err != nil || n != size {
 			w.t.Fatal(n, err)
 		}
 		if order.offsets[0] != 40*unit || !slices.Contains(order.offsets, 0) {
-			w.t.Errorf("bytes came at %d", order.offsets)
-		}
-		if s.SetFirst(0, unit) == nil {
-			w.t.Error("SetFirst after CopyTo")
+			w.t.Errorf("bytes arrived at %d", order.offsets)
 		}
 	})
 }

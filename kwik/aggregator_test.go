@@ -34,7 +34,7 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := (&Config{ReorderWindow: minReorderWindow}).populate()
+	c := (&ClientConfig{ReorderWindow: minReorderWindow}).populate()
 	a := &aggregation{TB: t, content: randomBytes(1, size)}
 	a.streamAggregator = newStreamAggregator(t.Context(), FirstAggregateStreamID, u, uint64(unit), nil, c)
 	count := func(n *int) func() {
@@ -65,7 +65,7 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 	}
 	for _, id := range sources {
 		a.attach(id, func() time.Duration { return 0 })
-		a.synchronise(id, 0, roomOffered, 0)
+		a.synchronise(id, 0, grantQueueLimit, 0)
 	}
 	t.Cleanup(a.checkBlocks)
 	return a
@@ -197,7 +197,7 @@ func TestSecondaryStreamAggregation(t *testing.T) {
 				}
 				for _, s := range st.Sources {
 					if s.Bytes == 0 {
-						t.Errorf("%s delivered nothing", s.Path)
+						t.Errorf("%s delivered nothing", s.Server)
 					}
 				}
 				a.fail(errors.New("the session ended"))
@@ -225,7 +225,7 @@ func (a *aggregation) copying(ctx context.Context, w io.WriterAt, f func(), chec
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		n, err := a.copyTo(ctx, w)
+		n, err := a.copyTo(ctx, w, nil)
 		check(n, err)
 	}()
 	synctest.Wait()
@@ -252,7 +252,7 @@ func TestAggregationOfDuplicates(t *testing.T) {
 			}
 		})
 		st := a.stats()
-		slices.SortFunc(st.Sources, func(x, y SourceStats) int { return strings.Compare(string(x.Path), string(y.Path)) })
+		slices.SortFunc(st.Sources, func(x, y SourceStats) int { return strings.Compare(string(x.Server), string(y.Server)) })
 		if st.Wasted != 3*aggUnit || st.Sources[0].Bytes != 2*aggUnit || st.Sources[1].Bytes != 2*aggUnit {
 			t.Errorf("stats %+v", st)
 		}
@@ -263,7 +263,7 @@ func TestAggregationRefusesUnprovedBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAggregation(t, 2*aggUnit, aggUnit, "liar", "honest")
 		proofs := 0
-		a.setProof(func(source PathID, off int64, p []byte) error {
+		wantOpen(t, a.streamAggregator, func(source ServerID, off int64, p []byte) error {
 			if proofs++; !bytes.Equal(p, a.content[off:off+int64(len(p))]) {
 				return errors.New("wrong")
 			}
@@ -361,7 +361,7 @@ func TestAggregationStopsWithItsConsumer(t *testing.T) {
 			t.Fatal(err)
 		}
 		a.send("a", 1, aggUnit, 2*aggUnit, nil) // waits for the reader, who closes
-		if _, err := a.copyTo(t.Context(), newSink(2*aggUnit)); err != errTwoConsumers {
+		if _, err := a.copyTo(t.Context(), newSink(2*aggUnit), nil); err != errTwoConsumers {
 			t.Errorf("a second consumer: %v", err)
 		}
 		a.close()
@@ -428,7 +428,7 @@ func TestAggregationTimeout(t *testing.T) {
 					tt.events(a)
 				}
 				start := time.Now()
-				_, err := a.copyTo(t.Context(), newSink(size))
+				_, err := a.copyTo(t.Context(), newSink(size), nil)
 				took := time.Since(start)
 				if !errors.Is(err, ErrAggregationTimeout) || took < tt.after-tickInterval || took > tt.after+2*tickInterval {
 					t.Errorf("%v after %v, want %v", err, took, tt.after)
@@ -467,4 +467,12 @@ func TestAggregationStrikes(t *testing.T) {
 			t.Errorf("gone %v, %v", s.gone, s.reason)
 		}
 	})
+}
+
+// wantOpen sets the verifier of an aggregator.
+func wantOpen(t *testing.T, a *streamAggregator, verify ProofFunc) {
+	t.Helper()
+	if err := a.open(verify); err != nil {
+		t.Fatal(err)
+	}
 }

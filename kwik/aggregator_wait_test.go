@@ -12,7 +12,7 @@ import (
 )
 
 // comeAgain plays a secondary that says Welcome to one connection after the other and then acts; early, if it is not nil, is called before.
-func (w *world) comeAgain(fake *fakeServer, id PathID, early func(*quic.Conn), act func(*fakePeer)) {
+func (w *world) comeAgain(fake *fakeServer, id ServerID, early func(*quic.Conn), act func(*fakePeer)) {
 	w.wg.Go(func() {
 		for {
 			conn, err := fake.listener.Accept(w.t.Context())
@@ -39,13 +39,13 @@ func (w *world) comeAgain(fake *fakeServer, id PathID, early func(*quic.Conn), a
 func TestSourceThatComesAgainAndAgain(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, lan, func(w *world) {
 		fake, id := w.fakeSecondary()
-		client, server := w.dial(&Config{SourceTimeout: 20 * time.Second})
+		client, server := w.dial(&ClientConfig{SourceTimeout: 20 * time.Second})
 		w.comeAgain(fake, id, nil, func(p *fakePeer) {
 			time.Sleep(500 * time.Millisecond)       // not stalled yet
 			p.extent(bytes.Repeat([]byte{0xff}, 64)) // the client closes the path and dials again, 15 s later at most
 			<-p.conn.Context().Done()
 		})
-		s := w.offer(client, server, unit)
+		s := w.offer(client, server, unit, nil)
 		w.primary.kill()
 		c := w.copy(s)
 		select {
@@ -86,7 +86,7 @@ func TestSourcesThatComeAgainWithManyStreams(t *testing.T) {
 			})
 		}
 		client, server := w.dial(nil)
-		s := w.offer(client, server, unit)
+		s := w.offer(client, server, unit, nil)
 		w.primary.kill()
 		c := w.copy(s)
 		start := time.Now()

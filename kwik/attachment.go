@@ -11,11 +11,12 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// roomOffered is how many grants a server queues for one stream of one client.
-const roomOffered = 16
+// grantQueueLimit is the number of grants that a server queues for one stream of one client.
+const grantQueueLimit = 16
 
-// An attachment is a server's part in one aggregate stream of one client: it writes what it is granted, in order. Its
-// goroutine, run, ends when the client releases the stream, the session ends or the content fails.
+// An attachment is a server's part in one aggregate stream of one client: it writes the grants in
+// order. Its goroutine, run, ends when the client releases the stream, the session ends or the
+// content fails.
 type attachment struct {
 	session    *ServerSession
 	id         StreamID
@@ -25,7 +26,7 @@ type attachment struct {
 	cancel     context.CancelFunc
 	wake       chan struct{}    // has an element after grants came
 	offer      *AggregateStream // what the client was offered; nil on a secondary
-	start      chan struct{}    // closed when a head start may begin; nil if the client attached this server itself
+	start      <-chan struct{}  // closed when a head start may begin; nil if nothing delays it
 
 	mu    sync.Mutex
 	queue []*extent // the first is being written, if writing
@@ -33,7 +34,7 @@ type attachment struct {
 	lacks rangeset.Set
 }
 
-// An extent is a grant as its source sees it. Guarded by the attachment.
+// An extent is a grant as its source sees it. Guarded by the attachment's lock.
 type extent struct {
 	grant      uint64
 	start, end int64
@@ -71,7 +72,8 @@ func (a *attachment) grant(g *kwikpb.OffsetSyncResponse) error {
 	return nil
 }
 
-// shorten moves the end of a grant; one that is gone already is no error, because the two may cross.
+// shorten moves the end of a grant. It has no effect on a grant that was written already: the two
+// messages may cross.
 func (a *attachment) shorten(grant, end uint64) error {
 	if end > uint64(a.units.total) || !a.units.isBoundary(int64(end)) {
 		return errorf(ErrOffsetSyncFailure, "new end %d of grant %d", end, grant).onStream(a.id, -1)
@@ -86,7 +88,8 @@ func (a *attachment) shorten(grant, end uint64) error {
 	return nil
 }
 
-// revoke takes a grant back whole. It takes no room in the queue any more, unless it is the first, which run may be at.
+// revoke cancels a whole grant. It leaves the queue unless it is the first, which run may be
+// writing.
 func (a *attachment) revoke(grant uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,7 +115,7 @@ func (a *attachment) run() {
 		a.session.mu.Lock()
 		delete(a.session.attached, a.id)
 		a.session.mu.Unlock()
-		a.session.endIfDone()
+		a.session.closeIfDrained()
 	}()
 	stop := context.AfterFunc(a.ctx, a.cancelWriting)
 	defer stop()
@@ -128,15 +131,16 @@ func (a *attachment) run() {
 	}
 }
 
-// refuse tells the client that this server does not have [start, end), or, if end is 0, does not serve the stream.
+// refuse tells the client that this server does not have [start, end), or, if end is 0, does not
+// serve the stream.
 func (a *attachment) refuse(start, end int64, why error) {
 	code := ErrContentUnavailable
 	if errors.Is(why, ErrContentChanged) {
 		code = ErrContentChanged
 	}
 	reason := why.Error()
-	if e, ok := errors.AsType[*Error](why); ok && e.Reason != "" {
-		reason = e.Reason // the code goes with it
+	if e, ok := errors.AsType[*Error](why); ok && e.Message != "" {
+		reason = e.Message // the code goes with it
 	}
 	a.session.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 		KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
@@ -144,8 +148,9 @@ func (a *attachment) refuse(start, end int64, why error) {
 	})
 }
 
-// lack tells the client what this server does not have, and drops what was granted of it, as the client does.
-func (a *attachment) lack(l *Lack) {
+// reportLack tells the client which bytes this server lacks, and drops the grants for them, as the
+// client does.
+func (a *attachment) reportLack(l *Lack) {
 	start, end := a.units.floor(l.Start), a.units.ceil(l.End)
 	if start >= end {
 		return
@@ -156,7 +161,8 @@ func (a *attachment) lack(l *Lack) {
 	a.refuse(start, end, l.Err)
 }
 
-// serve returns the error of the content, or nil when the attachment has ended.
+// serve writes grants until the attachment ends and returns nil, or until the content fails and
+// returns its error.
 func (a *attachment) serve() error {
 	if a.session.listener.config.OpenContent == nil {
 		return errors.New("this server has no content")
@@ -170,12 +176,12 @@ func (a *attachment) serve() error {
 	defer content.Close()
 	if partial, ok := content.(PartialContent); ok {
 		for _, l := range partial.Lacks() {
-			a.lack(&l)
+			a.reportLack(&l)
 		}
 	}
 	b := newBlock(int(max(a.frameSize(), a.units.size)))
 	defer b.release()
-	a.sync(0)
+	a.sendSync(0)
 	for {
 		e := a.next()
 		if e == nil {
@@ -191,7 +197,7 @@ func (a *attachment) serve() error {
 			return failed.err
 		}
 		if a.finish(e) == 0 && a.ctx.Err() == nil {
-			a.sync(end)
+			a.sendSync(end)
 		}
 		a.session.report(time.Now())
 	}
@@ -199,17 +205,17 @@ func (a *attachment) serve() error {
 
 // frameSize is the payload of a usual DATA frame, in bytes.
 func (a *attachment) frameSize() int64 {
-	return int64(a.session.listener.config.SecondaryStreams.BufferSize)
+	return int64(a.session.listener.config.BufferSize)
 }
 
-// sync tells the client where this source is and that it can write more.
-func (a *attachment) sync(offset int64) {
+// sendSync tells the client the position of this source and how many grants it accepts.
+func (a *attachment) sendSync(offset int64) {
 	a.session.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{
-		KwikStreamId: uint64(a.id), CurrentOffset: uint64(offset), Room: roomOffered,
+		KwikStreamId: uint64(a.id), CurrentOffset: uint64(offset), Room: grantQueueLimit,
 	})
 }
 
-// next returns the extent to write now, nil if there is none.
+// next returns the extent to write, or nil if the queue is empty.
 func (a *attachment) next() *extent {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -222,7 +228,7 @@ func (a *attachment) next() *extent {
 	return nil
 }
 
-// finish takes a written extent off the queue and returns how many are left.
+// finish removes a written extent from the queue and returns how many are left.
 func (a *attachment) finish(e *extent) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -231,8 +237,8 @@ func (a *attachment) finish(e *extent) int {
 	return len(a.queue)
 }
 
-// write answers one grant with one secondary stream and returns how far it got. The stream is opened when there is something to write: the
-// content may take its time, and fail.
+// write answers one grant with one secondary stream and returns the offset that it reached. It
+// opens the stream when the first bytes are read: reading the content may take long, or fail.
 func (a *attachment) write(e *extent, content Content, b *block) (off int64, err error) {
 	var s *secondaryStream
 	for off = e.start; ; {
@@ -250,7 +256,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 		next := a.units.cut(off, a.frameSize(), end)
 		if err := readPayload(content, b, off, int(next-off)); err != nil {
 			if lack, ok := errors.AsType[*Lack](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
-				a.lack(lack) // before the client notices that its grant ends early
+				a.reportLack(lack) // before the client notices that its grant ends early
 				if s != nil {
 					s.cancel()
 				}
@@ -262,7 +268,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 			return off, err
 		}
 		if s == nil {
-			if s, err = a.open(e); err != nil {
+			if s, err = a.openStream(e); err != nil {
 				return off, err
 			}
 		}
@@ -276,8 +282,8 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 	}
 }
 
-// open opens the stream that answers a grant.
-func (a *attachment) open(e *extent) (*secondaryStream, error) {
+// openStream opens the stream that answers a grant.
+func (a *attachment) openStream(e *extent) (*secondaryStream, error) {
 	s, err := a.session.openSecondaryStream(a.ctx, a.id, e.grant, e.start)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package kwik
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -17,104 +18,127 @@ const (
 	ProtocolJoin   = "kwik-join/1"
 )
 
-// A Config holds what a client or a server may set. The zero value, and nil, mean the defaults.
+// A Config holds the settings that clients and servers share. The zero value means the defaults. Negative times are
+// errors of Dial and Listen.
 type Config struct {
-	// QUIC is the configuration of the connections underneath. Zero fields, and nil, mean KWIK's defaults: a
-	// handshake time-out of 5 s, an idle time-out of 30 s, a keep-alive every 10 s, and receive windows on the client
-	// that grow to 12 MiB a path. The limits of incoming streams are KWIK's own and cannot be set.
+	// QUIC configures the connections. Zero fields, and nil, mean these defaults: a handshake time-out of 5 s, an idle
+	// time-out of 30 s, a keep-alive every 10 s, and receive windows of a client that grow to 12 MiB a path. KWIK sets
+	// MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 
-	// Now is the wall clock, for the dates of tickets. Nil means time.Now.
+	// Now is the wall clock that dates tickets. Nil means time.Now.
 	Now func() time.Time
 
-	// RateLimit bounds what aggregate streams take up of the network: on a client over all servers, on a server over all clients. Nil
-	// means no limit. A client that has one opens one connection to each server, unless ConnectionsPerServer says otherwise.
+	// RateLimit bounds the payload rate of aggregate streams: a client's over all its servers, a server's over all its
+	// clients. Nil means no limit. A client with a limit opens one connection to each server, unless
+	// ClientConfig.ConnectionsPerServer says otherwise.
 	RateLimit *RateLimit
 
-	// ---- clients
-
-	// ListenPacket makes the socket of the path to a secondary, which the session closes. Nil means a UDP socket of
-	// the system at any port.
-	ListenPacket func(ctx context.Context, remote netip.AddrPort) (net.PacketConn, error)
-
-	// Family restricts a client to addresses of one family, the primary's and those that it names of secondaries.
+	// Family restricts the addresses to which a client, or a secondary that joins, connects. The zero value means both
+	// families.
 	Family AddressFamily
 
-	// LookupIP finds the addresses of a host for DialAddr. Nil means the system's resolver.
+	// LookupIP resolves host names for DialAddr and Join. Nil means the system's resolver.
 	LookupIP LookupFunc
 
-	// ConnectionsPerServer is how many paths the client has to each server, 16 at most. 0 means one, and up to four while a path is
-	// limited by loss and not by its link.
+	// LocalAddresses returns the addresses of this host, besides loopback. A client uses them to decide which addresses a
+	// primary may name, a primary to decide which secondaries are on its own host. Nil asks the system.
+	LocalAddresses func() []netip.Addr
+
+	// HelloTimeout bounds the wait for the first frame of a connection, and for each frame of a join. 0 means 10 s.
+	HelloTimeout time.Duration
+}
+
+// A ClientConfig holds the settings of a client. Nil and the zero value mean the defaults. Negative values are errors of
+// Dial, unless a field says otherwise.
+type ClientConfig struct {
+	Config
+
+	// ListenPacket opens the socket of a path to a server at remote. The session closes it. Nil means a UDP socket of the
+	// system at any port. Dial uses the caller's socket for the primary instead.
+	ListenPacket func(ctx context.Context, remote netip.AddrPort) (net.PacketConn, error)
+
+	// ConnectionsPerServer is the number of paths to each server, at most 16; more counts as 16. 0 means one, and up to four
+	// while packet loss, and not the link, limits a path.
 	ConnectionsPerServer int
 
-	// Inspect asks servers what they say of themselves, and watches what QUIC finds out, for [ClientSession.Connection].
+	// Inspect collects more for [ClientSession.Connection]: the servers' statements about themselves, and the outcome of ECN
+	// validation.
 	Inspect bool
 
-	// ReorderWindow bounds what Read holds of a stream beyond the reader's position, in bytes. 0 means 32 MiB;
-	// less than 2 MiB means 2 MiB. CopyTo needs no window.
+	// ReorderWindow bounds the bytes of one stream that Read holds beyond the reader's position. 0 means 32 MiB; values
+	// below 2 MiB count as 2 MiB. CopyTo needs no window.
 	ReorderWindow int64
 
-	// SourceTimeout is how long an aggregate stream waits, when nothing comes though something is asked for, until it fails.
-	// 0 means 10 s.
+	// SourceTimeout bounds how long an aggregate stream waits while bytes are requested and none arrive; then it fails with
+	// ErrAggregationTimeout. 0 means 10 s.
 	SourceTimeout time.Duration
 
 	// ReorderTimeout bounds how long the reader of a pushed stream waits for the bytes of a hole. 0 means 30 s.
 	ReorderTimeout time.Duration
 
-	// ConflictResolution says which bytes count when two servers push different ones to the same place.
+	// ConflictResolution decides which bytes count if two servers push different ones to the same place. The zero value
+	// means the first.
 	ConflictResolution ConflictResolutionStrategy
 
-	// SecondaryStreams says how the streams that carry aggregate streams are received and, on servers, sent.
+	// SecondaryStreams configures how the streams that carry aggregate streams are received.
 	SecondaryStreams SecondaryStreamConfig
 
-	// Recovery says what happens when something goes wrong with one source. The zero value is the safe choice.
+	// Recovery decides how the client reacts to the faults of one server. The zero value is the safe choice.
 	Recovery RecoveryPolicy
+}
 
-	// ---- servers
+// A ServerConfig holds the settings of a listener. Nil and the zero value mean the defaults, which make a primary without
+// content. Negative values are errors of Listen, unless a field says otherwise.
+type ServerConfig struct {
+	Config
 
-	// Software is what clients that inspect the server are told that it runs, at most 64 bytes. May be empty.
-	Software string
-
-	// Role is what the listener is: the primary (zero) or a secondary.
+	// Role is the listener's role. The zero value means primary.
 	Role ServerRole
 
-	// OpenContent opens the content that a descriptor names, for the aggregate streams of clients. It is the same
-	// kind of function for both roles. Nil means that the server has no content: every attachment is refused.
+	// OpenContent opens the content that a descriptor names, for the aggregate streams of clients. Both roles use
+	// it. Nil means that the server has no content: it refuses to serve any pulled stream.
 	OpenContent OpenContentFunc
 
-	// JoinToken is the secret that secondaries prove to know when they join. On a primary, empty means that only
-	// peers on the same machine may join. On a secondary it is set in [JoinConfig].
-	JoinToken []byte
+	// BufferSize is the payload of one DATA frame in bytes, rounded to whole units; one unit if a single one is
+	// larger. 0 means 256 KiB, or less with a RateLimit; other values are clipped to the range from 64 KiB to 1 MiB.
+	BufferSize int
 
-	// LocalAddresses returns the machine's own addresses, besides loopback, for the rules of joining. Nil asks the system.
-	LocalAddresses func() []netip.Addr
+	// Software names the server's software to clients that inspect it. At most 64 bytes are sent. May be empty.
+	Software string
 
-	// OnMembership is called on a primary when a secondary has joined (reason nil) or has gone. It must not block.
-	OnMembership func(id PathID, addr netip.AddrPort, reason error)
-
-	// OnBlame is called on a primary when a client says that bytes of a path failed their proof. It must not block. The
-	// client may be wrong or lie. May be nil.
-	OnBlame func(s *ServerSession, path PathID, offset int64, reason string)
-
-	// Verify lets a primary find out whether a secondary serves right bytes when a client could not prove some. Nil means that clients'
-	// complaints go to OnBlame and nowhere else. It may be called by several goroutines at once.
-	Verify VerifyFunc
-
-	// OnSuspension is called on a primary when a secondary is not offered to clients any more, because it could not prove to Verify what a
-	// client blamed it for, and, with nil, when it has proved that. It must not block. May be nil.
-	OnSuspension func(id PathID, reason error)
-
-	// StatelessResetKey lets a client notice within a round trip that a server was restarted, if the server keeps the
+	// StatelessResetKey lets clients notice within a round trip that the server was restarted, provided that it keeps the
 	// key. Nil means none.
 	StatelessResetKey *quic.StatelessResetKey
 
-	// Limits on what strangers can make a server hold; 0 means the default in parentheses.
-	MaxSessions   int // clients at once (1024)
-	MaxHandshakes int // connections that have not said Hello yet (256)
-	MaxMembers    int // secondaries (64)
-	// HelloTimeout bounds the wait for the first frame of a connection, on either side: Hello, Welcome, JoinRequest and what
-	// follows that; and on a listener how long a handshake may be silent (10 s).
-	HelloTimeout time.Duration
+	// JoinToken is the secret of which secondaries prove knowledge when they join this primary. Empty means that only
+	// secondaries on the same host may join. A secondary sets its token in [JoinConfig].
+	JoinToken []byte
+
+	// OnMembership is called on a primary when a secondary has joined (err is nil) or has left. It must not block. May be nil.
+	OnMembership func(id ServerID, addr netip.AddrPort, err error)
+
+	// OnReject is called on a primary when a client reports that it rejected bytes of a server. The client may be
+	// wrong or lie; message is its text. OnReject must not block. May be nil.
+	OnReject func(s *ServerSession, server ServerID, offset int64, message string)
+
+	// Verify lets a primary check whether a secondary serves the right bytes after a client rejected some. It must be
+	// safe for concurrent use. Nil means that reports of clients go to OnReject and have no other effect.
+	Verify VerifyFunc
+
+	// OnSuspension is called on a primary when a secondary is suspended, because it could not prove to Verify the bytes
+	// that a client rejected, and with nil when it has proved them. Clients are not told of suspended
+	// secondaries. OnSuspension must not block. May be nil.
+	OnSuspension func(id ServerID, err error)
+
+	// MaxSessions is the maximum number of clients. 0 means 1,024.
+	MaxSessions int
+
+	// MaxHandshakes is the maximum number of connections that have not sent Hello yet. 0 means 256.
+	MaxHandshakes int
+
+	// MaxMembers is the maximum number of secondaries of a primary. 0 means 64.
+	MaxMembers int
 }
 
 // Limits of docs/PROTOCOL.md section 11 that are not configurable.
@@ -124,7 +148,7 @@ const (
 	maxSecondaryPaths       = 64
 	maxPlainStreams         = 100
 	maxStraySecondaryStream = 4 // bidirectional streams that a secondary may open to see them reset
-	maxPathIDLength         = 64
+	maxServerIDLength       = 64
 	maxAddresses            = 8 // of one secondary
 )
 
@@ -133,39 +157,110 @@ const (
 	defaultReorderWindow = 32 << 20
 )
 
-// populate returns a copy of c in which every field has its effective value.
-func (c *Config) populate() *Config {
-	p := Config{}
-	if c != nil {
-		p = *c
+// Clone returns a copy that may be changed without an effect on the original.
+func (c *ClientConfig) Clone() *ClientConfig {
+	clone := *c
+	clone.Config = c.Config.clone()
+	return &clone
+}
+
+func (c *ServerConfig) clone() *ServerConfig {
+	clone := *c
+	clone.Config = c.Config.clone()
+	return &clone
+}
+
+func (c *Config) clone() Config {
+	clone := *c
+	if c.QUIC != nil {
+		clone.QUIC = c.QUIC.Clone()
 	}
-	if p.QUIC == nil {
-		p.QUIC = &quic.Config{}
+	return clone
+}
+
+// effective returns a copy of c in which every field has its effective value, or an error that names a field whose value
+// is not allowed. c may be nil.
+func (c *ClientConfig) effective() (*ClientConfig, error) {
+	if c == nil {
+		c = &ClientConfig{}
 	}
-	p.QUIC = p.QUIC.Clone()
-	setDefault(&p.QUIC.HandshakeIdleTimeout, 5*time.Second)
-	setDefault(&p.QUIC.MaxIdleTimeout, 30*time.Second)
-	setDefault(&p.QUIC.KeepAlivePeriod, 10*time.Second)
-	p.QUIC.Allow0RTT = false
-	if p.Now == nil {
-		p.Now = time.Now
+	if err := c.validate(); err != nil {
+		return nil, err
 	}
+	return c.populate(), nil
+}
+
+// effective is ClientConfig.effective of a listener.
+func (c *ServerConfig) effective() (*ServerConfig, error) {
+	if c == nil {
+		c = &ServerConfig{}
+	}
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	return c.populate(), nil
+}
+
+// A setting is a field of a configuration with the least and the greatest value that is allowed.
+type setting struct {
+	name        string
+	value       int64
+	least, most int64
+}
+
+const unbounded = 1<<63 - 1
+
+func (c *ClientConfig) validate() error {
+	r := c.Recovery
+	return checkSettings("ClientConfig", append(c.Config.settings(),
+		setting{"ConnectionsPerServer", int64(c.ConnectionsPerServer), 0, unbounded},
+		setting{"ReorderWindow", c.ReorderWindow, 0, unbounded},
+		setting{"SourceTimeout", int64(c.SourceTimeout), 0, unbounded},
+		setting{"ReorderTimeout", int64(c.ReorderTimeout), 0, unbounded},
+		setting{"ConflictResolution", int64(c.ConflictResolution), 0, int64(ConflictResolutionReject)},
+		setting{"Recovery.Mapping.Backoff", int64(r.Mapping.Backoff), 0, unbounded},
+		setting{"Recovery.Aggregation", int64(r.Aggregation), 0, int64(FallbackCloseStream)},
+		setting{"Recovery.Metadata", int64(r.Metadata), 0, int64(RecoveryIgnoreStream)},
+	))
+}
+
+func (c *ServerConfig) validate() error {
+	return checkSettings("ServerConfig", append(c.Config.settings(),
+		setting{"Role", int64(c.Role), 0, int64(ServerRoleSecondary)},
+		setting{"BufferSize", int64(c.BufferSize), 0, unbounded},
+		setting{"MaxSessions", int64(c.MaxSessions), 0, unbounded},
+		setting{"MaxHandshakes", int64(c.MaxHandshakes), 0, unbounded},
+		setting{"MaxMembers", int64(c.MaxMembers), 0, unbounded},
+	))
+}
+
+func (c *Config) settings() []setting {
+	return []setting{
+		{"Family", int64(c.Family), 0, int64(IPv6)},
+		{"HelloTimeout", int64(c.HelloTimeout), 0, unbounded},
+	}
+}
+
+func checkSettings(config string, all []setting) error {
+	for _, s := range all {
+		switch {
+		case s.value < s.least:
+			return fmt.Errorf("kwik: %s.%s is %d, less than %d", config, s.name, s.value, s.least)
+		case s.value > s.most:
+			return fmt.Errorf("kwik: %s.%s is %d, more than %d", config, s.name, s.value, s.most)
+		}
+	}
+	return nil
+}
+
+// populate returns a copy of c with the defaults filled in.
+func (c *ClientConfig) populate() *ClientConfig {
+	p := c.Clone()
+	p.Config.populate()
 	if p.ListenPacket == nil {
 		p.ListenPacket = listenUDP
 	}
-	if p.LookupIP == nil {
-		p.LookupIP = net.DefaultResolver.LookupNetIP
-	}
-	if p.LocalAddresses == nil {
-		p.LocalAddresses = systemAddresses
-	}
-	if p.OnMembership == nil {
-		p.OnMembership = func(PathID, netip.AddrPort, error) {}
-	}
-	p.ConnectionsPerServer = clip(p.ConnectionsPerServer, 0, MaxConnectionsPerServer)
-	if p.OnSuspension == nil {
-		p.OnSuspension = func(PathID, error) {}
-	}
+	p.ConnectionsPerServer = min(p.ConnectionsPerServer, MaxConnectionsPerServer)
 	setDefault(&p.ReorderWindow, defaultReorderWindow)
 	p.ReorderWindow = max(p.ReorderWindow, minReorderWindow)
 	setDefault(&p.SourceTimeout, 10*time.Second)
@@ -176,21 +271,61 @@ func (c *Config) populate() *Config {
 	}
 	p.SecondaryStreams = p.SecondaryStreams.populate()
 	p.Recovery.Mapping = p.Recovery.Mapping.populate()
+	return p
+}
+
+// populate returns a copy of c with the defaults filled in.
+func (c *ServerConfig) populate() *ServerConfig {
+	p := c.clone()
+	p.Config.populate()
+	if p.OnMembership == nil {
+		p.OnMembership = func(ServerID, netip.AddrPort, error) {}
+	}
+	if p.OnReject == nil {
+		p.OnReject = func(*ServerSession, ServerID, int64, string) {}
+	}
+	if p.OnSuspension == nil {
+		p.OnSuspension = func(ServerID, error) {}
+	}
+	if p.RateLimit != nil {
+		setDefault(&p.BufferSize, p.RateLimit.bufferSize())
+	}
+	p.BufferSize = populateBufferSize(p.BufferSize)
 	setDefault(&p.MaxSessions, 1024)
 	setDefault(&p.MaxHandshakes, 256)
 	setDefault(&p.MaxMembers, 64)
-	setDefault(&p.HelloTimeout, 10*time.Second)
-	return &p
+	return p
 }
 
-// clientQUIC returns the QUIC configuration of a path to a server of the given role. The isolation rule's stream limits
-// are set here: unidirectional streams come from every server, bidirectional ones from the primary; a
-// secondary may open a few, only to see them reset.
-func (c *Config) clientQUIC(role ServerRole) *quic.Config {
+// populate fills the defaults in.
+func (c *Config) populate() {
+	if c.QUIC == nil {
+		c.QUIC = &quic.Config{}
+	}
+	setDefault(&c.QUIC.HandshakeIdleTimeout, 5*time.Second)
+	setDefault(&c.QUIC.MaxIdleTimeout, 30*time.Second)
+	setDefault(&c.QUIC.KeepAlivePeriod, 10*time.Second)
+	c.QUIC.Allow0RTT = false // a ticket could be replayed
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.LookupIP == nil {
+		c.LookupIP = net.DefaultResolver.LookupNetIP
+	}
+	if c.LocalAddresses == nil {
+		c.LocalAddresses = systemAddresses
+	}
+	setDefault(&c.HelloTimeout, 10*time.Second)
+}
+
+// clientQUIC returns the QUIC configuration of a path to a server of the given role. It sets the stream limits of the
+// isolation rule: every server may open unidirectional streams, the primary bidirectional ones. A secondary may open a few
+// bidirectional streams, only to see them reset.
+func (c *ClientConfig) clientQUIC(role ServerRole) *quic.Config {
 	q := c.QUIC.Clone()
 	if c.RateLimit != nil {
-		// The connection's window is what bounds the bytes that have come and were not taken. It grows by itself with the round-trip
-		// time. A stream's window must not, for it would take the connection's along.
+		// The connection's window bounds the bytes that have arrived and are unread. It grows by itself with the
+		// round-trip time. A stream's window must not grow, for it would make the connection's grow as well.
 		setDefault(&q.InitialConnectionReceiveWindow, c.RateLimit.window())
 		setDefault(&q.MaxStreamReceiveWindow, 4<<20)
 	}
@@ -210,9 +345,8 @@ func (c *Config) clientQUIC(role ServerRole) *quic.Config {
 }
 
 // serverQUIC returns the QUIC configuration of a listener: clients open no unidirectional streams.
-func (c *Config) serverQUIC() *quic.Config {
+func (c *ServerConfig) serverQUIC() *quic.Config {
 	q := c.QUIC.Clone()
-	setDefault(&q.HandshakeIdleTimeout, c.HelloTimeout)
 	q.MaxIncomingStreams = maxPlainStreams
 	q.MaxIncomingUniStreams = -1
 	return q

@@ -43,7 +43,7 @@ type ContentRequest struct {
 	Descriptor []byte
 	// Size is the size of the stream, in bytes.
 	Size int64
-	// Session is the client's session at this server; nil if it is the primary that asks a secondary for a proof (Config.Verify).
+	// Session is the client's session at this server; nil if it is the primary that asks a secondary for a proof (ServerConfig.Verify).
 	Session *ServerSession
 }
 

@@ -17,7 +17,7 @@ import (
 // It is quic-go's Dial, with these differences: the connection's protocol is "kwik/1" whatever tlsConf says, and it
 // returns when the server has said Welcome. Errors are quic-go's, or an [*Error]: ErrInvalidStreamRole if the server is a
 // secondary, ErrAccessRefused, ErrVersionMismatch, ErrMetadataProtocolViolation.
-func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
+func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
 	s, err := DialEarly(ctx, conn, addr, tlsConf, conf)
 	if err != nil {
 		return nil, err
@@ -28,12 +28,15 @@ func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.
 // DialEarly is Dial, but that it returns a round trip earlier: after the QUIC handshake, which has shown who the server is, and with Hello
 // under way. What is written to the session's streams now travels with Hello, and the server does not look at it before
 // it has accepted that. If it does not, all calls fail; [ClientSession.Welcomed] says why. There is no 0-RTT.
-func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
+func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
 	remote, err := addrPort(addr)
 	if err != nil {
 		return nil, err
 	}
-	c := conf.populate()
+	c, err := conf.effective()
+	if err != nil {
+		return nil, err
+	}
 	transport := &quic.Transport{Conn: conn}
 	q, err := transport.Dial(ctx, addr, clientTLS(tlsConf, ProtocolClient), c.clientQUIC(ServerRolePrimary))
 	if err != nil {
@@ -43,10 +46,10 @@ func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf 
 	return startClient(ctx, dialled{conn: q, addr: remote, release: func() { transport.Close() }}, tlsConf, c)
 }
 
-// DialAddr connects to a primary at host:port, through a socket of its own (Config.ListenPacket). If the host has
+// DialAddr connects to a primary at host:port, through a socket of its own (ClientConfig.ListenPacket). If the host has
 // several addresses they are tried in order, IPv6 and IPv4 in turn, each a quarter of a second after the one before or as soon
 // as that has failed (RFC 8305); the first that finishes its handshake wins, and the others are given up.
-func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
+func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
 	s, err := DialAddrEarly(ctx, addr, tlsConf, conf)
 	if err != nil {
 		return nil, err
@@ -55,8 +58,11 @@ func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *Confi
 }
 
 // DialAddrEarly is to DialAddr what DialEarly is to Dial.
-func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *Config) (*ClientSession, error) {
-	c := conf.populate()
+func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
+	c, err := conf.effective()
+	if err != nil {
+		return nil, err
+	}
 	addrs, err := c.resolve(ctx, addr)
 	if err != nil {
 		return nil, err
@@ -84,7 +90,7 @@ func (s *ClientSession) afterWelcome(ctx context.Context) (*ClientSession, error
 	return s, nil
 }
 
-func startClient(ctx context.Context, d dialled, tlsConf *tls.Config, c *Config) (*ClientSession, error) {
+func startClient(ctx context.Context, d dialled, tlsConf *tls.Config, c *ClientConfig) (*ClientSession, error) {
 	if tlsConf == nil {
 		tlsConf = &tls.Config{}
 	}

@@ -1,39 +1,57 @@
-// Package kwik is a multi-server transport on QUIC: a client opens one session, to a primary, and reads streams whose
-// bytes come from the primary and any number of secondaries at once. The application sees one session and one stream; which
-// servers take part, join, stall, lie or die is handled here.
+// Package kwik is a multi-server transport over QUIC. A client opens one session, to a primary server, and reads streams
+// whose bytes arrive from the primary and any number of secondary servers at once. The application sees one session and one
+// stream. The package handles the servers: which of them take part, join, stall, send wrong bytes or fail.
 //
 // # Use
 //
-// [Dial] and [Listen] have quic-go's shape, and plain streams behave as quic-go's do, so a program written for quic-go moves
-// over by changing the package there. What is new is the aggregate stream: the primary opens one with
-// [ServerSession.OpenAggregateStream], saying how long it is and, in a descriptor of the application's own, what it is; every
-// server hands the descriptor to its [Config].OpenContent; the client reads the [Stream] in order or with CopyTo as bytes
-// come. Secondaries make themselves known to the primary with [Listener.Join]. An aggregate stream may also be pushed
-// ([AggregateStreamSpec].Pushed): then servers write their parts when they like, through [SecondaryStream]s.
+// [Dial] and [Listen] have the shape of quic-go's functions, and a [Stream] behaves as quic-go's does. A program written for
+// quic-go changes the package there.
 //
-// The package knows nothing of files. It proves nothing by itself either: [Stream.SetProof] takes the function that does.
+// The aggregate stream is new. The primary opens one with [ServerSession.OpenAggregateStream]; it states the size, and
+// describes the content in a descriptor of the application's own. The client accepts it with
+// [ClientSession.AcceptAggregate] or [ClientSession.AcceptNextAggregate], opens it with a function that verifies its bytes,
+// and reads from the [AggregateReader]: with Read in order, or with CopyTo as bytes arrive. Every server passes the
+// descriptor to its [ServerConfig].OpenContent. A secondary registers with the primary by [Listener.Join].
 //
-// # The data's way
+// The servers of a pushed stream ([AggregateStreamSpec].Pushed) write their parts when they like, each through a
+// [SecondaryStream].
 //
-//	Dial -> ClientSession -> path -> secondaryStreamHandler -> streamAggregator -> Stream.Read, Stream.CopyTo
-//	                          |            (frames)             (proof, place)
+// The package knows nothing of files. It verifies nothing by itself either: see [AggregateOffer.Open].
+//
+// # Errors
+//
+// A caller may meet these errors, all of them to be recognised by errors.Is and errors.As:
+//
+//   - [*Error], with an [ErrorCode] and the path, stream and offset concerned: KWIK's own errors of either side.
+//   - quic-go's: *quic.TransportError, *quic.ApplicationError with a code that is not KWIK's, *quic.StreamError
+//     likewise, *quic.IdleTimeoutError, *quic.HandshakeTimeoutError, *quic.StatelessResetError,
+//     *quic.VersionNegotiationError.
+//   - net.ErrClosed, after this side has closed the session, stream or listener.
+//   - The error or cause of the context that a call was given, and os.ErrDeadlineExceeded after a deadline.
+//   - The application's: those of a [ProofFunc], of the io.WriterAt of CopyTo, of [ClientConfig].ListenPacket and LookupIP.
+//   - Errors without a type, which name the mistake of the caller: a configuration that is not allowed, Read after CopyTo.
+//
+// [AggregateReader.Read] and Stream.Read return io.EOF at the end.
+//
+// # The way of the data
+//
+//	Dial -> ClientSession -> path -> secondaryStreamHandler -> streamAggregator -> AggregateReader
+//	                          |            (frames)            (verify, place)
 //	                          '-- control stream <- grants <- scheduler
 //
-// A path is one QUIC connection to one server. The client's scheduler grants extents to sources over the control streams; a
-// source answers each grant with one secondary stream (a QUIC unidirectional stream); the handler parses its frames
-// (metadataProtocol) and keeps the mapping (streamMappingManager); the aggregator has the bytes proved, asks the
-// offsetManager which of them are new, puts them in their place and tells the scheduler. On a server an attachment reads the
-// content and writes the secondary streams.
+// A path is one QUIC connection to one server. The client's scheduler grants extents to sources over the control streams. A
+// source answers each grant with one secondary stream, a QUIC unidirectional stream. The handler parses its frames
+// (metadataProtocol) and keeps the mapping (streamMappingManager). The aggregator has the bytes verified, asks the
+// offsetManager which of them are new, places them and tells the scheduler. On a server an attachment reads the content
+// and writes the secondary streams.
 //
-// # Rules for everything in here
+// # Rules
 //
-// A public stream exists on the primary's path only (isolation.go decides). A call that waits takes a context, or has a
-// deadline on its stream. Closing a session or a listener waits until nothing of it is left.
+// Public streams exist on the primary's path only (isolation.go). A call that blocks takes a context, or its stream has a
+// deadline. Closing a session or a listener waits until all its goroutines have ended. All types are safe for
+// concurrent use, except for SecondaryStream. docs/PROTOCOL.md describes the wire.
 //
-// Errors are those of quic-go, or an [*Error] with an [ErrorCode]; the wire is described in docs/PROTOCOL.md.
+// # Limits
 //
-// # What is missing
-//
-// Unidirectional plain streams and datagrams (unidirectional QUIC streams are taken), 0-RTT, several connections
-// to one server, draining.
+// There are no unidirectional plain streams, no datagrams and no 0-RTT.
 package kwik

@@ -35,10 +35,10 @@ func TestDrain(t *testing.T) {
 				client, server := w.dial(nil)
 				w.wantState(client, "s1", PathActive)
 				w.wantState(client, "s2", PathActive)
-				c := w.copy(w.offer(client, server, unit))
-				leaving, id := w.secondaries[0], PathID("s1")
+				c := w.copy(w.offer(client, server, unit, nil))
+				leaving, id := w.secondaries[0], ServerID("s1")
 				if who == "primary" {
-					leaving, id = w.primary, primaryPathID
+					leaving, id = w.primary, primaryID
 				}
 				w.within(time.Second, func() bool { return delivered(c.s, id) > 0 })
 				begun := time.Now()
@@ -63,8 +63,8 @@ func TestDrain(t *testing.T) {
 func TestDrainWhereNobodyElseIs(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
-		c := w.copy(w.offer(client, server, unit))
-		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		c := w.copy(w.offer(client, server, unit, nil))
+		w.within(time.Second, func() bool { return delivered(c.s, primaryID) > 0 })
 		over := w.shutDown(w.primary, time.Minute)
 		c.wantAll()
 		select {
@@ -74,9 +74,9 @@ func TestDrainWhereNobodyElseIs(t *testing.T) {
 		}
 	})
 	inWorldOf(t, 12<<20, 0, slow, func(w *world) {
-		client, server := w.dial(&Config{SourceTimeout: 2 * time.Second})
-		c := w.copy(w.offer(client, server, unit))
-		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		client, server := w.dial(&ClientConfig{SourceTimeout: 2 * time.Second})
+		c := w.copy(w.offer(client, server, unit, nil))
+		w.within(time.Second, func() bool { return delivered(c.s, primaryID) > 0 })
 		begun := time.Now()
 		<-w.shutDown(w.primary, 500*time.Millisecond)
 		if took := time.Since(begun); took < 500*time.Millisecond || took > 700*time.Millisecond {
@@ -136,10 +136,14 @@ func TestRollingRestart(t *testing.T) {
 						client.CloseWithError(0, "")
 						continue
 					}
-					s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
+					offer, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
 					if err != nil {
 						client.CloseWithError(0, "")
 						continue
+					}
+					s, err := offer.Open(nil)
+					if err != nil {
+						w.t.Fatal(err)
 					}
 					w.copy(s).wantAll()
 					client.CloseWithError(0, "")
@@ -166,20 +170,20 @@ func TestRollingRestart(t *testing.T) {
 
 // A primary that is restarted in the middle of a stream is used again, though the new process knows nothing of the session.
 func TestPrimaryComesBack(t *testing.T) {
-	reset := configured(func(c *Config) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
+	reset := configured(func(c *ServerConfig) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
 	inWorldOf(t, 24<<20, 0, slow, func(w *world) {
 		w.primary.stop()
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), reset)
 		w.secondaries = append(w.secondaries, w.join())
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		c := w.copy(w.offer(client, server, unit))
-		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		c := w.copy(w.offer(client, server, unit, nil))
+		w.within(time.Second, func() bool { return delivered(c.s, primaryID) > 0 })
 		old := w.primary
 		old.kill()
 		w.primary = w.serve(ServerRolePrimary, restarted(old), reset)
-		begun, before := time.Now(), delivered(c.s, primaryPathID)
-		w.within(10*time.Second, func() bool { return delivered(c.s, primaryPathID) > before+unit })
+		begun, before := time.Now(), delivered(c.s, primaryID)
+		w.within(10*time.Second, func() bool { return delivered(c.s, primaryID) > before+unit })
 		if took := time.Since(begun); took > 4*time.Second {
 			w.t.Errorf("it is used again after %v", took)
 		}
@@ -195,13 +199,13 @@ func TestPrimaryComesBack(t *testing.T) {
 
 // When the primary is alone and is restarted the stream waits for it.
 func TestPrimaryComesBackAlone(t *testing.T) {
-	reset := configured(func(c *Config) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
+	reset := configured(func(c *ServerConfig) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
 	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
 		w.primary.stop()
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), reset)
 		client, server := w.dial(nil)
-		c := w.copy(w.offer(client, server, unit))
-		w.within(time.Second, func() bool { return delivered(c.s, primaryPathID) > 0 })
+		c := w.copy(w.offer(client, server, unit, nil))
+		w.within(time.Second, func() bool { return delivered(c.s, primaryID) > 0 })
 		old := w.primary
 		old.kill()
 		time.Sleep(time.Second)
@@ -214,7 +218,7 @@ func TestPrimaryComesBackAlone(t *testing.T) {
 func TestDrainAndPlainStreams(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
-		w.copy(w.offer(client, server, unit)).wantAll() // served
+		w.copy(w.offer(client, server, unit, nil)).wantAll() // served
 		time.Sleep(time.Second)
 		cs, err := client.OpenStreamSync(w.t.Context())
 		if err != nil {
@@ -247,8 +251,8 @@ func TestDrainAndPlainStreams(t *testing.T) {
 func TestDrainAndOffers(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
-		w.copy(w.offer(client, server, unit)).wantAll() // served
-		s := w.offer(client, server, unit)
+		w.copy(w.offer(client, server, unit, nil)).wantAll() // served
+		s := w.offer(client, server, unit, nil)
 		time.Sleep(time.Second)
 		w.shutDown(w.primary, time.Minute)
 		time.Sleep(100 * time.Millisecond)

@@ -56,7 +56,7 @@ func TestDialEarlyIsRefused(t *testing.T) {
 			w.t.Fatal(err)
 		}
 		stream.Write([]byte("a request"))
-		if st := w.path(client, primaryPathID); st.State != PathConnecting {
+		if st := w.path(client, primaryID); st.State != PathConnecting {
 			w.t.Errorf("the path is %v before Welcome", st.State)
 		}
 		_, err = stream.Read(make([]byte, 1))
@@ -72,11 +72,11 @@ func TestDialEarlyIsRefused(t *testing.T) {
 func TestAttachmentTravelsWithHello(t *testing.T) {
 	inWorldOf(t, 8*unit, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
-		stream := w.offer(client, server, unit)
+		stream := w.offer(client, server, unit, nil)
 		copying := w.copy(stream)
 		fake, id := w.fakeSecondary()
 		p, hello := fake.accept()
-		if PathID(hello.GetPathId()) != id {
+		if ServerID(hello.GetPathId()) != id {
 			w.t.Errorf("Hello %v", hello)
 		}
 		p.control.SetReadDeadline(time.Now().Add(time.Second))
@@ -100,30 +100,24 @@ func TestFirstBytes(t *testing.T) {
 	}{{0, 3, 4}, {unit, 2, 4}} {
 		inWorldOf(t, 40*unit, 2, simnet.Link{Latency: rtt / 4}, func(w *world) {
 			for _, s := range append(w.secondaries, w.primary) { // frames that fit QUIC's first congestion window
-				s.config.SecondaryStreams.BufferSize = 16 << 10
+				s.config.BufferSize = 16 << 10
 			}
 			w.wg.Go(func() {
-				o, err := (<-w.primary.sessions).OpenAggregateStream(AggregateStreamSpec{
+				_, err := (<-w.primary.sessions).OpenAggregateStream(AggregateStreamSpec{
 					Size: 40 * unit, Alignment: 1000, Descriptor: []byte("data"), HeadStart: c.headStart,
 				})
 				if err != nil {
 					w.t.Error(err)
-					return
 				}
-				o.Start()
 			})
 			begun := time.Now()
 			client, err := w.tryDialWith(DialEarly, w.primary.addr, w.primary.pin(), nil)
 			if err != nil {
 				w.t.Fatal(err)
 			}
-			stream, err := client.AcceptAggregate(w.t.Context(), FirstAggregateStreamID)
-			if err != nil {
-				w.t.Fatal(err)
-			}
 			var mu sync.Mutex
-			first := make(map[PathID]time.Duration)
-			stream.SetProof(func(source PathID, off int64, p []byte) error {
+			first := make(map[ServerID]time.Duration)
+			stream := w.accept(client, FirstAggregateStreamID, func(source ServerID, off int64, p []byte) error {
 				mu.Lock()
 				defer mu.Unlock()
 				if first[source] == 0 {
@@ -132,7 +126,7 @@ func TestFirstBytes(t *testing.T) {
 				return w.prove(source, off, p)
 			})
 			w.copy(stream).wantAll()
-			for id, trips := range map[PathID]int{"primary": c.primary, "s1": c.secondary, "s2": c.secondary} {
+			for id, trips := range map[ServerID]int{"primary": c.primary, "s1": c.secondary, "s2": c.secondary} {
 				if got := float64(first[id]) / float64(rtt); got < float64(trips) || got > float64(trips)+0.1 {
 					w.t.Errorf("head start %d: %s after %.3f round trips, want %d", c.headStart, id, got, trips)
 				}

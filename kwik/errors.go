@@ -3,14 +3,15 @@ package kwik
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/quic-go/quic-go"
 )
 
-// An ErrorCode says why KWIK refused or ended something. It is what travels in QUIC's application and stream error
-// codes (docs/PROTOCOL.md section 10), and it is an error itself, so that errors.Is(err, kwik.ErrInvalidStreamRole)
-// recognises an [*Error] of that code wherever it came from.
+// An ErrorCode is the class of a KWIK error. It travels in QUIC's application and stream error codes (docs/PROTOCOL.md
+// section 10). It is an error itself: errors.Is(err, kwik.ErrInvalidStreamRole) reports whether err is, or wraps, an
+// [*Error] of that code.
 type ErrorCode uint64
 
 // The seven codes of the original specification.
@@ -50,7 +51,7 @@ var errorCodeNames = map[ErrorCode]string{
 	ErrContentChanged:            "KWIK_CONTENT_CHANGED",
 }
 
-// Error returns the code's name on the wire page, or its number if it has none here.
+// Error returns the code's name in docs/PROTOCOL.md, or its number if it has none.
 func (c ErrorCode) Error() string {
 	if name, ok := errorCodeNames[c]; ok {
 		return name
@@ -58,11 +59,10 @@ func (c ErrorCode) Error() string {
 	return fmt.Sprintf("KWIK_ERROR_%#x", uint64(c))
 }
 
-// An Error is a KWIK error with what is known about where it happened. Use errors.As for the fields and
-// errors.Is with an [ErrorCode] for the code.
+// An Error is a KWIK error. Use errors.As for the fields and errors.Is with an [ErrorCode] for the code.
 type Error struct {
 	Code ErrorCode
-	// Remote is true if the peer raised the error, false if this side did.
+	// Remote reports whether the peer raised the error.
 	Remote bool
 	// Path is the path concerned; empty if none.
 	Path PathID
@@ -70,10 +70,18 @@ type Error struct {
 	Stream StreamID
 	// Offset is the offset in that stream, in bytes; -1 if none.
 	Offset int64
-	// Reason is for people.
-	Reason string
-	// Err is the cause, if another error is.
+	// Message is the text of the error. It is sent to the peer.
+	Message string
+	// Err is the cause; nil if none.
 	Err error
+
+	hasCause bool // Message contains the text of Err
+}
+
+// NewError returns an Error of this side that concerns no particular path or stream, as an [OpenContentFunc] or a
+// [Content] returns it.
+func NewError(code ErrorCode, message string) *Error {
+	return &Error{Code: code, Stream: -1, Offset: -1, Message: message}
 }
 
 func (e *Error) Error() string {
@@ -88,15 +96,12 @@ func (e *Error) Error() string {
 	if e.Offset >= 0 {
 		fmt.Fprintf(&b, "offset %d: ", e.Offset)
 	}
-	if e.Reason != "" {
-		b.WriteString(e.Reason)
+	if e.Message != "" {
+		b.WriteString(e.Message)
 		b.WriteString(" ")
 	}
-	if e.Err != nil {
-		// A reason made by errorf contains its cause already; the text of QUIC's errors is the peer's.
-		if cause := e.Err.Error(); !strings.Contains(e.Reason, cause) {
-			fmt.Fprintf(&b, "(%s) ", printable(cause))
-		}
+	if e.Err != nil && !e.hasCause {
+		fmt.Fprintf(&b, "(%s) ", printable(e.Err.Error())) // the text of QUIC's errors is the peer's
 	}
 	side := "local"
 	if e.Remote {
@@ -115,23 +120,30 @@ func (e *Error) Is(target error) bool {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// errorf makes a local error that concerns no particular path or stream.
+// errorf returns an error of this side that concerns no particular path or stream. %w sets its cause.
 func errorf(code ErrorCode, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Code: code, Stream: -1, Offset: -1, Reason: err.Error(), Err: errors.Unwrap(err)}
+	cause := errors.Unwrap(err)
+	return &Error{Code: code, Stream: -1, Offset: -1, Message: err.Error(), Err: cause, hasCause: cause != nil}
 }
 
-// onPath says on which path e happened and returns e.
+// onPath sets the path and returns e.
 func (e *Error) onPath(id PathID) *Error {
 	e.Path = id
 	return e
 }
 
-// onStream says in which KWIK stream and where e happened (offset -1: nowhere in particular) and returns e.
+// onStream sets the KWIK stream and the offset, -1 for none, and returns e.
 func (e *Error) onStream(id StreamID, offset int64) *Error {
 	e.Stream, e.Offset = id, offset
 	return e
 }
+
+// A closedError is the error of a call on something that this side has closed. It wraps net.ErrClosed.
+type closedError string
+
+func (e closedError) Error() string { return string(e) }
+func (e closedError) Unwrap() error { return net.ErrClosed }
 
 // codeOf returns the code with which to close a path or reset a stream because of err.
 func codeOf(err error) ErrorCode {
@@ -144,16 +156,16 @@ func codeOf(err error) ErrorCode {
 	return ErrMetadataProtocolViolation
 }
 
-// fromQUIC turns a QUIC application or stream error that carries one of our codes into an [*Error], and returns every
-// other error as it is.
+// fromQUIC returns the [*Error] for a QUIC application or stream error that carries one of the codes above, and every
+// other error unchanged.
 func fromQUIC(err error, path PathID) error {
 	var (
-		code   ErrorCode
-		remote bool
-		reason string
+		code    ErrorCode
+		remote  bool
+		message string
 	)
 	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
-		code, remote, reason = ErrorCode(e.ErrorCode), e.Remote, e.ErrorMessage
+		code, remote, message = ErrorCode(e.ErrorCode), e.Remote, e.ErrorMessage
 	} else if e, ok := errors.AsType[*quic.StreamError](err); ok {
 		code, remote = ErrorCode(e.ErrorCode), e.Remote
 	} else {
@@ -162,10 +174,10 @@ func fromQUIC(err error, path PathID) error {
 	if _, known := errorCodeNames[code]; !known || code == NoError {
 		return err
 	}
-	return &Error{Code: code, Remote: remote, Path: path, Stream: -1, Offset: -1, Reason: printable(reason), Err: err}
+	return &Error{Code: code, Remote: remote, Path: path, Stream: -1, Offset: -1, Message: printable(message), Err: err}
 }
 
-// printable makes text of a peer safe to print: no control characters, bounded.
+// printable returns text of a peer with at most 200 bytes and without control characters, so that it is safe to print.
 func printable(s string) string {
 	const most = 200
 	if len(s) > most {

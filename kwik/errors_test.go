@@ -65,7 +65,7 @@ func TestErrorText(t *testing.T) {
 		{&Error{Code: ErrAccessRefused, Remote: true, Stream: -1, Offset: -1}, "kwik: [KWIK_ACCESS_REFUSED remote]"},
 		{errorf(ErrOffsetSyncFailure, "no").onPath("s1").onStream(0, 0), `kwik: path "s1": stream 0x0: offset 0: no [KWIK_OFFSET_SYNC_FAILURE local]`},
 		{errorf(ErrOffsetSyncFailure, "no").onStream(FirstAggregateStreamID, -1), "kwik: stream 0x4000000000000000: no [KWIK_OFFSET_SYNC_FAILURE local]"},
-		{&Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1, Reason: "no", Err: io.EOF}, "kwik: no (EOF) [KWIK_AGGREGATION_TIMEOUT local]"},
+		{&Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1, Message: "no", Err: io.EOF}, "kwik: no (EOF) [KWIK_AGGREGATION_TIMEOUT local]"},
 		{errorf(ErrMetadataProtocolViolation, "frame: %w", io.EOF), "kwik: frame: EOF [KWIK_METADATA_PROTOCOL_VIOLATION local]"},
 	} {
 		if got := tt.err.Error(); got != tt.want {

@@ -42,7 +42,7 @@ func ExampleServerSession_AcceptPushedStream() {
 	})
 
 	// The secondary joins the primary and writes the end.
-	secondary, err := kwik.ListenAddr("127.0.0.1:0", secondaryTLS, &kwik.Config{Role: kwik.ServerRoleSecondary})
+	secondary, err := kwik.ListenAddr("127.0.0.1:0", secondaryTLS, &kwik.ServerConfig{Role: kwik.ServerRoleSecondary})
 	check(err)
 	defer secondary.Close()
 	_, err = secondary.Join(ctx, primary.Addr().String(), kwik.JoinConfig{TLS: clientTLS})
@@ -57,9 +57,12 @@ func ExampleServerSession_AcceptPushedStream() {
 	session, err := kwik.DialAddr(ctx, primary.Addr().String(), clientTLS, nil)
 	check(err)
 	defer session.CloseWithError(0, "")
-	stream, err := session.AcceptStream(ctx)
+	offer, err := session.AcceptNextAggregate(ctx)
 	check(err)
-	text, err := io.ReadAll(stream)
+	reader, err := offer.Open(nil) // trusts both servers
+	check(err)
+	defer reader.Close()
+	text, err := io.ReadAll(reader)
 	check(err)
 	fmt.Printf("%s", text)
 	servers.Wait()

@@ -2,23 +2,36 @@ package kwik_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
+	"math/big"
+	"net"
 	"strings"
 	"time"
 
-	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 )
 
 // exampleTLS makes a key for a server and the configuration of a client that trusts it.
 func exampleTLS() (server, client *tls.Config) {
-	cert, err := trust.NewIdentity(time.Now())
-	if err != nil {
-		panic(err)
+	public, private, err := ed25519.GenerateKey(nil)
+	check(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
+		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true, // signs itself
 	}
-	return &tls.Config{Certificates: []tls.Certificate{cert}}, trust.PinnedClientConfig(nil, trust.PinOf(cert.Leaf))
+	der, err := x509.CreateCertificate(nil, template, template, public, private)
+	check(err)
+	cert, err := x509.ParseCertificate(der)
+	check(err)
+	roots := x509.NewCertPool()
+	roots.AddCert(cert)
+	server = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: private}}}
+	return server, &tls.Config{RootCAs: roots, ServerName: "localhost"}
 }
 
 func check(err error) {
@@ -72,10 +85,10 @@ func ExampleServerSession_OpenAggregateStream() {
 	primaryTLS, clientTLS := exampleTLS()
 	secondaryTLS, _ := exampleTLS()
 
-	primary, err := kwik.ListenAddr("127.0.0.1:0", primaryTLS, &kwik.Config{OpenContent: openText})
+	primary, err := kwik.ListenAddr("127.0.0.1:0", primaryTLS, &kwik.ServerConfig{OpenContent: openText})
 	check(err)
 	defer primary.Close()
-	secondary, err := kwik.ListenAddr("127.0.0.1:0", secondaryTLS, &kwik.Config{Role: kwik.ServerRoleSecondary, OpenContent: openText})
+	secondary, err := kwik.ListenAddr("127.0.0.1:0", secondaryTLS, &kwik.ServerConfig{Role: kwik.ServerRoleSecondary, OpenContent: openText})
 	check(err)
 	defer secondary.Close()
 	membership, err := secondary.Join(ctx, primary.Addr().String(), kwik.JoinConfig{TLS: clientTLS})
@@ -92,12 +105,21 @@ func ExampleServerSession_OpenAggregateStream() {
 	session, err := kwik.DialAddr(ctx, primary.Addr().String(), clientTLS, nil)
 	check(err)
 	defer session.CloseWithError(0, "")
-	stream, err := session.AcceptStream(ctx)
+	offer, err := session.AcceptNextAggregate(ctx)
 	check(err)
-	defer stream.Close()
-	content, err := io.ReadAll(stream)
+	reader, err := offer.Open(func(server kwik.ServerID, off int64, p []byte) error {
+		for i, b := range p {
+			if b != "abc"[(off+int64(i))%3] {
+				return fmt.Errorf("%s sent %q at %d", server, b, off+int64(i))
+			}
+		}
+		return nil
+	})
 	check(err)
-	fmt.Printf("%d bytes: %s\n", stream.Size(), content)
+	defer reader.Close()
+	content, err := io.ReadAll(reader)
+	check(err)
+	fmt.Printf("%d bytes: %s\n", reader.Size(), content)
 	// Output:
 	// joined as s1
 	// 15 bytes: abcabcabcabcabc

@@ -19,10 +19,10 @@ func TestFiftyClients(t *testing.T) {
 		var mu sync.Mutex
 		var took []time.Duration
 		var wg sync.WaitGroup
-		sessions := make(map[*ClientSession]*Stream)
+		sessions := make(map[*ClientSession]*AggregateReader)
 		for range clients {
 			client, server := w.dial(nil)
-			sessions[client] = w.offer(client, server, unit)
+			sessions[client] = w.offer(client, server, unit, nil)
 		}
 		start := time.Now()
 		for client, s := range sessions {

@@ -60,7 +60,7 @@ func (w *world) fakeServer() *fakeServer {
 }
 
 // fakeSecondary starts a server without any behaviour that the primary believes to be a secondary.
-func (w *world) fakeSecondary() (*fakeServer, PathID) {
+func (w *world) fakeSecondary() (*fakeServer, ServerID) {
 	w.t.Helper()
 	f := w.fakeServer()
 	m := &member{addr: f.addr, pin: f.pin, key: ticketKey{1}}
@@ -101,7 +101,7 @@ func (f *fakeServer) accept() (*fakePeer, *kwikpb.Hello) {
 }
 
 // welcome accepts the next client as a server of the role.
-func (f *fakeServer) welcome(role kwikpb.Role, id PathID) *fakePeer {
+func (f *fakeServer) welcome(role kwikpb.Role, id ServerID) *fakePeer {
 	f.w.t.Helper()
 	p, _ := f.accept()
 	p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{Version: protocolVersion, Role: role, PathId: string(id)}}})
@@ -149,7 +149,7 @@ func (p *fakePeer) openControl() {
 func (p *fakePeer) use(stream *quic.Stream) { p.control, p.r = stream, bufio.NewReader(stream) }
 
 // fakeGuest is a client that a server has welcomed. With a primary, id and ticket are empty.
-func (w *world) fakeGuest(to *testServer, session SessionID, id PathID, ticket []byte) *fakePeer {
+func (w *world) fakeGuest(to *testServer, session SessionID, id ServerID, ticket []byte) *fakePeer {
 	w.t.Helper()
 	p := w.fakeClient(to, ProtocolClient)
 	p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: session[:], PathId: string(id), Ticket: ticket})
@@ -162,7 +162,7 @@ func (w *world) fakeGuest(to *testServer, session SessionID, id PathID, ticket [
 // ticket makes a ticket as the primary would for this secondary.
 func (s *testServer) ticket(scope ticketScope, session SessionID, content contentID) []byte {
 	id, keys := s.member.ID(), s.ticketKeys()
-	return issueTicket(keys[0], ticketClaim{scope: scope, session: session, path: id, content: content}, time.Now())
+	return issueTicket(keys[0], ticketClaim{scope: scope, session: session, server: id, content: content}, time.Now())
 }
 
 // send writes a control frame.

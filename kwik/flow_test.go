@@ -56,7 +56,7 @@ func TestFlowOfOneByte(t *testing.T) {
 				t := w.t
 				var log logBook
 				w.data = []byte("K")
-				serve := configured(func(c *Config) {
+				serve := configured(func(c *ServerConfig) {
 					c.OpenContent = func(_ context.Context, r ContentRequest) (Content, error) {
 						log.note("the %v is asked for %q, %d byte", c.Role, r.Descriptor, r.Size)
 						return loggedContent{memory{w.data}, &log, c.Role}, nil
@@ -79,7 +79,15 @@ func TestFlowOfOneByte(t *testing.T) {
 					t.Fatalf("the secondary serves session %v as a %v", hidden.ID(), hidden.Role())
 				}
 				// The stream is accepted, and nothing has moved: nobody reads.
-				s := w.offer(client, server, 1)
+				verify := func(source ServerID, off int64, p []byte) error {
+					// The handler received it, on a mapped secondary stream of that path.
+					if n := client.handler.stats(source.path(1)).ActiveStreams; n != 1 {
+						t.Errorf("%d secondary streams on %q", n, source)
+					}
+					log.note("the proof sees %q of %q at %d", p, source, off)
+					return nil
+				}
+				s := w.offer(client, server, 1, verify)
 				time.Sleep(time.Second)
 				synctest.Wait()
 				if st := s.Stats(); len(st.Sources) != 0 || len(log.lines) != 0 {
@@ -93,15 +101,6 @@ func TestFlowOfOneByte(t *testing.T) {
 				if a, known := client.handler.aggregator(s.StreamID() + 1); a != nil || known {
 					t.Fatal("the handler knows a stream that was never offered")
 				}
-				s.SetProof(func(source PathID, off int64, p []byte) error {
-					// The handler received it, on a mapped secondary stream of that path.
-					if n := client.handler.stats(source).ActiveStreams; n != 1 {
-						t.Errorf("%d secondary streams on %q", n, source)
-					}
-					log.note("the proof sees %q of %q at %d", p, source, off)
-					return nil
-				})
-
 				want := []string{
 					`the secondary is asked for "data", 1 byte`,
 					`the secondary reads [0, 1)`,
@@ -113,7 +112,7 @@ func TestFlowOfOneByte(t *testing.T) {
 						t.Fatalf("Read %q, %v", got, err)
 					}
 				} else {
-					if n, err := s.CopyTo(t.Context(), loggedWriter{&log}); n != 1 || err != nil {
+					if n, err := s.CopyTo(t.Context(), loggedWriter{&log}, nil); n != 1 || err != nil {
 						t.Fatalf("CopyTo %d, %v", n, err)
 					}
 					want = append(want, `CopyTo writes "K" at 0`)

@@ -13,25 +13,20 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// offerWithHeadStart is offer with a head start, which is begun.
-func (w *world) offerWithHeadStart(client *ClientSession, server *ServerSession, n int64) (*Stream, *AggregateStream) {
+// offerWithHeadStart is offer with a head start.
+func (w *world) offerWithHeadStart(client *ClientSession, server *ServerSession, n int64, verify ProofFunc) (*AggregateReader, *AggregateStream) {
 	w.t.Helper()
-	return w.offerNamed(client, server, "data", n)
+	return w.offerNamed(client, server, "data", n, verify)
 }
 
 // offerNamed is offerWithHeadStart with another descriptor.
-func (w *world) offerNamed(client *ClientSession, server *ServerSession, descriptor string, n int64) (*Stream, *AggregateStream) {
+func (w *world) offerNamed(client *ClientSession, server *ServerSession, descriptor string, n int64, verify ProofFunc) (*AggregateReader, *AggregateStream) {
 	w.t.Helper()
 	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: unit, Descriptor: []byte(descriptor), HeadStart: n})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	o.Start()
-	s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return s, o
+	return w.accept(client, o.StreamID(), verify), o
 }
 
 // A head start is there when its stream is, with nothing asked for: only what is beyond it takes a round trip.
@@ -48,7 +43,7 @@ func TestHeadStart(t *testing.T) {
 	} {
 		inWorldOf(t, c.size, 0, link, func(w *world) {
 			client, server := w.dial(nil)
-			stream, _ := w.offerWithHeadStart(client, server, c.n)
+			stream, _ := w.offerWithHeadStart(client, server, c.n, nil)
 			begun := time.Now()
 			w.copy(stream).wantAll()
 			if trips := time.Since(begun).Round(rtt/20) / rtt; trips != c.trips {
@@ -82,11 +77,11 @@ func TestHeadStartLength(t *testing.T) {
 			t.Fatal(err)
 		}
 		spec := &AggregateStreamSpec{HeadStart: c.n}
-		if got := spec.headStart(u, c.secondaries); got != c.want {
+		if got := spec.headStartLength(u, c.secondaries); got != c.want {
 			t.Errorf("%+v: %d", c, got)
 		}
 		spec.Pushed = true
-		if got := spec.headStart(u, c.secondaries); got != 0 {
+		if got := spec.headStartLength(u, c.secondaries); got != 0 {
 			t.Errorf("%+v, pushed: %d", c, got)
 		}
 	}
@@ -95,7 +90,7 @@ func TestHeadStartLength(t *testing.T) {
 // All that is reserved for head starts leaves half of the connection's window and streams, and what is given back, once, can be reserved again.
 func TestReserveHeadStart(t *testing.T) {
 	const room = 5 * maxHeadStart
-	s := newClientSession(nil, (&Config{QUIC: &quic.Config{InitialConnectionReceiveWindow: 2 * room}}).populate())
+	s := newClientSession(nil, (&ClientConfig{Config: Config{QUIC: &quic.Config{InitialConnectionReceiveWindow: 2 * room}}}).populate())
 	var releases []func()
 	for i, c := range []struct{ n, want int64 }{
 		{-1, 0}, {0, 0}, {maxHeadStart + 1, maxHeadStart}, {maxHeadStart - 4, maxHeadStart - 4}, {maxHeadStart, (3*maxHeadStart + 4) / 4}, {1, 1},
@@ -125,12 +120,12 @@ func TestHeadStartThatNobodyReads(t *testing.T) {
 	inWorldOf(t, 3*unit, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
 		for range 3 * client.config.SecondaryStreams.MaxStreamsPerPath {
-			stream, o := w.offerWithHeadStart(client, server, unit)
+			stream, o := w.offerWithHeadStart(client, server, unit, nil)
 			synctest.Wait()
 			stream.Close()
 			<-o.Context().Done()
 		}
-		stream, _ := w.offerWithHeadStart(client, server, unit)
+		stream, _ := w.offerWithHeadStart(client, server, unit, nil)
 		w.copy(stream).wantAll()
 	})
 }
@@ -139,14 +134,11 @@ func TestHeadStartThatNobodyReads(t *testing.T) {
 func TestHeadStartThatNeverComes(t *testing.T) {
 	inWorldOf(t, 9*unit, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
-		o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: 9 * unit, Alignment: unit, Descriptor: []byte("data"), HeadStart: unit})
+		o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: 9 * unit, Alignment: unit, Descriptor: []byte("data"), HeadStart: unit, HeadStartAfter: make(chan struct{})})
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		stream, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
-		if err != nil {
-			w.t.Fatal(err)
-		}
+		stream := w.accept(client, o.StreamID(), nil)
 		begun := time.Now()
 		w.copy(stream).wantAll()
 		if took := time.Since(begun); took > 2*minStall {
@@ -159,20 +151,16 @@ func TestHeadStartThatNeverComes(t *testing.T) {
 func TestHeadStartOfWhatIsHad(t *testing.T) {
 	inWorldOf(t, 4*unit, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
-		stream, _ := w.offerWithHeadStart(client, server, 2*unit)
-		if err := stream.SetHave(0, unit); err != nil {
-			w.t.Fatal(err)
-		}
-		stream.SetProof(w.prove)
-		if err := stream.SetHorizon(unit); err != nil {
+		stream, _ := w.offerWithHeadStart(client, server, 2*unit, w.prove)
+		if err := stream.SetLimit(unit); err != nil {
 			w.t.Fatal(err)
 		}
 		w.wg.Go(func() {
 			time.Sleep(time.Second)
-			stream.SetHorizon(4 * unit)
+			stream.SetLimit(4 * unit)
 		})
 		sink := newSink(4 * unit)
-		if _, err := stream.CopyTo(context.Background(), sink); err != nil {
+		if _, err := stream.CopyTo(context.Background(), sink, &CopyOptions{Have: []Range{{0, unit}}}); err != nil {
 			w.t.Fatal(err)
 		}
 		if sink.twice || sink.seen.Total() != 3*unit || stream.Stats().Wasted != unit {
@@ -191,10 +179,7 @@ func TestHeadStartBeforeItsOffer(t *testing.T) {
 			x.Close()
 			time.Sleep(late)
 			primary.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(id), Size: unit, HeadStart: unit})
-			stream, err := client.AcceptAggregate(w.t.Context(), id)
-			if err != nil {
-				w.t.Fatal(err)
-			}
+			stream := w.accept(client, id, nil)
 			begun := time.Now()
 			w.copy(stream).wantAll()
 			if took := time.Since(begun); took > 0 {
@@ -223,10 +208,7 @@ func TestHeadStartBreaksTheRules(t *testing.T) {
 				c.offer.KwikStreamId = uint64(FirstAggregateStreamID)
 				primary.offer(c.offer)
 				if c.data != nil {
-					stream, err := client.AcceptAggregate(w.t.Context(), FirstAggregateStreamID)
-					if err != nil {
-						w.t.Fatal(err)
-					}
+					stream := w.accept(client, FirstAggregateStreamID, nil)
 					w.copy(stream)
 					primary.extent(wireOpen(FirstAggregateStreamID, 1, 0), wireData(c.data))
 				}
@@ -281,7 +263,7 @@ func TestSlowContentBesideQuick(t *testing.T) {
 	for _, second := range []bool{false, true} {
 		inWorldOf(t, unit, 0, lan, func(w *world) {
 			w.primary.stop()
-			w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) {
+			w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) {
 				c.OpenContent = func(_ context.Context, r ContentRequest) (Content, error) {
 					if string(r.Descriptor) == "slow" {
 						return &slowOnce{memory{w.data}, 9 * time.Second}, nil
@@ -290,10 +272,10 @@ func TestSlowContentBesideQuick(t *testing.T) {
 				}
 			}))
 			client, server := w.dial(nil)
-			slow, _ := w.offerNamed(client, server, "slow", unit)
+			slow, _ := w.offerNamed(client, server, "slow", unit, nil)
 			c := w.copy(slow)
 			if second {
-				quick, _ := w.offerNamed(client, server, "quick", unit)
+				quick, _ := w.offerNamed(client, server, "quick", unit, nil)
 				w.copy(quick).wantAll()
 			}
 			begun := time.Now()

@@ -28,7 +28,7 @@ func inFakePrimaryScene(t *testing.T, f func(w *world, client *ClientSession, pr
 			}
 			welcomed <- client
 		})
-		p := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryPathID)
+		p := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
 		f(w, <-welcomed, p)
 	})
 }
@@ -201,7 +201,7 @@ func TestAddPathAddressPolicy(t *testing.T) {
 		{"192.0.2.8:1", "127.0.0.1:4433", false},
 	} {
 		s := &ClientSession{
-			config:  (&Config{LocalAddresses: func() []netip.Addr { return []netip.Addr{own} }}).populate(),
+			config:  (&ClientConfig{Config: Config{LocalAddresses: func() []netip.Addr { return []netip.Addr{own} }}}).populate(),
 			primary: &path{addr: netip.MustParseAddrPort(c.primary)},
 		}
 		if got := s.mayDial(netip.MustParseAddrPort(c.addr)); got != c.may {
@@ -222,7 +222,7 @@ func TestAddPathIsIgnored(t *testing.T) {
 		p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_RemovePath{RemovePath: &kwikpb.RemovePath{PathId: "unknown"}}})
 		p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_RemovePath{RemovePath: &kwikpb.RemovePath{PathId: "primary"}}})
 		p.wantOpen()
-		if n := len(client.Paths()); n != maxSecondaryPaths+1 {
+		if n := len(client.Servers()); n != maxSecondaryPaths+1 {
 			w.t.Errorf("%d paths, want the primary's and %d", n, maxSecondaryPaths)
 		}
 	})
@@ -247,7 +247,7 @@ func TestFinishedStreamsMakeRoom(t *testing.T) {
 	inWorldOf(t, 10, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
 		for range maxStreamsPerSession + 10 {
-			s := w.offer(client, server, 0)
+			s := w.offer(client, server, 0, nil)
 			w.copy(s).wantAll()
 			time.Sleep(20 * time.Millisecond) // for the primary to hear that it is released
 		}
@@ -263,8 +263,8 @@ func TestSecondaryWithAnotherKey(t *testing.T) {
 		impostor := w.fakeServer()
 		p.addPath(&kwikpb.AddPath{PathId: "s1", KeyHash: make([]byte, 32), Addresses: []string{impostor.addr.String()}, Ticket: make([]byte, ticketSize)})
 		st := w.wantState(client, "s1", PathClosed)
-		if !isPinError(st.Reason) {
-			w.t.Errorf("reason %v", st.Reason)
+		if !isPinError(st.Err) {
+			w.t.Errorf("reason %v", st.Err)
 		}
 	})
 }
@@ -277,8 +277,8 @@ func TestPrimaryNamedAsSecondary(t *testing.T) {
 		}
 		client, _ := w.dial(nil)
 		st := w.wantState(client, "s1", PathClosed)
-		wantError(w.t, st.Reason, ErrAccessRefused)
-		if st := w.path(client, primaryPathID); st.State != PathActive {
+		wantError(w.t, st.Err, ErrAccessRefused)
+		if st := w.path(client, primaryID); st.State != PathActive {
 			w.t.Errorf("the primary's path: %+v", st)
 		}
 	})

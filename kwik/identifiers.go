@@ -19,26 +19,39 @@ const FirstAggregateStreamID StreamID = 1 << 62
 // IsAggregate reports whether the id is an aggregate stream's.
 func (id StreamID) IsAggregate() bool { return id >= FirstAggregateStreamID }
 
-// A PathID names a path in a session. The first path to a server has the server's name, which is "primary" for the primary; what
-// an application is told about is servers. Further paths to server s1 are s1+2, s1+3 and so on.
-type PathID string
+// A ServerID names a server in a session: "primary", or the name that the primary gave a secondary when it joined.
+type ServerID string
 
-const primaryPathID PathID = "primary"
+const primaryID ServerID = "primary"
 
-// valid reports whether a primary may give the id to a secondary: short, printable ASCII without "+", not the primary's.
-func (id PathID) valid() bool {
-	return id != "" && id != primaryPathID && len(id) <= maxPathIDLength &&
+// valid reports whether a primary may give the ID to a secondary: short, printable ASCII without "+", not the primary's.
+func (id ServerID) valid() bool {
+	return id != "" && id != primaryID && len(id) <= maxServerIDLength &&
 		!strings.ContainsFunc(string(id), func(r rune) bool { return r <= 0x20 || r >= 0x7f || r == '+' })
 }
 
-// further returns the id of the n-th path to a server, n >= 2.
-func (id PathID) further(n int) PathID { return PathID(fmt.Sprintf("%s+%d", id, n)) }
-
-// server returns the name of the server to which the path leads.
-func (id PathID) server() PathID {
-	name, _, _ := strings.Cut(string(id), "+")
-	return PathID(name)
+// path returns the ID of the n-th path to the server, n >= 1. The first has the server's name.
+func (id ServerID) path(n int) PathID {
+	if n == 1 {
+		return PathID(id)
+	}
+	return PathID(fmt.Sprintf("%s+%d", id, n))
 }
+
+// A PathID names a path in a session, which is one connection to one server. The paths to server s1 are s1, s1+2, s1+3
+// and so on.
+type PathID string
+
+const primaryPathID = PathID(primaryID)
+
+// server returns the server to which the path leads.
+func (id PathID) server() ServerID {
+	name, _, _ := strings.Cut(string(id), "+")
+	return ServerID(name)
+}
+
+// isFurther reports whether the path is not the first one to its server.
+func (id PathID) isFurther() bool { return strings.Contains(string(id), "+") }
 
 // A SessionID names a session on all its paths. The client chooses it at random.
 type SessionID [16]byte

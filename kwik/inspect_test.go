@@ -16,12 +16,12 @@ func TestConnection(t *testing.T) {
 		w.primary.config.Software = strings.Repeat("é", maxSoftware) // cut in a character's middle if one byte is before it
 		w.secondaries[0].config.Now = func() time.Time { return time.Now().Add(time.Hour) }
 		for _, inspect := range []bool{false, true} {
-			client, _ := w.dial(&Config{Inspect: inspect})
+			client, _ := w.dial(&ClientConfig{Inspect: inspect})
 			w.wantState(client, "s1", PathActive)
 			if _, ok := client.Connection("s2"); ok {
 				t.Error("a connection to a server that nobody knows")
 			}
-			for id, ahead := range map[PathID]time.Duration{primaryPathID: 0, "s1": time.Hour} {
+			for id, ahead := range map[ServerID]time.Duration{primaryID: 0, "s1": time.Hour} {
 				c, ok := client.Connection(id)
 				if !ok || c.Local == nil || c.TLS.NegotiatedProtocol != ProtocolClient || (c.Host != nil) != inspect || (c.ECN != "") != inspect {
 					t.Fatalf("inspect %t: %s: %t, %+v", inspect, id, ok, c)
@@ -32,7 +32,7 @@ func TestConnection(t *testing.T) {
 				if off := (c.Host.Clock - ahead).Abs(); off > c.Host.ClockError || c.Host.ClockError > rtt/2+2*time.Millisecond {
 					t.Errorf("%s: clock %v ± %v", id, c.Host.Clock, c.Host.ClockError)
 				}
-				if want := strings.Repeat("é", maxSoftware/2); id == primaryPathID && c.Host.Software != want {
+				if want := strings.Repeat("é", maxSoftware/2); id == primaryID && c.Host.Software != want {
 					t.Errorf("software %q", c.Host.Software)
 				}
 			}

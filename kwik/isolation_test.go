@@ -21,9 +21,9 @@ type hostileScene struct {
 	w      *world
 	client *ClientSession
 	server *ServerSession
-	stream *Stream
+	stream *AggregateReader
 	copy   *copying
-	id     PathID                     // the fake's
+	id     ServerID                   // the fake's
 	fake   *fakePeer                  // its path
 	grant  *kwikpb.OffsetSyncResponse // its first grant
 	start  uint64                     // of the grant
@@ -40,7 +40,7 @@ func inHostileSceneOf(t *testing.T, size int, f func(h *hostileScene)) {
 }
 
 // inHostileSceneUnder is inHostileSceneOf with a configuration of the client.
-func inHostileSceneUnder(t *testing.T, size int, conf *Config, f func(h *hostileScene)) {
+func inHostileSceneUnder(t *testing.T, size int, conf *ClientConfig, f func(h *hostileScene)) {
 	t.Helper()
 	inWorldOf(t, size, 1, lan, func(w *world) {
 		h := &hostileScene{w: w}
@@ -49,7 +49,7 @@ func inHostileSceneUnder(t *testing.T, size int, conf *Config, f func(h *hostile
 		h.client, h.server = w.dial(conf)
 		h.fake = server.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 		w.wantState(h.client, id, PathActive)
-		h.stream = w.offer(h.client, h.server, unit)
+		h.stream = w.offer(h.client, h.server, unit, nil)
 		h.copy = w.copy(h.stream)
 		if o := h.fake.attached(); o.GetKwikStreamId() != uint64(h.stream.StreamID()) || len(o.GetTickets()) != 1 {
 			w.t.Fatalf("attachment %v", o)
@@ -86,7 +86,7 @@ func (h *hostileScene) foreignGrant() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for id, g := range a.sched.grants {
-		if g.path.id != h.id {
+		if g.path.id != h.id.path(1) {
 			return id
 		}
 	}
@@ -155,7 +155,7 @@ func TestSecondaryOpensPublicStreams(t *testing.T) {
 		}
 		h.fake.wantOpen()
 		for _, src := range h.stream.Stats().Sources {
-			if src.Path == h.id && src.Bytes == 0 {
+			if src.Server == h.id && src.Bytes == 0 {
 				h.w.t.Error("the fake's bytes did not count")
 			}
 		}
@@ -357,7 +357,7 @@ func TestThreeGiveUpsLoseTheSource(t *testing.T) {
 		}
 		h.wantLife()
 		for _, src := range h.stream.Stats().Sources {
-			if src.Path == h.id {
+			if src.Server == h.id {
 				wantError(h.w.t, src.Gone, ErrContentUnavailable)
 			}
 		}
@@ -377,7 +377,7 @@ func TestLateAnswerOfALostSource(t *testing.T) {
 		}
 		h.w.within(time.Second, func() bool {
 			for _, src := range h.stream.Stats().Sources {
-				if src.Path == h.id {
+				if src.Server == h.id {
 					return src.Gone != nil
 				}
 			}
@@ -391,20 +391,19 @@ func TestLateAnswerOfALostSource(t *testing.T) {
 
 // Bytes that fail their proof end the path and are reported to the primary.
 func TestWrongBytesAreBlamed(t *testing.T) {
-	blamed := make(chan PathID, 1)
+	blamed := make(chan ServerID, 1)
 	inWorld(t, 0, lan, func(w *world) {
-		w.primary.config.OnBlame = func(_ *ServerSession, path PathID, _ int64, _ string) { blamed <- path }
+		w.primary.config.OnReject = func(_ *ServerSession, path ServerID, _ int64, _ string) { blamed <- path }
 		bad := w.join(corrupt(func(b []byte) { clear(b) }))
 		w.secondaries = append(w.secondaries, bad)
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		s := w.offer(client, server, unit)
-		s.SetProof(w.prove)
+		s := w.offer(client, server, unit, w.prove)
 		w.copy(s).wantAll()
 		session := <-bad.sessions
 		<-session.Context().Done()
 		wantError(w.t, fromQUIC(context.Cause(session.Context()), ""), ErrSourceRefuted)
-		if got := w.wantState(client, "s1", PathBanned); got.Reason == nil {
+		if got := w.wantState(client, "s1", PathBanned); got.Err == nil {
 			w.t.Error("banned without a reason")
 		}
 		time.Sleep(time.Minute)

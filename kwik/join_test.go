@@ -18,7 +18,7 @@ import (
 
 // open makes a primary without a join token; own are the machine's addresses.
 func open(own ...netip.Addr) serverOption {
-	return configured(func(c *Config) {
+	return configured(func(c *ServerConfig) {
 		c.JoinToken = nil
 		c.LocalAddresses = func() []netip.Addr { return own }
 	})
@@ -228,7 +228,7 @@ func TestJoinAtTheExpenseOfAnother(t *testing.T) {
 		p.wantClosed(ErrAccessRefused)
 		dialled.wantClosed(NoError)
 		time.Sleep(time.Second)
-		if n := len(client.Paths()); n != 2 {
+		if n := len(client.Servers()); n != 2 {
 			w.t.Errorf("the client knows %d paths", n)
 		}
 	})
@@ -258,7 +258,7 @@ type membershipLog struct {
 	lines []string
 }
 
-func (l *membershipLog) note(id PathID, _ netip.AddrPort, reason error) {
+func (l *membershipLog) note(id ServerID, _ netip.AddrPort, reason error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lines = append(l.lines, map[bool]string{true: "+", false: "-"}[reason == nil]+string(id))

@@ -17,7 +17,7 @@ import (
 //
 // Its goroutines are the accept loop, on a primary the one that renews tickets, and one per connection or membership; Close ends them all and waits for them.
 type Listener struct {
-	config    *Config
+	config    *ServerConfig
 	tls       *tls.Config
 	transport *quic.Transport
 	quic      *quic.Listener
@@ -32,7 +32,7 @@ type Listener struct {
 
 	mu       sync.Mutex
 	sessions map[*ServerSession]struct{}
-	leaving  bool          // Shutdown was called: no session begins
+	draining bool          // Shutdown was called: no session begins
 	empty    chan struct{} // closed when it is leaving and no session is left
 	members  members       // a primary's secondaries
 	joining  *joinSecret   // a secondary's join under way
@@ -40,12 +40,15 @@ type Listener struct {
 }
 
 // Listen accepts connections at a socket of the caller's, who closes it after the listener. The protocols are KWIK's
-// whatever tlsConf says; tlsConf must have a certificate. A nil Config makes a primary.
-func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *Config) (*Listener, error) {
+// whatever tlsConf says; tlsConf must have a certificate. A nil conf makes a primary without content.
+func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*Listener, error) {
 	if tlsConf == nil {
 		return nil, errors.New("kwik: a listener needs a tls.Config with a certificate")
 	}
-	c := conf.populate()
+	c, err := conf.effective()
+	if err != nil {
+		return nil, err
+	}
 	tlsConf = tlsConf.Clone()
 	tlsConf.NextProtos = []string{ProtocolClient, ProtocolJoin}
 	tlsConf.MinVersion = tls.VersionTLS13
@@ -56,9 +59,8 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *Config) (*Listener, 
 		handshakes: make(chan struct{}, c.MaxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
-		members:    members{byID: make(map[PathID]*member), owed: make(map[place][]charge)},
+		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
 	}
-	var err error
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {
 		l.transport.Close()
 		return nil, err
@@ -73,7 +75,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *Config) (*Listener, 
 }
 
 // ListenAddr accepts connections at a UDP address, host:port.
-func ListenAddr(addr string, tlsConf *tls.Config, conf *Config) (*Listener, error) {
+func ListenAddr(addr string, tlsConf *tls.Config, conf *ServerConfig) (*Listener, error) {
 	local, err := net.ResolveUDPAddr("udp", addr)
 	if err != nil {
 		return nil, err

@@ -13,9 +13,9 @@ import (
 )
 
 // delivered is how many bytes of a path counted in a stream.
-func delivered(s *Stream, id PathID) int64 {
+func delivered(s *AggregateReader, id ServerID) int64 {
 	for _, src := range s.Stats().Sources {
-		if src.Path == id {
+		if src.Server == id {
 			return src.Bytes
 		}
 	}
@@ -26,7 +26,7 @@ func delivered(s *Stream, id PathID) int64 {
 func TestJoinDuringATransfer(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		time.Sleep(200 * time.Millisecond)
 		w.secondaries = append(w.secondaries, w.join())
 		joined := time.Now()
@@ -47,7 +47,7 @@ func TestTicketsAreRenewed(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		s := w.offer(client, server, unit)
+		s := w.offer(client, server, unit, nil)
 		time.Sleep(2*ticketLife + time.Hour)
 		(<-w.secondaries[0].sessions).CloseWithError(0, "")
 		w.within(time.Second, func() bool { return w.path(client, "s1").State != PathActive })
@@ -66,14 +66,14 @@ func TestLeaveDuringATransfer(t *testing.T) {
 		client, server := w.dial(nil)
 		s1 := w.secondaries[0]
 		w.wantState(client, "s1", PathActive)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		w.within(time.Second, func() bool { return delivered(c.s, "s1") > 0 })
 		s1.member.Close()
 		time.Sleep(200 * time.Millisecond)
 		before := delivered(c.s, "s1")
 		late, _ := w.dial(nil)
 		time.Sleep(200 * time.Millisecond)
-		if n := len(late.Paths()); n != 1 {
+		if n := len(late.Servers()); n != 1 {
 			w.t.Errorf("a new client knows %d paths", n)
 		}
 		if delivered(c.s, "s1") == before {
@@ -118,7 +118,7 @@ func TestLeaveAndJoinAgainDuringATransfer(t *testing.T) {
 		w.secondaries = append(w.secondaries, s1)
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		time.Sleep(200 * time.Millisecond)
 		w.primary.mu.Lock()
 		m := w.primary.members.byID["s1"]
@@ -135,7 +135,7 @@ func TestLeaveAndJoinAgainDuringATransfer(t *testing.T) {
 		if n := len(s1.sessions); n != 1 {
 			w.t.Errorf("%d connections to the secondary", n)
 		}
-		second := w.copy(w.offer(client, server, unit))
+		second := w.copy(w.offer(client, server, unit, nil))
 		second.wantAll()
 		if delivered(second.s, "s1") == 0 {
 			w.t.Error("the path was not used for the next stream")
@@ -147,12 +147,12 @@ func TestLeaveAndJoinAgainDuringATransfer(t *testing.T) {
 // ticket key; the clients get fresh tickets, notice at once that their connection is gone (Config.StatelessResetKey)
 // and use it again.
 func TestSecondaryRestart(t *testing.T) {
-	reset := configured(func(c *Config) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
+	reset := configured(func(c *ServerConfig) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
 	inWorldOf(t, 10<<20, 0, slow, func(w *world) {
 		s1 := w.join(reset)
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		w.within(time.Second, func() bool { return delivered(c.s, "s1") > 0 })
 		s1.kill()
 		oldKeys := s1.ticketKeys()
@@ -216,6 +216,6 @@ func TestRedialBacksOff(t *testing.T) {
 		if tries > 10 {
 			w.t.Errorf("dialled %d times in a minute", tries)
 		}
-		wantError(w.t, w.wantState(client, id, PathClosed).Reason, ErrAccessRefused)
+		wantError(w.t, w.wantState(client, id, PathClosed).Err, ErrAccessRefused)
 	})
 }

@@ -23,15 +23,20 @@ type AggregateStreamSpec struct {
 	// Pushed means that the client grants nothing and OpenContent is not asked: servers write what they like where they like,
 	// inside the client's reorder window, through SecondaryStreams (see PushedStream).
 	Pushed bool
-	// HeadStart is how many of the first bytes the primary writes without being asked, after [AggregateStream.Start]; 0 for none. It is cut to
-	// whole units, to 1 MiB and, of a stream that several servers share, to the primary's equal part. The client takes them for what it
-	// asked for itself, and reads none before its application does. It should be what the client reserved (ClientSession.ReserveHeadStart)
-	// and asked for in the application's protocol: more may fill its connection's window before it hears of the stream.
+	// HeadStart is the number of bytes at the start of the stream that the primary sends without a request; 0 means none. It
+	// is cut to whole units, to 1 MiB, and to the primary's equal share if several servers have the stream. It should be what
+	// the client reserved with [ClientSession.ReserveHeadStart]: more may fill the connection's window before the client knows
+	// the stream.
 	HeadStart int64
+	// HeadStartAfter delays the head start until the channel is closed, so that it does not compete with bytes which the
+	// client needs first. Nil means no delay. If the channel is never closed, the client takes the primary for
+	// stalled and requests the bytes from other servers.
+	HeadStartAfter <-chan struct{}
 }
 
-// An AggregateStream is the primary's handle of an aggregate stream that it opened. The bytes come from the content
-// that OpenContent returns for its descriptor, here and on every secondary; nothing is written to the handle.
+// An AggregateStream is the primary's handle of an aggregate stream that it opened. Nothing is written to it and nothing
+// has to start it: the bytes are those of the content that OpenContent returns for its descriptor, here and on
+// every secondary, and each server sends what the client requests.
 type AggregateStream struct {
 	id      StreamID
 	spec    AggregateStreamSpec
@@ -39,7 +44,6 @@ type AggregateStream struct {
 	content contentID
 	ctx     context.Context
 	cancel  context.CancelFunc
-	start   func()       // begins the head start; nil without one
 	sent    atomic.Int64 // payload that this server wrote, bytes
 }
 
@@ -50,8 +54,8 @@ func (o *AggregateStream) Sent() int64 { return o.sent.Load() }
 func (s *ServerSession) Secondaries() (n int) {
 	s.listener.mu.Lock()
 	defer s.listener.mu.Unlock()
-	for _, m := range s.listener.members.all() {
-		if m.id != primaryPathID {
+	for _, m := range s.listener.members.offerable() {
+		if m.id != primaryID {
 			n++
 		}
 	}
@@ -101,27 +105,33 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 		Segments: u.segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
 	}
 	secondaries := 0
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		offer.Tickets = append(offer.Tickets, s.streamTicket(o, m))
 		if m != s.listener.members.self {
 			secondaries++
 		}
 	}
-	if end := spec.headStart(u, secondaries); end > 0 && s.beginHeadStart(o, end) {
-		offer.HeadStart = uint64(end)
+	var headStart *attachment
+	if end := spec.headStartLength(u, secondaries); end > 0 {
+		if headStart = s.newHeadStart(o, end); headStart != nil {
+			offer.HeadStart = uint64(end)
+		}
 	}
 	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: offer}})
+	if headStart != nil { // what it sends on the control stream must follow the offer
+		s.wg.Go(headStart.run)
+	}
 	return o, nil
 }
 
 func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.StreamTicket {
-	claim := ticketClaim{scope: ticketScopeStream, session: s.id, path: m.id, content: o.content}
+	claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: m.id, content: o.content}
 	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
 }
 
 // tellMembers tells the client of all servers, with new tickets. Called with the listener's lock held.
 func (s *ServerSession) tellMembers() {
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		s.tellMember(m)
 	}
 }
@@ -131,7 +141,7 @@ func (s *ServerSession) tellMember(m *member) {
 	if s.role != ServerRolePrimary {
 		return // its client hears it on the session's first path
 	}
-	claim := ticketClaim{scope: ticketScopePath, session: s.id, path: m.id}
+	claim := ticketClaim{scope: ticketScopePath, session: s.id, server: m.id}
 	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:], Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
 	if m.addr.IsValid() {
 		path.Addresses = []string{m.addr.String()}
@@ -147,7 +157,7 @@ func (s *ServerSession) tellMember(m *member) {
 }
 
 // tellGone tells the client that a secondary left. Called with the listener's lock held.
-func (s *ServerSession) tellGone(id PathID, reason string) {
+func (s *ServerSession) tellGone(id ServerID, reason string) {
 	if s.role != ServerRolePrimary {
 		return
 	}

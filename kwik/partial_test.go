@@ -69,7 +69,7 @@ func TestPartialSources(t *testing.T) {
 				}
 				client, server := w.dial(nil)
 				start := time.Now()
-				c := w.copy(w.offer(client, server, unit))
+				c := w.copy(w.offer(client, server, unit, nil))
 				if x.missing == nil {
 					c.wantAll()
 				} else {
@@ -93,7 +93,7 @@ func TestPartialSources(t *testing.T) {
 				}
 				for _, s := range c.s.Stats().Sources {
 					if s.Gone != nil {
-						t.Errorf("%s: %v", s.Path, s.Gone)
+						t.Errorf("%s: %v", s.Server, s.Gone)
 					}
 				}
 			})
@@ -106,7 +106,7 @@ func TestLackOfNonsense(t *testing.T) {
 	for _, r := range []rangeset.Range{{Start: 1, End: unit}, {Start: 0, End: unit + 1}, {Start: unit, End: unit}, {Start: 2 * unit, End: unit}, {Start: 0, End: 1 << 62}} {
 		inWorldOf(t, 10*unit, 0, lan, func(w *world) {
 			client, server := w.dial(nil)
-			c := w.copy(w.offer(client, server, unit))
+			c := w.copy(w.offer(client, server, unit, nil))
 			server.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 				KwikStreamId: uint64(c.s.StreamID()), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
 				StartOffset: uint64(r.Start), EndOffset: uint64(r.End),
@@ -131,14 +131,14 @@ func TestLackOfSomethingElse(t *testing.T) {
 	for _, lack := range []Lack{{0, 0, errNotHere}, {unit, 0, errNotHere}, {unit, 2 * unit, errNotHere}, {-1, 0, errNotHere}} {
 		inWorldOf(t, 2*unit, 0, lan, func(w *world) {
 			w.primary.stop()
-			w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) {
+			w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) {
 				c.OpenContent = func(context.Context, ContentRequest) (Content, error) {
 					return oddLack{memory{w.data}, lack}, nil
 				}
 			}))
 			client, server := w.dial(nil)
 			begun := time.Now()
-			c := w.copy(w.offer(client, server, unit))
+			c := w.copy(w.offer(client, server, unit, nil))
 			<-c.done
 			if took := time.Since(begun); took > time.Second || c.err == nil || !strings.Contains(c.err.Error(), errNotHere.Error()) {
 				t.Errorf("%+v: %v after %v", lack, c.err, took)

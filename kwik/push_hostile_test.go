@@ -18,8 +18,8 @@ type pushScene struct {
 	w      *world
 	client *ClientSession
 	server *ServerSession
-	stream *Stream
-	id     PathID
+	stream *AggregateReader
+	id     ServerID
 	fake   *fakePeer
 	window *kwikpb.OffsetSyncResponse // the first that the fake heard of
 	read   chan readResult
@@ -30,20 +30,20 @@ type readResult struct {
 	err  error
 }
 
-func inPushScene(t *testing.T, conf *Config, f func(h *pushScene)) {
+func inPushScene(t *testing.T, conf *ClientConfig, f func(h *pushScene)) {
 	t.Helper()
 	inWorldOf(t, 8<<20+77, 0, lan, func(w *world) {
 		t := w.t
 		h := &pushScene{w: w, read: make(chan readResult, 1)}
 		secondary, id := w.fakeSecondary()
 		if conf == nil {
-			conf = &Config{ReorderWindow: minReorderWindow}
+			conf = &ClientConfig{ReorderWindow: minReorderWindow}
 		}
 		h.id = id
 		h.client, h.server = w.dial(conf)
 		h.fake = secondary.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 		w.wantState(h.client, id, PathActive)
-		h.stream = w.offerPushed(h.client, h.server, int64(len(w.data)), unit)
+		h.stream = w.offerPushed(h.client, h.server, int64(len(w.data)), unit, nil)
 		go func() {
 			data, err := io.ReadAll(h.stream)
 			h.read <- readResult{data, err}
@@ -132,15 +132,15 @@ func TestHostilePushes(t *testing.T) {
 		"an id of the far future":  func(h *pushScene) [][]byte { return [][]byte{wireOpen(h.stream.StreamID()+7, 0, 0)} },
 		"a plain stream's id":      func(h *pushScene) [][]byte { return [][]byte{wireOpen(4, 0, 0)} },
 		"into a pulled stream": func(h *pushScene) [][]byte {
-			s := h.w.offer(h.client, h.server, unit)
+			s := h.w.offer(h.client, h.server, unit, nil)
 			h.w.copy(s)
 			h.fake.attached()
 			return [][]byte{wireOpen(s.StreamID(), 0, 0), h.data(0, unit)}
 		},
 		"into another session's stream": func(h *pushScene) [][]byte {
 			client, server := h.w.dial(nil)
-			h.w.offerPushed(client, server, 1000, 0)
-			other := h.w.offerPushed(client, server, 1000, 0) // this session has only one
+			h.w.offerPushed(client, server, 1000, 0, nil)
+			other := h.w.offerPushed(client, server, 1000, 0, nil) // this session has only one
 			return [][]byte{wireOpen(other.StreamID(), 0, 0), h.data(0, 1000)}
 		},
 	} {
@@ -214,10 +214,10 @@ func TestOddPushes(t *testing.T) {
 func TestPushedMemory(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		secondary, id := w.fakeSecondary()
-		client, server := w.dial(&Config{ReorderWindow: minReorderWindow})
+		client, server := w.dial(&ClientConfig{ReorderWindow: minReorderWindow})
 		fake := secondary.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 		w.wantState(client, id, PathActive)
-		s := w.offerPushed(client, server, int64(len(w.data)), 1)
+		s := w.offerPushed(client, server, int64(len(w.data)), 1, nil)
 		read := make(chan readResult, 1)
 		go func() {
 			data, err := io.ReadAll(s)
@@ -270,7 +270,7 @@ func (r *reorderBuffer) memory() (n int) {
 
 // A source that breaks the rules under RecoveryIgnoreStream is out: what it has under way does not count either.
 func TestPusherThatIsOut(t *testing.T) {
-	conf := &Config{ReorderWindow: minReorderWindow, Recovery: RecoveryPolicy{Metadata: RecoveryIgnoreStream}}
+	conf := &ClientConfig{ReorderWindow: minReorderWindow, Recovery: RecoveryPolicy{Metadata: RecoveryIgnoreStream}}
 	inPushScene(t, conf, func(h *pushScene) {
 		x := h.fake.extent(h.open(0), h.data(0, unit))
 		h.w.within(time.Second, func() bool { return h.stream.Stats().Bytes == unit })
@@ -302,11 +302,10 @@ func TestPushedBytesAreRefuted(t *testing.T) {
 			inWorldOf(t, 1<<20, 0, lan, func(w *world) {
 				t := w.t
 				secondary, id := w.fakeSecondary()
-				client, server := w.dial(&Config{Recovery: RecoveryPolicy{Aggregation: c.strategy}})
+				client, server := w.dial(&ClientConfig{Recovery: RecoveryPolicy{Aggregation: c.strategy}})
 				fake := secondary.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 				w.wantState(client, id, PathActive)
-				s := w.offerPushed(client, server, int64(len(w.data)), unit)
-				s.SetProof(w.prove)
+				s := w.offerPushed(client, server, int64(len(w.data)), unit, w.prove)
 				copied := w.copy(s)
 				fake.attached()
 				first := fake.granted()

@@ -17,7 +17,7 @@ import (
 
 // A source that hears of the window at another time than the others does not keep the news from them.
 func TestEachSourceHearsOfTheWindow(t *testing.T) {
-	inPushed(t, 6<<20, 0, 1, &Config{ReorderWindow: minReorderWindow}, func(w *world, s *Stream, ends []*PushedStream) {
+	inPushed(t, 6<<20, 0, 1, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		asks, writes := ends[0], ends[1]
 		pushed := make(chan error, 1)
@@ -44,7 +44,7 @@ func TestEachSourceHearsOfTheWindow(t *testing.T) {
 
 // The answer to a question is not mistaken for news that were under way before it.
 func TestSyncWaitsForItsAnswer(t *testing.T) {
-	inPushed(t, 8<<20, 0, 0, &Config{ReorderWindow: minReorderWindow}, func(w *world, s *Stream, ends []*PushedStream) {
+	inPushed(t, 8<<20, 0, 0, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		p := ends[0]
 		pushed := make(chan error, 1)
@@ -65,7 +65,7 @@ func TestSyncWaitsForItsAnswer(t *testing.T) {
 
 // A server dies in the middle of its part: another one asks where the client is and pushes the rest.
 func TestPusherDies(t *testing.T) {
-	inPushed(t, 3<<20, unit, 2, nil, func(w *world, s *Stream, ends []*PushedStream) {
+	inPushed(t, 3<<20, unit, 2, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		x := w.mapped(ends[1], 0)
 		if err := writeTo(x, w.data[:1<<20+1000]); err != nil {
@@ -92,7 +92,7 @@ func TestPusherDies(t *testing.T) {
 
 // A source whose connection breaks comes back, asks where the client is and goes on.
 func TestPusherReconnects(t *testing.T) {
-	inPushed(t, 3<<20, unit, 1, nil, func(w *world, s *Stream, ends []*PushedStream) {
+	inPushed(t, 3<<20, unit, 1, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		x := w.mapped(ends[1], 0)
 		if err := writeTo(x, w.data[:1<<20]); err != nil {
@@ -128,8 +128,8 @@ func TestPusherReconnects(t *testing.T) {
 
 // A hole counts while somebody waits for it: not while the reader has bytes to read, nor while CopyTo gets others.
 func TestReorderTimeoutIsAWait(t *testing.T) {
-	conf := &Config{ReorderTimeout: 3 * time.Second}
-	inPushed(t, 1000, 0, 0, conf, func(w *world, s *Stream, ends []*PushedStream) {
+	conf := &ClientConfig{ReorderTimeout: 3 * time.Second}
+	inPushed(t, 1000, 0, 0, conf, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		p := ends[0]
 		for start, end := range map[int]int{0: 100, 500: 1000} {
@@ -147,7 +147,7 @@ func TestReorderTimeoutIsAWait(t *testing.T) {
 	})
 	inWorldOf(t, 1000, 0, lan, func(w *world) {
 		client, server := w.dial(conf)
-		s := w.offerPushed(client, server, 1000, 0)
+		s := w.offerPushed(client, server, 1000, 0, nil)
 		copied := w.copy(s)
 		p, err := server.AcceptPushedStream(w.t.Context())
 		if err != nil {
@@ -167,8 +167,8 @@ func TestReorderTimeoutIsAWait(t *testing.T) {
 func TestLastWinsAfterCopyTo(t *testing.T) {
 	inWorldOf(t, 1000, 0, lan, func(w *world) {
 		t := w.t
-		client, server := w.dial(&Config{ConflictResolution: ConflictResolutionLastWins})
-		s := w.offerPushed(client, server, 1000, 0)
+		client, server := w.dial(&ClientConfig{ConflictResolution: ConflictResolutionLastWins})
+		s := w.offerPushed(client, server, 1000, 0, nil)
 		var over atomic.Bool
 		copied := make(chan error, 1)
 		go func() {
@@ -178,7 +178,7 @@ func TestLastWinsAfterCopyTo(t *testing.T) {
 				}
 				s.Stats() // a writer may ask
 				return len(p), nil
-			}))
+			}), nil)
 			over.Store(true)
 			copied <- err
 		}()
@@ -272,9 +272,9 @@ func TestClientMovesToANewAddress(t *testing.T) {
 			sockets = append(sockets, m)
 			return m
 		}
-		conf := &Config{
-			LocalAddresses: w.primary.config.LocalAddresses,
-			ListenPacket:   func(context.Context, netip.AddrPort) (net.PacketConn, error) { return socket(), nil },
+		conf := &ClientConfig{
+			Config:       Config{LocalAddresses: w.primary.config.LocalAddresses},
+			ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) { return socket(), nil },
 		}
 		primary := socket()
 		client, err := Dial(t.Context(), primary, net.UDPAddrFromAddrPort(w.primary.addr), pinned(w.primary.pin()), conf)
@@ -290,9 +290,9 @@ func TestClientMovesToANewAddress(t *testing.T) {
 		w.wantState(client, "s1", PathActive)
 		secondary := <-w.secondaries[0].sessions
 		before := server.RemoteAddr().String()
-		s := w.offer(client, server, unit)
+		s := w.offer(client, server, unit, nil)
 		c := w.copy(s)
-		w.within(time.Minute, func() bool { return delivered(s, primaryPathID) > 1<<19 && delivered(s, "s1") > 1<<19 })
+		w.within(time.Minute, func() bool { return delivered(s, primaryID) > 1<<19 && delivered(s, "s1") > 1<<19 })
 		for _, m := range sockets {
 			m.move()
 		}

@@ -66,7 +66,7 @@ func FuzzPushed(f *testing.F) {
 			begun := make(chan struct{}) // when it is closed, the consumer's mode is set
 			a.begin = func() { close(begun) }
 			go func() {
-				_, err := a.copyTo(t.Context(), k)
+				_, err := a.copyTo(t.Context(), k, nil)
 				copied <- err
 			}()
 			<-begun

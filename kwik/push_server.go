@@ -68,7 +68,7 @@ func (s *ServerSession) AcceptPushedStream(ctx context.Context) (*PushedStream, 
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-s.conn.Context().Done():
-			return nil, fromQUIC(context.Cause(s.conn.Context()), s.pathID)
+			return nil, fromQUIC(context.Cause(s.conn.Context()), s.serverID.path(1))
 		}
 	}
 }
@@ -117,7 +117,7 @@ func (p *PushedStream) Sync(ctx context.Context, offset int64) (expected int64, 
 // session.
 func (p *PushedStream) ended() error {
 	if conn := p.session.conn.Context(); conn.Err() != nil {
-		return fromQUIC(context.Cause(conn), p.session.pathID)
+		return fromQUIC(context.Cause(conn), p.session.serverID.path(1))
 	}
 	return errStreamClosed
 }
@@ -159,7 +159,7 @@ type SecondaryStream struct {
 }
 
 var (
-	errWriteTimeout  = &Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1, Reason: "the client did not take the bytes in time", Err: os.ErrDeadlineExceeded}
+	errWriteTimeout  = &Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1, Message: "the client did not take the bytes in time", Err: os.ErrDeadlineExceeded}
 	errNotMapped     = errors.New("kwik: SetKwikStreamMapping has to come before Write")
 	errSecondaryDone = errors.New("kwik: secondary stream closed")
 )
@@ -198,15 +198,15 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 	case err != nil && p.ctx.Err() != nil:
 		return p.ended()
 	case err != nil:
-		return writeError(err, s.session.pathID)
+		return writeError(err, s.session.serverID.path(1))
 	}
 	stream.stream.SetWriteDeadline(s.deadline)
 	if err := stream.announce(); err != nil { // the window may stay shut for long
 		stream.cancel()
-		return writeError(err, s.session.pathID)
+		return writeError(err, s.session.serverID.path(1))
 	}
 	s.pushed, s.stream = p, stream
-	s.block = newBlock(max(s.session.listener.config.SecondaryStreams.BufferSize, int(p.units.size)))
+	s.block = newBlock(max(s.session.listener.config.BufferSize, int(p.units.size)))
 	return nil
 }
 
@@ -286,7 +286,7 @@ func (s *SecondaryStream) flush() (err error) {
 			if s.pushed.ctx.Err() != nil {
 				return s.pushed.ended()
 			}
-			return writeError(err, s.session.pathID)
+			return writeError(err, s.session.serverID.path(1))
 		}
 		copy(s.payload(), s.payload()[n:s.pending])
 		s.pending -= n
@@ -325,7 +325,7 @@ func (s *SecondaryStream) Close() error {
 		err = fmt.Errorf("kwik: %d bytes of a unit that is not complete", s.pending)
 		s.stream.close(err.Error())
 	default:
-		err = writeError(s.stream.close(""), s.session.pathID)
+		err = writeError(s.stream.close(""), s.session.serverID.path(1))
 	}
 	s.block.release()
 	s.err = errSecondaryDone

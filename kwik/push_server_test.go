@@ -14,7 +14,7 @@ import (
 )
 
 // inPushed runs f with a pushed stream of n bytes that the client reads, and the servers' ends of it, the primary's first.
-func inPushed(t *testing.T, n, alignment int64, secondaries int, conf *Config, f func(w *world, s *Stream, ends []*PushedStream)) {
+func inPushed(t *testing.T, n, alignment int64, secondaries int, conf *ClientConfig, f func(w *world, s *AggregateReader, ends []*PushedStream)) {
 	t.Helper()
 	inWorldOf(t, int(n), secondaries, lan, func(w *world) {
 		t := w.t
@@ -22,7 +22,7 @@ func inPushed(t *testing.T, n, alignment int64, secondaries int, conf *Config, f
 		for _, m := range w.primary.Members() {
 			w.wantState(client, m.ID, PathActive)
 		}
-		s := w.offerPushed(client, server, n, alignment)
+		s := w.offerPushed(client, server, n, alignment, nil)
 		if _, err := s.Read(nil); err != nil { // attaches the servers
 			t.Fatal(err)
 		}
@@ -43,7 +43,7 @@ func inPushed(t *testing.T, n, alignment int64, secondaries int, conf *Config, f
 }
 
 // wantRead checks that the reader gets the content, as far as n.
-func (w *world) wantRead(s *Stream, n int) {
+func (w *world) wantRead(s *AggregateReader, n int) {
 	w.t.Helper()
 	got := make([]byte, n)
 	if k, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, w.data[:n]) {
@@ -68,7 +68,7 @@ func (w *world) mapped(p *PushedStream, off int64) *SecondaryStream {
 
 // The rules of a SecondaryStream, one after the other.
 func TestSecondaryStreamRules(t *testing.T) {
-	inPushed(t, 1000, 100, 0, nil, func(w *world, s *Stream, ends []*PushedStream) {
+	inPushed(t, 1000, 100, 0, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		p := ends[0]
 		x := p.session.OpenSecondaryStream()
@@ -123,7 +123,7 @@ func TestSecondaryStreamRules(t *testing.T) {
 
 // A Write waits for the window until its deadline, after which it can go on.
 func TestPushedWriteDeadline(t *testing.T) {
-	inPushed(t, 3<<20, 0, 0, &Config{ReorderWindow: minReorderWindow}, func(w *world, s *Stream, ends []*PushedStream) {
+	inPushed(t, 3<<20, 0, 0, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		x := w.mapped(ends[0], 0)
 		start := time.Now()
@@ -161,7 +161,7 @@ func TestPushedWriteDeadline(t *testing.T) {
 
 // The client's limit of secondary streams holds SetKwikStreamMapping back, until the deadline.
 func TestPushedStreamLimit(t *testing.T) {
-	inPushed(t, 1000, 0, 0, nil, func(w *world, s *Stream, ends []*PushedStream) {
+	inPushed(t, 1000, 0, 0, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		var open []*SecondaryStream
 		for range defaultSecondaryStreams {
@@ -187,19 +187,19 @@ func TestPushedStreamLimit(t *testing.T) {
 // A Write that waits ends with whatever ends the stream, and says what that was.
 func TestPushedWriteEnds(t *testing.T) {
 	for name, c := range map[string]struct {
-		end  func(w *world, s *Stream, p *PushedStream)
+		end  func(w *world, s *AggregateReader, p *PushedStream)
 		want func(err error) bool
 	}{
-		"the client closes the stream":  {func(_ *world, s *Stream, _ *PushedStream) { s.Close() }, func(err error) bool { return err == errStreamClosed }},
-		"the client closes the session": {func(w *world, _ *Stream, _ *PushedStream) { w.clients[0].CloseWithError(0, "") }, func(err error) bool { return err == errStreamClosed || isClosed(err) }},
-		"the server closes the session": {func(_ *world, _ *Stream, p *PushedStream) { p.session.CloseWithError(0, "") }, isClosed},
-		"the listener is closed":        {func(w *world, _ *Stream, _ *PushedStream) { w.primary.stop() }, func(err error) bool { return err != nil }},
-		"the path ends, with a reason": {func(w *world, _ *Stream, _ *PushedStream) {
+		"the client closes the stream":  {func(_ *world, s *AggregateReader, _ *PushedStream) { s.Close() }, func(err error) bool { return err == errStreamClosed }},
+		"the client closes the session": {func(w *world, _ *AggregateReader, _ *PushedStream) { w.clients[0].CloseWithError(0, "") }, func(err error) bool { return err == errStreamClosed || isClosed(err) }},
+		"the server closes the session": {func(_ *world, _ *AggregateReader, p *PushedStream) { p.session.CloseWithError(0, "") }, isClosed},
+		"the listener is closed":        {func(w *world, _ *AggregateReader, _ *PushedStream) { w.primary.stop() }, func(err error) bool { return err != nil }},
+		"the path ends, with a reason": {func(w *world, _ *AggregateReader, _ *PushedStream) {
 			w.clients[0].primary.fail(errorf(ErrSecondaryStreamOverflow, "too much"))
 		}, func(err error) bool { return errors.Is(err, ErrSecondaryStreamOverflow) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inPushed(t, 3<<20, 0, 0, &Config{ReorderWindow: minReorderWindow}, func(w *world, s *Stream, ends []*PushedStream) {
+			inPushed(t, 3<<20, 0, 0, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 				t := w.t
 				p, x := ends[0], w.mapped(ends[0], 1)
 				time.AfterFunc(time.Second, func() { c.end(w, s, p) })
@@ -223,7 +223,7 @@ func isClosed(err error) bool {
 
 // Two secondary streams of one server, written to in turns.
 func TestInterleavedSecondaryStreams(t *testing.T) {
-	inPushed(t, 1<<20, unit, 0, nil, func(w *world, s *Stream, ends []*PushedStream) {
+	inPushed(t, 1<<20, unit, 0, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		const half = 1 << 19
 		a, b := w.mapped(ends[0], 0), w.mapped(ends[0], half)
@@ -256,7 +256,7 @@ func TestSecondaryStreamSizes(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		alignment := []int64{0, 1, 7, 1000, 64 << 10, 300_000, 1 << 20}[random.IntN(7)]
 		size := 1 + random.Int64N(3<<20)
-		inPushed(t, size, alignment, 0, nil, func(w *world, s *Stream, ends []*PushedStream) {
+		inPushed(t, size, alignment, 0, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 			t := w.t
 			x := w.mapped(ends[0], 0)
 			unit := max(1, alignment)
@@ -292,7 +292,7 @@ func TestManyPushedStreams(t *testing.T) {
 		sessions := map[int]*ServerSession{0: server, 1: <-w.secondaries[0].sessions}
 		var wg sync.WaitGroup
 		for range count {
-			s := w.offerPushed(client, server, size, 1000)
+			s := w.offerPushed(client, server, size, 1000, nil)
 			wg.Go(func() {
 				w.wantRead(s, size)
 				s.Close()
@@ -328,7 +328,7 @@ func TestManyPushedStreams(t *testing.T) {
 
 // Everything that was written arrives if a server waits for the stream's context before it goes.
 func TestPushedGracefulClose(t *testing.T) {
-	inPushed(t, 3<<20, 0, 1, nil, func(w *world, s *Stream, ends []*PushedStream) {
+	inPushed(t, 3<<20, 0, 1, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		const half = 3 << 19
 		var wg sync.WaitGroup
 		for i, p := range ends {
@@ -350,10 +350,10 @@ func TestPushedWriteDeadlineOfQUIC(t *testing.T) {
 	inWorldOf(t, 32<<20, 0, lan, func(w *world) {
 		t := w.t
 		client, server := w.dial(nil)
-		s := w.offerPushed(client, server, int64(len(w.data)), 0)
+		s := w.offerPushed(client, server, int64(len(w.data)), 0, nil)
 		hold, copied := make(chan struct{}), make(chan error, 1)
 		go func() { // a consumer that takes nothing
-			_, err := s.CopyTo(context.Background(), writerFunc(func(p []byte, _ int64) (int, error) { <-hold; return len(p), nil }))
+			_, err := s.CopyTo(context.Background(), writerFunc(func(p []byte, _ int64) (int, error) { <-hold; return len(p), nil }), nil)
 			copied <- err
 		}()
 		p, err := server.AcceptPushedStream(t.Context())

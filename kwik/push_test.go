@@ -10,17 +10,13 @@ import (
 )
 
 // offerPushed opens a pushed stream of n bytes and returns the client's end.
-func (w *world) offerPushed(client *ClientSession, server *ServerSession, n, alignment int64) *Stream {
+func (w *world) offerPushed(client *ClientSession, server *ServerSession, n, alignment int64, verify ProofFunc) *AggregateReader {
 	w.t.Helper()
 	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: n, Alignment: alignment, Descriptor: []byte("pushed"), Pushed: true})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return s
+	return w.accept(client, o.StreamID(), verify)
 }
 
 // push writes p from off on, as a server's application would.
@@ -41,7 +37,7 @@ func TestPushedStream(t *testing.T) {
 	inWorld(t, 2, lan, func(w *world) {
 		client, server := w.dial(nil)
 		size := int64(len(w.data))
-		s := w.offerPushed(client, server, size, 0)
+		s := w.offerPushed(client, server, size, 0, nil)
 		third := size / 3
 		errs := make(chan error, 3)
 		pushOwn := func(session *ServerSession, start, end int64) {
@@ -68,7 +64,7 @@ func TestPushedStream(t *testing.T) {
 		}
 		for _, src := range s.Stats().Sources {
 			if src.Bytes < third {
-				w.t.Errorf("%s delivered %d bytes", src.Path, src.Bytes)
+				w.t.Errorf("%s delivered %d bytes", src.Server, src.Bytes)
 			}
 		}
 		client.CloseWithError(0, "")
@@ -78,9 +74,9 @@ func TestPushedStream(t *testing.T) {
 // A source is held back at the window's end, which moves as the reader reads; it never holds back the byte that is due.
 func TestPushedStreamWindow(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
-		client, server := w.dial(&Config{ReorderWindow: minReorderWindow})
+		client, server := w.dial(&ClientConfig{ReorderWindow: minReorderWindow})
 		size := int64(len(w.data))
-		s := w.offerPushed(client, server, size, 0)
+		s := w.offerPushed(client, server, size, 0, nil)
 		half := size / 2
 		ahead := make(chan error, 1)
 		go func() {
@@ -129,7 +125,7 @@ func TestPushedStreamWindow(t *testing.T) {
 func TestOffsetSync(t *testing.T) {
 	inWorld(t, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
-		s := w.offerPushed(client, server, 1000, 0)
+		s := w.offerPushed(client, server, 1000, 0, nil)
 		first := make([]byte, 300)
 		read := make(chan error, 1)
 		go func() {
@@ -182,14 +178,14 @@ func TestConflictResolution(t *testing.T) {
 		for _, unordered := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
 				inWorld(t, 1, lan, func(w *world) {
-					client, server := w.dial(&Config{ConflictResolution: tt.strategy})
+					client, server := w.dial(&ClientConfig{ConflictResolution: tt.strategy})
 					w.wantState(client, "s1", PathActive)
-					s := w.offerPushed(client, server, 3000, 0)
+					s := w.offerPushed(client, server, 3000, 0, nil)
 					k := newSink(3000)
 					got := make(chan []byte, 1)
 					go func() { // byte 0 comes last, so that nothing is read before the conflict
 						if unordered {
-							if _, err := s.CopyTo(w.t.Context(), k); err != nil {
+							if _, err := s.CopyTo(w.t.Context(), k, nil); err != nil {
 								w.t.Error(err)
 							}
 							got <- k.data
@@ -245,8 +241,8 @@ func TestConflictResolution(t *testing.T) {
 // A hole that nobody fills ends the wait.
 func TestReorderTimeout(t *testing.T) {
 	inWorld(t, 0, lan, func(w *world) {
-		client, server := w.dial(&Config{ReorderTimeout: 3 * time.Second})
-		s := w.offerPushed(client, server, 1000, 0)
+		client, server := w.dial(&ClientConfig{ReorderTimeout: 3 * time.Second})
+		s := w.offerPushed(client, server, 1000, 0, nil)
 		go func() {
 			if p, err := server.AcceptPushedStream(w.t.Context()); err == nil {
 				push(server, p.StreamID(), 500, w.data[:500])

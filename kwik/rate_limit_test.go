@@ -100,8 +100,8 @@ func TestRateLimitOfAClient(t *testing.T) {
 			for _, latency := range []time.Duration{time.Millisecond, 25 * time.Millisecond} {
 				t.Run(fmt.Sprintf("%d KiB/s, %d servers, RTT %v", rate>>10, 1+secondaries, 2*latency), func(t *testing.T) {
 					inWorldOf(t, int(5*rate), secondaries, simnet.Link{Latency: latency, Rate: 200e6}, func(w *world) {
-						client, server := w.dial(&Config{RateLimit: NewRateLimit(rate)})
-						s := w.offer(client, server, unit)
+						client, server := w.dial(&ClientConfig{Config: Config{RateLimit: NewRateLimit(rate)}})
+						s := w.offer(client, server, unit, nil)
 						w.within(time.Minute, func() bool { return client.Stats().ActivePaths == 1+secondaries })
 						before := client.Stats().Wire.BytesReceived
 						start := time.Now()
@@ -113,7 +113,7 @@ func TestRateLimitOfAClient(t *testing.T) {
 							time.Sleep(100 * time.Millisecond)
 							for _, src := range s.Stats().Sources {
 								if src.Stalled || src.Gone != nil {
-									t.Errorf("%s is held up by this side, and said to be stalled: %+v", src.Path, src)
+									t.Errorf("%s is held up by this side, and said to be stalled: %+v", src.Server, src)
 								}
 							}
 						}
@@ -131,7 +131,7 @@ func TestRateLimitOfAClient(t *testing.T) {
 						if slowStart := 12 * 2 * latency.Seconds(); took < 4.75 || took > 5.25+slowStart {
 							t.Errorf("it took %.2f s and not 5", took)
 						}
-						for _, p := range client.Paths() {
+						for _, p := range client.Servers() {
 							if p.Connections > 1 {
 								t.Errorf("%d connections to %s", p.Connections, p.ID)
 							}
@@ -162,13 +162,13 @@ func TestRateLimitOfAServer(t *testing.T) {
 			t.Run(fmt.Sprintf("%d MiB/s, %d clients", rate>>20, clients), func(t *testing.T) {
 				inWorldOf(t, int(rate)*3/clients, 0, simnet.Link{Latency: time.Millisecond, Rate: 1e9}, func(w *world) {
 					w.primary.stop()
-					w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) { c.RateLimit = NewRateLimit(rate) }))
+					w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.RateLimit = NewRateLimit(rate) }))
 					var sessions []*ClientSession
-					var streams []*Stream
+					var streams []*AggregateReader
 					for range clients {
 						client, server := w.dial(nil)
 						sessions = append(sessions, client)
-						streams = append(streams, w.offer(client, server, unit))
+						streams = append(streams, w.offer(client, server, unit, nil))
 					}
 					received := func() (sum uint64) {
 						for _, c := range sessions {

@@ -3,6 +3,8 @@ package kwik
 import (
 	"errors"
 	"time"
+
+	"kwikcp/internal/backoff"
 )
 
 // A RecoveryPolicy says what a client does when something goes wrong with one source of an aggregate stream. The zero
@@ -34,8 +36,10 @@ func (p MappingRetryPolicy) populate() MappingRetryPolicy {
 // retry calls try until it succeeds, the retries are used up or done is closed. What news returns is closed when it is worth while to try
 // again before the time, which is no retry.
 func (p MappingRetryPolicy) retry(done <-chan struct{}, news func() <-chan struct{}, try func() bool) bool {
-	wait, n := p.Backoff, 0
-	timer := time.NewTimer(wait)
+	// Without jitter: a look-up concerns this process only.
+	delays := backoff.Policy{Min: p.Backoff, Max: max(p.Backoff, time.Hour)}
+	n := 0
+	timer := time.NewTimer(delays.Delay(1))
 	defer timer.Stop()
 	for {
 		sooner := news()
@@ -51,8 +55,7 @@ func (p MappingRetryPolicy) retry(done <-chan struct{}, news func() <-chan struc
 		case <-sooner:
 		case <-timer.C:
 			n++
-			wait = min(2*wait, time.Hour)
-			timer.Reset(wait)
+			timer.Reset(delays.Delay(n + 1))
 		}
 	}
 }

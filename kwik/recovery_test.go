@@ -54,7 +54,7 @@ func TestMappingRetryPolicy(t *testing.T) {
 }
 
 // inFakeWorld runs f with a client, an honest primary and a fake secondary; nothing is offered yet.
-func inFakeWorld(t *testing.T, conf *Config, f func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, id PathID)) {
+func inFakeWorld(t *testing.T, conf *ClientConfig, f func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, id ServerID)) {
 	t.Helper()
 	inWorldOf(t, 1<<20+77, 0, lan, func(w *world) {
 		secondary, id := w.fakeSecondary()
@@ -67,12 +67,12 @@ func inFakeWorld(t *testing.T, conf *Config, f func(w *world, client *ClientSess
 
 // Offers and data travel on different paths. What comes before its offer, or before its source is attached, waits and counts.
 func TestDataBeforeItsOffer(t *testing.T) {
-	inFakeWorld(t, nil, func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, id PathID) {
+	inFakeWorld(t, nil, func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, id ServerID) {
 		size := uint64(len(w.data))
 		x := fake.extent(wireOpen(FirstAggregateStreamID, 0, 0), wireData(w.data[:1<<20]), wireData(w.data[1<<20:]), wireClose(size))
 		x.Close()
 		time.Sleep(100 * time.Millisecond) // the stream waits for its offer
-		s := w.offerPushed(client, server, int64(size), 0)
+		s := w.offerPushed(client, server, int64(size), 0, nil)
 		if s.StreamID() != FirstAggregateStreamID {
 			w.t.Fatalf("stream %#x", s.StreamID())
 		}
@@ -89,9 +89,9 @@ func TestDataBeforeItsOffer(t *testing.T) {
 func TestDataWithoutAnOffer(t *testing.T) {
 	for name, offered := range map[string]bool{"never offered": false, "never attached": true} {
 		t.Run(name, func(t *testing.T) {
-			inFakeWorld(t, nil, func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, _ PathID) {
+			inFakeWorld(t, nil, func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, _ ServerID) {
 				if offered {
-					w.offerPushed(client, server, int64(len(w.data)), 0)
+					w.offerPushed(client, server, int64(len(w.data)), 0, nil)
 				}
 				start := time.Now()
 				fake.extent(wireOpen(FirstAggregateStreamID, 0, 0), wireData(w.data[:1000]))
@@ -109,8 +109,8 @@ func TestDataWithoutAnOffer(t *testing.T) {
 
 // Whoever ends, the session or the path, does not wait for a secondary stream that does.
 func TestWaitForAnOfferEnds(t *testing.T) {
-	patient := &Config{Recovery: RecoveryPolicy{Mapping: MappingRetryPolicy{MaxRetries: 12}}} // 41 s
-	inFakeWorld(t, patient, func(w *world, client *ClientSession, _ *ServerSession, fake *fakePeer, _ PathID) {
+	patient := &ClientConfig{Recovery: RecoveryPolicy{Mapping: MappingRetryPolicy{MaxRetries: 12}}} // 41 s
+	inFakeWorld(t, patient, func(w *world, client *ClientSession, _ *ServerSession, fake *fakePeer, _ ServerID) {
 		fake.extent(wireOpen(FirstAggregateStreamID, 0, 0))
 		time.Sleep(time.Second)
 		start := time.Now()
@@ -122,7 +122,7 @@ func TestWaitForAnOfferEnds(t *testing.T) {
 			w.t.Errorf("%d secondary streams are left", n)
 		}
 	})
-	inFakeWorld(t, patient, func(w *world, client *ClientSession, _ *ServerSession, fake *fakePeer, id PathID) {
+	inFakeWorld(t, patient, func(w *world, client *ClientSession, _ *ServerSession, fake *fakePeer, id ServerID) {
 		fake.extent(wireOpen(FirstAggregateStreamID, 0, 0))
 		time.Sleep(time.Second)
 		fake.conn.CloseWithError(0, "")
@@ -184,11 +184,11 @@ func TestAggregationFallback(t *testing.T) {
 				t := w.t
 				var (
 					mu     sync.Mutex
-					blamed []PathID
+					blamed []ServerID
 					reads  []int64
 					wrong  = tt.wrong
 				)
-				w.primary.config.OnBlame = func(_ *ServerSession, path PathID, _ int64, _ string) {
+				w.primary.config.OnReject = func(_ *ServerSession, path ServerID, _ int64, _ string) {
 					mu.Lock()
 					defer mu.Unlock()
 					blamed = append(blamed, path)
@@ -196,7 +196,7 @@ func TestAggregationFallback(t *testing.T) {
 				if tt.alone {
 					w.primary.config.OpenContent = func(context.Context, ContentRequest) (Content, error) { return nil, errors.New("lost") }
 				}
-				bad := w.join(configured(func(c *Config) {
+				bad := w.join(configured(func(c *ServerConfig) {
 					c.OpenContent = func(context.Context, ContentRequest) (Content, error) {
 						return flaky{memory{w.data}, &mu, &wrong, &reads}, nil
 					}
@@ -205,13 +205,12 @@ func TestAggregationFallback(t *testing.T) {
 				if tt.alone {
 					w.secondaries[1].config.OpenContent = w.primary.config.OpenContent
 				}
-				client, server := w.dial(&Config{Recovery: RecoveryPolicy{Aggregation: tt.strategy}})
-				for _, id := range []PathID{"s1", "s2"} {
+				client, server := w.dial(&ClientConfig{Recovery: RecoveryPolicy{Aggregation: tt.strategy}})
+				for _, id := range []ServerID{"s1", "s2"} {
 					w.wantState(client, id, PathActive)
 				}
-				s := w.offer(client, server, unit)
 				var refuted []int64
-				s.SetProof(func(_ PathID, off int64, p []byte) error {
+				s := w.offer(client, server, unit, func(_ ServerID, off int64, p []byte) error {
 					if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
 						mu.Lock()
 						defer mu.Unlock()
@@ -230,14 +229,14 @@ func TestAggregationFallback(t *testing.T) {
 				time.Sleep(time.Second) // for the primary to hear of it
 				mu.Lock()
 				defer mu.Unlock()
-				if len(blamed) != tt.blames || slices.ContainsFunc(blamed, func(id PathID) bool { return id != "s1" }) {
+				if len(blamed) != tt.blames || slices.ContainsFunc(blamed, func(id ServerID) bool { return id != "s1" }) {
 					w.t.Errorf("blamed %v, want s1 %d times", blamed, tt.blames)
 				}
 				if got := w.path(client, "s1").State; got != tt.state {
 					w.t.Errorf("s1 is %v, want %v", got, tt.state)
 				}
-				if w.path(client, primaryPathID).State != PathActive || w.path(client, "s2").State != PathActive || len(w.secondaries[1].sessions) != 1 {
-					w.t.Errorf("a server that did nothing wrong lost its path: %+v", client.Paths())
+				if w.path(client, primaryID).State != PathActive || w.path(client, "s2").State != PathActive || len(w.secondaries[1].sessions) != 1 {
+					w.t.Errorf("a server that did nothing wrong lost its path: %+v", client.Servers())
 				}
 				if tt.strategy == FallbackRequestRetransmission {
 					asked := 0
@@ -255,7 +254,7 @@ func TestAggregationFallback(t *testing.T) {
 						t.Errorf("%v does not say where", c.err)
 					}
 					s.Close()
-					w.copy(w.offer(client, server, unit)).sink.data = nil // the session goes on: another stream may be read
+					w.copy(w.offer(client, server, unit, nil)).sink.data = nil // the session goes on: another stream may be read
 				}
 			})
 		})
@@ -292,7 +291,7 @@ var brokenStreams = map[string]func(h *hostileScene) [][]byte{
 func inRecoveryScene(t *testing.T, strategy MetadataRecoveryStrategy, f func(h *hostileScene)) {
 	t.Helper()
 	t.Parallel()
-	inHostileSceneUnder(t, 8<<20, &Config{Recovery: RecoveryPolicy{Metadata: strategy}}, func(h *hostileScene) {
+	inHostileSceneUnder(t, 8<<20, &ClientConfig{Recovery: RecoveryPolicy{Metadata: strategy}}, func(h *hostileScene) {
 		h.laterGrant()
 		f(h)
 	})
@@ -366,7 +365,7 @@ func (h *hostileScene) held(grant uint64) bool {
 // gone says why the fake is out of the stream, nil while it is not.
 func (h *hostileScene) gone() error {
 	for _, src := range h.stream.Stats().Sources {
-		if src.Path == h.id {
+		if src.Server == h.id {
 			return src.Gone
 		}
 	}
@@ -399,13 +398,13 @@ func TestRecoveryCloseStream(t *testing.T) {
 				h.fake.extent(say(h)...)
 				<-h.copy.done
 				wantError(h.w.t, h.copy.err, ErrMetadataProtocolViolation)
-				if e, _ := errors.AsType[*Error](h.copy.err); e.Path != h.id {
+				if e, _ := errors.AsType[*Error](h.copy.err); e.Path != h.id.path(1) {
 					h.w.t.Errorf("%v does not say who", h.copy.err)
 				}
 				h.fake.wantOpen()
-				for _, p := range h.client.Paths() {
+				for _, p := range h.client.Servers() {
 					if p.State != PathActive {
-						h.w.t.Errorf("%s is %v: %v", p.ID, p.State, p.Reason)
+						h.w.t.Errorf("%s is %v: %v", p.ID, p.State, p.Err)
 					}
 				}
 			})
@@ -422,7 +421,7 @@ func TestRecoveryIgnoreStream(t *testing.T) {
 				h.wantLife()
 				wantError(h.w.t, h.gone(), ErrMetadataProtocolViolation)
 				h.fake.wantOpen()
-				h.stream = h.w.offer(h.client, h.server, unit)
+				h.stream = h.w.offer(h.client, h.server, unit, nil)
 				h.copy = h.w.copy(h.stream)
 				h.fake.attached()
 				g := h.fake.granted()
@@ -466,10 +465,9 @@ func TestRefutationsOutliveThePath(t *testing.T) {
 				b[i] ^= 1
 			}
 		})))
-		client, server := w.dial(&Config{Recovery: RecoveryPolicy{Aggregation: FallbackIgnoreCorrupted}})
+		client, server := w.dial(&ClientConfig{Recovery: RecoveryPolicy{Aggregation: FallbackIgnoreCorrupted}})
 		w.wantState(client, "s1", PathActive)
-		s := w.offerPushed(client, server, int64(len(w.data)), unit)
-		s.SetProof(func(source PathID, off int64, p []byte) error {
+		s := w.offerPushed(client, server, int64(len(w.data)), unit, func(source ServerID, off int64, p []byte) error {
 			if source == "s1" {
 				return errors.New("wrong")
 			}

@@ -61,7 +61,7 @@ func TestResolve(t *testing.T) {
 		{"[::ffff:192.0.2.7]:1", IPv4, "[192.0.2.7:1]"},
 		{"name", AnyFamily, ""},
 	} {
-		c := (&Config{Family: test.family, LookupIP: lookup}).populate()
+		c := (&ClientConfig{Config: Config{Family: test.family, LookupIP: lookup}}).populate()
 		addrs, err := c.resolve(t.Context(), test.addr)
 		got := ""
 		if err == nil {
@@ -106,9 +106,11 @@ func TestHappyEyeballs(t *testing.T) {
 			{"the other is wanted", []netip.Addr{six.Addr(), four}, IPv6, six.Addr(), 50 * time.Millisecond},
 			{"nothing is left", []netip.Addr{four}, IPv6, netip.Addr{}, time.Second},
 		} {
-			conf := &Config{
-				Family: test.family, LocalAddresses: func() []netip.Addr { return nil },
-				LookupIP: func(context.Context, string, string) ([]netip.Addr, error) { return test.addrs, nil },
+			conf := &ClientConfig{
+				Config: Config{
+					Family: test.family, LocalAddresses: func() []netip.Addr { return nil },
+					LookupIP: func(context.Context, string, string) ([]netip.Addr, error) { return test.addrs, nil },
+				},
 				ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
 					conn, _ := w.listen()
 					return conn, nil
@@ -133,7 +135,7 @@ func TestHappyEyeballs(t *testing.T) {
 			}
 			if test.family != AnyFamily {
 				time.Sleep(time.Second)
-				for _, p := range client.Paths() {
+				for _, p := range client.Servers() {
 					if !test.family.has(p.Addr.Addr()) {
 						w.t.Errorf("%s: a path to %v", test.name, p.Addr)
 					}
@@ -148,9 +150,9 @@ func TestHappyEyeballs(t *testing.T) {
 func TestFamilyOfSecondaries(t *testing.T) {
 	inWorldOf(t, unit, 1, simnet.Link{Latency: time.Millisecond}, func(w *world) {
 		for family, want := range map[AddressFamily]int{AnyFamily: 2, IPv4: 2, IPv6: 1} {
-			client, _ := w.dial(&Config{Family: family}) // Dial's address is the caller's choice
+			client, _ := w.dial(&ClientConfig{Config: Config{Family: family}}) // Dial's address is the caller's choice
 			time.Sleep(time.Second)
-			if got := len(client.Paths()); got != want {
+			if got := len(client.Servers()); got != want {
 				w.t.Errorf("%v: %d paths, want %d", family, got, want)
 			}
 		}

@@ -184,7 +184,7 @@ func (p *schedPath) target() int64 {
 		return minExtent // a probe
 	}
 	switch {
-	case p.rate == 0 && p.id != p.id.server():
+	case p.rate == 0 && p.id.isFurther():
 		return minExtent
 	case p.rate == 0:
 		return firstOutstanding

@@ -56,7 +56,7 @@ func newSchedulerSim(total, unit uint64, sources ...*simSource) *schedulerSim {
 func (sim *schedulerSim) add(src *simSource) {
 	sim.sources = append(sim.sources, src)
 	sim.s.addPath(src.id, src.rtt, sim.now)
-	sim.s.setRoom(src.id, roomOffered, sim.now)
+	sim.s.setRoom(src.id, grantQueueLimit, sim.now)
 	sim.tell()
 }
 
@@ -334,7 +334,7 @@ func TestExpectedSourcesAreReservedFor(t *testing.T) {
 	s := newScheduler(u, u.total)
 	s.expect(2, now.Add(200*time.Millisecond), now)
 	s.addPath("a", 0, now)
-	s.setRoom("a", roomOffered, now)
+	s.setRoom("a", grantQueueLimit, now)
 	s.start(now)
 	if got, part := s.path("a").granted, u.total/3; got < part || got > part+minExtent {
 		t.Errorf("%d bytes granted, a third is %d", got, part)

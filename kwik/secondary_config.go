@@ -47,13 +47,18 @@ func (c SecondaryStreamConfig) populate() SecondaryStreamConfig {
 	c.StreamTimeout = clip(c.StreamTimeout, minSecondaryTimeout, maxSecondaryTimeout)
 	setDefault(&c.MetadataTimeout, 30*time.Second)
 	c.MetadataTimeout = clip(c.MetadataTimeout, minSecondaryTimeout, maxSecondaryTimeout)
-	setDefault(&c.BufferSize, dataFrameSize)
-	c.BufferSize = clip(c.BufferSize, 64<<10, maxDataPayload)
+	c.BufferSize = populateBufferSize(c.BufferSize)
 	setDefault(&c.AggregationBatchSize, dataFrameSize)
 	if c.AggregationBatchSize > 0 {
 		c.AggregationBatchSize = clip(c.AggregationBatchSize, 4<<10, c.BufferSize)
 	}
 	return c
+}
+
+// populateBufferSize returns the effective BufferSize of a client or a server.
+func populateBufferSize(n int) int {
+	setDefault(&n, dataFrameSize)
+	return clip(n, 64<<10, maxDataPayload)
 }
 
 func clip[T int | time.Duration](v, least, most T) T { return max(least, min(v, most)) }

@@ -35,7 +35,7 @@ func TestSecondaryStreamConfig(t *testing.T) {
 		}
 	}
 	// No field is forgotten.
-	v := reflect.ValueOf((&Config{}).populate().SecondaryStreams)
+	v := reflect.ValueOf((&ClientConfig{}).populate().SecondaryStreams)
 	for i := range v.NumField() {
 		if v.Field(i).IsZero() {
 			t.Errorf("%s has no default", v.Type().Field(i).Name)

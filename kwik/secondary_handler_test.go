@@ -15,7 +15,7 @@ import (
 
 // inSourceScene runs f with a client of a configuration that copies a stream from a fake secondary alone, whose units have
 // align bytes: the primary has no content. The fake has its first grant.
-func inSourceScene(t *testing.T, size int, align int64, conf Config, prove ProofFunc, f func(h *hostileScene)) {
+func inSourceScene(t *testing.T, size int, align int64, conf ClientConfig, prove ProofFunc, f func(h *hostileScene)) {
 	t.Helper()
 	inWorldOf(t, size, 0, lan, func(w *world) {
 		w.primary.config.OpenContent = nil
@@ -25,11 +25,10 @@ func inSourceScene(t *testing.T, size int, align int64, conf Config, prove Proof
 		h.client, h.server = w.dial(&conf)
 		h.fake = server.welcome(kwikpb.Role_ROLE_SECONDARY, id)
 		w.wantState(h.client, id, PathActive)
-		h.stream = w.offer(h.client, h.server, align)
-		h.stream.SetProof(prove)
+		h.stream = w.offer(h.client, h.server, align, prove)
 		h.copy = w.copy(h.stream)
 		h.fake.attached()
-		h.fake.metadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{KwikStreamId: uint64(h.stream.StreamID()), Room: roomOffered})
+		h.fake.metadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{KwikStreamId: uint64(h.stream.StreamID()), Room: grantQueueLimit})
 		h.grant = h.fake.granted()
 		h.start = h.grant.GetExpectedOffset()
 		f(h)
@@ -67,7 +66,7 @@ func (h *hostileScene) serveAll(n uint64) {
 
 // infos returns the client's secondary streams of the fake's path.
 func (h *hostileScene) infos() []SecondaryStreamInfo {
-	return slices.DeleteFunc(h.client.SecondaryStreams(), func(x SecondaryStreamInfo) bool { return x.Path != h.id })
+	return slices.DeleteFunc(h.client.SecondaryStreams(), func(x SecondaryStreamInfo) bool { return x.Path != h.id.path(1) })
 }
 
 // wantInfo waits until the fake's n-th secondary stream is in a state, for a second at most.
@@ -98,14 +97,14 @@ func TestShortFramesAreGathered(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
 			var lengths []int
-			prove := func(_ PathID, _ int64, p []byte) error {
+			prove := func(_ ServerID, _ int64, p []byte) error {
 				mu.Lock()
 				lengths = append(lengths, len(p))
 				mu.Unlock()
 				time.Sleep(tt.slow)
 				return nil
 			}
-			conf := Config{SecondaryStreams: SecondaryStreamConfig{AggregationBatchSize: tt.batch}}
+			conf := ClientConfig{SecondaryStreams: SecondaryStreamConfig{AggregationBatchSize: tt.batch}}
 			inSourceScene(t, size, align, conf, prove, func(h *hostileScene) {
 				h.serveAll(tt.frame)
 				h.copy.wantAll()
@@ -132,7 +131,7 @@ func TestNothingIsHeldBack(t *testing.T) {
 		"a CLOSE without FIN": func(h *hostileScene) []byte { return wireClose(h.start + align) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			inSourceScene(t, 100_000, align, Config{}, nil, func(h *hostileScene) {
+			inSourceScene(t, 100_000, align, ClientConfig{}, nil, func(h *hostileScene) {
 				h.fake.extent(h.open(), h.data(h.start, align), more(h))
 				h.w.within(100*time.Millisecond, func() bool { return h.stream.Stats().Bytes == align })
 			})
@@ -142,7 +141,7 @@ func TestNothingIsHeldBack(t *testing.T) {
 
 // What came before a fault counts, however it arrived.
 func TestBytesBeforeAFaultCount(t *testing.T) {
-	inSourceScene(t, 100_000, 100, Config{Recovery: RecoveryPolicy{Metadata: RecoveryRequestResend}}, nil, func(h *hostileScene) {
+	inSourceScene(t, 100_000, 100, ClientConfig{Recovery: RecoveryPolicy{Metadata: RecoveryRequestResend}}, nil, func(h *hostileScene) {
 		raw := h.open()
 		for i := range uint64(5) {
 			raw = append(raw, h.data(h.start+100*i, 100)...)
@@ -162,14 +161,14 @@ func TestBufferSize(t *testing.T) {
 	const size, align, buffer = 2 << 20, 10_000, 100_000
 	var mu sync.Mutex
 	longest := 0
-	prove := func(_ PathID, _ int64, p []byte) error {
+	prove := func(_ ServerID, _ int64, p []byte) error {
 		mu.Lock()
 		defer mu.Unlock()
 		longest = max(longest, len(p))
 		return nil
 	}
 	t.Run("a client", func(t *testing.T) {
-		inSourceScene(t, size, align, Config{SecondaryStreams: SecondaryStreamConfig{BufferSize: buffer}}, prove, func(h *hostileScene) {
+		inSourceScene(t, size, align, ClientConfig{SecondaryStreams: SecondaryStreamConfig{BufferSize: buffer}}, prove, func(h *hostileScene) {
 			h.serveAll(500_000)
 			h.copy.wantAll()
 			if longest != buffer {
@@ -180,10 +179,9 @@ func TestBufferSize(t *testing.T) {
 	t.Run("a server", func(t *testing.T) {
 		longest = 0
 		inWorldOf(t, size, 0, lan, func(w *world) {
-			w.primary.config.SecondaryStreams.BufferSize = buffer
+			w.primary.config.BufferSize = buffer
 			client, server := w.dial(nil)
-			s := w.offer(client, server, align)
-			s.SetProof(prove)
+			s := w.offer(client, server, align, prove)
 			w.copy(s).wantAll()
 			if longest != buffer {
 				t.Errorf("frames of up to %d bytes, want %d", longest, buffer)
@@ -192,7 +190,7 @@ func TestBufferSize(t *testing.T) {
 	})
 	t.Run("a unit that is larger", func(t *testing.T) {
 		longest = 0
-		inSourceScene(t, size, 200_000, Config{SecondaryStreams: SecondaryStreamConfig{BufferSize: buffer}}, prove, func(h *hostileScene) {
+		inSourceScene(t, size, 200_000, ClientConfig{SecondaryStreams: SecondaryStreamConfig{BufferSize: buffer}}, prove, func(h *hostileScene) {
 			h.serveAll(400_000)
 			h.copy.wantAll()
 			if longest != 200_000 {
@@ -204,7 +202,7 @@ func TestBufferSize(t *testing.T) {
 
 // A stream on which nothing comes is given up after StreamTimeout, its bytes are granted anew, and its path goes on.
 func TestSilentSecondaryStream(t *testing.T) {
-	inSourceScene(t, 100_000, 1000, Config{SecondaryStreams: SecondaryStreamConfig{StreamTimeout: 4 * time.Second}, SourceTimeout: time.Minute}, nil, func(h *hostileScene) {
+	inSourceScene(t, 100_000, 1000, ClientConfig{SecondaryStreams: SecondaryStreamConfig{StreamTimeout: 4 * time.Second}, SourceTimeout: time.Minute}, nil, func(h *hostileScene) {
 		begun := time.Now()
 		x := h.fake.extent(h.open(), h.data(h.start, 1000))
 		<-x.Context().Done()
@@ -229,7 +227,7 @@ func TestSilentSecondaryStream(t *testing.T) {
 
 // A stream on which little comes is not given up, nor one that this side holds up.
 func TestSlowSecondaryStreams(t *testing.T) {
-	conf := Config{SecondaryStreams: SecondaryStreamConfig{StreamTimeout: 2 * time.Second}, SourceTimeout: time.Hour}
+	conf := ClientConfig{SecondaryStreams: SecondaryStreamConfig{StreamTimeout: 2 * time.Second}, SourceTimeout: time.Hour}
 	t.Run("a trickle", func(t *testing.T) {
 		inSourceScene(t, 100_000, 100_000, conf, nil, func(h *hostileScene) {
 			raw := append(h.open(), h.data(0, 100_000)...)
@@ -245,7 +243,7 @@ func TestSlowSecondaryStreams(t *testing.T) {
 		})
 	})
 	t.Run("a slow proof", func(t *testing.T) {
-		prove := func(PathID, int64, []byte) error {
+		prove := func(ServerID, int64, []byte) error {
 			time.Sleep(20 * time.Second)
 			return nil
 		}
@@ -270,7 +268,7 @@ func TestMappingEnd(t *testing.T) {
 		wantEnd := func(end int64) {
 			h.w.t.Helper()
 			h.w.within(time.Second, func() bool {
-				return slices.ContainsFunc(h.client.Mappings(), func(m MappingMetadata) bool { return m.Path == h.id && m.End == end })
+				return slices.ContainsFunc(h.client.Mappings(), func(m MappingMetadata) bool { return m.Path == h.id.path(1) && m.End == end })
 			})
 		}
 		before, after := int64(h.start+4*unit), int64(h.start+2*unit)
@@ -286,7 +284,7 @@ func TestMappingEnd(t *testing.T) {
 }
 
 func TestSecondaryStreamLimits(t *testing.T) {
-	conf := Config{SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 3, MetadataTimeout: 2 * time.Second}, SourceTimeout: time.Hour}
+	conf := ClientConfig{SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 3, MetadataTimeout: 2 * time.Second}, SourceTimeout: time.Hour}
 	inSourceScene(t, 100_000, 1000, conf, nil, func(h *hostileScene) {
 		var streams []*fakeExtent
 		for range 3 {
@@ -319,7 +317,7 @@ func TestSecondaryStreamLimits(t *testing.T) {
 
 // Every state is reached, and a stream shows what it is doing.
 func TestSecondaryStreamStates(t *testing.T) {
-	inSourceScene(t, 100_000, 1000, Config{}, nil, func(h *hostileScene) {
+	inSourceScene(t, 100_000, 1000, ClientConfig{}, nil, func(h *hostileScene) {
 		x := h.fake.extent(h.open()[:3])
 		if info := h.wantInfo(0, SecondaryStreamOpening); info.Mapping != nil || info.CreatedAt.IsZero() {
 			t.Errorf("%+v", info)
@@ -328,7 +326,7 @@ func TestSecondaryStreamStates(t *testing.T) {
 		info := h.wantInfo(0, SecondaryStreamActive)
 		h.w.within(time.Second, func() bool { info = h.infos()[0]; return info.Received > 2400 })
 		m := h.client.Mappings()
-		if len(m) != 1 || *info.Mapping != m[0] || m[0].Path != h.id || m[0].KWIKStream != h.stream.StreamID() || m[0].SecondaryStream != info.StreamID ||
+		if len(m) != 1 || *info.Mapping != m[0] || m[0].Path != h.id.path(1) || m[0].KWIKStream != h.stream.StreamID() || m[0].SecondaryStream != info.StreamID ||
 			m[0].Bytes != 2000 || m[0].Offset != int64(h.start)+2000 || m[0].CreatedAt.IsZero() || m[0].LastActivity.Before(m[0].CreatedAt) {
 			t.Errorf("%+v, %+v", info, m)
 		}
@@ -385,9 +383,9 @@ func TestAggregationRatio(t *testing.T) {
 func TestPathStats(t *testing.T) {
 	inWorld(t, 1, simnet.Link{Latency: 10 * time.Millisecond, Rate: 50e6}, func(w *world) {
 		client, server := w.dial(nil)
-		w.copy(w.offer(client, server, unit)).wantAll()
+		w.copy(w.offer(client, server, unit, nil)).wantAll()
 		before := w.wantState(client, "s1", PathActive)
-		for _, p := range client.Paths() {
+		for _, p := range client.Servers() {
 			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond || p.CongestionWindow == 0 {
 				t.Errorf("%q: RTT %v, at least %v, window %d", p.ID, p.RTT, p.MinRTT, p.CongestionWindow)
 			}
@@ -422,7 +420,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	} {
 		for _, frame := range []uint64{100, 50_000} {
 			t.Run(name, func(t *testing.T) {
-				inSourceScene(t, 400_000, 100, Config{}, nil, func(h *hostileScene) {
+				inSourceScene(t, 400_000, 100, ClientConfig{}, nil, func(h *hostileScene) {
 					x := h.fake.extent(h.open(), h.data(h.start, frame), h.data(h.start+frame, frame)[:frame-50])
 					time.Sleep(100 * time.Millisecond)
 					end(h)

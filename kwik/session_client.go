@@ -3,7 +3,6 @@ package kwik
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -19,7 +18,7 @@ import (
 // primary's error; aggregate streams go on as long as a secondary delivers.
 type ClientSession struct {
 	id      SessionID
-	config  *Config
+	config  *ClientConfig
 	tls     *tls.Config // base of the configurations of secondaries' paths
 	handler *secondaryStreamHandler
 	primary *path
@@ -31,24 +30,25 @@ type ClientSession struct {
 	wg       sync.WaitGroup // the goroutines that run or keep paths
 
 	mu      sync.Mutex
-	servers map[PathID]*serverRecord
+	servers map[ServerID]*serverRecord
 	paths   map[PathID]*pathRecord // of all servers
 	streams map[StreamID]*openStream
 	offered StreamID // the highest aggregate stream id so far; 0 for none
 	// headStarts is how many head starts have been reserved, and headStartRoom how much of their room is not, in bytes.
 	headStarts    int
 	headStartRoom int64
-	waiting       []*Stream     // opened by the primary, not accepted yet; plain ones are bounded by QUIC's stream limit
-	news          chan struct{} // closed and made anew whenever waiting grows
+	waiting       []*Stream         // opened by the primary, not accepted yet; QUIC's stream limit bounds their number
+	offers        []*AggregateOffer // likewise; maxStreamsPerSession bounds their number
+	arrived       chan struct{}     // closed and replaced when one of the two grows
 }
 
-func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
+func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 	s := &ClientSession{
 		id: newSessionID(), config: c, tls: tlsConf,
-		servers: make(map[PathID]*serverRecord),
+		servers: make(map[ServerID]*serverRecord),
 		paths:   make(map[PathID]*pathRecord),
 		streams: make(map[StreamID]*openStream),
-		news:    make(chan struct{}),
+		arrived: make(chan struct{}),
 
 		headStartRoom: int64(c.clientQUIC(ServerRolePrimary).InitialConnectionReceiveWindow / 2),
 	}
@@ -61,8 +61,8 @@ func newClientSession(tlsConf *tls.Config, c *Config) *ClientSession {
 // begin takes the primary's first path into service.
 func (s *ClientSession) begin(p *path) {
 	s.primary = p
-	r := s.newServer(p.id, ServerRolePrimary, p.addr).paths[0]
-	r.path, r.tried = p, true
+	r := s.newServer(primaryID, ServerRolePrimary, p.addr).paths[0]
+	r.path, r.dialed = p, true
 	s.wg.Go(func() { s.handler.run(s.ctx.Done()) })
 	s.wg.Go(func() {
 		err := p.run()
@@ -88,7 +88,7 @@ func (s *ClientSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return &Stream{plain: stream, path: primaryPathID}, nil
+	return &Stream{quic: stream, path: primaryPathID}, nil
 }
 
 // OpenStream opens a plain stream to the primary, or fails at once if QUIC's stream limit is reached.
@@ -97,55 +97,59 @@ func (s *ClientSession) OpenStream() (*Stream, error) {
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return &Stream{plain: stream, path: primaryPathID}, nil
+	return &Stream{quic: stream, path: primaryPathID}, nil
 }
 
-// AcceptStream returns the next stream that the primary opened, plain or aggregate. An application whose own protocol
-// names its aggregate streams uses AcceptAggregate for them instead.
+// AcceptStream returns the next plain stream that the primary opened. Aggregate streams are accepted by AcceptAggregate
+// and AcceptNextAggregate.
 func (s *ClientSession) AcceptStream(ctx context.Context) (*Stream, error) {
-	return s.accept(ctx, func(*Stream) bool { return true })
+	return accept(ctx, s, &s.waiting, func(*Stream) bool { return true })
 }
 
-// AcceptAggregate returns the aggregate stream of the given id. It waits for the primary's offer if that has not come.
-// Each stream is accepted once, by this or by AcceptStream.
-func (s *ClientSession) AcceptAggregate(ctx context.Context, id StreamID) (*Stream, error) {
-	return s.accept(ctx, func(stream *Stream) bool { return stream.agg != nil && stream.agg.id == id })
+// AcceptAggregate returns the aggregate stream with the given ID, which the application's own protocol named. It waits
+// for the primary's offer if that has not arrived. Each stream is accepted once, by AcceptAggregate or AcceptNextAggregate.
+func (s *ClientSession) AcceptAggregate(ctx context.Context, id StreamID) (*AggregateOffer, error) {
+	return accept(ctx, s, &s.offers, func(o *AggregateOffer) bool { return o.agg.id == id })
 }
 
-// accept waits for a stream that matches and takes it.
-func (s *ClientSession) accept(ctx context.Context, match func(*Stream) bool) (*Stream, error) {
+// AcceptNextAggregate returns the next aggregate stream that the primary opened, pulled or pushed.
+func (s *ClientSession) AcceptNextAggregate(ctx context.Context) (*AggregateOffer, error) {
+	return accept(ctx, s, &s.offers, func(*AggregateOffer) bool { return true })
+}
+
+// accept waits until the queue, which the session's lock guards, has an element that matches, and removes it.
+func accept[T any](ctx context.Context, s *ClientSession, queue *[]T, matches func(T) bool) (next T, err error) {
 	for {
 		s.mu.Lock()
-		if i := slices.IndexFunc(s.waiting, match); i >= 0 {
-			stream := s.waiting[i]
-			s.waiting = slices.Delete(s.waiting, i, i+1)
+		if i := slices.IndexFunc(*queue, matches); i >= 0 {
+			next = (*queue)[i]
+			*queue = slices.Delete(*queue, i, i+1)
 			s.mu.Unlock()
-			return stream, nil
+			return next, nil
 		}
-		news := s.news
+		changed := s.arrived
 		s.mu.Unlock()
 		select {
-		case <-news:
+		case <-changed:
 		case <-s.public.Done():
-			return nil, context.Cause(s.public)
+			return next, context.Cause(s.public)
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return next, ctx.Err()
 		}
 	}
 }
 
-// nextStream returns a channel that is closed when the next stream is delivered.
+// nextStream returns a channel that is closed when the next stream arrives.
 func (s *ClientSession) nextStream() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.news
+	return s.arrived
 }
 
-// deliverStream queues a stream for accept. Called with the lock held.
-func (s *ClientSession) deliverStream(stream *Stream) {
-	s.waiting = append(s.waiting, stream)
-	close(s.news)
-	s.news = make(chan struct{})
+// announce wakes those who wait for a stream. Called with the lock held, after a queue has grown.
+func (s *ClientSession) announce() {
+	close(s.arrived)
+	s.arrived = make(chan struct{})
 }
 
 // CloseWithError closes the session and all its paths, as quic-go's does, and waits until nothing of it is left.
@@ -170,7 +174,7 @@ func (s *ClientSession) CloseWithError(code ApplicationErrorCode, reason string)
 	return nil
 }
 
-var errSessionClosed = errors.New("kwik: session closed")
+var errSessionClosed error = closedError("kwik: session closed")
 
 // Context ends when the primary's path ends, as a quic-go connection's does; its cause says why.
 func (s *ClientSession) Context() context.Context { return s.public }
@@ -189,15 +193,15 @@ func (s *ClientSession) RemoteAddr() net.Addr { return s.primary.conn.RemoteAddr
 // LocalAddr returns the client's address on the primary's path.
 func (s *ClientSession) LocalAddr() net.Addr { return s.primary.conn.LocalAddr() }
 
-// Paths returns a snapshot of all servers that the session knows, the primary first, then by id.
-func (s *ClientSession) Paths() []PathStats {
+// Servers returns a snapshot of the servers that the session knows, the primary first, then by ID.
+func (s *ClientSession) Servers() []ServerStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	stats := make([]PathStats, 0, len(s.servers))
+	stats := make([]ServerStats, 0, len(s.servers))
 	for _, sv := range s.servers {
 		stats = append(stats, s.serverStats(sv))
 	}
-	slices.SortFunc(stats, func(a, b PathStats) int {
+	slices.SortFunc(stats, func(a, b ServerStats) int {
 		if a.Role != b.Role {
 			return int(a.Role) - int(b.Role)
 		}

@@ -25,22 +25,22 @@ type ServerSession struct {
 	conn     *quic.Conn
 	control  *controlStream
 	id       SessionID
-	pathID   PathID
+	serverID ServerID   // this server
 	role     ServerRole // what this server is on this path
 	wg       sync.WaitGroup
 
-	mu       sync.Mutex
-	last     StreamID // newest aggregate stream
-	offers   map[StreamID]*AggregateStream
-	attached map[StreamID]*attachment
-	pushed   map[StreamID]*PushedStream
-	waiting  []*PushedStream // for AcceptPushedStream
-	news     chan struct{}   // closed and made anew whenever waiting grows
-	plain    int             // plain streams on which this side may still write
-	blames   int             // how often the client blamed a server
-	used     bool            // a stream was attached or opened once
-	ended    bool            // the connection is over: no goroutine begins
-	reportAt time.Time       // when the client may next be told how the path is
+	mu               sync.Mutex
+	last             StreamID // newest aggregate stream
+	offers           map[StreamID]*AggregateStream
+	attached         map[StreamID]*attachment
+	pushed           map[StreamID]*PushedStream
+	waiting          []*PushedStream // for AcceptPushedStream
+	news             chan struct{}   // closed and made anew whenever waiting grows
+	plain            int             // plain streams on which this side may still write
+	rejectionReports int             // how often the client blamed a server
+	used             bool            // a stream was attached or opened once
+	ended            bool            // the connection is over: no goroutine begins
+	reportAt         time.Time       // when the client may next be told how the path is
 }
 
 // serveClient greets a client and serves its path until it ends.
@@ -84,7 +84,7 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	}
 	stream.SetReadDeadline(time.Now().Add(l.config.HelloTimeout))
 	s := &ServerSession{
-		listener: l, conn: conn, control: newControlStream(stream), pathID: primaryPathID,
+		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID,
 		last:     FirstAggregateStreamID - 1,
 		offers:   make(map[StreamID]*AggregateStream),
 		attached: make(map[StreamID]*attachment),
@@ -110,15 +110,15 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	switch {
 	case len(hello.GetTicket()) > 0:
 		// The name is the one of the membership under whose key the ticket was made, be it the previous one.
-		role, s.role, s.pathID = kwikpb.Role_ROLE_SECONDARY, ServerRoleSecondary, PathID(hello.GetPathId())
-		claim := ticketClaim{scope: ticketScopePath, session: s.id, path: s.pathID}
+		role, s.role, s.serverID = kwikpb.Role_ROLE_SECONDARY, ServerRoleSecondary, ServerID(hello.GetPathId())
+		claim := ticketClaim{scope: ticketScopePath, session: s.id, server: s.serverID}
 		if err := checkTicket(l.ticketKeys(), claim, hello.GetTicket(), l.config.Now()); err != nil {
 			return nil, err
 		}
 	case l.config.Role == ServerRoleSecondary:
 		return nil, errorf(ErrInvalidStreamRole, "this server is a secondary; ask its primary")
 	}
-	welcome := &kwikpb.Welcome{Version: protocolVersion, Role: role, PathId: string(s.pathID)}
+	welcome := &kwikpb.Welcome{Version: protocolVersion, Role: role, PathId: string(s.serverID)}
 	if hello.GetInspect() {
 		welcome.Host = l.config.host()
 	}
@@ -133,7 +133,7 @@ func (l *Listener) register(s *ServerSession) error {
 	switch {
 	case l.ctx.Err() != nil:
 		return errorf(NoError, "server closed")
-	case l.leaving:
+	case l.draining:
 		return errorf(NoError, "server is leaving")
 	case len(l.sessions) >= l.config.MaxSessions:
 		return errorf(ErrSecondaryStreamOverflow, "too many clients")
@@ -146,7 +146,7 @@ func (l *Listener) register(s *ServerSession) error {
 func (l *Listener) unregister(s *ServerSession) {
 	l.mu.Lock()
 	delete(l.sessions, s)
-	if l.leaving && len(l.sessions) == 0 {
+	if l.draining && len(l.sessions) == 0 {
 		close(l.empty)
 	}
 	l.mu.Unlock()
@@ -202,7 +202,7 @@ func (s *ServerSession) openStream(open func() (*quic.Stream, error)) (*Stream, 
 	}
 	stream, err := open()
 	if err != nil {
-		return nil, fromQUIC(err, s.pathID)
+		return nil, fromQUIC(err, s.serverID.path(1))
 	}
 	return s.newPlain(stream), nil
 }
@@ -215,12 +215,12 @@ func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-s.conn.Context().Done():
-			return nil, fromQUIC(context.Cause(s.conn.Context()), s.pathID)
+			return nil, fromQUIC(context.Cause(s.conn.Context()), s.serverID.path(1))
 		}
 	}
 	stream, err := s.conn.AcceptStream(ctx)
 	if err != nil {
-		return nil, fromQUIC(err, s.pathID)
+		return nil, fromQUIC(err, s.serverID.path(1))
 	}
 	return s.newPlain(stream), nil
 }
@@ -236,10 +236,10 @@ func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 			s.mu.Lock()
 			s.plain--
 			s.mu.Unlock()
-			s.endIfDone()
+			s.closeIfDrained()
 		})
 	})
-	return &Stream{plain: stream, path: s.pathID}
+	return &Stream{quic: stream, path: s.serverID.path(1)}
 }
 
 // refuseStreams resets the public streams that a client opens to a secondary.
@@ -272,7 +272,7 @@ func (s *ServerSession) readControl() error {
 		case *kwikpb.ControlFrame_Metadata:
 			err = s.handleMetadata(frame.Metadata)
 		case *kwikpb.ControlFrame_PathStatus:
-			s.listener.reported(s, frame.PathStatus)
+			s.listener.handlePathStatus(s, frame.PathStatus)
 		default:
 			err = errorf(ErrMetadataProtocolViolation, "control frame %T from a client", frame)
 		}
@@ -297,7 +297,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 		if len(o.GetTickets()) != 1 {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")
 		}
-		claim := ticketClaim{scope: ticketScopeStream, session: s.id, path: s.pathID, content: content}
+		claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: s.serverID, content: content}
 		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(), s.listener.config.Now()); err != nil {
 			return err
 		}
@@ -372,7 +372,7 @@ func (s *ServerSession) attachment(id uint64) *attachment {
 
 // releaseStream ends a stream that the client needs no more.
 func (s *ServerSession) releaseStream(id StreamID) {
-	defer s.endIfDone()
+	defer s.closeIfDrained()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o := s.offers[id]; o != nil {

@@ -10,7 +10,7 @@ import (
 // An openStream is an aggregate stream of a session. Guarded by the session, but for the aggregator itself.
 type openStream struct {
 	agg     *streamAggregator
-	tickets map[PathID][]byte
+	tickets map[ServerID][]byte
 	wanted  bool // a consumer began
 	// released: every source was told that nothing more is needed.
 	released bool
@@ -29,7 +29,7 @@ func (s *ClientSession) handleControl(p *path, f *kwikpb.ControlFrame) error {
 		case f.GetAddPath() != nil:
 			return s.addPath(f.GetAddPath())
 		case f.GetRemovePath() != nil:
-			s.removePath(PathID(f.GetRemovePath().GetPathId()))
+			s.removePath(ServerID(f.GetRemovePath().GetPathId()))
 			return nil
 		case f.GetStreamOffer() != nil:
 			return s.offer(p, f.GetStreamOffer())
@@ -39,7 +39,7 @@ func (s *ClientSession) handleControl(p *path, f *kwikpb.ControlFrame) error {
 	case f.GetMetadata() != nil:
 		return s.handleMetadata(p, f.GetMetadata())
 	case f.GetPathReport() != nil:
-		s.reported(p, f.GetPathReport())
+		s.handlePathReport(p, f.GetPathReport())
 		return nil
 	case f.GetGoAway() != nil:
 		s.goAway(p)
@@ -77,7 +77,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 			return errorf(ErrMetadataProtocolViolation, "mapping update that no source may send").onPath(p.id)
 		}
 		if a != nil {
-			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id, Offset: -1, Reason: printable(update.GetReason())}
+			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id, Offset: -1, Message: printable(update.GetReason())}
 			if end := update.GetEndOffset(); end > 0 {
 				return a.lack(p.id, clampOffset(update.GetStartOffset()), clampOffset(end), refusal)
 			}
@@ -119,14 +119,15 @@ func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 		}
 		open = s.newStream(id, u, o)
 		if o.GetHeadStart() > 0 {
-			s.headStart(open, p, int64(o.GetHeadStart()))
+			s.attachHeadStart(open, p, int64(o.GetHeadStart()))
 		}
-		s.deliverStream(&Stream{agg: open.agg, path: primaryPathID, close: s.closeStream})
+		s.offers = append(s.offers, &AggregateOffer{agg: open.agg, close: s.closeStream})
+		s.announce()
 	}
 	for _, t := range o.GetTickets() {
-		path := PathID(t.GetPathId())
-		if room := open.tickets[path] != nil || len(open.tickets) <= maxSecondaryPaths; room && (path.valid() || path == primaryPathID) && len(t.GetTicket()) == ticketSize {
-			open.tickets[path] = t.GetTicket()
+		id := ServerID(t.GetPathId())
+		if room := open.tickets[id] != nil || len(open.tickets) <= maxSecondaryPaths; room && (id.valid() || id == primaryID) && len(t.GetTicket()) == ticketSize {
+			open.tickets[id] = t.GetTicket()
 		}
 	}
 	wanted := open.wanted
@@ -143,16 +144,16 @@ func (s *ClientSession) newStream(id StreamID, u units, o *kwikpb.StreamOffer) *
 	if o.GetPushed() {
 		a.pushed, a.offsets.strategy = true, s.config.ConflictResolution
 	}
-	open := &openStream{agg: a, tickets: make(map[PathID][]byte), attached: make(map[PathID]*path), left: make(map[PathID]*path)}
+	open := &openStream{agg: a, tickets: make(map[ServerID][]byte), attached: make(map[PathID]*path), left: make(map[PathID]*path)}
 	a.begin = func() { s.wantStream(open) }
 	a.tell = func(action schedAction) { s.tell(a, action) }
 	a.hope = func() bool { return s.hope(open) }
-	a.queue = s.handler.queue
+	a.queue = s.handler.pathLoad
 	a.done = func() { s.releaseStream(open) }
-	a.left = func(source PathID) { s.detached(open, source) }
+	a.left = func(source PathID) { s.sourceDrained(open, source) }
 	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }
 	a.blame = func(source PathID, off, n int64, cause error) {
-		s.blame(source, kwikpb.PathState_PATH_STATE_ACTIVE, &kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
+		s.reportRejected(source.server(), kwikpb.PathState_PATH_STATE_ACTIVE, &kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
 	}
 	s.streams[id] = open
 	s.offered = max(s.offered, id)
@@ -175,7 +176,7 @@ const reserveSlack = 100 * time.Millisecond
 // connecting counts the servers that will serve the stream but have not been reached yet. Called with the lock held.
 func (s *ClientSession) connecting(open *openStream) (n int) {
 	for id := range open.tickets {
-		if sv := s.servers[id]; sv != nil && sv.paths[0].state == PathConnecting && !sv.paths[0].tried {
+		if sv := s.servers[id]; sv != nil && sv.paths[0].state == PathConnecting && !sv.paths[0].dialed {
 			n++
 		}
 	}
@@ -191,17 +192,17 @@ func (s *ClientSession) attachAll(open *openStream) {
 		return
 	}
 	for _, sv := range s.servers {
-		s.widen(sv)
+		s.adjustConnections(sv)
 	}
 	var paths []*path
 	for _, r := range s.paths {
 		ticket := open.tickets[r.server.id]
 		switch {
-		case r.path == nil || open.attached[r.id] == r.path || open.left[r.id] == r.path || r.dropped:
+		case r.path == nil || open.attached[r.id] == r.path || open.left[r.id] == r.path || r.excess:
 			continue
 		case r.path.role == ServerRoleSecondary && ticket == nil:
 			continue
-		case a.pushed && r.id != r.server.id: // one path for what a server pushes, or it pushes it twice
+		case a.pushed && r.id.isFurther(): // one path for what a server pushes, or it pushes it twice
 			continue
 		}
 		offer := &kwikpb.StreamOffer{
@@ -219,7 +220,7 @@ func (s *ClientSession) attachAll(open *openStream) {
 	s.mu.Unlock()
 	for _, p := range paths {
 		a.attach(p.id, p.rtt)
-		switch attached, leaving := s.standing(open, p); {
+		switch attached, leaving := s.sourceState(open, p); {
 		case !attached:
 			a.detach(p.id, errSourceLeft)
 		case leaving:
@@ -280,7 +281,7 @@ func (s *ClientSession) hope(open *openStream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.paths {
-		if !r.kept || !s.worthKeeping(r) || open.tickets[r.server.id] == nil {
+		if !r.hasKeeper || !s.shouldKeep(r) || open.tickets[r.server.id] == nil {
 			continue
 		}
 		if r.path == nil || (open.attached[r.id] != r.path && open.left[r.id] != r.path) {
@@ -302,7 +303,7 @@ func (s *ClientSession) releaseStream(open *openStream) {
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 			KwikStreamId: uint64(open.agg.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
 		})
-		s.retire(r)
+		s.closeIfUnused(r)
 	}
 }
 

@@ -39,7 +39,7 @@ func TestSessionClose(t *testing.T) {
 	t.Run("client", func(t *testing.T) {
 		inWorld(t, 1, slow, func(w *world) {
 			client, server := w.dial(nil)
-			s := w.offer(client, server, unit)
+			s := w.offer(client, server, unit, nil)
 			c := w.copy(s)
 			time.Sleep(200 * time.Millisecond)
 			client.CloseWithError(7, "enough")
@@ -59,7 +59,7 @@ func TestSessionClose(t *testing.T) {
 	t.Run("server", func(t *testing.T) {
 		inWorld(t, 1, slow, func(w *world) {
 			client, server := w.dial(nil)
-			c := w.copy(w.offer(client, server, unit))
+			c := w.copy(w.offer(client, server, unit, nil))
 			time.Sleep(200 * time.Millisecond)
 			server.CloseWithError(7, "enough")
 			wantCause(w, client.Context(), true)
@@ -78,7 +78,7 @@ func TestDeathDuringATransfer(t *testing.T) {
 			t.Parallel()
 			inWorld(t, 2, slow, func(w *world) {
 				client, server := w.dial(nil)
-				c := w.copy(w.offer(client, server, unit))
+				c := w.copy(w.offer(client, server, unit, nil))
 				time.Sleep(200 * time.Millisecond)
 				if victim != "secondary" {
 					w.primary.kill()
@@ -100,8 +100,8 @@ func TestDeathDuringATransfer(t *testing.T) {
 func TestNobodyLeft(t *testing.T) {
 	t.Run("silence", func(t *testing.T) {
 		inWorld(t, 1, slow, func(w *world) {
-			client, server := w.dial(&Config{SourceTimeout: 3 * time.Second})
-			c := w.copy(w.offer(client, server, unit))
+			client, server := w.dial(&ClientConfig{SourceTimeout: 3 * time.Second})
+			c := w.copy(w.offer(client, server, unit, nil))
 			time.Sleep(200 * time.Millisecond)
 			w.net.Silence(w.primary.addr.Addr())
 			w.net.Silence(w.secondaries[0].addr.Addr())
@@ -116,7 +116,7 @@ func TestNobodyLeft(t *testing.T) {
 	t.Run("goodbye", func(t *testing.T) {
 		inWorld(t, 0, slow, func(w *world) {
 			client, server := w.dial(nil)
-			s := w.offer(client, server, unit)
+			s := w.offer(client, server, unit, nil)
 			time.AfterFunc(200*time.Millisecond, func() { server.CloseWithError(9, "bye") })
 			start := time.Now()
 			_, err := io.ReadAll(s)
@@ -136,10 +136,7 @@ func TestNobodyLeft(t *testing.T) {
 			if err != nil {
 				w.t.Fatal(err)
 			}
-			s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
-			if err != nil {
-				w.t.Fatal(err)
-			}
+			s := w.accept(client, o.StreamID(), nil)
 			_, err = s.Read(make([]byte, 1))
 			wantError(w.t, err, ErrAggregationTimeout)
 			if !errors.Is(err, ErrContentUnavailable) {
@@ -154,7 +151,7 @@ func TestManyStreamsAtOnce(t *testing.T) {
 		client, server := w.dial(nil)
 		var copies []*copying
 		for range 64 {
-			copies = append(copies, w.copy(w.offer(client, server, 16<<10)))
+			copies = append(copies, w.copy(w.offer(client, server, 16<<10, nil)))
 		}
 		for _, c := range copies {
 			c.wantAll()
@@ -179,7 +176,7 @@ func TestTwoSessionsAtOnce(t *testing.T) {
 		if one.ID() == two.ID() || oneServer.ID() != one.ID() || twoServer.ID() != two.ID() {
 			w.t.Errorf("ids %v %v, %v %v", one.ID(), oneServer.ID(), two.ID(), twoServer.ID())
 		}
-		a, b := w.copy(w.offer(one, oneServer, unit)), w.copy(w.offer(two, twoServer, unit))
+		a, b := w.copy(w.offer(one, oneServer, unit, nil)), w.copy(w.offer(two, twoServer, unit, nil))
 		a.wantAll()
 		one.CloseWithError(0, "")
 		b.wantAll()
@@ -200,7 +197,7 @@ func TestContextsEndCalls(t *testing.T) {
 				break
 			}
 		}
-		s := w.offer(client, server, unit)
+		s := w.offer(client, server, unit, nil)
 		secondary := <-w.secondaries[0].sessions
 		w.net.Silence(w.primary.addr.Addr())
 		w.net.Silence(w.secondaries[0].addr.Addr())
@@ -208,7 +205,7 @@ func TestContextsEndCalls(t *testing.T) {
 			"client OpenStreamSync":  func(ctx context.Context) error { _, err := client.OpenStreamSync(ctx); return err },
 			"client AcceptStream":    func(ctx context.Context) error { _, err := client.AcceptStream(ctx); return err },
 			"client AcceptAggregate": func(ctx context.Context) error { _, err := client.AcceptAggregate(ctx, 1<<62+9); return err },
-			"CopyTo":                 func(ctx context.Context) error { _, err := s.CopyTo(ctx, newSink(unit)); return err },
+			"CopyTo":                 func(ctx context.Context) error { _, err := s.CopyTo(ctx, newSink(unit), nil); return err },
 			"server OpenStreamSync":  func(ctx context.Context) error { _, err := server.OpenStreamSync(ctx); return err },
 			"secondary AcceptStream": func(ctx context.Context) error { _, err := secondary.AcceptStream(ctx); return err },
 			"listener Accept":        func(ctx context.Context) error { _, err := w.secondaries[0].Accept(ctx); return err },
@@ -241,7 +238,7 @@ func tryDialContext(ctx context.Context, w *world) (*ClientSession, error) {
 func TestAggregateReadDeadline(t *testing.T) {
 	inWorld(t, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
-		s := w.offer(client, server, unit)
+		s := w.offer(client, server, unit, nil)
 		w.net.Silence(w.primary.addr.Addr())
 		start := time.Now()
 		s.SetReadDeadline(start.Add(time.Hour))
@@ -261,7 +258,7 @@ func TestAggregateReadDeadline(t *testing.T) {
 func TestListenerClosesUnderClients(t *testing.T) {
 	inWorld(t, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
-		c := w.copy(w.offer(client, server, unit))
+		c := w.copy(w.offer(client, server, unit, nil))
 		time.Sleep(200 * time.Millisecond)
 		w.primary.stop()
 		<-c.done
@@ -300,7 +297,7 @@ func TestPeerThatReadsNoControlIsCutOff(t *testing.T) {
 func TestLimitsOfStrangers(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		w.primary.stop()
-		w.primary = w.serve(ServerRolePrimary, configured(func(c *Config) { c.MaxHandshakes, c.MaxSessions = 2, 3 }))
+		w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.MaxHandshakes, c.MaxSessions = 2, 3 }))
 		mute := []*fakePeer{w.fakeClient(w.primary, ProtocolClient), w.fakeClient(w.primary, ProtocolJoin)}
 		time.Sleep(100 * time.Millisecond)
 		w.fakeClient(w.primary, ProtocolClient).wantClosed(ErrSecondaryStreamOverflow)
@@ -327,8 +324,8 @@ func TestLimitsOfStrangers(t *testing.T) {
 func TestStreamCloseAtAnyTime(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
-		w.offer(client, server, unit).Close() // before anything was read
-		s := w.offer(client, server, unit)
+		w.offer(client, server, unit, nil).Close() // before anything was read
+		s := w.offer(client, server, unit, nil)
 		if _, err := s.Read(make([]byte, 1)); err != nil {
 			w.t.Fatal(err)
 		}
@@ -340,14 +337,14 @@ func TestStreamCloseAtAnyTime(t *testing.T) {
 		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, errStreamClosed) {
 			w.t.Errorf("Read: %v", err)
 		}
-		third := w.offer(client, server, unit)
+		third := w.offer(client, server, unit, nil)
 		c := w.copy(third)
 		time.Sleep(20 * time.Millisecond)
 		third.Close()
 		if <-c.done; !errors.Is(c.err, errStreamClosed) {
 			w.t.Errorf("CopyTo: %v", c.err)
 		}
-		w.copy(w.offer(client, server, unit)).wantAll() // the session is none the worse
+		w.copy(w.offer(client, server, unit, nil)).wantAll() // the session is none the worse
 	})
 }
 
@@ -367,7 +364,7 @@ func (f failing) ReadAt(p []byte, off int64) (int, error) {
 // A source whose content breaks off says so and is out of that stream; its path stays for others.
 func TestContentBreaksOff(t *testing.T) {
 	inWorld(t, 0, slow, func(w *world) {
-		w.secondaries = append(w.secondaries, w.join(configured(func(c *Config) {
+		w.secondaries = append(w.secondaries, w.join(configured(func(c *ServerConfig) {
 			c.OpenContent = func(context.Context, ContentRequest) (Content, error) {
 				return failing{memory{w.data}, int64(len(w.data)) / 4}, nil
 			}
@@ -375,10 +372,10 @@ func TestContentBreaksOff(t *testing.T) {
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
 		for range 2 {
-			s := w.offer(client, server, unit)
+			s := w.offer(client, server, unit, nil)
 			w.copy(s).wantAll()
 			for _, src := range s.Stats().Sources {
-				if src.Path == "s1" && (!errors.Is(src.Gone, ErrContentChanged) || !strings.Contains(src.Gone.Error(), "cut short")) {
+				if src.Server == "s1" && (!errors.Is(src.Gone, ErrContentChanged) || !strings.Contains(src.Gone.Error(), "cut short")) {
 					w.t.Errorf("s1 is gone because of %v", src.Gone)
 				}
 			}

@@ -27,8 +27,9 @@ type simFlow struct {
 	done     chan struct{} // closed when the application is done
 
 	// Of the application; others may look when done is closed.
-	stream *Stream
-	err    error // nil if all came
+	stream *Stream          // of a plain one
+	reader *AggregateReader // of an aggregate one
+	err    error            // nil if all came
 	got    []byte
 	had    rangeset.Set
 
@@ -114,16 +115,17 @@ func (f *simFlow) open() {
 			f.judgeEcho()
 		})
 	default:
+		after := make(chan struct{})
 		o, err := f.session.OpenAggregateStream(AggregateStreamSpec{
 			Size: f.size, Alignment: f.alignment, Segments: f.segments, Pushed: f.kind == simPushed, Descriptor: fmt.Appendf(nil, "sim %d", f.index),
-			HeadStart: f.headStart,
+			HeadStart: f.headStart, HeadStartAfter: after,
 		})
 		if err != nil {
 			f.fault("stream %d cannot be opened: %v", f.index, err)
 			return
 		}
 		f.id.Store(int64(o.StreamID()))
-		time.AfterFunc(f.starts, o.Start)
+		time.AfterFunc(f.starts, func() { close(after) })
 	}
 }
 
@@ -155,17 +157,24 @@ func (f *simFlow) judgeEcho() {
 }
 
 // consume is the application of an aggregate stream on the client.
-func (f *simFlow) consume(s *Stream) {
+func (f *simFlow) consume(o *AggregateOffer) {
 	defer close(f.done)
-	defer s.Close()
-	f.stream, f.got = s, make([]byte, f.size)
-	if s.Size() != f.size {
-		f.fault("stream %d has %d bytes", f.index, s.Size())
+	defer o.Close()
+	f.got = make([]byte, f.size)
+	if o.Size() != f.size {
+		f.fault("stream %d has %d bytes", f.index, o.Size())
 		return
 	}
+	var verify ProofFunc
 	if f.proof {
-		s.SetProof(f.prove)
+		verify = f.prove
 	}
+	var s *AggregateReader
+	if s, f.err = o.Open(verify); f.err != nil {
+		f.fault("stream %d cannot be opened by the client: %v", f.index, f.err)
+		return
+	}
+	f.reader = s
 	if f.ordered {
 		f.err = f.read(s)
 	} else {
@@ -175,7 +184,7 @@ func (f *simFlow) consume(s *Stream) {
 }
 
 // prove is the stream's proof. It notes who lies.
-func (f *simFlow) prove(path PathID, off int64, p []byte) error {
+func (f *simFlow) prove(path ServerID, off int64, p []byte) error {
 	if off < 0 || off+int64(len(p)) > f.size {
 		f.fault("stream %d: %d bytes at %d are to be proved", f.index, len(p), off)
 	} else if bytes.Equal(p, f.content[off:off+int64(len(p))]) {
@@ -188,7 +197,7 @@ func (f *simFlow) prove(path PathID, off int64, p []byte) error {
 }
 
 // read reads the stream in order.
-func (f *simFlow) read(s *Stream) error {
+func (f *simFlow) read(s *AggregateReader) error {
 	s.SetReadDeadline(f.bound)
 	if _, err := s.Read(nil); err != nil { // from now on bytes come
 		return err
@@ -213,11 +222,11 @@ func (f *simFlow) read(s *Stream) error {
 }
 
 // take takes the stream as it comes.
-func (f *simFlow) take(s *Stream) error {
+func (f *simFlow) take(s *AggregateReader) error {
 	ctx, cancel := context.WithDeadline(f.ctx, f.bound)
 	defer cancel()
 	w := &simSink{simFlow: f}
-	n, err := s.CopyTo(ctx, w)
+	n, err := s.CopyTo(ctx, w, nil)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.over = true
@@ -262,7 +271,7 @@ func (w *simSink) WriteAt(p []byte, off int64) (int, error) {
 var errSimQuits = errors.New("the application has enough")
 
 // judge demands that an aggregate stream ended as it must.
-func (f *simFlow) judge(s *Stream) {
+func (f *simFlow) judge(s *AggregateReader) {
 	f.judgeBytes()
 	whole := f.had.Total() == f.size
 	hole := !f.ordered && (f.had.Len() > 1 || (f.had.Len() == 1 && !f.had.ContainsRange(0, 1))) || f.ordered && s.Stats().Bytes > f.had.Total()
@@ -274,7 +283,7 @@ func (f *simFlow) judge(s *Stream) {
 		f.fault("stream %d ends well with %d bytes of %d", f.index, f.had.Total(), f.size)
 	case f.err == nil || errors.Is(f.err, errSimQuits) && f.quits > 0 || f.s.cut > 0:
 	case f.s.must(f.simStream):
-		f.fault("stream %d ends with %d bytes and %v\n    %+v\n    %+v", f.index, f.had.Total(), f.err, s.Stats(), f.client.Paths())
+		f.fault("stream %d ends with %d bytes and %v\n    %+v\n    %+v", f.index, f.had.Total(), f.err, s.Stats(), f.client.Servers())
 	case typed:
 	case f.kind == simPulled && f.s.anchor < 0 && f.had.Total() > 0 && slices.ContainsFunc(f.s.servers, simServer.hostile):
 		// A hostile server that brings something right now and then is waited for.
@@ -324,16 +333,16 @@ func (w *simWorld) watch() {
 	open := w.client.config.SecondaryStreams.MaxStreamsPerPath
 	for simSleep(w.ctx, 100*time.Millisecond) {
 		active := 0
-		for _, p := range w.client.Paths() {
+		for _, p := range w.client.Servers() {
 			h := w.hostAt(p)
 			st := p.SecondaryStreams
 			active += st.ActiveStreams
 			if st.ActiveStreams > open*max(1, p.Connections) {
 				w.fault("%d secondary streams of %s are open", st.ActiveStreams, p.ID)
 			}
-			e, ok := errors.AsType[*Error](p.Reason)
+			e, ok := errors.AsType[*Error](p.Err)
 			if h != nil && h.villain == nil && (p.State == PathBanned && h.plan.copy != simCopyWrong || ok && (simBlame(e.Code))) {
-				w.fault("path %s of server %d, which is honest, is %v: %v", p.ID, h.index, p.State, p.Reason)
+				w.fault("path %s of server %d, which is honest, is %v: %v", p.ID, h.index, p.State, p.Err)
 			}
 		}
 		if n := len(w.client.Mappings()); n > active+open {
@@ -391,7 +400,7 @@ func (w *simWorld) watchMemory(active int) {
 }
 
 // hostAt finds a path's server; nil if it is not known.
-func (w *simWorld) hostAt(p PathStats) *simHost {
+func (w *simWorld) hostAt(p ServerStats) *simHost {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	i := slices.IndexFunc(w.hosts, func(h *simHost) bool { return h.ip == p.Addr.Addr() })
@@ -405,7 +414,7 @@ func (w *simWorld) hostAt(p PathStats) *simHost {
 func (w *simWorld) blamed() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, p := range w.client.Paths() {
+	for _, p := range w.client.Servers() {
 		lied := w.refuted[p.ID] > 0 && (w.s.recovery.Aggregation == FallbackIsolateSource)
 		if (p.State == PathBanned && w.refuted[p.ID] == 0) || (lied && p.State != PathBanned) {
 			w.faults = append(w.faults, fmt.Sprintf("%s lied %d times and is %v", p.ID, w.refuted[p.ID], p.State))

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"kwikcp/internal/simnet"
 )
 
 // A simHost is a server's machine, whichever process runs there.
@@ -109,11 +110,11 @@ func (c simHoles) Lacks() (all []Lack) {
 
 // begin starts a process, as the successor of the one before if there was one.
 func (h *simHost) begin() {
-	options := []serverOption{configured(func(c *Config) {
+	options := []serverOption{configured(func(c *ServerConfig) {
 		if h.plan.resets {
 			c.StatelessResetKey = &quic.StatelessResetKey{byte(h.index)}
 		}
-		c.SecondaryStreams = h.s.streamed
+		c.BufferSize = h.s.streamed.BufferSize
 		c.Verify = func(_ context.Context, descriptor []byte, off int64, p []byte) error {
 			if flow := h.flow(descriptor); flow == nil || !bytes.Equal(p, flow.content[off:off+int64(len(p))]) {
 				return errors.New("other bytes")
@@ -233,7 +234,7 @@ func (h *simHost) push(session *ServerSession, p *PushedStream) {
 		h.fault("server %d pushes into a stream %q of %d bytes", h.index, p.Descriptor(), p.Size())
 		return
 	}
-	r := simDice{rand.New(rand.NewPCG(h.s.seed, uint64(100*flow.index+h.index)))}
+	r := simDice{simnet.NewDice(h.s.seed, uint64(100*flow.index+h.index))}
 	mine := slices.DeleteFunc(slices.Clone(flow.pieces), func(x simPiece) bool { return x.server != h.index })
 	slices.SortStableFunc(mine, func(a, b simPiece) int { return int(a.start - b.start) })
 	for _, x := range mine {

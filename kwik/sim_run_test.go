@@ -261,17 +261,17 @@ func (w *simWorld) settle() {
 
 // strangers says which secondaries only one of client and primary knows.
 func (w *simWorld) strangers() string {
-	known := make(map[PathID]bool) // false: it could not prove its bytes, and is offered to nobody any more
+	known := make(map[ServerID]bool) // false: it could not prove its bytes, and is offered to nobody any more
 	for _, m := range w.primary.Members() {
 		known[m.ID] = !m.Suspended
 	}
-	for _, p := range w.client.Paths() {
+	for _, p := range w.client.Servers() {
 		if _, member := known[p.ID]; p.Role == ServerRoleSecondary && p.State == PathActive && !member {
 			return fmt.Sprintf("%s, which has been withdrawn", p.ID)
 		}
 		delete(known, p.ID)
 	}
-	maps.DeleteFunc(known, func(_ PathID, offered bool) bool { return !offered })
+	maps.DeleteFunc(known, func(_ ServerID, offered bool) bool { return !offered })
 	if len(known) > 0 {
 		return fmt.Sprintf("%v, of which the client does not know", known)
 	}

@@ -168,8 +168,8 @@ func (w *simWorld) count(o *simOutcome) {
 		default:
 			o.failures++
 		}
-		if f.isOver() && f.stream != nil {
-			o.conflicts += f.stream.Stats().Conflicts
+		if f.isOver() && f.reader != nil {
+			o.conflicts += f.reader.Stats().Conflicts
 		}
 	}
 	w.mu.Lock()

@@ -3,7 +3,6 @@ package kwik
 import (
 	"bufio"
 	"bytes"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"kwikcp/internal/simnet"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -72,7 +72,7 @@ func (v *simVillain) join() {
 // leave lets the primary withdraw it.
 func (v *simVillain) leave() {
 	if v.member != nil {
-		v.primary.dismiss(v.member, "for now")
+		v.primary.removeMember(v.member, "for now")
 		v.member = nil
 	}
 }
@@ -105,7 +105,7 @@ func (v *simVillain) serve(conn *quic.Conn) {
 		return
 	}
 	c := &simCall{simVillain: v, conn: conn, control: control, busy: make(chan struct{}, 40)}
-	c.r = simDice{rand.New(rand.NewPCG(v.s.seed, uint64(1000*v.index)+v.calls.Add(1)))}
+	c.r = simDice{simnet.NewDice(v.s.seed, uint64(1000*v.index)+v.calls.Add(1))}
 	r := bufio.NewReader(control)
 	if err := readDelimited(r, maxControlFrame, &kwikpb.ControlFrame{}); err != nil || (c.draw(simMute, simActs) == simMute && c.calls.Load()%2 == 1) {
 		<-conn.Context().Done()
@@ -151,7 +151,7 @@ func (c *simCall) draw(low, high simAct) simAct {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	mine := slices.DeleteFunc(slices.Clone(c.plan.acts), func(act simAct) bool { return act < low || act >= high })
-	if len(mine) == 0 || c.r.one(8) {
+	if len(mine) == 0 || c.r.OneIn(8) {
 		return simNothing
 	}
 	return mine[c.r.IntN(len(mine))]
@@ -161,7 +161,7 @@ func (c *simCall) draw(low, high simAct) simAct {
 func (c *simCall) pause() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.r.dur(5*time.Millisecond, 5*time.Second)
+	return c.r.Duration(5*time.Millisecond, 5*time.Second)
 }
 
 // do lets something happen in a goroutine, which has dice of its own, unless much is happening already.
@@ -176,7 +176,7 @@ func (c *simCall) do(act func(r simDice)) {
 	}
 	c.acted.Add(1)
 	c.mu.Lock()
-	r := simDice{rand.New(rand.NewPCG(c.r.Uint64(), 0))}
+	r := simDice{simnet.NewDice(c.r.Uint64(), 0)}
 	c.mu.Unlock()
 	c.wg.Go(func() {
 		act(r)
@@ -391,13 +391,13 @@ func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uin
 			c.write(open, wireData(f.content[start:start+1]))
 		}
 	case simForeignOpen:
-		if r.half() {
+		if r.Half() {
 			c.write(wireOpen(id-1, grant, uint64(start))) // without bytes, because it may be right
 		} else {
 			c.violate(c.write(wireOpen([]StreamID{id + 99, 0, 4, 1<<63 - 1}[r.IntN(4)], grant, uint64(start)), data(start, first)))
 		}
 	case simTwice:
-		if c.write(open, data(start, first)); r.half() {
+		if c.write(open, data(start, first)); r.Half() {
 			c.write(open, data(start, first))
 		} else {
 			c.write(open, open)
@@ -407,7 +407,7 @@ func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uin
 			s.CancelWrite(quic.StreamErrorCode(r.Uint64N(1 << 62)))
 		}
 	case simGarbage:
-		if r.half() {
+		if r.Half() {
 			c.write(randomBytes(byte(r.IntN(256)), 1+r.IntN(1000)))
 		} else {
 			c.violate(c.write(bytes.Repeat([]byte{0xff}, 64)))

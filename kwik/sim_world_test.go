@@ -38,7 +38,7 @@ type simWorld struct {
 
 	mu      sync.Mutex
 	moved   []*movable
-	refuted map[PathID]int // deliveries that failed a proof
+	refuted map[ServerID]int // deliveries that failed a proof
 	faults  []string
 }
 
@@ -67,7 +67,7 @@ func (w *simWorld) fault(format string, args ...any) {
 func newSimWorld(t *testing.T, s *simScenario) *simWorld {
 	w := &simWorld{
 		world: &world{t: t, net: simnet.New(s.seed), token: []byte("a token")},
-		s:     s, start: time.Now(), refuted: make(map[PathID]int),
+		s:     s, start: time.Now(), refuted: make(map[ServerID]int),
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
 	worlds.Add(1)
@@ -133,10 +133,10 @@ func (w *simWorld) socket() net.PacketConn {
 
 // dialSim connects the client and waits for the secondary that it relies on.
 func (w *simWorld) dialSim() {
-	conf := &Config{
-		LocalAddresses: func() []netip.Addr { return nil },
-		ListenPacket:   func(context.Context, netip.AddrPort) (net.PacketConn, error) { return w.socket(), nil },
-		ReorderWindow:  minReorderWindow, ConflictResolution: w.s.conflict, Recovery: w.s.recovery, SecondaryStreams: w.s.streamed,
+	conf := &ClientConfig{
+		Config:        Config{LocalAddresses: func() []netip.Addr { return nil }},
+		ListenPacket:  func(context.Context, netip.AddrPort) (net.PacketConn, error) { return w.socket(), nil },
+		ReorderWindow: minReorderWindow, ConflictResolution: w.s.conflict, Recovery: w.s.recovery, SecondaryStreams: w.s.streamed,
 	}
 	if w.s.patient {
 		conf.SourceTimeout, conf.ReorderTimeout = simTimeout, simTimeout
@@ -170,37 +170,44 @@ func (w *simWorld) dialSim() {
 		h := w.hosts[w.s.anchor]
 		w.within(time.Minute, func() bool { return w.path(w.client, h.member.Load().ID()).State == PathActive })
 	}
-	w.wg.Go(w.accept)
+	w.wg.Go(w.acceptPlain)
+	w.wg.Go(w.acceptAggregates)
 }
 
-// accept takes what the primary opens.
-func (w *simWorld) accept() {
-	plain := int32(0)
+// acceptAggregates hands the aggregate streams that the primary opens to their applications.
+func (w *simWorld) acceptAggregates() {
 	for {
-		s, err := w.client.AcceptStream(w.ctx)
-		switch {
-		case err != nil:
+		o, err := w.client.AcceptNextAggregate(w.ctx)
+		if err != nil {
 			return
-		case s.IsAggregate():
-			flow := w.flow(s.Descriptor())
-			if flow == nil || flow.kind < simPulled || s.StreamID() != flow.kwikID() || flow.accepted.Swap(true) {
-				w.fault("AcceptStream returns %#x, %q", uint64(s.StreamID()), s.Descriptor())
-				continue
-			}
-			w.apps.Go(func() { flow.consume(s) })
-		default:
-			if plain++; plain > w.offered.Load() {
-				w.fault("AcceptStream returns plain stream %d, which the primary has not opened", s.StreamID())
-			}
-			w.wg.Go(func() { // the header that the primary's streams begin with comes back like the rest
-				var head bytes.Buffer
-				if n, _ := io.CopyN(&head, s, int64(len(simHeader))); n == int64(len(simHeader)) && head.String() != simHeader {
-					w.fault("AcceptStream returns a plain stream that says %q", head.String())
-				}
-				io.Copy(s, io.MultiReader(&head, s))
-				s.Close()
-			})
 		}
+		flow := w.flow(o.Descriptor())
+		if flow == nil || flow.kind < simPulled || o.StreamID() != flow.kwikID() || flow.accepted.Swap(true) {
+			w.fault("AcceptNextAggregate returns %#x, %q", uint64(o.StreamID()), o.Descriptor())
+			continue
+		}
+		w.apps.Go(func() { flow.consume(o) })
+	}
+}
+
+// acceptPlain echoes the plain streams that the primary opens.
+func (w *simWorld) acceptPlain() {
+	for plain := int32(1); ; plain++ {
+		s, err := w.client.AcceptStream(w.ctx)
+		if err != nil {
+			return
+		}
+		if plain > w.offered.Load() {
+			w.fault("AcceptStream returns plain stream %d, which the primary has not opened", s.StreamID())
+		}
+		w.wg.Go(func() { // the header of the primary's streams is echoed like the rest
+			var head bytes.Buffer
+			if n, _ := io.CopyN(&head, s, int64(len(simHeader))); n == int64(len(simHeader)) && head.String() != simHeader {
+				w.fault("AcceptStream returns a plain stream that starts with %q", head.String())
+			}
+			io.Copy(s, io.MultiReader(&head, s))
+			s.Close()
+		})
 	}
 }
 

@@ -37,7 +37,7 @@ func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 	if old := a.sources[id]; a.err != nil || (old != nil && !old.gone) {
 		return
 	}
-	s := &source{id: id, primary: id.server() == primaryPathID, rtt: rtt}
+	s := &source{id: id, primary: id.server() == primaryID, rtt: rtt}
 	if old := a.sources[id]; old != nil { // the same server again
 		s.accepted, s.before, s.refuted = old.accepted, old.accepted, old.refuted
 		s.earlier = old.earlier + old.received.Load()

@@ -19,8 +19,8 @@ type standing struct {
 }
 
 func (s *standing) option(w *world) serverOption {
-	return configured(func(c *Config) {
-		c.OnSuspension = func(_ PathID, reason error) {
+	return configured(func(c *ServerConfig) {
+		c.OnSuspension = func(_ ServerID, reason error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.heard = append(s.heard, reason)
@@ -48,7 +48,7 @@ func TestSuspension(t *testing.T) {
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
 		var mu sync.Mutex
 		broken := true
-		s1 := w.join(configured(func(c *Config) {
+		s1 := w.join(configured(func(c *ServerConfig) {
 			right := c.OpenContent
 			c.OpenContent = func(ctx context.Context, r ContentRequest) (Content, error) {
 				mu.Lock()
@@ -60,12 +60,12 @@ func TestSuspension(t *testing.T) {
 			}
 		}))
 		w.secondaries = append(w.secondaries, s1, w.join())
-		offered := func() []PathID {
+		offered := func() []ServerID {
 			client, _ := w.dial(nil)
 			defer client.CloseWithError(0, "")
 			time.Sleep(100 * time.Millisecond)
-			var ids []PathID
-			for _, p := range client.Paths() {
+			var ids []ServerID
+			for _, p := range client.Servers() {
 				ids = append(ids, p.ID)
 			}
 			return ids
@@ -75,8 +75,7 @@ func TestSuspension(t *testing.T) {
 		}
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		s := w.offer(client, server, unit)
-		s.SetProof(w.prove)
+		s := w.offer(client, server, unit, w.prove)
 		c := w.copy(s)
 		c.wantAll()
 		w.within(time.Second, func() bool { return len(said.all()) == 1 })
@@ -87,7 +86,7 @@ func TestSuspension(t *testing.T) {
 			w.t.Errorf("offered are %v", ids)
 		}
 		// A stream that is offered to a session that knows it brings no ticket for it either.
-		w.offer(client, server, unit)
+		w.offer(client, server, unit, nil)
 		client.mu.Lock()
 		for id, open := range client.streams {
 			if id != s.StreamID() && open.tickets["s1"] != nil {
@@ -118,25 +117,24 @@ func TestStaleIsNotSuspended(t *testing.T) {
 		w.primary.stop()
 		said := &standing{}
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
-		w.secondaries = append(w.secondaries, w.join(configured(func(c *Config) {
+		w.secondaries = append(w.secondaries, w.join(configured(func(c *ServerConfig) {
 			c.OpenContent = func(_ context.Context, r ContentRequest) (Content, error) {
 				if r.Session == nil {
-					return nil, &Error{Code: ErrContentChanged, Reason: "another version", Stream: -1, Offset: -1}
+					return nil, NewError(ErrContentChanged, "another version")
 				}
 				return memory{make([]byte, len(w.data))}, nil
 			}
 		})))
-		for i := range maxExcuses + 1 {
+		for i := range maxStaleAnswers + 1 {
 			if m := w.primary.Members(); len(m) != 1 || m[0].Suspended || len(said.all()) > 0 {
 				w.t.Fatalf("after %d: %+v, %v", i, m, said.all())
 			}
 			client, server := w.dial(nil)
 			w.wantState(client, "s1", PathActive)
-			s := w.offer(client, server, unit)
-			s.SetProof(w.prove)
+			s := w.offer(client, server, unit, w.prove)
 			w.copy(s).wantAll()
 			client.CloseWithError(0, "")
-			time.Sleep(2 * chargePause)
+			time.Sleep(2 * provedPause)
 		}
 		if m := w.primary.Members(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
 			w.t.Errorf("%+v, %v", m, said.all())
@@ -152,8 +150,8 @@ func TestFalseBlame(t *testing.T) {
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
 		w.secondaries = append(w.secondaries, w.join())
 		client, server := w.dial(nil)
-		s := w.offer(client, server, unit)
-		blame := func(id PathID, stream, offset uint64) {
+		s := w.offer(client, server, unit, nil)
+		blame := func(id ServerID, stream, offset uint64) {
 			client.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
 				PathId: string(id), State: kwikpb.PathState_PATH_STATE_BANNED, Reason: "because",
 				Blame: &kwikpb.Blame{KwikStreamId: stream, Offset: offset, Length: 1},
@@ -185,8 +183,7 @@ func TestSuspensionOutlastsTheMembership(t *testing.T) {
 		w.secondaries = append(w.secondaries, s1)
 		client, server := w.dial(nil)
 		w.wantState(client, "s1", PathActive)
-		s := w.offer(client, server, unit)
-		s.SetProof(w.prove)
+		s := w.offer(client, server, unit, w.prove)
 		w.copy(s).wantAll()
 		w.within(time.Second, func() bool { return len(said.all()) == 1 })
 		s1.member.Close()
@@ -211,7 +208,7 @@ func TestLiesWithoutEnd(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		var asked atomic.Int32
 		w.primary.stop()
-		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), configured(func(c *Config) {
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), configured(func(c *ServerConfig) {
 			c.Verify = func(context.Context, []byte, int64, []byte) error {
 				asked.Add(1)
 				return nil
@@ -219,7 +216,7 @@ func TestLiesWithoutEnd(t *testing.T) {
 		}))
 		w.secondaries = append(w.secondaries, w.join())
 		client, server := w.dial(nil)
-		s := w.offer(client, server, unit)
+		s := w.offer(client, server, unit, nil)
 		for i := range uint64(1000) {
 			client.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
 				PathId: "s1", Blame: &kwikpb.Blame{KwikStreamId: uint64(s.StreamID()), Offset: i % 64 * unit},
@@ -240,8 +237,8 @@ func TestLiesWithoutEnd(t *testing.T) {
 func TestBlameThatCannotBeChecked(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
-		for _, s := range []*Stream{w.offerPushed(client, server, 4<<20, unit), w.offer(client, server, unit)} {
-			client.blame("s1", kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(s.StreamID())}, errors.New("because"))
+		for _, s := range []*AggregateReader{w.offerPushed(client, server, 4<<20, unit, nil), w.offer(client, server, unit, nil)} {
+			client.reportRejected("s1", kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(s.StreamID())}, errors.New("because"))
 		}
 		time.Sleep(time.Hour)
 		if m := w.primary.Members(); len(m) != 1 || m[0].Suspended {
@@ -269,11 +266,11 @@ func TestHostileChallenges(t *testing.T) {
 		} {
 			c := kwikpb.Challenge{Size: right.Size, Alignment: right.Alignment, Descriptor_: right.Descriptor_, Length: right.Length}
 			change(&c)
-			if p, err := l.read(w.t.Context(), &c); err == nil || p != nil {
+			if p, err := l.readChallenged(w.t.Context(), &c); err == nil || p != nil {
 				w.t.Errorf("%s: %d bytes, %v", name, len(p), err)
 			}
 		}
-		if p, err := l.read(w.t.Context(), &right); err != nil || !bytes.Equal(p, w.data[:unit]) {
+		if p, err := l.readChallenged(w.t.Context(), &right); err != nil || !bytes.Equal(p, w.data[:unit]) {
 			w.t.Errorf("the right one: %d bytes, %v", len(p), err)
 		}
 		w.primary.mu.Lock()

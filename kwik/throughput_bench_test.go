@@ -133,7 +133,7 @@ func benchmarkNative(b *testing.B, perStream int) {
 func benchmarkKWIK(b *testing.B, secondaries int) {
 	serverTLS, clientTLS := tlsConfigs(b)
 	listen := func(role kwik.ServerRole) *kwik.Listener {
-		l, err := kwik.ListenAddr("127.0.0.1:0", serverTLS, &kwik.Config{
+		l, err := kwik.ListenAddr("127.0.0.1:0", serverTLS, &kwik.ServerConfig{
 			Role:        role,
 			OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content, error) { return zeros{}, nil },
 		})
@@ -167,11 +167,15 @@ func benchmarkKWIK(b *testing.B, secondaries int) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s, err := client.AcceptAggregate(b.Context(), o.StreamID())
+		offer, err := client.AcceptAggregate(b.Context(), o.StreamID())
 		if err != nil {
 			b.Fatal(err)
 		}
-		if n, err := s.CopyTo(b.Context(), zeros{}); n != benchSize || err != nil {
+		s, err := offer.Open(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if n, err := s.CopyTo(b.Context(), zeros{}, nil); n != benchSize || err != nil {
 			b.Fatal(n, err)
 		}
 		s.Close()

@@ -12,8 +12,8 @@ import (
 
 var (
 	ticketTime = time.Unix(1_700_000_000, 999)
-	testClaim  = ticketClaim{scope: ticketScopeStream, session: SessionID{1, 2}, path: "s1", content: contentID{9}}
-	pathClaim  = ticketClaim{scope: ticketScopePath, session: SessionID{1, 2}, path: "s1"}
+	testClaim  = ticketClaim{scope: ticketScopeStream, session: SessionID{1, 2}, server: "s1", content: contentID{9}}
+	pathClaim  = ticketClaim{scope: ticketScopePath, session: SessionID{1, 2}, server: "s1"}
 )
 
 // The layout of docs/PROTOCOL.md section 8, computed with another BLAKE3.
@@ -85,8 +85,8 @@ func TestTicketOfSomethingElse(t *testing.T) {
 		{"no key", nil, testClaim, ticket, false},
 		{"other keys", []ticketKey{older, stranger}, testClaim, ticket, false},
 		{"another session", []ticketKey{key}, change(func(c *ticketClaim) { c.session[15] = 1 }), ticket, false},
-		{"another path", []ticketKey{key}, change(func(c *ticketClaim) { c.path = "s2" }), ticket, false},
-		{"a path that is longer", []ticketKey{key}, change(func(c *ticketClaim) { c.path = "s1\x00" }), ticket, false},
+		{"another path", []ticketKey{key}, change(func(c *ticketClaim) { c.server = "s2" }), ticket, false},
+		{"a path that is longer", []ticketKey{key}, change(func(c *ticketClaim) { c.server = "s1\x00" }), ticket, false},
 		{"another content", []ticketKey{key}, change(func(c *ticketClaim) { c.content[31] = 1 }), ticket, false},
 		{"another scope", []ticketKey{key}, change(func(c *ticketClaim) { c.scope = ticketScopePath }), ticket, false},
 		{"a stream ticket to come in", []ticketKey{key}, pathClaim, ticket, false},

@@ -143,14 +143,14 @@ func (w *world) identity() tls.Certificate {
 type serverOption func(*serverOptions)
 
 type serverOptions struct {
-	config Config
+	config ServerConfig
 	addr   netip.AddrPort
 	cert   tls.Certificate
 	data   []byte
 }
 
 // configured changes a server's configuration.
-func configured(change func(*Config)) serverOption {
+func configured(change func(*ServerConfig)) serverOption {
 	return func(o *serverOptions) { change(&o.config) }
 }
 
@@ -171,8 +171,8 @@ func restarted(old *testServer) serverOption {
 func (w *world) serve(role ServerRole, options ...serverOption) *testServer {
 	w.t.Helper()
 	o := &serverOptions{data: w.data}
-	o.config = Config{
-		Role: role, JoinToken: w.token, LocalAddresses: func() []netip.Addr { return nil },
+	o.config = ServerConfig{
+		Config: Config{LocalAddresses: func() []netip.Addr { return nil }}, Role: role, JoinToken: w.token,
 		OpenContent: func(_ context.Context, r ContentRequest) (Content, error) {
 			if string(r.Descriptor) != "data" {
 				return nil, fmt.Errorf("no content %q", r.Descriptor)
@@ -243,7 +243,7 @@ func (s *testServer) kill() {
 }
 
 // dial connects a client to the primary and returns both ends.
-func (w *world) dial(conf *Config) (*ClientSession, *ServerSession) {
+func (w *world) dial(conf *ClientConfig) (*ClientSession, *ServerSession) {
 	w.t.Helper()
 	client, err := w.tryDial(w.primary.addr, w.primary.pin(), conf)
 	if err != nil {
@@ -253,18 +253,18 @@ func (w *world) dial(conf *Config) (*ClientSession, *ServerSession) {
 }
 
 // tryDial connects a client to a server that may refuse it.
-func (w *world) tryDial(addr netip.AddrPort, pin trust.Pin, conf *Config) (*ClientSession, error) {
+func (w *world) tryDial(addr netip.AddrPort, pin trust.Pin, conf *ClientConfig) (*ClientSession, error) {
 	w.t.Helper()
 	return w.tryDialWith(Dial, addr, pin, conf)
 }
 
-type dialFunc func(context.Context, net.PacketConn, net.Addr, *tls.Config, *Config) (*ClientSession, error)
+type dialFunc func(context.Context, net.PacketConn, net.Addr, *tls.Config, *ClientConfig) (*ClientSession, error)
 
 // tryDialWith is tryDial with Dial or DialEarly.
-func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, conf *Config) (*ClientSession, error) {
+func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, conf *ClientConfig) (*ClientSession, error) {
 	w.t.Helper()
 	socket, _ := w.listen()
-	c := Config{}
+	c := ClientConfig{}
 	if conf != nil {
 		c = *conf
 	}
@@ -289,34 +289,46 @@ func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, c
 	return client, nil
 }
 
-// offer opens w.data as an aggregate stream and returns the client's end.
-func (w *world) offer(client *ClientSession, server *ServerSession, alignment int64) *Stream {
+// offer opens w.data as an aggregate stream and returns the client's reader, which verifies with verify.
+func (w *world) offer(client *ClientSession, server *ServerSession, alignment int64, verify ProofFunc) *AggregateReader {
 	w.t.Helper()
 	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: alignment, Descriptor: []byte("data")})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	s, err := client.AcceptAggregate(w.t.Context(), o.StreamID())
+	return w.accept(client, o.StreamID(), verify)
+}
+
+// accept accepts an aggregate stream and opens its reader.
+func (w *world) accept(client *ClientSession, id StreamID, verify ProofFunc) *AggregateReader {
+	w.t.Helper()
+	o, err := client.AcceptAggregate(w.t.Context(), id)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return s
+	r, err := o.Open(verify)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r
 }
 
 // A copying is a CopyTo that goes on in the background, so that the test can play a peer meanwhile.
 type copying struct {
 	w    *world
-	s    *Stream
+	s    *AggregateReader
 	sink *sink
 	err  error
 	done chan struct{}
 }
 
-func (w *world) copy(s *Stream) *copying {
+func (w *world) copy(s *AggregateReader) *copying { return w.copyWith(s, nil) }
+
+func (w *world) copyWith(s *AggregateReader, options *CopyOptions) *copying {
 	c := &copying{w: w, s: s, sink: newSink(int(s.Size())), done: make(chan struct{})}
 	w.wg.Go(func() {
 		defer close(c.done)
-		_, c.err = s.CopyTo(context.Background(), c.sink)
+		_, c.err = s.CopyTo(context.Background(), c.sink, options)
 	})
 	return c
 }
@@ -336,7 +348,7 @@ func (c *copying) wantAll() {
 }
 
 // prove is a ProofFunc that knows w.data.
-func (w *world) prove(_ PathID, off int64, p []byte) error {
+func (w *world) prove(_ ServerID, off int64, p []byte) error {
 	if !bytes.Equal(p, w.data[off:off+int64(len(p))]) {
 		return errors.New("wrong")
 	}
@@ -344,18 +356,18 @@ func (w *world) prove(_ PathID, off int64, p []byte) error {
 }
 
 // path returns what the client thinks of a path.
-func (w *world) path(c *ClientSession, id PathID) PathStats {
+func (w *world) path(c *ClientSession, id ServerID) ServerStats {
 	w.t.Helper()
-	for _, p := range c.Paths() {
+	for _, p := range c.Servers() {
 		if p.ID == id {
 			return p
 		}
 	}
-	return PathStats{State: -1}
+	return ServerStats{State: -1}
 }
 
 // wantState waits until a path is in a state, for a minute of the bubble's time at most.
-func (w *world) wantState(c *ClientSession, id PathID, want PathState) PathStats {
+func (w *world) wantState(c *ClientSession, id ServerID, want PathState) ServerStats {
 	w.t.Helper()
 	w.within(time.Minute, func() bool { return w.path(c, id).State == want })
 	return w.path(c, id)

@@ -5,14 +5,15 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+	"kwikcp/transfer/internal/wire"
 	"math"
 	"time"
 
 	"github.com/quic-go/quic-go"
 
-	"kwikcp/integrity"
-	"kwikcp/kwik"
-	transferpb "kwikcp/transfer/proto"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 const (
@@ -29,7 +30,7 @@ type inquiry struct {
 	url     URL
 	tls     *tls.Config
 	timeout time.Duration // until the first answer
-	kwik    *kwik.Config
+	kwik    *kwik.ClientConfig
 	dial    DialFunc
 	pool    *Pool // nil: each attempt has a session of its own
 	// headStart returns how many bytes of the content to have sent with the answer. Nil means none.
@@ -51,10 +52,10 @@ type inquiry struct {
 }
 
 // A DialFunc connects to a primary as kwik.DialAddrEarly does.
-type DialFunc func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error)
+type DialFunc func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig) (*kwik.ClientSession, error)
 
 // newInquiry prepares one. Zero values of timeout and dial mean the defaults.
-func newInquiry(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.Config, dial DialFunc, report Reporter) inquiry {
+func newInquiry(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.ClientConfig, dial DialFunc, report Reporter) inquiry {
 	if timeout == 0 {
 		timeout = DefaultConnectTimeout
 	}
@@ -146,27 +147,26 @@ func (q *inquiry) connectError(err error) error {
 }
 
 // patient returns conf with time-outs of the handshake and of Welcome that let ConnectTimeout be waited for.
-func patient(conf *kwik.Config, timeout time.Duration) *kwik.Config {
+func patient(conf *kwik.ClientConfig, timeout time.Duration) *kwik.ClientConfig {
 	if timeout <= DefaultConnectTimeout {
 		return conf
 	}
-	p := kwik.Config{}
+	p := &kwik.ClientConfig{}
 	if conf != nil {
-		p = *conf
+		p = conf.Clone()
 	}
 	p.HelloTimeout = max(p.HelloTimeout, timeout)
 	if p.QUIC == nil {
 		p.QUIC = &quic.Config{}
 	}
-	p.QUIC = p.QUIC.Clone()
 	p.QUIC.HandshakeIdleTimeout = max(p.QUIC.HandshakeIdleTimeout, timeout)
-	return &p
+	return p
 }
 
 // ask requests the file and reads the manifest, and the tree if its root is known.
 func (q *inquiry) ask(ctx context.Context) (err error) {
 	deadline := q.start.Add(q.timeout)
-	request := &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path)}
+	request := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(q.url.Path)}
 	if q.headStart != nil {
 		var reserved int64
 		reserved, q.headStartRead = q.session.ReserveHeadStart(q.headStart())
@@ -265,7 +265,7 @@ func (q *inquiry) complete(ctx context.Context, grown func() error) error {
 					return err
 				}
 			}
-			if late && time.Since(told) >= hashingInterval {
+			if late && time.Since(told) >= wire.HashingInterval {
 				told = time.Now()
 				q.observer.hashing(q.growing.End(), size)
 			}

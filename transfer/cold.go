@@ -35,8 +35,8 @@ func (g *get) copyCold(ctx context.Context) error {
 	defer cancel(nil)
 	g.part.forget()
 	var completed chan error
-	err := g.copy(ctx, g.growing.Verify, func(stream *kwik.Stream) error {
-		raise := func() error { return stream.SetHorizon(g.growing.End()) }
+	err := g.copy(ctx, g.growing.Verify, func(stream *kwik.AggregateReader) error {
+		raise := func() error { return stream.SetLimit(g.growing.End()) }
 		if err := raise(); err != nil {
 			return err
 		}

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
-	"sync"
-	"time"
-
 	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
 	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"math"
+	"sync"
+	"time"
 )
 
 // CompareOptions says which file of a server to compare a local one with.
@@ -21,13 +21,13 @@ type CompareOptions struct {
 	// TLS decides whom to trust as the primary.
 	TLS *tls.Config
 	// File is the local file, which stays the caller's, and Name what messages call it.
-	File File
+	File disk.File
 	Name string
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
 
 	// KWIK configures the session; nil means the defaults.
-	KWIK *kwik.Config
+	KWIK *kwik.ClientConfig
 	// Dial connects to the primary; nil means kwik.DialAddrEarly.
 	Dial DialFunc
 }
@@ -119,7 +119,7 @@ func differences(size int64, right rangeset.Set, tree *integrity.Tree) (all []Di
 // wholly is a file of which all is read, holes too, and of which an error of reading is remembered: what a survey finds in it is
 // all that there is.
 type wholly struct {
-	File
+	disk.File
 	mu  sync.Mutex
 	err error // the first one
 }

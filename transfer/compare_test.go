@@ -4,15 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"kwikcp/integrity"
+	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/rangeset"
 )
 
 // compareWith surveys a local file as Compare does and says how it differs.
@@ -74,27 +75,27 @@ func TestDifferencesOfAFileWithHoles(t *testing.T) {
 	}
 }
 
-func (w *wire) compare(ctx context.Context, f File) (Comparison, error) {
-	return Compare(ctx, CompareOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), File: f, Name: "local", KWIK: w.client()}, NoReport{})
+func (w *testNet) compare(ctx context.Context, f disk.File) (Comparison, error) {
+	return Compare(ctx, CompareOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), File: f, Name: "local", KWIK: w.Client()}, NoReport{})
 }
 
 func TestCompare(t *testing.T) {
 	dir := t.TempDir()
-	put(t, filepath.Join(dir, "file"), string(theFile))
-	d, err := OpenDir(dir)
+	transfertest.Put(t, filepath.Join(dir, "file"), string(theFile))
+	d, err := disk.OpenDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
 	wrong := bytes.Clone(theFile)
 	wrong[70000]++
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		w.serve(d)
-		c, err := w.compare(w.ctx, openFile(t, wrong))
+		c, err := w.compare(w.Ctx, openFile(t, wrong))
 		if err != nil || c.Size != int64(len(theFile)) || c.Manifest.Root != treeOf(theFile).Root() || !slices.Equal(c.Differences, []Difference{{65536, 131072, Differs}}) {
 			t.Errorf("%+v, %v", c, err)
 		}
-		if sent := w.net.Stats().Packets; sent > 100 { // the file alone would be more than 140
+		if sent := w.Sim.Stats().Packets; sent > 100 { // the file alone would be more than 140
 			t.Errorf("%d packets went over the network", sent)
 		}
 	})
@@ -102,16 +103,16 @@ func TestCompare(t *testing.T) {
 
 // A disk that cannot be read says nothing about the bytes.
 func TestCompareWithABrokenDisk(t *testing.T) {
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		w.hostile(openTheFile, func(p *peer) {
 			m, cvs := honest()
 			p.offer(m, int64(len(theFile)))
-			p.manifest(m)
-			p.tree(cvs)
+			p.Manifest(m)
+			p.Tree(cvs)
 		})
 		for op, fail := range map[string]int{"stat": 1, "read": 2} {
 			x := &faults{fail: fail, with: syscall.EIO}
-			_, err := w.compare(w.ctx, faultyFile{openFile(t, theFile), x, "f"})
+			_, err := w.compare(w.Ctx, faultyFile{openFile(t, theFile), x, "f"})
 			wantKind(t, err, KindLocal, `verify "local": `)
 			if !errors.Is(err, syscall.EIO) {
 				t.Errorf("%s: %v", op, err)
@@ -122,18 +123,18 @@ func TestCompareWithABrokenDisk(t *testing.T) {
 
 // What goes wrong with the server is as with Get.
 func TestCompareWithoutAnAnswer(t *testing.T) {
-	onWire(t, func(w *wire) {
-		_, err := w.compare(w.ctx, openFile(t, theFile))
+	onWire(t, func(w *testNet) {
+		_, err := w.compare(w.Ctx, openFile(t, theFile))
 		wantKind(t, err, KindNetwork, "no answer in time")
 	})
-	onWire(t, func(w *wire) {
-		w.hostile(openTheFile, func(p *peer) { m, cvs := honest(); cvs[0]++; p.manifest(m); p.tree(cvs) })
-		_, err := w.compare(w.ctx, openFile(t, theFile))
+	onWire(t, func(w *testNet) {
+		w.hostile(openTheFile, func(p *peer) { m, cvs := honest(); cvs[0]++; p.Manifest(m); p.Tree(cvs) })
+		_, err := w.compare(w.Ctx, openFile(t, theFile))
 		wantKind(t, err, KindIntegrity, "")
 	})
 	reason := errors.New("enough")
-	onWire(t, func(w *wire) {
-		ctx, cancel := context.WithCancelCause(w.ctx)
+	onWire(t, func(w *testNet) {
+		ctx, cancel := context.WithCancelCause(w.Ctx)
 		w.hostile(openTheFile, func(*peer) { cancel(reason) })
 		if _, err := w.compare(ctx, openFile(t, theFile)); err != reason {
 			t.Error(err)
@@ -145,9 +146,9 @@ func TestOpenFile(t *testing.T) {
 	root, _ := servedTree(t)
 	for name, want := range map[string]error{
 		"file": nil, "inside": nil, "outside": nil, "absolute": nil, "updir/secret": nil,
-		"fifo": ErrNotAFile, "sub": ErrNotAFile, "missing": os.ErrNotExist, "dangling": os.ErrNotExist, "loop": syscall.ELOOP,
+		"fifo": disk.ErrNotAFile, "sub": disk.ErrNotAFile, "missing": os.ErrNotExist, "dangling": os.ErrNotExist, "loop": syscall.ELOOP,
 	} {
-		f, err := OpenFile(filepath.Join(root, name))
+		f, err := disk.OpenFile(filepath.Join(root, name))
 		if !errors.Is(err, want) {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -8,13 +8,14 @@ import (
 	"flag"
 	"fmt"
 	"hash/fnv"
+	"kwikcp/integrity"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
-
-	"kwikcp/integrity"
 )
 
 var (
@@ -134,7 +135,7 @@ func (x *crashExplorer) whole(d *crashDisk, k int, s diskState, done bool) {
 		x.fail(d, k, s, "the target is gone")
 	case target == nil:
 	case bytes.Equal(target.data, x.want()):
-		if done && !x.options.Plain && (target.mode != 0o644&^umask || !target.mtime.Equal(someTime)) {
+		if done && !x.options.Plain && (target.mode != 0o644&^disk.Umask || !target.mtime.Equal(transfertest.SomeTime)) {
 			x.fail(d, k, s, "it was said to be in place, but has mode %o and time %v", target.mode, target.mtime)
 		}
 	case done:

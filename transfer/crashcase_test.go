@@ -13,6 +13,7 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
 	"kwikcp/kwik"
+	"kwikcp/transfer/internal/transfertest"
 )
 
 // What the explorer's transfers fetch: groups of 4 KiB, one of them zeros and the last one short, so that sectors tear groups and holes
@@ -112,7 +113,7 @@ var crashCases = map[string]crashCase{
 // start is the disk before the transfer.
 func (c crashCase) start() diskState {
 	var s diskState
-	s.put("bystander", []byte("by"), 0o644, someTime)
+	s.put("bystander", []byte("by"), 0o644, transfertest.SomeTime)
 	if c.old != nil {
 		s.put("out", c.old, 0o640, time.Unix(5, 0))
 	}
@@ -143,13 +144,13 @@ func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOption
 	}
 	if c.seed != nil {
 		seed := diskState{}
-		seed.put("seed", c.seed, 0o644, someTime)
+		seed.put("seed", c.seed, 0o644, transfertest.SomeTime)
 		dir, _ := newCrashDisk(seed).opener()("")
 		o.Seed, _ = dir.Open("seed")
 	}
 	g := offline(o)
 	err = g.run(context.Background(), func(ctx context.Context) error {
-		g.manifest = Manifest{Size: c.tree.Size(), Root: c.tree.Root(), Group: int64(c.unit), MTime: someTime, Mode: 0o644}
+		g.manifest = Manifest{Size: c.tree.Size(), Root: c.tree.Root(), Group: int64(c.unit), MTime: transfertest.SomeTime, Mode: 0o644}
 		if c.cold && g.mayBegin() {
 			if err := bring(g.part, c.content, int64(c.unit), r); err != nil {
 				return err

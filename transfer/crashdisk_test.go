@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"io/fs"
+	"kwikcp/transfer/disk"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -165,9 +166,9 @@ func (d *crashDisk) addNode(image diskImage) {
 	d.nodes = append(d.nodes, &diskNode{diskImage: image, stat: &syscall.Stat_t{Uid: uint32(os.Geteuid()), Ino: uint64(len(d.nodes) + 1)}})
 }
 
-// opener returns an openDir for GetOptions. Every directory is this one.
-func (d *crashDisk) opener() func(string) (Dir, error) {
-	return func(string) (Dir, error) {
+// opener returns an OpenedDir for GetOptions. Every directory is this one.
+func (d *crashDisk) opener() func(string) (disk.Dir, error) {
+	return func(string) (disk.Dir, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.open++

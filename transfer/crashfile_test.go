@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"kwikcp/transfer/disk"
 	"math"
 	"slices"
 	"syscall"
@@ -31,7 +32,7 @@ func (d *openedDisk) at(op, name string) (node int, unlock func(), err error) {
 	return node, d.mu.Unlock, err
 }
 
-func (d *openedDisk) opened(name string, write bool) (File, error) {
+func (d *openedDisk) opened(name string, write bool) (disk.File, error) {
 	node, unlock, err := d.at("open", name)
 	defer unlock()
 	if err != nil {
@@ -44,10 +45,10 @@ func (d *openedDisk) opened(name string, write bool) (File, error) {
 	return &diskFile{d: d.crashDisk, index: node, write: write}, nil
 }
 
-func (d *openedDisk) Open(name string) (File, error)     { return d.opened(name, false) }
-func (d *openedDisk) OpenPart(name string) (File, error) { return d.opened(name, true) }
+func (d *openedDisk) Open(name string) (disk.File, error)     { return d.opened(name, false) }
+func (d *openedDisk) OpenPart(name string) (disk.File, error) { return d.opened(name, true) }
 
-func (d *openedDisk) Create(name string) (File, error) {
+func (d *openedDisk) Create(name string) (disk.File, error) {
 	_, unlock, err := d.at("open", name)
 	defer unlock()
 	if err == nil {
@@ -242,7 +243,7 @@ func (f *diskFile) NextData(off int64) (start, end int64, ok bool) {
 }
 
 // CloneFrom takes over the content of another file of the disk.
-func (f *diskFile) CloneFrom(other File) error {
+func (f *diskFile) CloneFrom(other disk.File) error {
 	from, ok := other.(*diskFile)
 	n, unlock, err := f.use(true)
 	defer unlock()

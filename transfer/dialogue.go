@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"kwikcp/kwik"
+	"kwikcp/transfer/internal/wire"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 
-	"kwikcp/kwik"
-	transferpb "kwikcp/transfer/proto"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 // A dialogue is one request on a plain stream and the answers to it. It is used by one goroutine.
@@ -48,7 +49,7 @@ func (q *inquiry) request(ctx context.Context, op string, request *transferpb.Re
 	}
 	d := &dialogue{op: op, path: q.url.Path, stream: stream, r: bufio.NewReaderSize(stream, 16<<10)}
 	defer context.AfterFunc(ctx, func() { stream.SetWriteDeadline(time.Unix(1, 0)) })()
-	if err := writeMessage(stream, request); err != nil {
+	if err := wire.WriteMessage(stream, request); err != nil {
 		d.close()
 		return nil, err
 	}
@@ -61,7 +62,7 @@ func (d *dialogue) next(ctx context.Context, deadline time.Time) (*transferpb.Re
 	d.stream.SetReadDeadline(deadline)
 	defer context.AfterFunc(ctx, func() { d.stream.SetReadDeadline(time.Unix(1, 0)) })()
 	reply := &transferpb.Reply{}
-	if err := readMessage(d.r, reply); err != nil {
+	if err := wire.ReadMessage(d.r, reply); err != nil {
 		return nil, d.failed(err)
 	}
 	if f := reply.GetFailure(); f != nil {

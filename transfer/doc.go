@@ -18,10 +18,7 @@
 //
 //	listing -> plan -> batch: manifests and trees -> what is here already -> files <- aggregate stream (proved groups) -> sync -> renames
 //
-// A server ([Server]) answers requests, keeps the trees of the files it has hashed, and opens the content of
-// aggregate streams, in both roles alike.
-//
-// The file system, the socket and the clock come in from outside ([Dir], kwik.Config), so that package transfer/sim runs whole
+// The file system, the socket and the clock come in from outside (disk.Dir, kwik.Config and kwik.ClientConfig), so that package transfer/sim runs whole
 // transfers in a simulated world. The package reports through [Reporter] and never prints.
 // docs/PROTOCOL.md sections 12 and 13 are the reference for the messages.
 package transfer

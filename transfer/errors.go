@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
 	"net"
 	"os"
 	"syscall"
 
 	"github.com/quic-go/quic-go"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/trust"
-	"kwikcp/kwik"
 )
 
 // A Kind says what a script should make of an error. The command line maps each to an exit code.
@@ -56,7 +56,7 @@ func (e *RemoteError) Error() string { return e.Message }
 // LocalError wraps an error of the local file system and finds its kind. op says the path, so that the error need not.
 func LocalError(op string, err error) error {
 	kind := KindLocal
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, errQuota) {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, disk.ErrQuota) {
 		kind = KindNoSpace
 	}
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
@@ -73,7 +73,7 @@ func NetworkError(op string, err error) error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	return &Error{Kind: kindOf(err), Op: op, Err: plain(err)}
+	return &Error{Kind: kindOf(err), Op: op, Err: NetworkCause(err)}
 }
 
 // kindOf classifies an error of the network or of KWIK.
@@ -108,8 +108,8 @@ func isCrypto(err error) bool {
 	return ok && te.ErrorCode.IsCryptoError()
 }
 
-// plain says what a user can act on where package quic-go speaks of its own affairs.
-func plain(err error) error {
+// NetworkCause returns the part of an error of the network or of KWIK on which a user can act.
+func NetworkCause(err error) error {
 	if _, ok := errors.AsType[*quic.HandshakeTimeoutError](err); ok || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return errNoAnswer
 	}
@@ -125,7 +125,7 @@ func plain(err error) error {
 		}
 	}
 	if e, ok := errors.AsType[*kwik.Error](err); ok && e.Code == kwik.ErrInvalidStreamRole {
-		return errors.New(e.Reason)
+		return errors.New(e.Message)
 	}
 	return err
 }

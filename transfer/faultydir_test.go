@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"kwikcp/transfer/disk"
 	"slices"
 	"sync"
 	"testing"
@@ -14,7 +15,7 @@ import (
 // A faultyDir is a Dir whose n-th operation, counted over the directory and its files, fails; and one that can let
 // something happen between two operations, as another process would.
 type faultyDir struct {
-	Dir
+	disk.Dir
 	*faults
 }
 
@@ -25,7 +26,7 @@ type faults struct {
 	only  []string // the operations that count; nil for all
 	stays bool     // all that count fail from then on
 	after func(op string)
-	under func(string) (Dir, error) // what there is below; nil for the system's directories
+	under func(string) (disk.Dir, error) // what there is below; nil for the system's directories
 
 	ops    []string // what was done, the failed one among it
 	counts int      // how many of them count
@@ -60,15 +61,15 @@ func (f *faults) done(op string) {
 	}
 }
 
-// opener returns an openDir for openPart and Get: the directories of the system with the faults.
-func (f *faults) opener() func(string) (Dir, error) {
-	return func(path string) (Dir, error) {
+// opener returns an OpenedDir for openPart and Get: the directories of the system with the faults.
+func (f *faults) opener() func(string) (disk.Dir, error) {
+	return func(path string) (disk.Dir, error) {
 		if err := f.step("opendir", path); err != nil {
 			return nil, err
 		}
 		under := f.under
 		if under == nil {
-			under = OpenDir
+			under = disk.OpenDir
 		}
 		d, err := under(path)
 		if err != nil {
@@ -79,7 +80,7 @@ func (f *faults) opener() func(string) (Dir, error) {
 	}
 }
 
-func (f *faults) file(op, name string, open func() (File, error)) (File, error) {
+func (f *faults) file(op, name string, open func() (disk.File, error)) (disk.File, error) {
 	if err := f.step(op, name); err != nil {
 		return nil, err
 	}
@@ -92,16 +93,16 @@ func (f *faults) file(op, name string, open func() (File, error)) (File, error) 
 	return faultyFile{x, f, name}, nil
 }
 
-func (d faultyDir) Open(name string) (File, error) {
-	return d.file("open", name, func() (File, error) { return d.Dir.Open(name) })
+func (d faultyDir) Open(name string) (disk.File, error) {
+	return d.file("open", name, func() (disk.File, error) { return d.Dir.Open(name) })
 }
 
-func (d faultyDir) OpenPart(name string) (File, error) {
-	return d.file("openpart", name, func() (File, error) { return d.Dir.OpenPart(name) })
+func (d faultyDir) OpenPart(name string) (disk.File, error) {
+	return d.file("openpart", name, func() (disk.File, error) { return d.Dir.OpenPart(name) })
 }
 
-func (d faultyDir) Create(name string) (File, error) {
-	return d.file("create", name, func() (File, error) { return d.Dir.Create(name) })
+func (d faultyDir) Create(name string) (disk.File, error) {
+	return d.file("create", name, func() (disk.File, error) { return d.Dir.Create(name) })
 }
 
 func (d faultyDir) Lstat(name string) (fs.FileInfo, error) {
@@ -160,7 +161,7 @@ func (d faultyDir) Close() error {
 }
 
 type faultyFile struct {
-	File
+	disk.File
 	*faults
 	name string
 }
@@ -225,21 +226,21 @@ func (f faultyFile) Allocate(start, end int64) error {
 	if err := f.step("allocate", f.name); err != nil {
 		return err
 	}
-	if disk, ok := f.File.(allocator); ok {
-		return disk.Allocate(start, end)
+	if room, ok := f.File.(disk.Allocator); ok {
+		return room.Allocate(start, end)
 	}
 	return errors.ErrUnsupported
 }
 
 func (f faultyFile) Release(start, end int64) {
-	if disk, ok := f.File.(allocator); ok && f.step("release", f.name) == nil {
-		disk.Release(start, end)
+	if room, ok := f.File.(disk.Allocator); ok && f.step("release", f.name) == nil {
+		room.Release(start, end)
 	}
 }
 
 func (f faultyFile) Free() (int64, bool) {
-	if disk, ok := f.File.(allocator); ok && f.step("free", f.name) == nil {
-		return disk.Free()
+	if room, ok := f.File.(disk.Allocator); ok && f.step("free", f.name) == nil {
+		return room.Free()
 	}
 	return 0, false
 }

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"time"
-
 	"kwikcp/integrity"
 	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"os"
+	"time"
 )
 
 // GetOptions says what to fetch and where to.
@@ -30,7 +30,7 @@ type GetOptions struct {
 	// Reuse takes what is right of the file at Target for the new one, so that only the rest is fetched.
 	Reuse bool
 	// Seed is another file of which the same is taken; nil for none. It stays the caller's.
-	Seed File
+	Seed disk.File
 	// Range, if set, is the part of the file to fetch: with the groups that it is in, and no others. Target is to hold nothing else. It does not
 	// go with Reuse and Seed, and nothing is kept after an error.
 	Range *ByteRange
@@ -52,14 +52,14 @@ type GetOptions struct {
 	RetryMaxTime time.Duration
 
 	// KWIK configures the session; nil means the defaults.
-	KWIK *kwik.Config
+	KWIK *kwik.ClientConfig
 	// Dial connects to the primary; nil means kwik.DialAddrEarly.
 	Dial DialFunc
 	// Pool shares the session with other transfers; nil means that this one has its own. TLS and KWIK must be the same for all from one
 	// server.
 	Pool *Pool
 	// OpenDir opens the target's directory; nil means OpenDir.
-	OpenDir func(path string) (Dir, error)
+	OpenDir func(path string) (disk.Dir, error)
 }
 
 // Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its errors are *Error, *TimeLimitError, or the
@@ -67,7 +67,7 @@ type GetOptions struct {
 // (Result.Kept), and another Get to the same target fetches only what that lacks.
 func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	if o.OpenDir == nil {
-		o.OpenDir = OpenDir
+		o.OpenDir = disk.OpenDir
 	}
 	g := &get{GetOptions: o, inquiry: newInquiry(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
 	g.pool = o.Pool
@@ -212,7 +212,7 @@ func (g *get) wantsHeadStart() int64 {
 // seeAll reports that nothing is left to fetch.
 func (g *get) seeAll() {
 	all := kwik.StreamStats{Size: g.tree.Size(), Bytes: g.tree.Size()}
-	g.see(g.observer.look(g.session.Paths(), all), all)
+	g.see(g.observer.look(g.session.Servers(), all), all)
 }
 
 // A verifyFunc is the Verify of a tree.
@@ -220,35 +220,35 @@ type verifyFunc func(off int64, p []byte) error
 
 // copy takes the content from the servers into the part file, or in order to the output. begun, if it is not nil, is called with
 // the stream before anything is asked for.
-func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Stream) error) error {
+func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.AggregateReader) error) error {
 	op := fmt.Sprintf("fetch %q", g.URL.Path)
 	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	stream, err := g.session.AcceptAggregate(accepting, g.stream)
+	offer, err := g.session.AcceptAggregate(accepting, g.stream)
 	if err != nil {
 		return NetworkError(op, err)
 	}
 	g.taken = true
-	defer stream.Close()
-	if stream.Size() != g.manifest.Size {
-		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", stream.Size(), g.manifest.Size)}
+	defer offer.Close()
+	if offer.Size() != g.manifest.Size {
+		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", offer.Size(), g.manifest.Size)}
 	}
-	stream.SetProof(g.proof(verify))
+	stream, err := offer.Open(g.proof(verify))
+	if err != nil {
+		return NetworkError(op, err)
+	}
 	if begun != nil {
 		if err := begun(stream); err != nil {
 			return err
 		}
 	}
+	options := &kwik.CopyOptions{}
 	if g.part != nil {
 		for _, r := range g.part.ranges() {
-			if err := stream.SetHave(r.Start, r.End); err != nil {
-				return &Error{Kind: KindOther, Op: op, Err: err}
-			}
+			options.Have = append(options.Have, kwik.Range(r))
 		}
 		if last, ok := g.part.first(); ok {
-			if err := stream.SetFirst(last.Start, last.End); err != nil {
-				return &Error{Kind: KindOther, Op: op, Err: err}
-			}
+			options.Priority = kwik.Range(last)
 		}
 	}
 
@@ -257,7 +257,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Stre
 	}
 	stop := g.observer.watch(g.session, stream)
 	if g.part != nil {
-		_, err = stream.CopyTo(ctx, g.part)
+		_, err = stream.CopyTo(ctx, g.part, options)
 	} else {
 		defer context.AfterFunc(ctx, func() { stream.Close() })()
 		err = copyInOrder(ctx, g.Output, stream)
@@ -282,7 +282,7 @@ func (g *get) see(p Progress, stats kwik.StreamStats) {
 
 // proof returns the aggregate stream's kwik.ProofFunc.
 func (g *get) proof(verify verifyFunc) kwik.ProofFunc {
-	return func(source kwik.PathID, off int64, p []byte) error {
+	return func(source kwik.ServerID, off int64, p []byte) error {
 		err := verify(off, p)
 		if bad, ok := errors.AsType[*integrity.GroupError](err); ok {
 			g.observer.badBlock(source, bad.Offset, bad.Length)
@@ -297,7 +297,7 @@ type ContextWriter interface {
 }
 
 // copyInOrder copies a stream to a writer.
-func copyInOrder(ctx context.Context, w io.Writer, stream *kwik.Stream) error {
+func copyInOrder(ctx context.Context, w io.Writer, stream *kwik.AggregateReader) error {
 	write := w.Write
 	if patient, ok := w.(ContextWriter); ok {
 		write = func(p []byte) (int, error) { return patient.WriteContext(ctx, p) }

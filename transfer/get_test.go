@@ -5,6 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/internal/wire"
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
@@ -12,10 +17,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
-	"kwikcp/integrity"
-	"kwikcp/internal/trust"
-	"kwikcp/kwik"
-	transferpb "kwikcp/transfer/proto"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 // theFile has four groups, the last one short.
@@ -56,15 +58,15 @@ func (p *peer) offer(m *transferpb.Manifest, size int64) *kwik.AggregateStream {
 }
 
 func TestGetInOrder(t *testing.T) {
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		w.hostile(openTheFile, func(p *peer) {
 			m, cvs := honest()
 			p.offer(m, int64(len(theFile)))
-			p.manifest(m)
+			p.Manifest(m)
 			for ; len(cvs) > 0; cvs = cvs[32:] { // a tree may come in any pieces of whole values
-				p.tree(cvs[:32])
+				p.Tree(cvs[:32])
 			}
-			p.stream.Close()
+			p.Stream.Close()
 		})
 		got, _, err := w.get()
 		if err != nil || !bytes.Equal(got, theFile) {
@@ -82,11 +84,11 @@ func TestGetFromHostileServers(t *testing.T) {
 			m, cvs := honest()
 			p.offer(m, int64(len(theFile)))
 			cvs = change(m, cvs)
-			p.manifest(m)
+			p.Manifest(m)
 			if len(cvs) > 0 {
-				p.tree(cvs)
+				p.Tree(cvs)
 			}
-			p.stream.Close()
+			p.Stream.Close()
 		}
 	}
 	only := func(change func(m *transferpb.Manifest)) script {
@@ -106,13 +108,13 @@ func TestGetFromHostileServers(t *testing.T) {
 		"the tree is short":              {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:96] }), KindNetwork, "unexpected EOF", soon},
 		"the tree is long":               {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return append(cvs, make([]byte, 32)...) }), KindOther, "does not fit", soon},
 		"the tree is of no whole values": {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return append(cvs, 0) }), KindOther, "does not fit", soon},
-		"the tree has an empty part":     {func(p *peer) { m, _ := honest(); p.manifest(m); p.tree(nil) }, KindOther, "does not fit", soon},
-		"no tree comes":                  {func(p *peer) { m, _ := honest(); p.manifest(m) }, KindNetwork, "no answer in time", silence},
+		"the tree has an empty part":     {func(p *peer) { m, _ := honest(); p.Manifest(m); p.Tree(nil) }, KindOther, "does not fit", soon},
+		"no tree comes":                  {func(p *peer) { m, _ := honest(); p.Manifest(m) }, KindNetwork, "no answer in time", silence},
 		"the tree gives way to a failure": {func(p *peer) {
 			m, cvs := honest()
-			p.manifest(m)
-			p.tree(cvs[:32])
-			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: transferpb.Failure_CHANGED, Message: "changed, it says"}}})
+			p.Manifest(m)
+			p.Tree(cvs[:32])
+			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: transferpb.Failure_CHANGED, Message: "changed, it says"}}})
 		}, KindChanged, "changed, it says", soon},
 		"size of 2^63":                 {only(func(m *transferpb.Manifest) { m.Size = 1 << 63 }), KindOther, "no sense", soon},
 		"size of 2^64-1":               {only(func(m *transferpb.Manifest) { m.Size = 1<<64 - 1 }), KindOther, "no sense", soon},
@@ -125,33 +127,33 @@ func TestGetFromHostileServers(t *testing.T) {
 		"a stream of another size": {func(p *peer) {
 			m, cvs := honest()
 			p.offer(m, int64(len(theFile))+1)
-			p.manifest(m)
-			p.tree(cvs)
+			p.Manifest(m)
+			p.Tree(cvs)
 		}, KindOther, "the stream has", soon},
 		"a stream that is never offered": {func(p *peer) {
 			m, cvs := honest()
 			m.KwikStreamId = 1<<62 + 7
-			p.manifest(m)
-			p.tree(cvs)
+			p.Manifest(m)
+			p.Tree(cvs)
 		}, KindNetwork, "no answer in time", silence},
 		"no answer":         {func(p *peer) {}, KindNetwork, "no answer in time", silence},
-		"garbage":           {func(p *peer) { p.stream.Write([]byte("\x04\xff\xff\xff\xff")) }, KindOther, "no sense", soon},
-		"a frame of 2^40":   {func(p *peer) { p.stream.Write([]byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x20}) }, KindOther, "no sense", soon},
-		"a length for ever": {func(p *peer) { p.stream.Write(bytes.Repeat([]byte{0xff}, 100)) }, KindOther, "no sense", soon},
-		"an early end":      {func(p *peer) { p.stream.Close() }, KindNetwork, "unexpected EOF", soon},
-		"a reset":           {func(p *peer) { p.stream.CancelWrite(7) }, KindNetwork, "", soon},
+		"garbage":           {func(p *peer) { p.Stream.Write([]byte("\x04\xff\xff\xff\xff")) }, KindOther, "no sense", soon},
+		"a frame of 2^40":   {func(p *peer) { p.Stream.Write([]byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x20}) }, KindOther, "no sense", soon},
+		"a length for ever": {func(p *peer) { p.Stream.Write(bytes.Repeat([]byte{0xff}, 100)) }, KindOther, "no sense", soon},
+		"an early end":      {func(p *peer) { p.Stream.Close() }, KindNetwork, "unexpected EOF", soon},
+		"a reset":           {func(p *peer) { p.Stream.CancelWrite(7) }, KindNetwork, "", soon},
 		"a hang-up":         {func(p *peer) { p.CloseWithError(0, "") }, KindNetwork, "", soon},
-		"a tree for answer": {func(p *peer) { p.tree(make([]byte, 32)) }, KindOther, "unexpected answer", soon},
-		"answers of a later version, then silence": {func(p *peer) { p.reply(&transferpb.Reply{}) }, KindNetwork, "no answer in time", silence},
+		"a tree for answer": {func(p *peer) { p.Tree(make([]byte, 32)) }, KindOther, "unexpected answer", soon},
+		"answers of a later version, then silence": {func(p *peer) { p.Reply(&transferpb.Reply{}) }, KindNetwork, "no answer in time", silence},
 		"hashing, then silence": {func(p *peer) {
-			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: 1<<64 - 1, Total: 1}}})
+			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: 1<<64 - 1, Total: 1}}})
 		}, KindNetwork, "no answer in time", silence},
 	} {
 		t.Run(name, func(t *testing.T) {
-			onWire(t, func(w *wire) {
+			onWire(t, func(w *testNet) {
 				w.hostile(openTheFile, x.act)
 				got, took, err := w.get()
-				wantKind(w.t, err, x.kind, x.says)
+				wantKind(w.T, err, x.kind, x.says)
 				if took > x.within {
 					t.Errorf("it took %v, want at most %v", took, x.within)
 				}
@@ -166,17 +168,17 @@ func TestGetFromHostileServers(t *testing.T) {
 // A manifest may claim any size; the client must not take memory for it, nor gather a tree without end.
 func TestGetBoundsTheTree(t *testing.T) {
 	for _, size := range []uint64{1<<63 - 1, 1 << 62, (integrity.MaxGroups + 1) << 10} {
-		onWire(t, func(w *wire) {
+		onWire(t, func(w *testNet) {
 			w.hostile(openTheFile, func(p *peer) {
 				m, _ := honest()
 				m.Size, m.Group = size, 0
-				p.manifest(m)
+				p.Manifest(m)
 				for range 200 { // would go on for ever
-					p.tree(make([]byte, treePart))
+					p.Tree(make([]byte, wire.TreePart))
 				}
 			})
 			_, took, err := w.get()
-			wantKind(w.t, err, KindOther, "no sense")
+			wantKind(w.T, err, KindOther, "no sense")
 			if took > time.Second {
 				t.Errorf("it took %v to refuse %d bytes in groups of 1 KiB", took, size)
 			}
@@ -194,13 +196,13 @@ func TestGetKnowsFailures(t *testing.T) {
 		transferpb.Failure_BUSY:        KindNetwork,
 		99:                             KindOther,
 	} {
-		onWire(t, func(w *wire) {
+		onWire(t, func(w *testNet) {
 			w.hostile(openTheFile, func(p *peer) {
-				p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code, Message: "in its own words"}}})
-				p.stream.Close()
+				p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code, Message: "in its own words"}}})
+				p.Stream.Close()
 			})
 			_, _, err := w.get()
-			wantKind(w.t, err, kind, "in its own words")
+			wantKind(w.T, err, kind, "in its own words")
 			if e, ok := errors.AsType[*RemoteError](err); !ok || e.Path != "file" {
 				t.Errorf("%v: no RemoteError in %v", code, err)
 			}
@@ -212,12 +214,12 @@ func TestGetKnowsFailures(t *testing.T) {
 func TestGetHoldsTheServerToTheHash(t *testing.T) {
 	root := integrity.Root(blake3.Sum256(theFile))
 	for _, wrong := range []bool{false, true} {
-		onWire(t, func(w *wire) {
+		onWire(t, func(w *testNet) {
 			w.hostile(openTheFile, func(p *peer) {
 				m, cvs := honest()
 				p.offer(m, int64(len(theFile)))
-				p.manifest(m)
-				p.tree(cvs)
+				p.Manifest(m)
+				p.Tree(cvs)
 			})
 			expected := root
 			if wrong {
@@ -226,7 +228,7 @@ func TestGetHoldsTheServerToTheHash(t *testing.T) {
 			got, _, err := w.get(func(o *GetOptions) { o.URL.Root = &expected })
 			switch {
 			case wrong:
-				wantKind(w.t, err, KindIntegrity, "not the expected "+expected.String())
+				wantKind(w.T, err, KindIntegrity, "not the expected "+expected.String())
 				if len(got) > 0 {
 					t.Error("bytes were passed on")
 				}
@@ -246,22 +248,24 @@ func TestGetFromBadContent(t *testing.T) {
 		"wrong bytes": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 			return bytesContent{bytes.NewReader(make([]byte, len(theFile)))}, nil
 		}, KindIntegrity},
-		"changed": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) { return nil, errChanged }, KindChanged},
-		"gone":    {func(context.Context, kwik.ContentRequest) (kwik.Content, error) { return nil, errNoContent }, KindNetwork},
+		"changed": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) { return nil, kwik.ErrContentChanged }, KindChanged},
+		"gone": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+			return nil, errors.New("no such file")
+		}, KindNetwork},
 		"short": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 			return bytesContent{bytes.NewReader(theFile[:100_000])}, nil
 		}, KindNetwork},
 	} {
 		t.Run(name, func(t *testing.T) {
-			onWire(t, func(w *wire) {
+			onWire(t, func(w *testNet) {
 				w.hostile(x.open, func(p *peer) {
 					m, cvs := honest()
 					p.offer(m, int64(len(theFile)))
-					p.manifest(m)
-					p.tree(cvs)
+					p.Manifest(m)
+					p.Tree(cvs)
 				})
 				got, took, err := w.get()
-				wantKind(w.t, err, x.kind, `fetch "file"`)
+				wantKind(w.T, err, x.kind, `fetch "file"`)
 				if !bytes.HasPrefix(theFile, got) || took > time.Second {
 					t.Errorf("%d bytes after %v", len(got), took)
 				}
@@ -272,23 +276,23 @@ func TestGetFromBadContent(t *testing.T) {
 
 func TestGetThatCannotConnect(t *testing.T) {
 	for name, x := range map[string]struct {
-		prepare func(w *wire)
+		prepare func(w *testNet)
 		change  func(o *GetOptions)
 		kind    Kind
 		says    string
 	}{
-		"nobody there": {func(*wire) {}, func(*GetOptions) {}, KindNetwork, "connect to 10.0.0.1:4433 over UDP: no answer in time"},
-		"another key": {func(w *wire) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) {
+		"nobody there": {func(*testNet) {}, func(*GetOptions) {}, KindNetwork, "connect to 10.0.0.1:4433 over UDP: no answer in time"},
+		"another key": {func(w *testNet) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) {
 			o.TLS = trust.PinnedClientConfig(nil, trust.Pin{1})
 		}, KindRefused, "not AQAAAAAA"},
-		"a certificate of nobody": {func(w *wire) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) { o.TLS = nil }, KindRefused, "certificate"},
-		"a secondary":             {func(w *wire) { w.start(&kwik.Config{Role: kwik.ServerRoleSecondary}) }, func(*GetOptions) {}, KindOther, "secondary"},
+		"a certificate of nobody": {func(w *testNet) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) { o.TLS = nil }, KindRefused, "certificate"},
+		"a secondary":             {func(w *testNet) { w.Start(&kwik.ServerConfig{Role: kwik.ServerRoleSecondary}) }, func(*GetOptions) {}, KindOther, "secondary"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			onWire(t, func(w *wire) {
+			onWire(t, func(w *testNet) {
 				x.prepare(w)
 				_, took, err := w.get(x.change)
-				wantKind(w.t, err, x.kind, x.says)
+				wantKind(w.T, err, x.kind, x.says)
 				if took > DefaultConnectTimeout+time.Second {
 					t.Errorf("it took %v", took)
 				}
@@ -302,23 +306,23 @@ func TestGetThatIsCancelled(t *testing.T) {
 	reason := errors.New("enough")
 	for name, act := range map[string]script{
 		"while it waits for an answer": func(*peer) {},
-		"while it waits for the tree":  func(p *peer) { m, _ := honest(); p.manifest(m) },
+		"while it waits for the tree":  func(p *peer) { m, _ := honest(); p.Manifest(m) },
 		"while it waits for the content": func(p *peer) {
 			m, cvs := honest()
 			p.offer(m, int64(len(theFile)))
-			p.manifest(m)
-			p.tree(cvs)
+			p.Manifest(m)
+			p.Tree(cvs)
 		},
 	} {
 		for _, inOrder := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, in order %t", name, inOrder), func(t *testing.T) {
-				target := put(t, filepath.Join(t.TempDir(), "out"), "before")
-				onWire(t, func(w *wire) {
+				target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
+				onWire(t, func(w *testNet) {
 					w.hostile(func(ctx context.Context, _ kwik.ContentRequest) (kwik.Content, error) {
 						<-ctx.Done()
 						return nil, ctx.Err()
 					}, act)
-					ctx, cancel := context.WithCancelCause(w.ctx)
+					ctx, cancel := context.WithCancelCause(w.Ctx)
 					time.AfterFunc(3*time.Second, func() { cancel(reason) })
 					_, took, err := w.getContext(ctx, func(o *GetOptions) {
 						if !inOrder {
@@ -330,7 +334,7 @@ func TestGetThatIsCancelled(t *testing.T) {
 					}
 				})
 				wantNames(t, filepath.Dir(target), "out")
-				wantContent(t, target, "before")
+				transfertest.WantContent(t, target, "before")
 			})
 		}
 	}
@@ -338,16 +342,16 @@ func TestGetThatIsCancelled(t *testing.T) {
 
 // An output that fails ends the transfer with its own error.
 func TestGetWithABrokenOutput(t *testing.T) {
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		w.hostile(openTheFile, func(p *peer) {
 			m, cvs := honest()
 			p.offer(m, int64(len(theFile)))
-			p.manifest(m)
-			p.tree(cvs)
+			p.Manifest(m)
+			p.Tree(cvs)
 		})
 		broken := errors.New("broken pipe")
 		_, took, err := w.get(func(o *GetOptions) { o.Output = brokenWriter{broken} })
-		wantKind(w.t, err, KindLocal, "write the output: broken pipe")
+		wantKind(w.T, err, KindLocal, "write the output: broken pipe")
 		if !errors.Is(err, broken) || took > time.Second {
 			t.Errorf("%v after %v", err, took)
 		}
@@ -376,7 +380,7 @@ func TestKindOfLoss(t *testing.T) {
 		{lost, lost, KindNetwork}, {lost, changed, KindNetwork}, {changed, lost, KindChanged}, {changed, changed, KindChanged},
 		{lied, lost, KindNetwork}, {lied, lied, KindIntegrity},
 	} {
-		got := kindOfLoss([]kwik.SourceStats{{Path: "primary", Primary: true, Gone: c.primary}, {Path: "s1", Gone: c.secondary}})
+		got := kindOfLoss([]kwik.SourceStats{{Server: "primary", Primary: true, Gone: c.primary}, {Server: "s1", Gone: c.secondary}})
 		if got != c.want {
 			t.Errorf("%v, %v: %v, want %v", c.primary, c.secondary, got, c.want)
 		}

@@ -14,9 +14,9 @@ import (
 func TestHeadStartsLeaveRoomForWhatTheyNeed(t *testing.T) {
 	for _, limit := range []int64{0, 64 << 10, 2 << 20, 64 << 20} {
 		t.Run(strconv.FormatInt(limit, 10), func(t *testing.T) {
-			onWire(t, func(w *wire) {
+			onWire(t, func(w *testNet) {
 				w.serveFiles(map[string][]byte{"file": theFile})
-				conf := w.client()
+				conf := w.Client()
 				if limit > 0 {
 					conf.RateLimit = kwik.NewRateLimit(limit)
 				}

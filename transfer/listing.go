@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/wire"
 	"math"
 	"strings"
 	"time"
 
-	transferpb "kwikcp/transfer/proto"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 // This file is the client's side of listings: what a server says is below a directory, a page at a time, checked before it is believed.
@@ -61,7 +63,7 @@ type page struct {
 func (q *inquiry) list(ctx context.Context, after string, flat bool) (p page, err error) {
 	op := fmt.Sprintf("list %q on %s", q.url.Path, q.url.Host)
 	request := &transferpb.ListRequest{After: []byte(after), Limit: listPage, Flat: flat}
-	d, err := q.dialogue(ctx, op, time.Now().Add(q.timeout), &transferpb.Request{Version: protocolVersion, Path: []byte(q.url.Path), List: request})
+	d, err := q.dialogue(ctx, op, time.Now().Add(q.timeout), &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(q.url.Path), List: request})
 	if err != nil {
 		return page{}, err
 	}
@@ -131,7 +133,7 @@ func (o *treeOrder) next(e Entry) (skip bool, err error) {
 	switch o.count++; {
 	case o.count > maxEntries:
 		return false, fmt.Errorf("there are more than %d entries", maxEntries)
-	case o.count > 1 && compareTree(o.last, e.Path) >= 0:
+	case o.count > 1 && wire.CompareTree(o.last, e.Path) >= 0:
 		return false, fmt.Errorf("%q comes after %q", e.Path, o.last)
 	}
 	o.last = e.Path
@@ -139,11 +141,11 @@ func (o *treeOrder) next(e Entry) (skip bool, err error) {
 		return true, nil
 	}
 	o.hidden = ""
-	if err := checkTreePath(e.Path); err != nil {
+	if err := wire.CheckTreePath(e.Path); err != nil {
 		o.hide()
 		return false, badPath{err}
 	}
-	parent := parentOf(e.Path)
+	parent := disk.Parent(e.Path)
 	for len(o.dirs) > 0 && o.dirs[len(o.dirs)-1] != parent {
 		o.dirs = o.dirs[:len(o.dirs)-1]
 	}

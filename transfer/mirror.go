@@ -7,11 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
 	"strings"
 	"sync"
 	"time"
-
-	"kwikcp/kwik"
 )
 
 // A MirrorSource is a directory of a primary.
@@ -23,7 +23,7 @@ type MirrorSource struct {
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
 	// KWIK configures the session; nil means the defaults.
-	KWIK *kwik.Config
+	KWIK *kwik.ClientConfig
 	// Dial connects to the primary; nil means kwik.DialAddr.
 	Dial DialFunc
 }
@@ -57,7 +57,7 @@ type MirrorOptions struct {
 	MaxTime      time.Duration
 	RetryMaxTime time.Duration
 	// OpenTree opens Target; nil means OpenTree.
-	OpenTree func(path string, create bool) (TreeDir, error)
+	OpenTree func(path string, create bool) (disk.TreeDir, error)
 }
 
 // A FileAction is what a mirror did with an entry, or would do.
@@ -125,7 +125,7 @@ func (e *MirrorError) Unwrap() error { return e.Err }
 // place (mirror_place.go).
 func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (MirrorResult, error) {
 	if o.OpenTree == nil {
-		o.OpenTree = OpenTree
+		o.OpenTree = disk.OpenTree
 	}
 	m := &mirror{MirrorOptions: o, inquiry: o.inquiry(report), report: report, run: strings.ToLower(rand.Text()[:12])}
 	start := time.Now()
@@ -143,9 +143,9 @@ type mirror struct {
 	inquiry
 	report MirrorReporter
 	run    string // names the temporary files of this run
-	root   TreeDir
+	root   disk.TreeDir
 	lock   *partFile
-	cache  *dirCache
+	cache  *disk.DirCache
 	// folds says that the target's file system takes names that differ in case for the same.
 	folds  bool
 	live   liveStreams
@@ -160,7 +160,7 @@ type mirror struct {
 	stop  context.CancelCauseFunc
 	// before counts the files that earlier attempts fetched: for this one they are up to date.
 	before  int64
-	volumes map[uint64]Volume
+	volumes map[uint64]disk.Volume
 }
 
 // mirrorLock is the name of the file that a mirror holds a lock on, so that there is one for each target.
@@ -177,8 +177,8 @@ func (m *mirror) all(ctx context.Context) error {
 	}
 	if root != nil {
 		defer root.Close()
-		m.root, m.cache = root, newDirCache(root)
-		defer m.cache.close()
+		m.root, m.cache = root, disk.NewDirCache(root)
+		defer m.cache.Close()
 	}
 	if !m.DryRun {
 		if err := m.hold(); err != nil {
@@ -192,7 +192,7 @@ func (m *mirror) all(ctx context.Context) error {
 
 // hold takes the target's lock, and finds out how it takes names.
 func (m *mirror) hold() error {
-	m.lock = &partFile{dir: m.root, path: join(m.Target, mirrorLock), name: mirrorLock, part: mirrorLock}
+	m.lock = &partFile{dir: m.root, path: disk.JoinPath(m.Target, mirrorLock), name: mirrorLock, part: mirrorLock}
 	if err := m.lock.open(); err != nil {
 		if errors.Is(err, errTargetBusy) {
 			return &Error{Kind: KindBusy, Op: fmt.Sprintf("mirror into %q", m.Target), Err: errors.New("another kwikcp is mirroring into it")}
@@ -215,7 +215,7 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 	m.before = m.result.Fetched
 	m.result = MirrorResult{Fetched: m.result.Fetched, Deleted: m.result.Deleted, Made: m.result.Made, Linked: m.result.Linked, Network: m.result.Network, Wasted: m.result.Wasted}
 	m.worst, m.first, m.fatal = nil, "", nil
-	m.volumes = make(map[uint64]Volume)
+	m.volumes = make(map[uint64]disk.Volume)
 	m.mu.Unlock()
 	m.live.reset()
 
@@ -335,7 +335,7 @@ func (m *mirror) tell(f FileReport) {
 			m.worst, m.first = f.Err, f.Path
 		}
 		if e, ok := errors.AsType[*Error](f.Err); ok && e.Kind == KindNoSpace && m.fatal == nil {
-			m.fatal = &Error{Kind: e.Kind, Op: fmt.Sprintf("write %q", join(m.Target, f.Path)), Err: e.Err}
+			m.fatal = &Error{Kind: e.Kind, Op: fmt.Sprintf("write %q", disk.JoinPath(m.Target, f.Path)), Err: e.Err}
 			m.stop(m.fatal)
 		}
 	}

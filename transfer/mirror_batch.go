@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"kwikcp/integrity"
+	"kwikcp/internal/procs"
+	"kwikcp/kwik"
+	"kwikcp/transfer/internal/wire"
 	"math"
 	"sort"
 	"sync"
 	"time"
 
-	"kwikcp/integrity"
-	"kwikcp/internal/procs"
-	"kwikcp/kwik"
-	transferpb "kwikcp/transfer/proto"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 const (
@@ -44,8 +45,8 @@ func (b *batch) empty() bool { return len(b.files) == 0 }
 
 // fits reports whether there is room for a file.
 func (b *batch) fits(e Entry) bool {
-	descriptor := len(b.paths) + len(e.Path) + (len(b.files)+1)*(rootPrefix+20) // with what is usual for the varints of lengths, size and time
-	return b.empty() || len(b.files) < maxPackFiles && b.bytes+e.Size <= batchBytes && descriptor <= batchDescriptor && b.written+len(e.Path) <= maxPackPaths
+	descriptor := len(b.paths) + len(e.Path) + (len(b.files)+1)*(wire.RootPrefix+20) // with what is usual for the varints of lengths, size and time
+	return b.empty() || len(b.files) < wire.MaxBatchFiles && b.bytes+e.Size <= batchBytes && descriptor <= batchDescriptor && b.written+len(e.Path) <= wire.MaxBatchPaths
 }
 
 func (b *batch) add(f *mirrorFile) {
@@ -54,24 +55,24 @@ func (b *batch) add(f *mirrorFile) {
 		before = b.files[len(b.files)-1].entry.Path
 	}
 	b.files = append(b.files, f)
-	b.paths = appendPath(b.paths, before, f.entry.Path)
+	b.paths = wire.AppendPath(b.paths, before, f.entry.Path)
 	b.written += len(f.entry.Path)
 	b.bytes += f.entry.Size
 }
 
 // pack asks what the files of a batch are: each gets its manifest and tree, proved up to the root, or a refusal. It returns the stream that has
 // the contents, nil if there are none, which the caller closes. An error is one of the whole batch.
-func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.Stream, error) {
+func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.AggregateOffer, error) {
 	op := fmt.Sprintf("ask %s for %d files in %q", q.url.Host, len(b.files), q.url.Path)
 	d, err := q.dialogue(ctx, op, time.Now().Add(q.timeout), &transferpb.Request{
-		Version: protocolVersion, Path: []byte(q.url.Path), Pack: &transferpb.PackRequest{Paths: b.paths},
+		Version: wire.ProtocolVersion, Path: []byte(q.url.Path), Pack: &transferpb.PackRequest{Paths: b.paths},
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer d.close()
 	b.stream = nil
-	room, size := int64(maxPackTrees), int64(0)
+	room, size := int64(wire.MaxBatchTrees), int64(0)
 	for i, f := range b.files {
 		limit := int64(32 * integrity.MaxGroups)
 		if i > 0 {
@@ -177,7 +178,7 @@ func (f *mirrorFile) describe(ctx context.Context, d *dialogue, limit int64) (us
 }
 
 // endStream ends a stream of which nothing, or nothing more, is wanted.
-func (q *inquiry) endStream(stream *kwik.Stream) {
+func (q *inquiry) endStream(stream *kwik.AggregateOffer) {
 	if stream != nil {
 		stream.Close()
 	}
@@ -308,24 +309,26 @@ func (m *mirror) each(files []*mirrorFile, do func(*mirrorFile)) {
 }
 
 // receive fetches what is missing of a batch. It returns the files that changed on the way; its error is one for which nothing more can be asked.
-func (m *mirror) receive(ctx context.Context, b *batch, stream *kwik.Stream, place *placer) (changed []*mirrorFile, err error) {
-	stream.SetProof(b.proof(m.observer))
+func (m *mirror) receive(ctx context.Context, b *batch, offer *kwik.AggregateOffer, place *placer) (changed []*mirrorFile, err error) {
 	missing := false
+	options := &kwik.CopyOptions{}
 	for _, f := range b.stream {
 		for _, r := range f.here() {
-			if err := stream.SetHave(f.start+r.Start, f.start+r.End); err != nil {
-				m.abandon(b.files)
-				return nil, &Error{Kind: KindOther, Op: "fetch a batch", Err: err}
-			}
+			options.Have = append(options.Have, kwik.Range{Start: f.start + r.Start, End: f.start + r.End})
 		}
 		missing = missing || f.wants()
 	}
 	if !missing {
-		m.live.had(stream.Size())
+		m.live.had(offer.Size())
 		return nil, nil
 	}
+	stream, err := offer.Open(b.proof(m.observer))
+	if err != nil {
+		m.abandon(b.files)
+		return nil, NetworkError("fetch a batch", err)
+	}
 	m.live.begin(stream)
-	_, err = stream.CopyTo(ctx, &batchWriter{m, b, place})
+	_, err = stream.CopyTo(ctx, &batchWriter{m, b, place}, options)
 	stats := m.live.end(stream)
 	m.mu.Lock()
 	m.result.Wasted += stats.Wasted
@@ -360,7 +363,7 @@ func (m *mirror) receive(ctx context.Context, b *batch, stream *kwik.Stream, pla
 
 // proof returns the kwik.ProofFunc of a batch: each file's bytes against its own tree.
 func (b *batch) proof(o *observer) kwik.ProofFunc {
-	return func(source kwik.PathID, off int64, p []byte) error {
+	return func(source kwik.ServerID, off int64, p []byte) error {
 		return b.split(p, off, func(f *mirrorFile, p []byte, off int64) error {
 			err := f.tree.Verify(off, p)
 			if bad, ok := errors.AsType[*integrity.GroupError](err); ok {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/wire"
 	"sort"
 )
 
@@ -21,7 +23,7 @@ func (p *plan) delete(ctx context.Context) {
 			return
 		}
 		if err := p.deleteIn(ctx, x.dir, x.name); err != nil {
-			p.fail(join(x.dir.path, x.name), "delete it", err)
+			p.fail(disk.JoinPath(x.dir.path, x.name), "delete it", err)
 		}
 	}
 }
@@ -32,18 +34,18 @@ func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
 		return err
 	}
 	defer p.releaseDir(d)
-	h, err := p.cache.acquire(d.path)
+	h, err := p.cache.Acquire(d.path)
 	if err != nil {
 		return err
 	}
-	defer p.cache.release(h)
-	_, err = p.remove(ctx, h, join(d.path, name))
+	defer p.cache.Release(h)
+	_, err = p.remove(ctx, h, disk.JoinPath(d.path, name))
 	return err
 }
 
 // remove deletes what is at a path in an open directory, unless the filter protects it, and reports whether it is gone.
-func (p *plan) remove(ctx context.Context, h *openDir, at string) (gone bool, err error) {
-	name := lastOf(at)
+func (p *plan) remove(ctx context.Context, h *disk.OpenedDir, at string) (gone bool, err error) {
+	name := disk.Base(at)
 	info, err := h.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
@@ -51,7 +53,7 @@ func (p *plan) remove(ctx context.Context, h *openDir, at string) (gone bool, er
 	if err != nil {
 		return false, err
 	}
-	part := temporary.MatchString(name)
+	part := wire.IsTemporary(name)
 	if !part && !p.Filter.Wants(at, info.IsDir()) {
 		return false, nil
 	}
@@ -70,7 +72,7 @@ func (p *plan) remove(ctx context.Context, h *openDir, at string) (gone bool, er
 			return false, err
 		}
 		if info.IsDir() {
-			p.cache.forget(at)
+			p.cache.Forget(at)
 		}
 	}
 	p.tell(FileReport{Path: at, Action: FileDeleted})
@@ -78,17 +80,17 @@ func (p *plan) remove(ctx context.Context, h *openDir, at string) (gone bool, er
 }
 
 // removeAll deletes what is in a directory, and reports whether nothing is left.
-func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *openDir) (empty bool, err error) {
+func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *disk.OpenedDir) (empty bool, err error) {
 	if !p.DryRun && info.Mode()&ownerMode != ownerMode {
-		if err := up.ChmodDir(lastOf(at), info.Mode().Perm()|ownerMode); err != nil {
+		if err := up.ChmodDir(disk.Base(at), info.Mode().Perm()|ownerMode); err != nil {
 			return false, err
 		}
 	}
-	h, err := p.cache.acquire(at)
+	h, err := p.cache.Acquire(at)
 	if err != nil {
 		return false, err
 	}
-	defer p.cache.release(h)
+	defer p.cache.Release(h)
 	names, err := h.Names(maxLocal)
 	if err != nil {
 		return false, err
@@ -99,9 +101,9 @@ func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *o
 		if ctx.Err() != nil {
 			return false, nil // tree says so
 		}
-		gone, err := p.remove(ctx, h, join(at, name))
+		gone, err := p.remove(ctx, h, disk.JoinPath(at, name))
 		if err != nil {
-			p.fail(join(at, name), "delete it", err)
+			p.fail(disk.JoinPath(at, name), "delete it", err)
 		}
 		empty = empty && gone
 	}
@@ -109,7 +111,7 @@ func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *o
 }
 
 // inUse reports whether a part file belongs to a transfer that goes on.
-func (p *plan) inUse(h *openDir, name string) bool {
+func (p *plan) inUse(h *disk.OpenedDir, name string) bool {
 	f, err := h.OpenPart(name)
 	if err != nil {
 		return false

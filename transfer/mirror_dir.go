@@ -3,6 +3,8 @@ package transfer
 import (
 	"errors"
 	"io/fs"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/wire"
 	"slices"
 	"sort"
 	"strings"
@@ -24,18 +26,18 @@ type mirrorDir struct {
 
 // look reads what is in a directory that is there, and removes what an earlier mirror left in the middle of something.
 func (p *plan) look(d *mirrorDir) error {
-	h, err := p.cache.acquire(d.path)
+	h, err := p.cache.Acquire(d.path)
 	if err != nil {
 		return err
 	}
-	defer p.cache.release(h)
+	defer p.cache.Release(h)
 	names, err := h.Names(maxLocal)
 	if err != nil {
 		return err
 	}
 	d.names = slices.DeleteFunc(names, func(name string) bool {
 		switch {
-		case !temporary.MatchString(name):
+		case !wire.IsTemporary(name):
 			return false
 		case strings.HasSuffix(name, ".new") && !p.DryRun:
 			h.Remove(name) // what is left stays, and is nobody's
@@ -55,15 +57,15 @@ func (p *plan) look(d *mirrorDir) error {
 const maxLocal = 16 << 20
 
 func (p *plan) makeDir(sub *mirrorDir, there bool) error {
-	name := lastOf(sub.path)
+	name := disk.Base(sub.path)
 	if p.DryRun && !there {
 		return nil
 	}
-	h, err := p.cache.acquire(sub.parent.path)
+	h, err := p.cache.Acquire(sub.parent.path)
 	if err != nil {
 		return err
 	}
-	defer p.cache.release(h)
+	defer p.cache.Release(h)
 	if there {
 		info, err := h.Lstat(name)
 		switch {
@@ -79,7 +81,7 @@ func (p *plan) makeDir(sub *mirrorDir, there bool) error {
 		case info.Mode()&fs.ModeSymlink != 0 && !p.Delete:
 			return errLinkInTheWay
 		case !info.Mode().IsRegular() && info.Mode()&fs.ModeSymlink == 0:
-			return ErrNotAFile
+			return disk.ErrNotAFile
 		default:
 			sub.fresh = true
 			if p.DryRun {
@@ -110,23 +112,23 @@ func (p *plan) unlockDir(d *mirrorDir, info fs.FileInfo) error {
 	if info.Mode()&ownerMode == ownerMode {
 		return nil
 	}
-	h, err := p.cache.acquire(d.parent.path)
+	h, err := p.cache.Acquire(d.parent.path)
 	if err != nil {
 		return err
 	}
-	defer p.cache.release(h)
-	return h.ChmodDir(lastOf(d.path), info.Mode().Perm()|ownerMode)
+	defer p.cache.Release(h)
+	return h.ChmodDir(disk.Base(d.path), info.Mode().Perm()|ownerMode)
 }
 
 // reopen uses a directory again that may have been left: the caller releases it.
 func (p *plan) reopen(d *mirrorDir) error {
 	if !p.DryRun && d.parent != nil {
-		up, err := p.cache.acquire(d.parent.path)
+		up, err := p.cache.Acquire(d.parent.path)
 		if err != nil {
 			return err
 		}
-		defer p.cache.release(up)
-		info, err := up.Lstat(lastOf(d.path))
+		defer p.cache.Release(up)
+		info, err := up.Lstat(disk.Base(d.path))
 		if err != nil {
 			return err
 		}
@@ -169,20 +171,20 @@ func (m *mirror) releaseDir(d *mirrorDir) {
 }
 
 func (m *mirror) dressDir(d *mirrorDir) error {
-	h, err := m.cache.acquire(d.parent.path)
+	h, err := m.cache.Acquire(d.parent.path)
 	if err != nil {
 		return err
 	}
-	defer m.cache.release(h)
-	name := lastOf(d.path)
+	defer m.cache.Release(h)
+	name := disk.Base(d.path)
 	info, err := h.Lstat(name)
 	if err != nil || !info.IsDir() {
 		return err
 	}
-	mode, mtime := d.entry.Mode&^umask, d.entry.MTime
+	mode, mtime := d.entry.Mode&^disk.Umask, d.entry.MTime
 	if m.Plain {
 		if mode, mtime = info.Mode().Perm(), info.ModTime(); d.fresh {
-			mode = 0o777 &^ umask
+			mode = 0o777 &^ disk.Umask
 		}
 	}
 	if !info.ModTime().Equal(mtime) {

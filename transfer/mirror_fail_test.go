@@ -7,6 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/internal/wire"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,18 +18,16 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"kwikcp/kwik"
 )
 
 // Where the disk is full the mirror ends, says so, and leaves no file that is not whole.
 func TestMirrorWithoutSpace(t *testing.T) {
 	source := t.TempDir()
 	for i := range 50 {
-		put(t, filepath.Join(source, fmt.Sprint(i)), strings.Repeat("x", 10_000))
+		transfertest.Put(t, filepath.Join(source, fmt.Sprint(i)), strings.Repeat("x", 10_000))
 	}
-	put(t, filepath.Join(source, "large"), strings.Repeat("y", 3<<20))
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	transfertest.Put(t, filepath.Join(source, "large"), strings.Repeat("y", 3<<20))
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	target := filepath.Join(t.TempDir(), "copy")
 	var mu sync.Mutex
 	writes := 0
@@ -44,7 +46,7 @@ func TestMirrorWithoutSpace(t *testing.T) {
 	}
 	want := snapshot(t, source)
 	for p, e := range snapshot(t, target) {
-		if !temporary.MatchString(p) && e.content != want[p].content {
+		if !wire.IsTemporary(p) && e.content != want[p].content {
 			t.Errorf("%q is not whole", p)
 		}
 		if strings.HasSuffix(p, ".new") {
@@ -62,13 +64,13 @@ func TestMirrorEntriesThatFail(t *testing.T) {
 	source := t.TempDir()
 	for _, name := range []string{"a", "b", "c", "d/e"} {
 		os.MkdirAll(filepath.Dir(filepath.Join(source, name)), 0o755)
-		put(t, filepath.Join(source, name), "content of "+name)
+		transfertest.Put(t, filepath.Join(source, name), "content of "+name)
 	}
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	target := t.TempDir()
 	os.MkdirAll(filepath.Join(target, "b", "full"), 0o755) // without --delete it is in the way
 	os.Symlink(t.TempDir(), filepath.Join(target, "d"))
-	mkfifo(filepath.Join(target, "c"))
+	transfertest.Mkfifo(filepath.Join(target, "c"))
 	result, reports, err := s.mirror(t.Context(), target)
 	e, ok := errors.AsType[*Error](err)
 	if _, some := errors.AsType[*MirrorError](err); !ok || !some || e.Kind != KindLocal || result.Failed != 3 || result.Fetched != 1 {
@@ -93,11 +95,11 @@ func TestMirrorEntriesThatFail(t *testing.T) {
 func TestMirrorOfFilesThatGo(t *testing.T) {
 	source := t.TempDir()
 	for i := range 20 {
-		put(t, filepath.Join(source, fmt.Sprintf("%02d", i)), strings.Repeat("x", 1000+i))
+		transfertest.Put(t, filepath.Join(source, fmt.Sprintf("%02d", i)), strings.Repeat("x", 1000+i))
 	}
 	gone := false
 	var mu sync.Mutex
-	s := serveTree(t, kwik.ServerRolePrimary, source, func(d TreeDir) TreeDir {
+	s := ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir {
 		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error { // with the first file that is asked for
 			mu.Lock()
 			defer mu.Unlock()
@@ -124,7 +126,7 @@ func TestMirrorOfFilesThatGo(t *testing.T) {
 func changingTree(t *testing.T, source, name string, n int) *mirrorServer {
 	var mu sync.Mutex
 	opened := 0
-	return serveTree(t, kwik.ServerRolePrimary, source, func(d TreeDir) TreeDir {
+	return ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir {
 		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -148,7 +150,7 @@ func TestMirrorOfFilesThatChange(t *testing.T) {
 	}{{1, false}, {1000, true}} {
 		source, target := t.TempDir(), t.TempDir()
 		for i := range 40 {
-			put(t, filepath.Join(source, fmt.Sprintf("%02d", i)), strings.Repeat("x", 5000))
+			transfertest.Put(t, filepath.Join(source, fmt.Sprintf("%02d", i)), strings.Repeat("x", 5000))
 		}
 		s := changingTree(t, source, "11", c.times)
 		result, reports, err := s.mirror(t.Context(), target)
@@ -183,7 +185,7 @@ func TestMirrorTooDeep(t *testing.T) {
 	if err := root.WriteFile(strings.Repeat("d/", maxDepth)+"file", []byte("deep"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	result, _, err := s.mirror(t.Context(), target)
 	if err == nil || result.Failed != 1 || result.Made != maxDepth || result.Fetched != 1 {
 		t.Errorf("%+v, %v", result, err)
@@ -208,12 +210,12 @@ func TestMirrorTooDeep(t *testing.T) {
 func TestMirrorRetry(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	for i := range 30 {
-		put(t, filepath.Join(source, fmt.Sprint(i)), strings.Repeat("x", 10_000))
+		transfertest.Put(t, filepath.Join(source, fmt.Sprint(i)), strings.Repeat("x", 10_000))
 	}
 	var mu sync.Mutex
 	var session *kwik.ClientSession
 	dials, opened := 0, 0
-	s := serveTree(t, kwik.ServerRolePrimary, source, func(d TreeDir) TreeDir {
+	s := ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir {
 		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -227,7 +229,7 @@ func TestMirrorRetry(t *testing.T) {
 	})
 	result, reports, err := s.mirror(t.Context(), target, func(o *MirrorOptions) {
 		o.Retries, o.RetryDelay = 2, time.Millisecond
-		o.Dial = func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error) {
+		o.Dial = func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig) (*kwik.ClientSession, error) {
 			c, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
 			mu.Lock()
 			defer mu.Unlock()
@@ -244,8 +246,8 @@ func TestMirrorRetry(t *testing.T) {
 // Two mirrors into one directory at a time would delete each other's files.
 func TestMirrorsExcludeEachOther(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
-	put(t, filepath.Join(source, "a"), "a")
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	transfertest.Put(t, filepath.Join(source, "a"), "a")
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	var inner error
 	once := false
 	_, _, err := s.mirror(t.Context(), target, spied(&spy{step: func(op, path string) error {
@@ -265,12 +267,12 @@ func TestMirrorsExcludeEachOther(t *testing.T) {
 func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
 	for _, in := range []string{".", "gone"} {
 		source, target := t.TempDir(), t.TempDir()
-		put(t, filepath.Join(source, "a"), "a")
+		transfertest.Put(t, filepath.Join(source, "a"), "a")
 		os.MkdirAll(filepath.Join(target, in), 0o755)
 		for i := range 100 {
-			put(t, filepath.Join(target, in, fmt.Sprint(i)), "old")
+			transfertest.Put(t, filepath.Join(target, in, fmt.Sprint(i)), "old")
 		}
-		s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+		s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		enough := errors.New("enough")
 		result, _, err := s.mirrorTo(ctx, target, func(f FileReport) {
@@ -291,19 +293,19 @@ func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
 // A directory in the place of a file or a link that cannot be removed, for something in it is excluded, is a failure.
 func TestMirrorDirectoryInTheWay(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
-	put(t, filepath.Join(source, "file"), "content")
+	transfertest.Put(t, filepath.Join(source, "file"), "content")
 	if err := os.Symlink("file", filepath.Join(source, "link")); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"file", "link"} {
 		os.Mkdir(filepath.Join(target, name), 0o755)
-		put(t, filepath.Join(target, name, "keep"), "mine")
+		transfertest.Put(t, filepath.Join(target, name, "keep"), "mine")
 	}
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	result, reports, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) { o.Filter.Add(false, "keep") })
 	wantKind(t, err, KindLocal, "directory")
 	if result.Failed != 2 || reports.action("file") != FileFailed || reports.action("link") != FileFailed {
 		t.Errorf("%+v, %+v", result, reports.files)
 	}
-	wantContent(t, filepath.Join(target, "link", "keep"), "mine")
+	transfertest.WantContent(t, filepath.Join(target, "link", "keep"), "mine")
 }

@@ -5,14 +5,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"io/fs"
+	"kwikcp/integrity"
+	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
 	"sync"
 	"time"
 
 	"github.com/zeebo/blake3"
 
-	"kwikcp/integrity"
-	"kwikcp/internal/rangeset"
-	transferpb "kwikcp/transfer/proto"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 // A mirrorFile is one file of a mirror on its way.
@@ -39,7 +40,7 @@ type mirrorFile struct {
 	had     rangeset.Set // proved and written
 	uses    int          // of the open part file, under way
 	temp    string       // what is to be renamed
-	saved   fileVersion  // of a part file that was closed meanwhile
+	saved   disk.Version // of a part file that was closed meanwhile
 	evicted bool
 	spoiled bool // what was written to the part file may not be on disk, though it can be read
 }
@@ -88,14 +89,14 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	if ctx.Err() != nil {
 		return
 	}
-	h, err := m.cache.acquire(f.dir.path)
+	h, err := m.cache.Acquire(f.dir.path)
 	if err != nil {
 		if !m.DryRun {
 			m.drop(f, LocalError("open its directory", cause(err)))
 		}
 		return
 	}
-	defer m.cache.release(h)
+	defer m.cache.Release(h)
 	if same, err := m.isSame(ctx, h, f, place.syncs); err != nil {
 		m.drop(f, LocalError("set its mode and time", cause(err)))
 		return
@@ -129,7 +130,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 }
 
 // isSame reports whether the file in place has the root already, and sees to its mode and time then.
-func (m *mirror) isSame(ctx context.Context, h *openDir, f *mirrorFile, syncs bool) (bool, error) {
+func (m *mirror) isSame(ctx context.Context, h *disk.OpenedDir, f *mirrorFile, syncs bool) (bool, error) {
 	if f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
 	}
@@ -140,7 +141,7 @@ func (m *mirror) isSame(ctx context.Context, h *openDir, f *mirrorFile, syncs bo
 	}
 	defer file.Close()
 	same, err := matches(ctx, file, info.Size(), f.tree, nil)
-	if err != nil || !same || sameVersion(file, versionOf(info)) != nil {
+	if err != nil || !same || disk.SameVersion(file, disk.VersionOf(info)) != nil {
 		return false, nil // an error is the end of ctx
 	}
 	if m.DryRun {
@@ -156,7 +157,7 @@ func (m *mirror) isSame(ctx context.Context, h *openDir, f *mirrorFile, syncs bo
 }
 
 // discard removes a part file that nobody needs, unless another transfer holds it.
-func (m *mirror) discard(h *openDir, f *mirrorFile) {
+func (m *mirror) discard(h *disk.OpenedDir, f *mirrorFile) {
 	p := &partFile{dir: h, path: f.entry.Path, name: f.name, part: partName(f.name)}
 	if p.open() == nil {
 		h.Remove(p.part)
@@ -165,7 +166,7 @@ func (m *mirror) discard(h *openDir, f *mirrorFile) {
 }
 
 // resume takes what is right of a part file, and with Reuse of the file in place.
-func (m *mirror) resume(ctx context.Context, h *openDir, f *mirrorFile) error {
+func (m *mirror) resume(ctx context.Context, h *disk.OpenedDir, f *mirrorFile) error {
 	f.mu.Lock()
 	f.uses++ // so that it stays open
 	err := m.openPart(h, f)
@@ -205,8 +206,8 @@ func (m *mirror) resume(ctx context.Context, h *openDir, f *mirrorFile) error {
 }
 
 // openPart opens and locks the part file of a file. Called with the file's lock held.
-func (m *mirror) openPart(h *openDir, f *mirrorFile) error {
-	p := &partFile{dir: h, path: join(m.Target, f.entry.Path), name: f.name, part: partName(f.name)}
+func (m *mirror) openPart(h *disk.OpenedDir, f *mirrorFile) error {
+	p := &partFile{dir: h, path: disk.JoinPath(m.Target, f.entry.Path), name: f.name, part: partName(f.name)}
 	if err := p.open(); err != nil {
 		return p.wrap(err)
 	}
@@ -220,12 +221,12 @@ func (m *mirror) openPart(h *openDir, f *mirrorFile) error {
 
 // write takes proved bytes of a file.
 func (m *mirror) write(f *mirrorFile, p []byte, off int64, place *placer) {
-	h, err := m.cache.acquire(f.dir.path)
+	h, err := m.cache.Acquire(f.dir.path)
 	if err != nil {
 		m.drop(f, LocalError("open its directory", cause(err)))
 		return
 	}
-	defer m.cache.release(h)
+	defer m.cache.Release(h)
 	f.mu.Lock()
 	switch {
 	case f.state != fileWanted:
@@ -273,12 +274,12 @@ func (m *mirror) write(f *mirrorFile, p []byte, off int64, place *placer) {
 }
 
 // reopen opens the part file of a file that has none open. Called with the file's lock held.
-func (m *mirror) reopen(h *openDir, f *mirrorFile) error {
+func (m *mirror) reopen(h *disk.OpenedDir, f *mirrorFile) error {
 	if err := m.openPart(h, f); err != nil {
 		return err
 	}
 	info, err := f.part.file.Stat()
-	if err == nil && f.evicted && versionOf(info) != f.saved {
+	if err == nil && f.evicted && disk.VersionOf(info) != f.saved {
 		err = errTargetBusy // somebody else wrote to it
 	} else if err == nil && !f.evicted && info.Size() > 0 {
 		err = f.part.file.Truncate(0) // of an earlier transfer, come since the directory was read
@@ -293,7 +294,7 @@ func (m *mirror) reopen(h *openDir, f *mirrorFile) error {
 var errSpoiled = errors.New("what was written did not get to the disk")
 
 // writeWhole writes a file of which all bytes are there.
-func (m *mirror) writeWhole(h *openDir, f *mirrorFile, p []byte, place *placer) {
+func (m *mirror) writeWhole(h *disk.OpenedDir, f *mirrorFile, p []byte, place *placer) {
 	temp := m.freshName(f.name)
 	file, err := h.Create(temp)
 	if err != nil {
@@ -324,19 +325,19 @@ func (m *mirror) writeWhole(h *openDir, f *mirrorFile, p []byte, place *placer) 
 }
 
 // dress gives a file its final mode and time.
-func (m *mirror) dress(h *openDir, file File, name string, f *mirrorFile) error {
+func (m *mirror) dress(h *disk.OpenedDir, file disk.File, name string, f *mirrorFile) error {
 	mode, mtime := fs.FileMode(f.manifest.Mode), f.manifest.MTime
 	if m.Plain {
 		mode, mtime = 0o666, time.Now()
 	}
-	if err := file.Chmod(mode.Perm() &^ umask); err != nil {
+	if err := file.Chmod(mode.Perm() &^ disk.Umask); err != nil {
 		return err
 	}
 	return h.Chtimes(name, mtime)
 }
 
 // complete passes a part file on that has all its bytes. It stays open, and locked, until it is renamed.
-func (m *mirror) complete(h *openDir, f *mirrorFile, place *placer) {
+func (m *mirror) complete(h *disk.OpenedDir, f *mirrorFile, place *placer) {
 	m.opened.remove(f)
 	f.part.dir = h
 	err := f.part.isPart(f.part.file) // what has its name now would get the time
@@ -418,13 +419,13 @@ func (f *mirrorFile) leave(m *mirror) {
 	if f.spoiled {
 		f.had = rangeset.Set{}
 	}
-	if h, err := m.cache.acquire(f.dir.path); err == nil {
+	if h, err := m.cache.Acquire(f.dir.path); err == nil {
 		f.part.dir = h
 		f.part.file.Chmod(partMode)
 		if f.had.Total() == 0 && f.part.isPart(f.part.file) == nil {
 			h.Remove(f.part.part)
 		}
-		m.cache.release(h)
+		m.cache.Release(h)
 	}
 	f.part.file.Close()
 	f.part, f.evicted, f.had, f.resumes = nil, false, rangeset.Set{}, f.had.Total() > 0
@@ -488,7 +489,7 @@ func (f *mirrorFile) evict() bool {
 	if err != nil || f.spoiled {
 		return false
 	}
-	f.saved, f.evicted = versionOf(info), true
+	f.saved, f.evicted = disk.VersionOf(info), true
 	f.part.file.Close()
 	f.part = nil
 	return true

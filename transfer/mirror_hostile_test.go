@@ -6,6 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/internal/wire"
 	"math"
 	"os"
 	"path/filepath"
@@ -15,9 +20,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"kwikcp/integrity"
-	"kwikcp/kwik"
-	transferpb "kwikcp/transfer/proto"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 // A liar is a hostile server of trees. Its requests come on one session, several streams of it.
@@ -36,7 +39,7 @@ type liarPeer struct {
 	request *transferpb.Request
 }
 
-func (p *liarPeer) reply(r *transferpb.Reply) { writeMessage(p.stream, r) }
+func (p *liarPeer) reply(r *transferpb.Reply) { wire.WriteMessage(p.stream, r) }
 
 func (p *liarPeer) listing(end transferpb.Listing_End, entries ...*transferpb.Entry) {
 	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &transferpb.Listing{Entries: entries, End: end}}})
@@ -78,8 +81,8 @@ func (p *liarPeer) end(n, size int64) {
 
 func (p *liarPeer) honest() {
 	n := int64(0)
-	for r := (pathReader{rest: p.request.GetPack().GetPaths()}); r.more(); n++ {
-		if _, err := r.path(); err != nil {
+	for r := (wire.PathReader{Rest: p.request.GetPack().GetPaths()}); r.More(); n++ {
+		if _, err := r.Path(); err != nil {
 			return
 		}
 		p.file(nil)
@@ -99,26 +102,26 @@ func (c repeated) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // lies starts the server and mirrors its tree.
-func (w *wire) lies(l *liar, target string, change ...func(*MirrorOptions)) (MirrorResult, *mirrorReports, error) {
+func (w *testNet) lies(l *liar, target string, change ...func(*MirrorOptions)) (MirrorResult, *mirrorReports, error) {
 	if l.content == nil {
 		l.content = []byte("content")
 	}
-	listener := w.start(&kwik.Config{OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+	listener := w.Start(&kwik.ServerConfig{OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 		return repeated(l.content), nil
 	}})
-	w.wg.Go(func() {
-		session, err := listener.Accept(w.ctx)
+	w.Go(func() {
+		session, err := listener.Accept(w.Ctx)
 		if err != nil {
 			return
 		}
 		for {
-			stream, err := session.AcceptStream(w.ctx)
+			stream, err := session.AcceptStream(w.Ctx)
 			if err != nil {
 				return
 			}
-			w.wg.Go(func() {
+			w.Go(func() {
 				p := &liarPeer{liar: l, session: session, stream: stream, request: &transferpb.Request{}}
-				if readMessage(bufio.NewReader(stream), p.request) != nil {
+				if wire.ReadMessage(bufio.NewReader(stream), p.request) != nil {
 					return
 				}
 				switch {
@@ -136,11 +139,11 @@ func (w *wire) lies(l *liar, target string, change ...func(*MirrorOptions)) (Mir
 		}
 	})
 	reports := &mirrorReports{}
-	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: serverAddr.String()}, TLS: w.tls(), KWIK: w.client()}, Target: target}
+	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: transfertest.ServerAddr.String()}, TLS: w.TLS(), KWIK: w.Client()}, Target: target}
 	for _, f := range change {
 		f(&o)
 	}
-	result, err := Mirror(w.ctx, o, reports)
+	result, err := Mirror(w.Ctx, o, reports)
 	return result, reports, err
 }
 
@@ -163,7 +166,7 @@ func TestMirrorHostileNames(t *testing.T) {
 	os.MkdirAll(target, 0o755)
 	outside := t.TempDir()
 	os.Symlink(outside, filepath.Join(target, "mine")) // a link of the user's
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		entries := []*transferpb.Entry{
 			fileEntry("\x00"), fileEntry("../../evil"), fileEntry("../evil"), dirEntry(".."), fileEntry("/etc/evil"), fileEntry("a/../../evil"), fileEntry("."),
 			fileEntry(".kwikcp-00000000000000000000.part"), fileEntry(mirrorLock), linkEntry("abs", "/etc"), dirEntry("d"), linkEntry("d/up", "../.."), fileEntry("good"),
@@ -187,14 +190,14 @@ func TestMirrorHostileNames(t *testing.T) {
 	wantNames(t, parent, "a")
 	wantNames(t, filepath.Join(parent, "a"), "copy")
 	wantNames(t, target, "d", "good", "in", "mine")
-	if info, err := os.Stat(filepath.Join(target, "good")); err != nil || info.Mode() != 0o777&^umask {
+	if info, err := os.Stat(filepath.Join(target, "good")); err != nil || info.Mode() != 0o777&^disk.Umask {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 }
 
 func sortEntries(entries []*transferpb.Entry) {
 	for i := range entries {
-		for j := i; j > 0 && compareTree(string(entries[j].Path), string(entries[j-1].Path)) < 0; j-- {
+		for j := i; j > 0 && wire.CompareTree(string(entries[j].Path), string(entries[j-1].Path)) < 0; j-- {
 			entries[j], entries[j-1] = entries[j-1], entries[j]
 		}
 	}
@@ -257,8 +260,8 @@ func TestMirrorHostileAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := t.TempDir()
-			put(t, filepath.Join(target, "mine"), "mine")
-			onWire(t, func(w *wire) {
+			transfertest.Put(t, filepath.Join(target, "mine"), "mine")
+			onWire(t, func(w *testNet) {
 				start := time.Now()
 				_, reports, err := w.lies(c.l, target, deleting)
 				if e, ok := errors.AsType[*Error](err); !ok || e.Kind != c.kind {
@@ -268,7 +271,7 @@ func TestMirrorHostileAnswers(t *testing.T) {
 					t.Errorf("it took %v", took)
 				}
 			})
-			wantContent(t, filepath.Join(target, "mine"), "mine")
+			transfertest.WantContent(t, filepath.Join(target, "mine"), "mine")
 			if !strings.Contains(name, "directory") && !strings.Contains(name, "link") { // of which the first entry is sound
 				wantNames(t, target, "mine")
 			}
@@ -279,14 +282,14 @@ func TestMirrorHostileAnswers(t *testing.T) {
 // Requests that no client of ours sends are refused, and cost the server nothing.
 func TestHostileTreeRequests(t *testing.T) {
 	_, d := servedTree(t)
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		w.serve(d)
-		c := w.dial()
+		c := w.Dial()
 		defer c.CloseWithError(0, "")
-		long := strings.Repeat("d/", maxTreePath/2-1) + "f"
+		long := strings.Repeat("d/", wire.MaxTreePath/2-1) + "f"
 		var bomb []byte
 		for before := ""; len(bomb) < 60_000; before = long {
-			bomb = appendPath(bomb, before, long)
+			bomb = wire.AppendPath(bomb, before, long)
 		}
 		for name, r := range map[string]struct {
 			request *transferpb.Request
@@ -299,14 +302,14 @@ func TestHostileTreeRequests(t *testing.T) {
 			"list after nonsense":  {&transferpb.Request{List: &transferpb.ListRequest{After: []byte("../..")}}, transferpb.Failure_BAD_REQUEST},
 			"an empty batch":       {&transferpb.Request{Pack: &transferpb.PackRequest{}}, transferpb.Failure_BAD_REQUEST},
 			"a batch of nonsense":  {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: []byte{1, 2, 3}}}, transferpb.Failure_BAD_REQUEST},
-			"a batch outside":      {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: appendPath(nil, "", "../secret")}}, transferpb.Failure_BAD_REQUEST},
-			"a base outside":       {&transferpb.Request{Path: []byte(".."), Pack: &transferpb.PackRequest{Paths: appendPath(nil, "", "secret")}}, transferpb.Failure_BAD_REQUEST},
+			"a batch outside":      {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: wire.AppendPath(nil, "", "../secret")}}, transferpb.Failure_BAD_REQUEST},
+			"a base outside":       {&transferpb.Request{Path: []byte(".."), Pack: &transferpb.PackRequest{Paths: wire.AppendPath(nil, "", "secret")}}, transferpb.Failure_BAD_REQUEST},
 			"long paths in short":  {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: bomb}}, transferpb.Failure_BAD_REQUEST},
 		} {
-			r.request.Version = protocolVersion
+			r.request.Version = wire.ProtocolVersion
 			var raw bytes.Buffer
-			writeMessage(&raw, r.request)
-			replies, err := w.ask(c, raw.Bytes(), true)
+			wire.WriteMessage(&raw, r.request)
+			replies, err := w.Ask(c, raw.Bytes(), true)
 			if err != nil || len(replies) != 1 || replies[0].GetFailure().GetCode() != r.code || replies[0].GetFailure() == nil {
 				t.Errorf("%s: %v, %v", name, replies, err)
 			}
@@ -316,11 +319,11 @@ func TestHostileTreeRequests(t *testing.T) {
 		var paths []byte
 		before := ""
 		for _, p := range []string{"dirlink/deeper/file", "fifo", "file", "missing", "outside", "sub", "updir/secret"} {
-			paths, before = appendPath(paths, before, p), p
+			paths, before = wire.AppendPath(paths, before, p), p
 		}
 		var raw bytes.Buffer
-		writeMessage(&raw, &transferpb.Request{Version: protocolVersion, Pack: &transferpb.PackRequest{Paths: paths}})
-		replies, err := w.ask(c, raw.Bytes(), true)
+		wire.WriteMessage(&raw, &transferpb.Request{Version: wire.ProtocolVersion, Pack: &transferpb.PackRequest{Paths: paths}})
+		replies, err := w.Ask(c, raw.Bytes(), true)
 		if err != nil || len(replies) != 8 {
 			t.Fatal(replies, err)
 		}

@@ -11,7 +11,7 @@ import (
 // liveStreams is how far a mirror is: the batches that flow now, and those that are over. Its zero value is ready.
 type liveStreams struct {
 	mu      sync.Mutex
-	streams []*kwik.Stream
+	streams []*kwik.AggregateReader
 	// past has the bytes and sources of streams that are over, and of files that needed none.
 	past kwik.StreamStats
 	// total is the bytes of all files that are to be there, as far as the listing is known, and files and done how many there are and are in
@@ -48,17 +48,17 @@ func (l *liveStreams) placed() {
 	l.done++
 }
 
-func (l *liveStreams) begin(s *kwik.Stream) {
+func (l *liveStreams) begin(s *kwik.AggregateReader) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.streams = append(l.streams, s)
 }
 
 // end takes a stream out that is over, and returns its last statistics.
-func (l *liveStreams) end(s *kwik.Stream) kwik.StreamStats {
+func (l *liveStreams) end(s *kwik.AggregateReader) kwik.StreamStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.streams = slices.DeleteFunc(l.streams, func(o *kwik.Stream) bool { return o == s })
+	l.streams = slices.DeleteFunc(l.streams, func(o *kwik.AggregateReader) bool { return o == s })
 	st := s.Stats()
 	l.past.Bytes += st.Bytes
 	l.past.Sources = addSources(l.past.Sources, st.Sources, false)
@@ -85,7 +85,7 @@ func addSources(sum, each []kwik.SourceStats, live bool) []kwik.SourceStats {
 		if !live {
 			s.Stalled, s.Gone = false, nil
 		}
-		i := slices.IndexFunc(sum, func(o kwik.SourceStats) bool { return o.Path == s.Path })
+		i := slices.IndexFunc(sum, func(o kwik.SourceStats) bool { return o.Server == s.Server })
 		if i < 0 {
 			sum = append(sum, s)
 			continue
@@ -103,7 +103,7 @@ func (m *mirror) watch() (stop func() Progress) {
 	look := func() Progress {
 		stats, files, placed := m.live.look()
 		m.observer.count(placed, files)
-		return m.observer.look(m.session.Paths(), stats)
+		return m.observer.look(m.session.Servers(), stats)
 	}
 	go func() { // ends with stop, which waits for it
 		defer close(ended)

@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"errors"
+	"kwikcp/transfer/disk"
 	"time"
 )
 
@@ -109,14 +110,14 @@ func (p *placer) place(group []*mirrorFile) {
 
 // syncContents syncs the file systems that directories are on, each once.
 func (p *placer) syncContents(dirs []string) error {
-	done := make(map[Volume]bool)
+	done := make(map[disk.Volume]bool)
 	for _, dir := range dirs {
-		h, err := p.m.cache.acquire(dir)
+		h, err := p.m.cache.Acquire(dir)
 		if err != nil {
 			return err
 		}
 		v, err := p.m.volumeOf(h.TreeDir)
-		p.m.cache.release(h)
+		p.m.cache.Release(h)
 		if err != nil {
 			return err
 		}
@@ -135,19 +136,19 @@ func (p *placer) discard(f *mirrorFile) {
 	if f.part != nil {
 		return
 	}
-	if h, err := p.m.cache.acquire(f.dir.path); err == nil {
+	if h, err := p.m.cache.Acquire(f.dir.path); err == nil {
 		h.Remove(f.temp)
-		p.m.cache.release(h)
+		p.m.cache.Release(h)
 	}
 }
 
 // rename gives a file its final name.
 func (p *placer) rename(f *mirrorFile) error {
-	h, err := p.m.cache.acquire(f.dir.path)
+	h, err := p.m.cache.Acquire(f.dir.path)
 	if err != nil {
 		return err
 	}
-	defer p.m.cache.release(h)
+	defer p.m.cache.Release(h)
 	if f.part != nil {
 		f.part.dir = h
 		if err := f.part.isPart(f.part.file); err != nil {
@@ -164,12 +165,12 @@ func (p *placer) rename(f *mirrorFile) error {
 }
 
 // volumeOf returns the file system that a directory is on, nil if it cannot be synced as a whole. It stays open until the attempt ends.
-func (m *mirror) volumeOf(d TreeDir) (v Volume, err error) {
+func (m *mirror) volumeOf(d disk.TreeDir) (v disk.Volume, err error) {
 	info, err := d.Lstat(".")
 	if err != nil {
 		return nil, err
 	}
-	id := deviceOf(info)
+	id := disk.DeviceOf(info)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v, known := m.volumes[id]
@@ -201,10 +202,10 @@ func (m *mirror) syncVolumes() error {
 
 // syncNames makes durable which names there are in a directory.
 func (m *mirror) syncNames(dir string) error {
-	h, err := m.cache.acquire(dir)
+	h, err := m.cache.Acquire(dir)
 	if err != nil {
 		return err
 	}
-	defer m.cache.release(h)
+	defer m.cache.Release(h)
 	return h.Sync()
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/wire"
 	"slices"
 	"strings"
 )
@@ -123,7 +125,7 @@ func (p *plan) surplus(d *mirrorDir, name string) {
 
 // replace has a directory deleted that is in the place of an entry, and the entry made after that.
 func (p *plan) replace(d *mirrorDir, e Entry) {
-	p.extra = append(p.extra, extraneous{d, lastOf(e.Path), true})
+	p.extra = append(p.extra, extraneous{d, disk.Base(e.Path), true})
 	p.late = append(p.late, lateEntry{d, e})
 }
 
@@ -164,11 +166,11 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	if skip {
 		return nil, nil
 	}
-	for p.dirs[len(p.dirs)-1].path != parentOf(e.Path) {
+	for p.dirs[len(p.dirs)-1].path != disk.Parent(e.Path) {
 		p.leave()
 	}
 	d := p.dirs[len(p.dirs)-1]
-	name := lastOf(e.Path)
+	name := disk.Base(e.Path)
 	there := p.has(d, name) || p.folds // in another spelling
 	if !p.Filter.Wants(e.Path, e.Type == EntryDir) {
 		p.order.hide()
@@ -180,7 +182,7 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		p.tell(FileReport{Path: e.Path, Action: FileFailed, Err: &Error{Kind: KindNotFound, Op: op, Err: &RemoteError{Path: e.Path, Message: e.Problem}}})
 		p.order.hide()
 		return nil, nil
-	case temporary.MatchString(name):
+	case wire.IsTemporary(name):
 		p.tell(FileReport{Path: e.Path, Action: FileSkipped, Err: errors.New("kwikcp calls its own temporary files so")})
 		p.order.hide()
 		return nil, nil
@@ -267,12 +269,12 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, there bool) (same bool, err error
 	if p.DryRun && !there {
 		return false, nil
 	}
-	h, err := p.cache.acquire(d.path)
+	h, err := p.cache.Acquire(d.path)
 	if err != nil {
 		return false, err
 	}
-	defer p.cache.release(h)
-	name := lastOf(e.Path)
+	defer p.cache.Release(h)
+	name := disk.Base(e.Path)
 	if there {
 		info, err := h.Lstat(name)
 		switch {
@@ -286,7 +288,7 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, there bool) (same bool, err error
 				return true, nil
 			}
 		case !info.Mode().IsRegular():
-			return false, ErrNotAFile
+			return false, disk.ErrNotAFile
 		}
 	}
 	if p.DryRun {
@@ -307,7 +309,7 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, there bool) (same bool, err error
 // wherever other links lead, of which the same is true, each step up is one from a directory to the one that it is in.
 func checkLink(at, target string) error {
 	escapes := fmt.Errorf("it leads outside the tree, or may: %q", target)
-	if target == "" || target[0] == '/' || strings.ContainsRune(target, 0) || len(target) > maxLinkTarget {
+	if target == "" || target[0] == '/' || strings.ContainsRune(target, 0) || len(target) > wire.MaxLinkTarget {
 		return escapes
 	}
 	depth := strings.Count(at, "/")
@@ -317,7 +319,7 @@ func checkLink(at, target string) error {
 		case component == "" || component == ".":
 		case component != "..":
 			down = true
-			if checkTreePath(component) != nil {
+			if wire.CheckTreePath(component) != nil {
 				return escapes
 			}
 		case down || depth == 0:
@@ -331,7 +333,7 @@ func checkLink(at, target string) error {
 
 // file prepares a file to be asked for; nil if there is no need to.
 func (p *plan) file(d *mirrorDir, e Entry, there bool) *mirrorFile {
-	f := &mirrorFile{entry: e, dir: d, name: lastOf(e.Path)}
+	f := &mirrorFile{entry: e, dir: d, name: disk.Base(e.Path)}
 	if err := p.inspect(f, there); err != nil {
 		if errors.Is(err, errDirInTheWay) && p.Delete {
 			p.replace(d, e)
@@ -372,11 +374,11 @@ func (p *plan) inspect(f *mirrorFile, there bool) error {
 	if !there {
 		return nil
 	}
-	h, err := p.cache.acquire(f.dir.path)
+	h, err := p.cache.Acquire(f.dir.path)
 	if err != nil {
 		return err
 	}
-	defer p.cache.release(h)
+	defer p.cache.Release(h)
 	info, err := h.Lstat(f.name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -387,7 +389,7 @@ func (p *plan) inspect(f *mirrorFile, there bool) error {
 	case info.Mode().IsRegular():
 		f.local = info
 	case info.Mode()&fs.ModeSymlink == 0:
-		return ErrNotAFile
+		return disk.ErrNotAFile
 	}
 	return nil
 }
@@ -422,7 +424,7 @@ func (p *plan) askLate(_ context.Context, ask func(*batch) error) error {
 			p.tellLink(l.entry, same, late(err))
 			continue
 		}
-		f := &mirrorFile{entry: l.entry, dir: l.dir, name: lastOf(l.entry.Path)}
+		f := &mirrorFile{entry: l.entry, dir: l.dir, name: disk.Base(l.entry.Path)}
 		if err := p.inspect(f, true); err != nil {
 			p.fail(l.entry.Path, "write it", late(err))
 			continue

@@ -6,6 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/internal/wire"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,10 +20,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/trust"
-	"kwikcp/kwik"
 )
 
 // A mirror makes the target what the tree is, whatever it was, and again it has nothing to do.
@@ -27,7 +29,7 @@ func TestMirrorRandomTrees(t *testing.T) {
 			g := gardener{rand.New(rand.NewPCG(seed, 7)), t}
 			source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
 			g.grow(source, 4)
-			s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+			s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 			for round := range 3 {
 				if round > 0 {
 					g.change(source)
@@ -58,7 +60,7 @@ func TestMirrorInterrupted(t *testing.T) {
 		g.check(os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), g.content(), 0o644))
 	}
 	want := snapshot(t, source)
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	for _, after := range []int64{1, 1 << 20, 5 << 20, 12 << 20} {
 		target := filepath.Join(t.TempDir(), "copy")
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -75,7 +77,7 @@ func TestMirrorInterrupted(t *testing.T) {
 			t.Fatalf("after %d bytes: %v", after, err)
 		}
 		for p, e := range snapshot(t, target) {
-			if temporary.MatchString(filepath.Base(p)) {
+			if wire.IsTemporary(filepath.Base(p)) {
 				if strings.HasSuffix(p, ".new") {
 					t.Errorf("after %d bytes %q is left", after, p)
 				}
@@ -101,7 +103,7 @@ func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 	g := gardener{rand.New(rand.NewPCG(5, 5)), t}
 	g.grow(source, 3)
 	g.check(os.WriteFile(filepath.Join(source, "large"), make([]byte, 5<<20), 0o644))
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	for _, noVolumes := range []bool{false, true} {
 		target := filepath.Join(t.TempDir(), "copy")
 		var mu sync.Mutex
@@ -127,7 +129,7 @@ func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 				if dirty[path] {
 					t.Errorf("%q is renamed before it is synced (volumes: %t)", path, !noVolumes)
 				}
-				if fileName := lastOf(path); strings.HasSuffix(fileName, ".new") || strings.HasSuffix(fileName, ".part") {
+				if fileName := disk.Base(path); strings.HasSuffix(fileName, ".new") || strings.HasSuffix(fileName, ".part") {
 					renamed++
 				}
 				unsynced = true
@@ -144,19 +146,19 @@ func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 // Nothing is deleted that is excluded, nor if the listing does not say everything.
 func TestMirrorDeletes(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
-	put(t, filepath.Join(source, "a"), "a")
+	transfertest.Put(t, filepath.Join(source, "a"), "a")
 	os.Mkdir(filepath.Join(source, "d"), 0o755)
-	put(t, filepath.Join(source, "d", "b"), "b")
+	transfertest.Put(t, filepath.Join(source, "d", "b"), "b")
 	grow := func() {
 		for _, p := range []string{"x", "x.keep", "d/y", "gone/z", "gone/z.keep", "gone/deep/w", "gone2/v", "d/.kwikcp-00000000000000000000.part"} {
 			os.MkdirAll(filepath.Dir(filepath.Join(target, p)), 0o755)
-			put(t, filepath.Join(target, p), "old")
+			transfertest.Put(t, filepath.Join(target, p), "old")
 		}
 		os.Symlink("/", filepath.Join(target, "root"))
 		os.Chmod(filepath.Join(target, "gone2"), 0o500)
 	}
 	grow()
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	before := snapshot(t, target)
 	keep := func(o *MirrorOptions) {
 		if err := o.Filter.Add(false, "*.keep"); err != nil {
@@ -200,12 +202,12 @@ func TestMirrorDeletes(t *testing.T) {
 // A file system for which names that differ in case are the same gets the first of them, and says so.
 func TestMirrorFoldedNames(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
-	put(t, filepath.Join(source, "README"), "large")
-	put(t, filepath.Join(source, "readme"), "small")
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	transfertest.Put(t, filepath.Join(source, "README"), "large")
+	transfertest.Put(t, filepath.Join(source, "readme"), "small")
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	_, reports, err := s.mirror(t.Context(), target, func(o *MirrorOptions) {
-		o.OpenTree = func(path string, create bool) (TreeDir, error) {
-			d, err := OpenTree(path, create)
+		o.OpenTree = func(path string, create bool) (disk.TreeDir, error) {
+			d, err := disk.OpenTree(path, create)
 			return foldingDir{d}, err
 		}
 	})
@@ -215,15 +217,15 @@ func TestMirrorFoldedNames(t *testing.T) {
 	if reports.action("README") != FileFetched || reports.action("readme") != FileFailed {
 		t.Errorf("%+v", reports.files)
 	}
-	wantContent(t, filepath.Join(target, "README"), "large")
+	transfertest.WantContent(t, filepath.Join(target, "README"), "large")
 
 	// What is there in another spelling is not deleted: it is what was fetched.
 	os.Remove(filepath.Join(source, "readme"))
 	os.Rename(filepath.Join(target, "README"), filepath.Join(target, "ReadMe"))
-	put(t, filepath.Join(target, "other"), "other")
+	transfertest.Put(t, filepath.Join(target, "other"), "other")
 	result, reports, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) {
-		o.OpenTree = func(path string, create bool) (TreeDir, error) {
-			d, err := OpenTree(path, create)
+		o.OpenTree = func(path string, create bool) (disk.TreeDir, error) {
+			d, err := disk.OpenTree(path, create)
 			return foldingDir{d}, err
 		}
 	})
@@ -233,7 +235,7 @@ func TestMirrorFoldedNames(t *testing.T) {
 }
 
 // A foldingDir finds its lock file whatever the case.
-type foldingDir struct{ TreeDir }
+type foldingDir struct{ disk.TreeDir }
 
 func (d foldingDir) Lstat(name string) (fs.FileInfo, error) {
 	if strings.EqualFold(name, mirrorLock) {
@@ -249,7 +251,7 @@ func TestMirrorFromPartsOfTheTree(t *testing.T) {
 	for i := range 120 {
 		g.check(os.WriteFile(filepath.Join(source, fmt.Sprintf("%03d", i)), g.content(), 0o644))
 	}
-	primary := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	primary := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	for n := range 2 {
 		root := t.TempDir()
 		for i := range 120 {
@@ -273,8 +275,8 @@ func TestMirrorFromPartsOfTheTree(t *testing.T) {
 				os.Chtimes(filepath.Join(root, name), time.Time{}, info.ModTime())
 			}
 		}
-		s := serveTree(t, kwik.ServerRoleSecondary, root, nil)
-		if _, err := s.l.Join(t.Context(), primary.addr, kwik.JoinConfig{Token: []byte("token")}); err != nil {
+		s := ServeTree(t, kwik.ServerRoleSecondary, root, nil)
+		if _, err := s.l.Join(t.Context(), primary.Addr, kwik.JoinConfig{Token: []byte("token")}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -293,14 +295,14 @@ func TestMirrorFromPartsOfTheTree(t *testing.T) {
 
 // More part files than may be open at a time are closed and opened again.
 func TestMirrorKeepsFewPartsOpen(t *testing.T) {
-	d, err := OpenTree(t.TempDir(), false)
+	d, err := disk.OpenTree(t.TempDir(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
 	reports := &mirrorReports{}
-	m := &mirror{report: reports, inquiry: newInquiry(URL{}, nil, 0, nil, nil, reports), root: d, cache: newDirCache(d), run: "test", volumes: make(map[uint64]Volume)}
-	defer m.cache.close()
+	m := &mirror{report: reports, inquiry: newInquiry(URL{}, nil, 0, nil, nil, reports), root: d, cache: disk.NewDirCache(d), run: "test", volumes: make(map[uint64]disk.Volume)}
+	defer m.cache.Close()
 	content := make([]byte, 3*integrity.DefaultGroupSize.Bytes())
 	rand.NewChaCha8([32]byte{4}).Read(content)
 	tree, err := integrity.Build(t.Context(), bytes.NewReader(content), int64(len(content)), integrity.DefaultGroupSize, nil)
@@ -349,10 +351,10 @@ func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 // A dry run of a mirror to a place that is not there makes nothing.
 func TestMirrorDry(t *testing.T) {
 	source := t.TempDir()
-	put(t, filepath.Join(source, "a"), "a")
+	transfertest.Put(t, filepath.Join(source, "a"), "a")
 	os.Mkdir(filepath.Join(source, "d"), 0o755)
 	os.Symlink("a", filepath.Join(source, "l"))
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	parent := t.TempDir()
 	result, reports, err := s.mirror(t.Context(), filepath.Join(parent, "copy"), deleting, func(o *MirrorOptions) { o.DryRun = true })
 	if err != nil || result.Fetched != 1 || result.Made != 1 || result.Linked != 1 {
@@ -377,9 +379,9 @@ func TestListPages(t *testing.T) {
 			want = append(want, p)
 		}
 	}
-	s := serveTree(t, kwik.ServerRolePrimary, source, nil)
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	var got []string
-	o := ListOptions{MirrorSource: MirrorSource{URL: URL{Host: s.addr}, TLS: trust.PinnedClientConfig(nil, s.pin)}, Recursive: true}
+	o := ListOptions{MirrorSource: MirrorSource{URL: URL{Host: s.Addr}, TLS: trust.PinnedClientConfig(nil, s.Pin)}, Recursive: true}
 	err := List(t.Context(), o, func(e Entry, _ *Manifest) error {
 		got = append(got, e.Path)
 		return nil

@@ -5,6 +5,10 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io/fs"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/serve"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -13,9 +17,6 @@ import (
 	"sync"
 	"testing"
 	"time"
-
-	"kwikcp/internal/trust"
-	"kwikcp/kwik"
 )
 
 // mirrorReports are what a mirror reported.
@@ -51,14 +52,14 @@ func (r *mirrorReports) action(path string) FileAction {
 type mirrorServer struct {
 	t    *testing.T
 	root string
-	addr string
-	pin  trust.Pin
+	Addr string
+	Pin  trust.Pin
 	l    *kwik.Listener
 }
 
-func serveTree(t *testing.T, role kwik.ServerRole, root string, wrap func(TreeDir) TreeDir) *mirrorServer {
+func ServeTree(t *testing.T, role kwik.ServerRole, root string, wrap func(disk.TreeDir) disk.TreeDir) *mirrorServer {
 	t.Helper()
-	d, err := OpenTree(root, false)
+	d, err := disk.OpenTree(root, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,8 +70,8 @@ func serveTree(t *testing.T, role kwik.ServerRole, root string, wrap func(TreeDi
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(d, slog.New(slog.DiscardHandler))
-	conf := &kwik.Config{Role: role, JoinToken: []byte("token"), OpenContent: s.OpenContent}
+	s := serve.NewServer(d, slog.New(slog.DiscardHandler))
+	conf := &kwik.ServerConfig{Role: role, JoinToken: []byte("token"), OpenContent: s.OpenContent}
 	if role == kwik.ServerRolePrimary {
 		conf.Verify = s.Verify
 	}
@@ -86,7 +87,7 @@ func serveTree(t *testing.T, role kwik.ServerRole, root string, wrap func(TreeDi
 		s.Close()
 		d.Close()
 	})
-	return &mirrorServer{t: t, root: root, addr: l.Addr().String(), pin: trust.PinOf(cert.Leaf), l: l}
+	return &mirrorServer{t: t, root: root, Addr: l.Addr().String(), Pin: trust.PinOf(cert.Leaf), l: l}
 }
 
 // mirror mirrors the server's tree into a directory.
@@ -97,7 +98,7 @@ func (s *mirrorServer) mirror(ctx context.Context, target string, change ...func
 // mirrorTo is mirror with something to do at each report of a file.
 func (s *mirrorServer) mirrorTo(ctx context.Context, target string, did func(FileReport), change ...func(*MirrorOptions)) (MirrorResult, *mirrorReports, error) {
 	reports := &mirrorReports{did: did}
-	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: s.addr}, TLS: trust.PinnedClientConfig(nil, s.pin)}, Target: target}
+	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: s.Addr}, TLS: trust.PinnedClientConfig(nil, s.Pin)}, Target: target}
 	spied(&spy{})(&o)
 	for _, f := range change {
 		f(&o)
@@ -275,7 +276,7 @@ func (g gardener) change(root string) {
 // A spyDir tells a spy what is done in a tree. It syncs nothing: that takes as long as the machine's other work wants, and no test here cuts
 // the power.
 type spyDir struct {
-	TreeDir
+	disk.TreeDir
 	*spy
 	path string
 }
@@ -290,33 +291,33 @@ func (d *spyDir) did(op, name string) error {
 	if d.spy.step == nil {
 		return nil
 	}
-	return d.spy.step(op, join(d.path, name))
+	return d.spy.step(op, disk.JoinPath(d.path, name))
 }
 
-func (d *spyDir) Sub(name string) (TreeDir, error) {
+func (d *spyDir) Sub(name string) (disk.TreeDir, error) {
 	sub, err := d.TreeDir.Sub(name)
 	if err != nil {
 		return nil, err
 	}
-	return &spyDir{sub, d.spy, join(d.path, name)}, nil
+	return &spyDir{sub, d.spy, disk.JoinPath(d.path, name)}, nil
 }
 
-func (d *spyDir) At(name string) (TreeDir, error) {
+func (d *spyDir) At(name string) (disk.TreeDir, error) {
 	sub, err := d.TreeDir.At(name)
 	if err != nil {
 		return nil, err
 	}
-	return &spyDir{sub, d.spy, strings.TrimPrefix(join(d.path, name), ".")}, nil
+	return &spyDir{sub, d.spy, strings.TrimPrefix(disk.JoinPath(d.path, name), ".")}, nil
 }
 
-func (d *spyDir) Open(name string) (File, error) {
+func (d *spyDir) Open(name string) (disk.File, error) {
 	if err := d.did("open", name); err != nil {
 		return nil, err
 	}
 	return d.TreeDir.Open(name)
 }
 
-func (d *spyDir) Create(name string) (File, error) {
+func (d *spyDir) Create(name string) (disk.File, error) {
 	if err := d.did("create", name); err != nil {
 		return nil, err
 	}
@@ -324,7 +325,7 @@ func (d *spyDir) Create(name string) (File, error) {
 	return &spyFile{f, d, name}, err
 }
 
-func (d *spyDir) OpenPart(name string) (File, error) {
+func (d *spyDir) OpenPart(name string) (disk.File, error) {
 	f, err := d.TreeDir.OpenPart(name)
 	return &spyFile{f, d, name}, err
 }
@@ -340,7 +341,7 @@ func (d *spyDir) Sync() error {
 	return d.did("syncdir", "")
 }
 
-func (d *spyDir) OpenVolume() (Volume, error) {
+func (d *spyDir) OpenVolume() (disk.Volume, error) {
 	if d.noVolumes {
 		return nil, nil
 	}
@@ -353,7 +354,7 @@ func (v spyVolume) Sync() error  { return v.d.did("syncvolume", "") }
 func (v spyVolume) Close() error { return nil }
 
 type spyFile struct {
-	File
+	disk.File
 	d    *spyDir
 	name string
 }
@@ -375,8 +376,8 @@ func (f *spyFile) Checkpoint() error { return nil }
 // spied has a mirror's target watched.
 func spied(s *spy) func(*MirrorOptions) {
 	return func(o *MirrorOptions) {
-		o.OpenTree = func(path string, create bool) (TreeDir, error) {
-			d, err := OpenTree(path, create)
+		o.OpenTree = func(path string, create bool) (disk.TreeDir, error) {
+			d, err := disk.OpenTree(path, create)
 			if err != nil {
 				return nil, err
 			}

@@ -20,8 +20,8 @@ const (
 type observer struct {
 	mu      sync.Mutex
 	report  Reporter
-	states  map[kwik.PathID]ServerState // as last reported
-	servers map[kwik.PathID]*meter
+	states  map[kwik.ServerID]ServerState // as last reported
+	servers map[kwik.ServerID]*meter
 	total   meter
 	// past are the servers of earlier attempts, with what they delivered in them.
 	past []ServerStatus
@@ -58,7 +58,7 @@ func (m *meter) update(bytes int64, now time.Time) float64 {
 }
 
 func newObserver(report Reporter) *observer {
-	return &observer{report: report, states: make(map[kwik.PathID]ServerState), servers: make(map[kwik.PathID]*meter)}
+	return &observer{report: report, states: make(map[kwik.ServerID]ServerState), servers: make(map[kwik.ServerID]*meter)}
 }
 
 func (o *observer) hashing(bytes, total int64) {
@@ -90,22 +90,22 @@ func (o *observer) retry(r Retry) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.past = o.seen
-	o.states, o.servers, o.total = make(map[kwik.PathID]ServerState), make(map[kwik.PathID]*meter), meter{}
+	o.states, o.servers, o.total = make(map[kwik.ServerID]ServerState), make(map[kwik.ServerID]*meter), meter{}
 	o.report.Retry(r)
 }
 
-func (o *observer) badBlock(server kwik.PathID, off, length int64) {
+func (o *observer) badBlock(server kwik.ServerID, off, length int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.report.BadBlock(server, off, length)
 }
 
 // watch reports on a stream until the returned function is called, which waits for the last report and returns it.
-func (o *observer) watch(session *kwik.ClientSession, stream *kwik.Stream) (stop func() Progress) {
+func (o *observer) watch(session *kwik.ClientSession, stream *kwik.AggregateReader) (stop func() Progress) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	look := func() Progress {
 		stats := stream.Stats() // first: who delivered is among the paths
-		return o.look(session.Paths(), stats)
+		return o.look(session.Servers(), stats)
 	}
 	go func() { // ends with stop, which waits for it
 		defer close(ended)
@@ -142,7 +142,7 @@ func (o *observer) count(files, of int64) {
 }
 
 // look reports a snapshot.
-func (o *observer) look(paths []kwik.PathStats, stats kwik.StreamStats) Progress {
+func (o *observer) look(paths []kwik.ServerStats, stats kwik.StreamStats) Progress {
 	now := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -179,9 +179,9 @@ func (o *observer) look(paths []kwik.PathStats, stats kwik.StreamStats) Progress
 	return p
 }
 
-func (o *observer) status(path kwik.PathStats, stats kwik.StreamStats, now time.Time) ServerStatus {
+func (o *observer) status(path kwik.ServerStats, stats kwik.StreamStats, now time.Time) ServerStatus {
 	s := ServerStatus{ID: path.ID, Role: path.Role, Addr: path.Addr.String(), RTT: path.RTT}
-	reason := path.Reason
+	reason := path.Err
 	switch path.State {
 	case kwik.PathConnecting:
 		s.State = ServerConnecting
@@ -192,7 +192,7 @@ func (o *observer) status(path kwik.PathStats, stats kwik.StreamStats, now time.
 	default:
 		s.State = ServerLost
 	}
-	i := slices.IndexFunc(stats.Sources, func(src kwik.SourceStats) bool { return src.Path == path.ID })
+	i := slices.IndexFunc(stats.Sources, func(src kwik.SourceStats) bool { return src.Server == path.ID })
 	if i >= 0 {
 		src := stats.Sources[i]
 		s.Bytes = src.Bytes
@@ -215,8 +215,8 @@ func (o *observer) status(path kwik.PathStats, stats kwik.StreamStats, now time.
 
 // short returns what is worth a line about why a server is lost.
 func short(err error) string {
-	if e, ok := errors.AsType[*kwik.Error](err); ok && e.Reason != "" && e.Code != kwik.ErrSourceRefuted {
-		return e.Reason
+	if e, ok := errors.AsType[*kwik.Error](err); ok && e.Message != "" && e.Code != kwik.ErrSourceRefuted {
+		return e.Message
 	}
-	return plain(err).Error()
+	return NetworkCause(err).Error()
 }

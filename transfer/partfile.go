@@ -6,15 +6,15 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"kwikcp/integrity"
+	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/zeebo/blake3"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/rangeset"
 )
 
 // A partFile is a file on its way: it has another name, in the same directory, until it is whole.
@@ -25,8 +25,8 @@ import (
 // leaves the part file if it holds anything that is proved, and the next one to the same target goes on with it. Nothing but
 // the bytes themselves is kept: what they are worth is found out by hashing them (resume.go).
 type partFile struct {
-	dir   Dir
-	file  File
+	dir   disk.Dir
+	file  disk.File
 	path  string // of the target, as the user said it, for messages
 	name  string // of the target in dir
 	part  string // of the part file in dir
@@ -66,7 +66,7 @@ func partName(name string) string {
 
 // openPart prepares to receive a file at path. It fails if path is a directory or not one that can be written, and with keepsOld if
 // there is anything of that name.
-func openPart(openDir func(string) (Dir, error), path string, keepsOld bool) (*partFile, error) {
+func openPart(openDir func(string) (disk.Dir, error), path string, keepsOld bool) (*partFile, error) {
 	op := fmt.Sprintf("write %q", path)
 	parent, name := filepath.Split(path)
 	if parent == "" {
@@ -93,7 +93,7 @@ func (p *partFile) open() error {
 		return errors.New("it is a directory; name a file in it")
 	}
 	if info, err := p.dir.Lstat(p.name); err == nil && !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeSymlink {
-		return ErrNotAFile
+		return disk.ErrNotAFile
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err // such as a name that is too long, which the part file's is not
 	} else if err == nil && p.keepsOld {
@@ -130,7 +130,7 @@ var (
 
 // hold locks f and makes sure that it is still the part file: before the lock another process may have put it in place or
 // removed it, and begun its own. Whoever holds the lock of the file of that name is its owner.
-func (p *partFile) hold(f File) error {
+func (p *partFile) hold(f disk.File) error {
 	if locked, err := f.TryLock(); err != nil {
 		return fmt.Errorf("lock: %w", cause(err))
 	} else if !locked {
@@ -143,7 +143,7 @@ func (p *partFile) hold(f File) error {
 }
 
 // isPart returns nil if f is the file of the part file's name, errPartGone if there is none, and errTargetBusy if there is another.
-func (p *partFile) isPart(f File) error {
+func (p *partFile) isPart(f disk.File) error {
 	held, err := f.Stat()
 	if err != nil {
 		return err
@@ -155,7 +155,7 @@ func (p *partFile) isPart(f File) error {
 	if err != nil {
 		return err
 	}
-	if !sameFile(held, there) {
+	if !disk.SameFile(held, there) {
 		return errTargetBusy
 	}
 	return nil
@@ -164,7 +164,7 @@ func (p *partFile) isPart(f File) error {
 // adopt opens and holds the part file of a transfer that ended early. One that is locked belongs to a live one. What
 // is of that name and cannot be such a part file is removed; f is nil if there may be none any more. It fails only with
 // errTargetBusy or if what is there cannot be removed.
-func (p *partFile) adopt() (f File, err error) {
+func (p *partFile) adopt() (f disk.File, err error) {
 	f, err = p.dir.OpenPart(p.part)
 	locked := errors.Is(err, fs.ErrPermission) // it may have its final mode, which may be read-only, already
 	if locked {
@@ -173,9 +173,9 @@ func (p *partFile) adopt() (f File, err error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	case errors.Is(err, ErrNotAFile), errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, disk.ErrNotAFile), errors.Is(err, fs.ErrPermission):
 		return nil, p.clear()
-	case errors.Is(err, errReplaced):
+	case errors.Is(err, disk.ErrReplaced):
 		return nil, errTargetBusy
 	case err != nil:
 		return nil, err
@@ -184,7 +184,7 @@ func (p *partFile) adopt() (f File, err error) {
 		f.Close()
 		return nil, err
 	}
-	if info, err := f.Stat(); err != nil || !onlyOurs(info) || info.Mode().Perm() != partMode && f.Chmod(partMode) != nil {
+	if info, err := f.Stat(); err != nil || !disk.OnlyOurs(info) || info.Mode().Perm() != partMode && f.Chmod(partMode) != nil {
 		defer f.Close()
 		return nil, p.clear()
 	}
@@ -304,7 +304,7 @@ func (p *partFile) commit(mode fs.FileMode, mtime time.Time) (err error) {
 		return err
 	}
 	p.committing = true
-	if err := p.file.Chmod(mode.Perm() &^ umask); err != nil {
+	if err := p.file.Chmod(mode.Perm() &^ disk.Umask); err != nil {
 		return err
 	}
 	if err := p.isPart(p.file); err != nil { // what has its name now would get the time

@@ -5,19 +5,17 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"kwikcp/integrity"
+	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/rangeset"
 )
-
-var someTime = time.Date(2001, 2, 3, 4, 5, 6, 789000, time.UTC)
 
 // wantKind fails the test unless err is an *Error of a kind whose text says something.
 func wantKind(t *testing.T, err error, kind Kind, says string) {
@@ -48,22 +46,6 @@ func wantNames(t *testing.T, dir string, want ...string) {
 	}
 }
 
-func wantContent(t *testing.T, path, want string) {
-	t.Helper()
-	got, err := os.ReadFile(path)
-	if err != nil || string(got) != want {
-		t.Fatalf("%s holds %.100q (%d bytes, %v), want %.100q (%d bytes)", path, got, len(got), err, want, len(want))
-	}
-}
-
-func put(t *testing.T, path, content string) string {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // wholeTree is the tree of a file that says "whole".
 func wholeTree() *integrity.Tree { return treeOf([]byte("whole")) }
 
@@ -76,7 +58,7 @@ func treeOf(content []byte) *integrity.Tree {
 }
 
 // receive writes "whole" to a target as a transfer does.
-func receive(openDir func(string) (Dir, error), path string) error {
+func receive(openDir func(string) (disk.Dir, error), path string) error {
 	p, err := openPart(openDir, path, false)
 	if err != nil {
 		return err
@@ -90,49 +72,49 @@ func receive(openDir func(string) (Dir, error), path string) error {
 			return err
 		}
 	}
-	return p.commit(0o640, someTime)
+	return p.commit(0o640, transfertest.SomeTime)
 }
 
 func TestPartFileIsPutInPlace(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, target string){
 		"nothing there": func(*testing.T, string) {},
-		"a file there":  func(t *testing.T, target string) { put(t, target, "longer than what comes") },
+		"a file there":  func(t *testing.T, target string) { transfertest.Put(t, target, "longer than what comes") },
 		"part file of a killed run": func(t *testing.T, target string) {
-			put(t, filepath.Join(filepath.Dir(target), partName("out")), strings.Repeat("old", 100))
+			transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), strings.Repeat("old", 100))
 		},
 		"read-only part file of a run killed before its rename": func(t *testing.T, target string) {
-			part := put(t, filepath.Join(filepath.Dir(target), partName("out")), "old")
+			part := transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "old")
 			if err := os.Chmod(part, 0o400); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"part file that others may write": func(t *testing.T, target string) {
-			part := put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole")
+			part := transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole")
 			if err := os.Chmod(part, 0o666); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"part file that is right, and longer": func(t *testing.T, target string) {
-			put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole, and more")
+			transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole, and more")
 		},
 		"empty part file": func(t *testing.T, target string) {
-			put(t, filepath.Join(filepath.Dir(target), partName("out")), "")
+			transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "")
 		},
 		"part file with another name": func(t *testing.T, target string) {
-			victim := put(t, filepath.Join(t.TempDir(), "victim"), "untouched")
+			victim := transfertest.Put(t, filepath.Join(t.TempDir(), "victim"), "untouched")
 			if err := os.Link(victim, filepath.Join(filepath.Dir(target), partName("out"))); err != nil {
 				t.Skip(err)
 			}
-			t.Cleanup(func() { wantContent(t, victim, "untouched") })
+			t.Cleanup(func() { transfertest.WantContent(t, victim, "untouched") })
 		},
 		"part file of another user": func(t *testing.T, target string) {
-			part := put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole")
+			part := transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole")
 			if err := os.Chown(part, 65534, 65534); err != nil {
 				t.Skip(err)
 			}
 		},
 		"a FIFO in place of the part file": func(t *testing.T, target string) {
-			if err := mkfifo(filepath.Join(filepath.Dir(target), partName("out"))); err != nil {
+			if err := transfertest.Mkfifo(filepath.Join(filepath.Dir(target), partName("out"))); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -142,23 +124,23 @@ func TestPartFileIsPutInPlace(t *testing.T) {
 			}
 		},
 		"a link in place of the part file": func(t *testing.T, target string) {
-			victim := put(t, filepath.Join(t.TempDir(), "victim"), "untouched")
+			victim := transfertest.Put(t, filepath.Join(t.TempDir(), "victim"), "untouched")
 			if err := os.Symlink(victim, filepath.Join(filepath.Dir(target), partName("out"))); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { wantContent(t, victim, "untouched") })
+			t.Cleanup(func() { transfertest.WantContent(t, victim, "untouched") })
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := filepath.Join(t.TempDir(), "out")
 			prepare(t, target)
-			if err := receive(OpenDir, target); err != nil {
+			if err := receive(disk.OpenDir, target); err != nil {
 				t.Fatal(err)
 			}
 			wantNames(t, filepath.Dir(target), "out")
-			wantContent(t, target, "whole")
+			transfertest.WantContent(t, target, "whole")
 			info, err := os.Stat(target)
-			if err != nil || info.Mode() != 0o640&^umask || !info.ModTime().Equal(someTime) {
+			if err != nil || info.Mode() != 0o640&^disk.Umask || !info.ModTime().Equal(transfertest.SomeTime) {
 				t.Fatalf("mode %v, time %v, %v", info.Mode(), info.ModTime(), err)
 			}
 		})
@@ -167,69 +149,69 @@ func TestPartFileIsPutInPlace(t *testing.T) {
 
 // Nothing is under the final name before the commit, and what stands there stays.
 func TestPartFileIsApartUntilTheCommit(t *testing.T) {
-	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
-	p, err := openPart(OpenDir, target, false)
+	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
+	p, err := openPart(disk.OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.WriteAt([]byte("new"), 0)
-	wantContent(t, target, "before")
+	transfertest.WantContent(t, target, "before")
 	wantNames(t, filepath.Dir(target), "out", partName("out"))
 	info, err := os.Stat(filepath.Join(filepath.Dir(target), partName("out")))
-	if err != nil || info.Mode() != 0o600&^umask {
+	if err != nil || info.Mode() != 0o600&^disk.Umask {
 		t.Fatalf("the part file has mode %v, want 0600, for its final one is not known yet (%v)", info.Mode(), err)
 	}
 	p.leave()
-	wantContent(t, target, "before")
+	transfertest.WantContent(t, target, "before")
 }
 
 func TestPartFileInTheWorkingDirectory(t *testing.T) {
 	t.Chdir(t.TempDir())
-	if err := receive(OpenDir, "out"); err != nil {
+	if err := receive(disk.OpenDir, "out"); err != nil {
 		t.Fatal(err)
 	}
-	wantContent(t, "out", "whole")
+	transfertest.WantContent(t, "out", "whole")
 }
 
 func TestPartFileOfTheLongestName(t *testing.T) {
 	target := filepath.Join(t.TempDir(), strings.Repeat("n", 255))
-	if err := receive(OpenDir, target); err != nil {
+	if err := receive(disk.OpenDir, target); err != nil {
 		t.Fatal(err)
 	}
-	wantContent(t, target, "whole")
+	transfertest.WantContent(t, target, "whole")
 }
 
 // A link at the target is replaced itself; what it points to is left alone.
 func TestPartFileReplacesLinks(t *testing.T) {
 	dir := t.TempDir()
-	inside, outside := put(t, filepath.Join(dir, "inside"), "untouched"), put(t, filepath.Join(t.TempDir(), "outside"), "untouched")
+	inside, outside := transfertest.Put(t, filepath.Join(dir, "inside"), "untouched"), transfertest.Put(t, filepath.Join(t.TempDir(), "outside"), "untouched")
 	for name, to := range map[string]string{"in": "inside", "out": outside, "dangling": "nowhere", "loop": "loop"} {
 		link := filepath.Join(dir, name)
 		if err := os.Symlink(to, link); err != nil {
 			t.Fatal(err)
 		}
-		if err := receive(OpenDir, link); err != nil {
+		if err := receive(disk.OpenDir, link); err != nil {
 			t.Fatalf("link to %s: %v", to, err)
 		}
 		if info, err := os.Lstat(link); err != nil || !info.Mode().IsRegular() {
 			t.Fatalf("link to %s is still %v, %v", to, info.Mode(), err)
 		}
 	}
-	wantContent(t, inside, "untouched")
-	wantContent(t, outside, "untouched")
+	transfertest.WantContent(t, inside, "untouched")
+	transfertest.WantContent(t, outside, "untouched")
 }
 
 // Tests run as root here and there, whom no permission stops; so a parent that cannot be written is one that is a file.
 func TestPartFileRefusesTargets(t *testing.T) {
 	dir := t.TempDir()
-	put(t, filepath.Join(dir, "file"), "")
+	transfertest.Put(t, filepath.Join(dir, "file"), "")
 	if err := os.MkdirAll(filepath.Join(dir, "dir", "full"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("dir", filepath.Join(dir, "dirlink")); err != nil {
 		t.Fatal(err)
 	}
-	if err := mkfifo(filepath.Join(dir, "fifo")); err != nil {
+	if err := transfertest.Mkfifo(filepath.Join(dir, "fifo")); err != nil {
 		t.Fatal(err)
 	}
 	for target, says := range map[string]string{
@@ -245,7 +227,7 @@ func TestPartFileRefusesTargets(t *testing.T) {
 		"dir/" + "nul\x00in name": "invalid argument",
 	} {
 		path := dir + "/" + target
-		err := receive(OpenDir, path)
+		err := receive(disk.OpenDir, path)
 		wantKind(t, err, KindLocal, says)
 		if !strings.Contains(err.Error(), `"`) || strings.Contains(err.Error(), "\x00") {
 			t.Errorf("the error %q does not quote the path", err)
@@ -262,48 +244,48 @@ func TestPartFileInTheWay(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(part, "full"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	err := receive(OpenDir, target)
+	err := receive(disk.OpenDir, target)
 	wantKind(t, err, KindLocal, `"`+partName("out")+`" is in the way and cannot be removed: directory not empty`)
 }
 
 func TestPartFileOfALiveTransferIsBusy(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
-	first, err := openPart(OpenDir, target, false)
+	first, err := openPart(disk.OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	first.WriteAt([]byte("first"), 0)
-	_, err = openPart(OpenDir, target, false)
+	_, err = openPart(disk.OpenDir, target, false)
 	wantKind(t, err, KindBusy, "another kwikcp")
-	if err := first.commit(0o600, someTime); err != nil {
+	if err := first.commit(0o600, transfertest.SomeTime); err != nil {
 		t.Fatal(err)
 	}
-	wantContent(t, target, "first")
+	transfertest.WantContent(t, target, "first")
 	wantNames(t, filepath.Dir(target), "out")
 }
 
 // Two transfers that start at the same time: whoever comes second finds the part file of the first before its lock and takes it
 // for that of one that ended. The first must notice, or both would write to it.
 func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
-	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	var second *partFile
 	x := &faults{}
 	x.after = func(op string) {
 		if op == "create" && second == nil {
 			var err error
-			if second, err = openPart(OpenDir, target, false); err != nil {
+			if second, err = openPart(disk.OpenDir, target, false); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	_, err := openPart(x.opener(), target, false)
 	wantKind(t, err, KindBusy, "another kwikcp")
-	wantContent(t, target, "before")
+	transfertest.WantContent(t, target, "before")
 	second.WriteAt([]byte("second"), 0)
-	if err := second.commit(0o600, someTime); err != nil {
+	if err := second.commit(0o600, transfertest.SomeTime); err != nil {
 		t.Fatal(err)
 	}
-	wantContent(t, target, "second")
+	transfertest.WantContent(t, target, "second")
 	wantNames(t, filepath.Dir(target), "out")
 }
 
@@ -311,19 +293,21 @@ func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 // What it holds then is no part file any more, and must not be written to.
 func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 	for name, end := range map[string]func(p *partFile) error{
-		"put in place": func(p *partFile) error { return p.commit(0o600, someTime) },
+		"put in place": func(p *partFile) error { return p.commit(0o600, transfertest.SomeTime) },
 		"removed":      func(p *partFile) error { p.had = rangeset.Set{}; p.tree = wholeTree(); p.leave(); return nil },
 		"removed, and anew": func(p *partFile) error {
 			p.had = rangeset.Set{}
 			p.tree = wholeTree()
 			p.leave()
-			return receive(OpenDir, p.path)
+			return receive(disk.OpenDir, p.path)
 		},
-		"put in place twice": func(p *partFile) error { return errors.Join(p.commit(0o600, someTime), receive(OpenDir, p.path)) },
+		"put in place twice": func(p *partFile) error {
+			return errors.Join(p.commit(0o600, transfertest.SomeTime), receive(disk.OpenDir, p.path))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := filepath.Join(t.TempDir(), "out")
-			first, err := openPart(OpenDir, target, false)
+			first, err := openPart(disk.OpenDir, target, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -346,9 +330,9 @@ func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 
 // A part file that somebody put another in place of is not what is renamed.
 func TestPartFileThatWasReplaced(t *testing.T) {
-	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	part := filepath.Join(filepath.Dir(target), partName("out"))
-	p, err := openPart(OpenDir, target, false)
+	p, err := openPart(disk.OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,10 +341,10 @@ func TestPartFileThatWasReplaced(t *testing.T) {
 	if err := errors.Join(os.Remove(part), os.WriteFile(part, []byte("somebody's"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	wantKind(t, p.commit(0o600, someTime), KindBusy, "another kwikcp")
+	wantKind(t, p.commit(0o600, transfertest.SomeTime), KindBusy, "another kwikcp")
 	p.leave()
-	wantContent(t, target, "before")
-	wantContent(t, part, "somebody's")
+	transfertest.WantContent(t, target, "before")
+	transfertest.WantContent(t, part, "somebody's")
 }
 
 // Nor is one renamed that somebody removed, alone or with its directory; and nobody is told to go on with it.
@@ -374,7 +358,7 @@ func TestPartFileThatWasRemoved(t *testing.T) {
 			if err := os.Mkdir(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			p, err := openPart(OpenDir, filepath.Join(dir, "out"), false)
+			p, err := openPart(disk.OpenDir, filepath.Join(dir, "out"), false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -383,7 +367,7 @@ func TestPartFileThatWasRemoved(t *testing.T) {
 			if err := remove(dir); err != nil {
 				t.Skip(err) // this system keeps what is open
 			}
-			wantKind(t, p.commit(0o600, someTime), KindLocal, `write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
+			wantKind(t, p.commit(0o600, transfertest.SomeTime), KindLocal, `write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
 			if p.leave() {
 				t.Error("there is said to be a part file")
 			}
@@ -401,10 +385,10 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 		for _, stale := range []string{"", "stale", "whole", "whole and more"} {
 			t.Run(name+" after "+stale, func(t *testing.T) {
 				everyFault(t, with, func(t *testing.T, x *faults) {
-					target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+					target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 					part := filepath.Join(filepath.Dir(target), partName("out"))
 					if stale != "" {
-						put(t, part, stale)
+						transfertest.Put(t, part, stale)
 					}
 					err := receive(x.opener(), target)
 					failed := x.failed()
@@ -417,9 +401,9 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 					}
 					renamed := slices.Contains(x.ops, "rename") && failed != "rename"
 					if renamed {
-						wantContent(t, target, "whole")
+						transfertest.WantContent(t, target, "whole")
 					} else {
-						wantContent(t, target, "before")
+						transfertest.WantContent(t, target, "before")
 					}
 					if err == nil != renamed && failed != "syncdir" && failed != "close" && failed != "closedir" {
 						t.Errorf("error %v, but renamed is %t", err, renamed)
@@ -430,16 +414,16 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 						wantNames(t, filepath.Dir(target), "out")
 					case renamed || failed == "sync":
 						t.Errorf("there is a part file after %q", x.ops)
-					case info.Mode().Perm() != partMode&^umask && stale == "":
+					case info.Mode().Perm() != partMode&^disk.Umask && stale == "":
 						t.Errorf("the part file is left with mode %v", info.Mode())
 					}
 					if x.open != 0 {
 						t.Errorf("%d files and directories are left open after %q", x.open, x.ops)
 					}
-					if err := receive(OpenDir, target); err != nil {
+					if err := receive(disk.OpenDir, target); err != nil {
 						t.Errorf("the next one: %v", err)
 					}
-					wantContent(t, target, "whole")
+					transfertest.WantContent(t, target, "whole")
 					wantNames(t, filepath.Dir(target), "out")
 				})
 			})
@@ -450,7 +434,7 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 // What follows a failed write is never a commit.
 func TestPartFileSaysWhichFileCouldNotBeWritten(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
-	p, err := openPart(OpenDir, target, false)
+	p, err := openPart(disk.OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}

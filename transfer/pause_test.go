@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kwikcp/internal/simnet"
+	"kwikcp/transfer/internal/transfertest"
 )
 
 // A lossyConn loses one packet that comes in, and reports the one after it.
@@ -61,32 +62,32 @@ func TestPauseOfTheNetwork(t *testing.T) {
 				if first && k < handshake {
 					continue
 				}
-				onWire(t, func(w *wire) { pauseAfter(w, pause, up, first, k) })
+				onWire(t, func(w *testNet) { pauseAfter(w, pause, up, first, k) })
 			}
 		}
 	}
 }
 
 // pauseAfter loses the k-th packet of a session, or of its second get, and then all for a while. up is true for the packets to the server.
-func pauseAfter(w *wire, pause time.Duration, up, first bool, k int) {
+func pauseAfter(w *testNet, pause time.Duration, up, first bool, k int) {
 	lossy := &lossyConn{lost: -1, after: func() {
-		time.AfterFunc(5*time.Millisecond, func() { w.net.Silence(serverAddr.Addr()) })
-		time.AfterFunc(pause, func() { w.net.Heal(serverAddr.Addr()) })
+		time.AfterFunc(5*time.Millisecond, func() { w.Sim.Silence(transfertest.ServerAddr.Addr()) })
+		time.AfterFunc(pause, func() { w.Sim.Heal(transfertest.ServerAddr.Addr()) })
 	}}
 	wrap := func(conn net.PacketConn) net.PacketConn {
 		lossy.PacketConn = conn
 		return lossy
 	}
 	if up {
-		w.wrap = wrap
+		w.Wrap = wrap
 	}
-	w.link = simnet.Link{Latency: 50 * time.Millisecond}
+	w.Link = simnet.Link{Latency: 50 * time.Millisecond}
 	want := theFile[:16<<10]
 	w.serveFiles(map[string][]byte{"file": want})
 	time.Sleep(time.Second)
-	conf := w.client()
+	conf := w.Client()
 	conf.ListenPacket = func(context.Context, netip.AddrPort) (net.PacketConn, error) {
-		conn, err := w.net.Listen(clientHost, w.link)
+		conn, err := w.Sim.Listen(transfertest.ClientHost, w.Link)
 		if err != nil || up {
 			return conn, err
 		}
@@ -95,10 +96,10 @@ func pauseAfter(w *wire, pause time.Duration, up, first bool, k int) {
 	var pool Pool
 	defer pool.Close()
 	get := func() {
-		w.t.Helper()
+		w.T.Helper()
 		got, took, err := w.get(func(o *GetOptions) { o.KWIK, o.Pool, o.ConnectTimeout = conf, &pool, 30*time.Second })
 		if err != nil || !bytes.Equal(got, want) {
-			w.t.Errorf("up %t, the first get %t, packet %d lost: %d bytes, %v after %v", up, first, k, len(got), err, took)
+			w.T.Errorf("up %t, the first get %t, packet %d lost: %d bytes, %v after %v", up, first, k, len(got), err, took)
 		}
 	}
 	if !first {

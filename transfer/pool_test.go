@@ -16,6 +16,7 @@ import (
 	"kwikcp/internal/simnet"
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
+	"kwikcp/transfer/internal/transfertest"
 )
 
 // Transfers from one server share a session: those that come one after the other, those at the same time, and many more than a session may
@@ -35,7 +36,7 @@ func TestPool(t *testing.T) {
 	get := func(path, target string) (Result, error) {
 		return Get(t.Context(), GetOptions{
 			URL: URL{Host: primary.Addr().String(), Path: path, Pin: &pin}, TLS: trust.PinnedClientConfig(nil, pin), Target: filepath.Join(out, target),
-			Pool: &pool, Dial: func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.Config) (*kwik.ClientSession, error) {
+			Pool: &pool, Dial: func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig) (*kwik.ClientSession, error) {
 				dials.Add(1)
 				s, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
 				sessions = append(sessions, s)
@@ -54,7 +55,7 @@ func TestPool(t *testing.T) {
 	}
 	wg.Wait()
 	for i := range 12 {
-		wantContent(t, filepath.Join(out, fmt.Sprint("at-once-", i)), string(theFile[i%4:]))
+		transfertest.WantContent(t, filepath.Join(out, fmt.Sprint("at-once-", i)), string(theFile[i%4:]))
 	}
 	for range 300 {
 		if r, err := get("1", "at-once-1"); err != nil || !r.UpToDate {
@@ -67,7 +68,7 @@ func TestPool(t *testing.T) {
 	if n := dials.Load(); n != 1 {
 		t.Errorf("%d dials", n)
 	}
-	if n := len(sessions[0].Paths()); n != 1 {
+	if n := len(sessions[0].Servers()); n != 1 {
 		t.Errorf("%d paths", n)
 	}
 	if n := sessions[0].Stats().AggregateStreams; n != 0 {
@@ -122,11 +123,11 @@ func TestPoolWaitsForADial(t *testing.T) {
 
 // More transfers at once than a path may have secondary streams wait for their turn, on a slow link for long, and are not taken for stalled.
 func TestPoolOfManyTransfers(t *testing.T) {
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		want := bytes.Repeat(theFile, 1+(1<<20)/len(theFile))[:1<<20]
 		w.serveFiles(map[string][]byte{"file": want})
-		w.link = simnet.Link{Latency: 15 * time.Millisecond, Rate: 4e6}
-		conf := w.client()
+		w.Link = simnet.Link{Latency: 15 * time.Millisecond, Rate: 4e6}
+		conf := w.Client()
 		conf.ConnectionsPerServer = 1
 		var pool Pool
 		defer pool.Close()
@@ -147,18 +148,18 @@ func TestPoolOfManyTransfers(t *testing.T) {
 // nobody reads. Those that use it already get through.
 func TestPoolAfterCancel(t *testing.T) {
 	for ms := 0; ms < 700; ms += 40 { // a round trip takes 200
-		onWire(t, func(w *wire) {
+		onWire(t, func(w *testNet) {
 			w.serveFiles(map[string][]byte{"large": bytes.Repeat(theFile, 20), "file": theFile[:3000]})
 			large := func(o *GetOptions) { o.URL.Path = "large" }
-			w.link = simnet.Link{Latency: 50 * time.Millisecond, Rate: 20e6}
+			w.Link = simnet.Link{Latency: 50 * time.Millisecond, Rate: 20e6}
 			var pool Pool
 			defer pool.Close()
-			conf := w.client()
+			conf := w.Client()
 			pooled := func(o *GetOptions) { o.KWIK, o.Pool = conf, &pool }
 			var wg sync.WaitGroup
 			for range 40 {
 				wg.Go(func() {
-					ctx, cancel := context.WithCancel(w.ctx)
+					ctx, cancel := context.WithCancel(w.Ctx)
 					defer cancel()
 					time.AfterFunc(time.Duration(ms)*time.Millisecond+time.Microsecond, cancel)
 					w.getContext(ctx, pooled)

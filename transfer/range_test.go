@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/internal/transfertest"
 )
 
 func TestParseByteRange(t *testing.T) {
@@ -76,8 +77,8 @@ func TestGetRange(t *testing.T) {
 		for _, inOrder := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s in order %t", x.text, inOrder), func(t *testing.T) {
 				t.Setenv("TMPDIR", t.TempDir())
-				target := put(t, filepath.Join(t.TempDir(), "out"), "before")
-				put(t, filepath.Join(filepath.Dir(target), partName("out")), string(theFile))
+				target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
+				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), string(theFile))
 				var out bytes.Buffer
 				r, heard, err := fetch(t, target, func(o *GetOptions) {
 					if o.Range = &want; inOrder {
@@ -92,7 +93,7 @@ func TestGetRange(t *testing.T) {
 						t.Errorf("%d bytes, want %d", out.Len(), len(content))
 					}
 				} else {
-					wantContent(t, target, string(content))
+					transfertest.WantContent(t, target, string(content))
 					wantDressed(t, target)
 					wantNames(t, filepath.Dir(target), "out")
 				}
@@ -113,10 +114,10 @@ func TestGetRange(t *testing.T) {
 }
 
 func TestGetRangeThatIsNotThere(t *testing.T) {
-	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	_, _, err := fetch(t, target, func(o *GetOptions) { o.Range = &ByteRange{First: int64(len(theFile)), Last: math.MaxInt64} })
 	wantKind(t, err, KindNotFound, fmt.Sprintf("there are no bytes %d-, the file has %d", len(theFile), len(theFile)))
-	wantContent(t, target, "before")
+	transfertest.WantContent(t, target, "before")
 	wantNames(t, filepath.Dir(target), "out")
 }
 
@@ -126,7 +127,7 @@ func TestGetRangeWhenOperationsFail(t *testing.T) {
 	for _, inOrder := range []bool{false, true} {
 		everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 			t.Setenv("TMPDIR", t.TempDir())
-			target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+			target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 			var out bytes.Buffer
 			r, _, err := fetch(t, target, func(o *GetOptions) {
 				if o.Range, o.OpenDir = &want, x.opener(); inOrder {
@@ -136,9 +137,9 @@ func TestGetRangeWhenOperationsFail(t *testing.T) {
 			t.Logf("%q failed: %v", x.failed(), err)
 			wanted := string(theFile[want.First : want.Last+1])
 			if renamed := slices.Contains(x.ops, "rename") && x.failed() != "rename"; renamed {
-				wantContent(t, target, wanted)
+				transfertest.WantContent(t, target, wanted)
 			} else {
-				wantContent(t, target, "before")
+				transfertest.WantContent(t, target, "before")
 			}
 			switch {
 			case inOrder && err == nil && out.String() != wanted, !bytes.HasPrefix([]byte(wanted), out.Bytes()):
@@ -161,25 +162,25 @@ func TestGetRangeAgain(t *testing.T) {
 	const group = 65536
 	target := filepath.Join(t.TempDir(), "out")
 	want := ByteRange{First: 10, Last: 3*group + 10}
-	get := func(w *wire, retries int) (Result, error) {
-		return getWhole(w.t, w.ctx, GetOptions{
-			URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(),
+	get := func(w *testNet, retries int) (Result, error) {
+		return getWhole(w.T, w.Ctx, GetOptions{
+			URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(),
 			Range: &want, Retries: retries, RetryDelay: time.Second,
 		}, NoReport{})
 	}
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		w.moody(theFile[:2*group], theFile)
 		r, err := get(w, 1)
 		if err != nil || r.Bytes != 3*group+1 || r.Resumed != 0 {
 			t.Errorf("%+v, %v", r, err)
 		}
-		wantContent(t, target, string(theFile[10:3*group+11]))
+		transfertest.WantContent(t, target, string(theFile[10:3*group+11]))
 	})
 	os.Remove(target)
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		w.moody(theFile[:2*group])
 		r, err := get(w, 0)
-		wantKind(w.t, err, KindNetwork, "")
+		wantKind(w.T, err, KindNetwork, "")
 		if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) || r.Kept {
 			t.Errorf("%+v, %v", r, err)
 		}

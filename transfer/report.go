@@ -26,20 +26,20 @@ type Reporter interface {
 	// Progress comes ten times a second while bytes arrive, and once at the end.
 	Progress(p Progress)
 	// BadBlock says that bytes of a server failed their proof. They were dropped.
-	BadBlock(server kwik.PathID, off, length int64)
+	BadBlock(server kwik.ServerID, off, length int64)
 }
 
 // NoReport is a Reporter that does nothing, to embed or to use.
 type NoReport struct{}
 
-func (NoReport) Hashing(int64, int64)               {}
-func (NoReport) Manifest(Manifest)                  {}
-func (NoReport) Checking(int64, int64)              {}
-func (NoReport) Resume(int64)                       {}
-func (NoReport) Retry(Retry)                        {}
-func (NoReport) Server(ServerStatus)                {}
-func (NoReport) Progress(Progress)                  {}
-func (NoReport) BadBlock(kwik.PathID, int64, int64) {}
+func (NoReport) Hashing(int64, int64)                 {}
+func (NoReport) Manifest(Manifest)                    {}
+func (NoReport) Checking(int64, int64)                {}
+func (NoReport) Resume(int64)                         {}
+func (NoReport) Retry(Retry)                          {}
+func (NoReport) Server(ServerStatus)                  {}
+func (NoReport) Progress(Progress)                    {}
+func (NoReport) BadBlock(kwik.ServerID, int64, int64) {}
 
 // A Manifest is what a primary says a file is.
 type Manifest struct {
@@ -63,7 +63,7 @@ const (
 
 // A ServerStatus is a server in a transfer.
 type ServerStatus struct {
-	ID     kwik.PathID
+	ID     kwik.ServerID
 	Role   kwik.ServerRole
 	Addr   string
 	State  ServerState

@@ -3,9 +3,9 @@ package transfer
 import (
 	"errors"
 	"fmt"
-	"syscall"
-
 	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
+	"syscall"
 )
 
 // A size that a manifest claims is proved when the last group is (package integrity), and decides nothing before: until then a part
@@ -15,18 +15,6 @@ import (
 
 // reserveFrom is how many missing bytes are worth it: fewer are written, or found to have no room, soon enough.
 const reserveFrom = 16 << 20
-
-// allocator is what a File is if the system can reserve room for it.
-type allocator interface {
-	// Allocate reserves room on disk for bytes [start, end). Neither content nor size change, and what has room is left
-	// alone. An error is ENOSPC, EDQUOT or EFBIG, perhaps with a part of the room reserved, or another if the file system
-	// does not reserve, or knows no holes. It may be called while other methods are.
-	Allocate(start, end int64) error
-	// Release gives the room of bytes [start, end) back. They are a hole then, or as they were.
-	Release(start, end int64)
-	// Free returns how many bytes the file system has free for this user; ok is false where that is not known.
-	Free() (n int64, ok bool)
-}
 
 // A SpaceError says that a file does not fit. It is an ENOSPC, EDQUOT or EFBIG to errors.Is.
 type SpaceError struct {
@@ -56,7 +44,7 @@ func (p *partFile) first() (last rangeset.Range, ok bool) {
 	if size-p.had.Total() < reserveFrom || p.had.Contains(size-1) {
 		return last, false
 	}
-	if disk, ok := p.file.(allocator); !ok || disk.Allocate(0, 1) != nil {
+	if room, ok := p.file.(disk.Allocator); !ok || room.Allocate(0, 1) != nil {
 		return last, false
 	}
 	unit := p.tree.GroupSize().Bytes()
@@ -66,7 +54,7 @@ func (p *partFile) first() (last rangeset.Range, ok bool) {
 // reserve reserves room for what is missing, once the last group of the file is proved. It may be called by several goroutines at
 // once; one of them does it. An error is one of LocalError, after which the transfer cannot end well.
 func (p *partFile) reserve() error {
-	disk, ok := p.file.(allocator)
+	room, ok := p.file.(disk.Allocator)
 	if !ok || p.window != nil {
 		return nil
 	}
@@ -84,7 +72,7 @@ func (p *partFile) reserve() error {
 	if !due || missing.Total() < reserveFrom {
 		return nil
 	}
-	if err := allocate(disk, missing); err != nil {
+	if err := allocate(room, missing); err != nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.refused = true
@@ -94,14 +82,14 @@ func (p *partFile) reserve() error {
 }
 
 // allocate reserves room for ranges of a file that is whole up to its last byte. Errors that say nothing about room are none.
-func allocate(disk allocator, missing rangeset.Set) error {
+func allocate(room disk.Allocator, missing rangeset.Set) error {
 	needed := missing.Total()
 	last, _ := missing.Last()
 	// One byte says whether the file system reserves at all. If it does not, it may well compress, and what is free says little.
-	err := disk.Allocate(last.End-1, last.End)
+	err := room.Allocate(last.End-1, last.End)
 	if err == nil {
 		// What cannot fit is not even begun: for a moment it would take the last bytes from everybody.
-		if free, ok := disk.Free(); ok && free < needed {
+		if free, ok := room.Free(); ok && free < needed {
 			return &SpaceError{Needed: needed, Free: free, Err: syscall.ENOSPC}
 		}
 	}
@@ -109,12 +97,12 @@ func allocate(disk allocator, missing rangeset.Set) error {
 		if err != nil {
 			break
 		}
-		err = disk.Allocate(r.Start, r.End)
+		err = room.Allocate(r.Start, r.End)
 	}
-	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, errQuota) && !errors.Is(err, syscall.EFBIG) {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, disk.ErrQuota) && !errors.Is(err, syscall.EFBIG) {
 		return nil
 	}
-	free, ok := disk.Free()
+	free, ok := room.Free()
 	if !ok || !errors.Is(err, syscall.ENOSPC) { // a quota or a limit has less
 		free = -1
 	}
@@ -124,7 +112,7 @@ func allocate(disk allocator, missing rangeset.Set) error {
 // release gives back what was reserved in vain, so that a file that does not fit does not fill the disk. Nobody may be writing any
 // more.
 func (p *partFile) release() {
-	disk, ok := p.file.(allocator)
+	room, ok := p.file.(disk.Allocator)
 	if !ok || !p.refused {
 		return
 	}
@@ -133,7 +121,7 @@ func (p *partFile) release() {
 		if !ok {
 			return
 		}
-		disk.Release(r.Start, r.End)
+		room.Release(r.Start, r.End)
 		at = r.End
 	}
 }

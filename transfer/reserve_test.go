@@ -3,20 +3,21 @@ package transfer
 import (
 	"errors"
 	"io/fs"
+	"kwikcp/integrity"
+	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
 	"syscall"
 	"testing"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/rangeset"
 )
 
 // A smallDisk is a Dir of the operating system whose files reserve room on a disk of the test's.
 type smallDisk struct {
-	Dir
+	disk.Dir
 	free     int64 // bytes; -1 if the file system does not say
 	err      error // of every Allocate of more than a byte
 	probeErr error // of every Allocate of a byte
@@ -24,18 +25,18 @@ type smallDisk struct {
 	reserved, released rangeset.Set
 }
 
-func (d *smallDisk) open(path string) (Dir, error) {
-	dir, err := OpenDir(path)
+func (d *smallDisk) open(path string) (disk.Dir, error) {
+	dir, err := disk.OpenDir(path)
 	d.Dir = dir
 	return d, err
 }
 
-func (d *smallDisk) Create(name string) (File, error) {
+func (d *smallDisk) Create(name string) (disk.File, error) {
 	f, err := d.Dir.Create(name)
 	return smallDiskFile{f, d}, err
 }
 
-func (d *smallDisk) OpenPart(name string) (File, error) {
+func (d *smallDisk) OpenPart(name string) (disk.File, error) {
 	f, err := d.Dir.OpenPart(name)
 	if err != nil {
 		return nil, err
@@ -44,7 +45,7 @@ func (d *smallDisk) OpenPart(name string) (File, error) {
 }
 
 type smallDiskFile struct {
-	File
+	disk.File
 	disk *smallDisk
 }
 
@@ -90,7 +91,7 @@ func TestReserve(t *testing.T) {
 		"a byte less":             {smallDisk{free: needed - 1}, &SpaceError{needed, needed - 1, syscall.ENOSPC}, "no space left on device: 17039360 more bytes are needed, 17039359 are free", nil},
 		"none at all":             {smallDisk{}, &SpaceError{needed, 0, syscall.ENOSPC}, "0 are free", nil},
 		"less than it says":       {smallDisk{free: 1 << 40, err: syscall.ENOSPC}, &SpaceError{needed, 1 << 40, syscall.ENOSPC}, "no space left on device: ", missing},
-		"a quota":                 {smallDisk{free: 1 << 40, err: errQuota}, &SpaceError{needed, -1, errQuota}, "17039360 more bytes are needed", missing},
+		"a quota":                 {smallDisk{free: 1 << 40, err: disk.ErrQuota}, &SpaceError{needed, -1, disk.ErrQuota}, "17039360 more bytes are needed", missing},
 		"a limit":                 {smallDisk{free: 1 << 40, err: syscall.EFBIG}, &SpaceError{needed, -1, syscall.EFBIG}, "file too large: ", missing},
 		"a full disk of any size": {smallDisk{probeErr: syscall.ENOSPC, free: -1}, &SpaceError{needed, -1, syscall.ENOSPC}, "", nil},
 		"cannot reserve":          {smallDisk{probeErr: errors.ErrUnsupported}, nil, "", nil},
@@ -169,11 +170,11 @@ func TestReserve(t *testing.T) {
 			if err := write(65536, lastGroup); err != nil {
 				t.Fatal(err)
 			}
-			if err := p.commit(0o600, someTime); err != nil {
+			if err := p.commit(0o600, transfertest.SomeTime); err != nil {
 				t.Fatal(err)
 			}
 			wantNames(t, filepath.Dir(target), "out")
-			wantContent(t, target, string(content))
+			transfertest.WantContent(t, target, string(content))
 		})
 	}
 }
@@ -182,12 +183,12 @@ func TestReserve(t *testing.T) {
 func TestReservedRoomIsAHole(t *testing.T) {
 	content, tree := largeFile()
 	target := filepath.Join(t.TempDir(), "out")
-	p, err := openPart(OpenDir, target, false)
+	p, err := openPart(disk.OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.leave()
-	disk, ok := p.file.(allocator)
+	disk, ok := p.file.(disk.Allocator)
 	if !ok {
 		t.Skip("room cannot be reserved on this system")
 	}
@@ -252,7 +253,7 @@ func TestReserveWhenOperationsFail(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for n := 1; ; n++ {
 				x := &faults{fail: n, with: with}
-				target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+				target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 				err := func() error {
 					p, err := openPart(x.opener(), target, false)
 					if err != nil {
@@ -267,7 +268,7 @@ func TestReserveWhenOperationsFail(t *testing.T) {
 							return err
 						}
 					}
-					return p.commit(0o600, someTime)
+					return p.commit(0o600, transfertest.SomeTime)
 				}()
 				if x.failed() == "" {
 					if err != nil {

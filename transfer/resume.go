@@ -2,12 +2,12 @@ package transfer
 
 import (
 	"context"
-	"sync"
-	"time"
-
 	"kwikcp/integrity"
 	"kwikcp/internal/procs"
 	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
+	"sync"
+	"time"
 )
 
 // surveySpan is how much of a part file is read and hashed at a time, in bytes: a multiple of every group size.
@@ -58,14 +58,14 @@ func sameTree(old, tree *integrity.Tree) bool {
 // groups that are proved. What is wrong, torn, missing or cannot be read is not among them, and no error.
 //
 // It starts goroutines and waits for them.
-func survey(ctx context.Context, f File, size int64, tree *integrity.Tree, report func(done, total int64)) (rangeset.Set, error) {
+func survey(ctx context.Context, f disk.File, size int64, tree *integrity.Tree, report func(done, total int64)) (rangeset.Set, error) {
 	s := newSurveyor(f, size, tree, report)
 	err := s.run(ctx)
 	return s.proved, err
 }
 
 // matches reports whether a file is the one of tree. It stops where it is not. An error is the end of ctx.
-func matches(ctx context.Context, f File, size int64, tree *integrity.Tree, report func(done, total int64)) (bool, error) {
+func matches(ctx context.Context, f disk.File, size int64, tree *integrity.Tree, report func(done, total int64)) (bool, error) {
 	if size != tree.Size() {
 		return false, nil
 	}
@@ -77,7 +77,7 @@ func matches(ctx context.Context, f File, size int64, tree *integrity.Tree, repo
 
 // A surveyor shares out the work of a survey.
 type surveyor struct {
-	file  File
+	file  disk.File
 	tree  *integrity.Tree
 	unit  int64 // bytes of a group
 	limit int64 // end of what is looked at: the end of a group, or of the file
@@ -95,7 +95,7 @@ type surveyor struct {
 	reported time.Time
 }
 
-func newSurveyor(f File, size int64, tree *integrity.Tree, report func(done, total int64)) *surveyor {
+func newSurveyor(f disk.File, size int64, tree *integrity.Tree, report func(done, total int64)) *surveyor {
 	s := &surveyor{file: f, tree: tree, unit: tree.GroupSize().Bytes(), limit: size, report: report, reported: time.Now()}
 	if size < tree.Size() {
 		s.limit -= size % s.unit // the last group is not there as a whole

@@ -5,20 +5,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"kwikcp/integrity"
+	"kwikcp/internal/rangeset"
+	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/rangeset"
-	"kwikcp/kwik"
 )
 
 // A readCounter notes which bytes of a file are read.
 type readCounter struct {
-	File
+	disk.File
 	faults
 	read rangeset.Set
 }
@@ -31,9 +32,9 @@ func (f *readCounter) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // openFile makes a file of a directory of its own with a content and holes.
-func openFile(t *testing.T, content []byte, holes ...rangeset.Range) File {
+func openFile(t *testing.T, content []byte, holes ...rangeset.Range) disk.File {
 	t.Helper()
-	d, err := OpenDir(t.TempDir())
+	d, err := disk.OpenDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +161,7 @@ func TestProveAgain(t *testing.T) {
 	b := bytes.Clone(a[:5*65536-9]) // shorter, and with another group 2
 	b[2*65536]++
 	target := filepath.Join(t.TempDir(), "out")
-	p, err := openPart(OpenDir, target, false)
+	p, err := openPart(disk.OpenDir, target, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,14 +188,14 @@ func TestProveAgain(t *testing.T) {
 	if p.whole() {
 		t.Error("whole with four groups of five")
 	}
-	if err := p.commit(0o600, someTime); err == nil {
+	if err := p.commit(0o600, transfertest.SomeTime); err == nil {
 		t.Error("a part was put in place")
 	}
 	p.WriteAt(b[4*65536:], 4*65536)
-	if err := p.commit(0o600, someTime); err != nil {
+	if err := p.commit(0o600, transfertest.SomeTime); err != nil {
 		t.Error(err)
 	}
-	wantContent(t, target, string(b))
+	transfertest.WantContent(t, target, string(b))
 }
 
 // fetch runs a get of theFile to a target from a server that has it, and returns how many of its bytes were asked for.
@@ -210,20 +211,20 @@ func fetch(t *testing.T, target string, change ...func(*GetOptions)) (r Result, 
 func fetchBy(t *testing.T, get func(context.Context, GetOptions, Reporter) (Result, error), target string, change ...func(*GetOptions)) (r Result, heard *recordedReports, err error) {
 	t.Helper()
 	heard = &recordedReports{}
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		w.hostile(openTheFile, func(p *peer) {
 			m, cvs := honest()
 			m.Mode = 0o644
-			m.MtimeNs = someTime.UnixNano()
+			m.MtimeNs = transfertest.SomeTime.UnixNano()
 			p.offer(m, int64(len(theFile)))
-			p.manifest(m)
-			p.tree(cvs)
+			p.Manifest(m)
+			p.Tree(cvs)
 		})
-		o := GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client()}
+		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client()}
 		for _, f := range change {
 			f(&o)
 		}
-		r, err = get(w.ctx, o, heard)
+		r, err = get(w.Ctx, o, heard)
 	})
 	return r, heard, err
 }
@@ -253,15 +254,15 @@ func TestResume(t *testing.T) {
 		"groups that changed places": {append(append(bytes.Clone(theFile[group:2*group]), theFile[:group]...), theFile[2*group:]...), int64(len(theFile)) - 2*group},
 	} {
 		t.Run(name, func(t *testing.T) {
-			target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+			target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 			if x.part != nil {
-				put(t, filepath.Join(filepath.Dir(target), partName("out")), string(x.part))
+				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), string(x.part))
 			}
 			r, heard, err := fetch(t, target)
 			if err != nil {
 				t.Fatal(err)
 			}
-			wantContent(t, target, string(theFile))
+			transfertest.WantContent(t, target, string(theFile))
 			wantNames(t, filepath.Dir(target), "out")
 			var delivered int64
 			for _, s := range r.Servers {
@@ -273,7 +274,7 @@ func TestResume(t *testing.T) {
 			if heard.resumed != x.resumed || heard.last.Bytes != r.Bytes || heard.last.Total != r.Bytes {
 				t.Errorf("heard of %d bytes, at last of %+v", heard.resumed, heard.last)
 			}
-			if info, err := os.Stat(target); err != nil || info.Mode() != 0o644&^umask || !info.ModTime().Equal(someTime) {
+			if info, err := os.Stat(target); err != nil || info.Mode() != 0o644&^disk.Umask || !info.ModTime().Equal(transfertest.SomeTime) {
 				t.Errorf("mode %v, time %v, %v", info.Mode(), info.ModTime(), err)
 			}
 		})
@@ -296,33 +297,33 @@ func TestFailureKeepsTheProved(t *testing.T) {
 		"nobody there":             {dead: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+			target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 			part := filepath.Join(filepath.Dir(target), partName("out"))
 			if x.part != "" {
-				put(t, part, x.part)
+				transfertest.Put(t, part, x.part)
 			}
 			var r Result
 			var err error
-			onWire(t, func(w *wire) {
+			onWire(t, func(w *testNet) {
 				if !x.dead {
 					w.hostile(x.open, func(p *peer) {
 						m, cvs := honest()
 						p.offer(m, int64(len(theFile)))
-						p.manifest(m)
-						p.tree(cvs)
+						p.Manifest(m)
+						p.Tree(cvs)
 					})
 				}
-				r, err = getWhole(w.t, w.ctx, GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client()}, NoReport{})
+				r, err = getWhole(w.T, w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client()}, NoReport{})
 			})
 			wantKind(t, err, KindNetwork, "")
-			wantContent(t, target, "before")
+			transfertest.WantContent(t, target, "before")
 			switch {
 			case x.kept > 0:
 				if r.Bytes > x.kept || r.Bytes%group != 0 {
 					t.Errorf("%d bytes kept, want up to %d", r.Bytes, x.kept)
 				}
 			case x.part != "" && x.dead:
-				wantContent(t, part, x.part)
+				transfertest.WantContent(t, part, x.part)
 			default:
 				wantNames(t, filepath.Dir(target), "out")
 			}
@@ -333,7 +334,7 @@ func TestFailureKeepsTheProved(t *testing.T) {
 				if again, _, err := fetch(t, target); err != nil || again.Resumed != r.Bytes {
 					t.Errorf("again: %+v, %v", again, err)
 				}
-				wantContent(t, target, string(theFile))
+				transfertest.WantContent(t, target, string(theFile))
 			}
 		})
 	}
@@ -353,7 +354,7 @@ func BenchmarkSurvey(b *testing.B) {
 	if err := os.WriteFile(name, content, 0o600); err != nil {
 		b.Fatal(err)
 	}
-	d, err := OpenDir(filepath.Dir(name))
+	d, err := disk.OpenDir(filepath.Dir(name))
 	if err != nil {
 		b.Fatal(err)
 	}

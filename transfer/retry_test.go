@@ -11,7 +11,8 @@ import (
 	"time"
 
 	"kwikcp/kwik"
-	transferpb "kwikcp/transfer/proto"
+	"kwikcp/transfer/internal/transfertest"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 func TestRetryDelay(t *testing.T) {
@@ -28,7 +29,7 @@ func TestRetryDelay(t *testing.T) {
 }
 
 // A moody server serves content by the number of the session: the last of what it has for all that follow.
-func (w *wire) moody(content ...[]byte) {
+func (w *testNet) moody(content ...[]byte) {
 	var sessions atomic.Int32
 	now := func() []byte { return content[min(int(sessions.Load()), len(content))-1] }
 	w.hostile(func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
@@ -43,8 +44,8 @@ func (w *wire) moody(content ...[]byte) {
 		root := tree.Root()
 		m := &transferpb.Manifest{Size: uint64(len(whole)), Root: root[:], Group: uint32(tree.GroupSize())}
 		p.offer(m, int64(len(whole)))
-		p.manifest(m)
-		p.tree(tree.CVs())
+		p.Manifest(m)
+		p.Tree(tree.CVs())
 	})
 }
 
@@ -80,19 +81,19 @@ func TestRetry(t *testing.T) {
 		"of an older and newer": {content: [][]byte{theFile[:2*group], otherFile}, part: append(make([]byte, group), theFile[group:2*group]...), retries: 1, want: otherFile, tries: 1, resumed: group, wasted: group, reads: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+			target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 			if x.part != nil {
-				put(t, filepath.Join(filepath.Dir(target), partName("out")), string(x.part))
+				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), string(x.part))
 			}
 			var r Result
 			var err error
 			var took time.Duration
 			heard, x2 := &recordedReports{}, &faults{}
-			onWire(t, func(w *wire) {
+			onWire(t, func(w *testNet) {
 				w.moody(x.content...)
 				start := time.Now()
-				r, err = getWhole(w.t, w.ctx, GetOptions{
-					URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(),
+				r, err = getWhole(w.T, w.Ctx, GetOptions{
+					URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(),
 					OpenDir: x2.opener(), Retries: x.retries,
 				}, heard)
 				took = time.Since(start)
@@ -119,13 +120,13 @@ func TestRetry(t *testing.T) {
 			}
 			if x.want == nil {
 				wantKind(t, err, KindNetwork, "")
-				wantContent(t, target, "before")
+				transfertest.WantContent(t, target, "before")
 				return
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			wantContent(t, target, string(x.want))
+			transfertest.WantContent(t, target, string(x.want))
 			wantNames(t, filepath.Dir(target), "out")
 			var delivered int64
 			for _, s := range r.Servers {
@@ -146,13 +147,13 @@ func TestNoRetry(t *testing.T) {
 	for code, kind := range map[transferpb.Failure_Code]Kind{
 		transferpb.Failure_OTHER: KindOther, transferpb.Failure_NOT_FOUND: KindNotFound, transferpb.Failure_CHANGED: KindChanged,
 	} {
-		onWire(t, func(w *wire) {
+		onWire(t, func(w *testNet) {
 			w.hostile(openTheFile, func(p *peer) {
-				p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code}}})
-				p.stream.Close()
+				p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code}}})
+				p.Stream.Close()
 			})
 			_, took, err := w.get(func(o *GetOptions) { o.Retries = 5 })
-			wantKind(w.t, err, kind, "")
+			wantKind(w.T, err, kind, "")
 			if took > time.Second {
 				t.Errorf("%v after %v", err, took)
 			}
@@ -163,7 +164,7 @@ func TestNoRetry(t *testing.T) {
 // An output cannot be written again: there is a retry before its first byte, and none after.
 func TestRetryInOrder(t *testing.T) {
 	for _, first := range [][]byte{nil, theFile[:65536]} {
-		onWire(t, func(w *wire) {
+		onWire(t, func(w *testNet) {
 			w.moody(first, theFile)
 			got, _, err := w.get(func(o *GetOptions) { o.Retries = 5 })
 			if first == nil {
@@ -172,7 +173,7 @@ func TestRetryInOrder(t *testing.T) {
 				}
 				return
 			}
-			wantKind(w.t, err, KindNetwork, "")
+			wantKind(w.T, err, KindNetwork, "")
 			if !bytes.HasPrefix(theFile, got) {
 				t.Errorf("%d wrong bytes", len(got))
 			}
@@ -182,9 +183,9 @@ func TestRetryInOrder(t *testing.T) {
 
 // Nobody is there, for long; then somebody is. The end of the context ends a pause at once.
 func TestRetryWithoutAServer(t *testing.T) {
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		reason := errors.New("enough")
-		ctx, cancel := context.WithCancelCause(w.ctx)
+		ctx, cancel := context.WithCancelCause(w.Ctx)
 		time.AfterFunc(time.Hour+time.Second, func() { cancel(reason) })
 		_, took, err := w.getContext(ctx, func(o *GetOptions) { o.Retries, o.RetryDelay = 9, time.Hour })
 		if err != reason || took != time.Hour+time.Second {
@@ -212,11 +213,11 @@ func TestMaxTimeOfAttempts(t *testing.T) {
 		{9, 5 * time.Second, 1, 7 * time.Second},
 		{9, 2 * time.Second, 0, 3 * time.Second},
 	} {
-		onWire(t, func(w *wire) {
+		onWire(t, func(w *testNet) {
 			heard := &recordedReports{}
 			start := time.Now()
-			_, err := Get(w.ctx, GetOptions{
-				URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: filepath.Join(t.TempDir(), "out"), KWIK: w.client(),
+			_, err := Get(w.Ctx, GetOptions{
+				URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: filepath.Join(t.TempDir(), "out"), KWIK: w.Client(),
 				Retries: x.retries, MaxTime: 3 * time.Second, RetryMaxTime: x.retryMaxTime,
 			}, heard)
 			took := time.Since(start)

@@ -2,11 +2,11 @@ package transfer
 
 import (
 	"context"
-	"math"
-	"slices"
-
 	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
+	"math"
+	"slices"
 )
 
 // A seed is a file that may share content with the one to fetch, such as an older version of it: chunk groups that are right, at the same
@@ -15,17 +15,11 @@ import (
 // Where the file system can share blocks between files, the first seed becomes the content of a part file that is empty yet, at once and
 // whatever it is; what it is worth is found out there, as of every part file. Elsewhere the groups that are right are copied.
 
-// cloner is what a File is if it can take over another one's content without a copy.
-type cloner interface {
-	// CloneFrom replaces the whole content. An error means that nothing has changed and a copy has to do.
-	CloneFrom(File) error
-}
-
 // prove finds out which of the manifest's bytes are here already, in the part file and in the seeds, and puts those of the seeds into the part
 // file.
 func (g *get) prove(ctx context.Context) error {
 	root := g.tree.Root()
-	var seeds []File
+	var seeds []disk.File
 	if g.seeded == nil || *g.seeded != root {
 		if g.Reuse {
 			if old, _ := g.part.standing(); old != nil {
@@ -54,15 +48,15 @@ func (g *get) prove(ctx context.Context) error {
 }
 
 // clone makes the part file one with the content of f, if nothing is in it yet and the system can. What is in it is not proved by that.
-func (p *partFile) clone(f File) bool {
-	to, can := p.file.(cloner)
+func (p *partFile) clone(f disk.File) bool {
+	to, can := p.file.(disk.Cloner)
 	info, err := p.file.Stat()
 	return can && err == nil && info.Size() == 0 && to.CloneFrom(f) == nil
 }
 
 // plant copies from a seed what is right of it and the part file lacks. An error is the end of ctx, or one of writing: what cannot be read
 // is fetched.
-func (p *partFile) plant(ctx context.Context, seed File, tree *integrity.Tree, report func(done, total int64)) error {
+func (p *partFile) plant(ctx context.Context, seed disk.File, tree *integrity.Tree, report func(done, total int64)) error {
 	info, err := seed.Stat()
 	if err != nil || p.whole() {
 		return nil
@@ -85,7 +79,7 @@ func (p *partFile) keep(group []byte, off int64) error {
 
 // remainder is a file of which only what is not had is looked at, holes too.
 type remainder struct {
-	File
+	disk.File
 	had rangeset.Set // whole groups
 }
 

@@ -3,12 +3,13 @@ package transfer
 import (
 	"bytes"
 	"errors"
+	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
-
-	"kwikcp/internal/rangeset"
 )
 
 // seeds are files that share something with theFile, and how many bytes can be taken of them.
@@ -42,10 +43,10 @@ func TestSeed(t *testing.T) {
 		for _, reuse := range []bool{false, true} {
 			for _, clones := range []bool{false, true} {
 				t.Run(name, func(t *testing.T) {
-					target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+					target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 					r, heard, err := fetch(t, target, func(o *GetOptions) {
 						if o.Reuse = reuse; reuse {
-							put(t, target, string(x.content))
+							transfertest.Put(t, target, string(x.content))
 						} else {
 							o.Seed = openFile(t, x.content)
 						}
@@ -56,7 +57,7 @@ func TestSeed(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					wantContent(t, target, string(theFile))
+					transfertest.WantContent(t, target, string(theFile))
 					wantDressed(t, target)
 					wantNames(t, filepath.Dir(target), "out")
 					delivered := int64(0)
@@ -73,21 +74,21 @@ func TestSeed(t *testing.T) {
 }
 
 // A cloningDir is of a file system that shares blocks: what it really does is copy.
-type cloningDir struct{ Dir }
+type cloningDir struct{ disk.Dir }
 
-func openCloningDir(path string) (Dir, error) {
-	d, err := OpenDir(path)
+func openCloningDir(path string) (disk.Dir, error) {
+	d, err := disk.OpenDir(path)
 	return cloningDir{d}, err
 }
 
-func (d cloningDir) Create(name string) (File, error) {
+func (d cloningDir) Create(name string) (disk.File, error) {
 	f, err := d.Dir.Create(name)
 	return cloningFile{f}, err
 }
 
-type cloningFile struct{ File }
+type cloningFile struct{ disk.File }
 
-func (f cloningFile) CloneFrom(other File) error {
+func (f cloningFile) CloneFrom(other disk.File) error {
 	info, err := other.Stat()
 	if err != nil {
 		return err
@@ -110,15 +111,15 @@ func TestSeedsTogether(t *testing.T) {
 		}
 		return b
 	}
-	for _, opener := range []func(string) (Dir, error){OpenDir, openCloningDir} {
-		target := put(t, filepath.Join(t.TempDir(), "out"), string(only(1)))
-		put(t, filepath.Join(filepath.Dir(target), partName("out")), string(only(0, 1)))
+	for _, opener := range []func(string) (disk.Dir, error){disk.OpenDir, openCloningDir} {
+		target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(only(1)))
+		transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), string(only(0, 1)))
 		seed := &readCounter{File: openFile(t, only(0, 3))}
 		r, _, err := fetch(t, target, func(o *GetOptions) { o.Reuse, o.Seed, o.OpenDir = true, seed, opener })
 		if err != nil || r.Resumed != int64(len(theFile))-group {
 			t.Errorf("%+v, %v", r, err)
 		}
-		wantContent(t, target, string(theFile))
+		transfertest.WantContent(t, target, string(theFile))
 		if want := rangeset.Of(rangeset.Range{Start: 2 * group, End: int64(len(theFile))}); seed.read.String() != want.String() {
 			t.Errorf("of the seed %v was read, not %v", seed.read.String(), want.String())
 		}
@@ -130,7 +131,7 @@ func TestSeedWhenOperationsFail(t *testing.T) {
 	old := seeds()["one byte flipped"].content
 	for _, with := range []error{syscall.EIO, syscall.ENOSPC} {
 		everyFault(t, with, func(t *testing.T, x *faults) {
-			target := put(t, filepath.Join(t.TempDir(), "out"), string(old))
+			target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(old))
 			r, _, err := fetch(t, target, func(o *GetOptions) {
 				o.Reuse, o.Seed, o.OpenDir = true, faultyFile{openFile(t, theFile[:70000]), x, "seed"}, x.opener()
 			})
@@ -161,7 +162,7 @@ func TestSeedWhenOperationsFail(t *testing.T) {
 // The system's own way, wherever the file system of the tests has it.
 func TestCloneFrom(t *testing.T) {
 	a, b := openFile(t, theFile), openFile(t, nil)
-	c, ok := b.(cloner)
+	c, ok := b.(disk.Cloner)
 	if !ok {
 		t.Skip("not here")
 	}

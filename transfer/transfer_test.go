@@ -5,6 +5,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/serve"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -16,10 +22,6 @@ import (
 	"time"
 
 	"github.com/zeebo/blake3"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/trust"
-	"kwikcp/kwik"
 )
 
 // A roundCall makes the servers of a test wait for one another: none delivers before all were asked.
@@ -47,7 +49,7 @@ func (r *roundCall) wait(ctx context.Context) {
 // serveOnLoopback starts a server of a directory on a real socket.
 func serveOnLoopback(t *testing.T, role kwik.ServerRole, root string, call *roundCall) (*kwik.Listener, trust.Pin) {
 	t.Helper()
-	d, err := OpenDir(root)
+	d, err := disk.OpenDir(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,8 +57,8 @@ func serveOnLoopback(t *testing.T, role kwik.ServerRole, root string, call *roun
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(d, slog.New(slog.DiscardHandler))
-	l, err := kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, &kwik.Config{
+	s := serve.NewServer(d, slog.New(slog.DiscardHandler))
+	l, err := kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, &kwik.ServerConfig{
 		Role: role, JoinToken: []byte("token"),
 		OpenContent: func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 			call.wait(ctx)
@@ -144,7 +146,7 @@ type recordedReports struct {
 	resumed  int64
 	retries  []Retry
 	last     Progress
-	states   map[kwik.PathID]ServerState
+	states   map[kwik.ServerID]ServerState
 }
 
 func (r *recordedReports) Manifest(m Manifest) { r.manifest = m }
@@ -153,19 +155,19 @@ func (r *recordedReports) Retry(x Retry)       { r.retries = append(r.retries, x
 func (r *recordedReports) Progress(p Progress) { r.last = p }
 func (r *recordedReports) Server(s ServerStatus) {
 	if r.states == nil {
-		r.states = make(map[kwik.PathID]ServerState)
+		r.states = make(map[kwik.ServerID]ServerState)
 	}
 	r.states[s.ID] = s.State
 }
 
 // A meddledDir lets something happen before the n-th read of a file.
 type meddledDir struct {
-	Dir
+	disk.Dir
 	left   atomic.Int32
 	meddle func()
 }
 
-func (d *meddledDir) Open(name string) (File, error) {
+func (d *meddledDir) Open(name string) (disk.File, error) {
 	f, err := d.Dir.Open(name)
 	if err != nil {
 		return nil, err
@@ -174,7 +176,7 @@ func (d *meddledDir) Open(name string) (File, error) {
 }
 
 type meddledFile struct {
-	File
+	disk.File
 	d *meddledDir
 }
 
@@ -221,7 +223,7 @@ func TestFileThatChangesOnTheServer(t *testing.T) {
 		"renamed": func(path string) error { return os.Rename(path, path+".old") },
 		"linked":  func(path string) error { return os.Link(path, path+".link") },
 		"chmod":   func(path string) error { return os.Chmod(path, 0o600) },
-		"touched": func(path string) error { return os.Chtimes(path, someTime, someTime) },
+		"touched": func(path string) error { return os.Chtimes(path, transfertest.SomeTime, transfertest.SomeTime) },
 	} {
 		harmless := slices.Contains([]string{"removed", "replaced", "grown", "appended to", "renamed", "linked", "chmod", "touched"}, name)
 		t.Run(name, func(t *testing.T) {
@@ -232,7 +234,7 @@ func TestFileThatChangesOnTheServer(t *testing.T) {
 				if err := os.WriteFile(path, old, 0o644); err != nil {
 					t.Fatal(err)
 				}
-				d, err := OpenDir(root)
+				d, err := disk.OpenDir(root)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -242,15 +244,15 @@ func TestFileThatChangesOnTheServer(t *testing.T) {
 					}
 				}}
 				meddled.left.Store(read)
-				target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+				target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 				var got []byte
-				onWire(t, func(w *wire) {
+				onWire(t, func(w *testNet) {
 					w.serve(meddled)
 					_, _, err = w.get(func(o *GetOptions) { o.Output, o.Target = nil, target })
 				})
 				d.Close()
 				if got, _ = os.ReadFile(target); err != nil {
-					wantContent(t, target, "before")
+					transfertest.WantContent(t, target, "before")
 					e, ok := errors.AsType[*Error](err)
 					if !ok || e.Kind != KindChanged && !(name == "removed" && e.Kind == KindNotFound) {
 						t.Errorf("before read %d: %v", read, err)
@@ -270,11 +272,11 @@ func TestFileThatChangesOnTheServer(t *testing.T) {
 					}
 				}
 				if now, gone := os.ReadFile(path); gone == nil { // and the same command again gets what is there now
-					d, err := OpenDir(root)
+					d, err := disk.OpenDir(root)
 					if err != nil {
 						t.Fatal(err)
 					}
-					onWire(t, func(w *wire) {
+					onWire(t, func(w *testNet) {
 						w.serve(d)
 						_, _, err = w.get(func(o *GetOptions) { o.Output, o.Target = nil, target })
 					})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"kwikcp/transfer/disk"
 )
 
 // upToDate reports whether what is at the target is the manifest's file already, and gives it the source's mode and time then. It is
@@ -25,7 +26,7 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	g.compared = &root
-	if !same || sameVersion(f, versionOf(info)) != nil {
+	if !same || disk.SameVersion(f, disk.VersionOf(info)) != nil {
 		return false, nil
 	}
 	if !g.Plain {
@@ -47,7 +48,7 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 
 // standing opens what is at the target. f is nil if that is no regular file or cannot be read; links are not followed, since a new
 // file would replace them.
-func (p *partFile) standing() (f File, info fs.FileInfo) {
+func (p *partFile) standing() (f disk.File, info fs.FileInfo) {
 	there, err := p.dir.Lstat(p.name)
 	if err != nil || !there.Mode().IsRegular() {
 		return nil, nil
@@ -55,7 +56,7 @@ func (p *partFile) standing() (f File, info fs.FileInfo) {
 	if f, err = p.dir.Open(p.name); err != nil {
 		return nil, nil
 	}
-	if info, err = f.Stat(); err != nil || !sameFile(info, there) {
+	if info, err = f.Stat(); err != nil || !disk.SameFile(info, there) {
 		f.Close()
 		return nil, nil
 	}
@@ -63,7 +64,7 @@ func (p *partFile) standing() (f File, info fs.FileInfo) {
 }
 
 // settle makes the file at the target durable, and its name: whoever put it there may have been killed before it did.
-func (p *partFile) settle(f File) error {
+func (p *partFile) settle(f disk.File) error {
 	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrPermission) { // Windows wants a file that is open for writing
 		return err
 	}
@@ -71,8 +72,8 @@ func (p *partFile) settle(f File) error {
 }
 
 // dress gives the file at the target the mode and time of a manifest, as far as it has not got them: then it may be anybody's.
-func (p *partFile) dress(f File, info fs.FileInfo, m Manifest) error {
-	if mode := fs.FileMode(m.Mode) &^ umask; info.Mode() != mode { // its setuid bit, too, would go with a new file
+func (p *partFile) dress(f disk.File, info fs.FileInfo, m Manifest) error {
+	if mode := fs.FileMode(m.Mode) &^ disk.Umask; info.Mode() != mode { // its setuid bit, too, would go with a new file
 		if err := f.Chmod(mode); err != nil {
 			return err
 		}

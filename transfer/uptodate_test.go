@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +17,7 @@ import (
 // wantDressed fails the test unless a file has the mode and time that fetch's server has for theFile.
 func wantDressed(t *testing.T, path string) {
 	t.Helper()
-	if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644&^umask || !info.ModTime().Equal(someTime) {
+	if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644&^disk.Umask || !info.ModTime().Equal(transfertest.SomeTime) {
 		t.Errorf("%v, %v", info, err)
 	}
 }
@@ -28,17 +30,17 @@ func TestUpToDate(t *testing.T) {
 		target func(t *testing.T, path string)
 		is     bool
 	}{
-		"the same": {func(t *testing.T, path string) { put(t, path, string(theFile)) }, true},
+		"the same": {func(t *testing.T, path string) { transfertest.Put(t, path, string(theFile)) }, true},
 		"the same, read-only": {func(t *testing.T, path string) {
-			put(t, path, string(theFile))
+			transfertest.Put(t, path, string(theFile))
 			os.Chmod(path, 0o400)
 		}, true},
-		"the last byte differs": {func(t *testing.T, path string) { put(t, path, string(flipped)) }, false},
-		"a byte more":           {func(t *testing.T, path string) { put(t, path, string(theFile)+"x") }, false},
-		"a byte less":           {func(t *testing.T, path string) { put(t, path, string(theFile[:len(theFile)-1])) }, false},
+		"the last byte differs": {func(t *testing.T, path string) { transfertest.Put(t, path, string(flipped)) }, false},
+		"a byte more":           {func(t *testing.T, path string) { transfertest.Put(t, path, string(theFile)+"x") }, false},
+		"a byte less":           {func(t *testing.T, path string) { transfertest.Put(t, path, string(theFile[:len(theFile)-1])) }, false},
 		"nothing":               {func(*testing.T, string) {}, false},
 		"a link to the same": {func(t *testing.T, path string) {
-			put(t, path+".other", string(theFile))
+			transfertest.Put(t, path+".other", string(theFile))
 			if err := os.Symlink("out.other", path); err != nil {
 				t.Fatal(err)
 			}
@@ -48,13 +50,13 @@ func TestUpToDate(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				target := filepath.Join(t.TempDir(), "out")
 				x.target(t, target)
-				put(t, filepath.Join(filepath.Dir(target), partName("out")), "an old part") // is not left in any case
+				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "an old part") // is not left in any case
 				before, _ := os.Lstat(target)
 				r, heard, err := fetch(t, target, func(o *GetOptions) { o.Plain = plain })
 				if err != nil {
 					t.Fatal(err)
 				}
-				wantContent(t, target, string(theFile))
+				transfertest.WantContent(t, target, string(theFile))
 				after, _ := os.Lstat(target)
 				delivered := int64(0)
 				for _, s := range r.Servers {
@@ -75,7 +77,7 @@ func TestUpToDate(t *testing.T) {
 					wantDressed(t, target)
 				case x.is && (after.Mode() != before.Mode() || !after.ModTime().Equal(before.ModTime())):
 					t.Error("its mode or time was changed")
-				case !x.is && (after.Mode() != 0o666&^umask || after.ModTime().Equal(someTime)):
+				case !x.is && (after.Mode() != 0o666&^disk.Umask || after.ModTime().Equal(transfertest.SomeTime)):
 					t.Errorf("mode %v, time %v", after.Mode(), after.ModTime())
 				}
 				if name != "a link to the same" {
@@ -89,13 +91,13 @@ func TestUpToDate(t *testing.T) {
 // Whatever operation fails: the target is whole, as it was. Only its mode and time may not be those of the source.
 func TestUpToDateWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
-		target := put(t, filepath.Join(t.TempDir(), "out"), string(theFile))
+		target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(theFile))
 		if err := os.Chmod(target, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		_, _, err := fetch(t, target, func(o *GetOptions) { o.OpenDir = x.opener() })
 		t.Logf("%q failed: %v", x.failed(), err)
-		wantContent(t, target, string(theFile))
+		transfertest.WantContent(t, target, string(theFile))
 		if err == nil {
 			wantDressed(t, target)
 		} else {
@@ -112,7 +114,7 @@ func TestUpToDateWhenOperationsFail(t *testing.T) {
 
 // With KeepsOld nothing is replaced, neither what is there at first nor what comes meanwhile.
 func TestKeepsOld(t *testing.T) {
-	target := put(t, filepath.Join(t.TempDir(), "out"), "before")
+	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	keep := func(o *GetOptions) { o.KeepsOld = true }
 	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, KeepsOld: true} // nobody there, and nobody asked
 	_, err := getWhole(t, t.Context(), o, NoReport{})
@@ -122,25 +124,25 @@ func TestKeepsOld(t *testing.T) {
 	if r, _, err := fetch(t, target, keep); err != nil || r.UpToDate {
 		t.Fatal(r, err)
 	}
-	wantContent(t, target, string(theFile))
+	transfertest.WantContent(t, target, string(theFile))
 	wantDressed(t, target)
 	wantNames(t, filepath.Dir(target), "out")
 	os.Remove(target)
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		w.hostile(openTheFile, func(p *peer) {
-			put(t, target, "meanwhile")
+			transfertest.Put(t, target, "meanwhile")
 			m, cvs := honest()
 			p.offer(m, int64(len(theFile)))
-			p.manifest(m)
-			p.tree(cvs)
+			p.Manifest(m)
+			p.Tree(cvs)
 		})
-		r, err := Get(w.ctx, GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(), KeepsOld: true}, NoReport{})
-		wantKind(w.t, err, KindExists, "there is a file of that name")
+		r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), KeepsOld: true}, NoReport{})
+		wantKind(w.T, err, KindExists, "there is a file of that name")
 		if !r.Kept || r.Bytes != int64(len(theFile)) {
 			t.Errorf("%+v", r)
 		}
 	})
-	wantContent(t, target, "meanwhile")
+	transfertest.WantContent(t, target, "meanwhile")
 }
 
 // Whatever operation fails: the target is absent or whole.
@@ -153,7 +155,7 @@ func TestKeepsOldWhenOperationsFail(t *testing.T) {
 			wantKind(t, err, KindLocal, "input/output error")
 		}
 		if renamed := slices.Contains(x.ops, "renamenew") && x.failed() != "renamenew"; renamed {
-			wantContent(t, target, string(theFile))
+			transfertest.WantContent(t, target, string(theFile))
 		} else if _, err := os.Lstat(target); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("there is a target: %v", err)
 		}
@@ -165,18 +167,18 @@ func TestKeepsOldWhenOperationsFail(t *testing.T) {
 
 // A retry does not hash the target again, unless the file is another one by then.
 func TestUpToDateIsAskedOnce(t *testing.T) {
-	target := put(t, filepath.Join(t.TempDir(), "out"), string(bytes.Repeat([]byte{1}, len(theFile))))
+	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(bytes.Repeat([]byte{1}, len(theFile))))
 	x := &faults{}
-	onWire(t, func(w *wire) {
+	onWire(t, func(w *testNet) {
 		w.hostile(lacking(0), func(p *peer) {
 			m, cvs := honest()
 			p.offer(m, int64(len(theFile)))
-			p.manifest(m)
-			p.tree(cvs)
+			p.Manifest(m)
+			p.Tree(cvs)
 		})
-		o := GetOptions{URL: URL{Host: serverAddr.String(), Path: "file"}, TLS: w.tls(), Target: target, KWIK: w.client(), OpenDir: x.opener(), Retries: 3, RetryDelay: time.Second}
-		_, err := getWhole(w.t, w.ctx, o, NoReport{})
-		wantKind(w.t, err, KindNetwork, "")
+		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), OpenDir: x.opener(), Retries: 3, RetryDelay: time.Second}
+		_, err := getWhole(w.T, w.Ctx, o, NoReport{})
+		wantKind(w.T, err, KindNetwork, "")
 	})
 	opened := 0
 	for _, op := range x.ops {
@@ -202,11 +204,11 @@ func TestRenameNew(t *testing.T) {
 	if err := d.RenameNew("missing", "new"); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
-	wantContent(t, filepath.Join(root, "file"), "content")
+	transfertest.WantContent(t, filepath.Join(root, "file"), "content")
 	if err := d.RenameNew("file", "new"); err != nil {
 		t.Error(err)
 	}
-	wantContent(t, filepath.Join(root, "new"), "content")
+	transfertest.WantContent(t, filepath.Join(root, "new"), "content")
 	if _, err := d.Lstat("file"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the old name: %v", err)
 	}

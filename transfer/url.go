@@ -3,14 +3,14 @@ package transfer
 import (
 	"errors"
 	"fmt"
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+	"kwikcp/transfer/internal/wire"
 	"net"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/trust"
 )
 
 // DefaultPort is the UDP port of a server whose URL names none.
@@ -116,7 +116,7 @@ func parseURL(s string, tree bool) (URL, error) {
 	}
 	if p.Path != "" && p.Path != "/" {
 		u.Path = strings.TrimPrefix(p.Path, "/")
-		if err := CheckPath(u.Path); err != nil {
+		if err := wire.CheckPath(u.Path); err != nil {
 			return URL{}, fmt.Errorf("its path is not valid: %w", err)
 		}
 	}
@@ -144,29 +144,6 @@ func (u URL) String() string {
 	return p.String()
 }
 
-// maxPath bounds the path of a file on a server, in bytes.
-const maxPath = 4096
-
-// CheckPath checks a path as it travels in requests and descriptors (docs/PROTOCOL.md section 12): relative,
-// slash-separated, no component that is empty, "." or "..", no NUL and no backslash, at most 4096 bytes.
-func CheckPath(p string) error {
-	switch {
-	case p == "":
-		return errors.New("it is empty")
-	case len(p) > maxPath:
-		return fmt.Errorf("it is longer than %d bytes", maxPath)
-	case strings.ContainsRune(p, 0):
-		return errors.New("it has a NUL byte")
-	case strings.ContainsRune(p, '\\'):
-		return errors.New("it has a backslash")
-	}
-	for component := range strings.SplitSeq(p, "/") {
-		switch component {
-		case "":
-			return errors.New("it has an empty component")
-		case ".", "..":
-			return fmt.Errorf("it has the component %q", component)
-		}
-	}
-	return nil
-}
+// CheckPath checks the path of a file on a server (docs/PROTOCOL.md section 12): relative, slash-separated, no component that is
+// empty, "." or "..", no NUL and no backslash, at most 4096 bytes.
+func CheckPath(p string) error { return wire.CheckPath(p) }

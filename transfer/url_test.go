@@ -3,15 +3,15 @@ package transfer
 import (
 	"bytes"
 	"encoding/base64"
+	"kwikcp/integrity"
+	"kwikcp/internal/trust"
+	"kwikcp/transfer/internal/wire"
 	"net"
 	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
-
-	"kwikcp/integrity"
-	"kwikcp/internal/trust"
 )
 
 // somePin has bits that the two base64 alphabets spell differently.
@@ -49,7 +49,7 @@ func TestParseURL(t *testing.T) {
 		"kwik://h/x#b3=" + someRoot.String():                              {Host: "h:4433", Path: "x", Root: &someRoot},
 		"kwik://h/x#b3=" + strings.ToUpper(someRoot.String()):             {Host: "h:4433", Path: "x", Root: &someRoot},
 		"kwik://h/x?pin=" + somePin.String() + "#b3=" + someRoot.String(): {Host: "h:4433", Path: "x", Pin: &somePin, Root: &someRoot},
-		"kwik://h/" + strings.Repeat("p", maxPath):                        plain("h:4433", strings.Repeat("p", maxPath)),
+		"kwik://h/" + strings.Repeat("p", wire.MaxPath):                   plain("h:4433", strings.Repeat("p", wire.MaxPath)),
 		"kwik://" + strings.Repeat("h", 253) + "/x":                       plain(strings.Repeat("h", 253)+":4433", "x"),
 	} {
 		got, err := ParseURL(in)
@@ -131,7 +131,7 @@ func TestParseURLRefuses(t *testing.T) {
 		"kwik://h/a\x00b":        "control characters",
 		"kwik://h/a\x7f":         "control characters",
 		"\tkwik://h/a":           "control characters",
-		"kwik://h/" + strings.Repeat("p", maxPath+1): "longer than 4096",
+		"kwik://h/" + strings.Repeat("p", wire.MaxPath+1): "longer than 4096",
 		"kwik://h/x?pin":                            "pin",
 		"kwik://h/x?pin=":                           "pin",
 		"kwik://h/x?pin=short":                      "pin",
@@ -194,7 +194,7 @@ func FuzzParseURL(f *testing.F) {
 		if n, perr := strconv.Atoi(port); err != nil || host == "" || perr != nil || n < 1 || n > 65535 {
 			t.Fatalf("%q gives the address %q", in, u.Host)
 		}
-		if u.Path != "" && (CheckPath(u.Path) != nil || !filepath.IsLocal(u.Path)) {
+		if u.Path != "" && (wire.CheckPath(u.Path) != nil || !filepath.IsLocal(u.Path)) {
 			t.Fatalf("%q gives the path %q", in, u.Path)
 		}
 		again, err := ParseServerURL(u.String())
@@ -210,10 +210,10 @@ func FuzzCheckPath(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, p string) {
-		if CheckPath(p) != nil {
+		if wire.CheckPath(p) != nil {
 			return
 		}
-		if !filepath.IsLocal(p) || filepath.ToSlash(filepath.Clean(p)) != p || strings.ContainsAny(p, "\x00\\") || len(p) > maxPath {
+		if !filepath.IsLocal(p) || filepath.ToSlash(filepath.Clean(p)) != p || strings.ContainsAny(p, "\x00\\") || len(p) > wire.MaxPath {
 			t.Fatalf("%q is accepted", p)
 		}
 	})

@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"errors"
+	"kwikcp/transfer/disk"
 	"os"
 	"path/filepath"
 	"sync"
@@ -99,10 +100,10 @@ func TestCheckpointThatFails(t *testing.T) {
 }
 
 // createFile returns a new, empty file in a directory of its own, and its name.
-func createFile(t *testing.T) (name string, f File) {
+func createFile(t *testing.T) (name string, f disk.File) {
 	t.Helper()
 	name = filepath.Join(t.TempDir(), "f")
-	d, err := OpenDir(filepath.Dir(name))
+	d, err := disk.OpenDir(filepath.Dir(name))
 	if err != nil {
 		t.Fatal(err)
 	}

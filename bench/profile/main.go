@@ -26,6 +26,8 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/serve"
 )
 
 func main() {
@@ -66,7 +68,7 @@ func run(args []string) (err error) {
 	}
 	switch {
 	case args[0] == "serve" && fs.NArg() == 1:
-		return serve(ctx, fs.Arg(0), *primary)
+		return serveTree(ctx, fs.Arg(0), *primary)
 	case args[0] == "get" && fs.NArg() == 2:
 		return get(ctx, fs.Arg(0), fs.Arg(1), *clients, *times)
 	}
@@ -78,20 +80,20 @@ func identity() (tls.Certificate, error) {
 	return trust.LoadOrCreateIdentity(filepath.Join(os.TempDir(), "kwikcp-bench"), time.Now())
 }
 
-// serve serves the files below root until ctx ends.
-func serve(ctx context.Context, root, primary string) error {
+// serveTree serves the files below root until ctx ends.
+func serveTree(ctx context.Context, root, primary string) error {
 	cert, err := identity()
 	if err != nil {
 		return err
 	}
-	dir, err := transfer.OpenDir(root)
+	dir, err := disk.OpenDir(root)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	files := transfer.NewServer(dir, slog.New(slog.DiscardHandler))
+	files := serve.NewServer(dir, slog.New(slog.DiscardHandler))
 	defer files.Close()
-	conf := &kwik.Config{OpenContent: files.OpenContent, Verify: files.Verify}
+	conf := &kwik.ServerConfig{OpenContent: files.OpenContent, Verify: files.Verify}
 	if primary != "" {
 		conf.Role = kwik.ServerRoleSecondary
 	}

@@ -36,8 +36,9 @@ type counts struct {
 	latest         time.Duration // the most of one of them
 }
 
-// A line is one direction of a pair: a link, and the datagrams on their way through it in the order in which they are due. Who
-// reads from sockets puts datagrams in; one goroutine takes them out. There is no heap because a link keeps the order.
+// A line is one direction of a pair: a link, and the datagrams on their way through it in
+// the order in which they are due. The goroutines that read from sockets put datagrams
+// in. One goroutine takes them out. There is no heap because a link keeps the order.
 type line struct {
 	wake chan struct{} // holds a token if the line was empty and is not any more
 

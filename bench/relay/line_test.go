@@ -86,8 +86,11 @@ func TestLineCounts(t *testing.T) {
 	if mine[0] != kept[0] || mine[1] != kept[1] {
 		t.Error("a datagram that was not kept was replaced")
 	}
-	if l.counts.packets != 2 || l.counts.bytes != 2*maxDatagram+1 || l.counts.lost != 1 || l.counts.tooLong != 1 {
-		t.Errorf("counts: %+v", l.counts)
+	if l.counts.packets != 2 || l.counts.bytes != 2*maxDatagram+1 {
+		t.Errorf("counts: %+v, want 2 packets of %d bytes", l.counts, 2*maxDatagram+1)
+	}
+	if l.counts.lost != 1 || l.counts.tooLong != 1 {
+		t.Errorf("counts: %+v, want 1 lost, 1 too long", l.counts)
 	}
 	if len(l.wake) != 0 {
 		t.Error("the runner is woken for nothing")

@@ -24,7 +24,8 @@ const (
 	overflowed      // the queue was full
 )
 
-// A link decides when a datagram comes out at the far end, or that it never does. It knows no clock and no socket; times are
+// A link decides when a datagram leaves at the far end, or drops it. It knows no clock
+// and no socket; times are
 // since any fixed moment. The order is that of a real path: a tail-drop queue, the rate, then the long way with its loss, so
 // that what is lost has taken its share of the rate.
 //
@@ -46,8 +47,8 @@ func newLink(c linkConfig, seed, stream uint64) *link {
 	return l
 }
 
-// cross takes a datagram of size bytes of payload that arrives at now. It returns when the datagram comes out, which is never
-// before one that arrived earlier.
+// cross takes a datagram of size bytes of payload that arrives at now. It returns the
+// time at which the datagram leaves, which is never before that of an earlier one.
 func (l *link) cross(now time.Duration, size int) (time.Duration, fate) {
 	// Rolled for every datagram, so that which ones are lost does not depend on the queue.
 	isLost := l.dice.Float64() < l.loss

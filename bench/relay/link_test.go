@@ -33,7 +33,7 @@ func TestRate(t *testing.T) {
 	l := newLink(line200, 1, 0)
 	wants(t, l, 0, takes+l.delay, passed)
 	wants(t, l, 0, 2*takes+l.delay, passed)         // waits for the first
-	wants(t, l, 2*takes, 3*takes+l.delay, passed)   // comes when the second has gone
+	wants(t, l, 2*takes, 3*takes+l.delay, passed)   // arrives when the second has gone
 	wants(t, l, 10*takes, 11*takes+l.delay, passed) // an idle link saves nothing up
 	wants(t, l, 10*takes, 12*takes+l.delay, passed)
 }
@@ -59,7 +59,7 @@ func TestQueue(t *testing.T) {
 	}
 	wants(t, l, 0, 0, overflowed)
 	wants(t, l, takes-1, 0, overflowed)          // it would wait a nanosecond too long
-	wants(t, l, takes, 22*takes+l.delay, passed) // what was dropped has taken nothing
+	wants(t, l, takes, 22*takes+l.delay, passed) // dropped packets took no time
 	wants(t, l, takes, 0, overflowed)
 }
 

@@ -22,7 +22,7 @@ type pair struct {
 	down   *line // from the target to clients
 
 	maxSessions int
-	idle        time.Duration        // after which a session is forgotten if nothing comes from either side
+	idle        time.Duration        // after which a session without packets from either side is dropped
 	now         func() time.Duration // since the start of the relay
 	failed      func(error)          // told that the pair cannot go on; may be called more than once
 
@@ -34,7 +34,8 @@ type pair struct {
 	sessions map[netip.AddrPort]*session
 }
 
-// A session is a client's address, with a socket of its own towards the target: so the target sees clients apart.
+// A session is a client's address with its own socket towards the target, so that the
+// target can tell clients apart.
 type session struct {
 	client netip.AddrPort
 	reply  *net.UDPAddr  // client
@@ -104,7 +105,8 @@ func (p *pair) session(client netip.AddrPort, now time.Duration) *session {
 		if p.closed || len(p.sessions) >= p.maxSessions {
 			return nil
 		}
-		// Not connected: then an answer that says that nobody listens at the target is no error of the socket.
+		// The socket is not connected, so an ICMP error of the target does not become an
+		// error of the socket.
 		own := netip.IPv6Unspecified()
 		if p.target.Addr().Is4() {
 			own = netip.IPv4Unspecified()
@@ -168,7 +170,7 @@ func (p *pair) forward(s *session) {
 	}
 }
 
-// left returns how long the session lives on if nothing comes.
+// left returns how long the session lives on without packets.
 func (s *session) left(now, idle time.Duration) time.Duration {
 	return time.Duration(s.used.Load()) + idle - now
 }

@@ -73,7 +73,7 @@ func TestSessions(t *testing.T) {
 	send(t, server, "to a", seenA)
 	for c, text := range map[*net.UDPConn]string{a: "to a", b: "to b"} {
 		if from := receive(t, c, text); from != p.front.addr() {
-			t.Errorf("the answer comes from %v", from)
+			t.Errorf("the answer is from %v", from)
 		}
 	}
 
@@ -89,8 +89,11 @@ func TestSessions(t *testing.T) {
 
 	p.close()
 	up, down := p.up.counts, p.down.counts
-	if up.packets != 4 || up.bytes != int64(len("from afrom bagainafter c")) || up.refused != 1 || up.unsent != 0 {
-		t.Errorf("to the target: %+v", up)
+	if want := int64(len("from afrom bagainafter c")); up.packets != 4 || up.bytes != want {
+		t.Errorf("to the target: %+v, want 4 packets of %d bytes", up, want)
+	}
+	if up.refused != 1 || up.unsent != 0 {
+		t.Errorf("to the target: %+v, want 1 refused, 0 unsent", up)
 	}
 	if down.packets != 3 || down.unsent != 0 {
 		t.Errorf("to the client: %+v", down)
@@ -100,7 +103,8 @@ func TestSessions(t *testing.T) {
 	}
 }
 
-// The system says that nobody listens at the target; the session lives on, for a server that is started later.
+// The system reports a target without a listener. The session lives on, for a server that
+// is started later.
 func TestTargetIsNotThere(t *testing.T) {
 	server, target := listen(t)
 	server.Close()

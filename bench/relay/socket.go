@@ -19,7 +19,7 @@ const (
 )
 
 // A socket is a UDP socket that moves up to batch datagrams in one call, and with receive offload where the system has it.
-// One goroutine at a time may read, and one write. Who opened it closes it.
+// One goroutine at a time may read, and one write. The opener closes it.
 type socket struct {
 	net.PacketConn
 	in interface { // the socket itself, or a wrapper of it

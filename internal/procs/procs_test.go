@@ -45,7 +45,7 @@ func TestGovernor(t *testing.T) {
 	}
 }
 
-// A process that does nothing comes to have one thread, and gets back all of them in the end.
+// An idle process drops to one thread, and gets all of them back in the end.
 func TestGovern(t *testing.T) {
 	if _, ok := use(); !ok || Max == 1 {
 		t.Skip("needs two cores, and a system that tells what a process takes")

@@ -150,8 +150,8 @@ func (s *Set) Overlap(start, end int64) int64 {
 	return n
 }
 
-// NextMissing returns the first run of bytes in [from, limit) that are not in
-// the set, as long as it can be within these bounds; false if there is none.
+// NextMissing returns the first run of bytes in [from, limit) that are not in the set.
+// The run is as long as these bounds allow. It returns false if there is none.
 func (s *Set) NextMissing(from, limit int64) (Range, bool) {
 	i := s.endingAfter(from)
 	if i < len(s.ranges) && s.ranges[i].Start <= from {
@@ -167,8 +167,8 @@ func (s *Set) NextMissing(from, limit int64) (Range, bool) {
 	return Range{from, limit}, true
 }
 
-// NextPresent returns the first run of bytes in [from, limit) that are in the
-// set, as long as it can be within these bounds; false if there is none.
+// NextPresent returns the first run of bytes in [from, limit) that are in the set. The
+// run is as long as these bounds allow. It returns false if there is none.
 func (s *Set) NextPresent(from, limit int64) (Range, bool) {
 	i := s.endingAfter(from)
 	if i == len(s.ranges) {

@@ -104,8 +104,8 @@ func (c *Conn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// Close closes the socket as the death of its process would: what was sent
-// still arrives, what comes finds nobody. Closing it again does nothing and is
+// Close closes the socket as the end of its process would. Packets already sent still
+// arrive; packets to the closed socket are lost. Closing it again does nothing and is
 // no error.
 func (c *Conn) Close() error {
 	c.network.mu.Lock()

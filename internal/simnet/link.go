@@ -13,27 +13,26 @@ import (
 // drop, if Link.Queue does not say.
 const DefaultQueue = 100 * time.Millisecond
 
-// A Link is the access line of a host: everything the host sends crosses it up
-// to a hub that is infinitely fast, and from there the receiver's link down.
+// A Link is the access line of a host. A packet crosses the sender's link up to an
+// infinitely fast hub, and the receiver's link down from there.
 // Both directions are alike and independent. The zero Link is perfect.
 type Link struct {
 	// Latency is the one-way delay between host and hub, so the round trip of
 	// two hosts is 2*(a.Latency+b.Latency).
 	Latency time.Duration
 
-	// Jitter is the most that is added to Latency. The addition wanders
-	// between 0 and Jitter as time goes by and never makes one packet overtake
-	// another: on real paths delay varies because queues fill and drain. (Delay
-	// drawn anew for each packet would be reordering, which QUIC takes for
-	// loss; see Reorder.)
+	// Jitter is the most that is added to Latency. The addition varies between 0 and
+	// Jitter over time and never makes one packet overtake another. On real paths delay
+	// varies because queues fill and drain. (An independent
+	// delay for each packet would reorder them, which QUIC takes for loss; see Reorder.)
 	Jitter time.Duration
 
 	// Rate is the speed of each direction in bits of UDP payload per second;
 	// 0 means unlimited.
 	Rate float64
 
-	// Queue is the longest time that a packet waits for its turn when Rate is
-	// exceeded; a packet that would have to wait longer is dropped. 0 means
+	// Queue is the longest time that a packet waits when Rate is exceeded. A packet that
+	// would wait longer is dropped. 0 means
 	// DefaultQueue.
 	Queue time.Duration
 
@@ -70,8 +69,8 @@ type lane struct {
 	key  uint64        // makes the jitter of this lane differ from others'
 }
 
-// cross returns when a packet of size bytes that enters the lane at now comes
-// out at the far end; false if the queue is full.
+// cross returns when a packet of size bytes that enters the lane at now leaves it at the
+// far end. It returns false if the queue is full.
 func (ln *lane) cross(l Link, size int, now time.Duration) (time.Duration, bool) {
 	out := now
 	if l.Rate > 0 {
@@ -140,7 +139,7 @@ func (f *flow) next(up, down Link, size int) fate {
 	return x
 }
 
-// key mixes the seed with names into the seed of a generator of its own.
+// key mixes the seed with names into the seed of a separate generator.
 func key(seed uint64, what string, addrs ...netip.AddrPort) uint64 {
 	h := fnv.New64a()
 	b := binary.LittleEndian.AppendUint64(nil, seed)

@@ -50,8 +50,8 @@ type Network struct {
 	seed  uint64
 	start time.Time
 
-	// mu guards all that follows, and the state of every Conn. Nobody waits
-	// for anything else while holding it, so that a goroutine blocked on it
+	// mu guards all that follows, and the state of every Conn. No goroutine waits for
+	// anything else while it holds the lock, so that a goroutine blocked on it
 	// does not keep a synctest bubble from advancing its clock.
 	mu     sync.Mutex
 	closed bool
@@ -84,7 +84,7 @@ type Stats struct {
 	Delivered   int // put into the receive buffer of a host
 	Lost        int // by Link.Loss
 	Overflowed  int // found a queue or buffer full, or exceeded the MTU
-	Unreachable int // silenced, partitioned, or to an address where nobody listens
+	Unreachable int // silenced, partitioned, or to an address without a listener
 	Flipped     int
 	Duplicated  int
 	Reordered   int
@@ -108,9 +108,8 @@ func New(seed uint64) *Network {
 }
 
 // Listen opens a socket at addr; port 0 picks a free one. The first on an IP
-// address makes the host with its link. Later ones share that link, with its
-// latency, rate and faults: if they give a link other than the zero Link, it
-// replaces the host's from now on.
+// address makes the host with its link. Later ones share that link, with its latency,
+// rate and faults. If they give a link other than the zero Link, it replaces the host's.
 func (n *Network) Listen(addr netip.AddrPort, link Link) (net.PacketConn, error) {
 	if err := link.validate(); err != nil {
 		return nil, err
@@ -165,9 +164,8 @@ func (n *Network) SetLink(ip netip.Addr, link Link) error {
 	return nil
 }
 
-// Silence makes a black hole of a host: from now on whatever it sends, and
-// whatever would reach it, vanishes without a word, including what is already
-// on its way.
+// Silence makes a host a black hole: all packets from it and to it are dropped silently,
+// including those in flight.
 func (n *Network) Silence(ip netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -204,9 +202,8 @@ func (n *Network) HealPartition(a, b netip.Addr) {
 // socket's receive buffer holds.
 const maxHeldBack = 256
 
-// Pause stops a host, as SIGSTOP stops a process: what it sends and what
-// reaches it is kept, up to maxHeldBack packets, and comes late, all at once,
-// when it is resumed.
+// Pause stops a host, as SIGSTOP stops a process. Packets that it sends and receives are
+// kept, up to maxHeldBack, and are delivered at once when the host resumes.
 func (n *Network) Pause(ip netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -425,7 +422,7 @@ func (n *Network) newPacket() *packet {
 	return p
 }
 
-// release takes back a packet that nobody refers to any more.
+// release takes back a packet without references.
 func (n *Network) release(p *packet) {
 	p.from = nil
 	p.next, n.free = n.free, p

@@ -107,8 +107,8 @@ func TestSilence(t *testing.T) {
 	})
 }
 
-// What a paused host sends and receives comes late and in order, as much of it
-// as a socket would hold, and to others nothing happens.
+// A paused host's packets are delivered late and in order, as many as a socket would
+// hold. Other hosts are not affected.
 func TestPause(t *testing.T) {
 	bubble(t, 1, func(t *tester) {
 		link := Link{Latency: 10 * time.Millisecond}

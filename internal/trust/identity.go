@@ -28,8 +28,8 @@ const (
 	maxKeyFile = 16 << 10 // bytes; a P-256 key takes 241
 )
 
-// A KeyFileError says that the file with the server's key is there but of no
-// use. It is never overwritten: whoever has its pin would be locked out.
+// A KeyFileError reports that the file with the server's key exists but cannot be used.
+// It is never overwritten: whoever has its pin would be locked out.
 type KeyFileError struct {
 	Path string
 	Err  error
@@ -41,9 +41,9 @@ func (e *KeyFileError) Error() string {
 
 func (e *KeyFileError) Unwrap() error { return e.Err }
 
-// NewIdentity makes an ECDSA P-256 key and a certificate for it, signed by
-// itself and valid from an hour before now, for clocks that go slow, to ten
-// years after. Leaf is set, so PinOf(cert.Leaf) is the server's pin.
+// NewIdentity makes an ECDSA P-256 key and a self-signed certificate for it. The
+// certificate is valid from an hour before now, to allow for slow clocks, to ten years
+// after. Leaf is set, so PinOf(cert.Leaf) is the server's pin.
 func NewIdentity(now time.Time) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -172,8 +172,8 @@ func createKey(dir, path string) error {
 
 // publish makes a file of mode 0600 with data at path, which is in dir, unless
 // there is one already. It writes to another name first, and gives the file
-// its own by link, because unlike a rename a link replaces nothing: of many who
-// publish at once one wins, and nobody sees half a file.
+// its own by link, because unlike a rename a link replaces nothing: of several processes
+// that publish at once one wins. No reader sees half a file.
 func publish(dir, path string, data []byte, link func(from, to string) error) error {
 	temp, err := os.CreateTemp(dir, keyFile+".*.tmp") // mode 0600
 	if err != nil {
@@ -224,8 +224,8 @@ func syncDir(dir string) {
 	}
 }
 
-// TicketKey derives the key under which a primary makes tickets for itself from its private key: so they are good for the process that takes
-// its place, too.
+// TicketKey derives the key of a primary's own tickets from its private key. The tickets
+// therefore stay valid when the primary is restarted.
 func TicketKey(cert tls.Certificate) [32]byte {
 	return secret(cert, "kwikcp 2026 primary's own ticket key")
 }

@@ -36,15 +36,15 @@ type KnownHosts struct {
 }
 
 // OpenKnownHosts returns the known hosts in the file at path. The file need
-// not exist, Record makes it; it is read anew by each call of a method.
+// not exist, Record makes it; each call of a method reads it again.
 func OpenKnownHosts(path string) *KnownHosts { return &KnownHosts{path} }
 
 // Path returns the name of the file, for messages.
 func (k *KnownHosts) Path() string { return k.path }
 
-// A CorruptLineError says that a known-hosts file has a line that cannot be
-// read, and nothing about the host in question in its other lines. The host
-// may be known, but nobody can tell.
+// A CorruptLineError reports that a known-hosts file has a line that cannot be
+// read, and nothing about the host in question in its other lines. Whether the host is
+// known cannot be determined.
 type CorruptLineError struct {
 	Path string
 	Line int // of the first such line, from 1

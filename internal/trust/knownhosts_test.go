@@ -90,8 +90,14 @@ func TestKnownHostsForms(t *testing.T) {
 
 	_, ok, err := k.Lookup("c:1")
 	var cerr *CorruptLineError
-	if ok || !errors.As(err, &cerr) || cerr.Line != 7 || cerr.Path != k.Path() || !strings.HasPrefix(err.Error(), k.Path()+":7: ") {
-		t.Errorf("Lookup of a host that only a corrupt line could name: %v, %v", ok, err)
+	if ok || !errors.As(err, &cerr) {
+		t.Fatalf("Lookup of a host that only a corrupt line could name: %v, %v", ok, err)
+	}
+	if cerr.Line != 7 || cerr.Path != k.Path() {
+		t.Errorf("the corrupt line is %s:%d, want %s:7", cerr.Path, cerr.Line, k.Path())
+	}
+	if !strings.HasPrefix(err.Error(), k.Path()+":7: ") {
+		t.Errorf("the message %q does not start with the place of the line", err)
 	}
 }
 

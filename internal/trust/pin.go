@@ -1,8 +1,8 @@
 // Package trust keeps and checks the identities of servers.
 //
-// A server is its key: the Pin is the hash of the public key, it is what a
-// URL, an AddPath frame or a known-hosts entry carries, and it stays the same
-// while certificates are made anew. Nothing here prints, asks or decides whom
+// A server is identified by its key. A Pin is the hash of the public key; URLs, AddPath
+// frames and known-hosts entries carry it. It stays the same when the certificate is
+// renewed. Nothing here prints, asks or decides whom
 // to trust; that is for the caller.
 package trust
 
@@ -37,8 +37,8 @@ func ParsePin(s string) (Pin, error) {
 	if strings.ContainsAny(text, "+/") {
 		encoding = base64.RawStdEncoding
 	}
-	// The decoder skips line ends, but since they count here, what has one
-	// comes out too short. Strict, so that a pin has one spelling only.
+	// The decoder skips line ends. They count here, so a text with one decodes to too few
+	// bytes. Strict, so that a pin has one spelling only.
 	var p Pin
 	if len(text) != encoding.EncodedLen(len(p)) {
 		return Pin{}, fmt.Errorf("pin %.60q: want 43 characters of base64, the SHA-256 of a public key", s)
@@ -50,8 +50,8 @@ func ParsePin(s string) (Pin, error) {
 	return Pin(b), nil
 }
 
-// A PinError says that the peer proved to hold a key, but not the one that was
-// wanted: another machine answers, or the server has a new key.
+// A PinError reports that the peer holds another key than the expected one: another
+// machine answers, or the server has a new key.
 type PinError struct {
 	Want, Got Pin
 }
@@ -86,12 +86,11 @@ func PinnedClientConfig(base *tls.Config, want Pin) *tls.Config {
 	}
 	config.MinVersion = max(config.MinVersion, tls.VersionTLS13)
 
-	// This replaces the check of the certificate chain, it does not skip it:
-	// InsecureSkipVerify turns off the search for a known issuer, which a
-	// self-signed key has not, and VerifyConnection, which is called all the
-	// same and for resumed sessions too, admits one key in the world. The
-	// handshake proves that the server holds it. No other place in kwikcp may
-	// set InsecureSkipVerify.
+	// This replaces the check of the certificate chain. InsecureSkipVerify turns off the
+	// search for a known issuer, because a self-signed certificate has none.
+	// VerifyConnection still runs, for resumed sessions too, and accepts exactly one key.
+	// The handshake proves that the server holds it. Two other places set
+	// InsecureSkipVerify: kwik's join and trust on first use in cmd.
 	config.InsecureSkipVerify = true
 	verify, also := VerifyPin(want), config.VerifyConnection
 	config.VerifyConnection = func(state tls.ConnectionState) error {

@@ -6,15 +6,16 @@ import (
 	"os"
 )
 
-// DesiredBuffer is how large QUIC wants the socket's buffers to be, in bytes as the system counts them. What comes faster than it is
-// read waits there, and is lost if there is no room.
+// DesiredBuffer is how large QUIC wants the socket's buffers to be, in bytes as the
+// system counts them. Datagrams that arrive faster than they are read wait there, and are
+// dropped when the buffer is full.
 const DesiredBuffer = 7 << 20
 
 // A Machine says what the system's UDP sockets can do.
 type Machine struct {
 	// ReceiveBuffer and SendBuffer are the sizes that QUIC gets, in bytes as the system counts them; 0 if that cannot be found out.
 	ReceiveBuffer, SendBuffer int
-	// Known says that the offloads and ECN below are; elsewhere than on Linux they are not.
+	// Known reports whether the offloads and ECN below are known; only Linux tells them.
 	Known bool
 	GRO   bool // datagrams are received in large pieces
 	GSO   bool // datagrams are sent in large pieces

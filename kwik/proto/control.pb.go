@@ -1781,7 +1781,7 @@ const file_control_proto_rawDesc = "" +
 	"\x11PATH_STATE_ACTIVE\x10\x01\x12\x16\n" +
 	"\x12PATH_STATE_STALLED\x10\x02\x12\x15\n" +
 	"\x11PATH_STATE_CLOSED\x10\x03\x12\x15\n" +
-	"\x11PATH_STATE_BANNED\x10\x04B\x1aZ\x18kwikcp/kwik/proto;kwikpbb\x06proto3"
+	"\x11PATH_STATE_BANNED\x10\x04B\x13Z\x11kwik/proto;kwikpbb\x06proto3"
 
 var (
 	file_control_proto_rawDescOnce sync.Once

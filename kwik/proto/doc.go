@@ -2,4 +2,4 @@
 // docs/PROTOCOL.md is the reference for their use.
 package kwikpb
 
-//go:generate go run kwikcp/internal/protogen .
+//go:generate go run ../../internal/protogen .

@@ -496,7 +496,7 @@ const file_secondary_stream_proto_rawDesc = "" +
 	"\rsync_required\x18\x03 \x01(\bR\fsyncRequired\x12\x1c\n" +
 	"\ttimestamp\x18\x04 \x01(\x04R\ttimestamp\x12\x16\n" +
 	"\x06length\x18\x05 \x01(\x04R\x06length\x12\x19\n" +
-	"\bgrant_id\x18\x06 \x01(\x04R\agrantIdB\x1aZ\x18kwikcp/kwik/proto;kwikpbb\x06proto3"
+	"\bgrant_id\x18\x06 \x01(\x04R\agrantIdB\x13Z\x11kwik/proto;kwikpbb\x06proto3"
 
 var (
 	file_secondary_stream_proto_rawDescOnce sync.Once

@@ -367,7 +367,7 @@ const file_stream_metadata_proto_rawDesc = "" +
 	"\x10MappingOperation\x12\x12\n" +
 	"\x0eMAPPING_CREATE\x10\x00\x12\x12\n" +
 	"\x0eMAPPING_UPDATE\x10\x01\x12\x12\n" +
-	"\x0eMAPPING_DELETE\x10\x02B\x1aZ\x18kwikcp/kwik/proto;kwikpbb\x06proto3"
+	"\x0eMAPPING_DELETE\x10\x02B\x13Z\x11kwik/proto;kwikpbb\x06proto3"
 
 var (
 	file_stream_metadata_proto_rawDescOnce sync.Once

@@ -4,15 +4,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"kwikcp/transfer/disk"
 	"math"
 	"sync"
 	"syscall"
 	"time"
-
-	"kwikcp/transfer"
 )
 
-// A MemDir is a transfer.Dir in memory, without subdirectories. It knows what would survive a power cut: contents that
+// A MemDir is a disk.Dir in memory, without subdirectories. It knows what would survive a power cut: contents that
 // were synced, and names as of the last Sync.
 //
 // Several Dirs may be opened of it at once; each is closed on its own.
@@ -92,7 +91,7 @@ func (d *MemDir) Opened() int {
 }
 
 // Dir opens the directory.
-func (d *MemDir) Dir() transfer.Dir {
+func (d *MemDir) Dir() disk.Dir {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.open++
@@ -122,7 +121,7 @@ func (d *memDir) handle(f *memFile, write bool) *memHandle {
 	return &memHandle{dir: d.MemDir, file: f, write: write}
 }
 
-func (d *memDir) Open(name string) (transfer.File, error) {
+func (d *memDir) Open(name string) (disk.File, error) {
 	unlock, f, err := d.begin("open", name)
 	defer unlock()
 	if err != nil {
@@ -131,7 +130,7 @@ func (d *memDir) Open(name string) (transfer.File, error) {
 	return d.handle(f, false), nil
 }
 
-func (d *memDir) OpenPart(name string) (transfer.File, error) {
+func (d *memDir) OpenPart(name string) (disk.File, error) {
 	unlock, f, err := d.begin("open", name)
 	defer unlock()
 	if err != nil {
@@ -140,7 +139,7 @@ func (d *memDir) OpenPart(name string) (transfer.File, error) {
 	return d.handle(f, true), nil
 }
 
-func (d *memDir) Create(name string) (transfer.File, error) {
+func (d *memDir) Create(name string) (disk.File, error) {
 	unlock, f, _ := d.begin("open", name)
 	defer unlock()
 	if f != nil || d.closed {

@@ -25,6 +25,8 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/serve"
 )
 
 var mirrorSeeds = flag.Int("mirrorseeds", 24, "how many seeds of mirrors to run")
@@ -56,20 +58,20 @@ type mirrorTree struct {
 
 func plantTree(t *testing.T, seed uint64) *mirrorTree {
 	t.Helper()
-	m := &mirrorTree{dice: dice{rand.New(rand.NewPCG(seed, 0x6d6972726f72))}, target: filepath.Join(t.TempDir(), "copy"), files: make(map[string][]byte)}
+	m := &mirrorTree{dice: dice{simnet.NewDice(seed, 0x6d6972726f72)}, target: filepath.Join(t.TempDir(), "copy"), files: make(map[string][]byte)}
 	for i := range m.roots {
 		m.roots[i] = t.TempDir()
 	}
-	if m.one(3) {
+	if m.OneIn(3) {
 		m.liar = 1 + m.IntN(2)
 	}
 	for i := range 50 {
 		name := fmt.Sprintf("d%d/%02d", m.IntN(3), i)
-		content := make([]byte, int64(m.log(1, 300_000)))
+		content := make([]byte, int64(m.Log(1, 300_000)))
 		rand.NewChaCha8([32]byte{byte(seed), byte(i)}).Read(content)
 		m.files[name], m.total = content, m.total+int64(len(content))
 		for s, root := range m.roots {
-			if s > 0 && m.one(4) {
+			if s > 0 && m.OneIn(4) {
 				continue
 			}
 			p := filepath.Join(root, name)
@@ -105,13 +107,15 @@ func (h *mirrorHost) start(ctx context.Context) {
 		h.t.Error(err)
 		return
 	}
-	dir, err := transfer.OpenTree(h.root, false)
+	dir, err := disk.OpenTree(h.root, false)
 	if err != nil {
 		h.t.Error(err)
 		return
 	}
-	server := transfer.NewServer(dir, slog.New(slog.DiscardHandler))
-	conf := &kwik.Config{JoinToken: token, LocalAddresses: func() []netip.Addr { return nil }, OpenContent: server.OpenContent}
+	server := serve.NewServer(dir, slog.New(slog.DiscardHandler))
+	conf := &kwik.ServerConfig{
+		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token, OpenContent: server.OpenContent,
+	}
 	if h.lies {
 		conf.OpenContent = func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 			c, err := server.OpenContent(ctx, r)
@@ -214,10 +218,10 @@ func (w *mirrorWatch) Progress(p transfer.Progress) {
 }
 
 // lightTree is a target that is not synced: what the simulator tests is not the disk of the machine that it runs on.
-type lightTree struct{ transfer.TreeDir }
+type lightTree struct{ disk.TreeDir }
 
-func (lightTree) OpenVolume() (transfer.Volume, error) { return lightTree{}, nil }
-func (lightTree) Sync() error                          { return nil }
+func (lightTree) OpenVolume() (disk.Volume, error) { return lightTree{}, nil }
+func (lightTree) Sync() error                      { return nil }
 func (d lightTree) Close() error {
 	if d.TreeDir == nil {
 		return nil // a volume
@@ -230,8 +234,8 @@ func mirrorOnce(t *testing.T, seed uint64, m *mirrorTree) {
 	defer network.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	link := func() simnet.Link {
-		l := simnet.Link{Latency: time.Duration(m.log(0.5, 40) * float64(time.Millisecond)), Rate: m.log(10e6, 200e6)}
-		if m.half() {
+		l := simnet.Link{Latency: time.Duration(m.Log(0.5, 40) * float64(time.Millisecond)), Rate: m.Log(10e6, 200e6)}
+		if m.Half() {
 			l.Loss = []float64{0.001, 0.01, 0.02}[m.IntN(3)]
 		}
 		return l
@@ -252,21 +256,21 @@ func mirrorOnce(t *testing.T, seed uint64, m *mirrorTree) {
 	options := transfer.MirrorOptions{
 		MirrorSource: transfer.MirrorSource{
 			URL: transfer.URL{Host: "10.0.0.1:4433"}, TLS: trust.PinnedClientConfig(nil, trust.PinOf(identities()[0].Leaf)),
-			KWIK: &kwik.Config{
-				LocalAddresses: func() []netip.Addr { return nil },
+			KWIK: &kwik.ClientConfig{
+				Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 				ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
 					return network.Listen(netip.AddrPortFrom(clientIP, 0), client)
 				},
 			},
 		},
 		Target: m.target,
-		OpenTree: func(path string, create bool) (transfer.TreeDir, error) {
-			d, err := transfer.OpenTree(path, create)
+		OpenTree: func(path string, create bool) (disk.TreeDir, error) {
+			d, err := disk.OpenTree(path, create)
 			return lightTree{d}, err
 		},
 	}
 	watch := &mirrorWatch{at: m.IntN(int(m.total))}
-	falls, orderly, back := m.IntN(4), m.half(), m.half()
+	falls, orderly, back := m.IntN(4), m.Half(), m.Half()
 	var falling sync.WaitGroup
 	if falls < 3 {
 		falling.Add(1)

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -23,6 +22,7 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // An Outcome says how a run went.
@@ -113,7 +113,7 @@ func (w *World) get(ctx context.Context) Outcome {
 	w.mu.Lock()
 	w.lastly, w.gap = time.Time{}, 0
 	w.mu.Unlock()
-	r := &recorder{World: w, bad: make(map[kwik.PathID]int), start: time.Now()}
+	r := &recorder{World: w, bad: make(map[kwik.ServerID]int), start: time.Now()}
 	result, err := transfer.Get(ctx, w.options(), r)
 	r.trace("end: %v", err)
 	o := Outcome{Scenario: w.Scenario, Err: err, Result: result, Virtual: time.Since(r.start)}
@@ -134,9 +134,9 @@ func (w *World) options() transfer.GetOptions {
 	o := transfer.GetOptions{
 		URL:     transfer.URL{Host: w.servers[0].addr.String(), Path: served},
 		TLS:     trust.PinnedClientConfig(nil, pin),
-		OpenDir: func(string) (transfer.Dir, error) { return w.client.Dir(), nil },
-		KWIK: &kwik.Config{
-			LocalAddresses:       func() []netip.Addr { return nil },
+		OpenDir: func(string) (disk.Dir, error) { return w.client.Dir(), nil },
+		KWIK: &kwik.ClientConfig{
+			Config:               kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 			ReorderWindow:        2 << 20, // the least
 			ConnectionsPerServer: w.Connections,
 			ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
@@ -325,7 +325,7 @@ func (w *World) right(part []byte) (n int64) {
 
 // stale makes the part file of an earlier run.
 func (w *World) stale() []byte {
-	r := dice{rand.New(rand.NewPCG(w.Seed, 0x7374616c65))}
+	r := dice{simnet.NewDice(w.Seed, 0x7374616c65)}
 	part := bytes.Clone(w.file)
 	switch w.Stale {
 	case StaleWhole:
@@ -368,8 +368,8 @@ type recorder struct {
 	start time.Time
 
 	mu      sync.Mutex
-	bad     map[kwik.PathID]int // bad blocks
-	told    bool                // what the file is
+	bad     map[kwik.ServerID]int // bad blocks
+	told    bool                  // what the file is
 	resumed int64
 	last    transfer.Progress
 }
@@ -407,7 +407,7 @@ func (r *recorder) Server(s transfer.ServerStatus) {
 	r.trace("%s at %s is %s: %s", s.ID, s.Addr, s.State, s.Reason)
 }
 
-func (r *recorder) BadBlock(id kwik.PathID, off, length int64) {
+func (r *recorder) BadBlock(id kwik.ServerID, off, length int64) {
 	r.trace("bad block of %s: %d bytes at %d", id, length, off)
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -17,7 +17,8 @@ import (
 	"kwikcp/internal/simnet"
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
-	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/serve"
 )
 
 const (
@@ -87,8 +88,8 @@ type server struct {
 type life struct {
 	socket   net.PacketConn
 	listener *kwik.Listener
-	transfer *transfer.Server
-	dir      transfer.Dir
+	transfer *serve.Server
+	dir      disk.Dir
 	ctx      context.Context // ends with the process
 	cancel   context.CancelFunc
 	member   context.Context // ends when a secondary leaves its primary, with the process at the latest
@@ -218,9 +219,9 @@ func (sv *server) start() {
 	p := &life{socket: socket, dir: sv.dir.Dir()}
 	p.ctx, p.cancel = context.WithCancel(sv.ctx)
 	p.member, p.leave = context.WithCancel(p.ctx)
-	p.transfer = transfer.NewServer(p.dir, sv.log)
-	conf := &kwik.Config{
-		JoinToken: token, LocalAddresses: func() []netip.Addr { return nil },
+	p.transfer = serve.NewServer(p.dir, sv.log)
+	conf := &kwik.ServerConfig{
+		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token,
 		OpenContent: func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 			content, err := p.transfer.OpenContent(ctx, r)
 			if err != nil || !sv.Copy.lies() {

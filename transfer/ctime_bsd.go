@@ -1,7 +1,0 @@
-//go:build darwin || freebsd || netbsd
-
-package transfer
-
-import "syscall"
-
-func ctimeOf(st *syscall.Stat_t) int64 { return st.Ctimespec.Nano() }

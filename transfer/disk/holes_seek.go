@@ -1,0 +1,26 @@
+//go:build linux || darwin || freebsd
+
+package disk
+
+import (
+	"errors"
+	"math"
+
+	"golang.org/x/sys/unix"
+)
+
+// NextData asks the file system, which may not know; then everything may be data. It moves the file's own offset, which nobody
+// uses.
+func (f osFile) NextData(off int64) (start, end int64, ok bool) {
+	start, err := f.Seek(off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, 0, false
+	}
+	if err != nil {
+		return off, math.MaxInt64, true
+	}
+	if end, err = f.Seek(start, unix.SEEK_HOLE); err != nil {
+		end = math.MaxInt64
+	}
+	return start, end, true
+}

@@ -1,0 +1,65 @@
+// Package transfertest holds what tests of the packages below transfer share: files, a served directory with traps in it,
+// and a simulated network with one server.
+package transfertest
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// SomeTime is a modification time that no file gets by accident.
+var SomeTime = time.Date(2001, 2, 3, 4, 5, 6, 789000, time.UTC)
+
+// Put writes a file and returns its path.
+func Put(t testing.TB, path, content string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// WantContent fails the test unless a file holds the given content.
+func WantContent(t testing.TB, path, want string) {
+	t.Helper()
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != want {
+		t.Fatalf("%s holds %.100q (%d bytes, %v), want %.100q (%d bytes)", path, got, len(got), err, want, len(want))
+	}
+}
+
+// TreeWithTraps makes a directory to serve, in a directory with a file "secret" that must not be served, and returns its path.
+// It holds files, directories, a FIFO, and links that stay inside, lead out, dangle or loop.
+func TreeWithTraps(t testing.TB) (root string) {
+	t.Helper()
+	top := t.TempDir()
+	root = filepath.Join(top, "root")
+	if err := os.MkdirAll(filepath.Join(root, "sub", "deeper"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	Put(t, filepath.Join(top, "secret"), "secret")
+	Put(t, filepath.Join(root, "file"), "content")
+	Put(t, filepath.Join(root, "sub", "deeper", "file"), "deep content")
+	for link, to := range map[string]string{
+		"inside":         "file",
+		"sub/up":         "../file",
+		"dirlink":        "sub",
+		"outside":        "../secret",
+		"sub/outside":    "../../secret",
+		"absolute":       filepath.Join(top, "secret"),
+		"absoluteinside": filepath.Join(root, "file"),
+		"updir":          "..",
+		"loop":           "loop",
+		"dangling":       "nowhere",
+	} {
+		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := Mkfifo(filepath.Join(root, "fifo")); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}

@@ -1,0 +1,196 @@
+package transfertest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"kwikcp/internal/simnet"
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	"kwikcp/transfer/internal/wire"
+	transferpb "kwikcp/transfer/internal/wire/proto"
+)
+
+// A Net is a simulated network with one server, kwikcp's or a hostile one, inside a synctest bubble.
+type Net struct {
+	T        *testing.T
+	Sim      *simnet.Network
+	Link     simnet.Link                         // of every host
+	Wrap     func(net.PacketConn) net.PacketConn // wraps the server's socket; nil for none
+	Cert     tls.Certificate                     // the server's
+	Listener *kwik.Listener                      // nil before Start
+	Log      bytes.Buffer                        // for the server's log
+	Ctx      context.Context                     // ends with the test
+
+	wg sync.WaitGroup // what Go started
+}
+
+var (
+	// ServerAddr is the server's address.
+	ServerAddr = netip.MustParseAddrPort("10.0.0.1:4433")
+	// ClientHost is the address of clients, at any port.
+	ClientHost = netip.MustParseAddrPort("10.0.0.2:0")
+	// AnyLink is the link of hosts where the link does not matter.
+	AnyLink = simnet.Link{Latency: 5 * time.Millisecond, Rate: 100e6}
+)
+
+// OnNet runs f in a bubble with a new network. It closes the listener and waits for everything that Go started.
+func OnNet(t *testing.T, f func(n *Net)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		n := &Net{T: t, Sim: simnet.New(1), Link: AnyLink}
+		var cancel context.CancelFunc
+		n.Ctx, cancel = context.WithCancel(t.Context())
+		var err error
+		if n.Cert, err = trust.NewIdentity(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			cancel()
+			if n.Listener != nil {
+				n.Listener.Close()
+			}
+			n.wg.Wait()
+			n.Sim.Close()
+		}()
+		f(n)
+	})
+}
+
+// Go runs f in a goroutine that the network waits for at its end.
+func (n *Net) Go(f func()) { n.wg.Go(f) }
+
+// Start starts the server's listener.
+func (n *Net) Start(conf *kwik.ServerConfig) *kwik.Listener {
+	n.T.Helper()
+	var socket net.PacketConn
+	socket, err := n.Sim.Listen(ServerAddr, n.Link)
+	if err != nil {
+		n.T.Fatal(err)
+	}
+	if n.Wrap != nil {
+		socket = n.Wrap(socket)
+	}
+	conf.LocalAddresses = func() []netip.Addr { return nil }
+	if n.Listener, err = kwik.Listen(socket, &tls.Config{Certificates: []tls.Certificate{n.Cert}}, conf); err != nil {
+		n.T.Fatal(err)
+	}
+	return n.Listener
+}
+
+// A Script is what a hostile server does with a request.
+type Script func(p *Peer)
+
+// A Peer is a hostile server's view of one request.
+type Peer struct {
+	*testing.T
+	*kwik.ServerSession
+	Stream  *kwik.Stream
+	Request *transferpb.Request
+}
+
+// Reply sends a reply. It ignores errors: the client may have gone.
+func (p *Peer) Reply(r *transferpb.Reply) { wire.WriteMessage(p.Stream, r) }
+
+// Manifest sends a Manifest.
+func (p *Peer) Manifest(m *transferpb.Manifest) {
+	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Manifest{Manifest: m}})
+}
+
+// Tree sends chaining values.
+func (p *Peer) Tree(cvs []byte) {
+	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: &transferpb.Tree{ChainingValues: cvs}}})
+}
+
+// Failure refuses the request.
+func (p *Peer) Failure(code transferpb.Failure_Code) {
+	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code}}})
+	p.Stream.Close()
+}
+
+// Hostile starts a server that answers the first request of each session with a script, and serves content from open.
+func (n *Net) Hostile(open kwik.OpenContentFunc, act Script) {
+	n.T.Helper()
+	l := n.Start(&kwik.ServerConfig{OpenContent: open})
+	n.Go(func() {
+		for {
+			session, err := l.Accept(n.Ctx)
+			if err != nil {
+				return
+			}
+			stream, err := session.AcceptStream(n.Ctx)
+			if err != nil {
+				continue
+			}
+			p := &Peer{T: n.T, ServerSession: session, Stream: stream, Request: &transferpb.Request{}}
+			if err := wire.ReadMessage(bufio.NewReader(stream), p.Request); err != nil {
+				n.T.Errorf("the client's request: %v", err)
+			}
+			n.Go(func() { act(p) })
+		}
+	})
+}
+
+// Client returns the configuration of a client.
+func (n *Net) Client() *kwik.ClientConfig {
+	return &kwik.ClientConfig{
+		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
+		ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
+			return n.Sim.Listen(ClientHost, n.Link)
+		},
+	}
+}
+
+// TLS returns a configuration that trusts the server.
+func (n *Net) TLS() *tls.Config { return trust.PinnedClientConfig(nil, trust.PinOf(n.Cert.Leaf)) }
+
+// Dial connects a client that speaks for itself.
+func (n *Net) Dial() *kwik.ClientSession {
+	n.T.Helper()
+	c, err := kwik.DialAddr(n.Ctx, ServerAddr.String(), n.TLS(), n.Client())
+	if err != nil {
+		n.T.Fatal(err)
+	}
+	return c
+}
+
+// Ask sends raw as a request. It returns the replies up to the stream's end, and the error that ended the stream, nil for a regular end.
+func (n *Net) Ask(c *kwik.ClientSession, raw []byte, fin bool) (replies []*transferpb.Reply, err error) {
+	n.T.Helper()
+	stream, err := c.OpenStreamSync(n.Ctx)
+	if err != nil {
+		n.T.Fatal(err)
+	}
+	if _, err := stream.Write(raw); err != nil {
+		n.T.Fatal(err)
+	}
+	if fin {
+		stream.Close()
+	}
+	r := bufio.NewReader(stream)
+	for {
+		reply := &transferpb.Reply{}
+		if err := wire.ReadMessage(r, reply); err == io.EOF {
+			return replies, nil
+		} else if err != nil {
+			return replies, err
+		}
+		replies = append(replies, reply)
+	}
+}
+
+// Request encodes a request.
+func Request(version uint32, path string) []byte {
+	var b bytes.Buffer
+	wire.WriteMessage(&b, &transferpb.Request{Version: version, Path: []byte(path)})
+	return b.Bytes()
+}

@@ -1,0 +1,35 @@
+package wire
+
+import (
+	"bufio"
+	"io"
+
+	"google.golang.org/protobuf/encoding/protodelim"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	ProtocolVersion = 1
+	// maxMessage bounds a message of the file protocol, in bytes.
+	maxMessage = 64 << 10
+	// TreePart is how many bytes of chaining values go into one Tree message: whole ones, with room for the rest.
+	TreePart = 32 * 2000
+)
+
+// WriteMessage writes a message with its length before it.
+func WriteMessage(w io.Writer, m proto.Message) error {
+	_, err := protodelim.MarshalTo(w, m)
+	return err
+}
+
+// AppendMessage appends a message with its length before it.
+func AppendMessage(dst []byte, m proto.Message) ([]byte, error) {
+	dst = protowire.AppendVarint(dst, uint64(proto.Size(m)))
+	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(dst, m)
+}
+
+// ReadMessage reads a message. Its length is checked before memory is taken.
+func ReadMessage(r *bufio.Reader, m proto.Message) error {
+	return protodelim.UnmarshalOptions{MaxSize: maxMessage, UnmarshalOptions: proto.UnmarshalOptions{DiscardUnknown: true}}.UnmarshalFrom(r, m)
+}

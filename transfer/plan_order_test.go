@@ -1,0 +1,141 @@
+package transfer
+
+import (
+	"kwikcp/transfer/internal/wire"
+	"sort"
+	"strings"
+	"testing"
+)
+
+func TestCheckLink(t *testing.T) {
+	for at, targets := range map[string][]string{
+		"l":     {"a", "a/b", "./a", ".", "a//b", "a/."},
+		"d/l":   {"..", "../a", "../d/l", "a"},
+		"d/e/l": {"../..", "../../a/b", ".././.."},
+	} {
+		for _, target := range targets {
+			if err := checkLink(at, target); err != nil {
+				t.Errorf("%s -> %s: %v", at, target, err)
+			}
+		}
+	}
+	for at, targets := range map[string][]string{
+		"l":     {"", "/", "/etc/passwd", "..", "../a", "a/..", "a/../..", "./..", "x\x00", strings.Repeat("a", 5000)},
+		"d/l":   {"../..", "../../a", "../a/../..", "a/.."},
+		"d/e/l": {"../../..", "a/../../../.."},
+	} {
+		for _, target := range targets {
+			if checkLink(at, target) == nil {
+				t.Errorf("%s -> %q is taken for one inside", at, target)
+			}
+		}
+	}
+}
+
+func TestFilter(t *testing.T) {
+	for _, c := range []struct {
+		rules string // "+ pattern" and "- pattern", separated by commas
+		want  string // "path" or "path/" for a directory, those that are wanted
+		not   string
+	}{
+		{"", "a d/", ""},
+		{"- *.o", "a.c o d.o.c", "a.o .o x/a.o d.o/"},
+		{"- /a", "x/a b", "a a/"},
+		{"- a/", "a x/a", "a/ x/a/"},
+		{"- x/a", "a b/a", "x/a y/x/a"},
+		{"- x/*/a", "x/a x/y/z/a", "x/y/a w/x/y/a"},
+		{"- x/**/a", "x/a", "x/y/a x/y/z/a"},
+		{"- /x/**", "x/ y/x/a", "x/a x/b/c"},
+		{"- ?", "ab", "a x/a é"},
+		{"- [a-c]", "d ab", "a b x/c"},
+		{"- [!a-c]", "a", "d x/-"},
+		{"- [^]]", "] ab", "a ["},
+		{`- \*`, "a", "*"},
+		{"- [a\\]]", "b", "a ]"},
+		{"+ *.jpg,+ */,- *", "a.jpg x/ x/b.jpg", "a.png x/c"},
+		{"- a,+ a", "b", "a"},
+		{"- **.tmp", "a", "x.tmp x/y.tmp"},
+		{"- a.b", "axb", "a.b"},
+		{"- *", "", "\xff a/ \n"},
+	} {
+		var f Filter
+		for rule := range strings.SplitSeq(c.rules, ",") {
+			if rule != "" {
+				if err := f.Add(rule[0] == '+', rule[2:]); err != nil {
+					t.Fatalf("%s: %v", rule, err)
+				}
+			}
+		}
+		for _, p := range strings.Split(c.want, " ") {
+			if name, dir := strings.CutSuffix(p, "/"); p != "" && !f.Wants(name, dir) {
+				t.Errorf("%s: %q is not wanted", c.rules, p)
+			}
+		}
+		for _, p := range strings.Split(c.not, " ") {
+			if name, dir := strings.CutSuffix(p, "/"); p != "" && f.Wants(name, dir) {
+				t.Errorf("%s: %q is wanted", c.rules, p)
+			}
+		}
+	}
+	for _, bad := range []string{"", "/", "[", "[a", `a\`, `[\`, "\xff", strings.Repeat("a", 5000)} {
+		var f Filter
+		if f.Add(true, bad) == nil {
+			t.Errorf("%.20q is taken for a pattern", bad)
+		}
+	}
+}
+
+func FuzzFilter(f *testing.F) {
+	f.Add("a[!b]**/\\*?", "x/y")
+	f.Fuzz(func(t *testing.T, pattern, path string) {
+		var filter Filter
+		if filter.Add(false, pattern) == nil {
+			filter.Wants(path, true)
+		}
+	})
+}
+
+// Listings that no server of ours sends.
+func TestTreeOrder(t *testing.T) {
+	file, dir := func(p string) Entry { return Entry{Path: p, Type: EntryFile} }, func(p string) Entry { return Entry{Path: p, Type: EntryDir} }
+	for name, entries := range map[string][]Entry{
+		"twice":                  {file("a"), file("a")},
+		"file and directory":     {file("a"), dir("a")},
+		"out of order":           {file("b"), file("a")},
+		"in no directory":        {file("a/b")},
+		"in a file":              {file("a"), file("a/b")},
+		"in a left directory":    {dir("a"), file("b"), file("a/b")},
+		"directory out of order": {dir("a"), dir("a/c"), file("a/b")},
+		"two levels missing":     {dir("a"), file("a/b/c")},
+	} {
+		var o treeOrder
+		var err error
+		for _, e := range entries {
+			if _, err = o.next(e); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			t.Errorf("%s: nobody minds", name)
+		}
+	}
+	paths := []string{"a", "a/b", "a/b/c", "a b", "b"}
+	sort.Slice(paths, func(i, j int) bool { return wire.CompareTree(paths[i], paths[j]) < 0 })
+	var o treeOrder
+	for _, p := range paths {
+		if skip, err := o.next(dir(p)); skip || err != nil {
+			t.Errorf("%q: %v, %v", p, skip, err)
+		}
+	}
+	o = treeOrder{}
+	o.next(dir("a"))
+	o.hide()
+	for p, want := range map[string]bool{"a/b": true} {
+		if skip, err := o.next(file(p)); skip != want || err != nil {
+			t.Errorf("%q: %v, %v", p, skip, err)
+		}
+	}
+	if skip, err := o.next(file("a b")); skip || err != nil {
+		t.Errorf("after what is hidden: %v, %v", skip, err)
+	}
+}

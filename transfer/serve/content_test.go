@@ -1,0 +1,215 @@
+package serve
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/zeebo/blake3"
+	"google.golang.org/protobuf/proto"
+
+	transferpb "kwikcp/transfer/internal/wire/proto"
+)
+
+// newTestServer serves a fresh directory.
+func newTestServer(t *testing.T) (*Server, string) {
+	t.Helper()
+	root := t.TempDir()
+	d, err := disk.OpenDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer(d, slog.New(slog.DiscardHandler))
+	t.Cleanup(func() {
+		s.Close()
+		d.Close()
+	})
+	return s, root
+}
+
+// wanted asks for the content of a file.
+func wanted(path string, content []byte) kwik.ContentRequest {
+	return wantedAt(path, content, time.Time{})
+}
+
+// wantedAt is wanted by a primary whose file has a modification time.
+func wantedAt(path string, content []byte, mtime time.Time) kwik.ContentRequest {
+	root := blake3.Sum256(content)
+	d, err := proto.Marshal(&transferpb.FileDescriptor{
+		Path: []byte(path), Size: uint64(len(content)), Root: root[:], MtimeNs: mtime.UnixNano(),
+	})
+	if err != nil {
+		panic(err)
+	}
+	return kwik.ContentRequest{Descriptor: d, Size: int64(len(content))}
+}
+
+// hashed makes a server hash a file, as a request does.
+func hashed(t *testing.T, s *Server, path string) *indexEntry {
+	t.Helper()
+	info, err := s.dir.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := s.index.lookup(path, disk.VersionOf(info), func() (disk.File, error) { return s.dir.Open(path) })
+	<-e.done
+	return e
+}
+
+func TestOpenContent(t *testing.T) {
+	s, root := newTestServer(t)
+	content := bytes.Repeat([]byte("content "), 30_000)
+	if err := os.WriteFile(filepath.Join(root, "file"), content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, err := s.OpenContent(t.Context(), wanted("file", content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	got := make([]byte, len(content)-7)
+	if n, err := c.ReadAt(got, 7); n != len(got) || (err != nil && err != io.EOF) || !bytes.Equal(got, content[7:]) {
+		t.Fatalf("read %d of %d bytes, %v", n, len(got), err)
+	}
+}
+
+func TestOpenContentRefuses(t *testing.T) {
+	s, root := newTestServer(t)
+	transfertest.Put(t, filepath.Join(root, "file"), "content")
+	transfertest.Put(t, filepath.Join(filepath.Dir(root), "outside"), "content")
+	if err := os.Symlink("../outside", filepath.Join(root, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(root, "dir"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	content := []byte("content")
+	var answers []error
+	for _, path := range []string{"missing", "link", "dir", "../outside", "/etc/hostname", "", ".", "a//b", `a\b`, "a\x00b"} {
+		c, err := s.OpenContent(t.Context(), wanted(path, content))
+		if err == nil {
+			t.Fatalf("%q was opened: %v", path, c)
+		}
+		answers = append(answers, err)
+	}
+	for _, err := range answers { // a secondary's client learns nothing of what else there is
+		if err != errNoContent {
+			t.Errorf("refused with %v, want %v for all", err, errNoContent)
+		}
+	}
+	for name, r := range map[string]kwik.ContentRequest{
+		"of another size":        wanted("file", []byte("longer content")),
+		"garbage":                {Descriptor: []byte("\xff\xff\xff"), Size: 7},
+		"empty descriptor":       {Size: 7},
+		"root of another length": {Descriptor: []byte("\x0a\x04file\x1a\x03abc"), Size: 7},
+	} {
+		if c, err := s.OpenContent(t.Context(), r); err == nil {
+			t.Errorf("%s: opened %v", name, c)
+		}
+	}
+}
+
+// A change is told to the client as such, so that it does not take the server for a liar.
+func TestContentThatChanged(t *testing.T) {
+	old, changed := []byte("old content"), []byte("new content") // of one size
+	for name, change := range map[string]func(path string) error{
+		"rewritten in place": func(path string) error { return os.WriteFile(path, changed, 0o644) },
+		"replaced": func(path string) error {
+			return errors.Join(os.WriteFile(path+".new", changed, 0o644), os.Rename(path+".new", path))
+		},
+		"rewritten, and its time set back": func(path string) error {
+			info, err := os.Stat(path)
+			return errors.Join(err, os.WriteFile(path, changed, 0o644), os.Chtimes(path, info.ModTime(), info.ModTime()))
+		},
+		"grown":  func(path string) error { return os.WriteFile(path, append(changed, "..."...), 0o644) },
+		"shrunk": func(path string) error { return os.WriteFile(path, changed[:3], 0o644) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, root := newTestServer(t)
+			path := transfertest.Put(t, filepath.Join(root, "file"), string(old))
+			past := time.Now().Add(-time.Hour) // so that the change is another tick of the file system's clock
+			if err := os.Chtimes(path, past, past); err != nil {
+				t.Fatal(err)
+			}
+			hashed(t, s, "file")
+			open, err := s.OpenContent(t.Context(), wanted("file", old))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer open.Close()
+			if err := change(path); err != nil {
+				t.Fatal(err)
+			}
+
+			if c, err := s.OpenContent(t.Context(), wanted("file", old)); !errors.Is(err, kwik.ErrContentChanged) {
+				t.Errorf("opened after the change: %v, %v", c, err)
+			}
+			n, err := open.ReadAt(make([]byte, len(old)), 0)
+			if name == "replaced" && err == nil { // the open file is the old one still, but its ctime may have changed
+				if n != len(old) {
+					t.Errorf("read %d bytes of the old file", n)
+				}
+			} else if n != 0 || !errors.Is(err, kwik.ErrContentChanged) {
+				t.Errorf("read %d bytes of what was being changed, %v", n, err)
+			}
+			// Somebody else asks, and the new content is hashed.
+			hashed(t, s, "file")
+			if c, err := s.OpenContent(t.Context(), wanted("file", old)); !errors.Is(err, kwik.ErrContentChanged) {
+				t.Errorf("opened after the new content was hashed: %v, %v", c, err)
+			}
+		})
+	}
+}
+
+// A copy of the same size that is another version is stale, and not taken for a liar, if it has another time than the primary's file.
+func TestStaleCopy(t *testing.T) {
+	old, now := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
+	for _, x := range []struct {
+		content []byte
+		mtime   time.Time
+		right   bool
+	}{
+		{now, transfertest.SomeTime, true},
+		{now, transfertest.SomeTime.Add(time.Hour), true},
+		{old, transfertest.SomeTime.Add(-time.Hour), false},
+	} {
+		s, root := newTestServer(t)
+		path := transfertest.Put(t, filepath.Join(root, "file"), string(x.content))
+		if err := os.Chtimes(path, x.mtime, x.mtime); err != nil {
+			t.Fatal(err)
+		}
+		c, err := s.open(t.Context(), wantedAt("file", now, transfertest.SomeTime), askedOfSecondary)
+		if !x.right {
+			if !errors.Is(err, kwik.ErrContentChanged) {
+				t.Errorf("the copy of %v: %v, %v", x.mtime, c, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+}
+
+// Asked by its primary for bytes that a client could not prove, a secondary finds out that it has another version.
+func TestStaleCopyThatIsChallenged(t *testing.T) {
+	old, now := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
+	s, root := newTestServer(t)
+	path := transfertest.Put(t, filepath.Join(root, "file"), string(old))
+	if err := os.Chtimes(path, transfertest.SomeTime, transfertest.SomeTime); err != nil {
+		t.Fatal(err)
+	}
+	request := wantedAt("file", now, transfertest.SomeTime) // it looks as if it were the same
+	if c, err := s.OpenContent(t.Context(), request); !errors.Is(err, kwik.ErrContentChanged) {
+		t.Errorf("%v, %v", c, err)
+	}
+}

@@ -1,0 +1,122 @@
+package serve
+
+import (
+	"bytes"
+	"fmt"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/internal/wire"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	transferpb "kwikcp/transfer/internal/wire/proto"
+)
+
+// A crowdedDir has n names in it.
+type crowdedDir struct {
+	disk.TreeDir
+	n int
+}
+
+func (d crowdedDir) Names(int) (names []string, err error) {
+	for i := range d.n {
+		names = append(names, fmt.Sprint(i))
+	}
+	return names, nil
+}
+
+// The names that listings hold are limited: what is beyond waits for others to end, and in the end is refused.
+func TestNamesLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &namesLimit{reading: make(chan struct{}, 4), held: semaphore.NewWeighted(10)}
+		read := func(n int) []string {
+			names, err := l.read(t.Context(), crowdedDir{n: n})
+			if err != nil || len(names) != n {
+				t.Fatalf("%d of %d names, %v", len(names), n, err)
+			}
+			return names
+		}
+		first, none, second := read(7), read(0), read(3)
+		if _, err := l.read(t.Context(), crowdedDir{n: 1}); err != errBusy || failureCode(err) != transferpb.Failure_BUSY {
+			t.Errorf("the eleventh name: %v", err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { l.release(read(8)) })
+		synctest.Wait()
+		l.release(second)
+		l.release(none)
+		synctest.Wait()
+		l.release(first)
+		wg.Wait()
+		l.release(read(10))
+	})
+}
+
+// A heldDir is a tree in which reading a directory takes until release is closed.
+type heldDir struct {
+	disk.TreeDir
+	reading, most *atomic.Int32
+	release       chan struct{}
+}
+
+func (d heldDir) At(path string) (disk.TreeDir, error) {
+	at, err := d.TreeDir.At(path)
+	d.TreeDir = at
+	return d, err
+}
+
+func (d heldDir) Names(most int) ([]string, error) {
+	for n := d.reading.Add(1); ; {
+		before := d.most.Load()
+		if n <= before || d.most.CompareAndSwap(before, n) {
+			break
+		}
+	}
+	defer d.reading.Add(-1)
+	<-d.release
+	return d.TreeDir.Names(most)
+}
+
+// A client has so many listings at once, and the others are answered after these.
+func TestListingsOfOneClient(t *testing.T) {
+	root := t.TempDir()
+	transfertest.Put(t, root+"/file", "content")
+	tree, err := disk.OpenTree(root, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	transfertest.OnNet(t, func(w *transfertest.Net) {
+		held := heldDir{TreeDir: tree, reading: new(atomic.Int32), most: new(atomic.Int32), release: make(chan struct{})}
+		serveOn(w, held)
+		session := w.Dial()
+		defer session.CloseWithError(0, "")
+		var request bytes.Buffer
+		wire.WriteMessage(&request, &transferpb.Request{Version: wire.ProtocolVersion, List: &transferpb.ListRequest{}})
+		var wg sync.WaitGroup
+		for i := range 5 * maxListings {
+			wg.Go(func() {
+				replies, err := w.Ask(session, request.Bytes(), true)
+				if err != nil || len(replies) != 1 || !strings.Contains(replies[0].String(), "file") {
+					w.T.Errorf("listing %d: %v, %v", i, replies, err)
+				}
+			})
+		}
+		time.Sleep(time.Second) // virtual: all requests have arrived
+		synctest.Wait()
+		if n := held.reading.Load(); n != maxListings {
+			w.T.Errorf("%d directories are read at once, want %d", n, maxListings)
+		}
+		close(held.release)
+		wg.Wait()
+		if n := held.most.Load(); n > maxListings {
+			w.T.Errorf("%d directories were read at once", n)
+		}
+	})
+}
