@@ -150,8 +150,8 @@ func TestLimitsOfProtocol(t *testing.T) {
 		"names of at most " + number("maxName") + " bytes, at most " + number("maxTreePath") + " bytes in all",
 		"after `limit` entries (at most " + number("maxListed") + ")",
 		"A client accepts " + number("maxEntries") + " entries",
-		"the paths of up to " + number("maxPackFiles") + " files, in tree order, at most " + bytes("maxPackPaths"),
-		"(" + bytes("maxPackTrees") + " of files after the first)",
+		"the paths of up to " + number("maxBatchFiles") + " files, in tree order, at most " + bytes("maxBatchPaths"),
+		"(" + bytes("maxBatchTrees") + " of files after the first)",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page has no %q", want)
