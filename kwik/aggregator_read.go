@@ -7,8 +7,6 @@ import (
 	"io"
 	"os"
 	"time"
-
-	"kwikcp/internal/rangeset"
 )
 
 // This file is the consumer's side of the stream aggregator.
@@ -21,7 +19,7 @@ func (a *streamAggregator) setHave(start, end int64) error {
 		return err
 	}
 	a.offsets.keep(start, end)
-	a.sched.keep(start, end)
+	a.sched.MarkHad(start, end)
 	return nil
 }
 
@@ -32,7 +30,7 @@ func (a *streamAggregator) setFirst(start, end int64) error {
 	if err := a.checkAhead("SetFirst", start, end); err != nil {
 		return err
 	}
-	a.sched.first = rangeset.Range{Start: start, End: end}
+	a.sched.SetPriority(start, end)
 	return nil
 }
 
@@ -45,7 +43,7 @@ func (a *streamAggregator) checkAhead(call string, start, end int64) error {
 		return fmt.Errorf("kwik: %s on a pushed stream, where others say which bytes count", call)
 	case a.mode != consumerNone:
 		return fmt.Errorf("kwik: %s after CopyTo or Read", call)
-	case start < 0 || start >= end || end > a.units.total || !a.units.isBoundary(start) || !a.units.isBoundary(end):
+	case start < 0 || start >= end || end > a.units.Total() || !a.units.IsBoundary(start) || !a.units.IsBoundary(end):
 		return errorf(ErrOffsetSyncFailure, "[%d, %d) is not whole units", start, end).onStream(a.id, start)
 	}
 	return nil
@@ -58,7 +56,7 @@ func (a *streamAggregator) setHorizon(end int64) error {
 	switch {
 	case a.pushed:
 		return errors.New("kwik: SetHorizon on a pushed stream, where others say what they send")
-	case end < 0 || end > a.units.total || !a.units.isBoundary(end):
+	case end < 0 || end > a.units.Total() || !a.units.IsBoundary(end):
 		return errorf(ErrOffsetSyncFailure, "horizon %d is not the end of a unit", end).onStream(a.id, end)
 	case a.mode == consumerNone:
 		a.horizon = end
@@ -68,7 +66,7 @@ func (a *streamAggregator) setHorizon(end int64) error {
 	}
 	a.horizon = end
 	if a.err == nil && !a.released {
-		a.sched.setLimit(a.limit(), time.Now())
+		a.sched.SetLimit(a.limit(), time.Now())
 		a.dispatch()
 	}
 	return nil
@@ -102,11 +100,11 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 	}
 	a.mode = mode
 	close(a.demanded)
-	if a.sched.done() { // all of it is had
+	if a.sched.Done() { // all of it is had
 		a.releaseLocked()
 		return nil
 	}
-	a.sched.limit = a.units.floor(a.limit())
+	a.sched.InitLimit(a.limit())
 	a.mu.Unlock()
 	a.begin()
 	a.mu.Lock()
@@ -115,7 +113,7 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 	}
 	a.wg.Go(a.run)
 	if !a.pushed {
-		a.sched.start(time.Now())
+		a.sched.Start(time.Now())
 		a.dispatch()
 	}
 	return nil
@@ -153,13 +151,13 @@ func (a *streamAggregator) read(p []byte) (int, error) {
 			if a.pushed {
 				a.moveWindow()
 			} else {
-				a.sched.setLimit(a.limit(), time.Now())
+				a.sched.SetLimit(a.limit(), time.Now())
 				a.dispatch()
 			}
 			return n, nil
 		}
 		switch {
-		case pos == a.units.total:
+		case pos == a.units.Total():
 			return 0, io.EOF
 		case a.err != nil:
 			return 0, a.err
@@ -201,9 +199,9 @@ func (a *streamAggregator) copyTo(ctx context.Context, w io.WriterAt) (int64, er
 	if err := a.demand(consumerUnordered); err != nil {
 		return 0, err
 	}
-	for (!a.sched.done() && a.err == nil) || a.writing > 0 || a.replaces > 0 { // w is not written to after the return
+	for (!a.sched.Done() && a.err == nil) || a.writing > 0 || a.replaces > 0 { // w is not written to after the return
 		a.changed.Wait()
 	}
 	a.returned = true
-	return a.sched.had.Total(), a.err
+	return a.sched.Had(), a.err
 }

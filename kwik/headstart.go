@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -18,16 +19,16 @@ import (
 const maxHeadStart = 1 << 20
 
 // headStart returns how much of a stream the primary may write unasked: whole units, and no more than its equal part of what several
-// servers share, as in scheduler.heldBack.
-func (spec *AggregateStreamSpec) headStart(u units, secondaries int) int64 {
+// servers share, as in sched.Scheduler.
+func (spec *AggregateStreamSpec) headStart(u sched.Units, secondaries int) int64 {
 	most := min(spec.HeadStart, maxHeadStart)
-	if u.total > reserveUnits*u.size {
-		most = min(most, u.total/int64(1+secondaries))
+	if u.WorthSharing(u.Total()) {
+		most = min(most, u.Total()/int64(1+secondaries))
 	}
 	if spec.Pushed || most <= 0 {
 		return 0
 	}
-	return u.floor(most)
+	return u.Floor(most)
 }
 
 // beginHeadStart makes the primary a source of a stream that it offers, which writes [0, end) when start is called. It reports whether it
@@ -77,9 +78,9 @@ func (s *ClientSession) ReserveHeadStart(n int64) (reserved int64, release func(
 }
 
 // checkHeadStart checks what an offer says of a head start.
-func checkHeadStart(u units, o *kwikpb.StreamOffer) error {
+func checkHeadStart(u sched.Units, o *kwikpb.StreamOffer) error {
 	n := o.GetHeadStart()
-	if n > 0 && (o.GetPushed() || n > maxHeadStart || !u.isBoundary(int64(n))) {
+	if n > 0 && (o.GetPushed() || n > maxHeadStart || !u.IsBoundary(int64(n))) {
 		return errorf(ErrMetadataProtocolViolation, "head start of %d bytes", n)
 	}
 	return nil
@@ -96,8 +97,8 @@ func (a *streamAggregator) headStart(id PathID, rtt func() time.Duration, end in
 	s := &source{id: id, primary: true, rtt: rtt}
 	s.passed, _ = a.queue(id)
 	a.sources[id] = s
-	a.sched.headStart(id, end, rtt(), time.Now())
+	a.sched.AddHeadStart(schedSource(id, rtt()), end, time.Now())
 	if leaving {
-		a.sched.drain(id, time.Now())
+		a.sched.Drain(sched.SourceID(id), time.Now())
 	}
 }

@@ -38,7 +38,7 @@ func (s *Stream) IsAggregate() bool { return s.agg != nil }
 // Size returns the size of an aggregate stream in bytes, as the primary states it, and -1 for a plain stream.
 func (s *Stream) Size() int64 {
 	if s.agg != nil {
-		return s.agg.units.total
+		return s.agg.units.Total()
 	}
 	return -1
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -41,7 +42,7 @@ const (
 	// maxBlames is how often one session is listened to.
 	maxBlames = 256
 	// maxChallengeFrame bounds a challenge and its answer, in bytes.
-	maxChallengeFrame = maxUnit + 256<<10
+	maxChallengeFrame = sched.MaxUnit + 256<<10
 )
 
 // A VerifyFunc reports whether bytes are right: p, from offset off, of the content that a descriptor names. It returns nil as well if it
@@ -76,11 +77,11 @@ func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
 		l.config.OnBlame(s, PathID(printable(status.GetPathId())), clampOffset(blame.GetOffset()), printable(status.GetReason()))
 	}
 	// What is pushed cannot be asked for, and a stream that has ended, or was never there, says nothing about what to ask for.
-	if offer == nil || offer.spec.Pushed || blame.GetOffset() >= uint64(offer.units.total) || l.config.Verify == nil {
+	if offer == nil || offer.spec.Pushed || blame.GetOffset() >= uint64(offer.units.Total()) || l.config.Verify == nil {
 		return
 	}
-	start := offer.units.floor(int64(blame.GetOffset()))
-	l.charge(PathID(status.GetPathId()), charge{offer, start, offer.units.ceil(start + 1)})
+	start := offer.units.Floor(int64(blame.GetOffset()))
+	l.charge(PathID(status.GetPathId()), charge{offer, start, offer.units.Ceil(start + 1)})
 }
 
 // charge has a member prove a unit.
@@ -176,7 +177,7 @@ func (l *Listener) challenge(m *member, c charge) error {
 	stream.SetDeadline(time.Now().Add(challengeTimeout))
 	spec := c.offer.spec
 	request := &kwikpb.Challenge{
-		Size: uint64(spec.Size), Alignment: uint64(spec.Alignment), Descriptor_: spec.Descriptor, Segments: c.offer.units.segments(),
+		Size: uint64(spec.Size), Alignment: uint64(spec.Alignment), Descriptor_: spec.Descriptor, Segments: c.offer.units.Segments(),
 		Offset: uint64(c.start), Length: uint64(c.end - c.start),
 	}
 	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Challenge{Challenge: request}}); err != nil {
@@ -239,14 +240,14 @@ func (l *Listener) read(ctx context.Context, c *kwikpb.Challenge) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	total, n := uint64(u.total), c.GetLength()
+	total, n := uint64(u.Total()), c.GetLength()
 	switch {
-	case c.GetOffset() >= total || n == 0 || n > maxUnit || n > total-c.GetOffset() || len(c.GetDescriptor_()) > maxDescriptor:
+	case c.GetOffset() >= total || n == 0 || n > sched.MaxUnit || n > total-c.GetOffset() || len(c.GetDescriptor_()) > maxDescriptor:
 		return nil, errorf(ErrOffsetSyncFailure, "challenge for %d bytes at %d", n, c.GetOffset())
 	case l.config.OpenContent == nil:
 		return nil, errors.New("this server has no content")
 	}
-	content, err := l.config.OpenContent(ctx, ContentRequest{Descriptor: c.GetDescriptor_(), Size: u.total})
+	content, err := l.config.OpenContent(ctx, ContentRequest{Descriptor: c.GetDescriptor_(), Size: u.Total()})
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package kwik
 import (
 	"crypto/subtle"
 	"encoding/binary"
+	"kwikcp/kwik/internal/sched"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -39,16 +40,16 @@ type ticketClaim struct {
 // contentID names what an aggregate stream carries, and how: BLAKE3 over size, units and descriptor.
 type contentID [32]byte
 
-func newContentID(u units, alignment uint64, descriptor []byte, pushed bool) (id contentID) {
+func newContentID(u sched.Units, alignment uint64, descriptor []byte, pushed bool) (id contentID) {
 	h := blake3.New()
 	if pushed {
 		h.WriteString("kwik pushed content")
 	} else {
 		h.WriteString("kwik content")
 	}
-	segments := u.segments()
+	segments := u.Segments()
 	buf := make([]byte, 0, 8*(4+len(segments)))
-	buf = binary.LittleEndian.AppendUint64(buf, uint64(u.total))
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(u.Total()))
 	buf = binary.LittleEndian.AppendUint64(buf, alignment)
 	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(segments)))
 	for _, n := range segments {
