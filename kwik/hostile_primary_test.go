@@ -65,8 +65,11 @@ func TestDialIsRefusedByTheClient(t *testing.T) {
 					dialled <- err
 				})
 				p, hello := server.accept()
-				if len(hello.GetSessionId()) != 16 || hello.GetVersion() != 1 || hello.GetPathId() != "" || hello.GetTicket() != nil {
-					w.t.Errorf("Hello %v", hello)
+				if id := hello.GetSessionId(); len(id) != 16 || hello.GetVersion() != 1 {
+					w.t.Errorf("Hello with a session ID of %d bytes and version %d", len(id), hello.GetVersion())
+				}
+				if hello.GetPathId() != "" || hello.GetTicket() != nil {
+					w.t.Errorf("Hello to a primary names path %q, ticket %x", hello.GetPathId(), hello.GetTicket())
 				}
 				p.send(c.answer)
 				wantError(w.t, <-dialled, c.want)

@@ -23,8 +23,14 @@ func TestConnection(t *testing.T) {
 			}
 			for id, ahead := range map[ServerID]time.Duration{primaryID: 0, "s1": time.Hour} {
 				c, ok := client.Connection(id)
-				if !ok || c.Local == nil || c.TLS.NegotiatedProtocol != ProtocolClient || (c.Host != nil) != inspect || (c.ECN != "") != inspect {
-					t.Fatalf("inspect %t: %s: %t, %+v", inspect, id, ok, c)
+				if !ok {
+					w.t.Fatalf("inspect %t: no connection to %s", inspect, id)
+				}
+				if c.Local == nil || c.TLS.NegotiatedProtocol != ProtocolClient {
+					t.Errorf("inspect %t: %s: from %v with protocol %q", inspect, id, c.Local, c.TLS.NegotiatedProtocol)
+				}
+				if (c.Host != nil) != inspect || (c.ECN != "") != inspect {
+					w.t.Fatalf("inspect %t: %s: host %+v, ECN %q", inspect, id, c.Host, c.ECN)
 				}
 				if !inspect {
 					continue
@@ -49,8 +55,11 @@ func TestReadHost(t *testing.T) {
 	}
 	for _, ms := range []int64{-1 << 63, -1, 0, 1<<63 - 1} {
 		h := readHost(&kwikpb.Host{Software: strings.Repeat("x", 1000), TimeMs: ms, ReceiveBuffer: 1<<32 - 1}, now, now.Add(time.Second))
-		if len(h.Software) != maxSoftware || h.ReceiveBuffer < 0 || (h.Clock > 0) != (ms > 1e12) || h.ClockError < time.Second/2 {
-			t.Errorf("%d: %+v", ms, h)
+		if len(h.Software) != maxSoftware || h.ReceiveBuffer < 0 {
+			t.Errorf("%d: software of %d bytes, receive buffer of %d", ms, len(h.Software), h.ReceiveBuffer)
+		}
+		if ahead := ms > 1e12; (h.Clock > 0) != ahead || h.ClockError < time.Second/2 {
+			t.Errorf("%d: clock %v ± %v", ms, h.Clock, h.ClockError)
 		}
 	}
 }

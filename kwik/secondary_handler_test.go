@@ -325,13 +325,26 @@ func TestSecondaryStreamStates(t *testing.T) {
 		x.write(h.open()[3:], h.data(h.start, 2000), h.data(h.start+2000, 1000)[:500])
 		info := h.wantInfo(0, SecondaryStreamActive)
 		h.w.within(time.Second, func() bool { info = h.infos()[0]; return info.Received > 2400 })
-		m := h.client.Mappings()
-		if len(m) != 1 || *info.Mapping != m[0] || m[0].Path != h.id.path(1) || m[0].KWIKStream != h.stream.StreamID() || m[0].SecondaryStream != info.StreamID ||
-			m[0].Bytes != 2000 || m[0].Offset != int64(h.start)+2000 || m[0].CreatedAt.IsZero() || m[0].LastActivity.Before(m[0].CreatedAt) {
-			t.Errorf("%+v, %+v", info, m)
+		mappings := h.client.Mappings()
+		if len(mappings) != 1 || *info.Mapping != mappings[0] {
+			h.w.t.Fatalf("the mappings are %+v, the stream has %+v", mappings, info.Mapping)
 		}
-		if st := h.w.path(h.client, h.id).SecondaryStreams; st.ActiveStreams != 1 || st.MappedStreams != 1 || st.TotalBytes != info.Received || st.CountedBytes != 2000 {
-			t.Errorf("%+v", st)
+		m := mappings[0]
+		if m.Path != h.id.path(1) || m.KWIKStream != h.stream.StreamID() || m.SecondaryStream != info.StreamID {
+			t.Errorf("stream %d is mapped as %+v", info.StreamID, m)
+		}
+		if m.Bytes != 2000 || m.Offset != int64(h.start)+2000 {
+			t.Errorf("after 2000 bytes from %d: %d bytes, offset %d", h.start, m.Bytes, m.Offset)
+		}
+		if m.CreatedAt.IsZero() || m.LastActivity.Before(m.CreatedAt) {
+			t.Errorf("created at %v, last active at %v", m.CreatedAt, m.LastActivity)
+		}
+		st := h.w.path(h.client, h.id).SecondaryStreams
+		if st.ActiveStreams != 1 || st.MappedStreams != 1 {
+			t.Errorf("%d streams are active and %d mapped, want 1 and 1", st.ActiveStreams, st.MappedStreams)
+		}
+		if st.TotalBytes != info.Received || st.CountedBytes != 2000 {
+			t.Errorf("%d bytes received, %d counted, want %d and 2000", st.TotalBytes, st.CountedBytes, info.Received)
 		}
 		x.write(h.data(h.start+2000, 1000)[500:], wireClose(h.start+3000))
 		h.wantInfo(0, SecondaryStreamClosing)
@@ -386,16 +399,25 @@ func TestPathStats(t *testing.T) {
 		w.copy(w.offer(client, server, unit, nil)).wantAll()
 		before := w.wantState(client, "s1", PathActive)
 		for _, p := range client.Servers() {
-			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond || p.CongestionWindow == 0 {
-				t.Errorf("%q: RTT %v, at least %v, window %d", p.ID, p.RTT, p.MinRTT, p.CongestionWindow)
+			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond {
+				t.Errorf("%q: RTT %v, shortest %v, on a link of 20 ms", p.ID, p.RTT, p.MinRTT)
 			}
-			if p.Wire.BytesReceived < uint64(p.SecondaryStreams.CountedBytes) || p.Wire.BytesSent == 0 || p.Wire.PacketsSent == 0 || p.Wire.PacketsReceived == 0 {
-				t.Errorf("%q: %+v", p.ID, p.Wire)
+			if p.CongestionWindow == 0 {
+				t.Errorf("%q: no congestion window", p.ID)
+			}
+			if p.Wire.BytesSent == 0 || p.Wire.PacketsSent == 0 || p.Wire.PacketsReceived == 0 {
+				t.Errorf("%q: a count is 0: %+v", p.ID, p.Wire)
+			}
+			if counted := p.SecondaryStreams.CountedBytes; p.Wire.BytesReceived < uint64(counted) {
+				t.Errorf("%q: %d bytes received, but %d counted", p.ID, p.Wire.BytesReceived, counted)
 			}
 		}
 		st := client.Stats()
-		if st.ActivePaths != 2 || st.AggregateStreams != 1 || st.Wire.BytesReceived < uint64(len(w.data)) || st.SecondaryStreams.CountedBytes != int64(len(w.data)) {
-			t.Errorf("%+v", st)
+		if st.ActivePaths != 2 || st.AggregateStreams != 1 {
+			t.Errorf("%d active paths and %d streams, want 2 and 1", st.ActivePaths, st.AggregateStreams)
+		}
+		if st.Wire.BytesReceived < uint64(len(w.data)) || st.SecondaryStreams.CountedBytes != int64(len(w.data)) {
+			t.Errorf("%d bytes received, %d counted, of %d", st.Wire.BytesReceived, st.SecondaryStreams.CountedBytes, len(w.data))
 		}
 		if c := server.ConnectionStats(); c.BytesSent == 0 || c.CongestionWindow == 0 || client.ConnectionStats().BytesReceived == 0 {
 			t.Errorf("%+v", c)
