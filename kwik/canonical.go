@@ -157,8 +157,13 @@ type fieldCheck struct {
 
 // The known fields of StreamMetadataFrame and SecondaryStreamData.
 var (
-	frameWires = []protowire.Type{-1, protowire.VarintType, protowire.VarintType, protowire.BytesType, protowire.VarintType, protowire.BytesType}
-	dataWires  = []protowire.Type{-1, protowire.VarintType, protowire.VarintType, protowire.VarintType, protowire.BytesType, protowire.VarintType, protowire.VarintType, protowire.BytesType}
+	frameWires = []protowire.Type{
+		-1, protowire.VarintType, protowire.VarintType, protowire.BytesType, protowire.VarintType, protowire.BytesType,
+	}
+	dataWires = []protowire.Type{
+		-1, protowire.VarintType, protowire.VarintType, protowire.VarintType, protowire.BytesType,
+		protowire.VarintType, protowire.VarintType, protowire.BytesType,
+	}
 )
 
 // check returns an error if a field must not occur here, and records it otherwise.

@@ -21,7 +21,8 @@ func (l *Listener) Shutdown(ctx context.Context, reason string) error {
 	sessions := slices.Collect(maps.Keys(l.sessions))
 	l.mu.Unlock()
 	for _, s := range sessions {
-		s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_GoAway{GoAway: &kwikpb.GoAway{Reason: printable(reason)}}})
+		goAway := &kwikpb.GoAway{Reason: printable(reason)}
+		s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_GoAway{GoAway: goAway}})
 		s.closeIfDrained()
 	}
 	select {
