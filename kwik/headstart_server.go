@@ -3,8 +3,9 @@ package kwik
 // maxHeadStart bounds a head start, in bytes.
 const maxHeadStart = 1 << 20
 
-// headStartLength returns the length of the head start in bytes: whole units, and of a stream that
-// several servers share at most the primary's equal part, as in scheduler.heldBack.
+// headStartLength returns the length of the head start in bytes: whole units, and at most the
+// primary's equal part of a stream that several servers share. scheduler.heldBack applies the
+// same rule.
 func (spec *AggregateStreamSpec) headStartLength(u units, secondaries int) int64 {
 	most := min(spec.HeadStart, maxHeadStart)
 	if u.total > reserveUnits*u.size {

@@ -14,9 +14,9 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A secondaryStreamHandler receives the secondary streams of all paths of a session: it parses
-// their frames, keeps their mappings and passes the payload to the aggregator of the KWIK stream.
-// It starts no goroutine: each path runs handle in one goroutine per stream and waits for them.
+// A secondaryStreamHandler receives the secondary streams of all paths of a session. It parses
+// their frames, keeps their mappings and passes the payload to the aggregators. It starts no
+// goroutine: each path runs handle in one goroutine per stream and waits for them.
 type secondaryStreamHandler struct {
 	// aggregator finds a KWIK stream. known is false for an ID that was never offered; a is nil for
 	// a stream that has ended.

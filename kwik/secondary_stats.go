@@ -151,9 +151,9 @@ func (h *secondaryStreamHandler) addCounted(s *source) {
 	h.pathStreams(s.id).counted += n
 }
 
-// pathLoad returns the number of bytes of a path that have counted. busy reports whether the path
-// has more than half of the secondary streams open that it may have: the server is then likely to
-// delay further ones.
+// pathLoad returns the number of bytes of a path that have counted. busy reports whether more
+// than half of the path's secondary streams are open. The server is then likely to delay
+// further ones.
 func (h *secondaryStreamHandler) pathLoad(path PathID) (counted int64, busy bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

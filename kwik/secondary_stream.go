@@ -13,8 +13,9 @@ const (
 	// dataFrameSize is the payload of a usual DATA frame, in bytes, unless BufferSize says
 	// otherwise; larger if one unit is.
 	dataFrameSize = 256 << 10
-	// blockHeadroom is kept before the payload of a block for the frames that precede it, so
-	// that one write sends all: a DATA header, and OPEN at the start of a stream.
+	// blockHeadroom is the space before the payload of a block. It holds the frames that
+	// precede the payload, so that one write sends all: a DATA header, and OPEN at the start of
+	// a stream.
 	blockHeadroom = 128
 )
 
@@ -45,7 +46,10 @@ func (s *ServerSession) openSecondaryStream(
 		stream.CancelWrite(StreamErrorCode(NoError))
 		return nil, err
 	}
-	return &secondaryStream{stream: stream, kwikID: kwikID, offset: offset, opened: opened, limit: s.listener.config.RateLimit}, nil
+	return &secondaryStream{
+		stream: stream, kwikID: kwikID, offset: offset, opened: opened,
+		limit: s.listener.config.RateLimit,
+	}, nil
 }
 
 // announce sends OPEN without payload.
