@@ -9,7 +9,8 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A client that asks learns of each server what it says of itself, and whether marks of congestion arrive; one that does not learns nothing.
+// A client that inspects learns the description of each server and whether congestion marks
+// arrive. Any other client learns nothing.
 func TestConnection(t *testing.T) {
 	const rtt = 100 * time.Millisecond
 	inWorldOf(t, unit, 1, simnet.Link{Latency: rtt / 4}, func(w *world) {
@@ -19,7 +20,7 @@ func TestConnection(t *testing.T) {
 			client, _ := w.dial(&ClientConfig{Inspect: inspect})
 			w.wantState(client, "s1", PathActive)
 			if _, ok := client.Connection("s2"); ok {
-				t.Error("a connection to a server that nobody knows")
+				t.Error("a connection to a server that was not announced")
 			}
 			for id, ahead := range map[ServerID]time.Duration{primaryID: 0, "s1": time.Hour} {
 				c, ok := client.Connection(id)
@@ -47,7 +48,7 @@ func TestConnection(t *testing.T) {
 	})
 }
 
-// Nothing that a server says of itself harms a client.
+// No description of a server harms a client.
 func TestReadHost(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	if readHost(nil, now, now) != nil {

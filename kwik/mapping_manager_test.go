@@ -94,7 +94,7 @@ func TestStreamMappingManager(t *testing.T) {
 	}
 }
 
-// checkMappings fails the test unless the manager's indices say the same.
+// checkMappings fails the test unless the indices of the manager agree.
 func checkMappings(t *testing.T, m *streamMappingManager) {
 	t.Helper()
 	both, granted := 0, 0
@@ -147,8 +147,8 @@ func TestMappingExpiry(t *testing.T) {
 	}
 }
 
-// FuzzMappingManager does whatever comes to a mapping manager and to a list of mappings that is searched from end to end, and
-// wants the same answers from both.
+// FuzzMappingManager applies the same operations to a mapping manager and to a list that is
+// searched from end to end. Both must give the same answers.
 func FuzzMappingManager(f *testing.F) {
 	f.Add([]byte("\x00\x00\x01\x00\x40\x01\x02\x00\x01\x80\x00\x00"))
 	f.Add([]byte("\x00\x00\x00\x00\x00\x00\x01\x02\x03\x40\x41\x42\x80\x81\xc0\xc1"))
