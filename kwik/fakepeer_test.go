@@ -298,7 +298,8 @@ func (p *fakePeer) extent(raw ...[]byte) *fakeExtent {
 	return x
 }
 
-// write writes raw bytes. That the other side may have refused the stream already is not this peer's affair.
+// write writes raw bytes. That the other side may have refused the stream already is not this
+// peer's affair.
 func (x *fakeExtent) write(raw ...[]byte) { x.Write(bytes.Join(raw, nil)) }
 
 // wireFrame is a StreamMetadataFrame with its length before it.

@@ -207,7 +207,8 @@ func TestJoinAtTheExpenseOfAnother(t *testing.T) {
 		p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, trust.Pin{5}, victim.addr.String())}})
 		p.wantClosed(ErrAccessRefused) // not the announced key
 
-		// The announced key, but another primary's secondary: it is not joining here, so it proves nothing.
+		// The announced key, but another primary's secondary: it is not joining here, so it
+		// proves nothing.
 		other := w.secondaries[0]
 		p = w.fakeClient(w.primary, ProtocolJoin)
 		p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, other.pin(), other.addr.String())}})

@@ -236,7 +236,8 @@ func FuzzMappingManager(f *testing.F) {
 	})
 }
 
-// BenchmarkStreamMappingManager looks mappings up, both ways, in a full manager: the seed allows 0.1 ms.
+// BenchmarkStreamMappingManager looks mappings up, both ways, in a full manager: the seed
+// allows 0.1 ms.
 func BenchmarkStreamMappingManager(b *testing.B) {
 	m := newStreamMappingManager((maxSecondaryPaths + 1 + maxFurtherPaths) * 32)
 	now := time.Unix(1e9, 0)

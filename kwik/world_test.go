@@ -289,7 +289,8 @@ func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, c
 	return client, nil
 }
 
-// offer opens w.data as an aggregate stream and returns the client's reader, which verifies with verify.
+// offer opens w.data as an aggregate stream and returns the client's reader, which verifies
+// with verify.
 func (w *world) offer(client *ClientSession, server *ServerSession, alignment int64, verify ProofFunc) *AggregateReader {
 	w.t.Helper()
 	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: alignment, Descriptor: []byte("data")})
