@@ -265,8 +265,8 @@ func (s *slowOnce) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // A source may be slow with the first bytes of a content, and write other streams meanwhile.
-// It opens no QUIC stream before it has the bytes: a later stream would make an earlier one
-// known to the client (RFC 9000, section 3.2), which would then wait for its OPEN.
+// It opens no QUIC stream before it has the bytes. A later stream would make the earlier one
+// known to the client (RFC 9000, section 3.2), and the client would wait for its OPEN.
 func TestSlowContentBesideQuick(t *testing.T) {
 	for _, second := range []bool{false, true} {
 		inWorldOf(t, unit, 0, lan, func(w *world) {

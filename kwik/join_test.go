@@ -197,7 +197,7 @@ func TestHostileJoins(t *testing.T) {
 	}
 }
 
-// A peer that knows the token can make the primary dial a third party, but no more: no KWIK
+// A peer that knows the token can make the primary dial a third party, but no more. No KWIK
 // frame follows, and no client is sent there.
 func TestJoinAtTheExpenseOfAnother(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {

@@ -362,8 +362,8 @@ func FuzzMetadataProtocol(f *testing.F) {
 	})
 }
 
-// encoded reports whether a frame, with its length, is one that a plain encoder writes: an
-// OPEN, a CLOSE, or a DATA with the right IDs.
+// encoded reports whether a frame, with its length, is one that a plain encoder writes. It is
+// an OPEN, a CLOSE, or a DATA with the right IDs.
 func encoded(raw []byte) bool {
 	length, n := protowire.ConsumeVarint(raw)
 	var frame kwikpb.StreamMetadataFrame

@@ -158,7 +158,7 @@ func TestBytesBeforeAFaultCount(t *testing.T) {
 }
 
 // BufferSize bounds the bytes that are proved and placed at once, whatever the sizes of the
-// frames, and the payload that a server puts into one frame.
+// frames. It also bounds the payload that a server puts into one frame.
 func TestBufferSize(t *testing.T) {
 	const size, align, buffer = 2 << 20, 10_000, 100_000
 	var mu sync.Mutex

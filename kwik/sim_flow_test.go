@@ -329,8 +329,8 @@ func (f *simFlow) judgeBytes() {
 // simSpare bounds the other bytes that may be discarded.
 const simSpare = 256 << 10
 
-// watch checks at all times that servers that keep the rules are not rejected, and that the
-// memory that other servers make the client hold is bounded.
+// watch checks two things at all times: servers that keep the rules are not rejected, and
+// other servers make the client hold a bounded amount of memory.
 func (w *simWorld) watch() {
 	open := w.client.config.SecondaryStreams.MaxStreamsPerPath
 	for simSleep(w.ctx, 100*time.Millisecond) {

@@ -164,8 +164,8 @@ func (s *simScenario) calm() bool {
 		!slices.ContainsFunc(s.servers, func(p simServer) bool { return p.disk > 0 || p.copy != simCopyRight })
 }
 
-// must reports whether a stream must end well: a reliable server has its bytes, and no policy
-// of the client ends it because of the others.
+// must reports whether a stream must end well. A reliable server then has its bytes, and no
+// policy of the client ends it because of the others.
 func (s *simScenario) must(st simStream) bool {
 	if s.cut > 0 || st.quits > 0 {
 		return false

@@ -81,7 +81,7 @@ func TestSuspension(t *testing.T) {
 		c.wantAll()
 		w.within(time.Second, func() bool { return len(said.all()) == 1 })
 		if said.all()[0] == nil {
-			w.t.Fatal("the primary reports that it has proved its bytes")
+			w.t.Fatal("the primary lifts the suspension")
 		}
 		if ids := offered(); len(ids) != 2 || ids[1] != "s2" {
 			w.t.Errorf("offered are %v", ids)
