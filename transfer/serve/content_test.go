@@ -186,7 +186,7 @@ func TestStaleCopy(t *testing.T) {
 		if err := os.Chtimes(path, x.mtime, x.mtime); err != nil {
 			t.Fatal(err)
 		}
-		c, err := s.open(t.Context(), wantedAt("file", now, transfertest.SomeTime), askedOfSecondary)
+		c, err := s.openFile(t.Context(), wantedAt("file", now, transfertest.SomeTime), secondaryServes)
 		if !x.right {
 			if !errors.Is(err, kwik.ErrContentChanged) {
 				t.Errorf("the copy of %v: %v, %v", x.mtime, c, err)

@@ -82,7 +82,7 @@ func inIndex(t *testing.T, f func(t *testing.T, x *index)) {
 		x := newIndex(ctx, slog.New(slog.DiscardHandler))
 		f(t, x)
 		cancel()
-		x.wg.Wait()
+		x.jobs.Wait()
 	})
 }
 
@@ -94,8 +94,8 @@ func TestIndexHashesOnceForAll(t *testing.T) {
 			wg.Go(func() {
 				e := x.lookup("f", d.now(), d.open)
 				<-e.done
-				if e.err != nil || e.tree.Root() != integrity.Root(blake3.Sum256(make([]byte, d.size))) || e.growth.end != d.size {
-					t.Errorf("error %v after %d bytes", e.err, e.growth.end)
+				if e.err != nil || e.tree.Root() != integrity.Root(blake3.Sum256(make([]byte, d.size))) || e.partial.end != d.size {
+					t.Errorf("error %v after %d bytes", e.err, e.partial.end)
 				}
 			})
 		}
@@ -140,7 +140,7 @@ func TestIndexKnowsVersions(t *testing.T) {
 		if first == second || second.err != nil {
 			t.Error("the second version was not hashed:", second.err)
 		}
-		if e := x.entry("f"); e.known() == nil || e.version != d.now() || x.order.Len() != 1 || x.bytes != second.cost() {
+		if e := x.entry("f"); e.finishedTree() == nil || e.version != d.now() || x.order.Len() != 1 || x.bytes != second.cost() {
 			t.Errorf("kept %d entries of %d bytes, version %+v", x.order.Len(), x.bytes, e.version)
 		}
 	})
@@ -194,7 +194,7 @@ func TestIndexIsBounded(t *testing.T) {
 				x.lookup("0", d.now(), d.open) // in use all the time
 			}
 		}
-		x.wg.Wait()
+		x.jobs.Wait()
 		sum := int64(0)
 		for e := x.order.Front(); e != nil; e = e.Next() {
 			sum += e.Value.(*indexEntry).cost()
@@ -202,7 +202,7 @@ func TestIndexIsBounded(t *testing.T) {
 		if x.bytes != sum || x.bytes > maxIndexed || x.bytes < maxIndexed/2 || len(x.entries) != x.order.Len() {
 			t.Errorf("%d entries in order, %d by path, count as %d bytes, are %d", x.order.Len(), len(x.entries), x.bytes, sum)
 		}
-		if x.entry("0").known() == nil {
+		if x.entry("0").finishedTree() == nil {
 			t.Error("what is in use was dropped")
 		}
 		if x.entry("1") != nil {
@@ -219,11 +219,11 @@ func TestIndexCountsASupersededVersionOnce(t *testing.T) {
 		x.mu.Lock()
 		e := &indexEntry{path: "f", version: d.now(), done: make(chan struct{})}
 		x.entries["f"], e.place = e, x.order.PushBack(e)
-		x.wg.Go(func() { x.compute(e, d.open) })
+		x.jobs.Go(func() { x.compute(e, d.open) })
 		<-e.done // compute waits for the lock now
-		x.forget(e)
+		x.remove(e)
 		x.mu.Unlock()
-		x.wg.Wait()
+		x.jobs.Wait()
 		if x.bytes != 0 {
 			t.Errorf("an empty index counts %d bytes", x.bytes)
 		}
@@ -239,7 +239,7 @@ func TestIndexEndsWithItsServer(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		start := time.Now()
 		cancel()
-		x.wg.Wait()
+		x.jobs.Wait()
 		if took := time.Since(start); took > 2*time.Second || !running.finished() || !waiting.finished() {
 			t.Errorf("took %v", took)
 		}
@@ -277,7 +277,7 @@ func TestTreeOfANewFileIsNotStored(t *testing.T) {
 		info, _ := f.Stat()
 		e := x.lookup("f", disk.VersionOf(info), func() (disk.File, error) { return f, nil })
 		<-e.done
-		x.wg.Wait()
+		x.jobs.Wait()
 		if e.err != nil {
 			t.Fatal(e.err)
 		}

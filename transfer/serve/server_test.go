@@ -188,7 +188,7 @@ func TestServerOutlivesClientsThatLeave(t *testing.T) {
 			c.CloseWithError(0, "")
 		}
 		time.Sleep(time.Minute)
-		if s.index.entry("big").known() == nil {
+		if s.index.entry("big").finishedTree() == nil {
 			w.T.Error("what was hashed for a client that left is lost for the next one")
 		}
 	})

@@ -87,7 +87,7 @@ func TestTreeStore(t *testing.T) {
 	s = newStore(t, path)
 	same(s)
 	stored, _ := tree.AppendBinary(nil)
-	if want := int64(1 + recordHead + len(stored) + recordChecksum); s.total != want {
+	if want := int64(1 + recordHeader + len(stored) + recordChecksum); s.total != want {
 		t.Errorf("%d bytes are counted, want %d", s.total, want)
 	}
 
@@ -112,8 +112,8 @@ func TestTreeStoreTakesWhatIsWorthIt(t *testing.T) {
 	}{
 		{minStored - 1, later, false},
 		{minStored, later, true},
-		{minStored, at.Add(racy - 1), false},
-		{minStored, at.Add(racy), true},
+		{minStored, at.Add(racyWindow - 1), false},
+		{minStored, at.Add(racyWindow), true},
 		{minStored, at.Add(-time.Hour), false}, // a clock that was set back
 	} {
 		path := fmt.Sprint(tt)
@@ -174,7 +174,7 @@ func TestTreeStoreSweep(t *testing.T) {
 	before := s.total
 	os.Remove(filepath.Join(where, "goes"))
 	os.WriteFile(filepath.Join(where, "changes"), []byte("other"), 0o644)
-	if err := s.sweep(dir); err != nil {
+	if err := s.sweep(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	left := 0
@@ -257,5 +257,5 @@ func TestTreesOutliveTheirServer(t *testing.T) {
 		t.Errorf("%v, %v", e.tree, e.err)
 	}
 	cancel()
-	x.wg.Wait()
+	x.jobs.Wait()
 }
