@@ -32,7 +32,7 @@ var errFileChanged = kwik.NewError(kwik.ErrContentChanged, "the file changed on 
 
 // checkVersion returns errFileChanged if a file is not of the given version.
 func checkVersion(f disk.File, version disk.Version) error {
-	err := disk.SameVersion(f, version)
+	err := disk.CheckVersion(f, version)
 	if errors.Is(err, disk.ErrChanged) {
 		return errFileChanged
 	}
