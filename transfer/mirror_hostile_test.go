@@ -281,7 +281,7 @@ func TestMirrorHostileAnswers(t *testing.T) {
 
 // Requests that no client of ours sends are refused, and cost the server nothing.
 func TestHostileTreeRequests(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	onWire(t, func(w *testNet) {
 		w.serve(d)
 		c := w.Dial()

@@ -78,7 +78,7 @@ func TestServerAnswers(t *testing.T) {
 
 // A client cannot tell what is missing from what is forbidden or outside.
 func TestServerGivesOneAnswerForWhatItDoesNotServe(t *testing.T) {
-	root, d := servedTree(t)
+	root, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.Put(t, filepath.Join(root, "unreadable"), "")
 	paths := []string{
 		"missing", "sub/missing", "missing/x", "dangling", "loop", "outside", "sub/outside", "absolute", "absoluteinside", "updir/secret",
@@ -117,7 +117,7 @@ func TestServerGivesOneAnswerForWhatItDoesNotServe(t *testing.T) {
 
 // Whoever opens a stream has ten seconds to say what for.
 func TestServerDropsWhatIsNoRequest(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, x := range map[string]struct {
 		raw    []byte
 		fin    bool
@@ -157,7 +157,7 @@ func isReset(err error) bool { return errors.Is(err, kwik.ErrMetadataProtocolVio
 
 // What follows a request is not read, and does no harm.
 func TestServerReadsOneRequest(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.OnNet(t, func(w *transfertest.Net) {
 		serveOn(w, d)
 		c := w.Dial()
@@ -171,12 +171,12 @@ func TestServerReadsOneRequest(t *testing.T) {
 
 // The bubble of onWire fails the test if anything of the server waits for a client that is gone.
 func TestServerOutlivesClientsThatLeave(t *testing.T) {
-	root, d := servedTree(t)
+	root, d := transfertest.OpenTreeWithTraps(t)
 	if err := os.Truncate(transfertest.Put(t, filepath.Join(root, "big"), ""), 20<<20); err != nil {
 		t.Fatal(err)
 	}
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		s := serveOn(w, slowDir{d, time.Second})
+		s := serveOn(w, transfertest.SlowDir{Dir: d, Delay: time.Second})
 		for i := range 3 {
 			c := w.Dial()
 			stream, err := c.OpenStreamSync(w.Ctx)
@@ -196,7 +196,7 @@ func TestServerOutlivesClientsThatLeave(t *testing.T) {
 
 // What a client sends never reaches the log raw.
 func TestServerLogsNamesQuoted(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.OnNet(t, func(w *transfertest.Net) {
 		serveOn(w, d)
 		c := w.Dial()
@@ -212,7 +212,7 @@ func TestServerLogsNamesQuoted(t *testing.T) {
 
 // Each error of opening a file that the server does not serve is the file's: none would tell the client that the server failed.
 func TestErrorsOfFiles(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	for _, name := range []string{
 		"missing", "sub", "fifo", "dangling", "loop", "outside", "sub/outside", "absolute", "absoluteinside", "updir/secret", "updir",
 		"../secret", "sub/../../secret", "/etc/hostname", "", "nul\x00", "file/x", strings.Repeat("n", 256),

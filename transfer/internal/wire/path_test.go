@@ -90,7 +90,7 @@ func TestPathsAreBounded(t *testing.T) {
 	t.Errorf("%d bytes of paths from %d", r.read, len(raw))
 }
 
-func FuzzPackedFiles(f *testing.F) {
+func FuzzReadFiles(f *testing.F) {
 	f.Add(AppendFile(nil, BatchFile{}, BatchFile{Path: "a/b", Size: 3}), int64(3))
 	f.Add([]byte{5, 1, 'a'}, int64(1))
 	f.Fuzz(func(t *testing.T, raw []byte, size int64) {
