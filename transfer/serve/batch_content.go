@@ -166,7 +166,7 @@ type batchContent struct {
 	base     string
 	files    []wire.BatchFile
 	versions []disk.Version // of files
-	missing  []kwik.Lack
+	missing  []kwik.MissingRange
 	open     []openBatchFile // the most recently used is the last
 }
 
@@ -182,13 +182,13 @@ func (c *batchContent) addMissing(f wire.BatchFile) {
 		c.missing[n-1].End = f.End()
 		return
 	}
-	c.missing = append(c.missing, kwik.Lack{Start: f.Start, End: f.End(), Err: errNoContent})
+	c.missing = append(c.missing, kwik.MissingRange{Start: f.Start, End: f.End(), Err: errNoContent})
 }
 
-// Lacks implements kwik.PartialContent.
-func (c *batchContent) Lacks() []kwik.Lack { return c.missing }
+// Missing implements kwik.PartialContent.
+func (c *batchContent) Missing() []kwik.MissingRange { return c.missing }
 
-// ReadAt reads across files. If a file is gone or changed, the error is a kwik.Lack with its range: the other files
+// ReadAt reads across files. If a file is gone or changed, the error is a kwik.MissingRange with its range: the other files
 // can still be read.
 func (c *batchContent) ReadAt(p []byte, off int64) (read int, err error) {
 	i := sort.Search(len(c.files), func(i int) bool { return c.files[i].End() > off })
@@ -196,7 +196,7 @@ func (c *batchContent) ReadAt(p []byte, off int64) (read int, err error) {
 		f := c.files[i]
 		n := min(int64(len(p)), f.End()-off)
 		if err := c.readFile(i, p[:n], off-f.Start); err != nil {
-			return read, &kwik.Lack{Start: f.Start, End: f.End(), Err: err}
+			return read, &kwik.MissingRange{Start: f.Start, End: f.End(), Err: err}
 		}
 		p, off, read = p[n:], off+n, read+int(n)
 	}
