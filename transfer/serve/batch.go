@@ -48,13 +48,13 @@ type offeredFile struct {
 	err     error
 }
 
-// offerPack answers a PackRequest.
+// offerPack answers a BatchRequest.
 func (s *Server) offerPack(ctx context.Context, session *kwik.ServerSession, w answerWriter, request *transferpb.Request) (offered, error) {
 	p := &pack{base: string(request.GetPath())}
 	if p.base != "" && wire.CheckPath(p.base) != nil {
 		return offered{}, errRequest
 	}
-	for r := (wire.PathReader{Rest: request.GetPack().GetPaths()}); r.More(); {
+	for r := (wire.PathReader{Rest: request.GetBatch().GetPaths()}); r.More(); {
 		path, err := r.Path()
 		if err != nil || len(p.files) >= wire.MaxBatchFiles {
 			return offered{}, errRequest
@@ -75,11 +75,11 @@ func (s *Server) offerPack(ctx context.Context, session *kwik.ServerSession, w a
 	if err != nil {
 		return offered{}, err
 	}
-	end := &transferpb.PackEnd{}
+	end := &transferpb.BatchEnd{}
 	if offer.stream != nil {
 		end.KwikStreamId = uint64(offer.stream.StreamID())
 	}
-	if err := out.put(&transferpb.Reply{Reply: &transferpb.Reply_PackEnd{PackEnd: end}}); err != nil {
+	if err := out.put(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{BatchEnd: end}}); err != nil {
 		return offer, err
 	}
 	return offer, out.flush()
@@ -144,7 +144,7 @@ func (s *Server) openPack(session *kwik.ServerSession, p *pack) (offer offered, 
 	if spec.Size == 0 {
 		return offered{}, nil
 	}
-	spec.Descriptor, err = proto.Marshal(&transferpb.FileDescriptor{Path: []byte(p.base), Pack: &transferpb.PackDescriptor{Files: raw}})
+	spec.Descriptor, err = proto.Marshal(&transferpb.FileDescriptor{Path: []byte(p.base), Batch: &transferpb.BatchDescriptor{Files: raw}})
 	if err != nil {
 		return offered{}, err
 	}
@@ -326,18 +326,18 @@ func (w *packWriter) flush() error {
 func (w *packWriter) file(f *offeredFile) error {
 	if f.err != nil {
 		failure := &transferpb.Failure{Code: failureCode(f.err), Message: failureMessage(f.err)}
-		return w.put(&transferpb.Reply{Reply: &transferpb.Reply_PackFile{PackFile: &transferpb.PackFile{File: &transferpb.PackFile_Failure{Failure: failure}}}})
+		return w.put(&transferpb.Reply{Reply: &transferpb.Reply_BatchFile{BatchFile: &transferpb.BatchFile{File: &transferpb.BatchFile_Failure{Failure: failure}}}})
 	}
 	root, cvs := f.tree.Root(), f.tree.CVs()
 	n := min(len(cvs), wire.TreePart-1024)
-	message := &transferpb.PackFile{
-		File: &transferpb.PackFile_Manifest{Manifest: &transferpb.Manifest{
+	message := &transferpb.BatchFile{
+		File: &transferpb.BatchFile_Manifest{Manifest: &transferpb.Manifest{
 			Size: uint64(f.tree.Size()), Root: root[:], Group: uint32(f.tree.GroupSize()),
 			MtimeNs: f.mtime.UnixNano(), Mode: f.mode,
 		}},
 		ChainingValues: cvs[:n],
 	}
-	err := w.put(&transferpb.Reply{Reply: &transferpb.Reply_PackFile{PackFile: message}})
+	err := w.put(&transferpb.Reply{Reply: &transferpb.Reply_BatchFile{BatchFile: message}})
 	for cvs = cvs[n:]; len(cvs) > 0 && err == nil; cvs = cvs[n:] {
 		n = min(len(cvs), wire.TreePart)
 		err = w.put(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: &transferpb.Tree{ChainingValues: cvs[:n]}}})

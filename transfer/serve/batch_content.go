@@ -20,10 +20,10 @@ import (
 // packDescriptor returns what a descriptor of a batch says; raw is nil if it is none.
 func packDescriptor(descriptor []byte) (base string, raw []byte) {
 	var d transferpb.FileDescriptor
-	if proto.Unmarshal(descriptor, &d) != nil || d.GetPack() == nil {
+	if proto.Unmarshal(descriptor, &d) != nil || d.GetBatch() == nil {
 		return "", nil
 	}
-	return string(d.GetPath()), append([]byte{}, d.GetPack().GetFiles()...)
+	return string(d.GetPath()), append([]byte{}, d.GetBatch().GetFiles()...)
 }
 
 // openPackContent opens a batch. A server that offered it knows which versions of the files are meant. Another one serves the files of which it

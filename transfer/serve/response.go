@@ -56,7 +56,7 @@ func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answe
 	switch {
 	case request.GetList() != nil:
 		return offered{}, s.list(ctx, w, request)
-	case request.GetPack() != nil:
+	case request.GetBatch() != nil:
 		return s.offerPack(ctx, session, w, request)
 	}
 	if wire.CheckPath(path) != nil {

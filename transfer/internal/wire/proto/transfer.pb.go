@@ -192,8 +192,8 @@ type Request struct {
 	// How many bytes of the content the server may send before it is asked for them; 0 for none.
 	HeadStart uint64 `protobuf:"varint,3,opt,name=head_start,json=headStart,proto3" json:"head_start,omitempty"`
 	// At most one of these makes it another request than for the one file at path, which may then be empty: the served root.
-	List          *ListRequest `protobuf:"bytes,16,opt,name=list,proto3" json:"list,omitempty"`
-	Pack          *PackRequest `protobuf:"bytes,17,opt,name=pack,proto3" json:"pack,omitempty"`
+	List          *ListRequest  `protobuf:"bytes,16,opt,name=list,proto3" json:"list,omitempty"`
+	Batch         *BatchRequest `protobuf:"bytes,17,opt,name=batch,proto3" json:"batch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -256,9 +256,9 @@ func (x *Request) GetList() *ListRequest {
 	return nil
 }
 
-func (x *Request) GetPack() *PackRequest {
+func (x *Request) GetBatch() *BatchRequest {
 	if x != nil {
-		return x.Pack
+		return x.Batch
 	}
 	return nil
 }
@@ -275,8 +275,8 @@ type Reply struct {
 	//	*Reply_Failure
 	//	*Reply_Root
 	//	*Reply_Listing
-	//	*Reply_PackFile
-	//	*Reply_PackEnd
+	//	*Reply_BatchFile
+	//	*Reply_BatchEnd
 	Reply         isReply_Reply `protobuf_oneof:"reply"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -373,19 +373,19 @@ func (x *Reply) GetListing() *Listing {
 	return nil
 }
 
-func (x *Reply) GetPackFile() *PackFile {
+func (x *Reply) GetBatchFile() *BatchFile {
 	if x != nil {
-		if x, ok := x.Reply.(*Reply_PackFile); ok {
-			return x.PackFile
+		if x, ok := x.Reply.(*Reply_BatchFile); ok {
+			return x.BatchFile
 		}
 	}
 	return nil
 }
 
-func (x *Reply) GetPackEnd() *PackEnd {
+func (x *Reply) GetBatchEnd() *BatchEnd {
 	if x != nil {
-		if x, ok := x.Reply.(*Reply_PackEnd); ok {
-			return x.PackEnd
+		if x, ok := x.Reply.(*Reply_BatchEnd); ok {
+			return x.BatchEnd
 		}
 	}
 	return nil
@@ -419,12 +419,12 @@ type Reply_Listing struct {
 	Listing *Listing `protobuf:"bytes,16,opt,name=listing,proto3,oneof"`
 }
 
-type Reply_PackFile struct {
-	PackFile *PackFile `protobuf:"bytes,17,opt,name=pack_file,json=packFile,proto3,oneof"`
+type Reply_BatchFile struct {
+	BatchFile *BatchFile `protobuf:"bytes,17,opt,name=batch_file,json=batchFile,proto3,oneof"`
 }
 
-type Reply_PackEnd struct {
-	PackEnd *PackEnd `protobuf:"bytes,18,opt,name=pack_end,json=packEnd,proto3,oneof"`
+type Reply_BatchEnd struct {
+	BatchEnd *BatchEnd `protobuf:"bytes,18,opt,name=batch_end,json=batchEnd,proto3,oneof"`
 }
 
 func (*Reply_Hashing) isReply_Reply() {}
@@ -439,9 +439,9 @@ func (*Reply_Root) isReply_Reply() {}
 
 func (*Reply_Listing) isReply_Reply() {}
 
-func (*Reply_PackFile) isReply_Reply() {}
+func (*Reply_BatchFile) isReply_Reply() {}
 
-func (*Reply_PackEnd) isReply_Reply() {}
+func (*Reply_BatchEnd) isReply_Reply() {}
 
 // Hashing says that the server computes the file's tree; at least one a second, unless Tree frames say it.
 type Hashing struct {
@@ -736,7 +736,7 @@ type FileDescriptor struct {
 	// The primary's modification time, nanoseconds since the Unix epoch. A copy with another one may still be the same file.
 	MtimeNs int64 `protobuf:"varint,4,opt,name=mtime_ns,json=mtimeNs,proto3" json:"mtime_ns,omitempty"`
 	// If set, the stream has the files of a batch end to end, path is the directory that they are relative to, and root is empty.
-	Pack          *PackDescriptor `protobuf:"bytes,16,opt,name=pack,proto3" json:"pack,omitempty"`
+	Batch         *BatchDescriptor `protobuf:"bytes,16,opt,name=batch,proto3" json:"batch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -799,9 +799,9 @@ func (x *FileDescriptor) GetMtimeNs() int64 {
 	return 0
 }
 
-func (x *FileDescriptor) GetPack() *PackDescriptor {
+func (x *FileDescriptor) GetBatch() *BatchDescriptor {
 	if x != nil {
-		return x.Pack
+		return x.Batch
 	}
 	return nil
 }
@@ -1028,8 +1028,8 @@ func (x *Entry) GetError() string {
 	return ""
 }
 
-// PackRequest asks for a batch of files below the directory at path.
-type PackRequest struct {
+// BatchRequest asks for a batch of files below the directory at path.
+type BatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Their paths in the form of docs/PROTOCOL.md section 13, in order.
 	Paths         []byte `protobuf:"bytes,1,opt,name=paths,proto3" json:"paths,omitempty"`
@@ -1037,20 +1037,20 @@ type PackRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *PackRequest) Reset() {
-	*x = PackRequest{}
+func (x *BatchRequest) Reset() {
+	*x = BatchRequest{}
 	mi := &file_transfer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *PackRequest) String() string {
+func (x *BatchRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*PackRequest) ProtoMessage() {}
+func (*BatchRequest) ProtoMessage() {}
 
-func (x *PackRequest) ProtoReflect() protoreflect.Message {
+func (x *BatchRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_transfer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1062,47 +1062,47 @@ func (x *PackRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use PackRequest.ProtoReflect.Descriptor instead.
-func (*PackRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use BatchRequest.ProtoReflect.Descriptor instead.
+func (*BatchRequest) Descriptor() ([]byte, []int) {
 	return file_transfer_proto_rawDescGZIP(), []int{11}
 }
 
-func (x *PackRequest) GetPaths() []byte {
+func (x *BatchRequest) GetPaths() []byte {
 	if x != nil {
 		return x.Paths
 	}
 	return nil
 }
 
-// PackFile frames, one for each path of a PackRequest and in its order, are followed by the Tree frames that complete the file's chaining
-// values; Hashing frames may come before each. After the last there is one PackEnd.
-type PackFile struct {
+// BatchFile frames, one for each path of a BatchRequest and in its order, are followed by the Tree frames that complete the file's chaining
+// values; Hashing frames may come before each. After the last there is one BatchEnd.
+type BatchFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to File:
 	//
-	//	*PackFile_Manifest
-	//	*PackFile_Failure
-	File isPackFile_File `protobuf_oneof:"file"`
+	//	*BatchFile_Manifest
+	//	*BatchFile_Failure
+	File isBatchFile_File `protobuf_oneof:"file"`
 	// The first of the chaining values.
 	ChainingValues []byte `protobuf:"bytes,3,opt,name=chaining_values,json=chainingValues,proto3" json:"chaining_values,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
-func (x *PackFile) Reset() {
-	*x = PackFile{}
+func (x *BatchFile) Reset() {
+	*x = BatchFile{}
 	mi := &file_transfer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *PackFile) String() string {
+func (x *BatchFile) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*PackFile) ProtoMessage() {}
+func (*BatchFile) ProtoMessage() {}
 
-func (x *PackFile) ProtoReflect() protoreflect.Message {
+func (x *BatchFile) ProtoReflect() protoreflect.Message {
 	mi := &file_transfer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1114,60 +1114,60 @@ func (x *PackFile) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use PackFile.ProtoReflect.Descriptor instead.
-func (*PackFile) Descriptor() ([]byte, []int) {
+// Deprecated: Use BatchFile.ProtoReflect.Descriptor instead.
+func (*BatchFile) Descriptor() ([]byte, []int) {
 	return file_transfer_proto_rawDescGZIP(), []int{12}
 }
 
-func (x *PackFile) GetFile() isPackFile_File {
+func (x *BatchFile) GetFile() isBatchFile_File {
 	if x != nil {
 		return x.File
 	}
 	return nil
 }
 
-func (x *PackFile) GetManifest() *Manifest {
+func (x *BatchFile) GetManifest() *Manifest {
 	if x != nil {
-		if x, ok := x.File.(*PackFile_Manifest); ok {
+		if x, ok := x.File.(*BatchFile_Manifest); ok {
 			return x.Manifest
 		}
 	}
 	return nil
 }
 
-func (x *PackFile) GetFailure() *Failure {
+func (x *BatchFile) GetFailure() *Failure {
 	if x != nil {
-		if x, ok := x.File.(*PackFile_Failure); ok {
+		if x, ok := x.File.(*BatchFile_Failure); ok {
 			return x.Failure
 		}
 	}
 	return nil
 }
 
-func (x *PackFile) GetChainingValues() []byte {
+func (x *BatchFile) GetChainingValues() []byte {
 	if x != nil {
 		return x.ChainingValues
 	}
 	return nil
 }
 
-type isPackFile_File interface {
-	isPackFile_File()
+type isBatchFile_File interface {
+	isBatchFile_File()
 }
 
-type PackFile_Manifest struct {
+type BatchFile_Manifest struct {
 	Manifest *Manifest `protobuf:"bytes,1,opt,name=manifest,proto3,oneof"` // without kwik_stream_id
 }
 
-type PackFile_Failure struct {
+type BatchFile_Failure struct {
 	Failure *Failure `protobuf:"bytes,2,opt,name=failure,proto3,oneof"`
 }
 
-func (*PackFile_Manifest) isPackFile_File() {}
+func (*BatchFile_Manifest) isBatchFile_File() {}
 
-func (*PackFile_Failure) isPackFile_File() {}
+func (*BatchFile_Failure) isBatchFile_File() {}
 
-type PackEnd struct {
+type BatchEnd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The aggregate stream of all files that have a manifest and are not empty, in order; 0 if there is none.
 	KwikStreamId  uint64 `protobuf:"varint,1,opt,name=kwik_stream_id,json=kwikStreamId,proto3" json:"kwik_stream_id,omitempty"`
@@ -1175,20 +1175,20 @@ type PackEnd struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *PackEnd) Reset() {
-	*x = PackEnd{}
+func (x *BatchEnd) Reset() {
+	*x = BatchEnd{}
 	mi := &file_transfer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *PackEnd) String() string {
+func (x *BatchEnd) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*PackEnd) ProtoMessage() {}
+func (*BatchEnd) ProtoMessage() {}
 
-func (x *PackEnd) ProtoReflect() protoreflect.Message {
+func (x *BatchEnd) ProtoReflect() protoreflect.Message {
 	mi := &file_transfer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1200,20 +1200,20 @@ func (x *PackEnd) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use PackEnd.ProtoReflect.Descriptor instead.
-func (*PackEnd) Descriptor() ([]byte, []int) {
+// Deprecated: Use BatchEnd.ProtoReflect.Descriptor instead.
+func (*BatchEnd) Descriptor() ([]byte, []int) {
 	return file_transfer_proto_rawDescGZIP(), []int{13}
 }
 
-func (x *PackEnd) GetKwikStreamId() uint64 {
+func (x *BatchEnd) GetKwikStreamId() uint64 {
 	if x != nil {
 		return x.KwikStreamId
 	}
 	return 0
 }
 
-// PackDescriptor says which files an aggregate stream consists of.
-type PackDescriptor struct {
+// BatchDescriptor says which files an aggregate stream consists of.
+type BatchDescriptor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Paths, sizes, times and the first bytes of the roots, in the form of docs/PROTOCOL.md section 13.
 	Files         []byte `protobuf:"bytes,1,opt,name=files,proto3" json:"files,omitempty"`
@@ -1221,20 +1221,20 @@ type PackDescriptor struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *PackDescriptor) Reset() {
-	*x = PackDescriptor{}
+func (x *BatchDescriptor) Reset() {
+	*x = BatchDescriptor{}
 	mi := &file_transfer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *PackDescriptor) String() string {
+func (x *BatchDescriptor) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*PackDescriptor) ProtoMessage() {}
+func (*BatchDescriptor) ProtoMessage() {}
 
-func (x *PackDescriptor) ProtoReflect() protoreflect.Message {
+func (x *BatchDescriptor) ProtoReflect() protoreflect.Message {
 	mi := &file_transfer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1246,12 +1246,12 @@ func (x *PackDescriptor) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use PackDescriptor.ProtoReflect.Descriptor instead.
-func (*PackDescriptor) Descriptor() ([]byte, []int) {
+// Deprecated: Use BatchDescriptor.ProtoReflect.Descriptor instead.
+func (*BatchDescriptor) Descriptor() ([]byte, []int) {
 	return file_transfer_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *PackDescriptor) GetFiles() []byte {
+func (x *BatchDescriptor) GetFiles() []byte {
 	if x != nil {
 		return x.Files
 	}
@@ -1262,23 +1262,24 @@ var File_transfer_proto protoreflect.FileDescriptor
 
 const file_transfer_proto_rawDesc = "" +
 	"\n" +
-	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\xba\x01\n" +
+	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\xbd\x01\n" +
 	"\aRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x1d\n" +
 	"\n" +
 	"head_start\x18\x03 \x01(\x04R\theadStart\x120\n" +
-	"\x04list\x18\x10 \x01(\v2\x1c.kwikcp.transfer.ListRequestR\x04list\x120\n" +
-	"\x04pack\x18\x11 \x01(\v2\x1c.kwikcp.transfer.PackRequestR\x04pack\"\xb6\x03\n" +
+	"\x04list\x18\x10 \x01(\v2\x1c.kwikcp.transfer.ListRequestR\x04list\x123\n" +
+	"\x05batch\x18\x11 \x01(\v2\x1d.kwikcp.transfer.BatchRequestR\x05batch\"\xbc\x03\n" +
 	"\x05Reply\x124\n" +
 	"\ahashing\x18\x01 \x01(\v2\x18.kwikcp.transfer.HashingH\x00R\ahashing\x127\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x19.kwikcp.transfer.ManifestH\x00R\bmanifest\x12+\n" +
 	"\x04tree\x18\x03 \x01(\v2\x15.kwikcp.transfer.TreeH\x00R\x04tree\x124\n" +
 	"\afailure\x18\x04 \x01(\v2\x18.kwikcp.transfer.FailureH\x00R\afailure\x12+\n" +
 	"\x04root\x18\x05 \x01(\v2\x15.kwikcp.transfer.RootH\x00R\x04root\x124\n" +
-	"\alisting\x18\x10 \x01(\v2\x18.kwikcp.transfer.ListingH\x00R\alisting\x128\n" +
-	"\tpack_file\x18\x11 \x01(\v2\x19.kwikcp.transfer.PackFileH\x00R\bpackFile\x125\n" +
-	"\bpack_end\x18\x12 \x01(\v2\x18.kwikcp.transfer.PackEndH\x00R\apackEndB\a\n" +
+	"\alisting\x18\x10 \x01(\v2\x18.kwikcp.transfer.ListingH\x00R\alisting\x12;\n" +
+	"\n" +
+	"batch_file\x18\x11 \x01(\v2\x1a.kwikcp.transfer.BatchFileH\x00R\tbatchFile\x128\n" +
+	"\tbatch_end\x18\x12 \x01(\v2\x19.kwikcp.transfer.BatchEndH\x00R\bbatchEndB\a\n" +
 	"\x05reply\"5\n" +
 	"\aHashing\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
@@ -1304,13 +1305,13 @@ const file_transfer_proto_rawDesc = "" +
 	"NOT_A_FILE\x10\x02\x12\v\n" +
 	"\aCHANGED\x10\x03\x12\x0f\n" +
 	"\vBAD_REQUEST\x10\x04\x12\b\n" +
-	"\x04BUSY\x10\x05\"\x9c\x01\n" +
+	"\x04BUSY\x10\x05\"\x9f\x01\n" +
 	"\x0eFileDescriptor\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x19\n" +
-	"\bmtime_ns\x18\x04 \x01(\x03R\amtimeNs\x123\n" +
-	"\x04pack\x18\x10 \x01(\v2\x1f.kwikcp.transfer.PackDescriptorR\x04pack\"M\n" +
+	"\bmtime_ns\x18\x04 \x01(\x03R\amtimeNs\x126\n" +
+	"\x05batch\x18\x10 \x01(\v2 .kwikcp.transfer.BatchDescriptorR\x05batch\"M\n" +
 	"\vListRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\fR\x05after\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x12\n" +
@@ -1335,17 +1336,17 @@ const file_transfer_proto_rawDesc = "" +
 	"\x05OTHER\x10\x00\x12\b\n" +
 	"\x04FILE\x10\x01\x12\r\n" +
 	"\tDIRECTORY\x10\x02\x12\v\n" +
-	"\aSYMLINK\x10\x03\"#\n" +
-	"\vPackRequest\x12\x14\n" +
-	"\x05paths\x18\x01 \x01(\fR\x05paths\"\xaa\x01\n" +
-	"\bPackFile\x127\n" +
+	"\aSYMLINK\x10\x03\"$\n" +
+	"\fBatchRequest\x12\x14\n" +
+	"\x05paths\x18\x01 \x01(\fR\x05paths\"\xab\x01\n" +
+	"\tBatchFile\x127\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x19.kwikcp.transfer.ManifestH\x00R\bmanifest\x124\n" +
 	"\afailure\x18\x02 \x01(\v2\x18.kwikcp.transfer.FailureH\x00R\afailure\x12'\n" +
 	"\x0fchaining_values\x18\x03 \x01(\fR\x0echainingValuesB\x06\n" +
-	"\x04file\"/\n" +
-	"\aPackEnd\x12$\n" +
-	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\"&\n" +
-	"\x0ePackDescriptor\x12\x14\n" +
+	"\x04file\"0\n" +
+	"\bBatchEnd\x12$\n" +
+	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\"'\n" +
+	"\x0fBatchDescriptor\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\fR\x05filesB)Z'transfer/internal/wire/proto;transferpbb\x06proto3"
 
 var (
@@ -1363,43 +1364,43 @@ func file_transfer_proto_rawDescGZIP() []byte {
 var file_transfer_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_transfer_proto_goTypes = []any{
-	(Failure_Code)(0),      // 0: kwikcp.transfer.Failure.Code
-	(Listing_End)(0),       // 1: kwikcp.transfer.Listing.End
-	(Entry_Type)(0),        // 2: kwikcp.transfer.Entry.Type
-	(*Request)(nil),        // 3: kwikcp.transfer.Request
-	(*Reply)(nil),          // 4: kwikcp.transfer.Reply
-	(*Hashing)(nil),        // 5: kwikcp.transfer.Hashing
-	(*Manifest)(nil),       // 6: kwikcp.transfer.Manifest
-	(*Tree)(nil),           // 7: kwikcp.transfer.Tree
-	(*Root)(nil),           // 8: kwikcp.transfer.Root
-	(*Failure)(nil),        // 9: kwikcp.transfer.Failure
-	(*FileDescriptor)(nil), // 10: kwikcp.transfer.FileDescriptor
-	(*ListRequest)(nil),    // 11: kwikcp.transfer.ListRequest
-	(*Listing)(nil),        // 12: kwikcp.transfer.Listing
-	(*Entry)(nil),          // 13: kwikcp.transfer.Entry
-	(*PackRequest)(nil),    // 14: kwikcp.transfer.PackRequest
-	(*PackFile)(nil),       // 15: kwikcp.transfer.PackFile
-	(*PackEnd)(nil),        // 16: kwikcp.transfer.PackEnd
-	(*PackDescriptor)(nil), // 17: kwikcp.transfer.PackDescriptor
+	(Failure_Code)(0),       // 0: kwikcp.transfer.Failure.Code
+	(Listing_End)(0),        // 1: kwikcp.transfer.Listing.End
+	(Entry_Type)(0),         // 2: kwikcp.transfer.Entry.Type
+	(*Request)(nil),         // 3: kwikcp.transfer.Request
+	(*Reply)(nil),           // 4: kwikcp.transfer.Reply
+	(*Hashing)(nil),         // 5: kwikcp.transfer.Hashing
+	(*Manifest)(nil),        // 6: kwikcp.transfer.Manifest
+	(*Tree)(nil),            // 7: kwikcp.transfer.Tree
+	(*Root)(nil),            // 8: kwikcp.transfer.Root
+	(*Failure)(nil),         // 9: kwikcp.transfer.Failure
+	(*FileDescriptor)(nil),  // 10: kwikcp.transfer.FileDescriptor
+	(*ListRequest)(nil),     // 11: kwikcp.transfer.ListRequest
+	(*Listing)(nil),         // 12: kwikcp.transfer.Listing
+	(*Entry)(nil),           // 13: kwikcp.transfer.Entry
+	(*BatchRequest)(nil),    // 14: kwikcp.transfer.BatchRequest
+	(*BatchFile)(nil),       // 15: kwikcp.transfer.BatchFile
+	(*BatchEnd)(nil),        // 16: kwikcp.transfer.BatchEnd
+	(*BatchDescriptor)(nil), // 17: kwikcp.transfer.BatchDescriptor
 }
 var file_transfer_proto_depIdxs = []int32{
 	11, // 0: kwikcp.transfer.Request.list:type_name -> kwikcp.transfer.ListRequest
-	14, // 1: kwikcp.transfer.Request.pack:type_name -> kwikcp.transfer.PackRequest
+	14, // 1: kwikcp.transfer.Request.batch:type_name -> kwikcp.transfer.BatchRequest
 	5,  // 2: kwikcp.transfer.Reply.hashing:type_name -> kwikcp.transfer.Hashing
 	6,  // 3: kwikcp.transfer.Reply.manifest:type_name -> kwikcp.transfer.Manifest
 	7,  // 4: kwikcp.transfer.Reply.tree:type_name -> kwikcp.transfer.Tree
 	9,  // 5: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
 	8,  // 6: kwikcp.transfer.Reply.root:type_name -> kwikcp.transfer.Root
 	12, // 7: kwikcp.transfer.Reply.listing:type_name -> kwikcp.transfer.Listing
-	15, // 8: kwikcp.transfer.Reply.pack_file:type_name -> kwikcp.transfer.PackFile
-	16, // 9: kwikcp.transfer.Reply.pack_end:type_name -> kwikcp.transfer.PackEnd
+	15, // 8: kwikcp.transfer.Reply.batch_file:type_name -> kwikcp.transfer.BatchFile
+	16, // 9: kwikcp.transfer.Reply.batch_end:type_name -> kwikcp.transfer.BatchEnd
 	0,  // 10: kwikcp.transfer.Failure.code:type_name -> kwikcp.transfer.Failure.Code
-	17, // 11: kwikcp.transfer.FileDescriptor.pack:type_name -> kwikcp.transfer.PackDescriptor
+	17, // 11: kwikcp.transfer.FileDescriptor.batch:type_name -> kwikcp.transfer.BatchDescriptor
 	13, // 12: kwikcp.transfer.Listing.entries:type_name -> kwikcp.transfer.Entry
 	1,  // 13: kwikcp.transfer.Listing.end:type_name -> kwikcp.transfer.Listing.End
 	2,  // 14: kwikcp.transfer.Entry.type:type_name -> kwikcp.transfer.Entry.Type
-	6,  // 15: kwikcp.transfer.PackFile.manifest:type_name -> kwikcp.transfer.Manifest
-	9,  // 16: kwikcp.transfer.PackFile.failure:type_name -> kwikcp.transfer.Failure
+	6,  // 15: kwikcp.transfer.BatchFile.manifest:type_name -> kwikcp.transfer.Manifest
+	9,  // 16: kwikcp.transfer.BatchFile.failure:type_name -> kwikcp.transfer.Failure
 	17, // [17:17] is the sub-list for method output_type
 	17, // [17:17] is the sub-list for method input_type
 	17, // [17:17] is the sub-list for extension type_name
@@ -1419,12 +1420,12 @@ func file_transfer_proto_init() {
 		(*Reply_Failure)(nil),
 		(*Reply_Root)(nil),
 		(*Reply_Listing)(nil),
-		(*Reply_PackFile)(nil),
-		(*Reply_PackEnd)(nil),
+		(*Reply_BatchFile)(nil),
+		(*Reply_BatchEnd)(nil),
 	}
 	file_transfer_proto_msgTypes[12].OneofWrappers = []any{
-		(*PackFile_Manifest)(nil),
-		(*PackFile_Failure)(nil),
+		(*BatchFile_Manifest)(nil),
+		(*BatchFile_Failure)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
