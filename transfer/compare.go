@@ -66,11 +66,11 @@ func Compare(ctx context.Context, o CompareOptions, report Reporter) (c Comparis
 			err = context.Cause(ctx)
 		}
 	}()
-	q := newInquiry(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)
-	if err := q.open(ctx); err != nil {
+	q := newRequest(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)
+	if err := q.requestManifest(ctx); err != nil {
 		return c, err
 	}
-	err = q.complete(ctx, nil)
+	err = q.completeTree(ctx, nil)
 	q.close(err) // the rest is between the tree and the disk
 	if err != nil {
 		return c, err

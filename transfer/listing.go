@@ -60,10 +60,10 @@ type page struct {
 }
 
 // list asks for the entries after one, in tree order; after "" are all.
-func (q *inquiry) list(ctx context.Context, after string, flat bool) (p page, err error) {
-	op := fmt.Sprintf("list %q on %s", q.url.Path, q.url.Host)
+func (r *request) list(ctx context.Context, after string, flat bool) (p page, err error) {
+	op := fmt.Sprintf("list %q on %s", r.url.Path, r.url.Host)
 	request := &transferpb.ListRequest{After: []byte(after), Limit: listPage, Flat: flat}
-	d, err := q.dialogue(ctx, op, time.Now().Add(q.timeout), &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(q.url.Path), List: request})
+	d, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(r.url.Path), List: request})
 	if err != nil {
 		return page{}, err
 	}
@@ -80,10 +80,10 @@ func (q *inquiry) list(ctx context.Context, after string, flat bool) (p page, er
 		for _, raw := range listing.GetEntries() {
 			e, err := readEntry(raw)
 			if err != nil {
-				return page{}, d.nonsense(err)
+				return page{}, d.malformed(err)
 			}
 			if p.entries = append(p.entries, e); len(p.entries) > listPage {
-				return page{}, d.nonsense(errors.New("more entries than were asked for"))
+				return page{}, d.malformed(errors.New("more entries than were asked for"))
 			}
 		}
 		p.partial = p.partial || listing.GetPartial()
@@ -93,7 +93,7 @@ func (q *inquiry) list(ctx context.Context, after string, flat bool) (p page, er
 			return p, nil
 		case transferpb.Listing_MORE:
 			if len(p.entries) == 0 {
-				return page{}, d.nonsense(errors.New("a page without an entry"))
+				return page{}, d.malformed(errors.New("a page without an entry"))
 			}
 			return p, nil
 		}
@@ -178,25 +178,25 @@ func List(ctx context.Context, o ListOptions, entry func(e Entry, root *Manifest
 			err = context.Cause(ctx)
 		}
 	}()
-	q := o.inquiry(NoReport{})
-	q.start = time.Now()
-	if err := q.connect(ctx); err != nil {
+	r := o.newRequest(NoReport{})
+	r.start = time.Now()
+	if err := r.connect(ctx); err != nil {
 		return err
 	}
-	defer func() { q.close(err) }()
+	defer func() { r.close(err) }()
 	order, after := treeOrder{}, ""
 	for {
-		p, err := q.list(ctx, after, !o.Recursive)
+		p, err := r.list(ctx, after, !o.Recursive)
 		if err != nil {
 			return err
 		}
 		for _, e := range p.entries {
 			_, err := order.next(e)
 			if _, bad := errors.AsType[badPath](err); err != nil && !bad { // a bad name is shown, and harms nobody
-				return &Error{Kind: KindOther, Op: fmt.Sprintf("list %q on %s", q.url.Path, q.url.Host), Err: fmt.Errorf("the listing makes no sense: %w", err)}
+				return &Error{Kind: KindOther, Op: fmt.Sprintf("list %q on %s", r.url.Path, r.url.Host), Err: fmt.Errorf("the listing makes no sense: %w", err)}
 			}
 		}
-		if err := q.tell(ctx, p.entries, o.Roots, entry); err != nil || p.complete {
+		if err := r.passOn(ctx, p.entries, o.Roots, entry); err != nil || p.complete {
 			return err
 		}
 		after = p.entries[len(p.entries)-1].Path
@@ -204,7 +204,7 @@ func List(ctx context.Context, o ListOptions, entry func(e Entry, root *Manifest
 }
 
 // tell passes entries on, with what their files are if that is wanted.
-func (q *inquiry) tell(ctx context.Context, entries []Entry, roots bool, entry func(Entry, *Manifest) error) error {
+func (r *request) passOn(ctx context.Context, entries []Entry, roots bool, entry func(Entry, *Manifest) error) error {
 	manifests := make(map[string]*Manifest)
 	if roots {
 		b := newBatch()
@@ -212,11 +212,11 @@ func (q *inquiry) tell(ctx context.Context, entries []Entry, roots bool, entry f
 			if b.empty() {
 				return nil
 			}
-			stream, err := q.pack(ctx, b)
+			stream, err := r.requestBatch(ctx, b)
 			if err != nil {
 				return err
 			}
-			q.endStream(stream)
+			r.endStream(stream)
 			for _, f := range b.files {
 				if f.tree != nil {
 					manifests[f.entry.Path] = &f.manifest

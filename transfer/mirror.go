@@ -28,8 +28,8 @@ type MirrorSource struct {
 	Dial DialFunc
 }
 
-func (s MirrorSource) inquiry(report Reporter) inquiry {
-	return newInquiry(s.URL, s.TLS, s.ConnectTimeout, s.KWIK, s.Dial, report)
+func (s MirrorSource) newRequest(report Reporter) request {
+	return newRequest(s.URL, s.TLS, s.ConnectTimeout, s.KWIK, s.Dial, report)
 }
 
 // MirrorOptions says which tree to fetch and where to.
@@ -127,9 +127,9 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 	if o.OpenTree == nil {
 		o.OpenTree = disk.OpenTree
 	}
-	m := &mirror{MirrorOptions: o, inquiry: o.inquiry(report), report: report, run: strings.ToLower(rand.Text()[:12])}
+	m := &mirror{MirrorOptions: o, request: o.newRequest(report), report: report, runID: strings.ToLower(rand.Text()[:12])}
 	start := time.Now()
-	err := m.all(ctx)
+	err := m.fetchMirror(ctx)
 	m.result.Seconds = time.Since(start).Seconds()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -140,9 +140,9 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 // A mirror is one run. Its goroutines are those of one attempt (mirror_batch.go, mirror_place.go), which waits for them.
 type mirror struct {
 	MirrorOptions
-	inquiry
+	request
 	report MirrorReporter
-	run    string // names the temporary files of this run
+	runID  string // names the temporary files of this run
 	root   disk.TreeDir
 	lock   *partFile
 	cache  *disk.DirCache
@@ -166,7 +166,7 @@ type mirror struct {
 // mirrorLock is the name of the file that a mirror holds a lock on, so that there is one for each target.
 const mirrorLock = ".kwikcp-mirror.part"
 
-func (m *mirror) all(ctx context.Context) error {
+func (m *mirror) fetchMirror(ctx context.Context) error {
 	root, err := m.OpenTree(m.Target, !m.DryRun)
 	if m.DryRun && errors.Is(err, fs.ErrNotExist) {
 		root, err = nil, nil
@@ -181,17 +181,17 @@ func (m *mirror) all(ctx context.Context) error {
 		defer m.cache.Close()
 	}
 	if !m.DryRun {
-		if err := m.hold(); err != nil {
+		if err := m.lockTarget(); err != nil {
 			return err
 		}
-		defer m.unlock()
+		defer m.unlockTarget()
 	}
-	p := patience{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
-	return p.try(ctx, m.attempt, mayPass, m.observer.retry)
+	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
+	return p.run(ctx, m.attempt, isRetryable, m.observer.retry)
 }
 
 // hold takes the target's lock, and finds out how it takes names.
-func (m *mirror) hold() error {
+func (m *mirror) lockTarget() error {
 	m.lock = &partFile{dir: m.root, path: disk.JoinPath(m.Target, mirrorLock), name: mirrorLock, part: mirrorLock}
 	if err := m.lock.open(); err != nil {
 		if errors.Is(err, errTargetBusy) {
@@ -204,7 +204,7 @@ func (m *mirror) hold() error {
 	return nil
 }
 
-func (m *mirror) unlock() {
+func (m *mirror) unlockTarget() {
 	m.root.Remove(mirrorLock) // before the lock goes
 	m.lock.file.Close()
 }
@@ -235,18 +235,18 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m.stop = cancel
-	err = m.tree(inner)
+	err = m.fetchTree(inner)
 	if seen := stop(); seen.Servers != nil {
 		m.result.Servers = seen.Servers
 	}
-	return m.verdict(err)
+	return m.attemptError(err)
 }
 
 // tree plans, fetches and places, then deletes, then fetches what had to wait for that.
-func (m *mirror) tree(ctx context.Context) error {
+func (m *mirror) fetchTree(ctx context.Context) error {
 	p := newPlan(m)
-	err := m.round(ctx, p.walk)
-	if err != nil || m.failure() != nil {
+	err := m.runBatches(ctx, p.walk)
+	if err != nil || m.fatalError() != nil {
 		return err
 	}
 	if m.Delete {
@@ -254,22 +254,22 @@ func (m *mirror) tree(ctx context.Context) error {
 		if ctx.Err() != nil { // not everything was deleted
 			return context.Cause(ctx)
 		}
-		if len(p.late) > 0 {
-			err = m.round(ctx, p.askLate)
+		if len(p.deferred) > 0 {
+			err = m.runBatches(ctx, p.requestDeferred)
 		}
 	}
 	return errors.Join(err, m.syncVolumes())
 }
 
 // failure returns what ended the attempt, nil if nothing did.
-func (m *mirror) failure() error {
+func (m *mirror) fatalError() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.fatal
 }
 
 // verdict returns the error of an attempt that ended with err, which is about none of the entries.
-func (m *mirror) verdict(err error) error {
+func (m *mirror) attemptError(err error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -278,7 +278,7 @@ func (m *mirror) verdict(err error) error {
 	case err != nil:
 		return err
 	case m.result.Failed == 0:
-		if _, files, done := m.live.look(); files != done {
+		if _, files, done := m.live.totals(); files != done {
 			return &Error{Kind: KindOther, Op: fmt.Sprintf("mirror into %q", m.Target), Err: fmt.Errorf("only %d of %d files are in place", done, files)} // cannot be
 		}
 		return nil
@@ -290,22 +290,22 @@ func (m *mirror) verdict(err error) error {
 	return &Error{Kind: kind, Op: fmt.Sprintf("mirror into %q", m.Target), Err: &MirrorError{Failed: m.result.Failed, Path: m.first, Err: m.worst}}
 }
 
-// tellingKinds are kinds of errors, the one first that tells most when several entries failed.
-var tellingKinds = []Kind{KindNoSpace, KindIntegrity, KindLocal, KindExists, KindBusy, KindRefused, KindChanged, KindNetwork, KindNotFound, KindOther}
+// kindRanks are kinds of errors, the one first that tells most when several entries failed.
+var kindRanks = []Kind{KindNoSpace, KindIntegrity, KindLocal, KindExists, KindBusy, KindRefused, KindChanged, KindNetwork, KindNotFound, KindOther}
 
-func tells(err error) int {
+func rank(err error) int {
 	if e, ok := errors.AsType[*Error](err); ok {
-		for i, k := range tellingKinds {
+		for i, k := range kindRanks {
 			if k == e.Kind {
 				return i
 			}
 		}
 	}
-	return len(tellingKinds)
+	return len(kindRanks)
 }
 
 // tell counts and reports what became of an entry. It is safe for concurrent use, as the Reporter is told one thing at a time.
-func (m *mirror) tell(f FileReport) {
+func (m *mirror) reportFile(f FileReport) {
 	m.mu.Lock()
 	switch f.Action {
 	case FileFetched:
@@ -331,7 +331,7 @@ func (m *mirror) tell(f FileReport) {
 		if m.result.Failed++; m.result.Failed == 1 {
 			m.first = f.Path
 		}
-		if m.worst == nil || tells(f.Err) < tells(m.worst) {
+		if m.worst == nil || rank(f.Err) < rank(m.worst) {
 			m.worst, m.first = f.Err, f.Path
 		}
 		if e, ok := errors.AsType[*Error](f.Err); ok && e.Kind == KindNoSpace && m.fatal == nil {
@@ -348,8 +348,8 @@ func (m *mirror) tell(f FileReport) {
 // fail reports an entry that failed on this side.
 func (m *mirror) fail(path, op string, err error) {
 	if e, ok := errors.AsType[*Error](err); ok {
-		m.tell(FileReport{Path: path, Action: FileFailed, Err: e})
+		m.reportFile(FileReport{Path: path, Action: FileFailed, Err: e})
 		return
 	}
-	m.tell(FileReport{Path: path, Action: FileFailed, Err: LocalError(op, cause(err))})
+	m.reportFile(FileReport{Path: path, Action: FileFailed, Err: LocalError(op, cause(err))})
 }

@@ -62,10 +62,10 @@ func (b *batch) add(f *mirrorFile) {
 
 // pack asks what the files of a batch are: each gets its manifest and tree, proved up to the root, or a refusal. It returns the stream that has
 // the contents, nil if there are none, which the caller closes. An error is one of the whole batch.
-func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.AggregateOffer, error) {
-	op := fmt.Sprintf("ask %s for %d files in %q", q.url.Host, len(b.files), q.url.Path)
-	d, err := q.dialogue(ctx, op, time.Now().Add(q.timeout), &transferpb.Request{
-		Version: wire.ProtocolVersion, Path: []byte(q.url.Path), Batch: &transferpb.BatchRequest{Paths: b.paths},
+func (r *request) requestBatch(ctx context.Context, b *batch) (*kwik.AggregateOffer, error) {
+	op := fmt.Sprintf("ask %s for %d files in %q", r.url.Host, len(b.files), r.url.Path)
+	d, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
+		Version: wire.ProtocolVersion, Path: []byte(r.url.Path), Batch: &transferpb.BatchRequest{Paths: b.paths},
 	})
 	if err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.AggregateOffer, err
 			continue
 		}
 		if f.tree.Size() > math.MaxInt64-size {
-			return nil, d.nonsense(errors.New("more bytes than a stream may have"))
+			return nil, d.malformed(errors.New("more bytes than a stream may have"))
 		}
 		if f.tree.Size() > 0 {
 			f.start = size
@@ -103,26 +103,26 @@ func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.AggregateOffer, err
 	}
 	end := reply.GetBatchEnd()
 	if end == nil || (end.GetKwikStreamId() == 0) != (size == 0) {
-		return nil, d.nonsense(errors.New("it has no end"))
+		return nil, d.malformed(errors.New("it has no end"))
 	}
 	if size == 0 {
 		return nil, nil
 	}
 	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	stream, err := q.session.AcceptAggregate(accepting, kwik.StreamID(end.GetKwikStreamId()))
+	stream, err := r.session.AcceptAggregate(accepting, kwik.StreamID(end.GetKwikStreamId()))
 	if err != nil {
 		return nil, NetworkError(op, err)
 	}
 	if stream.Size() != size {
 		stream.Close()
-		return nil, d.nonsense(fmt.Errorf("the stream has %d bytes, the files have %d", stream.Size(), size))
+		return nil, d.malformed(fmt.Errorf("the stream has %d bytes, the files have %d", stream.Size(), size))
 	}
 	return stream, nil
 }
 
 // reply waits for the next answer that is not about hashing.
-func (d *dialogue) reply(ctx context.Context) (*transferpb.Reply, error) {
+func (d *exchange) reply(ctx context.Context) (*transferpb.Reply, error) {
 	for {
 		reply, err := d.next(ctx, time.Now().Add(answerTimeout))
 		if err != nil || reply.GetHashing() == nil {
@@ -132,7 +132,7 @@ func (d *dialogue) reply(ctx context.Context) (*transferpb.Reply, error) {
 }
 
 // describe reads what the server says of one file, and returns how many bytes of chaining values that were. More than limit are an error.
-func (f *mirrorFile) describe(ctx context.Context, d *dialogue, limit int64) (used int64, err error) {
+func (f *mirrorFile) describe(ctx context.Context, d *exchange, limit int64) (used int64, err error) {
 	reply, err := d.reply(ctx)
 	if err != nil {
 		return 0, err
@@ -149,11 +149,11 @@ func (f *mirrorFile) describe(ctx context.Context, d *dialogue, limit int64) (us
 	m := answer.GetManifest()
 	group := integrity.GroupSize(m.GetGroup())
 	if m == nil || m.GetSize() > math.MaxInt64 || m.GetGroup() > math.MaxUint8 || !group.Valid() || len(m.GetRoot()) != len(integrity.Root{}) {
-		return 0, d.nonsense(errors.New("a manifest that makes no sense"))
+		return 0, d.malformed(errors.New("a manifest that makes no sense"))
 	}
 	groups := group.Groups(int64(m.GetSize()))
 	if groups > limit/32 {
-		return 0, d.nonsense(fmt.Errorf("%d bytes in groups of %d", m.GetSize(), group.Bytes()))
+		return 0, d.malformed(fmt.Errorf("%d bytes in groups of %d", m.GetSize(), group.Bytes()))
 	}
 	if groups > 1 {
 		used = 32 * groups
@@ -166,7 +166,7 @@ func (f *mirrorFile) describe(ctx context.Context, d *dialogue, limit int64) (us
 		}
 		part := reply.GetTree().GetChainingValues()
 		if len(part) == 0 {
-			return 0, d.nonsense(errors.New("a tree that does not fit its manifest"))
+			return 0, d.malformed(errors.New("a tree that does not fit its manifest"))
 		}
 		cvs = append(cvs, part...)
 	}
@@ -178,7 +178,7 @@ func (f *mirrorFile) describe(ctx context.Context, d *dialogue, limit int64) (us
 }
 
 // endStream ends a stream of which nothing, or nothing more, is wanted.
-func (q *inquiry) endStream(stream *kwik.AggregateOffer) {
+func (r *request) endStream(stream *kwik.AggregateOffer) {
 	if stream != nil {
 		stream.Close()
 	}
@@ -186,7 +186,7 @@ func (q *inquiry) endStream(stream *kwik.AggregateOffer) {
 
 // round has batches fetched, as source asks for them, and waits until all that came is in place. It returns source's error, or the one for
 // which nothing more could be asked; batches that flowed by then have been received as far as there were servers.
-func (m *mirror) round(ctx context.Context, source func(ctx context.Context, ask func(*batch) error) error) error {
+func (m *mirror) runBatches(ctx context.Context, source func(ctx context.Context, ask func(*batch) error) error) error {
 	asking, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	batches := make(chan *batch)
@@ -195,7 +195,7 @@ func (m *mirror) round(ctx context.Context, source func(ctx context.Context, ask
 	for range batchesAtOnce {
 		wg.Go(func() {
 			for b := range batches {
-				if err := m.fetch(ctx, asking, b, place); err != nil {
+				if err := m.fetchBatch(ctx, asking, b, place); err != nil {
 					giveUp(err)
 				}
 			}
@@ -221,12 +221,12 @@ func (m *mirror) round(ctx context.Context, source func(ctx context.Context, ask
 
 // fetch asks for a batch, finds out what of it is here, and receives the rest. asking ends when nothing more can be asked. Its error is one for
 // which nothing more can.
-func (m *mirror) fetch(ctx, asking context.Context, b *batch, place *placer) error {
+func (m *mirror) fetchBatch(ctx, asking context.Context, b *batch, place *placer) error {
 	if asking.Err() != nil {
 		m.abandon(b.files)
 		return nil
 	}
-	stream, err := m.pack(asking, b)
+	stream, err := m.requestBatch(asking, b)
 	if err != nil {
 		m.abandon(b.files)
 		return err
@@ -245,7 +245,7 @@ func (m *mirror) fetch(ctx, asking context.Context, b *batch, place *placer) err
 			m.drop(f, f.refusal)
 		}
 	}
-	m.each(rest, func(f *mirrorFile) { m.prepare(ctx, f, place) })
+	m.forEach(rest, func(f *mirrorFile) { m.prepare(ctx, f, place) })
 	if m.DryRun {
 		for _, f := range rest {
 			m.wouldDo(f)
@@ -258,11 +258,11 @@ func (m *mirror) fetch(ctx, asking context.Context, b *batch, place *placer) err
 		}
 		again = append(again, failed...)
 	}
-	return m.again(ctx, asking, again, b.tries+1, place)
+	return m.refetch(ctx, asking, again, b.tries+1, place)
 }
 
 // again fetches files anew that have changed, in smaller and smaller batches, so that one that changes all the time does not hold up the others.
-func (m *mirror) again(ctx, asking context.Context, files []*mirrorFile, tries int, place *placer) error {
+func (m *mirror) refetch(ctx, asking context.Context, files []*mirrorFile, tries int, place *placer) error {
 	if len(files) == 0 {
 		return nil
 	}
@@ -280,7 +280,7 @@ func (m *mirror) again(ctx, asking context.Context, files []*mirrorFile, tries i
 		for _, f := range part {
 			b.add(f)
 		}
-		if err := m.fetch(ctx, asking, b, place); err != nil {
+		if err := m.fetchBatch(ctx, asking, b, place); err != nil {
 			for _, part := range parts[i+1:] {
 				m.abandon(part)
 			}
@@ -291,7 +291,7 @@ func (m *mirror) again(ctx, asking context.Context, files []*mirrorFile, tries i
 }
 
 // each calls do for every file, several at a time.
-func (m *mirror) each(files []*mirrorFile, do func(*mirrorFile)) {
+func (m *mirror) forEach(files []*mirrorFile, do func(*mirrorFile)) {
 	var wg sync.WaitGroup
 	next := make(chan *mirrorFile)
 	for range min(procs.Max, len(files)) {
@@ -319,7 +319,7 @@ func (m *mirror) receive(ctx context.Context, b *batch, offer *kwik.AggregateOff
 		missing = missing || f.wants()
 	}
 	if !missing {
-		m.live.had(offer.Size())
+		m.live.addPresent(offer.Size())
 		return nil, nil
 	}
 	stream, err := offer.Open(b.proof(m.observer))
@@ -327,9 +327,9 @@ func (m *mirror) receive(ctx context.Context, b *batch, offer *kwik.AggregateOff
 		m.abandon(b.files)
 		return nil, NetworkError("fetch a batch", err)
 	}
-	m.live.begin(stream)
+	m.live.add(stream)
 	_, err = stream.CopyTo(ctx, &batchWriter{m, b, place}, options)
-	stats := m.live.end(stream)
+	stats := m.live.remove(stream)
 	m.mu.Lock()
 	m.result.Wasted += stats.Wasted
 	m.result.Network += stats.Bytes - stats.Kept

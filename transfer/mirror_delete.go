@@ -12,9 +12,9 @@ import (
 // delete removes what is in the target and not in the listing, which must have been complete. What the filter excludes stays, and so do the
 // directories that it is in.
 func (p *plan) delete(ctx context.Context) {
-	if p.damaged {
+	if p.incomplete {
 		if len(p.extra) > 0 {
-			p.tell(FileReport{Path: "", Action: FileFailed, Err: &Error{Kind: KindOther, Op: "delete what is not on the server", Err: errors.New("the listing is not complete, so nothing was deleted")}})
+			p.reportFile(FileReport{Path: "", Action: FileFailed, Err: &Error{Kind: KindOther, Op: "delete what is not on the server", Err: errors.New("the listing is not complete, so nothing was deleted")}})
 		}
 		return
 	}
@@ -30,7 +30,7 @@ func (p *plan) delete(ctx context.Context) {
 
 // deleteIn deletes one thing in a directory, and gives the directory its mode and time again.
 func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
-	if err := p.reopen(d); err != nil {
+	if err := p.reopenDir(d); err != nil {
 		return err
 	}
 	defer p.releaseDir(d)
@@ -75,7 +75,7 @@ func (p *plan) remove(ctx context.Context, h *disk.OpenedDir, at string) (gone b
 			p.cache.Forget(at)
 		}
 	}
-	p.tell(FileReport{Path: at, Action: FileDeleted})
+	p.reportFile(FileReport{Path: at, Action: FileDeleted})
 	return true, nil
 }
 

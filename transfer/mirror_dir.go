@@ -25,7 +25,7 @@ type mirrorDir struct {
 }
 
 // look reads what is in a directory that is there, and removes what an earlier mirror left in the middle of something.
-func (p *plan) look(d *mirrorDir) error {
+func (p *plan) readNames(d *mirrorDir) error {
 	h, err := p.cache.Acquire(d.path)
 	if err != nil {
 		return err
@@ -75,9 +75,9 @@ func (p *plan) makeDir(sub *mirrorDir, there bool) error {
 			return err
 		case info.IsDir():
 			if p.DryRun {
-				return p.look(sub)
+				return p.readNames(sub)
 			}
-			return p.open(sub, info)
+			return p.openDir(sub, info)
 		case info.Mode()&fs.ModeSymlink != 0 && !p.Delete:
 			return errLinkInTheWay
 		case !info.Mode().IsRegular() && info.Mode()&fs.ModeSymlink == 0:
@@ -99,11 +99,11 @@ func (p *plan) makeDir(sub *mirrorDir, there bool) error {
 }
 
 // open makes a directory that is there one in which this user may work, and reads it.
-func (p *plan) open(d *mirrorDir, info fs.FileInfo) error {
+func (p *plan) openDir(d *mirrorDir, info fs.FileInfo) error {
 	if err := p.unlockDir(d, info); err != nil {
 		return err
 	}
-	return p.look(d)
+	return p.readNames(d)
 }
 
 const ownerMode fs.FileMode = 0o700
@@ -121,7 +121,7 @@ func (p *plan) unlockDir(d *mirrorDir, info fs.FileInfo) error {
 }
 
 // reopen uses a directory again that may have been left: the caller releases it.
-func (p *plan) reopen(d *mirrorDir) error {
+func (p *plan) reopenDir(d *mirrorDir) error {
 	if !p.DryRun && d.parent != nil {
 		up, err := p.cache.Acquire(d.parent.path)
 		if err != nil {
@@ -164,13 +164,13 @@ func (m *mirror) releaseDir(d *mirrorDir) {
 		if d.parent == nil || m.DryRun {
 			continue
 		}
-		if err := m.dressDir(d); err != nil {
+		if err := m.applyDirMetadata(d); err != nil {
 			m.fail(d.path, "set mode and time of the directory", err)
 		}
 	}
 }
 
-func (m *mirror) dressDir(d *mirrorDir) error {
+func (m *mirror) applyDirMetadata(d *mirrorDir) error {
 	h, err := m.cache.Acquire(d.parent.path)
 	if err != nil {
 		return err

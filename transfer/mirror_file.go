@@ -65,7 +65,7 @@ func manifestOf(m *transferpb.Manifest) Manifest {
 // freshName returns the name of a file that is written by this run and nobody else.
 func (m *mirror) freshName(name string) string {
 	sum := blake3.Sum256([]byte(name))
-	return ".kwikcp-" + hex.EncodeToString(sum[:10]) + "-" + m.run + ".new"
+	return ".kwikcp-" + hex.EncodeToString(sum[:10]) + "-" + m.runID + ".new"
 }
 
 // here returns which ranges of the file need not be fetched.
@@ -368,7 +368,7 @@ func (m *mirror) settle(f *mirrorFile, report FileReport) {
 	if report.Action == FileFetched || report.Action == FileUpToDate {
 		m.live.placed()
 	}
-	m.tell(report)
+	m.reportFile(report)
 	m.releaseDir(f.dir)
 }
 

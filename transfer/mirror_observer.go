@@ -27,7 +27,7 @@ func (l *liveStreams) reset() {
 }
 
 // plan counts a file that is to be there.
-func (l *liveStreams) plan(size int64) {
+func (l *liveStreams) addFile(size int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total += size
@@ -35,7 +35,7 @@ func (l *liveStreams) plan(size int64) {
 }
 
 // had counts the bytes of a file for which nothing flows.
-func (l *liveStreams) had(size int64) {
+func (l *liveStreams) addPresent(size int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.past.Bytes += size
@@ -48,14 +48,14 @@ func (l *liveStreams) placed() {
 	l.done++
 }
 
-func (l *liveStreams) begin(s *kwik.AggregateReader) {
+func (l *liveStreams) add(s *kwik.AggregateReader) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.streams = append(l.streams, s)
 }
 
 // end takes a stream out that is over, and returns its last statistics.
-func (l *liveStreams) end(s *kwik.AggregateReader) kwik.StreamStats {
+func (l *liveStreams) remove(s *kwik.AggregateReader) kwik.StreamStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.streams = slices.DeleteFunc(l.streams, func(o *kwik.AggregateReader) bool { return o == s })
@@ -66,7 +66,7 @@ func (l *liveStreams) end(s *kwik.AggregateReader) kwik.StreamStats {
 }
 
 // look returns the sums.
-func (l *liveStreams) look() (st kwik.StreamStats, files, done int64) {
+func (l *liveStreams) totals() (st kwik.StreamStats, files, done int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	st = kwik.StreamStats{Bytes: l.past.Bytes, Size: l.total, Sources: slices.Clone(l.past.Sources)}
@@ -101,9 +101,9 @@ func addSources(sum, each []kwik.SourceStats, live bool) []kwik.SourceStats {
 func (m *mirror) watch() (stop func() Progress) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	look := func() Progress {
-		stats, files, placed := m.live.look()
-		m.observer.count(placed, files)
-		return m.observer.look(m.session.Servers(), stats)
+		stats, files, placed := m.live.totals()
+		m.observer.setFileCounts(placed, files)
+		return m.observer.progress(m.session.Servers(), stats)
 	}
 	go func() { // ends with stop, which waits for it
 		defer close(ended)

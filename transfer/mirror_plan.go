@@ -18,22 +18,22 @@ type plan struct {
 	*mirror
 	order treeOrder
 	dirs  []*mirrorDir // that the listing is in; the first is the target
-	extra []extraneous
-	// late has to wait until a directory in its place has been deleted.
-	late []lateEntry
+	extra []extraEntry
+	// deferred has to wait until a directory in its place has been deleted.
+	deferred []deferredEntry
 	// damaged says that the listing does not tell everything: nothing may be deleted.
-	damaged bool
-	grown   int64 // bytes of the batches so far
+	incomplete bool
+	grown      int64 // bytes of the batches so far
 }
 
 // extraneous is what is in a directory and not in the listing.
-type extraneous struct {
+type extraEntry struct {
 	dir      *mirrorDir
 	name     string
 	inTheWay bool // of something of that name in the listing
 }
 
-type lateEntry struct {
+type deferredEntry struct {
 	dir   *mirrorDir
 	entry Entry
 }
@@ -46,11 +46,11 @@ func (p *plan) walk(ctx context.Context, ask func(*batch) error) error {
 	p.dirs = []*mirrorDir{top}
 	defer func() {
 		for len(p.dirs) > 0 {
-			p.leave()
+			p.leaveDir()
 		}
 	}()
 	if !top.fresh {
-		if err := p.look(top); err != nil {
+		if err := p.readNames(top); err != nil {
 			return LocalError(fmt.Sprintf("mirror into %q", p.Target), cause(err))
 		}
 	}
@@ -58,21 +58,21 @@ func (p *plan) walk(ctx context.Context, ask func(*batch) error) error {
 	for after := ""; ; {
 		page, err := p.list(ctx, after, false)
 		if err != nil {
-			p.damaged = true
+			p.incomplete = true
 			return err
 		}
-		p.damaged = p.damaged || page.partial
+		p.incomplete = p.incomplete || page.partial
 		for _, e := range page.entries {
 			f, err := p.visit(e)
 			if err != nil {
-				p.damaged = true
+				p.incomplete = true
 				return err
 			}
 			if f == nil {
 				continue
 			}
 			if b, err = p.gather(b, f, ask); err != nil {
-				p.damaged = true
+				p.incomplete = true
 				return err
 			}
 		}
@@ -105,9 +105,9 @@ func (p *plan) gather(b *batch, f *mirrorFile, ask func(*batch) error) (*batch, 
 }
 
 // has reports whether there is something of a name, and takes what comes before it in the directory for extraneous: entries come in order.
-func (p *plan) has(d *mirrorDir, name string) bool {
+func (p *plan) present(d *mirrorDir, name string) bool {
 	for d.next < len(d.names) && d.names[d.next] < name {
-		p.surplus(d, d.names[d.next])
+		p.addExtra(d, d.names[d.next])
 		d.next++
 	}
 	if d.next == len(d.names) || d.names[d.next] != name {
@@ -117,30 +117,30 @@ func (p *plan) has(d *mirrorDir, name string) bool {
 	return true
 }
 
-func (p *plan) surplus(d *mirrorDir, name string) {
+func (p *plan) addExtra(d *mirrorDir, name string) {
 	if p.Delete {
-		p.extra = append(p.extra, extraneous{dir: d, name: name})
+		p.extra = append(p.extra, extraEntry{dir: d, name: name})
 	}
 }
 
 // replace has a directory deleted that is in the place of an entry, and the entry made after that.
 func (p *plan) replace(d *mirrorDir, e Entry) {
-	p.extra = append(p.extra, extraneous{d, disk.Base(e.Path), true})
-	p.late = append(p.late, lateEntry{d, e})
+	p.extra = append(p.extra, extraEntry{d, disk.Base(e.Path), true})
+	p.deferred = append(p.deferred, deferredEntry{d, e})
 }
 
 // leave is called when the listing leaves its innermost directory.
-func (p *plan) leave() {
+func (p *plan) leaveDir() {
 	d := p.dirs[len(p.dirs)-1]
 	p.dirs = p.dirs[:len(p.dirs)-1]
 	for _, name := range d.names[d.next:] {
-		p.surplus(d, name)
+		p.addExtra(d, name)
 	}
 	for name := range d.parts {
-		p.surplus(d, name)
+		p.addExtra(d, name)
 	}
 	if p.folds { // what seems to be missing may be there in another spelling
-		p.extra = slices.DeleteFunc(p.extra, func(x extraneous) bool {
+		p.extra = slices.DeleteFunc(p.extra, func(x extraEntry) bool {
 			_, listed := d.folded[strings.ToLower(x.name)]
 			return x.dir == d && listed && !x.inTheWay
 		})
@@ -157,8 +157,8 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	}
 	skip, err := p.order.next(e)
 	if _, bad := errors.AsType[badPath](err); bad {
-		p.damaged = true
-		p.tell(FileReport{Path: e.Path, Action: FileFailed, Err: &Error{Kind: KindOther, Op: "take its name", Err: err}})
+		p.incomplete = true
+		p.reportFile(FileReport{Path: e.Path, Action: FileFailed, Err: &Error{Kind: KindOther, Op: "take its name", Err: err}})
 		return nil, nil
 	} else if err != nil {
 		return nil, &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the listing makes no sense: %w", err)}
@@ -167,23 +167,23 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		return nil, nil
 	}
 	for p.dirs[len(p.dirs)-1].path != disk.Parent(e.Path) {
-		p.leave()
+		p.leaveDir()
 	}
 	d := p.dirs[len(p.dirs)-1]
 	name := disk.Base(e.Path)
-	there := p.has(d, name) || p.folds // in another spelling
+	there := p.present(d, name) || p.folds // in another spelling
 	if !p.Filter.Wants(e.Path, e.Type == EntryDir) {
 		p.order.hide()
 		return nil, nil
 	}
 	switch {
 	case e.Problem != "":
-		p.damaged = true
-		p.tell(FileReport{Path: e.Path, Action: FileFailed, Err: &Error{Kind: KindNotFound, Op: op, Err: &RemoteError{Path: e.Path, Message: e.Problem}}})
+		p.incomplete = true
+		p.reportFile(FileReport{Path: e.Path, Action: FileFailed, Err: &Error{Kind: KindNotFound, Op: op, Err: &RemoteError{Path: e.Path, Message: e.Problem}}})
 		p.order.hide()
 		return nil, nil
 	case wire.IsTemporary(name):
-		p.tell(FileReport{Path: e.Path, Action: FileSkipped, Err: errors.New("kwikcp calls its own temporary files so")})
+		p.reportFile(FileReport{Path: e.Path, Action: FileSkipped, Err: errors.New("kwikcp calls its own temporary files so")})
 		p.order.hide()
 		return nil, nil
 	case p.folds:
@@ -200,18 +200,18 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	switch e.Type {
 	case EntryDir:
 		if strings.Count(e.Path, "/") >= maxDepth {
-			p.damaged = true
+			p.incomplete = true
 			p.fail(e.Path, "make the directory", fmt.Errorf("it is more than %d directories deep", maxDepth))
 			p.order.hide()
 			return nil, nil
 		}
-		p.enter(d, e, there)
+		p.enterDir(d, e, there)
 	case EntryLink:
-		p.link(d, e, there)
+		p.planLink(d, e, there)
 	case EntryFile:
-		return p.file(d, e, there), nil
+		return p.planFile(d, e, there), nil
 	default:
-		p.tell(FileReport{Path: e.Path, Action: FileSkipped, Err: errors.New("it is no regular file, directory or link")})
+		p.reportFile(FileReport{Path: e.Path, Action: FileSkipped, Err: errors.New("it is no regular file, directory or link")})
 	}
 	return nil, nil
 }
@@ -226,7 +226,7 @@ var (
 )
 
 // enter goes into a directory of the listing, which it makes if it is missing.
-func (p *plan) enter(d *mirrorDir, e Entry, there bool) {
+func (p *plan) enterDir(d *mirrorDir, e Entry, there bool) {
 	sub := &mirrorDir{path: e.Path, parent: d, entry: e, fresh: !there, users: 1}
 	if err := p.makeDir(sub, there); err != nil {
 		p.fail(e.Path, "make the directory", err)
@@ -236,14 +236,14 @@ func (p *plan) enter(d *mirrorDir, e Entry, there bool) {
 	p.retainDir(d)
 	p.dirs = append(p.dirs, sub)
 	if sub.fresh {
-		p.tell(FileReport{Path: e.Path, Action: FileMade})
+		p.reportFile(FileReport{Path: e.Path, Action: FileMade})
 	}
 }
 
 // link makes a symlink as it is in the listing, if it leads to nowhere but inside the tree.
-func (p *plan) link(d *mirrorDir, e Entry, there bool) {
+func (p *plan) planLink(d *mirrorDir, e Entry, there bool) {
 	if err := checkLink(e.Path, e.Target); err != nil {
-		p.tell(FileReport{Path: e.Path, Action: FileSkipped, Err: err})
+		p.reportFile(FileReport{Path: e.Path, Action: FileSkipped, Err: err})
 		return
 	}
 	same, err := p.makeLink(d, e, there)
@@ -251,17 +251,17 @@ func (p *plan) link(d *mirrorDir, e Entry, there bool) {
 		p.replace(d, e)
 		return
 	}
-	p.tellLink(e, same, err)
+	p.reportLink(e, same, err)
 }
 
-func (p *plan) tellLink(e Entry, same bool, err error) {
+func (p *plan) reportLink(e Entry, same bool, err error) {
 	switch {
 	case err != nil:
 		p.fail(e.Path, "make the link", err)
 	case same:
-		p.tell(FileReport{Path: e.Path, Action: FileUpToDate, Type: EntryLink})
+		p.reportFile(FileReport{Path: e.Path, Action: FileUpToDate, Type: EntryLink})
 	default:
-		p.tell(FileReport{Path: e.Path, Action: FileLinked})
+		p.reportFile(FileReport{Path: e.Path, Action: FileLinked})
 	}
 }
 
@@ -332,7 +332,7 @@ func checkLink(at, target string) error {
 }
 
 // file prepares a file to be asked for; nil if there is no need to.
-func (p *plan) file(d *mirrorDir, e Entry, there bool) *mirrorFile {
+func (p *plan) planFile(d *mirrorDir, e Entry, there bool) *mirrorFile {
 	f := &mirrorFile{entry: e, dir: d, name: disk.Base(e.Path)}
 	if err := p.inspect(f, there); err != nil {
 		if errors.Is(err, errDirInTheWay) && p.Delete {
@@ -342,18 +342,18 @@ func (p *plan) file(d *mirrorDir, e Entry, there bool) *mirrorFile {
 		p.fail(e.Path, "write it", err)
 		return nil
 	}
-	return p.begin(f)
+	return p.admit(f)
 }
 
 // begin counts a file that is to be in place.
-func (p *plan) begin(f *mirrorFile) *mirrorFile {
+func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	p.mu.Lock()
 	p.result.Files++
 	p.mu.Unlock()
 	p.retainDir(f.dir)
-	p.live.plan(f.entry.Size)
+	p.live.addFile(f.entry.Size)
 	if p.Quick && !f.resumes && f.local != nil && f.local.Size() == f.entry.Size && f.local.ModTime().Equal(f.entry.MTime) {
-		p.live.had(f.entry.Size)
+		p.live.addPresent(f.entry.Size)
 		p.settle(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size})
 		return nil
 	}
@@ -394,42 +394,42 @@ func (p *plan) inspect(f *mirrorFile, there bool) error {
 	return nil
 }
 
-// late says what an error means after what is in the way was to be deleted.
-func late(err error) error {
+// afterDelete says what an error means after what is in the way was to be deleted.
+func afterDelete(err error) error {
 	if errors.Is(err, errDirInTheWay) {
 		return errDirStays
 	}
 	return err
 }
 
-// askLate asks for what had to wait until something had been deleted.
-func (p *plan) askLate(_ context.Context, ask func(*batch) error) error {
+// requestDeferred asks for what had to wait until something had been deleted.
+func (p *plan) requestDeferred(_ context.Context, ask func(*batch) error) error {
 	b := newBatch()
-	for _, l := range p.late {
+	for _, l := range p.deferred {
 		if p.DryRun {
 			action := FileFetched
 			if l.entry.Type == EntryLink {
 				action = FileLinked
 			}
-			p.tell(FileReport{Path: l.entry.Path, Action: action, Size: l.entry.Size})
+			p.reportFile(FileReport{Path: l.entry.Path, Action: action, Size: l.entry.Size})
 			continue
 		}
-		if err := p.reopen(l.dir); err != nil {
+		if err := p.reopenDir(l.dir); err != nil {
 			p.fail(l.entry.Path, "write it", err)
 			continue
 		}
 		defer p.releaseDir(l.dir) // not before all are in place, if they are in one directory
 		if l.entry.Type == EntryLink {
 			same, err := p.makeLink(l.dir, l.entry, true)
-			p.tellLink(l.entry, same, late(err))
+			p.reportLink(l.entry, same, afterDelete(err))
 			continue
 		}
 		f := &mirrorFile{entry: l.entry, dir: l.dir, name: disk.Base(l.entry.Path)}
 		if err := p.inspect(f, true); err != nil {
-			p.fail(l.entry.Path, "write it", late(err))
+			p.fail(l.entry.Path, "write it", afterDelete(err))
 			continue
 		}
-		if f = p.begin(f); f == nil {
+		if f = p.admit(f); f == nil {
 			continue
 		}
 		var err error

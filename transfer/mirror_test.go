@@ -301,7 +301,7 @@ func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 	}
 	defer d.Close()
 	reports := &mirrorReports{}
-	m := &mirror{report: reports, inquiry: newInquiry(URL{}, nil, 0, nil, nil, reports), root: d, cache: disk.NewDirCache(d), run: "test", volumes: make(map[uint64]disk.Volume)}
+	m := &mirror{report: reports, request: newRequest(URL{}, nil, 0, nil, nil, reports), root: d, cache: disk.NewDirCache(d), runID: "test", volumes: make(map[uint64]disk.Volume)}
 	defer m.cache.Close()
 	content := make([]byte, 3*integrity.DefaultGroupSize.Bytes())
 	rand.NewChaCha8([32]byte{4}).Read(content)

@@ -105,7 +105,7 @@ func (o *observer) watch(session *kwik.ClientSession, stream *kwik.AggregateRead
 	done, ended := make(chan struct{}), make(chan struct{})
 	look := func() Progress {
 		stats := stream.Stats() // first: who delivered is among the paths
-		return o.look(session.Servers(), stats)
+		return o.progress(session.Servers(), stats)
 	}
 	go func() { // ends with stop, which waits for it
 		defer close(ended)
@@ -135,14 +135,14 @@ func (o *observer) outside(bytes int64) {
 }
 
 // count says how many files of a mirror are in place.
-func (o *observer) count(files, of int64) {
+func (o *observer) setFileCounts(files, of int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.files, o.ofFiles = files, of
 }
 
 // look reports a snapshot.
-func (o *observer) look(paths []kwik.ServerStats, stats kwik.StreamStats) Progress {
+func (o *observer) progress(paths []kwik.ServerStats, stats kwik.StreamStats) Progress {
 	now := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -45,7 +45,7 @@ type pooledSession struct {
 
 // take returns a session with a server, by dial unless there is one. The caller gives it back with release, and says then whether
 // it failed.
-func (p *Pool) take(ctx context.Context, key poolKey, dial func() (*kwik.ClientSession, error)) (session *kwik.ClientSession, release func(failed bool), err error) {
+func (p *Pool) acquire(ctx context.Context, key poolKey, dial func() (*kwik.ClientSession, error)) (session *kwik.ClientSession, release func(failed bool), err error) {
 	for {
 		p.mu.Lock()
 		e, mine := p.sessions[key], false

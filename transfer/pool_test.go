@@ -92,7 +92,7 @@ func TestPoolWaitsForADial(t *testing.T) {
 	begun, end := make(chan struct{}), make(chan struct{})
 	first := make(chan error, 1)
 	go func() { // ends with the dial
-		_, _, err := pool.take(t.Context(), key, func() (*kwik.ClientSession, error) {
+		_, _, err := pool.acquire(t.Context(), key, func() (*kwik.ClientSession, error) {
 			close(begun)
 			<-end
 			return nil, fmt.Errorf("dial: %w", context.Canceled)
@@ -102,13 +102,13 @@ func TestPoolWaitsForADial(t *testing.T) {
 	<-begun
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if _, _, err := pool.take(ctx, key, func() (*kwik.ClientSession, error) { panic("a second dial") }); err != context.DeadlineExceeded {
+	if _, _, err := pool.acquire(ctx, key, func() (*kwik.ClientSession, error) { panic("a second dial") }); err != context.DeadlineExceeded {
 		t.Error(err)
 	}
 	mine := errors.New("mine")
 	second := make(chan error, 1)
 	go func() { // ends with its own dial
-		_, _, err := pool.take(t.Context(), key, func() (*kwik.ClientSession, error) { return nil, mine })
+		_, _, err := pool.acquire(t.Context(), key, func() (*kwik.ClientSession, error) { return nil, mine })
 		second <- err
 	}()
 	close(end)

@@ -35,8 +35,8 @@ type TimeLimitError struct{ Limit time.Duration }
 
 func (e *TimeLimitError) Error() string { return fmt.Sprintf("not done after %v", e.Limit) }
 
-// patience is how often, and for how long, something is tried.
-type patience struct {
+// retryPolicy is how often, and for how long, something is tried.
+type retryPolicy struct {
 	retries      int
 	delay        time.Duration // 0 for the one that doubles
 	maxTime      time.Duration // of an attempt; 0 for any
@@ -44,12 +44,12 @@ type patience struct {
 }
 
 // try calls attempt until it succeeds, fails for good, has been retried as often or for as long as it may, or ctx ends. The error is
-// that of the last attempt. mayPass reports whether what one ended with may be over when it is repeated; then told hears of the retry.
-func (p patience) try(ctx context.Context, attempt func(context.Context) error, mayPass func(error) bool, told func(Retry)) error {
+// that of the last attempt. isRetryable reports whether what one ended with may be over when it is repeated; then told hears of the retry.
+func (p retryPolicy) run(ctx context.Context, attempt func(context.Context) error, isRetryable func(error) bool, told func(Retry)) error {
 	start := time.Now()
 	for n := 1; ; n++ {
 		err := p.limited(ctx, attempt)
-		if n > p.retries || ctx.Err() != nil || !mayPass(err) {
+		if n > p.retries || ctx.Err() != nil || !isRetryable(err) {
 			return err
 		}
 		delay := retryDelay(n, p.delay)
@@ -68,7 +68,7 @@ func (p patience) try(ctx context.Context, attempt func(context.Context) error, 
 }
 
 // limited calls attempt with a context that ends after maxTime.
-func (p patience) limited(ctx context.Context, attempt func(context.Context) error) error {
+func (p retryPolicy) limited(ctx context.Context, attempt func(context.Context) error) error {
 	if p.maxTime <= 0 {
 		return attempt(ctx)
 	}
@@ -81,8 +81,8 @@ func (p patience) limited(ctx context.Context, attempt func(context.Context) err
 	return err
 }
 
-// mayPass reports whether what an attempt ended with is the network's, or took too long.
-func mayPass(err error) bool {
+// isRetryable reports whether what an attempt ended with is the network's, or took too long.
+func isRetryable(err error) bool {
 	_, slow := errors.AsType[*TimeLimitError](err)
 	e, ok := errors.AsType[*Error](err)
 	return slow || (ok && e.Kind == KindNetwork)
