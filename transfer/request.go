@@ -17,45 +17,51 @@ import (
 )
 
 const (
-	// DefaultConnectTimeout bounds the time to the primary's first answer.
+	// DefaultConnectTimeout bounds the time until the primary's first reply.
 	DefaultConnectTimeout = 10 * time.Second
-	// answerTimeout bounds the wait for each further message of an answer.
+	// answerTimeout bounds the wait for each further reply.
 	answerTimeout = 10 * time.Second
 )
 
-// An request asks a primary what a file is: manifest and tree, proved up to the root. Get and Compare both begin with one. The primary
-// may answer before it knows the root: then what is there of the tree proves that bytes are those that the primary means, and
-// complete waits for the rest. It is used by one goroutine.
+// A request fetches the manifest and the tree of a file from a primary, and verifies the tree
+// against the root. Get and Compare both begin with one. The primary may reply before it knows
+// the root. Then growing verifies bytes against the part of the tree that has arrived, and
+// completeTree waits for the rest. A request is used by one goroutine.
 type request struct {
 	url     URL
 	tls     *tls.Config
-	timeout time.Duration // until the first answer
+	timeout time.Duration // until the first reply
 	kwik    *kwik.ClientConfig
 	dial    DialFunc
-	pool    *Pool // nil: each attempt has a session of its own
-	// headStart returns how many bytes of the content to have sent with the answer. Nil means none.
+	pool    *Pool // nil gives each attempt a new session
+	// headStart returns how many bytes of the content the primary should send with its reply. Nil
+	// means none.
 	headStart func() int64
 
 	observer *observer
 
-	// Of the present attempt:
+	// State of the current attempt:
 	start          time.Time
 	session        *kwik.ClientSession
-	release        func(failed bool)      // gives the session back to the pool
-	headStartRead  func()                 // gives back what was reserved for a head start; nil if none was asked for
-	manifest       Manifest               // its root is zero before the tree is complete
-	growing        *integrity.GrowingTree // what is there of the tree
-	tree           *integrity.Tree        // nil before it is complete
-	stream         kwik.StreamID          // of the content; nothing moves before it is read
-	streamAccepted bool                   // the stream was accepted, and whoever did that closes it
-	answer         *exchange              // nil before the file was asked for
+	release        func(failed bool)      // returns the session to the pool
+	headStartRead  func()                 // releases the reservation of a head start; nil without one
+	manifest       Manifest               // its root is zero until the primary knows it
+	growing        *integrity.GrowingTree // the part of the tree that has arrived
+	tree           *integrity.Tree        // nil until it is complete
+	stream         kwik.StreamID          // of the content; no byte is sent before it is read, but a head start
+	streamAccepted bool                   // the code that accepted the stream closes it
+	answer         *exchange              // nil until the request is sent
 }
 
 // A DialFunc connects to a primary as kwik.DialAddrEarly does.
-type DialFunc func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig) (*kwik.ClientSession, error)
+type DialFunc func(
+	ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig,
+) (*kwik.ClientSession, error)
 
-// newRequest prepares one. Zero values of timeout and dial mean the defaults.
-func newRequest(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.ClientConfig, dial DialFunc, report Reporter) request {
+// newRequest returns a request. Zero values of timeout, dial and report mean the defaults.
+func newRequest(
+	u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.ClientConfig, dial DialFunc, report Reporter,
+) request {
 	if timeout == 0 {
 		timeout = DefaultConnectTimeout
 	}
@@ -65,10 +71,11 @@ func newRequest(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.Cl
 	return request{url: u, tls: tlsConf, timeout: timeout, kwik: conf, dial: dial, observer: newObserver(report)}
 }
 
-// open connects and asks. After success the session is open, and the caller's to close. There is a tree unless the primary is still
-// hashing the file.
+// requestManifest connects and fetches the manifest. After success the caller must call close.
+// The tree is complete unless the primary is still hashing the file.
 func (r *request) requestManifest(ctx context.Context) error {
-	r.start, r.tree, r.growing, r.stream, r.streamAccepted, r.answer, r.headStartRead = time.Now(), nil, nil, 0, false, nil, nil
+	r.start, r.answer, r.headStartRead = time.Now(), nil, nil
+	r.tree, r.growing, r.stream, r.streamAccepted = nil, nil, 0, false
 	if err := r.connect(ctx); err != nil {
 		return err
 	}
@@ -79,8 +86,8 @@ func (r *request) requestManifest(ctx context.Context) error {
 	return nil
 }
 
-// close ends the session, or gives it back to the pool. err is what the attempt ended with: a session that met an error of the network is not
-// used again.
+// close ends the session or returns it to the pool. err is the result of the attempt: a session
+// with a network error is not used again.
 func (r *request) close(err error) {
 	if r.release == nil {
 		r.session.CloseWithError(kwik.ApplicationErrorCode(kwik.NoError), "")
@@ -89,24 +96,27 @@ func (r *request) close(err error) {
 	if r.answer != nil {
 		r.answer.close()
 	}
-	dropped := r.discardStream(err)
-	if dropped && r.headStartRead != nil {
+	discarded := r.discardStream(err)
+	if discarded && r.headStartRead != nil {
 		r.headStartRead()
 	}
 	e, ok := errors.AsType[*Error](err)
-	r.release(!dropped || ok && e.Kind == KindNetwork)
+	networkFailed := ok && e.Kind == KindNetwork
+	r.release(!discarded || networkFailed)
 }
 
-// discardStream gives up the stream of the content, if nobody has accepted it, for the server keeps an offer, and the client a head start that
-// nobody reads, as long as the session lives. It reports whether it could: a stream of which the answer has not told yet can only be given up
-// with the session.
+// discardStream closes the stream of the content if it was not accepted. Otherwise the server
+// would keep the offer, and the client an unread head start, until the session ends. It reports
+// whether nothing is left: before the number of the stream has arrived, only the end of the
+// session discards it.
 func (r *request) discardStream(err error) bool {
 	if r.streamAccepted {
 		return true
 	}
 	if r.stream == 0 {
 		_, refused := errors.AsType[*RemoteError](err)
-		return refused || r.growing != nil // the file is empty
+		emptyFile := r.growing != nil
+		return refused || emptyFile
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -118,7 +128,8 @@ func (r *request) discardStream(err error) bool {
 	return true
 }
 
-// connect returns as soon as something can be sent, which travels with Hello; exchange waits for Welcome.
+// connect returns as soon as data can be sent, which travels with Hello. startExchange waits for
+// Welcome.
 func (r *request) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
@@ -139,40 +150,44 @@ func (r *request) connect(ctx context.Context) error {
 	return nil
 }
 
+// connectError wraps an error from before the primary accepted the session.
 func (r *request) connectError(err error) error {
+	op := "connect to " + r.url.Host + " over UDP"
 	if _, silent := errors.AsType[*quic.IdleTimeoutError](err); silent {
-		err = &quic.HandshakeTimeoutError{} // there was no connection yet that could have fallen idle
+		return &Error{Kind: KindNetwork, Op: op, Err: errNoAnswer} // no connection existed that could fall silent
 	}
-	return NetworkError("connect to "+r.url.Host+" over UDP", err)
+	return NetworkError(op, err)
 }
 
-// withConnectTimeout returns conf with time-outs of the handshake and of Welcome that let ConnectTimeout be waited for.
+// withConnectTimeout returns conf with time-outs of the handshake and of Welcome that are not
+// shorter than timeout.
 func withConnectTimeout(conf *kwik.ClientConfig, timeout time.Duration) *kwik.ClientConfig {
 	if timeout <= DefaultConnectTimeout {
 		return conf
 	}
-	p := &kwik.ClientConfig{}
+	longer := &kwik.ClientConfig{}
 	if conf != nil {
-		p = conf.Clone()
+		longer = conf.Clone()
 	}
-	p.HelloTimeout = max(p.HelloTimeout, timeout)
-	if p.QUIC == nil {
-		p.QUIC = &quic.Config{}
+	longer.HelloTimeout = max(longer.HelloTimeout, timeout)
+	if longer.QUIC == nil {
+		longer.QUIC = &quic.Config{}
 	}
-	p.QUIC.HandshakeIdleTimeout = max(p.QUIC.HandshakeIdleTimeout, timeout)
-	return p
+	longer.QUIC.HandshakeIdleTimeout = max(longer.QUIC.HandshakeIdleTimeout, timeout)
+	return longer
 }
 
-// ask requests the file and reads the manifest, and the tree if its root is known.
+// fetchManifest sends the request and reads the manifest, and the tree if the root is known.
 func (r *request) fetchManifest(ctx context.Context) (err error) {
 	deadline := r.start.Add(r.timeout)
-	request := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(r.url.Path)}
+	message := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(r.url.Path)}
 	if r.headStart != nil {
 		var reserved int64
 		reserved, r.headStartRead = r.session.ReserveHeadStart(r.headStart())
-		request.HeadStart = uint64(reserved)
+		message.HeadStart = uint64(reserved)
 	}
-	if r.answer, err = r.startExchange(ctx, fmt.Sprintf("ask %s for %q", r.url.Host, r.url.Path), deadline, request); err != nil {
+	op := fmt.Sprintf("ask %s for %q", r.url.Host, r.url.Path)
+	if r.answer, err = r.startExchange(ctx, op, deadline, message); err != nil {
 		return err
 	}
 	for {
@@ -190,14 +205,14 @@ func (r *request) fetchManifest(ctx context.Context) (err error) {
 				return r.completeTree(ctx, nil)
 			}
 			return nil
-		case *transferpb.Reply_Hashing, nil: // nil is one of a later version
+		case *transferpb.Reply_Hashing, nil: // nil is a reply of a later version
 		default:
 			return r.answer.unexpected(reply)
 		}
 	}
 }
 
-// reply reads the next frame of the answer. Hashing is reported.
+// reply reads the next reply, and reports it if it is about hashing.
 func (r *request) reply(ctx context.Context, deadline time.Time) (*transferpb.Reply, error) {
 	reply, err := r.answer.next(ctx, deadline)
 	if err != nil {
@@ -209,7 +224,7 @@ func (r *request) reply(ctx context.Context, deadline time.Time) (*transferpb.Re
 	return reply, nil
 }
 
-// readManifest checks what a manifest says.
+// readManifest checks and keeps a manifest.
 func (r *request) readManifest(m *transferpb.Manifest) error {
 	group := integrity.GroupSize(m.GetGroup())
 	if m.GetSize() > math.MaxInt64 || m.GetGroup() > math.MaxUint8 {
@@ -220,37 +235,45 @@ func (r *request) readManifest(m *transferpb.Manifest) error {
 		return r.answer.malformed(fmt.Errorf("%w: %w", errManifest, err))
 	}
 	r.growing, r.stream = growing, kwik.StreamID(m.GetKwikStreamId())
-	r.manifest = Manifest{Size: growing.Size(), Group: group.Bytes(), MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777}
+	r.manifest = Manifest{
+		Size: growing.Size(), Group: group.Bytes(), MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
+	}
 	if len(m.GetRoot()) > 0 {
 		return r.readRoot(m.GetRoot())
 	}
 	return nil
 }
 
-var errManifest = errors.New("a manifest of no file")
+var errManifest = errors.New("an invalid manifest")
 
-// readRoot takes the file's hash as the primary says it.
+// readRoot keeps the root that the primary sent, unless the URL names another one.
 func (r *request) readRoot(root []byte) error {
 	if len(root) != len(r.manifest.Root) {
 		return r.answer.malformed(errManifest)
 	}
 	r.manifest.Root = integrity.Root(root)
 	if want := r.url.Root; want != nil && *want != r.manifest.Root {
-		return &Error{Kind: KindIntegrity, Op: r.answer.op, Err: fmt.Errorf("the server's file has the hash %v, not the expected %v", r.manifest.Root, *want)}
+		err := fmt.Errorf("the server's file has the hash %v, not the expected %v", r.manifest.Root, *want)
+		return &Error{Kind: KindIntegrity, Op: r.answer.op, Err: err}
 	}
 	return nil
 }
 
-// complete waits until the tree is complete and proved: it reads the chaining values that follow a manifest, and the root if that had
-// none. Whenever more of the tree is there, grown, which may be nil, is called.
+// completeTree blocks until the tree is complete and verified. It reads the chaining values that
+// follow a manifest, and the root if the manifest had none. It calls grown, which may be nil,
+// after each part of the tree.
 func (r *request) completeTree(ctx context.Context, grown func() error) error {
 	if r.tree != nil {
 		return nil
 	}
 	size, group := r.growing.Size(), r.growing.GroupSize()
-	told := time.Now()
-	for (group.Groups(size) > 1 && r.growing.End() < size) || r.manifest.Root == (integrity.Root{}) {
-		late := r.manifest.Root == (integrity.Root{})
+	reported := time.Now()
+	for {
+		valuesMissing := group.Groups(size) > 1 && r.growing.End() < size // one group needs none
+		rootMissing := r.manifest.Root == (integrity.Root{})
+		if !valuesMissing && !rootMissing {
+			break
+		}
 		reply, err := r.reply(ctx, time.Now().Add(answerTimeout))
 		if err != nil {
 			return err
@@ -265,12 +288,12 @@ func (r *request) completeTree(ctx context.Context, grown func() error) error {
 					return err
 				}
 			}
-			if late && time.Since(told) >= wire.HashingInterval {
-				told = time.Now()
+			if rootMissing && time.Since(reported) >= wire.HashingInterval {
+				reported = time.Now()
 				r.observer.hashing(r.growing.End(), size)
 			}
 		case *transferpb.Reply_Root:
-			if !late {
+			if !rootMissing {
 				return r.answer.unexpected(reply)
 			}
 			if err := r.readRoot(answer.Root.GetRoot()); err != nil {
