@@ -42,8 +42,8 @@ type Comparison struct {
 	Seconds     float64
 }
 
-// A Difference is a range in which the local file differs from the server's. Whole chunk groups are
-// compared, so the range begins with one and ends with one, or at the end of a file.
+// A Difference is a range in which the local file differs from the server's. It consists of whole
+// chunk groups, of which the last may end with the file.
 type Difference struct {
 	Start, End int64 // offsets in the file, half-open
 	How        How

@@ -76,7 +76,7 @@ func TestDifferencesOfAFileWithHoles(t *testing.T) {
 }
 
 func (w *testNet) compare(ctx context.Context, f disk.File) (Comparison, error) {
-	return Compare(ctx, CompareOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), File: f, Name: "local", KWIK: w.Client()}, NoReport{})
+	return Compare(ctx, CompareOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), File: f, Name: "local", KWIK: w.Client()}, nil)
 }
 
 func TestCompare(t *testing.T) {

@@ -13,16 +13,16 @@ import (
 //
 // Patterns are a subset of rsync's:
 //
-//   - any characters but a slash
-//     **        any characters
-//     ?         one character but a slash
-//     [a-z]     one character of a set
-//     [!a-z]    one character but those of a set, and no slash
-//     \c        the character c
-//     /a/b      begins with a slash: matches from the top of the tree
-//     a/b       has a slash elsewhere, or **: matches the end of a path, from a component on
-//     a         matches the last component
-//     a/        ends with a slash: matches directories only
+//	?         one character but a slash
+//	*         any characters but a slash
+//	**        any characters
+//	[a-z]     one character of a set
+//	[!a-z]    one character but those of a set, and no slash
+//	\c        the character c
+//	/a/b      begins with a slash: matches from the top of the tree
+//	a/b       has a slash elsewhere, or **: matches the end of a path, from a component on
+//	a         matches the last component
+//	a/        ends with a slash: matches directories only
 //
 // Entries below an excluded directory are excluded, whichever rules match them.
 type Filter struct{ rules []filterRule }

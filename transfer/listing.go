@@ -44,11 +44,11 @@ type Entry struct {
 }
 
 const (
-	// listPage is the number of entries that a client requests at once. It is so large that a server
-	// rarely reads a directory twice, and so small that a page takes some MiB.
+	// listPage is the number of entries that a client requests at once. It is so large that a
+	// server rarely reads a directory twice, and so small that a page takes some MiB.
 	listPage = 8 << 10
-	// listTimeout bounds the wait for each message of a listing. A server may read a large directory
-	// before it sends one.
+	// listTimeout bounds the wait for each message of a listing. A server may read a large
+	// directory before it sends one.
 	listTimeout = time.Minute
 	// maxEntries bounds the entries of a listing.
 	maxEntries = 10 << 20
@@ -61,7 +61,8 @@ type page struct {
 	partial  bool // the server could not read some entries, and left them out
 }
 
-// list requests a page of the entries after one, in tree order. With after == "" it begins with the first.
+// list requests a page of the entries after one, in tree order. With after == "" it begins with
+// the first.
 func (r *request) list(ctx context.Context, after string, flat bool) (p page, err error) {
 	op := fmt.Sprintf("list %q on %s", r.url.Path, r.url.Host)
 	x, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
@@ -104,7 +105,8 @@ func (r *request) list(ctx context.Context, after string, flat bool) (p page, er
 	}
 }
 
-// readEntry checks an entry, except for its path. Checks that need the entries before it follow in treeOrder.
+// readEntry checks an entry, except for its path. Checks that need the entries before it follow
+// in treeOrder.
 func readEntry(raw *transferpb.Entry) (Entry, error) {
 	if raw.GetType() < 0 || int(raw.GetType()) >= len(entryTypes) {
 		raw.Type = transferpb.Entry_OTHER // a type of a later version
@@ -119,8 +121,8 @@ func readEntry(raw *transferpb.Entry) (Entry, error) {
 	}, nil
 }
 
-// A treeOrder checks that entries are in tree order, each once, and each after its directory. So the
-// reader of a listing must remember only the directories around the current entry.
+// A treeOrder checks that entries are in tree order, each once, and each after its directory. So
+// the reader of a listing must remember only the directories around the current entry.
 type treeOrder struct {
 	last  string
 	count int
@@ -129,11 +131,12 @@ type treeOrder struct {
 	hidden string
 }
 
-// A badPath is the error of an entry with an invalid path. The entry is hidden. Later entries may be valid.
+// A badPath is the error of an entry with an invalid path. The entry is hidden. Later entries may
+// be valid.
 type badPath struct{ error }
 
-// next checks the next entry. skip reports whether it is below a hidden entry. An error other than a
-// badPath ends the listing, which breaks the protocol.
+// next checks the next entry. skip reports whether it is below a hidden entry. An error other
+// than a badPath ends the listing, which breaks the protocol.
 func (o *treeOrder) next(e Entry) (skip bool, err error) {
 	switch o.count++; {
 	case o.count > maxEntries:
@@ -175,10 +178,10 @@ type ListOptions struct {
 	Roots bool
 }
 
-// List calls entry for each entry below a directory of a primary, in tree order. file is nil for an
-// entry that is no file, without ListOptions.Roots, and if the root is unknown. If the URL names a
-// file, there is one entry, with an empty path. An error of entry ends the listing. Other errors are
-// those of Get.
+// List calls entry for each entry below a directory of a primary, in tree order. file is nil for
+// an entry that is no file, without ListOptions.Roots, and if the root is unknown. If the URL
+// names a file, there is one entry, with an empty path. An error of entry ends the listing. Other
+// errors are those of Get.
 func List(ctx context.Context, o ListOptions, entry func(e Entry, file *Manifest) error) (err error) {
 	defer func() {
 		if err != nil && ctx.Err() != nil {
@@ -236,8 +239,8 @@ func (r *request) passOn(ctx context.Context, entries []Entry, roots bool, entry
 	return nil
 }
 
-// manifests requests the manifests of the files among entries, and returns them by path. A file that
-// the server refuses has none.
+// manifests requests the manifests of the files among entries, and returns them by path. A file
+// that the server refuses has none.
 func (r *request) manifests(ctx context.Context, entries []Entry) (map[string]*Manifest, error) {
 	manifests := make(map[string]*Manifest)
 	b := newBatch()

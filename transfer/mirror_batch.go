@@ -14,10 +14,12 @@ import (
 )
 
 const (
-	// batchBytes bounds the bytes of a batch of more than one file, firstBatch those of the first batch.
+	// batchBytes bounds the bytes of a batch of more than one file, firstBatch those of the first
+	// batch.
 	batchBytes = 64 << 20
 	firstBatch = 8 << 20
-	// batchDescriptor bounds the descriptor of a batch of more than one file, in bytes; kwik allows 64 KiB.
+	// batchDescriptor bounds the descriptor of a batch of more than one file, in bytes; kwik
+	// allows 64 KiB.
 	batchDescriptor = 56 << 10
 	// cvSize is the length of a chaining value in bytes.
 	cvSize = 32
@@ -58,9 +60,9 @@ func (b *batch) add(f *mirrorFile) {
 	b.bytes += f.entry.Size
 }
 
-// requestBatch requests the files of a batch. Each file gets its manifest and its verified tree, or a
-// refusal. The returned stream has the contents; it is nil if there are none. The caller closes it. An
-// error concerns the whole batch.
+// requestBatch requests the files of a batch. Each file gets its manifest and its verified tree,
+// or a refusal. The returned stream has the contents; it is nil if there are none. The caller
+// closes it. An error concerns the whole batch.
 func (r *request) requestBatch(ctx context.Context, b *batch) (*kwik.AggregateOffer, error) {
 	op := fmt.Sprintf("ask %s for %d files in %q", r.url.Host, len(b.files), r.url.Path)
 	x, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
@@ -106,8 +108,8 @@ func closeOffer(stream *kwik.AggregateOffer) {
 	}
 }
 
-// describe reads the replies about all files of a batch, finds their places in the stream, and returns
-// the size of the stream.
+// describe reads the replies about all files of a batch, finds their places in the stream, and
+// returns the size of the stream.
 func (b *batch) describe(ctx context.Context, x *exchange) (size int64, err error) {
 	b.stream = nil
 	treeBytes := int64(0) // of all files but the first, whose tree may have any size
@@ -146,8 +148,8 @@ func (x *exchange) nextResult(ctx context.Context) (*transferpb.Reply, error) {
 	}
 }
 
-// describe reads the replies about one file, and returns how many bytes of chaining values they had. It
-// fails if that is more than limit.
+// describe reads the replies about one file, and returns how many bytes of chaining values they
+// had. It fails if that is more than limit.
 func (f *mirrorFile) describe(ctx context.Context, x *exchange, limit int64) (used int64, err error) {
 	reply, err := x.nextResult(ctx)
 	if err != nil {

@@ -122,7 +122,8 @@ func TestMirrorOfFilesThatGo(t *testing.T) {
 	}
 }
 
-// changingTree serves a tree in which a file is written to whenever it is opened, for the first n times after the first.
+// changingTree serves a tree in which a file is written to whenever it is opened, for the first n
+// times after the first.
 func changingTree(t *testing.T, source, name string, n int) *mirrorServer {
 	var mu sync.Mutex
 	opened := 0
@@ -263,7 +264,8 @@ func TestMirrorsExcludeEachOther(t *testing.T) {
 	wantNames(t, target, "a")
 }
 
-// A mirror that ends while it deletes says so, wherever what it deletes is, and the next one finishes its work.
+// A mirror that ends while it deletes says so, wherever what it deletes is, and the next one
+// finishes its work.
 func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
 	for _, in := range []string{".", "gone"} {
 		source, target := t.TempDir(), t.TempDir()
@@ -290,7 +292,8 @@ func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
 	}
 }
 
-// A directory in the place of a file or a link that cannot be removed, for something in it is excluded, is a failure.
+// A directory in the place of a file or a link that cannot be removed, for something in it is
+// excluded, is a failure.
 func TestMirrorDirectoryInTheWay(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "file"), "content")

@@ -147,7 +147,7 @@ func (m *mirror) isSame(ctx context.Context, h *disk.OpenedDir, f *mirrorFile, s
 	if m.DryRun {
 		return true, nil
 	}
-	if !m.Plain {
+	if !m.NoPreserve {
 		err = p.dress(file, info, f.manifest)
 	}
 	if err == nil && !syncs {
@@ -327,7 +327,7 @@ func (m *mirror) writeWhole(h *disk.OpenedDir, f *mirrorFile, p []byte, place *p
 // dress gives a file its final mode and time.
 func (m *mirror) dress(h *disk.OpenedDir, file disk.File, name string, f *mirrorFile) error {
 	mode, mtime := fs.FileMode(f.manifest.Mode), f.manifest.MTime
-	if m.Plain {
+	if m.NoPreserve {
 		mode, mtime = 0o666, time.Now()
 	}
 	if err := file.Chmod(mode.Perm() &^ disk.Umask); err != nil {

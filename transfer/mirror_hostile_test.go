@@ -159,7 +159,8 @@ func linkEntry(p, to string) *transferpb.Entry {
 	return &transferpb.Entry{Path: []byte(p), Type: transferpb.Entry_SYMLINK, Target: []byte(to)}
 }
 
-// Names and links of a server lead to nowhere but into the target; what is wrong with one is its own affair.
+// Names and links of a server lead to nowhere but into the target; what is wrong with one is its
+// own affair.
 func TestMirrorHostileNames(t *testing.T) {
 	parent := t.TempDir()
 	target := filepath.Join(parent, "a", "copy")
@@ -203,7 +204,8 @@ func sortEntries(entries []*transferpb.Entry) {
 	}
 }
 
-// Answers that make no sense end the mirror with an error; nothing is deleted, and nothing is in place that is not proved.
+// Answers that make no sense end the mirror with an error; nothing is deleted, and nothing is in
+// place that is not proved.
 func TestMirrorHostileAnswers(t *testing.T) {
 	one := []*transferpb.Entry{fileEntry("a")}
 	manifest := func(change func(*transferpb.Manifest)) func(*liarPeer) {

@@ -12,10 +12,11 @@ import (
 )
 
 const (
-	// batchesAtOnce is the number of batches under way. While one ends, the next transfers, and the one
-	// after that is requested.
+	// batchesAtOnce is the number of batches under way. While one ends, the next transfers, and
+	// the one after that is requested.
 	batchesAtOnce = 3
-	// maxTries bounds how often a file is requested whose content changes while the server reads it.
+	// maxTries bounds how often a file is requested whose content changes while the server reads
+	// it.
 	maxTries = 3
 )
 
@@ -28,16 +29,16 @@ const (
 //	                                                    +-> changed --> requested again, at most maxTries
 //	                                                    '-> lost -----> abandoned, and the round ends
 //
-// There are two contexts. When requests ends, nothing more is requested, but batches under way are still
-// received. When the context of the calls ends, everything ends.
+// There are two contexts. When requests ends, nothing more is requested, but batches under way
+// are still received. When the context of the calls ends, everything ends.
 type round struct {
 	*mirror
 	place    *placer
 	requests context.Context
 }
 
-// runBatches fetches the batches that source passes to its argument, and waits until their files are in
-// place. It returns the error that ended the requests, or source's.
+// runBatches fetches the batches that source passes to its argument, and waits until their files
+// are in place. It returns the error that ended the requests, or source's.
 func (m *mirror) runBatches(
 	ctx context.Context, source func(ctx context.Context, fetch func(*batch) error) error,
 ) error {
@@ -73,8 +74,8 @@ func (m *mirror) runBatches(
 	return err
 }
 
-// fetch fetches a batch, and requests files again that need it. An error means that no further batch can
-// be requested.
+// fetch fetches a batch, and requests files again that need it. An error means that no further
+// batch can be requested.
 func (r *round) fetch(ctx context.Context, b *batch) error {
 	for queue := []*batch{b}; len(queue) > 0; {
 		b, queue = queue[0], queue[1:]
@@ -90,8 +91,8 @@ func (r *round) fetch(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// fetchOnce requests a batch, compares its files with those in place, and receives the missing bytes. It
-// returns the files to request again.
+// fetchOnce requests a batch, compares its files with those in place, and receives the missing
+// bytes. It returns the files to request again.
 func (r *round) fetchOnce(ctx context.Context, b *batch) (again []*mirrorFile, err error) {
 	if r.requests.Err() != nil {
 		r.abandon(b.files)
@@ -121,8 +122,8 @@ func (r *round) fetchOnce(ctx context.Context, b *batch) (again []*mirrorFile, e
 	return again, nil
 }
 
-// sortReplies returns the files of a batch that the server described, and those to request again in a
-// smaller batch. Files that it refused fail.
+// sortReplies returns the files of a batch that the server described, and those to request again
+// in a smaller batch. Files that it refused fail.
 func (r *round) sortReplies(b *batch) (described, again []*mirrorFile) {
 	for _, f := range b.files {
 		e, _ := errors.AsType[*Error](f.refusal)
@@ -138,8 +139,8 @@ func (r *round) sortReplies(b *batch) (described, again []*mirrorFile) {
 	return described, again
 }
 
-// nextBatches returns the batches for files that are requested again. Their size halves with each try,
-// so that a file that changes all the time does not delay the others.
+// nextBatches returns the batches for files that are requested again. Their size halves with each
+// try, so that a file that changes all the time does not delay the others.
 func (r *round) nextBatches(files []*mirrorFile, tries int) []*batch {
 	batchOf := func(files []*mirrorFile) *batch {
 		b := newBatch()
@@ -181,8 +182,8 @@ func forEach(files []*mirrorFile, do func(*mirrorFile)) {
 	wg.Wait()
 }
 
-// receive fetches the missing bytes of a batch. It returns the files that changed meanwhile. An error
-// means that no further batch can be requested.
+// receive fetches the missing bytes of a batch. It returns the files that changed meanwhile. An
+// error means that no further batch can be requested.
 func (r *round) receive(ctx context.Context, b *batch, offer *kwik.AggregateOffer) (changed []*mirrorFile, err error) {
 	if len(b.unfinished()) == 0 {
 		r.live.addPresent(offer.Size())
@@ -244,7 +245,8 @@ func (b *batch) unfinished() (files []*mirrorFile) {
 	return files
 }
 
-// proof returns the kwik.ProofFunc of a batch. It verifies the bytes of each file against its own tree.
+// proof returns the kwik.ProofFunc of a batch. It verifies the bytes of each file against its own
+// tree.
 func (b *batch) proof(o *observer) kwik.ProofFunc {
 	return func(source kwik.ServerID, off int64, p []byte) error {
 		return b.split(p, off, func(f *mirrorFile, p []byte, off int64) error {
@@ -257,8 +259,8 @@ func (b *batch) proof(o *observer) kwik.ProofFunc {
 	}
 }
 
-// split calls do for the part of each file in p, which is at offset off of the stream. The offset of a
-// call is one in the file.
+// split calls do for the part of each file in p, which is at offset off of the stream. The offset
+// of a call is one in the file.
 func (b *batch) split(p []byte, off int64, do func(f *mirrorFile, p []byte, off int64) error) error {
 	i := sort.Search(len(b.stream), func(i int) bool { return b.stream[i].start+b.stream[i].tree.Size() > off })
 	for ; len(p) > 0; i++ {
@@ -272,8 +274,8 @@ func (b *batch) split(p []byte, off int64, do func(f *mirrorFile, p []byte, off 
 	return nil
 }
 
-// A batchWriter writes the bytes of a batch into its files. An error of one file does not affect the
-// others.
+// A batchWriter writes the bytes of a batch into its files. An error of one file does not affect
+// the others.
 type batchWriter struct {
 	*round
 	b *batch

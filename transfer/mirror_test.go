@@ -96,8 +96,8 @@ func TestMirrorInterrupted(t *testing.T) {
 
 var errGone = errors.New("gone")
 
-// After a power cut there must be no name with a part of its content: a file is synced, alone or with its file system, between its last write
-// and its renaming.
+// After a power cut there must be no name with a part of its content: a file is synced, alone or
+// with its file system, between its last write and its renaming.
 func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 	source := t.TempDir()
 	g := gardener{rand.New(rand.NewPCG(5, 5)), t}
@@ -199,7 +199,8 @@ func TestMirrorDeletes(t *testing.T) {
 	}
 }
 
-// A file system for which names that differ in case are the same gets the first of them, and says so.
+// A file system for which names that differ in case are the same gets the first of them, and says
+// so.
 func TestMirrorFoldedNames(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "README"), "large")

@@ -273,8 +273,8 @@ func (g gardener) change(root string) {
 	}
 }
 
-// A spyDir tells a spy what is done in a tree. It syncs nothing: that takes as long as the machine's other work wants, and no test here cuts
-// the power.
+// A spyDir tells a spy what is done in a tree. It syncs nothing: that takes as long as the
+// machine's other work wants, and no test here cuts the power.
 type spyDir struct {
 	disk.TreeDir
 	*spy

@@ -62,7 +62,8 @@ type peer struct{ *transfertest.Peer }
 // A script is what a hostile server does with a request.
 type script func(p *peer)
 
-// hostile starts a server that answers the first request of each session with a script, and serves content from open.
+// hostile starts a server that answers the first request of each session with a script, and
+// serves content from open.
 func (w *testNet) hostile(open kwik.OpenContentFunc, act script) {
 	w.T.Helper()
 	w.Hostile(open, func(p *transfertest.Peer) { act(&peer{p}) })
@@ -73,8 +74,8 @@ func (w *testNet) get(change ...func(*GetOptions)) (got []byte, took time.Durati
 	return w.getContext(w.Ctx, change...)
 }
 
-// getWhole is Get, and fails the test unless afterwards the target is what it was, or the whole file: only that after a success.
-// Tests of Get call it, whatever else they check.
+// getWhole is Get, and fails the test unless afterwards the target is what it was, or the whole
+// file: only that after a success. Tests of Get call it, whatever else they check.
 func getWhole(t *testing.T, ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	t.Helper()
 	before, absent := os.ReadFile(o.Target)
@@ -101,7 +102,7 @@ func (w *testNet) getContext(ctx context.Context, change ...func(*GetOptions)) (
 		f(&o)
 	}
 	start := time.Now()
-	_, err = getWhole(w.T, ctx, o, NoReport{})
+	_, err = getWhole(w.T, ctx, o, nil)
 	return out.Bytes(), time.Since(start), err
 }
 

@@ -19,8 +19,9 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// Transfers from one server share a session: those that come one after the other, those at the same time, and many more than a session may
-// have streams, even if nothing is fetched in most of them. One that fails is not used again.
+// Transfers from one server share a session: those that come one after the other, those at the
+// same time, and many more than a session may have streams, even if nothing is fetched in most of
+// them. One that fails is not used again.
 func TestPool(t *testing.T) {
 	root, out := t.TempDir(), t.TempDir()
 	for i := range 4 {
@@ -84,7 +85,8 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// Who waits for another's dial does not fail because that one was cancelled, and does when it is cancelled itself.
+// Who waits for another's dial does not fail because that one was cancelled, and does when it is
+// cancelled itself.
 func TestPoolWaitsForADial(t *testing.T) {
 	var pool Pool
 	defer pool.Close()
@@ -121,7 +123,8 @@ func TestPoolWaitsForADial(t *testing.T) {
 	<-first
 }
 
-// More transfers at once than a path may have secondary streams wait for their turn, on a slow link for long, and are not taken for stalled.
+// More transfers at once than a path may have secondary streams wait for their turn, on a slow
+// link for long, and are not taken for stalled.
 func TestPoolOfManyTransfers(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		want := bytes.Repeat(theFile, 1+(1<<20)/len(theFile))[:1<<20]
@@ -144,8 +147,9 @@ func TestPoolOfManyTransfers(t *testing.T) {
 	})
 }
 
-// A transfer that is cancelled, at whatever moment, leaves nothing in a session that others will use: neither a stream nor a head start that
-// nobody reads. Those that use it already get through.
+// A transfer that is cancelled, at whatever moment, leaves nothing in a session that others will
+// use: neither a stream nor a head start that nobody reads. Those that use it already get
+// through.
 func TestPoolAfterCancel(t *testing.T) {
 	for ms := 0; ms < 700; ms += 40 { // a round trip takes 200
 		onWire(t, func(w *testNet) {

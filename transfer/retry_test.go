@@ -28,7 +28,8 @@ func TestRetryDelay(t *testing.T) {
 	}
 }
 
-// A moody server serves content by the number of the session: the last of what it has for all that follow.
+// A moody server serves content by the number of the session: the last of what it has for all
+// that follow.
 func (w *testNet) moody(content ...[]byte) {
 	var sessions atomic.Int32
 	now := func() []byte { return content[min(int(sessions.Load()), len(content))-1] }
@@ -56,7 +57,8 @@ var otherFile = func() []byte {
 	return b
 }()
 
-// TestRetry: a transfer that lost its servers goes on where it was when they are back, without a look at what it has.
+// TestRetry: a transfer that lost its servers goes on where it was when they are back, without a
+// look at what it has.
 func TestRetry(t *testing.T) {
 	const group = 65536
 	size := int64(len(theFile))
@@ -200,7 +202,8 @@ func TestRetryWithoutAServer(t *testing.T) {
 	})
 }
 
-// Each attempt has MaxTime for itself, and one that took too long is repeated; RetryMaxTime ends that.
+// Each attempt has MaxTime for itself, and one that took too long is repeated; RetryMaxTime ends
+// that.
 func TestMaxTimeOfAttempts(t *testing.T) {
 	for _, x := range []struct {
 		retries      int

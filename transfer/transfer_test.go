@@ -24,7 +24,8 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// A roundCall makes the servers of a test wait for one another: none delivers before all were asked.
+// A roundCall makes the servers of a test wait for one another: none delivers before all were
+// asked.
 type roundCall struct {
 	left atomic.Int32
 	all  chan struct{}
@@ -79,8 +80,9 @@ func serveOnLoopback(t *testing.T, role kwik.ServerRole, root string, call *roun
 	return l, trust.PinOf(cert.Leaf)
 }
 
-// TestFileTransferWithSecondaryStreams is a whole transfer with nothing simulated: three servers and a client with real
-// sockets, and files on a real disk. Every server delivers a part of the one file.
+// TestFileTransferWithSecondaryStreams is a whole transfer with nothing simulated: three servers
+// and a client with real sockets, and files on a real disk. Every server delivers a part of the
+// one file.
 func TestFileTransferWithSecondaryStreams(t *testing.T) {
 	content := make([]byte, 8<<20)
 	rand.NewChaCha8([32]byte{8}).Read(content)
@@ -187,8 +189,9 @@ func (f meddledFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.File.ReadAt(p, off)
 }
 
-// TestFileThatChangesOnTheServer changes the file before one of the reads of a transfer, while it is hashed or while it is
-// sent: the client gets the old file, the new one, or the word that it changed, and never a mixture.
+// TestFileThatChangesOnTheServer changes the file before one of the reads of a transfer, while it
+// is hashed or while it is sent: the client gets the old file, the new one, or the word that it
+// changed, and never a mixture.
 func TestFileThatChangesOnTheServer(t *testing.T) {
 	old, changed := make([]byte, 3<<20+99), make([]byte, 3<<20+99)
 	rand.NewChaCha8([32]byte{1}).Read(old)

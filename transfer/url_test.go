@@ -204,7 +204,8 @@ func FuzzParseURL(f *testing.F) {
 	})
 }
 
-// FuzzCheckPath checks that no accepted path leads out of a directory, by the judgement of package filepath.
+// FuzzCheckPath checks that no accepted path leads out of a directory, by the judgement of
+// package filepath.
 func FuzzCheckPath(f *testing.F) {
 	for _, seed := range []string{"a", "a/b", "", ".", "..", "/", "a/", "//", "a/../b", "a\x00b", `a\b`, "...", "-", "~", strings.Repeat("a/", 2048) + "a"} {
 		f.Add(seed)
