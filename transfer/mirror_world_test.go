@@ -36,7 +36,7 @@ func (r *mirrorReports) File(f FileReport) {
 	}
 }
 
-// action returns what became of an entry, "" if nothing was said.
+// action returns the reported action on an entry, "" if there was no report.
 func (r *mirrorReports) action(path string) FileAction {
 	r.mu.Lock()
 	defer r.mu.Unlock()

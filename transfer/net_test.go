@@ -24,6 +24,9 @@ func onWire(t *testing.T, f func(w *testNet)) {
 	transfertest.OnNet(t, func(n *transfertest.Net) { f(&testNet{n}) })
 }
 
+// serverFile is the URL of the file "file" on the server of a testNet.
+var serverFile = URL{Host: transfertest.ServerAddr.String(), Path: "file"}
+
 // serve starts our server of a directory.
 func (w *testNet) serve(dir disk.Dir) *serve.Server {
 	w.T.Helper()
@@ -69,7 +72,7 @@ func (w *testNet) hostile(open kwik.OpenContentFunc, act script) {
 	w.Hostile(open, func(p *transfertest.Peer) { act(&peer{p}) })
 }
 
-// get fetches "file" in order and returns the bytes that came and how long it took.
+// get fetches "file" in order. It returns the bytes received and the time it took.
 func (w *testNet) get(change ...func(*GetOptions)) (got []byte, took time.Duration, err error) {
 	return w.getContext(w.Ctx, change...)
 }
@@ -97,7 +100,7 @@ func getWhole(t *testing.T, ctx context.Context, o GetOptions, report Reporter) 
 
 func (w *testNet) getContext(ctx context.Context, change ...func(*GetOptions)) (got []byte, took time.Duration, err error) {
 	var out bytes.Buffer
-	o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Output: &out, KWIK: w.Client()}
+	o := GetOptions{URL: serverFile, TLS: w.TLS(), Output: &out, KWIK: w.Client()}
 	for _, f := range change {
 		f(&o)
 	}

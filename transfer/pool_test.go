@@ -19,9 +19,9 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// Transfers from one server share a session: those that come one after the other, those at the
-// same time, and many more than a session may have streams, even if nothing is fetched in most of
-// them. One that fails is not used again.
+// Transfers from one server share a session, whether they run in sequence or at the same time. There
+// may be many more than a session may have streams, even if most fetch nothing. A session that fails
+// is not used again.
 func TestPool(t *testing.T) {
 	root, out := t.TempDir(), t.TempDir()
 	for i := range 4 {
@@ -64,7 +64,7 @@ func TestPool(t *testing.T) {
 		}
 	}
 	if _, err := get("nothing", "nothing"); err == nil {
-		t.Error("a file came that is not there")
+		t.Error("a file was fetched that does not exist")
 	}
 	if n := dials.Load(); n != 1 {
 		t.Errorf("%d dials", n)
@@ -85,8 +85,8 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// Who waits for another's dial does not fail because that one was cancelled, and does when it is
-// cancelled itself.
+// A transfer that waits for the dial of another does not fail if that one is cancelled. It fails if it
+// is cancelled itself.
 func TestPoolWaitsForADial(t *testing.T) {
 	var pool Pool
 	defer pool.Close()
@@ -123,8 +123,8 @@ func TestPoolWaitsForADial(t *testing.T) {
 	<-first
 }
 
-// More transfers at once than a path may have secondary streams wait for their turn, on a slow
-// link for long, and are not taken for stalled.
+// If there are more transfers than a path may have secondary streams, some wait. On a slow link they
+// wait long, and must not count as stalled.
 func TestPoolOfManyTransfers(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		want := bytes.Repeat(theFile, 1+(1<<20)/len(theFile))[:1<<20]
@@ -147,9 +147,8 @@ func TestPoolOfManyTransfers(t *testing.T) {
 	})
 }
 
-// A transfer that is cancelled, at whatever moment, leaves nothing in a session that others will
-// use: neither a stream nor a head start that nobody reads. Those that use it already get
-// through.
+// A transfer that is cancelled, at any moment, leaves neither a stream nor an unread head start in a
+// session that others will use. Transfers that share the session succeed.
 func TestPoolAfterCancel(t *testing.T) {
 	for ms := 0; ms < 700; ms += 40 { // a round trip takes 200
 		onWire(t, func(w *testNet) {
@@ -179,7 +178,7 @@ func TestPoolAfterCancel(t *testing.T) {
 			pool.mu.Lock()
 			for _, e := range pool.sessions {
 				if e.session == nil {
-					continue // its dialler was cancelled; nobody will get it
+					continue // its dialler was cancelled, so it will not be used
 				}
 				if n := e.session.Stats().AggregateStreams; n > 0 {
 					t.Errorf("cancelled after %d ms: %d streams are left", ms, n)
