@@ -9,13 +9,11 @@ import (
 	"github.com/quic-go/quic-go/qlogwriter"
 )
 
-// ECNState is the outcome of ECN validation.
-type ECNState string
-
+// Outcomes of ECN validation.
 const (
-	ECNCapable ECNState = "capable"
-	ECNFailed  ECNState = "failed"
-	ECNTesting ECNState = "testing" // not known yet: too little was sent
+	ecnCapable = "capable"
+	ecnFailed  = "failed"
+	ecnTesting = "testing" // not known yet: too little was sent
 )
 
 // An ecnWatch is the trace of a connection. It records the outcome of ECN validation, which quic-go
@@ -38,14 +36,14 @@ func watchECN(q *quic.Config) {
 	}
 }
 
-func (w *ecnWatch) result() ECNState {
+func (w *ecnWatch) result() string {
 	switch w.state.Load() {
 	case qlog.ECNStateCapable:
-		return ECNCapable
+		return ecnCapable
 	case qlog.ECNStateFailed:
-		return ECNFailed
+		return ecnFailed
 	}
-	return ECNTesting
+	return ecnTesting
 }
 
 func (w *ecnWatch) AddProducer() qlogwriter.Recorder {

@@ -20,10 +20,11 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// Fake peers speak the wire format a frame at a time, so that tests read as dialogues with a peer that may say whatever
-// it likes. They are made of quic-go alone; nothing of the package but its constants and message types is used.
+// Fake peers speak the wire format one frame at a time, so that tests read as dialogues with a
+// peer that may send anything. They use quic-go, and nothing of this package except its
+// constants and message types.
 
-// patience is how long, in the bubble's time, a fake peer waits for what the other side is to do.
+// patience is how long, in virtual time, a fake peer waits for the other side.
 const patience = 20 * time.Second
 
 // A fakePeer is one end of a path or join connection.
@@ -48,7 +49,7 @@ func (w *world) fakeServer() *fakeServer {
 	socket, addr := w.listen()
 	cert := w.identity()
 	transport := &quic.Transport{Conn: socket}
-	listener, err := transport.Listen(&tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{ProtocolClient, ProtocolJoin}}, &quic.Config{})
+	listener, err := transport.Listen(&tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{protocolClient, protocolJoin}}, &quic.Config{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -108,7 +109,7 @@ func (f *fakeServer) welcome(role kwikpb.Role, id ServerID) *fakePeer {
 	return p
 }
 
-// fakeClient opens a connection to a server, from a host of its own.
+// fakeClient opens a connection to a server, from a new host.
 func (w *world) fakeClient(to *testServer, protocol string) *fakePeer {
 	w.t.Helper()
 	socket, _ := w.listen()
@@ -151,7 +152,7 @@ func (p *fakePeer) use(stream *quic.Stream) { p.control, p.r = stream, bufio.New
 // fakeGuest is a client that a server has welcomed. With a primary, id and ticket are empty.
 func (w *world) fakeGuest(to *testServer, session SessionID, id ServerID, ticket []byte) *fakePeer {
 	w.t.Helper()
-	p := w.fakeClient(to, ProtocolClient)
+	p := w.fakeClient(to, protocolClient)
 	p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: session[:], PathId: string(id), Ticket: ticket})
 	if p.receive().GetWelcome() == nil {
 		w.t.Fatal("no Welcome")
@@ -297,7 +298,8 @@ func (p *fakePeer) extent(raw ...[]byte) *fakeExtent {
 	return x
 }
 
-// write writes raw bytes. That the other side may have refused the stream already is not this peer's affair.
+// write writes raw bytes. That the other side may have refused the stream already is not this
+// peer's affair.
 func (x *fakeExtent) write(raw ...[]byte) { x.Write(bytes.Join(raw, nil)) }
 
 // wireFrame is a StreamMetadataFrame with its length before it.

@@ -18,7 +18,7 @@ type Connection struct {
 	Local net.Addr // address of this side
 	// ECN is the outcome of ECN validation: whether this side's congestion marks arrive (RFC
 	// 9000, section 13.4.2). Empty without ClientConfig.Inspect.
-	ECN ECNState
+	ECN string
 	// Host is the server's description of itself. It is nil without ClientConfig.Inspect, before
 	// Welcome, or if the server sends none.
 	Host *Host

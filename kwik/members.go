@@ -21,7 +21,7 @@ type member struct {
 	key          ticketKey
 	conn         *quic.Conn     // the membership ends with it
 	rejected     []rejectedUnit // units that clients could not prove and the member has to
-	staleAnswers int            // times that it answered that it has another version
+	staleAnswers int            // answers that named another version of the content
 	challenging  bool           // challengeUntilProved runs
 	suspended    bool           // it did not prove a unit: clients are not told of it
 }
@@ -79,7 +79,7 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 		}
 	}
 	if obsolete == nil {
-		if len(l.members.byID) >= l.config.MaxMembers {
+		if len(l.members.byID) >= l.config.maxMembers {
 			return nil, errorf(ErrSecondaryStreamOverflow, "this primary has %d secondaries and takes no more", len(l.members.byID))
 		}
 		l.members.last++
@@ -104,7 +104,7 @@ func (l *Listener) removeMember(m *member, reason string) bool {
 		return false
 	}
 	delete(l.members.byID, m.id)
-	if m.suspended && len(m.rejected) > 0 && len(l.members.unproved) < l.config.MaxMembers {
+	if m.suspended && len(m.rejected) > 0 && len(l.members.unproved) < l.config.maxMembers {
 		l.members.unproved[memberKey{m.addr, m.pin}] = m.rejected
 	}
 	for s := range l.sessions {
@@ -132,24 +132,24 @@ func (l *Listener) renewTickets() {
 	}
 }
 
-// A Member is a secondary of a primary.
-type Member struct {
+// A memberInfo is a snapshot of a secondary of a primary.
+type memberInfo struct {
 	ID   ServerID
 	Addr netip.AddrPort
 	// KeyHash is the SHA-256 of its public key.
 	KeyHash [32]byte
-	// Suspended reports that clients could not prove bytes of it and that it has not proved
-	// them since. Clients are not told of it.
+	// Suspended reports whether the secondary owes the primary a proof of bytes that clients
+	// could not prove. Clients are not told of a suspended secondary.
 	Suspended bool
 }
 
-// Members returns a snapshot of a primary's secondaries, in no particular order.
-func (l *Listener) Members() []Member {
+// memberList returns a snapshot of a primary's secondaries, in no particular order.
+func (l *Listener) memberList() []memberInfo {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var all []Member
+	var all []memberInfo
 	for _, m := range l.members.byID {
-		all = append(all, Member{ID: m.id, Addr: m.addr, KeyHash: m.pin, Suspended: m.suspended})
+		all = append(all, memberInfo{ID: m.id, Addr: m.addr, KeyHash: m.pin, Suspended: m.suspended})
 	}
 	return all
 }

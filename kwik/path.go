@@ -47,19 +47,19 @@ type ServerStats struct {
 	State PathState
 	// Err is why the server is closed or banned; nil otherwise.
 	Err error
-	// Connections is the number of connected paths.
-	Connections int
+	// connections is the number of connected paths.
+	connections int
 	// RTT is the smoothed round-trip time and MinRTT the shortest one; 0 while there is no
 	// connection.
 	RTT, MinRTT time.Duration
-	// CongestionWindow is the sum of this side's congestion windows over all paths, in bytes; 0
+	// congestionWindow is the sum of this side's congestion windows over all paths, in bytes; 0
 	// while there is no connection.
-	CongestionWindow uint64
-	// ServerSent, ServerLost and ServerWindow are the newest reports of the server on its side
+	congestionWindow uint64
+	// serverSent, serverLost and serverWindow are the newest reports of the server on its side
 	// of the connected paths: packets sent, packets lost, and the congestion window in bytes. A
 	// server reports while it serves.
-	ServerSent, ServerLost uint64
-	ServerWindow           int64
+	serverSent, serverLost uint64
+	serverWindow           int64
 	// Wire counts the traffic of all connections to the server.
 	Wire WireStats
 	// SecondaryStreams counts the secondary streams of all paths.
@@ -88,10 +88,15 @@ type path struct {
 // handles frames that follow Hello after Hello. role is the role that the server must have on the
 // path: primary on the session's first path, which needs no ticket. openPath owns the connection
 // and its socket, and closes both if it fails.
-func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, role ServerRole, ticket []byte) (*path, error) {
-	p := &path{id: id, addr: d.addr, conn: d.conn, release: d.release, session: s, role: role, greeted: make(chan struct{})}
+func openPath(
+	ctx context.Context, s *ClientSession, d dialled, id PathID, role ServerRole, ticket []byte,
+) (*path, error) {
+	p := &path{
+		id: id, addr: d.addr, conn: d.conn, release: d.release,
+		session: s, role: role, greeted: make(chan struct{}),
+	}
 	if err := p.hello(ctx, ticket); err != nil {
-		p.fail(nil) // the server did nothing wrong, as far as is known
+		p.fail(nil) // the server broke no rule
 		p.release()
 		return nil, fromQUIC(err, id)
 	}
@@ -104,12 +109,15 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 		return err
 	}
 	p.control = newControlStream(stream)
-	hello := &kwikpb.Hello{Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket, Inspect: p.session.config.Inspect}
+	hello := &kwikpb.Hello{
+		Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket,
+		Inspect: p.session.config.Inspect,
+	}
 	if p.role == ServerRoleSecondary {
 		hello.PathId = string(p.id.server())
 	}
 	stream.SetReadDeadline(time.Now().Add(p.session.config.HelloTimeout))
-	p.asked = p.session.config.Now()
+	p.asked = p.session.config.now()
 	p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
 	return nil
 }
@@ -121,10 +129,11 @@ func (p *path) awaitWelcome() error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		p.fail(nil) // the server did nothing wrong, as far as is known
+	if isTimeout := errors.Is(err, os.ErrDeadlineExceeded); isTimeout {
+		p.fail(nil) // a slow server broke no rule
+	} else {
+		p.fail(err)
 	}
-	p.fail(err)
 	p.refusal = fromQUIC(err, p.id)
 	return err
 }
@@ -144,7 +153,7 @@ func (p *path) readWelcome() error {
 		return errorf(ErrInvalidStreamRole, "the server is a %s", roleFromWire(w.GetRole())).onPath(p.id)
 	}
 	p.control.stream.SetReadDeadline(time.Time{})
-	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.Now()))
+	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.now()))
 	return nil
 }
 

@@ -23,13 +23,13 @@ func (s *ClientSession) serverStats(sv *serverRecord) ServerStats {
 		st.SecondaryStreams.add(s.handler.stats(r.id))
 		if r.path != nil {
 			c := r.path.conn.ConnectionStats()
-			st.Connections++
-			st.CongestionWindow += c.CongestionWindow
+			st.connections++
+			st.congestionWindow += c.CongestionWindow
 			st.Wire.add(wireOf(c))
 			report := sv.widths.last[r.id]
-			st.ServerSent += report.sent
-			st.ServerLost += report.lost
-			st.ServerWindow += report.window
+			st.serverSent += report.sent
+			st.serverLost += report.lost
+			st.serverWindow += report.window
 		}
 	}
 	return st

@@ -3,7 +3,7 @@ package kwik
 import "github.com/quic-go/quic-go"
 
 // WireStats counts network traffic as QUIC does: without UDP and IP headers, with retransmissions.
-// Losses are those of this side's packets; ServerStats.ServerLost has those of a server's.
+// Losses are those of this side's packets; ServerStats.serverLost has those of a server's.
 type WireStats struct {
 	BytesSent, BytesReceived, BytesLost       uint64
 	PacketsSent, PacketsReceived, PacketsLost uint64

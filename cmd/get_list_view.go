@@ -6,21 +6,22 @@ import (
 	"strings"
 	"time"
 
+	"kwikcp/internal/escape"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
 
-// A listFile shows people one file of a list while it is fetched: a line of its own on a terminal, and its part of the total. It is its
-// transfer's Reporter.
+// A listFile shows one file of a list while it is fetched: a line of its own on a terminal, and its part of the total. It
+// is the Reporter of its transfer.
 type listFile struct {
 	transfer.NoReport
-	list *listRun
+	list *listGet
 	name string
 	at   transfer.Progress
 }
 
-// begin takes note that a file is being fetched.
-func (l *listRun) begin(name string) *listFile {
+// begin adds a file to those that are being fetched.
+func (l *listGet) begin(name string) *listFile {
 	f := &listFile{list: l, name: name}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -28,7 +29,7 @@ func (l *listRun) begin(name string) *listFile {
 	return f
 }
 
-// end takes note that it is not any more. Called with the lock held.
+// end removes it. The caller holds the lock.
 func (f *listFile) end() {
 	if i := slices.Index(f.list.active, f); i >= 0 {
 		f.list.active = slices.Delete(f.list.active, i, i+1)
@@ -45,37 +46,41 @@ func (f *listFile) Progress(p transfer.Progress) {
 
 // Retry implements transfer.Reporter.
 func (f *listFile) Retry(r transfer.Retry) {
-	_, message, _ := explain(r.Err)
-	f.say(fmt.Sprintf("%q: %s; retry %d of %d in %v", f.name, message, r.Attempt, r.Of, r.Delay))
+	f.print(fmt.Sprintf("%q: %s; retry %d of %d in %v", f.name, messageOf(r.Err), r.Attempt, r.Of, r.Delay))
 }
 
 // BadBlock implements transfer.Reporter.
 func (f *listFile) BadBlock(server kwik.ServerID, off, length int64) {
-	f.say(fmt.Sprintf("%q: %s sent wrong bytes at offset %d (%d bytes); it is not asked again", f.name, server, off, length))
+	f.print(fmt.Sprintf("%q: %s", f.name, badBlock(string(server), off, length)))
 }
 
-func (f *listFile) say(text string) {
+func (f *listFile) print(text string) {
 	f.list.mu.Lock()
 	defer f.list.mu.Unlock()
 	if v := f.list.view; v != nil {
 		v.clear()
-		v.t.printf("%s", oneLine(text))
+		v.t.printf("%s", escape.Line(text))
 	}
 }
 
-// show draws how far the list is, if that is due: a line for all of it and one for each file on a terminal, the first of them
-// elsewhere. Called with the lock held.
-func (l *listRun) show() {
+// show draws the progress of the list if it is due: on a terminal a line for the list and one for each file, elsewhere
+// the line for the list. The caller holds the lock.
+func (l *listGet) show() {
 	v := l.view
-	if v == nil || v.draws && !v.due() || !v.draws && time.Since(v.last) < plainEvery {
+	switch {
+	case v == nil:
+		return
+	case v.draws && !v.due():
+		return
+	case !v.draws && time.Since(v.last) < plainInterval:
 		return
 	}
 	bytes, speed := l.bytes, 0.0
 	for _, f := range l.active {
 		bytes, speed = bytes+f.at.Bytes, speed+f.at.Rate
 	}
-	total := fmt.Sprintf("%s, %s, %s", files(l.here), size(bytes), rate(speed))
-	if failed := l.lines - l.here; failed > 0 {
+	total := fmt.Sprintf("%s, %s, %s", counted(int64(l.complete), "file complete", "files complete"), size(bytes), rate(speed))
+	if failed := l.lines - l.complete; failed > 0 {
 		total += fmt.Sprintf(", %d failed", failed)
 	}
 	if !v.draws {
@@ -89,20 +94,13 @@ func (l *listRun) show() {
 	v.draw(lines)
 }
 
-// line says how far a file is: its name, or the end of it, and figures, fewer where the terminal is narrow.
+// line shows the name of a file, or its end, and its progress; a narrow terminal gets fewer figures.
 func (f *listFile) line(columns int) string {
 	figures := fmt.Sprintf("%3.0f%%", percent(f.at.Bytes, f.at.Total))
 	if columns >= wideLine {
 		figures = fmt.Sprintf("%9s %s %11s", size(f.at.Bytes), figures, rate(f.at.Rate))
 	}
 	width := columns - 4 - len(figures)
-	name := ending(oneLine(f.name), width)
+	name := shortened(escape.Line(f.name), width)
 	return "  " + name + strings.Repeat(" ", max(0, width-len([]rune(name)))) + " " + figures
-}
-
-func files(n int) string {
-	if n == 1 {
-		return "1 file is here"
-	}
-	return fmt.Sprintf("%d files are here", n)
 }

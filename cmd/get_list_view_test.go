@@ -15,17 +15,17 @@ import (
 // them is left.
 func TestListView(t *testing.T) {
 	for columns, want := range map[int][]string{
-		20:  {"2 files are here, 1", "a 25%", awkwardEnd + " 100%"},
-		80:  {"2 files are here, 110 MiB, 3.0 MiB/s, 1 failed\n  a ", " 10 MiB  25%   2.0 MiB/s\n", "100 MiB 100%   1.0 MiB/s"},
-		200: {"2 files are here, 110 MiB, 3.0 MiB/s, 1 failed\n", awkwardEnd + " "},
+		20:  {"2 files complete, 1", "a 25%", awkwardEnd + " 100%"},
+		80:  {"2 files complete, 110 MiB, 3.0 MiB/s, 1 failed\n  a ", " 10 MiB  25%   2.0 MiB/s\n", "100 MiB 100%   1.0 MiB/s"},
+		200: {"2 files complete, 110 MiB, 3.0 MiB/s, 1 failed\n", awkwardEnd + " "},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newScreen(columns)
-			l := &listRun{view: newView(&terminal{stderr: s}, false, ""), lines: 3, here: 2}
+			l := &listGet{view: newView(&terminal{stderr: s}, false, ""), lines: 3, complete: 2}
 			l.view.draws, l.view.columns = true, func() int { return columns }
 			a, b := l.begin("a"), l.begin(strings.Repeat(awkward, 3)+awkwardEnd)
 			b.Progress(transfer.Progress{Bytes: 100 << 20, Total: 100 << 20, Rate: 1 << 20})
-			time.Sleep(redrawEvery)
+			time.Sleep(redrawInterval)
 			a.Progress(transfer.Progress{Bytes: 10 << 20, Total: 40 << 20, Rate: 2 << 20})
 			a.Progress(transfer.Progress{Bytes: 11 << 20, Total: 40 << 20, Rate: 2 << 20}) // too soon
 			got := s.String() + "\n"
@@ -55,16 +55,16 @@ const awkwardEnd = "…end🙂"
 func TestListViewPlain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var stderr bytes.Buffer
-		l := &listRun{view: newView(&terminal{stderr: &stderr}, false, ""), lines: 1, here: 1, bytes: 1 << 20}
+		l := &listGet{view: newView(&terminal{stderr: &stderr}, false, ""), lines: 1, complete: 1, bytes: 1 << 20}
 		f := l.begin("f")
 		for range 25 {
 			f.Progress(transfer.Progress{Bytes: 1 << 20, Total: 4 << 20, Rate: 1 << 20})
 			time.Sleep(time.Second)
 		}
-		if want := strings.Repeat("kwikcp: 1 file is here, 2.0 MiB, 1.0 MiB/s\n", 2); stderr.String() != want {
+		if want := strings.Repeat("kwikcp: 1 file complete, 2.0 MiB, 1.0 MiB/s\n", 2); stderr.String() != want {
 			t.Errorf("%q", stderr.String())
 		}
-		quiet := &listRun{quiet: true}
+		quiet := &listGet{quiet: true}
 		q := quiet.begin("f")
 		q.Progress(transfer.Progress{})
 		q.Retry(transfer.Retry{Err: errors.New("lost")})

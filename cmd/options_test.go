@@ -21,7 +21,7 @@ func TestSeconds(t *testing.T) {
 			t.Errorf("%q: %v", text, v.Duration)
 		}
 	}
-	if got := (&secondsValue{10 * time.Second}).String(); got != "10s" {
+	if got := (&secondsValue{Duration: 10 * time.Second}).String(); got != "10s" {
 		t.Error(got)
 	}
 }
