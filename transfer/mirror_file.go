@@ -65,7 +65,7 @@ func manifestOf(m *transferpb.Manifest) Manifest {
 // freshName returns the name of a file that is written by this run and nobody else.
 func (m *mirror) freshName(name string) string {
 	sum := blake3.Sum256([]byte(name))
-	return ".kwikcp-" + hex.EncodeToString(sum[:10]) + "-" + m.run + ".new"
+	return ".kwikcp-" + hex.EncodeToString(sum[:10]) + "-" + m.runID + ".new"
 }
 
 // here returns which ranges of the file need not be fetched.
@@ -147,7 +147,7 @@ func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile, s
 	if m.DryRun {
 		return true, nil
 	}
-	if !m.Plain {
+	if !m.NoPreserve {
 		err = p.dress(file, info, f.manifest)
 	}
 	if err == nil && !syncs {
@@ -327,7 +327,7 @@ func (m *mirror) writeWhole(h *disk.CachedDir, f *mirrorFile, p []byte, place *p
 // dress gives a file its final mode and time.
 func (m *mirror) dress(h *disk.CachedDir, file disk.File, name string, f *mirrorFile) error {
 	mode, mtime := fs.FileMode(f.manifest.Mode), f.manifest.MTime
-	if m.Plain {
+	if m.NoPreserve {
 		mode, mtime = 0o666, time.Now()
 	}
 	if err := file.Chmod(mode.Perm() &^ disk.Umask); err != nil {
@@ -368,7 +368,7 @@ func (m *mirror) settle(f *mirrorFile, report FileReport) {
 	if report.Action == FileFetched || report.Action == FileUpToDate {
 		m.live.placed()
 	}
-	m.tell(report)
+	m.reportFile(report)
 	m.releaseDir(f.dir)
 }
 

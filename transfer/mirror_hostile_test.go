@@ -23,13 +23,18 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// A liar is a hostile server of trees. Its requests come on one session, several streams of it.
+const (
+	badRequest = transferpb.Failure_BAD_REQUEST
+	notFound   = transferpb.Failure_NOT_FOUND
+)
+
+// A liar is a hostile server of trees. All requests use one session, each a stream of it.
 type liar struct {
 	entries []*transferpb.Entry
 	page    func(p *liarPeer) // instead of entries
 	pack    func(p *liarPeer) // nil for an honest answer
 	content []byte            // of every file, or rather
-	truth   []byte            // what its tree is made of; nil for content
+	truth   []byte            // the bytes that its tree describes; nil for content
 }
 
 type liarPeer struct {
@@ -42,7 +47,8 @@ type liarPeer struct {
 func (p *liarPeer) reply(r *transferpb.Reply) { wire.WriteMessage(p.stream, r) }
 
 func (p *liarPeer) listing(end transferpb.Listing_End, entries ...*transferpb.Entry) {
-	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &transferpb.Listing{Entries: entries, End: end}}})
+	listing := &transferpb.Listing{Entries: entries, End: end}
+	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: listing}})
 }
 
 // file answers for one file of a batch.
@@ -72,11 +78,15 @@ func (p *liarPeer) end(n, size int64) {
 		segments[i] = size / n
 	}
 	descriptor, _ := proto.Marshal(&transferpb.FileDescriptor{Path: []byte("lies")})
-	stream, err := p.session.OpenAggregateStream(kwik.AggregateStreamSpec{Size: size, Alignment: integrity.DefaultGroupSize.Bytes(), Segments: segments, Descriptor: descriptor})
+	stream, err := p.session.OpenAggregateStream(kwik.AggregateStreamSpec{
+		Size: size, Alignment: integrity.DefaultGroupSize.Bytes(), Segments: segments, Descriptor: descriptor,
+	})
 	if err != nil {
 		return
 	}
-	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{BatchEnd: &transferpb.BatchEnd{KwikStreamId: uint64(stream.StreamID())}}})
+	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{
+		BatchEnd: &transferpb.BatchEnd{KwikStreamId: uint64(stream.StreamID())},
+	}})
 }
 
 func (p *liarPeer) honest() {
@@ -159,7 +169,8 @@ func linkEntry(p, to string) *transferpb.Entry {
 	return &transferpb.Entry{Path: []byte(p), Type: transferpb.Entry_SYMLINK, Target: []byte(to)}
 }
 
-// Names and links of a server lead to nowhere but into the target; what is wrong with one is its own affair.
+// Names and links of a server lead to nowhere but into the target; what is wrong with one is its
+// own affair.
 func TestMirrorHostileNames(t *testing.T) {
 	parent := t.TempDir()
 	target := filepath.Join(parent, "a", "copy")
@@ -203,7 +214,8 @@ func sortEntries(entries []*transferpb.Entry) {
 	}
 }
 
-// Answers that make no sense end the mirror with an error; nothing is deleted, and nothing is in place that is not proved.
+// Answers that make no sense end the mirror with an error; nothing is deleted, and nothing is in
+// place that is not proved.
 func TestMirrorHostileAnswers(t *testing.T) {
 	one := []*transferpb.Entry{fileEntry("a")}
 	manifest := func(change func(*transferpb.Manifest)) func(*liarPeer) {
@@ -295,23 +307,27 @@ func TestHostileTreeRequests(t *testing.T) {
 			request *transferpb.Request
 			code    transferpb.Failure_Code
 		}{
-			"list outside":         {&transferpb.Request{Path: []byte("../x"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_FOUND},
-			"list through a link":  {&transferpb.Request{Path: []byte("updir"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_FOUND},
-			"list an absolute one": {&transferpb.Request{Path: []byte("/etc"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_FOUND},
+			"list outside":         {&transferpb.Request{Path: []byte("../x"), List: &transferpb.ListRequest{}}, notFound},
+			"list through a link":  {&transferpb.Request{Path: []byte("updir"), List: &transferpb.ListRequest{}}, notFound},
+			"list an absolute one": {&transferpb.Request{Path: []byte("/etc"), List: &transferpb.ListRequest{}}, notFound},
 			"list a FIFO":          {&transferpb.Request{Path: []byte("fifo"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_A_FILE},
-			"list after nonsense":  {&transferpb.Request{List: &transferpb.ListRequest{After: []byte("../..")}}, transferpb.Failure_BAD_REQUEST},
-			"an empty batch":       {&transferpb.Request{Batch: &transferpb.BatchRequest{}}, transferpb.Failure_BAD_REQUEST},
-			"a batch of nonsense":  {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: []byte{1, 2, 3}}}, transferpb.Failure_BAD_REQUEST},
-			"a batch outside":      {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: wire.AppendPath(nil, "", "../secret")}}, transferpb.Failure_BAD_REQUEST},
-			"a base outside":       {&transferpb.Request{Path: []byte(".."), Batch: &transferpb.BatchRequest{Paths: wire.AppendPath(nil, "", "secret")}}, transferpb.Failure_BAD_REQUEST},
-			"long paths in short":  {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: bomb}}, transferpb.Failure_BAD_REQUEST},
+			"list after nonsense":  {&transferpb.Request{List: &transferpb.ListRequest{After: []byte("../..")}}, badRequest},
+			"an empty batch":       {&transferpb.Request{Batch: &transferpb.BatchRequest{}}, badRequest},
+			"a batch of nonsense":  {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: []byte{1, 2, 3}}}, badRequest},
+			"a batch outside":      {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: wire.AppendPath(nil, "", "../secret")}}, badRequest},
+			"a base outside":       {&transferpb.Request{Path: []byte(".."), Batch: &transferpb.BatchRequest{Paths: wire.AppendPath(nil, "", "secret")}}, badRequest},
+			"long paths in short":  {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: bomb}}, badRequest},
 		} {
 			r.request.Version = wire.ProtocolVersion
 			var raw bytes.Buffer
 			wire.WriteMessage(&raw, r.request)
 			replies, err := w.Ask(c, raw.Bytes(), true)
-			if err != nil || len(replies) != 1 || replies[0].GetFailure().GetCode() != r.code || replies[0].GetFailure() == nil {
+			if err != nil || len(replies) != 1 {
 				t.Errorf("%s: %v, %v", name, replies, err)
+				continue
+			}
+			if failure := replies[0].GetFailure(); failure == nil || failure.GetCode() != r.code {
+				t.Errorf("%s: failure %v, want code %v", name, failure, r.code)
 			}
 		}
 
