@@ -176,7 +176,7 @@ func TestDocsNameOnlyFilesThatExist(t *testing.T) {
 	for _, page := range docPagesByHand {
 		for _, m := range docCode.FindAllStringSubmatch(readDoc(t, "../"+page), -1) {
 			name, _, _ := strings.Cut(m[1], " ")
-			if !docFile.MatchString(name) || slices.Contains([]string{"kwik/1", "docs/REFERENCE.md"}, name) { // an ALPN, a generated page
+			if !docFile.MatchString(name) || name == "kwik/1" { // an ALPN
 				continue
 			}
 			named++
@@ -261,7 +261,7 @@ func TestDocLinks(t *testing.T) {
 	for _, page := range docPagesByHand {
 		for _, m := range docLink.FindAllStringSubmatch(readDoc(t, "../"+page), -1) {
 			target, anchor, _ := strings.Cut(m[1], "#")
-			if strings.Contains(target, "://") || path.Base(target) == "REFERENCE.md" { // which is generated
+			if strings.Contains(target, "://") {
 				continue
 			}
 			links++

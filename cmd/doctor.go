@@ -262,6 +262,15 @@ func (d diagnosis) whyUnreachable() string {
 	return transfer.NetworkCause(d.Err).Error()
 }
 
+// reason returns why there is no connection to the server, as events print it: a refusal of this client as it is, every
+// other cause after the step that failed.
+func (d diagnosis) reason() string {
+	if e, ok := errors.AsType[refusal](d.Err); ok {
+		return e.Error()
+	}
+	return "connect: " + d.whyUnreachable()
+}
+
 // clock describes how a server's clock differs from this host's.
 func clock(h *kwik.Host) string {
 	by := h.Clock.Abs().Round(time.Millisecond)
@@ -366,7 +375,7 @@ func (e *events) diagnosis(d diagnosis) {
 		PacketsSent: d.Wire.PacketsSent, PacketsLost: d.Wire.PacketsLost,
 	}
 	if d.Err != nil {
-		found.Reason = d.whyUnreachable()
+		found.Reason = d.reason()
 	}
 	if d.answered() {
 		local, rtt, minRTT := d.Local.String(), milliseconds(d.RTT), milliseconds(d.MinRTT)

@@ -46,6 +46,9 @@ type getOptions struct {
 	dryRun    bool
 
 	json, quiet bool
+
+	// isSet reports whether an option was given, on the command line or in the environment, even with an empty value.
+	isSet func(name string) bool
 }
 
 func newGetOptions() *getOptions {
@@ -114,8 +117,11 @@ The manual page (kwikcp man) and docs/REFERENCE.md describe lists, ranges, patte
 
 ` + exitHelp(append([]int{exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal, exitNoSpace, exitExists, exitChanged,
 			exitLimit}, signalCodes...)...),
-		Flags:  o.flags(),
-		Action: func(c *cli.Context) error { return runGet(c.Context, t, o, c.Args().Slice()) },
+		Flags: o.flags(),
+		Action: func(c *cli.Context) error {
+			o.isSet = c.IsSet
+			return runGet(c.Context, t, o, c.Args().Slice())
+		},
 	}
 }
 

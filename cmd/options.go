@@ -50,16 +50,12 @@ func secondsOption(to *secondsValue, name, usage string) *cli.GenericFlag {
 
 // A secondsValue is the value of an option for a time: seconds, optionally with a fraction, as with curl, or a number
 // with units, as package time reads them. It implements flag.Value.
-type secondsValue struct {
-	time.Duration
-	set bool // by the command line or the environment
-}
+type secondsValue struct{ time.Duration }
 
 // maxSeconds is the longest time that an option can name, a century.
 const maxSeconds = 100 * 365 * 24 * 3600
 
 func (v *secondsValue) Set(text string) error {
-	v.set = true
 	if n, err := strconv.ParseFloat(text, 64); err == nil {
 		if strings.Trim(text, "-0123456789.") != "" || n > maxSeconds || n < -maxSeconds {
 			return errors.New("not a time")

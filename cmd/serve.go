@@ -38,6 +38,9 @@ type serveOptions struct {
 	mirrorInterval     secondsValue
 	mirrorDelete       bool
 	stateDir           string
+
+	// isSet reports whether an option was given, on the command line or in the environment, even with an empty value.
+	isSet func(name string) bool
 }
 
 func newServeOptions() *serveOptions {
@@ -90,8 +93,11 @@ On SIGINT, SIGTERM or SIGHUP the server drains: clients continue with the other 
 second signal ends it at once.
 
 ` + exitHelp(exitRefused, exitLocal),
-		Flags:  o.flags(),
-		Action: func(c *cli.Context) error { return runServe(c.Context, t, o, c.Args().Slice()) },
+		Flags: o.flags(),
+		Action: func(c *cli.Context) error {
+			o.isSet = c.IsSet
+			return runServe(c.Context, t, o, c.Args().Slice())
+		},
 	}
 }
 

@@ -18,13 +18,15 @@ type mirrorConfig struct {
 
 // parseServeMirror returns nil without --mirror.
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
-	switch {
-	case !o.mirror && o.mirrorInterval.set:
-		return nil, usagef(adviseMirror, "--mirror-interval is for --mirror")
-	case !o.mirror && o.mirrorDelete:
-		return nil, usagef(adviseMirror, "--mirror-delete is for --mirror")
-	case !o.mirror:
+	if !o.mirror {
+		for _, name := range []string{"mirror-interval", "mirror-delete"} {
+			if o.isSet(name) {
+				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
+			}
+		}
 		return nil, nil
+	}
+	switch {
 	case role != kwik.ServerRoleSecondary:
 		return nil, usagef(adviseMirror, "--mirror is for secondaries")
 	case o.mirrorInterval.Duration <= 0:
