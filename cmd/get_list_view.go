@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rivo/uniseg"
+
 	"kwikcp/internal/escape"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
@@ -102,5 +104,5 @@ func (f *listFile) line(columns int) string {
 	}
 	width := columns - 4 - len(figures)
 	name := shortened(escape.Line(f.name), width)
-	return "  " + name + strings.Repeat(" ", max(0, width-len([]rune(name)))) + " " + figures
+	return "  " + name + strings.Repeat(" ", max(0, width-uniseg.StringWidth(name))) + " " + figures
 }

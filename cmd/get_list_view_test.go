@@ -34,8 +34,8 @@ func TestListView(t *testing.T) {
 					t.Errorf("%d columns: no %q in\n%s", columns, want, got)
 				}
 			}
-			if s.wrapped || s.widest >= columns || s.strange != "" {
-				t.Errorf("%d columns: %d wide, strange %q:\n%s", columns, s.widest, s.strange, got)
+			if s.full || s.strange() != "" {
+				t.Errorf("%d columns: full %v, strange %s:\n%s", columns, s.full, s.strange(), got)
 			}
 			l.view.clear()
 			if got := s.String(); got != "" {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rivo/uniseg"
 	"github.com/schollz/progressbar/v3"
 
 	"kwikcp/internal/escape"
@@ -235,11 +236,29 @@ func serverLine(s transfer.ServerStatus, total int64, columns, address int) stri
 
 // shortened returns text, or its end if it is longer than so many columns; at least 8 columns of it.
 func shortened(text string, columns int) string {
-	runes := []rune(text)
-	if columns = max(columns, 8); len(runes) <= columns {
+	columns = max(columns, 8)
+	excess := uniseg.StringWidth(text) - columns
+	if excess <= 0 {
 		return text
 	}
-	return ".." + string(runes[len(runes)-columns+2:])
+	for clusters := uniseg.NewGraphemes(text); clusters.Next(); {
+		if excess -= clusters.Width(); excess <= -len("..") {
+			_, end := clusters.Positions()
+			return ".." + text[end:]
+		}
+	}
+	return ".."
+}
+
+// cut returns the start of text that fits into so many columns, and its width. Characters such as emoji have two.
+func cut(text string, columns int) (string, int) {
+	width := 0
+	for clusters := uniseg.NewGraphemes(text); clusters.Next(); width += clusters.Width() {
+		if start, _ := clusters.Positions(); width+clusters.Width() > columns {
+			return text[:start], width
+		}
+	}
+	return text, width
 }
 
 func percent(part, total int64) float64 {
@@ -268,11 +287,9 @@ func (v *view) draw(lines []string) {
 	b.WriteString(v.eraser())
 	v.widths = v.widths[:0]
 	for _, line := range lines {
-		runes := []rune(escape.Line(line))
-		runes = runes[:min(len(runes), width)]
-		v.widths = append(v.widths, len(runes))
-		b.WriteString(string(runes))
-		b.WriteString("\n")
+		text, used := cut(escape.Line(line), width)
+		v.widths = append(v.widths, used)
+		b.WriteString(text + "\n")
 	}
 	v.drew = time.Now()
 	io.WriteString(v.t.stderr, b.String())
