@@ -30,8 +30,9 @@ func openPTY(t *testing.T, columns int) (control, terminal *os.File) {
 	return control, terminal
 }
 
-// onTerminal runs kwikcp with a terminal as stderr, and as stdin too. It calls answer with what was written so far, after
-// each write, until that returns something to type. It returns the exit code and what was written.
+// onTerminal runs kwikcp with a terminal as stderr, and as stdin too. It calls answer with what was
+// written so far, after each write, until that returns something to type. It returns the exit code
+// and what was written.
 func onTerminal(t *testing.T, work string, columns int, answer func(string) string, args ...string) (int, string) {
 	t.Helper()
 	return onTerminalWith(t, work, columns, "TERM=xterm", answer, args...)
@@ -85,8 +86,8 @@ func terminalWork(t *testing.T) string {
 	return work
 }
 
-// checkDrawings checks that text draws within the width of a terminal and erases every drawing. It returns the text
-// after the last erasure.
+// checkDrawings checks that text draws within the width of a terminal and erases every drawing. It
+// returns the text after the last erasure.
 func checkDrawings(t *testing.T, columns int, text string) (last string) {
 	t.Helper()
 	s := newScreen(columns)
@@ -139,7 +140,8 @@ func TestBar(t *testing.T) {
 	}
 }
 
-// TestMirrorBar checks what get -r draws: a bar, how many files, a line per server, nothing too wide, and the last line when it is done.
+// TestMirrorBar checks what get -r draws: a bar, how many files, a line per server, nothing too
+// wide, and the last line when it is done.
 func TestMirrorBar(t *testing.T) {
 	t.Parallel()
 	work := terminalWork(t)
@@ -169,7 +171,8 @@ func TestMirrorBar(t *testing.T) {
 	}
 }
 
-// TestPlainTerminal checks that a terminal that says it is dumb gets plain lines, and that NO_COLOR gets no colours; the bar has none.
+// TestPlainTerminal checks that a terminal that says it is dumb gets plain lines, and that NO_COLOR
+// gets no colours; the bar has none.
 func TestPlainTerminal(t *testing.T) {
 	t.Parallel()
 	work := terminalWork(t)
@@ -198,7 +201,8 @@ func TestPlainTerminal(t *testing.T) {
 	}
 }
 
-// TestAsked checks the question about a server that is not known: yes is remembered, no is an error.
+// TestAsked checks the question about a server that is not known: yes is remembered, no is an
+// error.
 func TestAsked(t *testing.T) {
 	extern := outwardAddress()
 	if extern.IsLoopback() {

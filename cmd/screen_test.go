@@ -16,7 +16,8 @@ import (
 // screenRows is the height of a screen, as that of the smallest usual terminal.
 const screenRows = 24
 
-// A screen is an emulated terminal that a view draws on. It records what no drawing of a view may do.
+// A screen is an emulated terminal that a view draws on. It records what no drawing of a view may
+// do.
 type screen struct {
 	emulator *vt.Emulator
 	columns  int
@@ -36,7 +37,8 @@ func newScreen(columns int) *screen {
 	return s
 }
 
-// Write implements io.Writer. Like the driver of a terminal it adds a carriage return to each line feed.
+// Write implements io.Writer. Like the driver of a terminal it adds a carriage return to each line
+// feed.
 func (s *screen) Write(b []byte) (int, error) {
 	s.written.Write(b)
 	for line := range bytes.Lines(b) {
@@ -61,7 +63,8 @@ func (s *screen) look() {
 	}
 }
 
-// drawn matches the sequences that a view may write: cursor up, erase to the end, carriage return and line feed.
+// drawn matches the sequences that a view may write: cursor up, erase to the end, carriage return
+// and line feed.
 var drawn = regexp.MustCompile(`\x1b\[\d+A|\x1b\[J|[\r\n]`)
 
 // strange returns the first thing that no view may write, quoted; empty if there is none.
@@ -76,15 +79,16 @@ func (s *screen) strange() string {
 	return ""
 }
 
-// resize gives the screen another width. Like most terminals it shows a line that is too wide in several rows. The
-// cursor must be at the start of a row.
+// resize gives the screen another width. Like most terminals it shows a line that is too wide in
+// several rows. The cursor must be at the start of a row.
 func (s *screen) resize(columns int) {
 	resized := newScreen(columns)
 	io.WriteString(resized, s.String()+"\n")
 	s.emulator, s.columns = resized.emulator, columns
 }
 
-// String returns the lines that scrolled off and those on the screen, without empty ones at the start and end.
+// String returns the lines that scrolled off and those on the screen, without empty ones at the
+// start and end.
 func (s *screen) String() string {
 	var lines []string
 	for _, line := range s.emulator.Scrollback().Lines() {

@@ -39,7 +39,8 @@ type serveOptions struct {
 	mirrorDelete       bool
 	stateDir           string
 
-	// isSet reports whether an option was given, on the command line or in the environment, even with an empty value.
+	// isSet reports whether an option was given, on the command line or in the environment, even
+	// with an empty value.
 	isSet func(name string) bool
 }
 
@@ -210,8 +211,8 @@ func parsePrimary(text string) (transfer.URL, error) {
 // maxToken bounds a join token, in bytes.
 const maxToken = 4 << 10
 
-// readJoinToken returns the secret in the file of --join-token-file, or without one that of KWIKCP_JOIN_TOKEN; nil if there
-// is none.
+// readJoinToken returns the secret in the file of --join-token-file, or without one that of
+// KWIKCP_JOIN_TOKEN; nil if there is none.
 func readJoinToken(file string) ([]byte, error) {
 	token := []byte(os.Getenv("KWIKCP_JOIN_TOKEN"))
 	if file != "" {

@@ -11,14 +11,14 @@ import (
 	"kwikcp/transfer"
 )
 
-// newRejoinPolicy returns the waits between attempts to join. Their random part keeps secondaries apart that lost a
-// primary together.
+// newRejoinPolicy returns the waits between attempts to join. Their random part keeps secondaries
+// apart that lost a primary together.
 func newRejoinPolicy() backoff.Policy {
 	return backoff.Policy{Min: 500 * time.Millisecond, Max: 10 * time.Second, Random: rand.Float64}
 }
 
-// join joins the primary, waiting for it if it is unreachable, and starts to keep the membership. A refusal is an error
-// here; once the server has been a member it is only logged.
+// join joins the primary, waiting for it if it is unreachable, and starts to keep the membership. A
+// refusal is an error here; once the server has been a member it is only logged.
 func (s *runningServer) join(ctx context.Context) error {
 	policy := newRejoinPolicy()
 	for failures := 1; ; {

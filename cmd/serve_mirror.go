@@ -35,8 +35,9 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 	return &mirrorConfig{interval: o.mirrorInterval.Duration, delete: o.mirrorDelete}, nil
 }
 
-// keepMirror mirrors the primary, and again after each interval, until the server must leave. Until a round was complete,
-// files are compared by their hashes; later rounds compare size and time. The server serves meanwhile.
+// keepMirror mirrors the primary, and again after each interval, until the server must leave. Until
+// a round was complete, files are compared by their hashes; later rounds compare size and time. The
+// server serves meanwhile.
 func (s *runningServer) keepMirror() {
 	o := transfer.MirrorOptions{Target: s.root, Delete: s.mirror.delete}
 	o.URL = s.primary

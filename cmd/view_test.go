@@ -16,10 +16,10 @@ import (
 	"kwikcp/internal/escape"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
-
 )
 
-// feed gives a view what a transfer of a file of n bytes from so many servers may give, and awkward names with it.
+// feed gives a view what a transfer of a file of n bytes from so many servers may give, and awkward
+// names with it.
 func feed(v *view, n int64, servers int) {
 	v.Hashing(0, n)
 	v.Hashing(n/2, n)
@@ -202,7 +202,7 @@ func TestViewQuiet(t *testing.T) {
 	}
 }
 
-// What was there before has no part in the rate and in the time that is left.
+// TestViewOfAResumed checks that resumed bytes count neither for the rate nor for the time left.
 func TestViewOfAResumed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScreen(80)
@@ -283,7 +283,8 @@ type brokenWriter struct{}
 
 func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("broken") }
 
-// The lines of --dry-run go to stdout, which may be the terminal that the bar is on: they stand above it, and nothing is lost.
+// The lines of --dry-run go to stdout, which may be the terminal that the bar is on: they stand
+// above it, and nothing is lost.
 func TestDryRunOnTerminal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScreen(80)
