@@ -176,7 +176,7 @@ func (h *secondaryStreamHandler) authorize(a *streamAggregator, path PathID, ope
 
 // receive reads DATA frames up to CLOSE and FIN. end is where the grant ended when it was first given.
 func (h *secondaryStreamHandler) receive(frames *metadataProtocol, in *intake, end int64) error {
-	defer in.drop()
+	defer in.release()
 	a := in.a
 	for {
 		if !in.frames.ready() { // the next frame is to be waited for
@@ -202,7 +202,7 @@ func (h *secondaryStreamHandler) receive(frames *metadataProtocol, in *intake, e
 		if next > end || !a.units.IsBoundary(next) {
 			return errorf(ErrMetadataProtocolViolation, "data up to %d under a grant that ends at %d", next, end).onPath(in.src.id).onStream(a.id, in.off)
 		}
-		if err := in.take(f.dataLen); err != nil {
+		if err := in.receive(f.dataLen); err != nil {
 			return err
 		}
 	}
