@@ -46,8 +46,8 @@ func newBenchAggregator(b *testing.B, size uint64, ids ...PathID) (*streamAggreg
 	for _, id := range ids {
 		grants[id] = make(chan sched.Action, 1<<16) // tell must not block
 	}
-	a.begin, a.hope, a.done = func() {}, func() bool { return true }, func() {}
-	a.tell = func(action sched.Action) {
+	a.attachSources, a.expectsSource, a.done = func() {}, func() bool { return true }, func() {}
+	a.sendAction = func(action sched.Action) {
 		if action.Kind == sched.ActionGrant {
 			grants[PathID(action.Source)] <- action
 		}
@@ -159,7 +159,7 @@ func benchmarkShortFrames(b *testing.B, batch int) {
 	deliveries, loops := 0, 0
 	for b.Loop() {
 		a := newStreamAggregator(b.Context(), firstAggregateStreamID, u, frame, nil, conf)
-		a.begin, a.hope, a.done, a.tell = func() {}, func() bool { return true }, func() {}, func(sched.Action) {}
+		a.attachSources, a.expectsSource, a.done, a.sendAction = func() {}, func() bool { return true }, func() {}, func(sched.Action) {}
 		a.attach("a", func() time.Duration { return 0 })
 		a.w, a.mode = writerFunc(func(p []byte, _ int64) (int, error) { deliveries++; return len(p), nil }), consumerUnordered
 		h := newSecondaryStreamHandler(nil, nil, conf)

@@ -27,7 +27,7 @@ func FuzzAggregator(f *testing.F) {
 		} else {
 			copied = make(chan error, 1)
 			begun := make(chan struct{}) // when it is closed, the consumer's mode is set
-			a.begin = func() { close(begun) }
+			a.attachSources = func() { close(begun) }
 			go func() {
 				_, err := a.copyTo(t.Context(), k, nil)
 				copied <- err

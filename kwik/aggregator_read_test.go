@@ -23,8 +23,8 @@ func TestWhatWasReadIsCounted(t *testing.T) {
 	}
 	a := newStreamAggregator(t.Context(), firstAggregateStreamID, u, 1, nil, (&ClientConfig{}).populate())
 	defer a.close()
-	a.begin, a.tell, a.done = func() {}, func(sched.Action) {}, func() {}
-	a.hope = func() bool { return true }
+	a.attachSources, a.sendAction, a.done = func() {}, func(sched.Action) {}, func() {}
+	a.expectsSource = func() bool { return true }
 	a.attach("p", func() time.Duration { return time.Millisecond })
 	a.mu.Lock()
 	src := a.sources["p"]

@@ -46,13 +46,13 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 			a.mu.Unlock()
 		}
 	}
-	a.begin, a.done = count(&a.begun), count(&a.dones)
-	a.hope = func() bool {
+	a.attachSources, a.done = count(&a.begun), count(&a.dones)
+	a.expectsSource = func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return a.hoping
 	}
-	a.tell = func(action sched.Action) {
+	a.sendAction = func(action sched.Action) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if action.Kind == sched.ActionGrant {

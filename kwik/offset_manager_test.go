@@ -36,7 +36,7 @@ func TestOffsetManagement(t *testing.T) {
 			t.Errorf("%s: next %d, conflicts %d, wasted %d, source at %d", tt.name, m.next, m.conflicts, m.wasted, m.sourceOffsets[tt.source])
 		}
 	}
-	if m.refuse(340, 350); m.wasted != 131 || m.next != 340 {
+	if m.discard(340, 350); m.wasted != 131 || m.next != 340 {
 		t.Errorf("refused bytes: wasted %d, next %d", m.wasted, m.next)
 	}
 	m.consume(40)

@@ -39,7 +39,7 @@ func TestReorderBuffer(t *testing.T) {
 				}
 			case 3:
 				p := make([]byte, 1+random.IntN(2*longest))
-				n := r.take(int64(pos), p)
+				n := r.consume(int64(pos), p)
 				if (n > 0) != came.Contains(int64(pos)) || !bytes.Equal(p[:n], model[pos:pos+n]) {
 					t.Fatalf("seed %d: %d bytes at %d are not what came", seed, n, pos)
 				}
@@ -71,7 +71,7 @@ func TestReorderBuffer(t *testing.T) {
 		if pos == size && len(blocks) > 0 {
 			t.Fatalf("seed %d: %d blocks are held though all was read", seed, len(blocks))
 		}
-		r.drop()
+		r.release()
 		if len(r.runs)+len(r.ends)+len(r.pages) > 0 {
 			t.Fatalf("seed %d: something is left", seed)
 		}
@@ -98,7 +98,7 @@ func TestReorderBufferMerges(t *testing.T) {
 			t.Errorf("%s: %d runs in %d pages", name, len(r.runs), len(r.pages))
 		}
 		for pos := int64(pageSize - n/2); pos < pageSize+n/2; {
-			pos += int64(r.take(pos, make([]byte, 300)))
+			pos += int64(r.consume(pos, make([]byte, 300)))
 		}
 		if len(r.runs)+len(r.ends)+len(r.pages) > 0 {
 			t.Errorf("%s: something is left", name)

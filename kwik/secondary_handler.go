@@ -199,7 +199,7 @@ func (h *secondaryStreamHandler) authorize(
 // receive reads DATA frames up to CLOSE and FIN. end is the end of the grant before it was
 // shortened.
 func (h *secondaryStreamHandler) receive(frames *metadataProtocol, in *intake, end int64) error {
-	defer in.drop()
+	defer in.release()
 	a := in.a
 	for {
 		if !in.frames.ready() { // reading the next frame will block
@@ -225,7 +225,7 @@ func (h *secondaryStreamHandler) receive(frames *metadataProtocol, in *intake, e
 		if next > end || !a.units.IsBoundary(next) {
 			return in.fault(ErrMetadataProtocolViolation, "data up to %d under a grant that ends at %d", next, end)
 		}
-		if err := in.take(f.dataLen); err != nil {
+		if err := in.receive(f.dataLen); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,8 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
-// The model of this file drives a scheduler with events in any order and checks after each of them:
+// The model of this file drives a scheduler with events in any order and checks after each of
+// them:
 //
 //   - had, free and the remainders of exclusive grants never overlap where something is missing, and together they are
 //     the whole stream: no byte is lost, none is granted exclusively twice;
@@ -17,7 +18,8 @@ import (
 //   - whoever is not stalled and not held back has work as long as something is free (observe leaves that to tick);
 //   - the scheduler ends its work on every event, with a bounded number of actions.
 //
-// At the end one source is honest and the others are not, and the stream has to be complete in bounded time.
+// At the end one source is honest and the others are not, and the stream has to be complete in
+// bounded time.
 
 const (
 	modelHeadStart = 1 << 20 // longer head starts do not occur
@@ -271,8 +273,8 @@ func (m *schedulerModel) check() {
 	}
 }
 
-// deliver lets the source of g write up to end, which is not past g.granted, and settles it unless it is to stay on its
-// way to the disk.
+// deliver lets the source of g write up to end, which is not past g.granted, and settles it unless
+// it is to stay on its way to the disk.
 func (m *schedulerModel) deliver(g *modelGrant, end int64, settle bool) {
 	d := &modelDelivery{g: g, end: end}
 	for from := g.sent; from < end; {
@@ -430,7 +432,8 @@ func (m *schedulerModel) step() {
 	}
 }
 
-// write lets a source go on: it ends what is written or taken back and writes at most about most bytes of the next.
+// write lets a source go on: it ends what is written or taken back and writes at most about most
+// bytes of the next.
 func (m *schedulerModel) write(src *modelSource, most int64, settle bool) (n int64) {
 	for len(src.grants) > 0 {
 		g := src.grants[0]
@@ -454,7 +457,8 @@ func (m *schedulerModel) late(g *modelGrant) {
 	}
 }
 
-// finish lets one source be honest, and fast enough, while the others do what they like, and wants the stream complete.
+// finish lets one source be honest, and fast enough, while the others do what they like, and wants
+// the stream complete.
 func (m *schedulerModel) finish() {
 	for len(m.limbo) > 0 {
 		m.settle(0)

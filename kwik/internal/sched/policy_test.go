@@ -9,8 +9,8 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
-// A schedulerSim is a network of sources in discrete time: what is told takes half a round trip, and what is written
-// another half plus its length over the source's rate.
+// A schedulerSim is a network of sources in discrete time: what is told takes half a round trip,
+// and what is written another half plus its length over the source's rate.
 type schedulerSim struct {
 	s       *Scheduler
 	now     time.Time
@@ -74,7 +74,8 @@ func (sim *schedulerSim) tell() {
 	}
 }
 
-// run lets time pass until the stream is complete and returns how long it took, or most if it did not.
+// run lets time pass until the stream is complete and returns how long it took, or most if it did
+// not.
 func (sim *schedulerSim) run(most time.Duration) time.Duration {
 	start := sim.now
 	for ; sim.now.Sub(start) < most; sim.now = sim.now.Add(simStep) {
@@ -207,7 +208,8 @@ func TestSlowSourceDoesNotDelay(t *testing.T) {
 	}
 }
 
-// One that trickles, however little, is never waited for; nor is one whose rate is not known yet left out.
+// One that trickles, however little, is never waited for; nor is one whose rate is not known yet
+// left out.
 func TestTrickleIsNotWaitedFor(t *testing.T) {
 	for name, add := range map[string]func(sim *schedulerSim){
 		"from the start": func(sim *schedulerSim) {
@@ -296,8 +298,8 @@ func TestExtentSizes(t *testing.T) {
 	}
 }
 
-// A source that has only begun is as fast as it was last, since it gets faster by the round trip; later its rate is an average. Where it gets
-// slower it is one from the start.
+// A source that has only begun is as fast as it was last, since it gets faster by the round trip;
+// later its rate is an average. Where it gets slower it is one from the start.
 func TestRateOfASourceThatBegins(t *testing.T) {
 	const rtt = 50 * time.Millisecond
 	now := time.Unix(1e9, 0)
@@ -331,7 +333,8 @@ func TestRateOfASourceThatBegins(t *testing.T) {
 	}
 }
 
-// Small streams wait a little for the servers that are still connecting, and each gets its equal part.
+// Small streams wait a little for the servers that are still connecting, and each gets its equal
+// part.
 func TestExpectedSourcesAreReservedFor(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	u, _ := NewUnits(900<<10, 64<<10, nil)

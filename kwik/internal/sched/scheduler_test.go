@@ -141,7 +141,8 @@ func TestStall(t *testing.T) {
 				t.Error("the first grant is not shared")
 			}
 
-			// Another source gets the head at once. Once it has delivered it, the stalled one is told.
+			// Another source gets the head at once. Once it has delivered it, the stalled one is
+			// told.
 			s.AddSource(Source{ID: "b", RTT: tt.rtt}, st.now)
 			actions := s.Actions()
 			if len(actions) == 0 {
@@ -238,7 +239,8 @@ func TestLateBytesCount(t *testing.T) {
 	}
 }
 
-// The grants of a source that was taken out are taken back, not foreign, until it comes again or names another's.
+// The grants of a source that was taken out are taken back, not foreign, until it comes again or
+// names another's.
 func TestGrantsOfARemovedSource(t *testing.T) {
 	st := newSchedTest(t, 1024, 1024, "a")
 	st.s.Start(st.now)
@@ -311,8 +313,8 @@ func (c *byteChooser) below(n int) int {
 	return v % n
 }
 
-// runSchedulerModel runs the model to its end with the decisions of choose, which makes the same ones each time. Only
-// a run that fails is written down, in a second run.
+// runSchedulerModel runs the model to its end with the decisions of choose, which makes the same
+// ones each time. Only a run that fails is written down, in a second run.
 func runSchedulerModel(choose func() chooser, verbose bool, fatal func(format string, args ...any)) {
 	failed := false
 	func() {
