@@ -70,8 +70,8 @@ func (l *link) cross(now time.Duration, size int) (time.Duration, fate) {
 }
 
 // jitterAt returns the delay added to a datagram that leaves the queue at t. It is linear
-// between knots 2*jitter apart, so it never falls faster than time passes. So no datagram
-// overtakes another, which QUIC would take for loss.
+// between knots that are 2*jitter apart. So it never falls faster than time passes, and no
+// datagram overtakes another, which QUIC would take for loss.
 func (l *link) jitterAt(t time.Duration) time.Duration {
 	if l.jitter == 0 {
 		return 0
