@@ -3,6 +3,7 @@ package kwik
 import (
 	"testing"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -18,7 +19,8 @@ func grantOf(id, start, n uint64) *kwikpb.OffsetSyncResponse {
 	return &kwikpb.OffsetSyncResponse{GrantId: id, ExpectedOffset: start, Length: n}
 }
 
-// What a client may grant, and what it may do to grants (docs/PROTOCOL.md section 7).
+// The grants that a client may make, and the changes that it may make to them
+// (docs/PROTOCOL.md, section 7).
 func TestAttachmentGrants(t *testing.T) {
 	for _, tt := range []struct {
 		name         string
@@ -47,7 +49,7 @@ func TestAttachmentGrants(t *testing.T) {
 		}
 	}
 	a := newTestAttachment(t, 1000, 64)
-	for id := range uint64(maxGrantsQueued) {
+	for id := range uint64(sched.MaxGrantsQueued) {
 		if err := a.grant(grantOf(id+1, 0, 64)); err != nil {
 			t.Fatal(err)
 		}
@@ -57,14 +59,15 @@ func TestAttachmentGrants(t *testing.T) {
 	}
 }
 
-// Grants that were taken back take no room, however long the first one is being written.
+// Revoked grants do not count against the queue limit, even while the first grant is still
+// being written.
 func TestRevokedGrantsTakeNoRoom(t *testing.T) {
 	a := newTestAttachment(t, 1000, 64)
 	if err := a.grant(grantOf(1, 0, 64)); err != nil {
 		t.Fatal(err)
 	}
 	head := a.next()
-	for id := range uint64(4 * maxGrantsQueued) {
+	for id := range uint64(4 * sched.MaxGrantsQueued) {
 		if err := a.grant(grantOf(id+2, 64, 64)); err != nil {
 			t.Fatalf("grant %d: %v", id+2, err)
 		}
