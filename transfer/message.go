@@ -14,7 +14,9 @@ const (
 	// maxMessage bounds a message of the file protocol, in bytes.
 	maxMessage = 64 << 10
 	// treePart is how many bytes of chaining values go into one Tree message: whole ones, with room for the rest.
-	treePart = 32 * 2000
+	treePart = hashSize * 2000
+	// hashSize is the length of a chaining value, in bytes.
+	hashSize = 32
 )
 
 // writeMessage writes a message with its length before it.

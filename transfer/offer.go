@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"io/fs"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -42,6 +43,8 @@ type offering struct {
 	entry   *indexEntry
 	// headStart is how much of the content the client wants to have unasked, in bytes.
 	headStart int64
+	// byteRange is the part of the content that the client wants; nil for all of it.
+	byteRange *ByteRange
 	offered   offered
 	told      time.Time // when the client last heard how far hashing is
 }
@@ -60,6 +63,10 @@ func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answe
 	if CheckPath(path) != nil {
 		return offered{}, fs.ErrNotExist // no hint at why
 	}
+	byteRange, err := readByteRange(request.GetRange())
+	if err != nil {
+		return offered{}, err
+	}
 	f, err := s.dir.Open(path)
 	if err != nil {
 		return offered{}, err
@@ -70,7 +77,11 @@ func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answe
 		return offered{}, err
 	}
 	o := &offering{ctx: ctx, server: s, session: session, w: w, path: path, info: info, told: time.Now()}
-	o.headStart = clamp(request.GetHeadStart())
+	if request.GetRange() == nil {
+		o.headStart = clamp(request.GetHeadStart())
+	} else {
+		o.byteRange = &byteRange
+	}
 	o.entry = s.index.lookup(path, versionOf(info), func() (File, error) { return s.dir.Open(path) })
 	err = o.answer()
 	return o.offered, err
@@ -82,6 +93,9 @@ func (o *offering) answer() error {
 	patience := coldAfter
 	if group.Groups(size) < 2 {
 		patience = -1 // it has no chaining values, so nothing of it can be proved without the root
+	}
+	if o.byteRange != nil {
+		patience = -1 // the proof of a range needs the whole tree
 	}
 	hashed, err := o.wait(patience)
 	if err != nil {
@@ -99,7 +113,12 @@ func (o *offering) answer() error {
 	if err := o.manifest(size, tree.GroupSize(), root[:]); err != nil {
 		return err
 	}
-	if err := o.sendTree(tree.CVs()); err != nil {
+	if o.byteRange != nil {
+		err = o.proveRange(tree)
+	} else {
+		err = o.sendTree(tree.CVs())
+	}
+	if err != nil {
 		return err
 	}
 	if o.offered.stream != nil {
@@ -211,12 +230,30 @@ func (o *offering) grow() error {
 
 // sendTree sends chaining values.
 func (o *offering) sendTree(cvs []byte) error {
-	for len(cvs) > 0 {
-		n := min(len(cvs), treePart)
-		if err := o.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: &transferpb.Tree{ChainingValues: cvs[:n]}}}); err != nil {
+	for part := range slices.Chunk(cvs, treePart) {
+		tree := &transferpb.Tree{ChainingValues: part}
+		if err := o.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: tree}}); err != nil {
 			return err
 		}
-		cvs = cvs[n:]
+	}
+	return nil
+}
+
+// proveRange sends the values that prove the requested range, none if the file has no byte of it.
+func (o *offering) proveRange(tree *integrity.Tree) error {
+	want := o.byteRange.Of(tree.Size())
+	if want.Empty() {
+		return nil
+	}
+	values, err := tree.ProveRange(want.Start, want.End)
+	if err != nil {
+		return err
+	}
+	for part := range slices.Chunk(values, treePart) {
+		proof := &transferpb.RangeProof{Values: part}
+		if err := o.w.send(&transferpb.Reply{Reply: &transferpb.Reply_RangeProof{RangeProof: proof}}); err != nil {
+			return err
+		}
 	}
 	return nil
 }
