@@ -121,6 +121,16 @@ func TestServerProvesRanges(t *testing.T) {
 				w.t.Errorf("%s: %v", x.text, err)
 			}
 		}
+		// Our client receives that proof, and not the tree of 32,032 bytes.
+		q := newInquiry(URL{Host: serverAddr.String(), Path: "file"}, w.tls(), 0, w.client(), nil, NoReport{})
+		q.byteRange = &ByteRange{First: 32_768_000, Last: 33_816_575}
+		if err := q.open(w.ctx); err != nil {
+			w.t.Fatal(err)
+		}
+		defer q.close(nil)
+		if most := int64(32 * (17 + 2*10)); q.rangeTree == nil || q.tree != nil || q.proofBytes > most {
+			w.t.Errorf("the client received %d bytes of tree, want at most %d", q.proofBytes, most)
+		}
 		var raw bytes.Buffer
 		writeMessage(&raw, &transferpb.Request{Version: 1, Path: []byte("file"), Range: &transferpb.ByteRange{Start: 2, End: 1}})
 		replies, err := w.ask(c, raw.Bytes(), true)
