@@ -33,6 +33,8 @@ type inquiry struct {
 	kwik    *kwik.ClientConfig
 	dial    DialFunc
 	pool    *Pool // nil: each attempt has a session of its own
+	// byteRange is the part of the file that is wanted; nil for all of it.
+	byteRange *ByteRange
 	// headStart returns how many bytes of the content to have sent with the answer. Nil means none.
 	headStart func() int64
 
@@ -45,7 +47,8 @@ type inquiry struct {
 	headStartRead func()                 // gives back what was reserved for a head start; nil if none was asked for
 	manifest      Manifest               // its root is zero before the tree is complete
 	growing       *integrity.GrowingTree // what is there of the tree
-	tree          *integrity.Tree        // nil before it is complete
+	tree          *integrity.Tree        // nil before it is complete, and with a rangeTree
+	rangeTree     *integrity.RangeTree   // nil unless the primary proved byteRange alone
 	stream        kwik.StreamID          // of the content; nothing moves before it is read
 	taken         bool                   // the stream was accepted, and whoever did that closes it
 	answer        *dialogue              // nil before the file was asked for
@@ -69,6 +72,7 @@ func newInquiry(u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.Cl
 // hashing the file.
 func (q *inquiry) open(ctx context.Context) error {
 	q.start, q.tree, q.growing, q.stream, q.taken, q.answer, q.headStartRead = time.Now(), nil, nil, 0, false, nil, nil
+	q.rangeTree = nil
 	if err := q.connect(ctx); err != nil {
 		return err
 	}
@@ -167,6 +171,9 @@ func patient(conf *kwik.ClientConfig, timeout time.Duration) *kwik.ClientConfig 
 func (q *inquiry) ask(ctx context.Context) (err error) {
 	deadline := q.start.Add(q.timeout)
 	request := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(q.url.Path)}
+	if q.byteRange != nil {
+		request.Range = q.byteRange.Message()
+	}
 	if q.headStart != nil {
 		var reserved int64
 		reserved, q.headStartRead = q.session.ReserveHeadStart(q.headStart())
@@ -186,7 +193,11 @@ func (q *inquiry) ask(ctx context.Context) (err error) {
 			if err := q.readManifest(answer.Manifest); err != nil {
 				return err
 			}
-			if len(answer.Manifest.GetRoot()) > 0 {
+			rootIsKnown := len(answer.Manifest.GetRoot()) > 0
+			switch {
+			case rootIsKnown && q.byteRange != nil:
+				return q.readRangeProof(ctx)
+			case rootIsKnown:
 				return q.complete(ctx, nil)
 			}
 			return nil
@@ -244,7 +255,7 @@ func (q *inquiry) readRoot(root []byte) error {
 // complete waits until the tree is complete and proved: it reads the chaining values that follow a manifest, and the root if that had
 // none. Whenever more of the tree is there, grown, which may be nil, is called.
 func (q *inquiry) complete(ctx context.Context, grown func() error) error {
-	if q.tree != nil {
+	if q.tree != nil || q.rangeTree != nil {
 		return nil
 	}
 	size, group := q.growing.Size(), q.growing.GroupSize()
@@ -257,8 +268,8 @@ func (q *inquiry) complete(ctx context.Context, grown func() error) error {
 		}
 		switch answer := reply.GetReply().(type) {
 		case *transferpb.Reply_Tree:
-			if cvs := answer.Tree.GetChainingValues(); len(cvs) == 0 || q.growing.Append(cvs) != nil {
-				return q.answer.nonsense(errors.New("a tree that does not fit its manifest"))
+			if err := q.growTree(answer.Tree); err != nil {
+				return err
 			}
 			if grown != nil {
 				if err := grown(); err != nil {
@@ -287,6 +298,15 @@ func (q *inquiry) complete(ctx context.Context, grown func() error) error {
 	}
 	q.tree = tree
 	q.observer.manifest(q.manifest)
+	return nil
+}
+
+// growTree takes the next chaining values of the tree.
+func (q *inquiry) growTree(m *transferpb.Tree) error {
+	cvs := m.GetChainingValues()
+	if len(cvs) == 0 || q.growing.Append(cvs) != nil {
+		return q.answer.nonsense(errors.New("a tree that does not fit its manifest"))
+	}
 	return nil
 }
 

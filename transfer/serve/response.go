@@ -8,6 +8,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
 	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -44,6 +45,8 @@ type offering struct {
 	// headStart is how much of the content the client wants to have unasked, in bytes.
 	headStart int64
 	answered  chan struct{} // closed when the head start may begin: it follows the tree, with which it would compete
+	// byteRange is the part of the content that the client wants; nil for all of it.
+	byteRange *wire.ByteRange
 	offered   offered
 	told      time.Time // when the client last heard how far hashing is
 }
@@ -62,6 +65,10 @@ func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answe
 	if wire.CheckPath(path) != nil {
 		return offered{}, fs.ErrNotExist // no hint at why
 	}
+	byteRange, err := wire.ReadByteRange(request.GetRange())
+	if err != nil {
+		return offered{}, errRequest
+	}
 	f, err := s.dir.Open(path)
 	if err != nil {
 		return offered{}, err
@@ -73,7 +80,11 @@ func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answe
 	}
 	o := &offering{ctx: ctx, server: s, session: session, w: w, path: path, info: info, told: time.Now(), answered: make(chan struct{})}
 	defer close(o.answered)
-	o.headStart = int64(min(request.GetHeadStart(), math.MaxInt64))
+	if request.GetRange() == nil {
+		o.headStart = int64(min(request.GetHeadStart(), math.MaxInt64))
+	} else {
+		o.byteRange = &byteRange
+	}
 	o.entry = s.index.lookup(path, disk.VersionOf(info), func() (disk.File, error) { return s.dir.Open(path) })
 	err = o.answer()
 	return o.offered, err
@@ -85,6 +96,9 @@ func (o *offering) answer() error {
 	patience := coldAfter
 	if group.Groups(size) < 2 {
 		patience = -1 // it has no chaining values, so nothing of it can be proved without the root
+	}
+	if o.byteRange != nil {
+		patience = -1 // the proof of a range needs the whole tree
 	}
 	hashed, err := o.wait(patience)
 	if err != nil {
@@ -101,6 +115,9 @@ func (o *offering) answer() error {
 	root := tree.Root()
 	if err := o.manifest(size, tree.GroupSize(), root[:]); err != nil {
 		return err
+	}
+	if o.byteRange != nil {
+		return o.proveRange(tree)
 	}
 	return o.sendTree(tree.CVs())
 }
@@ -208,12 +225,11 @@ func (o *offering) grow() error {
 
 // sendTree sends chaining values.
 func (o *offering) sendTree(cvs []byte) error {
-	for len(cvs) > 0 {
-		n := min(len(cvs), wire.TreePart)
-		if err := o.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: &transferpb.Tree{ChainingValues: cvs[:n]}}}); err != nil {
+	for part := range slices.Chunk(cvs, wire.TreePart) {
+		tree := &transferpb.Tree{ChainingValues: part}
+		if err := o.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: tree}}); err != nil {
 			return err
 		}
-		cvs = cvs[n:]
 	}
 	return nil
 }

@@ -13,8 +13,11 @@ const (
 	ProtocolVersion = 1
 	// maxMessage bounds a message of the file protocol, in bytes.
 	maxMessage = 64 << 10
-	// TreePart is how many bytes of chaining values go into one Tree message: whole ones, with room for the rest.
-	TreePart = 32 * 2000
+	// TreePart is the number of bytes of chaining values in one Tree or RangeProof message at
+	// most: whole values, with space for the other fields.
+	TreePart = HashSize * 2000
+	// HashSize is the length of a chaining value, in bytes.
+	HashSize = 32
 )
 
 // WriteMessage writes a message with its length before it.
