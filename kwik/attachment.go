@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kwikcp/internal/rangeset"
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -20,7 +21,7 @@ const grantQueueLimit = 16
 type attachment struct {
 	session    *ServerSession
 	id         StreamID
-	units      units
+	units      sched.Units
 	descriptor []byte
 	ctx        context.Context
 	cancel     context.CancelFunc
@@ -42,7 +43,7 @@ type extent struct {
 	revoked    bool
 }
 
-func newAttachment(s *ServerSession, id StreamID, u units, descriptor []byte) *attachment {
+func newAttachment(s *ServerSession, id StreamID, u sched.Units, descriptor []byte) *attachment {
 	a := &attachment{session: s, id: id, units: u, descriptor: descriptor, wake: make(chan struct{}, 1)}
 	a.ctx, a.cancel = context.WithCancel(s.conn.Context())
 	return a
@@ -51,8 +52,8 @@ func newAttachment(s *ServerSession, id StreamID, u units, descriptor []byte) *a
 // grant queues an extent.
 func (a *attachment) grant(g *kwikpb.OffsetSyncResponse) error {
 	start, n := g.GetExpectedOffset(), g.GetLength()
-	total := uint64(a.units.total)
-	if n == 0 || start >= total || n > total-start || !a.units.isBoundary(int64(start)) || !a.units.isBoundary(int64(start+n)) {
+	total := uint64(a.units.Total())
+	if n == 0 || start >= total || n > total-start || !a.units.IsBoundary(int64(start)) || !a.units.IsBoundary(int64(start+n)) {
 		return errorf(ErrOffsetSyncFailure, "grant of %d bytes at %d", n, start).onStream(a.id, -1)
 	}
 	a.mu.Lock()
@@ -60,7 +61,7 @@ func (a *attachment) grant(g *kwikpb.OffsetSyncResponse) error {
 	if g.GetGrantId() <= a.last {
 		return errorf(ErrOffsetSyncFailure, "grant %d after grant %d", g.GetGrantId(), a.last).onStream(a.id, -1)
 	}
-	if len(a.queue) >= maxGrantsQueued {
+	if len(a.queue) >= sched.MaxGrantsQueued {
 		return errorf(ErrSecondaryStreamOverflow, "%d grants are queued", len(a.queue)).onStream(a.id, -1)
 	}
 	a.last = g.GetGrantId()
@@ -75,7 +76,7 @@ func (a *attachment) grant(g *kwikpb.OffsetSyncResponse) error {
 // shorten moves the end of a grant. It has no effect on a grant that was written already: the two
 // messages may cross.
 func (a *attachment) shorten(grant, end uint64) error {
-	if end > uint64(a.units.total) || !a.units.isBoundary(int64(end)) {
+	if end > uint64(a.units.Total()) || !a.units.IsBoundary(int64(end)) {
 		return errorf(ErrOffsetSyncFailure, "new end %d of grant %d", end, grant).onStream(a.id, -1)
 	}
 	a.mu.Lock()
@@ -151,7 +152,7 @@ func (a *attachment) refuse(start, end int64, why error) {
 // reportLack tells the client which bytes this server lacks, and drops the grants for them, as the
 // client does.
 func (a *attachment) reportLack(l *MissingRange) {
-	start, end := a.units.floor(l.Start), a.units.ceil(l.End)
+	start, end := a.units.Floor(l.Start), a.units.Ceil(l.End)
 	if start >= end {
 		return
 	}
@@ -168,7 +169,7 @@ func (a *attachment) serve() error {
 		return errors.New("this server has no content")
 	}
 	content, err := a.session.listener.config.OpenContent(a.ctx, ContentRequest{
-		Descriptor: a.descriptor, Size: a.units.total, Session: a.session,
+		Descriptor: a.descriptor, Size: a.units.Total(), Session: a.session,
 	})
 	if err != nil {
 		return err
@@ -179,7 +180,7 @@ func (a *attachment) serve() error {
 			a.reportLack(&l)
 		}
 	}
-	b := newBlock(int(max(a.frameSize(), a.units.size)))
+	b := newBlock(int(max(a.frameSize(), a.units.Size())))
 	defer b.release()
 	a.sendSync(0)
 	for {
@@ -253,7 +254,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 		case off >= end:
 			return off, s.close("")
 		}
-		next := a.units.cut(off, a.frameSize(), end)
+		next := a.units.Cut(off, a.frameSize(), end)
 		if err := readPayload(content, b, off, int(next-off)); err != nil {
 			if lack, ok := errors.AsType[*MissingRange](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
 				a.reportLack(lack) // before the client notices that its grant ends early

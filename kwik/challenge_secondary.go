@@ -9,6 +9,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -52,15 +53,15 @@ func (l *Listener) readChallenged(ctx context.Context, c *kwikpb.Challenge) ([]b
 	if err != nil {
 		return nil, err
 	}
-	total, off, n := uint64(u.total), c.GetOffset(), c.GetLength()
+	total, off, n := uint64(u.Total()), c.GetOffset(), c.GetLength()
 	isInside := off < total && n > 0 && n <= total-off
 	switch {
-	case !isInside || n > maxUnit || len(c.GetDescriptor_()) > maxDescriptor:
+	case !isInside || n > sched.MaxUnit || len(c.GetDescriptor_()) > maxDescriptor:
 		return nil, errorf(ErrOffsetSyncFailure, "challenge for %d bytes at %d", n, off)
 	case l.config.OpenContent == nil:
 		return nil, errors.New("this server has no content")
 	}
-	content, err := l.config.OpenContent(ctx, ContentRequest{Descriptor: c.GetDescriptor_(), Size: u.total})
+	content, err := l.config.OpenContent(ctx, ContentRequest{Descriptor: c.GetDescriptor_(), Size: u.Total()})
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -39,9 +40,9 @@ func (s *ClientSession) ReserveHeadStart(n int64) (reserved int64, release func(
 }
 
 // checkHeadStart checks the head start of an offer.
-func checkHeadStart(u units, o *kwikpb.StreamOffer) error {
+func checkHeadStart(u sched.Units, o *kwikpb.StreamOffer) error {
 	n := o.GetHeadStart()
-	if n > 0 && (o.GetPushed() || n > maxHeadStart || !u.isBoundary(int64(n))) {
+	if n > 0 && (o.GetPushed() || n > maxHeadStart || !u.IsBoundary(int64(n))) {
 		return errorf(ErrMetadataProtocolViolation, "head start of %d bytes", n)
 	}
 	return nil
@@ -60,8 +61,8 @@ func (a *streamAggregator) addHeadStartSource(id PathID, rtt func() time.Duratio
 	s := &source{id: id, primary: true, rtt: rtt}
 	s.passed, _ = a.queue(id)
 	a.sources[id] = s
-	a.sched.headStart(id, end, rtt(), time.Now())
+	a.sched.AddHeadStart(schedSource(id, rtt()), end, time.Now())
 	if leaving {
-		a.sched.drain(id, time.Now())
+		a.sched.Drain(sched.SourceID(id), time.Now())
 	}
 }

@@ -1,19 +1,21 @@
 package kwik
 
+import "kwikcp/kwik/internal/sched"
+
 // maxHeadStart bounds a head start, in bytes.
 const maxHeadStart = 1 << 20
 
 // headStartLength returns the length of the head start in bytes: whole units, and of a stream that
-// several servers share at most the primary's equal part, as in scheduler.heldBack.
-func (spec *AggregateStreamSpec) headStartLength(u units, secondaries int) int64 {
+// several servers share at most the primary's equal part, as in sched.Scheduler.
+func (spec *AggregateStreamSpec) headStartLength(u sched.Units, secondaries int) int64 {
 	most := min(spec.HeadStart, maxHeadStart)
-	if u.total > reserveUnits*u.size {
-		most = min(most, u.total/int64(1+secondaries))
+	if u.WorthSharing(u.Total()) {
+		most = min(most, u.Total()/int64(1+secondaries))
 	}
 	if spec.Pushed || most <= 0 {
 		return 0
 	}
-	return u.floor(most)
+	return u.Floor(most)
 }
 
 // newHeadStart attaches the primary itself to a stream that it offers, with [0, end) to write. It

@@ -8,8 +8,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 
-	"kwikcp/internal/rangeset"
 	"kwikcp/internal/simnet"
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -141,7 +141,7 @@ func TestHeadStartThatNeverComes(t *testing.T) {
 		stream := w.accept(client, o.StreamID(), nil)
 		begun := time.Now()
 		w.copy(stream).wantAll()
-		if took := time.Since(begun); took > 2*minStall {
+		if took := time.Since(begun); took > 2*sched.MinStall {
 			w.t.Errorf("it took %v", took)
 		}
 	})
@@ -215,33 +215,6 @@ func TestHeadStartBreaksTheRules(t *testing.T) {
 				primary.wantClosed(ErrMetadataProtocolViolation)
 			})
 		})
-	}
-}
-
-// A head start that was there long before somebody wants it is not taken for one that does not come, and granted to others as well.
-func TestHeadStartReadLate(t *testing.T) {
-	u, err := newUnits(10*unit, unit, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, now := newScheduler(u, u.total), time.Unix(1e9, 0)
-	s.headStart("a", 4*unit, 10*time.Millisecond, now)
-	s.addPath("b", 10*time.Millisecond, now)
-	now = now.Add(time.Minute)
-	s.start(now)
-	for i := range 4 {
-		for _, x := range s.take() {
-			if x.kind == schedGrantExtent && x.start < 4*unit {
-				t.Errorf("[%d, %d) is granted to %s", x.start, x.end, x.path)
-			}
-			if x.kind == schedGrantExtent && x.path == "b" { // which is quick
-				s.accept(x.grant, x.end, []rangeset.Range{{Start: x.start, End: x.end}}, now)
-				s.closed(x.grant, now)
-			}
-		}
-		now = now.Add(tickInterval)
-		s.observe("a", int64(1+i)*unit/16, 10*time.Millisecond, now) // comes as quickly, and is not proved yet
-		s.tick(now)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -282,7 +283,7 @@ func TestHostileGrants(t *testing.T) {
 			})
 		}, ErrOffsetSyncFailure},
 		"65 grants": {func(w *world, p *fakePeer) {
-			for i := range uint64(maxGrantsQueued + 2) { // one more, because the first may have been written already
+			for i := range uint64(sched.MaxGrantsQueued + 2) { // one more, because the first may have been written already
 				p.grant(id, i+1, 0, uint64(len(w.data)))
 			}
 		}, ErrSecondaryStreamOverflow},

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -140,7 +141,7 @@ func TestHostilePrimaryControl(t *testing.T) {
 		"stream id of 64 bits":     {with(func(o *kwikpb.StreamOffer) { o.KwikStreamId = 1 << 63 }), ErrMetadataProtocolViolation},
 		"empty stream":             {with(func(o *kwikpb.StreamOffer) { o.Size = 0 }), ErrMetadataProtocolViolation},
 		"endless stream":           {with(func(o *kwikpb.StreamOffer) { o.Size = 1 << 62 }), ErrMetadataProtocolViolation},
-		"huge units":               {with(func(o *kwikpb.StreamOffer) { o.Alignment = maxUnit + 1 }), ErrMetadataProtocolViolation},
+		"huge units":               {with(func(o *kwikpb.StreamOffer) { o.Alignment = sched.MaxUnit + 1 }), ErrMetadataProtocolViolation},
 		"segments that do not fit": {with(func(o *kwikpb.StreamOffer) { o.Segments = []uint64{4, 7} }), ErrMetadataProtocolViolation},
 		"huge descriptor":          {with(func(o *kwikpb.StreamOffer) { o.Descriptor_ = make([]byte, maxDescriptor+1) }), ErrMetadataProtocolViolation},
 		"129 streams": {func(p *fakePeer) {

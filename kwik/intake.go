@@ -35,7 +35,7 @@ func (in *intake) take(n int) error {
 		}
 		in.frames.resetReadAhead()
 		for end := in.off + int64(n); in.off < end; {
-			if err := in.piece(in.a.units.cut(in.off, int64(in.h.config.BufferSize), end)); err != nil {
+			if err := in.piece(in.a.units.Cut(in.off, int64(in.h.config.BufferSize), end)); err != nil {
 				return err
 			}
 		}

@@ -85,9 +85,9 @@ func (h *hostileScene) foreignGrant() uint64 {
 	a := h.stream.agg
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for id, g := range a.sched.grants {
-		if g.path.id != h.id.path(1) {
-			return id
+	for _, g := range a.sched.Grants() {
+		if PathID(g.Source) != h.id.path(1) {
+			return g.ID
 		}
 	}
 	h.w.t.Fatal("nobody else was granted anything")

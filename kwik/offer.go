@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -40,7 +41,7 @@ type AggregateStreamSpec struct {
 type AggregateStream struct {
 	id      StreamID
 	spec    AggregateStreamSpec
-	units   units
+	units   sched.Units
 	content contentID
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -102,7 +103,7 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 	s.offers[o.id] = o
 	offer := &kwikpb.StreamOffer{
 		KwikStreamId: uint64(o.id), Size: uint64(spec.Size), Alignment: uint64(spec.Alignment),
-		Segments: u.segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
+		Segments: u.Segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
 	}
 	secondaries := 0
 	for _, m := range s.listener.members.offerable() {

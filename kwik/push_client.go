@@ -2,6 +2,8 @@ package kwik
 
 import (
 	"time"
+
+	"kwikcp/kwik/internal/sched"
 )
 
 // This file is the client's side of pushed streams. They have a window instead of grants: every server may write any
@@ -11,16 +13,23 @@ import (
 // pushLimit returns the end of the window. Called with the lock held.
 func (a *streamAggregator) pushLimit() int64 {
 	if a.mode != consumerOrdered {
-		return a.units.total // an unordered consumer needs no window
+		return a.units.Total() // an unordered consumer needs no window
 	}
-	return a.units.floor(min(a.offsets.read+a.window, a.units.total))
+	return a.units.Floor(min(a.offsets.read+a.window, a.units.Total()))
+}
+
+// A pushWindow tells a source of a pushed stream what it may write.
+type pushWindow struct {
+	start, end int64  // the source may write up to end; the client needs start next
+	sync       bool   // the source is not where it should be
+	question   uint64 // which question of the source this answers; 0 for none
 }
 
 // tellWindow sends a source the window. sync means that its offset is wrong; question is the timestamp of the request that this
 // answers, 0 for none. Called with the lock held.
 func (a *streamAggregator) tellWindow(s *source, sync bool, question uint64) {
 	s.told = a.pushLimit()
-	a.tell(schedAction{kind: schedWindow, path: s.id, start: min(a.offsets.next, s.told), end: s.told, sync: sync, question: question})
+	a.sendWindow(s.id, pushWindow{start: min(a.offsets.next, s.told), end: s.told, sync: sync, question: question})
 }
 
 // moveWindow sends the window to each source for which it has moved by a quarter of its size, or to the stream's end, since it
@@ -28,7 +37,7 @@ func (a *streamAggregator) tellWindow(s *source, sync bool, question uint64) {
 func (a *streamAggregator) moveWindow() {
 	limit := a.pushLimit()
 	for _, s := range a.sources {
-		if moved := limit - s.told; !s.gone && moved > 0 && (moved >= a.window/4 || limit == a.units.total) {
+		if moved := limit - s.told; !s.gone && moved > 0 && (moved >= a.window/4 || limit == a.units.Total()) {
 			a.tellWindow(s, false, 0)
 		}
 	}
@@ -48,7 +57,7 @@ func (a *streamAggregator) synchronise(id PathID, offset int64, room int, questi
 		a.tellWindow(s, offset < a.offsets.next || offset > a.pushLimit(), question)
 		return
 	}
-	a.sched.setRoom(id, room, time.Now())
+	a.sched.SetQueueLimit(sched.SourceID(id), room, time.Now())
 	a.dispatch()
 }
 
@@ -71,10 +80,10 @@ func (a *streamAggregator) adopt(id PathID, start int64) (s *source, grant uint6
 		return nil, 0, errSourceGone
 	case s == nil:
 		return nil, 0, errorf(ErrMetadataProtocolViolation, "a source that was not attached pushes").onPath(id).onStream(a.id, start)
-	case start < 0 || start >= a.units.total || !a.units.isBoundary(start):
+	case start < 0 || start >= a.units.Total() || !a.units.IsBoundary(start):
 		return nil, 0, errorf(ErrMetadataProtocolViolation, "no unit begins where it is pushed").onPath(id).onStream(a.id, start)
 	}
-	grant, ok := a.sched.adopt(id, start)
+	grant, ok := a.sched.Adopt(sched.SourceID(id), start)
 	if !ok {
 		return nil, 0, errSourceGone
 	}
@@ -96,7 +105,7 @@ func (a *streamAggregator) mayPush(s *source, end int64) (limit int64, err error
 // overdue reports whether the consumer of a pushed stream has waited longer than ReorderTimeout for the bytes of a hole: an
 // ordered one for the next byte, an unordered one for any. Called with the lock held.
 func (a *streamAggregator) overdue(now time.Time) bool {
-	had := a.sched.had.Total()
+	had := a.sched.Had()
 	got, busy := a.offsets.next, a.offsets.read < a.offsets.next // the reader has bytes left
 	if a.mode == consumerUnordered {
 		got, busy = had, false

@@ -78,7 +78,7 @@ func FuzzPushed(f *testing.F) {
 			for i := range b.data {
 				b.data[i] = letters[source]
 			}
-			done := !ordered && a.sched.done()
+			done := !ordered && a.sched.Done()
 			if done {
 				wait() // until CopyTo has returned the bytes may still change, and then not any more
 			}

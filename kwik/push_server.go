@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -19,7 +20,7 @@ import (
 type PushedStream struct {
 	session    *ServerSession
 	id         StreamID
-	units      units
+	units      sched.Units
 	descriptor []byte
 	ctx        context.Context
 	cancel     context.CancelFunc
@@ -32,7 +33,7 @@ type PushedStream struct {
 	changed  chan struct{} // closed and replaced when a field above changes
 }
 
-func newPushedStream(s *ServerSession, id StreamID, u units, descriptor []byte) *PushedStream {
+func newPushedStream(s *ServerSession, id StreamID, u sched.Units, descriptor []byte) *PushedStream {
 	p := &PushedStream{session: s, id: id, units: u, descriptor: descriptor, changed: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(s.conn.Context())
 	return p
@@ -42,7 +43,7 @@ func newPushedStream(s *ServerSession, id StreamID, u units, descriptor []byte) 
 func (p *PushedStream) StreamID() StreamID { return p.id }
 
 // Size returns the KWIK stream's size, in bytes.
-func (p *PushedStream) Size() int64 { return p.units.total }
+func (p *PushedStream) Size() int64 { return p.units.Total() }
 
 // Descriptor returns the primary's descriptor of the stream.
 func (p *PushedStream) Descriptor() []byte { return p.descriptor }
@@ -74,7 +75,7 @@ func (s *ServerSession) AcceptPushedStream(ctx context.Context) (*PushedStream, 
 }
 
 // attachPushed makes this server a source of a pushed stream. Called with the session's lock held.
-func (s *ServerSession) attachPushed(id StreamID, u units, descriptor []byte) {
+func (s *ServerSession) attachPushed(id StreamID, u sched.Units, descriptor []byte) {
 	p := newPushedStream(s, id, u, descriptor)
 	s.pushed[id] = p
 	s.waiting = append(s.waiting, p)
@@ -84,7 +85,7 @@ func (s *ServerSession) attachPushed(id StreamID, u units, descriptor []byte) {
 
 // window takes a new window from the client.
 func (p *PushedStream) window(w *kwikpb.OffsetSyncResponse) error {
-	start, n, total := w.GetExpectedOffset(), w.GetLength(), uint64(p.units.total)
+	start, n, total := w.GetExpectedOffset(), w.GetLength(), uint64(p.units.Total())
 	if start > total || n > total-start || w.GetGrantId() != 0 {
 		return errorf(ErrOffsetSyncFailure, "window of %d bytes at %d", n, start).onStream(p.id, -1)
 	}
@@ -184,7 +185,7 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 	if p == nil {
 		return errorf(ErrStreamMappingConflict, "this server is not attached to the stream").onStream(id, offset)
 	}
-	if offset < 0 || offset >= p.units.total || !p.units.isBoundary(offset) {
+	if offset < 0 || offset >= p.units.Total() || !p.units.IsBoundary(offset) {
 		return errorf(ErrOffsetSyncFailure, "no unit begins there").onStream(id, offset)
 	}
 	ctx := p.ctx
@@ -206,7 +207,7 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 		return writeError(err, s.session.serverID.path(1))
 	}
 	s.pushed, s.stream = p, stream
-	s.block = newBlock(max(s.session.listener.config.BufferSize, int(p.units.size)))
+	s.block = newBlock(max(s.session.listener.config.BufferSize, int(p.units.Size())))
 	return nil
 }
 
@@ -245,7 +246,7 @@ func (s *SecondaryStream) Write(p []byte) (n int, err error) {
 		return 0, s.err
 	case s.pushed == nil:
 		return 0, errNotMapped
-	case int64(len(p)) > s.pushed.units.total-s.Offset():
+	case int64(len(p)) > s.pushed.units.Total()-s.Offset():
 		return 0, errorf(ErrOffsetSyncFailure, "%d bytes pass the stream's end", len(p)).onStream(s.pushed.id, s.Offset())
 	}
 	for n < len(p) {
@@ -272,16 +273,16 @@ func (s *SecondaryStream) flush() (err error) {
 		}
 	}()
 	for {
-		whole := s.pushed.units.floor(s.Offset())
+		whole := s.pushed.units.Floor(s.Offset())
 		if whole <= s.stream.offset {
 			return nil
 		}
-		next := s.pushed.units.ceil(s.stream.offset + 1)
+		next := s.pushed.units.Ceil(s.stream.offset + 1)
 		limit, err := s.awaitWindow(next)
 		if err != nil {
 			return err
 		}
-		n := int(min(whole, s.pushed.units.floor(limit)) - s.stream.offset)
+		n := int(min(whole, s.pushed.units.Floor(limit)) - s.stream.offset)
 		if err := s.stream.writePayload(s.block, n); err != nil {
 			if s.pushed.ctx.Err() != nil {
 				return s.pushed.ended()

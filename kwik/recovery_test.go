@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -361,8 +362,7 @@ func (h *hostileScene) held(grant uint64) bool {
 	a := h.stream.agg
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	g := a.sched.grants[grant]
-	return g != nil && slices.Contains(g.path.grants, g)
+	return slices.ContainsFunc(a.sched.Grants(), func(g sched.GrantState) bool { return g.ID == grant && g.Queued })
 }
 
 // gone says why the fake is out of the stream, nil while it is not.

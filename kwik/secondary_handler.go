@@ -161,7 +161,7 @@ type admission struct {
 func (h *secondaryStreamHandler) authorize(a *streamAggregator, path PathID, open *kwikpb.SecondaryStreamOpen) (src *source, x admission, err error) {
 	offset := clampOffset(open.GetInitialOffset())
 	if x.grant = open.GetGrantId(); x.grant == 0 {
-		x = admission{start: offset, end: a.units.total, granted: a.units.total}
+		x = admission{start: offset, end: a.units.Total(), granted: a.units.Total()}
 		src, x.grant, err = a.adopt(path, offset)
 		return src, x, err
 	}
@@ -199,7 +199,7 @@ func (h *secondaryStreamHandler) receive(frames *metadataProtocol, in *intake, e
 			return h.finish(in, f.close)
 		}
 		next := in.off + int64(f.dataLen)
-		if next > end || !a.units.isBoundary(next) {
+		if next > end || !a.units.IsBoundary(next) {
 			return errorf(ErrMetadataProtocolViolation, "data up to %d under a grant that ends at %d", next, end).onPath(in.src.id).onStream(a.id, in.off)
 		}
 		if err := in.take(f.dataLen); err != nil {

@@ -262,7 +262,7 @@ func TestMappingEnd(t *testing.T) {
 		shorten := func(end int64) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			a.sched.shorten(a.sched.grants[h.grant.GetGrantId()], end)
+			a.sched.Shorten(h.grant.GetGrantId(), end)
 			a.dispatch()
 		}
 		wantEnd := func(end int64) {

@@ -4,6 +4,7 @@ import (
 	"math"
 	"time"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -64,7 +65,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 			return errorf(ErrOffsetSyncFailure, "offset of a stream that was never offered").onPath(p.id)
 		}
 		if a != nil {
-			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()), int(min(request.GetRoom(), maxGrantsQueued)), request.GetTimestamp())
+			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()), int(min(request.GetRoom(), sched.MaxGrantsQueued)), request.GetTimestamp())
 		}
 		return nil
 	case kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE:
@@ -139,14 +140,15 @@ func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 }
 
 // newStream makes the client's end of an aggregate stream. Called with the lock held.
-func (s *ClientSession) newStream(id StreamID, u units, o *kwikpb.StreamOffer) *openStream {
+func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOffer) *openStream {
 	a := newStreamAggregator(s.ctx, id, u, o.GetAlignment(), o.GetDescriptor_(), s.config)
 	if o.GetPushed() {
 		a.pushed, a.offsets.strategy = true, s.config.ConflictResolution
 	}
 	open := &openStream{agg: a, tickets: make(map[ServerID][]byte), attached: make(map[PathID]*path), left: make(map[PathID]*path)}
 	a.begin = func() { s.wantStream(open) }
-	a.tell = func(action schedAction) { s.tell(a, action) }
+	a.tell = func(action sched.Action) { s.tell(a, action) }
+	a.sendWindow = func(id PathID, window pushWindow) { s.sendWindow(a, id, window) }
 	a.hope = func() bool { return s.hope(open) }
 	a.queue = s.handler.pathLoad
 	a.done = func() { s.releaseStream(open) }
@@ -206,8 +208,8 @@ func (s *ClientSession) attachAll(open *openStream) {
 			continue
 		}
 		offer := &kwikpb.StreamOffer{
-			KwikStreamId: uint64(a.id), Size: uint64(a.units.total), Alignment: a.alignment,
-			Segments: a.units.segments(), Descriptor_: a.descriptor, Pushed: a.pushed,
+			KwikStreamId: uint64(a.id), Size: uint64(a.units.Total()), Alignment: a.alignment,
+			Segments: a.units.Segments(), Descriptor_: a.descriptor, Pushed: a.pushed,
 		}
 		if r.path.role == ServerRoleSecondary {
 			offer.Tickets = []*kwikpb.StreamTicket{{PathId: string(r.server.id), Ticket: ticket}}
@@ -246,33 +248,42 @@ func (s *ClientSession) attachNew() {
 }
 
 // tell sends a decision of a stream's scheduler to its source.
-func (s *ClientSession) tell(a *streamAggregator, action schedAction) {
+func (s *ClientSession) tell(a *streamAggregator, action sched.Action) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.paths[action.path]
+	r := s.paths[PathID(action.Source)]
 	if r == nil || r.path == nil {
 		return // its end is about to be reported
 	}
-	switch action.kind {
-	case schedGrantExtent:
+	switch action.Kind {
+	case sched.ActionGrant:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
-			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.start), Length: uint64(action.end - action.start), GrantId: action.grant,
+			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.Start), Length: uint64(action.End - action.Start), GrantId: action.Grant,
 		})
-	case schedWindow:
-		r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
-			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.start), Length: uint64(action.end - action.start),
-			SyncRequired: action.sync, Timestamp: action.question,
-		})
-	case schedShorten:
-		s.handler.shorten(a.id, action.grant, action.end)
+	case sched.ActionShorten:
+		s.handler.shorten(a.id, action.Grant, action.End)
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_UPDATE, GrantId: action.grant, EndOffset: uint64(action.end),
+			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_UPDATE, GrantId: action.Grant, EndOffset: uint64(action.End),
 		})
-	case schedRevoke:
+	case sched.ActionRevoke:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE, GrantId: action.grant,
+			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE, GrantId: action.Grant,
 		})
 	}
+}
+
+// sendWindow tells a source of a pushed stream what it may write.
+func (s *ClientSession) sendWindow(a *streamAggregator, id PathID, window pushWindow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.paths[id]
+	if r == nil || r.path == nil {
+		return // its end is about to be reported
+	}
+	r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
+		KwikStreamId: uint64(a.id), ExpectedOffset: uint64(window.start), Length: uint64(window.end - window.start),
+		SyncRequired: window.sync, Timestamp: window.question,
+	})
 }
 
 // hope reports whether a further source may still serve the stream: a server for which there is a ticket is being dialled or

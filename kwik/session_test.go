@@ -19,6 +19,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"kwikcp/internal/simnet"
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -114,7 +115,7 @@ func TestNobodyLeft(t *testing.T) {
 			start := time.Now()
 			<-c.done
 			wantError(w.t, c.err, ErrAggregationTimeout)
-			if took := time.Since(start); took < 3*time.Second || took > 3*time.Second+minStall+500*time.Millisecond {
+			if took := time.Since(start); took < 3*time.Second || took > 3*time.Second+sched.MinStall+500*time.Millisecond {
 				w.t.Errorf("after %v", took)
 			}
 		})

@@ -260,7 +260,7 @@ func (h *simHost) push(session *ServerSession, p *PushedStream) {
 	for h.s.conflict == ConflictResolutionReject && simSleep(p.Context(), 3*time.Second) {
 		for _, x := range mine {
 			for off := x.start; off < x.end && p.Context().Err() == nil; {
-				end := p.units.cut(off, 1, x.end)
+				end := p.units.Cut(off, 1, x.end)
 				h.pushPiece(session, p, flow, simPiece{h.index, off, end, x.version})
 				off = end
 			}

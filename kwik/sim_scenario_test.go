@@ -373,7 +373,7 @@ func (s *simScenario) pieces(r simDice, st *simStream) {
 	}
 	cuts := []int64{0, st.size}
 	for range r.IntN(8) {
-		cuts = append(cuts, u.floor(r.Int64N(st.size)))
+		cuts = append(cuts, u.Floor(r.Int64N(st.size)))
 	}
 	slices.Sort(cuts)
 	cuts = slices.Compact(cuts)
@@ -388,8 +388,8 @@ func (s *simScenario) pieces(r simDice, st *simStream) {
 			versions = 3 // and differ
 		}
 		for range 1 + r.IntN(4) {
-			x := simPiece{server: who(), start: u.floor(r.Int64N(st.size)), version: r.IntN(versions)}
-			x.end = u.ceil(x.start + 1 + r.Int64N(st.size-x.start))
+			x := simPiece{server: who(), start: u.Floor(r.Int64N(st.size)), version: r.IntN(versions)}
+			x.end = u.Ceil(x.start + 1 + r.Int64N(st.size-x.start))
 			if x.start > 0 { // what begins the stream is said above
 				st.pieces = append(st.pieces, x)
 			}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"kwikcp/internal/simnet"
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -231,17 +232,16 @@ func (c *simCall) violate(s *quic.SendStream) {
 }
 
 // foreign returns a grant of another source, nil if there is none. No peer could know it; a guess could be right.
-func (c *simCall) foreign(id StreamID) *schedGrant {
+func (c *simCall) foreign(id StreamID) *sched.GrantState {
 	a, _ := c.client.lookup(id)
 	if a == nil {
 		return nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, g := range a.sched.grants {
-		if g.path.id == primaryPathID && g.remainder() > 0 {
-			copied := *g
-			return &copied
+	for _, g := range a.sched.Grants() {
+		if PathID(g.Source) == primaryPathID && g.Pos < g.End {
+			return &g
 		}
 	}
 	return nil
@@ -336,8 +336,8 @@ func (c *simCall) push(r simDice, act simAct, o *kwikpb.StreamOffer) {
 	if f == nil || act == simNothing {
 		return
 	}
-	start := f.units.floor(r.Int64N(f.size))
-	end := f.units.ceil(start + 1 + r.Int64N(f.size-start))
+	start := f.units.Floor(r.Int64N(f.size))
+	end := f.units.Ceil(start + 1 + r.Int64N(f.size-start))
 	version := 0
 	if act == simLies {
 		version = simWrong
@@ -352,7 +352,7 @@ func (c *simCall) push(r simDice, act simAct, o *kwikpb.StreamOffer) {
 func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uint64, start, end int64) {
 	f, id := c.flow(o.GetDescriptor_()), StreamID(o.GetKwikStreamId())
 	u, err := newUnits(o.GetSize(), o.GetAlignment(), o.GetSegments())
-	if f == nil || err != nil || u.total != f.size {
+	if f == nil || err != nil || u.Total() != f.size {
 		c.fault("server %d is attached to %v", c.index, o)
 		return
 	}
@@ -365,19 +365,19 @@ func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uin
 		f.version(p[:max(0, min(end, f.size)-off)], off, version)
 		return wireData(p)
 	}
-	first := u.cut(start, unit, end)
+	first := u.Cut(start, unit, end)
 	open := wireOpen(id, grant, uint64(start))
 	var s *quic.SendStream
 	switch act {
 	case simForeignGrant:
 		if g := c.foreign(id); g != nil {
-			wrong := bytes.Repeat([]byte{0xa5}, int(u.cut(g.start, unit, g.granted)-g.start))
-			c.write(wireOpen(id, g.id, uint64(g.start)), wireData(wrong))
+			wrong := bytes.Repeat([]byte{0xa5}, int(u.Cut(g.Start, unit, g.Granted)-g.Start))
+			c.write(wireOpen(id, g.ID, uint64(g.Start)), wireData(wrong))
 		} else {
 			c.write(wireOpen(id, 1<<40+grant, uint64(start)), data(start, first))
 		}
 	case simWrongOffset:
-		off := []int64{first, first, u.floor(f.size / 2), start + 1, -1, f.size}[r.IntN(6)]
+		off := []int64{first, first, u.Floor(f.size / 2), start + 1, -1, f.size}[r.IntN(6)]
 		if off == 0 || off == start { // that would be right
 			return
 		}
@@ -387,7 +387,7 @@ func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uin
 			c.write(open) // without bytes, because it may be right
 		}
 	case simHalfUnit:
-		if n := first - start; u.size > 1 && n > 1 {
+		if n := first - start; u.Size() > 1 && n > 1 {
 			c.write(open, wireData(f.content[start:start+1]))
 		}
 	case simForeignOpen:
@@ -431,14 +431,14 @@ func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uin
 			return
 		}
 		for off := start; off < end; {
-			next := u.cut(off, 1<<(6+r.IntN(11)), end)
+			next := u.Cut(off, 1<<(6+r.IntN(11)), end)
 			if _, err := s.Write(data(off, next)); err != nil {
 				return
 			}
 			off = next
 		}
 		if act == simPastGrant && (grant > 0 || end == f.size) { // elsewhere a source may push
-			s.Write(wireData(make([]byte, max(u.size, 1))))
+			s.Write(wireData(make([]byte, max(u.Size(), 1))))
 		}
 		s.Write(wireClose(uint64(end)))
 		s.Close()

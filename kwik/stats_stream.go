@@ -19,7 +19,7 @@ type SourceStats struct {
 func (a *streamAggregator) stats() StreamStats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	st := StreamStats{Size: a.units.total, Bytes: a.sched.had.Total(), Kept: a.offsets.kept, Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts}
+	st := StreamStats{Size: a.units.Total(), Bytes: a.sched.Had(), Kept: a.offsets.kept, Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts}
 	servers := make(map[ServerID]int) // index in st.Sources
 	for _, s := range a.sources {
 		i, ok := servers[s.id.server()]

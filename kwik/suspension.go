@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kwikcp/internal/backoff"
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -41,7 +42,7 @@ const (
 	// maxRejectionReports bounds the reports of one session that are handled.
 	maxRejectionReports = 256
 	// maxChallengeFrame bounds a challenge and its answer, in bytes.
-	maxChallengeFrame = maxUnit + 256<<10
+	maxChallengeFrame = sched.MaxUnit + 256<<10
 )
 
 // A VerifyFunc checks bytes of the content that a descriptor names: p, from offset off. It returns nil if they are right. It
@@ -76,11 +77,11 @@ func (l *Listener) handlePathStatus(s *ServerSession, status *kwikpb.PathStatus)
 	if l.config.Verify == nil || offer == nil {
 		return // a stream that has ended, or never existed, does not tell what to request
 	}
-	if offer.spec.Pushed || rejected.GetOffset() >= uint64(offer.units.total) {
+	if offer.spec.Pushed || rejected.GetOffset() >= uint64(offer.units.Total()) {
 		return // pushed bytes cannot be requested
 	}
-	start := offer.units.floor(int64(rejected.GetOffset()))
-	l.addRejected(ServerID(status.GetPathId()), rejectedUnit{offer, start, offer.units.ceil(start + 1)})
+	start := offer.units.Floor(int64(rejected.GetOffset()))
+	l.addRejected(ServerID(status.GetPathId()), rejectedUnit{offer, start, offer.units.Ceil(start + 1)})
 }
 
 // addRejected makes a member prove a unit.
@@ -202,7 +203,7 @@ func (l *Listener) challenge(m *member, u rejectedUnit) error {
 	stream.SetDeadline(time.Now().Add(challengeTimeout))
 	spec := u.offer.spec
 	request := &kwikpb.Challenge{
-		Size: uint64(spec.Size), Alignment: uint64(spec.Alignment), Descriptor_: spec.Descriptor, Segments: u.offer.units.segments(),
+		Size: uint64(spec.Size), Alignment: uint64(spec.Alignment), Descriptor_: spec.Descriptor, Segments: u.offer.units.Segments(),
 		Offset: uint64(u.start), Length: uint64(u.end - u.start),
 	}
 	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Challenge{Challenge: request}}); err != nil {

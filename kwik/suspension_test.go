@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -254,7 +255,7 @@ func TestHostileChallenges(t *testing.T) {
 		l := w.secondaries[0].Listener
 		for name, change := range map[string]func(c *kwikpb.Challenge){
 			"nothing":            func(c *kwikpb.Challenge) { c.Length = 0 },
-			"too much":           func(c *kwikpb.Challenge) { c.Length = maxUnit + 1 },
+			"too much":           func(c *kwikpb.Challenge) { c.Length = sched.MaxUnit + 1 },
 			"beyond the end":     func(c *kwikpb.Challenge) { c.Offset = 4<<20 - 1 },
 			"at the end":         func(c *kwikpb.Challenge) { c.Offset = 4 << 20 },
 			"an overflow":        func(c *kwikpb.Challenge) { c.Offset = 1<<64 - 1 },

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/zeebo/blake3"
+
+	"kwikcp/kwik/internal/sched"
 )
 
 const (
@@ -42,16 +44,16 @@ type ticketClaim struct {
 // and descriptor.
 type contentID [32]byte
 
-func newContentID(u units, alignment uint64, descriptor []byte, pushed bool) (id contentID) {
+func newContentID(u sched.Units, alignment uint64, descriptor []byte, pushed bool) (id contentID) {
 	h := blake3.New()
 	if pushed {
 		h.WriteString("kwik pushed content")
 	} else {
 		h.WriteString("kwik content")
 	}
-	segments := u.segments()
+	segments := u.Segments()
 	buf := make([]byte, 0, 8*(4+len(segments)))
-	buf = binary.LittleEndian.AppendUint64(buf, uint64(u.total))
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(u.Total()))
 	buf = binary.LittleEndian.AppendUint64(buf, alignment)
 	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(segments)))
 	for _, n := range segments {

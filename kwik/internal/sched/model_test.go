@@ -1,4 +1,4 @@
-package kwik
+package sched
 
 import (
 	"fmt"
@@ -19,10 +19,15 @@ import (
 //
 // At the end one source is honest and the others are not, and the stream has to be complete in bounded time.
 
+const (
+	modelHeadStart = 1 << 20 // longer head starts do not occur
+	modelStrikes   = 3       // a source that gives up so many grants in a row is removed
+)
+
 // A modelGrant is a grant as its source knows it.
 type modelGrant struct {
 	id         uint64
-	path       PathID
+	path       SourceID
 	start, end int64
 	granted    int64 // the end as first granted
 	sent       int64 // written up to here
@@ -35,14 +40,14 @@ func (g *modelGrant) live() bool { return !g.revoked && g.pos < g.end }
 
 // A modelSource is a source that is attached.
 type modelSource struct {
-	id       PathID
-	room     int
-	strikes  int
-	received int64
-	rtt      time.Duration
-	leaving  bool
-	lacks    rangeset.Set
-	grants   []*modelGrant // in the order in which they came, until their streams end
+	id         SourceID
+	queueLimit int
+	strikes    int
+	received   int64
+	rtt        time.Duration
+	draining   bool
+	missing    rangeset.Set
+	grants     []*modelGrant // in the order in which they came, until their streams end
 }
 
 // A modelDelivery has been claimed and is not accepted yet.
@@ -55,8 +60,8 @@ type modelDelivery struct {
 type schedulerModel struct {
 	choose   chooser
 	fatal    func(format string, args ...any)
-	s        *scheduler
-	u        units
+	s        *Scheduler
+	u        Units
 	now      time.Time
 	sources  []*modelSource
 	orphans  []*modelGrant // of sources that were taken out: bytes may be under way
@@ -111,27 +116,27 @@ func newSchedulerModel(choose chooser, record bool, fatal func(string, ...any)) 
 			segments = append(segments, total-sum)
 		}
 	}
-	u, err := newUnits(total, size, segments)
+	u, err := NewUnits(total, size, segments)
 	if err != nil {
-		m.fatal("newUnits(%d, %d, %v): %v", total, size, segments, err)
+		m.fatal("NewUnits(%d, %d, %v): %v", total, size, segments, err)
 	}
 	m.u = u
 	limit := u.total
 	if choose.below(2) == 0 {
-		limit = u.ceil(int64(choose.below(8)) << 18)
+		limit = u.Ceil(int64(choose.below(8)) << 18)
 	}
-	m.s = newScheduler(u, limit)
-	if end := u.floor(int64(choose.below(maxHeadStart))); choose.below(4) == 0 && end > 0 {
-		m.sources = append(m.sources, &modelSource{id: "a", room: defaultRoom, grants: []*modelGrant{{id: 1, path: "a", end: end, granted: end}}})
-		m.s.headStart("a", end, 0, m.now)
+	m.s = New(u, limit)
+	if end := u.Floor(int64(choose.below(modelHeadStart))); choose.below(4) == 0 && end > 0 {
+		m.sources = append(m.sources, &modelSource{id: "a", queueLimit: DefaultQueueLimit, grants: []*modelGrant{{id: 1, path: "a", end: end, granted: end}}})
+		m.s.AddHeadStart(Source{ID: "a", RTT: 0}, end, m.now)
 	}
-	if start := u.floor(int64(choose.below(int(min(u.total, 1<<30))))); choose.below(4) == 0 {
-		end := u.ceil(min(start+1+int64(choose.below(1<<20)), u.total))
+	if start := u.Floor(int64(choose.below(int(min(u.total, 1<<30))))); choose.below(4) == 0 {
+		end := u.Ceil(min(start+1+int64(choose.below(1<<20)), u.total))
 		m.claimed.Add(start, end)
-		m.s.keep(start, end)
+		m.s.MarkHad(start, end)
 	}
 	if total&1 == 1 { // not of choose: what its seeds found stays what it was
-		m.s.first = rangeset.Range{Start: u.floor(u.total - 1), End: u.total}
+		m.s.SetPriority(u.Floor(u.total-1), u.total)
 	}
 	return m
 }
@@ -146,7 +151,7 @@ func (m *schedulerModel) do(event string, f func()) {
 	m.check()
 }
 
-func (m *schedulerModel) source(id PathID) *modelSource {
+func (m *schedulerModel) source(id SourceID) *modelSource {
 	for _, src := range m.sources {
 		if src.id == id {
 			return src
@@ -157,20 +162,20 @@ func (m *schedulerModel) source(id PathID) *modelSource {
 
 // replay gives the scheduler's actions to the sources.
 func (m *schedulerModel) replay() {
-	actions := m.s.take()
-	if most := (maxGrantsQueued*4 + 8) * (len(m.s.paths) + 2); len(actions) > most {
+	actions := m.s.Actions()
+	if most := (MaxGrantsQueued*4 + 8) * (len(m.s.sources) + 2); len(actions) > most {
 		m.fatal("%d actions at once", len(actions))
 	}
 	for _, a := range actions {
-		m.note(m.text("  -> %s %v grant %d [%d, %d)", a.path, []string{"grant", "shorten", "revoke"}[a.kind], a.grant, a.start, a.end))
-		src := m.source(a.path)
+		m.note(m.text("  -> %s %v grant %d [%d, %d)", a.Source, []string{"grant", "shorten", "revoke"}[a.Kind], a.Grant, a.Start, a.End))
+		src := m.source(a.Source)
 		if src == nil {
-			if a.kind == schedGrantExtent {
-				m.fatal("grant %d to %s, which is not there", a.grant, a.path)
+			if a.Kind == ActionGrant {
+				m.fatal("grant %d to %s, which is not there", a.Grant, a.Source)
 			}
 			continue
 		}
-		if a.kind == schedGrantExtent {
+		if a.Kind == ActionGrant {
 			live := 0
 			for _, g := range src.grants {
 				if g.live() {
@@ -178,32 +183,32 @@ func (m *schedulerModel) replay() {
 				}
 			}
 			switch {
-			case src.leaving && m.s.replaceable(m.s.path(src.id)):
-				m.fatal("grant %d to %s, which is to leave, though there are others", a.grant, src.id)
-			case live >= src.room:
-				m.fatal("grant %d makes %d in a room of %d", a.grant, live+1, src.room)
-			case src.lacks.Overlap(a.start, a.end) > 0:
-				m.fatal("grant [%d, %d) to %s, which lacks %v", a.start, a.end, src.id, &src.lacks)
-			case a.start < 0 || a.start >= a.end || a.end > m.s.limit:
-				m.fatal("grant [%d, %d) with limit %d", a.start, a.end, m.s.limit)
-			case !m.u.isBoundary(a.start) || !m.u.isBoundary(a.end):
-				m.fatal("grant [%d, %d) is off the unit boundaries", a.start, a.end)
+			case src.draining && m.s.isReplaceable(m.s.source(src.id)):
+				m.fatal("grant %d to %s, which is to leave, though there are others", a.Grant, src.id)
+			case live >= src.queueLimit:
+				m.fatal("grant %d makes %d in a room of %d", a.Grant, live+1, src.queueLimit)
+			case src.missing.Overlap(a.Start, a.End) > 0:
+				m.fatal("grant [%d, %d) to %s, which lacks %v", a.Start, a.End, src.id, &src.missing)
+			case a.Start < 0 || a.Start >= a.End || a.End > m.s.limit:
+				m.fatal("grant [%d, %d) with limit %d", a.Start, a.End, m.s.limit)
+			case !m.u.IsBoundary(a.Start) || !m.u.IsBoundary(a.End):
+				m.fatal("grant [%d, %d) is off the unit boundaries", a.Start, a.End)
 			}
-			src.grants = append(src.grants, &modelGrant{id: a.grant, path: src.id, start: a.start, end: a.end, granted: a.end, sent: a.start, pos: a.start})
+			src.grants = append(src.grants, &modelGrant{id: a.Grant, path: src.id, start: a.Start, end: a.End, granted: a.End, sent: a.Start, pos: a.Start})
 			continue
 		}
-		i := slices.IndexFunc(src.grants, func(g *modelGrant) bool { return g.id == a.grant })
+		i := slices.IndexFunc(src.grants, func(g *modelGrant) bool { return g.id == a.Grant })
 		if i < 0 {
-			m.fatal("action %d for grant %d, which %s does not have", a.kind, a.grant, a.path)
+			m.fatal("action %d for grant %d, which %s does not have", a.Kind, a.Grant, a.Source)
 			return
 		}
 		switch g := src.grants[i]; {
-		case a.kind == schedRevoke:
+		case a.Kind == ActionRevoke:
 			g.revoked = true
-		case a.end >= g.end || a.end < g.pos || !m.u.isBoundary(a.end):
-			m.fatal("grant %d [%d, %d) shortened to %d", g.id, g.pos, g.end, a.end)
+		case a.End >= g.end || a.End < g.pos || !m.u.IsBoundary(a.End):
+			m.fatal("grant %d [%d, %d) shortened to %d", g.id, g.pos, g.end, a.End)
 		default:
-			g.end = a.end
+			g.end = a.End
 		}
 	}
 }
@@ -216,13 +221,13 @@ func (m *schedulerModel) check() {
 		if s.had.Overlap(r.Start, r.End) > 0 {
 			m.fatal("had bytes of %v are free", r)
 		}
-		if !m.u.isBoundary(r.Start) || !m.u.isBoundary(r.End) {
+		if !m.u.IsBoundary(r.Start) || !m.u.IsBoundary(r.End) {
 			m.fatal("free %v is off the unit boundaries", r)
 		}
 		all.Add(r.Start, r.End)
 	}
 	owned := s.free.Clone()
-	for _, p := range s.paths {
+	for _, p := range s.sources {
 		src := m.source(p.id)
 		var live []*modelGrant
 		for _, g := range src.grants {
@@ -249,7 +254,7 @@ func (m *schedulerModel) check() {
 			}
 			all.Add(g.pos, g.end)
 		}
-		if _, stray := s.freeOf(p, 0, s.limit); stray && s.started && !m.observed && !p.stalled && len(p.grants) == 0 && !s.heldBack(p, m.now) && !s.replaceable(p) {
+		if _, stray := s.freeIn(p, 0, s.limit); stray && s.started && !m.observed && !p.stalled && len(p.grants) == 0 && !s.hasEqualPart(p, m.now) && !s.isReplaceable(p) {
 			m.fatal("%s has nothing to do while %v is free below %d", p.id, &s.free, s.limit)
 		}
 	}
@@ -261,8 +266,8 @@ func (m *schedulerModel) check() {
 	if r, lost := all.NextMissing(0, m.u.total); lost {
 		m.fatal("%v is lost", r)
 	}
-	if s.done() != (s.had.Total() == m.u.total) || s.missing(0, m.u.total) == s.done() {
-		m.fatal("done %v with %v", s.done(), &s.had)
+	if s.Done() != (s.had.Total() == m.u.total) || !s.Has(0, m.u.total) == s.Done() {
+		m.fatal("done %v with %v", s.Done(), &s.had)
 	}
 }
 
@@ -295,7 +300,7 @@ func (m *schedulerModel) settle(i int) {
 	m.do(m.text("accept grant %d to %d, fresh %v", d.g.id, d.end, d.fresh), func() {
 		d.g.writing = false
 		d.g.pos = max(d.g.pos, min(d.end, d.g.end))
-		m.s.accept(d.g.id, d.end, d.fresh, m.now)
+		m.s.Accept(d.g.id, d.end, d.fresh, m.now)
 	})
 }
 
@@ -311,19 +316,19 @@ func (m *schedulerModel) end(g *modelGrant) {
 			src.grants = slices.DeleteFunc(src.grants, drop)
 		}
 		m.orphans = slices.DeleteFunc(m.orphans, drop)
-		if n := m.s.closed(g.id, m.now); n != want {
+		if n := m.s.CloseGrant(g.id, m.now); n != want {
 			m.fatal("closed says that %d are undelivered, want %d", n, want)
 		}
 	})
 }
 
-func (m *schedulerModel) add(id PathID, rtt time.Duration) {
+func (m *schedulerModel) add(id SourceID, rtt time.Duration) {
 	if m.source(id) != nil {
 		return
 	}
 	m.do(m.text("add %s, rtt %v", id, rtt), func() {
-		m.sources = append(m.sources, &modelSource{id: id, room: defaultRoom, rtt: rtt})
-		m.s.addPath(id, rtt, m.now)
+		m.sources = append(m.sources, &modelSource{id: id, queueLimit: DefaultQueueLimit, rtt: rtt})
+		m.s.AddSource(Source{ID: id, RTT: rtt}, m.now)
 	})
 }
 
@@ -331,20 +336,20 @@ func (m *schedulerModel) remove(src *modelSource) {
 	m.do(m.text("remove %s", src.id), func() {
 		m.sources = slices.DeleteFunc(m.sources, func(o *modelSource) bool { return o == src })
 		m.orphans = append(m.orphans, src.grants...)
-		m.s.removePath(src.id, m.now)
+		m.s.RemoveSource(src.id, m.now)
 	})
 }
 
 func (m *schedulerModel) observe(src *modelSource) {
 	m.do(m.text("observe %s: %d", src.id, src.received), func() {
-		m.s.observe(src.id, src.received, src.rtt, m.now)
+		m.s.Observe(src.id, src.received, src.rtt, m.now)
 		m.observed = true
 	})
 }
 
 func (m *schedulerModel) tick(step time.Duration) {
 	m.now = m.now.Add(step)
-	m.do(m.text("tick %v", step), func() { m.s.tick(m.now) })
+	m.do(m.text("tick %v", step), func() { m.s.Tick(m.now) })
 }
 
 var modelRTTs = []time.Duration{0, time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond, 700 * time.Millisecond}
@@ -358,35 +363,35 @@ func (m *schedulerModel) step() {
 	}
 	switch what := choose.below(26); {
 	case what == 0 || src == nil:
-		m.add(PathID("abcdef"[choose.below(6):][:1]), modelRTTs[choose.below(len(modelRTTs))])
+		m.add(SourceID("abcdef"[choose.below(6):][:1]), modelRTTs[choose.below(len(modelRTTs))])
 	case what == 1:
-		m.do("start", func() { m.s.start(m.now) })
+		m.do("start", func() { m.s.Start(m.now) })
 	case what == 2:
 		m.remove(src)
 	case what == 24:
 		m.do(m.text("%s leaves", src.id), func() {
-			src.leaving = true
-			m.s.drain(src.id, m.now)
+			src.draining = true
+			m.s.Drain(src.id, m.now)
 		})
 	case what == 25:
-		start := m.u.floor(int64(choose.below(int(min(m.u.total, 1<<30)))))
-		end := m.u.ceil(min(start+1+int64(choose.below(1<<20)), m.u.total))
+		start := m.u.Floor(int64(choose.below(int(min(m.u.total, 1<<30)))))
+		end := m.u.Ceil(min(start+1+int64(choose.below(1<<20)), m.u.total))
 		m.do(m.text("%s lacks [%d, %d)", src.id, start, end), func() {
-			src.lacks.Add(start, end)
-			m.s.lack(src.id, start, end, m.now)
+			src.missing.Add(start, end)
+			m.s.MarkMissing(src.id, start, end, m.now)
 		})
 	case what == 3:
-		src.room = 1 + choose.below(maxGrantsQueued)
-		m.do(m.text("room of %s is %d", src.id, src.room), func() { m.s.setRoom(src.id, src.room, m.now) })
+		src.queueLimit = 1 + choose.below(MaxGrantsQueued)
+		m.do(m.text("room of %s is %d", src.id, src.queueLimit), func() { m.s.SetQueueLimit(src.id, src.queueLimit, m.now) })
 	case what == 4:
 		limit := m.s.limit + int64(choose.below(1<<16))*50
 		m.do(m.text("limit %d", limit), func() {
-			m.observed = m.u.floor(limit) <= m.s.limit // a limit that does not move does nothing
-			m.s.setLimit(limit, m.now)
+			m.observed = m.u.Floor(limit) <= m.s.limit // a limit that does not move does nothing
+			m.s.SetLimit(limit, m.now)
 		})
 	case what == 5:
 		n, wait := choose.below(3), time.Duration(choose.below(300))*time.Millisecond
-		m.do(m.text("expect %d for %v", n, wait), func() { m.s.expect(n, m.now.Add(wait), m.now) })
+		m.do(m.text("expect %d for %v", n, wait), func() { m.s.Expect(n, m.now.Add(wait), m.now) })
 	case what < 9:
 		src.received += []int64{0, 1, 1 << 16, 1 << 24, 1 << 50}[choose.below(5)]
 		m.observe(src)
@@ -396,7 +401,7 @@ func (m *schedulerModel) step() {
 			case 0, 1: // silent
 			case 2:
 				m.do(m.text("excuse %s", o.id), func() {
-					m.s.excuse(o.id, m.now)
+					m.s.ResetStallTimer(o.id, m.now)
 					m.observed = true
 				})
 			default:
@@ -434,7 +439,7 @@ func (m *schedulerModel) write(src *modelSource, most int64, settle bool) (n int
 		}
 		if !g.revoked && g.sent < g.end {
 			from := g.sent
-			m.deliver(g, m.u.cut(from, most, g.end), settle)
+			m.deliver(g, m.u.Cut(from, most, g.end), settle)
 			return g.sent - from
 		}
 		m.end(g)
@@ -445,7 +450,7 @@ func (m *schedulerModel) write(src *modelSource, most int64, settle bool) (n int
 // late lets bytes come that were under way when their grant was shortened or taken back.
 func (m *schedulerModel) late(g *modelGrant) {
 	if !g.writing && g.sent < g.granted && (g.revoked || g.sent >= g.end || m.source(g.path) == nil) {
-		m.deliver(g, m.u.cut(g.sent, 1<<18, g.granted), m.choose.below(2) == 0)
+		m.deliver(g, m.u.Cut(g.sent, 1<<18, g.granted), m.choose.below(2) == 0)
 	}
 }
 
@@ -455,13 +460,13 @@ func (m *schedulerModel) finish() {
 		m.settle(0)
 	}
 	m.add("honest", 10*time.Millisecond)
-	m.do("start", func() { m.s.start(m.now) })
-	m.do("no limit", func() { m.s.setLimit(m.u.total, m.now) })
+	m.do("start", func() { m.s.Start(m.now) })
+	m.do("no limit", func() { m.s.SetLimit(m.u.total, m.now) })
 	const perTick = 1 << 20
-	habits := make(map[PathID]int)
+	habits := make(map[SourceID]int)
 	steps := int(m.u.total/perTick) + 1
 	for range 3*steps + 400 {
-		if m.s.done() {
+		if m.s.Done() {
 			return
 		}
 		for _, src := range slices.Clone(m.sources) {
@@ -492,7 +497,7 @@ func (m *schedulerModel) finish() {
 			case 3: // opens streams and gives them up, until the aggregator has enough of it
 				if len(src.grants) > 0 && m.choose.below(4) == 0 {
 					m.end(src.grants[0])
-					if src.strikes++; src.strikes == maxStrikes {
+					if src.strikes++; src.strikes == modelStrikes {
 						m.remove(src)
 					}
 				}
@@ -505,7 +510,7 @@ func (m *schedulerModel) finish() {
 		for _, src := range m.sources {
 			m.observe(src)
 		}
-		m.tick(tickInterval)
+		m.tick(TickInterval)
 	}
 	m.fatal("the stream did not come to its end: had %v of %d", &m.s.had, m.u.total)
 }

@@ -1,4 +1,4 @@
-package kwik
+package sched
 
 import (
 	"math"
@@ -12,7 +12,7 @@ import (
 // A schedulerSim is a network of sources in discrete time: what is told takes half a round trip, and what is written
 // another half plus its length over the source's rate.
 type schedulerSim struct {
-	s       *scheduler
+	s       *Scheduler
 	now     time.Time
 	ticked  time.Time
 	claimed rangeset.Set
@@ -21,7 +21,7 @@ type schedulerSim struct {
 }
 
 type simSource struct {
-	id     PathID
+	id     SourceID
 	rate   float64 // bytes a second; 0 is silence
 	rtt    time.Duration
 	grants []*modelGrant
@@ -34,19 +34,23 @@ type simSource struct {
 
 type simMessage struct {
 	at     time.Time
-	action schedAction
-	g      *modelGrant // of data, up to action.end
+	action Action
+	g      *modelGrant // of data, up to action.End
 }
 
-const simStep = time.Millisecond
+const (
+	simStep        = time.Millisecond
+	testQueueLimit = 16        // what servers state
+	testFrame      = 256 << 10 // what servers write at once
+)
 
 func newSchedulerSim(total, unit uint64, sources ...*simSource) *schedulerSim {
-	u, err := newUnits(total, unit, nil)
+	u, err := NewUnits(total, unit, nil)
 	if err != nil {
 		panic(err)
 	}
-	sim := &schedulerSim{s: newScheduler(u, u.total), now: time.Unix(1e9, 0)}
-	sim.s.start(sim.now)
+	sim := &schedulerSim{s: New(u, u.total), now: time.Unix(1e9, 0)}
+	sim.s.Start(sim.now)
 	for _, src := range sources {
 		sim.add(src)
 	}
@@ -55,15 +59,15 @@ func newSchedulerSim(total, unit uint64, sources ...*simSource) *schedulerSim {
 
 func (sim *schedulerSim) add(src *simSource) {
 	sim.sources = append(sim.sources, src)
-	sim.s.addPath(src.id, src.rtt, sim.now)
-	sim.s.setRoom(src.id, grantQueueLimit, sim.now)
+	sim.s.AddSource(Source{ID: src.id, RTT: src.rtt}, sim.now)
+	sim.s.SetQueueLimit(src.id, testQueueLimit, sim.now)
 	sim.tell()
 }
 
 func (sim *schedulerSim) tell() {
-	for _, a := range sim.s.take() {
+	for _, a := range sim.s.Actions() {
 		for _, src := range sim.sources {
-			if src.id == a.path {
+			if src.id == a.Source {
 				src.inbox = append(src.inbox, simMessage{at: sim.now.Add(src.rtt / 2), action: a})
 			}
 		}
@@ -79,15 +83,15 @@ func (sim *schedulerSim) run(most time.Duration) time.Duration {
 			sim.write(src)
 			sim.receive(src)
 		}
-		if sim.s.done() {
+		if sim.s.Done() {
 			return sim.now.Sub(start)
 		}
-		if sim.now.Sub(sim.ticked) >= tickInterval {
+		if sim.now.Sub(sim.ticked) >= TickInterval {
 			sim.ticked = sim.now
 			for _, src := range sim.sources {
-				sim.s.observe(src.id, src.total, src.rtt, sim.now)
+				sim.s.Observe(src.id, src.total, src.rtt, sim.now)
 			}
-			sim.s.tick(sim.now)
+			sim.s.Tick(sim.now)
 			sim.tell()
 		}
 	}
@@ -98,12 +102,12 @@ func (sim *schedulerSim) hear(src *simSource) {
 	for len(src.inbox) > 0 && !src.inbox[0].at.After(sim.now) {
 		a := src.inbox[0].action
 		src.inbox = src.inbox[1:]
-		i := slices.IndexFunc(src.grants, func(g *modelGrant) bool { return g.id == a.grant })
+		i := slices.IndexFunc(src.grants, func(g *modelGrant) bool { return g.id == a.Grant })
 		switch {
-		case a.kind == schedGrantExtent:
-			src.grants = append(src.grants, &modelGrant{id: a.grant, start: a.start, sent: a.start, end: a.end})
-		case i >= 0 && a.kind == schedShorten:
-			src.grants[i].end = a.end
+		case a.Kind == ActionGrant:
+			src.grants = append(src.grants, &modelGrant{id: a.Grant, start: a.Start, sent: a.Start, end: a.End})
+		case i >= 0 && a.Kind == ActionShorten:
+			src.grants[i].end = a.End
 		case i >= 0:
 			src.grants[i].end = src.grants[i].start
 		}
@@ -118,12 +122,12 @@ func (sim *schedulerSim) write(src *simSource) {
 			src.grants = src.grants[1:]
 			continue
 		}
-		next := sim.s.units.cut(g.sent, dataFrameSize, g.end)
+		next := sim.s.units.Cut(g.sent, testFrame, g.end)
 		if src.credit < float64(next-g.sent) {
 			return
 		}
 		src.credit -= float64(next - g.sent)
-		src.outbox = append(src.outbox, simMessage{at: sim.now.Add(src.rtt / 2), g: g, action: schedAction{grant: g.id, start: g.sent, end: next}})
+		src.outbox = append(src.outbox, simMessage{at: sim.now.Add(src.rtt / 2), g: g, action: Action{Grant: g.id, Start: g.sent, End: next}})
 		g.sent = next
 	}
 	src.credit = 0
@@ -134,17 +138,17 @@ func (sim *schedulerSim) receive(src *simSource) {
 		a := src.outbox[0].action
 		src.outbox = src.outbox[1:]
 		var fresh []rangeset.Range
-		for from := a.start; from < a.end; {
-			r, ok := sim.claimed.NextMissing(from, a.end)
+		for from := a.Start; from < a.End; {
+			r, ok := sim.claimed.NextMissing(from, a.End)
 			if !ok {
 				break
 			}
 			fresh, from = append(fresh, r), r.End
 		}
-		sim.wasted += a.end - a.start - sim.claimed.Add(a.start, a.end)
-		src.total += a.end - a.start
+		sim.wasted += a.End - a.Start - sim.claimed.Add(a.Start, a.End)
+		src.total += a.End - a.Start
 		src.last = sim.now
-		sim.s.accept(a.grant, a.end, fresh, sim.now)
+		sim.s.Accept(a.Grant, a.End, fresh, sim.now)
 		sim.tell()
 	}
 }
@@ -195,8 +199,8 @@ func TestSlowSourceDoesNotDelay(t *testing.T) {
 			if took > alone+alone/50 {
 				t.Errorf("unit %d, %v B/s: %v with a slow source, %v without", unit, rate, took, alone)
 			}
-			if spare := max(int64(total)/100, spareUnits*int64(unit)); sim.wasted > spare {
-				t.Errorf("unit %d, %v B/s: %d bytes wasted, %d allowed", unit, rate, sim.wasted, spare)
+			if budget := max(int64(total)/100, hedgeUnits*int64(unit)); sim.wasted > budget {
+				t.Errorf("unit %d, %v B/s: %d bytes wasted, %d allowed", unit, rate, sim.wasted, budget)
 			}
 			t.Logf("unit %d, %v B/s: %v, alone %v, wasted %d", unit, rate, took, alone, sim.wasted)
 		}
@@ -221,11 +225,11 @@ func TestTrickleIsNotWaitedFor(t *testing.T) {
 			start := sim.now
 			for range 200 {
 				trickle.total++
-				if sim.run(50 * time.Millisecond); sim.s.done() {
+				if sim.run(50 * time.Millisecond); sim.s.Done() {
 					break
 				}
 			}
-			if took := sim.now.Sub(start); !sim.s.done() || took > 4*time.Second {
+			if took := sim.now.Sub(start); !sim.s.Done() || took > 4*time.Second {
 				t.Errorf("had %v after %v", &sim.s.had, took)
 			}
 		})
@@ -238,22 +242,22 @@ func TestPathologicalRates(t *testing.T) {
 	for _, a := range rates {
 		for _, b := range rates {
 			for _, rtt := range []time.Duration{0, time.Millisecond, time.Hour} {
-				u, _ := newUnits(40<<20+1, 1<<16, nil)
-				s := newScheduler(u, u.total)
+				u, _ := NewUnits(40<<20+1, 1<<16, nil)
+				s := New(u, u.total)
 				now := time.Unix(1e9, 0)
-				s.start(now)
-				s.addPath("a", rtt, now)
-				s.path("a").rate = a
-				s.setRoom("a", maxGrantsQueued, now)
-				s.addPath("b", rtt, now)
-				s.path("b").rate = b
-				s.setRoom("b", maxGrantsQueued, now)
+				s.Start(now)
+				s.AddSource(Source{ID: "a", RTT: rtt}, now)
+				s.source("a").rate = a
+				s.SetQueueLimit("a", MaxGrantsQueued, now)
+				s.AddSource(Source{ID: "b", RTT: rtt}, now)
+				s.source("b").rate = b
+				s.SetQueueLimit("b", MaxGrantsQueued, now)
 				for range 3 {
 					now = now.Add(time.Millisecond)
-					s.tick(now)
-					for _, x := range s.take() {
-						if x.kind == schedGrantExtent && (x.start < 0 || x.start >= x.end || x.end > u.total || !u.isBoundary(x.start) || !u.isBoundary(x.end)) {
-							t.Fatalf("rates %v and %v: grant [%d, %d)", a, b, x.start, x.end)
+					s.Tick(now)
+					for _, x := range s.Actions() {
+						if x.Kind == ActionGrant && (x.Start < 0 || x.Start >= x.End || x.End > u.total || !u.IsBoundary(x.Start) || !u.IsBoundary(x.End)) {
+							t.Fatalf("rates %v and %v: grant [%d, %d)", a, b, x.Start, x.End)
 						}
 					}
 				}
@@ -278,14 +282,14 @@ func TestExtentSizes(t *testing.T) {
 		{"half of its part of what is left", 100e6, 8 << 20, 2, 2 << 20},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			u, _ := newUnits(uint64(tt.free), 0, nil)
-			s := newScheduler(u, u.total)
+			u, _ := NewUnits(uint64(tt.free), 0, nil)
+			s := New(u, u.total)
 			now := time.Unix(1e9, 0)
 			for i := range tt.paths {
-				s.addPath(PathID(rune('a'+i)), 0, now)
-				s.paths[i].rate = tt.rate
+				s.AddSource(Source{ID: SourceID(rune('a' + i))}, now)
+				s.sources[i].rate = tt.rate
 			}
-			if got := s.extentSize(s.paths[0], now); got != tt.want {
+			if got := s.extentSize(s.sources[0], now); got != tt.want {
 				t.Errorf("extentSize %d, want %d", got, tt.want)
 			}
 		})
@@ -297,14 +301,14 @@ func TestExtentSizes(t *testing.T) {
 func TestRateOfASourceThatBegins(t *testing.T) {
 	const rtt = 50 * time.Millisecond
 	now := time.Unix(1e9, 0)
-	u, _ := newUnits(1<<30, 0, nil)
-	s := newScheduler(u, u.total)
-	s.start(now)
-	s.addPath("a", rtt, now)
-	p, received := s.path("a"), int64(0)
+	u, _ := NewUnits(1<<30, 0, nil)
+	s := New(u, u.total)
+	s.Start(now)
+	s.AddSource(Source{ID: "a", RTT: rtt}, now)
+	p, received := s.source("a"), int64(0)
 	come := func(n int64) {
 		received, now = received+n, now.Add(rtt)
-		s.observe("a", received, rtt, now)
+		s.Observe("a", received, rtt, now)
 	}
 	for n := int64(40_000); n < 40_000<<5; n *= 2 {
 		come(n)
@@ -330,43 +334,43 @@ func TestRateOfASourceThatBegins(t *testing.T) {
 // Small streams wait a little for the servers that are still connecting, and each gets its equal part.
 func TestExpectedSourcesAreReservedFor(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	u, _ := newUnits(900<<10, 64<<10, nil)
-	s := newScheduler(u, u.total)
-	s.expect(2, now.Add(200*time.Millisecond), now)
-	s.addPath("a", 0, now)
-	s.setRoom("a", grantQueueLimit, now)
-	s.start(now)
-	if got, part := s.path("a").granted, u.total/3; got < part || got > part+minExtent {
+	u, _ := NewUnits(900<<10, 64<<10, nil)
+	s := New(u, u.total)
+	s.Expect(2, now.Add(200*time.Millisecond), now)
+	s.AddSource(Source{ID: "a", RTT: 0}, now)
+	s.SetQueueLimit("a", testQueueLimit, now)
+	s.Start(now)
+	if got, part := s.source("a").granted, u.total/3; got < part || got > part+minExtent {
 		t.Errorf("%d bytes granted, a third is %d", got, part)
 	}
-	s.tick(now.Add(200*time.Millisecond - 1))
-	held := s.path("a").granted
-	s.tick(now.Add(200 * time.Millisecond))
-	if got := s.path("a").granted; held == u.total || got != u.total {
+	s.Tick(now.Add(200*time.Millisecond - 1))
+	held := s.source("a").granted
+	s.Tick(now.Add(200 * time.Millisecond))
+	if got := s.source("a").granted; held == u.total || got != u.total {
 		t.Errorf("%d bytes granted before, %d after the reserve ended", held, got)
 	}
 }
 
 // stealing sets up a source v that holds all of a stream of 4 MiB, and others that hold nothing.
-func stealing(unit uint64, v *schedPath, others ...*schedPath) (*scheduler, time.Time) {
-	u, err := newUnits(4<<20, unit, nil)
+func stealing(unit uint64, v *source, others ...*source) (*Scheduler, time.Time) {
+	u, err := NewUnits(4<<20, unit, nil)
 	if err != nil {
 		panic(err)
 	}
-	s, now := newScheduler(u, u.total), time.Unix(1e9, 0)
+	s, now := New(u, u.total), time.Unix(1e9, 0)
 	s.started = true
-	s.paths = append(others, v)
+	s.sources = append(others, v)
 	s.grant(v, 0, u.total, now)
-	s.take()
+	s.Actions()
 	return s, now
 }
 
 // What a thief has no room for goes to whoever has.
 func TestStolenTailThatDoesNotFit(t *testing.T) {
-	idle := &schedPath{id: "idle", room: 4}
-	thief := &schedPath{id: "thief", room: 1, rate: 10e6}
-	s, now := stealing(64<<10, &schedPath{id: "victim", room: 1, rate: 10e6}, idle, thief)
-	s.accept(99, 3<<20+64<<10, []rangeset.Range{{Start: 3 << 20, End: 3<<20 + 64<<10}}, now) // late bytes: a hole
+	idle := &source{id: "idle", queueLimit: 4}
+	thief := &source{id: "thief", queueLimit: 1, rate: 10e6}
+	s, now := stealing(64<<10, &source{id: "victim", queueLimit: 1, rate: 10e6}, idle, thief)
+	s.Accept(99, 3<<20+64<<10, []rangeset.Range{{Start: 3 << 20, End: 3<<20 + 64<<10}}, now) // late bytes: a hole
 	if len(thief.grants) != 1 || thief.grants[0].end != 3<<20 {
 		t.Errorf("the thief has %+v", thief.grants)
 	}
@@ -378,22 +382,22 @@ func TestStolenTailThatDoesNotFit(t *testing.T) {
 func TestNotWorthStealing(t *testing.T) {
 	for _, tt := range []struct {
 		name      string
-		v, p      schedPath
+		v, p      source
 		wantSteal bool
 	}{
-		{"from one as fast", schedPath{rate: 1e6}, schedPath{rate: 1e6}, true},
-		{"by one that would be done later", schedPath{rate: 1e6}, schedPath{rate: 1e6, rtt: time.Minute}, false},
-		{"by one too slow to matter", schedPath{rate: 100e6}, schedPath{rate: 1e6}, false},
-		{"from one that is far away but quick", schedPath{rate: 1e12, rtt: time.Second}, schedPath{rate: 1e6}, false},
-		{"what is under way to here", schedPath{rate: 1e6, rtt: 10 * time.Second}, schedPath{rate: 1e6}, false},
-		{"by one that is stalled", schedPath{rate: 1e6}, schedPath{rate: 1e6, stalled: true}, false},
-		{"from one of unknown rate", schedPath{}, schedPath{rate: 1e6}, false},
+		{"from one as fast", source{rate: 1e6}, source{rate: 1e6}, true},
+		{"by one that would be done later", source{rate: 1e6}, source{rate: 1e6, rtt: time.Minute}, false},
+		{"by one too slow to matter", source{rate: 100e6}, source{rate: 1e6}, false},
+		{"from one that is far away but quick", source{rate: 1e12, rtt: time.Second}, source{rate: 1e6}, false},
+		{"what is under way to here", source{rate: 1e6, rtt: 10 * time.Second}, source{rate: 1e6}, false},
+		{"by one that is stalled", source{rate: 1e6}, source{rate: 1e6, stalled: true}, false},
+		{"from one of unknown rate", source{}, source{rate: 1e6}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.v.id, tt.v.room, tt.p.id, tt.p.room = "v", 4, "p", 4
+			tt.v.id, tt.v.queueLimit, tt.p.id, tt.p.queueLimit = "v", 4, "p", 4
 			s, now := stealing(1, &tt.v, &tt.p)
-			s.fill(now)
-			if told := s.take(); (len(told) > 0) != tt.wantSteal {
+			s.schedule(now)
+			if told := s.Actions(); (len(told) > 0) != tt.wantSteal {
 				t.Errorf("told %+v", told)
 			}
 		})
