@@ -71,6 +71,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	}
 	g := &get{GetOptions: o, request: newRequest(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
 	g.pool = o.Pool
+	g.byteRange = o.Range
 	g.headStart = g.wantsHeadStart
 	start := time.Now()
 	err := g.run(ctx, g.attempt)
@@ -159,7 +160,7 @@ func (g *get) attempt(ctx context.Context) (err error) {
 	if err := g.completeTree(ctx, nil); err != nil {
 		return err
 	}
-	return g.place(ctx, func(ctx context.Context) error { return g.copy(ctx, g.tree.Verify, nil) })
+	return g.place(ctx, func(ctx context.Context) error { return g.copy(ctx, g.proved().Verify, nil) })
 }
 
 // place finds out what is here already of the manifest's file, and calls fetch for the rest if there is any.
@@ -213,7 +214,7 @@ func (g *get) wantsHeadStart() int64 {
 
 // seeAll reports that nothing is left to fetch.
 func (g *get) seeAll() {
-	all := kwik.StreamStats{Size: g.tree.Size(), Bytes: g.tree.Size()}
+	all := kwik.StreamStats{Size: g.manifest.Size, Bytes: g.manifest.Size}
 	g.see(g.observer.progress(g.session.Servers(), all), all)
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
 	"kwikcp/transfer/disk"
 	"path/filepath"
@@ -45,7 +44,7 @@ type partFile struct {
 	useless bool
 
 	// tree is what had is proved against; nil while nobody knows what the file's bytes are worth.
-	tree *integrity.Tree
+	tree fileTree
 
 	// window says which part of a file this is to hold; nil for all. What had and fetched say are offsets in the whole file.
 	window *window

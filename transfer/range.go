@@ -5,70 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
+	"time"
 
 	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/internal/wire"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// A ByteRange is a part of a file as HTTP and curl write it (RFC 9110 section 14.1.2): FIRST-LAST, both included and counted from 0, FIRST-
-// to the end, or -N for the last N bytes.
-type ByteRange struct {
-	First int64 // -1 for the last N bytes
-	Last  int64 // included, math.MaxInt64 for the end; N if First is -1
-}
+// A ByteRange is a part of a file in the notation of HTTP and curl: FIRST-LAST,
+// both included and counted from 0; FIRST- to the end of the file; or -N for the
+// last N bytes. Its fields are First, -1 for the last N bytes, and Last, which is
+// math.MaxInt64 for the end of the file and N if First is -1.
+type ByteRange = wire.ByteRange
 
-// ParseByteRange reads a ByteRange. Its errors say what is wrong with it in a few words.
-func ParseByteRange(text string) (ByteRange, error) {
-	first, last, ok := strings.Cut(text, "-")
-	if !ok || first == "" && last == "" {
-		return ByteRange{}, errors.New("it is not START-END, START- or -LAST")
-	}
-	r := ByteRange{First: -1, Last: math.MaxInt64}
-	for _, x := range []struct {
-		text string
-		to   *int64
-	}{{first, &r.First}, {last, &r.Last}} {
-		if x.text == "" {
-			continue
-		}
-		n, err := strconv.ParseUint(x.text, 10, 63) // takes no sign
-		if err != nil {
-			return ByteRange{}, fmt.Errorf("%q is not a number of bytes", x.text)
-		}
-		*x.to = int64(n)
-	}
-	switch {
-	case r.First > r.Last:
-		return ByteRange{}, errors.New("it ends before it starts")
-	case r.First < 0 && r.Last == 0:
-		return ByteRange{}, errors.New("it has no byte")
-	}
-	return r, nil
-}
-
-// String returns the range in a form that ParseByteRange reads.
-func (r ByteRange) String() string {
-	switch {
-	case r.First < 0:
-		return fmt.Sprintf("-%d", r.Last)
-	case r.Last == math.MaxInt64:
-		return fmt.Sprintf("%d-", r.First)
-	}
-	return fmt.Sprintf("%d-%d", r.First, r.Last)
-}
-
-// Of returns the bytes of the range in a file of some size, as far as there are any.
-func (r ByteRange) Of(size int64) rangeset.Range {
-	if r.First < 0 {
-		return rangeset.Range{Start: max(0, size-r.Last), End: size}
-	}
-	return rangeset.Range{Start: min(r.First, size), End: min(r.Last, size-1) + 1}
-}
+// ParseByteRange parses a ByteRange. The text of its errors is a short clause for
+// the user, such as "it ends before it starts".
+func ParseByteRange(text string) (ByteRange, error) { return wire.ParseByteRange(text) }
 
 // A RangeError says that a file has no byte of the range that was asked for.
 type RangeError struct {
@@ -86,9 +41,17 @@ type window struct {
 	cover rangeset.Range // the groups that they are in, which is what can be proved
 }
 
+// A fileTree proves a file, or a range of it.
+type fileTree interface {
+	Root() integrity.Root
+	Size() int64
+	GroupSize() integrity.GroupSize
+	Verify(off int64, p []byte) error
+}
+
 // frame makes a part file ready for a part of a file. Nothing is known of what an earlier transfer left in it, since that
 // is aligned otherwise; what this one has written for the same tree counts.
-func (p *partFile) frame(want rangeset.Range, tree *integrity.Tree) error {
+func (p *partFile) frame(want rangeset.Range, tree fileTree) error {
 	if p.window != nil && sameTree(p.tree, tree) {
 		return nil
 	}
@@ -97,9 +60,8 @@ func (p *partFile) frame(want rangeset.Range, tree *integrity.Tree) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	unit := tree.GroupSize().Bytes()
-	last := (want.End - 1) - (want.End-1)%unit // start of the last group
-	p.window = &window{want, rangeset.Range{Start: want.Start - want.Start%unit, End: last + min(unit, tree.Size()-last)}}
+	start, end := tree.GroupSize().Cover(want.Start, want.End, tree.Size())
+	p.window = &window{want, rangeset.Range{Start: start, End: end}}
 	p.tree, p.had = tree, rangeset.Set{}
 	p.useless = true // for another transfer
 	return nil
@@ -116,15 +78,81 @@ func (w *window) narrow(b []byte, off int64) ([]byte, int64) {
 
 // frame finds out which bytes are wanted and prepares the part file for them.
 func (g *get) frame() error {
-	want := g.Range.Of(g.tree.Size())
-	if want.Empty() {
-		return &Error{Kind: KindNotFound, Op: fmt.Sprintf("fetch %q", g.URL.Path), Err: &RangeError{*g.Range, g.tree.Size()}}
+	want, err := g.wanted()
+	if err != nil {
+		return err
 	}
-	if err := g.part.frame(want, g.tree); err != nil {
+	if err := g.part.frame(want, g.proved()); err != nil {
 		return err
 	}
 	g.result.Offset = want.Start
-	g.observer.outside(g.tree.Size() - g.part.window.cover.Len())
+	g.observer.outside(g.manifest.Size - g.part.window.cover.Len())
+	return nil
+}
+
+// wanted returns the requested bytes of the file. It fails if the file has none of them, which is the primary's word: no
+// group that could prove it was requested.
+func (r *request) wanted() (rangeset.Range, error) {
+	want := r.byteRange.Of(r.manifest.Size)
+	if want.Empty() {
+		notThere := &RangeError{*r.byteRange, r.manifest.Size}
+		return want, &Error{Kind: KindNotFound, Op: fmt.Sprintf("fetch %q", r.url.Path), Err: notThere}
+	}
+	return want, nil
+}
+
+// proved returns the tree of the file, or of the requested range. One of them must be complete.
+func (r *request) proved() fileTree {
+	if r.rangeTree != nil {
+		return r.rangeTree
+	}
+	return r.tree
+}
+
+// readRangeProof reads the values that prove the requested range and proves them against the root of the manifest. A server that
+// ignored the range sends the whole tree instead, which is then read to its end.
+//
+// The length of the proof follows from manifest and range. Memory is taken for the values that arrived only.
+func (r *request) readRangeProof(ctx context.Context) error {
+	want, err := r.wanted()
+	if err != nil {
+		return err
+	}
+	size, group := r.growing.Size(), r.growing.GroupSize()
+	length := integrity.RangeProofLen(size, group, want.Start, want.End)
+	var proof []byte
+	for int64(len(proof)) < length {
+		reply, err := r.reply(ctx, time.Now().Add(answerTimeout))
+		if err != nil {
+			return err
+		}
+		switch answer := reply.GetReply().(type) {
+		case *transferpb.Reply_RangeProof:
+			values := answer.RangeProof.GetValues()
+			tooLong := int64(len(values)) > length-int64(len(proof))
+			if len(values) == 0 || len(values)%wire.HashSize != 0 || tooLong {
+				return r.answer.malformed(errors.New("a range proof that does not fit its manifest"))
+			}
+			proof = append(proof, values...)
+		case *transferpb.Reply_Tree:
+			if len(proof) > 0 {
+				return r.answer.unexpected(reply)
+			}
+			if err := r.growTree(answer.Tree); err != nil {
+				return err
+			}
+			return r.completeTree(ctx, nil)
+		case *transferpb.Reply_Hashing, nil:
+		default:
+			return r.answer.unexpected(reply)
+		}
+	}
+	tree, err := integrity.FromRangeProof(size, group, want.Start, want.End, proof, r.manifest.Root)
+	if err != nil {
+		return &Error{Kind: KindIntegrity, Op: r.answer.op, Err: err}
+	}
+	r.rangeTree = tree
+	r.observer.manifest(r.manifest)
 	return nil
 }
 

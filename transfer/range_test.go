@@ -2,63 +2,25 @@ package transfer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"kwikcp/internal/rangeset"
+	"kwikcp/integrity"
 	"kwikcp/transfer/internal/transfertest"
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
-
-func TestParseByteRange(t *testing.T) {
-	for text, want := range map[string]rangeset.Range{ // in a file of 100 bytes
-		"0-0": {Start: 0, End: 1}, "0-": {Start: 0, End: 100}, "99-": {Start: 99, End: 100}, "10-19": {Start: 10, End: 20}, "10-1000": {Start: 10, End: 100},
-		"-1": {Start: 99, End: 100}, "-100": {Start: 0, End: 100}, "-1000": {Start: 0, End: 100}, "007-8": {Start: 7, End: 9},
-		"0-9223372036854775807": {Start: 0, End: 100}, "100-": {}, "100-200": {}, "9223372036854775807-": {},
-	} {
-		r, err := ParseByteRange(text)
-		got := r.Of(100)
-		if err != nil || got != want && !(got.Empty() && want.Empty()) {
-			t.Errorf("%s: %v, %v", text, got, err)
-		}
-		if !r.Of(0).Empty() {
-			t.Errorf("%s: %v of an empty file", text, r.Of(0))
-		}
-		if again, err := ParseByteRange(r.String()); err != nil || again != r {
-			t.Errorf("%s became %v: %v", text, r, err)
-		}
-	}
-	for _, text := range []string{"", "-", "5", "5-4", "-0", "a-b", "1-b", "a-1", "1-2-3", "--1", "+1-2", "1-+2", " 1-2", "1 - 2", "0-1,3-4", "0x1-", "9223372036854775808-", "bytes=0-1", "1_0-"} {
-		if r, err := ParseByteRange(text); err == nil {
-			t.Errorf("%q is %v", text, r)
-		}
-	}
-}
-
-func FuzzParseByteRange(f *testing.F) {
-	f.Add("0-9", int64(5))
-	f.Add("-9", int64(math.MaxInt64))
-	f.Add("9223372036854775807-", int64(math.MaxInt64))
-	f.Fuzz(func(t *testing.T, text string, size int64) {
-		r, err := ParseByteRange(text)
-		if err != nil || size < 0 {
-			return
-		}
-		if of := r.Of(size); !of.Empty() && (of.Start < 0 || of.End > size) {
-			t.Errorf("%q of %d is %v", text, size, of)
-		}
-		if again, err := ParseByteRange(r.String()); err != nil || again != r {
-			t.Errorf("%q became %v: %v, %v", text, r, again, err)
-		}
-	})
-}
 
 // A range arrives exactly, in a file or in order, and no more than the groups that it is in are fetched.
 func TestGetRange(t *testing.T) {
@@ -186,4 +148,120 @@ func TestGetRangeAgain(t *testing.T) {
 		}
 		wantNames(t, filepath.Dir(target))
 	})
+}
+
+// countingConn counts the bytes that arrive at a socket.
+type countingConn struct {
+	net.PacketConn
+	received *atomic.Int64
+}
+
+func (c countingConn) ReadFrom(p []byte) (int, net.Addr, error) {
+	n, addr, err := c.PacketConn.ReadFrom(p)
+	c.received.Add(int64(n))
+	return n, addr, err
+}
+
+// The client of a range receives its proof, and not the tree.
+func TestGetRangeReceivesNoTree(t *testing.T) {
+	const groups = 1000 // and 48 bytes: 32,032 bytes of tree
+	content := bytes.Repeat([]byte("0123456789abcdef"), groups*4096+3)
+	onWire(t, func(w *testNet) {
+		w.serveFiles(map[string][]byte{"file": content})
+		var received atomic.Int64
+		got, _, err := w.get(func(o *GetOptions) {
+			o.Range = &ByteRange{First: -1, Last: 48}
+			o.KWIK.ListenPacket = func(context.Context, netip.AddrPort) (net.PacketConn, error) {
+				socket, err := w.Sim.Listen(transfertest.ClientHost, w.Link)
+				return countingConn{socket, &received}, err
+			}
+		})
+		if err != nil || !bytes.Equal(got, content[len(content)-48:]) {
+			w.T.Fatalf("%d bytes, %v", len(got), err)
+		}
+		// The handshake and Hello take less than 10,000 bytes.
+		if n := received.Load(); n > 10_000 {
+			w.T.Errorf("%d bytes arrived for 48 bytes of the file", n)
+		}
+	})
+}
+
+func (p *peer) rangeProof(values []byte) {
+	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_RangeProof{RangeProof: &transferpb.RangeProof{Values: values}}})
+}
+
+// The client takes the proof of its range or the whole tree, and nothing else.
+func TestGetRangeFromOtherServers(t *testing.T) {
+	tree, err := integrity.Build(t.Context(), bytes.NewReader(theFile), int64(len(theFile)), integrity.DefaultGroupSize, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	prove := func(start, end int64) []byte {
+		proof, err := tree.ProveRange(start, end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return proof
+	}
+	right := prove(70_000, 70_010)
+	wrong := bytes.Clone(right)
+	wrong[3]++
+	shrunk := uint64(tree.Size() - 1)
+	for name, x := range map[string]struct {
+		size uint64 // claimed; 0 for the true one
+		text string // range
+		act  func(p *peer)
+		kind Kind // with an empty says 0 means success
+		says string
+	}{
+		"proof":               {0, "70000-70009", func(p *peer) { p.rangeProof(right) }, 0, ""},
+		"proof in pieces":     {0, "70000-70009", func(p *peer) { p.rangeProof(right[:32]); p.rangeProof(right[32:]) }, 0, ""},
+		"an older server":     {0, "70000-70009", func(p *peer) { p.Tree(tree.CVs()) }, 0, ""},
+		"older, in pieces":    {0, "70000-70009", func(p *peer) { p.Tree(tree.CVs()[:32]); p.Tree(tree.CVs()[32:]) }, 0, ""},
+		"wrong value":         {0, "70000-70009", func(p *peer) { p.rangeProof(wrong) }, KindIntegrity, "hashes to"},
+		"too long":            {0, "70000-70009", func(p *peer) { p.rangeProof(append(bytes.Clone(right), wrong[:32]...)) }, KindOther, "no sense"},
+		"half a value":        {0, "70000-70009", func(p *peer) { p.rangeProof(right[:16]) }, KindOther, "no sense"},
+		"empty":               {0, "70000-70009", func(p *peer) { p.rangeProof(nil) }, KindOther, "no sense"},
+		"too short":           {0, "70000-70009", func(p *peer) { p.rangeProof(right[32:]); p.Stream.Close() }, KindNetwork, ""},
+		"another range":       {0, "70000-70009", func(p *peer) { p.rangeProof(prove(131_072, 131_073)) }, KindIntegrity, "hashes to"},
+		"proof, then tree":    {0, "70000-70009", func(p *peer) { p.rangeProof(right[:32]); p.Tree(tree.CVs()) }, KindOther, "no sense"},
+		"tree, then proof":    {0, "70000-70009", func(p *peer) { p.Tree(tree.CVs()[:32]); p.rangeProof(right) }, KindOther, "no sense"},
+		"another size":        {shrunk, "-10", func(p *peer) { p.rangeProof(prove(tree.Size()-10, tree.Size())) }, KindIntegrity, "do not match"},
+		"a range beyond":      {0, "99999999-", func(p *peer) {}, KindNotFound, "there are no bytes"},
+		"a size of any range": {math.MaxInt64, "0-", func(p *peer) { p.rangeProof(right) }, KindOther, "no sense"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onWire(t, func(w *testNet) {
+				w.hostile(openTheFile, func(p *peer) {
+					if p.Request.GetRange() == nil || p.Request.GetHeadStart() != 0 {
+						p.Errorf("the request is %v", p.Request)
+					}
+					m, _ := honest()
+					if x.size != 0 {
+						m.Size = x.size
+					}
+					if m.GetSize() < math.MaxInt64 {
+						p.offer(m, int64(m.GetSize()))
+					}
+					p.Manifest(m)
+					x.act(p)
+				})
+				r, err := ParseByteRange(x.text)
+				if err != nil {
+					w.T.Fatal(err)
+				}
+				got, _, err := w.get(func(o *GetOptions) { o.Range = &r })
+				if succeeds := x.kind == 0 && x.says == ""; !succeeds {
+					wantKind(w.T, err, x.kind, x.says)
+					if len(got) > 0 {
+						w.T.Errorf("%d bytes were passed on", len(got))
+					}
+					return
+				}
+				if err != nil || !bytes.Equal(got, theFile[70_000:70_010]) {
+					w.T.Errorf("%d bytes, %v", len(got), err)
+				}
+			})
+		})
+	}
 }

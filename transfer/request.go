@@ -34,6 +34,8 @@ type request struct {
 	kwik    *kwik.ClientConfig
 	dial    DialFunc
 	pool    *Pool // nil gives each attempt a new session
+	// byteRange is the requested part of the file; nil for all of it.
+	byteRange *ByteRange
 	// headStart returns how many bytes of the content the primary should send with its reply. Nil
 	// means none.
 	headStart func() int64
@@ -47,7 +49,8 @@ type request struct {
 	headStartRead  func()                 // releases the reservation of a head start; nil without one
 	manifest       Manifest               // its root is zero until the primary knows it
 	growing        *integrity.GrowingTree // the part of the tree that has arrived
-	tree           *integrity.Tree        // nil until it is complete
+	tree           *integrity.Tree        // nil until it is complete, and with a rangeTree
+	rangeTree      *integrity.RangeTree   // nil unless the primary proved byteRange alone
 	stream         kwik.StreamID          // of the content; no byte is sent before it is read, but a head start
 	streamAccepted bool                   // the code that accepted the stream closes it
 	answer         *exchange              // nil until the request is sent
@@ -75,7 +78,7 @@ func newRequest(
 // The tree is complete unless the primary is still hashing the file.
 func (r *request) requestManifest(ctx context.Context) error {
 	r.start, r.answer, r.headStartRead = time.Now(), nil, nil
-	r.tree, r.growing, r.stream, r.streamAccepted = nil, nil, 0, false
+	r.tree, r.rangeTree, r.growing, r.stream, r.streamAccepted = nil, nil, nil, 0, false
 	if err := r.connect(ctx); err != nil {
 		return err
 	}
@@ -181,6 +184,9 @@ func withConnectTimeout(conf *kwik.ClientConfig, timeout time.Duration) *kwik.Cl
 func (r *request) fetchManifest(ctx context.Context) (err error) {
 	deadline := r.start.Add(r.timeout)
 	message := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(r.url.Path)}
+	if r.byteRange != nil {
+		message.Range = r.byteRange.Message()
+	}
 	if r.headStart != nil {
 		var reserved int64
 		reserved, r.headStartRead = r.session.ReserveHeadStart(r.headStart())
@@ -201,7 +207,11 @@ func (r *request) fetchManifest(ctx context.Context) (err error) {
 			if err := r.readManifest(answer.Manifest); err != nil {
 				return err
 			}
-			if len(answer.Manifest.GetRoot()) > 0 {
+			rootIsKnown := len(answer.Manifest.GetRoot()) > 0
+			switch {
+			case rootIsKnown && r.byteRange != nil:
+				return r.readRangeProof(ctx)
+			case rootIsKnown:
 				return r.completeTree(ctx, nil)
 			}
 			return nil
@@ -263,7 +273,7 @@ func (r *request) readRoot(root []byte) error {
 // follow a manifest, and the root if the manifest had none. It calls grown, which may be nil,
 // after each part of the tree.
 func (r *request) completeTree(ctx context.Context, grown func() error) error {
-	if r.tree != nil {
+	if r.tree != nil || r.rangeTree != nil {
 		return nil
 	}
 	size, group := r.growing.Size(), r.growing.GroupSize()
@@ -280,8 +290,8 @@ func (r *request) completeTree(ctx context.Context, grown func() error) error {
 		}
 		switch answer := reply.GetReply().(type) {
 		case *transferpb.Reply_Tree:
-			if cvs := answer.Tree.GetChainingValues(); len(cvs) == 0 || r.growing.Append(cvs) != nil {
-				return r.answer.malformed(errors.New("a tree that does not fit its manifest"))
+			if err := r.growTree(answer.Tree); err != nil {
+				return err
 			}
 			if grown != nil {
 				if err := grown(); err != nil {
@@ -314,3 +324,12 @@ func (r *request) completeTree(ctx context.Context, grown func() error) error {
 }
 
 func clamp(n uint64) int64 { return int64(min(n, math.MaxInt64)) }
+
+// growTree takes the next chaining values of the tree.
+func (r *request) growTree(m *transferpb.Tree) error {
+	cvs := m.GetChainingValues()
+	if len(cvs) == 0 || r.growing.Append(cvs) != nil {
+		return r.answer.malformed(errors.New("a tree that does not fit its manifest"))
+	}
+	return nil
+}

@@ -50,7 +50,7 @@ func (p *partFile) proved(tree *integrity.Tree) {
 	p.tree = tree
 }
 
-func sameTree(old, tree *integrity.Tree) bool {
+func sameTree(old, tree fileTree) bool {
 	return old != nil && old.Root() == tree.Root() && old.Size() == tree.Size() && old.GroupSize() == tree.GroupSize()
 }
 

@@ -46,6 +46,8 @@ type response struct {
 	entry   *indexEntry
 	// headStart is how many bytes the server may send before the client requests them.
 	headStart int64
+	// byteRange is the requested part of the content; nil for all of it.
+	byteRange *wire.ByteRange
 	// complete is closed when the response ends. The head start follows it, so that it does not
 	// compete with the tree.
 	complete chan struct{}
@@ -77,6 +79,10 @@ func (s *Server) respondFile(
 	if wire.CheckPath(path) != nil {
 		return servedContent{}, fs.ErrNotExist // the client does not learn why
 	}
+	byteRange, err := wire.ReadByteRange(request.GetRange())
+	if err != nil {
+		return servedContent{}, errRequest
+	}
 	f, err := s.dir.Open(path)
 	if err != nil {
 		return servedContent{}, err
@@ -91,7 +97,11 @@ func (s *Server) respondFile(
 		lastSent: time.Now(), complete: make(chan struct{}),
 	}
 	defer close(r.complete)
-	r.headStart = int64(min(request.GetHeadStart(), math.MaxInt64))
+	if request.GetRange() == nil {
+		r.headStart = int64(min(request.GetHeadStart(), math.MaxInt64))
+	} else {
+		r.byteRange = &byteRange
+	}
 	r.entry = s.lookup(path, disk.VersionOf(info))
 	err = r.send()
 	return r.content, err
@@ -117,12 +127,18 @@ func (r *response) send() error {
 	if err := r.sendManifest(size, tree.GroupSize(), root[:]); err != nil {
 		return err
 	}
+	if r.byteRange != nil {
+		return r.proveRange(tree)
+	}
 	return r.sendTree(tree.CVs())
 }
 
 // treeTimeout returns how long to wait for the tree before the response starts without the root;
 // 0 means for ever.
 func (r *response) treeTimeout(size int64, group integrity.GroupSize) time.Duration {
+	if r.byteRange != nil {
+		return 0 // the proof of a range needs the whole tree
+	}
 	if hasChainingValues := group.Groups(size) >= 2; !hasChainingValues {
 		return 0 // without chaining values nothing can be verified before the root is known
 	}

@@ -14,9 +14,11 @@ const (
 	ProtocolVersion = 1
 	// maxMessage bounds a message of the file protocol, in bytes.
 	maxMessage = 64 << 10
-	// TreePart bounds the chaining values in one Tree message, in bytes. It is a whole number of
-	// them.
-	TreePart = 32 * 2000
+	// TreePart bounds the chaining values in one Tree or RangeProof message, in bytes. It is a
+	// whole number of them.
+	TreePart = HashSize * 2000
+	// HashSize is the length of a chaining value, in bytes.
+	HashSize = 32
 )
 
 // WriteMessage writes the length of a message and the message.

@@ -81,7 +81,7 @@ func (x Failure_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Code.Descriptor instead.
 func (Failure_Code) EnumDescriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{6, 0}
+	return file_transfer_proto_rawDescGZIP(), []int{8, 0}
 }
 
 type Listing_End int32
@@ -130,7 +130,7 @@ func (x Listing_End) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Listing_End.Descriptor instead.
 func (Listing_End) EnumDescriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{9, 0}
+	return file_transfer_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type Entry_Type int32
@@ -182,7 +182,7 @@ func (x Entry_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Entry_Type.Descriptor instead.
 func (Entry_Type) EnumDescriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{10, 0}
+	return file_transfer_proto_rawDescGZIP(), []int{12, 0}
 }
 
 // Request is the only message of the client on a stream.
@@ -193,6 +193,9 @@ type Request struct {
 	Path []byte `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	// How many bytes of the content the server may send before the client requests them.
 	HeadStart uint64 `protobuf:"varint,3,opt,name=head_start,json=headStart,proto3" json:"head_start,omitempty"`
+	// The part of the file that the client wants. A server that knows the field replies with the
+	// proof of that part instead of the whole tree, and gives no head start.
+	Range *ByteRange `protobuf:"bytes,4,opt,name=range,proto3" json:"range,omitempty"`
 	// At most one of these is set. If none is, the request is for the one file at path. If one is,
 	// path names a directory, and the empty path names the served one.
 	List          *ListRequest  `protobuf:"bytes,16,opt,name=list,proto3" json:"list,omitempty"`
@@ -252,6 +255,13 @@ func (x *Request) GetHeadStart() uint64 {
 	return 0
 }
 
+func (x *Request) GetRange() *ByteRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
 func (x *Request) GetList() *ListRequest {
 	if x != nil {
 		return x.List
@@ -266,9 +276,74 @@ func (x *Request) GetBatch() *BatchRequest {
 	return nil
 }
 
+// ByteRange is a part of a file: the bytes [start, end), or the last suffix bytes. It is clipped
+// to the file.
+type ByteRange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Start uint64                 `protobuf:"varint,1,opt,name=start,proto3" json:"start,omitempty"`
+	// 0 means the end of the file.
+	End uint64 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	// If it is not 0, start and end must be.
+	Suffix        uint64 `protobuf:"varint,3,opt,name=suffix,proto3" json:"suffix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ByteRange) Reset() {
+	*x = ByteRange{}
+	mi := &file_transfer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ByteRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ByteRange) ProtoMessage() {}
+
+func (x *ByteRange) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ByteRange.ProtoReflect.Descriptor instead.
+func (*ByteRange) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ByteRange) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *ByteRange) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *ByteRange) GetSuffix() uint64 {
+	if x != nil {
+		return x.Suffix
+	}
+	return 0
+}
+
 // Reply is a message of the server. The response to a request for one file is a Manifest, the
-// Tree messages that complete it, and a Root if the Manifest has none. Hashing messages may
-// precede each of them. A Failure may take the place of any of them, and is the last message.
+// Tree messages that complete it, and a Root if the Manifest has none. If the request has a
+// range, RangeProof messages replace Tree and Root. Hashing messages may precede each of them. A
+// Failure may take the place of any of them, and is the last message.
 type Reply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Reply:
@@ -278,6 +353,7 @@ type Reply struct {
 	//	*Reply_Tree
 	//	*Reply_Failure
 	//	*Reply_Root
+	//	*Reply_RangeProof
 	//	*Reply_Listing
 	//	*Reply_BatchFile
 	//	*Reply_BatchEnd
@@ -288,7 +364,7 @@ type Reply struct {
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_transfer_proto_msgTypes[1]
+	mi := &file_transfer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -300,7 +376,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[1]
+	mi := &file_transfer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -313,7 +389,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{1}
+	return file_transfer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Reply) GetReply() isReply_Reply {
@@ -363,6 +439,15 @@ func (x *Reply) GetRoot() *Root {
 	if x != nil {
 		if x, ok := x.Reply.(*Reply_Root); ok {
 			return x.Root
+		}
+	}
+	return nil
+}
+
+func (x *Reply) GetRangeProof() *RangeProof {
+	if x != nil {
+		if x, ok := x.Reply.(*Reply_RangeProof); ok {
+			return x.RangeProof
 		}
 	}
 	return nil
@@ -419,6 +504,10 @@ type Reply_Root struct {
 	Root *Root `protobuf:"bytes,5,opt,name=root,proto3,oneof"`
 }
 
+type Reply_RangeProof struct {
+	RangeProof *RangeProof `protobuf:"bytes,6,opt,name=range_proof,json=rangeProof,proto3,oneof"`
+}
+
 type Reply_Listing struct {
 	Listing *Listing `protobuf:"bytes,16,opt,name=listing,proto3,oneof"`
 }
@@ -441,6 +530,8 @@ func (*Reply_Failure) isReply_Reply() {}
 
 func (*Reply_Root) isReply_Reply() {}
 
+func (*Reply_RangeProof) isReply_Reply() {}
+
 func (*Reply_Listing) isReply_Reply() {}
 
 func (*Reply_BatchFile) isReply_Reply() {}
@@ -460,7 +551,7 @@ type Hashing struct {
 
 func (x *Hashing) Reset() {
 	*x = Hashing{}
-	mi := &file_transfer_proto_msgTypes[2]
+	mi := &file_transfer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +563,7 @@ func (x *Hashing) String() string {
 func (*Hashing) ProtoMessage() {}
 
 func (x *Hashing) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[2]
+	mi := &file_transfer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +576,7 @@ func (x *Hashing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hashing.ProtoReflect.Descriptor instead.
 func (*Hashing) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{2}
+	return file_transfer_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Hashing) GetBytes() uint64 {
@@ -519,7 +610,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_transfer_proto_msgTypes[3]
+	mi := &file_transfer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +622,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[3]
+	mi := &file_transfer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +635,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{3}
+	return file_transfer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Manifest) GetSize() uint64 {
@@ -600,7 +691,7 @@ type Tree struct {
 
 func (x *Tree) Reset() {
 	*x = Tree{}
-	mi := &file_transfer_proto_msgTypes[4]
+	mi := &file_transfer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +703,7 @@ func (x *Tree) String() string {
 func (*Tree) ProtoMessage() {}
 
 func (x *Tree) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[4]
+	mi := &file_transfer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,12 +716,58 @@ func (x *Tree) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tree.ProtoReflect.Descriptor instead.
 func (*Tree) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{4}
+	return file_transfer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Tree) GetChainingValues() []byte {
 	if x != nil {
 		return x.ChainingValues
+	}
+	return nil
+}
+
+// RangeProof holds the next values of the proof of a range, 32 bytes each, in the order of
+// docs/PROTOCOL.md section 12.
+type RangeProof struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Values        []byte                 `protobuf:"bytes,1,opt,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RangeProof) Reset() {
+	*x = RangeProof{}
+	mi := &file_transfer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RangeProof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RangeProof) ProtoMessage() {}
+
+func (x *RangeProof) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RangeProof.ProtoReflect.Descriptor instead.
+func (*RangeProof) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RangeProof) GetValues() []byte {
+	if x != nil {
+		return x.Values
 	}
 	return nil
 }
@@ -645,7 +782,7 @@ type Root struct {
 
 func (x *Root) Reset() {
 	*x = Root{}
-	mi := &file_transfer_proto_msgTypes[5]
+	mi := &file_transfer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +794,7 @@ func (x *Root) String() string {
 func (*Root) ProtoMessage() {}
 
 func (x *Root) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[5]
+	mi := &file_transfer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +807,7 @@ func (x *Root) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Root.ProtoReflect.Descriptor instead.
 func (*Root) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{5}
+	return file_transfer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Root) GetRoot() []byte {
@@ -691,7 +828,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_transfer_proto_msgTypes[6]
+	mi := &file_transfer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +840,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[6]
+	mi := &file_transfer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +853,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{6}
+	return file_transfer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Failure) GetCode() Failure_Code {
@@ -753,7 +890,7 @@ type FileDescriptor struct {
 
 func (x *FileDescriptor) Reset() {
 	*x = FileDescriptor{}
-	mi := &file_transfer_proto_msgTypes[7]
+	mi := &file_transfer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +902,7 @@ func (x *FileDescriptor) String() string {
 func (*FileDescriptor) ProtoMessage() {}
 
 func (x *FileDescriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[7]
+	mi := &file_transfer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +915,7 @@ func (x *FileDescriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileDescriptor.ProtoReflect.Descriptor instead.
 func (*FileDescriptor) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{7}
+	return file_transfer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FileDescriptor) GetPath() []byte {
@@ -832,7 +969,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_transfer_proto_msgTypes[8]
+	mi := &file_transfer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +981,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[8]
+	mi := &file_transfer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +994,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{8}
+	return file_transfer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListRequest) GetAfter() []byte {
@@ -894,7 +1031,7 @@ type Listing struct {
 
 func (x *Listing) Reset() {
 	*x = Listing{}
-	mi := &file_transfer_proto_msgTypes[9]
+	mi := &file_transfer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1043,7 @@ func (x *Listing) String() string {
 func (*Listing) ProtoMessage() {}
 
 func (x *Listing) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[9]
+	mi := &file_transfer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1056,7 @@ func (x *Listing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listing.ProtoReflect.Descriptor instead.
 func (*Listing) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{9}
+	return file_transfer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Listing) GetEntries() []*Entry {
@@ -965,7 +1102,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_transfer_proto_msgTypes[10]
+	mi := &file_transfer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1114,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[10]
+	mi := &file_transfer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1127,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{10}
+	return file_transfer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Entry) GetPath() []byte {
@@ -1056,7 +1193,7 @@ type BatchRequest struct {
 
 func (x *BatchRequest) Reset() {
 	*x = BatchRequest{}
-	mi := &file_transfer_proto_msgTypes[11]
+	mi := &file_transfer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1205,7 @@ func (x *BatchRequest) String() string {
 func (*BatchRequest) ProtoMessage() {}
 
 func (x *BatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[11]
+	mi := &file_transfer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1218,7 @@ func (x *BatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRequest.ProtoReflect.Descriptor instead.
 func (*BatchRequest) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{11}
+	return file_transfer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BatchRequest) GetPaths() []byte {
@@ -1107,7 +1244,7 @@ type BatchFile struct {
 
 func (x *BatchFile) Reset() {
 	*x = BatchFile{}
-	mi := &file_transfer_proto_msgTypes[12]
+	mi := &file_transfer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1256,7 @@ func (x *BatchFile) String() string {
 func (*BatchFile) ProtoMessage() {}
 
 func (x *BatchFile) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[12]
+	mi := &file_transfer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1269,7 @@ func (x *BatchFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchFile.ProtoReflect.Descriptor instead.
 func (*BatchFile) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{12}
+	return file_transfer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BatchFile) GetFile() isBatchFile_File {
@@ -1195,7 +1332,7 @@ type BatchEnd struct {
 
 func (x *BatchEnd) Reset() {
 	*x = BatchEnd{}
-	mi := &file_transfer_proto_msgTypes[13]
+	mi := &file_transfer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1344,7 @@ func (x *BatchEnd) String() string {
 func (*BatchEnd) ProtoMessage() {}
 
 func (x *BatchEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[13]
+	mi := &file_transfer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1357,7 @@ func (x *BatchEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEnd.ProtoReflect.Descriptor instead.
 func (*BatchEnd) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{13}
+	return file_transfer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *BatchEnd) GetKwikStreamId() uint64 {
@@ -1242,7 +1379,7 @@ type BatchDescriptor struct {
 
 func (x *BatchDescriptor) Reset() {
 	*x = BatchDescriptor{}
-	mi := &file_transfer_proto_msgTypes[14]
+	mi := &file_transfer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1391,7 @@ func (x *BatchDescriptor) String() string {
 func (*BatchDescriptor) ProtoMessage() {}
 
 func (x *BatchDescriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[14]
+	mi := &file_transfer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1404,7 @@ func (x *BatchDescriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchDescriptor.ProtoReflect.Descriptor instead.
 func (*BatchDescriptor) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{14}
+	return file_transfer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BatchDescriptor) GetFiles() []byte {
@@ -1281,20 +1418,27 @@ var File_transfer_proto protoreflect.FileDescriptor
 
 const file_transfer_proto_rawDesc = "" +
 	"\n" +
-	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\xbd\x01\n" +
+	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\xef\x01\n" +
 	"\aRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x1d\n" +
 	"\n" +
 	"head_start\x18\x03 \x01(\x04R\theadStart\x120\n" +
+	"\x05range\x18\x04 \x01(\v2\x1a.kwikcp.transfer.ByteRangeR\x05range\x120\n" +
 	"\x04list\x18\x10 \x01(\v2\x1c.kwikcp.transfer.ListRequestR\x04list\x123\n" +
-	"\x05batch\x18\x11 \x01(\v2\x1d.kwikcp.transfer.BatchRequestR\x05batch\"\xbc\x03\n" +
+	"\x05batch\x18\x11 \x01(\v2\x1d.kwikcp.transfer.BatchRequestR\x05batch\"K\n" +
+	"\tByteRange\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\x04R\x05start\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\x04R\x03end\x12\x16\n" +
+	"\x06suffix\x18\x03 \x01(\x04R\x06suffix\"\xfc\x03\n" +
 	"\x05Reply\x124\n" +
 	"\ahashing\x18\x01 \x01(\v2\x18.kwikcp.transfer.HashingH\x00R\ahashing\x127\n" +
 	"\bmanifest\x18\x02 \x01(\v2\x19.kwikcp.transfer.ManifestH\x00R\bmanifest\x12+\n" +
 	"\x04tree\x18\x03 \x01(\v2\x15.kwikcp.transfer.TreeH\x00R\x04tree\x124\n" +
 	"\afailure\x18\x04 \x01(\v2\x18.kwikcp.transfer.FailureH\x00R\afailure\x12+\n" +
-	"\x04root\x18\x05 \x01(\v2\x15.kwikcp.transfer.RootH\x00R\x04root\x124\n" +
+	"\x04root\x18\x05 \x01(\v2\x15.kwikcp.transfer.RootH\x00R\x04root\x12>\n" +
+	"\vrange_proof\x18\x06 \x01(\v2\x1b.kwikcp.transfer.RangeProofH\x00R\n" +
+	"rangeProof\x124\n" +
 	"\alisting\x18\x10 \x01(\v2\x18.kwikcp.transfer.ListingH\x00R\alisting\x12;\n" +
 	"\n" +
 	"batch_file\x18\x11 \x01(\v2\x1a.kwikcp.transfer.BatchFileH\x00R\tbatchFile\x128\n" +
@@ -1311,7 +1455,10 @@ const file_transfer_proto_rawDesc = "" +
 	"\bmtime_ns\x18\x05 \x01(\x03R\amtimeNs\x12\x12\n" +
 	"\x04mode\x18\x06 \x01(\rR\x04mode\"/\n" +
 	"\x04Tree\x12'\n" +
-	"\x0fchaining_values\x18\x01 \x01(\fR\x0echainingValues\"\x1a\n" +
+	"\x0fchaining_values\x18\x01 \x01(\fR\x0echainingValues\"$\n" +
+	"\n" +
+	"RangeProof\x12\x16\n" +
+	"\x06values\x18\x01 \x01(\fR\x06values\"\x1a\n" +
 	"\x04Root\x12\x12\n" +
 	"\x04root\x18\x01 \x01(\fR\x04root\"\xb0\x01\n" +
 	"\aFailure\x121\n" +
@@ -1381,50 +1528,54 @@ func file_transfer_proto_rawDescGZIP() []byte {
 }
 
 var file_transfer_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_transfer_proto_goTypes = []any{
 	(Failure_Code)(0),       // 0: kwikcp.transfer.Failure.Code
 	(Listing_End)(0),        // 1: kwikcp.transfer.Listing.End
 	(Entry_Type)(0),         // 2: kwikcp.transfer.Entry.Type
 	(*Request)(nil),         // 3: kwikcp.transfer.Request
-	(*Reply)(nil),           // 4: kwikcp.transfer.Reply
-	(*Hashing)(nil),         // 5: kwikcp.transfer.Hashing
-	(*Manifest)(nil),        // 6: kwikcp.transfer.Manifest
-	(*Tree)(nil),            // 7: kwikcp.transfer.Tree
-	(*Root)(nil),            // 8: kwikcp.transfer.Root
-	(*Failure)(nil),         // 9: kwikcp.transfer.Failure
-	(*FileDescriptor)(nil),  // 10: kwikcp.transfer.FileDescriptor
-	(*ListRequest)(nil),     // 11: kwikcp.transfer.ListRequest
-	(*Listing)(nil),         // 12: kwikcp.transfer.Listing
-	(*Entry)(nil),           // 13: kwikcp.transfer.Entry
-	(*BatchRequest)(nil),    // 14: kwikcp.transfer.BatchRequest
-	(*BatchFile)(nil),       // 15: kwikcp.transfer.BatchFile
-	(*BatchEnd)(nil),        // 16: kwikcp.transfer.BatchEnd
-	(*BatchDescriptor)(nil), // 17: kwikcp.transfer.BatchDescriptor
+	(*ByteRange)(nil),       // 4: kwikcp.transfer.ByteRange
+	(*Reply)(nil),           // 5: kwikcp.transfer.Reply
+	(*Hashing)(nil),         // 6: kwikcp.transfer.Hashing
+	(*Manifest)(nil),        // 7: kwikcp.transfer.Manifest
+	(*Tree)(nil),            // 8: kwikcp.transfer.Tree
+	(*RangeProof)(nil),      // 9: kwikcp.transfer.RangeProof
+	(*Root)(nil),            // 10: kwikcp.transfer.Root
+	(*Failure)(nil),         // 11: kwikcp.transfer.Failure
+	(*FileDescriptor)(nil),  // 12: kwikcp.transfer.FileDescriptor
+	(*ListRequest)(nil),     // 13: kwikcp.transfer.ListRequest
+	(*Listing)(nil),         // 14: kwikcp.transfer.Listing
+	(*Entry)(nil),           // 15: kwikcp.transfer.Entry
+	(*BatchRequest)(nil),    // 16: kwikcp.transfer.BatchRequest
+	(*BatchFile)(nil),       // 17: kwikcp.transfer.BatchFile
+	(*BatchEnd)(nil),        // 18: kwikcp.transfer.BatchEnd
+	(*BatchDescriptor)(nil), // 19: kwikcp.transfer.BatchDescriptor
 }
 var file_transfer_proto_depIdxs = []int32{
-	11, // 0: kwikcp.transfer.Request.list:type_name -> kwikcp.transfer.ListRequest
-	14, // 1: kwikcp.transfer.Request.batch:type_name -> kwikcp.transfer.BatchRequest
-	5,  // 2: kwikcp.transfer.Reply.hashing:type_name -> kwikcp.transfer.Hashing
-	6,  // 3: kwikcp.transfer.Reply.manifest:type_name -> kwikcp.transfer.Manifest
-	7,  // 4: kwikcp.transfer.Reply.tree:type_name -> kwikcp.transfer.Tree
-	9,  // 5: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
-	8,  // 6: kwikcp.transfer.Reply.root:type_name -> kwikcp.transfer.Root
-	12, // 7: kwikcp.transfer.Reply.listing:type_name -> kwikcp.transfer.Listing
-	15, // 8: kwikcp.transfer.Reply.batch_file:type_name -> kwikcp.transfer.BatchFile
-	16, // 9: kwikcp.transfer.Reply.batch_end:type_name -> kwikcp.transfer.BatchEnd
-	0,  // 10: kwikcp.transfer.Failure.code:type_name -> kwikcp.transfer.Failure.Code
-	17, // 11: kwikcp.transfer.FileDescriptor.batch:type_name -> kwikcp.transfer.BatchDescriptor
-	13, // 12: kwikcp.transfer.Listing.entries:type_name -> kwikcp.transfer.Entry
-	1,  // 13: kwikcp.transfer.Listing.end:type_name -> kwikcp.transfer.Listing.End
-	2,  // 14: kwikcp.transfer.Entry.type:type_name -> kwikcp.transfer.Entry.Type
-	6,  // 15: kwikcp.transfer.BatchFile.manifest:type_name -> kwikcp.transfer.Manifest
-	9,  // 16: kwikcp.transfer.BatchFile.failure:type_name -> kwikcp.transfer.Failure
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	4,  // 0: kwikcp.transfer.Request.range:type_name -> kwikcp.transfer.ByteRange
+	13, // 1: kwikcp.transfer.Request.list:type_name -> kwikcp.transfer.ListRequest
+	16, // 2: kwikcp.transfer.Request.batch:type_name -> kwikcp.transfer.BatchRequest
+	6,  // 3: kwikcp.transfer.Reply.hashing:type_name -> kwikcp.transfer.Hashing
+	7,  // 4: kwikcp.transfer.Reply.manifest:type_name -> kwikcp.transfer.Manifest
+	8,  // 5: kwikcp.transfer.Reply.tree:type_name -> kwikcp.transfer.Tree
+	11, // 6: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
+	10, // 7: kwikcp.transfer.Reply.root:type_name -> kwikcp.transfer.Root
+	9,  // 8: kwikcp.transfer.Reply.range_proof:type_name -> kwikcp.transfer.RangeProof
+	14, // 9: kwikcp.transfer.Reply.listing:type_name -> kwikcp.transfer.Listing
+	17, // 10: kwikcp.transfer.Reply.batch_file:type_name -> kwikcp.transfer.BatchFile
+	18, // 11: kwikcp.transfer.Reply.batch_end:type_name -> kwikcp.transfer.BatchEnd
+	0,  // 12: kwikcp.transfer.Failure.code:type_name -> kwikcp.transfer.Failure.Code
+	19, // 13: kwikcp.transfer.FileDescriptor.batch:type_name -> kwikcp.transfer.BatchDescriptor
+	15, // 14: kwikcp.transfer.Listing.entries:type_name -> kwikcp.transfer.Entry
+	1,  // 15: kwikcp.transfer.Listing.end:type_name -> kwikcp.transfer.Listing.End
+	2,  // 16: kwikcp.transfer.Entry.type:type_name -> kwikcp.transfer.Entry.Type
+	7,  // 17: kwikcp.transfer.BatchFile.manifest:type_name -> kwikcp.transfer.Manifest
+	11, // 18: kwikcp.transfer.BatchFile.failure:type_name -> kwikcp.transfer.Failure
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_transfer_proto_init() }
@@ -1432,17 +1583,18 @@ func file_transfer_proto_init() {
 	if File_transfer_proto != nil {
 		return
 	}
-	file_transfer_proto_msgTypes[1].OneofWrappers = []any{
+	file_transfer_proto_msgTypes[2].OneofWrappers = []any{
 		(*Reply_Hashing)(nil),
 		(*Reply_Manifest)(nil),
 		(*Reply_Tree)(nil),
 		(*Reply_Failure)(nil),
 		(*Reply_Root)(nil),
+		(*Reply_RangeProof)(nil),
 		(*Reply_Listing)(nil),
 		(*Reply_BatchFile)(nil),
 		(*Reply_BatchEnd)(nil),
 	}
-	file_transfer_proto_msgTypes[12].OneofWrappers = []any{
+	file_transfer_proto_msgTypes[14].OneofWrappers = []any{
 		(*BatchFile_Manifest)(nil),
 		(*BatchFile_Failure)(nil),
 	}
@@ -1452,7 +1604,7 @@ func file_transfer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transfer_proto_rawDesc), len(file_transfer_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
