@@ -184,7 +184,7 @@ func (p *partFile) adopt() (f disk.File, err error) {
 		f.Close()
 		return nil, err
 	}
-	if info, err := f.Stat(); err != nil || !disk.OnlyOurs(info) || info.Mode().Perm() != partMode && f.Chmod(partMode) != nil {
+	if info, err := f.Stat(); err != nil || !disk.PrivateToUser(info) || info.Mode().Perm() != partMode && f.Chmod(partMode) != nil {
 		defer f.Close()
 		return nil, p.clear()
 	}
