@@ -65,8 +65,10 @@ func (g *governor) next(cores float64, many bool) bool {
 	return g.one
 }
 
-// Govern adjusts the number of threads to the load until stop is called. stop waits for
-// its goroutine and restores all threads. many reports whether there is work that must not wait for other work, such as that of several clients. In that case, and while it reads from a disk, the process has all threads. If the user has set GOMAXPROCS, or the system does not
+// Govern adjusts the number of threads to the load until stop is called. stop waits for its
+// goroutine and restores all threads. many reports whether there is work that must not wait
+// for other work, such as that of several clients. In that case, and while it reads from a
+// disk, the process has all threads. If the user has set GOMAXPROCS, or the system does not
 // report the load, Govern does nothing. It must not run twice at a time.
 func Govern(many func() bool) (stop func()) {
 	last, ok := use()

@@ -9,11 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// allocateStep bounds the bytes that one call reserves. A signal interrupts the call, and it must be repeated.
+// allocateStep bounds the bytes that one call reserves. A signal interrupts the call, and it must
+// be repeated.
 const allocateStep = 1 << 30
 
-// withoutHoles lists the file systems (f_type of statfs(2)) that have no holes. They write zeros up to an offset that
-// is far beyond the end of a file.
+// withoutHoles lists the file systems (f_type of statfs(2)) that have no holes. They write zeros
+// up to an offset that is far beyond the end of a file.
 var withoutHoles = []int64{
 	unix.MSDOS_SUPER_MAGIC, unix.EXFAT_SUPER_MAGIC,
 	0x4244,     // HFS
@@ -22,8 +23,8 @@ var withoutHoles = []int64{
 	0x7366746e, // NTFS3
 }
 
-// Allocate implements Allocator with fallocate(2). The reserved space has no content: SEEK_DATA passes over it as over a
-// hole, if the file system can tell.
+// Allocate implements Allocator with fallocate(2). The reserved space has no content: SEEK_DATA
+// passes over it as over a hole, if the file system can tell.
 func (f osFile) Allocate(start, end int64) error {
 	if st, err := f.statfs(); err != nil || slices.Contains(withoutHoles, int64(st.Type)) {
 		return errors.ErrUnsupported

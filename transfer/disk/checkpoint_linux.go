@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cachedFile returns the size, in bytes, up to which a written file stays in the page cache: a quarter of the memory.
-// Of a larger file the parts on disk leave it. They would evict what others need, and the kernel would spend longer on
-// finding free pages than on writing.
+// cachedFile returns the size, in bytes, up to which a written file stays in the page cache: a
+// quarter of the memory. Of a larger file the parts on disk leave it. They would evict what
+// others need, and the kernel would spend longer on finding free pages than on writing.
 var cachedFile = sync.OnceValue(func() int64 {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {

@@ -6,19 +6,21 @@ import (
 	"time"
 )
 
-// A Dir is an open directory that files are served from or received into. Names are slash-separated and relative to
-// it. They never lead out of it, whatever links they pass. The methods are safe for concurrent use.
+// A Dir is an open directory that files are served from or received into. Names are
+// slash-separated and relative to it. They never lead out of it, whatever links they pass. The
+// methods are safe for concurrent use.
 //
 // [OpenDir] opens a directory of the operating system.
 type Dir interface {
-	// Open opens an existing regular file for reading, following links that stay inside. It does not block, as an
-	// open of a FIFO would, and returns ErrNotAFile for anything else than a regular file. The caller closes the file.
+	// Open opens an existing regular file for reading, following links that stay inside. It does
+	// not block, as an open of a FIFO would, and returns ErrNotAFile for anything else than a
+	// regular file. The caller closes the file.
 	Open(name string) (File, error)
-	// Create creates a file with mode 0600 for reading and writing. It returns fs.ErrExist if the name is taken.
-	// The caller closes the file.
+	// Create creates a file with mode 0600 for reading and writing. It returns fs.ErrExist if the
+	// name is taken. The caller closes the file.
 	Create(name string) (File, error)
-	// OpenPart opens an existing regular file for reading and writing. It does not follow a link in the last component
-	// of the name. The caller closes the file.
+	// OpenPart opens an existing regular file for reading and writing. It does not follow a link
+	// in the last component of the name. The caller closes the file.
 	OpenPart(name string) (File, error)
 	// Lstat describes what has the name, without following a link in its last component.
 	Lstat(name string) (fs.FileInfo, error)
@@ -43,13 +45,14 @@ type Dir interface {
 // [OpenTree] opens one of the operating system.
 type TreeDir interface {
 	Dir
-	// Names returns the names in the directory, in no order. It returns ErrTooManyEntries if there are more than limit.
+	// Names returns the names in the directory, in no order. It returns ErrTooManyEntries if
+	// there are more than limit.
 	Names(limit int) ([]string, error)
-	// Sub opens a directory in this one. name is one component, and a link is not followed. It returns
-	// ErrNotADirectory for anything else. The caller closes the directory.
+	// Sub opens a directory in this one. name is one component, and a link is not followed. It
+	// returns ErrNotADirectory for anything else. The caller closes the directory.
 	Sub(name string) (TreeDir, error)
-	// At opens a directory at any depth below this one, following links that stay inside; "." is this one. It returns
-	// ErrNotADirectory for anything else. The caller closes the directory.
+	// At opens a directory at any depth below this one, following links that stay inside; "." is
+	// this one. It returns ErrNotADirectory for anything else. The caller closes the directory.
 	At(name string) (TreeDir, error)
 	// Mkdir creates a directory with mode 0700.
 	Mkdir(name string) error
@@ -57,22 +60,27 @@ type TreeDir interface {
 	Readlink(name string) (string, error)
 	// Symlink creates a symbolic link. target may lead anywhere, also outside.
 	Symlink(target, name string) error
-	// ChmodDir sets the mode of a directory in this one, without opening it. A link is not followed.
+	// ChmodDir sets the mode of a directory in this one, without opening it. A link is not
+	// followed.
 	ChmodDir(name string, mode fs.FileMode) error
-	// OpenVolume returns the file system of the directory, nil if it cannot be synced as a whole. The caller closes it.
+	// OpenVolume returns the file system of the directory, nil if it cannot be synced as a whole.
+	// The caller closes it.
 	OpenVolume() (Volume, error)
 }
 
-// A Volume is a file system that can be synced as a whole, so that one sync makes many files durable.
+// A Volume is a file system that can be synced as a whole, so that one sync makes many files
+// durable.
 type Volume interface {
-	// Sync makes all contents and names durable. It reports the writes that failed since the volume was opened.
+	// Sync makes all contents and names durable. It reports the writes that failed since the
+	// volume was opened.
 	Sync() error
 	Close() error
 }
 
 // The errors of this package.
 var (
-	// ErrNotAFile is returned for what is not a regular file, such as a directory, device, FIFO or socket.
+	// ErrNotAFile is returned for what is not a regular file, such as a directory, device, FIFO
+	// or socket.
 	ErrNotAFile = errors.New("not a regular file")
 	// ErrNotADirectory is returned for what is not a directory.
 	ErrNotADirectory = errors.New("not a directory")

@@ -31,7 +31,7 @@ func TestDirOpensWhatIsInside(t *testing.T) {
 	}
 }
 
-// A FIFO nobody writes to would make an open wait for ever.
+// An open of a FIFO that has no writer would block for ever.
 func TestDirRefusesWithoutWaiting(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, want := range map[string]error{

@@ -16,8 +16,8 @@ const openNonblock = syscall.O_NONBLOCK
 // ErrQuota is the system's error if the user's quota on the file system is used up.
 var ErrQuota error = unix.EDQUOT
 
-// Umask holds the permission bits that the process does not give to new files. The only way to read it is to set it,
-// which is safe before main.
+// Umask holds the permission bits that the process does not give to new files. The only way to
+// read it is to set it, which is safe before main.
 var Umask = func() fs.FileMode {
 	m := syscall.Umask(0)
 	syscall.Umask(m)
@@ -26,8 +26,9 @@ var Umask = func() fs.FileMode {
 
 func syncDir(f *os.File) error { return f.Sync() }
 
-// PrivateToUser reports whether only this user can have written to a file: it is the user's, has one name, and neither
-// group nor others may write. It is true for a file that is not the operating system's.
+// PrivateToUser reports whether only this user can have written to a file: the file is the user's
+// and has one name, and neither group nor others may write. It is true for a file that is not the
+// operating system's.
 func PrivateToUser(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -50,7 +51,8 @@ func tryLock(f *os.File) (bool, error) {
 	}
 }
 
-// VersionOf returns the version of a file. That of a file that is not the operating system's has size and time alone.
+// VersionOf returns the version of a file. That of a file that is not the operating system's has
+// size and time alone.
 func VersionOf(info fs.FileInfo) Version {
 	v := Version{Size: info.Size(), MTime: info.ModTime().UnixNano()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {

@@ -19,7 +19,8 @@ const Umask fs.FileMode = 0
 // syncDir does nothing: Windows makes names durable itself, and refuses to flush a directory.
 func syncDir(*os.File) error { return nil }
 
-// PrivateToUser returns true: the access control list of the directory decides who can create a file in it.
+// PrivateToUser returns true: the access control list of the directory decides who can create a
+// file in it.
 func PrivateToUser(fs.FileInfo) bool { return true }
 
 func tryLock(f *os.File) (bool, error) {

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// A DirCache opens directories of a tree, and keeps some of them open for later. It opens each directory from its
-// parent and follows no links. It is safe for concurrent use.
+// A DirCache opens directories of a tree, and keeps some of them open for later. It opens each
+// directory from its parent and follows no links. It is safe for concurrent use.
 type DirCache struct {
 	root TreeDir // the caller closes it
 
@@ -15,8 +15,8 @@ type DirCache struct {
 	clock uint64                // counts acquisitions
 }
 
-// A CachedDir is an open directory of a DirCache. It stays open at least until it has been released as often as it was
-// acquired. Only the cache closes it.
+// A CachedDir is an open directory of a DirCache. It stays open at least until it has been
+// released as often as it was acquired. Only the cache closes it.
 type CachedDir struct {
 	TreeDir
 
@@ -30,12 +30,14 @@ type CachedDir struct {
 // maxOpenDirs bounds the directories that a cache keeps open while they are not in use.
 const maxOpenDirs = 48
 
-// NewDirCache returns a cache of the directories of a tree. The caller closes the cache and then root.
+// NewDirCache returns a cache of the directories of a tree. The caller closes the cache and then
+// root.
 func NewDirCache(root TreeDir) *DirCache {
 	return &DirCache{root: root, open: make(map[string]*CachedDir)}
 }
 
-// Acquire returns the directory with a path below the root; "" is the root. The caller releases it.
+// Acquire returns the directory with a path below the root; "" is the root. The caller releases
+// it.
 func (c *DirCache) Acquire(dir string) (*CachedDir, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,8 +80,8 @@ func (c *DirCache) acquire(d *CachedDir) {
 	d.refs, d.used = d.refs+1, c.clock
 }
 
-// release ends one use of a directory, and closes the least recently used ones if too many are open. The lock must be
-// held.
+// release ends one use of a directory, and closes the least recently used ones if too many are
+// open. The lock must be held.
 func (c *DirCache) release(d *CachedDir) {
 	d.refs--
 	if d.dropped && d.refs == 0 {
@@ -95,8 +97,8 @@ func (c *DirCache) release(d *CachedDir) {
 	}
 }
 
-// leastRecentlyUsed returns the directory whose last use is longest ago, nil if all but the root are in use.
-// The lock must be held.
+// leastRecentlyUsed returns the directory whose last use is longest ago, nil if all but the root
+// are in use. The lock must be held.
 func (c *DirCache) leastRecentlyUsed() (oldest *CachedDir) {
 	for _, d := range c.open {
 		isCandidate := d.refs == 0 && d.path != ""
@@ -107,7 +109,8 @@ func (c *DirCache) leastRecentlyUsed() (oldest *CachedDir) {
 	return oldest
 }
 
-// Drop drops a directory and everything below it from the cache, after they have been removed from the disk.
+// Drop drops a directory and everything below it from the cache, after they have been removed
+// from the disk.
 func (c *DirCache) Drop(dir string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// osDir is a TreeDir of the operating system. os.Root keeps names inside, whatever links they pass.
+// osDir is a TreeDir of the operating system. os.Root keeps names inside, whatever links they
+// pass.
 type osDir struct{ root *os.Root }
 
 // OpenDir opens a directory of the operating system. The caller closes it.
@@ -67,8 +68,8 @@ func (d osDir) Chtimes(name string, mtime time.Time) error {
 	return d.root.Chtimes(name, mtime, mtime)
 }
 
-// RenameNew adds the new name and then removes the old one: no call that all systems have does both and fails if the
-// new name is taken. After a crash in between the file has two names.
+// RenameNew adds the new name and then removes the old one. No call that all systems have does both
+// and fails if the new name is taken. After a crash in between the file has two names.
 func (d osDir) RenameNew(old, new string) error {
 	err := d.root.Link(old, new)
 	if err == nil {
@@ -78,7 +79,8 @@ func (d osDir) RenameNew(old, new string) error {
 	if errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// The file system has no hard links. Between Lstat and Rename another process may create a file.
+	// The file system has no hard links. Between Lstat and Rename another process may create a
+	// file.
 	if _, err := d.root.Lstat(new); err == nil {
 		return &fs.PathError{Op: "rename", Path: new, Err: fs.ErrExist}
 	}
@@ -94,8 +96,9 @@ func (d osDir) Sync() error {
 	return syncDir(f)
 }
 
-// OpenTree opens a directory of the operating system. If create is set and there is none, it creates it with mode 0777
-// less the umask; its parent must exist. The caller closes the directory.
+// OpenTree opens a directory of the operating system. If create is set and there is none, it
+// creates it with mode 0777 less the umask; its parent must exist. The caller closes the
+// directory.
 func OpenTree(path string, create bool) (TreeDir, error) {
 	if create {
 		if err := os.Mkdir(path, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {

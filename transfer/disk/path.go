@@ -2,7 +2,8 @@ package disk
 
 import "strings"
 
-// Parent returns the slash-separated path of the directory that contains path p, "" if that is the top.
+// Parent returns the slash-separated path of the directory that contains path p, "" if that is
+// the top.
 func Parent(p string) string {
 	i := strings.LastIndexByte(p, '/')
 	return p[:max(i, 0)]

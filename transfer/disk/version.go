@@ -5,8 +5,8 @@ import (
 	"os"
 )
 
-// A Version tells one content of a file from another without reading it, as reliably as the system allows. Versions
-// can be compared with ==. [VersionOf] returns the version of a file.
+// A Version tells one content of a file from another without reading it, as reliably as the
+// system allows. Versions can be compared with ==. [VersionOf] returns the version of a file.
 type Version struct {
 	Size         int64 // bytes
 	MTime, CTime int64 // nanoseconds since the Unix epoch; CTime is 0 if the system has none
@@ -25,8 +25,8 @@ func CheckVersion(f File, version Version) error {
 	return nil
 }
 
-// SameFile reports whether two descriptions are of the same file. Descriptions by a Dir that is not the operating
-// system's are if their Sys values are equal.
+// SameFile reports whether two descriptions are of the same file. Descriptions by a Dir that is
+// not the operating system's are if their Sys values are equal.
 func SameFile(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) || a.Sys() != nil && a.Sys() == b.Sys()
 }

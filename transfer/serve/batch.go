@@ -18,11 +18,11 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// This file is the response to a request for a batch of files: a description of each file, and one aggregate
-// stream of all of them.
+// This file is the response to a request for a batch of files: a description of each file, and one
+// aggregate stream.
 
-// tinyFile is the size, in bytes, below which a file is hashed again for each batch that contains it. That takes
-// less time than an index entry does.
+// tinyFile is the size, in bytes, below which a file is hashed again for each batch that contains
+// it. That takes less time than an index entry does.
 const tinyFile = 1 << 20
 
 // A batch is a request for several files while the server responds to it.
@@ -92,8 +92,8 @@ func (s *Server) respondBatch(
 	return content, out.flush()
 }
 
-// openBatch opens the stream of the files of a batch that were found. If they have no bytes there is no stream.
-// The server knows their versions until the client has released the stream.
+// openBatch opens the stream of the files of a batch that were found. If they have no bytes there
+// is no stream. The server knows their versions until the client has released the stream.
 func (s *Server) openBatch(session *kwik.ServerSession, b *batch) (servedContent, error) {
 	var raw []byte
 	spec := kwik.AggregateStreamSpec{}
@@ -179,7 +179,8 @@ func (k *servedBatches) remove(descriptor string, b *servedBatch) {
 	k.byDescriptor[descriptor] = all
 }
 
-// newest returns the batch of the newest open stream with a descriptor. ok is false if this server opened none.
+// newest returns the batch of the newest open stream with a descriptor. ok is false if this
+// server opened none.
 func (k *servedBatches) newest(descriptor string) (b *servedBatch, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -190,8 +191,8 @@ func (k *servedBatches) newest(descriptor string) (b *servedBatch, ok bool) {
 	return all[len(all)-1], true
 }
 
-// inspectFiles starts to inspect the files of a batch, several at a time and in order, until ctx ends.
-// The returned function waits until the goroutines that do so have ended.
+// inspectFiles starts to inspect the files of a batch, several at a time and in order, until ctx
+// ends. The returned function waits until the goroutines that do so have ended.
 func (s *Server) inspectFiles(ctx context.Context, b *batch) (wait func()) {
 	var wg sync.WaitGroup
 	next := make(chan *batchFile)
@@ -216,8 +217,9 @@ func (s *Server) inspectFiles(ctx context.Context, b *batch) (wait func()) {
 	return wg.Wait
 }
 
-// inspect fills in a file of a batch. The chaining values of the files are bounded by wire.MaxBatchTrees; beyond it
-// the error is errTooMuch. The first file has no bound, so that a batch of one large file succeeds.
+// inspect fills in a file of a batch. The chaining values of the files are bounded by
+// wire.MaxBatchTrees; beyond it the error is errTooMuch. The first file has no bound, so that a
+// batch of one large file succeeds.
 func (s *Server) inspect(ctx context.Context, b *batch, f *batchFile) error {
 	path := disk.JoinPath(b.base, f.path)
 	file, err := s.dir.Open(path)
@@ -250,7 +252,8 @@ func (s *Server) inspect(ctx context.Context, b *batch, f *batchFile) error {
 	return err
 }
 
-// hashTiny returns the tree of an open file. The error is errFileChanged if the file is not of the given version.
+// hashTiny returns the tree of an open file. The error is errFileChanged if the file is not of
+// the given version.
 func hashTiny(ctx context.Context, file disk.File, version disk.Version) (*integrity.Tree, error) {
 	tree, err := integrity.Build(ctx, file, version.Size, integrity.GroupSizeFor(version.Size), nil)
 	if changed := checkVersion(file, version); changed != nil {

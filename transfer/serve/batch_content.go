@@ -15,7 +15,8 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// This file is the content of a batch of files, end to end, as the primary and the secondaries open it.
+// This file is the content of a batch of files, end to end, as the primary and the secondaries
+// open it.
 
 // A batchDescriptor is the descriptor of the stream of a batch.
 type batchDescriptor struct {
@@ -23,7 +24,8 @@ type batchDescriptor struct {
 	files []byte // as wire.ReadFiles reads them
 }
 
-// parseBatchDescriptor returns the descriptor of a batch. ok is false if it is not the descriptor of a batch.
+// parseBatchDescriptor returns the descriptor of a batch. ok is false if it is not the descriptor
+// of a batch.
 func parseBatchDescriptor(descriptor []byte) (d batchDescriptor, ok bool) {
 	var m transferpb.FileDescriptor
 	if proto.Unmarshal(descriptor, &m) != nil || m.GetBatch() == nil {
@@ -32,8 +34,9 @@ func parseBatchDescriptor(descriptor []byte) (d batchDescriptor, ok bool) {
 	return batchDescriptor{base: string(m.GetPath()), files: m.GetBatch().GetFiles()}, true
 }
 
-// openBatchContent opens the content of a batch. If this server opened its stream, it knows the versions of the files.
-// If not, it serves its copies that have the primary's size and time, or the primary's root. The other files are missing.
+// openBatchContent opens the content of a batch. If this server opened its stream, it knows the
+// versions of the files. If not, it serves its copies that have the primary's size and time, or
+// the primary's root. The other files are missing.
 func (s *Server) openBatchContent(
 	ctx context.Context, d batchDescriptor, r kwik.ContentRequest,
 ) (kwik.Content, error) {
@@ -62,7 +65,8 @@ func (s *Server) openBatchContent(
 	return c, nil
 }
 
-// findCopies fills in the versions of the local copies of a batch's files, and the ranges of the missing ones.
+// findCopies fills in the versions of the local copies of a batch's files, and the ranges of the
+// missing ones.
 func (s *Server) findCopies(ctx context.Context, c *batchContent) {
 	c.versions = make([]disk.Version, len(c.files))
 	for i, f := range c.files {
@@ -80,7 +84,8 @@ func (s *Server) findCopies(ctx context.Context, c *batchContent) {
 	}
 }
 
-// findCopy returns the version of the local copy of a batch's file. The error says why the copy is not that file.
+// findCopy returns the version of the local copy of a batch's file. The error says why the copy
+// is not that file.
 func (s *Server) findCopy(ctx context.Context, path string, f wire.BatchFile) (version disk.Version, err error) {
 	info, err := s.dir.Stat(path)
 	if err != nil {
@@ -107,7 +112,8 @@ func (s *Server) findCopy(ctx context.Context, path string, f wire.BatchFile) (v
 	return version, checkRoot(f, tree)
 }
 
-// treeOfCopy hashes a local copy. After ctx has ended it starts to hash a large one, so that the next request succeeds.
+// treeOfCopy hashes a local copy. After ctx has ended it starts to hash a large one, so that the
+// next request succeeds.
 func (s *Server) treeOfCopy(ctx context.Context, path string, version disk.Version) (*integrity.Tree, error) {
 	if version.Size >= tinyFile {
 		return s.hash(ctx, path, version)
@@ -131,8 +137,9 @@ func checkRoot(f wire.BatchFile, tree *integrity.Tree) error {
 	return nil
 }
 
-// verifyBatch checks bytes of a batch whose stream this server opened against the trees of its files. If the stream
-// is not open any more, there is nothing to check them against, and it returns nil.
+// verifyBatch checks bytes of a batch whose stream this server opened against the trees of its
+// files. If the stream is not open any more, there is nothing to check them against, and it
+// returns nil.
 func (s *Server) verifyBatch(descriptor []byte, off int64, p []byte) error {
 	served, ok := s.batches.newest(string(descriptor))
 	if !ok {
@@ -156,11 +163,12 @@ func (s *Server) verifyBatch(descriptor []byte, off int64, p []byte) error {
 	return nil
 }
 
-// maxOpenFiles bounds the files of a batch that a content keeps open. One request may end in a file in which
-// the next one begins.
+// maxOpenFiles bounds the files of a batch that a content keeps open. One request may end in a
+// file in which the next one begins.
 const maxOpenFiles = 4
 
-// A batchContent is the content of the files of a batch, each of a known version. A file is opened when it is read.
+// A batchContent is the content of the files of a batch, each of a known version. A file is
+// opened when it is read.
 type batchContent struct {
 	dir      disk.Dir
 	base     string
@@ -188,8 +196,8 @@ func (c *batchContent) addMissing(f wire.BatchFile) {
 // Missing implements kwik.PartialContent.
 func (c *batchContent) Missing() []kwik.MissingRange { return c.missing }
 
-// ReadAt reads across files. If a file is gone or changed, the error is a kwik.MissingRange with its range: the other files
-// can still be read.
+// ReadAt reads across files. If a file is gone or changed, the error is a kwik.MissingRange with
+// its range: the other files can still be read.
 func (c *batchContent) ReadAt(p []byte, off int64) (read int, err error) {
 	i := sort.Search(len(c.files), func(i int) bool { return c.files[i].End() > off })
 	for ; len(p) > 0 && i < len(c.files); i++ {

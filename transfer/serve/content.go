@@ -16,19 +16,22 @@ import (
 )
 
 const (
-	// treeTimeout bounds the wait for the tree of a copy whose time is not the primary's, and which may therefore be
-	// another version. After it the copy is served, and the client's verification decides.
+	// treeTimeout bounds the wait for the tree of a copy whose time is not the primary's, and
+	// which may therefore be another version. After it the copy is served, and the client's
+	// verification decides.
 	treeTimeout = 300 * time.Millisecond
-	// verifyTimeout bounds the wait for the tree of a copy that a client rejected. The request's context ends earlier.
+	// verifyTimeout bounds the wait for the tree of a copy that a client rejected. The request's
+	// context ends earlier.
 	verifyTimeout = time.Hour
 )
 
-// OpenContent opens the content of the file or batch that a descriptor names. It is the OpenContent of the
-// kwik.ServerConfig, in either role.
+// OpenContent opens the content of the file or batch that a descriptor names. It is the
+// OpenContent of the kwik.ServerConfig, in either role.
 //
-// A server that has hashed its file knows whether it is the described version. Before that, it accepts a copy that has
-// the primary's size and modification time. It hashes a copy with another time. If that takes long, the server serves
-// the copy meanwhile, and the client's verification decides.
+// A server that has hashed its file knows whether it is the described version. Before that, it
+// accepts a copy that has the primary's size and modification time. It hashes a copy with another
+// time. If that takes long, the server serves the copy meanwhile, and the client's verification
+// decides.
 func (s *Server) OpenContent(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 	if d, ok := parseBatchDescriptor(r.Descriptor); ok {
 		return s.openBatchContent(ctx, d, r)
@@ -79,7 +82,8 @@ func (s *Server) openFile(ctx context.Context, r kwik.ContentRequest, why purpos
 	return c, nil
 }
 
-// checkCopy fills in the version and the entry of an open file. The error says why it is not the described version.
+// checkCopy fills in the version and the entry of an open file. The error says why it is not the
+// described version.
 func (s *Server) checkCopy(
 	ctx context.Context, r kwik.ContentRequest, d fileDescriptor, why purpose, c *fileContent,
 ) error {
@@ -126,8 +130,9 @@ func (s *Server) logServed(session *kwik.ServerSession, path string) func(bytes 
 	}
 }
 
-// Verify checks bytes of the file or batch that a descriptor names against its tree. It is the Verify of a primary's
-// kwik.ServerConfig. It returns nil if the server has no tree of the described version.
+// Verify checks bytes of the file or batch that a descriptor names against its tree. It is the
+// Verify of a primary's kwik.ServerConfig. It returns nil if the server has no tree of the
+// described version.
 func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byte) error {
 	if _, ok := parseBatchDescriptor(descriptor); ok {
 		return s.verifyBatch(descriptor, off, p)
@@ -212,8 +217,8 @@ func (c *fileContent) state() copyState {
 	return copyUnverified
 }
 
-// entryApplies reports whether the entry, if there is one, tells something about the wanted version: it is of the
-// open file's version, or it has a tree whose root can be compared with the wanted one.
+// entryApplies reports whether the entry, if there is one, tells something about the wanted version.
+// Either it is of the open file's version, or it has a tree whose root can be compared.
 func (c *fileContent) entryApplies() bool {
 	if c.entry == nil || c.entry.version == c.version {
 		return true
@@ -236,8 +241,8 @@ func (c *fileContent) treeTimeout(d fileDescriptor, why purpose) time.Duration {
 	return 0
 }
 
-// ReadAt reads bytes of the wanted version. If the file was written to, moved, replaced or had its mode changed since
-// it was opened or hashed, its bytes are verified against the tree. Without a tree the read fails, so that a reader
+// ReadAt reads bytes of the wanted version. If the file or its metadata changed since it was opened or
+// hashed, the bytes are verified against the tree. Without a tree the read fails, so that a reader
 // never gets a mixture of versions. p must consist of whole chunk groups.
 func (c *fileContent) ReadAt(p []byte, off int64) (n int, err error) {
 	n, err = c.read(p, off)

@@ -26,7 +26,8 @@ func check(err error) {
 	}
 }
 
-// exampleTLS makes a self-signed certificate for a server, and the configuration of a client that trusts no other.
+// exampleTLS makes a self-signed certificate for a server, and the configuration of a client that
+// trusts no other.
 func exampleTLS() (server, client *tls.Config) {
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	check(err)
@@ -45,7 +46,8 @@ func exampleTLS() (server, client *tls.Config) {
 	return &tls.Config{Certificates: []tls.Certificate{key}}, &tls.Config{RootCAs: roots}
 }
 
-// A primary serves a directory and keeps the trees of its files across restarts. A client fetches a file from it.
+// A primary serves a directory and keeps the trees of its files across restarts. A client fetches
+// a file from it.
 func ExampleServer() {
 	top, err := os.MkdirTemp("", "example")
 	check(err)

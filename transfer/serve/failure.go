@@ -60,8 +60,9 @@ func failureCode(err error) transferpb.Failure_Code {
 	return transferpb.Failure_OTHER
 }
 
-// isFileError reports whether a file could not be opened or read. Clients are sent the same Failure for all of these
-// errors. They must not learn whether a file is missing, forbidden or outside the root.
+// isFileError reports whether a file could not be opened or read. Clients are sent the same
+// Failure for all of these errors. They must not learn whether a file is missing, forbidden or
+// outside the root.
 func isFileError(err error) bool {
 	_, ok := errors.AsType[*fs.PathError](err)
 	return ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF)

@@ -13,18 +13,22 @@ import (
 const (
 	// cvSize is the size of a chaining value, in bytes.
 	cvSize = 32
-	// maxIndexed bounds the trees that an index keeps, in bytes of chaining values: those of 32 GiB of files and more.
+	// maxIndexed bounds the trees that an index keeps, in bytes of chaining values: those of 32
+	// GiB of files and more.
 	maxIndexed = 16 << 20
-	// smallFile is the size, in bytes, up to which files are hashed in a queue of their own: they do not wait for large ones.
+	// smallFile is the size, in bytes, up to which files are hashed in a queue of their own: they
+	// do not wait for large ones.
 	smallFile = 16 << 20
-	// hashedAtOnce bounds the small files, and the large ones, that are hashed at a time. A single one uses all cores.
+	// hashedAtOnce bounds the small files, and the large ones, that are hashed at a time. A
+	// single one uses all cores.
 	hashedAtOnce = 4
 	// hashingLogInterval is how often the server logs the progress of hashing one file.
 	hashingLogInterval = 10 * time.Second
 )
 
-// An index keeps the trees of the files that a server has hashed. It is a cache: what it drops is hashed again when it
-// is needed. A version of a file is hashed once, however many clients request it.
+// An index keeps the trees of the files that a server has hashed. It is a cache: what it drops is
+// hashed again when it is needed. A version of a file is hashed once, however many clients
+// request it.
 type index struct {
 	ctx   context.Context // of the server
 	jobs  sync.WaitGroup  // hashing jobs; each ends with its file or with ctx
@@ -95,8 +99,8 @@ func newIndex(ctx context.Context, log *slog.Logger) *index {
 	}
 }
 
-// lookup returns the entry of a version of a file. If there is none it adds one and starts to hash the file, which
-// open opens. An entry of another version goes.
+// lookup returns the entry of a version of a file. If there is none it adds one and starts to
+// hash the file, which open opens. An entry of another version goes.
 func (x *index) lookup(path string, version disk.Version, open func() (disk.File, error)) *indexEntry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -112,7 +116,8 @@ func (x *index) lookup(path string, version disk.Version, open func() (disk.File
 	return e
 }
 
-// compute finishes an entry, and then drops the least recently used ones that are beyond maxIndexed.
+// compute finishes an entry, and then drops the least recently used ones that are beyond
+// maxIndexed.
 func (x *index) compute(e *indexEntry, open func() (disk.File, error)) {
 	e.tree, e.err = x.load(e, open)
 	close(e.done)
@@ -162,7 +167,8 @@ func (x *index) load(e *indexEntry, open func() (disk.File, error)) (*integrity.
 	return x.hash(e, f)
 }
 
-// hash hashes an entry's file and stores its tree. The file must be of the entry's version before and after.
+// hash hashes an entry's file and stores its tree. The file must be of the entry's version before
+// and after.
 func (x *index) hash(e *indexEntry, f disk.File) (*integrity.Tree, error) {
 	start := time.Now()
 	if err := checkVersion(f, e.version); err != nil {
@@ -173,13 +179,15 @@ func (x *index) hash(e *indexEntry, f disk.File) (*integrity.Tree, error) {
 		return nil, changed
 	}
 	if err == nil && x.store != nil {
-		// The time of the start counts: a file that changed just before it may have changed again with the same times.
+		// The time of the start counts: a file that changed just before it may have changed again
+		// with the same times.
 		x.store.put(e.path, e.version, tree, start) // on an error the file is hashed again after a restart
 	}
 	return tree, err
 }
 
-// progress returns a function that keeps the partial tree of an entry, and logs the progress of a slow one.
+// progress returns a function that keeps the partial tree of an entry, and logs the progress of a
+// slow one.
 func (x *index) progress(e *indexEntry) integrity.Progress {
 	start := time.Now()
 	lastLog := start
@@ -196,7 +204,8 @@ func (x *index) progress(e *indexEntry) integrity.Progress {
 	}
 }
 
-// entry returns the entry of a path, of the version that was requested last; nil if there is none.
+// entry returns the entry of a path, of the version that was requested last; nil if there is
+// none.
 func (x *index) entry(path string) *indexEntry {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -221,7 +221,8 @@ func TestIndexIsBounded(t *testing.T) {
 	})
 }
 
-// A version may be superseded at the moment it is finished. Its cost was never added, so it must not be subtracted.
+// A version may be superseded at the moment it is finished. Its cost was never added, so it must
+// not be subtracted.
 func TestIndexCountsASupersededVersionOnce(t *testing.T) {
 	inIndex(t, func(t *testing.T, x *index) {
 		d := &slowDisk{size: 100}
@@ -271,8 +272,8 @@ func (f newFile) ReadAt(p []byte, off int64) (int, error) {
 func (f newFile) Stat() (fs.FileInfo, error) { return statOf{size: 4 << 20, mtime: f.mtime}, nil }
 func (f newFile) Close() error               { return nil }
 
-// The tree of a file that changed just before it was hashed is not stored, however long hashing took. Where file times
-// are coarse, the file may have changed again with the same times.
+// The tree of a file that changed just before it was hashed is not stored, however long hashing
+// took. Where file times are coarse, the file may have changed again with the same times.
 func TestTreeOfANewFileIsNotStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, err := OpenTreeStore(filepath.Join(t.TempDir(), "trees.db"))

@@ -28,13 +28,14 @@ const (
 	maxDirReads = 4
 	// maxListings bounds the listings of one client that run at a time; more wait.
 	maxListings = 2
-	// listingBytes is the size, in bytes, from which on a Listing message is sent. The last entry may exceed it by the
-	// longest path and link target.
+	// listingBytes is the size, in bytes, from which on a Listing message is sent. The last entry
+	// may exceed it by the longest path and link target.
 	listingBytes = 16 << 10
 )
 
-// A namesLimit bounds the names that the listings of all clients hold in memory: those of two of the largest
-// directories, and those that are being read. A listing holds names until its client has read it.
+// A namesLimit bounds the names that the listings of all clients hold in memory. Those are the names
+// of two of the largest directories, and the ones that are being read. A listing holds names until its
+// client has read it.
 type namesLimit struct {
 	reading chan struct{}       // holds an element for each directory that is read
 	held    *semaphore.Weighted // names
@@ -44,8 +45,8 @@ func newNamesLimit() *namesLimit {
 	return &namesLimit{reading: make(chan struct{}, maxDirReads), held: semaphore.NewWeighted(2 * maxDirNames)}
 }
 
-// read returns the sorted names in a directory. They count until they are released. It waits until the limit allows
-// that, but returns errBusy before the client gives up.
+// read returns the sorted names in a directory. They count until they are released. It waits
+// until the limit allows that, but returns errBusy before the client gives up.
 func (n *namesLimit) read(ctx context.Context, d disk.TreeDir) ([]string, error) {
 	timeout := time.NewTimer(requestTimeout / 2)
 	defer timeout.Stop()
@@ -129,8 +130,8 @@ func (s *Server) listFile(w replyWriter, tree disk.TreeDir, path string) error {
 	}}})
 }
 
-// A lister lists one directory for one request. In memory it holds one Listing message, and the names of the
-// directories on the way to the current one. One goroutine uses it.
+// A lister lists one directory for one request. In memory it holds one Listing message, and the
+// names of the directories on the way to the current one. One goroutine uses it.
 type lister struct {
 	ctx     context.Context
 	w       replyWriter
@@ -144,8 +145,8 @@ type lister struct {
 
 var errPageFull = errors.New("the page is full")
 
-// list lists the whole directory, except for everything up to and including the path after, which is relative to the
-// directory; "" lists everything.
+// list lists the whole directory, except for everything up to and including the path after, which
+// is relative to the directory; "" lists everything.
 func (l *lister) list(after string) error {
 	end := transferpb.Listing_COMPLETE
 	names, err := l.names("")
@@ -173,8 +174,9 @@ func (l *lister) names(dir string) ([]string, error) {
 	return l.limit.read(l.ctx, d)
 }
 
-// walk lists the entries of a directory, given their names, and everything below them. It leaves out everything up to
-// and including the path after, which is relative to the directory; "" leaves out nothing.
+// walk lists the entries of a directory, given their names, and everything below them. It leaves
+// out everything up to and including the path after, which is relative to the directory; ""
+// leaves out nothing.
 func (l *lister) walk(dir string, names []string, after string) error {
 	if after != "" {
 		first, below, _ := strings.Cut(after, "/")
@@ -195,7 +197,8 @@ func (l *lister) walk(dir string, names []string, after string) error {
 	return nil
 }
 
-// resume lists what an earlier page has left of a path that it has listed. That is nothing if it is not a directory.
+// resume lists the entries below a path whose own entry an earlier page has. A path that is not a
+// directory has none.
 func (l *lister) resume(path, after string) error {
 	if l.flat {
 		return nil
@@ -250,7 +253,8 @@ func (l *lister) visitDir(path string, entry *transferpb.Entry) error {
 	return l.walk(path, names, "")
 }
 
-// inspect returns the entry of a path; exists is false if it was removed meanwhile. Other errors are in the entry.
+// inspect returns the entry of a path; exists is false if it was removed meanwhile. Other errors
+// are in the entry.
 func (l *lister) inspect(path string) (entry *transferpb.Entry, exists bool) {
 	d, err := l.cache.Acquire(disk.Parent(path))
 	if err != nil {

@@ -31,7 +31,8 @@ func (d crowdedDir) Names(int) (names []string, err error) {
 	return names, nil
 }
 
-// The names that listings hold are bounded. Beyond the bound a listing waits for others to end, and then fails.
+// The names that listings hold are bounded. Beyond the bound a listing waits for others to end,
+// and then fails.
 func TestNamesLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &namesLimit{reading: make(chan struct{}, 4), held: semaphore.NewWeighted(10)}

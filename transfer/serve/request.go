@@ -14,7 +14,8 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// requestTimeout bounds the wait for a request on a stream that a client opened, and each write of a reply.
+// requestTimeout bounds the wait for a request on a stream that a client opened, and each write
+// of a reply.
 const requestTimeout = 10 * time.Second
 
 // A serverRequest is one stream that a client opened for a request. One goroutine uses it.
@@ -23,11 +24,13 @@ type serverRequest struct {
 	session *kwik.ServerSession
 	stream  *kwik.Stream
 	log     *slog.Logger
-	// listings holds an element for each listing that runs in the session. It is shared by the session's requests.
+	// listings holds an element for each listing that runs in the session. It is shared by the
+	// session's requests.
 	listings chan struct{}
 }
 
-// serve reads the request and responds. It returns when the client has released the content that it requested.
+// serve reads the request and responds. It returns when the client has released the content that
+// it requested.
 func (q *serverRequest) serve(ctx context.Context) {
 	start := time.Now()
 	request, err := q.read(start.Add(requestTimeout))
@@ -87,8 +90,8 @@ func (q *serverRequest) respond(ctx context.Context, request *transferpb.Request
 	return content, err
 }
 
-// outcomeOf returns the log's word for the end of a client's stream. "done" means that the client released the
-// stream or closed the session. Only the client knows how much of the file it has.
+// outcomeOf returns the log's word for the end of a client's stream. "done" means that the client
+// released the stream or closed the session. Only the client knows how much of the file it has.
 func outcomeOf(cause error) string {
 	e, isClose := errors.AsType[*quic.ApplicationError](cause)
 	isOrderly := isClose && e.ErrorCode == quic.ApplicationErrorCode(kwik.NoError)

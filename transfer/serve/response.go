@@ -16,12 +16,14 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// This file is the response to a request for one file: a manifest, the file's tree, and an aggregate stream
-// of its content. If the file has been hashed, the response is complete at once. If not, the client gets the
-// stream at once as well. It then fetches content as far as chaining values have been sent, and the root is last.
+// This file is the response to a request for one file: a manifest, the file's tree, and an
+// aggregate stream of its content. If the file has been hashed, the response is complete at once.
+// If not, the client gets the stream at once as well. It then fetches content as far as chaining
+// values have been sent, and the root is last.
 
 const (
-	// coldAfter is how long a request waits for a tree before the response starts without the root.
+	// coldAfter is how long a request waits for a tree before the response starts without the
+	// root.
 	coldAfter = 20 * time.Millisecond
 	// treeInterval is how often new chaining values are sent while a file is hashed.
 	treeInterval = 20 * time.Millisecond
@@ -44,7 +46,8 @@ type response struct {
 	entry   *indexEntry
 	// headStart is how many bytes the server may send before the client requests them.
 	headStart int64
-	// complete is closed when the response ends. The head start follows it, so that it does not compete with the tree.
+	// complete is closed when the response ends. The head start follows it, so that it does not
+	// compete with the tree.
 	complete chan struct{}
 	content  servedContent
 	lastSent time.Time // when the client was last sent a sign of progress
@@ -117,7 +120,8 @@ func (r *response) send() error {
 	return r.sendTree(tree.CVs())
 }
 
-// treeTimeout returns how long to wait for the tree before the response starts without the root; 0 means for ever.
+// treeTimeout returns how long to wait for the tree before the response starts without the root;
+// 0 means for ever.
 func (r *response) treeTimeout(size int64, group integrity.GroupSize) time.Duration {
 	if hasChainingValues := group.Groups(size) >= 2; !hasChainingValues {
 		return 0 // without chaining values nothing can be verified before the root is known
@@ -125,8 +129,8 @@ func (r *response) treeTimeout(size int64, group integrity.GroupSize) time.Durat
 	return coldAfter
 }
 
-// awaitTree waits until the file is hashed, at most for timeout; 0 means for ever. It reports whether the file is hashed.
-// Meanwhile it sends the client the progress of hashing.
+// awaitTree waits until the file is hashed, at most for timeout; 0 means for ever. It reports
+// whether the file is hashed. Meanwhile it sends the client the progress of hashing.
 func (r *response) awaitTree(timeout time.Duration) (hashed bool, err error) {
 	ticker := time.NewTicker(wire.HashingInterval)
 	defer ticker.Stop()
@@ -152,7 +156,8 @@ func (r *response) awaitTree(timeout time.Duration) (hashed bool, err error) {
 	}
 }
 
-// sendHashing sends the progress of hashing, unless something was sent within the last HashingInterval.
+// sendHashing sends the progress of hashing, unless something was sent within the last
+// HashingInterval.
 func (r *response) sendHashing() error {
 	if time.Since(r.lastSent) < wire.HashingInterval {
 		return nil
@@ -162,7 +167,8 @@ func (r *response) sendHashing() error {
 	return r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: hashing}})
 }
 
-// sendManifest opens the aggregate stream of the content and sends the manifest. root is empty if it is not known.
+// sendManifest opens the aggregate stream of the content and sends the manifest. root is empty if
+// it is not known.
 func (r *response) sendManifest(size int64, group integrity.GroupSize, root []byte) error {
 	r.content.size = size
 	manifest := &transferpb.Manifest{
@@ -217,7 +223,8 @@ func (r *response) sendGrowingTree() error {
 	}
 }
 
-// sendRestOfTree sends the root of a hashed file, and its chaining values after the first sent bytes of them.
+// sendRestOfTree sends the root of a hashed file, and its chaining values after the first sent
+// bytes of them.
 func (r *response) sendRestOfTree(sent int) error {
 	if r.entry.err != nil {
 		return r.entry.err

@@ -9,8 +9,9 @@ import (
 	"sync"
 )
 
-// A Server serves the regular files below a directory, in either role. Its OpenContent belongs into the
-// kwik.ServerConfig of the listener that is given to Serve, and so does its Verify if the server is a primary.
+// A Server serves the regular files below a directory, in either role. Its OpenContent belongs
+// into the kwik.ServerConfig of the listener that is given to Serve, and so does its Verify if
+// the server is a primary.
 //
 // The methods of a Server are safe for concurrent use, except for KeepTrees and Close.
 type Server struct {
@@ -24,8 +25,8 @@ type Server struct {
 	tasks   sync.WaitGroup // goroutines of the server that end with ctx
 }
 
-// NewServer returns a server of the files below dir. Close must be called to release what the server uses.
-// The caller closes dir, after Close.
+// NewServer returns a server of the files below dir. Close must be called to release what the
+// server uses. The caller closes dir, after Close.
 func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Server{
@@ -34,9 +35,9 @@ func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	}
 }
 
-// KeepTrees makes the server store the trees that it computes, and use those that are stored. It must be called
-// before Serve, at most once. In the background it removes the records of files that have changed; Close ends that.
-// The caller closes store, after Close.
+// KeepTrees makes the server store the trees that it computes, and use those that are stored. It
+// must be called before Serve, at most once. In the background it removes the records of files
+// that have changed; Close ends that. The caller closes store, after Close.
 func (s *Server) KeepTrees(store *TreeStore) {
 	s.index.store = store
 	s.tasks.Go(func() {
@@ -53,8 +54,8 @@ func (s *Server) Close() {
 	s.index.jobs.Wait()
 }
 
-// Serve responds to the clients of a listener until ctx ends or the listener is closed. Then it closes the
-// listener, waits for the goroutines of all clients, and returns nil.
+// Serve responds to the clients of a listener until ctx ends or the listener is closed. Then it
+// closes the listener, waits for the goroutines of all clients, and returns nil.
 func (s *Server) Serve(ctx context.Context, l *kwik.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -85,12 +86,14 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 	}
 }
 
-// lookup returns the index entry of a version of a file. It starts hashing the file if there is no entry.
+// lookup returns the index entry of a version of a file. It starts hashing the file if there is
+// no entry.
 func (s *Server) lookup(path string, version disk.Version) *indexEntry {
 	return s.index.lookup(path, version, func() (disk.File, error) { return s.dir.Open(path) })
 }
 
-// hash returns the tree of a version of a file, from the index. It waits until the file is hashed or ctx ends.
+// hash returns the tree of a version of a file, from the index. It waits until the file is hashed
+// or ctx ends.
 func (s *Server) hash(ctx context.Context, path string, version disk.Version) (*integrity.Tree, error) {
 	entry := s.lookup(path, version)
 	select {

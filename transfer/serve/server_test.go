@@ -174,7 +174,8 @@ func TestServerReadsOneRequest(t *testing.T) {
 	})
 }
 
-// The bubble of OnNet fails the test if a goroutine of the server waits for a client that is gone.
+// The bubble of OnNet fails the test if a goroutine of the server waits for a client that is
+// gone.
 func TestServerOutlivesClientsThatLeave(t *testing.T) {
 	root, d := transfertest.OpenTreeWithTraps(t)
 	if err := os.Truncate(transfertest.Put(t, filepath.Join(root, "big"), ""), 20<<20); err != nil {
@@ -215,8 +216,8 @@ func TestServerLogsNamesQuoted(t *testing.T) {
 	})
 }
 
-// All errors of opening a file that the server does not serve are file errors, so that the client is not told that the
-// server failed.
+// Errors of opening a file that the server does not serve are file errors. The client is not told that
+// the server failed.
 func TestErrorsOfFiles(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	for _, name := range []string{

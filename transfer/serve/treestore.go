@@ -22,20 +22,23 @@ import (
 )
 
 const (
-	// maxStoredTrees bounds the records of a TreeStore, in bytes: those of about 500 GiB of files.
+	// maxStoredTrees bounds the records of a TreeStore, in bytes: those of about 500 GiB of
+	// files.
 	maxStoredTrees = 256 << 20
-	// minStored is the size, in bytes, from which on a file's tree is stored. Smaller files are hashed fast.
+	// minStored is the size, in bytes, from which on a file's tree is stored. Smaller files are
+	// hashed fast.
 	minStored = 1 << 20
-	// racyWindow is the time after a change of a file in which its tree is not stored. Another change within the clock's
-	// resolution would leave the same times.
+	// racyWindow is the time after a change of a file in which its tree is not stored. Another
+	// change within the clock's resolution would leave the same times.
 	racyWindow = 2 * time.Second
 	// storeTimeout bounds the wait for another process that has the store open.
 	storeTimeout = 200 * time.Millisecond
 )
 
-// A TreeStore keeps the trees of files across restarts of a server, in a bbolt database. It is a cache: if it or a
-// record of it is deleted, the server hashes the files again. A record holds the tree of one version of a file, under
-// the path relative to the served directory. One process at a time can have a store open.
+// A TreeStore keeps the trees of files across restarts of a server, in a bbolt database. It is a
+// cache: if it or a record of it is deleted, the server hashes the files again. A record holds
+// the tree of one version of a file, under the path relative to the served directory. One process
+// at a time can have a store open.
 type TreeStore struct {
 	db *bbolt.DB
 
@@ -43,8 +46,8 @@ type TreeStore struct {
 	total int64 // bytes of all records
 }
 
-// The buckets: records by path, and paths by the number of their record. Numbers ascend, so that the oldest record
-// is the first.
+// The buckets: records by path, and paths by the number of their record. Numbers ascend, so that
+// the oldest record is the first.
 var (
 	bucketTrees = []byte("trees 1")
 	bucketOrder = []byte("order 1")
@@ -53,8 +56,9 @@ var (
 // ErrStoreBusy is returned by [OpenTreeStore] if another process has the store open.
 var ErrStoreBusy = errors.New("another server uses it")
 
-// OpenTreeStore opens the store in the file path, or creates it; a damaged one is replaced. It waits at most 200 ms
-// for another process. The error is ErrStoreBusy or one of the file system. The caller closes the store.
+// OpenTreeStore opens the store in the file path, or creates it; a damaged one is replaced. It
+// waits at most 200 ms for another process. The error is ErrStoreBusy or one of the file system.
+// The caller closes the store.
 func OpenTreeStore(path string) (*TreeStore, error) {
 	s, err := openTreeStore(path)
 	if err == nil || errors.Is(err, ErrStoreBusy) || errors.Is(err, fs.ErrPermission) {
@@ -104,9 +108,10 @@ func openTreeStore(path string) (s *TreeStore, err error) {
 // Close closes the store. The [Server] that uses it must have been closed.
 func (s *TreeStore) Close() error { return s.db.Close() }
 
-// A record is number(8) size(8) mtime(8) ctime(8) inode(8), the tree as integrity.Tree.AppendBinary encodes it, and
-// checksum(16). Integers are little-endian, times in nanoseconds since the Unix epoch. The checksum is the first bytes
-// of the BLAKE3 hash of the path, a NUL, and the record before the checksum.
+// A record is number(8) size(8) mtime(8) ctime(8) inode(8), the tree as
+// integrity.Tree.AppendBinary encodes it, and checksum(16). Integers are little-endian, times in
+// nanoseconds since the Unix epoch. The checksum is the first bytes of the BLAKE3 hash of the
+// path, a NUL, and the record before the checksum.
 const (
 	recordHeader   = 5 * 8
 	recordChecksum = 16
@@ -129,7 +134,8 @@ func recordSum(path string, r []byte) []byte {
 	return h.Sum(nil)[:recordChecksum]
 }
 
-// checkRecord returns the version of a record, and the record without its checksum. ok is false if it is damaged.
+// checkRecord returns the version of a record, and the record without its checksum. ok is false
+// if it is damaged.
 func checkRecord(path string, r []byte) (v disk.Version, body []byte, ok bool) {
 	if len(r) < recordHeader+recordChecksum {
 		return v, nil, false
@@ -152,7 +158,8 @@ func recordedTree(size int64, body []byte) *integrity.Tree {
 	return tree
 }
 
-// recoverDamage turns a panic of bbolt into an error: the database is damaged. bbolt rolls the transaction back.
+// recoverDamage turns a panic of bbolt into an error: the database is damaged. bbolt rolls the
+// transaction back.
 func recoverDamage(err *error) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("tree store damaged: %v", p)
@@ -172,7 +179,8 @@ func (s *TreeStore) get(path string, version disk.Version) (tree *integrity.Tree
 	return tree
 }
 
-// isStorable reports whether the store takes the tree of a version of a file. now is the wall clock.
+// isStorable reports whether the store takes the tree of a version of a file. now is the wall
+// clock.
 func isStorable(path string, version disk.Version, now time.Time) bool {
 	changed := time.Unix(0, max(version.MTime, version.CTime))
 	isRacy := now.Sub(changed) < racyWindow
@@ -180,7 +188,8 @@ func isStorable(path string, version disk.Version, now time.Time) bool {
 	return isKey && !isRacy && version.Size >= minStored
 }
 
-// put stores the tree of a version of a file in place of another version's, if it is storable. now is the wall clock.
+// put stores the tree of a version of a file in place of another version's, if it is storable.
+// now is the wall clock.
 func (s *TreeStore) put(path string, version disk.Version, tree *integrity.Tree, now time.Time) error {
 	if !isStorable(path, version, now) {
 		return nil
@@ -224,8 +233,8 @@ func (s *TreeStore) update(change func(tx *bbolt.Tx) (added int64, err error)) (
 	return err
 }
 
-// removeOldest removes the oldest records, at least excess bytes of them. It returns the growth of the records, which
-// is negative.
+// removeOldest removes the oldest records, at least excess bytes of them. It returns the growth
+// of the records, which is negative.
 func (s *TreeStore) removeOldest(tx *bbolt.Tx, excess int64) (added int64, err error) {
 	order := tx.Bucket(bucketOrder)
 	for excess+added > 0 {
@@ -245,7 +254,8 @@ func (s *TreeStore) removeOldest(tx *bbolt.Tx, excess int64) (added int64, err e
 	return added, nil
 }
 
-// remove removes the record of a path, if there is one. It returns the growth of the records, which is not positive.
+// remove removes the record of a path, if there is one. It returns the growth of the records,
+// which is not positive.
 func (s *TreeStore) remove(tx *bbolt.Tx, path []byte) (added int64, err error) {
 	trees, order := tx.Bucket(bucketTrees), tx.Bucket(bucketOrder)
 	old := trees.Get(path)
@@ -264,7 +274,8 @@ func (s *TreeStore) remove(tx *bbolt.Tx, path []byte) (added int64, err error) {
 	return added, trees.Delete(path)
 }
 
-// sweep removes the records of files that are gone or of another version. It ends early when ctx ends.
+// sweep removes the records of files that are gone or of another version. It ends early when ctx
+// ends.
 func (s *TreeStore) sweep(ctx context.Context, dir disk.Dir) (err error) {
 	stale, err := s.stale(ctx, dir)
 	if err != nil || len(stale) == 0 {
@@ -282,8 +293,8 @@ func (s *TreeStore) sweep(ctx context.Context, dir disk.Dir) (err error) {
 	})
 }
 
-// stale returns the paths whose records are damaged, or of files that are gone or of another version. It returns those
-// found so far when ctx ends.
+// stale returns the paths whose records are damaged, or of files that are gone or of another
+// version. It returns those found so far when ctx ends.
 func (s *TreeStore) stale(ctx context.Context, dir disk.Dir) (paths [][]byte, err error) {
 	defer recoverDamage(&err)
 	s.db.View(func(tx *bbolt.Tx) error {

@@ -194,8 +194,8 @@ func TestTreeStoreSweep(t *testing.T) {
 	}
 }
 
-// A store that is damaged anywhere is replaced or still correct: it never returns a wrong tree, or an error that stops
-// the server.
+// A store that is damaged anywhere is replaced or still correct: it never returns a wrong tree,
+// or an error that stops the server.
 func TestDamagedTreeStore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trees.db")
 	s := newStore(t, path)
@@ -247,7 +247,8 @@ func TestDamagedTreeStore(t *testing.T) {
 	}
 }
 
-// A restarted server does not hash files again, and two servers of one directory do not disturb each other.
+// A restarted server does not hash files again, and two servers of one directory do not disturb
+// each other.
 func TestTreesOutliveTheirServer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trees.db")
 	tree, version := randomTree(t, minStored, 1), versionAt(minStored, time.Unix(1e9, 0))

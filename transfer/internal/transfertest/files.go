@@ -1,6 +1,6 @@
-// Package transfertest is the test harness of package transfer and those below it: files, a directory with traps to
-// serve, and a simulated network with one server. It imports neither transfer nor transfer/serve, so that their
-// in-package tests can use it.
+// Package transfertest is the test harness of package transfer and those below it. It has files, a
+// directory with traps to serve, and a simulated network with one server. It imports neither transfer
+// nor transfer/serve, so that their in-package tests can use it.
 package transfertest
 
 import (
@@ -31,8 +31,8 @@ func WantContent(t testing.TB, path, want string) {
 	}
 }
 
-// TreeWithTraps makes a directory to serve, next to a file "secret" that must not be served. It holds files, directories,
-// a FIFO, and links that stay inside, lead outside, dangle or loop.
+// TreeWithTraps makes a directory to serve, next to a file "secret" that must not be served. It
+// holds files, directories, a FIFO, and links that stay inside, lead outside, dangle or loop.
 func TreeWithTraps(t testing.TB) (root string) {
 	t.Helper()
 	top := t.TempDir()

@@ -21,7 +21,8 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// A Net is a simulated network with one server, kwikcp's or a hostile one, inside a synctest bubble.
+// A Net is a simulated network with one server, kwikcp's or a hostile one, inside a synctest
+// bubble.
 type Net struct {
 	T        *testing.T
 	Sim      *simnet.Network
@@ -32,7 +33,7 @@ type Net struct {
 	Log      bytes.Buffer                        // for the server's log
 	Ctx      context.Context                     // ends with the test
 
-	wg sync.WaitGroup // what Go started
+	wg sync.WaitGroup // goroutines of Go
 }
 
 var (
@@ -44,7 +45,8 @@ var (
 	AnyLink = simnet.Link{Latency: 5 * time.Millisecond, Rate: 100e6}
 )
 
-// OnNet runs f in a bubble with a new network. It closes the listener and waits for everything that Go started.
+// OnNet runs f in a bubble with a new network. It closes the listener and waits for everything
+// that Go started.
 func OnNet(t *testing.T, f func(n *Net)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -140,7 +142,8 @@ func (p *Peer) Failure(code transferpb.Failure_Code) {
 	p.Stream.Close()
 }
 
-// Hostile starts a server that runs a script for the first request of each session, and opens content with open.
+// Hostile starts a server that runs a script for the first request of each session, and opens
+// content with open.
 func (n *Net) Hostile(open kwik.OpenContentFunc, act Script) {
 	n.T.Helper()
 	l := n.Start(&kwik.ServerConfig{OpenContent: open})
@@ -186,8 +189,8 @@ func (n *Net) Dial() *kwik.ClientSession {
 	return c
 }
 
-// Ask sends raw as a request, and ends the stream if fin is set. It returns the replies up to the end of the stream, and
-// the error that ended the stream, nil for a regular end.
+// Ask sends raw as a request, and ends the stream if fin is set. It returns the replies up to the
+// end of the stream, and the error that ended the stream, nil for a regular end.
 func (n *Net) Ask(c *kwik.ClientSession, raw []byte, fin bool) (replies []*transferpb.Reply, err error) {
 	n.T.Helper()
 	stream, err := c.OpenStreamSync(n.Ctx)

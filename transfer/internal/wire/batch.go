@@ -5,8 +5,8 @@ import (
 	"math"
 )
 
-// RootPrefix is the length, in bytes, of the part of a file's root that the descriptor of a batch has. It is enough to
-// tell versions apart. Received bytes are verified against the whole root.
+// RootPrefix is the length, in bytes, of the part of a file's root that the descriptor of a batch
+// has. It is enough to tell versions apart. Received bytes are verified against the whole root.
 const RootPrefix = 8
 
 // A BatchFile is a file in the stream of a batch.
@@ -21,7 +21,8 @@ type BatchFile struct {
 // End returns the offset in the stream after the file.
 func (f BatchFile) End() int64 { return f.Start + f.Size }
 
-// AppendFile appends file f of a descriptor to dst. Path and time are encoded as differences from the file before it.
+// AppendFile appends file f of a descriptor to dst. Path and time are encoded as differences from
+// the file before it.
 func AppendFile(dst []byte, before, f BatchFile) []byte {
 	dst = AppendPath(dst, before.Path, f.Path)
 	dst = binary.AppendUvarint(dst, uint64(f.Size))
@@ -29,7 +30,8 @@ func AppendFile(dst []byte, before, f BatchFile) []byte {
 	return append(dst, f.Root[:]...)
 }
 
-// ReadFiles returns the files of a descriptor. It is an error if they do not fill a stream of size bytes.
+// ReadFiles returns the files of a descriptor. It is an error if they do not fill a stream of
+// size bytes.
 func ReadFiles(raw []byte, size int64) ([]BatchFile, error) {
 	r := PathReader{Rest: raw}
 	var files []BatchFile

@@ -14,7 +14,8 @@ const (
 	ProtocolVersion = 1
 	// maxMessage bounds a message of the file protocol, in bytes.
 	maxMessage = 64 << 10
-	// TreePart bounds the chaining values in one Tree message, in bytes. It is a whole number of them.
+	// TreePart bounds the chaining values in one Tree message, in bytes. It is a whole number of
+	// them.
 	TreePart = 32 * 2000
 )
 
@@ -30,8 +31,8 @@ func AppendMessage(dst []byte, m proto.Message) ([]byte, error) {
 	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(dst, m)
 }
 
-// ReadMessage reads a message of at most 64 KiB. It checks the length before it allocates memory, and ignores unknown
-// fields. At the end of the stream the error is io.EOF.
+// ReadMessage reads a message of at most 64 KiB. It checks the length before it allocates memory,
+// and ignores unknown fields. At the end of the stream the error is io.EOF.
 func ReadMessage(r *bufio.Reader, m proto.Message) error {
 	return protodelim.UnmarshalOptions{
 		MaxSize:          maxMessage,

@@ -19,9 +19,9 @@ const (
 	MaxName = 255
 )
 
-// CheckPath returns an error unless p may be in a request or a descriptor (docs/PROTOCOL.md section 12). p must be
-// slash-separated and relative, of at most MaxPath bytes. It must not have a NUL, a backslash, or a component that is
-// empty, "." or "..".
+// CheckPath returns an error unless p may be in a request or a descriptor (docs/PROTOCOL.md
+// section 12). p must be slash-separated and relative, of at most MaxPath bytes. It must not have
+// a NUL, a backslash, or a component that is empty, "." or "..".
 func CheckPath(p string) error {
 	switch {
 	case p == "":
@@ -44,10 +44,11 @@ func CheckPath(p string) error {
 	return nil
 }
 
-// CheckTreePath returns an error unless p may be the path of an entry below a directory (docs/PROTOCOL.md section 13).
-// p must be slash-separated and relative, of at most MaxTreePath bytes and MaxName bytes in a component. It must not have
-// a NUL, or a component that is empty, "." or "..". Where the system's separator is not the slash, it must not have a
-// backslash or a colon, or anything else that would lead elsewhere.
+// CheckTreePath returns an error unless p may be the path of an entry below a directory
+// (docs/PROTOCOL.md section 13). p must be slash-separated and relative, of at most MaxTreePath
+// bytes and MaxName bytes in a component. It must not have a NUL, or a component that is empty,
+// "." or "..". Where the system's separator is not the slash, it must not have a backslash or a
+// colon, or anything else that would lead elsewhere.
 func CheckTreePath(p string) error {
 	switch {
 	case p == "":
@@ -76,8 +77,8 @@ func CheckTreePath(p string) error {
 	return nil
 }
 
-// CompareTree compares two paths in tree order, and returns a number as [cmp.Compare] does. In tree order a directory
-// precedes its entries, and they precede whatever follows the directory.
+// CompareTree compares two paths in tree order, and returns a number as [cmp.Compare] does. In
+// tree order a directory precedes its entries, and they precede whatever follows the directory.
 func CompareTree(a, b string) int {
 	n := min(len(a), len(b))
 	for i := range n {
@@ -127,8 +128,8 @@ func (r *PathReader) uvarint() (uint64, error) {
 	return v, nil
 }
 
-// Path reads the next path. It is an error if the path is not one that [CheckTreePath] accepts, or if all paths together
-// exceed MaxBatchPaths.
+// Path reads the next path. It is an error if the path is not one that [CheckTreePath] accepts,
+// or if all paths together exceed MaxBatchPaths.
 func (r *PathReader) Path() (string, error) {
 	shared, err := r.uvarint()
 	if err != nil {
