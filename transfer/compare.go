@@ -23,7 +23,8 @@ type CompareOptions struct {
 	// File is the local file. The caller closes it. Messages call it Name.
 	File disk.File
 	Name string
-	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
+	// ConnectTimeout bounds the time to the primary's first answer; 0 means
+	// DefaultConnectTimeout.
 	ConnectTimeout time.Duration
 
 	// KWIK configures the session; nil means the defaults.
@@ -42,8 +43,8 @@ type Comparison struct {
 	Seconds     float64
 }
 
-// A Difference is a range in which the local file differs from the server's. It consists of whole
-// chunk groups, of which the last may end with the file.
+// A Difference is a range of bytes that differ. It consists of whole chunk groups, of which the
+// last may end with the file.
 type Difference struct {
 	Start, End int64 // offsets in the file, half-open
 	How        How

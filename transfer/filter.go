@@ -14,8 +14,7 @@ import (
 // Patterns are a subset of rsync's:
 //
 //	?         one character but a slash
-//	*         any characters but a slash
-//	**        any characters
+//	**, *     any characters; the latter matches no slash
 //	[a-z]     one character of a set
 //	[!a-z]    one character but those of a set, and no slash
 //	\c        the character c

@@ -51,7 +51,8 @@ func TestMirrorRandomTrees(t *testing.T) {
 	}
 }
 
-// Whenever a mirror is interrupted, what is under a final name is whole, and the next one ends it.
+// Whenever a mirror is interrupted, what is under a final name is whole, and the next one ends
+// it.
 func TestMirrorInterrupted(t *testing.T) {
 	source := t.TempDir()
 	g := gardener{rand.New(rand.NewPCG(3, 3)), t}
@@ -97,8 +98,8 @@ func TestMirrorInterrupted(t *testing.T) {
 
 var errGone = errors.New("gone")
 
-// After a power cut no name may have part of its content. So a file is synced, alone or with its file
-// system, between its last write and its renaming.
+// After a power cut no name may have part of its content. So a file is synced, alone or with its
+// file system, between its last write and its renaming.
 func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 	source := t.TempDir()
 	g := gardener{rand.New(rand.NewPCG(5, 5)), t}

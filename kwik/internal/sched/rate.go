@@ -16,7 +16,7 @@ const (
 	slowStart = 10
 )
 
-// sample updates the rate of a source from the payload bytes that it has delivered so far.
+// sample updates the rate of a source from the number of payload bytes delivered so far.
 func (src *source) sample(received int64, now time.Time) {
 	delta := received - src.received
 	elapsed := now.Sub(src.sampled)
