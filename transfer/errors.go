@@ -136,6 +136,11 @@ func NetworkCause(err error) error {
 }
 
 var (
+	// ErrIsDirectory is in the error of a Get whose target is a directory.
+	ErrIsDirectory = errors.New("it is a directory")
+	// ErrIsFile is in the error of a Mirror whose URL names a file.
+	ErrIsFile = errors.New("it is a file, not a directory")
+
 	errNoAnswer = errors.New("no answer in time")
 	errSilent   = errors.New("the server fell silent")
 )

@@ -72,7 +72,7 @@ func openPart(openDir func(string) (disk.Dir, error), path string, keepsOld bool
 		parent = "."
 	}
 	if name == "" || name == "." || name == ".." {
-		return nil, LocalError(op, errors.New("it is a directory; name a file"))
+		return nil, LocalError(op, ErrIsDirectory)
 	}
 	dir, err := openDir(parent)
 	if err != nil {
@@ -89,7 +89,7 @@ func openPart(openDir func(string) (disk.Dir, error), path string, keepsOld bool
 
 func (p *partFile) open() error {
 	if info, err := p.dir.Stat(p.name); err == nil && info.IsDir() {
-		return errors.New("it is a directory; name a file in it")
+		return ErrIsDirectory
 	}
 	if info, err := p.dir.Lstat(p.name); err == nil && !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeSymlink {
 		return disk.ErrNotAFile
