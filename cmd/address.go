@@ -6,8 +6,9 @@ import (
 	"strconv"
 )
 
-// reachableAddress returns the host:port to print for a listener: the advertised address, or the one it listens at, or, if it listens
-// at all addresses, the first one that other machines can reach.
+// reachableAddress returns the host:port to print for a listener: the advertised address, or the
+// one it listens at, or, if it listens at all addresses, the first one that other machines can
+// reach.
 func reachableAddress(listening net.Addr, advertised netip.AddrPort) string {
 	if advertised.IsValid() {
 		return advertised.String()
@@ -23,8 +24,8 @@ func reachableAddress(listening net.Addr, advertised netip.AddrPort) string {
 	return net.JoinHostPort(ip.String(), strconv.Itoa(int(addr.Port())))
 }
 
-// outwardAddress returns an address of this machine that other machines can reach, preferably IPv4; loopback if there is
-// none.
+// outwardAddress returns an address of this machine that other machines can reach, preferably IPv4;
+// loopback if there is none.
 func outwardAddress() netip.Addr {
 	best := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	nets, err := net.InterfaceAddrs()

@@ -8,10 +8,12 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// reorder moves the options of a command before its arguments, because urfave/cli v2 takes everything after the first
-// argument for arguments. So "get URL FILE --json" works. Everything after "--" stays an argument, and so does "-".
+// reorder moves the options of a command before its arguments, because urfave/cli v2 takes
+// everything after the first argument for arguments. So "get URL FILE --json" works. Everything
+// after "--" stays an argument, and so does "-".
 //
-// Arguments are dropped in two cases: after --help, and where the last option lacks its value, which is an error anyway.
+// Arguments are dropped in two cases: after --help, and where the last option lacks its value,
+// which is an error anyway.
 func reorder(app *cli.App, args []string) []string {
 	if len(args) < 2 {
 		return args

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// A cancelWriter writes to a pipe or file that may block for any time, and gives up when ctx ends. With grace it waits
-// that much longer, so that a slow reader still gets the last output.
+// A cancelWriter writes to a pipe or file that may block for any time, and gives up when ctx ends.
+// With grace it waits that much longer, so that a slow reader still gets the last output.
 //
-// It has one goroutine. close ends it and waits for it, unless it blocks in a write that only the end of the process
-// ends. One goroutine at a time may call Write.
+// It has one goroutine. close ends it and waits for it, unless it blocks in a write that only the
+// end of the process ends. One goroutine at a time may call Write.
 type cancelWriter struct {
 	ctx    context.Context
 	grace  time.Duration
@@ -37,8 +37,8 @@ func newCancelWriter(ctx context.Context, w io.Writer) *cancelWriter {
 // Write writes b.
 func (c *cancelWriter) Write(b []byte) (int, error) { return c.WriteContext(c.ctx, bytes.Clone(b)) }
 
-// WriteContext is Write that also gives up when ctx ends. After an error b must not be used again. It implements
-// transfer.ContextWriter.
+// WriteContext is Write that also gives up when ctx ends. After an error b must not be used again.
+// It implements transfer.ContextWriter.
 func (c *cancelWriter) WriteContext(ctx context.Context, b []byte) (int, error) {
 	if c.stuck {
 		return 0, errStuck

@@ -202,7 +202,7 @@ The same by hand, with the file in each of the directories A, B and C:
   kwikcp serve --role primary   --root A --listen 127.0.0.1:4433
   kwikcp serve --role secondary --root B --listen 127.0.0.1:4434 --primary 127.0.0.1:4433
   kwikcp serve --role secondary --root C --listen 127.0.0.1:4435 --primary 127.0.0.1:4433
-  kwikcp get %s copy
+  kwikcp get %s copy-of-it
 `, shellQuote(transfer.URL{Host: "127.0.0.1:4433", Path: name}.String()))
 	return err
 }

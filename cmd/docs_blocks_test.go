@@ -14,19 +14,22 @@ import (
 	"time"
 )
 
-// A docPage is a page whose command blocks are run as a reader would paste them: each sh block in order, by a shell, with the
-// program on PATH under the name kwikcp.
+// A docPage is a page whose command blocks are run as a reader would paste them: each sh block in
+// order, by a shell, with the program on PATH under the name kwikcp.
 //
-// The first line of a block names the place where it runs: "# On HOST" is a machine, "# In shell N" a shell of one and the same
-// machine. A machine has a directory and a home of its own below the test's directory, and its servers listen at a free port of
-// 127.0.0.1 unless the block says where (KWIKCP_LISTEN). A block that starts a server runs until the server prints its URL, and the
+// The first line of a block names the place where it runs: "# On HOST" is a machine, "# In shell N"
+// a shell of one and the same machine. Each machine has a separate working and home directory below
+// the test's directory, and its servers listen at a free port of 127.0.0.1 unless the block says
+// where (KWIKCP_LISTEN). A block that starts a server runs until the server prints its URL, and the
 // server stays. "# In shell N, press Ctrl-C" ends the server of that shell.
 //
-// A text block is what the sh block before it prints, on either stream: its lines must be there, in that order, with other lines
-// between them. A line may be shown without its end. Numbers, units, hashes and addresses count only by their kind.
+// A text block is what the sh block before it prints, on either stream: its lines must be there, in
+// that order, with other lines between them. A line may be shown without its end. Numbers, units,
+// hashes and addresses count only by their kind.
 type docPage struct {
 	file string
-	// hosts are the names of machines in commands, which are replaced by the addresses of their servers.
+	// hosts are the names of machines in commands, which are replaced by the addresses of their
+	// servers.
 	hosts []string
 	// notRun has the blocks that are not run, by their first line, and why.
 	notRun map[string]string
@@ -72,7 +75,8 @@ func (b docBlock) first() string {
 	return line
 }
 
-// docBlocks returns the fenced blocks of a page in Markdown. Code that is only indented is an error: no test would see it.
+// docBlocks returns the fenced blocks of a page in Markdown. Code that is only indented is an
+// error: no test would see it.
 func docBlocks(page string) (blocks []docBlock, err error) {
 	var open *docBlock
 	blank := true
@@ -180,7 +184,7 @@ func newDocRun(t *testing.T, page docPage) *docRun {
 	return r
 }
 
-// freeAddress returns an address of loopback at a UDP port that nobody has.
+// freeAddress returns an address of loopback at a free UDP port.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	conn, err := listenLoopback()
@@ -193,7 +197,8 @@ func freeAddress(t *testing.T) string {
 
 var docPlace = regexp.MustCompile(`^# (?:On ([a-z.]+)|In (shell [0-9]+))(, press Ctrl-C)?`)
 
-// place returns where a block runs: the shell, its machine, and whether the block only ends the shell's server.
+// place returns where a block runs: the shell, its machine, and whether the block only ends the
+// shell's server.
 func (b docBlock) place() (shell, machine string, ctrlC bool) {
 	m := docPlace.FindStringSubmatch(b.first())
 	switch {
@@ -293,7 +298,8 @@ var docKinds = []struct {
 
 var docExitCode = regexp.MustCompile(`exit code \d+`)
 
-// docKind returns what of a line must be the same in every run. An exit code is no number like others: its digits become letters.
+// docKind returns what of a line must be the same in every run. An exit code is no number like
+// others: its digits become letters.
 func docKind(line string) string {
 	line = docExitCode.ReplaceAllStringFunc(strings.TrimSpace(line), func(code string) string {
 		return strings.Map(func(r rune) rune {

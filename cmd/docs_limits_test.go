@@ -12,8 +12,9 @@ import (
 	"testing"
 )
 
-// A constantSet evaluates the integer constants of the tree by their names, whose first letter may be of either case. It reads the
-// source, so that a test of one package can hold a page against all of them.
+// A constantSet evaluates the integer constants of the tree by their names, whose first letter may
+// be of either case. It reads the source, so that a test of one package can hold a page against all
+// of them.
 type constantSet struct {
 	values map[string]ast.Expr
 }

@@ -192,8 +192,13 @@ func TestCompletionOfOthers(t *testing.T) {
 				return
 			}
 			out, err := exec.Command("fish", "--no-config", "-c", "source $argv[1]; complete -C 'kwikcp ver'; complete -C 'kwikcp serve --role s'; complete -C 'kwikcp get --no-c'", script).CombinedOutput()
-			if text := string(out); err != nil || !strings.HasPrefix(text, "verify\t") || !strings.Contains(text, "\nsecondary\t") || !strings.Contains(text, "\n--no-clobber\t") {
-				t.Errorf("%v: %s", err, text)
+			if err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+			for _, want := range []string{"\nverify\t", "\nsecondary\t", "\n--no-clobber\t"} {
+				if !strings.Contains("\n"+string(out), want) {
+					t.Errorf("no %q in %s", want, out)
+				}
 			}
 		})
 	}

@@ -120,8 +120,8 @@ func runDoctor(ctx context.Context, t *terminal, o *doctorOptions, args []string
 	return err
 }
 
-// examine connects, a second time if the user at the terminal accepts the server's key. It returns an error with the
-// diagnoses if a server did not answer.
+// examine connects, a second time if the user at the terminal accepts the server's key. It returns
+// an error with the diagnoses if a server did not answer.
 func (p patient) examine(ctx context.Context) ([]diagnosis, error) {
 	servers, err := p.connect(ctx)
 	if err != nil && p.policy.accepted(err) {
@@ -136,7 +136,8 @@ func (p patient) examine(ctx context.Context) ([]diagnosis, error) {
 	return servers, err
 }
 
-// settleTime is how long a primary may take to name its secondaries after it answered; it does so at once.
+// settleTime is how long a primary may take to name its secondaries after it answered; it does so
+// at once.
 const settleTime = 300 * time.Millisecond
 
 // connect returns the servers when each has answered or failed.
@@ -170,8 +171,8 @@ func (p patient) connect(ctx context.Context) ([]diagnosis, error) {
 	return found, nil
 }
 
-// settle waits until no path is connecting any more, or until dialing ends. A session does not announce changes, so it
-// polls.
+// settle waits until no path is connecting any more, or until dialing ends. A session does not
+// announce changes, so it polls.
 func settle(ctx, dialing context.Context, session *kwik.ClientSession) error {
 	settled := time.NewTimer(settleTime)
 	defer settled.Stop()
@@ -260,6 +261,15 @@ func (d diagnosis) whyUnreachable() string {
 		return "no answer in time"
 	}
 	return transfer.NetworkCause(d.Err).Error()
+}
+
+// reason returns why there is no connection to the server, as events print it: a refusal of this
+// client as it is, every other cause after the step that failed.
+func (d diagnosis) reason() string {
+	if e, ok := errors.AsType[refusal](d.Err); ok {
+		return e.Error()
+	}
+	return "connect: " + d.whyUnreachable()
 }
 
 // clock describes how a server's clock differs from this host's.
@@ -366,7 +376,7 @@ func (e *events) diagnosis(d diagnosis) {
 		PacketsSent: d.Wire.PacketsSent, PacketsLost: d.Wire.PacketsLost,
 	}
 	if d.Err != nil {
-		found.Reason = d.whyUnreachable()
+		found.Reason = d.reason()
 	}
 	if d.answered() {
 		local, rtt, minRTT := d.Local.String(), milliseconds(d.RTT), milliseconds(d.MinRTT)

@@ -2,12 +2,15 @@ package cmd
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"kwikcp/internal/udp"
+	"kwikcp/kwik"
 )
 
 func TestWarnOfBuffers(t *testing.T) {
@@ -32,6 +35,22 @@ func TestDescribeMachine(t *testing.T) {
 	} {
 		if got := describeMachine(m); !strings.Contains(got, want) {
 			t.Errorf("no %q in %q", want, got)
+		}
+	}
+}
+
+func TestDiagnosisReason(t *testing.T) {
+	unknown := unknownHostError{hostport: "192.0.2.7:4433"}
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{context.DeadlineExceeded, "connect: no answer in time"},
+		{fmt.Errorf("handshake: %w", unknown), unknown.Error()},
+	} {
+		d := diagnosis{ServerStats: kwik.ServerStats{Err: test.err}}
+		if got := d.reason(); got != test.want {
+			t.Errorf("%v: %q, want %q", test.err, got, test.want)
 		}
 	}
 }

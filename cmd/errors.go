@@ -9,10 +9,10 @@ import (
 	"kwikcp/internal/trust"
 )
 
-// This file has the types of the errors that cmd makes itself. They carry what exit.go and hints.go need; the texts of
-// the hints are in hints.go alone.
+// This file has the types of the errors that cmd makes itself. They carry what exit.go and hints.go
+// need; the texts of the hints are in hints.go alone.
 
-// A coded error has an exit code of its own; all others have that of their transfer.Kind.
+// A coded error has its own exit code; all others have that of their transfer.Kind.
 type coded interface {
 	error
 	exitCode() int
@@ -53,8 +53,8 @@ type flagError struct {
 func (e flagError) Error() string { return e.message }
 func (e flagError) exitCode() int { return exitUsage }
 
-// newFlagError translates an error of urfave/cli, whose text is that of package flag. options are those of the command,
-// as they are typed.
+// newFlagError translates an error of urfave/cli, whose text is that of package flag. options are
+// those of the command, as they are typed.
 func newFlagError(command string, options []string, err error) flagError {
 	e := flagError{command: command, message: err.Error()}
 	if name, ok := strings.CutPrefix(e.message, "flag provided but not defined: -"); ok {

@@ -14,12 +14,12 @@ import (
 	"kwikcp/transfer"
 )
 
-// progressInterval is the least time between two progress events. The transfer reports more often, so that there is at
-// least one event per second.
+// progressInterval is the least time between two progress events. The transfer reports more often,
+// so that there is at least one event per second.
 const progressInterval = time.Second / 2
 
-// events prints JSON, one object per line (docs/events.schema.json). Fields are never renamed or removed. It is a
-// transfer.Reporter and a transfer.MirrorReporter.
+// events prints JSON, one object per line (docs/events.schema.json). Fields are never renamed or
+// removed. It is a transfer.Reporter and a transfer.MirrorReporter.
 type events struct {
 	enc  *json.Encoder
 	last time.Time // of the newest progress event

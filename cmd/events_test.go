@@ -58,7 +58,8 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// Names are what they are to whoever parses the events, and harmless to whoever reads them on a terminal.
+// Names are what they are to whoever parses the events, and harmless to whoever reads them on a
+// terminal.
 func TestEventsArePrintable(t *testing.T) {
 	const name = "\x00\x1b[2J\x7f\u0080\u009b31m\u00a0\u200f\u202e\u2028\U000e0001 ü 漢 😀 \\ \""
 	var out bytes.Buffer
@@ -103,7 +104,8 @@ func checkEventLines(text string) error {
 	return nil
 }
 
-// TestProgressInterval checks that of the ten reports a second at least one gets through, and not all.
+// TestProgressInterval checks that of the ten reports a second at least one gets through, and not
+// all.
 func TestProgressInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer

@@ -10,7 +10,7 @@ import (
 	"kwikcp/transfer"
 )
 
-// Exit codes are a contract with scripts (docs/REFERENCE.md).
+// Exit codes are a contract with scripts (docs/SCRIPTING.md).
 const (
 	exitOK        = 0
 	exitOther     = 1
@@ -27,8 +27,8 @@ const (
 	exitSignal    = 128 // plus the signal's number
 )
 
-// An exitStatus is a row of the table of exit codes. Help, the manual page, the reference and the error codes of --json
-// are made from it.
+// An exitStatus is a row of the table of exit codes. Help, the manual page, the reference and the
+// error codes of --json are made from it.
 type exitStatus struct {
 	code    int
 	word    string // the error_code of --json
@@ -55,8 +55,8 @@ var exitStatuses = []exitStatus{
 	{exitSignal + int(syscall.SIGTERM), "interrupted", "SIGTERM; verified bytes are kept for the next get"},
 }
 
-// exitRows returns the rows of the table for a command that can end with these codes. Those of every command are
-// included.
+// exitRows returns the rows of the table for a command that can end with these codes. Those of
+// every command are included.
 func exitRows(codes []int) (rows []exitStatus) {
 	always := []int{exitOK, exitOther, exitUsage}
 	for _, row := range exitStatuses {
@@ -152,7 +152,8 @@ func messageOf(err error) string {
 	return err.Error()
 }
 
-// errorCode returns the stable word for an error in JSON results: one for each exit code, and two for exitExists.
+// errorCode returns the stable word for an error in JSON results: one for each exit code, and two
+// for exitExists.
 func errorCode(err error) string {
 	if e, ok := errors.AsType[*transfer.Error](err); ok && e.Kind == transfer.KindExists {
 		return "target_exists"

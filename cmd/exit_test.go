@@ -134,7 +134,7 @@ func TestLocalError(t *testing.T) {
 	}
 }
 
-// Every advice has a text of its own.
+// Every advice has its own text.
 func TestAdvices(t *testing.T) {
 	seen := make(map[string]advice)
 	for about := adviseNothing + 1; about < adviceCount; about++ {

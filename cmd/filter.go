@@ -8,8 +8,8 @@ import (
 	"kwikcp/transfer"
 )
 
-// filterRules are the rules of --include and --exclude together, since their order matters. Rules from the environment
-// are set first; the first rule on the command line replaces them.
+// filterRules are the rules of --include and --exclude together, since their order matters. Rules
+// from the environment are set first; the first rule on the command line replaces them.
 type filterRules struct {
 	filter      transfer.Filter
 	count       int

@@ -46,6 +46,10 @@ type getOptions struct {
 	dryRun    bool
 
 	json, quiet bool
+
+	// isSet reports whether an option was given, on the command line or in the environment, even
+	// with an empty value.
+	isSet func(name string) bool
 }
 
 func newGetOptions() *getOptions {
@@ -114,8 +118,11 @@ The manual page (kwikcp man) and docs/REFERENCE.md describe lists, ranges, patte
 
 ` + exitHelp(append([]int{exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal, exitNoSpace, exitExists, exitChanged,
 			exitLimit}, signalCodes...)...),
-		Flags:  o.flags(),
-		Action: func(c *cli.Context) error { return runGet(c.Context, t, o, c.Args().Slice()) },
+		Flags: o.flags(),
+		Action: func(c *cli.Context) error {
+			o.isSet = c.IsSet
+			return runGet(c.Context, t, o, c.Args().Slice())
+		},
 	}
 }
 
@@ -168,7 +175,8 @@ func argument(args []string, i int) string {
 	return ""
 }
 
-// warnOfLosses names the servers that failed though the transfer succeeded. Banned servers were named before.
+// warnOfLosses names the servers that failed though the transfer succeeded. Banned servers were
+// named before.
 func warnOfLosses(t *terminal, r transfer.Result) {
 	for _, s := range r.Servers {
 		if s.State != transfer.ServerStalled && s.State != transfer.ServerLost {
@@ -269,7 +277,7 @@ type fileGet struct {
 	noClobber bool
 	part      *transfer.ByteRange // nil for the whole file
 	seed      string              // a file name; empty for none
-	pool      *transfer.Pool      // nil for a session of its own
+	pool      *transfer.Pool      // nil for a separate session
 }
 
 func parseGetFile(t *terminal, o *getOptions, args []string) (fileGet, error) {
@@ -359,7 +367,8 @@ func parseChecksum(text string) (integrity.Root, error) {
 	return root, nil
 }
 
-// requireHash puts the value of --checksum, if there is one, into a URL: the file must have that hash.
+// requireHash puts the value of --checksum, if there is one, into a URL: the file must have that
+// hash.
 func requireHash(u *transfer.URL, checksum string) error {
 	if checksum == "" {
 		return nil
@@ -375,8 +384,8 @@ func requireHash(u *transfer.URL, checksum string) error {
 	return nil
 }
 
-// run fetches the file, a second time if the user at the terminal accepts the server's key. The error is a
-// resumableError if a part file is left.
+// run fetches the file, a second time if the user at the terminal accepts the server's key. The
+// error is a resumableError if a part file is left.
 func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Result, error) {
 	config, err := g.config()
 	if err != nil {

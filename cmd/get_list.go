@@ -33,7 +33,8 @@ type listLine struct {
 	err    error  // the line is malformed
 }
 
-// readList calls found for each line of a list except comments (#) and empty ones, until found returns false.
+// readList calls found for each line of a list except comments (#) and empty ones, until found
+// returns false.
 func readList(r io.Reader, found func(listLine) bool) error {
 	b := bufio.NewReaderSize(r, maxListLine)
 	writers := make(map[string]int) // the numbers of the lines that write to a file
@@ -85,8 +86,8 @@ func parseListLine(number int, text string) listLine {
 	return line
 }
 
-// file returns the file that a line writes to, empty if the line is malformed, and its place: the absolute name in its
-// real directory, the same for every spelling.
+// file returns the file that a line writes to, empty if the line is malformed, and its place: the
+// absolute name in its real directory, the same for every spelling.
 func (l listLine) file() (name, place string) {
 	var g fileGet
 	if g.aim(l.url, l.target) != nil {
@@ -193,12 +194,12 @@ func (l *listGet) run(ctx context.Context, t *terminal, o *getOptions, args []st
 	return nil
 }
 
-// fetchAll fetches the files of a list, so many at once. It returns an error of reading the list; after the end of ctx it
-// returns nil.
+// fetchAll fetches the files of a list, so many at once. It returns an error of reading the list;
+// after the end of ctx it returns nil.
 func (l *listGet) fetchAll(ctx context.Context, list io.Reader, jobs int) error {
 	lines, read := make(chan listLine), make(chan error, 1)
-	// Ends at the end of the list, or at the next line after the end of ctx. If standard input has no further line the
-	// goroutine is left to the process, which is about to end.
+	// Ends at the end of the list, or at the next line after the end of ctx. If standard input has
+	// no further line the goroutine is left to the process, which is about to end.
 	go func() {
 		defer close(lines)
 		read <- readList(list, func(line listLine) bool {
@@ -275,7 +276,8 @@ func (l *listGet) fetch(ctx context.Context, line listLine) {
 	}
 }
 
-// adviseForList replaces the hint that shows the form of a get by the one that shows the form of a line.
+// adviseForList replaces the hint that shows the form of a get by the one that shows the form of a
+// line.
 func adviseForList(err error) error {
 	if e, ok := errors.AsType[usageError](err); ok && e.about == adviseGet {
 		return usageError{adviseList, e.err}

@@ -6,13 +6,15 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rivo/uniseg"
+
 	"kwikcp/internal/escape"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
 
-// A listFile shows one file of a list while it is fetched: a line of its own on a terminal, and its part of the total. It
-// is the Reporter of its transfer.
+// A listFile shows one file of a list while it is fetched: a separate line on a terminal, and its
+// part of the total. It is the Reporter of its transfer.
 type listFile struct {
 	transfer.NoReport
 	list *listGet
@@ -63,8 +65,8 @@ func (f *listFile) print(text string) {
 	}
 }
 
-// show draws the progress of the list if it is due: on a terminal a line for the list and one for each file, elsewhere
-// the line for the list. The caller holds the lock.
+// show draws the progress of the list if it is due: on a terminal a line for the list and one for
+// each file, elsewhere the line for the list. The caller holds the lock.
 func (l *listGet) show() {
 	v := l.view
 	switch {
@@ -94,7 +96,8 @@ func (l *listGet) show() {
 	v.draw(lines)
 }
 
-// line shows the name of a file, or its end, and its progress; a narrow terminal gets fewer figures.
+// line shows the name of a file, or its end, and its progress; a narrow terminal gets fewer
+// figures.
 func (f *listFile) line(columns int) string {
 	figures := fmt.Sprintf("%3.0f%%", percent(f.at.Bytes, f.at.Total))
 	if columns >= wideLine {
@@ -102,5 +105,5 @@ func (f *listFile) line(columns int) string {
 	}
 	width := columns - 4 - len(figures)
 	name := shortened(escape.Line(f.name), width)
-	return "  " + name + strings.Repeat(" ", max(0, width-len([]rune(name)))) + " " + figures
+	return "  " + name + strings.Repeat(" ", max(0, width-uniseg.StringWidth(name))) + " " + figures
 }

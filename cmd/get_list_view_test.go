@@ -11,8 +11,8 @@ import (
 	"kwikcp/transfer"
 )
 
-// A list has a line for all of it and one for each file under way, none of which reaches the last column; at the end nothing of
-// them is left.
+// A list has a line for all of it and one for each file under way, none of which reaches the last
+// column; at the end nothing of them is left.
 func TestListView(t *testing.T) {
 	for columns, want := range map[int][]string{
 		20:  {"2 files complete, 1", "a 25%", awkwardEnd + " 100%"},
@@ -34,8 +34,8 @@ func TestListView(t *testing.T) {
 					t.Errorf("%d columns: no %q in\n%s", columns, want, got)
 				}
 			}
-			if s.wrapped || s.widest >= columns || s.strange != "" {
-				t.Errorf("%d columns: %d wide, strange %q:\n%s", columns, s.widest, s.strange, got)
+			if s.full || s.strange() != "" {
+				t.Errorf("%d columns: full %v, strange %s:\n%s", columns, s.full, s.strange(), got)
 			}
 			l.view.clear()
 			if got := s.String(); got != "" {

@@ -34,13 +34,13 @@ func parseGetTree(t *terminal, o *getOptions, args []string) (treeGet, error) {
 	case len(args) > 2:
 		return g, usagef(adviseTree, "get takes a URL and a directory, not also %q", args[2])
 	}
-	for _, option := range []struct {
-		name string
-		used bool
-	}{{"checksum", o.checksum != ""}, {"range", o.byteRange != ""}, {"seed", o.seed != ""}, {"no-clobber", o.noClobber}} {
-		if option.used {
-			return g, usagef(adviseTree, "--%s is for one file, not for -r", option.name)
+	for _, name := range []string{"checksum", "input-file", "range", "seed"} {
+		if o.isSet(name) {
+			return g, usagef(adviseTree, "--%s is for one file, not for -r", name)
 		}
+	}
+	if o.noClobber {
+		return g, usagef(adviseTree, "--no-clobber is for one file, not for -r")
 	}
 	var err error
 	if g.fetcher, err = parseFetcher(t, o); err != nil {
@@ -104,7 +104,7 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 	source.KWIK.ConnectionsPerServer, source.KWIK.RateLimit = g.connections, g.limit
 	options := transfer.MirrorOptions{
 		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.filter, DryRun: g.dryRun,
-		Plain: g.noPreserve, Reuse: g.reuse,
+		NoPreserve: g.noPreserve, Reuse: g.reuse,
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 	}
 	result, err := transfer.Mirror(ctx, options, report)

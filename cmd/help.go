@@ -8,8 +8,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// This file renders --help from the command definitions, in 80 columns or the terminal's width if that is smaller.
-// urfave/cli's own printer does not wrap.
+// This file renders --help from the command definitions, in 80 columns or the terminal's width if
+// that is smaller. urfave/cli's own printer does not wrap.
 
 const (
 	// maxHelpWidth bounds the lines of help, in columns.
@@ -102,7 +102,8 @@ func (h *helpWriter) entry(name, about string) {
 	}
 }
 
-// text writes a description: paragraphs are wrapped; indented lines keep their beginning and are wrapped below it.
+// text writes a description: paragraphs are wrapped; indented lines keep their beginning and are
+// wrapped below it.
 func (h *helpWriter) text(indent int, text string) {
 	for _, p := range paragraphs(text) {
 		if p.gap {
@@ -124,7 +125,8 @@ func (h *helpWriter) wrapped(first, rest int, text string) {
 	}
 }
 
-// wrap breaks text between words into lines of at most so many columns; a longer word has a line of its own.
+// wrap breaks text between words into lines of at most so many columns; a longer word is alone on
+// its line.
 func wrap(text string, columns int) []string { return wrapHanging(text, columns, columns) }
 
 // wrapHanging is wrap with another width for the first line. Runs of spaces inside a line are kept.
@@ -159,11 +161,12 @@ type paragraph struct {
 	gap    bool // an empty line stands before it
 }
 
-// verbatim reports whether the paragraph is an indented line, which keeps its form where a page is not wrapped.
+// verbatim reports whether the paragraph is an indented line, which keeps its form where a page is
+// not wrapped.
 func (p paragraph) verbatim() bool { return p.indent > 0 }
 
-// paragraphs splits a description. Lines without indentation make a paragraph up to an empty line; an indented line is a
-// paragraph of its own, and the part of it behind a run of two spaces or more hangs in its column.
+// paragraphs splits a description. Lines without indentation make a paragraph up to an empty line.
+// An indented line is a separate paragraph; its part behind two spaces or more hangs in its column.
 func paragraphs(text string) (all []paragraph) {
 	gap, open := false, false
 	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {

@@ -70,7 +70,7 @@ var advices = [adviceCount]string{
 	adviseGet:            "kwikcp get kwik://HOST:PORT/PATH FILE",
 	adviseTree:           "kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
 	adviseTreeInstead:    "to fetch a directory use -r: kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
-	adviseTreeAlone:      "fetch each directory with a command of its own: kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
+	adviseTreeAlone:      "fetch each directory with a separate command: kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
 	adviseList:           "each line is a URL, optionally followed by a tab and a file name",
 	adviseListHash:       "put the hash into the line: URL#b3=HEX",
 	adviseJobs:           "it is the number of files to fetch at once",
@@ -180,6 +180,9 @@ func hintOf(err error) string {
 	if _, ok := errors.AsType[*transfer.MirrorError](err); ok {
 		return "run the same command again; it fetches only what failed"
 	}
+	if errors.Is(err, transfer.ErrIsFile) {
+		return "omit -r to fetch a file"
+	}
 	e, ok := errors.AsType[*transfer.Error](err)
 	if !ok {
 		return ""
@@ -187,7 +190,8 @@ func hintOf(err error) string {
 	return hintOfTransfer(e, resumable)
 }
 
-// hintOfTransfer returns the hint for an error of a transfer. resumable means that a part file was left.
+// hintOfTransfer returns the hint for an error of a transfer. resumable means that a part file was
+// left.
 func hintOfTransfer(e *transfer.Error, resumable bool) string {
 	hint := hintOfKind(e.Kind)
 	local := e.Kind == transfer.KindLocal || e.Kind == transfer.KindNoSpace
@@ -234,6 +238,7 @@ var remedies = []struct {
 	err    error
 	remedy string
 }{
+	{transfer.ErrIsDirectory, "name a file in it"},
 	{syscall.EDQUOT, "remove files of yours, or ask for a larger quota"},
 	{syscall.EFBIG, "the file system, or ulimit -f, allows no file of that size"},
 	{syscall.EIO, "the disk or its connection fails; see the system's log"},

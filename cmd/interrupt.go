@@ -13,8 +13,8 @@ type interruption struct{ signal syscall.Signal }
 
 func (i interruption) Error() string { return "interrupted by " + i.signal.String() }
 
-// interruptible returns a context that ends at the first SIGINT, SIGTERM or SIGHUP, with an interruption as its cause. A
-// second signal ends the process at once.
+// interruptible returns a context that ends at the first SIGINT, SIGTERM or SIGHUP, with an
+// interruption as its cause. A second signal ends the process at once.
 func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
@@ -36,8 +36,9 @@ func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 	}
 }
 
-// untilBrokenPipe returns a context that ends at SIGPIPE: the reader of stdout or stderr closed the pipe, as head does.
-// Without it the system would end the process at once and leave temporary files.
+// untilBrokenPipe returns a context that ends at SIGPIPE: the reader of stdout or stderr closed the
+// pipe, as head does. Without it the system would end the process at once and leave temporary
+// files.
 func untilBrokenPipe(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
@@ -58,7 +59,8 @@ func untilBrokenPipe(parent context.Context) (ctx context.Context, stop func()) 
 	}
 }
 
-// silenceBrokenPipe turns the error of a closed pipe into one that is not printed; its exit code is 141, as that of cat.
+// silenceBrokenPipe turns the error of a closed pipe into one that is not printed; its exit code is
+// 141, as that of cat.
 func silenceBrokenPipe(err error) error {
 	broken := interruption{syscall.SIGPIPE}
 	if i, ok := errors.AsType[interruption](err); ok && i == broken || errors.Is(err, syscall.EPIPE) {

@@ -40,12 +40,14 @@ type killedFile struct {
 	target   string
 	old, new []byte // old is nil if there was no file
 	kills    int    // that interrupted it
-	// known is how many proved bytes a get found or left, at the last time that it said so; written is what was written since.
+	// known is how many proved bytes a get found or left, at the last time that it said so; written
+	// is what was written since.
 	known, written int64
-	again          []int64 // what was written again after each kill, bytes
+	again          []int64 // bytes written again after each kill
 }
 
-// whole fails the test unless the target is absent, the old file or the new one, and nothing is beside it but its part file.
+// whole fails the test unless the target is absent, the old file or the new one, and nothing is
+// beside it but its part file.
 func (k *killedFile) whole(t *testing.T) {
 	t.Helper()
 	got, err := os.ReadFile(k.target)
@@ -113,8 +115,9 @@ func ioCount(t *testing.T, p *process, name string) int64 {
 	return n
 }
 
-// TestKilledGet kills gets at random moments (SIGKILL), and the same command goes on each time: after each kill the target is
-// whole or not there, in the end it is right, and next to nothing is fetched twice.
+// TestKilledGet kills gets at random moments (SIGKILL), and the same command goes on each time:
+// after each kill the target is whole or not there, in the end it is right, and next to nothing is
+// fetched twice.
 func TestKilledGet(t *testing.T) {
 	const size = 96 << 20
 	work := t.TempDir()
@@ -226,8 +229,8 @@ func TestKilledGet(t *testing.T) {
 	}
 }
 
-// TestKilledServer kills servers at random moments, also while they start, hash and record what they hashed: each time the next one
-// serves, and its index can be read.
+// TestKilledServer kills servers at random moments, also while they start, hash and record what
+// they hashed: each time the next one serves, and its index can be read.
 func TestKilledServer(t *testing.T) {
 	work := t.TempDir()
 	root, state := filepath.Join(work, "root"), filepath.Join(work, ".state", "kwikcp")
@@ -243,9 +246,9 @@ func TestKilledServer(t *testing.T) {
 	}
 	r := rand.New(rand.NewPCG(*killSeed, 1))
 	recorded, round := 0, 0
-	made := time.Now() // what was made less than two seconds ago is not recorded
+	made := time.Now() // the index does not record files younger than two seconds
 	for ; !enough(round, made) || recorded == 0 && time.Since(made) < patience; round++ {
-		if round%8 == 7 { // with a state directory that is made anew, the key included
+		if round%8 == 7 { // with a new state directory and key
 			if err := os.RemoveAll(state); err != nil {
 				t.Fatal(err)
 			}
@@ -304,7 +307,8 @@ func TestKilledServer(t *testing.T) {
 	t.Logf("%d kills; up to %d files in the index", round, recorded)
 }
 
-// readIndex fails the test unless the indexes in a state directory can be opened and are sound. It returns how many records there are.
+// readIndex fails the test unless the indexes in a state directory can be opened and are sound. It
+// returns how many records there are.
 func readIndex(t *testing.T, state string) (records int) {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(state, "trees-*.db"))

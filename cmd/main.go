@@ -1,5 +1,5 @@
-// Package cmd is kwikcp's command line: options, signals, terminal, JSON and exit codes. Each command has its own file;
-// package transfer does the work.
+// Package cmd is kwikcp's command line: options, signals, terminal, JSON and exit codes. Each
+// command has its own file; package transfer does the work.
 package cmd
 
 import (
@@ -19,7 +19,8 @@ import (
 func Main() int { return mainTo(os.Stdout) }
 
 func mainTo(stdout io.Writer) int {
-	// quic-go's own warning about UDP buffers would break the format of stderr; warnOfBuffers replaces it.
+	// quic-go's own warning about UDP buffers would break the format of stderr; warnOfBuffers
+	// replaces it.
 	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 	ctx, stop := interruptible(context.Background())
 	defer stop()
@@ -51,8 +52,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return code
 }
 
-// printNotStarted prints the events of a command that was not called because of an error in its options. A command
-// without --json, or nil, has none.
+// printNotStarted prints the events of a command that was not called because of an error in its
+// options. A command without --json, or nil, has none.
 func printNotStarted(command *cli.Command, events *events, err error) {
 	if command == nil {
 		return

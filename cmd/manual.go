@@ -1,6 +1,7 @@
 package cmd
 
-// This file has the chapters of the manual page and of docs/REFERENCE.md that are longer than help should be.
+// This file has the chapters of the manual page and of docs/REFERENCE.md that are longer than help
+// should be.
 
 // commandLineText describes all command lines.
 const commandLineText = "Options may stand before and after arguments; everything after -- is an argument. Sizes are in bytes and " +
@@ -55,7 +56,7 @@ command does not, and a part file of the same FILE is removed.`},
 
 Files from one server (address and pin) share a session. Errors are reported with the number of the line; the remaining files
 are still fetched. The exit status is the highest of all lines. After an interruption the same command resumes every file.
---checksum, --range and --seed are for single files; a URL may end in #b3=HEX. Fetch a directory with a command of its own, -r.
+--checksum, --range and --seed are for single files; a URL may end in #b3=HEX. Fetch a directory with a separate command, -r.
 --limit-rate applies to all files together, --max-time and the retry options to each file.`},
 	{"Directories", `With -r, DEST is created if it is missing; its parent is not. Without DEST it is the last component of the URL. A slash at
 the end of the URL makes no difference. Each file is verified against its own hash and appears when it is complete. A

@@ -8,13 +8,14 @@ import (
 	"sync"
 )
 
-// canMount reports whether tests can mount file systems of their own, seen by nobody else and gone with the process: as root on Linux.
+// canMount reports whether tests can mount file systems in a private namespace, which takes root on
+// Linux.
 var canMount = sync.OnceValue(func() bool {
 	return runtime.GOOS == "linux" && exec.Command("unshare", "-m", "sh", "-c", "mount -t tmpfs none /mnt").Run() == nil
 })
 
-// canReflink reports whether one of them can be a file system whose files may share blocks: that takes mkfs.btrfs or mkfs.xfs, and
-// loop devices.
+// canReflink reports whether one of them can be a file system whose files may share blocks: that
+// takes mkfs.btrfs or mkfs.xfs, and loop devices.
 var canReflink = sync.OnceValue(func() bool {
 	return canMount() && exec.Command("unshare", "-m", "sh", "-c", `
 		mount -t tmpfs none /mnt && truncate -s 320M /mnt/image && mkdir /mnt/on || exit

@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// TestOddNames fetches files with names that are hard on shells, terminals and URLs, to those names.
+// TestOddNames fetches files with names that are hard on shells, terminals and URLs, to those
+// names.
 func TestOddNames(t *testing.T) {
 	t.Parallel()
 	work := t.TempDir()

@@ -16,8 +16,8 @@ import (
 	"kwikcp/transfer"
 )
 
-// This file has the options that several commands share, and the constructors of all options. The default of an option
-// is what its variable holds when the option is made.
+// This file has the options that several commands share, and the constructors of all options. The
+// default of an option is what its variable holds when the option is made.
 
 // variableOf returns the environment variable of an option.
 func variableOf(name string) string {
@@ -48,18 +48,14 @@ func secondsOption(to *secondsValue, name, usage string) *cli.GenericFlag {
 	return &cli.GenericFlag{Name: name, EnvVars: []string{variableOf(name)}, Usage: usage, Value: to}
 }
 
-// A secondsValue is the value of an option for a time: seconds, optionally with a fraction, as with curl, or a number
-// with units, as package time reads them. It implements flag.Value.
-type secondsValue struct {
-	time.Duration
-	set bool // by the command line or the environment
-}
+// A secondsValue is the value of an option for a time: seconds, optionally with a fraction, as with
+// curl, or a number with units, as package time reads them. It implements flag.Value.
+type secondsValue struct{ time.Duration }
 
 // maxSeconds is the longest time that an option can name, a century.
 const maxSeconds = 100 * 365 * 24 * 3600
 
 func (v *secondsValue) Set(text string) error {
-	v.set = true
 	if n, err := strconv.ParseFloat(text, 64); err == nil {
 		if strings.Trim(text, "-0123456789.") != "" || n > maxSeconds || n < -maxSeconds {
 			return errors.New("not a time")
@@ -82,7 +78,8 @@ func (v *secondsValue) String() string {
 // A jsonFlag is the option --json.
 type jsonFlag struct {
 	*cli.BoolFlag
-	// notStarted prints the result of a command that was not called because of an error in its options.
+	// notStarted prints the result of a command that was not called because of an error in its
+	// options.
 	notStarted func(*events, error)
 }
 
@@ -105,8 +102,8 @@ func stateDirOption(to *string) cli.Flag {
 	return f
 }
 
-// stateDir returns the directory for the server's key and the known hosts; option is the value of --state-dir. The
-// directory may not exist.
+// stateDir returns the directory for the server's key and the known hosts; option is the value of
+// --state-dir. The directory may not exist.
 func stateDir(option string) (string, error) {
 	if option != "" {
 		return option, nil

@@ -148,7 +148,7 @@ func testEnv(dir string) []string {
 // noRaceDelay keeps the race detector from sleeping for a second at the end of each process.
 const noRaceDelay = "GORACE=atexit_sleep_ms=0"
 
-// startServer starts a server of dir for a test, and returns it with its URL.
+// startTestServer starts a server of dir for a test, and returns it with its URL.
 func startTestServer(t *testing.T, work string, args ...string) (*process, string) {
 	t.Helper()
 	args = append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)

@@ -8,7 +8,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// Docs returns the manual page (docs/kwikcp.1) and the reference (docs/REFERENCE.md), made from the command definitions.
+// Docs returns the manual page (docs/kwikcp.1) and the reference (docs/REFERENCE.md), made from the
+// command definitions.
 func Docs() (man, reference string) {
 	app := newApp(&terminal{stdout: io.Discard, stderr: io.Discard})
 	return manPage(app), referencePage(app)

@@ -15,10 +15,12 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-// schemaVariable names the environment variable that tells a kwikcp under test where the schema of the events is.
+// schemaVariable names the environment variable that tells a kwikcp under test where the schema of
+// the events is.
 const schemaVariable = "KWIKCP_TEST_SCHEMA"
 
-// schemaPath returns where the schema is: the tests run in the directory of their package, the processes that they start elsewhere.
+// schemaPath returns where the schema is: the tests run in the directory of their package, the
+// processes that they start elsewhere.
 func schemaPath() string {
 	if path := os.Getenv(schemaVariable); path != "" {
 		return path
@@ -50,14 +52,15 @@ func checkAgainstSchema(line string) error {
 	return nil
 }
 
-// A schemaWriter is the stdout of a kwikcp under test: it passes everything on, and holds every line of JSON against the schema.
+// A schemaWriter is the stdout of a kwikcp under test: it passes everything on, and holds every
+// line of JSON against the schema.
 type schemaWriter struct {
 	w io.Writer
 
 	mu      sync.Mutex
-	line    []byte // what of it was written so far
+	line    []byte // the current line as far as it was written
 	bad     error  // the first that is wrong
-	writing bool   // a write is under way: nobody reads it
+	writing bool   // a write is in progress, so that the reader is blocked
 }
 
 func (s *schemaWriter) Write(b []byte) (int, error) {
@@ -96,7 +99,8 @@ func (s *schemaWriter) close() error {
 	return s.bad
 }
 
-// Every event of the schema is in docs/SCRIPTING.md with all its fields, and the events of the page are in the schema.
+// Every event of the schema is in docs/SCRIPTING.md with all its fields, and the events of the page
+// are in the schema.
 func TestEventsInScripting(t *testing.T) {
 	raw, err := os.ReadFile("../docs/SCRIPTING.md")
 	if err != nil {

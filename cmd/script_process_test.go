@@ -95,7 +95,7 @@ func cmdEnded(ts *testscript.TestScript, w *world, args []string) error {
 	if crashed.MatchString(stderr) {
 		return fmt.Errorf("it crashed: %s", stderr)
 	}
-	// With exitExists it is somebody else who put a file there.
+	// With exitExists another process put a file there.
 	if before, ok := w.targets[args[0]]; ok && code != exitOK && code != exitExists && look(before.path) != before {
 		return fmt.Errorf("it failed, and what stood at %s does not stand there any more", before.path)
 	}
@@ -168,7 +168,7 @@ func snapshot(dir string) (map[string]string, error) {
 			files[path] = "being received"
 		}
 		if d.IsDir() {
-			files[path] = fmt.Sprint(info.Mode()) // a part file that came and went changes the time
+			files[path] = fmt.Sprint(info.Mode()) // a part file that was made and removed changes the time
 		}
 		return nil
 	})

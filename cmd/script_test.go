@@ -31,7 +31,8 @@ func mainUnderTest() int {
 	return code
 }
 
-// TestScripts runs the scripts of testdata/script against the real program. Besides the commands of testscript they have:
+// TestScripts runs the scripts of testdata/script against the real program. Besides the commands of
+// testscript they have:
 //
 //	serve NAME ARG...         starts "kwikcp serve ARG..." at a port of its own and waits until it is ready;
 //	                          sets $URL_NAME, without a path, and $ADDR_NAME
@@ -60,9 +61,10 @@ func mainUnderTest() int {
 //	blackhole NAME            sets $ADDR_NAME to a UDP port that never answers
 //	fifo NAME                 makes a FIFO
 //
-// $EXTERN is an address of this machine that is not loopback; [extern] says whether there is one, [mounts] whether "unshare -m"
-// works and mounts of a script's own, [reflink] whether one of them can be a file system that shares blocks, [race] whether the race
-// detector is at work, which multiplies memory.
+// $EXTERN is an address of this machine that is not loopback; [extern] says whether there is one,
+// [mounts] whether "unshare -m" works and mounts of a script's own, [reflink] whether one of them
+// can be a file system that shares blocks, [race] whether the race detector is at work, which
+// multiplies memory.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,
@@ -125,7 +127,8 @@ func setupScript(env *testscript.Env) error {
 	return nil
 }
 
-// command makes a script command of a function that takes at least n arguments and returns an error.
+// command makes a script command of a function that takes at least n arguments and returns an
+// error.
 func command(n int, f func(ts *testscript.TestScript, w *world, args []string) error) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
 		if neg || len(args) < n {

@@ -38,6 +38,10 @@ type serveOptions struct {
 	mirrorInterval     secondsValue
 	mirrorDelete       bool
 	stateDir           string
+
+	// isSet reports whether an option was given, on the command line or in the environment, even
+	// with an empty value.
+	isSet func(name string) bool
 }
 
 func newServeOptions() *serveOptions {
@@ -90,8 +94,11 @@ On SIGINT, SIGTERM or SIGHUP the server drains: clients continue with the other 
 second signal ends it at once.
 
 ` + exitHelp(exitRefused, exitLocal),
-		Flags:  o.flags(),
-		Action: func(c *cli.Context) error { return runServe(c.Context, t, o, c.Args().Slice()) },
+		Flags: o.flags(),
+		Action: func(c *cli.Context) error {
+			o.isSet = c.IsSet
+			return runServe(c.Context, t, o, c.Args().Slice())
+		},
 	}
 }
 
@@ -204,8 +211,8 @@ func parsePrimary(text string) (transfer.URL, error) {
 // maxToken bounds a join token, in bytes.
 const maxToken = 4 << 10
 
-// readJoinToken returns the secret in the file of --join-token-file, or without one that of KWIKCP_JOIN_TOKEN; nil if there
-// is none.
+// readJoinToken returns the secret in the file of --join-token-file, or without one that of
+// KWIKCP_JOIN_TOKEN; nil if there is none.
 func readJoinToken(file string) ([]byte, error) {
 	token := []byte(os.Getenv("KWIKCP_JOIN_TOKEN"))
 	if file != "" {

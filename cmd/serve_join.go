@@ -3,23 +3,25 @@ package cmd
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
+	"kwikcp/internal/backoff"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
 
-// The wait between two attempts to join doubles from minRejoin to maxRejoin.
-const (
-	minRejoin = 500 * time.Millisecond
-	maxRejoin = 10 * time.Second
-)
+// newRejoinPolicy returns the waits between attempts to join. Their random part keeps secondaries
+// apart that lost a primary together.
+func newRejoinPolicy() backoff.Policy {
+	return backoff.Policy{Min: 500 * time.Millisecond, Max: 10 * time.Second, Random: rand.Float64}
+}
 
-// join joins the primary, waiting for it if it is unreachable, and starts to keep the membership. A refusal is an error
-// here; once the server has been a member it is only logged.
+// join joins the primary, waiting for it if it is unreachable, and starts to keep the membership. A
+// refusal is an error here; once the server has been a member it is only logged.
 func (s *runningServer) join(ctx context.Context) error {
-	wait := minRejoin
-	for {
+	policy := newRejoinPolicy()
+	for failures := 1; ; {
 		m, err := s.joinOnce(ctx)
 		if err == nil {
 			s.memberTasks.Go(func() { s.keepMembership(m) })
@@ -34,12 +36,13 @@ func (s *runningServer) join(ctx context.Context) error {
 		if e, ok := errors.AsType[*transfer.Error](err); !ok || e.Kind != transfer.KindNetwork {
 			return err
 		}
+		wait := policy.Delay(failures).Round(time.Millisecond)
+		failures++
 		s.log.Warn("primary unreachable, trying again", "primary", s.primary.Host, "err", err, "in", wait)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(wait):
-			wait = min(2*wait, maxRejoin)
 		}
 	}
 }
@@ -73,8 +76,9 @@ func (s *runningServer) keepMembership(m *kwik.Membership) {
 
 // rejoin joins again, as often as needed; it returns nil if the server must leave.
 func (s *runningServer) rejoin() *kwik.Membership {
-	wait := minRejoin
-	for {
+	policy := newRejoinPolicy()
+	wait := policy.Delay(1).Round(time.Millisecond)
+	for failures := 2; ; failures++ {
 		select {
 		case <-s.member.Done():
 			return nil
@@ -84,7 +88,7 @@ func (s *runningServer) rejoin() *kwik.Membership {
 		if err == nil {
 			return m
 		}
-		wait = min(2*wait, maxRejoin)
+		wait = policy.Delay(failures).Round(time.Millisecond)
 		s.log.Warn("join failed", "err", err, "in", wait)
 	}
 }

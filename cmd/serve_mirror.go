@@ -18,13 +18,15 @@ type mirrorConfig struct {
 
 // parseServeMirror returns nil without --mirror.
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
-	switch {
-	case !o.mirror && o.mirrorInterval.set:
-		return nil, usagef(adviseMirror, "--mirror-interval is for --mirror")
-	case !o.mirror && o.mirrorDelete:
-		return nil, usagef(adviseMirror, "--mirror-delete is for --mirror")
-	case !o.mirror:
+	if !o.mirror {
+		for _, name := range []string{"mirror-interval", "mirror-delete"} {
+			if o.isSet(name) {
+				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
+			}
+		}
 		return nil, nil
+	}
+	switch {
 	case role != kwik.ServerRoleSecondary:
 		return nil, usagef(adviseMirror, "--mirror is for secondaries")
 	case o.mirrorInterval.Duration <= 0:
@@ -33,8 +35,9 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 	return &mirrorConfig{interval: o.mirrorInterval.Duration, delete: o.mirrorDelete}, nil
 }
 
-// keepMirror mirrors the primary, and again after each interval, until the server must leave. Until a round was complete,
-// files are compared by their hashes; later rounds compare size and time. The server serves meanwhile.
+// keepMirror mirrors the primary, and again after each interval, until the server must leave. Until
+// a round was complete, files are compared by their hashes; later rounds compare size and time. The
+// server serves meanwhile.
 func (s *runningServer) keepMirror() {
 	o := transfer.MirrorOptions{Target: s.root, Delete: s.mirror.delete}
 	o.URL = s.primary

@@ -12,7 +12,8 @@ import (
 	"kwikcp/transfer"
 )
 
-// receivedInto returns what file a command that runs in dir receives into, "" if none. It takes what follows a URL for it.
+// receivedInto returns what file a command that runs in dir receives into, "" if none. It takes
+// what follows a URL for it.
 func receivedInto(dir string, args []string) string {
 	i := slices.IndexFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "kwik://") })
 	if i < 0 || args[0] != "get" {
@@ -39,7 +40,8 @@ func receivedInto(dir string, args []string) string {
 	return target
 }
 
-// standing is what is under a name: its content's hash and what the system says of it, or why there is nothing.
+// standing is what is under a name: its content's hash and what the system says of it, or why there
+// is nothing.
 type standing struct {
 	path, is string
 }

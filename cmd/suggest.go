@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// nearest returns the word that the user may have meant by another; empty if none is near. A word is near if it has one
-// typing error (in a long word two): a letter added, missing or replaced, or two letters swapped. Otherwise a word that
-// begins with the typed one is near.
+// nearest returns the word that the user may have meant by another; empty if none is near. A word
+// is near if it has one typing error (in a long word two): a letter added, missing or replaced, or
+// two letters swapped. Otherwise a word that begins with the typed one is near.
 func nearest(typed string, words []string) (best string) {
 	typed = strings.ToLower(typed)
 	letters := len(strings.TrimLeft(typed, "-"))
@@ -30,7 +30,8 @@ func nearest(typed string, words []string) (best string) {
 	return best
 }
 
-// distance returns the optimal string alignment distance: the number of typing errors that make b from a.
+// distance returns the optimal string alignment distance: the number of typing errors that make b
+// from a.
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {
@@ -55,8 +56,9 @@ func distance(a, b string) int {
 	return rows[len(a)][len(b)]
 }
 
-// secretFlag returns the option for a file with the secret that the user tries to pass as an argument; empty if the
-// unknown option name is not about a secret. Arguments are visible to every user of the machine.
+// secretFlag returns the option for a file with the secret that the user tries to pass as an
+// argument; empty if the unknown option name is not about a secret. Arguments are visible to every
+// user of the machine.
 func secretFlag(name string, options []string) string {
 	name, _, _ = strings.Cut(name, "=")
 	file := name + "-file"
@@ -69,7 +71,8 @@ func secretFlag(name string, options []string) string {
 	return ""
 }
 
-// secretVariable returns the environment variable that holds the secret of an option such as --join-token-file.
+// secretVariable returns the environment variable that holds the secret of an option such as
+// --join-token-file.
 func secretVariable(option string) string {
 	return variableOf(strings.TrimSuffix(strings.TrimPrefix(option, "--"), "-file"))
 }

@@ -17,8 +17,9 @@ import (
 	"kwikcp/transfer"
 )
 
-// parallelSize is the least size of a regular file that is hashed on all cores, in bytes. Smaller files are read to
-// their end, since files of /proc and /sys report sizes of up to 4 KiB that are not their content's.
+// parallelSize is the least size of a regular file that is hashed on all cores, in bytes. Smaller
+// files are read to their end, since files of /proc and /sys report sizes of up to 4 KiB that are
+// not their content's.
 const parallelSize = 16 << 10
 
 func sumCommand(t *terminal) *cli.Command {
@@ -75,8 +76,8 @@ func sumLine(root integrity.Root, name string) string {
 	return mark + root.String() + "  " + escaped + "\n"
 }
 
-// lossy replaces each longest run of bytes that begins a character without ending it by U+FFFD, as b3sum does (Unicode
-// standard, section 3.9, "Substitution of Maximal Subparts").
+// lossy replaces each longest run of bytes that begins a character without ending it by U+FFFD, as
+// b3sum does (Unicode standard, section 3.9, "Substitution of Maximal Subparts").
 func lossy(s string) string {
 	if utf8.ValidString(s) {
 		return s
@@ -94,8 +95,8 @@ func lossy(s string) string {
 	return b.String()
 }
 
-// sumOf hashes a file. To open or read a FIFO or a terminal may block forever; then sumOf returns when ctx ends, and
-// leaves its goroutine to the process, which is about to end.
+// sumOf hashes a file. To open or read a FIFO or a terminal may block forever; then sumOf returns
+// when ctx ends, and leaves its goroutine to the process, which is about to end.
 func sumOf(ctx context.Context, name string) (integrity.Root, error) {
 	type result struct {
 		root integrity.Root

@@ -11,7 +11,8 @@ import (
 	"kwikcp/integrity"
 )
 
-// What b3sum 1.2.0 prints for these names; TestScripts/sum asks it itself where it is installed.
+// TestSumLine compares with the output of b3sum 1.2.0; TestScripts/sum runs b3sum where it is
+// installed.
 func TestSumLine(t *testing.T) {
 	root := integrity.Root{0xab}
 	hex := root.String()

@@ -14,11 +14,12 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// stdoutNames are the names of stdout on Unix systems. They are links, which a file must not replace.
+// stdoutNames are the names of stdout on Unix systems. They are links, which a file must not
+// replace.
 var stdoutNames = []string{"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 
-// targetOf resolves the FILE argument for the file at a path on the server: it returns the file to write, or that it is
-// stdout. In a directory the file gets its own name, as with cp.
+// targetOf resolves the FILE argument for the file at a path on the server: it returns the file to
+// write, or that it is stdout. In a directory the file gets its own name, as with cp.
 func targetOf(arg, urlPath string) (target string, stdout bool, err error) {
 	op := fmt.Sprintf("write %q", arg)
 	link, _ := os.Readlink(arg)

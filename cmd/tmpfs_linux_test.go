@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountSmall mounts a tmpfs for a test, which needs root. The options are those of mount -o; remount sets others.
+// mountSmall mounts a tmpfs for a test, which needs root. The options are those of mount -o;
+// remount sets others.
 func mountSmall(t *testing.T, dir, options string) (remount func(flags uintptr, options string)) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -35,8 +36,9 @@ func mountSmall(t *testing.T, dir, options string) (remount func(flags uintptr, 
 	}
 }
 
-// TestSmallDisk runs gets to a disk that is full, out of inodes or read-only: exit code, path and reason are right, the old file stays, what
-// was proved is kept, and the same command goes on when the cause is gone.
+// TestSmallDisk runs gets to a disk that is full, out of inodes or read-only: exit code, path and
+// reason are right, the old file stays, what was proved is kept, and the same command goes on when
+// the cause is gone.
 func TestSmallDisk(t *testing.T) {
 	work := t.TempDir()
 	root, small := filepath.Join(work, "root"), filepath.Join(work, "small")
@@ -79,8 +81,13 @@ func TestSmallDisk(t *testing.T) {
 	fails := func(code int, says string) {
 		t.Helper()
 		p := get(url)
-		if got, err := p.wait(patience); got != code || err != nil || !strings.Contains(p.stderr.String(), `"small/f"`) || !strings.Contains(p.stderr.String(), says) {
+		if got, err := p.wait(patience); got != code || err != nil {
 			t.Fatalf("exit code %d, %v: %s", got, err, p.stderr)
+		}
+		for _, want := range []string{`"small/f"`, says} {
+			if !strings.Contains(p.stderr.String(), want) {
+				t.Fatalf("no %s in %s", want, p.stderr)
+			}
 		}
 	}
 	succeeds := func() (resumed int64) {

@@ -12,8 +12,9 @@ import (
 	"kwikcp/transfer"
 )
 
-// quicConfig returns the QUIC configuration of a command. If QLOGDIR is set, each connection writes a trace into that
-// directory. The directory is checked here because quic-go would end the process if it could not write there.
+// quicConfig returns the QUIC configuration of a command. If QLOGDIR is set, each connection writes
+// a trace into that directory. The directory is checked here because quic-go would end the process
+// if it could not write there.
 func quicConfig() (*quic.Config, error) {
 	dir := os.Getenv("QLOGDIR")
 	if dir == "" {
@@ -31,7 +32,8 @@ func quicConfig() (*quic.Config, error) {
 	return &quic.Config{Tracer: qlog.DefaultConnectionTracer}, nil
 }
 
-// keyLog returns the file of SSLKEYLOGFILE, nil if there is none. It stays open until the process ends.
+// keyLog returns the file of SSLKEYLOGFILE, nil if there is none. It stays open until the process
+// ends.
 var keyLog = sync.OnceValue(func() io.Writer {
 	name := os.Getenv("SSLKEYLOGFILE")
 	if name == "" {

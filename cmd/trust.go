@@ -19,9 +19,9 @@ import (
 	"kwikcp/transfer"
 )
 
-// A trustPolicy decides whether to trust a server. It checks in this order: the pin of the URL; the certificate
-// authorities (of --cacert, or the system's); the known hosts. An unknown server is accepted and recorded if it is on
-// this machine, asked about on a terminal, and refused otherwise.
+// A trustPolicy decides whether to trust a server. It checks in this order: the pin of the URL; the
+// certificate authorities (of --cacert, or the system's); the known hosts. An unknown server is
+// accepted and recorded if it is on this machine, asked about on a terminal, and refused otherwise.
 type trustPolicy struct {
 	t     *terminal
 	known *trust.KnownHosts
@@ -60,8 +60,8 @@ func (p *trustPolicy) config(u transfer.URL) *tls.Config {
 	if u.Pin != nil {
 		return trust.PinnedClientConfig(base, *u.Pin)
 	}
-	// VerifyConnection decides; package tls calls it after every handshake. InsecureSkipVerify lets a server with an
-	// unknown issuer get that far, so that the known hosts can be asked.
+	// VerifyConnection decides; package tls calls it after every handshake. InsecureSkipVerify lets
+	// a server with an unknown issuer get that far, so that the known hosts can be asked.
 	base.InsecureSkipVerify = true
 	base.VerifyConnection = func(state tls.ConnectionState) error { return p.verify(u.Host, state) }
 	return base
@@ -106,8 +106,8 @@ func (p *trustPolicy) record(hostport string, pin trust.Pin) {
 	}
 }
 
-// accepted asks the user at the terminal about the unknown server of err, and records a yes. It asks between two
-// attempts, since a handshake would time out meanwhile.
+// accepted asks the user at the terminal about the unknown server of err, and records a yes. It
+// asks between two attempts, since a handshake would time out meanwhile.
 func (p *trustPolicy) accepted(err error) bool {
 	e, ok := errors.AsType[unknownHostError](err)
 	if !ok || p.ask == nil {

@@ -22,7 +22,7 @@ import (
 	"kwikcp/transfer"
 )
 
-// newPolicy returns a policy with known hosts of its own, and what it says.
+// newPolicy returns a policy with new known hosts, and its stderr.
 func newPolicy(t *testing.T, cacert string) (*trustPolicy, *bytes.Buffer) {
 	t.Helper()
 	stderr := &bytes.Buffer{}
@@ -56,8 +56,11 @@ func TestTrustUnknown(t *testing.T) {
 		p, stderr := newPolicy(t, "")
 		leaf := selfSigned(t)
 		err := p.verify(host, shown(leaf))
-		if unknown, ok := errors.AsType[unknownHostError](err); accepted && err != nil || !accepted && (!ok || unknown.pin != trust.PinOf(leaf)) {
-			t.Errorf("%s: %v", host, err)
+		if accepted != (err == nil) {
+			t.Errorf("%s: %v, accepted must be %v", host, err, accepted)
+		}
+		if unknown, ok := errors.AsType[unknownHostError](err); !accepted && (!ok || unknown.pin != trust.PinOf(leaf)) {
+			t.Errorf("%s: %v names no pin %v", host, err, trust.PinOf(leaf))
 		}
 		if _, found, err := p.known.Lookup(host); found != accepted || err != nil {
 			t.Errorf("%s: recorded %v, %v", host, found, err)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rivo/uniseg"
 	"github.com/schollz/progressbar/v3"
 
 	"kwikcp/internal/escape"
@@ -20,8 +21,8 @@ const (
 	maxServerLines = 12
 )
 
-// A view shows a transfer to people: on a terminal a bar and a line for each server, elsewhere a line now and then, and
-// nothing if quiet. Its methods must be called by one goroutine at a time.
+// A view shows a transfer to people: on a terminal a bar and a line for each server, elsewhere a
+// line now and then, and nothing if quiet. Its methods must be called by one goroutine at a time.
 type view struct {
 	t     *terminal
 	quiet bool
@@ -181,7 +182,8 @@ func (v *view) drawProgress(p transfer.Progress) {
 	v.draw(lines)
 }
 
-// figures are the bytes, the rate and the time left, behind the bar; a narrow terminal gets fewer words.
+// figures are the bytes, the rate and the time left, behind the bar; a narrow terminal gets fewer
+// words.
 func (v *view) figures(p transfer.Progress) string {
 	text := " " + size(p.Bytes)
 	if v.columns() >= 60 {
@@ -217,8 +219,8 @@ func addressWidth(servers []transfer.ServerStatus, columns int) int {
 	return min(longest, max(21, columns-55))
 }
 
-// serverLine shows a server. On a narrow terminal it has no role and no share, only the end of a long address, and the
-// state instead of the rate unless the server works.
+// serverLine shows a server. On a narrow terminal it has no role and no share, only the end of a
+// long address, and the state instead of the rate unless the server works.
 func serverLine(s transfer.ServerStatus, total int64, columns, address int) string {
 	if columns >= wideLine {
 		return fmt.Sprintf("  %-9s %-*s %9s %3.0f%% %11s  %s", s.Role, address, shortened(s.Addr, address), size(s.Bytes),
@@ -233,13 +235,33 @@ func serverLine(s transfer.ServerStatus, total int64, columns, address int) stri
 	return " " + shortened(s.Addr, columns-2-len(figures)) + figures
 }
 
-// shortened returns text, or its end if it is longer than so many columns; at least 8 columns of it.
+// shortened returns text, or its end if it is longer than so many columns; at least 8 columns of
+// it.
 func shortened(text string, columns int) string {
-	runes := []rune(text)
-	if columns = max(columns, 8); len(runes) <= columns {
+	columns = max(columns, 8)
+	excess := uniseg.StringWidth(text) - columns
+	if excess <= 0 {
 		return text
 	}
-	return ".." + string(runes[len(runes)-columns+2:])
+	for clusters := uniseg.NewGraphemes(text); clusters.Next(); {
+		if excess -= clusters.Width(); excess <= -len("..") {
+			_, end := clusters.Positions()
+			return ".." + text[end:]
+		}
+	}
+	return ".."
+}
+
+// cut returns the start of text that fits into so many columns, and its width. Characters such as
+// emoji have two.
+func cut(text string, columns int) (string, int) {
+	width := 0
+	for clusters := uniseg.NewGraphemes(text); clusters.Next(); width += clusters.Width() {
+		if start, _ := clusters.Positions(); width+clusters.Width() > columns {
+			return text[:start], width
+		}
+	}
+	return text, width
 }
 
 func percent(part, total int64) float64 {
@@ -257,8 +279,8 @@ func (v *view) plain(text string) {
 // redrawInterval is the least time between two drawings.
 const redrawInterval = 100 * time.Millisecond
 
-// due reports whether the last drawing is old enough for another. Reports are as far apart as drawings, so clock error
-// gets 5 ms.
+// due reports whether the last drawing is old enough for another. Reports are as far apart as
+// drawings, so clock error gets 5 ms.
 func (v *view) due() bool { return time.Since(v.drew) >= redrawInterval-5*time.Millisecond }
 
 // draw replaces the last drawing.
@@ -268,11 +290,9 @@ func (v *view) draw(lines []string) {
 	b.WriteString(v.eraser())
 	v.widths = v.widths[:0]
 	for _, line := range lines {
-		runes := []rune(escape.Line(line))
-		runes = runes[:min(len(runes), width)]
-		v.widths = append(v.widths, len(runes))
-		b.WriteString(string(runes))
-		b.WriteString("\n")
+		text, used := cut(escape.Line(line), width)
+		v.widths = append(v.widths, used)
+		b.WriteString(text + "\n")
 	}
 	v.drew = time.Now()
 	io.WriteString(v.t.stderr, b.String())
@@ -284,8 +304,8 @@ func (v *view) clear() {
 	v.widths = v.widths[:0]
 }
 
-// eraser returns the sequence that moves to the first drawn line and erases from there on (ECMA-48 CUU, ED). A terminal
-// that became narrower shows a line in several rows.
+// eraser returns the sequence that moves to the first drawn line and erases from there on (ECMA-48
+// CUU, ED). A terminal that became narrower shows a line in several rows.
 func (v *view) eraser() string {
 	if len(v.widths) == 0 {
 		return ""

@@ -9,8 +9,8 @@ import (
 	"kwikcp/kwik/internal/sched"
 )
 
-// BenchmarkSecondaryStreamAggregation is what aggregation adds to QUIC, without network, proof and disk: the scheduler, the
-// offsets, the blocks and the locks.
+// BenchmarkSecondaryStreamAggregation measures the cost of aggregation on top of QUIC: scheduler,
+// offsets, blocks and locks. It has no network, no verification and no disk.
 func BenchmarkSecondaryStreamAggregation(b *testing.B) {
 	b.Run("ordered", func(b *testing.B) {
 		buf := make([]byte, 256<<10)
@@ -26,7 +26,8 @@ func BenchmarkSecondaryStreamAggregation(b *testing.B) {
 	})
 	b.Run("unordered", func(b *testing.B) {
 		benchmarkAggregation(b, func(a *streamAggregator) error {
-			_, err := a.copyTo(b.Context(), writerFunc(func(p []byte, _ int64) (int, error) { return len(p), nil }), nil)
+			discard := writerFunc(func(p []byte, _ int64) (int, error) { return len(p), nil })
+			_, err := a.copyTo(b.Context(), discard, nil)
 			return err
 		})
 	})
@@ -35,19 +36,21 @@ func BenchmarkSecondaryStreamAggregation(b *testing.B) {
 	b.Run("short frames one by one", func(b *testing.B) { benchmarkShortFrames(b, -1) })
 }
 
-// newBenchAggregator returns an aggregator of size bytes in units of 64 KiB whose grants go to a channel per source.
+// newBenchAggregator returns an aggregator of size bytes in units of 64 KiB. Each source's grants
+// go to a channel.
 func newBenchAggregator(b *testing.B, size uint64, ids ...PathID) (*streamAggregator, map[PathID]chan sched.Action) {
 	u, err := newUnits(size, 64<<10, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
-	a := newStreamAggregator(b.Context(), firstAggregateStreamID, u, uint64(u.Size()), nil, (&ClientConfig{}).populate())
+	conf := (&ClientConfig{}).populate()
+	a := newStreamAggregator(b.Context(), firstAggregateStreamID, u, uint64(u.Size()), nil, conf)
 	grants := make(map[PathID]chan sched.Action)
 	for _, id := range ids {
-		grants[id] = make(chan sched.Action, 1<<16) // tell must not block
+		grants[id] = make(chan sched.Action, 1<<16) // sendAction must not block
 	}
-	a.begin, a.hope, a.done = func() {}, func() bool { return true }, func() {}
-	a.tell = func(action sched.Action) {
+	a.attachSources, a.expectsSource, a.done = func() {}, func() bool { return true }, func() {}
+	a.sendAction = func(action sched.Action) {
 		if action.Kind == sched.ActionGrant {
 			grants[PathID(action.Source)] <- action
 		}
@@ -97,8 +100,9 @@ func benchmarkAggregation(b *testing.B, consume func(a *streamAggregator) error)
 	b.ReportMetric(b.Elapsed().Seconds()*1e3/float64(b.N)/(size/dataFrameSize), "ms/frame")
 }
 
-// benchmarkAggregationLatency is the time from a frame's arrival to its reader's return, through a goroutine that waits for it,
-// with the copy of the 64 KiB out of the block: what an ordered reader has to wait for longer than one of a QUIC stream.
+// benchmarkAggregationLatency measures the time from a frame's arrival to the return of its
+// reader, a waiting goroutine. It includes the copy of the 64 KiB out of the block. An ordered
+// reader waits so much longer than a reader of a QUIC stream.
 func benchmarkAggregationLatency(b *testing.B) {
 	const frame = 64 << 10
 	a, grants := newBenchAggregator(b, 1<<40, "a")
@@ -118,7 +122,7 @@ func benchmarkAggregationLatency(b *testing.B) {
 			}
 		}
 	})
-	src := a.sources["a"] // nobody else changes it
+	src := a.sources["a"] // nothing changes it concurrently
 	var g sched.Action
 	var total time.Duration
 	n := 0
@@ -143,7 +147,7 @@ func benchmarkAggregationLatency(b *testing.B) {
 	b.ReportMetric(total.Seconds()*1e3/float64(n), "ms/frame")
 }
 
-// benchmarkShortFrames receives a secondary stream in frames of 64 bytes: what a peer that writes so little at once costs.
+// benchmarkShortFrames measures the cost of a peer that writes frames of 64 bytes.
 func benchmarkShortFrames(b *testing.B, batch int) {
 	const frame, count = 64, 1 << 14
 	var raw []byte
@@ -159,9 +163,11 @@ func benchmarkShortFrames(b *testing.B, batch int) {
 	deliveries, loops := 0, 0
 	for b.Loop() {
 		a := newStreamAggregator(b.Context(), firstAggregateStreamID, u, frame, nil, conf)
-		a.begin, a.hope, a.done, a.tell = func() {}, func() bool { return true }, func() {}, func(sched.Action) {}
+		a.attachSources, a.done, a.sendAction = func() {}, func() {}, func(sched.Action) {}
+		a.expectsSource = func() bool { return true }
 		a.attach("a", func() time.Duration { return 0 })
-		a.w, a.mode = writerFunc(func(p []byte, _ int64) (int, error) { deliveries++; return len(p), nil }), consumerUnordered
+		a.mode = consumerUnordered
+		a.w = writerFunc(func(p []byte, _ int64) (int, error) { deliveries++; return len(p), nil })
 		h := newSecondaryStreamHandler(nil, nil, conf)
 		id := secondaryStreamID{"a", 3}
 		mapping, err := h.mappings.create(id, a.id, 1, 0, a.units.Total(), time.Now())
@@ -169,7 +175,8 @@ func benchmarkShortFrames(b *testing.B, batch int) {
 			b.Fatal(err)
 		}
 		reader := &frameReader{r: &piecewise{rest: raw}}
-		in := &intake{h: h, a: a, src: a.sources["a"], info: &secondaryStreamInfo{}, mapping: mapping, frames: reader, batch: batch}
+		in := &intake{h: h, a: a, src: a.sources["a"], mapping: mapping, frames: reader, batch: batch}
+		in.info = &secondaryStreamInfo{}
 		if err := h.receive(&metadataProtocol{r: reader, id: 3}, in, u.Total()); err != io.EOF {
 			b.Fatal(err)
 		}

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// FuzzAggregator delivers and reads in any order and compares with a model: a byte is there or not, and whoever
-// brings it first gets the credit.
+// FuzzAggregator delivers and reads in any order and compares with a model: a byte has arrived or
+// not, and the first source to deliver it is credited.
 func FuzzAggregator(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 0x80, 5, 6, 7, 0x80, 0xff}, true)
 	f.Add([]byte{15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0xff, 0xff, 0xff}, true)
@@ -27,7 +27,7 @@ func FuzzAggregator(f *testing.F) {
 		} else {
 			copied = make(chan error, 1)
 			begun := make(chan struct{}) // when it is closed, the consumer's mode is set
-			a.begin = func() { close(begun) }
+			a.attachSources = func() { close(begun) }
 			go func() {
 				_, err := a.copyTo(t.Context(), k, nil)
 				copied <- err

@@ -36,12 +36,12 @@ func (a *streamAggregator) prepare(options *CopyOptions) error {
 		case r == Range{}:
 		case a.pushed:
 			return errors.New("kwik: the servers of a pushed stream choose its bytes, so CopyOptions do not apply")
-		case r.Start < 0 || r.Start >= r.End || r.End > a.units.Total() || !a.units.IsBoundary(r.Start) || !a.units.IsBoundary(r.End):
+		case !a.isWholeUnits(r.Start, r.End):
 			return errorf(ErrOffsetSyncFailure, "[%d, %d) is not whole units", r.Start, r.End).onStream(a.id, r.Start)
 		}
 	}
 	for _, r := range options.Have {
-		a.offsets.keep(r.Start, r.End)
+		a.offsets.markHad(r.Start, r.End)
 		a.sched.MarkHad(r.Start, r.End)
 	}
 	a.sched.SetPriority(options.Priority.Start, options.Priority.End)
@@ -84,7 +84,8 @@ var (
 	errTwoConsumers = errors.New("kwik: an aggregate stream has one consumer: Read or CopyTo, not both")
 )
 
-// demand starts the flow for a consumer of the given mode. Called with the lock held, which it gives up meanwhile.
+// demand starts the transfer for a consumer of the given mode. Called with the lock held; it
+// releases the lock while it attaches the sources.
 func (a *streamAggregator) demand(mode consumerMode) error {
 	if a.err != nil {
 		return a.err
@@ -97,13 +98,13 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 	}
 	a.mode = mode
 	close(a.demanded)
-	if a.sched.Done() { // all of it is had
+	if a.sched.Done() { // every byte was had before
 		a.releaseLocked()
 		return nil
 	}
 	a.sched.InitLimit(a.grantable())
 	a.mu.Unlock()
-	a.begin()
+	a.attachSources()
 	a.mu.Lock()
 	if a.err != nil {
 		return a.err
@@ -116,11 +117,12 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 	return nil
 }
 
-// awaitDemand waits until a consumer has asked for the stream, as it has before anything is granted; false if the stream, or the path whose
-// done this is, ends before. Meanwhile a head start stays unread, so that QUIC's flow control bounds what it costs.
+// awaitDemand waits for the first demand. It returns false if the stream, or the path that owns
+// done, ends first. Meanwhile a head start stays unread, so that QUIC's flow control bounds its
+// memory. A grant cannot precede the demand.
 func (a *streamAggregator) awaitDemand(done <-chan struct{}) bool {
 	if a.pushed {
-		return true // the window bounds that
+		return true // the window bounds the memory
 	}
 	select {
 	case <-a.demanded:
@@ -143,7 +145,7 @@ func (a *streamAggregator) read(p []byte) (int, error) {
 	}
 	for {
 		pos := a.offsets.read
-		if n := a.arrived.take(pos, p); n > 0 {
+		if n := a.arrived.consume(pos, p); n > 0 {
 			a.offsets.consume(n)
 			if a.pushed {
 				a.moveWindow()
@@ -199,8 +201,8 @@ func (a *streamAggregator) copyTo(ctx context.Context, w io.WriterAt, options *C
 	if err := a.demand(consumerUnordered); err != nil {
 		return 0, err
 	}
-	for (!a.sched.Done() && a.err == nil) || a.writing > 0 || a.replaces > 0 { // w is not written to after the return
-		a.changed.Wait()
+	for (!a.sched.Done() && a.err == nil) || a.writing > 0 || a.replaces > 0 {
+		a.changed.Wait() // for deliveries, too: w must not be written to after the return
 	}
 	a.returned = true
 	return a.sched.Had(), a.err

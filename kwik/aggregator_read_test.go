@@ -13,9 +13,9 @@ import (
 	"kwikcp/kwik/internal/sched"
 )
 
-// TestWhatWasReadIsCounted: bytes that Read returned are among StreamStats.Bytes at once, and the source's, too, so that
-// whoever sees io.EOF sees the whole stream in the statistics.
-func TestWhatWasReadIsCounted(t *testing.T) {
+// TestReadBytesAreCounted checks that StreamStats.Bytes and the source's bytes include what Read
+// has returned. So a reader that has seen io.EOF sees the whole stream in the statistics.
+func TestReadBytesAreCounted(t *testing.T) {
 	const size = 20_000 // deliveries of a byte, to meet the reader at every point
 	u, err := newUnits(size, 1, nil)
 	if err != nil {
@@ -23,14 +23,14 @@ func TestWhatWasReadIsCounted(t *testing.T) {
 	}
 	a := newStreamAggregator(t.Context(), firstAggregateStreamID, u, 1, nil, (&ClientConfig{}).populate())
 	defer a.close()
-	a.begin, a.tell, a.done = func() {}, func(sched.Action) {}, func() {}
-	a.hope = func() bool { return true }
+	a.attachSources, a.sendAction, a.done = func() {}, func(sched.Action) {}, func() {}
+	a.expectsSource = func() bool { return true }
 	a.attach("p", func() time.Duration { return time.Millisecond })
 	a.mu.Lock()
 	src := a.sources["p"]
 	a.mu.Unlock()
 
-	if n, err := a.read(nil); n != 0 || err != nil { // asks for the stream
+	if n, err := a.read(nil); n != 0 || err != nil { // the first demand
 		t.Fatal(n, err)
 	}
 	delivered := make(chan struct{})
@@ -115,7 +115,8 @@ func TestOpenTwice(t *testing.T) {
 			}
 		}
 		for _, closes := range []bool{false, true} {
-			if _, err := server.OpenAggregateStream(AggregateStreamSpec{Size: unit, Descriptor: []byte("data")}); err != nil {
+			spec := AggregateStreamSpec{Size: unit, Descriptor: []byte("data")}
+			if _, err := server.OpenAggregateStream(spec); err != nil {
 				w.t.Fatal(err)
 			}
 			o, err := client.AcceptNextAggregate(w.t.Context())
@@ -134,8 +135,8 @@ func TestOpenTwice(t *testing.T) {
 	})
 }
 
-// Nothing at or beyond the limit is requested, however long it stays; once it has moved to the end, everything is. Meanwhile no source
-// counts as stalled or gone.
+// Nothing at or beyond the limit is requested, even after a long time. When it moves to the end,
+// everything is. Meanwhile no source is stalled or gone.
 func TestSetLimit(t *testing.T) {
 	const size = 10*unit + 77
 	inWorldOf(t, size, 2, lan, func(w *world) {

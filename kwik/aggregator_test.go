@@ -2,6 +2,7 @@ package kwik
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -16,7 +17,8 @@ import (
 	"kwikcp/kwik/internal/sched"
 )
 
-// An aggregation is a stream aggregator without a session: what it tells is noted, and the test delivers what it likes.
+// An aggregation is a stream aggregator without a session. It records what the aggregator sends,
+// and the test delivers any bytes.
 type aggregation struct {
 	testing.TB
 	*streamAggregator
@@ -46,13 +48,13 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 			a.mu.Unlock()
 		}
 	}
-	a.begin, a.done = count(&a.begun), count(&a.dones)
-	a.hope = func() bool {
+	a.attachSources, a.done = count(&a.begun), count(&a.dones)
+	a.expectsSource = func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return a.hoping
 	}
-	a.tell = func(action sched.Action) {
+	a.sendAction = func(action sched.Action) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if action.Kind == sched.ActionGrant {
@@ -83,7 +85,8 @@ func (a *aggregation) source(id PathID) *source {
 
 // send delivers content[start:end) from a source; change, if not nil, falsifies it.
 func (a *aggregation) send(id PathID, grant uint64, start, end int, change func([]byte)) error {
-	b := &block{room: make([]byte, blockHeadroom+blockSizes[0])} // not of the pool, so that nobody gets it after its release
+	// The block is not pooled, so that no other test gets it after its release.
+	b := &block{room: make([]byte, blockHeadroom+blockSizes[0])}
 	b.data = b.room[blockHeadroom:][:copy(b.room[blockHeadroom:], a.content[start:end])]
 	b.holders.Store(1)
 	if change != nil {
@@ -97,7 +100,7 @@ func (a *aggregation) send(id PathID, grant uint64, start, end int, change func(
 	return a.deliver(s, grant, int64(start), b)
 }
 
-// checkBlocks wants every block released; that none was released twice is block's own rule.
+// checkBlocks checks that every block was released. A block that is released twice panics.
 func (a *aggregation) checkBlocks() {
 	a.close()
 	a.mu.Lock()
@@ -108,11 +111,11 @@ func (a *aggregation) checkBlocks() {
 		}
 	}
 	if a.begun > 1 || a.dones > 1 {
-		a.Errorf("begin was called %d times, done %d times", a.begun, a.dones)
+		a.Errorf("attachSources was called %d times, done %d times", a.begun, a.dones)
 	}
 }
 
-// serve delivers what is granted, unit by unit in the order that pick chooses, until nothing is granted.
+// serve delivers all grants, unit by unit in the order that pick chooses.
 func (a *aggregation) serve(unit int, pick func(n int) int) {
 	a.Helper()
 	type piece struct {
@@ -195,8 +198,14 @@ func TestSecondaryStreamAggregation(t *testing.T) {
 					}
 				}
 				st := a.stats()
-				if !bytes.Equal(got.Bytes(), a.content) || st.Bytes != size || st.Wasted != 0 || a.dones != 1 || a.begun != 1 {
-					t.Errorf("%d bytes, done %d, begun %d, stats %+v", got.Len(), a.dones, a.begun, st)
+				if !bytes.Equal(got.Bytes(), a.content) {
+					t.Errorf("%d bytes were read, and they are not the content", got.Len())
+				}
+				if st.Bytes != size || st.Wasted != 0 {
+					t.Errorf("stats %+v", st)
+				}
+				if a.dones != 1 || a.begun != 1 {
+					t.Errorf("done %d, begun %d", a.dones, a.begun)
 				}
 				for _, s := range st.Sources {
 					if s.Bytes == 0 {
@@ -214,12 +223,27 @@ func TestSecondaryStreamAggregation(t *testing.T) {
 				a := newAggregation(t, size, aggUnit, "a", "b", "c")
 				k := newSink(size)
 				a.copying(t.Context(), k, func() { a.serve(aggUnit, pick) }, func(n int64, err error) {
-					if n != size || err != nil || !bytes.Equal(k.data, a.content) || k.twice || a.dones != 1 {
-						t.Errorf("%d, %v, twice %v, done %d", n, err, k.twice, a.dones)
+					k.wantWhole(t, a.content, n, err)
+					if a.dones != 1 {
+						t.Errorf("done was called %d times", a.dones)
 					}
 				})
 			})
 		})
+	}
+}
+
+// wantWhole checks the result of a copy into the sink: all of content, and no byte written twice.
+func (s *sink) wantWhole(t *testing.T, content []byte, n int64, err error) {
+	t.Helper()
+	if n != int64(len(content)) || err != nil {
+		t.Errorf("copied %d bytes of %d: %v", n, len(content), err)
+	}
+	if !bytes.Equal(s.data, content) {
+		t.Error("the copy differs from the content")
+	}
+	if s.twice {
+		t.Error("a byte was written twice")
 	}
 }
 
@@ -250,12 +274,10 @@ func TestAggregationOfDuplicates(t *testing.T) {
 				}
 			}
 		}, func(n int64, err error) {
-			if n != 4*aggUnit || err != nil || k.twice || !bytes.Equal(k.data, a.content) {
-				t.Errorf("%d, %v, twice %v", n, err, k.twice)
-			}
+			k.wantWhole(t, a.content, n, err)
 		})
 		st := a.stats()
-		slices.SortFunc(st.Sources, func(x, y SourceStats) int { return strings.Compare(string(x.Server), string(y.Server)) })
+		slices.SortFunc(st.Sources, func(x, y SourceStats) int { return cmp.Compare(x.Server, y.Server) })
 		if st.Wasted != 3*aggUnit || st.Sources[0].Bytes != 2*aggUnit || st.Sources[1].Bytes != 2*aggUnit {
 			t.Errorf("stats %+v", st)
 		}
@@ -275,18 +297,20 @@ func TestAggregationRefusesUnprovedBytes(t *testing.T) {
 		k := newSink(2 * aggUnit)
 		a.copying(t.Context(), k, func() {
 			err := a.send("liar", 1, 0, aggUnit, func(p []byte) { p[aggUnit-1] ^= 1 })
-			if e, ok := errors.AsType[*Error](err); !ok || e.Code != ErrSourceRefuted || e.Path != "liar" || e.Offset != 0 {
-				t.Errorf("a wrong byte: %v", err)
+			wantError(t, err, ErrSourceRefuted)
+			if e, ok := errors.AsType[*Error](err); ok && (e.Path != "liar" || e.Offset != 0) {
+				t.Errorf("a wrong byte: path %q, offset %d", e.Path, e.Offset)
 			}
 			if st := a.stats(); st.Bytes != 0 || st.Wasted != aggUnit || !slices.Equal(a.banned, []PathID{"liar"}) {
 				t.Errorf("stats %+v, banned %v", st, a.banned)
 			}
 			a.send("honest", 2, 0, aggUnit, nil)
-			a.send("honest", 2, 0, aggUnit, func(p []byte) { p[0] ^= 1 }) // of no interest any more
+			a.send("honest", 2, 0, aggUnit, func(p []byte) { p[0] ^= 1 }) // these bytes are had, so they are not verified
 			a.send("honest", 2, aggUnit, 2*aggUnit, nil)
 		}, func(n int64, err error) {
-			if n != 2*aggUnit || err != nil || !bytes.Equal(k.data, a.content) || proofs != 3 {
-				t.Errorf("%d, %v, %d proofs", n, err, proofs)
+			k.wantWhole(t, a.content, n, err)
+			if proofs != 3 {
+				t.Errorf("%d proofs", proofs)
 			}
 		})
 	})
@@ -415,9 +439,11 @@ func TestAggregationTimeout(t *testing.T) {
 		events func(a *aggregation)
 		after  time.Duration
 	}{
-		{"no source and no hope", nil, false, nil, sched.TickInterval},
+		{"no source, and none expected", nil, false, nil, sched.TickInterval},
 		{"no source", nil, true, nil, 10*time.Second + sched.TickInterval},
-		{"a source that refuses", []PathID{"a"}, false, func(a *aggregation) { a.detach("a", io.ErrNoProgress) }, sched.TickInterval},
+		{"a source that refuses", []PathID{"a"}, false, func(a *aggregation) {
+			a.detach("a", io.ErrNoProgress)
+		}, sched.TickInterval},
 		{"a source that is silent", []PathID{"a"}, false, nil, 10 * time.Second},
 		{"a source that comes back for a while", []PathID{"a"}, false, func(a *aggregation) {
 			time.AfterFunc(5*time.Second, func() { a.send("a", 1, 0, aggUnit, nil) })
@@ -433,8 +459,9 @@ func TestAggregationTimeout(t *testing.T) {
 				start := time.Now()
 				_, err := a.copyTo(t.Context(), newSink(size), nil)
 				took := time.Since(start)
-				if !errors.Is(err, ErrAggregationTimeout) || took < tt.after-sched.TickInterval || took > tt.after+2*sched.TickInterval {
-					t.Errorf("%v after %v, want %v", err, took, tt.after)
+				wantError(t, err, ErrAggregationTimeout)
+				if took < tt.after-sched.TickInterval || took > tt.after+2*sched.TickInterval {
+					t.Errorf("it ended after %v, want %v", took, tt.after)
 				}
 				if tt.name == "a source that refuses" && !errors.Is(err, io.ErrNoProgress) {
 					t.Errorf("%v does not say why", err)
@@ -444,7 +471,8 @@ func TestAggregationTimeout(t *testing.T) {
 	}
 }
 
-// A source that gives up extents without cause is done without after a few, and the reason can be read.
+// A source that gives up extents without a reason is removed after a few. The error names the
+// reason.
 func TestAggregationStrikes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAggregation(t, 4*aggUnit, aggUnit, "a")
@@ -458,7 +486,8 @@ func TestAggregationStrikes(t *testing.T) {
 		for range maxStrikes - 1 {
 			give()
 		}
-		a.send("a", a.grants[0].Grant, int(a.grants[0].Start), int(a.grants[0].Start)+aggUnit, nil) // starts the count anew
+		g := a.grants[0]
+		a.send("a", g.Grant, int(g.Start), int(g.Start)+aggUnit, nil) // resets the count
 		a.grants = a.grants[1:]
 		for range maxStrikes {
 			if s.gone {

@@ -11,8 +11,9 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// comeAgain plays a secondary that says Welcome to one connection after the other and then acts; early, if it is not nil, is called before.
-func (w *world) comeAgain(fake *fakeServer, id ServerID, early func(*quic.Conn), act func(*fakePeer)) {
+// reconnect plays a secondary that welcomes one connection after the other and then calls act. It
+// calls early before the Welcome, if it is not nil.
+func (w *world) reconnect(fake *fakeServer, id ServerID, early func(*quic.Conn), act func(*fakePeer)) {
 	w.wg.Go(func() {
 		for {
 			conn, err := fake.listener.Accept(w.t.Context())
@@ -29,18 +30,20 @@ func (w *world) comeAgain(fake *fakeServer, id ServerID, early func(*quic.Conn),
 			p := &fakePeer{t: w.t, conn: conn}
 			p.use(stream)
 			p.receive()
-			p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{Version: protocolVersion, Role: kwikpb.Role_ROLE_SECONDARY, PathId: string(id)}}})
+			welcome := &kwikpb.Welcome{Version: protocolVersion, Role: kwikpb.Role_ROLE_SECONDARY, PathId: string(id)}
+			p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: welcome}})
 			act(p)
 		}
 	})
 }
 
-// A source that comes back again and again and delivers nothing does not keep a stream waiting beyond SourceTimeout.
-func TestSourceThatComesAgainAndAgain(t *testing.T) {
+// A source that reconnects again and again and delivers nothing does not keep a stream alive
+// beyond SourceTimeout.
+func TestSourceThatReconnects(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, lan, func(w *world) {
 		fake, id := w.fakeSecondary()
 		client, server := w.dial(&ClientConfig{SourceTimeout: 20 * time.Second})
-		w.comeAgain(fake, id, nil, func(p *fakePeer) {
+		w.reconnect(fake, id, nil, func(p *fakePeer) {
 			time.Sleep(500 * time.Millisecond)       // not stalled yet
 			p.extent(bytes.Repeat([]byte{0xff}, 64)) // the client closes the path and dials again, 15 s later at most
 			<-p.conn.Context().Done()
@@ -58,9 +61,10 @@ func TestSourceThatComesAgainAndAgain(t *testing.T) {
 	})
 }
 
-// The same of many sources that each delivered a unit once, and open so many secondary streams whenever they come that others would have to wait:
-// what their paths brought before is no news.
-func TestSourcesThatComeAgainWithManyStreams(t *testing.T) {
+// Many sources have each delivered one unit, and then reconnect again and again. On each
+// connection they open so many secondary streams that others would have to wait. Bytes that a path
+// delivered before it was attached again are not progress.
+func TestSourcesThatReconnectWithManyStreams(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, lan, func(w *world) {
 		for n := range 12 {
 			pause := 200*time.Millisecond + time.Duration(n)*171*time.Millisecond
@@ -76,10 +80,11 @@ func TestSourcesThatComeAgainWithManyStreams(t *testing.T) {
 					}
 				}
 			}
-			w.comeAgain(fake, id, early, func(p *fakePeer) {
+			w.reconnect(fake, id, early, func(p *fakePeer) {
 				if times == 1 {
 					g := p.granted()
-					p.extent(wireOpen(firstAggregateStreamID, g.GetGrantId(), g.GetExpectedOffset()), wireData(w.data[g.GetExpectedOffset():][:unit]))
+					off := g.GetExpectedOffset()
+					p.extent(wireOpen(firstAggregateStreamID, g.GetGrantId(), off), wireData(w.data[off:][:unit]))
 				}
 				time.Sleep(pause + time.Duration(dice.IntN(12000))*time.Millisecond)
 				p.conn.CloseWithError(0, "")

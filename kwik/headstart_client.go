@@ -59,7 +59,7 @@ func (s *ClientSession) attachHeadStart(open *openStream, p *path, end int64) {
 // be published yet: there is no lock.
 func (a *streamAggregator) addHeadStartSource(id PathID, rtt func() time.Duration, end int64, leaving bool) {
 	s := &source{id: id, primary: true, rtt: rtt}
-	s.passed, _ = a.queue(id)
+	s.pathCounted, _ = a.pathLoad(id)
 	a.sources[id] = s
 	a.sched.AddHeadStart(schedSource(id, rtt()), end, time.Now())
 	if leaving {

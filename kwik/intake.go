@@ -5,10 +5,12 @@ import (
 	"time"
 )
 
-// An intake takes the payload of one secondary stream and hands it to the aggregator: a long frame as it comes, in pieces
-// of BufferSize, read straight into the block that is proved and placed; short ones, of which AggregationBatchSize holds two or
-// more, gathered while they are there, so that a source that writes tiny frames costs neither a lock nor a proof nor a write
-// for each. It never waits while it holds something back. It is used by the secondary stream's goroutine, which drops it.
+// An intake reads the payload of one secondary stream and passes it to the aggregator. A long
+// frame is read in pieces of BufferSize, directly into the block that is verified and placed.
+// Short frames, of which two or more fit in AggregationBatchSize, are gathered into a batch as
+// long as they are buffered. So tiny frames do not each cost a lock, a verification and a write.
+// An intake never waits for the network while it holds a batch back. The secondary stream's
+// goroutine owns and releases it.
 type intake struct {
 	h       *secondaryStreamHandler
 	a       *streamAggregator
@@ -16,17 +18,17 @@ type intake struct {
 	info    *secondaryStreamInfo
 	mapping *mappingMetadata
 	frames  *frameReader
-	batch   int // AggregationBatchSize, or negative: nothing is gathered
+	batch   int // AggregationBatchSize; negative if no frames are gathered
 
-	allowed int64  // up to where bytes may be pushed, as last heard
+	allowed int64  // end of the push window at the last check
 	off     int64  // of the next byte, in the KWIK stream
-	b       *block // what was gathered: its first held bytes, which end at off; nil if nothing was
-	held    int
+	b       *block // the batch; nil if there is none
+	held    int    // bytes in the batch, which end at off
 }
 
-// take takes the payload of a DATA frame: n bytes, whole units, which the stream has next.
-func (in *intake) take(n int) error {
-	if err := in.mayTake(n); err != nil {
+// receive reads the payload of a DATA frame: the next n bytes of the stream, whole units.
+func (in *intake) receive(n int) error {
+	if err := in.checkWindow(n); err != nil {
 		return err
 	}
 	if 2*n > in.batch {
@@ -35,7 +37,7 @@ func (in *intake) take(n int) error {
 		}
 		in.frames.resetReadAhead()
 		for end := in.off + int64(n); in.off < end; {
-			if err := in.piece(in.a.units.Cut(in.off, int64(in.h.config.BufferSize), end)); err != nil {
+			if err := in.readPiece(in.a.units.Cut(in.off, int64(in.h.config.BufferSize), end)); err != nil {
 				return err
 			}
 		}
@@ -50,7 +52,7 @@ func (in *intake) take(n int) error {
 		return err
 	}
 	if in.b == nil {
-		in.b = newBlock(in.frames.buffered()) // which holds all frames that can be gathered
+		in.b = newBlock(in.frames.buffered()) // has room for all frames that can be gathered
 	}
 	if _, err := io.ReadFull(in.frames, in.b.data[in.held:in.held+n]); err != nil {
 		return err
@@ -60,8 +62,8 @@ func (in *intake) take(n int) error {
 	return nil
 }
 
-// batch returns how many bytes of a stream are gathered. Where a conflict rejects what is delivered together nothing is, so that
-// the bytes before the conflict count however they arrived.
+// batch returns the size of a batch, in bytes. If conflicts reject a whole delivery, frames are
+// not gathered: the frames before the conflict must be accepted.
 func (a *streamAggregator) batch(c SecondaryStreamConfig) int {
 	if a.pushed && a.offsets.strategy == ConflictResolutionReject {
 		return -1
@@ -69,23 +71,24 @@ func (a *streamAggregator) batch(c SecondaryStreamConfig) int {
 	return c.AggregationBatchSize
 }
 
-// mayTake asks whether n bytes may be pushed. Under a grant that is clear.
-func (in *intake) mayTake(n int) error {
+// checkWindow returns an error if the next n bytes of a pushed stream are beyond its window. The
+// caller has checked the extent of a grant before.
+func (in *intake) checkWindow(n int) error {
 	next := in.off + int64(n)
 	if !in.a.pushed || next <= in.allowed {
 		return nil
 	}
 	var err error
 	if in.allowed, err = in.a.mayPush(in.src, next); err != nil {
-		if err := in.flush(); err != nil { // what came before counts
+		if err := in.flush(); err != nil { // the bytes before these are accepted
 			return err
 		}
 	}
 	return err
 }
 
-// piece reads the bytes up to end and hands them over.
-func (in *intake) piece(end int64) error {
+// readPiece reads the bytes up to end and delivers them.
+func (in *intake) readPiece(end int64) error {
 	b := newBlock(int(end - in.off))
 	for p := b.data; len(p) > 0; {
 		n, err := in.frames.Read(p[:in.a.pace.cut(len(p))])
@@ -99,10 +102,10 @@ func (in *intake) piece(end int64) error {
 		}
 	}
 	in.off = end
-	return in.handOver(b)
+	return in.deliver(b)
 }
 
-// flush hands over what was gathered.
+// flush delivers the batch.
 func (in *intake) flush() error {
 	if in.held == 0 {
 		return nil
@@ -110,11 +113,11 @@ func (in *intake) flush() error {
 	b := in.b
 	b.data = b.data[:in.held]
 	in.b, in.held = nil, 0
-	return in.handOver(b)
+	return in.deliver(b)
 }
 
-// handOver gives a block, whose bytes end at off, to the aggregator.
-func (in *intake) handOver(b *block) error {
+// deliver passes a block, whose bytes end at off, to the aggregator.
+func (in *intake) deliver(b *block) error {
 	n := len(b.data)
 	in.h.mu.Lock()
 	in.h.mappings.advance(in.mapping, n, time.Now())
@@ -124,8 +127,9 @@ func (in *intake) handOver(b *block) error {
 	return err
 }
 
-// arrived counts payload as it arrives, and waits where that is more than the limit allows: nothing more is read meanwhile, which holds
-// the source up and is not its fault. Whoever ends the stream ends the wait.
+// arrived counts n bytes of payload that arrived, and waits if they exceed the rate limit. The
+// stream is not read meanwhile, so a silence is not the source's fault. The end of the stream ends
+// the wait.
 func (in *intake) arrived(n int) {
 	in.src.received.Add(int64(n))
 	in.info.received.Add(int64(n))
@@ -136,8 +140,8 @@ func (in *intake) arrived(n int) {
 	}
 }
 
-// drop gives up what was gathered.
-func (in *intake) drop() {
+// release releases the batch and the reader.
+func (in *intake) release() {
 	if in.b != nil {
 		in.b.release()
 		in.b, in.held = nil, 0

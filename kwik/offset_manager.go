@@ -4,64 +4,75 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
-// A ConflictResolutionStrategy says which bytes of a pushed stream count when two sources deliver different ones for the same
-// place. In a pulled stream the first always win: bytes are granted twice only to be sooner, and what is proved does not differ.
+// A ConflictResolutionStrategy chooses between different bytes that two sources of a pushed stream
+// deliver for the same offsets. In a pulled stream the first delivery always wins: verified bytes
+// do not differ.
 type ConflictResolutionStrategy int
 
 const (
-	// ConflictResolutionFirstWins keeps what came first. The default.
+	// ConflictResolutionFirstWins keeps the bytes that were delivered first. It is the default.
 	ConflictResolutionFirstWins ConflictResolutionStrategy = iota
-	// ConflictResolutionLastWins takes what comes last, as long as it has not been read.
+	// ConflictResolutionLastWins takes the bytes that were delivered last, unless the earlier ones
+	// were read.
 	ConflictResolutionLastWins
-	// ConflictResolutionPrimaryWins takes the primary's bytes over any secondary's, as long as those have not been read, and
-	// otherwise what came first.
+	// ConflictResolutionPrimaryWins takes the primary's bytes over those of a secondary, unless
+	// these were read. Otherwise the first delivery wins.
 	ConflictResolutionPrimaryWins
-	// ConflictResolutionReject refuses the later delivery whole: its secondary stream ends with ErrStreamMappingConflict.
+	// ConflictResolutionReject refuses the whole later delivery: its secondary stream ends with
+	// ErrStreamMappingConflict.
 	ConflictResolutionReject
 )
 
-// An offsetManager keeps the offsets of one KWIK stream that many sources write: what has been taken from whom, where
-// the holes are, and what comes next. It has no lock and no clock; the stream aggregator owns it and guards it.
+// An offsetManager keeps the offsets of one KWIK stream that many sources write: the bytes that
+// were claimed, the holes between them, and the next offset. It has no lock and no clock; the
+// stream aggregator owns and guards it.
 type offsetManager struct {
 	strategy ConflictResolutionStrategy
-	// claimed holds the bytes that were taken: they are in their place or on their way there. Those of primaries came from the
-	// primary.
-	claimed, primaries rangeset.Set
-	// next is the next expected offset: everything before it was taken.
+	// claimed holds the bytes that a delivery has claimed. They are in place, or being written.
+	claimed rangeset.Set
+	// primaries holds the claimed bytes that the primary delivered.
+	primaries rangeset.Set
+	// next is the next expected offset: everything before it was claimed.
 	next int64
-	// read is how far the ordered reader got; claimed bytes from there on are pending.
+	// read is the position of the ordered reader; claimed bytes from there on are pending.
 	read          int64
 	sourceOffsets map[PathID]int64 // one past the last byte that each source delivered
-	conflicts     int              // deliveries of which a part had been delivered before
-	wasted        int64            // bytes that came in vain: delivered twice, or refuted
-	kept          int64            // bytes that were had before anything came
+	conflicts     int              // deliveries that overlap an earlier one
+	wasted        int64            // bytes that were delivered twice, or were wrong
+	kept          int64            // bytes that the client had before the transfer
 }
 
 func newOffsetManager(strategy ConflictResolutionStrategy) *offsetManager {
 	return &offsetManager{strategy: strategy, sourceOffsets: make(map[PathID]int64)}
 }
 
-// maxPieces bounds into how many pieces, with holes between them, what was taken may be broken.
+// maxPieces bounds the pieces of the claimed bytes, with holes between them.
 const maxPieces = 1 << 14
 
-// claim takes [start, end) as delivered by a source. It returns what had been missing, and what had come before and is to be
-// replaced, as ranges in order; the rest is to be dropped. With an error, of code ErrStreamMappingConflict or, for a piece too
-// many, ErrSecondaryStreamOverflow, nothing was taken.
-func (m *offsetManager) claim(source PathID, primary bool, start, end int64) (fresh, replaced []rangeset.Range, err error) {
+// claim claims [start, end) for a source's delivery. It returns, in order, the ranges that were
+// not claimed before and those whose earlier bytes the delivery replaces. The caller drops the
+// other bytes. With an error nothing was claimed. Its code is ErrStreamMappingConflict, or
+// ErrSecondaryStreamOverflow if there would be more than maxPieces.
+func (m *offsetManager) claim(
+	source PathID, primary bool, start, end int64,
+) (fresh, replaced []rangeset.Range, err error) {
 	m.sourceOffsets[source] = end
 	fresh = missing(&m.claimed, start, end)
-	if m.claimed.Len() >= maxPieces && m.claimed.Overlap(start-1, end+1) == 0 {
+	isNewPiece := m.claimed.Overlap(start-1, end+1) == 0
+	if m.claimed.Len() >= maxPieces && isNewPiece {
 		m.wasted += end - start
-		return nil, nil, errorf(ErrSecondaryStreamOverflow, "what came is in %d pieces already", m.claimed.Len()).onPath(source)
+		err := errorf(ErrSecondaryStreamOverflow, "the delivered bytes are in %d pieces already", m.claimed.Len())
+		return nil, nil, err.onPath(source)
 	}
 	overlap := m.claimed.Overlap(start, end)
 	if overlap > 0 {
 		m.conflicts++
-		m.wasted += overlap // the older bytes or the newer ones came in vain
+		m.wasted += overlap // either the earlier or the later bytes are dropped
 		switch {
 		case m.strategy == ConflictResolutionReject:
 			m.wasted += end - start - overlap
-			return nil, nil, errorf(ErrStreamMappingConflict, "%d bytes of [%d, %d) were delivered before", overlap, start, end).onPath(source)
+			err := errorf(ErrStreamMappingConflict, "%d bytes of [%d, %d) were delivered before", overlap, start, end)
+			return nil, nil, err.onPath(source)
 		case m.strategy == ConflictResolutionLastWins:
 			replaced = present(&m.claimed, max(start, m.read), end)
 		case m.strategy == ConflictResolutionPrimaryWins && primary:
@@ -78,13 +89,13 @@ func (m *offsetManager) claim(source PathID, primary bool, start, end int64) (fr
 	return fresh, replaced, nil
 }
 
-// keep takes [start, end) as had before anything came.
-func (m *offsetManager) keep(start, end int64) {
+// markHad claims [start, end), which the client had before the transfer.
+func (m *offsetManager) markHad(start, end int64) {
 	m.kept += m.claimed.Add(start, end)
 	m.advance()
 }
 
-// advance finds the next expected offset.
+// advance updates the next expected offset.
 func (m *offsetManager) advance() {
 	if r, ok := m.claimed.First(); ok && r.Start == 0 {
 		m.next = r.End
@@ -117,8 +128,8 @@ func present(set *rangeset.Set, start, end int64) (ranges []rangeset.Range) {
 	return ranges
 }
 
-// refuse counts bytes that failed their proof.
-func (m *offsetManager) refuse(start, end int64) { m.wasted += end - start }
+// discard counts delivered bytes that are dropped without a claim.
+func (m *offsetManager) discard(start, end int64) { m.wasted += end - start }
 
-// consume moves the ordered reader n bytes on.
+// consume advances the ordered reader by n bytes.
 func (m *offsetManager) consume(n int) { m.read += int64(n) }

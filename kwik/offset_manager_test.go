@@ -18,11 +18,11 @@ func TestOffsetManagement(t *testing.T) {
 		wasted     int64
 	}{
 		{"nothing", "a", 0, 0, "[]", 0, 0, 0},
-		{"ahead of what is due", "a", 100, 200, "[[100,200)]", 0, 0, 0},
-		{"what is due, up to the hole's end", "b", 0, 100, "[[0,100)]", 200, 0, 0},
+		{"ahead of the next offset", "a", 100, 200, "[[100,200)]", 0, 0, 0},
+		{"the hole at the next offset", "b", 0, 100, "[[0,100)]", 200, 0, 0},
 		{"the same again", "c", 0, 100, "[]", 200, 1, 100},
 		{"the next byte", "a", 200, 201, "[[200,201)]", 201, 1, 100},
-		{"a byte that came", "b", 200, 201, "[]", 201, 2, 101},
+		{"a byte that was delivered", "b", 200, 201, "[]", 201, 2, 101},
 		{"behind a hole", "a", 300, 310, "[[300,310)]", 201, 2, 101},
 		{"behind another", "a", 320, 330, "[[320,330)]", 201, 2, 101},
 		{"across both holes", "b", 290, 340, "[[290,300) [310,320) [330,340)]", 201, 3, 121},
@@ -32,12 +32,15 @@ func TestOffsetManagement(t *testing.T) {
 		if got := fmt.Sprint(fresh); got != tt.fresh {
 			t.Errorf("%s: fresh %v, want %v", tt.name, got, tt.fresh)
 		}
-		if m.next != tt.next || m.conflicts != tt.conflicts || m.wasted != tt.wasted || m.sourceOffsets[tt.source] != tt.end {
-			t.Errorf("%s: next %d, conflicts %d, wasted %d, source at %d", tt.name, m.next, m.conflicts, m.wasted, m.sourceOffsets[tt.source])
+		if got := m.sourceOffsets[tt.source]; m.next != tt.next || got != tt.end {
+			t.Errorf("%s: next %d, want %d; source at %d, want %d", tt.name, m.next, tt.next, got, tt.end)
+		}
+		if m.conflicts != tt.conflicts || m.wasted != tt.wasted {
+			t.Errorf("%s: conflicts %d, want %d; wasted %d, want %d", tt.name, m.conflicts, tt.conflicts, m.wasted, tt.wasted)
 		}
 	}
-	if m.refuse(340, 350); m.wasted != 131 || m.next != 340 {
-		t.Errorf("refused bytes: wasted %d, next %d", m.wasted, m.next)
+	if m.discard(340, 350); m.wasted != 131 || m.next != 340 {
+		t.Errorf("discarded bytes: wasted %d, next %d", m.wasted, m.next)
 	}
 	m.consume(40)
 	if m.consume(0); m.read != 40 {
@@ -45,18 +48,19 @@ func TestOffsetManagement(t *testing.T) {
 	}
 }
 
-// Every byte is claimed once, whatever comes from whom and in which order; the rest is wasted.
+// Every byte is claimed once, in any order of deliveries from any sources; the other bytes are
+// wasted.
 func TestOffsetsAreClaimedOnce(t *testing.T) {
 	const size = 200
 	for seed := range uint64(300) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		m := newOffsetManager(ConflictResolutionFirstWins)
 		var taken [size]bool
-		var came, counted int64
+		var delivered, counted int64
 		for range 40 {
 			start := random.Int64N(size)
 			end := start + random.Int64N(size-start+1)
-			came += end - start
+			delivered += end - start
 			last := start
 			fresh, _, _ := m.claim("a", false, start, end)
 			for _, r := range fresh {
@@ -82,8 +86,8 @@ func TestOffsetsAreClaimedOnce(t *testing.T) {
 		for next < size && taken[next] {
 			next++
 		}
-		if m.next != next || m.wasted != came-counted {
-			t.Fatalf("seed %d: next %d, want %d; wasted %d of %d", seed, m.next, next, m.wasted, came-counted)
+		if m.next != next || m.wasted != delivered-counted {
+			t.Fatalf("seed %d: next %d, want %d; wasted %d of %d", seed, m.next, next, m.wasted, delivered-counted)
 		}
 	}
 }

@@ -5,19 +5,20 @@ import (
 	"sync/atomic"
 )
 
-// blockSizes are the sizes, in bytes, in which payload is held between a secondary stream and its place. The usual
-// DATA frame fills one of the middle size.
+// blockSizes are the sizes of blocks, in bytes. The usual DATA frame fills a block of the middle
+// size.
 var blockSizes = [...]int{64 << 10, 256 << 10, maxDataPayload}
 
 var blockPools [len(blockSizes)]sync.Pool
 
-// blocksHeld is how many blocks have a holder, in the whole process: 0 when nothing is under way. Tests check it.
+// blocksHeld is the number of blocks that have a holder, in the whole process. It is 0 when no
+// transfer runs; tests check that.
 var blocksHeld atomic.Int64
 
-// A block is a pooled buffer that holds the payload of one DATA frame. Its holders count: the last one to release it
-// returns it to its pool.
+// A block is a pooled buffer with the payload of DATA frames. It counts its holders; the last one
+// to release it returns it to its pool.
 type block struct {
-	room    []byte // the whole buffer: blockHeadroom bytes, then what data is a part of
+	room    []byte // the whole buffer: blockHeadroom bytes, then those of data
 	data    []byte // the payload
 	class   int
 	pooled  bool // made by newBlock
@@ -43,7 +44,7 @@ func newBlock(n int) *block {
 // hold adds a holder.
 func (b *block) hold() { b.holders.Add(1) }
 
-// release gives the block up; the caller must not touch it afterwards.
+// release removes a holder, which must not use the block afterwards.
 func (b *block) release() {
 	switch left := b.holders.Add(-1); {
 	case left == 0 && b.pooled:

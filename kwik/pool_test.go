@@ -12,8 +12,14 @@ func TestBlockSizes(t *testing.T) {
 		maxDataPayload - 1: 2, maxDataPayload: 2,
 	} {
 		b := newBlock(n)
-		if len(b.data) != n || b.class != class || len(b.room) != blockHeadroom+blockSizes[class] || &b.room[blockHeadroom] != &b.data[0] {
-			t.Errorf("block of %d: %d bytes, class %d, room %d", n, len(b.data), b.class, len(b.room))
+		if len(b.data) != n || b.class != class {
+			t.Errorf("block of %d: %d bytes, class %d", n, len(b.data), b.class)
+		}
+		if want := blockHeadroom + blockSizes[class]; len(b.room) != want {
+			t.Errorf("block of %d: buffer of %d bytes, want %d", n, len(b.room), want)
+		}
+		if &b.room[blockHeadroom] != &b.data[0] {
+			t.Errorf("block of %d: the payload does not follow the headroom", n)
 		}
 		b.release()
 	}
@@ -36,11 +42,11 @@ func TestBlockHolders(t *testing.T) {
 			t.Error("a block was released twice without a panic")
 		}
 	}()
-	b.holders.Store(0) // whoever got it from the pool meanwhile has released it, too
+	b.holders.Store(0) // even if the pool gave it to another test meanwhile
 	b.release()
 }
 
-// The last of many holders gives a block back, and nobody gets it before.
+// A block returns to the pool with its last holder, and not before.
 func TestBlockIsNotReusedEarly(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -54,7 +60,7 @@ func TestBlockIsNotReusedEarly(t *testing.T) {
 				wg.Go(b.release)
 				for _, x := range b.data {
 					if x != byte(i) {
-						t.Error("somebody else wrote to a block that is held")
+						t.Error("a block that has a holder was overwritten")
 						break
 					}
 				}

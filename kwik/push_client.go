@@ -28,8 +28,8 @@ type pushWindow struct {
 // tellWindow sends a source the window. sync means that its offset is wrong; question is the timestamp of the request that this
 // answers, 0 for none. Called with the lock held.
 func (a *streamAggregator) tellWindow(s *source, sync bool, question uint64) {
-	s.told = a.pushLimit()
-	a.sendWindow(s.id, pushWindow{start: min(a.offsets.next, s.told), end: s.told, sync: sync, question: question})
+	s.lastSent = a.pushLimit()
+	a.sendWindow(s.id, pushWindow{start: min(a.offsets.next, s.lastSent), end: s.lastSent, sync: sync, question: question})
 }
 
 // moveWindow sends the window to each source for which it has moved by a quarter of its size, or to the stream's end, since it
@@ -37,7 +37,7 @@ func (a *streamAggregator) tellWindow(s *source, sync bool, question uint64) {
 func (a *streamAggregator) moveWindow() {
 	limit := a.pushLimit()
 	for _, s := range a.sources {
-		if moved := limit - s.told; !s.gone && moved > 0 && (moved >= a.window/4 || limit == a.units.Total()) {
+		if moved := limit - s.lastSent; !s.gone && moved > 0 && (moved >= a.window/4 || limit == a.units.Total()) {
 			a.tellWindow(s, false, 0)
 		}
 	}
@@ -99,7 +99,7 @@ func (a *streamAggregator) mayPush(s *source, end int64) (limit int64, err error
 		return limit, nil
 	}
 	a.tellWindow(s, true, 0)
-	return limit, streamFault{errorf(ErrOffsetSyncFailure, "pushed up to %d, the window ends at %d", end, s.told).onPath(s.id).onStream(a.id, end)}
+	return limit, streamFault{errorf(ErrOffsetSyncFailure, "pushed up to %d, the window ends at %d", end, s.lastSent).onPath(s.id).onStream(a.id, end)}
 }
 
 // overdue reports whether the consumer of a pushed stream has waited longer than ReorderTimeout for the bytes of a hole: an

@@ -64,7 +64,7 @@ func FuzzPushed(f *testing.F) {
 			a.read(nil)
 		} else {
 			begun := make(chan struct{}) // when it is closed, the consumer's mode is set
-			a.begin = func() { close(begun) }
+			a.attachSources = func() { close(begun) }
 			go func() {
 				_, err := a.copyTo(t.Context(), k, nil)
 				copied <- err

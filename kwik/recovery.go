@@ -76,8 +76,8 @@ const (
 	FallbackCloseStream
 )
 
-// maxRefutations is the number of rejections after which a server is banned under any strategy but FallbackCloseStream.
-const maxRefutations = 3
+// maxRejections is the number of rejections after which a server is banned under any strategy but FallbackCloseStream.
+const maxRejections = 3
 
 // A MetadataRecoveryStrategy decides what happens when the frames of a secondary stream break the protocol.
 type MetadataRecoveryStrategy int

@@ -176,10 +176,10 @@ func TestAggregationFallback(t *testing.T) {
 		{"isolate, nobody else", FallbackIsolateSource, 1, true, PathBanned, 1, ErrAggregationTimeout},
 		{"ignore, wrong once", FallbackIgnoreCorrupted, 1, false, PathActive, 1, NoError},
 		{"ignore, wrong twice, nobody else", FallbackIgnoreCorrupted, 2, true, PathActive, 2, NoError},
-		{"ignore, always wrong", FallbackIgnoreCorrupted, always, false, PathBanned, maxRefutations, NoError},
+		{"ignore, always wrong", FallbackIgnoreCorrupted, always, false, PathBanned, maxRejections, NoError},
 		{"retransmit, wrong once", FallbackRequestRetransmission, 1, false, PathActive, 1, NoError},
 		{"retransmit, wrong twice, nobody else", FallbackRequestRetransmission, 2, true, PathActive, 2, NoError},
-		{"retransmit, always wrong", FallbackRequestRetransmission, always, false, PathBanned, maxRefutations, NoError},
+		{"retransmit, always wrong", FallbackRequestRetransmission, always, false, PathBanned, maxRejections, NoError},
 		{"close, wrong once", FallbackCloseStream, 1, false, PathActive, 1, ErrSourceRefuted},
 		{"close, always wrong", FallbackCloseStream, always, false, PathActive, 1, ErrSourceRefuted},
 	} {
@@ -479,13 +479,13 @@ func TestRefutationsOutliveThePath(t *testing.T) {
 		if _, err := s.Read(nil); err != nil {
 			t.Fatal(err)
 		}
-		for n := range maxRefutations {
+		for n := range maxRejections {
 			session := <-w.secondaries[0].sessions
 			p, err := session.AcceptPushedStream(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			if push(session, p.StreamID(), 0, w.data[:unit]); n < maxRefutations-1 {
+			if push(session, p.StreamID(), 0, w.data[:unit]); n < maxRejections-1 {
 				w.within(time.Second, func() bool { return s.Stats().Wasted == int64(n+1)*unit })
 				session.CloseWithError(0, "")
 			}

@@ -2,31 +2,32 @@ package kwik
 
 import "kwikcp/internal/rangeset"
 
-// pageSize is the size of the pieces, in bytes, in which a reorderBuffer keeps what came in small frames.
+// pageSize is the size of a page, in bytes. A reorderBuffer copies small frames into pages.
 const pageSize = 64 << 10
 
-// A reorderBuffer holds what has come for an ordered reader and is not its turn yet. It keeps the blocks in which bytes came;
-// bytes that would fill less than half of their block are copied to where they belong in pages, so that memory stays within
-// twice the reader's window and a page, however small the frames of a source are. Runs that meet in a page become one. It
-// has no lock: the stream aggregator owns it and guards it.
+// A reorderBuffer holds bytes for an ordered reader until it reads them. It keeps the block in
+// which bytes arrived if they fill at least half of it. Other bytes are copied into pages. So
+// memory stays within twice the reader's window and a page, even if the frames of a source are
+// tiny. Adjacent runs of a page are merged. It has no lock: the stream aggregator owns and guards
+// it.
 type reorderBuffer struct {
-	runs  map[int64]bufferedRun // by the offset of the first byte; they are disjoint
-	ends  map[int64]int64       // of the runs in pages: from one past the last byte to the offset of the first
+	runs  map[int64]bufferedRun // by the offset of their first byte; disjoint
+	ends  map[int64]int64       // of the runs in pages: maps the end to the offset of the first byte
 	pages map[int64]*block      // by offset / pageSize
 }
 
-// A bufferedRun is a run of bytes in a block, of which it is one of the holders.
+// A bufferedRun is a run of bytes in a block. It is a holder of the block.
 type bufferedRun struct {
 	b    *block
 	p    []byte
-	page bool // the block is a page; the run does not pass its end
+	page bool // the block is a page; the run ends inside it
 }
 
 func newReorderBuffer() *reorderBuffer {
 	return &reorderBuffer{runs: make(map[int64]bufferedRun), ends: make(map[int64]int64), pages: make(map[int64]*block)}
 }
 
-// put keeps p, a part of b, which belongs at off. None of its bytes is held.
+// put buffers p, a part of b, at off. None of these bytes may be in the buffer.
 func (r *reorderBuffer) put(b *block, off int64, p []byte) {
 	if 2*len(p) >= blockSizes[b.class] {
 		b.hold()
@@ -40,7 +41,7 @@ func (r *reorderBuffer) put(b *block, off int64, p []byte) {
 	}
 }
 
-// putInPage copies p, which does not pass the end of a page, to its place.
+// putInPage copies p, which lies in one page, into that page.
 func (r *reorderBuffer) putInPage(off int64, p []byte) {
 	number := off / pageSize
 	page := r.pages[number]
@@ -65,8 +66,9 @@ func (r *reorderBuffer) putInPage(off int64, p []byte) {
 	r.ends[end] = start
 }
 
-// take moves bytes from off on to p and returns how many; 0 if the byte at off has not come.
-func (r *reorderBuffer) take(off int64, p []byte) int {
+// consume moves bytes from off on to p and returns their number. It is 0 if the byte at off has
+// not arrived.
+func (r *reorderBuffer) consume(off int64, p []byte) int {
 	x, ok := r.runs[off]
 	if !ok {
 		return 0
@@ -83,7 +85,7 @@ func (r *reorderBuffer) take(off int64, p []byte) int {
 	case x.page:
 		delete(r.ends, end)
 		x.b.release()
-		if x.b.holders.Load() == 1 { // no run is left in it
+		if x.b.holders.Load() == 1 { // only the buffer holds the page
 			delete(r.pages, off/pageSize)
 			x.b.release()
 		}
@@ -93,7 +95,7 @@ func (r *reorderBuffer) take(off int64, p []byte) int {
 	return n
 }
 
-// overwrite replaces the bytes of a range, which are held, by p.
+// overwrite replaces the bytes of a range, which are in the buffer, by p.
 func (r *reorderBuffer) overwrite(at rangeset.Range, p []byte) {
 	for off, x := range r.runs {
 		if over := at.Intersect(rangeset.Range{Start: off, End: off + int64(len(x.p))}); !over.Empty() {
@@ -102,8 +104,8 @@ func (r *reorderBuffer) overwrite(at rangeset.Range, p []byte) {
 	}
 }
 
-// drop gives everything up.
-func (r *reorderBuffer) drop() {
+// release empties the buffer and releases its blocks.
+func (r *reorderBuffer) release() {
 	for _, x := range r.runs {
 		x.b.release()
 	}

@@ -80,7 +80,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 		if a != nil {
 			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id, Offset: -1, Message: printable(update.GetReason())}
 			if end := update.GetEndOffset(); end > 0 {
-				return a.lack(p.id, clampOffset(update.GetStartOffset()), clampOffset(end), refusal)
+				return a.markMissing(p.id, clampOffset(update.GetStartOffset()), clampOffset(end), refusal)
 			}
 			a.detach(p.id, refusal)
 		}
@@ -146,15 +146,15 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 		a.pushed, a.offsets.strategy = true, s.config.ConflictResolution
 	}
 	open := &openStream{agg: a, tickets: make(map[ServerID][]byte), attached: make(map[PathID]*path), left: make(map[PathID]*path)}
-	a.begin = func() { s.wantStream(open) }
-	a.tell = func(action sched.Action) { s.tell(a, action) }
+	a.attachSources = func() { s.wantStream(open) }
+	a.sendAction = func(action sched.Action) { s.tell(a, action) }
 	a.sendWindow = func(id PathID, window pushWindow) { s.sendWindow(a, id, window) }
-	a.hope = func() bool { return s.hope(open) }
-	a.queue = s.handler.pathLoad
+	a.expectsSource = func() bool { return s.expectsSource(open) }
+	a.pathLoad = s.handler.pathLoad
 	a.done = func() { s.releaseStream(open) }
-	a.left = func(source PathID) { s.sourceDrained(open, source) }
+	a.sourceDrained = func(source PathID) { s.sourceDrained(open, source) }
 	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }
-	a.blame = func(source PathID, off, n int64, cause error) {
+	a.reportRejected = func(source PathID, off, n int64, cause error) {
 		s.reportRejected(source.server(), kwikpb.PathState_PATH_STATE_ACTIVE, &kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
 	}
 	s.streams[id] = open
@@ -224,7 +224,7 @@ func (s *ClientSession) attachAll(open *openStream) {
 		a.attach(p.id, p.rtt)
 		switch attached, leaving := s.sourceState(open, p); {
 		case !attached:
-			a.detach(p.id, errSourceLeft)
+			a.detach(p.id, errSourceDrained)
 		case leaving:
 			a.drain(p.id)
 		}
@@ -286,9 +286,9 @@ func (s *ClientSession) sendWindow(a *streamAggregator, id PathID, window pushWi
 	})
 }
 
-// hope reports whether a further source may still serve the stream: a server for which there is a ticket is being dialled or
+// expectsSource reports whether a further source may still serve the stream: a server for which there is a ticket is being dialled or
 // about to be attached.
-func (s *ClientSession) hope(open *openStream) bool {
+func (s *ClientSession) expectsSource(open *openStream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.paths {

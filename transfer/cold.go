@@ -42,7 +42,7 @@ func (g *get) copyCold(ctx context.Context) error {
 		}
 		completed = make(chan error, 1)
 		go func() {
-			err := g.complete(ctx, raise)
+			err := g.completeTree(ctx, raise)
 			if err != nil {
 				cancel(err)
 			}

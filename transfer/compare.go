@@ -15,15 +15,16 @@ import (
 	"time"
 )
 
-// CompareOptions says which file of a server to compare a local one with.
+// CompareOptions selects the file of a server and the local file to compare it with.
 type CompareOptions struct {
 	URL URL
-	// TLS decides whom to trust as the primary.
+	// TLS authenticates the primary.
 	TLS *tls.Config
-	// File is the local file, which stays the caller's, and Name what messages call it.
+	// File is the local file. The caller closes it. Messages call it Name.
 	File disk.File
 	Name string
-	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
+	// ConnectTimeout bounds the time to the primary's first answer; 0 means
+	// DefaultConnectTimeout.
 	ConnectTimeout time.Duration
 
 	// KWIK configures the session; nil means the defaults.
@@ -32,32 +33,34 @@ type CompareOptions struct {
 	Dial DialFunc
 }
 
-// A Comparison says how a local file differs from a server's.
+// A Comparison lists how a local file differs from a server's.
 type Comparison struct {
 	Size     int64    // of the local file, in bytes
-	Manifest Manifest // what the server's file is; zero before it came
-	// Differences are in order and do not overlap. If there are none the file has the manifest's hash.
+	Manifest Manifest // of the server's file; zero until it arrives
+	// Differences are in order and do not overlap. If there are none, the file has the manifest's
+	// root.
 	Differences []Difference
 	Seconds     float64
 }
 
-// A Difference is bytes that are not as the server has them. Whether they are can be told for whole chunk groups only.
+// A Difference is a range of bytes that differ. It consists of whole chunk groups, of which the
+// last may end with the file.
 type Difference struct {
 	Start, End int64 // offsets in the file, half-open
 	How        How
 }
 
-// How says in which way bytes differ.
+// How is the kind of a Difference.
 type How string
 
 const (
-	Differs How = "differs" // other bytes than the server has
-	Missing How = "missing" // the local file is too short; from the start of the group in which it ends
+	Differs How = "differs" // the local file has other bytes
+	Missing How = "missing" // the local file is too short; the range starts with the chunk group in which it ends
 	Extra   How = "extra"   // the local file is too long
 )
 
-// Compare asks a primary what a file is, and holds a local file against that. No content is fetched. Its errors are as those of Get;
-// that the files differ is none.
+// Compare fetches the manifest and tree of a file and compares a local file with them. It fetches
+// no content. A difference is not an error; errors are those of Get. report may be nil.
 func Compare(ctx context.Context, o CompareOptions, report Reporter) (c Comparison, err error) {
 	start := time.Now()
 	defer func() {
@@ -66,36 +69,37 @@ func Compare(ctx context.Context, o CompareOptions, report Reporter) (c Comparis
 			err = context.Cause(ctx)
 		}
 	}()
-	q := newInquiry(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)
-	if err := q.open(ctx); err != nil {
+	r := newRequest(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)
+	if err := r.requestManifest(ctx); err != nil {
 		return c, err
 	}
-	err = q.complete(ctx, nil)
-	q.close(err) // the rest is between the tree and the disk
+	err = r.completeTree(ctx, nil)
+	r.close(err) // the rest needs no server
 	if err != nil {
 		return c, err
 	}
-	c.Manifest = q.manifest
+	c.Manifest = r.manifest
 	info, err := o.File.Stat()
 	if err != nil {
 		return c, LocalError(fmt.Sprintf("verify %q", o.Name), err)
 	}
 	c.Size = info.Size()
 	f := &wholly{File: o.File}
-	right, err := survey(ctx, f, min(c.Size, q.tree.Size()), q.tree, q.observer.checking)
+	right, err := survey(ctx, f, min(c.Size, r.tree.Size()), r.tree, r.observer.checking)
 	if err == nil {
 		err = f.err
 	}
 	if err != nil {
 		return c, LocalError(fmt.Sprintf("verify %q", o.Name), err)
 	}
-	c.Differences = differences(c.Size, right, q.tree)
+	c.Differences = differences(c.Size, right, r.tree)
 	return c, nil
 }
 
-// differences says what of a file of some size is not proved against a tree.
+// differences returns the differences of a file of the given size, of which the ranges in right
+// match the tree.
 func differences(size int64, right rangeset.Set, tree *integrity.Tree) (all []Difference) {
-	missing := tree.Size() // what is missing begins there
+	missing := tree.Size() // start of the missing bytes
 	if size < missing {
 		missing = size - size%tree.GroupSize().Bytes()
 	}
@@ -116,19 +120,19 @@ func differences(size int64, right rangeset.Set, tree *integrity.Tree) (all []Di
 	return all
 }
 
-// wholly is a file of which all is read, holes too, and of which an error of reading is remembered: what a survey finds in it is
-// all that there is.
+// wholly is a file without holes that remembers the first read error. So a survey of it reads
+// every byte, and does not mistake an unreadable group for one that differs.
 type wholly struct {
 	disk.File
 	mu  sync.Mutex
-	err error // the first one
+	err error // the first read error
 }
 
 func (f *wholly) NextData(off int64) (start, end int64, ok bool) { return off, math.MaxInt64, true }
 
 func (f *wholly) ReadAt(p []byte, off int64) (int, error) {
 	n, err := f.File.ReadAt(p, off)
-	if err != nil && !errors.Is(err, io.EOF) { // one that was cut meanwhile lacks what it lacks
+	if err != nil && !errors.Is(err, io.EOF) { // a file that was truncated meanwhile is just shorter
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if f.err == nil {

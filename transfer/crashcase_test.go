@@ -188,7 +188,7 @@ func (c crashCase) at(d *crashDisk) GetOptions {
 
 // offline returns a get that has no session; the caller sets what open would.
 func offline(o GetOptions) *get {
-	return &get{GetOptions: o, inquiry: inquiry{byteRange: o.Range, observer: newObserver(NoReport{}), session: &kwik.ClientSession{}}}
+	return &get{GetOptions: o, request: request{byteRange: o.Range, observer: newObserver(NoReport{}), session: &kwik.ClientSession{}}}
 }
 
 // bring writes what a part file lacks of a content: whole groups, in some order, up to three at a time.

@@ -15,26 +15,27 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// A Kind says what a script should make of an error. The command line maps each to an exit code.
+// A Kind classifies an error for scripts. The command line maps each kind to an exit code.
 type Kind int
 
 const (
 	KindOther     Kind = iota
 	KindNotFound       // the server has no such file
 	KindRefused        // TLS, pin, token, ticket
-	KindNetwork        // temporary; a retry may help
-	KindIntegrity      // no server supplied bytes that match the root, or the root is not the expected one
+	KindNetwork        // temporary: a retry may succeed
+	KindIntegrity      // no server delivered bytes that match the root, or the root is not the expected one
 	KindLocal          // the local file system
 	KindNoSpace        // the local file system is full or the quota is used up
 	KindBusy           // another kwikcp is fetching to the same target
-	KindExists         // there is a target, and it must not be replaced
+	KindExists         // the target exists and must not be replaced
 	KindChanged        // the source changed during the transfer
 )
 
-// An Error is what [Get] and [Server] methods return: what was tried, with which server or file, and why it failed.
+// An Error is the error of [Get], [Mirror], [List] and [Compare]: the operation, on which server
+// or file, and the cause.
 type Error struct {
 	Kind Kind
-	// Op is what was being done, such as "connect to 192.0.2.1:4433" or "write out.bin".
+	// Op is the operation with its object, such as "connect to 192.0.2.1:4433" or "write out.bin".
 	Op string
 	// Err is the cause.
 	Err error
@@ -45,7 +46,7 @@ func (e *Error) Error() string { return e.Op + ": " + e.Err.Error() }
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// A RemoteError is a refusal by the server, in its own words.
+// A RemoteError is a refusal by the server, with its message.
 type RemoteError struct {
 	Path    string
 	Message string
@@ -53,14 +54,15 @@ type RemoteError struct {
 
 func (e *RemoteError) Error() string { return e.Message }
 
-// LocalError wraps an error of the local file system and finds its kind. op says the path, so that the error need not.
+// LocalError wraps an error of the local file system and finds its kind. op must name the path: a
+// path in err is removed.
 func LocalError(op string, err error) error {
 	kind := KindLocal
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, disk.ErrQuota) {
 		kind = KindNoSpace
 	}
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pe.Err // op says the path
+		err = pe.Err
 	}
 	if le, ok := errors.AsType[*os.LinkError](err); ok {
 		err = le.Err
@@ -68,7 +70,8 @@ func LocalError(op string, err error) error {
 	return &Error{Kind: kind, Op: op, Err: err}
 }
 
-// NetworkError wraps an error of the network or of KWIK and finds its kind.
+// NetworkError wraps an error of the network or of KWIK and finds its kind. It returns an *Error
+// as it is.
 func NetworkError(op string, err error) error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
@@ -108,9 +111,11 @@ func isCrypto(err error) bool {
 	return ok && te.ErrorCode.IsCryptoError()
 }
 
-// NetworkCause returns the part of an error of the network or of KWIK on which a user can act.
+// NetworkCause returns the part of an error of the network or of KWIK that a user can act on.
 func NetworkCause(err error) error {
-	if _, ok := errors.AsType[*quic.HandshakeTimeoutError](err); ok || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+	_, noHandshake := errors.AsType[*quic.HandshakeTimeoutError](err)
+	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+	if noHandshake || timedOut {
 		return errNoAnswer
 	}
 	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok {
@@ -131,6 +136,11 @@ func NetworkCause(err error) error {
 }
 
 var (
+	// ErrIsDirectory is in the error of a Get whose target is a directory.
+	ErrIsDirectory = errors.New("it is a directory")
+	// ErrIsFile is in the error of a Mirror whose URL names a file.
+	ErrIsFile = errors.New("it is a file, not a directory")
+
 	errNoAnswer = errors.New("no answer in time")
 	errSilent   = errors.New("the server fell silent")
 )

@@ -8,26 +8,28 @@ import (
 	"unicode/utf8"
 )
 
-// A Filter says which entries of a tree are wanted. Its rules are tried in order, the first that matches decides, and what none matches is wanted.
-// The zero value wants everything.
+// A Filter selects entries of a tree. Its rules are tried in order, and the first match decides.
+// Entries without a match are included. The zero value includes everything.
 //
-// Patterns are those of rsync, less its rarer forms:
+// Patterns are a subset of rsync's:
 //
-//   - any characters but a slash         **   any characters
-//     ?         one character but a slash          [a-z], [!a-z]   one of a set, or not
-//     \c        the character c
-//     /a/b      begins with a slash: matches from the top of the tree
-//     a/b       has a slash elsewhere, or **: matches the end of a path, from a component on
-//     a         matches the last component
-//     a/        ends with a slash: matches directories only
+//	?         one character but a slash
+//	**, *     any characters; the latter matches no slash
+//	[a-z]     one character of a set
+//	[!a-z]    one character but those of a set, and no slash
+//	\c        the character c
+//	/a/b      begins with a slash: matches from the top of the tree
+//	a/b       has a slash elsewhere, or **: matches the end of a path, from a component on
+//	a         matches the last component
+//	a/        ends with a slash: matches directories only
 //
-// What is in a directory that is excluded is excluded, whatever the rules say about it.
+// Entries below an excluded directory are excluded, whichever rules match them.
 type Filter struct{ rules []filterRule }
 
 type filterRule struct {
 	include  bool
 	dirsOnly bool
-	whole    bool // against the path, not its last component
+	whole    bool // matches the path, not only its last component
 	match    *regexp.Regexp
 }
 
@@ -61,7 +63,8 @@ func (f *Filter) Add(include bool, pattern string) error {
 	return nil
 }
 
-// translate turns a pattern into a regular expression, which takes linear time whatever a server calls its files.
+// translate turns a pattern into a regular expression, whose time is linear in the length of a
+// name.
 func translate(pattern string) (string, error) {
 	if !utf8.ValidString(pattern) {
 		return "", errors.New("the pattern is not valid UTF-8")
@@ -103,7 +106,8 @@ func translate(pattern string) (string, error) {
 	return b.String(), nil
 }
 
-// translateSet turns the set at the start of a pattern, such as [!a-z], into one of a regular expression, and returns its length.
+// translateSet turns the set at the start of a pattern, such as [!a-z], into one of a regular
+// expression. It also returns the length of the set in the pattern.
 func translateSet(pattern string) (string, int, error) {
 	rest := pattern[1:]
 	out := "["
@@ -134,7 +138,7 @@ func translateSet(pattern string) (string, int, error) {
 	}
 }
 
-// Wants reports whether an entry, whose directory is wanted, is wanted itself.
+// Wants reports whether an entry is included. Its directory must be.
 func (f *Filter) Wants(path string, dir bool) bool {
 	for _, r := range f.rules {
 		if r.dirsOnly && !dir {

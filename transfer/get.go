@@ -69,7 +69,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	if o.OpenDir == nil {
 		o.OpenDir = disk.OpenDir
 	}
-	g := &get{GetOptions: o, inquiry: newInquiry(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
+	g := &get{GetOptions: o, request: newRequest(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
 	g.pool = o.Pool
 	g.byteRange = o.Range
 	g.headStart = g.wantsHeadStart
@@ -85,7 +85,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 // A get is one transfer under way. It is used by one goroutine; the observer has its own.
 type get struct {
 	GetOptions
-	inquiry
+	request
 	result Result
 	part   *partFile // nil with an Output, unless there is a Range
 	// compared is the root that what is at the target was held against; nil before.
@@ -120,8 +120,8 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 			g.result.Kept = g.part.leave()
 		}()
 	}
-	p := patience{g.Retries, g.RetryDelay, g.MaxTime, g.RetryMaxTime}
-	if err := p.try(ctx, attempt, g.mayPass, g.observer.retry); err != nil {
+	p := retryPolicy{g.Retries, g.RetryDelay, g.MaxTime, g.RetryMaxTime}
+	if err := p.run(ctx, attempt, g.isRetryable, g.observer.retry); err != nil {
 		return err
 	}
 	if g.Output != nil {
@@ -143,19 +143,21 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 	return nil
 }
 
-// mayPass reports whether what an attempt ended with may be over when it is repeated, and it can be.
-func (g *get) mayPass(err error) bool { return mayPass(err) && (g.part != nil || g.result.Bytes == 0) }
+// isRetryable reports whether what an attempt ended with may be over when it is repeated, and it can be.
+func (g *get) isRetryable(err error) bool {
+	return isRetryable(err) && (g.part != nil || g.result.Bytes == 0)
+}
 
 // attempt fetches what is not there yet.
 func (g *get) attempt(ctx context.Context) (err error) {
-	if err := g.open(ctx); err != nil {
+	if err := g.requestManifest(ctx); err != nil {
 		return err
 	}
 	defer func() { g.close(err) }()
 	if g.tree == nil && g.mayBegin() {
 		return g.copyCold(ctx)
 	}
-	if err := g.complete(ctx, nil); err != nil {
+	if err := g.completeTree(ctx, nil); err != nil {
 		return err
 	}
 	return g.place(ctx, func(ctx context.Context) error { return g.copy(ctx, g.proved().Verify, nil) })
@@ -213,7 +215,7 @@ func (g *get) wantsHeadStart() int64 {
 // seeAll reports that nothing is left to fetch.
 func (g *get) seeAll() {
 	all := kwik.StreamStats{Size: g.manifest.Size, Bytes: g.manifest.Size}
-	g.see(g.observer.look(g.session.Servers(), all), all)
+	g.see(g.observer.progress(g.session.Servers(), all), all)
 }
 
 // A verifyFunc is the Verify of a tree.
@@ -229,7 +231,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	if err != nil {
 		return NetworkError(op, err)
 	}
-	g.taken = true
+	g.streamAccepted = true
 	defer offer.Close()
 	if offer.Size() != g.manifest.Size {
 		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", offer.Size(), g.manifest.Size)}

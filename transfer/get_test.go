@@ -63,7 +63,7 @@ func TestGetInOrder(t *testing.T) {
 			m, cvs := honest()
 			p.offer(m, int64(len(theFile)))
 			p.Manifest(m)
-			for ; len(cvs) > 0; cvs = cvs[32:] { // a tree may come in any pieces of whole values
+			for ; len(cvs) > 0; cvs = cvs[32:] { // a tree may be split between any two values
 				p.Tree(cvs[:32])
 			}
 			p.Stream.Close()
@@ -75,8 +75,8 @@ func TestGetInOrder(t *testing.T) {
 	})
 }
 
-// TestGetFromHostileServers: whatever a server answers, the client ends with the right kind of error, in a bounded time, and
-// passes on no byte that is not proved.
+// TestGetFromHostileServers: for every reply, the client ends with the right kind of error, within a
+// bound of time, and writes only verified bytes.
 func TestGetFromHostileServers(t *testing.T) {
 	soon, silence := time.Second, 11*time.Second
 	send := func(change func(m *transferpb.Manifest, cvs []byte) []byte) script {
@@ -165,7 +165,8 @@ func TestGetFromHostileServers(t *testing.T) {
 	}
 }
 
-// A manifest may claim any size; the client must not take memory for it, nor gather a tree without end.
+// A manifest may claim any size; the client must not take memory for it, nor gather a tree
+// without end.
 func TestGetBoundsTheTree(t *testing.T) {
 	for _, size := range []uint64{1<<63 - 1, 1 << 62, (integrity.MaxGroups + 1) << 10} {
 		onWire(t, func(w *testNet) {
@@ -210,7 +211,7 @@ func TestGetKnowsFailures(t *testing.T) {
 	}
 }
 
-// The user's hash decides, before a byte of content is asked for.
+// A root other than the user's ends the transfer before any content is requested.
 func TestGetHoldsTheServerToTheHash(t *testing.T) {
 	root := integrity.Root(blake3.Sum256(theFile))
 	for _, wrong := range []bool{false, true} {
@@ -239,7 +240,7 @@ func TestGetHoldsTheServerToTheHash(t *testing.T) {
 	}
 }
 
-// TestGetFromBadContent: the manifest is right, but nobody has the bytes.
+// TestGetFromBadContent: the manifest is right, but no server has the bytes.
 func TestGetFromBadContent(t *testing.T) {
 	for name, x := range map[string]struct {
 		open kwik.OpenContentFunc
@@ -301,7 +302,8 @@ func TestGetThatCannotConnect(t *testing.T) {
 	}
 }
 
-// The caller's reason for ending a transfer is what it gets back, at once, wherever the transfer is.
+// The caller's reason for ending a transfer is what it gets back, at once, wherever the transfer
+// is.
 func TestGetThatIsCancelled(t *testing.T) {
 	reason := errors.New("enough")
 	for name, act := range map[string]script{
@@ -369,7 +371,8 @@ func TestGetLooksAtTheTargetFirst(t *testing.T) {
 	wantKind(t, err, KindLocal, "it is a directory")
 }
 
-// Only the primary says that the file changed: a secondary that has another version may have an old one, or lie.
+// Only the primary decides that the file changed. A secondary with another version may have an old
+// one, or lie.
 func TestKindOfLoss(t *testing.T) {
 	lost, changed := errors.New("gone"), &kwik.Error{Code: kwik.ErrContentChanged, Remote: true}
 	lied := &integrity.GroupError{}

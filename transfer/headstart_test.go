@@ -9,8 +9,8 @@ import (
 	"kwikcp/kwik"
 )
 
-// A head start cannot be read before its offer and the answer have come, which share the connection's flow control with it. However small
-// the connection's window and however many are asked for at once, they come.
+// A head start cannot be read before its offer and the reply, and shares the connection's flow
+// control with them. Both must arrive with the smallest window and with many requests at once.
 func TestHeadStartsLeaveRoomForWhatTheyNeed(t *testing.T) {
 	for _, limit := range []int64{0, 64 << 10, 2 << 20, 64 << 20} {
 		t.Run(strconv.FormatInt(limit, 10), func(t *testing.T) {

@@ -14,13 +14,14 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// This file is the client's side of listings: what a server says is below a directory, a page at a time, checked before it is believed.
+// This file is the client's side of listings. A listing arrives a page at a time, and each entry is
+// checked before it is used.
 
-// An EntryType is a kind of thing in a directory.
+// An EntryType is the type of an entry of a directory.
 type EntryType int
 
 const (
-	EntryOther EntryType = iota // a device, FIFO, socket or such, which is not served
+	EntryOther EntryType = iota // a device, FIFO or socket, which is not served
 	EntryFile
 	EntryDir
 	EntryLink // a symlink
@@ -30,60 +31,64 @@ var entryTypes = [...]string{"other", "file", "directory", "symlink"}
 
 func (t EntryType) String() string { return entryTypes[t] }
 
-// An Entry is one thing below a directory of a server.
+// An Entry is a file, directory or link below a directory of a server.
 type Entry struct {
-	Path   string // relative to the directory, any bytes but NUL; empty if a file itself was asked for
+	Path   string // relative to the directory, any bytes but NUL; empty if the URL names a file
 	Type   EntryType
 	Size   int64 // of a file, in bytes
 	MTime  time.Time
 	Mode   fs.FileMode // permission bits
 	Target string      // of a symlink
-	// Problem says why the server could not look at the entry, or into it; empty if it could.
+	// Problem is the server's message if it could not read the entry; empty if it could.
 	Problem string
 }
 
 const (
-	// listPage is how many entries a client asks for at once: so many that a server reads a directory seldom twice, so few that they
-	// take some MiB.
+	// listPage is the number of entries that a client requests at once. It is so large that a
+	// server rarely reads a directory twice, and so small that a page takes some MiB.
 	listPage = 8 << 10
-	// listTimeout bounds the wait for each message of a listing: a server may have to read a large directory before it.
+	// listTimeout bounds the wait for each message of a listing. A server may read a large
+	// directory before it sends one.
 	listTimeout = time.Minute
-	// maxEntries bounds how many entries of a listing are believed.
+	// maxEntries bounds the entries of a listing.
 	maxEntries = 10 << 20
 )
 
-// A page is a part of a listing.
+// A page is part of a listing.
 type page struct {
-	entries []Entry
-	// complete says that there are no more after these, partial that something could not be looked at and is not among them.
-	complete, partial bool
+	entries  []Entry
+	complete bool // it is the last page
+	partial  bool // the server could not read some entries, and left them out
 }
 
-// list asks for the entries after one, in tree order; after "" are all.
-func (q *inquiry) list(ctx context.Context, after string, flat bool) (p page, err error) {
-	op := fmt.Sprintf("list %q on %s", q.url.Path, q.url.Host)
-	request := &transferpb.ListRequest{After: []byte(after), Limit: listPage, Flat: flat}
-	d, err := q.dialogue(ctx, op, time.Now().Add(q.timeout), &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(q.url.Path), List: request})
+// list requests a page of the entries after one, in tree order. With after == "" it begins with
+// the first.
+func (r *request) list(ctx context.Context, after string, flat bool) (p page, err error) {
+	op := fmt.Sprintf("list %q on %s", r.url.Path, r.url.Host)
+	x, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
+		Version: wire.ProtocolVersion, Path: []byte(r.url.Path),
+		List: &transferpb.ListRequest{After: []byte(after), Limit: listPage, Flat: flat},
+	})
 	if err != nil {
 		return page{}, err
 	}
-	defer d.close()
+	defer x.close()
 	for {
-		reply, err := d.next(ctx, time.Now().Add(listTimeout))
+		reply, err := x.next(ctx, time.Now().Add(listTimeout))
 		if err != nil {
 			return page{}, err
 		}
 		listing := reply.GetListing()
 		if listing == nil {
-			return page{}, d.unexpected(reply)
+			return page{}, x.unexpected(reply)
 		}
 		for _, raw := range listing.GetEntries() {
 			e, err := readEntry(raw)
 			if err != nil {
-				return page{}, d.nonsense(err)
+				return page{}, x.malformed(err)
 			}
 			if p.entries = append(p.entries, e); len(p.entries) > listPage {
-				return page{}, d.nonsense(errors.New("more entries than were asked for"))
+				return page{}, x.malformed(errors.New("more entries than were requested"))
 			}
 		}
 		p.partial = p.partial || listing.GetPartial()
@@ -93,48 +98,51 @@ func (q *inquiry) list(ctx context.Context, after string, flat bool) (p page, er
 			return p, nil
 		case transferpb.Listing_MORE:
 			if len(p.entries) == 0 {
-				return page{}, d.nonsense(errors.New("a page without an entry"))
+				return page{}, x.malformed(errors.New("a page without an entry"))
 			}
 			return p, nil
 		}
 	}
 }
 
-// readEntry checks what can be checked of one entry by itself, except for its path.
+// readEntry checks an entry, except for its path. Checks that need the entries before it follow
+// in treeOrder.
 func readEntry(raw *transferpb.Entry) (Entry, error) {
 	if raw.GetType() < 0 || int(raw.GetType()) >= len(entryTypes) {
-		raw.Type = transferpb.Entry_OTHER // of a later version
+		raw.Type = transferpb.Entry_OTHER // a type of a later version
 	}
 	if raw.GetSize() > math.MaxInt64 {
 		return Entry{}, fmt.Errorf("a file of %d bytes", raw.GetSize())
 	}
 	return Entry{
-		Path: string(raw.GetPath()), Type: EntryType(raw.GetType()), Size: int64(raw.GetSize()), MTime: time.Unix(0, raw.GetMtimeNs()),
-		Mode: fs.FileMode(raw.GetMode() & 0o777), Target: string(raw.GetTarget()), Problem: raw.GetError(),
+		Path: string(raw.GetPath()), Type: EntryType(raw.GetType()), Size: int64(raw.GetSize()),
+		MTime: time.Unix(0, raw.GetMtimeNs()), Mode: fs.FileMode(raw.GetMode() & 0o777),
+		Target: string(raw.GetTarget()), Problem: raw.GetError(),
 	}, nil
 }
 
-// A treeOrder checks that entries come in tree order, each once and each in a directory that came before, so that whoever follows them needs
-// to remember only the directories that it is in.
+// A treeOrder checks that entries are in tree order, each once, and each after its directory. So
+// the reader of a listing must remember only the directories around the current entry.
 type treeOrder struct {
 	last  string
 	count int
-	dirs  []string // that the last entry was in, or is; each in the one before
-	// hidden is the path of an entry that is passed over, and so is all that is below it; empty for none.
+	dirs  []string // the directories around the last entry, and the entry if it is one; outermost first
+	// hidden is the path of an entry that is ignored with all entries below it; empty for none.
 	hidden string
 }
 
-// A badPath is the error of an entry whose path is none. The entry is hidden, and what follows may be sound.
+// A badPath is the error of an entry with an invalid path. The entry is hidden. Later entries may
+// be valid.
 type badPath struct{ error }
 
-// next takes the next entry. It returns an error for a listing that no server of ours would send; skip is true for what is below a
-// hidden entry.
+// next checks the next entry. skip reports whether it is below a hidden entry. An error other
+// than a badPath ends the listing, which breaks the protocol.
 func (o *treeOrder) next(e Entry) (skip bool, err error) {
 	switch o.count++; {
 	case o.count > maxEntries:
 		return false, fmt.Errorf("there are more than %d entries", maxEntries)
 	case o.count > 1 && wire.CompareTree(o.last, e.Path) >= 0:
-		return false, fmt.Errorf("%q comes after %q", e.Path, o.last)
+		return false, fmt.Errorf("%q follows %q", e.Path, o.last)
 	}
 	o.last = e.Path
 	if o.hidden != "" && strings.HasPrefix(e.Path, o.hidden+"/") {
@@ -158,85 +166,68 @@ func (o *treeOrder) next(e Entry) (skip bool, err error) {
 	return false, nil
 }
 
-// hide has all that is below the last entry passed over.
+// hide hides all entries below the last one.
 func (o *treeOrder) hide() { o.hidden = o.last }
 
-// ListOptions says what to list.
+// ListOptions selects the entries to list.
 type ListOptions struct {
 	MirrorSource
-	// Recursive lists what is below the directories, too.
+	// Recursive also lists the entries below the directories.
 	Recursive bool
-	// Roots asks for the hash of each file, which the server may have to compute.
+	// Roots requests the root of each file, which the server may have to compute.
 	Roots bool
 }
 
-// List tells each of the entries below a directory of a primary, in tree order; root is nil where it was not asked for or is not known. If
-// the URL names a file there is one entry, with an empty path. An error of entry ends it. Its errors are as those of Get.
-func List(ctx context.Context, o ListOptions, entry func(e Entry, root *Manifest) error) (err error) {
+// List calls entry for each entry below a directory of a primary, in tree order. file is nil for
+// an entry that is no file, without ListOptions.Roots, and if the root is unknown. If the URL
+// names a file, there is one entry, with an empty path. An error of entry ends the listing. Other
+// errors are those of Get.
+func List(ctx context.Context, o ListOptions, entry func(e Entry, file *Manifest) error) (err error) {
 	defer func() {
 		if err != nil && ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
 	}()
-	q := o.inquiry(NoReport{})
-	q.start = time.Now()
-	if err := q.connect(ctx); err != nil {
+	r := o.newRequest(nil)
+	r.start = time.Now()
+	if err := r.connect(ctx); err != nil {
 		return err
 	}
-	defer func() { q.close(err) }()
+	defer func() { r.close(err) }()
 	order, after := treeOrder{}, ""
 	for {
-		p, err := q.list(ctx, after, !o.Recursive)
+		p, err := r.list(ctx, after, !o.Recursive)
 		if err != nil {
 			return err
 		}
 		for _, e := range p.entries {
 			_, err := order.next(e)
-			if _, bad := errors.AsType[badPath](err); err != nil && !bad { // a bad name is shown, and harms nobody
-				return &Error{Kind: KindOther, Op: fmt.Sprintf("list %q on %s", q.url.Path, q.url.Host), Err: fmt.Errorf("the listing makes no sense: %w", err)}
+			if _, bad := errors.AsType[badPath](err); bad {
+				continue // the name is only printed, so it does no harm
+			}
+			if err != nil {
+				return r.malformedListing(err)
 			}
 		}
-		if err := q.tell(ctx, p.entries, o.Roots, entry); err != nil || p.complete {
+		if err := r.passOn(ctx, p.entries, o.Roots, entry); err != nil || p.complete {
 			return err
 		}
 		after = p.entries[len(p.entries)-1].Path
 	}
 }
 
-// tell passes entries on, with what their files are if that is wanted.
-func (q *inquiry) tell(ctx context.Context, entries []Entry, roots bool, entry func(Entry, *Manifest) error) error {
-	manifests := make(map[string]*Manifest)
+// malformedListing returns the error of a listing that breaks the protocol.
+func (r *request) malformedListing(err error) error {
+	op := fmt.Sprintf("list %q on %s", r.url.Path, r.url.Host)
+	return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the listing makes no sense: %w", err)}
+}
+
+// passOn calls entry for each of entries. With roots it first requests the manifests of the files.
+func (r *request) passOn(ctx context.Context, entries []Entry, roots bool, entry func(Entry, *Manifest) error) error {
+	var manifests map[string]*Manifest
 	if roots {
-		b := newBatch()
-		ask := func() error {
-			if b.empty() {
-				return nil
-			}
-			stream, err := q.pack(ctx, b)
-			if err != nil {
-				return err
-			}
-			q.endStream(stream)
-			for _, f := range b.files {
-				if f.tree != nil {
-					manifests[f.entry.Path] = &f.manifest
-				}
-			}
-			b = newBatch()
-			return nil
-		}
-		for _, e := range entries {
-			if e.Type != EntryFile || e.Path == "" {
-				continue
-			}
-			if !b.fits(e) {
-				if err := ask(); err != nil {
-					return err
-				}
-			}
-			b.add(&mirrorFile{entry: e})
-		}
-		if err := ask(); err != nil {
+		var err error
+		if manifests, err = r.manifests(ctx, entries); err != nil {
 			return err
 		}
 	}
@@ -246,4 +237,40 @@ func (q *inquiry) tell(ctx context.Context, entries []Entry, roots bool, entry f
 		}
 	}
 	return nil
+}
+
+// manifests requests the manifests of the files among entries, and returns them by path. A file
+// that the server refuses has none.
+func (r *request) manifests(ctx context.Context, entries []Entry) (map[string]*Manifest, error) {
+	manifests := make(map[string]*Manifest)
+	b := newBatch()
+	flush := func() error {
+		if b.empty() {
+			return nil
+		}
+		stream, err := r.requestBatch(ctx, b)
+		if err != nil {
+			return err
+		}
+		closeOffer(stream) // the contents are not needed
+		for _, f := range b.files {
+			if f.tree != nil {
+				manifests[f.entry.Path] = &f.manifest
+			}
+		}
+		b = newBatch()
+		return nil
+	}
+	for _, e := range entries {
+		if e.Type != EntryFile || e.Path == "" {
+			continue
+		}
+		if !b.fits(e) {
+			if err := flush(); err != nil {
+				return nil, err
+			}
+		}
+		b.add(&mirrorFile{entry: e})
+	}
+	return manifests, flush()
 }

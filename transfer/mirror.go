@@ -16,93 +16,103 @@ import (
 
 // A MirrorSource is a directory of a primary.
 type MirrorSource struct {
-	// URL names the directory; with an empty path it is the served one.
+	// URL names the directory. An empty path is the served directory.
 	URL URL
-	// TLS decides whom to trust as the primary.
+	// TLS authenticates the primary.
 	TLS *tls.Config
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.ClientConfig
-	// Dial connects to the primary; nil means kwik.DialAddr.
+	// Dial connects to the primary; nil means kwik.DialAddrEarly.
 	Dial DialFunc
 }
 
-func (s MirrorSource) inquiry(report Reporter) inquiry {
-	return newInquiry(s.URL, s.TLS, s.ConnectTimeout, s.KWIK, s.Dial, report)
+func (s MirrorSource) newRequest(report Reporter) request {
+	return newRequest(s.URL, s.TLS, s.ConnectTimeout, s.KWIK, s.Dial, report)
 }
 
-// MirrorOptions says which tree to fetch and where to.
+// MirrorOptions selects the tree to fetch and the target.
 type MirrorOptions struct {
 	MirrorSource
-	// Target is the directory to fetch into. It is made if it is missing, but for a DryRun; its parent must be there.
+	// Target is the directory to fetch into. It is made if it is missing, except in a DryRun. Its
+	// parent must exist.
 	Target string
-	// Delete removes what is in Target and not in the tree, but only after a listing that says everything, and nothing that the Filter
-	// excludes.
+	// Delete removes entries of Target that are not in the tree, but only after a complete
+	// listing. Entries that the Filter excludes stay.
 	Delete bool
-	// Filter says which entries to fetch.
+	// Filter selects the entries to fetch.
 	Filter Filter
-	// DryRun changes nothing, and reports what would be done.
+	// DryRun reports the changes without making them.
 	DryRun bool
-	// Plain gives files and directories the mode that the umask says and the present time, not those of the source.
-	Plain bool
-	// Reuse takes what is right of a file that has changed for the new one, so that only the rest is fetched.
+	// NoPreserve gives new files and directories the mode that the umask allows and the present
+	// time, instead of the source's mode and time.
+	NoPreserve bool
+	// Reuse copies matching chunk groups of a file that changed, so that only the others are
+	// fetched.
 	Reuse bool
-	// Quick takes a file for up to date that has the size and time of the source's, without asking for its hash. It is for one who
-	// mirrored the tree before and compared it then.
+	// Quick treats a file with the size and time of the source as up to date, without comparing
+	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
-	// Retries is how many times the mirror is tried again after an error of KindNetwork; the others are as in GetOptions.
+	// Retries bounds how often the mirror is tried again after an error of KindNetwork. The next
+	// fields are as in GetOptions.
 	Retries      int
 	RetryDelay   time.Duration
 	MaxTime      time.Duration
 	RetryMaxTime time.Duration
-	// OpenTree opens Target; nil means OpenTree.
+	// OpenTree opens Target; nil means disk.OpenTree.
 	OpenTree func(path string, create bool) (disk.TreeDir, error)
 }
 
-// A FileAction is what a mirror did with an entry, or would do.
+// A FileAction is the action of a mirror on an entry, or in a dry run the action that it would
+// take.
 type FileAction string
 
 const (
-	FileFetched  FileAction = "fetched"    // a file, that was not there or not the same
-	FileUpToDate FileAction = "up_to_date" // a file or link that was there
+	FileFetched  FileAction = "fetched"    // a file that was missing or different
+	FileUpToDate FileAction = "up_to_date" // a file or link that was identical
 	FileLinked   FileAction = "linked"     // a symlink was made
 	FileMade     FileAction = "made"       // a directory was made
 	FileDeleted  FileAction = "deleted"
-	FileSkipped  FileAction = "skipped" // on purpose: no regular file, or a link that leads outside the tree
+	FileSkipped  FileAction = "skipped" // on purpose: a special file, or a link that leads outside the tree
 	FileFailed   FileAction = "failed"
 )
 
-// A FileReport says what became of an entry.
+// A FileReport is the outcome of an entry.
 type FileReport struct {
-	Path   string // below the directory that is mirrored; any bytes
+	Path   string // relative to the mirrored directory; any bytes
 	Action FileAction
-	Type   EntryType // of what is up to date
+	Type   EntryType // of an entry that is up to date
 	Size   int64     // of a file, in bytes
-	Root   [32]byte  // of a file that was fetched or is up to date, its BLAKE3 hash
-	Err    error     // why it was skipped or failed
+	Root   [32]byte  // the BLAKE3 hash of a file that was fetched or is up to date
+	Err    error     // of FileSkipped and FileFailed
 }
 
-// A MirrorReporter is told how a mirror goes. Methods of a Reporter that are about one file are not called.
+// A MirrorReporter receives the progress of a mirror. Manifest, Checking, Resume and Hashing are
+// not called: they are about the only file of a transfer.
 type MirrorReporter interface {
 	Reporter
+	// File is called once for each entry, when its outcome is known.
 	File(f FileReport)
 }
 
-// A MirrorResult is what became of a mirror.
+// A MirrorResult is the outcome of a mirror.
 type MirrorResult struct {
-	Files, Fetched, UpToDate, Made, Linked, Deleted, Skipped, Failed int64
-	Bytes                                                            int64 // of files that are in place, all of them
-	Network                                                          int64 // proved bytes that were fetched
-	Wasted                                                           int64 // bytes that came in vain
-	Seconds                                                          float64
-	Servers                                                          []ServerStatus
+	Files                 int64 // that the listing has, all of them
+	Fetched, UpToDate     int64 // files, of which the latter were identical
+	Made, Linked, Deleted int64 // directories, links, entries of any type
+	Skipped, Failed       int64 // entries
+	Bytes                 int64 // of all files in place
+	Network               int64 // verified bytes that were fetched
+	Wasted                int64 // bytes received twice, rejected, or of another version
+	Seconds               float64
+	Servers               []ServerStatus
 }
 
-// A MirrorError says that some entries failed. Its Unwrap is the error that tells most.
+// A MirrorError reports that entries failed. Err is the error with the highest rank (kindRanks).
 type MirrorError struct {
 	Failed int64
-	Path   string // of the first
+	Path   string // of the entry that failed with Err
 	Err    error
 }
 
@@ -116,20 +126,26 @@ func (e *MirrorError) Error() string {
 // Unwrap returns the cause.
 func (e *MirrorError) Unwrap() error { return e.Err }
 
-// Mirror fetches a tree from a primary and its secondaries into a directory. Each file is proved against its own root and put in place when
-// it is whole; one that is there already is not fetched. What fails for one entry is reported, and the others go on; then the error is of
-// the kind that tells most, and is a *MirrorError inside. Other errors are as those of Get. Another Mirror to the same target fetches only what
-// is missing.
+// Mirror fetches a tree from a primary and its secondaries into a directory. Each file is
+// verified against its own root and put in place when it is complete. Identical files are not
+// fetched. After an error Mirror can be repeated, and fetches only the rest. report may be nil.
 //
-// The way of a file (docs/DESIGN.md, "Mirrors"): plan (mirror_plan.go) -> ask and compare (mirror_batch.go) -> receive (mirror_file.go) ->
-// place (mirror_place.go).
+// An entry that fails is reported, and the others continue. The error then wraps a *MirrorError.
+// If kinds of errors differ, the first of these counts: no space, integrity, local, exists, busy,
+// refused, changed, network, not found, other. Errors of the whole mirror are those of Get.
 func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (MirrorResult, error) {
 	if o.OpenTree == nil {
 		o.OpenTree = disk.OpenTree
 	}
-	m := &mirror{MirrorOptions: o, inquiry: o.inquiry(report), report: report, run: strings.ToLower(rand.Text()[:12])}
+	if report == nil {
+		report = NoReport{}
+	}
+	m := &mirror{
+		MirrorOptions: o, request: o.newRequest(report), report: report,
+		runID: strings.ToLower(rand.Text()[:12]),
+	}
 	start := time.Now()
-	err := m.all(ctx)
+	err := m.fetchMirror(ctx)
 	m.result.Seconds = time.Since(start).Seconds()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -137,43 +153,49 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 	return m.result, err
 }
 
-// A mirror is one run. Its goroutines are those of one attempt (mirror_batch.go, mirror_place.go), which waits for them.
+// A mirror is one call of Mirror. A file passes these steps (docs/DESIGN.md, "Mirrors"): plan
+// (mirror_plan.go), request (mirror_batch.go), compare and receive (mirror_round.go,
+// mirror_file.go), place (mirror_place.go). Each attempt waits for the goroutines that it
+// started.
 type mirror struct {
 	MirrorOptions
-	inquiry
+	request
 	report MirrorReporter
-	run    string // names the temporary files of this run
+	runID  string // names the temporary files of this run
 	root   disk.TreeDir
 	lock   *partFile
 	cache  *disk.DirCache
-	// folds says that the target's file system takes names that differ in case for the same.
+	// folds is set if the target's file system ignores the case of names.
 	folds  bool
 	live   liveStreams
 	opened openParts
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the rest
 	result MirrorResult
-	// worst is the error of an entry that tells most, and first the path of the first that failed.
-	worst error
-	first string
-	fatal error // ends the attempt: nothing could be written any more
-	stop  context.CancelCauseFunc
-	// before counts the files that earlier attempts fetched: for this one they are up to date.
-	before  int64
-	volumes map[uint64]disk.Volume
+	// worst is the error of an entry with the highest rank so far, and worstPath the path of that
+	// entry.
+	worst     error
+	worstPath string
+	fatal     error // ends the attempt: the file system is full
+	stop      context.CancelCauseFunc
+	// fetchedBefore counts the files that earlier attempts fetched. This attempt finds them up to
+	// date, and must not count them as such.
+	fetchedBefore int64
+	volumes       map[uint64]disk.Volume
 }
 
-// mirrorLock is the name of the file that a mirror holds a lock on, so that there is one for each target.
+// mirrorLock is the name of the file whose lock a mirror holds, so that each target has at most
+// one mirror.
 const mirrorLock = ".kwikcp-mirror.part"
 
-func (m *mirror) all(ctx context.Context) error {
+// fetchMirror opens and locks the target, and makes attempts.
+func (m *mirror) fetchMirror(ctx context.Context) error {
 	root, err := m.OpenTree(m.Target, !m.DryRun)
 	if m.DryRun && errors.Is(err, fs.ErrNotExist) {
 		root, err = nil, nil
 	}
-	op := fmt.Sprintf("mirror into %q", m.Target)
 	if err != nil {
-		return LocalError(op, cause(err))
+		return LocalError(m.op(), cause(err))
 	}
 	if root != nil {
 		defer root.Close()
@@ -181,40 +203,45 @@ func (m *mirror) all(ctx context.Context) error {
 		defer m.cache.Close()
 	}
 	if !m.DryRun {
-		if err := m.hold(); err != nil {
+		if err := m.lockTarget(); err != nil {
 			return err
 		}
-		defer m.unlock()
+		defer m.unlockTarget()
 	}
-	p := patience{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
-	return p.try(ctx, m.attempt, mayPass, m.observer.retry)
+	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
+	return p.run(ctx, m.attempt, isRetryable, m.observer.retry)
 }
 
-// hold takes the target's lock, and finds out how it takes names.
-func (m *mirror) hold() error {
+// lockTarget takes the target's lock, and finds out whether the file system ignores the case of
+// names.
+func (m *mirror) lockTarget() error {
 	m.lock = &partFile{dir: m.root, path: disk.JoinPath(m.Target, mirrorLock), name: mirrorLock, part: mirrorLock}
 	if err := m.lock.open(); err != nil {
 		if errors.Is(err, errTargetBusy) {
-			return &Error{Kind: KindBusy, Op: fmt.Sprintf("mirror into %q", m.Target), Err: errors.New("another kwikcp is mirroring into it")}
+			return &Error{Kind: KindBusy, Op: m.op(), Err: errors.New("another kwikcp is mirroring into it")}
 		}
-		return LocalError(fmt.Sprintf("mirror into %q", m.Target), cause(err))
+		return LocalError(m.op(), cause(err))
 	}
 	_, err := m.root.Lstat(".KWIKCP-MIRROR.part")
 	m.folds = err == nil
 	return nil
 }
 
-func (m *mirror) unlock() {
-	m.root.Remove(mirrorLock) // before the lock goes
+// unlockTarget removes the lock file and gives up the lock.
+func (m *mirror) unlockTarget() {
+	m.root.Remove(mirrorLock) // while the lock is held
 	m.lock.file.Close()
 }
 
-// attempt makes the target what the tree is. It may be repeated: what is there already is found out anew.
+// attempt makes the target equal to the tree. It may be repeated: it compares the target again.
 func (m *mirror) attempt(ctx context.Context) (err error) {
 	m.mu.Lock()
-	m.before = m.result.Fetched
-	m.result = MirrorResult{Fetched: m.result.Fetched, Deleted: m.result.Deleted, Made: m.result.Made, Linked: m.result.Linked, Network: m.result.Network, Wasted: m.result.Wasted}
-	m.worst, m.first, m.fatal = nil, "", nil
+	m.fetchedBefore = m.result.Fetched
+	m.result = MirrorResult{ // the other counts begin again
+		Fetched: m.result.Fetched, Deleted: m.result.Deleted, Made: m.result.Made, Linked: m.result.Linked,
+		Network: m.result.Network, Wasted: m.result.Wasted,
+	}
+	m.worst, m.worstPath, m.fatal = nil, "", nil
 	m.volumes = make(map[uint64]disk.Volume)
 	m.mu.Unlock()
 	m.live.reset()
@@ -235,41 +262,43 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m.stop = cancel
-	err = m.tree(inner)
-	if seen := stop(); seen.Servers != nil {
-		m.result.Servers = seen.Servers
+	err = m.fetchTree(inner)
+	if last := stop(); last.Servers != nil {
+		m.result.Servers = last.Servers
 	}
-	return m.verdict(err)
+	return m.attemptError(err)
 }
 
-// tree plans, fetches and places, then deletes, then fetches what had to wait for that.
-func (m *mirror) tree(ctx context.Context) error {
+// fetchTree fetches the tree, deletes the extra entries, then fetches the entries that waited for
+// a deletion.
+func (m *mirror) fetchTree(ctx context.Context) error {
 	p := newPlan(m)
-	err := m.round(ctx, p.walk)
-	if err != nil || m.failure() != nil {
+	err := m.runBatches(ctx, p.walk)
+	if err != nil || m.fatalError() != nil {
 		return err
 	}
 	if m.Delete {
 		p.delete(ctx)
-		if ctx.Err() != nil { // not everything was deleted
+		if ctx.Err() != nil { // some entries were not deleted
 			return context.Cause(ctx)
 		}
-		if len(p.late) > 0 {
-			err = m.round(ctx, p.askLate)
+		if len(p.deferred) > 0 {
+			err = m.runBatches(ctx, p.fetchDeferred)
 		}
 	}
 	return errors.Join(err, m.syncVolumes())
 }
 
-// failure returns what ended the attempt, nil if nothing did.
-func (m *mirror) failure() error {
+// fatalError returns the error that ended the attempt; nil if none did.
+func (m *mirror) fatalError() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.fatal
 }
 
-// verdict returns the error of an attempt that ended with err, which is about none of the entries.
-func (m *mirror) verdict(err error) error {
+// attemptError returns the error of an attempt. err is the error of the whole attempt, not of an
+// entry.
+func (m *mirror) attemptError(err error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -278,8 +307,9 @@ func (m *mirror) verdict(err error) error {
 	case err != nil:
 		return err
 	case m.result.Failed == 0:
-		if _, files, done := m.live.look(); files != done {
-			return &Error{Kind: KindOther, Op: fmt.Sprintf("mirror into %q", m.Target), Err: fmt.Errorf("only %d of %d files are in place", done, files)} // cannot be
+		if _, files, done := m.live.totals(); files != done {
+			err := fmt.Errorf("only %d of %d files are in place", done, files) // a bug
+			return &Error{Kind: KindOther, Op: m.op(), Err: err}
 		}
 		return nil
 	}
@@ -287,25 +317,31 @@ func (m *mirror) verdict(err error) error {
 	if e, ok := errors.AsType[*Error](m.worst); ok {
 		kind = e.Kind
 	}
-	return &Error{Kind: kind, Op: fmt.Sprintf("mirror into %q", m.Target), Err: &MirrorError{Failed: m.result.Failed, Path: m.first, Err: m.worst}}
+	return &Error{Kind: kind, Op: m.op(), Err: &MirrorError{Failed: m.result.Failed, Path: m.worstPath, Err: m.worst}}
 }
 
-// tellingKinds are kinds of errors, the one first that tells most when several entries failed.
-var tellingKinds = []Kind{KindNoSpace, KindIntegrity, KindLocal, KindExists, KindBusy, KindRefused, KindChanged, KindNetwork, KindNotFound, KindOther}
+// kindRanks lists the kinds of errors by rank, the highest first. The error of a mirror is the
+// one with the highest rank.
+var kindRanks = []Kind{
+	KindNoSpace, KindIntegrity, KindLocal, KindExists, KindBusy, KindRefused, KindChanged, KindNetwork, KindNotFound,
+	KindOther,
+}
 
-func tells(err error) int {
+// rank returns the index of an error's kind in kindRanks.
+func rank(err error) int {
 	if e, ok := errors.AsType[*Error](err); ok {
-		for i, k := range tellingKinds {
+		for i, k := range kindRanks {
 			if k == e.Kind {
 				return i
 			}
 		}
 	}
-	return len(tellingKinds)
+	return len(kindRanks)
 }
 
-// tell counts and reports what became of an entry. It is safe for concurrent use, as the Reporter is told one thing at a time.
-func (m *mirror) tell(f FileReport) {
+// reportFile counts and reports the outcome of an entry. It is safe for concurrent use: the
+// Reporter is called with the observer's lock held.
+func (m *mirror) reportFile(f FileReport) {
 	m.mu.Lock()
 	switch f.Action {
 	case FileFetched:
@@ -314,8 +350,8 @@ func (m *mirror) tell(f FileReport) {
 	case FileUpToDate:
 		switch m.result.Bytes += f.Size; {
 		case f.Type != EntryFile:
-		case m.before > 0:
-			m.before-- // it was counted when it was fetched
+		case m.fetchedBefore > 0:
+			m.fetchedBefore--
 		default:
 			m.result.UpToDate++
 		}
@@ -328,16 +364,7 @@ func (m *mirror) tell(f FileReport) {
 	case FileSkipped:
 		m.result.Skipped++
 	case FileFailed:
-		if m.result.Failed++; m.result.Failed == 1 {
-			m.first = f.Path
-		}
-		if m.worst == nil || tells(f.Err) < tells(m.worst) {
-			m.worst, m.first = f.Err, f.Path
-		}
-		if e, ok := errors.AsType[*Error](f.Err); ok && e.Kind == KindNoSpace && m.fatal == nil {
-			m.fatal = &Error{Kind: e.Kind, Op: fmt.Sprintf("write %q", disk.JoinPath(m.Target, f.Path)), Err: e.Err}
-			m.stop(m.fatal)
-		}
+		m.countFailure(f)
 	}
 	m.mu.Unlock()
 	m.observer.mu.Lock()
@@ -345,11 +372,30 @@ func (m *mirror) tell(f FileReport) {
 	m.report.File(f)
 }
 
-// fail reports an entry that failed on this side.
+// countFailure counts an entry that failed. A full file system ends the attempt. It must be
+// called with the lock held.
+func (m *mirror) countFailure(f FileReport) {
+	m.result.Failed++
+	if m.worst == nil || rank(f.Err) < rank(m.worst) {
+		m.worst, m.worstPath = f.Err, f.Path
+	}
+	e, ok := errors.AsType[*Error](f.Err)
+	noSpace := ok && e.Kind == KindNoSpace
+	if noSpace && m.fatal == nil {
+		m.fatal = &Error{Kind: e.Kind, Op: fmt.Sprintf("write %q", disk.JoinPath(m.Target, f.Path)), Err: e.Err}
+		m.stop(m.fatal)
+	}
+}
+
+// op returns the operation that errors of the whole mirror name.
+func (m *mirror) op() string { return fmt.Sprintf("mirror into %q", m.Target) }
+
+// fail reports an entry that failed. An err that is no *Error is one of the local file system, in
+// operation op.
 func (m *mirror) fail(path, op string, err error) {
 	if e, ok := errors.AsType[*Error](err); ok {
-		m.tell(FileReport{Path: path, Action: FileFailed, Err: e})
+		m.reportFile(FileReport{Path: path, Action: FileFailed, Err: e})
 		return
 	}
-	m.tell(FileReport{Path: path, Action: FileFailed, Err: LocalError(op, cause(err))})
+	m.reportFile(FileReport{Path: path, Action: FileFailed, Err: LocalError(op, cause(err))})
 }

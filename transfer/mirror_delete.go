@@ -9,12 +9,13 @@ import (
 	"sort"
 )
 
-// delete removes what is in the target and not in the listing, which must have been complete. What the filter excludes stays, and so do the
-// directories that it is in.
+// delete removes the extra entries, if the listing was complete. Entries that the filter excludes
+// stay, and so do their directories.
 func (p *plan) delete(ctx context.Context) {
-	if p.damaged {
+	if p.incomplete {
 		if len(p.extra) > 0 {
-			p.tell(FileReport{Path: "", Action: FileFailed, Err: &Error{Kind: KindOther, Op: "delete what is not on the server", Err: errors.New("the listing is not complete, so nothing was deleted")}})
+			err := errors.New("the listing is not complete, so nothing was deleted")
+			p.fail("", "", &Error{Kind: KindOther, Op: "delete what is not on the server", Err: err})
 		}
 		return
 	}
@@ -28,9 +29,9 @@ func (p *plan) delete(ctx context.Context) {
 	}
 }
 
-// deleteIn deletes one thing in a directory, and gives the directory its mode and time again.
+// deleteIn deletes an entry of a directory, and restores the mode and time of the directory.
 func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
-	if err := p.reopen(d); err != nil {
+	if err := p.reopenDir(d); err != nil {
 		return err
 	}
 	defer p.releaseDir(d)
@@ -43,8 +44,9 @@ func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
 	return err
 }
 
-// remove deletes what is at a path in an open directory, unless the filter protects it, and reports whether it is gone.
-func (p *plan) remove(ctx context.Context, h *disk.OpenedDir, at string) (gone bool, err error) {
+// remove deletes the entry at a path in an open directory, unless the filter excludes it. gone
+// reports whether the entry no longer exists.
+func (p *plan) remove(ctx context.Context, h *disk.CachedDir, at string) (gone bool, err error) {
 	name := disk.Base(at)
 	info, err := h.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -53,8 +55,8 @@ func (p *plan) remove(ctx context.Context, h *disk.OpenedDir, at string) (gone b
 	if err != nil {
 		return false, err
 	}
-	part := wire.IsTemporary(name)
-	if !part && !p.Filter.Wants(at, info.IsDir()) {
+	temporary := wire.IsTemporary(name)
+	if !temporary && !p.Filter.Wants(at, info.IsDir()) {
 		return false, nil
 	}
 	switch {
@@ -62,25 +64,23 @@ func (p *plan) remove(ctx context.Context, h *disk.OpenedDir, at string) (gone b
 		if gone, err := p.removeAll(ctx, at, info, h); err != nil || !gone {
 			return false, err
 		}
-	case part && !p.DryRun:
-		if busy := p.inUse(h, name); busy {
-			return false, nil
-		}
+	case temporary && !p.DryRun && p.inUse(h, name):
+		return false, nil
 	}
 	if !p.DryRun {
 		if err := h.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, err
 		}
 		if info.IsDir() {
-			p.cache.Forget(at)
+			p.cache.Drop(at)
 		}
 	}
-	p.tell(FileReport{Path: at, Action: FileDeleted})
+	p.reportFile(FileReport{Path: at, Action: FileDeleted})
 	return true, nil
 }
 
-// removeAll deletes what is in a directory, and reports whether nothing is left.
-func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *disk.OpenedDir) (empty bool, err error) {
+// removeAll deletes the entries of a directory. empty reports whether none is left.
+func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *disk.CachedDir) (empty bool, err error) {
 	if !p.DryRun && info.Mode()&ownerMode != ownerMode {
 		if err := up.ChmodDir(disk.Base(at), info.Mode().Perm()|ownerMode); err != nil {
 			return false, err
@@ -91,7 +91,7 @@ func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *d
 		return false, err
 	}
 	defer p.cache.Release(h)
-	names, err := h.Names(maxLocal)
+	names, err := h.Names(maxLocalNames)
 	if err != nil {
 		return false, err
 	}
@@ -99,7 +99,7 @@ func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *d
 	empty = true
 	for _, name := range names {
 		if ctx.Err() != nil {
-			return false, nil // tree says so
+			return false, nil // fetchTree returns the cause
 		}
 		gone, err := p.remove(ctx, h, disk.JoinPath(at, name))
 		if err != nil {
@@ -110,8 +110,8 @@ func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *d
 	return empty, nil
 }
 
-// inUse reports whether a part file belongs to a transfer that goes on.
-func (p *plan) inUse(h *disk.OpenedDir, name string) bool {
+// inUse reports whether a part file belongs to a transfer under way, which holds its lock.
+func (p *plan) inUse(h *disk.CachedDir, name string) bool {
 	f, err := h.OpenPart(name)
 	if err != nil {
 		return false

@@ -1,7 +1,6 @@
 package transfer
 
 import (
-	"errors"
 	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
@@ -10,28 +9,29 @@ import (
 	"strings"
 )
 
-// A mirrorDir is a directory of the target while something in it is under way.
+// A mirrorDir is a directory of the target while entries in it are under way.
 type mirrorDir struct {
 	path   string // below the target
 	parent *mirrorDir
 	entry  Entry
-	fresh  bool     // it was empty or missing
-	names  []string // what was in it, sorted; of temporary files only parts has those that may be gone on with
-	next   int      // into names: all before has been compared with the listing
-	parts  map[string]bool
-	folded map[string]string // names so far by what they fold to, if names fold
+	fresh  bool              // the mirror makes it
+	names  []string          // of its entries before the mirror, sorted, without temporary files
+	next   int               // index into names: those before it are compared with the listing
+	parts  map[string]bool   // names of the part files that no file has claimed yet
+	folded map[string]string // names so far by their lower case, if the file system ignores case
 
-	users int // entries that are under way in it, and the plan while it is there; guarded by the mirror
+	users int // entries under way in it, plus one while the plan is in it; guarded by mirror.mu
 }
 
-// look reads what is in a directory that is there, and removes what an earlier mirror left in the middle of something.
-func (p *plan) look(d *mirrorDir) error {
+// readNames reads the names in a directory, and removes the temporary files of earlier mirrors,
+// except part files.
+func (p *plan) readNames(d *mirrorDir) error {
 	h, err := p.cache.Acquire(d.path)
 	if err != nil {
 		return err
 	}
 	defer p.cache.Release(h)
-	names, err := h.Names(maxLocal)
+	names, err := h.Names(maxLocalNames)
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (p *plan) look(d *mirrorDir) error {
 		case !wire.IsTemporary(name):
 			return false
 		case strings.HasSuffix(name, ".new") && !p.DryRun:
-			h.Remove(name) // what is left stays, and is nobody's
+			h.Remove(name) // an error leaves a file that no mirror uses
 		case name != mirrorLock && strings.HasSuffix(name, ".part"):
 			if d.parts == nil {
 				d.parts = make(map[string]bool)
@@ -53,61 +53,61 @@ func (p *plan) look(d *mirrorDir) error {
 	return nil
 }
 
-// maxLocal bounds the names in a directory of the target: they are held in memory.
-const maxLocal = 16 << 20
+// maxLocalNames bounds the names in a directory of the target, which are held in memory.
+const maxLocalNames = 16 << 20
 
-func (p *plan) makeDir(sub *mirrorDir, there bool) error {
-	name := disk.Base(sub.path)
-	if p.DryRun && !there {
-		return nil
+// makeDir makes a directory of the listing, or opens it if it exists. A file in its place is
+// removed, and with Delete a link.
+func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
+	sub.fresh = true
+	if p.DryRun && !mayExist {
+		return nil // its parent may not exist either
 	}
 	h, err := p.cache.Acquire(sub.parent.path)
 	if err != nil {
 		return err
 	}
 	defer p.cache.Release(h)
-	if there {
-		info, err := h.Lstat(name)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			sub.fresh = true
-		case err != nil:
+	name := disk.Base(sub.path)
+	found, info := occupantNone, fs.FileInfo(nil)
+	if mayExist {
+		if found, info, err = lookUp(h, name); err != nil {
 			return err
-		case info.IsDir():
-			if p.DryRun {
-				return p.look(sub)
-			}
-			return p.open(sub, info)
-		case info.Mode()&fs.ModeSymlink != 0 && !p.Delete:
-			return errLinkInTheWay
-		case !info.Mode().IsRegular() && info.Mode()&fs.ModeSymlink == 0:
-			return disk.ErrNotAFile
-		default:
-			sub.fresh = true
-			if p.DryRun {
-				return nil
-			}
-			if err := h.Remove(name); err != nil {
-				return err
-			}
 		}
 	}
-	if p.DryRun {
+	switch {
+	case found == occupantDir:
+		sub.fresh = false
+		return p.openDir(sub, info)
+	case found == occupantSpecial:
+		return disk.ErrNotAFile
+	case found == occupantLink && !p.Delete:
+		return errLinkInTheWay
+	case p.DryRun:
 		return nil
+	case found != occupantNone:
+		if err := h.Remove(name); err != nil {
+			return err
+		}
 	}
 	return h.Mkdir(name)
 }
 
-// open makes a directory that is there one in which this user may work, and reads it.
-func (p *plan) open(d *mirrorDir, info fs.FileInfo) error {
-	if err := p.unlockDir(d, info); err != nil {
-		return err
+// openDir reads the names in a directory that exists, after it has made the directory accessible
+// to this user.
+func (p *plan) openDir(d *mirrorDir, info fs.FileInfo) error {
+	if !p.DryRun {
+		if err := p.unlockDir(d, info); err != nil {
+			return err
+		}
 	}
-	return p.look(d)
+	return p.readNames(d)
 }
 
+// ownerMode is the mode that a directory needs while a mirror works in it.
 const ownerMode fs.FileMode = 0o700
 
+// unlockDir adds ownerMode to the mode of a directory.
 func (p *plan) unlockDir(d *mirrorDir, info fs.FileInfo) error {
 	if info.Mode()&ownerMode == ownerMode {
 		return nil
@@ -120,8 +120,8 @@ func (p *plan) unlockDir(d *mirrorDir, info fs.FileInfo) error {
 	return h.ChmodDir(disk.Base(d.path), info.Mode().Perm()|ownerMode)
 }
 
-// reopen uses a directory again that may have been left: the caller releases it.
-func (p *plan) reopen(d *mirrorDir) error {
+// reopenDir uses a directory that the plan has left. The caller must release it.
+func (p *plan) reopenDir(d *mirrorDir) error {
 	if !p.DryRun && d.parent != nil {
 		up, err := p.cache.Acquire(d.parent.path)
 		if err != nil {
@@ -140,7 +140,7 @@ func (p *plan) reopen(d *mirrorDir) error {
 	return nil
 }
 
-// retainDir uses a directory, and with it the one that it is in.
+// retainDir adds a user to a directory. The first user of a directory also uses its parent.
 func (m *mirror) retainDir(d *mirrorDir) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -151,7 +151,8 @@ func (m *mirror) retainDir(d *mirrorDir) {
 	}
 }
 
-// releaseDir gives up one use of a directory. With the last it gets the mode and time that it has in the listing: nothing changes in it any more.
+// releaseDir removes a user from a directory. After the last one nothing in the directory
+// changes, so it gets the mode and time of the listing.
 func (m *mirror) releaseDir(d *mirrorDir) {
 	for ; d != nil; d = d.parent {
 		m.mu.Lock()
@@ -164,13 +165,14 @@ func (m *mirror) releaseDir(d *mirrorDir) {
 		if d.parent == nil || m.DryRun {
 			continue
 		}
-		if err := m.dressDir(d); err != nil {
+		if err := m.applyDirMetadata(d); err != nil {
 			m.fail(d.path, "set mode and time of the directory", err)
 		}
 	}
 }
 
-func (m *mirror) dressDir(d *mirrorDir) error {
+// applyDirMetadata sets the mode and time of a directory that is complete.
+func (m *mirror) applyDirMetadata(d *mirrorDir) error {
 	h, err := m.cache.Acquire(d.parent.path)
 	if err != nil {
 		return err
@@ -182,7 +184,7 @@ func (m *mirror) dressDir(d *mirrorDir) error {
 		return err
 	}
 	mode, mtime := d.entry.Mode&^disk.Umask, d.entry.MTime
-	if m.Plain {
+	if m.NoPreserve {
 		if mode, mtime = info.Mode().Perm(), info.ModTime(); d.fresh {
 			mode = 0o777 &^ disk.Umask
 		}

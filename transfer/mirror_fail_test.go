@@ -72,9 +72,12 @@ func TestMirrorEntriesThatFail(t *testing.T) {
 	os.Symlink(t.TempDir(), filepath.Join(target, "d"))
 	transfertest.Mkfifo(filepath.Join(target, "c"))
 	result, reports, err := s.mirror(t.Context(), target)
-	e, ok := errors.AsType[*Error](err)
-	if _, some := errors.AsType[*MirrorError](err); !ok || !some || e.Kind != KindLocal || result.Failed != 3 || result.Fetched != 1 {
-		t.Errorf("%+v, %v", result, err)
+	wantKind(t, err, KindLocal, "")
+	if _, ok := errors.AsType[*MirrorError](err); !ok {
+		t.Errorf("%v has no MirrorError", err)
+	}
+	if result.Failed != 3 || result.Fetched != 1 {
+		t.Errorf("%+v", result)
 	}
 	for p, want := range map[string]FileAction{"a": FileFetched, "b": FileFailed, "c": FileFailed, "d": FileFailed, "d/e": ""} {
 		if got := reports.action(p); got != want {
@@ -91,7 +94,7 @@ func TestMirrorEntriesThatFail(t *testing.T) {
 	wantNames(t, outside)
 }
 
-// What a server says in a listing it may not have any more.
+// Files may be removed from the server after they were listed.
 func TestMirrorOfFilesThatGo(t *testing.T) {
 	source := t.TempDir()
 	for i := range 20 {
@@ -100,7 +103,7 @@ func TestMirrorOfFilesThatGo(t *testing.T) {
 	gone := false
 	var mu sync.Mutex
 	s := ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir {
-		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error { // with the first file that is asked for
+		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error { // with the first file that is requested
 			mu.Lock()
 			defer mu.Unlock()
 			if op == "open" && !gone {
@@ -114,15 +117,17 @@ func TestMirrorOfFilesThatGo(t *testing.T) {
 	})
 	target := t.TempDir()
 	result, reports, err := s.mirror(t.Context(), target)
-	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindNotFound || result.Failed != 2 || result.Fetched != 18 {
-		t.Errorf("%+v, %v", result, err)
+	wantKind(t, err, KindNotFound, "")
+	if result.Failed != 2 || result.Fetched != 18 {
+		t.Errorf("%+v", result)
 	}
 	if reports.action("07") != FileFailed || reports.action("08") != FileFailed {
 		t.Error(reports.files)
 	}
 }
 
-// changingTree serves a tree in which a file is written to whenever it is opened, for the first n times after the first.
+// changingTree serves a tree in which a file is written to whenever it is opened, for the first n
+// times after the first.
 func changingTree(t *testing.T, source, name string, n int) *mirrorServer {
 	var mu sync.Mutex
 	opened := 0
@@ -161,8 +166,12 @@ func TestMirrorOfFilesThatChange(t *testing.T) {
 			wantTree(t, target, snapshot(t, source))
 			continue
 		}
-		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindChanged || result.Failed != 1 || result.Fetched != 39 || reports.action("11") != FileFailed {
-			t.Errorf("%+v, %v", result, err)
+		wantKind(t, err, KindChanged, "")
+		if result.Failed != 1 || result.Fetched != 39 {
+			t.Errorf("%+v", result)
+		}
+		if action := reports.action("11"); action != FileFailed {
+			t.Errorf("the file that changes is %q", action)
 		}
 		if _, err := os.Stat(filepath.Join(target, "11")); err == nil {
 			t.Error("a file that changed all the time is in place")
@@ -187,8 +196,11 @@ func TestMirrorTooDeep(t *testing.T) {
 	}
 	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	result, _, err := s.mirror(t.Context(), target)
-	if err == nil || result.Failed != 1 || result.Made != maxDepth || result.Fetched != 1 {
-		t.Errorf("%+v, %v", result, err)
+	if err == nil {
+		t.Error("no error")
+	}
+	if result.Failed != 1 || result.Made != maxDepth || result.Fetched != 1 {
+		t.Errorf("%+v", result)
 	}
 	if err := root.RemoveAll("d"); err != nil { // for t.TempDir cannot
 		t.Error(err)
@@ -237,8 +249,11 @@ func TestMirrorRetry(t *testing.T) {
 			return c, err
 		}
 	})
-	if err != nil || dials != 3 || result.Fetched+result.UpToDate != 30 || result.Files != 30 || result.Bytes != 300_000 {
-		t.Errorf("%d dials: %+v, %v, %+v", dials, result, err, reports.files)
+	if err != nil || dials != 3 {
+		t.Errorf("%d dials: %v, %+v", dials, err, reports.files)
+	}
+	if result.Fetched+result.UpToDate != 30 || result.Files != 30 || result.Bytes != 300_000 {
+		t.Errorf("%+v, %+v", result, reports.files)
 	}
 	wantTree(t, target, snapshot(t, source))
 }
@@ -263,7 +278,8 @@ func TestMirrorsExcludeEachOther(t *testing.T) {
 	wantNames(t, target, "a")
 }
 
-// A mirror that ends while it deletes says so, wherever what it deletes is, and the next one finishes its work.
+// A mirror that ends while it deletes says so, wherever what it deletes is, and the next one
+// finishes its work.
 func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
 	for _, in := range []string{".", "gone"} {
 		source, target := t.TempDir(), t.TempDir()
@@ -290,7 +306,8 @@ func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
 	}
 }
 
-// A directory in the place of a file or a link that cannot be removed, for something in it is excluded, is a failure.
+// A directory in the place of a file or a link that cannot be removed, for something in it is
+// excluded, is a failure.
 func TestMirrorDirectoryInTheWay(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "file"), "content")

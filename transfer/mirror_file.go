@@ -65,7 +65,7 @@ func manifestOf(m *transferpb.Manifest) Manifest {
 // freshName returns the name of a file that is written by this run and nobody else.
 func (m *mirror) freshName(name string) string {
 	sum := blake3.Sum256([]byte(name))
-	return ".kwikcp-" + hex.EncodeToString(sum[:10]) + "-" + m.run + ".new"
+	return ".kwikcp-" + hex.EncodeToString(sum[:10]) + "-" + m.runID + ".new"
 }
 
 // here returns which ranges of the file need not be fetched.
@@ -130,7 +130,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 }
 
 // isSame reports whether the file in place has the root already, and sees to its mode and time then.
-func (m *mirror) isSame(ctx context.Context, h *disk.OpenedDir, f *mirrorFile, syncs bool) (bool, error) {
+func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile, syncs bool) (bool, error) {
 	if f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
 	}
@@ -141,13 +141,13 @@ func (m *mirror) isSame(ctx context.Context, h *disk.OpenedDir, f *mirrorFile, s
 	}
 	defer file.Close()
 	same, err := matches(ctx, file, info.Size(), f.tree, nil)
-	if err != nil || !same || disk.SameVersion(file, disk.VersionOf(info)) != nil {
+	if err != nil || !same || disk.CheckVersion(file, disk.VersionOf(info)) != nil {
 		return false, nil // an error is the end of ctx
 	}
 	if m.DryRun {
 		return true, nil
 	}
-	if !m.Plain {
+	if !m.NoPreserve {
 		err = p.dress(file, info, f.manifest)
 	}
 	if err == nil && !syncs {
@@ -157,7 +157,7 @@ func (m *mirror) isSame(ctx context.Context, h *disk.OpenedDir, f *mirrorFile, s
 }
 
 // discard removes a part file that nobody needs, unless another transfer holds it.
-func (m *mirror) discard(h *disk.OpenedDir, f *mirrorFile) {
+func (m *mirror) discard(h *disk.CachedDir, f *mirrorFile) {
 	p := &partFile{dir: h, path: f.entry.Path, name: f.name, part: partName(f.name)}
 	if p.open() == nil {
 		h.Remove(p.part)
@@ -166,7 +166,7 @@ func (m *mirror) discard(h *disk.OpenedDir, f *mirrorFile) {
 }
 
 // resume takes what is right of a part file, and with Reuse of the file in place.
-func (m *mirror) resume(ctx context.Context, h *disk.OpenedDir, f *mirrorFile) error {
+func (m *mirror) resume(ctx context.Context, h *disk.CachedDir, f *mirrorFile) error {
 	f.mu.Lock()
 	f.uses++ // so that it stays open
 	err := m.openPart(h, f)
@@ -206,7 +206,7 @@ func (m *mirror) resume(ctx context.Context, h *disk.OpenedDir, f *mirrorFile) e
 }
 
 // openPart opens and locks the part file of a file. Called with the file's lock held.
-func (m *mirror) openPart(h *disk.OpenedDir, f *mirrorFile) error {
+func (m *mirror) openPart(h *disk.CachedDir, f *mirrorFile) error {
 	p := &partFile{dir: h, path: disk.JoinPath(m.Target, f.entry.Path), name: f.name, part: partName(f.name)}
 	if err := p.open(); err != nil {
 		return p.wrap(err)
@@ -274,7 +274,7 @@ func (m *mirror) write(f *mirrorFile, p []byte, off int64, place *placer) {
 }
 
 // reopen opens the part file of a file that has none open. Called with the file's lock held.
-func (m *mirror) reopen(h *disk.OpenedDir, f *mirrorFile) error {
+func (m *mirror) reopen(h *disk.CachedDir, f *mirrorFile) error {
 	if err := m.openPart(h, f); err != nil {
 		return err
 	}
@@ -294,7 +294,7 @@ func (m *mirror) reopen(h *disk.OpenedDir, f *mirrorFile) error {
 var errSpoiled = errors.New("what was written did not get to the disk")
 
 // writeWhole writes a file of which all bytes are there.
-func (m *mirror) writeWhole(h *disk.OpenedDir, f *mirrorFile, p []byte, place *placer) {
+func (m *mirror) writeWhole(h *disk.CachedDir, f *mirrorFile, p []byte, place *placer) {
 	temp := m.freshName(f.name)
 	file, err := h.Create(temp)
 	if err != nil {
@@ -325,9 +325,9 @@ func (m *mirror) writeWhole(h *disk.OpenedDir, f *mirrorFile, p []byte, place *p
 }
 
 // dress gives a file its final mode and time.
-func (m *mirror) dress(h *disk.OpenedDir, file disk.File, name string, f *mirrorFile) error {
+func (m *mirror) dress(h *disk.CachedDir, file disk.File, name string, f *mirrorFile) error {
 	mode, mtime := fs.FileMode(f.manifest.Mode), f.manifest.MTime
-	if m.Plain {
+	if m.NoPreserve {
 		mode, mtime = 0o666, time.Now()
 	}
 	if err := file.Chmod(mode.Perm() &^ disk.Umask); err != nil {
@@ -337,7 +337,7 @@ func (m *mirror) dress(h *disk.OpenedDir, file disk.File, name string, f *mirror
 }
 
 // complete passes a part file on that has all its bytes. It stays open, and locked, until it is renamed.
-func (m *mirror) complete(h *disk.OpenedDir, f *mirrorFile, place *placer) {
+func (m *mirror) complete(h *disk.CachedDir, f *mirrorFile, place *placer) {
 	m.opened.remove(f)
 	f.part.dir = h
 	err := f.part.isPart(f.part.file) // what has its name now would get the time
@@ -368,7 +368,7 @@ func (m *mirror) settle(f *mirrorFile, report FileReport) {
 	if report.Action == FileFetched || report.Action == FileUpToDate {
 		m.live.placed()
 	}
-	m.tell(report)
+	m.reportFile(report)
 	m.releaseDir(f.dir)
 }
 

@@ -8,16 +8,18 @@ import (
 	"kwikcp/kwik"
 )
 
-// liveStreams is how far a mirror is: the batches that flow now, and those that are over. Its zero value is ready.
+// liveStreams counts the bytes and files of an attempt: of the streams under way, and of those
+// that have ended. Its zero value is ready to use. It is the only count of bytes in place:
+// streams count what they receive (kwik.StreamStats), and files that need no stream are added
+// with addPresent.
 type liveStreams struct {
 	mu      sync.Mutex
 	streams []*kwik.AggregateReader
-	// past has the bytes and sources of streams that are over, and of files that needed none.
-	past kwik.StreamStats
-	// total is the bytes of all files that are to be there, as far as the listing is known, and files and done how many there are and are in
-	// place.
-	total       int64
-	files, done int64
+	// past has the bytes and sources of streams that have ended, and of files that needed none.
+	past  kwik.StreamStats
+	total int64 // bytes of all files that the listing has named so far
+	files int64 // number of these files
+	done  int64 // number of these files that are in place
 }
 
 func (l *liveStreams) reset() {
@@ -26,36 +28,38 @@ func (l *liveStreams) reset() {
 	l.streams, l.past, l.total, l.files, l.done = nil, kwik.StreamStats{}, 0, 0, 0
 }
 
-// plan counts a file that is to be there.
-func (l *liveStreams) plan(size int64) {
+// addFile counts a file of the listing.
+func (l *liveStreams) addFile(size int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total += size
 	l.files++
 }
 
-// had counts the bytes of a file for which nothing flows.
-func (l *liveStreams) had(size int64) {
+// addPresent counts bytes that are in place without a stream.
+func (l *liveStreams) addPresent(size int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.past.Bytes += size
 }
 
-// placed counts a file that is in place.
+// placed counts a file that was put in place, or was there.
 func (l *liveStreams) placed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.done++
 }
 
-func (l *liveStreams) begin(s *kwik.AggregateReader) {
+// add begins to count a stream.
+func (l *liveStreams) add(s *kwik.AggregateReader) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.streams = append(l.streams, s)
 }
 
-// end takes a stream out that is over, and returns its last statistics.
-func (l *liveStreams) end(s *kwik.AggregateReader) kwik.StreamStats {
+// remove ends the counting of a stream, whose bytes stay in the sums, and returns its last
+// statistics.
+func (l *liveStreams) remove(s *kwik.AggregateReader) kwik.StreamStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.streams = slices.DeleteFunc(l.streams, func(o *kwik.AggregateReader) bool { return o == s })
@@ -65,8 +69,8 @@ func (l *liveStreams) end(s *kwik.AggregateReader) kwik.StreamStats {
 	return st
 }
 
-// look returns the sums.
-func (l *liveStreams) look() (st kwik.StreamStats, files, done int64) {
+// totals returns the sums.
+func (l *liveStreams) totals() (st kwik.StreamStats, files, done int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	st = kwik.StreamStats{Bytes: l.past.Bytes, Size: l.total, Sources: slices.Clone(l.past.Sources)}
@@ -75,11 +79,12 @@ func (l *liveStreams) look() (st kwik.StreamStats, files, done int64) {
 		st.Bytes += each.Bytes
 		st.Sources = addSources(st.Sources, each.Sources, true)
 	}
-	st.Bytes = min(st.Bytes, st.Size) // the listing may be older than what is fetched
+	st.Bytes = min(st.Bytes, st.Size) // a file may have grown since it was listed
 	return st, l.files, l.done
 }
 
-// addSources adds what sources did for one stream. Whether one stalls or is gone is what it is in a stream that flows.
+// addSources adds the bytes of a stream's sources to a sum. Only a live stream decides whether a
+// source stalls or is gone.
 func addSources(sum, each []kwik.SourceStats, live bool) []kwik.SourceStats {
 	for _, s := range each {
 		if !live {
@@ -97,15 +102,16 @@ func addSources(sum, each []kwik.SourceStats, live bool) []kwik.SourceStats {
 	return sum
 }
 
-// watch reports on the mirror ten times a second until the returned function is called, which waits for the last report and returns it.
+// watch reports the progress of the mirror every observeInterval until stop is called. stop makes
+// the last report and returns it.
 func (m *mirror) watch() (stop func() Progress) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	look := func() Progress {
-		stats, files, placed := m.live.look()
-		m.observer.count(placed, files)
-		return m.observer.look(m.session.Servers(), stats)
+		stats, files, placed := m.live.totals()
+		m.observer.setFileCounts(placed, files)
+		return m.observer.progress(m.session.Servers(), stats)
 	}
-	go func() { // ends with stop, which waits for it
+	go func() { // stop ends it and waits for it
 		defer close(ended)
 		ticker := time.NewTicker(observeInterval)
 		defer ticker.Stop()

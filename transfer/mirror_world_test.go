@@ -36,7 +36,7 @@ func (r *mirrorReports) File(f FileReport) {
 	}
 }
 
-// action returns what became of an entry, "" if nothing was said.
+// action returns the reported action on an entry, "" if there was no report.
 func (r *mirrorReports) action(path string) FileAction {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -273,8 +273,8 @@ func (g gardener) change(root string) {
 	}
 }
 
-// A spyDir tells a spy what is done in a tree. It syncs nothing: that takes as long as the machine's other work wants, and no test here cuts
-// the power.
+// A spyDir tells a spy what is done in a tree. It syncs nothing: that takes as long as the
+// machine's other work wants, and no test here cuts the power.
 type spyDir struct {
 	disk.TreeDir
 	*spy

@@ -7,7 +7,6 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/serve"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -24,15 +23,14 @@ func onWire(t *testing.T, f func(w *testNet)) {
 	transfertest.OnNet(t, func(n *transfertest.Net) { f(&testNet{n}) })
 }
 
+// serverFile is the URL of the file "file" on the server of a testNet.
+var serverFile = URL{Host: transfertest.ServerAddr.String(), Path: "file"}
+
 // serve starts our server of a directory.
 func (w *testNet) serve(dir disk.Dir) *serve.Server {
 	w.T.Helper()
-	s := serve.NewServer(dir, slog.New(slog.NewTextHandler(&w.Log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	l := w.Start(&kwik.ServerConfig{OpenContent: s.OpenContent})
-	w.Go(func() {
-		s.Serve(w.Ctx, l)
-		s.Close()
-	})
+	s := serve.NewServer(dir, w.Logger())
+	w.Serve(s)
 	return s
 }
 
@@ -62,19 +60,20 @@ type peer struct{ *transfertest.Peer }
 // A script is what a hostile server does with a request.
 type script func(p *peer)
 
-// hostile starts a server that answers the first request of each session with a script, and serves content from open.
+// hostile starts a server that answers the first request of each session with a script, and
+// serves content from open.
 func (w *testNet) hostile(open kwik.OpenContentFunc, act script) {
 	w.T.Helper()
 	w.Hostile(open, func(p *transfertest.Peer) { act(&peer{p}) })
 }
 
-// get fetches "file" in order and returns the bytes that came and how long it took.
+// get fetches "file" in order. It returns the bytes received and the time it took.
 func (w *testNet) get(change ...func(*GetOptions)) (got []byte, took time.Duration, err error) {
 	return w.getContext(w.Ctx, change...)
 }
 
-// getWhole is Get, and fails the test unless afterwards the target is what it was, or the whole file: only that after a success.
-// Tests of Get call it, whatever else they check.
+// getWhole is Get, and fails the test unless afterwards the target is what it was, or the whole
+// file: only that after a success. Tests of Get call it, whatever else they check.
 func getWhole(t *testing.T, ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	t.Helper()
 	before, absent := os.ReadFile(o.Target)
@@ -96,47 +95,11 @@ func getWhole(t *testing.T, ctx context.Context, o GetOptions, report Reporter) 
 
 func (w *testNet) getContext(ctx context.Context, change ...func(*GetOptions)) (got []byte, took time.Duration, err error) {
 	var out bytes.Buffer
-	o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Output: &out, KWIK: w.Client()}
+	o := GetOptions{URL: serverFile, TLS: w.TLS(), Output: &out, KWIK: w.Client()}
 	for _, f := range change {
 		f(&o)
 	}
 	start := time.Now()
-	_, err = getWhole(w.T, ctx, o, NoReport{})
+	_, err = getWhole(w.T, ctx, o, nil)
 	return out.Bytes(), time.Since(start), err
-}
-
-// A slowDir is a Dir whose files take a while to read.
-type slowDir struct {
-	disk.Dir
-	delay time.Duration
-}
-
-func (d slowDir) Open(name string) (disk.File, error) {
-	f, err := d.Dir.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	return lazyFile{f, d.delay}, nil
-}
-
-type lazyFile struct {
-	disk.File
-	delay time.Duration
-}
-
-func (f lazyFile) ReadAt(p []byte, off int64) (int, error) {
-	time.Sleep(f.delay)
-	return f.File.ReadAt(p, off)
-}
-
-// servedTree opens transfertest.TreeWithTraps.
-func servedTree(t *testing.T) (root string, d disk.Dir) {
-	t.Helper()
-	root = transfertest.TreeWithTraps(t)
-	d, err := disk.OpenDir(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { d.Close() })
-	return root, d
 }

@@ -11,24 +11,28 @@ import (
 
 const (
 	observeInterval = 100 * time.Millisecond
-	// rateSmoothing is the weight of the newest tenth of a second in a rate.
+	// rateSmoothing is the weight of the newest interval in a rate.
 	rateSmoothing = 0.15
 )
 
-// An observer passes what happens in a transfer to its Reporter, one call at a time. While a stream is copied its own
-// goroutine, started by watch, looks at the session ten times a second.
+// An observer passes the events of a transfer to its Reporter, one call at a time. While a stream
+// is copied, a goroutine that watch starts reports progress every observeInterval.
+//
+// Bytes are counted by the streams (kwik.StreamStats), not here. The observer only adds the
+// counts of earlier attempts.
 type observer struct {
-	mu      sync.Mutex
+	mu      sync.Mutex // guards the rest, and is held while the Reporter runs
 	report  Reporter
 	states  map[kwik.ServerID]ServerState // as last reported
 	servers map[kwik.ServerID]*meter
 	total   meter
-	// past are the servers of earlier attempts, with what they delivered in them.
+	// past are the servers of earlier attempts, with the bytes that they delivered then.
 	past []ServerStatus
-	seen []ServerStatus // in the newest Progress
-	// unwanted bytes of the stream count neither as had nor as missing.
+	seen []ServerStatus // in the latest Progress
+	// unwanted is the number of bytes of the stream outside the range to fetch. They count
+	// neither as fetched nor as missing.
 	unwanted int64
-	// files and ofFiles are how many files of a mirror are in place, and how many there are.
+	// files is the number of files of a mirror that are in place, ofFiles that of all known files.
 	files, ofFiles int64
 }
 
@@ -57,8 +61,20 @@ func (m *meter) update(bytes int64, now time.Time) float64 {
 	return m.rate
 }
 
+// newObserver returns an observer for report. With nil it reports nothing.
 func newObserver(report Reporter) *observer {
-	return &observer{report: report, states: make(map[kwik.ServerID]ServerState), servers: make(map[kwik.ServerID]*meter)}
+	if report == nil {
+		report = NoReport{}
+	}
+	o := &observer{report: report}
+	o.reset()
+	return o
+}
+
+// reset forgets the servers and rates of an attempt. It must be called with the lock held, or
+// before the observer is used.
+func (o *observer) reset() {
+	o.states, o.servers, o.total = make(map[kwik.ServerID]ServerState), make(map[kwik.ServerID]*meter), meter{}
 }
 
 func (o *observer) hashing(bytes, total int64) {
@@ -85,12 +101,12 @@ func (o *observer) resume(bytes int64) {
 	o.report.Resume(bytes)
 }
 
-// retry ends an attempt: in the next one servers have other ids.
+// retry ends an attempt. In the next one the servers have other IDs.
 func (o *observer) retry(r Retry) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.past = o.seen
-	o.states, o.servers, o.total = make(map[kwik.ServerID]ServerState), make(map[kwik.ServerID]*meter), meter{}
+	o.reset()
 	o.report.Retry(r)
 }
 
@@ -100,14 +116,15 @@ func (o *observer) badBlock(server kwik.ServerID, off, length int64) {
 	o.report.BadBlock(server, off, length)
 }
 
-// watch reports on a stream until the returned function is called, which waits for the last report and returns it.
+// watch reports the progress of a stream until stop is called. stop makes the last report and
+// returns it.
 func (o *observer) watch(session *kwik.ClientSession, stream *kwik.AggregateReader) (stop func() Progress) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	look := func() Progress {
-		stats := stream.Stats() // first: who delivered is among the paths
-		return o.look(session.Servers(), stats)
+		stats := stream.Stats() // first, so that each of its sources is among the servers
+		return o.progress(session.Servers(), stats)
 	}
-	go func() { // ends with stop, which waits for it
+	go func() { // stop ends it and waits for it
 		defer close(ended)
 		ticker := time.NewTicker(observeInterval)
 		defer ticker.Stop()
@@ -127,42 +144,44 @@ func (o *observer) watch(session *kwik.ClientSession, stream *kwik.AggregateRead
 	}
 }
 
-// outside says how many bytes of the stream are not wanted.
+// outside sets the number of bytes of the stream that are outside the range to fetch.
 func (o *observer) outside(bytes int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.unwanted = bytes
 }
 
-// count says how many files of a mirror are in place.
-func (o *observer) count(files, of int64) {
+// setFileCounts sets how many files of a mirror are in place, and how many are known.
+func (o *observer) setFileCounts(files, of int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.files, o.ofFiles = files, of
 }
 
-// look reports a snapshot.
-func (o *observer) look(paths []kwik.ServerStats, stats kwik.StreamStats) Progress {
+// progress reports a snapshot and returns it. Servers of earlier attempts that are gone are
+// included with their bytes.
+func (o *observer) progress(servers []kwik.ServerStats, stats kwik.StreamStats) Progress {
 	now := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	stats.Bytes -= o.unwanted
 	stats.Size -= o.unwanted
 	if o.total.at.IsZero() {
-		o.total.at, o.total.bytes = now, stats.Bytes // what was there before has no rate
+		o.total.at, o.total.bytes = now, stats.Bytes // local bytes do not count in the rate
 	}
 	p := Progress{Bytes: stats.Bytes, Total: stats.Size, ETA: -1, Files: o.files, OfFiles: o.ofFiles}
 	if p.Rate = o.total.update(stats.Bytes, now); p.Rate > 0 {
 		p.ETA = time.Duration(float64(stats.Size-stats.Bytes) / p.Rate * float64(time.Second))
 	}
 	past := slices.Clone(o.past)
-	for _, path := range paths {
-		s := o.status(path, stats, now)
+	for _, server := range servers {
+		s := o.status(server, stats, now)
 		if o.states[s.ID] != s.State {
 			o.states[s.ID] = s.State
 			o.report.Server(s)
 		}
-		if i := slices.IndexFunc(past, func(old ServerStatus) bool { return old.Role == s.Role && old.Addr == s.Addr }); i >= 0 {
+		same := func(old ServerStatus) bool { return old.Role == s.Role && old.Addr == s.Addr }
+		if i := slices.IndexFunc(past, same); i >= 0 {
 			s.Bytes += past[i].Bytes
 			past = slices.Delete(past, i, i+1)
 		}
@@ -179,10 +198,12 @@ func (o *observer) look(paths []kwik.ServerStats, stats kwik.StreamStats) Progre
 	return p
 }
 
-func (o *observer) status(path kwik.ServerStats, stats kwik.StreamStats, now time.Time) ServerStatus {
-	s := ServerStatus{ID: path.ID, Role: path.Role, Addr: path.Addr.String(), RTT: path.RTT}
-	reason := path.Err
-	switch path.State {
+// status returns the status of a server. Its state in the stream counts while its connection is
+// active.
+func (o *observer) status(server kwik.ServerStats, stats kwik.StreamStats, now time.Time) ServerStatus {
+	s := ServerStatus{ID: server.ID, Role: server.Role, Addr: server.Addr.String(), RTT: server.RTT}
+	reason := server.Err
+	switch server.State {
 	case kwik.PathConnecting:
 		s.State = ServerConnecting
 	case kwik.PathActive:
@@ -192,7 +213,7 @@ func (o *observer) status(path kwik.ServerStats, stats kwik.StreamStats, now tim
 	default:
 		s.State = ServerLost
 	}
-	i := slices.IndexFunc(stats.Sources, func(src kwik.SourceStats) bool { return src.Server == path.ID })
+	i := slices.IndexFunc(stats.Sources, func(src kwik.SourceStats) bool { return src.Server == server.ID })
 	if i >= 0 {
 		src := stats.Sources[i]
 		s.Bytes = src.Bytes
@@ -213,7 +234,7 @@ func (o *observer) status(path kwik.ServerStats, stats kwik.StreamStats, now tim
 	return s
 }
 
-// short returns what is worth a line about why a server is lost.
+// short returns the cause of a lost server in one line.
 func short(err error) string {
 	if e, ok := errors.AsType[*kwik.Error](err); ok && e.Message != "" && e.Code != kwik.ErrSourceRefuted {
 		return e.Message

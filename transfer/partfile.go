@@ -72,7 +72,7 @@ func openPart(openDir func(string) (disk.Dir, error), path string, keepsOld bool
 		parent = "."
 	}
 	if name == "" || name == "." || name == ".." {
-		return nil, LocalError(op, errors.New("it is a directory; name a file"))
+		return nil, LocalError(op, ErrIsDirectory)
 	}
 	dir, err := openDir(parent)
 	if err != nil {
@@ -89,7 +89,7 @@ func openPart(openDir func(string) (disk.Dir, error), path string, keepsOld bool
 
 func (p *partFile) open() error {
 	if info, err := p.dir.Stat(p.name); err == nil && info.IsDir() {
-		return errors.New("it is a directory; name a file in it")
+		return ErrIsDirectory
 	}
 	if info, err := p.dir.Lstat(p.name); err == nil && !info.Mode().IsRegular() && info.Mode().Type() != fs.ModeSymlink {
 		return disk.ErrNotAFile
@@ -183,7 +183,7 @@ func (p *partFile) adopt() (f disk.File, err error) {
 		f.Close()
 		return nil, err
 	}
-	if info, err := f.Stat(); err != nil || !disk.OnlyOurs(info) || info.Mode().Perm() != partMode && f.Chmod(partMode) != nil {
+	if info, err := f.Stat(); err != nil || !disk.PrivateToUser(info) || info.Mode().Perm() != partMode && f.Chmod(partMode) != nil {
 		defer f.Close()
 		return nil, p.clear()
 	}

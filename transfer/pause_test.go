@@ -13,7 +13,7 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// A lossyConn loses one packet that comes in, and reports the one after it.
+// A lossyConn drops one incoming packet, and reports the one after it.
 type lossyConn struct {
 	net.PacketConn
 	after func() // called once, when the packet behind the lost one is there
@@ -43,19 +43,21 @@ func (c *lossyConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	}
 }
 
-// lose has the k-th of the packets that come from now on lost.
+// lose drops the k-th packet that arrives after the call.
 func (c *lossyConn) lose(k int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lost = c.n + k
 }
 
-// One packet is lost, in one direction or the other, and just after the one behind it the network is gone for a while, as a telephone's is
-// between two cells: whatever that keeps apart which belongs together, QUIC survives it, and so does a get, within its own limits.
+// One packet is lost in either direction. After the packet behind it the network is down for a while,
+// like a telephone's between two cells. QUIC survives that, whichever packets are separated. So must a
+// get, within its own limits.
 func TestPauseOfTheNetwork(t *testing.T) {
-	// QUIC's next probe comes up to twice as late as the network, and a source may be silent for 10 s.
+	// QUIC's next probe may follow after twice the outage, and a source may be silent for 10 s.
 	const pause = 6 * time.Second
-	// So many packets are the handshake's in each direction: the server gives up one that takes long.
+	// So many packets are the handshake's in each direction: the server gives up one that takes
+	// long.
 	for up, handshake := range map[bool]int{false: 2, true: 5} {
 		for _, first := range []bool{true, false} {
 			for k := range 10 {
@@ -68,7 +70,8 @@ func TestPauseOfTheNetwork(t *testing.T) {
 	}
 }
 
-// pauseAfter loses the k-th packet of a session, or of its second get, and then all for a while. up is true for the packets to the server.
+// pauseAfter loses the k-th packet of a session, or of its second get, and then all for a while.
+// up is true for the packets to the server.
 func pauseAfter(w *testNet, pause time.Duration, up, first bool, k int) {
 	lossy := &lossyConn{lost: -1, after: func() {
 		time.AfterFunc(5*time.Millisecond, func() { w.Sim.Silence(transfertest.ServerAddr.Addr()) })

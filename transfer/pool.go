@@ -9,18 +9,19 @@ import (
 	"kwikcp/kwik"
 )
 
-// A Pool keeps sessions, so that several transfers from one primary share one: neither the primary nor its secondaries are dialled
-// anew for each file. Its zero value is empty; Close ends what is left. It may be used by several goroutines.
+// A Pool lets transfers from the same primary share a session, so that the primary and its
+// secondaries are dialled once. The zero value is an empty pool. It is safe for concurrent use.
+// Close closes the sessions that are left.
 type Pool struct {
 	mu       sync.Mutex
 	sessions map[poolKey]*pooledSession
-	wg       sync.WaitGroup // sessions that are being closed
+	wg       sync.WaitGroup // one goroutine for each session that is being closed
 }
 
-// maxIdleSessions is how many sessions are kept that nobody uses.
+// maxIdleSessions bounds the sessions without a user.
 const maxIdleSessions = 8
 
-// A poolKey says which server a session is with.
+// A poolKey identifies the server of a session.
 type poolKey struct {
 	host string
 	pin  trust.Pin // zero for none
@@ -34,18 +35,21 @@ func poolKeyOf(u URL) poolKey {
 	return key
 }
 
-// A pooledSession is guarded by the pool, but for what is set before ready is closed.
+// A pooledSession is a session, or the attempt to dial one. The pool's lock guards users and
+// retired. The dialling goroutine sets session and err before it closes ready.
 type pooledSession struct {
-	ready   chan struct{} // closed when there is a session or an error
+	ready   chan struct{} // closed once session or err is set
 	session *kwik.ClientSession
 	err     error
 	users   int
-	retired bool // nobody may take it any more: it is not in the pool
+	retired bool // it is not in the pool any more, and is closed with its last user
 }
 
-// take returns a session with a server, by dial unless there is one. The caller gives it back with release, and says then whether
-// it failed.
-func (p *Pool) take(ctx context.Context, key poolKey, dial func() (*kwik.ClientSession, error)) (session *kwik.ClientSession, release func(failed bool), err error) {
+// acquire returns a session with a server, and dials one if there is none. The caller must call
+// release once, with failed set if the session should not be used again.
+func (p *Pool) acquire(
+	ctx context.Context, key poolKey, dial func() (*kwik.ClientSession, error),
+) (session *kwik.ClientSession, release func(failed bool), err error) {
 	for {
 		p.mu.Lock()
 		e, mine := p.sessions[key], false
@@ -78,13 +82,15 @@ func (p *Pool) take(ctx context.Context, key poolKey, dial func() (*kwik.ClientS
 			return e.session, release, nil
 		}
 		release(true)
-		if mine || ctx.Err() != nil || !errors.Is(e.err, context.Canceled) {
+		// Another transfer dialled, and was cancelled. This one dials again.
+		otherCancelled := !mine && errors.Is(e.err, context.Canceled)
+		if ctx.Err() != nil || !otherCancelled {
 			return nil, nil, e.err
-		} // otherwise whoever dialled was cancelled, which is nothing to us
+		}
 	}
 }
 
-// dead reports whether a session is of no use any more. Called with the lock held.
+// dead reports whether a session failed or has ended. It must be called with the pool's lock held.
 func (e *pooledSession) dead() bool {
 	select {
 	case <-e.ready:
@@ -106,7 +112,7 @@ func (p *Pool) release(key poolKey, e *pooledSession, failed bool) {
 	}
 }
 
-// idle returns how many sessions nobody uses. Called with the lock held.
+// idle returns the number of sessions without a user. It must be called with the lock held.
 func (p *Pool) idle() (n int) {
 	for _, e := range p.sessions {
 		if e.users == 0 {
@@ -116,7 +122,8 @@ func (p *Pool) idle() (n int) {
 	return n
 }
 
-// retire takes a session out of the pool. It is closed when nobody uses it any more. Called with the lock held.
+// retire removes a session from the pool. It is closed with its last user. retire must be called
+// with the lock held.
 func (p *Pool) retire(key poolKey, e *pooledSession) {
 	e.retired = true
 	if p.sessions[key] == e {
@@ -127,14 +134,14 @@ func (p *Pool) retire(key poolKey, e *pooledSession) {
 	}
 }
 
-// close closes a session that nobody uses. Called with the lock held.
+// close closes a session without users. It must be called with the lock held.
 func (p *Pool) close(e *pooledSession) {
 	if e.session != nil {
 		p.wg.Go(func() { e.session.CloseWithError(kwik.ApplicationErrorCode(kwik.NoError), "") })
 	}
 }
 
-// Close closes all sessions, none of which may be in use, and waits until nothing is left of them.
+// Close closes all sessions and waits for that. No session may be in use.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	for key, e := range p.sessions {

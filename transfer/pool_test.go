@@ -19,8 +19,9 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// Transfers from one server share a session: those that come one after the other, those at the same time, and many more than a session may
-// have streams, even if nothing is fetched in most of them. One that fails is not used again.
+// Transfers from one server share a session, whether they run in sequence or at the same time. There
+// may be many more than a session may have streams, even if most fetch nothing. A session that fails
+// is not used again.
 func TestPool(t *testing.T) {
 	root, out := t.TempDir(), t.TempDir()
 	for i := range 4 {
@@ -63,7 +64,7 @@ func TestPool(t *testing.T) {
 		}
 	}
 	if _, err := get("nothing", "nothing"); err == nil {
-		t.Error("a file came that is not there")
+		t.Error("a file was fetched that does not exist")
 	}
 	if n := dials.Load(); n != 1 {
 		t.Errorf("%d dials", n)
@@ -84,7 +85,8 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// Who waits for another's dial does not fail because that one was cancelled, and does when it is cancelled itself.
+// A transfer that waits for the dial of another does not fail if that one is cancelled. It fails if it
+// is cancelled itself.
 func TestPoolWaitsForADial(t *testing.T) {
 	var pool Pool
 	defer pool.Close()
@@ -92,7 +94,7 @@ func TestPoolWaitsForADial(t *testing.T) {
 	begun, end := make(chan struct{}), make(chan struct{})
 	first := make(chan error, 1)
 	go func() { // ends with the dial
-		_, _, err := pool.take(t.Context(), key, func() (*kwik.ClientSession, error) {
+		_, _, err := pool.acquire(t.Context(), key, func() (*kwik.ClientSession, error) {
 			close(begun)
 			<-end
 			return nil, fmt.Errorf("dial: %w", context.Canceled)
@@ -102,13 +104,13 @@ func TestPoolWaitsForADial(t *testing.T) {
 	<-begun
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if _, _, err := pool.take(ctx, key, func() (*kwik.ClientSession, error) { panic("a second dial") }); err != context.DeadlineExceeded {
+	if _, _, err := pool.acquire(ctx, key, func() (*kwik.ClientSession, error) { panic("a second dial") }); err != context.DeadlineExceeded {
 		t.Error(err)
 	}
 	mine := errors.New("mine")
 	second := make(chan error, 1)
 	go func() { // ends with its own dial
-		_, _, err := pool.take(t.Context(), key, func() (*kwik.ClientSession, error) { return nil, mine })
+		_, _, err := pool.acquire(t.Context(), key, func() (*kwik.ClientSession, error) { return nil, mine })
 		second <- err
 	}()
 	close(end)
@@ -121,7 +123,8 @@ func TestPoolWaitsForADial(t *testing.T) {
 	<-first
 }
 
-// More transfers at once than a path may have secondary streams wait for their turn, on a slow link for long, and are not taken for stalled.
+// If there are more transfers than a path may have secondary streams, some wait. On a slow link they
+// wait long, and must not count as stalled.
 func TestPoolOfManyTransfers(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		want := bytes.Repeat(theFile, 1+(1<<20)/len(theFile))[:1<<20]
@@ -144,8 +147,8 @@ func TestPoolOfManyTransfers(t *testing.T) {
 	})
 }
 
-// A transfer that is cancelled, at whatever moment, leaves nothing in a session that others will use: neither a stream nor a head start that
-// nobody reads. Those that use it already get through.
+// A transfer that is cancelled, at any moment, leaves neither a stream nor an unread head start in a
+// session that others will use. Transfers that share the session succeed.
 func TestPoolAfterCancel(t *testing.T) {
 	for ms := 0; ms < 700; ms += 40 { // a round trip takes 200
 		onWire(t, func(w *testNet) {
@@ -175,7 +178,7 @@ func TestPoolAfterCancel(t *testing.T) {
 			pool.mu.Lock()
 			for _, e := range pool.sessions {
 				if e.session == nil {
-					continue // its dialler was cancelled; nobody will get it
+					continue // its dialler was cancelled, so it will not be used
 				}
 				if n := e.session.Stats().AggregateStreams; n > 0 {
 					t.Errorf("cancelled after %d ms: %d streams are left", ms, n)

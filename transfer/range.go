@@ -92,37 +92,37 @@ func (g *get) frame() error {
 
 // wanted returns the requested bytes of the file. It fails if the file has none of them, which is the primary's word: no
 // group that could prove it was requested.
-func (q *inquiry) wanted() (rangeset.Range, error) {
-	want := q.byteRange.Of(q.manifest.Size)
+func (r *request) wanted() (rangeset.Range, error) {
+	want := r.byteRange.Of(r.manifest.Size)
 	if want.Empty() {
-		notThere := &RangeError{*q.byteRange, q.manifest.Size}
-		return want, &Error{Kind: KindNotFound, Op: fmt.Sprintf("fetch %q", q.url.Path), Err: notThere}
+		notThere := &RangeError{*r.byteRange, r.manifest.Size}
+		return want, &Error{Kind: KindNotFound, Op: fmt.Sprintf("fetch %q", r.url.Path), Err: notThere}
 	}
 	return want, nil
 }
 
 // proved returns the tree of the file, or of the requested range. One of them must be complete.
-func (q *inquiry) proved() fileTree {
-	if q.rangeTree != nil {
-		return q.rangeTree
+func (r *request) proved() fileTree {
+	if r.rangeTree != nil {
+		return r.rangeTree
 	}
-	return q.tree
+	return r.tree
 }
 
 // readRangeProof reads the values that prove the requested range and proves them against the root of the manifest. A server that
 // ignored the range sends the whole tree instead, which is then read to its end.
 //
 // The length of the proof follows from manifest and range. Memory is taken for the values that arrived only.
-func (q *inquiry) readRangeProof(ctx context.Context) error {
-	want, err := q.wanted()
+func (r *request) readRangeProof(ctx context.Context) error {
+	want, err := r.wanted()
 	if err != nil {
 		return err
 	}
-	size, group := q.growing.Size(), q.growing.GroupSize()
+	size, group := r.growing.Size(), r.growing.GroupSize()
 	length := integrity.RangeProofLen(size, group, want.Start, want.End)
 	var proof []byte
 	for int64(len(proof)) < length {
-		reply, err := q.reply(ctx, time.Now().Add(answerTimeout))
+		reply, err := r.reply(ctx, time.Now().Add(answerTimeout))
 		if err != nil {
 			return err
 		}
@@ -131,28 +131,28 @@ func (q *inquiry) readRangeProof(ctx context.Context) error {
 			values := answer.RangeProof.GetValues()
 			tooLong := int64(len(values)) > length-int64(len(proof))
 			if len(values) == 0 || len(values)%wire.HashSize != 0 || tooLong {
-				return q.answer.nonsense(errors.New("a range proof that does not fit its manifest"))
+				return r.answer.malformed(errors.New("a range proof that does not fit its manifest"))
 			}
 			proof = append(proof, values...)
 		case *transferpb.Reply_Tree:
 			if len(proof) > 0 {
-				return q.answer.unexpected(reply)
+				return r.answer.unexpected(reply)
 			}
-			if err := q.growTree(answer.Tree); err != nil {
+			if err := r.growTree(answer.Tree); err != nil {
 				return err
 			}
-			return q.complete(ctx, nil)
+			return r.completeTree(ctx, nil)
 		case *transferpb.Reply_Hashing, nil:
 		default:
-			return q.answer.unexpected(reply)
+			return r.answer.unexpected(reply)
 		}
 	}
-	tree, err := integrity.FromRangeProof(size, group, want.Start, want.End, proof, q.manifest.Root)
+	tree, err := integrity.FromRangeProof(size, group, want.Start, want.End, proof, r.manifest.Root)
 	if err != nil {
-		return &Error{Kind: KindIntegrity, Op: q.answer.op, Err: err}
+		return &Error{Kind: KindIntegrity, Op: r.answer.op, Err: err}
 	}
-	q.rangeTree = tree
-	q.observer.manifest(q.manifest)
+	r.rangeTree = tree
+	r.observer.manifest(r.manifest)
 	return nil
 }
 

@@ -5,58 +5,63 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"kwikcp/internal/backoff"
 )
 
-// MaxRetryDelay bounds the pause before a retry that doubles each time, as curl's.
+// MaxRetryDelay bounds the pause before a retry when it doubles, like curl's.
 const MaxRetryDelay = 10 * time.Minute
 
-// A Retry says that a transfer is about to be tried again.
+// A Retry announces that a transfer failed and will be tried again.
 type Retry struct {
 	Attempt int           // counted from 1
-	Of      int           // how many there are at most
-	Delay   time.Duration // until it begins
+	Of      int           // the largest number of retries
+	Delay   time.Duration // until the retry begins
 	Err     error         // of the attempt before
 }
+
+// retryDelays is the policy without RetryDelay. It has no jitter: the manual page and the JSON
+// output promise the delays, and a simulated transfer must replay exactly.
+var retryDelays = backoff.Policy{Min: time.Second, Max: MaxRetryDelay}
 
 // retryDelay returns the pause before a retry, counted from 1. fixed is RetryDelay of the options.
 func retryDelay(attempt int, fixed time.Duration) time.Duration {
 	if fixed > 0 {
 		return fixed
 	}
-	delay := time.Second
-	for ; attempt > 1 && delay < MaxRetryDelay; attempt-- {
-		delay *= 2
-	}
-	return min(delay, MaxRetryDelay)
+	return retryDelays.Delay(attempt)
 }
 
-// A TimeLimitError says that an attempt took longer than GetOptions.MaxTime.
+// A TimeLimitError reports that an attempt took longer than GetOptions.MaxTime.
 type TimeLimitError struct{ Limit time.Duration }
 
 func (e *TimeLimitError) Error() string { return fmt.Sprintf("not done after %v", e.Limit) }
 
-// patience is how often, and for how long, something is tried.
-type patience struct {
+// A retryPolicy bounds the number and the duration of attempts.
+type retryPolicy struct {
 	retries      int
-	delay        time.Duration // 0 for the one that doubles
-	maxTime      time.Duration // of an attempt; 0 for any
-	retryMaxTime time.Duration // after the start of the first; 0 for ever
+	delay        time.Duration // 0 doubles it with each retry
+	maxTime      time.Duration // of an attempt; 0 for no limit
+	retryMaxTime time.Duration // from the start of the first attempt to that of the last; 0 for no limit
 }
 
-// try calls attempt until it succeeds, fails for good, has been retried as often or for as long as it may, or ctx ends. The error is
-// that of the last attempt. mayPass reports whether what one ended with may be over when it is repeated; then told hears of the retry.
-func (p patience) try(ctx context.Context, attempt func(context.Context) error, mayPass func(error) bool, told func(Retry)) error {
+// run calls attempt until it succeeds, fails for good, the limits are reached, or ctx ends. It
+// returns the error of the last attempt. retryable reports whether another attempt may succeed
+// after an error; notify is called before each retry.
+func (p retryPolicy) run(
+	ctx context.Context, attempt func(context.Context) error, retryable func(error) bool, notify func(Retry),
+) error {
 	start := time.Now()
 	for n := 1; ; n++ {
 		err := p.limited(ctx, attempt)
-		if n > p.retries || ctx.Err() != nil || !mayPass(err) {
+		if n > p.retries || ctx.Err() != nil || !retryable(err) {
 			return err
 		}
 		delay := retryDelay(n, p.delay)
 		if p.retryMaxTime > 0 && time.Since(start)+delay > p.retryMaxTime {
 			return err
 		}
-		told(Retry{Attempt: n, Of: p.retries, Delay: delay, Err: err})
+		notify(Retry{Attempt: n, Of: p.retries, Delay: delay, Err: err})
 		pause := time.NewTimer(delay)
 		select {
 		case <-pause.C:
@@ -68,7 +73,7 @@ func (p patience) try(ctx context.Context, attempt func(context.Context) error, 
 }
 
 // limited calls attempt with a context that ends after maxTime.
-func (p patience) limited(ctx context.Context, attempt func(context.Context) error) error {
+func (p retryPolicy) limited(ctx context.Context, attempt func(context.Context) error) error {
 	if p.maxTime <= 0 {
 		return attempt(ctx)
 	}
@@ -81,8 +86,9 @@ func (p patience) limited(ctx context.Context, attempt func(context.Context) err
 	return err
 }
 
-// mayPass reports whether what an attempt ended with is the network's, or took too long.
-func mayPass(err error) bool {
+// isRetryable reports whether another attempt may succeed after err: the network failed, or the
+// attempt took too long.
+func isRetryable(err error) bool {
 	_, slow := errors.AsType[*TimeLimitError](err)
 	e, ok := errors.AsType[*Error](err)
 	return slow || (ok && e.Kind == KindNetwork)

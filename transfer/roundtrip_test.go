@@ -13,8 +13,8 @@ import (
 	"kwikcp/internal/simnet"
 )
 
-// How many round trips a get takes from its first packet to the last proved byte, on a link whose only fault is that it is long. The server
-// has the file's tree. The dialogue:
+// The number of round trips of a get, from its first packet to the last verified byte, on a link that
+// has only a delay. The server has the file's tree. The exchange:
 //
 //	1  QUIC and TLS handshake
 //	2  Hello, Request                -> Welcome, offer, Manifest, Tree, head start

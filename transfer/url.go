@@ -19,13 +19,14 @@ const DefaultPort = "4433"
 // A URL names a file on a primary: kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HEX].
 type URL struct {
 	Host string // host:port, an IPv6 address in brackets
-	Path string // relative to the served root, checked by CheckPath; empty if the URL names a server only
+	Path string // relative to the served root, checked by CheckPath; empty if the URL names only a server
 	Pin  *trust.Pin
-	// Root is the BLAKE3 hash that the file must have; nil if the URL does not say.
+	// Root is the BLAKE3 hash that the file must have; nil if the URL names none.
 	Root *integrity.Root
 }
 
-// ParseURL parses the URL of a file. Its errors say what is wrong with it in a few words.
+// ParseURL parses the URL of a file. Its errors are short texts about the URL, which they do not
+// name.
 func ParseURL(s string) (URL, error) {
 	u, err := ParseServerURL(s)
 	if err != nil {
@@ -37,8 +38,8 @@ func ParseURL(s string) (URL, error) {
 	return u, nil
 }
 
-// ParseTreeURL parses the URL of a directory, or of what may be one. A slash at its end makes no difference, and an empty path is the served
-// directory. It has no hash.
+// ParseTreeURL parses the URL of a directory or file. Slashes at its end are ignored. An empty
+// path is the served directory. The URL must not have a hash.
 func ParseTreeURL(s string) (URL, error) {
 	u, err := parseURL(s, true)
 	if err == nil && u.Root != nil {
@@ -50,7 +51,7 @@ func ParseTreeURL(s string) (URL, error) {
 // ParseServerURL parses the URL of a server, with or without the path of a file.
 func ParseServerURL(s string) (URL, error) { return parseURL(s, false) }
 
-// parseURL parses a URL; tree says that slashes at the end of its path mean nothing.
+// parseURL parses a URL. With tree it ignores slashes at the end of the path.
 func parseURL(s string, tree bool) (URL, error) {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
 		return URL{}, errors.New("it has control characters")
@@ -58,7 +59,7 @@ func parseURL(s string, tree bool) (URL, error) {
 	p, err := url.Parse(s)
 	if err != nil {
 		if ue, ok := errors.AsType[*url.Error](err); ok {
-			err = ue.Err // the caller says which URL it is
+			err = ue.Err // the caller names the URL
 		}
 		return URL{}, err
 	}
@@ -70,7 +71,7 @@ func parseURL(s string, tree bool) (URL, error) {
 	case p.Opaque != "" || p.Host == "":
 		return URL{}, errors.New("it has no host: kwik://HOST/PATH is needed")
 	case p.User != nil:
-		return URL{}, errors.New("it has a user name; kwik knows none")
+		return URL{}, errors.New("it has a user name, which kwik URLs do not have")
 	}
 	host, port := p.Hostname(), p.Port()
 	if !validHost(host) || strings.Contains(host, ":") != strings.HasPrefix(p.Host, "[") {
@@ -92,7 +93,7 @@ func parseURL(s string, tree bool) (URL, error) {
 	}
 	for key, values := range query {
 		if key != "pin" || len(values) != 1 {
-			return URL{}, fmt.Errorf("its query has %q; one pin=... is all that is known", key)
+			return URL{}, fmt.Errorf("its query has %q; only one pin=... is valid", key)
 		}
 		pin, err := trust.ParsePin(values[0])
 		if err != nil {
@@ -103,7 +104,7 @@ func parseURL(s string, tree bool) (URL, error) {
 	if p.Fragment != "" {
 		hex, ok := strings.CutPrefix(p.Fragment, "b3=")
 		if !ok {
-			return URL{}, fmt.Errorf("its fragment is %q; b3=HEX is all that is known", p.Fragment)
+			return URL{}, fmt.Errorf("its fragment is %q; only b3=HEX is valid", p.Fragment)
 		}
 		root, err := integrity.ParseRoot(hex)
 		if err != nil {
@@ -144,6 +145,7 @@ func (u URL) String() string {
 	return p.String()
 }
 
-// CheckPath checks the path of a file on a server (docs/PROTOCOL.md section 12): relative, slash-separated, no component that is
-// empty, "." or "..", no NUL and no backslash, at most 4096 bytes.
+// CheckPath checks the path of a file on a server (docs/PROTOCOL.md section 12). It must be
+// relative, slash-separated, at most 4096 bytes long, and have no NUL, no backslash and no
+// component that is empty, "." or "..".
 func CheckPath(p string) error { return wire.CheckPath(p) }

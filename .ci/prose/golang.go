@@ -42,8 +42,8 @@ func (g *goFile) line(p token.Pos) int { return g.set.Position(p).Line }
 
 var directive = regexp.MustCompile(`^//([a-z0-9]+:[a-z0-9]|export |extern |line |nolint)`)
 
-// commentText returns the lines of a comment group without their markers, with an empty line for each directive. An
-// example's expected output is data, and is left out.
+// commentText returns the lines of a comment group without their markers, with an empty line
+// for each directive. An example's expected output is data, and is left out.
 func commentText(group *ast.CommentGroup) []string {
 	var lines []string
 	for _, c := range group.List {
@@ -77,8 +77,8 @@ func (g *goFile) comments() {
 // testMessages are the methods of testing.T whose arguments are messages.
 var testMessages = []string{"Error", "Errorf", "Fatal", "Fatalf", "Log", "Logf", "Skip", "Skipf"}
 
-// messages scans the string literals that are prose: in tests the arguments of t.Errorf and its kin, elsewhere every
-// literal of three words or more. Parts joined by + are one literal.
+// messages scans the string literals that are prose: in tests the arguments of t.Errorf and
+// its kin, elsewhere every literal of three words or more. Parts joined by + are one literal.
 func (g *goFile) messages() {
 	var blocks []block
 	collect := func(n ast.Node) {
@@ -149,7 +149,8 @@ func (g *goFile) message(p token.Pos, text string) []block {
 	if !proseLike.MatchString(text) {
 		return nil
 	}
-	// An indented line of a help text is prose, too. A change of the indentation starts a new block.
+	// An indented line of a help text is prose, too. A change of the indentation starts a new
+	// block.
 	var out []block
 	indent := -1
 	for i, line := range strings.Split(text, "\n") {
@@ -171,8 +172,9 @@ func (g *goFile) message(p token.Pos, text string) []block {
 
 var testFunction = regexp.MustCompile(`^(Test|Benchmark|Fuzz|Example)($|[^a-z])`)
 
-// docNames checks that the doc comment of each function, method and type starts with its name, maybe after an article.
-// Packages and tests are left out, and so are groups, whose doc comment belongs to no single name.
+// docNames checks that the doc comment of each function, method and type starts with its name,
+// maybe after an article. Packages and tests are left out, and so are groups, whose doc
+// comment belongs to no single name.
 func (g *goFile) docNames() {
 	check := func(doc *ast.CommentGroup, name string) {
 		if doc == nil {
@@ -203,8 +205,8 @@ func (g *goFile) docNames() {
 // maxOperators is the number of || and && that an assertion may have: three terms.
 const maxOperators = 2
 
-// assertions counts conditions of more than three terms that lead directly to t.Errorf and its kin: the message of such an
-// assertion cannot name the term that failed.
+// assertions counts conditions of more than three terms that lead directly to t.Errorf and its
+// kin. The message of such an assertion cannot name the term that failed.
 func (g *goFile) assertions() {
 	ast.Inspect(g.file, func(n ast.Node) bool {
 		switch n := n.(type) {
@@ -260,8 +262,9 @@ func reportsFailure(s ast.Stmt) bool {
 	return !ok || !slices.Contains([]string{"fmt", "log", "slog", "errors"}, on.Name)
 }
 
-// widths checks the width of each line: that of a comment where the line is all comment, and that of code elsewhere.
-// Multi-line string literals are laid out by what they hold, and are left out.
+// widths checks the width of each line: that of a comment where the line is all comment, and
+// that of code elsewhere. Multi-line string literals are laid out by what they hold, and are
+// left out.
 func (g *goFile) widths(content []byte) {
 	all := strings.Split(string(content), "\n")
 	commented := make([]bool, len(all)+1)

@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// formatLimits returns the limits file for the given counts: one line "place category count" each, sorted. A count that
-// is not listed has the limit zero.
+// formatLimits returns the limits file for the given counts: one line "place category count"
+// each, sorted. A count that is not listed has the limit zero.
 func formatLimits(counts map[key]int) []byte {
 	keys := slices.SortedFunc(maps.Keys(counts), func(a, b key) int {
 		return cmp.Or(cmp.Compare(a.place, b.place), cmp.Compare(a.category, b.category))
@@ -47,7 +47,8 @@ func parseLimits(content []byte) (map[key]int, error) {
 	return limits, nil
 }
 
-// checkLimits compares the counts with the recorded limits. A count below its limit is reported and accepted.
+// checkLimits compares the counts with the recorded limits. A count below its limit is
+// reported and accepted.
 func checkLimits(out io.Writer, counts map[key]int) error {
 	content, err := os.ReadFile(limitsFile)
 	if err != nil {
@@ -70,7 +71,8 @@ func checkLimits(out io.Writer, counts map[key]int) error {
 	return nil
 }
 
-// compare returns a line for each count above its limit, sorted, and the number of counts below theirs.
+// compare returns a line for each count above its limit, sorted, and the number of counts
+// below theirs.
 func compare(counts, limits map[key]int) (above []string, below int) {
 	for k, n := range counts {
 		if n > limits[k] {

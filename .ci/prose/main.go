@@ -1,13 +1,14 @@
-// Command prose counts departures from the project's rules for English, line width and test assertions, and fails
-// when a count exceeds its recorded limit.
+// Command prose counts departures from the project's rules for English, line width and test
+// assertions, and fails when a count exceeds its recorded limit.
 //
 //	go run ./.ci/prose                    check every tracked file against .ci/prose/limits
 //	go run ./.ci/prose -v transfer cmd    list the findings below these paths; checks no limit
 //	go run ./.ci/prose -v -only opening   list the findings of one category
 //	go run ./.ci/prose -write             record the present counts as the limits
 //
-// It reads Go comments and messages, the rendered help of the program, comments of protos, scripts and test scripts,
-// the descriptions of the JSON schema, and Markdown. Generated files are skipped. The categories:
+// It reads Go comments and messages, the rendered help of the program and Markdown. It also
+// reads the comments of protos, scripts and test scripts, and the descriptions of the JSON
+// schema. Generated files are skipped. The categories:
 //
 //	opening    a statement that opens with What, Who or Whoever
 //	word       nobody, anew, "says that", "is said", comes, brings
@@ -64,7 +65,8 @@ func (r *report) add(file string, line int, category, text string) {
 	r.findings = append(r.findings, finding{file, line, category, text})
 }
 
-// areaOf returns the area that a file's findings count for: its top directory. Markdown in the root belongs to docs.
+// areaOf returns the area that a file's findings count for: its top directory. Markdown in the
+// root belongs to docs.
 func areaOf(file string) string {
 	top, _, below := strings.Cut(file, "/")
 	switch {
@@ -76,7 +78,8 @@ func areaOf(file string) string {
 	return "root"
 }
 
-// placeOf returns the place that a finding is counted under: its package for assertions, and its area for the rest.
+// placeOf returns the place that a finding is counted under: its package for assertions, and
+// its area for the rest.
 func placeOf(f finding) string {
 	if f.category == "assertion" {
 		return path.Dir(f.file)
@@ -146,7 +149,8 @@ func run(out io.Writer, paths []string, verbose, write bool, only string) error 
 	return checkLimits(out, r.counts())
 }
 
-// scanTree scans the files that git tracks or would track, restricted to the given paths unless there are none.
+// scanTree scans the files that git tracks or would track, restricted to the given paths
+// unless there are none.
 func scanTree(r *report, paths []string) error {
 	list := exec.Command("git", append([]string{"ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"}, paths...)...)
 	list.Stderr = os.Stderr
@@ -241,7 +245,8 @@ func commandsOf(help []byte) []string {
 	return names
 }
 
-// printTable prints one row per area, with the totals of lines and sentences, and one line per package for assertions.
+// printTable prints one row per area, with the totals of lines and sentences, and one line per
+// package for assertions.
 func printTable(out io.Writer, r *report) {
 	counts := map[key]int{}
 	areas := map[string]bool{}

@@ -52,7 +52,8 @@ func TestWords(t *testing.T) {
 	}
 }
 
-// found scans one file and returns "line category" for each finding but those of the given categories.
+// found scans one file and returns "line category" for each finding but those of the given
+// categories.
 func found(t *testing.T, name, content string, without ...string) []string {
 	t.Helper()
 	r := newReport()

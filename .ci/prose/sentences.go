@@ -93,7 +93,7 @@ var (
 	wordRule = regexp.MustCompile(`(?i)\b(nobody|anew|(?:says?|said|saying) that|(?:is|are|was|were) said|comes|brings)\b`)
 	comeRule = regexp.MustCompile(`(?i)\b(come|came|coming|bring|brought|bringing)\b`)
 	idioms   = regexp.MustCompile(`(?i)\b(` + strings.Join([]string{"in vain", "tak(?:e|es|en|ing) leave", "took leave",
-		"all the same", "of (?:its|their) own", "asked for", "that it has", "as good as"}, "|") + `)\b`)
+		"all the +same", "of (?:its|their) own", "asked for", "that it +has", "as good +as"}, "|") + `)\b`)
 )
 
 // checkProse applies the rules for sentences and words to the blocks of one file.
@@ -128,8 +128,9 @@ func checkProse(r *report, file string, blocks []block) {
 
 var listItem = regexp.MustCompile(`^\s*([-*+•]|\d+[.)])\s+`)
 
-// paragraphs cuts commented text into blocks as go doc does: blank lines and list items separate them, indented lines are
-// code, and a line that starts with "# " is a heading. Lines are those of the comment without its markers.
+// paragraphs cuts commented text into blocks as go doc does. Blank lines and list items
+// separate them. Indented lines are code, and a line that starts with "# " is a heading. Lines
+// are those of the comment without its markers.
 func paragraphs(line int, lines []string) []block {
 	var out []block
 	open := false

@@ -19,7 +19,8 @@ func columns(s string) int {
 	return utf8.RuneCountInString(s) + (tabWidth-1)*strings.Count(s, "\t")
 }
 
-// checkWidth counts a line, and reports one that exceeds its limit unless it is exempt or holds a URL.
+// checkWidth counts a line, and reports one that exceeds its limit unless it is exempt or
+// holds a URL.
 func checkWidth(r *report, file string, line int, text string, limit int, exempt bool) {
 	r.lines[areaOf(file)]++
 	if columns(text) > limit && !exempt && !strings.Contains(text, "://") {
@@ -60,7 +61,8 @@ func scanComments(r *report, name string, content []byte, marker string) {
 	checkProse(r, name, blocks)
 }
 
-// scanMarkdown scans the paragraphs, list items and table cells of a Markdown file. Headings and code are left out.
+// scanMarkdown scans the paragraphs, list items and table cells of a Markdown file. Headings
+// and code are left out.
 func scanMarkdown(r *report, name string, content []byte) {
 	var blocks []block
 	fenced, open, item := false, false, false
@@ -105,7 +107,8 @@ func scanMarkdown(r *report, name string, content []byte) {
 
 var description = regexp.MustCompile(`"description": ("(?:[^"\\]|\\.)*")`)
 
-// scanSchema scans the descriptions of a JSON schema. Its lines are laid out as data, and have no limit.
+// scanSchema scans the descriptions of a JSON schema. Its lines are laid out as data, and have
+// no limit.
 func scanSchema(r *report, name string, content []byte) {
 	var blocks []block
 	for i, text := range strings.Split(string(content), "\n") {
@@ -119,8 +122,9 @@ func scanSchema(r *report, name string, content []byte) {
 	checkProse(r, name, blocks)
 }
 
-// scanHelpText scans what the program prints for --help. Only its width is checked: its prose is that of the program's
-// string literals. A line is too wide even with a URL, since a terminal shows it.
+// scanHelpText scans what the program prints for --help. Only its width is checked: its prose
+// is that of the program's string literals. A line is too wide even with a URL, since a
+// terminal shows it.
 func scanHelpText(r *report, name string, text []byte) {
 	for i, line := range strings.Split(strings.TrimRight(string(text), "\n"), "\n") {
 		r.lines[areaOf(name)]++

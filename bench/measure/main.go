@@ -1,21 +1,24 @@
 //go:build linux
 
-// Command measure runs a command and says what it cost: it, with its children, and servers that it uses.
+// Command measure runs a command and prints its cost, with its children, and that of the
+// servers that it uses.
 //
 //	measure [flags] COMMAND [ARG ...]
 //	measure -column N FILE
 //
-// It prints one line of seven columns, of which those that were not asked for, or not found out, are "-":
+// It prints one line of seven columns. Columns that were not requested, or are unknown, are "-":
 //
 //	1 seconds from the start of the process to its end
 //	2 CPU seconds of the command   3 CPU seconds of the servers, during the run
 //	4 peak memory of the command   5 peak memory of the server that had the highest one, during the run, in MiB
-//	6 seconds to the first byte (see -first)   7 seconds as the command itself says, in a line "N s, ..."
+//	6 seconds to the first byte (see -first)   7 seconds as the command reports them, in a line "N s, ..."
 //
-// Peak memory is VmHWM of /proc/PID/status; of several processes that belong together (rsync, nginx) it is the sum. The command's
-// output goes to standard error, and the exit code is 1 if it failed.
+// Peak memory is VmHWM of /proc/PID/status; of several processes that belong together (rsync,
+// nginx) it is the sum. The command's output goes to standard error. The exit code is 1 if it
+// failed.
 //
-// With -column it reads lines like these, or any others of words, and prints the median, the lowest and the highest of one column.
+// With -column it reads lines like these, or any others of words, and prints the median, the
+// lowest and the highest of one column.
 package main
 
 import (
@@ -133,7 +136,8 @@ func (m *meter) run(args []string) error {
 	return nil
 }
 
-// printsFile reports whether the command's standard output is a file's content, "-" being its last word.
+// printsFile reports whether the command's standard output is a file's content, "-" being its
+// last word.
 func printsFile(args []string) bool { return args[len(args)-1] == "-" }
 
 // watch returns when the command has ended, with its error.
@@ -167,8 +171,8 @@ func (m *meter) watch(p *os.Process, start time.Time, ended <-chan error) error 
 	}
 }
 
-// hasData reports whether a byte has been written to a file that matches the pattern. One that only was given its size, or room on
-// the disk, has none, where the file system can tell.
+// hasData reports whether a byte has been written to a file that matches the pattern. One that
+// only was given its size, or room on the disk, has none, where the file system can tell.
 func (m *meter) hasData() bool {
 	names, _ := filepath.Glob(m.first)
 	return slices.ContainsFunc(names, func(name string) bool {
@@ -212,7 +216,8 @@ func (m *meter) peak(root int) string {
 
 func mebibytes(kib int64) string { return fmt.Sprintf("%.1f", float64(kib)/1024) }
 
-// serversCPU returns the seconds of CPU that the servers, their children and those that they have had took so far.
+// serversCPU returns the seconds of CPU that the servers, their children and those that they
+// have had took so far.
 func (m *meter) serversCPU() (seconds float64) {
 	for _, root := range m.servers {
 		for _, pid := range family(root) {
@@ -255,7 +260,8 @@ func highWater(pid int) int64 {
 	return kib
 }
 
-// ticksPerSecond is that of /proc: USER_HZ, which is 100 on all of Linux' architectures that Go knows.
+// ticksPerSecond is that of /proc: USER_HZ, which is 100 on all of Linux' architectures that
+// Go knows.
 const ticksPerSecond = 100
 
 // ticks returns the CPU seconds of a process and of its children that have ended.
@@ -273,7 +279,8 @@ func ticks(pid int) (own, reaped float64) {
 	return (n[0] + n[1]) / ticksPerSecond, (n[2] + n[3]) / ticksPerSecond
 }
 
-// summarize prints the median, the minimum and the maximum of a column, or "- - -" if it holds no number.
+// summarize prints the median, the minimum and the maximum of a column, or "- - -" if it holds
+// no number.
 func summarize(name string, column int) error {
 	text, err := os.ReadFile(name)
 	if err != nil {

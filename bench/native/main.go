@@ -1,10 +1,11 @@
-// Command native is the yardstick: a file copied with quic-go alone, without proof, over N connections that each fetch an
-// equal static part. It uses the flow control windows of kwik.
+// Command native is the yardstick. It copies a file with quic-go alone, without proof, over N
+// connections that each fetch an equal static part. It uses the flow control windows of kwik.
 //
 //	native serve 127.0.0.1:5001 FILE
 //	native get OUT 127.0.0.1:5001 [ADDR ...]     one connection to each address
 //
-// get prints seconds and bytes a second. Both find the servers' key in a directory below the system's temporary one.
+// get prints seconds and bytes a second. Both find the servers' key in a directory below the
+// system's temporary one.
 package main
 
 import (
@@ -51,7 +52,8 @@ func identity() (tls.Certificate, error) {
 	return trust.LoadOrCreateIdentity(filepath.Join(os.TempDir(), "kwikcp-bench"), time.Now())
 }
 
-// A request is two big-endian integers: which part of how many. The answer is 8 bytes of file size and the part.
+// serve answers requests until it fails. A request is two big-endian integers: the part's
+// number and how many parts there are. The answer is 8 bytes of file size and the part.
 func serve(addr, name string) error {
 	cert, err := identity()
 	if err != nil {

@@ -1,11 +1,13 @@
-// Command profile is kwikcp's client and server inside a program that can write CPU profiles, and run many clients at once.
+// Command profile is kwikcp's client and server inside a program that can write CPU profiles,
+// and run many clients at once.
 //
 //	profile serve [-cpu FILE] [-primary ADDR] ROOT           a primary, or a secondary of the one at ADDR, on loopback
 //	profile get   [-cpu FILE] [-clients N] [-times N] URL DIR
 //
-// serve prints "READY URL" and ends at SIGINT or SIGTERM; without a join token only loopback can join. get fetches the file N times,
-// by so many clients at once, each to a file of its own in DIR that is removed afterwards, and prints "N s, ..." like bench/native.
-// The product has no flag for this: profiles are for who changes it.
+// serve prints "READY URL" and ends at SIGINT or SIGTERM; without a join token only loopback
+// can join. get fetches the file N times with that many clients at once. Each client writes a
+// separate file in DIR and removes it afterwards. get prints "N s, ..." like bench/native. The
+// product has no flag for profiles, since only its developers need them.
 package main
 
 import (

@@ -6,15 +6,17 @@ import (
 )
 
 const (
-	// maxDatagram is the largest datagram that is relayed, in bytes of payload; QUIC's have at most 1,452.
+	// maxDatagram is the largest datagram that is relayed, in bytes of payload; QUIC's have at
+	// most 1,452.
 	maxDatagram = 2047
-	// maxHeld bounds the datagrams that a line holds, and so its memory: 128 MiB. It takes an unlimited rate to get there.
+	// maxHeld bounds the datagrams that a line holds, and so its memory: 128 MiB. It takes an
+	// unlimited rate to get there.
 	maxHeld = 1 << 16
 	// batch is the most datagrams that one system call moves.
 	batch = 64
 )
 
-// A datagram is on its way through a line.
+// A datagram is a UDP datagram inside a line.
 type datagram struct {
 	due  time.Duration // since the start of the relay
 	of   *session
@@ -24,7 +26,7 @@ type datagram struct {
 
 // counts are of one direction of a pair since the start.
 type counts struct {
-	packets, bytes int64 // that came in, and their payload
+	packets, bytes int64 // that arrived, and their payload
 	lost           int64 // by dice
 	overflowed     int64 // dropped by the queue, or because the line held maxHeld
 	tooLong        int64 // longer than maxDatagram
@@ -36,9 +38,9 @@ type counts struct {
 	latest         time.Duration // the most of one of them
 }
 
-// A line is one direction of a pair: a link, and the datagrams on their way through it in
-// the order in which they are due. The goroutines that read from sockets put datagrams
-// in. One goroutine takes them out. There is no heap because a link keeps the order.
+// A line is one direction of a pair: a link, and its datagrams in the order in which they are
+// due. The goroutines that read from sockets put datagrams in. One goroutine takes them out.
+// There is no heap because a link keeps the order.
 type line struct {
 	wake chan struct{} // holds a token if the line was empty and is not any more
 
@@ -55,8 +57,8 @@ func newLine(l *link) *line {
 	return &line{wake: make(chan struct{}, 1), link: l, held: make([]*datagram, batch)}
 }
 
-// put takes datagrams of s that arrived at now. Those that it keeps are replaced in ds, so that the caller can read into all of
-// ds again.
+// put takes datagrams of s that arrived at now. Those that it keeps are replaced in ds, so
+// that the caller can read into all of ds again.
 func (l *line) put(now time.Duration, s *session, ds []*datagram) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -108,8 +110,9 @@ func (l *line) unused() *datagram {
 	return new(datagram)
 }
 
-// take gives back what it returned the last time (done), and appends to into[:0] up to batch datagrams that are due at now. If
-// none is, it returns when the first will be, or ok false if the line is empty.
+// take gives back what it returned the last time (done), and appends to into[:0] up to batch
+// datagrams that are due at now. If none is, it returns when the first will be, or ok false if
+// the line is empty.
 func (l *line) take(now time.Duration, done, into []*datagram) (ds []*datagram, next time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,10 +141,11 @@ func (l *line) count(change func(*counts)) {
 	change(&l.counts)
 }
 
-// run sends what is due with send until stop is closed. There is one timer, for the datagram that is due first: as the order is
-// kept, a later one never needs an earlier wake-up. Timers are late by up to 1 ms on an idle machine; datagrams then leave in
-// bursts of a millisecond, but not at another rate: when they are due was decided when they came. (To sleep for 0.5 ms at
-// least was measured and saves no CPU.)
+// run sends what is due with send until stop is closed. There is one timer, for the datagram
+// that is due first: as the order is kept, a later one never needs an earlier wake-up. Timers
+// are late by up to 1 ms on an idle machine. Datagrams then leave in bursts of a millisecond,
+// but not at another rate, since put has set the time when each is due. (Sleeping for 0.5 ms
+// at least was measured and saves no CPU.)
 func (l *line) run(now func() time.Duration, send func([]*datagram), stop <-chan struct{}) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()

@@ -15,7 +15,7 @@ func numbered(first, n int) []*datagram {
 	return ds
 }
 
-// Through the ring as it grows and wraps, datagrams come out in the order in which they went in, each once.
+// While the ring grows and wraps, datagrams leave in the order in which they arrived, each once.
 func TestLineKeepsOrder(t *testing.T) {
 	l := newLine(newLink(linkConfig{}, 1, 0))
 	s := &session{}
@@ -27,11 +27,11 @@ func TestLineKeepsOrder(t *testing.T) {
 			in += 40
 		}
 		if ds, _, _ = l.take(0, ds, ds); len(ds) == 0 {
-			t.Fatal("nothing came out")
+			t.Fatal("no datagram left")
 		}
 		for _, d := range ds {
 			if d.size != out || d.of != s {
-				t.Fatalf("datagram %d came out when %d was due", d.size, out)
+				t.Fatalf("datagram %d left when %d was due", d.size, out)
 			}
 			out++
 		}
@@ -47,7 +47,7 @@ func TestLineKeepsOrder(t *testing.T) {
 		out += len(ds)
 	}
 	if in != out || l.counts.packets != int64(in) {
-		t.Errorf("%d went in, %d came out, %d were counted", in, out, l.counts.packets)
+		t.Errorf("%d arrived, %d left, %d were counted", in, out, l.counts.packets)
 	}
 }
 

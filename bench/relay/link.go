@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// A linkConfig says what one direction of a link is like. The zero one is perfect.
+// A linkConfig describes one direction of a link. The zero value is a perfect link.
 type linkConfig struct {
 	rate     float64       // bits a second, with overhead; 0 is unlimited
 	overhead int           // bytes of headers that each datagram takes besides its payload
@@ -24,10 +24,10 @@ const (
 	overflowed      // the queue was full
 )
 
-// A link decides when a datagram leaves at the far end, or drops it. It knows no clock
-// and no socket; times are
-// since any fixed moment. The order is that of a real path: a tail-drop queue, the rate, then the long way with its loss, so
-// that what is lost has taken its share of the rate.
+// A link decides when a datagram leaves at the far end, or drops it. It knows no clock and no
+// socket; times are since any fixed moment. The order is that of a real path: a tail-drop
+// queue, the rate, then the long way with its loss. So lost datagrams have used their share of
+// the rate.
 //
 // internal/simnet's links are alike, but roll for many other faults and count payload alone.
 type link struct {
@@ -40,7 +40,8 @@ type link struct {
 	height [2]float64 // 0 to 1
 }
 
-// newLink returns a link whose losses and jitter follow from seed and stream alone; links of one seed have different streams.
+// newLink returns a link whose losses and jitter follow from seed and stream alone; links of
+// one seed have different streams.
 func newLink(c linkConfig, seed, stream uint64) *link {
 	l := &link{linkConfig: c, dice: rand.New(rand.NewPCG(seed, stream)), knot: -1}
 	l.key = l.dice.Uint64()
@@ -52,7 +53,8 @@ func newLink(c linkConfig, seed, stream uint64) *link {
 func (l *link) cross(now time.Duration, size int) (time.Duration, fate) {
 	// Rolled for every datagram, so that which ones are lost does not depend on the queue.
 	isLost := l.dice.Float64() < l.loss
-	// Two sockets may feed one direction, each with a look at the clock of its own; max keeps the order even then.
+	// Two sockets may feed one direction, and each reads the clock separately. max keeps the
+	// order even then.
 	out := max(now, l.free)
 	if l.rate > 0 {
 		if out-now > l.queue {
@@ -67,8 +69,9 @@ func (l *link) cross(now time.Duration, size int) (time.Duration, fate) {
 	return out + l.delay + l.jitterAt(out), passed
 }
 
-// jitterAt returns the delay added to a datagram that leaves the queue at t. It is linear between knots 2*jitter apart, so it
-// never falls faster than time passes and no datagram overtakes another: QUIC would take that for loss.
+// jitterAt returns the delay added to a datagram that leaves the queue at t. It is linear
+// between knots that are 2*jitter apart. So it never falls faster than time passes, and no
+// datagram overtakes another, which QUIC would take for loss.
 func (l *link) jitterAt(t time.Duration) time.Duration {
 	if l.jitter == 0 {
 		return 0

@@ -1,14 +1,17 @@
-// Command relay is a long, thin, lossy line for UDP on one machine: it listens at one address for each target and passes
-// datagrams on, both ways, at a rate, with a delay, through a queue, and loses some of them by dice. It needs no privileges.
+// Command relay is a long, thin, lossy line for UDP on one machine. It listens at one address
+// for each target and passes datagrams on, both ways. They pass a queue at a rate and with a
+// delay, and some are lost by dice. It needs no privileges.
 //
 //	relay [flags] LISTEN=TARGET [LISTEN=TARGET ...]
 //
-// Rate, delay, jitter, queue and loss hold for each direction of each pair. Each may be a list, one value for each pair
-// ("-rate 200,100,50"); the last one counts for the pairs that are left. The same seed loses the same datagrams: the n-th of a
-// direction, whatever it is.
+// Rate, delay, jitter, queue and loss hold for each direction of each pair. Each may be a
+// list, one value for each pair ("-rate 200,100,50"); the last one counts for the remaining
+// pairs. The same seed loses the same datagrams: the n-th of a direction, whatever its
+// content.
 //
-// It prints a line for each pair when it is ready ("127.0.0.1:5000=127.0.0.1:4433"; a port 0 is replaced by the real one), and
-// when SIGINT or SIGTERM ends it, a table of what each direction did.
+// When it is ready it prints a line for each pair ("127.0.0.1:5000=127.0.0.1:4433"; a port 0
+// is replaced by the real one). When SIGINT or SIGTERM ends it, it prints a table of each
+// direction's counts.
 package main
 
 import (
@@ -77,7 +80,7 @@ func run(args []string) error {
 	}
 }
 
-// A pairConfig is what the command line says of one pair.
+// A pairConfig is the configuration of one pair.
 type pairConfig struct {
 	listen, target netip.AddrPort
 	up, down       linkConfig
@@ -119,7 +122,8 @@ func parse(args []string) ([]pairConfig, error) {
 		if !ok {
 			return nil, fmt.Errorf("%q is not LISTEN=TARGET", arg)
 		}
-		// Each pair has a generator of its own, so that traffic of one does not change the losses of another.
+		// Each pair has a separate generator, so that traffic of one does not change the
+		// losses of another.
 		p := pairConfig{seed: *seed + uint64(i)<<32, sessions: *sessions, idle: *idle}
 		var err error
 		if p.listen, err = addrPort(listen); err != nil {
@@ -177,7 +181,8 @@ func (n *numbers) Set(list string) error {
 // at returns the number for pair i.
 func (n numbers) at(i int) float64 { return n[min(i, len(n)-1)] }
 
-// report prints what each direction of the pairs did. The last three columns tell whether the relay itself kept up.
+// report prints the counts of each direction of the pairs. The last three columns show whether
+// the relay kept up.
 func report(w io.Writer, pairs []*pair) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "LISTEN\tTO\tPACKETS\tBYTES\tLOST BY DICE\tDROPPED BY QUEUE\tTOO LONG\tREFUSED\tUNSENT\tUNREAD\tMEAN LATE\tMOST LATE\t")

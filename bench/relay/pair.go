@@ -12,9 +12,11 @@ import (
 	"golang.org/x/net/ipv4"
 )
 
-// A pair relays between an address where it listens and a target. All clients of a pair share its two lines.
+// A pair relays between an address where it listens and a target. All clients of a pair share
+// its two lines.
 //
-// Its goroutines are: a reader of front, a runner of each line, and a reader for each session. close ends all and waits.
+// Its goroutines are: a reader of front, a runner of each line, and a reader for each session.
+// close ends all and waits.
 type pair struct {
 	front  *socket
 	target netip.AddrPort
@@ -40,7 +42,7 @@ type session struct {
 	client netip.AddrPort
 	reply  *net.UDPAddr  // client
 	back   *socket       // closed by its reader, forward
-	used   atomic.Int64  // when a datagram last came from either side, since the start of the relay
+	used   atomic.Int64  // time of the last datagram from either side, since the start of the relay
 	done   chan struct{} // closed when the session is forgotten
 }
 
@@ -52,7 +54,7 @@ func (p *pair) start() {
 	p.wg.Go(func() { p.down.run(p.now, p.sendDown(), p.stop) })
 }
 
-// close drops what is on its way, and waits for all goroutines.
+// close drops the datagrams in both lines, and waits for all goroutines.
 func (p *pair) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -124,7 +126,8 @@ func (p *pair) session(client netip.AddrPort, now time.Duration) *session {
 	return s
 }
 
-// forward puts what the target sends to a client into the line down, until the session is idle or the pair is closed.
+// forward puts what the target sends to a client into the line down, until the session is idle
+// or the pair is closed.
 func (p *pair) forward(s *session) {
 	defer func() {
 		p.mu.Lock()

@@ -52,7 +52,8 @@ func receive(t *testing.T, c *net.UDPConn, want string) (from netip.AddrPort) {
 	return from
 }
 
-// Two clients through one pair: the server sees them apart, and each gets its own answers, from where it sent to.
+// Two clients through one pair: the server sees them apart, and each gets its own answers,
+// from where it sent to.
 func TestSessions(t *testing.T) {
 	server, target := listen(t)
 	p := relayTo(t, target, 2, time.Hour, 0)
@@ -77,7 +78,8 @@ func TestSessions(t *testing.T) {
 		}
 	}
 
-	// A third client is one too many. The second, which is heard after it, shows that it was ignored.
+	// A third client is one too many. The second, which is heard after it, shows that it was
+	// ignored.
 	c, _ := listen(t)
 	send(t, c, "from c", p.front.addr())
 	send(t, b, "after c", p.front.addr())
@@ -146,7 +148,8 @@ func TestIdleSession(t *testing.T) {
 		t.Error("a closed pair takes a client")
 	}
 
-	// This pair's clock stands still beyond the session's time: it goes as soon as its reader looks.
+	// This pair's clock stands still beyond the session's time: it goes as soon as its reader
+	// looks.
 	p = relayTo(t, netip.AddrPortFrom(loopback.Addr(), 9), 1, time.Nanosecond, time.Second)
 	defer p.close()
 	<-p.session(client, 0).done

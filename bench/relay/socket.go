@@ -12,14 +12,16 @@ import (
 )
 
 const (
-	// socketBuffer is asked for in each direction, in bytes; the system may give less. 20 ms at 1.6 Gbit/s.
+	// socketBuffer is the buffer requested for each direction, in bytes; the system may give
+	// less. 20 ms at 1.6 Gbit/s.
 	socketBuffer = 4 << 20
 	// oobSize is enough for a segment size and a count of unread datagrams, in bytes.
 	oobSize = 128
 )
 
-// A socket is a UDP socket that moves up to batch datagrams in one call, and with receive offload where the system has it.
-// One goroutine at a time may read, and one write. The opener closes it.
+// A socket is a UDP socket that moves up to batch datagrams in one call, and with receive
+// offload where the system has it. One goroutine at a time may read, and one write. The opener
+// closes it.
 type socket struct {
 	net.PacketConn
 	in interface { // the socket itself, or a wrapper of it
@@ -82,8 +84,8 @@ func (s *socket) tune() error {
 
 func (s *socket) addr() netip.AddrPort { return s.LocalAddr().(*net.UDPAddr).AddrPort() }
 
-// read waits for datagrams and returns how many came: their data and sizes are in s.datagrams, which the caller may replace,
-// their senders are those of sender.
+// read blocks until datagrams arrive and returns their number. Their data and sizes are in
+// s.datagrams, which the caller may replace; sender returns their senders.
 func (s *socket) read() (n int, newlyUnread int64, err error) {
 	for i, d := range s.datagrams {
 		s.arrived[i].Buffers[0] = d.data[:]

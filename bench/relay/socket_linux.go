@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reportUnread asks the system to say with each datagram how many it has dropped because the socket's buffer was full.
+// reportUnread lets the system report with each datagram how many it has dropped because the
+// socket's buffer was full.
 func reportUnread(conn syscall.RawConn) error {
 	var refused error
 	err := conn.Control(func(fd uintptr) {
@@ -19,8 +20,8 @@ func reportUnread(conn syscall.RawConn) error {
 	return refused
 }
 
-// unread returns how many datagrams the socket had lost before the one that oob came with; false if oob does not say, as is so
-// until the first one.
+// unread returns how many datagrams the socket had lost before the one with the control data
+// oob. It returns false if oob has no count, as before the first loss.
 func unread(oob []byte) (uint32, bool) {
 	for len(oob) > 0 {
 		header, body, rest, err := unix.ParseOneSocketControlMessage(oob)

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is durable of a file that is large for the machine leaves the page cache, and that of others stays.
+// Checkpoint removes a large file from the page cache, and leaves other files there.
 func TestCheckpointOfALargeFile(t *testing.T) {
 	standard := cachedFile
 	defer func() { cachedFile = standard }()

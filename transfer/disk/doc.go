@@ -1,6 +1,12 @@
-// Package disk holds everything about directories and files that differs between systems: opening without following links,
-// versions, reserved space, shared blocks, holes, locks and syncing.
+// Package disk opens directories and files of the operating system. It holds everything about them
+// that differs between systems: versions, reserved space, shared blocks, holes, locks and durability.
 //
-// [Dir], [TreeDir] and [File] are the seams at which tests and the simulator put file systems of their own. [OpenDir] and
-// [OpenTree] open directories of the operating system.
+// [OpenDir] and [OpenTree] open directories. Names below them must not lead outside, whatever links
+// they pass. Everything below a directory is reached through the interfaces [Dir], [TreeDir] and
+// [File], which tests and the simulator implement as well. A [File] may also be an [Allocator] and a
+// [Cloner]. A [DirCache] keeps directories of a tree open. A [Version] tells the contents of a file
+// apart without reading them.
+//
+// Errors are those of packages os and io/fs, which name the operation and the path. They wrap the
+// errors of this package, so that errors.Is finds those.
 package disk

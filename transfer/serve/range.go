@@ -10,8 +10,8 @@ import (
 
 // proveRange sends the values that prove the requested range. It sends none if the
 // file has no byte of the range, or is a single chunk group, which its root proves.
-func (o *offering) proveRange(tree *integrity.Tree) error {
-	want := o.byteRange.Of(tree.Size())
+func (r *response) proveRange(tree *integrity.Tree) error {
+	want := r.byteRange.Of(tree.Size())
 	if want.Empty() {
 		return nil
 	}
@@ -21,7 +21,7 @@ func (o *offering) proveRange(tree *integrity.Tree) error {
 	}
 	for part := range slices.Chunk(values, wire.TreePart) {
 		proof := &transferpb.RangeProof{Values: part}
-		if err := o.w.send(&transferpb.Reply{Reply: &transferpb.Reply_RangeProof{RangeProof: proof}}); err != nil {
+		if err := r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_RangeProof{RangeProof: proof}}); err != nil {
 			return err
 		}
 	}

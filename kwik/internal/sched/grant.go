@@ -11,7 +11,8 @@ import (
 //	shared     queued with its source; its remainder is free for other sources as well
 //	ended      not queued: delivered, or revoked
 //
-// A grant remains known after it has ended, until its secondary stream ends, so that bytes in flight are recognised.
+// A grant remains known after it has ended, until its secondary stream ends, so that bytes in
+// flight are recognised.
 type grant struct {
 	id         uint64
 	source     *source
@@ -27,7 +28,8 @@ func (g *grant) remainder() int64 { return g.end - g.pos }
 // isQueued reports whether a grant is exclusive or shared, and not ended.
 func (g *grant) isQueued() bool { return slices.Contains(g.source.grants, g) }
 
-// addLate notes that bytes up to end arrived. It returns how many of them had been taken back before; these arrive twice.
+// addLate notes that bytes up to end arrived. It returns how many of them had been taken back
+// before; these arrive twice.
 func (g *grant) addLate(end int64) (late int64) {
 	from := max(g.pos, g.end, g.lateEnd)
 	if end <= from {
@@ -45,8 +47,8 @@ func (s *Scheduler) newGrant(src *source, start, end int64) *grant {
 	return g
 }
 
-// grant grants the extent [start, end), which must be free, to a source. A grant to a stalled source is a probe, and is
-// shared from the start.
+// grant grants the extent [start, end), which must be free, to a source. A grant to a stalled
+// source is a probe, and is shared from the start.
 func (s *Scheduler) grant(src *source, start, end int64, now time.Time) {
 	g := s.newGrant(src, start, end)
 	if len(src.grants) == 0 {
@@ -79,8 +81,8 @@ func (s *Scheduler) shorten(g *grant, end int64) {
 	s.actions = append(s.actions, Action{Kind: ActionShorten, Source: g.source.id, Grant: g.id, End: end})
 }
 
-// revoke takes back a grant and frees its remainder. A source need not answer a revoked grant, so the scheduler forgets
-// the oldest when a source has more than MaxRevoked of them.
+// revoke takes back a grant and frees its remainder. A source need not answer a revoked grant, so
+// the scheduler forgets the oldest when a source has more than MaxRevoked of them.
 func (s *Scheduler) revoke(g *grant) {
 	s.unqueue(g)
 	s.freeRemainder(g)
@@ -94,14 +96,16 @@ func (s *Scheduler) revoke(g *grant) {
 	s.actions = append(s.actions, Action{Kind: ActionRevoke, Source: src.id, Grant: g.id})
 }
 
-// revokeQueued revokes the grants of a source that wait behind the one that it is writing, newest first.
+// revokeQueued revokes the grants of a source that wait behind the one that it is writing, newest
+// first.
 func (s *Scheduler) revokeQueued(src *source) {
 	for len(src.grants) > 1 {
 		s.revoke(src.lastGrant())
 	}
 }
 
-// revokeNeedless revokes every grant of which nothing is missing, because other sources delivered it.
+// revokeNeedless revokes every grant of which nothing is missing, because other sources delivered
+// it.
 func (s *Scheduler) revokeNeedless() {
 	for _, src := range s.sources {
 		for _, g := range slices.Clone(src.grants) {
@@ -120,8 +124,8 @@ func (s *Scheduler) share(g *grant) {
 	}
 }
 
-// reclaim makes a shared grant exclusive again, unless another source was granted or delivered a part of its remainder.
-// It reports whether it did.
+// reclaim makes a shared grant exclusive again, unless another source was granted or delivered a
+// part of its remainder. It reports whether it did.
 func (s *Scheduler) reclaim(g *grant) bool {
 	if s.free.Overlap(g.pos, g.end)+s.had.Overlap(g.pos, g.end) < g.remainder() {
 		return false
@@ -146,8 +150,8 @@ func (s *Scheduler) unqueue(g *grant) {
 	g.source.grants = slices.DeleteFunc(g.source.grants, func(other *grant) bool { return other == g })
 }
 
-// freeRemainder frees the remainder of a grant that was unqueued. That of a shared grant is free already, or another
-// source was granted it.
+// freeRemainder frees the remainder of a grant that was unqueued. That of a shared grant is free
+// already, or another source was granted it.
 func (s *Scheduler) freeRemainder(g *grant) {
 	g.source.granted -= max(0, g.remainder())
 	if !g.shared {

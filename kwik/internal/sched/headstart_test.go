@@ -7,7 +7,8 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
-// A head start that arrived long before a consumer wants it is no stalled grant, and is granted to no other source.
+// A head start that arrived long before a consumer wants it is no stalled grant, and is granted to
+// no other source.
 func TestHeadStartReadLate(t *testing.T) {
 	const unit, rtt = 64 << 10, 10 * time.Millisecond
 	u, err := NewUnits(10*unit, unit, nil)

@@ -8,16 +8,19 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
-// The model of this file drives a scheduler with events in any order and checks after each of them:
+// The model of this file drives a scheduler with events in any order and checks after each of
+// them:
 //
-//   - had, free and the remainders of exclusive grants never overlap where something is missing, and together they are
-//     the whole stream: no byte is lost, none is granted exclusively twice;
-//   - grants are whole units inside the limit, and no queue outgrows its room;
-//   - the actions that the scheduler tells, replayed on what sources know, give the grants that it believes in;
-//   - whoever is not stalled and not held back has work as long as something is free (observe leaves that to tick);
-//   - the scheduler ends its work on every event, with a bounded number of actions.
+//   - had, free and the remainders of exclusive grants never overlap at a missing byte, and together
+//     they are the whole stream: no byte is lost, and none is granted exclusively twice;
+//   - grants are whole units inside the limit, and no queue exceeds its limit;
+//   - the actions, replayed on the sources' state, give the grants of the scheduler;
+//   - a source that is not stalled and not held back has work while something is free (Observe
+//     leaves that to Tick);
+//   - the scheduler handles each event with a bounded number of actions.
 //
-// At the end one source is honest and the others are not, and the stream has to be complete in bounded time.
+// At the end one source is honest and the others are not, and the stream must be complete in
+// bounded time.
 
 const (
 	modelHeadStart = 1 << 20 // longer head starts do not occur
@@ -30,7 +33,7 @@ type modelGrant struct {
 	path       SourceID
 	start, end int64
 	granted    int64 // the end as first granted
-	sent       int64 // written up to here
+	sent       int64 // bytes before it were written
 	pos        int64 // of this, accepted, but for what is past end
 	revoked    bool
 	writing    bool // a delivery is between claim and accept
@@ -47,7 +50,7 @@ type modelSource struct {
 	rtt        time.Duration
 	draining   bool
 	missing    rangeset.Set
-	grants     []*modelGrant // in the order in which they came, until their streams end
+	grants     []*modelGrant // in the order of their actions, until their streams end
 }
 
 // A modelDelivery has been claimed and is not accepted yet.
@@ -64,11 +67,11 @@ type schedulerModel struct {
 	u        Units
 	now      time.Time
 	sources  []*modelSource
-	orphans  []*modelGrant // of sources that were taken out: bytes may be under way
+	orphans  []*modelGrant // of removed sources: bytes may be in flight
 	claimed  rangeset.Set
 	limbo    []*modelDelivery
-	event    string // what happens now
-	observed bool   // a source may have come back, and no tick has passed
+	event    string // the present event
+	observed bool   // a source may have resumed, and no tick has passed
 	history  []string
 	record   bool // history is kept
 }
@@ -271,8 +274,8 @@ func (m *schedulerModel) check() {
 	}
 }
 
-// deliver lets the source of g write up to end, which is not past g.granted, and settles it unless it is to stay on its
-// way to the disk.
+// deliver lets the source of g write up to end, which is at most g.granted. Unless settle is
+// false, which is a slow disk, it accepts the bytes as well.
 func (m *schedulerModel) deliver(g *modelGrant, end int64, settle bool) {
 	d := &modelDelivery{g: g, end: end}
 	for from := g.sent; from < end; {
@@ -382,7 +385,7 @@ func (m *schedulerModel) step() {
 		})
 	case what == 3:
 		src.queueLimit = 1 + choose.below(MaxGrantsQueued)
-		m.do(m.text("room of %s is %d", src.id, src.queueLimit), func() { m.s.SetQueueLimit(src.id, src.queueLimit, m.now) })
+		m.do(m.text("queue limit of %s is %d", src.id, src.queueLimit), func() { m.s.SetQueueLimit(src.id, src.queueLimit, m.now) })
 	case what == 4:
 		limit := m.s.limit + int64(choose.below(1<<16))*50
 		m.do(m.text("limit %d", limit), func() {
@@ -430,7 +433,8 @@ func (m *schedulerModel) step() {
 	}
 }
 
-// write lets a source go on: it ends what is written or taken back and writes at most about most bytes of the next.
+// write lets a source go on: it ends what is written or taken back and writes at most about most
+// bytes of the next.
 func (m *schedulerModel) write(src *modelSource, most int64, settle bool) (n int64) {
 	for len(src.grants) > 0 {
 		g := src.grants[0]
@@ -447,14 +451,15 @@ func (m *schedulerModel) write(src *modelSource, most int64, settle bool) (n int
 	return 0
 }
 
-// late lets bytes come that were under way when their grant was shortened or taken back.
+// late delivers bytes that were in flight when their grant was shortened or revoked.
 func (m *schedulerModel) late(g *modelGrant) {
 	if !g.writing && g.sent < g.granted && (g.revoked || g.sent >= g.end || m.source(g.path) == nil) {
 		m.deliver(g, m.u.Cut(g.sent, 1<<18, g.granted), m.choose.below(2) == 0)
 	}
 }
 
-// finish lets one source be honest, and fast enough, while the others do what they like, and wants the stream complete.
+// finish lets one source be honest, and fast enough, while the others do what they like, and wants
+// the stream complete.
 func (m *schedulerModel) finish() {
 	for len(m.limbo) > 0 {
 		m.settle(0)
@@ -489,7 +494,7 @@ func (m *schedulerModel) finish() {
 			case 0: // silent
 			case 1: // a trickle that never fills a unit
 				src.received++
-			case 2: // comes and goes
+			case 2: // resumes now and then
 				if m.choose.below(20) == 0 {
 					m.remove(src)
 					m.add(src.id, src.rtt)

@@ -9,8 +9,8 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
-// A schedulerSim is a network of sources in discrete time: what is told takes half a round trip, and what is written
-// another half plus its length over the source's rate.
+// A schedulerSim is a network of sources in discrete time: a message takes half a round trip,
+// and what is written another half plus its length over the source's rate.
 type schedulerSim struct {
 	s       *Scheduler
 	now     time.Time
@@ -25,8 +25,8 @@ type simSource struct {
 	rate   float64 // bytes a second; 0 is silence
 	rtt    time.Duration
 	grants []*modelGrant
-	inbox  []simMessage // what it will hear
-	outbox []simMessage // what the client will hear
+	inbox  []simMessage // messages on their way to it
+	outbox []simMessage // messages on their way to the client
 	credit float64      // bytes that it may have written by now
 	total  int64        // bytes that arrived
 	last   time.Time    // when the last of them arrived
@@ -40,8 +40,8 @@ type simMessage struct {
 
 const (
 	simStep        = time.Millisecond
-	testQueueLimit = 16        // what servers state
-	testFrame      = 256 << 10 // what servers write at once
+	testQueueLimit = 16        // the queue limit of a server
+	testFrame      = 256 << 10 // the payload of a server's frame
 )
 
 func newSchedulerSim(total, unit uint64, sources ...*simSource) *schedulerSim {
@@ -74,7 +74,8 @@ func (sim *schedulerSim) tell() {
 	}
 }
 
-// run lets time pass until the stream is complete and returns how long it took, or most if it did not.
+// run lets time pass until the stream is complete and returns how long it took, or most if it did
+// not.
 func (sim *schedulerSim) run(most time.Duration) time.Duration {
 	start := sim.now
 	for ; sim.now.Sub(start) < most; sim.now = sim.now.Add(simStep) {
@@ -207,7 +208,8 @@ func TestSlowSourceDoesNotDelay(t *testing.T) {
 	}
 }
 
-// One that trickles, however little, is never waited for; nor is one whose rate is not known yet left out.
+// One that trickles, however little, is never waited for; nor is one whose rate is not known yet
+// left out.
 func TestTrickleIsNotWaitedFor(t *testing.T) {
 	for name, add := range map[string]func(sim *schedulerSim){
 		"from the start": func(sim *schedulerSim) {
@@ -236,7 +238,7 @@ func TestTrickleIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-// Whatever a rate is worth, nothing loops, overflows or leaves the stream.
+// With any rate, nothing loops, overflows or leaves the stream.
 func TestPathologicalRates(t *testing.T) {
 	rates := []float64{0, 5e-324, 1e-300, 1e-9, 1, 1e6, 1e12, 1e20, 1e300, math.MaxFloat64, math.Inf(1), math.NaN()}
 	for _, a := range rates {
@@ -256,7 +258,9 @@ func TestPathologicalRates(t *testing.T) {
 					now = now.Add(time.Millisecond)
 					s.Tick(now)
 					for _, x := range s.Actions() {
-						if x.Kind == ActionGrant && (x.Start < 0 || x.Start >= x.End || x.End > u.total || !u.IsBoundary(x.Start) || !u.IsBoundary(x.End)) {
+						isInside := 0 <= x.Start && x.Start < x.End && x.End <= u.total
+						isWhole := u.IsBoundary(x.Start) && u.IsBoundary(x.End)
+						if x.Kind == ActionGrant && !(isInside && isWhole) {
 							t.Fatalf("rates %v and %v: grant [%d, %d)", a, b, x.Start, x.End)
 						}
 					}
@@ -296,8 +300,8 @@ func TestExtentSizes(t *testing.T) {
 	}
 }
 
-// A source that has only begun is as fast as it was last, since it gets faster by the round trip; later its rate is an average. Where it gets
-// slower it is one from the start.
+// A source that has only begun is as fast as it was last, since it gets faster by the round trip;
+// later its rate is an average. Where it gets slower it is one from the start.
 func TestRateOfASourceThatBegins(t *testing.T) {
 	const rtt = 50 * time.Millisecond
 	now := time.Unix(1e9, 0)
@@ -331,7 +335,8 @@ func TestRateOfASourceThatBegins(t *testing.T) {
 	}
 }
 
-// Small streams wait a little for the servers that are still connecting, and each gets its equal part.
+// Small streams wait a little for the servers that are still connecting, and each gets its equal
+// part.
 func TestExpectedSourcesAreReservedFor(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	u, _ := NewUnits(900<<10, 64<<10, nil)
@@ -365,7 +370,7 @@ func stealing(unit uint64, v *source, others ...*source) (*Scheduler, time.Time)
 	return s, now
 }
 
-// What a thief has no room for goes to whoever has.
+// The part of a stolen tail that exceeds the thief's queue limit goes to another source.
 func TestStolenTailThatDoesNotFit(t *testing.T) {
 	idle := &source{id: "idle", queueLimit: 4}
 	thief := &source{id: "thief", queueLimit: 1, rate: 10e6}

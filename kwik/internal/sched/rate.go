@@ -5,16 +5,18 @@ import "time"
 const (
 	// TickInterval is how often the owner calls [Scheduler.Observe] and [Scheduler.Tick].
 	TickInterval = 50 * time.Millisecond
-	// MinStall is the shortest silence that is a stall. It is longer on a path with a long round-trip time.
+	// MinStall is the shortest silence that is a stall. It is longer on a path with a long
+	// round-trip time.
 	MinStall = time.Second
 	// rateWeight is the weight of the newest sample in the smoothed rate.
 	rateWeight = 0.3
-	// slowStart is the number of round trips after its first bytes in which the congestion window of a source may still
-	// double, so that an average of its rate would lag. From 40 KiB to 25 MB/s over 200 ms are seven doublings.
+	// slowStart is the number of round trips after its first bytes in which the congestion window
+	// of a source may still double, so that an average of its rate would lag. From 40 KiB to 25
+	// MB/s over 200 ms are seven doublings.
 	slowStart = 10
 )
 
-// sample updates the rate of a source from the payload bytes that it has delivered so far.
+// sample updates the rate of a source from the number of payload bytes delivered so far.
 func (src *source) sample(received int64, now time.Time) {
 	delta := received - src.received
 	elapsed := now.Sub(src.sampled)
@@ -50,8 +52,8 @@ func (src *source) isSilent(now time.Time) bool {
 	return len(src.grants) > 0 && now.Sub(src.lastProgress) >= src.stallTime()
 }
 
-// stall makes a source stalled. It keeps the grant that it is writing, in case it resumes, but shares it with the other
-// sources. The grants behind that one are revoked.
+// stall makes a source stalled. It keeps the grant that it is writing, in case it resumes, but
+// shares it with the other sources. The grants behind that one are revoked.
 func (s *Scheduler) stall(src *source) {
 	src.stalled = true
 	src.rate = 0

@@ -1,8 +1,9 @@
 // Package sched decides which source delivers which extent of one aggregate stream.
 //
-// A [Scheduler] is a pure state machine. Events and the time arrive as method calls; decisions leave through
-// [Scheduler.Actions]. The package starts no goroutine, reads no clock, takes no lock and opens no socket. Its owner
-// guards a Scheduler and calls [Scheduler.Observe] and [Scheduler.Tick] every [TickInterval].
+// A [Scheduler] is a pure state machine. Events and the time arrive as method calls; decisions
+// leave through [Scheduler.Actions]. The package starts no goroutine, reads no clock, takes no
+// lock and opens no socket. Its owner guards a Scheduler and calls [Scheduler.Observe] and
+// [Scheduler.Tick] every [TickInterval].
 //
 // # The rule
 //
@@ -12,15 +13,16 @@
 //   - free: no source has to deliver it;
 //   - granted: it belongs to the remainder of exactly one exclusive grant.
 //
-// A grant becomes shared if its source stalls or is far too slow. The remainder of a shared grant is free for other
-// sources as well, and the first source to deliver a byte wins. A remainder can contain bytes that are had: they
-// belonged to an earlier grant and were in flight when the scheduler took that grant back.
+// A grant becomes shared if its source stalls or is far too slow. The remainder of a shared grant
+// is free for other sources as well, and the first source to deliver a byte wins. A remainder can
+// contain bytes that are had: they belonged to an earlier grant and were in flight when the
+// scheduler took that grant back.
 //
 // # Files
 //
-// scheduler.go has the events, grant.go the grants and their states, policy.go who is granted what and how much,
-// steal.go how work moves from slow sources to fast ones, rate.go how rates and stalls are judged, and units.go the
-// boundaries at which a stream can be divided.
+// scheduler.go has the events, grant.go the grants and their states, policy.go who is granted what
+// and how much, steal.go how work moves from slow sources to fast ones, rate.go how rates and
+// stalls are judged, and units.go the boundaries at which a stream can be divided.
 package sched
 
 import (
@@ -37,13 +39,13 @@ type SourceID string
 type Source struct {
 	ID  SourceID
 	RTT time.Duration
-	// SharesLink is true for the second and every further path to one server. Such a source begins with less work,
-	// because the first path uses the same link.
+	// SharesLink is true for the second and every further path to one server. Such a source begins
+	// with less work, because the first path uses the same link.
 	SharesLink bool
 }
 
-// A Scheduler decides which source delivers which extent of one aggregate stream. The zero value is not usable: call
-// [New]. A Scheduler is not safe for concurrent use.
+// A Scheduler decides which source delivers which extent of one aggregate stream. The zero value
+// is not usable: call [New]. A Scheduler is not safe for concurrent use.
 type Scheduler struct {
 	units    Units
 	limit    int64 // nothing at or beyond it is granted: the end of the reorder window, or of the stream
@@ -56,10 +58,12 @@ type Scheduler struct {
 	grants   map[uint64]*grant
 	last     uint64 // ID of the newest grant
 
-	// hedgeBudget is how many bytes may still be granted, or arrive, twice so that the stream ends sooner.
+	// hedgeBudget is how many bytes may still be granted, or arrive, twice so that the stream ends
+	// sooner.
 	hedgeBudget int64
 
-	// connecting is how many sources are being connected. Until reserveUntil their share is not granted to others.
+	// connecting is how many sources are being connected. Until reserveUntil their share is not
+	// granted to others.
 	connecting   int
 	reserveUntil time.Time
 
@@ -93,7 +97,8 @@ type Action struct {
 	Kind   ActionKind
 	Source SourceID
 	Grant  uint64
-	// Start and End are the extent of an ActionGrant. End is the new end of the grant of an ActionShorten.
+	// Start and End are the extent of an ActionGrant. End is the new end of the grant of an
+	// ActionShorten.
 	Start, End int64
 }
 
@@ -106,7 +111,8 @@ const (
 	ActionRevoke                    // the source writes nothing more under the grant
 )
 
-// New returns a scheduler for a stream of which nothing is had. Nothing at or beyond limit is granted.
+// New returns a scheduler for a stream of which nothing is had. Nothing at or beyond limit is
+// granted.
 func New(u Units, limit int64) *Scheduler {
 	s := &Scheduler{units: u, limit: limit, wanted: u.total, grants: make(map[uint64]*grant), hedgeBudget: HedgeBudget(u)}
 	s.free.Add(0, u.total)
@@ -129,19 +135,21 @@ func (s *Scheduler) Start(now time.Time) {
 	s.schedule(now)
 }
 
-// MarkHad records that the client had [start, end) before the transfer. It must be called before [Scheduler.Start].
+// MarkHad records that the client had [start, end) before the transfer. It must be called before
+// [Scheduler.Start].
 func (s *Scheduler) MarkHad(start, end int64) {
 	s.wanted -= s.had.Add(start, end)
 	s.free.Sub(start, end)
 }
 
-// SetPriority makes [start, end), whole units, the extent that is granted before all others. It must be called before
-// [Scheduler.Start].
+// SetPriority makes [start, end), whole units, the extent that is granted before all others. It
+// must be called before [Scheduler.Start].
 func (s *Scheduler) SetPriority(start, end int64) {
 	s.priority = rangeset.Range{Start: start, End: end}
 }
 
-// Expect records that n sources are being connected. Until the given time a small stream keeps their share for them.
+// Expect records that n sources are being connected. Until the given time a small stream keeps
+// their share for them.
 func (s *Scheduler) Expect(n int, until, now time.Time) {
 	s.connecting, s.reserveUntil = n, until
 	s.schedule(now)
@@ -163,16 +171,16 @@ func (s *Scheduler) AddSource(src Source, now time.Time) {
 	s.schedule(now)
 }
 
-// AddHeadStart adds a source that writes [0, end) without waiting for a grant. It must precede every other event. The
-// grant has ID 1, and the source is not told of it.
+// AddHeadStart adds a source that writes [0, end) without waiting for a grant. It must precede
+// every other event. The grant has ID 1, and the source is not told of it.
 func (s *Scheduler) AddHeadStart(src Source, end int64, now time.Time) {
 	s.AddSource(src, now)
 	s.grant(s.source(src.ID), 0, end, now)
 	s.actions = nil
 }
 
-// RemoveSource removes a source that failed, left or was banned. Its grants are revoked and remain known, because bytes
-// that were in flight are no protocol violation.
+// RemoveSource removes a source that failed, left or was banned. Its grants are revoked and remain
+// known, because bytes that were in flight are no protocol violation.
 func (s *Scheduler) RemoveSource(id SourceID, now time.Time) {
 	src := s.source(id)
 	if src == nil {
@@ -185,8 +193,8 @@ func (s *Scheduler) RemoveSource(id SourceID, now time.Time) {
 	s.schedule(now)
 }
 
-// Drain records that a source will leave. It finishes the grant that it is writing. The grants that wait behind that
-// one are revoked, unless no other source can take them.
+// Drain records that a source will leave. It finishes the grant that it is writing. The grants
+// that wait behind that one are revoked, unless no other source can take them.
 func (s *Scheduler) Drain(id SourceID, now time.Time) {
 	src := s.source(id)
 	if src == nil {
@@ -206,8 +214,9 @@ func (s *Scheduler) isReplaceable(src *source) bool {
 	})
 }
 
-// MarkMissing records that a source does not have [start, end), whole units, and returns in how many pieces its missing
-// bytes are. Grants of the source that reach into the extent are revoked. Without such a source it returns 0.
+// MarkMissing records that a source does not have [start, end), whole units, and returns in how
+// many pieces its missing bytes are. Grants of the source that reach into the extent are revoked.
+// Without such a source it returns 0.
 func (s *Scheduler) MarkMissing(id SourceID, start, end int64, now time.Time) (pieces int) {
 	src := s.source(id)
 	if src == nil {
@@ -232,8 +241,8 @@ func (s *Scheduler) SetQueueLimit(id SourceID, limit int, now time.Time) {
 // InitLimit sets the limit before [Scheduler.Start], up or down. It is cut to whole units.
 func (s *Scheduler) InitLimit(limit int64) { s.limit = s.units.Floor(limit) }
 
-// SetLimit raises the limit at and beyond which nothing is granted. It is cut to whole units; a lower limit than before
-// has no effect.
+// SetLimit raises the limit at and beyond which nothing is granted. It is cut to whole units; a
+// lower limit than before has no effect.
 func (s *Scheduler) SetLimit(limit int64, now time.Time) {
 	if limit = s.units.Floor(limit); limit > s.limit {
 		s.limit = limit
@@ -241,8 +250,8 @@ func (s *Scheduler) SetLimit(limit int64, now time.Time) {
 	}
 }
 
-// Observe records how many payload bytes a source has delivered since it was added, verified or not, and its path's
-// round-trip time. Rates and stalls are judged by these figures.
+// Observe records how many payload bytes a source has delivered since it was added, verified or
+// not, and its path's round-trip time. Rates and stalls are judged by these figures.
 func (s *Scheduler) Observe(id SourceID, received int64, rtt time.Duration, now time.Time) {
 	if src := s.source(id); src != nil {
 		src.rtt = rtt
@@ -250,7 +259,8 @@ func (s *Scheduler) Observe(id SourceID, received int64, rtt time.Duration, now 
 	}
 }
 
-// ResetStallTimer restarts the stall timer of a source that this side holds up. Its silence is no stall.
+// ResetStallTimer restarts the stall timer of a source that this side holds up. Its silence is no
+// stall.
 func (s *Scheduler) ResetStallTimer(id SourceID, now time.Time) {
 	if src := s.source(id); src != nil {
 		src.lastProgress, src.lastAccept = now, now
@@ -267,8 +277,9 @@ func (s *Scheduler) Tick(now time.Time) {
 	s.schedule(now)
 }
 
-// Accept records that bytes up to end arrived under a grant. The bytes of fresh are correct and were not had before;
-// all others of this delivery were. Fresh bytes count even if the grant is unknown.
+// Accept records that bytes up to end arrived under a grant. The bytes of fresh are correct and
+// were not had before; all others of this delivery were. Fresh bytes count even if the grant is
+// unknown.
 func (s *Scheduler) Accept(id uint64, end int64, fresh []rangeset.Range, now time.Time) {
 	for _, r := range fresh {
 		s.had.Add(r.Start, r.End)
@@ -285,8 +296,8 @@ func (s *Scheduler) Accept(id uint64, end int64, fresh []rangeset.Range, now tim
 	s.schedule(now)
 }
 
-// Reject records that the bytes [start, end) arrived under a grant and are wrong. They are free again; with retry they
-// are granted to the same source once more.
+// Reject records that the bytes [start, end) arrived under a grant and are wrong. They are free
+// again; with retry they are granted to the same source once more.
 func (s *Scheduler) Reject(id uint64, start, end int64, retry bool, now time.Time) {
 	g := s.grants[id]
 	if g != nil {
@@ -299,9 +310,9 @@ func (s *Scheduler) Reject(id uint64, start, end int64, retry bool, now time.Tim
 	s.schedule(now)
 }
 
-// Adopt records that a source of a pushed stream writes from start on without a grant. It returns the ID under which
-// [Scheduler.Accept] and [Scheduler.CloseGrant] know these bytes, and false if there is no such source. The bytes
-// remain free for other sources.
+// Adopt records that a source of a pushed stream writes from start on without a grant. It returns
+// the ID under which [Scheduler.Accept] and [Scheduler.CloseGrant] know these bytes, and false if
+// there is no such source. The bytes remain free for other sources.
 func (s *Scheduler) Adopt(id SourceID, start int64) (grantID uint64, ok bool) {
 	src := s.source(id)
 	if src == nil {
@@ -312,8 +323,8 @@ func (s *Scheduler) Adopt(id SourceID, start int64) (grantID uint64, ok bool) {
 	return g.id, true
 }
 
-// CloseGrant records that the secondary stream of a grant has ended. Bytes that it still owed are free again; CloseGrant
-// returns how many these are. The grant is then unknown.
+// CloseGrant records that the secondary stream of a grant has ended. Bytes that it still owed are
+// free again; CloseGrant returns how many these are. The grant is then unknown.
 func (s *Scheduler) CloseGrant(id uint64, now time.Time) (undelivered int64) {
 	g := s.grants[id]
 	if g == nil {
@@ -329,8 +340,9 @@ func (s *Scheduler) CloseGrant(id uint64, now time.Time) (undelivered int64) {
 	return undelivered
 }
 
-// Extent returns what a grant of a source allows: its start, its end, and the end with which it was granted. It returns
-// false if the scheduler does not know the grant, or if the grant belongs to another source.
+// Extent returns what a grant of a source allows: its start, its end, and the end with which it
+// was granted. It returns false if the scheduler does not know the grant, or if the grant belongs
+// to another source.
 func (s *Scheduler) Extent(id SourceID, grantID uint64) (start, end, granted int64, ok bool) {
 	g := s.grants[grantID]
 	if g == nil || g.source.id != id {
@@ -356,8 +368,8 @@ func (s *Scheduler) Deliverable() bool {
 	return slices.ContainsFunc(s.sources, s.canHelp)
 }
 
-// canHelp reports whether a source has any of the bytes below the limit that are not had. A source that has the whole
-// stream always can.
+// canHelp reports whether a source has any of the bytes below the limit that are not had. A source
+// that has the whole stream always can.
 func (s *Scheduler) canHelp(src *source) bool {
 	if src.missing.Len() == 0 {
 		return true
@@ -375,7 +387,8 @@ func (s *Scheduler) canHelp(src *source) bool {
 	return false
 }
 
-// Drained returns the draining sources that have finished and are not needed any more. The owner removes them.
+// Drained returns the draining sources that have finished and are not needed any more. The owner
+// removes them.
 func (s *Scheduler) Drained() (ids []SourceID) {
 	for _, src := range s.sources {
 		if len(src.grants) == 0 && s.isReplaceable(src) {

@@ -69,13 +69,13 @@ func TestNothingIsGrantedBeforeTheStart(t *testing.T) {
 	st := newSchedTest(t, 1000, 1000, "a")
 	st.s.SetQueueLimit("a", 9, st.now)
 	st.pass(time.Second)
-	st.want("nobody wants the bytes")
+	st.want("without a consumer")
 	st.s.Start(st.now)
-	st.want("now somebody does", granted("a", 0, 1000))
+	st.want("with a consumer", granted("a", 0, 1000))
 }
 
-// What is to come first is granted first, and does not hide what comes before it.
-func TestFirstOrdersGrants(t *testing.T) {
+// The priority extent is granted first, and the bytes before it are granted, too.
+func TestPriorityOrdersGrants(t *testing.T) {
 	st := newSchedTest(t, 1000, 1000, "a", "b")
 	st.s.SetPriority(960, 1000)
 	st.s.Start(st.now)
@@ -141,7 +141,8 @@ func TestStall(t *testing.T) {
 				t.Error("the first grant is not shared")
 			}
 
-			// Another source gets the head at once. Once it has delivered it, the stalled one is told.
+			// Another source gets the head at once. Once it has delivered it, the stalled one is
+			// told.
 			s.AddSource(Source{ID: "b", RTT: tt.rtt}, st.now)
 			actions := s.Actions()
 			if len(actions) == 0 {
@@ -191,7 +192,7 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// A sole source that comes back goes on with what it has, and is granted none of it again.
+// A sole source that resumes continues its grant, and is granted none of it again.
 func TestReturnIsNotGrantedTwice(t *testing.T) {
 	st := newSchedTest(t, 1<<20, 1<<20, "a")
 	st.s.Start(st.now)
@@ -207,7 +208,7 @@ func TestReturnIsNotGrantedTwice(t *testing.T) {
 		}
 	}
 	if head.shared {
-		t.Error("what nobody else took is still shared")
+		t.Error("a grant of which no other source took a part is still shared")
 	}
 }
 
@@ -219,7 +220,7 @@ func TestLateBytesCount(t *testing.T) {
 	g := st.s.source("a").grants[0]
 	st.s.shorten(g, 512)
 	st.s.Actions()
-	st.s.source("a").queueLimit = 1 // so that no new grant comes in the way
+	st.s.source("a").queueLimit = 1 // so that it gets no new grant
 	st.accept(g.id, 0, 640)
 	if got := st.s.had.String(); got != "{[0,640)}" {
 		t.Errorf("had %s", got)
@@ -227,8 +228,12 @@ func TestLateBytesCount(t *testing.T) {
 	if st.s.had.Overlap(0, 1024)+st.s.free.Total() > 1024 {
 		t.Errorf("had %v, free %v", &st.s.had, &st.s.free)
 	}
-	if start, end, granted, ok := st.s.Extent("a", g.id); !ok || start != 0 || end > 640 || granted != 1024 {
-		t.Errorf("extent [%d, %d), first to %d, %v", start, end, granted, ok)
+	start, end, granted, ok := st.s.Extent("a", g.id)
+	if !ok || start != 0 || granted != 1024 {
+		t.Errorf("known %v: granted [%d, %d), want [0, 1024)", ok, start, granted)
+	}
+	if end > 640 {
+		t.Errorf("the grant ends at %d after 640 bytes", end)
 	}
 	if n := st.s.CloseGrant(g.id, st.now); n != 0 {
 		t.Errorf("%d bytes undelivered of a grant that was shortened", n)
@@ -238,13 +243,14 @@ func TestLateBytesCount(t *testing.T) {
 	}
 }
 
-// The grants of a source that was taken out are taken back, not foreign, until it comes again or names another's.
+// The grants of a removed source are revoked and remain known, until it is added again. Those of
+// another source are unknown to it.
 func TestGrantsOfARemovedSource(t *testing.T) {
 	st := newSchedTest(t, 1024, 1024, "a")
 	st.s.Start(st.now)
 	st.s.Actions()
 	st.s.RemoveSource("a", st.now)
-	st.want("it may be there still, and shall stop", revoked("a", 1))
+	st.want("the source may still write, and must stop", revoked("a", 1))
 	if _, _, _, ok := st.s.Extent("a", 1); !ok {
 		t.Error("its grant is foreign")
 	}
@@ -311,8 +317,8 @@ func (c *byteChooser) below(n int) int {
 	return v % n
 }
 
-// runSchedulerModel runs the model to its end with the decisions of choose, which makes the same ones each time. Only
-// a run that fails is written down, in a second run.
+// runSchedulerModel runs the model to its end with the decisions of choose, which makes the same
+// ones each time. Only a run that fails is written down, in a second run.
 func runSchedulerModel(choose func() chooser, verbose bool, fatal func(format string, args ...any)) {
 	failed := false
 	func() {

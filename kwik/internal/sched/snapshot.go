@@ -16,8 +16,8 @@ type GrantState struct {
 	Queued  bool  // the source is expected to write it
 }
 
-// Grants returns a snapshot of every known grant, by ID. Those that have ended are known until their secondary streams
-// end. Tests of the owner check their number, and use it to forge grants.
+// Grants returns a snapshot of every known grant, by ID. Those that have ended are known until
+// their secondary streams end. Tests of the owner check their number, and use it to forge grants.
 func (s *Scheduler) Grants() []GrantState {
 	grants := make([]GrantState, 0, len(s.grants))
 	for _, g := range s.grants {
@@ -27,8 +27,9 @@ func (s *Scheduler) Grants() []GrantState {
 	return grants
 }
 
-// Shorten takes back the tail of a grant from end on, which must be a unit boundary inside its remainder, and frees it.
-// The scheduler does so when it steals; tests of the owner need it at a given offset.
+// Shorten takes back the tail of a grant from end on, which must be a unit boundary inside its
+// remainder, and frees it. The scheduler does so when it steals; tests of the owner need it at a
+// given offset.
 func (s *Scheduler) Shorten(id uint64, end int64) {
 	if g := s.grants[id]; g != nil {
 		s.shorten(g, end)

@@ -6,22 +6,25 @@ import (
 )
 
 const (
-	// MaxUnit bounds a unit, in bytes: a client may have to hold this much of a source before it can verify it.
+	// MaxUnit bounds a unit, in bytes: a client may have to hold this much of a source before it
+	// can verify it.
 	MaxUnit = 1 << 20
-	// MaxStreamSize bounds an aggregate stream, in bytes, so that offsets and their sums fit a QUIC varint and an int64.
+	// MaxStreamSize bounds an aggregate stream, in bytes, so that offsets and their sums fit a
+	// QUIC varint and an int64.
 	MaxStreamSize = 1<<62 - 1
 )
 
-// Units knows the unit boundaries of an aggregate stream. A unit is what is verified at once. Each segment of the stream
-// begins with a new unit, so the last unit of a segment may be shorter than the others. A Units value is immutable.
+// Units knows the unit boundaries of an aggregate stream. A unit is what is verified at once. Each
+// segment of the stream begins with a new unit, so the last unit of a segment may be shorter than
+// the others. A Units value is immutable.
 type Units struct {
 	total  int64   // bytes of the stream
 	size   int64   // bytes of a full unit
 	starts []int64 // where the segments start, ascending, the first 0; nil means one segment
 }
 
-// NewUnits returns the units of a stream of total bytes. Alignment is the size of a full unit in bytes; 0 means 1.
-// Segments are the lengths of the segments; none means one segment.
+// NewUnits returns the units of a stream of total bytes. Alignment is the size of a full unit in
+// bytes; 0 means 1. Segments are the lengths of the segments; none means one segment.
 func NewUnits(total, alignment uint64, segments []uint64) (Units, error) {
 	if total == 0 || total > MaxStreamSize {
 		return Units{}, fmt.Errorf("stream of %d bytes", total)
@@ -72,7 +75,8 @@ func (u Units) segment(off int64) (start, end int64) {
 	return u.starts[i], u.total
 }
 
-// Floor returns the last unit boundary at or before off. An offset outside the stream is clipped to it.
+// Floor returns the last unit boundary at or before off. An offset outside the stream is clipped
+// to it.
 func (u Units) Floor(off int64) int64 {
 	if off <= 0 {
 		return 0
@@ -84,7 +88,8 @@ func (u Units) Floor(off int64) int64 {
 	return off - (off-start)%u.size
 }
 
-// Ceil returns the first unit boundary at or after off. An offset outside the stream is clipped to it.
+// Ceil returns the first unit boundary at or after off. An offset outside the stream is clipped to
+// it.
 func (u Units) Ceil(off int64) int64 {
 	down := u.Floor(off)
 	if down >= off || down == u.total {
@@ -99,8 +104,9 @@ func (u Units) IsBoundary(off int64) bool {
 	return off >= 0 && off <= u.total && u.Floor(off) == off
 }
 
-// Cut returns the end of the longest run of whole units that starts at the boundary off and ends at limit, a later
-// boundary, at the latest. The run has at most most bytes, unless its first unit alone has more.
+// Cut returns the end of the longest run of whole units that starts at the boundary off and ends
+// at limit, a later boundary, at the latest. The run has at most most bytes, unless its first unit
+// alone has more.
 func (u Units) Cut(off, most, limit int64) int64 {
 	if limit-off <= most {
 		return limit

@@ -22,8 +22,8 @@ import (
 	"kwikcp/transfer/serve"
 )
 
-// A runningServer is a server of this process. Its goroutines are the loop of the file server and, on a secondary, those
-// that keep the membership and the mirror; close ends them and waits.
+// A runningServer is a server of this process. Its goroutines are the loop of the file server and,
+// on a secondary, those that keep the membership and the mirror; close ends them and waits.
 type runningServer struct {
 	serveConfig
 	url      transfer.URL
@@ -101,7 +101,8 @@ func serverTLS(cert tls.Certificate) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{cert}, KeyLogWriter: keyLog(), SessionTicketsDisabled: true}
 }
 
-// openTrees opens a primary's index of the directory: the hash trees of earlier runs. Secondaries have none.
+// openTrees opens a primary's index of the directory: the hash trees of earlier runs. Secondaries
+// have none.
 func (s *runningServer) openTrees() {
 	if s.role != kwik.ServerRolePrimary {
 		return

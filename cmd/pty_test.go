@@ -1,3 +1,5 @@
+//go:build unix
+
 package cmd
 
 import (
@@ -8,43 +10,29 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/creack/pty"
 )
 
 // openPTY returns the two ends of a pseudo-terminal of so many columns.
 func openPTY(t *testing.T, columns int) (control, terminal *os.File) {
 	t.Helper()
-	control, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	control, terminal, err := pty.Open()
 	if err != nil {
 		t.Skip("no pseudo-terminals: ", err)
 	}
-	t.Cleanup(func() { control.Close() })
-	conn, err := control.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	number := 0
-	conn.Control(func(fd uintptr) {
-		if err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0); err == nil {
-			number, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN)
-		}
-		if err == nil {
-			err = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: uint16(columns)})
-		}
+	t.Cleanup(func() {
+		control.Close()
+		terminal.Close()
 	})
-	if err != nil {
+	if err := pty.Setsize(control, &pty.Winsize{Rows: screenRows, Cols: uint16(columns)}); err != nil {
 		t.Fatal(err)
 	}
-	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { terminal.Close() })
 	return control, terminal
 }
 
-// onTerminal runs kwikcp with a terminal as stderr, and as stdin too. It calls answer with what was written so far, after
-// each write, until that returns something to type. It returns the exit code and what was written.
+// onTerminal runs kwikcp with a terminal as stderr, and as stdin too. It calls answer with what was
+// written so far, after each write, until that returns something to type. It returns the exit code
+// and what was written.
 func onTerminal(t *testing.T, work string, columns int, answer func(string) string, args ...string) (int, string) {
 	t.Helper()
 	return onTerminalWith(t, work, columns, "TERM=xterm", answer, args...)
@@ -98,6 +86,28 @@ func terminalWork(t *testing.T) string {
 	return work
 }
 
+// checkDrawings checks that text draws within the width of a terminal and erases every drawing. It
+// returns the text after the last erasure.
+func checkDrawings(t *testing.T, columns int, text string) (last string) {
+	t.Helper()
+	s := newScreen(columns)
+	drawings := strings.SplitAfter(text, "\x1b[J")
+	last = drawings[len(drawings)-1]
+	if len(drawings) < 2 {
+		t.Errorf("%d columns: no drawing was erased: %q", columns, text)
+	}
+	for _, drawing := range drawings[:len(drawings)-1] {
+		s.Write([]byte(drawing))
+	}
+	if left := s.String(); s.full || left != "" {
+		t.Errorf("%d columns: full %v, left %q, after %q", columns, s.full, left, text)
+	}
+	if strange := s.strange(); strange != "" {
+		t.Errorf("%d columns: strange %s in %q", columns, strange, text)
+	}
+	return last
+}
+
 // TestBar checks that the bar and a line per server are drawn, and are gone at the end.
 func TestBar(t *testing.T) {
 	t.Parallel()
@@ -108,25 +118,17 @@ func TestBar(t *testing.T) {
 	for _, columns := range []int{40, 80} {
 		os.Remove(filepath.Join(work, "out", "f")) // or it would be up to date
 		code, text := onTerminal(t, work, columns, silent, "get", url, "out/f")
-		s := newScreen(columns)
-		erased := false
-		for i := range len(text) { // text is ASCII
-			s.Write([]byte{text[i]})
-			if strings.HasSuffix(text[:i+1], "\x1b[J") {
-				erased = true
-				if s.wrapped {
-					t.Errorf("%d columns: the drawing was too wide:\n%q", columns, text)
-				}
-			}
+		if code != 0 {
+			t.Errorf("%d columns: exit code %d", columns, code)
 		}
-		if code != 0 || !erased || s.strange != "" {
-			t.Errorf("%d columns: exit code %d, strange %q, %q", columns, code, s.strange, text)
-		}
+		checkDrawings(t, columns, text)
 		for _, want := range []string{"[", "%", "127.0.0.1:"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("%d columns: no %q in %q", columns, want, text)
 			}
 		}
+		s := newScreen(columns)
+		s.Write([]byte(text))
 		left := strings.ReplaceAll(s.String(), "\n", "")
 		if !strings.HasPrefix(left, `kwikcp: "out/f": 4.0 MiB in `) || strings.Contains(left, "127.0.0.1") {
 			t.Errorf("%d columns: left on the screen:\n%s", columns, s)
@@ -138,7 +140,8 @@ func TestBar(t *testing.T) {
 	}
 }
 
-// TestMirrorBar checks what get -r draws: a bar, how many files, a line per server, nothing too wide, and the last line when it is done.
+// TestMirrorBar checks what get -r draws: a bar, how many files, a line per server, nothing too
+// wide, and the last line when it is done.
 func TestMirrorBar(t *testing.T) {
 	t.Parallel()
 	work := terminalWork(t)
@@ -149,21 +152,17 @@ func TestMirrorBar(t *testing.T) {
 	for _, columns := range []int{40, 80, 200} {
 		target := fmt.Sprint("mirror", columns)
 		code, text := onTerminal(t, work, columns, silent, "get", "-r", "--limit-rate", "8M", primary, target)
-		s := newScreen(columns)
-		drawings := strings.SplitAfter(text, "\x1b[J")
-		for _, drawing := range drawings[:len(drawings)-1] { // what is behind the last erasure is the line that stays
-			s.Write([]byte(drawing))
+		if code != 0 {
+			t.Errorf("%d columns: exit code %d", columns, code)
 		}
-		if code != 0 || len(drawings) < 2 || s.wrapped || s.strange != "" || s.String() != "" {
-			t.Errorf("%d columns: exit code %d, %d drawings, wrapped %v, strange %q, %q", columns, code, len(drawings)-1, s.wrapped, s.strange, text)
-		}
+		last := checkDrawings(t, columns, text)
 		for _, want := range []string{"% [", " of 2 files", "127.0.0.1:"} {
 			if !strings.Contains(text, want) {
 				t.Errorf("%d columns: no %q in %q", columns, want, text)
 			}
 		}
-		if left := drawings[len(drawings)-1]; !strings.HasPrefix(left, `kwikcp: "`+target+`" mirrored: 2 files, 4.1 MiB; 2 fetched`) {
-			t.Errorf("%d columns: left %q", columns, left)
+		if !strings.HasPrefix(last, `kwikcp: "`+target+`" mirrored: 2 files, 4.1 MiB; 2 fetched`) {
+			t.Errorf("%d columns: the last line is %q", columns, last)
 		}
 		code, text = onTerminal(t, work, columns, silent, "get", "-r", "-q", primary, target)
 		if code != 0 || text != "" {
@@ -172,7 +171,8 @@ func TestMirrorBar(t *testing.T) {
 	}
 }
 
-// TestPlainTerminal checks that a terminal that says it is dumb gets plain lines, and that NO_COLOR gets no colours; the bar has none.
+// TestPlainTerminal checks that a terminal that says it is dumb gets plain lines, and that NO_COLOR
+// gets no colours; the bar has none.
 func TestPlainTerminal(t *testing.T) {
 	t.Parallel()
 	work := terminalWork(t)
@@ -201,7 +201,8 @@ func TestPlainTerminal(t *testing.T) {
 	}
 }
 
-// TestAsked checks the question about a server that is not known: yes is remembered, no is an error.
+// TestAsked checks the question about a server that is not known: yes is remembered, no is an
+// error.
 func TestAsked(t *testing.T) {
 	extern := outwardAddress()
 	if extern.IsLoopback() {

@@ -1,0 +1,169 @@
+package kwik
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"kwikcp/kwik/internal/sched"
+)
+
+// This file decides whether an aggregate stream still makes progress, and ends one that does not.
+//
+// A stream that was requested ends with ErrAggregationTimeout in three cases:
+//
+//   - no source can deliver the missing bytes, and no further source is expected;
+//   - it was idle for SourceTimeout;
+//   - a hole of a pushed stream was not filled within ReorderTimeout (push_client.go).
+//
+// A pulled stream is idle while its consumer waits and no tick sees progress. Progress is payload
+// that arrives, is being placed, or is accepted. While the sources of a stream wait for their turn
+// on a busy path, bytes that the path delivers to other streams are progress, too. That sources
+// are attached is no progress: a source can reconnect again and again and deliver nothing.
+//
+// A pushed stream is idle while none of its sources is live. Its sources owe nothing, so the
+// silence of a live one is not a fault.
+
+// A liveness measures how long a stream has been idle. The zero value is a stream that is not
+// idle.
+type liveness struct {
+	had       int64     // bytes that were had at the last tick
+	idleSince time.Time // the first tick without progress; zero while the stream is not idle
+}
+
+// idleTime records whether the stream is alive at this tick and returns how long it has been idle.
+func (l *liveness) idleTime(alive bool, now time.Time) time.Duration {
+	switch {
+	case alive:
+		l.idleSince = time.Time{}
+		return 0
+	case l.idleSince.IsZero():
+		l.idleSince = now
+	}
+	return now.Sub(l.idleSince)
+}
+
+// run lets time pass for the scheduler until the stream ends.
+func (a *streamAggregator) run() {
+	ticker := time.NewTicker(sched.TickInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-a.ctx.Done():
+			a.fail(context.Cause(a.ctx))
+			return
+		case now := <-ticker.C:
+			if a.tick(now) {
+				return
+			}
+		}
+	}
+}
+
+// tick passes observations and the time to the scheduler and reports whether the stream has ended.
+func (a *streamAggregator) tick(now time.Time) (ended bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err != nil || a.released {
+		return true
+	}
+	progress := a.observeSources(now)
+	a.sched.Tick(now)
+	a.recordStalls()
+	a.removeDrained(now)
+	a.dispatch()
+	if err := a.checkLiveness(progress, now); err != nil {
+		a.failLocked(err)
+		return true
+	}
+	return false
+}
+
+// observeSources passes the sources' figures to the scheduler and reports whether the stream made
+// progress since the last tick. Called with the lock held.
+func (a *streamAggregator) observeSources(now time.Time) (progress bool) {
+	for id, s := range a.sources {
+		received := s.received.Load()
+		isPlacing := s.placing.Load() > 0
+		if (isPlacing || received > s.observed) && !s.isUseless() {
+			progress = true
+		}
+		s.observed = received
+		if s.gone {
+			continue
+		}
+		a.sched.Observe(sched.SourceID(id), received, s.rtt(), now)
+		if isPlacing {
+			a.sched.ResetStallTimer(sched.SourceID(id), now)
+		}
+		counted, streamsWait := a.pathLoad(id)
+		if streamsWait && counted > s.pathCounted {
+			progress = true
+		}
+		s.pathCounted = counted
+	}
+	had := a.sched.Had()
+	if had != a.liveness.had {
+		progress = true
+	}
+	a.liveness.had = had
+	return progress
+}
+
+// recordStalls copies the scheduler's verdict on each source for the statistics. Called with the
+// lock held.
+func (a *streamAggregator) recordStalls() {
+	for id, s := range a.sources {
+		s.stalled = a.sched.Stalled(sched.SourceID(id))
+	}
+}
+
+// removeDrained removes the draining sources that have finished. Called with the lock held.
+func (a *streamAggregator) removeDrained(now time.Time) {
+	for _, drained := range a.sched.Drained() {
+		id := PathID(drained)
+		a.remove(a.sources[id], errSourceDrained, now)
+		a.sourceDrained(id)
+	}
+}
+
+// checkLiveness returns the error with which the stream must end now, nil if it continues. Called
+// with the lock held.
+func (a *streamAggregator) checkLiveness(progress bool, now time.Time) error {
+	if a.overdue(now) {
+		return errorf(ErrAggregationTimeout, "no server filled the hole in time").onStream(a.id, a.offsets.next)
+	}
+	sources, live := a.sched.Sources()
+	isAlive := progress || !a.sched.Wanting()
+	canDeliver := a.sched.Deliverable()
+	if a.pushed {
+		isAlive = live > 0
+		canDeliver = sources > 0
+	}
+	idle := a.liveness.idleTime(isAlive, now)
+	if isAlive {
+		return nil
+	}
+	isHopeless := !canDeliver && !a.expectsSource()
+	if isHopeless || idle >= a.timeout {
+		return a.noSource()
+	}
+	return nil
+}
+
+// noSource returns the error of a stream without a source that delivers. It wraps the reason of
+// each source. Called with the lock held.
+func (a *streamAggregator) noSource() error {
+	var causes []error
+	for _, s := range a.sources {
+		switch {
+		case s.gone && s.reason != nil:
+			causes = append(causes, s.reason)
+		case s.missing != nil:
+			causes = append(causes, s.missing)
+		}
+	}
+	err := errorf(ErrAggregationTimeout, "no server delivers any more").onStream(a.id, a.offsets.next)
+	err.Err = errors.Join(causes...)
+	return err
+}

@@ -1,0 +1,104 @@
+package transfer
+
+import (
+	"errors"
+	"fmt"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/wire"
+	"strings"
+)
+
+// planLink makes a symlink of the listing if its target is inside the tree.
+func (p *plan) planLink(d *mirrorDir, e Entry, mayExist bool) {
+	if err := checkLink(e.Path, e.Target); err != nil {
+		p.skip(e, err)
+		return
+	}
+	same, err := p.makeLink(d, e, mayExist)
+	if errors.Is(err, errDirInTheWay) && p.Delete {
+		p.replaceDir(d, e)
+		return
+	}
+	p.reportLink(e, same, err)
+}
+
+// reportLink reports the result of makeLink.
+func (p *plan) reportLink(e Entry, same bool, err error) {
+	switch {
+	case err != nil:
+		p.fail(e.Path, "make the link", err)
+	case same:
+		p.reportFile(FileReport{Path: e.Path, Action: FileUpToDate, Type: EntryLink})
+	default:
+		p.reportFile(FileReport{Path: e.Path, Action: FileLinked})
+	}
+}
+
+// makeLink makes a link, in place of a file or link if there is one. same reports whether the
+// link existed already.
+func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err error) {
+	if p.DryRun && !mayExist {
+		return false, nil
+	}
+	h, err := p.cache.Acquire(d.path)
+	if err != nil {
+		return false, err
+	}
+	defer p.cache.Release(h)
+	name := disk.Base(e.Path)
+	found := occupantNone
+	if mayExist {
+		if found, _, err = lookUp(h, name); err != nil {
+			return false, err
+		}
+	}
+	switch found {
+	case occupantDir:
+		return false, errDirInTheWay
+	case occupantSpecial:
+		return false, disk.ErrNotAFile
+	case occupantLink:
+		if target, err := h.Readlink(name); err == nil && target == e.Target {
+			return true, nil
+		}
+	}
+	if p.DryRun {
+		return false, nil
+	}
+	temp := p.freshName(name)
+	if err := h.Symlink(e.Target, temp); err != nil {
+		return false, err
+	}
+	if err := h.Rename(temp, name); err != nil {
+		h.Remove(temp)
+		return false, err
+	}
+	return false, nil
+}
+
+// checkLink checks that a link cannot lead outside the tree, even through other links. Its target
+// must be relative. It may have ".." only at its beginning, and not above the top. Then every
+// ".." leads from a directory to its parent, whichever links that pass this check are on the way.
+func checkLink(at, target string) error {
+	escapes := fmt.Errorf("it leads outside the tree, or may: %q", target)
+	if target == "" || target[0] == '/' || strings.ContainsRune(target, 0) || len(target) > wire.MaxLinkTarget {
+		return escapes
+	}
+	depth := strings.Count(at, "/")
+	down := false // a component other than ".." was seen
+	for component := range strings.SplitSeq(target, "/") {
+		switch {
+		case component == "" || component == ".":
+		case component != "..":
+			down = true
+			if wire.CheckTreePath(component) != nil {
+				return escapes
+			}
+		case down || depth == 0:
+			return escapes
+		default:
+			depth--
+		}
+	}
+	return nil
+}

@@ -1,0 +1,335 @@
+package transfer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"kwikcp/integrity"
+	"kwikcp/kwik"
+	"kwikcp/transfer/internal/wire"
+	"math"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	transferpb "kwikcp/transfer/internal/wire/proto"
+)
+
+const (
+	// DefaultConnectTimeout bounds the time until the primary's first reply.
+	DefaultConnectTimeout = 10 * time.Second
+	// answerTimeout bounds the wait for each further reply.
+	answerTimeout = 10 * time.Second
+)
+
+// A request fetches the manifest and the tree of a file from a primary, and verifies the tree
+// against the root. Get and Compare both begin with one. The primary may reply before it knows
+// the root. Then growing verifies bytes against the part of the tree that has arrived, and
+// completeTree waits for the rest. A request is used by one goroutine.
+type request struct {
+	url     URL
+	tls     *tls.Config
+	timeout time.Duration // until the first reply
+	kwik    *kwik.ClientConfig
+	dial    DialFunc
+	pool    *Pool // nil gives each attempt a new session
+	// byteRange is the requested part of the file; nil for all of it.
+	byteRange *ByteRange
+	// headStart returns how many bytes of the content the primary should send with its reply. Nil
+	// means none.
+	headStart func() int64
+
+	observer *observer
+
+	// State of the current attempt:
+	start          time.Time
+	session        *kwik.ClientSession
+	release        func(failed bool)      // returns the session to the pool
+	headStartRead  func()                 // releases the reservation of a head start; nil without one
+	manifest       Manifest               // its root is zero until the primary knows it
+	growing        *integrity.GrowingTree // the part of the tree that has arrived
+	tree           *integrity.Tree        // nil until it is complete, and with a rangeTree
+	rangeTree      *integrity.RangeTree   // nil unless the primary proved byteRange alone
+	stream         kwik.StreamID          // of the content; no byte is sent before it is read, but a head start
+	streamAccepted bool                   // the code that accepted the stream closes it
+	answer         *exchange              // nil until the request is sent
+}
+
+// A DialFunc connects to a primary as kwik.DialAddrEarly does.
+type DialFunc func(
+	ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig,
+) (*kwik.ClientSession, error)
+
+// newRequest returns a request. Zero values of timeout, dial and report mean the defaults.
+func newRequest(
+	u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.ClientConfig, dial DialFunc, report Reporter,
+) request {
+	if timeout == 0 {
+		timeout = DefaultConnectTimeout
+	}
+	if dial == nil {
+		dial = kwik.DialAddrEarly
+	}
+	return request{url: u, tls: tlsConf, timeout: timeout, kwik: conf, dial: dial, observer: newObserver(report)}
+}
+
+// requestManifest connects and fetches the manifest. After success the caller must call close.
+// The tree is complete unless the primary is still hashing the file.
+func (r *request) requestManifest(ctx context.Context) error {
+	r.start, r.answer, r.headStartRead = time.Now(), nil, nil
+	r.tree, r.rangeTree, r.growing, r.stream, r.streamAccepted = nil, nil, nil, 0, false
+	if err := r.connect(ctx); err != nil {
+		return err
+	}
+	if err := r.fetchManifest(ctx); err != nil {
+		r.close(err)
+		return err
+	}
+	return nil
+}
+
+// close ends the session or returns it to the pool. err is the result of the attempt: a session
+// with a network error is not used again.
+func (r *request) close(err error) {
+	if r.release == nil {
+		r.session.CloseWithError(kwik.ApplicationErrorCode(kwik.NoError), "")
+		return
+	}
+	if r.answer != nil {
+		r.answer.close()
+	}
+	discarded := r.discardStream(err)
+	if discarded && r.headStartRead != nil {
+		r.headStartRead()
+	}
+	e, ok := errors.AsType[*Error](err)
+	networkFailed := ok && e.Kind == KindNetwork
+	r.release(!discarded || networkFailed)
+}
+
+// discardStream closes the stream of the content if it was not accepted. Otherwise the server
+// would keep the offer, and the client an unread head start, until the session ends. It reports
+// whether nothing is left: before the number of the stream has arrived, only the end of the
+// session discards it.
+func (r *request) discardStream(err error) bool {
+	if r.streamAccepted {
+		return true
+	}
+	if r.stream == 0 {
+		_, refused := errors.AsType[*RemoteError](err)
+		emptyFile := r.growing != nil
+		return refused || emptyFile
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	stream, err := r.session.AcceptAggregate(ctx, r.stream)
+	if err != nil {
+		return false
+	}
+	stream.Close()
+	return true
+}
+
+// connect returns as soon as data can be sent, which travels with Hello. startExchange waits for
+// Welcome.
+func (r *request) connect(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	dial := func() (*kwik.ClientSession, error) {
+		return r.dial(ctx, r.url.Host, r.tls, withConnectTimeout(r.kwik, r.timeout))
+	}
+	var session *kwik.ClientSession
+	var err error
+	if r.pool != nil {
+		session, r.release, err = r.pool.acquire(ctx, poolKeyOf(r.url), dial)
+	} else {
+		session, err = dial()
+	}
+	if err != nil {
+		return r.connectError(err)
+	}
+	r.session = session
+	return nil
+}
+
+// connectError wraps an error from before the primary accepted the session.
+func (r *request) connectError(err error) error {
+	op := "connect to " + r.url.Host + " over UDP"
+	if _, silent := errors.AsType[*quic.IdleTimeoutError](err); silent {
+		return &Error{Kind: KindNetwork, Op: op, Err: errNoAnswer} // no connection existed that could fall silent
+	}
+	return NetworkError(op, err)
+}
+
+// withConnectTimeout returns conf with time-outs of the handshake and of Welcome that are not
+// shorter than timeout.
+func withConnectTimeout(conf *kwik.ClientConfig, timeout time.Duration) *kwik.ClientConfig {
+	if timeout <= DefaultConnectTimeout {
+		return conf
+	}
+	longer := &kwik.ClientConfig{}
+	if conf != nil {
+		longer = conf.Clone()
+	}
+	longer.HelloTimeout = max(longer.HelloTimeout, timeout)
+	if longer.QUIC == nil {
+		longer.QUIC = &quic.Config{}
+	}
+	longer.QUIC.HandshakeIdleTimeout = max(longer.QUIC.HandshakeIdleTimeout, timeout)
+	return longer
+}
+
+// fetchManifest sends the request and reads the manifest, and the tree if the root is known.
+func (r *request) fetchManifest(ctx context.Context) (err error) {
+	deadline := r.start.Add(r.timeout)
+	message := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(r.url.Path)}
+	if r.byteRange != nil {
+		message.Range = r.byteRange.Message()
+	}
+	if r.headStart != nil {
+		var reserved int64
+		reserved, r.headStartRead = r.session.ReserveHeadStart(r.headStart())
+		message.HeadStart = uint64(reserved)
+	}
+	op := fmt.Sprintf("ask %s for %q", r.url.Host, r.url.Path)
+	if r.answer, err = r.startExchange(ctx, op, deadline, message); err != nil {
+		return err
+	}
+	for {
+		reply, err := r.reply(ctx, deadline)
+		if err != nil {
+			return err
+		}
+		deadline = time.Now().Add(answerTimeout)
+		switch answer := reply.GetReply().(type) {
+		case *transferpb.Reply_Manifest:
+			if err := r.readManifest(answer.Manifest); err != nil {
+				return err
+			}
+			rootIsKnown := len(answer.Manifest.GetRoot()) > 0
+			switch {
+			case rootIsKnown && r.byteRange != nil:
+				return r.readRangeProof(ctx)
+			case rootIsKnown:
+				return r.completeTree(ctx, nil)
+			}
+			return nil
+		case *transferpb.Reply_Hashing, nil: // nil is a reply of a later version
+		default:
+			return r.answer.unexpected(reply)
+		}
+	}
+}
+
+// reply reads the next reply, and reports it if it is about hashing.
+func (r *request) reply(ctx context.Context, deadline time.Time) (*transferpb.Reply, error) {
+	reply, err := r.answer.next(ctx, deadline)
+	if err != nil {
+		return nil, err
+	}
+	if h := reply.GetHashing(); h != nil {
+		r.observer.hashing(clamp(h.GetBytes()), clamp(h.GetTotal()))
+	}
+	return reply, nil
+}
+
+// readManifest checks and keeps a manifest.
+func (r *request) readManifest(m *transferpb.Manifest) error {
+	group := integrity.GroupSize(m.GetGroup())
+	if m.GetSize() > math.MaxInt64 || m.GetGroup() > math.MaxUint8 {
+		return r.answer.malformed(errManifest)
+	}
+	growing, err := integrity.NewGrowingTree(int64(m.GetSize()), group)
+	if err != nil {
+		return r.answer.malformed(fmt.Errorf("%w: %w", errManifest, err))
+	}
+	r.growing, r.stream = growing, kwik.StreamID(m.GetKwikStreamId())
+	r.manifest = Manifest{
+		Size: growing.Size(), Group: group.Bytes(), MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
+	}
+	if len(m.GetRoot()) > 0 {
+		return r.readRoot(m.GetRoot())
+	}
+	return nil
+}
+
+var errManifest = errors.New("an invalid manifest")
+
+// readRoot keeps the root that the primary sent, unless the URL names another one.
+func (r *request) readRoot(root []byte) error {
+	if len(root) != len(r.manifest.Root) {
+		return r.answer.malformed(errManifest)
+	}
+	r.manifest.Root = integrity.Root(root)
+	if want := r.url.Root; want != nil && *want != r.manifest.Root {
+		err := fmt.Errorf("the server's file has the hash %v, not the expected %v", r.manifest.Root, *want)
+		return &Error{Kind: KindIntegrity, Op: r.answer.op, Err: err}
+	}
+	return nil
+}
+
+// completeTree blocks until the tree is complete and verified. It reads the chaining values that
+// follow a manifest, and the root if the manifest had none. It calls grown, which may be nil,
+// after each part of the tree.
+func (r *request) completeTree(ctx context.Context, grown func() error) error {
+	if r.tree != nil || r.rangeTree != nil {
+		return nil
+	}
+	size, group := r.growing.Size(), r.growing.GroupSize()
+	reported := time.Now()
+	for {
+		valuesMissing := group.Groups(size) > 1 && r.growing.End() < size // one group needs none
+		rootMissing := r.manifest.Root == (integrity.Root{})
+		if !valuesMissing && !rootMissing {
+			break
+		}
+		reply, err := r.reply(ctx, time.Now().Add(answerTimeout))
+		if err != nil {
+			return err
+		}
+		switch answer := reply.GetReply().(type) {
+		case *transferpb.Reply_Tree:
+			if err := r.growTree(answer.Tree); err != nil {
+				return err
+			}
+			if grown != nil {
+				if err := grown(); err != nil {
+					return err
+				}
+			}
+			if rootMissing && time.Since(reported) >= wire.HashingInterval {
+				reported = time.Now()
+				r.observer.hashing(r.growing.End(), size)
+			}
+		case *transferpb.Reply_Root:
+			if !rootMissing {
+				return r.answer.unexpected(reply)
+			}
+			if err := r.readRoot(answer.Root.GetRoot()); err != nil {
+				return err
+			}
+		case *transferpb.Reply_Hashing, nil:
+		default:
+			return r.answer.unexpected(reply)
+		}
+	}
+	tree, err := r.growing.Finish(r.manifest.Root)
+	if err != nil {
+		return &Error{Kind: KindIntegrity, Op: r.answer.op, Err: err}
+	}
+	r.tree = tree
+	r.observer.manifest(r.manifest)
+	return nil
+}
+
+func clamp(n uint64) int64 { return int64(min(n, math.MaxInt64)) }
+
+// growTree takes the next chaining values of the tree.
+func (r *request) growTree(m *transferpb.Tree) error {
+	cvs := m.GetChainingValues()
+	if len(cvs) == 0 || r.growing.Append(cvs) != nil {
+		return r.answer.malformed(errors.New("a tree that does not fit its manifest"))
+	}
+	return nil
+}
