@@ -126,7 +126,7 @@ func TestLimitsOfProtocol(t *testing.T) {
 		"paths of a client":                                          number("maxSecondaryPaths") + " secondaries; " + number("MaxConnectionsPerServer") + " to each server, " + number("maxFurtherPaths") + " further",
 		"queued control frames to a peer that does not read":         bytes("maxControlQueue"),
 		"listings of one session in progress (file protocol)":        number("maxListings"),
-		"names that a server holds for all listings (file protocol)": grouped(2 * c.value(t, "maxCrowd")),
+		"names that a server holds for all listings (file protocol)": grouped(2 * c.value(t, "maxDirNames")),
 	} {
 		if got, ok := rows[what]; !ok || !strings.HasPrefix(got, want) {
 			t.Errorf("%s: the page has %q, the code %q", what, got, want)
