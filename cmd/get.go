@@ -324,7 +324,7 @@ func (o getCmd) get(ctx context.Context, report transfer.Reporter) (transfer.Res
 	}
 	options := transfer.GetOptions{
 		URL: o.url, TLS: o.policy.config(o.url), Target: o.target, ConnectTimeout: o.connectTimeout,
-		KeepsOld: o.noClobber, Plain: o.noPreserve, Range: o.part, Reuse: o.reuse,
+		NoClobber: o.noClobber, NoPreserve: o.noPreserve, Range: o.part, Reuse: o.reuse,
 		Retries: o.retries, RetryDelay: o.retryDelay, MaxTime: o.maxTime, RetryMaxTime: o.retryMaxTime,
 		KWIK: &kwik.ClientConfig{
 			Config: kwik.Config{QUIC: traced, RateLimit: o.limit, Family: o.family}, ConnectionsPerServer: o.connections,

@@ -173,7 +173,7 @@ func (o mirrorCmd) mirror(ctx context.Context, report transfer.MirrorReporter) (
 				Config: kwik.Config{QUIC: traced, RateLimit: o.limit, Family: o.family}, ConnectionsPerServer: o.connections,
 			},
 		},
-		Target: o.target, Delete: o.delete, Filter: o.filter, DryRun: o.dryRun, Plain: o.noPreserve, Reuse: o.reuse,
+		Target: o.target, Delete: o.delete, Filter: o.filter, DryRun: o.dryRun, NoPreserve: o.noPreserve, Reuse: o.reuse,
 		Retries: o.retries, RetryDelay: o.retryDelay, MaxTime: o.maxTime, RetryMaxTime: o.retryMaxTime,
 	}
 	result, err := transfer.Mirror(ctx, options, report)

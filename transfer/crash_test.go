@@ -62,7 +62,7 @@ func (x *crashExplorer) fail(d *crashDisk, k int, s diskState, format string, ar
 func (x *crashExplorer) crash(d *crashDisk, k int, done bool, f fate) *crashDisk {
 	x.Helper()
 	s := d.after(k, f)
-	id := s.hash(!x.options.Plain)
+	id := s.hash(!x.options.NoPreserve)
 	if done {
 		id = ^id
 	}
@@ -75,7 +75,7 @@ func (x *crashExplorer) crash(d *crashDisk, k int, done bool, f fate) *crashDisk
 
 	again := newCrashDisk(s)
 	result, lies, err := x.run(x.crashCase, again, x.random())
-	if _, there := s.names["out"]; there && x.options.KeepsOld {
+	if _, there := s.names["out"]; there && x.options.NoClobber {
 		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindExists || len(again.log) > 0 {
 			x.fail(d, k, s, "the next run: %v", err)
 		}
@@ -105,7 +105,7 @@ func (x *crashExplorer) update(d *crashDisk, k int, s diskState) {
 		return
 	}
 	c := x.crashCase
-	c.version, c.options.KeepsOld, c.options.Range = *x.later, false, nil
+	c.version, c.options.NoClobber, c.options.Range = *x.later, false, nil
 	disk := newCrashDisk(s)
 	if _, lies, err := x.run(c, disk, x.random()); err != nil || lies > 0 {
 		x.fail(d, k, s, "then another version: %v, %d bytes were taken for proved and are wrong", err, lies)
@@ -135,7 +135,7 @@ func (x *crashExplorer) whole(d *crashDisk, k int, s diskState, done bool) {
 		x.fail(d, k, s, "the target is gone")
 	case target == nil:
 	case bytes.Equal(target.data, x.want()):
-		if done && !x.options.Plain && (target.mode != 0o644&^disk.Umask || !target.mtime.Equal(transfertest.SomeTime)) {
+		if done && !x.options.NoPreserve && (target.mode != 0o644&^disk.Umask || !target.mtime.Equal(transfertest.SomeTime)) {
 			x.fail(d, k, s, "it was said to be in place, but has mode %o and time %v", target.mode, target.mtime)
 		}
 	case done:
@@ -192,7 +192,7 @@ func (x *crashExplorer) explore() {
 	for k := range d.log {
 		x.at = fmt.Sprintf("kill%d-", k)
 		killed := d.killed(k)
-		if _, there := killed.names["out"]; there && x.options.KeepsOld {
+		if _, there := killed.names["out"]; there && x.options.NoClobber {
 			continue // the next run does nothing
 		}
 		if _, _, err := x.run(x.crashCase, killed, x.random()); err != nil {
@@ -248,7 +248,7 @@ func TestCrashesOfGet(t *testing.T) {
 		"resumed":     {old: noise(3, 70000), part: some(1, 3)},
 		"reuse":       {old: some(0, 2), part: some(1)[:2*65536+100], options: GetOptions{Reuse: true}},
 		"range":       {old: noise(3, 70000), options: GetOptions{Range: &ByteRange{First: 65000, Last: 140000}}},
-		"no-clobber":  {options: GetOptions{KeepsOld: true}},
+		"no-clobber":  {options: GetOptions{NoClobber: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.version = versionFrom(theFile, integrity.DefaultGroupSize)

@@ -94,7 +94,7 @@ var crashCases = map[string]crashCase{
 	"over a file, cold":           {old: noise(3, 20000), cold: true},
 	"resumed, cold":               {part: only(0, 5), cold: true},
 	"over a file":                 {old: noise(3, 20000)},
-	"over a longer one, as it is": {old: noise(3, 50000), options: GetOptions{Plain: true}},
+	"over a longer one, as it is": {old: noise(3, 50000), options: GetOptions{NoPreserve: true}},
 	"resumed":                     {old: noise(3, 20000), part: only(0, 3, 4, 8)},
 	"resumed, sparse":             {part: append(bytes.Clone(crashWant[:2*crashUnit]), make([]byte, 6*crashUnit)...), sparse: true},
 	"resumed from what is cut":    {part: crashWant[:5*crashUnit+700]},
@@ -105,8 +105,8 @@ var crashCases = map[string]crashCase{
 	"reuse, resumed, sparse":      {old: only(1, 2, 7), part: only(0, 1), sparse: true, options: GetOptions{Reuse: true}},
 	"reuse and seed":              {old: only(1, 2), part: only(5), seed: only(2, 6, 8), options: GetOptions{Reuse: true}},
 	"range":                       {old: noise(3, 20000), part: only(0, 1), options: GetOptions{Range: &crashRange}},
-	"no-clobber":                  {options: GetOptions{KeepsOld: true}},
-	"no-clobber, resumed":         {part: only(2, 6), options: GetOptions{KeepsOld: true}},
+	"no-clobber":                  {options: GetOptions{NoClobber: true}},
+	"no-clobber, resumed":         {part: only(2, 6), options: GetOptions{NoClobber: true}},
 	"up to date":                  {old: crashWant, part: only(1)},
 }
 
@@ -152,27 +152,29 @@ func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOption
 	err = g.run(context.Background(), func(ctx context.Context) error {
 		g.manifest = Manifest{Size: c.tree.Size(), Root: c.tree.Root(), Group: int64(c.unit), MTime: transfertest.SomeTime, Mode: 0o644}
 		if c.cold && g.mayBegin() {
-			if err := bring(g.part, c.content, int64(c.unit), r); err != nil {
+			if err := g.part.Forget(); err != nil {
 				return err
 			}
-			g.tree, g.result.Root = c.tree, c.tree.Root()
-			g.part.proved(g.tree)
-			return nil
+			if err := bring(targetWriter{g.part, g.path}, c.content, int64(c.unit), r); err != nil {
+				return err
+			}
+			g.tree = c.tree
+			return g.acceptRoot()
 		}
 		g.tree = c.tree
 		return g.place(ctx, func(context.Context) error {
-			if g.part.window == nil {
+			if g.Range == nil {
 				got := make([]byte, len(c.content))
 				if part := d.now().get(crashPart); part != nil {
 					copy(got, part.data)
 				}
-				for _, x := range g.part.ranges() {
+				for _, x := range g.part.Have() {
 					if !bytes.Equal(got[x.Start:x.End], c.content[x.Start:x.End]) {
 						lies += x.Len()
 					}
 				}
 			}
-			return bring(g.part, c.content, int64(c.unit), r)
+			return bring(targetWriter{g.part, g.path}, c.content, int64(c.unit), r)
 		})
 	})
 	return g.result, lies, err
@@ -192,8 +194,8 @@ func offline(o GetOptions) *get {
 }
 
 // bring writes what a part file lacks of a content: whole groups, in some order, up to three at a time.
-func bring(p *partFile, content []byte, unit int64, r *rand.Rand) error {
-	have := rangeset.Of(p.ranges()...)
+func bring(p targetWriter, content []byte, unit int64, r *rand.Rand) error {
+	have := rangeset.Of(p.part.Have()...)
 	groups := (len(content) + int(unit) - 1) / int(unit)
 	for _, i := range r.Perm(groups) {
 		off := int64(i) * unit

@@ -10,6 +10,7 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"os"
 	"time"
 )
@@ -22,11 +23,11 @@ type GetOptions struct {
 	// Target is the path of the file to write. Its directory must exist. A file that is there is replaced, at once and
 	// only when the new one is whole.
 	Target string
-	// KeepsOld makes it an error of KindExists if there is anything at Target, before anything is asked of the network.
-	KeepsOld bool
-	// Plain makes the file one with the mode that the umask says and of the present time, not with the source's mode and time. What is
+	// NoClobber makes it an error of KindExists if Target exists. It is checked before the network is used, and when the file is put in place.
+	NoClobber bool
+	// NoPreserve gives the file the mode that the umask allows and the present time, instead of the source's mode and time. A file that is
 	// up to date stays as it is.
-	Plain bool
+	NoPreserve bool
 	// Reuse takes what is right of the file at Target for the new one, so that only the rest is fetched.
 	Reuse bool
 	// Seed is another file of which the same is taken; nil for none. It stays the caller's.
@@ -86,60 +87,79 @@ type get struct {
 	GetOptions
 	inquiry
 	result Result
-	part   *partFile // nil with an Output, unless there is a Range
-	// compared is the root that what is at the target was held against; nil before.
+	part   *partfile.PartFile // nil with an Output, unless there is a Range
+	path   string             // of the file that part becomes, for messages
+	// compared is the root that the file at the target was compared with; nil before.
 	compared *integrity.Root
 	// seeded is the root for which the seeds have been looked through; nil before.
 	seeded *integrity.Root
 }
 
-// run prepares the target, calls attempt until that is through, and puts the file in place.
+// run prepares the target, calls attempt until it succeeds or a retry cannot help, and puts the file in place.
 func (g *get) run(ctx context.Context, attempt func(context.Context) error) error {
 	if g.Output == nil || g.Range != nil {
-		target := g.Target
-		if g.Output != nil {
-			var dir string
-			var err error
-			if target, dir, err = spool(); err != nil {
-				return err
-			}
-			defer os.RemoveAll(dir) // a part file is left in it only if it could not be removed
-		}
-		var err error
-		if g.part, err = openPart(g.OpenDir, target, g.KeepsOld); err != nil { // before anything is asked of the network
+		remove, err := g.openTarget() // before the network is used
+		if err != nil {
 			return err
 		}
-		defer func() {
-			lost := int64(0)
-			g.result.Bytes, g.result.Resumed, lost = g.part.inPlace()
-			if g.result.UpToDate {
-				g.result.Bytes, g.result.Resumed = g.manifest.Size, g.manifest.Size
-			}
-			g.result.Wasted += lost
-			g.result.Kept = g.part.leave()
-		}()
+		defer remove()
+		defer g.leaveTarget()
 	}
 	p := patience{g.Retries, g.RetryDelay, g.MaxTime, g.RetryMaxTime}
 	if err := p.try(ctx, attempt, g.mayPass, g.observer.retry); err != nil {
 		return err
 	}
-	if g.Output != nil {
-		if g.part != nil {
-			return g.pour(ctx)
-		}
+	switch {
+	case g.Output != nil && g.part != nil:
+		return g.copyOut(ctx)
+	case g.Output != nil:
 		return nil
-	}
-	if !g.result.UpToDate {
-		mode, mtime := fs.FileMode(g.manifest.Mode), g.manifest.MTime
-		if g.Plain {
-			mode, mtime = 0o666, time.Now()
-		}
-		if err := g.part.commit(mode, mtime); err != nil {
-			return err
+	case !g.result.UpToDate:
+		if err := g.part.Commit(g.metadata()); err != nil {
+			return targetError(g.path, err)
 		}
 	}
 	g.result.Path = g.Target
 	return nil
+}
+
+// openTarget opens the part file. remove removes the temporary directory of a range that goes to the output.
+func (g *get) openTarget() (remove func(), err error) {
+	g.path, remove = g.Target, func() {}
+	if g.Output != nil {
+		var dir string
+		if g.path, dir, err = spool(); err != nil {
+			return nil, err
+		}
+		remove = func() { os.RemoveAll(dir) } // a part file is in it only if it could not be removed
+	}
+	if g.part, err = openTarget(g.OpenDir, g.path, g.NoClobber); err != nil {
+		remove()
+		return nil, err
+	}
+	return remove, nil
+}
+
+// leaveTarget ends the part file, unless it is in place, and takes into the result what is in it.
+func (g *get) leaveTarget() {
+	lost := int64(0)
+	g.result.Bytes, g.result.Resumed, lost = g.part.InPlace()
+	if g.result.UpToDate {
+		g.result.Bytes, g.result.Resumed = g.manifest.Size, g.manifest.Size
+	}
+	g.result.Wasted += lost
+	g.result.Kept = g.part.Leave()
+}
+
+// metadata returns the mode and time for a new file.
+func (g *get) metadata() partfile.Metadata { return metadataOf(g.manifest, g.NoPreserve) }
+
+// metadataOf returns the mode and time of a manifest's file, or those of a new file that preserves nothing.
+func metadataOf(m Manifest, noPreserve bool) partfile.Metadata {
+	if noPreserve {
+		return partfile.Metadata{Mode: 0o666, MTime: time.Now()}
+	}
+	return partfile.Metadata{Mode: fs.FileMode(m.Mode), MTime: m.MTime}
 }
 
 // mayPass reports whether what an attempt ended with may be over when it is repeated, and it can be.
@@ -164,7 +184,7 @@ func (g *get) attempt(ctx context.Context) (err error) {
 func (g *get) place(ctx context.Context, fetch func(context.Context) error) error {
 	g.result.Root = g.manifest.Root
 	if g.Range != nil {
-		if err := g.frame(); err != nil {
+		if err := g.setWindow(); err != nil {
 			return err
 		}
 	} else if g.part != nil {
@@ -176,14 +196,14 @@ func (g *get) place(ctx context.Context, fetch func(context.Context) error) erro
 		}
 	}
 	if g.part != nil {
-		if had, _, _ := g.part.inPlace(); had > 0 {
+		if had, _, _ := g.part.InPlace(); had > 0 {
 			g.observer.resume(had)
 		}
 	}
 	switch {
 	case g.manifest.Size == 0:
 		return nil
-	case g.part != nil && g.part.whole():
+	case g.part != nil && g.part.Whole():
 		g.seeAll()
 		return nil
 	}
@@ -200,11 +220,8 @@ func (g *get) wantsHeadStart() int64 {
 	if g.Range != nil || g.Reuse || g.Seed != nil {
 		return 0
 	}
-	if g.part != nil {
-		_, err := g.part.dir.Lstat(g.part.name)
-		if !errors.Is(err, fs.ErrNotExist) || !g.part.empty() {
-			return 0
-		}
+	if g.part != nil && (g.part.Exists() || !g.part.Empty()) {
+		return 0
 	}
 	return headStart
 }
@@ -244,10 +261,10 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	}
 	options := &kwik.CopyOptions{}
 	if g.part != nil {
-		for _, r := range g.part.ranges() {
+		for _, r := range g.part.Have() {
 			options.Have = append(options.Have, kwik.Range(r))
 		}
-		if last, ok := g.part.first(); ok {
+		if last, ok := g.part.Priority(); ok {
 			options.Priority = kwik.Range(last)
 		}
 	}
@@ -257,7 +274,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	}
 	stop := g.observer.watch(g.session, stream)
 	if g.part != nil {
-		_, err = stream.CopyTo(ctx, g.part, options)
+		_, err = stream.CopyTo(ctx, targetWriter{g.part, g.path}, options)
 	} else {
 		defer context.AfterFunc(ctx, func() { stream.Close() })()
 		err = copyInOrder(ctx, g.Output, stream)

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"strings"
 	"sync"
 	"time"
@@ -44,8 +45,8 @@ type MirrorOptions struct {
 	Filter Filter
 	// DryRun changes nothing, and reports what would be done.
 	DryRun bool
-	// Plain gives files and directories the mode that the umask says and the present time, not those of the source.
-	Plain bool
+	// NoPreserve gives files and directories the mode that the umask allows and the present time, instead of those of the source.
+	NoPreserve bool
 	// Reuse takes what is right of a file that has changed for the new one, so that only the rest is fetched.
 	Reuse bool
 	// Quick takes a file for up to date that has the size and time of the source's, without asking for its hash. It is for one who
@@ -127,7 +128,7 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 	if o.OpenTree == nil {
 		o.OpenTree = disk.OpenTree
 	}
-	m := &mirror{MirrorOptions: o, inquiry: o.inquiry(report), report: report, run: strings.ToLower(rand.Text()[:12])}
+	m := &mirror{MirrorOptions: o, inquiry: o.inquiry(report), report: report, run: strings.ToLower(rand.Text()[:12]), opened: partfile.NewPool(maxOpenParts)}
 	start := time.Now()
 	err := m.all(ctx)
 	m.result.Seconds = time.Since(start).Seconds()
@@ -144,12 +145,12 @@ type mirror struct {
 	report MirrorReporter
 	run    string // names the temporary files of this run
 	root   disk.TreeDir
-	lock   *partFile
+	lock   *partfile.PartFile
 	cache  *disk.DirCache
 	// folds says that the target's file system takes names that differ in case for the same.
 	folds  bool
 	live   liveStreams
-	opened openParts
+	opened *partfile.Pool // the part files that are open
 
 	mu     sync.Mutex // guards what follows
 	result MirrorResult
@@ -192,22 +193,21 @@ func (m *mirror) all(ctx context.Context) error {
 
 // hold takes the target's lock, and finds out how it takes names.
 func (m *mirror) hold() error {
-	m.lock = &partFile{dir: m.root, path: disk.JoinPath(m.Target, mirrorLock), name: mirrorLock, part: mirrorLock}
-	if err := m.lock.open(); err != nil {
-		if errors.Is(err, errTargetBusy) {
-			return &Error{Kind: KindBusy, Op: fmt.Sprintf("mirror into %q", m.Target), Err: errors.New("another kwikcp is mirroring into it")}
+	lock, err := partfile.Place{Dir: m.cache.Dir(""), Name: mirrorLock}.Lock()
+	if err != nil {
+		op := fmt.Sprintf("mirror into %q", m.Target)
+		if errors.Is(err, partfile.ErrBusy) {
+			return &Error{Kind: KindBusy, Op: op, Err: errors.New("another kwikcp is mirroring into it")}
 		}
-		return LocalError(fmt.Sprintf("mirror into %q", m.Target), cause(err))
+		return LocalError(op, cause(err))
 	}
-	_, err := m.root.Lstat(".KWIKCP-MIRROR.part")
+	m.lock = lock
+	_, err = m.root.Lstat(".KWIKCP-MIRROR.part")
 	m.folds = err == nil
 	return nil
 }
 
-func (m *mirror) unlock() {
-	m.root.Remove(mirrorLock) // before the lock goes
-	m.lock.file.Close()
-}
+func (m *mirror) unlock() { m.lock.Discard() }
 
 // attempt makes the target what the tree is. It may be repeated: what is there already is found out anew.
 func (m *mirror) attempt(ctx context.Context) (err error) {

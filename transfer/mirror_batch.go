@@ -327,6 +327,7 @@ func (m *mirror) receive(ctx context.Context, b *batch, offer *kwik.AggregateOff
 		m.abandon(b.files)
 		return nil, NetworkError("fetch a batch", err)
 	}
+	options.Priority = b.priority()
 	m.live.begin(stream)
 	_, err = stream.CopyTo(ctx, &batchWriter{m, b, place}, options)
 	stats := m.live.end(stream)
@@ -353,7 +354,7 @@ func (m *mirror) receive(ctx context.Context, b *batch, offer *kwik.AggregateOff
 	}
 	if ok && e.Kind == KindChanged && ctx.Err() == nil {
 		for _, f := range rest {
-			f.leave(m)
+			f.leave()
 		}
 		return rest, nil
 	}

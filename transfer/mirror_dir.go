@@ -182,7 +182,7 @@ func (m *mirror) dressDir(d *mirrorDir) error {
 		return err
 	}
 	mode, mtime := d.entry.Mode&^disk.Umask, d.entry.MTime
-	if m.Plain {
+	if m.NoPreserve {
 		if mode, mtime = info.Mode().Perm(), info.ModTime(); d.fresh {
 			mode = 0o777 &^ disk.Umask
 		}

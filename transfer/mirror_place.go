@@ -97,7 +97,7 @@ func (p *placer) place(group []*mirrorFile) {
 			p.m.drop(f, LocalError("put it in place", cause(err)))
 			continue
 		}
-		p.m.settle(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root()})
+		p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root()})
 	}
 	if !p.syncs {
 		for _, dir := range dirs {
@@ -144,24 +144,15 @@ func (p *placer) discard(f *mirrorFile) {
 
 // rename gives a file its final name.
 func (p *placer) rename(f *mirrorFile) error {
+	if f.part != nil {
+		return f.part.Rename(false)
+	}
 	h, err := p.m.cache.Acquire(f.dir.path)
 	if err != nil {
 		return err
 	}
 	defer p.m.cache.Release(h)
-	if f.part != nil {
-		f.part.dir = h
-		if err := f.part.isPart(f.part.file); err != nil {
-			return err
-		}
-	}
-	if err := h.Rename(f.temp, f.name); err != nil {
-		return err
-	}
-	if f.part != nil {
-		return f.part.file.Close()
-	}
-	return nil
+	return h.Rename(f.temp, f.name)
 }
 
 // volumeOf returns the file system that a directory is on, nil if it cannot be synced as a whole. It stays open until the attempt ends.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/wire"
 	"slices"
 	"strings"
@@ -354,11 +355,11 @@ func (p *plan) begin(f *mirrorFile) *mirrorFile {
 	p.live.plan(f.entry.Size)
 	if p.Quick && !f.resumes && f.local != nil && f.local.Size() == f.entry.Size && f.local.ModTime().Equal(f.entry.MTime) {
 		p.live.had(f.entry.Size)
-		p.settle(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size})
+		p.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size})
 		return nil
 	}
 	if p.DryRun && f.local == nil { // no need to ask
-		p.settle(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.entry.Size})
+		p.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.entry.Size})
 		return nil
 	}
 	return f
@@ -367,7 +368,7 @@ func (p *plan) begin(f *mirrorFile) *mirrorFile {
 // inspect finds out what is in a file's place.
 func (p *plan) inspect(f *mirrorFile, there bool) error {
 	if len(f.dir.parts) > 0 {
-		part := partName(f.name)
+		part := partfile.PartName(f.name)
 		f.resumes = f.dir.parts[part]
 		delete(f.dir.parts, part)
 	}

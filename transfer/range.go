@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
 )
 
@@ -80,51 +79,18 @@ func (e *RangeError) Error() string {
 	return fmt.Sprintf("there are no bytes %v, the file has %d", e.Range, e.Size)
 }
 
-// A window is the part of a file that a part file is to hold, from its first byte on.
-type window struct {
-	want  rangeset.Range // bytes
-	cover rangeset.Range // the groups that they are in, which is what can be proved
-}
-
-// frame makes a part file ready for a part of a file. Nothing is known of what an earlier transfer left in it, since that
-// is aligned otherwise; what this one has written for the same tree counts.
-func (p *partFile) frame(want rangeset.Range, tree *integrity.Tree) error {
-	if p.window != nil && sameTree(p.tree, tree) {
-		return nil
-	}
-	if err := p.file.Truncate(0); err != nil {
-		return p.wrap(err)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	unit := tree.GroupSize().Bytes()
-	last := (want.End - 1) - (want.End-1)%unit // start of the last group
-	p.window = &window{want, rangeset.Range{Start: want.Start - want.Start%unit, End: last + min(unit, tree.Size()-last)}}
-	p.tree, p.had = tree, rangeset.Set{}
-	p.useless = true // for another transfer
-	return nil
-}
-
-// narrow returns which of the bytes b at offset off of the file go into the part file, and where.
-func (w *window) narrow(b []byte, off int64) ([]byte, int64) {
-	r := w.want.Intersect(rangeset.Range{Start: off, End: off + int64(len(b))})
-	if r.Empty() {
-		return nil, 0
-	}
-	return b[r.Start-off : r.End-off], r.Start - w.want.Start
-}
-
-// frame finds out which bytes are wanted and prepares the part file for them.
-func (g *get) frame() error {
+// setWindow finds out which bytes are wanted and prepares the part file for them.
+func (g *get) setWindow() error {
 	want := g.Range.Of(g.tree.Size())
 	if want.Empty() {
 		return &Error{Kind: KindNotFound, Op: fmt.Sprintf("fetch %q", g.URL.Path), Err: &RangeError{*g.Range, g.tree.Size()}}
 	}
-	if err := g.part.frame(want, g.tree); err != nil {
-		return err
+	cover, err := g.part.SetWindow(want, g.tree)
+	if err != nil {
+		return targetError(g.path, err)
 	}
 	g.result.Offset = want.Start
-	g.observer.outside(g.tree.Size() - g.part.window.cover.Len())
+	g.observer.outside(g.tree.Size() - cover.Len())
 	return nil
 }
 
@@ -137,9 +103,9 @@ func spool() (target, dir string, err error) {
 	return filepath.Join(dir, "range"), dir, nil
 }
 
-// pour copies what the part file holds to the output.
-func (g *get) pour(ctx context.Context) error {
-	r := io.NewSectionReader(g.part.file, 0, g.part.window.want.Len())
+// copyOut copies the range from the part file to the output.
+func (g *get) copyOut(ctx context.Context) error {
+	r := g.part.Content()
 	buf := make([]byte, 256<<10)
 	for ctx.Err() == nil {
 		n, err := r.Read(buf)

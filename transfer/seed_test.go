@@ -6,6 +6,7 @@ import (
 	"kwikcp/internal/rangeset"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/internal/transfertest/disktest"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -114,14 +115,14 @@ func TestSeedsTogether(t *testing.T) {
 	for _, opener := range []func(string) (disk.Dir, error){disk.OpenDir, openCloningDir} {
 		target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(only(1)))
 		transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), string(only(0, 1)))
-		seed := &readCounter{File: openFile(t, only(0, 3))}
+		seed := &disktest.ReadCounter{File: openFile(t, only(0, 3))}
 		r, _, err := fetch(t, target, func(o *GetOptions) { o.Reuse, o.Seed, o.OpenDir = true, seed, opener })
 		if err != nil || r.Resumed != int64(len(theFile))-group {
 			t.Errorf("%+v, %v", r, err)
 		}
 		transfertest.WantContent(t, target, string(theFile))
-		if want := rangeset.Of(rangeset.Range{Start: 2 * group, End: int64(len(theFile))}); seed.read.String() != want.String() {
-			t.Errorf("of the seed %v was read, not %v", seed.read.String(), want.String())
+		if want := rangeset.Of(rangeset.Range{Start: 2 * group, End: int64(len(theFile))}); seed.Read.String() != want.String() {
+			t.Errorf("of the seed %v was read, not %v", seed.Read.String(), want.String())
 		}
 	}
 }

@@ -52,7 +52,7 @@ func TestUpToDate(t *testing.T) {
 				x.target(t, target)
 				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "an old part") // is not left in any case
 				before, _ := os.Lstat(target)
-				r, heard, err := fetch(t, target, func(o *GetOptions) { o.Plain = plain })
+				r, heard, err := fetch(t, target, func(o *GetOptions) { o.NoPreserve = plain })
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -112,11 +112,11 @@ func TestUpToDateWhenOperationsFail(t *testing.T) {
 	})
 }
 
-// With KeepsOld nothing is replaced, neither what is there at first nor what comes meanwhile.
+// With NoClobber nothing is replaced, neither what is there at first nor what comes meanwhile.
 func TestKeepsOld(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
-	keep := func(o *GetOptions) { o.KeepsOld = true }
-	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, KeepsOld: true} // nobody there, and nobody asked
+	keep := func(o *GetOptions) { o.NoClobber = true }
+	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, NoClobber: true} // nobody there, and nobody asked
 	_, err := getWhole(t, t.Context(), o, NoReport{})
 	wantKind(t, err, KindExists, "there is a file of that name")
 	wantNames(t, filepath.Dir(target), "out")
@@ -136,7 +136,7 @@ func TestKeepsOld(t *testing.T) {
 			p.Manifest(m)
 			p.Tree(cvs)
 		})
-		r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), KeepsOld: true}, NoReport{})
+		r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), NoClobber: true}, NoReport{})
 		wantKind(w.T, err, KindExists, "there is a file of that name")
 		if !r.Kept || r.Bytes != int64(len(theFile)) {
 			t.Errorf("%+v", r)
@@ -149,7 +149,7 @@ func TestKeepsOld(t *testing.T) {
 func TestKeepsOldWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 		target := filepath.Join(t.TempDir(), "out")
-		_, _, err := fetch(t, target, func(o *GetOptions) { o.KeepsOld, o.OpenDir = true, x.opener() })
+		_, _, err := fetch(t, target, func(o *GetOptions) { o.NoClobber, o.OpenDir = true, x.opener() })
 		t.Logf("%q failed: %v", x.failed(), err)
 		if err != nil {
 			wantKind(t, err, KindLocal, "input/output error")

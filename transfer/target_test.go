@@ -1,14 +1,15 @@
 package transfer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
-	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/internal/transfertest/disktest"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,17 @@ import (
 	"syscall"
 	"testing"
 )
+
+// Short names of what many tests use.
+var (
+	openFile  = disktest.OpenFile
+	treeOf    = transfertest.TreeOf
+	wantNames = transfertest.WantNames
+	partName  = partfile.PartName
+)
+
+// partMode is the mode of a part file.
+const partMode fs.FileMode = 0o600
 
 // wantKind fails the test unless err is an *Error of a kind whose text says something.
 func wantKind(t *testing.T, err error, kind Kind, says string) {
@@ -29,140 +41,60 @@ func wantKind(t *testing.T, err error, kind Kind, says string) {
 	}
 }
 
-// wantNames fails the test unless a directory holds exactly these names.
-func wantNames(t *testing.T, dir string, want ...string) {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	slices.Sort(want)
-	if !slices.Equal(names, want) {
-		t.Fatalf("the directory holds %q, want %q", names, want)
-	}
+// wholeMeta is the mode and time of a received file.
+var wholeMeta = partfile.Metadata{Mode: 0o640, MTime: transfertest.SomeTime}
+
+// A receiver is a part file as a get uses it: its errors name the target.
+type receiver struct {
+	*partfile.PartFile
+	path string
 }
 
-// wholeTree is the tree of a file that says "whole".
-func wholeTree() *integrity.Tree { return treeOf([]byte("whole")) }
+// open opens the part file of a target.
+func open(openDir func(string) (disk.Dir, error), path string) (receiver, error) {
+	p, err := openTarget(openDir, path, false)
+	return receiver{p, path}, err
+}
 
-func treeOf(content []byte) *integrity.Tree {
-	tree, err := integrity.Build(context.Background(), bytes.NewReader(content), int64(len(content)), integrity.DefaultGroupSize, nil)
-	if err != nil {
-		panic(err)
+// prove makes the part file one for a content.
+func (r receiver) prove(content string) error {
+	if err := r.Prove(context.Background(), treeOf([]byte(content)), nil, nil); err != nil {
+		return targetError(r.path, err)
 	}
-	return tree
+	return nil
+}
+
+// write makes the part file one for a content, and writes it byte by byte.
+func (r receiver) write(content string) error {
+	if err := r.prove(content); err != nil {
+		return err
+	}
+	for i, c := range []byte(content) {
+		if _, err := (targetWriter{r.PartFile, r.path}).WriteAt([]byte{c}, int64(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r receiver) commit() error {
+	if err := r.Commit(wholeMeta); err != nil {
+		return targetError(r.path, err)
+	}
+	return nil
 }
 
 // receive writes "whole" to a target as a transfer does.
 func receive(openDir func(string) (disk.Dir, error), path string) error {
-	p, err := openPart(openDir, path, false)
+	r, err := open(openDir, path)
 	if err != nil {
 		return err
 	}
-	defer p.leave()
-	if err := p.prove(context.Background(), wholeTree(), nil); err != nil {
+	defer r.Leave()
+	if err := r.write("whole"); err != nil {
 		return err
 	}
-	for i, c := range []byte("whole") {
-		if _, err := p.WriteAt([]byte{c}, int64(i)); err != nil {
-			return err
-		}
-	}
-	return p.commit(0o640, transfertest.SomeTime)
-}
-
-func TestPartFileIsPutInPlace(t *testing.T) {
-	for name, prepare := range map[string]func(t *testing.T, target string){
-		"nothing there": func(*testing.T, string) {},
-		"a file there":  func(t *testing.T, target string) { transfertest.Put(t, target, "longer than what comes") },
-		"part file of a killed run": func(t *testing.T, target string) {
-			transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), strings.Repeat("old", 100))
-		},
-		"read-only part file of a run killed before its rename": func(t *testing.T, target string) {
-			part := transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "old")
-			if err := os.Chmod(part, 0o400); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"part file that others may write": func(t *testing.T, target string) {
-			part := transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole")
-			if err := os.Chmod(part, 0o666); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"part file that is right, and longer": func(t *testing.T, target string) {
-			transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole, and more")
-		},
-		"empty part file": func(t *testing.T, target string) {
-			transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "")
-		},
-		"part file with another name": func(t *testing.T, target string) {
-			victim := transfertest.Put(t, filepath.Join(t.TempDir(), "victim"), "untouched")
-			if err := os.Link(victim, filepath.Join(filepath.Dir(target), partName("out"))); err != nil {
-				t.Skip(err)
-			}
-			t.Cleanup(func() { transfertest.WantContent(t, victim, "untouched") })
-		},
-		"part file of another user": func(t *testing.T, target string) {
-			part := transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "whole")
-			if err := os.Chown(part, 65534, 65534); err != nil {
-				t.Skip(err)
-			}
-		},
-		"a FIFO in place of the part file": func(t *testing.T, target string) {
-			if err := transfertest.Mkfifo(filepath.Join(filepath.Dir(target), partName("out"))); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"a directory in place of the part file": func(t *testing.T, target string) {
-			if err := os.Mkdir(filepath.Join(filepath.Dir(target), partName("out")), 0o700); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"a link in place of the part file": func(t *testing.T, target string) {
-			victim := transfertest.Put(t, filepath.Join(t.TempDir(), "victim"), "untouched")
-			if err := os.Symlink(victim, filepath.Join(filepath.Dir(target), partName("out"))); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { transfertest.WantContent(t, victim, "untouched") })
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			target := filepath.Join(t.TempDir(), "out")
-			prepare(t, target)
-			if err := receive(disk.OpenDir, target); err != nil {
-				t.Fatal(err)
-			}
-			wantNames(t, filepath.Dir(target), "out")
-			transfertest.WantContent(t, target, "whole")
-			info, err := os.Stat(target)
-			if err != nil || info.Mode() != 0o640&^disk.Umask || !info.ModTime().Equal(transfertest.SomeTime) {
-				t.Fatalf("mode %v, time %v, %v", info.Mode(), info.ModTime(), err)
-			}
-		})
-	}
-}
-
-// Nothing is under the final name before the commit, and what stands there stays.
-func TestPartFileIsApartUntilTheCommit(t *testing.T) {
-	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
-	p, err := openPart(disk.OpenDir, target, false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.WriteAt([]byte("new"), 0)
-	transfertest.WantContent(t, target, "before")
-	wantNames(t, filepath.Dir(target), "out", partName("out"))
-	info, err := os.Stat(filepath.Join(filepath.Dir(target), partName("out")))
-	if err != nil || info.Mode() != 0o600&^disk.Umask {
-		t.Fatalf("the part file has mode %v, want 0600, for its final one is not known yet (%v)", info.Mode(), err)
-	}
-	p.leave()
-	transfertest.WantContent(t, target, "before")
+	return r.commit()
 }
 
 func TestPartFileInTheWorkingDirectory(t *testing.T) {
@@ -171,34 +103,6 @@ func TestPartFileInTheWorkingDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	transfertest.WantContent(t, "out", "whole")
-}
-
-func TestPartFileOfTheLongestName(t *testing.T) {
-	target := filepath.Join(t.TempDir(), strings.Repeat("n", 255))
-	if err := receive(disk.OpenDir, target); err != nil {
-		t.Fatal(err)
-	}
-	transfertest.WantContent(t, target, "whole")
-}
-
-// A link at the target is replaced itself; what it points to is left alone.
-func TestPartFileReplacesLinks(t *testing.T) {
-	dir := t.TempDir()
-	inside, outside := transfertest.Put(t, filepath.Join(dir, "inside"), "untouched"), transfertest.Put(t, filepath.Join(t.TempDir(), "outside"), "untouched")
-	for name, to := range map[string]string{"in": "inside", "out": outside, "dangling": "nowhere", "loop": "loop"} {
-		link := filepath.Join(dir, name)
-		if err := os.Symlink(to, link); err != nil {
-			t.Fatal(err)
-		}
-		if err := receive(disk.OpenDir, link); err != nil {
-			t.Fatalf("link to %s: %v", to, err)
-		}
-		if info, err := os.Lstat(link); err != nil || !info.Mode().IsRegular() {
-			t.Fatalf("link to %s is still %v, %v", to, info.Mode(), err)
-		}
-	}
-	transfertest.WantContent(t, inside, "untouched")
-	transfertest.WantContent(t, outside, "untouched")
 }
 
 // Tests run as root here and there, whom no permission stops; so a parent that cannot be written is one that is a file.
@@ -250,14 +154,14 @@ func TestPartFileInTheWay(t *testing.T) {
 
 func TestPartFileOfALiveTransferIsBusy(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
-	first, err := openPart(disk.OpenDir, target, false)
+	first, err := open(disk.OpenDir, target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	first.WriteAt([]byte("first"), 0)
-	_, err = openPart(disk.OpenDir, target, false)
+	first.write("first")
+	_, err = open(disk.OpenDir, target)
 	wantKind(t, err, KindBusy, "another kwikcp")
-	if err := first.commit(0o600, transfertest.SomeTime); err != nil {
+	if err := first.commit(); err != nil {
 		t.Fatal(err)
 	}
 	transfertest.WantContent(t, target, "first")
@@ -268,21 +172,21 @@ func TestPartFileOfALiveTransferIsBusy(t *testing.T) {
 // for that of one that ended. The first must notice, or both would write to it.
 func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
-	var second *partFile
+	var second receiver
 	x := &faults{}
 	x.after = func(op string) {
-		if op == "create" && second == nil {
+		if op == "create" && second.PartFile == nil {
 			var err error
-			if second, err = openPart(disk.OpenDir, target, false); err != nil {
+			if second, err = open(disk.OpenDir, target); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	_, err := openPart(x.opener(), target, false)
+	_, err := open(x.opener(), target)
 	wantKind(t, err, KindBusy, "another kwikcp")
 	transfertest.WantContent(t, target, "before")
-	second.WriteAt([]byte("second"), 0)
-	if err := second.commit(0o600, transfertest.SomeTime); err != nil {
+	second.write("second")
+	if err := second.commit(); err != nil {
 		t.Fatal(err)
 	}
 	transfertest.WantContent(t, target, "second")
@@ -292,37 +196,35 @@ func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 // The same, seen from the one who comes second: between its opening of the part file and its lock the first is done with it.
 // What it holds then is no part file any more, and must not be written to.
 func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
-	for name, end := range map[string]func(p *partFile) error{
-		"put in place": func(p *partFile) error { return p.commit(0o600, transfertest.SomeTime) },
-		"removed":      func(p *partFile) error { p.had = rangeset.Set{}; p.tree = wholeTree(); p.leave(); return nil },
-		"removed, and anew": func(p *partFile) error {
-			p.had = rangeset.Set{}
-			p.tree = wholeTree()
-			p.leave()
+	for name, end := range map[string]func(p receiver) error{
+		"put in place": func(p receiver) error { return p.commit() },
+		"removed":      func(p receiver) error { p.Discard(); return nil },
+		"removed, and anew": func(p receiver) error {
+			p.Discard()
 			return receive(disk.OpenDir, p.path)
 		},
-		"put in place twice": func(p *partFile) error {
-			return errors.Join(p.commit(0o600, transfertest.SomeTime), receive(disk.OpenDir, p.path))
+		"put in place twice": func(p receiver) error {
+			return errors.Join(p.commit(), receive(disk.OpenDir, p.path))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := filepath.Join(t.TempDir(), "out")
-			first, err := openPart(disk.OpenDir, target, false)
+			first, err := open(disk.OpenDir, target)
 			if err != nil {
 				t.Fatal(err)
 			}
-			first.WriteAt([]byte("first"), 0)
+			first.write("first")
 			x := &faults{}
 			x.after = func(op string) {
-				if op == "openpart" && first != nil {
+				if op == "openpart" && first.PartFile != nil {
 					p := first
-					first = nil
+					first.PartFile = nil
 					if err := end(p); err != nil {
 						t.Fatal(err)
 					}
 				}
 			}
-			_, err = openPart(x.opener(), target, false)
+			_, err = open(x.opener(), target)
 			wantKind(t, err, KindBusy, "another kwikcp")
 		})
 	}
@@ -332,17 +234,17 @@ func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 func TestPartFileThatWasReplaced(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	part := filepath.Join(filepath.Dir(target), partName("out"))
-	p, err := openPart(disk.OpenDir, target, false)
+	p, err := open(disk.OpenDir, target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.leave()
-	p.WriteAt([]byte("whole"), 0)
+	defer p.Leave()
+	p.write("whole")
 	if err := errors.Join(os.Remove(part), os.WriteFile(part, []byte("somebody's"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	wantKind(t, p.commit(0o600, transfertest.SomeTime), KindBusy, "another kwikcp")
-	p.leave()
+	wantKind(t, p.commit(), KindBusy, "another kwikcp")
+	p.Leave()
 	transfertest.WantContent(t, target, "before")
 	transfertest.WantContent(t, part, "somebody's")
 }
@@ -358,17 +260,17 @@ func TestPartFileThatWasRemoved(t *testing.T) {
 			if err := os.Mkdir(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			p, err := openPart(disk.OpenDir, filepath.Join(dir, "out"), false)
+			p, err := open(disk.OpenDir, filepath.Join(dir, "out"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer p.leave()
-			p.WriteAt([]byte("whole"), 0)
+			defer p.Leave()
+			p.write("whole")
 			if err := remove(dir); err != nil {
 				t.Skip(err) // this system keeps what is open
 			}
-			wantKind(t, p.commit(0o600, transfertest.SomeTime), KindLocal, `write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
-			if p.leave() {
+			wantKind(t, p.commit(), KindLocal, `write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
+			if p.Leave() {
 				t.Error("there is said to be a part file")
 			}
 			if _, err := os.Lstat(filepath.Join(dir, "out")); !errors.Is(err, fs.ErrNotExist) {
@@ -434,15 +336,101 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 // What follows a failed write is never a commit.
 func TestPartFileSaysWhichFileCouldNotBeWritten(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
-	p, err := openPart(disk.OpenDir, target, false)
+	x := &faults{only: []string{"write"}, fail: 1, with: fs.ErrClosed}
+	p, err := open(x.opener(), target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.leave()
-	p.file.Close()
-	_, err = p.WriteAt([]byte("x"), 0)
+	defer p.Leave()
+	err = p.write("x")
 	wantKind(t, err, KindLocal, target)
 	if !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("the cause of %v is lost", err)
+	}
+}
+
+// Whatever fails while room is reserved, but a lack of it, is of no account, and then, too, nothing is there but the part file.
+func TestReserveWhenOperationsFail(t *testing.T) {
+	const lastGroup = 16<<20 + 5*65536 // of a file that is large enough for a reservation
+	content := make([]byte, lastGroup+100)
+	rand.NewChaCha8([32]byte{16}).Read(content)
+	tree := treeOf(content)
+	for name, with := range map[string]error{"EIO": syscall.EIO, "ENOSPC": syscall.ENOSPC} {
+		t.Run(name, func(t *testing.T) {
+			for n := 1; ; n++ {
+				x := &faults{fail: n, with: with}
+				target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
+				err := func() error {
+					p, err := open(x.opener(), target)
+					if err != nil {
+						return err
+					}
+					defer p.Leave()
+					if err := p.Prove(t.Context(), tree, nil, nil); err != nil {
+						return err
+					}
+					for _, r := range []rangeset.Range{{Start: lastGroup, End: tree.Size()}, {Start: 0, End: lastGroup}} {
+						if _, err := p.WriteAt(content[r.Start:r.End], r.Start); err != nil {
+							return err
+						}
+					}
+					return p.commit()
+				}()
+				if x.failed() == "" {
+					if err != nil {
+						t.Fatal(err)
+					}
+					return
+				}
+				if reserving := x.failed() == "allocate" || x.failed() == "free"; reserving && (err != nil) != (with == syscall.ENOSPC && x.failed() == "allocate") {
+					t.Errorf("%q failed: %v", x.ops, err)
+				}
+				if x.open != 0 {
+					t.Errorf("%d files and directories are left open after %q", x.open, x.ops)
+				}
+				if got, readErr := os.ReadFile(target); readErr != nil || len(got) != len("before") && len(got) != len(content) {
+					t.Errorf("%d bytes are in place after %q, %v", len(got), x.ops, readErr)
+				}
+			}
+		})
+	}
+}
+
+// A part file whose checkpoint failed is not in place, and nobody goes on with it: what can be read of it may not be on disk.
+func TestCheckpointThatFails(t *testing.T) {
+	for _, op := range []string{"checkpoint", "syncdir"} {
+		target := filepath.Join(t.TempDir(), "out")
+		disk := &faults{only: []string{op}, fail: 1, with: syscall.EIO}
+		p, err := open(disk.opener(), target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Forget(); err != nil {
+			t.Fatal(err)
+		}
+		for range 100 {
+			if _, err = (targetWriter{p.PartFile, target}).WriteAt(make([]byte, 1<<20), 0); err != nil {
+				break
+			}
+		}
+		wantKind(t, err, KindLocal, target)
+		if p.Leave() {
+			t.Error("it is kept")
+		}
+		wantNames(t, filepath.Dir(target))
+	}
+}
+
+// A lack of space and a quota are of one kind, a limit of the file's size is of another.
+func TestSpaceErrorKinds(t *testing.T) {
+	for _, x := range []struct {
+		cause error
+		kind  Kind
+	}{{syscall.ENOSPC, KindNoSpace}, {disk.ErrQuota, KindNoSpace}, {syscall.EFBIG, KindLocal}} {
+		err := targetError("out", &SpaceError{Needed: 2, Free: 1, Err: x.cause})
+		wantKind(t, err, x.kind, "2 more bytes are needed, 1 are free")
+		if !errors.Is(err, x.cause) {
+			t.Errorf("the cause of %v is lost", err)
+		}
 	}
 }
