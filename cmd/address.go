@@ -1,46 +1,14 @@
 package cmd
 
 import (
-	"crypto/tls"
-	"errors"
 	"net"
 	"net/netip"
 	"strconv"
-
-	"github.com/urfave/cli/v2"
-
-	"kwikcp/kwik"
 )
 
-func ipv4Flag() cli.Flag {
-	return &cli.BoolFlag{Name: "ipv4", Aliases: []string{"4"}, EnvVars: []string{"KWIKCP_IPV4"}, Usage: "use IPv4 addresses only"}
-}
-
-func ipv6Flag() cli.Flag {
-	return &cli.BoolFlag{Name: "ipv6", Aliases: []string{"6"}, EnvVars: []string{"KWIKCP_IPV6"}, Usage: "use IPv6 addresses only"}
-}
-
-// family returns which addresses -4 and -6 leave.
-func family(c *cli.Context) (kwik.AddressFamily, error) {
-	four, six := c.Bool("ipv4"), c.Bool("ipv6")
-	switch {
-	case four && six:
-		return kwik.AnyFamily, usageError{errors.New("-4 and -6 exclude each other"), "without either both are tried"}
-	case four:
-		return kwik.IPv4, nil
-	case six:
-		return kwik.IPv6, nil
-	}
-	return kwik.AnyFamily, nil
-}
-
-func serverTLS(cert tls.Certificate) *tls.Config {
-	return &tls.Config{Certificates: []tls.Certificate{cert}, KeyLogWriter: keyLog(), SessionTicketsDisabled: true}
-}
-
-// reachable returns the host:port to print for a listener: the advertised address, the one it listens at, or, if it
-// listens at all of them, the first that others can reach.
-func reachable(listening net.Addr, advertised netip.AddrPort) string {
+// reachableAddress returns the host:port to print for a listener: the advertised address, or the one it listens at, or, if it listens
+// at all addresses, the first one that other machines can reach.
+func reachableAddress(listening net.Addr, advertised netip.AddrPort) string {
 	if advertised.IsValid() {
 		return advertised.String()
 	}
@@ -55,8 +23,8 @@ func reachable(listening net.Addr, advertised netip.AddrPort) string {
 	return net.JoinHostPort(ip.String(), strconv.Itoa(int(addr.Port())))
 }
 
-// outwardAddress returns an address of this machine that others can reach: IPv4 before IPv6, loopback if there is no
-// other.
+// outwardAddress returns an address of this machine that other machines can reach, preferably IPv4; loopback if there is
+// none.
 func outwardAddress() netip.Addr {
 	best := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	nets, err := net.InterfaceAddrs()

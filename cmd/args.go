@@ -8,10 +8,10 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// reorder moves the flags of a command before its arguments, because urfave/cli v2 takes what follows the first argument
-// for arguments. So "get URL FILE --json" means what it says. Everything after "--" stays an argument, and so does
-// "-" alone. Arguments are dropped in two cases: where help is asked for, and where the last flag lacks its value, which is an
-// error anyway.
+// reorder moves the options of a command before its arguments, because urfave/cli v2 takes everything after the first
+// argument for arguments. So "get URL FILE --json" works. Everything after "--" stays an argument, and so does "-".
+//
+// Arguments are dropped in two cases: after --help, and where the last option lacks its value, which is an error anyway.
 func reorder(app *cli.App, args []string) []string {
 	if len(args) < 2 {
 		return args
@@ -19,9 +19,9 @@ func reorder(app *cli.App, args []string) []string {
 	at := 1
 	for at < len(args) && strings.HasPrefix(args[at], "-") {
 		if args[at] == "--" {
-			return args // nothing after it is a flag, not even the command's
+			return args // nothing after it is an option
 		}
-		at++ // flags of kwikcp itself, none of which has a value
+		at++ // an option of kwikcp itself; none of them takes a value
 	}
 	if at == len(args) {
 		return args
@@ -62,7 +62,7 @@ func isHelp(arg string) bool {
 	return name == "help" || name == "h"
 }
 
-// wantsJSON reports whether a command line asks for JSON, even one that cannot be parsed.
+// wantsJSON reports whether a command line asks for JSON, even if it cannot be parsed.
 func wantsJSON(args []string) bool {
 	for _, arg := range args {
 		if arg == "--" {
@@ -78,7 +78,7 @@ func wantsJSON(args []string) bool {
 	return err == nil && yes
 }
 
-// takesValue reports whether a flag's value is the next argument.
+// takesValue reports whether the value of an option is the next argument.
 func takesValue(command *cli.Command, arg string) bool {
 	name := strings.TrimLeft(arg, "-")
 	if strings.Contains(name, "=") {
@@ -87,10 +87,10 @@ func takesValue(command *cli.Command, arg string) bool {
 	for _, flag := range command.Flags {
 		for _, n := range flag.Names() {
 			if n == name {
-				_, boolean := flag.(*cli.BoolFlag)
-				return !boolean
+				documented, ok := flag.(cli.DocGenerationFlag)
+				return ok && documented.TakesValue()
 			}
 		}
 	}
-	return false // --help, or one that does not exist
+	return false // --help, or an unknown option
 }

@@ -10,7 +10,7 @@ import (
 	"kwikcp/transfer"
 )
 
-// flagChoices are the values of options that have few.
+// flagChoices are the values of options with few possible ones.
 var flagChoices = map[string][]string{
 	"--role":                   {"primary", "secondary"},
 	"--log-format":             {"text", "json"},
@@ -23,33 +23,34 @@ var shells = map[string]func(*cli.App) string{"bash": bashCompletion, "zsh": zsh
 func completionCommand(t *terminal) *cli.Command {
 	return &cli.Command{
 		Name:      "completion",
-		Usage:     "print a script that completes commands, options and files in a shell",
+		Usage:     "print a shell script that completes commands, options and files",
 		UsageText: "kwikcp completion bash|zsh|fish",
-		Description: `For good:
+		Description: `To install the script:
 
     bash  kwikcp completion bash > ~/.local/share/bash-completion/completions/kwikcp
     zsh   kwikcp completion zsh > DIR/_kwikcp, where DIR is in $fpath
     fish  kwikcp completion fish > ~/.config/fish/completions/kwikcp.fish
 
-In the shell at hand: source <(kwikcp completion bash), and so for zsh; kwikcp completion fish | source.`,
-		Action: func(c *cli.Context) error {
-			const help = "kwikcp completion bash, zsh or fish"
-			if c.Args().Len() != 1 {
-				return usageError{fmt.Errorf("completion takes the name of one shell, not %d", c.Args().Len()), help}
-			}
-			script, ok := shells[c.Args().First()]
-			if !ok {
-				return usageError{fmt.Errorf("there is no completion for %q", c.Args().First()), help}
-			}
-			if _, err := io.WriteString(t.stdout, script(c.App)); err != nil {
-				return transfer.LocalError("print the script", err)
-			}
-			return nil
-		},
+In the current shell: source <(kwikcp completion bash), likewise for zsh; kwikcp completion fish | source.`,
+		Action: func(c *cli.Context) error { return runCompletion(t, c.App, c.Args().Slice()) },
 	}
 }
 
-// choices returns the words that the arguments of a command can be; nil if they are files, or anything.
+func runCompletion(t *terminal, app *cli.App, args []string) error {
+	if len(args) != 1 {
+		return usagef(adviseCompletion, "completion takes the name of one shell, not %d", len(args))
+	}
+	script, ok := shells[args[0]]
+	if !ok {
+		return usagef(adviseCompletion, "there is no completion for %q", args[0])
+	}
+	if _, err := io.WriteString(t.stdout, script(app)); err != nil {
+		return transfer.LocalError("print the script", err)
+	}
+	return nil
+}
+
+// choices returns the possible arguments of a command; nil if they are files or arbitrary.
 func choices(c *cli.Command) []string {
 	if c.Name == "completion" {
 		return []string{"bash", "zsh", "fish"}
@@ -67,7 +68,7 @@ func (d flagDoc) namesDir() bool { return d.placeholder == "DIR" }
 const bashHead = `# Completes kwikcp in bash. Made by kwikcp completion bash.
 _kwikcp() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= i IFS=$'\n'
-	# Bash takes --option=value for three words.
+	# Bash splits --option=value into three words.
 	if [[ $cur == = ]]; then
 		cur=
 	elif [[ $prev == = ]]; then
@@ -98,7 +99,7 @@ func bashCompletion(app *cli.App) string {
 			if f.placeholder == "" {
 				continue
 			}
-			does := "return" // nobody knows
+			does := "return" // no words to offer
 			switch {
 			case flagChoices[f.names[0]] != nil:
 				does = fmt.Sprintf("_kwikcp_words '%s'; return", strings.Join(flagChoices[f.names[0]], " "))
@@ -126,7 +127,7 @@ func commandNames(app *cli.App) (names []string) {
 	return names
 }
 
-// zshCompletion returns the script for zsh, to be sourced or to lie in $fpath.
+// zshCompletion returns the script for zsh, to be sourced or installed in $fpath.
 func zshCompletion(app *cli.App) string {
 	var b strings.Builder
 	b.WriteString("#compdef kwikcp\n# Completes kwikcp in zsh. Made by kwikcp completion zsh.\n_kwikcp() {\n\tlocal -a commands\n\tcommands=(\n")
@@ -208,7 +209,7 @@ func fishCompletion(app *cli.App) string {
 // quoted quotes a word for bash and zsh.
 func quoted(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// fishQuoted quotes a word for fish, in which a backslash means something between single quotes.
+// fishQuoted quotes a word for fish, where a backslash is special between single quotes.
 func fishQuoted(s string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(s) + "'"
 }

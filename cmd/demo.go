@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"kwikcp/internal/escape"
 	"kwikcp/kwik"
 	"kwikcp/testdata"
 	"kwikcp/transfer"
@@ -22,24 +23,23 @@ import (
 func demoCommand(t *terminal) *cli.Command {
 	return &cli.Command{
 		Name:      "demo",
-		Usage:     "show it: a primary and two secondaries on this machine, and a file fetched from all three",
+		Usage:     "fetch a file from a primary and two secondaries on this machine",
 		UsageText: "kwikcp demo [FILE]",
-		Description: `Copies FILE (by default a list of English words that comes with the program) for each of three servers, starts them on
-loopback, fetches the file through all three over QUIC, proves it, and says who delivered what. Nothing is left
-behind.`,
-		Action: func(c *cli.Context) error {
-			if c.Args().Len() > 1 {
-				return usageError{fmt.Errorf("demo takes one file, not also %q", c.Args().Get(1)), "kwikcp demo FILE"}
-			}
-			return runDemo(c.Context, t, c.Args().First())
-		},
+		Description: `Copies FILE (default: a built-in list of English words) for each of three servers, starts them on loopback, fetches the
+file from all three over QUIC, verifies it, and prints how much each server delivered. All files of the demo are
+removed at the end.`,
+		Action: func(c *cli.Context) error { return runDemo(c.Context, t, c.Args().Slice()) },
 	}
 }
 
 // demoDirs are the directories of the demo's servers and of its client.
 var demoDirs = [...]string{"A", "B", "C", "out"}
 
-func runDemo(ctx context.Context, t *terminal, file string) (err error) {
+func runDemo(ctx context.Context, t *terminal, args []string) (err error) {
+	if len(args) > 1 {
+		return usagef(adviseDemo, "demo takes one file, not also %q", args[1])
+	}
+	file := argument(args, 0)
 	work, err := os.MkdirTemp("", "kwikcp-demo-")
 	if err != nil {
 		return transfer.LocalError("make a directory for the demo", err)
@@ -60,17 +60,19 @@ func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 		}
 	}
 	if err := transfer.CheckPath(name); err != nil {
-		return usageError{fmt.Errorf("the name %q cannot be served: %w", name, err), "kwikcp demo OTHER-FILE"}
+		return usagef(adviseDemoName, "the name %q cannot be served: %w", name, err)
 	}
 
 	quiet := slog.New(slog.DiscardHandler)
 	var primary *runningServer
 	for i, dir := range demoDirs[:3] {
-		o := &serveCmd{t: t, log: quiet, role: kwik.ServerRolePrimary, listen: "127.0.0.1:0", stateDir: filepath.Join(work, "state-"+dir)}
-		if i > 0 {
-			o.role, o.primary = kwik.ServerRoleSecondary, primary.url
+		c := serveConfig{
+			t: t, log: quiet, role: kwik.ServerRolePrimary, listen: "127.0.0.1:0", stateDir: filepath.Join(work, "state-"+dir),
 		}
-		if o.policy, err = newTrustPolicy(t, o.stateDir, ""); err != nil {
+		if i > 0 {
+			c.role, c.primary = kwik.ServerRoleSecondary, primary.url
+		}
+		if c.policy, err = newTrustPolicy(t, c.stateDir, ""); err != nil {
 			return err
 		}
 		root, err := disk.OpenDir(filepath.Join(work, dir))
@@ -78,7 +80,7 @@ func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 			return transfer.LocalError("prepare the demo", err)
 		}
 		defer root.Close()
-		s, err := startServer(o, root)
+		s, err := startServer(c, root)
 		if err != nil {
 			return err
 		}
@@ -95,12 +97,13 @@ func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 
 	url := primary.url
 	url.Path = name
-	get := getCmd{t: t, url: url, target: filepath.Join(work, "out", name), connectTimeout: transfer.DefaultConnectTimeout}
+	get := fileGet{url: url, target: filepath.Join(work, "out", name)}
+	get.t, get.connectTimeout = t, transfer.DefaultConnectTimeout
 	if get.policy, err = newTrustPolicy(t, filepath.Join(work, "state-out"), ""); err != nil {
 		return err
 	}
 	view := newView(t, !t.interactive(), name)
-	result, err := get.get(ctx, view)
+	result, err := get.run(ctx, view)
 	view.end()
 	if err != nil {
 		return err
@@ -111,12 +114,12 @@ func runDemo(ctx context.Context, t *terminal, file string) (err error) {
 	return printDemo(t.stdout, name, result)
 }
 
-// copyFile copies the file that the user named, or the built-in one.
+// copyFile copies the file of the command line, or the built-in one.
 func copyFile(ctx context.Context, to, from string) (err error) {
 	var source io.Reader = strings.NewReader(testdata.Words)
 	if from != "" {
 		op := fmt.Sprintf("demo %q", from)
-		if info, err := os.Stat(from); err == nil && !info.Mode().IsRegular() { // to open a FIFO would wait
+		if info, err := os.Stat(from); err == nil && !info.Mode().IsRegular() { // opening a FIFO would block
 			return transfer.LocalError(op, disk.ErrNotAFile)
 		}
 		f, err := os.Open(from)
@@ -183,7 +186,7 @@ func sameContent(a, b string) error {
 }
 
 func printDemo(w io.Writer, name string, r transfer.Result) error {
-	fmt.Fprintf(w, "%s: %s%s in %.3f s (%s), proved\n", oneLine(name), size(r.Bytes), delivered(r.Servers), r.Seconds, rate(float64(r.Bytes)/r.Seconds))
+	fmt.Fprintf(w, "%s: %s%s in %.3f s (%s), verified\n", escape.Line(name), size(r.Bytes), delivered(r.Servers), r.Seconds, rate(float64(r.Bytes)/r.Seconds))
 	fmt.Fprintf(w, "blake3 %v\n\n", r.Root)
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "SERVER\tROLE\tBYTES\tSHARE")
@@ -199,12 +202,12 @@ The same by hand, with the file in each of the directories A, B and C:
   kwikcp serve --role primary   --root A --listen 127.0.0.1:4433
   kwikcp serve --role secondary --root B --listen 127.0.0.1:4434 --primary 127.0.0.1:4433
   kwikcp serve --role secondary --root C --listen 127.0.0.1:4435 --primary 127.0.0.1:4433
-  kwikcp get %s copy-of-it
+  kwikcp get %s copy
 `, shellQuote(transfer.URL{Host: "127.0.0.1:4433", Path: name}.String()))
 	return err
 }
 
-// delivered says how many servers delivered something.
+// delivered returns how many servers delivered something, in words.
 func delivered(servers []transfer.ServerStatus) string {
 	n := 0
 	for _, s := range servers {
@@ -221,7 +224,7 @@ func delivered(servers []transfer.ServerStatus) string {
 	return fmt.Sprintf(" from %d servers", n)
 }
 
-// shellQuote quotes a word for a POSIX shell if it needs that.
+// shellQuote quotes a word for a POSIX shell if necessary.
 func shellQuote(s string) string {
 	if !strings.ContainsAny(s, " \t\n'\"\\$`!*?[](){}<>|&;#~") {
 		return s

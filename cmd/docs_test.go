@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 )
@@ -37,14 +38,46 @@ func TestVariablesOfOptions(t *testing.T) {
 
 // The exit codes that a command's help names are those of the table.
 func TestExitHelp(t *testing.T) {
-	help := exitHelp(exitNotFound)
-	for _, want := range []string{"  0  done", "  2  the command", "  3  the server has no such file", "130  SIGINT"} {
+	help := exitHelp(append([]int{exitNotFound}, signalCodes...)...)
+	for _, want := range []string{"  0  success", "  2  the command", "  3  no such file", "130  SIGINT"} {
 		if !strings.Contains(help, want) {
 			t.Errorf("no %q in\n%s", want, help)
 		}
 	}
 	if strings.Contains(help, "integrity") || strings.Contains(help, "no space") {
 		t.Error(help)
+	}
+}
+
+// The lines of help fit the width, and --help names every option.
+func TestHelpWidth(t *testing.T) {
+	app := testApp()
+	for _, width := range []int{minHelpWidth, 60, maxHelpWidth} {
+		texts := map[string]string{"": appHelp(app, width)}
+		for _, c := range app.Commands {
+			texts[c.Name] = commandHelp(c, width)
+			for _, f := range visibleFlags(c) {
+				if !strings.Contains(texts[c.Name], f.names[0]) {
+					t.Errorf("%s: no %s in the help", c.Name, f.names[0])
+				}
+			}
+		}
+		for name, text := range texts {
+			for line := range strings.Lines(text) {
+				line = strings.TrimSuffix(line, "\n")
+				oneWord := !strings.Contains(strings.TrimSpace(line), " ") // such as a URL
+				if columns := utf8.RuneCountInString(line); columns > width && (width == maxHelpWidth || !oneWord) {
+					t.Errorf("%s: %d columns, not %d: %q", name, columns, width, line)
+				}
+			}
+		}
+	}
+}
+
+// docs/REFERENCE.md is what go generate makes.
+func TestReference(t *testing.T) {
+	if _, reference := Docs(); reference != readDoc(t, "../docs/REFERENCE.md") {
+		t.Error("docs/REFERENCE.md is not up to date: go generate ./cmd")
 	}
 }
 

@@ -12,51 +12,53 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"kwikcp/internal/escape"
 	"kwikcp/internal/trust"
 	"kwikcp/internal/udp"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
 
+// doctorOptions are the options of doctor.
+type doctorOptions struct {
+	clientOptions
+	json bool
+}
+
+func (o *doctorOptions) flags() []cli.Flag {
+	return append(o.clientOptions.flags(),
+		jsonOption(&o.json, func(e *events, err error) { e.doctorResult(nil, err) }),
+		stateDirOption(&o.stateDir))
+}
+
 func doctorCommand(t *terminal) *cli.Command {
+	o := &doctorOptions{clientOptions: newClientOptions()}
 	return &cli.Command{
 		Name:      "doctor",
-		Usage:     "say how this machine, a primary and its secondaries are doing, and the ways to them",
+		Usage:     "diagnose this host, the servers and the connections between them",
 		UsageText: "kwikcp doctor kwik://HOST[:PORT]/[?pin=PIN]",
-		Description: `Connects to the primary and to every secondary that it names, as a get does, fetches nothing, and prints on stdout what can be found
-out about each: address, round-trip time, loss, key and its expiry, versions, clock; and about the UDP sockets of this machine and of
-theirs: buffers, offloads (GRO, GSO) and ECN. What cannot be found out is said to be unknown.
+		Description: `Connects to the primary and to every secondary that it names, as get does, and fetches nothing. For each server it
+prints the address, round-trip time, packet loss, key, certificate, versions and clock. For this host and each server it
+prints the UDP buffers, the offloads (GRO, GSO) and ECN.
 
-` + exitHelp(exitRefused, exitNetwork, exitLocal),
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
-			ipv4Flag(), ipv6Flag(),
-			secondsFlag("connect-timeout", transfer.DefaultConnectTimeout, "give a server up if it has not answered after `TIME`"),
-			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
-			stateDirFlag,
-		},
-		Action: func(c *cli.Context) error { return runDoctor(c, t) },
+The exit status is 5 if a server does not answer.
+
+` + exitHelp(append([]int{exitRefused, exitNetwork, exitLocal}, signalCodes...)...),
+		Flags:  o.flags(),
+		Action: func(c *cli.Context) error { return runDoctor(c.Context, t, o, c.Args().Slice()) },
 	}
 }
 
-// A doctorCmd is a parsed doctor command.
-type doctorCmd struct {
-	url            transfer.URL
-	family         kwik.AddressFamily
-	connectTimeout time.Duration
-	policy         *trustPolicy
-}
-
-// A diagnosis is what was found out about a server.
+// A diagnosis is the state of a server.
 type diagnosis struct {
 	kwik.ServerStats
-	*kwik.Connection // nil unless it answered
+	*kwik.Connection // nil unless the server answered
 }
 
 // answered reports whether there is a connection to the server.
 func (d diagnosis) answered() bool { return d.Connection != nil }
 
-// certificate is what the server showed; nil if it did not answer.
+// certificate returns the server's certificate; nil if it did not answer.
 func (d diagnosis) certificate() *x509.Certificate {
 	if !d.answered() || len(d.TLS.PeerCertificates) == 0 {
 		return nil
@@ -64,32 +66,28 @@ func (d diagnosis) certificate() *x509.Certificate {
 	return d.TLS.PeerCertificates[0]
 }
 
-func parseDoctor(c *cli.Context, t *terminal) (doctorCmd, error) {
-	const help = "kwikcp doctor kwik://HOST:PORT/"
-	o := doctorCmd{connectTimeout: seconds(c, "connect-timeout")}
-	switch {
-	case c.Args().Len() != 1:
-		return o, usageError{fmt.Errorf("doctor takes the URL of one server, not %d arguments", c.Args().Len()), help}
-	case o.connectTimeout <= 0:
-		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10"}
-	}
-	var err error
-	if o.url, err = parsePrimary(c.Args().First()); err != nil {
-		return o, usageError{fmt.Errorf("%q is not the URL of a server: %w", withoutSecret(c.Args().First()), err), help}
-	}
-	if o.family, err = family(c); err != nil {
-		return o, err
-	}
-	state, err := stateDir(c)
-	if err != nil {
-		return o, err
-	}
-	o.policy, err = newTrustPolicy(t, state, c.String("cacert"))
-	return o, err
+// A patient is the primary to examine.
+type patient struct {
+	client
+	url transfer.URL
 }
 
-func runDoctor(c *cli.Context, t *terminal) error {
-	o, err := parseDoctor(c, t)
+func parseDoctor(t *terminal, o *doctorOptions, args []string) (p patient, err error) {
+	if len(args) != 1 {
+		return p, usagef(adviseDoctor, "doctor takes the URL of one server, not %d arguments", len(args))
+	}
+	if p.url, err = parsePrimary(args[0]); err != nil {
+		return p, usagef(adviseDoctor, "%q is not the URL of a server: %w", withoutSecret(args[0]), err)
+	}
+	p.client, err = o.clientOptions.parse(t)
+	return p, err
+}
+
+func runDoctor(ctx context.Context, t *terminal, o *doctorOptions, args []string) error {
+	p, err := parseDoctor(t, o, args)
+	if err != nil && !o.json {
+		return err
+	}
 	var machine udp.Machine
 	var servers []diagnosis
 	if err == nil {
@@ -98,29 +96,18 @@ func runDoctor(c *cli.Context, t *terminal) error {
 		}
 	}
 	if err == nil {
-		servers, err = o.examine(c.Context)
-		if err != nil && o.policy.accepted(err) {
-			servers, err = o.examine(c.Context)
-		}
+		servers, err = p.examine(ctx)
 	}
-	for _, d := range servers {
-		if !d.answered() && err == nil {
-			err = hintedError{transfer.NetworkError("reach "+d.Addr.String(), errors.New("that server does not answer, others do")), "the address that a secondary is known by can be set with its --advertise"}
-		}
-	}
-	if c.Bool("json") {
+	if o.json {
 		events := newEvents(t.stdout)
-		events.start(withoutSecret(c.Args().First()), "")
+		events.start(withoutSecret(argument(args, 0)), "")
 		if machine != (udp.Machine{}) {
 			events.machine(machine)
 		}
 		for _, d := range servers {
 			events.diagnosis(d)
 		}
-		events.diagnosed(servers, err)
-		return err
-	}
-	if _, ok := errors.AsType[usageError](err); ok {
+		events.doctorResult(servers, err)
 		return err
 	}
 	text := describeMachine(machine)
@@ -133,46 +120,49 @@ func runDoctor(c *cli.Context, t *terminal) error {
 	return err
 }
 
-// settleTime is how long a primary has to name its secondaries after it has answered; it does so at once.
+// examine connects, a second time if the user at the terminal accepts the server's key. It returns an error with the
+// diagnoses if a server did not answer.
+func (p patient) examine(ctx context.Context) ([]diagnosis, error) {
+	servers, err := p.connect(ctx)
+	if err != nil && p.policy.accepted(err) {
+		servers, err = p.connect(ctx)
+	}
+	for _, d := range servers {
+		if !d.answered() && err == nil {
+			unreachable := errors.New("the server does not answer, others do")
+			err = advisedError{adviseUnreachable, transfer.NetworkError("connect to "+d.Addr.String(), unreachable)}
+		}
+	}
+	return servers, err
+}
+
+// settleTime is how long a primary may take to name its secondaries after it answered; it does so at once.
 const settleTime = 300 * time.Millisecond
 
-// examine connects and returns what is known when every server has answered or failed to.
-func (o doctorCmd) examine(ctx context.Context) ([]diagnosis, error) {
-	traced, err := quicConfig()
+// connect returns the servers when each has answered or failed.
+func (p patient) connect(ctx context.Context) ([]diagnosis, error) {
+	config, err := p.config()
 	if err != nil {
 		return nil, err
 	}
-	dialling, cancel := context.WithTimeout(ctx, o.connectTimeout)
+	config.Inspect = true
+	dialing, cancel := context.WithTimeout(ctx, p.connectTimeout)
 	defer cancel()
-	conf := &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: o.family}, Inspect: true}
-	session, err := kwik.DialAddr(dialling, o.url.Host, o.policy.config(o.url), conf)
+	session, err := kwik.DialAddr(dialing, p.url.Host, p.tls(p.url), config)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, transfer.NetworkError("connect to "+o.url.Host+" over UDP", err)
+		return nil, transfer.NetworkError("connect to "+p.url.Host+" over UDP", err)
 	}
 	defer session.CloseWithError(0, "")
-	settled := time.NewTimer(settleTime)
-	defer settled.Stop()
-	for waiting := true; waiting; { // a session does not tell of changes, so they are looked for
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-dialling.Done():
-			waiting = false
-		case <-settled.C:
-			settled.Reset(50 * time.Millisecond)
-			waiting = false
-			for _, p := range session.Servers() {
-				waiting = waiting || p.State == kwik.PathConnecting
-			}
-		}
+	if err := settle(ctx, dialing, session); err != nil {
+		return nil, err
 	}
 	var found []diagnosis
-	for _, p := range session.Servers() {
-		d := diagnosis{ServerStats: p}
-		if c, ok := session.Connection(p.ID); ok {
+	for _, path := range session.Servers() {
+		d := diagnosis{ServerStats: path}
+		if c, ok := session.Connection(path.ID); ok {
 			d.Connection = &c
 		}
 		found = append(found, d)
@@ -180,14 +170,38 @@ func (o doctorCmd) examine(ctx context.Context) ([]diagnosis, error) {
 	return found, nil
 }
 
+// settle waits until no path is connecting any more, or until dialing ends. A session does not announce changes, so it
+// polls.
+func settle(ctx, dialing context.Context, session *kwik.ClientSession) error {
+	settled := time.NewTimer(settleTime)
+	defer settled.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-dialing.Done():
+			return nil
+		case <-settled.C:
+			settled.Reset(50 * time.Millisecond)
+		}
+		connecting := false
+		for _, path := range session.Servers() {
+			connecting = connecting || path.State == kwik.PathConnecting
+		}
+		if !connecting {
+			return nil
+		}
+	}
+}
+
 func describeMachine(m udp.Machine) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "this machine\n")
+	fmt.Fprintf(&b, "this host\n")
 	describeSockets(&b, m)
 	return b.String()
 }
 
-// describeSockets says what the sockets of this machine or a server's can do.
+// describeSockets describes the UDP sockets of this host or of a server.
 func describeSockets(b *strings.Builder, m udp.Machine) {
 	buffer := func(n int) string {
 		if n == 0 {
@@ -195,48 +209,44 @@ func describeSockets(b *strings.Builder, m udp.Machine) {
 		}
 		return size(int64(n))
 	}
-	line(b, "UDP buffers", "%s to receive, %s to send", buffer(m.ReceiveBuffer), buffer(m.SendBuffer))
+	line(b, "UDP buffers", "receive %s, send %s", buffer(m.ReceiveBuffer), buffer(m.SendBuffer))
 	if advice := m.Advice(); advice != "" {
 		line(b, "", "too small: %s", advice)
 	}
 	if !m.Known {
-		line(b, "offloads, ECN", "unknown on that system")
+		line(b, "offloads, ECN", "unknown on this system")
 		return
 	}
-	line(b, "offloads", "receiving (GRO) %s, sending (GSO) %s, ECN %s", yes(m.GRO), yes(m.GSO), yes(m.ECN))
+	line(b, "offloads", "receive (GRO) %s, send (GSO) %s, ECN %s", yesNo(m.GRO), yesNo(m.GSO), yesNo(m.ECN))
 }
 
-// describe says what was found out about a server, at a time.
+// describe describes a server at a time.
 func (d diagnosis) describe(now time.Time) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s\n", d.Role, d.Addr)
 	if !d.answered() {
-		why := "no answer in time"
-		if d.Err != nil {
-			why = transfer.NetworkCause(d.Err).Error()
-		}
-		line(&b, "not reached", "%s", oneLine(why))
+		line(&b, "unreachable", "%s", escape.Line(d.whyUnreachable()))
 		return b.String()
 	}
 	line(&b, "from", "%s", origin(d.Local))
-	line(&b, "round trip", "%.1f ms, the shortest %.1f ms", milliseconds(d.RTT), milliseconds(d.MinRTT))
-	line(&b, "loss", "%d of %d packets sent by this side; of the server's, unknown", d.Wire.PacketsLost, d.Wire.PacketsSent)
+	line(&b, "round trip", "%.1f ms, minimum %.1f ms", milliseconds(d.RTT), milliseconds(d.MinRTT))
+	line(&b, "loss", "%d of %d packets sent by this host; unknown for the server's", d.Wire.PacketsLost, d.Wire.PacketsSent)
 	if cert := d.certificate(); cert != nil {
 		line(&b, "key", "pin %s", trust.PinOf(cert))
 		line(&b, "certificate", "%s", validity(cert, now))
 	}
 	line(&b, "protocols", "%s over QUIC %s", d.TLS.NegotiatedProtocol, d.Version)
-	line(&b, "to it", "sending (GSO) %s, ECN %s", yes(d.GSO), d.ECN)
+	line(&b, "this way", "send (GSO) %s, ECN %s", yesNo(d.GSO), d.ECN)
 	if d.Host == nil {
-		line(&b, "itself", "says nothing: a version before this one, or it is busy")
+		line(&b, "server", "reports nothing: it is an older version, or busy")
 		return b.String()
 	}
 	software := "unknown"
 	if d.Host.Software != "" {
-		software = oneLine(d.Host.Software)
+		software = escape.Line(d.Host.Software)
 	}
 	line(&b, "software", "%s", software)
-	line(&b, "its clock", "%s", clock(d.Host))
+	line(&b, "clock", "%s", clock(d.Host))
 	describeSockets(&b, udp.Machine{
 		ReceiveBuffer: d.Host.ReceiveBuffer, SendBuffer: d.Host.SendBuffer,
 		Known: d.Host.OffloadsKnown, GRO: d.Host.GRO, GSO: d.Host.GSO, ECN: d.Host.ECN,
@@ -244,7 +254,15 @@ func (d diagnosis) describe(now time.Time) string {
 	return b.String()
 }
 
-// clock says how a server's clock differs from this one.
+// whyUnreachable returns why there is no connection to the server.
+func (d diagnosis) whyUnreachable() string {
+	if d.Err == nil {
+		return "no answer in time"
+	}
+	return transfer.NetworkCause(d.Err).Error()
+}
+
+// clock describes how a server's clock differs from this host's.
 func clock(h *kwik.Host) string {
 	by := h.Clock.Abs().Round(time.Millisecond)
 	if by >= time.Minute {
@@ -252,7 +270,7 @@ func clock(h *kwik.Host) string {
 	}
 	switch {
 	case h.Clock.Abs() <= h.ClockError:
-		return fmt.Sprintf("as here, by %v at most", h.ClockError.Round(time.Millisecond))
+		return fmt.Sprintf("as here, within %v", h.ClockError.Round(time.Millisecond))
 	case h.Clock > 0:
 		return fmt.Sprintf("%v ahead", by)
 	default:
@@ -260,15 +278,15 @@ func clock(h *kwik.Host) string {
 	}
 }
 
-// origin is this side's address, or its port where the socket has any address.
+// origin returns the local address, or the port if the socket is bound to all addresses.
 func origin(local net.Addr) string {
 	if udp, ok := local.(*net.UDPAddr); ok && udp.IP.IsUnspecified() {
-		return fmt.Sprintf("port %d of this machine", udp.Port)
+		return fmt.Sprintf("port %d of this host", udp.Port)
 	}
 	return local.String()
 }
 
-// validity says until when a certificate is valid, and warns of what a clock that is wrong makes of it.
+// validity describes whether a certificate is valid at a time.
 func validity(cert *x509.Certificate, now time.Time) string {
 	switch until := cert.NotAfter.UTC().Format(time.DateOnly); {
 	case now.Before(cert.NotBefore):
@@ -284,7 +302,7 @@ func line(b *strings.Builder, name, format string, args ...any) {
 	fmt.Fprintf(b, "  %-14s %s\n", name, fmt.Sprintf(format, args...))
 }
 
-func yes(b bool) string {
+func yesNo(b bool) string {
 	if b {
 		return "yes"
 	}
@@ -293,16 +311,16 @@ func yes(b bool) string {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// machine prints what the sockets of this machine can do; null is what is unknown.
+// machine prints the UDP sockets of this host.
 func (e *events) machine(m udp.Machine) {
-	e.enc.Encode(struct {
+	e.print(struct {
 		event
 		*sockets
 		Advice string `json:"advice"`
-	}{event{1, "machine"}, newSockets(m.ReceiveBuffer, m.SendBuffer, m.Known, m.GRO, m.GSO, m.ECN), m.Advice()})
+	}{newEvent("machine"), newSockets(m.ReceiveBuffer, m.SendBuffer, m.Known, m.GRO, m.GSO, m.ECN), m.Advice()})
 }
 
-// sockets is what UDP sockets of a machine can do, in events; null is what is unknown.
+// sockets describes the UDP sockets of a host in events; null means unknown.
 type sockets struct {
 	Receive int   `json:"receive_buffer"`
 	Send    int   `json:"send_buffer"`
@@ -319,7 +337,7 @@ func newSockets(receive, send int, known, gro, gso, ecn bool) *sockets {
 	return s
 }
 
-// diagnosis prints what was found out about a server; null is what is unknown.
+// diagnosis prints the state of a server; null means unknown.
 func (e *events) diagnosis(d diagnosis) {
 	found := struct {
 		event
@@ -344,15 +362,17 @@ func (e *events) diagnosis(d diagnosis) {
 		Version     *string       `json:"version"`
 		Sockets     *sockets      `json:"sockets"`
 	}{
-		event: event{1, "diagnosis"}, ID: d.ID, Role: d.Role.String(), Addr: d.Addr.String(), Answered: d.answered(),
+		event: newEvent("diagnosis"), ID: d.ID, Role: d.Role.String(), Addr: d.Addr.String(), Answered: d.answered(),
 		PacketsSent: d.Wire.PacketsSent, PacketsLost: d.Wire.PacketsLost,
 	}
 	if d.Err != nil {
-		_, found.Reason, _ = explain(transfer.NetworkError("connect", d.Err))
+		found.Reason = d.whyUnreachable()
 	}
 	if d.answered() {
-		local, rtt, minRTT, quicVersion, ecn := d.Local.String(), milliseconds(d.RTT), milliseconds(d.MinRTT), d.Version.String(), string(d.ECN)
-		found.Local, found.RTT, found.MinRTT, found.KWIK, found.QUIC, found.GSO, found.ECN = &local, &rtt, &minRTT, &d.TLS.NegotiatedProtocol, &quicVersion, &d.GSO, &ecn
+		local, rtt, minRTT := d.Local.String(), milliseconds(d.RTT), milliseconds(d.MinRTT)
+		quicVersion, ecn := d.Version.String(), string(d.ECN)
+		found.Local, found.RTT, found.MinRTT = &local, &rtt, &minRTT
+		found.KWIK, found.QUIC, found.GSO, found.ECN = &d.TLS.NegotiatedProtocol, &quicVersion, &d.GSO, &ecn
 		if h := d.Host; h != nil {
 			clock, clockError := h.Clock.Seconds(), h.ClockError.Seconds()
 			found.Clock, found.ClockError, found.Version = &clock, &clockError, &h.Software
@@ -363,25 +383,20 @@ func (e *events) diagnosis(d diagnosis) {
 		pin, until := trust.PinOf(cert).String(), cert.NotAfter.UTC()
 		found.Pin, found.NotAfter = &pin, &until
 	}
-	e.enc.Encode(found)
+	e.print(found)
 }
 
-// diagnosed prints the last event of a doctor, exactly once.
-func (e *events) diagnosed(servers []diagnosis, err error) {
-	code, message, _ := explain(err)
+// doctorResult prints the last event of a doctor, exactly once.
+func (e *events) doctorResult(servers []diagnosis, err error) {
 	answered := 0
 	for _, d := range servers {
 		if d.answered() {
 			answered++
 		}
 	}
-	e.enc.Encode(struct {
-		event
-		OK        bool   `json:"ok"`
-		ExitCode  int    `json:"exit_code"`
-		ErrorCode string `json:"error_code"`
-		Message   string `json:"message"`
-		Known     int    `json:"servers_known"`
-		Answered  int    `json:"servers_answered"`
-	}{event{1, "result"}, err == nil, code, errorCode(err), message, len(servers), answered})
+	e.print(struct {
+		outcome
+		Known    int `json:"servers_known"`
+		Answered int `json:"servers_answered"`
+	}{newOutcome("result", err), len(servers), answered})
 }

@@ -14,11 +14,11 @@ func TestWarnOfBuffers(t *testing.T) {
 	defer func() { inspectUDP = udp.Inspect }()
 	inspectUDP = func() (udp.Machine, error) { return udp.Machine{ReceiveBuffer: 416 << 10, SendBuffer: 416 << 10}, nil }
 	var stderr bytes.Buffer
-	warnOfBuffers(&terminal{stderr: &stderr}, manyBytes-1)
+	warnOfBuffers(&terminal{stderr: &stderr}, bufferWarningBytes-1)
 	if stderr.Len() > 0 {
 		t.Errorf("%q", stderr.String())
 	}
-	warnOfBuffers(&terminal{stderr: &stderr}, manyBytes)
+	warnOfBuffers(&terminal{stderr: &stderr}, bufferWarningBytes)
 	if got := stderr.String(); strings.Count(got, "\n") != 1 || !strings.HasPrefix(got, "kwikcp: warning: the system allows UDP buffers of 416 KiB") {
 		t.Errorf("%q", got)
 	}
@@ -26,8 +26,8 @@ func TestWarnOfBuffers(t *testing.T) {
 
 func TestDescribeMachine(t *testing.T) {
 	for m, want := range map[udp.Machine]string{
-		{}: "unknown to receive, unknown to send\n  offloads, ECN  unknown on that system\n",
-		{ReceiveBuffer: 8 << 20, SendBuffer: 8 << 20, Known: true, GRO: true, ECN: true}: "8.0 MiB to receive, 8.0 MiB to send\n  offloads       receiving (GRO) yes, sending (GSO) no, ECN yes\n",
+		{}: "receive unknown, send unknown\n  offloads, ECN  unknown on this system\n",
+		{ReceiveBuffer: 8 << 20, SendBuffer: 8 << 20, Known: true, GRO: true, ECN: true}: "receive 8.0 MiB, send 8.0 MiB\n  offloads       receive (GRO) yes, send (GSO) no, ECN yes\n",
 		{ReceiveBuffer: 1 << 20, SendBuffer: 8 << 20, Known: true}:                       "\n                 too small: the system allows UDP buffers of 1024 KiB",
 	} {
 		if got := describeMachine(m); !strings.Contains(got, want) {

@@ -3,161 +3,157 @@ package cmd
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"kwikcp/kwik"
+	"kwikcp/internal/escape"
 	"kwikcp/transfer"
 )
 
+// lsOptions are the options of ls.
+type lsOptions struct {
+	clientOptions
+	recursive, hash, json bool
+}
+
+func (o *lsOptions) flags() []cli.Flag {
+	return append([]cli.Flag{
+		boolOption(&o.recursive, "recursive", "also list the directories below", "R"),
+		boolOption(&o.hash, "hash", "print the BLAKE3 hash of each file; the server may have to read the files"),
+	}, append(o.clientOptions.flags(),
+		jsonOption(&o.json, func(e *events, err error) { e.listingResult(&listing{}, err) }),
+		stateDirOption(&o.stateDir))...)
+}
+
 func lsCommand(t *terminal) *cli.Command {
+	o := &lsOptions{clientOptions: newClientOptions()}
 	return &cli.Command{
 		Name:      "ls",
-		Usage:     "list what is in a directory of a primary",
+		Usage:     "list a directory of a primary",
 		UsageText: "kwikcp ls [options] kwik://HOST[:PORT]/[DIR/][?pin=PIN]",
-		Description: `Prints a line for each entry on stdout: its kind and mode, size in bytes, modification time, and name. The name of a directory
-ends with a slash, and that of a link has its target behind it. With --hash the file's BLAKE3 hash comes before the name; the server
-has to read the files for that, unless it has their hashes already. What is not printable in a name is escaped as \n, \x1b or \u202e, and a
-backslash is doubled. What the server could not look at is named on stderr; then the exit status is 1.
+		Description: `Prints a line for each entry on stdout: type and mode, size in bytes, modification time, and name. A slash follows
+the name of a directory, and -> and the target that of a link. Unprintable characters in a name are escaped (\n, \x1b,
+\u202e), and a backslash is doubled.
 
-` + exitHelp(exitNotFound, exitRefused, exitNetwork, exitLocal),
-		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "recursive", Aliases: []string{"R"}, EnvVars: []string{"KWIKCP_RECURSIVE"}, Usage: "list what is in the directories, too"},
-			&cli.BoolFlag{Name: "hash", EnvVars: []string{"KWIKCP_HASH"}, Usage: "ask for the files' BLAKE3 hashes, too"},
-			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
-			ipv4Flag(), ipv6Flag(),
-			secondsFlag("connect-timeout", transfer.DefaultConnectTimeout, "give up if the server has not answered after `TIME`"),
-			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
-			stateDirFlag,
-		},
-		Action: func(c *cli.Context) error {
-			ctx, stop := untilBrokenPipe(c.Context)
-			defer stop()
-			return quietly(runLs(ctx, c, t))
-		},
+Entries that the server cannot read are reported on stderr; the exit status is then 1.
+
+` + exitHelp(append([]int{exitNotFound, exitRefused, exitNetwork, exitLocal}, signalCodes...)...),
+		Flags:  o.flags(),
+		Action: func(c *cli.Context) error { return runLs(c.Context, t, o, c.Args().Slice()) },
 	}
 }
 
-func runLs(ctx context.Context, c *cli.Context, t *terminal) error {
+func runLs(ctx context.Context, t *terminal, o *lsOptions, args []string) error {
+	ctx, stop := untilBrokenPipe(ctx)
+	defer stop()
 	out := bufio.NewWriter(t.stdout)
-	o, err := parseLs(c, t)
+	err := printListing(ctx, t, out, o, args)
+	if flushErr := out.Flush(); flushErr != nil && err == nil {
+		err = transfer.LocalError("print the listing", flushErr)
+	}
+	return silenceBrokenPipe(err)
+}
+
+func printListing(ctx context.Context, t *terminal, out io.Writer, o *lsOptions, args []string) error {
+	source, err := parseLs(t, o, args)
 	l := &listing{}
-	if c.Bool("json") {
+	if o.json {
 		events := newEvents(out)
-		events.start(withoutSecret(c.Args().First()), "")
+		events.start(withoutSecret(argument(args, 0)), "")
 		if err == nil {
-			err = o.list(ctx, l, events.entry)
+			err = l.run(ctx, source, o, events.entry)
 		}
-		events.listed(l, err)
-	} else if err == nil {
-		err = o.list(ctx, l, func(e transfer.Entry, m *transfer.Manifest) error {
-			if e.Problem != "" {
-				t.warningf("%s: %s", printableName(e.Path), oneLine(e.Problem))
-			}
-			_, err := fmt.Fprintln(out, o.line(e, m))
-			return err
-		})
+		events.listingResult(l, err)
+		return err
 	}
-	if failed := out.Flush(); failed != nil && err == nil {
-		err = transfer.LocalError("print the listing", failed)
-	}
-	return err
-}
-
-// A lsCmd is a parsed ls command.
-type lsCmd struct {
-	url            transfer.URL
-	recursive      bool
-	hash           bool
-	connectTimeout time.Duration
-	family         kwik.AddressFamily
-	policy         *trustPolicy
-}
-
-func parseLs(c *cli.Context, t *terminal) (lsCmd, error) {
-	const help = "kwikcp ls kwik://HOST:PORT/DIR/"
-	o := lsCmd{recursive: c.Bool("recursive"), hash: c.Bool("hash"), connectTimeout: seconds(c, "connect-timeout")}
-	switch {
-	case c.Args().Len() == 0:
-		return o, usageError{errors.New("ls needs the URL of a directory"), help}
-	case c.Args().Len() > 1:
-		return o, usageError{fmt.Errorf("ls takes one URL, not also %q", c.Args().Get(1)), help}
-	case o.connectTimeout <= 0:
-		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
-	}
-	var err error
-	if o.family, err = family(c); err != nil {
-		return o, err
-	}
-	if o.url, err = transfer.ParseTreeURL(c.Args().First()); err != nil {
-		return o, usageError{fmt.Errorf("%q is not the URL of a directory: %w", withoutSecret(c.Args().First()), err), help}
-	}
-	state, err := stateDir(c)
 	if err != nil {
-		return o, err
+		return err
 	}
-	o.policy, err = newTrustPolicy(t, state, c.String("cacert"))
-	return o, err
+	return l.run(ctx, source, o, func(e transfer.Entry, m *transfer.Manifest) error {
+		if e.Problem != "" {
+			t.warningf("%s: %s", escape.Name(e.Path), escape.Line(e.Problem))
+		}
+		_, err := fmt.Fprintln(out, entryLine(source.url, o.hash, e, m))
+		return err
+	})
 }
 
-// A listing counts what was listed.
+// An lsSource is the directory to list.
+type lsSource struct {
+	client
+	url transfer.URL
+}
+
+func parseLs(t *terminal, o *lsOptions, args []string) (s lsSource, err error) {
+	switch {
+	case len(args) == 0:
+		return s, usagef(adviseLs, "ls needs the URL of a directory")
+	case len(args) > 1:
+		return s, usagef(adviseLs, "ls takes one URL, not also %q", args[1])
+	}
+	if s.url, err = transfer.ParseTreeURL(args[0]); err != nil {
+		return s, usagef(adviseLs, "%q is not the URL of a directory: %w", withoutSecret(args[0]), err)
+	}
+	s.client, err = o.clientOptions.parse(t)
+	return s, err
+}
+
+// A listing counts the entries that were listed.
 type listing struct {
-	entries, problems int64
-	bytes             int64 // of files
-	seconds           float64
+	entries    int64
+	unreadable int64 // entries that the server could not read
+	bytes      int64 // of files
+	seconds    float64
 }
 
-// list lists, once more if the person at the terminal decides to trust the server.
-func (o lsCmd) list(ctx context.Context, l *listing, entry func(transfer.Entry, *transfer.Manifest) error) error {
-	traced, err := quicConfig()
+// run lists the directory, a second time if the user at the terminal accepts the server's key.
+func (l *listing) run(ctx context.Context, s lsSource, o *lsOptions, entry func(transfer.Entry, *transfer.Manifest) error) error {
+	source, err := s.source(s.url)
 	if err != nil {
 		return err
 	}
 	start := time.Now()
-	options := transfer.ListOptions{
-		MirrorSource: transfer.MirrorSource{
-			URL: o.url, TLS: o.policy.config(o.url), ConnectTimeout: o.connectTimeout,
-			KWIK: &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: o.family}},
-		},
-		Recursive: o.recursive, Roots: o.hash,
-	}
+	options := transfer.ListOptions{MirrorSource: source, Recursive: o.recursive, Roots: o.hash}
 	count := func(e transfer.Entry, m *transfer.Manifest) error {
 		l.entries++
 		l.bytes += e.Size
 		if e.Problem != "" {
-			l.problems++
+			l.unreadable++
 		}
 		return entry(e, m)
 	}
 	err = transfer.List(ctx, options, count)
-	if err != nil && o.policy.accepted(err) {
+	if err != nil && s.policy.accepted(err) {
 		err = transfer.List(ctx, options, count)
 	}
 	l.seconds = time.Since(start).Seconds()
-	if err == nil && l.problems > 0 {
-		err = &transfer.Error{Kind: transfer.KindOther, Op: "list", Err: fmt.Errorf("%s could not be looked at", counted(l.problems, "entry", "entries"))}
+	if err == nil && l.unreadable > 0 {
+		err = &transfer.Error{
+			Kind: transfer.KindOther, Op: "list",
+			Err: fmt.Errorf("the server could not read %s", counted(l.unreadable, "entry", "entries")),
+		}
 	}
 	return err
 }
 
-// line is what is printed for an entry.
-func (o lsCmd) line(e transfer.Entry, m *transfer.Manifest) string {
-	kind, name := "?", printableName(e.Path)
+// entryLine returns the line of an entry. Listing a file has one entry, without a path.
+func entryLine(u transfer.URL, hash bool, e transfer.Entry, m *transfer.Manifest) string {
+	kind, name := "?", escape.Name(e.Path)
 	switch e.Type {
 	case transfer.EntryFile:
 		if kind = "-"; e.Path == "" {
-			name = printableName(o.url.Path)
+			name = escape.Name(u.Path)
 		}
 	case transfer.EntryDir:
 		kind, name = "d", name+"/"
 	case transfer.EntryLink:
-		kind, name = "l", name+" -> "+printableName(e.Target)
+		kind, name = "l", name+" -> "+escape.Name(e.Target)
 	}
 	root := ""
-	if o.hash {
+	if hash {
 		if root = fmt.Sprintf("%-64s  ", "-"); m != nil {
 			root = m.Root.String() + "  "
 		}
@@ -173,7 +169,7 @@ func (e *events) entry(x transfer.Entry, m *transfer.Manifest) error {
 	}
 	var target *nameJSON
 	if x.Type == transfer.EntryLink {
-		name := jsonName(x.Target)
+		name := newName(x.Target)
 		target = &name
 	}
 	return e.enc.Encode(struct {
@@ -186,20 +182,16 @@ func (e *events) entry(x transfer.Entry, m *transfer.Manifest) error {
 		Target *nameJSON `json:"target,omitempty"`
 		BLAKE3 string    `json:"blake3,omitempty"`
 		Error  string    `json:"message,omitempty"`
-	}{event{1, "entry"}, jsonName(x.Path), x.Type.String(), x.Size, x.MTime.UTC().Format(time.RFC3339Nano), fmt.Sprintf("%04o", x.Mode), target, root, x.Problem})
+	}{newEvent("entry"), newName(x.Path), x.Type.String(), x.Size, x.MTime.UTC().Format(time.RFC3339Nano),
+		fmt.Sprintf("%04o", x.Mode), target, root, x.Problem})
 }
 
-// listed prints the last event of a listing, exactly once.
-func (e *events) listed(l *listing, err error) {
-	code, message, _ := explain(err)
-	e.enc.Encode(struct {
-		event
-		OK        bool    `json:"ok"`
-		ExitCode  int     `json:"exit_code"`
-		ErrorCode string  `json:"error_code"`
-		Message   string  `json:"message"`
-		Entries   int64   `json:"entries"`
-		Bytes     int64   `json:"bytes"`
-		Seconds   float64 `json:"seconds"`
-	}{event{1, "result"}, err == nil, code, errorCode(err), message, l.entries, l.bytes, l.seconds})
+// listingResult prints the last event of a listing, exactly once.
+func (e *events) listingResult(l *listing, err error) {
+	e.print(struct {
+		outcome
+		Entries int64   `json:"entries"`
+		Bytes   int64   `json:"bytes"`
+		Seconds float64 `json:"seconds"`
+	}{newOutcome("result", err), l.entries, l.bytes, l.seconds})
 }

@@ -11,44 +11,33 @@ import (
 	"kwikcp/transfer"
 )
 
-//go:generate sh -c "go run .. man > ../docs/kwikcp.1"
-
-// A variable of the environment that means something besides those of the options.
-type variable struct{ name, meaning string }
-
-var environment = []variable{
-	{"KWIKCP_<OPTION>", "every option, in capitals and with _ for -: KWIKCP_MAX_TIME is --max-time. The command line wins."},
-	{"KWIKCP_JOIN_TOKEN", "the secret that secondaries prove to know when they join, instead of --join-token-file."},
-	{"NO_COLOR", "kwikcp prints no colours anyway."},
-	{"TERM", "where it is dumb, plain lines take the place of the bar."},
-	{"XDG_STATE_HOME", "the server's key, its index and the known hosts are in the directory kwikcp there, unless --state-dir says otherwise."},
-	{"SSLKEYLOGFILE", "append the keys of the connections to this file, for reading captured traffic."},
-	{"QLOGDIR", "write a trace of each connection (qlog) into this directory."},
-	{"GOMAXPROCS", "run on that many threads; otherwise a server uses one while that is enough for a single client, and as many as there are cores when not."},
-}
+//go:generate go run generate.go
 
 func manCommand(t *terminal) *cli.Command {
 	return &cli.Command{
-		Name:        "man",
-		Usage:       "print the manual page",
-		UsageText:   "kwikcp man | man -l -",
-		Description: "It is what --help says of all commands, for man: kwikcp man > /usr/local/share/man/man1/kwikcp.1",
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return usageError{fmt.Errorf("man takes no argument such as %q", c.Args().First()), "kwikcp man | man -l -"}
-			}
-			if _, err := io.WriteString(t.stdout, manPage(c.App)); err != nil {
-				return transfer.LocalError("print the manual page", err)
-			}
-			return nil
-		},
+		Name:      "man",
+		Usage:     "print the manual page",
+		UsageText: "kwikcp man | man -l -",
+		Description: `Prints all that --help prints and more, in the format of man(7). To install the page:
+kwikcp man > /usr/local/share/man/man1/kwikcp.1`,
+		Action: func(c *cli.Context) error { return runMan(t, c.App, c.Args().Slice()) },
 	}
+}
+
+func runMan(t *terminal, app *cli.App, args []string) error {
+	if len(args) > 0 {
+		return usagef(adviseMan, "man takes no argument such as %q", args[0])
+	}
+	if _, err := io.WriteString(t.stdout, manPage(app)); err != nil {
+		return transfer.LocalError("print the manual page", err)
+	}
+	return nil
 }
 
 // manPage returns the manual page, in the macros of man(7).
 func manPage(app *cli.App) string {
 	m := &manWriter{}
-	m.line(`.\" Made by kwikcp man (go generate ./cmd). Not to be edited.`)
+	m.line(`.\" Made by go generate ./cmd. Do not edit.`)
 	m.line(`.TH KWIKCP 1 "" "kwikcp" "User Commands"`)
 	m.section("NAME")
 	m.text("kwikcp - " + app.Usage)
@@ -57,41 +46,46 @@ func manPage(app *cli.App) string {
 		m.usage(c.UsageText)
 	}
 	m.section("DESCRIPTION")
-	m.text("Options may stand before and after arguments; what follows -- is an argument. Sizes and rates are in bytes and bytes a second; K, M and G " +
-		"stand for 1024, its square and its cube. A time is a number of seconds, such as 10 or 1.5, or has units, such as 90s, 5m or 1h30m.")
+	m.text(commandLineText)
 	for _, c := range app.Commands {
 		m.line(".SS " + roff("kwikcp "+c.Name))
 		m.usage(c.UsageText)
 		m.line(".PP")
-		m.text(strings.ToUpper(c.Usage[:1]) + c.Usage[1:] + ".")
-		description, _, _ := strings.Cut(c.Description, "Exit status:")
-		if description = strings.TrimSpace(description); description != "" {
+		m.text(sentence(c.Usage))
+		if description := withoutExitStatus(c); description != "" {
 			m.line(".PP")
 			m.text(description)
 		}
 		for _, flag := range visibleFlags(c) {
-			m.line(".TP")
-			m.line(`\fB` + roff(flag.synopsis()) + `\fR`)
-			m.text(flag.usage + flag.defaultText())
+			m.entry(flag.synopsis(), flag.usage+flag.defaultText())
 		}
+	}
+	for _, c := range chapters {
+		m.section(strings.ToUpper(c.title))
+		m.text(c.text)
 	}
 	m.section("EXIT STATUS")
 	for _, row := range exitStatuses {
-		m.line(".TP")
-		m.line(fmt.Sprintf(`\fB%d\fR`, row.code))
 		text := row.meaning
 		if row.word != "" {
 			text += " (error_code " + row.word + ")"
 		}
-		m.text(text)
+		m.entry(fmt.Sprint(row.code), text)
 	}
 	m.section("ENVIRONMENT")
 	for _, v := range environment {
-		m.line(".TP")
-		m.line(`\fB` + roff(v.name) + `\fR`)
-		m.text(v.meaning)
+		m.entry(v.name, v.meaning)
 	}
 	return m.b.String()
+}
+
+// sentence returns the usage of a command as a sentence.
+func sentence(usage string) string { return strings.ToUpper(usage[:1]) + usage[1:] + "." }
+
+// withoutExitStatus returns the description of a command without the list of its exit codes.
+func withoutExitStatus(c *cli.Command) string {
+	description, _, _ := strings.Cut(c.Description, exitTitle)
+	return strings.TrimSpace(description)
 }
 
 // A manWriter writes a page of man(7).
@@ -101,7 +95,14 @@ func (m *manWriter) line(s string) { m.b.WriteString(s + "\n") }
 
 func (m *manWriter) section(name string) { m.line(".SH " + name) }
 
-// usage writes the forms of a command, as they are.
+// entry writes a term and the text about it.
+func (m *manWriter) entry(term, text string) {
+	m.line(".TP")
+	m.line(`\fB` + roff(term) + `\fR`)
+	m.text(text)
+}
+
+// usage writes the forms of a command without wrapping.
 func (m *manWriter) usage(forms string) {
 	m.line(".nf")
 	for form := range strings.SplitSeq(forms, "\n") {
@@ -110,26 +111,25 @@ func (m *manWriter) usage(forms string) {
 	m.line(".fi")
 }
 
-// text writes paragraphs; lines that are indented stay as they are.
+// text writes paragraphs; indented lines are not wrapped.
 func (m *manWriter) text(s string) {
 	verbatim := false
-	for line := range strings.SplitSeq(s, "\n") {
-		if indented := strings.HasPrefix(line, "    "); indented != verbatim && line != "" {
-			verbatim = indented
+	for _, p := range paragraphs(s) {
+		if p.verbatim() != verbatim {
+			verbatim = p.verbatim()
 			m.line(map[bool]string{true: ".nf", false: ".fi"}[verbatim])
 		}
-		if line == "" {
+		if p.gap {
 			m.line(".PP")
-			continue
 		}
-		m.line(roff(line))
+		m.line(roff(strings.Repeat(" ", p.indent) + p.text))
 	}
 	if verbatim {
 		m.line(".fi")
 	}
 }
 
-// roff writes text so that roff prints it as it is.
+// roff escapes text for roff.
 func roff(s string) string {
 	s = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`).Replace(s)
 	if strings.HasPrefix(s, ".") {
@@ -138,7 +138,7 @@ func roff(s string) string {
 	return s
 }
 
-// A flagDoc is what there is to say about an option.
+// A flagDoc documents an option.
 type flagDoc struct {
 	names       []string // as they are typed, the long one first
 	placeholder string   // of its value; empty if it takes none
@@ -147,7 +147,7 @@ type flagDoc struct {
 	env         string
 }
 
-// visibleFlags returns the options of a command in the order in which --help has them.
+// visibleFlags returns the options of a command in the order of --help.
 func visibleFlags(c *cli.Command) (docs []flagDoc) {
 	for _, flag := range c.Flags {
 		f, ok := flag.(cli.DocGenerationFlag)
@@ -172,14 +172,6 @@ func visibleFlags(c *cli.Command) (docs []flagDoc) {
 		docs = append(docs, d)
 	}
 	return docs
-}
-
-// dashed returns the name of an option as it is typed.
-func dashed(name string) string {
-	if len(name) == 1 {
-		return "-" + name
-	}
-	return "--" + name
 }
 
 func (d flagDoc) synopsis() string {

@@ -4,6 +4,7 @@ package cmd
 
 import (
 	"bytes"
+	"kwikcp/internal/escape"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -50,7 +51,7 @@ func TestOddNames(t *testing.T) {
 			continue
 		}
 		for line := range strings.Lines(stderr) {
-			if oneLine(line) != strings.TrimSuffix(line, "\n")+"; " || !strings.HasPrefix(line, "kwikcp: ") {
+			if escape.Line(line) != strings.TrimSuffix(line, "\n")+"; " || !strings.HasPrefix(line, "kwikcp: ") {
 				t.Errorf("%q: stderr has %q", name, line)
 			}
 		}

@@ -128,7 +128,7 @@ func TestBar(t *testing.T) {
 			}
 		}
 		left := strings.ReplaceAll(s.String(), "\n", "")
-		if !strings.HasPrefix(left, `kwikcp: "out/f" is here: 4.0 MiB in `) || strings.Contains(left, "127.0.0.1") {
+		if !strings.HasPrefix(left, `kwikcp: "out/f": 4.0 MiB in `) || strings.Contains(left, "127.0.0.1") {
 			t.Errorf("%d columns: left on the screen:\n%s", columns, s)
 		}
 		code, text = onTerminal(t, work, columns, silent, "get", "-q", url, "out/f")

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"kwikcp/internal/escape"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,7 +135,7 @@ func cmdFails(ts *testscript.TestScript, w *world, args []string) error {
 	switch rest, ok := strings.CutPrefix(stderr, "kwikcp: error: "); {
 	case took > limit:
 		return fmt.Errorf("it took %v", took)
-	case !ok || strings.Count(rest, "\n") != 1 || !strings.HasSuffix(rest, "\n") || oneLine(rest) != strings.TrimSuffix(rest, "\n")+"; ":
+	case !ok || strings.Count(rest, "\n") != 1 || !strings.HasSuffix(rest, "\n") || escape.Line(rest) != strings.TrimSuffix(rest, "\n")+"; ":
 		return fmt.Errorf("not one line on stderr: %q", stderr)
 	case crashed.MatchString(stderr):
 		return errors.New("it crashed")

@@ -5,31 +5,32 @@ import (
 	"strings"
 )
 
-// nearest returns the word that somebody who typed something else may have meant; empty if none is near. Near is what begins alike, and
-// what one slip of the fingers makes of a short word, or two of a long one: a letter too many, too few or another, or two that
-// changed places.
+// nearest returns the word that the user may have meant by another; empty if none is near. A word is near if it has one
+// typing error (in a long word two): a letter added, missing or replaced, or two letters swapped. Otherwise a word that
+// begins with the typed one is near.
 func nearest(typed string, words []string) (best string) {
 	typed = strings.ToLower(typed)
 	letters := len(strings.TrimLeft(typed, "-"))
 	if letters < 2 {
 		return ""
 	}
-	slips := 1 + min(1, letters/5)
+	limit := 1 + min(1, letters/5)
 	for _, word := range words {
-		if max(len(word)-len(typed), len(typed)-len(word)) > slips {
+		if max(len(word)-len(typed), len(typed)-len(word)) > limit {
 			continue
 		}
-		if n := distance(typed, word); n <= slips {
-			best, slips = word, n-1
+		if n := distance(typed, word); n <= limit {
+			best, limit = word, n-1
 		}
 	}
-	if i := slices.IndexFunc(words, func(word string) bool { return strings.HasPrefix(word, typed) }); best == "" && i >= 0 {
+	i := slices.IndexFunc(words, func(word string) bool { return strings.HasPrefix(word, typed) })
+	if best == "" && i >= 0 {
 		return words[i]
 	}
 	return best
 }
 
-// distance returns how many slips make b of a: the optimal string alignment distance.
+// distance returns the optimal string alignment distance: the number of typing errors that make b from a.
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {
@@ -41,11 +42,11 @@ func distance(a, b string) int {
 	}
 	for i := 1; i <= len(a); i++ {
 		for j := 1; j <= len(b); j++ {
-			other := 0
+			replaced := 0
 			if a[i-1] != b[j-1] {
-				other = 1
+				replaced = 1
 			}
-			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+other)
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+replaced)
 			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
 				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
 			}
@@ -54,23 +55,26 @@ func distance(a, b string) int {
 	return rows[len(a)][len(b)]
 }
 
-// secretFlag returns where a secret belongs, if somebody tries to give it as the value of an option that a command does not have:
-// arguments can be seen by everybody on the machine. It is empty if the option is about no secret.
+// secretFlag returns the option for a file with the secret that the user tries to pass as an argument; empty if the
+// unknown option name is not about a secret. Arguments are visible to every user of the machine.
 func secretFlag(name string, options []string) string {
 	name, _, _ = strings.Cut(name, "=")
 	file := name + "-file"
 	switch {
 	case slices.Contains(options, file):
+		return file
 	case slices.Contains([]string{"--token", "--secret", "--password"}, name) && slices.Contains(options, "--join-token-file"):
-		file = "--join-token-file"
-	default:
-		return ""
+		return "--join-token-file"
 	}
-	variable := "KWIKCP_" + strings.ToUpper(strings.ReplaceAll(strings.TrimSuffix(strings.TrimPrefix(file, "--"), "-file"), "-", "_"))
-	return "arguments are no place for a secret, everybody on this machine can see them: " + file + " FILE, or " + variable + " in the environment"
+	return ""
 }
 
-// withoutSecret returns a URL as it was typed, less what stands before an @ in its host: people put passwords there.
+// secretVariable returns the environment variable that holds the secret of an option such as --join-token-file.
+func secretVariable(option string) string {
+	return variableOf(strings.TrimSuffix(strings.TrimPrefix(option, "--"), "-file"))
+}
+
+// withoutSecret removes the part before an @ from the host of a URL; users put passwords there.
 func withoutSecret(text string) string {
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok {
@@ -83,5 +87,5 @@ func withoutSecret(text string) string {
 	return text
 }
 
-// looksSecret reports whether what should be the name of a file is rather the secret that the file should hold.
+// looksSecret reports whether the name of a file is rather the secret that the file should hold.
 func looksSecret(name string) bool { return len(name) >= 16 && !strings.ContainsAny(name, `/\.`) }

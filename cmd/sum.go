@@ -17,35 +17,32 @@ import (
 	"kwikcp/transfer"
 )
 
-// readAheadSize is from which size on, in bytes, a regular file is hashed on all cores, in pieces. Smaller ones are read to their
-// end, and so are the files of /proc and /sys, which claim sizes of up to 4 KiB and mean nothing by them.
-const readAheadSize = 16 << 10
+// parallelSize is the least size of a regular file that is hashed on all cores, in bytes. Smaller files are read to
+// their end, since files of /proc and /sys report sizes of up to 4 KiB that are not their content's.
+const parallelSize = 16 << 10
 
 func sumCommand(t *terminal) *cli.Command {
 	return &cli.Command{
 		Name:      "sum",
-		Usage:     "print the BLAKE3 hashes of files, as b3sum does",
+		Usage:     "print BLAKE3 hashes of files, as b3sum does",
 		UsageText: "kwikcp sum [FILE...]",
-		Description: `Each line is a hash, two spaces and a name, as b3sum prints it and "b3sum --check" reads it: in a name with a backslash or a
-line break these are written \\ and \n, and the line begins with a backslash. "-", or no FILE, is standard input.
+		Description: `Prints a line for each file: the hash, two spaces and the name. "b3sum --check" reads these lines. In a name with a
+backslash or a line break these are escaped (\\, \n), and the line starts with a backslash. Without FILE, and for "-",
+standard input is hashed. All cores are used.
 
-The hash is what kwikcp get takes: --checksum blake3=HASH.
+kwikcp get accepts the hash: --checksum blake3=HASH.
 
-What is wrong with one file is said, and the others are hashed all the same; the exit status is the highest.
+Errors are reported per file; the remaining files are still hashed. The exit status is the highest of all files.
 
-` + exitHelp(exitNotFound, exitLocal),
-		Action: func(c *cli.Context) error {
-			names := c.Args().Slice()
-			if len(names) == 0 {
-				names = []string{"-"}
-			}
-			return runSum(c.Context, t, names)
-		},
+` + exitHelp(append([]int{exitNotFound, exitLocal}, signalCodes...)...),
+		Action: func(c *cli.Context) error { return runSum(c.Context, t, c.Args().Slice()) },
 	}
 }
 
-// runSum prints a line for each file. What is wrong with one is printed at once, and does not keep the others from being hashed.
 func runSum(ctx context.Context, t *terminal, names []string) error {
+	if len(names) == 0 {
+		names = []string{"-"}
+	}
 	var worst error
 	for _, name := range names {
 		root, err := sumOf(ctx, name)
@@ -55,8 +52,8 @@ func runSum(ctx context.Context, t *terminal, names []string) error {
 		if err != nil {
 			code, message, hint := explain(err)
 			t.errorWithHint(message, hint)
-			if before, _, _ := explain(worst); code > before {
-				worst = saidError{err}
+			if code > exitCodeOf(worst) {
+				worst = reportedError{err}
 			}
 			continue
 		}
@@ -78,7 +75,7 @@ func sumLine(root integrity.Root, name string) string {
 	return mark + root.String() + "  " + escaped + "\n"
 }
 
-// lossy returns text with U+FFFD for each longest run of bytes that begins a character and does not end it, as b3sum does (Unicode
+// lossy replaces each longest run of bytes that begins a character without ending it by U+FFFD, as b3sum does (Unicode
 // standard, section 3.9, "Substitution of Maximal Subparts").
 func lossy(s string) string {
 	if utf8.ValidString(s) {
@@ -97,8 +94,8 @@ func lossy(s string) string {
 	return b.String()
 }
 
-// sumOf hashes a file. To open or read a FIFO or a terminal may take for ever; then the end of ctx ends sumOf, and leaves a goroutine to
-// the process, which is about to end.
+// sumOf hashes a file. To open or read a FIFO or a terminal may block forever; then sumOf returns when ctx ends, and
+// leaves its goroutine to the process, which is about to end.
 func sumOf(ctx context.Context, name string) (integrity.Root, error) {
 	type result struct {
 		root integrity.Root
@@ -133,7 +130,7 @@ func hashFile(ctx context.Context, name string) (integrity.Root, error) {
 	if err != nil {
 		return integrity.Root{}, err
 	}
-	if !info.Mode().IsRegular() || info.Size() < readAheadSize {
+	if !info.Mode().IsRegular() || info.Size() < parallelSize {
 		return integrity.Sum(ctx, f)
 	}
 	tree, err := integrity.Build(ctx, f, info.Size(), integrity.GroupSizeFor(info.Size()), nil)
@@ -143,16 +140,19 @@ func hashFile(ctx context.Context, name string) (integrity.Root, error) {
 	return tree.Root(), nil
 }
 
-// localFileError wraps the error of a file that a command was to read. op says its name.
+// localFileError wraps the error of a local file that a command reads. op names the file.
 func localFileError(op string, err error) error {
+	if err == nil {
+		return nil
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err
 		}
-		return hintedError{&transfer.Error{Kind: transfer.KindNotFound, Op: op, Err: err}, ""}
+		return advisedError{adviseNothing, &transfer.Error{Kind: transfer.KindNotFound, Op: op, Err: err}}
 	}
 	if short, ok := errors.AsType[*integrity.ShortReadError](err); ok {
-		err = fmt.Errorf("it became shorter while it was read, %d bytes and not %d", short.Offset, short.Size)
+		err = fmt.Errorf("the file was truncated while it was read: %d instead of %d bytes", short.Offset, short.Size)
 	}
 	return transfer.LocalError(op, err)
 }

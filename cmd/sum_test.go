@@ -44,7 +44,7 @@ func TestSumLine(t *testing.T) {
 
 // Files around the size from which on they are read in pieces.
 func TestSumOf(t *testing.T) {
-	for _, n := range []int{0, 1, readAheadSize - 1, readAheadSize, readAheadSize + 1, 3<<20 + 5} {
+	for _, n := range []int{0, 1, parallelSize - 1, parallelSize, parallelSize + 1, 3<<20 + 5} {
 		content := []byte(strings.Repeat("0123456789abcde", n/15+1))[:n]
 		name := filepath.Join(t.TempDir(), "f")
 		if err := os.WriteFile(name, content, 0o600); err != nil {

@@ -4,22 +4,21 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"strings"
-	"unicode"
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
+
+	"kwikcp/internal/escape"
 )
 
-// A terminal is where a command talks to. The rules:
+// A terminal is the output of a command. The rules:
 //
 //   - stdout carries results only: a URL, a table, JSON, the bytes of a file.
-//   - stderr carries talk only: "kwikcp: " and one line, no capital, no full stop; a hint stands behind it in parentheses.
-//   - whatever came from the network or names a file is made printable first.
+//   - stderr carries messages only: "kwikcp: " and one line, no capital, no full stop; a hint follows in parentheses.
+//   - text from the network and names of files are escaped (package escape).
 type terminal struct {
-	stdout io.Writer // for lines: it gives up soon after an interruption, whether they are read or not
-	bytes  io.Writer // stdout for a file's content, by whoever can wait
+	stdout io.Writer // for text; it gives up soon after an interruption if the reader blocks
+	bytes  io.Writer // the same stdout, unwrapped, for the content of a file
 	stderr io.Writer
 }
 
@@ -31,12 +30,12 @@ func (t *terminal) warningf(format string, args ...any) {
 	t.printf("warning: "+format, args...)
 }
 
-// errorWithHint prints an error and what to do about it, on one line that a log can hold.
+// errorWithHint prints an error and its hint on one line.
 func (t *terminal) errorWithHint(message, hint string) {
 	if hint != "" {
 		message += " (hint: " + hint + ")"
 	}
-	t.printf("error: %s", oneLine(message))
+	t.printf("error: %s", escape.Line(message))
 }
 
 // interactive reports whether stderr is a terminal that understands cursor movements.
@@ -45,35 +44,31 @@ func (t *terminal) interactive() bool {
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 
-// width returns the columns of the terminal at stderr, 80 if it has none.
-func (t *terminal) width() int {
-	if f, ok := t.stderr.(*os.File); ok {
-		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
-			return w
+// width returns the columns of the terminal at stderr, 80 if stderr is none.
+func (t *terminal) width() int { return columnsOf(t.stderr) }
+
+// outputWidth returns the columns of the terminal at stdout, 80 if stdout is none.
+func (t *terminal) outputWidth() int { return columnsOf(t.bytes) }
+
+func columnsOf(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 {
+			return columns
 		}
 	}
 	return 80
 }
 
-// oneLine makes text printable on one line: what is not, such as line breaks, escape sequences and marks that change the
-// direction of writing, is shown as Go would write it.
-func oneLine(s string) string {
-	var b strings.Builder
-	for _, r := range strings.ToValidUTF8(s, "\ufffd") {
-		if unicode.IsPrint(r) {
-			b.WriteRune(r)
-		} else if r == '\n' {
-			b.WriteString("; ")
-		} else {
-			quoted := strconv.QuoteRune(r)
-			b.WriteString(quoted[1 : len(quoted)-1])
-		}
-	}
-	return b.String()
-}
-
-// size writes bytes for people, 1024-based.
+// size formats a number of bytes for people, in powers of 1024.
 func size(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
-// rate writes bytes a second for people.
+// rate formats bytes per second for people.
 func rate(r float64) string { return humanize.IBytes(uint64(max(r, 0))) + "/s" }
+
+// counted formats a number of things.
+func counted(n int64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

@@ -12,8 +12,8 @@ import (
 	"kwikcp/transfer"
 )
 
-// quicConfig returns the QUIC configuration of a command: with QLOGDIR set, one that writes a trace of each connection into that
-// directory. It is made here, because quic-go would end the process if it could not.
+// quicConfig returns the QUIC configuration of a command. If QLOGDIR is set, each connection writes a trace into that
+// directory. The directory is checked here because quic-go would end the process if it could not write there.
 func quicConfig() (*quic.Config, error) {
 	dir := os.Getenv("QLOGDIR")
 	if dir == "" {
@@ -31,8 +31,7 @@ func quicConfig() (*quic.Config, error) {
 	return &quic.Config{Tracer: qlog.DefaultConnectionTracer}, nil
 }
 
-// keyLog returns the file of SSLKEYLOGFILE, for reading captured traffic; nil if there is none. It stays open until the
-// process ends.
+// keyLog returns the file of SSLKEYLOGFILE, nil if there is none. It stays open until the process ends.
 var keyLog = sync.OnceValue(func() io.Writer {
 	name := os.Getenv("SSLKEYLOGFILE")
 	if name == "" {

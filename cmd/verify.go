@@ -2,87 +2,95 @@ package cmd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"kwikcp/integrity"
-	"kwikcp/kwik"
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 )
 
+// verifyOptions are the options of verify.
+type verifyOptions struct {
+	clientOptions
+	checksum, from string
+	json, quiet    bool
+}
+
+func (o *verifyOptions) flags() []cli.Flag {
+	return append([]cli.Flag{
+		stringOption(&o.checksum, "checksum", "the hash that FILE must have, `blake3=HEX` as kwikcp sum and b3sum print it"),
+		stringOption(&o.from, "from", "compare FILE with the file at `URL`"),
+	}, append(o.clientOptions.flags(),
+		jsonOption(&o.json, func(e *events, err error) { e.verifyResult(verdict{}, err) }),
+		quietOption(&o.quiet),
+		stateDirOption(&o.stateDir))...)
+}
+
 func verifyCommand(t *terminal) *cli.Command {
+	o := &verifyOptions{clientOptions: newClientOptions()}
 	return &cli.Command{
 		Name:      "verify",
-		Usage:     "say whether a file has a hash, or in which bytes it differs from a server's",
+		Usage:     "check the hash of a file, or list the bytes that differ from a server's",
 		UsageText: "kwikcp verify FILE --checksum blake3=HEX\nkwikcp verify FILE --from kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH]",
-		Description: `With --from the primary is asked what its file is, size and hashes; no content is fetched. Each range of bytes that is not as there is
-printed on stdout, as START-END (both included, from 0) and what is wrong:
+		Description: `--from asks the primary for the size and the hash tree of its file; no content is fetched. Each range of bytes that
+differs is a line on stdout, START-END (both included, from 0) and its state:
 
-    differs  other bytes than the server has
+    differs  the bytes differ
     missing  FILE is too short; from the start of the chunk group in which it ends
     extra    FILE is too long
 
-Ranges are whole chunk groups (64 KiB in files up to 4 GiB). With --checksum as well no server is trusted for the content.
+Ranges are whole chunk groups (64 KiB in files up to 4 GiB). With --checksum as well, no server is trusted for the
+content.
 
-` + exitHelp(exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal),
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "checksum", EnvVars: []string{"KWIKCP_CHECKSUM"}, Usage: "the hash that FILE should have, `blake3=HEX` as kwikcp sum and b3sum print it"},
-			&cli.StringFlag{Name: "from", EnvVars: []string{"KWIKCP_FROM"}, Usage: "compare with the file at `URL`"},
-			&cli.StringFlag{Name: "cacert", EnvVars: []string{"KWIKCP_CACERT"}, Usage: "trust the certificate authorities in `FILE` (PEM) instead of the system's"},
-			ipv4Flag(), ipv6Flag(),
-			secondsFlag("connect-timeout", transfer.DefaultConnectTimeout, "give up if the server has not answered after `TIME`"),
-			&cli.BoolFlag{Name: "json", EnvVars: []string{"KWIKCP_JSON"}, Usage: "print events on stdout, one JSON object a line"},
-			&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: []string{"KWIKCP_QUIET"}, Usage: "print nothing but errors"},
-			stateDirFlag,
-		},
-		Action: func(c *cli.Context) error { return runVerify(c, t) },
+` + exitHelp(append([]int{exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal}, signalCodes...)...),
+		Flags:  o.flags(),
+		Action: func(c *cli.Context) error { return runVerify(c.Context, t, o, c.Args().Slice()) },
 	}
 }
 
-// A verdict is what was found out about a file.
+// A verdict is the result of a verify.
 type verdict struct {
 	path        string
 	size        int64 // of the file, in bytes
 	want, has   integrity.Root
-	known       bool // has is known
+	known       bool // has is valid
 	seconds     float64
 	differences []transfer.Difference // with --from
 }
 
-// wrong returns how many bytes differ, are missing or too many.
-func (v verdict) wrong() (n int64) {
+// wrongBytes returns the number of bytes that differ, are missing or extra.
+func (v verdict) wrongBytes() (n int64) {
 	for _, d := range v.differences {
 		n += d.End - d.Start
 	}
 	return n
 }
 
-func runVerify(c *cli.Context, t *terminal) error {
-	o, err := parseVerify(c, t)
-	v := verdict{path: o.path}
-	if c.Bool("json") {
+func runVerify(ctx context.Context, t *terminal, o *verifyOptions, args []string) error {
+	c, err := parseVerify(t, o, args)
+	v := verdict{path: c.path}
+	if o.json {
 		events := newEvents(t.stdout)
-		events.start(withoutSecret(c.String("from")), o.path)
+		events.start(withoutSecret(o.from), c.path)
 		if err == nil {
-			v, err = o.verify(c.Context, events)
+			v, err = c.run(ctx, events)
 		}
 		for _, d := range v.differences {
 			events.difference(d)
 		}
-		events.verified(v, err)
+		events.verifyResult(v, err)
 		return err
 	}
 	if err != nil {
 		return err
 	}
-	view := newView(t, c.Bool("quiet"), o.path)
-	v, err = o.verify(c.Context, view)
+	view := newView(t, o.quiet, c.path)
+	v, err = c.run(ctx, view)
 	view.end()
-	if c.Bool("quiet") {
+	if o.quiet {
 		return err
 	}
 	for _, d := range v.differences {
@@ -91,129 +99,124 @@ func runVerify(c *cli.Context, t *terminal) error {
 		}
 	}
 	if err == nil {
-		t.printf("%q is right: %s, blake3 %v", v.path, size(v.size), v.has)
+		t.printf("%q is correct: %s, blake3 %v", v.path, size(v.size), v.has)
 	}
 	return err
 }
 
-// A verifyCmd is a parsed verify command.
-type verifyCmd struct {
-	path           string
-	want           integrity.Root // without a URL
-	url            *transfer.URL  // of --from; nil without
-	connectTimeout time.Duration
-	family         kwik.AddressFamily
-	policy         *trustPolicy // with a URL
+// A check is a file to verify.
+type check struct {
+	client // with a URL
+	path   string
+	want   integrity.Root // without a URL
+	url    *transfer.URL  // of --from; nil without
 }
 
-func parseVerify(c *cli.Context, t *terminal) (verifyCmd, error) {
-	const help = "kwikcp verify FILE --checksum blake3=HEX, or --from URL"
-	o := verifyCmd{path: c.Args().First(), connectTimeout: seconds(c, "connect-timeout")}
+func parseVerify(t *terminal, o *verifyOptions, args []string) (c check, err error) {
+	c.path = argument(args, 0)
 	switch {
-	case c.Args().Len() == 0:
-		return o, usageError{errors.New("verify needs a file"), help}
-	case c.Args().Len() > 1:
-		return o, usageError{fmt.Errorf("verify takes one file, not also %q", c.Args().Get(1)), help}
-	case c.String("checksum") == "" && c.String("from") == "":
-		return o, usageError{errors.New("there is nothing to hold the file against"), help}
-	case o.connectTimeout <= 0:
-		return o, usageError{errors.New("--connect-timeout must be more than 0"), "such as 10s"}
+	case len(args) == 0:
+		return c, usagef(adviseVerify, "verify needs a file")
+	case len(args) > 1:
+		return c, usagef(adviseVerify, "verify takes one file, not also %q", args[1])
+	case o.checksum == "" && o.from == "":
+		return c, usagef(adviseVerify, "verify needs a hash or a URL")
 	}
-	var err error
-	if o.family, err = family(c); err != nil {
-		return o, err
+	if c.client, err = o.clientOptions.parse(t); err != nil {
+		return c, err
 	}
-	if c.String("from") == "" {
-		o.want, err = parseChecksum(c.String("checksum"))
-		return o, err
+	if o.from == "" {
+		c.want, err = parseChecksum(o.checksum)
+		return c, err
 	}
-	u, err := transfer.ParseURL(c.String("from"))
+	u, err := transfer.ParseURL(o.from)
 	if err != nil {
-		return o, usageError{fmt.Errorf("--from %q is not the URL of a file: %w", withoutSecret(c.String("from")), err), help}
+		return c, usagef(adviseVerify, "--from %q is not the URL of a file: %w", withoutSecret(o.from), err)
 	}
-	if err := expect(&u, c.String("checksum")); err != nil {
-		return o, err
-	}
-	o.url = &u
-	state, err := stateDir(c)
-	if err != nil {
-		return o, err
-	}
-	o.policy, err = newTrustPolicy(t, state, c.String("cacert"))
-	return o, err
+	c.url = &u
+	return c, requireHash(c.url, o.checksum)
 }
 
-// verify finds out whether the file is what it should be. That it is not is an error, of a verdict that is complete.
-func (o verifyCmd) verify(ctx context.Context, report transfer.Reporter) (v verdict, err error) {
-	v.path = o.path
-	op := fmt.Sprintf("verify %q", o.path)
-	file, err := disk.OpenFile(o.path)
+// run verifies the file. A file that differs is an error with a complete verdict.
+func (c check) run(ctx context.Context, report transfer.Reporter) (verdict, error) {
+	op := fmt.Sprintf("verify %q", c.path)
+	file, err := disk.OpenFile(c.path)
 	if err != nil {
-		return v, localFileError(op, err)
+		return verdict{path: c.path}, localFileError(op, err)
 	}
 	defer file.Close()
-	if o.url == nil {
-		start := time.Now()
-		v.want = o.want
-		v.has, v.size, err = hashReported(ctx, file, report)
-		v.seconds = time.Since(start).Seconds()
-		switch {
-		case ctx.Err() != nil:
-			return v, context.Cause(ctx)
-		case err != nil:
-			return v, localFileError(op, err)
-		}
-		if v.known = true; v.has != v.want {
-			return v, differs(op, fmt.Errorf("its hash is %v, not %v", v.has, v.want), "kwikcp verify FILE --from URL says which bytes a server has otherwise")
-		}
-		return v, nil
+	if c.url == nil {
+		return c.hash(ctx, op, file, report)
 	}
-	c, err := o.compare(ctx, file, report)
-	v.size, v.want, v.seconds, v.differences = c.Size, c.Manifest.Root, c.Seconds, c.Differences
+	return c.compare(ctx, op, file, report)
+}
+
+// hash compares the file's hash with --checksum.
+func (c check) hash(ctx context.Context, op string, file disk.File, report transfer.Reporter) (v verdict, err error) {
+	start := time.Now()
+	v.path, v.want = c.path, c.want
+	v.has, v.size, err = hashReported(ctx, file, report)
+	v.seconds = time.Since(start).Seconds()
+	switch {
+	case ctx.Err() != nil:
+		return v, context.Cause(ctx)
+	case err != nil:
+		return v, localFileError(op, err)
+	}
+	if v.known = true; v.has != v.want {
+		return v, differs(adviseVerifyFrom, op, fmt.Errorf("its hash is %v, not %v", v.has, v.want))
+	}
+	return v, nil
+}
+
+// compare compares the file with that of the server.
+func (c check) compare(ctx context.Context, op string, file disk.File, report transfer.Reporter) (v verdict, err error) {
+	v.path = c.path
+	r, err := c.fetchTree(ctx, file, report)
+	v.size, v.want, v.seconds, v.differences = r.Size, r.Manifest.Root, r.Seconds, r.Differences
 	if err != nil {
 		return v, err
 	}
 	if len(v.differences) > 0 {
-		return v, differs(op, fmt.Errorf("%s are not as on the server (%s)", size(v.wrong()), sizes(c)), "")
+		return v, differs(adviseNothing, op, fmt.Errorf("%s differ from the server's file (%s)", size(v.wrongBytes()), compareSizes(r)))
 	}
 	v.has, v.known = v.want, true
 	return v, nil
 }
 
-// compare asks the server, once more if the person at the terminal decides to trust it.
-func (o verifyCmd) compare(ctx context.Context, file disk.File, report transfer.Reporter) (transfer.Comparison, error) {
-	traced, err := quicConfig()
+// fetchTree asks the server, a second time if the user at the terminal accepts its key.
+func (c check) fetchTree(ctx context.Context, file disk.File, report transfer.Reporter) (transfer.Comparison, error) {
+	config, err := c.config()
 	if err != nil {
 		return transfer.Comparison{}, err
 	}
 	options := transfer.CompareOptions{
-		URL: *o.url, TLS: o.policy.config(*o.url), File: file, Name: o.path, ConnectTimeout: o.connectTimeout,
-		KWIK: &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: o.family}},
+		URL: *c.url, TLS: c.tls(*c.url), File: file, Name: c.path, ConnectTimeout: c.connectTimeout, KWIK: config,
 	}
-	c, err := transfer.Compare(ctx, options, report)
-	if err != nil && o.policy.accepted(err) {
-		c, err = transfer.Compare(ctx, options, report)
+	r, err := transfer.Compare(ctx, options, report)
+	if err != nil && c.policy.accepted(err) {
+		r, err = transfer.Compare(ctx, options, report)
 	}
-	return c, err
+	return r, err
 }
 
-// differs returns the error of a file that is not what it should be.
-func differs(op string, err error, hint string) error {
-	return hintedError{&transfer.Error{Kind: transfer.KindIntegrity, Op: op, Err: err}, hint}
+// differs returns the error of a file that is not as it should be.
+func differs(about advice, op string, err error) error {
+	return advisedError{about, &transfer.Error{Kind: transfer.KindIntegrity, Op: op, Err: err}}
 }
 
-// sizes says how many bytes the file has and should have.
-func sizes(c transfer.Comparison) string {
+// compareSizes describes the sizes of the two files.
+func compareSizes(c transfer.Comparison) string {
 	switch n := c.Manifest.Size; {
 	case c.Size < n:
 		return fmt.Sprintf("it is too short, %d bytes instead of %d", c.Size, n)
 	case c.Size > n:
 		return fmt.Sprintf("it is too long, %d bytes instead of %d", c.Size, n)
 	}
-	return "its size is right"
+	return "its size is correct"
 }
 
-// hashReported hashes a file on all cores, and says ten times a second how far it is.
+// hashReported hashes a file on all cores and reports the progress ten times a second.
 func hashReported(ctx context.Context, f disk.File, report transfer.Reporter) (root integrity.Root, size int64, err error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -233,19 +236,18 @@ func hashReported(ctx context.Context, f disk.File, report transfer.Reporter) (r
 	return tree.Root(), size, nil
 }
 
-// difference prints a range of bytes that are not as the server has them.
+// difference prints a range of bytes that differ from the server's.
 func (e *events) difference(d transfer.Difference) {
-	e.enc.Encode(struct {
+	e.print(struct {
 		event
 		Offset int64        `json:"offset"`
 		Length int64        `json:"length"`
 		State  transfer.How `json:"state"`
-	}{event{1, "range"}, d.Start, d.End - d.Start, d.How})
+	}{newEvent("range"), d.Start, d.End - d.Start, d.How})
 }
 
-// verified prints the last event of a verify, exactly once.
-func (e *events) verified(v verdict, err error) {
-	code, message, _ := explain(err)
+// verifyResult prints the last event of a verify, exactly once.
+func (e *events) verifyResult(v verdict, err error) {
 	want, has := "", ""
 	if v.want != (integrity.Root{}) {
 		want = v.want.String()
@@ -253,17 +255,13 @@ func (e *events) verified(v verdict, err error) {
 	if v.known {
 		has = v.has.String()
 	}
-	e.enc.Encode(struct {
-		event
-		OK        bool    `json:"ok"`
-		ExitCode  int     `json:"exit_code"`
-		ErrorCode string  `json:"error_code"`
-		Message   string  `json:"message"`
-		Path      string  `json:"path"`
-		Bytes     int64   `json:"bytes"`
-		Seconds   float64 `json:"seconds"`
-		BLAKE3    string  `json:"blake3"`
-		Actual    string  `json:"actual"`
-		Wrong     int64   `json:"wrong_bytes"`
-	}{event{1, "result"}, err == nil, code, errorCode(err), message, v.path, v.size, v.seconds, want, has, v.wrong()})
+	e.print(struct {
+		outcome
+		Path    string  `json:"path"`
+		Bytes   int64   `json:"bytes"`
+		Seconds float64 `json:"seconds"`
+		BLAKE3  string  `json:"blake3"`
+		Actual  string  `json:"actual"`
+		Wrong   int64   `json:"wrong_bytes"`
+	}{newOutcome("result", err), v.path, v.size, v.seconds, want, has, v.wrongBytes()})
 }

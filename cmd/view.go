@@ -8,19 +8,20 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 
+	"kwikcp/internal/escape"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
 
 const (
-	// plainEvery is how often a plain line is printed where there is no terminal.
-	plainEvery = 10 * time.Second
-	// maxServerLines bounds the lines of the bar, so that it does not scroll a small terminal.
+	// plainInterval is the time between two lines of progress where stderr is no terminal.
+	plainInterval = 10 * time.Second
+	// maxServerLines bounds the lines below the bar, so that a small terminal does not scroll.
 	maxServerLines = 12
 )
 
-// A view shows a transfer to people: a bar with a line per server on a terminal, plain lines elsewhere, nothing if
-// quiet. The transfer calls it at most ten times a second.
+// A view shows a transfer to people: on a terminal a bar and a line for each server, elsewhere a line now and then, and
+// nothing if quiet. Its methods must be called by one goroutine at a time.
 type view struct {
 	t     *terminal
 	quiet bool
@@ -29,34 +30,42 @@ type view struct {
 	name  string
 	addrs map[kwik.ServerID]string // of the servers
 	// columns returns the width of the terminal, which may change.
-	columns func() int
-	above   string    // a line over the bar; empty for none
-	widths  []int     // of the lines of the last drawing, in columns
-	drew    time.Time // when that was
-	barFor  int       // the width of the terminal that the bar was made for
-	last    time.Time // of the newest plain line
+	columns  func() int
+	above    string    // a line above the bar; empty for none
+	widths   []int     // of the lines of the last drawing, in columns
+	drew     time.Time // when that was
+	barWidth int       // the width of the terminal for which the bar was made, in columns
+	last     time.Time // of the newest plain line
 }
 
 func newView(t *terminal, quiet bool, name string) *view {
-	return &view{t: t, quiet: quiet, draws: t.interactive(), columns: t.width, addrs: make(map[kwik.ServerID]string), name: name, last: time.Now()}
+	return &view{
+		t: t, quiet: quiet, draws: t.interactive(), columns: t.width, addrs: make(map[kwik.ServerID]string), name: name,
+		last: time.Now(),
+	}
 }
 
 // Hashing implements transfer.Reporter.
 func (v *view) Hashing(bytes, total int64) {
-	v.hashed("the server is hashing the file", bytes, total)
+	v.preparing("the server is hashing the file", bytes, total)
 }
 
-// hashed says how far something is that comes before the bar.
-func (v *view) hashed(what string, bytes, total int64) {
-	text := fmt.Sprintf("%s: %s of %s", what, size(bytes), size(total))
+// Checking implements transfer.Reporter.
+func (v *view) Checking(bytes, total int64) {
+	v.preparing("checking existing data", bytes, total)
+}
+
+// preparing shows the progress of a step before the bar.
+func (v *view) preparing(step string, bytes, total int64) {
+	text := fmt.Sprintf("%s: %s of %s", step, size(bytes), size(total))
 	switch {
 	case v.quiet:
-	case v.bar != nil: // bytes come already
+	case v.bar != nil: // bytes arrive during the step
 		v.above = text
 	case v.draws && v.due():
 		v.draw([]string{text})
 	case v.draws:
-	case time.Since(v.last) >= plainEvery:
+	case time.Since(v.last) >= plainInterval:
 		v.plain(text)
 	}
 }
@@ -74,27 +83,25 @@ func (v *view) Manifest(m transfer.Manifest) {
 	v.begin(m.Size)
 }
 
-// begin makes the bar of a transfer of so many bytes, for the terminal as it is now.
+// begin makes the bar of a transfer of total bytes, for the current width of the terminal.
 func (v *view) begin(total int64) {
-	v.barFor = v.columns()
+	v.barWidth = v.columns()
 	v.bar = progressbar.NewOptions64(max(total, 1),
-		progressbar.OptionSetWriter(io.Discard),                                          // it makes the line; draw puts it on the terminal
-		progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false), // ours know what was there before
-		progressbar.OptionSetWidth(max(3, min(40, v.barFor-52))),
-		progressbar.OptionSetTheme(progressbar.Theme{Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]"}),
+		progressbar.OptionSetWriter(io.Discard), // the library renders the line; draw writes it to the terminal
+		// Its estimates would count resumed bytes; figures has our own.
+		progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false),
+		progressbar.OptionSetWidth(max(3, min(40, v.barWidth-52))),
+		progressbar.OptionSetTheme(progressbar.Theme{
+			Saucer: "=", SaucerHead: ">", SaucerPadding: " ", BarStart: "[", BarEnd: "]",
+		}),
 	)
 	v.bar.RenderBlank()
 }
 
-// Checking implements transfer.Reporter.
-func (v *view) Checking(bytes, total int64) {
-	v.hashed("checking what is here already", bytes, total)
-}
-
-// Resume implements transfer.Reporter. On a terminal the bar begins there.
+// Resume implements transfer.Reporter. On a terminal the bar starts there.
 func (v *view) Resume(bytes int64) {
 	if !v.quiet && !v.draws {
-		v.t.printf("%s are here already", size(bytes))
+		v.t.printf("%s are already here", size(bytes))
 	}
 }
 
@@ -104,11 +111,10 @@ func (v *view) Retry(r transfer.Retry) {
 		return
 	}
 	v.clear()
-	_, message, _ := explain(r.Err)
-	v.t.printf("%s; retry %d of %d in %v", oneLine(message), r.Attempt, r.Of, r.Delay)
+	v.t.printf("%s; retry %d of %d in %v", escape.Line(messageOf(r.Err)), r.Attempt, r.Of, r.Delay)
 }
 
-// Server implements transfer.Reporter. On a terminal the server's own line says it.
+// Server implements transfer.Reporter. On a terminal the line of the server shows its state.
 func (v *view) Server(s transfer.ServerStatus) {
 	v.addrs[s.ID] = s.Addr
 	if v.quiet || (v.draws && s.State != transfer.ServerBanned) {
@@ -119,7 +125,7 @@ func (v *view) Server(s transfer.ServerStatus) {
 		text += ", " + s.Reason
 	}
 	v.clear()
-	v.t.printf("%s", oneLine(text))
+	v.t.printf("%s", escape.Line(text))
 }
 
 // BadBlock implements transfer.Reporter.
@@ -132,38 +138,50 @@ func (v *view) BadBlock(server kwik.ServerID, off, length int64) {
 		name = string(server)
 	}
 	v.clear()
-	v.t.warningf("%s sent wrong bytes at offset %d (%d bytes); it is not asked again", oneLine(name), off, length)
+	v.t.warningf("%s", escape.Line(badBlock(name, off, length)))
+}
+
+// badBlock describes bytes that failed verification.
+func badBlock(server string, off, length int64) string {
+	return fmt.Sprintf("%s sent wrong bytes at offset %d (%d bytes); it is banned from this transfer", server, off, length)
 }
 
 // Progress implements transfer.Reporter.
 func (v *view) Progress(p transfer.Progress) {
 	if v.bar == nil && v.draws && !v.quiet {
-		v.begin(p.Total) // bytes come before the manifest while the server hashes the file
+		v.begin(p.Total) // bytes arrive before the manifest while the server hashes the file
 	}
 	switch {
 	case v.quiet:
 	case v.bar != nil && !v.due():
 	case v.bar != nil:
-		if v.bar.GetMax64() != max(p.Total, 1) || v.columns() != v.barFor { // of a range it is less than the file
-			v.begin(p.Total)
-		}
-		v.bar.Set64(min(p.Bytes, p.Total-1)) // the bar stops at its maximum; end draws over it
-		bar := strings.TrimRight(strings.Trim(v.bar.String(), "\r"), " ")
-		lines := []string{strings.TrimPrefix(bar, "  ") + v.figures(p)} // the percentage keeps two columns, so that the bar stands still
-		shown := p.Servers[:min(len(p.Servers), maxServerLines)]
-		for _, s := range shown {
-			lines = append(lines, serverLine(s, p.Total, v.columns(), addressWidth(shown, v.columns())))
-		}
-		if v.above != "" {
-			lines = append([]string{v.above}, lines...)
-		}
-		v.draw(lines)
-	case time.Since(v.last) >= plainEvery:
+		v.drawProgress(p)
+	case time.Since(v.last) >= plainInterval:
 		v.plain(fmt.Sprintf("%s of %s, %s", size(p.Bytes), size(p.Total), rate(p.Rate)))
 	}
 }
 
-// figures are what stands behind the bar: how much, how fast, how long, in fewer words where the terminal is narrow.
+// drawProgress draws the bar and the lines of the servers.
+func (v *view) drawProgress(p transfer.Progress) {
+	if v.bar.GetMax64() != max(p.Total, 1) || v.columns() != v.barWidth { // the total of a range is less than the file
+		v.begin(p.Total)
+	}
+	v.bar.Set64(min(p.Bytes, p.Total-1)) // at its maximum the bar would stop; end erases it
+	bar := strings.TrimRight(strings.Trim(v.bar.String(), "\r"), " ")
+	var lines []string
+	if v.above != "" {
+		lines = append(lines, v.above)
+	}
+	// The percentage keeps two columns, so that the bar stands still.
+	lines = append(lines, strings.TrimPrefix(bar, "  ")+v.figures(p))
+	shown := p.Servers[:min(len(p.Servers), maxServerLines)]
+	for _, s := range shown {
+		lines = append(lines, serverLine(s, p.Total, v.columns(), addressWidth(shown, v.columns())))
+	}
+	v.draw(lines)
+}
+
+// figures are the bytes, the rate and the time left, behind the bar; a narrow terminal gets fewer words.
 func (v *view) figures(p transfer.Progress) string {
 	text := " " + size(p.Bytes)
 	if v.columns() >= 60 {
@@ -179,7 +197,7 @@ func (v *view) figures(p transfer.Progress) string {
 	return text
 }
 
-// remaining writes a time in no more units than matter.
+// remaining formats a time without units that are too small to matter.
 func remaining(d time.Duration) string {
 	if d >= time.Hour {
 		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
@@ -187,10 +205,10 @@ func remaining(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// wideLine is from how many columns on there is room for all that there is to say about a server.
+// wideLine is the least width of a terminal with room for a full line of a server, in columns.
 const wideLine = 76
 
-// addressWidth returns how many columns the addresses of servers get.
+// addressWidth returns the columns for the addresses of servers.
 func addressWidth(servers []transfer.ServerStatus, columns int) int {
 	longest := 0
 	for _, s := range servers {
@@ -199,11 +217,12 @@ func addressWidth(servers []transfer.ServerStatus, columns int) int {
 	return min(longest, max(21, columns-55))
 }
 
-// serverLine says what a server does. Where the terminal is narrow it says less: of a long address the end, no role, no share, and no state
-// that is as it should be.
+// serverLine shows a server. On a narrow terminal it has no role and no share, only the end of a long address, and the
+// state instead of the rate unless the server works.
 func serverLine(s transfer.ServerStatus, total int64, columns, address int) string {
 	if columns >= wideLine {
-		return fmt.Sprintf("  %-9s %-*s %9s %3.0f%% %11s  %s", s.Role, address, ending(s.Addr, address), size(s.Bytes), percent(s.Bytes, total), rate(s.Rate), s.State)
+		return fmt.Sprintf("  %-9s %-*s %9s %3.0f%% %11s  %s", s.Role, address, shortened(s.Addr, address), size(s.Bytes),
+			percent(s.Bytes, total), rate(s.Rate), s.State)
 	}
 	figures := " " + size(s.Bytes) + " "
 	if s.State == transfer.ServerJoined {
@@ -211,11 +230,11 @@ func serverLine(s transfer.ServerStatus, total int64, columns, address int) stri
 	} else {
 		figures += string(s.State)
 	}
-	return " " + ending(s.Addr, columns-2-len(figures)) + figures
+	return " " + shortened(s.Addr, columns-2-len(figures)) + figures
 }
 
-// ending returns text, or its end if it is longer than so many columns. At least a few are left of it.
-func ending(text string, columns int) string {
+// shortened returns text, or its end if it is longer than so many columns; at least 8 columns of it.
+func shortened(text string, columns int) string {
 	runes := []rune(text)
 	if columns = max(columns, 8); len(runes) <= columns {
 		return text
@@ -235,20 +254,21 @@ func (v *view) plain(text string) {
 	v.t.printf("%s", text)
 }
 
-// redrawEvery is how often there is a new drawing at most.
-const redrawEvery = 100 * time.Millisecond
+// redrawInterval is the least time between two drawings.
+const redrawInterval = 100 * time.Millisecond
 
-// due reports whether the last drawing is old enough for another. Clocks and timers are not exact, so a little is let pass.
-func (v *view) due() bool { return time.Since(v.drew) >= redrawEvery-5*time.Millisecond }
+// due reports whether the last drawing is old enough for another. Reports are as far apart as drawings, so clock error
+// gets 5 ms.
+func (v *view) due() bool { return time.Since(v.drew) >= redrawInterval-5*time.Millisecond }
 
-// draw replaces what was drawn before.
+// draw replaces the last drawing.
 func (v *view) draw(lines []string) {
 	width := v.columns() - 1
 	var b strings.Builder
 	b.WriteString(v.eraser())
 	v.widths = v.widths[:0]
 	for _, line := range lines {
-		runes := []rune(oneLine(line))
+		runes := []rune(escape.Line(line))
 		runes = runes[:min(len(runes), width)]
 		v.widths = append(v.widths, len(runes))
 		b.WriteString(string(runes))
@@ -258,14 +278,14 @@ func (v *view) draw(lines []string) {
 	io.WriteString(v.t.stderr, b.String())
 }
 
-// clear removes what was drawn, so that a line can be printed.
+// clear erases the drawing, so that a line can be printed.
 func (v *view) clear() {
 	io.WriteString(v.t.stderr, v.eraser())
 	v.widths = v.widths[:0]
 }
 
-// eraser returns the sequence that goes up to the first drawn line and erases from there on (ECMA-48 CUU, ED). A terminal that became
-// narrower shows a line in several rows.
+// eraser returns the sequence that moves to the first drawn line and erases from there on (ECMA-48 CUU, ED). A terminal
+// that became narrower shows a line in several rows.
 func (v *view) eraser() string {
 	if len(v.widths) == 0 {
 		return ""
@@ -277,5 +297,5 @@ func (v *view) eraser() string {
 	return fmt.Sprintf("\x1b[%dA\r\x1b[J", rows)
 }
 
-// end removes the drawing; the command's last line takes its place.
+// end erases the drawing; the command's last line replaces it.
 func (v *view) end() { v.clear() }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kwikcp/integrity"
+	"kwikcp/internal/escape"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
@@ -115,7 +116,7 @@ func TestViewResized(t *testing.T) {
 		for i, columns := range []int{200, 80, 40, 20, 40, 80, 200} {
 			s.resize(columns)
 			v.Progress(transfer.Progress{Bytes: int64(i+1) << 35, Total: 1 << 40, Rate: 1e9, ETA: time.Hour, Servers: servers})
-			time.Sleep(redrawEvery)
+			time.Sleep(redrawInterval)
 			lines := strings.Split(s.String(), "\n")
 			if len(lines) != 4 || lines[0] != "kwikcp: before" || !strings.Contains(lines[1], "[") || s.strange != "" || s.wrapped {
 				t.Errorf("%d columns: %s\n%s", columns, s.strange, s)
@@ -158,7 +159,7 @@ func TestViewPlain(t *testing.T) {
 		var stderr bytes.Buffer
 		v := newView(&terminal{stderr: &stderr}, false, awkward)
 		feed(v, 1<<30, 5)
-		time.Sleep(plainEvery)
+		time.Sleep(plainInterval)
 		v.Progress(transfer.Progress{Bytes: 1 << 29, Total: 1 << 30, Rate: 1 << 20})
 		v.Progress(transfer.Progress{Bytes: 1 << 29, Total: 1 << 30, Rate: 1 << 20})
 		v.end()
@@ -167,7 +168,7 @@ func TestViewPlain(t *testing.T) {
 			t.Errorf("not one line of progress in\n%s", text)
 		}
 		for line := range strings.Lines(text) {
-			if !strings.HasPrefix(line, "kwikcp: ") || oneLine(line) != strings.TrimSuffix(line, "\n")+"; " {
+			if !strings.HasPrefix(line, "kwikcp: ") || escape.Line(line) != strings.TrimSuffix(line, "\n")+"; " {
 				t.Errorf("line %q", line)
 			}
 		}
@@ -233,21 +234,21 @@ func TestRemaining(t *testing.T) {
 }
 
 func TestSummary(t *testing.T) {
-	got := (getCmd{target: awkward}).summary(transfer.Result{Bytes: 1 << 20, Wasted: 3})
-	if strings.ContainsAny(got, "\x1b\n\r\u202e") || !strings.Contains(got, "1.0 MiB") || !strings.Contains(got, "(3 B came in vain)") {
+	got := (fileGet{target: awkward}).summary(transfer.Result{Bytes: 1 << 20, Wasted: 3})
+	if strings.ContainsAny(got, "\x1b\n\r\u202e") || !strings.Contains(got, "1.0 MiB") || !strings.Contains(got, "(3 B discarded)") {
 		t.Errorf("%q", got)
 	}
 	if strings.Contains(got, "already") {
 		t.Errorf("%q", got)
 	}
-	if got := (getCmd{target: "f"}).summary(transfer.Result{Bytes: 1 << 20, Resumed: 1 << 19}); !strings.Contains(got, "1.0 MiB in 0.00 s (512 KiB of it were here already), proved") {
+	if got := (fileGet{target: "f"}).summary(transfer.Result{Bytes: 1 << 20, Resumed: 1 << 19}); !strings.Contains(got, "1.0 MiB in 0.00 s (512 KiB were already here), verified") {
 		t.Errorf("%q", got)
 	}
 }
 
 func TestSummaryOfARange(t *testing.T) {
-	o := getCmd{target: "f", part: &transfer.ByteRange{}}
-	if got := o.summary(transfer.Result{Bytes: 1 << 10, Offset: 77}); !strings.Contains(got, `"f" is here: 1.0 KiB from byte 77 on in 0.00 s, proved`) {
+	o := fileGet{target: "f", part: &transfer.ByteRange{}}
+	if got := o.summary(transfer.Result{Bytes: 1 << 10, Offset: 77}); !strings.Contains(got, `"f": 1.0 KiB from byte 77 on in 0.00 s, verified`) {
 		t.Errorf("%q", got)
 	}
 }
@@ -279,7 +280,7 @@ func TestDryRunOnTerminal(t *testing.T) {
 		for i := range int64(3) {
 			v.Progress(transfer.Progress{Bytes: i, Total: 3, ETA: -1, Files: i, OfFiles: 3})
 			v.File(transfer.FileReport{Path: fmt.Sprint("f", i), Action: transfer.FileFetched})
-			time.Sleep(redrawEvery)
+			time.Sleep(redrawInterval)
 		}
 		v.end()
 		if got, want := s.String(), "fetch    f0\nfetch    f1\nfetch    f2"; got != want || s.strange != "" {

@@ -26,7 +26,7 @@ type AggregateOffer struct {
 func (o *AggregateOffer) StreamID() StreamID { return o.agg.id }
 
 // Size returns the size of the stream in bytes, as the primary states it.
-func (o *AggregateOffer) Size() int64 { return o.agg.units.total }
+func (o *AggregateOffer) Size() int64 { return o.agg.units.Total() }
 
 // Descriptor returns the bytes with which the primary's application describes the content.
 func (o *AggregateOffer) Descriptor() []byte { return o.agg.descriptor }
@@ -59,7 +59,7 @@ type AggregateReader struct {
 func (r *AggregateReader) StreamID() StreamID { return r.agg.id }
 
 // Size returns the size of the stream in bytes, as the primary states it.
-func (r *AggregateReader) Size() int64 { return r.agg.units.total }
+func (r *AggregateReader) Size() int64 { return r.agg.units.Total() }
 
 // Read reads the stream in order; io.EOF marks its end. An [*Error] of code [ErrAggregationTimeout] means that no
 // server delivers any more.
@@ -93,9 +93,6 @@ func (r *AggregateReader) SetReadDeadline(t time.Time) error {
 	r.agg.setReadDeadline(t)
 	return nil
 }
-
-// Context ends with the stream. Its cause is the error that ended it.
-func (r *AggregateReader) Context() context.Context { return r.agg.ctx }
 
 // Stats returns a snapshot of the stream's progress.
 func (r *AggregateReader) Stats() StreamStats { return r.agg.stats() }

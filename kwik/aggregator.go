@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"kwikcp/internal/rangeset"
+	"kwikcp/kwik/internal/sched"
 )
 
 // A streamAggregator is the client's end of one aggregate stream: it puts what many sources write in its place, for one
@@ -21,7 +22,7 @@ import (
 // demand until it ends, and close waits for it.
 type streamAggregator struct {
 	id         StreamID
-	units      units
+	units      sched.Units
 	alignment  uint64
 	descriptor []byte
 	pushed     bool  // sources write without grants (push_client.go)
@@ -37,13 +38,15 @@ type streamAggregator struct {
 	// still come that is not there now; queue how many bytes of a source's path have counted in all streams, and whether so many
 	// secondary streams are open on it that others wait for their turn. ban is called without the lock.
 	begin func() // called once, at the first demand, without the lock: attach sources now
-	tell  func(schedAction)
-	hope  func() bool
-	queue func(PathID) (counted int64, long bool)
-	ban   func(source PathID, off, n int64, cause error)
-	blame func(source PathID, off, n int64, cause error) // tells the primary only; must not block
-	done  func()                                         // called once, when the stream needs no source any more
-	left  func(source PathID)                            // a source that was to leave has nothing left to do; must not block
+	tell  func(sched.Action)
+	// sendWindow sends a source of a pushed stream the window in which it may write. It must not block.
+	sendWindow func(PathID, pushWindow)
+	hope       func() bool
+	queue      func(PathID) (counted int64, long bool)
+	ban        func(source PathID, off, n int64, cause error)
+	blame      func(source PathID, off, n int64, cause error) // tells the primary only; must not block
+	done       func()                                         // called once, when the stream needs no source any more
+	left       func(source PathID)                            // a source that was to leave has nothing left to do; must not block
 
 	demanded chan struct{}   // closed when a consumer asks for the first time
 	ctx      context.Context // ends with the stream
@@ -52,7 +55,7 @@ type streamAggregator struct {
 
 	mu       sync.Mutex
 	changed  sync.Cond // guarded state changed in a way that a waiting consumer cares for
-	sched    *scheduler
+	sched    *sched.Scheduler
 	offsets  *offsetManager
 	sources  map[PathID]*source
 	opened   bool      // open was called
@@ -86,12 +89,12 @@ const (
 	consumerUnordered
 )
 
-func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment uint64, descriptor []byte, c *ClientConfig) *streamAggregator {
+func newStreamAggregator(ctx context.Context, id StreamID, u sched.Units, alignment uint64, descriptor []byte, c *ClientConfig) *streamAggregator {
 	a := &streamAggregator{
-		id: id, units: u, alignment: alignment, descriptor: descriptor, limit: u.total,
+		id: id, units: u, alignment: alignment, descriptor: descriptor, limit: u.Total(),
 		window: c.ReorderWindow, timeout: c.SourceTimeout, reorderTimeout: c.ReorderTimeout, recovery: c.Recovery, pace: c.RateLimit,
 		offsets: newOffsetManager(ConflictResolutionFirstWins),
-		sched:   newScheduler(u, u.total),
+		sched:   sched.New(u, u.Total()),
 		sources: make(map[PathID]*source),
 		arrived: newReorderBuffer(), demanded: make(chan struct{}),
 		queue: func(PathID) (int64, bool) { return 0, false },
@@ -105,20 +108,20 @@ func newStreamAggregator(ctx context.Context, id StreamID, u units, alignment ui
 func (a *streamAggregator) expect(n int, until time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.sched.expect(n, until, time.Now())
+	a.sched.Expect(n, until, time.Now())
 	a.dispatch()
 }
 
 // dispatch sends what the scheduler decided. Called with the lock held; tell only queues.
 func (a *streamAggregator) dispatch() {
-	for _, action := range a.sched.take() {
+	for _, action := range a.sched.Actions() {
 		a.tell(action)
 	}
 }
 
 // run lets time pass for the scheduler until the stream ends.
 func (a *streamAggregator) run() {
-	ticker := time.NewTicker(tickInterval)
+	ticker := time.NewTicker(sched.TickInterval)
 	defer ticker.Stop()
 	for {
 		select {
@@ -142,24 +145,25 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 	}
 	for id, s := range a.sources {
 		if !s.gone {
-			a.sched.observe(id, s.received.Load(), s.rtt(), now)
+			a.sched.Observe(sched.SourceID(id), s.received.Load(), s.rtt(), now)
 			counted, long := a.queue(id)
 			if long {
 				a.others += max(counted-s.passed, 0)
 			}
 			s.passed = counted
 			if s.placing.Load() > 0 {
-				a.sched.excuse(id, now)
+				a.sched.ResetStallTimer(sched.SourceID(id), now)
 			}
 		}
 	}
-	a.sched.tick(now)
-	for _, p := range a.sched.paths {
-		a.sources[p.id].stalled = p.stalled
+	a.sched.Tick(now)
+	for id, s := range a.sources {
+		s.stalled = a.sched.Stalled(sched.SourceID(id))
 	}
-	for _, id := range a.sched.drained() {
+	for _, drained := range a.sched.Drained() {
+		id := PathID(drained)
 		a.sources[id].gone, a.sources[id].reason = true, errSourceLeft
-		a.sched.removePath(id, now)
+		a.sched.RemoveSource(drained, now)
 		a.left(id)
 	}
 	a.dispatch()
@@ -167,16 +171,16 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 		a.failLocked(errorf(ErrAggregationTimeout, "nobody fills the hole").onStream(a.id, a.offsets.next))
 		return true
 	}
-	all, live := a.sched.sources()
+	all, live := a.sched.Sources()
 	heard := a.heard()
-	if fine := heard != a.lastHeard || !a.sched.wanting(); (a.pushed && live > 0) || (!a.pushed && fine) {
+	if fine := heard != a.lastHeard || !a.sched.Wanting(); (a.pushed && live > 0) || (!a.pushed && fine) {
 		a.lastHeard, a.idle = heard, time.Time{}
 		return false
 	}
 	if a.idle.IsZero() {
 		a.idle = now
 	}
-	if nobody := all == 0 || !a.pushed && !a.sched.deliverable(); (nobody && !a.hope()) || now.Sub(a.idle) >= a.timeout {
+	if nobody := all == 0 || !a.pushed && !a.sched.Deliverable(); (nobody && !a.hope()) || now.Sub(a.idle) >= a.timeout {
 		a.failLocked(a.noSource())
 		return true
 	}
@@ -186,7 +190,7 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 // heard is a number that changes when payload arrives, is being placed, or counts, or when that of other streams does for which a source
 // of this one has to wait. Called with the lock held.
 func (a *streamAggregator) heard() int64 {
-	sum := a.sched.had.Total() + a.others
+	sum := a.sched.Had() + a.others
 	for _, s := range a.sources {
 		if s.barren >= maxStrikes && s.accepted == s.before {
 			continue // what it brings leads to nothing
@@ -225,7 +229,7 @@ var errSourceGone = errors.New("kwik: the source is out of this stream")
 func (a *streamAggregator) extent(id PathID, grant uint64) (s *source, start, end, granted int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	start, end, granted, ok := a.sched.extent(id, grant)
+	start, end, granted, ok := a.sched.Extent(sched.SourceID(id), grant)
 	if s := a.sources[id]; !ok && s != nil && s.gone {
 		return nil, 0, 0, 0, errSourceGone
 	}
@@ -244,7 +248,7 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 	end := off + int64(len(b.data))
 
 	a.mu.Lock()
-	prove, wanted := a.prove, a.pushed || a.sched.missing(off, end)
+	prove, wanted := a.prove, a.pushed || !a.sched.Has(off, end)
 	a.mu.Unlock()
 	if prove != nil && wanted { // what is had already was proved already
 		if err := prove(s.id.server(), off, b.data); err != nil {
@@ -275,9 +279,9 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 		s.counted.Add(r.End - r.Start)
 		s.strikes = 0
 	}
-	a.sched.accept(grant, end, fresh, time.Now())
+	a.sched.Accept(grant, end, fresh, time.Now())
 	a.dispatch()
-	if a.sched.done() {
+	if a.sched.Done() {
 		a.releaseLocked()
 	}
 	return nil
@@ -336,7 +340,7 @@ func (a *streamAggregator) refute(s *source, grant uint64, off, end int64, cause
 		a.tellWindow(s, true, 0)
 		return streamFault{refuted}
 	default:
-		a.sched.refuse(grant, off, end, again, time.Now())
+		a.sched.Reject(grant, off, end, again, time.Now())
 		a.dispatch()
 		return nil
 	}
@@ -366,7 +370,7 @@ var errShortStream = errors.New("its secondary stream ended early")
 func (a *streamAggregator) ended(s *source, grant uint64, cause error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	undelivered := a.sched.closed(grant, time.Now())
+	undelivered := a.sched.CloseGrant(grant, time.Now())
 	if undelivered > 0 && !s.gone {
 		if cause == nil {
 			cause = errShortStream
@@ -382,7 +386,7 @@ func (a *streamAggregator) faulted(id PathID, grant uint64, cause error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if s := a.sources[id]; s != nil && !s.gone && violation(cause, id) != nil {
-		a.sched.closed(grant, time.Now())
+		a.sched.CloseGrant(grant, time.Now())
 		a.strike(s, cause)
 		a.dispatch()
 	}
@@ -407,7 +411,7 @@ func (a *streamAggregator) failLocked(err error) {
 	if a.err != nil {
 		return
 	}
-	if a.sched.done() && !errors.Is(err, errStreamClosed) {
+	if a.sched.Done() && !errors.Is(err, errStreamClosed) {
 		return // all is here; the consumer may have it
 	}
 	a.err = err

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"kwikcp/kwik/internal/sched"
 )
 
 // BenchmarkSecondaryStreamAggregation is what aggregation adds to QUIC, without network, proof and disk: the scheduler, the
@@ -34,25 +36,25 @@ func BenchmarkSecondaryStreamAggregation(b *testing.B) {
 }
 
 // newBenchAggregator returns an aggregator of size bytes in units of 64 KiB whose grants go to a channel per source.
-func newBenchAggregator(b *testing.B, size uint64, ids ...PathID) (*streamAggregator, map[PathID]chan schedAction) {
+func newBenchAggregator(b *testing.B, size uint64, ids ...PathID) (*streamAggregator, map[PathID]chan sched.Action) {
 	u, err := newUnits(size, 64<<10, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
-	a := newStreamAggregator(b.Context(), FirstAggregateStreamID, u, uint64(u.size), nil, (&ClientConfig{}).populate())
-	grants := make(map[PathID]chan schedAction)
+	a := newStreamAggregator(b.Context(), firstAggregateStreamID, u, uint64(u.Size()), nil, (&ClientConfig{}).populate())
+	grants := make(map[PathID]chan sched.Action)
 	for _, id := range ids {
-		grants[id] = make(chan schedAction, 1<<16) // tell must not block
+		grants[id] = make(chan sched.Action, 1<<16) // tell must not block
 	}
 	a.begin, a.hope, a.done = func() {}, func() bool { return true }, func() {}
-	a.tell = func(action schedAction) {
-		if action.kind == schedGrantExtent {
-			grants[action.path] <- action
+	a.tell = func(action sched.Action) {
+		if action.Kind == sched.ActionGrant {
+			grants[PathID(action.Source)] <- action
 		}
 	}
 	for _, id := range ids {
 		a.attach(id, func() time.Duration { return 100 * time.Microsecond })
-		a.synchronise(id, 0, roomOffered, 0)
+		a.synchronise(id, 0, grantQueueLimit, 0)
 	}
 	return a, grants
 }
@@ -75,13 +77,13 @@ func benchmarkAggregation(b *testing.B, consume func(a *streamAggregator) error)
 					case <-a.ctx.Done():
 						return
 					case g := <-granted:
-						for off := g.start; off < g.end; {
-							next := a.units.cut(off, dataFrameSize, g.end)
+						for off := g.Start; off < g.End; {
+							next := a.units.Cut(off, dataFrameSize, g.End)
 							src.received.Add(next - off)
-							a.deliver(src, g.grant, off, newBlock(int(next-off)))
+							a.deliver(src, g.Grant, off, newBlock(int(next-off)))
 							off = next
 						}
-						a.ended(src, g.grant, nil)
+						a.ended(src, g.Grant, nil)
 					}
 				}
 			})
@@ -117,22 +119,22 @@ func benchmarkAggregationLatency(b *testing.B) {
 		}
 	})
 	src := a.sources["a"] // nobody else changes it
-	var g schedAction
+	var g sched.Action
 	var total time.Duration
 	n := 0
 	for b.Loop() {
-		if g.start == g.end {
-			if g.grant != 0 {
-				a.ended(src, g.grant, nil)
+		if g.Start == g.End {
+			if g.Grant != 0 {
+				a.ended(src, g.Grant, nil)
 			}
 			g = <-grants["a"]
 		}
 		block := newBlock(frame)
 		src.received.Add(frame)
 		arrived := time.Now()
-		a.deliver(src, g.grant, g.start, block)
+		a.deliver(src, g.Grant, g.Start, block)
 		total += (<-read).Sub(arrived)
-		g.start += frame
+		g.Start += frame
 		n++
 	}
 	close(quit)
@@ -156,19 +158,19 @@ func benchmarkShortFrames(b *testing.B, batch int) {
 	b.SetBytes(frame * count)
 	deliveries, loops := 0, 0
 	for b.Loop() {
-		a := newStreamAggregator(b.Context(), FirstAggregateStreamID, u, frame, nil, conf)
-		a.begin, a.hope, a.done, a.tell = func() {}, func() bool { return true }, func() {}, func(schedAction) {}
+		a := newStreamAggregator(b.Context(), firstAggregateStreamID, u, frame, nil, conf)
+		a.begin, a.hope, a.done, a.tell = func() {}, func() bool { return true }, func() {}, func(sched.Action) {}
 		a.attach("a", func() time.Duration { return 0 })
 		a.w, a.mode = writerFunc(func(p []byte, _ int64) (int, error) { deliveries++; return len(p), nil }), consumerUnordered
 		h := newSecondaryStreamHandler(nil, nil, conf)
 		id := secondaryStreamID{"a", 3}
-		mapping, err := h.mappings.create(id, a.id, 1, 0, a.units.total, time.Now())
+		mapping, err := h.mappings.create(id, a.id, 1, 0, a.units.Total(), time.Now())
 		if err != nil {
 			b.Fatal(err)
 		}
 		reader := &frameReader{r: &piecewise{rest: raw}}
 		in := &intake{h: h, a: a, src: a.sources["a"], info: &secondaryStreamInfo{}, mapping: mapping, frames: reader, batch: batch}
-		if err := h.receive(&metadataProtocol{r: reader, id: 3}, in, u.total); err != io.EOF {
+		if err := h.receive(&metadataProtocol{r: reader, id: 3}, in, u.Total()); err != io.EOF {
 			b.Fatal(err)
 		}
 		a.close()

@@ -7,8 +7,6 @@ import (
 	"os"
 	"slices"
 	"time"
-
-	"kwikcp/internal/rangeset"
 )
 
 // This file is the consumer's side of the stream aggregator.
@@ -38,15 +36,15 @@ func (a *streamAggregator) prepare(options *CopyOptions) error {
 		case r == Range{}:
 		case a.pushed:
 			return errors.New("kwik: the servers of a pushed stream choose its bytes, so CopyOptions do not apply")
-		case r.Start < 0 || r.Start >= r.End || r.End > a.units.total || !a.units.isBoundary(r.Start) || !a.units.isBoundary(r.End):
+		case r.Start < 0 || r.Start >= r.End || r.End > a.units.Total() || !a.units.IsBoundary(r.Start) || !a.units.IsBoundary(r.End):
 			return errorf(ErrOffsetSyncFailure, "[%d, %d) is not whole units", r.Start, r.End).onStream(a.id, r.Start)
 		}
 	}
 	for _, r := range options.Have {
 		a.offsets.keep(r.Start, r.End)
-		a.sched.keep(r.Start, r.End)
+		a.sched.MarkHad(r.Start, r.End)
 	}
-	a.sched.first = rangeset.Range(options.Priority)
+	a.sched.SetPriority(options.Priority.Start, options.Priority.End)
 	return nil
 }
 
@@ -57,7 +55,7 @@ func (a *streamAggregator) setLimit(end int64) error {
 	switch {
 	case a.pushed:
 		return errors.New("kwik: the servers of a pushed stream choose its bytes, so SetLimit does not apply")
-	case end < 0 || end > a.units.total || !a.units.isBoundary(end):
+	case end < 0 || end > a.units.Total() || !a.units.IsBoundary(end):
 		return errorf(ErrOffsetSyncFailure, "limit %d is not the end of a unit", end).onStream(a.id, end)
 	case a.mode == consumerNone:
 		a.limit = end
@@ -67,7 +65,7 @@ func (a *streamAggregator) setLimit(end int64) error {
 	}
 	a.limit = end
 	if a.err == nil && !a.released {
-		a.sched.setLimit(a.grantable(), time.Now())
+		a.sched.SetLimit(a.grantable(), time.Now())
 		a.dispatch()
 	}
 	return nil
@@ -99,11 +97,11 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 	}
 	a.mode = mode
 	close(a.demanded)
-	if a.sched.done() { // all of it is had
+	if a.sched.Done() { // all of it is had
 		a.releaseLocked()
 		return nil
 	}
-	a.sched.limit = a.units.floor(a.grantable())
+	a.sched.InitLimit(a.grantable())
 	a.mu.Unlock()
 	a.begin()
 	a.mu.Lock()
@@ -112,7 +110,7 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 	}
 	a.wg.Go(a.run)
 	if !a.pushed {
-		a.sched.start(time.Now())
+		a.sched.Start(time.Now())
 		a.dispatch()
 	}
 	return nil
@@ -150,13 +148,13 @@ func (a *streamAggregator) read(p []byte) (int, error) {
 			if a.pushed {
 				a.moveWindow()
 			} else {
-				a.sched.setLimit(a.grantable(), time.Now())
+				a.sched.SetLimit(a.grantable(), time.Now())
 				a.dispatch()
 			}
 			return n, nil
 		}
 		switch {
-		case pos == a.units.total:
+		case pos == a.units.Total():
 			return 0, io.EOF
 		case a.err != nil:
 			return 0, a.err
@@ -201,9 +199,9 @@ func (a *streamAggregator) copyTo(ctx context.Context, w io.WriterAt, options *C
 	if err := a.demand(consumerUnordered); err != nil {
 		return 0, err
 	}
-	for (!a.sched.done() && a.err == nil) || a.writing > 0 || a.replaces > 0 { // w is not written to after the return
+	for (!a.sched.Done() && a.err == nil) || a.writing > 0 || a.replaces > 0 { // w is not written to after the return
 		a.changed.Wait()
 	}
 	a.returned = true
-	return a.sched.had.Total(), a.err
+	return a.sched.Had(), a.err
 }

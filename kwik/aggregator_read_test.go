@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kwikcp/internal/rangeset"
+	"kwikcp/kwik/internal/sched"
 )
 
 // TestWhatWasReadIsCounted: bytes that Read returned are among StreamStats.Bytes at once, and the source's, too, so that
@@ -20,9 +21,9 @@ func TestWhatWasReadIsCounted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newStreamAggregator(t.Context(), FirstAggregateStreamID, u, 1, nil, (&ClientConfig{}).populate())
+	a := newStreamAggregator(t.Context(), firstAggregateStreamID, u, 1, nil, (&ClientConfig{}).populate())
 	defer a.close()
-	a.begin, a.tell, a.done = func() {}, func(schedAction) {}, func() {}
+	a.begin, a.tell, a.done = func() {}, func(sched.Action) {}, func() {}
 	a.hope = func() bool { return true }
 	a.attach("p", func() time.Duration { return time.Millisecond })
 	a.mu.Lock()

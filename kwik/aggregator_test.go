@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"kwikcp/kwik/internal/sched"
 )
 
 // An aggregation is a stream aggregator without a session: what it tells is noted, and the test delivers what it likes.
@@ -21,7 +23,7 @@ type aggregation struct {
 	content []byte
 
 	mu     sync.Mutex // guards what follows
-	grants []schedAction
+	grants []sched.Action
 	begun  int
 	dones  int
 	banned []PathID
@@ -36,7 +38,7 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 	}
 	c := (&ClientConfig{ReorderWindow: minReorderWindow}).populate()
 	a := &aggregation{TB: t, content: randomBytes(1, size)}
-	a.streamAggregator = newStreamAggregator(t.Context(), FirstAggregateStreamID, u, uint64(unit), nil, c)
+	a.streamAggregator = newStreamAggregator(t.Context(), firstAggregateStreamID, u, uint64(unit), nil, c)
 	count := func(n *int) func() {
 		return func() {
 			a.mu.Lock()
@@ -50,13 +52,14 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 		defer a.mu.Unlock()
 		return a.hoping
 	}
-	a.tell = func(action schedAction) {
+	a.tell = func(action sched.Action) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		if action.kind == schedGrantExtent {
+		if action.Kind == sched.ActionGrant {
 			a.grants = append(a.grants, action)
 		}
 	}
+	a.sendWindow = func(PathID, pushWindow) {}
 	a.ban = func(id PathID, _, _ int64, cause error) {
 		a.mu.Lock()
 		a.banned = append(a.banned, id)
@@ -65,7 +68,7 @@ func newAggregation(t testing.TB, size, unit int, sources ...PathID) *aggregatio
 	}
 	for _, id := range sources {
 		a.attach(id, func() time.Duration { return 0 })
-		a.synchronise(id, 0, roomOffered, 0)
+		a.synchronise(id, 0, grantQueueLimit, 0)
 	}
 	t.Cleanup(a.checkBlocks)
 	return a
@@ -121,8 +124,8 @@ func (a *aggregation) serve(unit int, pick func(n int) int) {
 	for {
 		a.mu.Lock()
 		for _, g := range a.grants {
-			for off := g.start; off < g.end; off += int64(unit) {
-				todo = append(todo, piece{g.path, g.grant, int(off), int(min(off+int64(unit), g.end))})
+			for off := g.Start; off < g.End; off += int64(unit) {
+				todo = append(todo, piece{PathID(g.Source), g.Grant, int(off), int(min(off+int64(unit), g.End))})
 			}
 		}
 		a.grants = nil
@@ -174,8 +177,8 @@ func TestSecondaryStreamAggregation(t *testing.T) {
 						}
 					}
 					for _, g := range a.grants {
-						if g.end > int64(got.Len())+minReorderWindow {
-							t.Fatalf("granted [%d, %d) to a reader at %d", g.start, g.end, got.Len())
+						if g.End > int64(got.Len())+minReorderWindow {
+							t.Fatalf("granted [%d, %d) to a reader at %d", g.Start, g.End, got.Len())
 						}
 					}
 					a.serve(aggUnit, pick)
@@ -412,9 +415,9 @@ func TestAggregationTimeout(t *testing.T) {
 		events func(a *aggregation)
 		after  time.Duration
 	}{
-		{"no source and no hope", nil, false, nil, tickInterval},
-		{"no source", nil, true, nil, 10*time.Second + tickInterval},
-		{"a source that refuses", []PathID{"a"}, false, func(a *aggregation) { a.detach("a", io.ErrNoProgress) }, tickInterval},
+		{"no source and no hope", nil, false, nil, sched.TickInterval},
+		{"no source", nil, true, nil, 10*time.Second + sched.TickInterval},
+		{"a source that refuses", []PathID{"a"}, false, func(a *aggregation) { a.detach("a", io.ErrNoProgress) }, sched.TickInterval},
 		{"a source that is silent", []PathID{"a"}, false, nil, 10 * time.Second},
 		{"a source that comes back for a while", []PathID{"a"}, false, func(a *aggregation) {
 			time.AfterFunc(5*time.Second, func() { a.send("a", 1, 0, aggUnit, nil) })
@@ -430,7 +433,7 @@ func TestAggregationTimeout(t *testing.T) {
 				start := time.Now()
 				_, err := a.copyTo(t.Context(), newSink(size), nil)
 				took := time.Since(start)
-				if !errors.Is(err, ErrAggregationTimeout) || took < tt.after-tickInterval || took > tt.after+2*tickInterval {
+				if !errors.Is(err, ErrAggregationTimeout) || took < tt.after-sched.TickInterval || took > tt.after+2*sched.TickInterval {
 					t.Errorf("%v after %v, want %v", err, took, tt.after)
 				}
 				if tt.name == "a source that refuses" && !errors.Is(err, io.ErrNoProgress) {
@@ -450,12 +453,12 @@ func TestAggregationStrikes(t *testing.T) {
 		give := func() {
 			g := a.grants[0]
 			a.grants = a.grants[1:]
-			a.ended(s, g.grant, nil)
+			a.ended(s, g.Grant, nil)
 		}
 		for range maxStrikes - 1 {
 			give()
 		}
-		a.send("a", a.grants[0].grant, int(a.grants[0].start), int(a.grants[0].start)+aggUnit, nil) // starts the count anew
+		a.send("a", a.grants[0].Grant, int(a.grants[0].Start), int(a.grants[0].Start)+aggUnit, nil) // starts the count anew
 		a.grants = a.grants[1:]
 		for range maxStrikes {
 			if s.gone {

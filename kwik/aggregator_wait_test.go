@@ -79,7 +79,7 @@ func TestSourcesThatComeAgainWithManyStreams(t *testing.T) {
 			w.comeAgain(fake, id, early, func(p *fakePeer) {
 				if times == 1 {
 					g := p.granted()
-					p.extent(wireOpen(FirstAggregateStreamID, g.GetGrantId(), g.GetExpectedOffset()), wireData(w.data[g.GetExpectedOffset():][:unit]))
+					p.extent(wireOpen(firstAggregateStreamID, g.GetGrantId(), g.GetExpectedOffset()), wireData(w.data[g.GetExpectedOffset():][:unit]))
 				}
 				time.Sleep(pause + time.Duration(dice.IntN(12000))*time.Millisecond)
 				p.conn.CloseWithError(0, "")

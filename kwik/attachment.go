@@ -8,18 +8,20 @@ import (
 	"time"
 
 	"kwikcp/internal/rangeset"
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// roomOffered is how many grants a server queues for one stream of one client.
-const roomOffered = 16
+// grantQueueLimit is the number of grants that a server queues for one stream of one client.
+const grantQueueLimit = 16
 
-// An attachment is a server's part in one aggregate stream of one client: it writes what it is granted, in order. Its
-// goroutine, run, ends when the client releases the stream, the session ends or the content fails.
+// An attachment is a server's part in one aggregate stream of one client: it writes the grants in
+// order. Its goroutine, run, ends when the client releases the stream, the session ends or the
+// content fails.
 type attachment struct {
 	session    *ServerSession
 	id         StreamID
-	units      units
+	units      sched.Units
 	descriptor []byte
 	ctx        context.Context
 	cancel     context.CancelFunc
@@ -33,7 +35,7 @@ type attachment struct {
 	lacks rangeset.Set
 }
 
-// An extent is a grant as its source sees it. Guarded by the attachment.
+// An extent is a grant as its source sees it. Guarded by the attachment's lock.
 type extent struct {
 	grant      uint64
 	start, end int64
@@ -41,7 +43,7 @@ type extent struct {
 	revoked    bool
 }
 
-func newAttachment(s *ServerSession, id StreamID, u units, descriptor []byte) *attachment {
+func newAttachment(s *ServerSession, id StreamID, u sched.Units, descriptor []byte) *attachment {
 	a := &attachment{session: s, id: id, units: u, descriptor: descriptor, wake: make(chan struct{}, 1)}
 	a.ctx, a.cancel = context.WithCancel(s.conn.Context())
 	return a
@@ -50,8 +52,8 @@ func newAttachment(s *ServerSession, id StreamID, u units, descriptor []byte) *a
 // grant queues an extent.
 func (a *attachment) grant(g *kwikpb.OffsetSyncResponse) error {
 	start, n := g.GetExpectedOffset(), g.GetLength()
-	total := uint64(a.units.total)
-	if n == 0 || start >= total || n > total-start || !a.units.isBoundary(int64(start)) || !a.units.isBoundary(int64(start+n)) {
+	total := uint64(a.units.Total())
+	if n == 0 || start >= total || n > total-start || !a.units.IsBoundary(int64(start)) || !a.units.IsBoundary(int64(start+n)) {
 		return errorf(ErrOffsetSyncFailure, "grant of %d bytes at %d", n, start).onStream(a.id, -1)
 	}
 	a.mu.Lock()
@@ -59,7 +61,7 @@ func (a *attachment) grant(g *kwikpb.OffsetSyncResponse) error {
 	if g.GetGrantId() <= a.last {
 		return errorf(ErrOffsetSyncFailure, "grant %d after grant %d", g.GetGrantId(), a.last).onStream(a.id, -1)
 	}
-	if len(a.queue) >= maxGrantsQueued {
+	if len(a.queue) >= sched.MaxGrantsQueued {
 		return errorf(ErrSecondaryStreamOverflow, "%d grants are queued", len(a.queue)).onStream(a.id, -1)
 	}
 	a.last = g.GetGrantId()
@@ -71,9 +73,10 @@ func (a *attachment) grant(g *kwikpb.OffsetSyncResponse) error {
 	return nil
 }
 
-// shorten moves the end of a grant; one that is gone already is no error, because the two may cross.
+// shorten moves the end of a grant. It has no effect on a grant that was written already: the two
+// messages may cross.
 func (a *attachment) shorten(grant, end uint64) error {
-	if end > uint64(a.units.total) || !a.units.isBoundary(int64(end)) {
+	if end > uint64(a.units.Total()) || !a.units.IsBoundary(int64(end)) {
 		return errorf(ErrOffsetSyncFailure, "new end %d of grant %d", end, grant).onStream(a.id, -1)
 	}
 	a.mu.Lock()
@@ -86,7 +89,8 @@ func (a *attachment) shorten(grant, end uint64) error {
 	return nil
 }
 
-// revoke takes a grant back whole. It takes no room in the queue any more, unless it is the first, which run may be at.
+// revoke cancels a whole grant. It leaves the queue unless it is the first, which run may be
+// writing.
 func (a *attachment) revoke(grant uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,7 +116,7 @@ func (a *attachment) run() {
 		a.session.mu.Lock()
 		delete(a.session.attached, a.id)
 		a.session.mu.Unlock()
-		a.session.endIfDone()
+		a.session.closeIfDrained()
 	}()
 	stop := context.AfterFunc(a.ctx, a.cancelWriting)
 	defer stop()
@@ -128,7 +132,8 @@ func (a *attachment) run() {
 	}
 }
 
-// refuse tells the client that this server does not have [start, end), or, if end is 0, does not serve the stream.
+// refuse tells the client that this server does not have [start, end), or, if end is 0, does not
+// serve the stream.
 func (a *attachment) refuse(start, end int64, why error) {
 	code := ErrContentUnavailable
 	if errors.Is(why, ErrContentChanged) {
@@ -144,9 +149,10 @@ func (a *attachment) refuse(start, end int64, why error) {
 	})
 }
 
-// lack tells the client what this server does not have, and drops what was granted of it, as the client does.
-func (a *attachment) lack(l *Lack) {
-	start, end := a.units.floor(l.Start), a.units.ceil(l.End)
+// reportLack tells the client which bytes this server lacks, and drops the grants for them, as the
+// client does.
+func (a *attachment) reportLack(l *MissingRange) {
+	start, end := a.units.Floor(l.Start), a.units.Ceil(l.End)
 	if start >= end {
 		return
 	}
@@ -156,26 +162,27 @@ func (a *attachment) lack(l *Lack) {
 	a.refuse(start, end, l.Err)
 }
 
-// serve returns the error of the content, or nil when the attachment has ended.
+// serve writes grants until the attachment ends and returns nil, or until the content fails and
+// returns its error.
 func (a *attachment) serve() error {
 	if a.session.listener.config.OpenContent == nil {
 		return errors.New("this server has no content")
 	}
 	content, err := a.session.listener.config.OpenContent(a.ctx, ContentRequest{
-		Descriptor: a.descriptor, Size: a.units.total, Session: a.session,
+		Descriptor: a.descriptor, Size: a.units.Total(), Session: a.session,
 	})
 	if err != nil {
 		return err
 	}
 	defer content.Close()
 	if partial, ok := content.(PartialContent); ok {
-		for _, l := range partial.Lacks() {
-			a.lack(&l)
+		for _, l := range partial.Missing() {
+			a.reportLack(&l)
 		}
 	}
-	b := newBlock(int(max(a.frameSize(), a.units.size)))
+	b := newBlock(int(max(a.frameSize(), a.units.Size())))
 	defer b.release()
-	a.sync(0)
+	a.sendSync(0)
 	for {
 		e := a.next()
 		if e == nil {
@@ -191,7 +198,7 @@ func (a *attachment) serve() error {
 			return failed.err
 		}
 		if a.finish(e) == 0 && a.ctx.Err() == nil {
-			a.sync(end)
+			a.sendSync(end)
 		}
 		a.session.report(time.Now())
 	}
@@ -202,14 +209,14 @@ func (a *attachment) frameSize() int64 {
 	return int64(a.session.listener.config.BufferSize)
 }
 
-// sync tells the client where this source is and that it can write more.
-func (a *attachment) sync(offset int64) {
+// sendSync tells the client the position of this source and how many grants it accepts.
+func (a *attachment) sendSync(offset int64) {
 	a.session.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{
-		KwikStreamId: uint64(a.id), CurrentOffset: uint64(offset), Room: roomOffered,
+		KwikStreamId: uint64(a.id), CurrentOffset: uint64(offset), Room: grantQueueLimit,
 	})
 }
 
-// next returns the extent to write now, nil if there is none.
+// next returns the extent to write, or nil if the queue is empty.
 func (a *attachment) next() *extent {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -222,7 +229,7 @@ func (a *attachment) next() *extent {
 	return nil
 }
 
-// finish takes a written extent off the queue and returns how many are left.
+// finish removes a written extent from the queue and returns how many are left.
 func (a *attachment) finish(e *extent) int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -231,8 +238,8 @@ func (a *attachment) finish(e *extent) int {
 	return len(a.queue)
 }
 
-// write answers one grant with one secondary stream and returns how far it got. The stream is opened when there is something to write: the
-// content may take its time, and fail.
+// write answers one grant with one secondary stream and returns the offset that it reached. It
+// opens the stream when the first bytes are read: reading the content may take long, or fail.
 func (a *attachment) write(e *extent, content Content, b *block) (off int64, err error) {
 	var s *secondaryStream
 	for off = e.start; ; {
@@ -247,10 +254,10 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 		case off >= end:
 			return off, s.close("")
 		}
-		next := a.units.cut(off, a.frameSize(), end)
+		next := a.units.Cut(off, a.frameSize(), end)
 		if err := readPayload(content, b, off, int(next-off)); err != nil {
-			if lack, ok := errors.AsType[*Lack](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
-				a.lack(lack) // before the client notices that its grant ends early
+			if lack, ok := errors.AsType[*MissingRange](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
+				a.reportLack(lack) // before the client notices that its grant ends early
 				if s != nil {
 					s.cancel()
 				}
@@ -262,7 +269,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 			return off, err
 		}
 		if s == nil {
-			if s, err = a.open(e); err != nil {
+			if s, err = a.openStream(e); err != nil {
 				return off, err
 			}
 		}
@@ -276,8 +283,8 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 	}
 }
 
-// open opens the stream that answers a grant.
-func (a *attachment) open(e *extent) (*secondaryStream, error) {
+// openStream opens the stream that answers a grant.
+func (a *attachment) openStream(e *extent) (*secondaryStream, error) {
 	s, err := a.session.openSecondaryStream(a.ctx, a.id, e.grant, e.start)
 	if err != nil {
 		return nil, err

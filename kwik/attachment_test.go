@@ -3,6 +3,7 @@ package kwik
 import (
 	"testing"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -11,7 +12,7 @@ func newTestAttachment(t *testing.T, total, unit uint64) *attachment {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &attachment{id: FirstAggregateStreamID, units: u, wake: make(chan struct{}, 1)}
+	return &attachment{id: firstAggregateStreamID, units: u, wake: make(chan struct{}, 1)}
 }
 
 func grantOf(id, start, n uint64) *kwikpb.OffsetSyncResponse {
@@ -47,7 +48,7 @@ func TestAttachmentGrants(t *testing.T) {
 		}
 	}
 	a := newTestAttachment(t, 1000, 64)
-	for id := range uint64(maxGrantsQueued) {
+	for id := range uint64(sched.MaxGrantsQueued) {
 		if err := a.grant(grantOf(id+1, 0, 64)); err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +65,7 @@ func TestRevokedGrantsTakeNoRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	head := a.next()
-	for id := range uint64(4 * maxGrantsQueued) {
+	for id := range uint64(4 * sched.MaxGrantsQueued) {
 		if err := a.grant(grantOf(id+2, 64, 64)); err != nil {
 			t.Fatalf("grant %d: %v", id+2, err)
 		}

@@ -10,15 +10,15 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file holds the rules that make a frame mean the same to every parser (docs/PROTOCOL.md section 6): Protocol
-// Buffers lets a field come twice (the last counts, or both merge), lets a number be longer than it need be, and takes a
-// field of another wire type for one that it does not know. KWIK refuses all three. Fields that this version does not know
-// are skipped.
+// This file holds the rules by which every parser reads the same frame (docs/PROTOCOL.md, section
+// 6). Protocol Buffers accepts a field twice (the last one counts, or both merge), a varint that is
+// longer than necessary, and a known field of a wrong wire type, which it treats as unknown. KWIK
+// refuses all three. Unknown fields are skipped.
 
-// checkCanonical checks an encoded message, with the messages in it. What does not parse at all is refused, too, but for text
-// that is not UTF-8, which the decoder finds.
+// checkCanonical checks an encoded message and the messages in it. It also refuses what does not
+// parse, except text that is not UTF-8: the decoder refuses that.
 func checkCanonical(raw []byte, d protoreflect.MessageDescriptor) error {
-	var seen uint64 // by field number; of the members of a oneof, the number of the first
+	var seen uint64 // by field number; a oneof has the number of its first member
 	fields := d.Fields()
 	for len(raw) > 0 {
 		number, wire, value, n, err := consumeCanonical(raw)
@@ -83,8 +83,8 @@ func unmarshalCanonical(raw []byte, m proto.Message) error {
 
 var frameDescriptor = (*kwikpb.StreamMetadataFrame)(nil).ProtoReflect().Descriptor()
 
-// consumeCanonical reads the field at the start of raw: its value is the varint, the fixed bytes or the content, and n the
-// bytes of the whole.
+// consumeCanonical reads the field at the start of raw. value is the varint, the fixed bytes or the
+// content. n is the length of the whole field.
 func consumeCanonical(raw []byte) (number protowire.Number, wire protowire.Type, value []byte, n int, err error) {
 	tag, n, err := consumeVarint(raw)
 	if err != nil {
@@ -108,7 +108,7 @@ func consumeCanonical(raw []byte) (number protowire.Number, wire protowire.Type,
 		if err != nil {
 			return 0, 0, nil, 0, err
 		}
-		length = int(min(v, math.MaxInt32)) // more does not fit either
+		length = int(min(v, math.MaxInt32)) // a larger length is refused below as well
 		n += k
 	default:
 		return 0, 0, nil, 0, errorf(ErrMetadataProtocolViolation, "field of wire type %d", wire)
@@ -119,7 +119,7 @@ func consumeCanonical(raw []byte) (number protowire.Number, wire protowire.Type,
 	return number, wire, raw[n : n+length], n + length, nil
 }
 
-// consumeVarint reads a varint that is no longer than it need be.
+// consumeVarint reads a varint that has no superfluous bytes.
 func consumeVarint(raw []byte) (v uint64, n int, err error) {
 	if v, n = protowire.ConsumeVarint(raw); n < 0 || n != protowire.SizeVarint(v) {
 		return 0, 0, errorf(ErrMetadataProtocolViolation, "varint that is cut off or too long")
@@ -127,7 +127,8 @@ func consumeVarint(raw []byte) (v uint64, n int, err error) {
 	return v, n, nil
 }
 
-// fits reports whether a varint is a value of its field's type, and not one that a decoder would cut down to it.
+// fits reports whether a varint is in the range of its field's type. A decoder would truncate it
+// otherwise.
 func fits(value []byte, kind protoreflect.Kind) bool {
 	v, _ := protowire.ConsumeVarint(value)
 	switch kind {
@@ -139,7 +140,7 @@ func fits(value []byte, kind protoreflect.Kind) bool {
 	return true
 }
 
-// wireType returns the wire type of the kinds of field that KWIK's messages have.
+// wireType returns the wire type of a kind of field, for the kinds that KWIK's messages have.
 func wireType(kind protoreflect.Kind) protowire.Type {
 	switch kind {
 	case protoreflect.StringKind, protoreflect.BytesKind, protoreflect.MessageKind:
@@ -148,9 +149,9 @@ func wireType(kind protoreflect.Kind) protowire.Type {
 	return protowire.VarintType
 }
 
-// A fieldCheck is the same for a message that is parsed from a stream as it arrives: which of its fields came.
+// A fieldCheck applies the same rules to a message that is parsed from a stream as it arrives.
 type fieldCheck struct {
-	wires []protowire.Type // of the known fields, by number; element 0 is none
+	wires []protowire.Type // of the known fields, by number; element 0 is unused
 	seen  uint32
 }
 
@@ -160,8 +161,8 @@ var (
 	dataWires  = []protowire.Type{-1, protowire.VarintType, protowire.VarintType, protowire.VarintType, protowire.BytesType, protowire.VarintType, protowire.VarintType, protowire.BytesType}
 )
 
-// take notes a field and reports whether it may come.
-func (c *fieldCheck) take(number protowire.Number, wire protowire.Type) error {
+// check returns an error if a field must not occur here, and records it otherwise.
+func (c *fieldCheck) check(number protowire.Number, wire protowire.Type) error {
 	if int(number) >= len(c.wires) {
 		return nil // unknown
 	}

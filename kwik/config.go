@@ -14,8 +14,8 @@ import (
 
 // ALPN protocol names (docs/PROTOCOL.md section 2). Dial and Listen set them: the caller's tls.Config need not.
 const (
-	ProtocolClient = "kwik/1"
-	ProtocolJoin   = "kwik-join/1"
+	protocolClient = "kwik/1"
+	protocolJoin   = "kwik-join/1"
 )
 
 // A Config holds the settings that clients and servers share. The zero value means the defaults. Negative times are
@@ -26,9 +26,6 @@ type Config struct {
 	// MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 
-	// Now is the wall clock that dates tickets. Nil means time.Now.
-	Now func() time.Time
-
 	// RateLimit bounds the payload rate of aggregate streams: a client's over all its servers, a server's over all its
 	// clients. Nil means no limit. A client with a limit opens one connection to each server, unless
 	// ClientConfig.ConnectionsPerServer says otherwise.
@@ -38,15 +35,15 @@ type Config struct {
 	// families.
 	Family AddressFamily
 
-	// LookupIP resolves host names for DialAddr and Join. Nil means the system's resolver.
-	LookupIP LookupFunc
-
 	// LocalAddresses returns the addresses of this host, besides loopback. A client uses them to decide which addresses a
 	// primary may name, a primary to decide which secondaries are on its own host. Nil asks the system.
 	LocalAddresses func() []netip.Addr
 
 	// HelloTimeout bounds the wait for the first frame of a connection, and for each frame of a join. 0 means 10 s.
 	HelloTimeout time.Duration
+
+	now      func() time.Time // the wall clock that dates tickets; nil means time.Now
+	lookupIP lookupFunc       // resolves host names for DialAddr and Join; nil means the system's resolver
 }
 
 // A ClientConfig holds the settings of a client. Nil and the zero value mean the defaults. Negative values are errors of
@@ -134,11 +131,8 @@ type ServerConfig struct {
 	// MaxSessions is the maximum number of clients. 0 means 1,024.
 	MaxSessions int
 
-	// MaxHandshakes is the maximum number of connections that have not sent Hello yet. 0 means 256.
-	MaxHandshakes int
-
-	// MaxMembers is the maximum number of secondaries of a primary. 0 means 64.
-	MaxMembers int
+	maxHandshakes int // connections that have not sent Hello yet; 0 means 256
+	maxMembers    int // secondaries of a primary; 0 means 64
 }
 
 // Limits of docs/PROTOCOL.md section 11 that are not configurable.
@@ -229,8 +223,6 @@ func (c *ServerConfig) validate() error {
 		setting{"Role", int64(c.Role), 0, int64(ServerRoleSecondary)},
 		setting{"BufferSize", int64(c.BufferSize), 0, unbounded},
 		setting{"MaxSessions", int64(c.MaxSessions), 0, unbounded},
-		setting{"MaxHandshakes", int64(c.MaxHandshakes), 0, unbounded},
-		setting{"MaxMembers", int64(c.MaxMembers), 0, unbounded},
 	))
 }
 
@@ -292,8 +284,8 @@ func (c *ServerConfig) populate() *ServerConfig {
 	}
 	p.BufferSize = populateBufferSize(p.BufferSize)
 	setDefault(&p.MaxSessions, 1024)
-	setDefault(&p.MaxHandshakes, 256)
-	setDefault(&p.MaxMembers, 64)
+	setDefault(&p.maxHandshakes, 256)
+	setDefault(&p.maxMembers, 64)
 	return p
 }
 
@@ -306,11 +298,11 @@ func (c *Config) populate() {
 	setDefault(&c.QUIC.MaxIdleTimeout, 30*time.Second)
 	setDefault(&c.QUIC.KeepAlivePeriod, 10*time.Second)
 	c.QUIC.Allow0RTT = false // a ticket could be replayed
-	if c.Now == nil {
-		c.Now = time.Now
+	if c.now == nil {
+		c.now = time.Now
 	}
-	if c.LookupIP == nil {
-		c.LookupIP = net.DefaultResolver.LookupNetIP
+	if c.lookupIP == nil {
+		c.lookupIP = net.DefaultResolver.LookupNetIP
 	}
 	if c.LocalAddresses == nil {
 		c.LocalAddresses = systemAddresses

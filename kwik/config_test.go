@@ -9,10 +9,13 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// leaves calls f for every field of a configuration that is no struct of this package, with its path.
+// leaves calls f for every exported field of a configuration that is no struct of this package, with its path.
 func leaves(v reflect.Value, path string, f func(path string, v reflect.Value)) {
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
+		if !field.IsExported() {
+			continue // for this package's tests
+		}
 		name := path + field.Name
 		if field.Anonymous {
 			name = strings.TrimSuffix(path, ".")
@@ -71,8 +74,8 @@ func TestConfigIsValidated(t *testing.T) {
 	if _, err := DialAddr(t.Context(), "127.0.0.1:1", nil, &ClientConfig{SourceTimeout: -1}); err == nil {
 		t.Error("DialAddr accepts a negative SourceTimeout")
 	}
-	if _, err := Listen(nil, pinned([32]byte{}), &ServerConfig{MaxHandshakes: -1}); err == nil {
-		t.Error("Listen accepts negative MaxHandshakes")
+	if _, err := Listen(nil, pinned([32]byte{}), &ServerConfig{MaxSessions: -1}); err == nil {
+		t.Error("Listen accepts a negative MaxSessions")
 	}
 }
 

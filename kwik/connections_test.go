@@ -5,98 +5,14 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
 	"kwikcp/internal/simnet"
 )
 
-// TestWidthPolicy plays reports to the policy: of each path once in reportInterval, while the server delivers at a rate that follows from
-// the number of its paths.
-func TestWidthPolicy(t *testing.T) {
-	const rtt = 40 * time.Millisecond
-	type scene struct {
-		fixed int
-		rate  func(paths int) float64               // bytes a second
-		next  func(at time.Duration, r *pathReport) // what a report says
-	}
-	each := func(n int) float64 { return 2e6 * float64(n) }
-	shared := func(n int) float64 { return 2e6 }
-	lossy := func(_ time.Duration, r *pathReport) { r.lost++ }
-	play := func(s scene, seconds int) (widths []int) {
-		w := newWidthPolicy(s.fixed)
-		now := time.Unix(1e9, 0)
-		last := make(map[PathID]pathReport)
-		received := 0.0
-		for at := time.Duration(0); at < time.Duration(seconds)*time.Second; at += reportInterval {
-			paths := w.width
-			received += s.rate(paths) * reportInterval.Seconds()
-			for n := range paths {
-				id := ServerID("s1").path(n + 1)
-				r := last[id]
-				r.sent, r.rtt, r.minRTT = r.sent+1000, rtt, rtt
-				s.next(at, &r)
-				last[id] = r
-				w.report(id, r, int64(received), now.Add(at))
-			}
-			for id := range last { // paths that are given up
-				n := 1
-				for ; id != ServerID("s1").path(n); n++ {
-				}
-				if n > w.width {
-					w.forget(id)
-					delete(last, id)
-				}
-			}
-			if len(widths) == 0 || widths[len(widths)-1] != w.width {
-				widths = append(widths, w.width)
-			}
-		}
-		return widths
-	}
-	for name, tt := range map[string]struct {
-		scene
-		seconds int
-		want    []int
-	}{
-		"loss without a queue":        {scene{0, each, lossy}, 20, []int{1, 2, 4}},
-		"no loss":                     {scene{0, each, func(time.Duration, *pathReport) {}}, 20, []int{1}},
-		"loss behind a queue":         {scene{0, each, func(_ time.Duration, r *pathReport) { r.lost++; r.rtt = 2 * rtt }}, 20, []int{1}},
-		"the queue just short enough": {scene{0, each, func(_ time.Duration, r *pathReport) { r.lost++; r.rtt = rtt * 5 / 4 }}, 20, []int{1, 2, 4}},
-		"the queue just too long":     {scene{0, each, func(_ time.Duration, r *pathReport) { r.lost++; r.rtt = rtt*5/4 + 1 }}, 20, []int{1}},
-		"a short way": {scene{0, each, func(_ time.Duration, r *pathReport) {
-			r.lost++
-			r.rtt, r.minRTT = 1999*time.Microsecond, 1999*time.Microsecond
-		}}, 20, []int{1}},
-		"two are no faster":           {scene{0, shared, lossy}, 6, []int{1, 2, 1}},
-		"two are no faster, for long": {scene{0, shared, lossy}, 18, []int{1, 2, 1, 2, 1}},
-		"four are no faster than two": {scene{0, func(n int) float64 { return 2e6 * float64(min(n, 2)) }, lossy}, 9, []int{1, 2, 4, 2}},
-		"one loss long ago":           {scene{0, each, func(at time.Duration, r *pathReport) { r.lost = uint64(min(at/reportInterval, 1)) }}, 20, []int{1, 2}},
-		"nothing comes":               {scene{0, func(int) float64 { return 0 }, lossy}, 20, []int{1}},
-		"a fixed number":              {scene{3, each, lossy}, 20, []int{3}},
-		"one, fixed":                  {scene{1, each, lossy}, 20, []int{1}},
-	} {
-		if got := play(tt.scene, tt.seconds); !slices.Equal(got, tt.want) {
-			t.Errorf("%s: %v, want %v", name, got, tt.want)
-		}
-	}
-}
-
-// A server that reports all the time is heard as often as others, and costs no more.
-func TestReportsAreHeardNowAndThen(t *testing.T) {
-	w := newWidthPolicy(0)
-	now := time.Unix(1e9, 0)
-	for i := range 100_000 {
-		w.report("s1", pathReport{sent: uint64(i), lost: uint64(i), rtt: time.Second, minRTT: time.Second}, int64(i), now.Add(time.Duration(i)*time.Microsecond))
-	}
-	if len(w.samples) != 1 {
-		t.Errorf("%d samples of a tenth of a second", len(w.samples))
-	}
-}
-
 // connections returns how many paths to a server are connected.
-func connections(w *world, c *ClientSession, id ServerID) int { return w.path(c, id).Connections }
+func connections(w *world, c *ClientSession, id ServerID) int { return w.path(c, id).connections }
 
 // A number of paths that was asked for is there for every server, the application knows servers only, and all paths are used.
 func TestConnectionsPerServer(t *testing.T) {
@@ -110,7 +26,7 @@ func TestConnectionsPerServer(t *testing.T) {
 			w.t.Errorf("%d servers are shown", n)
 		}
 		for _, p := range client.Servers() {
-			if p.ServerSent == 0 || p.ServerWindow == 0 {
+			if p.serverSent == 0 || p.serverWindow == 0 {
 				w.t.Errorf("nothing was reported: %+v", p)
 			}
 		}
@@ -190,7 +106,7 @@ func TestBanConcernsTheServer(t *testing.T) {
 		s := w.offer(client, server, unit, w.prove)
 		c := w.copy(s)
 		c.wantAll()
-		if st := w.path(client, "s1"); st.State != PathBanned || st.Connections != 0 {
+		if st := w.path(client, "s1"); st.State != PathBanned || st.connections != 0 {
 			w.t.Errorf("%+v", st)
 		}
 	})
@@ -208,7 +124,7 @@ func TestBannedIsNotDialled(t *testing.T) {
 		client, _ = w.dial(conf)
 		w.wantState(client, "s1", PathClosed) // in back-off
 		before := dials
-		client.ban("s1", FirstAggregateStreamID, 0, 1, errors.New("refuted"))
+		client.ban("s1", firstAggregateStreamID, 0, 1, errors.New("refuted"))
 		if st := w.path(client, "s1"); st.State != PathBanned {
 			w.t.Fatal(st.State)
 		}
@@ -269,7 +185,7 @@ func TestMappingsOfManyPaths(t *testing.T) {
 	link := simnet.Link{Latency: 20 * time.Millisecond, Rate: 20e6}
 	inWorldOf(t, 24<<20, 5, link, func(w *world) {
 		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 16, SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 1}})
-		for _, m := range w.primary.Members() {
+		for _, m := range w.primary.memberList() {
 			w.wantState(client, m.ID, PathActive)
 		}
 		c := w.copy(w.offer(client, server, unit, nil))

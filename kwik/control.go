@@ -21,14 +21,14 @@ const (
 	maxControlFrame = 1 << 20
 	// maxJoinFrame bounds a JoinFrame, in bytes.
 	maxJoinFrame = 4 << 10
-	// maxControlQueue bounds what waits for a peer that does not read, in bytes.
+	// maxControlQueue bounds the frames that wait for a peer that does not read, in bytes.
 	maxControlQueue = 1 << 20
-	// readStep bounds what is allocated ahead of a frame's bytes, in bytes.
+	// readStep bounds the memory that is allocated before a frame's bytes arrive, in bytes.
 	readStep = 64 << 10
 )
 
-// A controlStream is one end of a path's control stream. Frames are queued by anyone, without waiting, and written
-// by one goroutine, writeLoop; one goroutine of the owner reads.
+// A controlStream is one end of a path's control stream. Any goroutine may queue frames and does
+// not wait. One goroutine, writeLoop, writes them. One goroutine of the owner reads.
 type controlStream struct {
 	stream *quic.Stream
 	r      *bufio.Reader
@@ -37,14 +37,14 @@ type controlStream struct {
 	queue  []byte        // encoded frames that wait, at most maxControlQueue bytes
 	wake   chan struct{} // has an element while the queue is not empty
 	closed bool
-	full   bool // the peer left more than maxControlQueue unread; writeLoop ends with an error
+	full   bool // more than maxControlQueue was unread; writeLoop ends with an error
 }
 
 func newControlStream(s *quic.Stream) *controlStream {
 	return &controlStream{stream: s, r: bufio.NewReaderSize(s, 4<<10), wake: make(chan struct{}, 1)}
 }
 
-// send queues a frame. If the peer has left too much unread, writeLoop ends with an error instead.
+// send queues a frame. If too many bytes are queued already, writeLoop ends with an error.
 func (c *controlStream) send(f *kwikpb.ControlFrame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -53,7 +53,7 @@ func (c *controlStream) send(f *kwikpb.ControlFrame) {
 	}
 	queue, err := appendDelimited(c.queue, f)
 	if err != nil {
-		panic("kwik: internal error: " + err.Error()) // only a string that is not UTF-8, and none comes from outside
+		panic("kwik: internal error: " + err.Error()) // only for a string that is not UTF-8, and no peer's string is sent
 	}
 	c.queue = queue
 	if len(queue) > maxControlQueue {
@@ -66,7 +66,7 @@ func (c *controlStream) send(f *kwikpb.ControlFrame) {
 	}
 }
 
-// sendMetadata queues a seed frame.
+// sendMetadata queues a metadata frame of the specification.
 func (c *controlStream) sendMetadata(kind kwikpb.MetadataFrameType, message proto.Message) {
 	frame, err := wrapMetadata(kind, message)
 	if err != nil {
@@ -75,8 +75,8 @@ func (c *controlStream) sendMetadata(kind kwikpb.MetadataFrameType, message prot
 	c.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Metadata{Metadata: frame}})
 }
 
-// writeLoop writes what is queued until done is closed or the stream fails. The path's owner runs it, waits for it and
-// closes the path if it returns an error.
+// writeLoop writes queued frames until done is closed or the stream fails. The path's owner runs
+// it, waits for it, and closes the path if it returns an error.
 func (c *controlStream) writeLoop(done <-chan struct{}) error {
 	defer func() {
 		c.mu.Lock()
@@ -115,7 +115,7 @@ func (c *controlStream) receive() (*kwikpb.ControlFrame, error) {
 	return f, nil
 }
 
-// appendDelimited appends a message with its length before it.
+// appendDelimited appends a message, preceded by its length.
 func appendDelimited(dst []byte, m proto.Message) ([]byte, error) {
 	raw, err := proto.Marshal(m)
 	if err != nil {
@@ -125,8 +125,8 @@ func appendDelimited(dst []byte, m proto.Message) ([]byte, error) {
 	return append(dst, raw...), nil
 }
 
-// readDelimited reads a message of at most limit bytes. Memory is taken as the bytes arrive, not as the length
-// announces. io.EOF is returned only before the first byte.
+// readDelimited reads a message of at most limit bytes. It allocates memory as the bytes arrive,
+// not as the length announces. It returns io.EOF only before the first byte.
 func readDelimited(r *bufio.Reader, limit int, m proto.Message) error {
 	length, err := readVarint(r)
 	if err != nil {

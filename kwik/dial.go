@@ -12,11 +12,11 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// Dial connects to a primary through a socket of the caller's, who closes it after the session.
+// Dial connects to a primary through a socket of the caller, who closes it after the session.
 //
-// It is quic-go's Dial, with these differences: the connection's protocol is "kwik/1" whatever tlsConf says, and it
-// returns when the server has said Welcome. Errors are quic-go's, or an [*Error]: ErrInvalidStreamRole if the server is a
-// secondary, ErrAccessRefused, ErrVersionMismatch, ErrMetadataProtocolViolation.
+// It differs from quic-go's Dial in two ways: the ALPN protocol is "kwik/1" whatever tlsConf contains, and it returns after
+// the server's Welcome. Errors are quic-go's, or an [*Error]: ErrInvalidStreamRole if the server is a secondary,
+// ErrAccessRefused, ErrVersionMismatch or ErrMetadataProtocolViolation.
 func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
 	s, err := DialEarly(ctx, conn, addr, tlsConf, conf)
 	if err != nil {
@@ -25,9 +25,9 @@ func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.
 	return s.afterWelcome(ctx)
 }
 
-// DialEarly is Dial, but that it returns a round trip earlier: after the QUIC handshake, which has shown who the server is, and with Hello
-// under way. What is written to the session's streams now travels with Hello, and the server does not look at it before
-// it has accepted that. If it does not, all calls fail; [ClientSession.Welcomed] says why. There is no 0-RTT.
+// DialEarly is Dial, except that it returns one round trip earlier: after the QUIC handshake, which authenticates the server,
+// and with Hello sent. The server reads data of the session's streams after it has accepted Hello. If it refuses, all calls
+// fail, and [ClientSession.Welcomed] returns the cause. There is no 0-RTT.
 func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
 	remote, err := addrPort(addr)
 	if err != nil {
@@ -38,7 +38,7 @@ func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf 
 		return nil, err
 	}
 	transport := &quic.Transport{Conn: conn}
-	q, err := transport.Dial(ctx, addr, clientTLS(tlsConf, ProtocolClient), c.clientQUIC(ServerRolePrimary))
+	q, err := transport.Dial(ctx, addr, clientTLS(tlsConf, protocolClient), c.clientQUIC(ServerRolePrimary))
 	if err != nil {
 		transport.Close()
 		return nil, fromQUIC(err, primaryPathID)
@@ -46,9 +46,9 @@ func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf 
 	return startClient(ctx, dialled{conn: q, addr: remote, release: func() { transport.Close() }}, tlsConf, c)
 }
 
-// DialAddr connects to a primary at host:port, through a socket of its own (ClientConfig.ListenPacket). If the host has
-// several addresses they are tried in order, IPv6 and IPv4 in turn, each a quarter of a second after the one before or as soon
-// as that has failed (RFC 8305); the first that finishes its handshake wins, and the others are given up.
+// DialAddr connects to a primary at host:port, through a socket that ClientConfig.ListenPacket opens. Several addresses are
+// tried in order, IPv6 and IPv4 in turn, each 250 ms after the one before or as soon as that has failed (RFC 8305). The
+// first that completes its handshake is used, and the others are closed.
 func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
 	s, err := DialAddrEarly(ctx, addr, tlsConf, conf)
 	if err != nil {
@@ -57,7 +57,7 @@ func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *Clien
 	return s.afterWelcome(ctx)
 }
 
-// DialAddrEarly is to DialAddr what DialEarly is to Dial.
+// DialAddrEarly is DialAddr, except that it returns as early as DialEarly.
 func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
 	c, err := conf.effective()
 	if err != nil {
@@ -74,14 +74,14 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	if tlsConf.ServerName == "" {
 		tlsConf.ServerName, _, _ = net.SplitHostPort(addr)
 	}
-	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, ProtocolClient), c.clientQUIC(ServerRolePrimary), c.ListenPacket)
+	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), c.clientQUIC(ServerRolePrimary), c.ListenPacket)
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	return startClient(ctx, d, tlsConf, c)
 }
 
-// afterWelcome returns a session when the server has said Welcome, and closes it if that does not come.
+// afterWelcome returns the session after the server's Welcome, and closes it if that does not arrive.
 func (s *ClientSession) afterWelcome(ctx context.Context) (*ClientSession, error) {
 	if err := s.Welcomed(ctx); err != nil {
 		s.CloseWithError(ApplicationErrorCode(NoError), "")
@@ -103,7 +103,7 @@ func startClient(ctx context.Context, d dialled, tlsConf *tls.Config, c *ClientC
 	return s, nil
 }
 
-// A dialled connection, and what frees its socket.
+// A dialled is a new connection and the function that frees its socket.
 type dialled struct {
 	conn    *quic.Conn
 	addr    netip.AddrPort
@@ -115,7 +115,7 @@ const attemptDelay = 250 * time.Millisecond
 
 type listenPacketFunc func(context.Context, netip.AddrPort) (net.PacketConn, error)
 
-// dialAny connects to the first of addrs that answers.
+// dialAny connects to the first of addrs that completes its handshake.
 func dialAny(ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc) (dialled, error) {
 	type attempt struct {
 		dialled
@@ -128,7 +128,7 @@ func dialAny(ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q
 	start := func() {
 		to := addrs[started]
 		started++
-		go func() { // ends when its dial does, by ctx at the latest; the loops below receive from each
+		go func() { // ends with its dial, by ctx at the latest; the loops below receive every result
 			d, err := dialOne(ctx, to, tlsConf, q, listen)
 			results <- attempt{d, err}
 		}()
@@ -168,7 +168,7 @@ func dialAny(ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q
 	return dialled{}, errors.Join(errs...)
 }
 
-// dialOne connects through a socket of its own. The address is set in any case.
+// dialOne connects through a new socket. The result has its address even if it fails.
 func dialOne(ctx context.Context, to netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc) (dialled, error) {
 	d := dialled{addr: to}
 	socket, err := listen(ctx, to)
@@ -187,7 +187,7 @@ func dialOne(ctx context.Context, to netip.AddrPort, tlsConf *tls.Config, q *qui
 	return d, nil
 }
 
-// clientTLS returns base with KWIK's protocol and nothing older than TLS 1.3.
+// clientTLS returns a copy of base with the given protocol and TLS 1.3 as the minimum.
 func clientTLS(base *tls.Config, protocol string) *tls.Config {
 	conf := &tls.Config{}
 	if base != nil {

@@ -28,7 +28,7 @@
 //     *quic.VersionNegotiationError.
 //   - net.ErrClosed, after this side has closed the session, stream or listener.
 //   - The error or cause of the context that a call was given, and os.ErrDeadlineExceeded after a deadline.
-//   - The application's: those of a [ProofFunc], of the io.WriterAt of CopyTo, of [ClientConfig].ListenPacket and LookupIP.
+//   - The application's: those of a [ProofFunc], of the io.WriterAt of CopyTo, of [ClientConfig].ListenPacket.
 //   - Errors without a type, which name the mistake of the caller: a configuration that is not allowed, Read after CopyTo.
 //
 // [AggregateReader.Read] and Stream.Read return io.EOF at the end.

@@ -117,7 +117,7 @@ func TestFirstBytes(t *testing.T) {
 			}
 			var mu sync.Mutex
 			first := make(map[ServerID]time.Duration)
-			stream := w.accept(client, FirstAggregateStreamID, func(source ServerID, off int64, p []byte) error {
+			stream := w.accept(client, firstAggregateStreamID, func(source ServerID, off int64, p []byte) error {
 				mu.Lock()
 				defer mu.Unlock()
 				if first[source] == 0 {

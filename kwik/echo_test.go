@@ -172,8 +172,15 @@ func behaviour[S stream, SC, CC conn[S]](n network[S, SC, CC]) func(*testing.T) 
 				for side, err := range map[string]error{
 					"server": context.Cause(server.Context()), "client": context.Cause(client.Context()),
 				} {
-					if e, ok := errors.AsType[*quic.ApplicationError](err); side == "server" && (!ok || e.ErrorCode != 5 || e.ErrorMessage != "done" || !e.Remote) {
-						t.Errorf("%s: %v", side, err)
+					if side != "server" {
+						continue
+					}
+					e, ok := errors.AsType[*quic.ApplicationError](err)
+					if !ok || !e.Remote {
+						t.Fatalf("%s: %v is no error of the peer", side, err)
+					}
+					if e.ErrorCode != 5 || e.ErrorMessage != "done" {
+						t.Errorf("%s: %v, want code 5, done", side, e)
 					}
 				}
 				_, err = s.Write([]byte("x"))

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/quic-go/quic-go"
+
+	"kwikcp/internal/escape"
 )
 
 // An ErrorCode is the class of a KWIK error. It travels in QUIC's application and stream error codes (docs/PROTOCOL.md
@@ -178,15 +180,4 @@ func fromQUIC(err error, path PathID) error {
 }
 
 // printable returns text of a peer with at most 200 bytes and without control characters, so that it is safe to print.
-func printable(s string) string {
-	const most = 200
-	if len(s) > most {
-		s = s[:most]
-	}
-	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f || (r >= 0x80 && r < 0xa0) || r == '\ufffd' || (r >= 0x202a && r <= 0x202e) || (r >= 0x2066 && r <= 0x2069) {
-			return '?'
-		}
-		return r
-	}, s)
-}
+func printable(s string) string { return escape.Reason(s, 200) }

@@ -39,7 +39,7 @@ func TestErrorCodes(t *testing.T) {
 }
 
 func TestErrorIsAndAs(t *testing.T) {
-	err := fmt.Errorf("reading: %w", errorf(ErrOffsetSyncFailure, "grant %d: %w", 7, io.ErrUnexpectedEOF).onPath("s1").onStream(FirstAggregateStreamID, 64))
+	err := fmt.Errorf("reading: %w", errorf(ErrOffsetSyncFailure, "grant %d: %w", 7, io.ErrUnexpectedEOF).onPath("s1").onStream(firstAggregateStreamID, 64))
 	for target, want := range map[error]bool{
 		ErrOffsetSyncFailure: true, ErrAggregationTimeout: false, NoError: false, io.ErrUnexpectedEOF: true, io.EOF: false,
 	} {
@@ -48,11 +48,19 @@ func TestErrorIsAndAs(t *testing.T) {
 		}
 	}
 	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Code != ErrOffsetSyncFailure || e.Remote || e.Path != "s1" || e.Stream != FirstAggregateStreamID || e.Offset != 64 {
-		t.Errorf("fields %+v", e)
+	if !ok {
+		t.Fatalf("%v is no *Error", err)
 	}
-	if codeOf(err) != ErrOffsetSyncFailure || codeOf(nil) != NoError || codeOf(io.EOF) != ErrMetadataProtocolViolation {
-		t.Error("codeOf")
+	if e.Code != ErrOffsetSyncFailure || e.Remote {
+		t.Errorf("code %v, remote %t", e.Code, e.Remote)
+	}
+	if e.Path != "s1" || e.Stream != firstAggregateStreamID || e.Offset != 64 {
+		t.Errorf("path %q, stream %#x, offset %d", e.Path, uint64(e.Stream), e.Offset)
+	}
+	for err, want := range map[error]ErrorCode{err: ErrOffsetSyncFailure, nil: NoError, io.EOF: ErrMetadataProtocolViolation} {
+		if got := codeOf(err); got != want {
+			t.Errorf("the code of %v is %v, want %v", err, got, want)
+		}
 	}
 }
 
@@ -64,7 +72,7 @@ func TestErrorText(t *testing.T) {
 		{errorf(ErrInvalidStreamRole, "no"), "kwik: no [KWIK_INVALID_STREAM_ROLE local]"},
 		{&Error{Code: ErrAccessRefused, Remote: true, Stream: -1, Offset: -1}, "kwik: [KWIK_ACCESS_REFUSED remote]"},
 		{errorf(ErrOffsetSyncFailure, "no").onPath("s1").onStream(0, 0), `kwik: path "s1": stream 0x0: offset 0: no [KWIK_OFFSET_SYNC_FAILURE local]`},
-		{errorf(ErrOffsetSyncFailure, "no").onStream(FirstAggregateStreamID, -1), "kwik: stream 0x4000000000000000: no [KWIK_OFFSET_SYNC_FAILURE local]"},
+		{errorf(ErrOffsetSyncFailure, "no").onStream(firstAggregateStreamID, -1), "kwik: stream 0x4000000000000000: no [KWIK_OFFSET_SYNC_FAILURE local]"},
 		{&Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1, Message: "no", Err: io.EOF}, "kwik: no (EOF) [KWIK_AGGREGATION_TIMEOUT local]"},
 		{errorf(ErrMetadataProtocolViolation, "frame: %w", io.EOF), "kwik: frame: EOF [KWIK_METADATA_PROTOCOL_VIOLATION local]"},
 	} {
@@ -101,8 +109,14 @@ func TestErrorFromQUIC(t *testing.T) {
 				return
 			}
 			e, ok := errors.AsType[*Error](got)
-			if !ok || e.Code != tt.code || e.Remote != tt.remote || e.Path != "s1" || e.Stream != -1 || !errors.Is(got, tt.err) {
-				t.Fatalf("%#v", got)
+			if !ok || !errors.Is(got, tt.err) {
+				t.Fatalf("%#v is no *Error that wraps %v", got, tt.err)
+			}
+			if e.Code != tt.code || e.Remote != tt.remote {
+				t.Errorf("code %v, remote %t", e.Code, e.Remote)
+			}
+			if e.Path != "s1" || e.Stream != -1 {
+				t.Errorf("path %q, stream %d", e.Path, e.Stream)
 			}
 			if strings.ContainsRune(got.Error(), '\x1b') {
 				t.Errorf("%q would be sent to a terminal", got.Error())

@@ -48,7 +48,7 @@ func (w *world) fakeServer() *fakeServer {
 	socket, addr := w.listen()
 	cert := w.identity()
 	transport := &quic.Transport{Conn: socket}
-	listener, err := transport.Listen(&tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{ProtocolClient, ProtocolJoin}}, &quic.Config{})
+	listener, err := transport.Listen(&tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{protocolClient, protocolJoin}}, &quic.Config{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func (p *fakePeer) use(stream *quic.Stream) { p.control, p.r = stream, bufio.New
 // fakeGuest is a client that a server has welcomed. With a primary, id and ticket are empty.
 func (w *world) fakeGuest(to *testServer, session SessionID, id ServerID, ticket []byte) *fakePeer {
 	w.t.Helper()
-	p := w.fakeClient(to, ProtocolClient)
+	p := w.fakeClient(to, protocolClient)
 	p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: session[:], PathId: string(id), Ticket: ticket})
 	if p.receive().GetWelcome() == nil {
 		w.t.Fatal("no Welcome")

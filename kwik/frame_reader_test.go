@@ -33,7 +33,7 @@ func TestFrameReaderTakesWhatIsThere(t *testing.T) {
 	content := randomBytes(1, 10_000)
 	r := &chunkReader{t: t, chunks: [][]byte{content[:100], content[100:3000], content[3000:3001], content[3001:]}}
 	f := &frameReader{r: r}
-	defer f.drop()
+	defer f.release()
 	head := make([]byte, 10)
 	read := func(p []byte, from int) {
 		t.Helper()
@@ -64,7 +64,7 @@ func TestFrameReaderTakesWhatIsThere(t *testing.T) {
 	if f.buffered() != 10_000-7101 {
 		t.Fatalf("%d buffered", f.buffered())
 	}
-	f.near()
+	f.resetReadAhead()
 	read(make([]byte, 2800), 7101)
 	read(make([]byte, 99), 9901)
 	r.end = io.EOF
@@ -107,7 +107,7 @@ func TestFrameReaderModel(t *testing.T) {
 			n := min(1+rng.IntN(1<<rng.IntN(12)), len(content)-pos)
 			switch rng.IntN(3) {
 			case 0:
-				f.near()
+				f.resetReadAhead()
 			case 1:
 				arrived = 0
 				if err := f.gather(n, 4096, func(k int) { arrived += k }); err != nil || arrived != n || f.buffered() < n || f.buffered() > 4096 {
@@ -120,7 +120,7 @@ func TestFrameReaderModel(t *testing.T) {
 			}
 			pos += n
 		}
-		f.drop()
+		f.release()
 	}
 	if n := blocksHeld.Load(); n != held {
 		t.Errorf("%d blocks are held, want %d", n, held)

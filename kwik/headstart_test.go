@@ -8,8 +8,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 
-	"kwikcp/internal/rangeset"
 	"kwikcp/internal/simnet"
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -77,11 +77,11 @@ func TestHeadStartLength(t *testing.T) {
 			t.Fatal(err)
 		}
 		spec := &AggregateStreamSpec{HeadStart: c.n}
-		if got := spec.headStart(u, c.secondaries); got != c.want {
+		if got := spec.headStartLength(u, c.secondaries); got != c.want {
 			t.Errorf("%+v: %d", c, got)
 		}
 		spec.Pushed = true
-		if got := spec.headStart(u, c.secondaries); got != 0 {
+		if got := spec.headStartLength(u, c.secondaries); got != 0 {
 			t.Errorf("%+v, pushed: %d", c, got)
 		}
 	}
@@ -141,7 +141,7 @@ func TestHeadStartThatNeverComes(t *testing.T) {
 		stream := w.accept(client, o.StreamID(), nil)
 		begun := time.Now()
 		w.copy(stream).wantAll()
-		if took := time.Since(begun); took > 2*minStall {
+		if took := time.Since(begun); took > 2*sched.MinStall {
 			w.t.Errorf("it took %v", took)
 		}
 	})
@@ -174,7 +174,7 @@ func TestHeadStartOfWhatIsHad(t *testing.T) {
 func TestHeadStartBeforeItsOffer(t *testing.T) {
 	for _, late := range []time.Duration{400 * time.Millisecond, 20 * time.Second} { // looks are due after 310 and 630 ms; QUIC gives up after 30 s
 		inFakePrimaryScene(t, func(w *world, client *ClientSession, primary *fakePeer) {
-			id := FirstAggregateStreamID
+			id := firstAggregateStreamID
 			x := primary.extent(wireOpen(id, 1, 0), wireData(w.data), wireClose(unit))
 			x.Close()
 			time.Sleep(late)
@@ -205,43 +205,16 @@ func TestHeadStartBreaksTheRules(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			inFakePrimaryScene(t, func(w *world, client *ClientSession, primary *fakePeer) {
-				c.offer.KwikStreamId = uint64(FirstAggregateStreamID)
+				c.offer.KwikStreamId = uint64(firstAggregateStreamID)
 				primary.offer(c.offer)
 				if c.data != nil {
-					stream := w.accept(client, FirstAggregateStreamID, nil)
+					stream := w.accept(client, firstAggregateStreamID, nil)
 					w.copy(stream)
-					primary.extent(wireOpen(FirstAggregateStreamID, 1, 0), wireData(c.data))
+					primary.extent(wireOpen(firstAggregateStreamID, 1, 0), wireData(c.data))
 				}
 				primary.wantClosed(ErrMetadataProtocolViolation)
 			})
 		})
-	}
-}
-
-// A head start that was there long before somebody wants it is not taken for one that does not come, and granted to others as well.
-func TestHeadStartReadLate(t *testing.T) {
-	u, err := newUnits(10*unit, unit, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, now := newScheduler(u, u.total), time.Unix(1e9, 0)
-	s.headStart("a", 4*unit, 10*time.Millisecond, now)
-	s.addPath("b", 10*time.Millisecond, now)
-	now = now.Add(time.Minute)
-	s.start(now)
-	for i := range 4 {
-		for _, x := range s.take() {
-			if x.kind == schedGrantExtent && x.start < 4*unit {
-				t.Errorf("[%d, %d) is granted to %s", x.start, x.end, x.path)
-			}
-			if x.kind == schedGrantExtent && x.path == "b" { // which is quick
-				s.accept(x.grant, x.end, []rangeset.Range{{Start: x.start, End: x.end}}, now)
-				s.closed(x.grant, now)
-			}
-		}
-		now = now.Add(tickInterval)
-		s.observe("a", int64(1+i)*unit/16, 10*time.Millisecond, now) // comes as quickly, and is not proved yet
-		s.tick(now)
 	}
 }
 

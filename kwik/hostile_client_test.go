@@ -10,6 +10,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -44,7 +45,7 @@ func (w *world) guestOfSecondary() *fakePeer {
 func (w *world) attachedGuest() *fakePeer {
 	w.t.Helper()
 	p := w.guestOfSecondary()
-	p.offer(w.attachment(FirstAggregateStreamID, w.secondaries[0].ticket(ticketScopeStream, mySession, w.contentOf(unit))))
+	p.offer(w.attachment(firstAggregateStreamID, w.secondaries[0].ticket(ticketScopeStream, mySession, w.contentOf(unit))))
 	if m := p.receive().GetMetadata(); m.GetType() != kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST {
 		w.t.Fatalf("answer to an attachment: %v", m)
 	}
@@ -55,12 +56,12 @@ func (w *world) attachedGuest() *fakePeer {
 func TestDialogueWithASecondary(t *testing.T) {
 	inWorldOf(t, unit+10, 1, lan, func(w *world) {
 		p := w.attachedGuest()
-		p.grant(FirstAggregateStreamID, 1, 0, uint64(len(w.data)))
+		p.grant(firstAggregateStreamID, 1, 0, uint64(len(w.data)))
 		s, err := p.conn.AcceptUniStream(w.t.Context())
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		want := bytes.Join([][]byte{wireOpen(FirstAggregateStreamID, 1, 0), wireData(w.data), wireClose(uint64(len(w.data)))}, nil)
+		want := bytes.Join([][]byte{wireOpen(firstAggregateStreamID, 1, 0), wireData(w.data), wireClose(uint64(len(w.data)))}, nil)
 		got := make([]byte, len(want)+1)
 		n := 0
 		for err == nil {
@@ -90,7 +91,7 @@ func TestHostileHello(t *testing.T) {
 		"no Hello":         {ServerRolePrimary, func(w *world, p *fakePeer) { p.openControl(); p.sendRaw([]byte{100}) }, ErrMetadataProtocolViolation},
 		"another frame first": {ServerRolePrimary, func(w *world, p *fakePeer) {
 			p.openControl()
-			p.offer(w.attachment(FirstAggregateStreamID))
+			p.offer(w.attachment(firstAggregateStreamID))
 		}, ErrMetadataProtocolViolation},
 		"garbage": {ServerRolePrimary, func(w *world, p *fakePeer) {
 			p.openControl()
@@ -142,7 +143,7 @@ func TestHostileHello(t *testing.T) {
 			h := right()
 			h.Ticket = w.secondaries[0].ticket(ticketScopePath, mySession, contentID{})
 			now := time.Now().Add(ticketLife + ticketSkew)
-			w.secondaries[0].config.Now = func() time.Time { return now }
+			w.secondaries[0].config.now = func() time.Time { return now }
 			p.hello(h)
 		}, ErrAccessRefused},
 	} {
@@ -153,7 +154,7 @@ func TestHostileHello(t *testing.T) {
 				if c.to == ServerRoleSecondary {
 					to = w.secondaries[0]
 				}
-				p := w.fakeClient(to, ProtocolClient)
+				p := w.fakeClient(to, protocolClient)
 				c.say(w, p)
 				p.wantClosed(c.want)
 				if len(to.sessions) > 0 {
@@ -237,12 +238,12 @@ func TestHostileAttachments(t *testing.T) {
 		"expired ticket": func(w *world) [][]byte {
 			t := w.secondaries[0].ticket(ticketScopeStream, mySession, w.contentOf(unit))
 			now := time.Now().Add(ticketLife + ticketSkew)
-			w.secondaries[0].config.Now = func() time.Time { return now }
+			w.secondaries[0].config.now = func() time.Time { return now }
 			return [][]byte{t}
 		},
 		"ticket that is not valid yet": func(w *world) [][]byte {
 			now := time.Now().Add(-ticketSkew - time.Second)
-			w.secondaries[0].config.Now = func() time.Time { return now }
+			w.secondaries[0].config.now = func() time.Time { return now }
 			return [][]byte{w.secondaries[0].ticket(ticketScopeStream, mySession, w.contentOf(unit))}
 		},
 	} {
@@ -254,7 +255,7 @@ func TestHostileAttachments(t *testing.T) {
 					w.t.Error("content was opened before the ticket was checked")
 					return nil, errors.New("no")
 				}
-				p.offer(w.attachment(FirstAggregateStreamID, ticket(w)...))
+				p.offer(w.attachment(firstAggregateStreamID, ticket(w)...))
 				p.wantClosed(ErrAccessRefused)
 			})
 		})
@@ -262,7 +263,7 @@ func TestHostileAttachments(t *testing.T) {
 }
 
 func TestHostileGrants(t *testing.T) {
-	const id = FirstAggregateStreamID
+	const id = firstAggregateStreamID
 	for name, c := range map[string]struct {
 		say  func(w *world, p *fakePeer)
 		want ErrorCode
@@ -282,7 +283,7 @@ func TestHostileGrants(t *testing.T) {
 			})
 		}, ErrOffsetSyncFailure},
 		"65 grants": {func(w *world, p *fakePeer) {
-			for i := range uint64(maxGrantsQueued + 2) { // one more, because the first may have been written already
+			for i := range uint64(sched.MaxGrantsQueued + 2) { // one more, because the first may have been written already
 				p.grant(id, i+1, 0, uint64(len(w.data)))
 			}
 		}, ErrSecondaryStreamOverflow},
@@ -302,13 +303,13 @@ func TestHostileGrants(t *testing.T) {
 func TestGrantsForNothing(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		p := w.attachedGuest()
-		p.grant(FirstAggregateStreamID+1, 1, 0, unit)
+		p.grant(firstAggregateStreamID+1, 1, 0, unit)
 		p.metadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-			KwikStreamId: uint64(FirstAggregateStreamID), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
+			KwikStreamId: uint64(firstAggregateStreamID), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
 		})
-		p.grant(FirstAggregateStreamID, 1, 0, unit)
+		p.grant(firstAggregateStreamID, 1, 0, unit)
 		p.metadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-			KwikStreamId: uint64(FirstAggregateStreamID), Operation: kwikpb.MappingOperation_MAPPING_UPDATE, GrantId: 1, EndOffset: 0,
+			KwikStreamId: uint64(firstAggregateStreamID), Operation: kwikpb.MappingOperation_MAPPING_UPDATE, GrantId: 1, EndOffset: 0,
 		})
 		p.wantOpen()
 	})
@@ -344,7 +345,7 @@ func TestClientThatReadsNoData(t *testing.T) {
 	inWorldOf(t, 12<<20, 1, lan, func(w *world) {
 		p := w.attachedGuest()
 		for i := range uint64(12) {
-			p.grant(FirstAggregateStreamID, i+1, i<<20, 1<<20)
+			p.grant(firstAggregateStreamID, i+1, i<<20, 1<<20)
 		}
 		time.Sleep(5 * time.Second)
 		session := <-w.secondaries[0].sessions

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -110,7 +111,7 @@ func TestDialGivesUp(t *testing.T) {
 
 func TestHostilePrimaryControl(t *testing.T) {
 	hash := make([]byte, 32)
-	offer := &kwikpb.StreamOffer{KwikStreamId: uint64(FirstAggregateStreamID), Size: 10, Alignment: 4}
+	offer := &kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID), Size: 10, Alignment: 4}
 	with := func(change func(o *kwikpb.StreamOffer)) func(p *fakePeer) {
 		return func(p *fakePeer) {
 			o := &kwikpb.StreamOffer{KwikStreamId: offer.KwikStreamId, Size: offer.Size, Alignment: offer.Alignment}
@@ -140,7 +141,7 @@ func TestHostilePrimaryControl(t *testing.T) {
 		"stream id of 64 bits":     {with(func(o *kwikpb.StreamOffer) { o.KwikStreamId = 1 << 63 }), ErrMetadataProtocolViolation},
 		"empty stream":             {with(func(o *kwikpb.StreamOffer) { o.Size = 0 }), ErrMetadataProtocolViolation},
 		"endless stream":           {with(func(o *kwikpb.StreamOffer) { o.Size = 1 << 62 }), ErrMetadataProtocolViolation},
-		"huge units":               {with(func(o *kwikpb.StreamOffer) { o.Alignment = maxUnit + 1 }), ErrMetadataProtocolViolation},
+		"huge units":               {with(func(o *kwikpb.StreamOffer) { o.Alignment = sched.MaxUnit + 1 }), ErrMetadataProtocolViolation},
 		"segments that do not fit": {with(func(o *kwikpb.StreamOffer) { o.Segments = []uint64{4, 7} }), ErrMetadataProtocolViolation},
 		"huge descriptor":          {with(func(o *kwikpb.StreamOffer) { o.Descriptor_ = make([]byte, maxDescriptor+1) }), ErrMetadataProtocolViolation},
 		"129 streams": {func(p *fakePeer) {
@@ -154,7 +155,7 @@ func TestHostilePrimaryControl(t *testing.T) {
 		"second Welcome": {func(p *fakePeer) {
 			p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{Version: protocolVersion}}})
 		}, ErrMetadataProtocolViolation},
-		"a grant":    {func(p *fakePeer) { p.grant(FirstAggregateStreamID, 1, 0, 4) }, ErrMetadataProtocolViolation},
+		"a grant":    {func(p *fakePeer) { p.grant(firstAggregateStreamID, 1, 0, 4) }, ErrMetadataProtocolViolation},
 		"huge frame": {func(p *fakePeer) { p.sendRaw(protowire.AppendVarint(nil, 1<<62)) }, ErrMetadataProtocolViolation},
 		"garbage":    {func(p *fakePeer) { p.sendRaw(bytes.Repeat([]byte{0xff}, 32)) }, ErrMetadataProtocolViolation},
 	} {

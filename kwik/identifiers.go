@@ -9,15 +9,14 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// A StreamID names a KWIK stream. A plain stream's is its QUIC stream id; an aggregate stream's is
-// [FirstAggregateStreamID] or above.
+// A StreamID names a KWIK stream. A plain stream's is its QUIC stream ID; an aggregate stream's is 2^62 or above.
 type StreamID int64
 
-// FirstAggregateStreamID is 2^62: QUIC stream ids (RFC 9000 section 2.1) are smaller, so the two never meet.
-const FirstAggregateStreamID StreamID = 1 << 62
+// firstAggregateStreamID is larger than every QUIC stream ID (RFC 9000 section 2.1).
+const firstAggregateStreamID StreamID = 1 << 62
 
-// IsAggregate reports whether the id is an aggregate stream's.
-func (id StreamID) IsAggregate() bool { return id >= FirstAggregateStreamID }
+// isAggregate reports whether the ID is an aggregate stream's.
+func (id StreamID) isAggregate() bool { return id >= firstAggregateStreamID }
 
 // A ServerID names a server in a session: "primary", or the name that the primary gave a secondary when it joined.
 type ServerID string
@@ -63,10 +62,10 @@ func newSessionID() (id SessionID) {
 	return id
 }
 
-// The codes of closed connections and reset streams, as in quic-go.
+// The codes of closed connections and reset streams are quic-go's.
 type (
-	// An ApplicationErrorCode is what CloseWithError sends.
+	// An ApplicationErrorCode is sent by CloseWithError.
 	ApplicationErrorCode = quic.ApplicationErrorCode
-	// A StreamErrorCode is what CancelRead and CancelWrite send.
+	// A StreamErrorCode is sent by CancelRead and CancelWrite.
 	StreamErrorCode = quic.StreamErrorCode
 )

@@ -14,7 +14,7 @@ func TestConnection(t *testing.T) {
 	const rtt = 100 * time.Millisecond
 	inWorldOf(t, unit, 1, simnet.Link{Latency: rtt / 4}, func(w *world) {
 		w.primary.config.Software = strings.Repeat("é", maxSoftware) // cut in a character's middle if one byte is before it
-		w.secondaries[0].config.Now = func() time.Time { return time.Now().Add(time.Hour) }
+		w.secondaries[0].config.now = func() time.Time { return time.Now().Add(time.Hour) }
 		for _, inspect := range []bool{false, true} {
 			client, _ := w.dial(&ClientConfig{Inspect: inspect})
 			w.wantState(client, "s1", PathActive)
@@ -23,7 +23,7 @@ func TestConnection(t *testing.T) {
 			}
 			for id, ahead := range map[ServerID]time.Duration{primaryID: 0, "s1": time.Hour} {
 				c, ok := client.Connection(id)
-				if !ok || c.Local == nil || c.TLS.NegotiatedProtocol != ProtocolClient || (c.Host != nil) != inspect || (c.ECN != "") != inspect {
+				if !ok || c.Local == nil || c.TLS.NegotiatedProtocol != protocolClient || (c.Host != nil) != inspect || (c.ECN != "") != inspect {
 					t.Fatalf("inspect %t: %s: %t, %+v", inspect, id, ok, c)
 				}
 				if !inspect {

@@ -33,9 +33,9 @@ func (in *intake) take(n int) error {
 		if err := in.flush(); err != nil {
 			return err
 		}
-		in.frames.near()
+		in.frames.resetReadAhead()
 		for end := in.off + int64(n); in.off < end; {
-			if err := in.piece(in.a.units.cut(in.off, int64(in.h.config.BufferSize), end)); err != nil {
+			if err := in.piece(in.a.units.Cut(in.off, int64(in.h.config.BufferSize), end)); err != nil {
 				return err
 			}
 		}
@@ -120,7 +120,7 @@ func (in *intake) handOver(b *block) error {
 	in.h.mappings.advance(in.mapping, n, time.Now())
 	in.h.mu.Unlock()
 	err := in.a.deliver(in.src, in.mapping.grant, in.off-int64(n), b)
-	in.h.counted(in.src)
+	in.h.addCounted(in.src)
 	return err
 }
 
@@ -142,5 +142,5 @@ func (in *intake) drop() {
 		in.b.release()
 		in.b, in.held = nil, 0
 	}
-	in.frames.drop()
+	in.frames.release()
 }

@@ -1,6 +1,6 @@
 package kwik
 
-// A ServerRole says what a server may do in a session.
+// A ServerRole is what a server may do in a session.
 type ServerRole int
 
 const (
@@ -21,11 +21,11 @@ func (r ServerRole) String() string {
 	return "unknown role"
 }
 
-// checkPublicStream is the isolation rule: public streams (bidirectional QUIC streams beyond the control stream) exist
-// on the primary's path only. Every place where one would come into being asks here first: the client before it
-// delivers a server's stream, a server before it opens one or delivers a client's.
+// checkPublicStream is the isolation rule: public streams (bidirectional QUIC streams other than the control stream) exist
+// on the primary's path only. It is called before the client delivers a server's stream, and before a server opens one or
+// delivers a client's.
 //
-// It returns nil or an error of the code to refuse with: ErrInvalidStreamRole to this side's own application,
+// It returns nil, or the error with which to refuse the stream: ErrInvalidStreamRole to this side's application,
 // ErrSecondaryStreamIsolation to a peer.
 func checkPublicStream(role ServerRole, openedByPeer bool) *Error {
 	if role == ServerRolePrimary {

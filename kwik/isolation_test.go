@@ -85,9 +85,9 @@ func (h *hostileScene) foreignGrant() uint64 {
 	a := h.stream.agg
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for id, g := range a.sched.grants {
-		if g.path.id != h.id.path(1) {
-			return id
+	for _, g := range a.sched.Grants() {
+		if PathID(g.Source) != h.id.path(1) {
+			return g.ID
 		}
 	}
 	h.w.t.Fatal("nobody else was granted anything")
@@ -265,7 +265,7 @@ func TestHostileSecondaryControl(t *testing.T) {
 			h.fake.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_AddPath{AddPath: &kwikpb.AddPath{PathId: "mine"}}})
 		}, ErrMetadataProtocolViolation},
 		"StreamOffer": {func(h *hostileScene) {
-			h.fake.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(FirstAggregateStreamID) + 7, Size: 1})
+			h.fake.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID) + 7, Size: 1})
 		}, ErrMetadataProtocolViolation},
 		"offset of an unknown stream": {func(h *hostileScene) {
 			h.fake.metadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{KwikStreamId: 1 << 63})
@@ -274,7 +274,7 @@ func TestHostileSecondaryControl(t *testing.T) {
 			update(&kwikpb.StreamMappingUpdate{KwikStreamId: 4, Operation: kwikpb.MappingOperation_MAPPING_DELETE}), ErrMetadataProtocolViolation,
 		},
 		"a client's withdrawal": {
-			update(&kwikpb.StreamMappingUpdate{KwikStreamId: uint64(FirstAggregateStreamID), Operation: kwikpb.MappingOperation_MAPPING_DELETE, GrantId: 1}), ErrMetadataProtocolViolation,
+			update(&kwikpb.StreamMappingUpdate{KwikStreamId: uint64(firstAggregateStreamID), Operation: kwikpb.MappingOperation_MAPPING_DELETE, GrantId: 1}), ErrMetadataProtocolViolation,
 		},
 		"a grant": {func(h *hostileScene) { h.fake.grant(h.stream.StreamID(), 1, 0, unit) }, ErrMetadataProtocolViolation},
 		"DATA": {func(h *hostileScene) {

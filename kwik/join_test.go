@@ -99,14 +99,14 @@ func TestWhoMayJoin(t *testing.T) {
 				m, err := s.Join(w.t.Context(), w.primary.addr.String(), c.conf(w))
 				if c.want != NoError {
 					wantError(w.t, err, c.want)
-					w.within(time.Second, func() bool { return len(w.primary.Members()) == 0 })
+					w.within(time.Second, func() bool { return len(w.primary.memberList()) == 0 })
 					return
 				}
 				if err != nil {
 					w.t.Fatal(err)
 				}
-				want := []Member{{ID: m.ID(), Addr: s.addr, KeyHash: s.pin()}}
-				if got := w.primary.Members(); !slices.Equal(got, want) || m.Primary() != w.primary.addr {
+				want := []memberInfo{{ID: m.ID(), Addr: s.addr, KeyHash: s.pin()}}
+				if got := w.primary.memberList(); !slices.Equal(got, want) || m.Primary() != w.primary.addr {
 					w.t.Errorf("members %v, want %v", got, want)
 				}
 			})
@@ -175,7 +175,7 @@ func TestHostileJoins(t *testing.T) {
 			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, trust.Pin{}, "localhost:4433")}})
 		}, ErrAccessRefused},
 		"a relayed proof": {func(w *world, p *fakePeer) {
-			r := w.fakeClient(w.primary, ProtocolJoin).request(w, trust.Pin{}, "")
+			r := w.fakeClient(w.primary, protocolJoin).request(w, trust.Pin{}, "")
 			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
 		}, ErrAccessRefused},
 		"huge request": {func(w *world, p *fakePeer) {
@@ -186,10 +186,10 @@ func TestHostileJoins(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			inWorldOf(t, unit, 0, lan, func(w *world) {
-				p := w.fakeClient(w.primary, ProtocolJoin)
+				p := w.fakeClient(w.primary, protocolJoin)
 				c.say(w, p)
 				p.wantClosed(c.want)
-				if n := len(w.primary.Members()); n != 0 {
+				if n := len(w.primary.memberList()); n != 0 {
 					w.t.Errorf("%d members", n)
 				}
 			})
@@ -203,18 +203,18 @@ func TestJoinAtTheExpenseOfAnother(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		client, _ := w.dial(nil)
 		victim := w.fakeServer() // speaks the join protocol, as another primary's secondary does
-		p := w.fakeClient(w.primary, ProtocolJoin)
+		p := w.fakeClient(w.primary, protocolJoin)
 		p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, trust.Pin{5}, victim.addr.String())}})
 		p.wantClosed(ErrAccessRefused) // not the announced key
 
 		// The announced key, but another primary's secondary: it is not joining here, so it proves nothing.
 		other := w.secondaries[0]
-		p = w.fakeClient(w.primary, ProtocolJoin)
+		p = w.fakeClient(w.primary, protocolJoin)
 		p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, other.pin(), other.addr.String())}})
 		p.wantClosed(ErrAccessRefused)
 
 		// The announced key, and it answers, but it does not have the join's TLS session.
-		p = w.fakeClient(w.primary, ProtocolJoin)
+		p = w.fakeClient(w.primary, protocolJoin)
 		p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, victim.pin, victim.addr.String())}})
 		dialled := victim.acceptConn()
 		stream, err := dialled.conn.AcceptStream(w.t.Context())
@@ -245,7 +245,7 @@ func TestHostileProbes(t *testing.T) {
 			{&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Probe{Probe: &kwikpb.JoinProbe{Nonce: make([]byte, 31)}}}, ErrMetadataProtocolViolation},
 			{&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: &kwikpb.JoinRequest{Version: 1}}}, ErrInvalidStreamRole},
 		} {
-			p := w.fakeClient(w.secondaries[0], ProtocolJoin)
+			p := w.fakeClient(w.secondaries[0], protocolJoin)
 			p.joinFrame(c.say.(*kwikpb.JoinFrame))
 			p.wantClosed(c.want)
 		}
@@ -284,7 +284,7 @@ func TestRejoinKeepsTheName(t *testing.T) {
 		}
 		<-old.Context().Done()
 		time.Sleep(time.Second)
-		if n := len(w.primary.Members()); n != 2 {
+		if n := len(w.primary.memberList()); n != 2 {
 			w.t.Errorf("%d members", n)
 		}
 		if log.String() != "+s1" {
@@ -300,14 +300,14 @@ func TestRejoinKeepsTheName(t *testing.T) {
 
 func TestMemberLimit(t *testing.T) {
 	inWorldOf(t, unit, 2, lan, func(w *world) {
-		w.primary.config.MaxMembers = 2
+		w.primary.config.maxMembers = 2
 		s := w.serve(ServerRoleSecondary)
 		w.secondaries = append(w.secondaries, s)
 		_, err := s.Join(w.t.Context(), w.primary.addr.String(), JoinConfig{Token: w.token})
 		wantError(w.t, err, ErrSecondaryStreamOverflow)
 		w.secondaries[0].join(JoinConfig{Token: w.token}) // who is in may come again
 		w.secondaries[1].member.Close()
-		w.within(time.Second, func() bool { return len(w.primary.Members()) == 1 })
+		w.within(time.Second, func() bool { return len(w.primary.memberList()) == 1 })
 		s.join(JoinConfig{Token: w.token})
 	})
 }
@@ -329,7 +329,7 @@ func TestTwoJoinsAtOnce(t *testing.T) {
 			w.t.Errorf("one of %v and %v should be nil", one, two)
 		}
 		time.Sleep(time.Second)
-		if n := len(w.primary.Members()); n != 1 {
+		if n := len(w.primary.memberList()); n != 1 {
 			w.t.Errorf("%d members", n)
 		}
 	})
@@ -339,19 +339,19 @@ func TestTwoJoinsAtOnce(t *testing.T) {
 func TestListenerCloseIsPrompt(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		s := w.secondaries[0]
-		w.fakeClient(s, ProtocolClient)
-		w.fakeClient(s, ProtocolJoin)
+		w.fakeClient(s, protocolClient)
+		w.fakeClient(s, protocolJoin)
 		time.Sleep(100 * time.Millisecond)
 		start := time.Now()
 		s.stop()
 		if took := time.Since(start); took > 100*time.Millisecond {
 			w.t.Errorf("Close took %v", took)
 		}
-		if took := w.within(10*time.Second, func() bool { return len(w.primary.Members()) == 0 }); took > 100*time.Millisecond {
+		if took := w.within(10*time.Second, func() bool { return len(w.primary.memberList()) == 0 }); took > 100*time.Millisecond {
 			w.t.Errorf("the primary noticed after %v", took)
 		}
-		w.fakeClient(w.primary, ProtocolClient)
-		w.fakeClient(w.primary, ProtocolJoin)
+		w.fakeClient(w.primary, protocolClient)
+		w.fakeClient(w.primary, protocolJoin)
 		time.Sleep(100 * time.Millisecond)
 		start = time.Now()
 		w.primary.stop()
@@ -365,7 +365,7 @@ func TestListenerCloseIsPrompt(t *testing.T) {
 func TestDeadSecondaryIsWithdrawn(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		w.secondaries[0].kill()
-		if took := w.within(time.Minute, func() bool { return len(w.primary.Members()) == 0 }); took > 13*time.Second { // a keep-alive after 4 s, then 8 s without an answer
+		if took := w.within(time.Minute, func() bool { return len(w.primary.memberList()) == 0 }); took > 13*time.Second { // a keep-alive after 4 s, then 8 s without an answer
 			w.t.Errorf("after %v", took)
 		}
 	})

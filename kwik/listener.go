@@ -13,9 +13,10 @@ import (
 	"kwikcp/internal/udp"
 )
 
-// A Listener accepts clients, and, on a primary, secondaries that join.
+// A Listener accepts clients and, on a primary, secondaries that join.
 //
-// Its goroutines are the accept loop, on a primary the one that renews tickets, and one per connection or membership; Close ends them all and waits for them.
+// Its goroutines are the accept loop, one per connection or membership and, on a primary, one that renews tickets. Close ends
+// them and waits for them.
 type Listener struct {
 	config    *ServerConfig
 	tls       *tls.Config
@@ -28,19 +29,19 @@ type Listener struct {
 	wg     sync.WaitGroup
 
 	accepted   chan *ServerSession
-	handshakes chan struct{} // one element per connection that has not said what it wants
+	handshakes chan struct{} // one element per connection that has not sent its first frame
 
 	mu       sync.Mutex
 	sessions map[*ServerSession]struct{}
-	leaving  bool          // Shutdown was called: no session begins
+	draining bool          // Shutdown was called: no session begins
 	empty    chan struct{} // closed when it is leaving and no session is left
 	members  members       // a primary's secondaries
-	joining  *joinSecret   // a secondary's join under way
+	joining  *joinSecret   // a secondary's join in progress
 	keys     []ticketKey   // a secondary's, the newest first
 }
 
-// Listen accepts connections at a socket of the caller's, who closes it after the listener. The protocols are KWIK's
-// whatever tlsConf says; tlsConf must have a certificate. A nil conf makes a primary without content.
+// Listen accepts connections on a socket of the caller, who closes it after the listener. It sets the ALPN protocols;
+// tlsConf must have a certificate. A nil conf makes a primary without content.
 func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*Listener, error) {
 	if tlsConf == nil {
 		return nil, errors.New("kwik: a listener needs a tls.Config with a certificate")
@@ -50,16 +51,16 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		return nil, err
 	}
 	tlsConf = tlsConf.Clone()
-	tlsConf.NextProtos = []string{ProtocolClient, ProtocolJoin}
+	tlsConf.NextProtos = []string{protocolClient, protocolJoin}
 	tlsConf.MinVersion = tls.VersionTLS13
 	l := &Listener{
 		config: c, tls: tlsConf,
 		transport:  &quic.Transport{Conn: conn, StatelessResetKey: c.StatelessResetKey},
 		accepted:   make(chan *ServerSession),
-		handshakes: make(chan struct{}, c.MaxHandshakes),
+		handshakes: make(chan struct{}, c.maxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
-		members:    members{byID: make(map[ServerID]*member), owed: make(map[place][]charge)},
+		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
 	}
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {
 		l.transport.Close()
@@ -74,7 +75,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 	return l, nil
 }
 
-// ListenAddr accepts connections at a UDP address, host:port.
+// ListenAddr accepts connections on a new socket at the UDP address host:port.
 func ListenAddr(addr string, tlsConf *tls.Config, conf *ServerConfig) (*Listener, error) {
 	local, err := net.ResolveUDPAddr("udp", addr)
 	if err != nil {
@@ -96,7 +97,7 @@ func ListenAddr(addr string, tlsConf *tls.Config, conf *ServerConfig) (*Listener
 // Addr returns the address at which the listener listens.
 func (l *Listener) Addr() net.Addr { return l.quic.Addr() }
 
-// Accept returns the next client's session.
+// Accept returns the next client's session. After Close it fails with net.ErrClosed.
 func (l *Listener) Accept(ctx context.Context) (*ServerSession, error) {
 	select {
 	case s := <-l.accepted:
@@ -108,16 +109,16 @@ func (l *Listener) Accept(ctx context.Context) (*ServerSession, error) {
 	}
 }
 
-// Sessions returns how many clients have a session with the server, or a path to it.
+// Sessions returns the number of clients that are connected to the server.
 func (l *Listener) Sessions() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.sessions)
 }
 
-// Close closes the listener with all its sessions and memberships and waits until nothing of them is left.
+// Close closes the listener, its sessions and its memberships, and waits for their goroutines.
 func (l *Listener) Close() error {
-	l.mu.Lock() // no membership begins after this
+	l.mu.Lock() // no membership may begin after this
 	l.cancel()
 	l.mu.Unlock()
 	err := l.quic.Close()
@@ -144,14 +145,14 @@ func (l *Listener) acceptLoop() {
 	}
 }
 
-// serve greets a connection and stays with it until it ends.
+// serve handles a connection until it ends.
 func (l *Listener) serve(conn *quic.Conn) {
 	greeted := sync.OnceFunc(func() { <-l.handshakes })
 	defer greeted()
 	defer context.AfterFunc(l.ctx, func() { conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })()
 	var err error
 	switch protocol := conn.ConnectionState().TLS.NegotiatedProtocol; {
-	case protocol == ProtocolClient:
+	case protocol == protocolClient:
 		err = l.serveClient(conn, greeted)
 	case l.config.Role == ServerRolePrimary:
 		err = l.serveJoin(conn, greeted)
@@ -161,7 +162,7 @@ func (l *Listener) serve(conn *quic.Conn) {
 	conn.CloseWithError(ApplicationErrorCode(codeOf(err)), closingReason(err))
 }
 
-// isLocal reports whether an address is this machine's own, so that whoever sends from it is on this machine.
+// isLocal reports whether an address belongs to this host.
 func (l *Listener) isLocal(ip netip.Addr) bool {
 	if ip = ip.Unmap(); ip.IsLoopback() {
 		return true

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// A secondaryStreamID names a secondary stream in a session: QUIC stream ids are unique on one path only.
+// A secondaryStreamID identifies a secondary stream in a session: QUIC stream IDs are unique on one
+// path only.
 type secondaryStreamID struct {
 	path PathID
 	id   int64 // the QUIC stream id
@@ -22,13 +23,13 @@ type MappingMetadata struct {
 	SecondaryStream int64    // the QUIC stream id on that path
 	KWIKStream      StreamID // what it feeds
 	CreatedAt       time.Time
-	LastActivity    time.Time // when bytes last came, or this side last held them up
+	LastActivity    time.Time // when bytes last arrived, or this side last delayed them
 	Bytes           int64     // payload so far
 	Offset          int64     // where the next byte belongs in the KWIK stream
-	End             int64     // where the source is to stop, as it was last told
+	End             int64     // where the source must stop, as last sent to it
 }
 
-// mappingMetadata is what is known about one mapping.
+// mappingMetadata is the record of one mapping.
 type mappingMetadata struct {
 	MappingMetadata
 	grant  uint64 // 0 for a mapping without a grant
@@ -39,14 +40,15 @@ func (meta *MappingMetadata) secondary() secondaryStreamID {
 	return secondaryStreamID{meta.Path, meta.SecondaryStream}
 }
 
-// A grantKey names a grant in a session: grants are numbered within one KWIK stream.
+// A grantKey identifies a grant in a session: grants are numbered within one KWIK stream.
 type grantKey struct {
 	kwikStream StreamID
 	grant      uint64
 }
 
-// A streamMappingManager knows which secondary stream feeds which KWIK stream, both ways. It has no lock and no clock:
-// the secondary stream handler owns it, guards it and says what time it is. What it costs is bounded by limit.
+// A streamMappingManager maps secondary streams to KWIK streams, in both directions. It has no lock
+// and no clock: the secondary stream handler owns it, guards it and passes the time. limit bounds
+// its memory.
 type streamMappingManager struct {
 	limit             int // mappings at most
 	secondaryToKwik   map[secondaryStreamID]*mappingMetadata
@@ -63,8 +65,9 @@ func newStreamMappingManager(limit int) *streamMappingManager {
 	}
 }
 
-// create maps a secondary stream to the bytes [start, end) of a KWIK stream. A stream that is mapped already is a conflict,
-// whatever its target; so is a second stream for the same grant. Grant 0 stands for none.
+// create maps a secondary stream to the bytes [start, end) of a KWIK stream. A second mapping of a
+// secondary stream is a conflict, whatever its target. So is a second stream for one grant. Grant 0
+// means no grant.
 func (m *streamMappingManager) create(secondary secondaryStreamID, kwikStream StreamID, grant uint64, start, end int64, now time.Time) (*mappingMetadata, error) {
 	if old := m.secondaryToKwik[secondary]; old != nil {
 		return nil, errorf(ErrStreamMappingConflict, "secondary stream %d is mapped to %#x already", secondary.id, uint64(old.KWIKStream)).
@@ -93,15 +96,15 @@ func (m *streamMappingManager) create(secondary secondaryStreamID, kwikStream St
 	return meta, nil
 }
 
-// update moves the end of the mapping that answers a grant: the source was told to stop at end. A grant that no stream answers yet
-// is no error; whoever creates its mapping knows where it ends now.
+// update moves the end of the mapping that answers a grant, because the source was told to stop at
+// end. It has no effect on a grant without a mapping: a later mapping starts with the new end.
 func (m *streamMappingManager) update(kwikStream StreamID, grant uint64, end int64) {
 	if meta := m.grants[grantKey{kwikStream, grant}]; meta != nil {
 		meta.End = end
 	}
 }
 
-// target returns the mapping of a secondary stream, nil if it has none.
+// target returns the mapping of a secondary stream, or nil if it has none.
 func (m *streamMappingManager) target(secondary secondaryStreamID) *mappingMetadata {
 	return m.secondaryToKwik[secondary]
 }
@@ -118,11 +121,11 @@ func (m *streamMappingManager) advance(meta *mappingMetadata, n int, now time.Ti
 	meta.LastActivity = now
 }
 
-// touch says that a mapping is in use though no byte was placed.
+// touch records activity on a mapping when no byte was placed.
 func (m *streamMappingManager) touch(meta *mappingMetadata, now time.Time) { meta.LastActivity = now }
 
-// expire returns the mappings whose sources owe bytes and on which nothing happened since a time. They stay until their
-// streams, which the owner cancels, have ended.
+// expire returns the mappings without activity since a time whose sources owe bytes. It does not
+// remove them: the owner cancels their streams, and their end removes them.
 func (m *streamMappingManager) expire(since time.Time) (idle []*mappingMetadata) {
 	for _, meta := range m.secondaryToKwik {
 		if !meta.pushed && meta.LastActivity.Before(since) {
@@ -132,7 +135,7 @@ func (m *streamMappingManager) expire(since time.Time) (idle []*mappingMetadata)
 	return idle
 }
 
-// remove forgets a mapping; one that is not there is no error.
+// remove removes a mapping, if it exists.
 func (m *streamMappingManager) remove(secondary secondaryStreamID) {
 	meta := m.secondaryToKwik[secondary]
 	if meta == nil {

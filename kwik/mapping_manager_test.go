@@ -167,7 +167,7 @@ func FuzzMappingManager(f *testing.F) {
 			events = events[3:]
 			now = now.Add(time.Second)
 			id := secondaryStreamID{PathID([]string{"a", "b"}[x&1]), int64(x >> 1 & 3)}
-			kwik, grant, off := FirstAggregateStreamID+StreamID(x>>3&1), uint64(y&3), int64(y>>2)
+			kwik, grant, off := firstAggregateStreamID+StreamID(x>>3&1), uint64(y&3), int64(y>>2)
 			old := find(func(r *record) bool { return r.id == id })
 			taken := find(func(r *record) bool { return r.kwik == kwik && r.grant == grant && grant != 0 && r.id != id })
 			var err error
@@ -229,7 +229,7 @@ func BenchmarkStreamMappingManager(b *testing.B) {
 	var ids []secondaryStreamID
 	for i := range m.limit {
 		id := secondaryStreamID{PathID([]string{"primary", "s1", "s22"}[i%3]), int64(4*i + 3)}
-		if _, err := m.create(id, FirstAggregateStreamID+StreamID(i%maxStreamsPerSession), uint64(i+1), 0, 1000, now); err != nil {
+		if _, err := m.create(id, firstAggregateStreamID+StreamID(i%maxStreamsPerSession), uint64(i+1), 0, 1000, now); err != nil {
 			b.Fatal(err)
 		}
 		ids = append(ids, id)
@@ -249,7 +249,7 @@ func BenchmarkStreamMappingManager(b *testing.B) {
 	b.Run("sources", func(b *testing.B) {
 		i := StreamID(0)
 		for b.Loop() {
-			if len(m.sources(FirstAggregateStreamID+i)) == 0 {
+			if len(m.sources(firstAggregateStreamID+i)) == 0 {
 				b.Fatal("not found")
 			}
 			i = (i + 1) % maxStreamsPerSession

@@ -14,7 +14,7 @@ const (
 	maxMetadataFrame = 4 << 10
 	// maxDataPayload bounds the payload of a DATA frame, in bytes.
 	maxDataPayload = 1 << 20
-	// maxDataOverhead is what a DATA frame may have besides its payload, in bytes.
+	// maxDataOverhead bounds the bytes of a DATA frame besides its payload.
 	maxDataOverhead = 64
 )
 
@@ -28,8 +28,8 @@ const (
 	dataFieldData     = 4 // SecondaryStreamData.data
 )
 
-// appendDataHeader appends what precedes the n payload bytes of a DATA frame. Payload itself is never copied into a
-// message: it follows the header on the stream.
+// appendDataHeader appends the bytes that precede n bytes of payload in a DATA frame. The payload
+// follows on the stream. It is never copied into a message.
 func appendDataHeader(dst []byte, n int) []byte {
 	message := 1 + protowire.SizeBytes(n)         // SecondaryStreamData{data}
 	frame := 2 + 1 + protowire.SizeBytes(message) // StreamMetadataFrame{type, payload}
@@ -42,7 +42,7 @@ func appendDataHeader(dst []byte, n int) []byte {
 	return protowire.AppendVarint(dst, uint64(n))
 }
 
-// appendMetadataFrame appends a whole frame, with its length before it, that wraps a message other than DATA.
+// appendMetadataFrame appends a whole frame other than DATA, preceded by its length.
 func appendMetadataFrame(dst []byte, kind kwikpb.MetadataFrameType, message proto.Message) ([]byte, error) {
 	frame, err := wrapMetadata(kind, message)
 	if err != nil {
@@ -59,7 +59,7 @@ func appendMetadataFrame(dst []byte, kind kwikpb.MetadataFrameType, message prot
 	return append(dst, raw...), nil
 }
 
-// wrapMetadata makes the frame of a message, for control streams and for appendMetadataFrame.
+// wrapMetadata returns the frame of a message, for control streams and for appendMetadataFrame.
 func wrapMetadata(kind kwikpb.MetadataFrameType, message proto.Message) (*kwikpb.StreamMetadataFrame, error) {
 	payload, err := proto.Marshal(message)
 	if err != nil {
@@ -68,30 +68,33 @@ func wrapMetadata(kind kwikpb.MetadataFrameType, message proto.Message) (*kwikpb
 	return &kwikpb.StreamMetadataFrame{Type: kind, Payload: payload}, nil
 }
 
-// A streamFrame is a frame of a secondary stream: exactly one of open and close is set, or dataLen is positive and that
-// many bytes of payload follow on the stream.
+// A streamFrame is a frame of a secondary stream. Either open or close is set, or dataLen is
+// positive and as many bytes of payload follow on the stream.
 type streamFrame struct {
 	open    *kwikpb.SecondaryStreamOpen
 	close   *kwikpb.SecondaryStreamClose
 	dataLen int
 }
 
-// A metadataProtocol parses and validates the frames of one secondary stream. It reads no byte beyond the frame, or,
-// for a DATA frame, beyond its header, so that the caller reads the payload straight into its place.
+// A metadataProtocol parses and validates the frames of one secondary stream. It reads no byte
+// beyond the frame, and of a DATA frame no byte beyond its header. The caller reads the payload
+// straight into its place.
 //
-// Errors of the stream itself are returned as they are, io.EOF only between frames; whatever breaks the rules of
-// docs/PROTOCOL.md section 6 is an [*Error] of code ErrMetadataProtocolViolation.
+// Errors of the stream are returned as they are, io.EOF only between frames. A violation of
+// docs/PROTOCOL.md, section 6, is an [*Error] with code ErrMetadataProtocolViolation.
 type metadataProtocol struct {
 	r  io.Reader
 	id uint64 // the secondary stream's QUIC stream id
-	// length and left are the current frame's length, and what is left of it, in bytes.
+	// length is the length of the current frame, and left the part that was not read yet, in
+	// bytes.
 	length, left uint64
 
 	one  [1]byte
 	meta []byte // a whole frame other than DATA, at most maxMetadataFrame bytes; reused
 }
 
-// next reads the next frame. kwikID and offset are what a DATA frame's redundant fields must say if it has them.
+// next reads the next frame. If a DATA frame has the redundant fields for stream and offset, they
+// must equal kwikID and offset.
 func (p *metadataProtocol) next(kwikID StreamID, offset int64) (streamFrame, error) {
 	p.left = 10 // for the length itself
 	length, err := p.varint()
@@ -194,7 +197,8 @@ func (p *metadataProtocol) data(kwikID StreamID, offset int64) (streamFrame, err
 	return streamFrame{}, errorf(ErrMetadataProtocolViolation, "DATA frame without data")
 }
 
-// message reads an OPEN or CLOSE message of n bytes and whatever follows it in the frame. fields are those that came.
+// message reads an OPEN or CLOSE message of n bytes and the fields that follow it in the frame.
+// fields are those before it.
 func (p *metadataProtocol) message(kind kwikpb.MetadataFrameType, n uint64, fields *fieldCheck) (streamFrame, error) {
 	if p.length > maxMetadataFrame {
 		return streamFrame{}, errorf(ErrMetadataProtocolViolation, "%v frame of %d bytes", kind, p.length)
@@ -210,7 +214,7 @@ func (p *metadataProtocol) message(kind kwikpb.MetadataFrameType, n uint64, fiel
 	for rest := raw[n:]; len(rest) > 0; { // fields after the payload: skipped, but they must be fields
 		number, wire, _, total, err := consumeCanonical(rest)
 		if err == nil {
-			err = fields.take(number, wire)
+			err = fields.check(number, wire)
 		}
 		if err != nil {
 			return streamFrame{}, err
@@ -248,7 +252,7 @@ func unmarshalMetadata(m *kwikpb.StreamMetadataFrame, message proto.Message) err
 	return unmarshalCanonical(m.GetPayload(), message)
 }
 
-// skip passes over a field of no meaning here, which must be small: it is read a byte at a time.
+// skip skips an unknown field, which must be small: it is read byte by byte.
 func (p *metadataProtocol) skip(wire protowire.Type) error {
 	n := uint64(0)
 	switch wire {
@@ -278,7 +282,7 @@ func (p *metadataProtocol) skip(wire protowire.Type) error {
 	return nil
 }
 
-// tag reads a field's tag and notes the field.
+// tag reads and checks a field's tag.
 func (p *metadataProtocol) tag(fields *fieldCheck) (protowire.Number, protowire.Type, error) {
 	v, err := p.varint()
 	if err != nil {
@@ -288,10 +292,10 @@ func (p *metadataProtocol) tag(fields *fieldCheck) (protowire.Number, protowire.
 	if !number.IsValid() {
 		return 0, 0, errorf(ErrMetadataProtocolViolation, "field number %d", v>>3)
 	}
-	return number, wire, fields.take(number, wire)
+	return number, wire, fields.check(number, wire)
 }
 
-// varint reads a varint, a byte at a time so as not to read past it.
+// varint reads a varint byte by byte, so as not to read past it.
 func (p *metadataProtocol) varint() (uint64, error) { return readVarint(p) }
 
 // ReadByte reads a byte of the current frame.

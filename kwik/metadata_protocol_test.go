@@ -46,7 +46,7 @@ func TestDataHeaderVectors(t *testing.T) {
 		}
 	}
 	open, err := appendMetadataFrame([]byte{0xff}, typeOpen, &kwikpb.SecondaryStreamOpen{
-		TargetKwikStreamId: uint64(FirstAggregateStreamID), InitialOffset: 65536, GrantId: 3,
+		TargetKwikStreamId: uint64(firstAggregateStreamID), InitialOffset: 65536, GrantId: 3,
 	})
 	want := unhex("ff  12  1a 10  10 808080808080808040  18 808004  30 03")
 	if err != nil || !bytes.Equal(open, want) {

@@ -5,23 +5,24 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file is what a primary tells its client: the aggregate streams that it offers, and the servers that have them.
+// This file holds the messages of a primary to its clients: the offers of aggregate streams, and the servers that have them.
 
-// An AggregateStreamSpec says what an aggregate stream is.
+// An AggregateStreamSpec describes an aggregate stream.
 type AggregateStreamSpec struct {
 	// Size in bytes, at least 1.
 	Size int64
-	// Alignment is the size of a unit of proof in bytes, at most 1 MiB; 0 means 1.
+	// Alignment is the size of a unit in bytes, at most 1 MiB; 0 means 1. The client verifies whole units.
 	Alignment int64
-	// Segments are the lengths, in bytes, of the parts at whose starts units start anew; none means one part.
+	// Segments are the lengths of the stream's parts in bytes. Each part starts with a new unit. None means one part.
 	Segments []int64
-	// Descriptor is what OpenContent, here and on the secondaries, will be asked to open; at most 64 KiB.
+	// Descriptor names the content to the OpenContent of this server and of the secondaries; at most 64 KiB.
 	Descriptor []byte
-	// Pushed means that the client grants nothing and OpenContent is not asked: servers write what they like where they like,
-	// inside the client's reorder window, through SecondaryStreams (see PushedStream).
+	// Pushed means that the servers choose which bytes they write, inside the client's reorder window, through
+	// SecondaryStreams (see PushedStream). The client requests nothing, and OpenContent is not called.
 	Pushed bool
 	// HeadStart is the number of bytes at the start of the stream that the primary sends without a request; 0 means none. It
 	// is cut to whole units, to 1 MiB, and to the primary's equal share if several servers have the stream. It should be what
@@ -40,21 +41,21 @@ type AggregateStreamSpec struct {
 type AggregateStream struct {
 	id      StreamID
 	spec    AggregateStreamSpec
-	units   units
+	units   sched.Units
 	content contentID
 	ctx     context.Context
 	cancel  context.CancelFunc
 	sent    atomic.Int64 // payload that this server wrote, bytes
 }
 
-// Sent returns how many bytes of the stream this server itself has sent; not in the pushed model.
+// Sent returns the payload bytes of the stream that this server itself has sent. It does not count pushed bytes.
 func (o *AggregateStream) Sent() int64 { return o.sent.Load() }
 
-// Secondaries returns how many secondaries clients are told of now. Which of them deliver only a client knows.
+// Secondaries returns the number of secondaries that are offered to clients. Only a client knows which of them deliver.
 func (s *ServerSession) Secondaries() (n int) {
 	s.listener.mu.Lock()
 	defer s.listener.mu.Unlock()
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		if m.id != primaryID {
 			n++
 		}
@@ -62,15 +63,15 @@ func (s *ServerSession) Secondaries() (n int) {
 	return n
 }
 
-// StreamID returns the id under which the client accepts the stream.
+// StreamID returns the ID with which the client accepts the stream.
 func (o *AggregateStream) StreamID() StreamID { return o.id }
 
 // Context ends when the client has released the stream or the session has ended.
 func (o *AggregateStream) Context() context.Context { return o.ctx }
 
-// OpenAggregateStream offers the client an aggregate stream, with tickets for every secondary that there is and for those
-// that join before it is released. It does not wait for the client. On a secondary it fails with ErrInvalidStreamRole;
-// with too many open it fails with ErrSecondaryStreamOverflow.
+// OpenAggregateStream offers the client an aggregate stream, with tickets for all secondaries, including those that join
+// before the client releases it. It does not wait for the client. It fails with ErrInvalidStreamRole on a secondary, and with
+// ErrSecondaryStreamOverflow if the session has 128 aggregate streams open.
 func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*AggregateStream, error) {
 	if refusal := checkPublicStream(s.Role(), false); refusal != nil {
 		return nil, refusal
@@ -89,7 +90,7 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 	o := &AggregateStream{spec: spec, units: u, content: newContentID(u, uint64(spec.Alignment), spec.Descriptor, spec.Pushed)}
 	o.ctx, o.cancel = context.WithCancel(s.conn.Context())
 
-	s.listener.mu.Lock() // so that no secondary joins between the offer's tickets and those that follow
+	s.listener.mu.Lock() // no secondary may join between this offer and its registration
 	defer s.listener.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,17 +103,17 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 	s.offers[o.id] = o
 	offer := &kwikpb.StreamOffer{
 		KwikStreamId: uint64(o.id), Size: uint64(spec.Size), Alignment: uint64(spec.Alignment),
-		Segments: u.segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
+		Segments: u.Segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
 	}
 	secondaries := 0
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		offer.Tickets = append(offer.Tickets, s.streamTicket(o, m))
 		if m != s.listener.members.self {
 			secondaries++
 		}
 	}
 	var headStart *attachment
-	if end := spec.headStart(u, secondaries); end > 0 {
+	if end := spec.headStartLength(u, secondaries); end > 0 {
 		if headStart = s.newHeadStart(o, end); headStart != nil {
 			offer.HeadStart = uint64(end)
 		}
@@ -126,23 +127,23 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 
 func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.StreamTicket {
 	claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: m.id, content: o.content}
-	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
+	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: issueTicket(m.key, claim, s.listener.config.now())}
 }
 
-// tellMembers tells the client of all servers, with new tickets. Called with the listener's lock held.
+// tellMembers sends the client all servers, with new tickets. Called with the listener's lock held.
 func (s *ServerSession) tellMembers() {
-	for _, m := range s.listener.members.all() {
+	for _, m := range s.listener.members.offerable() {
 		s.tellMember(m)
 	}
 }
 
-// tellMember tells the client of a server. Called with the listener's lock held.
+// tellMember sends the client one server with new tickets. Called with the listener's lock held.
 func (s *ServerSession) tellMember(m *member) {
 	if s.role != ServerRolePrimary {
-		return // its client hears it on the session's first path
+		return // the session's first path carries it
 	}
 	claim := ticketClaim{scope: ticketScopePath, session: s.id, server: m.id}
-	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:], Ticket: issueTicket(m.key, claim, s.listener.config.Now())}
+	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:], Ticket: issueTicket(m.key, claim, s.listener.config.now())}
 	if m.addr.IsValid() {
 		path.Addresses = []string{m.addr.String()}
 	}
@@ -156,7 +157,7 @@ func (s *ServerSession) tellMember(m *member) {
 	}
 }
 
-// tellGone tells the client that a secondary left. Called with the listener's lock held.
+// tellGone tells the client that a secondary has left. Called with the listener's lock held.
 func (s *ServerSession) tellGone(id ServerID, reason string) {
 	if s.role != ServerRolePrimary {
 		return

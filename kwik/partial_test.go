@@ -21,10 +21,10 @@ type partial struct {
 
 var errNotHere = errors.New("not here")
 
-func (p partial) Lacks() (all []Lack) {
+func (p partial) Missing() (all []MissingRange) {
 	if !p.late {
 		for r := range p.lacks.All() {
-			all = append(all, Lack{r.Start, r.End, errNotHere})
+			all = append(all, MissingRange{r.Start, r.End, errNotHere})
 		}
 	}
 	return all
@@ -35,7 +35,7 @@ func (p partial) ReadAt(b []byte, off int64) (int, error) {
 		if !p.late {
 			p.read.Add(r.Start, r.End)
 		}
-		return 0, &Lack{r.Start, r.End, errNotHere}
+		return 0, &MissingRange{r.Start, r.End, errNotHere}
 	}
 	return p.memory.ReadAt(b, off)
 }
@@ -121,14 +121,14 @@ func TestLackOfNonsense(t *testing.T) {
 // An oddLack is a content that says it lacks something else than what is asked for.
 type oddLack struct {
 	memory
-	lack Lack
+	lack MissingRange
 }
 
 func (o oddLack) ReadAt([]byte, int64) (int, error) { return 0, &o.lack }
 
 // What a content lacks has to be of what was read of it. Otherwise the source is out, and the client knows at once.
 func TestLackOfSomethingElse(t *testing.T) {
-	for _, lack := range []Lack{{0, 0, errNotHere}, {unit, 0, errNotHere}, {unit, 2 * unit, errNotHere}, {-1, 0, errNotHere}} {
+	for _, lack := range []MissingRange{{0, 0, errNotHere}, {unit, 0, errNotHere}, {unit, 2 * unit, errNotHere}, {-1, 0, errNotHere}} {
 		inWorldOf(t, 2*unit, 0, lan, func(w *world) {
 			w.primary.stop()
 			w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) {

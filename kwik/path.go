@@ -14,14 +14,14 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A PathState is what a client thinks of a path.
+// PathState is the state of a client's path to a server.
 type PathState int
 
 const (
-	PathConnecting PathState = iota // being dialled, or has not said Welcome yet
-	PathActive                      // said Welcome
-	PathClosed                      // ended; dialled again later unless the primary withdrew it
-	PathBanned                      // its bytes failed their proof; not used again in this session
+	PathConnecting PathState = iota // being dialed, or waiting for Welcome
+	PathActive                      // Welcome has arrived
+	PathClosed                      // ended; dialed again later unless the primary has withdrawn the server
+	PathBanned                      // bytes failed their proof; not used again in this session
 )
 
 func (s PathState) String() string {
@@ -38,8 +38,8 @@ func (s PathState) String() string {
 	return "unknown"
 }
 
-// ServerStats is a snapshot of a server and the paths to it, of which there are several only where ClientConfig.ConnectionsPerServer says so or
-// loss makes one useless.
+// ServerStats is a snapshot of a server and the paths to it. There are several paths only if
+// ClientConfig.ConnectionsPerServer requires them, or if loss limits the first one.
 type ServerStats struct {
 	ID    ServerID
 	Role  ServerRole
@@ -47,42 +47,47 @@ type ServerStats struct {
 	State PathState
 	// Err is why the server is closed or banned; nil otherwise.
 	Err error
-	// Connections is how many paths are connected.
-	Connections int
-	// RTT is the smoothed round-trip time and MinRTT the shortest that was seen; 0 while there is no connection.
+	// connections is the number of connected paths.
+	connections int
+	// RTT is the smoothed round-trip time and MinRTT the shortest one; 0 while there is no
+	// connection.
 	RTT, MinRTT time.Duration
-	// CongestionWindow is how many bytes this side may have under way on all paths, 0 while there is no connection.
-	CongestionWindow uint64
-	// ServerSent, ServerLost and ServerWindow are what the server last reported of its side of the paths that are connected: packets sent,
-	// packets lost, and how many bytes it may have under way. A server reports while it serves.
-	ServerSent, ServerLost uint64
-	ServerWindow           int64
-	// Wire counts what went over all connections to the server.
+	// congestionWindow is the sum of this side's congestion windows over all paths, in bytes; 0
+	// while there is no connection.
+	congestionWindow uint64
+	// serverSent, serverLost and serverWindow are the newest reports of the server on its side
+	// of the connected paths: packets sent, packets lost, and the congestion window in bytes. A
+	// server reports while it serves.
+	serverSent, serverLost uint64
+	serverWindow           int64
+	// Wire counts the traffic of all connections to the server.
 	Wire WireStats
 	// SecondaryStreams counts the secondary streams of all paths.
 	SecondaryStreams SecondaryStreamStats
 }
 
-// A path is one QUIC connection to one server, on the client. Its goroutines (control reader and writer, acceptors, one
-// per secondary stream) are started by run, end with the connection, and run waits for them.
+// A path is one QUIC connection to one server, on the client. run starts its goroutines (control
+// reader and writer, acceptors, one per secondary stream) and waits for them. They end with the
+// connection.
 type path struct {
-	id      PathID
-	role    ServerRole
-	addr    netip.AddrPort
-	conn    *quic.Conn
-	control *controlStream
-	session *ClientSession
-	leaving bool          // no stream should begin to use it; guarded by the session
-	greeted chan struct{} // closed by run when the server has said Welcome, or will not
-	refusal error         // why it will not; set before greeted is closed
-	asked   time.Time     // when Hello was sent
-	host    *Host         // what the server says of itself; nil if nothing; guarded by the session
-	release func()        // frees the socket; called once, when nothing of the path is left
+	id       PathID
+	role     ServerRole
+	addr     netip.AddrPort
+	conn     *quic.Conn
+	control  *controlStream
+	session  *ClientSession
+	draining bool          // no stream should start to use it; guarded by the session
+	greeted  chan struct{} // closed by run when Welcome has arrived or cannot arrive any more
+	refusal  error         // why there is no Welcome; set before greeted is closed
+	asked    time.Time     // when Hello was sent
+	host     *Host         // the server's description of itself, or nil; guarded by the session
+	release  func()        // frees the socket; called once, when the path has ended
 }
 
-// openPath says Hello on a new connection. Whether the server says Welcome is found out by run; what is sent meanwhile, the server
-// looks at after Hello. role is what the server is to be on the path: a primary on the session's first, which needs no ticket. It takes
-// over the connection and its socket, and gives both up if it fails.
+// openPath sends Hello on a new connection. It does not wait for Welcome: run does, and the server
+// handles frames that follow Hello after Hello. role is the role that the server must have on the
+// path: primary on the session's first path, which needs no ticket. openPath owns the connection
+// and its socket, and closes both if it fails.
 func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, role ServerRole, ticket []byte) (*path, error) {
 	p := &path{id: id, addr: d.addr, conn: d.conn, release: d.release, session: s, role: role, greeted: make(chan struct{})}
 	if err := p.hello(ctx, ticket); err != nil {
@@ -104,12 +109,12 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 		hello.PathId = string(p.id.server())
 	}
 	stream.SetReadDeadline(time.Now().Add(p.session.config.HelloTimeout))
-	p.asked = p.session.config.Now()
+	p.asked = p.session.config.now()
 	p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
 	return nil
 }
 
-// awaitWelcome waits for the server's answer to Hello, and closes the path if that is not Welcome.
+// awaitWelcome waits for Welcome. Any other answer closes the path.
 func (p *path) awaitWelcome() error {
 	defer close(p.greeted)
 	err := p.readWelcome()
@@ -139,7 +144,7 @@ func (p *path) readWelcome() error {
 		return errorf(ErrInvalidStreamRole, "the server is a %s", roleFromWire(w.GetRole())).onPath(p.id)
 	}
 	p.control.stream.SetReadDeadline(time.Time{})
-	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.Now()))
+	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.now()))
 	return nil
 }
 
@@ -150,7 +155,8 @@ func roleFromWire(r kwikpb.Role) ServerRole {
 	return ServerRoleSecondary
 }
 
-// run serves the path until it ends and returns why. Everything that it started has ended then.
+// run serves the path until it ends and returns the reason. All goroutines that it started have
+// ended then.
 func (p *path) run() error {
 	var wg sync.WaitGroup
 	ctx := p.conn.Context()
@@ -171,12 +177,12 @@ func (p *path) run() error {
 	return fromQUIC(context.Cause(ctx), p.id)
 }
 
-// fail closes the path because of err. Closing a closed path does nothing.
+// fail closes the path because of err. It has no effect on a closed path.
 func (p *path) fail(err error) {
 	p.conn.CloseWithError(ApplicationErrorCode(codeOf(err)), closingReason(err))
 }
 
-// closingReason is what the peer is told: the error's own reason, nothing of its causes.
+// closingReason returns the text that the peer gets: the error's own reason without its causes.
 func closingReason(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return printable(e.Message)
@@ -218,9 +224,9 @@ func (p *path) acceptStreams(ctx context.Context) {
 	}
 }
 
-// acceptSecondaryStreams hands secondary streams to the handler, each in a goroutine that ends with the stream or the
-// path at the latest. There are as many at once as QUIC allows to be open: a stream that was cancelled gives its credit back
-// while what it brought last is still being placed, so that has to be counted here.
+// acceptSecondaryStreams runs the handler for each secondary stream, in a goroutine that ends with
+// the stream or the path. It limits their number itself: a stream that was canceled returns its
+// QUIC credit while its last bytes are still being placed.
 func (p *path) acceptSecondaryStreams(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()

@@ -2,41 +2,50 @@ package kwik
 
 import (
 	"time"
+
+	"kwikcp/kwik/internal/sched"
 )
 
-// This file is the client's side of pushed streams: no grants, but a window. Everything before its end may be written by
-// whoever wants to; the end moves on as the application reads. A pushed secondary stream is known to the scheduler like a grant
-// that nobody gave (adopt), so that it goes the way of all others from there on.
+// This file is the client's side of pushed streams. They have a window instead of grants: every server may write any
+// bytes before its end, which moves as the application reads. The scheduler treats a pushed secondary stream as a grant that
+// it did not make itself (adopt).
 
-// pushLimit returns the end of what may be pushed now. Called with the lock held.
+// pushLimit returns the end of the window. Called with the lock held.
 func (a *streamAggregator) pushLimit() int64 {
 	if a.mode != consumerOrdered {
-		return a.units.total // an unordered consumer takes everything at once
+		return a.units.Total() // an unordered consumer needs no window
 	}
-	return a.units.floor(min(a.offsets.read+a.window, a.units.total))
+	return a.units.Floor(min(a.offsets.read+a.window, a.units.Total()))
 }
 
-// tellWindow tells a source what may be pushed; sync says that it is not where it should be, and question, if not 0, which of
-// its questions is answered. Called with the lock held.
+// A pushWindow tells a source of a pushed stream what it may write.
+type pushWindow struct {
+	start, end int64  // the source may write up to end; the client needs start next
+	sync       bool   // the source is not where it should be
+	question   uint64 // which question of the source this answers; 0 for none
+}
+
+// tellWindow sends a source the window. sync means that its offset is wrong; question is the timestamp of the request that this
+// answers, 0 for none. Called with the lock held.
 func (a *streamAggregator) tellWindow(s *source, sync bool, question uint64) {
 	s.told = a.pushLimit()
-	a.tell(schedAction{kind: schedWindow, path: s.id, start: min(a.offsets.next, s.told), end: s.told, sync: sync, question: question})
+	a.sendWindow(s.id, pushWindow{start: min(a.offsets.next, s.told), end: s.told, sync: sync, question: question})
 }
 
-// moveWindow tells each source for which the window has moved by a quarter of its size since it last heard of it, or to the
-// stream's end. Called with the lock held.
+// moveWindow sends the window to each source for which it has moved by a quarter of its size, or to the stream's end, since it
+// was last sent. Called with the lock held.
 func (a *streamAggregator) moveWindow() {
 	limit := a.pushLimit()
 	for _, s := range a.sources {
-		if moved := limit - s.told; !s.gone && moved > 0 && (moved >= a.window/4 || limit == a.units.total) {
+		if moved := limit - s.told; !s.gone && moved > 0 && (moved >= a.window/4 || limit == a.units.Total()) {
 			a.tellWindow(s, false, 0)
 		}
 	}
 }
 
-// synchronise answers a source that says where it is. In a pulled stream that only tells how many grants it queues: where it
-// goes on is what it is granted. In a pushed stream a source that is behind what the client has, or ahead of what it allows,
-// is told to go to where the client is. question is repeated to it, so that it knows the answer from other news.
+// synchronise acts on a source's report of its offset. In a pulled stream only the number of grants that it queues matters:
+// grants determine the offset. In a pushed stream a source that is behind the client's bytes, or beyond the window, is told
+// the client's offset. The answer repeats question, so that the source can tell it from other updates.
 func (a *streamAggregator) synchronise(id PathID, offset int64, room int, question uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -48,18 +57,18 @@ func (a *streamAggregator) synchronise(id PathID, offset int64, room int, questi
 		a.tellWindow(s, offset < a.offsets.next || offset > a.pushLimit(), question)
 		return
 	}
-	a.sched.setRoom(id, room, time.Now())
+	a.sched.SetQueueLimit(sched.SourceID(id), room, time.Now())
 	a.dispatch()
 }
 
-// answersTo reports whether the stream knows what to say to a path that pushes: it was attached, or nobody is any more.
+// answersTo reports whether a path that pushes is attached, or no path is any more.
 func (a *streamAggregator) answersTo(id PathID) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.sources[id] != nil || a.err != nil || a.released
 }
 
-// adopt admits a secondary stream that a source pushes from start on.
+// adopt admits a secondary stream in which a source pushes bytes from start on.
 func (a *streamAggregator) adopt(id PathID, start int64) (s *source, grant uint64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -71,18 +80,18 @@ func (a *streamAggregator) adopt(id PathID, start int64) (s *source, grant uint6
 		return nil, 0, errSourceGone
 	case s == nil:
 		return nil, 0, errorf(ErrMetadataProtocolViolation, "a source that was not attached pushes").onPath(id).onStream(a.id, start)
-	case start < 0 || start >= a.units.total || !a.units.isBoundary(start):
+	case start < 0 || start >= a.units.Total() || !a.units.IsBoundary(start):
 		return nil, 0, errorf(ErrMetadataProtocolViolation, "no unit begins where it is pushed").onPath(id).onStream(a.id, start)
 	}
-	grant, ok := a.sched.adopt(id, start)
+	grant, ok := a.sched.Adopt(sched.SourceID(id), start)
 	if !ok {
 		return nil, 0, errSourceGone
 	}
 	return s, grant, nil
 }
 
-// mayPush reports whether a source may write up to end now, and up to where it may. If not it is told where the client is, and its stream is reset: it is
-// ahead, or its memory of the window is.
+// mayPush returns the end of the window, and an error if end is beyond it. In that case it also sends the window to the source;
+// the caller resets the secondary stream.
 func (a *streamAggregator) mayPush(s *source, end int64) (limit int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -93,11 +102,11 @@ func (a *streamAggregator) mayPush(s *source, end int64) (limit int64, err error
 	return limit, streamFault{errorf(ErrOffsetSyncFailure, "pushed up to %d, the window ends at %d", end, s.told).onPath(s.id).onStream(a.id, end)}
 }
 
-// overdue reports whether a hole of a pushed stream has kept its consumer waiting for too long: an ordered one for the byte that
-// is due, an unordered one for any. Called with the lock held.
+// overdue reports whether the consumer of a pushed stream has waited longer than ReorderTimeout for the bytes of a hole: an
+// ordered one for the next byte, an unordered one for any. Called with the lock held.
 func (a *streamAggregator) overdue(now time.Time) bool {
-	had := a.sched.had.Total()
-	got, busy := a.offsets.next, a.offsets.read < a.offsets.next // with what it has
+	had := a.sched.Had()
+	got, busy := a.offsets.next, a.offsets.read < a.offsets.next // the reader has bytes left
 	if a.mode == consumerUnordered {
 		got, busy = had, false
 	}

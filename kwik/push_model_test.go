@@ -78,7 +78,7 @@ func FuzzPushed(f *testing.F) {
 			for i := range b.data {
 				b.data[i] = letters[source]
 			}
-			done := !ordered && a.sched.done()
+			done := !ordered && a.sched.Done()
 			if done {
 				wait() // until CopyTo has returned the bytes may still change, and then not any more
 			}
@@ -100,7 +100,9 @@ func FuzzPushed(f *testing.F) {
 			p := make([]byte, n)
 			n, err := a.read(p)
 			switch {
-			case m.read == size && (n != 0 || err != io.EOF), m.read < size && (n == 0 || err != nil):
+			case m.read == size && (n != 0 || err != io.EOF):
+				t.Fatalf("at the end: %d, %v", n, err)
+			case m.read < size && (n == 0 || err != nil):
 				t.Fatalf("at %d: %d, %v", m.read, n, err)
 			case !bytes.Equal(p[:n], m.owner[m.read:m.read+n]):
 				t.Fatalf("at %d: read %.20q, want %.20q", m.read, p[:n], m.owner[m.read:])

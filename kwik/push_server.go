@@ -10,16 +10,17 @@ import (
 	"sync"
 	"time"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A PushedStream is a server's part in an aggregate stream whose bytes are pushed (AggregateStreamSpec.Pushed): there
-// are no grants; the servers agree among themselves who writes what, and each writes its parts through SecondaryStreams. What may
-// be written ahead is bounded by the client's reorder window, which moves as the client reads.
+// A PushedStream is a server's part in an aggregate stream whose bytes are pushed (AggregateStreamSpec.Pushed). There are no
+// grants: the servers agree among themselves which of them writes which part, and each writes its parts through
+// SecondaryStreams. The client's reorder window, which moves as the client reads, bounds how far they may write ahead.
 type PushedStream struct {
 	session    *ServerSession
 	id         StreamID
-	units      units
+	units      sched.Units
 	descriptor []byte
 	ctx        context.Context
 	cancel     context.CancelFunc
@@ -29,29 +30,29 @@ type PushedStream struct {
 	limit    int64         // no byte at or beyond this offset yet
 	asked    uint64        // the newest question to the client
 	answered uint64        // the newest question that it answered
-	changed  chan struct{} // closed and made anew whenever something above changes
+	changed  chan struct{} // closed and replaced when a field above changes
 }
 
-func newPushedStream(s *ServerSession, id StreamID, u units, descriptor []byte) *PushedStream {
+func newPushedStream(s *ServerSession, id StreamID, u sched.Units, descriptor []byte) *PushedStream {
 	p := &PushedStream{session: s, id: id, units: u, descriptor: descriptor, changed: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(s.conn.Context())
 	return p
 }
 
-// StreamID returns the KWIK stream's id.
+// StreamID returns the KWIK stream's ID.
 func (p *PushedStream) StreamID() StreamID { return p.id }
 
 // Size returns the KWIK stream's size, in bytes.
-func (p *PushedStream) Size() int64 { return p.units.total }
+func (p *PushedStream) Size() int64 { return p.units.Total() }
 
-// Descriptor returns what the primary said the stream is.
+// Descriptor returns the primary's descriptor of the stream.
 func (p *PushedStream) Descriptor() []byte { return p.descriptor }
 
-// Context ends when the client has all bytes or needs no more of them, or the session has ended.
+// Context ends when the client has all bytes or releases the stream, and with the session.
 func (p *PushedStream) Context() context.Context { return p.ctx }
 
-// AcceptPushedStream returns the next pushed stream that the client reads and has attached this server to. The primary gets
-// those that it opened, a secondary those for which the primary vouches with a ticket.
+// AcceptPushedStream returns the next pushed stream to which the client has attached this server. A primary accepts those that
+// it opened, a secondary those for which the client has a ticket of the primary.
 func (s *ServerSession) AcceptPushedStream(ctx context.Context) (*PushedStream, error) {
 	for {
 		s.mu.Lock()
@@ -74,7 +75,7 @@ func (s *ServerSession) AcceptPushedStream(ctx context.Context) (*PushedStream, 
 }
 
 // attachPushed makes this server a source of a pushed stream. Called with the session's lock held.
-func (s *ServerSession) attachPushed(id StreamID, u units, descriptor []byte) {
+func (s *ServerSession) attachPushed(id StreamID, u sched.Units, descriptor []byte) {
 	p := newPushedStream(s, id, u, descriptor)
 	s.pushed[id] = p
 	s.waiting = append(s.waiting, p)
@@ -82,9 +83,9 @@ func (s *ServerSession) attachPushed(id StreamID, u units, descriptor []byte) {
 	s.news = make(chan struct{})
 }
 
-// window takes what the client allows.
+// window takes a new window from the client.
 func (p *PushedStream) window(w *kwikpb.OffsetSyncResponse) error {
-	start, n, total := w.GetExpectedOffset(), w.GetLength(), uint64(p.units.total)
+	start, n, total := w.GetExpectedOffset(), w.GetLength(), uint64(p.units.Total())
 	if start > total || n > total-start || w.GetGrantId() != 0 {
 		return errorf(ErrOffsetSyncFailure, "window of %d bytes at %d", n, start).onStream(p.id, -1)
 	}
@@ -97,11 +98,11 @@ func (p *PushedStream) window(w *kwikpb.OffsetSyncResponse) error {
 	return nil
 }
 
-// Sync asks the client where it is and returns its next expected offset: for a source that lost its place. offset is where the
-// source believes to be.
+// Sync asks the client for its next expected offset and returns it. It serves a source that lost its place; offset is where the
+// source believes the client to be.
 func (p *PushedStream) Sync(ctx context.Context, offset int64) (expected int64, err error) {
 	p.mu.Lock()
-	p.asked = max(p.asked+1, uint64(time.Now().UnixMicro())) // a timestamp that no other question has
+	p.asked = max(p.asked+1, uint64(time.Now().UnixMicro())) // unique among the requests of this stream
 	question := p.asked
 	p.session.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{
 		KwikStreamId: uint64(p.id), CurrentOffset: uint64(max(offset, 0)), Room: 1, Timestamp: question,
@@ -113,7 +114,7 @@ func (p *PushedStream) Sync(ctx context.Context, offset int64) (expected int64, 
 	return p.expected, err
 }
 
-// ended says why the stream's context has ended: errStreamClosed if the client needs nothing more, and otherwise what ended the
+// ended returns why the stream's context has ended: errStreamClosed if the client released it, otherwise the error of the
 // session.
 func (p *PushedStream) ended() error {
 	if conn := p.session.conn.Context(); conn.Err() != nil {
@@ -122,7 +123,7 @@ func (p *PushedStream) ended() error {
 	return errStreamClosed
 }
 
-// wait waits until ready, which is called with the lock held, and returns the limit.
+// wait blocks until ready, which is called with the lock held, returns true. It returns the limit.
 func (p *PushedStream) wait(ctx context.Context, expired <-chan time.Time, ready func() bool) (limit int64, err error) {
 	for {
 		if p.ctx.Err() != nil {
@@ -146,8 +147,8 @@ func (p *PushedStream) wait(ctx context.Context, expired <-chan time.Time, ready
 	}
 }
 
-// A SecondaryStream carries bytes of a pushed stream from one offset on. It is used by one goroutine. Close must be called
-// in the end.
+// A SecondaryStream carries bytes of a pushed stream from one offset on. It is not safe for concurrent use. Close must be
+// called at the end.
 type SecondaryStream struct {
 	session  *ServerSession
 	pushed   *PushedStream // once mapped
@@ -164,13 +165,13 @@ var (
 	errSecondaryDone = errors.New("kwik: secondary stream closed")
 )
 
-// OpenSecondaryStream returns a new secondary stream, on a primary and on a secondary alike. Nothing is sent before it is mapped,
-// and it is no public stream: the client's application never sees it.
+// OpenSecondaryStream returns a new secondary stream, on a primary and on a secondary. Nothing is sent before it is mapped. The
+// client's application does not see it.
 func (s *ServerSession) OpenSecondaryStream() *SecondaryStream { return &SecondaryStream{session: s} }
 
-// SetKwikStreamMapping says which pushed stream the bytes belong to, and at which offset they begin: a unit boundary. The
-// client must have attached this server to it (AcceptPushedStream). A stream is mapped once, or fails with ErrStreamMappingConflict.
-// It waits, until the write deadline, while as many secondary streams as the client allows, 32, are open.
+// SetKwikStreamMapping maps the secondary stream to a pushed stream, from offset, a unit boundary, on. The client must have
+// attached this server to the stream (AcceptPushedStream). A second mapping fails with ErrStreamMappingConflict. The call
+// blocks, until the write deadline, while the session has as many secondary streams open as the client allows, usually 32.
 func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error {
 	if s.err != nil {
 		return s.err
@@ -184,7 +185,7 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 	if p == nil {
 		return errorf(ErrStreamMappingConflict, "this server is not attached to the stream").onStream(id, offset)
 	}
-	if offset < 0 || offset >= p.units.total || !p.units.isBoundary(offset) {
+	if offset < 0 || offset >= p.units.Total() || !p.units.IsBoundary(offset) {
 		return errorf(ErrOffsetSyncFailure, "no unit begins there").onStream(id, offset)
 	}
 	ctx := p.ctx
@@ -206,11 +207,11 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 		return writeError(err, s.session.serverID.path(1))
 	}
 	s.pushed, s.stream = p, stream
-	s.block = newBlock(max(s.session.listener.config.BufferSize, int(p.units.size)))
+	s.block = newBlock(max(s.session.listener.config.BufferSize, int(p.units.Size())))
 	return nil
 }
 
-// KwikStreamID returns the pushed stream that the secondary stream is mapped to, 0 before it is.
+// KwikStreamID returns the ID of the pushed stream to which the secondary stream is mapped, 0 before.
 func (s *SecondaryStream) KwikStreamID() StreamID {
 	if s.pushed == nil {
 		return 0
@@ -235,17 +236,17 @@ func (s *SecondaryStream) SetWriteDeadline(t time.Time) {
 	}
 }
 
-// Write writes the next bytes. It waits while the client's window does not allow them; bytes of a unit that is not complete are
-// kept until it is. After an error the stream is of no use, except that one that waited for the window too long may go on, with
-// the bytes after the n that it took, when there is a new deadline. If the client needs nothing more, or the session has
-// ended, the pushed stream's Context has, too.
+// Write writes the next bytes. It blocks while the client's window does not allow them. It holds the bytes of an incomplete
+// unit back until the unit is complete. After an error the stream cannot be used, with one exception: if Write missed its
+// deadline while the window was shut, it may be called again with a new deadline, for the bytes after the first n. When the
+// client has released the pushed stream or the session has ended, the pushed stream's Context has ended too.
 func (s *SecondaryStream) Write(p []byte) (n int, err error) {
 	switch {
 	case s.err != nil:
 		return 0, s.err
 	case s.pushed == nil:
 		return 0, errNotMapped
-	case int64(len(p)) > s.pushed.units.total-s.Offset():
+	case int64(len(p)) > s.pushed.units.Total()-s.Offset():
 		return 0, errorf(ErrOffsetSyncFailure, "%d bytes pass the stream's end", len(p)).onStream(s.pushed.id, s.Offset())
 	}
 	for n < len(p) {
@@ -259,12 +260,12 @@ func (s *SecondaryStream) Write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// payload is where pending bytes are collected.
+// payload returns the buffer of pending bytes.
 func (s *SecondaryStream) payload() []byte {
 	return s.block.room[blockHeadroom:min(len(s.block.room), blockHeadroom+maxDataPayload)]
 }
 
-// flush sends the whole units that are pending, as the window allows them. Its errors stick, but for a window that stays shut.
+// flush sends the whole units that are pending, as the window allows. Its errors stick, except for a missed deadline.
 func (s *SecondaryStream) flush() (err error) {
 	defer func() {
 		if err != errWriteTimeout {
@@ -272,16 +273,16 @@ func (s *SecondaryStream) flush() (err error) {
 		}
 	}()
 	for {
-		whole := s.pushed.units.floor(s.Offset())
+		whole := s.pushed.units.Floor(s.Offset())
 		if whole <= s.stream.offset {
 			return nil
 		}
-		next := s.pushed.units.ceil(s.stream.offset + 1)
+		next := s.pushed.units.Ceil(s.stream.offset + 1)
 		limit, err := s.awaitWindow(next)
 		if err != nil {
 			return err
 		}
-		n := int(min(whole, s.pushed.units.floor(limit)) - s.stream.offset)
+		n := int(min(whole, s.pushed.units.Floor(limit)) - s.stream.offset)
 		if err := s.stream.writePayload(s.block, n); err != nil {
 			if s.pushed.ctx.Err() != nil {
 				return s.pushed.ended()
@@ -304,8 +305,8 @@ func (s *SecondaryStream) awaitWindow(next int64) (limit int64, err error) {
 	return s.pushed.wait(context.Background(), expired, func() bool { return s.pushed.limit >= next })
 }
 
-// Close sends what is left and ends the secondary stream. If the bytes written do not end on a unit boundary it fails; whole units
-// that were written before count. A client that needs nothing more is no error.
+// Close sends the remaining bytes and ends the secondary stream. It fails if the written bytes do not end on a unit boundary;
+// the whole units before count. It returns nil if the client has released the stream.
 func (s *SecondaryStream) Close() error {
 	switch {
 	case s.err == errSecondaryDone:
@@ -337,10 +338,10 @@ func (s *SecondaryStream) Close() error {
 	return err
 }
 
-// writeError gives an error of a QUIC stream its type.
+// writeError returns the typed error for an error of a QUIC stream.
 func writeError(err error, path PathID) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("%w", errWriteTimeout) // another one than of a shut window: the stream is of no use any more
+		return fmt.Errorf("%w", errWriteTimeout) // differs from that of a shut window, since the stream cannot continue
 	}
 	return fromQUIC(err, path)
 }

@@ -19,7 +19,7 @@ func inPushed(t *testing.T, n, alignment int64, secondaries int, conf *ClientCon
 	inWorldOf(t, int(n), secondaries, lan, func(w *world) {
 		t := w.t
 		client, server := w.dial(conf)
-		for _, m := range w.primary.Members() {
+		for _, m := range w.primary.memberList() {
 			w.wantState(client, m.ID, PathActive)
 		}
 		s := w.offerPushed(client, server, n, alignment, nil)
@@ -72,8 +72,11 @@ func TestSecondaryStreamRules(t *testing.T) {
 		t := w.t
 		p := ends[0]
 		x := p.session.OpenSecondaryStream()
-		if n, err := x.Write([]byte("x")); n != 0 || err != errNotMapped || x.KwikStreamID() != 0 || x.Offset() != 0 {
-			t.Errorf("before it is mapped: %d, %v", n, err)
+		if n, err := x.Write([]byte("x")); n != 0 || err != errNotMapped {
+			t.Errorf("Write before the mapping: %d, %v", n, err)
+		}
+		if x.KwikStreamID() != 0 || x.Offset() != 0 {
+			t.Errorf("stream %#x, offset %d before the mapping", uint64(x.KwikStreamID()), x.Offset())
 		}
 		for off, code := range map[int64]ErrorCode{-1: ErrOffsetSyncFailure, 50: ErrOffsetSyncFailure, 1000: ErrOffsetSyncFailure, 1 << 62: ErrOffsetSyncFailure} {
 			wantError(t, x.SetKwikStreamMapping(p.StreamID(), off), code)
@@ -90,8 +93,11 @@ func TestSecondaryStreamRules(t *testing.T) {
 		if wantError(t, err, ErrOffsetSyncFailure); n != 0 {
 			t.Errorf("%d bytes past the end", n)
 		}
-		if n, err := x.Write(w.data[100:350]); n != 250 || err != nil || x.Offset() != 350 || x.KwikStreamID() != p.StreamID() {
-			t.Errorf("%d, %v, at %d", n, err, x.Offset())
+		if n, err := x.Write(w.data[100:350]); n != 250 || err != nil {
+			t.Errorf("Write: %d, %v", n, err)
+		}
+		if x.Offset() != 350 || x.KwikStreamID() != p.StreamID() {
+			t.Errorf("stream %#x, offset %d after Write", uint64(x.KwikStreamID()), x.Offset())
 		}
 		if err := x.Close(); err == nil {
 			t.Error("half a unit was left, and Close says nothing")

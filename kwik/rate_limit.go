@@ -8,40 +8,40 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A RateLimit bounds how many bytes a second the aggregate streams of a side take up: on a client what it receives from all servers
-// together, on a server what it sends to all clients together. It is a token bucket that holds the bytes of a quarter of a second, which make
-// up for the delays of a busy machine, and is empty at first, so that the first second is no exception: within any time pass at most the
-// bytes of that time and of a quarter of a second. Whoever waits for tokens gets them in turn, a little at a time. Sessions may share one.
-// Plain streams and what QUIC adds do not count.
+// A RateLimit bounds the payload rate of aggregate streams: on a client over all servers together, on a server over all clients
+// together. Plain streams and QUIC's overhead do not count. Sessions may share a limit. It is safe for concurrent use.
 //
-// A client that takes bytes more slowly than they come is felt by the servers through QUIC's flow control. Its connections therefore
-// begin with small windows, which grow with the round-trip time: little more is under way than it takes.
+// A RateLimit is a token bucket that holds the bytes of a quarter of a second, to make up for the delays of a busy host. It
+// starts empty. So in any period at most the bytes of that period and of a quarter of a second pass. Callers that wait
+// receive tokens in turn, in small pieces.
+//
+// QUIC's flow control makes the servers of a limited client slow down. Its connections start with small windows, which grow
+// with the round-trip time, so that few bytes are in flight beyond those that the client takes.
 type RateLimit struct {
 	bucket *rate.Limiter
 	rate   int64
 	piece  int // bytes that pass at once
 
 	mu   sync.Mutex
-	last time.Time // when somebody last came
+	last time.Time // of the last call of wait
 }
 
 const (
-	// bucketTime is how much time's bytes the bucket holds: what is lost in a longer delay is not made up for.
+	// bucketTime is the capacity of the bucket, as a time. A longer delay is not made up for.
 	bucketTime = 250 * time.Millisecond
-	// minPiece and maxPiece bound the pieces in which limited payload passes, in bytes; a five hundredth of a second's if that is
+	// minPiece and maxPiece bound the pieces in which limited payload passes, in bytes. A piece is the bytes of 2 ms if that is
 	// between them.
 	minPiece = 256
 	maxPiece = 64 << 10
-	// minLimitedWindow is with how large a window a connection of a limited client begins at least, in bytes. A connection sets itself
-	// up with less.
+	// minLimitedWindow is the minimum initial window of a limited client's connection, in bytes. The handshake needs less.
 	minLimitedWindow = 16 << 10
 )
 
-// NewRateLimit returns a limit of so many bytes a second, 1 at least.
+// NewRateLimit returns a limit in bytes per second. Values below 1 count as 1.
 func NewRateLimit(bytesPerSecond int64) *RateLimit {
 	bytesPerSecond = max(bytesPerSecond, 1)
 	burst := max(bytesPerSecond/int64(time.Second/bucketTime), 1)
-	const most = 1 << 30 // what an int can hold anywhere
+	const most = 1 << 30 // fits an int on every platform
 	return &RateLimit{
 		bucket: rate.NewLimiter(rate.Limit(bytesPerSecond), int(min(burst, most))),
 		rate:   bytesPerSecond,
@@ -49,7 +49,7 @@ func NewRateLimit(bytesPerSecond int64) *RateLimit {
 	}
 }
 
-// cut returns how many of n bytes should pass at once: all without a limit.
+// cut returns how many of n bytes should pass at once. l may be nil, for all.
 func (l *RateLimit) cut(n int) int {
 	if l == nil {
 		return n
@@ -57,7 +57,7 @@ func (l *RateLimit) cut(n int) int {
 	return min(n, l.piece)
 }
 
-// wait waits until n bytes may have passed, or ctx ends.
+// wait blocks until n bytes may pass or ctx ends. l may be nil.
 func (l *RateLimit) wait(ctx context.Context, n int) error {
 	if l == nil {
 		return nil
@@ -73,7 +73,7 @@ func (l *RateLimit) wait(ctx context.Context, n int) error {
 	return nil
 }
 
-// begin empties the bucket if nobody came while it filled: its bytes make up for delays, and are no start at full speed.
+// begin empties the bucket after an idle time: its bytes make up for delays and must not start a transfer at full speed.
 func (l *RateLimit) begin(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -85,8 +85,8 @@ func (l *RateLimit) begin(now time.Time) {
 	l.last = now
 }
 
-// window returns the size, in bytes, of the window with which a connection of a limited client begins: a hundredth of a second's bytes.
+// window returns the initial window of a limited client's connection in bytes: those of 10 ms.
 func (l *RateLimit) window() uint64 { return uint64(min(max(l.rate/100, minLimitedWindow), 8<<20)) }
 
-// bufferSize returns what is held and proved at once: a sixteenth of a second's bytes, so that what counts keeps up with what comes.
+// bufferSize returns the bytes to hold and verify at once: those of a sixteenth of a second, so that progress stays smooth.
 func (l *RateLimit) bufferSize() int { return int(min(max(l.rate/16, 64<<10), dataFrameSize)) }

@@ -132,8 +132,8 @@ func TestRateLimitOfAClient(t *testing.T) {
 							t.Errorf("it took %.2f s and not 5", took)
 						}
 						for _, p := range client.Servers() {
-							if p.Connections > 1 {
-								t.Errorf("%d connections to %s", p.Connections, p.ID)
+							if p.connections > 1 {
+								t.Errorf("%d connections to %s", p.connections, p.ID)
 							}
 						}
 						delivered := 0

@@ -3,39 +3,42 @@ package kwik
 import (
 	"errors"
 	"time"
+
+	"kwikcp/internal/backoff"
 )
 
-// A RecoveryPolicy says what a client does when something goes wrong with one source of an aggregate stream. The zero
-// value is the safe choice: a source that breaks the protocol loses its path, and one whose bytes fail their proof is
-// banned for the session.
+// A RecoveryPolicy decides how a client reacts to the faults of one source of an aggregate stream. The zero value is the safe
+// choice: a source that breaks the protocol loses its path, and a server whose bytes are rejected is banned for the session.
 type RecoveryPolicy struct {
-	// Mapping is for secondary streams that name a KWIK stream which this client does not know (yet).
+	// Mapping is for secondary streams of a KWIK stream that this client does not know yet.
 	Mapping MappingRetryPolicy
-	// Aggregation is for bytes that fail their proof.
+	// Aggregation is for bytes that the verifier rejects.
 	Aggregation AggregationFallbackStrategy
 	// Metadata is for secondary streams whose frames break the protocol.
 	Metadata MetadataRecoveryStrategy
 }
 
-// A MappingRetryPolicy says how long a secondary stream waits for the offer of the KWIK stream that it names. Offers and
-// data travel on different paths, so data may come first. Meanwhile nothing is read of it, so QUIC's flow control bounds what
-// it costs. It is not for head starts, which are on their offers' own path and wait as long as that lives.
+// A MappingRetryPolicy bounds how long a secondary stream waits for the offer of its KWIK stream. Offers and data travel on
+// different paths, so data may arrive first. Meanwhile it is not read, so that QUIC's flow control bounds its memory. The
+// policy does not apply to head starts: they share the path of their offer, and wait as long as the path lasts.
 type MappingRetryPolicy struct {
-	MaxRetries int           // look-ups after the first; 0 means 9, negative none
-	Backoff    time.Duration // before the first retry, doubled for each further one; 0 means 10 ms
+	MaxRetries int           // look-ups after the first; 0 means 9, which is 5.1 s with the default Backoff; negative means none
+	Backoff    time.Duration // before the first retry, doubled for each further one, at most 1 h; 0 means 10 ms
 }
 
 func (p MappingRetryPolicy) populate() MappingRetryPolicy {
-	setDefault(&p.MaxRetries, 9) // 5.1 s: an offer that is lost has come again, on most links
+	setDefault(&p.MaxRetries, 9) // 5.1 s: on most links a lost offer has arrived again by then
 	setDefault(&p.Backoff, 10*time.Millisecond)
 	return p
 }
 
-// retry calls try until it succeeds, the retries are used up or done is closed. What news returns is closed when it is worth while to try
-// again before the time, which is no retry.
+// retry calls try until it succeeds, the retries are used up or done is closed. When a channel that news returns is closed it
+// calls try at once; that does not count as a retry.
 func (p MappingRetryPolicy) retry(done <-chan struct{}, news func() <-chan struct{}, try func() bool) bool {
-	wait, n := p.Backoff, 0
-	timer := time.NewTimer(wait)
+	// Without jitter: a look-up concerns this process only.
+	delays := backoff.Policy{Min: p.Backoff, Max: max(p.Backoff, time.Hour)}
+	n := 0
+	timer := time.NewTimer(delays.Delay(1))
 	defer timer.Stop()
 	for {
 		sooner := news()
@@ -51,65 +54,65 @@ func (p MappingRetryPolicy) retry(done <-chan struct{}, news func() <-chan struc
 		case <-sooner:
 		case <-timer.C:
 			n++
-			wait = min(2*wait, time.Hour)
-			timer.Reset(wait)
+			timer.Reset(delays.Delay(n + 1))
 		}
 	}
 }
 
-// An AggregationFallbackStrategy says what happens when bytes of a source fail their proof. In each case they are dropped,
-// count as wasted, and the primary is told.
+// An AggregationFallbackStrategy decides what happens when the verifier rejects bytes of a server. In each case the bytes are
+// dropped and the primary is told.
 type AggregationFallbackStrategy int
 
 const (
-	// FallbackIsolateSource bans the source for the session. The default.
+	// FallbackIsolateSource bans the server for the session. The default.
 	FallbackIsolateSource AggregationFallbackStrategy = iota
-	// FallbackIgnoreCorrupted fetches the bytes from whoever is free and keeps the source. After the third time it is
-	// isolated all the same.
+	// FallbackIgnoreCorrupted requests the bytes from any source and keeps this one. After the third rejection the server is
+	// banned.
 	FallbackIgnoreCorrupted
-	// FallbackRequestRetransmission asks the same source once more for the bytes. After the third time it is isolated.
+	// FallbackRequestRetransmission requests the bytes from the same source again. After the third rejection the server is
+	// banned.
 	FallbackRequestRetransmission
-	// FallbackCloseStream ends the KWIK stream with the proof's error.
+	// FallbackCloseStream ends the KWIK stream with the verifier's error.
 	FallbackCloseStream
 )
 
-// maxRefutations is how often bytes of a source may fail their proof before it is isolated under any strategy.
+// maxRefutations is the number of rejections after which a server is banned under any strategy but FallbackCloseStream.
 const maxRefutations = 3
 
-// A MetadataRecoveryStrategy says what happens when the frames of a secondary stream break the protocol.
+// A MetadataRecoveryStrategy decides what happens when the frames of a secondary stream break the protocol.
 type MetadataRecoveryStrategy int
 
 const (
-	// RecoveryClosePath closes the source's path, as docs/PROTOCOL.md asks. The default.
+	// RecoveryClosePath closes the source's path, as docs/PROTOCOL.md requires. The default.
 	RecoveryClosePath MetadataRecoveryStrategy = iota
-	// RecoveryRequestResend drops the secondary stream and grants anew what it did not deliver; the source is done without
-	// after three such streams in a row.
+	// RecoveryRequestResend drops the secondary stream and requests the missing bytes again. After three such streams in a
+	// row the source takes no further part in the KWIK stream.
 	RecoveryRequestResend
-	// RecoveryUseDefaults takes the grant's start for an initial offset that OPEN leaves out. What is
-	// there and wrong is handled as by RecoveryRequestResend.
+	// RecoveryUseDefaults replaces an initial offset that OPEN leaves out by the start of the grant. Wrong values are handled
+	// as by RecoveryRequestResend.
 	RecoveryUseDefaults
 	// RecoveryCloseStream ends the KWIK stream with the violation as its error.
 	RecoveryCloseStream
-	// RecoveryIgnoreStream takes the source out of this KWIK stream and keeps its path for others.
+	// RecoveryIgnoreStream removes the source from this KWIK stream and keeps its path for others.
 	RecoveryIgnoreStream
 )
 
-// A streamFault is a source's fault for which its secondary stream is reset, with the error's code, and nothing else happens.
+// A streamFault is a fault of a source that only resets its secondary stream, with the error's code.
 type streamFault struct{ err error }
 
 func (f streamFault) Error() string { return f.err.Error() }
 func (f streamFault) Unwrap() error { return f.err }
 
-// recover decides what a violation by a source means: the error with which its path has to be closed, or nil. a is the
-// stream concerned, nil if it is not known.
+// recover applies the strategy to a violation by a source. It returns the error with which to close the path, or nil. a is the
+// stream concerned, nil if it is unknown.
 func (s MetadataRecoveryStrategy) recover(err error, path PathID, a *streamAggregator) error {
 	fault := violation(err, path)
 	if fault == nil || a == nil || errors.Is(fault, ErrSourceRefuted) {
-		return fault // bytes that failed their proof are the other strategy's affair
+		return fault // AggregationFallbackStrategy handles rejected bytes
 	}
 	switch s {
 	case RecoveryRequestResend, RecoveryUseDefaults:
-		return nil // the extent is interrupted; ended grants the rest anew and counts the strikes
+		return nil // ended requests the rest again and counts the strikes
 	case RecoveryCloseStream:
 		a.fail(fault)
 		return nil

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -36,8 +37,11 @@ func TestMappingRetryPolicy(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				start, tries := time.Now(), 0
 				ok := tt.policy.populate().retry(nil, noNews, func() bool { tries++; return tries == tt.known })
-				if ok != (tt.known > 0 && tt.known <= tt.tries) || tries != tt.tries || time.Since(start) != tt.took {
-					t.Errorf("%v after %d look-ups and %v", ok, tries, time.Since(start))
+				if found := tt.known > 0 && tt.known <= tt.tries; ok != found {
+					t.Errorf("found %t, want %t", ok, found)
+				}
+				if tries != tt.tries || time.Since(start) != tt.took {
+					t.Errorf("%d look-ups and %v, want %d and %v", tries, time.Since(start), tt.tries, tt.took)
 				}
 			})
 		})
@@ -69,11 +73,11 @@ func inFakeWorld(t *testing.T, conf *ClientConfig, f func(w *world, client *Clie
 func TestDataBeforeItsOffer(t *testing.T) {
 	inFakeWorld(t, nil, func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, id ServerID) {
 		size := uint64(len(w.data))
-		x := fake.extent(wireOpen(FirstAggregateStreamID, 0, 0), wireData(w.data[:1<<20]), wireData(w.data[1<<20:]), wireClose(size))
+		x := fake.extent(wireOpen(firstAggregateStreamID, 0, 0), wireData(w.data[:1<<20]), wireData(w.data[1<<20:]), wireClose(size))
 		x.Close()
 		time.Sleep(100 * time.Millisecond) // the stream waits for its offer
 		s := w.offerPushed(client, server, int64(size), 0, nil)
-		if s.StreamID() != FirstAggregateStreamID {
+		if s.StreamID() != firstAggregateStreamID {
 			w.t.Fatalf("stream %#x", s.StreamID())
 		}
 		time.Sleep(100 * time.Millisecond) // and for its source's attachment: nobody reads yet
@@ -94,7 +98,7 @@ func TestDataWithoutAnOffer(t *testing.T) {
 					w.offerPushed(client, server, int64(len(w.data)), 0, nil)
 				}
 				start := time.Now()
-				fake.extent(wireOpen(FirstAggregateStreamID, 0, 0), wireData(w.data[:1000]))
+				fake.extent(wireOpen(firstAggregateStreamID, 0, 0), wireData(w.data[:1000]))
 				fake.wantClosed(ErrMetadataProtocolViolation)
 				if took := time.Since(start); took < 5110*time.Millisecond || took > 5200*time.Millisecond {
 					w.t.Errorf("after %v", took)
@@ -111,7 +115,7 @@ func TestDataWithoutAnOffer(t *testing.T) {
 func TestWaitForAnOfferEnds(t *testing.T) {
 	patient := &ClientConfig{Recovery: RecoveryPolicy{Mapping: MappingRetryPolicy{MaxRetries: 12}}} // 41 s
 	inFakeWorld(t, patient, func(w *world, client *ClientSession, _ *ServerSession, fake *fakePeer, _ ServerID) {
-		fake.extent(wireOpen(FirstAggregateStreamID, 0, 0))
+		fake.extent(wireOpen(firstAggregateStreamID, 0, 0))
 		time.Sleep(time.Second)
 		start := time.Now()
 		client.CloseWithError(0, "")
@@ -123,7 +127,7 @@ func TestWaitForAnOfferEnds(t *testing.T) {
 		}
 	})
 	inFakeWorld(t, patient, func(w *world, client *ClientSession, _ *ServerSession, fake *fakePeer, id ServerID) {
-		fake.extent(wireOpen(FirstAggregateStreamID, 0, 0))
+		fake.extent(wireOpen(firstAggregateStreamID, 0, 0))
 		time.Sleep(time.Second)
 		fake.conn.CloseWithError(0, "")
 		took := w.within(time.Minute, func() bool { return w.path(client, id).State != PathActive })
@@ -358,8 +362,7 @@ func (h *hostileScene) held(grant uint64) bool {
 	a := h.stream.agg
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	g := a.sched.grants[grant]
-	return g != nil && slices.Contains(g.path.grants, g)
+	return slices.ContainsFunc(a.sched.Grants(), func(g sched.GrantState) bool { return g.ID == grant && g.Queued })
 }
 
 // gone says why the fake is out of the stream, nil while it is not.

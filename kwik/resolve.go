@@ -7,7 +7,7 @@ import (
 	"net/netip"
 )
 
-// An AddressFamily says which addresses a client uses.
+// An AddressFamily restricts the addresses that a client uses.
 type AddressFamily int
 
 const (
@@ -28,7 +28,7 @@ func (f AddressFamily) String() string {
 	return "unknown"
 }
 
-// network is what package net calls the family.
+// network returns the family's name in package net.
 func (f AddressFamily) network() string {
 	switch f {
 	case IPv4:
@@ -39,14 +39,14 @@ func (f AddressFamily) network() string {
 	return "ip"
 }
 
-// has reports whether an address, which is no mapped one, is of the family.
+// has reports whether an address is of the family. It must not be an IPv4-mapped one.
 func (f AddressFamily) has(ip netip.Addr) bool {
 	return f == AnyFamily || ip.Is4() == (f == IPv4)
 }
 
-// A LookupFunc returns the addresses of a host in the order in which they should be tried (RFC 6724). network is ip, ip4 or
-// ip6. It is net.Resolver's LookupNetIP.
-type LookupFunc func(ctx context.Context, network, host string) ([]netip.Addr, error)
+// A lookupFunc returns the addresses of a host in the order in which to try them (RFC 6724), as net.Resolver.LookupNetIP
+// does. network is ip, ip4 or ip6.
+type lookupFunc func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 // resolve returns the addresses of host:port, in the order in which to try them.
 func (c *Config) resolve(ctx context.Context, addr string) ([]netip.AddrPort, error) {
@@ -61,7 +61,7 @@ func (c *Config) resolve(ctx context.Context, addr string) ([]netip.AddrPort, er
 	var ips []netip.Addr
 	if ip, err := netip.ParseAddr(host); err == nil {
 		ips = []netip.Addr{ip}
-	} else if ips, err = c.LookupIP(ctx, c.Family.network(), host); err != nil {
+	} else if ips, err = c.lookupIP(ctx, c.Family.network(), host); err != nil {
 		return nil, err
 	}
 	var addrs []netip.AddrPort
@@ -76,8 +76,8 @@ func (c *Config) resolve(ctx context.Context, addr string) ([]netip.AddrPort, er
 	return addrs, nil
 }
 
-// interleave puts addresses of the two families in turn, the family of the first one first and each in its order, so that a family which
-// does not work costs one attempt (RFC 8305 section 4).
+// interleave alternates between the two families, starting with that of the first address, and keeps the order within each. So a
+// family that does not work costs one attempt (RFC 8305 section 4).
 func interleave(ips []netip.Addr) []netip.Addr {
 	var first, other []netip.Addr
 	for _, ip := range ips {

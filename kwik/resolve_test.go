@@ -61,7 +61,7 @@ func TestResolve(t *testing.T) {
 		{"[::ffff:192.0.2.7]:1", IPv4, "[192.0.2.7:1]"},
 		{"name", AnyFamily, ""},
 	} {
-		c := (&ClientConfig{Config: Config{Family: test.family, LookupIP: lookup}}).populate()
+		c := (&ClientConfig{Config: Config{Family: test.family, lookupIP: lookup}}).populate()
 		addrs, err := c.resolve(t.Context(), test.addr)
 		got := ""
 		if err == nil {
@@ -109,7 +109,7 @@ func TestHappyEyeballs(t *testing.T) {
 			conf := &ClientConfig{
 				Config: Config{
 					Family: test.family, LocalAddresses: func() []netip.Addr { return nil },
-					LookupIP: func(context.Context, string, string) ([]netip.Addr, error) { return test.addrs, nil },
+					lookupIP: func(context.Context, string, string) ([]netip.Addr, error) { return test.addrs, nil },
 				},
 				ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
 					conn, _ := w.listen()

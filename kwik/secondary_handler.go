@@ -14,9 +14,9 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A secondaryStreamHandler receives the secondary streams of every path of a session: it parses their frames, keeps
-// their mappings and hands the payload to the aggregator of the KWIK stream. It starts no goroutine; each path runs
-// handle in one of its own per stream and waits for them.
+// A secondaryStreamHandler receives the secondary streams of all paths of a session: it parses
+// their frames, keeps their mappings and passes the payload to the aggregator of the KWIK stream.
+// It starts no goroutine: each path runs handle in one goroutine per stream and waits for them.
 type secondaryStreamHandler struct {
 	// aggregator finds a KWIK stream; known is false for an id that was never offered, and the aggregator nil
 	// for one that has ended.
@@ -39,16 +39,16 @@ type secondaryStreamInfo struct {
 	received  atomic.Int64 // payload bytes that arrived
 
 	state   SecondaryStreamState
-	due     time.Time // since when OPEN is; zero once it has come
+	openDue time.Time // since when OPEN is; zero once it has come
 	src     *source   // once mapped
 	seen    int64     // received at the last sweep
 	expired bool      // given up by sweep
 }
 
-func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), news func() <-chan struct{}, c *ClientConfig) *secondaryStreamHandler {
+func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), nextOffer func() <-chan struct{}, c *ClientConfig) *secondaryStreamHandler {
 	return &secondaryStreamHandler{
 		aggregator: aggregator,
-		news:       news,
+		news:       nextOffer,
 		config:     c.SecondaryStreams,
 		recovery:   c.Recovery,
 		mappings:   newStreamMappingManager((maxSecondaryPaths + 1 + maxFurtherPaths) * c.SecondaryStreams.MaxStreamsPerPath),
@@ -62,9 +62,9 @@ func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, boo
 func (h *secondaryStreamHandler) handle(done <-chan struct{}, path PathID, s *quic.ReceiveStream) error {
 	id := secondaryStreamID{path: path, id: int64(s.StreamID())}
 	info := &secondaryStreamInfo{quic: s}
-	h.enter(id, info)
+	h.register(id, info)
 	a, err := h.serve(done, id, info)
-	h.leave(id, info, a, err)
+	h.unregister(id, info, a, err)
 	reset := NoError
 	if fault, ok := errors.AsType[streamFault](err); ok {
 		reset = codeOf(fault)
@@ -77,7 +77,7 @@ func (h *secondaryStreamHandler) handle(done <-chan struct{}, path PathID, s *qu
 // ended before its CLOSE and FIN.
 func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamID, info *secondaryStreamInfo) (*streamAggregator, error) {
 	reader := &frameReader{r: info.quic}
-	defer reader.drop()
+	defer reader.release()
 	frames := &metadataProtocol{r: reader, id: uint64(id.id)}
 	f, err := frames.next(0, 0)
 	if h.opened(info) {
@@ -94,7 +94,7 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 	}
 
 	kwikID := StreamID(clampOffset(f.open.GetTargetKwikStreamId()))
-	a := h.target(done, kwikID, id.path, f.open.GetGrantId() == 0)
+	a := h.awaitTarget(done, kwikID, id.path, f.open.GetGrantId() == 0)
 	if a == nil {
 		if _, known := h.aggregator(kwikID); known {
 			return nil, nil // it ended while this was under way
@@ -104,7 +104,7 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 	if !a.awaitDemand(done) {
 		return nil, nil // nobody ever wanted it
 	}
-	src, x, err := h.admit(a, id.path, f.open)
+	src, x, err := h.authorize(a, id.path, f.open)
 	if err != nil {
 		a.faulted(id.path, x.grant, err)
 		return a, err
@@ -131,10 +131,10 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 	return a, err
 }
 
-// target finds the KWIK stream that a secondary stream names; nil if it has ended or does not come. It waits, as the retry
+// awaitTarget finds the KWIK stream that a secondary stream names; nil if it has ended or does not come. It waits, as the retry
 // policy says, for its offer, and for the attachment of a source that pushes. A head start is waited for until the path ends: its offer is on
 // the same connection, which brings it in the end however much is lost.
-func (h *secondaryStreamHandler) target(done <-chan struct{}, kwikID StreamID, path PathID, pushed bool) (a *streamAggregator) {
+func (h *secondaryStreamHandler) awaitTarget(done <-chan struct{}, kwikID StreamID, path PathID, pushed bool) (a *streamAggregator) {
 	policy := h.recovery.Mapping
 	if path == primaryPathID && !pushed {
 		policy.MaxRetries = math.MaxInt
@@ -144,7 +144,7 @@ func (h *secondaryStreamHandler) target(done <-chan struct{}, kwikID StreamID, p
 		if a != nil && pushed {
 			return a.answersTo(path)
 		}
-		return known || !kwikID.IsAggregate()
+		return known || !kwikID.isAggregate()
 	})
 	return a
 }
@@ -156,12 +156,12 @@ type admission struct {
 	start, end, granted int64
 }
 
-// admit decides whether a source may write what OPEN announces, and where: under a grant, or, on a pushed stream, on its own. With an
+// authorize decides whether a source may write what OPEN announces, and where: under a grant, or, on a pushed stream, on its own. With an
 // error it returns the grant that the source does hold, if it does.
-func (h *secondaryStreamHandler) admit(a *streamAggregator, path PathID, open *kwikpb.SecondaryStreamOpen) (src *source, x admission, err error) {
+func (h *secondaryStreamHandler) authorize(a *streamAggregator, path PathID, open *kwikpb.SecondaryStreamOpen) (src *source, x admission, err error) {
 	offset := clampOffset(open.GetInitialOffset())
 	if x.grant = open.GetGrantId(); x.grant == 0 {
-		x = admission{start: offset, end: a.units.total, granted: a.units.total}
+		x = admission{start: offset, end: a.units.Total(), granted: a.units.Total()}
 		src, x.grant, err = a.adopt(path, offset)
 		return src, x, err
 	}
@@ -199,7 +199,7 @@ func (h *secondaryStreamHandler) receive(frames *metadataProtocol, in *intake, e
 			return h.finish(in, f.close)
 		}
 		next := in.off + int64(f.dataLen)
-		if next > end || !a.units.isBoundary(next) {
+		if next > end || !a.units.IsBoundary(next) {
 			return errorf(ErrMetadataProtocolViolation, "data up to %d under a grant that ends at %d", next, end).onPath(in.src.id).onStream(a.id, in.off)
 		}
 		if err := in.take(f.dataLen); err != nil {
@@ -228,7 +228,7 @@ func (h *secondaryStreamHandler) finish(in *intake, c *kwikpb.SecondaryStreamClo
 	return nil
 }
 
-// cancel ends every secondary stream of a KWIK stream that has ended.
+// cancel cancels the secondary streams of a KWIK stream that has ended.
 func (h *secondaryStreamHandler) cancel(kwikID StreamID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -262,12 +262,13 @@ func (h *secondaryStreamHandler) run(done <-chan struct{}) {
 func (h *secondaryStreamHandler) opened(info *secondaryStreamInfo) (late bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	info.due = time.Time{}
+	info.openDue = time.Time{}
 	return info.expired
 }
 
-// sweep cancels the streams on which nothing came for StreamTimeout although their sources owe bytes, or MetadataTimeout although they
-// owe OPEN. A path is excused while bytes of it are being placed: QUIC's flow control may hold up all its streams then.
+// sweep cancels streams without progress: those whose source owes bytes for StreamTimeout, or OPEN
+// for MetadataTimeout. While bytes of a path are being placed, its streams are not timed: QUIC's
+// flow control may delay them all.
 func (h *secondaryStreamHandler) sweep(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -279,10 +280,10 @@ func (h *secondaryStreamHandler) sweep(now time.Time) {
 	}
 	for id, info := range h.streams {
 		switch {
-		case info.due.IsZero():
+		case info.openDue.IsZero():
 		case busy[id.path]:
-			info.due = now
-		case now.Sub(info.due) >= h.config.MetadataTimeout:
+			info.openDue = now
+		case now.Sub(info.openDue) >= h.config.MetadataTimeout:
 			info.expired = true
 			info.quic.CancelRead(StreamErrorCode(ErrMetadataProtocolViolation))
 		}
@@ -310,7 +311,8 @@ func (h *secondaryStreamHandler) interrupted(info *secondaryStreamInfo, meta *ma
 	return err
 }
 
-// violation returns err if it is the source's fault in a way that ends its path, and nil if its stream was interrupted.
+// violation returns err if it is a fault of the source that must close its path, and nil if its
+// stream was only interrupted.
 func violation(err error, path PathID) error {
 	e, ok := errors.AsType[*Error](err)
 	if _, mere := errors.AsType[streamFault](err); mere || !ok || e.Remote || (e.Path != "" && e.Path != path) || errors.Is(err, context.Canceled) {

@@ -28,7 +28,7 @@ func inSourceScene(t *testing.T, size int, align int64, conf ClientConfig, prove
 		h.stream = w.offer(h.client, h.server, align, prove)
 		h.copy = w.copy(h.stream)
 		h.fake.attached()
-		h.fake.metadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{KwikStreamId: uint64(h.stream.StreamID()), Room: roomOffered})
+		h.fake.metadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{KwikStreamId: uint64(h.stream.StreamID()), Room: grantQueueLimit})
 		h.grant = h.fake.granted()
 		h.start = h.grant.GetExpectedOffset()
 		f(h)
@@ -262,7 +262,7 @@ func TestMappingEnd(t *testing.T) {
 		shorten := func(end int64) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			a.sched.shorten(a.sched.grants[h.grant.GetGrantId()], end)
+			a.sched.Shorten(h.grant.GetGrantId(), end)
 			a.dispatch()
 		}
 		wantEnd := func(end int64) {
@@ -386,8 +386,8 @@ func TestPathStats(t *testing.T) {
 		w.copy(w.offer(client, server, unit, nil)).wantAll()
 		before := w.wantState(client, "s1", PathActive)
 		for _, p := range client.Servers() {
-			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond || p.CongestionWindow == 0 {
-				t.Errorf("%q: RTT %v, at least %v, window %d", p.ID, p.RTT, p.MinRTT, p.CongestionWindow)
+			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond || p.congestionWindow == 0 {
+				t.Errorf("%q: RTT %v, at least %v, window %d", p.ID, p.RTT, p.MinRTT, p.congestionWindow)
 			}
 			if p.Wire.BytesReceived < uint64(p.SecondaryStreams.CountedBytes) || p.Wire.BytesSent == 0 || p.Wire.PacketsSent == 0 || p.Wire.PacketsReceived == 0 {
 				t.Errorf("%q: %+v", p.ID, p.Wire)

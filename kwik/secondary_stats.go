@@ -8,7 +8,7 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// A SecondaryStreamState is where a secondary stream is in its life.
+// A SecondaryStreamState is the state of a secondary stream.
 type SecondaryStreamState int
 
 const (
@@ -70,10 +70,10 @@ func (s *SecondaryStreamStats) add(t SecondaryStreamStats) {
 	}
 }
 
-// endedKept is how many secondary streams of a path are remembered after they ended.
+// endedKept is the number of ended secondary streams that are remembered for each path.
 const endedKept = 16
 
-// A pathStreams is what the secondary stream handler keeps of a path besides the streams that are open.
+// A pathStreams is the handler's record of a path, besides its open streams.
 type pathStreams struct {
 	opened   int                   // streams so far
 	open     int                   // of those, the ones that are open
@@ -82,7 +82,7 @@ type pathStreams struct {
 	ended    []SecondaryStreamInfo // the newest endedKept, the oldest first
 }
 
-// pathStreams returns the record of a path. Called with the lock held.
+// pathStreams returns the record of a path and creates it if necessary. The caller holds h.mu.
 func (h *secondaryStreamHandler) pathStreams(id PathID) *pathStreams {
 	p := h.paths[id]
 	if p == nil {
@@ -92,20 +92,21 @@ func (h *secondaryStreamHandler) pathStreams(id PathID) *pathStreams {
 	return p
 }
 
-// enter makes a stream known.
-func (h *secondaryStreamHandler) enter(id secondaryStreamID, info *secondaryStreamInfo) {
+// register adds an open stream.
+func (h *secondaryStreamHandler) register(id secondaryStreamID, info *secondaryStreamInfo) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	info.createdAt = time.Now()
-	info.due = info.createdAt
+	info.openDue = info.createdAt
 	h.streams[id] = info
 	p := h.pathStreams(id.path)
 	p.opened++
 	p.open++
 }
 
-// leave forgets a stream that is over, but for how it ended: err is why it did before its CLOSE and FIN.
-func (h *secondaryStreamHandler) leave(id secondaryStreamID, info *secondaryStreamInfo, a *streamAggregator, err error) {
+// unregister removes a stream that has ended and remembers how. err is the reason if it ended
+// before CLOSE and FIN.
+func (h *secondaryStreamHandler) unregister(id secondaryStreamID, info *secondaryStreamInfo, a *streamAggregator, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	info.state = SecondaryStreamClosed
@@ -127,25 +128,25 @@ func (h *secondaryStreamHandler) leave(id secondaryStreamID, info *secondaryStre
 	p.ended = append(p.ended, last)
 }
 
-// unneeded reports whether a stream of a was cut off because nobody needs the rest: the KWIK stream has ended, the source is out
-// of it, or its grant was taken back.
+// unneeded reports whether a stream of a was cut off because the rest is not needed: the KWIK
+// stream has ended, the source was removed from it, or its grant was revoked.
 func unneeded(a *streamAggregator, err error) bool {
 	reset, ok := errors.AsType[*quic.StreamError](err)
 	return errors.Is(err, errStreamEnded) || errors.Is(err, errSourceGone) || (a != nil && a.ctx.Err() != nil) ||
 		(ok && ErrorCode(reset.ErrorCode) == NoError)
 }
 
-// counted takes over what of a source's bytes has counted since the last call.
-func (h *secondaryStreamHandler) counted(s *source) {
+// addCounted adds the bytes of a source that have counted since the last call.
+func (h *secondaryStreamHandler) addCounted(s *source) {
 	n := s.counted.Swap(0)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.pathStreams(s.id).counted += n
 }
 
-// queue returns how many bytes of a path have counted, and whether most of the secondary streams are taken that it may have open, so that
+// pathLoad returns how many bytes of a path have counted, and whether most of the secondary streams are taken that it may have open, so that
 // the server is likely to let others wait.
-func (h *secondaryStreamHandler) queue(path PathID) (counted int64, long bool) {
+func (h *secondaryStreamHandler) pathLoad(path PathID) (counted int64, long bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := h.paths[path]
@@ -155,8 +156,8 @@ func (h *secondaryStreamHandler) queue(path PathID) (counted int64, long bool) {
 	return p.counted, 2*p.open > h.config.MaxStreamsPerPath
 }
 
-// forget drops the record of a path that the session forgets.
-func (h *secondaryStreamHandler) forget(id PathID) {
+// removePath removes the record of a path.
+func (h *secondaryStreamHandler) removePath(id PathID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.paths, id)

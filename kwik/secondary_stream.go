@@ -17,8 +17,8 @@ const (
 	blockHeadroom = 128
 )
 
-// A secondaryStream is a server's end of a secondary stream: it writes the seed's frames around payload. It is used by
-// one goroutine, but for cancel.
+// A secondaryStream is a server's end of a secondary stream: it writes frames around payload. It is
+// for one goroutine, except for cancel.
 type secondaryStream struct {
 	stream *quic.SendStream
 	kwikID StreamID
@@ -27,9 +27,9 @@ type secondaryStream struct {
 	limit  *RateLimit // of the listener; nil for none
 }
 
-// openSecondaryStream opens a stream that writes from offset on, under a grant or, if that is 0, without. Nothing is sent before the first
-// write, or announce. One of them has to follow at once: as soon as a later stream is heard of, the client knows that this one is there, too
-// (RFC 9000 section 3.2), and waits for its OPEN.
+// openSecondaryStream opens a stream that writes from offset on, under a grant or, if grant is 0,
+// without one. It sends nothing: the caller must write or announce at once. When the client hears
+// of a later stream, it knows that this one exists (RFC 9000, section 3.2) and waits for its OPEN.
 func (s *ServerSession) openSecondaryStream(ctx context.Context, kwikID StreamID, grant uint64, offset int64) (*secondaryStream, error) {
 	stream, err := s.conn.OpenUniStreamSync(ctx)
 	if err != nil {
@@ -45,14 +45,14 @@ func (s *ServerSession) openSecondaryStream(ctx context.Context, kwikID StreamID
 	return &secondaryStream{stream: stream, kwikID: kwikID, offset: offset, opened: opened, limit: s.listener.config.RateLimit}, nil
 }
 
-// announce sends OPEN by itself.
+// announce sends OPEN without payload.
 func (s *secondaryStream) announce() error {
 	_, err := s.stream.Write(s.opened)
 	s.opened = nil
 	return err
 }
 
-// writePayload sends the first n bytes of payload that were put into b, behind its headroom, as one DATA frame; nobody copies them.
+// writePayload sends the first n bytes of b's payload as one DATA frame, without copying them.
 func (s *secondaryStream) writePayload(b *block, n int) error {
 	var header [blockHeadroom]byte
 	head := appendDataHeader(append(header[:0], s.opened...), n)
@@ -73,7 +73,7 @@ func (s *secondaryStream) writePayload(b *block, n int) error {
 	return nil
 }
 
-// close sends CLOSE and FIN. A reason other than "" says why the grant was not written to its end.
+// close sends CLOSE and FIN. A reason other than "" is why the grant was not written to its end.
 func (s *secondaryStream) close(reason string) error {
 	frame, err := appendMetadataFrame(s.opened, kwikpb.MetadataFrameType_SECONDARY_STREAM_CLOSE, &kwikpb.SecondaryStreamClose{
 		FinalOffset: uint64(s.offset), Reason: reason,
@@ -87,10 +87,10 @@ func (s *secondaryStream) close(reason string) error {
 	return s.stream.Close()
 }
 
-// cancel resets the stream; a write under way returns.
+// cancel resets the stream; a blocked write returns.
 func (s *secondaryStream) cancel() { s.stream.CancelWrite(StreamErrorCode(NoError)) }
 
-// readPayload reads n bytes of content, from off on, to where writePayload takes them from.
+// readPayload reads n bytes of content from offset off into the part of b that writePayload sends.
 func readPayload(content io.ReaderAt, b *block, off int64, n int) error {
 	if k, err := content.ReadAt(b.room[blockHeadroom:blockHeadroom+n], off); k < n {
 		if err == nil || err == io.EOF {

@@ -11,11 +11,11 @@ import (
 	"sync"
 )
 
-// A ClientSession is a client's relation with one primary and, hidden, with the secondaries that the primary names. It
-// is used like a quic-go connection to the primary.
+// A ClientSession is a client's session with one primary and with the secondaries that the primary names. It is used like a
+// quic-go connection to the primary; the application does not see the secondaries' connections.
 //
-// It lives until CloseWithError. When the primary's path ends, so do plain streams and their calls, with the
-// primary's error; aggregate streams go on as long as a secondary delivers.
+// It lasts until CloseWithError. When the primary's path ends, plain streams and their calls fail with the primary's
+// error. Aggregate streams continue as long as a server delivers.
 type ClientSession struct {
 	id      SessionID
 	config  *ClientConfig
@@ -34,7 +34,7 @@ type ClientSession struct {
 	paths   map[PathID]*pathRecord // of all servers
 	streams map[StreamID]*openStream
 	offered StreamID // the highest aggregate stream id so far; 0 for none
-	// headStarts is how many head starts have been reserved, and headStartRoom how much of their room is not, in bytes.
+	// headStarts is the number of reserved head starts, and headStartRoom the window that is not reserved, in bytes.
 	headStarts    int
 	headStartRoom int64
 	waiting       []*Stream         // opened by the primary, not accepted yet; QUIC's stream limit bounds their number
@@ -58,11 +58,11 @@ func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 	return s
 }
 
-// begin takes the primary's first path into service.
+// begin starts the goroutines of the primary's first path.
 func (s *ClientSession) begin(p *path) {
 	s.primary = p
 	r := s.newServer(primaryID, ServerRolePrimary, p.addr).paths[0]
-	r.path, r.tried = p, true
+	r.path, r.dialed = p, true
 	s.wg.Go(func() { s.handler.run(s.ctx.Done()) })
 	s.wg.Go(func() {
 		err := p.run()
@@ -71,8 +71,8 @@ func (s *ClientSession) begin(p *path) {
 	})
 }
 
-// Welcomed waits until the primary has said Welcome, which it has after Dial, and returns the error that Dial would have returned if it
-// does not, or the cause of ctx.
+// Welcomed waits for the primary's Welcome, which Dial has waited for already. It returns the error that Dial would have
+// returned, or the cause of ctx.
 func (s *ClientSession) Welcomed(ctx context.Context) error {
 	select {
 	case <-s.primary.greeted:
@@ -82,7 +82,7 @@ func (s *ClientSession) Welcomed(ctx context.Context) error {
 	}
 }
 
-// OpenStreamSync opens a plain stream to the primary. It waits for QUIC's stream limit until ctx ends.
+// OpenStreamSync opens a plain stream to the primary. It blocks while QUIC's stream limit is reached, until ctx ends.
 func (s *ClientSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
 	stream, err := s.primary.conn.OpenStreamSync(ctx)
 	if err != nil {
@@ -91,7 +91,7 @@ func (s *ClientSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
 	return &Stream{quic: stream, path: primaryPathID}, nil
 }
 
-// OpenStream opens a plain stream to the primary, or fails at once if QUIC's stream limit is reached.
+// OpenStream opens a plain stream to the primary. It fails at once if QUIC's stream limit is reached.
 func (s *ClientSession) OpenStream() (*Stream, error) {
 	stream, err := s.primary.conn.OpenStream()
 	if err != nil {
@@ -152,7 +152,7 @@ func (s *ClientSession) announce() {
 	s.arrived = make(chan struct{})
 }
 
-// CloseWithError closes the session and all its paths, as quic-go's does, and waits until nothing of it is left.
+// CloseWithError closes the session and all its paths, and waits for their goroutines.
 func (s *ClientSession) CloseWithError(code ApplicationErrorCode, reason string) error {
 	s.cancel(errSessionClosed)
 	s.mu.Lock()
@@ -176,10 +176,10 @@ func (s *ClientSession) CloseWithError(code ApplicationErrorCode, reason string)
 
 var errSessionClosed error = closedError("kwik: session closed")
 
-// Context ends when the primary's path ends, as a quic-go connection's does; its cause says why.
+// Context ends with the primary's path, as a quic-go connection's does. Its cause is the error.
 func (s *ClientSession) Context() context.Context { return s.public }
 
-// ID returns the session's id.
+// ID returns the session's ID, which is the same on every server.
 func (s *ClientSession) ID() SessionID { return s.id }
 
 // ConnectionState returns the TLS state of the primary's path.

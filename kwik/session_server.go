@@ -14,12 +14,12 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A ServerSession is a server's end of one client's path. On a primary it is used like a quic-go connection, and it
-// offers aggregate streams. On a secondary, and on a further path to a primary, it has nothing public: AcceptStream waits for the
-// session's end.
+// A ServerSession is a server's end of one path of a client. On a primary it is used like a quic-go connection, and it offers
+// aggregate streams. On a secondary, and on a further path to a primary, it has no public streams: AcceptStream blocks until
+// the session ends.
 //
-// Its goroutines are the control reader and writer, one per attached stream and, on a secondary, the one that refuses
-// public streams. They end with the connection; the listener waits for them.
+// Its goroutines are the control reader and writer, one per attached stream and, on a secondary, one that refuses public
+// streams. They end with the connection, and the listener waits for them.
 type ServerSession struct {
 	listener *Listener
 	conn     *quic.Conn
@@ -29,21 +29,21 @@ type ServerSession struct {
 	role     ServerRole // what this server is on this path
 	wg       sync.WaitGroup
 
-	mu       sync.Mutex
-	last     StreamID // newest aggregate stream
-	offers   map[StreamID]*AggregateStream
-	attached map[StreamID]*attachment
-	pushed   map[StreamID]*PushedStream
-	waiting  []*PushedStream // for AcceptPushedStream
-	news     chan struct{}   // closed and made anew whenever waiting grows
-	plain    int             // plain streams on which this side may still write
-	blames   int             // how often the client blamed a server
-	used     bool            // a stream was attached or opened once
-	ended    bool            // the connection is over: no goroutine begins
-	reportAt time.Time       // when the client may next be told how the path is
+	mu               sync.Mutex
+	last             StreamID // newest aggregate stream
+	offers           map[StreamID]*AggregateStream
+	attached         map[StreamID]*attachment
+	pushed           map[StreamID]*PushedStream
+	waiting          []*PushedStream // for AcceptPushedStream
+	news             chan struct{}   // closed and made anew whenever waiting grows
+	plain            int             // plain streams on which this side may still write
+	rejectionReports int             // how often the client blamed a server
+	used             bool            // a stream was attached or opened once
+	ended            bool            // the connection is over: no goroutine begins
+	reportAt         time.Time       // when the client may next be told how the path is
 }
 
-// serveClient greets a client and serves its path until it ends.
+// serveClient serves a client's path until it ends.
 func (l *Listener) serveClient(conn *quic.Conn, greeted func()) error {
 	s, err := l.greet(conn)
 	if err != nil {
@@ -74,7 +74,7 @@ func (l *Listener) serveClient(conn *quic.Conn, greeted func()) error {
 	return nil
 }
 
-// greet reads Hello and decides whether the client may come in.
+// greet reads Hello and decides whether to accept the client.
 func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	ctx, cancel := context.WithTimeout(l.ctx, l.config.HelloTimeout)
 	defer cancel()
@@ -85,7 +85,7 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	stream.SetReadDeadline(time.Now().Add(l.config.HelloTimeout))
 	s := &ServerSession{
 		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID,
-		last:     FirstAggregateStreamID - 1,
+		last:     firstAggregateStreamID - 1,
 		offers:   make(map[StreamID]*AggregateStream),
 		attached: make(map[StreamID]*attachment),
 		pushed:   make(map[StreamID]*PushedStream),
@@ -109,10 +109,10 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	role := kwikpb.Role_ROLE_PRIMARY
 	switch {
 	case len(hello.GetTicket()) > 0:
-		// The name is the one of the membership under whose key the ticket was made, be it the previous one.
+		// It is the ID of the membership under whose key the ticket was made, present or previous.
 		role, s.role, s.serverID = kwikpb.Role_ROLE_SECONDARY, ServerRoleSecondary, ServerID(hello.GetPathId())
 		claim := ticketClaim{scope: ticketScopePath, session: s.id, server: s.serverID}
-		if err := checkTicket(l.ticketKeys(), claim, hello.GetTicket(), l.config.Now()); err != nil {
+		if err := checkTicket(l.ticketKeys(), claim, hello.GetTicket(), l.config.now()); err != nil {
 			return nil, err
 		}
 	case l.config.Role == ServerRoleSecondary:
@@ -126,14 +126,14 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	return s, nil
 }
 
-// register makes a session known and tells its client of the secondaries.
+// register adds a session to the listener and tells its client of the secondaries.
 func (l *Listener) register(s *ServerSession) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
 	case l.ctx.Err() != nil:
 		return errorf(NoError, "server closed")
-	case l.leaving:
+	case l.draining:
 		return errorf(NoError, "server is leaving")
 	case len(l.sessions) >= l.config.MaxSessions:
 		return errorf(ErrSecondaryStreamOverflow, "too many clients")
@@ -146,7 +146,7 @@ func (l *Listener) register(s *ServerSession) error {
 func (l *Listener) unregister(s *ServerSession) {
 	l.mu.Lock()
 	delete(l.sessions, s)
-	if l.leaving && len(l.sessions) == 0 {
+	if l.draining && len(l.sessions) == 0 {
 		close(l.empty)
 	}
 	l.mu.Unlock()
@@ -164,10 +164,10 @@ func (l *Listener) unregister(s *ServerSession) {
 	}
 }
 
-// Role returns what this server is on this path of the session: a primary is secondary on all but the first.
+// Role returns the server's role on this path. A primary is a secondary on all paths but the session's first.
 func (s *ServerSession) Role() ServerRole { return s.role }
 
-// ID returns the session's id, the same on every server of the session.
+// ID returns the session's ID, which is the same on every server.
 func (s *ServerSession) ID() SessionID { return s.id }
 
 // RemoteAddr returns the client's address.
@@ -179,7 +179,7 @@ func (s *ServerSession) LocalAddr() net.Addr { return s.conn.LocalAddr() }
 // ConnectionState returns the TLS state of the client's connection.
 func (s *ServerSession) ConnectionState() tls.ConnectionState { return s.conn.ConnectionState().TLS }
 
-// Context ends when the session does; its cause says why.
+// Context ends with the session. Its cause is the error.
 func (s *ServerSession) Context() context.Context { return s.conn.Context() }
 
 // CloseWithError closes the client's path to this server.
@@ -187,8 +187,8 @@ func (s *ServerSession) CloseWithError(code ApplicationErrorCode, reason string)
 	return s.conn.CloseWithError(code, reason)
 }
 
-// OpenStreamSync opens a plain stream to the client, waiting for QUIC's stream limit until ctx ends. On a secondary it
-// fails with ErrInvalidStreamRole and sends nothing.
+// OpenStreamSync opens a plain stream to the client. It blocks while QUIC's stream limit is reached, until ctx ends. On a
+// secondary it fails with ErrInvalidStreamRole and sends nothing.
 func (s *ServerSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
 	return s.openStream(func() (*quic.Stream, error) { return s.conn.OpenStreamSync(ctx) })
 }
@@ -207,7 +207,7 @@ func (s *ServerSession) openStream(open func() (*quic.Stream, error)) (*Stream, 
 	return s.newPlain(stream), nil
 }
 
-// AcceptStream returns the next plain stream that the client opened. On a secondary there are none: it waits until ctx or
+// AcceptStream returns the next plain stream that the client opened. On a secondary there are none: it blocks until ctx or
 // the session ends.
 func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
 	if s.Role() == ServerRoleSecondary {
@@ -225,7 +225,7 @@ func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
 	return s.newPlain(stream), nil
 }
 
-// newPlain counts a plain stream until this side has ended writing, and for a while after, in which the last bytes get through.
+// newPlain counts a plain stream until this side has ended writing and the last bytes had time to arrive: 4 RTT, at least 1 s.
 func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 	s.mu.Lock()
 	s.plain++
@@ -236,7 +236,7 @@ func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 			s.mu.Lock()
 			s.plain--
 			s.mu.Unlock()
-			s.endIfDone()
+			s.closeIfDrained()
 		})
 	})
 	return &Stream{quic: stream, path: s.serverID.path(1)}
@@ -272,7 +272,7 @@ func (s *ServerSession) readControl() error {
 		case *kwikpb.ControlFrame_Metadata:
 			err = s.handleMetadata(frame.Metadata)
 		case *kwikpb.ControlFrame_PathStatus:
-			s.listener.reported(s, frame.PathStatus)
+			s.listener.handlePathStatus(s, frame.PathStatus)
 		default:
 			err = errorf(ErrMetadataProtocolViolation, "control frame %T from a client", frame)
 		}
@@ -282,10 +282,10 @@ func (s *ServerSession) readControl() error {
 	}
 }
 
-// attach makes this server a source of an aggregate stream, if the client may have it.
+// attach makes this server a source of an aggregate stream, if the client is entitled to it.
 func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 	id := StreamID(o.GetKwikStreamId())
-	if o.GetKwikStreamId() > math.MaxInt64 || !id.IsAggregate() || len(o.GetDescriptor_()) > maxDescriptor {
+	if o.GetKwikStreamId() > math.MaxInt64 || !id.isAggregate() || len(o.GetDescriptor_()) > maxDescriptor {
 		return errorf(ErrMetadataProtocolViolation, "attachment to stream %#x", o.GetKwikStreamId())
 	}
 	u, err := newUnits(o.GetSize(), o.GetAlignment(), o.GetSegments())
@@ -298,7 +298,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")
 		}
 		claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: s.serverID, content: content}
-		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(), s.listener.config.Now()); err != nil {
+		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(), s.listener.config.now()); err != nil {
 			return err
 		}
 	}
@@ -324,7 +324,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 	return nil
 }
 
-// handleMetadata acts on grants and what changes them.
+// handleMetadata acts on grants, their changes and releases.
 func (s *ServerSession) handleMetadata(m *kwikpb.StreamMetadataFrame) error {
 	switch m.GetType() {
 	case kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE:
@@ -370,9 +370,9 @@ func (s *ServerSession) attachment(id uint64) *attachment {
 	return s.attached[StreamID(id)]
 }
 
-// releaseStream ends a stream that the client needs no more.
+// releaseStream ends a stream that the client has released.
 func (s *ServerSession) releaseStream(id StreamID) {
-	defer s.endIfDone()
+	defer s.closeIfDrained()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o := s.offers[id]; o != nil {

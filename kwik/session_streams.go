@@ -4,21 +4,22 @@ import (
 	"math"
 	"time"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// An openStream is an aggregate stream of a session. Guarded by the session, but for the aggregator itself.
+// An openStream is an aggregate stream of a session. The session guards all but the aggregator itself.
 type openStream struct {
 	agg     *streamAggregator
 	tickets map[ServerID][]byte
-	wanted  bool // a consumer began
-	// released: every source was told that nothing more is needed.
+	wanted  bool // a consumer has begun
+	// released means that every source was told that nothing more is needed.
 	released bool
-	// attached holds the connections that were told of the stream.
+	// attached holds the connections on which the stream was attached.
 	attached map[PathID]*path
-	// left holds the connections that have been left for good.
+	// left holds the connections that will not serve the stream again.
 	left map[PathID]*path
-	// reserve is until when sources that are still being connected are waited for.
+	// reserve is the time until which shares are kept for servers that are still connecting.
 	reserve time.Time
 }
 
@@ -39,7 +40,7 @@ func (s *ClientSession) handleControl(p *path, f *kwikpb.ControlFrame) error {
 	case f.GetMetadata() != nil:
 		return s.handleMetadata(p, f.GetMetadata())
 	case f.GetPathReport() != nil:
-		s.reported(p, f.GetPathReport())
+		s.handlePathReport(p, f.GetPathReport())
 		return nil
 	case f.GetGoAway() != nil:
 		s.goAway(p)
@@ -51,7 +52,7 @@ func (s *ClientSession) handleControl(p *path, f *kwikpb.ControlFrame) error {
 	return errorf(ErrMetadataProtocolViolation, "control frame %T from a %s", f.GetFrame(), p.role).onPath(p.id)
 }
 
-// handleMetadata acts on what a source says about its part in an aggregate stream.
+// handleMetadata acts on a source's message about its part in an aggregate stream.
 func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) error {
 	switch m.GetType() {
 	case kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST:
@@ -64,7 +65,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 			return errorf(ErrOffsetSyncFailure, "offset of a stream that was never offered").onPath(p.id)
 		}
 		if a != nil {
-			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()), int(min(request.GetRoom(), maxGrantsQueued)), request.GetTimestamp())
+			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()), int(min(request.GetRoom(), sched.MaxGrantsQueued)), request.GetTimestamp())
 		}
 		return nil
 	case kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE:
@@ -91,7 +92,7 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 // offer opens an aggregate stream that the primary announces, or adds tickets to one.
 func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 	id := StreamID(o.GetKwikStreamId())
-	if o.GetKwikStreamId() > math.MaxInt64 || !id.IsAggregate() {
+	if o.GetKwikStreamId() > math.MaxInt64 || !id.isAggregate() {
 		return errorf(ErrMetadataProtocolViolation, "offer of stream %#x", o.GetKwikStreamId())
 	}
 	s.mu.Lock()
@@ -119,7 +120,7 @@ func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 		}
 		open = s.newStream(id, u, o)
 		if o.GetHeadStart() > 0 {
-			s.headStart(open, p, int64(o.GetHeadStart()))
+			s.attachHeadStart(open, p, int64(o.GetHeadStart()))
 		}
 		s.offers = append(s.offers, &AggregateOffer{agg: open.agg, close: s.closeStream})
 		s.announce()
@@ -139,32 +140,33 @@ func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 }
 
 // newStream makes the client's end of an aggregate stream. Called with the lock held.
-func (s *ClientSession) newStream(id StreamID, u units, o *kwikpb.StreamOffer) *openStream {
+func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOffer) *openStream {
 	a := newStreamAggregator(s.ctx, id, u, o.GetAlignment(), o.GetDescriptor_(), s.config)
 	if o.GetPushed() {
 		a.pushed, a.offsets.strategy = true, s.config.ConflictResolution
 	}
 	open := &openStream{agg: a, tickets: make(map[ServerID][]byte), attached: make(map[PathID]*path), left: make(map[PathID]*path)}
 	a.begin = func() { s.wantStream(open) }
-	a.tell = func(action schedAction) { s.tell(a, action) }
+	a.tell = func(action sched.Action) { s.tell(a, action) }
+	a.sendWindow = func(id PathID, window pushWindow) { s.sendWindow(a, id, window) }
 	a.hope = func() bool { return s.hope(open) }
-	a.queue = s.handler.queue
+	a.queue = s.handler.pathLoad
 	a.done = func() { s.releaseStream(open) }
-	a.left = func(source PathID) { s.detached(open, source) }
+	a.left = func(source PathID) { s.sourceDrained(open, source) }
 	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }
 	a.blame = func(source PathID, off, n int64, cause error) {
-		s.blame(source.server(), kwikpb.PathState_PATH_STATE_ACTIVE, &kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
+		s.reportRejected(source.server(), kwikpb.PathState_PATH_STATE_ACTIVE, &kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
 	}
 	s.streams[id] = open
 	s.offered = max(s.offered, id)
 	return open
 }
 
-// wantStream attaches sources to a stream that is read for the first time.
+// wantStream attaches sources to a stream whose consumer has begun.
 func (s *ClientSession) wantStream(open *openStream) {
 	s.mu.Lock()
 	open.wanted = true
-	// A path takes two round trips to say Welcome; the primary's is the best guess of how long they are.
+	// Welcome takes two round trips. The primary's round-trip time is the best estimate for the others.
 	open.reserve = time.Now().Add(3*s.primary.rtt() + reserveSlack)
 	s.mu.Unlock()
 	s.attachAll(open)
@@ -173,17 +175,17 @@ func (s *ClientSession) wantStream(open *openStream) {
 // reserveSlack is added to three round trips for the handshakes' own work.
 const reserveSlack = 100 * time.Millisecond
 
-// connecting counts the servers that will serve the stream but have not been reached yet. Called with the lock held.
+// connecting counts the servers that may serve the stream and are being dialled for the first time. Called with the lock held.
 func (s *ClientSession) connecting(open *openStream) (n int) {
 	for id := range open.tickets {
-		if sv := s.servers[id]; sv != nil && sv.paths[0].state == PathConnecting && !sv.paths[0].tried {
+		if sv := s.servers[id]; sv != nil && sv.paths[0].state == PathConnecting && !sv.paths[0].dialed {
 			n++
 		}
 	}
 	return n
 }
 
-// attachAll attaches every path that may serve the stream and does not yet.
+// attachAll attaches every path that may serve the stream and is not attached.
 func (s *ClientSession) attachAll(open *openStream) {
 	a := open.agg
 	s.mu.Lock()
@@ -192,22 +194,22 @@ func (s *ClientSession) attachAll(open *openStream) {
 		return
 	}
 	for _, sv := range s.servers {
-		s.widen(sv)
+		s.adjustConnections(sv)
 	}
 	var paths []*path
 	for _, r := range s.paths {
 		ticket := open.tickets[r.server.id]
 		switch {
-		case r.path == nil || open.attached[r.id] == r.path || open.left[r.id] == r.path || r.dropped:
+		case r.path == nil || open.attached[r.id] == r.path || open.left[r.id] == r.path || r.excess:
 			continue
 		case r.path.role == ServerRoleSecondary && ticket == nil:
 			continue
-		case a.pushed && r.id.isFurther(): // one path for what a server pushes, or it pushes it twice
+		case a.pushed && r.id.isFurther(): // on two paths a server would push its bytes twice
 			continue
 		}
 		offer := &kwikpb.StreamOffer{
-			KwikStreamId: uint64(a.id), Size: uint64(a.units.total), Alignment: a.alignment,
-			Segments: a.units.segments(), Descriptor_: a.descriptor, Pushed: a.pushed,
+			KwikStreamId: uint64(a.id), Size: uint64(a.units.Total()), Alignment: a.alignment,
+			Segments: a.units.Segments(), Descriptor_: a.descriptor, Pushed: a.pushed,
 		}
 		if r.path.role == ServerRoleSecondary {
 			offer.Tickets = []*kwikpb.StreamTicket{{PathId: string(r.server.id), Ticket: ticket}}
@@ -220,7 +222,7 @@ func (s *ClientSession) attachAll(open *openStream) {
 	s.mu.Unlock()
 	for _, p := range paths {
 		a.attach(p.id, p.rtt)
-		switch attached, leaving := s.standing(open, p); {
+		switch attached, leaving := s.sourceState(open, p); {
 		case !attached:
 			a.detach(p.id, errSourceLeft)
 		case leaving:
@@ -230,7 +232,7 @@ func (s *ClientSession) attachAll(open *openStream) {
 	a.expect(connecting, reserve)
 }
 
-// attachNew attaches a path that has come, or stops waiting for one that has not, on every stream that is read.
+// attachNew updates every stream that has a consumer after a path has opened or a dial has failed.
 func (s *ClientSession) attachNew() {
 	s.mu.Lock()
 	var wanted []*openStream
@@ -245,43 +247,52 @@ func (s *ClientSession) attachNew() {
 	}
 }
 
-// tell sends a decision of a stream's scheduler to a source.
-func (s *ClientSession) tell(a *streamAggregator, action schedAction) {
+// tell sends a decision of a stream's scheduler to its source.
+func (s *ClientSession) tell(a *streamAggregator, action sched.Action) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.paths[action.path]
+	r := s.paths[PathID(action.Source)]
 	if r == nil || r.path == nil {
 		return // its end is about to be reported
 	}
-	switch action.kind {
-	case schedGrantExtent:
+	switch action.Kind {
+	case sched.ActionGrant:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
-			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.start), Length: uint64(action.end - action.start), GrantId: action.grant,
+			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.Start), Length: uint64(action.End - action.Start), GrantId: action.Grant,
 		})
-	case schedWindow:
-		r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
-			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.start), Length: uint64(action.end - action.start),
-			SyncRequired: action.sync, Timestamp: action.question,
-		})
-	case schedShorten:
-		s.handler.shorten(a.id, action.grant, action.end)
+	case sched.ActionShorten:
+		s.handler.shorten(a.id, action.Grant, action.End)
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_UPDATE, GrantId: action.grant, EndOffset: uint64(action.end),
+			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_UPDATE, GrantId: action.Grant, EndOffset: uint64(action.End),
 		})
-	case schedRevoke:
+	case sched.ActionRevoke:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE, GrantId: action.grant,
+			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE, GrantId: action.Grant,
 		})
 	}
 }
 
-// hope reports whether a source that does not serve the stream now may still come: a server that has a ticket is being dialled, or
+// sendWindow tells a source of a pushed stream what it may write.
+func (s *ClientSession) sendWindow(a *streamAggregator, id PathID, window pushWindow) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.paths[id]
+	if r == nil || r.path == nil {
+		return // its end is about to be reported
+	}
+	r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
+		KwikStreamId: uint64(a.id), ExpectedOffset: uint64(window.start), Length: uint64(window.end - window.start),
+		SyncRequired: window.sync, Timestamp: window.question,
+	})
+}
+
+// hope reports whether a further source may still serve the stream: a server for which there is a ticket is being dialled or
 // about to be attached.
 func (s *ClientSession) hope(open *openStream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.paths {
-		if !r.kept || !s.worthKeeping(r) || open.tickets[r.server.id] == nil {
+		if !r.hasKeeper || !s.shouldKeep(r) || open.tickets[r.server.id] == nil {
 			continue
 		}
 		if r.path == nil || (open.attached[r.id] != r.path && open.left[r.id] != r.path) {
@@ -291,7 +302,7 @@ func (s *ClientSession) hope(open *openStream) bool {
 	return false
 }
 
-// releaseStream tells every server that a stream needs nothing more.
+// releaseStream tells every server that the client needs nothing more of a stream.
 func (s *ClientSession) releaseStream(open *openStream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -303,7 +314,7 @@ func (s *ClientSession) releaseStream(open *openStream) {
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
 			KwikStreamId: uint64(open.agg.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
 		})
-		s.retire(r)
+		s.closeIfUnused(r)
 	}
 }
 
@@ -317,7 +328,7 @@ func (s *ClientSession) unreleased() (n int) {
 	return n
 }
 
-// closeStream ends a stream from this side and forgets it.
+// closeStream ends a stream and removes it from the session.
 func (s *ClientSession) closeStream(a *streamAggregator) {
 	a.close()
 	s.handler.cancel(a.id)
@@ -333,8 +344,8 @@ func (s *ClientSession) lookup(id StreamID) (*streamAggregator, bool) {
 	if open := s.streams[id]; open != nil {
 		return open.agg, true
 	}
-	return nil, id.IsAggregate() && id <= s.offered
+	return nil, id.isAggregate() && id <= s.offered
 }
 
-// clampOffset makes an offset of a peer an int64; one that is too large stays far beyond every stream.
+// clampOffset converts an offset of a peer to int64. One that is too large stays beyond the end of every stream.
 func clampOffset(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

@@ -19,6 +19,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"kwikcp/internal/simnet"
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -32,8 +33,14 @@ func TestSessionClose(t *testing.T) {
 		w.t.Helper()
 		<-ctx.Done()
 		e, ok := errors.AsType[*quic.ApplicationError](context.Cause(ctx))
-		if !ok || e.ErrorCode != 7 || e.ErrorMessage != "enough" || e.Remote != remote {
-			w.t.Errorf("cause %v, want code 7, remote %v", context.Cause(ctx), remote)
+		if !ok {
+			w.t.Fatalf("cause %v is no *quic.ApplicationError", context.Cause(ctx))
+		}
+		if e.ErrorCode != 7 || e.ErrorMessage != "enough" {
+			w.t.Errorf("cause %v, want code 7, enough", e)
+		}
+		if e.Remote != remote {
+			w.t.Errorf("cause %v, want remote %t", e, remote)
 		}
 	}
 	t.Run("client", func(t *testing.T) {
@@ -108,7 +115,7 @@ func TestNobodyLeft(t *testing.T) {
 			start := time.Now()
 			<-c.done
 			wantError(w.t, c.err, ErrAggregationTimeout)
-			if took := time.Since(start); took < 3*time.Second || took > 3*time.Second+minStall+500*time.Millisecond {
+			if took := time.Since(start); took < 3*time.Second || took > 3*time.Second+sched.MinStall+500*time.Millisecond {
 				w.t.Errorf("after %v", took)
 			}
 		})
@@ -297,10 +304,10 @@ func TestPeerThatReadsNoControlIsCutOff(t *testing.T) {
 func TestLimitsOfStrangers(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		w.primary.stop()
-		w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.MaxHandshakes, c.MaxSessions = 2, 3 }))
-		mute := []*fakePeer{w.fakeClient(w.primary, ProtocolClient), w.fakeClient(w.primary, ProtocolJoin)}
+		w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.maxHandshakes, c.MaxSessions = 2, 3 }))
+		mute := []*fakePeer{w.fakeClient(w.primary, protocolClient), w.fakeClient(w.primary, protocolJoin)}
 		time.Sleep(100 * time.Millisecond)
-		w.fakeClient(w.primary, ProtocolClient).wantClosed(ErrSecondaryStreamOverflow)
+		w.fakeClient(w.primary, protocolClient).wantClosed(ErrSecondaryStreamOverflow)
 		for _, p := range mute {
 			p.wantClosed(ErrMetadataProtocolViolation)
 		}
@@ -396,7 +403,7 @@ func TestAddressesAreTriedInOrder(t *testing.T) {
 			w.t.Fatal(err)
 		}
 		nobody := netip.MustParseAddrPort("10.9.9.9:4433")
-		tlsConf := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{ProtocolClient}}
+		tlsConf := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocolClient}}
 		stranger := w.fakeServer()
 		stranger.listener.Close()
 		for _, c := range []struct {

@@ -1,32 +1,18 @@
 package kwik
 
 import (
-	"math"
-	"math/rand/v2"
 	"time"
 
 	"kwikcp/internal/simnet"
 )
 
 // simDice draws what scenarios are made of.
-type simDice struct{ *rand.Rand }
-
-func (r simDice) half() bool     { return r.IntN(2) == 0 }
-func (r simDice) one(n int) bool { return r.IntN(n) == 0 }
-
-// log draws from [low, high), every order of magnitude alike.
-func (r simDice) log(low, high float64) float64 {
-	return low * math.Exp(r.Float64()*math.Log(high/low))
-}
-
-func (r simDice) dur(low, high time.Duration) time.Duration {
-	return time.Duration(r.log(float64(low), float64(high)))
-}
+type simDice struct{ simnet.Dice }
 
 // at draws a moment before most; an early one in half of the cases, when most happens.
 func (r simDice) at(most time.Duration) time.Duration {
-	if r.half() {
-		return r.dur(time.Millisecond, most)
+	if r.Half() {
+		return r.Duration(time.Millisecond, most)
 	}
 	return time.Duration(r.Float64() * float64(most))
 }
@@ -38,43 +24,14 @@ const simMaxSize = 3 << 20
 const simMaxShare = 16 * unit
 
 func (r simDice) size() int64 {
-	if r.one(4) {
+	if r.OneIn(4) {
 		edge := []int64{1, 1000, 4 << 10, unit, 2 * unit, 256 << 10, 8 * unit}[r.IntN(7)]
 		return max(1, edge+int64(r.IntN(3))-1)
 	}
-	if r.one(12) {
-		return int64(r.log(1<<20, simMaxSize))
+	if r.OneIn(12) {
+		return int64(r.Log(1<<20, simMaxSize))
 	}
-	return int64(r.log(1, 600<<10))
-}
-
-// links returns what draws the hosts' links. Dials that are off for the whole seed keep the mixtures apart.
-func (r simDice) links() func() simnet.Link {
-	base := simnet.Link{}
-	loss, wild := r.half(), r.half()
-	if r.half() {
-		base.Jitter = r.dur(100*time.Microsecond, 10*time.Millisecond)
-	}
-	if r.half() {
-		base.Reorder = r.log(0.0005, 0.02)
-	}
-	if r.half() {
-		base.Duplicate = r.log(0.001, 0.05)
-	}
-	if r.half() {
-		base.Flip = r.log(0.0001, 0.002)
-	}
-	return func() simnet.Link {
-		l := base
-		l.Latency, l.Rate = 5*time.Millisecond, 100e6
-		if wild { // every host is somewhere else
-			l.Latency, l.Rate = r.dur(500*time.Microsecond, 80*time.Millisecond), r.log(10e6, 200e6)
-		}
-		if loss {
-			l.Loss = []float64{0, 0.001, 0.01, 0.03}[r.IntN(4)]
-		}
-		return l
-	}
+	return int64(r.Log(1, 600<<10))
 }
 
 // A simAct is what a hostile secondary does. First what it answers to a grant, or does when it may push.
@@ -119,7 +76,7 @@ const simUnasked = simOpensPublic
 // acts draws what a hostile secondary is up to. One that never serves is as rare as one that does everything.
 func (r simDice) acts() (acts []simAct) {
 	n := 1 + r.IntN(6)
-	if r.one(6) {
+	if r.OneIn(6) {
 		n = 20
 	}
 	for range n {

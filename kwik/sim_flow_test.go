@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"kwikcp/internal/rangeset"
+	"kwikcp/kwik/internal/sched"
 )
 
 // A simFlow is a stream of a scenario at work, with its application on the client.
@@ -20,7 +21,7 @@ type simFlow struct {
 	simStream
 	*simWorld
 	index    int
-	units    units
+	units    sched.Units
 	content  []byte       // the right bytes
 	id       atomic.Int64 // once it is open
 	accepted atomic.Bool
@@ -277,7 +278,7 @@ func (f *simFlow) judge(s *AggregateReader) {
 	hole := !f.ordered && (f.had.Len() > 1 || (f.had.Len() == 1 && !f.had.ContainsRange(0, 1))) || f.ordered && s.Stats().Bytes > f.had.Total()
 	_, typed := errors.AsType[*Error](f.err)
 	switch {
-	case f.kind == simPulled && f.s.calm() && f.s.client.Loss+f.s.servers[0].link.Loss == 0 && s.Stats().Wasted > max(f.size/spareFraction, spareUnits*f.units.size)+simSpare:
+	case f.kind == simPulled && f.s.calm() && f.s.client.Loss+f.s.servers[0].link.Loss == 0 && s.Stats().Wasted > sched.HedgeBudget(f.units)+simSpare:
 		f.fault("stream %d: %d bytes of %d came in vain", f.index, s.Stats().Wasted, f.size)
 	case f.err == nil && !whole:
 		f.fault("stream %d ends well with %d bytes of %d", f.index, f.had.Total(), f.size)
@@ -337,7 +338,7 @@ func (w *simWorld) watch() {
 			h := w.hostAt(p)
 			st := p.SecondaryStreams
 			active += st.ActiveStreams
-			if st.ActiveStreams > open*max(1, p.Connections) {
+			if st.ActiveStreams > open*max(1, p.connections) {
 				w.fault("%d secondary streams of %s are open", st.ActiveStreams, p.ID)
 			}
 			e, ok := errors.AsType[*Error](p.Err)
@@ -365,7 +366,7 @@ func (w *simWorld) watchMemory(active int) {
 	blocks := 0
 	for _, a := range streams {
 		a.mu.Lock()
-		memory, grants := a.arrived.memory(), len(a.sched.grants)
+		memory, grants := a.arrived.memory(), a.sched.Grants()
 		for off, x := range a.arrived.runs {
 			if !x.page {
 				blocks++
@@ -375,17 +376,23 @@ func (w *simWorld) watchMemory(active int) {
 			}
 		}
 		blocks += len(a.arrived.pages)
-		for _, p := range a.sched.paths {
-			if len(p.grants) > maxGrantsQueued {
-				w.fault("stream %#x: %d grants are queued with %s", uint64(a.id), len(p.grants), p.id)
+		queued := make(map[sched.SourceID]int)
+		for _, g := range grants {
+			if g.Queued {
+				queued[g.Source]++
+			}
+		}
+		for id, n := range queued {
+			if n > sched.MaxGrantsQueued {
+				w.fault("stream %#x: %d grants are queued with %s", uint64(a.id), n, id)
 			}
 		}
 		a.mu.Unlock()
 		if most := 2*minReorderWindow + 2*maxDataPayload + pageSize; memory > most+most/100 {
 			w.fault("stream %#x holds %d bytes", uint64(a.id), memory)
 		}
-		if grants > paths*(maxTakenBack+2*maxGrantsQueued+256) {
-			w.fault("stream %#x knows %d grants", uint64(a.id), grants)
+		if len(grants) > paths*(sched.MaxRevoked+2*sched.MaxGrantsQueued+256) {
+			w.fault("stream %#x knows %d grants", uint64(a.id), len(grants))
 		}
 	}
 	held := blocksHeld.Load()

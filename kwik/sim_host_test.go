@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"kwikcp/internal/simnet"
 )
 
 // A simHost is a server's machine, whichever process runs there.
@@ -80,7 +81,7 @@ func (c simContent) ReadAt(p []byte, off int64) (int, error) {
 		return 0, fmt.Errorf("it was written to: %w", ErrContentChanged)
 	}
 	if c.plan.copy == simCopyRotten {
-		for _, l := range (simHoles{c}).Lacks() {
+		for _, l := range (simHoles{c}).Missing() {
 			if l.Start < end && off < l.End {
 				return 0, &l
 			}
@@ -99,10 +100,10 @@ func (c simContent) Close() error { return nil }
 // simHoles is a simContent that says what it lacks: a third of each three units, and never the same at two servers next to each other.
 type simHoles struct{ simContent }
 
-func (c simHoles) Lacks() (all []Lack) {
+func (c simHoles) Missing() (all []MissingRange) {
 	const every = 3 * unit
 	for start := int64(c.index % 3 * unit); start < c.flow.size; start += every {
-		all = append(all, Lack{start + 1, min(start+unit, c.flow.size), errors.New("a hole")})
+		all = append(all, MissingRange{start + 1, min(start+unit, c.flow.size), errors.New("a hole")})
 	}
 	return all
 }
@@ -233,7 +234,7 @@ func (h *simHost) push(session *ServerSession, p *PushedStream) {
 		h.fault("server %d pushes into a stream %q of %d bytes", h.index, p.Descriptor(), p.Size())
 		return
 	}
-	r := simDice{rand.New(rand.NewPCG(h.s.seed, uint64(100*flow.index+h.index)))}
+	r := simDice{simnet.NewDice(h.s.seed, uint64(100*flow.index+h.index))}
 	mine := slices.DeleteFunc(slices.Clone(flow.pieces), func(x simPiece) bool { return x.server != h.index })
 	slices.SortStableFunc(mine, func(a, b simPiece) int { return int(a.start - b.start) })
 	for _, x := range mine {
@@ -259,7 +260,7 @@ func (h *simHost) push(session *ServerSession, p *PushedStream) {
 	for h.s.conflict == ConflictResolutionReject && simSleep(p.Context(), 3*time.Second) {
 		for _, x := range mine {
 			for off := x.start; off < x.end && p.Context().Err() == nil; {
-				end := p.units.cut(off, 1, x.end)
+				end := p.units.Cut(off, 1, x.end)
 				h.pushPiece(session, p, flow, simPiece{h.index, off, end, x.version})
 				off = end
 			}

@@ -262,7 +262,7 @@ func (w *simWorld) settle() {
 // strangers says which secondaries only one of client and primary knows.
 func (w *simWorld) strangers() string {
 	known := make(map[ServerID]bool) // false: it could not prove its bytes, and is offered to nobody any more
-	for _, m := range w.primary.Members() {
+	for _, m := range w.primary.memberList() {
 		known[m.ID] = !m.Suspended
 	}
 	for _, p := range w.client.Servers() {

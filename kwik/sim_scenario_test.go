@@ -2,7 +2,6 @@ package kwik
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -192,27 +191,27 @@ func (s *simScenario) must(st simStream) bool {
 
 // newSimScenario draws a scenario.
 func newSimScenario(seed uint64) *simScenario {
-	r := simDice{rand.New(rand.NewPCG(seed, 0x73696d))}
-	s := &simScenario{seed: seed, faults: r.dur(time.Second, 30*time.Second)}
-	link := r.links()
+	r := simDice{simnet.NewDice(seed, 0x73696d)}
+	s := &simScenario{seed: seed, faults: r.Duration(time.Second, 30*time.Second)}
+	link := r.Links()
 	s.client = link()
 	s.servers = make([]simServer, 2+r.IntN(4))
-	hostile, poor, late, slow := !r.one(3), r.half(), r.half(), r.half() // who is slow leaves others time for mischief
+	hostile, poor, late, slow := !r.OneIn(3), r.Half(), r.Half(), r.Half() // who is slow leaves others time for mischief
 	for i := range s.servers {
 		p := &s.servers[i]
-		p.link, p.resets = link(), r.half()
-		if slow && r.half() {
-			p.disk = r.dur(time.Millisecond, 100*time.Millisecond)
+		p.link, p.resets = link(), r.Half()
+		if slow && r.Half() {
+			p.disk = r.Duration(time.Millisecond, 100*time.Millisecond)
 		}
 		if i == 0 {
 			continue
 		}
-		if late && r.half() {
+		if late && r.Half() {
 			p.joins = r.at(s.faults)
 		}
-		if hostile && !r.one(3) {
+		if hostile && !r.OneIn(3) {
 			p.acts = r.acts()
-		} else if poor && r.half() {
+		} else if poor && r.Half() {
 			p.copy = simCopyWrong + simCopy(r.IntN(4))
 			if p.copy == simCopyMissing && seed%4 > 0 { // drawn from nothing else, so that older seeds are what they were
 				p.copy = simCopyHoles + simCopy(seed%2)
@@ -225,11 +224,11 @@ func newSimScenario(seed uint64) *simScenario {
 	for i := range s.streams {
 		s.streams[i] = s.stream(r)
 	}
-	own := simDice{rand.New(rand.NewPCG(seed, 0x73746172))} // dice of their own, so that older seeds are what they were
+	own := simDice{simnet.NewDice(seed, 0x73746172)} // dice of their own, so that older seeds are what they were
 	for i := range s.streams {
-		if st := &s.streams[i]; st.kind == simPulled && own.half() {
-			if st.headStart = 1 + own.Int64N(2*maxHeadStart); own.half() {
-				st.starts = own.dur(time.Millisecond, 5*time.Second)
+		if st := &s.streams[i]; st.kind == simPulled && own.Half() {
+			if st.headStart = 1 + own.Int64N(2*maxHeadStart); own.Half() {
+				st.starts = own.Duration(time.Millisecond, 5*time.Second)
 			}
 		}
 	}
@@ -238,11 +237,11 @@ func newSimScenario(seed uint64) *simScenario {
 			s.moves = append(s.moves, r.at(s.faults))
 		}
 	}
-	if r.one(8) {
+	if r.OneIn(8) {
 		s.cut = r.at(s.faults)
 	}
 	// A hole closes, and a source is given up, in the end at the latest.
-	s.patient = s.death != simLives || len(s.moves) > 0 || r.half()
+	s.patient = s.death != simLives || len(s.moves) > 0 || r.Half()
 	for _, p := range s.servers {
 		s.patient = s.patient || p.joins > 0 || len(p.troubles) > 0
 	}
@@ -259,7 +258,7 @@ func (s *simScenario) gentle() bool {
 
 // fate draws what becomes of the servers, and who can be relied on.
 func (s *simScenario) fate(r simDice) {
-	if r.one(5) {
+	if r.OneIn(5) {
 		s.death, s.dies = simDeath(1+r.IntN(3)), r.at(s.faults)
 		s.anchor = -1
 		for i, p := range s.servers {
@@ -271,12 +270,12 @@ func (s *simScenario) fate(r simDice) {
 			s.servers[s.anchor].joins = 0
 		}
 	}
-	if r.half() {
+	if r.Half() {
 		return
 	}
 	for i := range s.servers {
 		p := &s.servers[i]
-		if i == 0 && s.death != simLives || r.half() {
+		if i == 0 && s.death != simLives || r.Half() {
 			continue
 		}
 		if i == s.anchor || i == 0 { // what a connection survives, or an anchor may do with its tickets
@@ -284,12 +283,12 @@ func (s *simScenario) fate(r simDice) {
 			if i == 0 {
 				kinds = kinds[:3]
 			}
-			p.troubles = append(p.troubles, simTrouble{kinds[r.IntN(len(kinds))], r.at(s.faults), r.dur(20*time.Millisecond, 5*time.Second)})
+			p.troubles = append(p.troubles, simTrouble{kinds[r.IntN(len(kinds))], r.at(s.faults), r.Duration(20*time.Millisecond, 5*time.Second)})
 			continue
 		}
 		at := time.Duration(0)
 		for range 1 + r.IntN(3) {
-			x := simTrouble{simTroubleKind(r.IntN(int(simTroubleKinds))), at + r.at(s.faults), r.dur(20*time.Millisecond, 20*time.Second)}
+			x := simTrouble{simTroubleKind(r.IntN(int(simTroubleKinds))), at + r.at(s.faults), r.Duration(20*time.Millisecond, 20*time.Second)}
 			at = x.at + x.last // one after the other
 			if at < s.faults || len(p.troubles) == 0 {
 				p.troubles = append(p.troubles, x)
@@ -301,15 +300,15 @@ func (s *simScenario) fate(r simDice) {
 // knobs draws what the application sets.
 func (s *simScenario) knobs(r simDice) {
 	s.conflict = ConflictResolutionStrategy(r.IntN(4))
-	if r.half() {
+	if r.Half() {
 		s.recovery.Metadata = MetadataRecoveryStrategy(r.IntN(5))
 		s.recovery.Aggregation = AggregationFallbackStrategy(r.IntN(4))
 	}
-	if r.half() {
+	if r.Half() {
 		s.streamed.BufferSize = []int{64 << 10, 128 << 10, 1 << 20}[r.IntN(3)]
 		s.streamed.AggregationBatchSize = []int{-1, 4 << 10, 64 << 10}[r.IntN(3)]
 	}
-	if r.one(4) {
+	if r.OneIn(4) {
 		s.streamed.MaxStreamsPerPath = 1 + r.IntN(8)
 	}
 }
@@ -317,11 +316,11 @@ func (s *simScenario) knobs(r simDice) {
 // stream draws a stream.
 func (s *simScenario) stream(r simDice) simStream {
 	kind := simKind(r.IntN(int(simKinds) + 2))
-	st := simStream{kind: min(kind, simPushed), at: r.at(s.faults), size: r.size(), ordered: r.half(), proof: r.half()}
+	st := simStream{kind: min(kind, simPushed), at: r.at(s.faults), size: r.size(), ordered: r.Half(), proof: r.Half()}
 	if kind > simPushed {
-		st.kind, st.size = simPulled, st.size+int64(r.log(unit, simMaxShare)) // for several sources
+		st.kind, st.size = simPulled, st.size+int64(r.Log(unit, simMaxShare)) // for several sources
 	}
-	if r.half() {
+	if r.Half() {
 		st.at = 0
 	}
 	if s.death != simLives && st.at >= s.dies {
@@ -330,20 +329,20 @@ func (s *simScenario) stream(r simDice) simStream {
 	if st.kind >= simPulled {
 		st.alignment = []int64{0, 1000, 4 << 10, unit}[r.IntN(4)]
 	}
-	if r.one(3) {
-		st.pace = r.dur(100*time.Microsecond, 50*time.Millisecond)
+	if r.OneIn(3) {
+		st.pace = r.Duration(100*time.Microsecond, 50*time.Millisecond)
 	}
-	if st.ordered && r.one(3) {
-		st.rest = r.dur(10*time.Millisecond, 5*time.Second)
+	if st.ordered && r.OneIn(3) {
+		st.rest = r.Duration(10*time.Millisecond, 5*time.Second)
 	}
-	if r.one(10) {
+	if r.OneIn(10) {
 		st.quits = 1 + r.Int64N(st.size)
 	}
 	switch st.kind {
 	case simPlain, simServed:
 		st.size = min(st.size, 256<<10)
 	case simPulled:
-		if r.one(4) {
+		if r.OneIn(4) {
 			for left := st.size; left > 0; left -= st.segments[len(st.segments)-1] {
 				st.segments = append(st.segments, max(left-left/2-r.Int64N(left/2+1), 1))
 			}
@@ -356,7 +355,7 @@ func (s *simScenario) stream(r simDice) simStream {
 
 // pieces draws who pushes what of a stream.
 func (s *simScenario) pieces(r simDice, st *simStream) {
-	if st.ordered && r.one(5) { // beyond the window
+	if st.ordered && r.OneIn(5) { // beyond the window
 		st.size = minReorderWindow + 1 + r.Int64N(simMaxSize-minReorderWindow)
 	}
 	if s.streamed.MaxStreamsPerPath > 0 { // sources that wait for the window would keep the streams that are due from coming
@@ -374,7 +373,7 @@ func (s *simScenario) pieces(r simDice, st *simStream) {
 	}
 	cuts := []int64{0, st.size}
 	for range r.IntN(8) {
-		cuts = append(cuts, u.floor(r.Int64N(st.size)))
+		cuts = append(cuts, u.Floor(r.Int64N(st.size)))
 	}
 	slices.Sort(cuts)
 	cuts = slices.Compact(cuts)
@@ -382,25 +381,25 @@ func (s *simScenario) pieces(r simDice, st *simStream) {
 	for i := range cuts[1:] {
 		st.pieces = append(st.pieces, simPiece{server: who(), start: cuts[i], end: cuts[i+1]})
 	}
-	st.poisoned = !st.proof && r.half()
-	if r.half() { // others overlap them
+	st.poisoned = !st.proof && r.Half()
+	if r.Half() { // others overlap them
 		versions := 1
-		if !st.proof && r.half() {
+		if !st.proof && r.Half() {
 			versions = 3 // and differ
 		}
 		for range 1 + r.IntN(4) {
-			x := simPiece{server: who(), start: u.floor(r.Int64N(st.size)), version: r.IntN(versions)}
-			x.end = u.ceil(x.start + 1 + r.Int64N(st.size-x.start))
+			x := simPiece{server: who(), start: u.Floor(r.Int64N(st.size)), version: r.IntN(versions)}
+			x.end = u.Ceil(x.start + 1 + r.Int64N(st.size-x.start))
 			if x.start > 0 { // what begins the stream is said above
 				st.pieces = append(st.pieces, x)
 			}
 		}
 	}
-	if r.one(6) {
+	if r.OneIn(6) {
 		st.pieces[r.IntN(len(cuts)-1)].server = -1
 	}
-	if r.half() {
-		st.haste = r.dur(time.Millisecond, 2*time.Second)
+	if r.Half() {
+		st.haste = r.Duration(time.Millisecond, 2*time.Second)
 	}
 }
 

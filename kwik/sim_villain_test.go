@@ -3,7 +3,6 @@ package kwik
 import (
 	"bufio"
 	"bytes"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -14,6 +13,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"kwikcp/internal/simnet"
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -38,7 +39,7 @@ func newSimVillain(h *simHost) *simVillain {
 			if err != nil {
 				return
 			}
-			if conn.ConnectionState().TLS.NegotiatedProtocol == ProtocolJoin {
+			if conn.ConnectionState().TLS.NegotiatedProtocol == protocolJoin {
 				continue // its own end of its membership, or the primary's, on which it never answers
 			}
 			v.mu.Lock()
@@ -54,7 +55,7 @@ func newSimVillain(h *simHost) *simVillain {
 		socket.Close()
 	})
 	for v.joined == nil { // dials fail if too much is lost
-		v.joined, _ = transport.Dial(h.ctx, net.UDPAddrFromAddrPort(v.fake.addr), clientTLS(pinned(v.fake.pin), ProtocolJoin), &quic.Config{MaxIdleTimeout: time.Hour})
+		v.joined, _ = transport.Dial(h.ctx, net.UDPAddrFromAddrPort(v.fake.addr), clientTLS(pinned(v.fake.pin), protocolJoin), &quic.Config{MaxIdleTimeout: time.Hour})
 	}
 	return v
 }
@@ -72,7 +73,7 @@ func (v *simVillain) join() {
 // leave lets the primary withdraw it.
 func (v *simVillain) leave() {
 	if v.member != nil {
-		v.primary.dismiss(v.member, "for now")
+		v.primary.removeMember(v.member, "for now")
 		v.member = nil
 	}
 }
@@ -105,7 +106,7 @@ func (v *simVillain) serve(conn *quic.Conn) {
 		return
 	}
 	c := &simCall{simVillain: v, conn: conn, control: control, busy: make(chan struct{}, 40)}
-	c.r = simDice{rand.New(rand.NewPCG(v.s.seed, uint64(1000*v.index)+v.calls.Add(1)))}
+	c.r = simDice{simnet.NewDice(v.s.seed, uint64(1000*v.index)+v.calls.Add(1))}
 	r := bufio.NewReader(control)
 	if err := readDelimited(r, maxControlFrame, &kwikpb.ControlFrame{}); err != nil || (c.draw(simMute, simActs) == simMute && c.calls.Load()%2 == 1) {
 		<-conn.Context().Done()
@@ -151,7 +152,7 @@ func (c *simCall) draw(low, high simAct) simAct {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	mine := slices.DeleteFunc(slices.Clone(c.plan.acts), func(act simAct) bool { return act < low || act >= high })
-	if len(mine) == 0 || c.r.one(8) {
+	if len(mine) == 0 || c.r.OneIn(8) {
 		return simNothing
 	}
 	return mine[c.r.IntN(len(mine))]
@@ -161,7 +162,7 @@ func (c *simCall) draw(low, high simAct) simAct {
 func (c *simCall) pause() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.r.dur(5*time.Millisecond, 5*time.Second)
+	return c.r.Duration(5*time.Millisecond, 5*time.Second)
 }
 
 // do lets something happen in a goroutine, which has dice of its own, unless much is happening already.
@@ -176,7 +177,7 @@ func (c *simCall) do(act func(r simDice)) {
 	}
 	c.acted.Add(1)
 	c.mu.Lock()
-	r := simDice{rand.New(rand.NewPCG(c.r.Uint64(), 0))}
+	r := simDice{simnet.NewDice(c.r.Uint64(), 0)}
 	c.mu.Unlock()
 	c.wg.Go(func() {
 		act(r)
@@ -231,17 +232,16 @@ func (c *simCall) violate(s *quic.SendStream) {
 }
 
 // foreign returns a grant of another source, nil if there is none. No peer could know it; a guess could be right.
-func (c *simCall) foreign(id StreamID) *schedGrant {
+func (c *simCall) foreign(id StreamID) *sched.GrantState {
 	a, _ := c.client.lookup(id)
 	if a == nil {
 		return nil
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, g := range a.sched.grants {
-		if g.path.id == primaryPathID && g.remainder() > 0 {
-			copied := *g
-			return &copied
+	for _, g := range a.sched.Grants() {
+		if PathID(g.Source) == primaryPathID && g.Pos < g.End {
+			return &g
 		}
 	}
 	return nil
@@ -336,8 +336,8 @@ func (c *simCall) push(r simDice, act simAct, o *kwikpb.StreamOffer) {
 	if f == nil || act == simNothing {
 		return
 	}
-	start := f.units.floor(r.Int64N(f.size))
-	end := f.units.ceil(start + 1 + r.Int64N(f.size-start))
+	start := f.units.Floor(r.Int64N(f.size))
+	end := f.units.Ceil(start + 1 + r.Int64N(f.size-start))
 	version := 0
 	if act == simLies {
 		version = simWrong
@@ -352,7 +352,7 @@ func (c *simCall) push(r simDice, act simAct, o *kwikpb.StreamOffer) {
 func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uint64, start, end int64) {
 	f, id := c.flow(o.GetDescriptor_()), StreamID(o.GetKwikStreamId())
 	u, err := newUnits(o.GetSize(), o.GetAlignment(), o.GetSegments())
-	if f == nil || err != nil || u.total != f.size {
+	if f == nil || err != nil || u.Total() != f.size {
 		c.fault("server %d is attached to %v", c.index, o)
 		return
 	}
@@ -365,19 +365,19 @@ func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uin
 		f.version(p[:max(0, min(end, f.size)-off)], off, version)
 		return wireData(p)
 	}
-	first := u.cut(start, unit, end)
+	first := u.Cut(start, unit, end)
 	open := wireOpen(id, grant, uint64(start))
 	var s *quic.SendStream
 	switch act {
 	case simForeignGrant:
 		if g := c.foreign(id); g != nil {
-			wrong := bytes.Repeat([]byte{0xa5}, int(u.cut(g.start, unit, g.granted)-g.start))
-			c.write(wireOpen(id, g.id, uint64(g.start)), wireData(wrong))
+			wrong := bytes.Repeat([]byte{0xa5}, int(u.Cut(g.Start, unit, g.Granted)-g.Start))
+			c.write(wireOpen(id, g.ID, uint64(g.Start)), wireData(wrong))
 		} else {
 			c.write(wireOpen(id, 1<<40+grant, uint64(start)), data(start, first))
 		}
 	case simWrongOffset:
-		off := []int64{first, first, u.floor(f.size / 2), start + 1, -1, f.size}[r.IntN(6)]
+		off := []int64{first, first, u.Floor(f.size / 2), start + 1, -1, f.size}[r.IntN(6)]
 		if off == 0 || off == start { // that would be right
 			return
 		}
@@ -387,17 +387,17 @@ func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uin
 			c.write(open) // without bytes, because it may be right
 		}
 	case simHalfUnit:
-		if n := first - start; u.size > 1 && n > 1 {
+		if n := first - start; u.Size() > 1 && n > 1 {
 			c.write(open, wireData(f.content[start:start+1]))
 		}
 	case simForeignOpen:
-		if r.half() {
+		if r.Half() {
 			c.write(wireOpen(id-1, grant, uint64(start))) // without bytes, because it may be right
 		} else {
 			c.violate(c.write(wireOpen([]StreamID{id + 99, 0, 4, 1<<63 - 1}[r.IntN(4)], grant, uint64(start)), data(start, first)))
 		}
 	case simTwice:
-		if c.write(open, data(start, first)); r.half() {
+		if c.write(open, data(start, first)); r.Half() {
 			c.write(open, data(start, first))
 		} else {
 			c.write(open, open)
@@ -407,7 +407,7 @@ func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uin
 			s.CancelWrite(quic.StreamErrorCode(r.Uint64N(1 << 62)))
 		}
 	case simGarbage:
-		if r.half() {
+		if r.Half() {
 			c.write(randomBytes(byte(r.IntN(256)), 1+r.IntN(1000)))
 		} else {
 			c.violate(c.write(bytes.Repeat([]byte{0xff}, 64)))
@@ -431,14 +431,14 @@ func (c *simCall) extent(r simDice, act simAct, o *kwikpb.StreamOffer, grant uin
 			return
 		}
 		for off := start; off < end; {
-			next := u.cut(off, 1<<(6+r.IntN(11)), end)
+			next := u.Cut(off, 1<<(6+r.IntN(11)), end)
 			if _, err := s.Write(data(off, next)); err != nil {
 				return
 			}
 			off = next
 		}
 		if act == simPastGrant && (grant > 0 || end == f.size) { // elsewhere a source may push
-			s.Write(wireData(make([]byte, max(u.size, 1))))
+			s.Write(wireData(make([]byte, max(u.Size(), 1))))
 		}
 		s.Write(wireClose(uint64(end)))
 		s.Close()

@@ -3,6 +3,8 @@ package kwik
 import (
 	"sync/atomic"
 	"time"
+
+	"kwikcp/kwik/internal/sched"
 )
 
 // A source is one path's part in one aggregate stream.
@@ -47,11 +49,16 @@ func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 	}
 	s.passed, _ = a.queue(id) // what the path brought before is no news, whenever it comes back
 	a.sources[id] = s
-	a.sched.addPath(id, rtt(), time.Now())
+	a.sched.AddSource(schedSource(id, rtt()), time.Now())
 	a.dispatch()
 	if a.pushed {
 		a.tellWindow(s, false, 0)
 	}
+}
+
+// schedSource describes a path to the scheduler.
+func schedSource(id PathID, rtt time.Duration) sched.Source {
+	return sched.Source{ID: sched.SourceID(id), RTT: rtt, SharesLink: id.isFurther()}
 }
 
 // detach takes a path out: it ended, or it cannot serve the stream.
@@ -60,7 +67,7 @@ func (a *streamAggregator) detach(id PathID, reason error) {
 	defer a.mu.Unlock()
 	if s := a.sources[id]; s != nil && !s.gone {
 		s.gone, s.reason = true, reason
-		a.sched.removePath(id, time.Now())
+		a.sched.RemoveSource(sched.SourceID(id), time.Now())
 		a.dispatch()
 	}
 }
@@ -74,16 +81,15 @@ func (a *streamAggregator) lack(id PathID, start, end int64, reason error) error
 	defer a.mu.Unlock()
 	s := a.sources[id]
 	switch {
-	case a.pushed, start < 0, start >= end, end > a.units.total, !a.units.isBoundary(start), !a.units.isBoundary(end):
+	case a.pushed, start < 0, start >= end, end > a.units.Total(), !a.units.IsBoundary(start), !a.units.IsBoundary(end):
 		return errorf(ErrMetadataProtocolViolation, "the source lacks [%d, %d)", start, end).onPath(id).onStream(a.id, start)
 	case s == nil || s.gone:
 		return nil
 	}
 	s.lacks = reason
-	a.sched.lack(id, start, end, time.Now())
-	if p := a.sched.path(id); p.lacks.Len() > maxLacks {
+	if a.sched.MarkMissing(sched.SourceID(id), start, end, time.Now()) > maxLacks {
 		s.gone, s.reason = true, errorf(ErrContentUnavailable, "lacks more than %d pieces", maxLacks).onPath(id)
-		a.sched.removePath(id, time.Now())
+		a.sched.RemoveSource(sched.SourceID(id), time.Now())
 	}
 	a.dispatch()
 	return nil
@@ -95,7 +101,7 @@ func (a *streamAggregator) drain(id PathID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.pushed {
-		a.sched.drain(id, time.Now())
+		a.sched.Drain(sched.SourceID(id), time.Now())
 		a.dispatch()
 	}
 }
@@ -104,6 +110,6 @@ func (a *streamAggregator) drain(id PathID) {
 func (a *streamAggregator) strike(s *source, cause error) {
 	if s.strikes++; s.strikes >= maxStrikes {
 		s.gone, s.reason = true, errorf(ErrContentUnavailable, "gave up %d extents in a row: %w", s.strikes, cause).onPath(s.id)
-		a.sched.removePath(s.id, time.Now())
+		a.sched.RemoveSource(sched.SourceID(s.id), time.Now())
 	}
 }

@@ -4,140 +4,129 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"io"
 	"math"
 	"slices"
 	"time"
 
-	"github.com/quic-go/quic-go"
-
+	"kwikcp/internal/backoff"
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file is about secondaries whose bytes a client could not prove. The client isolates such a secondary by itself and tells
-// the primary. The primary asks the secondary for the very bytes, on the join connection, and has its application check them. If they
-// are wrong, or do not come, it offers the secondary to nobody until they are right. The word of a client alone changes nothing. A
-// secondary that finds that it has another version of the content may say so, now and then: it is stale, not corrupt.
+// This file is the primary's side of suspension. A client that cannot prove bytes of a secondary bans it for its own
+// session and reports the bytes. The primary then challenges the secondary: it requests the same bytes on the join
+// connection, and its application verifies them. If they are wrong or do not arrive, the primary suspends the secondary,
+// and clients are not told of it until it has answered right. A client's report alone changes nothing. A secondary may
+// answer a few times that it has another version of the content: it is stale, not corrupt.
 //
-//	a client's blame -> challenge: right -> nothing happens
-//	                        |
-//	                      wrong, or no answer -> suspended -> challenge ... right -> offered again
-//	                                                          every minChallenge, doubled up to maxChallenge
+//	a client's report -> challenge --right--------------> nothing changes
+//	                               --wrong or no answer-> suspended: challenge again with back-off
+//	suspended --right--> active
 //
-// A member that is charged with something has one goroutine of the listener's, which ends when the member has proved all or is gone.
+// A member with rejected units has one goroutine of the listener, which ends when the member has proved all of them or has
+// left.
 
 const (
-	// minChallenge and maxChallenge are the shortest and the longest pause between two challenges of a suspended member.
+	// minChallenge and maxChallenge bound the delay between two challenges of a suspended member, without jitter.
 	minChallenge = 10 * time.Second
 	maxChallenge = 10 * time.Minute
-	// chargePause is the pause after a charge that was false, so that lying clients keep neither server busy.
-	chargePause = time.Second
+	// provedPause is the pause after a member has proved a unit, so that clients that lie keep neither server busy.
+	provedPause = time.Second
 	// challengeTimeout bounds one challenge.
 	challengeTimeout = 10 * time.Second
-	// maxExcuses is how often a member may answer that it has another version, while it is one.
-	maxExcuses = 16
-	// maxCharges is how many pieces a member has to prove at a time; clients that blame it for more are believed to mean the same.
-	maxCharges = 16
-	// maxBlames is how often one session is listened to.
-	maxBlames = 256
+	// maxStaleAnswers is how often a member may answer, during one membership, that it has another version.
+	maxStaleAnswers = 16
+	// maxRejectedUnits bounds the units that a member has to prove at a time. Further reports are dropped: they are taken
+	// to mean the same fault.
+	maxRejectedUnits = 16
+	// maxRejectionReports bounds the reports of one session that are handled.
+	maxRejectionReports = 256
 	// maxChallengeFrame bounds a challenge and its answer, in bytes.
-	maxChallengeFrame = maxUnit + 256<<10
+	maxChallengeFrame = sched.MaxUnit + 256<<10
 )
 
-// A VerifyFunc reports whether bytes are right: p, from offset off, of the content that a descriptor names. It returns nil as well if it
-// cannot know, because the content is not served any more.
+// A VerifyFunc checks bytes of the content that a descriptor names: p, from offset off. It returns nil if they are right. It
+// also returns nil if it cannot know, because the content is not served any more.
 type VerifyFunc func(ctx context.Context, descriptor []byte, off int64, p []byte) error
 
-// A charge is what a client could not prove: a unit of a stream.
-type charge struct {
+// A rejectedUnit is a unit of a stream that a client could not prove.
+type rejectedUnit struct {
 	offer      *AggregateStream
 	start, end int64
 }
 
-func (c charge) same(d charge) bool {
-	return c.offer.content == d.offer.content && c.start == d.start
+func (u rejectedUnit) same(v rejectedUnit) bool {
+	return u.offer.content == v.offer.content && u.start == v.start
 }
 
-// reported acts on what a client thinks of a server.
-func (l *Listener) reported(s *ServerSession, status *kwikpb.PathStatus) {
-	blame := status.GetBlame()
-	if blame == nil {
+// handlePathStatus handles a client's report on a server.
+func (l *Listener) handlePathStatus(s *ServerSession, status *kwikpb.PathStatus) {
+	rejected := status.GetBlame()
+	if rejected == nil {
 		return
 	}
 	s.mu.Lock()
-	offer := s.offers[StreamID(min(blame.GetKwikStreamId(), math.MaxInt64))]
-	s.blames++
-	enough := s.blames > maxBlames
+	offer := s.offers[StreamID(min(rejected.GetKwikStreamId(), math.MaxInt64))]
+	s.rejectionReports++
+	isFlood := s.rejectionReports > maxRejectionReports
 	s.mu.Unlock()
-	if enough {
+	if isFlood {
 		return
 	}
-	l.config.OnReject(s, ServerID(printable(status.GetPathId())), clampOffset(blame.GetOffset()), printable(status.GetReason()))
-	// What is pushed cannot be asked for, and a stream that has ended, or was never there, says nothing about what to ask for.
-	if offer == nil || offer.spec.Pushed || blame.GetOffset() >= uint64(offer.units.total) || l.config.Verify == nil {
-		return
+	l.config.OnReject(s, ServerID(printable(status.GetPathId())), clampOffset(rejected.GetOffset()), printable(status.GetReason()))
+	if l.config.Verify == nil || offer == nil {
+		return // a stream that has ended, or never existed, does not tell what to request
 	}
-	start := offer.units.floor(int64(blame.GetOffset()))
-	l.charge(ServerID(status.GetPathId()), charge{offer, start, offer.units.ceil(start + 1)})
+	if offer.spec.Pushed || rejected.GetOffset() >= uint64(offer.units.Total()) {
+		return // pushed bytes cannot be requested
+	}
+	start := offer.units.Floor(int64(rejected.GetOffset()))
+	l.addRejected(ServerID(status.GetPathId()), rejectedUnit{offer, start, offer.units.Ceil(start + 1)})
 }
 
-// charge has a member prove a unit.
-func (l *Listener) charge(id ServerID, c charge) {
+// addRejected makes a member prove a unit.
+func (l *Listener) addRejected(id ServerID, u rejectedUnit) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	m := l.members.byID[id]
-	if m == nil || l.ctx.Err() != nil || len(m.charges) >= maxCharges || slices.ContainsFunc(m.charges, c.same) {
+	if m == nil || l.ctx.Err() != nil {
 		return
 	}
-	m.charges = append(m.charges, c)
-	l.examineCharged(m)
+	if len(m.rejected) >= maxRejectedUnits || slices.ContainsFunc(m.rejected, u.same) {
+		return
+	}
+	m.rejected = append(m.rejected, u)
+	l.startChallenges(m)
 }
 
-// examineCharged starts the goroutine that has a charged member prove what it is charged with, unless it runs. Called with the lock held.
-func (l *Listener) examineCharged(m *member) {
-	if len(m.charges) > 0 && !m.examined {
-		m.examined = true
-		l.wg.Go(func() { l.examine(m) })
+// startChallenges starts the goroutine that challenges a member, unless it runs already or the member has nothing to prove.
+// The caller holds l.mu.
+func (l *Listener) startChallenges(m *member) {
+	if len(m.rejected) > 0 && !m.challenging {
+		m.challenging = true
+		l.wg.Go(func() { l.challengeUntilProved(m) })
 	}
 }
 
-// examine challenges a member until it has proved all it is charged with, or is gone.
-func (l *Listener) examine(m *member) {
-	wait := minChallenge
+// challengeUntilProved challenges a member until it has proved all its rejected units or has left.
+func (l *Listener) challengeUntilProved(m *member) {
+	retry := backoff.Policy{Min: minChallenge, Max: maxChallenge, Random: newJitter(string(m.id))}
+	failures := 0
 	for {
-		l.mu.Lock()
-		if len(m.charges) == 0 {
-			m.examined = false
-			reinstated := l.reinstate(m)
-			l.mu.Unlock()
-			if reinstated {
-				l.config.OnSuspension(m.id, nil)
-			}
+		unit, ok := l.nextRejected(m)
+		if !ok {
 			return
 		}
-		c, suspended := m.charges[0], m.suspended
-		l.mu.Unlock()
-		err := l.challenge(m, c)
+		err := l.challenge(m, unit)
 		if m.conn.Context().Err() != nil || l.ctx.Err() != nil {
 			return
 		}
-		pause := wait
-		l.mu.Lock()
-		stale := errors.Is(err, ErrContentChanged) && m.excuses < maxExcuses
-		switch {
-		case err == nil || stale:
-			if stale {
-				m.excuses++
-			}
-			m.charges = m.charges[1:]
-			pause, wait = chargePause, minChallenge
-		default:
-			m.suspended = true
-			wait = min(2*wait, maxChallenge)
-		}
-		l.mu.Unlock()
-		if err != nil && !stale && !suspended {
-			l.config.OnSuspension(m.id, err)
+		pause := provedPause
+		if l.settleChallenge(m, err) {
+			failures = 0
+		} else {
+			failures++
+			pause = retry.Delay(failures)
 		}
 		select {
 		case <-time.After(pause):
@@ -149,7 +138,47 @@ func (l *Listener) examine(m *member) {
 	}
 }
 
-// reinstate offers a member again if it was suspended, and reports whether it was. Called with the lock held.
+// nextRejected returns the unit that a member has to prove next. If there is none, it lifts the member's suspension, and the
+// member's goroutine must end.
+func (l *Listener) nextRejected(m *member) (unit rejectedUnit, ok bool) {
+	l.mu.Lock()
+	if len(m.rejected) > 0 {
+		defer l.mu.Unlock()
+		return m.rejected[0], true
+	}
+	m.challenging = false
+	isReinstated := l.reinstate(m)
+	l.mu.Unlock()
+	if isReinstated {
+		l.config.OnSuspension(m.id, nil)
+	}
+	return rejectedUnit{}, false
+}
+
+// settleChallenge records the result of a challenge, err, and reports whether it settles the unit. If it does not, the
+// member is suspended.
+func (l *Listener) settleChallenge(m *member, err error) (settled bool) {
+	l.mu.Lock()
+	isStale := errors.Is(err, ErrContentChanged) && m.staleAnswers < maxStaleAnswers
+	if isStale {
+		m.staleAnswers++
+	}
+	if err == nil || isStale {
+		defer l.mu.Unlock()
+		m.rejected = m.rejected[1:]
+		return true
+	}
+	isNew := !m.suspended
+	m.suspended = true
+	l.mu.Unlock()
+	if isNew {
+		l.config.OnSuspension(m.id, err)
+	}
+	return false
+}
+
+// reinstate lifts the suspension of a member and announces it to the clients. It reports false if the member was not
+// suspended. The caller holds l.mu.
 func (l *Listener) reinstate(m *member) bool {
 	if !m.suspended || l.members.byID[m.id] != m {
 		return false
@@ -161,8 +190,8 @@ func (l *Listener) reinstate(m *member) bool {
 	return true
 }
 
-// challenge asks a member for a unit and has it checked.
-func (l *Listener) challenge(m *member, c charge) error {
+// challenge requests a unit from a member and verifies the answer.
+func (l *Listener) challenge(m *member, u rejectedUnit) error {
 	ctx, cancel := context.WithTimeout(l.ctx, challengeTimeout)
 	defer cancel()
 	stream, err := m.conn.OpenStreamSync(ctx)
@@ -170,12 +199,12 @@ func (l *Listener) challenge(m *member, c charge) error {
 		return err
 	}
 	defer stream.CancelRead(StreamErrorCode(NoError))
-	defer stream.CancelWrite(StreamErrorCode(NoError)) // after an answer it was read to its end
+	defer stream.CancelWrite(StreamErrorCode(NoError)) // no effect after an answer: the stream is closed then
 	stream.SetDeadline(time.Now().Add(challengeTimeout))
-	spec := c.offer.spec
+	spec := u.offer.spec
 	request := &kwikpb.Challenge{
-		Size: uint64(spec.Size), Alignment: uint64(spec.Alignment), Descriptor_: spec.Descriptor, Segments: c.offer.units.segments(),
-		Offset: uint64(c.start), Length: uint64(c.end - c.start),
+		Size: uint64(spec.Size), Alignment: uint64(spec.Alignment), Descriptor_: spec.Descriptor, Segments: u.offer.units.Segments(),
+		Offset: uint64(u.start), Length: uint64(u.end - u.start),
 	}
 	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Challenge{Challenge: request}}); err != nil {
 		return err
@@ -188,73 +217,13 @@ func (l *Listener) challenge(m *member, c charge) error {
 	switch answer := f.GetAnswer(); {
 	case answer == nil:
 		return errors.New("no answer to a challenge")
-	case int64(len(answer.GetContent())) != c.end-c.start:
+	case int64(len(answer.GetContent())) != u.end-u.start:
 		code := ErrContentUnavailable
 		if answer.GetCode() == uint64(ErrContentChanged) {
 			code = ErrContentChanged
 		}
-		return errorf(code, "it has no bytes [%d, %d): %s", c.start, c.end, printable(answer.GetReason()))
+		return errorf(code, "it has no bytes [%d, %d): %s", u.start, u.end, printable(answer.GetReason()))
 	default:
-		return l.config.Verify(ctx, spec.Descriptor, c.start, answer.GetContent())
+		return l.config.Verify(ctx, spec.Descriptor, u.start, answer.GetContent())
 	}
-}
-
-// answerChallenges is the secondary's side: it answers its primary, one challenge at a time, until the membership ends.
-func (l *Listener) answerChallenges(conn *quic.Conn) {
-	for {
-		stream, err := conn.AcceptStream(conn.Context())
-		if err != nil {
-			return
-		}
-		stream.SetDeadline(time.Now().Add(challengeTimeout))
-		f := &kwikpb.JoinFrame{}
-		err = readDelimited(bufio.NewReader(stream), maxChallengeFrame, f)
-		stream.CancelRead(StreamErrorCode(NoError))
-		if err != nil || f.GetChallenge() == nil {
-			stream.CancelWrite(StreamErrorCode(ErrMetadataProtocolViolation))
-			continue
-		}
-		answer := &kwikpb.ChallengeAnswer{}
-		ctx, cancel := context.WithTimeout(conn.Context(), challengeTimeout)
-		if answer.Content, err = l.read(ctx, f.GetChallenge()); err != nil {
-			answer.Reason = printable(err.Error())
-			if errors.Is(err, ErrContentChanged) {
-				answer.Code = uint64(ErrContentChanged)
-			}
-		}
-		cancel()
-		if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Answer{Answer: answer}}); err != nil {
-			stream.CancelWrite(StreamErrorCode(NoError))
-			continue
-		}
-		stream.Close()
-	}
-}
-
-// read reads what a challenge asks for.
-func (l *Listener) read(ctx context.Context, c *kwikpb.Challenge) ([]byte, error) {
-	u, err := newUnits(c.GetSize(), c.GetAlignment(), c.GetSegments())
-	if err != nil {
-		return nil, err
-	}
-	total, n := uint64(u.total), c.GetLength()
-	switch {
-	case c.GetOffset() >= total || n == 0 || n > maxUnit || n > total-c.GetOffset() || len(c.GetDescriptor_()) > maxDescriptor:
-		return nil, errorf(ErrOffsetSyncFailure, "challenge for %d bytes at %d", n, c.GetOffset())
-	case l.config.OpenContent == nil:
-		return nil, errors.New("this server has no content")
-	}
-	content, err := l.config.OpenContent(ctx, ContentRequest{Descriptor: c.GetDescriptor_(), Size: u.total})
-	if err != nil {
-		return nil, err
-	}
-	defer content.Close()
-	p := make([]byte, n)
-	if k, err := content.ReadAt(p, int64(c.GetOffset())); uint64(k) < n {
-		if err == nil || err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, err
-	}
-	return p, nil
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -125,8 +126,8 @@ func TestStaleIsNotSuspended(t *testing.T) {
 				return memory{make([]byte, len(w.data))}, nil
 			}
 		})))
-		for i := range maxExcuses + 1 {
-			if m := w.primary.Members(); len(m) != 1 || m[0].Suspended || len(said.all()) > 0 {
+		for i := range maxStaleAnswers + 1 {
+			if m := w.primary.memberList(); len(m) != 1 || m[0].Suspended || len(said.all()) > 0 {
 				w.t.Fatalf("after %d: %+v, %v", i, m, said.all())
 			}
 			client, server := w.dial(nil)
@@ -134,9 +135,9 @@ func TestStaleIsNotSuspended(t *testing.T) {
 			s := w.offer(client, server, unit, w.prove)
 			w.copy(s).wantAll()
 			client.CloseWithError(0, "")
-			time.Sleep(2 * chargePause)
+			time.Sleep(2 * provedPause)
 		}
-		if m := w.primary.Members(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
+		if m := w.primary.memberList(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
 			w.t.Errorf("%+v, %v", m, said.all())
 		}
 	})
@@ -166,7 +167,7 @@ func TestFalseBlame(t *testing.T) {
 		blame("s9", uint64(s.StreamID()), 0)
 		blame("primary", uint64(s.StreamID()), 0)
 		time.Sleep(time.Second)
-		if m := w.primary.Members(); len(m) != 1 || m[0].Suspended || len(said.all()) != 0 {
+		if m := w.primary.memberList(); len(m) != 1 || m[0].Suspended || len(said.all()) != 0 {
 			w.t.Errorf("%+v, %v", m, said.all())
 		}
 		w.copy(s).wantAll()
@@ -187,16 +188,16 @@ func TestSuspensionOutlastsTheMembership(t *testing.T) {
 		w.copy(s).wantAll()
 		w.within(time.Second, func() bool { return len(said.all()) == 1 })
 		s1.member.Close()
-		w.within(time.Second, func() bool { return len(w.primary.Members()) == 0 })
+		w.within(time.Second, func() bool { return len(w.primary.memberList()) == 0 })
 		s1.join(JoinConfig{Token: w.token})
 		time.Sleep(time.Minute)
-		if m := w.primary.Members(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
+		if m := w.primary.memberList(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
 			w.t.Errorf("after another join: %+v, %v", m, said.all())
 		}
 		s1.stop() // repaired
 		again := w.join(restarted(s1))
 		w.secondaries = append(w.secondaries, again)
-		w.within(time.Minute, func() bool { m := w.primary.Members(); return len(m) == 1 && !m[0].Suspended })
+		w.within(time.Minute, func() bool { m := w.primary.memberList(); return len(m) == 1 && !m[0].Suspended })
 		if heard := said.all(); len(heard) != 2 || heard[1] != nil {
 			w.t.Errorf("%v", heard)
 		}
@@ -222,7 +223,7 @@ func TestLiesWithoutEnd(t *testing.T) {
 				PathId: "s1", Blame: &kwikpb.Blame{KwikStreamId: uint64(s.StreamID()), Offset: i % 64 * unit},
 			}}})
 			time.Sleep(10 * time.Millisecond)
-			if w.primary.Members()[0].Suspended {
+			if w.primary.memberList()[0].Suspended {
 				w.t.Fatal("suspended for a word")
 			}
 		}
@@ -238,10 +239,10 @@ func TestBlameThatCannotBeChecked(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
 		for _, s := range []*AggregateReader{w.offerPushed(client, server, 4<<20, unit, nil), w.offer(client, server, unit, nil)} {
-			client.blame("s1", kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(s.StreamID())}, errors.New("because"))
+			client.reportRejected("s1", kwikpb.PathState_PATH_STATE_BANNED, &kwikpb.Blame{KwikStreamId: uint64(s.StreamID())}, errors.New("because"))
 		}
 		time.Sleep(time.Hour)
-		if m := w.primary.Members(); len(m) != 1 || m[0].Suspended {
+		if m := w.primary.memberList(); len(m) != 1 || m[0].Suspended {
 			w.t.Errorf("%+v", m)
 		}
 	})
@@ -254,7 +255,7 @@ func TestHostileChallenges(t *testing.T) {
 		l := w.secondaries[0].Listener
 		for name, change := range map[string]func(c *kwikpb.Challenge){
 			"nothing":            func(c *kwikpb.Challenge) { c.Length = 0 },
-			"too much":           func(c *kwikpb.Challenge) { c.Length = maxUnit + 1 },
+			"too much":           func(c *kwikpb.Challenge) { c.Length = sched.MaxUnit + 1 },
 			"beyond the end":     func(c *kwikpb.Challenge) { c.Offset = 4<<20 - 1 },
 			"at the end":         func(c *kwikpb.Challenge) { c.Offset = 4 << 20 },
 			"an overflow":        func(c *kwikpb.Challenge) { c.Offset = 1<<64 - 1 },
@@ -266,11 +267,11 @@ func TestHostileChallenges(t *testing.T) {
 		} {
 			c := kwikpb.Challenge{Size: right.Size, Alignment: right.Alignment, Descriptor_: right.Descriptor_, Length: right.Length}
 			change(&c)
-			if p, err := l.read(w.t.Context(), &c); err == nil || p != nil {
+			if p, err := l.readChallenged(w.t.Context(), &c); err == nil || p != nil {
 				w.t.Errorf("%s: %d bytes, %v", name, len(p), err)
 			}
 		}
-		if p, err := l.read(w.t.Context(), &right); err != nil || !bytes.Equal(p, w.data[:unit]) {
+		if p, err := l.readChallenged(w.t.Context(), &right); err != nil || !bytes.Equal(p, w.data[:unit]) {
 			w.t.Errorf("the right one: %d bytes, %v", len(p), err)
 		}
 		w.primary.mu.Lock()

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/zeebo/blake3"
+
+	"kwikcp/kwik/internal/sched"
 )
 
 const (
@@ -13,22 +15,24 @@ const (
 	ticketSize    = 1 + 1 + 8 + 8 + 32
 	// ticketSkew is how far the clocks of a primary and a secondary may differ.
 	ticketSkew = 5 * time.Minute
-	// ticketLife is how long a ticket can be used to come in or to attach. A transfer that is under way needs none.
+	// ticketLife is how long a ticket can open a path or attach a stream. A running transfer needs no ticket.
 	ticketLife = 12 * time.Hour
 )
 
-// A ticketScope says what a ticket lets a session do.
+// A ticketScope is what a ticket lets a session do.
 type ticketScope byte
 
 const (
-	ticketScopePath   ticketScope = 0 // come in
+	ticketScopePath   ticketScope = 0 // open a path
 	ticketScopeStream ticketScope = 1 // read one content
 )
 
-// A ticketKey authenticates the tickets of one secondary. The primary makes it at the join; only the two know it.
+// A ticketKey authenticates the tickets of one secondary. The primary creates it at the join. Only
+// the two servers know it.
 type ticketKey [32]byte
 
-// A ticketClaim is what a ticket's MAC covers besides its dates (docs/PROTOCOL.md section 8).
+// A ticketClaim is the content of a ticket that its MAC covers, without the dates
+// (docs/PROTOCOL.md, section 8).
 type ticketClaim struct {
 	scope   ticketScope
 	session SessionID
@@ -36,19 +40,20 @@ type ticketClaim struct {
 	content contentID // zero for a path ticket
 }
 
-// contentID names what an aggregate stream carries, and how: BLAKE3 over size, units and descriptor.
+// A contentID identifies the content of an aggregate stream and its units: BLAKE3 over size, units
+// and descriptor.
 type contentID [32]byte
 
-func newContentID(u units, alignment uint64, descriptor []byte, pushed bool) (id contentID) {
+func newContentID(u sched.Units, alignment uint64, descriptor []byte, pushed bool) (id contentID) {
 	h := blake3.New()
 	if pushed {
 		h.WriteString("kwik pushed content")
 	} else {
 		h.WriteString("kwik content")
 	}
-	segments := u.segments()
+	segments := u.Segments()
 	buf := make([]byte, 0, 8*(4+len(segments)))
-	buf = binary.LittleEndian.AppendUint64(buf, uint64(u.total))
+	buf = binary.LittleEndian.AppendUint64(buf, uint64(u.Total()))
 	buf = binary.LittleEndian.AppendUint64(buf, alignment)
 	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(segments)))
 	for _, n := range segments {
@@ -61,7 +66,7 @@ func newContentID(u units, alignment uint64, descriptor []byte, pushed bool) (id
 	return id
 }
 
-// mac computes the authenticator of a ticket with these dates, in seconds since the Unix epoch.
+// mac computes the MAC of a ticket with these dates, in seconds since the Unix epoch.
 func (c ticketClaim) mac(key ticketKey, notBefore, notAfter uint64) (mac [32]byte) {
 	h, err := blake3.NewKeyed(key[:])
 	if err != nil {
@@ -81,7 +86,7 @@ func (c ticketClaim) mac(key ticketKey, notBefore, notAfter uint64) (mac [32]byt
 	return mac
 }
 
-// issueTicket makes a ticket for c that is valid from now on for ticketLife.
+// issueTicket returns a ticket for c that is valid from now for ticketLife.
 func issueTicket(key ticketKey, c ticketClaim, now time.Time) []byte {
 	notBefore, notAfter := uint64(now.Unix()), uint64(now.Add(ticketLife).Unix())
 	mac := c.mac(key, notBefore, notAfter)
@@ -92,8 +97,8 @@ func issueTicket(key ticketKey, c ticketClaim, now time.Time) []byte {
 	return append(t, mac[:]...)
 }
 
-// checkTicket reports whether t is a ticket for c under one of keys at the time now. The error, of code
-// ErrAccessRefused, tells a clock that is off from a ticket that is not the primary's, and nothing else.
+// checkTicket returns nil if t is a ticket for c under one of keys, valid at now. The error, of
+// code ErrAccessRefused, distinguishes a wrong clock from a wrong ticket, and nothing else.
 func checkTicket(keys []ticketKey, c ticketClaim, t []byte, now time.Time) error {
 	if len(t) != ticketSize || t[0] != ticketVersion || t[1] != byte(c.scope) {
 		return errorf(ErrAccessRefused, "no ticket for this")

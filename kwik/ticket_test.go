@@ -48,11 +48,12 @@ func TestContentIDLayout(t *testing.T) {
 	// Every part of a content makes a difference.
 	seen := make(map[contentID]string)
 	other, _ := newUnits(11, 4, nil)
+	oneSegment, _ := newUnits(10, 4, nil)
 	for name, id := range map[string]contentID{
 		"this":               newContentID(u, 4, []byte("which"), false),
 		"another size":       newContentID(other, 4, []byte("which"), false),
 		"another alignment":  newContentID(u, 5, []byte("which"), false),
-		"one segment":        newContentID(units{total: 10, size: 4}, 4, []byte("which"), false),
+		"one segment":        newContentID(oneSegment, 4, []byte("which"), false),
 		"another descriptor": newContentID(u, 4, []byte("whicH"), false),
 		"no descriptor":      newContentID(u, 4, nil, false),
 		"the same, pushed":   newContentID(u, 4, []byte("which"), true),

@@ -59,7 +59,7 @@ func (s *Server) openPackContent(ctx context.Context, base string, raw []byte, r
 		if n := len(c.lacks); n > 0 && c.lacks[n-1].End == f.Start {
 			c.lacks[n-1].End = f.End()
 		} else {
-			c.lacks = append(c.lacks, kwik.Lack{Start: f.Start, End: f.End(), Err: errNoContent})
+			c.lacks = append(c.lacks, kwik.MissingRange{Start: f.Start, End: f.End(), Err: errNoContent})
 		}
 	}
 	if len(c.lacks) > 0 {
@@ -152,12 +152,12 @@ type packContent struct {
 	base     string
 	files    []wire.BatchFile
 	versions []disk.Version
-	lacks    []kwik.Lack
+	lacks    []kwik.MissingRange
 	open     []openPacked // the last used at the end
 }
 
-// Lacks implements kwik.PartialContent.
-func (c *packContent) Lacks() []kwik.Lack { return c.lacks }
+// Missing implements kwik.PartialContent.
+func (c *packContent) Missing() []kwik.MissingRange { return c.lacks }
 
 type openPacked struct {
 	index int
@@ -171,7 +171,7 @@ func (c *packContent) ReadAt(p []byte, off int64) (read int, err error) {
 		f := c.files[i]
 		n := min(int64(len(p)), f.End()-off)
 		if err := c.read(i, p[:n], off-f.Start); err != nil {
-			return read, &kwik.Lack{Start: f.Start, End: f.End(), Err: err} // the others are as they were
+			return read, &kwik.MissingRange{Start: f.Start, End: f.End(), Err: err} // the others are as they were
 		}
 		p, off, read = p[n:], off+n, read+int(n)
 	}

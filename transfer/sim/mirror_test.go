@@ -58,20 +58,20 @@ type mirrorTree struct {
 
 func plantTree(t *testing.T, seed uint64) *mirrorTree {
 	t.Helper()
-	m := &mirrorTree{dice: dice{rand.New(rand.NewPCG(seed, 0x6d6972726f72))}, target: filepath.Join(t.TempDir(), "copy"), files: make(map[string][]byte)}
+	m := &mirrorTree{dice: dice{simnet.NewDice(seed, 0x6d6972726f72)}, target: filepath.Join(t.TempDir(), "copy"), files: make(map[string][]byte)}
 	for i := range m.roots {
 		m.roots[i] = t.TempDir()
 	}
-	if m.one(3) {
+	if m.OneIn(3) {
 		m.liar = 1 + m.IntN(2)
 	}
 	for i := range 50 {
 		name := fmt.Sprintf("d%d/%02d", m.IntN(3), i)
-		content := make([]byte, int64(m.log(1, 300_000)))
+		content := make([]byte, int64(m.Log(1, 300_000)))
 		rand.NewChaCha8([32]byte{byte(seed), byte(i)}).Read(content)
 		m.files[name], m.total = content, m.total+int64(len(content))
 		for s, root := range m.roots {
-			if s > 0 && m.one(4) {
+			if s > 0 && m.OneIn(4) {
 				continue
 			}
 			p := filepath.Join(root, name)
@@ -234,8 +234,8 @@ func mirrorOnce(t *testing.T, seed uint64, m *mirrorTree) {
 	defer network.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	link := func() simnet.Link {
-		l := simnet.Link{Latency: time.Duration(m.log(0.5, 40) * float64(time.Millisecond)), Rate: m.log(10e6, 200e6)}
-		if m.half() {
+		l := simnet.Link{Latency: time.Duration(m.Log(0.5, 40) * float64(time.Millisecond)), Rate: m.Log(10e6, 200e6)}
+		if m.Half() {
 			l.Loss = []float64{0.001, 0.01, 0.02}[m.IntN(3)]
 		}
 		return l
@@ -270,7 +270,7 @@ func mirrorOnce(t *testing.T, seed uint64, m *mirrorTree) {
 		},
 	}
 	watch := &mirrorWatch{at: m.IntN(int(m.total))}
-	falls, orderly, back := m.IntN(4), m.half(), m.half()
+	falls, orderly, back := m.IntN(4), m.Half(), m.Half()
 	var falling sync.WaitGroup
 	if falls < 3 {
 		falling.Add(1)

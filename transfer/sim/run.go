@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
@@ -326,7 +325,7 @@ func (w *World) right(part []byte) (n int64) {
 
 // stale makes the part file of an earlier run.
 func (w *World) stale() []byte {
-	r := dice{rand.New(rand.NewPCG(w.Seed, 0x7374616c65))}
+	r := dice{simnet.NewDice(w.Seed, 0x7374616c65)}
 	part := bytes.Clone(w.file)
 	switch w.Stale {
 	case StaleWhole:

@@ -3,7 +3,6 @@ package sim
 import (
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -150,51 +149,25 @@ const (
 
 // NewScenario draws a scenario.
 func NewScenario(seed uint64) Scenario {
-	r := dice{rand.New(rand.NewPCG(seed, 0x6b77696b))}
+	r := dice{simnet.NewDice(seed, 0x6b77696b)}
 	s := Scenario{Seed: seed, Size: r.size()}
 
-	// Dials that are off for the whole seed keep the mixtures apart.
-	base := simnet.Link{}
-	loss, wild := r.half(), r.half()
-	if r.half() {
-		base.Jitter = time.Duration(r.log(0.1, 10) * float64(time.Millisecond))
-	}
-	if r.half() {
-		base.Reorder = r.log(0.0005, 0.02)
-	}
-	if r.half() {
-		base.Duplicate = r.log(0.001, 0.05)
-	}
-	if r.half() {
-		base.Flip = r.log(0.0001, 0.002)
-	}
-	link := func() simnet.Link {
-		l := base
-		l.Latency, l.Rate = 5*time.Millisecond, 100e6
-		if wild { // every host is somewhere else
-			l.Latency = time.Duration(r.log(0.5, 80) * float64(time.Millisecond))
-			l.Rate = r.log(10e6, 200e6)
-		}
-		if loss {
-			l.Loss = []float64{0, 0.001, 0.01, 0.03}[r.IntN(4)]
-		}
-		return l
-	}
+	link := r.Links()
 	s.Client = link()
 	for i := range s.Servers {
 		s.Servers[i].Link = link()
 	}
-	s.Ordered, s.Stood, _, s.Pinned, s.ResetKeys = r.one(4), r.half(), r.one(8), r.half(), r.half() // one draw is of old
+	s.Ordered, s.Stood, _, s.Pinned, s.ResetKeys = r.OneIn(4), r.Half(), r.OneIn(8), r.Half(), r.Half() // one draw is of old
 	s.resume()
-	if s.Ordered && r.half() {
-		s.Writing = time.Duration(r.log(1, 500) * float64(time.Millisecond))
+	if s.Ordered && r.Half() {
+		s.Writing = time.Duration(r.Log(1, 500) * float64(time.Millisecond))
 	}
 
-	if r.half() {
+	if r.Half() {
 		s.Connections = 1 + r.IntN(3)
 	}
 
-	if r.one(12) {
+	if r.OneIn(12) {
 		s.Anchor, s.Doom = -1, Doom(1+r.IntN(len(doomNames)-1))
 		if s.Size < 4*group {
 			s.Size = 4 * group // so that there is something to lie about
@@ -202,27 +175,27 @@ func NewScenario(seed uint64) Scenario {
 		s.doom()
 		return s
 	}
-	if r.half() {
+	if r.Half() {
 		s.Anchor = 1 + r.IntN(2)
 	}
-	if r.one(8) {
-		s.Blip, s.BlipAt = time.Duration(r.log(50, 3000)*float64(time.Millisecond)), r.Float64()
+	if r.OneIn(8) {
+		s.Blip, s.BlipAt = time.Duration(r.Log(50, 3000)*float64(time.Millisecond)), r.Float64()
 	}
-	lies, outages, poor, late, slow := r.half(), r.half(), r.one(4), r.one(4), r.one(4)
+	lies, outages, poor, late, slow := r.Half(), r.Half(), r.OneIn(4), r.OneIn(4), r.OneIn(4)
 	for i := range s.Servers {
 		p := &s.Servers[i]
-		if slow && r.half() {
-			p.Disk = time.Duration(r.log(1, 200) * float64(time.Millisecond))
+		if slow && r.Half() {
+			p.Disk = time.Duration(r.Log(1, 200) * float64(time.Millisecond))
 		}
 		if i == s.Anchor {
 			continue
 		}
-		if lies && r.half() {
+		if lies && r.Half() {
 			p.Copy = CopyFlipped + Copy(r.IntN(int(CopyStale)))
-		} else if poor && i > 0 && r.half() {
+		} else if poor && i > 0 && r.Half() {
 			p.Copy = CopyMissing + Copy(r.IntN(3))
 		}
-		if outages && r.half() {
+		if outages && r.Half() {
 			p.Outage = r.outage(i > 0)
 		}
 		if late && i > 0 && p.Outage.At >= 0 {
@@ -242,14 +215,14 @@ func NewScenario(seed uint64) Scenario {
 // resume draws what an earlier run left and whether this one is interrupted, from dice of its own, so that the rest of a scenario is
 // what it was before there were such runs.
 func (s *Scenario) resume() {
-	r := dice{rand.New(rand.NewPCG(s.Seed, 0x70617274))}
+	r := dice{simnet.NewDice(s.Seed, 0x70617274)}
 	if s.Ordered {
 		return
 	}
-	if r.one(4) {
+	if r.OneIn(4) {
 		s.Stale = 1 + Stale(r.IntN(len(staleNames)-1))
 	}
-	if r.one(4) {
+	if r.OneIn(4) {
 		s.Interrupted = r.Float64()
 	}
 }
@@ -394,25 +367,17 @@ func describe(l simnet.Link) string {
 }
 
 // dice draws what scenarios are made of.
-type dice struct{ *rand.Rand }
-
-func (r dice) half() bool     { return r.IntN(2) == 0 }
-func (r dice) one(n int) bool { return r.IntN(n) == 0 }
-
-// log draws from [low, high), every order of magnitude alike.
-func (r dice) log(low, high float64) float64 {
-	return low * math.Exp(r.Float64()*math.Log(high/low))
-}
+type dice struct{ simnet.Dice }
 
 // size draws a size: one around a boundary in half of the cases.
 func (r dice) size() int64 {
-	if r.one(10) {
-		return int64(r.log(maxSize, bigSize))
+	if r.OneIn(10) {
+		return int64(r.Log(maxSize, bigSize))
 	}
-	if r.half() {
-		return int64(r.log(1, maxSize))
+	if r.Half() {
+		return int64(r.Log(1, maxSize))
 	}
-	if r.half() {
+	if r.Half() {
 		return maxSize - int64(r.IntN(int(2*group)))
 	}
 	edge := []int64{0, 1, 1024, group, 2 * group, 3 * group, 4 * group, 8 * group, 16 * group}[r.IntN(9)]
@@ -424,14 +389,14 @@ func (r dice) outage(secondary bool) Outage {
 	if o.Kind == OutageDetached && !secondary {
 		o.Kind = OutageCut
 	}
-	if secondary && r.one(6) {
+	if secondary && r.OneIn(6) {
 		o.At = -1
 	}
-	if r.one(5) {
+	if r.OneIn(5) {
 		o.At = 0 // with the first byte
 	}
-	if r.half() {
-		o.Back = time.Duration(r.log(20, 20000) * float64(time.Millisecond))
+	if r.Half() {
+		o.Back = time.Duration(r.Log(20, 20000) * float64(time.Millisecond))
 	}
 	return o
 }

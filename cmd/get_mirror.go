@@ -1,0 +1,238 @@
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"kwikcp/integrity"
+	"kwikcp/internal/escape"
+	"kwikcp/transfer"
+)
+
+// This file is get -r: a directory and everything below it.
+
+// A treeGet is a directory to fetch.
+type treeGet struct {
+	fetcher
+	url    transfer.URL
+	target string
+	filter transfer.Filter
+	delete bool
+	dryRun bool
+}
+
+func parseGetTree(t *terminal, o *getOptions, args []string) (treeGet, error) {
+	g := treeGet{filter: o.rules.filter, delete: o.delete, dryRun: o.dryRun}
+	switch {
+	case o.inputFile != "":
+		return g, usagef(adviseTreeAlone, "-r and --input-file exclude each other: the lines of a list name files")
+	case len(args) == 0:
+		return g, usagef(adviseTree, "get needs the URL of a directory")
+	case len(args) > 2:
+		return g, usagef(adviseTree, "get takes a URL and a directory, not also %q", args[2])
+	}
+	for _, option := range []struct {
+		name string
+		used bool
+	}{{"checksum", o.checksum != ""}, {"range", o.byteRange != ""}, {"seed", o.seed != ""}, {"no-clobber", o.noClobber}} {
+		if option.used {
+			return g, usagef(adviseTree, "--%s is for one file, not for -r", option.name)
+		}
+	}
+	var err error
+	if g.fetcher, err = parseFetcher(t, o); err != nil {
+		return g, err
+	}
+	if g.url, err = transfer.ParseTreeURL(args[0]); err != nil {
+		return g, usagef(adviseTree, "%q is not the URL of a directory: %w", withoutSecret(args[0]), err)
+	}
+	if g.target = path.Base("/" + g.url.Path); len(args) == 2 {
+		g.target = args[1]
+	}
+	switch {
+	case g.target == "/" && len(args) < 2:
+		return g, usagef(adviseTree, "the URL names no directory, so DEST is needed")
+	case g.target == "-":
+		return g, usagef(adviseTree, "a directory cannot be written to stdout")
+	case g.target == "" || strings.ContainsRune(g.target, 0):
+		return g, usagef(adviseTree, "%q is not the name of a directory", g.target)
+	}
+	return g, nil
+}
+
+func runGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) error {
+	g, err := parseGetTree(t, o, args)
+	if o.json {
+		events := newEvents(t.stdout)
+		events.start(withoutSecret(argument(args, 0)), g.target)
+		var result transfer.MirrorResult
+		if err == nil {
+			result, err = g.run(ctx, events)
+		}
+		events.mirrorResult(g, result, err)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	view := &mirrorView{view: newView(t, o.quiet, g.url.Path), dryRun: g.dryRun}
+	result, err := g.run(ctx, view)
+	view.end()
+	if o.quiet {
+		return err
+	}
+	view.countOmitted()
+	if err == nil {
+		warnOfLosses(t, transfer.Result{Servers: result.Servers})
+		warnOfBuffers(t, result.Network)
+	}
+	if _, partial := errors.AsType[*transfer.MirrorError](err); err == nil || partial {
+		t.printf("%s", g.summary(result))
+	}
+	return err
+}
+
+// run fetches the directory, a second time if the user at the terminal accepts the server's key.
+func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (transfer.MirrorResult, error) {
+	source, err := g.source(g.url)
+	if err != nil {
+		return transfer.MirrorResult{}, err
+	}
+	source.KWIK.ConnectionsPerServer, source.KWIK.RateLimit = g.connections, g.limit
+	options := transfer.MirrorOptions{
+		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.filter, DryRun: g.dryRun,
+		NoPreserve: g.noPreserve, Reuse: g.reuse,
+		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
+	}
+	result, err := transfer.Mirror(ctx, options, report)
+	if err != nil && g.policy.accepted(err) {
+		result, err = transfer.Mirror(ctx, options, report)
+	}
+	if _, partial := errors.AsType[*transfer.MirrorError](err); err != nil && !partial {
+		err = resumableError{err}
+	}
+	return result, err
+}
+
+// summary describes a finished mirror in one line.
+func (g treeGet) summary(r transfer.MirrorResult) string {
+	var b strings.Builder
+	verb := "mirrored"
+	if g.dryRun {
+		verb = "would be mirrored"
+	}
+	fmt.Fprintf(&b, "%q %s: %s, %s; %d fetched (%s), %d up to date", g.target, verb, counted(r.Files, "file", "files"),
+		size(r.Bytes), r.Fetched, size(r.Network), r.UpToDate)
+	for _, x := range []struct {
+		n         int64
+		one, many string
+	}{
+		{r.Made, "directory made", "directories made"}, {r.Linked, "link made", "links made"},
+		{r.Deleted, "deleted", "deleted"}, {r.Skipped, "skipped", "skipped"}, {r.Failed, "failed", "failed"},
+	} {
+		if x.n > 0 {
+			b.WriteString(", " + counted(x.n, x.one, x.many))
+		}
+	}
+	fmt.Fprintf(&b, ", in %.2f s", r.Seconds)
+	if r.Wasted > 0 {
+		fmt.Fprintf(&b, " (%s discarded)", size(r.Wasted))
+	}
+	return b.String()
+}
+
+// maxWarnings bounds the lines about single entries; --json has all of them.
+const maxWarnings = 20
+
+// A mirrorView shows a mirror on a terminal.
+type mirrorView struct {
+	*view
+	dryRun bool
+	warned int
+}
+
+// File implements transfer.MirrorReporter.
+func (v *mirrorView) File(f transfer.FileReport) {
+	if verb, changes := dryRunVerbs[f.Action]; v.dryRun && changes {
+		v.clear() // stdout may be the same terminal
+		fmt.Fprintf(v.t.stdout, "%-7s  %s\n", verb, escape.Name(f.Path))
+	}
+	if v.quiet || f.Err == nil {
+		return
+	}
+	if v.warned++; v.warned > maxWarnings {
+		return
+	}
+	v.clear()
+	v.t.warningf("%s %s: %s", escape.Name(f.Path), f.Action, escape.Line(f.Err.Error()))
+}
+
+// dryRunVerbs are the words of --dry-run for the actions that change something.
+var dryRunVerbs = map[transfer.FileAction]string{
+	transfer.FileFetched: "fetch", transfer.FileLinked: "link", transfer.FileMade: "make", transfer.FileDeleted: "delete",
+}
+
+// countOmitted prints how many warnings were not printed.
+func (v *mirrorView) countOmitted() {
+	if n := v.warned - maxWarnings; n > 0 {
+		v.t.warningf("%d more entries were skipped or failed; --json lists all of them", n)
+	}
+}
+
+// Progress implements transfer.Reporter.
+func (v *mirrorView) Progress(p transfer.Progress) {
+	if v.quiet || p.OfFiles == 0 {
+		return
+	}
+	v.above = fmt.Sprintf("%d of %s", p.Files, counted(p.OfFiles, "file", "files"))
+	v.view.Progress(p)
+}
+
+// File implements transfer.MirrorReporter.
+func (e *events) File(f transfer.FileReport) {
+	message, root, code := "", "", ""
+	if f.Err != nil {
+		message = f.Err.Error()
+	}
+	if f.Root != [32]byte{} {
+		root = integrity.Root(f.Root).String()
+	}
+	if f.Action == transfer.FileFailed {
+		code = errorCode(f.Err)
+	}
+	e.print(struct {
+		event
+		nameJSON
+		Action  string `json:"action"`
+		Bytes   int64  `json:"bytes"`
+		BLAKE3  string `json:"blake3,omitempty"`
+		Code    string `json:"error_code,omitempty"`
+		Message string `json:"message,omitempty"`
+	}{newEvent("file"), newName(f.Path), string(f.Action), f.Size, root, code, message})
+}
+
+// mirrorResult prints the last event of a mirror, exactly once.
+func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
+	e.print(struct {
+		outcome
+		Path     string       `json:"path"`
+		Bytes    int64        `json:"bytes"`
+		Seconds  float64      `json:"seconds"`
+		Network  int64        `json:"fetched_bytes"`
+		Wasted   int64        `json:"wasted_bytes"`
+		Servers  []serverJSON `json:"servers"`
+		DryRun   bool         `json:"dry_run"`
+		Files    int64        `json:"files"`
+		Fetched  int64        `json:"files_fetched"`
+		UpToDate int64        `json:"files_up_to_date"`
+		Made     int64        `json:"directories_made"`
+		Linked   int64        `json:"links_made"`
+		Deleted  int64        `json:"deleted"`
+		Skipped  int64        `json:"skipped"`
+		Failed   int64        `json:"failed"`
+	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
+		g.dryRun, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
+}

@@ -1,0 +1,261 @@
+package cmd
+
+import (
+	"errors"
+	"strings"
+	"syscall"
+
+	"kwikcp/transfer"
+)
+
+// This file has all hints: what users can do about an error.
+
+// An advice is a hint that has no variable part.
+type advice int
+
+const (
+	adviseNothing advice = iota
+	adviseCommands
+	adviseGet
+	adviseTree
+	adviseTreeInstead
+	adviseTreeAlone
+	adviseList
+	adviseListHash
+	adviseJobs
+	adviseName
+	adviseNoClobber
+	adviseRange
+	adviseRangeFetches
+	adviseChecksum
+	adviseOneChecksum
+	adviseFamily
+	adviseConnectTimeout
+	adviseRetry
+	adviseRetryDelay
+	adviseTimeLimit
+	adviseConnections
+	adviseRate
+	adviseCACert
+	adviseStateDir
+	adviseLs
+	adviseVerify
+	adviseVerifyFrom
+	adviseServe
+	adviseServeRoot
+	advisePrimary
+	adviseRole
+	adviseListen
+	adviseAdvertise
+	adviseUnreachable
+	adviseLogLevel
+	adviseLogFormat
+	adviseMakeToken
+	adviseShortToken
+	adviseMirror
+	adviseInterval
+	adviseDemo
+	adviseDemoName
+	adviseDoctor
+	adviseMan
+	adviseCompletion
+	adviseMakeDirectory
+	adviseStdout
+	adviceCount
+)
+
+var advices = [adviceCount]string{
+	adviseNothing:        "",
+	adviseCommands:       "kwikcp --help lists the commands; kwikcp demo shows a transfer",
+	adviseGet:            "kwikcp get kwik://HOST:PORT/PATH FILE",
+	adviseTree:           "kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
+	adviseTreeInstead:    "to fetch a directory use -r: kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
+	adviseTreeAlone:      "fetch each directory with a command of its own: kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
+	adviseList:           "each line is a URL, optionally followed by a tab and a file name",
+	adviseListHash:       "put the hash into the line: URL#b3=HEX",
+	adviseJobs:           "it is the number of files to fetch at once",
+	adviseName:           "name a file",
+	adviseNoClobber:      "without both, FILE is replaced; --no-clobber=false overrides KWIKCP_NO_CLOBBER",
+	adviseRange:          "such as 0-99, 100- or -100",
+	adviseRangeFetches:   "use --range alone",
+	adviseChecksum:       "kwikcp sum FILE and b3sum print it",
+	adviseOneChecksum:    "remove one of them",
+	adviseFamily:         "without both, IPv4 and IPv6 are tried",
+	adviseConnectTimeout: "such as 10s",
+	adviseRetry:          "0 means no retry",
+	adviseRetryDelay:     "such as 5s; 0 means 1s, doubled for each further retry",
+	adviseTimeLimit:      "such as 1h; 0 means no limit",
+	adviseConnections:    "auto suits nearly every network",
+	adviseRate:           "such as 500K or 1.5M bytes per second; K, M and G are powers of 1024",
+	adviseCACert:         "name a file of PEM certificates",
+	adviseStateDir:       "name a directory with --state-dir",
+	adviseLs:             "kwikcp ls kwik://HOST:PORT/DIR/",
+	adviseVerify:         "kwikcp verify FILE --checksum blake3=HEX, or --from URL",
+	adviseVerifyFrom:     "kwikcp verify FILE --from URL lists the bytes that differ from a server's",
+	adviseServe:          "kwikcp serve --help shows both forms",
+	adviseServeRoot:      "name the directory to serve with --root DIR",
+	advisePrimary:        "ADDR is host:port of the primary, or the URL that it printed",
+	adviseRole:           "--role primary, or --role secondary --primary ADDR",
+	adviseListen:         "such as :4433, 127.0.0.1:0 or [::]:4433",
+	adviseAdvertise:      "such as 192.0.2.7:4433",
+	adviseUnreachable:    "if clients reach that secondary at another address, set it there with --advertise",
+	adviseLogLevel:       "debug, info, warn or error",
+	adviseLogFormat:      "text or json",
+	adviseMakeToken:      "make one with: head -c 24 /dev/urandom | base64 > FILE",
+	adviseShortToken:     "a few dozen random characters are enough",
+	adviseMirror:         "kwikcp serve --role secondary --primary URL --root DIR --mirror",
+	adviseInterval:       "such as 60 or 1m",
+	adviseDemo:           "kwikcp demo FILE",
+	adviseDemoName:       "choose a file with another name",
+	adviseDoctor:         "kwikcp doctor kwik://HOST:PORT/",
+	adviseMan:            "kwikcp man | man -l -",
+	adviseCompletion:     "kwikcp completion bash, zsh or fish",
+	adviseMakeDirectory:  "make it first, or remove the slash at the end to name a file",
+	adviseStdout:         `"-" writes to stdout, which may be piped to anything`,
+}
+
+// resumes ends the hint of an error that left a part file.
+const resumes = "run the same command again to resume"
+
+// A hinter is an error that knows its own hint.
+type hinter interface {
+	error
+	hint() string
+}
+
+func (e usageError) hint() string   { return advices[e.about] }
+func (e advisedError) hint() string { return advices[e.about] }
+
+func (e commandError) hint() string {
+	const list = "kwikcp --help lists the commands"
+	if e.near == "" {
+		return list
+	}
+	return "did you mean kwikcp " + e.near + "? " + list
+}
+
+func (e flagError) hint() string {
+	list := "kwikcp --help lists the options"
+	if e.command != "" {
+		list = "kwikcp " + e.command + " --help lists the options"
+	}
+	switch {
+	case e.secret != "":
+		return "every user of this machine can see arguments; pass the secret with " + e.secret + " FILE, or in " +
+			secretVariable(e.secret)
+	case e.near != "":
+		return "did you mean " + e.near + "? " + list
+	}
+	return list
+}
+
+func (e changedKeyError) hint() string {
+	return "if the server was reinstalled, remove its line from " + e.file + ", or use its URL with ?pin=" + e.pin.String()
+}
+
+func (e knownHostsError) hint() string { return "repair or remove " + e.file }
+
+func (e unknownHostError) hint() string {
+	return "if " + e.pin.String() + " is the server's pin, use kwik://" + e.hostport + "/...?pin=" + e.pin.String()
+}
+
+// hintOf returns what the user can do about an error; empty if there is nothing to say.
+func hintOf(err error) string {
+	_, resumable := errors.AsType[resumableError](err)
+	if _, ok := errors.AsType[interruption](err); ok {
+		return ""
+	}
+	if _, ok := errors.AsType[*transfer.TimeLimitError](err); ok {
+		if resumable {
+			return resumes
+		}
+		return ""
+	}
+	if e, ok := errors.AsType[hinter](err); ok {
+		return e.hint()
+	}
+	if _, ok := errors.AsType[*transfer.RangeError](err); ok {
+		return "bytes count from 0; --range -N is the last N"
+	}
+	if _, ok := errors.AsType[*transfer.MirrorError](err); ok {
+		return "run the same command again; it fetches only what failed"
+	}
+	e, ok := errors.AsType[*transfer.Error](err)
+	if !ok {
+		return ""
+	}
+	return hintOfTransfer(e, resumable)
+}
+
+// hintOfTransfer returns the hint for an error of a transfer. resumable means that a part file was left.
+func hintOfTransfer(e *transfer.Error, resumable bool) string {
+	hint := hintOfKind(e.Kind)
+	local := e.Kind == transfer.KindLocal || e.Kind == transfer.KindNoSpace
+	if remedy := remedyFor(e); local && remedy != "" {
+		hint = remedy
+	}
+	switch {
+	case !resumable:
+		return hint
+	case e.Kind == transfer.KindNetwork:
+		return resumes + "; --retry N does so automatically"
+	case e.Kind == transfer.KindNoSpace && !errors.Is(e, syscall.EDQUOT):
+		return "make room; " + resumes
+	case local:
+		return strings.TrimPrefix(hint+"; "+resumes, "; ")
+	}
+	return hint
+}
+
+func hintOfKind(kind transfer.Kind) string {
+	switch kind {
+	case transfer.KindNotFound:
+		return "paths are relative to the directory that the server serves, and case matters"
+	case transfer.KindRefused:
+		return "kwikcp serve prints the server's URL with its current pin when it starts"
+	case transfer.KindNetwork:
+		return "is a kwikcp server running there, and does the firewall pass UDP to that port?"
+	case transfer.KindIntegrity:
+		return "no wrong byte was kept; ask the operator of the server to check the file there"
+	case transfer.KindNoSpace:
+		return "make room and run the same command again"
+	case transfer.KindBusy:
+		return "wait for it, or choose another file name"
+	case transfer.KindExists:
+		return "choose another file name, or omit --no-clobber to replace the file"
+	case transfer.KindChanged:
+		return "run the same command again to get the new version"
+	}
+	return ""
+}
+
+// remedies are the hints for errors of the local system.
+var remedies = []struct {
+	err    error
+	remedy string
+}{
+	{syscall.EDQUOT, "remove files of yours, or ask for a larger quota"},
+	{syscall.EFBIG, "the file system, or ulimit -f, allows no file of that size"},
+	{syscall.EIO, "the disk or its connection fails; see the system's log"},
+	{syscall.EROFS, "choose a directory that is not mounted read-only"},
+	{syscall.EACCES, "check its permissions and those of its directory"},
+	{syscall.EPERM, "it may be write-protected (lsattr), or belong to another user"},
+	{syscall.ENAMETOOLONG, "choose a shorter name"},
+	{syscall.EMFILE, "allow the process more open files (ulimit -n)"},
+	{syscall.ENFILE, "other programs have too many files open; try again later"},
+	{syscall.EBUSY, "something is mounted there, as in a container; choose another name"},
+	{syscall.ENODEV, "check that its file system is still there"},
+	{syscall.ESTALE, "check that its file system is still there"},
+	{syscall.ENOTCONN, "check that its file system is still there"},
+	{syscall.EADDRINUSE, "choose another port with --listen HOST:PORT; port 0 means any free port"},
+}
+
+// remedyFor returns the hint for an error of the local system, empty if there is none.
+func remedyFor(err error) string {
+	for _, r := range remedies {
+		if errors.Is(err, r.err) {
+			return r.remedy
+		}
+	}
+	return ""
+}

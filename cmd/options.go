@@ -1,0 +1,197 @@
+package cmd
+
+import (
+	"crypto/tls"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"kwikcp/kwik"
+	"kwikcp/transfer"
+)
+
+// This file has the options that several commands share, and the constructors of all options. The default of an option
+// is what its variable holds when the option is made.
+
+// variableOf returns the environment variable of an option.
+func variableOf(name string) string {
+	return "KWIKCP_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+}
+
+func boolOption(to *bool, name, usage string, aliases ...string) *cli.BoolFlag {
+	return &cli.BoolFlag{
+		Name: name, Aliases: aliases, EnvVars: []string{variableOf(name)}, Usage: usage, Destination: to,
+		DisableDefaultText: true, // every one of them is off
+	}
+}
+
+func stringOption(to *string, name, usage string, aliases ...string) *cli.StringFlag {
+	return &cli.StringFlag{
+		Name: name, Aliases: aliases, EnvVars: []string{variableOf(name)}, Usage: usage, Value: *to, Destination: to,
+	}
+}
+
+func intOption(to *int, name, usage string, aliases ...string) *cli.IntFlag {
+	return &cli.IntFlag{
+		Name: name, Aliases: aliases, EnvVars: []string{variableOf(name)}, Usage: usage, Value: *to, Destination: to,
+	}
+}
+
+// secondsOption returns an option for a time.
+func secondsOption(to *secondsValue, name, usage string) *cli.GenericFlag {
+	return &cli.GenericFlag{Name: name, EnvVars: []string{variableOf(name)}, Usage: usage, Value: to}
+}
+
+// A secondsValue is the value of an option for a time: seconds, optionally with a fraction, as with curl, or a number
+// with units, as package time reads them. It implements flag.Value.
+type secondsValue struct {
+	time.Duration
+	set bool // by the command line or the environment
+}
+
+// maxSeconds is the longest time that an option can name, a century.
+const maxSeconds = 100 * 365 * 24 * 3600
+
+func (v *secondsValue) Set(text string) error {
+	v.set = true
+	if n, err := strconv.ParseFloat(text, 64); err == nil {
+		if strings.Trim(text, "-0123456789.") != "" || n > maxSeconds || n < -maxSeconds {
+			return errors.New("not a time")
+		}
+		v.Duration = time.Duration(n * float64(time.Second))
+		return nil
+	}
+	d, err := time.ParseDuration(text)
+	v.Duration = d
+	return err
+}
+
+func (v *secondsValue) String() string {
+	if v == nil || v.Duration == 0 {
+		return ""
+	}
+	return v.Duration.String()
+}
+
+// A jsonFlag is the option --json.
+type jsonFlag struct {
+	*cli.BoolFlag
+	// notStarted prints the result of a command that was not called because of an error in its options.
+	notStarted func(*events, error)
+}
+
+func jsonOption(to *bool, notStarted func(*events, error)) *jsonFlag {
+	return &jsonFlag{boolOption(to, "json", "print events on stdout, one JSON object per line"), notStarted}
+}
+
+func quietOption(to *bool) cli.Flag {
+	return boolOption(to, "quiet", "print errors only", "q")
+}
+
+func caCertOption(to *string) cli.Flag {
+	return stringOption(to, "cacert", "trust the certificate authorities in `FILE` (PEM) instead of the system's")
+}
+
+// stateDirOption is the option for the directory of the server's key and the known hosts.
+func stateDirOption(to *string) cli.Flag {
+	f := stringOption(to, "state-dir", "keep the server's key, its index and the known hosts in `DIR`")
+	f.DefaultText = "$XDG_STATE_HOME/kwikcp or ~/.local/state/kwikcp"
+	return f
+}
+
+// stateDir returns the directory for the server's key and the known hosts; option is the value of --state-dir. The
+// directory may not exist.
+func stateDir(option string) (string, error) {
+	if option != "" {
+		return option, nil
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "kwikcp"), nil
+	}
+	if runtime.GOOS == "windows" {
+		if dir, err := os.UserConfigDir(); err == nil {
+			return filepath.Join(dir, "kwikcp"), nil
+		}
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", usagef(adviseStateDir, "there is no home directory to keep state in")
+	}
+	return filepath.Join(home, ".local", "state", "kwikcp"), nil
+}
+
+// clientOptions are the options of a command that connects to a primary.
+type clientOptions struct {
+	caCert         string
+	ipv4, ipv6     bool
+	connectTimeout secondsValue
+	stateDir       string
+}
+
+func newClientOptions() clientOptions {
+	return clientOptions{connectTimeout: secondsValue{Duration: transfer.DefaultConnectTimeout}}
+}
+
+// flags returns them but for --state-dir, which ends the list of a command.
+func (o *clientOptions) flags() []cli.Flag {
+	return []cli.Flag{
+		caCertOption(&o.caCert),
+		boolOption(&o.ipv4, "ipv4", "use IPv4 addresses only", "4"),
+		boolOption(&o.ipv6, "ipv6", "use IPv6 addresses only", "6"),
+		secondsOption(&o.connectTimeout, "connect-timeout", "give up if the primary has not answered after `TIME`"),
+	}
+}
+
+// A client is how a command connects to a primary: the checked clientOptions.
+type client struct {
+	family         kwik.AddressFamily
+	connectTimeout time.Duration
+	policy         *trustPolicy
+}
+
+func (o *clientOptions) parse(t *terminal) (c client, err error) {
+	c.connectTimeout = o.connectTimeout.Duration
+	if c.connectTimeout <= 0 {
+		return c, usagef(adviseConnectTimeout, "--connect-timeout must be more than 0")
+	}
+	switch {
+	case o.ipv4 && o.ipv6:
+		return c, usagef(adviseFamily, "-4 and -6 exclude each other")
+	case o.ipv4:
+		c.family = kwik.IPv4
+	case o.ipv6:
+		c.family = kwik.IPv6
+	}
+	state, err := stateDir(o.stateDir)
+	if err != nil {
+		return c, err
+	}
+	c.policy, err = newTrustPolicy(t, state, o.caCert)
+	return c, err
+}
+
+// config returns the KWIK configuration of a connection.
+func (c client) config() (*kwik.ClientConfig, error) {
+	traced, err := quicConfig()
+	if err != nil {
+		return nil, err
+	}
+	return &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: c.family}}, nil
+}
+
+// source returns a directory of a primary, and how to connect to it.
+func (c client) source(u transfer.URL) (transfer.MirrorSource, error) {
+	config, err := c.config()
+	if err != nil {
+		return transfer.MirrorSource{}, err
+	}
+	return transfer.MirrorSource{URL: u, TLS: c.tls(u), ConnectTimeout: c.connectTimeout, KWIK: config}, nil
+}
+
+func (c client) tls(u transfer.URL) *tls.Config { return c.policy.config(u) }

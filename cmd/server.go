@@ -1,0 +1,184 @@
+package cmd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/zeebo/blake3"
+
+	"kwikcp/internal/trust"
+	"kwikcp/kwik"
+	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/serve"
+)
+
+// A runningServer is a server of this process. Its goroutines are the loop of the file server and, on a secondary, those
+// that keep the membership and the mirror; close ends them and waits.
+type runningServer struct {
+	serveConfig
+	url      transfer.URL
+	listener *kwik.Listener
+	files    *serve.Server
+	trees    *serve.TreeStore // nil if there is none
+	noTrees  error            // why there is none
+	cancel   context.CancelFunc
+	ctx      context.Context
+	wg       sync.WaitGroup // the loop of the file server
+
+	member      context.Context // ends when a secondary must leave its primary
+	leave       context.CancelFunc
+	memberTasks sync.WaitGroup // the goroutines that need the membership
+}
+
+// startServer starts a server of a directory.
+func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
+	cert, err := trust.LoadOrCreateIdentity(c.stateDir, time.Now())
+	if err != nil {
+		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "load the server's key", Err: err}
+	}
+	traced, err := quicConfig()
+	if err != nil {
+		return nil, err
+	}
+	s := &runningServer{serveConfig: c, files: serve.NewServer(dir, c.log)}
+	s.openTrees()
+	config := s.listenConfig(cert)
+	config.QUIC = traced
+	s.listener, err = kwik.ListenAddr(c.listen, serverTLS(cert), config)
+	if err != nil {
+		s.closeFiles()
+		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "listen at " + c.listen, Err: listenCause(err)}
+	}
+	pin := trust.PinOf(cert.Leaf)
+	s.url = transfer.URL{Host: reachableAddress(s.listener.Addr(), c.advertise), Pin: &pin}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.member, s.leave = context.WithCancel(s.ctx)
+	s.wg.Go(func() { s.files.Serve(s.ctx, s.listener) })
+	return s, nil
+}
+
+// listenConfig returns the KWIK configuration of the listener.
+func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
+	reset := quic.StatelessResetKey(trust.StatelessResetKey(cert))
+	config := &kwik.ServerConfig{
+		Config: kwik.Config{RateLimit: s.limit}, Software: "kwikcp " + version(), Role: s.role, OpenContent: s.files.OpenContent,
+		StatelessResetKey: &reset, Verify: s.files.Verify,
+		OnMembership: func(id kwik.ServerID, addr netip.AddrPort, reason error) {
+			if reason == nil {
+				s.log.Info("secondary joined", "id", id, "addr", addr.String())
+			} else {
+				s.log.Info("secondary left", "id", id, "addr", addr.String(), "reason", reason)
+			}
+		},
+		OnReject: func(session *kwik.ServerSession, path kwik.ServerID, offset int64, reason string) {
+			s.log.Warn("client rejected bytes", "client", session.RemoteAddr().String(), "from", path, "offset", offset, "reason", reason)
+		},
+		OnSuspension: func(id kwik.ServerID, reason error) {
+			if reason == nil {
+				s.log.Info("secondary resumed", "id", id)
+			} else {
+				s.log.Error("secondary suspended until it serves correct bytes", "id", id, "reason", reason)
+			}
+		},
+	}
+	if s.role == kwik.ServerRolePrimary {
+		config.JoinToken = s.token
+	}
+	return config
+}
+
+func serverTLS(cert tls.Certificate) *tls.Config {
+	return &tls.Config{Certificates: []tls.Certificate{cert}, KeyLogWriter: keyLog(), SessionTicketsDisabled: true}
+}
+
+// openTrees opens a primary's index of the directory: the hash trees of earlier runs. Secondaries have none.
+func (s *runningServer) openTrees() {
+	if s.role != kwik.ServerRolePrimary {
+		return
+	}
+	root := blake3.Sum256([]byte(absolute(s.root)))
+	path := filepath.Join(s.stateDir, fmt.Sprintf("trees-%x.db", root[:8]))
+	if s.trees, s.noTrees = serve.OpenTreeStore(path); s.noTrees == nil {
+		s.files.KeepTrees(s.trees)
+	}
+}
+
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// listenCause omits what the operation's name already contains.
+func listenCause(err error) error {
+	if oe, ok := errors.AsType[*net.OpError](err); ok {
+		err = oe.Err
+	}
+	if se, ok := errors.AsType[*os.SyscallError](err); ok {
+		err = se.Err
+	}
+	return err
+}
+
+// run serves until ctx ends, then drains.
+func (s *runningServer) run(ctx context.Context) error {
+	if s.role == kwik.ServerRoleSecondary {
+		if err := s.join(ctx); err != nil {
+			return err
+		}
+		if ctx.Err() != nil { // stopped before it joined
+			return nil
+		}
+		if s.mirror != nil {
+			s.memberTasks.Go(s.keepMirror)
+		}
+	}
+	if _, err := fmt.Fprintln(s.t.stdout, s.url); err != nil {
+		return transfer.LocalError("print the URL", err)
+	}
+	s.log.Info("ready", "role", s.role.String(), "url", s.url.String(), "root", absolute(s.root))
+	if machine, err := inspectUDP(); err == nil && machine.Advice() != "" {
+		s.log.Warn(machine.Advice())
+	}
+	if s.noTrees != nil {
+		s.log.Info("no index of hash trees; files are hashed again", "reason", s.noTrees)
+	}
+	<-ctx.Done()
+	s.log.Info("stopping", "reason", context.Cause(ctx))
+	s.drain()
+	return nil
+}
+
+// drain leaves the primary and lets clients finish, for drainTimeout at most.
+func (s *runningServer) drain() {
+	s.leave()
+	s.memberTasks.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), s.drainTimeout)
+	defer cancel()
+	s.listener.Shutdown(ctx, "server is stopped")
+}
+
+func (s *runningServer) close() {
+	s.cancel()
+	s.memberTasks.Wait()
+	s.wg.Wait()
+	s.closeFiles()
+}
+
+func (s *runningServer) closeFiles() {
+	s.files.Close()
+	if s.trees != nil {
+		s.trees.Close()
+	}
+}

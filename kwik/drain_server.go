@@ -1,0 +1,47 @@
+package kwik
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// Shutdown drains the listener and closes it: it tells all clients that the server is leaving, and
+// closes when the last client is done or ctx ends. Clients continue with other servers. reason is a
+// text for people. Shutdown returns the result of Close. Close memberships first, so that no more
+// clients are sent to this server.
+func (l *Listener) Shutdown(ctx context.Context, reason string) error {
+	l.mu.Lock()
+	if !l.draining && len(l.sessions) == 0 {
+		close(l.empty)
+	}
+	l.draining = true
+	sessions := slices.Collect(maps.Keys(l.sessions))
+	l.mu.Unlock()
+	for _, s := range sessions {
+		s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_GoAway{GoAway: &kwikpb.GoAway{Reason: printable(reason)}}})
+		s.closeIfDrained()
+	}
+	select {
+	case <-ctx.Done():
+	case <-l.empty:
+	}
+	return l.Close()
+}
+
+// closeIfDrained closes the session if the server drains, the client has used the session, and the
+// client needs it no more: no stream is offered or attached, and this side has finished all plain
+// streams.
+func (s *ServerSession) closeIfDrained() {
+	s.listener.mu.Lock()
+	leaving := s.listener.draining
+	s.listener.mu.Unlock()
+	s.mu.Lock()
+	done := leaving && s.used && len(s.offers)+len(s.attached)+len(s.pushed)+s.plain == 0
+	s.mu.Unlock()
+	if done {
+		s.CloseWithError(ApplicationErrorCode(NoError), "server is leaving")
+	}
+}

@@ -1,0 +1,26 @@
+package kwik
+
+import (
+	"strings"
+	"sync"
+
+	"kwikcp/internal/udp"
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// maxSoftware bounds the name of a server's software, in bytes.
+const maxSoftware = 64
+
+// inspectMachine examines the sockets of this machine. It opens a socket, so it runs once: a client
+// must not be able to cause that repeatedly.
+var inspectMachine = sync.OnceValues(udp.Inspect)
+
+// host returns the server's description of itself.
+func (c *ServerConfig) host() *kwikpb.Host {
+	h := &kwikpb.Host{Software: strings.ToValidUTF8(c.Software[:min(len(c.Software), maxSoftware)], ""), TimeMs: c.now().UnixMilli()}
+	if m, err := inspectMachine(); err == nil {
+		h.ReceiveBuffer, h.SendBuffer = uint32(m.ReceiveBuffer), uint32(m.SendBuffer)
+		h.OffloadsKnown, h.Gro, h.Gso, h.Ecn = m.Known, m.GRO, m.GSO, m.ECN
+	}
+	return h
+}

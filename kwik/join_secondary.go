@@ -1,0 +1,210 @@
+package kwik
+
+import (
+	"context"
+	"crypto/subtle"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// JoinConfig is the configuration of a join.
+type JoinConfig struct {
+	// TLS decides whether the primary is trusted. With a Token it may be nil: then a primary
+	// that knows the token is trusted.
+	TLS *tls.Config
+	// Token is the primary's join token; empty if it has none.
+	Token []byte
+	// Advertise is the address at which clients reach this secondary. The zero value stands for
+	// the address that the primary sees.
+	Advertise netip.AddrPort
+}
+
+// A Membership is a secondary's registration with its primary. It lasts as long as the connection
+// between the two.
+type Membership struct {
+	id      ServerID
+	primary netip.AddrPort
+	conn    *quic.Conn
+}
+
+// ID returns the server ID that the primary gave this secondary.
+func (m *Membership) ID() ServerID { return m.id }
+
+// Primary returns the address at which the primary was reached.
+func (m *Membership) Primary() netip.AddrPort { return m.primary }
+
+// Context is canceled when the membership ends; its cause is the reason.
+func (m *Membership) Context() context.Context { return m.conn.Context() }
+
+// Close ends the membership: the primary no longer announces this secondary to clients.
+func (m *Membership) Close() error {
+	return m.conn.CloseWithError(ApplicationErrorCode(NoError), "leaving")
+}
+
+// Join registers this secondary with the primary at host:port, through the listener's own socket.
+// It returns when the primary has dialed back and accepted. An error is quic-go's or an [*Error]
+// with code ErrAccessRefused (token or address), ErrInvalidStreamRole (not a primary) or
+// ErrSecondaryStreamOverflow (too many secondaries).
+func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*Membership, error) {
+	if l.config.Role != ServerRoleSecondary {
+		return nil, errorf(ErrInvalidStreamRole, "a %s does not join", l.config.Role)
+	}
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	base := conf.TLS
+	if base == nil {
+		if len(conf.Token) == 0 {
+			return nil, errors.New("kwik: joining without a token needs a tls.Config")
+		}
+		// The primary's proof of the token, bound to this TLS session, takes the place of its certificate's.
+		base = &tls.Config{InsecureSkipVerify: true}
+	}
+	conn, addr, err := l.dialPrimary(ctx, primary, clientTLS(base, protocolJoin))
+	if err != nil {
+		return nil, fromQUIC(err, primaryPathID)
+	}
+	id, err := l.join(ctx, conn, conf)
+	if err == nil && !l.startMembership(conn) {
+		err = errorf(NoError, "server closed")
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			conn.CloseWithError(ApplicationErrorCode(NoError), "") // the primary did nothing wrong
+		}
+		conn.CloseWithError(ApplicationErrorCode(codeOf(err)), closingReason(err))
+		return nil, fromQUIC(err, primaryPathID)
+	}
+	return &Membership{id: id, primary: addr, conn: conn}, nil
+}
+
+// startMembership starts to answer the primary's challenges, and ends the membership when the
+// listener closes. It returns false if the listener is closed already.
+func (l *Listener) startMembership(conn *quic.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx.Err() != nil {
+		return false
+	}
+	l.wg.Go(func() {
+		defer context.AfterFunc(l.ctx, func() { conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })()
+		l.answerChallenges(conn)
+	})
+	return true
+}
+
+// dialPrimary tries the addresses of host:port in order, through the listener's socket.
+func (l *Listener) dialPrimary(ctx context.Context, primary string, tlsConf *tls.Config) (*quic.Conn, netip.AddrPort, error) {
+	addrs, err := l.config.resolve(ctx, primary)
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	if tlsConf.ServerName == "" {
+		tlsConf.ServerName, _, _ = net.SplitHostPort(primary)
+	}
+	var errs []error
+	for i, addr := range addrs {
+		attempt, cancel := context.WithTimeout(ctx, joinTimeout/time.Duration(2*(len(addrs)-i)))
+		conn, err := l.transport.Dial(attempt, net.UDPAddrFromAddrPort(addr), tlsConf, l.config.joinQUIC())
+		cancel()
+		if err == nil {
+			return conn, addr, nil
+		}
+		errs = append(errs, fmt.Errorf("%v: %w", addr, err))
+	}
+	return nil, netip.AddrPort{}, errors.Join(errs...)
+}
+
+// join is the secondary's side of a join (docs/PROTOCOL.md, section 9).
+func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (ServerID, error) {
+	k, err := newJoinSecret(conn)
+	if err != nil {
+		return "", err
+	}
+	pin, err := l.ownPin()
+	if err != nil {
+		return "", err
+	}
+	l.mu.Lock()
+	busy := l.joining != nil
+	if !busy {
+		l.joining = &k
+	}
+	l.mu.Unlock()
+	if busy {
+		return "", errors.New("kwik: two joins at once")
+	}
+	defer func() {
+		l.mu.Lock()
+		l.joining = nil
+		l.mu.Unlock()
+	}()
+	stream, err := conn.OpenStreamSync(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })()
+	request := &kwikpb.JoinRequest{Version: protocolVersion, KeyHash: pin[:], TokenProof: k.proveToken(conf.Token, "secondary")}
+	if conf.Advertise.IsValid() {
+		request.Advertise = conf.Advertise.String()
+	}
+	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: request}}); err != nil {
+		return "", err
+	}
+	f, err := readJoin(stream)
+	if err != nil {
+		return "", err
+	}
+	accept := f.GetAccept()
+	id := ServerID(accept.GetPathId())
+	switch {
+	case accept == nil || !id.valid() || len(accept.GetTicketKey()) != len(ticketKey{}):
+		return "", errorf(ErrMetadataProtocolViolation, "the primary's answer is not JoinAccept")
+	case len(conf.Token) > 0 && subtle.ConstantTimeCompare(accept.GetTokenProof(), k.proveToken(conf.Token, "primary")) != 1:
+		return "", errorf(ErrAccessRefused, "the primary does not know the join token")
+	}
+	l.mu.Lock()
+	l.keys = append([]ticketKey{ticketKey(accept.GetTicketKey())}, l.keys[:min(1, len(l.keys))]...)
+	l.mu.Unlock()
+	return id, nil
+}
+
+// serveProbe answers the primary that dials back during a join.
+func (l *Listener) serveProbe(conn *quic.Conn) error {
+	ctx, cancel := context.WithTimeout(l.ctx, l.config.HelloTimeout)
+	defer cancel()
+	stream, err := conn.AcceptStream(ctx)
+	if err != nil {
+		return errorf(ErrMetadataProtocolViolation, "no probe came")
+	}
+	stream.SetDeadline(time.Now().Add(l.config.HelloTimeout))
+	f, err := readJoin(stream)
+	if err != nil || len(f.GetProbe().GetNonce()) != 32 {
+		if f.GetRequest() != nil {
+			return errorf(ErrInvalidStreamRole, "this server is a secondary; join its primary")
+		}
+		return errorf(ErrMetadataProtocolViolation, "the first frame is not JoinProbe")
+	}
+	l.mu.Lock()
+	k := l.joining
+	l.mu.Unlock()
+	if k == nil {
+		return errorf(ErrAccessRefused, "this server is not joining")
+	}
+	proof := &kwikpb.JoinProof{Mac: k.proveProbe(f.GetProbe().GetNonce())}
+	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Proof{Proof: proof}}); err != nil {
+		return err
+	}
+	select { // the primary closes the connection when it has read the proof
+	case <-conn.Context().Done():
+	case <-ctx.Done():
+	}
+	return nil
+}
