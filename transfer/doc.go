@@ -9,8 +9,8 @@
 //	request -> manifest, tree -> proof of the tree -> part file <- aggregate stream (proved groups) -> sync -> rename
 //	                                                     '-> groups of an earlier transfer, proved again
 //
-// What is right of other files (seed.go) is copied like that, too, and of a part of the file (range.go) only the groups that it is in are
-// fetched. A target that is the file already is up to date (uptodate.go), and nothing is fetched. [Compare] asks for a manifest only, and
+// Groups of other files that are right are copied in the same way (uptodate.go). Of a range (range.go) only the groups that cover it are
+// fetched. The part file is in package transfer/internal/partfile. A target that is the file already is up to date (uptodate.go), and nothing is fetched. [Compare] asks for a manifest only, and
 // says in which bytes a local file differs.
 //
 // A directory is fetched in batches of files ([Mirror]): each batch is one aggregate stream, in which every file is proved against its own root, and many
