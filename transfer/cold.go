@@ -5,12 +5,13 @@ import (
 	"kwikcp/kwik"
 )
 
-// This file is how the content of a file is fetched that its primary is still hashing. Nothing is asked for before its chaining values are
-// there, so that every byte is proved when it comes, to be the one that the primary means; that these are the bytes of one root is
-// known at the end, before the file is put in place. A part file that is left before counts for nothing: it is hashed again.
+// This file fetches a file that its primary is still hashing. Bytes are requested only after
+// their chaining values arrived, so that each is verified against the primary's values when it
+// is received. The root is known at the end, before the file is put in place. A part file that
+// is left before that counts for nothing: it is hashed again.
 
-// mayBegin reports whether the content may be fetched before the root is known: it goes to an empty part file, nobody said which root
-// is wanted, and there is nothing here that might be of use.
+// mayBegin reports whether the content may be fetched before the root is known. The part file
+// must be empty, no root may be required, and there must be no local data that could be used.
 func (g *get) mayBegin() bool {
 	if g.part == nil || g.Range != nil || g.url.Root != nil || g.Reuse || g.Seed != nil || !g.part.Empty() {
 		return false
@@ -25,7 +26,7 @@ func (g *get) mayBegin() bool {
 	return f == nil || info.Size() != g.manifest.Size // else it may be up to date
 }
 
-// copyCold fetches the content as far as chaining values come, and waits for the root.
+// copyCold fetches the content as far as chaining values have arrived, and waits for the root.
 //
 // It starts a goroutine, which reads the tree, and waits for it.
 func (g *get) copyCold(ctx context.Context) error {

@@ -16,8 +16,8 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// What the explorer's transfers fetch: groups of 4 KiB, one of them zeros and the last one short, so that sectors tear groups and holes
-// may be content.
+// The explorer's transfers fetch groups of 4 KiB. One is zeros and the last one is short, so
+// that sectors tear groups and holes may be content.
 const (
 	crashGroup = integrity.GroupSize(2)
 	crashUnit  = 4096
@@ -135,8 +135,9 @@ func (c crashCase) want() []byte {
 	return c.content
 }
 
-// offline is Get on a disk, without a network: groups come in some order, a few at a time. lies are the bytes that it took
-// for proved before anything was fetched, and that are not those of the file.
+// offline is Get on a disk, without a network: groups are written in some order, a few at a
+// time. lies are the bytes that it took for proved before anything was fetched, and that are
+// not those of the file.
 func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOptions)) (result Result, lies int64, err error) {
 	o := c.at(d)
 	for _, f := range change {
@@ -155,7 +156,7 @@ func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOption
 			if err := g.part.Forget(); err != nil {
 				return err
 			}
-			if err := bring(targetWriter{g.part, g.path}, c.content, int64(c.unit), r); err != nil {
+			if err := fill(targetWriter{g.part, g.path}, c.content, int64(c.unit), r); err != nil {
 				return err
 			}
 			g.tree = c.tree
@@ -174,7 +175,7 @@ func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOption
 					}
 				}
 			}
-			return bring(targetWriter{g.part, g.path}, c.content, int64(c.unit), r)
+			return fill(targetWriter{g.part, g.path}, c.content, int64(c.unit), r)
 		})
 	})
 	return g.result, lies, err
@@ -193,8 +194,8 @@ func offline(o GetOptions) *get {
 	return &get{GetOptions: o, inquiry: inquiry{observer: newObserver(NoReport{}), session: &kwik.ClientSession{}}}
 }
 
-// bring writes what a part file lacks of a content: whole groups, in some order, up to three at a time.
-func bring(p targetWriter, content []byte, unit int64, r *rand.Rand) error {
+// fill writes the groups of a content that a part file lacks, in some order, up to three at a time.
+func fill(p targetWriter, content []byte, unit int64, r *rand.Rand) error {
 	have := rangeset.Of(p.part.Have()...)
 	groups := (len(content) + int(unit) - 1) / int(unit)
 	for _, i := range r.Perm(groups) {
@@ -213,8 +214,8 @@ func bring(p targetWriter, content []byte, unit int64, r *rand.Rand) error {
 	return nil
 }
 
-// right returns how many bytes of whole groups a transfer finds in place on a disk that nobody uses: at least, for zeros may be holes,
-// and at most.
+// right returns how many bytes of whole groups a transfer finds in place on a disk that is not
+// in use: at least, for zeros may be holes, and at most.
 func (c crashCase) right(s diskState) (least, most int64) {
 	if c.options.Range != nil {
 		return 0, 0

@@ -20,52 +20,58 @@ type GetOptions struct {
 	URL URL
 	// TLS decides whom to trust as the primary.
 	TLS *tls.Config
-	// Target is the path of the file to write. Its directory must exist. A file that is there is replaced, at once and
-	// only when the new one is whole.
+	// Target is the path of the file to write. Its directory must exist. A file that is there
+	// is replaced, at once and only when the new one is whole.
 	Target string
-	// NoClobber makes it an error of KindExists if Target exists. It is checked before the network is used, and when the file is put in place.
+	// NoClobber makes it an error of KindExists if Target exists. It is checked before the
+	// network is used, and when the file is put in place.
 	NoClobber bool
-	// NoPreserve gives the file the mode that the umask allows and the present time, instead of the source's mode and time. A file that is
-	// up to date stays as it is.
+	// NoPreserve gives the file the mode that the umask allows and the present time, instead of
+	// the source's mode and time. A file that is up to date stays as it is.
 	NoPreserve bool
-	// Reuse takes what is right of the file at Target for the new one, so that only the rest is fetched.
+	// Reuse takes what is right of the file at Target for the new one, so that only the rest is
+	// fetched.
 	Reuse bool
 	// Seed is another file of which the same is taken; nil for none. It stays the caller's.
 	Seed disk.File
-	// Range, if set, is the part of the file to fetch: with the groups that it is in, and no others. Target is to hold nothing else. It does not
-	// go with Reuse and Seed, and nothing is kept after an error.
+	// Range, if set, is the part of the file to fetch: with the groups that it is in, and no
+	// others. Target is to hold nothing else. It does not go with Reuse and Seed, and nothing
+	// is kept after an error.
 	Range *ByteRange
-	// Output, if set, receives the bytes in order instead of a file. Those of a Range are all proved before.
+	// Output, if set, receives the bytes in order instead of a file. Those of a Range are all
+	// proved before.
 	Output io.Writer
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
-	// Retries is how many times the transfer is tried again after an error of KindNetwork. Each goes on where the one before
-	// ended. To an Output there is none after the first byte.
+	// Retries is how many times the transfer is tried again after an error of KindNetwork. Each
+	// goes on where the one before ended. To an Output there is none after the first byte.
 	Retries int
-	// RetryDelay is the pause before each retry; 0 means one second before the first, and twice as long before each
-	// further one, up to MaxRetryDelay.
+	// RetryDelay is the pause before each retry; 0 means one second before the first, and twice
+	// as long before each further one, up to MaxRetryDelay.
 	RetryDelay time.Duration
 
-	// MaxTime bounds each attempt; 0 means that nothing does. One that takes longer ends with a *TimeLimitError, and may be
-	// retried like one that met an error of the network.
+	// MaxTime bounds each attempt; 0 means that nothing does. One that takes longer ends with a
+	// *TimeLimitError, and may be retried like one that met an error of the network.
 	MaxTime time.Duration
-	// RetryMaxTime is for how long after the start of the first attempt another may begin; 0 means for ever.
+	// RetryMaxTime is for how long after the start of the first attempt another may begin; 0
+	// means for ever.
 	RetryMaxTime time.Duration
 
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.ClientConfig
 	// Dial connects to the primary; nil means kwik.DialAddrEarly.
 	Dial DialFunc
-	// Pool shares the session with other transfers; nil means that this one has its own. TLS and KWIK must be the same for all from one
-	// server.
+	// Pool shares the session with other transfers; nil means that this one has its own. TLS
+	// and KWIK must be the same for all from one server.
 	Pool *Pool
 	// OpenDir opens the target's directory; nil means OpenDir.
 	OpenDir func(path string) (disk.Dir, error)
 }
 
-// Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its errors are *Error, *TimeLimitError, or the
-// cause of ctx if that ended. After an error what stood at the target stands there still; beside it there may be a part file
-// (Result.Kept), and another Get to the same target fetches only what that lacks.
+// Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its
+// errors are *Error, *TimeLimitError, or the cause of ctx if that ended. After an error the
+// target is as it was before. A part file may be beside it (Result.Kept). Another Get to the
+// same target fetches only the bytes that it lacks.
 func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	if o.OpenDir == nil {
 		o.OpenDir = disk.OpenDir
@@ -95,7 +101,8 @@ type get struct {
 	seeded *integrity.Root
 }
 
-// run prepares the target, calls attempt until it succeeds or a retry cannot help, and puts the file in place.
+// run prepares the target, calls attempt until it succeeds or a retry cannot help, and puts the
+// file in place.
 func (g *get) run(ctx context.Context, attempt func(context.Context) error) error {
 	if g.Output == nil || g.Range != nil {
 		remove, err := g.openTarget() // before the network is used
@@ -123,7 +130,8 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 	return nil
 }
 
-// openTarget opens the part file. remove removes the temporary directory of a range that goes to the output.
+// openTarget opens the part file. remove removes the temporary directory of a range that goes
+// to the output.
 func (g *get) openTarget() (remove func(), err error) {
 	g.path, remove = g.Target, func() {}
 	if g.Output != nil {
@@ -154,7 +162,8 @@ func (g *get) leaveTarget() {
 // metadata returns the mode and time for a new file.
 func (g *get) metadata() partfile.Metadata { return metadataOf(g.manifest, g.NoPreserve) }
 
-// metadataOf returns the mode and time of a manifest's file, or those of a new file that preserves nothing.
+// metadataOf returns the mode and time of a manifest's file, or those of a new file that
+// preserves nothing.
 func metadataOf(m Manifest, noPreserve bool) partfile.Metadata {
 	if noPreserve {
 		return partfile.Metadata{Mode: 0o666, MTime: time.Now()}
@@ -162,7 +171,8 @@ func metadataOf(m Manifest, noPreserve bool) partfile.Metadata {
 	return partfile.Metadata{Mode: fs.FileMode(m.Mode), MTime: m.MTime}
 }
 
-// mayPass reports whether what an attempt ended with may be over when it is repeated, and it can be.
+// mayPass reports whether what an attempt ended with may be over when it is repeated, and it
+// can be.
 func (g *get) mayPass(err error) bool { return mayPass(err) && (g.part != nil || g.result.Bytes == 0) }
 
 // attempt fetches what is not there yet.
@@ -180,7 +190,8 @@ func (g *get) attempt(ctx context.Context) (err error) {
 	return g.place(ctx, func(ctx context.Context) error { return g.copy(ctx, g.tree.Verify, nil) })
 }
 
-// place finds out what is here already of the manifest's file, and calls fetch for the rest if there is any.
+// place finds out what is here already of the manifest's file, and calls fetch for the rest if
+// there is any.
 func (g *get) place(ctx context.Context, fetch func(context.Context) error) error {
 	g.result.Root = g.manifest.Root
 	if g.Range != nil {
@@ -210,12 +221,13 @@ func (g *get) place(ctx context.Context, fetch func(context.Context) error) erro
 	return fetch(ctx)
 }
 
-// headStart is how many bytes of the content a client has sent with the answer, so that they come a round trip earlier: all of a small file, and
-// of a large one what its primary would be granted first.
+// headStart is how many bytes of the content a client requests with the answer, so that they
+// arrive a round trip earlier. They are all of a small file, and of a large one the bytes that
+// its primary would be granted first.
 const headStart = 1 << 20
 
-// wantsHeadStart returns how many bytes to have sent with the answer: none if the file, or some of it, may be here already, or if
-// another part of it is wanted.
+// wantsHeadStart returns how many bytes to request with the answer: none if bytes of the file
+// may be here already, or if a range is wanted.
 func (g *get) wantsHeadStart() int64 {
 	if g.Range != nil || g.Reuse || g.Seed != nil {
 		return 0
@@ -235,8 +247,8 @@ func (g *get) seeAll() {
 // A verifyFunc is the Verify of a tree.
 type verifyFunc func(off int64, p []byte) error
 
-// copy takes the content from the servers into the part file, or in order to the output. begun, if it is not nil, is called with
-// the stream before anything is asked for.
+// copy takes the content from the servers into the part file, or in order to the output. begun,
+// if it is not nil, is called with the stream before anything is requested.
 func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.AggregateReader) error) error {
 	op := fmt.Sprintf("fetch %q", g.URL.Path)
 	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
@@ -336,8 +348,9 @@ func copyInOrder(ctx context.Context, w io.Writer, stream *kwik.AggregateReader)
 	}
 }
 
-// kindOfLoss says what it means that no source is left: every one lied, or the primary says that the file changed, or it may
-// come back. A secondary that has another version may just have an old one.
+// kindOfLoss returns the kind of error when no source is left: all sent wrong bytes, the
+// primary reports a changed file, or a retry may help. A secondary that has another version may
+// just have an old one.
 func kindOfLoss(sources []kwik.SourceStats) Kind {
 	lied := 0
 	for _, s := range sources {

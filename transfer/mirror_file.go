@@ -17,9 +17,10 @@ import (
 
 // A mirrorFile is one file of a mirror on its way.
 //
-// A file whose bytes arrive all at once, as those of small files do, is written under a name of this run alone, closed, and renamed with
-// others (mirror_place.go): no descriptor stays open and no lock is needed. Any other is received in the part file that a Get to the same
-// place would use.
+// A file whose bytes arrive all at once, as those of small files do, is written under a name of
+// this run alone, closed, and renamed with others (mirror_place.go): no descriptor stays open
+// and no lock is needed. Any other is received in the part file that a Get to the same place
+// would use.
 //
 //	state       on disk                                                       leads to
 //	fileWanted  no file, or a part file that lacks bytes                      fileWhole, fileSame, fileLost
@@ -38,7 +39,8 @@ type mirrorFile struct {
 	refusal  error
 	start    int64 // in the stream of its batch
 
-	// mu guards what follows. The lock of the part file is taken under it, and none is held when it is taken.
+	// mu guards what follows. The lock of the part file is taken under it, and none is held
+	// when it is taken.
 	mu    sync.Mutex
 	state fileState
 	part  *partfile.PartFile // nil if no part file is in use
@@ -89,8 +91,8 @@ func (f *mirrorFile) here() []rangeset.Range {
 	return f.part.Have()
 }
 
-// priority returns the range of the batch's stream to fetch before all others: the last group of a file that is large enough for a
-// reservation of free space. The zero Range means none.
+// priority returns the range of the batch's stream to fetch before all others: the last group
+// of a file that is large enough for a reservation of free space. The zero Range means none.
 func (b *batch) priority() kwik.Range {
 	for _, f := range b.stream {
 		f.mu.Lock()
@@ -112,7 +114,8 @@ func (f *mirrorFile) wants() bool {
 	return f.state == fileWanted
 }
 
-// takeWhole reports whether all bytes of the file are in its part file, to one caller alone, and makes it fileWhole.
+// takeWhole reports whether all bytes of the file are in its part file, to one caller alone,
+// and makes it fileWhole.
 func (f *mirrorFile) takeWhole() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -154,12 +157,14 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	}
 }
 
-// needsPart reports whether a file needs a part file before its bytes arrive: something of it may be here, or free space is to be reserved.
+// needsPart reports whether a file needs a part file before its bytes arrive: something of it
+// may be here, or free space is to be reserved.
 func (m *mirror) needsPart(f *mirrorFile) bool {
 	return f.resumes || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size())
 }
 
-// isSame reports whether the file in place has the root already, and then gives it the source's mode and time.
+// isSame reports whether the file in place has the root already, and then gives it the source's
+// mode and time.
 func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, error) {
 	if f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
@@ -252,8 +257,9 @@ func (m *mirror) write(f *mirrorFile, p []byte, off int64, place *placer) {
 	}
 }
 
-// partFor returns the part file that takes bytes of a file. It opens one unless the bytes are all of the file and there is none. wanted is false if the
-// file has been given up, or is in place.
+// partFor returns the part file that takes bytes of a file. It opens one unless the bytes are
+// all of the file and there is none. wanted is false if the file has been given up, or is in
+// place.
 func (m *mirror) partFor(f *mirrorFile, isAll bool) (part *partfile.PartFile, wanted bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -266,8 +272,8 @@ func (m *mirror) partFor(f *mirrorFile, isAll bool) (part *partfile.PartFile, wa
 	return f.part, true, err
 }
 
-// startPart opens the part file of a file of which nothing was here. A part file that another transfer left since the directory was read is
-// emptied. Called with the file's lock held.
+// startPart opens the part file of a file of which nothing was here. A part file that another
+// transfer left since the directory was read is emptied. Called with the file's lock held.
 func (m *mirror) startPart(f *mirrorFile) error {
 	if err := m.openPart(f); err != nil {
 		return err
@@ -279,7 +285,8 @@ func (m *mirror) startPart(f *mirrorFile) error {
 	return nil
 }
 
-// writePart writes bytes to the part file of a file, and puts the file in place if they were the last ones.
+// writePart writes bytes to the part file of a file, and puts the file in place if they were
+// the last ones.
 func (m *mirror) writePart(f *mirrorFile, part *partfile.PartFile, p []byte, off int64, place *placer) {
 	if _, err := part.WriteAt(p, off); err != nil {
 		m.drop(f, m.writeError(f, err))
@@ -318,7 +325,8 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 	place.put(f)
 }
 
-// complete hands a part file that has all its bytes to the placer. It stays open, and locked, until it is renamed.
+// complete hands a part file that has all its bytes to the placer. It stays open, and locked,
+// until it is renamed.
 func (m *mirror) complete(f *mirrorFile, place *placer) {
 	if err := f.part.Finish(metadataOf(f.manifest, m.NoPreserve), !place.syncs); err != nil {
 		m.drop(f, LocalError("write it", cause(err)))
@@ -352,7 +360,8 @@ func (m *mirror) drop(f *mirrorFile, err error) {
 	m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFailed, Size: f.entry.Size, Err: err})
 }
 
-// abandon gives up files that did not fail: the mirror ends. Their verified bytes stay in their part files.
+// abandon gives up files that did not fail: the mirror ends. Their verified bytes stay in their
+// part files.
 func (m *mirror) abandon(files []*mirrorFile) {
 	for _, f := range files {
 		f.mu.Lock()
@@ -366,7 +375,8 @@ func (m *mirror) abandon(files []*mirrorFile) {
 	}
 }
 
-// leave ends the part file of a file, which stays if anything in it is verified. It waits for goroutines that write to it.
+// leave ends the part file of a file, which stays if anything in it is verified. It waits for
+// goroutines that write to it.
 func (f *mirrorFile) leave() {
 	f.mu.Lock()
 	part := f.part

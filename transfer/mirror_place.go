@@ -12,8 +12,9 @@ import (
 //     written;
 //  2. each is renamed.
 //
-// So after a power cut there is under a final name what was there before or the whole new file. That the new names are durable is
-// seen to at the end of the mirror (syncVolumes), or of each group where there is no such call.
+// So after a power cut there is under a final name what was there before or the whole new file.
+// That the new names are durable is seen to at the end of the mirror (syncVolumes), or of each
+// group where there is no such call.
 //
 // Its goroutine ends with finish, which waits for it.
 type placer struct {
@@ -24,7 +25,8 @@ type placer struct {
 }
 
 const (
-	// placeFiles, placeOpen and placeWait bound a group: its files, those of them that hold a descriptor open, and how long the first waits.
+	// placeFiles, placeOpen and placeWait bound a group: its files, those of them that hold a
+	// descriptor open, and how long the first waits.
 	placeFiles = 1024
 	placeOpen  = 32
 	placeWait  = 500 * time.Millisecond
@@ -155,7 +157,8 @@ func (p *placer) rename(f *mirrorFile) error {
 	return h.Rename(f.temp, f.name)
 }
 
-// volumeOf returns the file system that a directory is on, nil if it cannot be synced as a whole. It stays open until the attempt ends.
+// volumeOf returns the file system that a directory is on, nil if it cannot be synced as a
+// whole. It stays open until the attempt ends.
 func (m *mirror) volumeOf(d disk.TreeDir) (v disk.Volume, err error) {
 	info, err := d.Lstat(".")
 	if err != nil {
@@ -174,8 +177,8 @@ func (m *mirror) volumeOf(d disk.TreeDir) (v disk.Volume, err error) {
 	return v, nil
 }
 
-// syncVolumes makes durable which names there are now, with modes and times. It does so even if nothing was done: the mirror before may have been
-// killed before it did.
+// syncVolumes makes durable which names there are now, with modes and times. It does so even if
+// nothing was done: the mirror before may have been killed before it did.
 func (m *mirror) syncVolumes() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -14,8 +14,8 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
-// A ByteRange is a part of a file as HTTP and curl write it (RFC 9110 section 14.1.2): FIRST-LAST, both included and counted from 0, FIRST-
-// to the end, or -N for the last N bytes.
+// A ByteRange is a part of a file as HTTP and curl write it (RFC 9110 section 14.1.2):
+// FIRST-LAST, both included and counted from 0, FIRST- to the end, or -N for the last N bytes.
 type ByteRange struct {
 	First int64 // -1 for the last N bytes
 	Last  int64 // included, math.MaxInt64 for the end; N if First is -1
@@ -94,8 +94,8 @@ func (g *get) setWindow() error {
 	return nil
 }
 
-// spool makes a place for a range that goes to the output: its groups come in any order, and may be more than memory holds. The directory is
-// the caller's to remove.
+// spool makes a place for a range that goes to the output: its groups come in any order, and
+// may be more than memory holds. The directory is the caller's to remove.
 func spool() (target, dir string, err error) {
 	if dir, err = os.MkdirTemp("", "kwikcp-"); err != nil {
 		return "", "", LocalError("make a temporary file for the range", err)

@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// fetch runs a get of theFile to a target from a server that has it, and returns how many of its bytes were asked for.
+// fetch runs a get of theFile to a target from a server that has it, and returns how many of
+// its bytes were asked for.
 func fetch(t *testing.T, target string, change ...func(*GetOptions)) (r Result, heard *recordedReports, err error) {
 	t.Helper()
 	get := func(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
@@ -42,7 +43,8 @@ func fetchBy(t *testing.T, get func(context.Context, GetOptions, Reporter) (Resu
 	return r, heard, err
 }
 
-// TestResume: whatever an earlier transfer left, the next one keeps what is right of it, fetches the rest and ends well.
+// TestResume: whatever an earlier transfer left, the next one keeps what is right of it,
+// fetches the rest and ends well.
 func TestResume(t *testing.T) {
 	const group = 65536
 	spoilt := func(f func(b []byte) []byte) []byte { return f(bytes.Clone(theFile)) }

@@ -127,7 +127,8 @@ func TestSeedsTogether(t *testing.T) {
 	}
 }
 
-// Whatever operation fails, of a seed's, the target's or the part file's: the target is whole as it was, or the new one.
+// Whatever operation fails, of a seed's, the target's or the part file's: the target is whole
+// as it was, or the new one.
 func TestSeedWhenOperationsFail(t *testing.T) {
 	old := seeds()["one byte flipped"].content
 	for _, with := range []error{syscall.EIO, syscall.ENOSPC} {

@@ -14,8 +14,8 @@ import (
 // A SpaceError reports that a file does not fit.
 type SpaceError = disk.SpaceError
 
-// openTarget opens the part file for a file at path. It fails if path is a directory or cannot be written, and with noClobber if it
-// exists.
+// openTarget opens the part file for a file at path. It fails if path is a directory or cannot
+// be written, and with noClobber if it exists.
 func openTarget(openDir func(string) (disk.Dir, error), path string, noClobber bool) (*partfile.PartFile, error) {
 	op := fmt.Sprintf("write %q", path)
 	parent, name := filepath.Split(path)

@@ -105,7 +105,8 @@ func TestPartFileInTheWorkingDirectory(t *testing.T) {
 	transfertest.WantContent(t, "out", "whole")
 }
 
-// Tests run as root here and there, whom no permission stops; so a parent that cannot be written is one that is a file.
+// Tests run as root here and there, whom no permission stops; so a parent that cannot be
+// written is one that is a file.
 func TestPartFileRefusesTargets(t *testing.T) {
 	dir := t.TempDir()
 	transfertest.Put(t, filepath.Join(dir, "file"), "")
@@ -168,8 +169,9 @@ func TestPartFileOfALiveTransferIsBusy(t *testing.T) {
 	wantNames(t, filepath.Dir(target), "out")
 }
 
-// Two transfers that start at the same time: whoever comes second finds the part file of the first before its lock and takes it
-// for that of one that ended. The first must notice, or both would write to it.
+// Two transfers that start at the same time: whoever comes second finds the part file of the
+// first before its lock and takes it for that of one that ended. The first must notice, or both
+// would write to it.
 func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	var second receiver
@@ -193,8 +195,9 @@ func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 	wantNames(t, filepath.Dir(target), "out")
 }
 
-// The same, seen from the one who comes second: between its opening of the part file and its lock the first is done with it.
-// What it holds then is no part file any more, and must not be written to.
+// The same, seen from the one who comes second: between its opening of the part file and its
+// lock the first is done with it. What it holds then is no part file any more, and must not be
+// written to.
 func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 	for name, end := range map[string]func(p receiver) error{
 		"put in place": func(p receiver) error { return p.commit() },
@@ -249,7 +252,8 @@ func TestPartFileThatWasReplaced(t *testing.T) {
 	transfertest.WantContent(t, part, "somebody's")
 }
 
-// Nor is one renamed that somebody removed, alone or with its directory; and nobody is told to go on with it.
+// Nor is one renamed that somebody removed, alone or with its directory; and nobody is told to
+// go on with it.
 func TestPartFileThatWasRemoved(t *testing.T) {
 	for name, remove := range map[string]func(dir string) error{
 		"alone":              func(dir string) error { return os.Remove(filepath.Join(dir, partName("out"))) },
@@ -280,8 +284,9 @@ func TestPartFileThatWasRemoved(t *testing.T) {
 	}
 }
 
-// Whatever operation fails: the target is as before or whole, and nothing else is left but the part file. A part file that is left
-// is not trusted with more than its bytes: the next transfer ends well.
+// Whatever operation fails: the target is as before or whole, and nothing else is left but the
+// part file. A part file that is left is not trusted with more than its bytes: the next
+// transfer ends well.
 func TestPartFileWhenOperationsFail(t *testing.T) {
 	for name, with := range map[string]error{"EIO": syscall.EIO, "ENOSPC": syscall.ENOSPC, "EDQUOT": syscall.EDQUOT} {
 		for _, stale := range []string{"", "stale", "whole", "whole and more"} {
@@ -349,7 +354,8 @@ func TestPartFileSaysWhichFileCouldNotBeWritten(t *testing.T) {
 	}
 }
 
-// Whatever fails while room is reserved, but a lack of it, is of no account, and then, too, nothing is there but the part file.
+// Whatever fails while room is reserved, but a lack of it, is of no account, and then, too,
+// nothing is there but the part file.
 func TestReserveWhenOperationsFail(t *testing.T) {
 	const lastGroup = 16<<20 + 5*65536 // of a file that is large enough for a reservation
 	content := make([]byte, lastGroup+100)
@@ -396,7 +402,8 @@ func TestReserveWhenOperationsFail(t *testing.T) {
 	}
 }
 
-// A part file whose checkpoint failed is not in place, and nobody goes on with it: what can be read of it may not be on disk.
+// A part file whose checkpoint failed is not in place, and nobody goes on with it: what can be
+// read of it may not be on disk.
 func TestCheckpointThatFails(t *testing.T) {
 	for _, op := range []string{"checkpoint", "syncdir"} {
 		target := filepath.Join(t.TempDir(), "out")

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// wantDressed fails the test unless a file has the mode and time that fetch's server has for theFile.
+// wantDressed fails the test unless a file has the mode and time that fetch's server has for
+// theFile.
 func wantDressed(t *testing.T, path string) {
 	t.Helper()
 	if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644&^disk.Umask || !info.ModTime().Equal(transfertest.SomeTime) {
@@ -88,7 +89,8 @@ func TestUpToDate(t *testing.T) {
 	}
 }
 
-// Whatever operation fails: the target is whole, as it was. Only its mode and time may not be those of the source.
+// Whatever operation fails: the target is whole, as it was. Only its mode and time may not be
+// those of the source.
 func TestUpToDateWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 		target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(theFile))

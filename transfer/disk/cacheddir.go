@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// Dir returns the directory of a path as a Dir that is acquired for each operation alone, so that it keeps no descriptor open. Close does nothing. The Dir is
-// usable until the cache is closed.
+// Dir returns the directory of a path as a Dir that is acquired for each operation alone, so
+// that it keeps no descriptor open. Close does nothing. The Dir is usable until the cache is
+// closed.
 func (c *DirCache) Dir(path string) Dir { return cachedDir{c, path} }
 
 type cachedDir struct {

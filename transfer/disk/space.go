@@ -23,7 +23,8 @@ func (e *SpaceError) Error() string {
 // Unwrap returns the system's error.
 func (e *SpaceError) Unwrap() error { return e.Err }
 
-// Cause returns the error inside an *fs.PathError, and any other as it is: for messages that name the path themselves.
+// Cause returns the error inside an *fs.PathError, and any other as it is: for messages that
+// name the path themselves.
 func Cause(err error) error {
 	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err

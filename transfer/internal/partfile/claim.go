@@ -8,14 +8,16 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// A claim is a name in a directory for whose file processes compete. The process that holds the lock of the file that has the name now is its
-// owner. A lock of a file that had the name before counts for nothing.
+// A claim is a name in a directory for whose file processes compete. The process that holds the
+// lock of the file that has the name now is its owner. A lock of a file that had the name
+// before counts for nothing.
 type claim struct {
 	dir  disk.Dir
 	name string
 }
 
-// claimTries bounds how often the file is created or adopted again, because another process created or removed it between two steps.
+// claimTries bounds how often the file is created or adopted again, because another process
+// created or removed it between two steps.
 const claimTries = 3
 
 // errTryAgain reports that there was no file to adopt, or that it is gone now.
@@ -51,8 +53,9 @@ func (c claim) create() (disk.File, error) {
 	return f, nil
 }
 
-// adopt opens and locks the file of a transfer that ended early. A locked one is in use. A file of that name that a transfer cannot have left, or that another
-// user could change, is removed. The error is then errTryAgain.
+// adopt opens and locks the file of a transfer that ended early. A locked one is in use. A file
+// of that name that a transfer cannot have left, or that another user could change, is removed.
+// The error is then errTryAgain.
 func (c claim) adopt() (disk.File, error) {
 	f, readOnly, err := c.openExisting()
 	isUnusable := errors.Is(err, disk.ErrNotAFile) || errors.Is(err, fs.ErrPermission)
@@ -83,8 +86,8 @@ func (c claim) adopt() (disk.File, error) {
 	return f, nil
 }
 
-// openExisting opens the file that is there, for reading alone if its mode allows no more: a transfer that was killed just before its rename has given
-// it the final mode.
+// openExisting opens the file that is there. readOnly reports that its mode allows no more than
+// reading: a transfer that was killed just before its rename has given it the final mode.
 func (c claim) openExisting() (f disk.File, readOnly bool, err error) {
 	f, err = c.dir.OpenPart(c.name)
 	if readOnly = errors.Is(err, fs.ErrPermission); readOnly {
@@ -93,7 +96,8 @@ func (c claim) openExisting() (f disk.File, readOnly bool, err error) {
 	return f, readOnly, err
 }
 
-// isTrustworthy reports whether no other user can change the file, and gives it the mode of part files.
+// isTrustworthy reports whether no other user can change the file, and gives it the mode of
+// part files.
 func isTrustworthy(f disk.File) bool {
 	info, err := f.Stat()
 	if err != nil || !disk.OnlyOurs(info) {
@@ -111,7 +115,8 @@ func (c claim) clear() error {
 	return fmt.Errorf("%q is in the way and cannot be removed: %w", c.name, disk.Cause(err))
 }
 
-// lock locks f and checks that it still has the name: before the lock another process may have renamed or removed it.
+// lock locks f and checks that it still has the name: before the lock another process may have
+// renamed or removed it.
 func (c claim) lock(f disk.File) error {
 	locked, err := f.TryLock()
 	if err != nil {

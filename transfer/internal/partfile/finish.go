@@ -15,8 +15,8 @@ func (p *PartFile) Commit(m Metadata) error {
 	return p.Rename(true)
 }
 
-// Finish gives the whole file its mode and time, and makes all of it durable if sync is set. Otherwise the caller syncs the file system before it calls
-// Rename. It waits for WriteAt.
+// Finish gives the whole file its mode and time, and makes all of it durable if sync is set.
+// Otherwise the caller syncs the file system before it calls Rename. It waits for WriteAt.
 func (p *PartFile) Finish(m Metadata, sync bool) error {
 	if err := p.beginFinish(); err != nil {
 		return err
@@ -72,7 +72,8 @@ func (p *PartFile) failFinish(err error) error {
 	return err
 }
 
-// Rename gives a Finished file the name of its target, closes it, and syncs the directory if syncName is set.
+// Rename gives a Finished file the name of its target, closes it, and syncs the directory if
+// syncName is set.
 func (p *PartFile) Rename(syncName bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -104,8 +105,8 @@ func (p *PartFile) rename() error {
 	return err
 }
 
-// Leave ends the part file without a target, unless it has ended. It reports whether a part file stays from which the next transfer can
-// resume.
+// Leave ends the part file without a target, unless it has ended. It reports whether a part
+// file stays from which the next transfer can resume.
 func (p *PartFile) Leave() (kept bool) { return p.leave(true) }
 
 // Discard ends the part file, unless it has ended, and removes it.

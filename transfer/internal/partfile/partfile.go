@@ -1,12 +1,15 @@
 // Package partfile is the file that a transfer writes before it has the name of its target.
 //
-// A [Place] is a name in a directory. The part file of a place is in the same directory under another name, locked against other
-// transfers, until all of it is proved. Then it gets mode and time and is renamed. Nothing but a whole file is ever under the name of the
-// target, and a file that was there stays until then. A transfer that ends early leaves its part file if anything in it is proved, and
-// the next transfer to the same place resumes from it. Only the bytes are kept. Their worth is found by hashing them ([PartFile.Prove]).
+// A [Place] is a name in a directory. The part file of a place is in the same directory under
+// another name, locked against other transfers, until all of it is proved. Then it gets mode
+// and time and is renamed. Nothing but a whole file is ever under the name of the target, and a
+// file that was there stays until then. A transfer that ends early leaves its part file if
+// anything in it is proved. The next transfer to the same place resumes from it. Only the bytes
+// are kept. Their worth is found by hashing them ([PartFile.Prove]).
 //
-// Errors are those of the directory and its files, [ErrBusy], [ErrExists], [ErrGone] and *disk.SpaceError. They do not name the target.
-// Methods that take a context return its cause when it ends.
+// Errors are those of the directory and its files, [ErrBusy], [ErrExists], [ErrGone] and
+// *disk.SpaceError. They do not name the target. Methods that take a context return its cause
+// when it ends.
 package partfile
 
 import (
@@ -63,9 +66,11 @@ func sameTree(a, b Tree) bool {
 //	Ended      the target, a part file that is      none
 //	           kept, or nothing
 //
-// Leave and Discard end each state. Leave keeps a part file with proved bytes, and one whose bytes were not looked at, with the mode of
-// part files; it removes any other, a range and an Unsafe one. Discard keeps nothing. A Prove that fails leaves the part file Unproved. State, Whole,
-// InPlace and Have are legal in each state, Empty wherever the file is open.
+// Leave and Discard end each state. Leave keeps a part file with proved bytes, and one whose
+// bytes were not looked at. Both have the mode of part files then. It removes any other, a
+// range and an Unsafe one. Discard keeps nothing. A Prove that fails leaves the part file
+// Unproved. State, Whole, InPlace and Have are legal in each state, Empty wherever the file is
+// open.
 type State int
 
 // The states of a part file.
@@ -86,21 +91,24 @@ var stateNames = [...]string{"Unproved", "Cold", "Proved", "Windowed", "Parked",
 // String returns the name of the state.
 func (s State) String() string { return stateNames[s] }
 
-// partMode is the mode of a part file: the final one is not known at first, and may let others write.
+// partMode is the mode of a part file: the final one is not known at first, and may let others
+// write.
 const partMode fs.FileMode = 0o600
 
 // Options says how a part file is used.
 type Options struct {
 	// NoClobber makes it an error if the target exists, at Open or at Rename.
 	NoClobber bool
-	// SyncName makes the first checkpoint sync the directory, too, so that the part file's name survives a power cut.
+	// SyncName makes the first checkpoint sync the directory, too, so that the part file's name
+	// survives a power cut.
 	SyncName bool
 	// Pool bounds the part files that are open at a time; nil means that this one stays open.
 	Pool *Pool
 }
 
-// A PartFile receives a file beside its target. WriteAt is safe for concurrent use; the other methods that change the state are called by one
-// goroutine at a time. Leave and Discard wait for the methods that use the file.
+// A PartFile receives a file beside its target. WriteAt is safe for concurrent use; the other
+// methods that change the state are called by one goroutine at a time. Leave and Discard wait
+// for the methods that use the file.
 type PartFile struct {
 	Options
 	place     Place
@@ -108,8 +116,8 @@ type PartFile struct {
 	writeback *writeback
 	nameSafe  bool // the directory was synced; belongs to checkpoint
 
-	// mu guards what follows. It is held while a parked file is reopened and while an open one is parked. No lock of another part file or of
-	// the pool is taken under it.
+	// mu guards what follows. It is held while a parked file is reopened and while an open one
+	// is parked. No lock of another part file or of the pool is taken under it.
 	mu    sync.Mutex
 	state State
 	file  disk.File  // stays as it is while there are users
@@ -128,13 +136,15 @@ type PartFile struct {
 	failure  error        // of an Unsafe file
 }
 
-// Open opens and locks the part file of a place, and creates it if it is missing. It fails if the place is a directory or cannot be written. After
-// success the part file owns place.Dir and closes it at its end.
+// Open opens and locks the part file of a place, and creates it if it is missing. It fails if
+// the place is a directory or cannot be written. After success the part file owns place.Dir and
+// closes it at its end.
 func (place Place) Open(o Options) (*PartFile, error) {
 	return place.open(PartName(place.Name), o)
 }
 
-// Lock takes a file of the place's own name as a lock. It is released, and the file removed, with Discard.
+// Lock takes a file of the place's own name as a lock. It is released, and the file removed,
+// with Discard.
 func (place Place) Lock() (*PartFile, error) { return place.open(place.Name, Options{}) }
 
 func (place Place) open(part string, o Options) (*PartFile, error) {
@@ -159,7 +169,8 @@ func (p *PartFile) State() State {
 	return p.state
 }
 
-// begin counts a user of the open file, which is neither parked nor closed before end. It reopens a parked one. The state must be one of legal.
+// begin counts a user of the open file, which is neither parked nor closed before end. It
+// reopens a parked one. The state must be one of legal.
 func (p *PartFile) begin(method string, legal ...State) error {
 	p.mu.Lock()
 	if err := p.require(method, legal...); err != nil {
@@ -228,7 +239,8 @@ func (p *PartFile) WriteAt(b []byte, off int64) (int, error) {
 	return len(b), nil
 }
 
-// write writes bytes at an offset of the part file. The bytes that an error leaves may end anywhere in a group, and count for nothing.
+// write writes bytes at an offset of the part file. The bytes that an error leaves may end
+// anywhere in a group, and count for nothing.
 func (p *PartFile) write(b []byte, at int64) error {
 	n, err := p.file.WriteAt(b, at)
 	if err == nil && n < len(b) {
@@ -265,8 +277,8 @@ func (p *PartFile) checkpoint() error {
 	return p.place.Dir.Sync()
 }
 
-// Forget starts a transfer whose root is not known yet: nothing that is in the file counts, and the bytes that WriteAt takes have been verified
-// against chaining values of no tree so far.
+// Forget starts a transfer whose root is not known yet. Nothing that is in the file counts. The
+// caller verifies the bytes for WriteAt against chaining values that belong to no tree yet.
 func (p *PartFile) Forget() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -278,7 +290,8 @@ func (p *PartFile) Forget() error {
 	return nil
 }
 
-// Accept names the tree of a Cold file: all bytes that were written since Forget are verified against it.
+// Accept names the tree of a Cold file: all bytes that were written since Forget are verified
+// against it.
 func (p *PartFile) Accept(tree Tree) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -289,7 +302,8 @@ func (p *PartFile) Accept(tree Tree) error {
 	return nil
 }
 
-// Restart removes what is in the file without a look at it, and names the tree for the bytes that follow.
+// Restart removes what is in the file without a look at it, and names the tree for the bytes
+// that follow.
 func (p *PartFile) Restart(tree Tree) error {
 	if err := p.begin("Restart", Unproved); err != nil {
 		return err
@@ -323,8 +337,9 @@ func (p *PartFile) Empty() bool {
 	return err == nil && info.Size() == 0
 }
 
-// InPlace returns how many verified bytes are in the file, how many of them were there before this transfer, and how many bytes WriteAt took
-// that are of no use now, because another version of the file is wanted.
+// InPlace returns how many verified bytes are in the file, and how many of them were there
+// before this transfer. lost is how many bytes WriteAt took that are useless now, because
+// another version of the file is wanted.
 func (p *PartFile) InPlace() (had, resumed, lost int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -357,7 +372,8 @@ func (p *PartFile) whole() bool {
 	return p.had.Total() == p.tree.Size()
 }
 
-// Have returns the ranges of the file, in whole groups, that need not be fetched: they are verified, or not wanted.
+// Have returns the ranges of the file, in whole groups, that need not be fetched: they are
+// verified, or not wanted.
 func (p *PartFile) Have() []rangeset.Range {
 	p.mu.Lock()
 	defer p.mu.Unlock()

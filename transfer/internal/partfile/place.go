@@ -23,11 +23,13 @@ type Metadata struct {
 	MTime time.Time
 }
 
-// PartName returns the name of the part file of a target. It is of a fixed length, so that a target's name may be as long as the system allows. It
-// is always the same, so that two transfers to one target notice each other, and the second resumes what the first one left.
+// PartName returns the name of the part file of a target. It is of a fixed length, so that a
+// target's name may be as long as the system allows. It is always the same, so that two
+// transfers to one target notice each other, and the second resumes what the first one left.
 func PartName(name string) string { return hashed(name) + ".part" }
 
-// NewName returns the name under which one run, and no other, writes a file that it renames to a target.
+// NewName returns the name under which one run, and no other, writes a file that it renames to
+// a target.
 func NewName(name, run string) string { return hashed(name) + "-" + run + ".new" }
 
 func hashed(name string) string {
@@ -37,7 +39,8 @@ func hashed(name string) string {
 
 var errDirectory = errors.New("it is a directory; name a file in it")
 
-// check returns why no file can be put at the place. A link is replaced, unless it leads to a directory.
+// check returns why no file can be put at the place. A link is replaced, unless it leads to a
+// directory.
 func (place Place) check(noClobber bool) error {
 	if followed, err := place.Dir.Stat(place.Name); err == nil && followed.IsDir() {
 		return errDirectory
@@ -56,8 +59,8 @@ func (place Place) check(noClobber bool) error {
 	return nil
 }
 
-// Existing opens the regular file at the place. It returns nil if there is none or it cannot be read. Links are not followed, since a new
-// file would replace them.
+// Existing opens the regular file at the place. It returns nil if there is none or it cannot be
+// read. Links are not followed, since a new file would replace them.
 func (place Place) Existing() (f disk.File, info fs.FileInfo) {
 	there, err := place.Dir.Lstat(place.Name)
 	if err != nil || !there.Mode().IsRegular() {
@@ -73,7 +76,8 @@ func (place Place) Existing() (f disk.File, info fs.FileInfo) {
 	return f, info
 }
 
-// SyncFile makes the open file at the place durable, and its name: the process that put it there may have been killed before it did.
+// SyncFile makes the open file at the place durable, and its name: the process that put it
+// there may have been killed before it did.
 func (place Place) SyncFile(f disk.File) error {
 	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrPermission) { // Windows wants a file that is open for writing
 		return err
@@ -81,7 +85,8 @@ func (place Place) SyncFile(f disk.File) error {
 	return place.Dir.Sync()
 }
 
-// ApplyMetadata gives the open file at the place its mode and time, unless it has them: a file that has them may be another user's.
+// ApplyMetadata gives the open file at the place its mode and time, unless it has them: a file
+// that has them may be another user's.
 func (place Place) ApplyMetadata(f disk.File, info fs.FileInfo, m Metadata) error {
 	if mode := m.Mode &^ disk.Umask; info.Mode() != mode { // a setuid bit, too, would go with a new file
 		if err := f.Chmod(mode); err != nil {
@@ -94,7 +99,8 @@ func (place Place) ApplyMetadata(f disk.File, info fs.FileInfo, m Metadata) erro
 	return place.Dir.Chtimes(place.Name, m.MTime)
 }
 
-// WriteNew writes a whole file under a temporary name, with mode and time, and syncs its content if sync is set. The caller renames it. After an error nothing is left.
+// WriteNew writes a whole file under a temporary name, with mode and time, and syncs its
+// content if sync is set. The caller renames it. After an error nothing is left.
 func (place Place) WriteNew(temp string, content []byte, m Metadata, sync bool) error {
 	f, err := place.Dir.Create(temp)
 	if err != nil {

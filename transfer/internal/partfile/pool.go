@@ -7,17 +7,18 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// A Pool bounds how many part files are open at a time. Beyond that the ones that were opened first are parked: closed until bytes arrive for
-// them. A nil Pool has no bound.
+// A Pool bounds how many part files are open at a time. Beyond that the ones that were opened
+// first are parked: closed until bytes arrive for them. A nil Pool has no bound.
 type Pool struct {
 	limit int
 
 	// mu is held for a look at files alone, and no other lock is taken under it.
 	mu    sync.Mutex
-	files []*PartFile // open; the one that was opened first comes first
+	files []*PartFile // open, in the order of their opening
 }
 
-// NewPool returns a Pool for at most limit open files. There are more if all are in use at the same time.
+// NewPool returns a Pool for at most limit open files. There are more if all are in use at the
+// same time.
 func NewPool(limit int) *Pool { return &Pool{limit: limit} }
 
 // Len returns how many part files are open.
@@ -27,7 +28,8 @@ func (o *Pool) Len() int {
 	return len(o.files)
 }
 
-// admit adds a part file that was opened, and parks others if there are too many. No lock of a part file may be held.
+// admit adds a part file that was opened, and parks others if there are too many. No lock of a
+// part file may be held.
 func (o *Pool) admit(p *PartFile) {
 	if o == nil {
 		return
@@ -73,7 +75,8 @@ func (o *Pool) remove(p *PartFile) {
 	}
 }
 
-// park closes a part file that no method uses now. It reports whether the file stays open and belongs to the pool.
+// park closes a part file that no method uses now. It reports whether the file stays open and
+// belongs to the pool.
 func (p *PartFile) park() (stays bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -97,7 +100,8 @@ func (p *PartFile) park() (stays bool) {
 	return false
 }
 
-// reopen opens and locks a parked file. The error is ErrBusy if another process has written to it. Called with the lock held.
+// reopen opens and locks a parked file. The error is ErrBusy if another process has written to
+// it. Called with the lock held.
 func (p *PartFile) reopen() error {
 	f, err := claim{p.place.Dir, p.part}.adopt()
 	if err == errTryAgain {

@@ -13,7 +13,8 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// Many part files that goroutines write to at the same time, of which few may be open, are all whole in the end.
+// Many part files that goroutines write to at the same time, of which few may be open, are all
+// whole in the end.
 func TestPool(t *testing.T) {
 	const files, limit, writers = 40, 4, 8
 	dir := t.TempDir()

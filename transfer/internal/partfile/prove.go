@@ -9,12 +9,15 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// Prove finds out which bytes of tree are here, in the part file and in seeds, and copies those of the seeds into the part file. A seed is a file
-// that may share content at the same offsets, such as an older version. Its groups are verified before they count, as those of a server are.
+// Prove finds out which bytes of tree are in the part file and in seeds. It copies those of the
+// seeds into the part file. A seed is a file that may share content at the same offsets, such
+// as an older version. Its groups are verified before they count, as those of a server are.
 //
-// Bytes of the part file that are not those of tree are forgotten, and what is beyond its end is cut. Bytes that are verified against this tree already
-// are not read again. If the file system can share blocks between files, the first seed becomes the content of a part file that is empty, at once and
-// whatever it is. Elsewhere the groups that are right are copied. Seeds that cannot be read are no error.
+// Bytes of the part file that are not those of tree are forgotten, and what is beyond its end
+// is cut. Bytes that are verified against this tree already are not read again. If the file
+// system can share blocks between files, an empty part file gets the content of the first seed,
+// right or wrong, before it is verified. Elsewhere the groups that are right are copied. Seeds
+// that cannot be read are no error.
 func (p *PartFile) Prove(ctx context.Context, tree Tree, seeds []disk.File, report Report) error {
 	if err := p.begin("Prove", Unproved, Cold, Proved); err != nil {
 		return err
@@ -61,7 +64,8 @@ func (p *PartFile) survey(ctx context.Context, tree Tree, report Report) error {
 	return nil
 }
 
-// beginSurvey reports whether the bytes are known to be those of tree. Otherwise it makes the file Unproved.
+// beginSurvey reports whether the bytes are known to be those of tree. Otherwise it makes the
+// file Unproved.
 func (p *PartFile) beginSurvey(tree Tree) (known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -72,14 +76,16 @@ func (p *PartFile) beginSurvey(tree Tree) (known bool) {
 	return false
 }
 
-// clone gives a part file without content the content of f, if the system can share blocks. Nothing is verified by that.
+// clone gives a part file without content the content of f, if the system can share blocks.
+// Nothing is verified by that.
 func (p *PartFile) clone(f disk.File) bool {
 	to, can := p.file.(disk.Cloner)
 	info, err := p.file.Stat()
 	return can && err == nil && info.Size() == 0 && to.CloneFrom(f) == nil
 }
 
-// copySeed copies from a seed the groups that are right and that the part file lacks. An error is the end of ctx, or one of writing.
+// copySeed copies from a seed the groups that are right and that the part file lacks. An error
+// is the end of ctx, or one of writing.
 func (p *PartFile) copySeed(ctx context.Context, seed disk.File, report Report) error {
 	info, err := seed.Stat()
 	if err != nil || p.Whole() {

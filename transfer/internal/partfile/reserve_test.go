@@ -75,8 +75,8 @@ func largeFile() (content []byte, tree *integrity.Tree) {
 // lastGroup is where the last group of largeFile begins.
 const lastGroup = reserveFrom + 5*65536
 
-// Nothing is reserved while the size is a claim. Then all that is missing is, once, or the transfer ends with what is needed and
-// what there is.
+// Nothing is reserved while the size is a claim. Then all that is missing is, once, or the
+// transfer ends with what is needed and what there is.
 func TestReserve(t *testing.T) {
 	content, tree := largeFile()
 	size := int64(len(content))
@@ -179,7 +179,8 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// The room is no content: the file has the size and the bytes that it had, and a transfer that goes on reads none of it.
+// The room is no content: the file has the size and the bytes that it had, and a transfer that
+// goes on reads none of it.
 func TestReservedRoomIsAHole(t *testing.T) {
 	content, tree := largeFile()
 	target := filepath.Join(t.TempDir(), "out")

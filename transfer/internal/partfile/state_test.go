@@ -121,7 +121,8 @@ func (f brokenFile) Sync() error {
 	return f.File.Sync()
 }
 
-// TestStates calls each method in each state: it leads to the state of the table at State, or is an error that changes nothing.
+// TestStates calls each method in each state: it leads to the state of the table at State, or
+// is an error that changes nothing.
 func TestStates(t *testing.T) {
 	content, tree := stateFile()
 	other := transfertest.TreeOf([]byte("other"))
@@ -163,7 +164,8 @@ func TestStates(t *testing.T) {
 	}
 }
 
-// TestLeave leaves a part file in each state: it stays, with the mode of part files, if a transfer could resume from it.
+// TestLeave leaves a part file in each state: it stays, with the mode of part files, if a
+// transfer could resume from it.
 func TestLeave(t *testing.T) {
 	for state, keeps := range map[State]bool{
 		Unproved: false, Cold: true, Proved: true, Windowed: false, Parked: true, Finishing: true, Finished: true, Unsafe: false,

@@ -12,17 +12,20 @@ import (
 )
 
 const (
-	// surveySpan is how much of a file is read and hashed at a time, in bytes: a multiple of every group size.
+	// surveySpan is how much of a file is read and hashed at a time, in bytes: a multiple of
+	// every group size.
 	surveySpan = 1 << 20
 	// reportInterval is the least time between two reports of progress.
 	reportInterval = 100 * time.Millisecond
 )
 
-// A Report is called with how many bytes of a file were looked at, of how many. A nil Report is fine.
+// A Report is called with how many bytes of a file were looked at, of how many. A nil Report is
+// fine.
 type Report func(done, total int64)
 
-// Survey hashes the first size bytes of a file, which are at most those of tree, on all cores. It returns the ranges of whole groups that are
-// verified. Groups that are wrong, torn, missing or cannot be read are not among them, and are no error.
+// Survey hashes the first size bytes of a file, which are at most those of tree, on all cores.
+// It returns the ranges of whole groups that are verified. Groups that are wrong, torn, missing
+// or cannot be read are not among them, and are no error.
 //
 // It starts goroutines and waits for them.
 func Survey(ctx context.Context, f disk.File, size int64, tree Tree, report Report) (rangeset.Set, error) {
@@ -31,7 +34,8 @@ func Survey(ctx context.Context, f disk.File, size int64, tree Tree, report Repo
 	return s.proved, err
 }
 
-// Matches reports whether a file of the given size is the one of tree. It stops at the first group that is not. The error is the cause of ctx.
+// Matches reports whether a file of the given size is the one of tree. It stops at the first
+// group that is not. The error is the cause of ctx.
 func Matches(ctx context.Context, f disk.File, size int64, tree Tree, report Report) (bool, error) {
 	if size != tree.Size() {
 		return false, nil
@@ -55,7 +59,8 @@ type surveyor struct {
 	limit int64 // end of the bytes to look at: the end of a group, or of the file
 
 	strict bool // the file is useless unless all of it is right
-	// keep, if set, takes a group that is right before it counts. It is called by several goroutines at once.
+	// keep, if set, takes a group that is right before it counts. It is called by several
+	// goroutines at once.
 	keep func(group []byte, off int64) error
 
 	mu       sync.Mutex

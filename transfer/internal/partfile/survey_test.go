@@ -33,7 +33,8 @@ func (f *badDisk) ReadAt(p []byte, off int64) (int, error) {
 	return n, errors.New("bad sector")
 }
 
-// TestSurvey spoils files in many ways and expects exactly the groups that are right and there as a whole.
+// TestSurvey spoils files in many ways and expects exactly the groups that are right and there
+// as a whole.
 func TestSurvey(t *testing.T) {
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 1))

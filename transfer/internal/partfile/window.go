@@ -12,8 +12,9 @@ type window struct {
 	cover rangeset.Range // the groups that they are in, which is what can be verified
 }
 
-// SetWindow prepares the part file for the bytes want of a file, and returns the groups that cover them. Bytes of an earlier transfer are removed,
-// since they are aligned otherwise; bytes that this one has written for the same tree count.
+// SetWindow prepares the part file for the bytes want of a file, and returns the groups that
+// cover them. Bytes of an earlier transfer are removed, since they are aligned otherwise; bytes
+// that this one has written for the same tree count.
 func (p *PartFile) SetWindow(want rangeset.Range, tree Tree) (cover rangeset.Range, err error) {
 	if err := p.begin("SetWindow", Unproved, Windowed); err != nil {
 		return cover, err

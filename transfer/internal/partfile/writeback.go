@@ -3,16 +3,18 @@ package partfile
 import "sync"
 
 const (
-	// checkpointStep is after how many bytes written the file is made durable: so many that the cost is small
-	// beside that of writing them, and so few that the disk is never idle for long.
+	// checkpointStep is after how many bytes written the file is made durable: so many that the
+	// cost is small beside that of writing them, and so few that the disk is never idle for
+	// long.
 	checkpointStep = 8 << 20
-	// maxUnsafe is how many bytes a power cut may cost. Writers wait when it is exceeded: the disk is slower than the network then, and they
-	// would wait at the end.
+	// maxUnsafe is how many bytes a power cut may cost. Writers wait when it is exceeded: the
+	// disk is slower than the network then, and they would wait at the end.
 	maxUnsafe = 2 * checkpointStep
 )
 
-// A writeback makes a file's bytes durable while more are received. So a power cut costs little, and the Sync at the end
-// finds little to do: systems wait seconds before they write by themselves.
+// A writeback makes a file's bytes durable while more are received. So a power cut costs
+// little, and the Sync at the end finds little to do: systems wait seconds before they write by
+// themselves.
 //
 // Its goroutine starts with the first checkpoint and ends with stop, which waits for it.
 type writeback struct {
@@ -27,7 +29,8 @@ type writeback struct {
 	err     error // of a checkpoint: bytes written before may not be on disk, though they can be read
 }
 
-// newWriteback returns a writeback. It calls checkpoint on one goroutine, while the file is written to.
+// newWriteback returns a writeback. It calls checkpoint on one goroutine, while the file is
+// written to.
 func newWriteback(checkpoint func() error) *writeback {
 	w := &writeback{checkpoint: checkpoint}
 	w.changed.L = &w.mu
@@ -54,8 +57,9 @@ func (w *writeback) run() {
 	}
 }
 
-// wrote counts n bytes that were written, and waits while too many are not safe. It returns the error of a failed checkpoint. It is
-// safe for concurrent use, but must not be called after stop.
+// wrote counts n bytes that were written, and waits while too many are not safe. It returns the
+// error of a failed checkpoint. It is safe for concurrent use, but must not be called after
+// stop.
 func (w *writeback) wrote(n int) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,7 +77,8 @@ func (w *writeback) wrote(n int) error {
 	return w.err
 }
 
-// stop ends the goroutine, waits for it, and returns the error of a failed checkpoint. It may be called again.
+// stop ends the goroutine, waits for it, and returns the error of a failed checkpoint. It may
+// be called again.
 func (w *writeback) stop() error {
 	w.mu.Lock()
 	w.stopped = true

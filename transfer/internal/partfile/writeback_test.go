@@ -24,7 +24,8 @@ func (d *slowCheckpoints) checkpoint() error {
 	return nil
 }
 
-// A checkpoint comes after each step, one covers all that came while the one before it was made, and writers wait when too much is not safe.
+// A checkpoint comes after each step, one covers all that came while the one before it was
+// made, and writers wait when too much is not safe.
 func TestWriteback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := &slowCheckpoints{}

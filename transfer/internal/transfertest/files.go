@@ -1,5 +1,5 @@
-// Package transfertest holds what tests of the packages below transfer share: files, a served directory with traps in it,
-// and a simulated network with one server.
+// Package transfertest holds what tests of the packages below transfer share: files, a served
+// directory with traps in it, and a simulated network with one server.
 package transfertest
 
 import (
@@ -34,8 +34,9 @@ func WantContent(t testing.TB, path, want string) {
 	}
 }
 
-// TreeWithTraps makes a directory to serve, in a directory with a file "secret" that must not be served, and returns its path.
-// It holds files, directories, a FIFO, and links that stay inside, lead out, dangle or loop.
+// TreeWithTraps makes a directory to serve, in a directory with a file "secret" that must not
+// be served, and returns its path. It holds files, directories, a FIFO, and links that stay
+// inside, lead out, dangle or loop.
 func TreeWithTraps(t testing.TB) (root string) {
 	t.Helper()
 	top := t.TempDir()

@@ -9,7 +9,7 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// OpenFile creates a file with a content and holes in a directory of its own.
+// OpenFile creates a file with a content and holes, in a new directory.
 func OpenFile(t testing.TB, content []byte, holes ...rangeset.Range) disk.File {
 	t.Helper()
 	d, err := disk.OpenDir(t.TempDir())
