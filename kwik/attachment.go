@@ -25,8 +25,8 @@ type attachment struct {
 	descriptor []byte
 	ctx        context.Context
 	cancel     context.CancelFunc
-	wake       chan struct{}    // has an element after grants came
-	offer      *AggregateStream // what the client was offered; nil on a secondary
+	wake       chan struct{}    // has an element after a grant arrived
+	offer      *AggregateStream // the offer to the client; nil on a secondary
 	start      <-chan struct{}  // closed when a head start may begin; nil if nothing delays it
 
 	mu    sync.Mutex
@@ -256,7 +256,8 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 		}
 		next := a.units.Cut(off, a.frameSize(), end)
 		if err := readPayload(content, b, off, int(next-off)); err != nil {
-			if lack, ok := errors.AsType[*MissingRange](err); ok && lack.Start < next && lack.End > off { // else it would say nothing about this grant
+			lack, ok := errors.AsType[*MissingRange](err)
+			if concernsGrant := ok && lack.Start < next && lack.End > off; concernsGrant {
 				a.reportLack(lack) // before the client notices that its grant ends early
 				if s != nil {
 					s.cancel()

@@ -19,7 +19,8 @@ func grantOf(id, start, n uint64) *kwikpb.OffsetSyncResponse {
 	return &kwikpb.OffsetSyncResponse{GrantId: id, ExpectedOffset: start, Length: n}
 }
 
-// What a client may grant, and what it may do to grants (docs/PROTOCOL.md section 7).
+// The grants that a client may make, and the changes that it may make to them
+// (docs/PROTOCOL.md, section 7).
 func TestAttachmentGrants(t *testing.T) {
 	for _, tt := range []struct {
 		name         string
@@ -58,7 +59,8 @@ func TestAttachmentGrants(t *testing.T) {
 	}
 }
 
-// Grants that were taken back take no room, however long the first one is being written.
+// Revoked grants do not count against the queue limit, even while the first grant is still
+// being written.
 func TestRevokedGrantsTakeNoRoom(t *testing.T) {
 	a := newTestAttachment(t, 1000, 64)
 	if err := a.grant(grantOf(1, 0, 64)); err != nil {

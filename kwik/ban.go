@@ -2,8 +2,8 @@ package kwik
 
 import kwikpb "kwikcp/kwik/proto"
 
-// ban closes the paths to a server whose bytes failed their proof, for the rest of the session, and reports the bytes to
-// the primary: [off, off+n) of a stream, which arrived on path id.
+// ban closes the paths to a server for the rest of the session, because bytes that arrived on
+// path id failed their proof: [off, off+n) of a stream. It reports the bytes to the primary.
 func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause error) {
 	s.mu.Lock()
 	sv := s.servers[id.server()]
@@ -38,7 +38,8 @@ func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause erro
 	}
 }
 
-// reportRejected reports bytes of a server that failed their proof to the primary, with the state of the server's paths.
+// reportRejected reports bytes of a server that failed their proof to the primary, with the
+// state of the server's paths.
 func (s *ClientSession) reportRejected(id ServerID, state kwikpb.PathState, rejected *kwikpb.Blame, cause error) {
 	s.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
 		PathId: string(id), State: state, Reason: printable(cause.Error()), Blame: rejected,

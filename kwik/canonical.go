@@ -10,10 +10,10 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file holds the rules by which every parser reads the same frame (docs/PROTOCOL.md, section
-// 6). Protocol Buffers accepts a field twice (the last one counts, or both merge), a varint that is
-// longer than necessary, and a known field of a wrong wire type, which it treats as unknown. KWIK
-// refuses all three. Unknown fields are skipped.
+// This file holds the rules by which every parser reads the same frame (docs/PROTOCOL.md,
+// section 6). KWIK refuses three things that Protocol Buffers accepts: a field that occurs
+// twice, a varint that is longer than necessary, and a known field of a wrong wire type.
+// Unknown fields are skipped.
 
 // checkCanonical checks an encoded message and the messages in it. It also refuses what does not
 // parse, except text that is not UTF-8: the decoder refuses that.
@@ -157,8 +157,13 @@ type fieldCheck struct {
 
 // The known fields of StreamMetadataFrame and SecondaryStreamData.
 var (
-	frameWires = []protowire.Type{-1, protowire.VarintType, protowire.VarintType, protowire.BytesType, protowire.VarintType, protowire.BytesType}
-	dataWires  = []protowire.Type{-1, protowire.VarintType, protowire.VarintType, protowire.VarintType, protowire.BytesType, protowire.VarintType, protowire.VarintType, protowire.BytesType}
+	frameWires = []protowire.Type{
+		-1, protowire.VarintType, protowire.VarintType, protowire.BytesType, protowire.VarintType, protowire.BytesType,
+	}
+	dataWires = []protowire.Type{
+		-1, protowire.VarintType, protowire.VarintType, protowire.VarintType, protowire.BytesType,
+		protowire.VarintType, protowire.VarintType, protowire.BytesType,
+	}
 )
 
 // check returns an error if a field must not occur here, and records it otherwise.

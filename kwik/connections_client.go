@@ -13,7 +13,8 @@ const (
 	maxFurtherPaths = 128
 )
 
-// handlePathReport passes a server's report on a path to the server's width policy and applies the decision.
+// handlePathReport passes a server's report on a path to the server's width policy and applies
+// the decision.
 func (s *ClientSession) handlePathReport(p *path, r *kwikpb.PathReport) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -29,8 +30,8 @@ func (s *ClientSession) handlePathReport(p *path, r *kwikpb.PathReport) {
 	s.adjustConnections(sv)
 }
 
-// adjustConnections opens the paths that a server lacks according to its width policy and drains those that it has too
-// many of. It does nothing while no stream is open. The caller holds s.mu.
+// adjustConnections opens or drains paths until a server has as many as its width policy wants.
+// It does nothing while no stream is open. The caller holds s.mu.
 func (s *ClientSession) adjustConnections(sv *serverRecord) {
 	if sv.info == nil || sv.paths[0].path == nil || s.unreleased() == 0 {
 		return

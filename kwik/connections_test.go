@@ -11,10 +11,11 @@ import (
 	"kwikcp/internal/simnet"
 )
 
-// connections returns how many paths to a server are connected.
+// connections returns the number of connected paths to a server.
 func connections(w *world, c *ClientSession, id ServerID) int { return w.path(c, id).connections }
 
-// A number of paths that was asked for is there for every server, the application knows servers only, and all paths are used.
+// With ConnectionsPerServer every server gets that number of paths. All paths are used, and
+// the application sees servers only.
 func TestConnectionsPerServer(t *testing.T) {
 	inWorldOf(t, 24<<20, 1, slow, func(w *world) {
 		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 3})
@@ -48,7 +49,8 @@ func TestConnectionsPerServer(t *testing.T) {
 	})
 }
 
-// A path that loses packets without being full gets company, and the stream is sooner there; a clean path does not.
+// A path that loses packets without a queue gets further paths, and the stream ends sooner. A
+// path without loss gets none.
 func TestLossyPathsGetCompany(t *testing.T) {
 	if raceEnabled {
 		t.Skip("takes half a minute under the race detector, and has nothing that other tests of several paths do not have")
@@ -79,7 +81,7 @@ func TestLossyPathsGetCompany(t *testing.T) {
 	t.Run("lossy", func(t *testing.T) {
 		alone, n := took(t, 0.002, &ClientConfig{ConnectionsPerServer: 1})
 		if n != 1 {
-			t.Errorf("%d paths to one server, one was asked for", n)
+			t.Errorf("%d paths to one server, want one", n)
 		}
 		auto, n := took(t, 0.002, nil)
 		if n != autoConnections || auto > alone*2/3 {
@@ -93,7 +95,8 @@ func TestLossyPathsGetCompany(t *testing.T) {
 	})
 }
 
-// When one path's bytes fail their proof all paths to that server are given up, and its bytes are fetched elsewhere.
+// If bytes of one path fail their proof, all paths to that server are closed, and its bytes
+// are fetched from another server.
 func TestBanConcernsTheServer(t *testing.T) {
 	inWorldOf(t, 8<<20, 0, slow, func(w *world) {
 		w.secondaries = append(w.secondaries, w.join(corrupt(func(b []byte) {
@@ -112,7 +115,7 @@ func TestBanConcernsTheServer(t *testing.T) {
 	})
 }
 
-// A server that was banned while it was waited for is not dialled again, and stays banned.
+// A server that is banned while its keeper waits to dial is not dialed again and stays banned.
 func TestBannedIsNotDialled(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		dials := 0
@@ -135,7 +138,7 @@ func TestBannedIsNotDialled(t *testing.T) {
 	})
 }
 
-// What a server pushes it pushes once, however many paths there are to it.
+// A server pushes each byte once, whatever the number of paths to it.
 func TestPushedOnOnePath(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
 		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 2})
@@ -172,7 +175,7 @@ func TestPushedOnOnePath(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		st := s.Stats()
 		if n != 1 || st.Wasted != 0 {
-			w.t.Errorf("the secondary's application was asked for its part %d times; wasted %d, conflicts %d", n, st.Wasted, st.Conflicts)
+			w.t.Errorf("the secondary's application pushed its part %d times; wasted %d, conflicts %d", n, st.Wasted, st.Conflicts)
 		}
 		s.Close()
 		<-c.done
@@ -180,7 +183,7 @@ func TestPushedOnOnePath(t *testing.T) {
 	})
 }
 
-// However many paths there are, no honest one is closed because of the others' streams.
+// With many paths, no honest one is closed because of the streams of the others.
 func TestMappingsOfManyPaths(t *testing.T) {
 	link := simnet.Link{Latency: 20 * time.Millisecond, Rate: 20e6}
 	inWorldOf(t, 24<<20, 5, link, func(w *world) {
@@ -213,7 +216,7 @@ func TestMappingsOfManyPaths(t *testing.T) {
 	})
 }
 
-// A server that is gone owes nothing, so it is not stalled.
+// A server that has gone owes nothing, so it is not stalled.
 func TestGoneIsNotStalled(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
 		client, server := w.dial(nil)

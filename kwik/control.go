@@ -53,7 +53,8 @@ func (c *controlStream) send(f *kwikpb.ControlFrame) {
 	}
 	queue, err := appendDelimited(c.queue, f)
 	if err != nil {
-		panic("kwik: internal error: " + err.Error()) // only for a string that is not UTF-8, and no peer's string is sent
+		// Encoding fails for a string that is not UTF-8 only, and no string of a peer is sent.
+		panic("kwik: internal error: " + err.Error())
 	}
 	c.queue = queue
 	if len(queue) > maxControlQueue {

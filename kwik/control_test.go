@@ -71,7 +71,7 @@ func TestReadDelimited(t *testing.T) {
 	}
 }
 
-// A length that is only announced costs no memory to speak of.
+// A length that is announced but not sent costs little memory.
 func TestReadDelimitedTakesMemoryAsBytesArrive(t *testing.T) {
 	for name, tt := range map[string]struct {
 		length uint64

@@ -5,7 +5,7 @@ import kwikpb "kwikcp/kwik/proto"
 // This file is the client's side of draining: a server shuts down in an orderly way, and no stream
 // loses a byte or waits.
 //
-// A draining server takes no new sessions and sends GoAway on those that it has. The client lets it
+// A draining server takes no new sessions and sends GoAway on the open ones. The client lets it
 // finish the grant that it is writing and gives it no other while there are other sources. When no
 // stream needs the path, the client closes it. Where there is no other source, the server continues
 // until the stream ends or until the drain time-out.

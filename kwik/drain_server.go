@@ -8,10 +8,10 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// Shutdown drains the listener and closes it: it tells all clients that the server is leaving, and
-// closes when the last client is done or ctx ends. Clients continue with other servers. reason is a
-// text for people. Shutdown returns the result of Close. Close memberships first, so that no more
-// clients are sent to this server.
+// Shutdown drains the listener and closes it. It tells all clients that the server is leaving,
+// and closes when the last client is done or ctx ends. Clients continue with other servers.
+// reason is a text for people. Shutdown returns the result of Close. Close memberships first,
+// so that no more clients are sent to this server.
 func (l *Listener) Shutdown(ctx context.Context, reason string) error {
 	l.mu.Lock()
 	if !l.draining && len(l.sessions) == 0 {
@@ -21,7 +21,8 @@ func (l *Listener) Shutdown(ctx context.Context, reason string) error {
 	sessions := slices.Collect(maps.Keys(l.sessions))
 	l.mu.Unlock()
 	for _, s := range sessions {
-		s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_GoAway{GoAway: &kwikpb.GoAway{Reason: printable(reason)}}})
+		goAway := &kwikpb.GoAway{Reason: printable(reason)}
+		s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_GoAway{GoAway: goAway}})
 		s.closeIfDrained()
 	}
 	select {
@@ -31,9 +32,9 @@ func (l *Listener) Shutdown(ctx context.Context, reason string) error {
 	return l.Close()
 }
 
-// closeIfDrained closes the session if the server drains, the client has used the session, and the
-// client needs it no more: no stream is offered or attached, and this side has finished all plain
-// streams.
+// closeIfDrained closes the session if the server drains and the client is done. A client is
+// done if it has used the session, no stream is offered or attached, and this side has
+// finished all plain streams.
 func (s *ServerSession) closeIfDrained() {
 	s.listener.mu.Lock()
 	leaving := s.listener.draining

@@ -12,7 +12,8 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// shutDown begins to drain a server and returns a channel that is closed when that is over.
+// shutDown begins to drain a server and returns a channel that is closed when Shutdown
+// returns.
 func (w *world) shutDown(s *testServer, patience time.Duration) <-chan struct{} {
 	over := make(chan struct{})
 	if s.member != nil {
@@ -27,7 +28,8 @@ func (w *world) shutDown(s *testServer, patience time.Duration) <-chan struct{} 
 	return over
 }
 
-// A server that leaves finishes what it is at; nothing is fetched twice, nobody waits, and it is gone long before the stream has ended.
+// A draining server finishes its grant. Nothing is fetched twice, no read waits, and the
+// server is gone long before the end of the stream.
 func TestDrain(t *testing.T) {
 	for _, who := range []string{"secondary", "primary"} {
 		t.Run(who, func(t *testing.T) {
@@ -52,14 +54,15 @@ func TestDrain(t *testing.T) {
 				}
 				c.wantAll()
 				if st := c.s.Stats(); st.Wasted != 0 {
-					w.t.Errorf("%d bytes came in vain", st.Wasted)
+					w.t.Errorf("%d bytes were discarded", st.Wasted)
 				}
 			})
 		})
 	}
 }
 
-// A server that is alone goes on to the end of the stream although it is to leave, and no longer than its patience.
+// A draining server that is the only one serves the stream to its end, within its drain time-
+// out.
 func TestDrainWhereNobodyElseIs(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
@@ -87,8 +90,8 @@ func TestDrainWhereNobodyElseIs(t *testing.T) {
 	})
 }
 
-// A leaving server takes no new session, one without clients is gone at once, and one with a client that wants nothing is
-// gone when its patience ends.
+// A draining server takes no new session. Without clients it is gone at once, and with an idle
+// client when its drain time-out ends.
 func TestDrainAndNewcomers(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
 		begun := time.Now()
@@ -111,7 +114,8 @@ func TestDrainAndNewcomers(t *testing.T) {
 	})
 }
 
-// Every server is restarted, one after the other and again and again, while clients come and go: none of their streams is lost.
+// Every server is restarted again and again, one after the other, while clients start and end.
+// No stream of a client is lost.
 func TestRollingRestart(t *testing.T) {
 	inWorldOf(t, 3<<20, 2, slow, func(w *world) {
 		var wg sync.WaitGroup
@@ -168,7 +172,8 @@ func TestRollingRestart(t *testing.T) {
 	})
 }
 
-// A primary that is restarted in the middle of a stream is used again, though the new process knows nothing of the session.
+// A primary that restarts during a stream is used again, although the new process does not
+// know the session.
 func TestPrimaryComesBack(t *testing.T) {
 	reset := configured(func(c *ServerConfig) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
 	inWorldOf(t, 24<<20, 0, slow, func(w *world) {
@@ -188,7 +193,7 @@ func TestPrimaryComesBack(t *testing.T) {
 			w.t.Errorf("it is used again after %v", took)
 		}
 		if !errors.Is(client.Context().Err(), context.Canceled) {
-			w.t.Error("what is public went on")
+			w.t.Error("the public session continued")
 		}
 		if _, err := client.OpenStream(); err == nil {
 			w.t.Error("a plain stream to a primary that knows nothing of the session")
@@ -197,7 +202,7 @@ func TestPrimaryComesBack(t *testing.T) {
 	})
 }
 
-// When the primary is alone and is restarted the stream waits for it.
+// If the primary is the only server and restarts, the stream waits for it.
 func TestPrimaryComesBackAlone(t *testing.T) {
 	reset := configured(func(c *ServerConfig) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
 	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
@@ -214,7 +219,7 @@ func TestPrimaryComesBackAlone(t *testing.T) {
 	})
 }
 
-// What was said before a server leaves is heard, and what was offered is served.
+// A draining server handles what it received before, and serves the streams that it offered.
 func TestDrainAndPlainStreams(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
@@ -259,7 +264,7 @@ func TestDrainAndOffers(t *testing.T) {
 		c := w.copy(s)
 		<-c.done
 		if c.err != nil {
-			w.t.Errorf("a stream that was offered before the server said that it leaves: %v", c.err)
+			w.t.Errorf("a stream that was offered before GoAway: %v", c.err)
 		}
 	})
 }

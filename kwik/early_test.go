@@ -10,7 +10,8 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// What is written after DialEarly travels with Hello: a server has it before it says Welcome.
+// Bytes that are written after DialEarly travel with Hello: a server has them before it sends
+// Welcome.
 func TestDialEarly(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		server := w.fakeServer()
@@ -39,8 +40,8 @@ func TestDialEarly(t *testing.T) {
 	})
 }
 
-// A server that refuses a client has not looked at what it sent with Hello; and the client's calls, and Welcomed, fail with
-// the error that Dial would have returned.
+// A server that refuses a client has not read the bytes that the client sent with Hello. The
+// client's calls, Welcomed included, fail with the error that Dial would have returned.
 func TestDialEarlyIsRefused(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		secondary := w.secondaries[0]
@@ -68,7 +69,7 @@ func TestDialEarlyIsRefused(t *testing.T) {
 	})
 }
 
-// A secondary has the attachment and the grants of a stream with Hello.
+// A secondary gets the attachment and the grants of a stream together with Hello.
 func TestAttachmentTravelsWithHello(t *testing.T) {
 	inWorldOf(t, 8*unit, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
@@ -90,8 +91,9 @@ func TestAttachmentTravelsWithHello(t *testing.T) {
 	})
 }
 
-// When the first bytes of each server come, in round trips from the client's first packet: of the primary with the offer, or after grants if it
-// has no head start; of a secondary, which is known with Welcome, after its handshake.
+// The arrival of each server's first bytes, in round trips from the client's first packet. The
+// primary's arrive with the offer, or after grants if there is no head start. Those of a
+// secondary that is known since Welcome arrive after its handshake.
 func TestFirstBytes(t *testing.T) {
 	const rtt = 400 * time.Millisecond
 	for _, c := range []struct {

@@ -8,7 +8,8 @@ import (
 	"kwikcp/internal/simnet"
 )
 
-// Fifty clients at once on a primary and two secondaries all finish, and none takes three times as long as the fastest.
+// Fifty clients at once on a primary and two secondaries all finish, and none takes three times
+// as long as the fastest.
 func TestFiftyClients(t *testing.T) {
 	const clients = 50
 	size := 2 << 20

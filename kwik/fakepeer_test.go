@@ -20,10 +20,11 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// Fake peers speak the wire format a frame at a time, so that tests read as dialogues with a peer that may say whatever
-// it likes. They are made of quic-go alone; nothing of the package but its constants and message types is used.
+// Fake peers speak the wire format one frame at a time, so that tests read as dialogues with a
+// peer that may send anything. They use quic-go, and nothing of this package except its
+// constants and message types.
 
-// patience is how long, in the bubble's time, a fake peer waits for what the other side is to do.
+// patience is how long, in virtual time, a fake peer waits for the other side.
 const patience = 20 * time.Second
 
 // A fakePeer is one end of a path or join connection.
@@ -108,7 +109,7 @@ func (f *fakeServer) welcome(role kwikpb.Role, id ServerID) *fakePeer {
 	return p
 }
 
-// fakeClient opens a connection to a server, from a host of its own.
+// fakeClient opens a connection to a server, from a new host.
 func (w *world) fakeClient(to *testServer, protocol string) *fakePeer {
 	w.t.Helper()
 	socket, _ := w.listen()
@@ -297,7 +298,8 @@ func (p *fakePeer) extent(raw ...[]byte) *fakeExtent {
 	return x
 }
 
-// write writes raw bytes. That the other side may have refused the stream already is not this peer's affair.
+// write writes raw bytes. That the other side may have refused the stream already is not this
+// peer's affair.
 func (x *fakeExtent) write(raw ...[]byte) { x.Write(bytes.Join(raw, nil)) }
 
 // wireFrame is a StreamMetadataFrame with its length before it.

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A logBook notes, in order, where the byte was seen.
+// A logBook records, in order, where the byte was seen.
 type logBook struct {
 	mu    sync.Mutex
 	lines []string
@@ -47,8 +47,9 @@ func (w loggedWriter) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// One byte on its way: Dial -> ClientSession -> path -> secondary stream handler -> stream aggregator -> Stream.Read or
-// Stream.CopyTo. The primary has lost the content, so that the byte must come from the secondary.
+// The path of one byte: Dial -> ClientSession -> path -> secondary stream handler -> stream
+// aggregator -> Stream.Read or Stream.CopyTo. The primary has lost the content, so that the
+// secondary must deliver the byte.
 func TestFlowOfOneByte(t *testing.T) {
 	for _, consumer := range []string{"Read", "CopyTo"} {
 		t.Run(consumer, func(t *testing.T) {
@@ -78,7 +79,7 @@ func TestFlowOfOneByte(t *testing.T) {
 				if hidden.ID() != client.ID() || hidden.Role() != ServerRoleSecondary {
 					t.Fatalf("the secondary serves session %v as a %v", hidden.ID(), hidden.Role())
 				}
-				// The stream is accepted, and nothing has moved: nobody reads.
+				// The stream is accepted, and no byte has moved: there is no reader.
 				verify := func(source ServerID, off int64, p []byte) error {
 					// The handler received it, on a mapped secondary stream of that path.
 					if n := client.handler.stats(source.path(1)).ActiveStreams; n != 1 {

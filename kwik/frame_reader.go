@@ -16,8 +16,8 @@ const headWindow = 64
 // block. Reading ahead never waits: a Read of a QUIC stream returns the bytes that have arrived. It
 // is for one goroutine, which must call release.
 //
-// The error of a Read of the underlying stream must be permanent: an error that a Read returns with
-// bytes is returned by the Read after them.
+// An error of a Read of the underlying stream must be permanent: if a Read returns it with
+// bytes, the next Read returns it again.
 type frameReader struct {
 	r         io.Reader
 	readAhead int // bytes to read ahead for a head; 0 means headWindow
@@ -56,10 +56,10 @@ func (f *frameReader) buffer() []byte {
 	return f.b.data
 }
 
-// gather blocks until the next n bytes are in the window. It also takes the bytes that have arrived
-// after them, up to most bytes in all; n <= most and headWindow <= most, and most is the same in
-// each call. From then on heads are read as far ahead. It calls arrived with the number of the n
-// bytes that each Read returned.
+// gather blocks until the next n bytes are in the window. It also takes the bytes that have
+// arrived after them, up to most bytes in all. n and headWindow are at most most, which is the
+// same in each call. From then on heads are read as far ahead. It calls arrived with the
+// number of the n bytes that each Read returned.
 func (f *frameReader) gather(n, most int, arrived func(int)) error {
 	f.readAhead = most
 	switch {

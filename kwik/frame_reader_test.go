@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// chunkReader returns a chunk of its bytes a Read, at most, as a QUIC stream returns what has arrived. A Read beyond what the
-// test lets arrive would wait, and fails the test.
+// chunkReader returns at most one chunk of its bytes per Read, as a QUIC stream returns the
+// bytes that have arrived. A Read beyond the last chunk would block, and fails the test.
 type chunkReader struct {
 	t      *testing.T
 	chunks [][]byte
@@ -47,7 +47,8 @@ func TestFrameReaderTakesWhatIsThere(t *testing.T) {
 	}
 	arrived := 0
 	count := func(n int) { arrived += n }
-	// 90 bytes are there, and gathering them takes along what came with them, but waits for nothing.
+	// 90 bytes are there. gather also takes the bytes that arrived with them, and does not wait
+	// for more.
 	if err := f.gather(60, 4096, count); err != nil || arrived != 60 || f.buffered() != 90 {
 		t.Fatalf("%v, %d arrived, %d buffered", err, arrived, f.buffered())
 	}
@@ -90,7 +91,8 @@ func TestFrameReaderReady(t *testing.T) {
 	}
 }
 
-// However bytes arrive and are asked for, they come out as they went in, and no block is left.
+// In whatever pieces bytes arrive and are read, they are the bytes that were written, and no
+// block is left.
 func TestFrameReaderModel(t *testing.T) {
 	held := blocksHeld.Load()
 	for seed := range uint64(300) {
@@ -110,8 +112,11 @@ func TestFrameReaderModel(t *testing.T) {
 				f.resetReadAhead()
 			case 1:
 				arrived = 0
-				if err := f.gather(n, 4096, func(k int) { arrived += k }); err != nil || arrived != n || f.buffered() < n || f.buffered() > 4096 {
-					t.Fatalf("seed %d at %d: gathering %d: %v, %d arrived, %d buffered", seed, pos, n, err, arrived, f.buffered())
+				if err := f.gather(n, 4096, func(k int) { arrived += k }); err != nil || arrived != n {
+					t.Fatalf("seed %d at %d: gather(%d): %v, %d bytes arrived", seed, pos, n, err, arrived)
+				}
+				if have := f.buffered(); have < n || have > 4096 {
+					t.Fatalf("seed %d at %d: gather(%d) leaves %d bytes in the buffer", seed, pos, n, have)
 				}
 			}
 			p := make([]byte, n)

@@ -5,8 +5,9 @@ import "kwikcp/kwik/internal/sched"
 // maxHeadStart bounds a head start, in bytes.
 const maxHeadStart = 1 << 20
 
-// headStartLength returns the length of the head start in bytes: whole units, and of a stream that
-// several servers share at most the primary's equal part, as in sched.Scheduler.
+// headStartLength returns the length of the head start in bytes: whole units, and at most the
+// primary's equal part of a stream that several servers share. sched.Scheduler applies the
+// same rule.
 func (spec *AggregateStreamSpec) headStartLength(u sched.Units, secondaries int) int64 {
 	most := min(spec.HeadStart, maxHeadStart)
 	if u.WorthSharing(u.Total()) {

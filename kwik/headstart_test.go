@@ -29,7 +29,8 @@ func (w *world) offerNamed(client *ClientSession, server *ServerSession, descrip
 	return w.accept(client, o.StreamID(), verify), o
 }
 
-// A head start is there when its stream is, with nothing asked for: only what is beyond it takes a round trip.
+// A head start arrives with its stream, without a grant. Only the bytes after it take a round
+// trip.
 func TestHeadStart(t *testing.T) {
 	const rtt = 400 * time.Millisecond
 	link := simnet.Link{Latency: rtt / 4}
@@ -56,7 +57,7 @@ func TestHeadStart(t *testing.T) {
 	}
 }
 
-// What a head start is cut to.
+// The lengths to which a head start is cut.
 func TestHeadStartLength(t *testing.T) {
 	for _, c := range []struct {
 		size, align, n int64
@@ -87,7 +88,8 @@ func TestHeadStartLength(t *testing.T) {
 	}
 }
 
-// All that is reserved for head starts leaves half of the connection's window and streams, and what is given back, once, can be reserved again.
+// Reserved head starts leave half of the connection's window and streams free. A reservation
+// can be released once, and then reserved again.
 func TestReserveHeadStart(t *testing.T) {
 	const room = 5 * maxHeadStart
 	s := newClientSession(nil, (&ClientConfig{Config: Config{QUIC: &quic.Config{InitialConnectionReceiveWindow: 2 * room}}}).populate())
@@ -115,7 +117,8 @@ func TestReserveHeadStart(t *testing.T) {
 	}
 }
 
-// Nobody has to read a head start. It costs no more than QUIC's windows, and goes with its stream.
+// A head start need not be read. It costs no more than QUIC's windows, and ends with its
+// stream.
 func TestHeadStartThatNobodyReads(t *testing.T) {
 	inWorldOf(t, 3*unit, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
@@ -130,7 +133,8 @@ func TestHeadStartThatNobodyReads(t *testing.T) {
 	})
 }
 
-// A primary that promises a head start and does not begin is one that is stalled: the others do its part.
+// A primary that announces a head start and does not begin it is stalled: the other servers
+// deliver its bytes.
 func TestHeadStartThatNeverComes(t *testing.T) {
 	inWorldOf(t, 9*unit, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
@@ -147,7 +151,8 @@ func TestHeadStartThatNeverComes(t *testing.T) {
 	})
 }
 
-// What is here already, or is not wanted yet, may come with a head start all the same: it counts as wasted, or waits.
+// A head start may deliver bytes that the client has already, or does not want yet. The former
+// count as wasted, the latter wait.
 func TestHeadStartOfWhatIsHad(t *testing.T) {
 	inWorldOf(t, 4*unit, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
@@ -169,10 +174,10 @@ func TestHeadStartOfWhatIsHad(t *testing.T) {
 	})
 }
 
-// Data that overtakes its offer goes on when that comes, however late, not when the next look is due: the packet with the offer may be lost
-// and the network be gone for a while.
+// Data that overtakes its offer continues when the offer arrives, however late, and not at the
+// next retry. The packet with the offer may be lost, and the network may fail for a while.
 func TestHeadStartBeforeItsOffer(t *testing.T) {
-	for _, late := range []time.Duration{400 * time.Millisecond, 20 * time.Second} { // looks are due after 310 and 630 ms; QUIC gives up after 30 s
+	for _, late := range []time.Duration{400 * time.Millisecond, 20 * time.Second} { // retries are due after 310 and 630 ms; QUIC gives up after 30 s
 		inFakePrimaryScene(t, func(w *world, client *ClientSession, primary *fakePeer) {
 			id := firstAggregateStreamID
 			x := primary.extent(wireOpen(id, 1, 0), wireData(w.data), wireClose(unit))
@@ -189,7 +194,7 @@ func TestHeadStartBeforeItsOffer(t *testing.T) {
 	}
 }
 
-// A head start is bounded like a grant, and by what may be one.
+// A head start is bounded like a grant, and by the limits of head starts.
 func TestHeadStartBreaksTheRules(t *testing.T) {
 	for name, c := range map[string]struct {
 		offer *kwikpb.StreamOffer
@@ -230,8 +235,9 @@ func (s *slowOnce) ReadAt(p []byte, off int64) (int, error) {
 	return s.memory.ReadAt(p, off)
 }
 
-// A source may take its time for the first bytes of a content, whatever else it writes meanwhile: it takes no QUIC stream before it has them, for
-// another one would make that known to the client (RFC 9000 section 3.2), which would wait for its OPEN.
+// A source may be slow with the first bytes of a content, and write other streams meanwhile.
+// It opens no QUIC stream before it has the bytes. A later stream would make the earlier one
+// known to the client (RFC 9000, section 3.2), and the client would wait for its OPEN.
 func TestSlowContentBesideQuick(t *testing.T) {
 	for _, second := range []bool{false, true} {
 		inWorldOf(t, unit, 0, lan, func(w *world) {

@@ -16,7 +16,7 @@ import (
 
 var mySession = SessionID{1, 2, 3}
 
-// contentOf is what a ticket for w.data in units of the alignment covers.
+// contentOf is the content that a ticket for w.data covers, in units of the alignment.
 func (w *world) contentOf(alignment uint64) contentID {
 	u, err := newUnits(uint64(len(w.data)), alignment, nil)
 	if err != nil {
@@ -25,7 +25,7 @@ func (w *world) contentOf(alignment uint64) contentID {
 	return newContentID(u, alignment, []byte("data"), false)
 }
 
-// attachment is what a client says to a source of w.data.
+// attachment is the StreamOffer that a client sends to a source of w.data.
 func (w *world) attachment(id StreamID, tickets ...[]byte) *kwikpb.StreamOffer {
 	o := &kwikpb.StreamOffer{KwikStreamId: uint64(id), Size: uint64(len(w.data)), Alignment: unit, Descriptor_: []byte("data")}
 	for _, t := range tickets {
@@ -34,14 +34,14 @@ func (w *world) attachment(id StreamID, tickets ...[]byte) *kwikpb.StreamOffer {
 	return o
 }
 
-// guestOfSecondary is a client with right tickets whom the secondary has welcomed.
+// guestOfSecondary is a client with right tickets that the secondary has welcomed.
 func (w *world) guestOfSecondary() *fakePeer {
 	w.t.Helper()
 	s := w.secondaries[0]
 	return w.fakeGuest(s, mySession, s.member.ID(), s.ticket(ticketScopePath, mySession, contentID{}))
 }
 
-// attachedGuest is one that is attached to w.data, too.
+// attachedGuest is a guestOfSecondary that is also attached to w.data.
 func (w *world) attachedGuest() *fakePeer {
 	w.t.Helper()
 	p := w.guestOfSecondary()
@@ -52,7 +52,8 @@ func (w *world) attachedGuest() *fakePeer {
 	return p
 }
 
-// The fake client is a right one as long as it keeps the rules: a dialogue from Hello to the last byte.
+// The fake client is an honest one while it keeps the rules: a dialogue from Hello to the last
+// byte.
 func TestDialogueWithASecondary(t *testing.T) {
 	inWorldOf(t, unit+10, 1, lan, func(w *world) {
 		p := w.attachedGuest()
@@ -299,7 +300,8 @@ func TestHostileGrants(t *testing.T) {
 	}
 }
 
-// Grants for a stream that the server does not serve (any more) cross with its refusal and are ignored.
+// Grants for a stream that the server does not serve, or serves no longer, cross with its
+// refusal and are ignored.
 func TestGrantsForNothing(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		p := w.attachedGuest()
@@ -315,7 +317,8 @@ func TestGrantsForNothing(t *testing.T) {
 	})
 }
 
-// A client opens nothing to a secondary but the control stream, and unidirectional streams to nobody.
+// A client opens only the control stream to a secondary, and unidirectional streams to no
+// server.
 func TestHostileClientStreams(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		p := w.guestOfSecondary()
@@ -340,7 +343,8 @@ func TestHostileClientStreams(t *testing.T) {
 	})
 }
 
-// A client that takes no bytes holds one block of the server and no more, and ends like any other.
+// A client that reads no bytes holds one block of the server and no more, and ends like any
+// other.
 func TestClientThatReadsNoData(t *testing.T) {
 	inWorldOf(t, 12<<20, 1, lan, func(w *world) {
 		p := w.attachedGuest()

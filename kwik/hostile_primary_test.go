@@ -42,7 +42,8 @@ func (p *fakePeer) addPath(a *kwikpb.AddPath) {
 	p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_AddPath{AddPath: a}})
 }
 
-// What is no Welcome of a primary of this version fails Dial, and both ends learn the same code.
+// A frame that is not the Welcome of a primary of this version fails Dial, and both ends get
+// the same code.
 func TestDialIsRefusedByTheClient(t *testing.T) {
 	welcome := func(version uint32, role kwikpb.Role) *kwikpb.ControlFrame {
 		return &kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Welcome{Welcome: &kwikpb.Welcome{Version: version, Role: role}}}
@@ -66,8 +67,11 @@ func TestDialIsRefusedByTheClient(t *testing.T) {
 					dialled <- err
 				})
 				p, hello := server.accept()
-				if len(hello.GetSessionId()) != 16 || hello.GetVersion() != 1 || hello.GetPathId() != "" || hello.GetTicket() != nil {
-					w.t.Errorf("Hello %v", hello)
+				if id := hello.GetSessionId(); len(id) != 16 || hello.GetVersion() != 1 {
+					w.t.Errorf("Hello with a session ID of %d bytes and version %d", len(id), hello.GetVersion())
+				}
+				if hello.GetPathId() != "" || hello.GetTicket() != nil {
+					w.t.Errorf("Hello to a primary names path %q, ticket %x", hello.GetPathId(), hello.GetTicket())
 				}
 				p.send(c.answer)
 				wantError(w.t, <-dialled, c.want)
@@ -77,7 +81,8 @@ func TestDialIsRefusedByTheClient(t *testing.T) {
 	}
 }
 
-// A server that never says Welcome costs a client the HelloTimeout, or as long as its context says, and no more.
+// A server that never sends Welcome costs a client at most the HelloTimeout, or the time that
+// the client's context allows.
 func TestDialGivesUp(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		server := w.fakeServer()
@@ -171,7 +176,7 @@ func TestHostilePrimaryControl(t *testing.T) {
 	}
 }
 
-// A primary cannot send its clients wherever it likes (docs/PROTOCOL.md section 2).
+// A primary cannot send its clients to any address (docs/PROTOCOL.md, section 2).
 func TestAddPathAddressPolicy(t *testing.T) {
 	own := netip.MustParseAddr("192.0.2.7")
 	for _, c := range []struct {
@@ -211,7 +216,8 @@ func TestAddPathAddressPolicy(t *testing.T) {
 	}
 }
 
-// Names and addresses that may not be dialled are ignored; so is the 65th secondary, and an offer that has ended.
+// Names and addresses that must not be dialed are ignored. So are the 65th secondary and an
+// offer that has ended.
 func TestAddPathIsIgnored(t *testing.T) {
 	inFakePrimaryScene(t, func(w *world, client *ClientSession, p *fakePeer) {
 		hash := make([]byte, 32)
@@ -229,7 +235,8 @@ func TestAddPathIsIgnored(t *testing.T) {
 	})
 }
 
-// The 64 paths are those that the primary offers, not all that it ever offered.
+// The limit of 64 paths counts the servers that the primary offers, not all that it ever
+// offered.
 func TestWithdrawnPathsMakeRoom(t *testing.T) {
 	inFakePrimaryScene(t, func(w *world, client *ClientSession, p *fakePeer) {
 		for i := range 2 * maxSecondaryPaths {
@@ -243,7 +250,8 @@ func TestWithdrawnPathsMakeRoom(t *testing.T) {
 	})
 }
 
-// A stream that has all its bytes does not count among the 128, though the application has not closed it yet.
+// A stream that has all its bytes does not count among the 128, although the application has
+// not closed it yet.
 func TestFinishedStreamsMakeRoom(t *testing.T) {
 	inWorldOf(t, 10, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
@@ -258,7 +266,8 @@ func TestFinishedStreamsMakeRoom(t *testing.T) {
 	})
 }
 
-// A secondary whose key is not the one that the primary saw is not accepted, and gets no ticket to see.
+// A secondary with another key than the one that the primary saw is refused, and gets no
+// ticket.
 func TestSecondaryWithAnotherKey(t *testing.T) {
 	inFakePrimaryScene(t, func(w *world, client *ClientSession, p *fakePeer) {
 		impostor := w.fakeServer()
@@ -270,7 +279,7 @@ func TestSecondaryWithAnotherKey(t *testing.T) {
 	})
 }
 
-// A primary that names itself as a secondary is refused by itself.
+// A primary that announces itself as a secondary refuses the connection itself.
 func TestPrimaryNamedAsSecondary(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		if _, err := w.primary.admit(&member{addr: w.primary.addr, pin: w.primary.pin()}); err != nil {

@@ -15,8 +15,8 @@ import (
 
 const unit = 64 << 10
 
-// A hostile scene: an honest primary, an honest secondary, a fake secondary that is attached and was granted an extent,
-// and a transfer that is under way.
+// A hostileScene has an honest primary, an honest secondary, and a fake secondary that is
+// attached and holds a grant, during a transfer.
 type hostileScene struct {
 	w      *world
 	client *ClientSession
@@ -60,7 +60,7 @@ func inHostileSceneUnder(t *testing.T, size int, conf *ClientConfig, f func(h *h
 	})
 }
 
-// open is the right OPEN for the fake's first grant.
+// open is the right OPEN for the first grant of the fake peer.
 func (h *hostileScene) open() []byte {
 	return wireOpen(h.stream.StreamID(), h.grant.GetGrantId(), h.start)
 }
@@ -90,11 +90,12 @@ func (h *hostileScene) foreignGrant() uint64 {
 			return g.ID
 		}
 	}
-	h.w.t.Fatal("nobody else was granted anything")
+	h.w.t.Fatal("no other source has a grant")
 	return 0
 }
 
-// wantLife checks that nothing but the fake's path was harmed: the transfer ends right and the session is usable.
+// wantLife checks that only the path of the fake peer was harmed: the transfer ends right and
+// the session is usable.
 func (h *hostileScene) wantLife() {
 	h.w.t.Helper()
 	h.copy.wantAll()
@@ -106,7 +107,8 @@ func (h *hostileScene) wantLife() {
 	}
 }
 
-// A secondary has nothing public: its own application is told so, and the network hears nothing of the attempt.
+// A secondary has no public streams. Its own application gets an error, and nothing of the
+// attempt reaches the network.
 func TestSecondaryStreamIsolation(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
 		client, _ := w.dial(nil)
@@ -132,7 +134,8 @@ func TestSecondaryStreamIsolation(t *testing.T) {
 	})
 }
 
-// A secondary that opens public streams sees them reset, the application never hears of them, and the path goes on.
+// If a secondary opens public streams, they are reset, the application does not see them, and
+// the path stays open.
 func TestSecondaryOpensPublicStreams(t *testing.T) {
 	inHostileScene(t, func(h *hostileScene) {
 		for range 3 * maxStraySecondaryStream {
@@ -170,7 +173,8 @@ func wantStreamError(t *testing.T, err error, want ErrorCode) {
 	}
 }
 
-// Whatever breaks the rules of docs/PROTOCOL.md section 6 closes the path of whoever broke them, and nothing else.
+// A breach of the rules of docs/PROTOCOL.md, section 6, closes the path of the peer that
+// committed it, and no other.
 func TestHostileSecondaryStreams(t *testing.T) {
 	for name, c := range map[string]struct {
 		say  func(h *hostileScene) [][]byte
@@ -252,7 +256,7 @@ func TestTwoSecondaryStreamsForOneGrant(t *testing.T) {
 	})
 }
 
-// A secondary's control stream says hardly anything.
+// Few frames are allowed on a secondary's control stream.
 func TestHostileSecondaryControl(t *testing.T) {
 	update := func(m *kwikpb.StreamMappingUpdate) func(h *hostileScene) {
 		return func(h *hostileScene) { h.fake.metadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, m) }
@@ -303,7 +307,7 @@ func TestHostileSecondaryControl(t *testing.T) {
 	})
 }
 
-// What may happen to an honest secondary, too, costs it no path.
+// Faults that an honest secondary may have do not close its path.
 func TestInterruptedExtents(t *testing.T) {
 	for name, say := range map[string]func(h *hostileScene){
 		"FIN without CLOSE": func(h *hostileScene) {
@@ -348,7 +352,8 @@ func TestInterruptedExtents(t *testing.T) {
 	}
 }
 
-// A source that gives up three extents in a row is done without, for this stream; what it still sends harms nobody.
+// A source that interrupts three extents in a row is removed from the stream. Its later bytes
+// do no harm.
 func TestThreeGiveUpsLoseTheSource(t *testing.T) {
 	inHostileScene(t, func(h *hostileScene) {
 		h.answer(h.grant, 0)
@@ -365,7 +370,7 @@ func TestThreeGiveUpsLoseTheSource(t *testing.T) {
 	})
 }
 
-// The grants that were queued when the source was given up may be answered all the same.
+// Grants that were queued when the source was removed may still be answered.
 func TestLateAnswerOfALostSource(t *testing.T) {
 	inHostileSceneOf(t, 8<<20, func(h *hostileScene) {
 		grants := []*kwikpb.OffsetSyncResponse{h.grant}
@@ -408,7 +413,7 @@ func TestWrongBytesAreBlamed(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if len(bad.sessions) > 0 {
-			w.t.Error("the client came back to a secondary that it had banned")
+			w.t.Error("the client dialed a secondary that it had banned")
 		}
 	})
 	if id := <-blamed; id != "s1" {

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// newJitter returns the random source of a back-off that concerns one path or member, named by its ID. It is for one goroutine. The clock
-// seeds it: clients that lost a server together still differ by nanoseconds, and a simulation in virtual time repeats.
+// newJitter returns the random source of a back-off that concerns one path or member, named by
+// its ID. It is for one goroutine. The clock seeds it: clients that lost a server together
+// still differ by nanoseconds, and a simulation in virtual time repeats.
 func newJitter(id string) func() float64 {
 	h := fnv.New64a()
 	h.Write([]byte(id))

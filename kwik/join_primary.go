@@ -23,7 +23,7 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 	defer cancel()
 	stream, err := conn.AcceptStream(ctx)
 	if err != nil {
-		return errorf(ErrMetadataProtocolViolation, "no JoinRequest came")
+		return errorf(ErrMetadataProtocolViolation, "no JoinRequest arrived")
 	}
 	stream.SetDeadline(time.Now().Add(l.config.HelloTimeout))
 	f, err := readJoin(stream)
@@ -46,7 +46,9 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 		obsolete.CloseWithError(ApplicationErrorCode(NoError), "joined again")
 	}
 	l.config.OnMembership(m.id, m.addr, nil)
-	accept := &kwikpb.JoinAccept{PathId: string(m.id), TicketKey: m.key[:], TokenProof: k.proveToken(l.config.JoinToken, "primary")}
+	accept := &kwikpb.JoinAccept{
+		PathId: string(m.id), TicketKey: m.key[:], TokenProof: k.proveToken(l.config.JoinToken, "primary"),
+	}
 	stream.SetDeadline(time.Time{})
 	err = writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Accept{Accept: accept}})
 	if err == nil {
@@ -74,14 +76,17 @@ func (l *Listener) checkJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, j
 		return nil, k, err
 	}
 	local := l.isLocal(seen.Addr())
+	proof := k.proveToken(l.config.JoinToken, "secondary")
 	switch {
 	case r == nil || len(r.GetKeyHash()) != len(trust.Pin{}):
 		return nil, k, errorf(ErrMetadataProtocolViolation, "the first frame is not JoinRequest")
 	case r.GetVersion() != protocolVersion:
-		return nil, k, errorf(ErrVersionMismatch, "KWIK version %d is not spoken here, version %d is", r.GetVersion(), protocolVersion)
+		return nil, k, errorf(ErrVersionMismatch, "KWIK version %d is not spoken here, version %d is",
+			r.GetVersion(), protocolVersion)
 	case len(l.config.JoinToken) == 0 && !local:
-		return nil, k, errorf(ErrAccessRefused, "this primary has no join token, so only secondaries on its own machine may join")
-	case len(l.config.JoinToken) > 0 && subtle.ConstantTimeCompare(r.GetTokenProof(), k.proveToken(l.config.JoinToken, "secondary")) != 1:
+		return nil, k, errorf(ErrAccessRefused,
+			"this primary has no join token, so only secondaries on its own machine may join")
+	case len(l.config.JoinToken) > 0 && subtle.ConstantTimeCompare(r.GetTokenProof(), proof) != 1:
 		return nil, k, errorf(ErrAccessRefused, "join token missing or wrong")
 	}
 	m := &member{addr: seen, pin: trust.Pin(r.GetKeyHash()), conn: conn}
@@ -100,8 +105,8 @@ func (l *Listener) checkJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, j
 	return m, k, nil
 }
 
-// dialBack dials a secondary and makes it prove two things: the server at its address has its key,
-// and it is the server that requested the join.
+// dialBack dials a secondary, which must prove two things: the server at its address has its key,
+// and that server requested the join.
 func (l *Listener) dialBack(ctx context.Context, m *member, k joinSecret) error {
 	tlsConf := clientTLS(trust.PinnedClientConfig(&tls.Config{Time: l.tls.Time}, m.pin), protocolJoin)
 	conn, err := l.transport.Dial(ctx, net.UDPAddrFromAddrPort(m.addr), tlsConf, l.config.joinQUIC())
@@ -116,7 +121,8 @@ func (l *Listener) dialBack(ctx context.Context, m *member, k joinSecret) error 
 	stream.SetDeadline(time.Now().Add(l.config.HelloTimeout))
 	nonce := make([]byte, 32)
 	rand.Read(nonce)
-	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Probe{Probe: &kwikpb.JoinProbe{Nonce: nonce}}}); err != nil {
+	probe := &kwikpb.JoinProbe{Nonce: nonce}
+	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Probe{Probe: probe}}); err != nil {
 		return err
 	}
 	f, err := readJoin(stream)
@@ -124,7 +130,7 @@ func (l *Listener) dialBack(ctx context.Context, m *member, k joinSecret) error 
 		return err
 	}
 	if subtle.ConstantTimeCompare(f.GetProof().GetMac(), k.proveProbe(nonce)) != 1 {
-		return errors.New("another server answers there")
+		return errors.New("another server answers at this address")
 	}
 	return nil
 }

@@ -64,7 +64,8 @@ func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*
 		if len(conf.Token) == 0 {
 			return nil, errors.New("kwik: joining without a token needs a tls.Config")
 		}
-		// The primary's proof of the token, bound to this TLS session, takes the place of its certificate's.
+		// The primary proves that it knows the token. The proof is bound to this TLS session and
+		// replaces the check of the certificate.
 		base = &tls.Config{InsecureSkipVerify: true}
 	}
 	conn, addr, err := l.dialPrimary(ctx, primary, clientTLS(base, protocolJoin))
@@ -76,10 +77,11 @@ func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*
 		err = errorf(NoError, "server closed")
 	}
 	if err != nil {
-		if ctx.Err() != nil {
-			conn.CloseWithError(ApplicationErrorCode(NoError), "") // the primary did nothing wrong
+		if isAborted := ctx.Err() != nil; isAborted {
+			conn.CloseWithError(ApplicationErrorCode(NoError), "") // the primary broke no rule
+		} else {
+			conn.CloseWithError(ApplicationErrorCode(codeOf(err)), closingReason(err))
 		}
-		conn.CloseWithError(ApplicationErrorCode(codeOf(err)), closingReason(err))
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	return &Membership{id: id, primary: addr, conn: conn}, nil
@@ -101,7 +103,9 @@ func (l *Listener) startMembership(conn *quic.Conn) bool {
 }
 
 // dialPrimary tries the addresses of host:port in order, through the listener's socket.
-func (l *Listener) dialPrimary(ctx context.Context, primary string, tlsConf *tls.Config) (*quic.Conn, netip.AddrPort, error) {
+func (l *Listener) dialPrimary(
+	ctx context.Context, primary string, tlsConf *tls.Config,
+) (*quic.Conn, netip.AddrPort, error) {
 	addrs, err := l.config.resolve(ctx, primary)
 	if err != nil {
 		return nil, netip.AddrPort{}, err
@@ -151,7 +155,9 @@ func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (
 		return "", err
 	}
 	defer context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })()
-	request := &kwikpb.JoinRequest{Version: protocolVersion, KeyHash: pin[:], TokenProof: k.proveToken(conf.Token, "secondary")}
+	request := &kwikpb.JoinRequest{
+		Version: protocolVersion, KeyHash: pin[:], TokenProof: k.proveToken(conf.Token, "secondary"),
+	}
 	if conf.Advertise.IsValid() {
 		request.Advertise = conf.Advertise.String()
 	}
@@ -164,10 +170,11 @@ func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (
 	}
 	accept := f.GetAccept()
 	id := ServerID(accept.GetPathId())
+	proof := k.proveToken(conf.Token, "primary")
 	switch {
 	case accept == nil || !id.valid() || len(accept.GetTicketKey()) != len(ticketKey{}):
 		return "", errorf(ErrMetadataProtocolViolation, "the primary's answer is not JoinAccept")
-	case len(conf.Token) > 0 && subtle.ConstantTimeCompare(accept.GetTokenProof(), k.proveToken(conf.Token, "primary")) != 1:
+	case len(conf.Token) > 0 && subtle.ConstantTimeCompare(accept.GetTokenProof(), proof) != 1:
 		return "", errorf(ErrAccessRefused, "the primary does not know the join token")
 	}
 	l.mu.Lock()
@@ -182,7 +189,7 @@ func (l *Listener) serveProbe(conn *quic.Conn) error {
 	defer cancel()
 	stream, err := conn.AcceptStream(ctx)
 	if err != nil {
-		return errorf(ErrMetadataProtocolViolation, "no probe came")
+		return errorf(ErrMetadataProtocolViolation, "no probe arrived")
 	}
 	stream.SetDeadline(time.Now().Add(l.config.HelloTimeout))
 	f, err := readJoin(stream)

@@ -197,8 +197,8 @@ func TestHostileJoins(t *testing.T) {
 	}
 }
 
-// Whoever knows the token can make the primary dial a third party, but only dial: no byte of KWIK follows, and no
-// client is ever sent there.
+// A peer that knows the token can make the primary dial a third party, but no more. No KWIK
+// frame follows, and no client is sent there.
 func TestJoinAtTheExpenseOfAnother(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		client, _ := w.dial(nil)
@@ -207,7 +207,8 @@ func TestJoinAtTheExpenseOfAnother(t *testing.T) {
 		p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, trust.Pin{5}, victim.addr.String())}})
 		p.wantClosed(ErrAccessRefused) // not the announced key
 
-		// The announced key, but another primary's secondary: it is not joining here, so it proves nothing.
+		// The announced key, but another primary's secondary: it is not joining here, so it
+		// proves nothing.
 		other := w.secondaries[0]
 		p = w.fakeClient(w.primary, protocolJoin)
 		p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, other.pin(), other.addr.String())}})
@@ -234,7 +235,7 @@ func TestJoinAtTheExpenseOfAnother(t *testing.T) {
 	})
 }
 
-// A secondary that is not joining answers no probe, and what is no probe neither.
+// A secondary that is not joining answers no probe, and no other frame.
 func TestHostileProbes(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		for _, c := range []struct {
@@ -252,7 +253,7 @@ func TestHostileProbes(t *testing.T) {
 	})
 }
 
-// A membershipLog is what OnMembership said.
+// A membershipLog records the calls of OnMembership.
 type membershipLog struct {
 	mu    sync.Mutex
 	lines []string
@@ -270,8 +271,8 @@ func (l *membershipLog) String() string {
 	return strings.Join(l.lines, " ")
 }
 
-// A secondary that joins again under its key and address keeps its name; the older connection is closed, and nobody is
-// told that it left.
+// A secondary that joins again with its key and address keeps its ID. The older connection is
+// closed, and clients do not hear that the secondary left.
 func TestRejoinKeepsTheName(t *testing.T) {
 	inWorldOf(t, unit, 2, lan, func(w *world) {
 		var log membershipLog
@@ -305,14 +306,14 @@ func TestMemberLimit(t *testing.T) {
 		w.secondaries = append(w.secondaries, s)
 		_, err := s.Join(w.t.Context(), w.primary.addr.String(), JoinConfig{Token: w.token})
 		wantError(w.t, err, ErrSecondaryStreamOverflow)
-		w.secondaries[0].join(JoinConfig{Token: w.token}) // who is in may come again
+		w.secondaries[0].join(JoinConfig{Token: w.token}) // a member may join again
 		w.secondaries[1].member.Close()
 		w.within(time.Second, func() bool { return len(w.primary.memberList()) == 1 })
 		s.join(JoinConfig{Token: w.token})
 	})
 }
 
-// Two joins of one listener at once: the second is refused, the first is not disturbed.
+// Of two joins of one listener at once, the second is refused, and the first is not disturbed.
 func TestTwoJoinsAtOnce(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		s := w.serve(ServerRoleSecondary)
@@ -335,7 +336,7 @@ func TestTwoJoinsAtOnce(t *testing.T) {
 	})
 }
 
-// A listener that closes leaves its primary at once, and does not wait for strangers who say nothing.
+// A listener that closes ends its membership at once, and does not wait for silent strangers.
 func TestListenerCloseIsPrompt(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		s := w.secondaries[0]
@@ -361,7 +362,7 @@ func TestListenerCloseIsPrompt(t *testing.T) {
 	})
 }
 
-// A secondary that dies without a word is withdrawn within seconds.
+// A secondary that dies silently is withdrawn within seconds.
 func TestDeadSecondaryIsWithdrawn(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		w.secondaries[0].kill()

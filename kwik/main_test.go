@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestMain fails the run if a test leaves a goroutine or holds a pooled block. Inside a synctest bubble that is synctest's own rule; this is for
-// the tests over real sockets.
+// TestMain fails the run if a test leaves a goroutine or holds a pooled block. Inside a
+// synctest bubble that is synctest's own rule; this is for the tests over real sockets.
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if left := leftGoroutines(5 * time.Second); left != "" {
@@ -24,7 +24,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// leftGoroutines returns the stacks of all goroutines but this one and the runtime's, after waiting for them to end.
+// leftGoroutines returns the stacks of all goroutines but this one and the runtime's, after
+// waiting for them to end.
 func leftGoroutines(most time.Duration) string {
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()

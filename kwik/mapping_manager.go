@@ -21,7 +21,7 @@ func (s secondaryStreamID) compare(t secondaryStreamID) int {
 type MappingMetadata struct {
 	Path            PathID
 	SecondaryStream int64    // the QUIC stream id on that path
-	KWIKStream      StreamID // what it feeds
+	KWIKStream      StreamID // the target
 	CreatedAt       time.Time
 	LastActivity    time.Time // when bytes last arrived, or this side last delayed them
 	Bytes           int64     // payload so far
@@ -68,18 +68,21 @@ func newStreamMappingManager(limit int) *streamMappingManager {
 // create maps a secondary stream to the bytes [start, end) of a KWIK stream. A second mapping of a
 // secondary stream is a conflict, whatever its target. So is a second stream for one grant. Grant 0
 // means no grant.
-func (m *streamMappingManager) create(secondary secondaryStreamID, kwikStream StreamID, grant uint64, start, end int64, now time.Time) (*mappingMetadata, error) {
+func (m *streamMappingManager) create(
+	secondary secondaryStreamID, kwikStream StreamID, grant uint64, start, end int64, now time.Time,
+) (*mappingMetadata, error) {
+	var refusal *Error
 	if old := m.secondaryToKwik[secondary]; old != nil {
-		return nil, errorf(ErrStreamMappingConflict, "secondary stream %d is mapped to %#x already", secondary.id, uint64(old.KWIKStream)).
-			onPath(secondary.path).onStream(kwikStream, start)
+		refusal = errorf(ErrStreamMappingConflict,
+			"secondary stream %d is mapped to %#x already", secondary.id, uint64(old.KWIKStream))
+	} else if old := m.grants[grantKey{kwikStream, grant}]; grant != 0 && old != nil {
+		refusal = errorf(ErrStreamMappingConflict,
+			"grant %d is answered by secondary stream %d already", grant, old.SecondaryStream)
+	} else if len(m.secondaryToKwik) >= m.limit {
+		refusal = errorf(ErrSecondaryStreamOverflow, "%d secondary streams are mapped", m.limit)
 	}
-	if old := m.grants[grantKey{kwikStream, grant}]; grant != 0 && old != nil {
-		return nil, errorf(ErrStreamMappingConflict, "grant %d is answered by secondary stream %d already", grant, old.SecondaryStream).
-			onPath(secondary.path).onStream(kwikStream, start)
-	}
-	if len(m.secondaryToKwik) >= m.limit {
-		return nil, errorf(ErrSecondaryStreamOverflow, "%d secondary streams are mapped", m.limit).
-			onPath(secondary.path).onStream(kwikStream, start)
+	if refusal != nil {
+		return nil, refusal.onPath(secondary.path).onStream(kwikStream, start)
 	}
 	meta := &mappingMetadata{grant: grant, MappingMetadata: MappingMetadata{
 		Path: secondary.path, SecondaryStream: secondary.id, KWIKStream: kwikStream,

@@ -21,7 +21,7 @@ type member struct {
 	key          ticketKey
 	conn         *quic.Conn     // the membership ends with it
 	rejected     []rejectedUnit // units that clients could not prove and the member has to
-	staleAnswers int            // times that it answered that it has another version
+	staleAnswers int            // answers that named another version of the content
 	challenging  bool           // challengeUntilProved runs
 	suspended    bool           // it did not prove a unit: clients are not told of it
 }
@@ -138,8 +138,8 @@ type memberInfo struct {
 	Addr netip.AddrPort
 	// KeyHash is the SHA-256 of its public key.
 	KeyHash [32]byte
-	// Suspended reports that clients could not prove bytes of it and that it has not proved
-	// them since. Clients are not told of it.
+	// Suspended reports whether the secondary owes the primary a proof of bytes that clients
+	// could not prove. Clients are not told of a suspended secondary.
 	Suspended bool
 }
 

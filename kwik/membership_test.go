@@ -12,7 +12,7 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// delivered is how many bytes of a path counted in a stream.
+// delivered is the number of bytes of a stream that a path delivered and that counted.
 func delivered(s *AggregateReader, id ServerID) int64 {
 	for _, src := range s.Stats().Sources {
 		if src.Server == id {
@@ -41,8 +41,8 @@ func TestJoinDuringATransfer(t *testing.T) {
 	})
 }
 
-// Tickets are renewed before they expire, those of paths and those of streams: a day later a secondary's path that was lost is dialled
-// again, and it serves what was offered at first.
+// Tickets for paths and streams are renewed before they expire. After a day a secondary whose
+// path was lost is dialed again and serves the stream that was offered first.
 func TestTicketsAreRenewed(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
@@ -59,8 +59,8 @@ func TestTicketsAreRenewed(t *testing.T) {
 	})
 }
 
-// A secondary that leaves its primary is not offered to new clients. A client that it serves goes on with it, closes the
-// path when it needs it no more, and does not come back.
+// A secondary that leaves its primary is not announced to new clients. A client that it serves
+// continues with it, closes the path when no stream needs it, and does not dial it again.
 func TestLeaveDuringATransfer(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, slow, func(w *world) {
 		client, server := w.dial(nil)
@@ -91,12 +91,12 @@ func TestLeaveDuringATransfer(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if len(s1.sessions) != 0 {
-			w.t.Error("the client came back to a secondary that was withdrawn")
+			w.t.Error("the client dialed a secondary that was withdrawn")
 		}
 	})
 }
 
-// One that serves nobody is left at once.
+// The path to a secondary that serves no stream is closed at once.
 func TestLeaveWhileIdle(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		client, _ := w.dial(nil)
@@ -111,7 +111,7 @@ func TestLeaveWhileIdle(t *testing.T) {
 	})
 }
 
-// Withdrawn and offered again while it serves: there is one connection all the time.
+// A secondary that is withdrawn and announced again while it serves keeps its connection.
 func TestLeaveAndJoinAgainDuringATransfer(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, slow, func(w *world) {
 		s1 := w.join()
@@ -143,9 +143,9 @@ func TestLeaveAndJoinAgainDuringATransfer(t *testing.T) {
 	})
 }
 
-// A secondary is restarted during a long transfer, at its address and with its key. It joins again and gets another
-// ticket key; the clients get fresh tickets, notice at once that their connection is gone (Config.StatelessResetKey)
-// and use it again.
+// A secondary restarts during a long transfer, with the same address and key. It joins again
+// and gets another ticket key. The clients get new tickets, notice at once that their
+// connection is gone (Config.StatelessResetKey) and use the secondary again.
 func TestSecondaryRestart(t *testing.T) {
 	reset := configured(func(c *ServerConfig) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
 	inWorldOf(t, 10<<20, 0, slow, func(w *world) {
@@ -175,7 +175,8 @@ func TestSecondaryRestart(t *testing.T) {
 	})
 }
 
-// A secondary that was away for so long that clients hardly try any more is dialled as soon as it is offered again.
+// A secondary that was away so long that clients rarely dial it is dialed as soon as it is
+// announced again.
 func TestSecondaryComesBackAfterLong(t *testing.T) {
 	inFakePrimaryScene(t, func(w *world, client *ClientSession, p *fakePeer) {
 		s := w.serve(ServerRoleSecondary)
@@ -198,7 +199,7 @@ func TestSecondaryComesBackAfterLong(t *testing.T) {
 	})
 }
 
-// A path whose connection is refused again and again is tried less and less often.
+// A path whose connection is refused again and again is dialed less and less often.
 func TestRedialBacksOff(t *testing.T) {
 	inWorldOf(t, unit, 0, simnet.Link{Latency: time.Millisecond}, func(w *world) {
 		server, id := w.fakeSecondary()

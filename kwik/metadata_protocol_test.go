@@ -58,7 +58,8 @@ func TestDataHeaderVectors(t *testing.T) {
 	}
 }
 
-// What the hot path writes, any Protocol Buffers parser reads, and the other way round.
+// Any Protocol Buffers parser reads the frames that the fast path writes, and the fast path
+// reads those of any encoder.
 func TestDataFramesArePlainProtobuf(t *testing.T) {
 	for _, n := range []int{1, 2, 125, 126, 127, 128, 16381, 16384, 65535, 65536, 65537, maxDataPayload - 1, maxDataPayload} {
 		payload := randomBytes(byte(n), n)
@@ -228,7 +229,8 @@ func describe(f streamFrame) string {
 	return fmt.Sprintf("data %d", f.dataLen)
 }
 
-// A stream that ends inside a frame was interrupted; that is not its end and no violation.
+// A stream that ends inside a frame was interrupted. This is not its regular end, and no
+// violation.
 func TestMetadataProtocolTruncation(t *testing.T) {
 	open, _ := appendMetadataFrame(nil, typeOpen, &kwikpb.SecondaryStreamOpen{TargetKwikStreamId: 1 << 62, InitialOffset: 300, GrantId: 9})
 	for name, raw := range map[string][]byte{"open": open, "data": appendDataHeader(nil, 65536)} {
@@ -289,8 +291,9 @@ func TestMetadataProtocolAllocations(t *testing.T) {
 	}
 }
 
-// Whatever comes, the parser neither panics nor reads past a frame nor takes more memory than one small frame, and what
-// it accepts plain protobuf parses to the same.
+// For any input the parser does not panic, does not read past a frame, and takes no more
+// memory than one small frame. Protocol Buffers parses every accepted frame to the same
+// result.
 func FuzzMetadataProtocol(f *testing.F) {
 	f.Add(append(appendDataHeader(nil, 3), "abc"...))
 	for _, v := range frameVectors(f).Frames {
@@ -359,8 +362,8 @@ func FuzzMetadataProtocol(f *testing.F) {
 	})
 }
 
-// encoded reports whether a frame, with its length, is what a plain encoder makes of an OPEN or CLOSE, or of a DATA with right
-// ids.
+// encoded reports whether a frame, with its length, is one that a plain encoder writes. It is
+// an OPEN, a CLOSE, or a DATA with the right IDs.
 func encoded(raw []byte) bool {
 	length, n := protowire.ConsumeVarint(raw)
 	var frame kwikpb.StreamMetadataFrame
@@ -392,7 +395,7 @@ func encoded(raw []byte) bool {
 
 func hasUnknown(m proto.Message) bool { return len(m.ProtoReflect().GetUnknown()) > 0 }
 
-// checkTwice wants no known field twice in an accepted frame, nor in its message.
+// checkTwice returns an error if an accepted frame or its message has a known field twice.
 func checkTwice(frame []byte, got streamFrame) error {
 	once := func(raw []byte, known protowire.Number) error {
 		seen := make(map[protowire.Number]bool)
@@ -424,8 +427,8 @@ func checkTwice(frame []byte, got streamFrame) error {
 	return once(f.GetPayload(), known)
 }
 
-// BenchmarkMetadataProtocol writes and reads DATA frames. The payload is not touched: what is measured is what the frame adds
-// to it, and how many bytes that are.
+// BenchmarkMetadataProtocol writes and reads DATA frames without touching the payload. It
+// measures the cost and the size of the frames alone.
 func BenchmarkMetadataProtocol(b *testing.B) {
 	for _, n := range []int{1 << 10, 64 << 10, 256 << 10} {
 		raw := appendDataHeader(nil, n)

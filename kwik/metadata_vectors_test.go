@@ -15,7 +15,7 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A frameVector is an entry of testdata/kwik-frames.json, which says what its fields are.
+// A frameVector is an entry of testdata/kwik-frames.json, which describes its fields.
 type frameVector struct {
 	Name      string
 	Stream    string
@@ -62,14 +62,15 @@ func frameVectors(t testing.TB) (file vectorFile) {
 	return file
 }
 
-// The vectors for other implementations are what this one does, and what plain Protocol Buffers parses.
+// The vectors for other implementations agree with this implementation and with plain Protocol
+// Buffers.
 func TestFrameVectors(t *testing.T) {
 	file := frameVectors(t)
 	types, names := make(map[string]int), make(map[string]bool)
 	for _, v := range file.Frames {
 		t.Run(v.Name, func(t *testing.T) {
 			if names[v.Name] || (v.Meaning == "") == (v.WhyNot == "") || v.Valid != (v.Meaning != "") {
-				t.Error("a vector has a name of its own, and a meaning or says why it has none")
+				t.Error("a vector must have a unique name, and either a meaning or a reason why it has none")
 			}
 			names[v.Name] = true
 			raw := unhex(v.Hex)

@@ -11,12 +11,13 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A partial is a content of which bytes are missing: it says so when it is opened, or only when it is read (late).
+// A partial is a content with missing bytes. It reports them when it is opened, or if late,
+// when they are read.
 type partial struct {
 	memory
 	lacks rangeset.Set
 	late  bool
-	read  *rangeset.Set // what was asked for and is lacked; a test fails if there is any
+	read  *rangeset.Set // missing bytes that were read; a test fails if there are any
 }
 
 var errNotHere = errors.New("not here")
@@ -40,8 +41,8 @@ func (p partial) ReadAt(b []byte, off int64) (int, error) {
 	return p.memory.ReadAt(b, off)
 }
 
-// Sources that lack parts of a stream serve the others. What nobody has ends the stream once all else is there, with the reason,
-// and without waiting for a time-out.
+// Sources with missing bytes serve the other ones. If no source has some bytes, the stream
+// ends with the reason as soon as it has all other bytes, without a time-out.
 func TestPartialSources(t *testing.T) {
 	const size = 64*unit + 77
 	for _, x := range []struct {
@@ -89,7 +90,7 @@ func TestPartialSources(t *testing.T) {
 					}
 				}
 				if asked.Len() > 0 {
-					t.Errorf("%v was asked for", &asked)
+					t.Errorf("%v was read", &asked)
 				}
 				for _, s := range c.s.Stats().Sources {
 					if s.Gone != nil {
@@ -101,7 +102,8 @@ func TestPartialSources(t *testing.T) {
 	}
 }
 
-// A source that says nonsense about what it lacks breaks the protocol; one that lacks too many pieces is done without.
+// A malformed report of missing bytes breaks the protocol. A source that lacks too many pieces
+// is removed from the stream.
 func TestLackOfNonsense(t *testing.T) {
 	for _, r := range []rangeset.Range{{Start: 1, End: unit}, {Start: 0, End: unit + 1}, {Start: unit, End: unit}, {Start: 2 * unit, End: unit}, {Start: 0, End: 1 << 62}} {
 		inWorldOf(t, 10*unit, 0, lan, func(w *world) {
@@ -118,7 +120,7 @@ func TestLackOfNonsense(t *testing.T) {
 	}
 }
 
-// An oddLack is a content that says it lacks something else than what is asked for.
+// An oddLack is a content that reports bytes as missing that were not read.
 type oddLack struct {
 	memory
 	lack MissingRange
@@ -126,7 +128,8 @@ type oddLack struct {
 
 func (o oddLack) ReadAt([]byte, int64) (int, error) { return 0, &o.lack }
 
-// What a content lacks has to be of what was read of it. Otherwise the source is out, and the client knows at once.
+// A content may only report bytes as missing that were read. Otherwise the source is removed
+// from the stream, and the client knows at once.
 func TestLackOfSomethingElse(t *testing.T) {
 	for _, lack := range []MissingRange{{0, 0, errNotHere}, {unit, 0, errNotHere}, {unit, 2 * unit, errNotHere}, {-1, 0, errNotHere}} {
 		inWorldOf(t, 2*unit, 0, lan, func(w *world) {

@@ -88,10 +88,15 @@ type path struct {
 // handles frames that follow Hello after Hello. role is the role that the server must have on the
 // path: primary on the session's first path, which needs no ticket. openPath owns the connection
 // and its socket, and closes both if it fails.
-func openPath(ctx context.Context, s *ClientSession, d dialled, id PathID, role ServerRole, ticket []byte) (*path, error) {
-	p := &path{id: id, addr: d.addr, conn: d.conn, release: d.release, session: s, role: role, greeted: make(chan struct{})}
+func openPath(
+	ctx context.Context, s *ClientSession, d dialled, id PathID, role ServerRole, ticket []byte,
+) (*path, error) {
+	p := &path{
+		id: id, addr: d.addr, conn: d.conn, release: d.release,
+		session: s, role: role, greeted: make(chan struct{}),
+	}
 	if err := p.hello(ctx, ticket); err != nil {
-		p.fail(nil) // the server did nothing wrong, as far as is known
+		p.fail(nil) // the server broke no rule
 		p.release()
 		return nil, fromQUIC(err, id)
 	}
@@ -104,7 +109,10 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 		return err
 	}
 	p.control = newControlStream(stream)
-	hello := &kwikpb.Hello{Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket, Inspect: p.session.config.Inspect}
+	hello := &kwikpb.Hello{
+		Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket,
+		Inspect: p.session.config.Inspect,
+	}
 	if p.role == ServerRoleSecondary {
 		hello.PathId = string(p.id.server())
 	}
@@ -121,10 +129,11 @@ func (p *path) awaitWelcome() error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		p.fail(nil) // the server did nothing wrong, as far as is known
+	if isTimeout := errors.Is(err, os.ErrDeadlineExceeded); isTimeout {
+		p.fail(nil) // a slow server broke no rule
+	} else {
+		p.fail(err)
 	}
-	p.fail(err)
 	p.refusal = fromQUIC(err, p.id)
 	return err
 }

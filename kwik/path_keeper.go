@@ -12,8 +12,9 @@ import (
 	"kwikcp/internal/trust"
 )
 
-// This file keeps paths connected. A path that should be connected has a keeper: a goroutine that dials, serves the
-// connection until it ends, waits and dials again. The session waits for its keepers when it closes.
+// This file keeps paths connected. A path that should be connected has a keeper: a goroutine
+// that dials, serves the connection until it ends, waits and dials again. The session waits for
+// its keepers when it closes.
 //
 //	no keeper --startKeeper or pathEnded, while shouldKeep--> waiting to dial
 //	waiting to dial --time is up, or the primary sent new addresses--> dialing
@@ -21,18 +22,20 @@ import (
 //	serving --ended--> waiting to dial
 //	waiting to dial --shouldKeep is false--> no keeper
 //
-// A path that is withdrawn while it serves stays connected until no stream needs it (closeIfUnused).
+// A path that is withdrawn while it serves stays connected until no stream needs it
+// (closeIfUnused).
 
 const (
 	// minRedial and maxRedial bound the delay between two dials of a path, without jitter.
 	minRedial = 500 * time.Millisecond
 	maxRedial = 15 * time.Second
-	// longUse is the age from which a connection counts as a success: the delays begin with minRedial again.
+	// longUse is the age from which a connection counts as a success: the delays begin with
+	// minRedial again.
 	longUse = 2 * maxRedial
 )
 
-// startKeeper starts the keeper of a path, unless the path has one or should have none. The first dial is after the given
-// delay. The caller holds s.mu.
+// startKeeper starts the keeper of a path, unless the path has one or should have none. The
+// first dial is after the given delay. The caller holds s.mu.
 func (s *ClientSession) startKeeper(r *pathRecord, after time.Duration) {
 	if !r.hasKeeper && s.shouldKeep(r) {
 		r.hasKeeper = true
@@ -40,18 +43,20 @@ func (s *ClientSession) startKeeper(r *pathRecord, after time.Duration) {
 	}
 }
 
-// shouldKeep reports whether a path should be dialed when it is not connected. The caller holds s.mu.
+// shouldKeep reports whether a path should be dialed when it is not connected. The caller holds
+// s.mu.
 func (s *ClientSession) shouldKeep(r *pathRecord) bool {
 	sv := r.server
 	if !sv.isAnnounced() || sv.banned || r.excess || s.ctx.Err() != nil {
 		return false
 	}
-	// After the primary's first path has ended, only the open aggregate streams can need the primary.
+	// After the primary's first path has ended, only the open aggregate streams can need the
+	// primary.
 	return sv.role == ServerRoleSecondary || s.unreleased() > 0
 }
 
-// closeIfUnused closes the connection of a path that should not be kept, if no stream needs it. The first path to the
-// primary stays open for the application. The caller holds s.mu.
+// closeIfUnused closes the connection of a path that should not be kept, if no stream needs it.
+// The first path to the primary stays open for the application. The caller holds s.mu.
 func (s *ClientSession) closeIfUnused(r *pathRecord) {
 	p := r.path
 	if p == nil || p.role == ServerRolePrimary || s.ctx.Err() != nil {
@@ -64,7 +69,8 @@ func (s *ClientSession) closeIfUnused(r *pathRecord) {
 	s.wg.Go(func() { p.fail(nil) })
 }
 
-// serves reports whether a path is a source of a stream that still needs bytes. The caller holds s.mu.
+// serves reports whether a path is a source of a stream that still needs bytes. The caller
+// holds s.mu.
 func (s *ClientSession) serves(p *path) bool {
 	for _, open := range s.streams {
 		if !open.released && open.attached[p.id] == p {
@@ -110,8 +116,8 @@ func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 	}
 }
 
-// keeperContext returns the context in which a keeper dials. It ends when the primary withdraws the server. With ok false
-// the path should not be kept and its keeper must end.
+// keeperContext returns the context in which a keeper dials. It ends when the primary withdraws
+// the server. With ok false the path should not be kept and its keeper must end.
 func (s *ClientSession) keeperContext(r *pathRecord) (announced context.Context, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,7 +125,8 @@ func (s *ClientSession) keeperContext(r *pathRecord) (announced context.Context,
 	return r.server.announced, r.hasKeeper
 }
 
-// dialPath connects to a server with its newest AddPath and attaches the path to the streams that are read.
+// dialPath connects to a server with its newest AddPath and attaches the path to the streams
+// that are read.
 func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, error) {
 	s.mu.Lock()
 	r.state = PathConnecting
@@ -161,8 +168,9 @@ func (s *ClientSession) welcomed(p *path, host *Host) {
 	}
 }
 
-// secondaryTLS returns the part of the caller's TLS configuration that the paths to secondaries use. Trust and the
-// expected name are not part of it: the primary vouches for a secondary's key.
+// secondaryTLS returns the part of the caller's TLS configuration that the paths to secondaries
+// use. Trust and the expected name are not part of it: the primary vouches for a secondary's
+// key.
 func (s *ClientSession) secondaryTLS() *tls.Config {
 	return &tls.Config{
 		Rand: s.tls.Rand, Time: s.tls.Time, KeyLogWriter: s.tls.KeyLogWriter,
@@ -181,8 +189,8 @@ func (s *ClientSession) dialFailed(r *pathRecord, err error) {
 	s.attachNew() // streams no longer hold back work for this path
 }
 
-// pathEnded records that a connection has ended with err and removes it from every stream. The primary is dialed again for
-// the streams that are open.
+// pathEnded records that a connection has ended with err and removes it from every stream. The
+// primary is dialed again for the streams that are open.
 func (s *ClientSession) pathEnded(p *path, err error) {
 	s.mu.Lock()
 	r := s.paths[p.id]
@@ -211,8 +219,9 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 	}
 }
 
-// detachAll removes a path from the streams that it serves and returns their aggregators, which the caller tells without
-// s.mu: an aggregator's lock is taken before the session's. The caller holds s.mu.
+// detachAll removes a path from the streams that it serves and returns their aggregators. The
+// caller holds s.mu, and tells the aggregators after it has released it: an aggregator's lock
+// is taken before the session's.
 func (s *ClientSession) detachAll(p *path) (streams []*streamAggregator) {
 	for _, open := range s.streams {
 		if open.attached[p.id] == p {
@@ -223,8 +232,8 @@ func (s *ClientSession) detachAll(p *path) (streams []*streamAggregator) {
 	return streams
 }
 
-// closedOnPurpose reports whether a side closed a connection with an error code of the application: the primary ended the
-// session, or broke the protocol.
+// closedOnPurpose reports whether a side closed a connection with an error code of the
+// application: the primary ended the session, or broke the protocol.
 func closedOnPurpose(err error) bool {
 	e, ok := errors.AsType[*quic.ApplicationError](err)
 	return ok && e.ErrorCode != ApplicationErrorCode(NoError)

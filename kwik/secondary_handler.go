@@ -14,17 +14,16 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A secondaryStreamHandler receives the secondary streams of all paths of a session: it parses
-// their frames, keeps their mappings and passes the payload to the aggregator of the KWIK stream.
-// It starts no goroutine: each path runs handle in one goroutine per stream and waits for them.
+// A secondaryStreamHandler receives the secondary streams of all paths of a session. It parses
+// their frames, keeps their mappings and passes the payload to the aggregators. It starts no
+// goroutine: each path runs handle in one goroutine per stream and waits for them.
 type secondaryStreamHandler struct {
-	// aggregator finds a KWIK stream; known is false for an id that was never offered, and the aggregator nil
-	// for one that has ended.
+	// aggregator finds a KWIK stream. known is false for an ID that was never offered; a is nil for
+	// a stream that has ended.
 	aggregator func(StreamID) (a *streamAggregator, known bool)
-	// news returns a channel that is closed when the next stream is offered.
-	news     func() <-chan struct{}
-	config   SecondaryStreamConfig
-	recovery RecoveryPolicy
+	nextOffer  func() <-chan struct{} // returns a channel that is closed when the next stream is offered
+	config     SecondaryStreamConfig
+	recovery   RecoveryPolicy
 
 	mu       sync.Mutex
 	mappings *streamMappingManager
@@ -32,33 +31,42 @@ type secondaryStreamHandler struct {
 	paths    map[PathID]*pathStreams
 }
 
-// A secondaryStreamInfo is an open secondary stream. Guarded by the handler, but for what is set for good or atomic.
+// A secondaryStreamInfo is an open secondary stream.
 type secondaryStreamInfo struct {
 	quic      *quic.ReceiveStream
-	createdAt time.Time
+	createdAt time.Time    // set by register
 	received  atomic.Int64 // payload bytes that arrived
 
+	// Guarded by the handler's lock.
 	state   SecondaryStreamState
-	openDue time.Time // since when OPEN is; zero once it has come
-	src     *source   // once mapped
+	openDue time.Time // start of the wait for OPEN; zero after its arrival
+	src     *source   // nil until the stream is mapped
 	seen    int64     // received at the last sweep
-	expired bool      // given up by sweep
+	expired bool      // canceled by sweep
 }
 
-func newSecondaryStreamHandler(aggregator func(StreamID) (*streamAggregator, bool), nextOffer func() <-chan struct{}, c *ClientConfig) *secondaryStreamHandler {
+func newSecondaryStreamHandler(
+	aggregator func(StreamID) (*streamAggregator, bool), nextOffer func() <-chan struct{}, c *ClientConfig,
+) *secondaryStreamHandler {
+	const maxPaths = maxSecondaryPaths + 1 + maxFurtherPaths
 	return &secondaryStreamHandler{
 		aggregator: aggregator,
-		news:       nextOffer,
+		nextOffer:  nextOffer,
 		config:     c.SecondaryStreams,
 		recovery:   c.Recovery,
-		mappings:   newStreamMappingManager((maxSecondaryPaths + 1 + maxFurtherPaths) * c.SecondaryStreams.MaxStreamsPerPath),
+		mappings:   newStreamMappingManager(maxPaths * c.SecondaryStreams.MaxStreamsPerPath),
 		streams:    make(map[secondaryStreamID]*secondaryStreamInfo),
 		paths:      make(map[PathID]*pathStreams),
 	}
 }
 
-// handle reads a secondary stream to its end; done is closed with its path. A returned error means that the source broke the
-// protocol or sent wrong bytes and its path must be closed; a stream that was merely interrupted is no error.
+// errNotNeeded ends a secondary stream whose KWIK stream has ended or was never read. The source
+// broke no rule.
+var errNotNeeded = errors.New("kwik: the KWIK stream needs no bytes")
+
+// handle reads a secondary stream to its end. done is closed when its path ends. An error means
+// that the source broke the protocol or sent wrong bytes, and the path must be closed. An
+// interrupted stream is no error.
 func (h *secondaryStreamHandler) handle(done <-chan struct{}, path PathID, s *quic.ReceiveStream) error {
 	id := secondaryStreamID{path: path, id: int64(s.StreamID())}
 	info := &secondaryStreamInfo{quic: s}
@@ -73,9 +81,12 @@ func (h *secondaryStreamHandler) handle(done <-chan struct{}, path PathID, s *qu
 	return h.recovery.Metadata.recover(err, path, a)
 }
 
-// serve reads a secondary stream and returns the KWIK stream that it belonged to, nil if that was not found out, and why it
-// ended before its CLOSE and FIN.
-func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamID, info *secondaryStreamInfo) (*streamAggregator, error) {
+// serve reads a secondary stream. target is its KWIK stream, or nil if the stream ended before it
+// was accepted for one. err is nil if the stream ended with CLOSE and FIN, and errNotNeeded if its
+// bytes are not needed.
+func (h *secondaryStreamHandler) serve(
+	done <-chan struct{}, id secondaryStreamID, info *secondaryStreamInfo,
+) (target *streamAggregator, err error) {
 	reader := &frameReader{r: info.quic}
 	defer reader.release()
 	frames := &metadataProtocol{r: reader, id: uint64(id.id)}
@@ -97,12 +108,13 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 	a := h.awaitTarget(done, kwikID, id.path, f.open.GetGrantId() == 0)
 	if a == nil {
 		if _, known := h.aggregator(kwikID); known {
-			return nil, nil // it ended while this was under way
+			return nil, errNotNeeded
 		}
-		return nil, errorf(ErrMetadataProtocolViolation, "secondary stream for a stream that was never offered").onStream(kwikID, -1)
+		return nil, errorf(ErrMetadataProtocolViolation, "secondary stream for a stream that was never offered").
+			onStream(kwikID, -1)
 	}
 	if !a.awaitDemand(done) {
-		return nil, nil // nobody ever wanted it
+		return nil, errNotNeeded
 	}
 	src, x, err := h.authorize(a, id.path, f.open)
 	if err != nil {
@@ -117,29 +129,36 @@ func (h *secondaryStreamHandler) serve(done <-chan struct{}, id secondaryStreamI
 	}
 	h.mu.Unlock()
 	if err != nil {
-		a.faulted(id.path, 0, err) // its grant is another stream's
+		a.faulted(id.path, 0, err) // another stream has the grant
 		return a, err
 	}
-	// From here on the grant is this stream's, and ends with it. The aggregator may have ended before info said whose
-	// the stream is; then nobody will cancel it.
+	// The grant is this stream's now, and ends with it. If the aggregator ended before the stream
+	// was mapped, cancel did not find the stream.
 	if a.ctx.Err() != nil {
-		return a, nil
+		return a, errNotNeeded
 	}
-	err = h.receive(frames, &intake{h: h, a: a, src: src, info: info, mapping: mapping, frames: reader, off: x.start, batch: a.batch(h.config)}, x.granted)
+	in := &intake{
+		h: h, a: a, src: src, info: info, mapping: mapping,
+		frames: reader, off: x.start, batch: a.batch(h.config),
+	}
+	err = h.receive(frames, in, x.granted)
 	err = h.interrupted(info, mapping, err)
 	a.ended(src, x.grant, err)
 	return a, err
 }
 
-// awaitTarget finds the KWIK stream that a secondary stream names; nil if it has ended or does not come. It waits, as the retry
-// policy says, for its offer, and for the attachment of a source that pushes. A head start is waited for until the path ends: its offer is on
-// the same connection, which brings it in the end however much is lost.
-func (h *secondaryStreamHandler) awaitTarget(done <-chan struct{}, kwikID StreamID, path PathID, pushed bool) (a *streamAggregator) {
+// awaitTarget finds the KWIK stream that a secondary stream names. It returns nil if that
+// stream has ended or its offer does not arrive. The retry policy bounds the wait for the offer
+// and, on a pushed stream, for the source's attachment. The wait of a head start ends with the
+// path only: its offer is on the same connection, so it cannot get lost.
+func (h *secondaryStreamHandler) awaitTarget(
+	done <-chan struct{}, kwikID StreamID, path PathID, pushed bool,
+) (a *streamAggregator) {
 	policy := h.recovery.Mapping
 	if path == primaryPathID && !pushed {
 		policy.MaxRetries = math.MaxInt
 	}
-	policy.retry(done, h.news, func() (known bool) {
+	policy.retry(done, h.nextOffer, func() (known bool) {
 		a, known = h.aggregator(kwikID)
 		if a != nil && pushed {
 			return a.answersTo(path)
@@ -149,16 +168,19 @@ func (h *secondaryStreamHandler) awaitTarget(done <-chan struct{}, kwikID Stream
 	return a
 }
 
-// An admission is what a secondary stream may write: bytes [start, end) of its KWIK stream. What was under way when its grant was
-// shortened may go up to granted.
+// An admission permits a secondary stream to write bytes [start, end) of its KWIK stream.
 type admission struct {
-	grant               uint64
-	start, end, granted int64
+	grant      uint64
+	start, end int64
+	// granted is the end of the grant before it was shortened. Bytes up to it may be under way.
+	granted int64
 }
 
-// authorize decides whether a source may write what OPEN announces, and where: under a grant, or, on a pushed stream, on its own. With an
-// error it returns the grant that the source does hold, if it does.
-func (h *secondaryStreamHandler) authorize(a *streamAggregator, path PathID, open *kwikpb.SecondaryStreamOpen) (src *source, x admission, err error) {
+// authorize decides whether a source may write the bytes that OPEN announces: those of a grant, or
+// any on a pushed stream. With an error, the admission names the grant if it is the source's.
+func (h *secondaryStreamHandler) authorize(
+	a *streamAggregator, path PathID, open *kwikpb.SecondaryStreamOpen,
+) (src *source, x admission, err error) {
 	offset := clampOffset(open.GetInitialOffset())
 	if x.grant = open.GetGrantId(); x.grant == 0 {
 		x = admission{start: offset, end: a.units.Total(), granted: a.units.Total()}
@@ -174,18 +196,19 @@ func (h *secondaryStreamHandler) authorize(a *streamAggregator, path PathID, ope
 	return src, x, err
 }
 
-// receive reads DATA frames up to CLOSE and FIN. end is where the grant ended when it was first given.
+// receive reads DATA frames up to CLOSE and FIN. end is the end of the grant before it was
+// shortened.
 func (h *secondaryStreamHandler) receive(frames *metadataProtocol, in *intake, end int64) error {
 	defer in.drop()
 	a := in.a
 	for {
-		if !in.frames.ready() { // the next frame is to be waited for
+		if !in.frames.ready() { // reading the next frame will block
 			if err := in.flush(); err != nil {
 				return err
 			}
 		}
 		f, err := frames.next(a.id, in.off)
-		if err != nil || f.dataLen == 0 { // what came before it counts
+		if err != nil || f.dataLen == 0 { // the bytes before it count
 			if err := in.flush(); err != nil {
 				return err
 			}
@@ -194,13 +217,13 @@ func (h *secondaryStreamHandler) receive(frames *metadataProtocol, in *intake, e
 		case err != nil:
 			return err
 		case f.open != nil:
-			return errorf(ErrStreamMappingConflict, "second OPEN on a secondary stream").onPath(in.src.id).onStream(a.id, in.off)
+			return in.fault(ErrStreamMappingConflict, "second OPEN on a secondary stream")
 		case f.close != nil:
 			return h.finish(in, f.close)
 		}
 		next := in.off + int64(f.dataLen)
 		if next > end || !a.units.IsBoundary(next) {
-			return errorf(ErrMetadataProtocolViolation, "data up to %d under a grant that ends at %d", next, end).onPath(in.src.id).onStream(a.id, in.off)
+			return in.fault(ErrMetadataProtocolViolation, "data up to %d under a grant that ends at %d", next, end)
 		}
 		if err := in.take(f.dataLen); err != nil {
 			return err
@@ -211,8 +234,9 @@ func (h *secondaryStreamHandler) receive(frames *metadataProtocol, in *intake, e
 // finish checks CLOSE and waits for FIN.
 func (h *secondaryStreamHandler) finish(in *intake, c *kwikpb.SecondaryStreamClose) error {
 	id, kwikID := c.GetSecondaryStreamId(), c.GetKwikStreamId()
-	if c.GetFinalOffset() != uint64(in.off) || (id != 0 && id != uint64(in.info.quic.StreamID())) || (kwikID != 0 && kwikID != uint64(in.a.id)) {
-		return errorf(ErrMetadataProtocolViolation, "CLOSE of stream %d at %d", id, c.GetFinalOffset()).onPath(in.src.id).onStream(in.a.id, in.off)
+	isForOther := (id != 0 && id != uint64(in.info.quic.StreamID())) || (kwikID != 0 && kwikID != uint64(in.a.id))
+	if isForOther || c.GetFinalOffset() != uint64(in.off) {
+		return in.fault(ErrMetadataProtocolViolation, "CLOSE of stream %d at %d", id, c.GetFinalOffset())
 	}
 	h.mu.Lock()
 	in.info.state = SecondaryStreamClosing
@@ -221,11 +245,16 @@ func (h *secondaryStreamHandler) finish(in *intake, c *kwikpb.SecondaryStreamClo
 	var one [1]byte
 	switch n, err := in.frames.Read(one[:]); {
 	case n > 0:
-		return errorf(ErrMetadataProtocolViolation, "data after CLOSE").onPath(in.src.id).onStream(in.a.id, in.off)
+		return in.fault(ErrMetadataProtocolViolation, "data after CLOSE")
 	case err != io.EOF:
 		return err
 	}
 	return nil
+}
+
+// fault returns an error that names the source and the next byte of its stream.
+func (in *intake) fault(code ErrorCode, format string, args ...any) *Error {
+	return errorf(code, format, args...).onPath(in.src.id).onStream(in.a.id, in.off)
 }
 
 // cancel cancels the secondary streams of a KWIK stream that has ended.
@@ -244,7 +273,7 @@ func (h *secondaryStreamHandler) shorten(kwikID StreamID, grant uint64, end int6
 	h.mappings.update(kwikID, grant, end)
 }
 
-// run gives up streams on which nothing comes until the session ends.
+// run cancels streams without progress until the session ends.
 func (h *secondaryStreamHandler) run(done <-chan struct{}) {
 	ticker := time.NewTicker(min(h.config.StreamTimeout, h.config.MetadataTimeout) / 4)
 	defer ticker.Stop()
@@ -258,7 +287,8 @@ func (h *secondaryStreamHandler) run(done <-chan struct{}) {
 	}
 }
 
-// opened notes that a stream's first frame came, and reports whether it was given up before.
+// opened records that the first frame of a stream has arrived. It returns true if sweep has
+// canceled the stream already.
 func (h *secondaryStreamHandler) opened(info *secondaryStreamInfo) (late bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -301,12 +331,13 @@ func (h *secondaryStreamHandler) sweep(now time.Time) {
 	}
 }
 
-// interrupted returns why a stream ended: err, or that it was given up.
+// interrupted returns the reason why a stream ended: err, or a time-out if sweep canceled it.
 func (h *secondaryStreamHandler) interrupted(info *secondaryStreamInfo, meta *mappingMetadata, err error) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if info.expired && err != nil {
-		return errorf(ErrAggregationTimeout, "nothing came for %v", h.config.StreamTimeout).onPath(meta.Path).onStream(meta.KWIKStream, meta.Offset)
+		return errorf(ErrAggregationTimeout, "nothing arrived for %v", h.config.StreamTimeout).
+			onPath(meta.Path).onStream(meta.KWIKStream, meta.Offset)
 	}
 	return err
 }
@@ -315,12 +346,18 @@ func (h *secondaryStreamHandler) interrupted(info *secondaryStreamInfo, meta *ma
 // stream was only interrupted.
 func violation(err error, path PathID) error {
 	e, ok := errors.AsType[*Error](err)
-	if _, mere := errors.AsType[streamFault](err); mere || !ok || e.Remote || (e.Path != "" && e.Path != path) || errors.Is(err, context.Canceled) {
+	if !ok || e.Remote || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	if _, concernsStreamOnly := errors.AsType[streamFault](err); concernsStreamOnly {
+		return nil
+	}
+	if isOthers := e.Path != "" && e.Path != path; isOthers {
 		return nil
 	}
 	switch e.Code {
 	case ErrMetadataProtocolViolation, ErrStreamMappingConflict, ErrSecondaryStreamOverflow, ErrSourceRefuted:
-		fault := *e // which others may hold
+		fault := *e // a copy: others may hold the error
 		return fault.onPath(path)
 	}
 	return nil

@@ -13,8 +13,8 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// inSourceScene runs f with a client of a configuration that copies a stream from a fake secondary alone, whose units have
-// align bytes: the primary has no content. The fake has its first grant.
+// inSourceScene runs f with a client that copies a stream with units of align bytes. Only a
+// fake secondary delivers: the primary has no content. The fake has its first grant.
 func inSourceScene(t *testing.T, size int, align int64, conf ClientConfig, prove ProofFunc, f func(h *hostileScene)) {
 	t.Helper()
 	inWorldOf(t, size, 0, lan, func(w *world) {
@@ -35,7 +35,7 @@ func inSourceScene(t *testing.T, size int, align int64, conf ClientConfig, prove
 	})
 }
 
-// serveAll answers grants, in frames of n bytes, until the client has all.
+// serveAll answers grants, in frames of n bytes, until the client has all bytes.
 func (h *hostileScene) serveAll(n uint64) {
 	go func() {
 		for g := h.grant; ; {
@@ -64,19 +64,20 @@ func (h *hostileScene) serveAll(n uint64) {
 	}()
 }
 
-// infos returns the client's secondary streams of the fake's path.
+// infos returns the client's secondary streams on the path to the fake peer.
 func (h *hostileScene) infos() []SecondaryStreamInfo {
 	return slices.DeleteFunc(h.client.SecondaryStreams(), func(x SecondaryStreamInfo) bool { return x.Path != h.id.path(1) })
 }
 
-// wantInfo waits until the fake's n-th secondary stream is in a state, for a second at most.
+// wantInfo waits, for a second at most, until the n-th secondary stream of the fake peer is in
+// a state.
 func (h *hostileScene) wantInfo(n int, state SecondaryStreamState) SecondaryStreamInfo {
 	h.w.t.Helper()
 	h.w.within(time.Second, func() bool { all := h.infos(); return n < len(all) && all[n].State == state })
 	return h.infos()[n]
 }
 
-// Short frames are proved and placed together, as far as they are there, and long ones by themselves.
+// Short frames that have arrived are proved and placed together, long ones one by one.
 func TestShortFramesAreGathered(t *testing.T) {
 	const size, align = 300_000, 100
 	for name, tt := range map[string]struct {
@@ -120,7 +121,7 @@ func TestShortFramesAreGathered(t *testing.T) {
 	}
 }
 
-// Nothing waits for more to come: a frame that is there counts, whatever follows it or does not.
+// A frame that has arrived counts at once. It does not wait for the frame after it.
 func TestNothingIsHeldBack(t *testing.T) {
 	const align = 100
 	for name, more := range map[string]func(h *hostileScene) []byte{
@@ -139,7 +140,7 @@ func TestNothingIsHeldBack(t *testing.T) {
 	}
 }
 
-// What came before a fault counts, however it arrived.
+// Bytes that arrived before a fault count, in whatever frames they arrived.
 func TestBytesBeforeAFaultCount(t *testing.T) {
 	inSourceScene(t, 100_000, 100, ClientConfig{Recovery: RecoveryPolicy{Metadata: RecoveryRequestResend}}, nil, func(h *hostileScene) {
 		raw := h.open()
@@ -156,7 +157,8 @@ func TestBytesBeforeAFaultCount(t *testing.T) {
 	})
 }
 
-// BufferSize bounds what is proved and placed at once, whatever the frames are, and what a server puts into one.
+// BufferSize bounds the bytes that are proved and placed at once, whatever the sizes of the
+// frames. It also bounds the payload that a server puts into one frame.
 func TestBufferSize(t *testing.T) {
 	const size, align, buffer = 2 << 20, 10_000, 100_000
 	var mu sync.Mutex
@@ -200,7 +202,8 @@ func TestBufferSize(t *testing.T) {
 	})
 }
 
-// A stream on which nothing comes is given up after StreamTimeout, its bytes are granted anew, and its path goes on.
+// A stream without new bytes is reset after StreamTimeout. Its bytes are granted again, and
+// its path stays open.
 func TestSilentSecondaryStream(t *testing.T) {
 	inSourceScene(t, 100_000, 1000, ClientConfig{SecondaryStreams: SecondaryStreamConfig{StreamTimeout: 4 * time.Second}, SourceTimeout: time.Minute}, nil, func(h *hostileScene) {
 		begun := time.Now()
@@ -225,7 +228,7 @@ func TestSilentSecondaryStream(t *testing.T) {
 	})
 }
 
-// A stream on which little comes is not given up, nor one that this side holds up.
+// A slow stream is not reset, nor is one that this side delays.
 func TestSlowSecondaryStreams(t *testing.T) {
 	conf := ClientConfig{SecondaryStreams: SecondaryStreamConfig{StreamTimeout: 2 * time.Second}, SourceTimeout: time.Hour}
 	t.Run("a trickle", func(t *testing.T) {
@@ -255,7 +258,8 @@ func TestSlowSecondaryStreams(t *testing.T) {
 	})
 }
 
-// The mapping of a secondary stream says where its source was last told to stop, whether that was before or after OPEN came.
+// The mapping of a secondary stream has the end that its source was last told, whether before
+// or after OPEN.
 func TestMappingEnd(t *testing.T) {
 	inHostileScene(t, func(h *hostileScene) {
 		a := h.stream.agg
@@ -303,7 +307,7 @@ func TestSecondaryStreamLimits(t *testing.T) {
 		if took := time.Since(begun); took < 1900*time.Millisecond || took > 2500*time.Millisecond {
 			t.Errorf("the end was waited for for %v", took)
 		}
-		h.fake.wantClosed(ErrMetadataProtocolViolation) // and OPEN so long after the stream
+		h.fake.wantClosed(ErrMetadataProtocolViolation) // OPEN is due MetadataTimeout after the stream opens
 		if took := time.Since(begun); took > 3*time.Second {
 			t.Errorf("the path was given up after %v", took)
 		}
@@ -315,7 +319,7 @@ func TestSecondaryStreamLimits(t *testing.T) {
 	})
 }
 
-// Every state is reached, and a stream shows what it is doing.
+// Every state is reached, and a snapshot shows the state of a stream.
 func TestSecondaryStreamStates(t *testing.T) {
 	inSourceScene(t, 100_000, 1000, ClientConfig{}, nil, func(h *hostileScene) {
 		x := h.fake.extent(h.open()[:3])
@@ -325,13 +329,26 @@ func TestSecondaryStreamStates(t *testing.T) {
 		x.write(h.open()[3:], h.data(h.start, 2000), h.data(h.start+2000, 1000)[:500])
 		info := h.wantInfo(0, SecondaryStreamActive)
 		h.w.within(time.Second, func() bool { info = h.infos()[0]; return info.Received > 2400 })
-		m := h.client.Mappings()
-		if len(m) != 1 || *info.Mapping != m[0] || m[0].Path != h.id.path(1) || m[0].KWIKStream != h.stream.StreamID() || m[0].SecondaryStream != info.StreamID ||
-			m[0].Bytes != 2000 || m[0].Offset != int64(h.start)+2000 || m[0].CreatedAt.IsZero() || m[0].LastActivity.Before(m[0].CreatedAt) {
-			t.Errorf("%+v, %+v", info, m)
+		mappings := h.client.Mappings()
+		if len(mappings) != 1 || *info.Mapping != mappings[0] {
+			h.w.t.Fatalf("the mappings are %+v, the stream has %+v", mappings, info.Mapping)
 		}
-		if st := h.w.path(h.client, h.id).SecondaryStreams; st.ActiveStreams != 1 || st.MappedStreams != 1 || st.TotalBytes != info.Received || st.CountedBytes != 2000 {
-			t.Errorf("%+v", st)
+		m := mappings[0]
+		if m.Path != h.id.path(1) || m.KWIKStream != h.stream.StreamID() || m.SecondaryStream != info.StreamID {
+			t.Errorf("stream %d is mapped as %+v", info.StreamID, m)
+		}
+		if m.Bytes != 2000 || m.Offset != int64(h.start)+2000 {
+			t.Errorf("after 2000 bytes from %d: %d bytes, offset %d", h.start, m.Bytes, m.Offset)
+		}
+		if m.CreatedAt.IsZero() || m.LastActivity.Before(m.CreatedAt) {
+			t.Errorf("created at %v, last active at %v", m.CreatedAt, m.LastActivity)
+		}
+		st := h.w.path(h.client, h.id).SecondaryStreams
+		if st.ActiveStreams != 1 || st.MappedStreams != 1 {
+			t.Errorf("%d streams are active and %d mapped, want 1 and 1", st.ActiveStreams, st.MappedStreams)
+		}
+		if st.TotalBytes != info.Received || st.CountedBytes != 2000 {
+			t.Errorf("%d bytes received, %d counted, want %d and 2000", st.TotalBytes, st.CountedBytes, info.Received)
 		}
 		x.write(h.data(h.start+2000, 1000)[500:], wireClose(h.start+3000))
 		h.wantInfo(0, SecondaryStreamClosing)
@@ -347,7 +364,7 @@ func TestSecondaryStreamStates(t *testing.T) {
 		}
 		h.fake.extent(nil).CancelWrite(StreamErrorCode(NoError)) // as of a grant that was taken back
 		h.wantInfo(2, SecondaryStreamClosed)
-		// Not more than the newest of those that ended are remembered.
+		// Only the newest ended streams are remembered.
 		for range 2 * endedKept {
 			h.fake.extent().Close()
 			time.Sleep(50 * time.Millisecond)
@@ -361,7 +378,7 @@ func TestSecondaryStreamStates(t *testing.T) {
 	})
 }
 
-// Bytes that come twice lower the aggregation ratio of who brought them late.
+// Bytes that arrive twice lower the aggregation ratio of the server that sent them last.
 func TestAggregationRatio(t *testing.T) {
 	inHostileScene(t, func(h *hostileScene) {
 		<-h.copy.done // the honest servers wrote everything
@@ -379,23 +396,32 @@ func TestAggregationRatio(t *testing.T) {
 	})
 }
 
-// Paths and the session tell what QUIC knows of them, over all connections.
+// The statistics of paths and the session are QUIC's, summed over all connections.
 func TestPathStats(t *testing.T) {
 	inWorld(t, 1, simnet.Link{Latency: 10 * time.Millisecond, Rate: 50e6}, func(w *world) {
 		client, server := w.dial(nil)
 		w.copy(w.offer(client, server, unit, nil)).wantAll()
 		before := w.wantState(client, "s1", PathActive)
 		for _, p := range client.Servers() {
-			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond || p.congestionWindow == 0 {
-				t.Errorf("%q: RTT %v, at least %v, window %d", p.ID, p.RTT, p.MinRTT, p.congestionWindow)
+			if p.RTT < 20*time.Millisecond || p.MinRTT < 20*time.Millisecond || p.MinRTT > p.RTT+time.Millisecond {
+				t.Errorf("%q: RTT %v, shortest %v, on a link of 20 ms", p.ID, p.RTT, p.MinRTT)
 			}
-			if p.Wire.BytesReceived < uint64(p.SecondaryStreams.CountedBytes) || p.Wire.BytesSent == 0 || p.Wire.PacketsSent == 0 || p.Wire.PacketsReceived == 0 {
-				t.Errorf("%q: %+v", p.ID, p.Wire)
+			if p.congestionWindow == 0 {
+				t.Errorf("%q: no congestion window", p.ID)
+			}
+			if p.Wire.BytesSent == 0 || p.Wire.PacketsSent == 0 || p.Wire.PacketsReceived == 0 {
+				t.Errorf("%q: a count is 0: %+v", p.ID, p.Wire)
+			}
+			if counted := p.SecondaryStreams.CountedBytes; p.Wire.BytesReceived < uint64(counted) {
+				t.Errorf("%q: %d bytes received, but %d counted", p.ID, p.Wire.BytesReceived, counted)
 			}
 		}
 		st := client.Stats()
-		if st.ActivePaths != 2 || st.AggregateStreams != 1 || st.Wire.BytesReceived < uint64(len(w.data)) || st.SecondaryStreams.CountedBytes != int64(len(w.data)) {
-			t.Errorf("%+v", st)
+		if st.ActivePaths != 2 || st.AggregateStreams != 1 {
+			t.Errorf("%d active paths and %d streams, want 2 and 1", st.ActivePaths, st.AggregateStreams)
+		}
+		if st.Wire.BytesReceived < uint64(len(w.data)) || st.SecondaryStreams.CountedBytes != int64(len(w.data)) {
+			t.Errorf("%d bytes received, %d counted, of %d", st.Wire.BytesReceived, st.SecondaryStreams.CountedBytes, len(w.data))
 		}
 		if c := server.ConnectionStats(); c.BytesSent == 0 || c.CongestionWindow == 0 || client.ConnectionStats().BytesReceived == 0 {
 			t.Errorf("%+v", c)
@@ -410,7 +436,8 @@ func TestPathStats(t *testing.T) {
 	})
 }
 
-// Whenever a session, a path or a stream is closed, nothing of it is left: synctest finds goroutines, the world blocks.
+// Whenever a session, a path or a stream is closed, nothing of it is left: synctest finds
+// goroutines, the world finds blocks.
 func TestCloseLeavesNothing(t *testing.T) {
 	for name, end := range map[string]func(h *hostileScene){
 		"the stream":  func(h *hostileScene) { h.stream.Close() },

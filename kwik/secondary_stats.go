@@ -12,9 +12,9 @@ import (
 type SecondaryStreamState int
 
 const (
-	SecondaryStreamOpening SecondaryStreamState = iota // it is there, OPEN is not, or not the KWIK stream that it names
-	SecondaryStreamActive                              // mapped, DATA comes
-	SecondaryStreamClosing                             // CLOSE came, the stream's end is due
+	SecondaryStreamOpening SecondaryStreamState = iota // OPEN, or the KWIK stream that it names, has not arrived
+	SecondaryStreamActive                              // mapped to a KWIK stream; DATA may arrive
+	SecondaryStreamClosing                             // CLOSE has arrived, the stream's end has not
 	SecondaryStreamClosed                              // read to its end, or not needed any more
 	SecondaryStreamError                               // interrupted, or the source broke a rule
 )
@@ -50,11 +50,11 @@ type SecondaryStreamInfo struct {
 type SecondaryStreamStats struct {
 	ActiveStreams   int   // open now: MappedStreams and UnmappedStreams
 	MappedStreams   int   // whose KWIK stream is known
-	UnmappedStreams int   // whose OPEN has not come
+	UnmappedStreams int   // whose OPEN has not arrived
 	TotalStreams    int   // since the session began
 	TotalBytes      int64 // payload bytes that arrived
-	CountedBytes    int64 // of those, the ones that were first to come, and proved
-	// AggregationRatio is CountedBytes in TotalBytes, 1 at best; 0 before anything arrived.
+	CountedBytes    int64 // of those, the ones that arrived first and were proved
+	// AggregationRatio is CountedBytes divided by TotalBytes, at most 1; 0 before any byte arrives.
 	AggregationRatio float64
 }
 
@@ -106,7 +106,9 @@ func (h *secondaryStreamHandler) register(id secondaryStreamID, info *secondaryS
 
 // unregister removes a stream that has ended and remembers how. err is the reason if it ended
 // before CLOSE and FIN.
-func (h *secondaryStreamHandler) unregister(id secondaryStreamID, info *secondaryStreamInfo, a *streamAggregator, err error) {
+func (h *secondaryStreamHandler) unregister(
+	id secondaryStreamID, info *secondaryStreamInfo, a *streamAggregator, err error,
+) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	info.state = SecondaryStreamClosed
@@ -128,12 +130,17 @@ func (h *secondaryStreamHandler) unregister(id secondaryStreamID, info *secondar
 	p.ended = append(p.ended, last)
 }
 
-// unneeded reports whether a stream of a was cut off because the rest is not needed: the KWIK
-// stream has ended, the source was removed from it, or its grant was revoked.
+// unneeded reports whether a secondary stream of a ended early because its bytes are not needed.
+// a is nil if the KWIK stream is not known.
 func unneeded(a *streamAggregator, err error) bool {
+	if a != nil && a.ctx.Err() != nil {
+		return true // the KWIK stream has ended
+	}
+	if errors.Is(err, errNotNeeded) || errors.Is(err, errStreamEnded) || errors.Is(err, errSourceGone) {
+		return true
+	}
 	reset, ok := errors.AsType[*quic.StreamError](err)
-	return errors.Is(err, errStreamEnded) || errors.Is(err, errSourceGone) || (a != nil && a.ctx.Err() != nil) ||
-		(ok && ErrorCode(reset.ErrorCode) == NoError)
+	return ok && ErrorCode(reset.ErrorCode) == NoError // the grant was revoked
 }
 
 // addCounted adds the bytes of a source that have counted since the last call.
@@ -144,9 +151,10 @@ func (h *secondaryStreamHandler) addCounted(s *source) {
 	h.pathStreams(s.id).counted += n
 }
 
-// pathLoad returns how many bytes of a path have counted, and whether most of the secondary streams are taken that it may have open, so that
-// the server is likely to let others wait.
-func (h *secondaryStreamHandler) pathLoad(path PathID) (counted int64, long bool) {
+// pathLoad returns the number of bytes of a path that have counted. busy reports whether more
+// than half of the path's secondary streams are open. The server is then likely to delay
+// further ones.
+func (h *secondaryStreamHandler) pathLoad(path PathID) (counted int64, busy bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	p := h.paths[path]
@@ -182,9 +190,12 @@ func (h *secondaryStreamHandler) stats(path PathID) (st SecondaryStreamStats) {
 	return st
 }
 
-// describe returns a snapshot of a stream. Called with the lock held.
+// describe returns a snapshot of a stream. The caller holds h.mu.
 func (h *secondaryStreamHandler) describe(id secondaryStreamID, info *secondaryStreamInfo) SecondaryStreamInfo {
-	x := SecondaryStreamInfo{Path: id.path, StreamID: id.id, State: info.state, CreatedAt: info.createdAt, Received: info.received.Load()}
+	x := SecondaryStreamInfo{
+		Path: id.path, StreamID: id.id, State: info.state,
+		CreatedAt: info.createdAt, Received: info.received.Load(),
+	}
 	if mapping := h.mappings.target(id); mapping != nil {
 		meta := mapping.MappingMetadata
 		x.Mapping = &meta
@@ -192,7 +203,7 @@ func (h *secondaryStreamHandler) describe(id secondaryStreamID, info *secondaryS
 	return x
 }
 
-// snapshot returns all streams that are open and the last that ended, by path and id.
+// snapshot returns the open streams and the newest ended ones, ordered by path and ID.
 func (h *secondaryStreamHandler) snapshot() (all []SecondaryStreamInfo) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -208,10 +219,12 @@ func (h *secondaryStreamHandler) snapshot() (all []SecondaryStreamInfo) {
 	return all
 }
 
-// SecondaryStreams returns a snapshot of the secondary streams that are open and, of each path, of the last 16 that ended.
+// SecondaryStreams returns a snapshot of the open secondary streams and the last 16 that ended on
+// each path, ordered by path and stream.
 func (s *ClientSession) SecondaryStreams() []SecondaryStreamInfo { return s.handler.snapshot() }
 
-// Mappings returns a snapshot of the mappings of secondary streams to KWIK streams, by path and stream.
+// Mappings returns a snapshot of the mappings of secondary streams to KWIK streams, ordered by
+// path and stream.
 func (s *ClientSession) Mappings() []MappingMetadata {
 	s.handler.mu.Lock()
 	defer s.handler.mu.Unlock()

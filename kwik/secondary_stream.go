@@ -10,10 +10,12 @@ import (
 )
 
 const (
-	// dataFrameSize is the payload of a usual DATA frame, in bytes, unless BufferSize says otherwise; larger if one unit is.
+	// dataFrameSize is the payload of a usual DATA frame, in bytes, unless BufferSize says
+	// otherwise; larger if one unit is.
 	dataFrameSize = 256 << 10
-	// blockHeadroom is kept before the payload of a block for the frames that precede it, so that one write sends all: a
-	// DATA header, and OPEN at the start of a stream.
+	// blockHeadroom is the space before the payload of a block. It holds the frames that
+	// precede the payload, so that one write sends all: a DATA header, and OPEN at the start of
+	// a stream.
 	blockHeadroom = 128
 )
 
@@ -30,7 +32,9 @@ type secondaryStream struct {
 // openSecondaryStream opens a stream that writes from offset on, under a grant or, if grant is 0,
 // without one. It sends nothing: the caller must write or announce at once. When the client hears
 // of a later stream, it knows that this one exists (RFC 9000, section 3.2) and waits for its OPEN.
-func (s *ServerSession) openSecondaryStream(ctx context.Context, kwikID StreamID, grant uint64, offset int64) (*secondaryStream, error) {
+func (s *ServerSession) openSecondaryStream(
+	ctx context.Context, kwikID StreamID, grant uint64, offset int64,
+) (*secondaryStream, error) {
 	stream, err := s.conn.OpenUniStreamSync(ctx)
 	if err != nil {
 		return nil, err
@@ -42,7 +46,10 @@ func (s *ServerSession) openSecondaryStream(ctx context.Context, kwikID StreamID
 		stream.CancelWrite(StreamErrorCode(NoError))
 		return nil, err
 	}
-	return &secondaryStream{stream: stream, kwikID: kwikID, offset: offset, opened: opened, limit: s.listener.config.RateLimit}, nil
+	return &secondaryStream{
+		stream: stream, kwikID: kwikID, offset: offset, opened: opened,
+		limit: s.listener.config.RateLimit,
+	}, nil
 }
 
 // announce sends OPEN without payload.

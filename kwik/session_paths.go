@@ -9,8 +9,9 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file holds the servers that a session knows and their paths, as the primary announces and withdraws them (AddPath,
-// RemovePath). path_keeper.go connects the paths, ban.go and drain_client.go end their use.
+// This file holds the servers that a session knows and their paths, as the primary announces
+// and withdraws them (AddPath, RemovePath). path_keeper.go connects the paths, ban.go and
+// drain_client.go end their use.
 
 // A serverRecord is the session's record of a server. Guarded by the session's lock.
 type serverRecord struct {
@@ -20,8 +21,8 @@ type serverRecord struct {
 
 	info  *kwikpb.AddPath  // newest announcement; nil for a primary that offers no further paths
 	addrs []netip.AddrPort // those addresses of info that may be dialed
-	// announced is canceled when the primary withdraws the server. withdraw cancels it, and is nil while the server is not
-	// announced.
+	// announced is canceled when the primary withdraws the server. withdraw cancels it, and is
+	// nil while the server is not announced.
 	announced context.Context
 	withdraw  context.CancelFunc
 
@@ -37,7 +38,8 @@ func (sv *serverRecord) hasKeeper() bool {
 	return slices.ContainsFunc(sv.paths, func(r *pathRecord) bool { return r.hasKeeper })
 }
 
-// A pathRecord is the session's record of a path to a server, connected or not. Guarded by the session's lock.
+// A pathRecord is the session's record of a path to a server, connected or not. Guarded by the
+// session's lock.
 type pathRecord struct {
 	id       PathID
 	server   *serverRecord
@@ -113,7 +115,8 @@ func (s *ClientSession) addPath(info *kwikpb.AddPath) error {
 	return nil
 }
 
-// isWellFormed reports whether the fields of an AddPath have the lengths that docs/PROTOCOL.md requires.
+// isWellFormed reports whether the fields of an AddPath have the lengths that docs/PROTOCOL.md
+// requires.
 func isWellFormed(info *kwikpb.AddPath) bool {
 	id := ServerID(info.GetPathId())
 	return (id.valid() || id == primaryID) &&
@@ -122,9 +125,10 @@ func isWellFormed(info *kwikpb.AddPath) bool {
 		len(info.GetAddresses()) <= maxAddresses
 }
 
-// addPrimary records the ticket for further paths to the primary: several at once, or one after a restart of the primary.
-// A primary whose first path showed another key than the announced one has several keys. It cannot be known which of them
-// a further path would show, so there are no further paths then.
+// addPrimary records the ticket for further paths to the primary: several at once, or one after
+// a restart of the primary. A primary whose first path showed another key than the announced
+// one has several keys. It cannot be known which of them a further path would show, so there
+// are no further paths then.
 func (s *ClientSession) addPrimary(info *kwikpb.AddPath) {
 	chain := s.primary.conn.ConnectionState().TLS.PeerCertificates
 	if len(chain) == 0 || trust.PinOf(chain[0]) != trust.Pin(info.GetKeyHash()) {
@@ -135,7 +139,8 @@ func (s *ClientSession) addPrimary(info *kwikpb.AddPath) {
 	s.updateServer(s.servers[primaryID], info, []netip.AddrPort{s.primary.addr})
 }
 
-// updateServer records an announcement and wakes the keepers that wait to dial. The caller holds s.mu.
+// updateServer records an announcement and wakes the keepers that wait to dial. The caller
+// holds s.mu.
 func (s *ClientSession) updateServer(sv *serverRecord, info *kwikpb.AddPath, addrs []netip.AddrPort) {
 	sv.info, sv.addrs = info, addrs
 	if !sv.isAnnounced() {
@@ -152,8 +157,8 @@ func (s *ClientSession) updateServer(sv *serverRecord, info *kwikpb.AddPath, add
 	}
 }
 
-// admitServer reports whether the session may add one more secondary. If the session knows very many servers, it removes
-// one that is not kept and not banned. The caller holds s.mu.
+// admitServer reports whether the session may add one more secondary. If the session knows very
+// many servers, it removes one that is not kept and not banned. The caller holds s.mu.
 func (s *ClientSession) admitServer() bool {
 	kept, unused := 0, (*serverRecord)(nil)
 	for _, sv := range s.servers {
@@ -182,8 +187,8 @@ func (s *ClientSession) removeServer(sv *serverRecord) {
 	}
 }
 
-// mayDial applies the rule of docs/PROTOCOL.md section 2: a primary must not send its clients to addresses that only the
-// clients can reach.
+// mayDial applies the rule of docs/PROTOCOL.md section 2: a primary must not send its clients
+// to addresses that only the clients can reach.
 func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
 	ip := addr.Addr().Unmap()
 	if !isUnicast(ip) || addr.Port() == 0 || !s.config.Family.has(ip) {
@@ -202,8 +207,9 @@ func isUnicast(ip netip.Addr) bool {
 	return ip.IsValid() && !ip.IsUnspecified() && !ip.IsMulticast() && ip.Zone() == ""
 }
 
-// removePath handles RemovePath: the primary withdraws a server. A connection that serves a stream stays until no stream
-// needs it. Losing its membership does not make a server's verified bytes wrong.
+// removePath handles RemovePath: the primary withdraws a server. A connection that serves a
+// stream stays until no stream needs it. Losing its membership does not make a server's
+// verified bytes wrong.
 func (s *ClientSession) removePath(id ServerID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -6,10 +6,10 @@ import (
 	"kwikcp/internal/simnet"
 )
 
-// simDice draws what scenarios are made of.
+// simDice draws the parts of a scenario.
 type simDice struct{ simnet.Dice }
 
-// at draws a moment before most; an early one in half of the cases, when most happens.
+// at draws a moment before most. Half of the moments are early, when most happens.
 func (r simDice) at(most time.Duration) time.Duration {
 	if r.Half() {
 		return r.Duration(time.Millisecond, most)
@@ -34,7 +34,7 @@ func (r simDice) size() int64 {
 	return int64(r.Log(1, 600<<10))
 }
 
-// A simAct is what a hostile secondary does. First what it answers to a grant, or does when it may push.
+// A simAct is an act of a hostile secondary. The first ones are answers to a grant, or pushes.
 type simAct int
 
 const (
@@ -52,17 +52,17 @@ const (
 	simClosesWrong                // CLOSE is at another offset
 	simGarbage                    // no frames at all
 	simLateGarbage                // after OPEN
-	simHugeFrame                  // a length that never comes
+	simHugeFrame                  // a length that the bytes never reach
 	simStalls                     // in the midst of a frame
 	simNothing                    // not at all
 
-	// What it does of its own accord.
+	// Unasked acts.
 	simOpensPublic  // bidirectional streams
 	simFloods       // as many streams as it may, with and without OPEN
 	simAsks         // questions by the thousand, without reading the answers
 	simSaysGarbage  // on the control stream
 	simSaysHuge     // a frame beyond the limit
-	simSaysForeign  // what only a primary or a client says
+	simSaysForeign  // frames of a primary or a client only
 	simRefuses      // a stream that it was given
 	simRefusesOther // one that it was not
 	simLeaves       // the connection is closed
@@ -70,10 +70,11 @@ const (
 	simActs
 )
 
-// simUnasked is the first that is done of its own accord.
+// simUnasked is the first unasked act.
 const simUnasked = simOpensPublic
 
-// acts draws what a hostile secondary is up to. One that never serves is as rare as one that does everything.
+// acts draws the acts of a hostile secondary. One that never serves is as rare as one that
+// does everything.
 func (r simDice) acts() (acts []simAct) {
 	n := 1 + r.IntN(6)
 	if r.OneIn(6) {

@@ -16,7 +16,7 @@ import (
 	"kwikcp/kwik/internal/sched"
 )
 
-// A simFlow is a stream of a scenario at work, with its application on the client.
+// A simFlow is a stream of a scenario while it runs, with its application on the client.
 type simFlow struct {
 	simStream
 	*simWorld
@@ -30,7 +30,7 @@ type simFlow struct {
 	// Of the application; others may look when done is closed.
 	stream *Stream          // of a plain one
 	reader *AggregateReader // of an aggregate one
-	err    error            // nil if all came
+	err    error            // nil if all bytes arrived
 	got    []byte
 	had    rangeset.Set
 
@@ -82,7 +82,7 @@ func (f *simFlow) version(p []byte, off int64, version int) {
 	}
 }
 
-// push notes who pushes what, before it is pushed.
+// push records which server pushes which bytes, before it pushes them.
 func (f *simFlow) push(x simPiece) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -136,7 +136,7 @@ func (f *simFlow) echo(p []byte) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
-		f.stream.Write(p) // what fails here fails to come back
+		f.stream.Write(p) // the read sees a failure
 		f.stream.Close()
 	})
 	back, err := io.ReadAll(f.stream)
@@ -146,7 +146,7 @@ func (f *simFlow) echo(p []byte) {
 	f.stream.CancelWrite(0)
 }
 
-// judgeEcho demands that plain streams live as long as the primary's path.
+// judgeEcho checks that plain streams live as long as the path of the primary.
 func (f *simFlow) judgeEcho() {
 	switch {
 	case f.err == nil || f.s.cut > 0:
@@ -184,7 +184,7 @@ func (f *simFlow) consume(o *AggregateOffer) {
 	f.judge(s)
 }
 
-// prove is the stream's proof. It notes who lies.
+// prove is the stream's proof. It records the servers that lie.
 func (f *simFlow) prove(path ServerID, off int64, p []byte) error {
 	if off < 0 || off+int64(len(p)) > f.size {
 		f.fault("stream %d: %d bytes at %d are to be proved", f.index, len(p), off)
@@ -200,7 +200,7 @@ func (f *simFlow) prove(path ServerID, off int64, p []byte) error {
 // read reads the stream in order.
 func (f *simFlow) read(s *AggregateReader) error {
 	s.SetReadDeadline(f.bound)
-	if _, err := s.Read(nil); err != nil { // from now on bytes come
+	if _, err := s.Read(nil); err != nil { // from now on bytes arrive
 		return err
 	}
 	simSleep(f.ctx, f.rest)
@@ -222,7 +222,7 @@ func (f *simFlow) read(s *AggregateReader) error {
 	}
 }
 
-// take takes the stream as it comes.
+// take copies the stream in the order of arrival.
 func (f *simFlow) take(s *AggregateReader) error {
 	ctx, cancel := context.WithDeadline(f.ctx, f.bound)
 	defer cancel()
@@ -237,7 +237,7 @@ func (f *simFlow) take(s *AggregateReader) error {
 	return err
 }
 
-// A simSink is what CopyTo writes to.
+// A simSink is the destination of CopyTo.
 type simSink struct {
 	*simFlow
 	mu      sync.Mutex
@@ -271,7 +271,7 @@ func (w *simSink) WriteAt(p []byte, off int64) (int, error) {
 
 var errSimQuits = errors.New("the application has enough")
 
-// judge demands that an aggregate stream ended as it must.
+// judge checks that an aggregate stream ended as it must.
 func (f *simFlow) judge(s *AggregateReader) {
 	f.judgeBytes()
 	whole := f.had.Total() == f.size
@@ -287,15 +287,16 @@ func (f *simFlow) judge(s *AggregateReader) {
 		f.fault("stream %d ends with %d bytes and %v\n    %+v\n    %+v", f.index, f.had.Total(), f.err, s.Stats(), f.client.Servers())
 	case typed:
 	case f.kind == simPulled && f.s.anchor < 0 && f.had.Total() > 0 && slices.ContainsFunc(f.s.servers, simServer.hostile):
-		// A hostile server that brings something right now and then is waited for.
+		// A hostile server that delivers something right now and then delays the time-out.
 	case (errors.Is(f.err, os.ErrDeadlineExceeded) || errors.Is(f.err, context.DeadlineExceeded)) && f.kind == simPushed && !hole:
-		// Nothing says when sources that are there and push what comes next have to do so.
+		// No rule bounds the time in which connected sources must push the next bytes.
 	default:
 		f.fault("stream %d ends with an error without a type: %v, %d bytes", f.index, f.err, f.had.Total())
 	}
 }
 
-// judgeBytes demands that each byte that came is one that somebody wrote there: the right one, but in a pushed stream without proof.
+// judgeBytes checks that each byte that arrived is one that a server wrote there: the right
+// one, except in a pushed stream without proof.
 func (f *simFlow) judgeBytes() {
 	allowed := bytes.Repeat([]byte{1}, int(f.size)) // a bit for each version
 	if f.kind == simPushed {
@@ -326,10 +327,11 @@ func (f *simFlow) judgeBytes() {
 	}
 }
 
-// simSpare is what may come in vain besides, in bytes.
+// simSpare bounds the other bytes that may be discarded.
 const simSpare = 256 << 10
 
-// watch demands, at all times, that servers that keep to the rules are not blamed, and that what others make the client hold is bounded.
+// watch checks two things at all times: servers that keep the rules are not rejected, and
+// other servers make the client hold a bounded amount of memory.
 func (w *simWorld) watch() {
 	open := w.client.config.SecondaryStreams.MaxStreamsPerPath
 	for simSleep(w.ctx, 100*time.Millisecond) {
@@ -353,8 +355,9 @@ func (w *simWorld) watch() {
 	}
 }
 
-// watchMemory demands that an ordered stream holds at most twice its window, with the headroom of its blocks, that a source has not
-// more grants than it may, and that blocks are held by those only who work with them: three a secondary stream, one each server that writes.
+// watchMemory checks three bounds. An ordered stream holds at most twice its window, with the
+// headroom of its blocks. A source has no more grants than it may have. Blocks are held only
+// where they are used: three by a secondary stream, one by each server that writes.
 func (w *simWorld) watchMemory(active int) {
 	w.client.mu.Lock()
 	var streams []*streamAggregator
@@ -406,7 +409,7 @@ func (w *simWorld) watchMemory(active int) {
 	}
 }
 
-// hostAt finds a path's server; nil if it is not known.
+// hostAt returns the server of a path, or nil if it is not known.
 func (w *simWorld) hostAt(p ServerStats) *simHost {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -417,7 +420,7 @@ func (w *simWorld) hostAt(p ServerStats) *simHost {
 	return w.hosts[i]
 }
 
-// blamed demands that who lied is banned, and nobody else is.
+// blamed checks that each server that lied is banned, and no other.
 func (w *simWorld) blamed() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"kwikcp/internal/simnet"
 )
 
-// A simHost is a server's machine, whichever process runs there.
+// A simHost is the machine of a server, whatever process runs on it.
 type simHost struct {
 	*simWorld
 	plan  simServer
@@ -34,7 +34,7 @@ type simHost struct {
 	pause   simPause
 }
 
-// A simPause holds up those who pass while it lasts.
+// A simPause delays its callers while it lasts.
 type simPause struct {
 	mu   sync.Mutex
 	over chan struct{} // closed at the end; nil: there is none
@@ -63,7 +63,7 @@ func (p *simPause) pass(ctx context.Context) {
 	}
 }
 
-// A simContent is a pulled stream's bytes at a server.
+// A simContent is a server's content of a pulled stream.
 type simContent struct {
 	*simHost
 	ctx  context.Context
@@ -97,7 +97,8 @@ func (c simContent) ReadAt(p []byte, off int64) (int, error) {
 
 func (c simContent) Close() error { return nil }
 
-// simHoles is a simContent that says what it lacks: a third of each three units, and never the same at two servers next to each other.
+// simHoles is a simContent that reports missing bytes: a third of each three units, and never
+// the same at neighboring servers.
 type simHoles struct{ simContent }
 
 func (c simHoles) Missing() (all []MissingRange) {
@@ -108,7 +109,7 @@ func (c simHoles) Missing() (all []MissingRange) {
 	return all
 }
 
-// begin starts a process, as the successor of the one before if there was one.
+// begin starts a process, as the successor of the one before, if any.
 func (h *simHost) begin() {
 	options := []serverOption{configured(func(c *ServerConfig) {
 		if h.plan.resets {
@@ -166,7 +167,7 @@ func (h *simHost) begin() {
 	}
 }
 
-// end ends the process: with a word to its peers, or without.
+// end ends the process, gracefully or silently.
 func (h *simHost) end(orderly bool) {
 	h.die()
 	if orderly {
@@ -222,7 +223,7 @@ func (h *simHost) host(life context.Context, session *ServerSession) {
 	}
 }
 
-// simBlame reports whether a code says that a peer broke the protocol.
+// simBlame reports whether a code means that a peer broke the protocol.
 func simBlame(code ErrorCode) bool {
 	return code >= ErrSecondaryStreamIsolation && code <= ErrInvalidStreamRole
 }
@@ -256,7 +257,8 @@ func (h *simHost) push(session *ServerSession, p *PushedStream) {
 		}
 		last = max(last, expected)
 	}
-	// Where conflicts reject, what came with bytes that were there is lost. Units alone are there or are not.
+	// If conflicts reject, bytes that arrive together with known ones are lost. A unit is known
+	// as a whole or not at all.
 	for h.s.conflict == ConflictResolutionReject && simSleep(p.Context(), 3*time.Second) {
 		for _, x := range mine {
 			for off := x.start; off < x.end && p.Context().Err() == nil; {
@@ -293,7 +295,7 @@ func (h *simHost) pushPiece(session *ServerSession, p *PushedStream, flow *simFl
 	}
 }
 
-// simSleep waits, or reports false because ctx ended.
+// simSleep waits. It returns false if ctx ends first.
 func simSleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):

@@ -11,13 +11,13 @@ import (
 	"kwikcp/internal/simnet"
 )
 
-// A simEvent is something that happens at its time.
+// A simEvent is an event at its time.
 type simEvent struct {
 	at time.Duration
 	do func()
 }
 
-// run lets everything happen, heals the world and makes the demands.
+// run plays all events, heals the world and checks the demands.
 func (w *simWorld) run() (o simOutcome) {
 	for _, e := range w.events() {
 		time.Sleep(time.Until(w.start.Add(e.at)))
@@ -51,7 +51,7 @@ func (w *simWorld) run() (o simOutcome) {
 	return o
 }
 
-// events are what happens in the time of the faults, in order.
+// events returns the events of the time of the faults, in order.
 func (w *simWorld) events() (all []simEvent) {
 	add := func(at time.Duration, do func()) {
 		if at < w.s.faults {
@@ -90,7 +90,7 @@ func (w *simWorld) events() (all []simEvent) {
 	return all
 }
 
-// suffer lets a trouble begin.
+// suffer starts a trouble.
 func (h *simHost) suffer(kind simTroubleKind) {
 	switch kind {
 	case simSilenced:
@@ -186,10 +186,11 @@ func (w *simWorld) heal() {
 	}
 }
 
-// over reports whether every stream that the client has is over, and it has all that it must have.
+// over reports whether every stream that the client knows has ended, and whether it knows all
+// that it must know.
 func (w *simWorld) over() bool { return len(w.hanging()) == 0 }
 
-// hanging are the streams that are not over.
+// hanging returns the streams that have not ended.
 func (w *simWorld) hanging() (left []int) {
 	for _, f := range w.streams {
 		due := f.accepted.Load() || (w.s.death == simLives && w.s.cut == 0)
@@ -203,7 +204,7 @@ func (w *simWorld) hanging() (left []int) {
 	return left
 }
 
-// usable demands that the session lives on: new streams of each kind work.
+// usable checks that the session still works: new streams of each kind succeed.
 func (w *simWorld) usable() {
 	if err := context.Cause(w.client.Context()); err != nil {
 		w.fault("the session has ended: %v", err)
@@ -229,7 +230,8 @@ func (w *simWorld) usable() {
 	}
 }
 
-// settle demands that nothing is left of streams that are over while the session lives, and of the session when it is closed.
+// settle checks that nothing is left of streams that have ended while the session lives, and
+// nothing of the session after it is closed.
 func (w *simWorld) settle() {
 	demand := func(most time.Duration, what func() string) {
 		for end := time.Now().Add(most); what() != ""; time.Sleep(50 * time.Millisecond) {
@@ -259,9 +261,9 @@ func (w *simWorld) settle() {
 	demand(time.Minute, w.leftOfSessions)
 }
 
-// strangers says which secondaries only one of client and primary knows.
+// strangers returns the secondaries that only the client or only the primary knows.
 func (w *simWorld) strangers() string {
-	known := make(map[ServerID]bool) // false: it could not prove its bytes, and is offered to nobody any more
+	known := make(map[ServerID]bool) // false: suspended, so the primary does not announce it
 	for _, m := range w.primary.memberList() {
 		known[m.ID] = !m.Suspended
 	}
@@ -287,7 +289,7 @@ func (w *simWorld) closeClient() {
 	}
 }
 
-// leftOfStreams says what is left of streams that are over.
+// leftOfStreams describes the remains of streams that have ended.
 func (w *simWorld) leftOfStreams() string {
 	if n := w.client.Stats().AggregateStreams; n > 0 && w.s.death == simLives {
 		return fmt.Sprintf("%d aggregate streams at the client", n)
@@ -309,7 +311,7 @@ func (w *simWorld) leftOfStreams() string {
 	return ""
 }
 
-// leftOfSessions says which servers still have the client's.
+// leftOfSessions names the servers that still have the client's session.
 func (w *simWorld) leftOfSessions() string {
 	for _, session := range w.sessions() {
 		return fmt.Sprintf("a session at %v", session.LocalAddr())
@@ -317,7 +319,7 @@ func (w *simWorld) leftOfSessions() string {
 	return ""
 }
 
-// sessions are those of honest servers that are there.
+// sessions returns the sessions of the honest servers that run.
 func (w *simWorld) sessions() (all []*ServerSession) {
 	w.mu.Lock()
 	var servers []*testServer

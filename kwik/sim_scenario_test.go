@@ -9,8 +9,8 @@ import (
 	"kwikcp/internal/simnet"
 )
 
-// A simScenario is all that a run of the simulator depends on, drawn from a seed. Times are virtual and count from when the
-// client has its session.
+// A simScenario holds all that a run of the simulator depends on, drawn from a seed. Times are
+// virtual and count from the start of the client's session.
 type simScenario struct {
 	seed    uint64
 	client  simnet.Link
@@ -29,20 +29,20 @@ type simScenario struct {
 	streamed SecondaryStreamConfig
 }
 
-// A simServer says what a server is and what becomes of it.
+// A simServer describes a server and its fate.
 type simServer struct {
 	link     simnet.Link
-	acts     []simAct // what a hostile one does; empty if it is honest
+	acts     []simAct // of a hostile server; empty if it is honest
 	copy     simCopy
-	disk     time.Duration // what a read takes
-	joins    time.Duration // when it becomes a secondary; 0: before the client comes
+	disk     time.Duration // duration of a read
+	joins    time.Duration // when it becomes a secondary; 0: before the client
 	resets   bool          // it lets clients notice at once that it was restarted
 	troubles []simTrouble
 }
 
 func (p simServer) hostile() bool { return len(p.acts) > 0 }
 
-// A simCopy is what an honest program has for pulled streams.
+// A simCopy is an honest server's copy of pulled streams.
 type simCopy int
 
 const (
@@ -55,7 +55,7 @@ const (
 	simCopyRotten          // parts, and it finds out when it reads
 )
 
-// A simTrouble is what happens to a server.
+// A simTrouble is a trouble of a server.
 type simTrouble struct {
 	kind     simTroubleKind
 	at, last time.Duration
@@ -69,16 +69,16 @@ const (
 	simPaused                         // its reads of content do not return
 	simHungUp                         // it closes the client's connection
 	simDetached                       // a secondary and the primary do not reach each other
-	simLeft                           // a secondary withdraws, or is withdrawn, and comes back
-	simKilled                         // the process is gone without a word; then another one, same address and key
+	simLeft                           // a secondary withdraws, or is withdrawn, and joins again
+	simKilled                         // the process dies silently; then another one, same address and key
 	simClosed                         // it shuts down in an orderly way; then another one
-	simGone                           // the process is gone without a word, for good
+	simGone                           // the process dies silently, for good
 	simTroubleKinds
 )
 
 var simTroubleNames = [...]string{"silenced", "cut off from the client", "paused", "hangs up", "detached", "leaves", "killed", "closed", "gone"}
 
-// A simDeath is how the primary goes for good.
+// A simDeath is the way in which the primary ends for good.
 type simDeath int
 
 const (
@@ -102,7 +102,7 @@ const (
 
 var simKindNames = [...]string{"plain", "plain of the primary", "pulled", "pushed"}
 
-// A simStream is one KWIK stream and what its application does with it.
+// A simStream is one KWIK stream and the behavior of its application.
 type simStream struct {
 	kind      simKind
 	at        time.Duration // when it is opened
@@ -113,7 +113,7 @@ type simStream struct {
 	starts    time.Duration // how long the primary takes to begin it
 	ordered   bool          // Read, not CopyTo
 	proof     bool
-	pace      time.Duration // what the consumer takes for each piece that it gets
+	pace      time.Duration // delay of the consumer after each piece
 	quits     int64         // bytes after which the consumer closes it; 0: it does not
 	pieces    []simPiece    // of a pushed stream
 	poisoned  bool          // hostile servers may push wrong bytes although there is no proof
@@ -121,9 +121,10 @@ type simStream struct {
 	rest      time.Duration // between the reader's first wish and its first look
 }
 
-// A simPiece is who pushes what. The bytes are those of the stream, each changed as the version says; 0 is right.
+// A simPiece is a piece of a pushed stream and the server that pushes it. The bytes are those
+// of the stream, each changed as the version says; 0 is right.
 type simPiece struct {
-	server     int // -1: nobody
+	server     int // -1: none
 	start, end int64
 	version    int
 }
@@ -131,7 +132,7 @@ type simPiece struct {
 // simWrong is the version that liars have.
 const simWrong = 7
 
-// lasting reports whether a server is there in the end, or comes back, for whoever pushes or pulls, whatever happens meanwhile.
+// lasting reports whether a server runs in the end, or returns, whatever happens before.
 func (s *simScenario) lasting(i int) bool {
 	p := s.servers[i]
 	switch {
@@ -140,30 +141,31 @@ func (s *simScenario) lasting(i int) bool {
 	case i == 0:
 		return s.death == simLives
 	case s.death == simLives:
-		return true // one that was restarted joins again and is offered anew
+		return true // a restarted secondary joins again and is announced again
 	}
 	// Without a primary there are no new tickets.
 	return s.death != simDiesClosed && p.joins == 0 && !slices.ContainsFunc(p.troubles, func(x simTrouble) bool { return x.kind >= simDetached })
 }
 
-// hostiles reports whether somebody breaks the protocol or sends wrong bytes.
+// hostiles reports whether any server breaks the protocol or sends wrong bytes.
 func (s *simScenario) hostiles() bool {
 	return slices.ContainsFunc(s.servers, func(p simServer) bool { return p.hostile() || p.copy == simCopyWrong })
 }
 
-// undisturbed reports whether nothing happens to anybody, so that every answer comes.
+// undisturbed reports whether there are no troubles, so that every answer arrives.
 func (s *simScenario) undisturbed() bool {
 	return s.death == simLives && s.cut == 0 && len(s.moves) == 0 && !slices.ContainsFunc(s.servers, func(p simServer) bool { return len(p.troubles) > 0 })
 }
 
-// calm reports whether, besides, nobody is slow or writes what another is asked for.
+// calm reports whether the scenario is undisturbed, no server is slow, and none writes the
+// bytes of another.
 func (s *simScenario) calm() bool {
 	return s.undisturbed() && !s.hostiles() &&
 		!slices.ContainsFunc(s.servers, func(p simServer) bool { return p.disk > 0 || p.copy != simCopyRight })
 }
 
-// must reports whether a stream has to end well: somebody who can be relied on has its bytes, and no policy of the client ends it for
-// what others do.
+// must reports whether a stream must end well. A reliable server then has its bytes, and no
+// policy of the client ends it because of the others.
 func (s *simScenario) must(st simStream) bool {
 	if s.cut > 0 || st.quits > 0 {
 		return false
@@ -196,7 +198,7 @@ func newSimScenario(seed uint64) *simScenario {
 	link := r.Links()
 	s.client = link()
 	s.servers = make([]simServer, 2+r.IntN(4))
-	hostile, poor, late, slow := !r.OneIn(3), r.Half(), r.Half(), r.Half() // who is slow leaves others time for mischief
+	hostile, poor, late, slow := !r.OneIn(3), r.Half(), r.Half(), r.Half() // slowness leaves others time for mischief
 	for i := range s.servers {
 		p := &s.servers[i]
 		p.link, p.resets = link(), r.Half()
@@ -213,7 +215,7 @@ func newSimScenario(seed uint64) *simScenario {
 			p.acts = r.acts()
 		} else if poor && r.Half() {
 			p.copy = simCopyWrong + simCopy(r.IntN(4))
-			if p.copy == simCopyMissing && seed%4 > 0 { // drawn from nothing else, so that older seeds are what they were
+			if p.copy == simCopyMissing && seed%4 > 0 { // not from the dice, so that older seeds keep their meaning
 				p.copy = simCopyHoles + simCopy(seed%2)
 			}
 		}
@@ -224,7 +226,7 @@ func newSimScenario(seed uint64) *simScenario {
 	for i := range s.streams {
 		s.streams[i] = s.stream(r)
 	}
-	own := simDice{simnet.NewDice(seed, 0x73746172)} // dice of their own, so that older seeds are what they were
+	own := simDice{simnet.NewDice(seed, 0x73746172)} // separate dice, so that older seeds keep their meaning
 	for i := range s.streams {
 		if st := &s.streams[i]; st.kind == simPulled && own.Half() {
 			if st.headStart = 1 + own.Int64N(2*maxHeadStart); own.Half() {
@@ -248,15 +250,16 @@ func newSimScenario(seed uint64) *simScenario {
 	return s
 }
 
-// gentle reports whether no packet is lost but those on their way to an address that the client leaves. quic-go v0.65.0 spins at the
-// moment at which a probe of a new path is due again, for as long as the clock stands still, which in a bubble is for ever.
+// gentle reports whether only packets to an address that the client leaves are lost. quic-go
+// v0.65.0 spins when the next probe of a new path is due and the clock stands still. In a
+// bubble it stands still for ever.
 func (s *simScenario) gentle() bool {
 	l := s.client
 	return s.death == simLives && l.Flip+l.Reorder+l.Loss == 0 &&
 		!slices.ContainsFunc(s.servers, func(p simServer) bool { return len(p.troubles) > 0 || p.link.Loss > 0 })
 }
 
-// fate draws what becomes of the servers, and who can be relied on.
+// fate draws the fates of the servers, and the reliable one.
 func (s *simScenario) fate(r simDice) {
 	if r.OneIn(5) {
 		s.death, s.dies = simDeath(1+r.IntN(3)), r.at(s.faults)
@@ -278,7 +281,7 @@ func (s *simScenario) fate(r simDice) {
 		if i == 0 && s.death != simLives || r.Half() {
 			continue
 		}
-		if i == s.anchor || i == 0 { // what a connection survives, or an anchor may do with its tickets
+		if i == s.anchor || i == 0 { // a trouble that a connection survives, or an anchor with its tickets
 			kinds := []simTroubleKind{simSilenced, simCutOff, simPaused, simHungUp}
 			if i == 0 {
 				kinds = kinds[:3]
@@ -297,7 +300,7 @@ func (s *simScenario) fate(r simDice) {
 	}
 }
 
-// knobs draws what the application sets.
+// knobs draws the settings of the application.
 func (s *simScenario) knobs(r simDice) {
 	s.conflict = ConflictResolutionStrategy(r.IntN(4))
 	if r.Half() {
@@ -324,7 +327,7 @@ func (s *simScenario) stream(r simDice) simStream {
 		st.at = 0
 	}
 	if s.death != simLives && st.at >= s.dies {
-		st.at = s.dies / 2 // nobody would open it
+		st.at = s.dies / 2 // no primary would open it
 	}
 	if st.kind >= simPulled {
 		st.alignment = []int64{0, 1000, 4 << 10, unit}[r.IntN(4)]
@@ -353,16 +356,16 @@ func (s *simScenario) stream(r simDice) simStream {
 	return st
 }
 
-// pieces draws who pushes what of a stream.
+// pieces draws the pieces of a stream and their servers.
 func (s *simScenario) pieces(r simDice, st *simStream) {
 	if st.ordered && r.OneIn(5) { // beyond the window
 		st.size = minReorderWindow + 1 + r.Int64N(simMaxSize-minReorderWindow)
 	}
-	if s.streamed.MaxStreamsPerPath > 0 { // sources that wait for the window would keep the streams that are due from coming
+	if s.streamed.MaxStreamsPerPath > 0 { // streams that wait for the window would block those that are due
 		st.size = min(st.size, minReorderWindow)
 	}
 	if s.conflict == ConflictResolutionReject {
-		st.alignment = max(st.alignment, 4<<10, st.size/64) // what is refused is pushed again unit by unit
+		st.alignment = max(st.alignment, 4<<10, st.size/64) // rejected bytes are pushed again unit by unit
 	}
 	u, _ := newUnits(uint64(st.size), uint64(st.alignment), nil)
 	honest := []int{}
@@ -390,7 +393,7 @@ func (s *simScenario) pieces(r simDice, st *simStream) {
 		for range 1 + r.IntN(4) {
 			x := simPiece{server: who(), start: u.Floor(r.Int64N(st.size)), version: r.IntN(versions)}
 			x.end = u.Ceil(x.start + 1 + r.Int64N(st.size-x.start))
-			if x.start > 0 { // what begins the stream is said above
+			if x.start > 0 { // the start of the stream has a piece already
 				st.pieces = append(st.pieces, x)
 			}
 		}

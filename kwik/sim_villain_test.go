@@ -18,11 +18,11 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A simVillain is a secondary that the primary believes in and that breaks the protocol.
+// A simVillain is a secondary that has joined the primary and breaks the protocol.
 type simVillain struct {
 	*simHost
 	fake   *fakeServer
-	joined *quic.Conn    // what the primary takes for the connection of its membership
+	joined *quic.Conn    // the connection of its membership, to the primary
 	member *member       // nil while it is none
 	calls  atomic.Uint64 // connections so far
 
@@ -60,7 +60,7 @@ func newSimVillain(h *simHost) *simVillain {
 	return v
 }
 
-// join makes the primary believe in it.
+// join makes the primary accept it as a member.
 func (v *simVillain) join() {
 	if v.member == nil {
 		v.member = &member{addr: v.fake.addr, pin: v.fake.pin, key: ticketKey{byte(v.index)}, conn: v.joined}
@@ -70,7 +70,7 @@ func (v *simVillain) join() {
 	}
 }
 
-// leave lets the primary withdraw it.
+// leave makes the primary withdraw it.
 func (v *simVillain) leave() {
 	if v.member != nil {
 		v.primary.removeMember(v.member, "for now")
@@ -87,7 +87,8 @@ func (v *simVillain) hangUp() {
 	}
 }
 
-// A simCall is a client's connection to a villain. Its reader and whoever acts use it.
+// A simCall is a client's connection to a villain. Its reader and the goroutines of acts use
+// it.
 type simCall struct {
 	*simVillain
 	conn    *quic.Conn
@@ -147,7 +148,8 @@ func (v *simVillain) serve(conn *quic.Conn) {
 	}
 }
 
-// draw draws one of the villain's acts from [low, high); simNothing if it has none there, and now and then.
+// draw draws one of the villain's acts from [low, high). It returns simNothing if the villain
+// has none there, and now and then.
 func (c *simCall) draw(low, high simAct) simAct {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -165,7 +167,7 @@ func (c *simCall) pause() time.Duration {
 	return c.r.Duration(5*time.Millisecond, 5*time.Second)
 }
 
-// do lets something happen in a goroutine, which has dice of its own, unless much is happening already.
+// do runs act in a goroutine with separate dice, unless many acts are under way already.
 func (c *simCall) do(act func(r simDice)) {
 	if c.quiet.Load() {
 		return
@@ -200,7 +202,8 @@ func simMetadata(kind kwikpb.MetadataFrameType, m proto.Message) *kwikpb.Control
 	return &kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Metadata{Metadata: f}}
 }
 
-// write opens a secondary stream and writes frames to it. It returns nil if it may open no more.
+// write opens a secondary stream and writes frames to it. It returns nil if no more streams
+// may be opened.
 func (c *simCall) write(frames ...[]byte) *quic.SendStream {
 	s, err := c.conn.OpenUniStream()
 	if err != nil {
@@ -213,11 +216,12 @@ func (c *simCall) write(frames ...[]byte) *quic.SendStream {
 	return s
 }
 
-// simDoom is how long a client may have a path whose server broke the protocol: streams that come to nothing may keep it from being seen for a
-// while, and one that cannot be reached ends the path by its idle time-out.
+// simDoom bounds the life of a path whose server broke the protocol. Streams that are never
+// read may hide the breach for a while, and the path of a server that cannot be reached ends
+// by its idle time-out.
 const simDoom = 60 * time.Second
 
-// violate notes that a rule was broken that no policy forgives, if it was: s is nil if not.
+// violate records a breach that no policy forgives. s is nil if there was none.
 func (c *simCall) violate(s *quic.SendStream) {
 	if s == nil {
 		return
@@ -231,7 +235,8 @@ func (c *simCall) violate(s *quic.SendStream) {
 	})
 }
 
-// foreign returns a grant of another source, nil if there is none. No peer could know it; a guess could be right.
+// foreign returns a grant of another source, or nil if there is none. A peer cannot know it,
+// but could guess right.
 func (c *simCall) foreign(id StreamID) *sched.GrantState {
 	a, _ := c.client.lookup(id)
 	if a == nil {
@@ -247,7 +252,7 @@ func (c *simCall) foreign(id StreamID) *sched.GrantState {
 	return nil
 }
 
-// some returns an offer, nil if there is none.
+// some returns an offer, or nil if there is none.
 func (c *simCall) some(r simDice) *kwikpb.StreamOffer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -257,7 +262,7 @@ func (c *simCall) some(r simDice) *kwikpb.StreamOffer {
 	return c.offers[r.IntN(len(c.offers))]
 }
 
-// unasked does something of its own accord.
+// unasked performs an unasked act.
 func (c *simCall) unasked(r simDice, act simAct) {
 	o := c.some(r)
 	id := o.GetKwikStreamId()
@@ -292,7 +297,7 @@ func (c *simCall) unasked(r simDice, act simAct) {
 	case simSaysGarbage:
 		c.control.Write(bytes.Repeat([]byte{0xff}, 1+r.IntN(100)))
 	case simSaysHuge:
-		c.control.Write(protowire.AppendVarint(nil, uint64(maxControlFrame+r.IntN(2)))) // or the largest, which does not come
+		c.control.Write(protowire.AppendVarint(nil, uint64(maxControlFrame+r.IntN(2)))) // or the largest, whose bytes do not follow
 	case simSaysForeign:
 		c.say([]*kwikpb.ControlFrame{
 			{Frame: &kwikpb.ControlFrame_AddPath{AddPath: &kwikpb.AddPath{PathId: "mine", Addresses: []string{c.fake.addr.String()}, KeyHash: c.fake.pin[:]}}},
@@ -330,7 +335,7 @@ func (c *simCall) answer(r simDice, act simAct, g *kwikpb.OffsetSyncResponse) {
 	}
 }
 
-// push pushes something into a pushed stream.
+// push writes to a pushed stream.
 func (c *simCall) push(r simDice, act simAct, o *kwikpb.StreamOffer) {
 	f := c.flow(o.GetDescriptor_())
 	if f == nil || act == simNothing {

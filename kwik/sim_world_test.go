@@ -16,8 +16,8 @@ import (
 	"kwikcp/internal/simnet"
 )
 
-// A simWorld is a scenario at work, in one synctest bubble. What happens to servers happens in the goroutine of run; everything
-// else has goroutines that end with the world's context.
+// A simWorld is a scenario while it runs, in one synctest bubble. The goroutine of run plays
+// the events of servers. All other goroutines end with the context of the world.
 type simWorld struct {
 	*world
 	s       *simScenario
@@ -42,10 +42,12 @@ type simWorld struct {
 	faults  []string
 }
 
-// simPatience is how long after the healing everything has to be over: hostile servers push for one time-out, which others wait for.
+// simPatience bounds the time from the healing to the end of everything. Hostile servers push
+// for one time-out, during which others wait.
 const simPatience = 3 * simTimeout
 
-// simTimeout is how long a patient client waits: longer than the faults, a join and a dial that fails a few times.
+// simTimeout is the time-out of a patient client: longer than the faults, a join and a few
+// failed dials.
 const simTimeout = 150 * time.Second
 
 // simIPs are the client's two addresses.
@@ -54,7 +56,7 @@ var simIPs = [2]netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr(
 // simBytes is what all 16 streams are cut from, the longest too.
 var simBytes = sync.OnceValue(func() []byte { return randomBytes(9, simMaxSize+simMaxShare+16*70_001) })
 
-// fault notes that something went wrong.
+// fault records a failure.
 func (w *simWorld) fault(format string, args ...any) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -211,12 +213,12 @@ func (w *simWorld) acceptPlain() {
 	}
 }
 
-// simHeader is what each plain stream of the primary begins with.
+// simHeader starts each plain stream of the primary.
 const simHeader = "of the primary: "
 
 // move changes the client's address on every path.
 func (w *simWorld) move() {
-	synctest.Wait() // so that nobody is in the midst of closing a socket
+	synctest.Wait() // so that no goroutine is closing a socket
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, m := range w.moved { // one that is closed already does no harm
@@ -224,7 +226,7 @@ func (w *simWorld) move() {
 	}
 }
 
-// close ends the world, whatever state it is in, and waits for all of it.
+// close ends the world in any state and waits for all of it.
 func (w *simWorld) close() {
 	w.cancel()
 	for _, h := range w.hosts {

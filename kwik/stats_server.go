@@ -11,8 +11,8 @@ import (
 // reportInterval is the shortest interval between two reports of a server on one path.
 const reportInterval = 250 * time.Millisecond
 
-// report sends the client the state of its path, at most once in reportInterval. Only the sender of packets knows which
-// were lost.
+// report sends the client the state of its path, at most once in reportInterval. Only the
+// sender of packets knows which were lost.
 func (s *ServerSession) report(now time.Time) {
 	s.mu.Lock()
 	isDue := !now.Before(s.reportAt)
@@ -30,5 +30,6 @@ func (s *ServerSession) report(now time.Time) {
 	}}})
 }
 
-// ConnectionStats returns QUIC's statistics of the client's connection, like the method of a quic-go connection.
+// ConnectionStats returns QUIC's statistics of the client's connection, like the method of a
+// quic-go connection.
 func (s *ServerSession) ConnectionStats() quic.ConnectionStats { return s.conn.ConnectionStats() }

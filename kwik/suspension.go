@@ -13,31 +13,36 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file is the primary's side of suspension. A client that cannot prove bytes of a secondary bans it for its own
-// session and reports the bytes. The primary then challenges the secondary: it requests the same bytes on the join
-// connection, and its application verifies them. If they are wrong or do not arrive, the primary suspends the secondary,
-// and clients are not told of it until it has answered right. A client's report alone changes nothing. A secondary may
-// answer a few times that it has another version of the content: it is stale, not corrupt.
+// This file is the primary's side of suspension. A client that cannot prove bytes of a
+// secondary bans it for its own session and reports the bytes. The primary then challenges the
+// secondary: it requests the same bytes on the join connection, and its application verifies
+// them. If they are wrong or do not arrive, the primary suspends the secondary, and clients are
+// not told of it until it has answered right. A client's report alone changes nothing. A
+// secondary with another version of the content is stale, not corrupt: a few such answers cost
+// it nothing.
 //
 //	a client's report -> challenge --right--------------> nothing changes
 //	                               --wrong or no answer-> suspended: challenge again with back-off
 //	suspended --right--> active
 //
-// A member with rejected units has one goroutine of the listener, which ends when the member has proved all of them or has
-// left.
+// A member with rejected units has one goroutine of the listener, which ends when the member
+// has proved all of them or has left.
 
 const (
-	// minChallenge and maxChallenge bound the delay between two challenges of a suspended member, without jitter.
+	// minChallenge and maxChallenge bound the delay between two challenges of a suspended
+	// member, without jitter.
 	minChallenge = 10 * time.Second
 	maxChallenge = 10 * time.Minute
-	// provedPause is the pause after a member has proved a unit, so that clients that lie keep neither server busy.
+	// provedPause is the pause after a member has proved a unit, so that clients that lie keep
+	// neither server busy.
 	provedPause = time.Second
 	// challengeTimeout bounds one challenge.
 	challengeTimeout = 10 * time.Second
-	// maxStaleAnswers is how often a member may answer, during one membership, that it has another version.
+	// maxStaleAnswers bounds the answers of one membership that name another version of the
+	// content.
 	maxStaleAnswers = 16
-	// maxRejectedUnits bounds the units that a member has to prove at a time. Further reports are dropped: they are taken
-	// to mean the same fault.
+	// maxRejectedUnits bounds the units that a member has to prove at a time. Further reports
+	// are dropped: they are taken to mean the same fault.
 	maxRejectedUnits = 16
 	// maxRejectionReports bounds the reports of one session that are handled.
 	maxRejectionReports = 256
@@ -45,8 +50,9 @@ const (
 	maxChallengeFrame = sched.MaxUnit + 256<<10
 )
 
-// A VerifyFunc checks bytes of the content that a descriptor names: p, from offset off. It returns nil if they are right. It
-// also returns nil if it cannot know, because the content is not served any more.
+// A VerifyFunc checks bytes of the content that a descriptor names: p, from offset off. It
+// returns nil if they are right. It also returns nil if it cannot know, because the content is
+// not served any more.
 type VerifyFunc func(ctx context.Context, descriptor []byte, off int64, p []byte) error
 
 // A rejectedUnit is a unit of a stream that a client could not prove.
@@ -73,7 +79,8 @@ func (l *Listener) handlePathStatus(s *ServerSession, status *kwikpb.PathStatus)
 	if isFlood {
 		return
 	}
-	l.config.OnReject(s, ServerID(printable(status.GetPathId())), clampOffset(rejected.GetOffset()), printable(status.GetReason()))
+	server, offset := ServerID(printable(status.GetPathId())), clampOffset(rejected.GetOffset())
+	l.config.OnReject(s, server, offset, printable(status.GetReason()))
 	if l.config.Verify == nil || offer == nil {
 		return // a stream that has ended, or never existed, does not tell what to request
 	}
@@ -99,8 +106,8 @@ func (l *Listener) addRejected(id ServerID, u rejectedUnit) {
 	l.startChallenges(m)
 }
 
-// startChallenges starts the goroutine that challenges a member, unless it runs already or the member has nothing to prove.
-// The caller holds l.mu.
+// startChallenges starts the goroutine that challenges a member, unless it runs already or the
+// member has nothing to prove. The caller holds l.mu.
 func (l *Listener) startChallenges(m *member) {
 	if len(m.rejected) > 0 && !m.challenging {
 		m.challenging = true
@@ -138,8 +145,8 @@ func (l *Listener) challengeUntilProved(m *member) {
 	}
 }
 
-// nextRejected returns the unit that a member has to prove next. If there is none, it lifts the member's suspension, and the
-// member's goroutine must end.
+// nextRejected returns the unit that a member has to prove next. If there is none, it lifts the
+// member's suspension, and the member's goroutine must end.
 func (l *Listener) nextRejected(m *member) (unit rejectedUnit, ok bool) {
 	l.mu.Lock()
 	if len(m.rejected) > 0 {
@@ -155,8 +162,8 @@ func (l *Listener) nextRejected(m *member) (unit rejectedUnit, ok bool) {
 	return rejectedUnit{}, false
 }
 
-// settleChallenge records the result of a challenge, err, and reports whether it settles the unit. If it does not, the
-// member is suspended.
+// settleChallenge records the result of a challenge, err, and reports whether it settles the
+// unit. If it does not, the member is suspended.
 func (l *Listener) settleChallenge(m *member, err error) (settled bool) {
 	l.mu.Lock()
 	isStale := errors.Is(err, ErrContentChanged) && m.staleAnswers < maxStaleAnswers
@@ -177,8 +184,8 @@ func (l *Listener) settleChallenge(m *member, err error) (settled bool) {
 	return false
 }
 
-// reinstate lifts the suspension of a member and announces it to the clients. It reports false if the member was not
-// suspended. The caller holds l.mu.
+// reinstate lifts the suspension of a member and announces it to the clients. It reports false
+// if the member was not suspended. The caller holds l.mu.
 func (l *Listener) reinstate(m *member) bool {
 	if !m.suspended || l.members.byID[m.id] != m {
 		return false

@@ -13,7 +13,7 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// standing notes what a primary says about the standing of its secondaries.
+// standing records the suspensions that a primary reports.
 type standing struct {
 	mu    sync.Mutex
 	heard []error
@@ -41,7 +41,8 @@ func (s *standing) all() []error {
 	return append([]error(nil), s.heard...)
 }
 
-// A secondary whose bytes a client could not prove is offered to nobody until it has proved them to the primary.
+// A secondary whose bytes a client could not prove is not announced until it has proved them
+// to the primary.
 func TestSuspension(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		w.primary.stop()
@@ -81,12 +82,12 @@ func TestSuspension(t *testing.T) {
 		c.wantAll()
 		w.within(time.Second, func() bool { return len(said.all()) == 1 })
 		if said.all()[0] == nil {
-			w.t.Fatal("it is said to have proved itself")
+			w.t.Fatal("the primary lifts the suspension")
 		}
 		if ids := offered(); len(ids) != 2 || ids[1] != "s2" {
 			w.t.Errorf("offered are %v", ids)
 		}
-		// A stream that is offered to a session that knows it brings no ticket for it either.
+		// A session that knows the secondary gets no ticket for it with a new stream either.
 		w.offer(client, server, unit, nil)
 		client.mu.Lock()
 		for id, open := range client.streams {
@@ -112,7 +113,8 @@ func TestSuspension(t *testing.T) {
 	})
 }
 
-// A secondary that has found out that its copy is another version is not suspended; one that says so again and again is.
+// A secondary that finds its copy to be another version is not suspended. One that answers so
+// again and again is.
 func TestStaleIsNotSuspended(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		w.primary.stop()
@@ -143,7 +145,8 @@ func TestStaleIsNotSuspended(t *testing.T) {
 	})
 }
 
-// A client that lies about an honest secondary does not keep it out: the bytes are asked for, and are right. What makes no sense is ignored.
+// A client that lies about an honest secondary does not exclude it: the primary requests the
+// bytes, and they are right. Malformed reports are ignored.
 func TestFalseBlame(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		w.primary.stop()
@@ -174,7 +177,8 @@ func TestFalseBlame(t *testing.T) {
 	})
 }
 
-// A secondary that is suspended stays so when it joins again, until it has proved what it owes.
+// A suspended secondary that joins again stays suspended until it has proved the rejected
+// units.
 func TestSuspensionOutlastsTheMembership(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		w.primary.stop()
@@ -204,7 +208,8 @@ func TestSuspensionOutlastsTheMembership(t *testing.T) {
 	})
 }
 
-// A client that lies all the time keeps nobody out, not for a moment, and the servers do little for it.
+// A client that lies all the time excludes no server, not for a moment, and costs the servers
+// little.
 func TestLiesWithoutEnd(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		var asked atomic.Int32
@@ -234,7 +239,8 @@ func TestLiesWithoutEnd(t *testing.T) {
 	})
 }
 
-// What is pushed cannot be asked for, and a primary without a check takes nobody's word: blame changes nothing there.
+// Pushed bytes cannot be requested, and a primary without Verify trusts no report. A report
+// changes nothing there.
 func TestBlameThatCannotBeChecked(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
@@ -248,7 +254,7 @@ func TestBlameThatCannotBeChecked(t *testing.T) {
 	})
 }
 
-// Challenges that make no sense are answered with a reason, and do not end the membership.
+// Malformed challenges are answered with a reason, and do not end the membership.
 func TestHostileChallenges(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
 		right := kwikpb.Challenge{Size: 4 << 20, Alignment: unit, Descriptor_: []byte("data"), Length: unit}

@@ -17,9 +17,10 @@ import (
 	"kwikcp/kwik"
 )
 
-// BenchmarkThroughput moves 256 MiB over loopback, servers and client in one process, without proof and disk: native is a
-// stream of quic-go with the windows that KWIK sets, or one for each MiB, the others are an aggregate stream of one source and of three. CPU is the
-// whole process's; heap is the most that was alive after a garbage collection.
+// BenchmarkThroughput moves 256 MiB over loopback, with servers and client in one process,
+// without proof and disk. native is one stream of quic-go with KWIK's windows, or one stream
+// for each MiB. The others are an aggregate stream of one source and of three. CPU is that of
+// the whole process; heap is the highest live heap after a garbage collection.
 func BenchmarkThroughput(b *testing.B) {
 	b.Run("native", func(b *testing.B) { benchmarkNative(b, benchSize) })
 	b.Run("native, a stream per MiB", func(b *testing.B) { benchmarkNative(b, 1<<20) })
@@ -29,15 +30,15 @@ func BenchmarkThroughput(b *testing.B) {
 
 const benchSize = 256 << 20
 
-// zeros is a Content, and where CopyTo writes to.
+// zeros is a Content, and the destination of CopyTo.
 type zeros struct{}
 
 func (zeros) ReadAt(p []byte, _ int64) (int, error)  { return len(p), nil }
 func (zeros) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 func (zeros) Close() error                           { return nil }
 
-// measure runs transfer b.N times and reports what the seed asks for. transfer returns the bytes that the client received on the
-// wire.
+// measure runs transfer b.N times and reports what the seed asks for. transfer returns the
+// bytes that the client received on the wire.
 func measure(b *testing.B, transfer func() (wire uint64)) {
 	var most atomic.Uint64
 	done := make(chan struct{})

@@ -15,7 +15,8 @@ const (
 	ticketSize    = 1 + 1 + 8 + 8 + 32
 	// ticketSkew is how far the clocks of a primary and a secondary may differ.
 	ticketSkew = 5 * time.Minute
-	// ticketLife is how long a ticket can open a path or attach a stream. A running transfer needs no ticket.
+	// ticketLife is how long a ticket can open a path or attach a stream. A running transfer
+	// needs no ticket.
 	ticketLife = 12 * time.Hour
 )
 
@@ -113,7 +114,8 @@ func checkTicket(keys []ticketKey, c ticketClaim, t []byte, now time.Time) error
 		return errorf(ErrAccessRefused, "no ticket for this")
 	}
 	// The MAC vouches for the dates, so they are the primary's and small.
-	if at := now.Unix(); at < int64(notBefore)-int64(ticketSkew/time.Second) || at >= int64(notAfter)+int64(ticketSkew/time.Second) {
+	const skew = int64(ticketSkew / time.Second)
+	if at := now.Unix(); at < int64(notBefore)-skew || at >= int64(notAfter)+skew {
 		return errorf(ErrAccessRefused, "ticket is not valid now: are the servers' clocks right?")
 	}
 	return nil

@@ -6,15 +6,16 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file decides how many paths a client opens to each server. One path is the rule. QUIC's congestion control
-// treats every lost packet as a sign of a full link. On a long path that loses packets for other reasons, one
-// connection therefore leaves most of the link unused, and several connections use it.
+// This file decides how many paths a client opens to each server. One path is the rule. QUIC's
+// congestion control treats every lost packet as a sign of a full link. On a long path that
+// loses packets for other reasons, one connection therefore leaves most of the link unused, and
+// several connections use it.
 
 const (
 	// autoConnections bounds the paths to a server whose number is chosen automatically.
 	autoConnections = 4
-	// minLongRTT is the shortest round trip for which more connections are tried. On shorter ones the congestion
-	// window recovers at once.
+	// minLongRTT is the shortest round trip for which more connections are tried. On shorter
+	// ones the congestion window recovers at once.
 	minLongRTT = 2 * time.Millisecond
 	// lossMemory is how long a loss counts as recent.
 	lossMemory = 2 * time.Second
@@ -23,7 +24,8 @@ const (
 	// A trial lasts trialTime and ten round trips. Its result is the rate of its last rateWindow.
 	trialTime  = 1250 * time.Millisecond
 	rateWindow = time.Second
-	// minPause is the pause after a trial that failed. The pause doubles with each failure in a row, up to maxPause.
+	// minPause is the pause after a trial that failed. The pause doubles with each failure in a
+	// row, up to maxPause.
 	minPause = 5 * time.Second
 	maxPause = 80 * time.Second
 )
@@ -48,8 +50,8 @@ func reportFromWire(r *kwikpb.PathReport) pathReport {
 	}
 }
 
-// lostWithoutQueue reports whether packets were lost since the report before while the path had no queue. Where the link
-// itself is the limit, its queue grows long before packets are lost.
+// lostWithoutQueue reports whether packets were lost since the report before while the path had
+// no queue. Where the link itself is the limit, its queue grows long before packets are lost.
 func (r pathReport) lostWithoutQueue(before pathReport) bool {
 	lostMore := r.lost > before.lost
 	isLong := r.minRTT >= minLongRTT
@@ -57,10 +59,11 @@ func (r pathReport) lostWithoutQueue(before pathReport) bool {
 	return lostMore && isLong && queueIsShort
 }
 
-// A widthPolicy decides how many paths a server should have. It is a pure state machine that has no clock: its input is
-// reports and the time of each, its output is width.
+// A widthPolicy decides how many paths a server should have. It is a pure state machine that
+// has no clock: its input is reports and the time of each, its output is width.
 //
-// A fixed number of paths stays. Otherwise the policy starts with one path and is in one of three states:
+// A fixed number of paths stays. Otherwise the policy starts with one path and is in one of
+// three states:
 //
 //	steady (trial is nil) --limited by loss--> trial: twice the paths
 //	trial --rate grew by minGain--> steady with twice the paths
@@ -99,7 +102,8 @@ func newWidthPolicy(n int) widthPolicy {
 	}
 }
 
-// report adds a report on one path. received is the payload that the server has delivered over all its paths, in bytes.
+// report adds a report on one path. received is the payload that the server has delivered over
+// all its paths, in bytes.
 func (w *widthPolicy) report(id PathID, r pathReport, received int64, now time.Time) {
 	if w.isTooEarly(id, now) {
 		return
@@ -138,7 +142,8 @@ func (w *widthPolicy) startTrial(rate float64, ends time.Time) {
 	w.width = min(2*w.width, autoConnections)
 }
 
-// endTrial keeps the trial's width if the rate has grown enough. Otherwise it goes back to the old width.
+// endTrial keeps the trial's width if the rate has grown enough. Otherwise it goes back to the
+// old width.
 func (w *widthPolicy) endTrial(rate float64, now time.Time) {
 	ended := w.trial
 	w.trial = nil
@@ -151,8 +156,8 @@ func (w *widthPolicy) endTrial(rate float64, now time.Time) {
 	w.resumeAt = now.Add(w.pause)
 }
 
-// isTooEarly reports whether a report arrives sooner after the one before than a server should send it. Such a report is
-// ignored: the next one repeats its counts.
+// isTooEarly reports whether a report arrives sooner after the one before than a server should
+// send it. Such a report is ignored: the next one repeats its counts.
 func (w *widthPolicy) isTooEarly(id PathID, now time.Time) bool {
 	return now.Sub(w.last[id].at) < reportInterval/2
 }
@@ -165,8 +170,8 @@ func (w *widthPolicy) addSample(s rateSample) {
 	}
 }
 
-// rate returns the payload rate of the last rateWindow, in bytes a second. It is not known while the samples cover less
-// time, or if no payload arrived.
+// rate returns the payload rate of the last rateWindow, in bytes a second. It is not known
+// while the samples cover less time, or if no payload arrived.
 func (w *widthPolicy) rate() (bytesPerSecond float64, isKnown bool) {
 	first, last := w.samples[0], w.samples[len(w.samples)-1]
 	elapsed := last.at.Sub(first.at)
@@ -176,7 +181,8 @@ func (w *widthPolicy) rate() (bytesPerSecond float64, isKnown bool) {
 	return float64(last.received-first.received) / elapsed.Seconds(), true
 }
 
-// limitedByLoss reports whether every path with a report has recently lost packets without having a queue.
+// limitedByLoss reports whether every path with a report has recently lost packets without
+// having a queue.
 func (w *widthPolicy) limitedByLoss(now time.Time) bool {
 	for id := range w.last {
 		if at, ok := w.lostAt[id]; !ok || now.Sub(at) > lossMemory {

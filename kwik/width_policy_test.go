@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// TestWidthPolicy plays reports to the policy: of each path once in reportInterval, while the server delivers at a rate that follows from
-// the number of its paths.
+// TestWidthPolicy gives the policy one report on each path in every reportInterval. The rate
+// of the server follows from the number of its paths.
 func TestWidthPolicy(t *testing.T) {
 	const rtt = 40 * time.Millisecond
 	type scene struct {
 		fixed int
 		rate  func(paths int) float64               // bytes a second
-		next  func(at time.Duration, r *pathReport) // what a report says
+		next  func(at time.Duration, r *pathReport) // fills in a report
 	}
 	each := func(n int) float64 { return 2e6 * float64(n) }
 	shared := func(n int) float64 { return 2e6 }
@@ -34,7 +34,7 @@ func TestWidthPolicy(t *testing.T) {
 				last[id] = r
 				w.report(id, r, int64(received), now.Add(at))
 			}
-			for id := range last { // paths that are given up
+			for id := range last { // paths that the policy no longer wants
 				n := 1
 				for ; id != ServerID("s1").path(n); n++ {
 				}
@@ -77,7 +77,7 @@ func TestWidthPolicy(t *testing.T) {
 	}
 }
 
-// A server that reports all the time is heard as often as others, and costs no more.
+// Reports that arrive too often are sampled like others, and cost no more.
 func TestReportsAreHeardNowAndThen(t *testing.T) {
 	w := newWidthPolicy(0)
 	now := time.Unix(1e9, 0)

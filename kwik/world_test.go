@@ -85,8 +85,8 @@ func inWorldOf(t *testing.T, size, n int, link simnet.Link, f func(w *world)) {
 // worlds counts the worlds that are there; tests may run in parallel.
 var worlds atomic.Int32
 
-// end closes everything and waits for it. Goroutines that are left are synctest's to find; blocks that are left are found when
-// no other world uses any.
+// end closes everything and waits for it. synctest finds the goroutines that are left. Blocks
+// that are left are found if no other world uses any.
 func (w *world) end() {
 	defer func() {
 		held := blocksHeld.Load()
@@ -113,7 +113,7 @@ func randomBytes(seed byte, n int) []byte {
 	return b
 }
 
-// listen opens a socket on a host of its own.
+// listen opens a socket on a new host.
 func (w *world) listen() (net.PacketConn, netip.AddrPort) {
 	w.t.Helper()
 	n := w.addrs.Add(1)
@@ -162,7 +162,7 @@ func corrupt(change func([]byte)) serverOption {
 	}
 }
 
-// restarted makes a server the successor of one that is gone: same address, same key.
+// restarted makes a server the successor of one that has gone, with the same address and key.
 func restarted(old *testServer) serverOption {
 	return func(o *serverOptions) { o.addr, o.cert = old.addr, old.cert }
 }
@@ -236,7 +236,7 @@ func (s *testServer) pinBytes() []byte {
 	return pin[:]
 }
 
-// kill makes a server vanish without a word, as kill -9 does.
+// kill makes a server vanish silently, like kill -9.
 func (s *testServer) kill() {
 	s.socket.Close()
 	s.stop()
@@ -289,7 +289,8 @@ func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, c
 	return client, nil
 }
 
-// offer opens w.data as an aggregate stream and returns the client's reader, which verifies with verify.
+// offer opens w.data as an aggregate stream and returns the client's reader, which verifies
+// with verify.
 func (w *world) offer(client *ClientSession, server *ServerSession, alignment int64, verify ProofFunc) *AggregateReader {
 	w.t.Helper()
 	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: alignment, Descriptor: []byte("data")})
@@ -313,7 +314,7 @@ func (w *world) accept(client *ClientSession, id StreamID, verify ProofFunc) *Ag
 	return r
 }
 
-// A copying is a CopyTo that goes on in the background, so that the test can play a peer meanwhile.
+// A copying is a CopyTo in the background, so that the test can play a peer meanwhile.
 type copying struct {
 	w    *world
 	s    *AggregateReader
@@ -333,7 +334,8 @@ func (w *world) copyWith(s *AggregateReader, options *CopyOptions) *copying {
 	return c
 }
 
-// wantAll waits for the end and fails the test unless every byte is right and was written once.
+// wantAll waits for the end and fails the test unless every byte is right and was written
+// once.
 func (c *copying) wantAll() {
 	c.w.t.Helper()
 	<-c.done
@@ -355,7 +357,7 @@ func (w *world) prove(_ ServerID, off int64, p []byte) error {
 	return nil
 }
 
-// path returns what the client thinks of a path.
+// path returns the client's statistics of a server.
 func (w *world) path(c *ClientSession, id ServerID) ServerStats {
 	w.t.Helper()
 	for _, p := range c.Servers() {
@@ -366,7 +368,7 @@ func (w *world) path(c *ClientSession, id ServerID) ServerStats {
 	return ServerStats{State: -1}
 }
 
-// wantState waits until a path is in a state, for a minute of the bubble's time at most.
+// wantState waits, for a minute of virtual time at most, until a server is in a state.
 func (w *world) wantState(c *ClientSession, id ServerID, want PathState) ServerStats {
 	w.t.Helper()
 	w.within(time.Minute, func() bool { return w.path(c, id).State == want })
@@ -394,7 +396,7 @@ func wantError(t *testing.T, err error, code ErrorCode) {
 	}
 }
 
-// A sink is where CopyTo writes in tests; it notes bytes written twice.
+// A sink is the destination of CopyTo in tests. It records bytes that are written twice.
 type sink struct {
 	mu    sync.Mutex
 	data  []byte
@@ -416,7 +418,7 @@ func (s *sink) WriteAt(p []byte, off int64) (int, error) {
 // pinned is the configuration of a client that accepts one key.
 func pinned(pin trust.Pin) *tls.Config { return trust.PinnedClientConfig(nil, pin) }
 
-// isPinError reports whether err says that a server has another key.
+// isPinError reports whether err means that a server has another key than the pinned one.
 func isPinError(err error) bool {
 	_, ok := errors.AsType[*trust.PinError](err)
 	return ok

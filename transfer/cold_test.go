@@ -258,7 +258,7 @@ func (e *earlyBytes) Progress(p Progress) {
 // Our own server begins before it has hashed a file, hashes it once for all who ask, and says
 // how far it is, here and in its log.
 func TestServerStartsCold(t *testing.T) {
-	root, d := servedTree(t)
+	root, d := transfertest.OpenTreeWithTraps(t)
 	content := make([]byte, 64<<20)
 	for i := range content {
 		content[i] = byte(i * i >> 7)

@@ -144,7 +144,7 @@ func TestCompareWithoutAnAnswer(t *testing.T) {
 }
 
 func TestOpenFile(t *testing.T) {
-	root, _ := servedTree(t)
+	root, _ := transfertest.OpenTreeWithTraps(t)
 	for name, want := range map[string]error{
 		"file": nil, "inside": nil, "outside": nil, "absolute": nil, "updir/secret": nil,
 		"fifo": disk.ErrNotAFile, "sub": disk.ErrNotAFile, "missing": os.ErrNotExist, "dangling": os.ErrNotExist, "loop": syscall.ELOOP,

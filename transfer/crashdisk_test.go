@@ -166,7 +166,7 @@ func (d *crashDisk) addNode(image diskImage) {
 	d.nodes = append(d.nodes, &diskNode{diskImage: image, stat: &syscall.Stat_t{Uid: uint32(os.Geteuid()), Ino: uint64(len(d.nodes) + 1)}})
 }
 
-// opener returns an OpenedDir for GetOptions. Every directory is this one.
+// opener returns an OpenDir for GetOptions. Every directory is this one.
 func (d *crashDisk) opener() func(string) (disk.Dir, error) {
 	return func(string) (disk.Dir, error) {
 		d.mu.Lock()

@@ -61,7 +61,7 @@ func (f *faults) done(op string) {
 	}
 }
 
-// opener returns an OpenedDir for openPart and Get: the directories of the system with the faults.
+// opener returns an OpenDir for openPart and Get: the directories of the system with the faults.
 func (f *faults) opener() func(string) (disk.Dir, error) {
 	return func(path string) (disk.Dir, error) {
 		if err := f.step("opendir", path); err != nil {

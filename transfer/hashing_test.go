@@ -11,12 +11,12 @@ import (
 
 // A client that waits hears something at least once a second.
 func TestServerSaysThatItIsHashing(t *testing.T) {
-	root, d := servedTree(t)
+	root, d := transfertest.OpenTreeWithTraps(t)
 	if err := os.Truncate(transfertest.Put(t, filepath.Join(root, "big"), ""), 20<<20); err != nil {
 		t.Fatal(err)
 	}
 	onWire(t, func(w *testNet) {
-		w.serve(slowDir{d, 700 * time.Millisecond})
+		w.serve(transfertest.SlowDir{Dir: d, Delay: 700 * time.Millisecond})
 		var heard hashingLog
 		start := time.Now()
 		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "big"}, TLS: w.TLS(), Output: brokenWriter{errors.New("enough")}, KWIK: w.Client()}
@@ -51,12 +51,12 @@ func (h *hashingLog) Hashing(bytes, total int64) {
 
 // A server that is closed while it hashes ends at once, and so does the client that waits.
 func TestServerClosesWhileItHashes(t *testing.T) {
-	root, d := servedTree(t)
+	root, d := transfertest.OpenTreeWithTraps(t)
 	if err := os.Truncate(transfertest.Put(t, filepath.Join(root, "big"), ""), 512<<20); err != nil {
 		t.Fatal(err)
 	}
 	onWire(t, func(w *testNet) {
-		w.serve(slowDir{d, time.Second})
+		w.serve(transfertest.SlowDir{Dir: d, Delay: time.Second})
 		time.AfterFunc(5*time.Second, func() { w.Listener.Close() })
 		_, took, err := w.get(func(o *GetOptions) { o.URL.Path = "big" })
 		wantKind(w.T, err, KindNetwork, `ask 10.0.0.1:4433 for "big"`)

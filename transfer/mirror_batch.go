@@ -65,7 +65,7 @@ func (b *batch) add(f *mirrorFile) {
 func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.AggregateOffer, error) {
 	op := fmt.Sprintf("ask %s for %d files in %q", q.url.Host, len(b.files), q.url.Path)
 	d, err := q.dialogue(ctx, op, time.Now().Add(q.timeout), &transferpb.Request{
-		Version: wire.ProtocolVersion, Path: []byte(q.url.Path), Pack: &transferpb.PackRequest{Paths: b.paths},
+		Version: wire.ProtocolVersion, Path: []byte(q.url.Path), Batch: &transferpb.BatchRequest{Paths: b.paths},
 	})
 	if err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (q *inquiry) pack(ctx context.Context, b *batch) (*kwik.AggregateOffer, err
 	if err != nil {
 		return nil, err
 	}
-	end := reply.GetPackEnd()
+	end := reply.GetBatchEnd()
 	if end == nil || (end.GetKwikStreamId() == 0) != (size == 0) {
 		return nil, d.nonsense(errors.New("it has no end"))
 	}
@@ -137,7 +137,7 @@ func (f *mirrorFile) describe(ctx context.Context, d *dialogue, limit int64) (us
 	if err != nil {
 		return 0, err
 	}
-	answer := reply.GetPackFile()
+	answer := reply.GetBatchFile()
 	if answer == nil {
 		return 0, d.unexpected(reply)
 	}

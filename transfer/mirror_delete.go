@@ -44,7 +44,7 @@ func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
 }
 
 // remove deletes what is at a path in an open directory, unless the filter protects it, and reports whether it is gone.
-func (p *plan) remove(ctx context.Context, h *disk.OpenedDir, at string) (gone bool, err error) {
+func (p *plan) remove(ctx context.Context, h *disk.CachedDir, at string) (gone bool, err error) {
 	name := disk.Base(at)
 	info, err := h.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -72,7 +72,7 @@ func (p *plan) remove(ctx context.Context, h *disk.OpenedDir, at string) (gone b
 			return false, err
 		}
 		if info.IsDir() {
-			p.cache.Forget(at)
+			p.cache.Drop(at)
 		}
 	}
 	p.tell(FileReport{Path: at, Action: FileDeleted})
@@ -80,7 +80,7 @@ func (p *plan) remove(ctx context.Context, h *disk.OpenedDir, at string) (gone b
 }
 
 // removeAll deletes what is in a directory, and reports whether nothing is left.
-func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *disk.OpenedDir) (empty bool, err error) {
+func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *disk.CachedDir) (empty bool, err error) {
 	if !p.DryRun && info.Mode()&ownerMode != ownerMode {
 		if err := up.ChmodDir(disk.Base(at), info.Mode().Perm()|ownerMode); err != nil {
 			return false, err
@@ -111,7 +111,7 @@ func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *d
 }
 
 // inUse reports whether a part file belongs to a transfer that goes on.
-func (p *plan) inUse(h *disk.OpenedDir, name string) bool {
+func (p *plan) inUse(h *disk.CachedDir, name string) bool {
 	f, err := h.OpenPart(name)
 	if err != nil {
 		return false

@@ -176,7 +176,7 @@ func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, e
 	}
 	defer file.Close()
 	same, err := partfile.Matches(ctx, file, info.Size(), f.tree, nil)
-	if err != nil || !same || disk.SameVersion(file, disk.VersionOf(info)) != nil {
+	if err != nil || !same || disk.CheckVersion(file, disk.VersionOf(info)) != nil {
 		return false, nil // an error is the end of ctx
 	}
 	if m.DryRun {

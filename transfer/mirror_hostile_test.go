@@ -46,7 +46,7 @@ func (p *liarPeer) listing(end transferpb.Listing_End, entries ...*transferpb.En
 }
 
 // file answers for one file of a batch.
-func (p *liarPeer) file(change func(*transferpb.PackFile)) {
+func (p *liarPeer) file(change func(*transferpb.BatchFile)) {
 	truth := p.truth
 	if truth == nil {
 		truth = p.content
@@ -56,13 +56,13 @@ func (p *liarPeer) file(change func(*transferpb.PackFile)) {
 		panic(err)
 	}
 	root := tree.Root()
-	f := &transferpb.PackFile{File: &transferpb.PackFile_Manifest{Manifest: &transferpb.Manifest{
+	f := &transferpb.BatchFile{File: &transferpb.BatchFile_Manifest{Manifest: &transferpb.Manifest{
 		Size: uint64(tree.Size()), Root: root[:], Group: uint32(tree.GroupSize()), Mode: 0o7777,
 	}}, ChainingValues: tree.CVs()}
 	if change != nil {
 		change(f)
 	}
-	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_PackFile{PackFile: f}})
+	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchFile{BatchFile: f}})
 }
 
 // end offers a stream of n files and ends the answer.
@@ -76,12 +76,12 @@ func (p *liarPeer) end(n, size int64) {
 	if err != nil {
 		return
 	}
-	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_PackEnd{PackEnd: &transferpb.PackEnd{KwikStreamId: uint64(stream.StreamID())}}})
+	p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{BatchEnd: &transferpb.BatchEnd{KwikStreamId: uint64(stream.StreamID())}}})
 }
 
 func (p *liarPeer) honest() {
 	n := int64(0)
-	for r := (wire.PathReader{Rest: p.request.GetPack().GetPaths()}); r.More(); n++ {
+	for r := (wire.PathReader{Rest: p.request.GetBatch().GetPaths()}); r.More(); n++ {
 		if _, err := r.Path(); err != nil {
 			return
 		}
@@ -208,7 +208,7 @@ func TestMirrorHostileAnswers(t *testing.T) {
 	one := []*transferpb.Entry{fileEntry("a")}
 	manifest := func(change func(*transferpb.Manifest)) func(*liarPeer) {
 		return func(p *liarPeer) {
-			p.file(func(f *transferpb.PackFile) { change(f.GetManifest()) })
+			p.file(func(f *transferpb.BatchFile) { change(f.GetManifest()) })
 			p.end(1, 7)
 		}
 	}
@@ -241,18 +241,18 @@ func TestMirrorHostileAnswers(t *testing.T) {
 		"another stream":  {&liar{entries: one, pack: func(p *liarPeer) { p.file(nil); p.end(1, 8) }}, KindOther},
 		"no stream": {&liar{entries: one, pack: func(p *liarPeer) {
 			p.file(nil)
-			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_PackEnd{PackEnd: &transferpb.PackEnd{}}})
+			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{BatchEnd: &transferpb.BatchEnd{}}})
 		}}, KindOther},
 		"a stream that is not offered": {&liar{entries: one, pack: func(p *liarPeer) {
 			p.file(nil)
-			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_PackEnd{PackEnd: &transferpb.PackEnd{KwikStreamId: 1<<62 + 99}}})
+			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{BatchEnd: &transferpb.BatchEnd{KwikStreamId: 1<<62 + 99}}})
 		}}, KindNetwork},
 		"too many groups":        {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Size, m.Group = 1<<62, 0 })}, KindOther},
 		"group size":             {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Group = 256 })}, KindOther},
 		"short root":             {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Root = m.Root[1:] })}, KindOther},
 		"a tree of another file": {&liar{entries: one, content: make([]byte, 200_000), pack: manifest(func(m *transferpb.Manifest) { m.Root[0]++ })}, KindIntegrity},
 		"too long a tree": {&liar{entries: one, pack: func(p *liarPeer) {
-			p.file(func(f *transferpb.PackFile) { f.ChainingValues = make([]byte, 64) })
+			p.file(func(f *transferpb.BatchFile) { f.ChainingValues = make([]byte, 64) })
 			p.end(1, 7)
 		}}, KindIntegrity},
 		"wrong bytes":   {&liar{entries: one, truth: []byte("CONTENT")}, KindIntegrity},
@@ -281,7 +281,7 @@ func TestMirrorHostileAnswers(t *testing.T) {
 
 // Requests that no client of ours sends are refused, and cost the server nothing.
 func TestHostileTreeRequests(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	onWire(t, func(w *testNet) {
 		w.serve(d)
 		c := w.Dial()
@@ -300,11 +300,11 @@ func TestHostileTreeRequests(t *testing.T) {
 			"list an absolute one": {&transferpb.Request{Path: []byte("/etc"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_FOUND},
 			"list a FIFO":          {&transferpb.Request{Path: []byte("fifo"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_A_FILE},
 			"list after nonsense":  {&transferpb.Request{List: &transferpb.ListRequest{After: []byte("../..")}}, transferpb.Failure_BAD_REQUEST},
-			"an empty batch":       {&transferpb.Request{Pack: &transferpb.PackRequest{}}, transferpb.Failure_BAD_REQUEST},
-			"a batch of nonsense":  {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: []byte{1, 2, 3}}}, transferpb.Failure_BAD_REQUEST},
-			"a batch outside":      {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: wire.AppendPath(nil, "", "../secret")}}, transferpb.Failure_BAD_REQUEST},
-			"a base outside":       {&transferpb.Request{Path: []byte(".."), Pack: &transferpb.PackRequest{Paths: wire.AppendPath(nil, "", "secret")}}, transferpb.Failure_BAD_REQUEST},
-			"long paths in short":  {&transferpb.Request{Pack: &transferpb.PackRequest{Paths: bomb}}, transferpb.Failure_BAD_REQUEST},
+			"an empty batch":       {&transferpb.Request{Batch: &transferpb.BatchRequest{}}, transferpb.Failure_BAD_REQUEST},
+			"a batch of nonsense":  {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: []byte{1, 2, 3}}}, transferpb.Failure_BAD_REQUEST},
+			"a batch outside":      {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: wire.AppendPath(nil, "", "../secret")}}, transferpb.Failure_BAD_REQUEST},
+			"a base outside":       {&transferpb.Request{Path: []byte(".."), Batch: &transferpb.BatchRequest{Paths: wire.AppendPath(nil, "", "secret")}}, transferpb.Failure_BAD_REQUEST},
+			"long paths in short":  {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: bomb}}, transferpb.Failure_BAD_REQUEST},
 		} {
 			r.request.Version = wire.ProtocolVersion
 			var raw bytes.Buffer
@@ -322,17 +322,17 @@ func TestHostileTreeRequests(t *testing.T) {
 			paths, before = wire.AppendPath(paths, before, p), p
 		}
 		var raw bytes.Buffer
-		wire.WriteMessage(&raw, &transferpb.Request{Version: wire.ProtocolVersion, Pack: &transferpb.PackRequest{Paths: paths}})
+		wire.WriteMessage(&raw, &transferpb.Request{Version: wire.ProtocolVersion, Batch: &transferpb.BatchRequest{Paths: paths}})
 		replies, err := w.Ask(c, raw.Bytes(), true)
 		if err != nil || len(replies) != 8 {
 			t.Fatal(replies, err)
 		}
 		for i, served := range []bool{true, false, true, false, false, false, false} {
-			if f := replies[i].GetPackFile(); (f.GetManifest() != nil) != served {
+			if f := replies[i].GetBatchFile(); (f.GetManifest() != nil) != served {
 				t.Errorf("file %d: %v", i, f)
 			}
 		}
-		if replies[7].GetPackEnd().GetKwikStreamId() == 0 {
+		if replies[7].GetBatchEnd().GetKwikStreamId() == 0 {
 			t.Error(replies[7])
 		}
 	})

@@ -7,7 +7,6 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/serve"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,12 +26,8 @@ func onWire(t *testing.T, f func(w *testNet)) {
 // serve starts our server of a directory.
 func (w *testNet) serve(dir disk.Dir) *serve.Server {
 	w.T.Helper()
-	s := serve.NewServer(dir, slog.New(slog.NewTextHandler(&w.Log, &slog.HandlerOptions{Level: slog.LevelDebug})))
-	l := w.Start(&kwik.ServerConfig{OpenContent: s.OpenContent})
-	w.Go(func() {
-		s.Serve(w.Ctx, l)
-		s.Close()
-	})
+	s := serve.NewServer(dir, w.Logger())
+	w.Serve(s)
 	return s
 }
 
@@ -103,40 +98,4 @@ func (w *testNet) getContext(ctx context.Context, change ...func(*GetOptions)) (
 	start := time.Now()
 	_, err = getWhole(w.T, ctx, o, NoReport{})
 	return out.Bytes(), time.Since(start), err
-}
-
-// A slowDir is a Dir whose files take a while to read.
-type slowDir struct {
-	disk.Dir
-	delay time.Duration
-}
-
-func (d slowDir) Open(name string) (disk.File, error) {
-	f, err := d.Dir.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	return lazyFile{f, d.delay}, nil
-}
-
-type lazyFile struct {
-	disk.File
-	delay time.Duration
-}
-
-func (f lazyFile) ReadAt(p []byte, off int64) (int, error) {
-	time.Sleep(f.delay)
-	return f.File.ReadAt(p, off)
-}
-
-// servedTree opens transfertest.TreeWithTraps.
-func servedTree(t *testing.T) (root string, d disk.Dir) {
-	t.Helper()
-	root = transfertest.TreeWithTraps(t)
-	d, err := disk.OpenDir(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { d.Close() })
-	return root, d
 }

@@ -27,7 +27,7 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	g.compared = &root
-	if !same || disk.SameVersion(f, disk.VersionOf(info)) != nil {
+	if !same || disk.CheckVersion(f, disk.VersionOf(info)) != nil {
 		return false, nil
 	}
 	if !g.NoPreserve {

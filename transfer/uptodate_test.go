@@ -194,7 +194,7 @@ func TestUpToDateIsAskedOnce(t *testing.T) {
 }
 
 func TestRenameNew(t *testing.T) {
-	root, d := servedTree(t)
+	root, d := transfertest.OpenTreeWithTraps(t)
 	for _, name := range []string{"sub", "inside", "dangling", "outside", "fifo"} {
 		if err := d.RenameNew("file", name); !errors.Is(err, fs.ErrExist) {
 			t.Errorf("to %s: %v", name, err)

@@ -1,5 +1,6 @@
-// Package escape makes text from the network, or the names of files, safe to show: no control character, no escape
-// sequence and no mark that changes the direction of writing reaches a terminal or a log.
+// Package escape makes text from the network, or the names of files, safe to show. No control
+// character, no escape sequence and no mark that changes the direction of writing reaches a
+// terminal or a log.
 package escape
 
 import (
@@ -12,8 +13,9 @@ import (
 	"unicode/utf8"
 )
 
-// Line returns text as one printable line, for a message. A line break becomes "; ", bytes that are not UTF-8 become
-// U+FFFD, and other unprintable characters are written as in Go (\x1b). Line of its own result returns it unchanged.
+// Line returns text as one printable line, for a message. A line break becomes "; ", bytes
+// that are not UTF-8 become U+FFFD, and other unprintable characters are written as in Go
+// (\x1b). Line is idempotent.
 func Line(s string) string {
 	var b strings.Builder
 	for _, r := range strings.ToValidUTF8(s, "\ufffd") {
@@ -29,8 +31,8 @@ func Line(s string) string {
 	return b.String()
 }
 
-// Name returns a name of any bytes as one printable line. Different names stay different: a backslash is doubled, and
-// a byte that is not UTF-8 becomes \xff.
+// Name returns a name of any bytes as one printable line. Different names stay different: a
+// backslash is doubled, and a byte that is not UTF-8 becomes \xff.
 func Name(name string) string {
 	var b strings.Builder
 	for i := 0; i < len(name); {
@@ -56,8 +58,9 @@ func quoted(r rune) string {
 	return q[1 : len(q)-1]
 }
 
-// Reason returns text of a peer, at most limit bytes of it, with a question mark for each character that is not graphic. It is
-// for short texts that are passed on: the length does not grow.
+// Reason returns text of a peer, at most limit bytes of it, with a question mark for each
+// character that is not graphic. It is for short texts that are passed on: the length does not
+// grow.
 func Reason(s string, limit int) string {
 	if len(s) > limit {
 		s = s[:limit]
@@ -70,8 +73,8 @@ func Reason(s string, limit int) string {
 	}, s)
 }
 
-// JSON returns a writer for JSON text. It writes a \u escape for each character that JSON allows in a string and that is
-// not printable. Each Write must hold whole values.
+// JSON returns a writer for JSON text. It writes a \u escape for each character that JSON
+// allows in a string and that is not printable. Each Write must hold whole values.
 func JSON(w io.Writer) io.Writer { return jsonWriter{w} }
 
 type jsonWriter struct{ w io.Writer }

@@ -1,9 +1,11 @@
-// Package procs decides how many threads run a process's Go code at a time.
+// Package procs limits how many threads run a process's Go code at a time.
 //
-// Whenever a goroutine becomes ready while a core idles, Go's scheduler wakes another thread for it. Where goroutines hand packets to
-// each other many thousand times a second, as quic-go's do, that costs a fifth of all CPU time in wake-ups and cold caches (docs/PERFORMANCE.md),
-// and helps only if one thread cannot do the work. So a server gets along with one while it can. A client does not: where it waits for
-// a disk, the scheduler may take 10 ms to notice that its only thread does nothing.
+// Whenever a goroutine becomes ready while a core idles, Go's scheduler wakes another
+// thread for it. In quic-go, goroutines hand packets to each other many thousand times a
+// second. There the wake-ups and cold caches cost a fifth of all CPU time
+// (docs/PERFORMANCE.md), and they help only if one thread cannot do the work. So a server
+// runs with one thread while that is enough. A client does not: while its only thread
+// waits for a disk, the scheduler may take 10 ms to start another.
 package procs
 
 import (
@@ -12,58 +14,60 @@ import (
 	"time"
 )
 
-// Max is how many threads the process may have: as many as the system gives it, which was found out when it began.
+// Max is the number of threads that the system gave the process at its start.
 var Max = runtime.GOMAXPROCS(0)
 
 const (
-	// interval is how often is looked at what the process takes.
+	// interval is the time between two measurements of the process's load.
 	interval = 100 * time.Millisecond
-	// calm is after how many intervals in which one thread would have been enough there is one. It doubles each time when that was wrong.
-	calm, maxCalm = 3, 3 << 10
-	// little is what a process takes at most, in cores, that gets along with one thread, where it takes less.
-	little = 1.0
-	// diskInputs is how much a process reads from disks in an interval that does not wait for them, in blocks of 512 bytes.
-	diskInputs = 512
-	// full is from where on one thread is not enough, in cores.
-	full = 0.95
+	// idleTicks is the number of consecutive low-load intervals before the process drops to
+	// one thread. It doubles, up to maxIdleTicks, each time that one thread was not enough.
+	idleTicks, maxIdleTicks = 3, 3 << 10
+	// lowLoad bounds the load, in cores, of an interval that counts as low.
+	lowLoad = 1.0
+	// fullLoad is the load, in cores, above which one thread is not enough.
+	fullLoad = 0.95
+	// maxDiskInputs bounds the disk reads of an interval in which the process does not wait
+	// for disks, in blocks of 512 bytes.
+	maxDiskInputs = 512
 )
 
-// usage is what the process has taken so far.
+// usage is the sum of the resources that the process has used.
 type usage struct {
 	cpu    time.Duration
-	inputs int64 // what was read from disks, in blocks of 512 bytes
+	inputs int64 // disk reads, in blocks of 512 bytes
 }
 
-// A governor decides. It knows no clock.
+// A governor decides between one thread and all. It has no clock.
 type governor struct {
 	one    bool // one thread is enough
-	calm   int  // intervals so far in which it would have been
-	needed int  // after how many it is tried
+	low    int  // consecutive low-load intervals so far
+	needed int  // low-load intervals before the drop to one thread
 }
 
-// next takes what the process took in an interval, in cores, and whether there is work that should not wait for other work. It returns
-// whether one thread is enough from now on.
+// next takes the load of an interval, in cores, and whether there is work that must not
+// wait for other work. It reports whether one thread is enough from now on.
 func (g *governor) next(cores float64, many bool) bool {
-	g.needed = max(g.needed, calm)
+	g.needed = max(g.needed, idleTicks)
 	switch {
 	case many:
-		g.one, g.calm = false, 0
-	case g.one && cores > full:
-		g.one, g.calm, g.needed = false, 0, min(2*g.needed, maxCalm)
+		g.one, g.low = false, 0
+	case g.one && cores > fullLoad:
+		g.one, g.low, g.needed = false, 0, min(2*g.needed, maxIdleTicks)
 	case g.one:
-	case cores < little:
-		if g.calm++; g.calm >= g.needed {
+	case cores < lowLoad:
+		if g.low++; g.low >= g.needed {
 			g.one = true
 		}
 	default:
-		g.calm = 0
+		g.low = 0
 	}
 	return g.one
 }
 
-// Govern does it until stop is called, which waits for it and gives back all threads. many says whether there is work that should not wait
-// for other work, such as that of several clients. There are all threads, too, while the process reads from a disk. If the user has set
-// GOMAXPROCS, or it cannot be found out what the process takes, nothing is done. Only one may govern at a time.
+// Govern adjusts the number of threads to the load until stop is called. stop waits for
+// its goroutine and restores all threads. many reports whether there is work that must not wait for other work, such as that of several clients. In that case, and while it reads from a disk, the process has all threads. If the user has set GOMAXPROCS, or the system does not
+// report the load, Govern does nothing. It must not run twice at a time.
 func Govern(many func() bool) (stop func()) {
 	last, ok := use()
 	if !ok || Max == 1 || os.Getenv("GOMAXPROCS") != "" {
@@ -88,7 +92,7 @@ func Govern(many func() bool) (stop func()) {
 			now := time.Now()
 			used, _ := use()
 			cores := float64(used.cpu-last.cpu) / float64(max(now.Sub(before), 1))
-			next := g.next(cores, used.inputs-last.inputs > diskInputs || many())
+			next := g.next(cores, used.inputs-last.inputs > maxDiskInputs || many())
 			before, last = now, used
 			switch {
 			case next && !one:

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// step is what a process takes in some intervals, and what follows after the last of them.
+// A step is the load of a process in some intervals, and the decision after the last of them.
 type step struct {
 	cores     float64
 	many      bool
@@ -16,12 +16,19 @@ type step struct {
 
 func TestGovernor(t *testing.T) {
 	for name, steps := range map[string][]step{
-		"idle":                        {{0, false, calm - 1, false}, {0, false, 1, true}, {0, false, 100, true}},
-		"just one thread's work":      {{little - 0.01, false, calm, true}, {full, false, 100, true}},
-		"more than one thread's":      {{little, false, 100, false}},
-		"calm must be in one piece":   {{0, false, calm - 1, false}, {2, false, 1, false}, {0, false, calm - 1, false}, {0, false, 1, true}},
-		"several clients":             {{0, true, 100, false}, {0, false, calm, true}, {0, true, 1, false}, {0, false, calm, true}},
-		"it was wrong, and hesitates": {{0.9, false, calm, true}, {full + 0.01, false, 1, false}, {0.9, false, 2*calm - 1, false}, {0.9, false, 1, true}, {1, false, 1, false}, {0.9, false, 4*calm - 1, false}, {0.9, false, 1, true}},
+		"idle":                   {{0, false, idleTicks - 1, false}, {0, false, 1, true}, {0, false, 100, true}},
+		"just one thread's work": {{lowLoad - 0.01, false, idleTicks, true}, {fullLoad, false, 100, true}},
+		"more than one thread's": {{lowLoad, false, 100, false}},
+		"low load must be consecutive": {
+			{0, false, idleTicks - 1, false}, {2, false, 1, false}, {0, false, idleTicks - 1, false},
+			{0, false, 1, true},
+		},
+		"several clients": {{0, true, 100, false}, {0, false, idleTicks, true}, {0, true, 1, false}, {0, false, idleTicks, true}},
+		"one thread was not enough": {
+			{0.9, false, idleTicks, true}, {fullLoad + 0.01, false, 1, false},
+			{0.9, false, 2*idleTicks - 1, false}, {0.9, false, 1, true}, {1, false, 1, false},
+			{0.9, false, 4*idleTicks - 1, false}, {0.9, false, 1, true},
+		},
 	} {
 		var g governor
 		for i, s := range steps {
@@ -40,7 +47,7 @@ func TestGovernor(t *testing.T) {
 		}
 		g.next(1, false)
 	}
-	if g.needed > maxCalm {
+	if g.needed > maxIdleTicks {
 		t.Errorf("it waits for %d intervals", g.needed)
 	}
 }
@@ -65,7 +72,7 @@ func TestGovern(t *testing.T) {
 	}
 	t.Setenv("GOMAXPROCS", "2")
 	stop = Govern(func() bool { return false })
-	time.Sleep(2 * calm * interval)
+	time.Sleep(2 * idleTicks * interval)
 	if runtime.GOMAXPROCS(0) == 1 {
 		t.Error("it did what the user forbade")
 	}

@@ -2,8 +2,8 @@
 //
 //	go generate ./...
 //
-// It compiles with protocompile and generates with protoc-gen-go's own library, both pinned in go.mod, so that nothing
-// has to be installed and every machine writes the same bytes.
+// It compiles with protocompile and generates with protoc-gen-go's library, both pinned in
+// go.mod. So nothing has to be installed, and every machine writes the same bytes.
 package main
 
 import (
@@ -60,7 +60,8 @@ func generate(dir string) error {
 		for i := range fd.Imports().Len() {
 			add(fd.Imports().Get(i))
 		}
-		// Through the wire form: compiled options are dynamic messages, the generator wants descriptor.proto's types.
+		// Through the wire form: compiled options are dynamic messages, the generator wants
+		// descriptor.proto's types.
 		raw, err := proto.Marshal(protodesc.ToFileDescriptorProto(fd))
 		if err != nil {
 			panic("internal error: " + err.Error())

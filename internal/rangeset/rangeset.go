@@ -33,24 +33,22 @@ func (r Range) String() string { return fmt.Sprintf("[%d,%d)", r.Start, r.End) }
 // A Set is a set of non-negative byte offsets. The zero value is an empty set
 // ready for use.
 //
-// Its form is canonical: ranges are sorted, none is empty, and no two overlap
-// or touch, so two sets hold the same bytes exactly if their Ranges are equal.
-// Arguments that describe an empty or inverted range are no error: they hold
-// no byte, so nothing happens.
+// Its form is canonical: ranges are sorted, none is empty, and no two overlap or touch. So two
+// sets hold the same bytes exactly if their Ranges are equal. Arguments that describe an empty
+// or inverted range are no error: they hold no byte, so nothing happens.
 //
 // A Set is not safe for concurrent use, and a copy of the struct shares its
 // memory with the original: use Clone.
 //
-// Queries cost O(log n) in the number of ranges. Add and Sub cost the same,
-// plus the move of the ranges behind the place they change; growing the last
-// range, which is what bytes arriving in order do, moves none.
+// Queries cost O(log n) in the number of ranges. Add and Sub cost the same, plus the move of
+// the ranges behind the place they change. Growing the last range, as bytes that arrive in
+// order do, moves none.
 type Set struct {
 	ranges []Range
 	total  int64 // bytes in ranges
 }
 
-// Of returns the set of the bytes in ranges, which may come in any order and
-// overlap.
+// Of returns the set of the bytes in ranges, which may be in any order and overlap.
 func Of(ranges ...Range) Set {
 	var s Set
 	for _, r := range ranges {

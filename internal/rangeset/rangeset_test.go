@@ -296,8 +296,8 @@ func compare(t *testing.T, s *Set, model []bool, from, limit int64) {
 	}
 }
 
-// BenchmarkAddScattered is the reassembly of 4096 groups that come in a
-// scattered order, the worst case of a many-source copy.
+// BenchmarkAddScattered is the reassembly of 4096 groups that arrive in a scattered order, the
+// worst case of a many-source copy.
 func BenchmarkAddScattered(b *testing.B) {
 	const n, group = 4096, 16 << 10
 	for b.Loop() {

@@ -23,7 +23,7 @@ type Conn struct {
 
 	// Guarded by network.mu.
 	closed        bool
-	readable      sync.Cond // with network.mu: a packet came, the deadline or closed changed
+	readable      sync.Cond // with network.mu: a packet arrived, the deadline or closed changed
 	first, last   *packet   // the inbox
 	buffered      int       // bytes in the inbox
 	readBuffer    int       // most bytes in the inbox

@@ -6,13 +6,15 @@ import (
 	"time"
 )
 
-// Dice draws what the scenarios of the simulators are made of. The same seed and stream draw the same sequence.
+// Dice draws what the scenarios of the simulators are made of. The same seed and stream draw
+// the same sequence.
 //
-// The order of the draws inside each method is part of the meaning of recorded seeds: a change makes every recorded
-// seed another scenario.
+// The order of the draws inside each method is part of the meaning of recorded seeds: a change
+// makes every recorded seed another scenario.
 type Dice struct{ *rand.Rand }
 
-// NewDice returns the dice of a seed. stream separates dice of one seed that must not influence each other.
+// NewDice returns the dice of a seed. stream separates dice of one seed that must not
+// influence each other.
 func NewDice(seed, stream uint64) Dice { return Dice{rand.New(rand.NewPCG(seed, stream))} }
 
 // Half is true in one half of the cases.
@@ -31,8 +33,9 @@ func (d Dice) Duration(low, high time.Duration) time.Duration {
 	return time.Duration(d.Log(float64(low), float64(high)))
 }
 
-// Links draws the kinds of trouble that a scenario has, and returns the function that draws the link of each host. A
-// kind that is off is off for all hosts, so that scenarios with few kinds are frequent.
+// Links draws the kinds of trouble that a scenario has, and returns the function that draws
+// the link of each host. A kind that is off is off for all hosts, so that scenarios with few
+// kinds are frequent.
 func (d Dice) Links() func() Link {
 	base := Link{}
 	loss, far := d.Half(), d.Half()

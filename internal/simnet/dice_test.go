@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestDiceSequence holds the sequence of draws: recorded seeds keep their meaning only while it stays.
+// TestDiceSequence holds the sequence of draws: recorded seeds keep their meaning only while
+// it stays.
 func TestDiceSequence(t *testing.T) {
 	h := fnv.New64a()
 	for seed := range uint64(1000) {

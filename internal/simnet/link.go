@@ -41,9 +41,9 @@ type Link struct {
 	// QUIC's small packets pass and its full ones do not.
 	MTU int
 
-	// Loss, Flip, Duplicate and Reorder are probabilities per packet, in
-	// either direction: to vanish, to have one bit inverted, to arrive twice,
-	// to be held back by up to 5 ms while later packets pass.
+	// Loss, Flip, Duplicate and Reorder are probabilities per packet, in either direction. A
+	// packet vanishes, has one bit inverted, arrives twice, or is held back by up to 5 ms
+	// while later packets pass.
 	Loss, Flip, Duplicate, Reorder float64
 }
 
@@ -88,9 +88,8 @@ func (ln *lane) cross(l Link, size int, now time.Duration) (time.Duration, bool)
 	return out + l.Latency + l.jitter(ln.key, out), true
 }
 
-// jitter returns the delay added to a packet at time t. It is linear between
-// knots that lie 2*Jitter apart, so it never falls faster than time passes:
-// that is what keeps packets in order.
+// jitter returns the delay added to a packet at time t. It is linear between knots 2*Jitter
+// apart. So it never falls faster than time passes, which keeps packets in order.
 func (l Link) jitter(key uint64, t time.Duration) time.Duration {
 	if l.Jitter == 0 {
 		return 0
@@ -115,11 +114,10 @@ type fate struct {
 	held            time.Duration // how long to hold it back, usually 0
 }
 
-// next decides the fate of the next packet of f, which has size bytes, on its
-// way over both links. It depends on the seed, the two addresses and the
-// packet's number alone, so one packet more or less elsewhere changes nothing
-// here; and every number is drawn whether it is needed or not, so another
-// Loss does not change which packets are duplicated.
+// next decides the fate of the next packet of f, which has size bytes, on its way over both
+// links. It depends on the seed, the two addresses and the packet's number alone. So one
+// packet more or less elsewhere changes nothing here. Every number is drawn whether it is
+// needed or not, so another Loss does not change which packets are duplicated.
 func (f *flow) next(up, down Link, size int) fate {
 	f.sent++
 	r := rand.New(rand.NewPCG(f.key, f.sent))

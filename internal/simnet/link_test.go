@@ -173,7 +173,7 @@ func TestFaultStatistics(t *testing.T) {
 			within(t, "duplicated", s.Duplicated, 0.03*(1-through))
 			within(t, "reordered", s.Reordered, 0.01*(1-through))
 			if flipped < s.Flipped || flipped > 2*s.Flipped {
-				t.Errorf("%d packets came with a flipped bit, Stats say %d", flipped, s.Flipped)
+				t.Errorf("%d packets arrived with a flipped bit, Stats say %d", flipped, s.Flipped)
 			}
 		})
 	}

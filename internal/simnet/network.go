@@ -1,7 +1,7 @@
-// Package simnet simulates a UDP network in memory: hosts behind links with
-// latency, a rate, a queue and faults. Its connections are net.PacketConns, so
-// real QUIC endpoints run over it, and it keeps time with package time, so in
-// a testing/synctest bubble seconds of network time pass in milliseconds.
+// Package simnet simulates a UDP network in memory: hosts behind links with latency, a rate, a
+// queue and faults. Its connections are net.PacketConns, so real QUIC endpoints run over it.
+// It keeps time with package time, so in a testing/synctest bubble seconds of network time
+// pass in milliseconds.
 //
 //	synctest.Test(t, func(t *testing.T) {
 //		n := simnet.New(seed)
@@ -15,21 +15,19 @@
 // to it vanish) and restarted by listening at its address again. It is
 // unplugged by Silence.
 //
-// Which packets suffer which fault follows from the seed alone; what the
-// endpoints make of it also depends on Go's scheduler and on their own
-// randomness, so a whole run is reproducible only nearly.
+// The seed alone decides which packets suffer which fault. How the endpoints react also
+// depends on Go's scheduler and on their randomness, so a whole run is reproducible only
+// nearly.
 //
-// Leave quic.Config.InitialPacketSize at its default in a bubble. quic-go
-// v0.65.0 tells its congestion controller of a larger size but not its pacer
-// (congestion.newPacer), so it spins, waiting for the pacer's budget to grow
-// with time, and in a bubble time does not pass while anything spins. Path MTU
-// discovery, which sets both, needs a real socket; so packets of QUIC over
-// simnet have 1280 bytes.
+// Leave quic.Config.InitialPacketSize at its default in a bubble. quic-go v0.65.0 tells its
+// congestion controller of a larger size but not its pacer (congestion.newPacer). So it spins
+// while it waits for the pacer's budget to grow with time. In a bubble time does not pass
+// while anything spins. Path MTU discovery, which sets both, needs a real socket; so packets
+// of QUIC over simnet have 1280 bytes.
 //
-// It is our own and not quic-go's testutils/simnet because that one has no
-// rate, no queue, no host added after the start, and two goroutines and a
-// blocking queue of 32 packets per connection. Here there is no goroutine at
-// all: one timer, one heap of events and one lock.
+// The package exists because quic-go's testutils/simnet has no rate, no queue and no host
+// added after the start. It also has two goroutines and a blocking queue of 32 packets per
+// connection. Here there is no goroutine at all: one timer, one heap of events and one lock.
 package simnet
 
 import (
@@ -50,9 +48,9 @@ type Network struct {
 	seed  uint64
 	start time.Time
 
-	// mu guards all that follows, and the state of every Conn. No goroutine waits for
-	// anything else while it holds the lock, so that a goroutine blocked on it
-	// does not keep a synctest bubble from advancing its clock.
+	// mu guards all that follows, and the state of every Conn. No goroutine waits for anything
+	// else while it holds the lock. So a goroutine blocked on it does not keep a synctest
+	// bubble from advancing its clock.
 	mu     sync.Mutex
 	closed bool
 	hosts  map[netip.Addr]*host
@@ -60,7 +58,7 @@ type Network struct {
 	flows  map[[2]netip.AddrPort]*flow
 	silent map[netip.Addr]bool
 	cut    map[[2]netip.Addr]bool   // both orders of each pair
-	paused map[netip.Addr][]*packet // what paused hosts have not received or sent yet
+	paused map[netip.Addr][]*packet // packets that paused hosts have not received or sent yet
 	stats  Stats
 
 	events events
@@ -119,7 +117,7 @@ func (n *Network) Listen(addr netip.AddrPort, link Link) (net.PacketConn, error)
 		return nil, &net.OpError{Op: "listen", Net: "udp", Addr: net.UDPAddrFromAddrPort(addr), Err: err}
 	}
 	if !ip.IsValid() || ip.IsUnspecified() {
-		return fail(errors.New("simnet: a host needs an address of its own"))
+		return fail(errors.New("simnet: a host needs a specified address"))
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -71,7 +71,7 @@ func (t *tester) wantNothing(c *Conn, why string) {
 	}
 }
 
-// wantSettled checks that every packet has come to one end.
+// wantSettled checks that every packet has exactly one fate.
 func (t *tester) wantSettled() {
 	t.Helper()
 	time.Sleep(time.Hour)

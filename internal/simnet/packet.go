@@ -20,8 +20,8 @@ func maxPayload(a netip.Addr) int {
 	return mtu - headersV6
 }
 
-// A packet is on its way: first in Network.events, as an event that is due at
-// a certain time, then in the inbox of the receiving Conn.
+// A packet is under way. First it is in Network.events, as an event that is due at a certain
+// time, then in the inbox of the receiving Conn.
 type packet struct {
 	from *Conn
 	to   netip.AddrPort

@@ -84,7 +84,7 @@ func copyOverQUIC(t *testing.T, n *simnet.Network, size int, server, client simn
 	}
 	got := make([]byte, size)
 	if k, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, data) {
-		t.Fatalf("%d of %d bytes came, equal: %v, error: %v", k, size, bytes.Equal(got, data), err)
+		t.Fatalf("%d of %d bytes arrived, equal: %v, error: %v", k, size, bytes.Equal(got, data), err)
 	}
 	took := time.Since(start)
 	conn.CloseWithError(0, "")

@@ -52,11 +52,10 @@ func NewIdentity(now time.Time) (tls.Certificate, error) {
 	return certify(key, now)
 }
 
-// LoadOrCreateIdentity returns the identity whose key is kept in dir, in the
-// file server.key, and makes dir and key if there is none. The certificate
-// around the key is new at each call. Callers that come at the same time to
-// the same fresh directory, in one process or several, all get the same key. A
-// file that cannot be used is a *KeyFileError.
+// LoadOrCreateIdentity returns the identity whose key is kept in dir, in the file server.key,
+// and makes dir and key if there is none. The certificate around the key is new at each call.
+// Concurrent callers with the same fresh directory, in one process or several, all get the
+// same key. A file that cannot be used is a *KeyFileError.
 func LoadOrCreateIdentity(dir string, now time.Time) (tls.Certificate, error) {
 	path := filepath.Join(dir, keyFile)
 	key, err := loadKey(path)
@@ -170,10 +169,10 @@ func createKey(dir, path string) error {
 	return nil
 }
 
-// publish makes a file of mode 0600 with data at path, which is in dir, unless
-// there is one already. It writes to another name first, and gives the file
-// its own by link, because unlike a rename a link replaces nothing: of several processes
-// that publish at once one wins. No reader sees half a file.
+// publish makes a file of mode 0600 with data at path, which is in dir, unless there is one
+// already. It writes to another name first, then links the file to its final name. Unlike a
+// rename a link replaces nothing: of several processes that publish at once one wins. No
+// reader sees half a file.
 func publish(dir, path string, data []byte, link func(from, to string) error) error {
 	temp, err := os.CreateTemp(dir, keyFile+".*.tmp") // mode 0600
 	if err != nil {
@@ -191,9 +190,9 @@ func publish(dir, path string, data []byte, link func(from, to string) error) er
 	if errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// A file system without links, such as FAT. To create the file in place
-	// decides the race as well, though one who looks between creation and
-	// write is told that the key is unusable, and has to start again.
+	// A file system without links, such as FAT. Creating the file in place decides the race as
+	// well. But a process that reads between creation and write is told that the key is
+	// unusable, and has to start again.
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -230,9 +229,8 @@ func TicketKey(cert tls.Certificate) [32]byte {
 	return secret(cert, "kwikcp 2026 primary's own ticket key")
 }
 
-// StatelessResetKey derives quic.Transport.StatelessResetKey from the private
-// key of cert, so that a restarted server can tell the clients of its former
-// life at once that it has forgotten them. See secret.
+// StatelessResetKey derives quic.Transport.StatelessResetKey from the private key of cert, so
+// that a restarted server can reset the connections of its clients at once. See secret.
 func StatelessResetKey(cert tls.Certificate) [32]byte {
 	return secret(cert, "kwikcp 2026 QUIC stateless reset key")
 }
@@ -243,10 +241,9 @@ func TokenKey(cert tls.Certificate) [32]byte {
 	return secret(cert, "kwikcp 2026 QUIC token key")
 }
 
-// secret derives a secret from the private key of cert: always the same, and
-// of no help in finding the key or the secret of another context. A key that
-// cannot be read out, as in a hardware module, gives a random secret instead,
-// another one at each call.
+// secret derives a secret from the private key of cert. It is always the same, and does not
+// reveal the key or the secret of another context. A key that cannot be read out, as in a
+// hardware module, gives a random secret instead, another one at each call.
 func secret(cert tls.Certificate, context string) (s [32]byte) {
 	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	if err == nil {

@@ -26,9 +26,9 @@ const (
 //	example.org:4433 jEt9…43 characters of the pin…  whatever follows is ignored
 //	[2001:db8::1]:4433 q0uY…
 //
-// If a server has several lines, the last one counts. So to record one is to
-// append one line in one write, which needs no lock: processes that record at
-// the same time lose nothing, and none can die holding the file.
+// If a server has several lines, the last one counts. So recording one appends one line in one
+// write, which needs no lock. Processes that record at the same time lose nothing, and none
+// can die holding the file.
 //
 // Its methods may be called from several goroutines.
 type KnownHosts struct {
@@ -175,11 +175,10 @@ func parseLine(line []byte) (host string, pin Pin, err error) {
 	return host, pin, nil
 }
 
-// canonical returns hostport in the one form in which it is written and
-// compared: names in lower case without a final dot, addresses as netip prints
-// them, ports without leading zeros. It refuses all that is no address and no
-// ASCII host name (an international one has its xn-- form), which keeps
-// white space, control characters and "#" out of the file.
+// canonical returns hostport in the one form in which it is written and compared. Names are in
+// lower case without a final dot, addresses as netip prints them, ports without leading zeros.
+// It refuses everything but addresses and ASCII host names (an international one has its xn--
+// form). This keeps white space, control characters and "#" out of the file.
 func canonical(hostport string) (string, error) {
 	refuse := func(why string) (string, error) {
 		return "", fmt.Errorf("%.80q: %s", hostport, why)

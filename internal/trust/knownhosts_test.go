@@ -181,7 +181,7 @@ func TestKnownHostsAtOnce(t *testing.T) {
 	for i := range 16 {
 		wg.Go(func() {
 			for j := range 8 {
-				// As another process would: with a handle of its own.
+				// As another process would: with a separate handle.
 				if err := OpenKnownHosts(k.Path()).Record(fmt.Sprintf("host%d:%d", i, j+1), Pin{byte(i), byte(j)}); err != nil {
 					t.Error(err)
 				}

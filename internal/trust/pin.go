@@ -76,9 +76,9 @@ func VerifyPin(want Pin) func(tls.ConnectionState) error {
 	}
 }
 
-// PinnedClientConfig returns a copy of base, or a new configuration if base is
-// nil, that accepts exactly a server with the key want, over TLS 1.3. A
-// VerifyConnection in base is asked too, after the pin.
+// PinnedClientConfig returns a copy of base, or a new configuration if base is nil. It accepts
+// exactly a server with the key want, over TLS 1.3. A VerifyConnection in base is asked too,
+// after the pin.
 func PinnedClientConfig(base *tls.Config, want Pin) *tls.Config {
 	config := new(tls.Config)
 	if base != nil {

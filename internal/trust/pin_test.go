@@ -86,9 +86,9 @@ func identity(t *testing.T, now time.Time) (tls.Certificate, Pin) {
 	return cert, PinOf(cert.Leaf)
 }
 
-// handshake runs TLS between a server with cert and a client, and returns what
-// the client says. It is over TCP because net.Pipe has no buffer: there a
-// client that refuses, and a server that has more to say, wait for each other.
+// handshake runs TLS between a server with cert and a client, and returns what the client
+// says. It is over TCP because net.Pipe has no buffer. There a client that refuses and a
+// server that still has to write wait for each other.
 func handshake(t *testing.T, cert tls.Certificate, client *tls.Config) error {
 	t.Helper()
 	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}})

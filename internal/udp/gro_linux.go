@@ -11,14 +11,15 @@ import (
 const (
 	// groBuffer is the most that the kernel hands over at once, in bytes.
 	groBuffer = 64 << 10
-	// groBatch is how many such pieces one system call may bring. More would only cost memory: a busy flow fills them.
+	// groBatch is how many such pieces one system call may return. More would only cost
+	// memory: a busy flow fills them.
 	groBatch = 4
 	// oobSize is enough for packet info, ECN and the segment size, in bytes.
 	oobSize = 128
 )
 
-// A groConn is a UDP socket with receive offload. quic-go reads from a connection through its ReadBatch if it has one,
-// always from one goroutine; the other methods are the socket's own.
+// A groConn is a UDP socket with receive offload. quic-go reads from a connection through its
+// ReadBatch if it has one, always from one goroutine; the other methods are the socket's own.
 type groConn struct {
 	*net.UDPConn
 	batch   *ipv4.PacketConn
@@ -50,7 +51,8 @@ func withOffload(conn *net.UDPConn) net.PacketConn {
 	return c
 }
 
-// ReadBatch fills ms with one datagram each and returns how many. It waits only while nothing is left of the last pieces.
+// ReadBatch fills ms with one datagram each and returns how many. It waits only while nothing
+// is left of the last pieces.
 func (c *groConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	if c.next == c.full {
 		n, err := c.batch.ReadBatch(c.pieces, flags)

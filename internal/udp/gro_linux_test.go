@@ -33,7 +33,8 @@ func pair(t *testing.T) (*groConn, *net.UDPConn) {
 	return c, sender
 }
 
-// sendSegmented sends p as datagrams of the given size in one system call (UDP_SEGMENT), so that they arrive in one piece.
+// sendSegmented sends p as datagrams of the given size in one system call (UDP_SEGMENT), so
+// that they arrive in one piece.
 func sendSegmented(t *testing.T, sender *net.UDPConn, p []byte, size int) {
 	t.Helper()
 	oob := make([]byte, unix.CmsgSpace(2))

@@ -6,23 +6,24 @@ import (
 	"os"
 )
 
-// DesiredBuffer is how large QUIC wants the socket's buffers to be, in bytes as the
-// system counts them. Datagrams that arrive faster than they are read wait there, and are
-// dropped when the buffer is full.
+// DesiredBuffer is the size that QUIC needs for a socket's buffers, in bytes as the system
+// counts them. Datagrams that arrive faster than they are read wait there. They are dropped
+// when the buffer is full.
 const DesiredBuffer = 7 << 20
 
-// A Machine says what the system's UDP sockets can do.
+// A Machine describes what the system's UDP sockets can do.
 type Machine struct {
-	// ReceiveBuffer and SendBuffer are the sizes that QUIC gets, in bytes as the system counts them; 0 if that cannot be found out.
+	// ReceiveBuffer and SendBuffer are the sizes that QUIC gets, in bytes as the system counts
+	// them; 0 if that cannot be found out.
 	ReceiveBuffer, SendBuffer int
-	// Known reports whether the offloads and ECN below are known; only Linux tells them.
+	// Known reports whether the offloads and ECN below are known; only Linux reports them.
 	Known bool
 	GRO   bool // datagrams are received in large pieces
 	GSO   bool // datagrams are sent in large pieces
 	ECN   bool // marks of congestion are received
 }
 
-// Inspect opens a socket of the system's and finds out what it can do.
+// Inspect opens one of the system's sockets and inspects it.
 func Inspect() (Machine, error) {
 	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -32,7 +33,8 @@ func Inspect() (Machine, error) {
 	return inspect(conn)
 }
 
-// Advice says what to do about buffers that are too small; empty if they are not, or nothing is known.
+// Advice returns how to enlarge buffers that are too small. It is empty if they are large
+// enough or unknown.
 func (m Machine) Advice() string {
 	receive, send := m.ReceiveBuffer > 0 && m.ReceiveBuffer < DesiredBuffer, m.SendBuffer > 0 && m.SendBuffer < DesiredBuffer
 	if !receive && !send {

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// allocateStep is how many bytes are reserved with one call: a signal that comes meanwhile has it begun anew.
+// allocateStep bounds the bytes that one call reserves. A signal interrupts the call, and it must be repeated.
 const allocateStep = 1 << 30
 
-// fillers are the file systems (f_type of statfs(2)) that know no holes: what is written far beyond a file's end has all before it
-// filled with zeros at once.
-var fillers = []int64{
+// withoutHoles lists the file systems (f_type of statfs(2)) that have no holes. They write zeros up to an offset that
+// is far beyond the end of a file.
+var withoutHoles = []int64{
 	unix.MSDOS_SUPER_MAGIC, unix.EXFAT_SUPER_MAGIC,
 	0x4244,     // HFS
 	0x482b,     // HFS+
@@ -22,9 +22,10 @@ var fillers = []int64{
 	0x7366746e, // NTFS3
 }
 
-// Allocate is fallocate(2). The room has no content: SEEK_DATA passes over it, as over a hole, on the file systems that know.
+// Allocate implements Allocator with fallocate(2). The reserved space has no content: SEEK_DATA passes over it as over a
+// hole, if the file system can tell.
 func (f osFile) Allocate(start, end int64) error {
-	if st, err := f.statfs(); err != nil || slices.Contains(fillers, int64(st.Type)) {
+	if st, err := f.statfs(); err != nil || slices.Contains(withoutHoles, int64(st.Type)) {
 		return errors.ErrUnsupported
 	}
 	for start < end {
@@ -43,7 +44,7 @@ func (f osFile) Allocate(start, end int64) error {
 	return nil
 }
 
-// Release makes a hole.
+// Release implements Allocator: it makes a hole.
 func (f osFile) Release(start, end int64) {
 	for errors.Is(f.fallocate(unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, start, end-start), unix.EINTR) {
 	}
@@ -69,7 +70,7 @@ func (f osFile) statfs() (st unix.Statfs_t, err error) {
 	return st, errors.Join(err, result)
 }
 
-// Free is what fstatfs(2) says. Root may use what is kept back from others.
+// Free implements Allocator with fstatfs(2). Root may also use the space that is reserved for it.
 func (f osFile) Free() (n int64, ok bool) {
 	st, err := f.statfs()
 	if err != nil {
@@ -83,7 +84,10 @@ func (f osFile) Free() (n int64, ok bool) {
 	if unit <= 0 {
 		unit = int64(st.Bsize)
 	}
-	if st.Blocks == 0 || unit <= 0 || blocks > uint64(math.MaxInt64/unit) { // some network file systems say nothing
+	if st.Blocks == 0 || unit <= 0 { // some network file systems do not tell
+		return 0, false
+	}
+	if blocks > uint64(math.MaxInt64/unit) {
 		return 0, false
 	}
 	return int64(blocks) * unit, true

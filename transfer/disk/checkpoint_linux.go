@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// cachedFile is up to which size, in bytes, a file that is written stays in the page cache: a quarter of the machine's memory. What is on disk
-// of a larger one would only push out what others need, and the kernel take longer to find room for it than to write it.
+// cachedFile returns the size, in bytes, up to which a written file stays in the page cache: a quarter of the memory.
+// Of a larger file the parts on disk leave it. They would evict what others need, and the kernel would spend longer on
+// finding free pages than on writing.
 var cachedFile = sync.OnceValue(func() int64 {
 	var info unix.Sysinfo_t
 	if unix.Sysinfo(&info) != nil {
@@ -18,7 +19,7 @@ var cachedFile = sync.OnceValue(func() int64 {
 	return int64(uint64(info.Totalram) * uint64(info.Unit) / 4)
 })
 
-// Checkpoint has the kernel write what is dirty, and what is needed to find it again.
+// Checkpoint implements File with fdatasync(2).
 func (f osFile) Checkpoint() error {
 	conn, err := f.SyscallConn()
 	if err != nil {
@@ -31,7 +32,7 @@ func (f osFile) Checkpoint() error {
 			}
 		}
 		if info, e := f.Stat(); err == nil && e == nil && info.Size() > cachedFile() {
-			unix.Fadvise(int(fd), 0, 0, unix.FADV_DONTNEED) // of what is not dirty again; it does no harm if it fails
+			unix.Fadvise(int(fd), 0, 0, unix.FADV_DONTNEED) // advice: an error does no harm
 		}
 	}); failed != nil {
 		return failed

@@ -2,5 +2,6 @@
 
 package disk
 
-// Checkpoint does nothing: what there is here empties the disk's own cache each time, and Sync does the whole work in the end.
+// Checkpoint does nothing: the calls that these systems have flush the cache of the disk each time.
+// Sync makes the content durable.
 func (f osFile) Checkpoint() error { return nil }

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CloneFrom shares the blocks of another file of the same file system (ioctl FICLONE; Btrfs, XFS and others can).
+// CloneFrom implements Cloner with the ioctl FICLONE, which Btrfs, XFS and others have within one file system.
 func (f osFile) CloneFrom(other File) error {
 	from, ok := other.(osFile)
 	if !ok {

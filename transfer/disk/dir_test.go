@@ -1,8 +1,9 @@
-package disk
+package disk_test
 
 import (
 	"errors"
 	"io/fs"
+	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"os"
 	"path/filepath"
@@ -12,20 +13,8 @@ import (
 	"time"
 )
 
-// servedTree opens transfertest.TreeWithTraps.
-func servedTree(t *testing.T) (root string, d Dir) {
-	t.Helper()
-	root = transfertest.TreeWithTraps(t)
-	d, err := OpenDir(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { d.Close() })
-	return root, d
-}
-
 func TestDirOpensWhatIsInside(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, want := range map[string]string{
 		"file": "content", "sub/deeper/file": "deep content", "inside": "content", "sub/up": "content", "dirlink/deeper/file": "deep content",
 	} {
@@ -44,12 +33,12 @@ func TestDirOpensWhatIsInside(t *testing.T) {
 
 // A FIFO nobody writes to would make an open wait for ever.
 func TestDirRefusesWithoutWaiting(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, want := range map[string]error{
-		"fifo":                   ErrNotAFile,
-		"sub":                    ErrNotAFile,
-		"dirlink":                ErrNotAFile,
-		".":                      ErrNotAFile,
+		"fifo":                   disk.ErrNotAFile,
+		"sub":                    disk.ErrNotAFile,
+		"dirlink":                disk.ErrNotAFile,
+		".":                      disk.ErrNotAFile,
 		"missing":                fs.ErrNotExist,
 		"dangling":               fs.ErrNotExist,
 		"file/x":                 syscall.ENOTDIR,
@@ -87,9 +76,9 @@ func TestDirRefusesWithoutWaiting(t *testing.T) {
 }
 
 func TestDirOpensPartFilesThemselves(t *testing.T) {
-	root, d := servedTree(t)
+	root, d := transfertest.OpenTreeWithTraps(t)
 	for _, name := range []string{"inside", "outside", "dangling", "fifo", "sub"} {
-		if f, err := d.OpenPart(name); !errors.Is(err, ErrNotAFile) {
+		if f, err := d.OpenPart(name); !errors.Is(err, disk.ErrNotAFile) {
 			t.Errorf("OpenPart(%q): %v, %v", name, f, err)
 		}
 	}
@@ -105,7 +94,7 @@ func TestDirOpensPartFilesThemselves(t *testing.T) {
 }
 
 func TestDirCreatesNothingTwice(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	for _, name := range []string{"file", "sub", "inside", "dangling", "outside", "fifo"} {
 		if f, err := d.Create(name); !errors.Is(err, fs.ErrExist) {
 			t.Errorf("Create(%q): %v, %v", name, f, err)
@@ -121,8 +110,8 @@ func TestDirCreatesNothingTwice(t *testing.T) {
 
 // Locks are between open files, not between processes, so that one process can be two transfers.
 func TestDirLocks(t *testing.T) {
-	_, d := servedTree(t)
-	open := func() File {
+	_, d := transfertest.OpenTreeWithTraps(t)
+	open := func() disk.File {
 		f, err := d.OpenPart("file")
 		if err != nil {
 			t.Fatal(err)
@@ -144,14 +133,14 @@ func TestDirLocks(t *testing.T) {
 }
 
 func TestVersionOf(t *testing.T) {
-	root, d := servedTree(t)
+	root, d := transfertest.OpenTreeWithTraps(t)
 	path := filepath.Join(root, "file")
-	version := func() Version {
+	version := func() disk.Version {
 		info, err := d.Stat("file")
 		if err != nil {
 			t.Fatal(err)
 		}
-		return VersionOf(info)
+		return disk.VersionOf(info)
 	}
 	info, err := os.Stat(path)
 	if err != nil {

@@ -13,9 +13,11 @@ import (
 
 const openNonblock = syscall.O_NONBLOCK
 
+// ErrQuota is the system's error if the user's quota on the file system is used up.
 var ErrQuota error = unix.EDQUOT
 
-// Umask is the process's; there is no way to read it but to set it, which is safe before main.
+// Umask holds the permission bits that the process does not give to new files. The only way to read it is to set it,
+// which is safe before main.
 var Umask = func() fs.FileMode {
 	m := syscall.Umask(0)
 	syscall.Umask(m)
@@ -24,11 +26,16 @@ var Umask = func() fs.FileMode {
 
 func syncDir(f *os.File) error { return f.Sync() }
 
-// OnlyOurs reports whether a file is this user's, has no other name, and could not be written by anybody else. A file that is
-// not the operating system's is.
-func OnlyOurs(info fs.FileInfo) bool {
+// PrivateToUser reports whether only this user can have written to a file: it is the user's, has one name, and neither
+// group nor others may write. It is true for a file that is not the operating system's.
+func PrivateToUser(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return !ok || int(st.Uid) == os.Geteuid() && st.Nlink == 1 && info.Mode().Perm()&0o022 == 0
+	if !ok {
+		return true
+	}
+	isOwn := int(st.Uid) == os.Geteuid()
+	isWritable := info.Mode().Perm()&0o022 != 0
+	return isOwn && st.Nlink == 1 && !isWritable
 }
 
 func tryLock(f *os.File) (bool, error) {
@@ -43,7 +50,7 @@ func tryLock(f *os.File) (bool, error) {
 	}
 }
 
-// VersionOf returns the version of a file. A file that is not the operating system's has its size and time alone.
+// VersionOf returns the version of a file. That of a file that is not the operating system's has size and time alone.
 func VersionOf(info fs.FileInfo) Version {
 	v := Version{Size: info.Size(), MTime: info.ModTime().UnixNano()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
@@ -52,7 +59,7 @@ func VersionOf(info fs.FileInfo) Version {
 	return v
 }
 
-// DeviceOf returns the file system that a file is on.
+// DeviceOf returns a number that identifies the file system of a file, 0 if it is not known.
 func DeviceOf(info fs.FileInfo) uint64 {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		return uint64(st.Dev)

@@ -5,86 +5,88 @@ import (
 	"sync"
 )
 
-// A DirCache opens the directories of a tree, each from the one that it is in, so that no link is followed, and keeps some of them open. It is
-// safe for concurrent use.
+// A DirCache opens directories of a tree, and keeps some of them open for later. It opens each directory from its
+// parent and follows no links. It is safe for concurrent use.
 type DirCache struct {
-	root TreeDir // the caller's
+	root TreeDir // the caller closes it
 
 	mu    sync.Mutex
-	open  map[string]*OpenedDir // by path below root
-	clock uint64
+	open  map[string]*CachedDir // by path below root
+	clock uint64                // counts acquisitions
 }
 
-// An OpenedDir is a directory of a DirCache. It stays open until it is released as often as it was acquired, at least.
-type OpenedDir struct {
+// A CachedDir is an open directory of a DirCache. It stays open at least until it has been released as often as it was
+// acquired. Only the cache closes it.
+type CachedDir struct {
 	TreeDir
-	path string
-	refs int
-	used uint64 // the cache's clock when it was last acquired
-	gone bool   // forgotten: closed with the last release
+
+	// Guarded by the cache's lock.
+	path    string
+	refs    int
+	used    uint64 // the cache's clock at the last acquisition
+	dropped bool   // no longer in the cache; it is closed with the last release
 }
 
-// maxOpenDirs is how many directories a cache keeps open that nobody uses at the moment.
+// maxOpenDirs bounds the directories that a cache keeps open while they are not in use.
 const maxOpenDirs = 48
 
+// NewDirCache returns a cache of the directories of a tree. The caller closes the cache and then root.
 func NewDirCache(root TreeDir) *DirCache {
-	return &DirCache{root: root, open: make(map[string]*OpenedDir)}
+	return &DirCache{root: root, open: make(map[string]*CachedDir)}
 }
 
-// Acquire opens a directory; "" is the root. The caller releases it.
-func (c *DirCache) Acquire(dir string) (*OpenedDir, error) {
+// Acquire returns the directory with a path below the root; "" is the root. The caller releases it.
+func (c *DirCache) Acquire(dir string) (*CachedDir, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	at, rest := dir, "" // the nearest that is open, and the way from there
+	at, rest := dir, "" // the nearest open directory, and the path from there
 	for at != "" && c.open[at] == nil {
 		at, rest = Parent(at), JoinPath(Base(at), rest)
 	}
 	d := c.open[at]
 	if d == nil {
-		d = &OpenedDir{TreeDir: c.root}
+		d = &CachedDir{TreeDir: c.root}
 		c.open[""] = d
 	}
-	c.hold(d)
+	c.acquire(d)
 	for rest != "" {
 		name, after, _ := strings.Cut(rest, "/")
 		sub, err := d.Sub(name)
 		if err != nil {
-			c.drop(d)
+			c.release(d)
 			return nil, err
 		}
-		next := &OpenedDir{TreeDir: sub, path: JoinPath(d.path, name)}
+		next := &CachedDir{TreeDir: sub, path: JoinPath(d.path, name)}
 		c.open[next.path] = next
-		c.hold(next)
-		c.drop(d)
+		c.acquire(next)
+		c.release(d)
 		d, rest = next, after
 	}
 	return d, nil
 }
 
-func (c *DirCache) Release(d *OpenedDir) {
+// Release ends one use of a directory.
+func (c *DirCache) Release(d *CachedDir) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.drop(d)
+	c.release(d)
 }
 
-func (c *DirCache) hold(d *OpenedDir) {
+// acquire begins one use of a directory. The lock must be held.
+func (c *DirCache) acquire(d *CachedDir) {
 	c.clock++
 	d.refs, d.used = d.refs+1, c.clock
 }
 
-// drop gives up one use, and closes what has not been used for longest if too many are open. Called with the lock held.
-func (c *DirCache) drop(d *OpenedDir) {
+// release ends one use of a directory, and closes the least recently used ones if too many are open. The lock must be
+// held.
+func (c *DirCache) release(d *CachedDir) {
 	d.refs--
-	if d.gone && d.refs == 0 {
+	if d.dropped && d.refs == 0 {
 		d.Close()
 	}
 	for len(c.open) > maxOpenDirs {
-		var oldest *OpenedDir
-		for _, o := range c.open {
-			if o.refs == 0 && o.path != "" && (oldest == nil || o.used < oldest.used) {
-				oldest = o
-			}
-		}
+		oldest := c.leastRecentlyUsed()
 		if oldest == nil {
 			return
 		}
@@ -93,14 +95,26 @@ func (c *DirCache) drop(d *OpenedDir) {
 	}
 }
 
-// Forget makes sure that a directory and what is below it are opened anew: they have been removed.
-func (c *DirCache) Forget(dir string) {
+// leastRecentlyUsed returns the directory whose last use is longest ago, nil if all but the root are in use.
+// The lock must be held.
+func (c *DirCache) leastRecentlyUsed() (oldest *CachedDir) {
+	for _, d := range c.open {
+		isCandidate := d.refs == 0 && d.path != ""
+		if isCandidate && (oldest == nil || d.used < oldest.used) {
+			oldest = d
+		}
+	}
+	return oldest
+}
+
+// Drop drops a directory and everything below it from the cache, after they have been removed from the disk.
+func (c *DirCache) Drop(dir string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for p, d := range c.open {
 		if p == dir || strings.HasPrefix(p, dir+"/") {
 			delete(c.open, p)
-			d.gone = true
+			d.dropped = true
 			if d.refs == 0 {
 				d.Close()
 			}
@@ -108,7 +122,7 @@ func (c *DirCache) Forget(dir string) {
 	}
 }
 
-// Close closes all but the root. Nothing may be in use any more.
+// Close closes all directories except for the root. None may be in use.
 func (c *DirCache) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NextData asks the file system, which may not know; then everything may be data. It moves the file's own offset, which nobody
-// uses.
+// NextData implements File with lseek(2). It moves the file's offset, which has no other use. If the file system cannot
+// tell, the rest of the file may be data.
 func (f osFile) NextData(off int64) (start, end int64, ok bool) {
 	start, err := f.Seek(off, unix.SEEK_DATA)
 	if errors.Is(err, unix.ENXIO) {

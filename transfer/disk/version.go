@@ -1,19 +1,20 @@
 package disk
 
-import "errors"
+import (
+	"io/fs"
+	"os"
+)
 
-// A Version tells one content of a file from another without reading it, as well as the system can.
+// A Version tells one content of a file from another without reading it, as reliably as the system allows. Versions
+// can be compared with ==. [VersionOf] returns the version of a file.
 type Version struct {
-	Size         int64
-	MTime, CTime int64 // nanoseconds since the Unix epoch; ctime 0 where there is none
+	Size         int64 // bytes
+	MTime, CTime int64 // nanoseconds since the Unix epoch; CTime is 0 if the system has none
 	Inode        uint64
 }
 
-// ErrChanged is the error of a file that is not of the version it was.
-var ErrChanged = errors.New("the file changed")
-
-// SameVersion returns ErrChanged if a file is not of the given version.
-func SameVersion(f File, version Version) error {
+// CheckVersion returns ErrChanged if a file is not of the given version.
+func CheckVersion(f File, version Version) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -22,4 +23,10 @@ func SameVersion(f File, version Version) error {
 		return ErrChanged
 	}
 	return nil
+}
+
+// SameFile reports whether two descriptions are of the same file. Descriptions by a Dir that is not the operating
+// system's are if their Sys values are equal.
+func SameFile(a, b fs.FileInfo) bool {
+	return os.SameFile(a, b) || a.Sys() != nil && a.Sys() == b.Sys()
 }

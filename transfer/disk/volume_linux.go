@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenVolume opens the directory itself: from then on syncfs reports what could not be written (Linux 5.8 and later).
+// OpenVolume opens the directory itself. From then on syncfs(2) reports failed writes (Linux 5.8 and later).
 func (d osDir) OpenVolume() (Volume, error) {
 	f, err := d.root.Open(".")
 	if err != nil {

@@ -2,5 +2,5 @@
 
 package disk
 
-// OpenVolume returns none: there is no call that syncs one file system and says whether it could.
+// OpenVolume returns nil: there is no call that syncs one file system and reports errors.
 func (d osDir) OpenVolume() (Volume, error) { return nil, nil }

@@ -7,112 +7,123 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"slices"
 	"sort"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// This file is the content of a batch of files, end to end, as every source opens it.
+// This file is the content of a batch of files, end to end, as the primary and the secondaries open it.
 
-// packDescriptor returns what a descriptor of a batch says; raw is nil if it is none.
-func packDescriptor(descriptor []byte) (base string, raw []byte) {
-	var d transferpb.FileDescriptor
-	if proto.Unmarshal(descriptor, &d) != nil || d.GetPack() == nil {
-		return "", nil
-	}
-	return string(d.GetPath()), append([]byte{}, d.GetPack().GetFiles()...)
+// A batchDescriptor is the descriptor of the stream of a batch.
+type batchDescriptor struct {
+	base  string // the directory of the files, relative to the served one
+	files []byte // as wire.ReadFiles reads them
 }
 
-// openPackContent opens a batch. A server that offered it knows which versions of the files are meant. Another one serves the files of which it
-// has a copy of the primary's size and time, or with the primary's root, and lacks the others.
-func (s *Server) openPackContent(ctx context.Context, base string, raw []byte, r kwik.ContentRequest) (kwik.Content, error) {
-	files, err := wire.ReadFiles(raw, r.Size)
+// parseBatchDescriptor returns the descriptor of a batch. ok is false if it is not the descriptor of a batch.
+func parseBatchDescriptor(descriptor []byte) (d batchDescriptor, ok bool) {
+	var m transferpb.FileDescriptor
+	if proto.Unmarshal(descriptor, &m) != nil || m.GetBatch() == nil {
+		return d, false
+	}
+	return batchDescriptor{base: string(m.GetPath()), files: m.GetBatch().GetFiles()}, true
+}
+
+// openBatchContent opens the content of a batch. If this server opened its stream, it knows the versions of the files.
+// If not, it serves its copies that have the primary's size and time, or the primary's root. The other files are missing.
+func (s *Server) openBatchContent(
+	ctx context.Context, d batchDescriptor, r kwik.ContentRequest,
+) (kwik.Content, error) {
+	files, err := wire.ReadFiles(d.files, r.Size)
 	if err != nil {
 		return nil, err
 	}
-	if base != "" && wire.CheckPath(base) != nil {
+	if d.base != "" && wire.CheckPath(d.base) != nil {
 		return nil, errNoContent
 	}
-	c := &packContent{dir: s.dir, base: base, files: files}
-	if known := s.packs.look(string(r.Descriptor)); known != nil {
-		if len(known.versions) != len(files) {
-			return nil, errNoContent // cannot be
+	c := &batchContent{dir: s.dir, base: d.base, files: files}
+	if served, ok := s.batches.newest(string(r.Descriptor)); ok {
+		if len(served.versions) != len(files) {
+			return nil, errNoContent // cannot happen
 		}
-		c.versions = known.versions
+		c.versions = served.versions
 		return c, nil
 	}
-	patience := patienceForTree
-	if r.Session == nil {
-		patience = time.Hour // it is the primary that asks: until ctx ends
+	timeout := treeTimeout
+	if purposeOf(r) == secondaryVerifies {
+		timeout = verifyTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	c.versions = make([]disk.Version, len(files))
-	for i, f := range files {
-		if c.versions[i], err = s.hasPacked(ctx, disk.JoinPath(base, f.Path), f); err == nil {
-			continue
-		}
-		s.log.Debug("a file of a batch is not here", "path", disk.JoinPath(base, f.Path), "err", err)
-		if n := len(c.lacks); n > 0 && c.lacks[n-1].End == f.Start {
-			c.lacks[n-1].End = f.End()
-		} else {
-			c.lacks = append(c.lacks, kwik.MissingRange{Start: f.Start, End: f.End(), Err: errNoContent})
-		}
-	}
-	if len(c.lacks) > 0 {
-		s.log.Info("files of a batch are not here", "path", base, "files", len(files), "ranges", len(c.lacks))
-	}
+	s.findCopies(ctx, c)
 	return c, nil
 }
 
-// hasPacked finds out whether a file is the one of a batch, and which version that is.
-func (s *Server) hasPacked(ctx context.Context, path string, f wire.BatchFile) (version disk.Version, err error) {
+// findCopies fills in the versions of the local copies of a batch's files, and the ranges of the missing ones.
+func (s *Server) findCopies(ctx context.Context, c *batchContent) {
+	c.versions = make([]disk.Version, len(c.files))
+	for i, f := range c.files {
+		path := disk.JoinPath(c.base, f.Path)
+		version, err := s.findCopy(ctx, path, f)
+		if err != nil {
+			s.log.Debug("a file of a batch is not here", "path", path, "err", err)
+			c.addMissing(f)
+			continue
+		}
+		c.versions[i] = version
+	}
+	if len(c.missing) > 0 {
+		s.log.Info("files of a batch are not here", "path", c.base, "files", len(c.files), "ranges", len(c.missing))
+	}
+}
+
+// findCopy returns the version of the local copy of a batch's file. The error says why the copy is not that file.
+func (s *Server) findCopy(ctx context.Context, path string, f wire.BatchFile) (version disk.Version, err error) {
 	info, err := s.dir.Stat(path)
 	if err != nil {
 		return version, err
 	}
 	version = disk.VersionOf(info)
-	entry := s.index.entry(path)
-	switch tree := entry.known(); {
-	case !info.Mode().IsRegular():
+	if !info.Mode().IsRegular() {
 		return version, disk.ErrNotAFile
-	case version.Size != f.Size:
+	}
+	if version.Size != f.Size {
 		return version, fmt.Errorf("it has %d bytes, the primary's has %d", version.Size, f.Size)
-	case tree != nil && entry.version == version:
+	}
+	entry := s.index.entry(path)
+	if tree := entry.finishedTree(); tree != nil && entry.version == version {
 		return version, checkRoot(f, tree)
-	case version.MTime == f.MTime:
+	}
+	if version.MTime == f.MTime {
 		return version, nil
 	}
-	if version.Size >= tinyFile {
-		s.index.lookup(path, version, func() (disk.File, error) { return s.dir.Open(path) }) // so that it is known the next time
-	}
-	if ctx.Err() != nil {
-		return version, errNoContent
-	}
-	tree, err := s.treeNow(ctx, path, version)
+	tree, err := s.treeOfCopy(ctx, path, version)
 	if err != nil {
 		return version, err
 	}
 	return version, checkRoot(f, tree)
 }
 
-// treeNow returns the tree of a version of a file, if ctx lasts.
-func (s *Server) treeNow(ctx context.Context, path string, version disk.Version) (*integrity.Tree, error) {
+// treeOfCopy hashes a local copy. After ctx has ended it starts to hash a large one, so that the next request succeeds.
+func (s *Server) treeOfCopy(ctx context.Context, path string, version disk.Version) (*integrity.Tree, error) {
 	if version.Size >= tinyFile {
-		return s.bigTree(ctx, path, version)
+		return s.hash(ctx, path, version)
+	}
+	if ctx.Err() != nil {
+		return nil, errNoContent
 	}
 	file, err := s.dir.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	return buildTiny(ctx, file, version)
+	return hashTiny(ctx, file, version)
 }
 
-// checkRoot returns an error if a tree is not the one of the file.
+// checkRoot returns errFileChanged if a tree is not that of the batch's file.
 func checkRoot(f wire.BatchFile, tree *integrity.Tree) error {
 	if root := tree.Root(); [wire.RootPrefix]byte(root[:]) != f.Root {
 		return errFileChanged
@@ -120,15 +131,18 @@ func checkRoot(f wire.BatchFile, tree *integrity.Tree) error {
 	return nil
 }
 
-// verifyPack checks bytes of a batch that this server has offered, against the trees of its files. A batch that it does not know any more is
-// nobody's business.
-func (s *Server) verifyPack(descriptor []byte, off int64, p []byte) error {
-	known := s.packs.look(string(descriptor))
-	if known == nil {
+// verifyBatch checks bytes of a batch whose stream this server opened against the trees of its files. If the stream
+// is not open any more, there is nothing to check them against, and it returns nil.
+func (s *Server) verifyBatch(descriptor []byte, off int64, p []byte) error {
+	served, ok := s.batches.newest(string(descriptor))
+	if !ok {
 		return nil
 	}
-	for i, start := 0, int64(0); i < len(known.trees) && len(p) > 0; i++ {
-		tree := known.trees[i]
+	start := int64(0) // of the tree's file in the stream
+	for _, tree := range served.trees {
+		if len(p) == 0 {
+			return nil
+		}
 		end := start + tree.Size()
 		if off < end {
 			n := min(int64(len(p)), end-off)
@@ -142,36 +156,47 @@ func (s *Server) verifyPack(descriptor []byte, off int64, p []byte) error {
 	return nil
 }
 
-// maxPackOpen is how many files of a batch a content keeps open: an extent begins in one and ends in another, and the next one may begin
-// where this one did.
-const maxPackOpen = 4
+// maxOpenFiles bounds the files of a batch that a content keeps open. One request may end in a file in which
+// the next one begins.
+const maxOpenFiles = 4
 
-// A packContent is the files of a batch, each of a known version. They are opened as they are read.
-type packContent struct {
+// A batchContent is the content of the files of a batch, each of a known version. A file is opened when it is read.
+type batchContent struct {
 	dir      disk.Dir
 	base     string
 	files    []wire.BatchFile
-	versions []disk.Version
-	lacks    []kwik.MissingRange
-	open     []openPacked // the last used at the end
+	versions []disk.Version // of files
+	missing  []kwik.MissingRange
+	open     []openBatchFile // the most recently used is the last
 }
 
-// Missing implements kwik.PartialContent.
-func (c *packContent) Missing() []kwik.MissingRange { return c.lacks }
-
-type openPacked struct {
-	index int
+// An openBatchFile is a file of a batch that is open.
+type openBatchFile struct {
+	index int // in batchContent.files
 	file  disk.File
 }
 
-// ReadAt reads across files. One that is not there any more, or not as it was, is lacking from then on.
-func (c *packContent) ReadAt(p []byte, off int64) (read int, err error) {
+// addMissing adds the range of a file to those that this server does not have.
+func (c *batchContent) addMissing(f wire.BatchFile) {
+	if n := len(c.missing); n > 0 && c.missing[n-1].End == f.Start {
+		c.missing[n-1].End = f.End()
+		return
+	}
+	c.missing = append(c.missing, kwik.MissingRange{Start: f.Start, End: f.End(), Err: errNoContent})
+}
+
+// Missing implements kwik.PartialContent.
+func (c *batchContent) Missing() []kwik.MissingRange { return c.missing }
+
+// ReadAt reads across files. If a file is gone or changed, the error is a kwik.MissingRange with its range: the other files
+// can still be read.
+func (c *batchContent) ReadAt(p []byte, off int64) (read int, err error) {
 	i := sort.Search(len(c.files), func(i int) bool { return c.files[i].End() > off })
 	for ; len(p) > 0 && i < len(c.files); i++ {
 		f := c.files[i]
 		n := min(int64(len(p)), f.End()-off)
-		if err := c.read(i, p[:n], off-f.Start); err != nil {
-			return read, &kwik.MissingRange{Start: f.Start, End: f.End(), Err: err} // the others are as they were
+		if err := c.readFile(i, p[:n], off-f.Start); err != nil {
+			return read, &kwik.MissingRange{Start: f.Start, End: f.End(), Err: err}
 		}
 		p, off, read = p[n:], off+n, read+int(n)
 	}
@@ -181,10 +206,11 @@ func (c *packContent) ReadAt(p []byte, off int64) (read int, err error) {
 	return read, nil
 }
 
-func (c *packContent) read(i int, p []byte, off int64) error {
+// readFile reads len(p) bytes of a file from off on.
+func (c *batchContent) readFile(i int, p []byte, off int64) error {
 	file, err := c.file(i)
 	if err != nil {
-		return errFileChanged // it was there when the batch was opened; what is the matter with it now is nobody's business
+		return errFileChanged // it existed when the batch was opened; the client must not learn what changed
 	}
 	n, err := file.ReadAt(p, off)
 	if changed := checkVersion(file, c.versions[i]); changed != nil {
@@ -196,11 +222,11 @@ func (c *packContent) read(i int, p []byte, off int64) error {
 	return err
 }
 
-// file returns a file of the batch, opened.
-func (c *packContent) file(i int) (disk.File, error) {
+// file returns a file of the batch, opened. The content closes it.
+func (c *batchContent) file(i int) (disk.File, error) {
 	for at, o := range c.open {
 		if o.index == i {
-			c.open = append(append(c.open[:at:at], c.open[at+1:]...), o)
+			c.open = append(slices.Delete(c.open, at, at+1), o)
 			return o.file, nil
 		}
 	}
@@ -208,16 +234,16 @@ func (c *packContent) file(i int) (disk.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(c.open) == maxPackOpen {
+	if len(c.open) == maxOpenFiles {
 		c.open[0].file.Close()
-		c.open = c.open[1:]
+		c.open = slices.Delete(c.open, 0, 1)
 	}
-	c.open = append(c.open, openPacked{i, file})
+	c.open = append(c.open, openBatchFile{i, file})
 	return file, nil
 }
 
 // Close implements io.Closer.
-func (c *packContent) Close() error {
+func (c *batchContent) Close() error {
 	for _, o := range c.open {
 		o.file.Close()
 	}

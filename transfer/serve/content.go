@@ -15,38 +15,47 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// patienceForTree is how long a server that never hashed a file waits for its tree, before it serves a copy that may be another
-// version, because it has another time than the primary's.
-const patienceForTree = 300 * time.Millisecond
-
-// OpenContent opens the file that a descriptor names. It is the kwik.ServerConfig.OpenContent of both roles.
-//
-// A server that hashed the file knows whether it is what the descriptor says. One that did not believes it of a copy that has the
-// primary's size and modification time. A copy with another time is hashed: at first the server serves it all the same, if that takes
-// long, and leaves the rest to the client's proof.
-func (s *Server) OpenContent(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
-	if base, raw := packDescriptor(r.Descriptor); raw != nil {
-		return s.openPackContent(ctx, base, raw, r)
-	}
-	switch {
-	case r.Session == nil:
-		return s.open(ctx, r, askedByPrimary)
-	case r.Session.Role() == kwik.ServerRolePrimary:
-		return s.open(ctx, r, askedOfPrimary)
-	}
-	return s.open(ctx, r, askedOfSecondary)
-}
-
-// An asker is who wants to have a content.
-type asker int
-
 const (
-	askedOfPrimary   asker = iota // a client, of the server that said what the file is
-	askedOfSecondary              // a client
-	askedByPrimary                // a secondary's primary: a client could not prove bytes
+	// treeTimeout bounds the wait for the tree of a copy whose time is not the primary's, and which may therefore be
+	// another version. After it the copy is served, and the client's verification decides.
+	treeTimeout = 300 * time.Millisecond
+	// verifyTimeout bounds the wait for the tree of a copy that a client rejected. The request's context ends earlier.
+	verifyTimeout = time.Hour
 )
 
-func (s *Server) open(ctx context.Context, r kwik.ContentRequest, who asker) (content kwik.Content, err error) {
+// OpenContent opens the content of the file or batch that a descriptor names. It is the OpenContent of the
+// kwik.ServerConfig, in either role.
+//
+// A server that has hashed its file knows whether it is the described version. Before that, it accepts a copy that has
+// the primary's size and modification time. It hashes a copy with another time. If that takes long, the server serves
+// the copy meanwhile, and the client's verification decides.
+func (s *Server) OpenContent(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
+	if d, ok := parseBatchDescriptor(r.Descriptor); ok {
+		return s.openBatchContent(ctx, d, r)
+	}
+	return s.openFile(ctx, r, purposeOf(r))
+}
+
+// A purpose is what content is requested for.
+type purpose int
+
+const (
+	primaryServes     purpose = iota // a client requests it from the primary, which has described the file
+	secondaryServes                  // a client requests it from this secondary
+	secondaryVerifies                // the primary requests it from this secondary, because a client rejected its bytes
+)
+
+func purposeOf(r kwik.ContentRequest) purpose {
+	switch {
+	case r.Session == nil:
+		return secondaryVerifies
+	case r.Session.Role() == kwik.ServerRolePrimary:
+		return primaryServes
+	}
+	return secondaryServes
+}
+
+func (s *Server) openFile(ctx context.Context, r kwik.ContentRequest, why purpose) (kwik.Content, error) {
 	d, err := parseDescriptor(r.Descriptor)
 	if err != nil {
 		return nil, err
@@ -56,86 +65,91 @@ func (s *Server) open(ctx context.Context, r kwik.ContentRequest, who asker) (co
 	}
 	f, err := s.dir.Open(d.path)
 	if err != nil {
-		s.log.Info("asked for a file that cannot be opened", "path", d.path, "err", err)
+		s.log.Info("requested file cannot be opened", "path", d.path, "err", err)
 		return nil, errNoContent
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-		}
-	}()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, errNoContent
+	c := &fileContent{file: f, want: d.root}
+	if err := s.checkCopy(ctx, r, d, why, c); err != nil {
+		f.Close()
+		return nil, err
 	}
-	c := &fileContent{file: f, version: disk.VersionOf(info), want: d.root, entry: s.index.entry(d.path)}
-	if c.entry != nil && c.entry.version != c.version && (d.root == nil || c.entry.known() == nil) {
-		if who == askedOfPrimary {
-			return nil, errFileChanged // since it was answered for
-		}
-		c.entry = nil // it says nothing about this version
-	}
-	hash := time.Duration(0)
-	switch {
-	case who == askedByPrimary:
-		hash = time.Hour // until ctx ends
-	case who == askedOfSecondary && d.root != nil && c.entry.known() == nil && c.version.Size == d.size && c.version.MTime != d.mtime:
-		hash = patienceForTree
-	}
-	if hash > 0 {
-		c.entry = s.index.lookup(d.path, c.version, func() (disk.File, error) { return s.dir.Open(d.path) })
-		timer := time.NewTimer(hash)
-		defer timer.Stop()
-		select {
-		case <-c.entry.done:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-	}
-	if c.stale() {
-		if who == askedOfPrimary {
-			return nil, errFileChanged
-		}
-		s.log.Warn("stale file: not the version that the primary serves", "path", d.path)
-		return nil, errStale
-	}
-	if c.version.Size != r.Size && !c.has() {
-		s.log.Warn("stale file: not of the size that the primary serves", "path", d.path, "size", c.version.Size, "primary_size", r.Size)
-		return nil, errNoContent
-	}
-	if who == askedOfSecondary && r.Session != nil { // a primary tells of its clients' requests
-		log, start := s.log.With("client", r.Session.RemoteAddr().String(), "session", r.Session.ID().String()[:8], "path", d.path), time.Now()
-		c.closed = func(bytes int64, err error) {
-			outcome := "done"
-			if err != nil {
-				outcome = err.Error()
-			}
-			log.Info("served", "bytes", bytes, "seconds", time.Since(start).Seconds(), "outcome", outcome)
-		}
+	if why == secondaryServes && r.Session != nil { // the primary logs its requests itself
+		c.onClose = s.logServed(r.Session, d.path)
 	}
 	return c, nil
 }
 
-// Verify checks bytes of the file that a descriptor names, against its tree. It is the kwik.ServerConfig.Verify of a primary. A
-// file that is not the one of the descriptor any more is nobody's business.
+// checkCopy fills in the version and the entry of an open file. The error says why it is not the described version.
+func (s *Server) checkCopy(
+	ctx context.Context, r kwik.ContentRequest, d fileDescriptor, why purpose, c *fileContent,
+) error {
+	info, err := c.file.Stat()
+	if err != nil {
+		return errNoContent
+	}
+	c.version, c.entry = disk.VersionOf(info), s.index.entry(d.path)
+	if !c.entryApplies() {
+		if why == primaryServes {
+			return errFileChanged // since the server described it
+		}
+		c.entry = nil
+	}
+	if timeout := c.treeTimeout(d, why); timeout > 0 {
+		c.entry = s.lookup(d.path, c.version)
+		c.entry.await(ctx, timeout)
+	}
+	state := c.state()
+	switch {
+	case state == copyStale && why == primaryServes:
+		return errFileChanged
+	case state == copyStale:
+		s.log.Warn("stale file: not the version that the primary serves", "path", d.path)
+		return errStale
+	case state == copyUnverified && c.version.Size != r.Size:
+		s.log.Warn("stale file: not of the size that the primary serves",
+			"path", d.path, "size", c.version.Size, "primary_size", r.Size)
+		return errNoContent
+	}
+	return nil
+}
+
+// logServed returns a function that logs how much of a file a secondary has sent in a session.
+func (s *Server) logServed(session *kwik.ServerSession, path string) func(bytes int64, err error) {
+	log := s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8], "path", path)
+	start := time.Now()
+	return func(bytes int64, err error) {
+		outcome := "done"
+		if err != nil {
+			outcome = err.Error()
+		}
+		log.Info("served", "bytes", bytes, "seconds", time.Since(start).Seconds(), "outcome", outcome)
+	}
+}
+
+// Verify checks bytes of the file or batch that a descriptor names against its tree. It is the Verify of a primary's
+// kwik.ServerConfig. It returns nil if the server has no tree of the described version.
 func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byte) error {
-	if _, raw := packDescriptor(descriptor); raw != nil {
-		return s.verifyPack(descriptor, off, p)
+	if _, ok := parseBatchDescriptor(descriptor); ok {
+		return s.verifyBatch(descriptor, off, p)
 	}
 	d, err := parseDescriptor(descriptor)
 	if err != nil {
 		return err
 	}
-	if tree := s.index.entry(d.path).known(); tree != nil && tree.Size() == d.size && (d.root == nil || tree.Root() == *d.root) {
-		return tree.Verify(off, p)
+	tree := s.index.entry(d.path).finishedTree()
+	if tree == nil || tree.Size() != d.size {
+		return nil
 	}
-	return nil
+	if isOtherVersion := d.root != nil && tree.Root() != *d.root; isOtherVersion {
+		return nil
+	}
+	return tree.Verify(off, p)
 }
 
-// A fileDescriptor is what a descriptor says.
+// A fileDescriptor is the descriptor of the stream of one file.
 type fileDescriptor struct {
 	path  string
-	size  int64
+	size  int64           // bytes
 	root  *integrity.Root // nil if it was not known yet
 	mtime int64           // of the primary's file, nanoseconds since the Unix epoch
 }
@@ -158,68 +172,107 @@ func parseDescriptor(raw []byte) (d fileDescriptor, err error) {
 }
 
 var (
-	errDescriptor = errors.New("descriptor not understood")
+	errDescriptor = errors.New("malformed descriptor")
 	errNoContent  = errors.New("no such version of the file here")
 	errStale      = kwik.NewError(kwik.ErrContentChanged, "its copy is another version of the file")
 )
 
-// A fileContent is an open file of a known version.
+// A fileContent is an open file of a known version. One goroutine at a time uses it.
 type fileContent struct {
 	file    disk.File
-	version disk.Version    // when it was opened
-	want    *integrity.Root // nil if it was not known then
-	entry   *indexEntry     // what this server knows, or is about to know, of the file of that path; may be nil
+	version disk.Version    // when the file was opened
+	want    *integrity.Root // nil if it is not known
+	entry   *indexEntry     // of the file's path, perhaps of another version; nil if there is none
 
-	closed func(bytes int64, err error) // told how many bytes were read, and what the last reading met; may be nil
-	bytes  int64
-	err    error
+	onClose func(bytes int64, err error) // called with the two fields below; may be nil
+	bytes   int64                        // that were read
+	err     error                        // of the last read
 }
 
-// has reports whether this server knows that it had what is wanted when it hashed it.
-func (c *fileContent) has() bool {
-	tree := c.entry.known()
-	return tree != nil && (c.want == nil || tree.Root() == *c.want)
-}
+// A copyState is what a server knows about its copy of a file.
+type copyState int
 
-// stale reports whether the file is known to be another one than is wanted.
-func (c *fileContent) stale() bool {
-	tree := c.entry.known()
-	return tree != nil && c.want != nil && tree.Root() != *c.want && c.entry.version == c.version
-}
+const (
+	copyUnverified copyState = iota // nothing, or not yet
+	copyHashed                      // the server has the tree of the wanted version
+	copyStale                       // the open file is another version
+)
 
-// ReadAt reads whole chunk groups of the version that is wanted. If the file was written to, moved, replaced or had its mode changed since
-// it was opened or hashed, its bytes are served as long as they are still those of the tree, and are an error otherwise, so that a reader never
-// sees a mixture.
-func (c *fileContent) ReadAt(p []byte, off int64) (n int, err error) {
-	defer func() {
-		c.bytes += int64(n)
-		if c.err = nil; n < len(p) {
-			c.err = err
-		}
-	}()
-	n, err = c.file.ReadAt(p, off)
+// state returns the state of the copy. It changes when the file has been hashed.
+func (c *fileContent) state() copyState {
+	tree := c.entry.finishedTree()
 	switch {
-	case c.stale():
-		return 0, errFileChanged
-	case c.has():
-		if c.entry.version == c.version && checkVersion(c.file, c.version) == nil {
-			return n, err
-		}
-		if n < len(p) || c.entry.tree.Verify(off, p) != nil {
-			return 0, errFileChanged
-		}
-		return n, nil
+	case tree == nil:
+		return copyUnverified
+	case c.want == nil || tree.Root() == *c.want:
+		return copyHashed
+	case c.entry.version == c.version:
+		return copyStale
 	}
-	if changed := checkVersion(c.file, c.version); changed != nil {
-		return 0, changed
+	return copyUnverified
+}
+
+// entryApplies reports whether the entry, if there is one, tells something about the wanted version: it is of the
+// open file's version, or it has a tree whose root can be compared with the wanted one.
+func (c *fileContent) entryApplies() bool {
+	if c.entry == nil || c.entry.version == c.version {
+		return true
+	}
+	return c.want != nil && c.entry.finishedTree() != nil
+}
+
+// treeTimeout returns how long to wait for the tree of the copy, 0 if it need not be hashed now.
+func (c *fileContent) treeTimeout(d fileDescriptor, why purpose) time.Duration {
+	switch why {
+	case secondaryVerifies:
+		return verifyTimeout
+	case secondaryServes:
+		isHashed := c.entry.finishedTree() != nil
+		isSuspect := c.version.Size == d.size && c.version.MTime != d.mtime
+		if d.root != nil && !isHashed && isSuspect {
+			return treeTimeout
+		}
+	}
+	return 0
+}
+
+// ReadAt reads bytes of the wanted version. If the file was written to, moved, replaced or had its mode changed since
+// it was opened or hashed, its bytes are verified against the tree. Without a tree the read fails, so that a reader
+// never gets a mixture of versions. p must consist of whole chunk groups.
+func (c *fileContent) ReadAt(p []byte, off int64) (n int, err error) {
+	n, err = c.read(p, off)
+	c.bytes += int64(n)
+	c.err = nil
+	if n < len(p) {
+		c.err = err
 	}
 	return n, err
 }
 
+func (c *fileContent) read(p []byte, off int64) (n int, err error) {
+	n, err = c.file.ReadAt(p, off)
+	switch c.state() {
+	case copyStale:
+		return 0, errFileChanged
+	case copyUnverified:
+		if changed := checkVersion(c.file, c.version); changed != nil {
+			return 0, changed
+		}
+		return n, err
+	}
+	if isUnchanged := c.entry.version == c.version && checkVersion(c.file, c.version) == nil; isUnchanged {
+		return n, err
+	}
+	if n < len(p) || c.entry.tree.Verify(off, p) != nil {
+		return 0, errFileChanged
+	}
+	return n, nil
+}
+
 // Close closes the file.
 func (c *fileContent) Close() error {
-	if c.closed != nil {
-		c.closed(c.bytes, c.err)
+	if c.onClose != nil {
+		c.onClose(c.bytes, c.err)
 	}
 	return c.file.Close()
 }

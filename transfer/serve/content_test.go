@@ -35,12 +35,12 @@ func newTestServer(t *testing.T) (*Server, string) {
 	return s, root
 }
 
-// wanted asks for the content of a file.
+// wanted returns a request for the content of a file.
 func wanted(path string, content []byte) kwik.ContentRequest {
 	return wantedAt(path, content, time.Time{})
 }
 
-// wantedAt is wanted by a primary whose file has a modification time.
+// wantedAt is wanted for a primary's file with a modification time.
 func wantedAt(path string, content []byte, mtime time.Time) kwik.ContentRequest {
 	root := blake3.Sum256(content)
 	d, err := proto.Marshal(&transferpb.FileDescriptor{
@@ -76,8 +76,12 @@ func TestOpenContent(t *testing.T) {
 	}
 	defer c.Close()
 	got := make([]byte, len(content)-7)
-	if n, err := c.ReadAt(got, 7); n != len(got) || (err != nil && err != io.EOF) || !bytes.Equal(got, content[7:]) {
+	n, err := c.ReadAt(got, 7)
+	if n != len(got) || (err != nil && err != io.EOF) {
 		t.Fatalf("read %d of %d bytes, %v", n, len(got), err)
+	}
+	if !bytes.Equal(got, content[7:]) {
+		t.Fatal("other bytes were read")
 	}
 }
 
@@ -100,7 +104,7 @@ func TestOpenContentRefuses(t *testing.T) {
 		}
 		answers = append(answers, err)
 	}
-	for _, err := range answers { // a secondary's client learns nothing of what else there is
+	for _, err := range answers { // clients of a secondary must not learn which files exist
 		if err != errNoContent {
 			t.Errorf("refused with %v, want %v for all", err, errNoContent)
 		}
@@ -117,7 +121,7 @@ func TestOpenContentRefuses(t *testing.T) {
 	}
 }
 
-// A change is told to the client as such, so that it does not take the server for a liar.
+// A change has an error of its own, so that the client does not ban the server.
 func TestContentThatChanged(t *testing.T) {
 	old, changed := []byte("old content"), []byte("new content") // of one size
 	for name, change := range map[string]func(path string) error{
@@ -153,14 +157,14 @@ func TestContentThatChanged(t *testing.T) {
 				t.Errorf("opened after the change: %v, %v", c, err)
 			}
 			n, err := open.ReadAt(make([]byte, len(old)), 0)
-			if name == "replaced" && err == nil { // the open file is the old one still, but its ctime may have changed
+			if name == "replaced" && err == nil { // the open file is still the old one, but its ctime may have changed
 				if n != len(old) {
 					t.Errorf("read %d bytes of the old file", n)
 				}
 			} else if n != 0 || !errors.Is(err, kwik.ErrContentChanged) {
-				t.Errorf("read %d bytes of what was being changed, %v", n, err)
+				t.Errorf("read %d bytes of the changed file, %v", n, err)
 			}
-			// Somebody else asks, and the new content is hashed.
+			// Another client requests the file, and the new content is hashed.
 			hashed(t, s, "file")
 			if c, err := s.OpenContent(t.Context(), wanted("file", old)); !errors.Is(err, kwik.ErrContentChanged) {
 				t.Errorf("opened after the new content was hashed: %v, %v", c, err)
@@ -169,7 +173,8 @@ func TestContentThatChanged(t *testing.T) {
 	}
 }
 
-// A copy of the same size that is another version is stale, and not taken for a liar, if it has another time than the primary's file.
+// A copy of the same size that is another version is stale if its time is not that of the primary's file. The client
+// does not ban the server.
 func TestStaleCopy(t *testing.T) {
 	old, now := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
 	for _, x := range []struct {
@@ -186,7 +191,7 @@ func TestStaleCopy(t *testing.T) {
 		if err := os.Chtimes(path, x.mtime, x.mtime); err != nil {
 			t.Fatal(err)
 		}
-		c, err := s.open(t.Context(), wantedAt("file", now, transfertest.SomeTime), askedOfSecondary)
+		c, err := s.openFile(t.Context(), wantedAt("file", now, transfertest.SomeTime), secondaryServes)
 		if !x.right {
 			if !errors.Is(err, kwik.ErrContentChanged) {
 				t.Errorf("the copy of %v: %v, %v", x.mtime, c, err)
@@ -200,7 +205,7 @@ func TestStaleCopy(t *testing.T) {
 	}
 }
 
-// Asked by its primary for bytes that a client could not prove, a secondary finds out that it has another version.
+// If its primary requests bytes that a client rejected, a secondary detects that it has another version.
 func TestStaleCopyThatIsChallenged(t *testing.T) {
 	old, now := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
 	s, root := newTestServer(t)
@@ -208,7 +213,7 @@ func TestStaleCopyThatIsChallenged(t *testing.T) {
 	if err := os.Chtimes(path, transfertest.SomeTime, transfertest.SomeTime); err != nil {
 		t.Fatal(err)
 	}
-	request := wantedAt("file", now, transfertest.SomeTime) // it looks as if it were the same
+	request := wantedAt("file", now, transfertest.SomeTime) // the same size and time
 	if c, err := s.OpenContent(t.Context(), request); !errors.Is(err, kwik.ErrContentChanged) {
 		t.Errorf("%v, %v", c, err)
 	}

@@ -11,72 +11,81 @@ import (
 )
 
 const (
+	// cvSize is the size of a chaining value, in bytes.
+	cvSize = 32
 	// maxIndexed bounds the trees that an index keeps, in bytes of chaining values: those of 32 GiB of files and more.
 	maxIndexed = 16 << 20
-	// smallFile is the size, in bytes, up to which a file is hashed in the time of a request and does not wait for large ones.
+	// smallFile is the size, in bytes, up to which files are hashed in a queue of their own: they do not wait for large ones.
 	smallFile = 16 << 20
-	// hashedAtOnce is how many small files, and as many others, are hashed at a time. Each takes all cores if it is alone.
+	// hashedAtOnce bounds the small files, and the large ones, that are hashed at a time. A single one uses all cores.
 	hashedAtOnce = 4
-	// hashingTold is how often a server's log says how far a file is that takes longer.
-	hashingTold = 10 * time.Second
+	// hashingLogInterval is how often the server logs the progress of hashing one file.
+	hashingLogInterval = 10 * time.Second
 )
 
-// An index keeps the trees of the files that a server has hashed. It is a cache: an entry that is gone is computed
-// again. Each version of a file is hashed once however many clients ask.
+// An index keeps the trees of the files that a server has hashed. It is a cache: what it drops is hashed again when it
+// is needed. A version of a file is hashed once, however many clients request it.
 type index struct {
 	ctx   context.Context // of the server
-	wg    sync.WaitGroup  // hashing jobs; each ends with its file or with ctx
-	small chan struct{}   // full while hashedAtOnce small files are hashed
-	large chan struct{}   // likewise others
-	store *TreeStore      // from earlier runs and for later ones; nil if there is none
+	jobs  sync.WaitGroup  // hashing jobs; each ends with its file or with ctx
+	small chan struct{}   // holds an element for each small file that is hashed
+	large chan struct{}   // holds an element for each large file that is hashed
+	store *TreeStore      // trees across restarts; nil if there is none
 	log   *slog.Logger
 
-	mu      sync.Mutex
+	mu      sync.Mutex             // guards the fields below, and place and counted of the entries
 	entries map[string]*indexEntry // by path
 	order   list.List              // of *indexEntry, the least recently used first
-	bytes   int64                  // of chaining values in finished entries
+	bytes   int64                  // cost of the finished entries
 }
 
 // An indexEntry is the tree of one version of a file, or the job that computes it.
 type indexEntry struct {
 	path    string
 	version disk.Version
-	growth  growth
+	partial partialTree
 	done    chan struct{} // closed when tree and err are set
 	tree    *integrity.Tree
 	err     error
-	place   *list.Element // in index.order; guarded by the index
-	counted bool          // in index.bytes; guarded likewise
+	place   *list.Element // in index.order
+	counted bool          // whether index.bytes includes the entry's cost
 }
 
-// growth is how far a file is hashed, from its start.
-type growth struct {
-	mu  sync.Mutex
-	end int64    // bytes
-	cvs [][]byte // the chaining values of the groups before end; what they are in does not change
+// A partialTree is the tree of the part of a file that has been hashed, from its start.
+type partialTree struct {
+	mu     sync.Mutex
+	end    int64    // bytes of the file
+	pieces [][]byte // chaining values of the groups before end; a piece does not change
 }
 
-func (g *growth) add(end int64, cvs []byte) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.end = end
+func (t *partialTree) add(end int64, cvs []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.end = end
 	if len(cvs) > 0 {
-		g.cvs = append(g.cvs, cvs)
+		t.pieces = append(t.pieces, cvs)
 	}
 }
 
-// since returns how far it is, and the pieces of chaining values that came after the first n.
-func (g *growth) since(n int) (end int64, cvs [][]byte) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.end, g.cvs[min(n, len(g.cvs)):]
+// hashed returns how many bytes of the file have been hashed.
+func (t *partialTree) hashed() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.end
 }
 
-// drop forgets the values; the tree has them all.
-func (g *growth) drop() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.cvs = nil
+// after returns the pieces of chaining values after the first n.
+func (t *partialTree) after(n int) [][]byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pieces[min(n, len(t.pieces)):]
+}
+
+// clear drops the chaining values: the finished tree has them all.
+func (t *partialTree) clear() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pieces = nil
 }
 
 func newIndex(ctx context.Context, log *slog.Logger) *index {
@@ -86,8 +95,8 @@ func newIndex(ctx context.Context, log *slog.Logger) *index {
 	}
 }
 
-// lookup returns the entry of a version of a file, which may still be computed, and starts to compute it if there is
-// none. open opens the file anew for the job.
+// lookup returns the entry of a version of a file. If there is none it adds one and starts to hash the file, which
+// open opens. An entry of another version goes.
 func (x *index) lookup(path string, version disk.Version, open func() (disk.File, error)) *indexEntry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -96,25 +105,25 @@ func (x *index) lookup(path string, version disk.Version, open func() (disk.File
 		return e
 	}
 	e := &indexEntry{path: path, version: version, done: make(chan struct{})}
-	x.forget(x.entries[path])
+	x.remove(x.entries[path])
 	x.entries[path] = e
 	e.place = x.order.PushBack(e)
-	x.wg.Go(func() { x.compute(e, open) })
+	x.jobs.Go(func() { x.compute(e, open) })
 	return e
 }
 
-// compute hashes a file. The file must be of the entry's version before and after.
+// compute finishes an entry, and then drops the least recently used ones that are beyond maxIndexed.
 func (x *index) compute(e *indexEntry, open func() (disk.File, error)) {
-	e.tree, e.err = x.hash(e, open)
+	e.tree, e.err = x.load(e, open)
 	close(e.done)
-	e.growth.drop()
+	e.partial.clear()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.entries[e.path] != e {
+	if wasReplaced := x.entries[e.path] != e; wasReplaced {
 		return
 	}
 	if e.err != nil {
-		x.forget(e) // the next request tries again
+		x.remove(e) // the next request tries again
 		return
 	}
 	x.bytes += e.cost()
@@ -122,25 +131,26 @@ func (x *index) compute(e *indexEntry, open func() (disk.File, error)) {
 	for x.bytes > maxIndexed {
 		oldest := x.order.Front().Value.(*indexEntry)
 		if oldest == e || !oldest.finished() {
-			break // never the newest; one that is computed counts nothing yet
+			break // the newest stays, and an unfinished entry costs nothing yet
 		}
-		x.forget(oldest)
+		x.remove(oldest)
 	}
 }
 
-func (x *index) hash(e *indexEntry, open func() (disk.File, error)) (*integrity.Tree, error) {
+// load returns the tree of an entry's file from the store, or hashes the file.
+func (x *index) load(e *indexEntry, open func() (disk.File, error)) (*integrity.Tree, error) {
 	if x.store != nil {
 		if tree := x.store.get(e.path, e.version); tree != nil {
 			return tree, nil
 		}
 	}
-	gate := x.large
+	queue := x.large
 	if e.version.Size <= smallFile {
-		gate = x.small
+		queue = x.small
 	}
 	select {
-	case gate <- struct{}{}:
-		defer func() { <-gate }()
+	case queue <- struct{}{}:
+		defer func() { <-queue }()
 	case <-x.ctx.Done():
 		return nil, x.ctx.Err()
 	}
@@ -149,7 +159,12 @@ func (x *index) hash(e *indexEntry, open func() (disk.File, error)) (*integrity.
 		return nil, err
 	}
 	defer f.Close()
-	begun := time.Now() // a file that was changed just before may change again while it is hashed, and look the same
+	return x.hash(e, f)
+}
+
+// hash hashes an entry's file and stores its tree. The file must be of the entry's version before and after.
+func (x *index) hash(e *indexEntry, f disk.File) (*integrity.Tree, error) {
+	start := time.Now()
 	if err := checkVersion(f, e.version); err != nil {
 		return nil, err
 	}
@@ -158,36 +173,38 @@ func (x *index) hash(e *indexEntry, open func() (disk.File, error)) (*integrity.
 		return nil, changed
 	}
 	if err == nil && x.store != nil {
-		x.store.put(e.path, e.version, tree, begun) // it is a cache: what is not there is computed again
+		// The time of the start counts: a file that changed just before it may have changed again with the same times.
+		x.store.put(e.path, e.version, tree, start) // on an error the file is hashed again after a restart
 	}
 	return tree, err
 }
 
-// progress keeps what is known of a file's tree while it is hashed, and tells the log of one that takes long.
+// progress returns a function that keeps the partial tree of an entry, and logs the progress of a slow one.
 func (x *index) progress(e *indexEntry) integrity.Progress {
 	start := time.Now()
-	told := start
+	lastLog := start
 	return func(end int64, cvs []byte) {
-		e.growth.add(end, cvs)
+		e.partial.add(end, cvs)
+		isSlow := lastLog != start
 		switch now := time.Now(); {
-		case end == e.version.Size && told != start:
+		case end == e.version.Size && isSlow:
 			x.log.Info("hashed", "path", e.path, "size", end, "seconds", now.Sub(start).Seconds())
-		case now.Sub(told) >= hashingTold:
-			told = now
+		case now.Sub(lastLog) >= hashingLogInterval:
+			lastLog = now
 			x.log.Info("hashing", "path", e.path, "bytes", end, "of", e.version.Size)
 		}
 	}
 }
 
-// entry returns what there is of a path, nil if nothing is: of the version that was asked for last.
+// entry returns the entry of a path, of the version that was requested last; nil if there is none.
 func (x *index) entry(path string) *indexEntry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.entries[path]
 }
 
-// known returns the tree if it is there.
-func (e *indexEntry) known() *integrity.Tree {
+// finishedTree returns the tree; nil if it is not finished, could not be computed, or e is nil.
+func (e *indexEntry) finishedTree() *integrity.Tree {
 	if e == nil || !e.finished() || e.err != nil {
 		return nil
 	}
@@ -203,11 +220,22 @@ func (e *indexEntry) finished() bool {
 	}
 }
 
-// cost is what a finished entry counts, in bytes.
-func (e *indexEntry) cost() int64 { return 32*e.tree.Groups() + 1024 }
+// await waits until the entry is finished, the timeout is over or ctx ends.
+func (e *indexEntry) await(ctx context.Context, timeout time.Duration) {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case <-e.done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
 
-// forget drops an entry; nil is none. Called with the lock held.
-func (x *index) forget(e *indexEntry) {
+// cost returns the memory of a finished entry, in bytes.
+func (e *indexEntry) cost() int64 { return cvSize*e.tree.Groups() + 1024 }
+
+// remove removes an entry; nil is none. The lock must be held.
+func (x *index) remove(e *indexEntry) {
 	if e == nil {
 		return
 	}

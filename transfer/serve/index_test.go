@@ -21,7 +21,7 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// A slowFile is a file of zeros that takes its time, and whose version may change.
+// A slowFile is a file of zeros whose reads are slow and whose version may change.
 type slowFile struct {
 	disk.File
 	version *atomic.Int64
@@ -82,7 +82,7 @@ func inIndex(t *testing.T, f func(t *testing.T, x *index)) {
 		x := newIndex(ctx, slog.New(slog.DiscardHandler))
 		f(t, x)
 		cancel()
-		x.wg.Wait()
+		x.jobs.Wait()
 	})
 }
 
@@ -94,8 +94,9 @@ func TestIndexHashesOnceForAll(t *testing.T) {
 			wg.Go(func() {
 				e := x.lookup("f", d.now(), d.open)
 				<-e.done
-				if e.err != nil || e.tree.Root() != integrity.Root(blake3.Sum256(make([]byte, d.size))) || e.growth.end != d.size {
-					t.Errorf("error %v after %d bytes", e.err, e.growth.end)
+				want := integrity.Root(blake3.Sum256(make([]byte, d.size)))
+				if e.err != nil || e.tree.Root() != want || e.partial.end != d.size {
+					t.Errorf("error %v after %d bytes", e.err, e.partial.end)
 				}
 			})
 		}
@@ -140,8 +141,11 @@ func TestIndexKnowsVersions(t *testing.T) {
 		if first == second || second.err != nil {
 			t.Error("the second version was not hashed:", second.err)
 		}
-		if e := x.entry("f"); e.known() == nil || e.version != d.now() || x.order.Len() != 1 || x.bytes != second.cost() {
-			t.Errorf("kept %d entries of %d bytes, version %+v", x.order.Len(), x.bytes, e.version)
+		if e := x.entry("f"); e.finishedTree() == nil || e.version != d.now() {
+			t.Errorf("the entry is of version %+v, want %+v", e.version, d.now())
+		}
+		if x.order.Len() != 1 || x.bytes != second.cost() {
+			t.Errorf("the index has %d entries of %d bytes, want 1 of %d", x.order.Len(), x.bytes, second.cost())
 		}
 	})
 }
@@ -194,36 +198,41 @@ func TestIndexIsBounded(t *testing.T) {
 				x.lookup("0", d.now(), d.open) // in use all the time
 			}
 		}
-		x.wg.Wait()
+		x.jobs.Wait()
 		sum := int64(0)
 		for e := x.order.Front(); e != nil; e = e.Next() {
 			sum += e.Value.(*indexEntry).cost()
 		}
-		if x.bytes != sum || x.bytes > maxIndexed || x.bytes < maxIndexed/2 || len(x.entries) != x.order.Len() {
-			t.Errorf("%d entries in order, %d by path, count as %d bytes, are %d", x.order.Len(), len(x.entries), x.bytes, sum)
+		if x.bytes != sum {
+			t.Errorf("the index counts %d bytes, its entries have %d", x.bytes, sum)
 		}
-		if x.entry("0").known() == nil {
-			t.Error("what is in use was dropped")
+		if x.bytes > maxIndexed || x.bytes < maxIndexed/2 {
+			t.Errorf("the index has %d bytes, the bound is %d", x.bytes, maxIndexed)
+		}
+		if len(x.entries) != x.order.Len() {
+			t.Errorf("%d entries in order, %d by path", x.order.Len(), len(x.entries))
+		}
+		if x.entry("0").finishedTree() == nil {
+			t.Error("an entry in use was dropped")
 		}
 		if x.entry("1") != nil {
-			t.Error("what was used least was kept")
+			t.Error("the least recently used entry is still there")
 		}
 	})
 }
 
-// A version may be superseded in the moment in which it is done: it must not be subtracted from the bytes that it was never
-// added to.
+// A version may be superseded at the moment it is finished. Its cost was never added, so it must not be subtracted.
 func TestIndexCountsASupersededVersionOnce(t *testing.T) {
 	inIndex(t, func(t *testing.T, x *index) {
 		d := &slowDisk{size: 100}
 		x.mu.Lock()
 		e := &indexEntry{path: "f", version: d.now(), done: make(chan struct{})}
 		x.entries["f"], e.place = e, x.order.PushBack(e)
-		x.wg.Go(func() { x.compute(e, d.open) })
+		x.jobs.Go(func() { x.compute(e, d.open) })
 		<-e.done // compute waits for the lock now
-		x.forget(e)
+		x.remove(e)
 		x.mu.Unlock()
-		x.wg.Wait()
+		x.jobs.Wait()
 		if x.bytes != 0 {
 			t.Errorf("an empty index counts %d bytes", x.bytes)
 		}
@@ -239,7 +248,7 @@ func TestIndexEndsWithItsServer(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		start := time.Now()
 		cancel()
-		x.wg.Wait()
+		x.jobs.Wait()
 		if took := time.Since(start); took > 2*time.Second || !running.finished() || !waiting.finished() {
 			t.Errorf("took %v", took)
 		}
@@ -262,8 +271,8 @@ func (f newFile) ReadAt(p []byte, off int64) (int, error) {
 func (f newFile) Stat() (fs.FileInfo, error) { return statOf{size: 4 << 20, mtime: f.mtime}, nil }
 func (f newFile) Close() error               { return nil }
 
-// The tree of a file that was changed just before it was hashed is not stored, however long hashing took: where file times are coarse, it may
-// have changed again meanwhile and look the same.
+// The tree of a file that changed just before it was hashed is not stored, however long hashing took. Where file times
+// are coarse, the file may have changed again with the same times.
 func TestTreeOfANewFileIsNotStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, err := OpenTreeStore(filepath.Join(t.TempDir(), "trees.db"))
@@ -277,7 +286,7 @@ func TestTreeOfANewFileIsNotStored(t *testing.T) {
 		info, _ := f.Stat()
 		e := x.lookup("f", disk.VersionOf(info), func() (disk.File, error) { return f, nil })
 		<-e.done
-		x.wg.Wait()
+		x.jobs.Wait()
 		if e.err != nil {
 			t.Fatal(e.err)
 		}

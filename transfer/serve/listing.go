@@ -8,7 +8,6 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -18,50 +17,55 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
+// This file is the response to a ListRequest.
+
 const (
-	// maxListed bounds the entries of one answer.
+	// maxListed bounds the entries of one response.
 	maxListed = 64 << 10
-	// maxCrowd bounds the names of a directory that a server lists: they are sorted in memory.
-	maxCrowd = 2 << 20
-	// maxListings is how many listings of one client are under way at once; more wait.
+	// maxDirNames bounds the names of a directory that is listed. They are sorted in memory.
+	maxDirNames = 2 << 20
+	// maxDirReads bounds the directories that are read at a time, for all clients.
+	maxDirReads = 4
+	// maxListings bounds the listings of one client that run at a time; more wait.
 	maxListings = 2
-	// listingBytes is about how large a Listing frame is; one entry, at most MaxTreePath and as much for a link's target, may come on top.
+	// listingBytes is the size, in bytes, from which on a Listing message is sent. The last entry may exceed it by the
+	// longest path and link target.
 	listingBytes = 16 << 10
 )
 
-// A namesLimit bounds the names that the listings of all clients hold in memory together, for as long as their clients take to read them: two of
-// the largest directories, and those of four that are being read.
+// A namesLimit bounds the names that the listings of all clients hold in memory: those of two of the largest
+// directories, and those that are being read. A listing holds names until its client has read it.
 type namesLimit struct {
-	reading chan struct{}
+	reading chan struct{}       // holds an element for each directory that is read
 	held    *semaphore.Weighted // names
 }
 
 func newNamesLimit() *namesLimit {
-	return &namesLimit{reading: make(chan struct{}, 4), held: semaphore.NewWeighted(2 * maxCrowd)}
+	return &namesLimit{reading: make(chan struct{}, maxDirReads), held: semaphore.NewWeighted(2 * maxDirNames)}
 }
 
-// read returns the sorted names in a directory, which count until they are released. It waits for its turn and for room, but not for
-// longer than a client would.
+// read returns the sorted names in a directory. They count until they are released. It waits until the limit allows
+// that, but returns errBusy before the client gives up.
 func (n *namesLimit) read(ctx context.Context, d disk.TreeDir) ([]string, error) {
-	patience := time.NewTimer(requestTimeout / 2)
-	defer patience.Stop()
+	timeout := time.NewTimer(requestTimeout / 2)
+	defer timeout.Stop()
 	select {
 	case n.reading <- struct{}{}:
 		defer func() { <-n.reading }()
-	case <-patience.C:
+	case <-timeout.C:
 		return nil, errBusy
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	names, err := d.Names(maxCrowd)
+	names, err := d.Names(maxDirNames)
 	if err != nil {
 		return nil, err
 	}
 	names = slices.DeleteFunc(names, wire.IsTemporary)
-	sort.Strings(names)
-	room, cancel := context.WithTimeout(ctx, requestTimeout/2)
+	slices.Sort(names)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout/2)
 	defer cancel()
-	if n.held.Acquire(room, int64(len(names))) != nil {
+	if n.held.Acquire(ctx, int64(len(names))) != nil {
 		return nil, errBusy
 	}
 	return names, nil
@@ -69,58 +73,48 @@ func (n *namesLimit) read(ctx context.Context, d disk.TreeDir) ([]string, error)
 
 func (n *namesLimit) release(names []string) { n.held.Release(int64(len(names))) }
 
-var errBusy = errors.New("too many listings are under way")
-
-// list answers a ListRequest.
-func (s *Server) list(ctx context.Context, w answerWriter, request *transferpb.Request) error {
+// list responds to a ListRequest.
+func (s *Server) list(ctx context.Context, w replyWriter, request *transferpb.Request) error {
 	tree, ok := s.dir.(disk.TreeDir)
 	if !ok {
 		return disk.ErrNotAFile
 	}
-	base, err := openBase(tree, string(request.GetPath()))
+	path, options := string(request.GetPath()), request.GetList()
+	base, err := openBase(tree, path)
 	if errors.Is(err, disk.ErrNotADirectory) {
-		return s.listFile(w, tree, string(request.GetPath()))
+		return s.listFile(w, tree, path)
 	}
 	if err != nil {
 		return err
 	}
 	defer base.Close()
-	l := &lister{ctx: ctx, w: w, limit: s.names, cache: disk.NewDirCache(base), flat: request.GetList().GetFlat(), left: maxListed}
-	defer l.cache.Close()
-	if n := request.GetList().GetLimit(); n > 0 && n < maxListed {
-		l.left = int(n)
-	}
-	after := string(request.GetList().GetAfter())
+	after := string(options.GetAfter())
 	if after != "" && wire.CheckTreePath(after) != nil {
 		return errRequest
 	}
-	end := transferpb.Listing_COMPLETE
-	names, err := l.names("")
-	if err != nil {
-		return err
+	l := &lister{
+		ctx: ctx, w: w, limit: s.names, cache: disk.NewDirCache(base), flat: options.GetFlat(), left: maxListed,
 	}
-	defer l.limit.release(names)
-	if err := l.walk("", names, after); errors.Is(err, errPageFull) {
-		end = transferpb.Listing_MORE
-	} else if err != nil {
-		return err
+	defer l.cache.Close()
+	if n := options.GetLimit(); n > 0 && n < maxListed {
+		l.left = int(n)
 	}
-	return l.flush(end)
+	return l.list(after)
 }
 
-// openBase opens the directory that a request is about; "" is the served one.
+// openBase opens the directory that a request names; "" is the served one.
 func openBase(tree disk.TreeDir, path string) (disk.TreeDir, error) {
 	if path == "" {
 		return tree.At(".")
 	}
 	if wire.CheckPath(path) != nil {
-		return nil, fs.ErrNotExist // no hint at why
+		return nil, fs.ErrNotExist // the client does not learn why
 	}
 	return tree.At(path)
 }
 
-// listFile answers about a path that is no directory.
-func (s *Server) listFile(w answerWriter, tree disk.TreeDir, path string) error {
+// listFile responds to a ListRequest whose path is not a directory.
+func (s *Server) listFile(w replyWriter, tree disk.TreeDir, path string) error {
 	f, err := tree.Open(path)
 	if err != nil {
 		return err
@@ -135,21 +129,41 @@ func (s *Server) listFile(w answerWriter, tree disk.TreeDir, path string) error 
 	}}})
 }
 
-// A lister walks one directory for one request. It holds the names of the directories that it is in, and a frame's worth of entries.
+// A lister lists one directory for one request. In memory it holds one Listing message, and the names of the
+// directories on the way to the current one. One goroutine uses it.
 type lister struct {
-	ctx   context.Context
-	w     answerWriter
-	limit *namesLimit
-	cache *disk.DirCache
-	flat  bool
-	left  int // entries that may still be sent
-	frame transferpb.Listing
-	bytes int // of the frame, about
+	ctx     context.Context
+	w       replyWriter
+	limit   *namesLimit
+	cache   *disk.DirCache
+	flat    bool
+	left    int                // entries that may still be sent
+	message transferpb.Listing // to be sent next
+	bytes   int                // about the size of message
 }
 
 var errPageFull = errors.New("the page is full")
 
-// names returns the sorted names in a directory, which the caller releases.
+// list lists the whole directory, except for everything up to and including the path after, which is relative to the
+// directory; "" lists everything.
+func (l *lister) list(after string) error {
+	end := transferpb.Listing_COMPLETE
+	names, err := l.names("")
+	if err != nil {
+		return err
+	}
+	defer l.limit.release(names)
+	err = l.walk("", names, after)
+	if errors.Is(err, errPageFull) {
+		end, err = transferpb.Listing_MORE, nil
+	}
+	if err != nil {
+		return err
+	}
+	return l.send(end)
+}
+
+// names returns the sorted names in a directory. The caller releases them.
 func (l *lister) names(dir string) ([]string, error) {
 	d, err := l.cache.Acquire(dir)
 	if err != nil {
@@ -159,93 +173,114 @@ func (l *lister) names(dir string) ([]string, error) {
 	return l.limit.read(l.ctx, d)
 }
 
-// walk lists what is in a directory, whose names are known, and below it, but nothing up to and with after, a path relative to it; "" is
-// before everything.
+// walk lists the entries of a directory, given their names, and everything below them. It leaves out everything up to
+// and including the path after, which is relative to the directory; "" leaves out nothing.
 func (l *lister) walk(dir string, names []string, after string) error {
-	first, below, deeper := strings.Cut(after, "/")
-	i := sort.SearchStrings(names, first)
-	if after != "" && i < len(names) && names[i] == first {
-		if inside := disk.JoinPath(dir, first); !l.flat {
-			in, err := l.names(inside)
-			if errors.Is(err, errBusy) {
-				return err
-			}
-			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, disk.ErrNotADirectory) {
-				l.frame.Partial = true
-			}
-			if !deeper {
-				below = ""
-			}
-			err = l.walk(inside, in, below)
-			l.limit.release(in)
-			if err != nil {
+	if after != "" {
+		first, below, _ := strings.Cut(after, "/")
+		i, exists := slices.BinarySearch(names, first)
+		names = names[i:]
+		if exists {
+			names = names[1:]
+			if err := l.resume(disk.JoinPath(dir, first), below); err != nil {
 				return err
 			}
 		}
-		i++
 	}
-	for _, name := range names[i:] {
-		in, err := l.visit(disk.JoinPath(dir, name))
-		if err != nil {
-			return err
-		}
-		err = l.walk(disk.JoinPath(dir, name), in, "")
-		l.limit.release(in)
-		if err != nil {
+	for _, name := range names {
+		if err := l.visit(disk.JoinPath(dir, name)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// visit lists one entry, and returns the names in it, which the caller releases, if it is a directory to walk.
-func (l *lister) visit(path string) (names []string, err error) {
-	if l.left == 0 {
-		return nil, errPageFull
+// resume lists what an earlier page has left of a path that it has listed. That is nothing if it is not a directory.
+func (l *lister) resume(path, after string) error {
+	if l.flat {
+		return nil
 	}
+	names, err := l.names(path)
+	switch {
+	case err == nil:
+		defer l.limit.release(names)
+		return l.walk(path, names, after)
+	case errors.Is(err, errBusy):
+		return err
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, disk.ErrNotADirectory):
+		return nil
+	}
+	l.message.Partial = true // the entry has been sent, so that no entry can have the error
+	return nil
+}
+
+// visit lists one entry and, unless the listing is flat, everything below it.
+func (l *lister) visit(path string) error {
+	if l.left == 0 {
+		return errPageFull
+	}
+	entry, exists := l.inspect(path)
+	switch {
+	case !exists:
+		return nil
+	case entry.GetType() == transferpb.Entry_DIRECTORY && !l.flat:
+		return l.visitDir(path, entry)
+	}
+	return l.add(entry)
+}
+
+// visitDir lists a directory's entry and everything below it.
+func (l *lister) visitDir(path string, entry *transferpb.Entry) error {
+	if isTooDeep := len(path)+1+wire.MaxName > wire.MaxTreePath; isTooDeep {
+		entry.Error = "it is too deep"
+		return l.add(entry)
+	}
+	names, err := l.names(path)
+	if errors.Is(err, errBusy) {
+		return err
+	}
+	if err != nil {
+		entry.Error = entryMessage(err)
+		return l.add(entry)
+	}
+	defer l.limit.release(names)
+	if err := l.add(entry); err != nil {
+		return err
+	}
+	return l.walk(path, names, "")
+}
+
+// inspect returns the entry of a path; exists is false if it was removed meanwhile. Other errors are in the entry.
+func (l *lister) inspect(path string) (entry *transferpb.Entry, exists bool) {
 	d, err := l.cache.Acquire(disk.Parent(path))
 	if err != nil {
-		return nil, l.add(&transferpb.Entry{Path: []byte(path), Error: entryProblem(err)})
+		return &transferpb.Entry{Path: []byte(path), Error: entryMessage(err)}, true
 	}
-	name := disk.Base(path)
+	defer l.cache.Release(d)
+	name, target := disk.Base(path), ""
 	info, err := d.Lstat(name)
-	target := ""
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
 		target, err = d.Readlink(name)
 	}
-	l.cache.Release(d)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil // it went meanwhile
+		return nil, false
 	}
 	if err != nil {
-		return nil, l.add(&transferpb.Entry{Path: []byte(path), Error: entryProblem(err)})
+		return &transferpb.Entry{Path: []byte(path), Error: entryMessage(err)}, true
 	}
-	e := entryOf(path, info)
-	switch {
-	case len(target) > wire.MaxLinkTarget:
-		e.Type, e.Error = transferpb.Entry_OTHER, "the target of the link is too long"
-	case target != "":
-		e.Target = []byte(target)
-	case e.GetType() == transferpb.Entry_DIRECTORY && !l.flat:
-		if len(path)+1+wire.MaxName > wire.MaxTreePath {
-			e.Error = "it is too deep"
-		} else if names, err = l.names(path); errors.Is(err, errBusy) {
-			return nil, err
-		} else if err != nil {
-			e.Error = entryProblem(err)
-		}
+	entry = entryOf(path, info)
+	if len(target) > wire.MaxLinkTarget {
+		entry.Type, entry.Error = transferpb.Entry_OTHER, "the target of the link is too long"
+		return entry, true
 	}
-	if err := l.add(e); err != nil {
-		l.limit.release(names)
-		return nil, err
-	}
-	return names, nil
+	entry.Target = []byte(target)
+	return entry, true
 }
 
-// entryProblem is what a client is told.
-func entryProblem(err error) string {
+// entryMessage returns the message that a client is sent for an entry that cannot be read.
+func entryMessage(err error) string {
 	if errors.Is(err, disk.ErrTooManyEntries) {
-		return fmt.Sprintf("there are more than %d files in the directory", maxCrowd)
+		return fmt.Sprintf("there are more than %d files in the directory", maxDirNames)
 	}
 	return "the server cannot read it"
 }
@@ -263,19 +298,21 @@ func entryOf(path string, info fs.FileInfo) *transferpb.Entry {
 	return e
 }
 
-// add puts an entry into the frame, and sends the frame if it is large enough.
+// add adds an entry to the message, and sends the message if it is large enough.
 func (l *lister) add(e *transferpb.Entry) error {
 	l.left--
-	l.frame.Entries = append(l.frame.Entries, e)
-	if l.bytes += proto.Size(e) + 4; l.bytes < listingBytes {
+	l.message.Entries = append(l.message.Entries, e)
+	l.bytes += proto.Size(e) + 4
+	if l.bytes < listingBytes {
 		return nil
 	}
-	return l.flush(transferpb.Listing_NOT_YET)
+	return l.send(transferpb.Listing_NOT_YET)
 }
 
-func (l *lister) flush(end transferpb.Listing_End) error {
-	l.frame.End = end
-	err := l.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &l.frame}})
-	l.frame.Entries, l.frame.Partial, l.bytes = l.frame.Entries[:0], false, 0
+// send sends the message and begins the next one.
+func (l *lister) send(end transferpb.Listing_End) error {
+	l.message.End = end
+	err := l.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &l.message}})
+	l.message.Entries, l.message.Partial, l.bytes = l.message.Entries[:0], false, 0
 	return err
 }

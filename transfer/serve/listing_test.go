@@ -31,7 +31,7 @@ func (d crowdedDir) Names(int) (names []string, err error) {
 	return names, nil
 }
 
-// The names that listings hold are limited: what is beyond waits for others to end, and in the end is refused.
+// The names that listings hold are bounded. Beyond the bound a listing waits for others to end, and then fails.
 func TestNamesLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &namesLimit{reading: make(chan struct{}, 4), held: semaphore.NewWeighted(10)}
@@ -83,7 +83,7 @@ func (d heldDir) Names(most int) ([]string, error) {
 	return d.TreeDir.Names(most)
 }
 
-// A client has so many listings at once, and the others are answered after these.
+// maxListings listings of a client run at a time, and the others run after them.
 func TestListingsOfOneClient(t *testing.T) {
 	root := t.TempDir()
 	transfertest.Put(t, root+"/file", "content")

@@ -8,6 +8,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
 	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -15,205 +16,226 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// This file is how a server answers a request for a file: with a manifest, the file's tree, and an aggregate stream of its content. A file
-// that has been hashed is answered at once and whole. One that has not is answered at once as well: its content can be fetched
-// while it is hashed, as far as its chaining values have been sent, and its root comes last.
+// This file is the response to a request for one file: a manifest, the file's tree, and an aggregate stream
+// of its content. If the file has been hashed, the response is complete at once. If not, the client gets the
+// stream at once as well. It then fetches content as far as chaining values have been sent, and the root is last.
 
 const (
-	// coldAfter is how long a request waits for a tree before it is answered without the root.
+	// coldAfter is how long a request waits for a tree before the response starts without the root.
 	coldAfter = 20 * time.Millisecond
-	// growthInterval is how often what was hashed meanwhile is sent.
-	growthInterval = 20 * time.Millisecond
+	// treeInterval is how often new chaining values are sent while a file is hashed.
+	treeInterval = 20 * time.Millisecond
 )
 
-// An offered file.
-type offered struct {
-	size   int64
-	stream *kwik.AggregateStream // nil for an empty file
+// A servedContent is the content that a response gives the client access to.
+type servedContent struct {
+	size   int64                 // bytes
+	stream *kwik.AggregateStream // nil if there is no content
 }
 
-// An offering is an answer under way. It is used by one goroutine.
-type offering struct {
+// A response is the response to a request for one file. One goroutine uses it.
+type response struct {
 	ctx     context.Context
 	server  *Server
 	session *kwik.ServerSession
-	w       answerWriter
+	w       replyWriter
 	path    string
 	info    fs.FileInfo
 	entry   *indexEntry
-	// headStart is how much of the content the client wants to have unasked, in bytes.
+	// headStart is how many bytes the server may send before the client requests them.
 	headStart int64
-	answered  chan struct{} // closed when the head start may begin: it follows the tree, with which it would compete
-	offered   offered
-	told      time.Time // when the client last heard how far hashing is
+	// complete is closed when the response ends. The head start follows it, so that it does not compete with the tree.
+	complete chan struct{}
+	content  servedContent
+	lastSent time.Time // when the client was last sent a sign of progress
 }
 
-func (s *Server) offer(ctx context.Context, session *kwik.ServerSession, w answerWriter, request *transferpb.Request) (offered, error) {
-	path := string(request.GetPath())
+// respond writes the response to a request, except for a failure: that is the returned error.
+func (s *Server) respond(
+	ctx context.Context, session *kwik.ServerSession, w replyWriter, request *transferpb.Request,
+) (servedContent, error) {
 	if request.GetVersion() != wire.ProtocolVersion {
-		return offered{}, errVersion
+		return servedContent{}, errVersion
 	}
 	switch {
 	case request.GetList() != nil:
-		return offered{}, s.list(ctx, w, request)
-	case request.GetPack() != nil:
-		return s.offerPack(ctx, session, w, request)
+		return servedContent{}, s.list(ctx, w, request)
+	case request.GetBatch() != nil:
+		return s.respondBatch(ctx, session, w, request)
 	}
+	return s.respondFile(ctx, session, w, request)
+}
+
+// respondFile responds to a request for one file.
+func (s *Server) respondFile(
+	ctx context.Context, session *kwik.ServerSession, w replyWriter, request *transferpb.Request,
+) (servedContent, error) {
+	path := string(request.GetPath())
 	if wire.CheckPath(path) != nil {
-		return offered{}, fs.ErrNotExist // no hint at why
+		return servedContent{}, fs.ErrNotExist // the client does not learn why
 	}
 	f, err := s.dir.Open(path)
 	if err != nil {
-		return offered{}, err
+		return servedContent{}, err
 	}
 	info, err := f.Stat()
 	f.Close()
 	if err != nil {
-		return offered{}, err
+		return servedContent{}, err
 	}
-	o := &offering{ctx: ctx, server: s, session: session, w: w, path: path, info: info, told: time.Now(), answered: make(chan struct{})}
-	defer close(o.answered)
-	o.headStart = int64(min(request.GetHeadStart(), math.MaxInt64))
-	o.entry = s.index.lookup(path, disk.VersionOf(info), func() (disk.File, error) { return s.dir.Open(path) })
-	err = o.answer()
-	return o.offered, err
+	r := &response{
+		ctx: ctx, server: s, session: session, w: w, path: path, info: info,
+		lastSent: time.Now(), complete: make(chan struct{}),
+	}
+	defer close(r.complete)
+	r.headStart = int64(min(request.GetHeadStart(), math.MaxInt64))
+	r.entry = s.lookup(path, disk.VersionOf(info))
+	err = r.send()
+	return r.content, err
 }
 
-func (o *offering) answer() error {
-	size := o.entry.version.Size
+// send sends the whole response.
+func (r *response) send() error {
+	size := r.entry.version.Size
 	group := integrity.GroupSizeFor(size)
-	patience := coldAfter
-	if group.Groups(size) < 2 {
-		patience = -1 // it has no chaining values, so nothing of it can be proved without the root
-	}
-	hashed, err := o.wait(patience)
+	hashed, err := r.awaitTree(r.treeTimeout(size, group))
 	if err != nil {
 		return err
 	}
 	if !hashed {
-		o.headStart = 0 // the client could not prove it
-		if err := o.manifest(size, group, nil); err != nil {
+		r.headStart = 0 // the client could not verify it
+		if err := r.sendManifest(size, group, nil); err != nil {
 			return err
 		}
-		return o.grow()
+		return r.sendGrowingTree()
 	}
-	tree := o.entry.tree
+	tree := r.entry.tree
 	root := tree.Root()
-	if err := o.manifest(size, tree.GroupSize(), root[:]); err != nil {
+	if err := r.sendManifest(size, tree.GroupSize(), root[:]); err != nil {
 		return err
 	}
-	return o.sendTree(tree.CVs())
+	return r.sendTree(tree.CVs())
 }
 
-// wait waits until the file is hashed, for as long as patience says, which is for ever if it is negative. The client hears how far it
-// is.
-func (o *offering) wait(patience time.Duration) (hashed bool, err error) {
+// treeTimeout returns how long to wait for the tree before the response starts without the root; 0 means for ever.
+func (r *response) treeTimeout(size int64, group integrity.GroupSize) time.Duration {
+	if hasChainingValues := group.Groups(size) >= 2; !hasChainingValues {
+		return 0 // without chaining values nothing can be verified before the root is known
+	}
+	return coldAfter
+}
+
+// awaitTree waits until the file is hashed, at most for timeout; 0 means for ever. It reports whether the file is hashed.
+// Meanwhile it sends the client the progress of hashing.
+func (r *response) awaitTree(timeout time.Duration) (hashed bool, err error) {
 	ticker := time.NewTicker(wire.HashingInterval)
 	defer ticker.Stop()
-	var over <-chan time.Time
-	if patience >= 0 {
-		timer := time.NewTimer(patience)
+	var expired <-chan time.Time // nil never fires
+	if timeout > 0 {
+		timer := time.NewTimer(timeout)
 		defer timer.Stop()
-		over = timer.C
+		expired = timer.C
 	}
 	for {
 		select {
-		case <-o.entry.done:
-			return true, o.entry.err
-		case <-over:
+		case <-r.entry.done:
+			return true, r.entry.err
+		case <-expired:
 			return false, nil
-		case <-o.ctx.Done():
-			return false, o.ctx.Err()
+		case <-r.ctx.Done():
+			return false, r.ctx.Err()
 		case <-ticker.C:
-			if err := o.tellHashing(); err != nil {
+			if err := r.sendHashing(); err != nil {
 				return false, err
 			}
 		}
 	}
 }
 
-// tellHashing tells the client how far hashing is, unless it heard something a moment ago.
-func (o *offering) tellHashing() error {
-	if time.Since(o.told) < wire.HashingInterval {
+// sendHashing sends the progress of hashing, unless something was sent within the last HashingInterval.
+func (r *response) sendHashing() error {
+	if time.Since(r.lastSent) < wire.HashingInterval {
 		return nil
 	}
-	end, _ := o.entry.growth.since(0)
-	o.told = time.Now()
-	hashing := &transferpb.Hashing{Bytes: uint64(end), Total: uint64(o.entry.version.Size)}
-	return o.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: hashing}})
+	r.lastSent = time.Now()
+	hashing := &transferpb.Hashing{Bytes: uint64(r.entry.partial.hashed()), Total: uint64(r.entry.version.Size)}
+	return r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: hashing}})
 }
 
-// manifest offers the content and says what it is. root is empty if it is not known.
-func (o *offering) manifest(size int64, group integrity.GroupSize, root []byte) error {
-	o.offered.size = size
+// sendManifest opens the aggregate stream of the content and sends the manifest. root is empty if it is not known.
+func (r *response) sendManifest(size int64, group integrity.GroupSize, root []byte) error {
+	r.content.size = size
 	manifest := &transferpb.Manifest{
-		Size: uint64(size), Root: root, Group: uint32(group), MtimeNs: o.info.ModTime().UnixNano(), Mode: uint32(o.info.Mode().Perm()),
+		Size: uint64(size), Root: root, Group: uint32(group),
+		MtimeNs: r.info.ModTime().UnixNano(), Mode: uint32(r.info.Mode().Perm()),
 	}
 	if size > 0 {
 		descriptor, err := proto.Marshal(&transferpb.FileDescriptor{
-			Path: []byte(o.path), Size: uint64(size), Root: root, MtimeNs: manifest.MtimeNs,
+			Path: []byte(r.path), Size: uint64(size), Root: root, MtimeNs: manifest.MtimeNs,
 		})
 		if err != nil {
 			return err
 		}
-		o.offered.stream, err = o.session.OpenAggregateStream(kwik.AggregateStreamSpec{
-			Size: size, Alignment: group.Bytes(), Descriptor: descriptor, HeadStart: o.headStart, HeadStartAfter: o.answered,
+		r.content.stream, err = r.session.OpenAggregateStream(kwik.AggregateStreamSpec{
+			Size: size, Alignment: group.Bytes(), Descriptor: descriptor,
+			HeadStart: r.headStart, HeadStartAfter: r.complete,
 		})
 		if err != nil {
 			return err
 		}
-		manifest.KwikStreamId = uint64(o.offered.stream.StreamID())
+		manifest.KwikStreamId = uint64(r.content.stream.StreamID())
 	}
-	return o.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Manifest{Manifest: manifest}})
+	return r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Manifest{Manifest: manifest}})
 }
 
-// grow sends chaining values as they come, and the root in the end.
-func (o *offering) grow() error {
-	ticker := time.NewTicker(growthInterval)
+// sendGrowingTree sends chaining values while the file is hashed, and then the root.
+func (r *response) sendGrowingTree() error {
+	ticker := time.NewTicker(treeInterval)
 	defer ticker.Stop()
-	pieces, sent := 0, 0
+	pieces, sent := 0, 0 // of chaining values, and their bytes
 	for {
 		select {
-		case <-o.entry.done:
-			if o.entry.err != nil {
-				return o.entry.err
-			}
-			if err := o.sendTree(o.entry.tree.CVs()[sent:]); err != nil {
-				return err
-			}
-			root := o.entry.tree.Root()
-			return o.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Root{Root: &transferpb.Root{Root: root[:]}}})
-		case <-o.ctx.Done():
-			return o.ctx.Err()
+		case <-r.entry.done:
+			return r.sendRestOfTree(sent)
+		case <-r.ctx.Done():
+			return r.ctx.Err()
 		case <-ticker.C:
 		}
-		_, more := o.entry.growth.since(pieces)
-		if len(more) == 0 {
-			if err := o.tellHashing(); err != nil {
+		added := r.entry.partial.after(pieces)
+		if len(added) == 0 {
+			if err := r.sendHashing(); err != nil {
 				return err
 			}
 			continue
 		}
-		o.told = time.Now()
-		var cvs []byte
-		for _, piece := range more {
-			cvs = append(cvs, piece...)
-		}
-		pieces, sent = pieces+len(more), sent+len(cvs)
-		if err := o.sendTree(cvs); err != nil {
+		r.lastSent = time.Now()
+		cvs := slices.Concat(added...)
+		pieces, sent = pieces+len(added), sent+len(cvs)
+		if err := r.sendTree(cvs); err != nil {
 			return err
 		}
 	}
 }
 
+// sendRestOfTree sends the root of a hashed file, and its chaining values after the first sent bytes of them.
+func (r *response) sendRestOfTree(sent int) error {
+	if r.entry.err != nil {
+		return r.entry.err
+	}
+	if err := r.sendTree(r.entry.tree.CVs()[sent:]); err != nil {
+		return err
+	}
+	root := r.entry.tree.Root()
+	return r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Root{Root: &transferpb.Root{Root: root[:]}}})
+}
+
 // sendTree sends chaining values.
-func (o *offering) sendTree(cvs []byte) error {
-	for len(cvs) > 0 {
-		n := min(len(cvs), wire.TreePart)
-		if err := o.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: &transferpb.Tree{ChainingValues: cvs[:n]}}}); err != nil {
+func (r *response) sendTree(cvs []byte) error {
+	for part := range slices.Chunk(cvs, wire.TreePart) {
+		tree := &transferpb.Tree{ChainingValues: part}
+		if err := r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: tree}}); err != nil {
 			return err
 		}
-		cvs = cvs[n:]
 	}
 	return nil
 }

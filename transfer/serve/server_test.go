@@ -62,8 +62,11 @@ func TestServerAnswers(t *testing.T) {
 					w.T.Fatalf("%v, %v", replies, err)
 				}
 				want := integrity.Root(blake3.Sum256(content))
-				if m.GetSize() != uint64(size) || integrity.Root(m.GetRoot()) != want || m.GetMtimeNs() != transfertest.SomeTime.UnixNano() || m.GetMode() != uint32(0o751&^disk.Umask) {
-					w.T.Errorf("manifest %v", m)
+				if m.GetSize() != uint64(size) || integrity.Root(m.GetRoot()) != want {
+					w.T.Errorf("manifest %v, want %d bytes and root %v", m, size, want)
+				}
+				if m.GetMtimeNs() != transfertest.SomeTime.UnixNano() || m.GetMode() != uint32(0o751&^disk.Umask) {
+					w.T.Errorf("manifest %v has another time or mode than the file", m)
 				}
 				if _, err := integrity.FromCVs(size, integrity.GroupSize(m.GetGroup()), cvs, want); err != nil {
 					w.T.Errorf("the tree: %v", err)
@@ -76,9 +79,9 @@ func TestServerAnswers(t *testing.T) {
 	}
 }
 
-// A client cannot tell what is missing from what is forbidden or outside.
-func TestServerGivesOneAnswerForWhatItDoesNotServe(t *testing.T) {
-	root, d := servedTree(t)
+// A client cannot tell whether a file is missing, forbidden or outside the served directory.
+func TestServerSendsOneFailureForFilesItDoesNotServe(t *testing.T) {
+	root, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.Put(t, filepath.Join(root, "unreadable"), "")
 	paths := []string{
 		"missing", "sub/missing", "missing/x", "dangling", "loop", "outside", "sub/outside", "absolute", "absoluteinside", "updir/secret",
@@ -109,15 +112,16 @@ func TestServerGivesOneAnswerForWhatItDoesNotServe(t *testing.T) {
 				w.T.Errorf("version %d: %v", version, f)
 			}
 		}
-		if replies, err := w.Ask(c, transfertest.Request(1, "file"), true); err != nil || len(replies) != 1 || replies[0].GetManifest() == nil {
-			w.T.Errorf("after all that the file is not served: %v, %v", replies, err)
+		replies, err := w.Ask(c, transfertest.Request(1, "file"), true)
+		if err != nil || len(replies) != 1 || replies[0].GetManifest() == nil {
+			w.T.Errorf("the file is not served after these requests: %v, %v", replies, err)
 		}
 	})
 }
 
-// Whoever opens a stream has ten seconds to say what for.
-func TestServerDropsWhatIsNoRequest(t *testing.T) {
-	_, d := servedTree(t)
+// A client that opens a stream must send its request within ten seconds.
+func TestServerResetsMalformedRequests(t *testing.T) {
+	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, x := range map[string]struct {
 		raw    []byte
 		fin    bool
@@ -145,7 +149,7 @@ func TestServerDropsWhatIsNoRequest(t *testing.T) {
 					w.T.Errorf("it took %v", took)
 				}
 				if replies, err := w.Ask(c, transfertest.Request(1, "file"), true); err != nil || len(replies) != 1 {
-					w.T.Errorf("the session is of no use any more: %v, %v", replies, err)
+					w.T.Errorf("the next request of the session fails: %v, %v", replies, err)
 				}
 			})
 		})
@@ -155,28 +159,29 @@ func TestServerDropsWhatIsNoRequest(t *testing.T) {
 // isReset reports whether the server reset a stream as breaking the protocol.
 func isReset(err error) bool { return errors.Is(err, kwik.ErrMetadataProtocolViolation) }
 
-// What follows a request is not read, and does no harm.
+// Bytes after a request are not read and do no harm.
 func TestServerReadsOneRequest(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.OnNet(t, func(w *transfertest.Net) {
 		serveOn(w, d)
 		c := w.Dial()
 		defer c.CloseWithError(0, "")
-		replies, err := w.Ask(c, append(transfertest.Request(1, "file"), bytes.Repeat(transfertest.Request(1, "sub/deeper/file"), 3)...), false)
+		more := bytes.Repeat(transfertest.Request(1, "sub/deeper/file"), 3)
+		replies, err := w.Ask(c, append(transfertest.Request(1, "file"), more...), false)
 		if err != nil || len(replies) != 1 || replies[0].GetManifest().GetSize() != 7 {
 			w.T.Errorf("answered %v, %v", replies, err)
 		}
 	})
 }
 
-// The bubble of onWire fails the test if anything of the server waits for a client that is gone.
+// The bubble of OnNet fails the test if a goroutine of the server waits for a client that is gone.
 func TestServerOutlivesClientsThatLeave(t *testing.T) {
-	root, d := servedTree(t)
+	root, d := transfertest.OpenTreeWithTraps(t)
 	if err := os.Truncate(transfertest.Put(t, filepath.Join(root, "big"), ""), 20<<20); err != nil {
 		t.Fatal(err)
 	}
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		s := serveOn(w, slowDir{d, time.Second})
+		s := serveOn(w, transfertest.SlowDir{Dir: d, Delay: time.Second})
 		for i := range 3 {
 			c := w.Dial()
 			stream, err := c.OpenStreamSync(w.Ctx)
@@ -188,15 +193,15 @@ func TestServerOutlivesClientsThatLeave(t *testing.T) {
 			c.CloseWithError(0, "")
 		}
 		time.Sleep(time.Minute)
-		if s.index.entry("big").known() == nil {
-			w.T.Error("what was hashed for a client that left is lost for the next one")
+		if s.index.entry("big").finishedTree() == nil {
+			w.T.Error("the file is not hashed, because the client left")
 		}
 	})
 }
 
-// What a client sends never reaches the log raw.
+// Text of a client is quoted in the log.
 func TestServerLogsNamesQuoted(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.OnNet(t, func(w *transfertest.Net) {
 		serveOn(w, d)
 		c := w.Dial()
@@ -210,9 +215,10 @@ func TestServerLogsNamesQuoted(t *testing.T) {
 	})
 }
 
-// Each error of opening a file that the server does not serve is the file's: none would tell the client that the server failed.
+// All errors of opening a file that the server does not serve are file errors, so that the client is not told that the
+// server failed.
 func TestErrorsOfFiles(t *testing.T) {
-	_, d := servedTree(t)
+	_, d := transfertest.OpenTreeWithTraps(t)
 	for _, name := range []string{
 		"missing", "sub", "fifo", "dangling", "loop", "outside", "sub/outside", "absolute", "absoluteinside", "updir/secret", "updir",
 		"../secret", "sub/../../secret", "/etc/hostname", "", "nul\x00", "file/x", strings.Repeat("n", 256),

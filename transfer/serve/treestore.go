@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bytes"
+	"context"
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
@@ -21,20 +22,20 @@ import (
 )
 
 const (
-	// maxStoredTrees bounds what a TreeStore holds, in bytes of records: those of some 500 GiB of files.
+	// maxStoredTrees bounds the records of a TreeStore, in bytes: those of about 500 GiB of files.
 	maxStoredTrees = 256 << 20
-	// minStored is the size, in bytes, from which on a file's tree is worth a record. Smaller files are hashed in no time.
+	// minStored is the size, in bytes, from which on a file's tree is stored. Smaller files are hashed fast.
 	minStored = 1 << 20
-	// racy is for how long after its last change a file's tree is not stored: another change within the clock's resolution would
-	// leave the same times.
-	racy = 2 * time.Second
+	// racyWindow is the time after a change of a file in which its tree is not stored. Another change within the clock's
+	// resolution would leave the same times.
+	racyWindow = 2 * time.Second
 	// storeTimeout bounds the wait for another process that has the store open.
 	storeTimeout = 200 * time.Millisecond
 )
 
-// A TreeStore keeps the trees of files from one run of a server to the next, in a bbolt database. It is a cache: to delete
-// it, or any record of it, costs time only. Records are by path, relative to the directory served, and are good for one version
-// of a file each. One process at a time has a store.
+// A TreeStore keeps the trees of files across restarts of a server, in a bbolt database. It is a cache: if it or a
+// record of it is deleted, the server hashes the files again. A record holds the tree of one version of a file, under
+// the path relative to the served directory. One process at a time can have a store open.
 type TreeStore struct {
 	db *bbolt.DB
 
@@ -42,16 +43,18 @@ type TreeStore struct {
 	total int64 // bytes of all records
 }
 
-// The buckets: records by path, and paths by the number of their record, which ascends, so that the oldest can be found.
+// The buckets: records by path, and paths by the number of their record. Numbers ascend, so that the oldest record
+// is the first.
 var (
 	bucketTrees = []byte("trees 1")
 	bucketOrder = []byte("order 1")
 )
 
-// ErrStoreBusy means that another process has the store open.
+// ErrStoreBusy is returned by [OpenTreeStore] if another process has the store open.
 var ErrStoreBusy = errors.New("another server uses it")
 
-// OpenTreeStore opens or makes a store. One that is damaged is made anew. The error is ErrStoreBusy or the file system's.
+// OpenTreeStore opens the store in the file path, or creates it; a damaged one is replaced. It waits at most 200 ms
+// for another process. The error is ErrStoreBusy or one of the file system. The caller closes the store.
 func OpenTreeStore(path string) (*TreeStore, error) {
 	s, err := openTreeStore(path)
 	if err == nil || errors.Is(err, ErrStoreBusy) || errors.Is(err, fs.ErrPermission) {
@@ -70,7 +73,7 @@ func openTreeStore(path string) (s *TreeStore, err error) {
 			db.Close()
 		}
 	}()
-	defer guard(&err)
+	defer recoverDamage(&err)
 	db, err = bbolt.Open(path, 0o600, &bbolt.Options{Timeout: storeTimeout})
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, ErrStoreBusy
@@ -98,19 +101,20 @@ func openTreeStore(path string) (s *TreeStore, err error) {
 	return s, nil
 }
 
-// Close closes the store. Nothing may use it any more.
+// Close closes the store. The [Server] that uses it must have been closed.
 func (s *TreeStore) Close() error { return s.db.Close() }
 
-// A record is number(8) size(8) mtime(8) ctime(8) inode(8), the tree as integrity.Tree.AppendBinary stores it, checksum(16): integers
-// little-endian, times in nanoseconds since the Unix epoch. The checksum is BLAKE3's of the path, a NUL, and all before it.
+// A record is number(8) size(8) mtime(8) ctime(8) inode(8), the tree as integrity.Tree.AppendBinary encodes it, and
+// checksum(16). Integers are little-endian, times in nanoseconds since the Unix epoch. The checksum is the first bytes
+// of the BLAKE3 hash of the path, a NUL, and the record before the checksum.
 const (
-	recordHead     = 5 * 8
+	recordHeader   = 5 * 8
 	recordChecksum = 16
 )
 
 func newRecord(path string, number uint64, v disk.Version, tree *integrity.Tree) []byte {
-	r := make([]byte, 0, recordHead+64+32*tree.Groups()+recordChecksum)
-	for _, n := range []uint64{number, uint64(v.Size), uint64(v.MTime), uint64(v.CTime), v.Inode} {
+	r := make([]byte, 0, recordHeader+64+cvSize*tree.Groups()+recordChecksum)
+	for _, n := range [recordHeader / 8]uint64{number, uint64(v.Size), uint64(v.MTime), uint64(v.CTime), v.Inode} {
 		r = binary.LittleEndian.AppendUint64(r, n)
 	}
 	r, _ = tree.AppendBinary(r)
@@ -125,9 +129,9 @@ func recordSum(path string, r []byte) []byte {
 	return h.Sum(nil)[:recordChecksum]
 }
 
-// checkRecord returns of which version a record is, and the record without its checksum; ok is false if it is damaged.
+// checkRecord returns the version of a record, and the record without its checksum. ok is false if it is damaged.
 func checkRecord(path string, r []byte) (v disk.Version, body []byte, ok bool) {
-	if len(r) < recordHead+recordChecksum {
+	if len(r) < recordHeader+recordChecksum {
 		return v, nil, false
 	}
 	body, sum := r[:len(r)-recordChecksum], r[len(r)-recordChecksum:]
@@ -135,29 +139,30 @@ func checkRecord(path string, r []byte) (v disk.Version, body []byte, ok bool) {
 		return v, nil, false
 	}
 	field := func(i int) uint64 { return binary.LittleEndian.Uint64(body[8*i:]) }
-	return disk.Version{Size: int64(field(1)), MTime: int64(field(2)), CTime: int64(field(3)), Inode: field(4)}, body, true
+	v = disk.Version{Size: int64(field(1)), MTime: int64(field(2)), CTime: int64(field(3)), Inode: field(4)}
+	return v, body, true
 }
 
-// recordedTree returns the tree of a record of a file of the given size, nil if it makes no sense.
+// recordedTree returns the tree of a record of a file of the given size, nil if it is malformed.
 func recordedTree(size int64, body []byte) *integrity.Tree {
-	tree, err := integrity.ParseTree(body[recordHead:])
+	tree, err := integrity.ParseTree(body[recordHeader:])
 	if err != nil || tree.Size() != size {
 		return nil
 	}
 	return tree
 }
 
-// guard makes an error of bbolt's panics, which mean that a page makes no sense. bbolt rolls the transaction back itself.
-func guard(err *error) {
+// recoverDamage turns a panic of bbolt into an error: the database is damaged. bbolt rolls the transaction back.
+func recoverDamage(err *error) {
 	if p := recover(); p != nil {
-		*err = fmt.Errorf("index of trees damaged: %v", p)
+		*err = fmt.Errorf("tree store damaged: %v", p)
 	}
 }
 
-// get returns the tree of a version of a file, nil if it is not there.
+// get returns the tree of a version of a file; nil if it is not in the store.
 func (s *TreeStore) get(path string, version disk.Version) (tree *integrity.Tree) {
-	var damaged error
-	defer guard(&damaged) // then it is not there
+	var damaged error // makes no difference to a missing tree
+	defer recoverDamage(&damaged)
 	s.db.View(func(tx *bbolt.Tx) error {
 		if v, body, ok := checkRecord(path, tx.Bucket(bucketTrees).Get([]byte(path))); ok && v == version {
 			tree = recordedTree(v.Size, body)
@@ -167,62 +172,87 @@ func (s *TreeStore) get(path string, version disk.Version) (tree *integrity.Tree
 	return tree
 }
 
-// put records the tree of a version of a file, in place of another version's, if it is worth it. now is the wall clock.
-func (s *TreeStore) put(path string, version disk.Version, tree *integrity.Tree, now time.Time) (err error) {
-	defer guard(&err)
+// isStorable reports whether the store takes the tree of a version of a file. now is the wall clock.
+func isStorable(path string, version disk.Version, now time.Time) bool {
 	changed := time.Unix(0, max(version.MTime, version.CTime))
-	if version.Size < minStored || now.Sub(changed) < racy || len(path) == 0 || len(path) > bbolt.MaxKeySize {
+	isRacy := now.Sub(changed) < racyWindow
+	isKey := len(path) > 0 && len(path) <= bbolt.MaxKeySize
+	return isKey && !isRacy && version.Size >= minStored
+}
+
+// put stores the tree of a version of a file in place of another version's, if it is storable. now is the wall clock.
+func (s *TreeStore) put(path string, version disk.Version, tree *integrity.Tree, now time.Time) error {
+	if !isStorable(path, version, now) {
 		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	total := s.total
-	err = s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) (added int64, err error) {
 		trees, order := tx.Bucket(bucketTrees), tx.Bucket(bucketOrder)
-		n, err := s.remove(tx, []byte(path))
+		added, err = s.remove(tx, []byte(path))
 		if err != nil {
-			return err
+			return 0, err
 		}
-		total -= n
 		number, err := order.NextSequence()
 		if err != nil {
-			return err
+			return 0, err
 		}
 		record := newRecord(path, number, version, tree)
-		total += int64(len(path) + len(record))
-		for total > maxStoredTrees {
-			_, oldest := order.Cursor().First()
-			if oldest == nil {
-				break
-			}
-			n, err := s.remove(tx, bytes.Clone(oldest))
-			if err != nil {
-				return err
-			}
-			if n == 0 {
-				return errors.New("the order has a path without a record")
-			}
-			total -= n
+		added += int64(len(path) + len(record))
+		removed, err := s.removeOldest(tx, s.total+added-maxStoredTrees)
+		if err != nil {
+			return 0, err
 		}
 		if err := trees.Put([]byte(path), record); err != nil {
-			return err
+			return 0, err
 		}
-		return order.Put(binary.BigEndian.AppendUint64(nil, number), []byte(path))
+		return added + removed, order.Put(binary.BigEndian.AppendUint64(nil, number), []byte(path))
+	})
+}
+
+// update runs a transaction, which returns by how many bytes the records have grown.
+func (s *TreeStore) update(change func(tx *bbolt.Tx) (added int64, err error)) (err error) {
+	defer recoverDamage(&err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var added int64
+	err = s.db.Update(func(tx *bbolt.Tx) (err error) {
+		added, err = change(tx)
+		return err
 	})
 	if err == nil {
-		s.total = total
+		s.total += added
 	}
 	return err
 }
 
-// remove removes the record of a path, if there is one, and returns how many bytes it had.
-func (s *TreeStore) remove(tx *bbolt.Tx, path []byte) (int64, error) {
+// removeOldest removes the oldest records, at least excess bytes of them. It returns the growth of the records, which
+// is negative.
+func (s *TreeStore) removeOldest(tx *bbolt.Tx, excess int64) (added int64, err error) {
+	order := tx.Bucket(bucketOrder)
+	for excess+added > 0 {
+		_, oldest := order.Cursor().First()
+		if oldest == nil {
+			break
+		}
+		n, err := s.remove(tx, bytes.Clone(oldest))
+		if err != nil {
+			return 0, err
+		}
+		if n == 0 {
+			return 0, errors.New("the order has a path without a record")
+		}
+		added += n
+	}
+	return added, nil
+}
+
+// remove removes the record of a path, if there is one. It returns the growth of the records, which is not positive.
+func (s *TreeStore) remove(tx *bbolt.Tx, path []byte) (added int64, err error) {
 	trees, order := tx.Bucket(bucketTrees), tx.Bucket(bucketOrder)
 	old := trees.Get(path)
 	if old == nil {
 		return 0, nil
 	}
-	n := int64(len(path) + len(old))
+	added = -int64(len(path) + len(old))
 	if len(old) >= 8 {
 		number := binary.LittleEndian.Uint64(old)
 		if key := binary.BigEndian.AppendUint64(nil, number); bytes.Equal(order.Get(key), path) {
@@ -231,40 +261,42 @@ func (s *TreeStore) remove(tx *bbolt.Tx, path []byte) (int64, error) {
 			}
 		}
 	}
-	return n, trees.Delete(path)
+	return added, trees.Delete(path)
 }
 
-// sweep forgets the files that are gone or of another version by now.
-func (s *TreeStore) sweep(dir disk.Dir) (err error) {
-	defer guard(&err)
-	var stale [][]byte
-	s.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketTrees).ForEach(func(path, record []byte) error {
-			v, _, ok := checkRecord(string(path), record)
-			if info, err := dir.Stat(string(path)); !ok || errors.Is(err, fs.ErrNotExist) || (err == nil && disk.VersionOf(info) != v) {
-				stale = append(stale, bytes.Clone(path))
-			}
-			return nil
-		})
-	})
-	if len(stale) == 0 {
-		return nil
+// sweep removes the records of files that are gone or of another version. It ends early when ctx ends.
+func (s *TreeStore) sweep(ctx context.Context, dir disk.Dir) (err error) {
+	stale, err := s.stale(ctx, dir)
+	if err != nil || len(stale) == 0 {
+		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	total := s.total
-	err = s.db.Update(func(tx *bbolt.Tx) error {
+	return s.update(func(tx *bbolt.Tx) (added int64, err error) {
 		for _, path := range stale {
 			n, err := s.remove(tx, path)
 			if err != nil {
-				return err
+				return 0, err
 			}
-			total -= n
+			added += n
 		}
-		return nil
+		return added, nil
 	})
-	if err == nil {
-		s.total = total
-	}
-	return err
+}
+
+// stale returns the paths whose records are damaged, or of files that are gone or of another version. It returns those
+// found so far when ctx ends.
+func (s *TreeStore) stale(ctx context.Context, dir disk.Dir) (paths [][]byte, err error) {
+	defer recoverDamage(&err)
+	s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(bucketTrees).ForEach(func(path, record []byte) error {
+			v, _, ok := checkRecord(string(path), record)
+			info, err := dir.Stat(string(path))
+			isGone := errors.Is(err, fs.ErrNotExist)
+			isOther := err == nil && disk.VersionOf(info) != v
+			if !ok || isGone || isOther {
+				paths = append(paths, bytes.Clone(path))
+			}
+			return ctx.Err()
+		})
+	})
+	return paths, err
 }

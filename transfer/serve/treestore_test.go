@@ -38,7 +38,7 @@ func randomTree(t *testing.T, n int64, seed byte) *integrity.Tree {
 	return tree
 }
 
-// later is when versions of long ago are put: they are not racy.
+// later is the time at which tests store old versions, which are not racy then.
 var later = time.Unix(2e9, 0)
 
 func versionAt(size int64, at time.Time) disk.Version {
@@ -59,8 +59,14 @@ func TestTreeStore(t *testing.T) {
 	same := func(s *TreeStore) {
 		t.Helper()
 		got := s.get("a", version)
-		if got == nil || got.Root() != tree.Root() || got.Size() != size || !bytes.Equal(got.CVs(), tree.CVs()) {
-			t.Fatalf("%v came back", got)
+		if got == nil {
+			t.Fatal("the tree is not in the store")
+		}
+		if got.Root() != tree.Root() || got.Size() != size {
+			t.Fatalf("the tree has root %v and size %d, want %v and %d", got.Root(), got.Size(), tree.Root(), int64(size))
+		}
+		if !bytes.Equal(got.CVs(), tree.CVs()) {
+			t.Fatal("the tree has other chaining values")
 		}
 	}
 	same(s)
@@ -87,7 +93,7 @@ func TestTreeStore(t *testing.T) {
 	s = newStore(t, path)
 	same(s)
 	stored, _ := tree.AppendBinary(nil)
-	if want := int64(1 + recordHead + len(stored) + recordChecksum); s.total != want {
+	if want := int64(1 + recordHeader + len(stored) + recordChecksum); s.total != want {
 		t.Errorf("%d bytes are counted, want %d", s.total, want)
 	}
 
@@ -101,7 +107,7 @@ func TestTreeStore(t *testing.T) {
 	}
 }
 
-// What is small, or was changed a moment ago, is not stored.
+// Trees of small files, and of files that changed a moment ago, are not stored.
 func TestTreeStoreTakesWhatIsWorthIt(t *testing.T) {
 	s := newStore(t, filepath.Join(t.TempDir(), "trees.db"))
 	at := time.Unix(1e9, 0)
@@ -112,8 +118,8 @@ func TestTreeStoreTakesWhatIsWorthIt(t *testing.T) {
 	}{
 		{minStored - 1, later, false},
 		{minStored, later, true},
-		{minStored, at.Add(racy - 1), false},
-		{minStored, at.Add(racy), true},
+		{minStored, at.Add(racyWindow - 1), false},
+		{minStored, at.Add(racyWindow), true},
 		{minStored, at.Add(-time.Hour), false}, // a clock that was set back
 	} {
 		path := fmt.Sprint(tt)
@@ -174,7 +180,7 @@ func TestTreeStoreSweep(t *testing.T) {
 	before := s.total
 	os.Remove(filepath.Join(where, "goes"))
 	os.WriteFile(filepath.Join(where, "changes"), []byte("other"), 0o644)
-	if err := s.sweep(dir); err != nil {
+	if err := s.sweep(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	left := 0
@@ -188,7 +194,8 @@ func TestTreeStoreSweep(t *testing.T) {
 	}
 }
 
-// A store that is damaged, anywhere, is made anew or gives what is right: never a wrong tree, never an error that stops the server.
+// A store that is damaged anywhere is replaced or still correct: it never returns a wrong tree, or an error that stops
+// the server.
 func TestDamagedTreeStore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trees.db")
 	s := newStore(t, path)
@@ -240,7 +247,7 @@ func TestDamagedTreeStore(t *testing.T) {
 	}
 }
 
-// A server that is started again does not hash again, and two servers of one directory do not fight.
+// A restarted server does not hash files again, and two servers of one directory do not disturb each other.
 func TestTreesOutliveTheirServer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trees.db")
 	tree, version := randomTree(t, minStored, 1), versionAt(minStored, time.Unix(1e9, 0))
@@ -257,5 +264,5 @@ func TestTreesOutliveTheirServer(t *testing.T) {
 		t.Errorf("%v, %v", e.tree, e.err)
 	}
 	cancel()
-	x.wg.Wait()
+	x.jobs.Wait()
 }

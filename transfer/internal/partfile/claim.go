@@ -100,7 +100,7 @@ func (c claim) openExisting() (f disk.File, readOnly bool, err error) {
 // part files.
 func isTrustworthy(f disk.File) bool {
 	info, err := f.Stat()
-	if err != nil || !disk.OnlyOurs(info) {
+	if err != nil || !disk.PrivateToUser(info) {
 		return false
 	}
 	return info.Mode().Perm() == partMode || f.Chmod(partMode) == nil

@@ -2,5 +2,5 @@ package transfertest
 
 import "errors"
 
-// Mkfifo fails: directories hold no FIFOs here.
-func Mkfifo(string) error { return errors.New("no FIFOs in directories here") }
+// Mkfifo fails: Windows has no FIFOs in directories.
+func Mkfifo(string) error { return errors.New("Windows has no FIFOs in directories") }

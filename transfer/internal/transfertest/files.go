@@ -1,5 +1,6 @@
-// Package transfertest holds what tests of the packages below transfer share: files, a served
-// directory with traps in it, and a simulated network with one server.
+// Package transfertest is the test harness of package transfer and those below it: files, a directory with traps to
+// serve, and a simulated network with one server. It imports neither transfer nor transfer/serve, so that their
+// in-package tests can use it.
 package transfertest
 
 import (
@@ -13,7 +14,7 @@ import (
 	"time"
 )
 
-// SomeTime is a modification time that no file gets by accident.
+// SomeTime is a modification time that no file has unless a test sets it.
 var SomeTime = time.Date(2001, 2, 3, 4, 5, 6, 789000, time.UTC)
 
 // Put writes a file and returns its path.
@@ -34,9 +35,8 @@ func WantContent(t testing.TB, path, want string) {
 	}
 }
 
-// TreeWithTraps makes a directory to serve, in a directory with a file "secret" that must not
-// be served, and returns its path. It holds files, directories, a FIFO, and links that stay
-// inside, lead out, dangle or loop.
+// TreeWithTraps makes a directory to serve, next to a file "secret" that must not be served. It holds files, directories,
+// a FIFO, and links that stay inside, lead outside, dangle or loop.
 func TreeWithTraps(t testing.TB) (root string) {
 	t.Helper()
 	top := t.TempDir()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
@@ -24,7 +25,7 @@ import (
 type Net struct {
 	T        *testing.T
 	Sim      *simnet.Network
-	Link     simnet.Link                         // of every host
+	Link     simnet.Link                         // of each host
 	Wrap     func(net.PacketConn) net.PacketConn // wraps the server's socket; nil for none
 	Cert     tls.Certificate                     // the server's
 	Listener *kwik.Listener                      // nil before Start
@@ -66,8 +67,30 @@ func OnNet(t *testing.T, f func(n *Net)) {
 	})
 }
 
-// Go runs f in a goroutine that the network waits for at its end.
+// Go runs f in a goroutine. The network waits for it at its end.
 func (n *Net) Go(f func()) { n.wg.Go(f) }
+
+// Logger returns a logger that writes to Log, at all levels.
+func (n *Net) Logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(&n.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// A Server is what Serve needs of a serve.Server.
+type Server interface {
+	OpenContent(context.Context, kwik.ContentRequest) (kwik.Content, error)
+	Serve(context.Context, *kwik.Listener) error
+	Close()
+}
+
+// Serve starts a server, which it closes at the end of the network.
+func (n *Net) Serve(s Server) {
+	n.T.Helper()
+	l := n.Start(&kwik.ServerConfig{OpenContent: s.OpenContent})
+	n.Go(func() {
+		s.Serve(n.Ctx, l)
+		s.Close()
+	})
+}
 
 // Start starts the server's listener.
 func (n *Net) Start(conf *kwik.ServerConfig) *kwik.Listener {
@@ -87,10 +110,10 @@ func (n *Net) Start(conf *kwik.ServerConfig) *kwik.Listener {
 	return n.Listener
 }
 
-// A Script is what a hostile server does with a request.
+// A Script is the response of a hostile server to a request.
 type Script func(p *Peer)
 
-// A Peer is a hostile server's view of one request.
+// A Peer is the side of a hostile server in one request.
 type Peer struct {
 	*testing.T
 	*kwik.ServerSession
@@ -117,7 +140,7 @@ func (p *Peer) Failure(code transferpb.Failure_Code) {
 	p.Stream.Close()
 }
 
-// Hostile starts a server that answers the first request of each session with a script, and serves content from open.
+// Hostile starts a server that runs a script for the first request of each session, and opens content with open.
 func (n *Net) Hostile(open kwik.OpenContentFunc, act Script) {
 	n.T.Helper()
 	l := n.Start(&kwik.ServerConfig{OpenContent: open})
@@ -153,7 +176,7 @@ func (n *Net) Client() *kwik.ClientConfig {
 // TLS returns a configuration that trusts the server.
 func (n *Net) TLS() *tls.Config { return trust.PinnedClientConfig(nil, trust.PinOf(n.Cert.Leaf)) }
 
-// Dial connects a client that speaks for itself.
+// Dial connects a client. The caller closes the session.
 func (n *Net) Dial() *kwik.ClientSession {
 	n.T.Helper()
 	c, err := kwik.DialAddr(n.Ctx, ServerAddr.String(), n.TLS(), n.Client())
@@ -163,7 +186,8 @@ func (n *Net) Dial() *kwik.ClientSession {
 	return c
 }
 
-// Ask sends raw as a request. It returns the replies up to the stream's end, and the error that ended the stream, nil for a regular end.
+// Ask sends raw as a request, and ends the stream if fin is set. It returns the replies up to the end of the stream, and
+// the error that ended the stream, nil for a regular end.
 func (n *Net) Ask(c *kwik.ClientSession, raw []byte, fin bool) (replies []*transferpb.Reply, err error) {
 	n.T.Helper()
 	stream, err := c.OpenStreamSync(n.Ctx)
@@ -188,7 +212,7 @@ func (n *Net) Ask(c *kwik.ClientSession, raw []byte, fin bool) (replies []*trans
 	}
 }
 
-// Request encodes a request.
+// Request encodes a request for one file.
 func Request(version uint32, path string) []byte {
 	var b bytes.Buffer
 	wire.WriteMessage(&b, &transferpb.Request{Version: version, Path: []byte(path)})

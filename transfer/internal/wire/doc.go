@@ -1,3 +1,3 @@
-// Package wire holds the messages of the file protocol as they travel, and the rules and limits of paths and batches, which
-// clients and servers share. docs/PROTOCOL.md sections 12 and 13 are the reference.
+// Package wire encodes and decodes the messages of the file protocol, and holds the rules and limits that clients and
+// servers share: of paths, of batches and of time. docs/PROTOCOL.md sections 12 and 13 are the reference.
 package wire

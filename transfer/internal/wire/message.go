@@ -10,26 +10,31 @@ import (
 )
 
 const (
+	// ProtocolVersion is the version of the file protocol, which each Request has.
 	ProtocolVersion = 1
 	// maxMessage bounds a message of the file protocol, in bytes.
 	maxMessage = 64 << 10
-	// TreePart is how many bytes of chaining values go into one Tree message: whole ones, with room for the rest.
+	// TreePart bounds the chaining values in one Tree message, in bytes. It is a whole number of them.
 	TreePart = 32 * 2000
 )
 
-// WriteMessage writes a message with its length before it.
+// WriteMessage writes the length of a message and the message.
 func WriteMessage(w io.Writer, m proto.Message) error {
 	_, err := protodelim.MarshalTo(w, m)
 	return err
 }
 
-// AppendMessage appends a message with its length before it.
+// AppendMessage appends the length of a message and the message to dst.
 func AppendMessage(dst []byte, m proto.Message) ([]byte, error) {
 	dst = protowire.AppendVarint(dst, uint64(proto.Size(m)))
 	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(dst, m)
 }
 
-// ReadMessage reads a message. Its length is checked before memory is taken.
+// ReadMessage reads a message of at most 64 KiB. It checks the length before it allocates memory, and ignores unknown
+// fields. At the end of the stream the error is io.EOF.
 func ReadMessage(r *bufio.Reader, m proto.Message) error {
-	return protodelim.UnmarshalOptions{MaxSize: maxMessage, UnmarshalOptions: proto.UnmarshalOptions{DiscardUnknown: true}}.UnmarshalFrom(r, m)
+	return protodelim.UnmarshalOptions{
+		MaxSize:          maxMessage,
+		UnmarshalOptions: proto.UnmarshalOptions{DiscardUnknown: true},
+	}.UnmarshalFrom(r, m)
 }

@@ -10,20 +10,18 @@ import (
 	"strings"
 )
 
-// This file is about the paths of a tree: which are sound, in which order they come, and how many of them travel at once (docs/PROTOCOL.md
-// section 13).
-
 const (
 	// MaxPath bounds the path of a file on a server, in bytes.
 	MaxPath = 4096
-	// MaxTreePath bounds a path below a directory that is mirrored, in bytes.
+	// MaxTreePath bounds a path below a listed directory, in bytes.
 	MaxTreePath = 32 << 10
-	// MaxName bounds one component, in bytes, as file systems do.
+	// MaxName bounds one component of a path, in bytes, as file systems do.
 	MaxName = 255
 )
 
-// CheckPath checks a path as it travels in requests and descriptors (docs/PROTOCOL.md section 12): relative,
-// slash-separated, no component that is empty, "." or "..", no NUL and no backslash, at most 4096 bytes.
+// CheckPath returns an error unless p may be in a request or a descriptor (docs/PROTOCOL.md section 12). p must be
+// slash-separated and relative, of at most MaxPath bytes. It must not have a NUL, a backslash, or a component that is
+// empty, "." or "..".
 func CheckPath(p string) error {
 	switch {
 	case p == "":
@@ -46,8 +44,10 @@ func CheckPath(p string) error {
 	return nil
 }
 
-// CheckTreePath checks a path below a directory: relative, slash-separated, no component that is empty, "." or "..", no NUL. A backslash is
-// a character like others, but on a system where it, or anything else in a name, could lead elsewhere.
+// CheckTreePath returns an error unless p may be the path of an entry below a directory (docs/PROTOCOL.md section 13).
+// p must be slash-separated and relative, of at most MaxTreePath bytes and MaxName bytes in a component. It must not have
+// a NUL, or a component that is empty, "." or "..". Where the system's separator is not the slash, it must not have a
+// backslash or a colon, or anything else that would lead elsewhere.
 func CheckTreePath(p string) error {
 	switch {
 	case p == "":
@@ -67,13 +67,17 @@ func CheckTreePath(p string) error {
 			return fmt.Errorf("a name in it is longer than %d bytes", MaxName)
 		}
 	}
-	if os.PathSeparator != '/' && (strings.ContainsAny(p, `\:`) || !filepath.IsLocal(filepath.FromSlash(p))) {
+	if os.PathSeparator == '/' {
+		return nil
+	}
+	if strings.ContainsAny(p, `\:`) || !filepath.IsLocal(filepath.FromSlash(p)) {
 		return errors.New("no file can have such a name on this system")
 	}
 	return nil
 }
 
-// CompareTree orders paths as a tree is walked: a directory before what is in it, and all of that before what comes after the directory.
+// CompareTree compares two paths in tree order, and returns a number as [cmp.Compare] does. In tree order a directory
+// precedes its entries, and they precede whatever follows the directory.
 func CompareTree(a, b string) int {
 	n := min(len(a), len(b))
 	for i := range n {
@@ -91,7 +95,7 @@ func CompareTree(a, b string) int {
 	return cmp.Compare(len(a), len(b))
 }
 
-// AppendPath appends a path, of which only what differs from the path before it is written.
+// AppendPath appends path p to dst, encoded as the difference from the path before it.
 func AppendPath(dst []byte, before, p string) []byte {
 	shared := 0
 	for shared < len(p) && shared < len(before) && p[shared] == before[shared] {
@@ -102,38 +106,44 @@ func AppendPath(dst []byte, before, p string) []byte {
 	return append(dst, p[shared:]...)
 }
 
-// A PathReader reads what AppendPath and AppendFile wrote.
+// A PathReader reads paths that [AppendPath] wrote.
 type PathReader struct {
-	Rest []byte
-	last string
-	read int // bytes of all paths
+	Rest []byte // not yet read
+	last string // the path that was read last
+	read int    // bytes of all paths
 }
 
-var errPaths = errors.New("paths not understood")
+var errMalformed = errors.New("malformed paths")
 
+// More reports whether there are bytes left to read.
 func (r *PathReader) More() bool { return len(r.Rest) > 0 }
 
 func (r *PathReader) uvarint() (uint64, error) {
 	v, n := binary.Uvarint(r.Rest)
 	if n <= 0 {
-		return 0, errPaths
+		return 0, errMalformed
 	}
 	r.Rest = r.Rest[n:]
 	return v, nil
 }
 
-// path reads a path, which has to be a sound one.
+// Path reads the next path. It is an error if the path is not one that [CheckTreePath] accepts, or if all paths together
+// exceed MaxBatchPaths.
 func (r *PathReader) Path() (string, error) {
 	shared, err := r.uvarint()
 	if err != nil {
 		return "", err
 	}
 	n, err := r.uvarint()
-	if err != nil || shared > uint64(len(r.last)) || n > uint64(len(r.Rest)) || shared+n > MaxTreePath {
-		return "", errPaths
+	if err != nil {
+		return "", err
+	}
+	isInside := shared <= uint64(len(r.last)) && n <= uint64(len(r.Rest))
+	if !isInside || shared+n > MaxTreePath {
+		return "", errMalformed
 	}
 	if r.read += int(shared + n); r.read > MaxBatchPaths {
-		return "", errPaths
+		return "", errMalformed
 	}
 	r.last = r.last[:shared] + string(r.Rest[:n])
 	r.Rest = r.Rest[n:]

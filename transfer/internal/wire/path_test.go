@@ -9,14 +9,20 @@ import (
 )
 
 func TestCheckTreePath(t *testing.T) {
-	for _, p := range []string{"a", "a/b", "...", "a\\b", "\n", "\xff", "-", "~", " ", strings.Repeat("n", 255), ".kwikcp", strings.Repeat("a/", 10_000) + "a"} {
+	for _, p := range []string{
+		"a", "a/b", "...", "a\\b", "\n", "\xff", "-", "~", " ", ".kwikcp",
+		strings.Repeat("n", 255), strings.Repeat("a/", 10_000) + "a",
+	} {
 		if err := CheckTreePath(p); err != nil {
 			t.Errorf("%.20q: %v", p, err)
 		}
 	}
-	for _, p := range []string{"", "/", "/a", "a/", "a//b", ".", "..", "a/..", "../a", "a/./b", "a\x00", strings.Repeat("n", 256), strings.Repeat("a/", 20_000) + "a"} {
+	for _, p := range []string{
+		"", "/", "/a", "a/", "a//b", ".", "..", "a/..", "../a", "a/./b", "a\x00",
+		strings.Repeat("n", 256), strings.Repeat("a/", 20_000) + "a",
+	} {
 		if CheckTreePath(p) == nil {
-			t.Errorf("%.20q is taken for a path", p)
+			t.Errorf("%.20q is accepted", p)
 		}
 	}
 }
@@ -34,13 +40,18 @@ func TestCompareTree(t *testing.T) {
 	}
 }
 
-func TestPackedPaths(t *testing.T) {
+func TestReadFiles(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	var want []BatchFile
 	var raw []byte
 	before, size := BatchFile{}, int64(0)
 	for range 300 {
-		f := BatchFile{Path: fmt.Sprintf("dir%d/%c/file%d", r.IntN(3), 'a'+rune(r.IntN(3)), r.IntN(1000)), Size: 1 + r.Int64N(1<<40), Start: size, MTime: int64(r.Uint64())}
+		f := BatchFile{
+			Path:  fmt.Sprintf("dir%d/%c/file%d", r.IntN(3), 'a'+rune(r.IntN(3)), r.IntN(1000)),
+			Size:  1 + r.Int64N(1<<40),
+			Start: size,
+			MTime: int64(r.Uint64()),
+		}
 		f.Root[r.IntN(RootPrefix)] = byte(r.IntN(256))
 		raw = AppendFile(raw, before, f)
 		want, before, size = append(want, f), f, f.End()
@@ -50,20 +61,20 @@ func TestPackedPaths(t *testing.T) {
 		t.Fatalf("%d files, %v", len(got), err)
 	}
 	if _, err := ReadFiles(raw, size+1); err == nil {
-		t.Error("files that do not fill their stream")
+		t.Error("files that do not fill their stream are accepted")
 	}
 	if _, err := ReadFiles(raw, size-1); err == nil {
-		t.Error("files that are more than their stream")
+		t.Error("files that exceed their stream are accepted")
 	}
 	for n := range 100 {
 		if _, err := ReadFiles(raw[:len(raw)-1-n], size); err == nil {
-			t.Errorf("%d bytes are missing", n+1)
+			t.Errorf("a descriptor without its last %d bytes is accepted", n+1)
 		}
 	}
 }
 
-// A few bytes must not become a lot of memory.
-func TestPackedPathsAreBounded(t *testing.T) {
+// A small message must not use much memory.
+func TestPathsAreBounded(t *testing.T) {
 	long := strings.Repeat("d/", MaxTreePath/2-1) + "f"
 	raw, before := []byte(nil), ""
 	for range MaxBatchPaths/len(long) + 1 {
@@ -79,7 +90,7 @@ func TestPackedPathsAreBounded(t *testing.T) {
 	t.Errorf("%d bytes of paths from %d", r.read, len(raw))
 }
 
-func FuzzPackedFiles(f *testing.F) {
+func FuzzReadFiles(f *testing.F) {
 	f.Add(AppendFile(nil, BatchFile{}, BatchFile{Path: "a/b", Size: 3}), int64(3))
 	f.Add([]byte{5, 1, 'a'}, int64(1))
 	f.Fuzz(func(t *testing.T, raw []byte, size int64) {

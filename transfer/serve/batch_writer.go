@@ -1,0 +1,112 @@
+package serve
+
+import (
+	"context"
+	"kwikcp/transfer/internal/wire"
+	"slices"
+	"time"
+
+	transferpb "kwikcp/transfer/internal/wire/proto"
+)
+
+// A batchWriter collects replies and writes several at a time: those of small files are short.
+type batchWriter struct {
+	replyWriter
+	buf []byte
+}
+
+// batchWrite is the size, in bytes, from which on collected replies are written.
+const batchWrite = 32 << 10
+
+func (w *batchWriter) put(r *transferpb.Reply) error {
+	var err error
+	if w.buf, err = wire.AppendMessage(w.buf, r); err != nil {
+		return err
+	}
+	if len(w.buf) < batchWrite {
+		return nil
+	}
+	return w.flush()
+}
+
+func (w *batchWriter) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	w.stream.SetWriteDeadline(time.Now().Add(requestTimeout))
+	_, err := w.stream.Write(w.buf)
+	w.buf = w.buf[:0]
+	return err
+}
+
+// describe writes the description of each file of a batch, in order, as soon as it is known.
+func (w *batchWriter) describe(ctx context.Context, b *batch) error {
+	ticker := time.NewTicker(wire.HashingInterval)
+	defer ticker.Stop()
+	for i, f := range b.files {
+		hashing := &transferpb.Hashing{Bytes: uint64(i), Total: uint64(len(b.files))}
+		if err := w.await(ctx, f, ticker.C, hashing); err != nil {
+			return err
+		}
+		if err := w.file(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await waits until a file has been inspected. At each tick it writes hashing.
+func (w *batchWriter) await(
+	ctx context.Context, f *batchFile, tick <-chan time.Time, hashing *transferpb.Hashing,
+) error {
+	select {
+	case <-f.done:
+		return nil // nothing has to be written before the buffer is full
+	default:
+	}
+	for {
+		if err := w.flush(); err != nil {
+			return err
+		}
+		select {
+		case <-f.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick:
+			if err := w.put(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: hashing}}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// file writes the description of one file: its manifest and tree, or a failure.
+func (w *batchWriter) file(f *batchFile) error {
+	if f.err != nil {
+		return w.putFile(&transferpb.BatchFile{File: &transferpb.BatchFile_Failure{Failure: failureOf(f.err)}})
+	}
+	root, cvs := f.tree.Root(), f.tree.CVs()
+	n := min(len(cvs), wire.TreePart-1024) // leaves space for the manifest
+	err := w.putFile(&transferpb.BatchFile{
+		File: &transferpb.BatchFile_Manifest{Manifest: &transferpb.Manifest{
+			Size: uint64(f.tree.Size()), Root: root[:], Group: uint32(f.tree.GroupSize()),
+			MtimeNs: f.mtime.UnixNano(), Mode: f.mode,
+		}},
+		ChainingValues: cvs[:n],
+	})
+	if err != nil {
+		return err
+	}
+	for part := range slices.Chunk(cvs[n:], wire.TreePart) {
+		tree := &transferpb.Tree{ChainingValues: part}
+		if err := w.put(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: tree}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *batchWriter) putFile(f *transferpb.BatchFile) error {
+	return w.put(&transferpb.Reply{Reply: &transferpb.Reply_BatchFile{BatchFile: f}})
+}
