@@ -114,9 +114,12 @@ func TestColdStart(t *testing.T) {
 		if err != nil {
 			w.T.Fatal(err)
 		}
-		if r.Root == (integrity.Root{}) || r.Bytes != int64(len(theFile)) || r.Wasted != 0 || r.Resumed != 0 {
-			w.T.Errorf("%+v", r)
+		if r.Root == (integrity.Root{}) {
+			w.T.Error("the result has no root")
 		}
+		wantEqual(w.T, "bytes", r.Bytes, int64(len(theFile)))
+		wantEqual(w.T, "bytes wasted", r.Wasted, 0)
+		wantEqual(w.T, "bytes resumed", r.Resumed, 0)
 		transfertest.WantContent(w.T, w.target, string(theFile))
 	})
 }

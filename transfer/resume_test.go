@@ -83,9 +83,12 @@ func TestResume(t *testing.T) {
 			for _, s := range r.Servers {
 				delivered += s.Bytes
 			}
-			if r.Bytes != int64(len(theFile)) || r.Resumed != x.resumed || delivered != r.Bytes-r.Resumed || r.Wasted != 0 || r.Kept || len(r.Servers) != 1 {
-				t.Errorf("%+v; want %d resumed", r, x.resumed)
-			}
+			wantEqual(t, "bytes", r.Bytes, int64(len(theFile)))
+			wantEqual(t, "bytes resumed", r.Resumed, x.resumed)
+			wantEqual(t, "bytes delivered", delivered, r.Bytes-r.Resumed)
+			wantEqual(t, "bytes wasted", r.Wasted, 0)
+			wantEqual(t, "part file kept", r.Kept, false)
+			wantEqual(t, "servers", len(r.Servers), 1)
 			if heard.resumed != x.resumed || heard.last.Bytes != r.Bytes || heard.last.Total != r.Bytes {
 				t.Errorf("heard of %d bytes, at last of %+v", heard.resumed, heard.last)
 			}
@@ -142,8 +145,11 @@ func TestFailureKeepsTheProved(t *testing.T) {
 			default:
 				wantNames(t, filepath.Dir(target), "out")
 			}
-			if _, err := os.Lstat(part); r.Kept != (err == nil) || x.kept == 0 && r.Bytes != 0 || r.Resumed != 0 {
-				t.Errorf("%+v, %v", r, err)
+			_, missing := os.Lstat(part)
+			wantEqual(t, "part file kept", r.Kept, missing == nil)
+			wantEqual(t, "bytes resumed", r.Resumed, 0)
+			if x.kept == 0 {
+				wantEqual(t, "bytes", r.Bytes, 0)
 			}
 			if r.Kept && !x.dead {
 				if again, _, err := fetch(t, target); err != nil || again.Resumed != r.Bytes {

@@ -65,9 +65,13 @@ func TestSeed(t *testing.T) {
 					for _, s := range r.Servers {
 						delivered += s.Bytes
 					}
-					if n := int64(len(theFile)); r.Bytes != n || r.Resumed != x.right || delivered != n-x.right || r.Wasted != 0 || r.UpToDate || heard.resumed != x.right {
-						t.Errorf("%+v, heard %d; want %d resumed", r, heard.resumed, x.right)
-					}
+					n := int64(len(theFile))
+					wantEqual(t, "bytes", r.Bytes, n)
+					wantEqual(t, "bytes resumed", r.Resumed, x.right)
+					wantEqual(t, "bytes delivered", delivered, n-x.right)
+					wantEqual(t, "bytes wasted", r.Wasted, 0)
+					wantEqual(t, "up to date", r.UpToDate, false)
+					wantEqual(t, "bytes resumed, as reported", heard.resumed, x.right)
 				})
 			}
 		}

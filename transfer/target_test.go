@@ -41,6 +41,14 @@ func wantKind(t *testing.T, err error, kind Kind, says string) {
 	}
 }
 
+// wantEqual fails the test, and continues it, unless got is want.
+func wantEqual[T comparable](t testing.TB, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
 // wholeMeta is the mode and time of a received file.
 var wholeMeta = partfile.Metadata{Mode: 0o640, MTime: transfertest.SomeTime}
 
@@ -312,7 +320,8 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 					} else {
 						transfertest.WantContent(t, target, "before")
 					}
-					if err == nil != renamed && failed != "syncdir" && failed != "close" && failed != "closedir" {
+					isAfterRename := failed == "syncdir" || failed == "close" || failed == "closedir"
+					if err == nil != renamed && !isAfterRename {
 						t.Errorf("error %v, but renamed is %t", err, renamed)
 					}
 					info, statErr := os.Lstat(part)

@@ -68,9 +68,14 @@ func TestUpToDate(t *testing.T) {
 				if x.is {
 					resumed = n
 				}
-				if r.UpToDate != x.is || r.Bytes != n || r.Resumed != resumed || delivered != n-resumed || r.Wasted != 0 || r.Kept || r.Path != target || heard.resumed != resumed {
-					t.Errorf("%+v, heard %d", r, heard.resumed)
-				}
+				wantEqual(t, "up to date", r.UpToDate, x.is)
+				wantEqual(t, "bytes", r.Bytes, n)
+				wantEqual(t, "bytes resumed", r.Resumed, resumed)
+				wantEqual(t, "bytes delivered", delivered, n-resumed)
+				wantEqual(t, "bytes wasted", r.Wasted, 0)
+				wantEqual(t, "part file kept", r.Kept, false)
+				wantEqual(t, "path", r.Path, target)
+				wantEqual(t, "bytes resumed, as reported", heard.resumed, resumed)
 				switch {
 				case x.is && !os.SameFile(before, after):
 					t.Error("it was replaced")
@@ -115,7 +120,7 @@ func TestUpToDateWhenOperationsFail(t *testing.T) {
 }
 
 // With NoClobber nothing is replaced, neither what is there at first nor what comes meanwhile.
-func TestKeepsOld(t *testing.T) {
+func TestNoClobber(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	keep := func(o *GetOptions) { o.NoClobber = true }
 	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, NoClobber: true} // nobody there, and nobody asked
@@ -148,7 +153,7 @@ func TestKeepsOld(t *testing.T) {
 }
 
 // Whatever operation fails: the target is absent or whole.
-func TestKeepsOldWhenOperationsFail(t *testing.T) {
+func TestNoClobberWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 		target := filepath.Join(t.TempDir(), "out")
 		_, _, err := fetch(t, target, func(o *GetOptions) { o.NoClobber, o.OpenDir = true, x.opener() })
