@@ -180,6 +180,9 @@ func hintOf(err error) string {
 	if _, ok := errors.AsType[*transfer.MirrorError](err); ok {
 		return "run the same command again; it fetches only what failed"
 	}
+	if errors.Is(err, transfer.ErrIsFile) {
+		return "omit -r to fetch a file"
+	}
 	e, ok := errors.AsType[*transfer.Error](err)
 	if !ok {
 		return ""
@@ -235,6 +238,7 @@ var remedies = []struct {
 	err    error
 	remedy string
 }{
+	{transfer.ErrIsDirectory, "name a file in it"},
 	{syscall.EDQUOT, "remove files of yours, or ask for a larger quota"},
 	{syscall.EFBIG, "the file system, or ulimit -f, allows no file of that size"},
 	{syscall.EIO, "the disk or its connection fails; see the system's log"},

@@ -8,6 +8,7 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"net"
 	"os"
 	"syscall"
@@ -136,6 +137,11 @@ func NetworkCause(err error) error {
 }
 
 var (
+	// ErrIsDirectory is in the error of a Get whose target is a directory.
+	ErrIsDirectory = partfile.ErrIsDirectory
+	// ErrIsFile is in the error of a Mirror whose URL names a file.
+	ErrIsFile = errors.New("it is a file, not a directory")
+
 	errNoAnswer = errors.New("no answer in time")
 	errSilent   = errors.New("the server fell silent")
 )

@@ -165,7 +165,7 @@ func (p *plan) leaveDir() {
 func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	if e.Path == "" {
 		op := fmt.Sprintf("list %q on %s", p.url.Path, p.url.Host)
-		return nil, &Error{Kind: KindNotFound, Op: op, Err: errors.New("it is a file, not a directory: leave -r out")}
+		return nil, &Error{Kind: KindNotFound, Op: op, Err: ErrIsFile}
 	}
 	hidden, err := p.order.next(e)
 	if _, bad := errors.AsType[badPath](err); bad {

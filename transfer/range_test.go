@@ -17,9 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"kwikcp/integrity"
 	"kwikcp/transfer/internal/transfertest"
-	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 // A range arrives exactly, in a file or in order, and no more than the groups that it is in are fetched.
@@ -189,82 +187,35 @@ func TestGetRangeReceivesNoTree(t *testing.T) {
 	})
 }
 
-func (p *peer) rangeProof(values []byte) {
-	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_RangeProof{RangeProof: &transferpb.RangeProof{Values: values}}})
-}
-
-// The client takes the proof of its range or the whole tree, and nothing else.
-func TestGetRangeFromOtherServers(t *testing.T) {
-	tree, err := integrity.Build(t.Context(), bytes.NewReader(theFile), int64(len(theFile)), integrity.DefaultGroupSize, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	prove := func(start, end int64) []byte {
-		proof, err := tree.ProveRange(start, end)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return proof
-	}
-	right := prove(70_000, 70_010)
-	wrong := bytes.Clone(right)
-	wrong[3]++
-	shrunk := uint64(tree.Size() - 1)
-	for name, x := range map[string]struct {
-		size uint64 // claimed; 0 for the true one
-		text string // range
-		act  func(p *peer)
-		kind Kind // with an empty says 0 means success
-		says string
-	}{
-		"proof":               {0, "70000-70009", func(p *peer) { p.rangeProof(right) }, 0, ""},
-		"proof in pieces":     {0, "70000-70009", func(p *peer) { p.rangeProof(right[:32]); p.rangeProof(right[32:]) }, 0, ""},
-		"an older server":     {0, "70000-70009", func(p *peer) { p.Tree(tree.CVs()) }, 0, ""},
-		"older, in pieces":    {0, "70000-70009", func(p *peer) { p.Tree(tree.CVs()[:32]); p.Tree(tree.CVs()[32:]) }, 0, ""},
-		"wrong value":         {0, "70000-70009", func(p *peer) { p.rangeProof(wrong) }, KindIntegrity, "hashes to"},
-		"too long":            {0, "70000-70009", func(p *peer) { p.rangeProof(append(bytes.Clone(right), wrong[:32]...)) }, KindOther, "no sense"},
-		"half a value":        {0, "70000-70009", func(p *peer) { p.rangeProof(right[:16]) }, KindOther, "no sense"},
-		"empty":               {0, "70000-70009", func(p *peer) { p.rangeProof(nil) }, KindOther, "no sense"},
-		"too short":           {0, "70000-70009", func(p *peer) { p.rangeProof(right[32:]); p.Stream.Close() }, KindNetwork, ""},
-		"another range":       {0, "70000-70009", func(p *peer) { p.rangeProof(prove(131_072, 131_073)) }, KindIntegrity, "hashes to"},
-		"proof, then tree":    {0, "70000-70009", func(p *peer) { p.rangeProof(right[:32]); p.Tree(tree.CVs()) }, KindOther, "no sense"},
-		"tree, then proof":    {0, "70000-70009", func(p *peer) { p.Tree(tree.CVs()[:32]); p.rangeProof(right) }, KindOther, "no sense"},
-		"another size":        {shrunk, "-10", func(p *peer) { p.rangeProof(prove(tree.Size()-10, tree.Size())) }, KindIntegrity, "do not match"},
-		"a range beyond":      {0, "99999999-", func(p *peer) {}, KindNotFound, "there are no bytes"},
-		"a size of any range": {math.MaxInt64, "0-", func(p *peer) { p.rangeProof(right) }, KindOther, "no sense"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			onWire(t, func(w *testNet) {
-				w.hostile(openTheFile, func(p *peer) {
-					if p.Request.GetRange() == nil || p.Request.GetHeadStart() != 0 {
-						p.Errorf("the request is %v", p.Request)
-					}
-					m, _ := honest()
-					if x.size != 0 {
-						m.Size = x.size
-					}
-					if m.GetSize() < math.MaxInt64 {
-						p.offer(m, int64(m.GetSize()))
-					}
-					p.Manifest(m)
-					x.act(p)
-				})
-				r, err := ParseByteRange(x.text)
+// A server answers every range of the smallest files, and of those beside a group's end.
+func TestGetRangeBoundaries(t *testing.T) {
+	const group = 65536
+	files := map[string][]byte{"empty": nil, "byte": theFile[:1], "short": theFile[:group-1], "group": theFile[:group], "two": theFile[:group+1]}
+	onWire(t, func(w *testNet) {
+		w.serveFiles(files)
+		for name, content := range files {
+			for _, text := range []string{
+				"0-", "0-0", "-1", "-65536", "1-", "65534-65536", "65535-65535", "65535-65536", "65535-", "65536-", "65536-65536", "65537-",
+			} {
+				r, err := ParseByteRange(text)
 				if err != nil {
 					w.T.Fatal(err)
 				}
-				got, _, err := w.get(func(o *GetOptions) { o.Range = &r })
-				if succeeds := x.kind == 0 && x.says == ""; !succeeds {
-					wantKind(w.T, err, x.kind, x.says)
-					if len(got) > 0 {
-						w.T.Errorf("%d bytes were passed on", len(got))
+				got, _, err := w.get(func(o *GetOptions) { o.URL.Path, o.Range = name, &r })
+				bounds := r.Of(int64(len(content)))
+				if bounds.Empty() {
+					if e, ok := errors.AsType[*RangeError](err); !ok || e.Size != int64(len(content)) || len(got) > 0 {
+						w.T.Errorf("%s of %q: %d bytes, %v, want a RangeError", text, name, len(got), err)
 					}
-					return
+					continue
 				}
-				if err != nil || !bytes.Equal(got, theFile[70_000:70_010]) {
-					w.T.Errorf("%d bytes, %v", len(got), err)
+				if err != nil {
+					w.T.Errorf("%s of %q: %v", text, name, err)
 				}
-			})
-		})
-	}
+				if !bytes.Equal(got, content[bounds.Start:bounds.End]) {
+					w.T.Errorf("%s of %q: %d wrong bytes, want %v", text, name, len(got), bounds)
+				}
+			}
+		}
+	})
 }

@@ -23,7 +23,7 @@ func openTarget(openDir func(string) (disk.Dir, error), path string, noClobber b
 		parent = "."
 	}
 	if name == "" || name == "." || name == ".." {
-		return nil, LocalError(op, errors.New("it is a directory; name a file"))
+		return nil, LocalError(op, ErrIsDirectory)
 	}
 	dir, err := openDir(parent)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -19,6 +20,65 @@ import (
 // rangeFile has 1,000 groups and a short one.
 var rangeFile = bytes.Repeat([]byte("0123456789abcdef"), 1000*4096+3)
 
+// rangeRequest encodes a request for a range of "file".
+func rangeRequest(r *transferpb.ByteRange) []byte {
+	var raw bytes.Buffer
+	request := &transferpb.Request{Version: 1, Path: []byte("file"), HeadStart: 65536, Range: r}
+	wire.WriteMessage(&raw, request)
+	return raw.Bytes()
+}
+
+// proofIn returns the manifest of an answer and the values of its range proof. It fails the test if the answer has a frame of
+// a tree.
+func proofIn(t *testing.T, replies []*transferpb.Reply) (m *transferpb.Manifest, proof []byte) {
+	t.Helper()
+	for _, reply := range replies {
+		if reply.GetTree() != nil || reply.GetRoot() != nil {
+			t.Errorf("the answer has %v", reply)
+		}
+		if reply.GetManifest() != nil {
+			m = reply.GetManifest()
+		}
+		proof = append(proof, reply.GetRangeProof().GetValues()...)
+	}
+	if m == nil {
+		t.Fatal("the answer has no manifest")
+	}
+	return m, proof
+}
+
+// A server that is still hashing the file answers a range when the tree is complete.
+func TestServerProvesRangesAfterHashing(t *testing.T) {
+	root := t.TempDir()
+	content := make([]byte, 20<<20)
+	transfertest.Put(t, filepath.Join(root, "file"), string(content))
+	dir, err := disk.OpenDir(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	transfertest.OnNet(t, func(w *transfertest.Net) {
+		serveOn(w, slowDir{dir, 700 * time.Millisecond})
+		c := w.Dial()
+		defer c.CloseWithError(0, "")
+		replies, err := w.Ask(c, rangeRequest(&transferpb.ByteRange{Suffix: 1}), true)
+		if err != nil {
+			w.T.Fatal(err)
+		}
+		if len(replies) == 0 || replies[0].GetHashing() == nil {
+			w.T.Errorf("the first frame is not Hashing: %v", replies)
+		}
+		m, proof := proofIn(w.T, replies)
+		size, hash := int64(len(content)), integrity.Root(blake3.Sum256(content))
+		if !bytes.Equal(m.GetRoot(), hash[:]) {
+			w.T.Errorf("the root is %x", m.GetRoot())
+		}
+		if _, err := integrity.FromRangeProof(size, integrity.GroupSize(m.GetGroup()), size-1, size, proof, hash); err != nil {
+			w.T.Error(err)
+		}
+	})
+}
+
 // A server answers a range with its proof, at most two values per level beside those of the groups.
 func TestServerProvesRanges(t *testing.T) {
 	root := t.TempDir()
@@ -30,7 +90,6 @@ func TestServerProvesRanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	const group = 65536
 	size := int64(len(rangeFile))
 	hash := integrity.Root(blake3.Sum256(rangeFile))
 	transfertest.OnNet(t, func(w *transfertest.Net) {
@@ -48,40 +107,27 @@ func TestServerProvesRanges(t *testing.T) {
 			if err != nil {
 				w.T.Fatal(err)
 			}
-			var raw bytes.Buffer
-			wire.WriteMessage(&raw, &transferpb.Request{Version: 1, Path: []byte("file"), HeadStart: group, Range: r.Message()})
-			replies, err := w.Ask(c, raw.Bytes(), true)
+			replies, err := w.Ask(c, rangeRequest(r.Message()), true)
 			if err != nil {
 				w.T.Fatal(err)
 			}
-			var proof []byte
-			var m *transferpb.Manifest
-			for _, reply := range replies {
-				if reply.GetTree() != nil {
-					w.T.Errorf("%s: a Tree frame", x.text)
-				}
-				if reply.GetManifest() != nil {
-					m = reply.GetManifest()
-				}
-				proof = append(proof, reply.GetRangeProof().GetValues()...)
-			}
+			m, proof := proofIn(w.T, replies)
 			if most := 32 * (x.groups + 2*10); int64(len(proof)) > most {
 				w.T.Errorf("%s: a proof of %d bytes, want at most %d", x.text, len(proof), most)
 			}
 			want := r.Of(size)
 			if want.Empty() {
-				if m == nil || len(proof) > 0 {
-					w.T.Errorf("%s: manifest %v, proof of %d bytes", x.text, m, len(proof))
+				if len(proof) > 0 {
+					w.T.Errorf("%s: a proof of %d bytes", x.text, len(proof))
 				}
 				continue
 			}
-			if _, err := integrity.FromRangeProof(size, integrity.GroupSize(m.GetGroup()), want.Start, want.End, proof, hash); err != nil {
+			group := integrity.GroupSize(m.GetGroup())
+			if _, err := integrity.FromRangeProof(size, group, want.Start, want.End, proof, hash); err != nil {
 				w.T.Errorf("%s: %v", x.text, err)
 			}
 		}
-		var raw bytes.Buffer
-		wire.WriteMessage(&raw, &transferpb.Request{Version: 1, Path: []byte("file"), Range: &transferpb.ByteRange{Start: 2, End: 1}})
-		replies, err := w.Ask(c, raw.Bytes(), true)
+		replies, err := w.Ask(c, rangeRequest(&transferpb.ByteRange{Start: 2, End: 1}), true)
 		if f := failure(w.T, replies, err); f.GetCode() != transferpb.Failure_BAD_REQUEST {
 			w.T.Errorf("an impossible range: %v", f)
 		}

@@ -28,6 +28,8 @@ import (
 var (
 	// ErrBusy reports that another transfer holds the part file.
 	ErrBusy = errors.New("another kwikcp is fetching to it")
+	// ErrIsDirectory reports that the target is a directory.
+	ErrIsDirectory = errors.New("it is a directory")
 	// ErrExists reports that the target exists and must not be replaced.
 	ErrExists = errors.New("there is a file of that name")
 	// ErrGone reports that the part file was removed while it was in use.

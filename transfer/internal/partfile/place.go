@@ -37,7 +37,7 @@ func hashed(name string) string {
 	return ".kwikcp-" + hex.EncodeToString(sum[:10])
 }
 
-var errDirectory = errors.New("it is a directory; name a file in it")
+var errDirectory = ErrIsDirectory
 
 // check returns why no file can be put at the place. A link is replaced, unless it leads to a
 // directory.
