@@ -58,7 +58,7 @@ func TestServerProvesRangesAfterHashing(t *testing.T) {
 	}
 	defer dir.Close()
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		serveOn(w, slowDir{dir, 700 * time.Millisecond})
+		serveOn(w, transfertest.SlowDir{Dir: dir, Delay: 700 * time.Millisecond})
 		c := w.Dial()
 		defer c.CloseWithError(0, "")
 		replies, err := w.Ask(c, rangeRequest(&transferpb.ByteRange{Suffix: 1}), true)

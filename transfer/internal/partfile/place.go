@@ -37,13 +37,12 @@ func hashed(name string) string {
 	return ".kwikcp-" + hex.EncodeToString(sum[:10])
 }
 
-var errDirectory = ErrIsDirectory
 
 // check returns why no file can be put at the place. A link is replaced, unless it leads to a
 // directory.
 func (place Place) check(noClobber bool) error {
 	if followed, err := place.Dir.Stat(place.Name); err == nil && followed.IsDir() {
-		return errDirectory
+		return ErrIsDirectory
 	}
 	there, err := place.Dir.Lstat(place.Name)
 	switch {
