@@ -393,7 +393,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 	}
 	options := transfer.GetOptions{
 		URL: g.url, TLS: g.tls(g.url), Target: g.target, ConnectTimeout: g.connectTimeout,
-		KeepsOld: g.noClobber, Plain: g.noPreserve, Range: g.part, Reuse: g.reuse,
+		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse,
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 		KWIK: config, Pool: g.pool,
 	}

@@ -89,7 +89,8 @@ func (p *peer) hashing(n int) {
 	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: uint64(n), Total: uint64(len(theFile))}}})
 }
 
-// What can be proved is fetched, and nothing else, while the server hashes; the file is put in place when its root is known.
+// What can be proved is fetched, and nothing else, while the server hashes; the file is put in
+// place when its root is known.
 func TestColdStart(t *testing.T) {
 	inCold(t, func(w *coldNet, p *peer) {
 		cvs, root := p.offerCold()
@@ -113,15 +114,18 @@ func TestColdStart(t *testing.T) {
 		if err != nil {
 			w.T.Fatal(err)
 		}
-		if r.Root == (integrity.Root{}) || r.Bytes != int64(len(theFile)) || r.Wasted != 0 || r.Resumed != 0 {
-			w.T.Errorf("%+v", r)
+		if r.Root == (integrity.Root{}) {
+			w.T.Error("the result has no root")
 		}
+		wantEqual(w.T, "bytes", r.Bytes, int64(len(theFile)))
+		wantEqual(w.T, "bytes wasted", r.Wasted, 0)
+		wantEqual(w.T, "bytes resumed", r.Resumed, 0)
 		transfertest.WantContent(w.T, w.target, string(theFile))
 	})
 }
 
-// Whatever the server says about the rest of the tree after bytes have come, the final name stays absent, and what was left is proved before
-// it counts.
+// Whatever the server says about the rest of the tree after bytes have come, the final name
+// stays absent, and what was left is proved before it counts.
 func TestColdStartThatFails(t *testing.T) {
 	for name, x := range map[string]struct {
 		act  func(p *peer, cvs, root []byte)
@@ -172,7 +176,8 @@ func TestColdStartThatFails(t *testing.T) {
 	}
 }
 
-// Who knows which root is wanted, reads in order, or has something here that may be of use, waits for the tree.
+// Who knows which root is wanted, reads in order, or has something here that may be of use,
+// waits for the tree.
 func TestColdStartIsNotForAll(t *testing.T) {
 	for name, x := range map[string]struct {
 		before func(w *coldNet)
@@ -209,7 +214,8 @@ func TestColdStartIsNotForAll(t *testing.T) {
 	}
 }
 
-// hashedSlowly is a Dir whose files take a while to read in the blocks that are hashed at once, and which counts these.
+// hashedSlowly is a Dir whose files take a while to read in the blocks that are hashed at once,
+// and which counts these.
 type hashedSlowly struct {
 	disk.Dir
 	blocks *atomic.Int64
@@ -252,7 +258,8 @@ func (e *earlyBytes) Progress(p Progress) {
 	}
 }
 
-// Our own server begins before it has hashed a file, hashes it once for all who ask, and says how far it is, here and in its log.
+// Our own server begins before it has hashed a file, hashes it once for all who ask, and says
+// how far it is, here and in its log.
 func TestServerStartsCold(t *testing.T) {
 	root, d := transfertest.OpenTreeWithTraps(t)
 	content := make([]byte, 64<<20)
@@ -288,7 +295,8 @@ func TestServerStartsCold(t *testing.T) {
 	})
 }
 
-// What comes cold, without a root, in one attempt counts for nothing in the next: not even if the version of the attempt before is there again.
+// What comes cold, without a root, in one attempt counts for nothing in the next: not even if
+// the version of the attempt before is there again.
 func TestColdAfterAnotherVersion(t *testing.T) {
 	other := bytes.Clone(theFile) // another version of the same size
 	for i := range other {

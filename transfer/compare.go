@@ -10,6 +10,7 @@ import (
 	"kwikcp/internal/rangeset"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"math"
 	"sync"
 	"time"
@@ -85,7 +86,7 @@ func Compare(ctx context.Context, o CompareOptions, report Reporter) (c Comparis
 	}
 	c.Size = info.Size()
 	f := &wholly{File: o.File}
-	right, err := survey(ctx, f, min(c.Size, r.tree.Size()), r.tree, r.observer.checking)
+	right, err := partfile.Survey(ctx, f, min(c.Size, r.tree.Size()), r.tree, r.observer.checking)
 	if err == nil {
 		err = f.err
 	}

@@ -7,6 +7,7 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/transfertest"
 	"math/rand/v2"
 	"os"
@@ -19,7 +20,7 @@ import (
 // compareWith surveys a local file as Compare does and says how it differs.
 func compareWith(t *testing.T, local []byte, tree *integrity.Tree) []Difference {
 	t.Helper()
-	right, err := survey(t.Context(), &wholly{File: openFile(t, local)}, min(int64(len(local)), tree.Size()), tree, nil)
+	right, err := partfile.Survey(t.Context(), &wholly{File: openFile(t, local)}, min(int64(len(local)), tree.Size()), tree, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +70,7 @@ func TestDifferencesOfAFileWithHoles(t *testing.T) {
 	content := make([]byte, 3<<20)
 	content[0] = 1
 	f := openFile(t, content, rangeset.Range{Start: 1 << 20, End: 3 << 20})
-	right, err := survey(t.Context(), &wholly{File: f}, 3<<20, treeOf(content), nil)
+	right, err := partfile.Survey(t.Context(), &wholly{File: f}, 3<<20, treeOf(content), nil)
 	if err != nil || right.Total() != 3<<20 {
 		t.Errorf("%v are right, %v", right.String(), err)
 	}

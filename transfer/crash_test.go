@@ -57,12 +57,13 @@ func (x *crashExplorer) fail(d *crashDisk, k int, s diskState, format string, ar
 		fmt.Sprintf(format, args...), d.log[:k], s, strings.ReplaceAll(x.Name(), "/", "$/^"), x.at)
 }
 
-// crash checks one state that a power cut after k operations leaves, and has the transfer run again there. done says that the
-// transfer had succeeded by then. It returns the second run's disk, nil if the state is nothing new.
+// crash checks one state that a power cut after k operations leaves, and has the transfer run
+// again there. done says that the transfer had succeeded by then. It returns the second run's
+// disk, nil if the state is nothing new.
 func (x *crashExplorer) crash(d *crashDisk, k int, done bool, f fate) *crashDisk {
 	x.Helper()
 	s := d.after(k, f)
-	id := s.hash(!x.options.Plain)
+	id := s.hash(!x.options.NoPreserve)
 	if done {
 		id = ^id
 	}
@@ -75,7 +76,7 @@ func (x *crashExplorer) crash(d *crashDisk, k int, done bool, f fate) *crashDisk
 
 	again := newCrashDisk(s)
 	result, lies, err := x.run(x.crashCase, again, x.random())
-	if _, there := s.names["out"]; there && x.options.KeepsOld {
+	if _, there := s.names["out"]; there && x.options.NoClobber {
 		if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindExists || len(again.log) > 0 {
 			x.fail(d, k, s, "the next run: %v", err)
 		}
@@ -105,7 +106,7 @@ func (x *crashExplorer) update(d *crashDisk, k int, s diskState) {
 		return
 	}
 	c := x.crashCase
-	c.version, c.options.KeepsOld, c.options.Range = *x.later, false, nil
+	c.version, c.options.NoClobber, c.options.Range = *x.later, false, nil
 	disk := newCrashDisk(s)
 	if _, lies, err := x.run(c, disk, x.random()); err != nil || lies > 0 {
 		x.fail(d, k, s, "then another version: %v, %d bytes were taken for proved and are wrong", err, lies)
@@ -135,7 +136,7 @@ func (x *crashExplorer) whole(d *crashDisk, k int, s diskState, done bool) {
 		x.fail(d, k, s, "the target is gone")
 	case target == nil:
 	case bytes.Equal(target.data, x.want()):
-		if done && !x.options.Plain && (target.mode != 0o644&^disk.Umask || !target.mtime.Equal(transfertest.SomeTime)) {
+		if done && !x.options.NoPreserve && (target.mode != 0o644&^disk.Umask || !target.mtime.Equal(transfertest.SomeTime)) {
 			x.fail(d, k, s, "it was said to be in place, but has mode %o and time %v", target.mode, target.mtime)
 		}
 	case done:
@@ -157,7 +158,8 @@ func (x *crashExplorer) ended(again, d *crashDisk, k int, s diskState) {
 	x.whole(again, len(again.log), again.after(len(again.log), dropAll{}), true)
 }
 
-// visit calls f for all moments of a disk's log, from the first on, and all fates, or for the one that is asked for.
+// visit calls f for all moments of a disk's log, from the first on, and all fates, or for the
+// one that is asked for.
 func (x *crashExplorer) visit(d *crashDisk, from int, prefix string, fates int, f func(k int, how fate)) {
 	for k := from; k <= len(d.log); k++ {
 		for n := range fates {
@@ -169,8 +171,8 @@ func (x *crashExplorer) visit(d *crashDisk, from int, prefix string, fates int, 
 	}
 }
 
-// explore tries the power cuts of one run of the case; those of the run that goes on after a kill at each moment; and those of a run
-// that goes on after a power cut.
+// explore tries the power cuts of one run of the case; those of the run that goes on after a
+// kill at each moment; and those of a run that goes on after a power cut.
 func (x *crashExplorer) explore() {
 	x.at = "start"
 	d := newCrashDisk(x.start())
@@ -192,7 +194,7 @@ func (x *crashExplorer) explore() {
 	for k := range d.log {
 		x.at = fmt.Sprintf("kill%d-", k)
 		killed := d.killed(k)
-		if _, there := killed.names["out"]; there && x.options.KeepsOld {
+		if _, there := killed.names["out"]; there && x.options.NoClobber {
 			continue // the next run does nothing
 		}
 		if _, _, err := x.run(x.crashCase, killed, x.random()); err != nil {
@@ -210,9 +212,10 @@ func (x *crashExplorer) explore() {
 	}
 }
 
-// TestCrashes explores what power cuts and kills leave of transfers, and what the same transfer makes of that: the target is
-// always absent, the old file or the new one; what is right in a part file is kept, what is not is never taken for it; and
-// a transfer that said it was done has its file there.
+// TestCrashes explores what power cuts and kills leave of transfers, and what the same transfer
+// makes of that: the target is always absent, the old file or the new one; what is right in a
+// part file is kept, what is not is never taken for it; and a transfer that said it was done
+// has its file there.
 func TestCrashes(t *testing.T) {
 	tried := 0
 	for name, c := range crashCases {
@@ -232,7 +235,8 @@ func TestCrashes(t *testing.T) {
 	}
 }
 
-// TestCrashesOfGet is the same with a server, a simulated network and all of Get, for some of the power cuts.
+// TestCrashesOfGet is the same with a server, a simulated network and all of Get, for some of
+// the power cuts.
 func TestCrashesOfGet(t *testing.T) {
 	tried := 0
 	some := func(groups ...int) []byte {
@@ -248,7 +252,7 @@ func TestCrashesOfGet(t *testing.T) {
 		"resumed":     {old: noise(3, 70000), part: some(1, 3)},
 		"reuse":       {old: some(0, 2), part: some(1)[:2*65536+100], options: GetOptions{Reuse: true}},
 		"range":       {old: noise(3, 70000), options: GetOptions{Range: &ByteRange{First: 65000, Last: 140000}}},
-		"no-clobber":  {options: GetOptions{KeepsOld: true}},
+		"no-clobber":  {options: GetOptions{NoClobber: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.version = versionFrom(theFile, integrity.DefaultGroupSize)

@@ -16,8 +16,8 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// What the explorer's transfers fetch: groups of 4 KiB, one of them zeros and the last one short, so that sectors tear groups and holes
-// may be content.
+// The explorer's transfers fetch groups of 4 KiB. One is zeros and the last one is short, so
+// that sectors tear groups and holes may be content.
 const (
 	crashGroup = integrity.GroupSize(2)
 	crashUnit  = 4096
@@ -94,7 +94,7 @@ var crashCases = map[string]crashCase{
 	"over a file, cold":           {old: noise(3, 20000), cold: true},
 	"resumed, cold":               {part: only(0, 5), cold: true},
 	"over a file":                 {old: noise(3, 20000)},
-	"over a longer one, as it is": {old: noise(3, 50000), options: GetOptions{Plain: true}},
+	"over a longer one, as it is": {old: noise(3, 50000), options: GetOptions{NoPreserve: true}},
 	"resumed":                     {old: noise(3, 20000), part: only(0, 3, 4, 8)},
 	"resumed, sparse":             {part: append(bytes.Clone(crashWant[:2*crashUnit]), make([]byte, 6*crashUnit)...), sparse: true},
 	"resumed from what is cut":    {part: crashWant[:5*crashUnit+700]},
@@ -105,8 +105,8 @@ var crashCases = map[string]crashCase{
 	"reuse, resumed, sparse":      {old: only(1, 2, 7), part: only(0, 1), sparse: true, options: GetOptions{Reuse: true}},
 	"reuse and seed":              {old: only(1, 2), part: only(5), seed: only(2, 6, 8), options: GetOptions{Reuse: true}},
 	"range":                       {old: noise(3, 20000), part: only(0, 1), options: GetOptions{Range: &crashRange}},
-	"no-clobber":                  {options: GetOptions{KeepsOld: true}},
-	"no-clobber, resumed":         {part: only(2, 6), options: GetOptions{KeepsOld: true}},
+	"no-clobber":                  {options: GetOptions{NoClobber: true}},
+	"no-clobber, resumed":         {part: only(2, 6), options: GetOptions{NoClobber: true}},
 	"up to date":                  {old: crashWant, part: only(1)},
 }
 
@@ -135,8 +135,9 @@ func (c crashCase) want() []byte {
 	return c.content
 }
 
-// offline is Get on a disk, without a network: groups come in some order, a few at a time. lies are the bytes that it took
-// for proved before anything was fetched, and that are not those of the file.
+// offline is Get on a disk, without a network: groups are written in some order, a few at a
+// time. lies are the bytes that it took for proved before anything was fetched, and that are
+// not those of the file.
 func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOptions)) (result Result, lies int64, err error) {
 	o := c.at(d)
 	for _, f := range change {
@@ -152,27 +153,29 @@ func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOption
 	err = g.run(context.Background(), func(ctx context.Context) error {
 		g.manifest = Manifest{Size: c.tree.Size(), Root: c.tree.Root(), Group: int64(c.unit), MTime: transfertest.SomeTime, Mode: 0o644}
 		if c.cold && g.mayBegin() {
-			if err := bring(g.part, c.content, int64(c.unit), r); err != nil {
+			if err := g.part.Forget(); err != nil {
 				return err
 			}
-			g.tree, g.result.Root = c.tree, c.tree.Root()
-			g.part.proved(g.tree)
-			return nil
+			if err := fill(targetWriter{g.part, g.path}, c.content, int64(c.unit), r); err != nil {
+				return err
+			}
+			g.tree = c.tree
+			return g.acceptRoot()
 		}
 		g.tree = c.tree
 		return g.place(ctx, func(context.Context) error {
-			if g.part.window == nil {
+			if g.Range == nil {
 				got := make([]byte, len(c.content))
 				if part := d.now().get(crashPart); part != nil {
 					copy(got, part.data)
 				}
-				for _, x := range g.part.ranges() {
+				for _, x := range g.part.Have() {
 					if !bytes.Equal(got[x.Start:x.End], c.content[x.Start:x.End]) {
 						lies += x.Len()
 					}
 				}
 			}
-			return bring(g.part, c.content, int64(c.unit), r)
+			return fill(targetWriter{g.part, g.path}, c.content, int64(c.unit), r)
 		})
 	})
 	return g.result, lies, err
@@ -191,9 +194,9 @@ func offline(o GetOptions) *get {
 	return &get{GetOptions: o, request: request{byteRange: o.Range, observer: newObserver(NoReport{}), session: &kwik.ClientSession{}}}
 }
 
-// bring writes what a part file lacks of a content: whole groups, in some order, up to three at a time.
-func bring(p *partFile, content []byte, unit int64, r *rand.Rand) error {
-	have := rangeset.Of(p.ranges()...)
+// fill writes the groups of a content that a part file lacks, in some order, up to three at a time.
+func fill(p targetWriter, content []byte, unit int64, r *rand.Rand) error {
+	have := rangeset.Of(p.part.Have()...)
 	groups := (len(content) + int(unit) - 1) / int(unit)
 	for _, i := range r.Perm(groups) {
 		off := int64(i) * unit
@@ -211,8 +214,8 @@ func bring(p *partFile, content []byte, unit int64, r *rand.Rand) error {
 	return nil
 }
 
-// right returns how many bytes of whole groups a transfer finds in place on a disk that nobody uses: at least, for zeros may be holes,
-// and at most.
+// right returns how many bytes of whole groups a transfer finds in place on a disk that is not
+// in use: at least, for zeros may be holes, and at most.
 func (c crashCase) right(s diskState) (least, most int64) {
 	if c.options.Range != nil {
 		return 0, 0

@@ -8,6 +8,7 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"net"
 	"os"
 	"syscall"
@@ -137,7 +138,7 @@ func NetworkCause(err error) error {
 
 var (
 	// ErrIsDirectory is in the error of a Get whose target is a directory.
-	ErrIsDirectory = errors.New("it is a directory")
+	ErrIsDirectory = partfile.ErrIsDirectory
 	// ErrIsFile is in the error of a Mirror whose URL names a file.
 	ErrIsFile = errors.New("it is a file, not a directory")
 
@@ -154,3 +155,6 @@ func lastCause(te *quic.TransportError) error {
 	}
 	return nil
 }
+
+// cause returns the error inside an *fs.PathError: the operation of an Error names the path.
+func cause(err error) error { return disk.Cause(err) }

@@ -10,6 +10,7 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"os"
 	"time"
 )
@@ -19,52 +20,58 @@ type GetOptions struct {
 	URL URL
 	// TLS decides whom to trust as the primary.
 	TLS *tls.Config
-	// Target is the path of the file to write. Its directory must exist. A file that is there is replaced, at once and
-	// only when the new one is whole.
+	// Target is the path of the file to write. Its directory must exist. A file that is there
+	// is replaced, at once and only when the new one is whole.
 	Target string
-	// KeepsOld makes it an error of KindExists if there is anything at Target, before anything is asked of the network.
-	KeepsOld bool
-	// Plain makes the file one with the mode that the umask says and of the present time, not with the source's mode and time. What is
-	// up to date stays as it is.
-	Plain bool
-	// Reuse takes what is right of the file at Target for the new one, so that only the rest is fetched.
+	// NoClobber makes it an error of KindExists if Target exists. It is checked before the
+	// network is used, and when the file is put in place.
+	NoClobber bool
+	// NoPreserve gives the file the mode that the umask allows and the present time, instead of
+	// the source's mode and time. A file that is up to date stays as it is.
+	NoPreserve bool
+	// Reuse takes what is right of the file at Target for the new one, so that only the rest is
+	// fetched.
 	Reuse bool
 	// Seed is another file of which the same is taken; nil for none. It stays the caller's.
 	Seed disk.File
-	// Range, if set, is the part of the file to fetch: with the groups that it is in, and no others. Target is to hold nothing else. It does not
-	// go with Reuse and Seed, and nothing is kept after an error.
+	// Range, if set, is the part of the file to fetch: with the groups that it is in, and no
+	// others. Target is to hold nothing else. It does not go with Reuse and Seed, and nothing
+	// is kept after an error.
 	Range *ByteRange
-	// Output, if set, receives the bytes in order instead of a file. Those of a Range are all proved before.
+	// Output, if set, receives the bytes in order instead of a file. Those of a Range are all
+	// proved before.
 	Output io.Writer
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
-	// Retries is how many times the transfer is tried again after an error of KindNetwork. Each goes on where the one before
-	// ended. To an Output there is none after the first byte.
+	// Retries is how many times the transfer is tried again after an error of KindNetwork. Each
+	// goes on where the one before ended. To an Output there is none after the first byte.
 	Retries int
-	// RetryDelay is the pause before each retry; 0 means one second before the first, and twice as long before each
-	// further one, up to MaxRetryDelay.
+	// RetryDelay is the pause before each retry; 0 means one second before the first, and twice
+	// as long before each further one, up to MaxRetryDelay.
 	RetryDelay time.Duration
 
-	// MaxTime bounds each attempt; 0 means that nothing does. One that takes longer ends with a *TimeLimitError, and may be
-	// retried like one that met an error of the network.
+	// MaxTime bounds each attempt; 0 means that nothing does. One that takes longer ends with a
+	// *TimeLimitError, and may be retried like one that met an error of the network.
 	MaxTime time.Duration
-	// RetryMaxTime is for how long after the start of the first attempt another may begin; 0 means for ever.
+	// RetryMaxTime is for how long after the start of the first attempt another may begin; 0
+	// means for ever.
 	RetryMaxTime time.Duration
 
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.ClientConfig
 	// Dial connects to the primary; nil means kwik.DialAddrEarly.
 	Dial DialFunc
-	// Pool shares the session with other transfers; nil means that this one has its own. TLS and KWIK must be the same for all from one
-	// server.
+	// Pool shares the session with other transfers; nil means that this one has its own. TLS
+	// and KWIK must be the same for all from one server.
 	Pool *Pool
 	// OpenDir opens the target's directory; nil means OpenDir.
 	OpenDir func(path string) (disk.Dir, error)
 }
 
-// Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its errors are *Error, *TimeLimitError, or the
-// cause of ctx if that ended. After an error what stood at the target stands there still; beside it there may be a part file
-// (Result.Kept), and another Get to the same target fetches only what that lacks.
+// Get fetches a file from a primary and its secondaries, proves it and puts it in place. Its
+// errors are *Error, *TimeLimitError, or the cause of ctx if that ended. After an error the
+// target is as it was before. A part file may be beside it (Result.Kept). Another Get to the
+// same target fetches only the bytes that it lacks.
 func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	if o.OpenDir == nil {
 		o.OpenDir = disk.OpenDir
@@ -87,63 +94,85 @@ type get struct {
 	GetOptions
 	request
 	result Result
-	part   *partFile // nil with an Output, unless there is a Range
-	// compared is the root that what is at the target was held against; nil before.
+	part   *partfile.PartFile // nil with an Output, unless there is a Range
+	path   string             // of the file that part becomes, for messages
+	// compared is the root that the file at the target was compared with; nil before.
 	compared *integrity.Root
 	// seeded is the root for which the seeds have been looked through; nil before.
 	seeded *integrity.Root
 }
 
-// run prepares the target, calls attempt until that is through, and puts the file in place.
+// run prepares the target, calls attempt until it succeeds or a retry cannot help, and puts the
+// file in place.
 func (g *get) run(ctx context.Context, attempt func(context.Context) error) error {
 	if g.Output == nil || g.Range != nil {
-		target := g.Target
-		if g.Output != nil {
-			var dir string
-			var err error
-			if target, dir, err = spool(); err != nil {
-				return err
-			}
-			defer os.RemoveAll(dir) // a part file is left in it only if it could not be removed
-		}
-		var err error
-		if g.part, err = openPart(g.OpenDir, target, g.KeepsOld); err != nil { // before anything is asked of the network
+		remove, err := g.openTarget() // before the network is used
+		if err != nil {
 			return err
 		}
-		defer func() {
-			lost := int64(0)
-			g.result.Bytes, g.result.Resumed, lost = g.part.inPlace()
-			if g.result.UpToDate {
-				g.result.Bytes, g.result.Resumed = g.manifest.Size, g.manifest.Size
-			}
-			g.result.Wasted += lost
-			g.result.Kept = g.part.leave()
-		}()
+		defer remove()
+		defer g.leaveTarget()
 	}
 	p := retryPolicy{g.Retries, g.RetryDelay, g.MaxTime, g.RetryMaxTime}
 	if err := p.run(ctx, attempt, g.isRetryable, g.observer.retry); err != nil {
 		return err
 	}
-	if g.Output != nil {
-		if g.part != nil {
-			return g.pour(ctx)
-		}
+	switch {
+	case g.Output != nil && g.part != nil:
+		return g.copyOut(ctx)
+	case g.Output != nil:
 		return nil
-	}
-	if !g.result.UpToDate {
-		mode, mtime := fs.FileMode(g.manifest.Mode), g.manifest.MTime
-		if g.Plain {
-			mode, mtime = 0o666, time.Now()
-		}
-		if err := g.part.commit(mode, mtime); err != nil {
-			return err
+	case !g.result.UpToDate:
+		if err := g.part.Commit(g.metadata()); err != nil {
+			return targetError(g.path, err)
 		}
 	}
 	g.result.Path = g.Target
 	return nil
 }
 
-// isRetryable reports whether what an attempt ended with may be over when it is repeated, and it can be.
+// openTarget opens the part file. remove removes the temporary directory of a range that goes
+// to the output.
+func (g *get) openTarget() (remove func(), err error) {
+	g.path, remove = g.Target, func() {}
+	if g.Output != nil {
+		var dir string
+		if g.path, dir, err = spool(); err != nil {
+			return nil, err
+		}
+		remove = func() { os.RemoveAll(dir) } // a part file is in it only if it could not be removed
+	}
+	if g.part, err = openTarget(g.OpenDir, g.path, g.NoClobber); err != nil {
+		remove()
+		return nil, err
+	}
+	return remove, nil
+}
+
+// leaveTarget ends the part file, unless it is in place, and takes into the result what is in it.
+func (g *get) leaveTarget() {
+	lost := int64(0)
+	g.result.Bytes, g.result.Resumed, lost = g.part.InPlace()
+	if g.result.UpToDate {
+		g.result.Bytes, g.result.Resumed = g.manifest.Size, g.manifest.Size
+	}
+	g.result.Wasted += lost
+	g.result.Kept = g.part.Leave()
+}
+
+// metadata returns the mode and time for a new file.
+func (g *get) metadata() partfile.Metadata { return metadataOf(g.manifest, g.NoPreserve) }
+
+// metadataOf returns the mode and time of a manifest's file, or those of a new file that
+// preserves nothing.
+func metadataOf(m Manifest, noPreserve bool) partfile.Metadata {
+	if noPreserve {
+		return partfile.Metadata{Mode: 0o666, MTime: time.Now()}
+	}
+	return partfile.Metadata{Mode: fs.FileMode(m.Mode), MTime: m.MTime}
+}
+
+// isRetryable reports whether another attempt may succeed: an Output must not have bytes yet.
 func (g *get) isRetryable(err error) bool {
 	return isRetryable(err) && (g.part != nil || g.result.Bytes == 0)
 }
@@ -163,11 +192,12 @@ func (g *get) attempt(ctx context.Context) (err error) {
 	return g.place(ctx, func(ctx context.Context) error { return g.copy(ctx, g.proved().Verify, nil) })
 }
 
-// place finds out what is here already of the manifest's file, and calls fetch for the rest if there is any.
+// place finds out what is here already of the manifest's file, and calls fetch for the rest if
+// there is any.
 func (g *get) place(ctx context.Context, fetch func(context.Context) error) error {
 	g.result.Root = g.manifest.Root
 	if g.Range != nil {
-		if err := g.frame(); err != nil {
+		if err := g.setWindow(); err != nil {
 			return err
 		}
 	} else if g.part != nil {
@@ -179,35 +209,33 @@ func (g *get) place(ctx context.Context, fetch func(context.Context) error) erro
 		}
 	}
 	if g.part != nil {
-		if had, _, _ := g.part.inPlace(); had > 0 {
+		if had, _, _ := g.part.InPlace(); had > 0 {
 			g.observer.resume(had)
 		}
 	}
 	switch {
 	case g.manifest.Size == 0:
 		return nil
-	case g.part != nil && g.part.whole():
+	case g.part != nil && g.part.Whole():
 		g.seeAll()
 		return nil
 	}
 	return fetch(ctx)
 }
 
-// headStart is how many bytes of the content a client has sent with the answer, so that they come a round trip earlier: all of a small file, and
-// of a large one what its primary would be granted first.
+// headStart is how many bytes of the content a client requests with the answer, so that they
+// arrive a round trip earlier. They are all of a small file, and of a large one the bytes that
+// its primary would be granted first.
 const headStart = 1 << 20
 
-// wantsHeadStart returns how many bytes to have sent with the answer: none if the file, or some of it, may be here already, or if
-// another part of it is wanted.
+// wantsHeadStart returns how many bytes to request with the answer: none if bytes of the file
+// may be here already, or if a range is wanted.
 func (g *get) wantsHeadStart() int64 {
 	if g.Range != nil || g.Reuse || g.Seed != nil {
 		return 0
 	}
-	if g.part != nil {
-		_, err := g.part.dir.Lstat(g.part.name)
-		if !errors.Is(err, fs.ErrNotExist) || !g.part.empty() {
-			return 0
-		}
+	if g.part != nil && (g.part.Exists() || !g.part.Empty()) {
+		return 0
 	}
 	return headStart
 }
@@ -221,8 +249,8 @@ func (g *get) seeAll() {
 // A verifyFunc is the Verify of a tree.
 type verifyFunc func(off int64, p []byte) error
 
-// copy takes the content from the servers into the part file, or in order to the output. begun, if it is not nil, is called with
-// the stream before anything is asked for.
+// copy takes the content from the servers into the part file, or in order to the output. begun,
+// if it is not nil, is called with the stream before anything is requested.
 func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.AggregateReader) error) error {
 	op := fmt.Sprintf("fetch %q", g.URL.Path)
 	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
@@ -247,10 +275,10 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	}
 	options := &kwik.CopyOptions{}
 	if g.part != nil {
-		for _, r := range g.part.ranges() {
+		for _, r := range g.part.Have() {
 			options.Have = append(options.Have, kwik.Range(r))
 		}
-		if last, ok := g.part.first(); ok {
+		if last, ok := g.part.Priority(); ok {
 			options.Priority = kwik.Range(last)
 		}
 	}
@@ -260,7 +288,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	}
 	stop := g.observer.watch(g.session, stream)
 	if g.part != nil {
-		_, err = stream.CopyTo(ctx, g.part, options)
+		_, err = stream.CopyTo(ctx, targetWriter{g.part, g.path}, options)
 	} else {
 		defer context.AfterFunc(ctx, func() { stream.Close() })()
 		err = copyInOrder(ctx, g.Output, stream)
@@ -322,8 +350,9 @@ func copyInOrder(ctx context.Context, w io.Writer, stream *kwik.AggregateReader)
 	}
 }
 
-// kindOfLoss says what it means that no source is left: every one lied, or the primary says that the file changed, or it may
-// come back. A secondary that has another version may just have an old one.
+// kindOfLoss returns the kind of error when no source is left: all sent wrong bytes, the
+// primary reports a changed file, or a retry may help. A secondary that has another version may
+// just have an old one.
 func kindOfLoss(sources []kwik.SourceStats) Kind {
 	lied := 0
 	for _, s := range sources {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"strings"
 	"sync"
 	"time"
@@ -142,7 +143,7 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 	}
 	m := &mirror{
 		MirrorOptions: o, request: o.newRequest(report), report: report,
-		runID: strings.ToLower(rand.Text()[:12]),
+		runID: strings.ToLower(rand.Text()[:12]), opened: partfile.NewPool(maxOpenParts),
 	}
 	start := time.Now()
 	err := m.fetchMirror(ctx)
@@ -163,12 +164,12 @@ type mirror struct {
 	report MirrorReporter
 	runID  string // names the temporary files of this run
 	root   disk.TreeDir
-	lock   *partFile
+	lock   *partfile.PartFile
 	cache  *disk.DirCache
 	// folds is set if the target's file system ignores the case of names.
 	folds  bool
 	live   liveStreams
-	opened openParts
+	opened *partfile.Pool // the part files that are open
 
 	mu     sync.Mutex // guards the rest
 	result MirrorResult
@@ -215,23 +216,21 @@ func (m *mirror) fetchMirror(ctx context.Context) error {
 // lockTarget takes the target's lock, and finds out whether the file system ignores the case of
 // names.
 func (m *mirror) lockTarget() error {
-	m.lock = &partFile{dir: m.root, path: disk.JoinPath(m.Target, mirrorLock), name: mirrorLock, part: mirrorLock}
-	if err := m.lock.open(); err != nil {
-		if errors.Is(err, errTargetBusy) {
+	lock, err := partfile.Place{Dir: m.cache.Dir(""), Name: mirrorLock}.Lock()
+	if err != nil {
+		if errors.Is(err, partfile.ErrBusy) {
 			return &Error{Kind: KindBusy, Op: m.op(), Err: errors.New("another kwikcp is mirroring into it")}
 		}
 		return LocalError(m.op(), cause(err))
 	}
-	_, err := m.root.Lstat(".KWIKCP-MIRROR.part")
+	m.lock = lock
+	_, err = m.root.Lstat(".KWIKCP-MIRROR.part")
 	m.folds = err == nil
 	return nil
 }
 
-// unlockTarget removes the lock file and gives up the lock.
-func (m *mirror) unlockTarget() {
-	m.root.Remove(mirrorLock) // while the lock is held
-	m.lock.file.Close()
-}
+// unlockTarget removes the lock file and releases the lock.
+func (m *mirror) unlockTarget() { m.lock.Discard() }
 
 // attempt makes the target equal to the tree. It may be repeated: it compares the target again.
 func (m *mirror) attempt(ctx context.Context) (err error) {

@@ -2,25 +2,31 @@ package transfer
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"io/fs"
 	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
+	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"sync"
 	"time"
-
-	"github.com/zeebo/blake3"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 // A mirrorFile is one file of a mirror on its way.
 //
-// A file whose bytes come all at once, as those of small files do, is written under a name of this run alone, closed, and renamed with
-// others (mirror_place.go): no descriptor stays open and no lock is needed. Any other is received in a part file like that of a Get to the same
-// place: locked, with the same name, gone on with by the next Get or Mirror.
+// A file whose bytes arrive all at once, as those of small files do, is written under a name of
+// this run alone, closed, and renamed with others (mirror_place.go): no descriptor stays open
+// and no lock is needed. Any other is received in the part file that a Get to the same place
+// would use.
+//
+//	state       on disk                                                       leads to
+//	fileWanted  no file, or a part file that lacks bytes                      fileWhole, fileSame, fileLost
+//	fileWhole   a temporary or part file with all bytes, or already renamed   fileLost, if it cannot be put in place
+//	fileSame    the file was in place                                         -
+//	fileLost    the file that was there before, perhaps with a part file      -
 type mirrorFile struct {
 	entry   Entry
 	dir     *mirrorDir
@@ -33,16 +39,12 @@ type mirrorFile struct {
 	refusal  error
 	start    int64 // in the stream of its batch
 
-	mu      sync.Mutex
-	state   fileState
-	part    *partFile    // with an open, locked file; nil if there is none
-	back    *writeback   // of a large part file
-	had     rangeset.Set // proved and written
-	uses    int          // of the open part file, under way
-	temp    string       // what is to be renamed
-	saved   disk.Version // of a part file that was closed meanwhile
-	evicted bool
-	spoiled bool // what was written to the part file may not be on disk, though it can be read
+	// mu guards what follows. The lock of the part file is taken under it, and none is held
+	// when it is taken.
+	mu    sync.Mutex
+	state fileState
+	part  *partfile.PartFile // nil if no part file is in use
+	temp  string             // the temporary file to rename; "" with a part file
 }
 
 // A fileState is how far a file is.
@@ -50,10 +52,13 @@ type fileState int
 
 const (
 	fileWanted fileState = iota
-	fileWhole            // all bytes are in the file to be renamed
-	fileSame             // it is in place already
-	fileLost             // failed, and said so
+	fileWhole
+	fileSame
+	fileLost
 )
+
+// maxOpenParts is how many part files of a mirror are open at a time.
+const maxOpenParts = 128
 
 func manifestOf(m *transferpb.Manifest) Manifest {
 	return Manifest{
@@ -62,20 +67,45 @@ func manifestOf(m *transferpb.Manifest) Manifest {
 	}
 }
 
-// freshName returns the name of a file that is written by this run and nobody else.
-func (m *mirror) freshName(name string) string {
-	sum := blake3.Sum256([]byte(name))
-	return ".kwikcp-" + hex.EncodeToString(sum[:10]) + "-" + m.runID + ".new"
+// freshName returns the name of a file that this run writes, and no other.
+func (m *mirror) freshName(name string) string { return partfile.NewName(name, m.runID) }
+
+// placeOf returns the place of a file.
+func (m *mirror) placeOf(f *mirrorFile) partfile.Place {
+	return partfile.Place{Dir: m.cache.Dir(f.dir.path), Name: f.name}
 }
+
+// pathOf returns the path of a file, for messages.
+func (m *mirror) pathOf(f *mirrorFile) string { return disk.JoinPath(m.Target, f.entry.Path) }
 
 // here returns which ranges of the file need not be fetched.
 func (f *mirrorFile) here() []rangeset.Range {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.state != fileWanted {
+	switch {
+	case f.state != fileWanted:
 		return []rangeset.Range{{Start: 0, End: f.tree.Size()}}
+	case f.part == nil:
+		return nil
 	}
-	return f.had.Ranges()
+	return f.part.Have()
+}
+
+// priority returns the range of the batch's stream to fetch before all others: the last group
+// of a file that is large enough for a reservation of free space. The zero Range means none.
+func (b *batch) priority() kwik.Range {
+	for _, f := range b.stream {
+		f.mu.Lock()
+		part := f.part
+		f.mu.Unlock()
+		if part == nil {
+			continue
+		}
+		if last, ok := part.Priority(); ok {
+			return kwik.Range{Start: f.start + last.Start, End: f.start + last.End}
+		}
+	}
+	return kwik.Range{}
 }
 
 func (f *mirrorFile) wants() bool {
@@ -84,7 +114,19 @@ func (f *mirrorFile) wants() bool {
 	return f.state == fileWanted
 }
 
-// prepare finds out what of a file is here already.
+// takeWhole reports whether all bytes of the file are in its part file, to one caller alone,
+// and makes it fileWhole.
+func (f *mirrorFile) takeWhole() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	isWhole := f.state == fileWanted && f.part != nil && f.part.Whole()
+	if isWhole {
+		f.state = fileWhole
+	}
+	return isWhole
+}
+
+// prepare finds out which bytes of a file are here already.
 func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	if ctx.Err() != nil {
 		return
@@ -97,50 +139,43 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		return
 	}
 	defer m.cache.Release(h)
-	if same, err := m.isSame(ctx, h, f, place.syncs); err != nil {
+	same, err := m.isSame(ctx, f, place.syncs)
+	switch {
+	case err != nil:
 		m.drop(f, LocalError("set its mode and time", cause(err)))
-		return
-	} else if same {
+	case same:
 		if f.resumes && !m.DryRun {
-			m.discard(h, f)
+			m.discardPart(f)
 		}
 		f.state = fileSame
-		m.settle(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(), Root: f.tree.Root()})
-		return
-	}
-	if m.DryRun {
-		return
-	}
-	if f.tree.Size() == 0 {
-		m.writeWhole(h, f, nil, place)
-		return
-	}
-	if f.resumes || m.Reuse && f.local != nil {
-		if err := m.resume(ctx, h, f); err != nil && ctx.Err() == nil {
-			m.drop(f, err)
-			return
-		}
-		f.mu.Lock()
-		whole := f.state == fileWanted && f.had.Total() == f.tree.Size()
-		f.mu.Unlock()
-		if whole {
-			m.complete(h, f, place)
-		}
+		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(), Root: f.tree.Root()})
+	case m.DryRun:
+	case f.tree.Size() == 0:
+		m.writeWhole(f, nil, place)
+	case m.needsPart(f):
+		m.resume(ctx, f, place)
 	}
 }
 
-// isSame reports whether the file in place has the root already, and sees to its mode and time then.
-func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile, syncs bool) (bool, error) {
+// needsPart reports whether a file needs a part file before its bytes arrive: something of it
+// may be here, or free space is to be reserved.
+func (m *mirror) needsPart(f *mirrorFile) bool {
+	return f.resumes || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size())
+}
+
+// isSame reports whether the file in place has the root already, and then gives it the source's
+// mode and time.
+func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, error) {
 	if f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
 	}
-	p := &partFile{dir: h, name: f.name}
-	file, info := p.standing()
+	at := m.placeOf(f)
+	file, info := at.Existing()
 	if file == nil {
 		return false, nil
 	}
 	defer file.Close()
-	same, err := matches(ctx, file, info.Size(), f.tree, nil)
+	same, err := partfile.Matches(ctx, file, info.Size(), f.tree, nil)
 	if err != nil || !same || disk.CheckVersion(file, disk.VersionOf(info)) != nil {
 		return false, nil // an error is the end of ctx
 	}
@@ -148,173 +183,139 @@ func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile, s
 		return true, nil
 	}
 	if !m.NoPreserve {
-		err = p.dress(file, info, f.manifest)
+		err = at.ApplyMetadata(file, info, metadataOf(f.manifest, false))
 	}
 	if err == nil && !syncs {
-		err = p.settle(file)
+		err = at.SyncFile(file)
 	}
 	return true, err
 }
 
-// discard removes a part file that nobody needs, unless another transfer holds it.
-func (m *mirror) discard(h *disk.CachedDir, f *mirrorFile) {
-	p := &partFile{dir: h, path: f.entry.Path, name: f.name, part: partName(f.name)}
-	if p.open() == nil {
-		h.Remove(p.part)
-		p.file.Close()
+// discardPart removes a part file that is of no use, unless another transfer holds it.
+func (m *mirror) discardPart(f *mirrorFile) {
+	if p, err := m.placeOf(f).Open(partfile.Options{}); err == nil {
+		p.Discard()
 	}
 }
 
-// resume takes what is right of a part file, and with Reuse of the file in place.
-func (m *mirror) resume(ctx context.Context, h *disk.CachedDir, f *mirrorFile) error {
+// resume verifies the bytes of a part file, and with Reuse those of the file in place.
+func (m *mirror) resume(ctx context.Context, f *mirrorFile, place *placer) {
+	err := m.proveParts(ctx, f)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		m.abandon([]*mirrorFile{f})
+	case err != nil:
+		m.drop(f, err)
+	case f.takeWhole():
+		m.complete(f, place)
+	}
+}
+
+func (m *mirror) proveParts(ctx context.Context, f *mirrorFile) error {
 	f.mu.Lock()
-	f.uses++ // so that it stays open
-	err := m.openPart(h, f)
+	err := m.openPart(f)
+	part := f.part
 	f.mu.Unlock()
-	defer func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.uses--
-	}()
 	if err != nil {
 		return err
 	}
-	if err := f.part.prove(ctx, f.tree, nil); err != nil {
-		return err
-	}
+	var seeds []disk.File
 	if m.Reuse && f.local != nil {
-		if old, _ := f.part.standing(); old != nil {
+		if old, _ := part.Place().Existing(); old != nil {
 			defer old.Close()
-			s := newSurveyor(remainder{old, rangeset.Of(f.part.ranges()...)}, min(f.local.Size(), f.tree.Size()), f.tree, nil)
-			var mu sync.Mutex
-			s.keep = func(group []byte, off int64) error {
-				if _, err := f.part.file.WriteAt(group, off); err != nil {
-					return f.part.wrap(err)
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				f.part.had.Add(off, off+int64(len(group)))
-				return nil
-			}
-			if err := s.run(ctx); err != nil {
-				return err
-			}
+			seeds = append(seeds, old)
 		}
 	}
-	f.had = rangeset.Of(f.part.ranges()...)
+	return targetErrorIn(ctx, m.pathOf(f), part.Prove(ctx, f.tree, seeds, nil))
+}
+
+// openPart opens the part file of a file. Called with the file's lock held.
+func (m *mirror) openPart(f *mirrorFile) error {
+	h, err := m.cache.Acquire(f.dir.path)
+	if err != nil {
+		return LocalError("open its directory", cause(err))
+	}
+	defer m.cache.Release(h)
+	if f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened}); err != nil {
+		return targetError(m.pathOf(f), err)
+	}
 	return nil
 }
 
-// openPart opens and locks the part file of a file. Called with the file's lock held.
-func (m *mirror) openPart(h *disk.CachedDir, f *mirrorFile) error {
-	p := &partFile{dir: h, path: disk.JoinPath(m.Target, f.entry.Path), name: f.name, part: partName(f.name)}
-	if err := p.open(); err != nil {
-		return p.wrap(err)
-	}
-	f.part = p
-	if f.tree.Size() >= checkpointStep {
-		f.back = startWriteback(p.file.Checkpoint)
-	}
-	m.opened.add(m, f)
-	return nil
-}
-
-// write takes proved bytes of a file.
+// write takes verified bytes of a file. It is safe for concurrent use.
 func (m *mirror) write(f *mirrorFile, p []byte, off int64, place *placer) {
+	isAll := int64(len(p)) == f.tree.Size()
+	part, wanted, err := m.partFor(f, isAll)
+	switch {
+	case err != nil:
+		m.drop(f, err)
+	case !wanted:
+	case part == nil:
+		m.writeWhole(f, p, place) // no other goroutine has bytes of it
+	default:
+		m.writePart(f, part, p, off, place)
+	}
+}
+
+// partFor returns the part file that takes bytes of a file. It opens one unless the bytes are
+// all of the file and there is none. wanted is false if the file has been given up, or is in
+// place.
+func (m *mirror) partFor(f *mirrorFile, isAll bool) (part *partfile.PartFile, wanted bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.state != fileWanted:
+		return nil, false, nil
+	case f.part == nil && !isAll:
+		err = m.startPart(f)
+	}
+	return f.part, true, err
+}
+
+// startPart opens the part file of a file of which nothing was here. A part file that another
+// transfer left since the directory was read is emptied. Called with the file's lock held.
+func (m *mirror) startPart(f *mirrorFile) error {
+	if err := m.openPart(f); err != nil {
+		return err
+	}
+	if err := f.part.Restart(f.tree); err != nil {
+		f.part.Discard()
+		return targetError(m.pathOf(f), err)
+	}
+	return nil
+}
+
+// writePart writes bytes to the part file of a file, and puts the file in place if they were
+// the last ones.
+func (m *mirror) writePart(f *mirrorFile, part *partfile.PartFile, p []byte, off int64, place *placer) {
+	if _, err := part.WriteAt(p, off); err != nil {
+		m.drop(f, m.writeError(f, err))
+		return
+	}
+	if f.takeWhole() {
+		m.complete(f, place)
+	}
+}
+
+// writeError wraps an error of a part file's WriteAt.
+func (m *mirror) writeError(f *mirrorFile, err error) error {
+	if errors.Is(err, partfile.ErrBusy) {
+		return targetError(m.pathOf(f), err)
+	}
+	return LocalError("write it", cause(err))
+}
+
+// writeWhole writes a file of which all bytes are there.
+func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 	h, err := m.cache.Acquire(f.dir.path)
 	if err != nil {
 		m.drop(f, LocalError("open its directory", cause(err)))
 		return
 	}
-	defer m.cache.Release(h)
-	f.mu.Lock()
-	switch {
-	case f.state != fileWanted:
-		f.mu.Unlock()
-		return
-	case int64(len(p)) == f.tree.Size() && f.part == nil && !f.evicted:
-		f.mu.Unlock()
-		m.writeWhole(h, f, p, place) // nobody else has bytes of it
-		return
-	case f.part == nil:
-		if err := m.reopen(h, f); err != nil {
-			f.mu.Unlock()
-			m.drop(f, err)
-			return
-		}
-	}
-	part, back := f.part, f.back
-	f.uses++
-	f.mu.Unlock()
-	_, err = part.file.WriteAt(p, off)
-	var unsafe error
-	if back != nil && err == nil {
-		unsafe = back.wrote(len(p))
-	}
-	f.mu.Lock()
-	f.uses--
-	whole := false
-	switch {
-	case unsafe != nil:
-		f.spoiled, err = true, unsafe
-	case err == nil:
-		f.had.Add(off, off+int64(len(p)))
-		whole = f.state == fileWanted && f.had.Total() == f.tree.Size()
-	}
-	leave := f.state == fileLost && f.uses == 0
-	f.mu.Unlock()
-	switch {
-	case leave: // whoever gave it up left that to the last who writes
-		f.leave(m)
-	case err != nil:
-		m.drop(f, LocalError("write it", cause(err)))
-	case whole:
-		m.complete(h, f, place)
-	}
-}
-
-// reopen opens the part file of a file that has none open. Called with the file's lock held.
-func (m *mirror) reopen(h *disk.CachedDir, f *mirrorFile) error {
-	if err := m.openPart(h, f); err != nil {
-		return err
-	}
-	info, err := f.part.file.Stat()
-	if err == nil && f.evicted && disk.VersionOf(info) != f.saved {
-		err = errTargetBusy // somebody else wrote to it
-	} else if err == nil && !f.evicted && info.Size() > 0 {
-		err = f.part.file.Truncate(0) // of an earlier transfer, come since the directory was read
-	}
-	f.evicted = false
-	if err != nil {
-		return f.part.wrap(err)
-	}
-	return nil
-}
-
-var errSpoiled = errors.New("what was written did not get to the disk")
-
-// writeWhole writes a file of which all bytes are there.
-func (m *mirror) writeWhole(h *disk.CachedDir, f *mirrorFile, p []byte, place *placer) {
 	temp := m.freshName(f.name)
-	file, err := h.Create(temp)
+	err = m.placeOf(f).WriteNew(temp, p, metadataOf(f.manifest, m.NoPreserve), !place.syncs)
+	m.cache.Release(h)
 	if err != nil {
-		m.drop(f, LocalError("write it", cause(err)))
-		return
-	}
-	if len(p) > 0 {
-		_, err = file.WriteAt(p, 0)
-	}
-	if err == nil {
-		err = m.dress(h, file, temp, f)
-	}
-	if err == nil && !place.syncs {
-		err = file.Sync()
-	}
-	if closed := file.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		h.Remove(temp)
 		m.drop(f, LocalError("write it", cause(err)))
 		return
 	}
@@ -324,47 +325,18 @@ func (m *mirror) writeWhole(h *disk.CachedDir, f *mirrorFile, p []byte, place *p
 	place.put(f)
 }
 
-// dress gives a file its final mode and time.
-func (m *mirror) dress(h *disk.CachedDir, file disk.File, name string, f *mirrorFile) error {
-	mode, mtime := fs.FileMode(f.manifest.Mode), f.manifest.MTime
-	if m.NoPreserve {
-		mode, mtime = 0o666, time.Now()
-	}
-	if err := file.Chmod(mode.Perm() &^ disk.Umask); err != nil {
-		return err
-	}
-	return h.Chtimes(name, mtime)
-}
-
-// complete passes a part file on that has all its bytes. It stays open, and locked, until it is renamed.
-func (m *mirror) complete(h *disk.CachedDir, f *mirrorFile, place *placer) {
-	m.opened.remove(f)
-	f.part.dir = h
-	err := f.part.isPart(f.part.file) // what has its name now would get the time
-	if f.back != nil && f.back.stop() != nil {
-		f.spoiled = true
-	}
-	if err == nil && f.spoiled {
-		err = errSpoiled
-	}
-	if err == nil {
-		err = m.dress(h, f.part.file, f.part.part, f)
-	}
-	if err == nil && !place.syncs {
-		err = f.part.file.Sync()
-	}
-	if err != nil {
+// complete hands a part file that has all its bytes to the placer. It stays open, and locked,
+// until it is renamed.
+func (m *mirror) complete(f *mirrorFile, place *placer) {
+	if err := f.part.Finish(metadataOf(f.manifest, m.NoPreserve), !place.syncs); err != nil {
 		m.drop(f, LocalError("write it", cause(err)))
 		return
 	}
-	f.mu.Lock()
-	f.state, f.temp = fileWhole, f.part.part
-	f.mu.Unlock()
 	place.put(f)
 }
 
-// settle reports what became of a file, whose directory it needs no more.
-func (m *mirror) settle(f *mirrorFile, report FileReport) {
+// finishFile reports what became of a file, which needs its directory no more.
+func (m *mirror) finishFile(f *mirrorFile, report FileReport) {
 	if report.Action == FileFetched || report.Action == FileUpToDate {
 		m.live.placed()
 	}
@@ -372,25 +344,24 @@ func (m *mirror) settle(f *mirrorFile, report FileReport) {
 	m.releaseDir(f.dir)
 }
 
-// drop gives up a file that failed. What is proved of it in a part file stays.
+// drop gives up a file that failed. Its verified bytes stay in its part file.
 func (m *mirror) drop(f *mirrorFile, err error) {
 	f.mu.Lock()
-	lost, used := f.state == fileLost, f.uses > 0
+	isLost := f.state == fileLost
 	f.state = fileLost
 	f.mu.Unlock()
-	if lost {
+	if isLost {
 		return
 	}
-	if !used {
-		f.leave(m)
-	}
+	f.leave()
 	if _, ok := errors.AsType[*Error](err); !ok {
 		err = LocalError("write it", cause(err))
 	}
-	m.settle(f, FileReport{Path: f.entry.Path, Action: FileFailed, Size: f.entry.Size, Err: err})
+	m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFailed, Size: f.entry.Size, Err: err})
 }
 
-// abandon gives up files that did not fail: the mirror ends. What is proved of them in part files stays.
+// abandon gives up files that did not fail: the mirror ends. Their verified bytes stay in their
+// part files.
 func (m *mirror) abandon(files []*mirrorFile) {
 	for _, f := range files {
 		f.mu.Lock()
@@ -398,99 +369,28 @@ func (m *mirror) abandon(files []*mirrorFile) {
 		f.state = fileLost
 		f.mu.Unlock()
 		if wanted {
-			f.leave(m)
+			f.leave()
 			m.releaseDir(f.dir)
 		}
 	}
 }
 
-// leave closes the part file of a file, and removes it if nothing in it is proved. Nobody may be writing to it.
-func (f *mirrorFile) leave(m *mirror) {
-	m.opened.remove(f)
+// leave ends the part file of a file, which stays if anything in it is verified. It waits for
+// goroutines that write to it.
+func (f *mirrorFile) leave() {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.part == nil {
-		return
+	part := f.part
+	f.part = nil
+	f.mu.Unlock()
+	if part != nil {
+		f.resumes = part.Leave()
 	}
-	if f.back != nil {
-		f.spoiled = f.back.stop() != nil || f.spoiled
-		f.back = nil
-	}
-	if f.spoiled {
-		f.had = rangeset.Set{}
-	}
-	if h, err := m.cache.Acquire(f.dir.path); err == nil {
-		f.part.dir = h
-		f.part.file.Chmod(partMode)
-		if f.had.Total() == 0 && f.part.isPart(f.part.file) == nil {
-			h.Remove(f.part.part)
-		}
-		m.cache.Release(h)
-	}
-	f.part.file.Close()
-	f.part, f.evicted, f.had, f.resumes = nil, false, rangeset.Set{}, f.had.Total() > 0
 }
 
 // wouldDo reports of a dry run what would become of a file.
 func (m *mirror) wouldDo(f *mirrorFile) {
 	if f.wants() {
 		f.state = fileLost
-		m.settle(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root()})
+		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root()})
 	}
-}
-
-// openParts are the part files that are open. Beyond maxOpenParts, those that were opened first are closed until bytes come for them.
-type openParts struct {
-	mu    sync.Mutex
-	files []*mirrorFile
-}
-
-const maxOpenParts = 128
-
-// add notes a file whose part file was opened. The file's lock may be held.
-func (o *openParts) add(m *mirror, f *mirrorFile) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for i := 0; i < len(o.files) && len(o.files) >= maxOpenParts; {
-		if o.files[i].evict() {
-			o.files = append(o.files[:i:i], o.files[i+1:]...)
-		} else {
-			i++
-		}
-	}
-	o.files = append(o.files, f)
-}
-
-func (o *openParts) remove(f *mirrorFile) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for i, other := range o.files {
-		if other == f {
-			o.files = append(o.files[:i:i], o.files[i+1:]...)
-			return
-		}
-	}
-}
-
-// evict closes a part file that nobody writes to at the moment, and reports whether it did.
-func (f *mirrorFile) evict() bool {
-	if !f.mu.TryLock() {
-		return false
-	}
-	defer f.mu.Unlock()
-	if f.part == nil || f.uses > 0 || f.state != fileWanted || f.had.Total() == f.tree.Size() {
-		return false
-	}
-	if f.back != nil {
-		f.spoiled = f.back.stop() != nil
-		f.back = nil
-	}
-	info, err := f.part.file.Stat()
-	if err != nil || f.spoiled {
-		return false
-	}
-	f.saved, f.evicted = disk.VersionOf(info), true
-	f.part.file.Close()
-	f.part = nil
-	return true
 }

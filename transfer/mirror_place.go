@@ -12,8 +12,9 @@ import (
 //     written;
 //  2. each is renamed.
 //
-// So after a power cut there is under a final name what was there before or the whole new file. That the new names are durable is
-// seen to at the end of the mirror (syncVolumes), or of each group where there is no such call.
+// So after a power cut there is under a final name what was there before or the whole new file.
+// That the new names are durable is seen to at the end of the mirror (syncVolumes), or of each
+// group where there is no such call.
 //
 // Its goroutine ends with finish, which waits for it.
 type placer struct {
@@ -24,7 +25,8 @@ type placer struct {
 }
 
 const (
-	// placeFiles, placeOpen and placeWait bound a group: its files, those of them that hold a descriptor open, and how long the first waits.
+	// placeFiles, placeOpen and placeWait bound a group: its files, those of them that hold a
+	// descriptor open, and how long the first waits.
 	placeFiles = 1024
 	placeOpen  = 32
 	placeWait  = 500 * time.Millisecond
@@ -97,7 +99,7 @@ func (p *placer) place(group []*mirrorFile) {
 			p.m.drop(f, LocalError("put it in place", cause(err)))
 			continue
 		}
-		p.m.settle(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root()})
+		p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root()})
 	}
 	if !p.syncs {
 		for _, dir := range dirs {
@@ -144,27 +146,19 @@ func (p *placer) discard(f *mirrorFile) {
 
 // rename gives a file its final name.
 func (p *placer) rename(f *mirrorFile) error {
+	if f.part != nil {
+		return f.part.Rename(false)
+	}
 	h, err := p.m.cache.Acquire(f.dir.path)
 	if err != nil {
 		return err
 	}
 	defer p.m.cache.Release(h)
-	if f.part != nil {
-		f.part.dir = h
-		if err := f.part.isPart(f.part.file); err != nil {
-			return err
-		}
-	}
-	if err := h.Rename(f.temp, f.name); err != nil {
-		return err
-	}
-	if f.part != nil {
-		return f.part.file.Close()
-	}
-	return nil
+	return h.Rename(f.temp, f.name)
 }
 
-// volumeOf returns the file system that a directory is on, nil if it cannot be synced as a whole. It stays open until the attempt ends.
+// volumeOf returns the file system that a directory is on, nil if it cannot be synced as a
+// whole. It stays open until the attempt ends.
 func (m *mirror) volumeOf(d disk.TreeDir) (v disk.Volume, err error) {
 	info, err := d.Lstat(".")
 	if err != nil {
@@ -183,8 +177,8 @@ func (m *mirror) volumeOf(d disk.TreeDir) (v disk.Volume, err error) {
 	return v, nil
 }
 
-// syncVolumes makes durable which names there are now, with modes and times. It does so even if nothing was done: the mirror before may have been
-// killed before it did.
+// syncVolumes makes durable which names there are now, with modes and times. It does so even if
+// nothing was done: the mirror before may have been killed before it did.
 func (m *mirror) syncVolumes() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

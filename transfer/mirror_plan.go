@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/wire"
 	"slices"
 	"strings"
@@ -295,11 +296,11 @@ func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	if p.Quick && f.looksUpToDate() {
 		p.live.addPresent(f.entry.Size)
 		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
-		p.settle(f, report)
+		p.finishFile(f, report)
 		return nil
 	}
 	if p.DryRun && f.local == nil { // it would be fetched, whatever the server replies
-		p.settle(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.entry.Size})
+		p.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.entry.Size})
 		return nil
 	}
 	return f
@@ -317,7 +318,7 @@ func (f *mirrorFile) looksUpToDate() bool {
 // inspect finds the local file and the part file of a file.
 func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
 	if len(f.dir.parts) > 0 {
-		part := partName(f.name)
+		part := partfile.PartName(f.name)
 		f.resumes = f.dir.parts[part]
 		delete(f.dir.parts, part)
 	}

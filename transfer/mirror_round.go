@@ -195,7 +195,7 @@ func (r *round) receive(ctx context.Context, b *batch, offer *kwik.AggregateOffe
 		return nil, NetworkError("fetch a batch", err)
 	}
 	r.live.add(stream)
-	_, err = stream.CopyTo(ctx, &batchWriter{r, b}, &kwik.CopyOptions{Have: b.have()})
+	_, err = stream.CopyTo(ctx, &batchWriter{r, b}, &kwik.CopyOptions{Have: b.have(), Priority: b.priority()})
 	stats := r.live.remove(stream)
 	r.mu.Lock()
 	r.result.Wasted += stats.Wasted
@@ -216,7 +216,7 @@ func (r *round) receive(ctx context.Context, b *batch, offer *kwik.AggregateOffe
 		}
 		if e.Kind == KindChanged && ctx.Err() == nil {
 			for _, f := range rest {
-				f.leave(r.mirror)
+				f.leave()
 			}
 			return rest, nil
 		}

@@ -10,6 +10,7 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
 	"math/rand/v2"
@@ -309,7 +310,8 @@ func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 	reports := &mirrorReports{}
 	m := &mirror{
 		report: reports, request: newRequest(URL{}, nil, 0, nil, nil, reports), root: d,
-		cache: disk.NewDirCache(d), runID: "test", volumes: make(map[uint64]disk.Volume)}
+		cache: disk.NewDirCache(d), runID: "test", opened: partfile.NewPool(maxOpenParts),
+		volumes: make(map[uint64]disk.Volume)}
 	defer m.cache.Close()
 	content := make([]byte, 3*integrity.DefaultGroupSize.Bytes())
 	rand.NewChaCha8([32]byte{4}).Read(content)
@@ -331,7 +333,7 @@ func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 			group := tree.GroupSize().Bytes()
 			m.write(f, content[part*group:][:group], part*group, place)
 		}
-		if n := len(m.opened.files); n > maxOpenParts {
+		if n := m.opened.Len(); n > maxOpenParts {
 			t.Errorf("%d part files are open", n)
 		}
 	}
@@ -351,7 +353,7 @@ func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if same, err := matches(t.Context(), file, tree.Size(), tree, nil); !same || err != nil {
+		if same, err := partfile.Matches(t.Context(), file, tree.Size(), tree, nil); !same || err != nil {
 			t.Errorf("%s: %t, %v", f.name, same, err)
 		}
 		file.Close()

@@ -11,6 +11,7 @@ import (
 
 	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/wire"
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
@@ -35,58 +36,18 @@ func (e *RangeError) Error() string {
 	return fmt.Sprintf("there are no bytes %v, the file has %d", e.Range, e.Size)
 }
 
-// A window is the part of a file that a part file is to hold, from its first byte on.
-type window struct {
-	want  rangeset.Range // bytes
-	cover rangeset.Range // the groups that they are in, which is what can be proved
-}
-
-// A fileTree proves a file, or a range of it.
-type fileTree interface {
-	Root() integrity.Root
-	Size() int64
-	GroupSize() integrity.GroupSize
-	Verify(off int64, p []byte) error
-}
-
-// frame makes a part file ready for a part of a file. Nothing is known of what an earlier transfer left in it, since that
-// is aligned otherwise; what this one has written for the same tree counts.
-func (p *partFile) frame(want rangeset.Range, tree fileTree) error {
-	if p.window != nil && sameTree(p.tree, tree) {
-		return nil
-	}
-	if err := p.file.Truncate(0); err != nil {
-		return p.wrap(err)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	start, end := tree.GroupSize().Cover(want.Start, want.End, tree.Size())
-	p.window = &window{want, rangeset.Range{Start: start, End: end}}
-	p.tree, p.had = tree, rangeset.Set{}
-	p.useless = true // for another transfer
-	return nil
-}
-
-// narrow returns which of the bytes b at offset off of the file go into the part file, and where.
-func (w *window) narrow(b []byte, off int64) ([]byte, int64) {
-	r := w.want.Intersect(rangeset.Range{Start: off, End: off + int64(len(b))})
-	if r.Empty() {
-		return nil, 0
-	}
-	return b[r.Start-off : r.End-off], r.Start - w.want.Start
-}
-
-// frame finds out which bytes are wanted and prepares the part file for them.
-func (g *get) frame() error {
+// setWindow finds out which bytes are wanted and prepares the part file for them.
+func (g *get) setWindow() error {
 	want, err := g.wanted()
 	if err != nil {
 		return err
 	}
-	if err := g.part.frame(want, g.proved()); err != nil {
-		return err
+	cover, err := g.part.SetWindow(want, g.proved())
+	if err != nil {
+		return targetError(g.path, err)
 	}
 	g.result.Offset = want.Start
-	g.observer.outside(g.manifest.Size - g.part.window.cover.Len())
+	g.observer.outside(g.manifest.Size - cover.Len())
 	return nil
 }
 
@@ -102,7 +63,7 @@ func (r *request) wanted() (rangeset.Range, error) {
 }
 
 // proved returns the tree of the file, or of the requested range. One of them must be complete.
-func (r *request) proved() fileTree {
+func (r *request) proved() partfile.Tree {
 	if r.rangeTree != nil {
 		return r.rangeTree
 	}
@@ -156,8 +117,8 @@ func (r *request) readRangeProof(ctx context.Context) error {
 	return nil
 }
 
-// spool makes a place for a range that goes to the output: its groups come in any order, and may be more than memory holds. The directory is
-// the caller's to remove.
+// spool makes a place for a range that goes to the output: its groups come in any order, and
+// may be more than memory holds. The directory is the caller's to remove.
 func spool() (target, dir string, err error) {
 	if dir, err = os.MkdirTemp("", "kwikcp-"); err != nil {
 		return "", "", LocalError("make a temporary file for the range", err)
@@ -165,9 +126,9 @@ func spool() (target, dir string, err error) {
 	return filepath.Join(dir, "range"), dir, nil
 }
 
-// pour copies what the part file holds to the output.
-func (g *get) pour(ctx context.Context) error {
-	r := io.NewSectionReader(g.part.file, 0, g.part.window.want.Len())
+// copyOut copies the range from the part file to the output.
+func (g *get) copyOut(ctx context.Context) error {
+	r := g.part.Content()
 	buf := make([]byte, 256<<10)
 	for ctx.Err() == nil {
 		n, err := r.Read(buf)

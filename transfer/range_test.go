@@ -62,9 +62,12 @@ func TestGetRange(t *testing.T) {
 				for _, s := range r.Servers {
 					delivered += s.Bytes
 				}
-				if r.Bytes != int64(len(content)) || r.Offset != bounds.Start || r.Resumed != 0 || r.Wasted != 0 || delivered != x.fetched || r.Kept {
-					t.Errorf("%+v, want %d of %d", r, len(content), x.fetched)
-				}
+				wantEqual(t, "bytes", r.Bytes, int64(len(content)))
+				wantEqual(t, "offset", r.Offset, bounds.Start)
+				wantEqual(t, "bytes resumed", r.Resumed, 0)
+				wantEqual(t, "bytes wasted", r.Wasted, 0)
+				wantEqual(t, "bytes delivered", delivered, x.fetched)
+				wantEqual(t, "part file kept", r.Kept, false)
 				if heard.last.Bytes != x.fetched || heard.last.Total != x.fetched {
 					t.Errorf("progress %+v", heard.last)
 				}

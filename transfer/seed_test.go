@@ -6,6 +6,7 @@ import (
 	"kwikcp/internal/rangeset"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/internal/transfertest/disktest"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -64,9 +65,13 @@ func TestSeed(t *testing.T) {
 					for _, s := range r.Servers {
 						delivered += s.Bytes
 					}
-					if n := int64(len(theFile)); r.Bytes != n || r.Resumed != x.right || delivered != n-x.right || r.Wasted != 0 || r.UpToDate || heard.resumed != x.right {
-						t.Errorf("%+v, heard %d; want %d resumed", r, heard.resumed, x.right)
-					}
+					n := int64(len(theFile))
+					wantEqual(t, "bytes", r.Bytes, n)
+					wantEqual(t, "bytes resumed", r.Resumed, x.right)
+					wantEqual(t, "bytes delivered", delivered, n-x.right)
+					wantEqual(t, "bytes wasted", r.Wasted, 0)
+					wantEqual(t, "up to date", r.UpToDate, false)
+					wantEqual(t, "bytes resumed, as reported", heard.resumed, x.right)
 				})
 			}
 		}
@@ -114,19 +119,20 @@ func TestSeedsTogether(t *testing.T) {
 	for _, opener := range []func(string) (disk.Dir, error){disk.OpenDir, openCloningDir} {
 		target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(only(1)))
 		transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), string(only(0, 1)))
-		seed := &readCounter{File: openFile(t, only(0, 3))}
+		seed := &disktest.ReadCounter{File: openFile(t, only(0, 3))}
 		r, _, err := fetch(t, target, func(o *GetOptions) { o.Reuse, o.Seed, o.OpenDir = true, seed, opener })
 		if err != nil || r.Resumed != int64(len(theFile))-group {
 			t.Errorf("%+v, %v", r, err)
 		}
 		transfertest.WantContent(t, target, string(theFile))
-		if want := rangeset.Of(rangeset.Range{Start: 2 * group, End: int64(len(theFile))}); seed.read.String() != want.String() {
-			t.Errorf("of the seed %v was read, not %v", seed.read.String(), want.String())
+		if want := rangeset.Of(rangeset.Range{Start: 2 * group, End: int64(len(theFile))}); seed.Read.String() != want.String() {
+			t.Errorf("of the seed %v was read, not %v", seed.Read.String(), want.String())
 		}
 	}
 }
 
-// Whatever operation fails, of a seed's, the target's or the part file's: the target is whole as it was, or the new one.
+// Whatever operation fails, of a seed's, the target's or the part file's: the target is whole
+// as it was, or the new one.
 func TestSeedWhenOperationsFail(t *testing.T) {
 	old := seeds()["one byte flipped"].content
 	for _, with := range []error{syscall.EIO, syscall.ENOSPC} {

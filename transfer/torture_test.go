@@ -125,7 +125,7 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 
 	again := newCrashDisk(s)
 	r2, lies, err2 := c.offline(again, rand.New(rand.NewPCG(1, 2)))
-	if c.options.KeepsOld && target != nil {
+	if c.options.NoClobber && target != nil {
 		if e, ok := errors.AsType[*Error](err2); !ok || e.Kind != KindExists {
 			bad("again: %v", err2)
 		}

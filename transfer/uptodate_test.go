@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// wantDressed fails the test unless a file has the mode and time that fetch's server has for theFile.
+// wantDressed fails the test unless a file has the mode and time that fetch's server has for
+// theFile.
 func wantDressed(t *testing.T, path string) {
 	t.Helper()
 	if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644&^disk.Umask || !info.ModTime().Equal(transfertest.SomeTime) {
@@ -52,7 +53,7 @@ func TestUpToDate(t *testing.T) {
 				x.target(t, target)
 				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "an old part") // is not left in any case
 				before, _ := os.Lstat(target)
-				r, heard, err := fetch(t, target, func(o *GetOptions) { o.Plain = plain })
+				r, heard, err := fetch(t, target, func(o *GetOptions) { o.NoPreserve = plain })
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -67,9 +68,14 @@ func TestUpToDate(t *testing.T) {
 				if x.is {
 					resumed = n
 				}
-				if r.UpToDate != x.is || r.Bytes != n || r.Resumed != resumed || delivered != n-resumed || r.Wasted != 0 || r.Kept || r.Path != target || heard.resumed != resumed {
-					t.Errorf("%+v, heard %d", r, heard.resumed)
-				}
+				wantEqual(t, "up to date", r.UpToDate, x.is)
+				wantEqual(t, "bytes", r.Bytes, n)
+				wantEqual(t, "bytes resumed", r.Resumed, resumed)
+				wantEqual(t, "bytes delivered", delivered, n-resumed)
+				wantEqual(t, "bytes wasted", r.Wasted, 0)
+				wantEqual(t, "part file kept", r.Kept, false)
+				wantEqual(t, "path", r.Path, target)
+				wantEqual(t, "bytes resumed, as reported", heard.resumed, resumed)
 				switch {
 				case x.is && !os.SameFile(before, after):
 					t.Error("it was replaced")
@@ -88,7 +94,8 @@ func TestUpToDate(t *testing.T) {
 	}
 }
 
-// Whatever operation fails: the target is whole, as it was. Only its mode and time may not be those of the source.
+// Whatever operation fails: the target is whole, as it was. Only its mode and time may not be
+// those of the source.
 func TestUpToDateWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 		target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(theFile))
@@ -112,11 +119,11 @@ func TestUpToDateWhenOperationsFail(t *testing.T) {
 	})
 }
 
-// With KeepsOld nothing is replaced, neither what is there at first nor what comes meanwhile.
-func TestKeepsOld(t *testing.T) {
+// With NoClobber nothing is replaced, neither what is there at first nor what comes meanwhile.
+func TestNoClobber(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
-	keep := func(o *GetOptions) { o.KeepsOld = true }
-	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, KeepsOld: true} // nobody there, and nobody asked
+	keep := func(o *GetOptions) { o.NoClobber = true }
+	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, NoClobber: true} // nobody there, and nobody asked
 	_, err := getWhole(t, t.Context(), o, NoReport{})
 	wantKind(t, err, KindExists, "there is a file of that name")
 	wantNames(t, filepath.Dir(target), "out")
@@ -136,7 +143,7 @@ func TestKeepsOld(t *testing.T) {
 			p.Manifest(m)
 			p.Tree(cvs)
 		})
-		r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), KeepsOld: true}, NoReport{})
+		r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), NoClobber: true}, NoReport{})
 		wantKind(w.T, err, KindExists, "there is a file of that name")
 		if !r.Kept || r.Bytes != int64(len(theFile)) {
 			t.Errorf("%+v", r)
@@ -146,10 +153,10 @@ func TestKeepsOld(t *testing.T) {
 }
 
 // Whatever operation fails: the target is absent or whole.
-func TestKeepsOldWhenOperationsFail(t *testing.T) {
+func TestNoClobberWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 		target := filepath.Join(t.TempDir(), "out")
-		_, _, err := fetch(t, target, func(o *GetOptions) { o.KeepsOld, o.OpenDir = true, x.opener() })
+		_, _, err := fetch(t, target, func(o *GetOptions) { o.NoClobber, o.OpenDir = true, x.opener() })
 		t.Logf("%q failed: %v", x.failed(), err)
 		if err != nil {
 			wantKind(t, err, KindLocal, "input/output error")

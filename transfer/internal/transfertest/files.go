@@ -4,8 +4,12 @@
 package transfertest
 
 import (
+	"bytes"
+	"context"
+	"kwikcp/integrity"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -63,4 +67,30 @@ func TreeWithTraps(t testing.TB) (root string) {
 		t.Fatal(err)
 	}
 	return root
+}
+
+// WantNames fails the test unless a directory holds exactly these names.
+func WantNames(t testing.TB, dir string, want ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	slices.Sort(want)
+	if !slices.Equal(names, want) {
+		t.Fatalf("the directory holds %q, want %q", names, want)
+	}
+}
+
+// TreeOf returns the tree of a content, in groups of the default size.
+func TreeOf(content []byte) *integrity.Tree {
+	tree, err := integrity.Build(context.Background(), bytes.NewReader(content), int64(len(content)), integrity.DefaultGroupSize, nil)
+	if err != nil {
+		panic(err)
+	}
+	return tree
 }

@@ -1,10 +1,7 @@
-package transfer
+package partfile
 
 import (
 	"errors"
-	"kwikcp/transfer/disk"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,11 +24,12 @@ func (d *slowCheckpoints) checkpoint() error {
 	return nil
 }
 
-// A checkpoint comes after each step, one covers all that came while the one before it was made, and writers wait when too much is not safe.
+// A checkpoint comes after each step, one covers all that came while the one before it was
+// made, and writers wait when too much is not safe.
 func TestWriteback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := &slowCheckpoints{}
-		w := startWriteback(disk.checkpoint)
+		w := newWriteback(disk.checkpoint)
 		start := time.Now()
 		w.wrote(checkpointStep - 1)
 		time.Sleep(10 * time.Second)
@@ -64,7 +62,7 @@ func TestWriteback(t *testing.T) {
 func TestWritebackThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := &slowCheckpoints{fails: 2}
-		w := startWriteback(disk.checkpoint)
+		w := newWriteback(disk.checkpoint)
 		var err error
 		for range 10 {
 			if err = w.wrote(checkpointStep); err != nil {
@@ -75,59 +73,4 @@ func TestWritebackThatFails(t *testing.T) {
 			t.Errorf("%v after %d checkpoints", err, disk.made.Load())
 		}
 	})
-}
-
-// A part file whose checkpoint failed is not in place, and nobody goes on with it: what can be read of it may not be on disk.
-func TestCheckpointThatFails(t *testing.T) {
-	for _, op := range []string{"checkpoint", "syncdir"} {
-		target := filepath.Join(t.TempDir(), "out")
-		disk := &faults{only: []string{op}, fail: 1, with: syscall.EIO}
-		p, err := openPart(disk.opener(), target, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 100 {
-			if _, err = p.WriteAt(make([]byte, 1<<20), 0); err != nil {
-				break
-			}
-		}
-		wantKind(t, err, KindLocal, target)
-		if p.leave() {
-			t.Error("it is kept")
-		}
-		wantNames(t, filepath.Dir(target))
-	}
-}
-
-// createFile returns a new, empty file in a directory of its own, and its name.
-func createFile(t *testing.T) (name string, f disk.File) {
-	t.Helper()
-	name = filepath.Join(t.TempDir(), "f")
-	d, err := disk.OpenDir(filepath.Dir(name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f, err = d.Create("f"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		f.Close()
-		d.Close()
-	})
-	return name, f
-}
-
-// Checkpoint leaves a file of the operating system as it is, and fails for one that is closed.
-func TestCheckpoint(t *testing.T) {
-	name, f := createFile(t)
-	if _, err := f.WriteAt(make([]byte, 1<<20), 1<<20); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Checkpoint(); err != nil {
-		t.Error(err)
-	}
-	f.Close()
-	if info, err := os.Stat(name); err != nil || info.Size() != 2<<20 {
-		t.Errorf("%v, %v", info, err)
-	}
 }

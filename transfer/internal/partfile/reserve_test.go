@@ -1,4 +1,4 @@
-package transfer
+package partfile
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -61,20 +62,21 @@ func (f smallDiskFile) Allocate(start, end int64) error {
 }
 
 func (f smallDiskFile) Release(start, end int64) { f.disk.released.Add(start, end) }
-func (f smallDiskFile) Free() (int64, bool)      { return f.disk.free, f.disk.free >= 0 }
+
+func (f smallDiskFile) Free() (int64, bool) { return f.disk.free, f.disk.free >= 0 }
 
 // largeFile is large enough for a reservation, and its last group is short.
 func largeFile() (content []byte, tree *integrity.Tree) {
 	content = make([]byte, reserveFrom+5*65536+100)
 	rand.NewChaCha8([32]byte{16}).Read(content)
-	return content, treeOf(content)
+	return content, transfertest.TreeOf(content)
 }
 
 // lastGroup is where the last group of largeFile begins.
 const lastGroup = reserveFrom + 5*65536
 
-// Nothing is reserved while the size is a claim. Then all that is missing is, once, or the transfer ends with what is needed and
-// what there is.
+// Nothing is reserved while the size is a claim. Then all that is missing is, once, or the
+// transfer ends with what is needed and what there is.
 func TestReserve(t *testing.T) {
 	content, tree := largeFile()
 	size := int64(len(content))
@@ -82,123 +84,122 @@ func TestReserve(t *testing.T) {
 	needed := missing[0].Len()
 	for name, x := range map[string]struct {
 		disk     smallDisk
-		want     *SpaceError
+		want     *disk.SpaceError
 		says     string
 		reserved []rangeset.Range
 	}{
 		"room":                    {smallDisk{free: needed}, nil, "", missing},
 		"nobody knows":            {smallDisk{free: -1}, nil, "", missing},
-		"a byte less":             {smallDisk{free: needed - 1}, &SpaceError{needed, needed - 1, syscall.ENOSPC}, "no space left on device: 17039360 more bytes are needed, 17039359 are free", nil},
-		"none at all":             {smallDisk{}, &SpaceError{needed, 0, syscall.ENOSPC}, "0 are free", nil},
-		"less than it says":       {smallDisk{free: 1 << 40, err: syscall.ENOSPC}, &SpaceError{needed, 1 << 40, syscall.ENOSPC}, "no space left on device: ", missing},
-		"a quota":                 {smallDisk{free: 1 << 40, err: disk.ErrQuota}, &SpaceError{needed, -1, disk.ErrQuota}, "17039360 more bytes are needed", missing},
-		"a limit":                 {smallDisk{free: 1 << 40, err: syscall.EFBIG}, &SpaceError{needed, -1, syscall.EFBIG}, "file too large: ", missing},
-		"a full disk of any size": {smallDisk{probeErr: syscall.ENOSPC, free: -1}, &SpaceError{needed, -1, syscall.ENOSPC}, "", nil},
+		"a byte less":             {smallDisk{free: needed - 1}, &disk.SpaceError{Needed: needed, Free: needed - 1, Err: syscall.ENOSPC}, "no space left on device: 17039360 more bytes are needed, 17039359 are free", nil},
+		"none at all":             {smallDisk{}, &disk.SpaceError{Needed: needed, Free: 0, Err: syscall.ENOSPC}, "0 are free", nil},
+		"less than it says":       {smallDisk{free: 1 << 40, err: syscall.ENOSPC}, &disk.SpaceError{Needed: needed, Free: 1 << 40, Err: syscall.ENOSPC}, "no space left on device: ", missing},
+		"a quota":                 {smallDisk{free: 1 << 40, err: disk.ErrQuota}, &disk.SpaceError{Needed: needed, Free: -1, Err: disk.ErrQuota}, "17039360 more bytes are needed", missing},
+		"a limit":                 {smallDisk{free: 1 << 40, err: syscall.EFBIG}, &disk.SpaceError{Needed: needed, Free: -1, Err: syscall.EFBIG}, "file too large: ", missing},
+		"a full disk of any size": {smallDisk{probeErr: syscall.ENOSPC, free: -1}, &disk.SpaceError{Needed: needed, Free: -1, Err: syscall.ENOSPC}, "", nil},
 		"cannot reserve":          {smallDisk{probeErr: errors.ErrUnsupported}, nil, "", nil},
 		"may not reserve":         {smallDisk{probeErr: syscall.EPERM}, nil, "", nil},
 		"breaks":                  {smallDisk{free: needed, err: syscall.EIO}, nil, "", missing},
 	} {
 		t.Run(name, func(t *testing.T) {
-			disk := x.disk
+			small := x.disk
 			target := filepath.Join(t.TempDir(), "out")
-			p, err := openPart(disk.open, target, false)
+			p, err := open(small.open, target)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer p.leave()
-			if err := p.prove(t.Context(), tree, nil); err != nil {
+			defer p.Leave()
+			if err := p.Prove(t.Context(), tree, nil, nil); err != nil {
 				t.Fatal(err)
 			}
 			write := func(start, end int64) error {
 				_, err := p.WriteAt(content[start:end], start)
 				return err
 			}
-			if first, ok := p.first(); ok != (disk.probeErr == nil) || ok && first != (rangeset.Range{Start: lastGroup, End: size}) {
+			if first, ok := p.Priority(); ok != (small.probeErr == nil) || ok && first != (rangeset.Range{Start: lastGroup, End: size}) {
 				t.Errorf("first comes %v, %t", first, ok)
 			}
 			if err := write(0, 65536); err != nil {
 				t.Fatal(err)
 			}
-			if disk.reserved.Total() > 0 {
+			if small.reserved.Total() > 0 {
 				t.Fatal("room was reserved for a size that was not proved")
 			}
 			err = write(lastGroup, size)
-			if !reflect.DeepEqual(disk.reserved.Ranges(), x.reserved) {
-				t.Errorf("reserved %v, want %v", disk.reserved.Ranges(), x.reserved)
+			if !reflect.DeepEqual(small.reserved.Ranges(), x.reserved) {
+				t.Errorf("reserved %v, want %v", small.reserved.Ranges(), x.reserved)
 			}
-			if _, ok := p.first(); ok {
+			if _, ok := p.Priority(); ok {
 				t.Error("what is there is to come first")
 			}
 			if x.want == nil {
 				if err != nil {
 					t.Fatal(err)
 				}
-				disk.reserved = rangeset.Set{}
-				if err := write(lastGroup-65536, size); err != nil || disk.reserved.Total() > 0 {
+				small.reserved = rangeset.Set{}
+				if err := write(lastGroup-65536, size); err != nil || small.reserved.Total() > 0 {
 					t.Errorf("room was reserved again, %v", err)
 				}
-				if !p.leave() || disk.released.Total() > 0 {
-					t.Errorf("released %v", &disk.released)
+				if !p.Leave() || small.released.Total() > 0 {
+					t.Errorf("released %v", &small.released)
 				}
 				return
 			}
-			space, ok := errors.AsType[*SpaceError](err)
+			space, ok := errors.AsType[*disk.SpaceError](err)
 			if !ok || *space != *x.want || !errors.Is(err, x.want.Err) {
 				t.Fatalf("error %v", err)
 			}
-			kind := KindNoSpace
-			if x.want.Err == syscall.EFBIG {
-				kind = KindLocal
+			if !strings.Contains(err.Error(), x.says) {
+				t.Errorf("the error %q does not say %q", err, x.says)
 			}
-			wantKind(t, err, kind, x.says)
-			if !p.leave() || !reflect.DeepEqual(disk.released.Ranges(), missing) {
-				t.Errorf("what was reserved in vain is not given back, but %v", &disk.released)
+			if !p.Leave() || !reflect.DeepEqual(small.released.Ranges(), missing) {
+				t.Errorf("what was reserved in vain is not given back, but %v", &small.released)
 			}
 
 			// When there is room: at once, for the size is proved by what is there.
-			disk = smallDisk{free: needed}
-			if p, err = openPart(disk.open, target, false); err != nil {
+			small = smallDisk{free: needed}
+			if p, err = open(small.open, target); err != nil {
 				t.Fatal(err)
 			}
-			defer p.leave()
-			if err := errors.Join(p.prove(t.Context(), tree, nil), p.reserve()); err != nil {
+			defer p.Leave()
+			if err := p.Prove(t.Context(), tree, nil, nil); err != nil {
 				t.Fatal(err)
 			}
-			if !reflect.DeepEqual(disk.reserved.Ranges(), missing) {
-				t.Errorf("reserved %v of a file that goes on", &disk.reserved)
+			if !reflect.DeepEqual(small.reserved.Ranges(), missing) {
+				t.Errorf("reserved %v of a file that goes on", &small.reserved)
 			}
 			if err := write(65536, lastGroup); err != nil {
 				t.Fatal(err)
 			}
-			if err := p.commit(0o600, transfertest.SomeTime); err != nil {
+			if err := p.Commit(meta); err != nil {
 				t.Fatal(err)
 			}
-			wantNames(t, filepath.Dir(target), "out")
+			transfertest.WantNames(t, filepath.Dir(target), "out")
 			transfertest.WantContent(t, target, string(content))
 		})
 	}
 }
 
-// The room is no content: the file has the size and the bytes that it had, and a transfer that goes on reads none of it.
+// The room is no content: the file has the size and the bytes that it had, and a transfer that
+// goes on reads none of it.
 func TestReservedRoomIsAHole(t *testing.T) {
 	content, tree := largeFile()
 	target := filepath.Join(t.TempDir(), "out")
-	p, err := openPart(disk.OpenDir, target, false)
+	p, err := open(disk.OpenDir, target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.leave()
-	disk, ok := p.file.(disk.Allocator)
+	defer p.Leave()
+	space, ok := p.file.(disk.Allocator)
 	if !ok {
 		t.Skip("room cannot be reserved on this system")
 	}
-	if err := p.prove(t.Context(), tree, nil); err != nil {
+	if err := p.Prove(t.Context(), tree, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := p.WriteAt(content[lastGroup:], lastGroup); err != nil {
 		t.Fatal(err)
 	}
-	if err := disk.Allocate(0, 1); errors.Is(err, errors.ErrUnsupported) {
+	if err := space.Allocate(0, 1); errors.Is(err, errors.ErrUnsupported) {
 		t.Skip("room cannot be reserved on this file system")
 	}
 	if used := diskUse(t, p.file); used < int64(len(content)) {
@@ -209,15 +210,15 @@ func TestReservedRoomIsAHole(t *testing.T) {
 	} else if start == 0 {
 		t.Log("on this file system room is data to a survey")
 	}
-	if had, err := survey(t.Context(), p.file, tree.Size(), tree, nil); err != nil || had.Total() != 100 {
+	if had, err := Survey(t.Context(), p.file, tree.Size(), tree, nil); err != nil || had.Total() != 100 {
 		t.Errorf("proved %v, %v", &had, err)
 	}
 	if info, err := p.file.Stat(); err != nil || info.Size() != int64(len(content)) {
 		t.Errorf("%v, %v", info, err)
 	}
 	p.refused = true
-	p.leave()
-	if used := diskUse(t, mustOpen(t, filepath.Join(filepath.Dir(target), partName("out")))); used >= reserveFrom {
+	p.Leave()
+	if used := diskUse(t, mustOpen(t, filepath.Join(filepath.Dir(target), PartName("out")))); used >= reserveFrom {
 		t.Errorf("%d bytes are still reserved", used)
 	}
 }
@@ -244,48 +245,4 @@ func mustOpen(t *testing.T, path string) *os.File {
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
-}
-
-// Whatever fails while room is reserved, but a lack of it, is of no account, and then, too, nothing is there but the part file.
-func TestReserveWhenOperationsFail(t *testing.T) {
-	content, tree := largeFile()
-	for name, with := range map[string]error{"EIO": syscall.EIO, "ENOSPC": syscall.ENOSPC} {
-		t.Run(name, func(t *testing.T) {
-			for n := 1; ; n++ {
-				x := &faults{fail: n, with: with}
-				target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
-				err := func() error {
-					p, err := openPart(x.opener(), target, false)
-					if err != nil {
-						return err
-					}
-					defer p.leave()
-					if err := p.prove(t.Context(), tree, nil); err != nil {
-						return err
-					}
-					for _, r := range []rangeset.Range{{Start: lastGroup, End: tree.Size()}, {Start: 0, End: lastGroup}} {
-						if _, err := p.WriteAt(content[r.Start:r.End], r.Start); err != nil {
-							return err
-						}
-					}
-					return p.commit(0o600, transfertest.SomeTime)
-				}()
-				if x.failed() == "" {
-					if err != nil {
-						t.Fatal(err)
-					}
-					return
-				}
-				if reserving := x.failed() == "allocate" || x.failed() == "free"; reserving && (err != nil) != (with == syscall.ENOSPC && x.failed() == "allocate") {
-					t.Errorf("%q failed: %v", x.ops, err)
-				}
-				if x.open != 0 {
-					t.Errorf("%d files and directories are left open after %q", x.open, x.ops)
-				}
-				if got, readErr := os.ReadFile(target); readErr != nil || len(got) != len("before") && len(got) != len(content) {
-					t.Errorf("%d bytes are in place after %q, %v", len(got), x.ops, readErr)
-				}
-			}
-		})
-	}
 }

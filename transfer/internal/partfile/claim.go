@@ -1,0 +1,153 @@
+package partfile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"kwikcp/transfer/disk"
+)
+
+// A claim is a name in a directory for whose file processes compete. The process that holds the
+// lock of the file that has the name now is its owner. A lock of a file that had the name
+// before counts for nothing.
+type claim struct {
+	dir  disk.Dir
+	name string
+}
+
+// claimTries bounds how often the file is created or adopted again, because another process
+// created or removed it between two steps.
+const claimTries = 3
+
+// errTryAgain reports that there was no file to adopt, or that it is gone now.
+var errTryAgain = errors.New("the file has gone")
+
+// take creates and locks the file, or adopts the one that an earlier transfer left.
+func (c claim) take() (disk.File, error) {
+	for range claimTries {
+		f, err := c.create()
+		if errors.Is(err, fs.ErrExist) {
+			f, err = c.adopt()
+		}
+		if err != errTryAgain {
+			return f, err
+		}
+	}
+	return nil, ErrBusy
+}
+
+// create creates and locks the file.
+func (c claim) create() (disk.File, error) {
+	f, err := c.dir.Create(c.name)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.lock(f); err != nil {
+		if err != ErrBusy { // then it is another process's
+			c.dir.Remove(c.name)
+		}
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// adopt opens and locks the file of a transfer that ended early. A locked one is in use. A file
+// of that name that a transfer cannot have left, or that another user could change, is removed.
+// The error is then errTryAgain.
+func (c claim) adopt() (disk.File, error) {
+	f, readOnly, err := c.openExisting()
+	isUnusable := errors.Is(err, disk.ErrNotAFile) || errors.Is(err, fs.ErrPermission)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, errTryAgain
+	case isUnusable:
+		return nil, c.clear()
+	case errors.Is(err, disk.ErrReplaced):
+		return nil, ErrBusy
+	case err != nil:
+		return nil, err
+	}
+	if err := c.lock(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if !isTrustworthy(f) {
+		defer f.Close() // the lock goes after the name
+		return nil, c.clear()
+	}
+	if readOnly {
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+		return nil, errTryAgain // now it can be opened for writing
+	}
+	return f, nil
+}
+
+// openExisting opens the file that is there. readOnly reports that its mode allows no more than
+// reading: a transfer that was killed just before its rename has given it the final mode.
+func (c claim) openExisting() (f disk.File, readOnly bool, err error) {
+	f, err = c.dir.OpenPart(c.name)
+	if readOnly = errors.Is(err, fs.ErrPermission); readOnly {
+		f, err = c.dir.Open(c.name)
+	}
+	return f, readOnly, err
+}
+
+// isTrustworthy reports whether no other user can change the file, and gives it the mode of
+// part files.
+func isTrustworthy(f disk.File) bool {
+	info, err := f.Stat()
+	if err != nil || !disk.PrivateToUser(info) {
+		return false
+	}
+	return info.Mode().Perm() == partMode || f.Chmod(partMode) == nil
+}
+
+// clear removes the file that has the name. Without an error of that it returns errTryAgain.
+func (c claim) clear() error {
+	err := c.dir.Remove(c.name)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return errTryAgain
+	}
+	return fmt.Errorf("%q is in the way and cannot be removed: %w", c.name, disk.Cause(err))
+}
+
+// lock locks f and checks that it still has the name: before the lock another process may have
+// renamed or removed it.
+func (c claim) lock(f disk.File) error {
+	locked, err := f.TryLock()
+	if err != nil {
+		return fmt.Errorf("lock: %w", disk.Cause(err))
+	}
+	if !locked {
+		return ErrBusy
+	}
+	if err := c.check(f); err != ErrGone {
+		return err
+	}
+	return ErrBusy
+}
+
+// check returns nil if f has the name, ErrGone if no file has it, and ErrBusy if another one has.
+func (c claim) check(f disk.File) error {
+	held, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := c.dir.Lstat(c.name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return ErrGone
+	case err != nil:
+		return err
+	case !disk.SameFile(held, there):
+		return ErrBusy
+	}
+	return nil
+}
+
+// checkName returns nil if the open file is the one that has the part file's name.
+func (p *PartFile) checkName() error { return claim{p.place.Dir, p.part}.check(p.file) }

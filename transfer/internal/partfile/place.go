@@ -1,0 +1,131 @@
+package partfile
+
+import (
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"kwikcp/transfer/disk"
+)
+
+// A Place is where a file is to be: a name in a directory.
+type Place struct {
+	Dir  disk.Dir
+	Name string
+}
+
+// Metadata is what a file gets besides its content.
+type Metadata struct {
+	Mode  fs.FileMode // before the umask
+	MTime time.Time
+}
+
+// PartName returns the name of the part file of a target. It is of a fixed length, so that a
+// target's name may be as long as the system allows. It is always the same, so that two
+// transfers to one target notice each other, and the second resumes what the first one left.
+func PartName(name string) string { return hashed(name) + ".part" }
+
+// NewName returns the name under which one run, and no other, writes a file that it renames to
+// a target.
+func NewName(name, run string) string { return hashed(name) + "-" + run + ".new" }
+
+func hashed(name string) string {
+	sum := blake3.Sum256([]byte(name))
+	return ".kwikcp-" + hex.EncodeToString(sum[:10])
+}
+
+
+// check returns why no file can be put at the place. A link is replaced, unless it leads to a
+// directory.
+func (place Place) check(noClobber bool) error {
+	if followed, err := place.Dir.Stat(place.Name); err == nil && followed.IsDir() {
+		return ErrIsDirectory
+	}
+	there, err := place.Dir.Lstat(place.Name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err // such as a name that is too long, which the part file's is not
+	case !there.Mode().IsRegular() && there.Mode().Type() != fs.ModeSymlink:
+		return disk.ErrNotAFile
+	case noClobber:
+		return ErrExists
+	}
+	return nil
+}
+
+// Existing opens the regular file at the place. It returns nil if there is none or it cannot be
+// read. Links are not followed, since a new file would replace them.
+func (place Place) Existing() (f disk.File, info fs.FileInfo) {
+	there, err := place.Dir.Lstat(place.Name)
+	if err != nil || !there.Mode().IsRegular() {
+		return nil, nil
+	}
+	if f, err = place.Dir.Open(place.Name); err != nil {
+		return nil, nil
+	}
+	if info, err = f.Stat(); err != nil || !disk.SameFile(info, there) {
+		f.Close()
+		return nil, nil
+	}
+	return f, info
+}
+
+// SyncFile makes the open file at the place durable, and its name: the process that put it
+// there may have been killed before it did.
+func (place Place) SyncFile(f disk.File) error {
+	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrPermission) { // Windows wants a file that is open for writing
+		return err
+	}
+	return place.Dir.Sync()
+}
+
+// ApplyMetadata gives the open file at the place its mode and time, unless it has them: a file
+// that has them may be another user's.
+func (place Place) ApplyMetadata(f disk.File, info fs.FileInfo, m Metadata) error {
+	if mode := m.Mode &^ disk.Umask; info.Mode() != mode { // a setuid bit, too, would go with a new file
+		if err := f.Chmod(mode); err != nil {
+			return err
+		}
+	}
+	if info.ModTime().Equal(m.MTime) {
+		return nil
+	}
+	return place.Dir.Chtimes(place.Name, m.MTime)
+}
+
+// WriteNew writes a whole file under a temporary name, with mode and time, and syncs its
+// content if sync is set. The caller renames it. After an error nothing is left.
+func (place Place) WriteNew(temp string, content []byte, m Metadata, sync bool) error {
+	f, err := place.Dir.Create(temp)
+	if err != nil {
+		return err
+	}
+	err = place.fill(f, temp, content, m, sync)
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		place.Dir.Remove(temp)
+	}
+	return err
+}
+
+func (place Place) fill(f disk.File, temp string, content []byte, m Metadata, sync bool) error {
+	if len(content) > 0 {
+		if _, err := f.WriteAt(content, 0); err != nil {
+			return err
+		}
+	}
+	if err := f.Chmod(m.Mode.Perm() &^ disk.Umask); err != nil {
+		return err
+	}
+	if err := place.Dir.Chtimes(temp, m.MTime); err != nil || !sync {
+		return err
+	}
+	return f.Sync()
+}

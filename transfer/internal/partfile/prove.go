@@ -1,0 +1,108 @@
+package partfile
+
+import (
+	"context"
+	"math"
+	"slices"
+
+	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
+)
+
+// Prove finds out which bytes of tree are in the part file and in seeds. It copies those of the
+// seeds into the part file. A seed is a file that may share content at the same offsets, such
+// as an older version. Its groups are verified before they count, as those of a server are.
+//
+// Bytes of the part file that are not those of tree are forgotten, and what is beyond its end
+// is cut. Bytes that are verified against this tree already are not read again. If the file
+// system can share blocks between files, an empty part file gets the content of the first seed,
+// right or wrong, before it is verified. Elsewhere the groups that are right are copied. Seeds
+// that cannot be read are no error.
+func (p *PartFile) Prove(ctx context.Context, tree Tree, seeds []disk.File, report Report) error {
+	if err := p.begin("Prove", Unproved, Cold, Proved); err != nil {
+		return err
+	}
+	defer p.end()
+	cloned := slices.IndexFunc(seeds, p.clone) // the first that can be, and no other
+	if err := p.survey(ctx, tree, report); err != nil {
+		return err
+	}
+	for i, seed := range seeds {
+		if i == cloned {
+			continue
+		}
+		if err := p.copySeed(ctx, seed, report); err != nil {
+			return err
+		}
+	}
+	return p.reserve()
+}
+
+// survey verifies the bytes of the part file against tree.
+func (p *PartFile) survey(ctx context.Context, tree Tree, report Report) error {
+	if p.beginSurvey(tree) {
+		return nil
+	}
+	info, err := p.file.Stat()
+	if err != nil {
+		return err
+	}
+	size := min(info.Size(), tree.Size())
+	if info.Size() > size {
+		if err := p.file.Truncate(size); err != nil {
+			return err
+		}
+	}
+	had, err := Survey(ctx, p.file, size, tree, report)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state, p.tree, p.had = Proved, tree, had
+	p.reserved, p.refused = false, false
+	return nil
+}
+
+// beginSurvey reports whether the bytes are known to be those of tree. Otherwise it makes the
+// file Unproved.
+func (p *PartFile) beginSurvey(tree Tree) (known bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state == Proved && sameTree(p.tree, tree) {
+		return true
+	}
+	p.state, p.tree = Unproved, nil
+	return false
+}
+
+// clone gives a part file without content the content of f, if the system can share blocks.
+// Nothing is verified by that.
+func (p *PartFile) clone(f disk.File) bool {
+	to, can := p.file.(disk.Cloner)
+	info, err := p.file.Stat()
+	return can && err == nil && info.Size() == 0 && to.CloneFrom(f) == nil
+}
+
+// copySeed copies from a seed the groups that are right and that the part file lacks. An error
+// is the end of ctx, or one of writing.
+func (p *PartFile) copySeed(ctx context.Context, seed disk.File, report Report) error {
+	info, err := seed.Stat()
+	if err != nil || p.Whole() {
+		return nil
+	}
+	s := newSurveyor(remainder{seed, rangeset.Of(p.Have()...)}, min(info.Size(), p.tree.Size()), p.tree, report)
+	s.keep = p.writeVerified
+	return s.run(ctx)
+}
+
+// remainder is a file of which only the bytes that are not in had are looked at, holes among them.
+type remainder struct {
+	disk.File
+	had rangeset.Set // whole groups
+}
+
+func (f remainder) NextData(off int64) (start, end int64, ok bool) {
+	r, ok := f.had.NextMissing(off, math.MaxInt64)
+	return r.Start, r.End, ok
+}

@@ -1,0 +1,131 @@
+package partfile
+
+import (
+	"errors"
+	"syscall"
+
+	"kwikcp/internal/rangeset"
+	"kwikcp/transfer/disk"
+)
+
+// A size that a manifest claims is verified when the last group is (package integrity), and
+// decides nothing before: until then a part file just grows. So the last group of a large file
+// is fetched first. From then on free space for the missing bytes is reserved, so that a disk
+// that is too small is noticed at once and not after hours, and so that no other program takes
+// the space meanwhile. The file system decides whether there is enough. If it cannot reserve,
+// writing finds out.
+
+// reserveFrom is how many missing bytes are worth a reservation: fewer are written, or found
+// not to fit, soon enough.
+const reserveFrom = 16 << 20
+
+// IsLarge reports whether free space for a file of this size is reserved.
+func IsLarge(size int64) bool { return size >= reserveFrom }
+
+// Priority returns the bytes to fetch before all others: the last group, if it leads to a
+// reservation. Elsewhere a write so far beyond the file's end has no use, and on a file system
+// without holes a price.
+func (p *PartFile) Priority() (last rangeset.Range, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.state != Proved {
+		return last, false
+	}
+	size := p.tree.Size()
+	if !IsLarge(size-p.had.Total()) || p.had.Contains(size-1) {
+		return last, false
+	}
+	space, ok := p.file.(disk.Allocator)
+	if !ok || space.Allocate(0, 1) != nil {
+		return last, false
+	}
+	unit := p.tree.GroupSize().Bytes()
+	return rangeset.Range{Start: (size - 1) - (size-1)%unit, End: size}, true
+}
+
+// reserve reserves free space for the missing bytes, once the last group of the file is
+// verified. It may be called by several goroutines at once; one of them does it. After an error
+// the transfer cannot succeed.
+func (p *PartFile) reserve() error {
+	space, ok := p.file.(disk.Allocator)
+	if !ok {
+		return nil
+	}
+	missing := p.dueReservation()
+	if !IsLarge(missing.Total()) {
+		return nil
+	}
+	err := allocate(space, missing)
+	if err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.refused = true
+	}
+	return err
+}
+
+// dueReservation returns the bytes for which space is to be reserved now: all that are missing,
+// when the last group is verified, once.
+func (p *PartFile) dueReservation() (missing rangeset.Set) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	isProved := p.state == Proved && p.tree.Size() > 0 && p.had.Contains(p.tree.Size()-1)
+	if p.reserved || !isProved {
+		return missing
+	}
+	p.reserved = true
+	missing.Add(0, p.tree.Size())
+	for r := range p.had.All() {
+		missing.Sub(r.Start, r.End)
+	}
+	return missing
+}
+
+// allocate reserves space for ranges of a file that is complete up to its last byte. Errors
+// that do not concern space are ignored.
+func allocate(space disk.Allocator, missing rangeset.Set) error {
+	needed := missing.Total()
+	last, _ := missing.Last()
+	// One byte tells whether the file system reserves at all. If it does not, it may well
+	// compress, and the free space means little.
+	err := space.Allocate(last.End-1, last.End)
+	if err == nil {
+		// A reservation that cannot fit is not begun: for a moment it would take the last bytes
+		// from every program.
+		if free, ok := space.Free(); ok && free < needed {
+			return &disk.SpaceError{Needed: needed, Free: free, Err: syscall.ENOSPC}
+		}
+	}
+	for r := range missing.All() {
+		if err != nil {
+			break
+		}
+		err = space.Allocate(r.Start, r.End)
+	}
+	isFull := errors.Is(err, syscall.ENOSPC)
+	if !isFull && !errors.Is(err, disk.ErrQuota) && !errors.Is(err, syscall.EFBIG) {
+		return nil
+	}
+	free, ok := space.Free()
+	if !ok || !isFull { // a quota or a limit has less
+		free = -1
+	}
+	return &disk.SpaceError{Needed: needed, Free: free, Err: disk.Cause(err)}
+}
+
+// release gives back the space of a reservation that failed, so that a file that does not fit
+// does not fill the disk. No method may use the file any more.
+func (p *PartFile) release() {
+	space, ok := p.file.(disk.Allocator)
+	if !ok || !p.refused || p.tree == nil {
+		return
+	}
+	for at := int64(0); ; {
+		r, ok := p.had.NextMissing(at, p.tree.Size())
+		if !ok {
+			return
+		}
+		space.Release(r.Start, r.End)
+		at = r.End
+	}
+}

@@ -1,0 +1,75 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
+)
+
+// A SpaceError reports that a file does not fit.
+type SpaceError = disk.SpaceError
+
+// openTarget opens the part file for a file at path. It fails if path is a directory or cannot
+// be written, and with noClobber if it exists.
+func openTarget(openDir func(string) (disk.Dir, error), path string, noClobber bool) (*partfile.PartFile, error) {
+	op := fmt.Sprintf("write %q", path)
+	parent, name := filepath.Split(path)
+	if parent == "" {
+		parent = "."
+	}
+	if name == "" || name == "." || name == ".." {
+		return nil, LocalError(op, ErrIsDirectory)
+	}
+	dir, err := openDir(parent)
+	if err != nil {
+		parent = strings.TrimSuffix(parent, string(filepath.Separator))
+		return nil, LocalError(op, fmt.Errorf("directory %q: %w", parent, cause(err)))
+	}
+	place := partfile.Place{Dir: dir, Name: name}
+	p, err := place.Open(partfile.Options{NoClobber: noClobber, SyncName: true})
+	if err != nil {
+		dir.Close()
+		return nil, targetError(path, err)
+	}
+	return p, nil
+}
+
+// targetError wraps an error of the part file of the target at path.
+func targetError(path string, err error) error {
+	op := fmt.Sprintf("write %q", path)
+	switch {
+	case errors.Is(err, partfile.ErrBusy):
+		return &Error{Kind: KindBusy, Op: op, Err: partfile.ErrBusy}
+	case errors.Is(err, partfile.ErrExists):
+		return &Error{Kind: KindExists, Op: op, Err: partfile.ErrExists}
+	}
+	return LocalError(op, err)
+}
+
+// targetErrorIn is targetError for a method that takes a context: the cause of ctx stays as it is.
+func targetErrorIn(ctx context.Context, path string, err error) error {
+	if err == nil || ctx.Err() != nil && err == context.Cause(ctx) {
+		return err
+	}
+	return targetError(path, err)
+}
+
+// A targetWriter is a part file as the aggregate stream writes to it: the errors name the target.
+type targetWriter struct {
+	part *partfile.PartFile
+	path string
+}
+
+// WriteAt implements io.WriterAt.
+func (w targetWriter) WriteAt(p []byte, off int64) (int, error) {
+	n, err := w.part.WriteAt(p, off)
+	if err != nil {
+		return n, targetError(w.path, err)
+	}
+	return n, nil
+}
