@@ -25,7 +25,7 @@ type ByteRange = wire.ByteRange
 // the user, such as "it ends before it starts".
 func ParseByteRange(text string) (ByteRange, error) { return wire.ParseByteRange(text) }
 
-// A RangeError says that a file has no byte of the range that was asked for.
+// A RangeError reports that a file has no byte of the requested range.
 type RangeError struct {
 	Range ByteRange
 	Size  int64 // of the file, in bytes
@@ -35,13 +35,15 @@ func (e *RangeError) Error() string {
 	return fmt.Sprintf("there are no bytes %v, the file has %d", e.Range, e.Size)
 }
 
-// A window is the part of a file that a part file is to hold, from its first byte on.
+// A window is the part of a file that its part file holds. Byte want.Start of the file is byte 0
+// of the part file.
 type window struct {
-	want  rangeset.Range // bytes
-	cover rangeset.Range // the groups that they are in, which is what can be proved
+	want  rangeset.Range // the requested bytes
+	cover rangeset.Range // the bytes of the chunk groups that contain them, which can be verified
 }
 
-// A fileTree proves a file, or a range of it.
+// A fileTree verifies bytes of a file: an integrity.Tree all of them, an integrity.RangeTree those
+// of one range.
 type fileTree interface {
 	Root() integrity.Root
 	Size() int64
@@ -49,8 +51,8 @@ type fileTree interface {
 	Verify(off int64, p []byte) error
 }
 
-// frame makes a part file ready for a part of a file. Nothing is known of what an earlier transfer left in it, since that
-// is aligned otherwise; what this one has written for the same tree counts.
+// frame prepares a part file for a part of a file. It discards what an earlier transfer left,
+// which has other offsets, and keeps what this transfer has written for the same tree.
 func (p *partFile) frame(want rangeset.Range, tree fileTree) error {
 	if p.window != nil && sameTree(p.tree, tree) {
 		return nil
@@ -63,11 +65,12 @@ func (p *partFile) frame(want rangeset.Range, tree fileTree) error {
 	start, end := tree.GroupSize().Cover(want.Start, want.End, tree.Size())
 	p.window = &window{want, rangeset.Range{Start: start, End: end}}
 	p.tree, p.had = tree, rangeset.Set{}
-	p.useless = true // for another transfer
+	p.useless = true // to a later transfer
 	return nil
 }
 
-// narrow returns which of the bytes b at offset off of the file go into the part file, and where.
+// narrow returns the bytes of b that belong into the part file, and their offset there. b is at
+// offset off of the file.
 func (w *window) narrow(b []byte, off int64) ([]byte, int64) {
 	r := w.want.Intersect(rangeset.Range{Start: off, End: off + int64(len(b))})
 	if r.Empty() {
@@ -76,7 +79,7 @@ func (w *window) narrow(b []byte, off int64) ([]byte, int64) {
 	return b[r.Start-off : r.End-off], r.Start - w.want.Start
 }
 
-// frame finds out which bytes are wanted and prepares the part file for them.
+// frame prepares the part file for the requested bytes.
 func (g *get) frame() error {
 	want, err := g.wanted()
 	if err != nil {
@@ -90,8 +93,8 @@ func (g *get) frame() error {
 	return nil
 }
 
-// wanted returns the requested bytes of the file. It fails if the file has none of them, which is the primary's word: no
-// group that could prove it was requested.
+// wanted returns the requested bytes of the file. It fails if the file has none of them. That is
+// not proved: no chunk group is fetched that could prove it.
 func (r *request) wanted() (rangeset.Range, error) {
 	want := r.byteRange.Of(r.manifest.Size)
 	if want.Empty() {
@@ -109,10 +112,12 @@ func (r *request) proved() fileTree {
 	return r.tree
 }
 
-// readRangeProof reads the values that prove the requested range and proves them against the root of the manifest. A server that
-// ignored the range sends the whole tree instead, which is then read to its end.
+// readRangeProof reads the proof of the requested range and checks it against the root of the
+// manifest. An older server ignores the range and sends the whole tree; readRangeProof then reads
+// that.
 //
-// The length of the proof follows from manifest and range. Memory is taken for the values that arrived only.
+// Manifest and range determine the length of the proof. Memory is allocated only for the values
+// that have arrived.
 func (r *request) readRangeProof(ctx context.Context) error {
 	want, err := r.wanted()
 	if err != nil {
@@ -156,8 +161,8 @@ func (r *request) readRangeProof(ctx context.Context) error {
 	return nil
 }
 
-// spool makes a place for a range that goes to the output: its groups come in any order, and may be more than memory holds. The directory is
-// the caller's to remove.
+// spool creates a temporary directory for a range that is written to the output. The groups of a
+// range arrive in any order and may not fit in memory. The caller removes the directory.
 func spool() (target, dir string, err error) {
 	if dir, err = os.MkdirTemp("", "kwikcp-"); err != nil {
 		return "", "", LocalError("make a temporary file for the range", err)
@@ -165,7 +170,7 @@ func spool() (target, dir string, err error) {
 	return filepath.Join(dir, "range"), dir, nil
 }
 
-// pour copies what the part file holds to the output.
+// pour copies the content of the part file to the output.
 func (g *get) pour(ctx context.Context) error {
 	r := io.NewSectionReader(g.part.file, 0, g.part.window.want.Len())
 	buf := make([]byte, 256<<10)
