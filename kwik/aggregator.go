@@ -47,8 +47,8 @@ type streamAggregator struct {
 	sendWindow func(PathID, pushWindow)
 	// expectsSource reports whether a further source may still be attached.
 	expectsSource func() bool
-	// pathLoad returns how many bytes of a path were accepted in all streams, and whether
-	// secondary streams of the path wait for their turn because too many are open.
+	// pathLoad returns how many bytes of a path were accepted in all streams. streamsWait is true
+	// if so many secondary streams of the path are open that others wait for their turn.
 	pathLoad func(PathID) (accepted int64, streamsWait bool)
 	// ban bans a source that delivered wrong bytes. It is called without the lock.
 	ban func(source PathID, off, n int64, cause error)

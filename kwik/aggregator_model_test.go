@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// FuzzAggregator delivers and reads in any order and compares with a model: a byte has arrived or
+// FuzzAggregator delivers and reads in any order and compares with a model. A byte has arrived or
 // not, and the first source to deliver it is credited.
 func FuzzAggregator(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3, 0x80, 5, 6, 7, 0x80, 0xff}, true)

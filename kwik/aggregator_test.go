@@ -305,7 +305,7 @@ func TestAggregationRefusesUnprovedBytes(t *testing.T) {
 				t.Errorf("stats %+v, banned %v", st, a.banned)
 			}
 			a.send("honest", 2, 0, aggUnit, nil)
-			a.send("honest", 2, 0, aggUnit, func(p []byte) { p[0] ^= 1 }) // these bytes are had, so they are not verified
+			a.send("honest", 2, 0, aggUnit, func(p []byte) { p[0] ^= 1 }) // had: not verified
 			a.send("honest", 2, aggUnit, 2*aggUnit, nil)
 		}, func(n int64, err error) {
 			k.wantWhole(t, a.content, n, err)

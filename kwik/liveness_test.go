@@ -43,14 +43,19 @@ func TestProgress(t *testing.T) {
 		{"nothing", func(*aggregation, *source) {}, false},
 		{"payload", func(_ *aggregation, s *source) { s.received.Add(1) }, true},
 		{"a delivery being placed", func(_ *aggregation, s *source) { s.placing.Add(1) }, true},
-		{"payload of a removed source", func(a *aggregation, s *source) { s.received.Add(1); a.detach(s.id, nil) }, true},
+		{"payload of a removed source", func(a *aggregation, s *source) {
+			s.received.Add(1)
+			a.detach(s.id, nil)
+		}, true},
 		{"payload of a useless source", func(_ *aggregation, s *source) { makeUseless(s); s.received.Add(1) }, false},
 		{"a delivery of a useless source", func(_ *aggregation, s *source) { makeUseless(s); s.placing.Add(1) }, false},
 		{"an accepted unit of a useless source", func(a *aggregation, s *source) {
 			makeUseless(s)
 			a.send(s.id, 1, 0, aggUnit, nil)
 		}, true},
-		{"a path that is busy with other streams", func(a *aggregation, _ *source) { a.pathLoad = pathLoad(1, true) }, true},
+		{"a path that is busy with other streams", func(a *aggregation, _ *source) {
+			a.pathLoad = pathLoad(1, true)
+		}, true},
 		{"a path with free streams", func(a *aggregation, _ *source) { a.pathLoad = pathLoad(1, false) }, false},
 		{"a source that is attached again", func(a *aggregation, s *source) {
 			a.pathLoad = pathLoad(1, true)

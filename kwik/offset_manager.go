@@ -23,9 +23,9 @@ const (
 	ConflictResolutionReject
 )
 
-// An offsetManager keeps the offsets of one KWIK stream that many sources write: the bytes that
-// were claimed, the holes between them, and the next offset. It has no lock and no clock; the
-// stream aggregator owns and guards it.
+// An offsetManager keeps the offsets of one KWIK stream that many sources write. It knows the
+// bytes that were claimed, the holes between them, and the next offset. It has no lock and no
+// clock; the stream aggregator owns and guards it.
 type offsetManager struct {
 	strategy ConflictResolutionStrategy
 	// claimed holds the bytes that a delivery has claimed. They are in place, or being written.

@@ -130,7 +130,8 @@ func newSchedulerModel(choose chooser, record bool, fatal func(string, ...any)) 
 	}
 	m.s = New(u, limit)
 	if end := u.Floor(int64(choose.below(modelHeadStart))); choose.below(4) == 0 && end > 0 {
-		m.sources = append(m.sources, &modelSource{id: "a", queueLimit: DefaultQueueLimit, grants: []*modelGrant{{id: 1, path: "a", end: end, granted: end}}})
+		grants := []*modelGrant{{id: 1, path: "a", end: end, granted: end}}
+		m.sources = append(m.sources, &modelSource{id: "a", queueLimit: DefaultQueueLimit, grants: grants})
 		m.s.AddHeadStart(Source{ID: "a", RTT: 0}, end, m.now)
 	}
 	if start := u.Floor(int64(choose.below(int(min(u.total, 1<<30))))); choose.below(4) == 0 {
@@ -170,7 +171,8 @@ func (m *schedulerModel) replay() {
 		m.fatal("%d actions at once", len(actions))
 	}
 	for _, a := range actions {
-		m.note(m.text("  -> %s %v grant %d [%d, %d)", a.Source, []string{"grant", "shorten", "revoke"}[a.Kind], a.Grant, a.Start, a.End))
+		kind := []string{"grant", "shorten", "revoke"}[a.Kind]
+		m.note(m.text("  -> %s %v grant %d [%d, %d)", a.Source, kind, a.Grant, a.Start, a.End))
 		src := m.source(a.Source)
 		if src == nil {
 			if a.Kind == ActionGrant {
@@ -197,7 +199,9 @@ func (m *schedulerModel) replay() {
 			case !m.u.IsBoundary(a.Start) || !m.u.IsBoundary(a.End):
 				m.fatal("grant [%d, %d) is off the unit boundaries", a.Start, a.End)
 			}
-			src.grants = append(src.grants, &modelGrant{id: a.Grant, path: src.id, start: a.Start, end: a.End, granted: a.End, sent: a.Start, pos: a.Start})
+			granted := &modelGrant{id: a.Grant, path: src.id, start: a.Start, end: a.End, granted: a.End}
+			granted.sent, granted.pos = a.Start, a.Start
+			src.grants = append(src.grants, granted)
 			continue
 		}
 		i := slices.IndexFunc(src.grants, func(g *modelGrant) bool { return g.id == a.Grant })

@@ -9,8 +9,8 @@ import (
 	"kwikcp/internal/rangeset"
 )
 
-// A schedulerSim is a network of sources in discrete time: a message takes half a round trip,
-// and what is written another half plus its length over the source's rate.
+// A schedulerSim is a network of sources in discrete time. A message takes half a round trip.
+// Written bytes take another half, and their length over the source's rate.
 type schedulerSim struct {
 	s       *Scheduler
 	now     time.Time
@@ -128,7 +128,8 @@ func (sim *schedulerSim) write(src *simSource) {
 			return
 		}
 		src.credit -= float64(next - g.sent)
-		src.outbox = append(src.outbox, simMessage{at: sim.now.Add(src.rtt / 2), g: g, action: Action{Grant: g.id, Start: g.sent, End: next}})
+		data := Action{Grant: g.id, Start: g.sent, End: next}
+		src.outbox = append(src.outbox, simMessage{at: sim.now.Add(src.rtt / 2), g: g, action: data})
 		g.sent = next
 	}
 	src.credit = 0

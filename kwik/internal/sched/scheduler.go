@@ -20,9 +20,12 @@
 //
 // # Files
 //
-// scheduler.go has the events, grant.go the grants and their states, policy.go who is granted what
-// and how much, steal.go how work moves from slow sources to fast ones, rate.go how rates and
-// stalls are judged, and units.go the boundaries at which a stream can be divided.
+//   - scheduler.go: the events
+//   - grant.go: the grants and their states
+//   - policy.go: which source is granted which extent, and how much
+//   - steal.go: how work moves from slow sources to fast ones
+//   - rate.go: how rates and stalls are judged
+//   - units.go: the boundaries at which a stream can be divided
 package sched
 
 import (
@@ -114,7 +117,8 @@ const (
 // New returns a scheduler for a stream of which nothing is had. Nothing at or beyond limit is
 // granted.
 func New(u Units, limit int64) *Scheduler {
-	s := &Scheduler{units: u, limit: limit, wanted: u.total, grants: make(map[uint64]*grant), hedgeBudget: HedgeBudget(u)}
+	s := &Scheduler{units: u, limit: limit, wanted: u.total, hedgeBudget: HedgeBudget(u)}
+	s.grants = make(map[uint64]*grant)
 	s.free.Add(0, u.total)
 	return s
 }
@@ -166,7 +170,8 @@ func (s *Scheduler) AddSource(src Source, now time.Time) {
 		}
 	}
 	s.sources = append(s.sources, &source{
-		id: src.ID, sharesLink: src.SharesLink, queueLimit: DefaultQueueLimit, rtt: src.RTT, lastProgress: now, sampled: now,
+		id: src.ID, sharesLink: src.SharesLink, queueLimit: DefaultQueueLimit, rtt: src.RTT,
+		lastProgress: now, sampled: now,
 	})
 	s.schedule(now)
 }

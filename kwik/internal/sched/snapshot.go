@@ -21,7 +21,10 @@ type GrantState struct {
 func (s *Scheduler) Grants() []GrantState {
 	grants := make([]GrantState, 0, len(s.grants))
 	for _, g := range s.grants {
-		grants = append(grants, GrantState{ID: g.id, Source: g.source.id, Start: g.start, Pos: g.pos, End: g.end, Granted: g.granted, Queued: g.isQueued()})
+		grants = append(grants, GrantState{
+			ID: g.id, Source: g.source.id, Start: g.start, Pos: g.pos, End: g.end,
+			Granted: g.granted, Queued: g.isQueued(),
+		})
 	}
 	slices.SortFunc(grants, func(a, b GrantState) int { return cmp.Compare(a.ID, b.ID) })
 	return grants

@@ -102,7 +102,8 @@ func (src *source) isAccelerating(now time.Time) bool { return now.Sub(src.rated
 // half of its rate.
 func stealableBytes(helper, victim *source) (n float64, ok bool) {
 	outstanding := float64(victim.outstanding())
-	balanced := outstanding*helper.rate - float64(helper.outstanding())*victim.rate - helper.rtt.Seconds()*victim.rate*helper.rate
+	balanced := outstanding*helper.rate - float64(helper.outstanding())*victim.rate
+	balanced -= helper.rtt.Seconds() * victim.rate * helper.rate
 	balanced /= victim.rate + helper.rate
 	inFlight := victim.rate * (victim.rtt*3/2 + stealSlack).Seconds()
 	n = min(balanced, outstanding-inFlight)
