@@ -93,7 +93,8 @@ func TestGrowingTreeRefusesBadShape(t *testing.T) {
 		g    GroupSize
 		want Problem
 	}{
-		{-1, 0, BadSize}, {math.MinInt64, 10, BadSize}, {1, 11, BadGroupSize}, {1, 255, BadGroupSize}, {-1, 11, BadGroupSize},
+		{-1, 0, BadSize}, {math.MinInt64, 10, BadSize}, {1, 11, BadGroupSize},
+		{1, 255, BadGroupSize}, {-1, 11, BadGroupSize},
 		{math.MaxInt64, 10, BadSize}, {math.MaxInt64, 0, BadSize}, {MaxGroups<<10 + 1, 0, BadSize},
 	} {
 		tree, err := NewGrowingTree(c.size, c.g)
@@ -212,7 +213,8 @@ func FuzzGrowingTree(f *testing.F) {
 		for len(cvs) > 0 {
 			next := cvs[:min(len(cvs), int(piece)+1)]
 			cvs = cvs[len(next):]
-			fits := len(next)%32 == 0 && tree.g.Groups(size) > 1 && int64(len(taken)+len(next))/32 <= tree.g.Groups(size)
+			groups := tree.g.Groups(size)
+			fits := len(next)%32 == 0 && groups > 1 && int64(len(taken)+len(next))/32 <= groups
 			if err := tree.Append(next); fits != (err == nil) {
 				t.Fatalf("%d bytes after %d, size %d, group size %d: %v", len(next), len(taken), size, g, err)
 			}

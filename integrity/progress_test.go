@@ -55,7 +55,8 @@ func TestProgressIsThePrefix(t *testing.T) {
 	data := pattern(5<<20 + 7)
 	for _, g := range []GroupSize{0, 6, 10} {
 		unit := g.Bytes()
-		for _, size := range []int64{0, 1, unit - 1, unit, unit + 1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 5 << 20, 5<<20 + 7} {
+		sizes := []int64{0, 1, unit - 1, unit, unit + 1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 5 << 20, 5<<20 + 7}
+		for _, size := range sizes {
 			d := diary{t: t, size: size, g: g}
 			tree, err := Build(t.Context(), bytes.NewReader(data), size, g, d.progress)
 			if err != nil {

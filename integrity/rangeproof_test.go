@@ -92,7 +92,8 @@ func checkRangeProof(t *testing.T, tree *Tree, data []byte, start, end int64) {
 		group[0]--
 	}
 	next := min(end+unit, tree.size)
-	for _, r := range [][2]int64{{start - unit, start}, {start - unit, end}, {end, next}, {start, next}, {0, tree.size}} {
+	others := [][2]int64{{start - unit, start}, {start - unit, end}, {end, next}, {start, next}, {0, tree.size}}
+	for _, r := range others {
 		noGroups := r[0] < 0 || r[0] >= r[1]
 		proved := r[0] >= start && r[1] <= end
 		if noGroups || proved {
@@ -124,7 +125,8 @@ func TestRangeProofSpans(t *testing.T) {
 					if err != nil || !bytes.Equal(got, refRangeProof(cvs, 0, first, end)) {
 						t.Errorf("groups [%d,%d) of %d: not the reference's proof: %v", first, end, n, err)
 					}
-					if _, err := FromRangeProof(tree.size, 0, int64(first)*1024, int64(end)*1024, got, tree.root); err != nil {
+					start, stop := int64(first)*1024, int64(end)*1024
+					if _, err := FromRangeProof(tree.size, 0, start, stop, got, tree.root); err != nil {
 						t.Error(err)
 					}
 				})
@@ -307,7 +309,8 @@ func TestRangeProofOfAnotherShape(t *testing.T) {
 						}
 						accepted++
 						if e > size || e == claimed && claimed != size {
-							t.Errorf("size %d claimed, group size %d: [%d,%d) of a file of %d was proved", claimed, g, s, e, size)
+							t.Errorf("size %d claimed, group size %d: [%d,%d) of a file of %d was proved",
+								claimed, g, s, e, size)
 						}
 					}
 				}

@@ -20,7 +20,8 @@ func (r Root) String() string { return hex.EncodeToString(r[:]) }
 func ParseRoot(s string) (Root, error) {
 	var r Root
 	if len(s) != hex.EncodedLen(hashSize) {
-		return Root{}, fmt.Errorf("integrity: a BLAKE3 hash has %d hex digits, not %d", hex.EncodedLen(hashSize), len(s))
+		return Root{}, fmt.Errorf("integrity: a BLAKE3 hash has %d hex digits, not %d",
+			hex.EncodedLen(hashSize), len(s))
 	}
 	if _, err := hex.Decode(r[:], []byte(s)); err != nil {
 		return Root{}, fmt.Errorf("integrity: not a BLAKE3 hash: %w", err)

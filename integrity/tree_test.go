@@ -124,7 +124,8 @@ func TestWrongSizeIsNeverProved(t *testing.T) {
 	for _, g := range []GroupSize{0, 1, 4, 6} {
 		unit := g.Bytes()
 		for _, size := range []int64{
-			0, 1, 63, 64, 65, 1023, unit - 1, unit, unit + 1, 2*unit - 1, 2 * unit, 2*unit + 1, 4 * unit, 5*unit + 100, 8 * unit,
+			0, 1, 63, 64, 65, 1023,
+			unit - 1, unit, unit + 1, 2*unit - 1, 2 * unit, 2*unit + 1, 4 * unit, 5*unit + 100, 8 * unit,
 		} {
 			data := pattern(int(2*size + 2*unit)) // an attacker's best guess beyond the end of the file
 			made := build(t, data[:size], g)
@@ -215,7 +216,8 @@ func checkFromCVs(t *testing.T, size int64, g uint8, cvs []byte, root Root) {
 	if !ok {
 		var pe *ProofError
 		if !errors.As(err, &pe) || tree != nil {
-			t.Fatalf("size %d, group size %d, %d bytes of CVs: %v, %v; want a *ProofError", size, g, len(cvs), tree, err)
+			t.Fatalf("size %d, group size %d, %d bytes of CVs: %v, %v; want a *ProofError",
+				size, g, len(cvs), tree, err)
 		}
 		return
 	}

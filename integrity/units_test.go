@@ -32,7 +32,8 @@ func TestGroups(t *testing.T) {
 			t.Fatalf("GroupSize(%d).Bytes() = %d", g, g.Bytes())
 		}
 		for size, want := range map[int64]int64{
-			math.MinInt64: 0, -1: 0, 0: 0, 1: 1, unit - 1: 1, unit: 1, unit + 1: 2, 5*unit - 1: 5, 5 * unit: 5, 5*unit + 1: 6,
+			math.MinInt64: 0, -1: 0, 0: 0, 1: 1,
+			unit - 1: 1, unit: 1, unit + 1: 2, 5*unit - 1: 5, 5 * unit: 5, 5*unit + 1: 6,
 			math.MaxInt64: 1 << (53 - g),
 		} {
 			if got := g.Groups(size); got != want {
@@ -42,7 +43,8 @@ func TestGroups(t *testing.T) {
 		for n := range groupNum(5) {
 			first, last := n.offset(g), n.offset(g)+unit-1
 			if first != int64(n)*unit || n.firstChunk(g).offset() != first {
-				t.Errorf("group %d of size %d: starts at %d, its first chunk at %d", n, g, first, n.firstChunk(g).offset())
+				t.Errorf("group %d of size %d: starts at %d, its first chunk at %d",
+					n, g, first, n.firstChunk(g).offset())
 			}
 			if g.groupAt(first) != n || g.groupAt(last) != n {
 				t.Errorf("group %d of size %d: bytes %d to %d are in groups %d to %d",

@@ -109,7 +109,8 @@ func TestVerifyMisuse(t *testing.T) {
 // guts takes 16 KiB arrays only. Verify must not pass it memory beyond the end of p.
 // Here p has no capacity beyond its length.
 func TestVerifyExactCapacity(t *testing.T) {
-	for _, n := range []int{1, 1024, 1025, 15 * 1024, 16*1024 - 1, 16*1024 + 1, 31*1024 + 5, 64*1024 - 1, 64*1024 + 3000} {
+	sizes := []int{1, 1024, 1025, 15 * 1024, 16*1024 - 1, 16*1024 + 1, 31*1024 + 5, 64*1024 - 1, 64*1024 + 3000}
+	for _, n := range sizes {
 		p := make([]byte, n)
 		copy(p, pattern(n))
 		if err := build(t, p, 6).Verify(0, slices.Clip(p)); err != nil {

@@ -26,7 +26,7 @@ type ByteRange = wire.ByteRange
 // the user, such as "it ends before it starts".
 func ParseByteRange(text string) (ByteRange, error) { return wire.ParseByteRange(text) }
 
-// A RangeError says that a file has no byte of the range that was asked for.
+// A RangeError reports that a file has no byte of the requested range.
 type RangeError struct {
 	Range ByteRange
 	Size  int64 // of the file, in bytes
@@ -51,8 +51,8 @@ func (g *get) setWindow() error {
 	return nil
 }
 
-// wanted returns the requested bytes of the file. It fails if the file has none of them, which is the primary's word: no
-// group that could prove it was requested.
+// wanted returns the requested bytes of the file. It fails if the file has none of them. That is
+// not proved: no chunk group is fetched that could prove it.
 func (r *request) wanted() (rangeset.Range, error) {
 	want := r.byteRange.Of(r.manifest.Size)
 	if want.Empty() {
@@ -70,10 +70,12 @@ func (r *request) proved() partfile.Tree {
 	return r.tree
 }
 
-// readRangeProof reads the values that prove the requested range and proves them against the root of the manifest. A server that
-// ignored the range sends the whole tree instead, which is then read to its end.
+// readRangeProof reads the proof of the requested range and checks it against the root of the
+// manifest. An older server ignores the range and sends the whole tree; readRangeProof then reads
+// that.
 //
-// The length of the proof follows from manifest and range. Memory is taken for the values that arrived only.
+// Manifest and range determine the length of the proof. Memory is allocated only for the values
+// that have arrived.
 func (r *request) readRangeProof(ctx context.Context) error {
 	want, err := r.wanted()
 	if err != nil {

@@ -28,8 +28,8 @@ func rangeRequest(r *transferpb.ByteRange) []byte {
 	return raw.Bytes()
 }
 
-// proofIn returns the manifest of an answer and the values of its range proof. It fails the test if the answer has a frame of
-// a tree.
+// proofIn returns the manifest of an answer and the values of its range proof. It fails the test if
+// the answer has a Tree or Root frame.
 func proofIn(t *testing.T, replies []*transferpb.Reply) (m *transferpb.Manifest, proof []byte) {
 	t.Helper()
 	for _, reply := range replies {
@@ -73,7 +73,8 @@ func TestServerProvesRangesAfterHashing(t *testing.T) {
 		if !bytes.Equal(m.GetRoot(), hash[:]) {
 			w.T.Errorf("the root is %x", m.GetRoot())
 		}
-		if _, err := integrity.FromRangeProof(size, integrity.GroupSize(m.GetGroup()), size-1, size, proof, hash); err != nil {
+		group := integrity.GroupSize(m.GetGroup())
+		if _, err := integrity.FromRangeProof(size, group, size-1, size, proof, hash); err != nil {
 			w.T.Error(err)
 		}
 	})
