@@ -37,7 +37,6 @@ func hashed(name string) string {
 	return ".kwikcp-" + hex.EncodeToString(sum[:10])
 }
 
-
 // check returns why no file can be put at the place. A link is replaced, unless it leads to a
 // directory.
 func (place Place) check(noClobber bool) error {
