@@ -7,8 +7,8 @@ import (
 )
 
 // reachableAddress returns the host:port to print for a listener: the advertised address, or the
-// one it listens at, or, if it listens at all addresses, the first one that other machines can
-// reach.
+// one it listens at. If it listens at all addresses, that is the first one that other machines
+// can reach.
 func reachableAddress(listening net.Addr, advertised netip.AddrPort) string {
 	if advertised.IsValid() {
 		return advertised.String()

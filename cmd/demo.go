@@ -25,8 +25,8 @@ func demoCommand(t *terminal) *cli.Command {
 		Name:      "demo",
 		Usage:     "fetch a file from a primary and two secondaries on this machine",
 		UsageText: "kwikcp demo [FILE]",
-		Description: `Copies FILE (default: a built-in list of English words) for each of three servers, starts them on loopback, fetches the
-file from all three over QUIC, verifies it, and prints how much each server delivered. All files of the demo are
+		Description: `Copies FILE (default: a built-in list of English words) for each of three servers and starts them on loopback.
+Fetches the file from all three over QUIC, verifies it, and prints how much each server delivered. All files of the demo are
 removed at the end.`,
 		Action: func(c *cli.Context) error { return runDemo(c.Context, t, c.Args().Slice()) },
 	}

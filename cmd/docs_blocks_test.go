@@ -14,18 +14,18 @@ import (
 	"time"
 )
 
-// A docPage is a page whose command blocks are run as a reader would paste them: each sh block in
-// order, by a shell, with the program on PATH under the name kwikcp.
+// A docPage is a page whose command blocks are run as a reader would paste them. A shell runs
+// each sh block in order, with the program on PATH under the name kwikcp.
 //
-// The first line of a block names the place where it runs: "# On HOST" is a machine, "# In shell N"
-// a shell of one and the same machine. Each machine has a separate working and home directory below
-// the test's directory, and its servers listen at a free port of 127.0.0.1 unless the block says
-// where (KWIKCP_LISTEN). A block that starts a server runs until the server prints its URL, and the
+// The first line of a block names the place where it runs. "# On HOST" is a machine, "# In shell
+// N" a shell of one and the same machine. Each machine has a separate working and home directory
+// below the test's directory. Its servers listen at a free port of 127.0.0.1 unless the block
+// sets KWIKCP_LISTEN. A block that starts a server runs until the server prints its URL, and the
 // server stays. "# In shell N, press Ctrl-C" ends the server of that shell.
 //
-// A text block is what the sh block before it prints, on either stream: its lines must be there, in
-// that order, with other lines between them. A line may be shown without its end. Numbers, units,
-// hashes and addresses count only by their kind.
+// A text block is the output of the sh block before it, on either stream. Its lines must be
+// there, in that order; other lines may stand between them. A line may be shown without its end.
+// Numbers, units, hashes and addresses count only by their kind.
 type docPage struct {
 	file string
 	// hosts are the names of machines in commands, which are replaced by the addresses of their

@@ -105,7 +105,7 @@ func mebi(n int64) string {
 func TestLimitsOfProtocol(t *testing.T) {
 	text := readDoc(t, "../docs/PROTOCOL.md")
 	rows := make(map[string]string)
-	for _, row := range tableRows(t, text, "| what | limit | beyond it |") {
+	for _, row := range tableRows(t, text, "| limited | limit | beyond it |") {
 		rows[row[0]] = row[1]
 	}
 	c := parseConstants(t)

@@ -153,7 +153,7 @@ var (
 )
 
 // Files that a page names are there. In a row of a table, and in a paragraph, a name without a
-// directory belongs to one that was named with it, or to any.
+// directory belongs to a directory named there, or to any.
 func TestDocsNameOnlyFilesThatExist(t *testing.T) {
 	files := treeFiles(t)
 	bases := make(map[string]bool)

@@ -263,8 +263,8 @@ func (d diagnosis) whyUnreachable() string {
 	return transfer.NetworkCause(d.Err).Error()
 }
 
-// reason returns why there is no connection to the server, as events print it: a refusal of this
-// client as it is, every other cause after the step that failed.
+// reason returns why there is no connection to the server, as events print it. A refusal of this
+// client stands alone, every other cause after the step that failed.
 func (d diagnosis) reason() string {
 	if e, ok := errors.AsType[refusal](d.Err); ok {
 		return e.Error()

@@ -111,8 +111,8 @@ the others are still fetched.
 With -i, each line of LIST is a URL, optionally followed by a tab and FILE. Errors are reported per line; the remaining
 files are still fetched. The exit status is the highest of all lines.
 
-The server is trusted if its key has the URL's pin, if a certificate authority vouches for it, or if it is known from an
-earlier run. An unknown server is accepted on this machine, and asked about on a terminal.
+The server is trusted if its key has the URL's pin, or if a certificate authority vouches for it. A server known from an
+earlier run is trusted, too. An unknown server is accepted on this machine, and asked about on a terminal.
 
 The manual page (kwikcp man) and docs/REFERENCE.md describe lists, ranges, patterns, directories and trust in full.
 

@@ -86,8 +86,8 @@ func parseListLine(number int, text string) listLine {
 	return line
 }
 
-// file returns the file that a line writes to, empty if the line is malformed, and its place: the
-// absolute name in its real directory, the same for every spelling.
+// file returns the file that a line writes to, empty if the line is malformed, and its place. The
+// place is the absolute name in its real directory, the same for every spelling.
 func (l listLine) file() (name, place string) {
 	var g fileGet
 	if g.aim(l.url, l.target) != nil {

@@ -65,8 +65,8 @@ func (f *listFile) print(text string) {
 	}
 }
 
-// show draws the progress of the list if it is due: on a terminal a line for the list and one for
-// each file, elsewhere the line for the list. The caller holds the lock.
+// show draws the progress of the list if it is due. On a terminal it draws a line for the list
+// and one for each file, elsewhere the line for the list. The caller holds the lock.
 func (l *listGet) show() {
 	v := l.view
 	switch {

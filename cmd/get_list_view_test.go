@@ -11,8 +11,8 @@ import (
 	"kwikcp/transfer"
 )
 
-// A list has a line for all of it and one for each file under way, none of which reaches the last
-// column; at the end nothing of them is left.
+// A list has a line for all of it and one for each file under way. None reaches the last column,
+// and at the end nothing of them is left.
 func TestListView(t *testing.T) {
 	for columns, want := range map[int][]string{
 		20:  {"2 files complete, 1", "a 25%", awkwardEnd + " 100%"},

@@ -115,9 +115,9 @@ func ioCount(t *testing.T, p *process, name string) int64 {
 	return n
 }
 
-// TestKilledGet kills gets at random moments (SIGKILL), and the same command goes on each time:
-// after each kill the target is whole or not there, in the end it is right, and next to nothing is
-// fetched twice.
+// TestKilledGet kills gets at random moments (SIGKILL), and the same command resumes each time.
+// After each kill the target is whole or not there. In the end it is right, and next to nothing
+// is fetched twice.
 func TestKilledGet(t *testing.T) {
 	const size = 96 << 20
 	work := t.TempDir()
@@ -229,8 +229,8 @@ func TestKilledGet(t *testing.T) {
 	}
 }
 
-// TestKilledServer kills servers at random moments, also while they start, hash and record what
-// they hashed: each time the next one serves, and its index can be read.
+// TestKilledServer kills servers at random moments, also while they start, hash files and record
+// the hashes. Each time the next one serves, and its index can be read.
 func TestKilledServer(t *testing.T) {
 	work := t.TempDir()
 	root, state := filepath.Join(work, "root"), filepath.Join(work, ".state", "kwikcp")

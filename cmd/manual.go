@@ -33,18 +33,18 @@ to a file is replaced; one to a directory is followed.
 If FILE has the size and the hash that the server names, nothing is fetched and the exit status is 0. Mode and time become
 those on the server, unless --no-preserve is given. FILE is hashed only if its size is correct.
 
-A get that fails, is interrupted or is killed leaves its verified bytes beside FILE in .kwikcp-<20 hexadecimal digits>.part
-(a hash of the name of FILE without its directory; mode 0600). The same command hashes this part file, keeps what is correct
-and fetches the rest, so it is safe even if the file changed on the server. Only a get to the same FILE removes a part file.
-Without verified bytes, and for stdout, nothing is left.
+A get that fails, is interrupted or is killed leaves its verified bytes in a part file beside FILE. Its name is
+.kwikcp-<20 hexadecimal digits>.part (a hash of the name of FILE without its directory), its mode 0600. The same command
+hashes this part file, keeps the correct bytes and fetches the rest. So it is safe even if the file changed on the server.
+Only a get to the same FILE removes a part file. Without verified bytes, and for stdout, nothing is left.
 
-If the last chunk group proves the size of a file of at least 16 MiB, its space is reserved where the file system can
-(fallocate on Linux); otherwise a full disk is noticed when it is full. In both cases the exit status is 8 and the part file
+If the last chunk group proves the size of a file of at least 16 MiB, its space is reserved where possible
+(fallocate on Linux). Otherwise a full disk is noticed when it is full. In both cases the exit status is 8 and the part file
 stays.`},
-	{"Reusing data", `With --reuse or --seed, chunk groups of an old file that are correct are copied into the part file, by sharing blocks
-where the file system can (Linux), and are not fetched. Only groups at the same offset match: an insertion shifts everything
+	{"Reusing data", `With --reuse or --seed, chunk groups of an old file that are correct are copied into the part file and are not fetched.
+The copy shares blocks where the file system can (Linux). Only groups at the same offset match: an insertion shifts everything
 behind it.`},
-	{"Ranges", `With --range only the chunk groups that contain the bytes are fetched (64 KiB in files up to 4 GiB), and each is verified
+	{"Ranges", `With --range only the chunk groups that contain the bytes are fetched (64 KiB in files up to 4 GiB). Each is verified
 against the hash of the whole file. FILE holds just the requested bytes. An END beyond the end of the file is the end; without
 any byte the exit status is 3. For stdout the range is collected in a temporary file first. --retry resumes a range, but a later
 command does not, and a part file of the same FILE is removed.`},
@@ -62,8 +62,8 @@ are still fetched. The exit status is the highest of all lines. After an interru
 the end of the URL makes no difference. Each file is verified against its own hash and appears when it is complete. A
 secondary that has a part of the tree serves that part.
 
-Modes (less the umask) and times are those on the server, owners are not. Symbolic links are made as they are if they lead to
-a place inside the tree, with .. only at their beginning; others are skipped, and so are devices, FIFOs and sockets. Hard links
+Modes (less the umask) and times are those on the server, owners are not. Symbolic links are made unchanged if they lead to a
+place inside the tree, with .. only at their beginning. Others are skipped, and so are devices, FIFOs and sockets. Hard links
 become files, holes become zeros. A directory in the place of a file, or a link in that of a directory, is replaced only
 with --delete. Of names that differ only in case, where the file system does not tell them apart, the first is fetched and
 the others fail.
@@ -90,8 +90,8 @@ matches is fetched. Nothing below an excluded directory is fetched.
     a/       directories only
 
 For example, --include '*/' --include '*.jpg' --exclude '*' fetches the pictures of a tree.`},
-	{"Trust", `A server is trusted if its key has the pin of the URL (?pin=); otherwise if its certificate is from a known authority
-(--cacert, or the system's); otherwise if its key is among the known hosts. An unknown server is accepted and recorded on loopback,
+	{"Trust", `A server is trusted if its key has the pin of the URL (?pin=). Without a pin it is trusted if its certificate is from a
+known authority (--cacert, or the system's). Otherwise its key must be among the known hosts. An unknown server is accepted and recorded on loopback,
 asked about on a terminal, and refused in a script.
 
 Secondaries are trusted for verified bytes only; the primary vouches for their keys. With --checksum or #b3= no server is trusted
@@ -99,22 +99,26 @@ for the content.
 
 The pin is a hash of the server's key, which serve makes when it first starts. On other machines a secondary needs the primary's
 join token, a secret in a file on both.`},
-	{"State", `The state directory (--state-dir, or kwikcp in $XDG_STATE_HOME or ~/.local/state) holds the server's key (server.key), the
-known hosts (known_hosts), and a primary's index of hash trees (trees-*.db), which may be deleted at any time.`},
+	{"State", `The state directory (--state-dir, or kwikcp in $XDG_STATE_HOME or ~/.local/state) holds the server's key (server.key)
+and the known hosts (known_hosts). That of a primary also holds the index of hash trees (trees-*.db), which may be deleted at
+any time.`},
 	{"Servers", `At shutdown clients continue with the other servers without losing a byte; clients that only this server can serve
 have --drain-timeout to finish. So servers can be restarted one after the other under load.
 
-The log has one line at the end of each transfer, served or refused, with the client, the path, the bytes that this server sent,
-the seconds and the outcome: done, stopped (this server), lost and why, or the reason of the refusal. A primary adds the number of
+The log has one line at the end of each transfer, served or refused. It names the client, the path, the bytes that this
+server sent, the seconds and the outcome. The outcome is done, stopped (this server), lost and why, or the reason of the
+refusal. A primary adds the number of
 servers that it named to the client (sources).
 
 A mirror (--mirror) joins at once and serves what it has so far. Its first round after a start compares every file by its hash,
 later rounds, every --mirror-interval, by size and time. Entries that the primary does not have stay, unless --mirror-delete.
 
-The primary connects to a secondary before it names it to clients, at --advertise if that is given, otherwise at the address
-from which the secondary joined.`},
-	{"UDP buffers", `If the system allows only small UDP buffers, serve at its start and get after a large transfer print the command that raises
-them: sysctl -w net.core.rmem_max=7500000 net.core.wmem_max=7500000.`},
-	{"Addresses", `Without -4 and -6, the IPv4 and IPv6 addresses of a name are tried in turn, a quarter of a second apart, and the first that
+The primary connects to a secondary before it names it to clients. It uses the address of --advertise if that is given,
+otherwise the one from which the secondary joined.`},
+	{"UDP buffers", `If the system allows only small UDP buffers, serve prints the command that raises them at its start, and get after a
+large transfer:
+
+    sysctl -w net.core.rmem_max=7500000 net.core.wmem_max=7500000`},
+	{"Addresses", `Without -4 and -6, the IPv4 and IPv6 addresses of a name are tried in turn, a quarter of a second apart. The first that
 answers wins.`},
 }

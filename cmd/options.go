@@ -48,8 +48,8 @@ func secondsOption(to *secondsValue, name, usage string) *cli.GenericFlag {
 	return &cli.GenericFlag{Name: name, EnvVars: []string{variableOf(name)}, Usage: usage, Value: to}
 }
 
-// A secondsValue is the value of an option for a time: seconds, optionally with a fraction, as with
-// curl, or a number with units, as package time reads them. It implements flag.Value.
+// A secondsValue is the value of an option for a time. It is in seconds, optionally with a
+// fraction, as with curl, or has units, as package time reads them. It implements flag.Value.
 type secondsValue struct{ time.Duration }
 
 // maxSeconds is the longest time that an option can name, a century.

@@ -140,8 +140,8 @@ func TestBar(t *testing.T) {
 	}
 }
 
-// TestMirrorBar checks what get -r draws: a bar, how many files, a line per server, nothing too
-// wide, and the last line when it is done.
+// TestMirrorBar checks the display of get -r: a bar, the number of files, a line per server, and
+// the last line when it is done. No line is too wide.
 func TestMirrorBar(t *testing.T) {
 	t.Parallel()
 	work := terminalWork(t)

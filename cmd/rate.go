@@ -11,8 +11,8 @@ import (
 	"kwikcp/kwik"
 )
 
-// parseSize reads a number of bytes: digits, optionally with a fraction, and optionally K, M, G or
-// T for powers of 1024, as curl reads them.
+// parseSize reads a number of bytes as curl does: digits, optionally with a fraction, and
+// optionally K, M, G or T for powers of 1024.
 func parseSize(text string) (int64, error) {
 	number, unit := text, 1.0
 	if text != "" {

@@ -15,8 +15,8 @@ import (
 func newNoise(seed byte) io.Reader { return rand.NewChaCha8(sha256.Sum256([]byte{seed})) }
 
 // A relay passes UDP packets between clients and a server. After a number of bytes to clients it
-// drops everything, until it is released: so a test can stop a transfer at will and be sure that it
-// is not over.
+// drops everything until it is released. So a test can stop a transfer at will and be sure that
+// it is not over.
 type relay struct {
 	front  *net.UDPConn
 	target netip.AddrPort

@@ -61,10 +61,10 @@ func mainUnderTest() int {
 //	blackhole NAME            sets $ADDR_NAME to a UDP port that never answers
 //	fifo NAME                 makes a FIFO
 //
-// $EXTERN is an address of this machine that is not loopback; [extern] says whether there is one,
-// [mounts] whether "unshare -m" works and mounts of a script's own, [reflink] whether one of them
-// can be a file system that shares blocks, [race] whether the race detector is at work, which
-// multiplies memory.
+// $EXTERN is an address of this machine that is not loopback; [extern] holds if there is one.
+// [mounts] holds if "unshare -m" works and a script can mount file systems. [reflink] holds if
+// one of these can be a file system that shares blocks. [race] holds under the race detector,
+// which multiplies memory.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", RequireExplicitExec: true, RequireUniqueNames: true,

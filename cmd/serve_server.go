@@ -22,8 +22,8 @@ import (
 	"kwikcp/transfer/serve"
 )
 
-// A runningServer is a server of this process. Its goroutines are the loop of the file server and,
-// on a secondary, those that keep the membership and the mirror; close ends them and waits.
+// A runningServer is a server of this process. Its goroutines are the loop of the file server
+// and, on a secondary, those that keep the membership and the mirror. close ends them and waits.
 type runningServer struct {
 	serveConfig
 	url      transfer.URL

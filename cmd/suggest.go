@@ -57,8 +57,8 @@ func distance(a, b string) int {
 }
 
 // secretFlag returns the option for a file with the secret that the user tries to pass as an
-// argument; empty if the unknown option name is not about a secret. Arguments are visible to every
-// user of the machine.
+// argument. It is empty if the unknown option name is not about a secret. Arguments are visible
+// to every user of the machine.
 func secretFlag(name string, options []string) string {
 	name, _, _ = strings.Cut(name, "=")
 	file := name + "-file"

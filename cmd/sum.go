@@ -76,8 +76,9 @@ func sumLine(root integrity.Root, name string) string {
 	return mark + root.String() + "  " + escaped + "\n"
 }
 
-// lossy replaces each longest run of bytes that begins a character without ending it by U+FFFD, as
-// b3sum does (Unicode standard, section 3.9, "Substitution of Maximal Subparts").
+// lossy replaces each longest run of bytes that begins a character without ending it by U+FFFD,
+// as b3sum does. Section 3.9 of the Unicode standard names this "Substitution of Maximal
+// Subparts".
 func lossy(s string) string {
 	if utf8.ValidString(s) {
 		return s
@@ -95,8 +96,8 @@ func lossy(s string) string {
 	return b.String()
 }
 
-// sumOf hashes a file. To open or read a FIFO or a terminal may block forever; then sumOf returns
-// when ctx ends, and leaves its goroutine to the process, which is about to end.
+// sumOf hashes a file. To open or read a FIFO or a terminal may block forever. Then sumOf returns
+// when ctx ends and abandons its goroutine, since the process is about to end.
 func sumOf(ctx context.Context, name string) (integrity.Root, error) {
 	type result struct {
 		root integrity.Root

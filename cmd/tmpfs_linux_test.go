@@ -36,9 +36,9 @@ func mountSmall(t *testing.T, dir, options string) (remount func(flags uintptr, 
 	}
 }
 
-// TestSmallDisk runs gets to a disk that is full, out of inodes or read-only: exit code, path and
-// reason are right, the old file stays, what was proved is kept, and the same command goes on when
-// the cause is gone.
+// TestSmallDisk runs gets to a disk that is full, out of inodes or read-only. Exit code, path and
+// reason are right, the old file stays, and verified bytes are kept. The same command resumes
+// when the cause is gone.
 func TestSmallDisk(t *testing.T) {
 	work := t.TempDir()
 	root, small := filepath.Join(work, "root"), filepath.Join(work, "small")

@@ -21,8 +21,9 @@ const (
 	maxServerLines = 12
 )
 
-// A view shows a transfer to people: on a terminal a bar and a line for each server, elsewhere a
-// line now and then, and nothing if quiet. Its methods must be called by one goroutine at a time.
+// A view shows a transfer to people. On a terminal it draws a bar and a line for each server,
+// elsewhere a line now and then, and nothing if quiet. Its methods must be called by one
+// goroutine at a time.
 type view struct {
 	t     *terminal
 	quiet bool
@@ -219,8 +220,8 @@ func addressWidth(servers []transfer.ServerStatus, columns int) int {
 	return min(longest, max(21, columns-55))
 }
 
-// serverLine shows a server. On a narrow terminal it has no role and no share, only the end of a
-// long address, and the state instead of the rate unless the server works.
+// serverLine shows a server. On a narrow terminal it omits the role and the share, and shortens a
+// long address to its end. The state replaces the rate unless the server works.
 func serverLine(s transfer.ServerStatus, total int64, columns, address int) string {
 	if columns >= wideLine {
 		return fmt.Sprintf("  %-9s %-*s %9s %3.0f%% %11s  %s", s.Role, address, shortened(s.Addr, address), size(s.Bytes),

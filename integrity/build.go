@@ -17,8 +17,8 @@ const (
 	// group size, so a block holds a whole number of groups of any size.
 	blockBytes = chunkSize << maxGroupSize
 
-	// MaxGroups is the largest number of groups in a tree that [Build] makes: 1 GiB
-	// of chaining values, or 32 TiB of file in groups of 1 MiB.
+	// MaxGroups is the largest number of groups in a tree that [Build] makes. That
+	// is 1 GiB of chaining values, or 32 TiB of file in groups of 1 MiB.
 	MaxGroups = 1 << 25
 )
 
@@ -73,7 +73,7 @@ func Build(ctx context.Context, r io.ReaderAt, size int64, g GroupSize, progress
 
 // builder distributes the blocks of one file to workers.
 type builder struct {
-	t      *Tree // each worker writes the cvs of its own blocks
+	t      *Tree // each worker writes only the cvs of the blocks that it takes
 	r      io.ReaderAt
 	prefix *prefix      // nil without a Progress
 	next   atomic.Int64 // index of the first block that no worker has taken

@@ -61,8 +61,8 @@
 // anything that cannot be undone. FromCVs proves the size 0 by itself.
 //
 // Verified bytes are the bytes of the file at that offset, whatever size and group
-// size were claimed, because BLAKE3 hashes each chunk with its index. Only a
-// GrowingTree proves less before Finish.
+// size were claimed: BLAKE3 hashes the index of each chunk. Only a GrowingTree
+// proves less before Finish.
 //
 // The strength is that of BLAKE3: 128 bits against collisions. Hashes are public
 // and are not compared in constant time.
@@ -70,6 +70,6 @@
 // # Source
 //
 // Section numbers in this package are those of "The BLAKE3 Hashing Framework"
-// (c2sp.org/BLAKE3, the text of draft-aumasson-blake3-00): 2.4 flags, 3
-// compression function, 4.2 chunks, 4.3 parents and incomplete trees.
+// (c2sp.org/BLAKE3, the text of draft-aumasson-blake3-00). They are 2.4 flags, 3
+// compression function, 4.2 chunks, and 4.3 parents and incomplete trees.
 package integrity

@@ -67,9 +67,9 @@ func (t *GrowingTree) known() []byte {
 }
 
 // Append adds the concatenated chaining values of the next groups. It copies them.
-// It returns a [*ProofError] and adds none of them if their length is not a multiple
-// of 32 bytes, or if the file does not have so many groups. A file of fewer than two
-// groups has no values.
+// If their length is not a multiple of 32 bytes, or the file has fewer groups, it
+// adds none of them and returns a [*ProofError]. A file of fewer than two groups
+// has no values.
 func (t *GrowingTree) Append(cvs []byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -42,7 +42,7 @@ func (t *Tree) AppendBinary(b []byte) ([]byte, error) {
 var errStoredTree = errors.New("integrity: not a stored tree, or damaged")
 
 // ParseTree returns the tree that [Tree.AppendBinary] stored in b. It returns an
-// error unless b is exactly one stored tree; a [*ProofError] is one such error.
+// error unless b is exactly one stored tree. One such error is a [*ProofError].
 // ParseTree does not keep b.
 //
 // It detects damage, but not forgery: compare the root with a trusted one.

@@ -12,10 +12,10 @@ import (
 // previous call and this one. Concatenated, the cvs of all calls are those of
 // [Tree.CVs]; [GrowingTree.Append] takes them.
 //
-// Calls are in file order, one at a time, each with a larger end: the start of a
-// group, or the size of the file in the last call. They are at least 1 MiB apart,
-// except for the last. cvs is empty in a file of one group. An empty file causes no
-// call.
+// Calls are in file order, one at a time, each with a larger end. It is the start
+// of a group, or the size of the file in the last call. They are at least 1 MiB
+// apart, except for the last. cvs is empty in a file of one group. An empty file
+// causes no call.
 //
 // cvs is memory of the tree. It may be kept and read for any time, but must not be
 // changed. It proves no particular file before Build returns: the file may have

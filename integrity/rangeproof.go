@@ -9,8 +9,9 @@ import (
 )
 
 // A range proof is the smallest set of values that proves the groups of one range
-// against a root: their chaining values, and those of the largest subtrees outside
-// the range, which are the siblings of the nodes between the range and the root:
+// against a root. It has the chaining values of the groups, and those of the
+// largest subtrees outside the range. These are the siblings of the nodes between
+// the range and the root:
 //
 //	          root
 //	        /      \
@@ -24,9 +25,9 @@ import (
 // RangeProofLen computes their number from size, group size and range.
 
 // RangeProofLen returns the length in bytes of the proof of [start, end) in a file
-// of size bytes: 32 for each group of the range, and 32 for each of at most two
-// subtrees per level of the tree. It is 0 for a file of one group, which the root
-// proves, and for a range that [Tree.ProveRange] refuses.
+// of size bytes. It is 32 for each group of the range, and 32 for each of at most
+// two subtrees per level of the tree. It is 0 for a file of one group, which the
+// root proves, and for a range that [Tree.ProveRange] refuses.
 func RangeProofLen(size int64, g GroupSize, start, end int64) int64 {
 	r, ok := groupsOf(size, g, start, end)
 	if !ok || r.groups < 2 {
@@ -39,9 +40,9 @@ func RangeProofLen(size int64, g GroupSize, start, end int64) int64 {
 // the file, for [FromRangeProof]. It returns an ordinary error for a range that is
 // empty or not within the file.
 //
-// The first call hashes the inner nodes of the whole tree, which takes about 0.15
-// µs for each group of the file (10 ms for 4 GiB). It caches some of them, so later
-// calls take about 0.1 ms.
+// The first call hashes the inner nodes of the whole tree. That takes about 0.15
+// µs for each group of the file (10 ms for 4 GiB). It caches some of them, so
+// later calls take about 0.1 ms.
 func (t *Tree) ProveRange(start, end int64) ([]byte, error) {
 	r, ok := groupsOf(t.size, t.g, start, end)
 	if !ok {
@@ -99,11 +100,11 @@ type RangeTree struct {
 	cvs        []byte // hashSize for each group of the range; nil if the file has but one
 }
 
-// FromRangeProof returns the tree of the groups that contain the bytes [start, end)
-// of a file of size bytes. Only root must be trusted. FromRangeProof returns a
-// [*ProofError] unless the range lies within the file and is not empty, and proof
-// has the length of [RangeProofLen] and hashes to root. It copies the values of
-// the range, and only after they are proved.
+// FromRangeProof returns the tree of the groups that contain the bytes [start,
+// end) of a file of size bytes. Only root must be trusted. The range must lie
+// within the file and not be empty; proof must have the length of [RangeProofLen]
+// and hash to root. Otherwise FromRangeProof returns a [*ProofError]. It copies
+// the values of the range, and only after they are proved.
 //
 // It does not prove size. Bytes that pass [RangeTree.Verify] are the bytes of the
 // file at that offset, whatever its size. The size is proved if the range includes

@@ -9,8 +9,8 @@ import (
 // hashSize is the length in bytes of a root and of a chaining value.
 const hashSize = 32
 
-// Root is the BLAKE3 hash of a whole file: the first 32 output bytes of the root
-// node of the tree, compressed with the ROOT flag (section 2.4).
+// Root is the BLAKE3 hash of a whole file. It is the first 32 output bytes of the
+// root node of the tree, compressed with the ROOT flag (section 2.4).
 type Root [hashSize]byte
 
 // String returns the root in lower-case hex, as b3sum prints it.
@@ -30,8 +30,8 @@ func ParseRoot(s string) (Root, error) {
 }
 
 // chainingValue is the first 32 output bytes of a node that is not the root,
-// compressed without the ROOT flag (section 3.3). It is a type of its own so that
-// it cannot be mistaken for a [Root].
+// compressed without the ROOT flag (section 3.3). It is a separate type so that it
+// cannot be mistaken for a [Root].
 type chainingValue [hashSize]byte
 
 // words returns the chaining value as BLAKE3's little-endian words (2.1).

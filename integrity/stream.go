@@ -26,8 +26,8 @@ func Sum(ctx context.Context, r io.Reader) (Root, error) {
 	return s.root(), nil
 }
 
-// summer hashes the blocks of a stream. One goroutine reads; each block that was
-// read is hashed by a goroutine of its own, which ends with its block.
+// summer hashes the blocks of a stream. One goroutine reads. Each block that was
+// read is hashed by its own goroutine, which ends with the block.
 type summer struct {
 	reader io.Reader
 	busy   chan struct{} // one element for each block in memory; its capacity bounds them

@@ -36,9 +36,10 @@ const (
 	preferredGroups = 65536
 )
 
-// GroupSizeFor returns the group size that kwikcp uses for a file of size bytes: 64
-// KiB up to 4 GiB, then the smallest that cuts the file into at most 65,536 groups,
-// and 1 MiB for all files over 32 GiB. So files over 64 GiB have more groups.
+// GroupSizeFor returns the group size that kwikcp uses for a file of size bytes.
+// It is 64 KiB up to 4 GiB, then the smallest that cuts the file into at most
+// 65,536 groups. It is 1 MiB for all files over 32 GiB. So files over 64 GiB have
+// more groups.
 func GroupSizeFor(size int64) GroupSize {
 	g := DefaultGroupSize
 	for g < maxGroupSize && g.Groups(size) > preferredGroups {

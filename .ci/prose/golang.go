@@ -142,6 +142,9 @@ func literal(e ast.Expr) (string, bool) {
 	return "", false
 }
 
+// A tableRow has columns with at least three spaces between them.
+var tableRow = regexp.MustCompile(`\S {3,}\S`)
+
 var proseLike = regexp.MustCompile(`[A-Za-z]{2,}[,;:]? [a-z]+[,;:]? [a-z(]+`)
 
 // message returns the blocks of a literal, if it reads as prose.
@@ -150,7 +153,7 @@ func (g *goFile) message(p token.Pos, text string) []block {
 		return nil
 	}
 	// An indented line of a help text is prose, too. A change of the indentation starts a new
-	// block.
+	// block. A row of a table is a block by itself.
 	var out []block
 	indent := -1
 	for i, line := range strings.Split(text, "\n") {
@@ -159,6 +162,9 @@ func (g *goFile) message(p token.Pos, text string) []block {
 		item := listItem.FindString(trimmed)
 		switch {
 		case trimmed == "":
+			indent = -1
+		case tableRow.MatchString(trimmed):
+			out = append(out, block{line: g.line(p) + i, text: trimmed[len(item):]})
 			indent = -1
 		case item != "" || depth != indent:
 			out = append(out, block{line: g.line(p) + i, text: trimmed[len(item):]})
