@@ -223,7 +223,8 @@ func TestHeadStartBreaksTheRules(t *testing.T) {
 	}
 }
 
-// A slowOnce is a content whose first read takes a while: a disk that spins up, a network file system that reconnects.
+// A slowOnce is a content whose first read takes a while: a disk that spins up, a network file
+// system that reconnects.
 type slowOnce struct {
 	memory
 	delay time.Duration

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// inPushed runs f with a pushed stream of n bytes that the client reads, and the servers' ends of it, the primary's first.
+// inPushed runs f with a pushed stream of n bytes that the client reads, and the servers' ends of
+// it, the primary's first.
 func inPushed(t *testing.T, n, alignment int64, secondaries int, conf *ClientConfig, f func(w *world, s *AggregateReader, ends []*PushedStream)) {
 	t.Helper()
 	inWorldOf(t, int(n), secondaries, lan, func(w *world) {
@@ -108,7 +109,7 @@ func TestSecondaryStreamRules(t *testing.T) {
 		if n, err := x.Write([]byte("x")); n != 0 || err != errSecondaryDone {
 			t.Errorf("after Close: %d, %v", n, err)
 		}
-		// The whole units before it count all the same, and the rest can be pushed by anyone.
+		// The whole units before it still count, and any source can push the rest.
 		w.within(time.Second, func() bool { return s.Stats().Bytes == 200 })
 		for start, end := range map[int]int{0: 100, 300: 1000} {
 			if err := push(p.session, p.StreamID(), int64(start), w.data[start:end]); err != nil {
@@ -255,8 +256,8 @@ func TestInterleavedSecondaryStreams(t *testing.T) {
 
 func writeTo(x *SecondaryStream, p []byte) error { _, err := x.Write(p); return err }
 
-// Whatever the units are and in whatever sizes it is written to, a SecondaryStream sends what it was given: whole units at
-// once, the rest when it is complete.
+// A SecondaryStream sends all bytes that were written to it, for any units and any sizes of
+// writes. It sends whole units at once, and an incomplete unit when it is complete.
 func TestSecondaryStreamSizes(t *testing.T) {
 	for seed := range uint64(10) {
 		random := rand.New(rand.NewPCG(seed, 0))

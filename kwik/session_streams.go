@@ -8,7 +8,8 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// An openStream is an aggregate stream of a session. The session guards all but the aggregator itself.
+// An openStream is an aggregate stream of a session. The session guards all but the aggregator
+// itself.
 type openStream struct {
 	agg     *streamAggregator
 	tickets map[ServerID][]byte
@@ -166,7 +167,8 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 func (s *ClientSession) wantStream(open *openStream) {
 	s.mu.Lock()
 	open.wanted = true
-	// Welcome takes two round trips. The primary's round-trip time is the best estimate for the others.
+	// Welcome takes two round trips. The primary's round-trip time is the best estimate for the
+	// others.
 	open.reserve = time.Now().Add(3*s.primary.rtt() + reserveSlack)
 	s.mu.Unlock()
 	s.attachAll(open)
@@ -175,7 +177,8 @@ func (s *ClientSession) wantStream(open *openStream) {
 // reserveSlack is added to three round trips for the handshakes' own work.
 const reserveSlack = 100 * time.Millisecond
 
-// connecting counts the servers that may serve the stream and are being dialled for the first time. Called with the lock held.
+// connecting counts the servers that may serve the stream and are being dialled for the first
+// time. Called with the lock held.
 func (s *ClientSession) connecting(open *openStream) (n int) {
 	for id := range open.tickets {
 		if sv := s.servers[id]; sv != nil && sv.paths[0].state == PathConnecting && !sv.paths[0].dialed {
@@ -286,8 +289,8 @@ func (s *ClientSession) sendWindow(a *streamAggregator, id PathID, window pushWi
 	})
 }
 
-// expectsSource reports whether a further source may still serve the stream: a server for which there is a ticket is being dialled or
-// about to be attached.
+// expectsSource reports whether a further source may still serve the stream. Such a source has a
+// ticket, and the client is dialling it or about to attach it.
 func (s *ClientSession) expectsSource(open *openStream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -347,5 +350,6 @@ func (s *ClientSession) lookup(id StreamID) (*streamAggregator, bool) {
 	return nil, id.isAggregate() && id <= s.offered
 }
 
-// clampOffset converts an offset of a peer to int64. One that is too large stays beyond the end of every stream.
+// clampOffset converts an offset of a peer to int64. One that is too large stays beyond the end
+// of every stream.
 func clampOffset(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

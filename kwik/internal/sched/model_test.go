@@ -11,8 +11,9 @@ import (
 // The model of this file drives a scheduler with events in any order and checks after each of
 // them:
 //
-//   - had, free and the remainders of exclusive grants never overlap at a missing byte, and together
-//     they are the whole stream: no byte is lost, and none is granted exclusively twice;
+//   - had, free and the remainders of exclusive grants never overlap at a missing byte, so no byte
+//     is granted exclusively twice;
+//   - had, free and these remainders together are the whole stream, so no byte is lost;
 //   - grants are whole units inside the limit, and no queue exceeds its limit;
 //   - the actions, replayed on the sources' state, give the grants of the scheduler;
 //   - a source that is not stalled and not held back has work while something is free (Observe
