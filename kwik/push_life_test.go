@@ -195,7 +195,7 @@ func TestLastWinsAfterCopyTo(t *testing.T) {
 		if err := writeTo(late, w.data[:100]); err != nil {
 			t.Fatal(err)
 		}
-		if err := push(server, p.StreamID(), 0, w.data[:200]); err != nil { // replaces the bytes of the secondary
+		if err := push(server, p.StreamID(), 0, w.data[:200]); err != nil { // replaces the bytes of late
 			t.Fatal(err)
 		}
 		a := s.agg
@@ -265,7 +265,7 @@ func (m *movable) SetReadDeadline(t time.Time) error  { return m.current().SetRe
 func (m *movable) SetWriteDeadline(t time.Time) error { return m.current().SetWriteDeadline(t) }
 
 // The client's address changes during a transfer on every path. The transfer continues on the
-// same paths, and the client fetches no byte twice.
+// same paths, and the client does not fetch delivered bytes again.
 func TestClientMovesToANewAddress(t *testing.T) {
 	inWorld(t, 1, simnet.Link{Latency: 5 * time.Millisecond, Rate: 20e6}, func(w *world) {
 		t := w.t

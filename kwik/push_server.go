@@ -93,7 +93,7 @@ func (p *PushedStream) window(w *kwikpb.OffsetSyncResponse) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.expected, p.limit = int64(start), max(p.limit, int64(start+n)) // the window never shrinks
+	p.expected, p.limit = int64(start), max(p.limit, int64(start+n)) // limit never falls
 	p.answered = max(p.answered, min(w.GetTimestamp(), p.asked))
 	close(p.changed)
 	p.changed = make(chan struct{})
