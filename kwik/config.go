@@ -22,9 +22,9 @@ const (
 // A Config holds the settings that clients and servers share. The zero value means the defaults.
 // Negative times are errors of Dial and Listen.
 type Config struct {
-	// QUIC configures the connections. Zero fields, and nil, mean the defaults: 5 s for the
-	// handshake time-out, 30 s for the idle time-out and 10 s for the keep-alive period. The
-	// receive windows of a client grow to 12 MiB a path. KWIK sets MaxIncomingStreams,
+	// QUIC configures the connections. Zero fields, and nil, mean the defaults. The handshake
+	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds.
+	// The receive windows of a client grow to 12 MiB a path. KWIK sets MaxIncomingStreams,
 	// MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 

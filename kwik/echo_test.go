@@ -58,8 +58,8 @@ var (
 	_ listener[*kwik.ServerSession] = (*kwik.Listener)(nil)
 )
 
-// A network is what differs: the package at Listen and Dial. Server and client connections are
-// two types in KWIK and one in quic-go.
+// A network holds the functions that differ: those of the package for Listen and Dial. Server and
+// client connections are two types in KWIK and one in quic-go.
 type network[S stream, SC, CC conn[S]] struct {
 	listen func(addr string, tlsConf *tls.Config) (listener[SC], error)
 	dial   func(ctx context.Context, addr string, tlsConf *tls.Config) (CC, error)
@@ -156,7 +156,8 @@ func TestEcho(t *testing.T) {
 	t.Run("kwik", echo(overKWIK))
 }
 
-// behaviour is what a program may rely on with plain streams, in either direction.
+// behaviour checks the properties of plain streams that a program may rely on, in either
+// direction.
 func behaviour[S stream, SC, CC conn[S]](n network[S, SC, CC]) func(*testing.T) {
 	return func(t *testing.T) {
 		connected(t, n, func(ctx context.Context, server SC, client CC) {

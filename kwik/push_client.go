@@ -18,7 +18,7 @@ func (a *streamAggregator) pushLimit() int64 {
 	return a.units.Floor(min(a.offsets.read+a.window, a.units.Total()))
 }
 
-// A pushWindow tells a source of a pushed stream what it may write.
+// A pushWindow is the range that a source of a pushed stream may write.
 type pushWindow struct {
 	start, end int64  // the source may write up to end; the client needs start next
 	sync       bool   // the source is not where it should be

@@ -276,7 +276,7 @@ func (r *reorderBuffer) memory() (n int) {
 	return n
 }
 
-// A source that breaks the rules under RecoveryIgnoreStream is out: what it has under way does
+// A source that breaks the rules under RecoveryIgnoreStream is removed. Its bytes in flight do
 // not count either.
 func TestPusherThatIsOut(t *testing.T) {
 	conf := &ClientConfig{ReorderWindow: minReorderWindow, Recovery: RecoveryPolicy{Metadata: RecoveryIgnoreStream}}
@@ -375,7 +375,7 @@ func TestAttachmentInTheOtherWay(t *testing.T) {
 	})
 }
 
-// A client that tells a server nonsense about the window loses its path.
+// A client that sends a server an invalid window loses its path.
 func TestHostileWindows(t *testing.T) {
 	for name, w := range map[string]*kwikpb.OffsetSyncResponse{
 		"past the end":   {ExpectedOffset: 1001},

@@ -15,8 +15,8 @@ import (
 	"kwikcp/internal/simnet"
 )
 
-// A source that hears of the window at another time than the others does not keep the news from
-// them.
+// Sources may receive the window at different times. A source that receives it early does not
+// delay it for the others.
 func TestEachSourceHearsOfTheWindow(t *testing.T) {
 	inPushed(t, 6<<20, 0, 1, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
@@ -44,7 +44,7 @@ func TestEachSourceHearsOfTheWindow(t *testing.T) {
 	})
 }
 
-// The answer to a question is not mistaken for news that were under way before it.
+// A source does not mistake an earlier window for the answer to its question.
 func TestSyncWaitsForItsAnswer(t *testing.T) {
 	inPushed(t, 8<<20, 0, 0, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
@@ -65,8 +65,8 @@ func TestSyncWaitsForItsAnswer(t *testing.T) {
 	})
 }
 
-// A server dies in the middle of its part: another one asks where the client is and pushes the
-// rest.
+// A server dies in the middle of its part. Another server requests the client's window and pushes
+// the rest.
 func TestPusherDies(t *testing.T) {
 	inPushed(t, 3<<20, unit, 2, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
@@ -129,8 +129,8 @@ func TestPusherReconnects(t *testing.T) {
 	})
 }
 
-// A hole counts while somebody waits for it: not while the reader has bytes to read, nor while
-// CopyTo gets others.
+// ReorderTimeout counts only while the consumer waits for a hole. It does not count while Read
+// has bytes to return, or while CopyTo receives other bytes.
 func TestReorderTimeoutIsAWait(t *testing.T) {
 	conf := &ClientConfig{ReorderTimeout: 3 * time.Second}
 	inPushed(t, 1000, 0, 0, conf, func(w *world, s *AggregateReader, ends []*PushedStream) {

@@ -20,7 +20,7 @@ type pushModel struct {
 	conflict int
 }
 
-// deliver takes what a source wrote and reports whether it is taken at all.
+// deliver delivers the bytes that a source wrote and reports whether the model accepts them.
 func (m *pushModel) deliver(source byte, start, end int) bool {
 	overlap := 0
 	for i := start; i < end; i++ {
@@ -155,7 +155,7 @@ func newPushAggregation(t testing.TB, size int, strategy ConflictResolutionStrat
 	return a
 }
 
-// A pushSink is where an unordered consumer writes; bytes may be written more than once.
+// A pushSink is the destination of an unordered consumer. Bytes may be written more than once.
 type pushSink struct{ data []byte }
 
 func (k *pushSink) WriteAt(p []byte, off int64) (int, error) { return copy(k.data[off:], p), nil }

@@ -128,7 +128,7 @@ func TestSecondaryStreamRules(t *testing.T) {
 	})
 }
 
-// A Write waits for the window until its deadline, after which it can go on.
+// A Write waits for the window until its deadline. After that a new Write can continue.
 func TestPushedWriteDeadline(t *testing.T) {
 	inPushed(t, 3<<20, 0, 0, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
@@ -166,7 +166,7 @@ func TestPushedWriteDeadline(t *testing.T) {
 	})
 }
 
-// The client's limit of secondary streams holds SetKwikStreamMapping back, until the deadline.
+// SetKwikStreamMapping waits at the client's limit of secondary streams, until the deadline.
 func TestPushedStreamLimit(t *testing.T) {
 	inPushed(t, 1000, 0, 0, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
@@ -191,7 +191,7 @@ func TestPushedStreamLimit(t *testing.T) {
 	})
 }
 
-// A Write that waits ends with whatever ends the stream, and says what that was.
+// A Write that waits ends when the stream ends, and returns the cause.
 func TestPushedWriteEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		end  func(w *world, s *AggregateReader, p *PushedStream)
@@ -352,7 +352,7 @@ func TestPushedGracefulClose(t *testing.T) {
 	})
 }
 
-// The deadline holds as well where it is not the window that is shut but QUIC's flow control.
+// The deadline also holds if QUIC's flow control, and not the window, blocks a Write.
 func TestPushedWriteDeadlineOfQUIC(t *testing.T) {
 	inWorldOf(t, 32<<20, 0, lan, func(w *world) {
 		t := w.t

@@ -72,8 +72,8 @@ func TestPushedStream(t *testing.T) {
 	})
 }
 
-// A source is held back at the window's end, which moves as the reader reads; it never holds back
-// the byte that is due.
+// A source waits at the window's end, which moves as the reader reads. The window never delays
+// the byte that the reader needs next.
 func TestPushedStreamWindow(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
 		client, server := w.dial(&ClientConfig{ReorderWindow: minReorderWindow})
@@ -123,7 +123,7 @@ func TestPushedStreamWindow(t *testing.T) {
 	})
 }
 
-// A source that lost its place asks, and goes on where the client is.
+// A source that lost its place requests the client's offset and continues there.
 func TestOffsetSync(t *testing.T) {
 	inWorld(t, 0, lan, func(w *world) {
 		client, server := w.dial(nil)

@@ -158,7 +158,8 @@ func TestRateLimitOfAClient(t *testing.T) {
 	}
 }
 
-// A limited server sends no more to all its clients together, and gives each its part.
+// A limited server does not exceed its rate over all clients together, and gives each client its
+// share.
 func TestRateLimitOfAServer(t *testing.T) {
 	for _, rate := range []int64{1 << 20, 10 << 20} {
 		for _, clients := range []int{1, 3} {

@@ -141,7 +141,7 @@ func TestWaitForAnOfferEnds(t *testing.T) {
 
 // ---- AggregationFallbackStrategy
 
-// A flaky content gives wrong bytes for the first few reads, and notes where it is read.
+// A flaky content returns wrong bytes for the first few reads, and records the offsets of reads.
 type flaky struct {
 	memory
 	mu    *sync.Mutex
@@ -361,7 +361,7 @@ func TestRecoveryRequestResend(t *testing.T) {
 	}
 }
 
-// held reports whether the scheduler waits for what the fake was granted under a number.
+// held reports whether a grant of the fake is in the scheduler's queue.
 func (h *hostileScene) held(grant uint64) bool {
 	a := h.stream.agg
 	a.mu.Lock()
@@ -369,7 +369,8 @@ func (h *hostileScene) held(grant uint64) bool {
 	return slices.ContainsFunc(a.sched.Grants(), func(g sched.GrantState) bool { return g.ID == grant && g.Queued })
 }
 
-// gone says why the fake is out of the stream, nil while it is not.
+// gone returns the error that removed the fake from the stream, or nil if the fake is still a
+// source.
 func (h *hostileScene) gone() error {
 	for _, src := range h.stream.Stats().Sources {
 		if src.Server == h.id {
@@ -419,7 +420,7 @@ func TestRecoveryCloseStream(t *testing.T) {
 	}
 }
 
-// The source is out of this KWIK stream, and serves the next.
+// The source is removed from this KWIK stream, and serves the next one.
 func TestRecoveryIgnoreStream(t *testing.T) {
 	for name, say := range brokenStreams {
 		t.Run(name, func(t *testing.T) {

@@ -147,7 +147,8 @@ func TestHappyEyeballs(t *testing.T) {
 	})
 }
 
-// A client that wants the other family does not dial a secondary, and does without it.
+// A client that is restricted to the other family does not dial the secondary, and transfers
+// without it.
 func TestFamilyOfSecondaries(t *testing.T) {
 	inWorldOf(t, unit, 1, simnet.Link{Latency: time.Millisecond}, func(w *world) {
 		for family, want := range map[AddressFamily]int{AnyFamily: 2, IPv4: 2, IPv6: 1} {

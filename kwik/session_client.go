@@ -152,7 +152,8 @@ func (s *ClientSession) nextStream() <-chan struct{} {
 	return s.arrived
 }
 
-// announce wakes those who wait for a stream. Called with the lock held, after a queue has grown.
+// announce wakes the goroutines that wait for a stream. Called with the lock held, after a queue
+// has grown.
 func (s *ClientSession) announce() {
 	close(s.arrived)
 	s.arrived = make(chan struct{})

@@ -275,7 +275,7 @@ func (s *ClientSession) tell(a *streamAggregator, action sched.Action) {
 	}
 }
 
-// sendWindow tells a source of a pushed stream what it may write.
+// sendWindow sends the window to a source of a pushed stream.
 func (s *ClientSession) sendWindow(a *streamAggregator, id PathID, window pushWindow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

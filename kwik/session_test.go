@@ -372,7 +372,8 @@ func (f failing) ReadAt(p []byte, off int64) (int, error) {
 	return f.memory.ReadAt(p, off)
 }
 
-// A source whose content breaks off says so and is out of that stream; its path stays for others.
+// A source whose content fails during a stream reports it and is removed from that stream. Its
+// path stays open for other streams.
 func TestContentBreaksOff(t *testing.T) {
 	inWorld(t, 0, slow, func(w *world) {
 		w.secondaries = append(w.secondaries, w.join(configured(func(c *ServerConfig) {

@@ -72,7 +72,7 @@ func (w *simWorld) flow(descriptor []byte) *simFlow {
 	return w.streams[i]
 }
 
-// version fills p with the stream's bytes from off on, changed as the version says.
+// version fills p with a version of the stream's bytes from off on.
 func (f *simFlow) version(p []byte, off int64, version int) {
 	copy(p, f.content[off:])
 	if version != 0 {

@@ -329,7 +329,7 @@ type Hello struct {
 	PathId string `protobuf:"bytes,3,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
 	// The path ticket of AddPath; empty on the session's first path.
 	Ticket []byte `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
-	// The client wants to know what the server says of itself: host in Welcome.
+	// The client requests the server's description of itself: host in Welcome.
 	Inspect       bool `protobuf:"varint,5,opt,name=inspect,proto3" json:"inspect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -470,7 +470,7 @@ func (x *Welcome) GetHost() *Host {
 	return nil
 }
 
-// Host is what a server says of itself to somebody who looks for what is wrong.
+// Host is a server's description of itself, for diagnosis.
 type Host struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 64 bytes, such as "kwikcp v1.2.3".
@@ -709,7 +709,7 @@ func (x *RemovePath) GetReason() string {
 	return ""
 }
 
-// PathStatus tells the primary what the client thinks of a path.
+// PathStatus tells the primary the client's state of a path.
 type PathStatus struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	PathId string                 `protobuf:"bytes,1,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
@@ -787,8 +787,8 @@ func (x *PathStatus) GetBlame() *Blame {
 	return nil
 }
 
-// PathReport tells the client what only the sender of bytes knows about a path. The counts are
-// since the path began.
+// PathReport sends the client the statistics of a path that only the sender of bytes has. The
+// counts begin with the path.
 type PathReport struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PacketsSent   uint64                 `protobuf:"varint,1,opt,name=packets_sent,json=packetsSent,proto3" json:"packets_sent,omitempty"`
@@ -866,8 +866,8 @@ func (x *PathReport) GetCongestionWindow() uint64 {
 	return 0
 }
 
-// GoAway tells the client that the server is about to leave: it finishes what it was granted and
-// takes no new session.
+// GoAway tells the client that the server will shut down. The server finishes its grants and
+// accepts no new session.
 type GoAway struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
@@ -1452,7 +1452,7 @@ type JoinAccept struct {
 	PathId string                 `protobuf:"bytes,1,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
 	// 32 bytes under which the primary authenticates tickets for this secondary.
 	TicketKey []byte `protobuf:"bytes,2,opt,name=ticket_key,json=ticketKey,proto3" json:"ticket_key,omitempty"`
-	// The primary's own proof that it knows the join token; empty without one.
+	// Proof that the primary knows the join token; empty without one.
 	TokenProof    []byte `protobuf:"bytes,3,opt,name=token_proof,json=tokenProof,proto3" json:"token_proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1600,8 +1600,8 @@ type ChallengeAnswer struct {
 	// Exactly length bytes, or none and a reason.
 	Content []byte `protobuf:"bytes,1,opt,name=content,proto3" json:"content,omitempty"`
 	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Of the reason, a KWIK error code. KWIK_CONTENT_CHANGED: it has another version of the content
-	// by now.
+	// Of the reason, a KWIK error code. KWIK_CONTENT_CHANGED: the secondary now has another version
+	// of the content.
 	Code          uint64 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -84,7 +84,7 @@ func (m *schedulerModel) run() {
 	m.finish()
 }
 
-// text formats what is to be written down.
+// text formats an entry of the record.
 func (m *schedulerModel) text(format string, args ...any) string {
 	if !m.record {
 		return ""
@@ -438,8 +438,8 @@ func (m *schedulerModel) step() {
 	}
 }
 
-// write lets a source go on: it ends what is written or taken back and writes at most about most
-// bytes of the next.
+// write continues a source. It ends grants that are complete or revoked, and writes at most about
+// most bytes of the next grant.
 func (m *schedulerModel) write(src *modelSource, most int64, settle bool) (n int64) {
 	for len(src.grants) > 0 {
 		g := src.grants[0]
@@ -463,8 +463,8 @@ func (m *schedulerModel) late(g *modelGrant) {
 	}
 }
 
-// finish lets one source be honest, and fast enough, while the others do what they like, and wants
-// the stream complete.
+// finish makes one source honest and fast enough, while the others act freely. It expects a
+// complete stream.
 func (m *schedulerModel) finish() {
 	for len(m.limbo) > 0 {
 		m.settle(0)
