@@ -18,7 +18,9 @@ import (
 // contains, and it returns after the server's Welcome. Errors are quic-go's, or an [*Error]:
 // ErrInvalidStreamRole if the server is a secondary, ErrAccessRefused, ErrVersionMismatch or
 // ErrMetadataProtocolViolation.
-func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
+func Dial(
+	ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig,
+) (*ClientSession, error) {
 	s, err := DialEarly(ctx, conn, addr, tlsConf, conf)
 	if err != nil {
 		return nil, err
@@ -30,7 +32,9 @@ func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.
 // which authenticates the server, and with Hello sent. The server reads data of the session's
 // streams after it has accepted Hello. If it refuses, all calls fail, and
 // [ClientSession.Welcomed] returns the cause. There is no 0-RTT.
-func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
+func DialEarly(
+	ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig,
+) (*ClientSession, error) {
 	remote, err := addrPort(addr)
 	if err != nil {
 		return nil, err
@@ -120,7 +124,9 @@ const attemptDelay = 250 * time.Millisecond
 type listenPacketFunc func(context.Context, netip.AddrPort) (net.PacketConn, error)
 
 // dialAny connects to the first of addrs that completes its handshake.
-func dialAny(ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc) (dialled, error) {
+func dialAny(
+	ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc,
+) (dialled, error) {
 	type attempt struct {
 		dialled
 		err error
@@ -173,7 +179,9 @@ func dialAny(ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q
 }
 
 // dialOne connects through a new socket. The result has its address even if it fails.
-func dialOne(ctx context.Context, to netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc) (dialled, error) {
+func dialOne(
+	ctx context.Context, to netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc,
+) (dialled, error) {
 	d := dialled{addr: to}
 	socket, err := listen(ctx, to)
 	if err != nil {

@@ -10,7 +10,9 @@ import (
 )
 
 // offerPushed opens a pushed stream of n bytes and returns the client's end.
-func (w *world) offerPushed(client *ClientSession, server *ServerSession, n, alignment int64, verify ProofFunc) *AggregateReader {
+func (w *world) offerPushed(
+	client *ClientSession, server *ServerSession, n, alignment int64, verify ProofFunc,
+) *AggregateReader {
 	w.t.Helper()
 	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: n, Alignment: alignment, Descriptor: []byte("pushed"), Pushed: true})
 	if err != nil {

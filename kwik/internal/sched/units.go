@@ -14,9 +14,9 @@ const (
 	MaxStreamSize = 1<<62 - 1
 )
 
-// Units knows the unit boundaries of an aggregate stream. A unit is the smallest range of bytes
-// that can be verified. Each segment of the stream begins with a new unit, so the last unit of a
-// segment may be shorter than the others. A Units value is immutable.
+// Units knows the unit boundaries of an aggregate stream. A unit is verified as a whole. Each
+// segment of the stream begins with a new unit, so the last unit of a segment may be shorter than
+// the others. A Units value is immutable.
 type Units struct {
 	total  int64   // bytes of the stream
 	size   int64   // bytes of a full unit
