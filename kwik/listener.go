@@ -141,7 +141,10 @@ func (l *Listener) acceptLoop() {
 		case l.handshakes <- struct{}{}:
 			l.wg.Go(func() { l.serve(conn) })
 		default:
-			l.wg.Go(func() { conn.CloseWithError(ApplicationErrorCode(ErrSecondaryStreamOverflow), "too many handshakes") })
+			l.wg.Go(func() {
+				conn.CloseWithError(ApplicationErrorCode(ErrSecondaryStreamOverflow),
+					"too many handshakes")
+			})
 		}
 	}
 }

@@ -96,9 +96,11 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 		return nil, err
 	}
 	if len(spec.Descriptor) > maxDescriptor {
-		return nil, fmt.Errorf("kwik: descriptor of %d bytes, at most %d are allowed", len(spec.Descriptor), maxDescriptor)
+		return nil, fmt.Errorf("kwik: descriptor of %d bytes, at most %d are allowed", len(spec.Descriptor),
+			maxDescriptor)
 	}
-	o := &AggregateStream{spec: spec, units: u, content: newContentID(u, uint64(spec.Alignment), spec.Descriptor, spec.Pushed)}
+	o := &AggregateStream{spec: spec, units: u,
+		content: newContentID(u, uint64(spec.Alignment), spec.Descriptor, spec.Pushed)}
 	o.ctx, o.cancel = context.WithCancel(s.conn.Context())
 
 	s.listener.mu.Lock() // no secondary may join between this offer and its registration
@@ -154,7 +156,8 @@ func (s *ServerSession) tellMember(m *member) {
 		return // the session's first path carries it
 	}
 	claim := ticketClaim{scope: ticketScopePath, session: s.id, server: m.id}
-	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:], Ticket: issueTicket(m.key, claim, s.listener.config.now())}
+	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:],
+		Ticket: issueTicket(m.key, claim, s.listener.config.now())}
 	if m.addr.IsValid() {
 		path.Addresses = []string{m.addr.String()}
 	}

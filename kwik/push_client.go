@@ -29,7 +29,8 @@ type pushWindow struct {
 // timestamp of the request that this answers, 0 for none. Called with the lock held.
 func (a *streamAggregator) tellWindow(s *source, sync bool, question uint64) {
 	s.lastSent = a.pushLimit()
-	a.sendWindow(s.id, pushWindow{start: min(a.offsets.next, s.lastSent), end: s.lastSent, sync: sync, question: question})
+	a.sendWindow(s.id, pushWindow{start: min(a.offsets.next, s.lastSent), end: s.lastSent, sync: sync,
+		question: question})
 }
 
 // moveWindow sends the window to each source whose last window is out of date. That is so if the
@@ -76,13 +77,16 @@ func (a *streamAggregator) adopt(id PathID, start int64) (s *source, grant uint6
 	s = a.sources[id]
 	switch {
 	case !a.pushed:
-		return nil, 0, errorf(ErrMetadataProtocolViolation, "secondary stream without a grant").onPath(id).onStream(a.id, start)
+		return nil, 0, errorf(ErrMetadataProtocolViolation,
+			"secondary stream without a grant").onPath(id).onStream(a.id, start)
 	case a.err != nil || (s != nil && s.gone) || (s == nil && a.released):
 		return nil, 0, errSourceGone
 	case s == nil:
-		return nil, 0, errorf(ErrMetadataProtocolViolation, "a source that was not attached pushes").onPath(id).onStream(a.id, start)
+		return nil, 0, errorf(ErrMetadataProtocolViolation,
+			"a source that was not attached pushes").onPath(id).onStream(a.id, start)
 	case start < 0 || start >= a.units.Total() || !a.units.IsBoundary(start):
-		return nil, 0, errorf(ErrMetadataProtocolViolation, "no unit begins where it is pushed").onPath(id).onStream(a.id, start)
+		return nil, 0, errorf(ErrMetadataProtocolViolation,
+			"no unit begins where it is pushed").onPath(id).onStream(a.id, start)
 	}
 	grant, ok := a.sched.Adopt(sched.SourceID(id), start)
 	if !ok {
@@ -100,7 +104,8 @@ func (a *streamAggregator) mayPush(s *source, end int64) (limit int64, err error
 		return limit, nil
 	}
 	a.tellWindow(s, true, 0)
-	return limit, streamFault{errorf(ErrOffsetSyncFailure, "pushed up to %d, the window ends at %d", end, s.lastSent).onPath(s.id).onStream(a.id, end)}
+	return limit, streamFault{errorf(ErrOffsetSyncFailure, "pushed up to %d, the window ends at %d", end,
+		s.lastSent).onPath(s.id).onStream(a.id, end)}
 }
 
 // overdue reports whether the consumer of a pushed stream has waited longer than ReorderTimeout

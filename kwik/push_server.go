@@ -162,7 +162,8 @@ type SecondaryStream struct {
 }
 
 var (
-	errWriteTimeout  = &Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1, Message: "the client did not take the bytes in time", Err: os.ErrDeadlineExceeded}
+	errWriteTimeout = &Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1,
+		Message: "the client did not take the bytes in time", Err: os.ErrDeadlineExceeded}
 	errNotMapped     = errors.New("kwik: SetKwikStreamMapping has to come before Write")
 	errSecondaryDone = errors.New("kwik: secondary stream closed")
 )
@@ -180,7 +181,8 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 		return s.err
 	}
 	if s.pushed != nil {
-		return errorf(ErrStreamMappingConflict, "the secondary stream is mapped to %#x already", uint64(s.pushed.id)).onStream(id, offset)
+		return errorf(ErrStreamMappingConflict, "the secondary stream is mapped to %#x already",
+			uint64(s.pushed.id)).onStream(id, offset)
 	}
 	s.session.mu.Lock()
 	p := s.session.pushed[id]
@@ -253,7 +255,8 @@ func (s *SecondaryStream) Write(p []byte) (n int, err error) {
 	case s.pushed == nil:
 		return 0, errNotMapped
 	case int64(len(p)) > s.pushed.units.Total()-s.Offset():
-		return 0, errorf(ErrOffsetSyncFailure, "%d bytes pass the stream's end", len(p)).onStream(s.pushed.id, s.Offset())
+		return 0, errorf(ErrOffsetSyncFailure, "%d bytes pass the stream's end", len(p)).onStream(s.pushed.id,
+			s.Offset())
 	}
 	for n < len(p) {
 		k := copy(s.payload()[s.pending:], p[n:])

@@ -83,9 +83,10 @@ func (s *secondaryStream) writePayload(b *block, n int) error {
 
 // close sends CLOSE and FIN. A reason other than "" is why the grant was not written to its end.
 func (s *secondaryStream) close(reason string) error {
-	frame, err := appendMetadataFrame(s.opened, kwikpb.MetadataFrameType_SECONDARY_STREAM_CLOSE, &kwikpb.SecondaryStreamClose{
-		FinalOffset: uint64(s.offset), Reason: reason,
-	})
+	frame, err := appendMetadataFrame(s.opened, kwikpb.MetadataFrameType_SECONDARY_STREAM_CLOSE,
+		&kwikpb.SecondaryStreamClose{
+			FinalOffset: uint64(s.offset), Reason: reason,
+		})
 	if err != nil {
 		return err
 	}

@@ -101,7 +101,8 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	case hello == nil:
 		return nil, errorf(ErrMetadataProtocolViolation, "the first frame is not Hello")
 	case hello.GetVersion() != protocolVersion:
-		return nil, errorf(ErrVersionMismatch, "KWIK version %d is not spoken here, version %d is", hello.GetVersion(), protocolVersion)
+		return nil, errorf(ErrVersionMismatch, "KWIK version %d is not spoken here, version %d is",
+			hello.GetVersion(), protocolVersion)
 	case len(hello.GetSessionId()) != len(s.id):
 		return nil, errorf(ErrMetadataProtocolViolation, "session id of %d bytes", len(hello.GetSessionId()))
 	}
@@ -300,7 +301,8 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")
 		}
 		claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: s.serverID, content: content}
-		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(), s.listener.config.now()); err != nil {
+		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(),
+			s.listener.config.now()); err != nil {
 			return err
 		}
 	}

@@ -66,7 +66,8 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 			return errorf(ErrOffsetSyncFailure, "offset of a stream that was never offered").onPath(p.id)
 		}
 		if a != nil {
-			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()), int(min(request.GetRoom(), sched.MaxGrantsQueued)), request.GetTimestamp())
+			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()),
+				int(min(request.GetRoom(), sched.MaxGrantsQueued)), request.GetTimestamp())
 		}
 		return nil
 	case kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE:
@@ -79,7 +80,8 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 			return errorf(ErrMetadataProtocolViolation, "mapping update that no source may send").onPath(p.id)
 		}
 		if a != nil {
-			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id, Offset: -1, Message: printable(update.GetReason())}
+			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id,
+				Offset: -1, Message: printable(update.GetReason())}
 			if end := update.GetEndOffset(); end > 0 {
 				return a.markMissing(p.id, clampOffset(update.GetStartOffset()), clampOffset(end), refusal)
 			}
@@ -128,7 +130,8 @@ func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 	}
 	for _, t := range o.GetTickets() {
 		id := ServerID(t.GetPathId())
-		if room := open.tickets[id] != nil || len(open.tickets) <= maxSecondaryPaths; room && (id.valid() || id == primaryID) && len(t.GetTicket()) == ticketSize {
+		if room := open.tickets[id] != nil || len(open.tickets) <= maxSecondaryPaths; room &&
+			(id.valid() || id == primaryID) && len(t.GetTicket()) == ticketSize {
 			open.tickets[id] = t.GetTicket()
 		}
 	}
@@ -146,7 +149,8 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 	if o.GetPushed() {
 		a.pushed, a.offsets.strategy = true, s.config.ConflictResolution
 	}
-	open := &openStream{agg: a, tickets: make(map[ServerID][]byte), attached: make(map[PathID]*path), left: make(map[PathID]*path)}
+	open := &openStream{agg: a, tickets: make(map[ServerID][]byte), attached: make(map[PathID]*path),
+		left: make(map[PathID]*path)}
 	a.attachSources = func() { s.wantStream(open) }
 	a.sendAction = func(action sched.Action) { s.tell(a, action) }
 	a.sendWindow = func(id PathID, window pushWindow) { s.sendWindow(a, id, window) }
@@ -156,7 +160,8 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 	a.sourceDrained = func(source PathID) { s.sourceDrained(open, source) }
 	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }
 	a.reportRejected = func(source PathID, off, n int64, cause error) {
-		s.reportRejected(source.server(), kwikpb.PathState_PATH_STATE_ACTIVE, &kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
+		s.reportRejected(source.server(), kwikpb.PathState_PATH_STATE_ACTIVE,
+			&kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
 	}
 	s.streams[id] = open
 	s.offered = max(s.offered, id)
@@ -261,12 +266,14 @@ func (s *ClientSession) tell(a *streamAggregator, action sched.Action) {
 	switch action.Kind {
 	case sched.ActionGrant:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
-			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.Start), Length: uint64(action.End - action.Start), GrantId: action.Grant,
+			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.Start),
+			Length: uint64(action.End - action.Start), GrantId: action.Grant,
 		})
 	case sched.ActionShorten:
 		s.handler.shorten(a.id, action.Grant, action.End)
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_UPDATE, GrantId: action.Grant, EndOffset: uint64(action.End),
+			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_UPDATE,
+			GrantId: action.Grant, EndOffset: uint64(action.End),
 		})
 	case sched.ActionRevoke:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
