@@ -204,9 +204,9 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 	return nil
 }
 
-// place writes ranges of b, which begins at off, to the consumer: the fresh ones, and those that
-// replace bytes that another source of a pushed stream delivered before. Called with the lock
-// held; it releases the lock while it writes.
+// place writes ranges of b, which begins at off, to the consumer. The fresh ranges are new. The
+// replaced ranges overwrite bytes that another source of a pushed stream delivered before. Called
+// with the lock held; it releases the lock while it writes.
 func (a *streamAggregator) place(b *block, off int64, fresh, replaced []rangeset.Range) error {
 	if a.w == nil { // the lock is held until the bytes are accepted, so that a reader sees both or neither
 		for _, r := range fresh {

@@ -187,7 +187,7 @@ func benchmarkShortFrames(b *testing.B, batch int) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(loops)/count, "ns/frame")
 }
 
-// piecewise returns what is left, as far as p takes it.
+// piecewise is a reader that fills p with the remaining bytes.
 type piecewise struct{ rest []byte }
 
 func (r *piecewise) Read(p []byte) (int, error) {

@@ -213,7 +213,7 @@ func TestCopyPriority(t *testing.T) {
 	})
 }
 
-// An orderSink notes where was written, in which order.
+// An orderSink records the offsets of writes in their order.
 type orderSink struct {
 	mu      sync.Mutex
 	offsets []int64

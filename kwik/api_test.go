@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// No exported declaration names a type of an internal package, and examples import none: both would be of no use outside
-// of this module.
+// No exported declaration names a type of an internal package, and examples import none: both
+// would be of no use outside of this module.
 func TestPublicAPI(t *testing.T) {
 	names, err := filepath.Glob("*.go")
 	if err != nil {
@@ -47,7 +47,8 @@ func TestPublicAPI(t *testing.T) {
 	}
 }
 
-// qualified returns the names of other packages that a type shows: those of its unexported fields are left out.
+// qualified returns the names of other packages that a type shows: those of its unexported fields
+// are left out.
 func qualified(node ast.Node) (names []*ast.SelectorExpr) {
 	ast.Inspect(node, func(n ast.Node) bool {
 		switch n := n.(type) {
@@ -68,7 +69,8 @@ func qualified(node ast.Node) (names []*ast.SelectorExpr) {
 	return names
 }
 
-// internalImports returns the internal packages that a file imports, by the name under which it knows them.
+// internalImports returns the internal packages that a file imports, by the name under which it
+// knows them.
 func internalImports(file *ast.File) map[string]string {
 	names := make(map[string]string)
 	for _, spec := range file.Imports {
@@ -85,7 +87,8 @@ func internalImports(file *ast.File) map[string]string {
 	return names
 }
 
-// hidden reports whether a field of a struct has only unexported names. Embedded fields are not hidden.
+// hidden reports whether a field of a struct has only unexported names. Embedded fields are not
+// hidden.
 func hidden(field *ast.Field) bool {
 	for _, name := range field.Names {
 		if name.IsExported() {
@@ -95,7 +98,8 @@ func hidden(field *ast.Field) bool {
 	return len(field.Names) > 0
 }
 
-// exportedParts returns what a declaration shows to other packages: types, signatures of functions and methods, and types of variables.
+// exportedParts returns what a declaration shows to other packages: types, signatures of
+// functions and methods, and types of variables.
 func exportedParts(decl ast.Decl) (parts []ast.Node) {
 	switch decl := decl.(type) {
 	case *ast.FuncDecl:

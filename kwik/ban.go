@@ -2,8 +2,8 @@ package kwik
 
 import kwikpb "kwikcp/kwik/proto"
 
-// ban closes the paths to a server for the rest of the session, because bytes that arrived on
-// path id failed their proof: [off, off+n) of a stream. It reports the bytes to the primary.
+// ban closes the paths to the server of path id for the rest of the session, because bytes of
+// that path failed their proof. It reports the bytes, [off, off+n) of a stream, to the primary.
 func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause error) {
 	s.mu.Lock()
 	sv := s.servers[id.server()]

@@ -11,9 +11,9 @@ import (
 )
 
 // This file holds the rules by which every parser reads the same frame (docs/PROTOCOL.md,
-// section 6). KWIK refuses three things that Protocol Buffers accepts: a field that occurs
-// twice, a varint that is longer than necessary, and a known field of a wrong wire type.
-// Unknown fields are skipped.
+// section 6). KWIK is stricter than Protocol Buffers. It refuses a field that occurs twice, a
+// varint that is longer than necessary, and a known field of a wrong wire type. It skips unknown
+// fields.
 
 // checkCanonical checks an encoded message and the messages in it. It also refuses what does not
 // parse, except text that is not UTF-8: the decoder refuses that.

@@ -11,8 +11,9 @@ import (
 	"kwikcp/kwik"
 )
 
-// docs/DESIGN.md says of every method of quic-go's types, and of every field of its Config, whether KWIK has it. The table is
-// complete, and right as far as names go; that what it calls equal behaves equal is TestEcho's to show.
+// docs/DESIGN.md has a table of quic-go's methods and the fields of its Config, and states for
+// each whether KWIK has it. This test checks that the table is complete and its names are right.
+// TestEcho checks that equal methods behave equally.
 func TestCompatibilityTable(t *testing.T) {
 	text, err := os.ReadFile("../docs/DESIGN.md")
 	if err != nil {

@@ -12,120 +12,135 @@ import (
 	"kwikcp/internal/udp"
 )
 
-// ALPN protocol names (docs/PROTOCOL.md section 2). Dial and Listen set them: the caller's tls.Config need not.
+// ALPN protocol names (docs/PROTOCOL.md section 2). Dial and Listen set them: the caller's
+// tls.Config need not.
 const (
 	protocolClient = "kwik/1"
 	protocolJoin   = "kwik-join/1"
 )
 
-// A Config holds the settings that clients and servers share. The zero value means the defaults. Negative times are
-// errors of Dial and Listen.
+// A Config holds the settings that clients and servers share. The zero value means the defaults.
+// Negative times are errors of Dial and Listen.
 type Config struct {
-	// QUIC configures the connections. Zero fields, and nil, mean these defaults: a handshake time-out of 5 s, an idle
-	// time-out of 30 s, a keep-alive every 10 s, and receive windows of a client that grow to 12 MiB a path. KWIK sets
-	// MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
+	// QUIC configures the connections. Zero fields, and nil, mean the defaults. The handshake
+	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds.
+	// The receive windows of a client grow to 12 MiB a path. KWIK sets MaxIncomingStreams,
+	// MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 
-	// RateLimit bounds the payload rate of aggregate streams: a client's over all its servers, a server's over all its
-	// clients. Nil means no limit. A client with a limit opens one connection to each server, unless
-	// ClientConfig.ConnectionsPerServer says otherwise.
+	// RateLimit bounds the payload rate of aggregate streams: a client's over all its servers, a
+	// server's over all its clients. Nil means no limit. A client with a limit opens one
+	// connection to each server, unless ClientConfig.ConnectionsPerServer says otherwise.
 	RateLimit *RateLimit
 
-	// Family restricts the addresses to which a client, or a secondary that joins, connects. The zero value means both
-	// families.
+	// Family restricts the addresses to which a client, or a secondary that joins, connects. The
+	// zero value means both families.
 	Family AddressFamily
 
-	// LocalAddresses returns the addresses of this host, besides loopback. A client uses them to decide which addresses a
-	// primary may name, a primary to decide which secondaries are on its own host. Nil asks the system.
+	// LocalAddresses returns the addresses of this host, besides loopback. A client uses them to
+	// decide which addresses a primary may name, a primary to decide which secondaries are on its
+	// own host. Nil asks the system.
 	LocalAddresses func() []netip.Addr
 
-	// HelloTimeout bounds the wait for the first frame of a connection, and for each frame of a join. 0 means 10 s.
+	// HelloTimeout bounds the wait for the first frame of a connection, and for each frame of a
+	// join. 0 means 10 s.
 	HelloTimeout time.Duration
 
 	now      func() time.Time // the wall clock that dates tickets; nil means time.Now
 	lookupIP lookupFunc       // resolves host names for DialAddr and Join; nil means the system's resolver
 }
 
-// A ClientConfig holds the settings of a client. Nil and the zero value mean the defaults. Negative values are errors of
-// Dial, unless a field says otherwise.
+// A ClientConfig holds the settings of a client. Nil and the zero value mean the defaults.
+// Negative values are errors of Dial, unless a field says otherwise.
 type ClientConfig struct {
 	Config
 
-	// ListenPacket opens the socket of a path to a server at remote. The session closes it. Nil means a UDP socket of the
-	// system at any port. Dial uses the caller's socket for the primary instead.
+	// ListenPacket opens the socket of a path to a server at remote. The session closes it. Nil
+	// means a UDP socket of the system at any port. Dial uses the caller's socket for the primary
+	// instead.
 	ListenPacket func(ctx context.Context, remote netip.AddrPort) (net.PacketConn, error)
 
-	// ConnectionsPerServer is the number of paths to each server, at most 16; more counts as 16. 0 means one, and up to four
-	// while packet loss, and not the link, limits a path.
+	// ConnectionsPerServer is the number of paths to each server, at most 16; more counts as 16.
+	// 0 means one, and up to four while packet loss, and not the link, limits a path.
 	ConnectionsPerServer int
 
-	// Inspect collects more for [ClientSession.Connection]: the servers' statements about themselves, and the outcome of ECN
-	// validation.
+	// Inspect collects more for [ClientSession.Connection]: the servers' statements about
+	// themselves, and the outcome of ECN validation.
 	Inspect bool
 
-	// ReorderWindow bounds the bytes of one stream that Read holds beyond the reader's position. 0 means 32 MiB; values
-	// below 2 MiB count as 2 MiB. CopyTo needs no window.
+	// ReorderWindow bounds the bytes of one stream that Read holds beyond the reader's position.
+	// 0 means 32 MiB; values below 2 MiB count as 2 MiB. CopyTo needs no window.
 	ReorderWindow int64
 
-	// SourceTimeout bounds how long an aggregate stream waits while bytes are requested and none arrive; then it fails with
-	// ErrAggregationTimeout. 0 means 10 s.
+	// SourceTimeout bounds how long an aggregate stream waits while bytes are requested and none
+	// arrive; then it fails with ErrAggregationTimeout. 0 means 10 s.
 	SourceTimeout time.Duration
 
-	// ReorderTimeout bounds how long the reader of a pushed stream waits for the bytes of a hole. 0 means 30 s.
+	// ReorderTimeout bounds how long the reader of a pushed stream waits for the bytes of a hole.
+	// 0 means 30 s.
 	ReorderTimeout time.Duration
 
-	// ConflictResolution decides which bytes count if two servers push different ones to the same place. The zero value
-	// means the first.
+	// ConflictResolution decides which bytes count if two servers push different ones to the same
+	// place. The zero value means the first.
 	ConflictResolution ConflictResolutionStrategy
 
 	// SecondaryStreams configures how the streams that carry aggregate streams are received.
 	SecondaryStreams SecondaryStreamConfig
 
-	// Recovery decides how the client reacts to the faults of one server. The zero value is the safe choice.
+	// Recovery decides how the client reacts to the faults of one server. The zero value is the
+	// safe choice.
 	Recovery RecoveryPolicy
 }
 
-// A ServerConfig holds the settings of a listener. Nil and the zero value mean the defaults, which make a primary without
-// content. Negative values are errors of Listen, unless a field says otherwise.
+// A ServerConfig holds the settings of a listener. Nil and the zero value mean the defaults,
+// which make a primary without content. Negative values are errors of Listen, unless a field says
+// otherwise.
 type ServerConfig struct {
 	Config
 
 	// Role is the listener's role. The zero value means primary.
 	Role ServerRole
 
-	// OpenContent opens the content that a descriptor names, for the aggregate streams of clients. Both roles use
-	// it. Nil means that the server has no content: it refuses to serve any pulled stream.
+	// OpenContent opens the content that a descriptor names, for the aggregate streams of
+	// clients. Both roles use it. Nil means that the server has no content: it refuses to serve
+	// any pulled stream.
 	OpenContent OpenContentFunc
 
-	// BufferSize is the payload of one DATA frame in bytes, rounded to whole units; one unit if a single one is
-	// larger. 0 means 256 KiB, or less with a RateLimit; other values are clipped to the range from 64 KiB to 1 MiB.
+	// BufferSize is the payload of one DATA frame in bytes, rounded to whole units; one unit if a
+	// single one is larger. 0 means 256 KiB, or less with a RateLimit; other values are clipped
+	// to the range from 64 KiB to 1 MiB.
 	BufferSize int
 
-	// Software names the server's software to clients that inspect it. At most 64 bytes are sent. May be empty.
+	// Software names the server's software to clients that inspect it. At most 64 bytes are sent.
+	// May be empty.
 	Software string
 
-	// StatelessResetKey lets clients notice within a round trip that the server was restarted, provided that it keeps the
-	// key. Nil means none.
+	// StatelessResetKey lets clients notice within a round trip that the server was restarted,
+	// provided that it keeps the key. Nil means none.
 	StatelessResetKey *quic.StatelessResetKey
 
-	// JoinToken is the secret of which secondaries prove knowledge when they join this primary. Empty means that only
-	// secondaries on the same host may join. A secondary sets its token in [JoinConfig].
+	// JoinToken is the secret of which secondaries prove knowledge when they join this primary.
+	// Empty means that only secondaries on the same host may join. A secondary sets its token in
+	// [JoinConfig].
 	JoinToken []byte
 
-	// OnMembership is called on a primary when a secondary has joined (err is nil) or has left. It must not block. May be nil.
+	// OnMembership is called on a primary when a secondary has joined (err is nil) or has left.
+	// It must not block. May be nil.
 	OnMembership func(id ServerID, addr netip.AddrPort, err error)
 
-	// OnReject is called on a primary when a client reports that it rejected bytes of a server. The client may be
-	// wrong or lie; message is its text. OnReject must not block. May be nil.
+	// OnReject is called on a primary when a client reports that it rejected bytes of a server.
+	// The client may be wrong or lie; message is its text. OnReject must not block. May be nil.
 	OnReject func(s *ServerSession, server ServerID, offset int64, message string)
 
-	// Verify lets a primary check whether a secondary serves the right bytes after a client rejected some. It must be
-	// safe for concurrent use. Nil means that reports of clients go to OnReject and have no other effect.
+	// Verify lets a primary check whether a secondary serves the right bytes after a client
+	// rejected some. It must be safe for concurrent use. Nil means that reports of clients go to
+	// OnReject and have no other effect.
 	Verify VerifyFunc
 
-	// OnSuspension is called on a primary when a secondary is suspended, because it could not prove to Verify the bytes
-	// that a client rejected, and with nil when it has proved them. Clients are not told of suspended
-	// secondaries. OnSuspension must not block. May be nil.
+	// OnSuspension is called on a primary when it suspends a secondary. A secondary is suspended
+	// if it cannot prove to Verify the bytes that a client rejected. Once it has proved them,
+	// OnSuspension is called with a nil error. Clients are not told of suspended secondaries.
+	// OnSuspension must not block. May be nil.
 	OnSuspension func(id ServerID, err error)
 
 	// MaxSessions is the maximum number of clients. 0 means 1,024.
@@ -172,8 +187,8 @@ func (c *Config) clone() Config {
 	return clone
 }
 
-// effective returns a copy of c in which every field has its effective value, or an error that names a field whose value
-// is not allowed. c may be nil.
+// effective returns a copy of c in which every field has its effective value. If a value is not
+// allowed, the error names its field. c may be nil.
 func (c *ClientConfig) effective() (*ClientConfig, error) {
 	if c == nil {
 		c = &ClientConfig{}
@@ -310,14 +325,15 @@ func (c *Config) populate() {
 	setDefault(&c.HelloTimeout, 10*time.Second)
 }
 
-// clientQUIC returns the QUIC configuration of a path to a server of the given role. It sets the stream limits of the
-// isolation rule: every server may open unidirectional streams, the primary bidirectional ones. A secondary may open a few
-// bidirectional streams, only to see them reset.
+// clientQUIC returns the QUIC configuration of a path to a server of the given role. It sets the
+// stream limits of the isolation rule: every server may open unidirectional streams, the primary
+// bidirectional ones. A secondary may open a few bidirectional streams, only to see them reset.
 func (c *ClientConfig) clientQUIC(role ServerRole) *quic.Config {
 	q := c.QUIC.Clone()
 	if c.RateLimit != nil {
-		// The connection's window bounds the bytes that have arrived and are unread. It grows by itself with the
-		// round-trip time. A stream's window must not grow, for it would make the connection's grow as well.
+		// The connection's window bounds the bytes that have arrived and are unread. It grows by
+		// itself with the round-trip time. A stream's window must not grow, for it would make the
+		// connection's grow as well.
 		setDefault(&q.InitialConnectionReceiveWindow, c.RateLimit.window())
 		setDefault(&q.MaxStreamReceiveWindow, 4<<20)
 	}

@@ -9,7 +9,8 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// leaves calls f for every exported field of a configuration that is no struct of this package, with its path.
+// leaves calls f for every exported field of a configuration that is no struct of this package,
+// with its path.
 func leaves(v reflect.Value, path string, f func(path string, v reflect.Value)) {
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
@@ -113,7 +114,7 @@ func TestConfigDefaults(t *testing.T) {
 
 // A clone equals the original and shares nothing that either may change.
 func TestConfigClone(t *testing.T) {
-	shared := map[string]bool{"RateLimit": true, "StatelessResetKey": true, "JoinToken": true} // nobody changes them
+	shared := map[string]bool{"RateLimit": true, "StatelessResetKey": true, "JoinToken": true} // no code changes them
 	check := func(conf, clone reflect.Value) {
 		copies := make(map[string]reflect.Value)
 		leaves(clone, "", func(path string, v reflect.Value) { copies[path] = v })

@@ -6,23 +6,26 @@ import (
 	"io"
 )
 
-// A Content is the bytes of one aggregate stream, as one server holds them. One goroutine per client calls ReadAt, which must
-// return exactly the requested bytes or an error. The error ends this server's part in the stream. Its text is sent to the
-// client, with the code ErrContentChanged if it is of that code. Close is called when the client needs nothing more.
+// A Content is the bytes of one aggregate stream, as one server holds them. One goroutine per
+// client calls ReadAt, which must return exactly the requested bytes or an error. The error ends
+// this server's part in the stream. Its text is sent to the client, with the code
+// ErrContentChanged if it is of that code. Close is called when the client needs nothing more.
 type Content interface {
 	io.ReaderAt
 	io.Closer
 }
 
-// A PartialContent is a Content of which this server may lack bytes. Missing is called once, before ReadAt. Clients request
-// nothing of the ranges that it returns, nor of any unit that overlaps one.
+// A PartialContent is a Content of which this server may lack bytes. Missing is called once,
+// before ReadAt. Clients request nothing of the ranges that it returns, nor of any unit that
+// overlaps one.
 type PartialContent interface {
 	Content
 	Missing() []MissingRange
 }
 
-// A MissingRange is the bytes [Start, End) of a content, which this server does not have. ReadAt returns one as its error
-// when the server has lost them; the server then continues with the other bytes.
+// A MissingRange is the bytes [Start, End) of a content, which this server does not have. ReadAt
+// returns one as its error when the server has lost them; the server then continues with the
+// other bytes.
 type MissingRange struct {
 	Start, End int64
 	// Err is the cause. Its text is sent to the client.
@@ -38,17 +41,18 @@ func (l *MissingRange) Unwrap() error { return l.Err }
 
 // A ContentRequest names the content of an aggregate stream.
 type ContentRequest struct {
-	// Descriptor is the one that the primary passed to OpenAggregateStream. A secondary receives it from the client, with
-	// a ticket of the primary that authenticates it.
+	// Descriptor is the one that the primary passed to OpenAggregateStream. A secondary receives
+	// it from the client, with a ticket of the primary that authenticates it.
 	Descriptor []byte
 	// Size is the size of the stream, in bytes.
 	Size int64
-	// Session is the client's session at this server. It is nil if the primary asks this secondary to prove its bytes
-	// (ServerConfig.Verify).
+	// Session is the client's session at this server. It is nil if the primary asks this
+	// secondary to prove its bytes (ServerConfig.Verify).
 	Session *ServerSession
 }
 
-// An OpenContentFunc opens the content of an aggregate stream. If it fails, this server does not serve the stream. The
-// error's text is sent to the client, with the code ErrContentChanged if it is of that code, so it should contain nothing
-// that a client may not know. ctx ends when the client releases the server.
+// An OpenContentFunc opens the content of an aggregate stream. If it fails, this server does not
+// serve the stream. The server sends the error's text to the client, and the code
+// ErrContentChanged if the error has it. So the text should contain nothing that is secret from
+// clients. ctx ends when the client releases the server.
 type OpenContentFunc func(ctx context.Context, r ContentRequest) (Content, error)

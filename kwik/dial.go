@@ -14,10 +14,13 @@ import (
 
 // Dial connects to a primary through a socket of the caller, who closes it after the session.
 //
-// It differs from quic-go's Dial in two ways: the ALPN protocol is "kwik/1" whatever tlsConf contains, and it returns after
-// the server's Welcome. Errors are quic-go's, or an [*Error]: ErrInvalidStreamRole if the server is a secondary,
-// ErrAccessRefused, ErrVersionMismatch or ErrMetadataProtocolViolation.
-func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
+// It differs from quic-go's Dial in two ways: the ALPN protocol is "kwik/1" whatever tlsConf
+// contains, and it returns after the server's Welcome. Errors are quic-go's, or an [*Error]:
+// ErrInvalidStreamRole if the server is a secondary, ErrAccessRefused, ErrVersionMismatch or
+// ErrMetadataProtocolViolation.
+func Dial(
+	ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig,
+) (*ClientSession, error) {
 	s, err := DialEarly(ctx, conn, addr, tlsConf, conf)
 	if err != nil {
 		return nil, err
@@ -25,10 +28,13 @@ func Dial(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.
 	return s.afterWelcome(ctx)
 }
 
-// DialEarly is Dial, except that it returns one round trip earlier: after the QUIC handshake, which authenticates the server,
-// and with Hello sent. The server reads data of the session's streams after it has accepted Hello. If it refuses, all calls
-// fail, and [ClientSession.Welcomed] returns the cause. There is no 0-RTT.
-func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
+// DialEarly is Dial, except that it returns one round trip earlier: after the QUIC handshake,
+// which authenticates the server, and with Hello sent. The server reads data of the session's
+// streams after it has accepted Hello. If it refuses, all calls fail, and
+// [ClientSession.Welcomed] returns the cause. There is no 0-RTT.
+func DialEarly(
+	ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig,
+) (*ClientSession, error) {
 	remote, err := addrPort(addr)
 	if err != nil {
 		return nil, err
@@ -46,9 +52,10 @@ func DialEarly(ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf 
 	return startClient(ctx, dialled{conn: q, addr: remote, release: func() { transport.Close() }}, tlsConf, c)
 }
 
-// DialAddr connects to a primary at host:port, through a socket that ClientConfig.ListenPacket opens. Several addresses are
-// tried in order, IPv6 and IPv4 in turn, each 250 ms after the one before or as soon as that has failed (RFC 8305). The
-// first that completes its handshake is used, and the others are closed.
+// DialAddr connects to a primary at host:port, through a socket that ClientConfig.ListenPacket
+// opens. It tries several addresses in order, IPv6 and IPv4 in turn (RFC 8305). Each attempt
+// starts 250 ms after the previous one, or as soon as that one has failed. The first connection
+// that completes its handshake is used, and the others are closed.
 func DialAddr(ctx context.Context, addr string, tlsConf *tls.Config, conf *ClientConfig) (*ClientSession, error) {
 	s, err := DialAddrEarly(ctx, addr, tlsConf, conf)
 	if err != nil {
@@ -81,7 +88,8 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	return startClient(ctx, d, tlsConf, c)
 }
 
-// afterWelcome returns the session after the server's Welcome, and closes it if that does not arrive.
+// afterWelcome returns the session after the server's Welcome, and closes it if that does not
+// arrive.
 func (s *ClientSession) afterWelcome(ctx context.Context) (*ClientSession, error) {
 	if err := s.Welcomed(ctx); err != nil {
 		s.CloseWithError(ApplicationErrorCode(NoError), "")
@@ -116,7 +124,9 @@ const attemptDelay = 250 * time.Millisecond
 type listenPacketFunc func(context.Context, netip.AddrPort) (net.PacketConn, error)
 
 // dialAny connects to the first of addrs that completes its handshake.
-func dialAny(ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc) (dialled, error) {
+func dialAny(
+	ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc,
+) (dialled, error) {
 	type attempt struct {
 		dialled
 		err error
@@ -169,7 +179,9 @@ func dialAny(ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q
 }
 
 // dialOne connects through a new socket. The result has its address even if it fails.
-func dialOne(ctx context.Context, to netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc) (dialled, error) {
+func dialOne(
+	ctx context.Context, to netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc,
+) (dialled, error) {
 	d := dialled{addr: to}
 	socket, err := listen(ctx, to)
 	if err != nil {

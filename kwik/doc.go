@@ -1,22 +1,25 @@
-// Package kwik is a multi-server transport over QUIC. A client opens one session, to a primary server, and reads streams
-// whose bytes arrive from the primary and any number of secondary servers at once. The application sees one session and one
-// stream. The package handles the servers: which of them take part, join, stall, send wrong bytes or fail.
+// Package kwik is a multi-server transport over QUIC. A client opens one session, to a primary
+// server. The bytes of a stream arrive from the primary and any number of secondary servers at
+// once. The application sees one session and one stream. The package handles the servers: which
+// of them take part, join, stall, send wrong bytes or fail.
 //
 // # Use
 //
-// [Dial] and [Listen] have the shape of quic-go's functions, and a [Stream] behaves as quic-go's does. A program written for
-// quic-go changes the package there.
+// [Dial] and [Listen] have the shape of quic-go's functions, and a [Stream] behaves as quic-go's
+// does. A program written for quic-go changes the package there.
 //
-// The aggregate stream is new. The primary opens one with [ServerSession.OpenAggregateStream]; it states the size, and
-// describes the content in a descriptor of the application's own. The client accepts it with
-// [ClientSession.AcceptAggregate] or [ClientSession.AcceptNextAggregate], opens it with a function that verifies its bytes,
-// and reads from the [AggregateReader]: with Read in order, or with CopyTo as bytes arrive. Every server passes the
-// descriptor to its [ServerConfig].OpenContent. A secondary registers with the primary by [Listener.Join].
+// The aggregate stream is new. The primary opens one with [ServerSession.OpenAggregateStream]; it
+// states the size, and describes the content in a descriptor of the application's own. The client
+// accepts it with [ClientSession.AcceptAggregate] or [ClientSession.AcceptNextAggregate], and
+// opens it with a function that verifies its bytes. It reads from the [AggregateReader]: with
+// Read in order, or with CopyTo as bytes arrive. Every server passes the descriptor to its
+// [ServerConfig].OpenContent. A secondary registers with the primary by [Listener.Join].
 //
-// The servers of a pushed stream ([AggregateStreamSpec].Pushed) write their parts when they like, each through a
-// [SecondaryStream].
+// The servers of a pushed stream ([AggregateStreamSpec].Pushed) write their parts when they like,
+// each through a [SecondaryStream].
 //
-// The package knows nothing of files. It verifies nothing by itself either: see [AggregateOffer.Open].
+// The package knows nothing of files. It verifies nothing by itself either: see
+// [AggregateOffer.Open].
 //
 // # Errors
 //
@@ -39,17 +42,19 @@
 //	                          |            (frames)            (verify, place)
 //	                          '-- control stream <- grants <- scheduler
 //
-// A path is one QUIC connection to one server. The client's scheduler grants extents to sources over the control streams. A
-// source answers each grant with one secondary stream, a QUIC unidirectional stream. The handler parses its frames
-// (metadataProtocol) and keeps the mapping (streamMappingManager). The aggregator has the bytes verified, asks the
-// offsetManager which of them are new, places them and tells the scheduler. On a server an attachment reads the content
+// A path is one QUIC connection to one server. The client's scheduler grants extents to sources
+// over the control streams. A source answers each grant with one secondary stream, a QUIC
+// unidirectional stream. The handler parses its frames (metadataProtocol) and keeps the mapping
+// (streamMappingManager). The aggregator has the bytes verified, asks the offsetManager which of
+// them are new, places them and tells the scheduler. On a server an attachment reads the content
 // and writes the secondary streams.
 //
 // # Rules
 //
-// Public streams exist on the primary's path only (isolation.go). A call that blocks takes a context, or its stream has a
-// deadline. Closing a session or a listener waits until all its goroutines have ended. All types are safe for
-// concurrent use, except for SecondaryStream. docs/PROTOCOL.md describes the wire.
+// Public streams exist on the primary's path only (isolation.go). A call that blocks takes a
+// context, or its stream has a deadline. Closing a session or a listener waits until all its
+// goroutines have ended. All types are safe for concurrent use, except for SecondaryStream.
+// docs/PROTOCOL.md describes the wire.
 //
 // # Limits
 //

@@ -18,9 +18,9 @@ import (
 	"kwikcp/kwik"
 )
 
-// The programs of this file are written against the interfaces below, which quic-go's types and KWIK's both satisfy as
-// they are. A program for quic-go moves over by changing the package at Listen and Dial; here that change is the
-// network that the program is given.
+// The programs of this file are written against the interfaces below, which quic-go's types and
+// KWIK's both satisfy as they are. A program for quic-go moves over by changing the package at
+// Listen and Dial; here that change is the network that the program is given.
 type (
 	stream interface {
 		io.ReadWriteCloser
@@ -58,8 +58,8 @@ var (
 	_ listener[*kwik.ServerSession] = (*kwik.Listener)(nil)
 )
 
-// A network is what differs: the package at Listen and Dial. Server and client connections are two types in KWIK and
-// one in quic-go.
+// A network holds the functions that differ: those of the package for Listen and Dial. Server and
+// client connections are two types in KWIK and one in quic-go.
 type network[S stream, SC, CC conn[S]] struct {
 	listen func(addr string, tlsConf *tls.Config) (listener[SC], error)
 	dial   func(ctx context.Context, addr string, tlsConf *tls.Config) (CC, error)
@@ -117,8 +117,8 @@ func connected[S stream, SC, CC conn[S]](t *testing.T, n network[S, SC, CC], f f
 	f(ctx, server, client)
 }
 
-// echo is the program of quic-go's example/echo: the server sends back what comes on the first stream, the client sends a
-// message and waits for it.
+// echo is the program of quic-go's example/echo. The server returns the bytes of the first
+// stream. The client sends a message and waits for its echo.
 func echo[S stream, SC, CC conn[S]](n network[S, SC, CC]) func(*testing.T) {
 	return func(t *testing.T) {
 		connected(t, n, func(ctx context.Context, server SC, client CC) {
@@ -156,7 +156,8 @@ func TestEcho(t *testing.T) {
 	t.Run("kwik", echo(overKWIK))
 }
 
-// behaviour is what a program may rely on with plain streams, in either direction.
+// behaviour checks the properties of plain streams that a program may rely on, in either
+// direction.
 func behaviour[S stream, SC, CC conn[S]](n network[S, SC, CC]) func(*testing.T) {
 	return func(t *testing.T) {
 		connected(t, n, func(ctx context.Context, server SC, client CC) {
@@ -295,7 +296,8 @@ func TestStreamIsolationCompatibility(t *testing.T) {
 	t.Run("kwik", behaviour(overKWIK))
 }
 
-// A server that speaks something else, nobody at all, and a wrong key: errors, and nothing left behind.
+// Dialling fails, and leaves nothing behind, if the server speaks another protocol, if the
+// address has no server, and if the key is wrong.
 func TestDialErrors(t *testing.T) {
 	serverTLS, clientTLS := tlsConfigs(t)
 	other, err := quic.ListenAddr("localhost:0", serverTLS, nil)

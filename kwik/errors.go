@@ -11,9 +11,9 @@ import (
 	"kwikcp/internal/escape"
 )
 
-// An ErrorCode is the class of a KWIK error. It travels in QUIC's application and stream error codes (docs/PROTOCOL.md
-// section 10). It is an error itself: errors.Is(err, kwik.ErrInvalidStreamRole) reports whether err is, or wraps, an
-// [*Error] of that code.
+// An ErrorCode is the class of a KWIK error. It travels in QUIC's application and stream error
+// codes (docs/PROTOCOL.md section 10). It is an error itself: errors.Is(err,
+// kwik.ErrInvalidStreamRole) reports whether err is, or wraps, an [*Error] of that code.
 type ErrorCode uint64
 
 // The seven codes of the original specification.
@@ -61,7 +61,8 @@ func (c ErrorCode) Error() string {
 	return fmt.Sprintf("KWIK_ERROR_%#x", uint64(c))
 }
 
-// An Error is a KWIK error. Use errors.As for the fields and errors.Is with an [ErrorCode] for the code.
+// An Error is a KWIK error. Use errors.As for the fields and errors.Is with an [ErrorCode] for
+// the code.
 type Error struct {
 	Code ErrorCode
 	// Remote reports whether the peer raised the error.
@@ -80,8 +81,8 @@ type Error struct {
 	hasCause bool // Message contains the text of Err
 }
 
-// NewError returns an Error of this side that concerns no particular path or stream, as an [OpenContentFunc] or a
-// [Content] returns it.
+// NewError returns an Error of this side that concerns no particular path or stream, as an
+// [OpenContentFunc] or a [Content] returns it.
 func NewError(code ErrorCode, message string) *Error {
 	return &Error{Code: code, Stream: -1, Offset: -1, Message: message}
 }
@@ -122,7 +123,8 @@ func (e *Error) Is(target error) bool {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// errorf returns an error of this side that concerns no particular path or stream. %w sets its cause.
+// errorf returns an error of this side that concerns no particular path or stream. %w sets its
+// cause.
 func errorf(code ErrorCode, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	cause := errors.Unwrap(err)
@@ -141,7 +143,8 @@ func (e *Error) onStream(id StreamID, offset int64) *Error {
 	return e
 }
 
-// A closedError is the error of a call on something that this side has closed. It wraps net.ErrClosed.
+// A closedError is the error of a call on something that this side has closed. It wraps
+// net.ErrClosed.
 type closedError string
 
 func (e closedError) Error() string { return string(e) }
@@ -158,8 +161,8 @@ func codeOf(err error) ErrorCode {
 	return ErrMetadataProtocolViolation
 }
 
-// fromQUIC returns the [*Error] for a QUIC application or stream error that carries one of the codes above, and every
-// other error unchanged.
+// fromQUIC returns the [*Error] for a QUIC application or stream error that carries one of the
+// codes above, and every other error unchanged.
 func fromQUIC(err error, path PathID) error {
 	var (
 		code    ErrorCode
@@ -179,5 +182,6 @@ func fromQUIC(err error, path PathID) error {
 	return &Error{Code: code, Remote: remote, Path: path, Stream: -1, Offset: -1, Message: printable(message), Err: err}
 }
 
-// printable returns text of a peer with at most 200 bytes and without control characters, so that it is safe to print.
+// printable returns text of a peer with at most 200 bytes and without control characters, so that
+// it is safe to print.
 func printable(s string) string { return escape.Reason(s, 200) }

@@ -21,8 +21,9 @@ func pushPart(ctx context.Context, session *kwik.ServerSession, offset int64, pa
 	<-pushed.Context().Done() // the client has everything
 }
 
-// Plain pushing: a primary and a secondary each write the part of a stream that is theirs, when and as they like, and the client
-// reads one ordered stream. Nobody grants, and there is no Config.OpenContent: the servers know who writes what.
+// Plain pushing: a primary and a secondary each write their own part of a stream at any time. The
+// client reads one ordered stream. It sends no grants, and the servers have no
+// Config.OpenContent, because they know which server writes which part.
 func ExampleServerSession_AcceptPushedStream() {
 	ctx := context.Background()
 	primaryTLS, clientTLS := exampleTLS()

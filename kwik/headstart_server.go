@@ -5,8 +5,8 @@ import "kwikcp/kwik/internal/sched"
 // maxHeadStart bounds a head start, in bytes.
 const maxHeadStart = 1 << 20
 
-// headStartLength returns the length of the head start in bytes: whole units, and at most the
-// primary's equal part of a stream that several servers share. sched.Scheduler applies the
+// headStartLength returns the length of the head start in bytes. It is whole units. If several
+// servers share the stream, it is at most the primary's equal part. sched.Scheduler applies the
 // same rule.
 func (spec *AggregateStreamSpec) headStartLength(u sched.Units, secondaries int) int64 {
 	most := min(spec.HeadStart, maxHeadStart)

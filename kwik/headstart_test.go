@@ -14,13 +14,17 @@ import (
 )
 
 // offerWithHeadStart is offer with a head start.
-func (w *world) offerWithHeadStart(client *ClientSession, server *ServerSession, n int64, verify ProofFunc) (*AggregateReader, *AggregateStream) {
+func (w *world) offerWithHeadStart(
+	client *ClientSession, server *ServerSession, n int64, verify ProofFunc,
+) (*AggregateReader, *AggregateStream) {
 	w.t.Helper()
 	return w.offerNamed(client, server, "data", n, verify)
 }
 
 // offerNamed is offerWithHeadStart with another descriptor.
-func (w *world) offerNamed(client *ClientSession, server *ServerSession, descriptor string, n int64, verify ProofFunc) (*AggregateReader, *AggregateStream) {
+func (w *world) offerNamed(
+	client *ClientSession, server *ServerSession, descriptor string, n int64, verify ProofFunc,
+) (*AggregateReader, *AggregateStream) {
 	w.t.Helper()
 	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: unit, Descriptor: []byte(descriptor), HeadStart: n})
 	if err != nil {
@@ -223,7 +227,8 @@ func TestHeadStartBreaksTheRules(t *testing.T) {
 	}
 }
 
-// A slowOnce is a content whose first read takes a while: a disk that spins up, a network file system that reconnects.
+// A slowOnce is a content whose first read takes a while: a disk that spins up, a network file
+// system that reconnects.
 type slowOnce struct {
 	memory
 	delay time.Duration

@@ -9,7 +9,8 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// A StreamID names a KWIK stream. A plain stream's is its QUIC stream ID; an aggregate stream's is 2^62 or above.
+// A StreamID names a KWIK stream. A plain stream's is its QUIC stream ID; an aggregate stream's
+// is 2^62 or above.
 type StreamID int64
 
 // firstAggregateStreamID is larger than every QUIC stream ID (RFC 9000 section 2.1).
@@ -18,12 +19,14 @@ const firstAggregateStreamID StreamID = 1 << 62
 // isAggregate reports whether the ID is an aggregate stream's.
 func (id StreamID) isAggregate() bool { return id >= firstAggregateStreamID }
 
-// A ServerID names a server in a session: "primary", or the name that the primary gave a secondary when it joined.
+// A ServerID names a server in a session: "primary", or the name that the primary gave a
+// secondary when it joined.
 type ServerID string
 
 const primaryID ServerID = "primary"
 
-// valid reports whether a primary may give the ID to a secondary: short, printable ASCII without "+", not the primary's.
+// valid reports whether a primary may give the ID to a secondary: short, printable ASCII without
+// "+", not the primary's.
 func (id ServerID) valid() bool {
 	return id != "" && id != primaryID && len(id) <= maxServerIDLength &&
 		!strings.ContainsFunc(string(id), func(r rune) bool { return r <= 0x20 || r >= 0x7f || r == '+' })
@@ -37,8 +40,8 @@ func (id ServerID) path(n int) PathID {
 	return PathID(fmt.Sprintf("%s+%d", id, n))
 }
 
-// A PathID names a path in a session, which is one connection to one server. The paths to server s1 are s1, s1+2, s1+3
-// and so on.
+// A PathID names a path in a session, which is one connection to one server. The paths to server
+// s1 are s1, s1+2, s1+3 and so on.
 type PathID string
 
 const primaryPathID = PathID(primaryID)

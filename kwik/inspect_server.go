@@ -17,7 +17,8 @@ var inspectMachine = sync.OnceValues(udp.Inspect)
 
 // host returns the server's description of itself.
 func (c *ServerConfig) host() *kwikpb.Host {
-	h := &kwikpb.Host{Software: strings.ToValidUTF8(c.Software[:min(len(c.Software), maxSoftware)], ""), TimeMs: c.now().UnixMilli()}
+	h := &kwikpb.Host{Software: strings.ToValidUTF8(c.Software[:min(len(c.Software), maxSoftware)], ""),
+		TimeMs: c.now().UnixMilli()}
 	if m, err := inspectMachine(); err == nil {
 		h.ReceiveBuffer, h.SendBuffer = uint32(m.ReceiveBuffer), uint32(m.SendBuffer)
 		h.OffloadsKnown, h.Gro, h.Gso, h.Ecn = m.Known, m.GRO, m.GSO, m.ECN

@@ -15,8 +15,8 @@ import (
 
 // A Listener accepts clients and, on a primary, secondaries that join.
 //
-// Its goroutines are the accept loop, one per connection or membership and, on a primary, one that renews tickets. Close ends
-// them and waits for them.
+// Its goroutines are the accept loop, one per connection or membership and, on a primary, one
+// that renews tickets. Close ends them and waits for them.
 type Listener struct {
 	config    *ServerConfig
 	tls       *tls.Config
@@ -40,8 +40,9 @@ type Listener struct {
 	keys     []ticketKey   // a secondary's, the newest first
 }
 
-// Listen accepts connections on a socket of the caller, who closes it after the listener. It sets the ALPN protocols;
-// tlsConf must have a certificate. A nil conf makes a primary without content.
+// Listen accepts connections on a socket of the caller, who closes it after the listener. It sets
+// the ALPN protocols; tlsConf must have a certificate. A nil conf makes a primary without
+// content.
 func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*Listener, error) {
 	if tlsConf == nil {
 		return nil, errors.New("kwik: a listener needs a tls.Config with a certificate")
@@ -140,7 +141,10 @@ func (l *Listener) acceptLoop() {
 		case l.handshakes <- struct{}{}:
 			l.wg.Go(func() { l.serve(conn) })
 		default:
-			l.wg.Go(func() { conn.CloseWithError(ApplicationErrorCode(ErrSecondaryStreamOverflow), "too many handshakes") })
+			l.wg.Go(func() {
+				conn.CloseWithError(ApplicationErrorCode(ErrSecondaryStreamOverflow),
+					"too many handshakes")
+			})
 		}
 	}
 }

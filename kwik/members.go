@@ -80,7 +80,8 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	}
 	if obsolete == nil {
 		if len(l.members.byID) >= l.config.maxMembers {
-			return nil, errorf(ErrSecondaryStreamOverflow, "this primary has %d secondaries and takes no more", len(l.members.byID))
+			return nil, errorf(ErrSecondaryStreamOverflow, "this primary has %d secondaries and takes no more",
+				len(l.members.byID))
 		}
 		l.members.last++
 		m.id = ServerID(fmt.Sprintf("s%d", l.members.last))

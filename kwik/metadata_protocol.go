@@ -137,7 +137,8 @@ func (p *metadataProtocol) frame(kwikID StreamID, offset int64) (streamFrame, er
 				return streamFrame{}, err
 			}
 			if n > p.left {
-				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "payload of %d bytes in %d bytes of frame", n, p.left)
+				return streamFrame{}, errorf(ErrMetadataProtocolViolation,
+					"payload of %d bytes in %d bytes of frame", n, p.left)
 			}
 			if kind == kwikpb.MetadataFrameType_SECONDARY_STREAM_DATA {
 				if n != p.left {
@@ -170,7 +171,8 @@ func (p *metadataProtocol) data(kwikID StreamID, offset int64) (streamFrame, err
 				return streamFrame{}, err
 			}
 			if n != p.left || n == 0 || n > maxDataPayload || p.length-n > maxDataOverhead {
-				return streamFrame{}, errorf(ErrMetadataProtocolViolation, "data of %d bytes in %d bytes of frame", n, p.left)
+				return streamFrame{}, errorf(ErrMetadataProtocolViolation,
+					"data of %d bytes in %d bytes of frame", n, p.left)
 			}
 			return streamFrame{dataLen: int(n)}, nil
 		case dataFieldStreamID, dataFieldKwikID, dataFieldOffset:

@@ -9,35 +9,43 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file holds the messages of a primary to its clients: the offers of aggregate streams, and the servers that have them.
+// This file holds the messages of a primary to its clients: the offers of aggregate streams, and
+// the servers that have them.
 
 // An AggregateStreamSpec describes an aggregate stream.
 type AggregateStreamSpec struct {
 	// Size in bytes, at least 1.
 	Size int64
-	// Alignment is the size of a unit in bytes, at most 1 MiB; 0 means 1. The client verifies whole units.
+	// Alignment is the size of a unit in bytes, at most 1 MiB; 0 means 1. The client verifies
+	// whole units.
 	Alignment int64
-	// Segments are the lengths of the stream's parts in bytes. Each part starts with a new unit. None means one part.
+	// Segments are the lengths of the stream's parts in bytes. Each part starts with a new unit.
+	// None means one part.
 	Segments []int64
-	// Descriptor names the content to the OpenContent of this server and of the secondaries; at most 64 KiB.
+	// Descriptor names the content to the OpenContent of this server and of the secondaries; at
+	// most 64 KiB.
 	Descriptor []byte
-	// Pushed means that the servers choose which bytes they write, inside the client's reorder window, through
-	// SecondaryStreams (see PushedStream). The client requests nothing, and OpenContent is not called.
+	// Pushed means that the servers choose which bytes they write, inside the client's reorder
+	// window, through SecondaryStreams (see PushedStream). The client requests nothing, and
+	// OpenContent is not called.
 	Pushed bool
-	// HeadStart is the number of bytes at the start of the stream that the primary sends without a request; 0 means none. It
-	// is cut to whole units, to 1 MiB, and to the primary's equal share if several servers have the stream. It should be what
-	// the client reserved with [ClientSession.ReserveHeadStart]: more may fill the connection's window before the client knows
-	// the stream.
+	// HeadStart is the number of bytes at the start of the stream that the primary sends without
+	// a request; 0 means none. It is cut to whole units, to 1 MiB, and to the primary's equal
+	// share if several servers have the stream. It should be what the client reserved with
+	// [ClientSession.ReserveHeadStart]: more may fill the connection's window before the client
+	// knows the stream.
 	HeadStart int64
-	// HeadStartAfter delays the head start until the channel is closed, so that it does not compete with bytes which the
-	// client needs first. Nil means no delay. If the channel is never closed, the client takes the primary for
-	// stalled and requests the bytes from other servers.
+	// HeadStartAfter delays the head start until the channel is closed, so that it does not
+	// compete with bytes which the client needs first. Nil means no delay. If the channel is
+	// never closed, the client takes the primary for stalled and requests the bytes from other
+	// servers.
 	HeadStartAfter <-chan struct{}
 }
 
-// An AggregateStream is the primary's handle of an aggregate stream that it opened. Nothing is written to it and nothing
-// has to start it: the bytes are those of the content that OpenContent returns for its descriptor, here and on
-// every secondary, and each server sends what the client requests.
+// An AggregateStream is the primary's handle of an aggregate stream that it opened. The
+// application neither writes to it nor starts it. Here and on every secondary, OpenContent
+// returns the content for its descriptor. Each server sends the bytes of the content that the
+// client requests.
 type AggregateStream struct {
 	id      StreamID
 	spec    AggregateStreamSpec
@@ -48,10 +56,12 @@ type AggregateStream struct {
 	sent    atomic.Int64 // payload that this server wrote, bytes
 }
 
-// Sent returns the payload bytes of the stream that this server itself has sent. It does not count pushed bytes.
+// Sent returns the payload bytes of the stream that this server itself has sent. It does not
+// count pushed bytes.
 func (o *AggregateStream) Sent() int64 { return o.sent.Load() }
 
-// Secondaries returns the number of secondaries that are offered to clients. Only a client knows which of them deliver.
+// Secondaries returns the number of secondaries that are offered to clients. Only a client knows
+// which of them deliver.
 func (s *ServerSession) Secondaries() (n int) {
 	s.listener.mu.Lock()
 	defer s.listener.mu.Unlock()
@@ -69,9 +79,10 @@ func (o *AggregateStream) StreamID() StreamID { return o.id }
 // Context ends when the client has released the stream or the session has ended.
 func (o *AggregateStream) Context() context.Context { return o.ctx }
 
-// OpenAggregateStream offers the client an aggregate stream, with tickets for all secondaries, including those that join
-// before the client releases it. It does not wait for the client. It fails with ErrInvalidStreamRole on a secondary, and with
-// ErrSecondaryStreamOverflow if the session has 128 aggregate streams open.
+// OpenAggregateStream offers the client an aggregate stream, with tickets for all secondaries,
+// including those that join before the client releases it. It does not wait for the client. It
+// fails with ErrInvalidStreamRole on a secondary, and with ErrSecondaryStreamOverflow if the
+// session has 128 aggregate streams open.
 func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*AggregateStream, error) {
 	if refusal := checkPublicStream(s.Role(), false); refusal != nil {
 		return nil, refusal
@@ -85,9 +96,11 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 		return nil, err
 	}
 	if len(spec.Descriptor) > maxDescriptor {
-		return nil, fmt.Errorf("kwik: descriptor of %d bytes, at most %d are allowed", len(spec.Descriptor), maxDescriptor)
+		return nil, fmt.Errorf("kwik: descriptor of %d bytes, at most %d are allowed", len(spec.Descriptor),
+			maxDescriptor)
 	}
-	o := &AggregateStream{spec: spec, units: u, content: newContentID(u, uint64(spec.Alignment), spec.Descriptor, spec.Pushed)}
+	o := &AggregateStream{spec: spec, units: u,
+		content: newContentID(u, uint64(spec.Alignment), spec.Descriptor, spec.Pushed)}
 	o.ctx, o.cancel = context.WithCancel(s.conn.Context())
 
 	s.listener.mu.Lock() // no secondary may join between this offer and its registration
@@ -119,7 +132,7 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 		}
 	}
 	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: offer}})
-	if headStart != nil { // what it sends on the control stream must follow the offer
+	if headStart != nil { // its control frames must follow the offer
 		s.wg.Go(headStart.run)
 	}
 	return o, nil
@@ -143,7 +156,8 @@ func (s *ServerSession) tellMember(m *member) {
 		return // the session's first path carries it
 	}
 	claim := ticketClaim{scope: ticketScopePath, session: s.id, server: m.id}
-	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:], Ticket: issueTicket(m.key, claim, s.listener.config.now())}
+	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:],
+		Ticket: issueTicket(m.key, claim, s.listener.config.now())}
 	if m.addr.IsValid() {
 		path.Addresses = []string{m.addr.String()}
 	}

@@ -128,8 +128,8 @@ type oddLack struct {
 
 func (o oddLack) ReadAt([]byte, int64) (int, error) { return 0, &o.lack }
 
-// A content may only report bytes as missing that were read. Otherwise the source is removed
-// from the stream, and the client knows at once.
+// A content may only report bytes as missing that were read. Otherwise the source is removed from
+// the stream, and tells the client at once.
 func TestLackOfSomethingElse(t *testing.T) {
 	for _, lack := range []MissingRange{{0, 0, errNotHere}, {unit, 0, errNotHere}, {unit, 2 * unit, errNotHere}, {-1, 0, errNotHere}} {
 		inWorldOf(t, 2*unit, 0, lan, func(w *world) {

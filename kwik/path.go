@@ -55,9 +55,9 @@ type ServerStats struct {
 	// congestionWindow is the sum of this side's congestion windows over all paths, in bytes; 0
 	// while there is no connection.
 	congestionWindow uint64
-	// serverSent, serverLost and serverWindow are the newest reports of the server on its side
-	// of the connected paths: packets sent, packets lost, and the congestion window in bytes. A
-	// server reports while it serves.
+	// serverSent, serverLost and serverWindow are the newest reports of the server on its side of
+	// the connected paths. They count packets sent and packets lost, and give the congestion
+	// window in bytes. A server reports while it serves.
 	serverSent, serverLost uint64
 	serverWindow           int64
 	// Wire counts the traffic of all connections to the server.

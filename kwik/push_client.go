@@ -6,9 +6,9 @@ import (
 	"kwikcp/kwik/internal/sched"
 )
 
-// This file is the client's side of pushed streams. They have a window instead of grants: every server may write any
-// bytes before its end, which moves as the application reads. The scheduler treats a pushed secondary stream as a grant that
-// it did not make itself (adopt).
+// This file is the client's side of pushed streams. They have a window instead of grants: every
+// server may write any bytes before its end, which moves as the application reads. The scheduler
+// treats a pushed secondary stream as a grant that it did not make itself (adopt).
 
 // pushLimit returns the end of the window. Called with the lock held.
 func (a *streamAggregator) pushLimit() int64 {
@@ -18,22 +18,23 @@ func (a *streamAggregator) pushLimit() int64 {
 	return a.units.Floor(min(a.offsets.read+a.window, a.units.Total()))
 }
 
-// A pushWindow tells a source of a pushed stream what it may write.
+// A pushWindow is the range that a source of a pushed stream may write.
 type pushWindow struct {
 	start, end int64  // the source may write up to end; the client needs start next
 	sync       bool   // the source is not where it should be
 	question   uint64 // which question of the source this answers; 0 for none
 }
 
-// tellWindow sends a source the window. sync means that its offset is wrong; question is the timestamp of the request that this
-// answers, 0 for none. Called with the lock held.
+// tellWindow sends a source the window. sync means that its offset is wrong; question is the
+// timestamp of the request that this answers, 0 for none. Called with the lock held.
 func (a *streamAggregator) tellWindow(s *source, sync bool, question uint64) {
 	s.lastSent = a.pushLimit()
-	a.sendWindow(s.id, pushWindow{start: min(a.offsets.next, s.lastSent), end: s.lastSent, sync: sync, question: question})
+	a.sendWindow(s.id, pushWindow{start: min(a.offsets.next, s.lastSent), end: s.lastSent, sync: sync,
+		question: question})
 }
 
-// moveWindow sends the window to each source for which it has moved by a quarter of its size, or to the stream's end, since it
-// was last sent. Called with the lock held.
+// moveWindow sends the window to each source whose last window is out of date. That is so if the
+// window has moved by a quarter of its size, or to the stream's end. Called with the lock held.
 func (a *streamAggregator) moveWindow() {
 	limit := a.pushLimit()
 	for _, s := range a.sources {
@@ -43,9 +44,10 @@ func (a *streamAggregator) moveWindow() {
 	}
 }
 
-// synchronise acts on a source's report of its offset. In a pulled stream only the number of grants that it queues matters:
-// grants determine the offset. In a pushed stream a source that is behind the client's bytes, or beyond the window, is told
-// the client's offset. The answer repeats question, so that the source can tell it from other updates.
+// synchronise acts on a source's report of its offset. In a pulled stream only the number of
+// grants that it queues matters: grants determine the offset. In a pushed stream a source that is
+// behind the client's bytes, or beyond the window, is told the client's offset. The answer
+// repeats question, so that the source can tell it from other updates.
 func (a *streamAggregator) synchronise(id PathID, offset int64, room int, question uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -75,13 +77,16 @@ func (a *streamAggregator) adopt(id PathID, start int64) (s *source, grant uint6
 	s = a.sources[id]
 	switch {
 	case !a.pushed:
-		return nil, 0, errorf(ErrMetadataProtocolViolation, "secondary stream without a grant").onPath(id).onStream(a.id, start)
+		return nil, 0, errorf(ErrMetadataProtocolViolation,
+			"secondary stream without a grant").onPath(id).onStream(a.id, start)
 	case a.err != nil || (s != nil && s.gone) || (s == nil && a.released):
 		return nil, 0, errSourceGone
 	case s == nil:
-		return nil, 0, errorf(ErrMetadataProtocolViolation, "a source that was not attached pushes").onPath(id).onStream(a.id, start)
+		return nil, 0, errorf(ErrMetadataProtocolViolation,
+			"a source that was not attached pushes").onPath(id).onStream(a.id, start)
 	case start < 0 || start >= a.units.Total() || !a.units.IsBoundary(start):
-		return nil, 0, errorf(ErrMetadataProtocolViolation, "no unit begins where it is pushed").onPath(id).onStream(a.id, start)
+		return nil, 0, errorf(ErrMetadataProtocolViolation,
+			"no unit begins where it is pushed").onPath(id).onStream(a.id, start)
 	}
 	grant, ok := a.sched.Adopt(sched.SourceID(id), start)
 	if !ok {
@@ -90,8 +95,8 @@ func (a *streamAggregator) adopt(id PathID, start int64) (s *source, grant uint6
 	return s, grant, nil
 }
 
-// mayPush returns the end of the window, and an error if end is beyond it. In that case it also sends the window to the source;
-// the caller resets the secondary stream.
+// mayPush returns the end of the window, and an error if end is beyond it. In that case it also
+// sends the window to the source; the caller resets the secondary stream.
 func (a *streamAggregator) mayPush(s *source, end int64) (limit int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -99,11 +104,13 @@ func (a *streamAggregator) mayPush(s *source, end int64) (limit int64, err error
 		return limit, nil
 	}
 	a.tellWindow(s, true, 0)
-	return limit, streamFault{errorf(ErrOffsetSyncFailure, "pushed up to %d, the window ends at %d", end, s.lastSent).onPath(s.id).onStream(a.id, end)}
+	return limit, streamFault{errorf(ErrOffsetSyncFailure, "pushed up to %d, the window ends at %d", end,
+		s.lastSent).onPath(s.id).onStream(a.id, end)}
 }
 
-// overdue reports whether the consumer of a pushed stream has waited longer than ReorderTimeout for the bytes of a hole: an
-// ordered one for the next byte, an unordered one for any. Called with the lock held.
+// overdue reports whether the consumer of a pushed stream has waited longer than ReorderTimeout
+// for the bytes of a hole. An ordered consumer waits for the next byte, an unordered one for any
+// byte. Called with the lock held.
 func (a *streamAggregator) overdue(now time.Time) bool {
 	had := a.sched.Had()
 	got, busy := a.offsets.next, a.offsets.read < a.offsets.next // the reader has bytes left

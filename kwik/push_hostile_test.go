@@ -12,8 +12,9 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A push scene: an honest primary, a fake secondary that is attached to a pushed stream in units of 64 KiB, and a client that
-// reads it in order. Nothing has come.
+// A pushScene has an honest primary, a fake secondary and a client. The secondary is attached to
+// a pushed stream in units of 64 KiB. The client reads the stream in order and has received no
+// bytes yet.
 type pushScene struct {
 	w      *world
 	client *ClientSession
@@ -63,7 +64,8 @@ func (h *pushScene) total() uint64             { return uint64(len(h.w.data)) }
 // limit is where the window ends that the fake heard of.
 func (h *pushScene) limit() uint64 { return h.window.GetExpectedOffset() + h.window.GetLength() }
 
-// wantLife checks that the session lives, and that the primary can push the whole stream to a reader that gets it right.
+// wantLife checks that the session lives, and that the primary can push the whole stream to a
+// reader that gets it right.
 func (h *pushScene) wantLife() {
 	h.w.t.Helper()
 	if _, err := h.client.OpenStream(); err != nil {
@@ -88,7 +90,8 @@ func (x *fakeExtent) wantReset(want ErrorCode) {
 	}
 }
 
-// What is pushed where the window does not allow it is not read: the source hears where the client is and its stream is reset.
+// A client does not read pushed bytes beyond its window. It resets the stream and sends the
+// source its window.
 func TestPushedBeyondTheWindow(t *testing.T) {
 	for name, say := range map[string]func(h *pushScene) [][]byte{
 		"at its end":    func(h *pushScene) [][]byte { return [][]byte{h.open(h.limit()), h.data(h.limit(), unit)} },
@@ -121,7 +124,7 @@ func TestPushedBeyondTheWindow(t *testing.T) {
 	}
 }
 
-// What no honest source does closes the path, as in pulled streams.
+// The client closes the path of a source that breaks the protocol, as in pulled streams.
 func TestHostilePushes(t *testing.T) {
 	for name, say := range map[string]func(h *pushScene) [][]byte{
 		"between two units":        func(h *pushScene) [][]byte { return [][]byte{h.open(1000)} },
@@ -158,7 +161,7 @@ func TestHostilePushes(t *testing.T) {
 	}
 }
 
-// What an honest source may do, too, costs it nothing.
+// An odd push that an honest source may send, too, has no penalty.
 func TestOddPushes(t *testing.T) {
 	for name, c := range map[string]struct {
 		say       func(h *pushScene)
@@ -213,7 +216,8 @@ func TestOddPushes(t *testing.T) {
 	}
 }
 
-// Whatever is pushed, however small its frames, the client holds no more than twice its window of it.
+// Whatever is pushed, however small its frames, the client holds no more than twice its window of
+// it.
 func TestPushedMemory(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		secondary, id := w.fakeSecondary()
@@ -227,7 +231,8 @@ func TestPushedMemory(t *testing.T) {
 			read <- readResult{data, err}
 		}()
 		fake.attached()
-		// A byte at a time, all but the first, which the reader waits for; then more than is allowed.
+		// A byte at a time, all but the first, which the reader waits for; then more than is
+		// allowed.
 		x := fake.extent(wireOpen(s.StreamID(), 0, 1))
 		for at := 1; at < 100_000; at += 1000 {
 			var raw []byte
@@ -271,7 +276,8 @@ func (r *reorderBuffer) memory() (n int) {
 	return n
 }
 
-// A source that breaks the rules under RecoveryIgnoreStream is out: what it has under way does not count either.
+// A source that breaks the rules under RecoveryIgnoreStream is removed. Its bytes in flight do
+// not count either.
 func TestPusherThatIsOut(t *testing.T) {
 	conf := &ClientConfig{ReorderWindow: minReorderWindow, Recovery: RecoveryPolicy{Metadata: RecoveryIgnoreStream}}
 	inPushScene(t, conf, func(h *pushScene) {
@@ -289,7 +295,8 @@ func TestPusherThatIsOut(t *testing.T) {
 	})
 }
 
-// Pushed bytes that fail their proof: nothing is granted anew, for nothing was granted.
+// If pushed bytes fail their proof, the client sends no new grant, because pushed streams have no
+// grants.
 func TestPushedBytesAreRefuted(t *testing.T) {
 	for name, c := range map[string]struct {
 		strategy AggregationFallbackStrategy
@@ -329,7 +336,7 @@ func TestPushedBytesAreRefuted(t *testing.T) {
 					fake.wantOpen()
 					return
 				}
-				time.Sleep(15 * time.Second) // longer than a stall and SourceTimeout: nobody owes anything
+				time.Sleep(15 * time.Second) // longer than a stall and SourceTimeout: no source has work to deliver
 				if err := push(server, s.StreamID(), 0, w.data); err != nil {
 					t.Error(err)
 				}
@@ -339,7 +346,8 @@ func TestPushedBytesAreRefuted(t *testing.T) {
 	}
 }
 
-// A client that reads a stream in another way than it was offered is refused: a ticket is for one of the two.
+// A client that reads a stream in another way than it was offered is refused: a ticket is for one
+// of the two.
 func TestAttachmentInTheOtherWay(t *testing.T) {
 	inWorldOf(t, 1000, 1, lan, func(w *world) {
 		t := w.t
@@ -367,7 +375,7 @@ func TestAttachmentInTheOtherWay(t *testing.T) {
 	})
 }
 
-// A client that tells a server nonsense about the window loses its path.
+// A client that sends a server an invalid window loses its path.
 func TestHostileWindows(t *testing.T) {
 	for name, w := range map[string]*kwikpb.OffsetSyncResponse{
 		"past the end":   {ExpectedOffset: 1001},

@@ -15,14 +15,16 @@ import (
 	"kwikcp/internal/simnet"
 )
 
-// A source that hears of the window at another time than the others does not keep the news from them.
+// Sources may receive the window at different times. A source that receives it early does not
+// delay it for the others.
 func TestEachSourceHearsOfTheWindow(t *testing.T) {
 	inPushed(t, 6<<20, 0, 1, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
 		asks, writes := ends[0], ends[1]
 		pushed := make(chan error, 1)
 		go func() { pushed <- push(writes.session, s.StreamID(), 0, w.data) }()
-		// The reader moves by an eighth of the window at a time, and each time the other source asks where it is.
+		// The reader moves by an eighth of the window at a time, and each time the other source
+		// asks where it is.
 		buf := make([]byte, minReorderWindow/8)
 		for off := 0; off < len(w.data); off += len(buf) {
 			s.SetReadDeadline(time.Now().Add(5 * time.Second))
@@ -42,7 +44,7 @@ func TestEachSourceHearsOfTheWindow(t *testing.T) {
 	})
 }
 
-// The answer to a question is not mistaken for news that were under way before it.
+// A source does not mistake an earlier window for the answer to its question.
 func TestSyncWaitsForItsAnswer(t *testing.T) {
 	inPushed(t, 8<<20, 0, 0, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
@@ -63,7 +65,8 @@ func TestSyncWaitsForItsAnswer(t *testing.T) {
 	})
 }
 
-// A server dies in the middle of its part: another one asks where the client is and pushes the rest.
+// A server dies in the middle of its part. Another server requests the client's window and pushes
+// the rest.
 func TestPusherDies(t *testing.T) {
 	inPushed(t, 3<<20, unit, 2, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
@@ -90,7 +93,7 @@ func TestPusherDies(t *testing.T) {
 	})
 }
 
-// A source whose connection breaks comes back, asks where the client is and goes on.
+// A source whose connection breaks reconnects, requests the client's window and continues.
 func TestPusherReconnects(t *testing.T) {
 	inPushed(t, 3<<20, unit, 1, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
@@ -126,7 +129,8 @@ func TestPusherReconnects(t *testing.T) {
 	})
 }
 
-// A hole counts while somebody waits for it: not while the reader has bytes to read, nor while CopyTo gets others.
+// ReorderTimeout counts only while the consumer waits for a hole. It does not count while Read
+// has bytes to return, or while CopyTo receives other bytes.
 func TestReorderTimeoutIsAWait(t *testing.T) {
 	conf := &ClientConfig{ReorderTimeout: 3 * time.Second}
 	inPushed(t, 1000, 0, 0, conf, func(w *world, s *AggregateReader, ends []*PushedStream) {
@@ -153,7 +157,7 @@ func TestReorderTimeoutIsAWait(t *testing.T) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		for i := 9; i >= 0; i-- { // the first part comes last, after 20 s
+		for i := 9; i >= 0; i-- { // the first part is pushed last, after 20 s
 			if err := push(server, p.StreamID(), int64(100*i), w.data[100*i:100*i+100]); err != nil {
 				w.t.Error(err)
 			}
@@ -163,7 +167,8 @@ func TestReorderTimeoutIsAWait(t *testing.T) {
 	})
 }
 
-// CopyTo is over when every byte is there. What is pushed later, though it would win, is not written any more.
+// CopyTo ends when every byte has arrived. It does not write bytes that are pushed later,
+// although they would win the conflict.
 func TestLastWinsAfterCopyTo(t *testing.T) {
 	inWorldOf(t, 1000, 0, lan, func(w *world) {
 		t := w.t
@@ -190,7 +195,7 @@ func TestLastWinsAfterCopyTo(t *testing.T) {
 		if err := writeTo(late, w.data[:100]); err != nil {
 			t.Fatal(err)
 		}
-		if err := push(server, p.StreamID(), 0, w.data[:200]); err != nil { // replaces what came
+		if err := push(server, p.StreamID(), 0, w.data[:200]); err != nil { // replaces the bytes of late
 			t.Fatal(err)
 		}
 		a := s.agg
@@ -226,7 +231,7 @@ func (m *movable) current() net.PacketConn {
 	return m.now
 }
 
-// move binds another port. What is on its way to the old one is lost.
+// move binds another port. Packets in flight to the old port are lost.
 func (m *movable) move() {
 	m.mu.Lock()
 	old := m.now
@@ -259,8 +264,8 @@ func (m *movable) SetDeadline(t time.Time) error      { return m.current().SetDe
 func (m *movable) SetReadDeadline(t time.Time) error  { return m.current().SetReadDeadline(t) }
 func (m *movable) SetWriteDeadline(t time.Time) error { return m.current().SetWriteDeadline(t) }
 
-// The client's address changes in mid-transfer on every path: the transfer goes on, on the same paths, and nothing that came is
-// fetched again.
+// The client's address changes during a transfer on every path. The transfer continues on the
+// same paths, and the client does not fetch delivered bytes again.
 func TestClientMovesToANewAddress(t *testing.T) {
 	inWorld(t, 1, simnet.Link{Latency: 5 * time.Millisecond, Rate: 20e6}, func(w *world) {
 		t := w.t

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A push model is what FuzzPushed compares with: for each byte who wrote it, and how far the reader is.
+// A pushModel is the reference of FuzzPushed. It holds the writer of each byte and the reader's
+// position.
 type pushModel struct {
 	strategy ConflictResolutionStrategy
 	owner    []byte // 0 while it is missing; the source's letter then
@@ -19,7 +20,7 @@ type pushModel struct {
 	conflict int
 }
 
-// deliver takes what a source wrote and reports whether it is taken at all.
+// deliver delivers the bytes that a source wrote and reports whether the model accepts them.
 func (m *pushModel) deliver(source byte, start, end int) bool {
 	overlap := 0
 	for i := start; i < end; i++ {
@@ -44,8 +45,9 @@ func (m *pushModel) deliver(source byte, start, end int) bool {
 	return true
 }
 
-// FuzzPushed pushes bytes of three sources, which all write something else, in any order, size and overlap, under each conflict
-// strategy, to an ordered or an unordered consumer, and compares with the model.
+// FuzzPushed compares pushed streams with the model. Three sources push different bytes in any
+// order, size and overlap. The consumer is ordered or unordered, and each conflict strategy is
+// used.
 func FuzzPushed(f *testing.F) {
 	for strategy := range byte(4) {
 		f.Add([]byte{0x00, 0x03, 0x41, 0x02, 0x82, 0x0f, 0xc1, 0x20, 0x01, 0x09, 0xff, 0xff}, strategy, true)
@@ -153,7 +155,7 @@ func newPushAggregation(t testing.TB, size int, strategy ConflictResolutionStrat
 	return a
 }
 
-// A pushSink is where an unordered consumer writes; bytes may be written more than once.
+// A pushSink is the destination of an unordered consumer. Bytes may be written more than once.
 type pushSink struct{ data []byte }
 
 func (k *pushSink) WriteAt(p []byte, off int64) (int, error) { return copy(k.data[off:], p), nil }

@@ -14,9 +14,10 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A PushedStream is a server's part in an aggregate stream whose bytes are pushed (AggregateStreamSpec.Pushed). There are no
-// grants: the servers agree among themselves which of them writes which part, and each writes its parts through
-// SecondaryStreams. The client's reorder window, which moves as the client reads, bounds how far they may write ahead.
+// A PushedStream is a server's part in an aggregate stream whose bytes are pushed
+// (AggregateStreamSpec.Pushed). There are no grants: the servers agree among themselves which of
+// them writes which part, and each writes its parts through SecondaryStreams. The client's
+// reorder window, which moves as the client reads, bounds how far they may write ahead.
 type PushedStream struct {
 	session    *ServerSession
 	id         StreamID
@@ -51,8 +52,9 @@ func (p *PushedStream) Descriptor() []byte { return p.descriptor }
 // Context ends when the client has all bytes or releases the stream, and with the session.
 func (p *PushedStream) Context() context.Context { return p.ctx }
 
-// AcceptPushedStream returns the next pushed stream to which the client has attached this server. A primary accepts those that
-// it opened, a secondary those for which the client has a ticket of the primary.
+// AcceptPushedStream returns the next pushed stream to which the client has attached this server.
+// A primary accepts those that it opened, a secondary those for which the client has a ticket of
+// the primary.
 func (s *ServerSession) AcceptPushedStream(ctx context.Context) (*PushedStream, error) {
 	for {
 		s.mu.Lock()
@@ -91,15 +93,15 @@ func (p *PushedStream) window(w *kwikpb.OffsetSyncResponse) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.expected, p.limit = int64(start), max(p.limit, int64(start+n)) // what was allowed once stays allowed
+	p.expected, p.limit = int64(start), max(p.limit, int64(start+n)) // limit never falls
 	p.answered = max(p.answered, min(w.GetTimestamp(), p.asked))
 	close(p.changed)
 	p.changed = make(chan struct{})
 	return nil
 }
 
-// Sync asks the client for its next expected offset and returns it. It serves a source that lost its place; offset is where the
-// source believes the client to be.
+// Sync asks the client for its next expected offset and returns it. It serves a source that lost
+// its place; offset is where the source believes the client to be.
 func (p *PushedStream) Sync(ctx context.Context, offset int64) (expected int64, err error) {
 	p.mu.Lock()
 	p.asked = max(p.asked+1, uint64(time.Now().UnixMicro())) // unique among the requests of this stream
@@ -114,8 +116,8 @@ func (p *PushedStream) Sync(ctx context.Context, offset int64) (expected int64, 
 	return p.expected, err
 }
 
-// ended returns why the stream's context has ended: errStreamClosed if the client released it, otherwise the error of the
-// session.
+// ended returns why the stream's context has ended: errStreamClosed if the client released it,
+// otherwise the error of the session.
 func (p *PushedStream) ended() error {
 	if conn := p.session.conn.Context(); conn.Err() != nil {
 		return fromQUIC(context.Cause(conn), p.session.serverID.path(1))
@@ -147,8 +149,8 @@ func (p *PushedStream) wait(ctx context.Context, expired <-chan time.Time, ready
 	}
 }
 
-// A SecondaryStream carries bytes of a pushed stream from one offset on. It is not safe for concurrent use. Close must be
-// called at the end.
+// A SecondaryStream carries bytes of a pushed stream from one offset on. It is not safe for
+// concurrent use. Close must be called at the end.
 type SecondaryStream struct {
 	session  *ServerSession
 	pushed   *PushedStream // once mapped
@@ -160,24 +162,27 @@ type SecondaryStream struct {
 }
 
 var (
-	errWriteTimeout  = &Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1, Message: "the client did not take the bytes in time", Err: os.ErrDeadlineExceeded}
+	errWriteTimeout = &Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1,
+		Message: "the client did not take the bytes in time", Err: os.ErrDeadlineExceeded}
 	errNotMapped     = errors.New("kwik: SetKwikStreamMapping has to come before Write")
 	errSecondaryDone = errors.New("kwik: secondary stream closed")
 )
 
-// OpenSecondaryStream returns a new secondary stream, on a primary and on a secondary. Nothing is sent before it is mapped. The
-// client's application does not see it.
+// OpenSecondaryStream returns a new secondary stream, on a primary and on a secondary. Nothing is
+// sent before it is mapped. The client's application does not see it.
 func (s *ServerSession) OpenSecondaryStream() *SecondaryStream { return &SecondaryStream{session: s} }
 
-// SetKwikStreamMapping maps the secondary stream to a pushed stream, from offset, a unit boundary, on. The client must have
-// attached this server to the stream (AcceptPushedStream). A second mapping fails with ErrStreamMappingConflict. The call
-// blocks, until the write deadline, while the session has as many secondary streams open as the client allows, usually 32.
+// SetKwikStreamMapping maps the secondary stream to a pushed stream, from offset, a unit
+// boundary, on. The client must have attached this server to the stream (AcceptPushedStream). A
+// second mapping fails with ErrStreamMappingConflict. The call blocks, until the write deadline,
+// while the session has as many secondary streams open as the client allows, usually 32.
 func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error {
 	if s.err != nil {
 		return s.err
 	}
 	if s.pushed != nil {
-		return errorf(ErrStreamMappingConflict, "the secondary stream is mapped to %#x already", uint64(s.pushed.id)).onStream(id, offset)
+		return errorf(ErrStreamMappingConflict, "the secondary stream is mapped to %#x already",
+			uint64(s.pushed.id)).onStream(id, offset)
 	}
 	s.session.mu.Lock()
 	p := s.session.pushed[id]
@@ -211,7 +216,8 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 	return nil
 }
 
-// KwikStreamID returns the ID of the pushed stream to which the secondary stream is mapped, 0 before.
+// KwikStreamID returns the ID of the pushed stream to which the secondary stream is mapped, 0
+// before.
 func (s *SecondaryStream) KwikStreamID() StreamID {
 	if s.pushed == nil {
 		return 0
@@ -227,8 +233,9 @@ func (s *SecondaryStream) Offset() int64 {
 	return s.stream.offset + int64(s.pending)
 }
 
-// SetWriteDeadline sets the time after which Write, Close and SetKwikStreamMapping fail with os.ErrDeadlineExceeded (and
-// ErrAggregationTimeout) instead of waiting for the client; zero means never.
+// SetWriteDeadline sets the time after which Write, Close and SetKwikStreamMapping fail with
+// os.ErrDeadlineExceeded (and ErrAggregationTimeout) instead of waiting for the client; zero
+// means never.
 func (s *SecondaryStream) SetWriteDeadline(t time.Time) {
 	s.deadline = t
 	if s.stream != nil {
@@ -236,10 +243,11 @@ func (s *SecondaryStream) SetWriteDeadline(t time.Time) {
 	}
 }
 
-// Write writes the next bytes. It blocks while the client's window does not allow them. It holds the bytes of an incomplete
-// unit back until the unit is complete. After an error the stream cannot be used, with one exception: if Write missed its
-// deadline while the window was shut, it may be called again with a new deadline, for the bytes after the first n. When the
-// client has released the pushed stream or the session has ended, the pushed stream's Context has ended too.
+// Write writes the next bytes. It blocks while the client's window does not allow them. It holds
+// the bytes of an incomplete unit back until the unit is complete. After an error the stream cannot
+// be used, with one exception. If Write missed its deadline while the window was shut, the caller
+// may write the bytes after the first n with a new deadline. The pushed stream's Context ends when
+// the client releases the stream or the session ends.
 func (s *SecondaryStream) Write(p []byte) (n int, err error) {
 	switch {
 	case s.err != nil:
@@ -247,7 +255,8 @@ func (s *SecondaryStream) Write(p []byte) (n int, err error) {
 	case s.pushed == nil:
 		return 0, errNotMapped
 	case int64(len(p)) > s.pushed.units.Total()-s.Offset():
-		return 0, errorf(ErrOffsetSyncFailure, "%d bytes pass the stream's end", len(p)).onStream(s.pushed.id, s.Offset())
+		return 0, errorf(ErrOffsetSyncFailure, "%d bytes pass the stream's end", len(p)).onStream(s.pushed.id,
+			s.Offset())
 	}
 	for n < len(p) {
 		k := copy(s.payload()[s.pending:], p[n:])
@@ -265,7 +274,8 @@ func (s *SecondaryStream) payload() []byte {
 	return s.block.room[blockHeadroom:min(len(s.block.room), blockHeadroom+maxDataPayload)]
 }
 
-// flush sends the whole units that are pending, as the window allows. Its errors stick, except for a missed deadline.
+// flush sends the whole units that are pending, as the window allows. Its errors stick, except
+// for a missed deadline.
 func (s *SecondaryStream) flush() (err error) {
 	defer func() {
 		if err != errWriteTimeout {
@@ -305,8 +315,9 @@ func (s *SecondaryStream) awaitWindow(next int64) (limit int64, err error) {
 	return s.pushed.wait(context.Background(), expired, func() bool { return s.pushed.limit >= next })
 }
 
-// Close sends the remaining bytes and ends the secondary stream. It fails if the written bytes do not end on a unit boundary;
-// the whole units before count. It returns nil if the client has released the stream.
+// Close sends the remaining bytes and ends the secondary stream. It fails if the written bytes do
+// not end on a unit boundary; the whole units before count. It returns nil if the client has
+// released the stream.
 func (s *SecondaryStream) Close() error {
 	switch {
 	case s.err == errSecondaryDone:

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// inPushed runs f with a pushed stream of n bytes that the client reads, and the servers' ends of it, the primary's first.
+// inPushed runs f with a pushed stream of n bytes that the client reads, and the servers' ends of
+// it, the primary's first.
 func inPushed(t *testing.T, n, alignment int64, secondaries int, conf *ClientConfig, f func(w *world, s *AggregateReader, ends []*PushedStream)) {
 	t.Helper()
 	inWorldOf(t, int(n), secondaries, lan, func(w *world) {
@@ -108,7 +109,7 @@ func TestSecondaryStreamRules(t *testing.T) {
 		if n, err := x.Write([]byte("x")); n != 0 || err != errSecondaryDone {
 			t.Errorf("after Close: %d, %v", n, err)
 		}
-		// The whole units before it count all the same, and the rest can be pushed by anyone.
+		// The whole units before it still count, and any source can push the rest.
 		w.within(time.Second, func() bool { return s.Stats().Bytes == 200 })
 		for start, end := range map[int]int{0: 100, 300: 1000} {
 			if err := push(p.session, p.StreamID(), int64(start), w.data[start:end]); err != nil {
@@ -127,7 +128,7 @@ func TestSecondaryStreamRules(t *testing.T) {
 	})
 }
 
-// A Write waits for the window until its deadline, after which it can go on.
+// A Write waits for the window until its deadline. After that a new Write can continue.
 func TestPushedWriteDeadline(t *testing.T) {
 	inPushed(t, 3<<20, 0, 0, &ClientConfig{ReorderWindow: minReorderWindow}, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
@@ -165,7 +166,7 @@ func TestPushedWriteDeadline(t *testing.T) {
 	})
 }
 
-// The client's limit of secondary streams holds SetKwikStreamMapping back, until the deadline.
+// SetKwikStreamMapping waits at the client's limit of secondary streams, until the deadline.
 func TestPushedStreamLimit(t *testing.T) {
 	inPushed(t, 1000, 0, 0, nil, func(w *world, s *AggregateReader, ends []*PushedStream) {
 		t := w.t
@@ -190,7 +191,7 @@ func TestPushedStreamLimit(t *testing.T) {
 	})
 }
 
-// A Write that waits ends with whatever ends the stream, and says what that was.
+// A Write that waits ends when the stream ends, and returns the cause.
 func TestPushedWriteEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		end  func(w *world, s *AggregateReader, p *PushedStream)
@@ -255,8 +256,8 @@ func TestInterleavedSecondaryStreams(t *testing.T) {
 
 func writeTo(x *SecondaryStream, p []byte) error { _, err := x.Write(p); return err }
 
-// Whatever the units are and in whatever sizes it is written to, a SecondaryStream sends what it was given: whole units at
-// once, the rest when it is complete.
+// A SecondaryStream sends all bytes that were written to it, for any units and any sizes of
+// writes. It sends whole units at once, and an incomplete unit when it is complete.
 func TestSecondaryStreamSizes(t *testing.T) {
 	for seed := range uint64(10) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -351,7 +352,7 @@ func TestPushedGracefulClose(t *testing.T) {
 	})
 }
 
-// The deadline holds as well where it is not the window that is shut but QUIC's flow control.
+// The deadline also holds if QUIC's flow control, and not the window, blocks a Write.
 func TestPushedWriteDeadlineOfQUIC(t *testing.T) {
 	inWorldOf(t, 32<<20, 0, lan, func(w *world) {
 		t := w.t

@@ -10,7 +10,9 @@ import (
 )
 
 // offerPushed opens a pushed stream of n bytes and returns the client's end.
-func (w *world) offerPushed(client *ClientSession, server *ServerSession, n, alignment int64, verify ProofFunc) *AggregateReader {
+func (w *world) offerPushed(
+	client *ClientSession, server *ServerSession, n, alignment int64, verify ProofFunc,
+) *AggregateReader {
 	w.t.Helper()
 	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: n, Alignment: alignment, Descriptor: []byte("pushed"), Pushed: true})
 	if err != nil {
@@ -32,7 +34,8 @@ func push(session *ServerSession, id StreamID, off int64, p []byte) error {
 	return s.Close()
 }
 
-// The specification's model: the primary writes its part, a secondary another, and the client reads one ordered stream.
+// The specification's model: the primary writes its part, a secondary another, and the client
+// reads one ordered stream.
 func TestPushedStream(t *testing.T) {
 	inWorld(t, 2, lan, func(w *world) {
 		client, server := w.dial(nil)
@@ -71,7 +74,8 @@ func TestPushedStream(t *testing.T) {
 	})
 }
 
-// A source is held back at the window's end, which moves as the reader reads; it never holds back the byte that is due.
+// A source waits at the window's end, which moves as the reader reads. The window never delays
+// the byte that the reader needs next.
 func TestPushedStreamWindow(t *testing.T) {
 	inWorld(t, 1, lan, func(w *world) {
 		client, server := w.dial(&ClientConfig{ReorderWindow: minReorderWindow})
@@ -121,7 +125,7 @@ func TestPushedStreamWindow(t *testing.T) {
 	})
 }
 
-// A source that lost its place asks, and goes on where the client is.
+// A source that lost its place requests the client's offset and continues there.
 func TestOffsetSync(t *testing.T) {
 	inWorld(t, 0, lan, func(w *world) {
 		client, server := w.dial(nil)
@@ -158,7 +162,8 @@ func TestOffsetSync(t *testing.T) {
 	})
 }
 
-// Each conflict strategy has its own result when two servers push different bytes to the same place.
+// Each conflict strategy has its own result when two servers push different bytes to the same
+// place.
 func TestConflictResolution(t *testing.T) {
 	for name, tt := range map[string]struct {
 		strategy     ConflictResolutionStrategy
@@ -183,7 +188,7 @@ func TestConflictResolution(t *testing.T) {
 					s := w.offerPushed(client, server, 3000, 0, nil)
 					k := newSink(3000)
 					got := make(chan []byte, 1)
-					go func() { // byte 0 comes last, so that nothing is read before the conflict
+					go func() { // byte 0 is pushed last, so that nothing is read before the conflict
 						if unordered {
 							if _, err := s.CopyTo(w.t.Context(), k, nil); err != nil {
 								w.t.Error(err)
@@ -213,7 +218,7 @@ func TestConflictResolution(t *testing.T) {
 						if err := push(session, id, 1000, parts[session]); err != nil {
 							w.t.Error(err)
 						}
-						time.Sleep(time.Second) // virtual: the other one comes later
+						time.Sleep(time.Second) // virtual: the other source pushes later
 					}
 					push(server, id, 2000, w.data[:1000])
 					push(server, id, 0, w.data[:1000])
@@ -238,7 +243,7 @@ func TestConflictResolution(t *testing.T) {
 	}
 }
 
-// A hole that nobody fills ends the wait.
+// The wait for a hole that no source fills ends with a time-out.
 func TestReorderTimeout(t *testing.T) {
 	inWorld(t, 0, lan, func(w *world) {
 		client, server := w.dial(&ClientConfig{ReorderTimeout: 3 * time.Second})

@@ -8,15 +8,17 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A RateLimit bounds the payload rate of aggregate streams: on a client over all servers together, on a server over all clients
-// together. Plain streams and QUIC's overhead do not count. Sessions may share a limit. It is safe for concurrent use.
+// A RateLimit bounds the payload rate of aggregate streams: on a client over all servers
+// together, on a server over all clients together. Plain streams and QUIC's overhead do not
+// count. Sessions may share a limit. It is safe for concurrent use.
 //
-// A RateLimit is a token bucket that holds the bytes of a quarter of a second, to make up for the delays of a busy host. It
-// starts empty. So in any period at most the bytes of that period and of a quarter of a second pass. Callers that wait
-// receive tokens in turn, in small pieces.
+// A RateLimit is a token bucket. It holds the bytes of a quarter of a second, to make up for the
+// delays of a busy host. It starts empty. So in any period at most the bytes of that period and
+// of a quarter of a second pass. Callers that wait receive tokens in turn, in small pieces.
 //
-// QUIC's flow control makes the servers of a limited client slow down. Its connections start with small windows, which grow
-// with the round-trip time, so that few bytes are in flight beyond those that the client takes.
+// QUIC's flow control makes the servers of a limited client slow down. Its connections start with
+// small windows, which grow with the round-trip time, so that few bytes are in flight beyond
+// those that the client takes.
 type RateLimit struct {
 	bucket *rate.Limiter
 	rate   int64
@@ -29,11 +31,12 @@ type RateLimit struct {
 const (
 	// bucketTime is the capacity of the bucket, as a time. A longer delay is not made up for.
 	bucketTime = 250 * time.Millisecond
-	// minPiece and maxPiece bound the pieces in which limited payload passes, in bytes. A piece is the bytes of 2 ms if that is
-	// between them.
+	// minPiece and maxPiece bound the pieces in which limited payload passes, in bytes. A piece
+	// is the bytes of 2 ms if that is between them.
 	minPiece = 256
 	maxPiece = 64 << 10
-	// minLimitedWindow is the minimum initial window of a limited client's connection, in bytes. The handshake needs less.
+	// minLimitedWindow is the minimum initial window of a limited client's connection, in bytes.
+	// The handshake needs less.
 	minLimitedWindow = 16 << 10
 )
 
@@ -73,7 +76,8 @@ func (l *RateLimit) wait(ctx context.Context, n int) error {
 	return nil
 }
 
-// begin empties the bucket after an idle time: its bytes make up for delays and must not start a transfer at full speed.
+// begin empties the bucket after an idle time: its bytes make up for delays and must not start a
+// transfer at full speed.
 func (l *RateLimit) begin(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -88,5 +92,6 @@ func (l *RateLimit) begin(now time.Time) {
 // window returns the initial window of a limited client's connection in bytes: those of 10 ms.
 func (l *RateLimit) window() uint64 { return uint64(min(max(l.rate/100, minLimitedWindow), 8<<20)) }
 
-// bufferSize returns the bytes to hold and verify at once: those of a sixteenth of a second, so that progress stays smooth.
+// bufferSize returns the bytes to hold and verify at once: those of a sixteenth of a second, so
+// that progress stays smooth.
 func (l *RateLimit) bufferSize() int { return int(min(max(l.rate/16, 64<<10), dataFrameSize)) }

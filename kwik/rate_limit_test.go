@@ -42,7 +42,8 @@ func TestRateLimit(t *testing.T) {
 	})
 }
 
-// What a busy machine delays is made up for; what nobody wanted is not, but for bucketTime.
+// The limit makes up for the delays of a busy machine. It does not make up for idle time beyond
+// bucketTime.
 func TestRateLimitMakesUpForDelays(t *testing.T) {
 	const rate = 4 << 20
 	synctest.Test(t, func(t *testing.T) {
@@ -88,8 +89,9 @@ func TestRateLimitMakesUpForDelays(t *testing.T) {
 	})
 }
 
-// A limited client receives no more in the first second and no more in all, and no less, however many servers there are; it calls none of
-// them stalled and opens no further connections.
+// A limited client receives the bytes of its rate, no more and no less, from any number of
+// servers. This holds for the first second and for the whole transfer. The client treats no
+// server as stalled and opens no further connections.
 func TestRateLimitOfAClient(t *testing.T) {
 	rates := []int64{100 << 10, 1 << 20, 10 << 20}
 	if raceEnabled {
@@ -120,7 +122,8 @@ func TestRateLimitOfAClient(t *testing.T) {
 						c.wantAll()
 						took := time.Since(start).Seconds()
 						t.Logf("first second: %.3f on the wire, %.3f in place; all: %.3f of the limit", came/float64(rate), inPlace/float64(rate), 5/took)
-						// What is on the wire has headers, and the windows of the connections are filled once; they grow to four round trips' bytes.
+						// Packets have headers, and the servers fill the windows of the
+						// connections once. The windows grow to four round trips' bytes.
 						windows := (1+float64(secondaries))*float64(NewRateLimit(rate).window()) + 4*2*latency.Seconds()*float64(rate)*2
 						if most := 1.05*1.05*float64(rate) + windows; latency == time.Millisecond && came > most {
 							t.Errorf("%.0f bytes came in the first second, %.0f may", came, most)
@@ -155,7 +158,8 @@ func TestRateLimitOfAClient(t *testing.T) {
 	}
 }
 
-// A limited server sends no more to all its clients together, and gives each its part.
+// A limited server does not exceed its rate over all clients together, and gives each client its
+// share.
 func TestRateLimitOfAServer(t *testing.T) {
 	for _, rate := range []int64{1 << 20, 10 << 20} {
 		for _, clients := range []int{1, 3} {

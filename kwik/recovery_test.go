@@ -69,7 +69,8 @@ func inFakeWorld(t *testing.T, conf *ClientConfig, f func(w *world, client *Clie
 	})
 }
 
-// Offers and data travel on different paths. What comes before its offer, or before its source is attached, waits and counts.
+// Offers and data travel on different paths. Data that arrives before its offer, or before its
+// source is attached, waits and counts.
 func TestDataBeforeItsOffer(t *testing.T) {
 	inFakeWorld(t, nil, func(w *world, client *ClientSession, server *ServerSession, fake *fakePeer, id ServerID) {
 		size := uint64(len(w.data))
@@ -80,7 +81,7 @@ func TestDataBeforeItsOffer(t *testing.T) {
 		if s.StreamID() != firstAggregateStreamID {
 			w.t.Fatalf("stream %#x", s.StreamID())
 		}
-		time.Sleep(100 * time.Millisecond) // and for its source's attachment: nobody reads yet
+		time.Sleep(100 * time.Millisecond) // and for its source's attachment: the client does not read yet
 		w.copy(s).wantAll()
 		if delivered(s, id) != int64(size) {
 			w.t.Errorf("%+v", s.Stats())
@@ -89,7 +90,7 @@ func TestDataBeforeItsOffer(t *testing.T) {
 	})
 }
 
-// What waits in vain is a violation in the end, and costs nothing but its path.
+// Data whose offer never arrives becomes a violation, which closes only its path.
 func TestDataWithoutAnOffer(t *testing.T) {
 	for name, offered := range map[string]bool{"never offered": false, "never attached": true} {
 		t.Run(name, func(t *testing.T) {
@@ -111,7 +112,8 @@ func TestDataWithoutAnOffer(t *testing.T) {
 	}
 }
 
-// Whoever ends, the session or the path, does not wait for a secondary stream that does.
+// Neither the end of a session nor that of a path waits for a secondary stream that waits for its
+// offer.
 func TestWaitForAnOfferEnds(t *testing.T) {
 	patient := &ClientConfig{Recovery: RecoveryPolicy{Mapping: MappingRetryPolicy{MaxRetries: 12}}} // 41 s
 	inFakeWorld(t, patient, func(w *world, client *ClientSession, _ *ServerSession, fake *fakePeer, _ ServerID) {
@@ -139,7 +141,7 @@ func TestWaitForAnOfferEnds(t *testing.T) {
 
 // ---- AggregationFallbackStrategy
 
-// A flaky content gives wrong bytes for the first few reads, and notes where it is read.
+// A flaky content returns wrong bytes for the first few reads, and records the offsets of reads.
 type flaky struct {
 	memory
 	mu    *sync.Mutex
@@ -159,14 +161,15 @@ func (f flaky) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Bytes that fail their proof: what each strategy does with a server that is wrong once and with one that is always wrong.
+// Bytes that fail their proof: what each strategy does with a server that is wrong once and with
+// one that is always wrong.
 func TestAggregationFallback(t *testing.T) {
 	const always = 1 << 30
 	for _, tt := range []struct {
 		name     string
 		strategy AggregationFallbackStrategy
 		wrong    int
-		alone    bool // the primary has lost the content, so that nobody else can help
+		alone    bool // the primary has lost the content, so no other server can help
 		state    PathState
 		blames   int
 		fails    ErrorCode // of CopyTo
@@ -313,7 +316,8 @@ func TestRecoveryClosePath(t *testing.T) {
 	}
 }
 
-// The source keeps its path; what it did not deliver is granted anew; after three such streams in a row it is done without.
+// The source keeps its path, and the client grants the missing bytes again. After three such
+// streams in a row the client no longer uses the source.
 func TestRecoveryRequestResend(t *testing.T) {
 	for _, strategy := range []MetadataRecoveryStrategy{RecoveryRequestResend, RecoveryUseDefaults} {
 		for name, say := range brokenStreams {
@@ -357,7 +361,7 @@ func TestRecoveryRequestResend(t *testing.T) {
 	}
 }
 
-// held reports whether the scheduler waits for what the fake was granted under a number.
+// held reports whether a grant of the fake is in the scheduler's queue.
 func (h *hostileScene) held(grant uint64) bool {
 	a := h.stream.agg
 	a.mu.Lock()
@@ -365,7 +369,8 @@ func (h *hostileScene) held(grant uint64) bool {
 	return slices.ContainsFunc(a.sched.Grants(), func(g sched.GrantState) bool { return g.ID == grant && g.Queued })
 }
 
-// gone says why the fake is out of the stream, nil while it is not.
+// gone returns the error that removed the fake from the stream, or nil if the fake is still a
+// source.
 func (h *hostileScene) gone() error {
 	for _, src := range h.stream.Stats().Sources {
 		if src.Server == h.id {
@@ -415,7 +420,7 @@ func TestRecoveryCloseStream(t *testing.T) {
 	}
 }
 
-// The source is out of this KWIK stream, and serves the next.
+// The source is removed from this KWIK stream, and serves the next one.
 func TestRecoveryIgnoreStream(t *testing.T) {
 	for name, say := range brokenStreams {
 		t.Run(name, func(t *testing.T) {
@@ -438,8 +443,8 @@ func TestRecoveryIgnoreStream(t *testing.T) {
 	}
 }
 
-// A stream that merely breaks off is no violation under any strategy; one that does not say which KWIK stream it belongs to is
-// one under each.
+// A truncated stream is no violation under any strategy. A stream that does not name its KWIK
+// stream is a violation under each.
 func TestRecoveryOfTruncatedAndNamelessStreams(t *testing.T) {
 	for strategy := RecoveryClosePath; strategy <= RecoveryIgnoreStream; strategy++ {
 		t.Run(fmt.Sprint(strategy, " truncated"), func(t *testing.T) {
@@ -459,7 +464,7 @@ func TestRecoveryOfTruncatedAndNamelessStreams(t *testing.T) {
 	}
 }
 
-// A source that comes back under another connection does not start anew.
+// The refutations of a source count on its next connection, too.
 func TestRefutationsOutliveThePath(t *testing.T) {
 	inWorld(t, 0, lan, func(w *world) {
 		t := w.t

@@ -44,8 +44,8 @@ func (f AddressFamily) has(ip netip.Addr) bool {
 	return f == AnyFamily || ip.Is4() == (f == IPv4)
 }
 
-// A lookupFunc returns the addresses of a host in the order in which to try them (RFC 6724), as net.Resolver.LookupNetIP
-// does. network is ip, ip4 or ip6.
+// A lookupFunc returns the addresses of a host in the order in which to try them (RFC 6724), as
+// net.Resolver.LookupNetIP does. network is ip, ip4 or ip6.
 type lookupFunc func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
 // resolve returns the addresses of host:port, in the order in which to try them.
@@ -76,8 +76,9 @@ func (c *Config) resolve(ctx context.Context, addr string) ([]netip.AddrPort, er
 	return addrs, nil
 }
 
-// interleave alternates between the two families, starting with that of the first address, and keeps the order within each. So a
-// family that does not work costs one attempt (RFC 8305 section 4).
+// interleave alternates between the two families, starting with that of the first address, and
+// keeps the order within each. So a family that does not work costs one attempt (RFC 8305 section
+// 4).
 func interleave(ips []netip.Addr) []netip.Addr {
 	var first, other []netip.Addr
 	for _, ip := range ips {

@@ -83,8 +83,9 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// A name that has both families costs a quarter of a second if the first one does not work, and nothing if it does; the secondaries
-// are of the family that the client asked for.
+// If a name has addresses of both families, a first family that fails delays the client by a
+// quarter of a second. A first family that works causes no delay. The secondaries have the family
+// that the client requested.
 func TestHappyEyeballs(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		six := netip.MustParseAddrPort("[2001:db8::1]:4433")
@@ -146,7 +147,8 @@ func TestHappyEyeballs(t *testing.T) {
 	})
 }
 
-// A client that wants the other family does not dial a secondary, and does without it.
+// A client that is restricted to the other family does not dial the secondary, and transfers
+// without it.
 func TestFamilyOfSecondaries(t *testing.T) {
 	inWorldOf(t, unit, 1, simnet.Link{Latency: time.Millisecond}, func(w *world) {
 		for family, want := range map[AddressFamily]int{AnyFamily: 2, IPv4: 2, IPv6: 1} {

@@ -2,31 +2,36 @@ package kwik
 
 import "time"
 
-// A SecondaryStreamConfig configures how a client receives secondary streams. The zero value means the defaults. Values
-// outside a range are clipped to it.
+// A SecondaryStreamConfig configures how a client receives secondary streams. The zero value
+// means the defaults. Values outside a range are clipped to it.
 type SecondaryStreamConfig struct {
-	// MaxStreamsPerPath is the number of secondary streams that a server may have open at once on one path: QUIC's limit of
-	// incoming unidirectional streams. Further ones wait at the server. Each stream may make the client hold BufferSize bytes,
-	// or one unit if that is more. 0 means 32; the range is 1 to 256.
+	// MaxStreamsPerPath is the number of secondary streams that a server may have open at once on
+	// one path: QUIC's limit of incoming unidirectional streams. Further ones wait at the server.
+	// Each stream may make the client hold BufferSize bytes, or one unit if that is more. 0 means
+	// 32; the range is 1 to 256.
 	MaxStreamsPerPath int
 
-	// StreamTimeout bounds the silence of a secondary stream whose source owes bytes, while the client is ready to receive
-	// them. Then the client resets the stream and requests the missing bytes again. A source that pushes may be silent. The
-	// check may be late by a quarter of the time-out. 0 means 10 s; the range is 100 ms to 1 h.
+	// StreamTimeout bounds the silence of a secondary stream whose source owes bytes, while the
+	// client is ready to receive them. Then the client resets the stream and requests the missing
+	// bytes again. A source that pushes may be silent. The check may be late by a quarter of the
+	// time-out. 0 means 10 s; the range is 100 ms to 1 h.
 	StreamTimeout time.Duration
 
-	// MetadataTimeout bounds the wait for the frame that opens a secondary stream, and for the end of the stream after the
-	// frame that closes it, while the client is ready to receive them. A source that misses it breaks the protocol. 0
-	// means 30 s, which is QUIC's default idle time-out; the range is 100 ms to 1 h.
+	// MetadataTimeout bounds the wait for the frame that opens a secondary stream. It also bounds
+	// the wait for the end of the stream after the frame that closes it. The time counts while
+	// the client is ready to receive them. A source that misses it breaks the protocol. 0 means
+	// 30 s, which is QUIC's default idle time-out; the range is 100 ms to 1 h.
 	MetadataTimeout time.Duration
 
-	// BufferSize is the number of bytes of one stream that the client holds before it verifies and places them, rounded to
-	// whole units; one unit if a single one is larger. 0 means 256 KiB; the range is 64 KiB to 1 MiB.
+	// BufferSize is the number of bytes of one stream that the client holds before it verifies
+	// and places them. It is rounded to whole units, and is one unit if a unit is larger. 0 means
+	// 256 KiB; the range is 64 KiB to 1 MiB.
 	BufferSize int
 
-	// AggregationBatchSize is the number of bytes of consecutive short DATA frames of one stream that the client verifies and
-	// places at once. Only frames of at most half of it that have arrived already form a batch. Longer frames are handled one
-	// by one, without a copy. 0 means 256 KiB; negative means no batches; the range is 4 KiB to BufferSize.
+	// AggregationBatchSize is the number of bytes of consecutive short DATA frames of one stream
+	// that the client verifies and places at once. Only frames of at most half of it that have
+	// arrived already form a batch. Longer frames are handled one by one, without a copy. 0 means
+	// 256 KiB; negative means no batches; the range is 4 KiB to BufferSize.
 	AggregationBatchSize int
 }
 

@@ -30,8 +30,9 @@ type secondaryStream struct {
 }
 
 // openSecondaryStream opens a stream that writes from offset on, under a grant or, if grant is 0,
-// without one. It sends nothing: the caller must write or announce at once. When the client hears
-// of a later stream, it knows that this one exists (RFC 9000, section 3.2) and waits for its OPEN.
+// without one. It sends nothing: the caller must write or announce at once. When the client
+// receives a later stream, it knows that this one exists (RFC 9000, section 3.2) and waits for
+// its OPEN.
 func (s *ServerSession) openSecondaryStream(
 	ctx context.Context, kwikID StreamID, grant uint64, offset int64,
 ) (*secondaryStream, error) {
@@ -82,9 +83,10 @@ func (s *secondaryStream) writePayload(b *block, n int) error {
 
 // close sends CLOSE and FIN. A reason other than "" is why the grant was not written to its end.
 func (s *secondaryStream) close(reason string) error {
-	frame, err := appendMetadataFrame(s.opened, kwikpb.MetadataFrameType_SECONDARY_STREAM_CLOSE, &kwikpb.SecondaryStreamClose{
-		FinalOffset: uint64(s.offset), Reason: reason,
-	})
+	frame, err := appendMetadataFrame(s.opened, kwikpb.MetadataFrameType_SECONDARY_STREAM_CLOSE,
+		&kwikpb.SecondaryStreamClose{
+			FinalOffset: uint64(s.offset), Reason: reason,
+		})
 	if err != nil {
 		return err
 	}

@@ -11,11 +11,12 @@ import (
 	"sync"
 )
 
-// A ClientSession is a client's session with one primary and with the secondaries that the primary names. It is used like a
-// quic-go connection to the primary; the application does not see the secondaries' connections.
+// A ClientSession is a client's session with one primary and with the secondaries that the
+// primary names. It is used like a quic-go connection to the primary; the application does not
+// see the secondaries' connections.
 //
-// It lasts until CloseWithError. When the primary's path ends, plain streams and their calls fail with the primary's
-// error. Aggregate streams continue as long as a server delivers.
+// It lasts until CloseWithError. When the primary's path ends, plain streams and their calls fail
+// with the primary's error. Aggregate streams continue as long as a server delivers.
 type ClientSession struct {
 	id      SessionID
 	config  *ClientConfig
@@ -34,7 +35,8 @@ type ClientSession struct {
 	paths   map[PathID]*pathRecord // of all servers
 	streams map[StreamID]*openStream
 	offered StreamID // the highest aggregate stream id so far; 0 for none
-	// headStarts is the number of reserved head starts, and headStartRoom the window that is not reserved, in bytes.
+	// headStarts is the number of reserved head starts, and headStartRoom the window that is not
+	// reserved, in bytes.
 	headStarts    int
 	headStartRoom int64
 	waiting       []*Stream         // opened by the primary, not accepted yet; QUIC's stream limit bounds their number
@@ -71,8 +73,8 @@ func (s *ClientSession) begin(p *path) {
 	})
 }
 
-// Welcomed waits for the primary's Welcome, which Dial has waited for already. It returns the error that Dial would have
-// returned, or the cause of ctx.
+// Welcomed waits for the primary's Welcome, which Dial has waited for already. It returns the
+// error that Dial would have returned, or the cause of ctx.
 func (s *ClientSession) Welcomed(ctx context.Context) error {
 	select {
 	case <-s.primary.greeted:
@@ -82,7 +84,8 @@ func (s *ClientSession) Welcomed(ctx context.Context) error {
 	}
 }
 
-// OpenStreamSync opens a plain stream to the primary. It blocks while QUIC's stream limit is reached, until ctx ends.
+// OpenStreamSync opens a plain stream to the primary. It blocks while QUIC's stream limit is
+// reached, until ctx ends.
 func (s *ClientSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
 	stream, err := s.primary.conn.OpenStreamSync(ctx)
 	if err != nil {
@@ -91,7 +94,8 @@ func (s *ClientSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
 	return &Stream{quic: stream, path: primaryPathID}, nil
 }
 
-// OpenStream opens a plain stream to the primary. It fails at once if QUIC's stream limit is reached.
+// OpenStream opens a plain stream to the primary. It fails at once if QUIC's stream limit is
+// reached.
 func (s *ClientSession) OpenStream() (*Stream, error) {
 	stream, err := s.primary.conn.OpenStream()
 	if err != nil {
@@ -100,14 +104,15 @@ func (s *ClientSession) OpenStream() (*Stream, error) {
 	return &Stream{quic: stream, path: primaryPathID}, nil
 }
 
-// AcceptStream returns the next plain stream that the primary opened. Aggregate streams are accepted by AcceptAggregate
-// and AcceptNextAggregate.
+// AcceptStream returns the next plain stream that the primary opened. Aggregate streams are
+// accepted by AcceptAggregate and AcceptNextAggregate.
 func (s *ClientSession) AcceptStream(ctx context.Context) (*Stream, error) {
 	return accept(ctx, s, &s.waiting, func(*Stream) bool { return true })
 }
 
-// AcceptAggregate returns the aggregate stream with the given ID, which the application's own protocol named. It waits
-// for the primary's offer if that has not arrived. Each stream is accepted once, by AcceptAggregate or AcceptNextAggregate.
+// AcceptAggregate returns the aggregate stream with the given ID, which the application's own
+// protocol named. It waits for the primary's offer if that has not arrived. Each stream is
+// accepted once, by AcceptAggregate or AcceptNextAggregate.
 func (s *ClientSession) AcceptAggregate(ctx context.Context, id StreamID) (*AggregateOffer, error) {
 	return accept(ctx, s, &s.offers, func(o *AggregateOffer) bool { return o.agg.id == id })
 }
@@ -117,7 +122,8 @@ func (s *ClientSession) AcceptNextAggregate(ctx context.Context) (*AggregateOffe
 	return accept(ctx, s, &s.offers, func(*AggregateOffer) bool { return true })
 }
 
-// accept waits until the queue, which the session's lock guards, has an element that matches, and removes it.
+// accept waits until the queue, which the session's lock guards, has an element that matches, and
+// removes it.
 func accept[T any](ctx context.Context, s *ClientSession, queue *[]T, matches func(T) bool) (next T, err error) {
 	for {
 		s.mu.Lock()
@@ -146,7 +152,8 @@ func (s *ClientSession) nextStream() <-chan struct{} {
 	return s.arrived
 }
 
-// announce wakes those who wait for a stream. Called with the lock held, after a queue has grown.
+// announce wakes the goroutines that wait for a stream. Called with the lock held, after a queue
+// has grown.
 func (s *ClientSession) announce() {
 	close(s.arrived)
 	s.arrived = make(chan struct{})

@@ -14,19 +14,19 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// A ServerSession is a server's end of one path of a client. On a primary it is used like a quic-go connection, and it offers
-// aggregate streams. On a secondary, and on a further path to a primary, it has no public streams: AcceptStream blocks until
-// the session ends.
+// A ServerSession is a server's end of one path of a client. On a primary it is used like a
+// quic-go connection, and it offers aggregate streams. On a secondary, and on a further path to a
+// primary, it has no public streams: AcceptStream blocks until the session ends.
 //
-// Its goroutines are the control reader and writer, one per attached stream and, on a secondary, one that refuses public
-// streams. They end with the connection, and the listener waits for them.
+// Its goroutines are the control reader and writer, one per attached stream and, on a secondary,
+// one that refuses public streams. They end with the connection, and the listener waits for them.
 type ServerSession struct {
 	listener *Listener
 	conn     *quic.Conn
 	control  *controlStream
 	id       SessionID
 	serverID ServerID   // this server
-	role     ServerRole // what this server is on this path
+	role     ServerRole // this server's role on this path
 	wg       sync.WaitGroup
 
 	mu               sync.Mutex
@@ -35,7 +35,7 @@ type ServerSession struct {
 	attached         map[StreamID]*attachment
 	pushed           map[StreamID]*PushedStream
 	waiting          []*PushedStream // for AcceptPushedStream
-	news             chan struct{}   // closed and made anew whenever waiting grows
+	news             chan struct{}   // closed and replaced whenever waiting grows
 	plain            int             // plain streams on which this side may still write
 	rejectionReports int             // how often the client blamed a server
 	used             bool            // a stream was attached or opened once
@@ -101,7 +101,8 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	case hello == nil:
 		return nil, errorf(ErrMetadataProtocolViolation, "the first frame is not Hello")
 	case hello.GetVersion() != protocolVersion:
-		return nil, errorf(ErrVersionMismatch, "KWIK version %d is not spoken here, version %d is", hello.GetVersion(), protocolVersion)
+		return nil, errorf(ErrVersionMismatch, "KWIK version %d is not spoken here, version %d is",
+			hello.GetVersion(), protocolVersion)
 	case len(hello.GetSessionId()) != len(s.id):
 		return nil, errorf(ErrMetadataProtocolViolation, "session id of %d bytes", len(hello.GetSessionId()))
 	}
@@ -164,7 +165,8 @@ func (l *Listener) unregister(s *ServerSession) {
 	}
 }
 
-// Role returns the server's role on this path. A primary is a secondary on all paths but the session's first.
+// Role returns the server's role on this path. A primary is a secondary on all paths but the
+// session's first.
 func (s *ServerSession) Role() ServerRole { return s.role }
 
 // ID returns the session's ID, which is the same on every server.
@@ -187,8 +189,8 @@ func (s *ServerSession) CloseWithError(code ApplicationErrorCode, reason string)
 	return s.conn.CloseWithError(code, reason)
 }
 
-// OpenStreamSync opens a plain stream to the client. It blocks while QUIC's stream limit is reached, until ctx ends. On a
-// secondary it fails with ErrInvalidStreamRole and sends nothing.
+// OpenStreamSync opens a plain stream to the client. It blocks while QUIC's stream limit is
+// reached, until ctx ends. On a secondary it fails with ErrInvalidStreamRole and sends nothing.
 func (s *ServerSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
 	return s.openStream(func() (*quic.Stream, error) { return s.conn.OpenStreamSync(ctx) })
 }
@@ -207,8 +209,8 @@ func (s *ServerSession) openStream(open func() (*quic.Stream, error)) (*Stream, 
 	return s.newPlain(stream), nil
 }
 
-// AcceptStream returns the next plain stream that the client opened. On a secondary there are none: it blocks until ctx or
-// the session ends.
+// AcceptStream returns the next plain stream that the client opened. On a secondary there are
+// none: it blocks until ctx or the session ends.
 func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
 	if s.Role() == ServerRoleSecondary {
 		select {
@@ -225,7 +227,8 @@ func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
 	return s.newPlain(stream), nil
 }
 
-// newPlain counts a plain stream until this side has ended writing and the last bytes had time to arrive: 4 RTT, at least 1 s.
+// newPlain counts a plain stream until this side has ended writing and the last bytes had time to
+// arrive: 4 RTT, at least 1 s.
 func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 	s.mu.Lock()
 	s.plain++
@@ -298,7 +301,8 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")
 		}
 		claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: s.serverID, content: content}
-		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(), s.listener.config.now()); err != nil {
+		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(),
+			s.listener.config.now()); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,8 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// An openStream is an aggregate stream of a session. The session guards all but the aggregator itself.
+// An openStream is an aggregate stream of a session. The session guards all but the aggregator
+// itself.
 type openStream struct {
 	agg     *streamAggregator
 	tickets map[ServerID][]byte
@@ -65,7 +66,8 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 			return errorf(ErrOffsetSyncFailure, "offset of a stream that was never offered").onPath(p.id)
 		}
 		if a != nil {
-			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()), int(min(request.GetRoom(), sched.MaxGrantsQueued)), request.GetTimestamp())
+			a.synchronise(p.id, clampOffset(request.GetCurrentOffset()),
+				int(min(request.GetRoom(), sched.MaxGrantsQueued)), request.GetTimestamp())
 		}
 		return nil
 	case kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE:
@@ -78,7 +80,8 @@ func (s *ClientSession) handleMetadata(p *path, m *kwikpb.StreamMetadataFrame) e
 			return errorf(ErrMetadataProtocolViolation, "mapping update that no source may send").onPath(p.id)
 		}
 		if a != nil {
-			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id, Offset: -1, Message: printable(update.GetReason())}
+			refusal := &Error{Code: ErrorCode(update.GetCode()), Remote: true, Path: p.id, Stream: a.id,
+				Offset: -1, Message: printable(update.GetReason())}
 			if end := update.GetEndOffset(); end > 0 {
 				return a.markMissing(p.id, clampOffset(update.GetStartOffset()), clampOffset(end), refusal)
 			}
@@ -127,7 +130,8 @@ func (s *ClientSession) offer(p *path, o *kwikpb.StreamOffer) error {
 	}
 	for _, t := range o.GetTickets() {
 		id := ServerID(t.GetPathId())
-		if room := open.tickets[id] != nil || len(open.tickets) <= maxSecondaryPaths; room && (id.valid() || id == primaryID) && len(t.GetTicket()) == ticketSize {
+		if room := open.tickets[id] != nil || len(open.tickets) <= maxSecondaryPaths; room &&
+			(id.valid() || id == primaryID) && len(t.GetTicket()) == ticketSize {
 			open.tickets[id] = t.GetTicket()
 		}
 	}
@@ -145,7 +149,8 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 	if o.GetPushed() {
 		a.pushed, a.offsets.strategy = true, s.config.ConflictResolution
 	}
-	open := &openStream{agg: a, tickets: make(map[ServerID][]byte), attached: make(map[PathID]*path), left: make(map[PathID]*path)}
+	open := &openStream{agg: a, tickets: make(map[ServerID][]byte), attached: make(map[PathID]*path),
+		left: make(map[PathID]*path)}
 	a.attachSources = func() { s.wantStream(open) }
 	a.sendAction = func(action sched.Action) { s.tell(a, action) }
 	a.sendWindow = func(id PathID, window pushWindow) { s.sendWindow(a, id, window) }
@@ -155,7 +160,8 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 	a.sourceDrained = func(source PathID) { s.sourceDrained(open, source) }
 	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }
 	a.reportRejected = func(source PathID, off, n int64, cause error) {
-		s.reportRejected(source.server(), kwikpb.PathState_PATH_STATE_ACTIVE, &kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
+		s.reportRejected(source.server(), kwikpb.PathState_PATH_STATE_ACTIVE,
+			&kwikpb.Blame{KwikStreamId: uint64(a.id), Offset: uint64(off), Length: uint64(n)}, cause)
 	}
 	s.streams[id] = open
 	s.offered = max(s.offered, id)
@@ -166,7 +172,8 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 func (s *ClientSession) wantStream(open *openStream) {
 	s.mu.Lock()
 	open.wanted = true
-	// Welcome takes two round trips. The primary's round-trip time is the best estimate for the others.
+	// Welcome takes two round trips. The primary's round-trip time is the best estimate for the
+	// others.
 	open.reserve = time.Now().Add(3*s.primary.rtt() + reserveSlack)
 	s.mu.Unlock()
 	s.attachAll(open)
@@ -175,7 +182,8 @@ func (s *ClientSession) wantStream(open *openStream) {
 // reserveSlack is added to three round trips for the handshakes' own work.
 const reserveSlack = 100 * time.Millisecond
 
-// connecting counts the servers that may serve the stream and are being dialled for the first time. Called with the lock held.
+// connecting counts the servers that may serve the stream and are being dialled for the first
+// time. Called with the lock held.
 func (s *ClientSession) connecting(open *openStream) (n int) {
 	for id := range open.tickets {
 		if sv := s.servers[id]; sv != nil && sv.paths[0].state == PathConnecting && !sv.paths[0].dialed {
@@ -258,12 +266,14 @@ func (s *ClientSession) tell(a *streamAggregator, action sched.Action) {
 	switch action.Kind {
 	case sched.ActionGrant:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_OFFSET_SYNC_RESPONSE, &kwikpb.OffsetSyncResponse{
-			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.Start), Length: uint64(action.End - action.Start), GrantId: action.Grant,
+			KwikStreamId: uint64(a.id), ExpectedOffset: uint64(action.Start),
+			Length: uint64(action.End - action.Start), GrantId: action.Grant,
 		})
 	case sched.ActionShorten:
 		s.handler.shorten(a.id, action.Grant, action.End)
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_UPDATE, GrantId: action.Grant, EndOffset: uint64(action.End),
+			KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_UPDATE,
+			GrantId: action.Grant, EndOffset: uint64(action.End),
 		})
 	case sched.ActionRevoke:
 		r.path.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
@@ -272,7 +282,7 @@ func (s *ClientSession) tell(a *streamAggregator, action sched.Action) {
 	}
 }
 
-// sendWindow tells a source of a pushed stream what it may write.
+// sendWindow sends the window to a source of a pushed stream.
 func (s *ClientSession) sendWindow(a *streamAggregator, id PathID, window pushWindow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -286,8 +296,8 @@ func (s *ClientSession) sendWindow(a *streamAggregator, id PathID, window pushWi
 	})
 }
 
-// expectsSource reports whether a further source may still serve the stream: a server for which there is a ticket is being dialled or
-// about to be attached.
+// expectsSource reports whether a further source may still serve the stream. Such a source has a
+// ticket, and the client is dialling it or about to attach it.
 func (s *ClientSession) expectsSource(open *openStream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -347,5 +357,6 @@ func (s *ClientSession) lookup(id StreamID) (*streamAggregator, bool) {
 	return nil, id.isAggregate() && id <= s.offered
 }
 
-// clampOffset converts an offset of a peer to int64. One that is too large stays beyond the end of every stream.
+// clampOffset converts an offset of a peer to int64. One that is too large stays beyond the end
+// of every stream.
 func clampOffset(n uint64) int64 { return int64(min(n, math.MaxInt64)) }

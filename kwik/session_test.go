@@ -26,8 +26,8 @@ import (
 // slow makes a transfer of 3 MiB take half a second and more.
 var slow = simnet.Link{Latency: 10 * time.Millisecond, Rate: 20e6}
 
-// Closing either end ends the other, with the code and the reason that were given. Nothing is left of both: synctest
-// fails the test otherwise.
+// Closing either end ends the other, with the code and the reason that were given. Nothing is
+// left of both: synctest fails the test otherwise.
 func TestSessionClose(t *testing.T) {
 	wantCause := func(w *world, ctx context.Context, remote bool) {
 		w.t.Helper()
@@ -78,7 +78,7 @@ func TestSessionClose(t *testing.T) {
 	})
 }
 
-// Whoever dies, the others bring the rest.
+// If one server dies, the others deliver the rest.
 func TestDeathDuringATransfer(t *testing.T) {
 	for _, victim := range []string{"primary", "secondary", "primary and a secondary"} {
 		t.Run(victim, func(t *testing.T) {
@@ -103,7 +103,8 @@ func TestDeathDuringATransfer(t *testing.T) {
 	}
 }
 
-// When nobody is left there is an error: after the time-out if servers are silent, at once if they said goodbye.
+// A transfer fails when no server is left: after the time-out if the servers are silent, at once
+// if they closed their sessions.
 func TestNobodyLeft(t *testing.T) {
 	t.Run("silence", func(t *testing.T) {
 		inWorld(t, 1, slow, func(w *world) {
@@ -241,7 +242,8 @@ func tryDialContext(ctx context.Context, w *world) (*ClientSession, error) {
 	return Dial(ctx, socket, net.UDPAddrFromAddrPort(w.primary.addr), pinned(w.primary.pin()), nil)
 }
 
-// Deadlines of an aggregate stream's reader work as a connection's: a moved one counts, a passed one can be moved.
+// Deadlines of an aggregate stream's reader work as a connection's: a moved one counts, a passed
+// one can be moved.
 func TestAggregateReadDeadline(t *testing.T) {
 	inWorld(t, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
@@ -261,7 +263,8 @@ func TestAggregateReadDeadline(t *testing.T) {
 	})
 }
 
-// A listener that closes says goodbye to its clients, who have what came before and an error.
+// A listener that closes ends the sessions of its clients. They keep the bytes that arrived
+// before, and get an error.
 func TestListenerClosesUnderClients(t *testing.T) {
 	inWorld(t, 0, slow, func(w *world) {
 		client, server := w.dial(nil)
@@ -279,7 +282,8 @@ func TestListenerClosesUnderClients(t *testing.T) {
 	})
 }
 
-// A peer that never reads its control stream cannot make the other side hold more than a megabyte for it.
+// A peer that never reads its control stream cannot make the other side hold more than a megabyte
+// for it.
 func TestPeerThatReadsNoControlIsCutOff(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		p := w.fakeGuest(w.primary, mySession, "", nil)
@@ -368,7 +372,8 @@ func (f failing) ReadAt(p []byte, off int64) (int, error) {
 	return f.memory.ReadAt(p, off)
 }
 
-// A source whose content breaks off says so and is out of that stream; its path stays for others.
+// A source whose content fails during a stream reports it and is removed from that stream. Its
+// path stays open for other streams.
 func TestContentBreaksOff(t *testing.T) {
 	inWorld(t, 0, slow, func(w *world) {
 		w.secondaries = append(w.secondaries, w.join(configured(func(c *ServerConfig) {
@@ -394,8 +399,8 @@ func TestContentBreaksOff(t *testing.T) {
 	})
 }
 
-// The addresses of a server are tried one after the other, a quarter of a second apart; one that refuses makes way at
-// once, and when two answer one is kept.
+// The client tries the addresses of a server in order, a quarter of a second apart. If one
+// refuses, the next follows at once. If two answer, the client keeps one.
 func TestAddressesAreTriedInOrder(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		quick, late := w.fakeServer(), w.fakeServer()

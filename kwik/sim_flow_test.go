@@ -72,7 +72,7 @@ func (w *simWorld) flow(descriptor []byte) *simFlow {
 	return w.streams[i]
 }
 
-// version fills p with the stream's bytes from off on, changed as the version says.
+// version fills p with a version of the stream's bytes from off on.
 func (f *simFlow) version(p []byte, off int64, version int) {
 	copy(p, f.content[off:])
 	if version != 0 {
@@ -330,8 +330,8 @@ func (f *simFlow) judgeBytes() {
 // simSpare bounds the other bytes that may be discarded.
 const simSpare = 256 << 10
 
-// watch checks two things at all times: servers that keep the rules are not rejected, and
-// other servers make the client hold a bounded amount of memory.
+// watch checks two things at all times. The client rejects no server that keeps the rules. Other
+// servers make the client hold a bounded amount of memory.
 func (w *simWorld) watch() {
 	open := w.client.config.SecondaryStreams.MaxStreamsPerPath
 	for simSleep(w.ctx, 100*time.Millisecond) {

@@ -216,9 +216,9 @@ func (c *simCall) write(frames ...[]byte) *quic.SendStream {
 	return s
 }
 
-// simDoom bounds the life of a path whose server broke the protocol. Streams that are never
-// read may hide the breach for a while, and the path of a server that cannot be reached ends
-// by its idle time-out.
+// simDoom bounds the life of a path whose server broke the protocol. Streams that are never read
+// may hide the breach for a while. The path of a server that cannot be reached ends by its idle
+// time-out.
 const simDoom = 60 * time.Second
 
 // violate records a breach that no policy forgives. s is nil if there was none.

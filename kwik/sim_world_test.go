@@ -53,7 +53,7 @@ const simTimeout = 150 * time.Second
 // simIPs are the client's two addresses.
 var simIPs = [2]netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("10.1.0.2")}
 
-// simBytes is what all 16 streams are cut from, the longest too.
+// simBytes holds the bytes of all 16 streams; each stream is a slice of it.
 var simBytes = sync.OnceValue(func() []byte { return randomBytes(9, simMaxSize+simMaxShare+16*70_001) })
 
 // fault records a failure.

@@ -19,14 +19,16 @@ type SourceStats struct {
 func (a *streamAggregator) stats() StreamStats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	st := StreamStats{Size: a.units.Total(), Bytes: a.sched.Had(), Kept: a.offsets.kept, Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts}
+	st := StreamStats{Size: a.units.Total(), Bytes: a.sched.Had(), Kept: a.offsets.kept,
+		Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts}
 	servers := make(map[ServerID]int) // index in st.Sources
 	for _, s := range a.sources {
 		i, ok := servers[s.id.server()]
 		if !ok {
 			i = len(st.Sources)
 			servers[s.id.server()] = i
-			st.Sources = append(st.Sources, SourceStats{Server: s.id.server(), Primary: s.primary, Stalled: true, Gone: errStreamClosed})
+			st.Sources = append(st.Sources, SourceStats{Server: s.id.server(), Primary: s.primary,
+				Stalled: true, Gone: errStreamClosed})
 		}
 		st.Sources[i].add(s)
 		st.Sources[i].Offset = max(st.Sources[i].Offset, a.offsets.sourceOffsets[s.id])

@@ -8,7 +8,8 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// A Stream is a bidirectional stream between the client and the primary. It behaves as quic-go's does.
+// A Stream is a bidirectional stream between the client and the primary. It behaves as quic-go's
+// does.
 type Stream struct {
 	quic *quic.Stream
 	path PathID
@@ -29,8 +30,8 @@ func (s *Stream) Write(p []byte) (int, error) {
 	return n, s.wrap(err)
 }
 
-// Close ends the direction in which this side writes: the peer reads io.EOF. As in quic-go, reading continues until the
-// peer closes its direction, or CancelRead.
+// Close ends the direction in which this side writes: the peer reads io.EOF. As in quic-go,
+// reading continues until the peer closes its direction, or CancelRead.
 func (s *Stream) Close() error { return s.wrap(s.quic.Close()) }
 
 // CancelRead stops reading and asks the peer to stop writing.
@@ -45,10 +46,12 @@ func (s *Stream) Context() context.Context { return s.quic.Context() }
 // SetDeadline sets the deadlines of Read and Write.
 func (s *Stream) SetDeadline(t time.Time) error { return s.quic.SetDeadline(t) }
 
-// SetReadDeadline sets the time after which Read fails with os.ErrDeadlineExceeded; zero means never.
+// SetReadDeadline sets the time after which Read fails with os.ErrDeadlineExceeded; zero means
+// never.
 func (s *Stream) SetReadDeadline(t time.Time) error { return s.quic.SetReadDeadline(t) }
 
-// SetWriteDeadline sets the time after which Write fails with os.ErrDeadlineExceeded; zero means never.
+// SetWriteDeadline sets the time after which Write fails with os.ErrDeadlineExceeded; zero means
+// never.
 func (s *Stream) SetWriteDeadline(t time.Time) error { return s.quic.SetWriteDeadline(t) }
 
 // wrap turns QUIC errors that carry a KWIK code into *Error.

@@ -210,8 +210,9 @@ func (l *Listener) challenge(m *member, u rejectedUnit) error {
 	stream.SetDeadline(time.Now().Add(challengeTimeout))
 	spec := u.offer.spec
 	request := &kwikpb.Challenge{
-		Size: uint64(spec.Size), Alignment: uint64(spec.Alignment), Descriptor_: spec.Descriptor, Segments: u.offer.units.Segments(),
-		Offset: uint64(u.start), Length: uint64(u.end - u.start),
+		Size: uint64(spec.Size), Alignment: uint64(spec.Alignment), Descriptor_: spec.Descriptor,
+		Segments: u.offer.units.Segments(),
+		Offset:   uint64(u.start), Length: uint64(u.end - u.start),
 	}
 	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Challenge{Challenge: request}}); err != nil {
 		return err

@@ -37,8 +37,8 @@ func (zeros) ReadAt(p []byte, _ int64) (int, error)  { return len(p), nil }
 func (zeros) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
 func (zeros) Close() error                           { return nil }
 
-// measure runs transfer b.N times and reports what the seed asks for. transfer returns the
-// bytes that the client received on the wire.
+// measure runs transfer b.N times and reports its metrics. transfer returns the bytes that the
+// client received on the wire.
 func measure(b *testing.B, transfer func() (wire uint64)) {
 	var most atomic.Uint64
 	done := make(chan struct{})

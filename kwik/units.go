@@ -2,8 +2,8 @@ package kwik
 
 import "kwikcp/kwik/internal/sched"
 
-// newUnits returns the units of an aggregate stream as an offer or an attachment describes it. Its errors have the code
-// ErrMetadataProtocolViolation.
+// newUnits returns the units of an aggregate stream as an offer or an attachment describes it.
+// Its errors have the code ErrMetadataProtocolViolation.
 func newUnits(total, alignment uint64, segments []uint64) (sched.Units, error) {
 	u, err := sched.NewUnits(total, alignment, segments)
 	if err != nil {

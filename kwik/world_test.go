@@ -261,7 +261,9 @@ func (w *world) tryDial(addr netip.AddrPort, pin trust.Pin, conf *ClientConfig) 
 type dialFunc func(context.Context, net.PacketConn, net.Addr, *tls.Config, *ClientConfig) (*ClientSession, error)
 
 // tryDialWith is tryDial with Dial or DialEarly.
-func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, conf *ClientConfig) (*ClientSession, error) {
+func (w *world) tryDialWith(
+	dial dialFunc, addr netip.AddrPort, pin trust.Pin, conf *ClientConfig,
+) (*ClientSession, error) {
 	w.t.Helper()
 	socket, _ := w.listen()
 	c := ClientConfig{}
@@ -291,7 +293,9 @@ func (w *world) tryDialWith(dial dialFunc, addr netip.AddrPort, pin trust.Pin, c
 
 // offer opens w.data as an aggregate stream and returns the client's reader, which verifies
 // with verify.
-func (w *world) offer(client *ClientSession, server *ServerSession, alignment int64, verify ProofFunc) *AggregateReader {
+func (w *world) offer(
+	client *ClientSession, server *ServerSession, alignment int64, verify ProofFunc,
+) *AggregateReader {
 	w.t.Helper()
 	o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: int64(len(w.data)), Alignment: alignment, Descriptor: []byte("data")})
 	if err != nil {

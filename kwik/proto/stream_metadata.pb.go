@@ -132,8 +132,8 @@ func (MappingOperation) EnumDescriptor() ([]byte, []int) {
 	return file_stream_metadata_proto_rawDescGZIP(), []int{1}
 }
 
-// StreamMetadataFrame is one frame: a type and the message of that type, encoded.
-// On the wire the type precedes the payload, and the payload of a SECONDARY_STREAM_DATA frame ends the frame.
+// StreamMetadataFrame is one frame: a type and the message of that type, encoded. On the wire the
+// type precedes the payload, and the payload of a SECONDARY_STREAM_DATA frame ends the frame.
 type StreamMetadataFrame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	FrameId       uint64                 `protobuf:"varint,1,opt,name=frame_id,json=frameId,proto3" json:"frame_id,omitempty"`
@@ -212,10 +212,10 @@ func (x *StreamMetadataFrame) GetSourcePathId() string {
 
 // StreamMappingUpdate changes or ends what OffsetSync granted.
 //
-// Client to source: UPDATE moves the end of one grant down to end_offset; DELETE takes a grant back whole, or, with
-// grant_id 0, releases the KWIK stream at this source. Source to client: DELETE with grant_id 0 says that the source
-// cannot or will no longer serve the KWIK stream, or, with an end_offset, [start_offset, end_offset) of it; code and
-// reason say why.
+// Client to source: UPDATE moves the end of one grant down to end_offset. DELETE revokes a whole
+// grant. DELETE with grant_id 0 releases the KWIK stream at this source. Source to client: DELETE
+// with grant_id 0 means that the source cannot or will no longer serve the KWIK stream. With an
+// end_offset it concerns only [start_offset, end_offset). code and reason give the cause.
 type StreamMappingUpdate struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	SecondaryStreamId uint64                 `protobuf:"varint,1,opt,name=secondary_stream_id,json=secondaryStreamId,proto3" json:"secondary_stream_id,omitempty"`

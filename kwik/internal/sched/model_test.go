@@ -11,8 +11,9 @@ import (
 // The model of this file drives a scheduler with events in any order and checks after each of
 // them:
 //
-//   - had, free and the remainders of exclusive grants never overlap at a missing byte, and together
-//     they are the whole stream: no byte is lost, and none is granted exclusively twice;
+//   - had, free and the remainders of exclusive grants never overlap at a missing byte, so no byte
+//     is granted exclusively twice;
+//   - had, free and these remainders together are the whole stream, so no byte is lost;
 //   - grants are whole units inside the limit, and no queue exceeds its limit;
 //   - the actions, replayed on the sources' state, give the grants of the scheduler;
 //   - a source that is not stalled and not held back has work while something is free (Observe
@@ -83,7 +84,7 @@ func (m *schedulerModel) run() {
 	m.finish()
 }
 
-// text formats what is to be written down.
+// text formats an entry of the record.
 func (m *schedulerModel) text(format string, args ...any) string {
 	if !m.record {
 		return ""
@@ -437,8 +438,8 @@ func (m *schedulerModel) step() {
 	}
 }
 
-// write lets a source go on: it ends what is written or taken back and writes at most about most
-// bytes of the next.
+// write continues a source. It ends grants that are complete or revoked, and writes at most about
+// most bytes of the next grant.
 func (m *schedulerModel) write(src *modelSource, most int64, settle bool) (n int64) {
 	for len(src.grants) > 0 {
 		g := src.grants[0]
@@ -462,8 +463,8 @@ func (m *schedulerModel) late(g *modelGrant) {
 	}
 }
 
-// finish lets one source be honest, and fast enough, while the others do what they like, and wants
-// the stream complete.
+// finish makes one source honest and fast enough, while the others act freely. It expects a
+// complete stream.
 func (m *schedulerModel) finish() {
 	for len(m.limbo) > 0 {
 		m.settle(0)

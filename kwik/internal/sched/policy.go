@@ -86,8 +86,8 @@ func (s *Scheduler) largestDeficit(now time.Time) (best *source, free rangeset.R
 	return best, free
 }
 
-// deficit returns the fraction of its target that a source lacks: 1 if it has no work, 0 or less
-// if it needs no grant or may not be given one.
+// deficit returns the fraction of its target that a source lacks. The fraction is 1 if the source
+// has no work. It is 0 or less if the source needs no grant or must not receive one.
 func (s *Scheduler) deficit(src *source, now time.Time) float64 {
 	probeDue := len(src.grants) == 0 && !now.Before(src.probeAt)
 	switch {
@@ -99,8 +99,8 @@ func (s *Scheduler) deficit(src *source, now time.Time) float64 {
 	return 1 - float64(src.outstanding())/float64(src.target())
 }
 
-// target returns how many bytes a source should have been granted ahead: enough for the round trip
-// that the next grant takes, and for the two ticks after it.
+// target returns the number of bytes that a source should have in its grants ahead. They last for
+// the round trip that the next grant takes, and for the two ticks after it.
 func (src *source) target() int64 {
 	switch {
 	case src.stalled: // a probe

@@ -301,8 +301,9 @@ func TestExtentSizes(t *testing.T) {
 	}
 }
 
-// A source that has only begun is as fast as it was last, since it gets faster by the round trip;
-// later its rate is an average. Where it gets slower it is one from the start.
+// The rate of a source that has just begun is its last rate, because it gets faster with each
+// round trip. Later its rate is an average. If the source gets slower, its rate is an average
+// from the start.
 func TestRateOfASourceThatBegins(t *testing.T) {
 	const rtt = 50 * time.Millisecond
 	now := time.Unix(1e9, 0)

@@ -10,8 +10,8 @@ const (
 	MinStall = time.Second
 	// rateWeight is the weight of the newest sample in the smoothed rate.
 	rateWeight = 0.3
-	// slowStart is the number of round trips after its first bytes in which the congestion window
-	// of a source may still double, so that an average of its rate would lag. From 40 KiB to 25
+	// slowStart is a number of round trips after the first bytes of a source. During them its
+	// congestion window may still double, so an average of its rate would lag. From 40 KiB to 25
 	// MB/s over 200 ms are seven doublings.
 	slowStart = 10
 )

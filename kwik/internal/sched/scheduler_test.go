@@ -31,7 +31,7 @@ func newSchedTest(t *testing.T, total, limit int64, ids ...SourceID) *schedTest 
 	return st
 }
 
-// want checks what the scheduler tells, and in which order.
+// want checks the scheduler's actions and their order.
 func (t *schedTest) want(reason string, want ...Action) {
 	t.Helper()
 	got := t.s.Actions()

@@ -151,8 +151,8 @@ func (s *Scheduler) hedge(helper, victim *source, now time.Time) bool {
 	return s.grantFree(helper, g.pos, g.end, now)
 }
 
-// lastExclusive returns the last exclusive grant of a source, nil if there is none, and how many
-// bytes the source has to deliver up to the end of that grant.
+// lastExclusive returns the last exclusive grant of a source, or nil if there is none. ahead is
+// the number of bytes that the source has to deliver up to the end of that grant.
 func (src *source) lastExclusive() (last *grant, ahead int64) {
 	sum := int64(0)
 	for _, g := range src.grants {
@@ -171,15 +171,16 @@ func (src *source) due(n int64, now time.Time) float64 {
 	return max(src.timeFor(n), now.Sub(src.lastAccept).Seconds())
 }
 
-// hedgeTime estimates in how many seconds a helper of known rate will have delivered the remainder
-// of another source's grant: its own work precedes it, and the grant takes a round trip.
+// hedgeTime estimates the seconds until a helper of known rate has delivered the remainder of
+// another source's grant. The helper finishes its own work first, and the grant takes a round
+// trip.
 func (src *source) hedgeTime(g *grant) float64 {
 	return src.timeFor(src.outstanding()+g.remainder()) + src.rtt.Seconds()
 }
 
 // isHopeless reports whether a victim that is due in so many seconds is as bad as a stalled
-// source. The first bytes of a source say little about its rate, so its rate must be known for a
-// stall's time, or nothing of it was accepted for twice that time.
+// source. The first bytes of a source say little about its rate. So the rate must be known for a
+// stall's time, or no byte was accepted for twice that time.
 func (s *Scheduler) isHopeless(victim, helper *source, due float64, now time.Time) bool {
 	stall := max(victim.stallTime(), helper.stallTime()).Seconds()
 	rateIsReliable := now.Sub(victim.ratedAt).Seconds() >= stall

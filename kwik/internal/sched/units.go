@@ -14,7 +14,7 @@ const (
 	MaxStreamSize = 1<<62 - 1
 )
 
-// Units knows the unit boundaries of an aggregate stream. A unit is what is verified at once. Each
+// Units knows the unit boundaries of an aggregate stream. A unit is verified as a whole. Each
 // segment of the stream begins with a new unit, so the last unit of a segment may be shorter than
 // the others. A Units value is immutable.
 type Units struct {
@@ -104,8 +104,8 @@ func (u Units) IsBoundary(off int64) bool {
 	return off >= 0 && off <= u.total && u.Floor(off) == off
 }
 
-// Cut returns the end of the longest run of whole units that starts at the boundary off and ends
-// at limit, a later boundary, at the latest. The run has at most most bytes, unless its first unit
+// Cut returns the end of the longest run of whole units that starts at the boundary off. The run
+// does not pass limit, a later boundary. The run has at most most bytes, unless its first unit
 // alone has more.
 func (u Units) Cut(off, most, limit int64) int64 {
 	if limit-off <= most {
