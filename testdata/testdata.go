@@ -9,5 +9,5 @@ import _ "embed"
 //go:embed words.txt
 var Words string
 
-// WordsName is the name of the file that Words came from.
+// WordsName is the name of the file that holds Words.
 const WordsName = "words.txt"

@@ -75,7 +75,7 @@ func versionFrom(content []byte, group integrity.GroupSize) version {
 
 // A crashCase is a transfer to "out" in a directory that has a file "bystander" besides.
 type crashCase struct {
-	version               // what is fetched
+	version               // the version that the transfer fetches
 	old, part []byte      // durable at first, nil for none
 	partMode  fs.FileMode // 0 for that of a part file
 	sparse    bool
@@ -214,8 +214,8 @@ func fill(p targetWriter, content []byte, unit int64, r *rand.Rand) error {
 	return nil
 }
 
-// right returns how many bytes of whole groups a transfer finds in place on a disk that is not
-// in use: at least, for zeros may be holes, and at most.
+// right returns how many bytes of whole groups a transfer finds in place on an idle disk. The
+// least and the most differ because zeros may be holes.
 func (c crashCase) right(s diskState) (least, most int64) {
 	if c.options.Range != nil {
 		return 0, 0

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// fetch runs a get of theFile to a target from a server that has it, and returns how many of
-// its bytes were asked for.
+// fetch gets theFile to a target from a server that has it. It returns how many bytes the
+// client requested.
 func fetch(t *testing.T, target string, change ...func(*GetOptions)) (r Result, heard *recordedReports, err error) {
 	t.Helper()
 	get := func(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
@@ -106,7 +106,7 @@ func TestFailureKeepsTheProved(t *testing.T) {
 		open kwik.OpenContentFunc
 		kept int64  // at most: what a server that is given up had under way is dropped
 		part string // before
-		dead bool   // nobody answers
+		dead bool   // no server answers
 	}{
 		"two groups, then nothing": {open: lacking(2 * group), kept: 2 * group},
 		"not one group":            {open: lacking(group / 2)},

@@ -38,7 +38,8 @@ func seeds() map[string]struct {
 	}
 }
 
-// What is right of a seed is not fetched, be it the target or another file.
+// TestSeed checks that the client does not fetch the right bytes of a seed. A seed is the
+// target or another file.
 func TestSeed(t *testing.T) {
 	for name, x := range seeds() {
 		for _, reuse := range []bool{false, true} {

@@ -150,7 +150,8 @@ func TestPartFileRefusesTargets(t *testing.T) {
 	wantNames(t, filepath.Join(dir, "dir"), "full")
 }
 
-// What cannot be removed is named, for it is in nobody's sight.
+// TestPartFileInTheWay checks that the error names an obstacle that the client cannot remove,
+// because a listing may hide it.
 func TestPartFileInTheWay(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
 	part := filepath.Join(filepath.Dir(target), partName("out"))
@@ -177,9 +178,9 @@ func TestPartFileOfALiveTransferIsBusy(t *testing.T) {
 	wantNames(t, filepath.Dir(target), "out")
 }
 
-// Two transfers that start at the same time: whoever comes second finds the part file of the
-// first before its lock and takes it for that of one that ended. The first must notice, or both
-// would write to it.
+// TestPartFileTakenBetweenCreationAndLock starts two transfers at the same time. The second
+// opens the part file of the first before the first has its lock. It mistakes the file for that
+// of a transfer that ended. The first must notice, or both would write to the file.
 func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	var second receiver
@@ -203,9 +204,9 @@ func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 	wantNames(t, filepath.Dir(target), "out")
 }
 
-// The same, seen from the one who comes second: between its opening of the part file and its
-// lock the first is done with it. What it holds then is no part file any more, and must not be
-// written to.
+// TestPartFileEndsWhileItIsAdopted is the same case from the side of the second transfer. The
+// first transfer ends between the second's open and lock of the part file. The file that the
+// second holds is then no part file any more, and the second must not write to it.
 func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 	for name, end := range map[string]func(p receiver) error{
 		"put in place": func(p receiver) error { return p.commit() },
@@ -260,8 +261,8 @@ func TestPartFileThatWasReplaced(t *testing.T) {
 	transfertest.WantContent(t, part, "somebody's")
 }
 
-// Nor is one renamed that somebody removed, alone or with its directory; and nobody is told to
-// go on with it.
+// TestPartFileThatWasRemoved checks that the client renames no part file that was removed,
+// alone or with its directory. The client does not offer to resume it.
 func TestPartFileThatWasRemoved(t *testing.T) {
 	for name, remove := range map[string]func(dir string) error{
 		"alone":              func(dir string) error { return os.Remove(filepath.Join(dir, partName("out"))) },
@@ -283,7 +284,7 @@ func TestPartFileThatWasRemoved(t *testing.T) {
 			}
 			wantKind(t, p.commit(), KindLocal, `write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
 			if p.Leave() {
-				t.Error("there is said to be a part file")
+				t.Error("the transfer reports a part file")
 			}
 			if _, err := os.Lstat(filepath.Join(dir, "out")); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("something is in place: %v", err)
@@ -347,7 +348,7 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 	}
 }
 
-// What follows a failed write is never a commit.
+// TestPartFileSaysWhichFileCouldNotBeWritten checks that no commit follows a failed write.
 func TestPartFileSaysWhichFileCouldNotBeWritten(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
 	x := &faults{only: []string{"write"}, fail: 1, with: fs.ErrClosed}
@@ -411,8 +412,8 @@ func TestReserveWhenOperationsFail(t *testing.T) {
 	}
 }
 
-// A part file whose checkpoint failed is not in place, and nobody goes on with it: what can be
-// read of it may not be on disk.
+// TestCheckpointThatFails checks that a part file with a failed checkpoint is neither renamed
+// nor resumed. A read may return bytes that are not on disk.
 func TestCheckpointThatFails(t *testing.T) {
 	for _, op := range []string{"checkpoint", "syncdir"} {
 		target := filepath.Join(t.TempDir(), "out")

@@ -119,11 +119,12 @@ func TestUpToDateWhenOperationsFail(t *testing.T) {
 	})
 }
 
-// With NoClobber nothing is replaced, neither what is there at first nor what comes meanwhile.
+// TestNoClobber checks that NoClobber replaces no file. The file may be there at first or
+// appear during the transfer.
 func TestNoClobber(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	keep := func(o *GetOptions) { o.NoClobber = true }
-	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, NoClobber: true} // nobody there, and nobody asked
+	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, NoClobber: true} // no server is there, and the client contacts none
 	_, err := getWhole(t, t.Context(), o, NoReport{})
 	wantKind(t, err, KindExists, "there is a file of that name")
 	wantNames(t, filepath.Dir(target), "out")

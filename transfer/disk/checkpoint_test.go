@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// createFile returns a new, empty file in a directory of its own, and its name.
+// createFile returns a new, empty file in its own new directory, and its name.
 func createFile(t *testing.T) (name string, f File) {
 	t.Helper()
 	name = filepath.Join(t.TempDir(), "f")

@@ -31,12 +31,14 @@ import (
 
 var mirrorSeeds = flag.Int("mirrorseeds", 24, "how many seeds of mirrors to run")
 
-// TestMirrorSeeds mirrors some fifty files from three servers whose copies are not all complete or right, over links that lose packets, while
-// a server goes away. The files are in real directories, all else is simulated. Whatever happens:
+// TestMirrorSeeds mirrors about fifty files from three servers. Some copies are incomplete or
+// wrong, the links lose packets, and one server goes away. The files are in real directories;
+// all else is simulated. In every run:
 //
-//   - under a final name there is the right file or nothing;
-//   - while the primary stays the mirror succeeds, within a bound, and otherwise it does or says that it is the network;
-//   - when the primary is there again the same mirror ends what is missing.
+//   - A final name holds the right file or is absent.
+//   - While the primary stays, the mirror succeeds within a bound. Otherwise it succeeds or
+//     reports a network error.
+//   - When the primary is back, the same mirror fetches the missing files.
 func TestMirrorSeeds(t *testing.T) {
 	for seed := *first; seed < *first+uint64(*mirrorSeeds); seed++ {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
@@ -217,7 +219,8 @@ func (w *mirrorWatch) Progress(p transfer.Progress) {
 	}
 }
 
-// lightTree is a target that is not synced: what the simulator tests is not the disk of the machine that it runs on.
+// lightTree is a target that is never synced. The simulator does not test the disk of its
+// machine.
 type lightTree struct{ disk.TreeDir }
 
 func (lightTree) OpenVolume() (disk.Volume, error) { return lightTree{}, nil }

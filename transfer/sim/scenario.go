@@ -33,7 +33,7 @@ type Scenario struct {
 	BlipAt float64
 	// Connections is how many paths the client has to each server; 0 leaves it to the client.
 	Connections int
-	// ResetKeys says that servers let clients notice at once that they were restarted.
+	// ResetKeys is set if clients detect at once that a server restarted.
 	ResetKeys bool
 }
 
@@ -41,7 +41,7 @@ type Scenario struct {
 type ServerPlan struct {
 	Link    simnet.Link
 	Copy    Copy
-	Disk    time.Duration // what a read takes
+	Disk    time.Duration // the time of a read
 	JoinsAt float64       // the part of the file that must be in place before it joins; 0 joins before the transfer
 	Outage  Outage
 }
@@ -102,7 +102,7 @@ const (
 	OutageDetached            // a secondary and the primary do not reach each other
 	OutagePaused              // the process is stopped (SIGSTOP), and goes on later
 	OutageNarrow              // large packets vanish on its link, small ones pass
-	OutageLeft                // it drains: it takes leave of its clients and ends; back means another process
+	OutageLeft                // it drains: it says goodbye to its clients and ends; back means another process
 )
 
 var outageNames = [...]string{"none", "killed", "silenced", "closed", "cut off from the client", "cut off from the primary", "paused", "behind a link with a low MTU", "left"}
@@ -119,10 +119,10 @@ const (
 	DoomOtherPin        // the primary's key is not the one of the URL
 	DoomAllLie          // no server has a right byte
 	DoomAllSilent       // every server falls silent at the first byte, for good
-	DoomNoListener      // nobody is at the primary's address
+	DoomNoListener      // no process listens at the primary's address
 )
 
-var doomNames = [...]string{"none", "primary without the file", "another hash expected", "another key expected", "all servers lie", "all servers fall silent", "nobody at the primary's address"}
+var doomNames = [...]string{"none", "primary without the file", "another hash expected", "another key expected", "all servers lie", "all servers fall silent", "no listener at the primary's address"}
 
 func (d Doom) String() string { return doomNames[d] }
 
@@ -212,8 +212,8 @@ func NewScenario(seed uint64) Scenario {
 	return s
 }
 
-// resume draws what an earlier run left and whether this one is interrupted, from dice of its own, so that the rest of a scenario is
-// what it was before there were such runs.
+// resume draws the state that an earlier run left, and whether this run is interrupted. It uses
+// separate dice, so that older seeds keep the rest of their scenario.
 func (s *Scenario) resume() {
 	r := dice{simnet.NewDice(s.Seed, 0x70617274)}
 	if s.Ordered {
@@ -227,7 +227,7 @@ func (s *Scenario) resume() {
 	}
 }
 
-// doom arranges the servers so that the scenario's doom comes true.
+// doom arranges the servers so that the scenario meets its doom.
 func (s *Scenario) doom() {
 	for i := range s.Servers {
 		switch p := &s.Servers[i]; s.Doom {
@@ -243,9 +243,10 @@ func (s *Scenario) doom() {
 	}
 }
 
-// Bound returns the virtual time that the transfer may take: ten seconds and four times what the anchor needs for the
-// whole file alone, as CUBIC goes with its links' rates and losses, with ten round trips of handshakes, and the time in which each outage
-// is noticed. No server that fails may cost more than that.
+// Bound returns the virtual time that the transfer may take. It is ten seconds plus four times
+// the time that the anchor alone needs for the file. That time includes CUBIC's reaction to the
+// rates and losses of the anchor's links, ten round trips of handshakes, and the time to detect
+// each outage. No failed server may cost more.
 func (s Scenario) Bound() time.Duration {
 	from := s.Servers[max(0, s.Anchor)].Link
 	rtt := 2 * (s.Client.Latency + s.Client.Jitter + from.Latency + from.Jitter + 10*time.Millisecond)
@@ -266,9 +267,11 @@ func (s Scenario) Bound() time.Duration {
 	return 10*time.Second + 4*need
 }
 
-// GapLimit returns for how long at most no byte may come once bytes came, while the anchor lives: a second for each server that falls silent
-// (what one owes may be given to the next before anybody can know), three of the anchor's round trips, and what it takes it to send two groups; 0 where that cannot be said, because its own packets are lost or it waits for its disk,
-// for the client, or for a blip's end.
+// GapLimit returns the longest time without a byte after the first bytes, while the anchor
+// lives. It allows a second for each server that falls silent, because the client may pass a
+// request from one silent server to the next. It adds three of the anchor's round trips and the
+// time to send two groups. GapLimit returns 0 if there is no such limit. That is so if the
+// anchor loses packets, or waits for its disk, the client or a blip.
 func (s Scenario) GapLimit() time.Duration {
 	if s.Doom != DoomNone || s.Blip > 0 || s.Writing > 0 {
 		return 0
@@ -302,7 +305,8 @@ func (s Scenario) liars() (n int) {
 	return n
 }
 
-// troubled reports whether a server may fall silent for so long that its work is given to others as well.
+// troubled reports whether a server may be silent so long that the client requests its bytes
+// from others too.
 func (s Scenario) troubled() bool {
 	for _, p := range s.Servers {
 		if p.Outage.Kind != OutageNone && p.Outage.Kind != OutageLeft {

@@ -129,7 +129,7 @@ func TestReserve(t *testing.T) {
 				t.Errorf("reserved %v, want %v", small.reserved.Ranges(), x.reserved)
 			}
 			if _, ok := p.Priority(); ok {
-				t.Error("what is there is to come first")
+				t.Error("the last group still has priority")
 			}
 			if x.want == nil {
 				if err != nil {
@@ -152,7 +152,7 @@ func TestReserve(t *testing.T) {
 				t.Errorf("the error %q does not say %q", err, x.says)
 			}
 			if !p.Leave() || !reflect.DeepEqual(small.released.Ranges(), missing) {
-				t.Errorf("what was reserved in vain is not given back, but %v", &small.released)
+				t.Errorf("the released ranges are %v", &small.released)
 			}
 
 			// When there is room: at once, for the size is proved by what is there.
@@ -179,8 +179,8 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// The room is no content: the file has the size and the bytes that it had, and a transfer that
-// goes on reads none of it.
+// TestReservedRoomIsAHole checks that reserved space is not content. The file keeps its size
+// and bytes, and a resumed transfer reads no reserved space.
 func TestReservedRoomIsAHole(t *testing.T) {
 	content, tree := largeFile()
 	target := filepath.Join(t.TempDir(), "out")

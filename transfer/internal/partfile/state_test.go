@@ -26,7 +26,8 @@ func stateFile() (content []byte, tree *integrity.Tree) {
 	return content, transfertest.TreeOf(content)
 }
 
-// reach brings a new part file into a state. A Parked one has its first group, a Proved one, too.
+// reach moves a new part file to a state. In the states Parked and Proved, the file has its
+// first group.
 func reach(t *testing.T, target string, state State) *PartFile {
 	t.Helper()
 	content, tree := stateFile()

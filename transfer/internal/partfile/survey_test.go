@@ -106,7 +106,8 @@ func TestSurveySkipsHoles(t *testing.T) {
 	}
 }
 
-// What cannot be read is not proved, and nothing worse.
+// TestSurveyOfADisk checks that an unreadable byte counts as not verified and causes no other
+// error.
 func TestSurveyOfADisk(t *testing.T) {
 	content := make([]byte, 8<<20)
 	rand.NewChaCha8([32]byte{}).Read(content)
@@ -114,7 +115,7 @@ func TestSurveyOfADisk(t *testing.T) {
 	for fail := 1; fail <= 8; fail++ {
 		f := &badDisk{File: disktest.OpenFile(t, content), fail: int64(fail)}
 		got, err := Survey(t.Context(), f, 8<<20, tree, nil)
-		if err != nil || got.Total() != 15<<19 { // half a span came through
+		if err != nil || got.Total() != 15<<19 { // the disk returned half a span
 			t.Errorf("read %d failed: %d bytes proved, %v", fail, got.Total(), err)
 		}
 	}
