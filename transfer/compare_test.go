@@ -65,7 +65,7 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
-// A file may have holes where the server's has zeros.
+// TestDifferencesOfAFileWithHoles checks that holes equal the zeros of the server's file.
 func TestDifferencesOfAFileWithHoles(t *testing.T) {
 	content := make([]byte, 3<<20)
 	content[0] = 1
@@ -106,7 +106,7 @@ func TestCompare(t *testing.T) {
 	})
 }
 
-// A disk that cannot be read says nothing about the bytes.
+// TestCompareWithABrokenDisk checks that a read error is not reported as a difference.
 func TestCompareWithABrokenDisk(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		w.hostile(openTheFile, func(p *peer) {
@@ -126,7 +126,7 @@ func TestCompareWithABrokenDisk(t *testing.T) {
 	})
 }
 
-// Errors of the server are those of Get.
+// TestCompareWithoutAnAnswer checks that errors of the server are the same as those of Get.
 func TestCompareWithoutAnAnswer(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		_, err := w.compare(w.Ctx, openFile(t, theFile))

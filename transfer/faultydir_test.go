@@ -259,8 +259,8 @@ func (f faultyFile) Close() error {
 	return f.step("close", f.name)
 }
 
-// everyFault calls f once for each operation of what it does, with that operation failing, until f is through before the
-// failure.
+// everyFault calls f with the first operation failing, then with the second, and so on. It ends
+// when f performs fewer operations than that.
 func everyFault(t *testing.T, with error, f func(t *testing.T, faults *faults)) {
 	t.Helper()
 	for n := 1; ; n++ {

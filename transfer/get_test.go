@@ -165,8 +165,8 @@ func TestGetFromHostileServers(t *testing.T) {
 	}
 }
 
-// A manifest may claim any size; the client must not take memory for it, nor gather a tree
-// without end.
+// TestGetBoundsTheTree checks the memory of a client whose server sends an endless tree. A
+// manifest may claim any size, and the client must not allocate for it.
 func TestGetBoundsTheTree(t *testing.T) {
 	for _, size := range []uint64{1<<63 - 1, 1 << 62, (integrity.MaxGroups + 1) << 10} {
 		onWire(t, func(w *testNet) {
@@ -211,7 +211,8 @@ func TestGetKnowsFailures(t *testing.T) {
 	}
 }
 
-// A root other than the user's ends the transfer before any content is requested.
+// TestGetHoldsTheServerToTheHash checks that a wrong root ends the transfer before the client
+// requests content.
 func TestGetHoldsTheServerToTheHash(t *testing.T) {
 	root := integrity.Root(blake3.Sum256(theFile))
 	for _, wrong := range []bool{false, true} {
@@ -302,8 +303,8 @@ func TestGetThatCannotConnect(t *testing.T) {
 	}
 }
 
-// The caller's reason for ending a transfer is what it gets back, at once, wherever the transfer
-// is.
+// TestGetThatIsCancelled cancels a transfer at each stage. Get returns at once, with the
+// caller's reason.
 func TestGetThatIsCancelled(t *testing.T) {
 	reason := errors.New("enough")
 	for name, act := range map[string]script{
@@ -342,7 +343,7 @@ func TestGetThatIsCancelled(t *testing.T) {
 	}
 }
 
-// An output that fails ends the transfer with its own error.
+// TestGetWithABrokenOutput checks that a transfer ends with the error of its output.
 func TestGetWithABrokenOutput(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		w.hostile(openTheFile, func(p *peer) {
@@ -364,15 +365,16 @@ type brokenWriter struct{ err error }
 
 func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
 
-// Nothing is asked of the network for a target that cannot be written.
+// TestGetLooksAtTheTargetFirst checks that an unwritable target causes an error before any
+// packet is sent.
 func TestGetLooksAtTheTargetFirst(t *testing.T) {
 	o := GetOptions{Target: t.TempDir(), Dial: nil, URL: URL{Host: "192.0.2.1:1"}}
 	_, err := getWhole(t, t.Context(), o, NoReport{})
 	wantKind(t, err, KindLocal, "it is a directory")
 }
 
-// Only the primary decides that the file changed. A secondary with another version may have an old
-// one, or lie.
+// TestKindOfLoss checks that only the primary decides that the file changed. A secondary with
+// another version may have an old one, or lie.
 func TestKindOfLoss(t *testing.T) {
 	lost, changed := errors.New("gone"), &kwik.Error{Code: kwik.ErrContentChanged, Remote: true}
 	lied := &integrity.GroupError{}

@@ -20,7 +20,8 @@ import (
 	"time"
 )
 
-// Where the disk is full the mirror ends, says so, and leaves no file that is not whole.
+// TestMirrorWithoutSpace checks that a mirror to a full disk ends with an error and leaves no
+// incomplete file.
 func TestMirrorWithoutSpace(t *testing.T) {
 	source := t.TempDir()
 	for i := range 50 {
@@ -59,7 +60,8 @@ func TestMirrorWithoutSpace(t *testing.T) {
 	wantTree(t, target, want)
 }
 
-// A file that fails is reported, and the others go on.
+// TestMirrorEntriesThatFail checks that a mirror reports a failed file and continues with the
+// others.
 func TestMirrorEntriesThatFail(t *testing.T) {
 	source := t.TempDir()
 	for _, name := range []string{"a", "b", "c", "d/e"} {
@@ -94,7 +96,7 @@ func TestMirrorEntriesThatFail(t *testing.T) {
 	wantNames(t, outside)
 }
 
-// Files may be removed from the server after they were listed.
+// TestMirrorOfFilesThatGo removes files from the server after it listed them.
 func TestMirrorOfFilesThatGo(t *testing.T) {
 	source := t.TempDir()
 	for i := range 20 {
@@ -179,7 +181,7 @@ func TestMirrorOfFilesThatChange(t *testing.T) {
 	}
 }
 
-// A tree that is deeper than any is refused where it gets too deep.
+// TestMirrorTooDeep checks that a mirror rejects a tree beyond the maximum depth.
 func TestMirrorTooDeep(t *testing.T) {
 	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
 	root, err := os.OpenRoot(source) // paths may be longer than the system allows at once
@@ -218,7 +220,7 @@ func TestMirrorTooDeep(t *testing.T) {
 	}
 }
 
-// After a retry everything is counted once.
+// TestMirrorRetry checks that a retry does not count a file twice.
 func TestMirrorRetry(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	for i := range 30 {
@@ -258,7 +260,8 @@ func TestMirrorRetry(t *testing.T) {
 	wantTree(t, target, snapshot(t, source))
 }
 
-// Two mirrors into one directory at a time would delete each other's files.
+// TestMirrorsExcludeEachOther checks that a second mirror into one directory fails. It would
+// delete the files of the first.
 func TestMirrorsExcludeEachOther(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "a"), "a")
@@ -278,8 +281,8 @@ func TestMirrorsExcludeEachOther(t *testing.T) {
 	wantNames(t, target, "a")
 }
 
-// A mirror that ends while it deletes says so, wherever what it deletes is, and the next one
-// finishes its work.
+// TestMirrorInterruptedWhileItDeletes interrupts a mirror after its first deletion, in each
+// kind of directory. The mirror returns an error, and the next one deletes the rest.
 func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
 	for _, in := range []string{".", "gone"} {
 		source, target := t.TempDir(), t.TempDir()
@@ -306,8 +309,8 @@ func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
 	}
 }
 
-// A directory in the place of a file or a link that cannot be removed, for something in it is
-// excluded, is a failure.
+// TestMirrorDirectoryInTheWay puts a directory in the place of a file or a link. It has an
+// excluded entry, so the mirror cannot remove it and reports a failure.
 func TestMirrorDirectoryInTheWay(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "file"), "content")

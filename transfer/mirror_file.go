@@ -17,10 +17,10 @@ import (
 
 // A mirrorFile is one file of a mirror on its way.
 //
-// If the bytes of a file arrive all at once, as those of small files do, the mirror writes them
-// to a temporary name of this run, closes the file, and renames it with others
-// (mirror_place.go). It holds no open descriptor and needs no lock. It receives any other file
-// in the part file that a Get to the same place would use.
+// The bytes of a small file arrive all at once. The mirror then writes them to a temporary name
+// of this run, closes the file, and renames it with others (mirror_place.go). It holds no open
+// descriptor and needs no lock. It receives any other file in the part file that a Get to the
+// same place would use.
 //
 //	state       on disk                                                       leads to
 //	fileWanted  no file, or a part file that lacks bytes                      fileWhole, fileSame, fileLost

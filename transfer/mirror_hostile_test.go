@@ -169,8 +169,8 @@ func linkEntry(p, to string) *transferpb.Entry {
 	return &transferpb.Entry{Path: []byte(p), Type: transferpb.Entry_SYMLINK, Target: []byte(to)}
 }
 
-// Names and links of a server lead to nowhere but into the target; what is wrong with one is its
-// own affair.
+// TestMirrorHostileNames checks that no name and no link of a server leads outside the target.
+// A bad entry fails alone.
 func TestMirrorHostileNames(t *testing.T) {
 	parent := t.TempDir()
 	target := filepath.Join(parent, "a", "copy")
@@ -214,8 +214,8 @@ func sortEntries(entries []*transferpb.Entry) {
 	}
 }
 
-// Answers that make no sense end the mirror with an error; nothing is deleted, and nothing is in
-// place that is not proved.
+// TestMirrorHostileAnswers checks that an invalid response ends the mirror with an error. The
+// mirror deletes no file and leaves no unverified one.
 func TestMirrorHostileAnswers(t *testing.T) {
 	one := []*transferpb.Entry{fileEntry("a")}
 	manifest := func(change func(*transferpb.Manifest)) func(*liarPeer) {
@@ -291,7 +291,8 @@ func TestMirrorHostileAnswers(t *testing.T) {
 	}
 }
 
-// Requests that no client of ours sends are refused, and cost the server nothing.
+// TestHostileTreeRequests checks that the server rejects requests that our client never sends,
+// without much work.
 func TestHostileTreeRequests(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	onWire(t, func(w *testNet) {

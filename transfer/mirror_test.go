@@ -23,7 +23,8 @@ import (
 	"time"
 )
 
-// A mirror makes the target what the tree is, whatever it was, and again it has nothing to do.
+// TestMirrorRandomTrees checks that a mirror turns any target into a copy of the tree. A second
+// run changes no entry.
 func TestMirrorRandomTrees(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -52,8 +53,8 @@ func TestMirrorRandomTrees(t *testing.T) {
 	}
 }
 
-// Whenever a mirror is interrupted, what is under a final name is whole, and the next one ends
-// it.
+// TestMirrorInterrupted interrupts a mirror at many moments. Each file under a final name is
+// whole, and the next mirror fetches the rest.
 func TestMirrorInterrupted(t *testing.T) {
 	source := t.TempDir()
 	g := gardener{rand.New(rand.NewPCG(3, 3)), t}
@@ -99,8 +100,9 @@ func TestMirrorInterrupted(t *testing.T) {
 
 var errGone = errors.New("gone")
 
-// After a power cut no name may have part of its content. So a file is synced, alone or with its
-// file system, between its last write and its renaming.
+// TestMirrorSyncsBeforeItRenames checks that a power cut cannot leave a name with part of its
+// content. The mirror syncs each file, or its file system, between the last write and the
+// rename.
 func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 	source := t.TempDir()
 	g := gardener{rand.New(rand.NewPCG(5, 5)), t}
@@ -149,7 +151,8 @@ func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 	}
 }
 
-// Nothing is deleted that is excluded, nor if the listing does not say everything.
+// TestMirrorDeletes checks that a mirror deletes no excluded entry, and no entry at all after
+// an incomplete listing.
 func TestMirrorDeletes(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "a"), "a")
@@ -205,8 +208,8 @@ func TestMirrorDeletes(t *testing.T) {
 	}
 }
 
-// A file system for which names that differ in case are the same gets the first of them, and says
-// so.
+// TestMirrorFoldedNames mirrors names that differ only in case to a file system that ignores
+// case. The first name wins, and the mirror reports the others.
 func TestMirrorFoldedNames(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "README"), "large")
@@ -251,7 +254,8 @@ func (d foldingDir) Lstat(name string) (fs.FileInfo, error) {
 	return d.TreeDir.Lstat(name)
 }
 
-// Secondaries serve what they have, whatever that is.
+// TestMirrorFromPartsOfTheTree checks that secondaries with parts of the tree serve these
+// parts.
 func TestMirrorFromPartsOfTheTree(t *testing.T) {
 	source := t.TempDir()
 	g := gardener{rand.New(rand.NewPCG(9, 9)), t}
@@ -300,7 +304,8 @@ func TestMirrorFromPartsOfTheTree(t *testing.T) {
 	}
 }
 
-// More part files than may be open at a time are closed and opened again.
+// TestMirrorKeepsFewPartsOpen mirrors with more part files than may be open. The mirror closes
+// and reopens them.
 func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 	d, err := disk.OpenTree(t.TempDir(), false)
 	if err != nil {
@@ -360,7 +365,7 @@ func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 	}
 }
 
-// A dry run of a mirror to a place that is not there makes nothing.
+// TestMirrorDry checks that a dry run does not create an absent target.
 func TestMirrorDry(t *testing.T) {
 	source := t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "a"), "a")
@@ -378,7 +383,7 @@ func TestMirrorDry(t *testing.T) {
 	wantNames(t, parent)
 }
 
-// List and Mirror see a tree of many pages as one of few.
+// TestListPages checks that List and Mirror get the same tree from many pages as from few.
 func TestListPages(t *testing.T) {
 	source := t.TempDir()
 	var want []string

@@ -50,9 +50,9 @@ func (c *lossyConn) lose(k int) {
 	c.lost = c.n + k
 }
 
-// One packet is lost in either direction. After the packet behind it the network is down for a while,
-// like a telephone's between two cells. QUIC survives that, whichever packets are separated. So must a
-// get, within its own limits.
+// TestPauseOfTheNetwork loses one packet in either direction. After the next packet the network
+// is down for a while, as when a telephone changes cells. QUIC survives that at every packet. A
+// get must survive it too, within its own limits.
 func TestPauseOfTheNetwork(t *testing.T) {
 	// A source may be silent for 10 s (kwik.ClientConfig.SourceTimeout). QUIC's probes double their
 	// interval, so the first probe after the outage may follow after twice the outage and one probe

@@ -95,7 +95,7 @@ func FuzzFilter(f *testing.F) {
 	})
 }
 
-// Listings that no server of ours sends.
+// TestTreeOrder checks listings that our server never sends.
 func TestTreeOrder(t *testing.T) {
 	file, dir := func(p string) Entry { return Entry{Path: p, Type: EntryFile} }, func(p string) Entry { return Entry{Path: p, Type: EntryDir} }
 	for name, entries := range map[string][]Entry{

@@ -19,9 +19,9 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// Transfers from one server share a session, whether they run in sequence or at the same time. There
-// may be many more than a session may have streams, even if most fetch nothing. A session that fails
-// is not used again.
+// TestPool checks that transfers from one server share a session, in sequence or at the same
+// time. There may be many more transfers than a session may have streams, even if most fetch no
+// byte. No transfer uses a failed session again.
 func TestPool(t *testing.T) {
 	root, out := t.TempDir(), t.TempDir()
 	for i := range 4 {
@@ -85,8 +85,8 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// A transfer that waits for the dial of another does not fail if that one is cancelled. It fails if it
-// is cancelled itself.
+// TestPoolWaitsForADial checks a transfer that waits for the dial of another. It fails if it is
+// cancelled itself, but not if the other is.
 func TestPoolWaitsForADial(t *testing.T) {
 	var pool Pool
 	defer pool.Close()
@@ -123,8 +123,8 @@ func TestPoolWaitsForADial(t *testing.T) {
 	<-first
 }
 
-// If there are more transfers than a path may have secondary streams, some wait. On a slow link they
-// wait long, and must not count as stalled.
+// TestPoolOfManyTransfers runs more transfers than a path may have secondary streams, so some
+// wait. On a slow link they wait long, and must not count as stalled.
 func TestPoolOfManyTransfers(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		want := bytes.Repeat(theFile, 1+(1<<20)/len(theFile))[:1<<20]
@@ -147,8 +147,8 @@ func TestPoolOfManyTransfers(t *testing.T) {
 	})
 }
 
-// A transfer that is cancelled, at any moment, leaves neither a stream nor an unread head start in a
-// session that others will use. Transfers that share the session succeed.
+// TestPoolAfterCancel cancels a transfer at any moment. It leaves no stream and no unread head
+// start in the shared session. Transfers that share the session succeed.
 func TestPoolAfterCancel(t *testing.T) {
 	for ms := 0; ms < 700; ms += 40 { // a round trip takes 200
 		onWire(t, func(w *testNet) {

@@ -75,7 +75,8 @@ func (x rangeScript) run(t *testing.T) {
 	})
 }
 
-// The client accepts the proof of its range or the whole tree, and nothing else.
+// TestGetRangeProofs checks that the client accepts only the proof of its range or the whole
+// tree.
 func TestGetRangeProofs(t *testing.T) {
 	right := proveTheFile(t, 70_000, 70_010)
 	wrong := bytes.Clone(right)
@@ -122,7 +123,8 @@ func TestGetRangeProofs(t *testing.T) {
 	}
 }
 
-// A size that is not the file's never makes other bytes pass for those of the range.
+// TestGetRangeOfAnotherSize checks that a wrong size never makes other bytes pass for those of
+// the range.
 func TestGetRangeOfAnotherSize(t *testing.T) {
 	const group = 65536
 	n := int64(len(theFile))

@@ -20,7 +20,8 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// A range arrives exactly, in a file or in order, and no more than the groups that it is in are fetched.
+// TestGetRange checks that a range arrives exactly, in a file or in order. The client fetches
+// only the groups that overlap it.
 func TestGetRange(t *testing.T) {
 	const group = 65536
 	n := int64(len(theFile))
@@ -84,7 +85,8 @@ func TestGetRangeThatIsNotThere(t *testing.T) {
 	wantNames(t, filepath.Dir(target), "out")
 }
 
-// Whatever operation fails: the target is as it was or has the range, and nothing stays where it was gathered.
+// TestGetRangeWhenOperationsFail makes each operation fail. The target is unchanged or has the
+// range. The directory that gathered the range is removed.
 func TestGetRangeWhenOperationsFail(t *testing.T) {
 	want := ByteRange{First: 65000, Last: 140000}
 	for _, inOrder := range []bool{false, true} {
@@ -120,7 +122,8 @@ func TestGetRangeWhenOperationsFail(t *testing.T) {
 	}
 }
 
-// A retry goes on where it was, in the same run. Nothing is left for another one.
+// TestGetRangeAgain checks that a retry resumes within the same run, and leaves no file for
+// another run.
 func TestGetRangeAgain(t *testing.T) {
 	const group = 65536
 	target := filepath.Join(t.TempDir(), "out")
@@ -163,7 +166,8 @@ func (c countingConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	return n, addr, err
 }
 
-// The client of a range receives its proof, and not the tree.
+// TestGetRangeReceivesNoTree checks that the client of a range receives its proof and not the
+// tree.
 func TestGetRangeReceivesNoTree(t *testing.T) {
 	const groups = 1000 // and 48 bytes: 32,032 bytes of tree
 	content := bytes.Repeat([]byte("0123456789abcdef"), groups*4096+3)
@@ -187,7 +191,8 @@ func TestGetRangeReceivesNoTree(t *testing.T) {
 	})
 }
 
-// A server answers every range of the smallest files, and of those beside a group's end.
+// TestGetRangeBoundaries checks every range of the smallest files, and the ranges near the end
+// of a group.
 func TestGetRangeBoundaries(t *testing.T) {
 	const group = 65536
 	files := map[string][]byte{"empty": nil, "byte": theFile[:1], "short": theFile[:group-1], "group": theFile[:group], "two": theFile[:group+1]}

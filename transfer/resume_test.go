@@ -99,7 +99,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// A transfer that fails keeps what is proved and nothing else.
+// TestFailureKeepsTheProved checks that a failed transfer keeps the verified bytes and no
+// others.
 func TestFailureKeepsTheProved(t *testing.T) {
 	const group = 65536
 	for name, x := range map[string]struct {

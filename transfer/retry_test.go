@@ -167,7 +167,7 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// Only what may pass is tried again.
+// TestNoRetry checks that only temporary errors cause a retry.
 func TestNoRetry(t *testing.T) {
 	for code, kind := range map[transferpb.Failure_Code]Kind{
 		transferpb.Failure_OTHER: KindOther, transferpb.Failure_NOT_FOUND: KindNotFound, transferpb.Failure_CHANGED: KindChanged,
@@ -186,7 +186,8 @@ func TestNoRetry(t *testing.T) {
 	}
 }
 
-// An output cannot be written again: there is a retry before its first byte, and none after.
+// TestRetryInOrder checks that there is a retry before the first byte of an output, and none
+// after it.
 func TestRetryInOrder(t *testing.T) {
 	for _, first := range [][]byte{nil, theFile[:65536]} {
 		onWire(t, func(w *testNet) {
@@ -206,7 +207,8 @@ func TestRetryInOrder(t *testing.T) {
 	}
 }
 
-// There is no server for a long time, then there is one. The end of the context ends a pause at once.
+// TestRetryWithoutAServer starts the server after a long time. The end of the context ends a
+// pause at once.
 func TestRetryWithoutAServer(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		reason := errors.New("enough")
@@ -225,8 +227,8 @@ func TestRetryWithoutAServer(t *testing.T) {
 	})
 }
 
-// Each attempt has MaxTime for itself, and one that took too long is repeated; RetryMaxTime ends
-// that.
+// TestMaxTimeOfAttempts checks that MaxTime applies to each attempt separately. An attempt that
+// took too long is repeated until RetryMaxTime.
 func TestMaxTimeOfAttempts(t *testing.T) {
 	for _, x := range []struct {
 		retries      int

@@ -107,7 +107,7 @@ func (f cloningFile) CloneFrom(other disk.File) error {
 	return err
 }
 
-// Part file, target and seed each have something that the others have not.
+// TestSeedsTogether uses a part file, a target and a seed. Each has bytes that the others lack.
 func TestSeedsTogether(t *testing.T) {
 	const group = 65536
 	only := func(keep ...int) []byte {
@@ -132,8 +132,8 @@ func TestSeedsTogether(t *testing.T) {
 	}
 }
 
-// Whatever operation fails, of a seed's, the target's or the part file's: the target is whole
-// as it was, or the new one.
+// TestSeedWhenOperationsFail makes each operation of a seed, the target or the part file fail.
+// The target is then the old file or the new one.
 func TestSeedWhenOperationsFail(t *testing.T) {
 	old := seeds()["one byte flipped"].content
 	for _, with := range []error{syscall.EIO, syscall.ENOSPC} {
@@ -166,7 +166,7 @@ func TestSeedWhenOperationsFail(t *testing.T) {
 	}
 }
 
-// The system's own way, wherever the file system of the tests has it.
+// TestCloneFrom checks the clone call of the system if the file system of the tests has one.
 func TestCloneFrom(t *testing.T) {
 	a, b := openFile(t, theFile), openFile(t, nil)
 	c, ok := b.(disk.Cloner)

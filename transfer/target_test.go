@@ -113,8 +113,8 @@ func TestPartFileInTheWorkingDirectory(t *testing.T) {
 	transfertest.WantContent(t, "out", "whole")
 }
 
-// Tests run as root here and there, whom no permission stops; so a parent that cannot be
-// written is one that is a file.
+// TestPartFileRefusesTargets checks unusable targets. Permissions do not stop tests that run as
+// root, so the unwritable parent is a file.
 func TestPartFileRefusesTargets(t *testing.T) {
 	dir := t.TempDir()
 	transfertest.Put(t, filepath.Join(dir, "file"), "")
@@ -242,7 +242,8 @@ func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 	}
 }
 
-// A part file that somebody put another in place of is not what is renamed.
+// TestPartFileThatWasReplaced checks that the client does not rename a file that took the place
+// of its part file.
 func TestPartFileThatWasReplaced(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	part := filepath.Join(filepath.Dir(target), partName("out"))
@@ -293,9 +294,9 @@ func TestPartFileThatWasRemoved(t *testing.T) {
 	}
 }
 
-// Whatever operation fails: the target is as before or whole, and nothing else is left but the
-// part file. A part file that is left is not trusted with more than its bytes: the next
-// transfer ends well.
+// TestPartFileWhenOperationsFail makes each operation fail. The target is the old file or the
+// new one, and only the part file may be left. The next transfer verifies its bytes and
+// succeeds.
 func TestPartFileWhenOperationsFail(t *testing.T) {
 	for name, with := range map[string]error{"EIO": syscall.EIO, "ENOSPC": syscall.ENOSPC, "EDQUOT": syscall.EDQUOT} {
 		for _, stale := range []string{"", "stale", "whole", "whole and more"} {
@@ -364,8 +365,8 @@ func TestPartFileSaysWhichFileCouldNotBeWritten(t *testing.T) {
 	}
 }
 
-// Whatever fails while room is reserved, but a lack of it, is of no account, and then, too,
-// nothing is there but the part file.
+// TestReserveWhenOperationsFail makes each operation of a reservation fail. Only a lack of
+// space ends the transfer. In each case, only the part file may be left.
 func TestReserveWhenOperationsFail(t *testing.T) {
 	const lastGroup = 16<<20 + 5*65536 // of a file that is large enough for a reservation
 	content := make([]byte, lastGroup+100)
@@ -438,7 +439,8 @@ func TestCheckpointThatFails(t *testing.T) {
 	}
 }
 
-// A lack of space and a quota are of one kind, a limit of the file's size is of another.
+// TestSpaceErrorKinds checks that a full disk and a quota have one kind, and a limit of the
+// file size has another.
 func TestSpaceErrorKinds(t *testing.T) {
 	for _, x := range []struct {
 		cause error

@@ -23,7 +23,8 @@ func wantDressed(t *testing.T, path string) {
 	}
 }
 
-// A target that is the file already is kept, and nothing is fetched. Any other is replaced.
+// TestUpToDate checks that the client keeps a target with the same content and fetches no byte.
+// It replaces any other target.
 func TestUpToDate(t *testing.T) {
 	flipped := bytes.Clone(theFile)
 	flipped[len(flipped)-1]++
@@ -94,8 +95,8 @@ func TestUpToDate(t *testing.T) {
 	}
 }
 
-// Whatever operation fails: the target is whole, as it was. Only its mode and time may not be
-// those of the source.
+// TestUpToDateWhenOperationsFail makes each operation fail. The content of the target does not
+// change. Only its mode and time may differ from the source's.
 func TestUpToDateWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 		target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(theFile))
@@ -153,7 +154,8 @@ func TestNoClobber(t *testing.T) {
 	transfertest.WantContent(t, target, "meanwhile")
 }
 
-// Whatever operation fails: the target is absent or whole.
+// TestNoClobberWhenOperationsFail makes each operation fail. The target is then absent or
+// whole.
 func TestNoClobberWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 		target := filepath.Join(t.TempDir(), "out")
@@ -173,7 +175,8 @@ func TestNoClobberWhenOperationsFail(t *testing.T) {
 	})
 }
 
-// A retry does not hash the target again, unless the file is another one by then.
+// TestUpToDateIsAskedOnce checks that a retry does not hash the target again, unless the target
+// is another file by then.
 func TestUpToDateIsAskedOnce(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(bytes.Repeat([]byte{1}, len(theFile))))
 	x := &faults{}

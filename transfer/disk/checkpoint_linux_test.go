@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Checkpoint removes a large file from the page cache, and leaves other files there.
+// TestCheckpointOfALargeFile checks that Checkpoint removes a large file, and no other file,
+// from the page cache.
 func TestCheckpointOfALargeFile(t *testing.T) {
 	standard := cachedFile
 	defer func() { cachedFile = standard }()

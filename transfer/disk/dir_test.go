@@ -31,7 +31,8 @@ func TestDirOpensWhatIsInside(t *testing.T) {
 	}
 }
 
-// An open of a FIFO that has no writer would block for ever.
+// TestDirRefusesWithoutWaiting opens a FIFO without a writer. A blocking open would never
+// return.
 func TestDirRefusesWithoutWaiting(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, want := range map[string]error{
@@ -108,7 +109,8 @@ func TestDirCreatesNothingTwice(t *testing.T) {
 	}
 }
 
-// Locks are between open files, not between processes, so that one process can be two transfers.
+// TestDirLocks checks that locks are between open files, not between processes. One process can
+// therefore run two transfers.
 func TestDirLocks(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	open := func() disk.File {

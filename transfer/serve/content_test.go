@@ -121,7 +121,8 @@ func TestOpenContentRefuses(t *testing.T) {
 	}
 }
 
-// A change has a distinct error, so that the client does not ban the server.
+// TestContentThatChanged checks that a change has a distinct error, so that the client does not
+// ban the server.
 func TestContentThatChanged(t *testing.T) {
 	old, changed := []byte("old content"), []byte("new content") // of one size
 	for name, change := range map[string]func(path string) error{
@@ -173,8 +174,8 @@ func TestContentThatChanged(t *testing.T) {
 	}
 }
 
-// A copy of the same size that is another version is stale if its time is not that of the
-// primary's file. The client does not ban the server.
+// TestStaleCopy checks a copy of the same size with another time than the primary's file. It
+// counts as stale, and the client does not ban the server.
 func TestStaleCopy(t *testing.T) {
 	old, now := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
 	for _, x := range []struct {
@@ -205,8 +206,8 @@ func TestStaleCopy(t *testing.T) {
 	}
 }
 
-// A secondary hashes its copy if the primary requests bytes that a client rejected. It detects another
-// version.
+// TestStaleCopyThatIsChallenged checks that a secondary hashes its copy if the primary requests
+// bytes that a client rejected. It detects another version.
 func TestStaleCopyThatIsChallenged(t *testing.T) {
 	old, now := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
 	s, root := newTestServer(t)

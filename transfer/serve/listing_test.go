@@ -31,8 +31,8 @@ func (d crowdedDir) Names(int) (names []string, err error) {
 	return names, nil
 }
 
-// The names that listings hold are bounded. Beyond the bound a listing waits for others to end,
-// and then fails.
+// TestNamesLimit checks the bound on the names that listings hold. Beyond it a listing waits
+// for others to end, and then fails.
 func TestNamesLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &namesLimit{reading: make(chan struct{}, 4), held: semaphore.NewWeighted(10)}
@@ -84,7 +84,8 @@ func (d heldDir) Names(most int) ([]string, error) {
 	return d.TreeDir.Names(most)
 }
 
-// maxListings listings of a client run at a time, and the others run after them.
+// TestListingsOfOneClient checks that maxListings listings of a client run at a time, and the
+// others run after them.
 func TestListingsOfOneClient(t *testing.T) {
 	root := t.TempDir()
 	transfertest.Put(t, root+"/file", "content")

@@ -79,7 +79,8 @@ func TestServerAnswers(t *testing.T) {
 	}
 }
 
-// A client cannot tell whether a file is missing, forbidden or outside the served directory.
+// TestServerSendsOneFailureForFilesItDoesNotServe checks that a client cannot tell whether a
+// file is missing, forbidden or outside the served directory.
 func TestServerSendsOneFailureForFilesItDoesNotServe(t *testing.T) {
 	root, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.Put(t, filepath.Join(root, "unreadable"), "")
@@ -119,7 +120,8 @@ func TestServerSendsOneFailureForFilesItDoesNotServe(t *testing.T) {
 	})
 }
 
-// A client that opens a stream must send its request within ten seconds.
+// TestServerResetsMalformedRequests also checks that a client that opens a stream must send its
+// request within ten seconds.
 func TestServerResetsMalformedRequests(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, x := range map[string]struct {
@@ -159,7 +161,7 @@ func TestServerResetsMalformedRequests(t *testing.T) {
 // isReset reports whether the server reset a stream as breaking the protocol.
 func isReset(err error) bool { return errors.Is(err, kwik.ErrMetadataProtocolViolation) }
 
-// Bytes after a request are not read and do no harm.
+// TestServerReadsOneRequest checks that the server ignores bytes after a request.
 func TestServerReadsOneRequest(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.OnNet(t, func(w *transfertest.Net) {
@@ -200,7 +202,7 @@ func TestServerOutlivesClientsThatLeave(t *testing.T) {
 	})
 }
 
-// Text of a client is quoted in the log.
+// TestServerLogsNamesQuoted checks that the log quotes text of a client.
 func TestServerLogsNamesQuoted(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.OnNet(t, func(w *transfertest.Net) {

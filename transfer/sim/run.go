@@ -41,8 +41,8 @@ type Outcome struct {
 // bubble's clock, so only the real clock detects it.
 const hung = 2 * time.Minute
 
-// Run runs the scenario of a seed and fails the test for every promise that was broken. The log says what the scenario was
-// and how to run it again.
+// Run runs the scenario of a seed and fails the test for every broken promise. It logs the
+// scenario and the command that repeats it.
 func Run(t *testing.T, seed uint64) (o Outcome) {
 	t.Helper()
 	s := NewScenario(seed)

@@ -23,8 +23,8 @@ type Scenario struct {
 	Stood   bool // another file stands at the target
 	Stale   Stale
 	Pinned  bool // the URL says the file's hash
-	// Interrupted is the part of the file that is in place when the transfer is interrupted; then it is run again. 0 means
-	// never.
+	// Interrupted is the part of the file in place when the transfer is interrupted. The transfer
+	// then runs again. 0 means no interruption.
 	Interrupted float64
 	// Writing is how long the writer of an ordered transfer takes for each MiB.
 	Writing time.Duration
@@ -245,8 +245,8 @@ func (s *Scenario) doom() {
 
 // Bound returns the virtual time that the transfer may take. It is ten seconds plus four times
 // the time that the anchor alone needs for the file. That time includes CUBIC's reaction to the
-// rates and losses of the anchor's links, ten round trips of handshakes, and the time to detect
-// each outage. No failed server may cost more.
+// rates and losses of the anchor's links. It also includes ten round trips of handshakes and
+// the time to detect each outage. No failed server may cost more.
 func (s Scenario) Bound() time.Duration {
 	from := s.Servers[max(0, s.Anchor)].Link
 	rtt := 2 * (s.Client.Latency + s.Client.Jitter + from.Latency + from.Jitter + 10*time.Millisecond)

@@ -17,8 +17,9 @@ var (
 
 func init() { flag.BoolVar(&Trace, "tell", false, "log what the client reports") }
 
-// TestSeeds runs whole transfers, each in the world of its seed, and those of testdata/seeds.txt first: seeds that failed
-// once. With -first it runs what it is told and no more.
+// TestSeeds runs whole transfers, each in the world of its seed. It starts with the seeds of
+// testdata/seeds.txt, which failed once. With -first it runs only the seeds that the flags
+// select.
 func TestSeeds(t *testing.T) {
 	var all totals
 	if *first == 1 {

@@ -75,8 +75,9 @@ func largeFile() (content []byte, tree *integrity.Tree) {
 // lastGroup is where the last group of largeFile begins.
 const lastGroup = reserveFrom + 5*65536
 
-// Nothing is reserved while the size is a claim. Then all that is missing is, once, or the
-// transfer ends with what is needed and what there is.
+// TestReserve checks that no space is reserved while the size is only a claim. Then the client
+// reserves the missing bytes once. If the space is too small, the error has the needed and the
+// free space.
 func TestReserve(t *testing.T) {
 	content, tree := largeFile()
 	size := int64(len(content))

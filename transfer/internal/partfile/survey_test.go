@@ -91,7 +91,7 @@ func TestSurvey(t *testing.T) {
 	}
 }
 
-// Holes cost nothing where the file system knows them.
+// TestSurveySkipsHoles checks that Survey does not read holes that the file system reports.
 func TestSurveySkipsHoles(t *testing.T) {
 	content := make([]byte, 64<<20)
 	rand.NewChaCha8([32]byte{}).Read(content[60<<20:])
