@@ -54,7 +54,8 @@ func inCold(t *testing.T, act func(w *coldNet, p *peer), f func(w *coldNet)) {
 }
 
 func (w *coldNet) fetch(change ...func(*GetOptions)) (Result, error) {
-	o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: w.target, KWIK: w.Client()}
+	o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: w.target,
+		KWIK: w.Client()}
 	for _, f := range change {
 		f(&o)
 	}
@@ -86,7 +87,8 @@ func (p *peer) root(root []byte) {
 }
 
 func (p *peer) hashing(n int) {
-	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: uint64(n), Total: uint64(len(theFile))}}})
+	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: uint64(n),
+		Total: uint64(len(theFile))}}})
 }
 
 // TestColdStart checks that the client fetches verifiable bytes, and no others, while the
@@ -131,9 +133,11 @@ func TestColdStartThatFails(t *testing.T) {
 		act  func(p *peer, cvs, root []byte)
 		kind Kind
 	}{
-		"it changed":             {func(p *peer, _, _ []byte) { p.Failure(transferpb.Failure_CHANGED) }, KindChanged},
-		"another root":           {func(p *peer, cvs, root []byte) { p.Tree(cvs[64:]); root[0]++; p.root(root) }, KindIntegrity},
-		"a value is wrong":       {func(p *peer, cvs, root []byte) { cvs[127]++; p.Tree(cvs[64:]); p.root(root) }, KindIntegrity},
+		"it changed": {func(p *peer, _, _ []byte) { p.Failure(transferpb.Failure_CHANGED) }, KindChanged},
+		"another root": {func(p *peer, cvs, root []byte) { p.Tree(cvs[64:]); root[0]++; p.root(root) },
+			KindIntegrity},
+		"a value is wrong": {func(p *peer, cvs, root []byte) { cvs[127]++; p.Tree(cvs[64:]); p.root(root) },
+			KindIntegrity},
 		"too many values":        {func(p *peer, cvs, _ []byte) { p.Tree(cvs) }, KindOther},
 		"root too early":         {func(p *peer, _, root []byte) { p.root(root); p.Stream.Close() }, KindNetwork},
 		"no root":                {func(p *peer, cvs, _ []byte) { p.Tree(cvs[64:]); p.Stream.Close() }, KindNetwork},
@@ -192,8 +196,9 @@ func TestColdStartIsNotForAll(t *testing.T) {
 		"a range":     {nil, func(o *GetOptions) { o.Range = &ByteRange{First: 1, Last: 70_000} }},
 		"reuse":       {nil, func(o *GetOptions) { o.Reuse = true }},
 		"a part file": {func(w *coldNet) { transfertest.Put(w.T, filepath.Join(filepath.Dir(w.target), partName("file")), "x") }, func(*GetOptions) {}},
-		"of the size": {func(w *coldNet) { transfertest.Put(w.T, w.target, string(make([]byte, len(theFile)))) }, func(*GetOptions) {}},
-		"up to date":  {func(w *coldNet) { transfertest.Put(w.T, w.target, string(theFile)) }, func(*GetOptions) {}},
+		"of the size": {func(w *coldNet) { transfertest.Put(w.T, w.target, string(make([]byte, len(theFile)))) },
+			func(*GetOptions) {}},
+		"up to date": {func(w *coldNet) { transfertest.Put(w.T, w.target, string(theFile)) }, func(*GetOptions) {}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inCold(t, func(w *coldNet, p *peer) {
@@ -275,7 +280,8 @@ func TestServerStartsCold(t *testing.T) {
 		for _, target := range targets {
 			wg.Go(func() {
 				early := &earlyBytes{}
-				r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "big"}, TLS: w.TLS(), Target: target, KWIK: w.Client()}, early)
+				r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "big"},
+					TLS: w.TLS(), Target: target, KWIK: w.Client()}, early)
 				if err != nil || r.Wasted > 0 {
 					w.T.Errorf("%+v, %v", r, err)
 				}
@@ -289,7 +295,8 @@ func TestServerStartsCold(t *testing.T) {
 		if n := blocks.Load(); n != 64 {
 			w.T.Errorf("%d blocks were hashed", n)
 		}
-		if log := w.Log.String(); !strings.Contains(log, "msg=hashing path=big") || !strings.Contains(log, "msg=hashed path=big") {
+		if log := w.Log.String(); !strings.Contains(log, "msg=hashing path=big") ||
+			!strings.Contains(log, "msg=hashed path=big") {
 			w.T.Errorf("the log says nothing of it:\n%s", log)
 		}
 	})
@@ -343,7 +350,8 @@ func TestColdAfterAnotherVersion(t *testing.T) {
 			p.Stream.Close()
 		})
 		r, err = getWhole(t, w.Ctx, GetOptions{
-			URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), Retries: 5,
+			URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target,
+			KWIK: w.Client(), Retries: 5,
 		}, NoReport{})
 	})
 	if err != nil {

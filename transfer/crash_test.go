@@ -136,7 +136,8 @@ func (x *crashExplorer) whole(d *crashDisk, k int, s diskState, done bool) {
 		x.fail(d, k, s, "the target is gone")
 	case target == nil:
 	case bytes.Equal(target.data, x.want()):
-		if done && !x.options.NoPreserve && (target.mode != 0o644&^disk.Umask || !target.mtime.Equal(transfertest.SomeTime)) {
+		if done && !x.options.NoPreserve && (target.mode != 0o644&^disk.Umask ||
+			!target.mtime.Equal(transfertest.SomeTime)) {
 			x.fail(d, k, s, "it was said to be in place, but has mode %o and time %v", target.mode, target.mtime)
 		}
 	case done:
@@ -200,7 +201,8 @@ func (x *crashExplorer) explore() {
 		if _, _, err := x.run(x.crashCase, killed, x.random()); err != nil {
 			x.fail(d, k, d.after(k, keepAll{}), "after a kill: %v", err)
 		}
-		x.visit(killed, k, x.at, max(1, *crashFates/4), func(n int, how fate) { x.crash(killed, n, n == len(killed.log), how) })
+		x.visit(killed, k, x.at, max(1, *crashFates/4),
+			func(n int, how fate) { x.crash(killed, n, n == len(killed.log), how) })
 	}
 	for i, again := range second {
 		if len(again.disk.log) == 0 || i%5 != 0 && *crashAt == "" {

@@ -60,7 +60,8 @@ type diskNode struct {
 
 // A diskOp is a change, or a sync.
 type diskOp struct {
-	kind  string // of a file: create, write, truncate, chmod, chtimes, sync; of the directory: link, unlink, rename, syncdir
+	// Of a file: create, write, truncate, chmod, chtimes, sync; of the directory: link, unlink, rename, syncdir.
+	kind  string
 	node  int
 	name  string // for link, unlink and rename
 	to    string // for rename
@@ -165,7 +166,8 @@ func (d *crashDisk) killed(k int) *crashDisk {
 }
 
 func (d *crashDisk) addNode(image diskImage) {
-	d.nodes = append(d.nodes, &diskNode{diskImage: image, stat: &syscall.Stat_t{Uid: uint32(os.Geteuid()), Ino: uint64(len(d.nodes) + 1)}})
+	d.nodes = append(d.nodes, &diskNode{diskImage: image,
+		stat: &syscall.Stat_t{Uid: uint32(os.Geteuid()), Ino: uint64(len(d.nodes) + 1)}})
 }
 
 // opener returns an OpenDir for GetOptions. Every directory is this one.
@@ -269,7 +271,8 @@ func TestCrashDisk(t *testing.T) {
 		fate fate
 		name string
 		data string
-	}{{dropAll{}, "a", "synced"}, {keepAll{}, "b", "syncedmore"}, {sizesOnly{}, "b", "synced\x00\x00\x00\x00"}, {dataOnly{}, "a", "syncedmore"}} {
+	}{{dropAll{}, "a", "synced"}, {keepAll{}, "b", "syncedmore"}, {sizesOnly{}, "b", "synced\x00\x00\x00\x00"},
+		{dataOnly{}, "a", "syncedmore"}} {
 		s := d.after(n, x.fate)
 		if got := s.get(x.name); got == nil || string(got.data) != x.data || len(s.names) != 1 {
 			t.Errorf("%T: %v", x.fate, s)

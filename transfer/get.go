@@ -262,7 +262,8 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	g.streamAccepted = true
 	defer offer.Close()
 	if offer.Size() != g.manifest.Size {
-		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", offer.Size(), g.manifest.Size)}
+		return &Error{Kind: KindOther, Op: op,
+			Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", offer.Size(), g.manifest.Size)}
 	}
 	stream, err := offer.Open(g.proof(verify))
 	if err != nil {

@@ -29,12 +29,14 @@ var theFile = func() []byte {
 
 // honest returns the right manifest and chaining values of theFile.
 func honest() (*transferpb.Manifest, []byte) {
-	tree, err := integrity.Build(context.Background(), bytes.NewReader(theFile), int64(len(theFile)), integrity.DefaultGroupSize, nil)
+	tree, err := integrity.Build(context.Background(), bytes.NewReader(theFile), int64(len(theFile)),
+		integrity.DefaultGroupSize, nil)
 	if err != nil {
 		panic(err)
 	}
 	root := tree.Root()
-	return &transferpb.Manifest{Size: uint64(len(theFile)), Root: root[:], Group: uint32(tree.GroupSize())}, bytes.Clone(tree.CVs())
+	return &transferpb.Manifest{Size: uint64(len(theFile)), Root: root[:],
+		Group: uint32(tree.GroupSize())}, bytes.Clone(tree.CVs())
 }
 
 // bytesContent is kwik.Content in memory.
@@ -100,29 +102,47 @@ func TestGetFromHostileServers(t *testing.T) {
 		says   string
 		within time.Duration
 	}{
-		"another root than its tree": {send(func(m *transferpb.Manifest, cvs []byte) []byte { m.Root[5]++; return cvs }), KindIntegrity, "", soon},
-		"a chaining value is wrong":  {send(func(_ *transferpb.Manifest, cvs []byte) []byte { cvs[40]++; return cvs }), KindIntegrity, "", soon},
+		"another root than its tree": {send(func(m *transferpb.Manifest, cvs []byte) []byte {
+			m.Root[5]++
+			return cvs
+		}), KindIntegrity, "", soon},
+		"a chaining value is wrong": {send(func(_ *transferpb.Manifest, cvs []byte) []byte { cvs[40]++; return cvs }),
+			KindIntegrity, "", soon},
 		"two chaining values change places": {send(func(_ *transferpb.Manifest, cvs []byte) []byte {
 			return append(append(bytes.Clone(cvs[32:64]), cvs[:32]...), cvs[64:]...)
 		}), KindIntegrity, "", soon},
-		"the tree is short":              {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:96] }), KindNetwork, "unexpected EOF", soon},
-		"the tree is long":               {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return append(cvs, make([]byte, 32)...) }), KindOther, "does not fit", soon},
-		"the tree is of no whole values": {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return append(cvs, 0) }), KindOther, "does not fit", soon},
-		"the tree has an empty part":     {func(p *peer) { m, _ := honest(); p.Manifest(m); p.Tree(nil) }, KindOther, "does not fit", soon},
-		"no tree comes":                  {func(p *peer) { m, _ := honest(); p.Manifest(m) }, KindNetwork, "no answer in time", silence},
+		"the tree is short": {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:96] }),
+			KindNetwork, "unexpected EOF", soon},
+		"the tree is long": {send(func(_ *transferpb.Manifest, cvs []byte) []byte {
+			return append(cvs, make([]byte, 32)...)
+		}), KindOther, "does not fit", soon},
+		"the tree is of no whole values": {send(func(_ *transferpb.Manifest, cvs []byte) []byte {
+			return append(cvs, 0)
+		}), KindOther, "does not fit", soon},
+		"the tree has an empty part": {func(p *peer) { m, _ := honest(); p.Manifest(m); p.Tree(nil) }, KindOther,
+			"does not fit", soon},
+		"no tree comes": {func(p *peer) { m, _ := honest(); p.Manifest(m) }, KindNetwork,
+			"no answer in time", silence},
 		"the tree gives way to a failure": {func(p *peer) {
 			m, cvs := honest()
 			p.Manifest(m)
 			p.Tree(cvs[:32])
 			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: transferpb.Failure_CHANGED, Message: "changed, it says"}}})
 		}, KindChanged, "changed, it says", soon},
-		"size of 2^63":                 {only(func(m *transferpb.Manifest) { m.Size = 1 << 63 }), KindOther, "no sense", soon},
-		"size of 2^64-1":               {only(func(m *transferpb.Manifest) { m.Size = 1<<64 - 1 }), KindOther, "no sense", soon},
-		"group of 2^11 chunks":         {only(func(m *transferpb.Manifest) { m.Group = 11 }), KindOther, "no sense", soon},
-		"group of 2^262 chunks":        {only(func(m *transferpb.Manifest) { m.Group = 262 }), KindOther, "no sense", soon},
-		"root of 31 bytes":             {only(func(m *transferpb.Manifest) { m.Root = m.Root[:31] }), KindOther, "no sense", soon},
-		"no root":                      {only(func(m *transferpb.Manifest) { m.Root = nil }), KindNetwork, "unexpected EOF", soon},
-		"a part of a value":            {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:33] }), KindOther, "does not fit", soon},
+		"size of 2^63": {only(func(m *transferpb.Manifest) { m.Size = 1 << 63 }), KindOther, "no sense",
+			soon},
+		"size of 2^64-1": {only(func(m *transferpb.Manifest) { m.Size = 1<<64 - 1 }), KindOther,
+			"no sense", soon},
+		"group of 2^11 chunks": {only(func(m *transferpb.Manifest) { m.Group = 11 }), KindOther, "no sense",
+			soon},
+		"group of 2^262 chunks": {only(func(m *transferpb.Manifest) { m.Group = 262 }), KindOther, "no sense",
+			soon},
+		"root of 31 bytes": {only(func(m *transferpb.Manifest) { m.Root = m.Root[:31] }), KindOther,
+			"no sense", soon},
+		"no root": {only(func(m *transferpb.Manifest) { m.Root = nil }), KindNetwork,
+			"unexpected EOF", soon},
+		"a part of a value": {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:33] }),
+			KindOther, "does not fit", soon},
 		"empty, but with another root": {only(func(m *transferpb.Manifest) { m.Size = 0 }), KindIntegrity, "", soon},
 		"a stream of another size": {func(p *peer) {
 			m, cvs := honest()
@@ -136,17 +156,22 @@ func TestGetFromHostileServers(t *testing.T) {
 			p.Manifest(m)
 			p.Tree(cvs)
 		}, KindNetwork, "no answer in time", silence},
-		"no answer":         {func(p *peer) {}, KindNetwork, "no answer in time", silence},
-		"garbage":           {func(p *peer) { p.Stream.Write([]byte("\x04\xff\xff\xff\xff")) }, KindOther, "no sense", soon},
-		"a frame of 2^40":   {func(p *peer) { p.Stream.Write([]byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x20}) }, KindOther, "no sense", soon},
-		"a length for ever": {func(p *peer) { p.Stream.Write(bytes.Repeat([]byte{0xff}, 100)) }, KindOther, "no sense", soon},
+		"no answer": {func(p *peer) {}, KindNetwork, "no answer in time", silence},
+		"garbage": {func(p *peer) { p.Stream.Write([]byte("\x04\xff\xff\xff\xff")) }, KindOther, "no sense",
+			soon},
+		"a frame of 2^40": {func(p *peer) { p.Stream.Write([]byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x20}) }, KindOther,
+			"no sense", soon},
+		"a length for ever": {func(p *peer) { p.Stream.Write(bytes.Repeat([]byte{0xff}, 100)) }, KindOther, "no sense",
+			soon},
 		"an early end":      {func(p *peer) { p.Stream.Close() }, KindNetwork, "unexpected EOF", soon},
 		"a reset":           {func(p *peer) { p.Stream.CancelWrite(7) }, KindNetwork, "", soon},
 		"a hang-up":         {func(p *peer) { p.CloseWithError(0, "") }, KindNetwork, "", soon},
 		"a tree for answer": {func(p *peer) { p.Tree(make([]byte, 32)) }, KindOther, "unexpected answer", soon},
-		"answers of a later version, then silence": {func(p *peer) { p.Reply(&transferpb.Reply{}) }, KindNetwork, "no answer in time", silence},
+		"answers of a later version, then silence": {func(p *peer) { p.Reply(&transferpb.Reply{}) }, KindNetwork,
+			"no answer in time", silence},
 		"hashing, then silence": {func(p *peer) {
-			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: 1<<64 - 1, Total: 1}}})
+			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: 1<<64 - 1,
+				Total: 1}}})
 		}, KindNetwork, "no answer in time", silence},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -199,7 +224,8 @@ func TestGetKnowsFailures(t *testing.T) {
 	} {
 		onWire(t, func(w *testNet) {
 			w.hostile(openTheFile, func(p *peer) {
-				p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code, Message: "in its own words"}}})
+				p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code,
+					Message: "in its own words"}}})
 				p.Stream.Close()
 			})
 			_, _, err := w.get()
@@ -250,7 +276,10 @@ func TestGetFromBadContent(t *testing.T) {
 		"wrong bytes": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 			return bytesContent{bytes.NewReader(make([]byte, len(theFile)))}, nil
 		}, KindIntegrity},
-		"changed": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) { return nil, kwik.ErrContentChanged }, KindChanged},
+		"changed": {func(context.Context, kwik.ContentRequest) (kwik.Content,
+			error) {
+			return nil, kwik.ErrContentChanged
+		}, KindChanged},
 		"gone": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 			return nil, errors.New("no such file")
 		}, KindNetwork},
@@ -283,12 +312,15 @@ func TestGetThatCannotConnect(t *testing.T) {
 		kind    Kind
 		says    string
 	}{
-		"nobody there": {func(*testNet) {}, func(*GetOptions) {}, KindNetwork, "connect to 10.0.0.1:4433 over UDP: no answer in time"},
+		"nobody there": {func(*testNet) {}, func(*GetOptions) {}, KindNetwork,
+			"connect to 10.0.0.1:4433 over UDP: no answer in time"},
 		"another key": {func(w *testNet) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) {
 			o.TLS = trust.PinnedClientConfig(nil, trust.Pin{1})
 		}, KindRefused, "not AQAAAAAA"},
-		"a certificate of nobody": {func(w *testNet) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) { o.TLS = nil }, KindRefused, "certificate"},
-		"a secondary":             {func(w *testNet) { w.Start(&kwik.ServerConfig{Role: kwik.ServerRoleSecondary}) }, func(*GetOptions) {}, KindOther, "secondary"},
+		"a certificate of nobody": {func(w *testNet) { w.hostile(nil, func(*peer) {}) },
+			func(o *GetOptions) { o.TLS = nil }, KindRefused, "certificate"},
+		"a secondary": {func(w *testNet) { w.Start(&kwik.ServerConfig{Role: kwik.ServerRoleSecondary}) },
+			func(*GetOptions) {}, KindOther, "secondary"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			onWire(t, func(w *testNet) {
@@ -382,10 +414,12 @@ func TestKindOfLoss(t *testing.T) {
 		primary, secondary error
 		want               Kind
 	}{
-		{lost, lost, KindNetwork}, {lost, changed, KindNetwork}, {changed, lost, KindChanged}, {changed, changed, KindChanged},
+		{lost, lost, KindNetwork}, {lost, changed, KindNetwork}, {changed, lost, KindChanged},
+		{changed, changed, KindChanged},
 		{lied, lost, KindNetwork}, {lied, lied, KindIntegrity},
 	} {
-		got := kindOfLoss([]kwik.SourceStats{{Server: "primary", Primary: true, Gone: c.primary}, {Server: "s1", Gone: c.secondary}})
+		got := kindOfLoss([]kwik.SourceStats{{Server: "primary", Primary: true, Gone: c.primary},
+			{Server: "s1", Gone: c.secondary}})
 		if got != c.want {
 			t.Errorf("%v, %v: %v, want %v", c.primary, c.secondary, got, c.want)
 		}

@@ -20,7 +20,8 @@ func TestServerSaysThatItIsHashing(t *testing.T) {
 		w.serve(transfertest.SlowDir{Dir: d, Delay: 700 * time.Millisecond})
 		var heard hashingLog
 		start := time.Now()
-		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "big"}, TLS: w.TLS(), Output: brokenWriter{errors.New("enough")}, KWIK: w.Client()}
+		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "big"}, TLS: w.TLS(),
+			Output: brokenWriter{errors.New("enough")}, KWIK: w.Client()}
 		_, err := getWhole(w.T, w.Ctx, o, &heard)
 		wantKind(w.T, err, KindLocal, "enough")
 		if len(heard.at) < 4 {

@@ -81,7 +81,8 @@ func TestMirrorEntriesThatFail(t *testing.T) {
 	if result.Failed != 3 || result.Fetched != 1 {
 		t.Errorf("%+v", result)
 	}
-	for p, want := range map[string]FileAction{"a": FileFetched, "b": FileFailed, "c": FileFailed, "d": FileFailed, "d/e": ""} {
+	for p, want := range map[string]FileAction{"a": FileFetched, "b": FileFailed, "c": FileFailed, "d": FileFailed,
+		"d/e": ""} {
 		if got := reports.action(p); got != want {
 			t.Errorf("%q: %q, want %q", p, got, want)
 		}
@@ -105,7 +106,8 @@ func TestMirrorOfFilesThatGo(t *testing.T) {
 	gone := false
 	var mu sync.Mutex
 	s := ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir {
-		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error { // with the first file that is requested
+		// With the first file that is requested.
+		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if op == "open" && !gone {
@@ -322,7 +324,8 @@ func TestMirrorDirectoryInTheWay(t *testing.T) {
 		transfertest.Put(t, filepath.Join(target, name, "keep"), "mine")
 	}
 	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
-	result, reports, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) { o.Filter.Add(false, "keep") })
+	result, reports, err := s.mirror(t.Context(), target, deleting,
+		func(o *MirrorOptions) { o.Filter.Add(false, "keep") })
 	wantKind(t, err, KindLocal, "directory")
 	if result.Failed != 2 || reports.action("file") != FileFailed || reports.action("link") != FileFailed {
 		t.Errorf("%+v, %+v", result, reports.files)

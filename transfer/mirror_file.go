@@ -149,7 +149,8 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 			m.discardPart(f)
 		}
 		f.state = fileSame
-		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(), Root: f.tree.Root()})
+		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(),
+			Root: f.tree.Root()})
 	case m.DryRun:
 	case f.tree.Size() == 0:
 		m.writeWhole(f, nil, place)

@@ -134,7 +134,8 @@ func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 				if dirty[path] {
 					t.Errorf("%q is renamed before it is synced (volumes: %t)", path, !noVolumes)
 				}
-				if fileName := disk.Base(path); strings.HasSuffix(fileName, ".new") || strings.HasSuffix(fileName, ".part") {
+				if fileName := disk.Base(path); strings.HasSuffix(fileName, ".new") ||
+					strings.HasSuffix(fileName, ".part") {
 					renamed++
 				}
 				unsynced = true
@@ -159,7 +160,8 @@ func TestMirrorDeletes(t *testing.T) {
 	os.Mkdir(filepath.Join(source, "d"), 0o755)
 	transfertest.Put(t, filepath.Join(source, "d", "b"), "b")
 	grow := func() {
-		for _, p := range []string{"x", "x.keep", "d/y", "gone/z", "gone/z.keep", "gone/deep/w", "gone2/v", "d/.kwikcp-00000000000000000000.part"} {
+		for _, p := range []string{"x", "x.keep", "d/y", "gone/z", "gone/z.keep", "gone/deep/w", "gone2/v",
+			"d/.kwikcp-00000000000000000000.part"} {
 			os.MkdirAll(filepath.Dir(filepath.Join(target, p)), 0o755)
 			transfertest.Put(t, filepath.Join(target, p), "old")
 		}
@@ -320,7 +322,8 @@ func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 	defer m.cache.Close()
 	content := make([]byte, 3*integrity.DefaultGroupSize.Bytes())
 	rand.NewChaCha8([32]byte{4}).Read(content)
-	tree, err := integrity.Build(t.Context(), bytes.NewReader(content), int64(len(content)), integrity.DefaultGroupSize, nil)
+	tree, err := integrity.Build(t.Context(), bytes.NewReader(content), int64(len(content)), integrity.DefaultGroupSize,
+		nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -373,7 +376,8 @@ func TestMirrorDry(t *testing.T) {
 	os.Symlink("a", filepath.Join(source, "l"))
 	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	parent := t.TempDir()
-	result, reports, err := s.mirror(t.Context(), filepath.Join(parent, "copy"), deleting, func(o *MirrorOptions) { o.DryRun = true })
+	result, reports, err := s.mirror(t.Context(), filepath.Join(parent, "copy"), deleting,
+		func(o *MirrorOptions) { o.DryRun = true })
 	if err != nil {
 		t.Error(err)
 	}
@@ -401,7 +405,8 @@ func TestListPages(t *testing.T) {
 	}
 	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	var got []string
-	o := ListOptions{MirrorSource: MirrorSource{URL: URL{Host: s.Addr}, TLS: trust.PinnedClientConfig(nil, s.Pin)}, Recursive: true}
+	o := ListOptions{MirrorSource: MirrorSource{URL: URL{Host: s.Addr}, TLS: trust.PinnedClientConfig(nil, s.Pin)},
+		Recursive: true}
 	err := List(t.Context(), o, func(e Entry, _ *Manifest) error {
 		got = append(got, e.Path)
 		return nil

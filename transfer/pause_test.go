@@ -104,7 +104,8 @@ func pauseAfter(w *testNet, pause time.Duration, up, first bool, k int) {
 		w.T.Helper()
 		got, took, err := w.get(func(o *GetOptions) { o.KWIK, o.Pool, o.ConnectTimeout = conf, &pool, 30*time.Second })
 		if err != nil || !bytes.Equal(got, want) {
-			w.T.Errorf("up %t, the first get %t, packet %d lost: %d bytes, %v after %v", up, first, k, len(got), err, took)
+			w.T.Errorf("up %t, the first get %t, packet %d lost: %d bytes, %v after %v", up, first, k, len(got), err,
+				took)
 		}
 	}
 	if !first {

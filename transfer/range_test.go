@@ -29,8 +29,10 @@ func TestGetRange(t *testing.T) {
 		text    string
 		fetched int64
 	}{
-		{"0-0", group}, {"5-100", group}, {"65535-65536", 2 * group}, {"65536-131071", group}, {"100000-196608", n - group},
-		{"0-", n}, {"-1", n - 3*group}, {"-1235", n - 2*group}, {"196608-", n - 3*group}, {"1-", n}, {"100-99999999", n},
+		{"0-0", group}, {"5-100", group}, {"65535-65536", 2 * group}, {"65536-131071", group},
+		{"100000-196608", n - group},
+		{"0-", n}, {"-1", n - 3*group}, {"-1235", n - 2*group}, {"196608-", n - 3*group}, {"1-", n},
+		{"100-99999999", n},
 	} {
 		want, _ := ParseByteRange(x.text)
 		bounds := want.Of(n)
@@ -79,7 +81,9 @@ func TestGetRange(t *testing.T) {
 
 func TestGetRangeThatIsNotThere(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
-	_, _, err := fetch(t, target, func(o *GetOptions) { o.Range = &ByteRange{First: int64(len(theFile)), Last: math.MaxInt64} })
+	_, _, err := fetch(t, target, func(o *GetOptions) {
+		o.Range = &ByteRange{First: int64(len(theFile)), Last: math.MaxInt64}
+	})
 	wantKind(t, err, KindNotFound, fmt.Sprintf("there are no bytes %d-, the file has %d", len(theFile), len(theFile)))
 	transfertest.WantContent(t, target, "before")
 	wantNames(t, filepath.Dir(target), "out")
@@ -130,7 +134,8 @@ func TestGetRangeAgain(t *testing.T) {
 	want := ByteRange{First: 10, Last: 3*group + 10}
 	get := func(w *testNet, retries int) (Result, error) {
 		return getWhole(w.T, w.Ctx, GetOptions{
-			URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(),
+			URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target,
+			KWIK:  w.Client(),
 			Range: &want, Retries: retries, RetryDelay: time.Second,
 		}, NoReport{})
 	}
@@ -195,12 +200,14 @@ func TestGetRangeReceivesNoTree(t *testing.T) {
 // of a group.
 func TestGetRangeBoundaries(t *testing.T) {
 	const group = 65536
-	files := map[string][]byte{"empty": nil, "byte": theFile[:1], "short": theFile[:group-1], "group": theFile[:group], "two": theFile[:group+1]}
+	files := map[string][]byte{"empty": nil, "byte": theFile[:1], "short": theFile[:group-1], "group": theFile[:group],
+		"two": theFile[:group+1]}
 	onWire(t, func(w *testNet) {
 		w.serveFiles(files)
 		for name, content := range files {
 			for _, text := range []string{
-				"0-", "0-0", "-1", "-65536", "1-", "65534-65536", "65535-65535", "65535-65536", "65535-", "65536-", "65536-65536", "65537-",
+				"0-", "0-0", "-1", "-65536", "1-", "65534-65536", "65535-65535", "65535-65536", "65535-", "65536-",
+				"65536-65536", "65537-",
 			} {
 				r, err := ParseByteRange(text)
 				if err != nil {

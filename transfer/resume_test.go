@@ -34,7 +34,8 @@ func fetchBy(t *testing.T, get func(context.Context, GetOptions, Reporter) (Resu
 			p.Manifest(m)
 			p.Tree(cvs)
 		})
-		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client()}
+		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target,
+			KWIK: w.Client()}
 		for _, f := range change {
 			f(&o)
 		}
@@ -52,21 +53,24 @@ func TestResume(t *testing.T) {
 		part    []byte
 		resumed int64
 	}{
-		"nothing":                    {nil, 0},
-		"a byte":                     {theFile[:1], 0},
-		"less than a group":          {theFile[:group-1], 0},
-		"one group":                  {theFile[:group], group},
-		"a group and a half":         {theFile[:group*3/2], group},
-		"all but the last byte":      {theFile[:len(theFile)-1], 3 * group},
-		"all":                        {theFile, int64(len(theFile))},
-		"all and more":               {append(bytes.Clone(theFile), theFile...), int64(len(theFile))},
-		"another file":               {bytes.Repeat([]byte("other"), 50000), 0},
-		"zeros":                      {make([]byte, len(theFile)), 0},
-		"one bit flipped":            {spoilt(func(b []byte) []byte { b[group+5] ^= 8; return b }), int64(len(theFile)) - group},
-		"the last group torn":        {spoilt(func(b []byte) []byte { clear(b[3*group+600:]); return b }), 3 * group},
-		"a hole in the middle":       {spoilt(func(b []byte) []byte { clear(b[group : 3*group]); return b }), int64(len(theFile)) - 2*group},
-		"shifted by one byte":        {append([]byte{0}, theFile...), 0},
-		"groups that changed places": {append(append(bytes.Clone(theFile[group:2*group]), theFile[:group]...), theFile[2*group:]...), int64(len(theFile)) - 2*group},
+		"nothing":               {nil, 0},
+		"a byte":                {theFile[:1], 0},
+		"less than a group":     {theFile[:group-1], 0},
+		"one group":             {theFile[:group], group},
+		"a group and a half":    {theFile[:group*3/2], group},
+		"all but the last byte": {theFile[:len(theFile)-1], 3 * group},
+		"all":                   {theFile, int64(len(theFile))},
+		"all and more":          {append(bytes.Clone(theFile), theFile...), int64(len(theFile))},
+		"another file":          {bytes.Repeat([]byte("other"), 50000), 0},
+		"zeros":                 {make([]byte, len(theFile)), 0},
+		"one bit flipped": {spoilt(func(b []byte) []byte { b[group+5] ^= 8; return b }),
+			int64(len(theFile)) - group},
+		"the last group torn": {spoilt(func(b []byte) []byte { clear(b[3*group+600:]); return b }), 3 * group},
+		"a hole in the middle": {spoilt(func(b []byte) []byte { clear(b[group : 3*group]); return b }),
+			int64(len(theFile)) - 2*group},
+		"shifted by one byte": {append([]byte{0}, theFile...), 0},
+		"groups that changed places": {append(append(bytes.Clone(theFile[group:2*group]), theFile[:group]...),
+			theFile[2*group:]...), int64(len(theFile)) - 2*group},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
@@ -92,7 +96,8 @@ func TestResume(t *testing.T) {
 			if heard.resumed != x.resumed || heard.last.Bytes != r.Bytes || heard.last.Total != r.Bytes {
 				t.Errorf("heard of %d bytes, at last of %+v", heard.resumed, heard.last)
 			}
-			if info, err := os.Stat(target); err != nil || info.Mode() != 0o644&^disk.Umask || !info.ModTime().Equal(transfertest.SomeTime) {
+			if info, err := os.Stat(target); err != nil || info.Mode() != 0o644&^disk.Umask ||
+				!info.ModTime().Equal(transfertest.SomeTime) {
 				t.Errorf("mode %v, time %v, %v", info.Mode(), info.ModTime(), err)
 			}
 		})
@@ -132,7 +137,9 @@ func TestFailureKeepsTheProved(t *testing.T) {
 						p.Tree(cvs)
 					})
 				}
-				r, err = getWhole(w.T, w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client()}, NoReport{})
+				r, err = getWhole(w.T, w.Ctx,
+					GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(),
+						Target: target, KWIK: w.Client()}, NoReport{})
 			})
 			wantKind(t, err, KindNetwork, "")
 			transfertest.WantContent(t, target, "before")

@@ -98,7 +98,8 @@ func TestRetry(t *testing.T) {
 		},
 		"of an older and newer": {
 			content: [][]byte{theFile[:2*group], otherFile},
-			part:    append(make([]byte, group), theFile[group:2*group]...), retries: 1, want: otherFile, tries: 1, resumed: group, wasted: group, reads: true,
+			part:    append(make([]byte, group), theFile[group:2*group]...), retries: 1, want: otherFile, tries: 1,
+			resumed: group, wasted: group, reads: true,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -170,7 +171,8 @@ func TestRetry(t *testing.T) {
 // TestNoRetry checks that only temporary errors cause a retry.
 func TestNoRetry(t *testing.T) {
 	for code, kind := range map[transferpb.Failure_Code]Kind{
-		transferpb.Failure_OTHER: KindOther, transferpb.Failure_NOT_FOUND: KindNotFound, transferpb.Failure_CHANGED: KindChanged,
+		transferpb.Failure_OTHER: KindOther, transferpb.Failure_NOT_FOUND: KindNotFound,
+		transferpb.Failure_CHANGED: KindChanged,
 	} {
 		onWire(t, func(w *testNet) {
 			w.hostile(openTheFile, func(p *peer) {

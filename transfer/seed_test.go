@@ -25,16 +25,17 @@ func seeds() map[string]struct {
 		content []byte
 		right   int64
 	}{
-		"all and more":       {append(bytes.Clone(theFile), 1, 2, 3), n},
-		"one byte flipped":   {change(func(b []byte) []byte { b[group]++; return b }), n - group},
-		"the last flipped":   {change(func(b []byte) []byte { b[n-1]++; return b }), 3 * group},
-		"cut in a group":     {theFile[:2*group+1], 2 * group},
-		"cut at the end":     {theFile[:n-1], 3 * group},
-		"less than a group":  {theFile[:10], 0},
-		"another":            {bytes.Repeat([]byte{7}, int(n)), 0},
-		"empty":              {nil, 0},
-		"shifted":            {append([]byte{0}, theFile...), 0},
-		"groups in disorder": {append(append(bytes.Clone(theFile[group:2*group]), theFile[:group]...), theFile[2*group:]...), n - 2*group},
+		"all and more":      {append(bytes.Clone(theFile), 1, 2, 3), n},
+		"one byte flipped":  {change(func(b []byte) []byte { b[group]++; return b }), n - group},
+		"the last flipped":  {change(func(b []byte) []byte { b[n-1]++; return b }), 3 * group},
+		"cut in a group":    {theFile[:2*group+1], 2 * group},
+		"cut at the end":    {theFile[:n-1], 3 * group},
+		"less than a group": {theFile[:10], 0},
+		"another":           {bytes.Repeat([]byte{7}, int(n)), 0},
+		"empty":             {nil, 0},
+		"shifted":           {append([]byte{0}, theFile...), 0},
+		"groups in disorder": {append(append(bytes.Clone(theFile[group:2*group]), theFile[:group]...),
+			theFile[2*group:]...), n - 2*group},
 	}
 }
 
@@ -126,7 +127,8 @@ func TestSeedsTogether(t *testing.T) {
 			t.Errorf("%+v, %v", r, err)
 		}
 		transfertest.WantContent(t, target, string(theFile))
-		if want := rangeset.Of(rangeset.Range{Start: 2 * group, End: int64(len(theFile))}); seed.Read.String() != want.String() {
+		if want := rangeset.Of(rangeset.Range{Start: 2 * group,
+			End: int64(len(theFile))}); seed.Read.String() != want.String() {
 			t.Errorf("of the seed %v was read, not %v", seed.Read.String(), want.String())
 		}
 	}

@@ -283,7 +283,8 @@ func TestPartFileThatWasRemoved(t *testing.T) {
 			if err := remove(dir); err != nil {
 				t.Skip(err) // this system keeps what is open
 			}
-			wantKind(t, p.commit(), KindLocal, `write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
+			wantKind(t, p.commit(), KindLocal,
+				`write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
 			if p.Leave() {
 				t.Error("the transfer reports a part file")
 			}
@@ -386,7 +387,8 @@ func TestReserveWhenOperationsFail(t *testing.T) {
 					if err := p.Prove(t.Context(), tree, nil, nil); err != nil {
 						return err
 					}
-					for _, r := range []rangeset.Range{{Start: lastGroup, End: tree.Size()}, {Start: 0, End: lastGroup}} {
+					for _, r := range []rangeset.Range{{Start: lastGroup, End: tree.Size()},
+						{Start: 0, End: lastGroup}} {
 						if _, err := p.WriteAt(content[r.Start:r.End], r.Start); err != nil {
 							return err
 						}
@@ -399,13 +401,15 @@ func TestReserveWhenOperationsFail(t *testing.T) {
 					}
 					return
 				}
-				if reserving := x.failed() == "allocate" || x.failed() == "free"; reserving && (err != nil) != (with == syscall.ENOSPC && x.failed() == "allocate") {
+				if reserving := x.failed() == "allocate" || x.failed() == "free"; reserving &&
+					(err != nil) != (with == syscall.ENOSPC && x.failed() == "allocate") {
 					t.Errorf("%q failed: %v", x.ops, err)
 				}
 				if x.open != 0 {
 					t.Errorf("%d files and directories are left open after %q", x.open, x.ops)
 				}
-				if got, readErr := os.ReadFile(target); readErr != nil || len(got) != len("before") && len(got) != len(content) {
+				if got, readErr := os.ReadFile(target); readErr != nil || len(got) != len("before") &&
+					len(got) != len(content) {
 					t.Errorf("%d bytes are in place after %q, %v", len(got), x.ops, readErr)
 				}
 			}

@@ -29,9 +29,11 @@ var tortureFaults = map[string]tortureFault{
 	"EDQUOT": {with: syscall.EDQUOT, kind: KindNoSpace, says: "disk quota exceeded"},
 	"EIO":    {with: syscall.EIO, kind: KindLocal, says: "input/output error"},
 	// Package os repeats nearly all calls by itself after EINTR; what it does not repeat must not be worse than others.
-	"EINTR":  {with: syscall.EINTR, kind: KindLocal, says: "interrupted system call"},
-	"EMFILE": {with: syscall.EMFILE, only: []string{"opendir", "open", "openpart", "create"}, kind: KindLocal, says: "too many open files"},
-	"EROFS": {with: syscall.EROFS, only: []string{"openpart", "create", "write", "truncate", "chmod", "chtimes", "rename", "renamenew", "remove"},
+	"EINTR": {with: syscall.EINTR, kind: KindLocal, says: "interrupted system call"},
+	"EMFILE": {with: syscall.EMFILE, only: []string{"opendir", "open", "openpart", "create"}, kind: KindLocal,
+		says: "too many open files"},
+	"EROFS": {with: syscall.EROFS, only: []string{"openpart", "create", "write", "truncate", "chmod", "chtimes",
+		"rename", "renamenew", "remove"},
 		kind: KindLocal, says: "read-only file system"},
 	"short write": {with: io.ErrShortWrite, only: []string{"write"}, kind: KindLocal, says: "short write"},
 }
@@ -79,7 +81,8 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 	s := d.now()
 	bad := func(format string, args ...any) {
 		t.Helper()
-		t.Errorf("%s, which was %s: %s\nerror %v, result %+v\noperations %q\nthe disk has %v", what, x.failed(), fmt.Sprintf(format, args...), err, r, x.ops, s)
+		t.Errorf("%s, which was %s: %s\nerror %v, result %+v\noperations %q\nthe disk has %v", what, x.failed(),
+			fmt.Sprintf(format, args...), err, r, x.ops, s)
 	}
 
 	said = "it succeeded"

@@ -18,7 +18,8 @@ import (
 // theFile.
 func wantDressed(t *testing.T, path string) {
 	t.Helper()
-	if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644&^disk.Umask || !info.ModTime().Equal(transfertest.SomeTime) {
+	if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644&^disk.Umask ||
+		!info.ModTime().Equal(transfertest.SomeTime) {
 		t.Errorf("%v, %v", info, err)
 	}
 }
@@ -37,10 +38,14 @@ func TestUpToDate(t *testing.T) {
 			transfertest.Put(t, path, string(theFile))
 			os.Chmod(path, 0o400)
 		}, true},
-		"the last byte differs": {func(t *testing.T, path string) { transfertest.Put(t, path, string(flipped)) }, false},
-		"a byte more":           {func(t *testing.T, path string) { transfertest.Put(t, path, string(theFile)+"x") }, false},
-		"a byte less":           {func(t *testing.T, path string) { transfertest.Put(t, path, string(theFile[:len(theFile)-1])) }, false},
-		"nothing":               {func(*testing.T, string) {}, false},
+		"the last byte differs": {func(t *testing.T, path string) { transfertest.Put(t, path, string(flipped)) },
+			false},
+		"a byte more": {func(t *testing.T, path string) { transfertest.Put(t, path, string(theFile)+"x") },
+			false},
+		"a byte less": {func(t *testing.T, path string) {
+			transfertest.Put(t, path, string(theFile[:len(theFile)-1]))
+		}, false},
+		"nothing": {func(*testing.T, string) {}, false},
 		"a link to the same": {func(t *testing.T, path string) {
 			transfertest.Put(t, path+".other", string(theFile))
 			if err := os.Symlink("out.other", path); err != nil {
@@ -52,7 +57,8 @@ func TestUpToDate(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				target := filepath.Join(t.TempDir(), "out")
 				x.target(t, target)
-				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "an old part") // is not left in any case
+				// Is not left in any case.
+				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "an old part")
 				before, _ := os.Lstat(target)
 				r, heard, err := fetch(t, target, func(o *GetOptions) { o.NoPreserve = plain })
 				if err != nil {
@@ -125,7 +131,8 @@ func TestUpToDateWhenOperationsFail(t *testing.T) {
 func TestNoClobber(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	keep := func(o *GetOptions) { o.NoClobber = true }
-	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, NoClobber: true} // no server is there, and the client contacts none
+	// No server is there, and the client contacts none.
+	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, NoClobber: true}
 	_, err := getWhole(t, t.Context(), o, NoReport{})
 	wantKind(t, err, KindExists, "there is a file of that name")
 	wantNames(t, filepath.Dir(target), "out")
@@ -145,7 +152,8 @@ func TestNoClobber(t *testing.T) {
 			p.Manifest(m)
 			p.Tree(cvs)
 		})
-		r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), NoClobber: true}, NoReport{})
+		r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(),
+			Target: target, KWIK: w.Client(), NoClobber: true}, NoReport{})
 		wantKind(w.T, err, KindExists, "there is a file of that name")
 		if !r.Kept || r.Bytes != int64(len(theFile)) {
 			t.Errorf("%+v", r)
@@ -187,7 +195,8 @@ func TestUpToDateIsAskedOnce(t *testing.T) {
 			p.Manifest(m)
 			p.Tree(cvs)
 		})
-		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), OpenDir: x.opener(), Retries: 3, RetryDelay: time.Second}
+		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target,
+			KWIK: w.Client(), OpenDir: x.opener(), Retries: 3, RetryDelay: time.Second}
 		_, err := getWhole(w.T, w.Ctx, o, NoReport{})
 		wantKind(w.T, err, KindNetwork, "")
 	})

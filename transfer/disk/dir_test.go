@@ -16,7 +16,8 @@ import (
 func TestDirOpensWhatIsInside(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, want := range map[string]string{
-		"file": "content", "sub/deeper/file": "deep content", "inside": "content", "sub/up": "content", "dirlink/deeper/file": "deep content",
+		"file": "content", "sub/deeper/file": "deep content", "inside": "content", "sub/up": "content",
+		"dirlink/deeper/file": "deep content",
 	} {
 		f, err := d.Open(name)
 		if err != nil {
@@ -154,7 +155,8 @@ func TestVersionOf(t *testing.T) {
 	}
 	// Another file of the same size and time in its place.
 	transfertest.Put(t, path+".new", "CONTENT")
-	if err := errors.Join(os.Chtimes(path+".new", info.ModTime(), info.ModTime()), os.Rename(path+".new", path)); err != nil {
+	if err := errors.Join(os.Chtimes(path+".new", info.ModTime(), info.ModTime()),
+		os.Rename(path+".new", path)); err != nil {
 		t.Fatal(err)
 	}
 	if version() == before {

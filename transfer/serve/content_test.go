@@ -97,7 +97,8 @@ func TestOpenContentRefuses(t *testing.T) {
 	}
 	content := []byte("content")
 	var answers []error
-	for _, path := range []string{"missing", "link", "dir", "../outside", "/etc/hostname", "", ".", "a//b", `a\b`, "a\x00b"} {
+	for _, path := range []string{"missing", "link", "dir", "../outside", "/etc/hostname", "", ".", "a//b", `a\b`,
+		"a\x00b"} {
 		c, err := s.OpenContent(t.Context(), wanted(path, content))
 		if err == nil {
 			t.Fatalf("%q was opened: %v", path, c)
@@ -132,7 +133,8 @@ func TestContentThatChanged(t *testing.T) {
 		},
 		"rewritten, and its time set back": func(path string) error {
 			info, err := os.Stat(path)
-			return errors.Join(err, os.WriteFile(path, changed, 0o644), os.Chtimes(path, info.ModTime(), info.ModTime()))
+			return errors.Join(err, os.WriteFile(path, changed, 0o644),
+				os.Chtimes(path, info.ModTime(), info.ModTime()))
 		},
 		"grown":  func(path string) error { return os.WriteFile(path, append(changed, "..."...), 0o644) },
 		"shrunk": func(path string) error { return os.WriteFile(path, changed[:3], 0o644) },

@@ -44,7 +44,8 @@ func TestNamesLimit(t *testing.T) {
 			return names
 		}
 		first, none, second := read(7), read(0), read(3)
-		if _, err := l.read(t.Context(), crowdedDir{n: 1}); err != errBusy || failureCode(err) != transferpb.Failure_BUSY {
+		if _, err := l.read(t.Context(), crowdedDir{n: 1}); err != errBusy ||
+			failureCode(err) != transferpb.Failure_BUSY {
 			t.Errorf("the eleventh name: %v", err)
 		}
 		var wg sync.WaitGroup
@@ -95,7 +96,8 @@ func TestListingsOfOneClient(t *testing.T) {
 	}
 	defer tree.Close()
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		held := heldDir{TreeDir: tree, reading: new(atomic.Int32), most: new(atomic.Int32), release: make(chan struct{})}
+		held := heldDir{TreeDir: tree, reading: new(atomic.Int32), most: new(atomic.Int32),
+			release: make(chan struct{})}
 		serveOn(w, held)
 		session := w.Dial()
 		defer session.CloseWithError(0, "")

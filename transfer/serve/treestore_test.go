@@ -63,7 +63,8 @@ func TestTreeStore(t *testing.T) {
 			t.Fatal("the tree is not in the store")
 		}
 		if got.Root() != tree.Root() || got.Size() != size {
-			t.Fatalf("the tree has root %v and size %d, want %v and %d", got.Root(), got.Size(), tree.Root(), int64(size))
+			t.Fatalf("the tree has root %v and size %d, want %v and %d", got.Root(), got.Size(), tree.Root(),
+				int64(size))
 		}
 		if !bytes.Equal(got.CVs(), tree.CVs()) {
 			t.Fatal("the tree has other chaining values")

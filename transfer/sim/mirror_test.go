@@ -60,7 +60,8 @@ type mirrorTree struct {
 
 func plantTree(t *testing.T, seed uint64) *mirrorTree {
 	t.Helper()
-	m := &mirrorTree{dice: dice{simnet.NewDice(seed, 0x6d6972726f72)}, target: filepath.Join(t.TempDir(), "copy"), files: make(map[string][]byte)}
+	m := &mirrorTree{dice: dice{simnet.NewDice(seed, 0x6d6972726f72)}, target: filepath.Join(t.TempDir(), "copy"),
+		files: make(map[string][]byte)}
 	for i := range m.roots {
 		m.roots[i] = t.TempDir()
 	}
@@ -77,7 +78,8 @@ func plantTree(t *testing.T, seed uint64) *mirrorTree {
 				continue
 			}
 			p := filepath.Join(root, name)
-			if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, content, 0o644), os.Chtimes(p, mtime, mtime)); err != nil {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, content, 0o644),
+				os.Chtimes(p, mtime, mtime)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -116,7 +118,8 @@ func (h *mirrorHost) start(ctx context.Context) {
 	}
 	server := serve.NewServer(dir, slog.New(slog.DiscardHandler))
 	conf := &kwik.ServerConfig{
-		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token, OpenContent: server.OpenContent,
+		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token,
+		OpenContent: server.OpenContent,
 	}
 	if h.lies {
 		conf.OpenContent = func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
@@ -258,7 +261,8 @@ func mirrorOnce(t *testing.T, seed uint64, m *mirrorTree) {
 	client := link()
 	options := transfer.MirrorOptions{
 		MirrorSource: transfer.MirrorSource{
-			URL: transfer.URL{Host: "10.0.0.1:4433"}, TLS: trust.PinnedClientConfig(nil, trust.PinOf(identities()[0].Leaf)),
+			URL: transfer.URL{Host: "10.0.0.1:4433"},
+			TLS: trust.PinnedClientConfig(nil, trust.PinOf(identities()[0].Leaf)),
 			KWIK: &kwik.ClientConfig{
 				Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 				ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
@@ -293,7 +297,8 @@ func mirrorOnce(t *testing.T, seed uint64, m *mirrorTree) {
 	if e, ok := asError(err); ok {
 		kind = e.Kind
 	}
-	t.Logf("server %d falls (orderly %t, back %t), %d lies: %v after %v; %+v", falls, orderly, back, m.liar, err, time.Since(start), result)
+	t.Logf("server %d falls (orderly %t, back %t), %d lies: %v after %v; %+v", falls, orderly, back, m.liar, err,
+		time.Since(start), result)
 	if err != nil && (falls != 0 || kind != transfer.KindNetwork) {
 		t.Errorf("%v, %+v", err, watch.failed)
 	}

@@ -61,7 +61,8 @@ func Run(t *testing.T, seed uint64) (o Outcome) {
 	returned = true
 	o.Wall = time.Since(start)
 	if len(o.Faults) > 0 {
-		t.Errorf("%v%s\nresult: %+v\nerror: %v\nafter %v of its time:\n  %s", s, again, o.Result, o.Err, o.Virtual, strings.Join(o.Faults, "\n  "))
+		t.Errorf("%v%s\nresult: %+v\nerror: %v\nafter %v of its time:\n  %s", s, again, o.Result, o.Err, o.Virtual,
+			strings.Join(o.Faults, "\n  "))
 	}
 	return o
 }
@@ -259,7 +260,8 @@ func (w *World) checkSuccess(o Outcome, placed int64) {
 // secondaries may also not have rejoined by then.
 func (w *World) lostThePrimary(o Outcome) bool {
 	e, ok := asError(o.Err)
-	return w.Interrupted > 0 && w.Servers[0].Outage.Kind != OutageNone && ok && (e.Kind == transfer.KindNetwork || e.Kind == transfer.KindIntegrity)
+	return w.Interrupted > 0 && w.Servers[0].Outage.Kind != OutageNone && ok &&
+		(e.Kind == transfer.KindNetwork || e.Kind == transfer.KindIntegrity)
 }
 
 // checkTarget checks what is left in the client's directory.
@@ -307,7 +309,8 @@ func (w *World) checkResume(o Outcome, r *recorder, before []byte) {
 		return
 	}
 	if had := w.right(after); (had == 0) != (after == nil) || had < o.Result.Bytes || int64(len(after)) > w.Size {
-		w.fault("a part file of %d bytes is left, of which %d are right, %d in place; %d were right before", len(after), had, o.Result.Bytes, w.right(before))
+		w.fault("a part file of %d bytes is left, of which %d are right, %d in place; %d were right before", len(after),
+			had, o.Result.Bytes, w.right(before))
 	}
 }
 

@@ -76,7 +76,8 @@ const (
 	CopyGrown          // there is more of it
 )
 
-var copyNames = [...]string{"right", "one bit flipped", "all inverted", "groups shuffled", "stale", "missing", "truncated", "grown"}
+var copyNames = [...]string{"right", "one bit flipped", "all inverted", "groups shuffled", "stale", "missing",
+	"truncated", "grown"}
 
 func (c Copy) String() string { return copyNames[c] }
 
@@ -105,7 +106,8 @@ const (
 	OutageLeft                // it drains: it says goodbye to its clients and ends; back means another process
 )
 
-var outageNames = [...]string{"none", "killed", "silenced", "closed", "cut off from the client", "cut off from the primary", "paused", "behind a link with a low MTU", "left"}
+var outageNames = [...]string{"none", "killed", "silenced", "closed", "cut off from the client",
+	"cut off from the primary", "paused", "behind a link with a low MTU", "left"}
 
 func (k OutageKind) String() string { return outageNames[k] }
 
@@ -122,7 +124,8 @@ const (
 	DoomNoListener      // no process listens at the primary's address
 )
 
-var doomNames = [...]string{"none", "primary without the file", "another hash expected", "another key expected", "all servers lie", "all servers fall silent", "no listener at the primary's address"}
+var doomNames = [...]string{"none", "primary without the file", "another hash expected", "another key expected",
+	"all servers lie", "all servers fall silent", "no listener at the primary's address"}
 
 func (d Doom) String() string { return doomNames[d] }
 
@@ -157,7 +160,8 @@ func NewScenario(seed uint64) Scenario {
 	for i := range s.Servers {
 		s.Servers[i].Link = link()
 	}
-	s.Ordered, s.Stood, _, s.Pinned, s.ResetKeys = r.OneIn(4), r.Half(), r.OneIn(8), r.Half(), r.Half() // one draw is of old
+	// One draw is of old.
+	s.Ordered, s.Stood, _, s.Pinned, s.ResetKeys = r.OneIn(4), r.Half(), r.OneIn(8), r.Half(), r.Half()
 	s.resume()
 	if s.Ordered && r.Half() {
 		s.Writing = time.Duration(r.Log(1, 500) * float64(time.Millisecond))
@@ -254,7 +258,8 @@ func (s Scenario) Bound() time.Duration {
 	if p := s.Client.Loss + s.Client.Flip + s.Client.Reorder + from.Loss + from.Flip + from.Reorder; p > 0 {
 		rate = min(rate, 1.22*1200*8/rtt.Seconds()/math.Sqrt(p)) // Mathis et al. 1997
 	}
-	need := 10*rtt + time.Duration(float64(8*s.Size)/rate*float64(time.Second)) + 2*s.Blip + time.Duration(s.Size>>20+1)*s.Writing
+	need := 10*rtt + time.Duration(float64(8*s.Size)/rate*float64(time.Second)) + 2*s.Blip +
+		time.Duration(s.Size>>20+1)*s.Writing
 	for _, p := range s.Servers {
 		need += time.Duration(4+s.Size/group) * p.Disk
 		if p.Outage.Kind != OutageNone {
@@ -292,7 +297,8 @@ func (s Scenario) GapLimit() time.Duration {
 			silences++
 		}
 	}
-	return max(1, silences)*time.Second + 3*rtt + time.Duration(float64(2*8*group)/min(s.Client.Rate, from.Link.Rate)*float64(time.Second))
+	return max(1, silences)*time.Second + 3*rtt + time.Duration(float64(2*8*group)/min(s.Client.Rate,
+		from.Link.Rate)*float64(time.Second))
 }
 
 // liars returns how many servers lie.
@@ -319,7 +325,8 @@ func (s Scenario) troubled() bool {
 // String returns the schedule.
 func (s Scenario) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d bytes (%d groups of %d, last %d), doom %v, bound %v\n", s.Seed, s.Size, (s.Size+group-1)/group, group, s.Size%group, s.Doom, s.Bound().Round(time.Second))
+	fmt.Fprintf(&b, "seed %d: %d bytes (%d groups of %d, last %d), doom %v, bound %v\n", s.Seed, s.Size,
+		(s.Size+group-1)/group, group, s.Size%group, s.Doom, s.Bound().Round(time.Second))
 	fmt.Fprintf(&b, "  client: %v; in order %t, target stood %t, stale part: %v, hash known %t, reset keys %t, connections %d\n", describe(s.Client), s.Ordered, s.Stood, s.Stale, s.Pinned, s.ResetKeys, s.Connections)
 	if s.Interrupted > 0 {
 		fmt.Fprintf(&b, "  the transfer is interrupted at %.0f %% and run again\n", 100*s.Interrupted)

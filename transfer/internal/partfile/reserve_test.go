@@ -89,17 +89,24 @@ func TestReserve(t *testing.T) {
 		says     string
 		reserved []rangeset.Range
 	}{
-		"room":                    {smallDisk{free: needed}, nil, "", missing},
-		"nobody knows":            {smallDisk{free: -1}, nil, "", missing},
-		"a byte less":             {smallDisk{free: needed - 1}, &disk.SpaceError{Needed: needed, Free: needed - 1, Err: syscall.ENOSPC}, "no space left on device: 17039360 more bytes are needed, 17039359 are free", nil},
-		"none at all":             {smallDisk{}, &disk.SpaceError{Needed: needed, Free: 0, Err: syscall.ENOSPC}, "0 are free", nil},
-		"less than it says":       {smallDisk{free: 1 << 40, err: syscall.ENOSPC}, &disk.SpaceError{Needed: needed, Free: 1 << 40, Err: syscall.ENOSPC}, "no space left on device: ", missing},
-		"a quota":                 {smallDisk{free: 1 << 40, err: disk.ErrQuota}, &disk.SpaceError{Needed: needed, Free: -1, Err: disk.ErrQuota}, "17039360 more bytes are needed", missing},
-		"a limit":                 {smallDisk{free: 1 << 40, err: syscall.EFBIG}, &disk.SpaceError{Needed: needed, Free: -1, Err: syscall.EFBIG}, "file too large: ", missing},
-		"a full disk of any size": {smallDisk{probeErr: syscall.ENOSPC, free: -1}, &disk.SpaceError{Needed: needed, Free: -1, Err: syscall.ENOSPC}, "", nil},
-		"cannot reserve":          {smallDisk{probeErr: errors.ErrUnsupported}, nil, "", nil},
-		"may not reserve":         {smallDisk{probeErr: syscall.EPERM}, nil, "", nil},
-		"breaks":                  {smallDisk{free: needed, err: syscall.EIO}, nil, "", missing},
+		"room":         {smallDisk{free: needed}, nil, "", missing},
+		"nobody knows": {smallDisk{free: -1}, nil, "", missing},
+		"a byte less": {smallDisk{free: needed - 1},
+			&disk.SpaceError{Needed: needed, Free: needed - 1, Err: syscall.ENOSPC},
+			"no space left on device: 17039360 more bytes are needed, 17039359 are free", nil},
+		"none at all": {smallDisk{}, &disk.SpaceError{Needed: needed, Free: 0, Err: syscall.ENOSPC},
+			"0 are free", nil},
+		"less than it says": {smallDisk{free: 1 << 40, err: syscall.ENOSPC},
+			&disk.SpaceError{Needed: needed, Free: 1 << 40, Err: syscall.ENOSPC}, "no space left on device: ", missing},
+		"a quota": {smallDisk{free: 1 << 40, err: disk.ErrQuota},
+			&disk.SpaceError{Needed: needed, Free: -1, Err: disk.ErrQuota}, "17039360 more bytes are needed", missing},
+		"a limit": {smallDisk{free: 1 << 40, err: syscall.EFBIG},
+			&disk.SpaceError{Needed: needed, Free: -1, Err: syscall.EFBIG}, "file too large: ", missing},
+		"a full disk of any size": {smallDisk{probeErr: syscall.ENOSPC, free: -1},
+			&disk.SpaceError{Needed: needed, Free: -1, Err: syscall.ENOSPC}, "", nil},
+		"cannot reserve":  {smallDisk{probeErr: errors.ErrUnsupported}, nil, "", nil},
+		"may not reserve": {smallDisk{probeErr: syscall.EPERM}, nil, "", nil},
+		"breaks":          {smallDisk{free: needed, err: syscall.EIO}, nil, "", missing},
 	} {
 		t.Run(name, func(t *testing.T) {
 			small := x.disk
@@ -116,7 +123,8 @@ func TestReserve(t *testing.T) {
 				_, err := p.WriteAt(content[start:end], start)
 				return err
 			}
-			if first, ok := p.Priority(); ok != (small.probeErr == nil) || ok && first != (rangeset.Range{Start: lastGroup, End: size}) {
+			if first, ok := p.Priority(); ok != (small.probeErr == nil) || ok &&
+				first != (rangeset.Range{Start: lastGroup, End: size}) {
 				t.Errorf("first comes %v, %t", first, ok)
 			}
 			if err := write(0, 65536); err != nil {

@@ -169,7 +169,8 @@ func TestStates(t *testing.T) {
 // transfer could resume from it.
 func TestLeave(t *testing.T) {
 	for state, keeps := range map[State]bool{
-		Unproved: false, Cold: true, Proved: true, Windowed: false, Parked: true, Finishing: true, Finished: true, Unsafe: false,
+		Unproved: false, Cold: true, Proved: true, Windowed: false, Parked: true, Finishing: true, Finished: true,
+		Unsafe: false,
 	} {
 		for _, discard := range []bool{false, true} {
 			t.Run(state.String(), func(t *testing.T) {

@@ -83,7 +83,8 @@ func TestSurvey(t *testing.T) {
 		f := &disktest.ReadCounter{File: disktest.OpenFile(t, have, hole)}
 		got, err := Survey(t.Context(), f, int64(len(have)), tree, nil)
 		if err != nil || !slices.Equal(got.Ranges(), want.Ranges()) {
-			t.Errorf("seed %d: %d bytes of %d in groups of %d, hole %v: got %v, %v; want %v", seed, len(have), size, unit, hole, &got, err, &want)
+			t.Errorf("seed %d: %d bytes of %d in groups of %d, hole %v: got %v, %v; want %v", seed, len(have), size,
+				unit, hole, &got, err, &want)
 		}
 		if last, ok := f.Read.Last(); ok && last.End > int64(len(have)) {
 			t.Errorf("seed %d: read up to %d of %d bytes", seed, last.End, len(have))
@@ -151,7 +152,8 @@ func BenchmarkSurvey(b *testing.B) {
 	tree := transfertest.TreeOf(content)
 	b.SetBytes(int64(len(content)))
 	for b.Loop() {
-		if got, err := Survey(b.Context(), f, int64(len(content)), tree, nil); err != nil || got.Total() != int64(len(content)) {
+		if got, err := Survey(b.Context(), f, int64(len(content)), tree, nil); err != nil ||
+			got.Total() != int64(len(content)) {
 			b.Fatal(fmt.Sprint(&got, err))
 		}
 	}
