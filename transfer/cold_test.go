@@ -87,8 +87,9 @@ func (p *peer) root(root []byte) {
 }
 
 func (p *peer) hashing(n int) {
-	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: uint64(n),
-		Total: uint64(len(theFile))}}})
+	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{
+		Bytes: uint64(n), Total: uint64(len(theFile)),
+	}}})
 }
 
 // TestColdStart checks that the client fetches verifiable bytes, and no others, while the
@@ -192,10 +193,12 @@ func TestColdStartIsNotForAll(t *testing.T) {
 			root := integrity.Root(m.Root)
 			o.URL.Root = &root
 		}},
-		"in order":    {nil, func(o *GetOptions) { o.Target, o.Output = "", new(bytes.Buffer) }},
-		"a range":     {nil, func(o *GetOptions) { o.Range = &ByteRange{First: 1, Last: 70_000} }},
-		"reuse":       {nil, func(o *GetOptions) { o.Reuse = true }},
-		"a part file": {func(w *coldNet) { transfertest.Put(w.T, filepath.Join(filepath.Dir(w.target), partName("file")), "x") }, func(*GetOptions) {}},
+		"in order": {nil, func(o *GetOptions) { o.Target, o.Output = "", new(bytes.Buffer) }},
+		"a range":  {nil, func(o *GetOptions) { o.Range = &ByteRange{First: 1, Last: 70_000} }},
+		"reuse":    {nil, func(o *GetOptions) { o.Reuse = true }},
+		"a part file": {func(w *coldNet) {
+			transfertest.Put(w.T, filepath.Join(filepath.Dir(w.target), partName("file")), "x")
+		}, func(*GetOptions) {}},
 		"of the size": {func(w *coldNet) { transfertest.Put(w.T, w.target, string(make([]byte, len(theFile)))) },
 			func(*GetOptions) {}},
 		"up to date": {func(w *coldNet) { transfertest.Put(w.T, w.target, string(theFile)) }, func(*GetOptions) {}},

@@ -136,8 +136,8 @@ func (x *crashExplorer) whole(d *crashDisk, k int, s diskState, done bool) {
 		x.fail(d, k, s, "the target is gone")
 	case target == nil:
 	case bytes.Equal(target.data, x.want()):
-		if done && !x.options.NoPreserve && (target.mode != 0o644&^disk.Umask ||
-			!target.mtime.Equal(transfertest.SomeTime)) {
+		if done && !x.options.NoPreserve &&
+			(target.mode != 0o644&^disk.Umask || !target.mtime.Equal(transfertest.SomeTime)) {
 			x.fail(d, k, s, "it was said to be in place, but has mode %o and time %v", target.mode, target.mtime)
 		}
 	case done:

@@ -141,8 +141,9 @@ func (c crashCase) want() []byte {
 // offline is Get on a disk, without a network: groups are written in some order, a few at a
 // time. lies are the bytes that it took for proved before anything was fetched, and that are
 // not those of the file.
-func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOptions)) (result Result, lies int64,
-	err error) {
+func (c crashCase) offline(
+	d *crashDisk, r *rand.Rand, change ...func(*GetOptions),
+) (result Result, lies int64, err error) {
 	o := c.at(d)
 	for _, f := range change {
 		f(&o)

@@ -127,7 +127,9 @@ func TestGetFromHostileServers(t *testing.T) {
 			m, cvs := honest()
 			p.Manifest(m)
 			p.Tree(cvs[:32])
-			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: transferpb.Failure_CHANGED, Message: "changed, it says"}}})
+			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{
+				Code: transferpb.Failure_CHANGED, Message: "changed, it says",
+			}}})
 		}, KindChanged, "changed, it says", soon},
 		"size of 2^63": {only(func(m *transferpb.Manifest) { m.Size = 1 << 63 }), KindOther, "no sense",
 			soon},
@@ -170,8 +172,9 @@ func TestGetFromHostileServers(t *testing.T) {
 		"answers of a later version, then silence": {func(p *peer) { p.Reply(&transferpb.Reply{}) }, KindNetwork,
 			"no answer in time", silence},
 		"hashing, then silence": {func(p *peer) {
-			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: 1<<64 - 1,
-				Total: 1}}})
+			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{
+				Bytes: 1<<64 - 1, Total: 1,
+			}}})
 		}, KindNetwork, "no answer in time", silence},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -224,8 +227,9 @@ func TestGetKnowsFailures(t *testing.T) {
 	} {
 		onWire(t, func(w *testNet) {
 			w.hostile(openTheFile, func(p *peer) {
-				p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code,
-					Message: "in its own words"}}})
+				p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{
+					Code: code, Message: "in its own words",
+				}}})
 				p.Stream.Close()
 			})
 			_, _, err := w.get()
@@ -276,8 +280,7 @@ func TestGetFromBadContent(t *testing.T) {
 		"wrong bytes": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 			return bytesContent{bytes.NewReader(make([]byte, len(theFile)))}, nil
 		}, KindIntegrity},
-		"changed": {func(context.Context, kwik.ContentRequest) (kwik.Content,
-			error) {
+		"changed": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 			return nil, kwik.ErrContentChanged
 		}, KindChanged},
 		"gone": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {

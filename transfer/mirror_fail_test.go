@@ -106,7 +106,7 @@ func TestMirrorOfFilesThatGo(t *testing.T) {
 	gone := false
 	var mu sync.Mutex
 	s := ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir {
-		// With the first file that is requested.
+		// The directory goes with the first requested file.
 		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -245,7 +245,9 @@ func TestMirrorRetry(t *testing.T) {
 	})
 	result, reports, err := s.mirror(t.Context(), target, func(o *MirrorOptions) {
 		o.Retries, o.RetryDelay = 2, time.Millisecond
-		o.Dial = func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig) (*kwik.ClientSession, error) {
+		o.Dial = func(
+			ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig,
+		) (*kwik.ClientSession, error) {
 			c, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
 			mu.Lock()
 			defer mu.Unlock()

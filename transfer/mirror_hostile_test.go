@@ -117,8 +117,9 @@ func (w *testNet) lies(l *liar, target string, change ...func(*MirrorOptions)) (
 	if l.content == nil {
 		l.content = []byte("content")
 	}
-	listener := w.Start(&kwik.ServerConfig{OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content,
-		error) {
+	listener := w.Start(&kwik.ServerConfig{OpenContent: func(
+		context.Context, kwik.ContentRequest,
+	) (kwik.Content, error) {
 		return repeated(l.content), nil
 	}})
 	w.Go(func() {
@@ -269,7 +270,9 @@ func TestMirrorHostileAnswers(t *testing.T) {
 		}}, KindOther},
 		"a stream that is not offered": {&liar{entries: one, pack: func(p *liarPeer) {
 			p.file(nil)
-			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{BatchEnd: &transferpb.BatchEnd{KwikStreamId: 1<<62 + 99}}})
+			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{
+				BatchEnd: &transferpb.BatchEnd{KwikStreamId: 1<<62 + 99},
+			}})
 		}}, KindNetwork},
 		"too many groups": {&liar{entries: one,
 			pack: manifest(func(m *transferpb.Manifest) { m.Size, m.Group = 1<<62, 0 })}, KindOther},
@@ -300,7 +303,7 @@ func TestMirrorHostileAnswers(t *testing.T) {
 				}
 			})
 			transfertest.WantContent(t, filepath.Join(target, "mine"), "mine")
-			// Of which the first entry is sound.
+			// The first entry of these is valid.
 			if !strings.Contains(name, "directory") && !strings.Contains(name, "link") {
 				wantNames(t, target, "mine")
 			}

@@ -91,13 +91,16 @@ func ServeTree(t *testing.T, role kwik.ServerRole, root string, wrap func(disk.T
 }
 
 // mirror mirrors the server's tree into a directory.
-func (s *mirrorServer) mirror(ctx context.Context, target string, change ...func(*MirrorOptions)) (MirrorResult,
-	*mirrorReports, error) {
+func (s *mirrorServer) mirror(
+	ctx context.Context, target string, change ...func(*MirrorOptions),
+) (MirrorResult, *mirrorReports, error) {
 	return s.mirrorTo(ctx, target, nil, change...)
 }
 
 // mirrorTo is mirror with something to do at each report of a file.
-func (s *mirrorServer) mirrorTo(ctx context.Context, target string, did func(FileReport), change ...func(*MirrorOptions)) (MirrorResult, *mirrorReports, error) {
+func (s *mirrorServer) mirrorTo(
+	ctx context.Context, target string, did func(FileReport), change ...func(*MirrorOptions),
+) (MirrorResult, *mirrorReports, error) {
 	reports := &mirrorReports{did: did}
 	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: s.Addr}, TLS: trust.PinnedClientConfig(nil, s.Pin)},
 		Target: target}

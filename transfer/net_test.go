@@ -94,8 +94,9 @@ func getWhole(t *testing.T, ctx context.Context, o GetOptions, report Reporter) 
 	return r, err
 }
 
-func (w *testNet) getContext(ctx context.Context, change ...func(*GetOptions)) (got []byte, took time.Duration,
-	err error) {
+func (w *testNet) getContext(
+	ctx context.Context, change ...func(*GetOptions),
+) (got []byte, took time.Duration, err error) {
 	var out bytes.Buffer
 	o := GetOptions{URL: serverFile, TLS: w.TLS(), Output: &out, KWIK: w.Client()}
 	for _, f := range change {

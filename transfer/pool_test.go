@@ -38,7 +38,10 @@ func TestPool(t *testing.T) {
 		return Get(t.Context(), GetOptions{
 			URL: URL{Host: primary.Addr().String(), Path: path, Pin: &pin}, TLS: trust.PinnedClientConfig(nil, pin),
 			Target: filepath.Join(out, target),
-			Pool:   &pool, Dial: func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig) (*kwik.ClientSession, error) {
+			Pool:   &pool,
+			Dial: func(
+				ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig,
+			) (*kwik.ClientSession, error) {
 				dials.Add(1)
 				s, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
 				sessions = append(sessions, s)
@@ -105,8 +108,7 @@ func TestPoolWaitsForADial(t *testing.T) {
 	<-begun
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if _, _, err := pool.acquire(ctx, key, func() (*kwik.ClientSession,
-		error) {
+	if _, _, err := pool.acquire(ctx, key, func() (*kwik.ClientSession, error) {
 		panic("a second dial")
 	}); err != context.DeadlineExceeded {
 		t.Error(err)

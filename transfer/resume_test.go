@@ -22,7 +22,10 @@ func fetch(t *testing.T, target string, change ...func(*GetOptions)) (r Result, 
 }
 
 // fetchBy does so with something in place of Get.
-func fetchBy(t *testing.T, get func(context.Context, GetOptions, Reporter) (Result, error), target string, change ...func(*GetOptions)) (r Result, heard *recordedReports, err error) {
+func fetchBy(
+	t *testing.T, get func(context.Context, GetOptions, Reporter) (Result, error), target string,
+	change ...func(*GetOptions),
+) (r Result, heard *recordedReports, err error) {
 	t.Helper()
 	heard = &recordedReports{}
 	onWire(t, func(w *testNet) {

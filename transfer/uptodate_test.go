@@ -57,7 +57,7 @@ func TestUpToDate(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				target := filepath.Join(t.TempDir(), "out")
 				x.target(t, target)
-				// Is not left in any case.
+				// The client never leaves this old part file.
 				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "an old part")
 				before, _ := os.Lstat(target)
 				r, heard, err := fetch(t, target, func(o *GetOptions) { o.NoPreserve = plain })

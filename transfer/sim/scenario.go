@@ -160,7 +160,7 @@ func NewScenario(seed uint64) Scenario {
 	for i := range s.Servers {
 		s.Servers[i].Link = link()
 	}
-	// One draw is of old.
+	// The discarded draw keeps older seeds valid.
 	s.Ordered, s.Stood, _, s.Pinned, s.ResetKeys = r.OneIn(4), r.Half(), r.OneIn(8), r.Half(), r.Half()
 	s.resume()
 	if s.Ordered && r.Half() {
@@ -327,7 +327,9 @@ func (s Scenario) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d: %d bytes (%d groups of %d, last %d), doom %v, bound %v\n", s.Seed, s.Size,
 		(s.Size+group-1)/group, group, s.Size%group, s.Doom, s.Bound().Round(time.Second))
-	fmt.Fprintf(&b, "  client: %v; in order %t, target stood %t, stale part: %v, hash known %t, reset keys %t, connections %d\n", describe(s.Client), s.Ordered, s.Stood, s.Stale, s.Pinned, s.ResetKeys, s.Connections)
+	fmt.Fprintf(&b, "  client: %v; in order %t, target stood %t, stale part: %v, "+
+		"hash known %t, reset keys %t, connections %d\n",
+		describe(s.Client), s.Ordered, s.Stood, s.Stale, s.Pinned, s.ResetKeys, s.Connections)
 	if s.Interrupted > 0 {
 		fmt.Fprintf(&b, "  the transfer is interrupted at %.0f %% and run again\n", 100*s.Interrupted)
 	}

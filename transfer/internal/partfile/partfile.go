@@ -128,7 +128,8 @@ type PartFile struct {
 	idle  *sync.Cond // users fell to 0
 
 	tree Tree // verifies had; nil in Unproved and Cold
-	// The part of the file that it holds; nil for all. had and fetched are offsets in the whole file.
+	// window is the held part of the file; nil for all. had and fetched are offsets in the whole
+	// file.
 	window  *window
 	had     rangeset.Set // verified and in the file
 	fetched rangeset.Set // written with WriteAt, perhaps for another tree

@@ -148,8 +148,8 @@ func TestPartFileOfTheLongestName(t *testing.T) {
 // that the link points to.
 func TestPartFileReplacesLinks(t *testing.T) {
 	dir := t.TempDir()
-	inside, outside := transfertest.Put(t, filepath.Join(dir, "inside"), "untouched"), transfertest.Put(t,
-		filepath.Join(t.TempDir(), "outside"), "untouched")
+	inside := transfertest.Put(t, filepath.Join(dir, "inside"), "untouched")
+	outside := transfertest.Put(t, filepath.Join(t.TempDir(), "outside"), "untouched")
 	for name, to := range map[string]string{"in": "inside", "out": outside, "dangling": "nowhere", "loop": "loop"} {
 		link := filepath.Join(dir, name)
 		if err := os.Symlink(to, link); err != nil {

@@ -15,9 +15,9 @@ import (
 //
 // Prove forgets wrong bytes of the part file and truncates it to the size of tree. It does not
 // read bytes again that are verified against this tree already. If the file system can share
-// blocks between files, an empty part file gets the content of the first seed, right or wrong,
-// before it is verified. Elsewhere Prove copies the right groups. It ignores a seed that it
-// cannot read.
+// blocks between files, an empty part file gets the content of the first seed. That content may
+// be wrong, and is verified like any other. Elsewhere Prove copies the right groups. It ignores
+// a seed that it cannot read.
 func (p *PartFile) Prove(ctx context.Context, tree Tree, seeds []disk.File, report Report) error {
 	if err := p.begin("Prove", Unproved, Cold, Proved); err != nil {
 		return err

@@ -123,8 +123,8 @@ func TestReserve(t *testing.T) {
 				_, err := p.WriteAt(content[start:end], start)
 				return err
 			}
-			if first, ok := p.Priority(); ok != (small.probeErr == nil) || ok &&
-				first != (rangeset.Range{Start: lastGroup, End: size}) {
+			if first, ok := p.Priority(); ok != (small.probeErr == nil) ||
+				ok && first != (rangeset.Range{Start: lastGroup, End: size}) {
 				t.Errorf("first comes %v, %t", first, ok)
 			}
 			if err := write(0, 65536); err != nil {
