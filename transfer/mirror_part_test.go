@@ -17,7 +17,8 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// A partTree is a directory whose new files reserve free space and share blocks, as the test has it.
+// A partTree is a directory whose new files reserve free space and share blocks as the test
+// chooses.
 type partTree struct {
 	disk.TreeDir
 	free int64 // bytes

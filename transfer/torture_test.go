@@ -28,7 +28,8 @@ var tortureFaults = map[string]tortureFault{
 	"ENOSPC": {with: syscall.ENOSPC, kind: KindNoSpace, says: "no space left on device"},
 	"EDQUOT": {with: syscall.EDQUOT, kind: KindNoSpace, says: "disk quota exceeded"},
 	"EIO":    {with: syscall.EIO, kind: KindLocal, says: "input/output error"},
-	// Package os repeats nearly all calls by itself after EINTR; what it does not repeat must not be worse than others.
+	// Package os repeats nearly all calls itself after EINTR. The other calls must fail like any
+	// call.
 	"EINTR": {with: syscall.EINTR, kind: KindLocal, says: "interrupted system call"},
 	"EMFILE": {with: syscall.EMFILE, only: []string{"opendir", "open", "openpart", "create"}, kind: KindLocal,
 		says: "too many open files"},

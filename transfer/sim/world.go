@@ -378,7 +378,8 @@ func (w *World) schedule(sv *server) {
 		w.wg.Go(rise)
 		return
 	}
-	// Not before the first byte is in place: by then the client has the manifest, and with it tickets for all servers.
+	// This waits for the first byte in place. The client then has the manifest, and tickets for
+	// all servers.
 	w.when(max(1, int64(o.At*float64(w.Size))), func() {
 		fall()
 		rise()
@@ -390,7 +391,8 @@ func (w *World) when(placed int64, do func()) {
 	w.pending = append(w.pending, event{placed, do})
 }
 
-// written is told of all that the client writes into its directory. Not one wrong byte may be there, under any name.
+// written is called for each write of the client into its directory. No wrong byte may be
+// there, under any name.
 func (w *World) written(name string, off int64, p []byte) {
 	if name == target && int64(len(p)) != w.Size {
 		w.fault("%d bytes of %d are under the final name", len(p), w.Size)
