@@ -34,12 +34,12 @@ func (a asked) ReadAt(p []byte, off int64) (int, error) {
 	return a.Content.ReadAt(p, off)
 }
 
-// A cold wire is a server that hashes theFile while a client fetches it.
+// A coldNet is a network with a server that hashes theFile while a client fetches it.
 type coldNet struct {
 	*testNet
 	target string
 	mu     sync.Mutex
-	seen   rangeset.Set // of theFile, that was asked for
+	seen   rangeset.Set // the bytes of theFile that the client requested
 }
 
 func inCold(t *testing.T, act func(w *coldNet, p *peer), f func(w *coldNet)) {
@@ -54,21 +54,22 @@ func inCold(t *testing.T, act func(w *coldNet, p *peer), f func(w *coldNet)) {
 }
 
 func (w *coldNet) fetch(change ...func(*GetOptions)) (Result, error) {
-	o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: w.target, KWIK: w.Client()}
+	o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: w.target,
+		KWIK: w.Client()}
 	for _, f := range change {
 		f(&o)
 	}
 	return Get(w.Ctx, o, NoReport{})
 }
 
-// wantAsked fails the test unless exactly the first n bytes have been asked for.
+// wantAsked fails the test unless the client requested exactly the first n bytes.
 func (w *coldNet) wantAsked(n int64) {
 	w.T.Helper()
 	time.Sleep(5 * time.Second)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if want := rangeset.Of(rangeset.Range{End: n}); w.seen.String() != want.String() {
-		w.T.Errorf("%v was asked for, want %v", &w.seen, &want)
+		w.T.Errorf("the client requested %v, want %v", &w.seen, &want)
 	}
 }
 
@@ -86,11 +87,13 @@ func (p *peer) root(root []byte) {
 }
 
 func (p *peer) hashing(n int) {
-	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: uint64(n), Total: uint64(len(theFile))}}})
+	p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{
+		Bytes: uint64(n), Total: uint64(len(theFile)),
+	}}})
 }
 
-// What can be proved is fetched, and nothing else, while the server hashes; the file is put in
-// place when its root is known.
+// TestColdStart checks that the client fetches verifiable bytes, and no others, while the
+// server hashes. The client renames the file into place when it knows the root.
 func TestColdStart(t *testing.T) {
 	inCold(t, func(w *coldNet, p *peer) {
 		cvs, root := p.offerCold()
@@ -124,16 +127,18 @@ func TestColdStart(t *testing.T) {
 	})
 }
 
-// Whatever the server says about the rest of the tree after bytes have come, the final name
-// stays absent, and what was left is proved before it counts.
+// TestColdStartThatFails has the server send a wrong rest of the tree after the first bytes.
+// The final name stays absent. Bytes that remain are verified before they count.
 func TestColdStartThatFails(t *testing.T) {
 	for name, x := range map[string]struct {
 		act  func(p *peer, cvs, root []byte)
 		kind Kind
 	}{
-		"it changed":             {func(p *peer, _, _ []byte) { p.Failure(transferpb.Failure_CHANGED) }, KindChanged},
-		"another root":           {func(p *peer, cvs, root []byte) { p.Tree(cvs[64:]); root[0]++; p.root(root) }, KindIntegrity},
-		"a value is wrong":       {func(p *peer, cvs, root []byte) { cvs[127]++; p.Tree(cvs[64:]); p.root(root) }, KindIntegrity},
+		"it changed": {func(p *peer, _, _ []byte) { p.Failure(transferpb.Failure_CHANGED) }, KindChanged},
+		"another root": {func(p *peer, cvs, root []byte) { p.Tree(cvs[64:]); root[0]++; p.root(root) },
+			KindIntegrity},
+		"a value is wrong": {func(p *peer, cvs, root []byte) { cvs[127]++; p.Tree(cvs[64:]); p.root(root) },
+			KindIntegrity},
 		"too many values":        {func(p *peer, cvs, _ []byte) { p.Tree(cvs) }, KindOther},
 		"root too early":         {func(p *peer, _, root []byte) { p.root(root); p.Stream.Close() }, KindNetwork},
 		"no root":                {func(p *peer, cvs, _ []byte) { p.Tree(cvs[64:]); p.Stream.Close() }, KindNetwork},
@@ -176,8 +181,8 @@ func TestColdStartThatFails(t *testing.T) {
 	}
 }
 
-// Who knows which root is wanted, reads in order, or has something here that may be of use,
-// waits for the tree.
+// TestColdStartIsNotForAll lists the transfers that wait for the tree: those that expect a
+// root, that read in order, or that may find bytes locally.
 func TestColdStartIsNotForAll(t *testing.T) {
 	for name, x := range map[string]struct {
 		before func(w *coldNet)
@@ -188,12 +193,15 @@ func TestColdStartIsNotForAll(t *testing.T) {
 			root := integrity.Root(m.Root)
 			o.URL.Root = &root
 		}},
-		"in order":    {nil, func(o *GetOptions) { o.Target, o.Output = "", new(bytes.Buffer) }},
-		"a range":     {nil, func(o *GetOptions) { o.Range = &ByteRange{First: 1, Last: 70_000} }},
-		"reuse":       {nil, func(o *GetOptions) { o.Reuse = true }},
-		"a part file": {func(w *coldNet) { transfertest.Put(w.T, filepath.Join(filepath.Dir(w.target), partName("file")), "x") }, func(*GetOptions) {}},
-		"of the size": {func(w *coldNet) { transfertest.Put(w.T, w.target, string(make([]byte, len(theFile)))) }, func(*GetOptions) {}},
-		"up to date":  {func(w *coldNet) { transfertest.Put(w.T, w.target, string(theFile)) }, func(*GetOptions) {}},
+		"in order": {nil, func(o *GetOptions) { o.Target, o.Output = "", new(bytes.Buffer) }},
+		"a range":  {nil, func(o *GetOptions) { o.Range = &ByteRange{First: 1, Last: 70_000} }},
+		"reuse":    {nil, func(o *GetOptions) { o.Reuse = true }},
+		"a part file": {func(w *coldNet) {
+			transfertest.Put(w.T, filepath.Join(filepath.Dir(w.target), partName("file")), "x")
+		}, func(*GetOptions) {}},
+		"of the size": {func(w *coldNet) { transfertest.Put(w.T, w.target, string(make([]byte, len(theFile)))) },
+			func(*GetOptions) {}},
+		"up to date": {func(w *coldNet) { transfertest.Put(w.T, w.target, string(theFile)) }, func(*GetOptions) {}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inCold(t, func(w *coldNet, p *peer) {
@@ -242,7 +250,7 @@ func (f hashedFile) ReadAt(p []byte, off int64) (int, error) {
 	return f.File.ReadAt(p, off)
 }
 
-// earlyBytes notes what came before the root was known.
+// earlyBytes counts the bytes that arrive before the root is known.
 type earlyBytes struct {
 	NoReport
 	hashing int
@@ -258,8 +266,8 @@ func (e *earlyBytes) Progress(p Progress) {
 	}
 }
 
-// Our own server begins before it has hashed a file, hashes it once for all who ask, and says
-// how far it is, here and in its log.
+// TestServerStartsCold checks that our server sends bytes before it has hashed a file. It
+// hashes the file once for all clients. It reports its progress to them and in its log.
 func TestServerStartsCold(t *testing.T) {
 	root, d := transfertest.OpenTreeWithTraps(t)
 	content := make([]byte, 64<<20)
@@ -275,12 +283,13 @@ func TestServerStartsCold(t *testing.T) {
 		for _, target := range targets {
 			wg.Go(func() {
 				early := &earlyBytes{}
-				r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "big"}, TLS: w.TLS(), Target: target, KWIK: w.Client()}, early)
+				r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "big"},
+					TLS: w.TLS(), Target: target, KWIK: w.Client()}, early)
 				if err != nil || r.Wasted > 0 {
 					w.T.Errorf("%+v, %v", r, err)
 				}
 				if early.bytes < int64(len(content))/2 || early.hashing == 0 {
-					w.T.Errorf("%d bytes had come before the manifest, and %d times was said how far hashing is", early.bytes, early.hashing)
+					w.T.Errorf("%d bytes preceded the manifest, with %d reports of hashing", early.bytes, early.hashing)
 				}
 				transfertest.WantContent(w.T, target, string(content))
 			})
@@ -289,14 +298,15 @@ func TestServerStartsCold(t *testing.T) {
 		if n := blocks.Load(); n != 64 {
 			w.T.Errorf("%d blocks were hashed", n)
 		}
-		if log := w.Log.String(); !strings.Contains(log, "msg=hashing path=big") || !strings.Contains(log, "msg=hashed path=big") {
+		if log := w.Log.String(); !strings.Contains(log, "msg=hashing path=big") ||
+			!strings.Contains(log, "msg=hashed path=big") {
 			w.T.Errorf("the log says nothing of it:\n%s", log)
 		}
 	})
 }
 
-// What comes cold, without a root, in one attempt counts for nothing in the next: not even if
-// the version of the attempt before is there again.
+// TestColdAfterAnotherVersion checks that bytes which one attempt received without a root do
+// not count in the next. This holds even if the server has the earlier version again.
 func TestColdAfterAnotherVersion(t *testing.T) {
 	other := bytes.Clone(theFile) // another version of the same size
 	for i := range other {
@@ -322,7 +332,7 @@ func TestColdAfterAnotherVersion(t *testing.T) {
 			root := tree.Root()
 			m := &transferpb.Manifest{Size: uint64(len(whole)), Root: root[:], Group: uint32(tree.GroupSize())}
 			if n == 1 {
-				m.KwikStreamId = 1 << 62 // the answer comes, the content does not
+				m.KwikStreamId = 1 << 62 // the answer arrives, the content does not
 				p.Manifest(m)
 				p.Tree(tree.CVs())
 				time.Sleep(time.Second)
@@ -343,7 +353,8 @@ func TestColdAfterAnotherVersion(t *testing.T) {
 			p.Stream.Close()
 		})
 		r, err = getWhole(t, w.Ctx, GetOptions{
-			URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), Retries: 5,
+			URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target,
+			KWIK: w.Client(), Retries: 5,
 		}, NoReport{})
 	})
 	if err != nil {

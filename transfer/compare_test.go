@@ -20,7 +20,8 @@ import (
 // compareWith surveys a local file as Compare does and says how it differs.
 func compareWith(t *testing.T, local []byte, tree *integrity.Tree) []Difference {
 	t.Helper()
-	right, err := partfile.Survey(t.Context(), &wholly{File: openFile(t, local)}, min(int64(len(local)), tree.Size()), tree, nil)
+	right, err := partfile.Survey(t.Context(), &wholly{File: openFile(t, local)}, min(int64(len(local)), tree.Size()),
+		tree, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,10 +44,11 @@ func TestDifferences(t *testing.T) {
 		served, local []byte
 		want          []Difference
 	}{
-		"same":                        {whole, whole, nil},
-		"a byte":                      {whole, flip(3 * g), []Difference{{3 * g, 4 * g, Differs}}},
-		"neighbours become one":       {whole, flip(g-1, g), []Difference{{0, 2 * g, Differs}}},
-		"first and last":              {whole, flip(0, int(end-1)), []Difference{{0, g, Differs}, {5 * g, end, Differs}}},
+		"same":                  {whole, whole, nil},
+		"a byte":                {whole, flip(3 * g), []Difference{{3 * g, 4 * g, Differs}}},
+		"neighbours become one": {whole, flip(g-1, g), []Difference{{0, 2 * g, Differs}}},
+		"first and last": {whole, flip(0, int(end-1)),
+			[]Difference{{0, g, Differs}, {5 * g, end, Differs}}},
 		"all":                         {whole, make([]byte, end), []Difference{{0, end, Differs}}},
 		"short by a byte":             {whole, whole[:end-1], []Difference{{5 * g, end, Missing}}},
 		"short at a group":            {whole, whole[:2*g], []Difference{{2 * g, end, Missing}}},
@@ -65,7 +67,7 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
-// A file may have holes where the server's has zeros.
+// TestDifferencesOfAFileWithHoles checks that holes equal the zeros of the server's file.
 func TestDifferencesOfAFileWithHoles(t *testing.T) {
 	content := make([]byte, 3<<20)
 	content[0] = 1
@@ -106,7 +108,7 @@ func TestCompare(t *testing.T) {
 	})
 }
 
-// A disk that cannot be read says nothing about the bytes.
+// TestCompareWithABrokenDisk checks that a read error is not reported as a difference.
 func TestCompareWithABrokenDisk(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		w.hostile(openTheFile, func(p *peer) {
@@ -126,7 +128,7 @@ func TestCompareWithABrokenDisk(t *testing.T) {
 	})
 }
 
-// Errors of the server are those of Get.
+// TestCompareWithoutAnAnswer checks that errors of the server are the same as those of Get.
 func TestCompareWithoutAnAnswer(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		_, err := w.compare(w.Ctx, openFile(t, theFile))
@@ -151,7 +153,8 @@ func TestOpenFile(t *testing.T) {
 	root, _ := transfertest.OpenTreeWithTraps(t)
 	for name, want := range map[string]error{
 		"file": nil, "inside": nil, "outside": nil, "absolute": nil, "updir/secret": nil,
-		"fifo": disk.ErrNotAFile, "sub": disk.ErrNotAFile, "missing": os.ErrNotExist, "dangling": os.ErrNotExist, "loop": syscall.ELOOP,
+		"fifo": disk.ErrNotAFile, "sub": disk.ErrNotAFile, "missing": os.ErrNotExist, "dangling": os.ErrNotExist,
+		"loop": syscall.ELOOP,
 	} {
 		f, err := disk.OpenFile(filepath.Join(root, name))
 		if !errors.Is(err, want) {

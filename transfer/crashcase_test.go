@@ -75,7 +75,7 @@ func versionFrom(content []byte, group integrity.GroupSize) version {
 
 // A crashCase is a transfer to "out" in a directory that has a file "bystander" besides.
 type crashCase struct {
-	version               // what is fetched
+	version               // the version that the transfer fetches
 	old, part []byte      // durable at first, nil for none
 	partMode  fs.FileMode // 0 for that of a part file
 	sparse    bool
@@ -96,18 +96,21 @@ var crashCases = map[string]crashCase{
 	"over a file":                 {old: noise(3, 20000)},
 	"over a longer one, as it is": {old: noise(3, 50000), options: GetOptions{NoPreserve: true}},
 	"resumed":                     {old: noise(3, 20000), part: only(0, 3, 4, 8)},
-	"resumed, sparse":             {part: append(bytes.Clone(crashWant[:2*crashUnit]), make([]byte, 6*crashUnit)...), sparse: true},
-	"resumed from what is cut":    {part: crashWant[:5*crashUnit+700]},
-	"resumed from all":            {old: noise(3, 20000), part: crashWant, partMode: 0o444},
-	"a part of another, longer":   {old: noise(3, 100), part: noise(4, 60000)},
-	"reuse":                       {old: only(1, 2, 3, 7), options: GetOptions{Reuse: true}},
-	"reuse with clones":           {old: only(1, 2, 3, 7), clones: true, options: GetOptions{Reuse: true}},
-	"reuse, resumed, sparse":      {old: only(1, 2, 7), part: only(0, 1), sparse: true, options: GetOptions{Reuse: true}},
-	"reuse and seed":              {old: only(1, 2), part: only(5), seed: only(2, 6, 8), options: GetOptions{Reuse: true}},
-	"range":                       {old: noise(3, 20000), part: only(0, 1), options: GetOptions{Range: &crashRange}},
-	"no-clobber":                  {options: GetOptions{NoClobber: true}},
-	"no-clobber, resumed":         {part: only(2, 6), options: GetOptions{NoClobber: true}},
-	"up to date":                  {old: crashWant, part: only(1)},
+	"resumed, sparse": {part: append(bytes.Clone(crashWant[:2*crashUnit]), make([]byte, 6*crashUnit)...),
+		sparse: true},
+	"resumed from what is cut":  {part: crashWant[:5*crashUnit+700]},
+	"resumed from all":          {old: noise(3, 20000), part: crashWant, partMode: 0o444},
+	"a part of another, longer": {old: noise(3, 100), part: noise(4, 60000)},
+	"reuse":                     {old: only(1, 2, 3, 7), options: GetOptions{Reuse: true}},
+	"reuse with clones":         {old: only(1, 2, 3, 7), clones: true, options: GetOptions{Reuse: true}},
+	"reuse, resumed, sparse": {old: only(1, 2, 7), part: only(0, 1), sparse: true,
+		options: GetOptions{Reuse: true}},
+	"reuse and seed": {old: only(1, 2), part: only(5), seed: only(2, 6, 8),
+		options: GetOptions{Reuse: true}},
+	"range":               {old: noise(3, 20000), part: only(0, 1), options: GetOptions{Range: &crashRange}},
+	"no-clobber":          {options: GetOptions{NoClobber: true}},
+	"no-clobber, resumed": {part: only(2, 6), options: GetOptions{NoClobber: true}},
+	"up to date":          {old: crashWant, part: only(1)},
 }
 
 // start is the disk before the transfer.
@@ -138,7 +141,9 @@ func (c crashCase) want() []byte {
 // offline is Get on a disk, without a network: groups are written in some order, a few at a
 // time. lies are the bytes that it took for proved before anything was fetched, and that are
 // not those of the file.
-func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOptions)) (result Result, lies int64, err error) {
+func (c crashCase) offline(
+	d *crashDisk, r *rand.Rand, change ...func(*GetOptions),
+) (result Result, lies int64, err error) {
 	o := c.at(d)
 	for _, f := range change {
 		f(&o)
@@ -151,7 +156,8 @@ func (c crashCase) offline(d *crashDisk, r *rand.Rand, change ...func(*GetOption
 	}
 	g := offline(o)
 	err = g.run(context.Background(), func(ctx context.Context) error {
-		g.manifest = Manifest{Size: c.tree.Size(), Root: c.tree.Root(), Group: int64(c.unit), MTime: transfertest.SomeTime, Mode: 0o644}
+		g.manifest = Manifest{Size: c.tree.Size(), Root: c.tree.Root(), Group: int64(c.unit),
+			MTime: transfertest.SomeTime, Mode: 0o644}
 		if c.cold && g.mayBegin() {
 			if err := g.part.Forget(); err != nil {
 				return err
@@ -191,7 +197,8 @@ func (c crashCase) at(d *crashDisk) GetOptions {
 
 // offline returns a get that has no session; the caller sets what open would.
 func offline(o GetOptions) *get {
-	return &get{GetOptions: o, request: request{byteRange: o.Range, observer: newObserver(NoReport{}), session: &kwik.ClientSession{}}}
+	return &get{GetOptions: o, request: request{byteRange: o.Range, observer: newObserver(NoReport{}),
+		session: &kwik.ClientSession{}}}
 }
 
 // fill writes the groups of a content that a part file lacks, in some order, up to three at a time.
@@ -214,8 +221,8 @@ func fill(p targetWriter, content []byte, unit int64, r *rand.Rand) error {
 	return nil
 }
 
-// right returns how many bytes of whole groups a transfer finds in place on a disk that is not
-// in use: at least, for zeros may be holes, and at most.
+// right returns how many bytes of whole groups a transfer finds in place on an idle disk. The
+// least and the most differ because zeros may be holes.
 func (c crashCase) right(s diskState) (least, most int64) {
 	if c.options.Range != nil {
 		return 0, 0
@@ -235,7 +242,9 @@ func (c crashCase) right(s diskState) (least, most int64) {
 	}
 	for off := 0; off < len(c.content); off += c.unit {
 		end := min(off+c.unit, len(c.content))
-		if slices.ContainsFunc(sources, func(b []byte) bool { return len(b) >= end && bytes.Equal(b[off:end], c.content[off:end]) }) {
+		if slices.ContainsFunc(sources, func(b []byte) bool {
+			return len(b) >= end && bytes.Equal(b[off:end], c.content[off:end])
+		}) {
 			most += int64(end - off)
 			if !c.sparse || bytes.ContainsFunc(c.content[off:end], func(r rune) bool { return r != 0 }) {
 				least += int64(end - off)

@@ -18,12 +18,14 @@ import (
 	"time"
 )
 
-// A crashDisk is a Dir in memory that logs what changes it, so that one can ask afterwards which states a power cut could have
-// left at any moment. It promises as little as POSIX does: the fsync of a file makes its bytes, size, mode and time durable and not its
-// name, that of the directory makes names durable and nothing of files; whatever was not synced may be there or not, in any order, and
-// a write in any of its sectors. A rename is there or not, but never half.
+// A crashDisk is a Dir in memory that logs every change. Tests derive from the log the states
+// that a power cut could leave at any moment. It promises as little as POSIX does. The fsync of
+// a file makes its bytes, size, mode and time durable, but not its name. The fsync of the
+// directory makes names durable, but no files. Any other change may be there or not, in any
+// order, and a write in any of its sectors. A rename is there or not, but never half.
 type crashDisk struct {
-	// clones says that files can share blocks, sparse that the file system tells holes: blocks of zeros.
+	// clones is set if files can share blocks. sparse is set if the file system reports holes,
+	// which are blocks of zeros.
 	clones, sparse bool
 
 	mu    sync.Mutex
@@ -35,7 +37,7 @@ type crashDisk struct {
 	locks int
 }
 
-// A diskState is what is on a disk that nobody uses.
+// A diskState is the content of an idle disk.
 type diskState struct {
 	nodes []diskImage
 	names map[string]int // index in nodes; two names may share one
@@ -51,14 +53,16 @@ type diskImage struct {
 // A diskNode is a file as processes see it.
 type diskNode struct {
 	diskImage
-	own    bool            // nobody else has the data
-	stat   *syscall.Stat_t // what FileInfo.Sys returns: the same for the same file
+	own    bool            // no other image shares data
+	stat   *syscall.Stat_t // the value of FileInfo.Sys: the same for the same file
 	locked *diskFile
 }
 
 // A diskOp is a change, or a sync.
 type diskOp struct {
-	kind  string // of a file: create, write, truncate, chmod, chtimes, sync; of the directory: link, unlink, rename, syncdir
+	// kind is create, write, truncate, chmod, chtimes or sync for a file. It is link, unlink, rename
+	// or syncdir for the directory.
+	kind  string
 	node  int
 	name  string // for link, unlink and rename
 	to    string // for rename
@@ -153,8 +157,8 @@ func newCrashDisk(s diskState) *crashDisk {
 	return d
 }
 
-// killed returns the disk as it is when the process is killed after k operations and the machine goes on: nothing is lost, but
-// nothing more is durable either.
+// killed returns the disk after a kill of the process at k operations. The machine goes on, so
+// no change is lost, but no further change is durable.
 func (d *crashDisk) killed(k int) *crashDisk {
 	now := d.after(k, keepAll{})
 	x := newCrashDisk(now)
@@ -163,7 +167,8 @@ func (d *crashDisk) killed(k int) *crashDisk {
 }
 
 func (d *crashDisk) addNode(image diskImage) {
-	d.nodes = append(d.nodes, &diskNode{diskImage: image, stat: &syscall.Stat_t{Uid: uint32(os.Geteuid()), Ino: uint64(len(d.nodes) + 1)}})
+	d.nodes = append(d.nodes, &diskNode{diskImage: image,
+		stat: &syscall.Stat_t{Uid: uint32(os.Geteuid()), Ino: uint64(len(d.nodes) + 1)}})
 }
 
 // opener returns an OpenDir for GetOptions. Every directory is this one.
@@ -216,7 +221,7 @@ func (o diskOp) onNames(names map[string]int) {
 	}
 }
 
-// on applies a change to a file whose bytes nobody else has.
+// on applies a change to a file that shares no bytes.
 func (o diskOp) on(f *diskImage) {
 	switch o.kind {
 	case "write":
@@ -267,7 +272,8 @@ func TestCrashDisk(t *testing.T) {
 		fate fate
 		name string
 		data string
-	}{{dropAll{}, "a", "synced"}, {keepAll{}, "b", "syncedmore"}, {sizesOnly{}, "b", "synced\x00\x00\x00\x00"}, {dataOnly{}, "a", "syncedmore"}} {
+	}{{dropAll{}, "a", "synced"}, {keepAll{}, "b", "syncedmore"}, {sizesOnly{}, "b", "synced\x00\x00\x00\x00"},
+		{dataOnly{}, "a", "syncedmore"}} {
 		s := d.after(n, x.fate)
 		if got := s.get(x.name); got == nil || string(got.data) != x.data || len(s.names) != 1 {
 			t.Errorf("%T: %v", x.fate, s)
@@ -289,7 +295,11 @@ func TestCrashDisk(t *testing.T) {
 	}
 	f.Close()
 	dir.Close()
-	if again := d.killed(2); again.open != 0 || again.locks != 0 || len(again.nodes[0].data) != 0 || again.nodes[0].stat.Nlink != 1 {
-		t.Errorf("%+v", again)
+	again := d.killed(2)
+	if again.open != 0 || again.locks != 0 {
+		t.Errorf("a killed process left handles or locks: %+v", again)
+	}
+	if first := again.nodes[0]; len(first.data) != 0 || first.stat.Nlink != 1 {
+		t.Errorf("the file after two operations: %+v", first)
 	}
 }

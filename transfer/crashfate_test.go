@@ -73,7 +73,8 @@ type dropAll struct{}
 func (dropAll) names(n int) []bool                           { return slices.Repeat([]bool{false}, n) }
 func (dropAll) file(f diskImage, pending []diskOp) diskImage { return f }
 
-// sizesOnly is what a journal of metadata leaves: names, sizes, modes and times, but no data. Zeros are where it was.
+// sizesOnly is the fate of a journal of metadata: names, sizes, modes and times survive, but
+// the data is zeros.
 type sizesOnly struct{ keepAll }
 
 func (sizesOnly) file(f diskImage, pending []diskOp) diskImage {
@@ -113,7 +114,7 @@ func (r chance) names(n int) []bool {
 func (r chance) file(f diskImage, pending []diskOp) diskImage {
 	sector := []int64{512, 4096}[r.IntN(2)]
 	often := []int{1, 5, 9, 10}[r.IntN(4)] // of 10
-	upTo := len(pending)                   // what comes later is lost altogether
+	upTo := len(pending)                   // later operations are lost
 	if r.IntN(2) == 0 {
 		upTo = r.IntN(len(pending) + 1)
 	}
@@ -122,7 +123,7 @@ func (r chance) file(f diskImage, pending []diskOp) diskImage {
 	grow := func(size int64) {
 		if more := size - int64(len(data)); more > 0 {
 			fill := make([]byte, more)
-			if r.IntN(4) == 0 { // what the blocks held before
+			if r.IntN(4) == 0 { // the blocks keep their old content
 				rand.NewChaCha8([32]byte{byte(r.Uint32())}).Read(fill)
 			}
 			data = append(data, fill...)

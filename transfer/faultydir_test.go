@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A faultyDir is a Dir whose n-th operation, counted over the directory and its files, fails; and one that can let
-// something happen between two operations, as another process would.
+// A faultyDir is a Dir whose n-th operation fails, counted over the directory and its files. It
+// can also run a function between two operations, as another process would.
 type faultyDir struct {
 	disk.Dir
 	*faults
@@ -26,9 +26,9 @@ type faults struct {
 	only  []string // the operations that count; nil for all
 	stays bool     // all that count fail from then on
 	after func(op string)
-	under func(string) (disk.Dir, error) // what there is below; nil for the system's directories
+	under func(string) (disk.Dir, error) // opens the directory below; nil for the system's directories
 
-	ops    []string // what was done, the failed one among it
+	ops    []string // the operations so far, with the failed one
 	counts int      // how many of them count
 	first  string   // that failed
 	open   int      // files and directories that are open
@@ -213,7 +213,8 @@ func (f faultyFile) Sync() error {
 	return f.File.Sync()
 }
 
-// Allocate, Release and Free reserve nothing where the system cannot.
+// Checkpoint is one of the operations that can fail. Allocate, Release and Free reserve no
+// space on systems without reservations.
 func (f faultyFile) Checkpoint() error {
 	if err := f.step("checkpoint", f.name); err != nil {
 		return err
@@ -258,8 +259,8 @@ func (f faultyFile) Close() error {
 	return f.step("close", f.name)
 }
 
-// everyFault calls f once for each operation of what it does, with that operation failing, until f is through before the
-// failure.
+// everyFault calls f with the first operation failing, then with the second, and so on. It ends
+// when f performs fewer operations than that.
 func everyFault(t *testing.T, with error, f func(t *testing.T, faults *faults)) {
 	t.Helper()
 	for n := 1; ; n++ {

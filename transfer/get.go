@@ -228,8 +228,8 @@ func (g *get) place(ctx context.Context, fetch func(context.Context) error) erro
 // its primary would be granted first.
 const headStart = 1 << 20
 
-// wantsHeadStart returns how many bytes to request with the answer: none if bytes of the file
-// may be here already, or if a range is wanted.
+// wantsHeadStart returns how many bytes to request together with the answer. It returns 0 if
+// bytes of the file may be local already, or for a range.
 func (g *get) wantsHeadStart() int64 {
 	if g.Range != nil || g.Reuse || g.Seed != nil {
 		return 0
@@ -262,7 +262,8 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	g.streamAccepted = true
 	defer offer.Close()
 	if offer.Size() != g.manifest.Size {
-		return &Error{Kind: KindOther, Op: op, Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", offer.Size(), g.manifest.Size)}
+		return &Error{Kind: KindOther, Op: op,
+			Err: fmt.Errorf("the stream has %d bytes, the manifest says %d", offer.Size(), g.manifest.Size)}
 	}
 	stream, err := offer.Open(g.proof(verify))
 	if err != nil {
@@ -350,8 +351,8 @@ func copyInOrder(ctx context.Context, w io.Writer, stream *kwik.AggregateReader)
 	}
 }
 
-// kindOfLoss returns the kind of error when no source is left: all sent wrong bytes, the
-// primary reports a changed file, or a retry may help. A secondary that has another version may
+// kindOfLoss returns the kind of error when no source is left. Either all sent wrong bytes, or
+// the primary reports a changed file, or a retry may help. A secondary with another version may
 // just have an old one.
 func kindOfLoss(sources []kwik.SourceStats) Kind {
 	lied := 0

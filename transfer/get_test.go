@@ -29,12 +29,14 @@ var theFile = func() []byte {
 
 // honest returns the right manifest and chaining values of theFile.
 func honest() (*transferpb.Manifest, []byte) {
-	tree, err := integrity.Build(context.Background(), bytes.NewReader(theFile), int64(len(theFile)), integrity.DefaultGroupSize, nil)
+	tree, err := integrity.Build(context.Background(), bytes.NewReader(theFile), int64(len(theFile)),
+		integrity.DefaultGroupSize, nil)
 	if err != nil {
 		panic(err)
 	}
 	root := tree.Root()
-	return &transferpb.Manifest{Size: uint64(len(theFile)), Root: root[:], Group: uint32(tree.GroupSize())}, bytes.Clone(tree.CVs())
+	return &transferpb.Manifest{Size: uint64(len(theFile)), Root: root[:],
+		Group: uint32(tree.GroupSize())}, bytes.Clone(tree.CVs())
 }
 
 // bytesContent is kwik.Content in memory.
@@ -100,29 +102,49 @@ func TestGetFromHostileServers(t *testing.T) {
 		says   string
 		within time.Duration
 	}{
-		"another root than its tree": {send(func(m *transferpb.Manifest, cvs []byte) []byte { m.Root[5]++; return cvs }), KindIntegrity, "", soon},
-		"a chaining value is wrong":  {send(func(_ *transferpb.Manifest, cvs []byte) []byte { cvs[40]++; return cvs }), KindIntegrity, "", soon},
+		"another root than its tree": {send(func(m *transferpb.Manifest, cvs []byte) []byte {
+			m.Root[5]++
+			return cvs
+		}), KindIntegrity, "", soon},
+		"a chaining value is wrong": {send(func(_ *transferpb.Manifest, cvs []byte) []byte { cvs[40]++; return cvs }),
+			KindIntegrity, "", soon},
 		"two chaining values change places": {send(func(_ *transferpb.Manifest, cvs []byte) []byte {
 			return append(append(bytes.Clone(cvs[32:64]), cvs[:32]...), cvs[64:]...)
 		}), KindIntegrity, "", soon},
-		"the tree is short":              {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:96] }), KindNetwork, "unexpected EOF", soon},
-		"the tree is long":               {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return append(cvs, make([]byte, 32)...) }), KindOther, "does not fit", soon},
-		"the tree is of no whole values": {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return append(cvs, 0) }), KindOther, "does not fit", soon},
-		"the tree has an empty part":     {func(p *peer) { m, _ := honest(); p.Manifest(m); p.Tree(nil) }, KindOther, "does not fit", soon},
-		"no tree comes":                  {func(p *peer) { m, _ := honest(); p.Manifest(m) }, KindNetwork, "no answer in time", silence},
+		"the tree is short": {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:96] }),
+			KindNetwork, "unexpected EOF", soon},
+		"the tree is long": {send(func(_ *transferpb.Manifest, cvs []byte) []byte {
+			return append(cvs, make([]byte, 32)...)
+		}), KindOther, "does not fit", soon},
+		"the tree is of no whole values": {send(func(_ *transferpb.Manifest, cvs []byte) []byte {
+			return append(cvs, 0)
+		}), KindOther, "does not fit", soon},
+		"the tree has an empty part": {func(p *peer) { m, _ := honest(); p.Manifest(m); p.Tree(nil) }, KindOther,
+			"does not fit", soon},
+		"no tree comes": {func(p *peer) { m, _ := honest(); p.Manifest(m) }, KindNetwork,
+			"no answer in time", silence},
 		"the tree gives way to a failure": {func(p *peer) {
 			m, cvs := honest()
 			p.Manifest(m)
 			p.Tree(cvs[:32])
-			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: transferpb.Failure_CHANGED, Message: "changed, it says"}}})
+			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{
+				Code: transferpb.Failure_CHANGED, Message: "changed, it says",
+			}}})
 		}, KindChanged, "changed, it says", soon},
-		"size of 2^63":                 {only(func(m *transferpb.Manifest) { m.Size = 1 << 63 }), KindOther, "no sense", soon},
-		"size of 2^64-1":               {only(func(m *transferpb.Manifest) { m.Size = 1<<64 - 1 }), KindOther, "no sense", soon},
-		"group of 2^11 chunks":         {only(func(m *transferpb.Manifest) { m.Group = 11 }), KindOther, "no sense", soon},
-		"group of 2^262 chunks":        {only(func(m *transferpb.Manifest) { m.Group = 262 }), KindOther, "no sense", soon},
-		"root of 31 bytes":             {only(func(m *transferpb.Manifest) { m.Root = m.Root[:31] }), KindOther, "no sense", soon},
-		"no root":                      {only(func(m *transferpb.Manifest) { m.Root = nil }), KindNetwork, "unexpected EOF", soon},
-		"a part of a value":            {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:33] }), KindOther, "does not fit", soon},
+		"size of 2^63": {only(func(m *transferpb.Manifest) { m.Size = 1 << 63 }), KindOther, "no sense",
+			soon},
+		"size of 2^64-1": {only(func(m *transferpb.Manifest) { m.Size = 1<<64 - 1 }), KindOther,
+			"no sense", soon},
+		"group of 2^11 chunks": {only(func(m *transferpb.Manifest) { m.Group = 11 }), KindOther, "no sense",
+			soon},
+		"group of 2^262 chunks": {only(func(m *transferpb.Manifest) { m.Group = 262 }), KindOther, "no sense",
+			soon},
+		"root of 31 bytes": {only(func(m *transferpb.Manifest) { m.Root = m.Root[:31] }), KindOther,
+			"no sense", soon},
+		"no root": {only(func(m *transferpb.Manifest) { m.Root = nil }), KindNetwork,
+			"unexpected EOF", soon},
+		"a part of a value": {send(func(_ *transferpb.Manifest, cvs []byte) []byte { return cvs[:33] }),
+			KindOther, "does not fit", soon},
 		"empty, but with another root": {only(func(m *transferpb.Manifest) { m.Size = 0 }), KindIntegrity, "", soon},
 		"a stream of another size": {func(p *peer) {
 			m, cvs := honest()
@@ -136,17 +158,23 @@ func TestGetFromHostileServers(t *testing.T) {
 			p.Manifest(m)
 			p.Tree(cvs)
 		}, KindNetwork, "no answer in time", silence},
-		"no answer":         {func(p *peer) {}, KindNetwork, "no answer in time", silence},
-		"garbage":           {func(p *peer) { p.Stream.Write([]byte("\x04\xff\xff\xff\xff")) }, KindOther, "no sense", soon},
-		"a frame of 2^40":   {func(p *peer) { p.Stream.Write([]byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x20}) }, KindOther, "no sense", soon},
-		"a length for ever": {func(p *peer) { p.Stream.Write(bytes.Repeat([]byte{0xff}, 100)) }, KindOther, "no sense", soon},
+		"no answer": {func(p *peer) {}, KindNetwork, "no answer in time", silence},
+		"garbage": {func(p *peer) { p.Stream.Write([]byte("\x04\xff\xff\xff\xff")) }, KindOther, "no sense",
+			soon},
+		"a frame of 2^40": {func(p *peer) { p.Stream.Write([]byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x20}) }, KindOther,
+			"no sense", soon},
+		"a length for ever": {func(p *peer) { p.Stream.Write(bytes.Repeat([]byte{0xff}, 100)) }, KindOther, "no sense",
+			soon},
 		"an early end":      {func(p *peer) { p.Stream.Close() }, KindNetwork, "unexpected EOF", soon},
 		"a reset":           {func(p *peer) { p.Stream.CancelWrite(7) }, KindNetwork, "", soon},
 		"a hang-up":         {func(p *peer) { p.CloseWithError(0, "") }, KindNetwork, "", soon},
 		"a tree for answer": {func(p *peer) { p.Tree(make([]byte, 32)) }, KindOther, "unexpected answer", soon},
-		"answers of a later version, then silence": {func(p *peer) { p.Reply(&transferpb.Reply{}) }, KindNetwork, "no answer in time", silence},
+		"answers of a later version, then silence": {func(p *peer) { p.Reply(&transferpb.Reply{}) }, KindNetwork,
+			"no answer in time", silence},
 		"hashing, then silence": {func(p *peer) {
-			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: 1<<64 - 1, Total: 1}}})
+			p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{
+				Bytes: 1<<64 - 1, Total: 1,
+			}}})
 		}, KindNetwork, "no answer in time", silence},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -165,8 +193,8 @@ func TestGetFromHostileServers(t *testing.T) {
 	}
 }
 
-// A manifest may claim any size; the client must not take memory for it, nor gather a tree
-// without end.
+// TestGetBoundsTheTree checks the memory of a client whose server sends an endless tree. A
+// manifest may claim any size, and the client must not allocate for it.
 func TestGetBoundsTheTree(t *testing.T) {
 	for _, size := range []uint64{1<<63 - 1, 1 << 62, (integrity.MaxGroups + 1) << 10} {
 		onWire(t, func(w *testNet) {
@@ -199,7 +227,9 @@ func TestGetKnowsFailures(t *testing.T) {
 	} {
 		onWire(t, func(w *testNet) {
 			w.hostile(openTheFile, func(p *peer) {
-				p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{Code: code, Message: "in its own words"}}})
+				p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: &transferpb.Failure{
+					Code: code, Message: "in its own words",
+				}}})
 				p.Stream.Close()
 			})
 			_, _, err := w.get()
@@ -211,7 +241,8 @@ func TestGetKnowsFailures(t *testing.T) {
 	}
 }
 
-// A root other than the user's ends the transfer before any content is requested.
+// TestGetHoldsTheServerToTheHash checks that a wrong root ends the transfer before the client
+// requests content.
 func TestGetHoldsTheServerToTheHash(t *testing.T) {
 	root := integrity.Root(blake3.Sum256(theFile))
 	for _, wrong := range []bool{false, true} {
@@ -249,7 +280,9 @@ func TestGetFromBadContent(t *testing.T) {
 		"wrong bytes": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 			return bytesContent{bytes.NewReader(make([]byte, len(theFile)))}, nil
 		}, KindIntegrity},
-		"changed": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) { return nil, kwik.ErrContentChanged }, KindChanged},
+		"changed": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+			return nil, kwik.ErrContentChanged
+		}, KindChanged},
 		"gone": {func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
 			return nil, errors.New("no such file")
 		}, KindNetwork},
@@ -282,12 +315,15 @@ func TestGetThatCannotConnect(t *testing.T) {
 		kind    Kind
 		says    string
 	}{
-		"nobody there": {func(*testNet) {}, func(*GetOptions) {}, KindNetwork, "connect to 10.0.0.1:4433 over UDP: no answer in time"},
+		"nobody there": {func(*testNet) {}, func(*GetOptions) {}, KindNetwork,
+			"connect to 10.0.0.1:4433 over UDP: no answer in time"},
 		"another key": {func(w *testNet) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) {
 			o.TLS = trust.PinnedClientConfig(nil, trust.Pin{1})
 		}, KindRefused, "not AQAAAAAA"},
-		"a certificate of nobody": {func(w *testNet) { w.hostile(nil, func(*peer) {}) }, func(o *GetOptions) { o.TLS = nil }, KindRefused, "certificate"},
-		"a secondary":             {func(w *testNet) { w.Start(&kwik.ServerConfig{Role: kwik.ServerRoleSecondary}) }, func(*GetOptions) {}, KindOther, "secondary"},
+		"a certificate of nobody": {func(w *testNet) { w.hostile(nil, func(*peer) {}) },
+			func(o *GetOptions) { o.TLS = nil }, KindRefused, "certificate"},
+		"a secondary": {func(w *testNet) { w.Start(&kwik.ServerConfig{Role: kwik.ServerRoleSecondary}) },
+			func(*GetOptions) {}, KindOther, "secondary"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			onWire(t, func(w *testNet) {
@@ -302,8 +338,8 @@ func TestGetThatCannotConnect(t *testing.T) {
 	}
 }
 
-// The caller's reason for ending a transfer is what it gets back, at once, wherever the transfer
-// is.
+// TestGetThatIsCancelled cancels a transfer at each stage. Get returns at once, with the
+// caller's reason.
 func TestGetThatIsCancelled(t *testing.T) {
 	reason := errors.New("enough")
 	for name, act := range map[string]script{
@@ -342,7 +378,7 @@ func TestGetThatIsCancelled(t *testing.T) {
 	}
 }
 
-// An output that fails ends the transfer with its own error.
+// TestGetWithABrokenOutput checks that a transfer ends with the error of its output.
 func TestGetWithABrokenOutput(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		w.hostile(openTheFile, func(p *peer) {
@@ -364,15 +400,16 @@ type brokenWriter struct{ err error }
 
 func (w brokenWriter) Write([]byte) (int, error) { return 0, w.err }
 
-// Nothing is asked of the network for a target that cannot be written.
+// TestGetLooksAtTheTargetFirst checks that an unwritable target causes an error before any
+// packet is sent.
 func TestGetLooksAtTheTargetFirst(t *testing.T) {
 	o := GetOptions{Target: t.TempDir(), Dial: nil, URL: URL{Host: "192.0.2.1:1"}}
 	_, err := getWhole(t, t.Context(), o, NoReport{})
 	wantKind(t, err, KindLocal, "it is a directory")
 }
 
-// Only the primary decides that the file changed. A secondary with another version may have an old
-// one, or lie.
+// TestKindOfLoss checks that only the primary decides that the file changed. A secondary with
+// another version may have an old one, or lie.
 func TestKindOfLoss(t *testing.T) {
 	lost, changed := errors.New("gone"), &kwik.Error{Code: kwik.ErrContentChanged, Remote: true}
 	lied := &integrity.GroupError{}
@@ -380,10 +417,12 @@ func TestKindOfLoss(t *testing.T) {
 		primary, secondary error
 		want               Kind
 	}{
-		{lost, lost, KindNetwork}, {lost, changed, KindNetwork}, {changed, lost, KindChanged}, {changed, changed, KindChanged},
+		{lost, lost, KindNetwork}, {lost, changed, KindNetwork}, {changed, lost, KindChanged},
+		{changed, changed, KindChanged},
 		{lied, lost, KindNetwork}, {lied, lied, KindIntegrity},
 	} {
-		got := kindOfLoss([]kwik.SourceStats{{Server: "primary", Primary: true, Gone: c.primary}, {Server: "s1", Gone: c.secondary}})
+		got := kindOfLoss([]kwik.SourceStats{{Server: "primary", Primary: true, Gone: c.primary},
+			{Server: "s1", Gone: c.secondary}})
 		if got != c.want {
 			t.Errorf("%v, %v: %v, want %v", c.primary, c.secondary, got, c.want)
 		}

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A client that waits hears something at least once a second.
+// TestServerSaysThatItIsHashing checks that a waiting client gets a message at least once a
+// second.
 func TestServerSaysThatItIsHashing(t *testing.T) {
 	root, d := transfertest.OpenTreeWithTraps(t)
 	if err := os.Truncate(transfertest.Put(t, filepath.Join(root, "big"), ""), 20<<20); err != nil {
@@ -19,7 +20,8 @@ func TestServerSaysThatItIsHashing(t *testing.T) {
 		w.serve(transfertest.SlowDir{Dir: d, Delay: 700 * time.Millisecond})
 		var heard hashingLog
 		start := time.Now()
-		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "big"}, TLS: w.TLS(), Output: brokenWriter{errors.New("enough")}, KWIK: w.Client()}
+		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "big"}, TLS: w.TLS(),
+			Output: brokenWriter{errors.New("enough")}, KWIK: w.Client()}
 		_, err := getWhole(w.T, w.Ctx, o, &heard)
 		wantKind(w.T, err, KindLocal, "enough")
 		if len(heard.at) < 4 {
@@ -49,7 +51,8 @@ func (h *hashingLog) Hashing(bytes, total int64) {
 	h.at, h.bytes, h.total = append(h.at, time.Now()), append(h.bytes, bytes), total
 }
 
-// A server that is closed while it hashes ends at once, and so does the client that waits.
+// TestServerClosesWhileItHashes closes a server while it hashes. The server and the waiting
+// client end at once.
 func TestServerClosesWhileItHashes(t *testing.T) {
 	root, d := transfertest.OpenTreeWithTraps(t)
 	if err := os.Truncate(transfertest.Put(t, filepath.Join(root, "big"), ""), 512<<20); err != nil {

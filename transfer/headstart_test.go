@@ -9,8 +9,9 @@ import (
 	"kwikcp/kwik"
 )
 
-// A head start cannot be read before its offer and the reply, and shares the connection's flow
-// control with them. Both must arrive with the smallest window and with many requests at once.
+// TestHeadStartsLeaveRoomForWhatTheyNeed checks many requests at once with the smallest window.
+// The client cannot read a head start before its offer and the reply. All three share the
+// connection's flow control, so a head start must leave room for the other two.
 func TestHeadStartsLeaveRoomForWhatTheyNeed(t *testing.T) {
 	for _, limit := range []int64{0, 64 << 10, 2 << 20, 64 << 20} {
 		t.Run(strconv.FormatInt(limit, 10), func(t *testing.T) {

@@ -20,7 +20,8 @@ import (
 	"time"
 )
 
-// Where the disk is full the mirror ends, says so, and leaves no file that is not whole.
+// TestMirrorWithoutSpace checks that a mirror to a full disk ends with an error and leaves no
+// incomplete file.
 func TestMirrorWithoutSpace(t *testing.T) {
 	source := t.TempDir()
 	for i := range 50 {
@@ -59,7 +60,8 @@ func TestMirrorWithoutSpace(t *testing.T) {
 	wantTree(t, target, want)
 }
 
-// A file that fails is reported, and the others go on.
+// TestMirrorEntriesThatFail checks that a mirror reports a failed file and continues with the
+// others.
 func TestMirrorEntriesThatFail(t *testing.T) {
 	source := t.TempDir()
 	for _, name := range []string{"a", "b", "c", "d/e"} {
@@ -79,7 +81,8 @@ func TestMirrorEntriesThatFail(t *testing.T) {
 	if result.Failed != 3 || result.Fetched != 1 {
 		t.Errorf("%+v", result)
 	}
-	for p, want := range map[string]FileAction{"a": FileFetched, "b": FileFailed, "c": FileFailed, "d": FileFailed, "d/e": ""} {
+	for p, want := range map[string]FileAction{"a": FileFetched, "b": FileFailed, "c": FileFailed, "d": FileFailed,
+		"d/e": ""} {
 		if got := reports.action(p); got != want {
 			t.Errorf("%q: %q, want %q", p, got, want)
 		}
@@ -94,7 +97,7 @@ func TestMirrorEntriesThatFail(t *testing.T) {
 	wantNames(t, outside)
 }
 
-// Files may be removed from the server after they were listed.
+// TestMirrorOfFilesThatGo removes files from the server after it listed them.
 func TestMirrorOfFilesThatGo(t *testing.T) {
 	source := t.TempDir()
 	for i := range 20 {
@@ -103,7 +106,8 @@ func TestMirrorOfFilesThatGo(t *testing.T) {
 	gone := false
 	var mu sync.Mutex
 	s := ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir {
-		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error { // with the first file that is requested
+		// The directory goes with the first requested file.
+		return &spyDir{TreeDir: d, spy: &spy{step: func(op, path string) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if op == "open" && !gone {
@@ -179,7 +183,7 @@ func TestMirrorOfFilesThatChange(t *testing.T) {
 	}
 }
 
-// A tree that is deeper than any is refused where it gets too deep.
+// TestMirrorTooDeep checks that a mirror rejects a tree beyond the maximum depth.
 func TestMirrorTooDeep(t *testing.T) {
 	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
 	root, err := os.OpenRoot(source) // paths may be longer than the system allows at once
@@ -218,7 +222,7 @@ func TestMirrorTooDeep(t *testing.T) {
 	}
 }
 
-// After a retry everything is counted once.
+// TestMirrorRetry checks that a retry does not count a file twice.
 func TestMirrorRetry(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	for i := range 30 {
@@ -241,7 +245,9 @@ func TestMirrorRetry(t *testing.T) {
 	})
 	result, reports, err := s.mirror(t.Context(), target, func(o *MirrorOptions) {
 		o.Retries, o.RetryDelay = 2, time.Millisecond
-		o.Dial = func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig) (*kwik.ClientSession, error) {
+		o.Dial = func(
+			ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig,
+		) (*kwik.ClientSession, error) {
 			c, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
 			mu.Lock()
 			defer mu.Unlock()
@@ -258,7 +264,8 @@ func TestMirrorRetry(t *testing.T) {
 	wantTree(t, target, snapshot(t, source))
 }
 
-// Two mirrors into one directory at a time would delete each other's files.
+// TestMirrorsExcludeEachOther checks that a second mirror into one directory fails. It would
+// delete the files of the first.
 func TestMirrorsExcludeEachOther(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "a"), "a")
@@ -278,8 +285,8 @@ func TestMirrorsExcludeEachOther(t *testing.T) {
 	wantNames(t, target, "a")
 }
 
-// A mirror that ends while it deletes says so, wherever what it deletes is, and the next one
-// finishes its work.
+// TestMirrorInterruptedWhileItDeletes interrupts a mirror after its first deletion, in each
+// kind of directory. The mirror returns an error, and the next one deletes the rest.
 func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
 	for _, in := range []string{".", "gone"} {
 		source, target := t.TempDir(), t.TempDir()
@@ -306,8 +313,8 @@ func TestMirrorInterruptedWhileItDeletes(t *testing.T) {
 	}
 }
 
-// A directory in the place of a file or a link that cannot be removed, for something in it is
-// excluded, is a failure.
+// TestMirrorDirectoryInTheWay puts a directory in the place of a file or a link. It has an
+// excluded entry, so the mirror cannot remove it and reports a failure.
 func TestMirrorDirectoryInTheWay(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "file"), "content")
@@ -319,7 +326,8 @@ func TestMirrorDirectoryInTheWay(t *testing.T) {
 		transfertest.Put(t, filepath.Join(target, name, "keep"), "mine")
 	}
 	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
-	result, reports, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) { o.Filter.Add(false, "keep") })
+	result, reports, err := s.mirror(t.Context(), target, deleting,
+		func(o *MirrorOptions) { o.Filter.Add(false, "keep") })
 	wantKind(t, err, KindLocal, "directory")
 	if result.Failed != 2 || reports.action("file") != FileFailed || reports.action("link") != FileFailed {
 		t.Errorf("%+v, %+v", result, reports.files)

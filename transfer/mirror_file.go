@@ -17,10 +17,10 @@ import (
 
 // A mirrorFile is one file of a mirror on its way.
 //
-// A file whose bytes arrive all at once, as those of small files do, is written under a name of
-// this run alone, closed, and renamed with others (mirror_place.go): no descriptor stays open
-// and no lock is needed. Any other is received in the part file that a Get to the same place
-// would use.
+// The bytes of a small file arrive all at once. The mirror then writes them to a temporary name
+// of this run, closes the file, and renames it with others (mirror_place.go). It holds no open
+// descriptor and needs no lock. It receives any other file in the part file that a Get to the
+// same place would use.
 //
 //	state       on disk                                                       leads to
 //	fileWanted  no file, or a part file that lacks bytes                      fileWhole, fileSame, fileLost
@@ -91,8 +91,9 @@ func (f *mirrorFile) here() []rangeset.Range {
 	return f.part.Have()
 }
 
-// priority returns the range of the batch's stream to fetch before all others: the last group
-// of a file that is large enough for a reservation of free space. The zero Range means none.
+// priority returns the range of the batch's stream to fetch before all others. It is the last
+// group of a file that is large enough for a reservation of free space. The zero Range means
+// none.
 func (b *batch) priority() kwik.Range {
 	for _, f := range b.stream {
 		f.mu.Lock()
@@ -148,7 +149,8 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 			m.discardPart(f)
 		}
 		f.state = fileSame
-		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(), Root: f.tree.Root()})
+		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(),
+			Root: f.tree.Root()})
 	case m.DryRun:
 	case f.tree.Size() == 0:
 		m.writeWhole(f, nil, place)
@@ -157,8 +159,8 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	}
 }
 
-// needsPart reports whether a file needs a part file before its bytes arrive: something of it
-// may be here, or free space is to be reserved.
+// needsPart reports whether a file needs a part file before its bytes arrive. It does if some
+// of its bytes may be local, or if it needs a reservation of free space.
 func (m *mirror) needsPart(f *mirrorFile) bool {
 	return f.resumes || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size())
 }

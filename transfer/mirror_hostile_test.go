@@ -57,7 +57,8 @@ func (p *liarPeer) file(change func(*transferpb.BatchFile)) {
 	if truth == nil {
 		truth = p.content
 	}
-	tree, err := integrity.Build(context.Background(), bytes.NewReader(truth), int64(len(truth)), integrity.DefaultGroupSize, nil)
+	tree, err := integrity.Build(context.Background(), bytes.NewReader(truth), int64(len(truth)),
+		integrity.DefaultGroupSize, nil)
 	if err != nil {
 		panic(err)
 	}
@@ -116,7 +117,9 @@ func (w *testNet) lies(l *liar, target string, change ...func(*MirrorOptions)) (
 	if l.content == nil {
 		l.content = []byte("content")
 	}
-	listener := w.Start(&kwik.ServerConfig{OpenContent: func(context.Context, kwik.ContentRequest) (kwik.Content, error) {
+	listener := w.Start(&kwik.ServerConfig{OpenContent: func(
+		context.Context, kwik.ContentRequest,
+	) (kwik.Content, error) {
 		return repeated(l.content), nil
 	}})
 	w.Go(func() {
@@ -149,7 +152,8 @@ func (w *testNet) lies(l *liar, target string, change ...func(*MirrorOptions)) (
 		}
 	})
 	reports := &mirrorReports{}
-	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: transfertest.ServerAddr.String()}, TLS: w.TLS(), KWIK: w.Client()}, Target: target}
+	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: transfertest.ServerAddr.String()}, TLS: w.TLS(),
+		KWIK: w.Client()}, Target: target}
 	for _, f := range change {
 		f(&o)
 	}
@@ -169,8 +173,8 @@ func linkEntry(p, to string) *transferpb.Entry {
 	return &transferpb.Entry{Path: []byte(p), Type: transferpb.Entry_SYMLINK, Target: []byte(to)}
 }
 
-// Names and links of a server lead to nowhere but into the target; what is wrong with one is its
-// own affair.
+// TestMirrorHostileNames checks that no name and no link of a server leads outside the target.
+// A bad entry fails alone.
 func TestMirrorHostileNames(t *testing.T) {
 	parent := t.TempDir()
 	target := filepath.Join(parent, "a", "copy")
@@ -179,9 +183,12 @@ func TestMirrorHostileNames(t *testing.T) {
 	os.Symlink(outside, filepath.Join(target, "mine")) // a link of the user's
 	onWire(t, func(w *testNet) {
 		entries := []*transferpb.Entry{
-			fileEntry("\x00"), fileEntry("../../evil"), fileEntry("../evil"), dirEntry(".."), fileEntry("/etc/evil"), fileEntry("a/../../evil"), fileEntry("."),
-			fileEntry(".kwikcp-00000000000000000000.part"), fileEntry(mirrorLock), linkEntry("abs", "/etc"), dirEntry("d"), linkEntry("d/up", "../.."), fileEntry("good"),
-			linkEntry("in", "d"), dirEntry("mine"), fileEntry("mine/evil"), fileEntry(strings.Repeat("n", 256)), linkEntry("tricky", "in/../.."),
+			fileEntry("\x00"), fileEntry("../../evil"), fileEntry("../evil"), dirEntry(".."), fileEntry("/etc/evil"),
+			fileEntry("a/../../evil"), fileEntry("."),
+			fileEntry(".kwikcp-00000000000000000000.part"), fileEntry(mirrorLock), linkEntry("abs", "/etc"),
+			dirEntry("d"), linkEntry("d/up", "../.."), fileEntry("good"),
+			linkEntry("in", "d"), dirEntry("mine"), fileEntry("mine/evil"), fileEntry(strings.Repeat("n", 256)),
+			linkEntry("tricky", "in/../.."),
 		}
 		sortEntries(entries)
 		result, reports, err := w.lies(&liar{entries: entries}, target)
@@ -189,8 +196,10 @@ func TestMirrorHostileNames(t *testing.T) {
 			t.Errorf("%+v, %v, %+v", result, err, reports.files)
 		}
 		for p, want := range map[string]FileAction{
-			"../../evil": "", "/etc/evil": FileFailed, "..": FileFailed, "\x00": FileFailed, "a/../../evil": FileFailed, strings.Repeat("n", 256): FileFailed,
-			mirrorLock: FileSkipped, "abs": FileSkipped, "d/up": FileSkipped, "tricky": FileSkipped, "mine": FileFailed, "mine/evil": "", "good": FileFetched, "in": FileLinked,
+			"../../evil": "", "/etc/evil": FileFailed, "..": FileFailed, "\x00": FileFailed, "a/../../evil": FileFailed,
+			strings.Repeat("n", 256): FileFailed,
+			mirrorLock:               FileSkipped, "abs": FileSkipped, "d/up": FileSkipped, "tricky": FileSkipped, "mine": FileFailed,
+			"mine/evil": "", "good": FileFetched, "in": FileLinked,
 		} {
 			if got := reports.action(p); got != want {
 				t.Errorf("%.20q: %q, want %q", p, got, want)
@@ -214,8 +223,8 @@ func sortEntries(entries []*transferpb.Entry) {
 	}
 }
 
-// Answers that make no sense end the mirror with an error; nothing is deleted, and nothing is in
-// place that is not proved.
+// TestMirrorHostileAnswers checks that an invalid response ends the mirror with an error. The
+// mirror deletes no file and leaves no unverified one.
 func TestMirrorHostileAnswers(t *testing.T) {
 	one := []*transferpb.Entry{fileEntry("a")}
 	manifest := func(change func(*transferpb.Manifest)) func(*liarPeer) {
@@ -228,12 +237,13 @@ func TestMirrorHostileAnswers(t *testing.T) {
 		l    *liar
 		kind Kind
 	}{
-		"twice":               {&liar{entries: []*transferpb.Entry{fileEntry("a"), fileEntry("a")}}, KindOther},
-		"file and directory":  {&liar{entries: []*transferpb.Entry{fileEntry("a"), dirEntry("a")}}, KindOther},
-		"below a link":        {&liar{entries: []*transferpb.Entry{linkEntry("a", "b"), fileEntry("a/b")}}, KindOther},
-		"out of order":        {&liar{entries: []*transferpb.Entry{fileEntry("b"), fileEntry("a")}}, KindOther},
-		"an empty page":       {&liar{page: func(p *liarPeer) { p.listing(transferpb.Listing_MORE) }}, KindOther},
-		"the same page again": {&liar{page: func(p *liarPeer) { p.listing(transferpb.Listing_MORE, one...) }}, KindOther},
+		"twice":              {&liar{entries: []*transferpb.Entry{fileEntry("a"), fileEntry("a")}}, KindOther},
+		"file and directory": {&liar{entries: []*transferpb.Entry{fileEntry("a"), dirEntry("a")}}, KindOther},
+		"below a link":       {&liar{entries: []*transferpb.Entry{linkEntry("a", "b"), fileEntry("a/b")}}, KindOther},
+		"out of order":       {&liar{entries: []*transferpb.Entry{fileEntry("b"), fileEntry("a")}}, KindOther},
+		"an empty page":      {&liar{page: func(p *liarPeer) { p.listing(transferpb.Listing_MORE) }}, KindOther},
+		"the same page again": {&liar{page: func(p *liarPeer) { p.listing(transferpb.Listing_MORE, one...) }},
+			KindOther},
 		"too long a page": {&liar{page: func(p *liarPeer) {
 			for i := range listPage/100 + 1 {
 				var entries []*transferpb.Entry
@@ -243,26 +253,35 @@ func TestMirrorHostileAnswers(t *testing.T) {
 				p.listing(transferpb.Listing_NOT_YET, entries...)
 			}
 		}}, KindOther},
-		"a huge file in the list": {&liar{entries: []*transferpb.Entry{{Path: []byte("a"), Type: transferpb.Entry_FILE, Size: math.MaxUint64}}}, KindOther},
-		"no end of the listing":   {&liar{page: func(p *liarPeer) { p.listing(transferpb.Listing_NOT_YET, one...) }}, KindNetwork},
+		"a huge file in the list": {&liar{entries: []*transferpb.Entry{{Path: []byte("a"), Type: transferpb.Entry_FILE,
+			Size: math.MaxUint64}}}, KindOther},
+		"no end of the listing": {&liar{page: func(p *liarPeer) { p.listing(transferpb.Listing_NOT_YET, one...) }},
+			KindNetwork},
 		"an answer to something else": {&liar{page: func(p *liarPeer) {
 			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Manifest{Manifest: &transferpb.Manifest{}}})
 		}}, KindOther},
-		"no files":        {&liar{entries: one, pack: func(p *liarPeer) { p.end(1, 7) }}, KindOther},
-		"a file too many": {&liar{entries: one, pack: func(p *liarPeer) { p.file(nil); p.file(nil); p.end(1, 7) }}, KindOther},
-		"another stream":  {&liar{entries: one, pack: func(p *liarPeer) { p.file(nil); p.end(1, 8) }}, KindOther},
+		"no files": {&liar{entries: one, pack: func(p *liarPeer) { p.end(1, 7) }}, KindOther},
+		"a file too many": {&liar{entries: one, pack: func(p *liarPeer) { p.file(nil); p.file(nil); p.end(1, 7) }},
+			KindOther},
+		"another stream": {&liar{entries: one, pack: func(p *liarPeer) { p.file(nil); p.end(1, 8) }}, KindOther},
 		"no stream": {&liar{entries: one, pack: func(p *liarPeer) {
 			p.file(nil)
 			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{BatchEnd: &transferpb.BatchEnd{}}})
 		}}, KindOther},
 		"a stream that is not offered": {&liar{entries: one, pack: func(p *liarPeer) {
 			p.file(nil)
-			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{BatchEnd: &transferpb.BatchEnd{KwikStreamId: 1<<62 + 99}}})
+			p.reply(&transferpb.Reply{Reply: &transferpb.Reply_BatchEnd{
+				BatchEnd: &transferpb.BatchEnd{KwikStreamId: 1<<62 + 99},
+			}})
 		}}, KindNetwork},
-		"too many groups":        {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Size, m.Group = 1<<62, 0 })}, KindOther},
-		"group size":             {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Group = 256 })}, KindOther},
-		"short root":             {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Root = m.Root[1:] })}, KindOther},
-		"a tree of another file": {&liar{entries: one, content: make([]byte, 200_000), pack: manifest(func(m *transferpb.Manifest) { m.Root[0]++ })}, KindIntegrity},
+		"too many groups": {&liar{entries: one,
+			pack: manifest(func(m *transferpb.Manifest) { m.Size, m.Group = 1<<62, 0 })}, KindOther},
+		"group size": {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Group = 256 })},
+			KindOther},
+		"short root": {&liar{entries: one,
+			pack: manifest(func(m *transferpb.Manifest) { m.Root = m.Root[1:] })}, KindOther},
+		"a tree of another file": {&liar{entries: one, content: make([]byte, 200_000),
+			pack: manifest(func(m *transferpb.Manifest) { m.Root[0]++ })}, KindIntegrity},
 		"too long a tree": {&liar{entries: one, pack: func(p *liarPeer) {
 			p.file(func(f *transferpb.BatchFile) { f.ChainingValues = make([]byte, 64) })
 			p.end(1, 7)
@@ -284,14 +303,16 @@ func TestMirrorHostileAnswers(t *testing.T) {
 				}
 			})
 			transfertest.WantContent(t, filepath.Join(target, "mine"), "mine")
-			if !strings.Contains(name, "directory") && !strings.Contains(name, "link") { // of which the first entry is sound
+			// The first entry of these is valid.
+			if !strings.Contains(name, "directory") && !strings.Contains(name, "link") {
 				wantNames(t, target, "mine")
 			}
 		})
 	}
 }
 
-// Requests that no client of ours sends are refused, and cost the server nothing.
+// TestHostileTreeRequests checks that the server rejects requests that our client never sends,
+// without much work.
 func TestHostileTreeRequests(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	onWire(t, func(w *testNet) {
@@ -307,16 +328,24 @@ func TestHostileTreeRequests(t *testing.T) {
 			request *transferpb.Request
 			code    transferpb.Failure_Code
 		}{
-			"list outside":         {&transferpb.Request{Path: []byte("../x"), List: &transferpb.ListRequest{}}, notFound},
-			"list through a link":  {&transferpb.Request{Path: []byte("updir"), List: &transferpb.ListRequest{}}, notFound},
-			"list an absolute one": {&transferpb.Request{Path: []byte("/etc"), List: &transferpb.ListRequest{}}, notFound},
-			"list a FIFO":          {&transferpb.Request{Path: []byte("fifo"), List: &transferpb.ListRequest{}}, transferpb.Failure_NOT_A_FILE},
-			"list after nonsense":  {&transferpb.Request{List: &transferpb.ListRequest{After: []byte("../..")}}, badRequest},
-			"an empty batch":       {&transferpb.Request{Batch: &transferpb.BatchRequest{}}, badRequest},
-			"a batch of nonsense":  {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: []byte{1, 2, 3}}}, badRequest},
-			"a batch outside":      {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: wire.AppendPath(nil, "", "../secret")}}, badRequest},
-			"a base outside":       {&transferpb.Request{Path: []byte(".."), Batch: &transferpb.BatchRequest{Paths: wire.AppendPath(nil, "", "secret")}}, badRequest},
-			"long paths in short":  {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: bomb}}, badRequest},
+			"list outside": {&transferpb.Request{Path: []byte("../x"), List: &transferpb.ListRequest{}},
+				notFound},
+			"list through a link": {&transferpb.Request{Path: []byte("updir"), List: &transferpb.ListRequest{}},
+				notFound},
+			"list an absolute one": {&transferpb.Request{Path: []byte("/etc"), List: &transferpb.ListRequest{}},
+				notFound},
+			"list a FIFO": {&transferpb.Request{Path: []byte("fifo"), List: &transferpb.ListRequest{}},
+				transferpb.Failure_NOT_A_FILE},
+			"list after nonsense": {&transferpb.Request{List: &transferpb.ListRequest{After: []byte("../..")}},
+				badRequest},
+			"an empty batch": {&transferpb.Request{Batch: &transferpb.BatchRequest{}}, badRequest},
+			"a batch of nonsense": {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: []byte{1, 2, 3}}},
+				badRequest},
+			"a batch outside": {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: wire.AppendPath(nil, "",
+				"../secret")}}, badRequest},
+			"a base outside": {&transferpb.Request{Path: []byte(".."),
+				Batch: &transferpb.BatchRequest{Paths: wire.AppendPath(nil, "", "secret")}}, badRequest},
+			"long paths in short": {&transferpb.Request{Batch: &transferpb.BatchRequest{Paths: bomb}}, badRequest},
 		} {
 			r.request.Version = wire.ProtocolVersion
 			var raw bytes.Buffer
@@ -338,7 +367,8 @@ func TestHostileTreeRequests(t *testing.T) {
 			paths, before = wire.AppendPath(paths, before, p), p
 		}
 		var raw bytes.Buffer
-		wire.WriteMessage(&raw, &transferpb.Request{Version: wire.ProtocolVersion, Batch: &transferpb.BatchRequest{Paths: paths}})
+		wire.WriteMessage(&raw, &transferpb.Request{Version: wire.ProtocolVersion,
+			Batch: &transferpb.BatchRequest{Paths: paths}})
 		replies, err := w.Ask(c, raw.Bytes(), true)
 		if err != nil || len(replies) != 8 {
 			t.Fatal(replies, err)

@@ -17,7 +17,8 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// A partTree is a directory whose new files reserve free space and share blocks, as the test has it.
+// A partTree is a directory whose new files reserve free space and share blocks as the test
+// chooses.
 type partTree struct {
 	disk.TreeDir
 	free int64 // bytes
@@ -89,7 +90,8 @@ func mirrored(t *testing.T) (content []byte, s *mirrorServer) {
 	return content, ServeTree(t, kwik.ServerRolePrimary, source, nil)
 }
 
-// A mirror fetches the last group of a large file first, and then reserves free space for the rest of it.
+// TestMirrorReserves checks that a mirror fetches the last group of a large file first, and
+// then reserves space for the rest.
 func TestMirrorReserves(t *testing.T) {
 	content, s := mirrored(t)
 	target := filepath.Join(t.TempDir(), "copy")
@@ -107,7 +109,8 @@ func TestMirrorReserves(t *testing.T) {
 	}
 }
 
-// A mirror ends before it has filled a disk that is too small for a large file.
+// TestMirrorOfAFileThatDoesNotFit checks that a mirror ends before a large file has filled a
+// small disk.
 func TestMirrorOfAFileThatDoesNotFit(t *testing.T) {
 	content, s := mirrored(t)
 	target := filepath.Join(t.TempDir(), "copy")
@@ -125,7 +128,8 @@ func TestMirrorOfAFileThatDoesNotFit(t *testing.T) {
 	}
 }
 
-// With Reuse a mirror shares the blocks of the file in place, and fetches and writes the groups that differ.
+// TestMirrorClones checks that a mirror with Reuse shares the blocks of the old file. It
+// fetches and writes only the groups that differ.
 func TestMirrorClones(t *testing.T) {
 	const group = 65536
 	content, s := mirrored(t)

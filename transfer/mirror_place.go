@@ -8,13 +8,13 @@ import (
 
 // A placer puts files that have all their bytes under their final names, many at a time:
 //
-//  1. the contents of all are made durable: by one sync of the file system where there is such a call, else each file was synced when it was
-//     written;
-//  2. each is renamed.
+//  1. It makes all contents durable. It syncs the file system once if the system has such a
+//     call. Elsewhere each file was synced after its last write.
+//  2. It renames each file.
 //
-// So after a power cut there is under a final name what was there before or the whole new file.
-// That the new names are durable is seen to at the end of the mirror (syncVolumes), or of each
-// group where there is no such call.
+// After a power cut, a final name therefore holds its old content or the whole new file.
+// The mirror makes the new names durable at its end (syncVolumes). On a system without a sync of
+// the file system, each group does.
 //
 // Its goroutine ends with finish, which waits for it.
 type placer struct {
@@ -79,7 +79,7 @@ func (p *placer) run() {
 
 // place puts a group in place.
 func (p *placer) place(group []*mirrorFile) {
-	var dirs []string // of the group, each once if they come one after the other, as they mostly do
+	var dirs []string // of the group; adjacent duplicates are dropped, and most are adjacent
 	for _, f := range group {
 		if len(dirs) == 0 || dirs[len(dirs)-1] != f.dir.path {
 			dirs = append(dirs, f.dir.path)

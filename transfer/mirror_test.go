@@ -23,7 +23,8 @@ import (
 	"time"
 )
 
-// A mirror makes the target what the tree is, whatever it was, and again it has nothing to do.
+// TestMirrorRandomTrees checks that a mirror turns any target into a copy of the tree. A second
+// run changes no entry.
 func TestMirrorRandomTrees(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -52,8 +53,8 @@ func TestMirrorRandomTrees(t *testing.T) {
 	}
 }
 
-// Whenever a mirror is interrupted, what is under a final name is whole, and the next one ends
-// it.
+// TestMirrorInterrupted interrupts a mirror at many moments. Each file under a final name is
+// whole, and the next mirror fetches the rest.
 func TestMirrorInterrupted(t *testing.T) {
 	source := t.TempDir()
 	g := gardener{rand.New(rand.NewPCG(3, 3)), t}
@@ -99,8 +100,9 @@ func TestMirrorInterrupted(t *testing.T) {
 
 var errGone = errors.New("gone")
 
-// After a power cut no name may have part of its content. So a file is synced, alone or with its
-// file system, between its last write and its renaming.
+// TestMirrorSyncsBeforeItRenames checks that a power cut cannot leave a name with part of its
+// content. The mirror syncs each file, or its file system, between the last write and the
+// rename.
 func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 	source := t.TempDir()
 	g := gardener{rand.New(rand.NewPCG(5, 5)), t}
@@ -132,7 +134,8 @@ func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 				if dirty[path] {
 					t.Errorf("%q is renamed before it is synced (volumes: %t)", path, !noVolumes)
 				}
-				if fileName := disk.Base(path); strings.HasSuffix(fileName, ".new") || strings.HasSuffix(fileName, ".part") {
+				if fileName := disk.Base(path); strings.HasSuffix(fileName, ".new") ||
+					strings.HasSuffix(fileName, ".part") {
 					renamed++
 				}
 				unsynced = true
@@ -149,14 +152,16 @@ func TestMirrorSyncsBeforeItRenames(t *testing.T) {
 	}
 }
 
-// Nothing is deleted that is excluded, nor if the listing does not say everything.
+// TestMirrorDeletes checks that a mirror deletes no excluded entry, and no entry at all after
+// an incomplete listing.
 func TestMirrorDeletes(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "a"), "a")
 	os.Mkdir(filepath.Join(source, "d"), 0o755)
 	transfertest.Put(t, filepath.Join(source, "d", "b"), "b")
 	grow := func() {
-		for _, p := range []string{"x", "x.keep", "d/y", "gone/z", "gone/z.keep", "gone/deep/w", "gone2/v", "d/.kwikcp-00000000000000000000.part"} {
+		for _, p := range []string{"x", "x.keep", "d/y", "gone/z", "gone/z.keep", "gone/deep/w", "gone2/v",
+			"d/.kwikcp-00000000000000000000.part"} {
 			os.MkdirAll(filepath.Dir(filepath.Join(target, p)), 0o755)
 			transfertest.Put(t, filepath.Join(target, p), "old")
 		}
@@ -205,8 +210,8 @@ func TestMirrorDeletes(t *testing.T) {
 	}
 }
 
-// A file system for which names that differ in case are the same gets the first of them, and says
-// so.
+// TestMirrorFoldedNames mirrors names that differ only in case to a file system that ignores
+// case. The first name wins, and the mirror reports the others.
 func TestMirrorFoldedNames(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "README"), "large")
@@ -251,7 +256,8 @@ func (d foldingDir) Lstat(name string) (fs.FileInfo, error) {
 	return d.TreeDir.Lstat(name)
 }
 
-// Secondaries serve what they have, whatever that is.
+// TestMirrorFromPartsOfTheTree checks that secondaries with parts of the tree serve these
+// parts.
 func TestMirrorFromPartsOfTheTree(t *testing.T) {
 	source := t.TempDir()
 	g := gardener{rand.New(rand.NewPCG(9, 9)), t}
@@ -300,7 +306,8 @@ func TestMirrorFromPartsOfTheTree(t *testing.T) {
 	}
 }
 
-// More part files than may be open at a time are closed and opened again.
+// TestMirrorKeepsFewPartsOpen mirrors with more part files than may be open. The mirror closes
+// and reopens them.
 func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 	d, err := disk.OpenTree(t.TempDir(), false)
 	if err != nil {
@@ -315,7 +322,8 @@ func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 	defer m.cache.Close()
 	content := make([]byte, 3*integrity.DefaultGroupSize.Bytes())
 	rand.NewChaCha8([32]byte{4}).Read(content)
-	tree, err := integrity.Build(t.Context(), bytes.NewReader(content), int64(len(content)), integrity.DefaultGroupSize, nil)
+	tree, err := integrity.Build(t.Context(), bytes.NewReader(content), int64(len(content)), integrity.DefaultGroupSize,
+		nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +368,7 @@ func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 	}
 }
 
-// A dry run of a mirror to a place that is not there makes nothing.
+// TestMirrorDry checks that a dry run does not create an absent target.
 func TestMirrorDry(t *testing.T) {
 	source := t.TempDir()
 	transfertest.Put(t, filepath.Join(source, "a"), "a")
@@ -368,7 +376,8 @@ func TestMirrorDry(t *testing.T) {
 	os.Symlink("a", filepath.Join(source, "l"))
 	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	parent := t.TempDir()
-	result, reports, err := s.mirror(t.Context(), filepath.Join(parent, "copy"), deleting, func(o *MirrorOptions) { o.DryRun = true })
+	result, reports, err := s.mirror(t.Context(), filepath.Join(parent, "copy"), deleting,
+		func(o *MirrorOptions) { o.DryRun = true })
 	if err != nil {
 		t.Error(err)
 	}
@@ -378,7 +387,7 @@ func TestMirrorDry(t *testing.T) {
 	wantNames(t, parent)
 }
 
-// List and Mirror see a tree of many pages as one of few.
+// TestListPages checks that List and Mirror get the same tree from many pages as from few.
 func TestListPages(t *testing.T) {
 	source := t.TempDir()
 	var want []string
@@ -396,7 +405,8 @@ func TestListPages(t *testing.T) {
 	}
 	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	var got []string
-	o := ListOptions{MirrorSource: MirrorSource{URL: URL{Host: s.Addr}, TLS: trust.PinnedClientConfig(nil, s.Pin)}, Recursive: true}
+	o := ListOptions{MirrorSource: MirrorSource{URL: URL{Host: s.Addr}, TLS: trust.PinnedClientConfig(nil, s.Pin)},
+		Recursive: true}
 	err := List(t.Context(), o, func(e Entry, _ *Manifest) error {
 		got = append(got, e.Path)
 		return nil

@@ -91,14 +91,19 @@ func ServeTree(t *testing.T, role kwik.ServerRole, root string, wrap func(disk.T
 }
 
 // mirror mirrors the server's tree into a directory.
-func (s *mirrorServer) mirror(ctx context.Context, target string, change ...func(*MirrorOptions)) (MirrorResult, *mirrorReports, error) {
+func (s *mirrorServer) mirror(
+	ctx context.Context, target string, change ...func(*MirrorOptions),
+) (MirrorResult, *mirrorReports, error) {
 	return s.mirrorTo(ctx, target, nil, change...)
 }
 
 // mirrorTo is mirror with something to do at each report of a file.
-func (s *mirrorServer) mirrorTo(ctx context.Context, target string, did func(FileReport), change ...func(*MirrorOptions)) (MirrorResult, *mirrorReports, error) {
+func (s *mirrorServer) mirrorTo(
+	ctx context.Context, target string, did func(FileReport), change ...func(*MirrorOptions),
+) (MirrorResult, *mirrorReports, error) {
 	reports := &mirrorReports{did: did}
-	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: s.Addr}, TLS: trust.PinnedClientConfig(nil, s.Pin)}, Target: target}
+	o := MirrorOptions{MirrorSource: MirrorSource{URL: URL{Host: s.Addr}, TLS: trust.PinnedClientConfig(nil, s.Pin)},
+		Target: target}
 	spied(&spy{})(&o)
 	for _, f := range change {
 		f(&o)
@@ -175,7 +180,8 @@ type gardener struct {
 	t *testing.T
 }
 
-var oddNames = []string{"a", "b", "A", "a b", "a\nb", "\xff\xfe", "😀", "-rf", "~", "a\\b", ".hidden", "...", "\x1b[2J", "*", "é", "e\u0301", strings.Repeat("n", 255)}
+var oddNames = []string{"a", "b", "A", "a b", "a\nb", "\xff\xfe", "😀", "-rf", "~", "a\\b", ".hidden", "...", "\x1b[2J",
+	"*", "é", "e\u0301", strings.Repeat("n", 255)}
 
 func (g gardener) name() string {
 	if g.IntN(3) == 0 {

@@ -88,12 +88,15 @@ func getWhole(t *testing.T, ctx context.Context, o GetOptions, report Reporter) 
 	}
 	isOld := (absent == nil) == (gone == nil) && bytes.Equal(before, after)
 	if !isNew && (err == nil || !isOld) {
-		t.Errorf("after %v the target has %d bytes (%v), before it had %d (%v)", err, len(after), gone, len(before), absent)
+		t.Errorf("after %v the target has %d bytes (%v), before it had %d (%v)", err, len(after), gone, len(before),
+			absent)
 	}
 	return r, err
 }
 
-func (w *testNet) getContext(ctx context.Context, change ...func(*GetOptions)) (got []byte, took time.Duration, err error) {
+func (w *testNet) getContext(
+	ctx context.Context, change ...func(*GetOptions),
+) (got []byte, took time.Duration, err error) {
 	var out bytes.Buffer
 	o := GetOptions{URL: serverFile, TLS: w.TLS(), Output: &out, KWIK: w.Client()}
 	for _, f := range change {

@@ -2,5 +2,6 @@
 
 package transfer
 
-// The explorer of crashes tries so many fates of each moment, and fails with fewer states than that.
+// defaultCrashFates is how many fates of each moment the explorer of crashes tries.
+// minCrashStates is how many states it must at least reach.
 const defaultCrashFates, minCrashStates = 32, 5000

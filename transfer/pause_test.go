@@ -50,9 +50,9 @@ func (c *lossyConn) lose(k int) {
 	c.lost = c.n + k
 }
 
-// One packet is lost in either direction. After the packet behind it the network is down for a while,
-// like a telephone's between two cells. QUIC survives that, whichever packets are separated. So must a
-// get, within its own limits.
+// TestPauseOfTheNetwork loses one packet in either direction. After the next packet the network
+// is down for a while, as when a telephone changes cells. QUIC survives that at every packet. A
+// get must survive it too, within its own limits.
 func TestPauseOfTheNetwork(t *testing.T) {
 	// A source may be silent for 10 s (kwik.ClientConfig.SourceTimeout). QUIC's probes double their
 	// interval, so the first probe after the outage may follow after twice the outage and one probe
@@ -104,7 +104,8 @@ func pauseAfter(w *testNet, pause time.Duration, up, first bool, k int) {
 		w.T.Helper()
 		got, took, err := w.get(func(o *GetOptions) { o.KWIK, o.Pool, o.ConnectTimeout = conf, &pool, 30*time.Second })
 		if err != nil || !bytes.Equal(got, want) {
-			w.T.Errorf("up %t, the first get %t, packet %d lost: %d bytes, %v after %v", up, first, k, len(got), err, took)
+			w.T.Errorf("up %t, the first get %t, packet %d lost: %d bytes, %v after %v", up, first, k, len(got), err,
+				took)
 		}
 	}
 	if !first {

@@ -95,9 +95,10 @@ func FuzzFilter(f *testing.F) {
 	})
 }
 
-// Listings that no server of ours sends.
+// TestTreeOrder checks listings that our server never sends.
 func TestTreeOrder(t *testing.T) {
-	file, dir := func(p string) Entry { return Entry{Path: p, Type: EntryFile} }, func(p string) Entry { return Entry{Path: p, Type: EntryDir} }
+	file := func(p string) Entry { return Entry{Path: p, Type: EntryFile} }
+	dir := func(p string) Entry { return Entry{Path: p, Type: EntryDir} }
 	for name, entries := range map[string][]Entry{
 		"twice":                  {file("a"), file("a")},
 		"file and directory":     {file("a"), dir("a")},

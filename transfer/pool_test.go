@@ -19,9 +19,9 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// Transfers from one server share a session, whether they run in sequence or at the same time. There
-// may be many more than a session may have streams, even if most fetch nothing. A session that fails
-// is not used again.
+// TestPool checks that transfers from one server share a session, in sequence or at the same
+// time. There may be many more transfers than a session may have streams, even if most fetch no
+// byte. No transfer uses a failed session again.
 func TestPool(t *testing.T) {
 	root, out := t.TempDir(), t.TempDir()
 	for i := range 4 {
@@ -36,8 +36,12 @@ func TestPool(t *testing.T) {
 	var sessions []*kwik.ClientSession
 	get := func(path, target string) (Result, error) {
 		return Get(t.Context(), GetOptions{
-			URL: URL{Host: primary.Addr().String(), Path: path, Pin: &pin}, TLS: trust.PinnedClientConfig(nil, pin), Target: filepath.Join(out, target),
-			Pool: &pool, Dial: func(ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig) (*kwik.ClientSession, error) {
+			URL: URL{Host: primary.Addr().String(), Path: path, Pin: &pin}, TLS: trust.PinnedClientConfig(nil, pin),
+			Target: filepath.Join(out, target),
+			Pool:   &pool,
+			Dial: func(
+				ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig,
+			) (*kwik.ClientSession, error) {
 				dials.Add(1)
 				s, err := kwik.DialAddr(ctx, addr, tlsConf, conf)
 				sessions = append(sessions, s)
@@ -85,8 +89,8 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// A transfer that waits for the dial of another does not fail if that one is cancelled. It fails if it
-// is cancelled itself.
+// TestPoolWaitsForADial checks a transfer that waits for the dial of another. It fails if it is
+// cancelled itself, but not if the other is.
 func TestPoolWaitsForADial(t *testing.T) {
 	var pool Pool
 	defer pool.Close()
@@ -104,7 +108,9 @@ func TestPoolWaitsForADial(t *testing.T) {
 	<-begun
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if _, _, err := pool.acquire(ctx, key, func() (*kwik.ClientSession, error) { panic("a second dial") }); err != context.DeadlineExceeded {
+	if _, _, err := pool.acquire(ctx, key, func() (*kwik.ClientSession, error) {
+		panic("a second dial")
+	}); err != context.DeadlineExceeded {
 		t.Error(err)
 	}
 	mine := errors.New("mine")
@@ -123,8 +129,8 @@ func TestPoolWaitsForADial(t *testing.T) {
 	<-first
 }
 
-// If there are more transfers than a path may have secondary streams, some wait. On a slow link they
-// wait long, and must not count as stalled.
+// TestPoolOfManyTransfers runs more transfers than a path may have secondary streams, so some
+// wait. On a slow link they wait long, and must not count as stalled.
 func TestPoolOfManyTransfers(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		want := bytes.Repeat(theFile, 1+(1<<20)/len(theFile))[:1<<20]
@@ -147,8 +153,8 @@ func TestPoolOfManyTransfers(t *testing.T) {
 	})
 }
 
-// A transfer that is cancelled, at any moment, leaves neither a stream nor an unread head start in a
-// session that others will use. Transfers that share the session succeed.
+// TestPoolAfterCancel cancels a transfer at any moment. It leaves no stream and no unread head
+// start in the shared session. Transfers that share the session succeed.
 func TestPoolAfterCancel(t *testing.T) {
 	for ms := 0; ms < 700; ms += 40 { // a round trip takes 200
 		onWire(t, func(w *testNet) {

@@ -2,5 +2,6 @@
 
 package transfer
 
-// Under the race detector the explorer of crashes, which is one goroutine, makes fewer states.
+// defaultCrashFates is lower under the race detector, because the explorer of crashes is one
+// slow goroutine.
 const defaultCrashFates, minCrashStates = 8, 0

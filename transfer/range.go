@@ -16,10 +16,11 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// A ByteRange is a part of a file in the notation of HTTP and curl: FIRST-LAST,
-// both included and counted from 0; FIRST- to the end of the file; or -N for the
-// last N bytes. Its fields are First, -1 for the last N bytes, and Last, which is
-// math.MaxInt64 for the end of the file and N if First is -1.
+// A ByteRange is a part of a file in the notation of HTTP and curl. FIRST-LAST includes both
+// ends and counts from 0. FIRST- extends to the end of the file. -N means the last N bytes.
+//
+// First is -1 for the last N bytes, and Last is then N. Last is math.MaxInt64 for a range to
+// the end of the file.
 type ByteRange = wire.ByteRange
 
 // ParseByteRange parses a ByteRange. The text of its errors is a short clause for
@@ -119,8 +120,8 @@ func (r *request) readRangeProof(ctx context.Context) error {
 	return nil
 }
 
-// spool makes a place for a range that goes to the output: its groups come in any order, and
-// may be more than memory holds. The directory is the caller's to remove.
+// spool creates a place for a range that goes to the output. The groups arrive in any order and
+// may not fit in memory. The caller removes the directory.
 func spool() (target, dir string, err error) {
 	if dir, err = os.MkdirTemp("", "kwikcp-"); err != nil {
 		return "", "", LocalError("make a temporary file for the range", err)

@@ -20,7 +20,8 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// A range arrives exactly, in a file or in order, and no more than the groups that it is in are fetched.
+// TestGetRange checks that a range arrives exactly, in a file or in order. The client fetches
+// only the groups that overlap it.
 func TestGetRange(t *testing.T) {
 	const group = 65536
 	n := int64(len(theFile))
@@ -28,8 +29,10 @@ func TestGetRange(t *testing.T) {
 		text    string
 		fetched int64
 	}{
-		{"0-0", group}, {"5-100", group}, {"65535-65536", 2 * group}, {"65536-131071", group}, {"100000-196608", n - group},
-		{"0-", n}, {"-1", n - 3*group}, {"-1235", n - 2*group}, {"196608-", n - 3*group}, {"1-", n}, {"100-99999999", n},
+		{"0-0", group}, {"5-100", group}, {"65535-65536", 2 * group}, {"65536-131071", group},
+		{"100000-196608", n - group},
+		{"0-", n}, {"-1", n - 3*group}, {"-1235", n - 2*group}, {"196608-", n - 3*group}, {"1-", n},
+		{"100-99999999", n},
 	} {
 		want, _ := ParseByteRange(x.text)
 		bounds := want.Of(n)
@@ -78,13 +81,16 @@ func TestGetRange(t *testing.T) {
 
 func TestGetRangeThatIsNotThere(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
-	_, _, err := fetch(t, target, func(o *GetOptions) { o.Range = &ByteRange{First: int64(len(theFile)), Last: math.MaxInt64} })
+	_, _, err := fetch(t, target, func(o *GetOptions) {
+		o.Range = &ByteRange{First: int64(len(theFile)), Last: math.MaxInt64}
+	})
 	wantKind(t, err, KindNotFound, fmt.Sprintf("there are no bytes %d-, the file has %d", len(theFile), len(theFile)))
 	transfertest.WantContent(t, target, "before")
 	wantNames(t, filepath.Dir(target), "out")
 }
 
-// Whatever operation fails: the target is as it was or has the range, and nothing stays where it was gathered.
+// TestGetRangeWhenOperationsFail makes each operation fail. The target is unchanged or has the
+// range. The directory that gathered the range is removed.
 func TestGetRangeWhenOperationsFail(t *testing.T) {
 	want := ByteRange{First: 65000, Last: 140000}
 	for _, inOrder := range []bool{false, true} {
@@ -120,14 +126,16 @@ func TestGetRangeWhenOperationsFail(t *testing.T) {
 	}
 }
 
-// A retry goes on where it was, in the same run. Nothing is left for another one.
+// TestGetRangeAgain checks that a retry resumes within the same run, and leaves no file for
+// another run.
 func TestGetRangeAgain(t *testing.T) {
 	const group = 65536
 	target := filepath.Join(t.TempDir(), "out")
 	want := ByteRange{First: 10, Last: 3*group + 10}
 	get := func(w *testNet, retries int) (Result, error) {
 		return getWhole(w.T, w.Ctx, GetOptions{
-			URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(),
+			URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target,
+			KWIK:  w.Client(),
 			Range: &want, Retries: retries, RetryDelay: time.Second,
 		}, NoReport{})
 	}
@@ -163,7 +171,8 @@ func (c countingConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	return n, addr, err
 }
 
-// The client of a range receives its proof, and not the tree.
+// TestGetRangeReceivesNoTree checks that the client of a range receives its proof and not the
+// tree.
 func TestGetRangeReceivesNoTree(t *testing.T) {
 	const groups = 1000 // and 48 bytes: 32,032 bytes of tree
 	content := bytes.Repeat([]byte("0123456789abcdef"), groups*4096+3)
@@ -187,15 +196,18 @@ func TestGetRangeReceivesNoTree(t *testing.T) {
 	})
 }
 
-// A server answers every range of the smallest files, and of those beside a group's end.
+// TestGetRangeBoundaries checks every range of the smallest files, and the ranges near the end
+// of a group.
 func TestGetRangeBoundaries(t *testing.T) {
 	const group = 65536
-	files := map[string][]byte{"empty": nil, "byte": theFile[:1], "short": theFile[:group-1], "group": theFile[:group], "two": theFile[:group+1]}
+	files := map[string][]byte{"empty": nil, "byte": theFile[:1], "short": theFile[:group-1], "group": theFile[:group],
+		"two": theFile[:group+1]}
 	onWire(t, func(w *testNet) {
 		w.serveFiles(files)
 		for name, content := range files {
 			for _, text := range []string{
-				"0-", "0-0", "-1", "-65536", "1-", "65534-65536", "65535-65535", "65535-65536", "65535-", "65536-", "65536-65536", "65537-",
+				"0-", "0-0", "-1", "-65536", "1-", "65534-65536", "65535-65535", "65535-65536", "65535-", "65536-",
+				"65536-65536", "65537-",
 			} {
 				r, err := ParseByteRange(text)
 				if err != nil {

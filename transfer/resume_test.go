@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// fetch runs a get of theFile to a target from a server that has it, and returns how many of
-// its bytes were asked for.
+// fetch gets theFile to a target from a server that has it. It returns how many bytes the
+// client requested.
 func fetch(t *testing.T, target string, change ...func(*GetOptions)) (r Result, heard *recordedReports, err error) {
 	t.Helper()
 	get := func(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
@@ -22,7 +22,10 @@ func fetch(t *testing.T, target string, change ...func(*GetOptions)) (r Result, 
 }
 
 // fetchBy does so with something in place of Get.
-func fetchBy(t *testing.T, get func(context.Context, GetOptions, Reporter) (Result, error), target string, change ...func(*GetOptions)) (r Result, heard *recordedReports, err error) {
+func fetchBy(
+	t *testing.T, get func(context.Context, GetOptions, Reporter) (Result, error), target string,
+	change ...func(*GetOptions),
+) (r Result, heard *recordedReports, err error) {
 	t.Helper()
 	heard = &recordedReports{}
 	onWire(t, func(w *testNet) {
@@ -34,7 +37,8 @@ func fetchBy(t *testing.T, get func(context.Context, GetOptions, Reporter) (Resu
 			p.Manifest(m)
 			p.Tree(cvs)
 		})
-		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client()}
+		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target,
+			KWIK: w.Client()}
 		for _, f := range change {
 			f(&o)
 		}
@@ -52,21 +56,24 @@ func TestResume(t *testing.T) {
 		part    []byte
 		resumed int64
 	}{
-		"nothing":                    {nil, 0},
-		"a byte":                     {theFile[:1], 0},
-		"less than a group":          {theFile[:group-1], 0},
-		"one group":                  {theFile[:group], group},
-		"a group and a half":         {theFile[:group*3/2], group},
-		"all but the last byte":      {theFile[:len(theFile)-1], 3 * group},
-		"all":                        {theFile, int64(len(theFile))},
-		"all and more":               {append(bytes.Clone(theFile), theFile...), int64(len(theFile))},
-		"another file":               {bytes.Repeat([]byte("other"), 50000), 0},
-		"zeros":                      {make([]byte, len(theFile)), 0},
-		"one bit flipped":            {spoilt(func(b []byte) []byte { b[group+5] ^= 8; return b }), int64(len(theFile)) - group},
-		"the last group torn":        {spoilt(func(b []byte) []byte { clear(b[3*group+600:]); return b }), 3 * group},
-		"a hole in the middle":       {spoilt(func(b []byte) []byte { clear(b[group : 3*group]); return b }), int64(len(theFile)) - 2*group},
-		"shifted by one byte":        {append([]byte{0}, theFile...), 0},
-		"groups that changed places": {append(append(bytes.Clone(theFile[group:2*group]), theFile[:group]...), theFile[2*group:]...), int64(len(theFile)) - 2*group},
+		"nothing":               {nil, 0},
+		"a byte":                {theFile[:1], 0},
+		"less than a group":     {theFile[:group-1], 0},
+		"one group":             {theFile[:group], group},
+		"a group and a half":    {theFile[:group*3/2], group},
+		"all but the last byte": {theFile[:len(theFile)-1], 3 * group},
+		"all":                   {theFile, int64(len(theFile))},
+		"all and more":          {append(bytes.Clone(theFile), theFile...), int64(len(theFile))},
+		"another file":          {bytes.Repeat([]byte("other"), 50000), 0},
+		"zeros":                 {make([]byte, len(theFile)), 0},
+		"one bit flipped": {spoilt(func(b []byte) []byte { b[group+5] ^= 8; return b }),
+			int64(len(theFile)) - group},
+		"the last group torn": {spoilt(func(b []byte) []byte { clear(b[3*group+600:]); return b }), 3 * group},
+		"a hole in the middle": {spoilt(func(b []byte) []byte { clear(b[group : 3*group]); return b }),
+			int64(len(theFile)) - 2*group},
+		"shifted by one byte": {append([]byte{0}, theFile...), 0},
+		"groups that changed places": {append(append(bytes.Clone(theFile[group:2*group]), theFile[:group]...),
+			theFile[2*group:]...), int64(len(theFile)) - 2*group},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
@@ -92,21 +99,23 @@ func TestResume(t *testing.T) {
 			if heard.resumed != x.resumed || heard.last.Bytes != r.Bytes || heard.last.Total != r.Bytes {
 				t.Errorf("heard of %d bytes, at last of %+v", heard.resumed, heard.last)
 			}
-			if info, err := os.Stat(target); err != nil || info.Mode() != 0o644&^disk.Umask || !info.ModTime().Equal(transfertest.SomeTime) {
+			if info, err := os.Stat(target); err != nil || info.Mode() != 0o644&^disk.Umask ||
+				!info.ModTime().Equal(transfertest.SomeTime) {
 				t.Errorf("mode %v, time %v, %v", info.Mode(), info.ModTime(), err)
 			}
 		})
 	}
 }
 
-// A transfer that fails keeps what is proved and nothing else.
+// TestFailureKeepsTheProved checks that a failed transfer keeps the verified bytes and no
+// others.
 func TestFailureKeepsTheProved(t *testing.T) {
 	const group = 65536
 	for name, x := range map[string]struct {
 		open kwik.OpenContentFunc
 		kept int64  // at most: what a server that is given up had under way is dropped
 		part string // before
-		dead bool   // nobody answers
+		dead bool   // no server answers
 	}{
 		"two groups, then nothing": {open: lacking(2 * group), kept: 2 * group},
 		"not one group":            {open: lacking(group / 2)},
@@ -131,7 +140,9 @@ func TestFailureKeepsTheProved(t *testing.T) {
 						p.Tree(cvs)
 					})
 				}
-				r, err = getWhole(w.T, w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client()}, NoReport{})
+				r, err = getWhole(w.T, w.Ctx,
+					GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(),
+						Target: target, KWIK: w.Client()}, NoReport{})
 			})
 			wantKind(t, err, KindNetwork, "")
 			transfertest.WantContent(t, target, "before")

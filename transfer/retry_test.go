@@ -98,7 +98,8 @@ func TestRetry(t *testing.T) {
 		},
 		"of an older and newer": {
 			content: [][]byte{theFile[:2*group], otherFile},
-			part:    append(make([]byte, group), theFile[group:2*group]...), retries: 1, want: otherFile, tries: 1, resumed: group, wasted: group, reads: true,
+			part:    append(make([]byte, group), theFile[group:2*group]...), retries: 1, want: otherFile, tries: 1,
+			resumed: group, wasted: group, reads: true,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -167,10 +168,11 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// Only what may pass is tried again.
+// TestNoRetry checks that only temporary errors cause a retry.
 func TestNoRetry(t *testing.T) {
 	for code, kind := range map[transferpb.Failure_Code]Kind{
-		transferpb.Failure_OTHER: KindOther, transferpb.Failure_NOT_FOUND: KindNotFound, transferpb.Failure_CHANGED: KindChanged,
+		transferpb.Failure_OTHER: KindOther, transferpb.Failure_NOT_FOUND: KindNotFound,
+		transferpb.Failure_CHANGED: KindChanged,
 	} {
 		onWire(t, func(w *testNet) {
 			w.hostile(openTheFile, func(p *peer) {
@@ -186,7 +188,8 @@ func TestNoRetry(t *testing.T) {
 	}
 }
 
-// An output cannot be written again: there is a retry before its first byte, and none after.
+// TestRetryInOrder checks that there is a retry before the first byte of an output, and none
+// after it.
 func TestRetryInOrder(t *testing.T) {
 	for _, first := range [][]byte{nil, theFile[:65536]} {
 		onWire(t, func(w *testNet) {
@@ -206,7 +209,8 @@ func TestRetryInOrder(t *testing.T) {
 	}
 }
 
-// There is no server for a long time, then there is one. The end of the context ends a pause at once.
+// TestRetryWithoutAServer starts the server after a long time. The end of the context ends a
+// pause at once.
 func TestRetryWithoutAServer(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		reason := errors.New("enough")
@@ -225,8 +229,8 @@ func TestRetryWithoutAServer(t *testing.T) {
 	})
 }
 
-// Each attempt has MaxTime for itself, and one that took too long is repeated; RetryMaxTime ends
-// that.
+// TestMaxTimeOfAttempts checks that MaxTime applies to each attempt separately. An attempt that
+// took too long is repeated until RetryMaxTime.
 func TestMaxTimeOfAttempts(t *testing.T) {
 	for _, x := range []struct {
 		retries      int

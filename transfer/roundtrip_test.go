@@ -46,7 +46,8 @@ func TestRoundTrips(t *testing.T) {
 		{"to a file", 16 << 10, toFile, 2},
 		{"with a hash", 16 << 10, withHash, 2},
 		{"something is there", 16 << 10, ontoFile, 3},
-		{"a range", 16 << 10, func(_ *testNet, o *GetOptions, _ []byte) { o.Range = &ByteRange{First: 0, Last: 99} }, 3},
+		{"a range", 16 << 10, func(_ *testNet, o *GetOptions, _ []byte) { o.Range = &ByteRange{First: 0, Last: 99} },
+			3},
 		{"more than a congestion window", 64 << 10, nil, 3},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -25,20 +25,22 @@ func seeds() map[string]struct {
 		content []byte
 		right   int64
 	}{
-		"all and more":       {append(bytes.Clone(theFile), 1, 2, 3), n},
-		"one byte flipped":   {change(func(b []byte) []byte { b[group]++; return b }), n - group},
-		"the last flipped":   {change(func(b []byte) []byte { b[n-1]++; return b }), 3 * group},
-		"cut in a group":     {theFile[:2*group+1], 2 * group},
-		"cut at the end":     {theFile[:n-1], 3 * group},
-		"less than a group":  {theFile[:10], 0},
-		"another":            {bytes.Repeat([]byte{7}, int(n)), 0},
-		"empty":              {nil, 0},
-		"shifted":            {append([]byte{0}, theFile...), 0},
-		"groups in disorder": {append(append(bytes.Clone(theFile[group:2*group]), theFile[:group]...), theFile[2*group:]...), n - 2*group},
+		"all and more":      {append(bytes.Clone(theFile), 1, 2, 3), n},
+		"one byte flipped":  {change(func(b []byte) []byte { b[group]++; return b }), n - group},
+		"the last flipped":  {change(func(b []byte) []byte { b[n-1]++; return b }), 3 * group},
+		"cut in a group":    {theFile[:2*group+1], 2 * group},
+		"cut at the end":    {theFile[:n-1], 3 * group},
+		"less than a group": {theFile[:10], 0},
+		"another":           {bytes.Repeat([]byte{7}, int(n)), 0},
+		"empty":             {nil, 0},
+		"shifted":           {append([]byte{0}, theFile...), 0},
+		"groups in disorder": {append(append(bytes.Clone(theFile[group:2*group]), theFile[:group]...),
+			theFile[2*group:]...), n - 2*group},
 	}
 }
 
-// What is right of a seed is not fetched, be it the target or another file.
+// TestSeed checks that the client does not fetch the right bytes of a seed. A seed is the
+// target or another file.
 func TestSeed(t *testing.T) {
 	for name, x := range seeds() {
 		for _, reuse := range []bool{false, true} {
@@ -106,7 +108,7 @@ func (f cloningFile) CloneFrom(other disk.File) error {
 	return err
 }
 
-// Part file, target and seed each have something that the others have not.
+// TestSeedsTogether uses a part file, a target and a seed. Each has bytes that the others lack.
 func TestSeedsTogether(t *testing.T) {
 	const group = 65536
 	only := func(keep ...int) []byte {
@@ -125,14 +127,15 @@ func TestSeedsTogether(t *testing.T) {
 			t.Errorf("%+v, %v", r, err)
 		}
 		transfertest.WantContent(t, target, string(theFile))
-		if want := rangeset.Of(rangeset.Range{Start: 2 * group, End: int64(len(theFile))}); seed.Read.String() != want.String() {
+		if want := rangeset.Of(rangeset.Range{Start: 2 * group,
+			End: int64(len(theFile))}); seed.Read.String() != want.String() {
 			t.Errorf("of the seed %v was read, not %v", seed.Read.String(), want.String())
 		}
 	}
 }
 
-// Whatever operation fails, of a seed's, the target's or the part file's: the target is whole
-// as it was, or the new one.
+// TestSeedWhenOperationsFail makes each operation of a seed, the target or the part file fail.
+// The target is then the old file or the new one.
 func TestSeedWhenOperationsFail(t *testing.T) {
 	old := seeds()["one byte flipped"].content
 	for _, with := range []error{syscall.EIO, syscall.ENOSPC} {
@@ -165,7 +168,7 @@ func TestSeedWhenOperationsFail(t *testing.T) {
 	}
 }
 
-// The system's own way, wherever the file system of the tests has it.
+// TestCloneFrom checks the clone call of the system if the file system of the tests has one.
 func TestCloneFrom(t *testing.T) {
 	a, b := openFile(t, theFile), openFile(t, nil)
 	c, ok := b.(disk.Cloner)

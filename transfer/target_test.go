@@ -113,8 +113,8 @@ func TestPartFileInTheWorkingDirectory(t *testing.T) {
 	transfertest.WantContent(t, "out", "whole")
 }
 
-// Tests run as root here and there, whom no permission stops; so a parent that cannot be
-// written is one that is a file.
+// TestPartFileRefusesTargets checks unusable targets. Permissions do not stop tests that run as
+// root, so the unwritable parent is a file.
 func TestPartFileRefusesTargets(t *testing.T) {
 	dir := t.TempDir()
 	transfertest.Put(t, filepath.Join(dir, "file"), "")
@@ -150,7 +150,8 @@ func TestPartFileRefusesTargets(t *testing.T) {
 	wantNames(t, filepath.Join(dir, "dir"), "full")
 }
 
-// What cannot be removed is named, for it is in nobody's sight.
+// TestPartFileInTheWay checks that the error names an obstacle that the client cannot remove,
+// because a listing may hide it.
 func TestPartFileInTheWay(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
 	part := filepath.Join(filepath.Dir(target), partName("out"))
@@ -177,9 +178,9 @@ func TestPartFileOfALiveTransferIsBusy(t *testing.T) {
 	wantNames(t, filepath.Dir(target), "out")
 }
 
-// Two transfers that start at the same time: whoever comes second finds the part file of the
-// first before its lock and takes it for that of one that ended. The first must notice, or both
-// would write to it.
+// TestPartFileTakenBetweenCreationAndLock starts two transfers at the same time. The second
+// opens the part file of the first before the first has its lock. It mistakes the file for that
+// of a transfer that ended. The first must notice, or both would write to the file.
 func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	var second receiver
@@ -203,9 +204,9 @@ func TestPartFileTakenBetweenCreationAndLock(t *testing.T) {
 	wantNames(t, filepath.Dir(target), "out")
 }
 
-// The same, seen from the one who comes second: between its opening of the part file and its
-// lock the first is done with it. What it holds then is no part file any more, and must not be
-// written to.
+// TestPartFileEndsWhileItIsAdopted is the same case from the side of the second transfer. The
+// first transfer ends between the second's open and lock of the part file. The file that the
+// second holds is then no part file any more, and the second must not write to it.
 func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 	for name, end := range map[string]func(p receiver) error{
 		"put in place": func(p receiver) error { return p.commit() },
@@ -241,7 +242,8 @@ func TestPartFileEndsWhileItIsAdopted(t *testing.T) {
 	}
 }
 
-// A part file that somebody put another in place of is not what is renamed.
+// TestPartFileThatWasReplaced checks that the client does not rename a file that took the place
+// of its part file.
 func TestPartFileThatWasReplaced(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	part := filepath.Join(filepath.Dir(target), partName("out"))
@@ -260,8 +262,8 @@ func TestPartFileThatWasReplaced(t *testing.T) {
 	transfertest.WantContent(t, part, "somebody's")
 }
 
-// Nor is one renamed that somebody removed, alone or with its directory; and nobody is told to
-// go on with it.
+// TestPartFileThatWasRemoved checks that the client renames no part file that was removed,
+// alone or with its directory. The client does not offer to resume it.
 func TestPartFileThatWasRemoved(t *testing.T) {
 	for name, remove := range map[string]func(dir string) error{
 		"alone":              func(dir string) error { return os.Remove(filepath.Join(dir, partName("out"))) },
@@ -281,9 +283,10 @@ func TestPartFileThatWasRemoved(t *testing.T) {
 			if err := remove(dir); err != nil {
 				t.Skip(err) // this system keeps what is open
 			}
-			wantKind(t, p.commit(), KindLocal, `write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
+			wantKind(t, p.commit(), KindLocal,
+				`write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
 			if p.Leave() {
-				t.Error("there is said to be a part file")
+				t.Error("the transfer reports a part file")
 			}
 			if _, err := os.Lstat(filepath.Join(dir, "out")); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("something is in place: %v", err)
@@ -292,9 +295,9 @@ func TestPartFileThatWasRemoved(t *testing.T) {
 	}
 }
 
-// Whatever operation fails: the target is as before or whole, and nothing else is left but the
-// part file. A part file that is left is not trusted with more than its bytes: the next
-// transfer ends well.
+// TestPartFileWhenOperationsFail makes each operation fail. The target is the old file or the
+// new one, and only the part file may be left. The next transfer verifies its bytes and
+// succeeds.
 func TestPartFileWhenOperationsFail(t *testing.T) {
 	for name, with := range map[string]error{"EIO": syscall.EIO, "ENOSPC": syscall.ENOSPC, "EDQUOT": syscall.EDQUOT} {
 		for _, stale := range []string{"", "stale", "whole", "whole and more"} {
@@ -347,7 +350,7 @@ func TestPartFileWhenOperationsFail(t *testing.T) {
 	}
 }
 
-// What follows a failed write is never a commit.
+// TestPartFileSaysWhichFileCouldNotBeWritten checks that no commit follows a failed write.
 func TestPartFileSaysWhichFileCouldNotBeWritten(t *testing.T) {
 	target := filepath.Join(t.TempDir(), "out")
 	x := &faults{only: []string{"write"}, fail: 1, with: fs.ErrClosed}
@@ -363,8 +366,8 @@ func TestPartFileSaysWhichFileCouldNotBeWritten(t *testing.T) {
 	}
 }
 
-// Whatever fails while room is reserved, but a lack of it, is of no account, and then, too,
-// nothing is there but the part file.
+// TestReserveWhenOperationsFail makes each operation of a reservation fail. Only a lack of
+// space ends the transfer. In each case, only the part file may be left.
 func TestReserveWhenOperationsFail(t *testing.T) {
 	const lastGroup = 16<<20 + 5*65536 // of a file that is large enough for a reservation
 	content := make([]byte, lastGroup+100)
@@ -384,7 +387,8 @@ func TestReserveWhenOperationsFail(t *testing.T) {
 					if err := p.Prove(t.Context(), tree, nil, nil); err != nil {
 						return err
 					}
-					for _, r := range []rangeset.Range{{Start: lastGroup, End: tree.Size()}, {Start: 0, End: lastGroup}} {
+					for _, r := range []rangeset.Range{{Start: lastGroup, End: tree.Size()},
+						{Start: 0, End: lastGroup}} {
 						if _, err := p.WriteAt(content[r.Start:r.End], r.Start); err != nil {
 							return err
 						}
@@ -397,13 +401,15 @@ func TestReserveWhenOperationsFail(t *testing.T) {
 					}
 					return
 				}
-				if reserving := x.failed() == "allocate" || x.failed() == "free"; reserving && (err != nil) != (with == syscall.ENOSPC && x.failed() == "allocate") {
+				if reserving := x.failed() == "allocate" || x.failed() == "free"; reserving &&
+					(err != nil) != (with == syscall.ENOSPC && x.failed() == "allocate") {
 					t.Errorf("%q failed: %v", x.ops, err)
 				}
 				if x.open != 0 {
 					t.Errorf("%d files and directories are left open after %q", x.open, x.ops)
 				}
-				if got, readErr := os.ReadFile(target); readErr != nil || len(got) != len("before") && len(got) != len(content) {
+				if got, readErr := os.ReadFile(target); readErr != nil || len(got) != len("before") &&
+					len(got) != len(content) {
 					t.Errorf("%d bytes are in place after %q, %v", len(got), x.ops, readErr)
 				}
 			}
@@ -411,8 +417,8 @@ func TestReserveWhenOperationsFail(t *testing.T) {
 	}
 }
 
-// A part file whose checkpoint failed is not in place, and nobody goes on with it: what can be
-// read of it may not be on disk.
+// TestCheckpointThatFails checks that a part file with a failed checkpoint is neither renamed
+// nor resumed. A read may return bytes that are not on disk.
 func TestCheckpointThatFails(t *testing.T) {
 	for _, op := range []string{"checkpoint", "syncdir"} {
 		target := filepath.Join(t.TempDir(), "out")
@@ -437,7 +443,8 @@ func TestCheckpointThatFails(t *testing.T) {
 	}
 }
 
-// A lack of space and a quota are of one kind, a limit of the file's size is of another.
+// TestSpaceErrorKinds checks that a full disk and a quota have one kind, and a limit of the
+// file size has another.
 func TestSpaceErrorKinds(t *testing.T) {
 	for _, x := range []struct {
 		cause error

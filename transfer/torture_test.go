@@ -28,18 +28,22 @@ var tortureFaults = map[string]tortureFault{
 	"ENOSPC": {with: syscall.ENOSPC, kind: KindNoSpace, says: "no space left on device"},
 	"EDQUOT": {with: syscall.EDQUOT, kind: KindNoSpace, says: "disk quota exceeded"},
 	"EIO":    {with: syscall.EIO, kind: KindLocal, says: "input/output error"},
-	// Package os repeats nearly all calls by itself after EINTR; what it does not repeat must not be worse than others.
-	"EINTR":  {with: syscall.EINTR, kind: KindLocal, says: "interrupted system call"},
-	"EMFILE": {with: syscall.EMFILE, only: []string{"opendir", "open", "openpart", "create"}, kind: KindLocal, says: "too many open files"},
-	"EROFS": {with: syscall.EROFS, only: []string{"openpart", "create", "write", "truncate", "chmod", "chtimes", "rename", "renamenew", "remove"},
+	// Package os repeats nearly all calls itself after EINTR. The other calls must fail like any
+	// call.
+	"EINTR": {with: syscall.EINTR, kind: KindLocal, says: "interrupted system call"},
+	"EMFILE": {with: syscall.EMFILE, only: []string{"opendir", "open", "openpart", "create"}, kind: KindLocal,
+		says: "too many open files"},
+	"EROFS": {with: syscall.EROFS, only: []string{"openpart", "create", "write", "truncate", "chmod", "chtimes",
+		"rename", "renamenew", "remove"},
 		kind: KindLocal, says: "read-only file system"},
 	"short write": {with: io.ErrShortWrite, only: []string{"write"}, kind: KindLocal, says: "short write"},
 }
 
-// TestTorture has each operation of each kind of transfer fail in each way, alone or with all that follow. Whatever fails: the target is
-// as it was, or the new file; the error is of the right kind, and names path and reason; nothing stays open or locked, and no other
-// file than the part file is left; and the same transfer again succeeds and keeps what was proved. With -v it prints what each
-// failure said.
+// TestTorture makes each operation of each kind of transfer fail in each way, alone or with all
+// later operations. The target is then the old file or the new one. The error has the right
+// kind and names the path and the reason. No handle or lock stays, and no file but the part
+// file. The same transfer then succeeds and keeps all verified bytes. With -v the test prints
+// the message of each failure.
 func TestTorture(t *testing.T) {
 	table := make(map[string][]string) // by message, what led to it
 	tried := 0
@@ -78,7 +82,8 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 	s := d.now()
 	bad := func(format string, args ...any) {
 		t.Helper()
-		t.Errorf("%s, which was %s: %s\nerror %v, result %+v\noperations %q\nthe disk has %v", what, x.failed(), fmt.Sprintf(format, args...), err, r, x.ops, s)
+		t.Errorf("%s, which was %s: %s\nerror %v, result %+v\noperations %q\nthe disk has %v", what, x.failed(),
+			fmt.Sprintf(format, args...), err, r, x.ops, s)
 	}
 
 	said = "it succeeded"
@@ -158,8 +163,8 @@ func (w *tornOutput) Write(p []byte) (int, error) {
 	return w.Buffer.Write(p)
 }
 
-// TestTortureOfOutput is the same for what goes to an output: what arrives is right up to where it ends, and a range leaves nothing where
-// it was gathered.
+// TestTortureOfOutput is the same test for an output. The bytes that arrive are right up to
+// their end. A range leaves no file in the directory that gathered it.
 func TestTortureOfOutput(t *testing.T) {
 	for _, part := range []*ByteRange{nil, {First: 65000, Last: 140000}} {
 		want := theFile
@@ -194,8 +199,11 @@ func TestTortureOfOutput(t *testing.T) {
 				x := &faults{fail: n, with: fault.with, only: fault.only}
 				_, _, err := fetch(t, "", func(o *GetOptions) { o.Output, o.Range, o.OpenDir = &out, part, x.opener() })
 				wantNames(t, os.Getenv("TMPDIR"))
-				if !bytes.HasPrefix(want, out.Bytes()) || err == nil && out.Len() != len(want) || x.open != 0 {
-					t.Errorf("%s at %d, which was %s: %d bytes, %v; %d files are open", how, n, x.failed(), out.Len(), err, x.open)
+				if !bytes.HasPrefix(want, out.Bytes()) || err == nil && out.Len() != len(want) {
+					t.Errorf("%s at %d, which was %s: %d bytes, %v", how, n, x.failed(), out.Len(), err)
+				}
+				if x.open != 0 {
+					t.Errorf("%s at %d, which was %s: %d files are open", how, n, x.failed(), x.open)
 				}
 				if x.failed() == "" {
 					break

@@ -231,7 +231,8 @@ func TestFileThatChangesOnTheServer(t *testing.T) {
 		"chmod":   func(path string) error { return os.Chmod(path, 0o600) },
 		"touched": func(path string) error { return os.Chtimes(path, transfertest.SomeTime, transfertest.SomeTime) },
 	} {
-		harmless := slices.Contains([]string{"removed", "replaced", "grown", "appended to", "renamed", "linked", "chmod", "touched"}, name)
+		harmless := slices.Contains([]string{"removed", "replaced", "grown", "appended to", "renamed", "linked",
+			"chmod", "touched"}, name)
 		t.Run(name, func(t *testing.T) {
 			outcomes := make(map[string]int)
 			for _, read := range []int32{1, 4, 5, 6, 11, 17} { // of 4 to hash and 13 to send

@@ -7,10 +7,10 @@ import (
 	"kwikcp/transfer/internal/partfile"
 )
 
-// upToDate reports whether what is at the target is the manifest's file already, and gives it
-// the source's mode and time then. It is hashed only if it has the right size, and once for
-// each version of the source. An error is one of setting these or of having it on disk, or the
-// end of ctx: what cannot be read is not up to date.
+// upToDate reports whether the target is the manifest's file already. If so, it sets the
+// source's mode and time. It hashes the target only if the size is right, and once for each
+// version of the source. An error means that upToDate could not set or sync the attributes, or
+// that ctx ended. An unreadable target is not up to date.
 func (g *get) upToDate(ctx context.Context) (bool, error) {
 	root := g.tree.Root()
 	if g.NoClobber || g.compared != nil && *g.compared == root {
@@ -47,8 +47,8 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// prove finds out which of the manifest's bytes are here already, in the part file and in the
-// seeds, and copies those of the seeds into the part file.
+// prove finds the bytes of the manifest that are in the part file or in the seeds. It copies
+// those of the seeds into the part file.
 func (g *get) prove(ctx context.Context) error {
 	root := g.tree.Root()
 	var seeds []disk.File

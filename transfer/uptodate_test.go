@@ -18,12 +18,14 @@ import (
 // theFile.
 func wantDressed(t *testing.T, path string) {
 	t.Helper()
-	if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644&^disk.Umask || !info.ModTime().Equal(transfertest.SomeTime) {
+	if info, err := os.Lstat(path); err != nil || info.Mode() != 0o644&^disk.Umask ||
+		!info.ModTime().Equal(transfertest.SomeTime) {
 		t.Errorf("%v, %v", info, err)
 	}
 }
 
-// A target that is the file already is kept, and nothing is fetched. Any other is replaced.
+// TestUpToDate checks that the client keeps a target with the same content and fetches no byte.
+// It replaces any other target.
 func TestUpToDate(t *testing.T) {
 	flipped := bytes.Clone(theFile)
 	flipped[len(flipped)-1]++
@@ -36,10 +38,14 @@ func TestUpToDate(t *testing.T) {
 			transfertest.Put(t, path, string(theFile))
 			os.Chmod(path, 0o400)
 		}, true},
-		"the last byte differs": {func(t *testing.T, path string) { transfertest.Put(t, path, string(flipped)) }, false},
-		"a byte more":           {func(t *testing.T, path string) { transfertest.Put(t, path, string(theFile)+"x") }, false},
-		"a byte less":           {func(t *testing.T, path string) { transfertest.Put(t, path, string(theFile[:len(theFile)-1])) }, false},
-		"nothing":               {func(*testing.T, string) {}, false},
+		"the last byte differs": {func(t *testing.T, path string) { transfertest.Put(t, path, string(flipped)) },
+			false},
+		"a byte more": {func(t *testing.T, path string) { transfertest.Put(t, path, string(theFile)+"x") },
+			false},
+		"a byte less": {func(t *testing.T, path string) {
+			transfertest.Put(t, path, string(theFile[:len(theFile)-1]))
+		}, false},
+		"nothing": {func(*testing.T, string) {}, false},
 		"a link to the same": {func(t *testing.T, path string) {
 			transfertest.Put(t, path+".other", string(theFile))
 			if err := os.Symlink("out.other", path); err != nil {
@@ -51,7 +57,8 @@ func TestUpToDate(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				target := filepath.Join(t.TempDir(), "out")
 				x.target(t, target)
-				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "an old part") // is not left in any case
+				// The client never leaves this old part file.
+				transfertest.Put(t, filepath.Join(filepath.Dir(target), partName("out")), "an old part")
 				before, _ := os.Lstat(target)
 				r, heard, err := fetch(t, target, func(o *GetOptions) { o.NoPreserve = plain })
 				if err != nil {
@@ -94,8 +101,8 @@ func TestUpToDate(t *testing.T) {
 	}
 }
 
-// Whatever operation fails: the target is whole, as it was. Only its mode and time may not be
-// those of the source.
+// TestUpToDateWhenOperationsFail makes each operation fail. The content of the target does not
+// change. Only its mode and time may differ from the source's.
 func TestUpToDateWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 		target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(theFile))
@@ -119,11 +126,13 @@ func TestUpToDateWhenOperationsFail(t *testing.T) {
 	})
 }
 
-// With NoClobber nothing is replaced, neither what is there at first nor what comes meanwhile.
+// TestNoClobber checks that NoClobber replaces no file. The file may be there at first or
+// appear during the transfer.
 func TestNoClobber(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	keep := func(o *GetOptions) { o.NoClobber = true }
-	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, NoClobber: true} // nobody there, and nobody asked
+	// No server is there, and the client contacts none.
+	o := GetOptions{Target: target, URL: URL{Host: "192.0.2.1:1"}, NoClobber: true}
 	_, err := getWhole(t, t.Context(), o, NoReport{})
 	wantKind(t, err, KindExists, "there is a file of that name")
 	wantNames(t, filepath.Dir(target), "out")
@@ -143,7 +152,8 @@ func TestNoClobber(t *testing.T) {
 			p.Manifest(m)
 			p.Tree(cvs)
 		})
-		r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), NoClobber: true}, NoReport{})
+		r, err := Get(w.Ctx, GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(),
+			Target: target, KWIK: w.Client(), NoClobber: true}, NoReport{})
 		wantKind(w.T, err, KindExists, "there is a file of that name")
 		if !r.Kept || r.Bytes != int64(len(theFile)) {
 			t.Errorf("%+v", r)
@@ -152,7 +162,8 @@ func TestNoClobber(t *testing.T) {
 	transfertest.WantContent(t, target, "meanwhile")
 }
 
-// Whatever operation fails: the target is absent or whole.
+// TestNoClobberWhenOperationsFail makes each operation fail. The target is then absent or
+// whole.
 func TestNoClobberWhenOperationsFail(t *testing.T) {
 	everyFault(t, syscall.EIO, func(t *testing.T, x *faults) {
 		target := filepath.Join(t.TempDir(), "out")
@@ -172,7 +183,8 @@ func TestNoClobberWhenOperationsFail(t *testing.T) {
 	})
 }
 
-// A retry does not hash the target again, unless the file is another one by then.
+// TestUpToDateIsAskedOnce checks that a retry does not hash the target again, unless the target
+// is another file by then.
 func TestUpToDateIsAskedOnce(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), string(bytes.Repeat([]byte{1}, len(theFile))))
 	x := &faults{}
@@ -183,7 +195,8 @@ func TestUpToDateIsAskedOnce(t *testing.T) {
 			p.Manifest(m)
 			p.Tree(cvs)
 		})
-		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target, KWIK: w.Client(), OpenDir: x.opener(), Retries: 3, RetryDelay: time.Second}
+		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "file"}, TLS: w.TLS(), Target: target,
+			KWIK: w.Client(), OpenDir: x.opener(), Retries: 3, RetryDelay: time.Second}
 		_, err := getWhole(w.T, w.Ctx, o, NoReport{})
 		wantKind(w.T, err, KindNetwork, "")
 	})

@@ -45,12 +45,14 @@ func TestParseURL(t *testing.T) {
 		"kwik://h/x#":                                 plain("h:4433", "x"),
 		"kwik://h/x?pin=" + somePin.String():          pinned,
 		"kwik://h/x?pin=" + url.QueryEscape(standard): pinned,
-		"kwik://h/x?pin=" + url.QueryEscape("sha256//"+standard):          pinned,
-		"kwik://h/x#b3=" + someRoot.String():                              {Host: "h:4433", Path: "x", Root: &someRoot},
-		"kwik://h/x#b3=" + strings.ToUpper(someRoot.String()):             {Host: "h:4433", Path: "x", Root: &someRoot},
-		"kwik://h/x?pin=" + somePin.String() + "#b3=" + someRoot.String(): {Host: "h:4433", Path: "x", Pin: &somePin, Root: &someRoot},
-		"kwik://h/" + strings.Repeat("p", wire.MaxPath):                   plain("h:4433", strings.Repeat("p", wire.MaxPath)),
-		"kwik://" + strings.Repeat("h", 253) + "/x":                       plain(strings.Repeat("h", 253)+":4433", "x"),
+		"kwik://h/x?pin=" + url.QueryEscape("sha256//"+standard): pinned,
+		"kwik://h/x#b3=" + someRoot.String():                     {Host: "h:4433", Path: "x", Root: &someRoot},
+		"kwik://h/x#b3=" + strings.ToUpper(someRoot.String()):    {Host: "h:4433", Path: "x", Root: &someRoot},
+		"kwik://h/x?pin=" + somePin.String() + "#b3=" + someRoot.String(): {Host: "h:4433", Path: "x", Pin: &somePin,
+			Root: &someRoot},
+		"kwik://h/" + strings.Repeat("p", wire.MaxPath): plain("h:4433",
+			strings.Repeat("p", wire.MaxPath)),
+		"kwik://" + strings.Repeat("h", 253) + "/x": plain(strings.Repeat("h", 253)+":4433", "x"),
 	} {
 		got, err := ParseURL(in)
 		if err != nil {
@@ -210,7 +212,8 @@ func FuzzParseURL(f *testing.F) {
 // FuzzCheckPath checks that no accepted path leads out of a directory, by the judgement of
 // package filepath.
 func FuzzCheckPath(f *testing.F) {
-	for _, seed := range []string{"a", "a/b", "", ".", "..", "/", "a/", "//", "a/../b", "a\x00b", `a\b`, "...", "-", "~", strings.Repeat("a/", 2048) + "a"} {
+	for _, seed := range []string{"a", "a/b", "", ".", "..", "/", "a/", "//", "a/../b", "a\x00b", `a\b`, "...", "-",
+		"~", strings.Repeat("a/", 2048) + "a"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, p string) {

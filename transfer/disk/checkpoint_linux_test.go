@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Checkpoint removes a large file from the page cache, and leaves other files there.
+// TestCheckpointOfALargeFile checks that Checkpoint removes a large file, and no other file,
+// from the page cache.
 func TestCheckpointOfALargeFile(t *testing.T) {
 	standard := cachedFile
 	defer func() { cachedFile = standard }()
@@ -67,7 +68,8 @@ func residentPages(t *testing.T, name string, size int) (n int) {
 	}
 	defer unix.Munmap(m)
 	pages := make([]byte, (size+os.Getpagesize()-1)/os.Getpagesize())
-	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), uintptr(size), uintptr(unsafe.Pointer(&pages[0]))); errno != 0 {
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), uintptr(size),
+		uintptr(unsafe.Pointer(&pages[0]))); errno != 0 {
 		t.Fatal(errno)
 	}
 	for _, p := range pages {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// createFile returns a new, empty file in a directory of its own, and its name.
+// createFile returns a new, empty file in its own new directory, and its name.
 func createFile(t *testing.T) (name string, f File) {
 	t.Helper()
 	name = filepath.Join(t.TempDir(), "f")
@@ -24,7 +24,7 @@ func createFile(t *testing.T) (name string, f File) {
 	return name, f
 }
 
-// Checkpoint leaves a file of the operating system as it is, and fails for one that is closed.
+// TestCheckpoint checks that Checkpoint does not change a file and fails for a closed one.
 func TestCheckpoint(t *testing.T) {
 	name, f := createFile(t)
 	if _, err := f.WriteAt(make([]byte, 1<<20), 1<<20); err != nil {

@@ -16,7 +16,8 @@ import (
 func TestDirOpensWhatIsInside(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, want := range map[string]string{
-		"file": "content", "sub/deeper/file": "deep content", "inside": "content", "sub/up": "content", "dirlink/deeper/file": "deep content",
+		"file": "content", "sub/deeper/file": "deep content", "inside": "content", "sub/up": "content",
+		"dirlink/deeper/file": "deep content",
 	} {
 		f, err := d.Open(name)
 		if err != nil {
@@ -31,7 +32,8 @@ func TestDirOpensWhatIsInside(t *testing.T) {
 	}
 }
 
-// An open of a FIFO that has no writer would block for ever.
+// TestDirRefusesWithoutWaiting opens a FIFO without a writer. A blocking open would never
+// return.
 func TestDirRefusesWithoutWaiting(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, want := range map[string]error{
@@ -108,7 +110,8 @@ func TestDirCreatesNothingTwice(t *testing.T) {
 	}
 }
 
-// Locks are between open files, not between processes, so that one process can be two transfers.
+// TestDirLocks checks that locks are between open files, not between processes. One process can
+// therefore run two transfers.
 func TestDirLocks(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	open := func() disk.File {
@@ -152,7 +155,8 @@ func TestVersionOf(t *testing.T) {
 	}
 	// Another file of the same size and time in its place.
 	transfertest.Put(t, path+".new", "CONTENT")
-	if err := errors.Join(os.Chtimes(path+".new", info.ModTime(), info.ModTime()), os.Rename(path+".new", path)); err != nil {
+	if err := errors.Join(os.Chtimes(path+".new", info.ModTime(), info.ModTime()),
+		os.Rename(path+".new", path)); err != nil {
 		t.Fatal(err)
 	}
 	if version() == before {

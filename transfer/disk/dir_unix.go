@@ -26,9 +26,9 @@ var Umask = func() fs.FileMode {
 
 func syncDir(f *os.File) error { return f.Sync() }
 
-// PrivateToUser reports whether only this user can have written to a file: the file is the user's
-// and has one name, and neither group nor others may write. It is true for a file that is not the
-// operating system's.
+// PrivateToUser reports whether only this user can have written to a file. The user owns such a
+// file, it has one name, and neither group nor others may write to it. It returns true if the
+// FileInfo is not from the operating system.
 func PrivateToUser(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkMmap compares two ways to copy between a file in the page cache and a block of payload:
-// system calls, which kwikcp uses, and a mapping of the file. It copies 64 MiB in pieces of 256 KiB.
-// docs/DESIGN.md has the figures.
+// BenchmarkMmap compares two ways to copy between a file in the page cache and a block of
+// payload. One uses system calls, as kwikcp does. The other maps the file. Each copies 64 MiB
+// in pieces of 256 KiB. docs/DESIGN.md has the figures.
 func BenchmarkMmap(b *testing.B) {
 	const size, piece = 64 << 20, 256 << 10
 	block := make([]byte, piece)

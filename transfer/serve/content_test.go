@@ -97,7 +97,8 @@ func TestOpenContentRefuses(t *testing.T) {
 	}
 	content := []byte("content")
 	var answers []error
-	for _, path := range []string{"missing", "link", "dir", "../outside", "/etc/hostname", "", ".", "a//b", `a\b`, "a\x00b"} {
+	for _, path := range []string{"missing", "link", "dir", "../outside", "/etc/hostname", "", ".", "a//b", `a\b`,
+		"a\x00b"} {
 		c, err := s.OpenContent(t.Context(), wanted(path, content))
 		if err == nil {
 			t.Fatalf("%q was opened: %v", path, c)
@@ -121,7 +122,8 @@ func TestOpenContentRefuses(t *testing.T) {
 	}
 }
 
-// A change has a distinct error, so that the client does not ban the server.
+// TestContentThatChanged checks that a change has a distinct error, so that the client does not
+// ban the server.
 func TestContentThatChanged(t *testing.T) {
 	old, changed := []byte("old content"), []byte("new content") // of one size
 	for name, change := range map[string]func(path string) error{
@@ -131,7 +133,8 @@ func TestContentThatChanged(t *testing.T) {
 		},
 		"rewritten, and its time set back": func(path string) error {
 			info, err := os.Stat(path)
-			return errors.Join(err, os.WriteFile(path, changed, 0o644), os.Chtimes(path, info.ModTime(), info.ModTime()))
+			return errors.Join(err, os.WriteFile(path, changed, 0o644),
+				os.Chtimes(path, info.ModTime(), info.ModTime()))
 		},
 		"grown":  func(path string) error { return os.WriteFile(path, append(changed, "..."...), 0o644) },
 		"shrunk": func(path string) error { return os.WriteFile(path, changed[:3], 0o644) },
@@ -173,8 +176,8 @@ func TestContentThatChanged(t *testing.T) {
 	}
 }
 
-// A copy of the same size that is another version is stale if its time is not that of the
-// primary's file. The client does not ban the server.
+// TestStaleCopy checks a copy of the same size with another time than the primary's file. It
+// counts as stale, and the client does not ban the server.
 func TestStaleCopy(t *testing.T) {
 	old, now := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
 	for _, x := range []struct {
@@ -205,8 +208,8 @@ func TestStaleCopy(t *testing.T) {
 	}
 }
 
-// A secondary hashes its copy if the primary requests bytes that a client rejected. It detects another
-// version.
+// TestStaleCopyThatIsChallenged checks that a secondary hashes its copy if the primary requests
+// bytes that a client rejected. It detects another version.
 func TestStaleCopyThatIsChallenged(t *testing.T) {
 	old, now := bytes.Repeat([]byte("old "), 50_000), bytes.Repeat([]byte("new "), 50_000)
 	s, root := newTestServer(t)

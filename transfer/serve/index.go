@@ -16,8 +16,8 @@ const (
 	// maxIndexed bounds the trees that an index keeps, in bytes of chaining values: those of 32
 	// GiB of files and more.
 	maxIndexed = 16 << 20
-	// smallFile is the size, in bytes, up to which files are hashed in a queue of their own: they
-	// do not wait for large ones.
+	// smallFile is the size, in bytes, up to which files are hashed in a separate queue. They do
+	// not wait for large files.
 	smallFile = 16 << 20
 	// hashedAtOnce bounds the small files, and the large ones, that are hashed at a time. A
 	// single one uses all cores.

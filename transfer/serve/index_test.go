@@ -108,7 +108,8 @@ func TestIndexHashesOnceForAll(t *testing.T) {
 	})
 }
 
-// A few files are hashed at a time, and small ones do not wait for large ones.
+// TestIndexHashesAFewFilesAtATime checks that the index hashes a few files at a time. Small
+// ones do not wait for large ones.
 func TestIndexHashesAFewFilesAtATime(t *testing.T) {
 	inIndex(t, func(t *testing.T, x *index) {
 		small, large := &slowDisk{size: 1, delay: time.Second}, &slowDisk{size: smallFile + 1, delay: time.Hour}
@@ -221,8 +222,8 @@ func TestIndexIsBounded(t *testing.T) {
 	})
 }
 
-// A version may be superseded at the moment it is finished. Its cost was never added, so it must
-// not be subtracted.
+// TestIndexCountsASupersededVersionOnce supersedes a version at the moment it is finished. Its
+// cost was never added, so it must not be subtracted.
 func TestIndexCountsASupersededVersionOnce(t *testing.T) {
 	inIndex(t, func(t *testing.T, x *index) {
 		d := &slowDisk{size: 100}
@@ -272,8 +273,9 @@ func (f newFile) ReadAt(p []byte, off int64) (int, error) {
 func (f newFile) Stat() (fs.FileInfo, error) { return statOf{size: 4 << 20, mtime: f.mtime}, nil }
 func (f newFile) Close() error               { return nil }
 
-// The tree of a file that changed just before it was hashed is not stored, however long hashing
-// took. Where file times are coarse, the file may have changed again with the same times.
+// TestTreeOfANewFileIsNotStored checks that the tree of a file that changed just before hashing
+// is not stored, even if hashing took long. Where file times are coarse, the file may have
+// changed again with the same times.
 func TestTreeOfANewFileIsNotStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, err := OpenTreeStore(filepath.Join(t.TempDir(), "trees.db"))

@@ -31,8 +31,8 @@ func (d crowdedDir) Names(int) (names []string, err error) {
 	return names, nil
 }
 
-// The names that listings hold are bounded. Beyond the bound a listing waits for others to end,
-// and then fails.
+// TestNamesLimit checks the bound on the names that listings hold. Beyond it a listing waits
+// for others to end, and then fails.
 func TestNamesLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &namesLimit{reading: make(chan struct{}, 4), held: semaphore.NewWeighted(10)}
@@ -44,7 +44,8 @@ func TestNamesLimit(t *testing.T) {
 			return names
 		}
 		first, none, second := read(7), read(0), read(3)
-		if _, err := l.read(t.Context(), crowdedDir{n: 1}); err != errBusy || failureCode(err) != transferpb.Failure_BUSY {
+		if _, err := l.read(t.Context(), crowdedDir{n: 1}); err != errBusy ||
+			failureCode(err) != transferpb.Failure_BUSY {
 			t.Errorf("the eleventh name: %v", err)
 		}
 		var wg sync.WaitGroup
@@ -84,7 +85,8 @@ func (d heldDir) Names(most int) ([]string, error) {
 	return d.TreeDir.Names(most)
 }
 
-// maxListings listings of a client run at a time, and the others run after them.
+// TestListingsOfOneClient checks that maxListings listings of a client run at a time, and the
+// others run after them.
 func TestListingsOfOneClient(t *testing.T) {
 	root := t.TempDir()
 	transfertest.Put(t, root+"/file", "content")
@@ -94,7 +96,8 @@ func TestListingsOfOneClient(t *testing.T) {
 	}
 	defer tree.Close()
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		held := heldDir{TreeDir: tree, reading: new(atomic.Int32), most: new(atomic.Int32), release: make(chan struct{})}
+		held := heldDir{TreeDir: tree, reading: new(atomic.Int32), most: new(atomic.Int32),
+			release: make(chan struct{})}
 		serveOn(w, held)
 		session := w.Dial()
 		defer session.CloseWithError(0, "")

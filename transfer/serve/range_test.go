@@ -47,7 +47,8 @@ func proofIn(t *testing.T, replies []*transferpb.Reply) (m *transferpb.Manifest,
 	return m, proof
 }
 
-// A server that is still hashing the file answers a range when the tree is complete.
+// TestServerProvesRangesAfterHashing checks that a server that still hashes the file answers a
+// range when the tree is complete.
 func TestServerProvesRangesAfterHashing(t *testing.T) {
 	root := t.TempDir()
 	content := make([]byte, 20<<20)
@@ -80,7 +81,8 @@ func TestServerProvesRangesAfterHashing(t *testing.T) {
 	})
 }
 
-// A server answers a range with its proof, at most two values per level beside those of the groups.
+// TestServerProvesRanges checks that a server answers a range with its proof. The proof has at
+// most two values per level beside those of the groups.
 func TestServerProvesRanges(t *testing.T) {
 	root := t.TempDir()
 	if err := os.WriteFile(filepath.Join(root, "file"), rangeFile, 0o600); err != nil {

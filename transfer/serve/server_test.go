@@ -30,14 +30,16 @@ func failure(t *testing.T, replies []*transferpb.Reply, err error) *transferpb.F
 }
 
 func TestServerAnswers(t *testing.T) {
-	for _, size := range []int64{0, 1, 65535, 65536, 65537, 3*65536 + 9, 126 << 20} { // the last has a tree of two messages
+	// The last has a tree of two messages.
+	for _, size := range []int64{0, 1, 65535, 65536, 65537, 3*65536 + 9, 126 << 20} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			root := t.TempDir()
 			content := bytes.Repeat([]byte("0123456789abcdef"), int(size/16)+1)[:size]
 			if err := os.WriteFile(filepath.Join(root, "file"), content, 0o751); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Chtimes(filepath.Join(root, "file"), transfertest.SomeTime, transfertest.SomeTime); err != nil {
+			if err := os.Chtimes(filepath.Join(root, "file"), transfertest.SomeTime,
+				transfertest.SomeTime); err != nil {
 				t.Fatal(err)
 			}
 			d, err := disk.OpenDir(root)
@@ -79,14 +81,18 @@ func TestServerAnswers(t *testing.T) {
 	}
 }
 
-// A client cannot tell whether a file is missing, forbidden or outside the served directory.
+// TestServerSendsOneFailureForFilesItDoesNotServe checks that a client cannot tell whether a
+// file is missing, forbidden or outside the served directory.
 func TestServerSendsOneFailureForFilesItDoesNotServe(t *testing.T) {
 	root, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.Put(t, filepath.Join(root, "unreadable"), "")
 	paths := []string{
-		"missing", "sub/missing", "missing/x", "dangling", "loop", "outside", "sub/outside", "absolute", "absoluteinside", "updir/secret",
-		"", ".", "..", "/", "//", "/file", "file/", "./file", "sub/../file", "../secret", "../../../../etc/passwd", "/etc/passwd",
-		"sub//deeper/file", `sub\deeper\file`, "file\x00", "file\x00.txt", "\x00", "%2e%2e/secret", "file/x", strings.Repeat("n", 256),
+		"missing", "sub/missing", "missing/x", "dangling", "loop", "outside", "sub/outside", "absolute",
+		"absoluteinside", "updir/secret",
+		"", ".", "..", "/", "//", "/file", "file/", "./file", "sub/../file", "../secret", "../../../../etc/passwd",
+		"/etc/passwd",
+		"sub//deeper/file", `sub\deeper\file`, "file\x00", "file\x00.txt", "\x00", "%2e%2e/secret", "file/x",
+		strings.Repeat("n", 256),
 		strings.Repeat("a/", 2048), strings.Repeat("p", 4097), strings.Repeat("../", 5000) + "etc/passwd",
 	}
 	transfertest.OnNet(t, func(w *transfertest.Net) {
@@ -119,7 +125,8 @@ func TestServerSendsOneFailureForFilesItDoesNotServe(t *testing.T) {
 	})
 }
 
-// A client that opens a stream must send its request within ten seconds.
+// TestServerResetsMalformedRequests also checks that a client that opens a stream must send its
+// request within ten seconds.
 func TestServerResetsMalformedRequests(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	for name, x := range map[string]struct {
@@ -159,7 +166,7 @@ func TestServerResetsMalformedRequests(t *testing.T) {
 // isReset reports whether the server reset a stream as breaking the protocol.
 func isReset(err error) bool { return errors.Is(err, kwik.ErrMetadataProtocolViolation) }
 
-// Bytes after a request are not read and do no harm.
+// TestServerReadsOneRequest checks that the server ignores bytes after a request.
 func TestServerReadsOneRequest(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.OnNet(t, func(w *transfertest.Net) {
@@ -200,7 +207,7 @@ func TestServerOutlivesClientsThatLeave(t *testing.T) {
 	})
 }
 
-// Text of a client is quoted in the log.
+// TestServerLogsNamesQuoted checks that the log quotes text of a client.
 func TestServerLogsNamesQuoted(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	transfertest.OnNet(t, func(w *transfertest.Net) {
@@ -221,7 +228,8 @@ func TestServerLogsNamesQuoted(t *testing.T) {
 func TestErrorsOfFiles(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	for _, name := range []string{
-		"missing", "sub", "fifo", "dangling", "loop", "outside", "sub/outside", "absolute", "absoluteinside", "updir/secret", "updir",
+		"missing", "sub", "fifo", "dangling", "loop", "outside", "sub/outside", "absolute", "absoluteinside",
+		"updir/secret", "updir",
 		"../secret", "sub/../../secret", "/etc/hostname", "", "nul\x00", "file/x", strings.Repeat("n", 256),
 	} {
 		f, err := d.Open(name)

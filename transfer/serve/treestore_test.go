@@ -63,7 +63,8 @@ func TestTreeStore(t *testing.T) {
 			t.Fatal("the tree is not in the store")
 		}
 		if got.Root() != tree.Root() || got.Size() != size {
-			t.Fatalf("the tree has root %v and size %d, want %v and %d", got.Root(), got.Size(), tree.Root(), int64(size))
+			t.Fatalf("the tree has root %v and size %d, want %v and %d", got.Root(), got.Size(), tree.Root(),
+				int64(size))
 		}
 		if !bytes.Equal(got.CVs(), tree.CVs()) {
 			t.Fatal("the tree has other chaining values")
@@ -107,7 +108,8 @@ func TestTreeStore(t *testing.T) {
 	}
 }
 
-// Trees of small files, and of files that changed a moment ago, are not stored.
+// TestTreeStoreTakesWhatIsWorthIt checks that the store rejects trees of small files and of
+// files that changed a moment ago.
 func TestTreeStoreTakesWhatIsWorthIt(t *testing.T) {
 	s := newStore(t, filepath.Join(t.TempDir(), "trees.db"))
 	at := time.Unix(1e9, 0)
@@ -132,7 +134,7 @@ func TestTreeStoreTakesWhatIsWorthIt(t *testing.T) {
 	}
 }
 
-// The store is bounded: the oldest records make room.
+// TestTreeStoreIsBounded checks that the oldest records make room for new ones.
 func TestTreeStoreIsBounded(t *testing.T) {
 	s := newStore(t, filepath.Join(t.TempDir(), "trees.db"))
 	tree, version := randomTree(t, minStored, 1), versionAt(minStored, time.Unix(1e9, 0))
@@ -155,7 +157,7 @@ func TestTreeStoreIsBounded(t *testing.T) {
 	}
 }
 
-// Files that are gone or changed are forgotten.
+// TestTreeStoreSweep checks that the store forgets removed and changed files.
 func TestTreeStoreSweep(t *testing.T) {
 	where := t.TempDir()
 	dir, err := disk.OpenDir(where)
@@ -194,8 +196,8 @@ func TestTreeStoreSweep(t *testing.T) {
 	}
 }
 
-// A store that is damaged anywhere is replaced or still correct: it never returns a wrong tree,
-// or an error that stops the server.
+// TestDamagedTreeStore damages the store anywhere. A damaged store is replaced or still
+// correct. It never returns a wrong tree, or an error that stops the server.
 func TestDamagedTreeStore(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trees.db")
 	s := newStore(t, path)
@@ -247,8 +249,8 @@ func TestDamagedTreeStore(t *testing.T) {
 	}
 }
 
-// A restarted server does not hash files again, and two servers of one directory do not disturb
-// each other.
+// TestTreesOutliveTheirServer checks that a restarted server does not hash files again. Two
+// servers of one directory do not disturb each other.
 func TestTreesOutliveTheirServer(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trees.db")
 	tree, version := randomTree(t, minStored, 1), versionAt(minStored, time.Unix(1e9, 0))

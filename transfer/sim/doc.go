@@ -1,21 +1,26 @@
-// Package sim runs whole transfers in a simulated world: the real client, primary and secondaries of packages transfer and
-// kwik, over a simulated network and directories in memory, inside a testing/synctest bubble, where a minute of
-// retransmissions takes milliseconds and a goroutine that is left behind is a failure.
+// Package sim runs whole transfers in a simulated world. It uses the real client, primary and
+// secondaries of packages transfer and kwik. The network and the directories are simulated in
+// memory. All run inside a testing/synctest bubble. There a minute of retransmissions takes
+// milliseconds, and a leaked goroutine is a failure.
 //
 //	seed -> Scenario (who is where, what fails and when) -> World (network, servers, client) -> Get -> checks -> Outcome
 //
-// A [Scenario] follows from its seed alone. Its dials (loss, jitter, liars, deaths, ...) are each off in about half of the
-// seeds, so that faults meet in many mixtures and not all at once. At least one honest server stays reachable, unless the
-// scenario is doomed, and says so; so every run has one right result, and [Run] checks for it:
+// A [Scenario] follows from its seed alone. Each of its dials (loss, jitter, liars, deaths,
+// ...) is off in about half of the seeds, so that faults mix in many ways. Unless the scenario
+// is doomed, at least one honest server stays reachable. Every run therefore has one right
+// result. [Run] checks these promises:
 //
-//   - the file is in place, whole, proved and on disk, or the error is of the expected kind and the target is as before;
-//   - no byte that is not the file's was ever written, under any name, and no open handle is left;
-//   - what is right in the part file of an earlier run is not fetched again, and a run that fails leaves a part file only if
-//     something in it is right;
-//   - a liar is banned, nobody else is, and what it sent in vain is at most 1 MiB;
-//   - once bytes came, more come within a second and three round trips, whatever happens to the other servers;
-//   - the transfer ends within a time that follows from the scenario, and so does every goroutine.
+//   - The file is in place, whole, verified and durable. Otherwise the error is of the
+//     expected kind and the target is unchanged.
+//   - No wrong byte was ever written, under any name, and no handle stays open.
+//   - The client does not fetch right bytes of an earlier part file again. A failed run leaves
+//     a part file only if some of it is right.
+//   - Each liar is banned, and no other server is. A liar costs at most 1 MiB.
+//   - Once bytes arrive, the next ones follow within a second and three round trips, even if
+//     other servers fail.
+//   - The transfer and every goroutine end within a time that follows from the scenario.
 //
-// How packets fare follows from the seed; what goroutines make of it also depends on Go's scheduler. A failing seed
-// therefore fails again mostly, not always: run it several times (-count).
+// The fate of each packet follows from the seed. The order of goroutines also depends on Go's
+// scheduler. A failing seed therefore fails again mostly, but not always. Run it several times
+// (-count).
 package sim

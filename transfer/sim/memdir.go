@@ -16,8 +16,8 @@ import (
 //
 // Several Dirs may be opened of it at once; each is closed on its own.
 type MemDir struct {
-	// OnWrite, if set, is told of every write and of every file that comes to stand under a name: the name, and the bytes
-	// that are there now. It is called without the lock.
+	// OnWrite, if set, is called for every write and for every file that gets a name. It gets the
+	// name and the new bytes. The lock is not held during the call.
 	OnWrite func(name string, off int64, p []byte)
 	// ReadDelay is how long each read takes.
 	ReadDelay time.Duration
@@ -71,8 +71,8 @@ func (d *MemDir) Content(name string) []byte {
 	return nil
 }
 
-// Durable returns the content that a power cut would leave under a name; ok is false if there would be no such name or
-// its content would not be whole.
+// Durable returns the content that a power cut would leave under a name. ok is false if the
+// name would be absent or its content incomplete.
 func (d *MemDir) Durable(name string) (data []byte, mode fs.FileMode, mtime time.Time, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

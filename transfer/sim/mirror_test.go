@@ -31,12 +31,14 @@ import (
 
 var mirrorSeeds = flag.Int("mirrorseeds", 24, "how many seeds of mirrors to run")
 
-// TestMirrorSeeds mirrors some fifty files from three servers whose copies are not all complete or right, over links that lose packets, while
-// a server goes away. The files are in real directories, all else is simulated. Whatever happens:
+// TestMirrorSeeds mirrors about fifty files from three servers. Some copies are incomplete or
+// wrong, the links lose packets, and one server goes away. The files are in real directories;
+// all else is simulated. In every run:
 //
-//   - under a final name there is the right file or nothing;
-//   - while the primary stays the mirror succeeds, within a bound, and otherwise it does or says that it is the network;
-//   - when the primary is there again the same mirror ends what is missing.
+//   - A final name holds the right file or is absent.
+//   - While the primary stays, the mirror succeeds within a bound. Otherwise it succeeds or
+//     reports a network error.
+//   - When the primary is back, the same mirror fetches the missing files.
 func TestMirrorSeeds(t *testing.T) {
 	for seed := *first; seed < *first+uint64(*mirrorSeeds); seed++ {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
@@ -58,7 +60,8 @@ type mirrorTree struct {
 
 func plantTree(t *testing.T, seed uint64) *mirrorTree {
 	t.Helper()
-	m := &mirrorTree{dice: dice{simnet.NewDice(seed, 0x6d6972726f72)}, target: filepath.Join(t.TempDir(), "copy"), files: make(map[string][]byte)}
+	m := &mirrorTree{dice: dice{simnet.NewDice(seed, 0x6d6972726f72)}, target: filepath.Join(t.TempDir(), "copy"),
+		files: make(map[string][]byte)}
 	for i := range m.roots {
 		m.roots[i] = t.TempDir()
 	}
@@ -75,7 +78,8 @@ func plantTree(t *testing.T, seed uint64) *mirrorTree {
 				continue
 			}
 			p := filepath.Join(root, name)
-			if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, content, 0o644), os.Chtimes(p, mtime, mtime)); err != nil {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, content, 0o644),
+				os.Chtimes(p, mtime, mtime)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -114,7 +118,8 @@ func (h *mirrorHost) start(ctx context.Context) {
 	}
 	server := serve.NewServer(dir, slog.New(slog.DiscardHandler))
 	conf := &kwik.ServerConfig{
-		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token, OpenContent: server.OpenContent,
+		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token,
+		OpenContent: server.OpenContent,
 	}
 	if h.lies {
 		conf.OpenContent = func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
@@ -217,7 +222,8 @@ func (w *mirrorWatch) Progress(p transfer.Progress) {
 	}
 }
 
-// lightTree is a target that is not synced: what the simulator tests is not the disk of the machine that it runs on.
+// lightTree is a target that is never synced. The simulator does not test the disk of its
+// machine.
 type lightTree struct{ disk.TreeDir }
 
 func (lightTree) OpenVolume() (disk.Volume, error) { return lightTree{}, nil }
@@ -255,7 +261,8 @@ func mirrorOnce(t *testing.T, seed uint64, m *mirrorTree) {
 	client := link()
 	options := transfer.MirrorOptions{
 		MirrorSource: transfer.MirrorSource{
-			URL: transfer.URL{Host: "10.0.0.1:4433"}, TLS: trust.PinnedClientConfig(nil, trust.PinOf(identities()[0].Leaf)),
+			URL: transfer.URL{Host: "10.0.0.1:4433"},
+			TLS: trust.PinnedClientConfig(nil, trust.PinOf(identities()[0].Leaf)),
 			KWIK: &kwik.ClientConfig{
 				Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 				ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
@@ -290,7 +297,8 @@ func mirrorOnce(t *testing.T, seed uint64, m *mirrorTree) {
 	if e, ok := asError(err); ok {
 		kind = e.Kind
 	}
-	t.Logf("server %d falls (orderly %t, back %t), %d lies: %v after %v; %+v", falls, orderly, back, m.liar, err, time.Since(start), result)
+	t.Logf("server %d falls (orderly %t, back %t), %d lies: %v after %v; %+v", falls, orderly, back, m.liar, err,
+		time.Since(start), result)
 	if err != nil && (falls != 0 || kind != transfer.KindNetwork) {
 		t.Errorf("%v, %+v", err, watch.failed)
 	}

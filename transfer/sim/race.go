@@ -2,5 +2,6 @@
 
 package sim
 
-// DefaultSeeds is how many seeds a plain run of the tests takes: fewer under the race detector, which is slow.
+// DefaultSeeds is how many seeds a plain run of the tests takes. It is lower under the slow
+// race detector.
 const DefaultSeeds = 100

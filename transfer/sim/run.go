@@ -37,12 +37,12 @@ type Outcome struct {
 	Wall     time.Duration // of the whole run
 }
 
-// hung is how much real time a run may take: a bubble in which something spins never advances its clock, and only the real one
-// can tell.
+// hung is how much real time a run may take. A busy loop in a bubble never advances the
+// bubble's clock, so only the real clock detects it.
 const hung = 2 * time.Minute
 
-// Run runs the scenario of a seed and fails the test for every promise that was broken. The log says what the scenario was
-// and how to run it again.
+// Run runs the scenario of a seed and fails the test for every broken promise. It logs the
+// scenario and the command that repeats it.
 func Run(t *testing.T, seed uint64) (o Outcome) {
 	t.Helper()
 	s := NewScenario(seed)
@@ -53,7 +53,7 @@ func Run(t *testing.T, seed uint64) (o Outcome) {
 	defer watchdog.Stop()
 	returned := false
 	defer func() {
-		if !returned { // a panic, or synctest found goroutines that nobody will wake
+		if !returned { // a panic, or synctest found a deadlock
 			fmt.Fprintf(os.Stderr, "%v%s\n", s, again)
 		}
 	}()
@@ -61,7 +61,8 @@ func Run(t *testing.T, seed uint64) (o Outcome) {
 	returned = true
 	o.Wall = time.Since(start)
 	if len(o.Faults) > 0 {
-		t.Errorf("%v%s\nresult: %+v\nerror: %v\nafter %v of its time:\n  %s", s, again, o.Result, o.Err, o.Virtual, strings.Join(o.Faults, "\n  "))
+		t.Errorf("%v%s\nresult: %+v\nerror: %v\nafter %v of its time:\n  %s", s, again, o.Result, o.Err, o.Virtual,
+			strings.Join(o.Faults, "\n  "))
 	}
 	return o
 }
@@ -98,7 +99,7 @@ func run(t *testing.T, s Scenario) Outcome {
 }
 
 // stood is the content of another file at the target.
-var stood = []byte("what stood there before")
+var stood = []byte("the content from before")
 
 var (
 	errTooLong     = errors.New("the transfer took longer than its bound")
@@ -186,11 +187,11 @@ func (w *World) checkEnd(o Outcome, r *recorder) {
 	placed, gap := w.placed, w.gap
 	w.mu.Unlock()
 	if limit := w.GapLimit(); limit > 0 && gap > limit {
-		w.fault("no byte came for %v, more than %v", gap, limit)
+		w.fault("no byte arrived for %v, more than %v", gap, limit)
 	}
 	switch {
-	case o.Err == nil && w.Doom == DoomAllLie && o.Result.Resumed == w.Size: // nobody had to be believed
-	case o.Err == nil && w.Doom != DoomNone && w.Doom != DoomAllSilent: // what was under way may have been all
+	case o.Err == nil && w.Doom == DoomAllLie && o.Result.Resumed == w.Size: // the client needed no server's bytes
+	case o.Err == nil && w.Doom != DoomNone && w.Doom != DoomAllSilent: // the bytes in flight may have been the last
 		w.fault("the transfer succeeded")
 	case o.Err == nil:
 		w.checkSuccess(o, placed)
@@ -205,7 +206,7 @@ func (w *World) checkEnd(o Outcome, r *recorder) {
 		}
 	}
 
-	// Who lies is found out, and nobody else is. A server that came back may have had several names.
+	// The client bans liars and no other server. A restarted server may have had several names.
 	for _, sv := range w.servers {
 		name, bytes, banned := serverNames[sv.index], int64(0), false
 		for _, s := range o.Result.Servers {
@@ -219,19 +220,20 @@ func (w *World) checkEnd(o Outcome, r *recorder) {
 			}
 		}
 		if banned && !sv.Copy.lies() {
-			w.fault("%s is said to lie and does not", name)
+			w.fault("%s is reported as a liar and is honest", name)
 		}
 		if bytes > sv.right {
-			w.fault("%s is said to have delivered %d bytes, and has %d right ones", name, bytes, sv.right)
+			w.fault("%s is reported to have delivered %d bytes, and has %d right ones", name, bytes, sv.right)
 		}
 	}
 	if limit := w.wasteLimit(); o.Result.Wasted > limit {
-		w.fault("%d bytes came in vain, more than %d", o.Result.Wasted, limit)
+		w.fault("%d bytes were wasted, more than %d", o.Result.Wasted, limit)
 	}
 }
 
-// wasteLimit is how many bytes may come in vain: 1 MiB for each liar; what a server sent that was thought gone; and near the end
-// the budget for fetching twice, and a group for each path, which is under way when it is taken back.
+// wasteLimit is how many received bytes may be wasted. Each liar may waste 1 MiB. A server that
+// seemed gone may have sent bytes. Near the end there are the budget for duplicate requests,
+// and one group for each path that was in flight when its request was cancelled.
 func (w *World) wasteLimit() int64 {
 	limit := int64(w.liars())<<20 + 16*group + int64(len(w.servers)*max(1, w.Connections))*group
 	if w.troubled() || w.Blip > 0 {
@@ -253,11 +255,13 @@ func (w *World) checkSuccess(o Outcome, placed int64) {
 	}
 }
 
-// lostThePrimary reports whether a run failed for want of a primary that is whole again: its outage, which the first run may
-// survive, is over or not when the second one asks, and secondaries may not have come back to it yet.
+// lostThePrimary reports whether a run failed because the primary was not whole again. The
+// first run may survive an outage of the primary that lasts until the second run asks. The
+// secondaries may also not have rejoined by then.
 func (w *World) lostThePrimary(o Outcome) bool {
 	e, ok := asError(o.Err)
-	return w.Interrupted > 0 && w.Servers[0].Outage.Kind != OutageNone && ok && (e.Kind == transfer.KindNetwork || e.Kind == transfer.KindIntegrity)
+	return w.Interrupted > 0 && w.Servers[0].Outage.Kind != OutageNone && ok &&
+		(e.Kind == transfer.KindNetwork || e.Kind == transfer.KindIntegrity)
 }
 
 // checkTarget checks what is left in the client's directory.
@@ -285,12 +289,12 @@ func (w *World) checkTarget(err error) {
 	}
 }
 
-// checkResume checks what became of the part file that was there before: nothing that is right in it was fetched again, and it
-// is kept if it is worth it.
+// checkResume checks the part file of the earlier run. The client fetched none of its right
+// bytes again, and kept it if some are right.
 func (w *World) checkResume(o Outcome, r *recorder, before []byte) {
 	after := w.part()
 	if o.Result.Kept != (after != nil) {
-		w.fault("it is said that a part file is left: %t, there are %d bytes", o.Result.Kept, len(after))
+		w.fault("the result reports a part file: %t, there are %d bytes", o.Result.Kept, len(after))
 	}
 	if !r.told {
 		if !bytes.Equal(before, after) && len(before) > 0 {
@@ -305,7 +309,8 @@ func (w *World) checkResume(o Outcome, r *recorder, before []byte) {
 		return
 	}
 	if had := w.right(after); (had == 0) != (after == nil) || had < o.Result.Bytes || int64(len(after)) > w.Size {
-		w.fault("a part file of %d bytes is left, of which %d are right, %d in place; %d were right before", len(after), had, o.Result.Bytes, w.right(before))
+		w.fault("a part file of %d bytes is left, of which %d are right, %d in place; %d were right before", len(after),
+			had, o.Result.Bytes, w.right(before))
 	}
 }
 
@@ -369,7 +374,7 @@ type recorder struct {
 
 	mu      sync.Mutex
 	bad     map[kwik.ServerID]int // bad blocks
-	told    bool                  // what the file is
+	told    bool                  // the manifest was reported
 	resumed int64
 	last    transfer.Progress
 }

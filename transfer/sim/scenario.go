@@ -23,8 +23,8 @@ type Scenario struct {
 	Stood   bool // another file stands at the target
 	Stale   Stale
 	Pinned  bool // the URL says the file's hash
-	// Interrupted is the part of the file that is in place when the transfer is interrupted; then it is run again. 0 means
-	// never.
+	// Interrupted is the part of the file in place when the transfer is interrupted. The transfer
+	// then runs again. 0 means no interruption.
 	Interrupted float64
 	// Writing is how long the writer of an ordered transfer takes for each MiB.
 	Writing time.Duration
@@ -33,7 +33,7 @@ type Scenario struct {
 	BlipAt float64
 	// Connections is how many paths the client has to each server; 0 leaves it to the client.
 	Connections int
-	// ResetKeys says that servers let clients notice at once that they were restarted.
+	// ResetKeys is set if clients detect at once that a server restarted.
 	ResetKeys bool
 }
 
@@ -41,7 +41,7 @@ type Scenario struct {
 type ServerPlan struct {
 	Link    simnet.Link
 	Copy    Copy
-	Disk    time.Duration // what a read takes
+	Disk    time.Duration // the time of a read
 	JoinsAt float64       // the part of the file that must be in place before it joins; 0 joins before the transfer
 	Outage  Outage
 }
@@ -76,7 +76,8 @@ const (
 	CopyGrown          // there is more of it
 )
 
-var copyNames = [...]string{"right", "one bit flipped", "all inverted", "groups shuffled", "stale", "missing", "truncated", "grown"}
+var copyNames = [...]string{"right", "one bit flipped", "all inverted", "groups shuffled", "stale", "missing",
+	"truncated", "grown"}
 
 func (c Copy) String() string { return copyNames[c] }
 
@@ -102,10 +103,11 @@ const (
 	OutageDetached            // a secondary and the primary do not reach each other
 	OutagePaused              // the process is stopped (SIGSTOP), and goes on later
 	OutageNarrow              // large packets vanish on its link, small ones pass
-	OutageLeft                // it drains: it takes leave of its clients and ends; back means another process
+	OutageLeft                // it drains: it says goodbye to its clients and ends; back means another process
 )
 
-var outageNames = [...]string{"none", "killed", "silenced", "closed", "cut off from the client", "cut off from the primary", "paused", "behind a link with a low MTU", "left"}
+var outageNames = [...]string{"none", "killed", "silenced", "closed", "cut off from the client",
+	"cut off from the primary", "paused", "behind a link with a low MTU", "left"}
 
 func (k OutageKind) String() string { return outageNames[k] }
 
@@ -119,10 +121,11 @@ const (
 	DoomOtherPin        // the primary's key is not the one of the URL
 	DoomAllLie          // no server has a right byte
 	DoomAllSilent       // every server falls silent at the first byte, for good
-	DoomNoListener      // nobody is at the primary's address
+	DoomNoListener      // no process listens at the primary's address
 )
 
-var doomNames = [...]string{"none", "primary without the file", "another hash expected", "another key expected", "all servers lie", "all servers fall silent", "nobody at the primary's address"}
+var doomNames = [...]string{"none", "primary without the file", "another hash expected", "another key expected",
+	"all servers lie", "all servers fall silent", "no listener at the primary's address"}
 
 func (d Doom) String() string { return doomNames[d] }
 
@@ -157,7 +160,8 @@ func NewScenario(seed uint64) Scenario {
 	for i := range s.Servers {
 		s.Servers[i].Link = link()
 	}
-	s.Ordered, s.Stood, _, s.Pinned, s.ResetKeys = r.OneIn(4), r.Half(), r.OneIn(8), r.Half(), r.Half() // one draw is of old
+	// The discarded draw keeps older seeds valid.
+	s.Ordered, s.Stood, _, s.Pinned, s.ResetKeys = r.OneIn(4), r.Half(), r.OneIn(8), r.Half(), r.Half()
 	s.resume()
 	if s.Ordered && r.Half() {
 		s.Writing = time.Duration(r.Log(1, 500) * float64(time.Millisecond))
@@ -212,8 +216,8 @@ func NewScenario(seed uint64) Scenario {
 	return s
 }
 
-// resume draws what an earlier run left and whether this one is interrupted, from dice of its own, so that the rest of a scenario is
-// what it was before there were such runs.
+// resume draws the state that an earlier run left, and whether this run is interrupted. It uses
+// separate dice, so that older seeds keep the rest of their scenario.
 func (s *Scenario) resume() {
 	r := dice{simnet.NewDice(s.Seed, 0x70617274)}
 	if s.Ordered {
@@ -227,7 +231,7 @@ func (s *Scenario) resume() {
 	}
 }
 
-// doom arranges the servers so that the scenario's doom comes true.
+// doom arranges the servers so that the scenario meets its doom.
 func (s *Scenario) doom() {
 	for i := range s.Servers {
 		switch p := &s.Servers[i]; s.Doom {
@@ -243,9 +247,10 @@ func (s *Scenario) doom() {
 	}
 }
 
-// Bound returns the virtual time that the transfer may take: ten seconds and four times what the anchor needs for the
-// whole file alone, as CUBIC goes with its links' rates and losses, with ten round trips of handshakes, and the time in which each outage
-// is noticed. No server that fails may cost more than that.
+// Bound returns the virtual time that the transfer may take. It is ten seconds plus four times
+// the time that the anchor alone needs for the file. That time includes CUBIC's reaction to the
+// rates and losses of the anchor's links. It also includes ten round trips of handshakes and
+// the time to detect each outage. No failed server may cost more.
 func (s Scenario) Bound() time.Duration {
 	from := s.Servers[max(0, s.Anchor)].Link
 	rtt := 2 * (s.Client.Latency + s.Client.Jitter + from.Latency + from.Jitter + 10*time.Millisecond)
@@ -253,7 +258,8 @@ func (s Scenario) Bound() time.Duration {
 	if p := s.Client.Loss + s.Client.Flip + s.Client.Reorder + from.Loss + from.Flip + from.Reorder; p > 0 {
 		rate = min(rate, 1.22*1200*8/rtt.Seconds()/math.Sqrt(p)) // Mathis et al. 1997
 	}
-	need := 10*rtt + time.Duration(float64(8*s.Size)/rate*float64(time.Second)) + 2*s.Blip + time.Duration(s.Size>>20+1)*s.Writing
+	need := 10*rtt + time.Duration(float64(8*s.Size)/rate*float64(time.Second)) + 2*s.Blip +
+		time.Duration(s.Size>>20+1)*s.Writing
 	for _, p := range s.Servers {
 		need += time.Duration(4+s.Size/group) * p.Disk
 		if p.Outage.Kind != OutageNone {
@@ -266,9 +272,11 @@ func (s Scenario) Bound() time.Duration {
 	return 10*time.Second + 4*need
 }
 
-// GapLimit returns for how long at most no byte may come once bytes came, while the anchor lives: a second for each server that falls silent
-// (what one owes may be given to the next before anybody can know), three of the anchor's round trips, and what it takes it to send two groups; 0 where that cannot be said, because its own packets are lost or it waits for its disk,
-// for the client, or for a blip's end.
+// GapLimit returns the longest time without a byte after the first bytes, while the anchor
+// lives. It allows a second for each server that falls silent, because the client may pass a
+// request from one silent server to the next. It adds three of the anchor's round trips and the
+// time to send two groups. GapLimit returns 0 if there is no such limit. That is so if the
+// anchor loses packets, or waits for its disk, the client or a blip.
 func (s Scenario) GapLimit() time.Duration {
 	if s.Doom != DoomNone || s.Blip > 0 || s.Writing > 0 {
 		return 0
@@ -289,7 +297,8 @@ func (s Scenario) GapLimit() time.Duration {
 			silences++
 		}
 	}
-	return max(1, silences)*time.Second + 3*rtt + time.Duration(float64(2*8*group)/min(s.Client.Rate, from.Link.Rate)*float64(time.Second))
+	return max(1, silences)*time.Second + 3*rtt + time.Duration(float64(2*8*group)/min(s.Client.Rate,
+		from.Link.Rate)*float64(time.Second))
 }
 
 // liars returns how many servers lie.
@@ -302,7 +311,8 @@ func (s Scenario) liars() (n int) {
 	return n
 }
 
-// troubled reports whether a server may fall silent for so long that its work is given to others as well.
+// troubled reports whether a server may be silent so long that the client requests its bytes
+// from others too.
 func (s Scenario) troubled() bool {
 	for _, p := range s.Servers {
 		if p.Outage.Kind != OutageNone && p.Outage.Kind != OutageLeft {
@@ -315,8 +325,11 @@ func (s Scenario) troubled() bool {
 // String returns the schedule.
 func (s Scenario) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d bytes (%d groups of %d, last %d), doom %v, bound %v\n", s.Seed, s.Size, (s.Size+group-1)/group, group, s.Size%group, s.Doom, s.Bound().Round(time.Second))
-	fmt.Fprintf(&b, "  client: %v; in order %t, target stood %t, stale part: %v, hash known %t, reset keys %t, connections %d\n", describe(s.Client), s.Ordered, s.Stood, s.Stale, s.Pinned, s.ResetKeys, s.Connections)
+	fmt.Fprintf(&b, "seed %d: %d bytes (%d groups of %d, last %d), doom %v, bound %v\n", s.Seed, s.Size,
+		(s.Size+group-1)/group, group, s.Size%group, s.Doom, s.Bound().Round(time.Second))
+	fmt.Fprintf(&b, "  client: %v; in order %t, target stood %t, stale part: %v, "+
+		"hash known %t, reset keys %t, connections %d\n",
+		describe(s.Client), s.Ordered, s.Stood, s.Stale, s.Pinned, s.ResetKeys, s.Connections)
 	if s.Interrupted > 0 {
 		fmt.Fprintf(&b, "  the transfer is interrupted at %.0f %% and run again\n", 100*s.Interrupted)
 	}

@@ -17,8 +17,9 @@ var (
 
 func init() { flag.BoolVar(&Trace, "tell", false, "log what the client reports") }
 
-// TestSeeds runs whole transfers, each in the world of its seed, and those of testdata/seeds.txt first: seeds that failed
-// once. With -first it runs what it is told and no more.
+// TestSeeds runs whole transfers, each in the world of its seed. It starts with the seeds of
+// testdata/seeds.txt, which failed once. With -first it runs only the seeds that the flags
+// select.
 func TestSeeds(t *testing.T) {
 	var all totals
 	if *first == 1 {
@@ -80,7 +81,8 @@ func (a totals) String() string {
 		"%.1f s wall, %v virtual (%.0f times as fast; the slowest transfer, seed %d, took %v)\n"+
 		"%d packets, %d dropped; %d bytes had, %d of them from before, %d came in vain",
 		a.seeds, a.failed, a.outages, a.doomed, a.kinds[:9], a.liars, a.again,
-		a.wall.Seconds(), a.virtual.Round(time.Second), a.virtual.Seconds()/a.wall.Seconds(), a.slowestSeed, a.slowest.Round(time.Millisecond),
+		a.wall.Seconds(), a.virtual.Round(time.Second), a.virtual.Seconds()/a.wall.Seconds(), a.slowestSeed,
+		a.slowest.Round(time.Millisecond),
 		a.network.Packets, a.network.Dropped(), a.bytes, a.resumed, a.wasted)
 }
 

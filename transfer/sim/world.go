@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	served = "dir/file" // what the file is called on the servers
+	served = "dir/file" // the name of the file on the servers
 	target = "out"      // and on the client
 )
 
@@ -61,7 +61,7 @@ type World struct {
 	lastly  time.Time     // when a byte was written last in this run of the client; zero before the first
 	gap     time.Duration // the longest time between two such moments
 	pending []event
-	faults  []string // what went wrong, as it went
+	faults  []string // the broken promises, in order of time
 }
 
 // An event happens once so many bytes are in place.
@@ -77,7 +77,7 @@ type server struct {
 	index int
 	addr  netip.AddrPort
 	dir   *MemDir
-	bytes []byte // what it sends; nil if it has no copy of the right size
+	bytes []byte // the content that it sends; nil if it has no copy of the right size
 	right int64  // bytes of groups that it sends right
 
 	mu   sync.Mutex
@@ -268,7 +268,7 @@ func (sv *server) stop(orderly bool) {
 	p.socket.Close()
 }
 
-// drain has the process take leave of its peers and ends it.
+// drain makes the process say goodbye to its peers and ends it.
 func (sv *server) drain() {
 	sv.mu.Lock()
 	p := sv.life
@@ -288,7 +288,8 @@ func (sv *server) drain() {
 	}
 }
 
-// keepJoined joins the secondary to the primary, and again whenever the membership ends, as long as the process lives.
+// keepJoined joins the secondary to the primary. While the process lives, it joins again
+// whenever the membership ends.
 // It closes joined after the first time.
 func (sv *server) keepJoined(joined chan struct{}) {
 	sv.mu.Lock()
@@ -377,22 +378,24 @@ func (w *World) schedule(sv *server) {
 		w.wg.Go(rise)
 		return
 	}
-	// Not before the first byte is in place: by then the client has the manifest, and with it tickets for all servers.
+	// This waits for the first byte in place. The client then has the manifest, and tickets for
+	// all servers.
 	w.when(max(1, int64(o.At*float64(w.Size))), func() {
 		fall()
 		rise()
 	})
 }
 
-// when arranges for something to be done, in a goroutine of its own, once so many bytes are in place.
+// when starts a goroutine that calls do once so many bytes are in place.
 func (w *World) when(placed int64, do func()) {
 	w.pending = append(w.pending, event{placed, do})
 }
 
-// written is told of all that the client writes into its directory. Not one wrong byte may be there, under any name.
+// written is called for each write of the client into its directory. No wrong byte may be
+// there, under any name.
 func (w *World) written(name string, off int64, p []byte) {
 	if name == target && int64(len(p)) != w.Size {
-		w.fault("%d bytes of %d came under the final name", len(p), w.Size)
+		w.fault("%d bytes of %d are under the final name", len(p), w.Size)
 	}
 	w.check(off, p)
 	if name != target {

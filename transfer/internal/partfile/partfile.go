@@ -88,7 +88,8 @@ const (
 	Ended
 )
 
-var stateNames = [...]string{"Unproved", "Cold", "Proved", "Windowed", "Parked", "Finishing", "Finished", "Unsafe", "Ended"}
+var stateNames = [...]string{"Unproved", "Cold", "Proved", "Windowed", "Parked", "Finishing", "Finished", "Unsafe",
+	"Ended"}
 
 // String returns the name of the state.
 func (s State) String() string { return stateNames[s] }
@@ -126,8 +127,10 @@ type PartFile struct {
 	users int        // methods that use file now
 	idle  *sync.Cond // users fell to 0
 
-	tree    Tree         // verifies had; nil in Unproved and Cold
-	window  *window      // the part of the file that it holds; nil for all. had and fetched are offsets in the whole file
+	tree Tree // verifies had; nil in Unproved and Cold
+	// window is the held part of the file; nil for all. had and fetched are offsets in the whole
+	// file.
+	window  *window
 	had     rangeset.Set // verified and in the file
 	fetched rangeset.Set // written with WriteAt, perhaps for another tree
 	wrote   int64        // bytes given to WriteAt; bytes that were written twice count twice

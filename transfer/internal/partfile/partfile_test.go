@@ -117,7 +117,8 @@ func TestPartFileIsPutInPlace(t *testing.T) {
 	}
 }
 
-// Nothing is under the final name before the commit, and what stands there stays.
+// TestPartFileIsApartUntilTheCommit checks that the final name does not change before the
+// commit.
 func TestPartFileIsApartUntilTheCommit(t *testing.T) {
 	target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 	p, err := open(disk.OpenDir, target)
@@ -143,10 +144,12 @@ func TestPartFileOfTheLongestName(t *testing.T) {
 	transfertest.WantContent(t, target, "whole")
 }
 
-// A link at the target is replaced itself; what it points to is left alone.
+// TestPartFileReplacesLinks checks that a commit replaces a link at the target and not the file
+// that the link points to.
 func TestPartFileReplacesLinks(t *testing.T) {
 	dir := t.TempDir()
-	inside, outside := transfertest.Put(t, filepath.Join(dir, "inside"), "untouched"), transfertest.Put(t, filepath.Join(t.TempDir(), "outside"), "untouched")
+	inside := transfertest.Put(t, filepath.Join(dir, "inside"), "untouched")
+	outside := transfertest.Put(t, filepath.Join(t.TempDir(), "outside"), "untouched")
 	for name, to := range map[string]string{"in": "inside", "out": outside, "dangling": "nowhere", "loop": "loop"} {
 		link := filepath.Join(dir, name)
 		if err := os.Symlink(to, link); err != nil {

@@ -77,7 +77,8 @@ func (place Place) Existing() (f disk.File, info fs.FileInfo) {
 // SyncFile makes the open file at the place durable, and its name: the process that put it
 // there may have been killed before it did.
 func (place Place) SyncFile(f disk.File) error {
-	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrPermission) { // Windows wants a file that is open for writing
+	// Windows wants a file that is open for writing.
+	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
 	return place.Dir.Sync()

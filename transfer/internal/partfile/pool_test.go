@@ -13,8 +13,8 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// Many part files that goroutines write to at the same time, of which few may be open, are all
-// whole in the end.
+// TestPool has goroutines write to many part files at the same time, of which few may be open.
+// In the end all are whole.
 func TestPool(t *testing.T) {
 	const files, limit, writers = 40, 4, 8
 	dir := t.TempDir()
@@ -60,7 +60,8 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// A part file that changed while it was parked is not written to, and a useless one does not stay.
+// TestParkedFile checks that the pool does not write to a part file that changed while it was
+// parked, and removes a useless one.
 func TestParkedFile(t *testing.T) {
 	content, _ := stateFile()
 	for name, x := range map[string]struct {

@@ -9,15 +9,15 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// Prove finds out which bytes of tree are in the part file and in seeds. It copies those of the
-// seeds into the part file. A seed is a file that may share content at the same offsets, such
-// as an older version. Its groups are verified before they count, as those of a server are.
+// Prove finds the bytes of tree in the part file and in seeds. It copies those of the seeds
+// into the part file. A seed is a file that may share content at the same offsets, such as an
+// older version. Its groups are verified before they count, as those of a server are.
 //
-// Bytes of the part file that are not those of tree are forgotten, and what is beyond its end
-// is cut. Bytes that are verified against this tree already are not read again. If the file
-// system can share blocks between files, an empty part file gets the content of the first seed,
-// right or wrong, before it is verified. Elsewhere the groups that are right are copied. Seeds
-// that cannot be read are no error.
+// Prove forgets wrong bytes of the part file and truncates it to the size of tree. It does not
+// read bytes again that are verified against this tree already. If the file system can share
+// blocks between files, an empty part file gets the content of the first seed. That content may
+// be wrong, and is verified like any other. Elsewhere Prove copies the right groups. It ignores
+// a seed that it cannot read.
 func (p *PartFile) Prove(ctx context.Context, tree Tree, seeds []disk.File, report Report) error {
 	if err := p.begin("Prove", Unproved, Cold, Proved); err != nil {
 		return err

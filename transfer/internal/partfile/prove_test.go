@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// A part file that was proved against one version is worth what it is worth for another.
+// TestProveAgain proves a part file against a second version. The bytes that both versions
+// share still count.
 func TestProveAgain(t *testing.T) {
 	a := make([]byte, 6*65536+7)
 	rand.NewChaCha8([32]byte{1}).Read(a)

@@ -8,12 +8,12 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// A size that a manifest claims is verified when the last group is (package integrity), and
-// decides nothing before: until then a part file just grows. So the last group of a large file
-// is fetched first. From then on free space for the missing bytes is reserved, so that a disk
-// that is too small is noticed at once and not after hours, and so that no other program takes
-// the space meanwhile. The file system decides whether there is enough. If it cannot reserve,
-// writing finds out.
+// The last group verifies the size that a manifest claims (package integrity). Until then the
+// claim decides nothing, and a part file just grows. The client therefore fetches the last
+// group of a large file first. Then it reserves free space for the missing bytes. A disk that
+// is too small causes an error at once and not after hours, and no other program takes the
+// space meanwhile. The file system decides whether there is enough. If it cannot reserve space,
+// a write fails later.
 
 // reserveFrom is how many missing bytes are worth a reservation: fewer are written, or found
 // not to fit, soon enough.

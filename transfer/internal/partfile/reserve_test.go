@@ -75,8 +75,9 @@ func largeFile() (content []byte, tree *integrity.Tree) {
 // lastGroup is where the last group of largeFile begins.
 const lastGroup = reserveFrom + 5*65536
 
-// Nothing is reserved while the size is a claim. Then all that is missing is, once, or the
-// transfer ends with what is needed and what there is.
+// TestReserve checks that no space is reserved while the size is only a claim. Then the client
+// reserves the missing bytes once. If the space is too small, the error has the needed and the
+// free space.
 func TestReserve(t *testing.T) {
 	content, tree := largeFile()
 	size := int64(len(content))
@@ -88,17 +89,24 @@ func TestReserve(t *testing.T) {
 		says     string
 		reserved []rangeset.Range
 	}{
-		"room":                    {smallDisk{free: needed}, nil, "", missing},
-		"nobody knows":            {smallDisk{free: -1}, nil, "", missing},
-		"a byte less":             {smallDisk{free: needed - 1}, &disk.SpaceError{Needed: needed, Free: needed - 1, Err: syscall.ENOSPC}, "no space left on device: 17039360 more bytes are needed, 17039359 are free", nil},
-		"none at all":             {smallDisk{}, &disk.SpaceError{Needed: needed, Free: 0, Err: syscall.ENOSPC}, "0 are free", nil},
-		"less than it says":       {smallDisk{free: 1 << 40, err: syscall.ENOSPC}, &disk.SpaceError{Needed: needed, Free: 1 << 40, Err: syscall.ENOSPC}, "no space left on device: ", missing},
-		"a quota":                 {smallDisk{free: 1 << 40, err: disk.ErrQuota}, &disk.SpaceError{Needed: needed, Free: -1, Err: disk.ErrQuota}, "17039360 more bytes are needed", missing},
-		"a limit":                 {smallDisk{free: 1 << 40, err: syscall.EFBIG}, &disk.SpaceError{Needed: needed, Free: -1, Err: syscall.EFBIG}, "file too large: ", missing},
-		"a full disk of any size": {smallDisk{probeErr: syscall.ENOSPC, free: -1}, &disk.SpaceError{Needed: needed, Free: -1, Err: syscall.ENOSPC}, "", nil},
-		"cannot reserve":          {smallDisk{probeErr: errors.ErrUnsupported}, nil, "", nil},
-		"may not reserve":         {smallDisk{probeErr: syscall.EPERM}, nil, "", nil},
-		"breaks":                  {smallDisk{free: needed, err: syscall.EIO}, nil, "", missing},
+		"room":         {smallDisk{free: needed}, nil, "", missing},
+		"nobody knows": {smallDisk{free: -1}, nil, "", missing},
+		"a byte less": {smallDisk{free: needed - 1},
+			&disk.SpaceError{Needed: needed, Free: needed - 1, Err: syscall.ENOSPC},
+			"no space left on device: 17039360 more bytes are needed, 17039359 are free", nil},
+		"none at all": {smallDisk{}, &disk.SpaceError{Needed: needed, Free: 0, Err: syscall.ENOSPC},
+			"0 are free", nil},
+		"less than it says": {smallDisk{free: 1 << 40, err: syscall.ENOSPC},
+			&disk.SpaceError{Needed: needed, Free: 1 << 40, Err: syscall.ENOSPC}, "no space left on device: ", missing},
+		"a quota": {smallDisk{free: 1 << 40, err: disk.ErrQuota},
+			&disk.SpaceError{Needed: needed, Free: -1, Err: disk.ErrQuota}, "17039360 more bytes are needed", missing},
+		"a limit": {smallDisk{free: 1 << 40, err: syscall.EFBIG},
+			&disk.SpaceError{Needed: needed, Free: -1, Err: syscall.EFBIG}, "file too large: ", missing},
+		"a full disk of any size": {smallDisk{probeErr: syscall.ENOSPC, free: -1},
+			&disk.SpaceError{Needed: needed, Free: -1, Err: syscall.ENOSPC}, "", nil},
+		"cannot reserve":  {smallDisk{probeErr: errors.ErrUnsupported}, nil, "", nil},
+		"may not reserve": {smallDisk{probeErr: syscall.EPERM}, nil, "", nil},
+		"breaks":          {smallDisk{free: needed, err: syscall.EIO}, nil, "", missing},
 	} {
 		t.Run(name, func(t *testing.T) {
 			small := x.disk
@@ -115,7 +123,8 @@ func TestReserve(t *testing.T) {
 				_, err := p.WriteAt(content[start:end], start)
 				return err
 			}
-			if first, ok := p.Priority(); ok != (small.probeErr == nil) || ok && first != (rangeset.Range{Start: lastGroup, End: size}) {
+			if first, ok := p.Priority(); ok != (small.probeErr == nil) ||
+				ok && first != (rangeset.Range{Start: lastGroup, End: size}) {
 				t.Errorf("first comes %v, %t", first, ok)
 			}
 			if err := write(0, 65536); err != nil {
@@ -129,7 +138,7 @@ func TestReserve(t *testing.T) {
 				t.Errorf("reserved %v, want %v", small.reserved.Ranges(), x.reserved)
 			}
 			if _, ok := p.Priority(); ok {
-				t.Error("what is there is to come first")
+				t.Error("the last group still has priority")
 			}
 			if x.want == nil {
 				if err != nil {
@@ -152,7 +161,7 @@ func TestReserve(t *testing.T) {
 				t.Errorf("the error %q does not say %q", err, x.says)
 			}
 			if !p.Leave() || !reflect.DeepEqual(small.released.Ranges(), missing) {
-				t.Errorf("what was reserved in vain is not given back, but %v", &small.released)
+				t.Errorf("the released ranges are %v", &small.released)
 			}
 
 			// When there is room: at once, for the size is proved by what is there.
@@ -179,8 +188,8 @@ func TestReserve(t *testing.T) {
 	}
 }
 
-// The room is no content: the file has the size and the bytes that it had, and a transfer that
-// goes on reads none of it.
+// TestReservedRoomIsAHole checks that reserved space is not content. The file keeps its size
+// and bytes, and a resumed transfer reads no reserved space.
 func TestReservedRoomIsAHole(t *testing.T) {
 	content, tree := largeFile()
 	target := filepath.Join(t.TempDir(), "out")

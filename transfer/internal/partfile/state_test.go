@@ -26,7 +26,8 @@ func stateFile() (content []byte, tree *integrity.Tree) {
 	return content, transfertest.TreeOf(content)
 }
 
-// reach brings a new part file into a state. A Parked one has its first group, a Proved one, too.
+// reach moves a new part file to a state. In the states Parked and Proved, the file has its
+// first group.
 func reach(t *testing.T, target string, state State) *PartFile {
 	t.Helper()
 	content, tree := stateFile()
@@ -168,7 +169,8 @@ func TestStates(t *testing.T) {
 // transfer could resume from it.
 func TestLeave(t *testing.T) {
 	for state, keeps := range map[State]bool{
-		Unproved: false, Cold: true, Proved: true, Windowed: false, Parked: true, Finishing: true, Finished: true, Unsafe: false,
+		Unproved: false, Cold: true, Proved: true, Windowed: false, Parked: true, Finishing: true, Finished: true,
+		Unsafe: false,
 	} {
 		for _, discard := range []bool{false, true} {
 			t.Run(state.String(), func(t *testing.T) {

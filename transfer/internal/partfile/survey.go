@@ -73,7 +73,8 @@ type surveyor struct {
 }
 
 func newSurveyor(f disk.File, size int64, tree Tree, report Report) *surveyor {
-	s := &surveyor{file: f, tree: tree, unit: tree.GroupSize().Bytes(), limit: size, report: report, reported: time.Now()}
+	s := &surveyor{file: f, tree: tree, unit: tree.GroupSize().Bytes(), limit: size, report: report,
+		reported: time.Now()}
 	if size < tree.Size() {
 		s.limit -= size % s.unit // the last group is not there as a whole
 	}

@@ -83,7 +83,8 @@ func TestSurvey(t *testing.T) {
 		f := &disktest.ReadCounter{File: disktest.OpenFile(t, have, hole)}
 		got, err := Survey(t.Context(), f, int64(len(have)), tree, nil)
 		if err != nil || !slices.Equal(got.Ranges(), want.Ranges()) {
-			t.Errorf("seed %d: %d bytes of %d in groups of %d, hole %v: got %v, %v; want %v", seed, len(have), size, unit, hole, &got, err, &want)
+			t.Errorf("seed %d: %d bytes of %d in groups of %d, hole %v: got %v, %v; want %v", seed, len(have), size,
+				unit, hole, &got, err, &want)
 		}
 		if last, ok := f.Read.Last(); ok && last.End > int64(len(have)) {
 			t.Errorf("seed %d: read up to %d of %d bytes", seed, last.End, len(have))
@@ -91,7 +92,7 @@ func TestSurvey(t *testing.T) {
 	}
 }
 
-// Holes cost nothing where the file system knows them.
+// TestSurveySkipsHoles checks that Survey does not read holes that the file system reports.
 func TestSurveySkipsHoles(t *testing.T) {
 	content := make([]byte, 64<<20)
 	rand.NewChaCha8([32]byte{}).Read(content[60<<20:])
@@ -106,7 +107,8 @@ func TestSurveySkipsHoles(t *testing.T) {
 	}
 }
 
-// What cannot be read is not proved, and nothing worse.
+// TestSurveyOfADisk checks that an unreadable byte counts as not verified and causes no other
+// error.
 func TestSurveyOfADisk(t *testing.T) {
 	content := make([]byte, 8<<20)
 	rand.NewChaCha8([32]byte{}).Read(content)
@@ -114,7 +116,7 @@ func TestSurveyOfADisk(t *testing.T) {
 	for fail := 1; fail <= 8; fail++ {
 		f := &badDisk{File: disktest.OpenFile(t, content), fail: int64(fail)}
 		got, err := Survey(t.Context(), f, 8<<20, tree, nil)
-		if err != nil || got.Total() != 15<<19 { // half a span came through
+		if err != nil || got.Total() != 15<<19 { // the disk returned half a span
 			t.Errorf("read %d failed: %d bytes proved, %v", fail, got.Total(), err)
 		}
 	}
@@ -150,7 +152,8 @@ func BenchmarkSurvey(b *testing.B) {
 	tree := transfertest.TreeOf(content)
 	b.SetBytes(int64(len(content)))
 	for b.Loop() {
-		if got, err := Survey(b.Context(), f, int64(len(content)), tree, nil); err != nil || got.Total() != int64(len(content)) {
+		if got, err := Survey(b.Context(), f, int64(len(content)), tree, nil); err != nil ||
+			got.Total() != int64(len(content)) {
 			b.Fatal(fmt.Sprint(&got, err))
 		}
 	}

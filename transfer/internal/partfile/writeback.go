@@ -3,9 +3,9 @@ package partfile
 import "sync"
 
 const (
-	// checkpointStep is after how many bytes written the file is made durable: so many that the
-	// cost is small beside that of writing them, and so few that the disk is never idle for
-	// long.
+	// checkpointStep is the number of written bytes after which the file is made durable. It is so
+	// large that a checkpoint costs little compared with the writes. It is so small that the disk
+	// is never idle for long.
 	checkpointStep = 8 << 20
 	// maxUnsafe is how many bytes a power cut may cost. Writers wait when it is exceeded: the
 	// disk is slower than the network then, and they would wait at the end.

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// A slow disk takes a second for each checkpoint, and fails after some of them.
+// slowCheckpoints is a disk that takes a second for each checkpoint and fails at one of them.
 type slowCheckpoints struct {
 	made  atomic.Int64 // the test reads it while the next one may be made
 	fails int64
@@ -24,8 +24,8 @@ func (d *slowCheckpoints) checkpoint() error {
 	return nil
 }
 
-// A checkpoint comes after each step, one covers all that came while the one before it was
-// made, and writers wait when too much is not safe.
+// TestWriteback checks that a checkpoint follows each step. One checkpoint covers all bytes
+// that arrived during the one before it. Writers wait when too many bytes are not durable.
 func TestWriteback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := &slowCheckpoints{}
@@ -58,7 +58,8 @@ func TestWriteback(t *testing.T) {
 	})
 }
 
-// What goes wrong with a checkpoint is told to whoever writes, and in the end.
+// TestWritebackThatFails checks that writers and the end of the transfer get the error of a
+// checkpoint.
 func TestWritebackThatFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := &slowCheckpoints{fails: 2}

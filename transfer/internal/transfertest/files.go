@@ -88,7 +88,8 @@ func WantNames(t testing.TB, dir string, want ...string) {
 
 // TreeOf returns the tree of a content, in groups of the default size.
 func TreeOf(content []byte) *integrity.Tree {
-	tree, err := integrity.Build(context.Background(), bytes.NewReader(content), int64(len(content)), integrity.DefaultGroupSize, nil)
+	tree, err := integrity.Build(context.Background(), bytes.NewReader(content), int64(len(content)),
+		integrity.DefaultGroupSize, nil)
 	if err != nil {
 		panic(err)
 	}

@@ -11,9 +11,9 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// A ByteRange is a part of a file in the notation of HTTP and curl (RFC 9110 section
-// 14.1.2): FIRST-LAST, both included and counted from 0; FIRST- to the end of the
-// file; or -N for the last N bytes.
+// A ByteRange is a part of a file in the notation of HTTP and curl (RFC 9110 section 14.1.2).
+// FIRST-LAST includes both ends and counts from 0. FIRST- extends to the end of the file. -N
+// means the last N bytes.
 type ByteRange struct {
 	First int64 // -1 for the last N bytes
 	Last  int64 // included, math.MaxInt64 for the end; N if First is -1

@@ -77,7 +77,8 @@ func TestReadByteRangeRefuses(t *testing.T) {
 	}
 }
 
-// Every range that is accepted is encoded as itself and lies within any file.
+// FuzzReadByteRange checks that every accepted range survives encoding and lies within any
+// file.
 func FuzzReadByteRange(f *testing.F) {
 	for _, m := range []*transferpb.ByteRange{{}, {Start: 5}, {Start: 5, End: 6}, {Suffix: 7}, {End: math.MaxInt64}} {
 		raw, err := proto.Marshal(m)

@@ -27,7 +27,7 @@ func TestCheckTreePath(t *testing.T) {
 	}
 }
 
-// A walk of a tree whose directories are sorted is in tree order.
+// TestCompareTree checks that a walk of a tree with sorted directories is in tree order.
 func TestCompareTree(t *testing.T) {
 	paths := []string{"a", "a/b", "a/b/c", "a/b\x01", "a/c", "a\x01", "a b", "a.b", "aa", "b", "\xff"}
 	for i, a := range paths {
@@ -73,7 +73,7 @@ func TestReadFiles(t *testing.T) {
 	}
 }
 
-// A small message must not use much memory.
+// TestPathsAreBounded checks that a small message cannot use much memory.
 func TestPathsAreBounded(t *testing.T) {
 	long := strings.Repeat("d/", MaxTreePath/2-1) + "f"
 	raw, before := []byte(nil), ""
