@@ -70,7 +70,7 @@ func TestCompatibilityTable(t *testing.T) {
 			case verdict == "":
 				t.Errorf("%s.%s is not there", name, call)
 			case (verdict == "missing") == tt.ours[call] && name != "Config":
-				t.Errorf("%s.%s is said to be %s", name, call, verdict)
+				t.Errorf("%s.%s is documented as %s", name, call, verdict)
 			}
 		}
 		for call := range said {

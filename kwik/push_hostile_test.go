@@ -250,7 +250,7 @@ func TestPushedMemory(t *testing.T) {
 		bytes, runs := a.arrived.memory(), len(a.arrived.runs)
 		a.mu.Unlock()
 		if bytes > 200_000 || runs > 2 {
-			w.t.Errorf("%d bytes in %d runs for 100000 bytes that came one by one", bytes, runs)
+			w.t.Errorf("%d bytes in %d runs for 100000 bytes that were pushed one by one", bytes, runs)
 		}
 		if err := push(server, s.StreamID(), 0, w.data); err != nil {
 			w.t.Error(err)

@@ -314,7 +314,7 @@ func TestClientMovesToANewAddress(t *testing.T) {
 			}
 		}
 		if len(w.primary.sessions)+len(w.secondaries[0].sessions) > 0 {
-			t.Error("a path was opened anew")
+			t.Error("a new path was opened")
 		}
 	})
 }

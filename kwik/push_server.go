@@ -164,7 +164,7 @@ type SecondaryStream struct {
 var (
 	errWriteTimeout = &Error{Code: ErrAggregationTimeout, Stream: -1, Offset: -1,
 		Message: "the client did not take the bytes in time", Err: os.ErrDeadlineExceeded}
-	errNotMapped     = errors.New("kwik: SetKwikStreamMapping has to come before Write")
+	errNotMapped     = errors.New("kwik: call SetKwikStreamMapping before Write")
 	errSecondaryDone = errors.New("kwik: secondary stream closed")
 )
 

@@ -126,7 +126,7 @@ func TestRateLimitOfAClient(t *testing.T) {
 						// connections once. The windows grow to four round trips' bytes.
 						windows := (1+float64(secondaries))*float64(NewRateLimit(rate).window()) + 4*2*latency.Seconds()*float64(rate)*2
 						if most := 1.05*1.05*float64(rate) + windows; latency == time.Millisecond && came > most {
-							t.Errorf("%.0f bytes came in the first second, %.0f may", came, most)
+							t.Errorf("%.0f bytes arrived in the first second, at most %.0f are allowed", came, most)
 						}
 						if inPlace > 1.05*float64(rate) {
 							t.Errorf("%.0f bytes were in place after a second", inPlace)
@@ -149,7 +149,7 @@ func TestRateLimitOfAClient(t *testing.T) {
 							t.Errorf("%d servers delivered: %+v", delivered, s.Stats().Sources)
 						}
 						if wasted := s.Stats().Wasted; wasted > int64(len(w.data))/50 {
-							t.Errorf("%d bytes came in vain", wasted)
+							t.Errorf("%d bytes were wasted", wasted)
 						}
 					})
 				})

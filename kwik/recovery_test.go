@@ -253,7 +253,7 @@ func TestAggregationFallback(t *testing.T) {
 						}
 					}
 					if asked < 2 {
-						w.t.Errorf("the bytes at %d were not asked for again: %v", refuted[0], reads)
+						w.t.Errorf("the bytes at %d were not requested again: %v", refuted[0], reads)
 					}
 				}
 				if tt.strategy == FallbackCloseStream {
@@ -337,7 +337,7 @@ func TestRecoveryRequestResend(t *testing.T) {
 					h.fake.wantOpen()
 					h.wantLife()
 					if h.delivered() <= before {
-						h.w.t.Error("what the source sent afterwards did not count")
+						h.w.t.Error("the later bytes of the source did not count")
 					}
 				})
 			})
