@@ -284,7 +284,7 @@ func TestPartFileThatWasRemoved(t *testing.T) {
 				t.Skip(err) // this system keeps what is open
 			}
 			wantKind(t, p.commit(), KindLocal,
-				`write "`+filepath.Join(dir, "out")+`": what was received of it was removed`)
+				`write "`+filepath.Join(dir, "out")+`": the part file or its directory was removed`)
 			if p.Leave() {
 				t.Error("the transfer reports a part file")
 			}

@@ -33,7 +33,7 @@ var (
 	// ErrExists reports that the target exists and must not be replaced.
 	ErrExists = errors.New("there is a file of that name")
 	// ErrGone reports that the part file was removed while it was in use.
-	ErrGone = errors.New("what was received of it was removed meanwhile, or its directory")
+	ErrGone = errors.New("the part file or its directory was removed during the transfer")
 )
 
 // A Tree proves the chunk groups of a file, or of a range of it. *integrity.Tree is one.
