@@ -60,7 +60,7 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "listen at " + c.listen, Err: listenCause(err)}
 	}
 	pin := trust.PinOf(cert.Leaf)
-	s.url = transfer.URL{Host: reachableAddress(s.listener.Addr(), c.advertise), Pin: &pin}
+	s.url = transfer.URL{Host: reachableAddress(s.listener.Addr(), c.advertise), Pin: (*[32]byte)(&pin)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.member, s.leave = context.WithCancel(s.ctx)
 	s.wg.Go(func() { s.files.Serve(s.ctx, s.listener) })

@@ -209,10 +209,10 @@ func TestTrustPinned(t *testing.T) {
 	p, _ := newPolicy(t, "")
 	leaf := selfSigned(t)
 	pin, other := trust.PinOf(leaf), trust.Pin{}
-	if err := p.config(transfer.URL{Host: "example.org:1", Pin: &pin}).VerifyConnection(shown(leaf)); err != nil {
+	if err := p.config(transfer.URL{Host: "example.org:1", Pin: (*[32]byte)(&pin)}).VerifyConnection(shown(leaf)); err != nil {
 		t.Errorf("right pin: %v", err)
 	}
-	err := p.config(transfer.URL{Host: "127.0.0.1:1", Pin: &other}).VerifyConnection(shown(leaf))
+	err := p.config(transfer.URL{Host: "127.0.0.1:1", Pin: (*[32]byte)(&other)}).VerifyConnection(shown(leaf))
 	if _, ok := errors.AsType[*trust.PinError](err); !ok {
 		t.Errorf("wrong pin on loopback: %v", err)
 	}

@@ -21,11 +21,17 @@ import (
 //
 // First is -1 for the last N bytes, and Last is then N. Last is math.MaxInt64 for a range to
 // the end of the file.
-type ByteRange = wire.ByteRange
+type ByteRange struct{ First, Last int64 }
+
+// String returns the notation of the range, such as 0-99, 100- or -50.
+func (r ByteRange) String() string { return wire.ByteRange(r).String() }
 
 // ParseByteRange parses a ByteRange. The text of its errors is a short clause for
 // the user, such as "it ends before it starts".
-func ParseByteRange(text string) (ByteRange, error) { return wire.ParseByteRange(text) }
+func ParseByteRange(text string) (ByteRange, error) {
+	r, err := wire.ParseByteRange(text)
+	return ByteRange(r), err
+}
 
 // A RangeError reports that a file has no byte of the requested range.
 type RangeError struct {
@@ -55,7 +61,7 @@ func (g *get) setWindow() error {
 // wanted returns the requested bytes of the file. It fails if the file has none of them. That is
 // not proved: no chunk group is fetched that could prove it.
 func (r *request) wanted() (rangeset.Range, error) {
-	want := r.byteRange.Of(r.manifest.Size)
+	want := wire.ByteRange(*r.byteRange).Of(r.manifest.Size)
 	if want.Empty() {
 		notThere := &RangeError{*r.byteRange, r.manifest.Size}
 		return want, &Error{Kind: KindNotFound, Op: fmt.Sprintf("fetch %q", r.url.Path), Err: notThere}

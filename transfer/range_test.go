@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/internal/wire"
 )
 
 // TestGetRange checks that a range arrives exactly, in a file or in order. The client fetches
@@ -35,7 +36,7 @@ func TestGetRange(t *testing.T) {
 		{"100-99999999", n},
 	} {
 		want, _ := ParseByteRange(x.text)
-		bounds := want.Of(n)
+		bounds := wire.ByteRange(want).Of(n)
 		content := theFile[bounds.Start:bounds.End]
 		for _, inOrder := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s in order %t", x.text, inOrder), func(t *testing.T) {
@@ -214,7 +215,7 @@ func TestGetRangeBoundaries(t *testing.T) {
 					w.T.Fatal(err)
 				}
 				got, _, err := w.get(func(o *GetOptions) { o.URL.Path, o.Range = name, &r })
-				bounds := r.Of(int64(len(content)))
+				bounds := wire.ByteRange(r).Of(int64(len(content)))
 				if bounds.Empty() {
 					if e, ok := errors.AsType[*RangeError](err); !ok || e.Size != int64(len(content)) || len(got) > 0 {
 						w.T.Errorf("%s of %q: %d bytes, %v, want a RangeError", text, name, len(got), err)

@@ -185,7 +185,7 @@ func (r *request) fetchManifest(ctx context.Context) (err error) {
 	deadline := r.start.Add(r.timeout)
 	message := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(r.url.Path)}
 	if r.byteRange != nil {
-		message.Range = r.byteRange.Message()
+		message.Range = wire.ByteRange(*r.byteRange).Message()
 	}
 	if r.headStart != nil {
 		var reserved int64

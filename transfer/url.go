@@ -20,7 +20,8 @@ const DefaultPort = "4433"
 type URL struct {
 	Host string // host:port, an IPv6 address in brackets
 	Path string // relative to the served root, checked by CheckPath; empty if the URL names only a server
-	Pin  *trust.Pin
+	// Pin is the SHA-256 of the server's public key (SubjectPublicKeyInfo); nil if the URL has none.
+	Pin *[32]byte
 	// Root is the BLAKE3 hash that the file must have; nil if the URL names none.
 	Root *integrity.Root
 }
@@ -99,7 +100,7 @@ func parseURL(s string, tree bool) (URL, error) {
 		if err != nil {
 			return URL{}, fmt.Errorf("its pin is not valid: %w", err)
 		}
-		u.Pin = &pin
+		u.Pin = (*[32]byte)(&pin)
 	}
 	if p.Fragment != "" {
 		hex, ok := strings.CutPrefix(p.Fragment, "b3=")
@@ -137,7 +138,7 @@ func validHost(host string) bool {
 func (u URL) String() string {
 	p := url.URL{Scheme: "kwik", Host: u.Host, Path: "/" + u.Path}
 	if u.Pin != nil {
-		p.RawQuery = "pin=" + u.Pin.String()
+		p.RawQuery = "pin=" + trust.Pin(*u.Pin).String()
 	}
 	if u.Root != nil {
 		p.Fragment = "b3=" + u.Root.String()

@@ -22,7 +22,7 @@ var (
 
 func TestParseURL(t *testing.T) {
 	plain := func(host, path string) URL { return URL{Host: host, Path: path} }
-	pinned := URL{Host: "h:4433", Path: "x", Pin: &somePin}
+	pinned := URL{Host: "h:4433", Path: "x", Pin: (*[32]byte)(&somePin)}
 	standard := base64.StdEncoding.EncodeToString(somePin[:])
 	for in, want := range map[string]URL{
 		"kwik://host/file":                            plain("host:4433", "file"),
@@ -48,7 +48,7 @@ func TestParseURL(t *testing.T) {
 		"kwik://h/x?pin=" + url.QueryEscape("sha256//"+standard): pinned,
 		"kwik://h/x#b3=" + someRoot.String():                     {Host: "h:4433", Path: "x", Root: &someRoot},
 		"kwik://h/x#b3=" + strings.ToUpper(someRoot.String()):    {Host: "h:4433", Path: "x", Root: &someRoot},
-		"kwik://h/x?pin=" + somePin.String() + "#b3=" + someRoot.String(): {Host: "h:4433", Path: "x", Pin: &somePin,
+		"kwik://h/x?pin=" + somePin.String() + "#b3=" + someRoot.String(): {Host: "h:4433", Path: "x", Pin: (*[32]byte)(&somePin),
 			Root: &someRoot},
 		"kwik://h/" + strings.Repeat("p", wire.MaxPath): plain("h:4433",
 			strings.Repeat("p", wire.MaxPath)),

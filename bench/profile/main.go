@@ -112,7 +112,7 @@ func serveTree(ctx context.Context, root, primary string) error {
 		defer m.Close()
 	}
 	pin := trust.PinOf(cert.Leaf)
-	fmt.Println("READY", transfer.URL{Host: l.Addr().String(), Pin: &pin})
+	fmt.Println("READY", transfer.URL{Host: l.Addr().String(), Pin: (*[32]byte)(&pin)})
 	return files.Serve(ctx, l)
 }
 

@@ -1,4 +1,4 @@
-package kwik_test
+package cmd
 
 import (
 	"go/ast"
@@ -9,18 +9,28 @@ import (
 	"testing"
 )
 
-// No exported declaration names a type of an internal package, and examples import none: both
-// would be of no use outside of this module.
+// TestPublicAPI checks the packages that other modules may import: no exported declaration names a
+// type of an internal package, and no example imports one.
 func TestPublicAPI(t *testing.T) {
-	names, err := filepath.Glob("*.go")
+	for dir, atLeast := range map[string]int{
+		"../kwik": 100, "../integrity": 20, "../transfer": 60, "../transfer/serve": 5, "../transfer/disk": 20,
+	} {
+		if checked := checkPublicAPI(t, dir); checked < atLeast {
+			t.Errorf("%s: only %d exported declarations were found", dir, checked)
+		}
+	}
+}
+
+// checkPublicAPI checks one package and returns the number of its exported declarations.
+func checkPublicAPI(t *testing.T, dir string) (checked int) {
+	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	fset := token.NewFileSet()
-	checked := 0
 	for _, name := range names {
-		example := strings.HasPrefix(name, "example_")
-		if strings.HasSuffix(name, "_test.go") && !example {
+		isExample := strings.HasPrefix(filepath.Base(name), "example_")
+		if strings.HasSuffix(name, "_test.go") && !isExample {
 			continue
 		}
 		file, err := parser.ParseFile(fset, name, nil, 0)
@@ -28,7 +38,7 @@ func TestPublicAPI(t *testing.T) {
 			t.Fatal(err)
 		}
 		internal := internalImports(file)
-		if example && len(internal) > 0 {
+		if isExample && len(internal) > 0 {
 			t.Errorf("%s imports %v", name, internal)
 		}
 		for _, decl := range file.Decls {
@@ -42,9 +52,7 @@ func TestPublicAPI(t *testing.T) {
 			}
 		}
 	}
-	if checked < 100 {
-		t.Errorf("only %d exported declarations were found", checked)
-	}
+	return checked
 }
 
 // qualified returns the names of other packages that a type shows: those of its unexported fields
