@@ -155,6 +155,3 @@ func lastCause(te *quic.TransportError) error {
 	}
 	return nil
 }
-
-// cause returns the error inside an *fs.PathError: the operation of an Error names the path.
-func cause(err error) error { return disk.Cause(err) }

@@ -196,7 +196,7 @@ func (m *mirror) fetchMirror(ctx context.Context) error {
 		root, err = nil, nil
 	}
 	if err != nil {
-		return LocalError(m.op(), cause(err))
+		return LocalError(m.op(), disk.Cause(err))
 	}
 	if root != nil {
 		defer root.Close()
@@ -221,7 +221,7 @@ func (m *mirror) lockTarget() error {
 		if errors.Is(err, partfile.ErrBusy) {
 			return &Error{Kind: KindBusy, Op: m.op(), Err: errors.New("another kwikcp is mirroring into it")}
 		}
-		return LocalError(m.op(), cause(err))
+		return LocalError(m.op(), disk.Cause(err))
 	}
 	m.lock = lock
 	_, err = m.root.Lstat(".KWIKCP-MIRROR.part")
@@ -396,5 +396,5 @@ func (m *mirror) fail(path, op string, err error) {
 		m.reportFile(FileReport{Path: path, Action: FileFailed, Err: e})
 		return
 	}
-	m.reportFile(FileReport{Path: path, Action: FileFailed, Err: LocalError(op, cause(err))})
+	m.reportFile(FileReport{Path: path, Action: FileFailed, Err: LocalError(op, disk.Cause(err))})
 }

@@ -135,7 +135,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	h, err := m.cache.Acquire(f.dir.path)
 	if err != nil {
 		if !m.DryRun {
-			m.drop(f, LocalError("open its directory", cause(err)))
+			m.drop(f, LocalError("open its directory", disk.Cause(err)))
 		}
 		return
 	}
@@ -143,7 +143,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	same, err := m.isSame(ctx, f, place.syncs)
 	switch {
 	case err != nil:
-		m.drop(f, LocalError("set its mode and time", cause(err)))
+		m.drop(f, LocalError("set its mode and time", disk.Cause(err)))
 	case same:
 		if f.resumes && !m.DryRun {
 			m.discardPart(f)
@@ -235,7 +235,7 @@ func (m *mirror) proveParts(ctx context.Context, f *mirrorFile) error {
 func (m *mirror) openPart(f *mirrorFile) error {
 	h, err := m.cache.Acquire(f.dir.path)
 	if err != nil {
-		return LocalError("open its directory", cause(err))
+		return LocalError("open its directory", disk.Cause(err))
 	}
 	defer m.cache.Release(h)
 	if f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened}); err != nil {
@@ -304,21 +304,21 @@ func (m *mirror) writeError(f *mirrorFile, err error) error {
 	if errors.Is(err, partfile.ErrBusy) {
 		return targetError(m.pathOf(f), err)
 	}
-	return LocalError("write it", cause(err))
+	return LocalError("write it", disk.Cause(err))
 }
 
 // writeWhole writes a file of which all bytes are there.
 func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 	h, err := m.cache.Acquire(f.dir.path)
 	if err != nil {
-		m.drop(f, LocalError("open its directory", cause(err)))
+		m.drop(f, LocalError("open its directory", disk.Cause(err)))
 		return
 	}
 	temp := m.freshName(f.name)
 	err = m.placeOf(f).WriteNew(temp, p, metadataOf(f.manifest, m.NoPreserve), !place.syncs)
 	m.cache.Release(h)
 	if err != nil {
-		m.drop(f, LocalError("write it", cause(err)))
+		m.drop(f, LocalError("write it", disk.Cause(err)))
 		return
 	}
 	f.mu.Lock()
@@ -331,7 +331,7 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 // until it is renamed.
 func (m *mirror) complete(f *mirrorFile, place *placer) {
 	if err := f.part.Finish(metadataOf(f.manifest, m.NoPreserve), !place.syncs); err != nil {
-		m.drop(f, LocalError("write it", cause(err)))
+		m.drop(f, LocalError("write it", disk.Cause(err)))
 		return
 	}
 	place.put(f)
@@ -357,7 +357,7 @@ func (m *mirror) drop(f *mirrorFile, err error) {
 	}
 	f.leave()
 	if _, ok := errors.AsType[*Error](err); !ok {
-		err = LocalError("write it", cause(err))
+		err = LocalError("write it", disk.Cause(err))
 	}
 	m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFailed, Size: f.entry.Size, Err: err})
 }

@@ -96,7 +96,7 @@ func (p *placer) place(group []*mirrorFile) {
 		}
 		if err != nil {
 			p.discard(f)
-			p.m.drop(f, LocalError("put it in place", cause(err)))
+			p.m.drop(f, LocalError("put it in place", disk.Cause(err)))
 			continue
 		}
 		p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root()})
@@ -189,7 +189,7 @@ func (m *mirror) syncVolumes() error {
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return LocalError("sync the file system", cause(err))
+		return LocalError("sync the file system", disk.Cause(err))
 	}
 	return nil
 }

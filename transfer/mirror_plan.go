@@ -53,7 +53,7 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 	}()
 	if !top.fresh {
 		if err := p.readNames(top); err != nil {
-			return LocalError(fmt.Sprintf("mirror into %q", p.Target), cause(err))
+			return LocalError(fmt.Sprintf("mirror into %q", p.Target), disk.Cause(err))
 		}
 	}
 	b := newBatch()

@@ -28,7 +28,7 @@ func openTarget(openDir func(string) (disk.Dir, error), path string, noClobber b
 	dir, err := openDir(parent)
 	if err != nil {
 		parent = strings.TrimSuffix(parent, string(filepath.Separator))
-		return nil, LocalError(op, fmt.Errorf("directory %q: %w", parent, cause(err)))
+		return nil, LocalError(op, fmt.Errorf("directory %q: %w", parent, disk.Cause(err)))
 	}
 	place := partfile.Place{Dir: dir, Name: name}
 	p, err := place.Open(partfile.Options{NoClobber: noClobber, SyncName: true})
