@@ -46,7 +46,8 @@ func checkPublicAPI(t *testing.T, dir string) (checked int) {
 				checked++
 				for _, s := range qualified(node) {
 					if x := s.X.(*ast.Ident).Name; internal[x] != "" {
-						t.Errorf("%v: exported, and names %s.%s of %s", fset.Position(s.Pos()), x, s.Sel.Name, internal[x])
+						at := fset.Position(s.Pos())
+						t.Errorf("%v: exported, and names %s.%s of %s", at, x, s.Sel.Name, internal[x])
 					}
 				}
 			}

@@ -209,7 +209,8 @@ func TestTrustPinned(t *testing.T) {
 	p, _ := newPolicy(t, "")
 	leaf := selfSigned(t)
 	pin, other := trust.PinOf(leaf), trust.Pin{}
-	if err := p.config(transfer.URL{Host: "example.org:1", Pin: (*[32]byte)(&pin)}).VerifyConnection(shown(leaf)); err != nil {
+	pinned := transfer.URL{Host: "example.org:1", Pin: (*[32]byte)(&pin)}
+	if err := p.config(pinned).VerifyConnection(shown(leaf)); err != nil {
 		t.Errorf("right pin: %v", err)
 	}
 	err := p.config(transfer.URL{Host: "127.0.0.1:1", Pin: (*[32]byte)(&other)}).VerifyConnection(shown(leaf))

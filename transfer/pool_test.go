@@ -36,7 +36,8 @@ func TestPool(t *testing.T) {
 	var sessions []*kwik.ClientSession
 	get := func(path, target string) (Result, error) {
 		return Get(t.Context(), GetOptions{
-			URL: URL{Host: primary.Addr().String(), Path: path, Pin: (*[32]byte)(&pin)}, TLS: trust.PinnedClientConfig(nil, pin),
+			URL:    URL{Host: primary.Addr().String(), Path: path, Pin: (*[32]byte)(&pin)},
+			TLS:    trust.PinnedClientConfig(nil, pin),
 			Target: filepath.Join(out, target),
 			Pool:   &pool,
 			Dial: func(

@@ -20,7 +20,7 @@ const DefaultPort = "4433"
 type URL struct {
 	Host string // host:port, an IPv6 address in brackets
 	Path string // relative to the served root, checked by CheckPath; empty if the URL names only a server
-	// Pin is the SHA-256 of the server's public key (SubjectPublicKeyInfo); nil if the URL has none.
+	// Pin is the SHA-256 of the server's SubjectPublicKeyInfo; nil if the URL has none.
 	Pin *[32]byte
 	// Root is the BLAKE3 hash that the file must have; nil if the URL names none.
 	Root *integrity.Root
