@@ -11,6 +11,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/internal/budget"
 	"kwikcp/internal/udp"
 )
 
@@ -24,6 +25,7 @@ type Listener struct {
 	transport *quic.Transport
 	quic      *quic.EarlyListener
 	socket    net.PacketConn // closed with the listener; nil if it is the caller's
+	memory    *budget.Total  // bytes that are held for clients
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -65,6 +67,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		sessions: make(map[*ServerSession]struct{}),
 		empty:    make(chan struct{}),
 		members:  members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
+		memory:   newMemoryBudget(c),
 	}
 	l.transport = &quic.Transport{
 		Conn: conn, StatelessResetKey: c.StatelessResetKey,
