@@ -36,8 +36,9 @@ type Listener struct {
 	draining bool          // Shutdown was called: no session begins
 	empty    chan struct{} // closed when it is leaving and no session is left
 	members  members       // a primary's secondaries
-	joining  *joinSecret   // a secondary's join in progress
-	keys     []ticketKey   // a secondary's, the newest first
+	revoked  revokedSessions
+	joining  *joinSecret // a secondary's join in progress
+	keys     []ticketKey // a secondary's, the newest first
 }
 
 // Listen accepts connections on a socket of the caller, who closes it after the listener. It sets
@@ -61,6 +62,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		handshakes: make(chan struct{}, c.maxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
+		revoked:    make(revokedSessions),
 		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
 	}
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {
