@@ -39,8 +39,9 @@ type Listener struct {
 	draining bool          // Shutdown was called: no session begins
 	empty    chan struct{} // closed when it is leaving and no session is left
 	members  members       // a primary's secondaries
-	joining  *joinSecret   // a secondary's join in progress
-	keys     []ticketKey   // a secondary's, the newest first
+	revoked  revokedSessions
+	joining  *joinSecret // a secondary's join in progress
+	keys     []ticketKey // a secondary's, the newest first
 }
 
 // maxTokenAge bounds the age of the tokens that prove a client's address without a Retry.
@@ -68,6 +69,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		empty:    make(chan struct{}),
 		members:  members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
 		memory:   newMemoryBudget(c),
+		revoked:  make(revokedSessions),
 	}
 	l.transport = &quic.Transport{
 		Conn: conn, StatelessResetKey: c.StatelessResetKey,

@@ -30,7 +30,9 @@ type ServerSession struct {
 	role     ServerRole // this server's role on this path
 	resident *resident  // its place at the listener; guarded by the gate
 	memory   *budget.Share
-	wg       sync.WaitGroup
+	// authorization is set before the session is accepted; zero on further paths.
+	authorization Authorization
+	wg            sync.WaitGroup
 
 	mu               sync.Mutex
 	last             StreamID // newest aggregate stream
@@ -57,6 +59,7 @@ func (l *Listener) serveClient(conn *quic.Conn, greeted func()) error {
 	if err := l.register(s); err != nil {
 		return err
 	}
+	defer s.expire()()
 	ctx := conn.Context()
 	s.wg.Go(func() {
 		if err := s.control.writeLoop(ctx.Done()); err != nil {
@@ -122,6 +125,10 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 		}
 	case l.config.Role == ServerRoleSecondary:
 		return nil, errorf(ErrInvalidStreamRole, "this server is a secondary; ask its primary")
+	default:
+		if err := l.authorize(s, hello); err != nil {
+			return nil, err
+		}
 	}
 	welcome := &kwikpb.Welcome{Version: protocolVersion, Role: role, PathId: string(s.serverID)}
 	if hello.GetInspect() {
@@ -144,6 +151,8 @@ func (l *Listener) register(s *ServerSession) error {
 		err = errorf(NoError, "server closed")
 	case l.draining:
 		err = errorf(NoError, "server is leaving")
+	case s.role == ServerRoleSecondary && l.revoked.has(s.id):
+		err = errorf(ErrAccessRefused, "the session was revoked")
 	}
 	if err != nil {
 		l.gate.depart(s.resident)
