@@ -86,8 +86,8 @@ func TestConfigDefaults(t *testing.T) {
 		"RateLimit": true, "Family": true,
 		"ConnectionsPerServer": true, "Inspect": true, "ConflictResolution": true,
 		"Recovery.Aggregation": true, "Recovery.Metadata": true,
-		"Role": true, "OpenContent": true, "Software": true, "StatelessResetKey": true, "JoinToken": true, "Verify": true, "TokenKey": true,
-		"Credential": true, "Access": true, "Authorize": true,
+		"Role": true, "OpenContent": true, "Software": true, "StatelessResetKey": true, "JoinToken": true, "Verify": true,
+		"TokenKey": true, "Credential": true, "Access": true, "Authorize": true,
 	}
 	for _, conf := range []any{(*ClientConfig)(nil), (*ServerConfig)(nil)} {
 		var effective reflect.Value

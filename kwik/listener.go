@@ -40,8 +40,10 @@ type Listener struct {
 	empty    chan struct{} // closed when it is leaving and no session is left
 	members  members       // a primary's secondaries
 	revoked  revokedSessions
-	joining  *joinSecret // a secondary's join in progress
-	keys     []ticketKey // a secondary's, the newest first
+	reports  *prefixLimit // the clients' reports of rejected bytes
+	joins    *joinLimit   // attempts to join this primary
+	joining  *joinSecret  // a secondary's join in progress
+	keys     []ticketKey  // a secondary's, the newest first
 }
 
 // maxTokenAge bounds the age of the tokens that prove a client's address without a Retry.
@@ -67,9 +69,11 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		gate:     newGate(c),
 		sessions: make(map[*ServerSession]struct{}),
 		empty:    make(chan struct{}),
-		members:  members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
 		memory:   newMemoryBudget(c),
 		revoked:  make(revokedSessions),
+		reports:  newPrefixLimit(reportBurst, reportRefill),
+		joins:    newJoinLimit(),
+		members:  members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
 	}
 	l.transport = &quic.Transport{
 		Conn: conn, StatelessResetKey: c.StatelessResetKey,
