@@ -49,7 +49,7 @@ func parseBatch(request *transferpb.Request) (*batch, error) {
 	if b.base != "" && wire.CheckPath(b.base) != nil {
 		return nil, errRequest
 	}
-	for r := (wire.PathReader{Rest: request.GetBatch().GetPaths()}); r.More(); {
+	for r := (wire.PathReader{Rest: request.GetBatch().GetPaths(), Ordered: true}); r.More(); {
 		path, err := r.Path()
 		if err != nil || len(b.files) >= wire.MaxBatchFiles {
 			return nil, errRequest
