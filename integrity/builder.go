@@ -6,25 +6,26 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
 
-// partBytes is the length of the part of a file for which a Builder takes memory at
-// once. It is a multiple of the blocks.
-const partBytes = 1 << 30
+// partBytes is the length of the part of a file for whose chaining values a Builder
+// takes memory at once. It is a multiple of the blocks.
+const partBytes = 64 << 20
 
 // Builder builds the tree of one file in steps, between which other files may be
 // hashed. Its memory grows with the bytes that are hashed, 32 bytes for each group,
-// in steps of 1 GiB of the file. It must not be used by two goroutines at the same
+// in steps of 64 MiB of the file. It must not be used by two goroutines at the same
 // time.
 type Builder struct {
 	size  int64 // bytes
 	g     GroupSize
-	end   int64    // all bytes before it are hashed
-	parts [][]byte // chaining values, for partBytes of the file each
-	tree  *Tree    // nil until the file is hashed
+	end   int64 // all bytes before it are hashed
+	parts parts
+	tree  *Tree // nil until the file is hashed
 }
 
 // NewBuilder returns a Builder of a file of size bytes. It returns an ordinary error
@@ -39,7 +40,7 @@ func NewBuilder(size int64, g GroupSize) (*Builder, error) {
 		return nil, fmt.Errorf("integrity: build: %d bytes in groups of %d are more than %d groups",
 			size, g.Bytes(), MaxGroups)
 	}
-	return &Builder{size: size, g: g}, nil
+	return &Builder{size: size, g: g, parts: parts{size: size, g: g}}, nil
 }
 
 // Hashed returns how many bytes of the file are hashed, from its start.
@@ -57,80 +58,40 @@ func (b *Builder) Tree() *Tree { return b.tree }
 // The calls of progress continue those of earlier runs, and end is the size of the
 // file in the last call of the last run.
 func (b *Builder) Run(ctx context.Context, r io.ReaderAt, progress Progress, stop func() bool) error {
-	for b.tree == nil {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if b.size == 0 {
-			b.tree = &Tree{g: b.g, root: nodeRoot(subtreeNode(nil, 0))}
-			break
-		}
-		p := b.part(r, progress, stop)
-		err := p.run(ctx)
-		b.end = p.prefix.end
-		switch {
-		case err != nil:
-			return err
-		case b.end == b.size:
-			b.finish(p)
-		case b.end < p.end:
-			return nil // stopped
-		}
+	if b.tree != nil {
+		return nil
 	}
-	return nil
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if b.size == 0 {
+		b.tree = &Tree{g: b.g, root: nodeRoot(subtreeNode(nil, 0))}
+		return nil
+	}
+	run := &builderRun{size: b.size, r: r, stop: stop, parts: &b.parts, prefix: newPrefix(&b.parts, b.end, progress)}
+	run.next.Store(b.end)
+	err := run.start(ctx)
+	b.end = run.prefix.end
+	if err == nil && b.end == b.size {
+		b.tree = b.parts.tree()
+		b.parts = parts{}
+	}
+	return err
 }
 
-// part returns the builder of the part of the file in which the next bytes are.
-func (b *Builder) part(r io.ReaderAt, progress Progress, stop func() bool) *partBuilder {
-	n := int(b.end / partBytes)
-	start := int64(n) * partBytes
-	end := min(start+partBytes, b.size)
-	isTree := b.g.Groups(b.size) > 1 // a single group has no chaining value
-	if n == len(b.parts) && isTree {
-		b.parts = append(b.parts, make([]byte, b.g.Groups(end-start)*hashSize))
-	}
-	p := &partBuilder{size: b.size, g: b.g, start: start, end: end, r: r, stop: stop}
-	if isTree {
-		p.cvs = b.parts[n]
-	}
-	p.next.Store(b.end)
-	p.prefix = newPrefix(p, b.end, progress)
-	return p
+// builderRun distributes the blocks of a file to the workers of one Run.
+type builderRun struct {
+	size   int64 // of the file, in bytes
+	r      io.ReaderAt
+	stop   func() bool // may be nil
+	parts  *parts
+	prefix *prefix
+	next   atomic.Int64 // offset of the first block that no worker has taken
 }
 
-// finish makes the tree; p is the last part.
-func (b *Builder) finish(p *partBuilder) {
-	t := &Tree{size: b.size, g: b.g, root: p.root}
-	switch len(b.parts) {
-	case 0:
-	case 1:
-		t.cvs = b.parts[0]
-	default:
-		t.cvs = slices.Concat(b.parts...)
-	}
-	if t.cvs != nil {
-		t.root = nodeRoot(parentNode(t.cvs))
-	}
-	b.tree, b.parts = t, nil
-}
-
-// partBuilder distributes the blocks of one part of a file to workers.
-type partBuilder struct {
-	size       int64 // of the file, in bytes
-	g          GroupSize
-	start, end int64 // of the part in the file
-	r          io.ReaderAt
-	stop       func() bool // may be nil
-	prefix     *prefix
-	next       atomic.Int64 // offset of the first block that no worker has taken
-
-	cvs  []byte // of the part; each worker writes only those of the blocks that it takes; nil for a file of one group
-	root Root   // of a file of one group
-}
-
-// run hashes the blocks of the part. It starts the workers and waits for them.
-func (b *partBuilder) run(ctx context.Context) error {
-	workers := min(int64(cores), (b.end-b.next.Load()-1)/blockBytes+1)
+// start hashes the blocks from next on. It starts the workers and waits for them.
+func (b *builderRun) start(ctx context.Context) error {
+	workers := min(int64(cores), (b.size-b.next.Load()-1)/blockBytes+1)
 	if workers == 1 {
 		return b.work(ctx)
 	}
@@ -142,7 +103,7 @@ func (b *partBuilder) run(ctx context.Context) error {
 }
 
 // work hashes blocks until none is left, stop reports true or ctx is done.
-func (b *partBuilder) work(ctx context.Context) error {
+func (b *builderRun) work(ctx context.Context) error {
 	buf := blocks.Get().(*[blockBytes]byte)
 	defer blocks.Put(buf)
 	for {
@@ -153,19 +114,19 @@ func (b *partBuilder) work(ctx context.Context) error {
 			return nil
 		}
 		off := b.next.Add(blockBytes) - blockBytes
-		if off >= b.end {
+		if off >= b.size {
 			return nil
 		}
-		p := buf[:min(blockBytes, b.end-off)]
+		p := buf[:min(blockBytes, b.size-off)]
 		if err := b.read(p, off); err != nil {
 			return err
 		}
-		b.hash(p, off)
+		b.parts.hash(p, off)
 		b.prefix.add(off, off+int64(len(p)))
 	}
 }
 
-func (b *partBuilder) read(p []byte, off int64) error {
+func (b *builderRun) read(p []byte, off int64) error {
 	n, err := b.r.ReadAt(p, off)
 	switch {
 	case n == len(p): // io.ReaderAt may report io.EOF along with the last bytes
@@ -177,31 +138,70 @@ func (b *partBuilder) read(p []byte, off int64) error {
 	}
 }
 
+// parts holds the chaining values of a file that is being hashed. It is safe for
+// concurrent use, but each group is hashed once.
+type parts struct {
+	size int64 // bytes
+	g    GroupSize
+	root Root // of a file of one group, which has no chaining values
+
+	mu  sync.Mutex
+	cvs [][]byte // of partBytes of the file each; guarded by mu, but not the values
+}
+
+// isOneGroup reports whether the file has no chaining values.
+func (t *parts) isOneGroup() bool { return t.g.Groups(t.size) == 1 }
+
+// at returns the chaining values from the group at offset off on, up to the end of
+// its part. off is the start of a group.
+func (t *parts) at(off int64) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := off / partBytes
+	for int64(len(t.cvs)) <= i {
+		n := min(partBytes, t.size-int64(len(t.cvs))*partBytes)
+		t.cvs = append(t.cvs, make([]byte, t.g.Groups(n)*hashSize))
+	}
+	return t.cvs[i][off%partBytes/t.g.Bytes()*hashSize:]
+}
+
 // hash sets the chaining values of the groups in p, the bytes of the file at off.
 // For a file of one group it sets the root instead.
-func (b *partBuilder) hash(p []byte, off int64) {
-	n := b.g.groupAt(off)
-	if b.cvs == nil {
-		b.root = nodeRoot(subtreeNode(p, n.firstChunk(b.g)))
+func (t *parts) hash(p []byte, off int64) {
+	n := t.g.groupAt(off)
+	if t.isOneGroup() {
+		t.root = nodeRoot(subtreeNode(p, n.firstChunk(t.g)))
 		return
 	}
-	at := int64(n-b.g.groupAt(b.start)) * hashSize
+	cvs := t.at(off)
 	for len(p) > 0 {
-		group := p[:min(b.g.Bytes(), int64(len(p)))]
-		cv := nodeCV(subtreeNode(group, n.firstChunk(b.g)))
-		at += int64(copy(b.cvs[at:], cv[:]))
+		group := p[:min(t.g.Bytes(), int64(len(p)))]
+		cv := nodeCV(subtreeNode(group, n.firstChunk(t.g)))
+		cvs = cvs[copy(cvs, cv[:]):]
 		p = p[len(group):]
 		n++
 	}
 }
 
 // values returns the chaining values of the groups in the bytes [from, to) of the
-// file, which are in the part.
-func (b *partBuilder) values(from, to int64) []byte {
-	if b.cvs == nil {
+// file, which are in one part.
+func (t *parts) values(from, to int64) []byte {
+	if t.isOneGroup() {
 		return nil
 	}
-	base := b.g.groupAt(b.start)
-	first, end := int64(b.g.groupAt(from)-base)*hashSize, int64(b.g.groupAt(to-1)+1-base)*hashSize
-	return b.cvs[first:end:end]
+	n := t.g.Groups(to-from) * hashSize
+	return t.at(from)[:n:n]
+}
+
+// tree returns the tree of the file. All groups must have been hashed.
+func (t *parts) tree() *Tree {
+	tree := &Tree{size: t.size, g: t.g, root: t.root}
+	if t.isOneGroup() {
+		return tree
+	}
+	if tree.cvs = t.cvs[0]; len(t.cvs) > 1 {
+		tree.cvs = slices.Concat(t.cvs...)
+	}
+	tree.root = nodeRoot(parentNode(tree.cvs))
+	return tree
 }

@@ -86,8 +86,8 @@ func TestBuilderInSteps(t *testing.T) {
 // TestBuilderOfManyParts builds the tree of a file of more than one part, whose values are in
 // several pieces until the end.
 func TestBuilderOfManyParts(t *testing.T) {
-	const size = 2*partBytes + 3<<20 + 1
-	b, err := NewBuilder(size, maxGroupSize)
+	const size = 5*partBytes + 3<<20 + 1
+	b, err := NewBuilder(size, DefaultGroupSize)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func TestBuilderOfManyParts(t *testing.T) {
 		end.Store(to)
 		cvs = append(cvs, more...)
 	}
-	for _, at := range []int64{partBytes - 5<<20, partBytes + blockBytes, size} {
+	for _, at := range []int64{partBytes - 5<<20, partBytes, 2*partBytes + blockBytes, size} {
 		if err := b.Run(t.Context(), zeros{}, progress, func() bool { return end.Load() >= at }); err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func TestBuilderOfManyParts(t *testing.T) {
 	if tree == nil {
 		t.Fatal("the file is not hashed")
 	}
-	if _, err := FromCVs(size, maxGroupSize, cvs, tree.Root()); err != nil || !bytes.Equal(cvs, tree.CVs()) {
+	if _, err := FromCVs(size, DefaultGroupSize, cvs, tree.Root()); err != nil || !bytes.Equal(cvs, tree.CVs()) {
 		t.Errorf("progress reported other values: %v", err)
 	}
 }
@@ -117,4 +117,21 @@ type zeros struct{}
 func (zeros) ReadAt(p []byte, _ int64) (int, error) {
 	clear(p)
 	return len(p), nil
+}
+
+func TestAppendCVs(t *testing.T) {
+	data := make([]byte, 5*65536)
+	tree, err := Build(t.Context(), bytes.NewReader(data), int64(len(data)), DefaultGroupSize, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cvs := tree.CVs()
+	for off := range len(cvs) + 40 {
+		for _, n := range []int{0, 1, 31, 32, 64, len(cvs), 2 * len(cvs)} {
+			want := cvs[min(off, len(cvs)):min(off+n, len(cvs))]
+			if got := tree.AppendCVs([]byte("x"), off, n); string(got) != "x"+string(want) {
+				t.Fatalf("%d bytes from %d on: %d bytes", n, off, len(got)-1)
+			}
+		}
+	}
 }

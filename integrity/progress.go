@@ -28,7 +28,7 @@ type Progress func(end int64, cvs []byte)
 // prefix tracks how far a file is hashed without a gap, while workers finish their
 // blocks in any order.
 type prefix struct {
-	part     *partBuilder
+	parts    *parts
 	progress Progress // may be nil
 
 	mu        sync.Mutex   // guards all below
@@ -37,9 +37,9 @@ type prefix struct {
 	reporting bool         // a worker is in progress, and checks hashed again after it
 }
 
-// newPrefix returns the prefix of a part whose file is hashed up to end.
-func newPrefix(part *partBuilder, end int64, progress Progress) *prefix {
-	f := &prefix{part: part, progress: progress, end: end}
+// newPrefix returns the prefix of a file that is hashed up to end.
+func newPrefix(parts *parts, end int64, progress Progress) *prefix {
+	f := &prefix{parts: parts, progress: progress, end: end}
 	if end > 0 {
 		f.hashed.Add(0, end)
 	}
@@ -59,19 +59,19 @@ func (f *prefix) add(start, end int64) {
 	f.mu.Unlock()
 	for from, to := f.grow(); from < to; from, to = f.grow() {
 		if f.progress != nil {
-			f.progress(to, f.part.values(from, to))
+			f.progress(to, f.parts.values(from, to))
 		}
 	}
 }
 
-// grow moves the end of the prefix and returns the bytes by which it grew. It ends
-// the reporting if the prefix did not grow.
+// grow moves the end of the prefix, at most to the end of a part, and returns the
+// bytes by which it grew. It ends the reporting if the prefix did not grow.
 func (f *prefix) grow() (from, to int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	from, to = f.end, f.end
 	if first, ok := f.hashed.First(); ok && first.Start == 0 {
-		to = first.End
+		to = min(first.End, (from/partBytes+1)*partBytes)
 	}
 	f.end = to
 	f.reporting = from < to
