@@ -1,17 +1,9 @@
 package serve
 
 import (
-	"kwikcp/kwik"
 	"net/netip"
 	"slices"
 )
-
-// A client is one for whom a server works. Sessions of one prefix share what the prefix gets. The
-// zero client is the server itself.
-type client struct {
-	prefix  netip.Prefix
-	session *kwik.ServerSession
-}
 
 const (
 	// turnBytes is the number of bytes after which a job leaves its slot to a client that has
