@@ -36,6 +36,13 @@ func (t *Tree) Groups() int64 { return t.g.Groups(t.size) }
 // [FromCVs]. It is empty with fewer than two groups.
 func (t *Tree) CVs() []byte { return bytes.Clone(t.cvs) }
 
+// AppendCVs appends to dst up to n bytes of what [Tree.CVs] returns, from byte off on.
+// It appends nothing if off is at or beyond the end.
+func (t *Tree) AppendCVs(dst []byte, off, n int) []byte {
+	off = min(off, len(t.cvs))
+	return append(dst, t.cvs[off:min(off+n, len(t.cvs))]...)
+}
+
 // FromCVs returns the tree of a file of size bytes from cvs, the concatenated
 // 32-byte chaining values of its groups. cvs is empty if the file has fewer than
 // two groups. Only root must be trusted.

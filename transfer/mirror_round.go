@@ -7,6 +7,8 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/internal/procs"
 	"kwikcp/kwik"
+	"kwikcp/transfer/internal/wire"
+	"slices"
 	"sort"
 	"sync"
 )
@@ -142,6 +144,10 @@ func (r *round) sortReplies(b *batch) (described, again []*mirrorFile) {
 // nextBatches returns the batches for files that are requested again. Their size halves with each
 // try, so that a file that changes all the time does not delay the others.
 func (r *round) nextBatches(files []*mirrorFile, tries int) []*batch {
+	// A request has its files in tree order, but those that changed follow those that did not fit.
+	files = slices.SortedFunc(slices.Values(files), func(a, b *mirrorFile) int {
+		return wire.CompareTree(a.entry.Path, b.entry.Path)
+	})
 	batchOf := func(files []*mirrorFile) *batch {
 		b := newBatch()
 		b.tries = tries

@@ -56,7 +56,7 @@ func tryLock(f *os.File) (bool, error) {
 func VersionOf(info fs.FileInfo) Version {
 	v := Version{Size: info.Size(), MTime: info.ModTime().UnixNano()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		v.CTime, v.Inode = ctimeOf(st), uint64(st.Ino)
+		v.CTime, v.Device, v.Inode = ctimeOf(st), uint64(st.Dev), uint64(st.Ino)
 	}
 	return v
 }

@@ -10,8 +10,14 @@ import (
 type Version struct {
 	Size         int64 // bytes
 	MTime, CTime int64 // nanoseconds since the Unix epoch; CTime is 0 if the system has none
-	Inode        uint64
+	// Device and Inode identify the file, whatever its names. Both are 0 if the system does not
+	// tell them.
+	Device, Inode uint64
 }
+
+// IsIdentified reports whether the version tells its file apart from all others, so that files of
+// one version are one file.
+func (v Version) IsIdentified() bool { return v.Device != 0 && v.Inode != 0 }
 
 // CheckVersion returns ErrChanged if a file is not of the given version.
 func CheckVersion(f File, version Version) error {

@@ -7,7 +7,6 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
-	"slices"
 	"sort"
 
 	"google.golang.org/protobuf/proto"
@@ -47,7 +46,7 @@ func (s *Server) openBatchContent(
 	if d.base != "" && wire.CheckPath(d.base) != nil {
 		return nil, errNoContent
 	}
-	c := &batchContent{dir: s.dir, base: d.base, files: files}
+	c := &batchContent{server: s, base: d.base, files: files, why: purposeOf(r)}
 	if served, ok := s.batches.newest(string(r.Descriptor)); ok {
 		if len(served.versions) != len(files) {
 			return nil, errNoContent // cannot happen
@@ -56,22 +55,22 @@ func (s *Server) openBatchContent(
 		return c, nil
 	}
 	timeout := treeTimeout
-	if purposeOf(r) == secondaryVerifies {
+	if c.why == secondaryVerifies {
 		timeout = verifyTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	s.findCopies(ctx, c)
+	s.findCopies(ctx, clientOf(r.Session), c)
 	return c, nil
 }
 
 // findCopies fills in the versions of the local copies of a batch's files, and the ranges of the
 // missing ones.
-func (s *Server) findCopies(ctx context.Context, c *batchContent) {
+func (s *Server) findCopies(ctx context.Context, of client, c *batchContent) {
 	c.versions = make([]disk.Version, len(c.files))
 	for i, f := range c.files {
 		path := disk.JoinPath(c.base, f.Path)
-		version, err := s.findCopy(ctx, path, f)
+		version, err := s.findCopy(ctx, of, c, path, f)
 		if err != nil {
 			s.log.Debug("a file of a batch is not here", "path", path, "err", err)
 			c.addMissing(f)
@@ -86,7 +85,9 @@ func (s *Server) findCopies(ctx context.Context, c *batchContent) {
 
 // findCopy returns the version of the local copy of a batch's file. The error says why the copy
 // is not that file.
-func (s *Server) findCopy(ctx context.Context, path string, f wire.BatchFile) (version disk.Version, err error) {
+func (s *Server) findCopy(
+	ctx context.Context, of client, c *batchContent, path string, f wire.BatchFile,
+) (version disk.Version, err error) {
 	info, err := s.dir.Stat(path)
 	if err != nil {
 		return version, err
@@ -98,29 +99,53 @@ func (s *Server) findCopy(ctx context.Context, path string, f wire.BatchFile) (v
 	if version.Size != f.Size {
 		return version, fmt.Errorf("it has %d bytes, the primary's has %d", version.Size, f.Size)
 	}
-	entry := s.index.entry(path)
-	if tree := entry.finishedTree(); tree != nil && entry.version == version {
+	if tree := s.index.entryOf(path, version).finishedTree(); tree != nil {
 		return version, checkRoot(f, tree)
 	}
 	if version.MTime == f.MTime {
 		return version, nil
 	}
-	tree, err := s.treeOfCopy(ctx, path, version)
+	tree, err := s.treeOfCopy(ctx, of, c, path, version)
 	if err != nil {
 		return version, err
 	}
 	return version, checkRoot(f, tree)
 }
 
-// treeOfCopy hashes a local copy. After ctx has ended it starts to hash a large one, so that the
-// next request succeeds.
-func (s *Server) treeOfCopy(ctx context.Context, path string, version disk.Version) (*integrity.Tree, error) {
-	if version.Size >= tinyFile {
-		return s.hash(ctx, path, version)
+// treeOfCopy hashes a local copy. A large one that is not hashed when ctx ends is hashed further
+// until the content is closed, so that a later request succeeds.
+func (s *Server) treeOfCopy(
+	ctx context.Context, of client, c *batchContent, path string, version disk.Version,
+) (*integrity.Tree, error) {
+	if version.Size < tinyFile {
+		return s.treeOfTinyCopy(ctx, of, path, version)
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && len(c.hashing) == maxCopiesHashed {
 		return nil, errNoContent
 	}
+	claim := s.claim(of, path, version)
+	select {
+	case <-claim.done:
+		claim.release()
+		return claim.tree, claim.err
+	case <-ctx.Done():
+	}
+	if len(c.hashing) == maxCopiesHashed {
+		claim.release()
+	} else {
+		c.hashing = append(c.hashing, claim)
+	}
+	return nil, errNoContent
+}
+
+func (s *Server) treeOfTinyCopy(
+	ctx context.Context, of client, path string, version disk.Version,
+) (*integrity.Tree, error) {
+	release, err := s.tiny.acquire(ctx, of)
+	if err != nil {
+		return nil, errNoContent
+	}
+	defer release()
 	file, err := s.dir.Open(path)
 	if err != nil {
 		return nil, err
@@ -163,25 +188,20 @@ func (s *Server) verifyBatch(descriptor []byte, off int64, p []byte) error {
 	return nil
 }
 
-// maxOpenFiles bounds the files of a batch that a content keeps open. One request may end in a
-// file in which the next one begins.
-const maxOpenFiles = 4
+// maxCopiesHashed bounds the files that a server hashes for one content of a batch after their
+// timeout is over. The others follow when the content is requested again.
+const maxCopiesHashed = 4
 
 // A batchContent is the content of the files of a batch, each of a known version. A file is
 // opened when it is read.
 type batchContent struct {
-	dir      disk.Dir
+	server   *Server
 	base     string
 	files    []wire.BatchFile
 	versions []disk.Version // of files
 	missing  []kwik.MissingRange
-	open     []openBatchFile // the most recently used is the last
-}
-
-// An openBatchFile is a file of a batch that is open.
-type openBatchFile struct {
-	index int // in batchContent.files
-	file  disk.File
+	hashing  []*claim // to copies that are still hashed
+	why      purpose
 }
 
 // addMissing adds the range of a file to those that this server does not have.
@@ -216,10 +236,12 @@ func (c *batchContent) ReadAt(p []byte, off int64) (read int, err error) {
 
 // readFile reads len(p) bytes of a file from off on.
 func (c *batchContent) readFile(i int, p []byte, off int64) error {
-	file, err := c.file(i)
+	open := func() (disk.File, error) { return c.server.dir.Open(disk.JoinPath(c.base, c.files[i].Path)) }
+	file, err := c.server.opened.acquire(openKey{c, i}, open)
 	if err != nil {
 		return errFileChanged // it existed when the batch was opened; the client must not learn what changed
 	}
+	defer c.server.opened.release(file)
 	n, err := file.ReadAt(p, off)
 	if changed := checkVersion(file, c.versions[i]); changed != nil {
 		return changed
@@ -230,31 +252,17 @@ func (c *batchContent) readFile(i int, p []byte, off int64) error {
 	return err
 }
 
-// file returns a file of the batch, opened. The content closes it.
-func (c *batchContent) file(i int) (disk.File, error) {
-	for at, o := range c.open {
-		if o.index == i {
-			c.open = append(slices.Delete(c.open, at, at+1), o)
-			return o.file, nil
+// Close implements io.Closer. The server stops hashing for this content, unless the primary asked
+// for it: it gives up after seconds, and asks again.
+func (c *batchContent) Close() error {
+	for _, claim := range c.hashing {
+		if c.why == secondaryVerifies {
+			claim.linger()
+		} else {
+			claim.release()
 		}
 	}
-	file, err := c.dir.Open(disk.JoinPath(c.base, c.files[i].Path))
-	if err != nil {
-		return nil, err
-	}
-	if len(c.open) == maxOpenFiles {
-		c.open[0].file.Close()
-		c.open = slices.Delete(c.open, 0, 1)
-	}
-	c.open = append(c.open, openBatchFile{i, file})
-	return file, nil
-}
-
-// Close implements io.Closer.
-func (c *batchContent) Close() error {
-	for _, o := range c.open {
-		o.file.Close()
-	}
-	c.open = nil
+	c.hashing = nil
+	c.server.opened.closeAll(c)
 	return nil
 }

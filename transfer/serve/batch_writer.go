@@ -3,7 +3,6 @@ package serve
 import (
 	"context"
 	"kwikcp/transfer/internal/wire"
-	"slices"
 	"time"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
@@ -39,20 +38,27 @@ func (w *batchWriter) flush() error {
 	return err
 }
 
-// describe writes the description of each file of a batch, in order, as soon as it is known.
-func (w *batchWriter) describe(ctx context.Context, b *batch) error {
+// describe writes the description of each file of a batch, in order, as soon as it is known, and
+// then passes the file to add.
+func (w *batchWriter) describe(
+	ctx context.Context, b *batch, files <-chan *batchFile, add func(*batchFile) error,
+) error {
 	ticker := time.NewTicker(wire.HashingInterval)
 	defer ticker.Stop()
-	for i, f := range b.files {
-		hashing := &transferpb.Hashing{Bytes: uint64(i), Total: uint64(len(b.files))}
+	hashing := &transferpb.Hashing{Total: uint64(b.count)}
+	for f := range files {
 		if err := w.await(ctx, f, ticker.C, hashing); err != nil {
 			return err
 		}
 		if err := w.file(f); err != nil {
 			return err
 		}
+		if err := add(f); err != nil {
+			return err
+		}
+		hashing.Bytes++
 	}
-	return nil
+	return ctx.Err()
 }
 
 // await waits until a file has been inspected. At each tick it writes hashing.
@@ -86,25 +92,26 @@ func (w *batchWriter) file(f *batchFile) error {
 	if f.err != nil {
 		return w.putFile(&transferpb.BatchFile{File: &transferpb.BatchFile_Failure{Failure: failureOf(f.err)}})
 	}
-	root, cvs := f.tree.Root(), f.tree.CVs()
-	n := min(len(cvs), wire.TreePart-1024) // leaves space for the manifest
+	root, part := f.tree.Root(), f.tree.AppendCVs(nil, 0, wire.TreePart-1024) // leaves space for the manifest
 	err := w.putFile(&transferpb.BatchFile{
 		File: &transferpb.BatchFile_Manifest{Manifest: &transferpb.Manifest{
 			Size: uint64(f.tree.Size()), Root: root[:], Group: uint32(f.tree.GroupSize()),
 			MtimeNs: f.mtime.UnixNano(), Mode: f.mode,
 		}},
-		ChainingValues: cvs[:n],
+		ChainingValues: part,
 	})
 	if err != nil {
 		return err
 	}
-	for part := range slices.Chunk(cvs[n:], wire.TreePart) {
+	for off := len(part); ; off += len(part) {
+		if part = f.tree.AppendCVs(part[:0], off, wire.TreePart); len(part) == 0 {
+			return nil
+		}
 		tree := &transferpb.Tree{ChainingValues: part}
 		if err := w.put(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: tree}}); err != nil {
 			return err
 		}
 	}
-	return nil
 }
 
 func (w *batchWriter) putFile(f *transferpb.BatchFile) error {

@@ -73,7 +73,7 @@ func (s *Server) openFile(ctx context.Context, r kwik.ContentRequest, why purpos
 	}
 	c := &fileContent{file: f, want: d.root}
 	if err := s.checkCopy(ctx, r, d, why, c); err != nil {
-		f.Close()
+		c.Close()
 		return nil, err
 	}
 	if why == secondaryServes && r.Session != nil { // the primary logs its requests itself
@@ -91,7 +91,10 @@ func (s *Server) checkCopy(
 	if err != nil {
 		return errNoContent
 	}
-	c.version, c.entry = disk.VersionOf(info), s.index.entry(d.path)
+	c.version = disk.VersionOf(info)
+	if c.entry = s.index.entryOf(d.path, c.version); c.entry == nil {
+		c.entry = s.index.entry(d.path)
+	}
 	if !c.entryApplies() {
 		if why == primaryServes {
 			return errFileChanged // since the server described it
@@ -99,7 +102,10 @@ func (s *Server) checkCopy(
 		c.entry = nil
 	}
 	if timeout := c.treeTimeout(d, why); timeout > 0 {
-		c.entry = s.lookup(d.path, c.version)
+		claim := s.claim(clientOf(r.Session), d.path, c.version)
+		if c.entry, c.release = claim.indexEntry, claim.release; why == secondaryVerifies {
+			c.release = claim.linger // the primary gives up after seconds, and asks again
+		}
 		c.entry.await(ctx, timeout)
 	}
 	state := c.state()
@@ -144,7 +150,7 @@ func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byt
 	if err != nil {
 		return err
 	}
-	tree := s.index.entry(d.path).finishedTree()
+	tree := s.knownTree(d.path)
 	if tree == nil || tree.Size() != d.size {
 		return nil
 	}
@@ -152,6 +158,20 @@ func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byt
 		return nil
 	}
 	return tree.Verify(off, p)
+}
+
+// knownTree returns the tree of the version of a file that was requested last by the path, or of the
+// one that is there, which may have been requested by other names. It is nil if there is none.
+func (s *Server) knownTree(path string) *integrity.Tree {
+	entry := s.index.entry(path)
+	if entry != nil || wire.CheckPath(path) != nil {
+		return entry.finishedTree()
+	}
+	info, err := s.dir.Stat(path)
+	if err != nil {
+		return nil
+	}
+	return s.index.entryOf(path, disk.VersionOf(info)).finishedTree()
 }
 
 // A fileDescriptor is the descriptor of the stream of one file.
@@ -195,6 +215,7 @@ type fileContent struct {
 	want    *integrity.Root // nil if it is not known
 	entry   *indexEntry     // of the file's path, perhaps of another version; nil if there is none
 
+	release func()                       // ends the claim to the entry; nil if there is none
 	onClose func(bytes int64, err error) // called with the two fields below; may be nil
 	bytes   int64                        // that were read
 	err     error                        // of the last read
@@ -280,8 +301,11 @@ func (c *fileContent) read(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// Close closes the file.
+// Close closes the file. If the server still hashes it for this content, it stops.
 func (c *fileContent) Close() error {
+	if c.release != nil {
+		c.release()
+	}
 	if c.onClose != nil {
 		c.onClose(c.bytes, c.err)
 	}

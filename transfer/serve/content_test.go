@@ -59,7 +59,7 @@ func hashed(t *testing.T, s *Server, path string) *indexEntry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := s.index.lookup(path, disk.VersionOf(info), func() (disk.File, error) { return s.dir.Open(path) })
+	e := s.claim(client{}, path, disk.VersionOf(info)).indexEntry
 	<-e.done
 	return e
 }

@@ -6,6 +6,7 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/transfer/disk"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -13,195 +14,309 @@ import (
 const (
 	// cvSize is the size of a chaining value, in bytes.
 	cvSize = 32
+	// entryBytes is about the memory of an entry besides its chaining values and names, in bytes,
+	// and pausedBytes that of one whose hashing is paused.
+	entryBytes, pausedBytes = 1 << 10, 40 << 10
 	// maxIndexed bounds the trees that an index keeps, in bytes of chaining values: those of 32
 	// GiB of files and more.
 	maxIndexed = 16 << 20
-	// smallFile is the size, in bytes, up to which files are hashed in a separate queue. They do
-	// not wait for large files.
-	smallFile = 16 << 20
-	// hashedAtOnce bounds the small files, and the large ones, that are hashed at a time. A
-	// single one uses all cores.
-	hashedAtOnce = 4
-	// hashingLogInterval is how often the server logs the progress of hashing one file.
-	hashingLogInterval = 10 * time.Second
+	// maxPaused bounds the trees of files whose hashing is paused, in the same way.
+	maxPaused = 16 << 20
+	// maxEntryNames bounds the names of a file that an index knows. It is found under others by
+	// its version.
+	maxEntryNames = 16
+	// maxLingering bounds the claims that remain after their requests.
+	maxLingering = 4
 )
 
 // An index keeps the trees of the files that a server has hashed. It is a cache: what it drops is
 // hashed again when it is needed. A version of a file is hashed once, however many clients
-// request it.
+// request it, and by however many names. It is hashed as long as a client waits for it. If none
+// does, hashing is paused, and continues there when a client requests the file again.
 type index struct {
 	ctx   context.Context // of the server
-	jobs  sync.WaitGroup  // hashing jobs; each ends with its file or with ctx
-	small chan struct{}   // holds an element for each small file that is hashed
-	large chan struct{}   // holds an element for each large file that is hashed
+	jobs  sync.WaitGroup  // turns, and look-ups in the store; each ends soon after ctx
 	store *TreeStore      // trees across restarts; nil if there is none
 	log   *slog.Logger
 
-	mu      sync.Mutex             // guards the fields below, and place and counted of the entries
-	entries map[string]*indexEntry // by path
-	order   list.List              // of *indexEntry, the least recently used first
-	bytes   int64                  // cost of the finished entries
+	mu           sync.Mutex // guards the fields below, and those of the entries that name it
+	small, large *turns     // of the files up to smallFile, and of the others
+	files        map[fileKey]*indexEntry
+	names        map[string]*indexEntry // by path: the version that was requested last
+	order        list.List              // of finished *indexEntry, the least recently used first
+	bytes        int64                  // cost of the finished entries
+	paused       list.List              // of paused *indexEntry, the longest paused first
+	pausedBytes  int64                  // cost of the paused entries
+	lingering    []*claim               // the oldest first
 }
+
+// A fileKey identifies a version of a file. path is empty where the version itself identifies the
+// file.
+type fileKey struct {
+	version disk.Version
+	path    string
+}
+
+func keyOf(path string, version disk.Version) fileKey {
+	if version.IsIdentified() {
+		return fileKey{version: version}
+	}
+	return fileKey{version, path}
+}
+
+// An entryState is how far an entry is.
+type entryState int
+
+const (
+	entryLoading  entryState = iota // its tree is looked up in the store
+	entryQueued                     // it is hashed, or waits for its turn
+	entryPaused                     // it is partly hashed, and no client waits for it
+	entryFinished                   // done is closed
+)
 
 // An indexEntry is the tree of one version of a file, or the job that computes it.
 type indexEntry struct {
-	path    string
+	key     fileKey
+	path    string // the name under which it was requested first
 	version disk.Version
 	partial partialTree
 	done    chan struct{} // closed when tree and err are set
 	tree    *integrity.Tree
 	err     error
-	place   *list.Element // in index.order
-	counted bool          // whether index.bytes includes the entry's cost
+	job     hashJob
+
+	// Guarded by the index's lock.
+	state  entryState
+	claims []*claim // empty when it is finished
+	names  []string // the newest last
+	turn   turn
+	place  *list.Element // in index.order or index.paused; nil in neither
+	cost   int64         // that is counted for its place, in bytes
 }
 
-// A partialTree is the tree of the part of a file that has been hashed, from its start.
-type partialTree struct {
-	mu     sync.Mutex
-	end    int64    // bytes of the file
-	pieces [][]byte // chaining values of the groups before end; a piece does not change
-}
-
-func (t *partialTree) add(end int64, cvs []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.end = end
-	if len(cvs) > 0 {
-		t.pieces = append(t.pieces, cvs)
-	}
-}
-
-// hashed returns how many bytes of the file have been hashed.
-func (t *partialTree) hashed() int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.end
-}
-
-// after returns the pieces of chaining values after the first n.
-func (t *partialTree) after(n int) [][]byte {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.pieces[min(n, len(t.pieces)):]
-}
-
-// clear drops the chaining values: the finished tree has them all.
-func (t *partialTree) clear() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.pieces = nil
+// A claim is the interest of a request in an entry, which is hashed as long as there is one. Its
+// owner releases it.
+type claim struct {
+	*indexEntry
+	index    *index
+	client   client
+	open     func() (disk.File, error)
+	released bool // guarded by the index's lock
 }
 
 func newIndex(ctx context.Context, log *slog.Logger) *index {
 	return &index{
-		ctx: ctx, small: make(chan struct{}, hashedAtOnce), large: make(chan struct{}, hashedAtOnce),
-		entries: make(map[string]*indexEntry), log: log,
+		ctx: ctx, log: log, small: newTurns(hashedAtOnce), large: newTurns(hashedAtOnce),
+		files: make(map[fileKey]*indexEntry), names: make(map[string]*indexEntry),
 	}
 }
 
-// lookup returns the entry of a version of a file. If there is none it adds one and starts to
-// hash the file, which open opens. An entry of another version goes.
-func (x *index) lookup(path string, version disk.Version, open func() (disk.File, error)) *indexEntry {
+// claim returns a client's claim to the entry of a version of a file. If the tree is not known, it
+// is hashed when it is the client's turn. open opens the file.
+func (x *index) claim(c client, path string, version disk.Version, open func() (disk.File, error)) *claim {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if e := x.entries[path]; e != nil && e.version == version {
-		x.order.MoveToBack(e.place)
-		return e
+	key := keyOf(path, version)
+	e := x.files[key]
+	isNew := e == nil
+	if isNew {
+		e = &indexEntry{key: key, path: path, version: version, done: make(chan struct{})}
+		x.files[key] = e
 	}
-	e := &indexEntry{path: path, version: version, done: make(chan struct{})}
-	x.remove(x.entries[path])
-	x.entries[path] = e
-	e.place = x.order.PushBack(e)
-	x.jobs.Go(func() { x.compute(e, open) })
-	return e
+	x.addName(e, path)
+	result := &claim{indexEntry: e, index: x, client: c, open: open}
+	if e.state == entryFinished {
+		x.order.MoveToBack(e.place)
+		return result
+	}
+	e.claims = append(e.claims, result)
+	switch {
+	case isNew:
+		x.start(e)
+	case e.state == entryPaused:
+		x.takePlace(e)
+		x.enqueue(e)
+	case e.state == entryQueued:
+		x.turnsOf(e).want(&e.turn, c)
+		x.dispatch(x.turnsOf(e))
+	}
+	return result
 }
 
-// compute finishes an entry, and then drops the least recently used ones that are beyond
-// maxIndexed.
-func (x *index) compute(e *indexEntry, open func() (disk.File, error)) {
-	e.tree, e.err = x.load(e, open)
+// start begins the work on a new entry. The lock must be held.
+func (x *index) start(e *indexEntry) {
+	e.turn.begin = func() { x.jobs.Go(func() { x.takeTurn(e) }) }
+	if x.store == nil || e.version.Size < minStored {
+		x.enqueue(e)
+		return
+	}
+	x.jobs.Go(func() {
+		tree := x.store.get(e.path, e.version)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		switch {
+		case tree != nil:
+			x.finish(e, tree, nil)
+		case len(e.claims) == 0:
+			x.remove(e)
+		default:
+			x.enqueue(e)
+		}
+	})
+}
+
+// release ends a claim. An entry without claims is paused.
+func (c *claim) release() {
+	x := c.index
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.release(c)
+}
+
+// release is claim.release with the lock held.
+func (x *index) release(c *claim) {
+	e := c.indexEntry
+	if c.released || e.state == entryFinished {
+		return
+	}
+	c.released = true
+	e.claims = remove(e.claims, c)
+	if e.state != entryQueued {
+		return
+	}
+	t := x.turnsOf(e)
+	t.unwant(&e.turn, c.client)
+	switch {
+	case len(e.claims) > 0:
+	case e.turn.isRunning:
+		e.job.stop.Store(true)
+	default:
+		x.pause(e)
+	}
+	x.dispatch(t)
+}
+
+// linger releases a claim later: when the entry is finished, or maxLingering others linger. So a
+// file is hashed for requests that are too short for it.
+func (c *claim) linger() {
+	x := c.index
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.lingering = slices.DeleteFunc(x.lingering, func(c *claim) bool { return c.state == entryFinished })
+	x.lingering = append(x.lingering, c)
+	if len(x.lingering) > maxLingering {
+		x.release(x.lingering[0])
+		x.lingering = slices.Delete(x.lingering, 0, 1)
+	}
+}
+
+// pause keeps what has been hashed of an entry that no client waits for, and drops the longest
+// paused ones that are beyond maxPaused. The lock must be held.
+func (x *index) pause(e *indexEntry) {
+	e.state = entryPaused
+	isKnown := x.files[e.key] == e
+	if !isKnown || e.partial.hashed() == 0 {
+		x.remove(e)
+		return
+	}
+	e.place, e.cost = x.paused.PushBack(e), e.memory()
+	x.pausedBytes += e.cost
+	for x.pausedBytes > maxPaused && x.paused.Len() > 1 {
+		x.remove(x.paused.Front().Value.(*indexEntry))
+	}
+}
+
+// finish finishes an entry, and then drops the least recently used ones that are beyond
+// maxIndexed. An entry with an error is dropped: the next request tries again. The lock must be
+// held.
+func (x *index) finish(e *indexEntry, tree *integrity.Tree, err error) {
+	e.tree, e.err, e.state, e.claims = tree, err, entryFinished, nil
 	close(e.done)
 	e.partial.clear()
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if wasReplaced := x.entries[e.path] != e; wasReplaced {
+	wasReplaced := x.files[e.key] != e
+	if err != nil || wasReplaced {
+		x.remove(e)
 		return
 	}
-	if e.err != nil {
-		x.remove(e) // the next request tries again
+	e.place = x.order.PushBack(e)
+	x.count(e)
+	for x.bytes > maxIndexed && x.order.Len() > 1 {
+		x.remove(x.order.Front().Value.(*indexEntry)) // the newest stays
+	}
+}
+
+// count brings the cost of a finished entry up to date. The lock must be held.
+func (x *index) count(e *indexEntry) {
+	x.bytes -= e.cost
+	e.cost = e.memory()
+	x.bytes += e.cost
+}
+
+// memory returns the memory of an entry, in bytes. The index's lock must be held.
+func (e *indexEntry) memory() int64 {
+	n := int64(entryBytes)
+	for _, name := range e.names {
+		n += int64(len(name))
+	}
+	if e.tree != nil {
+		return n + cvSize*e.tree.Groups()
+	}
+	return n + pausedBytes + e.partial.bytes()
+}
+
+// addName records that a path leads to an entry's version, and not to another one any more. An
+// entry without names goes. The lock must be held.
+func (x *index) addName(e *indexEntry, path string) {
+	old := x.names[path]
+	if old == e {
 		return
 	}
-	x.bytes += e.cost()
-	e.counted = true
-	for x.bytes > maxIndexed {
-		oldest := x.order.Front().Value.(*indexEntry)
-		if oldest == e || !oldest.finished() {
-			break // the newest stays, and an unfinished entry costs nothing yet
+	if old != nil {
+		old.names = remove(old.names, path)
+		switch {
+		case len(old.names) == 0:
+			x.remove(old)
+		case old.state == entryFinished:
+			x.count(old)
 		}
-		x.remove(oldest)
+	}
+	x.names[path] = e
+	if e.names = append(e.names, path); len(e.names) > maxEntryNames {
+		delete(x.names, e.names[0])
+		e.names = slices.Delete(e.names, 0, 1)
+	}
+	if e.state == entryFinished {
+		x.count(e)
 	}
 }
 
-// load returns the tree of an entry's file from the store, or hashes the file.
-func (x *index) load(e *indexEntry, open func() (disk.File, error)) (*integrity.Tree, error) {
-	if x.store != nil {
-		if tree := x.store.get(e.path, e.version); tree != nil {
-			return tree, nil
-		}
+// remove removes an entry. Clients that have claims to it still get its tree. The lock must be
+// held.
+func (x *index) remove(e *indexEntry) {
+	if x.files[e.key] == e {
+		delete(x.files, e.key)
 	}
-	queue := x.large
-	if e.version.Size <= smallFile {
-		queue = x.small
+	for _, name := range e.names {
+		delete(x.names, name)
 	}
-	select {
-	case queue <- struct{}{}:
-		defer func() { <-queue }()
-	case <-x.ctx.Done():
-		return nil, x.ctx.Err()
-	}
-	f, err := open()
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return x.hash(e, f)
+	e.names = nil
+	x.takePlace(e)
 }
 
-// hash hashes an entry's file and stores its tree. The file must be of the entry's version before
-// and after.
-func (x *index) hash(e *indexEntry, f disk.File) (*integrity.Tree, error) {
-	start := time.Now()
-	if err := checkVersion(f, e.version); err != nil {
-		return nil, err
+// takePlace takes an entry from the finished or paused ones, if it is one of them. The lock must
+// be held.
+func (x *index) takePlace(e *indexEntry) {
+	if e.place == nil {
+		return
 	}
-	tree, err := integrity.Build(x.ctx, f, e.version.Size, integrity.GroupSizeFor(e.version.Size), x.progress(e))
-	if changed := checkVersion(f, e.version); changed != nil {
-		return nil, changed
+	if e.state == entryPaused {
+		x.paused.Remove(e.place)
+		x.pausedBytes -= e.cost
+	} else {
+		x.order.Remove(e.place)
+		x.bytes -= e.cost
 	}
-	if err == nil && x.store != nil {
-		// The time of the start counts: a file that changed just before it may have changed again
-		// with the same times.
-		x.store.put(e.path, e.version, tree, start) // on an error the file is hashed again after a restart
-	}
-	return tree, err
-}
-
-// progress returns a function that keeps the partial tree of an entry, and logs the progress of a
-// slow one.
-func (x *index) progress(e *indexEntry) integrity.Progress {
-	start := time.Now()
-	lastLog := start
-	return func(end int64, cvs []byte) {
-		e.partial.add(end, cvs)
-		isSlow := lastLog != start
-		switch now := time.Now(); {
-		case end == e.version.Size && isSlow:
-			x.log.Info("hashed", "path", e.path, "size", end, "seconds", now.Sub(start).Seconds())
-		case now.Sub(lastLog) >= hashingLogInterval:
-			lastLog = now
-			x.log.Info("hashing", "path", e.path, "bytes", end, "of", e.version.Size)
-		}
-	}
+	e.place, e.cost = nil, 0
 }
 
 // entry returns the entry of a path, of the version that was requested last; nil if there is
@@ -209,7 +324,14 @@ func (x *index) progress(e *indexEntry) integrity.Progress {
 func (x *index) entry(path string) *indexEntry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.entries[path]
+	return x.names[path]
+}
+
+// entryOf returns the entry of a version of a file; nil if there is none.
+func (x *index) entryOf(path string, version disk.Version) *indexEntry {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.files[keyOf(path, version)]
 }
 
 // finishedTree returns the tree; nil if it is not finished, could not be computed, or e is nil.
@@ -237,23 +359,5 @@ func (e *indexEntry) await(ctx context.Context, timeout time.Duration) {
 	case <-e.done:
 	case <-timer.C:
 	case <-ctx.Done():
-	}
-}
-
-// cost returns the memory of a finished entry, in bytes.
-func (e *indexEntry) cost() int64 { return cvSize*e.tree.Groups() + 1024 }
-
-// remove removes an entry; nil is none. The lock must be held.
-func (x *index) remove(e *indexEntry) {
-	if e == nil {
-		return
-	}
-	if x.entries[e.path] == e {
-		delete(x.entries, e.path)
-	}
-	x.order.Remove(e.place)
-	if e.counted {
-		x.bytes -= e.cost()
-		e.counted = false
 	}
 }

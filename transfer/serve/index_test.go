@@ -86,6 +86,11 @@ func inIndex(t *testing.T, f func(t *testing.T, x *index)) {
 	})
 }
 
+// lookup claims an entry for a client that never leaves.
+func (x *index) lookup(path string, version disk.Version, open func() (disk.File, error)) *indexEntry {
+	return x.claim(client{}, path, version, open).indexEntry
+}
+
 func TestIndexHashesOnceForAll(t *testing.T) {
 	inIndex(t, func(t *testing.T, x *index) {
 		d := &slowDisk{size: 3<<20 + 5, delay: time.Second}
@@ -145,8 +150,8 @@ func TestIndexKnowsVersions(t *testing.T) {
 		if e := x.entry("f"); e.finishedTree() == nil || e.version != d.now() {
 			t.Errorf("the entry is of version %+v, want %+v", e.version, d.now())
 		}
-		if x.order.Len() != 1 || x.bytes != second.cost() {
-			t.Errorf("the index has %d entries of %d bytes, want 1 of %d", x.order.Len(), x.bytes, second.cost())
+		if x.order.Len() != 1 || x.bytes != second.memory() {
+			t.Errorf("the index has %d entries of %d bytes, want 1 of %d", x.order.Len(), x.bytes, second.memory())
 		}
 	})
 }
@@ -177,8 +182,8 @@ func TestIndexTriesAgainAfterAnError(t *testing.T) {
 			t.Fatal(e.err)
 		}
 		synctest.Wait()
-		if x.entry("f") != nil || len(x.entries)+x.order.Len() != 0 || x.bytes != 0 {
-			t.Errorf("the error is kept: %d entries, %d bytes", len(x.entries), x.bytes)
+		if x.entry("f") != nil || len(x.files)+len(x.names)+x.order.Len() != 0 || x.bytes != 0 {
+			t.Errorf("the error is kept: %d entries, %d bytes", len(x.files), x.bytes)
 		}
 		d.err = nil
 		again := x.lookup("f", d.now(), d.open)
@@ -202,7 +207,7 @@ func TestIndexIsBounded(t *testing.T) {
 		x.jobs.Wait()
 		sum := int64(0)
 		for e := x.order.Front(); e != nil; e = e.Next() {
-			sum += e.Value.(*indexEntry).cost()
+			sum += e.Value.(*indexEntry).memory()
 		}
 		if x.bytes != sum {
 			t.Errorf("the index counts %d bytes, its entries have %d", x.bytes, sum)
@@ -210,8 +215,8 @@ func TestIndexIsBounded(t *testing.T) {
 		if x.bytes > maxIndexed || x.bytes < maxIndexed/2 {
 			t.Errorf("the index has %d bytes, the bound is %d", x.bytes, maxIndexed)
 		}
-		if len(x.entries) != x.order.Len() {
-			t.Errorf("%d entries in order, %d by path", x.order.Len(), len(x.entries))
+		if len(x.files) != x.order.Len() || len(x.names) != x.order.Len() {
+			t.Errorf("%d entries in order, %d by file, %d by path", x.order.Len(), len(x.files), len(x.names))
 		}
 		if x.entry("0").finishedTree() == nil {
 			t.Error("an entry in use was dropped")
@@ -222,20 +227,24 @@ func TestIndexIsBounded(t *testing.T) {
 	})
 }
 
-// TestIndexCountsASupersededVersionOnce supersedes a version at the moment it is finished. Its
-// cost was never added, so it must not be subtracted.
+// TestIndexCountsASupersededVersionOnce supersedes a version while it is hashed. Its cost was never
+// added, so it must not be subtracted.
 func TestIndexCountsASupersededVersionOnce(t *testing.T) {
 	inIndex(t, func(t *testing.T, x *index) {
-		d := &slowDisk{size: 100}
+		d := &slowDisk{size: 100, delay: time.Second}
+		old := x.lookup("f", d.now(), d.open)
+		d.version.Add(1)
+		e := x.lookup("f", d.now(), d.open)
+		<-old.done
+		<-e.done
+		x.jobs.Wait()
+		if x.bytes != e.memory() || x.order.Len() != 1 || len(x.files) != 1 {
+			t.Errorf("%d entries of %d bytes, want one of %d", x.order.Len(), x.bytes, e.memory())
+		}
 		x.mu.Lock()
-		e := &indexEntry{path: "f", version: d.now(), done: make(chan struct{})}
-		x.entries["f"], e.place = e, x.order.PushBack(e)
-		x.jobs.Go(func() { x.compute(e, d.open) })
-		<-e.done // compute waits for the lock now
 		x.remove(e)
 		x.mu.Unlock()
-		x.jobs.Wait()
-		if x.bytes != 0 {
+		if x.bytes != 0 || len(x.files)+len(x.names) != 0 {
 			t.Errorf("an empty index counts %d bytes", x.bytes)
 		}
 	})

@@ -8,7 +8,6 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
 	"math"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -43,7 +42,7 @@ type response struct {
 	w       replyWriter
 	path    string
 	info    fs.FileInfo
-	entry   *indexEntry
+	entry   *claim
 	// headStart is how many bytes the server may send before the client requests them.
 	headStart int64
 	// byteRange is the requested part of the content; nil for all of it.
@@ -62,6 +61,9 @@ func (s *Server) respond(
 	if request.GetVersion() != wire.ProtocolVersion {
 		return servedContent{}, errVersion
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(w.stream.Context(), cancel)() // no work for a client that is gone or gave up
 	switch {
 	case request.GetList() != nil:
 		return servedContent{}, s.list(ctx, w, request)
@@ -102,7 +104,8 @@ func (s *Server) respondFile(
 	} else {
 		r.byteRange = &byteRange
 	}
-	r.entry = s.lookup(path, disk.VersionOf(info))
+	r.entry = s.claim(clientOf(session), path, disk.VersionOf(info))
+	defer r.entry.release()
 	err = r.send()
 	return r.content, err
 }
@@ -130,7 +133,7 @@ func (r *response) send() error {
 	if r.byteRange != nil {
 		return r.proveRange(tree)
 	}
-	return r.sendTree(tree.CVs())
+	return r.sendTree(0)
 }
 
 // treeTimeout returns how long to wait for the tree before the response starts without the root;
@@ -224,19 +227,35 @@ func (r *response) sendGrowingTree() error {
 		case <-ticker.C:
 		}
 		added := r.entry.partial.after(pieces)
-		if len(added) == 0 {
-			if err := r.sendHashing(); err != nil {
-				return err
-			}
-			continue
+		pieces += len(added)
+		n, err := r.sendPieces(added)
+		sent += n
+		if err == nil && n == 0 {
+			err = r.sendHashing()
 		}
-		r.lastSent = time.Now()
-		cvs := slices.Concat(added...)
-		pieces, sent = pieces+len(added), sent+len(cvs)
-		if err := r.sendTree(cvs); err != nil {
+		if err != nil {
 			return err
 		}
 	}
+}
+
+// sendPieces sends pieces of chaining values, and returns their length. A piece is shorter than a
+// Tree message.
+func (r *response) sendPieces(pieces [][]byte) (sent int, err error) {
+	var part []byte
+	for i, piece := range pieces {
+		part = append(part, piece...)
+		isLast := i == len(pieces)-1
+		if !isLast && len(part)+len(pieces[i+1]) <= wire.TreePart {
+			continue
+		}
+		r.lastSent = time.Now()
+		if err := r.sendTreePart(part); err != nil {
+			return sent, err
+		}
+		sent, part = sent+len(part), part[:0]
+	}
+	return sent, nil
 }
 
 // sendRestOfTree sends the root of a hashed file, and its chaining values after the first sent
@@ -245,20 +264,29 @@ func (r *response) sendRestOfTree(sent int) error {
 	if r.entry.err != nil {
 		return r.entry.err
 	}
-	if err := r.sendTree(r.entry.tree.CVs()[sent:]); err != nil {
+	if err := r.sendTree(sent); err != nil {
 		return err
 	}
 	root := r.entry.tree.Root()
 	return r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Root{Root: &transferpb.Root{Root: root[:]}}})
 }
 
-// sendTree sends chaining values.
-func (r *response) sendTree(cvs []byte) error {
-	for part := range slices.Chunk(cvs, wire.TreePart) {
-		tree := &transferpb.Tree{ChainingValues: part}
-		if err := r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: tree}}); err != nil {
+// sendTree sends the chaining values of the finished tree from byte off on.
+func (r *response) sendTree(off int) error {
+	var part []byte
+	for {
+		part = r.entry.tree.AppendCVs(part[:0], off, wire.TreePart)
+		if len(part) == 0 {
+			return nil
+		}
+		if err := r.sendTreePart(part); err != nil {
 			return err
 		}
+		off += len(part)
 	}
-	return nil
+}
+
+func (r *response) sendTreePart(cvs []byte) error {
+	tree := &transferpb.Tree{ChainingValues: cvs}
+	return r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: tree}})
 }

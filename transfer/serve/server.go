@@ -19,6 +19,8 @@ type Server struct {
 	log     *slog.Logger
 	index   *index
 	batches *servedBatches
+	tiny    *tinySlots
+	opened  *openFiles
 	names   *namesLimit
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
@@ -31,6 +33,7 @@ func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Server{
 		dir: dir, log: log, index: newIndex(ctx, log), batches: newServedBatches(), names: newNamesLimit(),
+		tiny: newTinySlots(), opened: newOpenFiles(),
 		ctx: ctx, cancel: cancel,
 	}
 }
@@ -86,19 +89,19 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 	}
 }
 
-// lookup returns the index entry of a version of a file. It starts hashing the file if there is
-// no entry.
-func (s *Server) lookup(path string, version disk.Version) *indexEntry {
-	return s.index.lookup(path, version, func() (disk.File, error) { return s.dir.Open(path) })
+// claim returns a client's claim to the index entry of a version of a file. The caller releases it.
+func (s *Server) claim(c client, path string, version disk.Version) *claim {
+	return s.index.claim(c, path, version, func() (disk.File, error) { return s.dir.Open(path) })
 }
 
 // hash returns the tree of a version of a file, from the index. It waits until the file is hashed
 // or ctx ends.
-func (s *Server) hash(ctx context.Context, path string, version disk.Version) (*integrity.Tree, error) {
-	entry := s.lookup(path, version)
+func (s *Server) hash(ctx context.Context, c client, path string, version disk.Version) (*integrity.Tree, error) {
+	claim := s.claim(c, path, version)
+	defer claim.release()
 	select {
-	case <-entry.done:
-		return entry.tree, entry.err
+	case <-claim.done:
+		return claim.tree, claim.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}

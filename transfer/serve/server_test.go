@@ -181,8 +181,9 @@ func TestServerReadsOneRequest(t *testing.T) {
 	})
 }
 
-// The bubble of OnNet fails the test if a goroutine of the server waits for a client that is
-// gone.
+// TestServerOutlivesClientsThatLeave lets clients leave while a file is hashed for them. Hashing
+// pauses, and continues there for the next client. The bubble of OnNet fails the test if a goroutine
+// of the server waits for a client that is gone.
 func TestServerOutlivesClientsThatLeave(t *testing.T) {
 	root, d := transfertest.OpenTreeWithTraps(t)
 	if err := os.Truncate(transfertest.Put(t, filepath.Join(root, "big"), ""), 20<<20); err != nil {
@@ -190,19 +191,32 @@ func TestServerOutlivesClientsThatLeave(t *testing.T) {
 	}
 	transfertest.OnNet(t, func(w *transfertest.Net) {
 		s := serveOn(w, transfertest.SlowDir{Dir: d, Delay: time.Second})
-		for i := range 3 {
+		hashed := func() int64 { return s.index.entry("big").partial.hashed() }
+		for range 3 {
 			c := w.Dial()
 			stream, err := c.OpenStreamSync(w.Ctx)
 			if err != nil {
 				w.T.Fatal(err)
 			}
 			stream.Write(transfertest.Request(1, "big"))
-			time.Sleep(time.Duration(i) * time.Second)
+			time.Sleep(2500 * time.Millisecond)
 			c.CloseWithError(0, "")
+			time.Sleep(time.Second)
 		}
+		left := hashed()
 		time.Sleep(time.Minute)
-		if s.index.entry("big").finishedTree() == nil {
-			w.T.Error("the file is not hashed, because the client left")
+		if after := hashed(); left == 0 || after != left || s.index.entry("big").finished() {
+			w.T.Errorf("%d bytes were hashed when the clients left, %d a minute later", left, after)
+		}
+		c := w.Dial()
+		defer c.CloseWithError(0, "")
+		start := time.Now()
+		replies, err := w.Ask(c, transfertest.Request(1, "big"), true)
+		if err != nil || s.index.entry("big").finishedTree() == nil {
+			w.T.Errorf("the next client got %d replies, %v", len(replies), err)
+		}
+		if most := time.Duration(20-left>>20+1) * time.Second; time.Since(start) > most {
+			w.T.Errorf("it took %v, want at most %v", time.Since(start), most)
 		}
 	})
 }

@@ -37,8 +37,8 @@ const (
 
 // A TreeStore keeps the trees of files across restarts of a server, in a bbolt database. It is a
 // cache: if it or a record of it is deleted, the server hashes the files again. A record holds
-// the tree of one version of a file, under the path relative to the served directory. One process
-// at a time can have a store open.
+// the tree of one version of a file, under the path relative to the served directory. The tree is
+// found under the other names of the file as well. One process at a time can have a store open.
 type TreeStore struct {
 	db *bbolt.DB
 
@@ -46,11 +46,12 @@ type TreeStore struct {
 	total int64 // bytes of all records
 }
 
-// The buckets: records by path, and paths by the number of their record. Numbers ascend, so that
-// the oldest record is the first.
+// The buckets: records by path, paths by the number of their record, and paths by file. Numbers
+// ascend, so that the oldest record is the first. Stores of earlier versions have no files.
 var (
 	bucketTrees = []byte("trees 1")
 	bucketOrder = []byte("order 1")
+	bucketFiles = []byte("files 1")
 )
 
 // ErrStoreBusy is returned by [OpenTreeStore] if another process has the store open.
@@ -94,10 +95,15 @@ func openTreeStore(path string) (s *TreeStore, err error) {
 		if _, err := tx.CreateBucketIfNotExists(bucketOrder); err != nil {
 			return err
 		}
-		return trees.ForEach(func(k, v []byte) error {
+		files, err := tx.CreateBucketIfNotExists(bucketFiles)
+		if err != nil {
+			return err
+		}
+		count := func(k, v []byte) error {
 			s.total += int64(len(k) + len(v))
 			return nil
-		})
+		}
+		return errors.Join(trees.ForEach(count), files.ForEach(count))
 	})
 	if err != nil {
 		return nil, err
@@ -119,11 +125,25 @@ const (
 
 func newRecord(path string, number uint64, v disk.Version, tree *integrity.Tree) []byte {
 	r := make([]byte, 0, recordHeader+64+cvSize*tree.Groups()+recordChecksum)
-	for _, n := range [recordHeader / 8]uint64{number, uint64(v.Size), uint64(v.MTime), uint64(v.CTime), v.Inode} {
-		r = binary.LittleEndian.AppendUint64(r, n)
-	}
+	r = binary.LittleEndian.AppendUint64(r, number)
+	r = appendVersion(r, v)
 	r, _ = tree.AppendBinary(r)
 	return append(r, recordSum(path, r)...)
+}
+
+// appendVersion appends what a record has of a version: everything but the device. Its number may
+// be another one after a restart of the system, and a path leads to one device.
+func appendVersion(dst []byte, v disk.Version) []byte {
+	for _, n := range [recordHeader/8 - 1]uint64{uint64(v.Size), uint64(v.MTime), uint64(v.CTime), v.Inode} {
+		dst = binary.LittleEndian.AppendUint64(dst, n)
+	}
+	return dst
+}
+
+// isRecorded reports whether a record of version v is one of the given version.
+func isRecorded(v, version disk.Version) bool {
+	version.Device = 0
+	return v == version
 }
 
 func recordSum(path string, r []byte) []byte {
@@ -171,12 +191,63 @@ func (s *TreeStore) get(path string, version disk.Version) (tree *integrity.Tree
 	var damaged error // makes no difference to a missing tree
 	defer recoverDamage(&damaged)
 	s.db.View(func(tx *bbolt.Tx) error {
-		if v, body, ok := checkRecord(path, tx.Bucket(bucketTrees).Get([]byte(path))); ok && v == version {
-			tree = recordedTree(v.Size, body)
+		if tree = treeAt(tx, path, version); tree == nil {
+			if other, ok := otherName(tx, version); ok {
+				tree = treeAt(tx, other, version)
+			}
 		}
 		return nil
 	})
 	return tree
+}
+
+// treeAt returns the tree of a version that is recorded under a path; nil if there is none.
+func treeAt(tx *bbolt.Tx, path string, version disk.Version) *integrity.Tree {
+	v, body, ok := checkRecord(path, tx.Bucket(bucketTrees).Get([]byte(path)))
+	if !ok || !isRecorded(v, version) {
+		return nil
+	}
+	return recordedTree(v.Size, body)
+}
+
+// An entry of bucketFiles has as its key what appendVersion writes, and as its value device(8),
+// little-endian, and the path of the record.
+
+// otherName returns the path under which the tree of a version may be recorded.
+func otherName(tx *bbolt.Tx, version disk.Version) (path string, ok bool) {
+	value := tx.Bucket(bucketFiles).Get(appendVersion(nil, version))
+	if !version.IsIdentified() || len(value) < 8 || binary.LittleEndian.Uint64(value) != version.Device {
+		return "", false
+	}
+	return string(value[8:]), true
+}
+
+// putName records the path of a version's record. It returns the growth of the entries.
+func putName(tx *bbolt.Tx, path string, version disk.Version) (added int64, err error) {
+	if !version.IsIdentified() {
+		return 0, nil
+	}
+	files, key := tx.Bucket(bucketFiles), appendVersion(nil, version)
+	value := append(binary.LittleEndian.AppendUint64(nil, version.Device), path...)
+	if old := files.Get(key); old != nil {
+		added -= int64(len(key) + len(old))
+	}
+	return added + int64(len(key)+len(value)), files.Put(key, value)
+}
+
+// removeName removes the entry of a record's file, if it is of the record's path. It returns the
+// growth of the entries, which is not positive.
+func removeName(tx *bbolt.Tx, path, record []byte) (added int64, err error) {
+	if len(record) < recordHeader {
+		return 0, nil
+	}
+	files, key := tx.Bucket(bucketFiles), record[8:recordHeader]
+	value := files.Get(key)
+	if len(value) < 8 || !bytes.Equal(value[8:], path) {
+		return 0, nil
+	}
+	added = -int64(len(key) + len(value))
+	return added, files.Delete(key)
 }
 
 // isStorable reports whether the store takes the tree of a version of a file. now is the wall
@@ -213,7 +284,11 @@ func (s *TreeStore) put(path string, version disk.Version, tree *integrity.Tree,
 		if err := trees.Put([]byte(path), record); err != nil {
 			return 0, err
 		}
-		return added + removed, order.Put(binary.BigEndian.AppendUint64(nil, number), []byte(path))
+		named, err := putName(tx, path, version)
+		if err != nil {
+			return 0, err
+		}
+		return added + removed + named, order.Put(binary.BigEndian.AppendUint64(nil, number), []byte(path))
 	})
 }
 
@@ -262,7 +337,11 @@ func (s *TreeStore) remove(tx *bbolt.Tx, path []byte) (added int64, err error) {
 	if old == nil {
 		return 0, nil
 	}
-	added = -int64(len(path) + len(old))
+	added, err = removeName(tx, path, old)
+	if err != nil {
+		return 0, err
+	}
+	added -= int64(len(path) + len(old))
 	if len(old) >= 8 {
 		number := binary.LittleEndian.Uint64(old)
 		if key := binary.BigEndian.AppendUint64(nil, number); bytes.Equal(order.Get(key), path) {
@@ -302,7 +381,7 @@ func (s *TreeStore) stale(ctx context.Context, dir disk.Dir) (paths [][]byte, er
 			v, _, ok := checkRecord(string(path), record)
 			info, err := dir.Stat(string(path))
 			isGone := errors.Is(err, fs.ErrNotExist)
-			isOther := err == nil && disk.VersionOf(info) != v
+			isOther := err == nil && !isRecorded(v, disk.VersionOf(info))
 			if !ok || isGone || isOther {
 				paths = append(paths, bytes.Clone(path))
 			}

@@ -269,3 +269,53 @@ func TestTreesOutliveTheirServer(t *testing.T) {
 	cancel()
 	x.jobs.Wait()
 }
+
+// TestTreeStoreFindsOtherNames checks that a tree is found under every name of its file, as long
+// as its record exists, and only on the same device.
+func TestTreeStoreFindsOtherNames(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "trees.db")
+	s := newStore(t, path)
+	tree, version := randomTree(t, minStored, 1), versionAt(minStored, time.Unix(1e9, 0))
+	version.Device = 5
+	if err := s.put("a", version, tree, later); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = newStore(t, path)
+	total := s.total
+	elsewhere, next := version, version
+	elsewhere.Device++
+	next.MTime++
+	for _, x := range []struct {
+		path    string
+		version disk.Version
+		found   bool
+	}{
+		{"a", version, true}, {"b", version, true}, {"b/c", version, true},
+		{"a", elsewhere, true}, // the system was restarted
+		{"b", elsewhere, false}, {"a", next, false}, {"b", next, false},
+	} {
+		if found := s.get(x.path, x.version) != nil; found != x.found {
+			t.Errorf("%q on device %d: %t", x.path, x.version.Device, found)
+		}
+	}
+	if err := s.put("a", next, tree, later); err != nil {
+		t.Fatal(err)
+	}
+	if s.get("b", version) != nil || s.get("b", next) == nil || s.total != total {
+		t.Errorf("after the next version: %d bytes, %d before", s.total, total)
+	}
+	// The same file under another name, when the device's number has changed.
+	next.Device++
+	if err := s.put("b", next, tree, later); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.update(func(tx *bbolt.Tx) (int64, error) { return s.removeOldest(tx, 1) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.total != 0 || s.get("c", next) != nil {
+		t.Errorf("an empty store has %d bytes", s.total)
+	}
+}

@@ -109,9 +109,10 @@ func AppendPath(dst []byte, before, p string) []byte {
 
 // A PathReader reads paths that [AppendPath] wrote.
 type PathReader struct {
-	Rest []byte // not yet read
-	last string // the path that was read last
-	read int    // bytes of all paths
+	Rest    []byte // not yet read
+	Ordered bool   // whether paths must be distinct and in tree order
+	last    string // the path that was read last; "" before the first
+	read    int    // bytes of all paths
 }
 
 var errMalformed = errors.New("malformed paths")
@@ -129,7 +130,7 @@ func (r *PathReader) uvarint() (uint64, error) {
 }
 
 // Path reads the next path. It is an error if the path is not one that [CheckTreePath] accepts,
-// or if all paths together exceed MaxBatchPaths.
+// if it is out of order, or if all paths together exceed MaxBatchPaths.
 func (r *PathReader) Path() (string, error) {
 	shared, err := r.uvarint()
 	if err != nil {
@@ -146,7 +147,10 @@ func (r *PathReader) Path() (string, error) {
 	if r.read += int(shared + n); r.read > MaxBatchPaths {
 		return "", errMalformed
 	}
-	r.last = r.last[:shared] + string(r.Rest[:n])
-	r.Rest = r.Rest[n:]
-	return r.last, CheckTreePath(r.last)
+	path := r.last[:shared] + string(r.Rest[:n])
+	if r.Ordered && CompareTree(r.last, path) >= 0 {
+		return "", errMalformed
+	}
+	r.last, r.Rest = path, r.Rest[n:]
+	return path, CheckTreePath(path)
 }

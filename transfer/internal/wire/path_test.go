@@ -110,3 +110,49 @@ func FuzzReadFiles(f *testing.F) {
 		}
 	})
 }
+
+// TestOrderedPaths checks that ordered paths are distinct and in tree order.
+func TestOrderedPaths(t *testing.T) {
+	read := func(paths ...string) error {
+		raw, before := []byte(nil), ""
+		for _, p := range paths {
+			raw, before = AppendPath(raw, before, p), p
+		}
+		for r := (PathReader{Rest: raw, Ordered: true}); r.More(); {
+			if _, err := r.Path(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, paths := range [][]string{{"a"}, {"a", "b"}, {"a", "a/b", "a/c", "a.b"}, {"A", "a", "aa", "\xff"}} {
+		if err := read(paths...); err != nil {
+			t.Errorf("%q: %v", paths, err)
+		}
+	}
+	for _, paths := range [][]string{
+		{"a", "a"}, {"b", "a"}, {"a.b", "a/b"}, {"a/b", "a"}, {"a", "b", "a"}, {"a", "b", "b"}, {"a", "A"},
+	} {
+		if read(paths...) == nil {
+			t.Errorf("%q are accepted", paths)
+		}
+	}
+}
+
+func FuzzOrderedPaths(f *testing.F) {
+	f.Add(AppendPath(AppendPath(nil, "", "a/b"), "a/b", "a/c"))
+	f.Add([]byte{0, 1, 'b', 0, 1, 'a'})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		last := ""
+		for r := (PathReader{Rest: raw, Ordered: true}); r.More(); {
+			path, err := r.Path()
+			if err != nil {
+				return
+			}
+			if CompareTree(last, path) >= 0 || CheckTreePath(path) != nil {
+				t.Fatalf("%q after %q", path, last)
+			}
+			last = path
+		}
+	})
+}
