@@ -3,10 +3,12 @@ package serve
 import (
 	"context"
 	"fmt"
+	"io"
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"log/slog"
 	"slices"
 	"sort"
 
@@ -47,7 +49,7 @@ func (s *Server) openBatchContent(
 	if d.base != "" && wire.CheckPath(d.base) != nil {
 		return nil, errNoContent
 	}
-	c := &batchContent{dir: s.dir, base: d.base, files: files}
+	c := &batchContent{dir: s.dir, log: s.logOf(r.Session), base: d.base, files: files}
 	if served, ok := s.batches.newest(string(r.Descriptor)); ok {
 		if len(served.versions) != len(files) {
 			return nil, errNoContent // cannot happen
@@ -68,20 +70,33 @@ func (s *Server) openBatchContent(
 // findCopies fills in the versions of the local copies of a batch's files, and the ranges of the
 // missing ones.
 func (s *Server) findCopies(ctx context.Context, c *batchContent) {
+	var faults faults
 	c.versions = make([]disk.Version, len(c.files))
 	for i, f := range c.files {
 		path := disk.JoinPath(c.base, f.Path)
 		version, err := s.findCopy(ctx, path, f)
 		if err != nil {
-			s.log.Debug("a file of a batch is not here", "path", path, "err", err)
-			c.addMissing(f)
+			c.log.Debug("a file of a batch is not here", "path", path, "err", err)
+			faults.note(path, err)
+			c.addMissing(f, missingError(err))
 			continue
 		}
 		c.versions[i] = version
 	}
+	faults.report(c.log)
 	if len(c.missing) > 0 {
-		s.log.Info("files of a batch are not here", "path", c.base, "files", len(c.files), "ranges", len(c.missing))
+		c.log.Info("files of a batch are not here", "path", c.base, "files", len(c.files), "ranges", len(c.missing))
 	}
+}
+
+// missingError returns the error that a client is sent for a file of which this server has no copy
+// of the described version, or cannot read it. The client does not learn which other version this
+// server has.
+func missingError(err error) error {
+	if isServersFault(err) {
+		return contentError(err)
+	}
+	return errNoContent
 }
 
 // findCopy returns the version of the local copy of a batch's file. The error says why the copy
@@ -96,7 +111,7 @@ func (s *Server) findCopy(ctx context.Context, path string, f wire.BatchFile) (v
 		return version, disk.ErrNotAFile
 	}
 	if version.Size != f.Size {
-		return version, fmt.Errorf("it has %d bytes, the primary's has %d", version.Size, f.Size)
+		return version, fmt.Errorf("it has %d bytes, the primary's has %d: %w", version.Size, f.Size, errNoContent)
 	}
 	entry := s.index.entry(path)
 	if tree := entry.finishedTree(); tree != nil && entry.version == version {
@@ -171,6 +186,7 @@ const maxOpenFiles = 4
 // opened when it is read.
 type batchContent struct {
 	dir      disk.Dir
+	log      *slog.Logger // of the client
 	base     string
 	files    []wire.BatchFile
 	versions []disk.Version // of files
@@ -184,13 +200,13 @@ type openBatchFile struct {
 	file  disk.File
 }
 
-// addMissing adds the range of a file to those that this server does not have.
-func (c *batchContent) addMissing(f wire.BatchFile) {
-	if n := len(c.missing); n > 0 && c.missing[n-1].End == f.Start {
+// addMissing adds the range of a file to those that this server does not have, and why.
+func (c *batchContent) addMissing(f wire.BatchFile, err error) {
+	if n := len(c.missing); n > 0 && c.missing[n-1].End == f.Start && c.missing[n-1].Err == err {
 		c.missing[n-1].End = f.End()
 		return
 	}
-	c.missing = append(c.missing, kwik.MissingRange{Start: f.Start, End: f.End(), Err: errNoContent})
+	c.missing = append(c.missing, kwik.MissingRange{Start: f.Start, End: f.End(), Err: err})
 }
 
 // Missing implements kwik.PartialContent.
@@ -214,20 +230,31 @@ func (c *batchContent) ReadAt(p []byte, off int64) (read int, err error) {
 	return read, nil
 }
 
-// readFile reads len(p) bytes of a file from off on.
+// readFile reads len(p) bytes of a file from off on. The file existed when the batch was opened. If
+// it cannot be opened now it changed: the client must not learn how.
 func (c *batchContent) readFile(i int, p []byte, off int64) error {
 	file, err := c.file(i)
 	if err != nil {
-		return errFileChanged // it existed when the batch was opened; the client must not learn what changed
+		return c.failed(i, err, errFileChanged)
 	}
 	n, err := file.ReadAt(p, off)
 	if changed := checkVersion(file, c.versions[i]); changed != nil {
-		return changed
+		return c.failed(i, changed, errFileChanged)
 	}
 	if n == len(p) {
 		return nil
 	}
-	return err
+	return c.failed(i, err, errNoContent)
+}
+
+// failed returns the error that a client is sent for one of a file: other, unless it is this
+// server's fault, which is logged.
+func (c *batchContent) failed(i int, err, other error) error {
+	if err == nil || err == io.EOF || !isServersFault(err) {
+		return other
+	}
+	c.log.Warn("file cannot be read", "path", disk.JoinPath(c.base, c.files[i].Path), "err", err)
+	return contentError(err)
 }
 
 // file returns a file of the batch, opened. The content closes it.

@@ -43,11 +43,14 @@ func (w *batchWriter) flush() error {
 func (w *batchWriter) describe(ctx context.Context, b *batch) error {
 	ticker := time.NewTicker(wire.HashingInterval)
 	defer ticker.Stop()
+	var faults faults
+	defer func() { faults.report(w.log) }()
 	for i, f := range b.files {
 		hashing := &transferpb.Hashing{Bytes: uint64(i), Total: uint64(len(b.files))}
 		if err := w.await(ctx, f, ticker.C, hashing); err != nil {
 			return err
 		}
+		faults.note(f.path, f.err)
 		if err := w.file(f); err != nil {
 			return err
 		}

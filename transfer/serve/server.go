@@ -72,7 +72,7 @@ func (s *Server) Serve(ctx context.Context, l *kwik.Listener) error {
 func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	log := s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8])
+	log := s.logOf(session)
 	log.Debug("client connected")
 	listings := make(chan struct{}, maxListings)
 	for {
@@ -84,6 +84,15 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 		q := &serverRequest{server: s, session: session, stream: stream, log: log, listings: listings}
 		wg.Go(func() { q.serve(ctx) })
 	}
+}
+
+// logOf returns the log of a client's session. Without a session it is the server's: the primary
+// requests the content.
+func (s *Server) logOf(session *kwik.ServerSession) *slog.Logger {
+	if session == nil {
+		return s.log
+	}
+	return s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8])
 }
 
 // lookup returns the index entry of a version of a file. It starts hashing the file if there is
