@@ -35,7 +35,7 @@ func (q *serverRequest) serve(ctx context.Context) {
 	start := time.Now()
 	request, err := q.read(start.Add(requestTimeout))
 	if err != nil {
-		q.log.Warn("request not understood", "err", err)
+		q.log.Debug("request not understood", "err", err)
 		q.stream.CancelWrite(kwik.StreamErrorCode(kwik.ErrMetadataProtocolViolation))
 		return
 	}

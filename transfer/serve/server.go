@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"kwikcp/integrity"
+	"kwikcp/internal/logs"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"log/slog"
@@ -26,9 +27,11 @@ type Server struct {
 }
 
 // NewServer returns a server of the files below dir. Close must be called to release what the
-// server uses. The caller closes dir, after Close.
+// server uses. The caller closes dir, after Close. The server bounds the length of the lines that it
+// writes to log, and the lines that clients cause.
 func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
+	log = slog.New(logs.NewHandler(log.Handler()))
 	return &Server{
 		dir: dir, log: log, index: newIndex(ctx, log), batches: newServedBatches(), names: newNamesLimit(),
 		ctx: ctx, cancel: cancel,
