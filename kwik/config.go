@@ -9,6 +9,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/internal/sysmem"
 	"kwikcp/internal/udp"
 )
 
@@ -146,6 +147,14 @@ type ServerConfig struct {
 	// MaxSessions is the maximum number of clients. 0 means 1,024.
 	MaxSessions int
 
+	// MemoryLimit bounds the memory that the server holds for its clients, in bytes: buffers,
+	// attached streams, queued control frames, and what [ServerSession.Reserve] charges. QUIC's own
+	// memory, about 100 KiB for an idle connection, is not part of it. Each session is
+	// guaranteed a floor: 1,152 KiB, or its part of half of the limit if that is less. No session
+	// has more than an eighth of the limit, or its floor. 0 means a quarter of the memory that the
+	// process may use, from 64 MiB to 4 GiB. Values below 16 MiB count as 16 MiB.
+	MemoryLimit int64
+
 	maxHandshakes int // connections that have not sent Hello yet; 0 means 256
 	maxMembers    int // secondaries of a primary; 0 means 64
 }
@@ -238,6 +247,7 @@ func (c *ServerConfig) validate() error {
 		setting{"Role", int64(c.Role), 0, int64(ServerRoleSecondary)},
 		setting{"BufferSize", int64(c.BufferSize), 0, unbounded},
 		setting{"MaxSessions", int64(c.MaxSessions), 0, unbounded},
+		setting{"MemoryLimit", c.MemoryLimit, 0, unbounded},
 	))
 }
 
@@ -299,6 +309,10 @@ func (c *ServerConfig) populate() *ServerConfig {
 	}
 	p.BufferSize = populateBufferSize(p.BufferSize)
 	setDefault(&p.MaxSessions, 1024)
+	if p.MemoryLimit == 0 {
+		p.MemoryLimit = defaultMemoryLimit(sysmem.Limit())
+	}
+	p.MemoryLimit = max(p.MemoryLimit, minMemoryLimit)
 	setDefault(&p.maxHandshakes, 256)
 	setDefault(&p.maxMembers, 64)
 	return p

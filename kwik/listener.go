@@ -10,6 +10,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/internal/budget"
 	"kwikcp/internal/udp"
 )
 
@@ -23,6 +24,7 @@ type Listener struct {
 	transport *quic.Transport
 	quic      *quic.Listener
 	socket    net.PacketConn // closed with the listener; nil if it is the caller's
+	memory    *budget.Total  // bytes that are held for clients
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -61,6 +63,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		handshakes: make(chan struct{}, c.maxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
+		memory:     newMemoryBudget(c),
 		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
 	}
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {

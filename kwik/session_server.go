@@ -11,6 +11,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/internal/budget"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -27,6 +28,7 @@ type ServerSession struct {
 	id       SessionID
 	serverID ServerID   // this server
 	role     ServerRole // this server's role on this path
+	memory   *budget.Share
 	wg       sync.WaitGroup
 
 	mu               sync.Mutex
@@ -84,7 +86,7 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	}
 	stream.SetReadDeadline(time.Now().Add(l.config.HelloTimeout))
 	s := &ServerSession{
-		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID,
+		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID, memory: l.memory.Share(),
 		last:     firstAggregateStreamID - 1,
 		offers:   make(map[StreamID]*AggregateStream),
 		attached: make(map[StreamID]*attachment),
