@@ -202,6 +202,10 @@ func hintOfTransfer(e *transfer.Error, resumable bool) string {
 		}
 		return hint
 	}
+	_, isRemote := errors.AsType[*transfer.RemoteError](e)
+	if serverFailed := e.Kind == transfer.KindOther && isRemote; serverFailed {
+		return "the server's log has the cause; ask its operator"
+	}
 	local := e.Kind == transfer.KindLocal || e.Kind == transfer.KindNoSpace
 	if remedy := remedyFor(e); local && remedy != "" {
 		hint = remedy

@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"kwikcp/internal/escape"
+	"kwikcp/internal/logs"
 	"kwikcp/internal/procs"
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
@@ -181,7 +182,7 @@ func parseRole(o *serveOptions) (kwik.ServerRole, error) {
 	return 0, usagef(adviseRole, "unknown role %q", o.role)
 }
 
-// newLog returns a log. Both formats escape text from the network.
+// newLog returns a log. Both formats escape text from the network, and its lines are bounded.
 func newLog(w io.Writer, format, levelName string) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(levelName)); err != nil {
@@ -189,9 +190,9 @@ func newLog(w io.Writer, format, levelName string) (*slog.Logger, error) {
 	}
 	switch options := (&slog.HandlerOptions{Level: level}); format {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
+		return slog.New(logs.NewHandler(slog.NewTextHandler(w, options))), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(escape.JSON(w), options)), nil
+		return slog.New(logs.NewHandler(slog.NewJSONHandler(escape.JSON(w), options))), nil
 	}
 	return nil, usagef(adviseLogFormat, "unknown log format %q", format)
 }
@@ -256,6 +257,7 @@ func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) 
 	if err != nil {
 		return err
 	}
+	defer logs.NewHandler(c.log.Handler()).Flush()
 	defer s.close()
 	defer procs.Govern(func() bool { return s.listener.Sessions() > 1 })()
 	return s.run(ctx)

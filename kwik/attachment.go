@@ -136,8 +136,11 @@ func (a *attachment) run() {
 // serve the stream.
 func (a *attachment) refuse(start, end int64, why error) {
 	code := ErrContentUnavailable
-	if errors.Is(why, ErrContentChanged) {
+	switch {
+	case errors.Is(why, ErrContentChanged):
 		code = ErrContentChanged
+	case errors.Is(why, ErrServerBusy):
+		code = ErrServerBusy
 	}
 	reason := why.Error()
 	if e, ok := errors.AsType[*Error](why); ok && e.Message != "" {

@@ -69,7 +69,7 @@ func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Re
 		return nil, x.failed(err)
 	}
 	if f := reply.GetFailure(); f != nil {
-		return nil, &Error{Kind: kindOfFailure(f), Op: x.op, Err: remoteError(x.path, f)}
+		return nil, &Error{Kind: kindOfFailure(f.GetCode()), Op: x.op, Err: remoteError(x.path, f)}
 	}
 	return reply, nil
 }
@@ -108,8 +108,8 @@ func remoteError(path string, f *transferpb.Failure) *RemoteError {
 }
 
 // kindOfFailure returns the kind of a refusal.
-func kindOfFailure(f *transferpb.Failure) Kind {
-	switch f.GetCode() {
+func kindOfFailure(code transferpb.Failure_Code) Kind {
+	switch code {
 	case transferpb.Failure_NOT_FOUND, transferpb.Failure_NOT_A_FILE:
 		return KindNotFound
 	case transferpb.Failure_CHANGED:

@@ -41,6 +41,8 @@ type Entry struct {
 	Target string      // of a symlink
 	// Problem is the server's message if it could not read the entry; empty if it could.
 	Problem string
+
+	problemKind Kind // of Problem
 }
 
 const (
@@ -115,10 +117,22 @@ func readEntry(raw *transferpb.Entry) (Entry, error) {
 		return Entry{}, fmt.Errorf("a file of %d bytes", raw.GetSize())
 	}
 	return Entry{
-		Path: string(raw.GetPath()), Type: EntryType(raw.GetType()), Size: int64(raw.GetSize()),
+		problemKind: kindOfProblem(raw),
+		Path:        string(raw.GetPath()), Type: EntryType(raw.GetType()), Size: int64(raw.GetSize()),
 		MTime: time.Unix(0, raw.GetMtimeNs()), Mode: fs.FileMode(raw.GetMode() & 0o777),
 		Target: string(raw.GetTarget()), Problem: raw.GetError(),
 	}, nil
+}
+
+// kindOfProblem returns the kind of the error of an entry that the server could not read.
+func kindOfProblem(raw *transferpb.Entry) Kind {
+	switch {
+	case raw.GetError() == "":
+		return KindOther
+	case raw.Code == nil: // from an older server
+		return KindNotFound
+	}
+	return kindOfFailure(raw.GetCode())
 }
 
 // A treeOrder checks that entries are in tree order, each once, and each after its directory. So

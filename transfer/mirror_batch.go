@@ -162,7 +162,7 @@ func (f *mirrorFile) describe(ctx context.Context, x *exchange, limit int64) (us
 	f.tree, f.refusal = nil, nil
 	if failure := answer.GetFailure(); failure != nil {
 		cause := remoteError(f.entry.Path, failure)
-		f.refusal = &Error{Kind: kindOfFailure(failure), Op: "ask for it", Err: cause}
+		f.refusal = &Error{Kind: kindOfFailure(failure.GetCode()), Op: "ask for it", Err: cause}
 		return 0, nil
 	}
 	m := answer.GetManifest()

@@ -212,7 +212,7 @@ func (p *plan) accept(d *mirrorDir, e Entry) bool {
 		p.incomplete = true
 		op := fmt.Sprintf("list %q on %s", p.url.Path, p.url.Host)
 		remote := &RemoteError{Path: e.Path, Message: e.Problem}
-		p.fail(e.Path, "", &Error{Kind: KindNotFound, Op: op, Err: remote})
+		p.fail(e.Path, "", &Error{Kind: e.problemKind, Op: op, Err: remote})
 		return false
 	case wire.IsTemporary(disk.Base(e.Path)):
 		p.skip(e, errors.New("the name is reserved for kwikcp's temporary files"))

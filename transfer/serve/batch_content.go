@@ -3,10 +3,12 @@ package serve
 import (
 	"context"
 	"fmt"
+	"io"
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"log/slog"
 	"sort"
 
 	"google.golang.org/protobuf/proto"
@@ -46,7 +48,7 @@ func (s *Server) openBatchContent(
 	if d.base != "" && wire.CheckPath(d.base) != nil {
 		return nil, errNoContent
 	}
-	c := &batchContent{server: s, base: d.base, files: files, why: purposeOf(r)}
+	c := &batchContent{server: s, log: s.logOf(r.Session), base: d.base, files: files, why: purposeOf(r)}
 	if served, ok := s.batches.newest(string(r.Descriptor)); ok {
 		if len(served.versions) != len(files) {
 			return nil, errNoContent // cannot happen
@@ -67,20 +69,33 @@ func (s *Server) openBatchContent(
 // findCopies fills in the versions of the local copies of a batch's files, and the ranges of the
 // missing ones.
 func (s *Server) findCopies(ctx context.Context, of client, c *batchContent) {
+	var faults faults
 	c.versions = make([]disk.Version, len(c.files))
 	for i, f := range c.files {
 		path := disk.JoinPath(c.base, f.Path)
 		version, err := s.findCopy(ctx, of, c, path, f)
 		if err != nil {
-			s.log.Debug("a file of a batch is not here", "path", path, "err", err)
-			c.addMissing(f)
+			c.log.Debug("a file of a batch is not here", "path", path, "err", err)
+			faults.note(path, err)
+			c.addMissing(f, missingError(err))
 			continue
 		}
 		c.versions[i] = version
 	}
+	faults.report(c.log)
 	if len(c.missing) > 0 {
-		s.log.Info("files of a batch are not here", "path", c.base, "files", len(c.files), "ranges", len(c.missing))
+		c.log.Info("files of a batch are not here", "path", c.base, "files", len(c.files), "ranges", len(c.missing))
 	}
+}
+
+// missingError returns the error that a client is sent for a file of which this server has no copy
+// of the described version, or cannot read it. The client does not learn which other version this
+// server has.
+func missingError(err error) error {
+	if isServersFault(err) {
+		return contentError(err)
+	}
+	return errNoContent
 }
 
 // findCopy returns the version of the local copy of a batch's file. The error says why the copy
@@ -97,7 +112,7 @@ func (s *Server) findCopy(
 		return version, disk.ErrNotAFile
 	}
 	if version.Size != f.Size {
-		return version, fmt.Errorf("it has %d bytes, the primary's has %d", version.Size, f.Size)
+		return version, fmt.Errorf("it has %d bytes, the primary's has %d: %w", version.Size, f.Size, errNoContent)
 	}
 	if tree := s.index.entryOf(path, version).finishedTree(); tree != nil {
 		return version, checkRoot(f, tree)
@@ -196,6 +211,7 @@ const maxCopiesHashed = 4
 // opened when it is read.
 type batchContent struct {
 	server   *Server
+	log      *slog.Logger // of the client
 	base     string
 	files    []wire.BatchFile
 	versions []disk.Version // of files
@@ -204,13 +220,13 @@ type batchContent struct {
 	why      purpose
 }
 
-// addMissing adds the range of a file to those that this server does not have.
-func (c *batchContent) addMissing(f wire.BatchFile) {
-	if n := len(c.missing); n > 0 && c.missing[n-1].End == f.Start {
+// addMissing adds the range of a file to those that this server does not have, and why.
+func (c *batchContent) addMissing(f wire.BatchFile, err error) {
+	if n := len(c.missing); n > 0 && c.missing[n-1].End == f.Start && c.missing[n-1].Err == err {
 		c.missing[n-1].End = f.End()
 		return
 	}
-	c.missing = append(c.missing, kwik.MissingRange{Start: f.Start, End: f.End(), Err: errNoContent})
+	c.missing = append(c.missing, kwik.MissingRange{Start: f.Start, End: f.End(), Err: err})
 }
 
 // Missing implements kwik.PartialContent.
@@ -234,22 +250,33 @@ func (c *batchContent) ReadAt(p []byte, off int64) (read int, err error) {
 	return read, nil
 }
 
-// readFile reads len(p) bytes of a file from off on.
+// readFile reads len(p) bytes of a file from off on. The file existed when the batch was opened. If
+// it cannot be opened now it changed: the client must not learn how.
 func (c *batchContent) readFile(i int, p []byte, off int64) error {
 	open := func() (disk.File, error) { return c.server.dir.Open(disk.JoinPath(c.base, c.files[i].Path)) }
 	file, err := c.server.opened.acquire(openKey{c, i}, open)
 	if err != nil {
-		return errFileChanged // it existed when the batch was opened; the client must not learn what changed
+		return c.failed(i, err, errFileChanged)
 	}
 	defer c.server.opened.release(file)
 	n, err := file.ReadAt(p, off)
 	if changed := checkVersion(file, c.versions[i]); changed != nil {
-		return changed
+		return c.failed(i, changed, errFileChanged)
 	}
 	if n == len(p) {
 		return nil
 	}
-	return err
+	return c.failed(i, err, errNoContent)
+}
+
+// failed returns the error that a client is sent for one of a file: other, unless it is this
+// server's fault, which is logged.
+func (c *batchContent) failed(i int, err, other error) error {
+	if err == nil || err == io.EOF || !isServersFault(err) {
+		return other
+	}
+	c.log.Warn("file cannot be read", "path", disk.JoinPath(c.base, c.files[i].Path), "err", err)
+	return contentError(err)
 }
 
 // Close implements io.Closer. The server stops hashing for this content, unless the primary asked

@@ -45,11 +45,14 @@ func (w *batchWriter) describe(
 ) error {
 	ticker := time.NewTicker(wire.HashingInterval)
 	defer ticker.Stop()
+	var faults faults
+	defer func() { faults.report(w.log) }()
 	hashing := &transferpb.Hashing{Total: uint64(b.count)}
 	for f := range files {
 		if err := w.await(ctx, f, ticker.C, hashing); err != nil {
 			return err
 		}
+		faults.note(f.path, f.err)
 		if err := w.file(f); err != nil {
 			return err
 		}

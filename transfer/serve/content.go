@@ -3,10 +3,12 @@ package serve
 import (
 	"context"
 	"errors"
+	"io"
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"log/slog"
 	"math"
 	"time"
 
@@ -68,10 +70,10 @@ func (s *Server) openFile(ctx context.Context, r kwik.ContentRequest, why purpos
 	}
 	f, err := s.dir.Open(d.path)
 	if err != nil {
-		s.log.Info("requested file cannot be opened", "path", d.path, "err", err)
-		return nil, errNoContent
+		s.logOf(r.Session).Info("requested file cannot be opened", "path", d.path, "err", err)
+		return nil, contentError(err)
 	}
-	c := &fileContent{file: f, want: d.root}
+	c := &fileContent{file: f, want: d.root, log: s.logOf(r.Session).With("path", d.path)}
 	if err := s.checkCopy(ctx, r, d, why, c); err != nil {
 		c.Close()
 		return nil, err
@@ -89,7 +91,8 @@ func (s *Server) checkCopy(
 ) error {
 	info, err := c.file.Stat()
 	if err != nil {
-		return errNoContent
+		c.log.Info("requested file cannot be opened", "err", err)
+		return contentError(err)
 	}
 	c.version = disk.VersionOf(info)
 	if c.entry = s.index.entryOf(d.path, c.version); c.entry == nil {
@@ -116,11 +119,10 @@ func (s *Server) checkCopy(
 	case state == copyStale && why == primaryServes:
 		return errFileChanged
 	case state == copyStale:
-		s.log.Warn("stale file: not the version that the primary serves", "path", d.path)
+		c.log.Warn("stale file: not the version that the primary serves")
 		return errStale
 	case state == copyUnverified && c.version.Size != r.Size:
-		s.log.Warn("stale file: not of the size that the primary serves",
-			"path", d.path, "size", c.version.Size, "primary_size", r.Size)
+		c.log.Warn("stale file: not of the size that the primary serves", "size", c.version.Size, "primary_size", r.Size)
 		return errNoContent
 	}
 	return nil
@@ -128,7 +130,7 @@ func (s *Server) checkCopy(
 
 // logServed returns a function that logs how much of a file a secondary has sent in a session.
 func (s *Server) logServed(session *kwik.ServerSession, path string) func(bytes int64, err error) {
-	log := s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8], "path", path)
+	log := s.logOf(session).With("path", path)
 	start := time.Now()
 	return func(bytes int64, err error) {
 		outcome := "done"
@@ -211,6 +213,7 @@ var (
 // A fileContent is an open file of a known version. One goroutine at a time uses it.
 type fileContent struct {
 	file    disk.File
+	log     *slog.Logger    // of the client and the file
 	version disk.Version    // when the file was opened
 	want    *integrity.Root // nil if it is not known
 	entry   *indexEntry     // of the file's path, perhaps of another version; nil if there is none
@@ -275,8 +278,11 @@ func (c *fileContent) ReadAt(p []byte, off int64) (n int, err error) {
 	n, err = c.read(p, off)
 	c.bytes += int64(n)
 	c.err = nil
-	if n < len(p) {
-		c.err = err
+	if n < len(p) && err != nil && err != io.EOF {
+		if isServersFault(err) {
+			c.log.Warn("file cannot be read", "offset", off, "err", err)
+		}
+		c.err, err = err, contentError(err)
 	}
 	return n, err
 }
@@ -294,6 +300,9 @@ func (c *fileContent) read(p []byte, off int64) (n int, err error) {
 	}
 	if isUnchanged := c.entry.version == c.version && checkVersion(c.file, c.version) == nil; isUnchanged {
 		return n, err
+	}
+	if isFault := n < len(p) && err != nil && err != io.EOF && isServersFault(err); isFault {
+		return 0, err
 	}
 	if n < len(p) || c.entry.tree.Verify(off, p) != nil {
 		return 0, errFileChanged

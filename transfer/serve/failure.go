@@ -1,19 +1,22 @@
 package serve
 
 import (
+	"context"
 	"errors"
-	"io"
-	"io/fs"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"log/slog"
 	"time"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 // A replyWriter writes replies, each within requestTimeout.
-type replyWriter struct{ stream *kwik.Stream }
+type replyWriter struct {
+	stream *kwik.Stream
+	log    *slog.Logger // of the request
+}
 
 func (w replyWriter) send(r *transferpb.Reply) error {
 	w.stream.SetWriteDeadline(time.Now().Add(requestTimeout))
@@ -52,20 +55,59 @@ func failureCode(err error) transferpb.Failure_Code {
 		return transferpb.Failure_CHANGED
 	case errors.Is(err, errVersion), errors.Is(err, errRequest):
 		return transferpb.Failure_BAD_REQUEST
-	case errors.Is(err, kwik.ErrSecondaryStreamOverflow), errors.Is(err, errTooMuch), errors.Is(err, errBusy):
+	case isServerBusy(err):
 		return transferpb.Failure_BUSY
-	case isFileError(err):
+	case disk.ClassOf(err) == disk.CauseAbsent, errors.Is(err, errNoContent):
 		return transferpb.Failure_NOT_FOUND
 	}
 	return transferpb.Failure_OTHER
 }
 
-// isFileError reports whether a file could not be opened or read. Clients are sent the same
-// Failure for all of these errors. They must not learn whether a file is missing, forbidden or
-// outside the root.
-func isFileError(err error) bool {
-	_, ok := errors.AsType[*fs.PathError](err)
-	return ok || errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF)
+// isServerBusy reports whether the same request may succeed later: the client or the server has
+// reached a limit, the system is short of something, or the server is stopping.
+func isServerBusy(err error) bool {
+	for _, busy := range []error{
+		kwik.ErrSecondaryStreamOverflow, kwik.ErrServerBusy, errTooMuch, errBusy, context.Canceled,
+		context.DeadlineExceeded,
+	} {
+		if errors.Is(err, busy) {
+			return true
+		}
+	}
+	return disk.ClassOf(err) == disk.CauseBusy
+}
+
+// isServersFault reports whether an error has its cause on this server, and the operator should see
+// it: its disk or system failed, or is short of something.
+func isServersFault(err error) bool {
+	switch failureCode(err) {
+	case transferpb.Failure_OTHER:
+		return true
+	case transferpb.Failure_BUSY:
+		return disk.ClassOf(err) == disk.CauseBusy
+	}
+	return false
+}
+
+// The errors of content that clients are sent in place of the file system's, which have the server's
+// own paths.
+var (
+	errContentBusy   = kwik.NewError(kwik.ErrServerBusy, "the server is short of resources")
+	errContentFailed = kwik.NewError(kwik.ErrContentUnavailable, "the server failed")
+)
+
+// contentError returns the error that a client is sent for one of a content. A copy that cannot be
+// read is not called missing.
+func contentError(err error) error {
+	switch failureCode(err) {
+	case transferpb.Failure_CHANGED:
+		return err
+	case transferpb.Failure_BUSY:
+		return errContentBusy
+	case transferpb.Failure_OTHER:
+		return errContentFailed
+	}
+	return errNoContent // the client does not learn why
 }
 
 func failureMessage(err error) string {
@@ -82,7 +124,31 @@ func failureMessage(err error) string {
 		}
 		return errVersion.Error()
 	case transferpb.Failure_BUSY:
-		return "the server has too much to do for this client"
+		return "the server is busy"
 	}
 	return "the server failed"
+}
+
+// faults collects the errors of this server in one request, for one log line.
+type faults struct {
+	count int
+	path  string // of the first
+	first error
+}
+
+// note counts an error, if it is this server's fault.
+func (f *faults) note(path string, err error) {
+	if err == nil || !isServersFault(err) {
+		return
+	}
+	if f.count++; f.count == 1 {
+		f.path, f.first = path, err
+	}
+}
+
+// report logs the errors, if there are any.
+func (f *faults) report(log *slog.Logger) {
+	if f.count > 0 {
+		log.Warn("cannot read what was requested", "entries", f.count, "first", f.path, "err", f.first)
+	}
 }

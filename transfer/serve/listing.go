@@ -97,6 +97,7 @@ func (s *Server) list(ctx context.Context, w replyWriter, request *transferpb.Re
 		ctx: ctx, w: w, limit: s.names, cache: disk.NewDirCache(base), flat: options.GetFlat(), left: maxListed,
 	}
 	defer l.cache.Close()
+	defer func() { l.faults.report(w.log) }()
 	if n := options.GetLimit(); n > 0 && n < maxListed {
 		l.left = int(n)
 	}
@@ -139,6 +140,7 @@ type lister struct {
 	cache   *disk.DirCache
 	flat    bool
 	left    int                // entries that may still be sent
+	faults  faults             // of this server, for its log
 	message transferpb.Listing // to be sent next
 	bytes   int                // about the size of message
 }
@@ -208,11 +210,12 @@ func (l *lister) resume(path, after string) error {
 	case err == nil:
 		defer l.limit.release(names)
 		return l.walk(path, names, after)
-	case errors.Is(err, errBusy):
+	case isServerBusy(err):
 		return err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, disk.ErrNotADirectory):
 		return nil
 	}
+	l.faults.note(path, err)
 	l.message.Partial = true // the entry has been sent, so that no entry can have the error
 	return nil
 }
@@ -222,8 +225,10 @@ func (l *lister) visit(path string) error {
 	if l.left == 0 {
 		return errPageFull
 	}
-	entry, exists := l.inspect(path)
+	entry, exists, err := l.inspect(path)
 	switch {
+	case err != nil:
+		return err
 	case !exists:
 		return nil
 	case entry.GetType() == transferpb.Entry_DIRECTORY && !l.flat:
@@ -239,11 +244,11 @@ func (l *lister) visitDir(path string, entry *transferpb.Entry) error {
 		return l.add(entry)
 	}
 	names, err := l.names(path)
-	if errors.Is(err, errBusy) {
+	if err != nil && isServerBusy(err) {
 		return err
 	}
 	if err != nil {
-		entry.Error = entryMessage(err)
+		l.setError(entry, err)
 		return l.add(entry)
 	}
 	defer l.limit.release(names)
@@ -253,12 +258,21 @@ func (l *lister) visitDir(path string, entry *transferpb.Entry) error {
 	return l.walk(path, names, "")
 }
 
-// inspect returns the entry of a path; exists is false if it was removed meanwhile. Other errors
-// are in the entry.
-func (l *lister) inspect(path string) (entry *transferpb.Entry, exists bool) {
+// inspect returns the entry of a path; exists is false if it was removed meanwhile. An error that
+// concerns this entry is in the entry. If the server is busy, no entry can be trusted: err ends the
+// listing.
+func (l *lister) inspect(path string) (entry *transferpb.Entry, exists bool, err error) {
+	failed := func(err error) (*transferpb.Entry, bool, error) {
+		if isServerBusy(err) {
+			return nil, false, err
+		}
+		entry := &transferpb.Entry{Path: []byte(path)}
+		l.setError(entry, err)
+		return entry, true, nil
+	}
 	d, err := l.cache.Acquire(disk.Parent(path))
 	if err != nil {
-		return &transferpb.Entry{Path: []byte(path), Error: entryMessage(err)}, true
+		return failed(err)
 	}
 	defer l.cache.Release(d)
 	name, target := disk.Base(path), ""
@@ -267,26 +281,32 @@ func (l *lister) inspect(path string) (entry *transferpb.Entry, exists bool) {
 		target, err = d.Readlink(name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, false
+		return nil, false, nil
 	}
 	if err != nil {
-		return &transferpb.Entry{Path: []byte(path), Error: entryMessage(err)}, true
+		return failed(err)
 	}
 	entry = entryOf(path, info)
 	if len(target) > wire.MaxLinkTarget {
 		entry.Type, entry.Error = transferpb.Entry_OTHER, "the target of the link is too long"
-		return entry, true
+		return entry, true, nil
 	}
 	entry.Target = []byte(target)
-	return entry, true
+	return entry, true, nil
 }
 
-// entryMessage returns the message that a client is sent for an entry that cannot be read.
-func entryMessage(err error) string {
-	if errors.Is(err, disk.ErrTooManyEntries) {
-		return fmt.Sprintf("there are more than %d files in the directory", maxDirNames)
+// setError sets the message and the code that a client is sent for an entry that cannot be read.
+func (l *lister) setError(e *transferpb.Entry, err error) {
+	e.Code = failureCode(err).Enum()
+	switch {
+	case errors.Is(err, disk.ErrTooManyEntries):
+		e.Error = fmt.Sprintf("there are more than %d files in the directory", maxDirNames)
+	case e.GetCode() == transferpb.Failure_OTHER:
+		l.faults.note(string(e.GetPath()), err)
+		e.Error = "the server failed to read it"
+	default:
+		e.Error = "the server cannot read it"
 	}
-	return "the server cannot read it"
 }
 
 func entryOf(path string, info fs.FileInfo) *transferpb.Entry {

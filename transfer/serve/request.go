@@ -35,7 +35,7 @@ func (q *serverRequest) serve(ctx context.Context) {
 	start := time.Now()
 	request, err := q.read(start.Add(requestTimeout))
 	if err != nil {
-		q.log.Warn("request not understood", "err", err)
+		q.log.Debug("request not understood", "err", err)
 		q.stream.CancelWrite(kwik.StreamErrorCode(kwik.ErrMetadataProtocolViolation))
 		return
 	}
@@ -50,9 +50,13 @@ func (q *serverRequest) serve(ctx context.Context) {
 			return
 		}
 	}
-	content, err := q.respond(ctx, request)
+	content, err := q.respond(ctx, log, request)
 	if err != nil {
-		log.Info("refused", "seconds", time.Since(start).Seconds(), "outcome", err)
+		level := slog.LevelInfo
+		if isServersFault(err) {
+			level = slog.LevelWarn
+		}
+		log.Log(ctx, level, "refused", "seconds", time.Since(start).Seconds(), "outcome", err)
 		return
 	}
 	log = log.With("size", content.size)
@@ -76,8 +80,10 @@ func (q *serverRequest) read(deadline time.Time) (*transferpb.Request, error) {
 }
 
 // respond writes the whole response, or a Failure. The Failure has the returned error's code.
-func (q *serverRequest) respond(ctx context.Context, request *transferpb.Request) (servedContent, error) {
-	w := replyWriter{q.stream}
+func (q *serverRequest) respond(
+	ctx context.Context, log *slog.Logger, request *transferpb.Request,
+) (servedContent, error) {
+	w := replyWriter{q.stream, log}
 	content, err := q.server.respond(ctx, q.session, w, request)
 	if err == nil {
 		return content, q.stream.Close()

@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"kwikcp/integrity"
+	"kwikcp/internal/logs"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"log/slog"
@@ -28,9 +29,11 @@ type Server struct {
 }
 
 // NewServer returns a server of the files below dir. Close must be called to release what the
-// server uses. The caller closes dir, after Close.
+// server uses. The caller closes dir, after Close. The server bounds the length of the lines that it
+// writes to log, and the lines that clients cause.
 func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
+	log = slog.New(logs.NewHandler(log.Handler()))
 	return &Server{
 		dir: dir, log: log, index: newIndex(ctx, log), batches: newServedBatches(), names: newNamesLimit(),
 		tiny: newTinySlots(), opened: newOpenFiles(),
@@ -75,7 +78,7 @@ func (s *Server) Serve(ctx context.Context, l *kwik.Listener) error {
 func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	log := s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8])
+	log := s.logOf(session)
 	log.Debug("client connected")
 	listings := make(chan struct{}, maxListings)
 	for {
@@ -87,6 +90,15 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 		q := &serverRequest{server: s, session: session, stream: stream, log: log, listings: listings}
 		wg.Go(func() { q.serve(ctx) })
 	}
+}
+
+// logOf returns the log of a client's session. Without a session it is the server's: the primary
+// requests the content.
+func (s *Server) logOf(session *kwik.ServerSession) *slog.Logger {
+	if session == nil {
+		return s.log
+	}
+	return s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8])
 }
 
 // claim returns a client's claim to the index entry of a version of a file. The caller releases it.

@@ -250,7 +250,7 @@ func TestErrorsOfFiles(t *testing.T) {
 		if err == nil {
 			f.Close()
 			t.Errorf("%q was opened", name)
-		} else if !isFileError(err) {
+		} else if isServersFault(err) {
 			t.Errorf("Open(%q): a client would be told that %v is the server's failure", name, err)
 		}
 	}

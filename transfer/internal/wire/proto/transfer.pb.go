@@ -1095,7 +1095,10 @@ type Entry struct {
 	Target  []byte     `protobuf:"bytes,6,opt,name=target,proto3" json:"target,omitempty"`                   // of a symbolic link
 	// Why the entry or the directory could not be read. If it is set, fields other than path may be
 	// absent.
-	Error         string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	// The class of error: NOT_FOUND if this client or server may not read the entry, OTHER if the
+	// server failed. Absent without error, and from older servers.
+	Code          *Failure_Code `protobuf:"varint,8,opt,name=code,proto3,enum=kwikcp.transfer.Failure_Code,oneof" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1177,6 +1180,13 @@ func (x *Entry) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *Entry) GetCode() Failure_Code {
+	if x != nil && x.Code != nil {
+		return *x.Code
+	}
+	return Failure_OTHER
 }
 
 // BatchRequest requests several files below the directory at path. The response is a BatchFile for
@@ -1489,7 +1499,7 @@ const file_transfer_proto_rawDesc = "" +
 	"\x03End\x12\v\n" +
 	"\aNOT_YET\x10\x00\x12\b\n" +
 	"\x04MORE\x10\x01\x12\f\n" +
-	"\bCOMPLETE\x10\x02\"\xf6\x01\n" +
+	"\bCOMPLETE\x10\x02\"\xb7\x02\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12/\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1b.kwikcp.transfer.Entry.TypeR\x04type\x12\x12\n" +
@@ -1497,12 +1507,14 @@ const file_transfer_proto_rawDesc = "" +
 	"\bmtime_ns\x18\x04 \x01(\x03R\amtimeNs\x12\x12\n" +
 	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x16\n" +
 	"\x06target\x18\x06 \x01(\fR\x06target\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\"7\n" +
+	"\x05error\x18\a \x01(\tR\x05error\x126\n" +
+	"\x04code\x18\b \x01(\x0e2\x1d.kwikcp.transfer.Failure.CodeH\x00R\x04code\x88\x01\x01\"7\n" +
 	"\x04Type\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\b\n" +
 	"\x04FILE\x10\x01\x12\r\n" +
 	"\tDIRECTORY\x10\x02\x12\v\n" +
-	"\aSYMLINK\x10\x03\"$\n" +
+	"\aSYMLINK\x10\x03B\a\n" +
+	"\x05_code\"$\n" +
 	"\fBatchRequest\x12\x14\n" +
 	"\x05paths\x18\x01 \x01(\fR\x05paths\"\xab\x01\n" +
 	"\tBatchFile\x127\n" +
@@ -1569,13 +1581,14 @@ var file_transfer_proto_depIdxs = []int32{
 	15, // 14: kwikcp.transfer.Listing.entries:type_name -> kwikcp.transfer.Entry
 	1,  // 15: kwikcp.transfer.Listing.end:type_name -> kwikcp.transfer.Listing.End
 	2,  // 16: kwikcp.transfer.Entry.type:type_name -> kwikcp.transfer.Entry.Type
-	7,  // 17: kwikcp.transfer.BatchFile.manifest:type_name -> kwikcp.transfer.Manifest
-	11, // 18: kwikcp.transfer.BatchFile.failure:type_name -> kwikcp.transfer.Failure
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	0,  // 17: kwikcp.transfer.Entry.code:type_name -> kwikcp.transfer.Failure.Code
+	7,  // 18: kwikcp.transfer.BatchFile.manifest:type_name -> kwikcp.transfer.Manifest
+	11, // 19: kwikcp.transfer.BatchFile.failure:type_name -> kwikcp.transfer.Failure
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_transfer_proto_init() }
@@ -1594,6 +1607,7 @@ func file_transfer_proto_init() {
 		(*Reply_BatchFile)(nil),
 		(*Reply_BatchEnd)(nil),
 	}
+	file_transfer_proto_msgTypes[12].OneofWrappers = []any{}
 	file_transfer_proto_msgTypes[14].OneofWrappers = []any{
 		(*BatchFile_Manifest)(nil),
 		(*BatchFile_Failure)(nil),

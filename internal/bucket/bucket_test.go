@@ -1,0 +1,113 @@
+package bucket
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+var start = time.Unix(1_000_000, 0)
+
+// take takes a token if there is one.
+func take(b *Bucket, r Rate, now time.Time) bool {
+	if b.Delay(r, now) > 0 {
+		return false
+	}
+	b.Take(r, now)
+	return true
+}
+
+func TestBucket(t *testing.T) {
+	for _, r := range []Rate{{1, 1}, {5, 20}, {0.1, 3}, {1000, 1}, {1e6, 7}} {
+		var b Bucket
+		for i := range r.Burst {
+			if !take(&b, r, start) {
+				t.Fatalf("%+v: no token %d of the burst", r, i)
+			}
+		}
+		interval := time.Duration(float64(time.Second) / r.PerSecond)
+		if d := b.Delay(r, start); d != interval {
+			t.Errorf("%+v: the next token is there after %v, want %v", r, d, interval)
+		}
+		if take(&b, r, start.Add(interval-1)) || !take(&b, r, start.Add(interval)) || take(&b, r, start.Add(interval)) {
+			t.Errorf("%+v: not one token after %v", r, interval)
+		}
+		later := start.Add(time.Hour)
+		n := 0
+		for take(&b, r, later) {
+			n++
+		}
+		if n != r.Burst {
+			t.Errorf("%+v: %d tokens after an hour, want %d", r, n, r.Burst)
+		}
+	}
+}
+
+// TestBucketRate checks the bound for any events: in any period at most the burst and the tokens of
+// the period pass.
+func TestBucketRate(t *testing.T) {
+	dice := rand.New(rand.NewPCG(1, 2))
+	r := Rate{PerSecond: 10, Burst: 5}
+	var b Bucket
+	var passed []time.Time
+	for now := start; now.Before(start.Add(20 * time.Second)); now = now.Add(time.Duration(dice.IntN(60)) * time.Millisecond) {
+		if take(&b, r, now) {
+			passed = append(passed, now)
+		}
+	}
+	for i, first := range passed {
+		for j, last := range passed[i:] {
+			if most := float64(r.Burst) + last.Sub(first).Seconds()*r.PerSecond + 1e-6; float64(j+1) > most {
+				t.Fatalf("%d events in %v", j+1, last.Sub(first))
+			}
+		}
+	}
+	if len(passed) < 200 {
+		t.Errorf("%d events passed in 20 s", len(passed))
+	}
+}
+
+func TestKeyed(t *testing.T) {
+	const most = 100
+	k := NewKeyed[int](Rate{PerSecond: 1, Burst: 2}, most)
+	try := func(key int, now time.Time) bool {
+		if k.Delay(key, now) > 0 {
+			return false
+		}
+		k.Take(key, now)
+		return true
+	}
+	passed := 0
+	for key := range 10_000 {
+		for range 5 {
+			if try(key, start) {
+				passed++
+			}
+		}
+	}
+	if k.Len() != most || passed != 2*most+2 {
+		t.Errorf("%d buckets, %d events of 10,000 keys, want %d and %d", k.Len(), passed, most, 2*most+2)
+	}
+	later := start.Add(10 * time.Second)
+	if !try(5000, later) || !try(5000, later) || try(5000, later) {
+		t.Error("a new key has no bucket of its own when the old ones are full again")
+	}
+	if k.Len() != 1 {
+		t.Errorf("%d buckets, want that of the new key", k.Len())
+	}
+	for key := range 1_000_000 {
+		try(key, later.Add(time.Duration(key)*time.Second))
+		if k.Len() > most {
+			t.Fatalf("%d buckets", k.Len())
+		}
+	}
+}
+
+func BenchmarkKeyed(b *testing.B) {
+	k := NewKeyed[int](Rate{PerSecond: 1, Burst: 2}, 4096)
+	for i := 0; b.Loop(); i++ {
+		now := start.Add(time.Duration(i) * time.Microsecond)
+		k.Delay(i, now)
+		k.Take(i, now)
+	}
+}

@@ -1,0 +1,11 @@
+//go:build unix
+
+package disk
+
+import "syscall"
+
+var (
+	systemBusyErrnos   []syscall.Errno
+	systemAbsentErrnos []syscall.Errno
+	failedErrnos       []syscall.Errno
+)
