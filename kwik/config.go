@@ -119,6 +119,11 @@ type ServerConfig struct {
 	// provided that it keeps the key. Nil means none.
 	StatelessResetKey *quic.StatelessResetKey
 
+	// TicketKey is the key of a primary's own tickets, with which clients open further connections
+	// to it and return after a restart. Nil derives it from the private key of the certificate,
+	// which is not enough if the certificate changes while the listener runs.
+	TicketKey *[32]byte
+
 	// JoinToken is the secret of which secondaries prove knowledge when they join this primary.
 	// Empty means that only secondaries on the same host may join. A secondary sets its token in
 	// [JoinConfig].
