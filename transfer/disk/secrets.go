@@ -110,6 +110,9 @@ func (s *Secrets) exemptDir(d Dir) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.isExempt(info) {
+		return nil
+	}
 	s.exempt = append(s.exempt, info)
 	s.looked, s.current = time.Time{}, identities{} // what is exempt now was never secret
 	return nil
@@ -244,7 +247,7 @@ func (s *Secrets) addEntries(path string, info fs.FileInfo, now time.Time, wante
 			continue
 		}
 		if len(s.current.infos) > maxSecrets {
-			s.err = fmt.Errorf("there are more than %d files in %s, which must not be served", maxSecrets, path)
+			s.err = fmt.Errorf("%s has more than %d files, too many for kwikcp's own directory", path, maxSecrets)
 			return
 		}
 		at := filepath.Join(path, e.Name())
