@@ -1,12 +1,15 @@
 package kwik
 
 import (
+	"fmt"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"kwikcp/internal/simnet"
 	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -93,5 +96,101 @@ func TestAttackRepeatedFields(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestAttackWindows checks that all paths of a session have one limit for bytes that are not read.
+// 64 servers could send 800 MB.
+func TestAttackWindows(t *testing.T) {
+	const limit = minWindowLimit
+	inWorldOf(t, unit, 0, simnet.Link{Latency: time.Millisecond, Rate: 10e9}, func(w *world) {
+		server := w.fakeServer()
+		w.wg.Go(func() {
+			if _, err := w.tryDial(server.addr, server.pin, &ClientConfig{WindowLimit: limit}); err != nil {
+				w.t.Error(err)
+			}
+		})
+		primary := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
+		primary.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID), Size: 1 << 40, Alignment: unit})
+		var sent atomic.Int64
+		send := func(p *fakePeer) {
+			for range defaultSecondaryStreams {
+				x := p.extent(wireOpen(firstAggregateStreamID, 1, 0))
+				w.wg.Go(func() {
+					x.SetWriteDeadline(time.Now().Add(5 * time.Second))
+					for {
+						n, err := x.Write(make([]byte, unit))
+						if sent.Add(int64(n)); err != nil {
+							return
+						}
+					}
+				})
+			}
+		}
+		peers := []*fakePeer{primary}
+		for i := range maxSecondaryPaths {
+			s := w.fakeServer()
+			id := ServerID(fmt.Sprintf("s%d", i))
+			primary.addPath(&kwikpb.AddPath{PathId: string(id), KeyHash: s.pin[:], Addresses: []string{s.addr.String()}})
+			peers = append(peers, s.welcome(kwikpb.Role_ROLE_SECONDARY, id))
+		}
+		for _, p := range peers {
+			send(p)
+		}
+		time.Sleep(6 * time.Second)
+		t.Logf("%d servers sent %d MiB to a client that reads nothing", maxSecondaryPaths+1, sent.Load()>>20)
+		if sent.Load() > limit {
+			t.Errorf("%d bytes, the limit is %d", sent.Load(), limit)
+		}
+		if sent.Load() < limit/4 {
+			t.Errorf("only %d bytes were sent", sent.Load())
+		}
+	})
+}
+
+// TestWindowBudget checks the division of a session's windows.
+func TestWindowBudget(t *testing.T) {
+	const mib = 1 << 20
+	for _, c := range []struct {
+		limit int64
+		paths int
+		least int64 // of the first paths
+		first int
+	}{
+		{defaultWindowLimit, 3, 12 * mib, 3}, // a get from three sources is as before
+		{defaultWindowLimit, maxPaths, 8 * mib, 6},
+		{minWindowLimit, maxPaths, 5 * mib, 1},
+	} {
+		b := newWindowBudget(c.limit)
+		var total int64
+		var shares []*windowShare
+		windows := make([]int64, c.paths)
+		for i := range windows {
+			var share *windowShare
+			share, windows[i] = b.open(8 * mib)
+			shares = append(shares, share)
+		}
+		for i, share := range shares {
+			for windows[i] < 12*mib && share.grow(mib) {
+				windows[i] += mib
+			}
+			total += windows[i]
+			if i < c.first && windows[i] < c.least || windows[i] < pathWindow {
+				t.Errorf("path %d of %d has a window of %d bytes", i, c.paths, windows[i])
+			}
+		}
+		if total > c.limit {
+			t.Errorf("%d paths have %d bytes of %d", c.paths, total, c.limit)
+		}
+		for _, share := range shares {
+			share.close()
+			share.close()
+			if share.grow(1) {
+				t.Error("a closed share grows")
+			}
+		}
+		if b.left != c.limit-maxPaths*pathWindow {
+			t.Errorf("%d bytes are left in the end", b.left)
+		}
 	}
 }

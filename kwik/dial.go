@@ -43,13 +43,16 @@ func DialEarly(
 	if err != nil {
 		return nil, err
 	}
+	s := newClientSession(tlsConf, c)
 	transport := &quic.Transport{Conn: conn}
-	q, err := transport.Dial(ctx, addr, clientTLS(tlsConf, protocolClient), c.clientQUIC(ServerRolePrimary))
+	q, share := s.pathQUIC(ServerRolePrimary)
+	quicConn, err := transport.Dial(ctx, addr, clientTLS(tlsConf, protocolClient), q)
 	if err != nil {
 		transport.Close()
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return startClient(ctx, dialled{conn: q, addr: remote, release: func() { transport.Close() }}, tlsConf, c)
+	d := dialled{conn: quicConn, addr: remote, release: func() { transport.Close() }}
+	return s.start(ctx, d.owns(share))
 }
 
 // DialAddr connects to a primary at host:port, through a socket that ClientConfig.ListenPacket
@@ -81,11 +84,13 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	if tlsConf.ServerName == "" {
 		tlsConf.ServerName, _, _ = net.SplitHostPort(addr)
 	}
-	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), c.clientQUIC(ServerRolePrimary), c.ListenPacket)
+	s := newClientSession(tlsConf, c)
+	q, share := s.pathQUIC(ServerRolePrimary)
+	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), q, c.ListenPacket)
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return startClient(ctx, d, tlsConf, c)
+	return s.start(ctx, d.owns(share))
 }
 
 // afterWelcome returns the session after the server's Welcome, and closes it if that does not
@@ -98,11 +103,8 @@ func (s *ClientSession) afterWelcome(ctx context.Context) (*ClientSession, error
 	return s, nil
 }
 
-func startClient(ctx context.Context, d dialled, tlsConf *tls.Config, c *ClientConfig) (*ClientSession, error) {
-	if tlsConf == nil {
-		tlsConf = &tls.Config{}
-	}
-	s := newClientSession(tlsConf, c)
+// start begins the session with the connection to its primary.
+func (s *ClientSession) start(ctx context.Context, d dialled) (*ClientSession, error) {
 	p, err := openPath(ctx, s, d, primaryPathID, ServerRolePrimary, nil)
 	if err != nil {
 		return nil, err

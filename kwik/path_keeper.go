@@ -137,11 +137,13 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	}
 	s.mu.Unlock()
 	tlsConf := clientTLS(trust.PinnedClientConfig(s.secondaryTLS(), trust.Pin(info.GetKeyHash())), protocolClient)
-	d, err := dialAny(ctx, addrs, tlsConf, s.config.clientQUIC(ServerRoleSecondary), s.config.ListenPacket)
+	q, share := s.pathQUIC(ServerRoleSecondary)
+	d, err := dialAny(ctx, addrs, tlsConf, q, s.config.ListenPacket)
 	if err != nil {
+		share.close()
 		return nil, err
 	}
-	p, err := openPath(ctx, s, d, r.id, ServerRoleSecondary, info.GetTicket())
+	p, err := openPath(ctx, s, d.owns(share), r.id, ServerRoleSecondary, info.GetTicket())
 	if err != nil {
 		return nil, err
 	}

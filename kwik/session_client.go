@@ -23,6 +23,7 @@ type ClientSession struct {
 	tls     *tls.Config // base of the configurations of secondaries' paths
 	handler *secondaryStreamHandler
 	primary *path
+	windows *windowBudget // of all paths
 
 	ctx      context.Context // ends with the session
 	cancel   context.CancelCauseFunc
@@ -44,16 +45,22 @@ type ClientSession struct {
 	arrived       chan struct{}     // closed and replaced when one of the two grows
 }
 
+// newClientSession returns a session that is not connected. It has no goroutine.
 func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
+	if tlsConf == nil {
+		tlsConf = &tls.Config{}
+	}
 	s := &ClientSession{
 		id: newSessionID(), config: c, tls: tlsConf,
 		servers: make(map[ServerID]*serverRecord),
 		paths:   make(map[PathID]*pathRecord),
 		streams: make(map[StreamID]*openStream),
 		arrived: make(chan struct{}),
-
-		headStartRoom: int64(c.clientQUIC(ServerRolePrimary).InitialConnectionReceiveWindow / 2),
+		windows: newWindowBudget(c.WindowLimit),
 	}
+	q, share := s.pathQUIC(ServerRolePrimary)
+	s.headStartRoom = int64(q.InitialConnectionReceiveWindow / 2) // as the primary's path will have it
+	share.close()
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.public, s.unpublic = context.WithCancelCause(s.ctx)
 	s.handler = newSecondaryStreamHandler(s.lookup, s.nextStream, c)
