@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
+	"net/netip"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -113,6 +115,9 @@ func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 		}
 		failures++
 		after = redial.Delay(failures)
+		if pause, ok := errors.AsType[*dialPause](err); ok {
+			after = max(after, pause.wait)
+		}
 	}
 }
 
@@ -138,7 +143,7 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	s.mu.Unlock()
 	tlsConf := clientTLS(trust.PinnedClientConfig(s.secondaryTLS(), trust.Pin(info.GetKeyHash())), protocolClient)
 	q, share := s.pathQUIC(ServerRoleSecondary)
-	d, err := dialAny(ctx, addrs, tlsConf, q, s.config.ListenPacket)
+	d, err := s.dialWithin(ctx, addrs, tlsConf, q)
 	if err != nil {
 		share.close()
 		return nil, err
@@ -159,6 +164,50 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	s.attachNew() // in one flight with Hello
 	return p, nil
 }
+
+// dialWithin is dialAny within the limits of dial_limit.go.
+func (s *ClientSession) dialWithin(
+	ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config,
+) (dialled, error) {
+	s.mu.Lock()
+	chosen, unreached, wait := s.dials.plan(addrs, time.Now())
+	s.mu.Unlock()
+	if len(chosen) == 0 {
+		return dialled{}, &dialPause{wait}
+	}
+	if unreached {
+		timeout := max(minUnreachedTimeout, 8*s.primary.rtt())
+		q.HandshakeIdleTimeout = min(q.HandshakeIdleTimeout, timeout)
+		select {
+		case s.dialSlots <- struct{}{}:
+			defer func() { <-s.dialSlots }()
+		case <-ctx.Done():
+			return dialled{}, context.Cause(ctx)
+		}
+	}
+	cost := tryCost(q)
+	listen := func(ctx context.Context, to netip.AddrPort) (net.PacketConn, error) {
+		s.mu.Lock()
+		isAllowed := s.dials.begin(to, cost, s.received(), time.Now())
+		s.mu.Unlock()
+		if !isAllowed {
+			return nil, errUnanswered
+		}
+		return s.config.ListenPacket(ctx, to)
+	}
+	d, err := dialAny(ctx, chosen, tlsConf, q, listen)
+	if err == nil {
+		s.mu.Lock()
+		s.dials.answered(d.addr, cost)
+		s.mu.Unlock()
+	}
+	return d, err
+}
+
+// A dialPause is the error of a dial that must wait, because no address of the server has answered.
+type dialPause struct{ wait time.Duration }
+
+func (*dialPause) Error() string { return errUnanswered.Error() }
 
 // welcomed records that a server has sent Welcome on a path.
 func (s *ClientSession) welcomed(p *path, host *Host) {

@@ -24,6 +24,8 @@ type ClientSession struct {
 	handler *secondaryStreamHandler
 	primary *path
 	windows *windowBudget // of all paths
+	// dialSlots has an element for each server that is dialed and has not been reached before.
+	dialSlots chan struct{}
 
 	ctx      context.Context // ends with the session
 	cancel   context.CancelCauseFunc
@@ -35,6 +37,7 @@ type ClientSession struct {
 	servers map[ServerID]*serverRecord
 	paths   map[PathID]*pathRecord // of all servers
 	streams map[StreamID]*openStream
+	dials   dialLimit
 	offered StreamID // the highest aggregate stream id so far; 0 for none
 	// headStarts is the number of reserved head starts, and headStartRoom the window that is not
 	// reserved, in bytes.
@@ -57,6 +60,8 @@ func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 		streams: make(map[StreamID]*openStream),
 		arrived: make(chan struct{}),
 		windows: newWindowBudget(c.WindowLimit),
+
+		dialSlots: make(chan struct{}, maxUnreached),
 	}
 	q, share := s.pathQUIC(ServerRolePrimary)
 	s.headStartRoom = int64(q.InitialConnectionReceiveWindow / 2) // as the primary's path will have it
