@@ -194,3 +194,38 @@ func TestWindowBudget(t *testing.T) {
 		}
 	}
 }
+
+// TestAttackDrip checks that a source cannot hold a client for ever with a byte now and then. Its
+// connection is alive, and bytes arrive, but no unit does.
+func TestAttackDrip(t *testing.T) {
+	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
+		server := w.fakeServer()
+		w.wg.Go(func() {
+			if _, err := w.tryDial(server.addr, server.pin, nil); err != nil {
+				w.t.Error(err)
+			}
+		})
+		p := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
+		p.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID), Size: 4 << 20, Alignment: 1 << 20})
+		time.Sleep(time.Second)
+		start := time.Now()
+		copied := w.copy(w.accept(w.clients[0], firstAggregateStreamID, w.prove))
+		p.attached()
+		g := p.granted()
+		raw := wireData(w.data[:1<<20])
+		x := p.extent(wireOpen(firstAggregateStreamID, g.GetGrantId(), 0), raw[:32])
+		w.wg.Go(func() {
+			for i := 32; i < len(raw) && x.Context().Err() == nil; i++ {
+				x.write(raw[i : i+1])
+				time.Sleep(time.Second)
+			}
+		})
+		<-copied.done
+		wantError(t, copied.err, ErrAggregationTimeout)
+		took := time.Since(start)
+		t.Logf("the client gave up after %v", took)
+		if took > 6*time.Minute {
+			t.Errorf("the client gave up after %v", took)
+		}
+	})
+}
