@@ -162,7 +162,15 @@ func TestDialLimit(t *testing.T) {
 	if len(chosen) != 0 || wait != unansweredPause-time.Minute || l.begin(addr(1), cost, 0, now) {
 		t.Errorf("after %d tries: %v, %v", maxAddressTries, chosen, wait)
 	}
-	if !l.begin(addr(1), cost, 0, now.Add(unansweredPause)) {
+	for range 100 {
+		l.announce(addr(1))
+		l.announce(addr(9))
+	}
+	if l.begin(addr(1), cost, 0, now.Add(announcedPause-1)) || !l.begin(addr(1), cost, 0, now.Add(announcedPause)) {
+		t.Error("not one try after it was announced")
+	}
+	now = now.Add(announcedPause)
+	if l.begin(addr(1), cost, 0, now.Add(unansweredPause-1)) || !l.begin(addr(1), cost, 0, now.Add(unansweredPause)) {
 		t.Error("no try after the pause")
 	}
 	l.answered(addr(1), cost)
@@ -171,7 +179,7 @@ func TestDialLimit(t *testing.T) {
 			t.Fatal("a server that was reached is refused")
 		}
 	}
-	if l.spent != maxAddressTries*cost {
+	if l.spent != (maxAddressTries+1)*cost {
 		t.Errorf("%d bytes are spent", l.spent)
 	}
 	all := []netip.AddrPort{addr(2), addr(3), addr(4), addr(1)}

@@ -13,7 +13,8 @@ import (
 // host may be at such an address, and it receives Initial packets of 1,280 bytes.
 //
 //   - At most 8 servers that have never been reached are dialed at a time (ClientSession.dialSlots).
-//   - An address gets three tries, then one every 10 minutes, however often it is named.
+//   - An address gets three tries, then one every 10 minutes. If the primary announces it again, it
+//     gets one a minute after the last.
 //   - All unanswered tries of a session together have a budget of bytes. It grows with the bytes
 //     that the session receives: who aims a client pays 16 bytes for each.
 //
@@ -25,6 +26,8 @@ const (
 	// maxAddressTries bounds the tries of an address, until unansweredPause has passed.
 	maxAddressTries = 3
 	unansweredPause = 10 * time.Minute
+	// announcedPause is the pause of an address that was announced again since the last try.
+	announcedPause = time.Minute
 	// maxAddressesPerTry bounds the addresses without an answer in one try of a server.
 	maxAddressesPerTry = 2
 	// unansweredBytes and earnedPart make up the budget of unanswered tries: a constant number of
@@ -51,6 +54,15 @@ type dialRecord struct {
 	reached bool
 	tries   int       // without an answer
 	last    time.Time // the beginning of the last try
+	// announced means that the primary has announced the address since then.
+	announced bool
+}
+
+// announce records that the primary has announced an address.
+func (l *dialLimit) announce(addr netip.AddrPort) {
+	if record := l.records[addr]; record != nil {
+		record.announced = true
+	}
 }
 
 func (l *dialLimit) isReached(addr netip.AddrPort) bool {
@@ -64,7 +76,11 @@ func (l *dialLimit) waitFor(addr netip.AddrPort, now time.Time) time.Duration {
 	if record == nil || record.reached || record.tries < maxAddressTries {
 		return 0
 	}
-	return max(unansweredPause-now.Sub(record.last), 0)
+	pause := unansweredPause
+	if record.announced {
+		pause = announcedPause
+	}
+	return max(pause-now.Sub(record.last), 0)
 }
 
 // plan returns the addresses of a server to dial now, those first that have answered. unreached
@@ -114,7 +130,7 @@ func (l *dialLimit) begin(addr netip.AddrPort, cost, received int64, now time.Ti
 		record = l.newRecord(addr)
 	}
 	record.tries++
-	record.last = now
+	record.last, record.announced = now, false
 	l.spent += cost
 	return true
 }

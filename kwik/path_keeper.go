@@ -208,6 +208,7 @@ func (s *ClientSession) dialWithin(
 type dialPause struct{ wait time.Duration }
 
 func (*dialPause) Error() string { return errUnanswered.Error() }
+func (*dialPause) Unwrap() error { return errUnanswered }
 
 // welcomed records that a server has sent Welcome on a path.
 func (s *ClientSession) welcomed(p *path, host *Host) {
@@ -229,10 +230,12 @@ func (s *ClientSession) secondaryTLS() *tls.Config {
 	}
 }
 
-// dialFailed records that a server could not be reached.
+// dialFailed records that a server could not be reached. A path that was never dialed, because it
+// must wait, stays connecting.
 func (s *ClientSession) dialFailed(r *pathRecord, err error) {
 	s.mu.Lock()
-	if r.state != PathBanned {
+	mustWait := !r.dialed && errors.Is(err, errUnanswered)
+	if r.state != PathBanned && !mustWait {
 		r.state, r.reason = PathClosed, err
 	}
 	r.dialed = true

@@ -143,6 +143,9 @@ func (s *ClientSession) addPrimary(info *kwikpb.AddPath) {
 // holds s.mu.
 func (s *ClientSession) updateServer(sv *serverRecord, info *kwikpb.AddPath, addrs []netip.AddrPort) {
 	sv.info, sv.addrs = info, addrs
+	for _, addr := range addrs {
+		s.dials.announce(addr)
+	}
 	if !sv.isAnnounced() {
 		sv.announced, sv.withdraw = context.WithCancel(s.ctx)
 	}
