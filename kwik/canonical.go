@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -15,10 +16,19 @@ import (
 // varint that is longer than necessary, and a known field of a wrong wire type. It skips unknown
 // fields.
 
+// maxElements bounds the elements of all repeated fields of one message. A decoder takes up to 80
+// bytes of memory for an element of 2 bytes.
+const maxElements = sched.MaxSegments
+
+func tooManyElements(d protoreflect.MessageDescriptor) error {
+	return errorf(ErrMetadataProtocolViolation, "%s with more than %d repeated fields", d.Name(), maxElements)
+}
+
 // checkCanonical checks an encoded message and the messages in it. It also refuses what does not
 // parse, except text that is not UTF-8: the decoder refuses that.
 func checkCanonical(raw []byte, d protoreflect.MessageDescriptor) error {
 	var seen uint64 // by field number; a oneof has the number of its first member
+	elements := 0   // of all repeated fields
 	fields := d.Fields()
 	for len(raw) > 0 {
 		number, wire, value, n, err := consumeCanonical(raw)
@@ -38,6 +48,9 @@ func checkCanonical(raw []byte, d protoreflect.MessageDescriptor) error {
 					return err
 				}
 				value = value[n:]
+				if elements++; elements > maxElements {
+					return tooManyElements(d)
+				}
 			}
 			continue
 		}
@@ -47,7 +60,11 @@ func checkCanonical(raw []byte, d protoreflect.MessageDescriptor) error {
 		if wire == protowire.VarintType && !fits(value, field.Kind()) {
 			return errorf(ErrMetadataProtocolViolation, "field %s is too large", field.Name())
 		}
-		if !field.IsList() {
+		if field.IsList() {
+			if elements++; elements > maxElements {
+				return tooManyElements(d)
+			}
+		} else {
 			bit := uint64(1) << number
 			if oneof := field.ContainingOneof(); oneof != nil {
 				bit = 1 << oneof.Fields().Get(0).Number()

@@ -26,8 +26,8 @@ const (
 type Config struct {
 	// QUIC configures the connections. Zero fields, and nil, mean the defaults. The handshake
 	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds. A
-	// server sends its clients no keep-alives.
-	// The receive windows of a client grow to 12 MiB a path. KWIK sets MaxIncomingStreams,
+	// server sends its clients no keep-alives. The receive windows of a client grow to 12 MiB a
+	// path, within its WindowLimit. KWIK sets MaxIncomingStreams,
 	// MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 
@@ -82,6 +82,11 @@ type ClientConfig struct {
 	// ReorderWindow bounds the bytes of one stream that Read holds beyond the reader's position.
 	// 0 means 32 MiB; values below 2 MiB count as 2 MiB. CopyTo needs no window.
 	ReorderWindow int64
+
+	// WindowLimit bounds the receive windows of all paths together, in bytes: how much the servers
+	// may send that is not read yet. With many paths each has less than Config.QUIC says. 0 means
+	// 128 MiB; values below 48 MiB count as 48 MiB.
+	WindowLimit int64
 
 	// SourceTimeout bounds how long an aggregate stream waits while bytes are requested and none
 	// arrive; then it fails with ErrAggregationTimeout. 0 means 10 s.
@@ -287,6 +292,7 @@ func (c *ClientConfig) validate() error {
 		setting{"ConnectionsPerServer", int64(c.ConnectionsPerServer), 0, unbounded},
 		setting{"Credential length", int64(len(c.Credential)), 0, maxCredential},
 		setting{"ReorderWindow", c.ReorderWindow, 0, unbounded},
+		setting{"WindowLimit", c.WindowLimit, 0, unbounded},
 		setting{"SourceTimeout", int64(c.SourceTimeout), 0, unbounded},
 		setting{"ReorderTimeout", int64(c.ReorderTimeout), 0, unbounded},
 		setting{"ConflictResolution", int64(c.ConflictResolution), 0, int64(ConflictResolutionReject)},
@@ -339,6 +345,8 @@ func (c *ClientConfig) populate() *ClientConfig {
 	p.ConnectionsPerServer = min(p.ConnectionsPerServer, MaxConnectionsPerServer)
 	setDefault(&p.ReorderWindow, defaultReorderWindow)
 	p.ReorderWindow = max(p.ReorderWindow, minReorderWindow)
+	setDefault(&p.WindowLimit, defaultWindowLimit)
+	p.WindowLimit = max(p.WindowLimit, minWindowLimit)
 	setDefault(&p.SourceTimeout, 10*time.Second)
 	setDefault(&p.ReorderTimeout, 30*time.Second)
 	if p.RateLimit != nil {

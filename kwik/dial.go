@@ -43,13 +43,16 @@ func DialEarly(
 	if err != nil {
 		return nil, err
 	}
+	s := newClientSession(tlsConf, c)
 	transport := &quic.Transport{Conn: conn}
-	q, err := transport.Dial(ctx, addr, clientTLS(tlsConf, protocolClient), c.firstQUIC(ctx))
+	q, share := s.firstQUIC(ctx)
+	quicConn, err := transport.Dial(ctx, addr, clientTLS(tlsConf, protocolClient), q)
 	if err != nil {
 		transport.Close()
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return startClient(ctx, dialled{conn: q, addr: remote, release: func() { transport.Close() }}, tlsConf, c)
+	d := dialled{conn: quicConn, addr: remote, release: func() { transport.Close() }}
+	return s.start(ctx, d.owns(share))
 }
 
 // DialAddr connects to a primary at host:port, through a socket that ClientConfig.ListenPacket
@@ -81,21 +84,23 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	if tlsConf.ServerName == "" {
 		tlsConf.ServerName, _, _ = net.SplitHostPort(addr)
 	}
-	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), c.firstQUIC(ctx), c.ListenPacket)
+	s := newClientSession(tlsConf, c)
+	q, share := s.firstQUIC(ctx)
+	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), q, c.ListenPacket)
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return startClient(ctx, d, tlsConf, c)
+	return s.start(ctx, d.owns(share))
 }
 
 // firstQUIC returns the QUIC configuration of a session's first path. If the caller set no time-out
 // of the handshake, the deadline of ctx is one, be it shorter or longer than the default.
-func (c *ClientConfig) firstQUIC(ctx context.Context) *quic.Config {
-	q := c.clientQUIC(ServerRolePrimary)
-	if deadline, ok := ctx.Deadline(); ok && c.defaultHandshake {
+func (s *ClientSession) firstQUIC(ctx context.Context) (*quic.Config, *windowShare) {
+	q, share := s.pathQUIC(ServerRolePrimary)
+	if deadline, ok := ctx.Deadline(); ok && s.config.defaultHandshake {
 		q.HandshakeIdleTimeout = max(q.HandshakeIdleTimeout, time.Until(deadline))
 	}
-	return q
+	return q, share
 }
 
 // helloDeadline returns until when the server must send Welcome on a path that ctx opens.
@@ -117,11 +122,8 @@ func (s *ClientSession) afterWelcome(ctx context.Context) (*ClientSession, error
 	return s, nil
 }
 
-func startClient(ctx context.Context, d dialled, tlsConf *tls.Config, c *ClientConfig) (*ClientSession, error) {
-	if tlsConf == nil {
-		tlsConf = &tls.Config{}
-	}
-	s := newClientSession(tlsConf, c)
+// start begins the session with the connection to its primary.
+func (s *ClientSession) start(ctx context.Context, d dialled) (*ClientSession, error) {
 	p, err := openPath(ctx, s, d, primaryPathID, ServerRolePrimary, nil)
 	if err != nil {
 		return nil, err

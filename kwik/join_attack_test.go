@@ -294,7 +294,7 @@ func TestAdvertised(t *testing.T) {
 		{stranger, "240.1.2.3:4433", false},
 		{stranger, "[64:ff9b::7f00:1]:4433", false},
 		{stranger, "[64:ff9b::a9fe:a9fe]:80", false},
-		{stranger, "[64:ff9b::cb00:7109]:4433", true},
+		{stranger, "[64:ff9b::cb00:7109]:4433", false},
 		{stranger, "[2002:7f00:1::]:4433", false},
 		{stranger, "[::7f00:1]:4433", false},
 		{stranger, "[fd00:ec2::254]:80", false},

@@ -117,7 +117,8 @@ func (l *Listener) checkJoin(
 	m := &member{addr: seen, from: prefixOf(seen.Addr()), pin: trust.Pin(r.GetKeyHash()), conn: conn}
 	rand.Read(m.key[:])
 	if text := r.GetAdvertise(); text != "" {
-		peer := joiningPeer{seen: seen, isLocal: isLocal, hasToken: len(l.config.JoinToken) > 0}
+		own, _ := addrPort(l.Addr())
+		peer := joiningPeer{seen: seen, port: own.Port(), isLocal: isLocal, hasToken: len(l.config.JoinToken) > 0}
 		if m.addr, err = peer.advertised(text, l.isLocal); err != nil {
 			return nil, err
 		}

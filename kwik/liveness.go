@@ -10,16 +10,21 @@ import (
 
 // This file decides whether an aggregate stream still makes progress, and ends one that does not.
 //
-// A stream that was requested ends with ErrAggregationTimeout in three cases:
+// A stream that was requested ends with ErrAggregationTimeout in four cases:
 //
 //   - no source can deliver the missing bytes, and no further source is expected;
 //   - it was idle for SourceTimeout;
+//   - it is pulled, and for 30 times as long no unit of it was verified;
 //   - a hole of a pushed stream was not filled within ReorderTimeout (push_client.go).
 //
 // A pulled stream is idle while its consumer waits and no tick sees progress. Progress is payload
 // that arrives, is being placed, or is accepted. While the sources of a stream wait for their turn
 // on a busy path, bytes that the path delivers to other streams are progress, too. That sources
 // are attached is no progress: a source can reconnect again and again and deliver nothing.
+//
+// Payload that arrives is enough for a while only: a source could deliver a byte now and then. So
+// whole units must be accepted, too, as fast as a slow link allows. A tick counts a second at most,
+// so a process that was stopped meanwhile does not blame its sources.
 //
 // A pushed stream is idle while none of its sources is live. Its sources owe nothing, so the
 // silence of a live one is not a fault.
@@ -29,6 +34,26 @@ import (
 type liveness struct {
 	had       int64     // bytes that were had at the last tick
 	idleSince time.Time // the first tick without progress; zero while the stream is not idle
+
+	verified   bool          // units were verified since the tick before, or bytes are being verified
+	unverified time.Duration // the time without a verified unit, while the consumer waits
+	lastTick   time.Time     // zero before the first
+}
+
+// verifiedPart is how many times as long as SourceTimeout a stream may wait for a verified unit.
+const verifiedPart = 30
+
+// unverifiedTime returns at a tick how long the stream has been without verified units. excused
+// means that none are due.
+func (l *liveness) unverifiedTime(excused bool, now time.Time) time.Duration {
+	switch {
+	case l.verified || excused:
+		l.unverified = 0
+	case !l.lastTick.IsZero():
+		l.unverified += min(now.Sub(l.lastTick), time.Second)
+	}
+	l.lastTick = now
+	return l.unverified
 }
 
 // idleTime records whether the stream is alive at this tick and returns how long it has been idle.
@@ -80,13 +105,16 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 }
 
 // observeSources passes the sources' figures to the scheduler and reports whether the stream made
-// progress since the last tick. Called with the lock held.
+// progress since the last tick. It records in the liveness whether that is more than bytes that
+// arrived. Called with the lock held.
 func (a *streamAggregator) observeSources(now time.Time) (progress bool) {
+	verified := false
 	for id, s := range a.sources {
 		received := s.received.Load()
 		isPlacing := s.placing.Load() > 0
 		if (isPlacing || received > s.observed) && !s.isUseless() {
 			progress = true
+			verified = verified || isPlacing
 		}
 		s.observed = received
 		if s.gone {
@@ -97,16 +125,17 @@ func (a *streamAggregator) observeSources(now time.Time) (progress bool) {
 			a.sched.ResetStallTimer(sched.SourceID(id), now)
 		}
 		counted, streamsWait := a.pathLoad(id)
-		if streamsWait && counted > s.pathCounted {
-			progress = true
+		if counted > s.pathCounted {
+			progress = progress || streamsWait
+			verified = true // by other streams: the path is slow, or shared by many
 		}
 		s.pathCounted = counted
 	}
 	had := a.sched.Had()
 	if had != a.liveness.had {
-		progress = true
+		progress, verified = true, true
 	}
-	a.liveness.had = had
+	a.liveness.had, a.liveness.verified = had, verified
 	return progress
 }
 
@@ -141,6 +170,10 @@ func (a *streamAggregator) checkLiveness(progress bool, now time.Time) error {
 		canDeliver = sources > 0
 	}
 	idle := a.liveness.idleTime(isAlive, now)
+	unverified := a.liveness.unverifiedTime(a.pushed || !a.sched.Wanting(), now)
+	if unverified >= verifiedPart*a.timeout {
+		return a.noSource()
+	}
 	if isAlive {
 		return nil
 	}

@@ -20,8 +20,8 @@ type AggregateStreamSpec struct {
 	// Alignment is the size of a unit in bytes, at most 1 MiB; 0 means 1. The client verifies
 	// whole units.
 	Alignment int64
-	// Segments are the lengths of the stream's parts in bytes. Each part starts with a new unit.
-	// None means one part.
+	// Segments are the lengths of the stream's parts in bytes, at most 4,096. Each part starts
+	// with a new unit. None means one part.
 	Segments []int64
 	// Descriptor names the content to the OpenContent of this server and of the secondaries; at
 	// most 64 KiB.

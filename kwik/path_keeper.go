@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"net"
+	"net/netip"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -132,6 +134,9 @@ func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 		}
 		failures++
 		after = redial.Delay(failures)
+		if pause, ok := errors.AsType[*dialPause](err); ok {
+			after = max(after, pause.wait)
+		}
 	}
 }
 
@@ -156,11 +161,13 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	}
 	s.mu.Unlock()
 	tlsConf := clientTLS(trust.PinnedClientConfig(s.secondaryTLS(), trust.Pin(info.GetKeyHash())), protocolClient)
-	d, err := dialAny(ctx, addrs, tlsConf, s.config.clientQUIC(ServerRoleSecondary), s.config.ListenPacket)
+	q, share := s.pathQUIC(ServerRoleSecondary)
+	d, err := s.dialWithin(ctx, addrs, tlsConf, q)
 	if err != nil {
+		share.close()
 		return nil, err
 	}
-	p, err := openPath(ctx, s, d, r.id, ServerRoleSecondary, info.GetTicket())
+	p, err := openPath(ctx, s, d.owns(share), r.id, ServerRoleSecondary, info.GetTicket())
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +183,51 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	s.attachNew() // in one flight with Hello
 	return p, nil
 }
+
+// dialWithin is dialAny within the limits of dial_limit.go.
+func (s *ClientSession) dialWithin(
+	ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config,
+) (dialled, error) {
+	s.mu.Lock()
+	chosen, unreached, wait := s.dials.plan(addrs, time.Now())
+	s.mu.Unlock()
+	if len(chosen) == 0 {
+		return dialled{}, &dialPause{wait}
+	}
+	if unreached {
+		timeout := max(minUnreachedTimeout, 8*s.primary.rtt())
+		q.HandshakeIdleTimeout = min(q.HandshakeIdleTimeout, timeout)
+		select {
+		case s.dialSlots <- struct{}{}:
+			defer func() { <-s.dialSlots }()
+		case <-ctx.Done():
+			return dialled{}, context.Cause(ctx)
+		}
+	}
+	cost := tryCost(q)
+	listen := func(ctx context.Context, to netip.AddrPort) (net.PacketConn, error) {
+		s.mu.Lock()
+		isAllowed := s.dials.begin(to, cost, s.received(), time.Now())
+		s.mu.Unlock()
+		if !isAllowed {
+			return nil, errUnanswered
+		}
+		return s.config.ListenPacket(ctx, to)
+	}
+	d, err := dialAny(ctx, chosen, tlsConf, q, listen)
+	if err == nil {
+		s.mu.Lock()
+		s.dials.answered(d.addr, cost)
+		s.mu.Unlock()
+	}
+	return d, err
+}
+
+// A dialPause is the error of a dial that must wait, because no address of the server has answered.
+type dialPause struct{ wait time.Duration }
+
+func (*dialPause) Error() string { return errUnanswered.Error() }
+func (*dialPause) Unwrap() error { return errUnanswered }
 
 // welcomed records that a server has sent Welcome on a path.
 func (s *ClientSession) welcomed(p *path, host *Host) {
@@ -197,10 +249,12 @@ func (s *ClientSession) secondaryTLS() *tls.Config {
 	}
 }
 
-// dialFailed records that a server could not be reached.
+// dialFailed records that a server could not be reached. A path that was never dialed, because it
+// must wait, stays connecting.
 func (s *ClientSession) dialFailed(r *pathRecord, err error) {
 	s.mu.Lock()
-	if r.state != PathBanned {
+	mustWait := !r.dialed && errors.Is(err, errUnanswered)
+	if r.state != PathBanned && !mustWait {
 		r.state, r.reason = PathClosed, err
 	}
 	r.dialed = true

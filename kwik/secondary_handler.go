@@ -48,7 +48,6 @@ type secondaryStreamInfo struct {
 func newSecondaryStreamHandler(
 	aggregator func(StreamID) (*streamAggregator, bool), nextOffer func() <-chan struct{}, c *ClientConfig,
 ) *secondaryStreamHandler {
-	const maxPaths = maxSecondaryPaths + 1 + maxFurtherPaths
 	return &secondaryStreamHandler{
 		aggregator: aggregator,
 		nextOffer:  nextOffer,

@@ -25,6 +25,9 @@ type ClientSession struct {
 	tls     *tls.Config // base of the configurations of secondaries' paths
 	handler *secondaryStreamHandler
 	primary *path
+	windows *windowBudget // of all paths
+	// dialSlots has an element for each server that is dialed and has not been reached before.
+	dialSlots chan struct{}
 
 	ctx      context.Context // ends with the session
 	cancel   context.CancelCauseFunc
@@ -36,6 +39,7 @@ type ClientSession struct {
 	servers map[ServerID]*serverRecord
 	paths   map[PathID]*pathRecord // of all servers
 	streams map[StreamID]*openStream
+	dials   dialLimit
 	offered StreamID // the highest aggregate stream id so far; 0 for none
 	// headStarts is the number of reserved head starts, and headStartRoom the window that is not
 	// reserved, in bytes.
@@ -46,16 +50,24 @@ type ClientSession struct {
 	arrived       chan struct{}     // closed and replaced when one of the two grows
 }
 
+// newClientSession returns a session that is not connected. It has no goroutine.
 func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
+	if tlsConf == nil {
+		tlsConf = &tls.Config{}
+	}
 	s := &ClientSession{
 		id: newSessionID(), key: newSessionKey(), config: c, tls: tlsConf,
 		servers: make(map[ServerID]*serverRecord),
 		paths:   make(map[PathID]*pathRecord),
 		streams: make(map[StreamID]*openStream),
 		arrived: make(chan struct{}),
+		windows: newWindowBudget(c.WindowLimit),
 
-		headStartRoom: int64(c.clientQUIC(ServerRolePrimary).InitialConnectionReceiveWindow / 2),
+		dialSlots: make(chan struct{}, maxUnreached),
 	}
+	q, share := s.pathQUIC(ServerRolePrimary)
+	s.headStartRoom = int64(q.InitialConnectionReceiveWindow / 2) // as the primary's path will have it
+	share.close()
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.public, s.unpublic = context.WithCancelCause(s.ctx)
 	s.handler = newSecondaryStreamHandler(s.lookup, s.nextStream, c)

@@ -147,6 +147,9 @@ func (s *ClientSession) addPrimary(info *kwikpb.AddPath) {
 // holds s.mu.
 func (s *ClientSession) updateServer(sv *serverRecord, info *kwikpb.AddPath, addrs []netip.AddrPort) {
 	sv.info, sv.addrs = info, addrs
+	for _, addr := range addrs {
+		s.dials.announce(addr)
+	}
 	if !sv.isAnnounced() {
 		sv.announced, sv.withdraw = context.WithCancel(s.ctx)
 	}
@@ -194,21 +197,12 @@ func (s *ClientSession) removeServer(sv *serverRecord) {
 // mayDial applies the rule of docs/PROTOCOL.md section 2: a primary must not send its clients
 // to addresses that only the clients can reach.
 func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
-	ip := addr.Addr().Unmap()
-	if !isUnicast(ip) || addr.Port() == 0 || !s.config.Family.has(ip) {
+	ip, primary := addr.Addr().Unmap(), s.primary.addr.Addr().Unmap()
+	if !s.config.Family.has(ip) || !mayNamePort(s.primary.addr.Port(), addr.Port()) {
 		return false
 	}
-	if isPublic := !ip.IsLoopback() && !ip.IsLinkLocalUnicast(); isPublic {
-		return true
-	}
-	primary := s.primary.addr.Addr().Unmap()
-	primaryIsHere := primary.IsLoopback() || slices.Contains(s.config.LocalAddresses(), primary)
-	return primaryIsHere || primary.IsLinkLocalUnicast()
-}
-
-// isUnicast reports whether an address names one host and needs no zone.
-func isUnicast(ip netip.Addr) bool {
-	return ip.IsValid() && !ip.IsUnspecified() && !ip.IsMulticast() && ip.Zone() == ""
+	isHere := primary.IsLoopback() || slices.Contains(s.config.LocalAddresses(), primary)
+	return mayName(classOf(primary), classOf(ip), isHere)
 }
 
 // removePath handles RemovePath: the primary withdraws a server. A connection that serves a

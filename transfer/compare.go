@@ -71,6 +71,7 @@ func Compare(ctx context.Context, o CompareOptions, report Reporter) (c Comparis
 		}
 	}()
 	r := newRequest(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)
+	defer r.trees.release()
 	if err := r.requestManifest(ctx); err != nil {
 		return c, err
 	}

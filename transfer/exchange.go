@@ -22,6 +22,8 @@ type exchange struct {
 	path   string
 	stream *kwik.Stream
 	in     *bufio.Reader
+	// progress bounds the replies of a batch or listing. A request for one file has its own.
+	progress progressLimit
 }
 
 // startExchange sends a request and returns when the primary has accepted the session. On a new

@@ -80,6 +80,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	g.pool = o.Pool
 	g.byteRange = o.Range
 	g.headStart = g.wantsHeadStart
+	defer g.trees.release()
 	start := time.Now()
 	err := g.run(ctx, g.attempt)
 	g.result.Seconds = time.Since(start).Seconds()

@@ -54,6 +54,13 @@ const (
 	listTimeout = time.Minute
 	// maxEntries bounds the entries of a listing.
 	maxEntries = 10 << 20
+	// pageBytes is the number of bytes of entries at which a page ends early. Some bytes of the
+	// last message may follow.
+	pageBytes = 16 << 20
+	// entryBytes is the memory of an entry besides its strings, in bytes.
+	entryBytes = 128
+	// maxProblem bounds a server's message about an entry, in bytes.
+	maxProblem = 1024
 )
 
 // A page is part of a listing.
@@ -64,8 +71,9 @@ type page struct {
 }
 
 // list requests a page of the entries after one, in tree order. With after == "" it begins with
-// the first.
-func (r *request) list(ctx context.Context, after string, flat bool) (p page, err error) {
+// the first. order has the entries before, and bounds the time of the listing. A page whose entries
+// take much memory ends early.
+func (r *request) list(ctx context.Context, order *treeOrder, after string, flat bool) (p page, err error) {
 	op := fmt.Sprintf("list %q on %s", r.url.Path, r.url.Host)
 	x, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
 		Version: wire.ProtocolVersion, Path: []byte(r.url.Path),
@@ -75,7 +83,10 @@ func (r *request) list(ctx context.Context, after string, flat bool) (p page, er
 		return page{}, err
 	}
 	defer x.close()
-	for {
+	if order.progress.period == 0 {
+		order.progress = listingLimit()
+	}
+	for bytes := 0; ; {
 		reply, err := x.next(ctx, time.Now().Add(listTimeout))
 		if err != nil {
 			return page{}, err
@@ -92,6 +103,10 @@ func (r *request) list(ctx context.Context, after string, flat bool) (p page, er
 			if p.entries = append(p.entries, e); len(p.entries) > listPage {
 				return page{}, x.malformed(errors.New("more entries than were requested"))
 			}
+			bytes += entryBytes + len(e.Path) + len(e.Target) + len(e.Problem)
+		}
+		if err := order.progress.observe(int64(order.count+len(p.entries)), time.Now()); err != nil {
+			return page{}, &Error{Kind: KindNetwork, Op: op, Err: err}
 		}
 		p.partial = p.partial || listing.GetPartial()
 		switch listing.GetEnd() {
@@ -103,6 +118,9 @@ func (r *request) list(ctx context.Context, after string, flat bool) (p page, er
 				return page{}, x.malformed(errors.New("a page without an entry"))
 			}
 			return p, nil
+		}
+		if bytes >= pageBytes {
+			return p, nil // the rest is requested again
 		}
 	}
 }
@@ -116,11 +134,18 @@ func readEntry(raw *transferpb.Entry) (Entry, error) {
 	if raw.GetSize() > math.MaxInt64 {
 		return Entry{}, fmt.Errorf("a file of %d bytes", raw.GetSize())
 	}
+	if len(raw.GetTarget()) > wire.MaxLinkTarget {
+		return Entry{}, fmt.Errorf("a link target of %d bytes", len(raw.GetTarget()))
+	}
+	problem := raw.GetError()
+	if len(problem) > maxProblem {
+		problem = strings.Clone(problem[:maxProblem])
+	}
 	return Entry{
 		problemKind: kindOfProblem(raw),
 		Path:        string(raw.GetPath()), Type: EntryType(raw.GetType()), Size: int64(raw.GetSize()),
 		MTime: time.Unix(0, raw.GetMtimeNs()), Mode: fs.FileMode(raw.GetMode() & 0o777),
-		Target: string(raw.GetTarget()), Problem: raw.GetError(),
+		Target: string(raw.GetTarget()), Problem: problem,
 	}, nil
 }
 
@@ -140,9 +165,13 @@ func kindOfProblem(raw *transferpb.Entry) Kind {
 type treeOrder struct {
 	last  string
 	count int
-	dirs  []string // the directories around the last entry, and the entry if it is one; outermost first
+	// dirs are the lengths of the paths of the directories around the last entry, and of its own if
+	// it is one, outermost first. All are prefixes of last.
+	dirs []int
 	// hidden is the path of an entry that is ignored with all entries below it; empty for none.
 	hidden string
+	// progress bounds the time of the listing; see request.list.
+	progress progressLimit
 }
 
 // A badPath is the error of an entry with an invalid path. The entry is hidden. Later entries may
@@ -158,7 +187,11 @@ func (o *treeOrder) next(e Entry) (skip bool, err error) {
 	case o.count > 1 && wire.CompareTree(o.last, e.Path) >= 0:
 		return false, fmt.Errorf("%q follows %q", e.Path, o.last)
 	}
+	before := o.last
 	o.last = e.Path
+	for len(o.dirs) > 0 && !isBelow(e.Path, before[:o.dirs[len(o.dirs)-1]]) {
+		o.dirs = o.dirs[:len(o.dirs)-1]
+	}
 	if o.hidden != "" && strings.HasPrefix(e.Path, o.hidden+"/") {
 		return true, nil
 	}
@@ -168,16 +201,18 @@ func (o *treeOrder) next(e Entry) (skip bool, err error) {
 		return false, badPath{err}
 	}
 	parent := disk.Parent(e.Path)
-	for len(o.dirs) > 0 && o.dirs[len(o.dirs)-1] != parent {
-		o.dirs = o.dirs[:len(o.dirs)-1]
-	}
-	if parent != "" && len(o.dirs) == 0 {
+	if parent != "" && (len(o.dirs) == 0 || o.dirs[len(o.dirs)-1] != len(parent)) {
 		return false, fmt.Errorf("%q is in no directory", e.Path)
 	}
 	if e.Type == EntryDir {
-		o.dirs = append(o.dirs, e.Path)
+		o.dirs = append(o.dirs, len(e.Path))
 	}
 	return false, nil
+}
+
+// isBelow reports whether a path is below a directory.
+func isBelow(path, dir string) bool {
+	return len(path) > len(dir) && path[len(dir)] == '/' && path[:len(dir)] == dir
 }
 
 // hide hides all entries below the last one.
@@ -210,7 +245,7 @@ func List(ctx context.Context, o ListOptions, entry func(e Entry, file *Manifest
 	defer func() { r.close(err) }()
 	order, after := treeOrder{}, ""
 	for {
-		p, err := r.list(ctx, after, !o.Recursive)
+		p, err := r.list(ctx, &order, after, !o.Recursive)
 		if err != nil {
 			return err
 		}
@@ -262,6 +297,7 @@ func (r *request) manifests(ctx context.Context, entries []Entry) (map[string]*M
 		if b.empty() {
 			return nil
 		}
+		defer b.trees.release()
 		stream, err := r.requestBatch(ctx, b)
 		if err != nil {
 			return err

@@ -34,6 +34,7 @@ type batch struct {
 	tries     int    // how often its files were fetched before
 
 	stream []*mirrorFile // the files with content in the stream, in order
+	trees  treeShare     // of the files' trees; the caller of requestBatch releases it
 }
 
 func newBatch() *batch { return &batch{} }
@@ -62,7 +63,8 @@ func (b *batch) add(f *mirrorFile) {
 
 // requestBatch requests the files of a batch. Each file gets its manifest and its verified tree,
 // or a refusal. The returned stream has the contents; it is nil if there are none. The caller
-// closes it. An error concerns the whole batch.
+// closes it, and releases the trees of the batch, also after an error. An error concerns the whole
+// batch.
 func (r *request) requestBatch(ctx context.Context, b *batch) (*kwik.AggregateOffer, error) {
 	op := fmt.Sprintf("ask %s for %d files in %q", r.url.Host, len(b.files), r.url.Path)
 	x, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
@@ -72,6 +74,7 @@ func (r *request) requestBatch(ctx context.Context, b *batch) (*kwik.AggregateOf
 		return nil, err
 	}
 	defer x.close()
+	x.progress = batchLimit(b.bytes)
 	size, err := b.describe(ctx, x)
 	if err != nil {
 		return nil, err
@@ -118,7 +121,7 @@ func (b *batch) describe(ctx context.Context, x *exchange) (size int64, err erro
 		if i > 0 {
 			limit = wire.MaxBatchTrees - treeBytes
 		}
-		used, err := f.describe(ctx, x, limit)
+		used, err := f.describe(ctx, x, limit, &b.trees)
 		if err != nil {
 			return 0, err
 		}
@@ -138,19 +141,28 @@ func (b *batch) describe(ctx context.Context, x *exchange) (size int64, err erro
 	return size, nil
 }
 
-// nextResult blocks until the next reply that is not about hashing.
+// nextResult blocks until the next reply that is not about hashing. All replies of an exchange
+// together have the time of x.progress.
 func (x *exchange) nextResult(ctx context.Context) (*transferpb.Reply, error) {
 	for {
 		reply, err := x.next(ctx, time.Now().Add(answerTimeout))
-		if err != nil || reply.GetHashing() == nil {
-			return reply, err
+		if err != nil {
+			return nil, err
+		}
+		if err := x.progress.observe(0, time.Now()); err != nil {
+			return nil, &Error{Kind: KindNetwork, Op: x.op, Err: err}
+		}
+		if reply.GetHashing() == nil {
+			return reply, nil
 		}
 	}
 }
 
 // describe reads the replies about one file, and returns how many bytes of chaining values they
-// had. It fails if that is more than limit.
-func (f *mirrorFile) describe(ctx context.Context, x *exchange, limit int64) (used int64, err error) {
+// had, which it takes from trees. It fails if that is more than limit.
+func (f *mirrorFile) describe(
+	ctx context.Context, x *exchange, limit int64, trees *treeShare,
+) (used int64, err error) {
 	reply, err := x.nextResult(ctx)
 	if err != nil {
 		return 0, err
@@ -169,27 +181,41 @@ func (f *mirrorFile) describe(ctx context.Context, x *exchange, limit int64) (us
 	if !validManifest(m) {
 		return 0, x.malformed(errManifest)
 	}
-	group := integrity.GroupSize(m.GetGroup())
-	groups := group.Groups(int64(m.GetSize()))
+	size, group := int64(m.GetSize()), integrity.GroupSize(m.GetGroup())
+	if err := checkGroup(size, m.GetGroup()); err != nil {
+		return 0, x.malformed(err)
+	}
+	groups := group.Groups(size)
 	if groups > limit/cvSize {
-		return 0, x.malformed(fmt.Errorf("%d bytes in groups of %d", m.GetSize(), group.Bytes()))
+		return 0, x.malformed(fmt.Errorf("%d bytes in groups of %d", size, group.Bytes()))
 	}
 	if groups > 1 { // the root is the value of a single group
 		used = cvSize * groups
 	}
-	cvs := answer.GetChainingValues()
-	for int64(len(cvs)) < used { // grows with the bytes received, not with the size that the manifest claims
+	growing, err := integrity.NewGrowingTree(size, group)
+	if err != nil {
+		return 0, x.malformed(err)
+	}
+	part := answer.GetChainingValues()
+	for received := int64(0); ; {
+		if err := trees.take(int64(len(part))); err != nil {
+			return 0, err
+		}
+		if growing.Append(part) != nil {
+			return 0, x.malformed(errTree)
+		}
+		if received += int64(len(part)); received == used {
+			break
+		}
 		reply, err := x.nextResult(ctx)
 		if err != nil {
 			return 0, err
 		}
-		part := reply.GetTree().GetChainingValues()
-		if len(part) == 0 {
-			return 0, x.malformed(errors.New("a tree that does not fit its manifest"))
+		if part = reply.GetTree().GetChainingValues(); len(part) == 0 {
+			return 0, x.malformed(errTree)
 		}
-		cvs = append(cvs, part...)
 	}
-	if f.tree, err = integrity.FromCVs(int64(m.GetSize()), group, cvs, integrity.Root(m.GetRoot())); err != nil {
+	if f.tree, err = growing.Finish(integrity.Root(m.GetRoot())); err != nil {
 		return 0, &Error{Kind: KindIntegrity, Op: x.op, Err: err}
 	}
 	f.manifest = manifestOf(m)

@@ -285,7 +285,7 @@ func TestMirrorHostileAnswers(t *testing.T) {
 		"too long a tree": {&liar{entries: one, pack: func(p *liarPeer) {
 			p.file(func(f *transferpb.BatchFile) { f.ChainingValues = make([]byte, 64) })
 			p.end(1, 7)
-		}}, KindIntegrity},
+		}}, KindOther},
 		"wrong bytes":   {&liar{entries: one, truth: []byte("CONTENT")}, KindIntegrity},
 		"another group": {&liar{entries: one, pack: manifest(func(m *transferpb.Manifest) { m.Size = 6 })}, KindOther},
 	} {

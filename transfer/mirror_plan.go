@@ -58,7 +58,7 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 	}
 	b := newBatch()
 	for after := ""; ; {
-		page, err := p.list(ctx, after, false)
+		page, err := p.list(ctx, &p.order, after, false)
 		if err == nil {
 			b, err = p.visitAll(page.entries, b, fetch)
 		}

@@ -100,6 +100,7 @@ func (r *round) fetchOnce(ctx context.Context, b *batch) (again []*mirrorFile, e
 		r.abandon(b.files)
 		return nil, nil
 	}
+	defer b.trees.release()
 	stream, err := r.requestBatch(r.requests, b)
 	if err != nil {
 		r.abandon(b.files)

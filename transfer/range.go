@@ -103,7 +103,11 @@ func (r *request) readRangeProof(ctx context.Context) error {
 			if len(values) == 0 || len(values)%wire.HashSize != 0 || tooLong {
 				return r.answer.malformed(errors.New("a range proof that does not fit its manifest"))
 			}
+			if err := r.trees.take(int64(len(values))); err != nil {
+				return err
+			}
 			proof = append(proof, values...)
+			r.covered = int64(len(proof)) / wire.HashSize * group.Bytes()
 		case *transferpb.Reply_Tree:
 			if len(proof) > 0 {
 				return r.answer.unexpected(reply)

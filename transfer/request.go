@@ -53,6 +53,9 @@ type request struct {
 	rangeTree      *integrity.RangeTree   // nil unless the primary proved byteRange alone
 	stream         kwik.StreamID          // of the content; no byte is sent before it is read, but a head start
 	streamAccepted bool                   // the code that accepted the stream closes it
+	progress       progressLimit          // of the replies
+	covered        int64                  // bytes of the file whose chaining values have arrived
+	trees          treeShare              // of those values; kept until the next attempt or releaseTrees
 	answer         *exchange              // nil until the request is sent
 }
 
@@ -79,6 +82,8 @@ func newRequest(
 func (r *request) requestManifest(ctx context.Context) error {
 	r.start, r.answer, r.headStartRead = time.Now(), nil, nil
 	r.tree, r.rangeTree, r.growing, r.stream, r.streamAccepted = nil, nil, nil, 0, false
+	r.progress, r.covered = hashingLimit(), 0
+	r.trees.release()
 	if err := r.connect(ctx); err != nil {
 		return err
 	}
@@ -204,7 +209,8 @@ func (r *request) fetchManifest(ctx context.Context) (err error) {
 	}
 }
 
-// reply reads the next reply, and reports it if it is about hashing.
+// reply reads the next reply, and reports it if it is about hashing. It fails if the replies make
+// no progress.
 func (r *request) reply(ctx context.Context, deadline time.Time) (*transferpb.Reply, error) {
 	reply, err := r.answer.next(ctx, deadline)
 	if err != nil {
@@ -212,6 +218,14 @@ func (r *request) reply(ctx context.Context, deadline time.Time) (*transferpb.Re
 	}
 	if h := reply.GetHashing(); h != nil {
 		r.observer.hashing(clamp(h.GetBytes()), clamp(h.GetTotal()))
+	}
+	limit := int64(maxFileSize)
+	if r.growing != nil {
+		limit = r.growing.Size()
+	}
+	done := max(r.covered, min(clamp(reply.GetHashing().GetBytes()), limit))
+	if err := r.progress.observe(done, time.Now()); err != nil {
+		return nil, &Error{Kind: KindNetwork, Op: r.answer.op, Err: err}
 	}
 	return reply, nil
 }
@@ -226,6 +240,9 @@ func (r *request) readManifest(m *transferpb.Manifest) error {
 	if err != nil {
 		return r.answer.malformed(fmt.Errorf("%w: %w", errManifest, err))
 	}
+	if err := checkGroup(growing.Size(), m.GetGroup()); err != nil {
+		return r.answer.malformed(err)
+	}
 	r.growing, r.stream = growing, kwik.StreamID(m.GetKwikStreamId())
 	r.manifest = Manifest{
 		Size: growing.Size(), Group: group.Bytes(), MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
@@ -236,7 +253,10 @@ func (r *request) readManifest(m *transferpb.Manifest) error {
 	return nil
 }
 
-var errManifest = errors.New("an invalid manifest")
+var (
+	errManifest = errors.New("an invalid manifest")
+	errTree     = errors.New("a tree that does not fit its manifest")
+)
 
 // readRoot keeps the root that the primary sent, unless the URL names another one.
 func (r *request) readRoot(root []byte) error {
@@ -310,8 +330,12 @@ func clamp(n uint64) int64 { return int64(min(n, math.MaxInt64)) }
 // growTree takes the next chaining values of the tree.
 func (r *request) growTree(m *transferpb.Tree) error {
 	cvs := m.GetChainingValues()
-	if len(cvs) == 0 || r.growing.Append(cvs) != nil {
-		return r.answer.malformed(errors.New("a tree that does not fit its manifest"))
+	if err := r.trees.take(int64(len(cvs))); err != nil {
+		return err
 	}
+	if len(cvs) == 0 || r.growing.Append(cvs) != nil {
+		return r.answer.malformed(errTree)
+	}
+	r.covered = r.growing.End()
 	return nil
 }

@@ -12,6 +12,8 @@ const (
 	// MaxStreamSize bounds an aggregate stream, in bytes, so that offsets and their sums fit a
 	// QUIC varint and an int64.
 	MaxStreamSize = 1<<62 - 1
+	// MaxSegments bounds the segments of an aggregate stream. Both ends keep 8 bytes for each.
+	MaxSegments = 4096
 )
 
 // Units knows the unit boundaries of an aggregate stream. A unit is verified as a whole. Each
@@ -24,13 +26,17 @@ type Units struct {
 }
 
 // NewUnits returns the units of a stream of total bytes. Alignment is the size of a full unit in
-// bytes; 0 means 1. Segments are the lengths of the segments; none means one segment.
+// bytes; 0 means 1. Segments are the lengths of the segments, at most [MaxSegments]; none means one
+// segment.
 func NewUnits(total, alignment uint64, segments []uint64) (Units, error) {
 	if total == 0 || total > MaxStreamSize {
 		return Units{}, fmt.Errorf("stream of %d bytes", total)
 	}
 	if alignment > MaxUnit {
 		return Units{}, fmt.Errorf("alignment of %d bytes is larger than %d", alignment, MaxUnit)
+	}
+	if len(segments) > MaxSegments {
+		return Units{}, fmt.Errorf("%d segments, at most %d are allowed", len(segments), MaxSegments)
 	}
 	u := Units{total: int64(total), size: max(1, int64(alignment))}
 	if len(segments) < 2 {

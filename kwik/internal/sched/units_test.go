@@ -26,6 +26,8 @@ func TestNewUnits(t *testing.T) {
 		{"two segments", 10, 4, []uint64{3, 7}, true},
 		{"two that are less", 10, 4, []uint64{3, 6}, false},
 		{"two that are more", 10, 4, []uint64{3, 8}, false},
+		{"the most segments", MaxSegments, 1, slices.Repeat([]uint64{1}, MaxSegments), true},
+		{"one segment too many", MaxSegments + 1, 1, slices.Repeat([]uint64{1}, MaxSegments+1), false},
 		{"an empty segment", 10, 4, []uint64{10, 0}, false},
 		{"an empty segment in front", 10, 4, []uint64{0, 10}, false},
 		{"a sum that overflows", 10, 4, []uint64{math.MaxUint64, 11}, false},
