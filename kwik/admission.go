@@ -69,6 +69,7 @@ const (
 	refusedJoinOf      refusal = "too many joins in progress from one address"
 	refusedSession     refusal = "too many clients are connected"
 	refusedSessionOf   refusal = "too many clients are connected from one address"
+	endedIdle          refusal = "too many clients are connected: one without a stream was closed"
 	refusedFurther     refusal = "too many clients are connected for a further connection of one"
 	refusedMember      refusal = "too many secondaries"
 	refusedMemberOf    refusal = "too many secondaries at one address"

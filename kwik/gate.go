@@ -132,6 +132,9 @@ func (g *gate) isFull(r *resident) bool {
 func (g *gate) enter(r *resident) (evicted *resident, err error) {
 	g.mu.Lock()
 	evicted, why := g.admission.enter(r, time.Now())
+	if evicted != nil {
+		g.admission.refusals.add(endedIdle, evicted.from)
+	}
 	return evicted, g.refused(nil, r.from, why)
 }
 
