@@ -155,6 +155,11 @@ type ServerConfig struct {
 	// process may use, from 64 MiB to 4 GiB. Values below 16 MiB count as 16 MiB.
 	MemoryLimit int64
 
+	// MaxContents is the maximum number of contents that are open at once for aggregate streams. While
+	// few are left, those that no client waits for are closed, and opened again when they are needed.
+	// 0 means 2,048.
+	MaxContents int
+
 	maxHandshakes int // connections that have not sent Hello yet; 0 means 256
 	maxMembers    int // secondaries of a primary; 0 means 64
 }
@@ -248,6 +253,7 @@ func (c *ServerConfig) validate() error {
 		setting{"BufferSize", int64(c.BufferSize), 0, unbounded},
 		setting{"MaxSessions", int64(c.MaxSessions), 0, unbounded},
 		setting{"MemoryLimit", c.MemoryLimit, 0, unbounded},
+		setting{"MaxContents", int64(c.MaxContents), 0, unbounded},
 	))
 }
 
@@ -312,6 +318,7 @@ func (c *ServerConfig) populate() *ServerConfig {
 	if p.MemoryLimit == 0 {
 		p.MemoryLimit = defaultMemoryLimit(sysmem.Limit())
 	}
+	setDefault(&p.MaxContents, 2048)
 	p.MemoryLimit = max(p.MemoryLimit, minMemoryLimit)
 	setDefault(&p.maxHandshakes, 256)
 	setDefault(&p.maxMembers, 64)

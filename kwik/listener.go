@@ -25,6 +25,7 @@ type Listener struct {
 	quic      *quic.Listener
 	socket    net.PacketConn // closed with the listener; nil if it is the caller's
 	memory    *budget.Total  // bytes that are held for clients
+	contents  *budget.Total  // open contents of attachments
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -64,6 +65,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
 		memory:     newMemoryBudget(c),
+		contents:   newContentBudget(c),
 		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
 	}
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {

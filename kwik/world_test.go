@@ -207,6 +207,9 @@ func (w *world) serve(role ServerRole, options ...serverOption) *testServer {
 	s.stop = sync.OnceFunc(func() {
 		l.Close()
 		socket.Close()
+		if memory, contents := l.memory.Used(), l.contents.Used(); memory != 0 || contents != 0 {
+			w.t.Errorf("%d bytes and %d contents are charged in the end", memory, contents)
+		}
 	})
 	return s
 }
