@@ -88,7 +88,6 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	if err != nil {
 		return nil, errorf(ErrMetadataProtocolViolation, "no Hello came")
 	}
-	stream.SetReadDeadline(time.Now().Add(l.config.HelloTimeout))
 	s := &ServerSession{
 		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID,
 		memory: l.memory.Share(), contents: l.contents.Share(),
@@ -99,11 +98,13 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 		news:     make(chan struct{}),
 	}
 	s.taken()
+	s.control.session, s.control.due = s, time.Now().Add(l.config.HelloTimeout)
 	f, err := s.control.receive()
+	s.control.releaseFrame()
 	if err != nil {
 		return nil, errorf(ErrMetadataProtocolViolation, "no Hello came: %w", err)
 	}
-	stream.SetReadDeadline(time.Time{})
+	s.control.due = time.Time{}
 	hello := f.GetHello()
 	switch {
 	case hello == nil:
@@ -285,6 +286,7 @@ func (s *ServerSession) fail(err error) {
 }
 
 func (s *ServerSession) readControl() error {
+	defer s.control.releaseFrame()
 	for {
 		f, err := s.control.receive()
 		if err != nil {
