@@ -89,18 +89,18 @@ func (c *controlStream) send(f *kwikpb.ControlFrame) {
 	}
 }
 
-// charge charges the unsent frames to the session's memory: twice their length, since buffers grow
-// by doubling. It returns false if the session may not have that. Called with the lock held.
+// charge charges the unsent frames to the session: twice their length, since buffers grow by
+// doubling. It returns false if the session may not have that. Called with the lock held.
 func (c *controlStream) charge() bool {
 	if c.session == nil {
 		return true
 	}
 	due := 2 * int64(max(0, c.unsent-freeControlBytes))
-	if due > c.charged && !c.session.memory.Reserve(due-c.charged) {
+	if due > c.charged && !c.session.frames.Reserve(due-c.charged) {
 		return false
 	}
 	if due < c.charged {
-		c.session.memory.Release(c.charged - due)
+		c.session.frames.Release(c.charged - due)
 	}
 	c.charged = due
 	return true

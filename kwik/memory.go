@@ -19,6 +19,8 @@ const (
 	// memoryFloor is the memory that each session is guaranteed, in bytes: the largest block, and
 	// the streams to use it. It is less if half of the limit does not suffice for all floors.
 	memoryFloor = maxDataPayload + 128<<10
+	// controlFloor is the same for queued control frames.
+	controlFloor = 64 << 10
 	// sharesOfMemory is the number of sessions that may together hold all memory.
 	sharesOfMemory = 8
 )
@@ -28,8 +30,13 @@ func defaultMemoryLimit(machine int64) int64 {
 	return min(max(machine/4, minDefaultMemoryLimit), maxDefaultMemoryLimit)
 }
 
-func newMemoryBudget(c *ServerConfig) *budget.Total {
-	return budget.New(c.MemoryLimit, int64(c.MaxSessions), memoryFloor, c.MemoryLimit/sharesOfMemory)
+// newMemoryBudgets returns the budget of all memory but queued control frames, and that of those,
+// which is an eighth. They are apart, because a session that may queue no more frames ends: blocks
+// and streams must not cause that.
+func newMemoryBudgets(c *ServerConfig) (memory, frames *budget.Total) {
+	sessions, forFrames := int64(c.MaxSessions), c.MemoryLimit/8
+	memory = budget.New(c.MemoryLimit-forFrames, sessions, memoryFloor, c.MemoryLimit/sharesOfMemory)
+	return memory, budget.New(forFrames, sessions, controlFloor, 2*maxControlQueue)
 }
 
 // newContentBudget returns the budget of open contents. Each session may have one, if they suffice

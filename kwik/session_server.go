@@ -27,12 +27,13 @@ type ServerSession struct {
 	conn     *quic.Conn
 	control  *controlStream
 	id       SessionID
-	serverID ServerID   // this server
-	role     ServerRole // this server's role on this path
-	memory   *budget.Share
-	contents *budget.Share // open contents of attachments
-	blocks   atomic.Int32  // that are held
-	takenAt  atomic.Int64  // when the client last took bytes, nanoseconds since the Unix epoch
+	serverID ServerID      // this server
+	role     ServerRole    // this server's role on this path
+	memory   *budget.Share // of the listener's budgets
+	frames   *budget.Share
+	contents *budget.Share
+	blocks   atomic.Int32 // that are held
+	takenAt  atomic.Int64 // when the client last took bytes, nanoseconds since the Unix epoch
 	wg       sync.WaitGroup
 
 	mu               sync.Mutex
@@ -90,7 +91,7 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	}
 	s := &ServerSession{
 		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID,
-		memory: l.memory.Share(), contents: l.contents.Share(),
+		memory: l.memory.Share(), frames: l.frames.Share(), contents: l.contents.Share(),
 		last:     firstAggregateStreamID - 1,
 		offers:   make(map[StreamID]*AggregateStream),
 		attached: make(map[StreamID]*attachment),

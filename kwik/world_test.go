@@ -107,8 +107,8 @@ func (w *world) end() {
 	w.wg.Wait()
 	w.net.Close()
 	for _, s := range w.servers {
-		if memory, contents := s.memory.Used(), s.contents.Used(); memory != 0 || contents != 0 {
-			w.t.Errorf("%d bytes and %d contents are charged in the end", memory, contents)
+		if memory, frames, contents := s.memory.Used(), s.frames.Used(), s.contents.Used(); memory+frames+contents != 0 {
+			w.t.Errorf("%d bytes, %d bytes of frames and %d contents are charged in the end", memory, frames, contents)
 		}
 	}
 }
