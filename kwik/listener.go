@@ -25,7 +25,9 @@ type Listener struct {
 	transport *quic.Transport
 	quic      *quic.EarlyListener
 	socket    net.PacketConn // closed with the listener; nil if it is the caller's
-	memory    *budget.Total  // bytes that are held for clients
+	memory    *budget.Total  // bytes that are held for clients, without queued control frames
+	frames    *budget.Total  // bytes of queued control frames
+	contents  *budget.Total  // open contents of attachments
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -70,12 +72,13 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		gate:     newGate(c),
 		sessions: make(map[*ServerSession]struct{}),
 		empty:    make(chan struct{}),
-		memory:   newMemoryBudget(c),
+		contents: newContentBudget(c),
 		revoked:  make(revokedSessions),
 		reports:  newPrefixLimit(reportBurst, reportRefill),
 		joins:    newJoinLimit(),
 		members:  members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
 	}
+	l.memory, l.frames = newMemoryBudgets(c)
 	l.transport = &quic.Transport{
 		Conn: conn, StatelessResetKey: c.StatelessResetKey,
 		TokenGeneratorKey: c.TokenKey, MaxTokenAge: maxTokenAge,

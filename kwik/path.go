@@ -123,7 +123,7 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 		hello.Credential = p.session.config.Credential
 	}
 	isFirst := ticket == nil
-	stream.SetReadDeadline(p.session.config.helloDeadline(ctx, isFirst))
+	p.control.due = p.session.config.helloDeadline(ctx, isFirst)
 	p.asked = p.session.config.now()
 	p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
 	return nil
@@ -159,7 +159,7 @@ func (p *path) readWelcome() error {
 	case (w.GetRole() == kwikpb.Role_ROLE_PRIMARY) != (p.role == ServerRolePrimary):
 		return errorf(ErrInvalidStreamRole, "the server is a %s", roleFromWire(w.GetRole())).onPath(p.id)
 	}
-	p.control.stream.SetReadDeadline(time.Time{})
+	p.control.due = time.Time{}
 	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.now()))
 	return nil
 }
