@@ -69,7 +69,7 @@ func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Re
 		return nil, x.failed(err)
 	}
 	if f := reply.GetFailure(); f != nil {
-		return nil, &Error{Kind: kindOfFailure(f), Op: x.op, Err: &RemoteError{Path: x.path, Message: f.GetMessage()}}
+		return nil, &Error{Kind: kindOfFailure(f), Op: x.op, Err: refusedBy(f, x.path)}
 	}
 	return reply, nil
 }
@@ -111,6 +111,8 @@ func kindOfFailure(f *transferpb.Failure) Kind {
 		return KindChanged
 	case transferpb.Failure_BUSY:
 		return KindNetwork
+	case transferpb.Failure_FORBIDDEN:
+		return KindRefused
 	}
 	return KindOther
 }

@@ -28,6 +28,7 @@ const tinyFile = 1 << 20
 // A batch is a request for several files while the server responds to it.
 type batch struct {
 	base      string // the directory of the files, relative to the served one
+	allowed   scope  // what the client may read
 	files     []*batchFile
 	treeBytes atomic.Int64 // chaining values of the files after the first that are hashed or about to be
 }
@@ -64,12 +65,13 @@ func parseBatch(request *transferpb.Request) (*batch, error) {
 
 // respondBatch responds to a BatchRequest.
 func (s *Server) respondBatch(
-	ctx context.Context, session *kwik.ServerSession, w replyWriter, request *transferpb.Request,
+	ctx context.Context, allowed scope, session *kwik.ServerSession, w replyWriter, request *transferpb.Request,
 ) (servedContent, error) {
 	b, err := parseBatch(request)
 	if err != nil {
 		return servedContent{}, err
 	}
+	b.allowed = allowed
 	ctx, cancel := context.WithCancel(ctx)
 	wait := s.inspectFiles(ctx, b)
 	defer wait()
@@ -222,6 +224,9 @@ func (s *Server) inspectFiles(ctx context.Context, b *batch) (wait func()) {
 // batch of one large file succeeds.
 func (s *Server) inspect(ctx context.Context, b *batch, f *batchFile) error {
 	path := disk.JoinPath(b.base, f.path)
+	if !b.allowed.allows(path) {
+		return errForbidden
+	}
 	file, err := s.dir.Open(path)
 	if err != nil {
 		return err

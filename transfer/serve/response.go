@@ -62,11 +62,15 @@ func (s *Server) respond(
 	if request.GetVersion() != wire.ProtocolVersion {
 		return servedContent{}, errVersion
 	}
+	allowed, err := s.checkScope(session, request)
+	if err != nil {
+		return servedContent{}, err
+	}
 	switch {
 	case request.GetList() != nil:
-		return servedContent{}, s.list(ctx, w, request)
+		return servedContent{}, s.list(ctx, allowed, w, request)
 	case request.GetBatch() != nil:
-		return s.respondBatch(ctx, session, w, request)
+		return s.respondBatch(ctx, allowed, session, w, request)
 	}
 	return s.respondFile(ctx, session, w, request)
 }

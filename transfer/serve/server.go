@@ -5,6 +5,7 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/wire"
 	"log/slog"
 	"sync"
 )
@@ -20,6 +21,7 @@ type Server struct {
 	index   *index
 	batches *servedBatches
 	names   *namesLimit
+	access  *Access         // nil: clients are not restricted
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup // goroutines of the server that end with ctx
@@ -73,6 +75,12 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	log := s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8])
+	log = logGrant(log, session)
+	leave, ok := s.access.enter(session)
+	defer leave()
+	if !ok {
+		session.Revoke(wire.RefusedRevoked)
+	}
 	log.Debug("client connected")
 	listings := make(chan struct{}, maxListings)
 	for {
