@@ -186,26 +186,26 @@ func verifyClient(chain []*x509.Certificate, authorities *x509.CertPool, now tim
 func (s *Server) SetAccess(a *Access) { s.access = a }
 
 // enter registers a new session, so that it ends when its token is revoked. leave must be called
-// when it has ended. ok is false if the session has no permission.
-func (a *Access) enter(session *kwik.ServerSession) (leave func(), ok bool) {
+// when it has ended. The error is why the session has no permission.
+func (a *Access) enter(session *kwik.ServerSession) (leave func(), err error) {
 	if a == nil || session.Role() != kwik.ServerRolePrimary { // further paths serve by tickets alone
-		return func() {}, true
+		return func() {}, nil
 	}
 	g, ok := session.Authorization().Value.(*grant)
 	if !ok {
-		return func() {}, false
+		return func() {}, accessError{wire.RefusedNoToken}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.isRevoked(g) { // since Authorize
-		return func() {}, false
+		return func() {}, accessError{wire.RefusedRevoked}
 	}
 	a.sessions[session] = g
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		delete(a.sessions, session)
-	}, true
+	}, nil
 }
 
 // logGrant adds the name of a client's token, and its certificate, to the log of its session.

@@ -5,7 +5,6 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
-	"kwikcp/transfer/internal/wire"
 	"log/slog"
 	"sync"
 )
@@ -76,10 +75,10 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 	defer wg.Wait()
 	log := s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8])
 	log = logGrant(log, session)
-	leave, ok := s.access.enter(session)
+	leave, err := s.access.enter(session)
 	defer leave()
-	if !ok {
-		session.Revoke(wire.RefusedRevoked)
+	if err != nil {
+		session.Revoke(err.Error())
 	}
 	log.Debug("client connected")
 	listings := make(chan struct{}, maxListings)
