@@ -97,10 +97,13 @@ type changedKeyError struct {
 	hostport   string
 	pin, known trust.Pin
 	file       string // of the known hosts
+	line       int    // of known in file
 }
 
 func (e changedKeyError) Error() string {
-	return fmt.Sprintf("the key of %s has changed: its pin is %s, the known pin is %s", e.hostport, e.pin, e.known)
+	return fmt.Sprintf("the key of %s has changed: its pin is %s, the known pin is %s (line %d of %s). This may be an attack: "+
+		"someone may be answering in place of the server, to read or to forge what you transfer",
+		e.hostport, e.pin, e.known, e.line, e.file)
 }
 func (e changedKeyError) exitCode() int { return exitRefused }
 func (e changedKeyError) refusal()      {}
@@ -127,6 +130,20 @@ func (e unknownHostError) Error() string {
 }
 func (e unknownHostError) exitCode() int { return exitRefused }
 func (e unknownHostError) refusal()      {}
+
+// A certificateError is the refusal of a server whose certificate is from a trusted authority, but not
+// good for this connection.
+type certificateError struct {
+	hostport string
+	reason   string
+	pin      trust.Pin
+}
+
+func (e certificateError) Error() string {
+	return "the certificate of " + e.hostport + " is not accepted: " + e.reason
+}
+func (e certificateError) exitCode() int { return exitRefused }
+func (e certificateError) refusal()      {}
 
 // An advisedError is a *transfer.Error whose hint depends on what the command was doing.
 type advisedError struct {

@@ -39,7 +39,7 @@ func (f *filterFlag) Set(pattern string) error {
 	case f.rules.environment > 0:
 		f.rules.environment--
 	case !f.rules.given:
-		*f.rules = filterRules{given: true}
+		*f.rules = filterRules{given: true, filter: transfer.Filter{IgnoreCase: f.rules.filter.IgnoreCase}}
 	}
 	if err := f.rules.filter.Add(f.include, pattern); err != nil {
 		return err

@@ -104,7 +104,7 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 	source.KWIK.ConnectionsPerServer, source.KWIK.RateLimit = g.connections, g.limit
 	options := transfer.MirrorOptions{
 		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.filter, DryRun: g.dryRun,
-		NoPreserve: g.noPreserve, Reuse: g.reuse,
+		NoPreserve: g.noPreserve, Reuse: g.reuse, OpenTree: protectedTree(g.secrets),
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 	}
 	result, err := transfer.Mirror(ctx, options, report)

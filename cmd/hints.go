@@ -37,6 +37,7 @@ const (
 	adviseConnections
 	adviseRate
 	adviseCACert
+	adviseCert
 	adviseStateDir
 	adviseLs
 	adviseVerify
@@ -88,6 +89,7 @@ var advices = [adviceCount]string{
 	adviseConnections:    "auto suits nearly every network",
 	adviseRate:           "such as 500K or 1.5M bytes per second; K, M and G are powers of 1024",
 	adviseCACert:         "name a file of PEM certificates",
+	adviseCert:           "kwikcp serve --cert FILE --key FILE; both are PEM, and only this user may read the key",
 	adviseStateDir:       "name a directory with --state-dir",
 	adviseLs:             "kwikcp ls kwik://HOST:PORT/DIR/",
 	adviseVerify:         "kwikcp verify FILE --checksum blake3=HEX, or --from URL",
@@ -150,7 +152,13 @@ func (e flagError) hint() string {
 }
 
 func (e changedKeyError) hint() string {
-	return "if the server was reinstalled, remove its line from " + e.file + ", or use its URL with ?pin=" + e.pin.String()
+	return "if the server was reinstalled, remove its line from " + e.file + ", or use its URL with ?pin=" + e.pin.String() +
+		"; ask its operator whether that is its pin before you do"
+}
+
+func (e certificateError) hint() string {
+	return "ask the server's operator for a certificate that fits; if " + e.pin.String() +
+		" is the server's pin, its URL with ?pin=" + e.pin.String() + " works meanwhile"
 }
 
 func (e knownHostsError) hint() string { return "repair or remove " + e.file }

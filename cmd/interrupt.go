@@ -5,7 +5,10 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
+
+	"golang.org/x/term"
 )
 
 // An interruption is a signal that ended the command.
@@ -14,19 +17,27 @@ type interruption struct{ signal syscall.Signal }
 func (i interruption) Error() string { return "interrupted by " + i.signal.String() }
 
 // interruptible returns a context that ends at the first SIGINT, SIGTERM or SIGHUP, with an
-// interruption as its cause. A second signal ends the process at once.
+// interruption as its cause. A second signal ends the process at once. SIGHUP ends nothing while
+// handleHangup applies to the context.
 func interruptible(parent context.Context) (ctx context.Context, stop func()) {
-	ctx, cancel := context.WithCancelCause(parent)
+	hangups := &hangups{hadTerminal: term.IsTerminal(int(os.Stderr.Fd()))}
+	ctx, cancel := context.WithCancelCause(context.WithValue(parent, hangupsKey{}, hangups))
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	ended := make(chan struct{})
 	go func() { // ends with stop, which waits for it
 		defer close(ended)
-		select {
-		case s := <-signals:
-			signal.Stop(signals) // restores the default: a second signal kills
-			cancel(interruption{s.(syscall.Signal)})
-		case <-ctx.Done():
+		for {
+			select {
+			case s := <-signals:
+				if s == syscall.SIGHUP && hangups.handle() {
+					continue
+				}
+				signal.Stop(signals) // restores the default: a second signal kills
+				cancel(interruption{s.(syscall.Signal)})
+			case <-ctx.Done():
+			}
+			return
 		}
 	}()
 	return ctx, func() {
@@ -34,6 +45,43 @@ func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 		cancel(nil)
 		<-ended
 	}
+}
+
+// hangups holds the handler of SIGHUP.
+type hangups struct {
+	hadTerminal bool // stderr was a terminal at the start
+
+	mu      sync.Mutex
+	handler func() // nil if SIGHUP is an interruption
+}
+
+type hangupsKey struct{}
+
+// handle calls the handler, and reports whether there is one. A process whose terminal was closed
+// ends, as a user expects who closes its window.
+func (h *hangups) handle() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.handler == nil || h.hadTerminal && !term.IsTerminal(int(os.Stderr.Fd())) {
+		return false
+	}
+	h.handler()
+	return true
+}
+
+// handleHangup has handler called for each SIGHUP until end is called. It must not block.
+func handleHangup(ctx context.Context, handler func()) (end func()) {
+	h, ok := ctx.Value(hangupsKey{}).(*hangups)
+	if !ok {
+		return func() {}
+	}
+	set := func(handler func()) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.handler = handler
+	}
+	set(handler)
+	return func() { set(nil) }
 }
 
 // untilBrokenPipe returns a context that ends at SIGPIPE: the reader of stdout or stderr closed the

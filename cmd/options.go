@@ -14,6 +14,7 @@ import (
 
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // This file has the options that several commands share, and the constructors of all options. The
@@ -150,6 +151,7 @@ type client struct {
 	family         kwik.AddressFamily
 	connectTimeout time.Duration
 	policy         *trustPolicy
+	secrets        *disk.Secrets // which no mirror may change
 }
 
 func (o *clientOptions) parse(t *terminal) (c client, err error) {
@@ -169,6 +171,7 @@ func (o *clientOptions) parse(t *terminal) (c client, err error) {
 	if err != nil {
 		return c, err
 	}
+	c.secrets = newSecrets(state)
 	c.policy, err = newTrustPolicy(t, state, o.caCert)
 	return c, err
 }

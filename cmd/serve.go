@@ -4,13 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +30,8 @@ type serveOptions struct {
 	primary, advertise string
 	joinTokenFile      string
 	caCert             string
+	cert, key          string
+	rules              filterRules
 	drainTimeout       secondsValue
 	limitRate          string
 	logFormat          string
@@ -45,16 +47,20 @@ type serveOptions struct {
 }
 
 func newServeOptions() *serveOptions {
-	return &serveOptions{
+	o := &serveOptions{
 		root: ".", listen: ":" + transfer.DefaultPort, drainTimeout: secondsValue{Duration: 30 * time.Second},
 		logFormat: "text", logLevel: "info", mirrorInterval: secondsValue{Duration: time.Minute},
 	}
+	// There most file systems ignore case, and another spelling must not lead to an excluded file.
+	o.rules.filter.IgnoreCase = runtime.GOOS == "windows" || runtime.GOOS == "darwin"
+	return o
 }
 
 func (o *serveOptions) flags() []cli.Flag {
 	return []cli.Flag{
 		stringOption(&o.role, "role", "`ROLE` of this server: primary or secondary"),
 		stringOption(&o.root, "root", "serve the files below `DIR`"),
+		filterOption(&o.rules, "exclude", "neither serve nor list entries that match `PATTERN`"),
 		stringOption(&o.listen, "listen", "listen at UDP `ADDR`, host:port; port 0 means any free port"),
 		stringOption(&o.primary, "primary", "join the primary at `ADDR|URL`: host:port, or the URL that it printed; for secondaries"),
 		stringOption(&o.advertise, "advertise", "`ADDR`, ip:port, at which clients reach this secondary (default: the address "+
@@ -62,6 +68,8 @@ func (o *serveOptions) flags() []cli.Flag {
 		stringOption(&o.joinTokenFile, "join-token-file", "read the join token, the secret that a secondary needs to join, from "+
 			"`FILE` (or set KWIKCP_JOIN_TOKEN)"),
 		stringOption(&o.caCert, "cacert", "a secondary trusts a primary whose certificate is from an authority in `FILE` (PEM)"),
+		stringOption(&o.cert, "cert", "show the certificate in `FILE` (PEM, with its intermediates) instead of a self-signed one"),
+		stringOption(&o.key, "key", "read the private key of --cert from `FILE` (PEM)"),
 		secondsOption(&o.drainTimeout, "drain-timeout", "at shutdown, give clients that only this server can serve `TIME` to finish"),
 		limitRateOption(&o.limitRate, "to all clients together"),
 		stringOption(&o.logFormat, "log-format", "write the log as `FORMAT`: text, or json, one object per line"),
@@ -90,8 +98,12 @@ the primary's own machine may join. The primary connects to the secondary once b
 With --mirror a secondary needs no copy: it fetches everything that its primary serves into --root. For that it must
 trust the primary as kwikcp get does, for example by the pin in its URL; the join token is not enough.
 
-On SIGINT, SIGTERM or SIGHUP the server drains: clients continue with the other servers, then it exits with status 0. A
-second signal ends it at once.
+Everything below the root can be fetched, except for part files, entries that match an --exclude, and secrets: the state
+directory, and the files that options of kwikcp name for tokens and keys. Clients are told that there is no such file.
+
+On SIGINT or SIGTERM the server drains: clients continue with the other servers, then it exits with status 0. A second
+signal ends it at once. On SIGHUP, and when the files change, it reads its certificate again. If its terminal was
+closed, SIGHUP is like SIGTERM.
 
 ` + exitHelp(exitRefused, exitLocal),
 		Flags: o.flags(),
@@ -114,6 +126,11 @@ type serveConfig struct {
 	token        []byte
 	stateDir     string
 	policy       *trustPolicy
+	certificate  *certificateFile // nil for a self-signed certificate around the server's key
+	exclude      *transfer.Filter // what is not served
+	secretFiles  []string         // files of the command line that are not served; empty names are none
+	secrets      *disk.Secrets    // these, the state directory and others
+	restricted   bool             // clients need a token or a certificate
 	drainTimeout time.Duration
 	limit        *kwik.RateLimit
 	mirror       *mirrorConfig // nil without --mirror
@@ -155,8 +172,18 @@ func parseServe(t *terminal, o *serveOptions, args []string) (c serveConfig, err
 	if c.stateDir, err = stateDir(o.stateDir); err != nil {
 		return c, err
 	}
-	c.policy, err = newTrustPolicy(t, c.stateDir, o.caCert)
-	return c, err
+	if c.policy, err = newTrustPolicy(t, c.stateDir, o.caCert); err != nil {
+		return c, err
+	}
+	if c.certificate, err = newCertificateFile(o.cert, o.key, c.log); err != nil {
+		return c, err
+	}
+	if o.rules.used() {
+		c.exclude = &o.rules.filter
+	}
+	c.secretFiles = []string{o.joinTokenFile, o.key}
+	c.secrets = newSecrets(c.stateDir, c.secretFiles...)
+	return c, nil
 }
 
 func parseRole(o *serveOptions) (kwik.ServerRole, error) {
@@ -239,13 +266,12 @@ func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) 
 	if err != nil {
 		return err
 	}
-	op := fmt.Sprintf("serve --root %q", c.root)
 	if info, err := os.Stat(c.root); err == nil && !info.IsDir() { // opening a FIFO would block
-		return transfer.LocalError(op, errors.New("not a directory"))
+		return transfer.LocalError(c.op(), errors.New("not a directory"))
 	}
-	dir, err := disk.OpenTree(c.root, c.mirror != nil)
+	dir, err := c.openRoot()
 	if err != nil {
-		return transfer.LocalError(op, err)
+		return err
 	}
 	defer dir.Close()
 	s, err := startServer(c, dir)
@@ -254,5 +280,6 @@ func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) 
 	}
 	defer s.close()
 	defer procs.Govern(func() bool { return s.listener.Sessions() > 1 })()
+	defer handleHangup(ctx, s.requestReload)()
 	return s.run(ctx)
 }

@@ -66,6 +66,9 @@ func (s *runningServer) keepMembership(m *kwik.Membership) {
 		select {
 		case <-m.Context().Done():
 			s.log.Warn("membership ended, joining again", "reason", context.Cause(m.Context()))
+		case <-s.keyChanged:
+			s.log.Info("the key of the certificate changed, joining again")
+			m.Close()
 		case <-s.member.Done():
 			m.Close()
 			return

@@ -39,7 +39,7 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 // a round was complete, files are compared by their hashes; later rounds compare size and time. The
 // server serves meanwhile.
 func (s *runningServer) keepMirror() {
-	o := transfer.MirrorOptions{Target: s.root, Delete: s.mirror.delete}
+	o := transfer.MirrorOptions{Target: s.root, Delete: s.mirror.delete, OpenTree: protectedTree(s.secrets)}
 	o.URL = s.primary
 	for {
 		s.mirrorOnce(&o)

@@ -35,6 +35,9 @@ type runningServer struct {
 	ctx      context.Context
 	wg       sync.WaitGroup // the loop of the file server
 
+	reloads    chan struct{} // has an element if SIGHUP has arrived
+	keyChanged chan struct{} // has an element if the key of the certificate is another one
+
 	member      context.Context // ends when a secondary must leave its primary
 	leave       context.CancelFunc
 	memberTasks sync.WaitGroup // the goroutines that need the membership
@@ -50,29 +53,56 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &runningServer{serveConfig: c, files: serve.NewServer(dir, c.log)}
+	s := &runningServer{
+		serveConfig: c, files: serve.NewServer(dir, c.log),
+		reloads: make(chan struct{}, 1), keyChanged: make(chan struct{}, 1),
+	}
+	if c.exclude != nil {
+		s.files.Exclude(func(path string, isDir bool) bool { return !c.exclude.Wants(path, isDir) })
+	}
 	s.openTrees()
 	config := s.listenConfig(cert)
 	config.QUIC = traced
-	s.listener, err = kwik.ListenAddr(c.listen, serverTLS(cert), config)
+	s.listener, err = kwik.ListenAddr(c.listen, s.serverTLS(cert), config)
 	if err != nil {
 		s.closeFiles()
 		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "listen at " + c.listen, Err: listenCause(err)}
 	}
-	pin := trust.PinOf(cert.Leaf)
-	s.url = transfer.URL{Host: reachableAddress(s.listener.Addr(), c.advertise), Pin: (*[32]byte)(&pin)}
+	s.url = s.urlOf(cert)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.member, s.leave = context.WithCancel(s.ctx)
 	s.wg.Go(func() { s.files.Serve(s.ctx, s.listener) })
+	if c.certificate != nil {
+		s.wg.Go(func() { s.keepCertificate(s.ctx) })
+	}
 	return s, nil
+}
+
+// urlOf returns the URL to print. It has the pin of the server's key, unless an authority vouches for
+// the certificate: its key may change with each renewal.
+func (s *runningServer) urlOf(identity tls.Certificate) transfer.URL {
+	u := transfer.URL{Host: reachableAddress(s.listener.Addr(), s.advertise)}
+	leaf := identity.Leaf
+	if s.certificate != nil {
+		leaf = s.certificate.current.Load().Leaf
+		u.Host = hostOf(leaf, u.Host)
+	}
+	if s.certificate == nil || isSelfSigned(leaf) {
+		pin := trust.PinOf(leaf)
+		u.Pin = (*[32]byte)(&pin)
+	}
+	return u
 }
 
 // listenConfig returns the KWIK configuration of the listener.
 func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
+	// The secrets follow from server.key whatever certificate is shown, so that primaries with the same
+	// server.key accept each other's tickets.
 	reset := quic.StatelessResetKey(trust.StatelessResetKey(cert))
+	tickets := trust.TicketKey(cert)
 	config := &kwik.ServerConfig{
 		Config: kwik.Config{RateLimit: s.limit}, Software: "kwikcp " + version(), Role: s.role, OpenContent: s.files.OpenContent,
-		StatelessResetKey: &reset, Verify: s.files.Verify,
+		StatelessResetKey: &reset, TicketKey: &tickets, Verify: s.files.Verify,
 		OnMembership: func(id kwik.ServerID, addr netip.AddrPort, reason error) {
 			if reason == nil {
 				s.log.Info("secondary joined", "id", id, "addr", addr.String())
@@ -97,8 +127,15 @@ func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 	return config
 }
 
-func serverTLS(cert tls.Certificate) *tls.Config {
-	return &tls.Config{Certificates: []tls.Certificate{cert}, KeyLogWriter: keyLog(), SessionTicketsDisabled: true}
+// serverTLS returns the TLS configuration, which shows the certificate of --cert if there is one.
+func (s *runningServer) serverTLS(identity tls.Certificate) *tls.Config {
+	conf := &tls.Config{KeyLogWriter: keyLog(), SessionTicketsDisabled: true}
+	if s.certificate != nil {
+		conf.GetCertificate = s.certificate.get
+	} else {
+		conf.Certificates = []tls.Certificate{identity}
+	}
+	return conf
 }
 
 // openTrees opens a primary's index of the directory: the hash trees of earlier runs. Secondaries
@@ -145,6 +182,7 @@ func (s *runningServer) run(ctx context.Context) error {
 			s.memberTasks.Go(s.keepMirror)
 		}
 	}
+	s.warnOfRoot()
 	if _, err := fmt.Fprintln(s.t.stdout, s.url); err != nil {
 		return transfer.LocalError("print the URL", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/term"
 
@@ -26,13 +27,14 @@ type trustPolicy struct {
 	t     *terminal
 	known *trust.KnownHosts
 	roots *x509.CertPool // nil means the system's
+	now   func() time.Time
 	// ask asks the user at the terminal; nil if there is none.
 	ask    func(question string) bool
 	asking sync.Mutex // one question at a time
 }
 
 func newTrustPolicy(t *terminal, stateDir, cacert string) (*trustPolicy, error) {
-	p := &trustPolicy{t: t, known: trust.OpenKnownHosts(filepath.Join(stateDir, "known_hosts"))}
+	p := &trustPolicy{t: t, now: time.Now, known: trust.OpenKnownHosts(filepath.Join(stateDir, "known_hosts"))}
 	if cacert != "" {
 		pem, err := os.ReadFile(cacert)
 		if err != nil {
@@ -76,28 +78,94 @@ func (p *trustPolicy) verify(hostport string, state tls.ConnectionState) error {
 	if err != nil {
 		return err
 	}
-	intermediates := x509.NewCertPool()
-	for _, cert := range state.PeerCertificates[1:] {
-		intermediates.AddCert(cert)
-	}
-	_, err = leaf.Verify(x509.VerifyOptions{DNSName: host, Roots: p.roots, Intermediates: intermediates})
+	host, _, _ = strings.Cut(host, "%") // the zone of an address
+	fromAuthority, err := p.verifyChain(hostport, host, state.PeerCertificates)
 	if err == nil {
 		return nil
 	}
 	pin := trust.PinOf(leaf)
-	known, found, err := p.known.Lookup(hostport)
+	known, found, lookupErr := p.known.Lookup(hostport)
 	switch {
-	case err != nil:
-		return knownHostsError{file: p.known.Path(), err: err}
+	case lookupErr != nil:
+		return knownHostsError{file: p.known.Path(), err: lookupErr}
 	case found && known == pin:
 		return nil
 	case found:
-		return changedKeyError{hostport: hostport, pin: pin, known: known, file: p.known.Path()}
-	case !isLoopback(host):
+		return changedKeyError{hostport: hostport, pin: pin, known: known, file: p.known.Path(), line: p.known.Line(hostport)}
+	case fromAuthority:
+		return err
+	case !isLoopback(host) || p.roots != nil: // --cacert asks for an authority, on this machine as well
 		return unknownHostError{hostport, pin}
 	}
 	p.record(hostport, pin)
 	return nil
+}
+
+// verifyChain returns nil if an authority vouches for a server's certificate. fromAuthority reports
+// whether one does so for another time, name or use; then the error is a certificateError.
+func (p *trustPolicy) verifyChain(hostport, host string, chain []*x509.Certificate) (fromAuthority bool, err error) {
+	leaf, now := chain[0], p.now()
+	verify := func(chain []*x509.Certificate, usage x509.ExtKeyUsage) error {
+		options := x509.VerifyOptions{
+			Roots: p.roots, Intermediates: x509.NewCertPool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage},
+		}
+		for _, cert := range chain[1:] {
+			options.Intermediates.AddCert(cert)
+		}
+		_, err := chain[0].Verify(options)
+		return err
+	}
+	refuse := func(format string, args ...any) (bool, error) {
+		return true, certificateError{hostport: hostport, reason: fmt.Sprintf(format, args...), pin: trust.PinOf(leaf)}
+	}
+	if err := verify(chain, x509.ExtKeyUsageAny); err != nil {
+		// A server that no authority knows is unknown, whatever its dates are.
+		if verify(undated(chain, now), x509.ExtKeyUsageAny) != nil {
+			return false, err
+		}
+		return refuse("%s", outOfDate(chain, now))
+	}
+	if err := leaf.VerifyHostname(host); err != nil {
+		names := strings.Join(namesOf(leaf), ", ")
+		if names == "" {
+			return refuse("it names no host (subjectAltName)")
+		}
+		return refuse("it is for %.200s", names)
+	}
+	if err := verify(chain, x509.ExtKeyUsageServerAuth); err != nil {
+		return refuse("it may not be used by servers (extendedKeyUsage without serverAuth)")
+	}
+	return true, nil
+}
+
+// undated returns copies of certificates that are valid at a time.
+func undated(chain []*x509.Certificate, now time.Time) (copies []*x509.Certificate) {
+	for _, cert := range chain {
+		dated := *cert
+		dated.NotBefore, dated.NotAfter = now.Add(-time.Hour), now.Add(time.Hour)
+		copies = append(copies, &dated)
+	}
+	return copies
+}
+
+// outOfDate describes the first certificate of a chain that is not valid now.
+func outOfDate(chain []*x509.Certificate, now time.Time) string {
+	const layout = "2006-01-02 15:04 MST"
+	for i, cert := range chain {
+		which := "it"
+		if i > 0 {
+			which = fmt.Sprintf("that of its authority %.100q", cert.Subject.CommonName)
+		}
+		switch {
+		case now.Before(cert.NotBefore):
+			return fmt.Sprintf("%s is valid from %s on, and the clock of this machine shows %s",
+				which, cert.NotBefore.UTC().Format(layout), now.UTC().Format(layout))
+		case now.After(cert.NotAfter):
+			return fmt.Sprintf("%s expired at %s; the clock of this machine shows %s",
+				which, cert.NotAfter.UTC().Format(layout), now.UTC().Format(layout))
+		}
+	}
+	return "it is not valid now"
 }
 
 func (p *trustPolicy) record(hostport string, pin trust.Pin) {

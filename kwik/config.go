@@ -44,11 +44,14 @@ type Config struct {
 	LocalAddresses func() []netip.Addr
 
 	// HelloTimeout bounds the wait for the first frame of a connection, and for each frame of a
-	// join. 0 means 10 s.
+	// join. 0 means 10 s. On the first path of a client, the deadline of Dial's context replaces
+	// the default of this and of the handshake time-out.
 	HelloTimeout time.Duration
 
 	now      func() time.Time // the wall clock that dates tickets; nil means time.Now
 	lookupIP lookupFunc       // resolves host names for DialAddr and Join; nil means the system's resolver
+	// defaultHandshake and defaultHello are set with the defaults of the two time-outs.
+	defaultHandshake, defaultHello bool
 }
 
 // A ClientConfig holds the settings of a client. Nil and the zero value mean the defaults.
@@ -135,6 +138,11 @@ type ServerConfig struct {
 	// StatelessResetKey lets clients notice within a round trip that the server was restarted,
 	// provided that it keeps the key. Nil means none.
 	StatelessResetKey *quic.StatelessResetKey
+
+	// TicketKey is the key of a primary's own tickets, with which clients open further connections
+	// to it and return after a restart. Nil derives it from the private key of the certificate,
+	// which is not enough if the certificate changes while the listener runs.
+	TicketKey *[32]byte
 
 	// JoinToken is the secret of which secondaries prove knowledge when they join this primary.
 	// Empty means that only secondaries on the same host may join. A secondary sets its token in
@@ -329,6 +337,7 @@ func (c *Config) populate() {
 	if c.QUIC == nil {
 		c.QUIC = &quic.Config{}
 	}
+	c.defaultHandshake, c.defaultHello = c.QUIC.HandshakeIdleTimeout == 0, c.HelloTimeout == 0
 	setDefault(&c.QUIC.HandshakeIdleTimeout, 5*time.Second)
 	setDefault(&c.QUIC.MaxIdleTimeout, 30*time.Second)
 	setDefault(&c.QUIC.KeepAlivePeriod, 10*time.Second)

@@ -44,7 +44,7 @@ func DialEarly(
 		return nil, err
 	}
 	transport := &quic.Transport{Conn: conn}
-	q, err := transport.Dial(ctx, addr, clientTLS(tlsConf, protocolClient), c.clientQUIC(ServerRolePrimary))
+	q, err := transport.Dial(ctx, addr, clientTLS(tlsConf, protocolClient), c.firstQUIC(ctx))
 	if err != nil {
 		transport.Close()
 		return nil, fromQUIC(err, primaryPathID)
@@ -81,11 +81,30 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	if tlsConf.ServerName == "" {
 		tlsConf.ServerName, _, _ = net.SplitHostPort(addr)
 	}
-	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), c.clientQUIC(ServerRolePrimary), c.ListenPacket)
+	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), c.firstQUIC(ctx), c.ListenPacket)
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	return startClient(ctx, d, tlsConf, c)
+}
+
+// firstQUIC returns the QUIC configuration of a session's first path. If the caller set no time-out
+// of the handshake, the deadline of ctx is one, be it shorter or longer than the default.
+func (c *ClientConfig) firstQUIC(ctx context.Context) *quic.Config {
+	q := c.clientQUIC(ServerRolePrimary)
+	if deadline, ok := ctx.Deadline(); ok && c.defaultHandshake {
+		q.HandshakeIdleTimeout = max(q.HandshakeIdleTimeout, time.Until(deadline))
+	}
+	return q
+}
+
+// helloDeadline returns until when the server must send Welcome on a path that ctx opens.
+func (c *ClientConfig) helloDeadline(ctx context.Context, isFirst bool) time.Time {
+	by := time.Now().Add(c.HelloTimeout)
+	if deadline, ok := ctx.Deadline(); ok && isFirst && c.defaultHello && deadline.After(by) {
+		return deadline
+	}
+	return by
 }
 
 // afterWelcome returns the session after the server's Welcome, and closes it if that does not

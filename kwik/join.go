@@ -2,6 +2,7 @@ package kwik
 
 import (
 	"bufio"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"time"
@@ -52,12 +53,23 @@ func keyedMAC(key [32]byte, context string, data []byte) []byte {
 	return h.Sum(nil)
 }
 
+// ownCertificate returns the certificate that the listener shows at present.
+func (l *Listener) ownCertificate() (*tls.Certificate, error) {
+	if len(l.tls.Certificates) > 0 {
+		return &l.tls.Certificates[0], nil
+	}
+	if l.tls.GetCertificate != nil {
+		return l.tls.GetCertificate(&tls.ClientHelloInfo{})
+	}
+	return nil, errors.New("kwik: a listener that joins needs its certificate in its tls.Config")
+}
+
 // ownPin returns the hash of the listener's own public key.
 func (l *Listener) ownPin() (trust.Pin, error) {
-	if len(l.tls.Certificates) == 0 {
-		return trust.Pin{}, errors.New("kwik: a listener that joins needs its certificate in tls.Config.Certificates")
+	cert, err := l.ownCertificate()
+	if err != nil {
+		return trust.Pin{}, err
 	}
-	cert := l.tls.Certificates[0]
 	leaf := cert.Leaf
 	if leaf == nil {
 		var err error

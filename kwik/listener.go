@@ -42,7 +42,8 @@ type Listener struct {
 }
 
 // Listen accepts connections on a socket of the caller, who closes it after the listener. It sets
-// the ALPN protocols; tlsConf must have a certificate. A nil conf makes a primary without
+// the ALPN protocols. tlsConf must have a certificate, or a GetCertificate that returns the same
+// one for every ClientHello; see [Listener.CertificateChanged]. A nil conf makes a primary without
 // content.
 func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*Listener, error) {
 	if tlsConf == nil {

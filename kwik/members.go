@@ -55,11 +55,40 @@ func (m *members) offerable() []*member {
 
 // newSelf returns the primary as a member, or nil if its key is not known.
 func (l *Listener) newSelf() *member {
+	cert, err := l.ownCertificate()
+	if err != nil {
+		return nil
+	}
 	pin, err := l.ownPin()
 	if err != nil {
 		return nil
 	}
-	return &member{id: primaryID, pin: pin, key: trust.TicketKey(l.tls.Certificates[0])}
+	if l.config.TicketKey != nil {
+		return &member{id: primaryID, pin: pin, key: *l.config.TicketKey}
+	}
+	return &member{id: primaryID, pin: pin, key: trust.TicketKey(*cert)}
+}
+
+// CertificateChanged tells the listener that GetCertificate of its tls.Config returns another
+// certificate now. If its key is another one, a primary tells its clients, whose further
+// connections would not trust it otherwise. A secondary must join again, since its primary knows
+// the old key. Sessions and connections stay.
+func (l *Listener) CertificateChanged() {
+	if l.config.Role != ServerRolePrimary {
+		return
+	}
+	self := l.newSelf()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.members.self
+	if self == nil || old == nil || old.pin == self.pin {
+		return
+	}
+	self.key = old.key // tickets under it stay valid
+	l.members.self = self
+	for s := range l.sessions {
+		s.tellMember(self)
+	}
 }
 
 // admit adds m as a member, gives it an ID and tells the clients. A secondary that was a member

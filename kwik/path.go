@@ -118,7 +118,8 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	} else { // the handshake, which authenticated the primary, is complete
 		hello.Credential = p.session.config.Credential
 	}
-	stream.SetReadDeadline(time.Now().Add(p.session.config.HelloTimeout))
+	isFirst := ticket == nil
+	stream.SetReadDeadline(p.session.config.helloDeadline(ctx, isFirst))
 	p.asked = p.session.config.now()
 	p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
 	return nil

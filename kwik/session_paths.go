@@ -126,17 +126,20 @@ func isWellFormed(info *kwikpb.AddPath) bool {
 }
 
 // addPrimary records the ticket for further paths to the primary: several at once, or one after
-// a restart of the primary. A primary whose first path showed another key than the announced
-// one has several keys. It cannot be known which of them a further path would show, so there
-// are no further paths then.
+// a restart of the primary. A primary whose first path showed another key than the first
+// announced one has several keys. It cannot be known which of them a further path would show, so
+// there are no further paths then. A later announcement may name another key: the primary, which is
+// authenticated, has a new certificate.
 func (s *ClientSession) addPrimary(info *kwikpb.AddPath) {
 	chain := s.primary.conn.ConnectionState().TLS.PeerCertificates
-	if len(chain) == 0 || trust.PinOf(chain[0]) != trust.Pin(info.GetKeyHash()) {
-		return
-	}
+	isFirstKey := len(chain) > 0 && trust.PinOf(chain[0]) == trust.Pin(info.GetKeyHash())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.updateServer(s.servers[primaryID], info, []netip.AddrPort{s.primary.addr})
+	primary := s.servers[primaryID]
+	if wasAnnounced := primary.info != nil; !isFirstKey && !wasAnnounced {
+		return
+	}
+	s.updateServer(primary, info, []netip.AddrPort{s.primary.addr})
 }
 
 // updateServer records an announcement and wakes the keepers that wait to dial. The caller

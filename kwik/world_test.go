@@ -146,6 +146,7 @@ type serverOptions struct {
 	config ServerConfig
 	addr   netip.AddrPort
 	cert   tls.Certificate
+	shown  *atomic.Pointer[tls.Certificate] // instead of cert, if it is not nil
 	data   []byte
 }
 
@@ -190,7 +191,11 @@ func (w *world) serve(role ServerRole, options ...serverOption) *testServer {
 		socket, o.addr = w.listen()
 		o.cert = w.identity()
 	}
-	l, err := Listen(socket, &tls.Config{Certificates: []tls.Certificate{o.cert}}, &o.config)
+	tlsConf := &tls.Config{Certificates: []tls.Certificate{o.cert}}
+	if o.shown != nil {
+		tlsConf = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return o.shown.Load(), nil }}
+	}
+	l, err := Listen(socket, tlsConf, &o.config)
 	if err != nil {
 		w.t.Fatal(err)
 	}

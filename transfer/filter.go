@@ -24,7 +24,12 @@ import (
 //	a/        ends with a slash: matches directories only
 //
 // Entries below an excluded directory are excluded, whichever rules match them.
-type Filter struct{ rules []filterRule }
+type Filter struct {
+	// IgnoreCase makes Add compile patterns that match names in any case.
+	IgnoreCase bool
+
+	rules []filterRule
+}
 
 type filterRule struct {
 	include  bool
@@ -56,7 +61,11 @@ func (f *Filter) Add(include bool, pattern string) error {
 	if r.whole && !anchored {
 		before = "(?:^|/)"
 	}
-	if r.match, err = regexp.Compile("(?s:" + before + expression + "$)"); err != nil {
+	flags := "s"
+	if f.IgnoreCase {
+		flags = "si"
+	}
+	if r.match, err = regexp.Compile("(?" + flags + ":" + before + expression + "$)"); err != nil {
 		return errors.New("the pattern does not parse")
 	}
 	f.rules = append(f.rules, r)

@@ -44,15 +44,17 @@ func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
 	return err
 }
 
-// remove deletes the entry at a path in an open directory, unless the filter excludes it. gone
-// reports whether the entry no longer exists.
+// remove deletes the entry at a path in an open directory, unless the filter excludes it or it is
+// protected. gone reports whether the entry no longer exists.
 func (p *plan) remove(ctx context.Context, h *disk.CachedDir, at string) (gone bool, err error) {
 	name := disk.Base(at)
 	info, err := h.Lstat(name)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return true, nil
-	}
-	if err != nil {
+	case errors.Is(err, disk.ErrProtected):
+		return false, nil
+	case err != nil:
 		return false, err
 	}
 	temporary := wire.IsTemporary(name)

@@ -26,7 +26,7 @@ func (p *plan) planLink(d *mirrorDir, e Entry, mayExist bool) {
 func (p *plan) reportLink(e Entry, same bool, err error) {
 	switch {
 	case err != nil:
-		p.fail(e.Path, "make the link", err)
+		p.failOrSkip(e, "make the link", err)
 	case same:
 		p.reportFile(FileReport{Path: e.Path, Action: FileUpToDate, Type: EntryLink})
 	default:

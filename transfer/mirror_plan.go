@@ -261,7 +261,7 @@ var (
 func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool) {
 	sub := &mirrorDir{path: e.Path, parent: d, entry: e, users: 1, restricted: e.Restricted}
 	if err := p.makeDir(sub, mayExist); err != nil {
-		p.fail(e.Path, "make the directory", err)
+		p.failOrSkip(e, "make the directory", err)
 		p.order.hide()
 		return
 	}
@@ -281,10 +281,20 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 		p.replaceDir(d, e)
 		return nil
 	case err != nil:
-		p.fail(e.Path, "write it", err)
+		p.failOrSkip(e, "write it", err)
 		return nil
 	}
 	return p.admit(f)
+}
+
+// failOrSkip reports an entry that cannot be made. An entry in the place of something protected is
+// left out on purpose.
+func (p *plan) failOrSkip(e Entry, op string, err error) {
+	if errors.Is(err, disk.ErrProtected) {
+		p.skip(e, disk.ErrProtected)
+		return
+	}
+	p.fail(e.Path, op, err)
 }
 
 // admit counts a file of the target. It returns nil if the file need not be requested.

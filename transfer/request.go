@@ -137,7 +137,7 @@ func (r *request) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	dial := func() (*kwik.ClientSession, error) {
-		return r.dial(ctx, r.url.Host, r.tls, withConnectTimeout(r.kwik, r.timeout))
+		return r.dial(ctx, r.url.Host, r.tls, r.kwik)
 	}
 	var session *kwik.ClientSession
 	var err error
@@ -160,24 +160,6 @@ func (r *request) connectError(err error) error {
 		return &Error{Kind: KindNetwork, Op: op, Err: errNoAnswer} // no connection existed that could fall silent
 	}
 	return NetworkError(op, err)
-}
-
-// withConnectTimeout returns conf with time-outs of the handshake and of Welcome that are not
-// shorter than timeout.
-func withConnectTimeout(conf *kwik.ClientConfig, timeout time.Duration) *kwik.ClientConfig {
-	if timeout <= DefaultConnectTimeout {
-		return conf
-	}
-	longer := &kwik.ClientConfig{}
-	if conf != nil {
-		longer = conf.Clone()
-	}
-	longer.HelloTimeout = max(longer.HelloTimeout, timeout)
-	if longer.QUIC == nil {
-		longer.QUIC = &quic.Config{}
-	}
-	longer.QUIC.HandshakeIdleTimeout = max(longer.QUIC.HandshakeIdleTimeout, timeout)
-	return longer
 }
 
 // fetchManifest sends the request and reads the manifest, and the tree if the root is known.

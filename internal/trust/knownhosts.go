@@ -67,12 +67,28 @@ func (k *KnownHosts) Lookup(hostport string) (Pin, bool, error) {
 	if err != nil {
 		return Pin{}, false, err
 	}
-	pin, found, bad := find(data, host)
+	pin, line, bad := find(data, host)
+	found := line > 0
 	if !found && bad != nil {
 		bad.Path = k.path
 		return Pin{}, false, bad
 	}
 	return pin, found, nil
+}
+
+// Line returns the number of the line, from 1, that counts for hostport; 0 if there is none or the
+// file cannot be read.
+func (k *KnownHosts) Line(hostport string) int {
+	host, err := canonical(hostport)
+	if err != nil {
+		return 0
+	}
+	data, err := k.read()
+	if err != nil {
+		return 0
+	}
+	_, line, _ := find(data, host)
+	return line
 }
 
 // Record remembers pin for hostport from now on, in place of any other. It
@@ -87,7 +103,7 @@ func (k *KnownHosts) Record(hostport string, pin Pin) error {
 	if err != nil {
 		return err
 	}
-	if old, found, _ := find(data, host); found && old == pin {
+	if old, line, _ := find(data, host); line > 0 && old == pin {
 		return nil
 	}
 	line := host + " " + pin.String() + "\n"
@@ -135,9 +151,9 @@ func (k *KnownHosts) tooLong() error {
 	return fmt.Errorf("known hosts: %s would exceed %d bytes; remove old lines", k.path, maxKnownHosts)
 }
 
-// find returns the last pin that data has for host, which is in canonical
-// form, and the first line that it cannot read, if any.
-func find(data []byte, host string) (pin Pin, found bool, bad *CorruptLineError) {
+// find returns the last pin that data has for host, which is in canonical form, and the number of
+// its line, 0 if there is none. It also returns the first line that it cannot read, if any.
+func find(data []byte, host string) (pin Pin, at int, bad *CorruptLineError) {
 	number := 0
 	for line := range bytes.Lines(data) {
 		number++
@@ -148,10 +164,10 @@ func find(data []byte, host string) (pin Pin, found bool, bad *CorruptLineError)
 				bad = &CorruptLineError{Line: number, Err: err}
 			}
 		case h == host:
-			pin, found = p, true
+			pin, at = p, number
 		}
 	}
-	return pin, found, bad
+	return pin, at, bad
 }
 
 // parseLine reads one line; host is "" if it is blank or a comment.

@@ -145,6 +145,9 @@ func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byt
 	if tree == nil || tree.Size() != d.size {
 		return nil
 	}
+	if _, err := s.dir.Stat(d.path); err != nil {
+		return nil // it is gone, or has been hidden since it was hashed
+	}
 	if isOtherVersion := d.root != nil && tree.Root() != *d.root; isOtherVersion {
 		return nil
 	}

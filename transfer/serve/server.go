@@ -15,7 +15,8 @@ import (
 //
 // The methods of a Server are safe for concurrent use, except for KeepTrees and Close.
 type Server struct {
-	dir     disk.Dir
+	dir     disk.Dir // shows visible names only
+	visible *visibility
 	log     *slog.Logger
 	index   *index
 	batches *servedBatches
@@ -26,12 +27,14 @@ type Server struct {
 	tasks   sync.WaitGroup // goroutines of the server that end with ctx
 }
 
-// NewServer returns a server of the files below dir. Close must be called to release what the
+// NewServer returns a server of the files below dir. It does not serve part files, and dir should be
+// without secrets: see [disk.Secrets.Hide]. Close must be called to release what the
 // server uses. The caller closes dir, after Close.
 func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
+	visible := &visibility{}
 	return &Server{
-		dir: dir, log: log, index: newIndex(ctx, log), batches: newServedBatches(), names: newNamesLimit(),
+		dir: newVisible(dir, visible), visible: visible, log: log, index: newIndex(ctx, log), batches: newServedBatches(), names: newNamesLimit(),
 		ctx: ctx, cancel: cancel,
 	}
 }
