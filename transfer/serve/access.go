@@ -8,6 +8,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/wire"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -53,9 +54,23 @@ func (a *Access) RequireCertificate(authorities *x509.CertPool) {
 
 // SetRevoked replaces the names of revoked tokens. It ends the sessions of tokens that are among
 // them.
-func (a *Access) SetRevoked(names []string) {
+func (a *Access) SetRevoked(names []string) { a.revoke(make(map[string]bool), names) }
+
+// AddRevoked adds names to those of revoked tokens, and ends the sessions of their tokens.
+func (a *Access) AddRevoked(names []string) {
 	a.mu.Lock()
-	a.revoked = make(map[string]bool, len(names))
+	before := maps.Clone(a.revoked)
+	a.mu.Unlock()
+	if before == nil {
+		before = make(map[string]bool)
+	}
+	a.revoke(before, names)
+}
+
+// revoke makes the names of revoked, which it keeps, and further ones those of revoked tokens.
+func (a *Access) revoke(revoked map[string]bool, names []string) {
+	a.mu.Lock()
+	a.revoked = revoked
 	for _, name := range names {
 		a.revoked[name] = true
 	}
