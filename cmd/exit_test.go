@@ -13,7 +13,6 @@ import (
 	"time"
 	"unicode"
 
-	"kwikcp/internal/trust"
 	"kwikcp/transfer"
 )
 

@@ -184,7 +184,7 @@ func (e unknownHostError) hint() string {
 // accessHints are the hints for the refusals of servers that restrict access.
 var accessHints = map[transfer.AccessReason]string{
 	transfer.AccessOther: "ask the operator of the server",
-	transfer.AccessNoToken: "name the file of your token with --token-file FILE, or set KWIKCP_TOKEN; its operator makes one with " +
+	transfer.AccessNoToken: "name the file of your token with --token-file FILE, or set KWIKCP_TOKEN; the operator of the server makes one with " +
 		"kwikcp token",
 	transfer.AccessTokenInvalid:  "is it the token of another server, or incomplete? kwikcp token --show FILE prints what is in it",
 	transfer.AccessTokenExpired:  "ask the operator of the server for a new token",

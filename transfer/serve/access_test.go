@@ -38,6 +38,10 @@ var testKey = [32]byte{1, 2, 3}
 func testToken(t *testing.T, name string, life time.Duration, paths ...string) []byte {
 	t.Helper()
 	now := time.Now()
+	paths = slices.Clone(paths)
+	for i := range paths {
+		paths[i] = "/" + paths[i]
+	}
 	paths, err := trust.NormalizePaths(paths)
 	if err != nil {
 		t.Fatal(err)
