@@ -142,14 +142,14 @@ const settleTime = 300 * time.Millisecond
 
 // connect returns the servers when each has answered or failed.
 func (p patient) connect(ctx context.Context) ([]diagnosis, error) {
-	config, err := p.config()
+	config, err := p.config(p.url)
 	if err != nil {
 		return nil, err
 	}
 	config.Inspect = true
 	dialing, cancel := context.WithTimeout(ctx, p.connectTimeout)
 	defer cancel()
-	session, err := kwik.DialAddr(dialing, p.url.Host, p.tls(p.url), config)
+	session, err := kwik.DialAddr(dialing, p.url.Host, p.tls(p.url, config), config)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -247,6 +247,7 @@ func (d diagnosis) describe(now time.Time) string {
 		software = escape.Line(d.Host.Software)
 	}
 	line(&b, "software", "%s", software)
+	line(&b, "access", "%s", describeAccess(d.Host.Access))
 	line(&b, "clock", "%s", clock(d.Host))
 	describeSockets(&b, udp.Machine{
 		ReceiveBuffer: d.Host.ReceiveBuffer, SendBuffer: d.Host.SendBuffer,
@@ -270,6 +271,25 @@ func (d diagnosis) reason() string {
 		return e.Error()
 	}
 	return "connect: " + d.whyUnreachable()
+}
+
+// describeAccess describes what a server demands of clients, as it states itself.
+func describeAccess(access string) string {
+	switch access {
+	case "":
+		return "unknown: it is an older version"
+	case "open":
+		return "open: every client may read everything"
+	case "token":
+		return "a token is required"
+	case "certificate":
+		return "a client certificate is required"
+	case "token+certificate":
+		return "a token and a client certificate are required"
+	case "ticket":
+		return "with tickets of the primary only"
+	}
+	return escape.Line(access)
 }
 
 // clock describes how a server's clock differs from this host's.
@@ -370,6 +390,7 @@ func (e *events) diagnosis(d diagnosis) {
 		Clock       *float64      `json:"clock_difference_s"`
 		ClockError  *float64      `json:"clock_error_s"`
 		Version     *string       `json:"version"`
+		Access      *string       `json:"access"`
 		Sockets     *sockets      `json:"sockets"`
 	}{
 		event: newEvent("diagnosis"), ID: d.ID, Role: d.Role.String(), Addr: d.Addr.String(), Answered: d.answered(),
@@ -386,6 +407,9 @@ func (e *events) diagnosis(d diagnosis) {
 		if h := d.Host; h != nil {
 			clock, clockError := h.Clock.Seconds(), h.ClockError.Seconds()
 			found.Clock, found.ClockError, found.Version = &clock, &clockError, &h.Software
+			if h.Access != "" {
+				found.Access = &h.Access
+			}
 			found.Sockets = newSockets(h.ReceiveBuffer, h.SendBuffer, h.OffloadsKnown, h.GRO, h.GSO, h.ECN)
 		}
 	}

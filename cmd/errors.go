@@ -123,9 +123,14 @@ func (e knownHostsError) refusal()      {}
 type unknownHostError struct {
 	hostport string
 	pin      trust.Pin
+	secret   bool // the client would present a token
 }
 
 func (e unknownHostError) Error() string {
+	if e.secret {
+		return e.hostport + " gets no token, because it is unknown: no certificate authority vouches for it, and no user has " +
+			"confirmed its key"
+	}
 	return e.hostport + " is unknown: no certificate authority vouches for it, and its key is not among the known hosts"
 }
 func (e unknownHostError) exitCode() int { return exitRefused }

@@ -13,7 +13,6 @@ import (
 	"time"
 	"unicode"
 
-	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
@@ -22,7 +21,7 @@ func TestExplain(t *testing.T) {
 	of := func(kind transfer.Kind) error {
 		return &transfer.Error{Kind: kind, Op: "try", Err: errors.New("no luck")}
 	}
-	unknown := unknownHostError{"example.org:1", trust.Pin{}}
+	unknown := unknownHostError{hostport: "example.org:1"}
 	for _, test := range []struct {
 		err       error
 		code      int

@@ -260,8 +260,8 @@ func parseConnections(text string) (int, error) {
 }
 
 // config returns the KWIK configuration of a transfer.
-func (f fetcher) config() (*kwik.ClientConfig, error) {
-	config, err := f.client.config()
+func (f fetcher) config(u transfer.URL) (*kwik.ClientConfig, error) {
+	config, err := f.client.config(u)
 	if err == nil {
 		config.ConnectionsPerServer, config.RateLimit = f.connections, f.limit
 	}
@@ -387,12 +387,12 @@ func requireHash(u *transfer.URL, checksum string) error {
 // run fetches the file, a second time if the user at the terminal accepts the server's key. The
 // error is a resumableError if a part file is left.
 func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Result, error) {
-	config, err := g.config()
+	config, err := g.config(g.url)
 	if err != nil {
 		return transfer.Result{}, err
 	}
 	options := transfer.GetOptions{
-		URL: g.url, TLS: g.tls(g.url), Target: g.target, ConnectTimeout: g.connectTimeout,
+		URL: g.url, TLS: g.tls(g.url, config), Target: g.target, ConnectTimeout: g.connectTimeout,
 		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse,
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 		KWIK: config, Pool: g.pool,

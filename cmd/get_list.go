@@ -203,6 +203,7 @@ func (l *listGet) fetchAll(ctx context.Context, list io.Reader, jobs int) error 
 	go func() {
 		defer close(lines)
 		read <- readList(list, func(line listLine) bool {
+			l.each.tokens.bindTo(line.url)
 			select {
 			case lines <- line:
 				return true

@@ -39,6 +39,13 @@ const (
 	adviseRate
 	adviseCACert
 	adviseCert
+	adviseClientCert
+	adviseToken
+	adviseAllow
+	adviseExpires
+	adviseTokenFile
+	adviseAccess
+	adviseRevoked
 	adviseStateDir
 	adviseLs
 	adviseVerify
@@ -91,6 +98,13 @@ var advices = [adviceCount]string{
 	adviseRate:           "such as 500K or 1.5M bytes per second; K, M and G are powers of 1024",
 	adviseCACert:         "name a file of PEM certificates",
 	adviseCert:           "kwikcp serve --cert FILE --key FILE; both are PEM, and only this user may read the key",
+	adviseClientCert:     "kwikcp get --cert FILE --key FILE; both are PEM, and only this user may read the key",
+	adviseToken:          "kwikcp token --allow /DIR/ --expires 30d --name NAME",
+	adviseAllow:          "such as /DIR/ for a directory and everything below it, /FILE for one file, or / for everything",
+	adviseExpires:        "such as 30d, 12h, 90m, 2027-01-31 or never",
+	adviseTokenFile:      "name a file with the line that kwikcp token printed",
+	adviseAccess:         "kwikcp serve --role primary --require-token --revoked FILE",
+	adviseRevoked:        "name a file with the names of revoked tokens, one a line; it may be empty",
 	adviseStateDir:       "name a directory with --state-dir",
 	adviseLs:             "kwikcp ls kwik://HOST:PORT/DIR/",
 	adviseVerify:         "kwikcp verify FILE --checksum blake3=HEX, or --from URL",
@@ -168,6 +182,21 @@ func (e unknownHostError) hint() string {
 	return "if " + e.pin.String() + " is the server's pin, use kwik://" + e.hostport + "/...?pin=" + e.pin.String()
 }
 
+// accessHints are the hints for the refusals of servers that restrict access.
+var accessHints = map[transfer.AccessReason]string{
+	transfer.AccessOther: "ask the operator of the server",
+	transfer.AccessNoToken: "name the file of your token with --token-file FILE, or set KWIKCP_TOKEN; the operator of the server makes one with " +
+		"kwikcp token",
+	transfer.AccessTokenInvalid:  "is it the token of another server, or incomplete? kwikcp token --show FILE prints what is in it",
+	transfer.AccessTokenExpired:  "ask the operator of the server for a new token",
+	transfer.AccessTokenNotYet:   "check the clock of the server and that of the machine that made the token",
+	transfer.AccessTokenRevoked:  "ask the operator of the server for a new token",
+	transfer.AccessForbidden:     "kwikcp ls kwik://HOST:PORT/ lists what the token allows",
+	transfer.AccessNoCertificate: "name your certificate and its key with --cert FILE --key FILE",
+	transfer.AccessCertificateOther: "ask the operator of the server which authority must have signed it; check its dates and the " +
+		"clocks",
+}
+
 // hintOf returns what the user can do about an error; empty if there is nothing to say.
 func hintOf(err error) string {
 	_, resumable := errors.AsType[resumableError](err)
@@ -188,6 +217,9 @@ func hintOf(err error) string {
 	}
 	if _, ok := errors.AsType[*transfer.MirrorError](err); ok {
 		return "run the same command again; it fetches only what failed"
+	}
+	if e, ok := errors.AsType[*transfer.AccessError](err); ok {
+		return accessHints[e.Reason]
 	}
 	if errors.Is(err, transfer.ErrIsFile) {
 		return "omit -r to fetch a file"

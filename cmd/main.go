@@ -74,6 +74,7 @@ func newApp(t *terminal) *cli.App {
 		Version:   version(),
 		Commands: []*cli.Command{
 			serveCommand(t), getCommand(t), lsCommand(t), sumCommand(t), verifyCommand(t), demoCommand(t), doctorCommand(t),
+			tokenCommand(t),
 			manCommand(t), completionCommand(t),
 		},
 		Writer: t.stdout, ErrWriter: t.stderr,

@@ -96,6 +96,8 @@ func caCertOption(to *string) cli.Flag {
 	return stringOption(to, "cacert", "trust the certificate authorities in `FILE` (PEM) instead of the system's")
 }
 
+func tokenFileOption(to *string, usage string) cli.Flag { return stringOption(to, "token-file", usage) }
+
 // stateDirOption is the option for the directory of the server's key and the known hosts.
 func stateDirOption(to *string) cli.Flag {
 	f := stringOption(to, "state-dir", "keep the server's key, its index and the known hosts in `DIR`")
@@ -127,6 +129,8 @@ func stateDir(option string) (string, error) {
 // clientOptions are the options of a command that connects to a primary.
 type clientOptions struct {
 	caCert         string
+	cert, key      string
+	tokenFile      string
 	ipv4, ipv6     bool
 	connectTimeout secondsValue
 	stateDir       string
@@ -140,6 +144,9 @@ func newClientOptions() clientOptions {
 func (o *clientOptions) flags() []cli.Flag {
 	return []cli.Flag{
 		caCertOption(&o.caCert),
+		tokenFileOption(&o.tokenFile, "present the token in `FILE` to the server (or set KWIKCP_TOKEN)"),
+		stringOption(&o.cert, "cert", "show the client certificate in `FILE` (PEM) to a server that requires one"),
+		stringOption(&o.key, "key", "read the private key of --cert from `FILE` (PEM)"),
 		boolOption(&o.ipv4, "ipv4", "use IPv4 addresses only", "4"),
 		boolOption(&o.ipv6, "ipv6", "use IPv6 addresses only", "6"),
 		secondsOption(&o.connectTimeout, "connect-timeout", "give up if the primary has not answered after `TIME`"),
@@ -151,7 +158,9 @@ type client struct {
 	family         kwik.AddressFamily
 	connectTimeout time.Duration
 	policy         *trustPolicy
-	secrets        *disk.Secrets // which no mirror may change
+	secrets        *disk.Secrets    // which no mirror may change
+	tokens         *tokens          // nil presents none
+	certificate    *tls.Certificate // nil presents none
 }
 
 func (o *clientOptions) parse(t *terminal) (c client, err error) {
@@ -171,27 +180,43 @@ func (o *clientOptions) parse(t *terminal) (c client, err error) {
 	if err != nil {
 		return c, err
 	}
-	c.secrets = newSecrets(state)
+	c.secrets = newSecrets(state, o.tokenFile, o.key)
+	if c.tokens, err = openTokens(o.tokenFile, state); err != nil {
+		return c, err
+	}
+	if c.certificate, err = readClientCertificate(o.cert, o.key); err != nil {
+		return c, err
+	}
 	c.policy, err = newTrustPolicy(t, state, o.caCert)
 	return c, err
 }
 
-// config returns the KWIK configuration of a connection.
-func (c client) config() (*kwik.ClientConfig, error) {
+// config returns the configuration of a session with a server.
+func (c client) config(u transfer.URL) (*kwik.ClientConfig, error) {
 	traced, err := quicConfig()
 	if err != nil {
 		return nil, err
 	}
-	return &kwik.ClientConfig{Config: kwik.Config{QUIC: traced, Family: c.family}}, nil
+	token, err := c.tokens.forServer(u.Host)
+	if err != nil {
+		return nil, err
+	}
+	return &kwik.ClientConfig{
+		Config: kwik.Config{QUIC: traced, Family: c.family}, Credential: []byte(token),
+	}, nil
 }
 
 // source returns a directory of a primary, and how to connect to it.
 func (c client) source(u transfer.URL) (transfer.MirrorSource, error) {
-	config, err := c.config()
+	config, err := c.config(u)
 	if err != nil {
 		return transfer.MirrorSource{}, err
 	}
-	return transfer.MirrorSource{URL: u, TLS: c.tls(u), ConnectTimeout: c.connectTimeout, KWIK: config}, nil
+	return transfer.MirrorSource{URL: u, TLS: c.tls(u, config), ConnectTimeout: c.connectTimeout, KWIK: config}, nil
 }
 
-func (c client) tls(u transfer.URL) *tls.Config { return c.policy.config(u) }
+// tls returns the TLS configuration of a session with a server. With a credential in config the
+// server must be authenticated.
+func (c client) tls(u transfer.URL, config *kwik.ClientConfig) *tls.Config {
+	return presenting(c.policy.config(u, len(config.Credential) > 0), c.certificate)
+}

@@ -33,6 +33,10 @@ type serveOptions struct {
 	joinTokenFile      string
 	caCert             string
 	cert, key          string
+	requireToken       bool
+	revoked            string
+	clientCA           string
+	tokenFile          string
 	rules              filterRules
 	drainTimeout       secondsValue
 	limitRate          string
@@ -72,6 +76,9 @@ func (o *serveOptions) flags() []cli.Flag {
 		stringOption(&o.caCert, "cacert", "a secondary trusts a primary whose certificate is from an authority in `FILE` (PEM)"),
 		stringOption(&o.cert, "cert", "show the certificate in `FILE` (PEM, with its intermediates) instead of a self-signed one"),
 		stringOption(&o.key, "key", "read the private key of --cert from `FILE` (PEM)"),
+		boolOption(&o.requireToken, "require-token", "refuse clients without a token of kwikcp token; they read what it allows"),
+		stringOption(&o.revoked, "revoked", "with --require-token, refuse the tokens whose names are in `FILE`, one a line"),
+		stringOption(&o.clientCA, "client-ca", "refuse clients without a certificate of an authority in `FILE` (PEM)"),
 		secondsOption(&o.drainTimeout, "drain-timeout", "at shutdown, give clients that only this server can serve `TIME` to finish"),
 		limitRateOption(&o.limitRate, "to all clients together"),
 		stringOption(&o.logFormat, "log-format", "write the log as `FORMAT`: text, or json, one object per line"),
@@ -79,6 +86,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		boolOption(&o.mirror, "mirror", "a secondary fetches everything that its primary serves into --root, and follows changes"),
 		secondsOption(&o.mirrorInterval, "mirror-interval", "with --mirror, look for changes every `TIME`"),
 		boolOption(&o.mirrorDelete, "mirror-delete", "with --mirror, remove entries of --root that the primary does not have"),
+		tokenFileOption(&o.tokenFile, "with --mirror, present the token in `FILE` to the primary (or set KWIKCP_TOKEN)"),
 		stateDirOption(&o.stateDir),
 	}
 }
@@ -133,6 +141,7 @@ type serveConfig struct {
 	secretFiles  []string         // files of the command line that are not served; empty names are none
 	secrets      *disk.Secrets    // these, the state directory and others
 	restricted   bool             // clients need a token or a certificate
+	access       *accessFiles     // how; nil if they need neither
 	drainTimeout time.Duration
 	limit        *kwik.RateLimit
 	mirror       *mirrorConfig // nil without --mirror
@@ -183,7 +192,16 @@ func parseServe(t *terminal, o *serveOptions, args []string) (c serveConfig, err
 	if o.rules.used() {
 		c.exclude = &o.rules.filter
 	}
-	c.secretFiles = []string{o.joinTokenFile, o.key}
+	if c.access, err = parseServeAccess(o, c.role, c.log); err != nil {
+		return c, err
+	}
+	c.restricted = c.access != nil
+	if c.mirror != nil {
+		if c.mirror.tokens, err = openTokens(o.tokenFile, c.stateDir); err != nil {
+			return c, err
+		}
+	}
+	c.secretFiles = []string{o.joinTokenFile, o.key, o.tokenFile, o.revoked}
 	c.secrets = newSecrets(c.stateDir, c.secretFiles...)
 	return c, nil
 }

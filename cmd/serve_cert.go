@@ -178,9 +178,9 @@ func (c *certificateFile) reload(urgent bool) (otherKey bool) {
 	return trust.PinOf(before.Leaf) != trust.PinOf(now.Leaf)
 }
 
-// keepCertificate reads the certificate again when its files change and at each SIGHUP, until the server
-// ends.
-func (s *runningServer) keepCertificate(ctx context.Context) {
+// keepFiles reads the certificate and the files of access again when they change and at each SIGHUP,
+// until the server ends.
+func (s *runningServer) keepFiles(ctx context.Context) {
 	ticker := time.NewTicker(certificateInterval)
 	defer ticker.Stop()
 	for {
@@ -191,6 +191,10 @@ func (s *runningServer) keepCertificate(ctx context.Context) {
 		case <-s.reloads:
 			urgent = true
 		case <-ticker.C:
+		}
+		s.access.reload()
+		if s.certificate == nil {
+			continue
 		}
 		if otherKey := s.certificate.reload(urgent); otherKey {
 			s.listener.CertificateChanged()

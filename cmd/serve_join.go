@@ -48,7 +48,7 @@ func (s *runningServer) join(ctx context.Context) error {
 }
 
 func (s *runningServer) joinOnce(ctx context.Context) (*kwik.Membership, error) {
-	conf := kwik.JoinConfig{Token: s.token, Advertise: s.advertise, TLS: s.policy.config(s.primary)}
+	conf := kwik.JoinConfig{Token: s.token, Advertise: s.advertise, TLS: s.policy.config(s.primary, false)}
 	if s.primary.Pin == nil && len(s.token) > 0 {
 		conf.TLS = nil // the primary proves that it knows the token
 	}

@@ -14,12 +14,13 @@ import (
 type mirrorConfig struct {
 	interval time.Duration
 	delete   bool
+	tokens   *tokens
 }
 
 // parseServeMirror returns nil without --mirror.
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
 	if !o.mirror {
-		for _, name := range []string{"mirror-interval", "mirror-delete"} {
+		for _, name := range []string{"mirror-interval", "mirror-delete", "token-file"} {
 			if o.isSet(name) {
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
 			}
@@ -59,7 +60,14 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 		log.Error("not mirrored", "err", err)
 		return
 	}
-	o.TLS, o.KWIK = s.policy.config(o.URL), &kwik.ClientConfig{Config: kwik.Config{QUIC: traced}}
+	s.mirror.tokens.refresh()
+	token, err := s.mirror.tokens.forServer(o.URL.Host)
+	if err != nil {
+		log.Error("not mirrored", "err", err)
+		return
+	}
+	o.TLS = presenting(s.policy.config(o.URL, token != ""), s.ownCertificate())
+	o.KWIK = &kwik.ClientConfig{Config: kwik.Config{QUIC: traced}, Credential: []byte(token)}
 	result, err := transfer.Mirror(s.member, *o, &mirrorLog{log: log})
 	if err != nil && s.policy.accepted(err) {
 		result, err = transfer.Mirror(s.member, *o, &mirrorLog{log: log})

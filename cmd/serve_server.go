@@ -35,8 +35,9 @@ type runningServer struct {
 	ctx      context.Context
 	wg       sync.WaitGroup // the loop of the file server
 
-	reloads    chan struct{} // has an element if SIGHUP has arrived
-	keyChanged chan struct{} // has an element if the key of the certificate is another one
+	identity   tls.Certificate // of server.key
+	reloads    chan struct{}   // has an element if SIGHUP has arrived
+	keyChanged chan struct{}   // has an element if the key of the certificate is another one
 
 	member      context.Context // ends when a secondary must leave its primary
 	leave       context.CancelFunc
@@ -55,7 +56,7 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 	}
 	s := &runningServer{
 		serveConfig: c, files: serve.NewServer(dir, c.log),
-		reloads: make(chan struct{}, 1), keyChanged: make(chan struct{}, 1),
+		identity: cert, reloads: make(chan struct{}, 1), keyChanged: make(chan struct{}, 1),
 	}
 	if c.exclude != nil {
 		s.files.Exclude(func(path string, isDir bool) bool { return !c.exclude.Wants(path, isDir) })
@@ -63,6 +64,7 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 	s.openTrees()
 	config := s.listenConfig(cert)
 	config.QUIC = traced
+	s.restrict(config, cert)
 	s.listener, err = kwik.ListenAddr(c.listen, s.serverTLS(cert), config)
 	if err != nil {
 		s.closeFiles()
@@ -72,8 +74,8 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.member, s.leave = context.WithCancel(s.ctx)
 	s.wg.Go(func() { s.files.Serve(s.ctx, s.listener) })
-	if c.certificate != nil {
-		s.wg.Go(func() { s.keepCertificate(s.ctx) })
+	if c.certificate != nil || c.access.hasFiles() {
+		s.wg.Go(func() { s.keepFiles(s.ctx) })
 	}
 	return s, nil
 }
@@ -141,7 +143,18 @@ func (s *runningServer) serverTLS(identity tls.Certificate) *tls.Config {
 	} else {
 		conf.Certificates = []tls.Certificate{identity}
 	}
+	if s.access != nil && s.access.authorities.name != "" {
+		conf.ClientAuth = tls.RequestClientCert // serve.Access verifies it
+	}
 	return conf
+}
+
+// ownCertificate returns the certificate that the server shows, to clients and as a client.
+func (s *runningServer) ownCertificate() *tls.Certificate {
+	if s.certificate != nil {
+		return s.certificate.current.Load()
+	}
+	return &s.identity
 }
 
 // openTrees opens a primary's index of the directory: the hash trees of earlier runs. Secondaries
@@ -192,7 +205,8 @@ func (s *runningServer) run(ctx context.Context) error {
 	if _, err := fmt.Fprintln(s.t.stdout, s.url); err != nil {
 		return transfer.LocalError("print the URL", err)
 	}
-	s.log.Info("ready", "role", s.role.String(), "url", s.url.String(), "root", absolute(s.root))
+	s.log.Info("ready", "role", s.role.String(), "url", s.url.String(), "root", absolute(s.root),
+		"access", s.describe())
 	if machine, err := inspectUDP(); err == nil && machine.Advice() != "" {
 		s.log.Warn(machine.Advice())
 	}

@@ -62,11 +62,15 @@ func distance(a, b string) int {
 func secretFlag(name string, options []string) string {
 	name, _, _ = strings.Cut(name, "=")
 	file := name + "-file"
-	switch {
-	case slices.Contains(options, file):
+	if slices.Contains([]string{"--token", "--secret", "--password"}, name) {
+		for _, option := range []string{"--join-token-file", "--token-file"} {
+			if slices.Contains(options, option) {
+				return option
+			}
+		}
+	}
+	if slices.Contains(options, file) {
 		return file
-	case slices.Contains([]string{"--token", "--secret", "--password"}, name) && slices.Contains(options, "--join-token-file"):
-		return "--join-token-file"
 	}
 	return ""
 }

@@ -56,8 +56,9 @@ func newTrustPolicy(t *terminal, stateDir, cacert string) (*trustPolicy, error) 
 	return p, nil
 }
 
-// config returns the TLS configuration for a server.
-func (p *trustPolicy) config(u transfer.URL) *tls.Config {
+// config returns the TLS configuration for a server. With strict set, because the client presents a
+// secret, it does not accept an unknown server on this machine: any local user can listen there.
+func (p *trustPolicy) config(u transfer.URL, strict bool) *tls.Config {
 	base := &tls.Config{KeyLogWriter: keyLog()}
 	if u.Pin != nil {
 		return trust.PinnedClientConfig(base, *u.Pin)
@@ -65,11 +66,11 @@ func (p *trustPolicy) config(u transfer.URL) *tls.Config {
 	// VerifyConnection decides; package tls calls it after every handshake. InsecureSkipVerify lets
 	// a server with an unknown issuer get that far, so that the known hosts can be asked.
 	base.InsecureSkipVerify = true
-	base.VerifyConnection = func(state tls.ConnectionState) error { return p.verify(u.Host, state) }
+	base.VerifyConnection = func(state tls.ConnectionState) error { return p.verify(u.Host, state, strict) }
 	return base
 }
 
-func (p *trustPolicy) verify(hostport string, state tls.ConnectionState) error {
+func (p *trustPolicy) verify(hostport string, state tls.ConnectionState, strict bool) error {
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("the server shows no certificate")
 	}
@@ -88,16 +89,20 @@ func (p *trustPolicy) verify(hostport string, state tls.ConnectionState) error {
 	switch {
 	case lookupErr != nil:
 		return knownHostsError{file: p.known.Path(), err: lookupErr}
+	case found && known == pin && strict && !p.known.Confirmed(hostport):
+		return unknownHostError{hostport: hostport, pin: pin, secret: true}
 	case found && known == pin:
 		return nil
 	case found:
 		return changedKeyError{hostport: hostport, pin: pin, known: known, file: p.known.Path(), line: p.known.Line(hostport)}
 	case fromAuthority:
 		return err
-	case !isLoopback(host) || p.roots != nil: // --cacert asks for an authority, on this machine as well
-		return unknownHostError{hostport, pin}
+	case strict || !isLoopback(host) || p.roots != nil: // --cacert asks for an authority, on this machine as well
+		return unknownHostError{hostport: hostport, pin: pin, secret: strict}
 	}
-	p.record(hostport, pin)
+	if err := p.known.RecordUnconfirmed(hostport, pin); err != nil {
+		p.t.warningf("cannot record the key of %s: %v", hostport, err)
+	}
 	return nil
 }
 
@@ -183,7 +188,8 @@ func (p *trustPolicy) accepted(err error) bool {
 	}
 	p.asking.Lock()
 	defer p.asking.Unlock()
-	if known, found, err := p.known.Lookup(e.hostport); err == nil && found && known == e.pin {
+	if known, found, err := p.known.Lookup(e.hostport); err == nil && found && known == e.pin &&
+		(!e.secret || p.known.Confirmed(e.hostport)) {
 		return true // accepted meanwhile, at the question of another transfer
 	}
 	if !p.ask(fmt.Sprintf("%s is unknown. Its key has the pin %s. Trust it from now on?", e.hostport, e.pin)) {

@@ -55,7 +55,7 @@ func TestTrustUnknown(t *testing.T) {
 	} {
 		p, stderr := newPolicy(t, "")
 		leaf := selfSigned(t)
-		err := p.verify(host, shown(leaf))
+		err := p.verify(host, shown(leaf), false)
 		if accepted != (err == nil) {
 			t.Errorf("%s: %v, accepted must be %v", host, err, accepted)
 		}
@@ -78,16 +78,16 @@ func TestTrustKnown(t *testing.T) {
 	const host = "127.0.0.1:4433"
 	p, _ := newPolicy(t, "")
 	first, second := selfSigned(t), selfSigned(t)
-	if err := p.verify(host, shown(first)); err != nil {
+	if err := p.verify(host, shown(first), false); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.verify(host, shown(first)); err != nil {
+	if err := p.verify(host, shown(first), false); err != nil {
 		t.Errorf("the same key: %v", err)
 	}
-	if err := p.verify("127.0.0.1:4434", shown(second)); err != nil {
+	if err := p.verify("127.0.0.1:4434", shown(second), false); err != nil {
 		t.Errorf("another port: %v", err)
 	}
-	err := p.verify(host, shown(second))
+	err := p.verify(host, shown(second), false)
 	changed, ok := errors.AsType[changedKeyError](err)
 	if !ok {
 		t.Fatalf("another key: %v", err)
@@ -100,7 +100,7 @@ func TestTrustKnown(t *testing.T) {
 	if pin, _, _ := p.known.Lookup(host); pin != trust.PinOf(first) {
 		t.Error("the known key was replaced")
 	}
-	if err := p.verify(host, shown()); err == nil {
+	if err := p.verify(host, shown(), false); err == nil {
 		t.Error("no certificate at all was accepted")
 	}
 }
@@ -112,14 +112,14 @@ func TestTrustAsked(t *testing.T) {
 		leaf := selfSigned(t)
 		var question string
 		p.ask = func(q string) bool { question = q; return yes }
-		err := &transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: p.verify(host, shown(leaf))}
+		err := &transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: p.verify(host, shown(leaf), false)}
 		if got := p.accepted(err); got != yes {
 			t.Errorf("answer %v: accepted %v", yes, got)
 		}
 		if !strings.Contains(question, host) || !strings.Contains(question, trust.PinOf(leaf).String()) {
 			t.Errorf("question %q", question)
 		}
-		if again := p.verify(host, shown(leaf)); (again == nil) != yes {
+		if again := p.verify(host, shown(leaf), false); (again == nil) != yes {
 			t.Errorf("answer %v: the next time %v", yes, again)
 		}
 		if p.accepted(errors.New("another")) || p.accepted(nil) {
@@ -134,7 +134,7 @@ func TestTrustDamagedState(t *testing.T) {
 	if err := os.WriteFile(dir, nil, 0o600); err != nil { // where the directory should be
 		t.Fatal(err)
 	}
-	if _, ok := errors.AsType[knownHostsError](p.verify("127.0.0.1:1", shown(selfSigned(t)))); !ok {
+	if _, ok := errors.AsType[knownHostsError](p.verify("127.0.0.1:1", shown(selfSigned(t)), false)); !ok {
 		t.Error("known hosts that cannot be read were taken for empty")
 	}
 	p.record("127.0.0.1:1", trust.Pin{})
@@ -168,7 +168,7 @@ func TestTrustAuthority(t *testing.T) {
 		{"example.org:1", []*x509.Certificate{selfSigned(t), good}, false},
 	} {
 		p, _ := newPolicy(t, file)
-		if err := p.verify(test.host, shown(test.certs...)); (err == nil) != test.ok {
+		if err := p.verify(test.host, shown(test.certs...), false); (err == nil) != test.ok {
 			t.Errorf("%s, %d certificates: %v", test.host, len(test.certs), err)
 		}
 		if _, found, _ := p.known.Lookup(test.host); found {
@@ -176,7 +176,7 @@ func TestTrustAuthority(t *testing.T) {
 		}
 	}
 	p, _ := newPolicy(t, "")
-	if err := p.verify("example.org:1", shown(good)); err == nil {
+	if err := p.verify("example.org:1", shown(good), false); err == nil {
 		t.Error("an authority that is not the system's was trusted without --cacert")
 	}
 }
@@ -210,10 +210,10 @@ func TestTrustPinned(t *testing.T) {
 	leaf := selfSigned(t)
 	pin, other := trust.PinOf(leaf), trust.Pin{}
 	pinned := transfer.URL{Host: "example.org:1", Pin: (*[32]byte)(&pin)}
-	if err := p.config(pinned).VerifyConnection(shown(leaf)); err != nil {
+	if err := p.config(pinned, false).VerifyConnection(shown(leaf)); err != nil {
 		t.Errorf("right pin: %v", err)
 	}
-	err := p.config(transfer.URL{Host: "127.0.0.1:1", Pin: (*[32]byte)(&other)}).VerifyConnection(shown(leaf))
+	err := p.config(transfer.URL{Host: "127.0.0.1:1", Pin: (*[32]byte)(&other)}, false).VerifyConnection(shown(leaf))
 	if _, ok := errors.AsType[*trust.PinError](err); !ok {
 		t.Errorf("wrong pin on loopback: %v", err)
 	}

@@ -186,12 +186,12 @@ func (c check) compare(ctx context.Context, op string, file disk.File, report tr
 
 // fetchTree asks the server, a second time if the user at the terminal accepts its key.
 func (c check) fetchTree(ctx context.Context, file disk.File, report transfer.Reporter) (transfer.Comparison, error) {
-	config, err := c.config()
+	config, err := c.config(*c.url)
 	if err != nil {
 		return transfer.Comparison{}, err
 	}
 	options := transfer.CompareOptions{
-		URL: *c.url, TLS: c.tls(*c.url), File: file, Name: c.path, ConnectTimeout: c.connectTimeout, KWIK: config,
+		URL: *c.url, TLS: c.tls(*c.url, config), File: file, Name: c.path, ConnectTimeout: c.connectTimeout, KWIK: config,
 	}
 	r, err := transfer.Compare(ctx, options, report)
 	if err != nil && c.policy.accepted(err) {

@@ -134,6 +134,9 @@ func NetworkCause(err error) error {
 	if pin, ok := errors.AsType[*trust.PinError](err); ok {
 		return pin
 	}
+	if refusal := accessRefusal(err); refusal != nil {
+		return refusal
+	}
 	if te, ok := errors.AsType[*quic.TransportError](err); ok && te.ErrorCode.IsCryptoError() {
 		if cause := lastCause(te); cause != nil {
 			return cause

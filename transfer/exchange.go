@@ -71,7 +71,7 @@ func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Re
 		return nil, x.failed(err)
 	}
 	if f := reply.GetFailure(); f != nil {
-		return nil, &Error{Kind: kindOfFailure(f.GetCode()), Op: x.op, Err: remoteError(x.path, f)}
+		return nil, &Error{Kind: kindOfFailure(f.GetCode()), Op: x.op, Err: refusedBy(f, x.path)}
 	}
 	return reply, nil
 }
@@ -118,6 +118,8 @@ func kindOfFailure(code transferpb.Failure_Code) Kind {
 		return KindChanged
 	case transferpb.Failure_BUSY:
 		return KindNetwork
+	case transferpb.Failure_FORBIDDEN:
+		return KindRefused
 	}
 	return KindOther
 }

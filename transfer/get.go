@@ -302,7 +302,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	}
 	wrapped := NetworkError(op, err)
 	if e, ok := errors.AsType[*Error](wrapped); ok && errors.Is(err, kwik.ErrAggregationTimeout) {
-		e.Kind = kindOfLoss(stats.Sources)
+		lostSources(e, stats.Sources)
 	}
 	return wrapped
 }
@@ -353,13 +353,16 @@ func copyInOrder(ctx context.Context, w io.Writer, stream *kwik.AggregateReader)
 }
 
 // kindOfLoss returns the kind of error when no source is left. Either all sent wrong bytes, or
-// the primary reports a changed file, or a retry may help. A secondary with another version may
+// the primary reports a changed file or ended the client's permission, or a retry may help. A secondary with another version may
 // just have an old one.
 func kindOfLoss(sources []kwik.SourceStats) Kind {
 	lied := 0
 	for _, s := range sources {
 		if s.Primary && errors.Is(s.Gone, kwik.ErrContentChanged) {
 			return KindChanged
+		}
+		if s.Primary && errors.Is(s.Gone, kwik.ErrAccessRefused) {
+			return KindRefused
 		}
 		if _, ok := errors.AsType[*integrity.GroupError](s.Gone); ok {
 			lied++

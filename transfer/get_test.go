@@ -412,7 +412,7 @@ func TestGetLooksAtTheTargetFirst(t *testing.T) {
 // another version may have an old one, or lie.
 func TestKindOfLoss(t *testing.T) {
 	lost, changed := errors.New("gone"), &kwik.Error{Code: kwik.ErrContentChanged, Remote: true}
-	lied := &integrity.GroupError{}
+	lied, refused := &integrity.GroupError{}, &kwik.Error{Code: kwik.ErrAccessRefused, Remote: true}
 	for _, c := range []struct {
 		primary, secondary error
 		want               Kind
@@ -420,6 +420,7 @@ func TestKindOfLoss(t *testing.T) {
 		{lost, lost, KindNetwork}, {lost, changed, KindNetwork}, {changed, lost, KindChanged},
 		{changed, changed, KindChanged},
 		{lied, lost, KindNetwork}, {lied, lied, KindIntegrity},
+		{refused, lost, KindRefused}, {lost, refused, KindNetwork},
 	} {
 		got := kindOfLoss([]kwik.SourceStats{{Server: "primary", Primary: true, Gone: c.primary},
 			{Server: "s1", Gone: c.secondary}})

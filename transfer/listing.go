@@ -41,6 +41,8 @@ type Entry struct {
 	Target string      // of a symlink
 	// Problem is the server's message if it could not read the entry; empty if it could.
 	Problem string
+	// Restricted is set for a directory of which the server lists only what the client may read.
+	Restricted bool
 
 	problemKind Kind // of Problem
 }
@@ -68,6 +70,9 @@ type page struct {
 	entries  []Entry
 	complete bool // it is the last page
 	partial  bool // the server could not read some entries, and left them out
+	// restricted is set if the server left out entries of the directory that the client may not
+	// read.
+	restricted bool
 }
 
 // list requests a page of the entries after one, in tree order. With after == "" it begins with
@@ -109,6 +114,7 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 			return page{}, &Error{Kind: KindNetwork, Op: op, Err: err}
 		}
 		p.partial = p.partial || listing.GetPartial()
+		p.restricted = p.restricted || listing.GetRestricted()
 		switch listing.GetEnd() {
 		case transferpb.Listing_COMPLETE:
 			p.complete = true
@@ -145,7 +151,7 @@ func readEntry(raw *transferpb.Entry) (Entry, error) {
 		problemKind: kindOfProblem(raw),
 		Path:        string(raw.GetPath()), Type: EntryType(raw.GetType()), Size: int64(raw.GetSize()),
 		MTime: time.Unix(0, raw.GetMtimeNs()), Mode: fs.FileMode(raw.GetMode() & 0o777),
-		Target: string(raw.GetTarget()), Problem: problem,
+		Target: string(raw.GetTarget()), Problem: problem, Restricted: raw.GetRestricted(),
 	}, nil
 }
 

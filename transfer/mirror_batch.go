@@ -173,7 +173,7 @@ func (f *mirrorFile) describe(
 	}
 	f.tree, f.refusal = nil, nil
 	if failure := answer.GetFailure(); failure != nil {
-		cause := remoteError(f.entry.Path, failure)
+		cause := refusedBy(failure, f.entry.Path)
 		f.refusal = &Error{Kind: kindOfFailure(failure.GetCode()), Op: "ask for it", Err: cause}
 		return 0, nil
 	}

@@ -14,11 +14,14 @@ type mirrorDir struct {
 	path   string // below the target
 	parent *mirrorDir
 	entry  Entry
-	fresh  bool              // the mirror makes it
-	names  []string          // of its entries before the mirror, sorted, without temporary files
-	next   int               // index into names: those before it are compared with the listing
-	parts  map[string]bool   // names of the part files that no file has claimed yet
-	folded map[string]string // names so far by their lower case, if the file system ignores case
+	fresh  bool            // the mirror makes it
+	names  []string        // of its entries before the mirror, sorted, without temporary files
+	next   int             // index into names: those before it are compared with the listing
+	parts  map[string]bool // names of the part files that no file has claimed yet
+	// restricted is set if the server lists only what the client may read. The other names in the
+	// directory may be on the server as well, so they are not extra.
+	restricted bool
+	folded     map[string]string // names so far by their lower case, if the file system ignores case
 
 	users int // entries under way in it, plus one while the plan is in it; guarded by mirror.mu
 }

@@ -59,6 +59,7 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 	b := newBatch()
 	for after := ""; ; {
 		page, err := p.list(ctx, &p.order, after, false)
+		top.restricted = top.restricted || page.restricted
 		if err == nil {
 			b, err = p.visitAll(page.entries, b, fetch)
 		}
@@ -128,7 +129,7 @@ func (p *plan) present(d *mirrorDir, name string) bool {
 }
 
 func (p *plan) addExtra(d *mirrorDir, name string) {
-	if p.Delete {
+	if p.Delete && !d.restricted {
 		p.extra = append(p.extra, extraEntry{dir: d, name: name})
 	}
 }
@@ -258,7 +259,7 @@ var (
 
 // enterDir enters a directory of the listing, and makes it if it is missing.
 func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool) {
-	sub := &mirrorDir{path: e.Path, parent: d, entry: e, users: 1}
+	sub := &mirrorDir{path: e.Path, parent: d, entry: e, users: 1, restricted: e.Restricted}
 	if err := p.makeDir(sub, mayExist); err != nil {
 		p.failOrSkip(e, "make the directory", err)
 		p.order.hide()

@@ -219,7 +219,7 @@ func (r *round) receive(ctx context.Context, b *batch, offer *kwik.AggregateOffe
 	if e, ok := errors.AsType[*Error](failed); ok {
 		sourcesLost := errors.Is(err, kwik.ErrAggregationTimeout) && !errors.Is(err, kwik.ErrContentChanged)
 		if sourcesLost {
-			e.Kind = kindOfLoss(stats.Sources)
+			lostSources(e, stats.Sources)
 		}
 		if e.Kind == KindChanged && ctx.Err() == nil {
 			for _, f := range rest {

@@ -91,10 +91,46 @@ func (k *KnownHosts) Line(hostport string) int {
 	return line
 }
 
+// unconfirmed follows the pin of a host that was recorded without a question.
+const unconfirmed = "unconfirmed"
+
+// Confirmed reports whether the pin recorded for hostport was confirmed: a user accepted it. No
+// secret should be sent to other hosts.
+func (k *KnownHosts) Confirmed(hostport string) bool {
+	host, err := canonical(hostport)
+	if err != nil {
+		return false
+	}
+	data, err := k.read()
+	if err != nil {
+		return false
+	}
+	_, line, _ := find(data, host)
+	return line > 0 && isConfirmed(data, line)
+}
+
+// isConfirmed reports whether a line of data, counted from 1, is that of a confirmed host.
+func isConfirmed(data []byte, number int) bool {
+	for line := range bytes.Lines(data) {
+		if number--; number == 0 {
+			fields := strings.Fields(string(line))
+			return len(fields) < 3 || fields[2] != unconfirmed
+		}
+	}
+	return false
+}
+
 // Record remembers pin for hostport from now on, in place of any other. It
 // makes the file (0600) and its directory (0700) if needed, and writes nothing
-// if that pin is known already.
-func (k *KnownHosts) Record(hostport string, pin Pin) error {
+// if that pin is known and confirmed already.
+func (k *KnownHosts) Record(hostport string, pin Pin) error { return k.record(hostport, pin, "") }
+
+// RecordUnconfirmed is Record for a host that no user has accepted. A confirmed host stays confirmed.
+func (k *KnownHosts) RecordUnconfirmed(hostport string, pin Pin) error {
+	return k.record(hostport, pin, " "+unconfirmed)
+}
+
+func (k *KnownHosts) record(hostport string, pin Pin, note string) error {
 	host, err := canonical(hostport)
 	if err != nil {
 		return err
@@ -103,10 +139,10 @@ func (k *KnownHosts) Record(hostport string, pin Pin) error {
 	if err != nil {
 		return err
 	}
-	if old, line, _ := find(data, host); line > 0 && old == pin {
+	if old, line, _ := find(data, host); line > 0 && old == pin && (note != "" || isConfirmed(data, line)) {
 		return nil
 	}
-	line := host + " " + pin.String() + "\n"
+	line := host + " " + pin.String() + note + "\n"
 	if len(data) > 0 && data[len(data)-1] != '\n' {
 		line = "\n" + line // ends what an editor or a power cut left open
 	}

@@ -226,3 +226,32 @@ func FuzzKnownHosts(f *testing.F) {
 		k.want(t, host, pin)
 	})
 }
+
+// A host that was recorded without a question is known, and not confirmed until a user accepts it.
+func TestKnownHostsConfirmed(t *testing.T) {
+	k := knownHosts(t, "old:1 "+somePin.String()+"\nnoted:1 "+somePin.String()+" since May\n")
+	for _, step := range []struct {
+		do   func() error
+		host string
+		want bool
+	}{
+		{nil, "old:1", true},
+		{nil, "noted:1", true},
+		{nil, "unknown:1", false},
+		{func() error { return k.RecordUnconfirmed("a:1", somePin) }, "a:1", false},
+		{func() error { return k.Record("a:1", somePin) }, "a:1", true},
+		{func() error { return k.RecordUnconfirmed("a:1", somePin) }, "a:1", true},
+		{func() error { return k.RecordUnconfirmed("a:1", Pin{9}) }, "a:1", false},
+		{func() error { return k.RecordUnconfirmed("old:1", somePin) }, "old:1", true},
+	} {
+		if step.do != nil {
+			if err := step.do(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := k.Confirmed(step.host); got != step.want {
+			t.Errorf("%s: confirmed %t", step.host, got)
+		}
+	}
+	k.want(t, "a:1", Pin{9})
+}

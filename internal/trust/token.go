@@ -82,7 +82,13 @@ func (t AccessToken) check() error {
 	if err := CheckTokenName(t.Name); err != nil {
 		return fmt.Errorf("the name %.80q: %w", t.Name, err)
 	}
-	normal, err := NormalizePaths(t.Paths)
+	named := slices.Clone(t.Paths)
+	for i := range named {
+		if named[i] == "" { // the normal form of everything
+			named[i] = "/"
+		}
+	}
+	normal, err := NormalizePaths(named)
 	if err != nil {
 		return err
 	}
@@ -269,9 +275,6 @@ func NormalizePath(path string) (string, error) {
 func NormalizePaths(paths []string) ([]string, error) {
 	var all []string
 	for _, path := range paths {
-		if path == "" { // the normal form of everything
-			path = "/"
-		}
 		normal, err := NormalizePath(path)
 		if err != nil {
 			return nil, fmt.Errorf("the path %.80q: %w", path, err)

@@ -150,7 +150,7 @@ func TestNormalizePaths(t *testing.T) {
 		want  []string // nil for an error
 	}{
 		{[]string{"/"}, []string{""}},
-		{[]string{""}, []string{""}},
+		{[]string{""}, nil},
 		{[]string{"/datasets/"}, []string{"datasets/"}},
 		{[]string{"datasets/"}, []string{"datasets/"}},
 		{[]string{"/datasets/a.iso"}, []string{"datasets/a.iso"}},

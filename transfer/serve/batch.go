@@ -26,6 +26,7 @@ const maxBatches = 4
 // inspected as the client takes their descriptions.
 type batch struct {
 	client    client
+	allowed   scope        // what the client may read
 	base      string       // the directory of the files, relative to the served one
 	paths     []byte       // encoded, and checked
 	count     int          // of paths
@@ -72,7 +73,7 @@ func (b *batch) reader() wire.PathReader { return wire.PathReader{Rest: b.paths,
 
 // respondBatch responds to a BatchRequest.
 func (s *Server) respondBatch(
-	ctx context.Context, session *kwik.ServerSession, w replyWriter, request *transferpb.Request,
+	ctx context.Context, allowed scope, session *kwik.ServerSession, w replyWriter, request *transferpb.Request,
 ) (servedContent, error) {
 	leave, err := s.batches.enter(ctx, session)
 	if err != nil {
@@ -83,6 +84,7 @@ func (s *Server) respondBatch(
 	if err != nil {
 		return servedContent{}, err
 	}
+	b.allowed = allowed
 	ctx, cancel := context.WithCancel(ctx)
 	files, wait := s.inspectFiles(ctx, b)
 	defer wait()

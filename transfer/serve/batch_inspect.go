@@ -64,6 +64,9 @@ func (s *Server) inspectFiles(ctx context.Context, b *batch) (files <-chan *batc
 // batch of one large file succeeds.
 func (s *Server) inspect(ctx context.Context, b *batch, f *batchFile) error {
 	path := disk.JoinPath(b.base, f.path)
+	if !b.allowed.allows(path) {
+		return errForbidden
+	}
 	tiny, err := s.visit(ctx, b, f, path)
 	if err != nil {
 		return err

@@ -48,6 +48,9 @@ func failureOf(err error) *transferpb.Failure {
 }
 
 func failureCode(err error) transferpb.Failure_Code {
+	if _, ok := errors.AsType[accessError](err); ok {
+		return transferpb.Failure_FORBIDDEN
+	}
 	switch {
 	case errors.Is(err, disk.ErrNotAFile):
 		return transferpb.Failure_NOT_A_FILE
@@ -112,6 +115,8 @@ func contentError(err error) error {
 
 func failureMessage(err error) string {
 	switch failureCode(err) {
+	case transferpb.Failure_FORBIDDEN:
+		return err.Error()
 	case transferpb.Failure_NOT_FOUND:
 		return "no such file on the server"
 	case transferpb.Failure_NOT_A_FILE:

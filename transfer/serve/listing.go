@@ -75,7 +75,7 @@ func (n *namesLimit) read(ctx context.Context, d disk.TreeDir) ([]string, error)
 func (n *namesLimit) release(names []string) { n.held.Release(int64(len(names))) }
 
 // list responds to a ListRequest.
-func (s *Server) list(ctx context.Context, w replyWriter, request *transferpb.Request) error {
+func (s *Server) list(ctx context.Context, allowed scope, w replyWriter, request *transferpb.Request) error {
 	tree, ok := s.dir.(disk.TreeDir)
 	if !ok {
 		return disk.ErrNotAFile
@@ -83,6 +83,9 @@ func (s *Server) list(ctx context.Context, w replyWriter, request *transferpb.Re
 	path, options := string(request.GetPath()), request.GetList()
 	base, err := openBase(tree, path)
 	if errors.Is(err, disk.ErrNotADirectory) {
+		if !allowed.allows(path) {
+			return errForbidden
+		}
 		return s.listFile(w, tree, path)
 	}
 	if err != nil {
@@ -95,6 +98,7 @@ func (s *Server) list(ctx context.Context, w replyWriter, request *transferpb.Re
 	}
 	l := &lister{
 		ctx: ctx, w: w, limit: s.names, cache: disk.NewDirCache(base), flat: options.GetFlat(), left: maxListed,
+		base: path, allowed: allowed,
 	}
 	defer l.cache.Close()
 	defer func() { l.faults.report(w.log) }()
@@ -138,6 +142,8 @@ type lister struct {
 	w       replyWriter
 	limit   *namesLimit
 	cache   *disk.DirCache
+	base    string // the path of the directory
+	allowed scope  // what the client may read
 	flat    bool
 	left    int                // entries that may still be sent
 	faults  faults             // of this server, for its log
@@ -202,7 +208,7 @@ func (l *lister) walk(dir string, names []string, after string) error {
 // resume lists the entries below a path whose own entry an earlier page has. A path that is not a
 // directory has none.
 func (l *lister) resume(path, after string) error {
-	if l.flat {
+	if l.flat || !l.allowed.shows(disk.JoinPath(l.base, path)) {
 		return nil
 	}
 	names, err := l.names(path)
@@ -222,16 +228,24 @@ func (l *lister) resume(path, after string) error {
 
 // visit lists one entry and, unless the listing is flat, everything below it.
 func (l *lister) visit(path string) error {
+	full := disk.JoinPath(l.base, path)
+	if !l.allowed.shows(full) {
+		return nil
+	}
 	if l.left == 0 {
 		return errPageFull
 	}
 	entry, exists, err := l.inspect(path)
+	onTheWay := !l.allowed.allows(full)
 	switch {
 	case err != nil:
 		return err
 	case !exists:
 		return nil
-	case entry.GetType() == transferpb.Entry_DIRECTORY && !l.flat:
+	case onTheWay && entry.GetType() != transferpb.Entry_DIRECTORY && entry.GetError() == "":
+		return nil // nothing that the client may read is below it
+	}
+	if entry.Restricted = onTheWay; entry.GetType() == transferpb.Entry_DIRECTORY && !l.flat {
 		return l.visitDir(path, entry)
 	}
 	return l.add(entry)
@@ -335,7 +349,7 @@ func (l *lister) add(e *transferpb.Entry) error {
 
 // send sends the message and begins the next one.
 func (l *lister) send(end transferpb.Listing_End) error {
-	l.message.End = end
+	l.message.End, l.message.Restricted = end, !l.allowed.allows(l.base)
 	err := l.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &l.message}})
 	l.message.Entries, l.message.Partial, l.bytes = l.message.Entries[:0], false, 0
 	return err

@@ -64,11 +64,15 @@ func (s *Server) respond(
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(w.stream.Context(), cancel)() // no work for a client that is gone or gave up
+	allowed, err := s.checkScope(session, request)
+	if err != nil {
+		return servedContent{}, err
+	}
 	switch {
 	case request.GetList() != nil:
-		return servedContent{}, s.list(ctx, w, request)
+		return servedContent{}, s.list(ctx, allowed, w, request)
 	case request.GetBatch() != nil:
-		return s.respondBatch(ctx, session, w, request)
+		return s.respondBatch(ctx, allowed, session, w, request)
 	}
 	return s.respondFile(ctx, session, w, request)
 }

@@ -24,6 +24,7 @@ type Server struct {
 	tiny    *tinySlots
 	opened  *openFiles
 	names   *namesLimit
+	access  *Access         // nil: clients are not restricted
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup // goroutines of the server that end with ctx
@@ -82,6 +83,11 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	log := s.logOf(session)
+	leave, err := s.access.enter(session)
+	defer leave()
+	if err != nil {
+		session.Revoke(err.Error())
+	}
 	log.Debug("client connected")
 	listings := make(chan struct{}, maxListings)
 	for {
@@ -101,7 +107,8 @@ func (s *Server) logOf(session *kwik.ServerSession) *slog.Logger {
 	if session == nil {
 		return s.log
 	}
-	return s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8])
+	log := s.log.With("client", session.RemoteAddr().String(), "session", session.ID().String()[:8])
+	return logGrant(log, session)
 }
 
 // claim returns a client's claim to the index entry of a version of a file. The caller releases it.

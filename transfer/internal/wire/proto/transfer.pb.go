@@ -35,6 +35,7 @@ const (
 	Failure_CHANGED     Failure_Code = 3 // the file changed while it was hashed
 	Failure_BAD_REQUEST Failure_Code = 4 // malformed, or of another version
 	Failure_BUSY        Failure_Code = 5 // a limit of the server; a later request may succeed
+	Failure_FORBIDDEN   Failure_Code = 6 // the client may not read the path, whether it exists or not
 )
 
 // Enum value maps for Failure_Code.
@@ -46,6 +47,7 @@ var (
 		3: "CHANGED",
 		4: "BAD_REQUEST",
 		5: "BUSY",
+		6: "FORBIDDEN",
 	}
 	Failure_Code_value = map[string]int32{
 		"OTHER":       0,
@@ -54,6 +56,7 @@ var (
 		"CHANGED":     3,
 		"BAD_REQUEST": 4,
 		"BUSY":        5,
+		"FORBIDDEN":   6,
 	}
 )
 
@@ -1024,7 +1027,9 @@ type Listing struct {
 	Entries []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
 	End     Listing_End            `protobuf:"varint,2,opt,name=end,proto3,enum=kwikcp.transfer.Listing_End" json:"end,omitempty"`
 	// A directory could not be read, and no entry has the error.
-	Partial       bool `protobuf:"varint,3,opt,name=partial,proto3" json:"partial,omitempty"`
+	Partial bool `protobuf:"varint,3,opt,name=partial,proto3" json:"partial,omitempty"`
+	// The requested directory may have other entries, which the client may not read.
+	Restricted    bool `protobuf:"varint,4,opt,name=restricted,proto3" json:"restricted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1080,6 +1085,13 @@ func (x *Listing) GetPartial() bool {
 	return false
 }
 
+func (x *Listing) GetRestricted() bool {
+	if x != nil {
+		return x.Restricted
+	}
+	return false
+}
+
 // Entry is an entry below the requested directory. Entries are in tree order: a directory
 // precedes its entries, and its entries precede whatever follows the directory. The names in one
 // directory are sorted by their bytes.
@@ -1098,7 +1110,9 @@ type Entry struct {
 	Error string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
 	// The class of error: NOT_FOUND if this client or server may not read the entry, OTHER if the
 	// server failed. Absent without error, and from older servers.
-	Code          *Failure_Code `protobuf:"varint,8,opt,name=code,proto3,enum=kwikcp.transfer.Failure_Code,oneof" json:"code,omitempty"`
+	Code *Failure_Code `protobuf:"varint,8,opt,name=code,proto3,enum=kwikcp.transfer.Failure_Code,oneof" json:"code,omitempty"`
+	// The directory may have other entries than those that follow, which the client may not read.
+	Restricted    bool `protobuf:"varint,9,opt,name=restricted,proto3" json:"restricted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1187,6 +1201,13 @@ func (x *Entry) GetCode() Failure_Code {
 		return *x.Code
 	}
 	return Failure_OTHER
+}
+
+func (x *Entry) GetRestricted() bool {
+	if x != nil {
+		return x.Restricted
+	}
+	return false
 }
 
 // BatchRequest requests several files below the directory at path. The response is a BatchFile for
@@ -1470,10 +1491,10 @@ const file_transfer_proto_rawDesc = "" +
 	"RangeProof\x12\x16\n" +
 	"\x06values\x18\x01 \x01(\fR\x06values\"\x1a\n" +
 	"\x04Root\x12\x12\n" +
-	"\x04root\x18\x01 \x01(\fR\x04root\"\xb0\x01\n" +
+	"\x04root\x18\x01 \x01(\fR\x04root\"\xbf\x01\n" +
 	"\aFailure\x121\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x1d.kwikcp.transfer.Failure.CodeR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"X\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"g\n" +
 	"\x04Code\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\r\n" +
 	"\tNOT_FOUND\x10\x01\x12\x0e\n" +
@@ -1481,7 +1502,8 @@ const file_transfer_proto_rawDesc = "" +
 	"NOT_A_FILE\x10\x02\x12\v\n" +
 	"\aCHANGED\x10\x03\x12\x0f\n" +
 	"\vBAD_REQUEST\x10\x04\x12\b\n" +
-	"\x04BUSY\x10\x05\"\x9f\x01\n" +
+	"\x04BUSY\x10\x05\x12\r\n" +
+	"\tFORBIDDEN\x10\x06\"\x9f\x01\n" +
 	"\x0eFileDescriptor\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
@@ -1491,15 +1513,18 @@ const file_transfer_proto_rawDesc = "" +
 	"\vListRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\fR\x05after\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x12\n" +
-	"\x04flat\x18\x03 \x01(\bR\x04flat\"\xb1\x01\n" +
+	"\x04flat\x18\x03 \x01(\bR\x04flat\"\xd1\x01\n" +
 	"\aListing\x120\n" +
 	"\aentries\x18\x01 \x03(\v2\x16.kwikcp.transfer.EntryR\aentries\x12.\n" +
 	"\x03end\x18\x02 \x01(\x0e2\x1c.kwikcp.transfer.Listing.EndR\x03end\x12\x18\n" +
-	"\apartial\x18\x03 \x01(\bR\apartial\"*\n" +
+	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1e\n" +
+	"\n" +
+	"restricted\x18\x04 \x01(\bR\n" +
+	"restricted\"*\n" +
 	"\x03End\x12\v\n" +
 	"\aNOT_YET\x10\x00\x12\b\n" +
 	"\x04MORE\x10\x01\x12\f\n" +
-	"\bCOMPLETE\x10\x02\"\xb7\x02\n" +
+	"\bCOMPLETE\x10\x02\"\xd7\x02\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12/\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1b.kwikcp.transfer.Entry.TypeR\x04type\x12\x12\n" +
@@ -1508,7 +1533,10 @@ const file_transfer_proto_rawDesc = "" +
 	"\x04mode\x18\x05 \x01(\rR\x04mode\x12\x16\n" +
 	"\x06target\x18\x06 \x01(\fR\x06target\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x126\n" +
-	"\x04code\x18\b \x01(\x0e2\x1d.kwikcp.transfer.Failure.CodeH\x00R\x04code\x88\x01\x01\"7\n" +
+	"\x04code\x18\b \x01(\x0e2\x1d.kwikcp.transfer.Failure.CodeH\x00R\x04code\x88\x01\x01\x12\x1e\n" +
+	"\n" +
+	"restricted\x18\t \x01(\bR\n" +
+	"restricted\"7\n" +
 	"\x04Type\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\b\n" +
 	"\x04FILE\x10\x01\x12\r\n" +

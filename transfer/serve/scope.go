@@ -1,0 +1,39 @@
+package serve
+
+import "strings"
+
+// A scope is the part of the served tree that a client may read, as the paths of an access token:
+// "" for everything, "dir/" for a directory and everything below it, "file" for one path. Names
+// count, not where a symbolic link leads: a link inside the scope is followed within the root. The
+// zero value allows nothing.
+type scope []string
+
+// everything is the scope of clients that are not restricted.
+var everything = scope{""}
+
+// allows reports whether a path may be read and, if it is a directory, everything below it.
+func (s scope) allows(path string) bool {
+	for _, allowed := range s {
+		isDir := allowed == "" || strings.HasSuffix(allowed, "/")
+		switch {
+		case allowed == "" || allowed == path:
+			return true
+		case isDir && strings.HasPrefix(path+"/", allowed):
+			return true
+		}
+	}
+	return false
+}
+
+// shows reports whether a listing has a path: it may be read, or leads to a path that may.
+func (s scope) shows(path string) bool {
+	if s.allows(path) {
+		return true
+	}
+	for _, allowed := range s {
+		if path == "" || strings.HasPrefix(allowed, path+"/") {
+			return true
+		}
+	}
+	return false
+}
