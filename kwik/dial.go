@@ -52,7 +52,7 @@ func DialEarly(
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	d := dialled{conn: quicConn, addr: remote, release: func() { transport.Close() }}
-	return s.start(ctx, d.owns(share))
+	return s.connected(ctx, d.owns(share))
 }
 
 // DialAddr connects to a primary at host:port, through a socket that ClientConfig.ListenPacket
@@ -90,7 +90,7 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return s.start(ctx, d.owns(share))
+	return s.connected(ctx, d.owns(share))
 }
 
 // firstQUIC returns the QUIC configuration of a session's first path. If the caller set no time-out
@@ -122,8 +122,8 @@ func (s *ClientSession) afterWelcome(ctx context.Context) (*ClientSession, error
 	return s, nil
 }
 
-// start begins the session with the connection to its primary.
-func (s *ClientSession) start(ctx context.Context, d dialled) (*ClientSession, error) {
+// connected begins the session with the connection to its primary.
+func (s *ClientSession) connected(ctx context.Context, d dialled) (*ClientSession, error) {
 	p, err := openPath(ctx, s, d, primaryPathID, ServerRolePrimary, nil)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"kwikcp/integrity"
 	"kwikcp/internal/procs"
+	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
 	"sync"
@@ -51,7 +52,7 @@ func (s *Server) inspectFiles(ctx context.Context, b *batch) (files <-chan *batc
 	for range workers {
 		wg.Go(func() {
 			for f := range next {
-				f.err = s.inspect(ctx, b, f)
+				f.err = kwik.Contain(func() error { return s.inspect(ctx, b, f) })
 				close(f.done)
 			}
 		})
@@ -114,7 +115,10 @@ func (s *Server) visit(ctx context.Context, b *batch, f *batchFile, path string)
 	}
 	tiny, isNew := b.tinyTree(keyOf(path, f.version))
 	if isNew {
-		tiny.tree, tiny.err = hashTiny(ctx, file, f.version)
+		tiny.err = kwik.Contain(func() (err error) { // others wait for it
+			tiny.tree, err = hashTiny(ctx, file, f.version)
+			return err
+		})
 		close(tiny.done)
 	}
 	return tiny, nil

@@ -1,7 +1,9 @@
 package serve
 
 import (
+	"errors"
 	"kwikcp/integrity"
+	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"sync"
 	"sync/atomic"
@@ -103,7 +105,10 @@ func (x *index) dispatch(t *turns) {
 
 // takeTurn hashes a part of an entry's file, or all of it.
 func (x *index) takeTurn(e *indexEntry) {
-	err := x.hash(e)
+	err := kwik.Contain(func() error { return x.hash(e) }) // a panic fails the requests for the file
+	if panicked, ok := errors.AsType[*kwik.PanicError](err); ok {
+		x.log.Error("hashing failed", "path", e.path, "err", panicked)
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	t := x.turnsOf(e)
