@@ -200,7 +200,7 @@ func (x *index) progress(e *indexEntry) integrity.Progress {
 	start := e.job.builder.Hashed()
 	return func(end int64, cvs []byte) {
 		e.partial.add(end, cvs)
-		if x.mustLeave(e, end-start) {
+		if x.mustLeave(e, end-start, int64(len(cvs))) {
 			e.job.stop.Store(true)
 		}
 		j := &e.job
@@ -215,9 +215,11 @@ func (x *index) progress(e *indexEntry) integrity.Progress {
 	}
 }
 
-// mustLeave reports whether the turn of an entry must end, after n bytes.
-func (x *index) mustLeave(e *indexEntry, n int64) bool {
+// mustLeave reports whether the turn of an entry must end, after n bytes. Its tree has grown.
+func (x *index) mustLeave(e *indexEntry, n, grown int64) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.turnsOf(e).mustLeave(&e.turn, n)
+	t := x.turnsOf(e)
+	t.grow(&e.turn, grown)
+	return t.mustLeave(&e.turn, n)
 }

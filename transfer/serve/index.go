@@ -145,6 +145,7 @@ func (x *index) claim(c client, path string, version disk.Version, open func() (
 
 // start begins the work on a new entry. The lock must be held.
 func (x *index) start(e *indexEntry) {
+	e.turn.memory = pausedBytes
 	e.turn.begin = func() { x.jobs.Go(func() { x.takeTurn(e) }) }
 	if x.store == nil || e.version.Size < minStored {
 		x.enqueue(e)

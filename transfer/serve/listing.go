@@ -9,9 +9,7 @@ import (
 	"kwikcp/transfer/internal/wire"
 	"slices"
 	"strings"
-	"time"
 
-	"golang.org/x/sync/semaphore"
 	"google.golang.org/protobuf/proto"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
@@ -22,57 +20,12 @@ import (
 const (
 	// maxListed bounds the entries of one response.
 	maxListed = 64 << 10
-	// maxDirNames bounds the names of a directory that is listed. They are sorted in memory.
-	maxDirNames = 2 << 20
-	// maxDirReads bounds the directories that are read at a time, for all clients.
-	maxDirReads = 4
 	// maxListings bounds the listings of one client that run at a time; more wait.
 	maxListings = 2
 	// listingBytes is the size, in bytes, from which on a Listing message is sent. The last entry
 	// may exceed it by the longest path and link target.
 	listingBytes = 16 << 10
 )
-
-// A namesLimit bounds the names that the listings of all clients hold in memory. Those are the names
-// of two of the largest directories, and the ones that are being read. A listing holds names until its
-// client has read it.
-type namesLimit struct {
-	reading chan struct{}       // holds an element for each directory that is read
-	held    *semaphore.Weighted // names
-}
-
-func newNamesLimit() *namesLimit {
-	return &namesLimit{reading: make(chan struct{}, maxDirReads), held: semaphore.NewWeighted(2 * maxDirNames)}
-}
-
-// read returns the sorted names in a directory. They count until they are released. It waits
-// until the limit allows that, but returns errBusy before the client gives up.
-func (n *namesLimit) read(ctx context.Context, d disk.TreeDir) ([]string, error) {
-	timeout := time.NewTimer(requestTimeout / 2)
-	defer timeout.Stop()
-	select {
-	case n.reading <- struct{}{}:
-		defer func() { <-n.reading }()
-	case <-timeout.C:
-		return nil, errBusy
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	names, err := d.Names(maxDirNames)
-	if err != nil {
-		return nil, err
-	}
-	names = slices.DeleteFunc(names, wire.IsTemporary)
-	slices.Sort(names)
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout/2)
-	defer cancel()
-	if n.held.Acquire(ctx, int64(len(names))) != nil {
-		return nil, errBusy
-	}
-	return names, nil
-}
-
-func (n *namesLimit) release(names []string) { n.held.Release(int64(len(names))) }
 
 // list responds to a ListRequest.
 func (s *Server) list(ctx context.Context, allowed scope, w replyWriter, request *transferpb.Request) error {
@@ -97,8 +50,8 @@ func (s *Server) list(ctx context.Context, allowed scope, w replyWriter, request
 		return errRequest
 	}
 	l := &lister{
-		ctx: ctx, w: w, limit: s.names, cache: disk.NewDirCache(base), flat: options.GetFlat(), left: maxListed,
-		base: path, allowed: allowed,
+		ctx: ctx, w: w, limit: s.names, base: path, cache: disk.NewDirCache(base), flat: options.GetFlat(),
+		left: maxListed, allowed: allowed,
 	}
 	defer l.cache.Close()
 	defer func() { l.faults.report(w.log) }()
@@ -141,9 +94,9 @@ type lister struct {
 	ctx     context.Context
 	w       replyWriter
 	limit   *namesLimit
+	base    string // the listed directory, relative to the served one
 	cache   *disk.DirCache
-	base    string // the path of the directory
-	allowed scope  // what the client may read
+	allowed scope // what the client may read
 	flat    bool
 	left    int                // entries that may still be sent
 	faults  faults             // of this server, for its log
@@ -162,7 +115,7 @@ func (l *lister) list(after string) error {
 		return err
 	}
 	defer l.limit.release(names)
-	err = l.walk("", names, after)
+	err = l.walk("", names.names, after)
 	if errors.Is(err, errPageFull) {
 		end, err = transferpb.Listing_MORE, nil
 	}
@@ -173,13 +126,13 @@ func (l *lister) list(after string) error {
 }
 
 // names returns the sorted names in a directory. The caller releases them.
-func (l *lister) names(dir string) ([]string, error) {
+func (l *lister) names(dir string) (*nameList, error) {
 	d, err := l.cache.Acquire(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer l.cache.Release(d)
-	return l.limit.read(l.ctx, d)
+	return l.limit.list(l.ctx, disk.JoinPath(l.base, dir), d)
 }
 
 // walk lists the entries of a directory, given their names, and everything below them. It leaves
@@ -215,7 +168,7 @@ func (l *lister) resume(path, after string) error {
 	switch {
 	case err == nil:
 		defer l.limit.release(names)
-		return l.walk(path, names, after)
+		return l.walk(path, names.names, after)
 	case isServerBusy(err):
 		return err
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, disk.ErrNotADirectory):
@@ -269,7 +222,7 @@ func (l *lister) visitDir(path string, entry *transferpb.Entry) error {
 	if err := l.add(entry); err != nil {
 		return err
 	}
-	return l.walk(path, names, "")
+	return l.walk(path, names.names, "")
 }
 
 // inspect returns the entry of a path; exists is false if it was removed meanwhile. An error that

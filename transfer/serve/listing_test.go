@@ -3,6 +3,7 @@ package serve
 import (
 	"bytes"
 	"fmt"
+	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
@@ -31,20 +32,23 @@ func (d crowdedDir) Names(int) (names []string, err error) {
 	return names, nil
 }
 
+func (d crowdedDir) Stat(string) (fs.FileInfo, error) { return nil, fs.ErrInvalid }
+
 // TestNamesLimit checks the bound on the names that listings hold. Beyond it a listing waits
 // for others to end, and then fails.
 func TestNamesLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := &namesLimit{reading: make(chan struct{}, 4), held: semaphore.NewWeighted(10)}
-		read := func(n int) []string {
-			names, err := l.read(t.Context(), crowdedDir{n: n})
-			if err != nil || len(names) != n {
-				t.Fatalf("%d of %d names, %v", len(names), n, err)
+		l := newNamesLimit()
+		l.held = semaphore.NewWeighted(10)
+		read := func(n int) *nameList {
+			list, err := l.list(t.Context(), "", crowdedDir{n: n})
+			if err != nil || len(list.names) != n {
+				t.Fatalf("%d of %d names, %v", len(list.names), n, err)
 			}
-			return names
+			return list
 		}
 		first, none, second := read(7), read(0), read(3)
-		if _, err := l.read(t.Context(), crowdedDir{n: 1}); err != errBusy ||
+		if _, err := l.list(t.Context(), "", crowdedDir{n: 1}); err != errBusy ||
 			failureCode(err) != transferpb.Failure_BUSY {
 			t.Errorf("the eleventh name: %v", err)
 		}

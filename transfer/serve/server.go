@@ -62,6 +62,7 @@ func (s *Server) Close() {
 	s.cancel()
 	s.tasks.Wait()
 	s.index.jobs.Wait()
+	s.names.close()
 }
 
 // Serve responds to the clients of a listener until ctx ends or the listener is closed. Then it

@@ -9,9 +9,9 @@ const (
 	// turnBytes is the number of bytes after which a job leaves its slot to a client that has
 	// fewer slots.
 	turnBytes = 8 << 20
-	// maxBegun bounds the jobs that have begun and are not finished: each has memory. Those of
-	// one prefix are at most a quarter of them.
-	maxBegun = 64
+	// maxHeld bounds the memory of the jobs that have begun and are not finished, in bytes. Beyond
+	// it, and beyond a quarter of it for one prefix, no further job begins.
+	maxHeld = 64 << 20
 )
 
 // A turns decides which jobs use a number of slots. Each job is wanted by one or more clients. A
@@ -22,18 +22,19 @@ const (
 // It has no lock, no clock and no goroutine; its user has them.
 type turns struct {
 	slots    int
-	maxBegun int
-	running  int // jobs that have a slot
-	begun    int // jobs that have begun
-	stopping int // running jobs that must leave their slots to others
+	maxHeld  int64
+	running  int   // jobs that have a slot
+	held     int64 // memory of the jobs that have begun, in bytes
+	stopping int   // running jobs that must leave their slots to others
 	clock    uint64
 	prefixes []*turnPrefix // that have sessions
 	sessions map[client]*turnSession
 }
 
-// A turn is a job of a turns. The user sets begin.
+// A turn is a job of a turns. The user sets begin and memory.
 type turn struct {
-	begin func() // the user calls it when the job has got a slot
+	begin  func() // the user calls it when the job has got a slot
+	memory int64  // bytes, once the job has begun; see turns.grow
 
 	clients   map[*turnSession]int // claims of each client that wants the job
 	prefixes  map[*turnPrefix]int  // clients in each prefix
@@ -47,7 +48,7 @@ type turnPrefix struct {
 	prefix   netip.Prefix
 	sessions []*turnSession
 	running  int    // jobs of its sessions that have a slot
-	begun    int    // jobs of its sessions that have begun
+	held     int64  // memory of its sessions' jobs that have begun, in bytes
 	served   uint64 // clock of the last change of its slots
 }
 
@@ -61,7 +62,7 @@ type turnSession struct {
 }
 
 func newTurns(slots int) *turns {
-	return &turns{slots: slots, maxBegun: max(maxBegun, 4*slots), sessions: make(map[client]*turnSession)}
+	return &turns{slots: slots, maxHeld: maxHeld, sessions: make(map[client]*turnSession)}
 }
 
 // want adds a client's claim to a job.
@@ -119,12 +120,23 @@ func (t *turns) next() *turn {
 	t.setSlot(j, true)
 	if !j.hasBegun {
 		j.hasBegun = true
-		t.begun++
-		for p := range j.prefixes {
-			p.begun++
-		}
+		t.hold(j, j.memory)
 	}
 	return j
+}
+
+// grow adds to the memory of a job that has begun, in bytes.
+func (t *turns) grow(j *turn, n int64) {
+	j.memory += n
+	t.hold(j, n)
+}
+
+// hold counts memory of a job that has begun.
+func (t *turns) hold(j *turn, n int64) {
+	t.held += n
+	for p := range j.prefixes {
+		p.held += n
+	}
 }
 
 // ended takes the slot of a job. The job waits for its next turn if a client wants it.
@@ -189,13 +201,19 @@ func (t *turns) first(s *turnSession) *turn {
 		if j.isRunning {
 			continue
 		}
-		mayBegin := t.begun < t.maxBegun && s.prefix.begun < t.maxBegun/4
-		if j.hasBegun || mayBegin {
+		if j.hasBegun || t.mayBegin(j, s.prefix) {
 			return j
 		}
 		return nil
 	}
 	return nil
+}
+
+// mayBegin reports whether there is memory for another job of a prefix. A prefix
+// without one has it as soon as the whole does.
+func (t *turns) mayBegin(j *turn, p *turnPrefix) bool {
+	fitsPrefix := p.held == 0 || p.held+j.memory <= t.maxHeld/4
+	return fitsPrefix && (t.held == 0 || t.held+j.memory <= t.maxHeld)
 }
 
 // precedes reports whether the next turn is that of s rather than that of o.
@@ -237,7 +255,7 @@ func (j *turn) countPrefix(p *turnPrefix, change int) {
 		p.running += change
 	}
 	if j.hasBegun {
-		p.begun += change
+		p.held += int64(change) * j.memory
 	}
 }
 
@@ -262,11 +280,11 @@ func (t *turns) leave(j *turn, s *turnSession) {
 	}
 }
 
-// forget ends the count of a job that has begun, if it has neither clients nor a slot.
+// forget ends the count of a job's memory, if it has neither clients nor a slot.
 func (t *turns) forget(j *turn) {
 	if len(j.clients) == 0 && !j.isRunning && j.hasBegun {
 		j.hasBegun = false
-		t.begun--
+		t.held -= j.memory
 	}
 }
 

@@ -15,6 +15,9 @@ func clientAt(n int) client {
 	return client{prefix, &kwik.ServerSession{}}
 }
 
+// mostMemory is the memory of the largest job of the model.
+const mostMemory = 10
+
 // A turnsModel does with maps what a turns does, for the rules that always hold.
 type turnsModel struct {
 	t       *turns
@@ -38,8 +41,8 @@ func (m *turnsModel) check(t *testing.T) {
 	if len(m.running) > m.t.slots || m.t.running != len(m.running) {
 		t.Fatalf("%d jobs run, %d are counted, in %d slots", len(m.running), m.t.running, m.t.slots)
 	}
-	begun, mayBegin := 0, false
-	perPrefix, waits := make(map[netip.Prefix]int), make(map[netip.Prefix]bool)
+	held, mayBegin := int64(0), false
+	perPrefix, waits := make(map[netip.Prefix]int64), make(map[netip.Prefix]bool)
 	sessions := make(map[client]bool)
 	for j, clients := range m.wanted {
 		prefixes := make(map[netip.Prefix]bool)
@@ -51,27 +54,27 @@ func (m *turnsModel) check(t *testing.T) {
 			continue
 		}
 		if len(clients) > 0 || slices.Contains(m.running, j) {
-			begun++
+			held += j.memory
 		}
 		for p := range prefixes {
-			perPrefix[p]++
+			perPrefix[p] += j.memory
 		}
 	}
 	for p, w := range waits {
-		mayBegin = mayBegin || w && perPrefix[p] < m.t.maxBegun/4
+		mayBegin = mayBegin || w && perPrefix[p]+mostMemory <= m.t.maxHeld/4
 	}
-	if begun != m.t.begun || begun > m.t.maxBegun {
-		t.Fatalf("%d jobs have begun, %d are counted, %d are allowed", begun, m.t.begun, m.t.maxBegun)
+	if held != m.t.held {
+		t.Fatalf("jobs hold %d bytes, %d are counted", held, m.t.held)
 	}
-	if mayBegin && begun < m.t.maxBegun && len(m.running) < m.t.slots {
+	if mayBegin && held+mostMemory <= m.t.maxHeld && len(m.running) < m.t.slots {
 		t.Fatalf("%d jobs run in %d slots, and others wait", len(m.running), m.t.slots)
 	}
 	if len(sessions) != len(m.t.sessions) {
 		t.Fatalf("%d sessions are known, %d want something", len(m.t.sessions), len(sessions))
 	}
 	for _, p := range m.t.prefixes {
-		if p.begun != perPrefix[p.prefix] || len(p.sessions) == 0 {
-			t.Fatalf("prefix %v: %d jobs have begun, %d are counted", p.prefix, perPrefix[p.prefix], p.begun)
+		if p.held != perPrefix[p.prefix] || len(p.sessions) == 0 {
+			t.Fatalf("prefix %v: jobs hold %d bytes, %d are counted", p.prefix, perPrefix[p.prefix], p.held)
 		}
 	}
 }
@@ -82,14 +85,14 @@ func TestTurnsModel(t *testing.T) {
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		m := &turnsModel{t: newTurns(1 + r.IntN(5)), wanted: make(map[*turn]map[client]int)}
-		m.t.maxBegun = 4 * (1 + r.IntN(4))
+		m.t.maxHeld = 4 * mostMemory * (1 + r.Int64N(4))
 		var clients []client
 		for i := range 1 + r.IntN(6) {
 			clients = append(clients, clientAt(i/2))
 		}
 		jobs := make([]*turn, 1+r.IntN(30))
 		for i := range jobs {
-			jobs[i] = &turn{}
+			jobs[i] = &turn{memory: 1 + r.Int64N(mostMemory)}
 		}
 		for range 3000 {
 			j, c := jobs[r.IntN(len(jobs))], clients[r.IntN(len(clients))]
@@ -126,6 +129,9 @@ func TestTurnsModel(t *testing.T) {
 				}
 			case 3:
 				for _, j := range m.running {
+					if isSmall := j.memory < mostMemory; isSmall {
+						m.t.grow(j, 1)
+					}
 					m.t.mustLeave(j, turnBytes)
 				}
 				if m.t.stopping > 1 {
@@ -197,9 +203,6 @@ func TestAttackHashingSlotsAreShared(t *testing.T) {
 			if got := m.run(t, 4000)[honest]; got < x.least {
 				t.Errorf("the honest job got %d of 4,000 pieces, want %d", got, x.least)
 			}
-			if m.t.begun > maxBegun {
-				t.Errorf("%d jobs have begun", m.t.begun)
-			}
 		})
 	}
 }
@@ -235,5 +238,30 @@ func TestTurnsOfASharedJob(t *testing.T) {
 	delete(m.wanted[shared], c)
 	if got := m.run(t, 300)[shared]; got > 1 {
 		t.Errorf("it got %d of 300 pieces after its client left", got)
+	}
+}
+
+// TestTurnsBoundMemory checks that jobs begin only while there is memory for them, and a prefix uses
+// a quarter of it.
+func TestTurnsBoundMemory(t *testing.T) {
+	m := &turnsModel{t: newTurns(100), wanted: make(map[*turn]map[client]int)}
+	for i := range 6 {
+		for _, j := range m.add(clientAt(i), 10) {
+			j.memory = maxHeld / 16
+		}
+	}
+	m.begin(t)
+	if m.t.held != maxHeld || len(m.running) != 16 {
+		t.Errorf("%d jobs hold %d bytes", len(m.running), m.t.held)
+	}
+	for _, p := range m.t.prefixes {
+		if p.held > maxHeld/4 {
+			t.Errorf("a prefix holds %d bytes", p.held)
+		}
+	}
+	m.t.grow(m.running[0], maxHeld) // what has begun continues
+	m.t.ended(m.running[0])
+	if j := m.t.next(); j != m.running[0] {
+		t.Error("a job that has begun has no further turn")
 	}
 }

@@ -1,0 +1,255 @@
+package serve
+
+import (
+	"container/list"
+	"context"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/wire"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// This file reads and sorts the names in directories, once for all listings of a large directory
+// that does not change.
+
+const (
+	// maxDirNames bounds the names of a directory that is listed. They are sorted in memory.
+	maxDirNames = 2 << 20
+	// maxDirReads bounds the directories that are read at a time, for all clients.
+	maxDirReads = 4
+	// minKept is the number of names from which on the names of a directory are kept for later
+	// listings. Fewer are read and sorted fast.
+	minKept = 256
+	// maxKept bounds the names that are kept while no listing uses them.
+	maxKept = 1 << 20
+	// keptFor is how long names are used after they were read. It bounds their age where a file
+	// system does not tell that a directory changed.
+	keptFor = 10 * time.Second
+)
+
+// A namesLimit bounds the names that the listings of all clients hold in memory. Those are the names
+// of two of the largest directories, and the ones that are being read. A listing holds names until its
+// client has read it. Names of large directories are kept for a while, so that a client that asks
+// for one page after the other does not make the server read and sort them for each.
+type namesLimit struct {
+	reading chan struct{}       // holds an element for each directory that is read
+	held    *semaphore.Weighted // names
+	clock   func() time.Time
+
+	mu      sync.Mutex // guards the fields below, and those of the lists
+	kept    map[namesKey]*nameList
+	unused  list.List   // of the kept *nameList that no listing uses, the least recently used first
+	count   int         // names of unused
+	waiting int         // listings that need room for names
+	expiry  *time.Timer // drops unused lists; nil if there are none
+}
+
+// A namesKey identifies a state of a directory. path is empty where the version itself identifies
+// the directory.
+type namesKey = fileKey
+
+// A nameList holds the sorted names in a directory. Its users release it.
+type nameList struct {
+	names []string
+
+	// Guarded by the lock of the namesLimit.
+	key    namesKey
+	isKept bool
+	users  int           // listings
+	read   time.Time     // when the names were read
+	place  *list.Element // in namesLimit.unused; nil if it is not there
+}
+
+func newNamesLimit() *namesLimit {
+	return &namesLimit{
+		reading: make(chan struct{}, maxDirReads), held: semaphore.NewWeighted(2 * maxDirNames),
+		clock: time.Now, kept: make(map[namesKey]*nameList),
+	}
+}
+
+// list returns the names in a directory, which has a path. They count until they are released. It
+// waits until the limit allows that, but returns errBusy before the client gives up.
+func (n *namesLimit) list(ctx context.Context, path string, d disk.TreeDir) (*nameList, error) {
+	key, isKnown := stateOf(path, d)
+	if l := n.take(key); isKnown && l != nil {
+		return l, nil
+	}
+	timeout := time.NewTimer(requestTimeout / 2)
+	defer timeout.Stop()
+	select {
+	case n.reading <- struct{}{}:
+		defer func() { <-n.reading }()
+	case <-timeout.C:
+		return nil, errBusy
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if l := n.take(key); isKnown && l != nil { // another listing has read them meanwhile
+		return l, nil
+	}
+	l := &nameList{key: key, users: 1, read: n.clock()}
+	var err error
+	if l.names, err = d.Names(maxDirNames); err != nil {
+		return nil, err
+	}
+	l.names = slices.DeleteFunc(l.names, wire.IsTemporary)
+	slices.Sort(l.names)
+	if !n.hold(ctx, int64(len(l.names))) {
+		return nil, errBusy
+	}
+	if len(l.names) >= minKept && isKnown {
+		n.keep(path, d, l)
+	}
+	return l, nil
+}
+
+// stateOf returns the state of a directory; ok is false if it is not known.
+func stateOf(path string, d disk.TreeDir) (key namesKey, ok bool) {
+	info, err := d.Stat(".")
+	if err != nil {
+		return key, false
+	}
+	return keyOf(path, disk.VersionOf(info)), true
+}
+
+// take returns the kept names of a directory in a state, nil if there are none.
+func (n *namesLimit) take(key namesKey) *nameList {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l := n.kept[key]
+	if l == nil {
+		return nil
+	}
+	if n.clock().Sub(l.read) >= keptFor {
+		n.drop(l)
+		return nil
+	}
+	if l.users++; l.place != nil {
+		n.unlist(l)
+	}
+	return l
+}
+
+// hold counts names, if need be in place of those that no listing uses. It waits for other listings,
+// at most for half the request's timeout, and reports whether there was room.
+func (n *namesLimit) hold(ctx context.Context, names int64) bool {
+	n.wait(1)
+	defer n.wait(-1)
+	for !n.held.TryAcquire(names) {
+		if n.dropOldest() {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout/2)
+		defer cancel()
+		return n.held.Acquire(ctx, names) == nil
+	}
+	return true
+}
+
+// wait counts the listings that need room for names.
+func (n *namesLimit) wait(change int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.waiting += change
+}
+
+// keep keeps names that were just read, unless their directory has changed since, or changed so
+// shortly before that another change may leave the same times.
+func (n *namesLimit) keep(path string, d disk.TreeDir, l *nameList) {
+	after, ok := stateOf(path, d)
+	changed := time.Unix(0, max(l.key.version.MTime, l.key.version.CTime))
+	if !ok || after != l.key || l.read.Sub(changed) < racyWindow {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if old := n.kept[l.key]; old != nil {
+		n.drop(old)
+	}
+	l.isKept = true
+	n.kept[l.key] = l
+}
+
+// release ends one use of names.
+func (n *namesLimit) release(l *nameList) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if l.users--; l.users > 0 {
+		return
+	}
+	if l.isKept && n.waiting > 0 {
+		n.drop(l) // others need the room
+	}
+	if !l.isKept {
+		n.held.Release(int64(len(l.names)))
+		return
+	}
+	l.place = n.unused.PushBack(l)
+	n.count += len(l.names)
+	for n.count > maxKept {
+		n.drop(n.unused.Front().Value.(*nameList))
+	}
+	if n.expiry == nil && n.count > 0 {
+		n.expiry = time.AfterFunc(keptFor, n.expire)
+	}
+}
+
+// expire drops the unused names that are too old to be used.
+func (n *namesLimit) expire() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for place := n.unused.Front(); place != nil; {
+		next := place.Next()
+		if l := place.Value.(*nameList); n.clock().Sub(l.read) >= keptFor {
+			n.drop(l)
+		}
+		place = next
+	}
+	if n.expiry = nil; n.count > 0 {
+		n.expiry = time.AfterFunc(keptFor, n.expire)
+	}
+}
+
+// close drops the names that are kept. No listing may be running.
+func (n *namesLimit) close() {
+	for n.dropOldest() {
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.expiry != nil {
+		n.expiry.Stop()
+		n.expiry = nil
+	}
+}
+
+// dropOldest drops the least recently used of the unused names. It reports whether there were any.
+func (n *namesLimit) dropOldest() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	oldest := n.unused.Front()
+	if oldest == nil {
+		return false
+	}
+	n.drop(oldest.Value.(*nameList))
+	return true
+}
+
+// drop ends the keeping of names. Listings that use them go on. The lock must be held.
+func (n *namesLimit) drop(l *nameList) {
+	l.isKept = false
+	delete(n.kept, l.key)
+	if l.place != nil {
+		n.unlist(l)
+		n.held.Release(int64(len(l.names)))
+	}
+}
+
+// unlist removes names from the unused ones. The lock must be held.
+func (n *namesLimit) unlist(l *nameList) {
+	n.unused.Remove(l.place)
+	n.count -= len(l.names)
+	l.place = nil
+}
