@@ -27,6 +27,7 @@ type attachment struct {
 	cancel     context.CancelFunc
 	wake       chan struct{}    // has an element after a grant arrived
 	offer      *AggregateStream // the offer to the client; nil on a secondary
+	rate       rateShare        // of the session
 	start      <-chan struct{}  // closed when a head start may begin; nil if nothing delays it
 
 	mu    sync.Mutex
@@ -44,7 +45,8 @@ type extent struct {
 }
 
 func newAttachment(s *ServerSession, id StreamID, u sched.Units, descriptor []byte) *attachment {
-	a := &attachment{session: s, id: id, units: u, descriptor: descriptor, wake: make(chan struct{}, 1)}
+	a := &attachment{session: s, id: id, units: u, descriptor: descriptor, wake: make(chan struct{}, 1),
+		rate: s.rate.share()}
 	a.ctx, a.cancel = context.WithCancel(s.conn.Context())
 	return a
 }
@@ -289,7 +291,7 @@ func (a *attachment) write(e *extent, content Content, b *block) (off int64, err
 
 // openStream opens the stream that answers a grant.
 func (a *attachment) openStream(e *extent) (*secondaryStream, error) {
-	s, err := a.session.openSecondaryStream(a.ctx, a.id, e.grant, e.start)
+	s, err := a.session.openSecondaryStream(a.ctx, a.id, e.grant, e.start, a.rate)
 	if err != nil {
 		return nil, err
 	}

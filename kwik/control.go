@@ -32,6 +32,7 @@ const (
 type controlStream struct {
 	stream *quic.Stream
 	r      *bufio.Reader
+	rate   rateShare // of a server's side; set before writeLoop
 
 	mu     sync.Mutex
 	queue  []byte        // encoded frames that wait, at most maxControlQueue bytes
@@ -95,7 +96,7 @@ func (c *controlStream) writeLoop(done <-chan struct{}) error {
 		batch := c.queue
 		c.queue = spare[:0]
 		c.mu.Unlock()
-		if _, err := c.stream.Write(batch); err != nil {
+		if err := c.write(batch); err != nil {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			if c.full {
@@ -105,6 +106,21 @@ func (c *controlStream) writeLoop(done <-chan struct{}) error {
 		}
 		spare = batch
 	}
+}
+
+// write writes encoded frames as the rate limit allows.
+func (c *controlStream) write(p []byte) error {
+	for len(p) > 0 {
+		k := c.rate.cut(len(p))
+		if err := c.rate.wait(c.stream.Context(), k); err != nil {
+			return err
+		}
+		if _, err := c.stream.Write(p[:k]); err != nil {
+			return err
+		}
+		p = p[k:]
+	}
+	return nil
 }
 
 // receive reads the next frame.

@@ -33,6 +33,8 @@ type Listener struct {
 	accepted   chan *ServerSession
 	handshakes chan struct{} // one element per connection that has not sent its first frame
 
+	rates *rateShares // of the clients
+
 	mu       sync.Mutex
 	sessions map[*ServerSession]struct{}
 	draining bool          // Shutdown was called: no session begins
@@ -61,6 +63,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		transport:  &quic.Transport{Conn: conn, StatelessResetKey: c.StatelessResetKey},
 		accepted:   make(chan *ServerSession),
 		handshakes: make(chan struct{}, c.maxHandshakes),
+		rates:      newRateShares(c.RateLimit),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
 		memory:     newMemoryBudget(c),

@@ -24,9 +24,9 @@ const (
 type secondaryStream struct {
 	stream *quic.SendStream
 	kwikID StreamID
-	offset int64      // of the next byte in the KWIK stream
-	opened []byte     // OPEN, until the first write, which is to follow at once, takes it along
-	limit  *RateLimit // of the listener; nil for none
+	offset int64     // of the next byte in the KWIK stream
+	opened []byte    // OPEN, until the first write, which is to follow at once, takes it along
+	rate   rateShare // of the KWIK stream
 }
 
 // openSecondaryStream opens a stream that writes from offset on, under a grant or, if grant is 0,
@@ -34,7 +34,7 @@ type secondaryStream struct {
 // receives a later stream, it knows that this one exists (RFC 9000, section 3.2) and waits for
 // its OPEN.
 func (s *ServerSession) openSecondaryStream(
-	ctx context.Context, kwikID StreamID, grant uint64, offset int64,
+	ctx context.Context, kwikID StreamID, grant uint64, offset int64, rate rateShare,
 ) (*secondaryStream, error) {
 	stream, err := s.conn.OpenUniStreamSync(ctx)
 	if err != nil {
@@ -47,17 +47,29 @@ func (s *ServerSession) openSecondaryStream(
 		stream.CancelWrite(StreamErrorCode(NoError))
 		return nil, err
 	}
-	return &secondaryStream{
-		stream: stream, kwikID: kwikID, offset: offset, opened: opened,
-		limit: s.listener.config.RateLimit,
-	}, nil
+	return &secondaryStream{stream: stream, kwikID: kwikID, offset: offset, opened: opened, rate: rate}, nil
 }
 
 // announce sends OPEN without payload.
 func (s *secondaryStream) announce() error {
-	_, err := s.stream.Write(s.opened)
+	err := s.write(s.opened)
 	s.opened = nil
 	return err
+}
+
+// write writes bytes as the rate limit allows.
+func (s *secondaryStream) write(p []byte) error {
+	for len(p) > 0 {
+		k := s.rate.cut(len(p))
+		if err := s.rate.wait(s.stream.Context(), k); err != nil {
+			return err
+		}
+		if _, err := s.stream.Write(p[:k]); err != nil {
+			return err
+		}
+		p = p[k:]
+	}
+	return nil
 }
 
 // writePayload sends the first n bytes of b's payload as one DATA frame, without copying them.
@@ -67,15 +79,8 @@ func (s *secondaryStream) writePayload(b *block, n int) error {
 	s.opened = nil
 	start := blockHeadroom - len(head)
 	copy(b.room[start:], head)
-	for frame := b.room[start : blockHeadroom+n]; len(frame) > 0; {
-		k := s.limit.cut(len(frame))
-		if err := s.limit.wait(s.stream.Context(), k); err != nil {
-			return err
-		}
-		if _, err := s.stream.Write(frame[:k]); err != nil {
-			return err
-		}
-		frame = frame[k:]
+	if err := s.write(b.room[start : blockHeadroom+n]); err != nil {
+		return err
 	}
 	s.offset += int64(n)
 	return nil
@@ -90,7 +95,7 @@ func (s *secondaryStream) close(reason string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.stream.Write(frame); err != nil {
+	if err := s.write(frame); err != nil {
 		return err
 	}
 	return s.stream.Close()

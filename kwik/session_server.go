@@ -28,6 +28,7 @@ type ServerSession struct {
 	id       SessionID
 	serverID ServerID   // this server
 	role     ServerRole // this server's role on this path
+	rate     rateShare  // of the session, for all its streams
 	memory   *budget.Share
 	wg       sync.WaitGroup
 
@@ -52,6 +53,10 @@ func (l *Listener) serveClient(conn *quic.Conn, greeted func()) error {
 		return err
 	}
 	greeted()
+	var release func()
+	s.rate, release = l.rates.acquire(clientPrefix(conn.RemoteAddr()), s.id)
+	defer release()
+	s.control.rate = s.rate.share()
 	if err := l.register(s); err != nil {
 		return err
 	}
@@ -244,7 +249,7 @@ func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 			s.closeIfDrained()
 		})
 	})
-	return &Stream{quic: stream, path: s.serverID.path(1)}
+	return &Stream{quic: stream, path: s.serverID.path(1), rate: s.rate.share()}
 }
 
 // refuseStreams resets the public streams that a client opens to a secondary.

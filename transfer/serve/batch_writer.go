@@ -90,7 +90,7 @@ func (w *batchWriter) file(f *batchFile) error {
 		return w.putFile(&transferpb.BatchFile{File: &transferpb.BatchFile_Failure{Failure: failureOf(f.err)}})
 	}
 	root, cvs := f.tree.Root(), f.tree.CVs()
-	n := min(len(cvs), wire.TreePart-1024) // leaves space for the manifest
+	n := min(len(cvs), wire.TreePart-1024, w.values()) // leaves space for the manifest
 	err := w.putFile(&transferpb.BatchFile{
 		File: &transferpb.BatchFile_Manifest{Manifest: &transferpb.Manifest{
 			Size: uint64(f.tree.Size()), Root: root[:], Group: uint32(f.tree.GroupSize()),
@@ -101,7 +101,7 @@ func (w *batchWriter) file(f *batchFile) error {
 	if err != nil {
 		return err
 	}
-	for part := range slices.Chunk(cvs[n:], wire.TreePart) {
+	for part := range slices.Chunk(cvs[n:], w.values()) {
 		tree := &transferpb.Tree{ChainingValues: part}
 		if err := w.put(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: tree}}); err != nil {
 			return err

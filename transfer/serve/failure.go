@@ -16,6 +16,13 @@ import (
 type replyWriter struct {
 	stream *kwik.Stream
 	log    *slog.Logger // of the request
+	size   int          // of a message, in bytes, that the client need not wait long for
+}
+
+// values returns how many bytes of chaining values or of a proof one message should have.
+func (w replyWriter) values() int {
+	const header = 16 // of a message
+	return min(wire.TreePart, max(w.size-header, wire.HashSize)/wire.HashSize*wire.HashSize)
 }
 
 func (w replyWriter) send(r *transferpb.Reply) error {

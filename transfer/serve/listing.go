@@ -327,7 +327,7 @@ func (l *lister) add(e *transferpb.Entry) error {
 	l.left--
 	l.message.Entries = append(l.message.Entries, e)
 	l.bytes += proto.Size(e) + 4
-	if l.bytes < listingBytes {
+	if l.bytes < min(listingBytes, l.w.size) {
 		return nil
 	}
 	return l.send(transferpb.Listing_NOT_YET)

@@ -83,7 +83,7 @@ func (q *serverRequest) read(deadline time.Time) (*transferpb.Request, error) {
 func (q *serverRequest) respond(
 	ctx context.Context, log *slog.Logger, request *transferpb.Request,
 ) (servedContent, error) {
-	w := replyWriter{q.stream, log}
+	w := replyWriter{stream: q.stream, log: log, size: q.session.MessageSize()}
 	content, err := q.server.respond(ctx, q.session, w, request)
 	if err == nil {
 		return content, q.stream.Close()

@@ -254,7 +254,7 @@ func (r *response) sendRestOfTree(sent int) error {
 
 // sendTree sends chaining values.
 func (r *response) sendTree(cvs []byte) error {
-	for part := range slices.Chunk(cvs, wire.TreePart) {
+	for part := range slices.Chunk(cvs, r.w.values()) {
 		tree := &transferpb.Tree{ChainingValues: part}
 		if err := r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Tree{Tree: tree}}); err != nil {
 			return err
