@@ -62,6 +62,10 @@ func (r *rateShares) acquire(client netip.Prefix, id SessionID) (share rateShare
 	}
 }
 
+// ClientPrefix returns the addresses that count as this client's: an IPv4 address, or the /64 of an
+// IPv6 address. It is invalid if the client has no IP address.
+func (s *ServerSession) ClientPrefix() netip.Prefix { return clientPrefix(s.conn.RemoteAddr()) }
+
 const (
 	// minMessage and maxMessage bound MessageSize, in bytes.
 	minMessage = 1 << 10

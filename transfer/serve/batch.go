@@ -62,6 +62,27 @@ func parseBatch(request *transferpb.Request) (*batch, error) {
 	return b, nil
 }
 
+// memory returns about the memory of a batch besides its trees, in bytes: a batchFile with its path,
+// and a file of the descriptor.
+func (b *batch) memory() (n int64) {
+	const perFile = 512
+	for _, f := range b.files {
+		n += perFile + 2*int64(len(f.path))
+	}
+	return n
+}
+
+// treeMemory returns the memory of the trees that a batch holds until its stream is released, in
+// bytes. The files have been inspected.
+func (b *batch) treeMemory() (n int64) {
+	for _, f := range b.files {
+		if f.tree != nil {
+			n += cvSize * f.tree.Groups()
+		}
+	}
+	return n
+}
+
 // respondBatch responds to a BatchRequest.
 func (s *Server) respondBatch(
 	ctx context.Context, session *kwik.ServerSession, w replyWriter, request *transferpb.Request,
@@ -70,12 +91,18 @@ func (s *Server) respondBatch(
 	if err != nil {
 		return servedContent{}, err
 	}
+	if err := w.memory.add(b.memory()); err != nil {
+		return servedContent{}, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	wait := s.inspectFiles(ctx, b)
 	defer wait()
 	defer cancel()
 	out := &batchWriter{replyWriter: w}
 	if err := out.describe(ctx, b); err != nil {
+		return servedContent{}, err
+	}
+	if err := w.memory.add(b.treeMemory()); err != nil {
 		return servedContent{}, err
 	}
 	content, err := s.openBatch(session, b)

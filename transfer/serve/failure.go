@@ -17,6 +17,7 @@ type replyWriter struct {
 	stream *kwik.Stream
 	log    *slog.Logger // of the request
 	size   int          // of a message, in bytes, that the client need not wait long for
+	memory *charge      // of the request, until the content is released
 }
 
 // values returns how many bytes of chaining values or of a proof one message should have.

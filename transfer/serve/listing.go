@@ -155,7 +155,7 @@ func (l *lister) list(after string) error {
 	if err != nil {
 		return err
 	}
-	defer l.limit.release(names)
+	defer l.release(names)
 	err = l.walk("", names, after)
 	if errors.Is(err, errPageFull) {
 		end, err = transferpb.Listing_MORE, nil
@@ -173,7 +173,30 @@ func (l *lister) names(dir string) ([]string, error) {
 		return nil, err
 	}
 	defer l.cache.Release(d)
-	return l.limit.read(l.ctx, d)
+	names, err := l.limit.read(l.ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.w.memory.add(memoryOf(names)); err != nil {
+		l.limit.release(names)
+		return nil, err
+	}
+	return names, nil
+}
+
+// release releases names.
+func (l *lister) release(names []string) {
+	l.limit.release(names)
+	l.w.memory.sub(memoryOf(names))
+}
+
+// memoryOf returns the memory of names, in bytes.
+func memoryOf(names []string) (n int64) {
+	const header = 16 // of a string
+	for _, name := range names {
+		n += header + int64(len(name))
+	}
+	return n
 }
 
 // walk lists the entries of a directory, given their names, and everything below them. It leaves
@@ -208,7 +231,7 @@ func (l *lister) resume(path, after string) error {
 	names, err := l.names(path)
 	switch {
 	case err == nil:
-		defer l.limit.release(names)
+		defer l.release(names)
 		return l.walk(path, names, after)
 	case isServerBusy(err):
 		return err
@@ -251,7 +274,7 @@ func (l *lister) visitDir(path string, entry *transferpb.Entry) error {
 		l.setError(entry, err)
 		return l.add(entry)
 	}
-	defer l.limit.release(names)
+	defer l.release(names)
 	if err := l.add(entry); err != nil {
 		return err
 	}

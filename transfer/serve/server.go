@@ -21,6 +21,7 @@ type Server struct {
 	index   *index
 	batches *servedBatches
 	names   *namesLimit
+	limit   *requestLimit
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup // goroutines of the server that end with ctx
@@ -34,7 +35,8 @@ func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	log = slog.New(logs.NewHandler(log.Handler()))
 	return &Server{
 		dir: dir, log: log, index: newIndex(ctx, log), batches: newServedBatches(), names: newNamesLimit(),
-		ctx: ctx, cancel: cancel,
+		limit: newRequestLimit(),
+		ctx:   ctx, cancel: cancel,
 	}
 }
 
@@ -78,11 +80,17 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 	log := s.logOf(session)
 	log.Debug("client connected")
 	listings := make(chan struct{}, maxListings)
+	rate := sessionRequestRate{limit: s.limit, prefix: session.ClientPrefix()}
 	for {
 		stream, err := session.AcceptStream(ctx)
 		if err != nil {
 			log.Debug("client gone", "reason", err)
 			return
+		}
+		// A client that is gone ends the session's context, and one that stops the stream waits with
+		// its other streams.
+		if err := rate.pause(session.Context()); err != nil {
+			continue
 		}
 		q := &serverRequest{server: s, session: session, stream: stream, log: log, listings: listings}
 		wg.Go(func() { q.serve(ctx) })
