@@ -15,10 +15,10 @@ import (
 // and connections between servers, do not count. Sessions may share a limit. It is safe for
 // concurrent use.
 //
-// A server shares its rate equally among the clients' addresses (IPv6: the /64 networks), that of an
-// address among its sessions, and that of a session among its streams. A client shares its rate
-// equally among its streams, and that of a stream among the servers. Only those that wait for bytes
-// have a share.
+// A server shares its rate equally among the addresses of clients (IPv6: the /64 networks). The
+// sessions of an address share its part, and the streams of a session that of the session. A client
+// shares its rate equally among its streams, and the part of a stream among the servers. Only those
+// that wait for bytes have a share.
 //
 // A RateLimit is a token bucket. It holds the bytes of a quarter of a second, to make up for the
 // delays of a busy host. It starts empty. So in any period at most the bytes of that period and
@@ -63,8 +63,8 @@ func NewRateLimit(bytesPerSecond int64) *RateLimit {
 	}
 }
 
-// A rateShare is a member of those that share a RateLimit, or a group of them. The zero rateShare has
-// no limit. It is a value; copies are the same member.
+// A rateShare is a member of those that share a RateLimit, or a group of them. The zero rateShare
+// has no limit. It is a value; copies are the same member.
 type rateShare struct {
 	limit *RateLimit
 	node  *fair.Node
@@ -160,8 +160,8 @@ func (l *RateLimit) fill(now time.Time) {
 	l.filled = now
 }
 
-// dispatch lets pass whatever the tokens suffice for, and sets the timer for the next request. Called
-// with the lock held.
+// dispatch lets pass whatever the tokens suffice for, and sets the timer for the next request.
+// Called with the lock held.
 func (l *RateLimit) dispatch(now time.Time) {
 	l.fill(now)
 	const rounding = 1e-3 // bytes

@@ -8,8 +8,8 @@ import (
 // This file is a server's use of its RateLimit.
 
 // rateShares are the shares of a server's clients: one for each address, and in it one for each
-// session. All paths of a session from one address share. An entry lasts as long as a path that uses
-// it.
+// session. All paths of a session from one address share. An entry lasts as long as a path that
+// uses it.
 type rateShares struct {
 	limit *RateLimit // nil for none
 
@@ -31,8 +31,8 @@ func newRateShares(limit *RateLimit) *rateShares {
 	return &rateShares{limit: limit, clients: make(map[netip.Prefix]*clientShare)}
 }
 
-// acquire returns the share of a session for one more path. The caller calls release when the path has
-// ended.
+// acquire returns the share of a session for one more path. The caller calls release when the
+// path has ended.
 func (r *rateShares) acquire(client netip.Prefix, id SessionID) (share rateShare, release func()) {
 	if r.limit == nil {
 		return rateShare{}, func() {}
@@ -72,10 +72,9 @@ const (
 	maxMessage = 64 << 10
 )
 
-// MessageSize returns how large a message on a plain stream should be at most, in bytes, so that the
-// client is not without one for long. It is 64 KiB without a RateLimit. With one it is the bytes of a
-// sixteenth of a second of the stream's share, if all others have something to send, but at least
-// 1 KiB.
+// MessageSize returns the maximum size that a message on a plain stream should have, in bytes.
+// Without a RateLimit it is 64 KiB. With one it is the bytes of a sixteenth of a second of the
+// stream's share, but at least 1 KiB. So the client does not wait long for it.
 func (s *ServerSession) MessageSize() int {
 	limit := s.listener.config.RateLimit
 	if limit == nil {

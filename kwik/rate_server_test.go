@@ -25,8 +25,8 @@ func limitedWorld(t *testing.T, size int, rate int64, f func(w *world)) {
 	})
 }
 
-// writeForever writes to a new plain stream of a server until the session ends, and counts the bytes
-// that the client reads.
+// writeForever writes to a new plain stream of a server until the session ends, and counts the
+// bytes that the client reads.
 func writeForever(w *world, wg *sync.WaitGroup, client *ClientSession, server *ServerSession, received *atomic.Int64) {
 	stream, err := server.OpenStreamSync(w.t.Context())
 	if err != nil {
@@ -84,8 +84,8 @@ func TestAttackUnlimitedPlainStreams(t *testing.T) {
 	})
 }
 
-// TestAttackGreedySession gives one client 64 streams and another a single one. Each client has half
-// of the server's rate.
+// TestAttackGreedySession gives one client 64 streams and another a single one. Each client has
+// half of the server's rate.
 func TestAttackGreedySession(t *testing.T) {
 	const rate = 1 << 20
 	limitedWorld(t, 1, rate, func(w *world) {
@@ -101,7 +101,7 @@ func TestAttackGreedySession(t *testing.T) {
 		part := float64(byHonest.Load()) / float64(byHonest.Load()+byGreedy.Load())
 		sum := float64(byHonest.Load()+byGreedy.Load()) / 5 / rate
 		w.t.Logf("beside 64 streams of another client, a client has %.3f of the rate; all have %.3f", part, sum)
-		if part < 0.48 || part > 0.52 || sum > 1.01 || sum < 0.95 {
+		if math.Abs(part-0.5) > 0.02 || math.Abs(sum-0.98) > 0.03 {
 			w.t.Errorf("the client has %.3f of the rate, all have %.3f", part, sum)
 		}
 		greedy.CloseWithError(0, "")
@@ -110,8 +110,8 @@ func TestAttackGreedySession(t *testing.T) {
 	})
 }
 
-// TestLimitDelaysDeadlines checks that the deadline of a write is for the client: the wait for the rate
-// limit does not count, and a client that does not read is noticed nevertheless.
+// TestLimitDelaysDeadlines checks that the wait for the rate limit does not count against the
+// deadline of a write. A client that does not read is noticed nevertheless.
 func TestLimitDelaysDeadlines(t *testing.T) {
 	const rate = 100 << 10
 	limitedWorld(t, 1, rate, func(w *world) {
@@ -137,15 +137,15 @@ func TestLimitDelaysDeadlines(t *testing.T) {
 		wg.Wait()
 		start := time.Now()
 		stream.SetWriteDeadline(start.Add(time.Second))
-		n, err := stream.Write(bytes.Repeat([]byte("x"), 100<<20)) // nobody reads
+		n, err := stream.Write(bytes.Repeat([]byte("x"), 100<<20)) // the client reads none
 		if took := time.Since(start); err == nil || took > time.Duration(n)*time.Second/rate+2*time.Second {
 			w.t.Errorf("%d bytes in %v, %v", n, took, err)
 		}
 	})
 }
 
-// TestRateShares checks that the shares are those of addresses and sessions, and that nothing is left
-// of clients that are gone.
+// TestRateShares checks that the shares are those of addresses and sessions, and that nothing is
+// left of clients that are gone.
 func TestRateShares(t *testing.T) {
 	r := newRateShares(NewRateLimit(1000))
 	a, b := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
@@ -174,8 +174,8 @@ func TestRateShares(t *testing.T) {
 	}
 }
 
-// TestAttackManySessions checks in virtual time that an address with many sessions has the share of one
-// with a single session.
+// TestAttackManySessions checks in virtual time that an address with many sessions has the share
+// of one with a single session.
 func TestAttackManySessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const rate, sessions = 1 << 20, 256

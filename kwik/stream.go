@@ -30,8 +30,8 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, s.wrap(err)
 }
 
-// Write writes to the stream. It blocks while QUIC's flow control does not allow more, and on a server
-// while the RateLimit does not.
+// Write writes to the stream. It blocks while QUIC's flow control does not allow more, and on a
+// server while the RateLimit does not.
 func (s *Stream) Write(p []byte) (written int, err error) {
 	for {
 		piece := p[written:]
@@ -46,8 +46,8 @@ func (s *Stream) Write(p []byte) (written int, err error) {
 	}
 }
 
-// awaitRate waits until the rate limit lets n bytes pass. The deadline of Write moves by as much: it
-// is for the peer, and the peer does not cause the wait.
+// awaitRate waits until the rate limit lets n bytes pass. The deadline of Write moves by as much:
+// it is for the peer, and the peer does not cause the wait.
 func (s *Stream) awaitRate(n int) error {
 	if !s.rate.isLimited() {
 		return nil

@@ -1,12 +1,13 @@
-// Package fair orders requests for a shared resource, such as the bytes that a rate limit lets pass.
-// Its clients are the leaves of a tree: the members of a node share equally the part of the resource
-// that the node gets, whatever the number and the size of their requests. A member that requests
-// nothing gives its part to the others, and is owed nothing later.
+// Package fair orders requests for a shared resource, such as the bytes that a rate limit lets
+// pass. The requests are those of the leaves of a tree. The members of a node share the node's
+// part of the resource equally, whatever the number and the size of their requests. A member that
+// requests nothing leaves its part to the others, and is owed nothing later.
 //
-// It is start-time fair queueing (Goyal, Vin and Cheng, 1996) at each node of the tree. Each node has
-// a virtual time, the service that each of its busy members has had. The member whose next request
-// begins at the earliest virtual time is served. A member that was idle begins at the node's virtual
-// time. Two busy members of a node differ by at most one request of each in what they have had.
+// It is start-time fair queueing (Goyal, Vin and Cheng, 1996) at each node of the tree. Each node
+// has a virtual time, the service that each of its busy members has had. The member whose next
+// request begins at the earliest virtual time is served. A member that was idle begins at the
+// node's virtual time. Two busy members of a node differ by at most one request of each in what
+// they have had.
 //
 // The package has no clock and no lock: the caller guards the tree.
 package fair
@@ -14,8 +15,8 @@ package fair
 import "container/heap"
 
 // A Node is a member of a group, and may be a group itself. The zero Node is not valid: Root and
-// Node.Member return valid ones. A node that waits for nothing is referenced by none of its group, so
-// it costs its group nothing and needs not be removed.
+// Node.Member return valid ones. A node that waits for nothing is referenced by none of its
+// group, so it costs its group nothing and needs not be removed.
 type Node struct {
 	parent *Node
 

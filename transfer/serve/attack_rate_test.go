@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
@@ -32,7 +33,7 @@ func TestAttackTreesBeyondLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 300 {
-		transfertest.Put(t, filepath.Join(root, "a name of some length "+string(rune('a'+i%26))+string(rune('a'+i/26))), "")
+		transfertest.Put(t, filepath.Join(root, fmt.Sprintf("a name of some length %03d", i)), "")
 	}
 	tree, err := disk.OpenTree(root, false)
 	if err != nil {

@@ -41,8 +41,9 @@ func TestAttackRequestRate(t *testing.T) {
 		for range 10 {
 			asked := time.Now()
 			replies, err := w.Ask(honest, transfertest.Request(1, "file"), true)
-			if codes, _ := failuresOf(replies); err != nil || len(codes) > 0 || time.Since(asked) > 500*time.Millisecond {
-				w.T.Errorf("after %v: %v, %v", time.Since(asked), codes, err)
+			codes, _ := failuresOf(replies)
+			if took := time.Since(asked); err != nil || len(codes) > 0 || took > 500*time.Millisecond {
+				w.T.Errorf("after %v: %v, %v", took, codes, err)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -56,9 +57,9 @@ func TestAttackRequestRate(t *testing.T) {
 	})
 }
 
-// TestAttackQueuedRequests opens streams that each announce a request of 64 KiB and never send it. The
-// server charges them to the client, answers BUSY beyond the client's part of its memory, and serves
-// others. When the client is gone its memory is free again.
+// TestAttackQueuedRequests opens streams that each announce a request of 64 KiB and never send
+// it. The server charges them to the client, answers BUSY beyond the client's part of its memory,
+// and serves others. When the client is gone its memory is free again.
 func TestAttackQueuedRequests(t *testing.T) {
 	const limit = 32 << 20
 	tree, _ := sickTreeOf(t)
@@ -92,7 +93,8 @@ func TestAttackQueuedRequests(t *testing.T) {
 			honest.CloseWithError(0, "")
 			wg.Wait()
 			held := waiting.Load() * (2*64<<10 + requestMemory)
-			w.T.Logf("%d requests were read, %d answered BUSY: %d KiB of %d", waiting.Load(), busy.Load(), held>>10, limit>>10)
+			w.T.Logf("%d requests were read, %d answered BUSY: %d KiB of %d", waiting.Load(), busy.Load(),
+				held>>10, limit>>10)
 			if held > limit/4 || waiting.Load() == 0 {
 				w.T.Errorf("the client holds %d bytes of %d", held, limit)
 			}
@@ -103,8 +105,8 @@ func TestAttackQueuedRequests(t *testing.T) {
 	})
 }
 
-// TestRequestLimit checks that an address has at most its part of the requests that run, that those
-// of others run meanwhile, and that nothing remains of addresses without requests.
+// TestRequestLimit checks that an address has at most its part of the requests that run, and that
+// those of others run meanwhile. Nothing remains of addresses without requests.
 func TestRequestLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newRequestLimit()
@@ -160,7 +162,9 @@ func TestRequestRateOfAddresses(t *testing.T) {
 		t.Errorf("%d requests of an address at once, want %d", one, prefixRequests.Burst)
 	}
 	now = now.Add(time.Hour)
-	all := passed(func(i int) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf("10.0.%d.%d/32", i>>8&7, i&255)) })
+	all := passed(func(i int) netip.Prefix {
+		return netip.MustParsePrefix(fmt.Sprintf("10.0.%d.%d/32", i>>8&7, i&255))
+	})
 	if all != totalRequests.Burst || l.prefixes.Len() > maxPrefixes {
 		t.Errorf("%d requests of all at once, want %d; %d addresses", all, totalRequests.Burst, l.prefixes.Len())
 	}

@@ -62,8 +62,8 @@ func parseBatch(request *transferpb.Request) (*batch, error) {
 	return b, nil
 }
 
-// memory returns about the memory of a batch besides its trees, in bytes: a batchFile with its path,
-// and a file of the descriptor.
+// memory returns about the memory of a batch besides its trees, in bytes: a batchFile with its
+// path, and a file of the descriptor.
 func (b *batch) memory() (n int64) {
 	const perFile = 512
 	for _, f := range b.files {

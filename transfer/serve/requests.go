@@ -14,8 +14,8 @@ import (
 // This file bounds the requests of clients. More requests wait: the server does not read them.
 // QUIC bounds the streams on which those of a session wait (docs/PROTOCOL.md, section 11).
 
-// The rates of requests. A program that fetches single files from a fast server, 64 at a time, stays
-// below them.
+// The rates of requests. A program that fetches single files from a fast server, 64 at a time,
+// stays below them.
 var (
 	sessionRequests = bucket.Rate{PerSecond: 2000, Burst: 2000}
 	prefixRequests  = bucket.Rate{PerSecond: 4000, Burst: 4000}
@@ -27,7 +27,7 @@ const (
 	// maxPrefixRequests those of an address. The content that follows a response does not count.
 	maxRequests       = 4096
 	maxPrefixRequests = maxRequests / 4
-	// maxPrefixes bounds the addresses that have a rate of their own.
+	// maxPrefixes bounds the addresses that have a separate rate.
 	maxPrefixes = 4096
 )
 
@@ -62,7 +62,8 @@ type sessionRequestRate struct {
 	bucket bucket.Bucket
 }
 
-// pause waits until the next request of the session may be served, or ctx ends. It counts the request.
+// pause waits until the next request of the session may be served, or ctx ends. It counts the
+// request.
 func (r *sessionRequestRate) pause(ctx context.Context) error {
 	delay := r.take(time.Now())
 	if delay <= 0 {
@@ -83,15 +84,16 @@ func (r *sessionRequestRate) take(now time.Time) time.Duration {
 	l := r.limit
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delay := max(r.bucket.Delay(sessionRequests, now), l.prefixes.Delay(r.prefix, now), l.total.Delay(totalRequests, now))
+	delay := max(r.bucket.Delay(sessionRequests, now), l.prefixes.Delay(r.prefix, now))
+	delay = max(delay, l.total.Delay(totalRequests, now))
 	r.bucket.Take(sessionRequests, now)
 	l.prefixes.Take(r.prefix, now)
 	l.total.Take(totalRequests, now)
 	return delay
 }
 
-// begin waits until the server may respond to a request of an address, or ctx ends. The caller calls
-// end after the response.
+// begin waits until the server may respond to a request of an address, or ctx ends. The caller
+// calls end after the response.
 func (l *requestLimit) begin(ctx context.Context, prefix netip.Prefix) (end func(), err error) {
 	slots := l.use(prefix)
 	if err := slots.running.Acquire(ctx, 1); err != nil {
@@ -130,8 +132,8 @@ func (l *requestLimit) leave(prefix netip.Prefix, slots *prefixSlots) {
 	}
 }
 
-// requestMemory is about the memory of a request besides its message, in bytes: its goroutines, their
-// buffers and the reply that is being written.
+// requestMemory is about the memory of a request besides its message, in bytes: its goroutines,
+// their buffers and the reply that is being written.
 const requestMemory = 16 << 10
 
 // A charge is memory that a request holds for its client. One goroutine at a time uses it.

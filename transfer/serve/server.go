@@ -28,8 +28,8 @@ type Server struct {
 }
 
 // NewServer returns a server of the files below dir. Close must be called to release what the
-// server uses. The caller closes dir, after Close. The server bounds the length of the lines that it
-// writes to log, and the lines that clients cause.
+// server uses. The caller closes dir, after Close. The server bounds the length of the lines that
+// it writes to log, and the lines that clients cause.
 func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	log = slog.New(logs.NewHandler(log.Handler()))
@@ -87,8 +87,6 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 			log.Debug("client gone", "reason", err)
 			return
 		}
-		// A client that is gone ends the session's context, and one that stops the stream waits with
-		// its other streams.
 		if err := rate.pause(session.Context()); err != nil {
 			continue
 		}

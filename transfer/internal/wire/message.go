@@ -34,8 +34,8 @@ func AppendMessage(dst []byte, m proto.Message) ([]byte, error) {
 	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(dst, m)
 }
 
-// ReadCharged is ReadMessage, except that it calls charge with the memory that the message takes before
-// it allocates any, in bytes. It returns charge's error.
+// ReadCharged is ReadMessage, except that it calls charge with the memory that the message takes
+// before it allocates any, in bytes. It returns charge's error.
 func ReadCharged(r *bufio.Reader, m proto.Message, charge func(bytes int64) error) error {
 	length, err := binary.ReadUvarint(r)
 	switch {
