@@ -33,7 +33,7 @@ type streamAggregator struct {
 	// reorderTimeout bounds the wait for the bytes of a hole in a pushed stream.
 	reorderTimeout time.Duration
 	recovery       RecoveryPolicy
-	pace           *RateLimit // nil for none
+	pace           rateShare // of all sources
 
 	// The following functions are the aggregator's only access to its session.
 
@@ -104,7 +104,7 @@ func newStreamAggregator(
 	a := &streamAggregator{
 		id: id, units: u, alignment: alignment, descriptor: descriptor, limit: u.Total(),
 		window: c.ReorderWindow, timeout: c.SourceTimeout, reorderTimeout: c.ReorderTimeout,
-		recovery: c.Recovery, pace: c.RateLimit,
+		recovery: c.Recovery, pace: c.RateLimit.share(),
 		offsets:  newOffsetManager(ConflictResolutionFirstWins),
 		sched:    sched.New(u, u.Total()),
 		sources:  make(map[PathID]*source),

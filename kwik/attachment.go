@@ -27,6 +27,7 @@ type attachment struct {
 	cancel     context.CancelFunc
 	wake       chan struct{}    // has an element after a grant arrived
 	offer      *AggregateStream // the offer to the client; nil on a secondary
+	rate       rateShare        // of the session
 	start      <-chan struct{}  // closed when a head start may begin; nil if nothing delays it
 	memory     int64            // charged to the session until run returns, bytes
 
@@ -50,7 +51,8 @@ func newAttachment(s *ServerSession, id StreamID, u sched.Units, descriptor []by
 	if !s.memory.Reserve(memory) {
 		return nil
 	}
-	a := &attachment{session: s, id: id, units: u, descriptor: descriptor, memory: memory, wake: make(chan struct{}, 1)}
+	a := &attachment{session: s, id: id, units: u, descriptor: descriptor, memory: memory, wake: make(chan struct{}, 1),
+		rate: s.rate.share()}
 	a.ctx, a.cancel = context.WithCancel(s.conn.Context())
 	return a
 }
@@ -271,7 +273,7 @@ func (a *attachment) bounds(e *extent) (end int64, revoked bool) {
 
 // openStream opens the stream that answers a grant.
 func (a *attachment) openStream(e *extent) (*secondaryStream, error) {
-	s, err := a.session.openSecondaryStream(a.ctx, a.id, e.grant, e.start)
+	s, err := a.session.openSecondaryStream(a.ctx, a.id, e.grant, e.start, a.rate)
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,7 @@ type Config struct {
 	// MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 
-	// RateLimit bounds the payload rate of aggregate streams: a client's over all its servers, a
+	// RateLimit bounds the rate: a client's payload of aggregate streams over all its servers, a
 	// server's over all its clients. Nil means no limit. A client with a limit opens one
 	// connection to each server, unless ClientConfig.ConnectionsPerServer says otherwise.
 	RateLimit *RateLimit

@@ -42,6 +42,7 @@ type controlStream struct {
 	stream  *quic.Stream
 	r       *bufio.Reader
 	session *ServerSession // whose memory is charged; nil on a client
+	rate    rateShare      // of a server's side; set before writeLoop
 
 	// The reader's.
 	due       time.Time // when the next frame must have arrived whole; zero for no such time
@@ -153,20 +154,23 @@ func (c *controlStream) writeLoop(done <-chan struct{}) error {
 	}
 }
 
-// write writes frames. A server does not wait for ever for a client that reads none.
+// write writes frames as the rate limit allows. A server does not wait for ever for a client that
+// reads none.
 func (c *controlStream) write(frames []byte) error {
 	if c.session == nil {
 		_, err := c.stream.Write(frames)
 		return err
 	}
-	return c.session.writeTaken(c.stream.Write, frames, func(t time.Time) error {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.full != nil {
-			return c.full
-		}
-		return c.stream.SetWriteDeadline(t)
-	}, c.session.stalled)
+	return c.rate.write(c.stream.Context(), frames, func(piece []byte) error {
+		return c.session.writeTaken(c.stream.Write, piece, func(t time.Time) error {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if c.full != nil {
+				return c.full
+			}
+			return c.stream.SetWriteDeadline(t)
+		}, c.session.stalled)
+	})
 }
 
 // receive reads the next frame. A frame whose first byte has arrived must arrive whole within

@@ -58,7 +58,7 @@ func (s *ClientSession) attachHeadStart(open *openStream, p *path, end int64) {
 // addHeadStartSource adds a path as a source that holds a grant for [0, end). The stream must not
 // be published yet: there is no lock.
 func (a *streamAggregator) addHeadStartSource(id PathID, rtt func() time.Duration, end int64, leaving bool) {
-	s := &source{id: id, primary: true, rtt: rtt}
+	s := &source{id: id, primary: true, rtt: rtt, pace: a.pace.share()}
 	s.pathCounted, _ = a.pathLoad(id)
 	a.sources[id] = s
 	a.sched.AddHeadStart(schedSource(id, rtt()), end, time.Now())

@@ -91,7 +91,7 @@ func (in *intake) checkWindow(n int) error {
 func (in *intake) readPiece(end int64) error {
 	b := newBlock(int(end - in.off))
 	for p := b.data; len(p) > 0; {
-		n, err := in.frames.Read(p[:in.a.pace.cut(len(p))])
+		n, err := in.frames.Read(p[:in.src.pace.cut(len(p))])
 		in.arrived(n)
 		if p = p[n:]; err != nil && len(p) > 0 {
 			b.release()
@@ -133,10 +133,10 @@ func (in *intake) deliver(b *block) error {
 func (in *intake) arrived(n int) {
 	in.src.received.Add(int64(n))
 	in.info.received.Add(int64(n))
-	if in.a.pace != nil {
+	if in.src.pace.isLimited() {
 		in.src.placing.Add(1)
 		defer in.src.placing.Add(-1)
-		in.a.pace.wait(in.a.ctx, n)
+		in.src.pace.wait(in.a.ctx, n)
 	}
 }
 

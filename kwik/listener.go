@@ -36,6 +36,8 @@ type Listener struct {
 	accepted chan *ServerSession
 	gate     *gate
 
+	rates *rateShares // of the clients
+
 	mu       sync.Mutex
 	sessions map[*ServerSession]struct{}
 	draining bool          // Shutdown was called: no session begins
@@ -77,6 +79,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		reports:  newPrefixLimit(reportBurst, reportRefill),
 		joins:    newJoinLimit(),
 		members:  members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
+		rates:    newRateShares(c.RateLimit),
 	}
 	l.memory, l.frames = newMemoryBudgets(c)
 	l.transport = &quic.Transport{

@@ -25,7 +25,8 @@ type PushedStream struct {
 	descriptor []byte
 	ctx        context.Context
 	cancel     context.CancelFunc
-	memory     int64 // charged to the session, bytes
+	memory     int64     // charged to the session, bytes
+	rate       rateShare // of the session
 
 	mu       sync.Mutex
 	expected int64         // the client's next expected offset, as last heard
@@ -36,7 +37,9 @@ type PushedStream struct {
 }
 
 func newPushedStream(s *ServerSession, id StreamID, u sched.Units, descriptor []byte) *PushedStream {
-	p := &PushedStream{session: s, id: id, units: u, descriptor: descriptor, changed: make(chan struct{})}
+	p := &PushedStream{
+		session: s, id: id, units: u, descriptor: descriptor, rate: s.rate.share(), changed: make(chan struct{}),
+	}
 	p.ctx, p.cancel = context.WithCancel(s.conn.Context())
 	return p
 }
@@ -206,7 +209,7 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 		ctx, cancel = context.WithDeadline(ctx, s.deadline)
 		defer cancel()
 	}
-	stream, err := s.session.openSecondaryStream(ctx, id, 0, offset)
+	stream, err := s.session.openSecondaryStream(ctx, id, 0, offset, p.rate)
 	switch {
 	case err != nil && p.ctx.Err() != nil:
 		return p.ended()

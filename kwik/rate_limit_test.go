@@ -15,8 +15,8 @@ import (
 func TestRateLimit(t *testing.T) {
 	for _, rate := range []int64{-1, 0, 1, 99, 1 << 10, 1 << 20, 1 << 40, math.MaxInt64} {
 		l := NewRateLimit(rate)
-		if n := l.cut(1 << 20); n < 1 || n > maxPiece || n > l.bucket.Burst() {
-			t.Errorf("%d bytes a second: pieces of %d, a bucket of %d", rate, n, l.bucket.Burst())
+		if n := l.share().cut(1 << 20); n < 1 || n > maxPiece || int64(n) > l.burst {
+			t.Errorf("%d bytes a second: pieces of %d, a bucket of %d", rate, n, l.burst)
 		}
 		if w := l.window(); w < minLimitedWindow || w > 8<<20 {
 			t.Errorf("%d bytes a second: a window of %d", rate, w)
@@ -24,7 +24,8 @@ func TestRateLimit(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		l, start := NewRateLimit(1000), time.Now()
-		if err := l.wait(t.Context(), 5000); err != nil {
+		share := l.share()
+		if err := share.wait(t.Context(), 5000); err != nil {
 			t.Fatal(err)
 		}
 		if d := time.Since(start); d < 4900*time.Millisecond || d > 5*time.Second {
@@ -32,10 +33,13 @@ func TestRateLimit(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := l.wait(ctx, 1<<30); err == nil {
+		if err := share.wait(ctx, 1<<30); err == nil {
 			t.Error("no error after the end of the context")
 		}
-		var none *RateLimit
+		if err := share.wait(t.Context(), 1); err != nil {
+			t.Errorf("after a request that ended with its context: %v", err)
+		}
+		none := (*RateLimit)(nil).share().share()
 		if err := none.wait(ctx, 1<<30); err != nil || none.cut(77) != 77 {
 			t.Error("no limit limits")
 		}
@@ -47,7 +51,7 @@ func TestRateLimit(t *testing.T) {
 func TestRateLimitMakesUpForDelays(t *testing.T) {
 	const rate = 4 << 20
 	synctest.Test(t, func(t *testing.T) {
-		l, start := NewRateLimit(rate), time.Now()
+		l, start := NewRateLimit(rate).share(), time.Now()
 		type passing struct {
 			at  time.Duration
 			sum int // of all bytes so far

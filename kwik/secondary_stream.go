@@ -27,11 +27,11 @@ type secondaryStream struct {
 	session  *ServerSession
 	stream   *quic.SendStream
 	kwikID   StreamID
-	offset   int64      // of the next byte in the KWIK stream
-	opened   []byte     // OPEN, until the first write, which is to follow at once, takes it along
-	limit    *RateLimit // of the listener; nil for none
-	deadline time.Time  // of writes; zero for none
-	onStall  func()     // called now and then while the client takes nothing; may be nil
+	offset   int64     // of the next byte in the KWIK stream
+	opened   []byte    // OPEN, until the first write, which is to follow at once, takes it along
+	rate     rateShare // of the KWIK stream
+	deadline time.Time // of writes; zero for none
+	onStall  func()    // called now and then while the client takes nothing; may be nil
 }
 
 // openSecondaryStream opens a stream that writes from offset on, under a grant or, if grant is 0,
@@ -39,7 +39,7 @@ type secondaryStream struct {
 // receives a later stream, it knows that this one exists (RFC 9000, section 3.2) and waits for
 // its OPEN.
 func (s *ServerSession) openSecondaryStream(
-	ctx context.Context, kwikID StreamID, grant uint64, offset int64,
+	ctx context.Context, kwikID StreamID, grant uint64, offset int64, rate rateShare,
 ) (*secondaryStream, error) {
 	stream, err := s.openUniStream(ctx)
 	if err != nil {
@@ -52,10 +52,7 @@ func (s *ServerSession) openSecondaryStream(
 		stream.CancelWrite(StreamErrorCode(NoError))
 		return nil, err
 	}
-	return &secondaryStream{
-		session: s, stream: stream, kwikID: kwikID, offset: offset, opened: opened,
-		limit: s.listener.config.RateLimit,
-	}, nil
+	return &secondaryStream{session: s, stream: stream, kwikID: kwikID, offset: offset, opened: opened, rate: rate}, nil
 }
 
 // send writes p. It fails with ErrServerBusy if the client takes nothing (taking.go).
@@ -81,9 +78,14 @@ func (s *secondaryStream) setWriteDeadline(t time.Time) error {
 
 // announce sends OPEN without payload.
 func (s *secondaryStream) announce() error {
-	err := s.send(s.opened)
+	err := s.write(s.opened)
 	s.opened = nil
 	return err
+}
+
+// write writes bytes as the rate limit allows.
+func (s *secondaryStream) write(p []byte) error {
+	return s.rate.write(s.stream.Context(), p, s.send)
 }
 
 // writePayload sends the first n bytes of b's payload as one DATA frame, without copying them.
@@ -93,15 +95,8 @@ func (s *secondaryStream) writePayload(b *block, n int) error {
 	s.opened = nil
 	start := blockHeadroom - len(head)
 	copy(b.room[start:], head)
-	for frame := b.room[start : blockHeadroom+n]; len(frame) > 0; {
-		k := s.limit.cut(len(frame))
-		if err := s.limit.wait(s.stream.Context(), k); err != nil {
-			return err
-		}
-		if err := s.send(frame[:k]); err != nil {
-			return err
-		}
-		frame = frame[k:]
+	if err := s.write(b.room[start : blockHeadroom+n]); err != nil {
+		return err
 	}
 	s.offset += int64(n)
 	return nil
@@ -116,7 +111,7 @@ func (s *secondaryStream) close(reason string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.send(frame); err != nil {
+	if err := s.write(frame); err != nil {
 		return err
 	}
 	return s.stream.Close()

@@ -30,6 +30,7 @@ type ServerSession struct {
 	serverID ServerID   // this server
 	role     ServerRole // this server's role on this path
 	holder   ticketHolder
+	rate     rateShare     // of the session, for all its streams
 	resident *resident     // its place at the listener; guarded by the gate
 	memory   *budget.Share // of the listener's budgets
 	frames   *budget.Share
@@ -62,6 +63,10 @@ func (l *Listener) serveClient(conn *quic.Conn, greeted func()) error {
 		return err
 	}
 	greeted()
+	var release func()
+	s.rate, release = l.rates.acquire(clientPrefix(conn.RemoteAddr()), s.id)
+	defer release()
+	s.control.rate = s.rate.share()
 	if err := l.register(s); err != nil {
 		return err
 	}
@@ -293,7 +298,7 @@ func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 			s.closeIfDrained()
 		})
 	})
-	return &Stream{quic: stream, path: s.serverID.path(1)}
+	return &Stream{quic: stream, path: s.serverID.path(1), rate: s.rate.share()}
 }
 
 // refuseStreams resets the public streams that a client opens to a secondary.

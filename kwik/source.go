@@ -12,6 +12,7 @@ type source struct {
 	id       PathID
 	primary  bool
 	rtt      func() time.Duration
+	pace     rateShare
 	received atomic.Int64 // payload bytes that arrived
 	counted  atomic.Int64 // bytes accepted since the secondary stream handler last asked
 	// placing counts the deliveries that are being verified or written, or that wait for the rate
@@ -54,7 +55,7 @@ func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 	if a.err != nil || isAttached {
 		return
 	}
-	s := &source{id: id, primary: id.server() == primaryID, rtt: rtt}
+	s := &source{id: id, primary: id.server() == primaryID, rtt: rtt, pace: a.pace.share()}
 	if old != nil { // the path was attached before
 		s.accepted, s.acceptedBefore, s.rejected = old.accepted, old.accepted, old.rejected
 		if old.accepted == old.acceptedBefore {

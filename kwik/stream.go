@@ -3,6 +3,7 @@ package kwik
 import (
 	"context"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -13,6 +14,11 @@ import (
 type Stream struct {
 	quic *quic.Stream
 	path PathID
+	rate rateShare // of a server's stream
+
+	mu       sync.Mutex    // guards the fields below
+	deadline time.Time     // of Write; zero for none
+	delay    time.Duration // that Write has waited for the rate limit since the deadline was set
 }
 
 // StreamID returns the stream's ID, which is QUIC's.
@@ -24,10 +30,37 @@ func (s *Stream) Read(p []byte) (int, error) {
 	return n, s.wrap(err)
 }
 
-// Write writes to the stream. It blocks while QUIC's flow control does not allow more.
-func (s *Stream) Write(p []byte) (int, error) {
-	n, err := s.quic.Write(p)
-	return n, s.wrap(err)
+// Write writes to the stream. It blocks while QUIC's flow control does not allow more, and on a
+// server while the RateLimit does not.
+func (s *Stream) Write(p []byte) (written int, err error) {
+	for {
+		piece := p[written:]
+		piece = piece[:s.rate.cut(len(piece))]
+		if err := s.awaitRate(len(piece)); err != nil {
+			return written, s.wrap(err)
+		}
+		n, err := s.quic.Write(piece)
+		if written += n; err != nil || written == len(p) {
+			return written, s.wrap(err)
+		}
+	}
+}
+
+// awaitRate waits until the rate limit lets n bytes pass. The deadline of Write moves by as much:
+// it is for the peer, and the peer does not cause the wait.
+func (s *Stream) awaitRate(n int) error {
+	if !s.rate.isLimited() {
+		return nil
+	}
+	start := time.Now()
+	err := s.rate.wait(s.quic.Context(), n)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay += time.Since(start)
+	if !s.deadline.IsZero() {
+		s.quic.SetWriteDeadline(s.deadline.Add(s.delay))
+	}
+	return err
 }
 
 // Close ends the direction in which this side writes: the peer reads io.EOF. As in quic-go,
@@ -44,15 +77,25 @@ func (s *Stream) CancelWrite(code StreamErrorCode) { s.quic.CancelWrite(code) }
 func (s *Stream) Context() context.Context { return s.quic.Context() }
 
 // SetDeadline sets the deadlines of Read and Write.
-func (s *Stream) SetDeadline(t time.Time) error { return s.quic.SetDeadline(t) }
+func (s *Stream) SetDeadline(t time.Time) error {
+	if err := s.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return s.SetWriteDeadline(t)
+}
 
 // SetReadDeadline sets the time after which Read fails with os.ErrDeadlineExceeded; zero means
 // never.
 func (s *Stream) SetReadDeadline(t time.Time) error { return s.quic.SetReadDeadline(t) }
 
 // SetWriteDeadline sets the time after which Write fails with os.ErrDeadlineExceeded; zero means
-// never.
-func (s *Stream) SetWriteDeadline(t time.Time) error { return s.quic.SetWriteDeadline(t) }
+// never. The time that Write waits for a server's RateLimit does not count.
+func (s *Stream) SetWriteDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deadline, s.delay = t, 0
+	return s.quic.SetWriteDeadline(t)
+}
 
 // wrap turns QUIC errors that carry a KWIK code into *Error.
 func (s *Stream) wrap(err error) error {

@@ -5,8 +5,8 @@ package bucket
 
 import "time"
 
-// A Rate is how often something may happen: Burst times at once, and PerSecond times a second in the
-// long run. Both must be positive.
+// A Rate bounds events: Burst of them at once, and PerSecond a second in the long run. Both must be
+// positive.
 type Rate struct {
 	PerSecond float64
 	Burst     int
@@ -19,7 +19,7 @@ type Bucket struct {
 	full time.Time // when the bucket will be full if no token is taken
 }
 
-// Delay returns how long it takes from now until the bucket has a token; 0 means that it has one.
+// Delay returns the time from now until the bucket has a token, 0 if it has one.
 func (b *Bucket) Delay(r Rate, now time.Time) time.Duration {
 	earliest := b.full.Add(-time.Duration(r.Burst-1) * r.interval())
 	return max(0, earliest.Sub(now))
@@ -48,7 +48,7 @@ func NewKeyed[K comparable](r Rate, max int) *Keyed[K] {
 	return &Keyed[K]{rate: r, max: max, buckets: make(map[K]*Bucket), sweep: min(64, max)}
 }
 
-// Delay returns how long it takes from now until the bucket of a key has a token.
+// Delay returns the time from now until the bucket of a key has a token.
 func (k *Keyed[K]) Delay(key K, now time.Time) time.Duration {
 	if b := k.buckets[key]; b != nil {
 		return b.Delay(k.rate, now)

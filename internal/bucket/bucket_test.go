@@ -50,7 +50,8 @@ func TestBucketRate(t *testing.T) {
 	r := Rate{PerSecond: 10, Burst: 5}
 	var b Bucket
 	var passed []time.Time
-	for now := start; now.Before(start.Add(20 * time.Second)); now = now.Add(time.Duration(dice.IntN(60)) * time.Millisecond) {
+	for now := start; now.Before(start.Add(20 * time.Second)); {
+		now = now.Add(time.Duration(dice.IntN(60)) * time.Millisecond)
 		if take(&b, r, now) {
 			passed = append(passed, now)
 		}
@@ -90,7 +91,7 @@ func TestKeyed(t *testing.T) {
 	}
 	later := start.Add(10 * time.Second)
 	if !try(5000, later) || !try(5000, later) || try(5000, later) {
-		t.Error("a new key has no bucket of its own when the old ones are full again")
+		t.Error("a new key has no bucket when the old ones are full again")
 	}
 	if k.Len() != 1 {
 		t.Errorf("%d buckets, want that of the new key", k.Len())

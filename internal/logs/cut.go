@@ -35,7 +35,8 @@ func Cut(s string, limit int) string {
 	return s[:head] + middle + s[tail:]
 }
 
-// isShort reports whether writtenLen of a text is at most limit. It looks at limit characters at most.
+// isShort reports whether writtenLen of a text is at most limit. It looks at limit characters at
+// most.
 func isShort(s string, limit int) bool {
 	if len(s) <= limit/maxWidth {
 		return true

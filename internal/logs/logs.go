@@ -1,5 +1,5 @@
-// Package logs bounds what clients can make a server log: the length of a line, and the lines of a
-// client and of all clients together.
+// Package logs bounds what clients can make a server log. It bounds the length of a line, and the
+// lines of a client and of all clients together.
 //
 // A line is a client's if it has the attribute "client", the client's address. Its attribute
 // "session", if there is one, names the client's session. Lines without "client" have no limit but
@@ -18,20 +18,21 @@ import (
 )
 
 const (
-	// MaxValue bounds a value in a line, in bytes as it is written. A longer one is cut in the middle.
+	// MaxValue bounds a value in a line, in bytes as it is written. A longer one is cut in the
+	// middle.
 	MaxValue = 1 << 10
 	// MaxLine is about the maximum length of a line, in bytes: the values share them. A value of
 	// which nothing else is left has minValue.
 	MaxLine  = 3 << 10
 	minValue = 64
-	// maxClients bounds the sessions, and the addresses, that have limits of their own.
+	// maxClients bounds the sessions, and the addresses, that have separate limits.
 	maxClients = 4096
 	// summaryInterval is how long dropped lines are counted before a line has their number.
 	summaryInterval = time.Minute
 )
 
-// The limits of lines. A client that fetches single files one after another has a line for each, so
-// they are far above those of a person, and of a program that fetches directories.
+// The limits of lines. A client that fetches single files has a line for each of them. So the
+// limits are far above the lines of a program that fetches directories.
 var (
 	sessionLines = bucket.Rate{PerSecond: 10, Burst: 100}
 	prefixLines  = bucket.Rate{PerSecond: 50, Burst: 500}
@@ -230,7 +231,8 @@ func (l *lines) summarize() {
 }
 
 // prefixOf returns the addresses that count as one client's: an IPv4 address, or the /64 of an IPv6
-// address. Text that is no address, with or without a port, is a client of its own.
+// address. Text that is no address, with or without a port, is a separate
+// client.
 func prefixOf(client string) string {
 	addr, err := netip.ParseAddr(client)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,7 +19,8 @@ import (
 
 // hostile are texts that forge lines, hide text or break a parser.
 var hostile = []string{
-	"", "plain", "\n level=ERROR msg=forged", "\r\x1b[2J\x07", "\u0085\u009b31m", "\u202egnp.exe\u2066\u2069", "\u2028\u2029",
+	"", "plain", "\n level=ERROR msg=forged", "\r\x1b[2J\x07", "\u0085\u009b31m",
+	"\u202egnp.exe\u2066\u2069", "\u2028\u2029",
 	"\xff\xfe\xc3", "\U000e0001\U000e007f", "\ufeff\u200b\u00ad", `" err="forged`, "\x00", "\ufffd",
 }
 
@@ -44,11 +46,12 @@ func TestAttackLogLines(t *testing.T) {
 				s := strings.Repeat(text, times)
 				out.Reset()
 				log := slog.New(NewHandler(inner)).With("with", s).WithGroup("g")
-				log.Warn(s, "path", s, "err", errors.New(s), "stringer", stringer(s), "bytes", []byte(s), "any", struct{ S string }{s},
-					slog.Group("group", "member", s), "end", 7)
+				log.Warn(s, "path", s, "err", errors.New(s), "stringer", stringer(s), "bytes", []byte(s),
+					"any", struct{ S string }{s}, slog.Group("group", "member", s), "end", 7)
 				line := out.String()
 				body, isLine := strings.CutSuffix(line, "\n")
-				if !isLine || !utf8.ValidString(line) || strings.ContainsFunc(body, func(r rune) bool { return !unicode.IsPrint(r) }) {
+				isHidden := func(r rune) bool { return !unicode.IsPrint(r) }
+				if !isLine || !utf8.ValidString(line) || strings.ContainsFunc(body, isHidden) {
 					t.Errorf("%s: %q x %d: %.200q", format, text, times, line)
 				}
 				if most := MaxLine + MaxValue + 8*minValue + 300; len(line) > most {
@@ -65,7 +68,8 @@ func TestAttackLogLines(t *testing.T) {
 func TestCut(t *testing.T) {
 	long := strings.Repeat("a/", 3000) + "name.bin"
 	got := Cut(long, 200)
-	if len(got) > 200 || !strings.HasPrefix(got, "a/a/") || !strings.HasSuffix(got, "/name.bin") || !strings.Contains(got, "...(6008 bytes)...") {
+	shape := regexp.MustCompile(`^a/a/.*\.\.\.\(6008 bytes\)\.\.\..*/name\.bin$`)
+	if len(got) > 200 || !shape.MatchString(got) {
 		t.Errorf("%q", got)
 	}
 	for _, s := range []string{"", "short", strings.Repeat("x", 200)} {
@@ -103,23 +107,26 @@ func FuzzCut(f *testing.F) {
 // count returns the lines of a log with a text.
 func count(log *bytes.Buffer, text string) int { return strings.Count(log.String(), text) }
 
-// TestAttackLogFlood floods a log from one session, from many sessions of one address, and from many
-// addresses. The lines are bounded, others are still written, and one line has the number of those
-// that were dropped.
+// TestAttackLogFlood floods a log from one session, from many sessions of one address, and from
+// many addresses. The lines are bounded, others are still written, and one line has the number of
+// those that were dropped.
 func TestAttackLogFlood(t *testing.T) {
 	for name, c := range map[string]struct {
 		client  func(i int) (addr, session string)
 		most    int
 		mostly  string
-		victims string // who may still log
+		victims string // a client that may still log; empty for none
 	}{
 		"a session": {func(int) (string, string) { return "192.0.2.1:5", "s" },
 			sessionLines.Burst + 10*int(sessionLines.PerSecond) + 1, "192.0.2.1", "192.0.2.1:6"},
-		"sessions of an address": {func(i int) (string, string) { return fmt.Sprint("192.0.2.1:", i%1000), fmt.Sprint(i) },
+		"sessions of an address": {
+			func(i int) (string, string) { return fmt.Sprint("192.0.2.1:", i%1000), fmt.Sprint(i) },
 			prefixLines.Burst + 10*int(prefixLines.PerSecond) + 1, "192.0.2.1", "192.0.2.2:1"},
-		"hosts of a network": {func(i int) (string, string) { return fmt.Sprintf("[2001:db8::%x]:1", i%60000), fmt.Sprint(i) },
+		"hosts of a network": {
+			func(i int) (string, string) { return fmt.Sprintf("[2001:db8::%x]:1", i%60000), fmt.Sprint(i) },
 			prefixLines.Burst + 10*int(prefixLines.PerSecond) + 1, "2001:db8::/64", "[2001:db8:0:1::1]:1"},
-		"all addresses": {func(i int) (string, string) { return fmt.Sprintf("10.0.%d.%d:1", i/256%256, i%256), fmt.Sprint(i) },
+		"all addresses": {
+			func(i int) (string, string) { return fmt.Sprintf("10.0.%d.%d:1", i/256%256, i%256), fmt.Sprint(i) },
 			totalLines.Burst + 10*int(totalLines.PerSecond) + 1, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -47,8 +47,8 @@ func ClassOf(err error) CauseClass {
 	return CauseFailed
 }
 
-// rootErrors are the texts of os.Root's own errors of a name: it leads outside, or is empty. The errors
-// are not exported.
+// rootErrors are the texts of os.Root's own errors of a name: it leads outside, or is empty. The
+// errors are not exported.
 var rootErrors = []string{"path escapes from parent", "empty path"}
 
 // busyErrnos are the errors of CauseBusy that every system has. Windows has them as invented

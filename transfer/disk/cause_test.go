@@ -17,13 +17,15 @@ func TestClassOf(t *testing.T) {
 	for errno, want := range map[syscall.Errno]class{
 		syscall.ENOENT: CauseAbsent, syscall.EACCES: CauseAbsent, syscall.EPERM: CauseAbsent,
 		syscall.ENOTDIR: CauseAbsent, syscall.ELOOP: CauseAbsent, syscall.ENAMETOOLONG: CauseAbsent,
-		syscall.EILSEQ: CauseAbsent, syscall.EISDIR: CauseAbsent, syscall.EINVAL: CauseAbsent, syscall.ENXIO: CauseAbsent,
+		syscall.EILSEQ: CauseAbsent, syscall.EISDIR: CauseAbsent, syscall.EINVAL: CauseAbsent,
+		syscall.ENXIO: CauseAbsent,
 
 		syscall.EMFILE: CauseBusy, syscall.ENFILE: CauseBusy, syscall.ENOMEM: CauseBusy, syscall.ENOBUFS: CauseBusy,
 		syscall.EAGAIN: CauseBusy, syscall.EINTR: CauseBusy, syscall.EBUSY: CauseBusy, syscall.ETIMEDOUT: CauseBusy,
 		syscall.ENOLCK: CauseBusy, syscall.ETXTBSY: CauseBusy, syscall.EUSERS: CauseBusy, syscall.EDEADLK: CauseBusy,
 
-		syscall.EIO: CauseFailed, syscall.ESTALE: CauseFailed, syscall.ENODEV: CauseFailed, syscall.ENOTCONN: CauseFailed,
+		syscall.EIO: CauseFailed, syscall.ESTALE: CauseFailed, syscall.ENODEV: CauseFailed,
+		syscall.ENOTCONN:  CauseFailed,
 		syscall.EOVERFLOW: CauseFailed, syscall.ENOSPC: CauseFailed, syscall.EDQUOT: CauseFailed,
 		syscall.ECONNREFUSED: CauseFailed, syscall.EHOSTDOWN: CauseFailed, syscall.EREMOTE: CauseFailed,
 		syscall.ENOSYS: CauseFailed, syscall.EROFS: CauseFailed, syscall.EFBIG: CauseFailed, syscall.EBADF: CauseFailed,
@@ -51,8 +53,8 @@ func TestClassOf(t *testing.T) {
 	}
 }
 
-// TestClassOfRootErrors checks names that os.Root refuses. Its error of a name that leads outside is
-// known by its text alone.
+// TestClassOfRootErrors checks names that os.Root refuses. Its error of a name that leads outside
+// is known by its text alone.
 func TestClassOfRootErrors(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "root")
 	if err := os.Mkdir(root, 0o755); err != nil {
@@ -70,7 +72,8 @@ func TestClassOfRootErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	for _, name := range []string{"missing", "", "..", "../x", "out", "abs", "loop", "a\x00b", strings.Repeat("n", 300)} {
+	names := []string{"missing", "", "..", "../x", "out", "abs", "loop", "a\x00b", strings.Repeat("n", 300)}
+	for _, name := range names {
 		_, openErr := d.Open(name)
 		_, atErr := d.At(name)
 		_, statErr := d.Stat(name)

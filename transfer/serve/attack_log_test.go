@@ -12,9 +12,9 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// TestAttackServerLog sends thousands of requests that cost a client ten bytes, or that have long paths
-// of control characters. The log stays small: malformed requests and resets are no lines, a line has a
-// bounded length, and a client a bounded number of them.
+// TestAttackServerLog sends thousands of requests that cost a client ten bytes, or that have long
+// paths of control characters. The log stays small: malformed requests and resets are no lines, a
+// line has a bounded length, and a client a bounded number of them.
 func TestAttackServerLog(t *testing.T) {
 	const requests = 2000
 	control := strings.Repeat("\x1b\u0085\u202e\xff", 600)

@@ -71,6 +71,13 @@ func parseBatch(c client, request *transferpb.Request) (*batch, error) {
 // reader returns a reader of the paths of the batch.
 func (b *batch) reader() wire.PathReader { return wire.PathReader{Rest: b.paths, Ordered: true} }
 
+// memory returns about the memory of a batch besides its trees, in bytes: its paths, and a file of
+// the descriptor for each.
+func (b *batch) memory() int64 {
+	const perFile = 512
+	return perFile*int64(b.count) + 2*int64(len(b.paths))
+}
+
 // respondBatch responds to a BatchRequest.
 func (s *Server) respondBatch(
 	ctx context.Context, allowed scope, session *kwik.ServerSession, w replyWriter, request *transferpb.Request,
@@ -85,6 +92,9 @@ func (s *Server) respondBatch(
 		return servedContent{}, err
 	}
 	b.allowed = allowed
+	if err := w.memory.add(b.memory()); err != nil {
+		return servedContent{}, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	files, wait := s.inspectFiles(ctx, b)
 	defer wait()
@@ -92,6 +102,9 @@ func (s *Server) respondBatch(
 	out := &batchWriter{replyWriter: w}
 	stream := &batchStream{served: &servedBatch{}}
 	if err := out.describe(ctx, b, files, stream.add); err != nil {
+		return servedContent{}, err
+	}
+	if err := w.memory.add(stream.served.treeMemory()); err != nil {
 		return servedContent{}, err
 	}
 	content, err := s.openBatch(session, b, stream)

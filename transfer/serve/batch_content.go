@@ -88,9 +88,8 @@ func (s *Server) findCopies(ctx context.Context, of client, c *batchContent) {
 	}
 }
 
-// missingError returns the error that a client is sent for a file of which this server has no copy
-// of the described version, or cannot read it. The client does not learn which other version this
-// server has.
+// missingError returns the error that a client is sent for a file that this server lacks: it cannot
+// read it, has another version, or has none. The client does not learn which of the last two it is.
 func missingError(err error) error {
 	if isServersFault(err) {
 		return contentError(err)

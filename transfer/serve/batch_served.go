@@ -29,6 +29,15 @@ type servedBatch struct {
 	trees    []*integrity.Tree
 }
 
+// treeMemory returns the memory of the trees that a batch holds until its stream is released, in
+// bytes.
+func (b *servedBatch) treeMemory() (n int64) {
+	for _, tree := range b.trees {
+		n += cvSize * tree.Groups()
+	}
+	return n
+}
+
 func newServedBatches() *servedBatches {
 	return &servedBatches{
 		byDescriptor: make(map[string][]*servedBatch), inProgress: make(map[*kwik.ServerSession]*batchLimit),

@@ -95,7 +95,8 @@ func (w *batchWriter) file(f *batchFile) error {
 	if f.err != nil {
 		return w.putFile(&transferpb.BatchFile{File: &transferpb.BatchFile_Failure{Failure: failureOf(f.err)}})
 	}
-	root, part := f.tree.Root(), f.tree.AppendCVs(nil, 0, wire.TreePart-1024) // leaves space for the manifest
+	n := min(wire.TreePart-1024, w.values()) // leaves space for the manifest
+	root, part := f.tree.Root(), f.tree.AppendCVs(nil, 0, n)
 	err := w.putFile(&transferpb.BatchFile{
 		File: &transferpb.BatchFile_Manifest{Manifest: &transferpb.Manifest{
 			Size: uint64(f.tree.Size()), Root: root[:], Group: uint32(f.tree.GroupSize()),
@@ -107,7 +108,7 @@ func (w *batchWriter) file(f *batchFile) error {
 		return err
 	}
 	for off := len(part); ; off += len(part) {
-		if part = f.tree.AppendCVs(part[:0], off, wire.TreePart); len(part) == 0 {
+		if part = f.tree.AppendCVs(part[:0], off, w.values()); len(part) == 0 {
 			return nil
 		}
 		tree := &transferpb.Tree{ChainingValues: part}

@@ -122,7 +122,8 @@ func (s *Server) checkCopy(
 		c.log.Warn("stale file: not the version that the primary serves")
 		return errStale
 	case state == copyUnverified && c.version.Size != r.Size:
-		c.log.Warn("stale file: not of the size that the primary serves", "size", c.version.Size, "primary_size", r.Size)
+		c.log.Warn("stale file: not of the size that the primary serves",
+			"size", c.version.Size, "primary_size", r.Size)
 		return errNoContent
 	}
 	return nil

@@ -16,6 +16,14 @@ import (
 type replyWriter struct {
 	stream *kwik.Stream
 	log    *slog.Logger // of the request
+	size   int          // of a message, in bytes, that the client need not wait long for
+	memory *charge      // of the request, until the content is released
+}
+
+// values returns how many bytes of chaining values or of a proof one message should have.
+func (w replyWriter) values() int {
+	const header = 16 // of a message
+	return min(wire.TreePart, max(w.size-header, wire.HashSize)/wire.HashSize*wire.HashSize)
 }
 
 func (w replyWriter) send(r *transferpb.Reply) error {
@@ -66,8 +74,8 @@ func failureCode(err error) transferpb.Failure_Code {
 	return transferpb.Failure_OTHER
 }
 
-// isServerBusy reports whether the same request may succeed later: the client or the server has
-// reached a limit, the system is short of something, or the server is stopping.
+// isServerBusy reports whether the same request may succeed later. Either a limit was reached, or
+// the system is short of something, or the server is stopping.
 func isServerBusy(err error) bool {
 	for _, busy := range []error{
 		kwik.ErrSecondaryStreamOverflow, kwik.ErrServerBusy, errTooMuch, errBusy, context.Canceled,
@@ -80,8 +88,8 @@ func isServerBusy(err error) bool {
 	return disk.ClassOf(err) == disk.CauseBusy
 }
 
-// isServersFault reports whether an error has its cause on this server, and the operator should see
-// it: its disk or system failed, or is short of something.
+// isServersFault reports whether an error has its cause on this server, so that the operator should
+// see it. Its disk or system failed, or is short of something.
 func isServersFault(err error) bool {
 	switch failureCode(err) {
 	case transferpb.Failure_OTHER:
@@ -92,8 +100,8 @@ func isServersFault(err error) bool {
 	return false
 }
 
-// The errors of content that clients are sent in place of the file system's, which have the server's
-// own paths.
+// The errors of content that clients are sent in place of the file system's, which have the
+// server's own paths.
 var (
 	errContentBusy   = kwik.NewError(kwik.ErrServerBusy, "the server is short of resources")
 	errContentFailed = kwik.NewError(kwik.ErrContentUnavailable, "the server failed")

@@ -136,8 +136,8 @@ func encoded(r *transferpb.Request) []byte {
 	return b.Bytes()
 }
 
-// failuresOf returns the codes and the messages of all failures in a response: of the whole, of files
-// and of entries.
+// failuresOf returns the codes and the messages of all failures in a response: of the whole, of
+// files and of entries.
 func failuresOf(replies []*transferpb.Reply) (codes []transferpb.Failure_Code, messages string) {
 	for _, r := range replies {
 		for _, f := range []*transferpb.Failure{r.GetFailure(), r.GetBatchFile().GetFailure()} {
@@ -156,8 +156,8 @@ func failuresOf(replies []*transferpb.Reply) (codes []transferpb.Failure_Code, m
 	return codes, messages
 }
 
-// sickTreeOf returns a tree with a small file, a large one, a link and a directory. *failing is what
-// fails.
+// sickTreeOf returns a tree with a small file, a large one, a link and a directory. *failing is
+// what fails.
 func sickTreeOf(t *testing.T) (tree disk.TreeDir, failing *func(op, name string) error) {
 	t.Helper()
 	root := t.TempDir()
@@ -180,9 +180,9 @@ func sickTreeOf(t *testing.T) (tree disk.TreeDir, failing *func(op, name string)
 	return sickTree{d, func(op, name string) error { return (*failing)(op, name) }}, failing
 }
 
-// TestFaultsAreNotMissingFiles checks every error of the system in every operation of every request:
-// a file that the server could not open or read is never called missing. The server's log has the
-// cause, and the client does not see the server's paths.
+// TestFaultsAreNotMissingFiles checks every error of the system in every operation of every
+// request. A file that the server could not open or read is never called missing. The server's
+// log has the cause, and the client does not see the server's paths.
 func TestFaultsAreNotMissingFiles(t *testing.T) {
 	tree, failing := sickTreeOf(t)
 	batch := func(path string) *transferpb.Request {
@@ -248,8 +248,8 @@ func TestFaultsAreNotMissingFiles(t *testing.T) {
 	}
 }
 
-// TestFaultsAreNotMissingCopies is the same for the content of a stream: a secondary whose disk
-// failed does not answer that it has no such version.
+// TestFaultsAreNotMissingCopies is the same for the content of a stream. A secondary whose disk
+// failed does not call its copy another version.
 func TestFaultsAreNotMissingCopies(t *testing.T) {
 	content := bytes.Repeat([]byte("x"), 100_000)
 	tree, failing := sickTreeOf(t)
@@ -281,7 +281,10 @@ func TestFaultsAreNotMissingCopies(t *testing.T) {
 	for _, c := range []struct {
 		op      string
 		request kwik.ContentRequest
-	}{{"open", single}, {"fstat", single}, {"read", single}, {"stat", batch}, {"open", batch}, {"read", batch}, {"fstat", batch}} {
+	}{
+		{"open", single}, {"fstat", single}, {"read", single},
+		{"stat", batch}, {"open", batch}, {"read", batch}, {"fstat", batch},
+	} {
 		t.Run(fmt.Sprintf("%s %.10x", c.op, c.request.Descriptor), func(t *testing.T) {
 			var log bytes.Buffer
 			for _, errno := range faultErrnos() {

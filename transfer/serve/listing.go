@@ -114,7 +114,7 @@ func (l *lister) list(after string) error {
 	if err != nil {
 		return err
 	}
-	defer l.limit.release(names)
+	defer l.release(names)
 	err = l.walk("", names.names, after)
 	if errors.Is(err, errPageFull) {
 		end, err = transferpb.Listing_MORE, nil
@@ -132,7 +132,30 @@ func (l *lister) names(dir string) (*nameList, error) {
 		return nil, err
 	}
 	defer l.cache.Release(d)
-	return l.limit.list(l.ctx, disk.JoinPath(l.base, dir), d)
+	names, err := l.limit.list(l.ctx, disk.JoinPath(l.base, dir), d)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.w.memory.add(memoryOf(names.names)); err != nil {
+		l.limit.release(names)
+		return nil, err
+	}
+	return names, nil
+}
+
+// release releases names.
+func (l *lister) release(names *nameList) {
+	l.limit.release(names)
+	l.w.memory.sub(memoryOf(names.names))
+}
+
+// memoryOf returns the memory of names, in bytes.
+func memoryOf(names []string) (n int64) {
+	const header = 16 // of a string
+	for _, name := range names {
+		n += header + int64(len(name))
+	}
+	return n
 }
 
 // walk lists the entries of a directory, given their names, and everything below them. It leaves
@@ -167,7 +190,7 @@ func (l *lister) resume(path, after string) error {
 	names, err := l.names(path)
 	switch {
 	case err == nil:
-		defer l.limit.release(names)
+		defer l.release(names)
 		return l.walk(path, names.names, after)
 	case isServerBusy(err):
 		return err
@@ -218,7 +241,7 @@ func (l *lister) visitDir(path string, entry *transferpb.Entry) error {
 		l.setError(entry, err)
 		return l.add(entry)
 	}
-	defer l.limit.release(names)
+	defer l.release(names)
 	if err := l.add(entry); err != nil {
 		return err
 	}
@@ -294,7 +317,7 @@ func (l *lister) add(e *transferpb.Entry) error {
 	l.left--
 	l.message.Entries = append(l.message.Entries, e)
 	l.bytes += proto.Size(e) + 4
-	if l.bytes < listingBytes {
+	if l.bytes < min(listingBytes, l.w.size) {
 		return nil
 	}
 	return l.send(transferpb.Listing_NOT_YET)

@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"kwikcp/integrity"
-	"kwikcp/transfer/internal/wire"
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
@@ -19,7 +18,7 @@ func (r *response) proveRange(tree *integrity.Tree) error {
 	if err != nil {
 		return err
 	}
-	for part := range slices.Chunk(values, wire.TreePart) {
+	for part := range slices.Chunk(values, r.w.values()) {
 		proof := &transferpb.RangeProof{Values: part}
 		if err := r.w.send(&transferpb.Reply{Reply: &transferpb.Reply_RangeProof{RangeProof: proof}}); err != nil {
 			return err

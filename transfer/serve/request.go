@@ -33,7 +33,15 @@ type serverRequest struct {
 // it requested.
 func (q *serverRequest) serve(ctx context.Context) {
 	start := time.Now()
-	request, err := q.read(start.Add(requestTimeout))
+	memory := &charge{session: q.session}
+	defer memory.release()
+	request, err := q.read(start.Add(requestTimeout), memory)
+	ofRequest := memory.bytes
+	if errors.Is(err, kwik.ErrServerBusy) {
+		q.log.Info("refused", "outcome", err)
+		q.fail(replyWriter{stream: q.stream}, err)
+		return
+	}
 	if err != nil {
 		q.log.Debug("request not understood", "err", err)
 		q.stream.CancelWrite(kwik.StreamErrorCode(kwik.ErrMetadataProtocolViolation))
@@ -50,7 +58,7 @@ func (q *serverRequest) serve(ctx context.Context) {
 			return
 		}
 	}
-	content, err := q.respond(ctx, log, request)
+	content, err := q.respond(ctx, log, request, memory)
 	if err != nil {
 		level := slog.LevelInfo
 		if isServersFault(err) {
@@ -63,6 +71,7 @@ func (q *serverRequest) serve(ctx context.Context) {
 	log.Debug("serving")
 	sent, outcome := int64(0), "done"
 	if content.stream != nil {
+		memory.sub(ofRequest)
 		<-content.stream.Context().Done()
 		sent, outcome = content.stream.Sent(), outcomeOf(context.Cause(content.stream.Context()))
 	}
@@ -70,30 +79,45 @@ func (q *serverRequest) serve(ctx context.Context) {
 		"sources", 1+q.session.Secondaries(), "outcome", outcome)
 }
 
-// read reads the request, which is all that the server reads from the stream.
-func (q *serverRequest) read(deadline time.Time) (*transferpb.Request, error) {
+// read reads the request, which is all that the server reads from the stream. It charges the memory
+// before it takes it. The error is kwik.ErrServerBusy if the client may have no more.
+func (q *serverRequest) read(deadline time.Time, memory *charge) (*transferpb.Request, error) {
 	q.stream.SetReadDeadline(deadline)
 	request := &transferpb.Request{}
-	err := wire.ReadMessage(bufio.NewReaderSize(q.stream, 512), request)
+	err := memory.add(requestMemory)
+	if err == nil {
+		err = wire.ReadCharged(bufio.NewReaderSize(q.stream, 512), request, memory.add)
+	}
 	q.stream.CancelRead(kwik.StreamErrorCode(kwik.NoError)) // nothing may follow
 	return request, err
 }
 
 // respond writes the whole response, or a Failure. The Failure has the returned error's code.
 func (q *serverRequest) respond(
-	ctx context.Context, log *slog.Logger, request *transferpb.Request,
+	ctx context.Context, log *slog.Logger, request *transferpb.Request, memory *charge,
 ) (servedContent, error) {
-	w := replyWriter{q.stream, log}
+	w := replyWriter{stream: q.stream, log: log, size: q.session.MessageSize(), memory: memory}
+	end, err := q.server.limit.begin(q.stream.Context(), q.session.ClientPrefix())
+	if err != nil {
+		q.stream.CancelWrite(kwik.StreamErrorCode(kwik.NoError)) // the client is gone
+		return servedContent{}, err
+	}
+	defer end()
 	content, err := q.server.respond(ctx, q.session, w, request)
 	if err == nil {
 		return content, q.stream.Close()
 	}
+	q.fail(w, err)
+	return content, err
+}
+
+// fail writes the Failure of an error and ends the stream.
+func (q *serverRequest) fail(w replyWriter, err error) {
 	if w.send(&transferpb.Reply{Reply: &transferpb.Reply_Failure{Failure: failureOf(err)}}) == nil {
 		q.stream.Close()
 	} else {
 		q.stream.CancelWrite(kwik.StreamErrorCode(kwik.NoError))
 	}
-	return content, err
 }
 
 // outcomeOf returns the log's word for the end of a client's stream. "done" means that the client

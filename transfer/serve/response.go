@@ -279,7 +279,7 @@ func (r *response) sendRestOfTree(sent int) error {
 func (r *response) sendTree(off int) error {
 	var part []byte
 	for {
-		part = r.entry.tree.AppendCVs(part[:0], off, wire.TreePart)
+		part = r.entry.tree.AppendCVs(part[:0], off, r.w.values())
 		if len(part) == 0 {
 			return nil
 		}

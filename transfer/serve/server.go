@@ -24,7 +24,8 @@ type Server struct {
 	tiny    *tinySlots
 	opened  *openFiles
 	names   *namesLimit
-	access  *Access         // nil: clients are not restricted
+	access  *Access // nil: clients are not restricted
+	limit   *requestLimit
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup // goroutines of the server that end with ctx
@@ -41,7 +42,7 @@ func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	return &Server{
 		dir: newVisible(dir, visible), visible: visible, log: log, index: newIndex(ctx, log),
 		batches: newServedBatches(), names: newNamesLimit(), tiny: newTinySlots(), opened: newOpenFiles(),
-		ctx: ctx, cancel: cancel,
+		limit: newRequestLimit(), ctx: ctx, cancel: cancel,
 	}
 }
 
@@ -91,11 +92,15 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 	}
 	log.Debug("client connected")
 	listings := make(chan struct{}, maxListings)
+	rate := sessionRequestRate{limit: s.limit, prefix: session.ClientPrefix()}
 	for {
 		stream, err := session.AcceptStream(ctx)
 		if err != nil {
 			log.Debug("client gone", "reason", err)
 			return
+		}
+		if err := rate.pause(session.Context()); err != nil {
+			continue
 		}
 		q := &serverRequest{server: s, session: session, stream: stream, log: log, listings: listings}
 		wg.Go(func() { session.Contain(func() { q.serve(ctx) }) })

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bufio"
+	"encoding/binary"
 	"io"
 
 	"google.golang.org/protobuf/encoding/protodelim"
@@ -31,6 +32,29 @@ func WriteMessage(w io.Writer, m proto.Message) error {
 func AppendMessage(dst []byte, m proto.Message) ([]byte, error) {
 	dst = protowire.AppendVarint(dst, uint64(proto.Size(m)))
 	return proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(dst, m)
+}
+
+// ReadCharged is ReadMessage, except that it calls charge with the memory that the message takes
+// before it allocates any, in bytes. It returns charge's error.
+func ReadCharged(r *bufio.Reader, m proto.Message, charge func(bytes int64) error) error {
+	length, err := binary.ReadUvarint(r)
+	switch {
+	case err != nil:
+		return err
+	case length > maxMessage:
+		return &protodelim.SizeTooLargeError{Size: length, MaxSize: maxMessage}
+	}
+	if err := charge(2 * int64(length)); err != nil { // the bytes and what is made of them
+		return err
+	}
+	raw := make([]byte, length)
+	if _, err := io.ReadFull(r, raw); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	return proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw, m)
 }
 
 // ReadMessage reads a message of at most 64 KiB. It checks the length before it allocates memory,
