@@ -25,7 +25,7 @@ func (s *Secrets) guard(root TreeDir, refusal error) (TreeDir, error) {
 	if err := s.Check(); err != nil {
 		return nil, err
 	}
-	return guardedDir{root, s, refusal, s.ownNames(root)}, nil
+	return guardedDir{TreeDir: root, secrets: s, refusal: refusal, isOwn: s.ownNames(root), top: root}, nil
 }
 
 // A guardedDir is a TreeDir that refuses the secrets in it.
@@ -35,6 +35,10 @@ type guardedDir struct {
 	refusal error // for a secret
 	// isOwn reports whether a name in the directory is that of a secret file; nil if none is.
 	isOwn func(name string) bool
+	// top is the guarded directory that this one was opened from, and at the path below it. A
+	// link may lead out of a directory and stay inside top.
+	top TreeDir
+	at  string
 }
 
 // refuseName returns an error if a name is that of a secret file, whether it exists or not.
@@ -140,7 +144,7 @@ func (d guardedDir) Lstat(name string) (fs.FileInfo, error) {
 		return nil, err
 	}
 	if info.Mode()&fs.ModeSymlink != 0 {
-		if to, err := d.TreeDir.Stat(name); err == nil {
+		if to, err := d.top.Stat(JoinPath(d.at, name)); err == nil {
 			if err := d.refuse("lstat", name, to, lookInterval); err != nil {
 				return nil, err
 			}
@@ -183,11 +187,12 @@ func (d guardedDir) openDir(name string, open func(string) (TreeDir, error)) (Tr
 		sub.Close()
 		return nil, err
 	}
-	isOwn := d.isOwn
+	below := d
+	below.TreeDir = sub
 	if name != "." {
-		isOwn = nil
+		below.isOwn, below.at = nil, JoinPath(d.at, name)
 	}
-	return guardedDir{sub, d.secrets, d.refusal, isOwn}, nil
+	return below, nil
 }
 
 // refuseChange returns an error if a name is that of a secret, or in a secret directory.

@@ -28,6 +28,7 @@ type Secrets struct {
 	retired identities // secrets that are no longer where they were, such as a directory that was renamed
 	looked  time.Time  // when watched was last compared with the disk
 	err     error      // why the secrets are not known; all is refused then
+	limit   int        // maxSecrets, or less in a test
 }
 
 // A secretDir is a directory that is secret with everything below it.
@@ -62,7 +63,7 @@ const (
 var ErrProtected = errors.New("it is a key, a token or the state of this kwikcp, which no mirror changes")
 
 // NewSecrets returns an empty set of secrets.
-func NewSecrets() *Secrets { return &Secrets{} }
+func NewSecrets() *Secrets { return &Secrets{limit: maxSecrets} }
 
 // AddFile adds a file. It need not exist yet. An empty path adds nothing.
 func (s *Secrets) AddFile(path string) {
@@ -246,8 +247,8 @@ func (s *Secrets) addEntries(path string, info fs.FileInfo, now time.Time, wante
 		if !wanted(e.Name()) {
 			continue
 		}
-		if len(s.current.infos) > maxSecrets {
-			s.err = fmt.Errorf("%s has more than %d files, too many for kwikcp's own directory", path, maxSecrets)
+		if len(s.current.infos) > s.limit {
+			s.err = fmt.Errorf("%s has more than %d files, too many for kwikcp's own directory", path, s.limit)
 			return
 		}
 		at := filepath.Join(path, e.Name())

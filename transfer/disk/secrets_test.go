@@ -115,11 +115,15 @@ func TestAttackSecretsByAnyName(t *testing.T) {
 	w.wantHidden("tokenlink", "dirlink", "keylink", "chain", "tokenhard", "conf/keyhard", "conf/token", "home/state",
 		"home/state/server.key", "dirlink/server.key", "up/state/server.key", "up/state", "home/state/deep", "dirlink/deep/er/x")
 	w.wantVisible("file")
+	w.check(os.Symlink("../conf/token", filepath.Join(w.root, "home", "uplink")))
 	home, err := w.hidden.Sub("home")
 	w.check(err)
 	defer home.Close()
 	if sub, err := home.Sub("state"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Sub opens the state directory: %v, %v", sub, err)
+	}
+	if info, err := home.Lstat("uplink"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a link that leads up to a secret is listed: %v, %v", info, err)
 	}
 	if f, err := home.Open("state/server.key"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the key opens from a directory below: %v, %v", f, err)
@@ -216,7 +220,8 @@ func TestSecretsAroundTheRoot(t *testing.T) {
 
 func TestSecretsWithTooManyFiles(t *testing.T) {
 	w := newSecretWorld(t, "state", "token")
-	for i := range maxSecrets + 1 {
+	w.secrets.limit = 20
+	for i := range w.secrets.limit + 1 {
 		w.put(filepath.Join(w.state, fmt.Sprint(i)), "")
 	}
 	if f, err := w.hidden.Open("file"); err == nil || errors.Is(err, fs.ErrNotExist) {
