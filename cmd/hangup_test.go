@@ -8,13 +8,14 @@ import (
 	"testing"
 )
 
-// TestHangup checks that SIGHUP reloads while a server's terminal is there, and ends the server in
-// order when the terminal was closed.
+// TestHangup checks that SIGHUP reloads while a server's terminal is there, and ends the server
+// in order when the terminal was closed.
 func TestHangup(t *testing.T) {
 	t.Parallel()
 	work := terminalWork(t)
 	control, terminal := openPTY(t, 80)
-	p, err := startProcess(work, testEnv(work), terminal, "serve", "--role", "primary", "--root", "A", "--listen", "127.0.0.1:0")
+	args := []string{"serve", "--role", "primary", "--root", "A", "--listen", "127.0.0.1:0"}
+	p, err := startProcess(work, testEnv(work), terminal, args...)
 	if err != nil {
 		t.Fatal(err)
 	}

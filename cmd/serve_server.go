@@ -78,8 +78,8 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 	return s, nil
 }
 
-// urlOf returns the URL to print. It has the pin of the server's key, unless an authority vouches for
-// the certificate: its key may change with each renewal.
+// urlOf returns the URL to print. It has the pin of the server's key, unless an authority vouches
+// for the certificate: its key may change with each renewal.
 func (s *runningServer) urlOf(identity tls.Certificate) transfer.URL {
 	u := transfer.URL{Host: reachableAddress(s.listener.Addr(), s.advertise)}
 	leaf := identity.Leaf
@@ -96,8 +96,8 @@ func (s *runningServer) urlOf(identity tls.Certificate) transfer.URL {
 
 // listenConfig returns the KWIK configuration of the listener.
 func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
-	// The secrets follow from server.key whatever certificate is shown, so that primaries with the same
-	// server.key accept each other's tickets.
+	// The secrets follow from server.key whatever certificate is shown, so that primaries with
+	// the same server.key accept each other's tickets.
 	reset := quic.StatelessResetKey(trust.StatelessResetKey(cert))
 	tickets := trust.TicketKey(cert)
 	config := &kwik.ServerConfig{

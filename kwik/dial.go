@@ -31,7 +31,6 @@ func Dial(
 // DialEarly is Dial, except that it returns one round trip earlier: after the QUIC handshake,
 // which authenticates the server, and with Hello sent. The server reads data of the session's
 // streams after it has accepted Hello. If it refuses, all calls fail, and
-// [ClientSession.Welcomed] returns the cause. There is no 0-RTT.
 func DialEarly(
 	ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig,
 ) (*ClientSession, error) {
@@ -88,8 +87,9 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	return startClient(ctx, d, tlsConf, c)
 }
 
-// firstQUIC returns the QUIC configuration of a session's first path. If the caller set no time-out
-// of the handshake, the deadline of ctx is one, be it shorter or longer than the default.
+// firstQUIC returns the QUIC configuration of a session's first path. If the caller set no
+// time-out of the handshake, the deadline of ctx is one, be it shorter or longer than the
+// default.
 func (c *ClientConfig) firstQUIC(ctx context.Context) *quic.Config {
 	q := c.clientQUIC(ServerRolePrimary)
 	if deadline, ok := ctx.Deadline(); ok && c.defaultHandshake {

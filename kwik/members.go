@@ -125,8 +125,8 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	return obsolete, nil
 }
 
-// removeMember ends a membership and tells the clients. It returns false, and does nothing, if the
-// secondary has joined again since.
+// removeMember ends a membership and tells the clients. It returns false, and does nothing, if
+// the secondary has joined again since.
 func (l *Listener) removeMember(m *member, reason string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -143,8 +143,8 @@ func (l *Listener) removeMember(m *member, reason string) bool {
 	return true
 }
 
-// renewTickets sends the clients new tickets long before the old ones expire, so that a session may
-// last. It ends with the listener.
+// renewTickets sends the clients new tickets long before the old ones expire, so that a session
+// may last. It ends with the listener.
 func (l *Listener) renewTickets() {
 	ticker := time.NewTicker(ticketLife / 3)
 	defer ticker.Stop()
@@ -184,8 +184,8 @@ func (l *Listener) memberList() []memberInfo {
 	return all
 }
 
-// ticketKeys returns the keys under which this server accepts tickets: on a secondary those of its
-// present and previous membership, on a primary its own.
+// ticketKeys returns the keys under which this server accepts tickets: on a secondary those of
+// its present and previous membership, on a primary its own.
 func (l *Listener) ticketKeys() []ticketKey {
 	l.mu.Lock()
 	defer l.mu.Unlock()

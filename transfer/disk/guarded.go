@@ -62,7 +62,8 @@ func (d guardedDir) refuse(op, name string, info fs.FileInfo, maxAge time.Durati
 	return nil
 }
 
-// refuseMoved returns an error if a directory on the way to a name is a secret one that was moved.
+// refuseMoved returns an error if a directory on the way to a name is a secret one that was
+// moved.
 func (d guardedDir) refuseMoved(op, name string) error {
 	if !d.secrets.hasMovedDirs() {
 		return nil

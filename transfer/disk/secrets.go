@@ -10,13 +10,12 @@ import (
 	"time"
 )
 
-// Secrets are files and directories of the operating system that must not be reached through a
-// directory that is served or mirrored into: a server's key, its tokens and its state directory.
-// They are known by identity (device and inode), so that it does not matter which link, mount or
-// spelling of a name leads to them. A file that replaces a secret, and a directory that is made
-// later, are secret from the next look on.
+// Secrets are files and directories of the operating system, such as a server's key, its tokens
+// and its state directory. They must not be reached through a directory that is served or
+// mirrored into. They are known by identity (device and inode), so that it does not matter which
+// link, mount or spelling of a name leads to them. A file that replaces a secret, and a directory
+// that is made later, are secret from the next look on.
 //
-// [Secrets.Hide] and [Secrets.Protect] return directories without them. The methods are safe for
 // concurrent use.
 type Secrets struct {
 	mu      sync.Mutex
@@ -77,8 +76,8 @@ func (s *Secrets) AddFile(path string) {
 }
 
 // AddDir adds a directory and everything below it. It need not exist yet. If the directory that
-// is served is below it, what is served is not secret. If it is the same directory, only the files
-// in it are secret whose names isOwn reports.
+// is served is below it, what is served is not secret. If it is the same directory, only the
+// files in it are secret whose names isOwn reports.
 func (s *Secrets) AddDir(path string, isOwn func(name string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,12 +114,12 @@ func (s *Secrets) exemptDir(d Dir) error {
 		return nil
 	}
 	s.exempt = append(s.exempt, info)
-	s.looked, s.current = time.Time{}, identities{} // what is exempt now was never secret
+	s.looked, s.current = time.Time{}, identities{} // no part of this directory was ever secret
 	return nil
 }
 
-// ownNames returns the rule for the names of secret files in a directory that is itself secret; nil
-// if it is not. Such a name is refused before its file exists.
+// ownNames returns the rule for the names of secret files in a directory that is itself secret;
+// nil if it is not. Such a name is refused before its file exists.
 func (s *Secrets) ownNames(d Dir) func(name string) bool {
 	info, err := d.Stat(".")
 	if err != nil {
@@ -147,8 +146,8 @@ func (s *Secrets) has(info fs.FileInfo, maxAge time.Duration) (bool, error) {
 	return s.current.has(info) || s.retired.hasUnchanged(info), nil
 }
 
-// hasMovedDirs reports whether a secret directory is no longer where it was. What is in it is then
-// found by its directories.
+// hasMovedDirs reports whether a secret directory is no longer where it was. Its files are then
+// found by the directories on the way to them.
 func (s *Secrets) hasMovedDirs() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -184,8 +183,8 @@ func (s *Secrets) changed() bool {
 	return false
 }
 
-// scan finds the present secrets, and remembers those that are no longer in their places. The lock
-// must be held.
+// scan finds the present secrets, and remembers those that are no longer in their places. The
+// lock must be held.
 func (s *Secrets) scan(now time.Time) {
 	old := s.current
 	s.current, s.watched, s.err = identities{}, nil, nil
@@ -241,7 +240,7 @@ func (s *Secrets) addEntries(path string, info fs.FileInfo, now time.Time, wante
 	s.watched = append(s.watched, watchedPath{path, info, isRacy})
 	entries, err := os.ReadDir(path)
 	if err != nil {
-		return // nobody can list it, and its own identity is known
+		return // its entries cannot be listed, and its own identity is known
 	}
 	for _, e := range entries {
 		if !wanted(e.Name()) {

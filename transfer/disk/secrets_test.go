@@ -24,7 +24,8 @@ type secretWorld struct {
 func newSecretWorld(t *testing.T, state, token string) *secretWorld {
 	t.Helper()
 	top := t.TempDir()
-	w := &secretWorld{T: t, root: filepath.Join(top, "root"), state: filepath.Join(top, state), token: filepath.Join(top, token)}
+	w := &secretWorld{T: t, root: filepath.Join(top, "root")}
+	w.state, w.token = filepath.Join(top, state), filepath.Join(top, token)
 	for _, dir := range []string{w.root, w.state, filepath.Dir(w.token)} {
 		w.check(os.MkdirAll(dir, 0o755))
 	}
@@ -104,7 +105,8 @@ func (w *secretWorld) wantVisible(names ...string) {
 func TestAttackSecretsByAnyName(t *testing.T) {
 	w := newSecretWorld(t, "root/home/state", "root/conf/token")
 	for link, to := range map[string]string{
-		"tokenlink": "conf/token", "dirlink": "home/state", "keylink": "home/state/server.key", "chain": "keylink", "up": "home",
+		"tokenlink": "conf/token", "dirlink": "home/state", "keylink": "home/state/server.key", "chain": "keylink",
+		"up": "home",
 	} {
 		w.check(os.Symlink(to, filepath.Join(w.root, link)))
 	}
@@ -113,7 +115,8 @@ func TestAttackSecretsByAnyName(t *testing.T) {
 	w.check(os.MkdirAll(filepath.Join(w.state, "deep", "er"), 0o755))
 	w.put(filepath.Join(w.state, "deep", "er", "x"), "x")
 	w.wantHidden("tokenlink", "dirlink", "keylink", "chain", "tokenhard", "conf/keyhard", "conf/token", "home/state",
-		"home/state/server.key", "dirlink/server.key", "up/state/server.key", "up/state", "home/state/deep", "dirlink/deep/er/x")
+		"home/state/server.key", "dirlink/server.key", "up/state/server.key", "up/state", "home/state/deep",
+		"dirlink/deep/er/x")
 	w.wantVisible("file")
 	w.check(os.Symlink("../conf/token", filepath.Join(w.root, "home", "uplink")))
 	home, err := w.hidden.Sub("home")
@@ -199,8 +202,8 @@ func TestSecretsThatAreMadeLater(t *testing.T) {
 	w.wantHidden("home/state", "home/state/server.key", "token")
 }
 
-// TestSecretsAroundTheRoot checks roots that are the state directory, or below it: they are served
-// without the secret files.
+// TestSecretsAroundTheRoot checks roots that are the state directory, or below it: they are
+// served without the secret files.
 func TestSecretsAroundTheRoot(t *testing.T) {
 	w := newSecretWorld(t, "root", "root/token")
 	w.wantVisible("file")

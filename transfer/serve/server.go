@@ -26,14 +26,15 @@ type Server struct {
 	tasks   sync.WaitGroup // goroutines of the server that end with ctx
 }
 
-// NewServer returns a server of the files below dir. It does not serve part files, and dir should be
-// without secrets: see [disk.Secrets.Hide]. Close must be called to release what the
-// server uses. The caller closes dir, after Close.
+// NewServer returns a server of the files below dir. It does not serve part files, and dir should
+// be without secrets: see [disk.Secrets.Hide]. Close must be called to release what the server
+// uses. The caller closes dir, after Close.
 func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	visible := &visibility{}
 	return &Server{
-		dir: newVisible(dir, visible), visible: visible, log: log, index: newIndex(ctx, log), batches: newServedBatches(), names: newNamesLimit(),
+		dir: newVisible(dir, visible), visible: visible, log: log,
+		index: newIndex(ctx, log), batches: newServedBatches(), names: newNamesLimit(),
 		ctx: ctx, cancel: cancel,
 	}
 }
