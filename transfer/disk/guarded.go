@@ -203,11 +203,14 @@ func (d guardedDir) refuseChange(names ...string) error {
 			return err
 		}
 		for _, at := range []string{name, Parent(name)} {
-			info, err := d.TreeDir.Lstat(at)
-			if at == "" || err != nil {
+			if at == "" {
 				continue
 			}
-			if err := d.refuse("change", name, info, 0); err != nil {
+			info, err := d.TreeDir.Lstat(at)
+			if err != nil {
+				continue
+			}
+			if err := d.refuse("change", name, info, lookInterval); err != nil {
 				return err
 			}
 		}
