@@ -176,8 +176,8 @@ func (s *Secrets) changed() bool {
 		case !exists:
 		case !os.SameFile(info, w.info):
 			return true
-		case info.IsDir() && !info.ModTime().Equal(w.info.ModTime()):
-			return true
+		case !info.ModTime().Equal(w.info.ModTime()):
+			return true // a file, too: it is known by its time when it is moved
 		}
 	}
 	return false
@@ -239,8 +239,12 @@ func (s *Secrets) addEntries(path string, info fs.FileInfo, now time.Time, wante
 	isRacy := now.Sub(info.ModTime()) < coarsestClock
 	s.watched = append(s.watched, watchedPath{path, info, isRacy})
 	entries, err := os.ReadDir(path)
-	if err != nil {
-		return // its entries cannot be listed, and its own identity is known
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
+		return // it cannot be listed, and its own identity is known
+	case err != nil:
+		s.err = fmt.Errorf("looking for secrets: %w", err)
+		return
 	}
 	for _, e := range entries {
 		if !wanted(e.Name()) {

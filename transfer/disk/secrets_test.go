@@ -173,6 +173,8 @@ func TestAttackSecretsThatChange(t *testing.T) {
 func TestAttackSecretsThatMove(t *testing.T) {
 	w := newSecretWorld(t, "state", "token")
 	w.wantVisible("file")
+	w.put(w.token, "a token that was written in place")
+	w.wantVisible("file")
 	w.check(os.Rename(w.token, filepath.Join(w.root, "moved")))
 	w.put(filepath.Join(w.state, "log"), "state")
 	w.wantHidden("moved")
