@@ -1,12 +1,15 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -54,6 +57,14 @@ func (w *secretWorld) check(err error) {
 	w.Helper()
 	if err != nil {
 		w.Fatal(err)
+	}
+}
+
+// replaceToken gives the token a new inode. It may be called in any goroutine.
+func (w *secretWorld) replaceToken(t *testing.T, content string) {
+	fresh := filepath.Join(w.root, "new")
+	if err := errors.Join(os.WriteFile(fresh, []byte(content), 0o600), os.Rename(fresh, w.token)); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -189,6 +200,55 @@ func TestAttackSecretsThatMove(t *testing.T) {
 	w.check(os.Symlink("d/s", filepath.Join(w.root, "link")))
 	w.wantHidden("d/s", "d/s/server.key", "link", "link/log")
 	w.wantVisible("file")
+}
+
+// TestAttackSecretsInARace opens names while a secret directory, a link and an innocent directory
+// take turns in them. The token is replaced again and again, at most once within an open. No open
+// reads a secret.
+func TestAttackSecretsInARace(t *testing.T) {
+	w := newSecretWorld(t, "root/state", "root/token")
+	at := func(name string) string { return filepath.Join(w.root, name) }
+	w.check(os.Mkdir(at("innocent"), 0o755))
+	w.put(at("innocent/server.key"), "innocent")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var opens atomic.Int64
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		replaced := int64(0) // opens when the token was replaced last
+		for i := 0; ctx.Err() == nil; i++ {
+			from := at([]string{"state", "innocent"}[i%2])
+			err := errors.Join(os.Rename(from, at("x")), os.Rename(at("x"), from),
+				os.Symlink("state", at("x")), os.Remove(at("x")))
+			if n := opens.Load(); n >= replaced+2 {
+				replaced = n
+				w.replaceToken(t, fmt.Sprint("token ", i))
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	innocent := 0
+	for ctx.Err() == nil {
+		for _, name := range []string{"x/server.key", "token", "state/server.key"} {
+			f, err := w.hidden.Open(name)
+			opens.Add(1)
+			if err != nil {
+				continue
+			}
+			content := make([]byte, 100)
+			n, _ := f.ReadAt(content, 0)
+			f.Close()
+			innocent++
+			if text := string(content[:n]); text != "innocent" {
+				t.Errorf("%s reads %q", name, text)
+			}
+		}
+	}
+	wg.Wait()
+	t.Logf("%d opens, %d of them of the innocent file", opens.Load(), innocent)
 }
 
 func TestSecretsThatAreMadeLater(t *testing.T) {
