@@ -9,8 +9,8 @@ import (
 	"kwikcp/internal/trust"
 )
 
-// This file has the types of the errors that cmd makes itself. They carry what exit.go and hints.go
-// need; the texts of the hints are in hints.go alone.
+// This file has the types of the errors that cmd makes itself. They carry what exit.go and
+// hints.go need; the texts of the hints are in hints.go alone.
 
 // A coded error has its own exit code; all others have that of their transfer.Kind.
 type coded interface {
@@ -101,8 +101,8 @@ type changedKeyError struct {
 }
 
 func (e changedKeyError) Error() string {
-	return fmt.Sprintf("the key of %s has changed: its pin is %s, the known pin is %s (line %d of %s). This may be an attack: "+
-		"someone may be answering in place of the server, to read or to forge what you transfer",
+	return fmt.Sprintf("the key of %s has changed: its pin is %s, the known pin is %s (line %d of %s). "+
+		"This may be an attack: someone may be answering in place of the server, to read or to forge what you transfer",
 		e.hostport, e.pin, e.known, e.line, e.file)
 }
 func (e changedKeyError) exitCode() int { return exitRefused }
@@ -136,8 +136,8 @@ func (e unknownHostError) Error() string {
 func (e unknownHostError) exitCode() int { return exitRefused }
 func (e unknownHostError) refusal()      {}
 
-// A certificateError is the refusal of a server whose certificate is from a trusted authority, but not
-// good for this connection.
+// A certificateError is the refusal of a server whose certificate is from a trusted authority,
+// but not good for this connection.
 type certificateError struct {
 	hostport string
 	reason   string

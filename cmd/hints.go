@@ -167,8 +167,8 @@ func (e flagError) hint() string {
 }
 
 func (e changedKeyError) hint() string {
-	return "if the server was reinstalled, remove its line from " + e.file + ", or use its URL with ?pin=" + e.pin.String() +
-		"; ask its operator whether that is its pin before you do"
+	return "if the server was reinstalled, remove its line from " + e.file + ", or use its URL with ?pin=" +
+		e.pin.String() + "; ask its operator whether that is its pin before you do"
 }
 
 func (e certificateError) hint() string {

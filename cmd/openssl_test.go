@@ -48,7 +48,7 @@ distinguished_name = n
 	a.run("req", "-config", "ca.cnf", "-new", "-key", "root.key", "-subj", "/CN=root of the test", "-out", "root.csr")
 	a.sign("root", "root", "ca.ext", time.Now().Add(-time.Hour), time.Now().Add(240*time.Hour), "-selfsign")
 	a.run("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384", "-out", "mid.key")
-	a.run("req", "-config", "ca.cnf", "-new", "-key", "mid.key", "-subj", "/CN=intermediate of the test", "-out", "mid.csr")
+	a.run("req", "-config", "ca.cnf", "-new", "-key", "mid.key", "-subj", "/CN=intermediate", "-out", "mid.csr")
 	a.sign("mid", "root", "ca.ext", time.Now().Add(-time.Hour), time.Now().Add(240*time.Hour))
 	return a
 }

@@ -74,7 +74,8 @@ func (o *serveOptions) flags() []cli.Flag {
 		stringOption(&o.joinTokenFile, "join-token-file", "read the join token, the secret that a secondary needs to join, from "+
 			"`FILE` (or set KWIKCP_JOIN_TOKEN)"),
 		stringOption(&o.caCert, "cacert", "a secondary trusts a primary whose certificate is from an authority in `FILE` (PEM)"),
-		stringOption(&o.cert, "cert", "show the certificate in `FILE` (PEM, with its intermediates) instead of a self-signed one"),
+		stringOption(&o.cert, "cert", "show the certificate in `FILE` (PEM, with its intermediates) instead of a "+
+			"self-signed one"),
 		stringOption(&o.key, "key", "read the private key of --cert from `FILE` (PEM)"),
 		boolOption(&o.requireToken, "require-token", "refuse clients without a token of kwikcp token; they read what it allows"),
 		stringOption(&o.revoked, "revoked", "with --require-token, refuse the tokens whose names are in `FILE`, one a line"),
@@ -108,8 +109,8 @@ the primary's own machine may join. The primary connects to the secondary once b
 With --mirror a secondary needs no copy: it fetches everything that its primary serves into --root. For that it must
 trust the primary as kwikcp get does, for example by the pin in its URL; the join token is not enough.
 
-Everything below the root can be fetched, except for part files, entries that match an --exclude, and secrets: the state
-directory, and the files that options of kwikcp name for tokens and keys. Clients are told that there is no such file.
+Everything below the root can be fetched, except for part files, entries that match an --exclude, and secrets. Secrets
+are the state directory and the files of tokens and keys. Clients are told that there is no such file.
 
 On SIGINT or SIGTERM the server drains: clients continue with the other servers, then it exits with status 0. A second
 signal ends it at once. On SIGHUP, and when the files change, it reads its certificate again. If its terminal was
@@ -137,7 +138,7 @@ type serveConfig struct {
 	stateDir     string
 	policy       *trustPolicy
 	certificate  *certificateFile // nil for a self-signed certificate around the server's key
-	exclude      *transfer.Filter // what is not served
+	exclude      *transfer.Filter // of --exclude; nil excludes nothing
 	secretFiles  []string         // files of the command line that are not served; empty names are none
 	secrets      *disk.Secrets    // these, the state directory and others
 	restricted   bool             // clients need a token or a certificate

@@ -18,14 +18,15 @@ import (
 	"kwikcp/internal/trust"
 )
 
-// certificateInterval is how often a server looks whether the files of its certificate have changed.
+// certificateInterval is how often a server looks whether the files of its certificate have
+// changed.
 const certificateInterval = 2 * time.Second
 
 // maxPEM bounds the file of a certificate or a key, in bytes.
 const maxPEM = 1 << 20
 
-// A certificateFile is the certificate of --cert and --key. It is read again when the files change.
-// get is safe for concurrent use; one goroutine at a time calls the other methods.
+// A certificateFile is the certificate of --cert and --key. It is read again when the files
+// change. get is safe for concurrent use; one goroutine at a time calls the other methods.
 type certificateFile struct {
 	cert, key string // names of the files
 	log       *slog.Logger
@@ -118,20 +119,23 @@ func (c *certificateFile) use(pem certificatePEM) error {
 	case now.After(cert.Leaf.NotAfter):
 		c.log.Warn("the certificate has expired", "file", c.cert, "not_after", cert.Leaf.NotAfter)
 	case now.Before(cert.Leaf.NotBefore):
-		c.log.Warn("the certificate is not valid yet by this machine's clock", "file", c.cert, "not_before", cert.Leaf.NotBefore)
+		c.log.Warn("the certificate is not valid yet by this machine's clock", "file", c.cert,
+			"not_before", cert.Leaf.NotBefore)
 	}
 	c.current.Store(&cert)
 	c.loaded = pem
 	return nil
 }
 
-// tryHandshake returns an error if no client could accept a certificate, such as one whose key TLS 1.3
-// does not know.
+// tryHandshake returns an error if no client could accept a certificate, such as one whose key
+// TLS 1.3 does not know.
 func tryHandshake(cert tls.Certificate) error {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	server := tls.Server(a, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true})
+	server := tls.Server(a, &tls.Config{
+		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
+	})
 	result := make(chan error, 1)
 	go func() { // ends with the pipe
 		err := server.Handshake()
@@ -174,7 +178,8 @@ func (c *certificateFile) reload(urgent bool) (otherKey bool) {
 	}
 	c.failed, c.failure = certificatePEM{}, ""
 	now := c.current.Load()
-	c.log.Info("certificate reloaded", "file", c.cert, "names", strings.Join(namesOf(now.Leaf), " "), "not_after", now.Leaf.NotAfter)
+	c.log.Info("certificate reloaded", "file", c.cert, "names", strings.Join(namesOf(now.Leaf), " "),
+		"not_after", now.Leaf.NotAfter)
 	return trust.PinOf(before.Leaf) != trust.PinOf(now.Leaf)
 }
 
@@ -239,7 +244,8 @@ func hostOf(leaf *x509.Certificate, hostport string) string {
 	return hostport
 }
 
-// isSelfSigned reports whether no authority can vouch for a certificate, so that clients need its pin.
+// isSelfSigned reports whether no authority can vouch for a certificate, so that clients need its
+// pin.
 func isSelfSigned(leaf *x509.Certificate) bool {
 	err := leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature)
 	return err == nil && bytes.Equal(leaf.RawIssuer, leaf.RawSubject)

@@ -22,8 +22,8 @@ import (
 // matter if such a directory is itself served.
 var ownFiles = []string{"server.key*", "known_hosts*", "trees-*.db*", "credentials*"}
 
-// isOwnFile reports whether kwikcp gives a file of its own this name. Some file systems ignore
-// case.
+// isOwnFile reports whether a name is one that kwikcp gives to its files. Some file systems
+// ignore case.
 func isOwnFile(name string) bool {
 	for _, pattern := range ownFiles {
 		if match, _ := path.Match(pattern, strings.ToLower(name)); match {
@@ -33,9 +33,8 @@ func isOwnFile(name string) bool {
 	return false
 }
 
-// newSecrets returns the secrets of this user's kwikcp: the state directory that is used and the
-// default one, the configuration directory, and files of the command line, of which an empty name is
-// none.
+// newSecrets returns the secrets of this user's kwikcp: the state directory, the default one, the
+// configuration directory, and files. An empty name is no file.
 func newSecrets(state string, files ...string) *disk.Secrets {
 	secrets := disk.NewSecrets()
 	secrets.AddDir(state, isOwnFile)

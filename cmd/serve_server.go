@@ -81,8 +81,8 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 	return s, nil
 }
 
-// urlOf returns the URL to print. It has the pin of the server's key, unless an authority vouches for
-// the certificate: its key may change with each renewal.
+// urlOf returns the URL to print. It has the pin of the server's key, unless an authority vouches
+// for the certificate: its key may change with each renewal.
 func (s *runningServer) urlOf(identity tls.Certificate) transfer.URL {
 	u := transfer.URL{Host: reachableAddress(s.listener.Addr(), s.advertise)}
 	leaf := identity.Leaf

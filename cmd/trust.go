@@ -94,7 +94,9 @@ func (p *trustPolicy) verify(hostport string, state tls.ConnectionState, strict 
 	case found && known == pin:
 		return nil
 	case found:
-		return changedKeyError{hostport: hostport, pin: pin, known: known, file: p.known.Path(), line: p.known.Line(hostport)}
+		return changedKeyError{
+			hostport: hostport, pin: pin, known: known, file: p.known.Path(), line: p.known.Line(hostport),
+		}
 	case fromAuthority:
 		return err
 	case strict || !isLoopback(host) || p.roots != nil: // --cacert asks for an authority, on this machine as well

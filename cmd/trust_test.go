@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -91,6 +92,13 @@ func TestTrustKnown(t *testing.T) {
 	changed, ok := errors.AsType[changedKeyError](err)
 	if !ok {
 		t.Fatalf("another key: %v", err)
+	}
+	for _, want := range []string{
+		trust.PinOf(first).String(), trust.PinOf(second).String(), p.known.Path(), "line 1 of", "attack",
+	} {
+		if !strings.Contains(changed.Error(), want) {
+			t.Errorf("another key: no %q in %q", want, changed)
+		}
 	}
 	for _, want := range []string{p.known.Path(), trust.PinOf(second).String()} {
 		if !strings.Contains(changed.hint(), want) {
@@ -181,6 +189,60 @@ func TestTrustAuthority(t *testing.T) {
 	}
 }
 
+// TestTrustOutOfDate checks chains of a known authority of which a part is not valid now. The
+// message names that part and this machine's clock.
+func TestTrustOutOfDate(t *testing.T) {
+	const host = "localhost:1"
+	ca, caKey := certificate(t, &x509.Certificate{IsCA: true, KeyUsage: x509.KeyUsageCertSign}, nil, nil)
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})
+	if err := os.WriteFile(file, caPEM, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	middle := func(from, to time.Duration) (*x509.Certificate, *ecdsa.PrivateKey) {
+		template := &x509.Certificate{
+			IsCA: true, KeyUsage: x509.KeyUsageCertSign, NotBefore: now.Add(from), NotAfter: now.Add(to),
+		}
+		return certificate(t, template, ca, caKey)
+	}
+	leaf := func(from, to time.Duration, parent *x509.Certificate, key *ecdsa.PrivateKey) *x509.Certificate {
+		template := &x509.Certificate{DNSNames: []string{"localhost"}, NotBefore: now.Add(from), NotAfter: now.Add(to)}
+		cert, _ := certificate(t, template, parent, key)
+		return cert
+	}
+	good, goodKey := middle(-time.Hour, time.Hour)
+	old, oldKey := middle(-3*time.Hour, -2*time.Hour)
+	for _, test := range []struct {
+		chain []*x509.Certificate
+		want  string // empty: the server is unknown
+	}{
+		{[]*x509.Certificate{leaf(-5*time.Hour, -4*time.Hour, good, goodKey), good}, "not accepted: it expired at "},
+		{[]*x509.Certificate{leaf(time.Hour, 2*time.Hour, good, goodKey), good}, "not accepted: it is valid from "},
+		{
+			[]*x509.Certificate{leaf(-time.Hour, time.Hour, old, oldKey), old},
+			`not accepted: that of its authority "test" expired at `,
+		},
+		{[]*x509.Certificate{leaf(-5*time.Hour, -4*time.Hour, good, goodKey)}, ""},
+		{[]*x509.Certificate{selfSigned(t)}, ""},
+	} {
+		p, _ := newPolicy(t, file)
+		err := p.verify(host, shown(test.chain...), false)
+		_, unknown := errors.AsType[unknownHostError](err)
+		if test.want == "" && !unknown {
+			t.Errorf("%v, want that the server is unknown", err)
+		}
+		clock := "the clock of this machine shows " + now.UTC().Format("2006-01-02")
+		message := fmt.Sprint(err)
+		if test.want != "" && (!strings.Contains(message, test.want) || !strings.Contains(message, clock)) {
+			t.Errorf("%v, want %q and %q", err, test.want, clock)
+		}
+		if _, found, _ := p.known.Lookup(host); found {
+			t.Error("recorded")
+		}
+	}
+}
+
 // certificate makes a certificate that parent signs, or itself if that is nil.
 func certificate(t *testing.T, template, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
@@ -189,7 +251,9 @@ func certificate(t *testing.T, template, parent *x509.Certificate, parentKey *ec
 		t.Fatal(err)
 	}
 	template.SerialNumber, template.Subject = big.NewInt(time.Now().UnixNano()), pkix.Name{CommonName: "test"}
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	if template.NotBefore.IsZero() {
+		template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	}
 	template.BasicConstraintsValid = true
 	if parent == nil {
 		parent, parentKey = template, key

@@ -34,8 +34,8 @@ func (w *world) renew(p *atomic.Pointer[tls.Certificate]) {
 	p.Store(&cert)
 }
 
-// TestCertificateChangesDuringAStream checks that a session outlives a new key of its primary, and a
-// restart with that key.
+// TestCertificateChangesDuringAStream checks that a session outlives a new key of its primary,
+// and a restart with that key.
 func TestCertificateChangesDuringAStream(t *testing.T) {
 	inWorldOf(t, 12<<20, 0, slow, func(w *world) {
 		shown := w.shown()
@@ -67,8 +67,8 @@ func TestCertificateChangesDuringAStream(t *testing.T) {
 	})
 }
 
-// TestCertificateThatTheFirstPathDidNotShow checks that a client opens no further path to a primary
-// whose first announcement names another key, as before.
+// TestCertificateThatTheFirstPathDidNotShow checks that a client opens no further path to a
+// primary whose first announcement names another key, as before.
 func TestCertificateThatTheFirstPathDidNotShow(t *testing.T) {
 	inWorld(t, 0, slow, func(w *world) {
 		shown := w.shown()
@@ -91,8 +91,8 @@ func TestCertificateThatTheFirstPathDidNotShow(t *testing.T) {
 	})
 }
 
-// TestSecondaryWithAnotherCertificate checks that a secondary whose key changed is used again after
-// it has joined again.
+// TestSecondaryWithAnotherCertificate checks that a secondary whose key changed is used again
+// after it has joined again.
 func TestSecondaryWithAnotherCertificate(t *testing.T) {
 	inWorld(t, 0, lan, func(w *world) {
 		shown := w.shown()

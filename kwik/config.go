@@ -47,8 +47,8 @@ type Config struct {
 	LocalAddresses func() []netip.Addr
 
 	// HelloTimeout bounds the wait for the first frame of a connection, and for each frame of a
-	// join. 0 means 10 s. On the first path of a client, the deadline of Dial's context replaces
-	// the default of this and of the handshake time-out.
+	// join. 0 means 10 s. On a client's first path, a later deadline of Dial's context replaces
+	// this default, and that of the handshake.
 	HelloTimeout time.Duration
 
 	now      func() time.Time // the wall clock that dates tickets; nil means time.Now

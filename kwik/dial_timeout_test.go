@@ -11,8 +11,8 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// TestDialTakesTheTimeOfItsContext checks that a dial that gets no answer ends when its context does,
-// at every value: the defaults of the time-outs neither shorten nor lengthen it.
+// TestDialTakesTheTimeOfItsContext checks that a dial without an answer ends when its context
+// does. The defaults of the time-outs neither shorten nor lengthen it.
 func TestDialTakesTheTimeOfItsContext(t *testing.T) {
 	dead := netip.MustParseAddr("10.9.9.9")
 	for name, addrs := range map[string][]netip.Addr{
@@ -27,10 +27,11 @@ func TestDialTakesTheTimeOfItsContext(t *testing.T) {
 					if addrs == nil {
 						addrs = []netip.Addr{server.addr.Addr()}
 					}
+					lookup := func(context.Context, string, string) ([]netip.Addr, error) { return addrs, nil }
 					conf := &ClientConfig{
 						Config: Config{
 							LocalAddresses: func() []netip.Addr { return nil },
-							lookupIP:       func(context.Context, string, string) ([]netip.Addr, error) { return addrs, nil },
+							lookupIP:       lookup,
 						},
 						ListenPacket: func(context.Context, netip.AddrPort) (net.PacketConn, error) {
 							conn, _ := w.listen()
@@ -53,8 +54,8 @@ func TestDialTakesTheTimeOfItsContext(t *testing.T) {
 	}
 }
 
-// TestDialKeepsTheCallersTimeouts checks that time-outs that the caller set hold, whatever the deadline
-// of the context is.
+// TestDialKeepsTheCallersTimeouts checks that time-outs that the caller set hold, whatever the
+// deadline of the context is.
 func TestDialKeepsTheCallersTimeouts(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		server := w.fakeServer()

@@ -214,8 +214,8 @@ func (l *Listener) memberList() []memberInfo {
 	return all
 }
 
-// ticketKeys returns the keys under which this server accepts tickets: on a secondary those of its
-// present and previous membership, on a primary its own.
+// ticketKeys returns the keys under which this server accepts tickets: on a secondary those of
+// its present and previous membership, on a primary its own.
 func (l *Listener) ticketKeys() []ticketKey {
 	l.mu.Lock()
 	defer l.mu.Unlock()

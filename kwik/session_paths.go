@@ -126,10 +126,10 @@ func isWellFormed(info *kwikpb.AddPath) bool {
 		len(info.GetAddresses()) <= maxAddresses
 }
 
-// addPrimary records the ticket for further paths to the primary: several at once, or one after
-// a restart of the primary. A primary whose first path showed another key than the first
-// announced one has several keys. It cannot be known which of them a further path would show, so
-// there are no further paths then. A later announcement may name another key: the primary, which is
+// addPrimary records the ticket for further paths to the primary: several at once, or one after a
+// restart of the primary. A primary whose first path showed another key than the first announced
+// one has several keys. It cannot be known which of them a further path would show, so there are
+// no further paths then. A later announcement may name another key: the primary, which is
 // authenticated, has a new certificate.
 func (s *ClientSession) addPrimary(info *kwikpb.AddPath) {
 	chain := s.primary.conn.ConnectionState().TLS.PeerCertificates

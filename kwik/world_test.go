@@ -200,7 +200,8 @@ func (w *world) serve(role ServerRole, options ...serverOption) *testServer {
 	}
 	tlsConf := &tls.Config{Certificates: []tls.Certificate{o.cert}}
 	if o.shown != nil {
-		tlsConf = &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return o.shown.Load(), nil }}
+		get := func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return o.shown.Load(), nil }
+		tlsConf = &tls.Config{GetCertificate: get}
 	}
 	l, err := Listen(socket, tlsConf, &o.config)
 	if err != nil {

@@ -187,8 +187,8 @@ func (k *KnownHosts) tooLong() error {
 	return fmt.Errorf("known hosts: %s would exceed %d bytes; remove old lines", k.path, maxKnownHosts)
 }
 
-// find returns the last pin that data has for host, which is in canonical form, and the number of
-// its line, 0 if there is none. It also returns the first line that it cannot read, if any.
+// find returns the last pin that data has for host and the number of its line, 0 if there is none.
+// host is in canonical form. It also returns the first line that it cannot read, if any.
 func find(data []byte, host string) (pin Pin, at int, bad *CorruptLineError) {
 	number := 0
 	for line := range bytes.Lines(data) {

@@ -25,7 +25,7 @@ func (s *Secrets) guard(root TreeDir, refusal error) (TreeDir, error) {
 	if err := s.Check(); err != nil {
 		return nil, err
 	}
-	return guardedDir{root, s, refusal, s.ownNames(root)}, nil
+	return guardedDir{TreeDir: root, secrets: s, refusal: refusal, isOwn: s.ownNames(root), top: root}, nil
 }
 
 // A guardedDir is a TreeDir that refuses the secrets in it.
@@ -35,6 +35,10 @@ type guardedDir struct {
 	refusal error // for a secret
 	// isOwn reports whether a name in the directory is that of a secret file; nil if none is.
 	isOwn func(name string) bool
+	// top is the guarded directory that this one was opened from, and at the path below it. A
+	// link may lead out of a directory and stay inside top.
+	top TreeDir
+	at  string
 }
 
 // refuseName returns an error if a name is that of a secret file, whether it exists or not.
@@ -58,7 +62,8 @@ func (d guardedDir) refuse(op, name string, info fs.FileInfo, maxAge time.Durati
 	return nil
 }
 
-// refuseMoved returns an error if a directory on the way to a name is a secret one that was moved.
+// refuseMoved returns an error if a directory on the way to a name is a secret one that was
+// moved.
 func (d guardedDir) refuseMoved(op, name string) error {
 	if !d.secrets.hasMovedDirs() {
 		return nil
@@ -140,7 +145,7 @@ func (d guardedDir) Lstat(name string) (fs.FileInfo, error) {
 		return nil, err
 	}
 	if info.Mode()&fs.ModeSymlink != 0 {
-		if to, err := d.TreeDir.Stat(name); err == nil {
+		if to, err := d.top.Stat(JoinPath(d.at, name)); err == nil {
 			if err := d.refuse("lstat", name, to, lookInterval); err != nil {
 				return nil, err
 			}
@@ -183,11 +188,12 @@ func (d guardedDir) openDir(name string, open func(string) (TreeDir, error)) (Tr
 		sub.Close()
 		return nil, err
 	}
-	isOwn := d.isOwn
+	below := d
+	below.TreeDir = sub
 	if name != "." {
-		isOwn = nil
+		below.isOwn, below.at = nil, JoinPath(d.at, name)
 	}
-	return guardedDir{sub, d.secrets, d.refusal, isOwn}, nil
+	return below, nil
 }
 
 // refuseChange returns an error if a name is that of a secret, or in a secret directory.
@@ -197,11 +203,14 @@ func (d guardedDir) refuseChange(names ...string) error {
 			return err
 		}
 		for _, at := range []string{name, Parent(name)} {
-			info, err := d.TreeDir.Lstat(at)
-			if at == "" || err != nil {
+			if at == "" {
 				continue
 			}
-			if err := d.refuse("change", name, info, 0); err != nil {
+			info, err := d.TreeDir.Lstat(at)
+			if err != nil {
+				continue
+			}
+			if err := d.refuse("change", name, info, lookInterval); err != nil {
 				return err
 			}
 		}

@@ -10,13 +10,12 @@ import (
 	"time"
 )
 
-// Secrets are files and directories of the operating system that must not be reached through a
-// directory that is served or mirrored into: a server's key, its tokens and its state directory.
-// They are known by identity (device and inode), so that it does not matter which link, mount or
-// spelling of a name leads to them. A file that replaces a secret, and a directory that is made
-// later, are secret from the next look on.
+// Secrets are files and directories of the operating system, such as a server's key, its tokens
+// and its state directory. They must not be reached through a directory that is served or
+// mirrored into. They are known by identity (device and inode), so that it does not matter which
+// link, mount or spelling of a name leads to them. A file that replaces a secret, and a directory
+// that is made later, are secret from the next look on.
 //
-// [Secrets.Hide] and [Secrets.Protect] return directories without them. The methods are safe for
 // concurrent use.
 type Secrets struct {
 	mu      sync.Mutex
@@ -28,6 +27,7 @@ type Secrets struct {
 	retired identities // secrets that are no longer where they were, such as a directory that was renamed
 	looked  time.Time  // when watched was last compared with the disk
 	err     error      // why the secrets are not known; all is refused then
+	limit   int        // maxSecrets, or less in a test
 }
 
 // A secretDir is a directory that is secret with everything below it.
@@ -62,7 +62,7 @@ const (
 var ErrProtected = errors.New("it is a key, a token or the state of this kwikcp, which no mirror changes")
 
 // NewSecrets returns an empty set of secrets.
-func NewSecrets() *Secrets { return &Secrets{} }
+func NewSecrets() *Secrets { return &Secrets{limit: maxSecrets} }
 
 // AddFile adds a file. It need not exist yet. An empty path adds nothing.
 func (s *Secrets) AddFile(path string) {
@@ -76,8 +76,8 @@ func (s *Secrets) AddFile(path string) {
 }
 
 // AddDir adds a directory and everything below it. It need not exist yet. If the directory that
-// is served is below it, what is served is not secret. If it is the same directory, only the files
-// in it are secret whose names isOwn reports.
+// is served is below it, what is served is not secret. If it is the same directory, only the
+// files in it are secret whose names isOwn reports.
 func (s *Secrets) AddDir(path string, isOwn func(name string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -114,12 +114,12 @@ func (s *Secrets) exemptDir(d Dir) error {
 		return nil
 	}
 	s.exempt = append(s.exempt, info)
-	s.looked, s.current = time.Time{}, identities{} // what is exempt now was never secret
+	s.looked, s.current = time.Time{}, identities{} // no part of this directory was ever secret
 	return nil
 }
 
-// ownNames returns the rule for the names of secret files in a directory that is itself secret; nil
-// if it is not. Such a name is refused before its file exists.
+// ownNames returns the rule for the names of secret files in a directory that is itself secret;
+// nil if it is not. Such a name is refused before its file exists.
 func (s *Secrets) ownNames(d Dir) func(name string) bool {
 	info, err := d.Stat(".")
 	if err != nil {
@@ -146,8 +146,8 @@ func (s *Secrets) has(info fs.FileInfo, maxAge time.Duration) (bool, error) {
 	return s.current.has(info) || s.retired.hasUnchanged(info), nil
 }
 
-// hasMovedDirs reports whether a secret directory is no longer where it was. What is in it is then
-// found by its directories.
+// hasMovedDirs reports whether a secret directory is no longer where it was. Its files are then
+// found by the directories on the way to them.
 func (s *Secrets) hasMovedDirs() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,15 +176,15 @@ func (s *Secrets) changed() bool {
 		case !exists:
 		case !os.SameFile(info, w.info):
 			return true
-		case info.IsDir() && !info.ModTime().Equal(w.info.ModTime()):
-			return true
+		case !info.ModTime().Equal(w.info.ModTime()):
+			return true // a file, too: it is known by its time when it is moved
 		}
 	}
 	return false
 }
 
-// scan finds the present secrets, and remembers those that are no longer in their places. The lock
-// must be held.
+// scan finds the present secrets, and remembers those that are no longer in their places. The
+// lock must be held.
 func (s *Secrets) scan(now time.Time) {
 	old := s.current
 	s.current, s.watched, s.err = identities{}, nil, nil
@@ -239,15 +239,19 @@ func (s *Secrets) addEntries(path string, info fs.FileInfo, now time.Time, wante
 	isRacy := now.Sub(info.ModTime()) < coarsestClock
 	s.watched = append(s.watched, watchedPath{path, info, isRacy})
 	entries, err := os.ReadDir(path)
-	if err != nil {
-		return // nobody can list it, and its own identity is known
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
+		return // it cannot be listed, and its own identity is known
+	case err != nil:
+		s.err = fmt.Errorf("looking for secrets: %w", err)
+		return
 	}
 	for _, e := range entries {
 		if !wanted(e.Name()) {
 			continue
 		}
-		if len(s.current.infos) > maxSecrets {
-			s.err = fmt.Errorf("%s has more than %d files, too many for kwikcp's own directory", path, maxSecrets)
+		if len(s.current.infos) > s.limit {
+			s.err = fmt.Errorf("%s has more than %d files, too many for kwikcp's own directory", path, s.limit)
 			return
 		}
 		at := filepath.Join(path, e.Name())

@@ -1,12 +1,15 @@
 package disk
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -24,7 +27,8 @@ type secretWorld struct {
 func newSecretWorld(t *testing.T, state, token string) *secretWorld {
 	t.Helper()
 	top := t.TempDir()
-	w := &secretWorld{T: t, root: filepath.Join(top, "root"), state: filepath.Join(top, state), token: filepath.Join(top, token)}
+	w := &secretWorld{T: t, root: filepath.Join(top, "root")}
+	w.state, w.token = filepath.Join(top, state), filepath.Join(top, token)
 	for _, dir := range []string{w.root, w.state, filepath.Dir(w.token)} {
 		w.check(os.MkdirAll(dir, 0o755))
 	}
@@ -53,6 +57,14 @@ func (w *secretWorld) check(err error) {
 	w.Helper()
 	if err != nil {
 		w.Fatal(err)
+	}
+}
+
+// replaceToken gives the token a new inode. It may be called in any goroutine.
+func (w *secretWorld) replaceToken(t *testing.T, content string) {
+	fresh := filepath.Join(w.root, "new")
+	if err := errors.Join(os.WriteFile(fresh, []byte(content), 0o600), os.Rename(fresh, w.token)); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -104,7 +116,8 @@ func (w *secretWorld) wantVisible(names ...string) {
 func TestAttackSecretsByAnyName(t *testing.T) {
 	w := newSecretWorld(t, "root/home/state", "root/conf/token")
 	for link, to := range map[string]string{
-		"tokenlink": "conf/token", "dirlink": "home/state", "keylink": "home/state/server.key", "chain": "keylink", "up": "home",
+		"tokenlink": "conf/token", "dirlink": "home/state", "keylink": "home/state/server.key", "chain": "keylink",
+		"up": "home",
 	} {
 		w.check(os.Symlink(to, filepath.Join(w.root, link)))
 	}
@@ -113,13 +126,18 @@ func TestAttackSecretsByAnyName(t *testing.T) {
 	w.check(os.MkdirAll(filepath.Join(w.state, "deep", "er"), 0o755))
 	w.put(filepath.Join(w.state, "deep", "er", "x"), "x")
 	w.wantHidden("tokenlink", "dirlink", "keylink", "chain", "tokenhard", "conf/keyhard", "conf/token", "home/state",
-		"home/state/server.key", "dirlink/server.key", "up/state/server.key", "up/state", "home/state/deep", "dirlink/deep/er/x")
+		"home/state/server.key", "dirlink/server.key", "up/state/server.key", "up/state", "home/state/deep",
+		"dirlink/deep/er/x")
 	w.wantVisible("file")
+	w.check(os.Symlink("../conf/token", filepath.Join(w.root, "home", "uplink")))
 	home, err := w.hidden.Sub("home")
 	w.check(err)
 	defer home.Close()
 	if sub, err := home.Sub("state"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Sub opens the state directory: %v, %v", sub, err)
+	}
+	if info, err := home.Lstat("uplink"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a link that leads up to a secret is listed: %v, %v", info, err)
 	}
 	if f, err := home.Open("state/server.key"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the key opens from a directory below: %v, %v", f, err)
@@ -166,6 +184,8 @@ func TestAttackSecretsThatChange(t *testing.T) {
 func TestAttackSecretsThatMove(t *testing.T) {
 	w := newSecretWorld(t, "state", "token")
 	w.wantVisible("file")
+	w.put(w.token, "a token that was written in place")
+	w.wantVisible("file")
 	w.check(os.Rename(w.token, filepath.Join(w.root, "moved")))
 	w.put(filepath.Join(w.state, "log"), "state")
 	w.wantHidden("moved")
@@ -182,6 +202,55 @@ func TestAttackSecretsThatMove(t *testing.T) {
 	w.wantVisible("file")
 }
 
+// TestAttackSecretsInARace opens names while a secret directory, a link and an innocent directory
+// take turns in them. The token is replaced again and again, at most once within an open. No open
+// reads a secret.
+func TestAttackSecretsInARace(t *testing.T) {
+	w := newSecretWorld(t, "root/state", "root/token")
+	at := func(name string) string { return filepath.Join(w.root, name) }
+	w.check(os.Mkdir(at("innocent"), 0o755))
+	w.put(at("innocent/server.key"), "innocent")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var opens atomic.Int64
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		replaced := int64(0) // opens when the token was replaced last
+		for i := 0; ctx.Err() == nil; i++ {
+			from := at([]string{"state", "innocent"}[i%2])
+			err := errors.Join(os.Rename(from, at("x")), os.Rename(at("x"), from),
+				os.Symlink("state", at("x")), os.Remove(at("x")))
+			if n := opens.Load(); n >= replaced+2 {
+				replaced = n
+				w.replaceToken(t, fmt.Sprint("token ", i))
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	innocent := 0
+	for ctx.Err() == nil {
+		for _, name := range []string{"x/server.key", "token", "state/server.key"} {
+			f, err := w.hidden.Open(name)
+			opens.Add(1)
+			if err != nil {
+				continue
+			}
+			content := make([]byte, 100)
+			n, _ := f.ReadAt(content, 0)
+			f.Close()
+			innocent++
+			if text := string(content[:n]); text != "innocent" {
+				t.Errorf("%s reads %q", name, text)
+			}
+		}
+	}
+	wg.Wait()
+	t.Logf("%d opens, %d of them of the innocent file", opens.Load(), innocent)
+}
+
 func TestSecretsThatAreMadeLater(t *testing.T) {
 	w := newSecretWorld(t, "root/home/state", "root/token")
 	w.check(os.RemoveAll(w.state))
@@ -195,8 +264,8 @@ func TestSecretsThatAreMadeLater(t *testing.T) {
 	w.wantHidden("home/state", "home/state/server.key", "token")
 }
 
-// TestSecretsAroundTheRoot checks roots that are the state directory, or below it: they are served
-// without the secret files.
+// TestSecretsAroundTheRoot checks roots that are the state directory, or below it: they are
+// served without the secret files.
 func TestSecretsAroundTheRoot(t *testing.T) {
 	w := newSecretWorld(t, "root", "root/token")
 	w.wantVisible("file")
@@ -216,7 +285,8 @@ func TestSecretsAroundTheRoot(t *testing.T) {
 
 func TestSecretsWithTooManyFiles(t *testing.T) {
 	w := newSecretWorld(t, "state", "token")
-	for i := range maxSecrets + 1 {
+	w.secrets.limit = 20
+	for i := range w.secrets.limit + 1 {
 		w.put(filepath.Join(w.state, fmt.Sprint(i)), "")
 	}
 	if f, err := w.hidden.Open("file"); err == nil || errors.Is(err, fs.ErrNotExist) {

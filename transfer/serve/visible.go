@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// This file decides which names of the served directory a server knows. Everything that the server
-// opens, lists or hashes passes through it. A hidden name gives the error of a missing one.
+// This file decides which names of the served directory a server knows. Everything that the
+// server opens, lists or hashes passes through it. A hidden name gives the error of a missing
+// one.
 
 // A visibility holds the rules of what is served.
 type visibility struct {
@@ -148,8 +149,8 @@ func (d visibleTree) openDir(name string, open func(string) (disk.TreeDir, error
 	return visibleTree{sub, d.rules, disk.JoinPath(d.at, to)}, nil
 }
 
-// refuse returns an error if a path or what it leads to is hidden. A link in the last component is
-// followed only if follow is set.
+// refuse returns an error if a path or what it leads to is hidden. A link in the last component
+// is followed only if follow is set.
 func (d visibleTree) refuse(op, name string, isDir, follow bool) error {
 	if name == "." {
 		return nil
@@ -167,8 +168,8 @@ func (d visibleTree) refuse(op, name string, isDir, follow bool) error {
 	return nil
 }
 
-// resolve returns the path of what a name leads to. Exclusions hold there as well, so that no link
-// leads around them.
+// resolve returns the path of what a name leads to. Exclusions hold there as well, so that no
+// link leads around them.
 func (d visibleTree) resolve(name string, follow bool) (string, error) {
 	if d.rules.excluded == nil {
 		return name, nil

@@ -31,7 +31,8 @@ var hiddenNames = []string{
 // visibleNames are all others. dangling is what a link to a hidden name looks like.
 var visibleNames = []string{"file", "sub", "sub/file", "privateer", "hop"}
 
-// openHidingTree makes a tree with every kind of hidden name. The server must exclude with excludes.
+// openHidingTree makes a tree with every kind of hidden name. The server must exclude with
+// excludes.
 func openHidingTree(t *testing.T) (tree disk.TreeDir, root string) {
 	t.Helper()
 	root = t.TempDir()
@@ -47,7 +48,8 @@ func openHidingTree(t *testing.T) (tree disk.TreeDir, root string) {
 		transfertest.Put(t, filepath.Join(root, name), "the content of a file")
 	}
 	for link, to := range map[string]string{
-		"tosecret": "private/secret", "toprivate": "private", "sub/up": "../private", "chain": "hop/up/secret", "hop": "sub",
+		"tosecret": "private/secret", "toprivate": "private", "sub/up": "../private", "chain": "hop/up/secret",
+		"hop":      "sub",
 		"tobackup": "sub/note.bak", "keylink": "state/server.key",
 	} {
 		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
@@ -178,8 +180,8 @@ func TestAttackHiddenContent(t *testing.T) {
 	c.Close()
 }
 
-// TestAttackHashOracle checks that a file that is hidden after it was hashed answers no question about
-// its content.
+// TestAttackHashOracle checks that a file that is hidden after it was hashed answers no question
+// about its content.
 func TestAttackHashOracle(t *testing.T) {
 	root := t.TempDir()
 	content := bytes.Repeat([]byte("secret "), 20_000)
