@@ -113,9 +113,16 @@ func TestAttackWindows(t *testing.T) {
 		primary := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
 		primary.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID), Size: 1 << 40, Alignment: unit})
 		var sent atomic.Int64
+		streams := 0
 		send := func(p *fakePeer) {
 			for range defaultSecondaryStreams {
-				x := p.extent(wireOpen(firstAggregateStreamID, 1, 0))
+				stream, err := p.conn.OpenUniStream()
+				if err != nil {
+					return // more are not allowed
+				}
+				streams++
+				x := &fakeExtent{stream, p}
+				x.write(wireOpen(firstAggregateStreamID, 1, 0))
 				w.wg.Go(func() {
 					x.SetWriteDeadline(time.Now().Add(5 * time.Second))
 					for {
@@ -138,7 +145,10 @@ func TestAttackWindows(t *testing.T) {
 			send(p)
 		}
 		time.Sleep(6 * time.Second)
-		t.Logf("%d servers sent %d MiB to a client that reads nothing", maxSecondaryPaths+1, sent.Load()>>20)
+		t.Logf("%d servers sent %d MiB on %d streams to a client that reads nothing", len(peers), sent.Load()>>20, streams)
+		if most := fullPaths*defaultSecondaryStreams + len(peers)*pathStreamFloor; streams > most {
+			t.Errorf("%d secondary streams are open, want at most %d", streams, most)
+		}
 		if sent.Load() > limit {
 			t.Errorf("%d bytes, the limit is %d", sent.Load(), limit)
 		}
@@ -161,12 +171,12 @@ func TestWindowBudget(t *testing.T) {
 		{defaultWindowLimit, maxPaths, 8 * mib, 6},
 		{minWindowLimit, maxPaths, 5 * mib, 1},
 	} {
-		b := newWindowBudget(c.limit)
+		b := &shareBudget{floor: pathWindow, left: c.limit - maxPaths*pathWindow}
 		var total int64
-		var shares []*windowShare
+		var shares []*budgetShare
 		windows := make([]int64, c.paths)
 		for i := range windows {
-			var share *windowShare
+			var share *budgetShare
 			share, windows[i] = b.open(8 * mib)
 			shares = append(shares, share)
 		}

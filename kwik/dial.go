@@ -45,14 +45,14 @@ func DialEarly(
 	}
 	s := newClientSession(tlsConf, c)
 	transport := &quic.Transport{Conn: conn}
-	q, share := s.pathQUIC(ServerRolePrimary)
+	q, shares := s.pathQUIC(ServerRolePrimary)
 	quicConn, err := transport.Dial(ctx, addr, clientTLS(tlsConf, protocolClient), q)
 	if err != nil {
 		transport.Close()
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	d := dialled{conn: quicConn, addr: remote, release: func() { transport.Close() }}
-	return s.start(ctx, d.owns(share))
+	return s.start(ctx, d.owns(shares))
 }
 
 // DialAddr connects to a primary at host:port, through a socket that ClientConfig.ListenPacket
@@ -85,12 +85,12 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 		tlsConf.ServerName, _, _ = net.SplitHostPort(addr)
 	}
 	s := newClientSession(tlsConf, c)
-	q, share := s.pathQUIC(ServerRolePrimary)
+	q, shares := s.pathQUIC(ServerRolePrimary)
 	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), q, c.ListenPacket)
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return s.start(ctx, d.owns(share))
+	return s.start(ctx, d.owns(shares))
 }
 
 // afterWelcome returns the session after the server's Welcome, and closes it if that does not
@@ -115,9 +115,10 @@ func (s *ClientSession) start(ctx context.Context, d dialled) (*ClientSession, e
 
 // A dialled is a new connection and the function that frees its socket.
 type dialled struct {
-	conn    *quic.Conn
-	addr    netip.AddrPort
-	release func()
+	conn       *quic.Conn
+	addr       netip.AddrPort
+	release    func()
+	maxStreams int // secondary streams that may be open at once
 }
 
 // attemptDelay is the time between attempts at the addresses of one host (RFC 8305 section 5).
