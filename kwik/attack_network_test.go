@@ -80,7 +80,9 @@ func longHeader(initial []byte, first byte, version uint32, rest ...[]byte) []by
 // authenticated. At worst one dial of the secondary fails, and the next succeeds.
 func TestAttackForgedHandshake(t *testing.T) {
 	for name, forge := range map[string]func(initial []byte) [][]byte{
-		"version negotiation": func(i []byte) [][]byte { return [][]byte{longHeader(i, 0x80, 0, []byte{0x1a, 0x2a, 0x3a, 0x4a})} },
+		"version negotiation": func(i []byte) [][]byte {
+			return [][]byte{longHeader(i, 0x80, 0, []byte{0x1a, 0x2a, 0x3a, 0x4a})}
+		},
 		"version negotiation to version 1": func(i []byte) [][]byte {
 			return [][]byte{longHeader(i, 0x80, 0, []byte{0, 0, 0, 1})}
 		},

@@ -30,6 +30,14 @@ func heapGrowth(f func()) int64 {
 	return inUse() - before
 }
 
+// removePath withdraws a server.
+func (p *fakePeer) removePath(id, reason string) {
+	p.t.Helper()
+	p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_RemovePath{
+		RemovePath: &kwikpb.RemovePath{PathId: id, Reason: reason},
+	}})
+}
+
 // TestAttackSegments checks what offers of many segments cost a client. 128 offers of a million
 // took 1.29 GB.
 func TestAttackSegments(t *testing.T) {
@@ -138,14 +146,16 @@ func TestAttackWindows(t *testing.T) {
 		for i := range maxSecondaryPaths {
 			s := w.fakeServer()
 			id := ServerID(fmt.Sprintf("s%d", i))
-			primary.addPath(&kwikpb.AddPath{PathId: string(id), KeyHash: s.pin[:], Addresses: []string{s.addr.String()}})
+			primary.addPath(&kwikpb.AddPath{
+				PathId: string(id), KeyHash: s.pin[:], Addresses: []string{s.addr.String()},
+			})
 			peers = append(peers, s.welcome(kwikpb.Role_ROLE_SECONDARY, id))
 		}
 		for _, p := range peers {
 			send(p)
 		}
 		time.Sleep(6 * time.Second)
-		t.Logf("%d servers sent %d MiB on %d streams to a client that reads nothing", len(peers), sent.Load()>>20, streams)
+		t.Logf("%d servers sent %d MiB on %d streams that are not read", len(peers), sent.Load()>>20, streams)
 		if most := fullPaths*defaultSecondaryStreams + len(peers)*pathStreamFloor; streams > most {
 			t.Errorf("%d secondary streams are open, want at most %d", streams, most)
 		}

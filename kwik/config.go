@@ -24,8 +24,8 @@ const (
 type Config struct {
 	// QUIC configures the connections. Zero fields, and nil, mean the defaults. The handshake
 	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds.
-	// The receive windows of a client grow to 12 MiB a path, within its WindowLimit. KWIK sets MaxIncomingStreams,
-	// MaxIncomingUniStreams and Allow0RTT itself.
+	// The receive windows of a client grow to 12 MiB a path, within its WindowLimit. KWIK sets
+	// MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 
 	// RateLimit bounds the payload rate of aggregate streams: a client's over all its servers, a

@@ -57,12 +57,14 @@ func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 	}
 	s := &ClientSession{
 		id: newSessionID(), config: c, tls: tlsConf,
-		servers:     make(map[ServerID]*serverRecord),
-		paths:       make(map[PathID]*pathRecord),
-		streams:     make(map[StreamID]*openStream),
-		arrived:     make(chan struct{}),
-		windows:     &shareBudget{floor: pathWindow, left: c.WindowLimit - maxPaths*pathWindow},
-		streamSlots: &shareBudget{floor: pathStreamFloor, left: int64(fullPaths * c.SecondaryStreams.MaxStreamsPerPath)},
+		servers: make(map[ServerID]*serverRecord),
+		paths:   make(map[PathID]*pathRecord),
+		streams: make(map[StreamID]*openStream),
+		arrived: make(chan struct{}),
+		windows: &shareBudget{floor: pathWindow, left: c.WindowLimit - maxPaths*pathWindow},
+		streamSlots: &shareBudget{
+			floor: pathStreamFloor, left: int64(fullPaths * c.SecondaryStreams.MaxStreamsPerPath),
+		},
 
 		dialSlots: make(chan struct{}, maxUnreached),
 	}

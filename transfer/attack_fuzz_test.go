@@ -13,8 +13,8 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// FuzzReplies reads a stream of replies as the client of one file does, without a network: it must
-// not panic, and hold no more chaining values than have arrived.
+// FuzzReplies reads a stream of replies as the client of one file does, without a network. The
+// client must not panic, and hold no more chaining values than have arrived.
 func FuzzReplies(f *testing.F) {
 	m, cvs := honest()
 	var seed bytes.Buffer
@@ -68,7 +68,9 @@ func FuzzReplies(f *testing.F) {
 // FuzzListing reads entries as the client of a listing does. Every entry that it takes has a
 // relative path without "..".
 func FuzzListing(f *testing.F) {
-	raw, _ := proto.Marshal(&transferpb.Listing{Entries: []*transferpb.Entry{dirEntry("a"), fileEntry("a/b"), linkEntry("l", "a")}})
+	raw, _ := proto.Marshal(&transferpb.Listing{
+		Entries: []*transferpb.Entry{dirEntry("a"), fileEntry("a/b"), linkEntry("l", "a")},
+	})
 	f.Add(raw)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		listing := &transferpb.Listing{}
@@ -88,7 +90,8 @@ func FuzzListing(f *testing.F) {
 			if _, isBad := err.(badPath); err != nil && !isBad {
 				return
 			}
-			if err == nil && !skip && e.Path != "" && wire.CheckTreePath(e.Path) != nil {
+			isTaken := err == nil && !skip && e.Path != ""
+			if isTaken && wire.CheckTreePath(e.Path) != nil {
 				t.Errorf("%q is taken", e.Path)
 			}
 		}
