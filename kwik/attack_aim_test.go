@@ -45,17 +45,7 @@ func inAimScene(t *testing.T, f func(h *aimScene)) {
 			conn, _ := w.listen()
 			return countingConn{conn, &h.bytes, &h.packets}, nil
 		}}
-		server := w.fakeServer()
-		welcomed := make(chan *ClientSession)
-		w.wg.Go(func() {
-			client, err := w.tryDial(server.addr, server.pin, conf)
-			if err != nil {
-				w.t.Error(err)
-			}
-			welcomed <- client
-		})
-		h.primary = server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
-		h.client = <-welcomed
+		h.client, h.primary = w.dialFake(conf)
 		f(h)
 	})
 }

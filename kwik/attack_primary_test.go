@@ -30,6 +30,22 @@ func heapGrowth(f func()) int64 {
 	return inUse() - before
 }
 
+// dialFake connects a client to a new fake primary.
+func (w *world) dialFake(conf *ClientConfig) (*ClientSession, *fakePeer) {
+	w.t.Helper()
+	server := w.fakeServer()
+	welcomed := make(chan *ClientSession)
+	w.wg.Go(func() {
+		client, err := w.tryDial(server.addr, server.pin, conf)
+		if err != nil {
+			w.t.Error(err)
+		}
+		welcomed <- client
+	})
+	primary := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
+	return <-welcomed, primary
+}
+
 // removePath withdraws a server.
 func (p *fakePeer) removePath(id, reason string) {
 	p.t.Helper()
@@ -112,13 +128,7 @@ func TestAttackRepeatedFields(t *testing.T) {
 func TestAttackWindows(t *testing.T) {
 	const limit = minWindowLimit
 	inWorldOf(t, unit, 0, simnet.Link{Latency: time.Millisecond, Rate: 10e9}, func(w *world) {
-		server := w.fakeServer()
-		w.wg.Go(func() {
-			if _, err := w.tryDial(server.addr, server.pin, &ClientConfig{WindowLimit: limit}); err != nil {
-				w.t.Error(err)
-			}
-		})
-		primary := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
+		_, primary := w.dialFake(&ClientConfig{WindowLimit: limit})
 		primary.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID), Size: 1 << 40, Alignment: unit})
 		var sent atomic.Int64
 		streams := 0
@@ -219,17 +229,11 @@ func TestWindowBudget(t *testing.T) {
 // connection is alive, and bytes arrive, but no unit does.
 func TestAttackDrip(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
-		server := w.fakeServer()
-		w.wg.Go(func() {
-			if _, err := w.tryDial(server.addr, server.pin, nil); err != nil {
-				w.t.Error(err)
-			}
-		})
-		p := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
+		client, p := w.dialFake(nil)
 		p.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID), Size: 4 << 20, Alignment: 1 << 20})
 		time.Sleep(time.Second)
 		start := time.Now()
-		copied := w.copy(w.accept(w.clients[0], firstAggregateStreamID, w.prove))
+		copied := w.copy(w.accept(client, firstAggregateStreamID, w.prove))
 		p.attached()
 		g := p.granted()
 		raw := wireData(w.data[:1<<20])
