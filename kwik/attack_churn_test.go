@@ -25,7 +25,7 @@ func TestAttackChurn(t *testing.T) {
 	for name, say := range map[string]func(p *fakePeer, i int){
 		"servers that come and go": func(p *fakePeer, i int) {
 			p.addPath(&kwikpb.AddPath{PathId: id(i), KeyHash: make([]byte, 32), Addresses: []string{"10.9.9.9:4433"}})
-			p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_RemovePath{RemovePath: &kwikpb.RemovePath{PathId: id(i)}}})
+			p.removePath(id(i), "")
 		},
 		"servers that come": func(p *fakePeer, i int) {
 			p.addPath(&kwikpb.AddPath{PathId: id(i), KeyHash: make([]byte, 32), Addresses: []string{"10.9.9.9:4433"}})
@@ -39,8 +39,10 @@ func TestAttackChurn(t *testing.T) {
 				Tickets: []*kwikpb.StreamTicket{{PathId: id(i), Ticket: make([]byte, ticketSize)}}})
 		},
 		"tickets for streams that ended": func(p *fakePeer, i int) {
-			p.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID) + uint64(i%2), Size: 1, Pushed: true,
-				Tickets: []*kwikpb.StreamTicket{{PathId: id(i), Ticket: make([]byte, ticketSize)}}})
+			p.offer(&kwikpb.StreamOffer{
+				KwikStreamId: uint64(firstAggregateStreamID) + uint64(i%2), Size: 1, Pushed: true,
+				Tickets: []*kwikpb.StreamTicket{{PathId: id(i), Ticket: make([]byte, ticketSize)}},
+			})
 		},
 		"reports": frame(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathReport{PathReport: &kwikpb.PathReport{
 			PacketsSent: 1 << 60, PacketsLost: 1 << 60, CongestionWindow: 1 << 60,
@@ -48,9 +50,7 @@ func TestAttackChurn(t *testing.T) {
 		"GoAway": frame(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_GoAway{GoAway: &kwikpb.GoAway{}}}),
 		"RemovePath with a long reason": func(p *fakePeer, i int) {
 			if i < 20 {
-				p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_RemovePath{RemovePath: &kwikpb.RemovePath{
-					PathId: "s", Reason: strings.Repeat("r", maxControlFrame-100),
-				}}})
+				p.removePath("s", strings.Repeat("r", maxControlFrame-100))
 			}
 		},
 		"questions": metadata(kwikpb.MetadataFrameType_OFFSET_SYNC_REQUEST, &kwikpb.OffsetSyncRequest{
@@ -98,7 +98,9 @@ func FuzzAddPath(f *testing.F) {
 	f.Add("s1+2", "[fe80::1%eth0]:1", uint8(32), uint8(ticketSize))
 	f.Add("primary", "::ffff:127.0.0.1", uint8(31), uint8(0))
 	f.Fuzz(func(t *testing.T, id, addr string, hash, ticket uint8) {
-		info := &kwikpb.AddPath{PathId: id, Addresses: []string{addr}, KeyHash: make([]byte, hash), Ticket: make([]byte, ticket)}
+		info := &kwikpb.AddPath{
+			PathId: id, Addresses: []string{addr}, KeyHash: make([]byte, hash), Ticket: make([]byte, ticket),
+		}
 		if isWellFormed(info) && (len(id) > maxServerIDLength || strings.ContainsAny(id, "+\x1b\n")) {
 			t.Errorf("the ID %q is taken", id)
 		}
@@ -111,7 +113,8 @@ func FuzzAddPath(f *testing.F) {
 			return
 		}
 		ip := to.Addr().Unmap()
-		if !ip.IsGlobalUnicast() || ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || to.Port() == 0 {
+		isPublic := ip.IsGlobalUnicast() && !ip.IsPrivate()
+		if !isPublic || to.Port() == 0 {
 			t.Errorf("a public primary may name %v", to)
 		}
 	})

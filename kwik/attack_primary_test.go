@@ -30,6 +30,30 @@ func heapGrowth(f func()) int64 {
 	return inUse() - before
 }
 
+// dialFake connects a client to a new fake primary.
+func (w *world) dialFake(conf *ClientConfig) (*ClientSession, *fakePeer) {
+	w.t.Helper()
+	server := w.fakeServer()
+	welcomed := make(chan *ClientSession)
+	w.wg.Go(func() {
+		client, err := w.tryDial(server.addr, server.pin, conf)
+		if err != nil {
+			w.t.Error(err)
+		}
+		welcomed <- client
+	})
+	primary := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
+	return <-welcomed, primary
+}
+
+// removePath withdraws a server.
+func (p *fakePeer) removePath(id, reason string) {
+	p.t.Helper()
+	p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_RemovePath{
+		RemovePath: &kwikpb.RemovePath{PathId: id, Reason: reason},
+	}})
+}
+
 // TestAttackSegments checks what offers of many segments cost a client. 128 offers of a million
 // took 1.29 GB.
 func TestAttackSegments(t *testing.T) {
@@ -104,18 +128,19 @@ func TestAttackRepeatedFields(t *testing.T) {
 func TestAttackWindows(t *testing.T) {
 	const limit = minWindowLimit
 	inWorldOf(t, unit, 0, simnet.Link{Latency: time.Millisecond, Rate: 10e9}, func(w *world) {
-		server := w.fakeServer()
-		w.wg.Go(func() {
-			if _, err := w.tryDial(server.addr, server.pin, &ClientConfig{WindowLimit: limit}); err != nil {
-				w.t.Error(err)
-			}
-		})
-		primary := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
+		_, primary := w.dialFake(&ClientConfig{WindowLimit: limit})
 		primary.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID), Size: 1 << 40, Alignment: unit})
 		var sent atomic.Int64
+		streams := 0
 		send := func(p *fakePeer) {
 			for range defaultSecondaryStreams {
-				x := p.extent(wireOpen(firstAggregateStreamID, 1, 0))
+				stream, err := p.conn.OpenUniStream()
+				if err != nil {
+					return // more are not allowed
+				}
+				streams++
+				x := &fakeExtent{stream, p}
+				x.write(wireOpen(firstAggregateStreamID, 1, 0))
 				w.wg.Go(func() {
 					x.SetWriteDeadline(time.Now().Add(5 * time.Second))
 					for {
@@ -131,14 +156,19 @@ func TestAttackWindows(t *testing.T) {
 		for i := range maxSecondaryPaths {
 			s := w.fakeServer()
 			id := ServerID(fmt.Sprintf("s%d", i))
-			primary.addPath(&kwikpb.AddPath{PathId: string(id), KeyHash: s.pin[:], Addresses: []string{s.addr.String()}})
+			primary.addPath(&kwikpb.AddPath{
+				PathId: string(id), KeyHash: s.pin[:], Addresses: []string{s.addr.String()},
+			})
 			peers = append(peers, s.welcome(kwikpb.Role_ROLE_SECONDARY, id))
 		}
 		for _, p := range peers {
 			send(p)
 		}
 		time.Sleep(6 * time.Second)
-		t.Logf("%d servers sent %d MiB to a client that reads nothing", maxSecondaryPaths+1, sent.Load()>>20)
+		t.Logf("%d servers sent %d MiB on %d streams that are not read", len(peers), sent.Load()>>20, streams)
+		if most := fullPaths*defaultSecondaryStreams + len(peers)*pathStreamFloor; streams > most {
+			t.Errorf("%d secondary streams are open, want at most %d", streams, most)
+		}
 		if sent.Load() > limit {
 			t.Errorf("%d bytes, the limit is %d", sent.Load(), limit)
 		}
@@ -161,12 +191,12 @@ func TestWindowBudget(t *testing.T) {
 		{defaultWindowLimit, maxPaths, 8 * mib, 6},
 		{minWindowLimit, maxPaths, 5 * mib, 1},
 	} {
-		b := newWindowBudget(c.limit)
+		b := &shareBudget{floor: pathWindow, left: c.limit - maxPaths*pathWindow}
 		var total int64
-		var shares []*windowShare
+		var shares []*budgetShare
 		windows := make([]int64, c.paths)
 		for i := range windows {
-			var share *windowShare
+			var share *budgetShare
 			share, windows[i] = b.open(8 * mib)
 			shares = append(shares, share)
 		}
@@ -199,17 +229,11 @@ func TestWindowBudget(t *testing.T) {
 // connection is alive, and bytes arrive, but no unit does.
 func TestAttackDrip(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
-		server := w.fakeServer()
-		w.wg.Go(func() {
-			if _, err := w.tryDial(server.addr, server.pin, nil); err != nil {
-				w.t.Error(err)
-			}
-		})
-		p := server.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
+		client, p := w.dialFake(nil)
 		p.offer(&kwikpb.StreamOffer{KwikStreamId: uint64(firstAggregateStreamID), Size: 4 << 20, Alignment: 1 << 20})
 		time.Sleep(time.Second)
 		start := time.Now()
-		copied := w.copy(w.accept(w.clients[0], firstAggregateStreamID, w.prove))
+		copied := w.copy(w.accept(client, firstAggregateStreamID, w.prove))
 		p.attached()
 		g := p.granted()
 		raw := wireData(w.data[:1<<20])

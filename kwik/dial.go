@@ -44,14 +44,14 @@ func DialEarly(
 	}
 	s := newClientSession(tlsConf, c)
 	transport := &quic.Transport{Conn: conn}
-	q, share := s.firstQUIC(ctx)
+	q, shares := s.firstQUIC(ctx)
 	quicConn, err := transport.Dial(ctx, addr, clientTLS(tlsConf, protocolClient), q)
 	if err != nil {
 		transport.Close()
 		return nil, fromQUIC(err, primaryPathID)
 	}
 	d := dialled{conn: quicConn, addr: remote, release: func() { transport.Close() }}
-	return s.connected(ctx, d.owns(share))
+	return s.connected(ctx, d.owns(shares))
 }
 
 // DialAddr connects to a primary at host:port, through a socket that ClientConfig.ListenPacket
@@ -84,22 +84,22 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 		tlsConf.ServerName, _, _ = net.SplitHostPort(addr)
 	}
 	s := newClientSession(tlsConf, c)
-	q, share := s.firstQUIC(ctx)
+	q, shares := s.firstQUIC(ctx)
 	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), q, c.ListenPacket)
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return s.connected(ctx, d.owns(share))
+	return s.connected(ctx, d.owns(shares))
 }
 
 // firstQUIC returns the QUIC configuration of a session's first path. If the caller set no time-out
 // of the handshake, the deadline of ctx is one, be it shorter or longer than the default.
-func (s *ClientSession) firstQUIC(ctx context.Context) (*quic.Config, *windowShare) {
-	q, share := s.pathQUIC(ServerRolePrimary)
+func (s *ClientSession) firstQUIC(ctx context.Context) (*quic.Config, *pathShares) {
+	q, shares := s.pathQUIC(ServerRolePrimary)
 	if deadline, ok := ctx.Deadline(); ok && s.config.defaultHandshake {
 		q.HandshakeIdleTimeout = max(q.HandshakeIdleTimeout, time.Until(deadline))
 	}
-	return q, share
+	return q, shares
 }
 
 // helloDeadline returns until when the server must send Welcome on a path that ctx opens.
@@ -133,9 +133,10 @@ func (s *ClientSession) connected(ctx context.Context, d dialled) (*ClientSessio
 
 // A dialled is a new connection and the function that frees its socket.
 type dialled struct {
-	conn    *quic.Conn
-	addr    netip.AddrPort
-	release func()
+	conn       *quic.Conn
+	addr       netip.AddrPort
+	release    func()
+	maxStreams int // secondary streams that may be open at once
 }
 
 // attemptDelay is the time between attempts at the addresses of one host (RFC 8305 section 5).

@@ -30,8 +30,8 @@ const (
 	announcedPause = time.Minute
 	// maxAddressesPerTry bounds the addresses without an answer in one try of a server.
 	maxAddressesPerTry = 2
-	// unansweredBytes and earnedPart make up the budget of unanswered tries: a constant number of
-	// bytes, and this fraction of the bytes that the session has received.
+	// The budget of unanswered tries is unansweredBytes, and one byte for each earnedPart bytes
+	// that the session has received.
 	unansweredBytes = 92 << 10
 	earnedPart      = 16
 	// maxDialRecords bounds the addresses that a session remembers.

@@ -83,6 +83,8 @@ type path struct {
 	asked    time.Time     // when Hello was sent
 	host     *Host         // the server's description of itself, or nil; guarded by the session
 	release  func()        // frees the socket; called once, when the path has ended
+	// maxStreams is the number of secondary streams that may be open at once.
+	maxStreams int
 }
 
 // openPath sends Hello on a new connection. It does not wait for Welcome: run does, and the server
@@ -93,7 +95,7 @@ func openPath(
 	ctx context.Context, s *ClientSession, d dialled, id PathID, role ServerRole, ticket []byte,
 ) (*path, error) {
 	p := &path{
-		id: id, addr: d.addr, conn: d.conn, release: d.release,
+		id: id, addr: d.addr, conn: d.conn, release: d.release, maxStreams: d.maxStreams,
 		session: s, role: role, greeted: make(chan struct{}),
 	}
 	if err := p.hello(ctx, ticket); err != nil {
@@ -247,7 +249,8 @@ func (p *path) acceptStreams(ctx context.Context) {
 func (p *path) acceptSecondaryStreams(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	room := make(chan struct{}, p.session.config.SecondaryStreams.MaxStreamsPerPath)
+	room := make(chan struct{}, p.maxStreams)
+	p.session.handler.setLimit(p.id, p.maxStreams)
 	for {
 		select {
 		case room <- struct{}{}:

@@ -161,13 +161,13 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 	}
 	s.mu.Unlock()
 	tlsConf := clientTLS(trust.PinnedClientConfig(s.secondaryTLS(), trust.Pin(info.GetKeyHash())), protocolClient)
-	q, share := s.pathQUIC(ServerRoleSecondary)
+	q, shares := s.pathQUIC(ServerRoleSecondary)
 	d, err := s.dialWithin(ctx, addrs, tlsConf, q)
 	if err != nil {
-		share.close()
+		shares.close()
 		return nil, err
 	}
-	p, err := openPath(ctx, s, d.owns(share), r.id, ServerRoleSecondary, info.GetTicket())
+	p, err := openPath(ctx, s, d.owns(shares), r.id, ServerRoleSecondary, info.GetTicket())
 	if err != nil {
 		return nil, err
 	}

@@ -7,8 +7,9 @@ import "time"
 type SecondaryStreamConfig struct {
 	// MaxStreamsPerPath is the number of secondary streams that a server may have open at once on
 	// one path: QUIC's limit of incoming unidirectional streams. Further ones wait at the server.
-	// Each stream may make the client hold BufferSize bytes, or one unit if that is more. 0 means
-	// 32; the range is 1 to 256.
+	// Each stream may make the client hold BufferSize bytes, or one unit if that is more. So all
+	// paths of a session together have only 8 times as many, and 4 for each path: with many paths,
+	// later ones have fewer. 0 means 32; the range is 1 to 256.
 	MaxStreamsPerPath int
 
 	// StreamTimeout bounds the silence of a secondary stream whose source owes bytes, while the

@@ -77,6 +77,7 @@ const endedKept = 16
 type pathStreams struct {
 	opened   int                   // streams so far
 	open     int                   // of those, the ones that are open
+	limit    int                   // that may be open at once
 	received int64                 // payload bytes of the streams that ended
 	counted  int64                 // bytes that counted
 	ended    []SecondaryStreamInfo // the newest endedKept, the oldest first
@@ -86,7 +87,7 @@ type pathStreams struct {
 func (h *secondaryStreamHandler) pathStreams(id PathID) *pathStreams {
 	p := h.paths[id]
 	if p == nil {
-		p = &pathStreams{}
+		p = &pathStreams{limit: h.config.MaxStreamsPerPath}
 		h.paths[id] = p
 	}
 	return p
@@ -161,7 +162,14 @@ func (h *secondaryStreamHandler) pathLoad(path PathID) (counted int64, busy bool
 	if p == nil {
 		return 0, false
 	}
-	return p.counted, 2*p.open > h.config.MaxStreamsPerPath
+	return p.counted, 2*p.open > p.limit
+}
+
+// setLimit records how many secondary streams of a path may be open at once.
+func (h *secondaryStreamHandler) setLimit(path PathID, limit int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pathStreams(path).limit = limit
 }
 
 // removePath removes the record of a path.

@@ -24,7 +24,9 @@ type ClientSession struct {
 	tls     *tls.Config // base of the configurations of secondaries' paths
 	handler *secondaryStreamHandler
 	primary *path
-	windows *windowBudget // of all paths
+	// windows and streamSlots are the receive windows, and the secondary streams open at once, of
+	// all paths.
+	windows, streamSlots *shareBudget
 	// dialSlots has an element for each server that is dialed and has not been reached before.
 	dialSlots chan struct{}
 
@@ -60,13 +62,16 @@ func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 		paths:   make(map[PathID]*pathRecord),
 		streams: make(map[StreamID]*openStream),
 		arrived: make(chan struct{}),
-		windows: newWindowBudget(c.WindowLimit),
+		windows: &shareBudget{floor: pathWindow, left: c.WindowLimit - maxPaths*pathWindow},
+		streamSlots: &shareBudget{
+			floor: pathStreamFloor, left: int64(fullPaths * c.SecondaryStreams.MaxStreamsPerPath),
+		},
 
 		dialSlots: make(chan struct{}, maxUnreached),
 	}
-	q, share := s.pathQUIC(ServerRolePrimary)
+	q, shares := s.pathQUIC(ServerRolePrimary)
 	s.headStartRoom = int64(q.InitialConnectionReceiveWindow / 2) // as the primary's path will have it
-	share.close()
+	shares.close()
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.public, s.unpublic = context.WithCancelCause(s.ctx)
 	s.handler = newSecondaryStreamHandler(s.lookup, s.nextStream, c)

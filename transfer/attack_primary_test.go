@@ -173,7 +173,9 @@ func TestAttackTrees(t *testing.T) {
 // claims to hash. Today's clients waited as long as messages arrived.
 func TestAttackHashing(t *testing.T) {
 	hashing := func(p *peer, n uint64) {
-		p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: n, Total: 1 << 62}}})
+		p.Reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{
+			Hashing: &transferpb.Hashing{Bytes: n, Total: 1 << 62},
+		}})
 	}
 	alive := func(p *peer) bool { return p.ServerSession.Context().Err() == nil }
 	for name, c := range map[string]struct {
@@ -294,7 +296,9 @@ func TestAttackBatch(t *testing.T) {
 		start := time.Now()
 		_, _, err := w.lies(&liar{entries: []*transferpb.Entry{fileEntry("a")}, pack: func(p *liarPeer) {
 			for i := uint64(0); p.session.Context().Err() == nil; i++ {
-				p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{Hashing: &transferpb.Hashing{Bytes: i, Total: 1}}})
+				p.reply(&transferpb.Reply{Reply: &transferpb.Reply_Hashing{
+					Hashing: &transferpb.Hashing{Bytes: i, Total: 1},
+				}})
 				time.Sleep(time.Second)
 			}
 		}}, t.TempDir())
@@ -340,7 +344,9 @@ func TestAttackListing(t *testing.T) {
 			fmt.Sscanf(string(p.request.GetList().GetAfter()), "d%d", &n)
 			p.listing(more, dirEntry(fmt.Sprintf("d%09d", n+1)))
 		}, KindNetwork, hashingPeriod},
-		"the same page again": {func(p *liarPeer) { p.listing(more, dirEntry("a"), dirEntry("b")) }, KindOther, time.Minute},
+		"the same page again": {func(p *liarPeer) {
+			p.listing(more, dirEntry("a"), dirEntry("b"))
+		}, KindOther, time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			onWire(t, func(w *testNet) {

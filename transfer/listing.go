@@ -171,8 +171,8 @@ func kindOfProblem(raw *transferpb.Entry) Kind {
 type treeOrder struct {
 	last  string
 	count int
-	// dirs are the lengths of the paths of the directories around the last entry, and of its own if
-	// it is one, outermost first. All are prefixes of last.
+	// dirs are the lengths of the paths of the directories around the last entry, and of the entry
+	// if it is a directory. The outermost is the first. All the paths are prefixes of last.
 	dirs []int
 	// hidden is the path of an entry that is ignored with all entries below it; empty for none.
 	hidden string
