@@ -30,6 +30,7 @@ type host struct {
 // A countedSocket counts what arrives, and sends nothing once it is silent.
 type countedSocket struct {
 	net.PacketConn
+	udp      *net.UDPConn // the same socket
 	received atomic.Int64 // bytes
 	silent   atomic.Bool
 }
@@ -47,6 +48,12 @@ func (c *countedSocket) WriteTo(p []byte, to net.Addr) (int, error) {
 	return c.PacketConn.WriteTo(p, to)
 }
 
+// SetReadBuffer sets the size of the system's buffer, as package quic requests.
+func (c *countedSocket) SetReadBuffer(n int) error { return c.udp.SetReadBuffer(n) }
+
+// SetWriteBuffer is SetReadBuffer for packets that are sent.
+func (c *countedSocket) SetWriteBuffer(n int) error { return c.udp.SetWriteBuffer(n) }
+
 // newHost returns a host at an address of this machine. All of 127.0.0.0/8 is.
 func newHost(t *testing.T, addr string) *host {
 	t.Helper()
@@ -54,7 +61,7 @@ func newHost(t *testing.T, addr string) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	counted := &countedSocket{PacketConn: socket}
+	counted := &countedSocket{PacketConn: socket, udp: socket}
 	h := &host{t: t, transport: &quic.Transport{Conn: counted}, socket: counted}
 	t.Cleanup(func() {
 		h.transport.Close()

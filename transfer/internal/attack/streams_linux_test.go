@@ -60,9 +60,15 @@ func TestAttackRequestsWithoutAcknowledgement(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	idle := h.socket.received.Load()
 	for range 20 {
 		if _, err := c.request(&transferpb.Request{Path: []byte("f"), HeadStart: 1 << 20}); err != nil {
 			t.Fatal(err)
+		}
+	}
+	for start := time.Now(); h.socket.received.Load() < idle+64<<10; time.Sleep(time.Millisecond) {
+		if time.Since(start) > patience {
+			t.Fatal("nothing is sent")
 		}
 	}
 	h.socket.silent.Store(true)
