@@ -2,11 +2,14 @@ package attack
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,6 +36,10 @@ type countedSocket struct {
 	udp      *net.UDPConn // the same socket
 	received atomic.Int64 // bytes
 	silent   atomic.Bool
+	record   atomic.Bool // packets that are sent are kept
+
+	mu   sync.Mutex
+	sent [][]byte
 }
 
 func (c *countedSocket) ReadFrom(p []byte) (int, net.Addr, error) {
@@ -45,7 +52,19 @@ func (c *countedSocket) WriteTo(p []byte, to net.Addr) (int, error) {
 	if c.silent.Load() {
 		return len(p), nil
 	}
+	if c.record.Load() {
+		c.mu.Lock()
+		c.sent = append(c.sent, bytes.Clone(p))
+		c.mu.Unlock()
+	}
 	return c.PacketConn.WriteTo(p, to)
+}
+
+// recorded returns the packets that were recorded.
+func (c *countedSocket) recorded() [][]byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.sent)
 }
 
 // SetReadBuffer sets the size of the system's buffer, as package quic requests.

@@ -186,6 +186,25 @@ func (s *server) mustGet(path string, args ...string) time.Duration {
 	return r.took
 }
 
+// startGet starts an honest get of a file into dir, slowly, and waits until its part file exists.
+func (s *server) startGet(path, dir string) *exec.Cmd {
+	s.t.Helper()
+	cmd := exec.Command(binary, "get", "-q", "--limit-rate", "2M", s.urlOf(path), filepath.Join(dir, path))
+	cmd.Env = s.environment("client")
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { cmd.Process.Kill() })
+	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		if parts, _ := filepath.Glob(filepath.Join(dir, ".kwikcp-*")); len(parts) > 0 {
+			return cmd
+		}
+		if time.Since(start) > patience {
+			s.t.Fatal("the get has no part file")
+		}
+	}
+}
+
 // isAlive reports whether the process runs.
 func (s *server) isAlive() bool {
 	select {
@@ -280,4 +299,24 @@ func (s *server) watch(what string, interval time.Duration) (stop func() usage) 
 func (s *server) tailOfLog() string {
 	text := s.log.String()
 	return text[max(0, len(text)-4000):]
+}
+
+// countLog returns how many lines of the server's log contain a text.
+func (s *server) countLog(text string) (lines int) {
+	for line := range strings.Lines(s.log.String()) {
+		if strings.Contains(line, text) {
+			lines++
+		}
+	}
+	return lines
+}
+
+// awaitLog waits until a text is in the server's log.
+func (s *server) awaitLog(text string) {
+	s.t.Helper()
+	for start := time.Now(); s.countLog(text) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Since(start) > patience {
+			s.t.Fatalf("the server does not log %q:\n%s", text, s.tailOfLog())
+		}
+	}
 }
