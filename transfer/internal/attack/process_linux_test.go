@@ -186,7 +186,8 @@ func (s *server) mustGet(path string, args ...string) time.Duration {
 	return r.took
 }
 
-// startGet starts an honest get of a file into dir, slowly, and waits until its part file exists.
+// startGet starts an honest get of a file into dir, slowly, and waits until its part file has
+// a size: the client then knows which version of the file it fetches.
 func (s *server) startGet(path, dir string) *exec.Cmd {
 	s.t.Helper()
 	cmd := exec.Command(binary, "get", "-q", "--limit-rate", "2M", s.urlOf(path), filepath.Join(dir, path))
@@ -196,8 +197,11 @@ func (s *server) startGet(path, dir string) *exec.Cmd {
 	}
 	s.t.Cleanup(func() { cmd.Process.Kill() })
 	for start := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		if parts, _ := filepath.Glob(filepath.Join(dir, ".kwikcp-*")); len(parts) > 0 {
-			return cmd
+		parts, _ := filepath.Glob(filepath.Join(dir, ".kwikcp-*"))
+		if len(parts) > 0 {
+			if info, err := os.Stat(parts[0]); err == nil && info.Size() > 0 {
+				return cmd
+			}
 		}
 		if time.Since(start) > patience {
 			s.t.Fatal("the get has no part file")
