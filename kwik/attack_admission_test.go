@@ -371,7 +371,7 @@ func TestSessionsWithAStreamAreNotIdle(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute) // nothing is requested: the reader's window is full
 		if client.Context().Err() != nil || w.path(client, "s1").State != PathActive {
-			w.t.Fatalf("a session with a stream ended: %v, s1 %v", context.Cause(client.Context()), w.path(client, "s1").State)
+			w.t.Fatalf("a session with a stream ended: %v, %v", context.Cause(client.Context()), w.path(client, "s1"))
 		}
 		s.Close()
 		took := w.within(2*time.Minute, func() bool { return client.Context().Err() != nil })

@@ -160,10 +160,10 @@ type ServerConfig struct {
 	// many handshakes are in progress. Nil means a random key.
 	TokenKey *quic.TokenGeneratorKey
 
-	// OnRefusal is called when connections, joins or sessions were refused, or ended before they
-	// were used, because a limit was reached: at most once a minute for each reason. count is how
-	// many since the last call, and from is the address of the last. It must not block. May be
-	// nil.
+	// OnRefusal is called when connections, joins or sessions were refused because a limit was
+	// reached, or were closed for others. It is called at most once a minute for each reason.
+	// count is how many since the last call, and from is the address of the last. It must not
+	// block. May be nil.
 	OnRefusal func(from netip.Prefix, reason string, count int)
 
 	maxHandshakes        int // connections that have not sent Hello yet; 0 means 256
@@ -180,6 +180,12 @@ const (
 	maxStraySecondaryStream = 4 // bidirectional streams that a secondary may open to see them reset
 	maxServerIDLength       = 64
 	maxAddresses            = 8 // of one secondary
+)
+
+const (
+	defaultSessions   = 1024
+	defaultHandshakes = 256
+	defaultMembers    = 64
 )
 
 const (
@@ -324,9 +330,9 @@ func (c *ServerConfig) populate() *ServerConfig {
 		setDefault(&p.BufferSize, p.RateLimit.bufferSize())
 	}
 	p.BufferSize = populateBufferSize(p.BufferSize)
-	setDefault(&p.MaxSessions, 1024)
-	setDefault(&p.maxHandshakes, 256)
-	setDefault(&p.maxMembers, 64)
+	setDefault(&p.MaxSessions, defaultSessions)
+	setDefault(&p.maxHandshakes, defaultHandshakes)
+	setDefault(&p.maxMembers, defaultMembers)
 	setDefault(&p.MaxSessionsPerAddress, shareOf(p.MaxSessions))
 	setDefault(&p.maxMembersPerAddress, shareOf(p.maxMembers))
 	setDefault(&p.SessionIdleTimeout, time.Minute)
