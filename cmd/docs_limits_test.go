@@ -112,6 +112,7 @@ func TestLimitsOfProtocol(t *testing.T) {
 	number := func(name string) string { return grouped(c.value(t, name)) }
 	withShare := func(name string) string { return number(name) + "; " + grouped(c.value(t, name)/4) }
 	unproved := "handshakes with addresses that are not validated"
+	unvalidated := number("maxUnvalidated") + " in progress; " + number("initialBurst")
 	places := "handshakes of a server in progress, up to Hello or the end of a join"
 	bytes := func(name string) string { return mebi(c.value(t, name)) }
 	for what, want := range map[string]string{
@@ -132,7 +133,7 @@ func TestLimitsOfProtocol(t *testing.T) {
 		"joins in progress at a primary":                      withShare("defaultMembers"),
 		"sessions of a server, each path counts":              withShare("defaultSessions"),
 		places:                                                withShare("defaultHandshakes"),
-		unproved:                                              number("maxUnvalidated") + " in progress; " + number("initialBurst"),
+		unproved:                                              unvalidated,
 		"new connections of one client":                       number("connectionBurst"),
 		"listings of one session in progress (file protocol)": number("maxListings"),
 		"names that a server holds for all listings (file protocol)": grouped(2 * c.value(t, "maxDirNames")),

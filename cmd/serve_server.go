@@ -69,7 +69,8 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 
 // listenConfig returns the KWIK configuration of the listener.
 func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
-	reset, token := quic.StatelessResetKey(trust.StatelessResetKey(cert)), quic.TokenGeneratorKey(trust.TokenKey(cert))
+	reset := quic.StatelessResetKey(trust.StatelessResetKey(cert))
+	token := quic.TokenGeneratorKey(trust.TokenKey(cert))
 	config := &kwik.ServerConfig{
 		Config: kwik.Config{RateLimit: s.limit}, Software: "kwikcp " + version(), Role: s.role, OpenContent: s.files.OpenContent,
 		StatelessResetKey: &reset, TokenKey: &token, Verify: s.files.Verify,
