@@ -132,7 +132,7 @@ func TestLimitsOfProtocol(t *testing.T) {
 		"secondaries of a primary":                            withShare("defaultMembers"),
 		"joins in progress at a primary":                      withShare("defaultMembers"),
 		"sessions of a server, each path counts":              withShare("defaultSessions"),
-		places:                                                withShare("defaultHandshakes"),
+		places:                                                number("defaultHandshakes") + "; " + grouped(c.value(t, "defaultHandshakes")/2),
 		unproved:                                              unvalidated,
 		"new connections of one client":                       number("connectionBurst"),
 		"listings of one session in progress (file protocol)": number("maxListings"),

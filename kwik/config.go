@@ -166,7 +166,7 @@ type ServerConfig struct {
 	// block. May be nil.
 	OnRefusal func(from netip.Prefix, reason string, count int)
 
-	maxHandshakes        int // connections that have not sent Hello yet; 0 means 256
+	maxHandshakes        int // connections that have not sent Hello yet; 0 means 512
 	maxMembers           int // secondaries of a primary; 0 means 64
 	maxMembersPerAddress int // 0 means a quarter of maxMembers, rounded up
 }
@@ -184,7 +184,7 @@ const (
 
 const (
 	defaultSessions   = 1024
-	defaultHandshakes = 256
+	defaultHandshakes = 512
 	defaultMembers    = 64
 )
 

@@ -23,7 +23,8 @@ func newGate(c *ServerConfig) *gate {
 	return &gate{
 		onRefusal: c.OnRefusal,
 		admission: newAdmission(admissionLimits{
-			handshakes: c.maxHandshakes, handshakesPerClient: shareOf(c.maxHandshakes),
+			// Half, so that as many clients behind one address may connect at once as may be connected.
+			handshakes: c.maxHandshakes, handshakesPerClient: (c.maxHandshakes + 1) / 2,
 			joins: c.maxMembers, joinsPerClient: shareOf(c.maxMembers),
 			sessions: c.MaxSessions, sessionsPerClient: c.MaxSessionsPerAddress,
 			helloTimeout: c.HelloTimeout,
