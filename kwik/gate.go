@@ -115,11 +115,10 @@ func (g *gate) leave(n *newcomer) {
 	g.admission.leave(n)
 }
 
-// refuseMember counts a secondary that finds no place among the members, and returns the error
-// for it.
-func (g *gate) refuseMember(from netip.Prefix, why refusal) error {
+// refuseMember counts a secondary that finds no place among the members.
+func (g *gate) refuseMember(from netip.Prefix, why refusal) {
 	g.mu.Lock()
-	return g.refused(nil, from, why)
+	g.release(nil, from, why)
 }
 
 // isFull reports whether a session needs the place of another one.
