@@ -152,8 +152,9 @@ type ServerConfig struct {
 	MaxSessionsPerAddress int
 
 	// SessionIdleTimeout is the time after which a session without a stream is closed; see
-	// [IsIdleClose]. 0 means 1 minute. A session that is new, or has no stream, may be closed
-	// earlier if another needs its place.
+	// [IsIdleClose]. A plain stream counts while the server may still write on it, an aggregate
+	// stream from its offer or attachment to its release. 0 means 1 minute. A session without a
+	// stream for 2 s may be closed earlier if another needs its place.
 	SessionIdleTimeout time.Duration
 
 	// TokenKey encrypts the tokens with which clients prove that their addresses are theirs, when
