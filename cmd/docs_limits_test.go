@@ -114,6 +114,7 @@ func TestLimitsOfProtocol(t *testing.T) {
 	unproved := "handshakes with addresses that are not validated"
 	unvalidated := number("maxUnvalidated") + " in progress; " + number("initialBurst")
 	places := "handshakes of a server in progress, up to Hello or the end of a join"
+	handshakes := number("defaultHandshakes") + "; " + grouped(c.value(t, "defaultHandshakes")/2)
 	bytes := func(name string) string { return mebi(c.value(t, name)) }
 	for what, want := range map[string]string{
 		"control frame":                                       bytes("maxControlFrame") + ", read",
@@ -132,7 +133,7 @@ func TestLimitsOfProtocol(t *testing.T) {
 		"secondaries of a primary":                            withShare("defaultMembers"),
 		"joins in progress at a primary":                      withShare("defaultMembers"),
 		"sessions of a server, each path counts":              withShare("defaultSessions"),
-		places:                                                number("defaultHandshakes") + "; " + grouped(c.value(t, "defaultHandshakes")/2),
+		places:                                                handshakes,
 		unproved:                                              unvalidated,
 		"new connections of one client":                       number("connectionBurst"),
 		"listings of one session in progress (file protocol)": number("maxListings"),

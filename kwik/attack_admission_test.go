@@ -161,7 +161,8 @@ func TestManyClientsOfOneAddressAtOnce(t *testing.T) {
 		}
 		dials.Wait()
 		if failed.Load() > 0 || refused.Load() > 0 || w.primary.Sessions() != 240 {
-			w.t.Errorf("%d clients failed, %d refusals, %d sessions", failed.Load(), refused.Load(), w.primary.Sessions())
+			w.t.Errorf("%d clients failed, %d refusals, %d sessions", failed.Load(), refused.Load(),
+				w.primary.Sessions())
 		}
 	})
 }

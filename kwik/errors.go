@@ -35,7 +35,7 @@ const (
 	ErrContentUnavailable                                   // the content handler has no such content, or it changed
 	ErrSourceRefuted                                        // the client closes a path whose bytes failed their proof
 	ErrContentChanged                                       // the content is not what the descriptor describes any more
-	ErrServerBusy                                           // the server cannot serve this client now; a later attempt may succeed
+	ErrServerBusy                                           // the server cannot serve this client now
 )
 
 var errorCodeNames = map[ErrorCode]string{

@@ -23,7 +23,7 @@ func newGate(c *ServerConfig) *gate {
 	return &gate{
 		onRefusal: c.OnRefusal,
 		admission: newAdmission(admissionLimits{
-			// Half, so that as many clients behind one address may connect at once as may be connected.
+			// Half: as many clients of one address may connect at once as may be connected.
 			handshakes: c.maxHandshakes, handshakesPerClient: (c.maxHandshakes + 1) / 2,
 			joins: c.maxMembers, joinsPerClient: shareOf(c.maxMembers),
 			sessions: c.MaxSessions, sessionsPerClient: c.MaxSessionsPerAddress,
