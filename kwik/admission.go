@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// An admissionControl decides which connections, joins and sessions a listener accepts. It counts them in
-// total and by client, where a client is a prefix (clientPrefix). It has no clock and no lock: the
-// gate guards it and passes the time.
+// An admissionControl decides which connections, joins and sessions a listener accepts. It counts
+// them in total and by client, where a client is a prefix (clientPrefix). It has no clock and no
+// lock: the gate guards it and passes the time.
 //
 // A connection passes through it like this:
 //
@@ -17,8 +17,8 @@ import (
 //	Initial with a token --arrive--> newcomer of a client
 //	newcomer --leave, after its first frame--> session (enter) or membership
 //
-// When there is no place, a newcomer that has sent nothing leaves before another is refused, and
-// a session without a stream before another session is refused.
+// When there is no place, a newcomer that has sent nothing makes room for the next one. Likewise a
+// session without a stream makes room for the next session.
 type admissionControl struct {
 	limits    admissionLimits
 	newcomers []*newcomer // in the order of their arrival

@@ -19,10 +19,10 @@ func (r *resident) isIdle(least time.Duration, now time.Time) bool {
 	return !r.idleSince.IsZero() && now.Sub(r.idleSince) >= least
 }
 
-// enter gives a session a place. If there is none, a session without a stream loses its own: that
-// of the same client if the client has too many, otherwise one of the client that has the most. A
-// further path of a session that is here has less claim to a place than another session: it takes
-// none of the second half, neither of the client's places nor of all.
+// enter gives a session a place. If there is none, a session without a stream loses its own. It is
+// one of the same client if that client has too many, otherwise one of the client that has the
+// most. A further path of a session that is here must leave half of the places to others, both of
+// the client's places and of all.
 func (a *admissionControl) enter(r *resident, now time.Time) (evicted *resident, why refusal) {
 	ofClient, isFurther := 0, false
 	for other := range a.residents {

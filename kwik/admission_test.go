@@ -141,7 +141,7 @@ func TestAdmissionUnderPressure(t *testing.T) {
 	}
 }
 
-// An address that may be spoofed is counted for nobody until the handshake is complete.
+// An address that may be spoofed is not counted for a client until the handshake is complete.
 func TestAdmissionOfUnprovedAddresses(t *testing.T) {
 	limits := smallLimits
 	limits.handshakes, limits.handshakesPerClient = 256, 64
@@ -213,8 +213,8 @@ func TestAdmissionBoundsTheRateOfAClient(t *testing.T) {
 	}
 }
 
-// A client cannot have its rate reset by clients that it invents: as many as the table holds, with
-// a connection each, leave the one that owes most in place.
+// A client cannot reset its rate with addresses that it invents. As many as the table holds, with
+// a connection each, do not displace the client that connected most.
 func TestAdmissionRemembersTheWorstClient(t *testing.T) {
 	limits := smallLimits
 	w := newAdmissionWorld(t, limits)
@@ -294,8 +294,11 @@ func TestAdmissionOfSessionsWhenFull(t *testing.T) {
 	single.idleSince = w.now.Add(-time.Hour)
 	w.now = w.now.Add(minIdle)
 	evicted, why := w.enter(w.session(9, 0), w.now)
-	if why != admitted || evicted == nil || evicted == single || evicted.from == clientNumber(0) {
-		t.Errorf("%q, %v lost its place", why, evicted)
+	if why != admitted || evicted == nil {
+		t.Fatalf("%q, %v lost its place", why, evicted)
+	}
+	if evicted == single || evicted.from == clientNumber(0) {
+		t.Errorf("a client that has fewer lost a place: %v", evicted.from)
 	}
 	for r := range w.residents {
 		r.idleSince = time.Time{}

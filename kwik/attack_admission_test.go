@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -130,6 +131,42 @@ func TestAttackIdleSessions(t *testing.T) {
 	})
 }
 
+// 240 clients behind one address connect at the same moment, and all are served. Most of them must
+// prove their address.
+func TestManyClientsOfOneAddressAtOnce(t *testing.T) {
+	inWorldOf(t, unit, 0, slow, func(w *world) {
+		var reports, refused atomic.Int64
+		w.watchedPrimary(&reports, &refused)
+		socket, _ := w.listen()
+		transport := &quic.Transport{Conn: socket}
+		defer socket.Close()
+		defer transport.Close()
+		var dials sync.WaitGroup
+		var failed atomic.Int64
+		for i := range 240 {
+			dials.Go(func() {
+				conn, err := transport.Dial(w.t.Context(), net.UDPAddrFromAddrPort(w.primary.addr),
+					clientTLS(trust.PinnedClientConfig(nil, w.primary.pin()), protocolClient), &quic.Config{})
+				if err != nil {
+					failed.Add(1)
+					return
+				}
+				p := &fakePeer{t: w.t, conn: conn}
+				session := SessionID{byte(i)}
+				p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: session[:]})
+				if f, err := p.tryReceive(); err != nil || f.GetWelcome() == nil {
+					failed.Add(1)
+				}
+			})
+		}
+		dials.Wait()
+		if failed.Load() > 0 || refused.Load() > 0 || w.primary.Sessions() != 240 {
+			w.t.Errorf("%d clients failed, %d refusals, %d sessions", failed.Load(), refused.Load(),
+				w.primary.Sessions())
+		}
+	})
+}
+
 // Many addresses, each within its limit, hold all sessions idle. A client that is not idle gets a
 // place, because one of theirs is taken away.
 func TestAttackIdleSessionsOfManyAddresses(t *testing.T) {
@@ -180,7 +217,7 @@ func TestAttackNoHello(t *testing.T) {
 			client, server := w.dial(nil)
 			w.copy(w.offer(client, server, unit, nil)).wantAll()
 			client.CloseWithError(0, "")
-			if waiting := w.waiting(); waiting > 64+maxUnvalidated {
+			if waiting := w.waiting(); waiting > 256+maxUnvalidated {
 				w.t.Errorf("get %d: %d connections wait for their first frame", i, waiting)
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -371,7 +408,7 @@ func TestSessionsWithAStreamAreNotIdle(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute) // nothing is requested: the reader's window is full
 		if client.Context().Err() != nil || w.path(client, "s1").State != PathActive {
-			w.t.Fatalf("a session with a stream ended: %v, s1 %v", context.Cause(client.Context()), w.path(client, "s1").State)
+			w.t.Fatalf("a session with a stream ended: %v, %v", context.Cause(client.Context()), w.path(client, "s1"))
 		}
 		s.Close()
 		took := w.within(2*time.Minute, func() bool { return client.Context().Err() != nil })

@@ -194,18 +194,19 @@ type ServerConfig struct {
 	MaxSessionsPerAddress int
 
 	// SessionIdleTimeout is the time after which a session without a stream is closed; see
-	// [IsIdleClose]. 0 means 1 minute. A session that is new, or has no stream, may be closed
-	// earlier if another needs its place.
+	// [IsIdleClose]. A plain stream counts while the server may still write on it, an aggregate
+	// stream from its offer or attachment to its release. 0 means 1 minute. A session without a
+	// stream for 2 s may be closed earlier if another needs its place.
 	SessionIdleTimeout time.Duration
 
 	// TokenKey encrypts the tokens with which clients prove that their addresses are theirs, when
 	// many handshakes are in progress. Nil means a random key.
 	TokenKey *quic.TokenGeneratorKey
 
-	// OnRefusal is called when connections, joins or sessions were refused, or ended before they
-	// were used, because a limit was reached: at most once a minute for each reason. count is how
-	// many since the last call, and from is the address of the last. It must not block. May be
-	// nil.
+	// OnRefusal is called when connections, joins or sessions were refused because a limit was
+	// reached, or were closed for others. It is called at most once a minute for each reason.
+	// count is how many since the last call, and from is the address of the last. It must not
+	// block. May be nil.
 	OnRefusal func(from netip.Prefix, reason string, count int)
 
 	// MemoryLimit bounds the memory that the server holds for its clients, in bytes: buffers,
@@ -221,7 +222,7 @@ type ServerConfig struct {
 	// 0 means 2,048.
 	MaxContents int
 
-	maxHandshakes        int // connections that have not sent Hello yet; 0 means 256
+	maxHandshakes        int // connections that have not sent Hello yet; 0 means 512
 	maxMembers           int // secondaries of a primary; 0 means 64
 	maxMembersPerAddress int // 0 means a quarter of maxMembers, rounded up
 }
@@ -236,6 +237,12 @@ const (
 	maxServerIDLength       = 64
 	maxAddresses            = 8 // of one secondary
 	maxCredential           = 1 << 10
+)
+
+const (
+	defaultSessions   = 1024
+	defaultHandshakes = 512
+	defaultMembers    = 64
 )
 
 const (
@@ -397,14 +404,14 @@ func (c *ServerConfig) populate() *ServerConfig {
 		setDefault(&p.BufferSize, p.RateLimit.bufferSize())
 	}
 	p.BufferSize = populateBufferSize(p.BufferSize)
-	setDefault(&p.MaxSessions, 1024)
+	setDefault(&p.MaxSessions, defaultSessions)
 	if p.MemoryLimit == 0 {
 		p.MemoryLimit = defaultMemoryLimit(sysmem.Limit())
 	}
 	setDefault(&p.MaxContents, 2048)
 	p.MemoryLimit = max(p.MemoryLimit, minMemoryLimit)
-	setDefault(&p.maxHandshakes, 256)
-	setDefault(&p.maxMembers, 64)
+	setDefault(&p.maxHandshakes, defaultHandshakes)
+	setDefault(&p.maxMembers, defaultMembers)
 	setDefault(&p.MaxSessionsPerAddress, shareOf(p.MaxSessions))
 	setDefault(&p.maxMembersPerAddress, shareOf(p.maxMembers))
 	setDefault(&p.SessionIdleTimeout, time.Minute)

@@ -115,7 +115,8 @@ func TestConfigDefaults(t *testing.T) {
 
 // A clone equals the original and shares nothing that either may change.
 func TestConfigClone(t *testing.T) {
-	shared := map[string]bool{"RateLimit": true, "StatelessResetKey": true, "TokenKey": true, "TicketKey": true, "JoinToken": true} // no code changes them
+	// No code changes these.
+	shared := map[string]bool{"RateLimit": true, "StatelessResetKey": true, "TokenKey": true, "TicketKey": true, "JoinToken": true}
 	check := func(conf, clone reflect.Value) {
 		copies := make(map[string]reflect.Value)
 		leaves(clone, "", func(path string, v reflect.Value) { copies[path] = v })

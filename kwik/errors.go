@@ -35,7 +35,7 @@ const (
 	ErrContentUnavailable                                   // the content handler has no such content, or it changed
 	ErrSourceRefuted                                        // the client closes a path whose bytes failed their proof
 	ErrContentChanged                                       // the content is not what the descriptor describes any more
-	ErrServerBusy                                           // the server cannot serve this client now; a later attempt may succeed
+	ErrServerBusy                                           // the server cannot serve this client now
 )
 
 var errorCodeNames = map[ErrorCode]string{
@@ -165,7 +165,7 @@ func codeOf(err error) ErrorCode {
 
 // fromQUIC returns the [*Error] for a QUIC application or stream error that carries one of the
 // codes above, and every other error unchanged. A server that ends a connection in the QUIC
-// handshake is busy: it cannot send a code of its own then. The regular end of a session is an
+// handshake is busy: KWIK's codes exist only after it. The regular end of a session is an
 // [*Error] only if the server ended it because it was idle.
 func fromQUIC(err error, path PathID) error {
 	var (

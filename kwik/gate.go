@@ -23,7 +23,8 @@ func newGate(c *ServerConfig) *gate {
 	return &gate{
 		onRefusal: c.OnRefusal,
 		admission: newAdmission(admissionLimits{
-			handshakes: c.maxHandshakes, handshakesPerClient: shareOf(c.maxHandshakes),
+			// Half: as many clients of one address may connect at once as may be connected.
+			handshakes: c.maxHandshakes, handshakesPerClient: (c.maxHandshakes + 1) / 2,
 			joins: c.maxMembers, joinsPerClient: shareOf(c.maxMembers),
 			sessions: c.MaxSessions, sessionsPerClient: c.MaxSessionsPerAddress,
 			helloTimeout: c.HelloTimeout,
@@ -114,11 +115,10 @@ func (g *gate) leave(n *newcomer) {
 	g.admission.leave(n)
 }
 
-// refuseMember counts a secondary that finds no place among the members, and returns the error
-// for it.
-func (g *gate) refuseMember(from netip.Prefix, why refusal) error {
+// refuseMember counts a secondary that finds no place among the members.
+func (g *gate) refuseMember(from netip.Prefix, why refusal) {
 	g.mu.Lock()
-	return g.refused(nil, from, why)
+	g.release(nil, from, why)
 }
 
 // isFull reports whether a session needs the place of another one.

@@ -29,6 +29,9 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 	}
 	obsolete, err := l.admit(m)
 	if err != nil {
+		if e, ok := errors.AsType[*Error](err); ok && e.Code == ErrServerBusy {
+			l.gate.refuseMember(m.from, refusal(e.Message))
+		}
 		return err
 	}
 	greeted()

@@ -107,8 +107,8 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 		}
 	}
 	if obsolete == nil {
-		if err := l.checkMembers(m); err != nil {
-			return nil, err
+		if why := l.checkMembers(m); why != admitted {
+			return nil, errorf(ErrServerBusy, "%s", string(why))
 		}
 		l.members.last++
 		m.id = ServerID(fmt.Sprintf("s%d", l.members.last))
@@ -124,9 +124,9 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	return obsolete, nil
 }
 
-// checkMembers reports whether there is a place for one more member, in total and at its address.
+// checkMembers decides whether there is a place for one more member, in total and at its address.
 // The caller holds l.mu.
-func (l *Listener) checkMembers(m *member) error {
+func (l *Listener) checkMembers(m *member) refusal {
 	atAddress := 0
 	for _, other := range l.members.byID {
 		if other.from == m.from {
@@ -135,11 +135,11 @@ func (l *Listener) checkMembers(m *member) error {
 	}
 	switch {
 	case atAddress >= l.config.maxMembersPerAddress:
-		return l.gate.refuseMember(m.from, refusedMemberOf)
+		return refusedMemberOf
 	case len(l.members.byID) >= l.config.maxMembers:
-		return l.gate.refuseMember(m.from, refusedMember)
+		return refusedMember
 	}
-	return nil
+	return admitted
 }
 
 // removeMember ends a membership and tells the clients. It returns false, and does nothing, if the

@@ -49,8 +49,8 @@ func TestTicketsAreRenewed(t *testing.T) {
 		w.wantState(client, "s1", PathActive)
 		s := w.offer(client, server, unit, nil)
 		time.Sleep(2*ticketLife + time.Hour)
-		if w.path(client, "s1").State != PathClosed || len(w.secondaries[0].sessions) != 1 {
-			w.t.Errorf("%d paths were opened, the last is %v", len(w.secondaries[0].sessions), w.path(client, "s1").State)
+		if state, n := w.path(client, "s1").State, len(w.secondaries[0].sessions); state != PathClosed || n != 1 {
+			w.t.Errorf("%d paths were opened, the last is %v", n, state)
 		}
 		w.copy(s).wantAll()
 		if delivered(s, "s1") == 0 {

@@ -23,8 +23,8 @@ type sessionState struct {
 	busy     bool
 }
 
-// watchSessions closes the sessions that had no stream for SessionIdleTimeout, up to a twelfth of it
-// late. It ends with the listener.
+// watchSessions closes the sessions that had no stream for SessionIdleTimeout, up to a twelfth of
+// it late. It ends with the listener.
 func (l *Listener) watchSessions() {
 	ticker := time.NewTicker(max(l.config.SessionIdleTimeout/12, 10*time.Millisecond))
 	defer ticker.Stop()
@@ -66,8 +66,7 @@ func (l *Listener) enter(s *ServerSession) error {
 	return err
 }
 
-// wasBusy reports whether the session has a stream, or has used one since the last call: one that
-// is offered, attached or pushed, or a plain one on which this side may still write.
+// wasBusy reports whether the session has a stream, or had one that began since the last call.
 func (s *ServerSession) wasBusy() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,7 +75,8 @@ func (s *ServerSession) wasBusy() bool {
 	return used || s.streams() > 0
 }
 
-// streams returns the number of streams that are not over. The caller holds s.mu.
+// streams returns the number of streams that are not over. Plain ones are over when this side has
+// written all. The caller holds s.mu.
 func (s *ServerSession) streams() int {
 	return len(s.offers) + len(s.attached) + len(s.pushed) + s.plain
 }

@@ -203,12 +203,13 @@ func (o *observer) progress(servers []kwik.ServerStats, stats kwik.StreamStats) 
 func (o *observer) status(server kwik.ServerStats, stats kwik.StreamStats, now time.Time) ServerStatus {
 	s := ServerStatus{ID: server.ID, Role: server.Role, Addr: server.Addr.String(), RTT: server.RTT}
 	reason := server.Err
-	switch server.State {
-	case kwik.PathConnecting:
+	isResting := server.State == kwik.PathClosed && kwik.IsIdleClose(server.Err) // until the next stream
+	switch {
+	case server.State == kwik.PathConnecting:
 		s.State = ServerConnecting
-	case kwik.PathActive:
+	case server.State == kwik.PathActive, isResting:
 		s.State = ServerJoined
-	case kwik.PathBanned:
+	case server.State == kwik.PathBanned:
 		s.State = ServerBanned
 	default:
 		s.State = ServerLost

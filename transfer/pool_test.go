@@ -90,8 +90,8 @@ func TestPool(t *testing.T) {
 	}
 }
 
-// TestPoolAfterAPause uses a session again after pauses: of seconds, of just below a minute, when the
-// server is about to close the session, and of hours, when it has closed it. No transfer fails.
+// TestPoolAfterAPause uses a session again after pauses. The server closes it after a minute, or is
+// about to. No transfer fails.
 func TestPoolAfterAPause(t *testing.T) {
 	for _, pause := range []time.Duration{
 		time.Second, 44 * time.Second, 59 * time.Second, time.Minute, 61 * time.Second, 65 * time.Second, 3 * time.Hour,

@@ -76,8 +76,8 @@ func (p retryPolicy) run(
 // maxIdleCloses bounds how often an attempt is repeated because the session was idle.
 const maxIdleCloses = 3
 
-// awake calls attempt, and again at once if the server closed the session because this side had no
-// request for a while, as after a long local operation. That is no failure of the network.
+// awake calls attempt, and again at once if the server closed the session because it was idle. A
+// long local operation is no failure of the network.
 func (p retryPolicy) awake(ctx context.Context, attempt func(context.Context) error) error {
 	err := p.limited(ctx, attempt)
 	for n := 0; n < maxIdleCloses && kwik.IsIdleClose(err) && ctx.Err() == nil; n++ {

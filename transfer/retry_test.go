@@ -282,3 +282,23 @@ func TestMaxTimeOfAttempts(t *testing.T) {
 		})
 	}
 }
+
+// A server that closed a path because no stream used it is not lost: it is dialed for the next
+// stream. One that a stream has lost is.
+func TestRestingServer(t *testing.T) {
+	idle := &quic.ApplicationError{Remote: true, ErrorMessage: "idle"}
+	server := kwik.ServerStats{ID: "s1", State: kwik.PathClosed, Err: idle}
+	o := newObserver(NoReport{})
+	if s := o.status(server, kwik.StreamStats{}, time.Now()); s.State != ServerJoined || s.Reason != "" {
+		t.Errorf("%+v", s)
+	}
+	missing := kwik.NewError(kwik.ErrContentUnavailable, "it has no such file")
+	stats := kwik.StreamStats{Sources: []kwik.SourceStats{{Server: "s1", Gone: missing}}}
+	if s := o.status(server, stats, time.Now()); s.State != ServerLost || s.Reason != missing.Message {
+		t.Errorf("%+v", s)
+	}
+	server.Err = &quic.ApplicationError{Remote: true, ErrorMessage: "server closed"}
+	if s := o.status(server, kwik.StreamStats{}, time.Now()); s.State != ServerLost {
+		t.Errorf("%+v", s)
+	}
+}

@@ -12,9 +12,9 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// Initials returns n Initial packets, each of which begins the handshake of another connection. Each
-// is a client's whole first flight. The keys of an Initial follow from its connection ID, so that
-// packets cannot be made from one another; these are recorded from real dials.
+// Initials returns n Initial packets, each of which begins the handshake of another connection.
+// Each is a client's whole first flight. They are recorded from real dials: the keys of an Initial
+// follow from its connection ID, so that one cannot be made from another.
 func Initials(n int, protocol string) ([][]byte, error) {
 	conf := &tls.Config{
 		InsecureSkipVerify: true, NextProtos: []string{protocol},
