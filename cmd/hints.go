@@ -37,6 +37,7 @@ const (
 	adviseTimeLimit
 	adviseConnections
 	adviseRate
+	adviseMemory
 	adviseCACert
 	adviseStateDir
 	adviseLs
@@ -88,6 +89,7 @@ var advices = [adviceCount]string{
 	adviseTimeLimit:      "such as 1h; 0 means no limit",
 	adviseConnections:    "auto suits nearly every network",
 	adviseRate:           "such as 500K or 1.5M bytes per second; K, M and G are powers of 1024",
+	adviseMemory:         "such as 256M or 2G bytes; K, M and G are powers of 1024",
 	adviseCACert:         "name a file of PEM certificates",
 	adviseStateDir:       "name a directory with --state-dir",
 	adviseLs:             "kwikcp ls kwik://HOST:PORT/DIR/",

@@ -32,6 +32,7 @@ type serveOptions struct {
 	caCert             string
 	drainTimeout       secondsValue
 	limitRate          string
+	maxMemory          string
 	logFormat          string
 	logLevel           string
 	mirror             bool
@@ -64,6 +65,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		stringOption(&o.caCert, "cacert", "a secondary trusts a primary whose certificate is from an authority in `FILE` (PEM)"),
 		secondsOption(&o.drainTimeout, "drain-timeout", "at shutdown, give clients that only this server can serve `TIME` to finish"),
 		limitRateOption(&o.limitRate, "to all clients together"),
+		maxMemoryOption(&o.maxMemory),
 		stringOption(&o.logFormat, "log-format", "write the log as `FORMAT`: text, or json, one object per line"),
 		stringOption(&o.logLevel, "log-level", "log `LEVEL` and above: debug, info, warn or error"),
 		boolOption(&o.mirror, "mirror", "a secondary fetches everything that its primary serves into --root, and follows changes"),
@@ -116,6 +118,7 @@ type serveConfig struct {
 	policy       *trustPolicy
 	drainTimeout time.Duration
 	limit        *kwik.RateLimit
+	maxMemory    int64         // for clients, bytes; 0 means the default
 	mirror       *mirrorConfig // nil without --mirror
 }
 
@@ -144,6 +147,9 @@ func parseServe(t *terminal, o *serveOptions, args []string) (c serveConfig, err
 		}
 	}
 	if c.limit, err = parseRate(o.limitRate); err != nil {
+		return c, err
+	}
+	if c.maxMemory, err = parseMaxMemory(o.maxMemory); err != nil {
 		return c, err
 	}
 	if c.mirror, err = parseServeMirror(o, c.role); err != nil {
@@ -253,6 +259,8 @@ func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) 
 		return err
 	}
 	defer s.close()
+	_, forClients := s.listener.Memory()
+	defer collectEarly(forClients)()
 	defer procs.Govern(func() bool { return s.listener.Sessions() > 1 })()
 	return s.run(ctx)
 }

@@ -72,6 +72,7 @@ func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 	reset := quic.StatelessResetKey(trust.StatelessResetKey(cert))
 	config := &kwik.ServerConfig{
 		Config: kwik.Config{RateLimit: s.limit}, Software: "kwikcp " + version(), Role: s.role, OpenContent: s.files.OpenContent,
+		MemoryLimit: s.maxMemory, MaxContents: openContents(),
 		StatelessResetKey: &reset, Verify: s.files.Verify,
 		OnMembership: func(id kwik.ServerID, addr netip.AddrPort, reason error) {
 			if reason == nil {

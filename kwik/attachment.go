@@ -28,6 +28,7 @@ type attachment struct {
 	wake       chan struct{}    // has an element after a grant arrived
 	offer      *AggregateStream // the offer to the client; nil on a secondary
 	start      <-chan struct{}  // closed when a head start may begin; nil if nothing delays it
+	memory     int64            // charged to the session until run returns, bytes
 
 	mu    sync.Mutex
 	queue []*extent // the first is being written, if writing
@@ -43,8 +44,13 @@ type extent struct {
 	revoked    bool
 }
 
-func newAttachment(s *ServerSession, id StreamID, u sched.Units, descriptor []byte) *attachment {
-	a := &attachment{session: s, id: id, units: u, descriptor: descriptor, wake: make(chan struct{}, 1)}
+// newAttachment returns an attachment that is charged memory bytes, or nil if the session may not
+// have them.
+func newAttachment(s *ServerSession, id StreamID, u sched.Units, descriptor []byte, memory int64) *attachment {
+	if !s.memory.Reserve(memory) {
+		return nil
+	}
+	a := &attachment{session: s, id: id, units: u, descriptor: descriptor, memory: memory, wake: make(chan struct{}, 1)}
 	a.ctx, a.cancel = context.WithCancel(s.conn.Context())
 	return a
 }
@@ -116,6 +122,7 @@ func (a *attachment) run() {
 		a.session.mu.Lock()
 		delete(a.session.attached, a.id)
 		a.session.mu.Unlock()
+		a.session.memory.Release(a.memory)
 		a.session.closeIfDrained()
 	}()
 	stop := context.AfterFunc(a.ctx, a.cancelWriting)
@@ -135,16 +142,24 @@ func (a *attachment) run() {
 // refuse tells the client that this server does not have [start, end), or, if end is 0, does not
 // serve the stream.
 func (a *attachment) refuse(start, end int64, why error) {
+	a.session.refuse(a.id, start, end, why)
+}
+
+// refuse is attachment.refuse of a stream that may have no attachment.
+func (s *ServerSession) refuse(id StreamID, start, end int64, why error) {
 	code := ErrContentUnavailable
-	if errors.Is(why, ErrContentChanged) {
+	switch {
+	case errors.Is(why, ErrContentChanged):
 		code = ErrContentChanged
+	case errors.Is(why, ErrServerBusy):
+		code = ErrServerBusy
 	}
 	reason := why.Error()
 	if e, ok := errors.AsType[*Error](why); ok && e.Message != "" {
 		reason = e.Message // the code goes with it
 	}
-	a.session.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
-		KwikStreamId: uint64(a.id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
+	s.control.sendMetadata(kwikpb.MetadataFrameType_STREAM_MAPPING_UPDATE, &kwikpb.StreamMappingUpdate{
+		KwikStreamId: uint64(id), Operation: kwikpb.MappingOperation_MAPPING_DELETE,
 		StartOffset: uint64(start), EndOffset: uint64(end), Code: uint64(code), Reason: printable(reason),
 	})
 }
@@ -157,43 +172,32 @@ func (a *attachment) reportLack(l *MissingRange) {
 		return
 	}
 	a.mu.Lock()
-	a.lacks.Add(start, end)
+	isNew := a.lacks.Add(start, end) > 0
 	a.mu.Unlock()
+	if !isNew { // the content was opened again
+		return
+	}
 	a.refuse(start, end, l.Err)
 }
 
 // serve writes grants until the attachment ends and returns nil, or until the content fails and
 // returns its error.
 func (a *attachment) serve() error {
-	if a.session.listener.config.OpenContent == nil {
-		return errors.New("this server has no content")
-	}
-	content, err := a.session.listener.config.OpenContent(a.ctx, ContentRequest{
-		Descriptor: a.descriptor, Size: a.units.Total(), Session: a.session,
-	})
-	if err != nil {
+	content := &attachedContent{a: a}
+	defer content.close()
+	if err := content.open(); err != nil {
 		return err
 	}
-	defer content.Close()
-	if partial, ok := content.(PartialContent); ok {
-		for _, l := range partial.Missing() {
-			a.reportLack(&l)
-		}
-	}
-	b := newBlock(int(max(a.frameSize(), a.units.Size())))
-	defer b.release()
 	a.sendSync(0)
 	for {
 		e := a.next()
 		if e == nil {
-			select {
-			case <-a.wake:
-				continue
-			case <-a.ctx.Done():
+			if !content.awaitGrant() {
 				return nil
 			}
+			continue
 		}
-		end, err := a.write(e, content, b)
+		end, err := a.write(e, content)
 		if failed, ok := errors.AsType[contentError](err); ok {
 			return failed.err
 		}
@@ -238,50 +242,31 @@ func (a *attachment) finish(e *extent) int {
 	return len(a.queue)
 }
 
-// write answers one grant with one secondary stream and returns the offset that it reached. It
-// opens the stream when the first bytes are read: reading the content may take long, or fail.
-func (a *attachment) write(e *extent, content Content, b *block) (off int64, err error) {
-	var s *secondaryStream
-	for off = e.start; ; {
-		a.mu.Lock()
-		end, revoked := e.end, e.revoked
-		a.mu.Unlock()
+// write answers one grant with one secondary stream and returns the offset that it reached. A
+// contentError ends the attachment.
+func (a *attachment) write(e *extent, content *attachedContent) (off int64, err error) {
+	w := &grantWriter{a: a, e: e, content: content, off: e.start}
+	for {
+		end, revoked := a.bounds(e)
 		switch {
 		case a.ctx.Err() != nil:
-			return off, a.ctx.Err()
-		case revoked, off >= end && s == nil:
-			return off, nil
-		case off >= end:
-			return off, s.close("")
+			return w.off, a.ctx.Err()
+		case revoked, w.lacks, w.off >= end && w.stream == nil:
+			return w.off, nil
+		case w.off >= end:
+			return w.off, w.stream.close("")
 		}
-		next := a.units.Cut(off, a.frameSize(), end)
-		if err := readPayload(content, b, off, int(next-off)); err != nil {
-			lack, ok := errors.AsType[*MissingRange](err)
-			if concernsGrant := ok && lack.Start < next && lack.End > off; concernsGrant {
-				a.reportLack(lack) // before the client notices that its grant ends early
-				if s != nil {
-					s.cancel()
-				}
-				return off, nil
-			}
-			if s != nil {
-				s.close(printable(err.Error()))
-			}
-			return off, err
+		if err := w.writeFrame(end); err != nil {
+			return w.off, w.end(err)
 		}
-		if s == nil {
-			if s, err = a.openStream(e); err != nil {
-				return off, err
-			}
-		}
-		if err := s.writePayload(b, int(next-off)); err != nil {
-			return off, err
-		}
-		if a.offer != nil {
-			a.offer.sent.Add(next - off)
-		}
-		off = next
 	}
+}
+
+// bounds returns the end of a grant, and whether the grant was revoked.
+func (a *attachment) bounds(e *extent) (end int64, revoked bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return e.end, e.revoked
 }
 
 // openStream opens the stream that answers a grant.

@@ -25,8 +25,9 @@ const (
 type Config struct {
 	// QUIC configures the connections. Zero fields, and nil, mean the defaults. The handshake
 	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds.
-	// The receive windows of a client grow to 12 MiB a path. KWIK sets MaxIncomingStreams,
-	// MaxIncomingUniStreams and Allow0RTT itself.
+	// The receive windows of a client grow to 12 MiB a path. Those of a server grow from 32 KiB to
+	// 128 KiB for a stream and from 64 KiB to 256 KiB for a connection, since clients send requests
+	// only. KWIK sets MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 
 	// RateLimit bounds the payload rate of aggregate streams: a client's over all its servers, a
@@ -155,6 +156,11 @@ type ServerConfig struct {
 	// process may use, from 64 MiB to 4 GiB. Values below 16 MiB count as 16 MiB.
 	MemoryLimit int64
 
+	// MaxContents is the maximum number of contents that are open at once for aggregate streams. While
+	// few are left, those that no client waits for are closed, and opened again when they are needed.
+	// 0 means 2,048.
+	MaxContents int
+
 	maxHandshakes int // connections that have not sent Hello yet; 0 means 256
 	maxMembers    int // secondaries of a primary; 0 means 64
 }
@@ -248,6 +254,7 @@ func (c *ServerConfig) validate() error {
 		setting{"BufferSize", int64(c.BufferSize), 0, unbounded},
 		setting{"MaxSessions", int64(c.MaxSessions), 0, unbounded},
 		setting{"MemoryLimit", c.MemoryLimit, 0, unbounded},
+		setting{"MaxContents", int64(c.MaxContents), 0, unbounded},
 	))
 }
 
@@ -312,6 +319,7 @@ func (c *ServerConfig) populate() *ServerConfig {
 	if p.MemoryLimit == 0 {
 		p.MemoryLimit = defaultMemoryLimit(sysmem.Limit())
 	}
+	setDefault(&p.MaxContents, 2048)
 	p.MemoryLimit = max(p.MemoryLimit, minMemoryLimit)
 	setDefault(&p.maxHandshakes, 256)
 	setDefault(&p.maxMembers, 64)
@@ -369,9 +377,21 @@ func (c *ClientConfig) clientQUIC(role ServerRole) *quic.Config {
 // serverQUIC returns the QUIC configuration of a listener: clients open no unidirectional streams.
 func (c *ServerConfig) serverQUIC() *quic.Config {
 	q := c.QUIC.Clone()
+	setServerWindows(q)
 	q.MaxIncomingStreams = maxPlainStreams
 	q.MaxIncomingUniStreams = -1
 	return q
+}
+
+// setServerWindows sets the receive windows of a server's connections. They bound the bytes that
+// have arrived and are unread. A window grows only while they are read, so a peer whose bytes are
+// not read occupies what a window has at first. A frame may be longer than the window of its
+// stream: the window moves as the frame is read.
+func setServerWindows(q *quic.Config) {
+	setDefault(&q.InitialStreamReceiveWindow, 32<<10)
+	setDefault(&q.MaxStreamReceiveWindow, 128<<10)
+	setDefault(&q.InitialConnectionReceiveWindow, 64<<10)
+	setDefault(&q.MaxConnectionReceiveWindow, 256<<10)
 }
 
 func setDefault[T comparable](field *T, value T) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"sync"
 	"time"
 
@@ -25,19 +26,34 @@ const (
 	maxControlQueue = 1 << 20
 	// readStep bounds the memory that is allocated before a frame's bytes arrive, in bytes.
 	readStep = 64 << 10
+	// freeControlBytes is the length of a frame, or of a queue of frames, that is not charged to
+	// the client's memory.
+	freeControlBytes = 8 << 10
+	// frameTimeout bounds the time from the first byte of a frame to its last, besides the time
+	// that its bytes take at minFrameRate. It is QUIC's idle time-out.
+	frameTimeout = 30 * time.Second
+	// minFrameRate is the rate at which a peer has to send a long frame, in bytes per second.
+	minFrameRate = 4 << 10
 )
 
 // A controlStream is one end of a path's control stream. Any goroutine may queue frames and does
 // not wait. One goroutine, writeLoop, writes them. One goroutine of the owner reads.
 type controlStream struct {
-	stream *quic.Stream
-	r      *bufio.Reader
+	stream  *quic.Stream
+	r       *bufio.Reader
+	session *ServerSession // whose memory is charged; nil on a client
 
-	mu     sync.Mutex
-	queue  []byte        // encoded frames that wait, at most maxControlQueue bytes
-	wake   chan struct{} // has an element while the queue is not empty
-	closed bool
-	full   bool // more than maxControlQueue was unread; writeLoop ends with an error
+	// The reader's.
+	due       time.Time // when the next frame must have arrived whole; zero for no such time
+	frameSize int64     // charged for the frame that was received last, bytes
+
+	mu      sync.Mutex
+	queue   []byte        // encoded frames that wait
+	wake    chan struct{} // has an element while the queue is not empty
+	unsent  int           // bytes in the queue and being written, at most maxControlQueue
+	charged int64         // for unsent
+	closed  bool
+	full    error // why no more may be queued; writeLoop ends with it
 }
 
 func newControlStream(s *quic.Stream) *controlStream {
@@ -48,7 +64,7 @@ func newControlStream(s *quic.Stream) *controlStream {
 func (c *controlStream) send(f *kwikpb.ControlFrame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.full {
+	if c.closed || c.full != nil {
 		return
 	}
 	queue, err := appendDelimited(c.queue, f)
@@ -56,15 +72,38 @@ func (c *controlStream) send(f *kwikpb.ControlFrame) {
 		// Encoding fails for a string that is not UTF-8 only, and no string of a peer is sent.
 		panic("kwik: internal error: " + err.Error())
 	}
+	c.unsent += len(queue) - len(c.queue)
 	c.queue = queue
-	if len(queue) > maxControlQueue {
-		c.full = true
+	switch {
+	case c.unsent > maxControlQueue:
+		c.full = errorf(ErrSecondaryStreamOverflow, "the peer does not read its control stream")
+	case !c.charge():
+		c.full = errorf(ErrServerBusy, "the server has no memory for further control frames to this client")
+	}
+	if c.full != nil {
 		c.stream.SetWriteDeadline(time.Unix(1, 0)) // writeLoop may be waiting for the peer
 	}
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
+}
+
+// charge charges the unsent frames to the session: twice their length, since buffers grow by
+// doubling. It returns false if the session may not have that. Called with the lock held.
+func (c *controlStream) charge() bool {
+	if c.session == nil {
+		return true
+	}
+	due := 2 * int64(max(0, c.unsent-freeControlBytes))
+	if due > c.charged && !c.session.frames.Reserve(due-c.charged) {
+		return false
+	}
+	if due < c.charged {
+		c.session.frames.Release(c.charged - due)
+	}
+	c.charged = due
+	return true
 }
 
 // sendMetadata queues a metadata frame of the specification.
@@ -81,7 +120,8 @@ func (c *controlStream) sendMetadata(kind kwikpb.MetadataFrameType, message prot
 func (c *controlStream) writeLoop(done <-chan struct{}) error {
 	defer func() {
 		c.mu.Lock()
-		c.closed, c.queue = true, nil
+		c.closed, c.queue, c.unsent = true, nil, 0
+		c.charge()
 		c.mu.Unlock()
 	}()
 	var spare []byte
@@ -95,25 +135,101 @@ func (c *controlStream) writeLoop(done <-chan struct{}) error {
 		batch := c.queue
 		c.queue = spare[:0]
 		c.mu.Unlock()
-		if _, err := c.stream.Write(batch); err != nil {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			if c.full {
-				return errorf(ErrSecondaryStreamOverflow, "the peer does not read its control stream")
-			}
+		err := c.write(batch)
+		spare = batch
+		if cap(batch) > freeControlBytes {
+			spare = nil
+		}
+		c.mu.Lock()
+		c.unsent -= len(batch)
+		c.charge()
+		if c.full != nil {
+			err = c.full
+		}
+		c.mu.Unlock()
+		if err != nil {
 			return err
 		}
-		spare = batch
 	}
 }
 
-// receive reads the next frame.
+// write writes frames. A server does not wait for ever for a client that reads none.
+func (c *controlStream) write(frames []byte) error {
+	if c.session == nil {
+		_, err := c.stream.Write(frames)
+		return err
+	}
+	return c.session.writeTaken(c.stream.Write, frames, func(t time.Time) error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.full != nil {
+			return c.full
+		}
+		return c.stream.SetWriteDeadline(t)
+	}, c.session.stalled)
+}
+
+// receive reads the next frame. A frame whose first byte has arrived must arrive whole within
+// frameTime. A long frame is charged to the session's memory until the next call.
 func (c *controlStream) receive() (*kwikpb.ControlFrame, error) {
-	f := &kwikpb.ControlFrame{}
-	if err := readDelimited(c.r, maxControlFrame, f); err != nil {
+	c.releaseFrame()
+	c.stream.SetReadDeadline(c.due)
+	if _, err := c.r.Peek(1); err != nil {
 		return nil, err
 	}
+	start := time.Now()
+	c.setFrameDeadline(start, 0)
+	length, err := readLength(c.r, maxControlFrame)
+	if err != nil {
+		return nil, c.late(err)
+	}
+	if c.session != nil && length > freeControlBytes {
+		n := 2 * int64(length) // the buffer grows by doubling
+		if _, err := c.session.acquire(c.session.conn.Context(), c.session.memory, n, n); err != nil {
+			return nil, err
+		}
+		c.frameSize, start = n, time.Now()
+	}
+	c.setFrameDeadline(start, length)
+	f := &kwikpb.ControlFrame{}
+	if err := readMessage(c.r, length, f); err != nil {
+		return nil, c.late(err)
+	}
 	return f, nil
+}
+
+// setFrameDeadline sets the time at which a frame of n bytes, which began at start, must have
+// arrived. Bytes that are buffered need no deadline.
+func (c *controlStream) setFrameDeadline(start time.Time, n int) {
+	if isWhole := c.r.Buffered() >= max(n, maxVarint); isWhole {
+		return
+	}
+	deadline := start.Add(frameTime(n))
+	if !c.due.IsZero() && c.due.Before(deadline) {
+		deadline = c.due
+	}
+	c.stream.SetReadDeadline(deadline)
+}
+
+// frameTime returns how long a frame of n bytes may take.
+func frameTime(n int) time.Duration {
+	return frameTimeout + time.Duration(n)*time.Second/minFrameRate
+}
+
+// late returns err, or a violation of the protocol if a frame was not complete in time.
+func (c *controlStream) late(err error) error {
+	if c.due.IsZero() && errors.Is(err, os.ErrDeadlineExceeded) {
+		return errorf(ErrMetadataProtocolViolation, "a control frame was not complete in time")
+	}
+	return err
+}
+
+// releaseFrame returns the memory of the frame that was received last.
+func (c *controlStream) releaseFrame() {
+	if c.frameSize > 0 {
+		c.session.memory.Release(c.frameSize)
+		c.frameSize = 0
+	}
 }
 
 // appendDelimited appends a message, preceded by its length.
@@ -129,15 +245,30 @@ func appendDelimited(dst []byte, m proto.Message) ([]byte, error) {
 // readDelimited reads a message of at most limit bytes. It allocates memory as the bytes arrive,
 // not as the length announces. It returns io.EOF only before the first byte.
 func readDelimited(r *bufio.Reader, limit int, m proto.Message) error {
-	length, err := readVarint(r)
+	length, err := readLength(r, limit)
 	if err != nil {
 		return err
 	}
-	if length > uint64(limit) {
-		return errorf(ErrMetadataProtocolViolation, "frame of %d bytes, at most %d are allowed", length, limit)
+	return readMessage(r, length, m)
+}
+
+// readLength reads the length of a message of at most limit bytes. It returns io.EOF only before
+// the first byte.
+func readLength(r *bufio.Reader, limit int) (int, error) {
+	length, err := readVarint(r)
+	if err != nil {
+		return 0, err
 	}
+	if length > uint64(limit) {
+		return 0, errorf(ErrMetadataProtocolViolation, "frame of %d bytes, at most %d are allowed", length, limit)
+	}
+	return int(length), nil
+}
+
+// readMessage reads a message of the given length.
+func readMessage(r *bufio.Reader, length int, m proto.Message) error {
 	var raw bytes.Buffer
-	raw.Grow(int(min(length, readStep)))
+	raw.Grow(min(length, readStep))
 	if _, err := io.CopyN(&raw, r, int64(length)); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
@@ -146,6 +277,9 @@ func readDelimited(r *bufio.Reader, limit int, m proto.Message) error {
 	}
 	return unmarshalCanonical(raw.Bytes(), m)
 }
+
+// maxVarint is the length of the longest varint, in bytes.
+const maxVarint = 10
 
 func readVarint(r io.ByteReader) (uint64, error) {
 	var v uint64

@@ -20,13 +20,16 @@ func (spec *AggregateStreamSpec) headStartLength(u sched.Units, secondaries int)
 }
 
 // newHeadStart attaches the primary itself to a stream that it offers, with [0, end) to write. It
-// returns nil if the session has ended or has too many streams. The caller holds s.mu, and runs the
+// returns nil if the session has ended, has too many streams or too little memory. The caller holds s.mu, and runs the
 // attachment after it has sent the offer.
 func (s *ServerSession) newHeadStart(o *AggregateStream, end int64) *attachment {
 	if s.ended || len(s.attached)+len(s.pushed) >= maxStreamsPerSession {
 		return nil
 	}
-	a := newAttachment(s, o.id, o.units, o.spec.Descriptor)
+	a := newAttachment(s, o.id, o.units, o.spec.Descriptor, attachmentMemory)
+	if a == nil {
+		return nil
+	}
 	a.last, a.offer = 1, o
 	a.queue = []*extent{{grant: a.last, end: end}}
 	a.start = o.spec.HeadStartAfter

@@ -72,6 +72,7 @@ func (l *Listener) ownPin() (trust.Pin, error) {
 // keeps a membership alive and detects its death within a few seconds.
 func (c *ServerConfig) joinQUIC() *quic.Config {
 	q := c.QUIC.Clone()
+	setServerWindows(q)
 	q.KeepAlivePeriod = 2 * time.Second
 	q.MaxIdleTimeout = 8 * time.Second
 	q.MaxIncomingStreams, q.MaxIncomingUniStreams = 1, -1 // challenges

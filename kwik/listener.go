@@ -24,7 +24,9 @@ type Listener struct {
 	transport *quic.Transport
 	quic      *quic.Listener
 	socket    net.PacketConn // closed with the listener; nil if it is the caller's
-	memory    *budget.Total  // bytes that are held for clients
+	memory    *budget.Total  // bytes that are held for clients, without queued control frames
+	frames    *budget.Total  // bytes of queued control frames
+	contents  *budget.Total  // open contents of attachments
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -63,9 +65,10 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		handshakes: make(chan struct{}, c.maxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
-		memory:     newMemoryBudget(c),
+		contents:   newContentBudget(c),
 		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
 	}
+	l.memory, l.frames = newMemoryBudgets(c)
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {
 		l.transport.Close()
 		return nil, err

@@ -26,7 +26,7 @@ func TestDefaultMemoryLimit(t *testing.T) {
 func TestReserve(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		s := w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.MemoryLimit, c.MaxSessions = 64<<20, 4 }))
-		defer s.stop()
+		w.t.Cleanup(s.stop)
 		session := func() *ServerSession {
 			w.fakeGuest(s, mySession, "", nil)
 			return <-s.sessions
@@ -40,9 +40,11 @@ func TestReserve(t *testing.T) {
 		wantError(t, a.Reserve(4<<20+1), ErrServerBusy)
 		wantError(t, a.Reserve(-1), ErrServerBusy)
 		for range 2 {
-			if err := session().Reserve(memoryFloor); err != nil {
+			b := session()
+			if err := b.Reserve(memoryFloor); err != nil {
 				t.Error(err)
 			}
+			defer b.Release(memoryFloor)
 		}
 		if used := s.memory.Used() - before; used != 4<<20+2*memoryFloor {
 			t.Errorf("%d bytes are used", used)

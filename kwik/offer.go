@@ -53,6 +53,7 @@ type AggregateStream struct {
 	content contentID
 	ctx     context.Context
 	cancel  context.CancelFunc
+	memory  int64        // charged to the session until the stream is released, bytes
 	sent    atomic.Int64 // payload that this server wrote, bytes
 }
 
@@ -81,8 +82,8 @@ func (o *AggregateStream) Context() context.Context { return o.ctx }
 
 // OpenAggregateStream offers the client an aggregate stream, with tickets for all secondaries,
 // including those that join before the client releases it. It does not wait for the client. It
-// fails with ErrInvalidStreamRole on a secondary, and with ErrSecondaryStreamOverflow if the
-// session has 128 aggregate streams open.
+// fails with ErrInvalidStreamRole on a secondary, with ErrSecondaryStreamOverflow if the session has
+// 128 aggregate streams open, and with ErrServerBusy if it may have no more memory.
 func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*AggregateStream, error) {
 	if refusal := checkPublicStream(s.Role(), false); refusal != nil {
 		return nil, refusal
@@ -107,9 +108,18 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 	defer s.listener.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.offers) >= maxStreamsPerSession {
+	switch {
+	case s.conn.Context().Err() != nil:
+		err = fromQUIC(context.Cause(s.conn.Context()), s.serverID.path(1))
+	case len(s.offers) >= maxStreamsPerSession:
+		err = errorf(ErrSecondaryStreamOverflow, "%d aggregate streams are open", len(s.offers))
+	default:
+		o.memory = offerMemory + 2*u.Memory() + int64(len(spec.Descriptor))
+		err = s.Reserve(o.memory)
+	}
+	if err != nil {
 		o.cancel()
-		return nil, errorf(ErrSecondaryStreamOverflow, "%d aggregate streams are open", len(s.offers))
+		return nil, err
 	}
 	s.last++
 	o.id = s.last

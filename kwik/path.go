@@ -116,7 +116,7 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	if p.role == ServerRoleSecondary {
 		hello.PathId = string(p.id.server())
 	}
-	stream.SetReadDeadline(time.Now().Add(p.session.config.HelloTimeout))
+	p.control.due = time.Now().Add(p.session.config.HelloTimeout)
 	p.asked = p.session.config.now()
 	p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Hello{Hello: hello}})
 	return nil
@@ -152,7 +152,7 @@ func (p *path) readWelcome() error {
 	case (w.GetRole() == kwikpb.Role_ROLE_PRIMARY) != (p.role == ServerRolePrimary):
 		return errorf(ErrInvalidStreamRole, "the server is a %s", roleFromWire(w.GetRole())).onPath(p.id)
 	}
-	p.control.stream.SetReadDeadline(time.Time{})
+	p.control.due = time.Time{}
 	p.session.welcomed(p, readHost(w.GetHost(), p.asked, p.session.config.now()))
 	return nil
 }

@@ -27,10 +27,7 @@ type block struct {
 
 // newBlock returns a block of n bytes, 0 < n <= maxDataPayload, with one holder.
 func newBlock(n int) *block {
-	class := 0
-	for n > blockSizes[class] {
-		class++
-	}
+	class := blockClass(n)
 	b, ok := blockPools[class].Get().(*block)
 	if !ok {
 		b = &block{room: make([]byte, blockHeadroom+blockSizes[class]), class: class, pooled: true}
@@ -40,6 +37,17 @@ func newBlock(n int) *block {
 	blocksHeld.Add(1)
 	return b
 }
+
+// blockClass returns the class of blocks for n bytes.
+func blockClass(n int) (class int) {
+	for n > blockSizes[class] {
+		class++
+	}
+	return class
+}
+
+// payloadSize returns the greatest payload that fits, in bytes.
+func (b *block) payloadSize() int64 { return int64(len(b.room) - blockHeadroom) }
 
 // hold adds a holder.
 func (b *block) hold() { b.holders.Add(1) }

@@ -25,6 +25,7 @@ type PushedStream struct {
 	descriptor []byte
 	ctx        context.Context
 	cancel     context.CancelFunc
+	memory     int64 // charged to the session, bytes
 
 	mu       sync.Mutex
 	expected int64         // the client's next expected offset, as last heard
@@ -76,13 +77,19 @@ func (s *ServerSession) AcceptPushedStream(ctx context.Context) (*PushedStream, 
 	}
 }
 
-// attachPushed makes this server a source of a pushed stream. Called with the session's lock held.
-func (s *ServerSession) attachPushed(id StreamID, u sched.Units, descriptor []byte) {
+// attachPushed makes this server a source of a pushed stream, which is charged memory bytes. Called
+// with the session's lock held. It returns false if the session may not have them.
+func (s *ServerSession) attachPushed(id StreamID, u sched.Units, descriptor []byte, memory int64) bool {
+	if !s.memory.Reserve(memory) {
+		return false
+	}
 	p := newPushedStream(s, id, u, descriptor)
+	p.memory = memory
 	s.pushed[id] = p
 	s.waiting = append(s.waiting, p)
 	close(s.news)
 	s.news = make(chan struct{})
+	return true
 }
 
 // window takes a new window from the client.
@@ -155,8 +162,8 @@ type SecondaryStream struct {
 	session  *ServerSession
 	pushed   *PushedStream // once mapped
 	stream   *secondaryStream
-	block    *block
-	pending  int // bytes in the block that wait for the rest of their unit
+	block    *block // nil while no bytes are pending
+	pending  int    // bytes in the block that wait for the rest of their unit
 	deadline time.Time
 	err      error // sticks
 }
@@ -206,13 +213,12 @@ func (s *SecondaryStream) SetKwikStreamMapping(id StreamID, offset int64) error 
 	case err != nil:
 		return writeError(err, s.session.serverID.path(1))
 	}
-	stream.stream.SetWriteDeadline(s.deadline)
+	stream.deadline = s.deadline
 	if err := stream.announce(); err != nil { // the window may stay shut for long
 		stream.cancel()
 		return writeError(err, s.session.serverID.path(1))
 	}
 	s.pushed, s.stream = p, stream
-	s.block = newBlock(max(s.session.listener.config.BufferSize, int(p.units.Size())))
 	return nil
 }
 
@@ -239,7 +245,7 @@ func (s *SecondaryStream) Offset() int64 {
 func (s *SecondaryStream) SetWriteDeadline(t time.Time) {
 	s.deadline = t
 	if s.stream != nil {
-		s.stream.stream.SetWriteDeadline(t)
+		s.stream.deadline = t
 	}
 }
 
@@ -259,6 +265,9 @@ func (s *SecondaryStream) Write(p []byte) (n int, err error) {
 			s.Offset())
 	}
 	for n < len(p) {
+		if err := s.acquireBlock(); err != nil {
+			return n, err
+		}
 		k := copy(s.payload()[s.pending:], p[n:])
 		s.pending += k
 		n += k
@@ -267,6 +276,41 @@ func (s *SecondaryStream) Write(p []byte) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// acquireBlock takes a block for pending bytes, unless there is one. It waits, until the write
+// deadline, while the server's memory is short. A missed deadline does not stick.
+func (s *SecondaryStream) acquireBlock() error {
+	if s.block != nil {
+		return nil
+	}
+	ctx := s.pushed.ctx
+	if !s.deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, s.deadline, errWriteTimeout)
+		defer cancel()
+	}
+	unit := int(s.pushed.units.Size())
+	b, err := s.session.acquireBlock(ctx, max(s.session.listener.config.BufferSize, unit), unit)
+	switch {
+	case err == nil:
+		s.block = b
+		return nil
+	case s.pushed.ctx.Err() != nil:
+		err = s.pushed.ended()
+	}
+	if err != errWriteTimeout {
+		s.err = err
+	}
+	return err
+}
+
+// releaseBlock returns the block.
+func (s *SecondaryStream) releaseBlock() {
+	if s.block != nil {
+		s.session.releaseBlock(s.block)
+		s.block = nil
+	}
 }
 
 // payload returns the buffer of pending bytes.
@@ -285,6 +329,9 @@ func (s *SecondaryStream) flush() (err error) {
 	for {
 		whole := s.pushed.units.Floor(s.Offset())
 		if whole <= s.stream.offset {
+			if s.pending == 0 {
+				s.releaseBlock()
+			}
 			return nil
 		}
 		next := s.pushed.units.Ceil(s.stream.offset + 1)
@@ -306,13 +353,25 @@ func (s *SecondaryStream) flush() (err error) {
 
 // awaitWindow waits until the client allows bytes up to next.
 func (s *SecondaryStream) awaitWindow(next int64) (limit int64, err error) {
-	var expired <-chan time.Time
-	if !s.deadline.IsZero() {
-		timer := time.NewTimer(time.Until(s.deadline))
-		defer timer.Stop()
-		expired = timer.C
+	for start := time.Now(); ; {
+		isTick := s.deadline.IsZero() || time.Until(s.deadline) > scarceTakeTimeout
+		until := scarceTakeTimeout
+		if !isTick {
+			until = time.Until(s.deadline)
+		}
+		timer := time.NewTimer(until)
+		limit, err = s.pushed.wait(context.Background(), timer.C, func() bool { return s.pushed.limit >= next })
+		timer.Stop()
+		if err != errWriteTimeout || !isTick {
+			return limit, err
+		}
+		if !s.session.listener.isScarce() { // a reader may pause for as long as it likes
+			continue
+		}
+		if err := s.session.stalled(start); err != nil {
+			return 0, err
+		}
 	}
-	return s.pushed.wait(context.Background(), expired, func() bool { return s.pushed.limit >= next })
 }
 
 // Close sends the remaining bytes and ends the secondary stream. It fails if the written bytes do
@@ -339,7 +398,7 @@ func (s *SecondaryStream) Close() error {
 	default:
 		err = writeError(s.stream.close(""), s.session.serverID.path(1))
 	}
-	s.block.release()
+	s.releaseBlock()
 	s.err = errSecondaryDone
 	if err != nil && s.pushed.ctx.Err() != nil {
 		if err = s.pushed.ended(); err == errStreamClosed {

@@ -3,6 +3,8 @@ package kwik
 import (
 	"context"
 	"io"
+	"os"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -22,11 +24,14 @@ const (
 // A secondaryStream is a server's end of a secondary stream: it writes frames around payload. It is
 // for one goroutine, except for cancel.
 type secondaryStream struct {
-	stream *quic.SendStream
-	kwikID StreamID
-	offset int64      // of the next byte in the KWIK stream
-	opened []byte     // OPEN, until the first write, which is to follow at once, takes it along
-	limit  *RateLimit // of the listener; nil for none
+	session  *ServerSession
+	stream   *quic.SendStream
+	kwikID   StreamID
+	offset   int64      // of the next byte in the KWIK stream
+	opened   []byte     // OPEN, until the first write, which is to follow at once, takes it along
+	limit    *RateLimit // of the listener; nil for none
+	deadline time.Time  // of writes; zero for none
+	onStall  func()     // called now and then while the client takes nothing; may be nil
 }
 
 // openSecondaryStream opens a stream that writes from offset on, under a grant or, if grant is 0,
@@ -36,7 +41,7 @@ type secondaryStream struct {
 func (s *ServerSession) openSecondaryStream(
 	ctx context.Context, kwikID StreamID, grant uint64, offset int64,
 ) (*secondaryStream, error) {
-	stream, err := s.conn.OpenUniStreamSync(ctx)
+	stream, err := s.openUniStream(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -48,14 +53,35 @@ func (s *ServerSession) openSecondaryStream(
 		return nil, err
 	}
 	return &secondaryStream{
-		stream: stream, kwikID: kwikID, offset: offset, opened: opened,
+		session: s, stream: stream, kwikID: kwikID, offset: offset, opened: opened,
 		limit: s.listener.config.RateLimit,
 	}, nil
 }
 
+// send writes p. It fails with ErrServerBusy if the client takes nothing (taking.go).
+func (s *secondaryStream) send(p []byte) error {
+	return s.session.writeTaken(s.stream.Write, p, s.setWriteDeadline, func(since time.Time) error {
+		if !s.deadline.IsZero() && !time.Now().Before(s.deadline) {
+			return os.ErrDeadlineExceeded
+		}
+		if s.onStall != nil {
+			s.onStall()
+		}
+		return s.session.stalled(since)
+	})
+}
+
+// setWriteDeadline sets the deadline of the stream to t, or to its own if that is earlier.
+func (s *secondaryStream) setWriteDeadline(t time.Time) error {
+	if !s.deadline.IsZero() && s.deadline.Before(t) {
+		t = s.deadline
+	}
+	return s.stream.SetWriteDeadline(t)
+}
+
 // announce sends OPEN without payload.
 func (s *secondaryStream) announce() error {
-	_, err := s.stream.Write(s.opened)
+	err := s.send(s.opened)
 	s.opened = nil
 	return err
 }
@@ -72,7 +98,7 @@ func (s *secondaryStream) writePayload(b *block, n int) error {
 		if err := s.limit.wait(s.stream.Context(), k); err != nil {
 			return err
 		}
-		if _, err := s.stream.Write(frame[:k]); err != nil {
+		if err := s.send(frame[:k]); err != nil {
 			return err
 		}
 		frame = frame[k:]
@@ -90,7 +116,7 @@ func (s *secondaryStream) close(reason string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.stream.Write(frame); err != nil {
+	if err := s.send(frame); err != nil {
 		return err
 	}
 	return s.stream.Close()
@@ -110,7 +136,7 @@ func readPayload(content io.ReaderAt, b *block, off int64, n int) error {
 	return nil
 }
 
-// A contentError is an error of the content, not of the network.
+// A contentError is an error that ends an attachment: of the content, or of a server that is busy.
 type contentError struct{ err error }
 
 func (e contentError) Error() string { return e.err.Error() }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -26,9 +27,13 @@ type ServerSession struct {
 	conn     *quic.Conn
 	control  *controlStream
 	id       SessionID
-	serverID ServerID   // this server
-	role     ServerRole // this server's role on this path
-	memory   *budget.Share
+	serverID ServerID      // this server
+	role     ServerRole    // this server's role on this path
+	memory   *budget.Share // of the listener's budgets
+	frames   *budget.Share
+	contents *budget.Share
+	blocks   atomic.Int32 // that are held
+	takenAt  atomic.Int64 // when the client last took bytes, nanoseconds since the Unix epoch
 	wg       sync.WaitGroup
 
 	mu               sync.Mutex
@@ -84,20 +89,23 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	if err != nil {
 		return nil, errorf(ErrMetadataProtocolViolation, "no Hello came")
 	}
-	stream.SetReadDeadline(time.Now().Add(l.config.HelloTimeout))
 	s := &ServerSession{
-		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID, memory: l.memory.Share(),
+		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID,
+		memory: l.memory.Share(), frames: l.frames.Share(), contents: l.contents.Share(),
 		last:     firstAggregateStreamID - 1,
 		offers:   make(map[StreamID]*AggregateStream),
 		attached: make(map[StreamID]*attachment),
 		pushed:   make(map[StreamID]*PushedStream),
 		news:     make(chan struct{}),
 	}
+	s.taken()
+	s.control.session, s.control.due = s, time.Now().Add(l.config.HelloTimeout)
 	f, err := s.control.receive()
+	s.control.releaseFrame()
 	if err != nil {
 		return nil, errorf(ErrMetadataProtocolViolation, "no Hello came: %w", err)
 	}
-	stream.SetReadDeadline(time.Time{})
+	s.control.due = time.Time{}
 	hello := f.GetHello()
 	switch {
 	case hello == nil:
@@ -157,14 +165,28 @@ func (l *Listener) unregister(s *ServerSession) {
 	defer s.mu.Unlock()
 	s.ended = true
 	for _, o := range s.offers {
-		o.cancel()
+		s.releaseOffer(o)
 	}
 	for _, a := range s.attached {
 		a.cancel()
 	}
 	for _, p := range s.pushed {
-		p.cancel()
+		s.releasePushed(p)
 	}
+}
+
+// releaseOffer ends an offered stream. Called with the lock held.
+func (s *ServerSession) releaseOffer(o *AggregateStream) {
+	o.cancel()
+	delete(s.offers, o.id)
+	s.memory.Release(o.memory)
+}
+
+// releasePushed ends a pushed stream. Called with the lock held.
+func (s *ServerSession) releasePushed(p *PushedStream) {
+	p.cancel()
+	delete(s.pushed, p.id)
+	s.memory.Release(p.memory)
 }
 
 // Role returns the server's role on this path. A primary is a secondary on all paths but the
@@ -265,6 +287,7 @@ func (s *ServerSession) fail(err error) {
 }
 
 func (s *ServerSession) readControl() error {
+	defer s.control.releaseFrame()
 	for {
 		f, err := s.control.receive()
 		if err != nil {
@@ -319,11 +342,23 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 		return errorf(ErrSecondaryStreamOverflow, "%d streams are attached", len(s.attached)+len(s.pushed))
 	}
 	s.used = true
+	descriptor := o.GetDescriptor_()
+	charge := u.Memory() + int64(len(descriptor))
+	if offer := s.offers[id]; offer != nil { // it has the same
+		u, descriptor, charge = offer.units, offer.spec.Descriptor, 0
+	}
+	noMemory := errorf(ErrServerBusy, "the server has no memory for a further stream of this client")
 	if o.GetPushed() {
-		s.attachPushed(id, u, o.GetDescriptor_())
+		if !s.attachPushed(id, u, descriptor, charge+pushedMemory) {
+			s.refuse(id, 0, 0, noMemory)
+		}
 		return nil
 	}
-	a := newAttachment(s, id, u, o.GetDescriptor_())
+	a := newAttachment(s, id, u, descriptor, charge+attachmentMemory)
+	if a == nil {
+		s.refuse(id, 0, 0, noMemory)
+		return nil
+	}
 	a.offer = s.offers[id]
 	s.attached[id] = a
 	s.wg.Go(a.run)
@@ -382,15 +417,13 @@ func (s *ServerSession) releaseStream(id StreamID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o := s.offers[id]; o != nil {
-		o.cancel()
-		delete(s.offers, id)
+		s.releaseOffer(o)
 	}
 	if a := s.attached[id]; a != nil {
 		a.cancel()
 	}
 	if p := s.pushed[id]; p != nil {
-		p.cancel()
-		delete(s.pushed, id)
+		s.releasePushed(p)
 		s.waiting = slices.DeleteFunc(s.waiting, func(q *PushedStream) bool { return q == p })
 	}
 }

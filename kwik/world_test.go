@@ -36,6 +36,7 @@ type world struct {
 	primary     *testServer
 	secondaries []*testServer
 	clients     []*ClientSession
+	servers     []*testServer // all that were started
 }
 
 type testServer struct {
@@ -85,8 +86,8 @@ func inWorldOf(t *testing.T, size, n int, link simnet.Link, f func(w *world)) {
 // worlds counts the worlds that are there; tests may run in parallel.
 var worlds atomic.Int32
 
-// end closes everything and waits for it. synctest finds the goroutines that are left. Blocks
-// that are left are found if no other world uses any.
+// end closes everything and waits for it. synctest finds the goroutines that are left. Memory that
+// is still charged is found, and so are blocks if no other world uses any.
 func (w *world) end() {
 	defer func() {
 		held := blocksHeld.Load()
@@ -105,6 +106,11 @@ func (w *world) end() {
 	}
 	w.wg.Wait()
 	w.net.Close()
+	for _, s := range w.servers {
+		if memory, frames, contents := s.memory.Used(), s.frames.Used(), s.contents.Used(); memory+frames+contents != 0 {
+			w.t.Errorf("%d bytes, %d bytes of frames and %d contents are charged in the end", memory, frames, contents)
+		}
+	}
 }
 
 func randomBytes(seed byte, n int) []byte {
@@ -208,6 +214,7 @@ func (w *world) serve(role ServerRole, options ...serverOption) *testServer {
 		l.Close()
 		socket.Close()
 	})
+	w.servers = append(w.servers, s)
 	return s
 }
 

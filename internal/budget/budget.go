@@ -94,6 +94,18 @@ func (s *Share) Reserve(n int64) bool {
 	return true
 }
 
+// TryAcquire is Acquire without the wait: it returns 0 if neither is available, or calls for the
+// share wait.
+func (s *Share) TryAcquire(want, least int64) (n int64) {
+	s.total.mu.Lock()
+	defer s.total.mu.Unlock()
+	if len(s.queue) == 0 {
+		n = s.fit(want, least)
+		s.take(n)
+	}
+	return n
+}
+
 // Release returns n of what the share has. It panics if the share has less.
 func (s *Share) Release(n int64) {
 	t := s.total

@@ -60,6 +60,9 @@ func (u Units) Total() int64 { return u.total }
 // Size returns the size of a full unit in bytes.
 func (u Units) Size() int64 { return u.size }
 
+// Memory returns the bytes that the segments occupy.
+func (u Units) Memory() int64 { return 8 * int64(cap(u.starts)) }
+
 // segment returns the bounds of the segment that holds off, 0 <= off < total.
 func (u Units) segment(off int64) (start, end int64) {
 	if len(u.starts) == 0 {

@@ -1,0 +1,82 @@
+package kwik
+
+import (
+	"errors"
+	"time"
+)
+
+// contentIdleTime is how long a content stays open without a grant while open contents are scarce.
+const contentIdleTime = time.Second
+
+// An attachedContent is the content of an attachment. It is opened when the attachment begins,
+// since a server that lacks it must tell the client early. While open contents are scarce it is
+// closed when the client requests nothing or takes nothing, and opened again when it is needed. It
+// is for the attachment's goroutine.
+type attachedContent struct {
+	a       *attachment
+	content Content // nil while it is closed
+}
+
+// open opens the content, unless it is open. It waits while too many contents are open.
+func (c *attachedContent) open() error {
+	s := c.a.session
+	switch {
+	case c.content != nil:
+		return nil
+	case s.listener.config.OpenContent == nil:
+		return errors.New("this server has no content")
+	}
+	if s.contents.TryAcquire(1, 1) == 0 {
+		if _, err := s.acquire(c.a.ctx, s.contents, 1, 1); err != nil {
+			return err
+		}
+	}
+	content, err := s.listener.config.OpenContent(c.a.ctx, ContentRequest{
+		Descriptor: c.a.descriptor, Size: c.a.units.Total(), Session: s,
+	})
+	if err != nil {
+		s.contents.Release(1)
+		return err
+	}
+	c.content = content
+	if partial, ok := content.(PartialContent); ok {
+		for _, l := range partial.Missing() {
+			c.a.reportLack(&l)
+		}
+	}
+	return nil
+}
+
+// close closes the content, if it is open.
+func (c *attachedContent) close() {
+	if c.content != nil {
+		c.content.Close()
+		c.content = nil
+		c.a.session.contents.Release(1)
+	}
+}
+
+// yield closes the content if others may need to open one.
+func (c *attachedContent) yield() {
+	if c.content != nil && c.a.session.listener.contents.IsScarce() {
+		c.close()
+	}
+}
+
+// awaitGrant waits for the next grant. It returns false if the attachment has ended.
+func (c *attachedContent) awaitGrant() bool {
+	idle := time.NewTimer(contentIdleTime)
+	defer idle.Stop()
+	for {
+		select {
+		case <-c.a.wake:
+			return true
+		case <-c.a.ctx.Done():
+			return false
+		case <-idle.C:
+		}
+		if c.yield(); c.content != nil {
+			idle.Reset(contentIdleTime)
+		}
+	}
+}
