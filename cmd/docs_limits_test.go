@@ -109,23 +109,33 @@ func TestLimitsOfProtocol(t *testing.T) {
 		rows[row[0]] = row[1]
 	}
 	c := parseConstants(t)
-	bytes := func(name string) string { return mebi(c.value(t, name)) }
 	number := func(name string) string { return grouped(c.value(t, name)) }
+	withShare := func(name string) string { return number(name) + "; " + grouped(c.value(t, name)/4) }
+	unproved := "handshakes with addresses that are not validated"
+	unvalidated := number("maxUnvalidated") + " in progress; " + number("initialBurst")
+	places := "handshakes of a server in progress, up to Hello or the end of a join"
+	bytes := func(name string) string { return mebi(c.value(t, name)) }
 	for what, want := range map[string]string{
-		"control frame":                                              bytes("maxControlFrame") + ", read",
-		"metadata frame other than DATA":                             bytes("maxMetadataFrame"),
-		"DATA payload":                                               bytes("maxDataPayload"),
-		"descriptor":                                                 bytes("maxDescriptor"),
-		"addresses in an AddPath":                                    number("maxAddresses"),
-		"path id":                                                    number("maxServerIDLength") + " bytes",
-		"aggregate streams of a session":                             number("maxStreamsPerSession"),
-		"grants queued with a source for one stream":                 number("maxGrantsQueued"),
-		"ranges of a stream that a source lacks":                     number("maxMissingPieces"),
-		"head start of a stream":                                     bytes("maxHeadStart"),
-		"pieces, with holes between them, of one stream":             number("maxPieces"),
-		"paths of a client":                                          number("maxSecondaryPaths") + " secondaries; " + number("MaxConnectionsPerServer") + " to each server, " + number("maxFurtherPaths") + " further",
-		"queued control frames to a peer that does not read":         bytes("maxControlQueue"),
-		"listings of one session in progress (file protocol)":        number("maxListings"),
+		"control frame":                                       bytes("maxControlFrame") + ", read",
+		"metadata frame other than DATA":                      bytes("maxMetadataFrame"),
+		"DATA payload":                                        bytes("maxDataPayload"),
+		"descriptor":                                          bytes("maxDescriptor"),
+		"addresses in an AddPath":                             number("maxAddresses"),
+		"path id":                                             number("maxServerIDLength") + " bytes",
+		"aggregate streams of a session":                      number("maxStreamsPerSession"),
+		"grants queued with a source for one stream":          number("maxGrantsQueued"),
+		"ranges of a stream that a source lacks":              number("maxMissingPieces"),
+		"head start of a stream":                              bytes("maxHeadStart"),
+		"pieces, with holes between them, of one stream":      number("maxPieces"),
+		"paths of a client":                                   number("maxSecondaryPaths") + " secondaries; " + number("MaxConnectionsPerServer") + " to each server, " + number("maxFurtherPaths") + " further",
+		"queued control frames to a peer that does not read":  bytes("maxControlQueue"),
+		"secondaries of a primary":                            withShare("defaultMembers"),
+		"joins in progress at a primary":                      withShare("defaultMembers"),
+		"sessions of a server, each path counts":              withShare("defaultSessions"),
+		places:                                                number("defaultHandshakes") + "; " + grouped(c.value(t, "defaultHandshakes")/2),
+		unproved:                                              unvalidated,
+		"new connections of one client":                       number("connectionBurst"),
+		"listings of one session in progress (file protocol)": number("maxListings"),
 		"names that a server holds for all listings (file protocol)": grouped(2 * c.value(t, "maxDirNames")),
 	} {
 		if got, ok := rows[what]; !ok || !strings.HasPrefix(got, want) {

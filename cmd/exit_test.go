@@ -22,6 +22,8 @@ func TestExplain(t *testing.T) {
 	of := func(kind transfer.Kind) error {
 		return &transfer.Error{Kind: kind, Op: "try", Err: errors.New("no luck")}
 	}
+	full := kwik.NewError(kwik.ErrServerBusy, "too many")
+	busy := &transfer.Error{Kind: transfer.KindNetwork, Op: "ask", Err: &transfer.RemoteError{Busy: true}}
 	unknown := unknownHostError{"example.org:1", trust.Pin{}}
 	for _, test := range []struct {
 		err       error
@@ -43,9 +45,9 @@ func TestExplain(t *testing.T) {
 		{&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: changedKeyError{hostport: "h:1", file: "the-file"}}, 4, "refused", "remove its line from the-file"},
 		{&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: &tls.CertificateVerificationError{Err: unknown}}, 4, "refused", "kwik://example.org:1/...?pin=AAAA"},
 		{of(transfer.KindNetwork), 5, "network", "UDP"},
-		{transfer.NetworkError("connect to x", kwik.NewError(kwik.ErrServerBusy, "too many")), 5, "network", "try again later"},
-		{&transfer.Error{Kind: transfer.KindNetwork, Op: "ask", Err: &transfer.RemoteError{Busy: true}}, 5, "network", "try again later"},
-		{resumableError{transfer.NetworkError("fetch x", kwik.NewError(kwik.ErrServerBusy, "too many"))}, 5, "network", "--retry N"},
+		{transfer.NetworkError("connect to x", full), 5, "network", "try again later"},
+		{busy, 5, "network", "try again later"},
+		{resumableError{transfer.NetworkError("fetch x", full)}, 5, "network", "--retry N"},
 		{of(transfer.KindIntegrity), 6, "integrity", "no wrong byte was kept"},
 		{of(transfer.KindLocal), 7, "local_io", ""},
 		{advisedError{adviseRange, of(transfer.KindLocal)}, 7, "local_io", advices[adviseRange]},

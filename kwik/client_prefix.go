@@ -6,8 +6,8 @@ import (
 )
 
 // clientPrefix returns the addresses that count as one client's: an IPv4 address, or the /64 of an
-// IPv6 address, of which every host has as many as it likes. An IPv4-mapped address is an IPv4
-// address, and zones are ignored. An address that is no IP address has the invalid prefix.
+// IPv6 address. A host can use all addresses of its /64. An IPv4-mapped address is an IPv4 address,
+// and zones are ignored. An address that is no IP address has the invalid prefix.
 func clientPrefix(addr net.Addr) netip.Prefix {
 	ap, err := addrPort(addr)
 	if err != nil {

@@ -24,7 +24,8 @@ const (
 // Negative times are errors of Dial and Listen.
 type Config struct {
 	// QUIC configures the connections. Zero fields, and nil, mean the defaults. The handshake
-	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds.
+	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds. A
+	// server sends its clients no keep-alives.
 	// The receive windows of a client grow to 12 MiB a path. Those of a server grow from 32 KiB to
 	// 128 KiB for a stream and from 64 KiB to 256 KiB for a connection, since clients send requests
 	// only. KWIK sets MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
@@ -145,7 +146,7 @@ type ServerConfig struct {
 	// OnSuspension must not block. May be nil.
 	OnSuspension func(id ServerID, err error)
 
-	// MaxSessions is the maximum number of clients. 0 means 1,024.
+	// MaxSessions is the maximum number of connections of clients. 0 means 1,024.
 	MaxSessions int
 
 	// MemoryLimit bounds the memory that the server holds for its clients, in bytes: buffers,
@@ -161,8 +162,28 @@ type ServerConfig struct {
 	// 0 means 2,048.
 	MaxContents int
 
-	maxHandshakes int // connections that have not sent Hello yet; 0 means 256
-	maxMembers    int // secondaries of a primary; 0 means 64
+	// MaxSessionsPerAddress is the maximum number of connections of clients from one IPv4 address
+	// or IPv6 /64. 0 means a quarter of MaxSessions, rounded up.
+	MaxSessionsPerAddress int
+
+	// SessionIdleTimeout is the time after which a session without a stream is closed; see
+	// [IsIdleClose]. 0 means 1 minute. A session that is new, or has no stream, may be closed
+	// earlier if another needs its place.
+	SessionIdleTimeout time.Duration
+
+	// TokenKey encrypts the tokens with which clients prove that their addresses are theirs, when
+	// many handshakes are in progress. Nil means a random key.
+	TokenKey *quic.TokenGeneratorKey
+
+	// OnRefusal is called when connections, joins or sessions were refused because a limit was
+	// reached, or were closed for others. It is called at most once a minute for each reason.
+	// count is how many since the last call, and from is the address of the last. It must not
+	// block. May be nil.
+	OnRefusal func(from netip.Prefix, reason string, count int)
+
+	maxHandshakes        int // connections that have not sent Hello yet; 0 means 512
+	maxMembers           int // secondaries of a primary; 0 means 64
+	maxMembersPerAddress int // 0 means a quarter of maxMembers, rounded up
 }
 
 // Limits of docs/PROTOCOL.md section 11 that are not configurable.
@@ -174,6 +195,12 @@ const (
 	maxStraySecondaryStream = 4 // bidirectional streams that a secondary may open to see them reset
 	maxServerIDLength       = 64
 	maxAddresses            = 8 // of one secondary
+)
+
+const (
+	defaultSessions   = 1024
+	defaultHandshakes = 512
+	defaultMembers    = 64
 )
 
 const (
@@ -255,6 +282,8 @@ func (c *ServerConfig) validate() error {
 		setting{"MaxSessions", int64(c.MaxSessions), 0, unbounded},
 		setting{"MemoryLimit", c.MemoryLimit, 0, unbounded},
 		setting{"MaxContents", int64(c.MaxContents), 0, unbounded},
+		setting{"MaxSessionsPerAddress", int64(c.MaxSessionsPerAddress), 0, unbounded},
+		setting{"SessionIdleTimeout", int64(c.SessionIdleTimeout), 0, unbounded},
 	))
 }
 
@@ -311,18 +340,24 @@ func (c *ServerConfig) populate() *ServerConfig {
 	if p.OnSuspension == nil {
 		p.OnSuspension = func(ServerID, error) {}
 	}
+	if p.OnRefusal == nil {
+		p.OnRefusal = func(netip.Prefix, string, int) {}
+	}
 	if p.RateLimit != nil {
 		setDefault(&p.BufferSize, p.RateLimit.bufferSize())
 	}
 	p.BufferSize = populateBufferSize(p.BufferSize)
-	setDefault(&p.MaxSessions, 1024)
+	setDefault(&p.MaxSessions, defaultSessions)
+	setDefault(&p.maxHandshakes, defaultHandshakes)
+	setDefault(&p.maxMembers, defaultMembers)
+	setDefault(&p.MaxSessionsPerAddress, shareOf(p.MaxSessions))
+	setDefault(&p.maxMembersPerAddress, shareOf(p.maxMembers))
+	setDefault(&p.SessionIdleTimeout, time.Minute)
 	if p.MemoryLimit == 0 {
 		p.MemoryLimit = defaultMemoryLimit(sysmem.Limit())
 	}
 	setDefault(&p.MaxContents, 2048)
 	p.MemoryLimit = max(p.MemoryLimit, minMemoryLimit)
-	setDefault(&p.maxHandshakes, 256)
-	setDefault(&p.maxMembers, 64)
 	return p
 }
 

@@ -164,16 +164,20 @@ func codeOf(err error) ErrorCode {
 }
 
 // fromQUIC returns the [*Error] for a QUIC application or stream error that carries one of the
-// codes above, and every other error unchanged. A server that refuses a connection in the QUIC
-// handshake is busy: its queue of new connections is full.
+// codes above, and every other error unchanged. A server that ends a connection in the QUIC
+// handshake is busy: KWIK's codes exist only after it. The regular end of a session is an
+// [*Error] only if the server ended it because it was idle.
 func fromQUIC(err error, path PathID) error {
 	var (
 		code    ErrorCode
 		remote  bool
 		message string
 	)
-	if e, ok := errors.AsType[*quic.TransportError](err); ok && e.Remote && e.ErrorCode == quic.ConnectionRefused {
+	if e, ok := errors.AsType[*quic.TransportError](err); ok && endsHandshake(e) {
 		code, remote, message = ErrServerBusy, true, "the server takes no more connections now"
+	} else if IsIdleClose(err) {
+		return &Error{Remote: true, Path: path, Stream: -1, Offset: -1, Err: err, hasCause: true,
+			Message: "the server closed the session because it had no stream for too long"}
 	} else if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
 		code, remote, message = ErrorCode(e.ErrorCode), e.Remote, e.ErrorMessage
 	} else if e, ok := errors.AsType[*quic.StreamError](err); ok {
@@ -185,6 +189,12 @@ func fromQUIC(err error, path PathID) error {
 		return err
 	}
 	return &Error{Code: code, Remote: remote, Path: path, Stream: -1, Offset: -1, Message: printable(message), Err: err}
+}
+
+// endsHandshake reports whether a server refused a connection, or closed it like an application
+// before the handshake was complete (RFC 9000 section 10.2.3).
+func endsHandshake(e *quic.TransportError) bool {
+	return e.Remote && (e.ErrorCode == quic.ConnectionRefused || e.ErrorCode == quic.ApplicationErrorErrorCode)
 }
 
 // printable returns text of a peer with at most 200 bytes and without control characters, so that

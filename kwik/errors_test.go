@@ -85,6 +85,9 @@ func TestErrorText(t *testing.T) {
 
 func TestErrorFromQUIC(t *testing.T) {
 	const evil = "\x1b[2Jgone"
+	inHandshake := func(code quic.TransportErrorCode) error {
+		return &quic.TransportError{ErrorCode: code, Remote: true}
+	}
 	for _, tt := range []struct {
 		name   string
 		err    error
@@ -99,7 +102,8 @@ func TestErrorFromQUIC(t *testing.T) {
 		{"closed by this side", &quic.ApplicationError{ErrorCode: 0x4b570004, ErrorMessage: evil}, ErrMetadataProtocolViolation, false},
 		{"reset by the peer", &quic.StreamError{ErrorCode: 0x4b570001, Remote: true}, ErrSecondaryStreamIsolation, true},
 		{"reset by this side", &quic.StreamError{ErrorCode: 0x4b570001}, ErrSecondaryStreamIsolation, false},
-		{"refused by QUIC", fmt.Errorf("dial: %w", &quic.TransportError{ErrorCode: quic.ConnectionRefused, Remote: true}), ErrServerBusy, true},
+		{"refused by QUIC", fmt.Errorf("dial: %w", inHandshake(quic.ConnectionRefused)), ErrServerBusy, true},
+		{"closed in the handshake", inHandshake(quic.ApplicationErrorErrorCode), ErrServerBusy, true},
 		{"wrapped", fmt.Errorf("dial: %w", &quic.ApplicationError{ErrorCode: 0x4b570011, Remote: true}), ErrVersionMismatch, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -124,6 +128,32 @@ func TestErrorFromQUIC(t *testing.T) {
 				t.Errorf("%q would be sent to a terminal", got.Error())
 			}
 		})
+	}
+}
+
+// A session that the server closed because it was idle ends with an error that tells so.
+func TestIdleClose(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{
+		{&quic.ApplicationError{Remote: true, ErrorMessage: reasonIdle}, true},
+		{fmt.Errorf("read: %w", &quic.ApplicationError{Remote: true, ErrorMessage: reasonIdle}), true},
+		{&quic.ApplicationError{ErrorMessage: reasonIdle}, false},
+		{&quic.ApplicationError{Remote: true, ErrorCode: 1, ErrorMessage: reasonIdle}, false},
+		{&quic.ApplicationError{Remote: true, ErrorMessage: "server is leaving"}, false},
+		{io.EOF, false}, {nil, false},
+	} {
+		got := fromQUIC(tt.err, "s1")
+		if IsIdleClose(tt.err) != tt.want || IsIdleClose(got) != tt.want {
+			t.Errorf("%v: want %t", tt.err, tt.want)
+		}
+		if !tt.want {
+			continue
+		}
+		if e, ok := errors.AsType[*Error](got); !ok || e.Code != NoError || !e.Remote {
+			t.Errorf("%#v", got)
+		}
 	}
 }
 

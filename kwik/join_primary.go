@@ -30,6 +30,9 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 	if err != nil {
 		return err
 	}
+	if err := l.gate.join(newcomerOf(conn)); err != nil {
+		return err
+	}
 	m, k, err := l.checkJoin(conn, f.GetRequest())
 	if err != nil {
 		return err
@@ -89,7 +92,7 @@ func (l *Listener) checkJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, j
 	case len(l.config.JoinToken) > 0 && subtle.ConstantTimeCompare(r.GetTokenProof(), proof) != 1:
 		return nil, k, errorf(ErrAccessRefused, "join token missing or wrong")
 	}
-	m := &member{addr: seen, pin: trust.Pin(r.GetKeyHash()), conn: conn}
+	m := &member{addr: seen, from: prefixOf(seen.Addr()), pin: trust.Pin(r.GetKeyHash()), conn: conn}
 	rand.Read(m.key[:])
 	if text := r.GetAdvertise(); text != "" {
 		addr, err := netip.ParseAddrPort(text)

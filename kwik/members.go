@@ -17,6 +17,7 @@ import (
 type member struct {
 	id           ServerID
 	addr         netip.AddrPort // where clients reach it; invalid for the primary, which they know
+	from         netip.Prefix   // from where it joined
 	pin          trust.Pin      // of the key that it showed when it was dialed back
 	key          ticketKey
 	conn         *quic.Conn     // the membership ends with it
@@ -79,9 +80,8 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 		}
 	}
 	if obsolete == nil {
-		if len(l.members.byID) >= l.config.maxMembers {
-			return nil, errorf(ErrServerBusy, "this primary has %d secondaries and takes no more",
-				len(l.members.byID))
+		if err := l.checkMembers(m); err != nil {
+			return nil, err
 		}
 		l.members.last++
 		m.id = ServerID(fmt.Sprintf("s%d", l.members.last))
@@ -94,6 +94,24 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 		}
 	}
 	return obsolete, nil
+}
+
+// checkMembers reports whether there is a place for one more member, in total and at its address.
+// The caller holds l.mu.
+func (l *Listener) checkMembers(m *member) error {
+	atAddress := 0
+	for _, other := range l.members.byID {
+		if other.from == m.from {
+			atAddress++
+		}
+	}
+	switch {
+	case atAddress >= l.config.maxMembersPerAddress:
+		return l.gate.refuseMember(m.from, refusedMemberOf)
+	case len(l.members.byID) >= l.config.maxMembers:
+		return l.gate.refuseMember(m.from, refusedMember)
+	}
+	return nil
 }
 
 // removeMember ends a membership and tells the clients. It returns false, and does nothing, if the

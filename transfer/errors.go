@@ -128,6 +128,9 @@ func NetworkCause(err error) error {
 	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok {
 		return errSilent
 	}
+	if kwik.IsIdleClose(err) {
+		return idleError{err}
+	}
 	if pin, ok := errors.AsType[*trust.PinError](err); ok {
 		return pin
 	}
@@ -146,6 +149,12 @@ func NetworkCause(err error) error {
 	}
 	return err
 }
+
+// An idleError is the error of a session that the server closed because it had no stream.
+type idleError struct{ cause error }
+
+func (e idleError) Error() string { return "the server closed the idle connection" }
+func (e idleError) Unwrap() error { return e.cause }
 
 // A busyError is the error of a server that cannot serve this client now. It wraps
 // kwik.ErrServerBusy.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
@@ -18,8 +19,13 @@ type Pool struct {
 	wg       sync.WaitGroup // one goroutine for each session that is being closed
 }
 
-// maxIdleSessions bounds the sessions without a user.
-const maxIdleSessions = 8
+const (
+	// maxIdleSessions bounds the sessions without a user.
+	maxIdleSessions = 8
+	// maxIdleTime is how long a session without a user is used again. Servers close sessions
+	// without a stream after a minute.
+	maxIdleTime = 45 * time.Second
+)
 
 // A poolKey identifies the server of a session.
 type poolKey struct {
@@ -35,14 +41,15 @@ func poolKeyOf(u URL) poolKey {
 	return key
 }
 
-// A pooledSession is a session, or the attempt to dial one. The pool's lock guards users and
-// retired. The dialling goroutine sets session and err before it closes ready.
+// A pooledSession is a session, or the attempt to dial one. The pool's lock guards users, unused
+// and retired. The dialling goroutine sets session and err before it closes ready.
 type pooledSession struct {
 	ready   chan struct{} // closed once session or err is set
 	session *kwik.ClientSession
 	err     error
 	users   int
-	retired bool // it is not in the pool any more, and is closed with its last user
+	unused  time.Time // since when it has no user, if users is 0
+	retired bool      // it is not in the pool any more, and is closed with its last user
 }
 
 // acquire returns a session with a server, and dials one if there is none. The caller must call
@@ -90,11 +97,13 @@ func (p *Pool) acquire(
 	}
 }
 
-// dead reports whether a session failed or has ended. It must be called with the pool's lock held.
+// dead reports whether a session failed, has ended, or is so long without a user that the server
+// may be about to close it. It must be called with the pool's lock held.
 func (e *pooledSession) dead() bool {
 	select {
 	case <-e.ready:
-		return e.err != nil || e.session.Context().Err() != nil
+		isOld := e.users == 0 && time.Since(e.unused) > maxIdleTime
+		return e.err != nil || isOld || e.session.Context().Err() != nil
 	default:
 		return false
 	}
@@ -104,6 +113,7 @@ func (p *Pool) release(key poolKey, e *pooledSession, failed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	e.users--
+	e.unused = time.Now()
 	switch {
 	case e.retired && e.users == 0:
 		p.close(e)

@@ -90,6 +90,40 @@ func TestPool(t *testing.T) {
 	}
 }
 
+// TestPoolAfterAPause uses a session again after pauses. The server closes it after a minute, or is
+// about to. No transfer fails.
+func TestPoolAfterAPause(t *testing.T) {
+	for _, pause := range []time.Duration{
+		time.Second, 44 * time.Second, 59 * time.Second, time.Minute, 61 * time.Second, 65 * time.Second, 3 * time.Hour,
+	} {
+		onWire(t, func(w *testNet) {
+			w.serveFiles(map[string][]byte{"file": theFile[:3000]})
+			conf := w.Client()
+			var pool Pool
+			defer pool.Close()
+			dials := 0
+			for range 3 {
+				_, took, err := w.get(func(o *GetOptions) {
+					o.KWIK, o.Pool = conf, &pool
+					o.Dial = func(
+						ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig,
+					) (*kwik.ClientSession, error) {
+						dials++
+						return kwik.DialAddrEarly(ctx, addr, tlsConf, conf)
+					}
+				})
+				if err != nil {
+					t.Fatalf("after %v: %v after %v", pause, err, took)
+				}
+				time.Sleep(pause)
+			}
+			if want := pause <= maxIdleTime; (dials == 1) != want {
+				t.Errorf("with pauses of %v: %d dials", pause, dials)
+			}
+		})
+	}
+}
+
 // TestPoolWaitsForADial checks a transfer that waits for the dial of another. It fails if it is
 // cancelled itself, but not if the other is.
 func TestPoolWaitsForADial(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kwikcp/internal/backoff"
+	"kwikcp/kwik"
 )
 
 // MaxRetryDelay bounds the pause before a retry when it doubles, like curl's.
@@ -53,7 +54,7 @@ func (p retryPolicy) run(
 ) error {
 	start := time.Now()
 	for n := 1; ; n++ {
-		err := p.limited(ctx, attempt)
+		err := p.awake(ctx, attempt)
 		if n > p.retries || ctx.Err() != nil || !retryable(err) {
 			return err
 		}
@@ -70,6 +71,19 @@ func (p retryPolicy) run(
 			return err
 		}
 	}
+}
+
+// maxIdleCloses bounds how often an attempt is repeated because the session was idle.
+const maxIdleCloses = 3
+
+// awake calls attempt, and again at once if the server closed the session because it was idle. A
+// long local operation is no failure of the network.
+func (p retryPolicy) awake(ctx context.Context, attempt func(context.Context) error) error {
+	err := p.limited(ctx, attempt)
+	for n := 0; n < maxIdleCloses && kwik.IsIdleClose(err) && ctx.Err() == nil; n++ {
+		err = p.limited(ctx, attempt)
+	}
+	return err
 }
 
 // limited calls attempt with a context that ends after maxTime.

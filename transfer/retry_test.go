@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/transfertest"
 	transferpb "kwikcp/transfer/internal/wire/proto"
@@ -25,6 +27,26 @@ func TestRetryDelay(t *testing.T) {
 		}
 		if got := retryDelay(attempt, 3*time.Millisecond); got != 3*time.Millisecond {
 			t.Errorf("before retry %d: %v in place of the fixed delay", attempt, got)
+		}
+	}
+}
+
+// An attempt whose session the server closed as idle is repeated at once, and counts as no retry.
+func TestRetryAfterIdleClose(t *testing.T) {
+	idle := NetworkError("fetch x", &quic.ApplicationError{Remote: true, ErrorMessage: "idle"})
+	if want := "fetch x: the server closed the idle connection"; idle.Error() != want {
+		t.Errorf("%q, want %q", idle.Error(), want)
+	}
+	for idles, want := range map[int]bool{0: true, 1: true, maxIdleCloses: true, maxIdleCloses + 1: false} {
+		calls := 0
+		err := retryPolicy{}.run(t.Context(), func(context.Context) error {
+			if calls++; calls <= idles {
+				return idle
+			}
+			return nil
+		}, isRetryable, func(Retry) { t.Error("a retry was announced") })
+		if (err == nil) != want || calls > maxIdleCloses+1 {
+			t.Errorf("after %d closes: %v, %d calls", idles, err, calls)
 		}
 	}
 }
