@@ -53,6 +53,6 @@ func collectEarly(forClients int64) (restore func()) {
 	return func() { debug.SetMemoryLimit(before) }
 }
 
-// openContents returns how many contents may be open at once for clients: half of the files that
-// the process may open; 0 if that is unknown.
+// openContents returns how many contents may be open at once for clients. It is half of the files
+// that the process may open, 0 if that is unknown.
 func openContents() int { return int(min(openFileLimit()/2, maxOpenContents)) }

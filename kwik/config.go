@@ -26,9 +26,9 @@ type Config struct {
 	// QUIC configures the connections. Zero fields, and nil, mean the defaults. The handshake
 	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds. A
 	// server sends its clients no keep-alives.
-	// The receive windows of a client grow to 12 MiB a path. Those of a server grow from 32 KiB to
-	// 128 KiB for a stream and from 64 KiB to 256 KiB for a connection, since clients send requests
-	// only. KWIK sets MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
+	// The receive windows of a client grow to 12 MiB a path. Those of a server grow to 128 KiB for
+	// a stream and 256 KiB for a connection: clients send requests only. KWIK sets
+	// MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 
 	// RateLimit bounds the payload rate of aggregate streams: a client's over all its servers, a
@@ -157,9 +157,9 @@ type ServerConfig struct {
 	// process may use, from 64 MiB to 4 GiB. Values below 16 MiB count as 16 MiB.
 	MemoryLimit int64
 
-	// MaxContents is the maximum number of contents that are open at once for aggregate streams. While
-	// few are left, those that no client waits for are closed, and opened again when they are needed.
-	// 0 means 2,048.
+	// MaxContents is the maximum number of contents that are open at once for aggregate streams.
+	// While few are left, those that no client waits for are closed, and opened again when they are
+	// needed. 0 means 2,048.
 	MaxContents int
 
 	// MaxSessionsPerAddress is the maximum number of connections of clients from one IPv4 address
