@@ -37,6 +37,7 @@ const (
 	adviseTimeLimit
 	adviseConnections
 	adviseRate
+	adviseMemory
 	adviseCACert
 	adviseCert
 	adviseClientCert
@@ -96,6 +97,7 @@ var advices = [adviceCount]string{
 	adviseTimeLimit:      "such as 1h; 0 means no limit",
 	adviseConnections:    "auto suits nearly every network",
 	adviseRate:           "such as 500K or 1.5M bytes per second; K, M and G are powers of 1024",
+	adviseMemory:         "such as 256M or 2G bytes; K, M and G are powers of 1024",
 	adviseCACert:         "name a file of PEM certificates",
 	adviseCert:           "kwikcp serve --cert FILE --key FILE; both are PEM, and only this user may read the key",
 	adviseClientCert:     "kwikcp get --cert FILE --key FILE; both are PEM, and only this user may read the key",

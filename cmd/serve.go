@@ -40,6 +40,7 @@ type serveOptions struct {
 	rules              filterRules
 	drainTimeout       secondsValue
 	limitRate          string
+	maxMemory          string
 	logFormat          string
 	logLevel           string
 	mirror             bool
@@ -82,6 +83,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		stringOption(&o.clientCA, "client-ca", "refuse clients without a certificate of an authority in `FILE` (PEM)"),
 		secondsOption(&o.drainTimeout, "drain-timeout", "at shutdown, give clients that only this server can serve `TIME` to finish"),
 		limitRateOption(&o.limitRate, "to all clients together"),
+		maxMemoryOption(&o.maxMemory),
 		stringOption(&o.logFormat, "log-format", "write the log as `FORMAT`: text, or json, one object per line"),
 		stringOption(&o.logLevel, "log-level", "log `LEVEL` and above: debug, info, warn or error"),
 		boolOption(&o.mirror, "mirror", "a secondary fetches everything that its primary serves into --root, and follows changes"),
@@ -145,6 +147,7 @@ type serveConfig struct {
 	access       *accessFiles     // how; nil if they need neither
 	drainTimeout time.Duration
 	limit        *kwik.RateLimit
+	maxMemory    int64         // for clients, bytes; 0 means the default
 	mirror       *mirrorConfig // nil without --mirror
 }
 
@@ -173,6 +176,9 @@ func parseServe(t *terminal, o *serveOptions, args []string) (c serveConfig, err
 		}
 	}
 	if c.limit, err = parseRate(o.limitRate); err != nil {
+		return c, err
+	}
+	if c.maxMemory, err = parseMaxMemory(o.maxMemory); err != nil {
 		return c, err
 	}
 	if c.mirror, err = parseServeMirror(o, c.role); err != nil {
@@ -304,6 +310,8 @@ func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) 
 	}
 	defer logs.NewHandler(c.log.Handler()).Flush()
 	defer s.close()
+	_, forClients := s.listener.Memory()
+	defer collectEarly(forClients)()
 	defer procs.Govern(func() bool { return s.listener.Sessions() > 1 })()
 	defer handleHangup(ctx, s.requestReload)()
 	return s.run(ctx)

@@ -105,6 +105,7 @@ func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 	tickets := trust.TicketKey(cert)
 	config := &kwik.ServerConfig{
 		Config: kwik.Config{RateLimit: s.limit}, Software: "kwikcp " + version(), Role: s.role, OpenContent: s.files.OpenContent,
+		MemoryLimit: s.maxMemory, MaxContents: openContents(),
 		StatelessResetKey: &reset, TokenKey: &token, TicketKey: &tickets, Verify: s.files.Verify,
 		OnRefusal: func(from netip.Prefix, reason string, count int) {
 			s.log.Warn("server is busy: connections refused", "reason", reason, "count", count, "last", from.String())

@@ -217,9 +217,9 @@ type ServerConfig struct {
 	// process may use, from 64 MiB to 4 GiB. Values below 16 MiB count as 16 MiB.
 	MemoryLimit int64
 
-	// MaxContents is the maximum number of contents that are open at once for aggregate streams. While
-	// few are left, those that no client waits for are closed, and opened again when they are needed.
-	// 0 means 2,048.
+	// MaxContents is the maximum number of contents that are open at once for aggregate streams.
+	// While few are left, those that no client waits for are closed, and opened again when they are
+	// needed. 0 means 2,048.
 	MaxContents int
 
 	maxHandshakes        int // connections that have not sent Hello yet; 0 means 512

@@ -20,8 +20,8 @@ func (spec *AggregateStreamSpec) headStartLength(u sched.Units, secondaries int)
 }
 
 // newHeadStart attaches the primary itself to a stream that it offers, with [0, end) to write. It
-// returns nil if the session has ended, has too many streams or too little memory. The caller holds s.mu, and runs the
-// attachment after it has sent the offer.
+// returns nil if the session has ended, has too many streams or too little memory. The caller holds
+// s.mu, and runs the attachment after it has sent the offer.
 func (s *ServerSession) newHeadStart(o *AggregateStream, end int64) *attachment {
 	if s.ended || len(s.attached)+len(s.pushed) >= maxStreamsPerSession {
 		return nil

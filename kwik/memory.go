@@ -45,6 +45,11 @@ func newContentBudget(c *ServerConfig) *budget.Total {
 	return budget.New(int64(c.MaxContents), int64(c.MaxSessions), 1, int64(c.MaxContents))
 }
 
+// Memory returns the bytes that the server holds for its clients, and how many it may hold.
+func (l *Listener) Memory() (used, limit int64) {
+	return l.memory.Used() + l.frames.Used(), l.config.MemoryLimit
+}
+
 // Reserve charges n bytes, kept for this client, to the memory budgets of the session and of the
 // server. It fails with ErrServerBusy. The caller must call Release for them, even after the
 // session has ended.

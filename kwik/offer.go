@@ -90,8 +90,9 @@ func (o *AggregateStream) Context() context.Context { return o.ctx }
 
 // OpenAggregateStream offers the client an aggregate stream, with tickets for all secondaries,
 // including those that join before the client releases it. It does not wait for the client. It
-// fails with ErrInvalidStreamRole on a secondary, with ErrSecondaryStreamOverflow if the session has
-// 128 aggregate streams open, and with ErrServerBusy if it may have no more memory.
+// fails with ErrInvalidStreamRole on a secondary, and with ErrSecondaryStreamOverflow if the
+// session has 128 aggregate streams open. If the session may have no more memory, it fails with
+// ErrServerBusy.
 func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*AggregateStream, error) {
 	if refusal := checkPublicStream(s.Role(), false); refusal != nil {
 		return nil, refusal

@@ -16,8 +16,8 @@ import (
 // as one that was suspended. A client whose disk or rate limit holds it up is alive, but its flow
 // control is closed. At --limit-rate 1K it opens its window of 16 KiB by quarters: every 4 s with
 // one server, every 256 s with 64. So 5 minutes are enough for all. While memory is short, clients
-// that take less than 1 KiB in 30 s give theirs to others. They may come back: their streams end
-// with ErrServerBusy.
+// that take less than 1 KiB in 30 s give theirs to others. Their streams end with ErrServerBusy,
+// so that they may try again.
 
 const (
 	takeTimeout       = 5 * time.Minute
@@ -28,8 +28,8 @@ const (
 	takeTick = 5 * time.Second
 )
 
-// stalled returns nil if the server should go on waiting for a client that has taken next to
-// nothing of a stream since the given time. An error ends the stream. If the client has taken
+// stalled decides about a client that has taken next to nothing of a stream since the given time.
+// It returns nil if the server should go on waiting. An error ends the stream. If the client has taken
 // nothing of its other streams either, stalled ends the session.
 func (s *ServerSession) stalled(since time.Time) error {
 	timeout := takeTimeout

@@ -107,7 +107,8 @@ func (w *world) end() {
 	w.wg.Wait()
 	w.net.Close()
 	for _, s := range w.servers {
-		if memory, frames, contents := s.memory.Used(), s.frames.Used(), s.contents.Used(); memory+frames+contents != 0 {
+		memory, frames, contents := s.memory.Used(), s.frames.Used(), s.contents.Used()
+		if memory+frames+contents != 0 {
 			w.t.Errorf("%d bytes, %d bytes of frames and %d contents are charged in the end", memory, frames, contents)
 		}
 	}
