@@ -125,6 +125,7 @@ func TestLimitsOfProtocol(t *testing.T) {
 		"pieces, with holes between them, of one stream":             number("maxPieces"),
 		"paths of a client":                                          number("maxSecondaryPaths") + " secondaries; " + number("MaxConnectionsPerServer") + " to each server, " + number("maxFurtherPaths") + " further",
 		"queued control frames to a peer that does not read":         bytes("maxControlQueue"),
+		"batches of one session in progress (file protocol)":         number("maxBatches"),
 		"listings of one session in progress (file protocol)":        number("maxListings"),
 		"names that a server holds for all listings (file protocol)": grouped(2 * c.value(t, "maxDirNames")),
 	} {

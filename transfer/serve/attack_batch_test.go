@@ -45,8 +45,8 @@ func TestAttackRepeatedNames(t *testing.T) {
 	})
 }
 
-// TestAttackBatchOfOneFile requests a batch of 2,048 names of one file of 1 MiB less a byte. It costs
-// the hashing of one file.
+// TestAttackBatchOfOneFile requests a batch of 2,048 names of one file of 1 MiB less a byte. The
+// server hashes one file.
 func TestAttackBatchOfOneFile(t *testing.T) {
 	root := t.TempDir()
 	names := manyNames(t, root, tinyFile-1, wire.MaxBatchFiles)

@@ -106,7 +106,8 @@ func TestAttackListingsOfOneEntry(t *testing.T) {
 	transfertest.OnNet(t, func(w *transfertest.Net) {
 		d := countedTree{tree, new(atomic.Int32)}
 		s := serveOn(w, d)
-		s.names.clock = func() time.Time { return time.Now().Add(100 * 365 * 24 * time.Hour) } // the bubble's is before the files'
+		// The clock of the bubble is behind the times of the files.
+		s.names.clock = func() time.Time { return time.Now().Add(100 * 365 * 24 * time.Hour) }
 		var wg sync.WaitGroup
 		for i := range 80 {
 			wg.Go(func() {
