@@ -96,7 +96,10 @@ func page(w *transfertest.Net, raw []byte) (paths []string) {
 // TestAttackListingsOfOneEntry lists a large directory one entry at a time, in many sessions. It is
 // read and sorted once, and again after it changed.
 func TestAttackListingsOfOneEntry(t *testing.T) {
-	const files = 20_000
+	files := 20_000
+	if isLong() {
+		files = 300_000
+	}
 	root := crowd(t, files)
 	tree, err := disk.OpenTree(root, false)
 	if err != nil {
