@@ -124,10 +124,13 @@ func TestAttackColdFilesOfOneAddress(t *testing.T) {
 				if held > 1<<20 {
 					w.T.Errorf("the trees of unfinished files have %d bytes", held)
 				}
-				if d.mostOpen > 2*hashedAtOnce {
-					w.T.Errorf("%d files were open", d.mostOpen)
+				d.mu.Lock()
+				open := d.mostOpen
+				d.mu.Unlock()
+				if open > 2*hashedAtOnce {
+					w.T.Errorf("%d files were open", open)
 				}
-				t.Logf("honest client: %v, alone %v; %d bytes of trees, %d open", took, alone, held, d.mostOpen)
+				t.Logf("honest client: %v, alone %v; %d bytes of trees, %d open", took, alone, held, open)
 			})
 		})
 	}
