@@ -50,7 +50,7 @@ func (b *Builder) Hashed() int64 { return b.end }
 func (b *Builder) Tree() *Tree { return b.tree }
 
 // Run hashes the file from [Builder.Hashed] on, like [Build], and returns nil when it
-// is hashed. If stop is not nil, all workers call it before each block; once it has
+// is hashed. If stop is not nil, all workers call it before each block. Once it has
 // returned true, Run finishes the blocks in progress and returns nil. After an error
 // or a stop, the bytes that are hashed without a gap remain hashed, and the next Run
 // continues there.

@@ -24,9 +24,9 @@
 // # Usage
 //
 // A sender calls [Build] to hash a file, or uses a [Builder] to hash it in steps. The
-// result is a [Tree]. A receiver that knows the root calls [FromCVs] with the chaining values of the sender, which it
-// need not trust. Then [Tree.Verify] proves whole groups, in any order and from any
-// source.
+// result is a [Tree]. A receiver that knows the root calls [FromCVs] with the
+// chaining values of the sender, which it need not trust. Then [Tree.Verify] proves
+// whole groups, in any order and from any source.
 //
 // Two other types prove less than a whole file:
 //

@@ -7,7 +7,7 @@ import (
 )
 
 // Progress receives from [Build] and [Builder.Run] how far a file is hashed without a
-// gap, so that the file can be served while the rest is hashed. All bytes before the
+// gap. So the file can be served while the rest is hashed. All bytes before the
 // offset end are hashed. cvs are the chaining values of the groups between the end of
 // the previous call and this one. Concatenated, the cvs of all calls are those of
 // [Tree.CVs]; [GrowingTree.Append] takes them.

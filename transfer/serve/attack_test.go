@@ -16,6 +16,9 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
+// isLong reports whether tests of attacks have their long form.
+func isLong() bool { return os.Getenv("KWIKCP_ATTACK") == "long" }
+
 // A meteredDir is a tree that counts what the server does with its files.
 type meteredDir struct {
 	disk.TreeDir

@@ -278,8 +278,8 @@ func (c *batchContent) failed(i int, err, other error) error {
 	return contentError(err)
 }
 
-// Close implements io.Closer. The server stops hashing for this content, unless the primary asked
-// for it: it gives up after seconds, and asks again.
+// Close implements io.Closer. The server stops hashing for this content. If the primary challenges
+// this server it goes on, since the primary gives up after seconds and challenges it again.
 func (c *batchContent) Close() error {
 	for _, claim := range c.hashing {
 		if c.why == secondaryVerifies {

@@ -107,7 +107,7 @@ func (s *Server) checkCopy(
 	if timeout := c.treeTimeout(d, why); timeout > 0 {
 		claim := s.claim(clientOf(r.Session), d.path, c.version)
 		if c.entry, c.release = claim.indexEntry, claim.release; why == secondaryVerifies {
-			c.release = claim.linger // the primary gives up after seconds, and asks again
+			c.release = claim.linger // the primary gives up after seconds, and challenges this server again
 		}
 		c.entry.await(ctx, timeout)
 	}
@@ -166,8 +166,8 @@ func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byt
 	return tree.Verify(off, p)
 }
 
-// knownTree returns the tree of the version of a file that was requested last by the path, or of the
-// one that is there, which may have been requested by other names. It is nil if there is none.
+// knownTree returns the tree of the version of a file that was requested last by the path. If there
+// is none, it returns the tree of the file that is there, which has other names. It may be nil.
 func (s *Server) knownTree(path string) *integrity.Tree {
 	entry := s.index.entry(path)
 	if entry != nil || wire.CheckPath(path) != nil {

@@ -194,8 +194,8 @@ func (x *index) untried(e *indexEntry, tried map[*claim]bool) *claim {
 	return nil
 }
 
-// progress returns a function that keeps the partial tree of an entry, ends its turn when another
-// client's comes, and logs the progress of a slow file.
+// progress returns a function that keeps the partial tree of an entry and logs the progress of a
+// slow file. It ends the entry's turn when the slot is another client's.
 func (x *index) progress(e *indexEntry) integrity.Progress {
 	start := e.job.builder.Hashed()
 	return func(end int64, cvs []byte) {

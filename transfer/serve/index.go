@@ -246,7 +246,7 @@ func (x *index) finish(e *indexEntry, tree *integrity.Tree, err error) {
 	}
 }
 
-// count brings the cost of a finished entry up to date. The lock must be held.
+// count counts the present cost of a finished entry. The lock must be held.
 func (x *index) count(e *indexEntry) {
 	x.bytes -= e.cost
 	e.cost = e.memory()

@@ -30,10 +30,10 @@ const (
 	keptFor = 10 * time.Second
 )
 
-// A namesLimit bounds the names that the listings of all clients hold in memory. Those are the names
-// of two of the largest directories, and the ones that are being read. A listing holds names until its
-// client has read it. Names of large directories are kept for a while, so that a client that asks
-// for one page after the other does not make the server read and sort them for each.
+// A namesLimit bounds the names that the listings of all clients hold in memory. Those are the
+// names of two of the largest directories, and the ones that are being read. A listing holds names
+// until its client has read it. Names of large directories are kept for a while. So a client that
+// requests page after page does not make the server read and sort them for each.
 type namesLimit struct {
 	reading chan struct{}       // holds an element for each directory that is read
 	held    *semaphore.Weighted // names
@@ -43,7 +43,7 @@ type namesLimit struct {
 	kept    map[namesKey]*nameList
 	unused  list.List   // of the kept *nameList that no listing uses, the least recently used first
 	count   int         // names of unused
-	waiting int         // listings that need room for names
+	waiting int         // listings that wait for the limit
 	expiry  *time.Timer // drops unused lists; nil if there are none
 }
 
@@ -133,8 +133,8 @@ func (n *namesLimit) take(key namesKey) *nameList {
 	return l
 }
 
-// hold counts names, if need be in place of those that no listing uses. It waits for other listings,
-// at most for half the request's timeout, and reports whether there was room.
+// hold counts names, if need be in place of those that no listing uses. It waits for other
+// listings, at most for half the request's timeout, and reports whether the limit allows the names.
 func (n *namesLimit) hold(ctx context.Context, names int64) bool {
 	n.wait(1)
 	defer n.wait(-1)
@@ -149,15 +149,15 @@ func (n *namesLimit) hold(ctx context.Context, names int64) bool {
 	return true
 }
 
-// wait counts the listings that need room for names.
+// wait counts the listings that wait for the limit.
 func (n *namesLimit) wait(change int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.waiting += change
 }
 
-// keep keeps names that were just read, unless their directory has changed since, or changed so
-// shortly before that another change may leave the same times.
+// keep keeps names that were just read, unless their directory has changed since. A directory that
+// changed shortly before may have changed again with the same times, so its names are not kept.
 func (n *namesLimit) keep(path string, d disk.TreeDir, l *nameList) {
 	after, ok := stateOf(path, d)
 	changed := time.Unix(0, max(l.key.version.MTime, l.key.version.CTime))
@@ -181,7 +181,7 @@ func (n *namesLimit) release(l *nameList) {
 		return
 	}
 	if l.isKept && n.waiting > 0 {
-		n.drop(l) // others need the room
+		n.drop(l) // others wait for the limit
 	}
 	if !l.isKept {
 		n.held.Release(int64(len(l.names)))

@@ -53,6 +53,7 @@ func TestHashingResumes(t *testing.T) {
 				t.Fatalf("%d reads while no client waits", n)
 			}
 		}
+		synctest.Wait()
 		if e := x.entry("f"); e.finishedTree() == nil || d.reads.Load() != blocks {
 			t.Errorf("after %d visits: %d reads of %d blocks", visits, d.reads.Load(), blocks)
 		}
@@ -70,6 +71,7 @@ func TestPausedFileThatChanges(t *testing.T) {
 		time.Sleep(450 * time.Millisecond)
 		c.release()
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if x.paused.Len() != 1 {
 			t.Fatalf("%d entries are paused", x.paused.Len())
 		}
@@ -77,6 +79,7 @@ func TestPausedFileThatChanges(t *testing.T) {
 		d.reads.Store(0)
 		next := x.claim(clientAt(0), "f", d.now(), d.open)
 		<-next.done
+		synctest.Wait()
 		if next.err != nil || d.reads.Load() != 20 {
 			t.Errorf("%d reads, %v", d.reads.Load(), next.err)
 		}
@@ -86,7 +89,7 @@ func TestPausedFileThatChanges(t *testing.T) {
 	})
 }
 
-// TestAttackPausedFiles requests hundreds of large files for a moment each. What is kept of them is
+// TestAttackPausedFiles requests hundreds of large files for a moment each. Their partial trees are
 // bounded.
 func TestAttackPausedFiles(t *testing.T) {
 	inIndex(t, func(t *testing.T, x *index) {
@@ -97,9 +100,12 @@ func TestAttackPausedFiles(t *testing.T) {
 			c.release()
 			time.Sleep(2 * time.Millisecond)
 		}
-		if x.paused.Len() == 0 || x.pausedBytes > maxPaused || len(x.files) != x.paused.Len() ||
-			len(x.names) != x.paused.Len() {
-			t.Errorf("%d entries are paused, of %d bytes; %d are known", x.paused.Len(), x.pausedBytes, len(x.files))
+		synctest.Wait()
+		if x.paused.Len() == 0 || x.pausedBytes > maxPaused {
+			t.Errorf("%d entries are paused, of %d bytes", x.paused.Len(), x.pausedBytes)
+		}
+		if n := x.paused.Len(); len(x.files) != n || len(x.names) != n {
+			t.Errorf("%d entries are known by %d names, %d of them paused", len(x.files), len(x.names), n)
 		}
 		if x.large.held != 0 || len(x.large.sessions)+len(x.large.prefixes) != 0 {
 			t.Errorf("%d bytes, %d sessions are counted", x.large.held, len(x.large.sessions))

@@ -182,8 +182,8 @@ func TestServerReadsOneRequest(t *testing.T) {
 }
 
 // TestServerOutlivesClientsThatLeave lets clients leave while a file is hashed for them. Hashing
-// pauses, and continues there for the next client. The bubble of OnNet fails the test if a goroutine
-// of the server waits for a client that is gone.
+// pauses, and continues there for the next client. The bubble of OnNet fails the test if a
+// goroutine of the server waits for a client that is gone.
 func TestServerOutlivesClientsThatLeave(t *testing.T) {
 	root, d := transfertest.OpenTreeWithTraps(t)
 	if err := os.Truncate(transfertest.Put(t, filepath.Join(root, "big"), ""), 20<<20); err != nil {

@@ -219,8 +219,8 @@ func TestTurnsOfOneClient(t *testing.T) {
 	}
 }
 
-// TestTurnsOfASharedJob checks that a job has the turns of every client that wants it: one with
-// many jobs does not delay one with a single job that both want.
+// TestTurnsOfASharedJob checks that a job has the turns of every client that wants it. A client
+// with many jobs does not delay the one that both want.
 func TestTurnsOfASharedJob(t *testing.T) {
 	m := &turnsModel{t: newTurns(1), wanted: make(map[*turn]map[client]int)}
 	busy, third := clientAt(0), clientAt(1)
@@ -241,8 +241,8 @@ func TestTurnsOfASharedJob(t *testing.T) {
 	}
 }
 
-// TestTurnsBoundMemory checks that jobs begin only while there is memory for them, and a prefix uses
-// a quarter of it.
+// TestTurnsBoundMemory checks that jobs begin only while there is memory for them. A prefix uses a
+// quarter of it.
 func TestTurnsBoundMemory(t *testing.T) {
 	m := &turnsModel{t: newTurns(100), wanted: make(map[*turn]map[client]int)}
 	for i := range 6 {
@@ -259,7 +259,7 @@ func TestTurnsBoundMemory(t *testing.T) {
 			t.Errorf("a prefix holds %d bytes", p.held)
 		}
 	}
-	m.t.grow(m.running[0], maxHeld) // what has begun continues
+	m.t.grow(m.running[0], maxHeld) // a job that has begun continues
 	m.t.ended(m.running[0])
 	if j := m.t.next(); j != m.running[0] {
 		t.Error("a job that has begun has no further turn")

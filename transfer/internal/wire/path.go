@@ -129,8 +129,8 @@ func (r *PathReader) uvarint() (uint64, error) {
 	return v, nil
 }
 
-// Path reads the next path. It is an error if the path is not one that [CheckTreePath] accepts,
-// if it is out of order, or if all paths together exceed MaxBatchPaths.
+// Path reads the next path. It is an error if the path is not one that [CheckTreePath] accepts, or
+// if it is out of order. All paths together have at most MaxBatchPaths bytes.
 func (r *PathReader) Path() (string, error) {
 	shared, err := r.uvarint()
 	if err != nil {
