@@ -118,6 +118,9 @@ func (c *client) note(a slog.Attr) {
 // bound returns an attribute of which the value is bounded, and counts its length.
 func (h *Handler) bound(a slog.Attr) slog.Attr {
 	v := a.Value.Resolve()
+	if isNil := v.Kind() == slog.KindAny && v.Any() == nil; isNil {
+		return a
+	}
 	switch v.Kind() {
 	case slog.KindGroup:
 		group := v.Group()

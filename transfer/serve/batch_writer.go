@@ -35,7 +35,10 @@ func (w *batchWriter) flush() error {
 	w.stream.SetWriteDeadline(time.Now().Add(requestTimeout))
 	_, err := w.stream.Write(w.buf)
 	w.buf = w.buf[:0]
-	return err
+	if err != nil {
+		return sendError{err}
+	}
+	return nil
 }
 
 // describe writes the description of each file of a batch, in order, as soon as it is known, and

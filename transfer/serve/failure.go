@@ -28,8 +28,17 @@ func (w replyWriter) values() int {
 
 func (w replyWriter) send(r *transferpb.Reply) error {
 	w.stream.SetWriteDeadline(time.Now().Add(requestTimeout))
-	return wire.WriteMessage(w.stream, r)
+	if err := wire.WriteMessage(w.stream, r); err != nil {
+		return sendError{err}
+	}
+	return nil
 }
+
+// A sendError is the error of a client that left or does not read its reply.
+type sendError struct{ err error }
+
+func (e sendError) Error() string { return e.err.Error() }
+func (e sendError) Unwrap() error { return e.err }
 
 var (
 	errVersion = errors.New("this server speaks version 1 of the file protocol")
@@ -91,6 +100,9 @@ func isServerBusy(err error) bool {
 // isServersFault reports whether an error has its cause on this server, so that the operator should
 // see it. Its disk or system failed, or is short of something.
 func isServersFault(err error) bool {
+	if _, clientLeft := errors.AsType[sendError](err); clientLeft {
+		return false
+	}
 	switch failureCode(err) {
 	case transferpb.Failure_OTHER:
 		return true

@@ -215,6 +215,7 @@ func TestFaultsAreNotMissingFiles(t *testing.T) {
 						}
 						return nil
 					}
+					time.Sleep(time.Second) // the lines of a client are limited
 					w.Log.Reset()
 					replies, err := w.Ask(session, encoded(c.request), true)
 					codes, text := failuresOf(replies)

@@ -37,9 +37,9 @@ func (q *serverRequest) serve(ctx context.Context) {
 	defer memory.release()
 	request, err := q.read(start.Add(requestTimeout), memory)
 	ofRequest := memory.bytes
-	if errors.Is(err, kwik.ErrServerBusy) {
-		q.log.Info("refused", "outcome", err)
-		q.fail(replyWriter{stream: q.stream}, err)
+	if memory.refused != nil {
+		q.log.Info("refused", "outcome", memory.refused)
+		q.fail(replyWriter{stream: q.stream}, memory.refused)
 		return
 	}
 	if err != nil {
@@ -60,11 +60,16 @@ func (q *serverRequest) serve(ctx context.Context) {
 	}
 	content, err := q.respond(ctx, log, request, memory)
 	if err != nil {
-		level := slog.LevelInfo
-		if isServersFault(err) {
-			level = slog.LevelWarn
+		log = log.With("seconds", time.Since(start).Seconds(), "outcome", err)
+		_, clientLeft := errors.AsType[sendError](err)
+		switch {
+		case clientLeft:
+			log.Debug("response not taken")
+		case isServersFault(err):
+			log.Warn("refused")
+		default:
+			log.Info("refused")
 		}
-		log.Log(ctx, level, "refused", "seconds", time.Since(start).Seconds(), "outcome", err)
 		return
 	}
 	log = log.With("size", content.size)
@@ -99,8 +104,8 @@ func (q *serverRequest) respond(
 	w := replyWriter{stream: q.stream, log: log, size: q.session.MessageSize(), memory: memory}
 	end, err := q.server.limit.begin(q.stream.Context(), q.session.ClientPrefix())
 	if err != nil {
-		q.stream.CancelWrite(kwik.StreamErrorCode(kwik.NoError)) // the client is gone
-		return servedContent{}, err
+		q.stream.CancelWrite(kwik.StreamErrorCode(kwik.NoError))
+		return servedContent{}, sendError{err}
 	}
 	defer end()
 	content, err := q.server.respond(ctx, q.session, w, request)

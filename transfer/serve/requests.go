@@ -140,11 +140,13 @@ const requestMemory = 16 << 10
 type charge struct {
 	session *kwik.ServerSession
 	bytes   int64
+	refused error // the last error of add; nil if there was none
 }
 
 // add charges n more bytes. The error is kwik.ErrServerBusy.
 func (c *charge) add(n int64) error {
 	if err := c.session.Reserve(n); err != nil {
+		c.refused = err
 		return err
 	}
 	c.bytes += n
