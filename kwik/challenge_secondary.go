@@ -31,7 +31,7 @@ func (l *Listener) answerChallenges(conn *quic.Conn) {
 			continue
 		}
 		answer := &kwikpb.ChallengeAnswer{}
-		ctx, cancel := context.WithTimeout(conn.Context(), challengeTimeout)
+		ctx, cancel := context.WithTimeout(conn.Context(), answerTimeout)
 		if answer.Content, err = l.readChallenged(ctx, f.GetChallenge()); err != nil {
 			answer.Reason = printable(err.Error())
 			if errors.Is(err, ErrContentChanged) {

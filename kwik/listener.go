@@ -36,6 +36,7 @@ type Listener struct {
 	draining bool          // Shutdown was called: no session begins
 	empty    chan struct{} // closed when it is leaving and no session is left
 	members  members       // a primary's secondaries
+	reports  *prefixLimit  // the clients' reports of rejected bytes
 	joining  *joinSecret   // a secondary's join in progress
 	keys     []ticketKey   // a secondary's, the newest first
 }
@@ -61,7 +62,8 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		handshakes: make(chan struct{}, c.maxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
-		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey][]rejectedUnit)},
+		reports:    newPrefixLimit(reportBurst, reportInterval),
+		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
 	}
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {
 		l.transport.Close()

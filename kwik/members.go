@@ -15,15 +15,14 @@ import (
 // A member is a secondary that joined this primary, or the primary itself. Guarded by the
 // listener's lock.
 type member struct {
-	id           ServerID
-	addr         netip.AddrPort // where clients reach it; invalid for the primary, which they know
-	pin          trust.Pin      // of the key that it showed when it was dialed back
-	key          ticketKey
-	conn         *quic.Conn     // the membership ends with it
-	rejected     []rejectedUnit // units that clients could not prove and the member has to
-	staleAnswers int            // answers that named another version of the content
-	challenging  bool           // challengeUntilProved runs
-	suspended    bool           // it did not prove a unit: clients are not told of it
+	id          ServerID
+	addr        netip.AddrPort // where clients reach it; invalid for the primary, which they know
+	pin         trust.Pin      // of the key that it showed when it was dialed back
+	key         ticketKey
+	conn        *quic.Conn     // the membership ends with it
+	rejected    []rejectedUnit // units that clients could not prove and the member has to
+	challenging bool           // challengeUntilProved runs
+	suspended   bool           // it did not prove the first of them: clients are not told of it
 }
 
 // A memberKey identifies a secondary across memberships.
@@ -36,9 +35,9 @@ type memberKey struct {
 type members struct {
 	byID map[ServerID]*member
 	last int // newest number of an ID
-	// unproved holds the rejected units of members that left while they were suspended, at most
-	// MaxMembers. They have to prove them when they join again.
-	unproved map[memberKey][]rejectedUnit
+	// unproved holds the unit that a member did not prove before it left, of at most maxMembers
+	// members. Such a member has to prove it when it joins again before unprovedLife is over.
+	unproved map[memberKey]unprovedUnit
 	// self is the primary itself, for clients that want further paths to it: several at once,
 	// or one after a restart. It is nil if the primary's key is not known.
 	self *member
@@ -68,8 +67,10 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	where := memberKey{m.addr, m.pin}
-	if m.rejected = l.members.unproved[where]; m.rejected != nil {
-		m.suspended = true
+	if owed, ok := l.members.unproved[where]; ok {
+		if m.suspended = time.Now().Before(owed.expires); m.suspended {
+			m.rejected = []rejectedUnit{owed.unit}
+		}
 		delete(l.members.unproved, where)
 	}
 	for _, old := range l.members.byID {
@@ -105,13 +106,26 @@ func (l *Listener) removeMember(m *member, reason string) bool {
 		return false
 	}
 	delete(l.members.byID, m.id)
-	if m.suspended && len(m.rejected) > 0 && len(l.members.unproved) < l.config.maxMembers {
-		l.members.unproved[memberKey{m.addr, m.pin}] = m.rejected
+	if m.suspended {
+		l.members.remember(m, time.Now(), l.config.maxMembers)
 	}
 	for s := range l.sessions {
 		s.tellGone(m.id, reason)
 	}
 	return true
+}
+
+// remember records the unit that a suspended member owes, in place of the oldest such record if
+// there are limit already.
+func (m *members) remember(gone *member, now time.Time, limit int) {
+	maps.DeleteFunc(m.unproved, func(_ memberKey, u unprovedUnit) bool { return !now.Before(u.expires) })
+	if len(m.unproved) >= limit {
+		oldest := slices.MinFunc(slices.Collect(maps.Keys(m.unproved)), func(a, b memberKey) int {
+			return m.unproved[a].expires.Compare(m.unproved[b].expires)
+		})
+		delete(m.unproved, oldest)
+	}
+	m.unproved[memberKey{gone.addr, gone.pin}] = unprovedUnit{unit: gone.rejected[0], expires: now.Add(unprovedLife)}
 }
 
 // renewTickets sends the clients new tickets long before the old ones expire, so that a session may

@@ -3,6 +3,7 @@ package kwik
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"kwikcp/kwik/internal/sched"
@@ -54,7 +55,14 @@ type AggregateStream struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	sent    atomic.Int64 // payload that this server wrote, bytes
+	// ticketed are the servers for which the client was given a ticket; guarded by the session's
+	// lock. It stays small: IDs are those of members.
+	ticketed []ServerID
 }
+
+// hasTicket reports whether the client was given a ticket for the stream at a server. The caller
+// holds the session's lock.
+func (o *AggregateStream) hasTicket(id ServerID) bool { return slices.Contains(o.ticketed, id) }
 
 // Sent returns the payload bytes of the stream that this server itself has sent. It does not
 // count pushed bytes.
@@ -138,7 +146,11 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 	return o, nil
 }
 
+// streamTicket returns a ticket for a stream at a server and records it. The caller holds s.mu.
 func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.StreamTicket {
+	if !o.hasTicket(m.id) {
+		o.ticketed = append(o.ticketed, m.id)
+	}
 	claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: m.id, content: o.content}
 	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: issueTicket(m.key, claim, s.listener.config.now())}
 }

@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"math"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -16,17 +18,21 @@ import (
 // This file is the primary's side of suspension. A client that cannot prove bytes of a
 // secondary bans it for its own session and reports the bytes. The primary then challenges the
 // secondary: it requests the same bytes on the join connection, and its application verifies
-// them. If they are wrong or do not arrive, the primary suspends the secondary, and clients are
-// not told of it until it has answered right. A client's report alone changes nothing. A
-// secondary with another version of the content is stale, not corrupt: a few such answers cost
-// it nothing.
+// them. If they are wrong or there is no answer, the primary suspends the secondary, and clients
+// are not told of it until it has answered right.
 //
-//	a client's report -> challenge --right--------------> nothing changes
+//	a client's report -> challenge --right, or excused--> nothing changes
 //	                               --wrong or no answer-> suspended: challenge again with back-off
-//	suspended --right--> active
+//	suspended --right, or excused--> active
+//
+// A client's report alone changes nothing. A report counts only if the primary gave that session
+// a ticket for that stream at that secondary. The challenge decides the rest. A secondary that
+// states that it cannot show the bytes is excused, as often as it does: it lacks the file, has
+// another version or size of it, cannot read it, or is busy. Everyone could accuse it of that.
+// A secondary that lies in its excuse gains little: each client bans it after one bad unit.
 //
 // A member with rejected units has one goroutine of the listener, which ends when the member
-// has proved all of them or has left.
+// has answered for all of them or has left.
 
 const (
 	// minChallenge and maxChallenge bound the delay between two challenges of a suspended
@@ -38,14 +44,23 @@ const (
 	provedPause = time.Second
 	// challengeTimeout bounds one challenge.
 	challengeTimeout = 10 * time.Second
-	// maxStaleAnswers bounds the answers of one membership that name another version of the
-	// content.
-	maxStaleAnswers = 16
+	// answerTimeout bounds the time in which a secondary prepares its answer. It leaves time for
+	// the excuse to arrive before the challenge ends.
+	answerTimeout = challengeTimeout * 4 / 5
 	// maxRejectedUnits bounds the units that a member has to prove at a time. Further reports
 	// are dropped: they are taken to mean the same fault.
 	maxRejectedUnits = 16
+	// maxRejectedByClient bounds those of them that clients of one prefix reported, so that one
+	// client leaves space for the reports of others.
+	maxRejectedByClient = 4
 	// maxRejectionReports bounds the reports of one session that are handled.
 	maxRejectionReports = 256
+	// Of the clients of one prefix, reportBurst reports are handled at once, and one more for
+	// each reportInterval: sessions are cheap.
+	reportBurst    = 256
+	reportInterval = 10 * time.Second
+	// unprovedLife is how long the primary remembers that a member left while it was suspended.
+	unprovedLife = time.Hour
 	// maxChallengeFrame bounds a challenge and its answer, in bytes.
 	maxChallengeFrame = sched.MaxUnit + 256<<10
 )
@@ -55,14 +70,28 @@ const (
 // not served any more.
 type VerifyFunc func(ctx context.Context, descriptor []byte, off int64, p []byte) error
 
-// A rejectedUnit is a unit of a stream that a client could not prove.
+// A rejectedUnit is a unit of a stream that a client could not prove. It does not keep the
+// client's session.
 type rejectedUnit struct {
-	offer      *AggregateStream
+	content    contentID
+	units      sched.Units
+	alignment  int64
+	descriptor []byte
 	start, end int64
+	client     netip.Prefix // of the client that reported it
 }
 
-func (u rejectedUnit) same(v rejectedUnit) bool {
-	return u.offer.content == v.offer.content && u.start == v.start
+func (u rejectedUnit) same(v rejectedUnit) bool { return u.content == v.content && u.start == v.start }
+
+// An excuse is the answer of a member that states that it cannot show the bytes.
+type excuse struct{ reason string }
+
+func (e *excuse) Error() string { return e.reason }
+
+// An unprovedUnit is a unit that a suspended member owed when it left.
+type unprovedUnit struct {
+	unit    rejectedUnit
+	expires time.Time
 }
 
 // handlePathStatus handles a client's report on a server.
@@ -71,24 +100,37 @@ func (l *Listener) handlePathStatus(s *ServerSession, status *kwikpb.PathStatus)
 	if rejected == nil {
 		return
 	}
+	id := ServerID(status.GetPathId())
 	s.mu.Lock()
 	offer := s.offers[StreamID(min(rejected.GetKwikStreamId(), math.MaxInt64))]
+	hasTicket := offer != nil && offer.hasTicket(id)
 	s.rejectionReports++
 	isFlood := s.rejectionReports > maxRejectionReports
 	s.mu.Unlock()
-	if isFlood {
+	client := clientPrefix(s.RemoteAddr())
+	if isFlood || !l.takeReport(client) {
 		return
 	}
 	server, offset := ServerID(printable(status.GetPathId())), clampOffset(rejected.GetOffset())
 	l.config.OnReject(s, server, offset, printable(status.GetReason()))
-	if l.config.Verify == nil || offer == nil {
-		return // a stream that has ended, or never existed, does not tell what to request
+	if l.config.Verify == nil || !hasTicket {
+		return // the server was no source of the stream, or the stream has ended or never existed
 	}
 	if offer.spec.Pushed || rejected.GetOffset() >= uint64(offer.units.Total()) {
 		return // pushed bytes cannot be requested
 	}
 	start := offer.units.Floor(int64(rejected.GetOffset()))
-	l.addRejected(ServerID(status.GetPathId()), rejectedUnit{offer, start, offer.units.Ceil(start + 1)})
+	l.addRejected(id, rejectedUnit{
+		content: offer.content, units: offer.units, alignment: offer.spec.Alignment, descriptor: offer.spec.Descriptor,
+		start: start, end: offer.units.Ceil(start + 1), client: client,
+	})
+}
+
+// takeReport reports whether a report of a client of this prefix is handled.
+func (l *Listener) takeReport(client netip.Prefix) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reports.take(client, time.Now())
 }
 
 // addRejected makes a member prove a unit.
@@ -100,6 +142,15 @@ func (l *Listener) addRejected(id ServerID, u rejectedUnit) {
 		return
 	}
 	if len(m.rejected) >= maxRejectedUnits || slices.ContainsFunc(m.rejected, u.same) {
+		return
+	}
+	ofClient := 0
+	for _, r := range m.rejected {
+		if r.client == u.client {
+			ofClient++
+		}
+	}
+	if ofClient >= maxRejectedByClient {
 		return
 	}
 	m.rejected = append(m.rejected, u)
@@ -115,7 +166,8 @@ func (l *Listener) startChallenges(m *member) {
 	}
 }
 
-// challengeUntilProved challenges a member until it has proved all its rejected units or has left.
+// challengeUntilProved challenges a member until it has answered for all its rejected units or
+// has left.
 func (l *Listener) challengeUntilProved(m *member) {
 	retry := backoff.Policy{Min: minChallenge, Max: maxChallenge, Random: newJitter(string(m.id))}
 	failures := 0
@@ -145,43 +197,45 @@ func (l *Listener) challengeUntilProved(m *member) {
 	}
 }
 
-// nextRejected returns the unit that a member has to prove next. If there is none, it lifts the
-// member's suspension, and the member's goroutine must end.
+// nextRejected returns the unit that a member has to prove next. If there is none, the member's
+// goroutine must end.
 func (l *Listener) nextRejected(m *member) (unit rejectedUnit, ok bool) {
 	l.mu.Lock()
-	if len(m.rejected) > 0 {
-		defer l.mu.Unlock()
-		return m.rejected[0], true
+	defer l.mu.Unlock()
+	if len(m.rejected) == 0 {
+		m.challenging = false
+		return rejectedUnit{}, false
 	}
-	m.challenging = false
-	isReinstated := l.reinstate(m)
-	l.mu.Unlock()
-	if isReinstated {
-		l.config.OnSuspension(m.id, nil)
-	}
-	return rejectedUnit{}, false
+	return m.rejected[0], true
 }
 
-// settleChallenge records the result of a challenge, err, and reports whether it settles the
-// unit. If it does not, the member is suspended.
+// settleChallenge records the result of the challenge for the member's first rejected unit, and
+// reports whether it settles the unit. If it does, a suspension ends: it was for this unit, and
+// no later report may outlast the proof. If it does not, the member is suspended.
 func (l *Listener) settleChallenge(m *member, err error) (settled bool) {
-	l.mu.Lock()
-	isStale := errors.Is(err, ErrContentChanged) && m.staleAnswers < maxStaleAnswers
-	if isStale {
-		m.staleAnswers++
-	}
-	if err == nil || isStale {
-		defer l.mu.Unlock()
-		m.rejected = m.rejected[1:]
-		return true
-	}
-	isNew := !m.suspended
-	m.suspended = true
-	l.mu.Unlock()
-	if isNew {
+	_, isExcused := errors.AsType[*excuse](err)
+	settled = err == nil || isExcused
+	if l.recordChallenge(m, settled) {
+		if settled {
+			err = nil
+		}
 		l.config.OnSuspension(m.id, err)
 	}
-	return false
+	return settled
+}
+
+// recordChallenge is settleChallenge's change of state. It reports whether the member's suspension
+// began or ended.
+func (l *Listener) recordChallenge(m *member, settled bool) (changed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if settled {
+		m.rejected = m.rejected[1:]
+		return l.reinstate(m)
+	}
+	changed = !m.suspended
+	m.suspended = true
+	return changed
 }
 
 // reinstate lifts the suspension of a member and announces it to the clients. It reports false
@@ -208,10 +262,9 @@ func (l *Listener) challenge(m *member, u rejectedUnit) error {
 	defer stream.CancelRead(StreamErrorCode(NoError))
 	defer stream.CancelWrite(StreamErrorCode(NoError)) // no effect after an answer: the stream is closed then
 	stream.SetDeadline(time.Now().Add(challengeTimeout))
-	spec := u.offer.spec
 	request := &kwikpb.Challenge{
-		Size: uint64(spec.Size), Alignment: uint64(spec.Alignment), Descriptor_: spec.Descriptor,
-		Segments: u.offer.units.Segments(),
+		Size: uint64(u.units.Total()), Alignment: uint64(u.alignment), Descriptor_: u.descriptor,
+		Segments: u.units.Segments(),
 		Offset:   uint64(u.start), Length: uint64(u.end - u.start),
 	}
 	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Challenge{Challenge: request}}); err != nil {
@@ -225,13 +278,11 @@ func (l *Listener) challenge(m *member, u rejectedUnit) error {
 	switch answer := f.GetAnswer(); {
 	case answer == nil:
 		return errors.New("no answer to a challenge")
+	case len(answer.GetContent()) == 0:
+		return &excuse{printable(answer.GetReason())}
 	case int64(len(answer.GetContent())) != u.end-u.start:
-		code := ErrContentUnavailable
-		if answer.GetCode() == uint64(ErrContentChanged) {
-			code = ErrContentChanged
-		}
-		return errorf(code, "it has no bytes [%d, %d): %s", u.start, u.end, printable(answer.GetReason()))
+		return fmt.Errorf("%d bytes in answer to a challenge for %d", len(answer.GetContent()), u.end-u.start)
 	default:
-		return l.config.Verify(ctx, spec.Descriptor, u.start, answer.GetContent())
+		return l.config.Verify(ctx, u.descriptor, u.start, answer.GetContent())
 	}
 }
