@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"kwikcp/internal/trust"
+	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
 
@@ -42,6 +43,9 @@ func TestExplain(t *testing.T) {
 		{&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: changedKeyError{hostport: "h:1", file: "the-file"}}, 4, "refused", "remove its line from the-file"},
 		{&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: &tls.CertificateVerificationError{Err: unknown}}, 4, "refused", "kwik://example.org:1/...?pin=AAAA"},
 		{of(transfer.KindNetwork), 5, "network", "UDP"},
+		{transfer.NetworkError("connect to x", kwik.NewError(kwik.ErrServerBusy, "too many")), 5, "network", "try again later"},
+		{&transfer.Error{Kind: transfer.KindNetwork, Op: "ask", Err: &transfer.RemoteError{Busy: true}}, 5, "network", "try again later"},
+		{resumableError{transfer.NetworkError("fetch x", kwik.NewError(kwik.ErrServerBusy, "too many"))}, 5, "network", "--retry N"},
 		{of(transfer.KindIntegrity), 6, "integrity", "no wrong byte was kept"},
 		{of(transfer.KindLocal), 7, "local_io", ""},
 		{advisedError{adviseRange, of(transfer.KindLocal)}, 7, "local_io", advices[adviseRange]},

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"syscall"
 
+	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
 
@@ -194,6 +195,13 @@ func hintOf(err error) string {
 // left.
 func hintOfTransfer(e *transfer.Error, resumable bool) string {
 	hint := hintOfKind(e.Kind)
+	if busy := e.Kind == transfer.KindNetwork && errors.Is(e, kwik.ErrServerBusy); busy {
+		hint = "try again later"
+		if resumable {
+			return hint + "; --retry N does so automatically"
+		}
+		return hint
+	}
 	local := e.Kind == transfer.KindLocal || e.Kind == transfer.KindNoSpace
 	if remedy := remedyFor(e); local && remedy != "" {
 		hint = remedy

@@ -35,6 +35,7 @@ const (
 	ErrContentUnavailable                                   // the content handler has no such content, or it changed
 	ErrSourceRefuted                                        // the client closes a path whose bytes failed their proof
 	ErrContentChanged                                       // the content is not what the descriptor describes any more
+	ErrServerBusy                                           // the server cannot serve this client now; a later attempt may succeed
 )
 
 var errorCodeNames = map[ErrorCode]string{
@@ -51,6 +52,7 @@ var errorCodeNames = map[ErrorCode]string{
 	ErrContentUnavailable:        "KWIK_CONTENT_UNAVAILABLE",
 	ErrSourceRefuted:             "KWIK_SOURCE_REFUTED",
 	ErrContentChanged:            "KWIK_CONTENT_CHANGED",
+	ErrServerBusy:                "KWIK_SERVER_BUSY",
 }
 
 // Error returns the code's name in docs/PROTOCOL.md, or its number if it has none.
@@ -162,14 +164,17 @@ func codeOf(err error) ErrorCode {
 }
 
 // fromQUIC returns the [*Error] for a QUIC application or stream error that carries one of the
-// codes above, and every other error unchanged.
+// codes above, and every other error unchanged. A server that refuses a connection in the QUIC
+// handshake is busy: its queue of new connections is full.
 func fromQUIC(err error, path PathID) error {
 	var (
 		code    ErrorCode
 		remote  bool
 		message string
 	)
-	if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
+	if e, ok := errors.AsType[*quic.TransportError](err); ok && e.Remote && e.ErrorCode == quic.ConnectionRefused {
+		code, remote, message = ErrServerBusy, true, "the server takes no more connections now"
+	} else if e, ok := errors.AsType[*quic.ApplicationError](err); ok {
 		code, remote, message = ErrorCode(e.ErrorCode), e.Remote, e.ErrorMessage
 	} else if e, ok := errors.AsType[*quic.StreamError](err); ok {
 		code, remote = ErrorCode(e.ErrorCode), e.Remote

@@ -27,13 +27,14 @@ func TestErrorCodes(t *testing.T) {
 		0x4b570012: "KWIK_CONTENT_UNAVAILABLE",
 		0x4b570013: "KWIK_SOURCE_REFUTED",
 		0x4b570014: "KWIK_CONTENT_CHANGED",
-		0x4b570015: "KWIK_ERROR_0x4b570015",
+		0x4b570015: "KWIK_SERVER_BUSY",
+		0x4b570016: "KWIK_ERROR_0x4b570016",
 	} {
 		if got := code.Error(); got != want {
 			t.Errorf("%#x is %s, want %s", uint64(code), got, want)
 		}
 	}
-	if len(errorCodeNames) != 13 {
+	if len(errorCodeNames) != 14 {
 		t.Errorf("%d codes have names", len(errorCodeNames))
 	}
 }
@@ -98,6 +99,7 @@ func TestErrorFromQUIC(t *testing.T) {
 		{"closed by this side", &quic.ApplicationError{ErrorCode: 0x4b570004, ErrorMessage: evil}, ErrMetadataProtocolViolation, false},
 		{"reset by the peer", &quic.StreamError{ErrorCode: 0x4b570001, Remote: true}, ErrSecondaryStreamIsolation, true},
 		{"reset by this side", &quic.StreamError{ErrorCode: 0x4b570001}, ErrSecondaryStreamIsolation, false},
+		{"refused by QUIC", fmt.Errorf("dial: %w", &quic.TransportError{ErrorCode: quic.ConnectionRefused, Remote: true}), ErrServerBusy, true},
 		{"wrapped", fmt.Errorf("dial: %w", &quic.ApplicationError{ErrorCode: 0x4b570011, Remote: true}), ErrVersionMismatch, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -52,7 +52,7 @@ func (m *Membership) Close() error {
 // Join registers this secondary with the primary at host:port, through the listener's own socket.
 // It returns when the primary has dialed back and accepted. An error is quic-go's or an [*Error]
 // with code ErrAccessRefused (token or address), ErrInvalidStreamRole (not a primary) or
-// ErrSecondaryStreamOverflow (too many secondaries).
+// ErrServerBusy (too many secondaries).
 func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*Membership, error) {
 	if l.config.Role != ServerRoleSecondary {
 		return nil, errorf(ErrInvalidStreamRole, "a %s does not join", l.config.Role)

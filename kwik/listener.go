@@ -144,7 +144,7 @@ func (l *Listener) acceptLoop() {
 			l.wg.Go(func() { l.serve(conn) })
 		default:
 			l.wg.Go(func() {
-				conn.CloseWithError(ApplicationErrorCode(ErrSecondaryStreamOverflow),
+				conn.CloseWithError(ApplicationErrorCode(ErrServerBusy),
 					"too many handshakes")
 			})
 		}

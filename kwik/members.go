@@ -81,7 +81,7 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	}
 	if obsolete == nil {
 		if len(l.members.byID) >= l.config.maxMembers {
-			return nil, errorf(ErrSecondaryStreamOverflow, "this primary has %d secondaries and takes no more",
+			return nil, errorf(ErrServerBusy, "this primary has %d secondaries and takes no more",
 				len(l.members.byID))
 		}
 		l.members.last++

@@ -137,7 +137,7 @@ func (l *Listener) register(s *ServerSession) error {
 	case l.draining:
 		return errorf(NoError, "server is leaving")
 	case len(l.sessions) >= l.config.MaxSessions:
-		return errorf(ErrSecondaryStreamOverflow, "too many clients")
+		return errorf(ErrServerBusy, "too many clients are connected")
 	}
 	l.sessions[s] = struct{}{}
 	s.tellMembers()

@@ -51,9 +51,15 @@ func (e *Error) Unwrap() error { return e.Err }
 type RemoteError struct {
 	Path    string
 	Message string
+	// Busy means that the server may fulfill the same request later. Such an error matches
+	// kwik.ErrServerBusy.
+	Busy bool
 }
 
 func (e *RemoteError) Error() string { return e.Message }
+
+// Is reports whether target is kwik.ErrServerBusy and the server is busy.
+func (e *RemoteError) Is(target error) bool { return e.Busy && target == kwik.ErrServerBusy }
 
 // LocalError wraps an error of the local file system and finds its kind. op must name the path: a
 // path in err is removed.
@@ -130,11 +136,29 @@ func NetworkCause(err error) error {
 			return cause
 		}
 	}
-	if e, ok := errors.AsType[*kwik.Error](err); ok && e.Code == kwik.ErrInvalidStreamRole {
-		return errors.New(e.Message)
+	if e, ok := errors.AsType[*kwik.Error](err); ok {
+		switch e.Code {
+		case kwik.ErrInvalidStreamRole:
+			return errors.New(e.Message)
+		case kwik.ErrServerBusy:
+			return busyError{e}
+		}
 	}
 	return err
 }
+
+// A busyError is the error of a server that cannot serve this client now. It wraps
+// kwik.ErrServerBusy.
+type busyError struct{ cause *kwik.Error }
+
+func (e busyError) Error() string {
+	if e.cause.Message == "" {
+		return "the server is busy"
+	}
+	return "the server is busy: " + e.cause.Message
+}
+
+func (e busyError) Unwrap() error { return e.cause }
 
 var (
 	// ErrIsDirectory is in the error of a Get whose target is a directory.

@@ -69,7 +69,7 @@ func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Re
 		return nil, x.failed(err)
 	}
 	if f := reply.GetFailure(); f != nil {
-		return nil, &Error{Kind: kindOfFailure(f), Op: x.op, Err: &RemoteError{Path: x.path, Message: f.GetMessage()}}
+		return nil, &Error{Kind: kindOfFailure(f), Op: x.op, Err: remoteError(x.path, f)}
 	}
 	return reply, nil
 }
@@ -100,6 +100,11 @@ func (x *exchange) malformed(err error) error {
 func (x *exchange) close() {
 	x.stream.CancelRead(kwik.StreamErrorCode(kwik.NoError))
 	x.stream.CancelWrite(kwik.StreamErrorCode(kwik.NoError))
+}
+
+// remoteError returns the error of a refusal.
+func remoteError(path string, f *transferpb.Failure) *RemoteError {
+	return &RemoteError{Path: path, Message: f.GetMessage(), Busy: f.GetCode() == transferpb.Failure_BUSY}
 }
 
 // kindOfFailure returns the kind of a refusal.

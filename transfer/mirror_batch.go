@@ -161,7 +161,7 @@ func (f *mirrorFile) describe(ctx context.Context, x *exchange, limit int64) (us
 	}
 	f.tree, f.refusal = nil, nil
 	if failure := answer.GetFailure(); failure != nil {
-		cause := &RemoteError{Path: f.entry.Path, Message: failure.GetMessage()}
+		cause := remoteError(f.entry.Path, failure)
 		f.refusal = &Error{Kind: kindOfFailure(failure), Op: "ask for it", Err: cause}
 		return 0, nil
 	}
