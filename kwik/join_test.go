@@ -305,7 +305,7 @@ func TestMemberLimit(t *testing.T) {
 		s := w.serve(ServerRoleSecondary)
 		w.secondaries = append(w.secondaries, s)
 		_, err := s.Join(w.t.Context(), w.primary.addr.String(), JoinConfig{Token: w.token})
-		wantError(w.t, err, ErrSecondaryStreamOverflow)
+		wantError(w.t, err, ErrServerBusy)
 		w.secondaries[0].join(JoinConfig{Token: w.token}) // a member may join again
 		w.secondaries[1].member.Close()
 		w.within(time.Second, func() bool { return len(w.primary.memberList()) == 1 })

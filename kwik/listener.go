@@ -62,7 +62,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		handshakes: make(chan struct{}, c.maxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
-		reports:    newPrefixLimit(reportBurst, reportInterval),
+		reports:    newPrefixLimit(reportBurst, reportRefill),
 		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
 	}
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {

@@ -56,9 +56,9 @@ const (
 	// maxRejectionReports bounds the reports of one session that are handled.
 	maxRejectionReports = 256
 	// Of the clients of one prefix, reportBurst reports are handled at once, and one more for
-	// each reportInterval: sessions are cheap.
-	reportBurst    = 256
-	reportInterval = 10 * time.Second
+	// each reportRefill: sessions are cheap.
+	reportBurst  = 256
+	reportRefill = 10 * time.Second
 	// unprovedLife is how long the primary remembers that a member left while it was suspended.
 	unprovedLife = time.Hour
 	// maxChallengeFrame bounds a challenge and its answer, in bytes.

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
+	"kwikcp/internal/trust"
 	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -113,36 +116,188 @@ func TestSuspension(t *testing.T) {
 	})
 }
 
-// A secondary that finds its copy to be another version is not suspended. One that answers so
-// again and again is.
-func TestStaleIsNotSuspended(t *testing.T) {
+// excuses are the ways in which a secondary cannot show the bytes of a challenge.
+func excuses() map[string]func(context.Context, ContentRequest) (Content, error) {
+	failing := func(err error) func(context.Context, ContentRequest) (Content, error) {
+		return func(context.Context, ContentRequest) (Content, error) { return nil, err }
+	}
+	return map[string]func(context.Context, ContentRequest) (Content, error){
+		"lacks the file":         failing(errors.New("no such file")),
+		"has no such content":    failing(NewError(ErrContentUnavailable, "no such version")),
+		"has another version":    failing(NewError(ErrContentChanged, "another version")),
+		"is busy":                failing(NewError(ErrServerBusy, "too many open files")),
+		"has another size":       func(context.Context, ContentRequest) (Content, error) { return memory{}, nil },
+		"has an unreadable file": func(context.Context, ContentRequest) (Content, error) { return unreadable{}, nil },
+		"hashes for a long time": func(ctx context.Context, _ ContentRequest) (Content, error) { <-ctx.Done(); return nil, ctx.Err() },
+		"hashes, and then reports": func(ctx context.Context, _ ContentRequest) (Content, error) {
+			<-ctx.Done()
+			return nil, errors.New("slow")
+		},
+	}
+}
+
+// unreadable is a Content that cannot be read.
+type unreadable struct{}
+
+func (unreadable) ReadAt([]byte, int64) (int, error) { return 0, errors.New("input/output error") }
+func (unreadable) Close() error                      { return nil }
+
+// A secondary that cannot show the bytes is not suspended, however often clients report it, and
+// stays announced to them.
+func TestAttackReportsOfAnExcusedSecondary(t *testing.T) {
+	for name, open := range excuses() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorldOf(t, 4<<20, 0, lan, func(w *world) {
+				w.primary.stop()
+				said := &standing{}
+				w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
+				var challenges atomic.Int32
+				w.secondaries = append(w.secondaries, w.join(configured(func(c *ServerConfig) {
+					c.OpenContent = func(ctx context.Context, r ContentRequest) (Content, error) {
+						if r.Session == nil {
+							challenges.Add(1)
+							return open(ctx, r)
+						}
+						return memory{w.data}, nil
+					}
+				})))
+				client, server := w.dial(nil)
+				s := w.offer(client, server, unit, nil)
+				for i := range uint64(40) {
+					client.blame("s1", uint64(s.StreamID()), i*unit)
+					time.Sleep(challengeTimeout + 2*provedPause)
+					if m := w.primary.memberList(); len(m) != 1 || m[0].Suspended || len(said.all()) > 0 {
+						w.t.Fatalf("after %d reports: %+v, %v", i+1, m, said.all())
+					}
+				}
+				if n := challenges.Load(); n != 40 {
+					w.t.Errorf("%d challenges for 40 reports", n)
+				}
+				if got := w.path(client, "s1").State; got != PathActive {
+					w.t.Errorf("the client's path is %v", got)
+				}
+			})
+		})
+	}
+}
+
+// blame sends a report that bytes of a server failed their proof.
+func (s *ClientSession) blame(id ServerID, stream, offset uint64) {
+	s.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
+		PathId: string(id), State: kwikpb.PathState_PATH_STATE_BANNED, Reason: "because",
+		Blame: &kwikpb.Blame{KwikStreamId: stream, Offset: offset, Length: 1},
+	}}})
+}
+
+// A report counts only if the session was given a ticket for that stream at that secondary.
+func TestAttackReportsWithoutATicket(t *testing.T) {
 	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
 		w.primary.stop()
 		said := &standing{}
 		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), said.option(w))
-		w.secondaries = append(w.secondaries, w.join(configured(func(c *ServerConfig) {
-			c.OpenContent = func(_ context.Context, r ContentRequest) (Content, error) {
+		var challenges atomic.Int32
+		count := configured(func(c *ServerConfig) {
+			right := c.OpenContent
+			c.OpenContent = func(ctx context.Context, r ContentRequest) (Content, error) {
 				if r.Session == nil {
-					return nil, NewError(ErrContentChanged, "another version")
+					challenges.Add(1)
 				}
-				return memory{make([]byte, len(w.data))}, nil
+				return right(ctx, r)
 			}
-		})))
-		for i := range maxStaleAnswers + 1 {
-			if m := w.primary.memberList(); len(m) != 1 || m[0].Suspended || len(said.all()) > 0 {
-				w.t.Fatalf("after %d: %+v, %v", i, m, said.all())
-			}
-			client, server := w.dial(nil)
-			w.wantState(client, "s1", PathActive)
-			s := w.offer(client, server, unit, w.prove)
-			w.copy(s).wantAll()
-			client.CloseWithError(0, "")
-			time.Sleep(2 * provedPause)
-		}
-		if m := w.primary.memberList(); len(m) != 1 || !m[0].Suspended || len(said.all()) != 1 {
-			w.t.Errorf("%+v, %v", m, said.all())
+		})
+		w.secondaries = append(w.secondaries, w.join(count))
+		client, server := w.dial(nil)
+		other, otherServer := w.dial(nil)
+		theirs := w.offer(other, otherServer, unit, nil)
+		w.offer(other, otherServer, unit, nil)
+		pushed := w.offerPushed(client, server, 4<<20, unit, nil)
+		client.blame("s1", uint64(theirs.StreamID())+9, 0) // a stream that does not exist
+		client.blame("s1", uint64(pushed.StreamID()), 0)
+		client.blame("s9", uint64(pushed.StreamID()), 0)
+		server.mu.Lock()
+		server.offers[pushed.StreamID()].ticketed = nil
+		server.mu.Unlock()
+		stream := w.offer(client, server, unit, nil)
+		server.mu.Lock()
+		server.offers[stream.StreamID()].ticketed = nil // as if the secondary had been suspended then
+		server.mu.Unlock()
+		client.blame("s1", uint64(stream.StreamID()), 0)
+		time.Sleep(time.Minute)
+		if n := challenges.Load(); n != 0 || len(said.all()) != 0 {
+			w.t.Errorf("%d challenges, %v", n, said.all())
 		}
 	})
+}
+
+// Sessions are cheap: what the reports of one client cost a secondary is bounded over all
+// sessions of its address, and they leave space for the report of another client.
+func TestAttackReportsOverManySessions(t *testing.T) {
+	inWorldOf(t, 4<<20, 0, lan, func(w *world) {
+		var asked atomic.Int32
+		w.primary.stop()
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), configured(func(c *ServerConfig) {
+			c.Verify = func(context.Context, []byte, int64, []byte) error {
+				asked.Add(1)
+				return nil
+			}
+		}))
+		w.secondaries = append(w.secondaries, w.join())
+		socket, _ := w.listen() // one host for all sessions
+		transport := &quic.Transport{Conn: socket}
+		defer socket.Close()
+		defer transport.Close()
+		for range 10 {
+			p := w.fakeDial(transport, w.primary, protocolClient)
+			p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: make([]byte, 16)})
+			p.receive()
+			server := <-w.primary.sessions
+			o, err := server.OpenAggregateStream(AggregateStreamSpec{Size: 4 << 20, Alignment: unit, Descriptor: []byte("data")})
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			for i := range uint64(200) {
+				p.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
+					PathId: "s1", Blame: &kwikpb.Blame{KwikStreamId: uint64(o.StreamID()), Offset: i % 64 * unit},
+				}}})
+				time.Sleep(100 * time.Millisecond)
+				w.primary.mu.Lock()
+				owed := len(w.primary.members.byID["s1"].rejected)
+				w.primary.mu.Unlock()
+				if owed > maxRejectedByClient {
+					w.t.Fatalf("%d units of one client are rejected", owed)
+				}
+			}
+			p.conn.CloseWithError(0, "")
+		}
+		// 200 s: 256 reports at once, and one each 10 s.
+		w.primary.mu.Lock()
+		left := w.primary.reports.take(clientPrefix(socket.LocalAddr()), time.Now())
+		w.primary.mu.Unlock()
+		if n := asked.Load(); n < 10 || n > 60 || left {
+			w.t.Errorf("%d challenges for 2,000 reports in 200 s; more reports are handled: %v", n, left)
+		}
+	})
+}
+
+// A member that was suspended and has left is forgotten after unprovedLife, and the newest are
+// remembered.
+func TestUnprovedExpires(t *testing.T) {
+	start := time.Unix(1_700_000_000, 0)
+	m := members{unproved: make(map[memberKey]unprovedUnit)}
+	gone := func(n byte) *member {
+		return &member{pin: trust.Pin{n}, suspended: true, rejected: []rejectedUnit{{start: int64(n)}, {start: 99}}}
+	}
+	for n := range byte(5) {
+		m.remember(gone(n), start.Add(time.Duration(n)*time.Minute), 3)
+	}
+	if len(m.unproved) != 3 || m.unproved[memberKey{pin: trust.Pin{4}}].unit.start != 4 {
+		t.Errorf("%+v", m.unproved)
+	}
+	m.remember(gone(9), start.Add(2*time.Minute+unprovedLife), 3)
+	if _, old := m.unproved[memberKey{pin: trust.Pin{2}}]; old || len(m.unproved) != 3 {
+		t.Errorf("%+v", m.unproved)
+	}
 }
 
 // A client that lies about an honest secondary does not exclude it: the primary requests the
@@ -155,12 +310,7 @@ func TestFalseBlame(t *testing.T) {
 		w.secondaries = append(w.secondaries, w.join())
 		client, server := w.dial(nil)
 		s := w.offer(client, server, unit, nil)
-		blame := func(id ServerID, stream, offset uint64) {
-			client.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
-				PathId: string(id), State: kwikpb.PathState_PATH_STATE_BANNED, Reason: "because",
-				Blame: &kwikpb.Blame{KwikStreamId: stream, Offset: offset, Length: 1},
-			}}})
-		}
+		blame := client.blame
 		for off := range uint64(40) {
 			blame("s1", uint64(s.StreamID()), off*unit/2)
 		}

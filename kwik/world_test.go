@@ -53,7 +53,7 @@ type testServer struct {
 type memory struct{ data []byte }
 
 func (m memory) ReadAt(p []byte, off int64) (int, error) {
-	n := copy(p, m.data[off:])
+	n := copy(p, m.data[min(off, int64(len(m.data))):])
 	if n < len(p) {
 		return n, io.EOF
 	}
