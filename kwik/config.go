@@ -119,10 +119,15 @@ type ServerConfig struct {
 	// provided that it keeps the key. Nil means none.
 	StatelessResetKey *quic.StatelessResetKey
 
-	// JoinToken is the secret of which secondaries prove knowledge when they join this primary.
-	// Empty means that only secondaries on the same host may join. A secondary sets its token in
-	// [JoinConfig].
+	// JoinToken is the secret of which secondaries prove knowledge when they join this primary, at
+	// least MinJoinToken bytes. Empty means that only secondaries on the same host may join. A
+	// secondary sets its token in [JoinConfig].
 	JoinToken []byte
+
+	// OnJoinFailure is called on a primary when an attempt to join fails. Attempts beyond the
+	// limits for the address are refused without a call. The error may contain text of the peer.
+	// It must not block. May be nil.
+	OnJoinFailure func(addr netip.AddrPort, err error)
 
 	// OnMembership is called on a primary when a secondary has joined (err is nil) or has left.
 	// It must not block. May be nil.
@@ -234,6 +239,9 @@ func (c *ClientConfig) validate() error {
 }
 
 func (c *ServerConfig) validate() error {
+	if err := checkToken(c.JoinToken); err != nil {
+		return err
+	}
 	return checkSettings("ServerConfig", append(c.Config.settings(),
 		setting{"Role", int64(c.Role), 0, int64(ServerRoleSecondary)},
 		setting{"BufferSize", int64(c.BufferSize), 0, unbounded},
@@ -287,6 +295,9 @@ func (c *ServerConfig) populate() *ServerConfig {
 	p.Config.populate()
 	if p.OnMembership == nil {
 		p.OnMembership = func(ServerID, netip.AddrPort, error) {}
+	}
+	if p.OnJoinFailure == nil {
+		p.OnJoinFailure = func(netip.AddrPort, error) {}
 	}
 	if p.OnReject == nil {
 		p.OnReject = func(*ServerSession, ServerID, int64, string) {}

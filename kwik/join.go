@@ -4,18 +4,27 @@ import (
 	"bufio"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/quic-go/quic-go"
 	"github.com/zeebo/blake3"
 	"google.golang.org/protobuf/proto"
 
+	"kwikcp/internal/cpace"
 	"kwikcp/internal/trust"
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// joinTimeout bounds a whole join.
-const joinTimeout = 10 * time.Second
+const (
+	// joinTimeout bounds a whole join.
+	joinTimeout = 10 * time.Second
+	// joinVersion is the version of the join that is spoken here.
+	joinVersion = 2
+	// MinJoinToken is the least length of a join token, in bytes.
+	MinJoinToken = 16
+)
 
 // A joinSecret is a key that only the two ends of a join connection know: 32 bytes exported from
 // its TLS session (RFC 5705).
@@ -31,15 +40,29 @@ func newJoinSecret(conn *quic.Conn) (k joinSecret, err error) {
 // proveProbe returns a secondary's answer to a probe.
 func (k joinSecret) proveProbe(nonce []byte) []byte { return keyedMAC(k, "kwik join probe", nonce) }
 
-// proveToken returns the proof of knowing the join token, which is bound to this join. role is
-// "secondary" or "primary".
-func (k joinSecret) proveToken(token []byte, role string) []byte {
-	if len(token) == 0 {
-		return nil
+// newExchange begins a key exchange about the join token. Neither side can find out more from it
+// than whether the other knows the token, and it cannot be relayed to another TLS session.
+func (k joinSecret) newExchange(token []byte) (*cpace.Exchange, error) {
+	return cpace.New(token, cpace.Context{Channel: []byte("kwik-join"), Session: k[:]})
+}
+
+// joinData returns the contents of a request that the exchange protects.
+func joinData(r *kwikpb.JoinRequest) []byte {
+	return append(slices.Clone(r.GetKeyHash()), r.GetAdvertise()...)
+}
+
+// proveKey returns a side's proof that the exchange gave it this key. role is "secondary" or
+// "primary".
+func proveKey(key [cpace.KeySize]byte, role string) []byte {
+	return keyedMAC(key, "kwik join "+role, nil)
+}
+
+// checkToken returns an error if a join token can be guessed because it is short.
+func checkToken(token []byte) error {
+	if len(token) > 0 && len(token) < MinJoinToken {
+		return fmt.Errorf("kwik: join token of %d bytes, at least %d are required", len(token), MinJoinToken)
 	}
-	var key [32]byte
-	blake3.DeriveKey("kwik 2026 join token", token, key[:])
-	return keyedMAC(key, "kwik join "+role, k[:])
+	return nil
 }
 
 func keyedMAC(key [32]byte, context string, data []byte) []byte {

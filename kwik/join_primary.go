@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -16,26 +17,15 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
+// dialBackTimeout bounds the time in which the primary reaches a joining secondary at its address.
+const dialBackTimeout = 4 * time.Second
+
 // serveJoin is the primary's side of a join (docs/PROTOCOL.md, section 9). It returns when the
 // membership has ended.
 func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
-	ctx, cancel := context.WithTimeout(l.ctx, joinTimeout)
-	defer cancel()
-	stream, err := conn.AcceptStream(ctx)
-	if err != nil {
-		return errorf(ErrMetadataProtocolViolation, "no JoinRequest arrived")
-	}
-	stream.SetDeadline(time.Now().Add(l.config.HelloTimeout))
-	f, err := readJoin(stream)
+	m, stream, err := l.negotiateJoin(conn)
 	if err != nil {
 		return err
-	}
-	m, k, err := l.checkJoin(conn, f.GetRequest())
-	if err != nil {
-		return err
-	}
-	if err := l.dialBack(ctx, m, k); err != nil {
-		return errorf(ErrAccessRefused, "dialling back to %v: %w", m.addr, err)
 	}
 	obsolete, err := l.admit(m)
 	if err != nil {
@@ -46,9 +36,7 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 		obsolete.CloseWithError(ApplicationErrorCode(NoError), "joined again")
 	}
 	l.config.OnMembership(m.id, m.addr, nil)
-	accept := &kwikpb.JoinAccept{
-		PathId: string(m.id), TicketKey: m.key[:], TokenProof: k.proveToken(l.config.JoinToken, "primary"),
-	}
+	accept := &kwikpb.JoinAccept{PathId: string(m.id), TicketKey: m.key[:]}
 	stream.SetDeadline(time.Time{})
 	err = writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Accept{Accept: accept}})
 	if err == nil {
@@ -65,44 +53,120 @@ func (l *Listener) serveJoin(conn *quic.Conn, greeted func()) error {
 	return err
 }
 
-// checkJoin decides whether a secondary may join, before the primary dials it back.
-func (l *Listener) checkJoin(conn *quic.Conn, r *kwikpb.JoinRequest) (*member, joinSecret, error) {
-	k, err := newJoinSecret(conn)
-	if err != nil {
-		return nil, k, err
-	}
+// negotiateJoin decides whether a secondary may join. It limits the attempts that fail and reports
+// them.
+func (l *Listener) negotiateJoin(conn *quic.Conn) (*member, *quic.Stream, error) {
+	ctx, cancel := context.WithTimeout(l.ctx, joinTimeout)
+	defer cancel()
 	seen, err := addrPort(conn.RemoteAddr())
 	if err != nil {
-		return nil, k, err
+		return nil, nil, err
 	}
-	local := l.isLocal(seen.Addr())
-	proof := k.proveToken(l.config.JoinToken, "secondary")
+	stream, err := conn.AcceptStream(ctx)
+	if err != nil {
+		return nil, nil, errorf(ErrMetadataProtocolViolation, "no JoinRequest arrived")
+	}
+	settle := l.beginJoin(prefixOf(seen.Addr()))
+	if settle == nil {
+		return nil, nil, errorf(ErrServerBusy, "too many failed joins; try again later")
+	}
+	stream.SetDeadline(time.Now().Add(l.config.HelloTimeout))
+	m, err := l.checkJoin(ctx, conn, stream, seen)
+	if isAborted := l.ctx.Err() != nil; isAborted {
+		return nil, nil, errorf(NoError, "server closed")
+	}
+	settle(err == nil)
+	if err != nil {
+		l.config.OnJoinFailure(seen, err)
+	}
+	return m, stream, err
+}
+
+// checkJoin checks a secondary's request, its knowledge of the join token, and that it is at its
+// address.
+func (l *Listener) checkJoin(
+	ctx context.Context, conn *quic.Conn, stream *quic.Stream, seen netip.AddrPort,
+) (*member, error) {
+	k, err := newJoinSecret(conn)
+	if err != nil {
+		return nil, err
+	}
+	f, err := readJoin(stream)
+	if err != nil {
+		return nil, err
+	}
+	r, isLocal := f.GetRequest(), l.isLocal(seen.Addr())
 	switch {
 	case r == nil || len(r.GetKeyHash()) != len(trust.Pin{}):
-		return nil, k, errorf(ErrMetadataProtocolViolation, "the first frame is not JoinRequest")
-	case r.GetVersion() != protocolVersion:
-		return nil, k, errorf(ErrVersionMismatch, "KWIK version %d is not spoken here, version %d is",
-			r.GetVersion(), protocolVersion)
-	case len(l.config.JoinToken) == 0 && !local:
-		return nil, k, errorf(ErrAccessRefused,
+		return nil, errorf(ErrMetadataProtocolViolation, "the first frame is not JoinRequest")
+	case r.GetVersion() != joinVersion:
+		return nil, errorf(ErrVersionMismatch,
+			"version %d of the join is not spoken here, version %d is: run the same release on both servers",
+			r.GetVersion(), joinVersion)
+	case len(l.config.JoinToken) > 0:
+		if err := l.checkTokenOf(stream, k, r); err != nil {
+			return nil, err
+		}
+	case !isLocal:
+		return nil, errorf(ErrAccessRefused,
 			"this primary has no join token, so only secondaries on its own machine may join")
-	case len(l.config.JoinToken) > 0 && subtle.ConstantTimeCompare(r.GetTokenProof(), proof) != 1:
-		return nil, k, errorf(ErrAccessRefused, "join token missing or wrong")
 	}
-	m := &member{addr: seen, pin: trust.Pin(r.GetKeyHash()), conn: conn}
+	m := &member{addr: seen, from: prefixOf(seen.Addr()), pin: trust.Pin(r.GetKeyHash()), conn: conn}
 	rand.Read(m.key[:])
 	if text := r.GetAdvertise(); text != "" {
-		addr, err := netip.ParseAddrPort(text)
-		ip := addr.Addr().Unmap()
-		if err != nil || addr.Port() == 0 || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
-			return nil, k, errorf(ErrAccessRefused, "%q is no address to advertise", printable(text))
+		peer := joiningPeer{seen: seen, isLocal: isLocal, hasToken: len(l.config.JoinToken) > 0}
+		if m.addr, err = peer.advertised(text, l.isLocal); err != nil {
+			return nil, err
 		}
-		if (ip.IsLoopback() || ip.IsLinkLocalUnicast()) && !local {
-			return nil, k, errorf(ErrAccessRefused, "%v cannot be reached from elsewhere", addr)
-		}
-		m.addr = netip.AddrPortFrom(ip, addr.Port())
 	}
-	return m, k, nil
+	return m, l.confirmAddress(ctx, m, k)
+}
+
+// checkTokenOf checks that a secondary knows the join token, and proves first that this primary
+// does. A peer that does not know it learns whether one guess is right, and no more.
+func (l *Listener) checkTokenOf(stream *quic.Stream, k joinSecret, r *kwikpb.JoinRequest) error {
+	if len(r.GetShare()) == 0 {
+		return errorf(ErrAccessRefused, "this primary requires a join token")
+	}
+	x, err := k.newExchange(l.config.JoinToken)
+	if err != nil {
+		return err
+	}
+	key, err := x.Responder(r.GetShare(), joinData(r), nil)
+	if err != nil {
+		return errorf(ErrMetadataProtocolViolation, "malformed share")
+	}
+	share := &kwikpb.JoinShare{Share: x.Share(), Mac: proveKey(key, "primary")}
+	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Share{Share: share}}); err != nil {
+		return err
+	}
+	f, err := readJoin(stream)
+	if err != nil { // usually because the secondary refuses the proof
+		return &Error{Code: ErrAccessRefused, Stream: -1, Offset: -1, Message: "join token wrong", Err: err}
+	}
+	if subtle.ConstantTimeCompare(f.GetConfirm().GetMac(), proveKey(key, "secondary")) != 1 {
+		return errorf(ErrAccessRefused, "join token wrong")
+	}
+	return nil
+}
+
+// confirmAddress dials a secondary back. Its error tells the secondary neither the cause nor, by
+// the time that it takes, whether anything is at the address: the secondary chose it.
+func (l *Listener) confirmAddress(ctx context.Context, m *member, k joinSecret) error {
+	ctx, cancel := context.WithTimeout(ctx, dialBackTimeout)
+	defer cancel()
+	err := l.dialBack(ctx, m, k)
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+	case <-m.conn.Context().Done():
+	}
+	return &Error{
+		Code: ErrAccessRefused, Stream: -1, Offset: -1, Err: err,
+		Message: fmt.Sprintf("the primary did not reach this server at %v", m.addr),
+	}
 }
 
 // dialBack dials a secondary, which must prove two things: the server at its address has its key,

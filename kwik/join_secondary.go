@@ -12,6 +12,8 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/internal/cpace"
+	"kwikcp/internal/trust"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -20,7 +22,7 @@ type JoinConfig struct {
 	// TLS decides whether the primary is trusted. With a Token it may be nil: then a primary
 	// that knows the token is trusted.
 	TLS *tls.Config
-	// Token is the primary's join token; empty if it has none.
+	// Token is the primary's join token, of at least MinJoinToken bytes; empty if it has none.
 	Token []byte
 	// Advertise is the address at which clients reach this secondary. The zero value stands for
 	// the address that the primary sees.
@@ -56,6 +58,9 @@ func (m *Membership) Close() error {
 func (l *Listener) Join(ctx context.Context, primary string, conf JoinConfig) (*Membership, error) {
 	if l.config.Role != ServerRoleSecondary {
 		return nil, errorf(ErrInvalidStreamRole, "a %s does not join", l.config.Role)
+	}
+	if err := checkToken(conf.Token); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
@@ -155,32 +160,73 @@ func (l *Listener) join(ctx context.Context, conn *quic.Conn, conf JoinConfig) (
 		return "", err
 	}
 	defer context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })()
-	request := &kwikpb.JoinRequest{
-		Version: protocolVersion, KeyHash: pin[:], TokenProof: k.proveToken(conf.Token, "secondary"),
-	}
-	if conf.Advertise.IsValid() {
-		request.Advertise = conf.Advertise.String()
-	}
-	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: request}}); err != nil {
-		return "", err
-	}
-	f, err := readJoin(stream)
+	accept, err := requestJoin(stream, k, pin, conf)
 	if err != nil {
 		return "", err
 	}
-	accept := f.GetAccept()
 	id := ServerID(accept.GetPathId())
-	proof := k.proveToken(conf.Token, "primary")
-	switch {
-	case accept == nil || !id.valid() || len(accept.GetTicketKey()) != len(ticketKey{}):
-		return "", errorf(ErrMetadataProtocolViolation, "the primary's answer is not JoinAccept")
-	case len(conf.Token) > 0 && subtle.ConstantTimeCompare(accept.GetTokenProof(), proof) != 1:
-		return "", errorf(ErrAccessRefused, "the primary does not know the join token")
+	if !id.valid() || len(accept.GetTicketKey()) != len(ticketKey{}) {
+		return "", errorf(ErrMetadataProtocolViolation, "malformed JoinAccept")
 	}
 	l.mu.Lock()
 	l.keys = append([]ticketKey{ticketKey(accept.GetTicketKey())}, l.keys[:min(1, len(l.keys))]...)
 	l.mu.Unlock()
 	return id, nil
+}
+
+// requestJoin sends the request and returns the primary's acceptance. With a token, the primary
+// proves that it knows the token before this side does.
+func requestJoin(stream *quic.Stream, k joinSecret, pin trust.Pin, conf JoinConfig) (*kwikpb.JoinAccept, error) {
+	request := &kwikpb.JoinRequest{Version: joinVersion, KeyHash: pin[:]}
+	if conf.Advertise.IsValid() {
+		request.Advertise = conf.Advertise.String()
+	}
+	var x *cpace.Exchange
+	if len(conf.Token) > 0 {
+		var err error
+		if x, err = k.newExchange(conf.Token); err != nil {
+			return nil, err
+		}
+		request.Share = x.Share()
+	}
+	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: request}}); err != nil {
+		return nil, err
+	}
+	f, err := readJoin(stream)
+	if err != nil {
+		return nil, err
+	}
+	if x != nil {
+		if f, err = confirmToken(stream, x, request, f); err != nil {
+			return nil, err
+		}
+	}
+	if f.GetAccept() == nil {
+		return nil, errorf(ErrMetadataProtocolViolation, "the primary's answer is not JoinAccept")
+	}
+	return f.GetAccept(), nil
+}
+
+// confirmToken checks the primary's proof in f that it knows the token, answers with this side's,
+// and returns the frame that follows.
+func confirmToken(
+	stream *quic.Stream, x *cpace.Exchange, request *kwikpb.JoinRequest, f *kwikpb.JoinFrame,
+) (*kwikpb.JoinFrame, error) {
+	if f.GetShare() == nil {
+		return nil, errorf(ErrAccessRefused, "the primary does not know the join token")
+	}
+	key, err := x.Initiator(f.GetShare().GetShare(), joinData(request), nil)
+	if err != nil {
+		return nil, errorf(ErrMetadataProtocolViolation, "malformed share")
+	}
+	if subtle.ConstantTimeCompare(f.GetShare().GetMac(), proveKey(key, "primary")) != 1 {
+		return nil, errorf(ErrAccessRefused, "the primary has another join token")
+	}
+	confirm := &kwikpb.JoinConfirm{Mac: proveKey(key, "secondary")}
+	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Confirm{Confirm: confirm}}); err != nil {
+		return nil, err
+	}
+	return readJoin(stream)
 }
 
 // serveProbe answers the primary that dials back during a join.

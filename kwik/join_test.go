@@ -1,6 +1,7 @@
 package kwik
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"google.golang.org/protobuf/proto"
 
+	"kwikcp/internal/cpace"
 	"kwikcp/internal/trust"
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -35,7 +37,7 @@ func TestWhoMayJoin(t *testing.T) {
 		"with the token and a pin": {conf: func(w *world) JoinConfig {
 			return JoinConfig{Token: w.token, TLS: pinned(w.primary.pin())}
 		}},
-		"with another token": {conf: func(w *world) JoinConfig { return JoinConfig{Token: []byte("guess")} }, want: ErrAccessRefused},
+		"with another token": {conf: func(w *world) JoinConfig { return JoinConfig{Token: []byte("another token of 16 bytes")} }, want: ErrAccessRefused},
 		"without the token": {conf: func(w *world) JoinConfig {
 			return JoinConfig{TLS: pinned(w.primary.pin())}
 		}, want: ErrAccessRefused},
@@ -142,14 +144,43 @@ func (p *fakePeer) joinFrame(f *kwikpb.JoinFrame) *quic.Stream {
 	return stream
 }
 
-// request is a JoinRequest by a holder of the token.
-func (p *fakePeer) request(w *world, pin trust.Pin, advertise string) *kwikpb.JoinRequest {
+// request is a JoinRequest by a holder of the token, who can confirm with the exchange.
+func (p *fakePeer) request(w *world, pin trust.Pin, advertise string) (*kwikpb.JoinRequest, *cpace.Exchange) {
+	p.t.Helper()
+	return p.guess(w.token, pin, advertise)
+}
+
+// guess is request with any token.
+func (p *fakePeer) guess(token []byte, pin trust.Pin, advertise string) (*kwikpb.JoinRequest, *cpace.Exchange) {
 	p.t.Helper()
 	k, err := newJoinSecret(p.conn)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return &kwikpb.JoinRequest{Version: protocolVersion, KeyHash: pin[:], TokenProof: k.proveToken(w.token, "secondary"), Advertise: advertise}
+	x, err := k.newExchange(token)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return &kwikpb.JoinRequest{Version: joinVersion, KeyHash: pin[:], Share: x.Share(), Advertise: advertise}, x
+}
+
+// requestJoin sends a request of a holder of the token, and confirms.
+func (p *fakePeer) requestJoin(w *world, pin trust.Pin, advertise string) {
+	p.t.Helper()
+	r, x := p.request(w, pin, advertise)
+	stream := p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
+	f, err := readJoin(stream)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	key, err := x.Initiator(f.GetShare().GetShare(), joinData(r), nil)
+	if err != nil || !bytes.Equal(f.GetShare().GetMac(), proveKey(key, "primary")) {
+		p.t.Fatalf("the primary's proof is wrong: %v", err)
+	}
+	confirm := &kwikpb.JoinConfirm{Mac: proveKey(key, "secondary")}
+	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Confirm{Confirm: confirm}}); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 func TestHostileJoins(t *testing.T) {
@@ -161,25 +192,74 @@ func TestHostileJoins(t *testing.T) {
 		"a probe": {func(w *world, p *fakePeer) {
 			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Probe{Probe: &kwikpb.JoinProbe{Nonce: make([]byte, 32)}}})
 		}, ErrMetadataProtocolViolation},
-		"another version": {func(w *world, p *fakePeer) {
-			r := p.request(w, trust.Pin{}, "")
-			r.Version = 2
+		"version 1": {func(w *world, p *fakePeer) {
+			r := &kwikpb.JoinRequest{Version: 1, KeyHash: make([]byte, 32)} // with token_proof, which is unknown now
+			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
+		}, ErrVersionMismatch},
+		"a later version": {func(w *world, p *fakePeer) {
+			r, _ := p.request(w, trust.Pin{}, "")
+			r.Version = joinVersion + 1
 			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
 		}, ErrVersionMismatch},
 		"short key hash": {func(w *world, p *fakePeer) {
-			r := p.request(w, trust.Pin{}, "")
+			r, _ := p.request(w, trust.Pin{}, "")
 			r.KeyHash = r.KeyHash[1:]
 			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
 		}, ErrMetadataProtocolViolation},
-		"a host name": {func(w *world, p *fakePeer) {
-			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, trust.Pin{}, "localhost:4433")}})
-		}, ErrAccessRefused},
-		"a relayed proof": {func(w *world, p *fakePeer) {
-			r := w.fakeClient(w.primary, protocolJoin).request(w, trust.Pin{}, "")
+		"no share": {func(w *world, p *fakePeer) {
+			r, _ := p.request(w, trust.Pin{}, "")
+			r.Share = nil
 			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
 		}, ErrAccessRefused},
+		"a share that is no point": {func(w *world, p *fakePeer) {
+			r, _ := p.request(w, trust.Pin{}, "")
+			r.Share[64] ^= 1
+			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
+		}, ErrMetadataProtocolViolation},
+		"a short share": {func(w *world, p *fakePeer) {
+			r, _ := p.request(w, trust.Pin{}, "")
+			r.Share = []byte{0}
+			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
+		}, ErrMetadataProtocolViolation},
+		"a host name":          {func(w *world, p *fakePeer) { p.requestJoin(w, trust.Pin{}, "localhost:4433") }, ErrAccessRefused},
+		"a port that reflects": {func(w *world, p *fakePeer) { p.requestJoin(w, trust.Pin{}, "203.0.113.9:53") }, ErrAccessRefused},
+		"a metadata service":   {func(w *world, p *fakePeer) { p.requestJoin(w, trust.Pin{}, "[fd00:ec2::254]:80") }, ErrAccessRefused},
+		"no confirmation": {func(w *world, p *fakePeer) {
+			r, _ := p.request(w, trust.Pin{}, "")
+			stream := p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
+			readJoin(stream)
+			stream.Close()
+		}, ErrAccessRefused},
+		"the primary's own proof": {func(w *world, p *fakePeer) {
+			r, _ := p.request(w, trust.Pin{}, "")
+			stream := p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
+			f, err := readJoin(stream)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Confirm{
+				Confirm: &kwikpb.JoinConfirm{Mac: f.GetShare().GetMac()},
+			}})
+		}, ErrAccessRefused},
+		"a relayed exchange": {func(w *world, p *fakePeer) {
+			// Of another TLS session, as a peer between the two servers has it.
+			honest := w.fakeClient(w.primary, protocolJoin)
+			r, x := honest.request(w, trust.Pin{}, "")
+			stream := p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
+			f, err := readJoin(stream)
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			key, err := x.Initiator(f.GetShare().GetShare(), joinData(r), nil)
+			if err != nil || bytes.Equal(f.GetShare().GetMac(), proveKey(key, "primary")) {
+				w.t.Errorf("the primary's proof holds in another TLS session: %v", err)
+			}
+			writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Confirm{
+				Confirm: &kwikpb.JoinConfirm{Mac: proveKey(key, "secondary")},
+			}})
+		}, ErrAccessRefused},
 		"huge request": {func(w *world, p *fakePeer) {
-			r := p.request(w, trust.Pin{}, strings.Repeat("a", maxJoinFrame))
+			r, _ := p.request(w, trust.Pin{}, strings.Repeat("a", maxJoinFrame))
 			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
 		}, ErrMetadataProtocolViolation},
 	} {
@@ -204,19 +284,19 @@ func TestJoinAtTheExpenseOfAnother(t *testing.T) {
 		client, _ := w.dial(nil)
 		victim := w.fakeServer() // speaks the join protocol, as another primary's secondary does
 		p := w.fakeClient(w.primary, protocolJoin)
-		p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, trust.Pin{5}, victim.addr.String())}})
+		p.requestJoin(w, trust.Pin{5}, victim.addr.String())
 		p.wantClosed(ErrAccessRefused) // not the announced key
 
 		// The announced key, but another primary's secondary: it is not joining here, so it
 		// proves nothing.
 		other := w.secondaries[0]
 		p = w.fakeClient(w.primary, protocolJoin)
-		p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, other.pin(), other.addr.String())}})
+		p.requestJoin(w, other.pin(), other.addr.String())
 		p.wantClosed(ErrAccessRefused)
 
 		// The announced key, and it answers, but it does not have the join's TLS session.
 		p = w.fakeClient(w.primary, protocolJoin)
-		p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: p.request(w, victim.pin, victim.addr.String())}})
+		p.requestJoin(w, victim.pin, victim.addr.String())
 		dialled := victim.acceptConn()
 		stream, err := dialled.conn.AcceptStream(w.t.Context())
 		if err != nil {

@@ -37,6 +37,7 @@ type Listener struct {
 	empty    chan struct{} // closed when it is leaving and no session is left
 	members  members       // a primary's secondaries
 	reports  *prefixLimit  // the clients' reports of rejected bytes
+	joins    *joinLimit    // attempts to join this primary
 	joining  *joinSecret   // a secondary's join in progress
 	keys     []ticketKey   // a secondary's, the newest first
 }
@@ -63,6 +64,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
 		reports:    newPrefixLimit(reportBurst, reportRefill),
+		joins:      newJoinLimit(),
 		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
 	}
 	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {

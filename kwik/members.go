@@ -17,6 +17,7 @@ import (
 type member struct {
 	id          ServerID
 	addr        netip.AddrPort // where clients reach it; invalid for the primary, which they know
+	from        netip.Prefix   // of the address from which it joined
 	pin         trust.Pin      // of the key that it showed when it was dialed back
 	key         ticketKey
 	conn        *quic.Conn     // the membership ends with it

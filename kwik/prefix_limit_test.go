@@ -52,7 +52,7 @@ func TestAttackPrefixLimitMemory(t *testing.T) {
 	for range 3 {
 		p.take(hungry, now)
 	}
-	for n := range 2 * maxPrefixes {
+	for n := range maxPrefixes + 512 {
 		if !p.take(prefixNumber(n), now) {
 			t.Fatalf("prefix %d is refused", n)
 		}

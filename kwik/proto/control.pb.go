@@ -330,7 +330,12 @@ type Hello struct {
 	// The path ticket of AddPath; empty on the session's first path.
 	Ticket []byte `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// The client requests the server's description of itself: host in Welcome.
-	Inspect       bool `protobuf:"varint,5,opt,name=inspect,proto3" json:"inspect,omitempty"`
+	Inspect bool `protobuf:"varint,5,opt,name=inspect,proto3" json:"inspect,omitempty"`
+	// The client's public key for the session (Ed25519), on every path. Tickets are bound to it.
+	ProofKey []byte `protobuf:"bytes,7,opt,name=proof_key,json=proofKey,proto3" json:"proof_key,omitempty"`
+	// On every path but the session's first: a signature under proof_key, bound to the path's TLS
+	// session.
+	Proof         []byte `protobuf:"bytes,8,opt,name=proof,proto3" json:"proof,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +403,20 @@ func (x *Hello) GetInspect() bool {
 		return x.Inspect
 	}
 	return false
+}
+
+func (x *Hello) GetProofKey() []byte {
+	if x != nil {
+		return x.ProofKey
+	}
+	return nil
+}
+
+func (x *Hello) GetProof() []byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
 }
 
 // Welcome is the server's first frame on every path.
@@ -1147,6 +1166,8 @@ type JoinFrame struct {
 	//	*JoinFrame_Accept
 	//	*JoinFrame_Challenge
 	//	*JoinFrame_Answer
+	//	*JoinFrame_Share
+	//	*JoinFrame_Confirm
 	Frame         isJoinFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1243,6 +1264,24 @@ func (x *JoinFrame) GetAnswer() *ChallengeAnswer {
 	return nil
 }
 
+func (x *JoinFrame) GetShare() *JoinShare {
+	if x != nil {
+		if x, ok := x.Frame.(*JoinFrame_Share); ok {
+			return x.Share
+		}
+	}
+	return nil
+}
+
+func (x *JoinFrame) GetConfirm() *JoinConfirm {
+	if x != nil {
+		if x, ok := x.Frame.(*JoinFrame_Confirm); ok {
+			return x.Confirm
+		}
+	}
+	return nil
+}
+
 type isJoinFrame_Frame interface {
 	isJoinFrame_Frame()
 }
@@ -1271,6 +1310,14 @@ type JoinFrame_Answer struct {
 	Answer *ChallengeAnswer `protobuf:"bytes,6,opt,name=answer,proto3,oneof"`
 }
 
+type JoinFrame_Share struct {
+	Share *JoinShare `protobuf:"bytes,7,opt,name=share,proto3,oneof"`
+}
+
+type JoinFrame_Confirm struct {
+	Confirm *JoinConfirm `protobuf:"bytes,8,opt,name=confirm,proto3,oneof"`
+}
+
 func (*JoinFrame_Request) isJoinFrame_Frame() {}
 
 func (*JoinFrame_Probe) isJoinFrame_Frame() {}
@@ -1283,16 +1330,22 @@ func (*JoinFrame_Challenge) isJoinFrame_Frame() {}
 
 func (*JoinFrame_Answer) isJoinFrame_Frame() {}
 
+func (*JoinFrame_Share) isJoinFrame_Frame() {}
+
+func (*JoinFrame_Confirm) isJoinFrame_Frame() {}
+
 // JoinRequest is a secondary's first frame to its primary.
 type JoinRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 2. In version 1 the secondary proved the join token first, in token_proof.
+	Version uint32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	// IP:port under which clients reach the secondary. Empty: the address that the primary sees.
 	Advertise string `protobuf:"bytes,2,opt,name=advertise,proto3" json:"advertise,omitempty"`
 	// SHA-256 of the SubjectPublicKeyInfo of the secondary's certificate.
 	KeyHash []byte `protobuf:"bytes,3,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
-	// BLAKE3 MAC under the join token, empty without one (see docs/PROTOCOL.md).
-	TokenProof    []byte `protobuf:"bytes,4,opt,name=token_proof,json=tokenProof,proto3" json:"token_proof,omitempty"`
+	// The secondary's share of a key exchange about the join token, empty without one (see
+	// docs/PROTOCOL.md).
+	Share         []byte `protobuf:"bytes,5,opt,name=share,proto3" json:"share,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1348,9 +1401,108 @@ func (x *JoinRequest) GetKeyHash() []byte {
 	return nil
 }
 
-func (x *JoinRequest) GetTokenProof() []byte {
+func (x *JoinRequest) GetShare() []byte {
 	if x != nil {
-		return x.TokenProof
+		return x.Share
+	}
+	return nil
+}
+
+// JoinShare is the primary's answer to a share: its own, and the proof that it knows the join
+// token.
+type JoinShare struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Share         []byte                 `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
+	Mac           []byte                 `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinShare) Reset() {
+	*x = JoinShare{}
+	mi := &file_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinShare) ProtoMessage() {}
+
+func (x *JoinShare) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinShare.ProtoReflect.Descriptor instead.
+func (*JoinShare) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *JoinShare) GetShare() []byte {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
+func (x *JoinShare) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+// JoinConfirm is the secondary's proof that it knows the join token. It answers JoinShare.
+type JoinConfirm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mac           []byte                 `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinConfirm) Reset() {
+	*x = JoinConfirm{}
+	mi := &file_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinConfirm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinConfirm) ProtoMessage() {}
+
+func (x *JoinConfirm) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinConfirm.ProtoReflect.Descriptor instead.
+func (*JoinConfirm) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *JoinConfirm) GetMac() []byte {
+	if x != nil {
+		return x.Mac
 	}
 	return nil
 }
@@ -1365,7 +1517,7 @@ type JoinProbe struct {
 
 func (x *JoinProbe) Reset() {
 	*x = JoinProbe{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1377,7 +1529,7 @@ func (x *JoinProbe) String() string {
 func (*JoinProbe) ProtoMessage() {}
 
 func (x *JoinProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1390,7 +1542,7 @@ func (x *JoinProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinProbe.ProtoReflect.Descriptor instead.
 func (*JoinProbe) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JoinProbe) GetNonce() []byte {
@@ -1411,7 +1563,7 @@ type JoinProof struct {
 
 func (x *JoinProof) Reset() {
 	*x = JoinProof{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1575,7 @@ func (x *JoinProof) String() string {
 func (*JoinProof) ProtoMessage() {}
 
 func (x *JoinProof) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1588,7 @@ func (x *JoinProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinProof.ProtoReflect.Descriptor instead.
 func (*JoinProof) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JoinProof) GetMac() []byte {
@@ -1451,16 +1603,14 @@ type JoinAccept struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	PathId string                 `protobuf:"bytes,1,opt,name=path_id,json=pathId,proto3" json:"path_id,omitempty"`
 	// 32 bytes under which the primary authenticates tickets for this secondary.
-	TicketKey []byte `protobuf:"bytes,2,opt,name=ticket_key,json=ticketKey,proto3" json:"ticket_key,omitempty"`
-	// Proof that the primary knows the join token; empty without one.
-	TokenProof    []byte `protobuf:"bytes,3,opt,name=token_proof,json=tokenProof,proto3" json:"token_proof,omitempty"`
+	TicketKey     []byte `protobuf:"bytes,2,opt,name=ticket_key,json=ticketKey,proto3" json:"ticket_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinAccept) Reset() {
 	*x = JoinAccept{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1622,7 @@ func (x *JoinAccept) String() string {
 func (*JoinAccept) ProtoMessage() {}
 
 func (x *JoinAccept) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1635,7 @@ func (x *JoinAccept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinAccept.ProtoReflect.Descriptor instead.
 func (*JoinAccept) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *JoinAccept) GetPathId() string {
@@ -1498,13 +1648,6 @@ func (x *JoinAccept) GetPathId() string {
 func (x *JoinAccept) GetTicketKey() []byte {
 	if x != nil {
 		return x.TicketKey
-	}
-	return nil
-}
-
-func (x *JoinAccept) GetTokenProof() []byte {
-	if x != nil {
-		return x.TokenProof
 	}
 	return nil
 }
@@ -1525,7 +1668,7 @@ type Challenge struct {
 
 func (x *Challenge) Reset() {
 	*x = Challenge{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1680,7 @@ func (x *Challenge) String() string {
 func (*Challenge) ProtoMessage() {}
 
 func (x *Challenge) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1693,7 @@ func (x *Challenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
 func (*Challenge) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Challenge) GetSize() uint64 {
@@ -1609,7 +1752,7 @@ type ChallengeAnswer struct {
 
 func (x *ChallengeAnswer) Reset() {
 	*x = ChallengeAnswer{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1764,7 @@ func (x *ChallengeAnswer) String() string {
 func (*ChallengeAnswer) ProtoMessage() {}
 
 func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1777,7 @@ func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeAnswer.ProtoReflect.Descriptor instead.
 func (*ChallengeAnswer) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ChallengeAnswer) GetContent() []byte {
@@ -1676,14 +1819,16 @@ const file_control_proto_rawDesc = "" +
 	"\vpath_report\x18\b \x01(\v2\x18.kwik.control.PathReportH\x00R\n" +
 	"pathReport\x12/\n" +
 	"\ago_away\x18\t \x01(\v2\x14.kwik.control.GoAwayH\x00R\x06goAwayB\a\n" +
-	"\x05frame\"\x8b\x01\n" +
+	"\x05frame\"\xbe\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x02 \x01(\fR\tsessionId\x12\x17\n" +
 	"\apath_id\x18\x03 \x01(\tR\x06pathId\x12\x16\n" +
 	"\x06ticket\x18\x04 \x01(\fR\x06ticket\x12\x18\n" +
-	"\ainspect\x18\x05 \x01(\bR\ainspect\"\x8c\x01\n" +
+	"\ainspect\x18\x05 \x01(\bR\ainspect\x12\x1b\n" +
+	"\tproof_key\x18\a \x01(\fR\bproofKey\x12\x14\n" +
+	"\x05proof\x18\b \x01(\fR\x05proof\"\x8c\x01\n" +
 	"\aWelcome\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12&\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x12.kwik.control.RoleR\x04role\x12\x17\n" +
@@ -1744,32 +1889,36 @@ const file_control_proto_rawDesc = "" +
 	"head_start\x18\b \x01(\x04R\theadStart\"?\n" +
 	"\fStreamTicket\x12\x17\n" +
 	"\apath_id\x18\x01 \x01(\tR\x06pathId\x12\x16\n" +
-	"\x06ticket\x18\x02 \x01(\fR\x06ticket\"\xd3\x02\n" +
+	"\x06ticket\x18\x02 \x01(\fR\x06ticket\"\xbb\x03\n" +
 	"\tJoinFrame\x125\n" +
 	"\arequest\x18\x01 \x01(\v2\x19.kwik.control.JoinRequestH\x00R\arequest\x12/\n" +
 	"\x05probe\x18\x02 \x01(\v2\x17.kwik.control.JoinProbeH\x00R\x05probe\x12/\n" +
 	"\x05proof\x18\x03 \x01(\v2\x17.kwik.control.JoinProofH\x00R\x05proof\x122\n" +
 	"\x06accept\x18\x04 \x01(\v2\x18.kwik.control.JoinAcceptH\x00R\x06accept\x127\n" +
 	"\tchallenge\x18\x05 \x01(\v2\x17.kwik.control.ChallengeH\x00R\tchallenge\x127\n" +
-	"\x06answer\x18\x06 \x01(\v2\x1d.kwik.control.ChallengeAnswerH\x00R\x06answerB\a\n" +
-	"\x05frame\"\x81\x01\n" +
+	"\x06answer\x18\x06 \x01(\v2\x1d.kwik.control.ChallengeAnswerH\x00R\x06answer\x12/\n" +
+	"\x05share\x18\a \x01(\v2\x17.kwik.control.JoinShareH\x00R\x05share\x125\n" +
+	"\aconfirm\x18\b \x01(\v2\x19.kwik.control.JoinConfirmH\x00R\aconfirmB\a\n" +
+	"\x05frame\"\x89\x01\n" +
 	"\vJoinRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1c\n" +
 	"\tadvertise\x18\x02 \x01(\tR\tadvertise\x12\x19\n" +
-	"\bkey_hash\x18\x03 \x01(\fR\akeyHash\x12\x1f\n" +
-	"\vtoken_proof\x18\x04 \x01(\fR\n" +
-	"tokenProof\"!\n" +
+	"\bkey_hash\x18\x03 \x01(\fR\akeyHash\x12\x14\n" +
+	"\x05share\x18\x05 \x01(\fR\x05shareJ\x04\b\x04\x10\x05R\vtoken_proof\"3\n" +
+	"\tJoinShare\x12\x14\n" +
+	"\x05share\x18\x01 \x01(\fR\x05share\x12\x10\n" +
+	"\x03mac\x18\x02 \x01(\fR\x03mac\"\x1f\n" +
+	"\vJoinConfirm\x12\x10\n" +
+	"\x03mac\x18\x01 \x01(\fR\x03mac\"!\n" +
 	"\tJoinProbe\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"\x1d\n" +
 	"\tJoinProof\x12\x10\n" +
-	"\x03mac\x18\x01 \x01(\fR\x03mac\"e\n" +
+	"\x03mac\x18\x01 \x01(\fR\x03mac\"W\n" +
 	"\n" +
 	"JoinAccept\x12\x17\n" +
 	"\apath_id\x18\x01 \x01(\tR\x06pathId\x12\x1d\n" +
 	"\n" +
-	"ticket_key\x18\x02 \x01(\fR\tticketKey\x12\x1f\n" +
-	"\vtoken_proof\x18\x03 \x01(\fR\n" +
-	"tokenProof\"\xa9\x01\n" +
+	"ticket_key\x18\x02 \x01(\fR\tticketKeyJ\x04\b\x03\x10\x04R\vtoken_proof\"\xa9\x01\n" +
 	"\tChallenge\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x1c\n" +
 	"\talignment\x18\x02 \x01(\x04R\talignment\x12\x1e\n" +
@@ -1806,7 +1955,7 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_control_proto_goTypes = []any{
 	(Role)(0),                   // 0: kwik.control.Role
 	(PathState)(0),              // 1: kwik.control.PathState
@@ -1824,12 +1973,14 @@ var file_control_proto_goTypes = []any{
 	(*StreamTicket)(nil),        // 13: kwik.control.StreamTicket
 	(*JoinFrame)(nil),           // 14: kwik.control.JoinFrame
 	(*JoinRequest)(nil),         // 15: kwik.control.JoinRequest
-	(*JoinProbe)(nil),           // 16: kwik.control.JoinProbe
-	(*JoinProof)(nil),           // 17: kwik.control.JoinProof
-	(*JoinAccept)(nil),          // 18: kwik.control.JoinAccept
-	(*Challenge)(nil),           // 19: kwik.control.Challenge
-	(*ChallengeAnswer)(nil),     // 20: kwik.control.ChallengeAnswer
-	(*StreamMetadataFrame)(nil), // 21: kwik.metadata.StreamMetadataFrame
+	(*JoinShare)(nil),           // 16: kwik.control.JoinShare
+	(*JoinConfirm)(nil),         // 17: kwik.control.JoinConfirm
+	(*JoinProbe)(nil),           // 18: kwik.control.JoinProbe
+	(*JoinProof)(nil),           // 19: kwik.control.JoinProof
+	(*JoinAccept)(nil),          // 20: kwik.control.JoinAccept
+	(*Challenge)(nil),           // 21: kwik.control.Challenge
+	(*ChallengeAnswer)(nil),     // 22: kwik.control.ChallengeAnswer
+	(*StreamMetadataFrame)(nil), // 23: kwik.metadata.StreamMetadataFrame
 }
 var file_control_proto_depIdxs = []int32{
 	3,  // 0: kwik.control.ControlFrame.hello:type_name -> kwik.control.Hello
@@ -1838,7 +1989,7 @@ var file_control_proto_depIdxs = []int32{
 	7,  // 3: kwik.control.ControlFrame.remove_path:type_name -> kwik.control.RemovePath
 	8,  // 4: kwik.control.ControlFrame.path_status:type_name -> kwik.control.PathStatus
 	12, // 5: kwik.control.ControlFrame.stream_offer:type_name -> kwik.control.StreamOffer
-	21, // 6: kwik.control.ControlFrame.metadata:type_name -> kwik.metadata.StreamMetadataFrame
+	23, // 6: kwik.control.ControlFrame.metadata:type_name -> kwik.metadata.StreamMetadataFrame
 	9,  // 7: kwik.control.ControlFrame.path_report:type_name -> kwik.control.PathReport
 	10, // 8: kwik.control.ControlFrame.go_away:type_name -> kwik.control.GoAway
 	0,  // 9: kwik.control.Welcome.role:type_name -> kwik.control.Role
@@ -1847,16 +1998,18 @@ var file_control_proto_depIdxs = []int32{
 	11, // 12: kwik.control.PathStatus.blame:type_name -> kwik.control.Blame
 	13, // 13: kwik.control.StreamOffer.tickets:type_name -> kwik.control.StreamTicket
 	15, // 14: kwik.control.JoinFrame.request:type_name -> kwik.control.JoinRequest
-	16, // 15: kwik.control.JoinFrame.probe:type_name -> kwik.control.JoinProbe
-	17, // 16: kwik.control.JoinFrame.proof:type_name -> kwik.control.JoinProof
-	18, // 17: kwik.control.JoinFrame.accept:type_name -> kwik.control.JoinAccept
-	19, // 18: kwik.control.JoinFrame.challenge:type_name -> kwik.control.Challenge
-	20, // 19: kwik.control.JoinFrame.answer:type_name -> kwik.control.ChallengeAnswer
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	18, // 15: kwik.control.JoinFrame.probe:type_name -> kwik.control.JoinProbe
+	19, // 16: kwik.control.JoinFrame.proof:type_name -> kwik.control.JoinProof
+	20, // 17: kwik.control.JoinFrame.accept:type_name -> kwik.control.JoinAccept
+	21, // 18: kwik.control.JoinFrame.challenge:type_name -> kwik.control.Challenge
+	22, // 19: kwik.control.JoinFrame.answer:type_name -> kwik.control.ChallengeAnswer
+	16, // 20: kwik.control.JoinFrame.share:type_name -> kwik.control.JoinShare
+	17, // 21: kwik.control.JoinFrame.confirm:type_name -> kwik.control.JoinConfirm
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1883,6 +2036,8 @@ func file_control_proto_init() {
 		(*JoinFrame_Accept)(nil),
 		(*JoinFrame_Challenge)(nil),
 		(*JoinFrame_Answer)(nil),
+		(*JoinFrame_Share)(nil),
+		(*JoinFrame_Confirm)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1890,7 +2045,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
