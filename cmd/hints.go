@@ -102,7 +102,7 @@ var advices = [adviceCount]string{
 	adviseUnreachable:    "if clients reach that secondary at another address, set it there with --advertise",
 	adviseLogLevel:       "debug, info, warn or error",
 	adviseLogFormat:      "text or json",
-	adviseMakeToken:      "make one with: head -c 24 /dev/urandom | base64 > FILE",
+	adviseMakeToken:      "make one with: (umask 077; head -c 24 /dev/urandom | base64 > FILE)",
 	adviseShortToken:     "a few dozen random characters are enough",
 	adviseMirror:         "kwikcp serve --role secondary --primary URL --root DIR --mirror",
 	adviseInterval:       "such as 60 or 1m",

@@ -19,6 +19,7 @@ import (
 
 	"kwikcp/internal/escape"
 	"kwikcp/internal/procs"
+	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
@@ -217,7 +218,7 @@ func readJoinToken(file string) ([]byte, error) {
 	token := []byte(os.Getenv("KWIKCP_JOIN_TOKEN"))
 	if file != "" {
 		var err error
-		if token, err = os.ReadFile(file); err != nil {
+		if token, err = trust.ReadSecret(file, maxToken+3); err != nil { // a line break may follow
 			if errors.Is(err, fs.ErrNotExist) && looksSecret(file) {
 				err = errors.New("no such file; the value looks like the secret itself, which must not be an argument")
 			}
@@ -228,6 +229,9 @@ func readJoinToken(file string) ([]byte, error) {
 	switch {
 	case len(token) == 0 && file != "":
 		return nil, usagef(adviseMakeToken, "--join-token-file: %q is empty", file)
+	case len(token) > 0 && len(token) < kwik.MinJoinToken:
+		return nil, usagef(adviseMakeToken, "the join token has %d bytes, and at least %d are required: it could be guessed",
+			len(token), kwik.MinJoinToken)
 	case len(token) > maxToken:
 		return nil, usagef(adviseShortToken, "the join token is longer than %d bytes", maxToken)
 	}

@@ -80,6 +80,9 @@ func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 				s.log.Info("secondary left", "id", id, "addr", addr.String(), "reason", reason)
 			}
 		},
+		OnJoinFailure: func(addr netip.AddrPort, reason error) {
+			s.log.Warn("join refused", "addr", addr.String(), "reason", reason)
+		},
 		OnReject: func(session *kwik.ServerSession, path kwik.ServerID, offset int64, reason string) {
 			s.log.Warn("client rejected bytes", "client", session.RemoteAddr().String(), "from", path, "offset", offset, "reason", reason)
 		},

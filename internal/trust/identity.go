@@ -13,12 +13,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 )
 
@@ -100,24 +98,10 @@ func certify(key *ecdsa.PrivateKey, now time.Time) (tls.Certificate, error) {
 
 // loadKey reads a key file. Its error wraps fs.ErrNotExist if there is none.
 func loadKey(path string) (*ecdsa.PrivateKey, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		return nil, &KeyFileError{path, err}
+	data, err := ReadSecret(path, maxKeyFile+1)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, &KeyFileError{path, err}
-	}
-	// The group may read it, because that is how container systems hand out
-	// secrets. Windows has other means, and always shows 0666 here.
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o007 != 0 {
-		return nil, &KeyFileError{path, fmt.Errorf("mode %#o opens it to every user; chmod it to 0600", info.Mode().Perm())}
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err != nil {
 		return nil, &KeyFileError{path, err}
 	}
