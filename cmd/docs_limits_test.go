@@ -142,6 +142,7 @@ func TestLimitsOfProtocol(t *testing.T) {
 		"length-delimited JoinFrames (at most " + number("maxJoinFrame") + " bytes each)",
 		"the server's software (at most " + number("maxSoftware") + " bytes)",
 		"there are at most " + number("maxMissingPieces") + " such ranges",
+		"`credential`, at most " + number("maxCredential") + " bytes",
 		"is at most " + number("maxHeadStart") + ", and is 0 in a pushed stream",
 		"An AddPath has at most " + number("maxAddresses") + " addresses",
 		"kwikcp's servers announce " + number("grantQueueLimit"),

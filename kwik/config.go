@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -64,6 +65,11 @@ type ClientConfig struct {
 	// 0 means one, and up to four while packet loss, and not the link, limits a path.
 	ConnectionsPerServer int
 
+	// Credential is presented to the primary's ServerConfig.Authorize; at most 1,024 bytes. It is
+	// sent in Hello on the session's first path, after the caller's TLS configuration has accepted
+	// the server, and to no other server. Nil presents nothing.
+	Credential []byte
+
 	// Inspect collects more for [ClientSession.Connection]: the servers' statements about
 	// themselves, and the outcome of ECN validation.
 	Inspect bool
@@ -115,6 +121,17 @@ type ServerConfig struct {
 	// May be empty.
 	Software string
 
+	// Access names how this server restricts access, to clients that inspect it. At most 64 bytes
+	// are sent. May be empty.
+	Access string
+
+	// Authorize decides whether to accept a client's session. It is called on a primary, once per
+	// session, before Welcome. Further paths of the session, here and to secondaries, need a
+	// ticket instead. An error refuses the session: an [*Error] with its code and message, which
+	// the client receives, any other error with ErrAccessRefused and without its text. Authorize
+	// must not block, and must be safe for concurrent use. Nil accepts every client.
+	Authorize func(AuthorizeRequest) (Authorization, error)
+
 	// StatelessResetKey lets clients notice within a round trip that the server was restarted,
 	// provided that it keeps the key. Nil means none.
 	StatelessResetKey *quic.StatelessResetKey
@@ -164,6 +181,7 @@ const (
 	maxStraySecondaryStream = 4 // bidirectional streams that a secondary may open to see them reset
 	maxServerIDLength       = 64
 	maxAddresses            = 8 // of one secondary
+	maxCredential           = 1 << 10
 )
 
 const (
@@ -175,6 +193,7 @@ const (
 func (c *ClientConfig) Clone() *ClientConfig {
 	clone := *c
 	clone.Config = c.Config.clone()
+	clone.Credential = slices.Clone(c.Credential)
 	return &clone
 }
 
@@ -228,6 +247,7 @@ func (c *ClientConfig) validate() error {
 	r := c.Recovery
 	return checkSettings("ClientConfig", append(c.Config.settings(),
 		setting{"ConnectionsPerServer", int64(c.ConnectionsPerServer), 0, unbounded},
+		setting{"Credential length", int64(len(c.Credential)), 0, maxCredential},
 		setting{"ReorderWindow", c.ReorderWindow, 0, unbounded},
 		setting{"SourceTimeout", int64(c.SourceTimeout), 0, unbounded},
 		setting{"ReorderTimeout", int64(c.ReorderTimeout), 0, unbounded},

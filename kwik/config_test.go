@@ -87,6 +87,7 @@ func TestConfigDefaults(t *testing.T) {
 		"ConnectionsPerServer": true, "Inspect": true, "ConflictResolution": true,
 		"Recovery.Aggregation": true, "Recovery.Metadata": true,
 		"Role": true, "OpenContent": true, "Software": true, "StatelessResetKey": true, "JoinToken": true, "Verify": true,
+		"Credential": true, "Access": true, "Authorize": true,
 	}
 	for _, conf := range []any{(*ClientConfig)(nil), (*ServerConfig)(nil)} {
 		var effective reflect.Value

@@ -36,6 +36,9 @@ type Host struct {
 	ReceiveBuffer, SendBuffer int
 	// OffloadsKnown reports whether GRO, GSO and ECN are known.
 	OffloadsKnown, GRO, GSO, ECN bool
+	// Access is the server's ServerConfig.Access, at most 64 bytes of any content; empty if the
+	// server sends none.
+	Access string
 }
 
 // readHost decodes a server's description of itself. The client sent the request at the time asked
@@ -50,6 +53,7 @@ func readHost(h *kwikpb.Host, asked, now time.Time) *Host {
 		Clock:    time.UnixMilli(h.GetTimeMs()).Sub(asked.Add(half)), ClockError: half + time.Millisecond,
 		ReceiveBuffer: int(h.GetReceiveBuffer()), SendBuffer: int(h.GetSendBuffer()),
 		OffloadsKnown: h.GetOffloadsKnown(), GRO: h.GetGro(), GSO: h.GetGso(), ECN: h.GetEcn(),
+		Access: h.GetAccess()[:min(len(h.GetAccess()), maxSoftware)],
 	}
 }
 

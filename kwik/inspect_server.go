@@ -8,7 +8,7 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// maxSoftware bounds the name of a server's software, in bytes.
+// maxSoftware bounds each text of a server about itself, in bytes.
 const maxSoftware = 64
 
 // inspectMachine examines the sockets of this machine. It opens a socket, so it runs once: a client
@@ -17,8 +17,8 @@ var inspectMachine = sync.OnceValues(udp.Inspect)
 
 // host returns the server's description of itself.
 func (c *ServerConfig) host() *kwikpb.Host {
-	h := &kwikpb.Host{Software: strings.ToValidUTF8(c.Software[:min(len(c.Software), maxSoftware)], ""),
-		TimeMs: c.now().UnixMilli()}
+	text := func(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxSoftware)], "") }
+	h := &kwikpb.Host{Software: text(c.Software), Access: text(c.Access), TimeMs: c.now().UnixMilli()}
 	if m, err := inspectMachine(); err == nil {
 		h.ReceiveBuffer, h.SendBuffer = uint32(m.ReceiveBuffer), uint32(m.SendBuffer)
 		h.OffloadsKnown, h.Gro, h.Gso, h.Ecn = m.Known, m.GRO, m.GSO, m.ECN

@@ -36,10 +36,11 @@ type Listener struct {
 	draining bool          // Shutdown was called: no session begins
 	empty    chan struct{} // closed when it is leaving and no session is left
 	members  members       // a primary's secondaries
-	reports  *prefixLimit  // the clients' reports of rejected bytes
-	joins    *joinLimit    // attempts to join this primary
-	joining  *joinSecret   // a secondary's join in progress
-	keys     []ticketKey   // a secondary's, the newest first
+	revoked  revokedSessions
+	reports  *prefixLimit // the clients' reports of rejected bytes
+	joins    *joinLimit   // attempts to join this primary
+	joining  *joinSecret  // a secondary's join in progress
+	keys     []ticketKey  // a secondary's, the newest first
 }
 
 // Listen accepts connections on a socket of the caller, who closes it after the listener. It sets
@@ -63,6 +64,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		handshakes: make(chan struct{}, c.maxHandshakes),
 		sessions:   make(map[*ServerSession]struct{}),
 		empty:      make(chan struct{}),
+		revoked:    make(revokedSessions),
 		reports:    newPrefixLimit(reportBurst, reportRefill),
 		joins:      newJoinLimit(),
 		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},

@@ -152,7 +152,18 @@ func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.Stre
 		o.ticketed = append(o.ticketed, m.id)
 	}
 	claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: m.id, content: o.content}
-	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: issueTicket(m.key, claim, s.listener.config.now())}
+	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: s.issueTicket(m.key, claim)}
+}
+
+// issueTicket returns a ticket for the session. It expires with the session's Authorization at the
+// latest.
+func (s *ServerSession) issueTicket(key ticketKey, c ticketClaim) []byte {
+	now := s.listener.config.now()
+	until := now.Add(ticketLife)
+	if at := s.authorization.Expires; !at.IsZero() && at.Before(until) {
+		until = at
+	}
+	return issueTicket(key, c, now, until)
 }
 
 // tellMembers sends the client all servers, with new tickets. Called with the listener's lock held.
@@ -169,7 +180,7 @@ func (s *ServerSession) tellMember(m *member) {
 	}
 	claim := ticketClaim{scope: ticketScopePath, session: s.id, server: m.id}
 	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:],
-		Ticket: issueTicket(m.key, claim, s.listener.config.now())}
+		Ticket: s.issueTicket(m.key, claim)}
 	if m.addr.IsValid() {
 		path.Addresses = []string{m.addr.String()}
 	}

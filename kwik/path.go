@@ -115,6 +115,8 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	}
 	if p.role == ServerRoleSecondary {
 		hello.PathId = string(p.id.server())
+	} else { // the handshake, which authenticated the primary, is complete
+		hello.Credential = p.session.config.Credential
 	}
 	stream.SetReadDeadline(time.Now().Add(p.session.config.HelloTimeout))
 	p.asked = p.session.config.now()

@@ -206,6 +206,9 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 	if p.role == ServerRolePrimary && closedOnPurpose(err) {
 		s.abandonPrimary(r.server)
 	}
+	if p.role == ServerRolePrimary && isRefusal(err) {
+		s.abandonSecondaries()
+	}
 	needsKeeper := !r.hasKeeper && s.shouldKeep(r)
 	if needsKeeper {
 		r.hasKeeper = true // before the streams lose the path: it tells them that a source may return
@@ -241,9 +244,30 @@ func closedOnPurpose(err error) bool {
 
 // abandonPrimary closes all paths to the primary for good. The caller holds s.mu.
 func (s *ClientSession) abandonPrimary(sv *serverRecord) {
-	if !sv.isAnnounced() {
-		return
+	if sv.isAnnounced() {
+		s.abandonServer(sv)
 	}
+}
+
+// isRefusal reports whether the primary closed a path because the client may no longer read from
+// it.
+func isRefusal(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Remote && e.Code == ErrAccessRefused
+}
+
+// abandonSecondaries closes all paths to secondaries for good. Secondaries act for the primary: they
+// serve no client that the primary refuses. The caller holds s.mu.
+func (s *ClientSession) abandonSecondaries() {
+	for _, sv := range s.servers {
+		if sv.role == ServerRoleSecondary && sv.isAnnounced() {
+			s.abandonServer(sv)
+		}
+	}
+}
+
+// abandonServer closes all paths to a server that is announced, for good. The caller holds s.mu.
+func (s *ClientSession) abandonServer(sv *serverRecord) {
 	sv.withdraw()
 	sv.withdraw = nil
 	for _, r := range sv.paths {

@@ -27,7 +27,9 @@ type ServerSession struct {
 	id       SessionID
 	serverID ServerID   // this server
 	role     ServerRole // this server's role on this path
-	wg       sync.WaitGroup
+	// authorization is set before the session is accepted; zero on further paths.
+	authorization Authorization
+	wg            sync.WaitGroup
 
 	mu               sync.Mutex
 	last             StreamID // newest aggregate stream
@@ -53,6 +55,7 @@ func (l *Listener) serveClient(conn *quic.Conn, greeted func()) error {
 	if err := l.register(s); err != nil {
 		return err
 	}
+	defer s.expire()()
 	ctx := conn.Context()
 	s.wg.Go(func() {
 		if err := s.control.writeLoop(ctx.Done()); err != nil {
@@ -118,6 +121,10 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 		}
 	case l.config.Role == ServerRoleSecondary:
 		return nil, errorf(ErrInvalidStreamRole, "this server is a secondary; ask its primary")
+	default:
+		if err := l.authorize(s, hello); err != nil {
+			return nil, err
+		}
 	}
 	welcome := &kwikpb.Welcome{Version: protocolVersion, Role: role, PathId: string(s.serverID)}
 	if hello.GetInspect() {
@@ -136,6 +143,8 @@ func (l *Listener) register(s *ServerSession) error {
 		return errorf(NoError, "server closed")
 	case l.draining:
 		return errorf(NoError, "server is leaving")
+	case s.role == ServerRoleSecondary && l.revoked.has(s.id):
+		return errorf(ErrAccessRefused, "the session was revoked")
 	case len(l.sessions) >= l.config.MaxSessions:
 		return errorf(ErrServerBusy, "too many clients are connected")
 	}

@@ -87,9 +87,9 @@ func (c ticketClaim) mac(key ticketKey, notBefore, notAfter uint64) (mac [32]byt
 	return mac
 }
 
-// issueTicket returns a ticket for c that is valid from now for ticketLife.
-func issueTicket(key ticketKey, c ticketClaim, now time.Time) []byte {
-	notBefore, notAfter := uint64(now.Unix()), uint64(now.Add(ticketLife).Unix())
+// issueTicket returns a ticket for c that is valid from now until a time.
+func issueTicket(key ticketKey, c ticketClaim, now, until time.Time) []byte {
+	notBefore, notAfter := uint64(now.Unix()), uint64(until.Unix())
 	mac := c.mac(key, notBefore, notAfter)
 	t := make([]byte, 0, ticketSize)
 	t = append(t, ticketVersion, byte(c.scope))

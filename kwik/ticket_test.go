@@ -28,7 +28,7 @@ func TestTicketLayout(t *testing.T) {
 	h.Write(want[2:18])
 	h.Write([]byte("\x02\x00\x00\x00\x00\x00\x00\x00s1"))
 	h.Write(testClaim.content[:])
-	if got := issueTicket(key, testClaim, ticketTime); !slices.Equal(got, h.Sum(want)) || len(got) != 50 {
+	if got := issueTicket(key, testClaim, ticketTime, ticketTime.Add(ticketLife)); !slices.Equal(got, h.Sum(want)) || len(got) != 50 {
 		t.Errorf("ticket % x", got)
 	}
 }
@@ -67,7 +67,7 @@ func TestContentIDLayout(t *testing.T) {
 
 func TestTicketOfSomethingElse(t *testing.T) {
 	key, older, stranger := ticketKey{7}, ticketKey{8}, ticketKey{9}
-	ticket := issueTicket(key, testClaim, ticketTime)
+	ticket := issueTicket(key, testClaim, ticketTime, ticketTime.Add(ticketLife))
 	change := func(f func(c *ticketClaim)) ticketClaim {
 		c := testClaim
 		f(&c)
@@ -91,7 +91,7 @@ func TestTicketOfSomethingElse(t *testing.T) {
 		{"another content", []ticketKey{key}, change(func(c *ticketClaim) { c.content[31] = 1 }), ticket, false},
 		{"another scope", []ticketKey{key}, change(func(c *ticketClaim) { c.scope = ticketScopePath }), ticket, false},
 		{"a stream ticket to come in", []ticketKey{key}, pathClaim, ticket, false},
-		{"a path ticket to read", []ticketKey{key}, testClaim, issueTicket(key, pathClaim, ticketTime), false},
+		{"a path ticket to read", []ticketKey{key}, testClaim, issueTicket(key, pathClaim, ticketTime, ticketTime.Add(ticketLife)), false},
 		{"no ticket", []ticketKey{key}, testClaim, nil, false},
 		{"one byte less", []ticketKey{key}, testClaim, ticket[:ticketSize-1], false},
 		{"one byte more", []ticketKey{key}, testClaim, append(slices.Clone(ticket), 0), false},
@@ -114,7 +114,7 @@ func TestTicketOfSomethingElse(t *testing.T) {
 
 func TestTicketDates(t *testing.T) {
 	key := ticketKey{7}
-	ticket := issueTicket(key, testClaim, ticketTime)
+	ticket := issueTicket(key, testClaim, ticketTime, ticketTime.Add(ticketLife))
 	issued := ticketTime.Truncate(time.Second)
 	for _, tt := range []struct {
 		name string

@@ -331,6 +331,9 @@ type Hello struct {
 	Ticket []byte `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// The client requests the server's description of itself: host in Welcome.
 	Inspect bool `protobuf:"varint,5,opt,name=inspect,proto3" json:"inspect,omitempty"`
+	// What the client presents to the primary's application, at most 1,024 bytes; opaque to KWIK.
+	// Empty on all paths but the session's first.
+	Credential []byte `protobuf:"bytes,6,opt,name=credential,proto3" json:"credential,omitempty"`
 	// The client's public key for the session (Ed25519), on every path. Tickets are bound to it.
 	ProofKey []byte `protobuf:"bytes,7,opt,name=proof_key,json=proofKey,proto3" json:"proof_key,omitempty"`
 	// On every path but the session's first: a signature under proof_key, bound to the path's TLS
@@ -403,6 +406,13 @@ func (x *Hello) GetInspect() bool {
 		return x.Inspect
 	}
 	return false
+}
+
+func (x *Hello) GetCredential() []byte {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
 }
 
 func (x *Hello) GetProofKey() []byte {
@@ -504,6 +514,9 @@ type Host struct {
 	Gro           bool `protobuf:"varint,6,opt,name=gro,proto3" json:"gro,omitempty"`
 	Gso           bool `protobuf:"varint,7,opt,name=gso,proto3" json:"gso,omitempty"`
 	Ecn           bool `protobuf:"varint,8,opt,name=ecn,proto3" json:"ecn,omitempty"`
+	// How the server restricts access, at most 64 bytes; the application defines it. Empty if
+	// unknown.
+	Access        string `protobuf:"bytes,9,opt,name=access,proto3" json:"access,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -592,6 +605,13 @@ func (x *Host) GetEcn() bool {
 		return x.Ecn
 	}
 	return false
+}
+
+func (x *Host) GetAccess() string {
+	if x != nil {
+		return x.Access
+	}
+	return ""
 }
 
 // AddPath names a secondary to the client; or, as "primary", the primary itself, for further
@@ -1819,21 +1839,24 @@ const file_control_proto_rawDesc = "" +
 	"\vpath_report\x18\b \x01(\v2\x18.kwik.control.PathReportH\x00R\n" +
 	"pathReport\x12/\n" +
 	"\ago_away\x18\t \x01(\v2\x14.kwik.control.GoAwayH\x00R\x06goAwayB\a\n" +
-	"\x05frame\"\xbe\x01\n" +
+	"\x05frame\"\xde\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x02 \x01(\fR\tsessionId\x12\x17\n" +
 	"\apath_id\x18\x03 \x01(\tR\x06pathId\x12\x16\n" +
 	"\x06ticket\x18\x04 \x01(\fR\x06ticket\x12\x18\n" +
-	"\ainspect\x18\x05 \x01(\bR\ainspect\x12\x1b\n" +
+	"\ainspect\x18\x05 \x01(\bR\ainspect\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x06 \x01(\fR\n" +
+	"credential\x12\x1b\n" +
 	"\tproof_key\x18\a \x01(\fR\bproofKey\x12\x14\n" +
 	"\x05proof\x18\b \x01(\fR\x05proof\"\x8c\x01\n" +
 	"\aWelcome\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12&\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x12.kwik.control.RoleR\x04role\x12\x17\n" +
 	"\apath_id\x18\x03 \x01(\tR\x06pathId\x12&\n" +
-	"\x04host\x18\x04 \x01(\v2\x12.kwik.control.HostR\x04host\"\xe0\x01\n" +
+	"\x04host\x18\x04 \x01(\v2\x12.kwik.control.HostR\x04host\"\xf8\x01\n" +
 	"\x04Host\x12\x1a\n" +
 	"\bsoftware\x18\x01 \x01(\tR\bsoftware\x12\x17\n" +
 	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12%\n" +
@@ -1843,7 +1866,8 @@ const file_control_proto_rawDesc = "" +
 	"\x0eoffloads_known\x18\x05 \x01(\bR\roffloadsKnown\x12\x10\n" +
 	"\x03gro\x18\x06 \x01(\bR\x03gro\x12\x10\n" +
 	"\x03gso\x18\a \x01(\bR\x03gso\x12\x10\n" +
-	"\x03ecn\x18\b \x01(\bR\x03ecn\"\x8b\x01\n" +
+	"\x03ecn\x18\b \x01(\bR\x03ecn\x12\x16\n" +
+	"\x06access\x18\t \x01(\tR\x06access\"\x8b\x01\n" +
 	"\aAddPath\x12\x17\n" +
 	"\apath_id\x18\x01 \x01(\tR\x06pathId\x12\x1c\n" +
 	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x19\n" +
