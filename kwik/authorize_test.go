@@ -163,7 +163,10 @@ func TestTicketsExpireWithTheAuthorization(t *testing.T) {
 		fake, id := w.fakeSecondary()
 		w.dial(nil)
 		_, hello := fake.accept()
-		claim := ticketClaim{scope: ticketScopePath, session: SessionID(hello.GetSessionId()), server: id}
+		claim := ticketClaim{
+			scope: ticketScopePath, session: SessionID(hello.GetSessionId()), server: id,
+			holder: ticketHolder(hello.GetProofKey()),
+		}
 		keys := []ticketKey{w.primary.members.byID[id].key}
 		for after, valid := range map[time.Duration]bool{time.Hour + ticketSkew - time.Minute: true, time.Hour + ticketSkew: false} {
 			err := checkTicket(keys, claim, hello.GetTicket(), time.Now().Add(after))

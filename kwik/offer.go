@@ -151,7 +151,7 @@ func (s *ServerSession) streamTicket(o *AggregateStream, m *member) *kwikpb.Stre
 	if !o.hasTicket(m.id) {
 		o.ticketed = append(o.ticketed, m.id)
 	}
-	claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: m.id, content: o.content}
+	claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: m.id, content: o.content, holder: s.holder}
 	return &kwikpb.StreamTicket{PathId: string(m.id), Ticket: s.issueTicket(m.key, claim)}
 }
 
@@ -178,7 +178,7 @@ func (s *ServerSession) tellMember(m *member) {
 	if s.role != ServerRolePrimary {
 		return // the session's first path carries it
 	}
-	claim := ticketClaim{scope: ticketScopePath, session: s.id, server: m.id}
+	claim := ticketClaim{scope: ticketScopePath, session: s.id, server: m.id, holder: s.holder}
 	path := &kwikpb.AddPath{PathId: string(m.id), KeyHash: m.pin[:],
 		Ticket: s.issueTicket(m.key, claim)}
 	if m.addr.IsValid() {

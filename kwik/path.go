@@ -2,6 +2,7 @@ package kwik
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -111,10 +112,13 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	p.control = newControlStream(stream)
 	hello := &kwikpb.Hello{
 		Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket,
-		Inspect: p.session.config.Inspect,
+		Inspect: p.session.config.Inspect, ProofKey: p.session.key.Public().(ed25519.PublicKey),
 	}
 	if p.role == ServerRoleSecondary {
 		hello.PathId = string(p.id.server())
+		if hello.Proof, err = provePath(p.session.key, p.conn); err != nil {
+			return err
+		}
 	} else { // the handshake, which authenticated the primary, is complete
 		hello.Credential = p.session.config.Credential
 	}

@@ -2,6 +2,7 @@ package kwik
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"fmt"
 	"maps"
@@ -19,6 +20,7 @@ import (
 // with the primary's error. Aggregate streams continue as long as a server delivers.
 type ClientSession struct {
 	id      SessionID
+	key     ed25519.PrivateKey // the tickets of the session are bound to it
 	config  *ClientConfig
 	tls     *tls.Config // base of the configurations of secondaries' paths
 	handler *secondaryStreamHandler
@@ -46,7 +48,7 @@ type ClientSession struct {
 
 func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 	s := &ClientSession{
-		id: newSessionID(), config: c, tls: tlsConf,
+		id: newSessionID(), key: newSessionKey(), config: c, tls: tlsConf,
 		servers: make(map[ServerID]*serverRecord),
 		paths:   make(map[PathID]*pathRecord),
 		streams: make(map[StreamID]*openStream),

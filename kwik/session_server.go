@@ -27,6 +27,7 @@ type ServerSession struct {
 	id       SessionID
 	serverID ServerID   // this server
 	role     ServerRole // this server's role on this path
+	holder   ticketHolder
 	// authorization is set before the session is accepted; zero on further paths.
 	authorization Authorization
 	wg            sync.WaitGroup
@@ -110,13 +111,19 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 		return nil, errorf(ErrMetadataProtocolViolation, "session id of %d bytes", len(hello.GetSessionId()))
 	}
 	s.id = SessionID(hello.GetSessionId())
+	if s.holder, err = readHolder(hello); err != nil {
+		return nil, err
+	}
 	role := kwikpb.Role_ROLE_PRIMARY
 	switch {
 	case len(hello.GetTicket()) > 0:
 		// It is the ID of the membership under whose key the ticket was made, present or previous.
 		role, s.role, s.serverID = kwikpb.Role_ROLE_SECONDARY, ServerRoleSecondary, ServerID(hello.GetPathId())
-		claim := ticketClaim{scope: ticketScopePath, session: s.id, server: s.serverID}
+		claim := ticketClaim{scope: ticketScopePath, session: s.id, server: s.serverID, holder: s.holder}
 		if err := checkTicket(l.ticketKeys(), claim, hello.GetTicket(), l.config.now()); err != nil {
+			return nil, err
+		}
+		if err := checkPathProof(s.holder, conn, hello.GetProof()); err != nil {
 			return nil, err
 		}
 	case l.config.Role == ServerRoleSecondary:
@@ -309,7 +316,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 		if len(o.GetTickets()) != 1 {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")
 		}
-		claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: s.serverID, content: content}
+		claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: s.serverID, content: content, holder: s.holder}
 		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(),
 			s.listener.config.now()); err != nil {
 			return err

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	ticketVersion = 1
-	ticketSize    = 1 + 1 + 8 + 8 + 32
+	ticketVersion      = 1 // of a ticket without a holder
+	boundTicketVersion = 2 // of a ticket with one
+	ticketSize         = 1 + 1 + 8 + 8 + 32
 	// ticketSkew is how far the clocks of a primary and a secondary may differ.
 	ticketSkew = 5 * time.Minute
 	// ticketLife is how long a ticket can open a path or attach a stream. A running transfer
@@ -39,6 +40,15 @@ type ticketClaim struct {
 	session SessionID
 	server  ServerID
 	content contentID // zero for a path ticket
+	holder  ticketHolder
+}
+
+// version returns the version of tickets for the claim.
+func (c ticketClaim) version() byte {
+	if c.holder == (ticketHolder{}) {
+		return ticketVersion
+	}
+	return boundTicketVersion
 }
 
 // A contentID identifies the content of an aggregate stream and its units: BLAKE3 over size, units
@@ -73,15 +83,18 @@ func (c ticketClaim) mac(key ticketKey, notBefore, notAfter uint64) (mac [32]byt
 	if err != nil {
 		panic("kwik: internal error: " + err.Error()) // only a key that is not 32 bytes long
 	}
-	buf := make([]byte, 0, 128)
+	buf := make([]byte, 0, 160)
 	buf = append(buf, "kwik ticket"...)
-	buf = append(buf, ticketVersion, byte(c.scope))
+	buf = append(buf, c.version(), byte(c.scope))
 	buf = append(buf, c.session[:]...)
 	buf = binary.LittleEndian.AppendUint64(buf, notBefore)
 	buf = binary.LittleEndian.AppendUint64(buf, notAfter)
 	buf = binary.LittleEndian.AppendUint64(buf, uint64(len(c.server)))
 	buf = append(buf, c.server...)
 	buf = append(buf, c.content[:]...)
+	if c.version() == boundTicketVersion {
+		buf = append(buf, c.holder[:]...)
+	}
 	h.Write(buf)
 	h.Sum(mac[:0])
 	return mac
@@ -92,7 +105,7 @@ func issueTicket(key ticketKey, c ticketClaim, now, until time.Time) []byte {
 	notBefore, notAfter := uint64(now.Unix()), uint64(until.Unix())
 	mac := c.mac(key, notBefore, notAfter)
 	t := make([]byte, 0, ticketSize)
-	t = append(t, ticketVersion, byte(c.scope))
+	t = append(t, c.version(), byte(c.scope))
 	t = binary.LittleEndian.AppendUint64(t, notBefore)
 	t = binary.LittleEndian.AppendUint64(t, notAfter)
 	return append(t, mac[:]...)
@@ -101,7 +114,7 @@ func issueTicket(key ticketKey, c ticketClaim, now, until time.Time) []byte {
 // checkTicket returns nil if t is a ticket for c under one of keys, valid at now. The error, of
 // code ErrAccessRefused, distinguishes a wrong clock from a wrong ticket, and nothing else.
 func checkTicket(keys []ticketKey, c ticketClaim, t []byte, now time.Time) error {
-	if len(t) != ticketSize || t[0] != ticketVersion || t[1] != byte(c.scope) {
+	if len(t) != ticketSize || t[0] != c.version() || t[1] != byte(c.scope) {
 		return errorf(ErrAccessRefused, "no ticket for this")
 	}
 	notBefore, notAfter := binary.LittleEndian.Uint64(t[2:]), binary.LittleEndian.Uint64(t[10:])

@@ -1,0 +1,171 @@
+package kwik
+
+import (
+	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
+	"slices"
+	"testing"
+
+	"lukechampine.com/blake3"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// The layout of a bound ticket (docs/PROTOCOL.md section 8), computed with another BLAKE3.
+func TestBoundTicketLayout(t *testing.T) {
+	key, claim := ticketKey{7}, testClaim
+	claim.holder = ticketHolder{5}
+	notBefore := uint64(ticketTime.Unix())
+	want := binary.LittleEndian.AppendUint64([]byte{2, 1}, notBefore)
+	want = binary.LittleEndian.AppendUint64(want, notBefore+12*3600)
+	h := blake3.New(32, key[:])
+	h.Write([]byte("kwik ticket\x02\x01"))
+	h.Write(claim.session[:])
+	h.Write(want[2:18])
+	h.Write([]byte("\x02\x00\x00\x00\x00\x00\x00\x00s1"))
+	h.Write(claim.content[:])
+	h.Write(claim.holder[:])
+	ticket := issueTicket(key, claim, ticketTime, ticketTime.Add(ticketLife))
+	if !slices.Equal(ticket, h.Sum(want)) || len(ticket) != ticketSize {
+		t.Errorf("ticket % x", ticket)
+	}
+	other := claim
+	other.holder[31] = 1
+	for name, c := range map[string]ticketClaim{"another holder": other, "no holder": testClaim} {
+		if err := checkTicket([]ticketKey{key}, c, ticket, ticketTime); !errors.Is(err, ErrAccessRefused) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	downgraded := slices.Clone(ticket)
+	downgraded[0] = ticketVersion
+	if err := checkTicket([]ticketKey{key}, testClaim, downgraded, ticketTime); !errors.Is(err, ErrAccessRefused) {
+		t.Errorf("downgraded: %v", err)
+	}
+}
+
+// A thief who has read everything that a client received and sent cannot use its tickets from
+// another machine: neither on a secondary, nor on a further path to the primary, nor with a
+// session of his own that has the client's ID.
+func TestAttackTicketReplay(t *testing.T) {
+	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
+		client, server := w.dial(nil)
+		w.wantState(client, "s1", PathActive)
+		stream := w.offer(client, server, unit, w.prove)
+		client.mu.Lock()
+		tickets := map[ServerID][]byte{
+			"s1": client.servers["s1"].info.GetTicket(), primaryID: client.servers[primaryID].info.GetTicket(),
+		}
+		streamTicket := client.streams[stream.StreamID()].tickets["s1"]
+		client.mu.Unlock()
+		public := []byte(client.key.Public().(ed25519.PublicKey))
+		for id, to := range map[ServerID]*testServer{"s1": w.secondaries[0], primaryID: w.primary} {
+			thief := newSessionKey()
+			for _, forge := range map[string]func(p *fakePeer, h *kwikpb.Hello){
+				"without a key":    func(*fakePeer, *kwikpb.Hello) {},
+				"without a proof":  func(_ *fakePeer, h *kwikpb.Hello) { h.ProofKey = public },
+				"with a short one": func(_ *fakePeer, h *kwikpb.Hello) { h.ProofKey, h.Proof = public, make([]byte, 63) },
+				"with zeros":       func(_ *fakePeer, h *kwikpb.Hello) { h.ProofKey, h.Proof = public, make([]byte, 64) },
+				"with his own key": func(p *fakePeer, h *kwikpb.Hello) {
+					h.ProofKey, h.Proof = thief.Public().(ed25519.PublicKey), p.proof(thief)
+				},
+				"with another's":    func(p *fakePeer, h *kwikpb.Hello) { h.ProofKey, h.Proof = public, p.proof(thief) },
+				"with one replayed": func(_ *fakePeer, h *kwikpb.Hello) { h.ProofKey, h.Proof = public, clientProof(w, client, id) },
+			} {
+				p := w.fakeClient(to, protocolClient)
+				h := &kwikpb.Hello{Version: protocolVersion, SessionId: client.id[:], PathId: string(id), Ticket: tickets[id]}
+				forge(p, h)
+				p.hello(h)
+				p.wantClosed(ErrAccessRefused)
+			}
+		}
+		// With the client's session ID the thief gets tickets of his own, which do not combine
+		// with the client's stream ticket.
+		thief := newSessionKey()
+		p := w.fakeClient(w.primary, protocolClient)
+		p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: client.id[:], ProofKey: thief.Public().(ed25519.PublicKey)})
+		var own []byte
+		for own == nil {
+			if add := p.receive().GetAddPath(); add.GetPathId() == "s1" {
+				own = add.GetTicket()
+			}
+		}
+		p = w.fakeClient(w.secondaries[0], protocolClient)
+		p.hello(&kwikpb.Hello{
+			Version: protocolVersion, SessionId: client.id[:], PathId: "s1", Ticket: own,
+			ProofKey: thief.Public().(ed25519.PublicKey), Proof: p.proof(thief),
+		})
+		if p.receive().GetWelcome() == nil {
+			w.t.Fatal("the thief's own ticket is refused")
+		}
+		p.offer(&kwikpb.StreamOffer{
+			KwikStreamId: uint64(stream.StreamID()), Size: 4 << 20, Alignment: unit, Descriptor_: []byte("data"),
+			Tickets: []*kwikpb.StreamTicket{{PathId: "s1", Ticket: streamTicket}},
+		})
+		p.wantClosed(ErrAccessRefused)
+		w.copy(stream).wantAll() // the client is not disturbed
+	})
+}
+
+// proof is the proof of a session's key on a fake client's connection.
+func (p *fakePeer) proof(key ed25519.PrivateKey) []byte {
+	p.t.Helper()
+	proof, err := provePath(key, p.conn)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return proof
+}
+
+// clientProof is the proof that a client sent on its path to a server, or would send on its path
+// to the primary.
+func clientProof(w *world, c *ClientSession, id ServerID) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	proof, err := provePath(c.key, c.paths[id.path(1)].path.conn)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return proof
+}
+
+// Malformed keys in Hello are refused on every path.
+func TestHostileProofKeys(t *testing.T) {
+	inWorldOf(t, unit, 1, lan, func(w *world) {
+		for _, key := range [][]byte{make([]byte, 31), make([]byte, 33), make([]byte, 32), {1}} {
+			p := w.fakeClient(w.primary, protocolClient)
+			p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: make([]byte, 16), ProofKey: key})
+			p.wantClosed(ErrMetadataProtocolViolation)
+		}
+	})
+}
+
+// A client of an earlier release, without a key, has tickets that are bound to nothing.
+func TestClientWithoutAKey(t *testing.T) {
+	inWorldOf(t, unit, 1, lan, func(w *world) {
+		p := w.fakeClient(w.primary, protocolClient)
+		p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: make([]byte, 16)})
+		for {
+			add := p.receive().GetAddPath()
+			if add.GetPathId() != "s1" {
+				continue
+			}
+			if add.GetTicket()[0] != ticketVersion {
+				t.Errorf("ticket of version %d", add.GetTicket()[0])
+			}
+			w.fakeGuest(w.secondaries[0], SessionID{}, "s1", add.GetTicket())
+			return
+		}
+	})
+}
+
+func FuzzReadHolder(f *testing.F) {
+	f.Add(make([]byte, 32))
+	f.Add([]byte{1})
+	f.Fuzz(func(t *testing.T, key []byte) {
+		h, err := readHolder(&kwikpb.Hello{ProofKey: key})
+		if err == nil && len(key) > 0 && (len(key) != len(h) || h == ticketHolder{}) {
+			t.Errorf("%x is a holder", key)
+		}
+	})
+}
