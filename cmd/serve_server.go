@@ -69,10 +69,13 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 
 // listenConfig returns the KWIK configuration of the listener.
 func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
-	reset := quic.StatelessResetKey(trust.StatelessResetKey(cert))
+	reset, token := quic.StatelessResetKey(trust.StatelessResetKey(cert)), quic.TokenGeneratorKey(trust.TokenKey(cert))
 	config := &kwik.ServerConfig{
 		Config: kwik.Config{RateLimit: s.limit}, Software: "kwikcp " + version(), Role: s.role, OpenContent: s.files.OpenContent,
-		StatelessResetKey: &reset, Verify: s.files.Verify,
+		StatelessResetKey: &reset, TokenKey: &token, Verify: s.files.Verify,
+		OnRefusal: func(from netip.Prefix, reason string, count int) {
+			s.log.Warn("server is busy: connections refused", "reason", reason, "count", count, "last", from.String())
+		},
 		OnMembership: func(id kwik.ServerID, addr netip.AddrPort, reason error) {
 			if reason == nil {
 				s.log.Info("secondary joined", "id", id, "addr", addr.String())

@@ -24,7 +24,8 @@ const (
 // Negative times are errors of Dial and Listen.
 type Config struct {
 	// QUIC configures the connections. Zero fields, and nil, mean the defaults. The handshake
-	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds.
+	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds. A
+	// server sends its clients no keep-alives.
 	// The receive windows of a client grow to 12 MiB a path. KWIK sets MaxIncomingStreams,
 	// MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
@@ -165,11 +166,31 @@ type ServerConfig struct {
 	// OnSuspension must not block. May be nil.
 	OnSuspension func(id ServerID, err error)
 
-	// MaxSessions is the maximum number of clients. 0 means 1,024.
+	// MaxSessions is the maximum number of connections of clients. 0 means 1,024.
 	MaxSessions int
 
-	maxHandshakes int // connections that have not sent Hello yet; 0 means 256
-	maxMembers    int // secondaries of a primary; 0 means 64
+	// MaxSessionsPerAddress is the maximum number of connections of clients from one IPv4 address
+	// or IPv6 /64. 0 means a quarter of MaxSessions, rounded up.
+	MaxSessionsPerAddress int
+
+	// SessionIdleTimeout is the time after which a session without a stream is closed; see
+	// [IsIdleClose]. 0 means 1 minute. A session that is new, or has no stream, may be closed
+	// earlier if another needs its place.
+	SessionIdleTimeout time.Duration
+
+	// TokenKey encrypts the tokens with which clients prove that their addresses are theirs, when
+	// many handshakes are in progress. Nil means a random key.
+	TokenKey *quic.TokenGeneratorKey
+
+	// OnRefusal is called when connections, joins or sessions were refused, or ended before they
+	// were used, because a limit was reached: at most once a minute for each reason. count is how
+	// many since the last call, and from is the address of the last. It must not block. May be
+	// nil.
+	OnRefusal func(from netip.Prefix, reason string, count int)
+
+	maxHandshakes        int // connections that have not sent Hello yet; 0 means 256
+	maxMembers           int // secondaries of a primary; 0 means 64
+	maxMembersPerAddress int // 0 means a quarter of maxMembers, rounded up
 }
 
 // Limits of docs/PROTOCOL.md section 11 that are not configurable.
@@ -266,6 +287,8 @@ func (c *ServerConfig) validate() error {
 		setting{"Role", int64(c.Role), 0, int64(ServerRoleSecondary)},
 		setting{"BufferSize", int64(c.BufferSize), 0, unbounded},
 		setting{"MaxSessions", int64(c.MaxSessions), 0, unbounded},
+		setting{"MaxSessionsPerAddress", int64(c.MaxSessionsPerAddress), 0, unbounded},
+		setting{"SessionIdleTimeout", int64(c.SessionIdleTimeout), 0, unbounded},
 	))
 }
 
@@ -325,6 +348,9 @@ func (c *ServerConfig) populate() *ServerConfig {
 	if p.OnSuspension == nil {
 		p.OnSuspension = func(ServerID, error) {}
 	}
+	if p.OnRefusal == nil {
+		p.OnRefusal = func(netip.Prefix, string, int) {}
+	}
 	if p.RateLimit != nil {
 		setDefault(&p.BufferSize, p.RateLimit.bufferSize())
 	}
@@ -332,6 +358,9 @@ func (c *ServerConfig) populate() *ServerConfig {
 	setDefault(&p.MaxSessions, 1024)
 	setDefault(&p.maxHandshakes, 256)
 	setDefault(&p.maxMembers, 64)
+	setDefault(&p.MaxSessionsPerAddress, shareOf(p.MaxSessions))
+	setDefault(&p.maxMembersPerAddress, shareOf(p.maxMembers))
+	setDefault(&p.SessionIdleTimeout, time.Minute)
 	return p
 }
 

@@ -87,7 +87,7 @@ func TestConfigDefaults(t *testing.T) {
 		"ConnectionsPerServer": true, "Inspect": true, "ConflictResolution": true,
 		"Recovery.Aggregation": true, "Recovery.Metadata": true,
 		"Role": true, "OpenContent": true, "Software": true, "StatelessResetKey": true, "JoinToken": true, "Verify": true,
-		"Credential": true, "Access": true, "Authorize": true,
+		"TokenKey": true, "Credential": true, "Access": true, "Authorize": true,
 	}
 	for _, conf := range []any{(*ClientConfig)(nil), (*ServerConfig)(nil)} {
 		var effective reflect.Value
@@ -115,7 +115,7 @@ func TestConfigDefaults(t *testing.T) {
 
 // A clone equals the original and shares nothing that either may change.
 func TestConfigClone(t *testing.T) {
-	shared := map[string]bool{"RateLimit": true, "StatelessResetKey": true, "JoinToken": true} // no code changes them
+	shared := map[string]bool{"RateLimit": true, "StatelessResetKey": true, "TokenKey": true, "JoinToken": true} // no code changes them
 	check := func(conf, clone reflect.Value) {
 		copies := make(map[string]reflect.Value)
 		leaves(clone, "", func(path string, v reflect.Value) { copies[path] = v })

@@ -40,7 +40,7 @@ func (s *ServerSession) closeIfDrained() {
 	leaving := s.listener.draining
 	s.listener.mu.Unlock()
 	s.mu.Lock()
-	done := leaving && s.used && len(s.offers)+len(s.attached)+len(s.pushed)+s.plain == 0
+	done := leaving && s.uses > 0 && s.streams() == 0
 	s.mu.Unlock()
 	if done {
 		s.CloseWithError(ApplicationErrorCode(NoError), "server is leaving")

@@ -31,6 +31,6 @@ func (s *ServerSession) newHeadStart(o *AggregateStream, end int64) *attachment 
 	a.queue = []*extent{{grant: a.last, end: end}}
 	a.start = o.spec.HeadStartAfter
 	s.attached[o.id] = a
-	s.used = true
+	s.uses++
 	return a
 }

@@ -95,6 +95,9 @@ func (l *Listener) checkJoin(
 	if err != nil {
 		return nil, err
 	}
+	if err := l.gate.join(newcomerOf(conn)); err != nil {
+		return nil, err
+	}
 	r, isLocal := f.GetRequest(), l.isLocal(seen.Addr())
 	switch {
 	case r == nil || len(r.GetKeyHash()) != len(trust.Pin{}):

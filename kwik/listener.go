@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -15,21 +16,21 @@ import (
 
 // A Listener accepts clients and, on a primary, secondaries that join.
 //
-// Its goroutines are the accept loop, one per connection or membership and, on a primary, one
-// that renews tickets. Close ends them and waits for them.
+// Its goroutines are the accept loop, the session watch, one per connection or membership and, on
+// a primary, one that renews tickets. Close ends them and waits for them.
 type Listener struct {
 	config    *ServerConfig
 	tls       *tls.Config
 	transport *quic.Transport
-	quic      *quic.Listener
+	quic      *quic.EarlyListener
 	socket    net.PacketConn // closed with the listener; nil if it is the caller's
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	accepted   chan *ServerSession
-	handshakes chan struct{} // one element per connection that has not sent its first frame
+	accepted chan *ServerSession
+	gate     *gate
 
 	mu       sync.Mutex
 	sessions map[*ServerSession]struct{}
@@ -42,6 +43,9 @@ type Listener struct {
 	joining  *joinSecret  // a secondary's join in progress
 	keys     []ticketKey  // a secondary's, the newest first
 }
+
+// maxTokenAge bounds the age of the tokens that prove a client's address without a Retry.
+const maxTokenAge = time.Hour
 
 // Listen accepts connections on a socket of the caller, who closes it after the listener. It sets
 // the ALPN protocols; tlsConf must have a certificate. A nil conf makes a primary without
@@ -59,17 +63,24 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 	tlsConf.MinVersion = tls.VersionTLS13
 	l := &Listener{
 		config: c, tls: tlsConf,
-		transport:  &quic.Transport{Conn: conn, StatelessResetKey: c.StatelessResetKey},
-		accepted:   make(chan *ServerSession),
-		handshakes: make(chan struct{}, c.maxHandshakes),
-		sessions:   make(map[*ServerSession]struct{}),
-		empty:      make(chan struct{}),
-		revoked:    make(revokedSessions),
-		reports:    newPrefixLimit(reportBurst, reportRefill),
-		joins:      newJoinLimit(),
-		members:    members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
+		accepted: make(chan *ServerSession),
+		gate:     newGate(c),
+		sessions: make(map[*ServerSession]struct{}),
+		empty:    make(chan struct{}),
+		revoked:  make(revokedSessions),
+		reports:  newPrefixLimit(reportBurst, reportRefill),
+		joins:    newJoinLimit(),
+		members:  members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
 	}
-	if l.quic, err = l.transport.Listen(tlsConf, c.serverQUIC()); err != nil {
+	l.transport = &quic.Transport{
+		Conn: conn, StatelessResetKey: c.StatelessResetKey,
+		TokenGeneratorKey: c.TokenKey, MaxTokenAge: maxTokenAge,
+		VerifySourceAddress: l.gate.needsRetry, ConnContext: l.gate.connContext,
+	}
+	q := c.serverQUIC()
+	q.KeepAlivePeriod = 0 // the peer keeps the connection alive as long as it needs it
+	// Connections are accepted before their handshakes are complete, so that the gate can end them.
+	if l.quic, err = l.transport.ListenEarly(tlsConf, q); err != nil {
 		l.transport.Close()
 		return nil, err
 	}
@@ -78,6 +89,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		l.members.self = l.newSelf()
 		l.wg.Go(l.renewTickets)
 	}
+	l.wg.Go(l.watchSessions)
 	l.wg.Go(l.acceptLoop)
 	return l, nil
 }
@@ -143,25 +155,27 @@ func (l *Listener) acceptLoop() {
 		if err != nil {
 			return
 		}
-		select {
-		case l.handshakes <- struct{}{}:
-			l.wg.Go(func() { l.serve(conn) })
-		default:
-			l.wg.Go(func() {
-				conn.CloseWithError(ApplicationErrorCode(ErrServerBusy),
-					"too many handshakes")
-			})
-		}
+		l.wg.Go(func() { l.serve(conn) })
 	}
 }
 
 // serve handles a connection until it ends.
 func (l *Listener) serve(conn *quic.Conn) {
-	greeted := sync.OnceFunc(func() { <-l.handshakes })
-	defer greeted()
 	defer context.AfterFunc(l.ctx, func() { conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })()
-	var err error
+	n := newcomerOf(conn)
+	defer context.AfterFunc(n.lost, func() {
+		conn.CloseWithError(ApplicationErrorCode(ErrServerBusy), string(refusedSilent))
+	})()
+	greeted := func() { l.gate.leave(n) }
+	defer greeted()
+	select {
+	case <-conn.HandshakeComplete():
+	case <-conn.Context().Done():
+		return
+	}
+	err := l.gate.validate(n, conn.RemoteAddr())
 	switch protocol := conn.ConnectionState().TLS.NegotiatedProtocol; {
+	case err != nil:
 	case protocol == protocolClient:
 		err = l.serveClient(conn, greeted)
 	case l.config.Role == ServerRolePrimary:

@@ -68,11 +68,8 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	where := memberKey{m.addr, m.pin}
-	if owed, ok := l.members.unproved[where]; ok {
-		if m.suspended = time.Now().Before(owed.expires); m.suspended {
-			m.rejected = []rejectedUnit{owed.unit}
-		}
-		delete(l.members.unproved, where)
+	if owed, ok := l.members.unproved[where]; ok && time.Now().Before(owed.expires) {
+		m.rejected, m.suspended = []rejectedUnit{owed.unit}, true
 	}
 	for _, old := range l.members.byID {
 		if old.addr == m.addr && old.pin == m.pin {
@@ -81,13 +78,13 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 		}
 	}
 	if obsolete == nil {
-		if len(l.members.byID) >= l.config.maxMembers {
-			return nil, errorf(ErrServerBusy, "this primary has %d secondaries and takes no more",
-				len(l.members.byID))
+		if err := l.checkMembers(m); err != nil {
+			return nil, err
 		}
 		l.members.last++
 		m.id = ServerID(fmt.Sprintf("s%d", l.members.last))
 	}
+	delete(l.members.unproved, where)
 	l.members.byID[m.id] = m
 	l.startChallenges(m)
 	if !m.suspended {
@@ -96,6 +93,24 @@ func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 		}
 	}
 	return obsolete, nil
+}
+
+// checkMembers reports whether there is a place for one more member, in total and at its address.
+// The caller holds l.mu.
+func (l *Listener) checkMembers(m *member) error {
+	atAddress := 0
+	for _, other := range l.members.byID {
+		if other.from == m.from {
+			atAddress++
+		}
+	}
+	switch {
+	case atAddress >= l.config.maxMembersPerAddress:
+		return l.gate.refuseMember(m.from, refusedMemberOf)
+	case len(l.members.byID) >= l.config.maxMembers:
+		return l.gate.refuseMember(m.from, refusedMember)
+	}
+	return nil
 }
 
 // removeMember ends a membership and tells the clients. It returns false, and does nothing, if the

@@ -21,6 +21,8 @@ import (
 //	dialing --failed--> waiting to dial     dialing --connected--> serving
 //	serving --ended--> waiting to dial
 //	waiting to dial --shouldKeep is false--> no keeper
+//	serving --the server closed it, because no stream used it--> no keeper, asleep
+//	asleep --wakePaths, for a stream--> waiting to dial, without a delay
 //
 // A path that is withdrawn while it serves stays connected until no stream needs it
 // (closeIfUnused).
@@ -47,12 +49,29 @@ func (s *ClientSession) startKeeper(r *pathRecord, after time.Duration) {
 // s.mu.
 func (s *ClientSession) shouldKeep(r *pathRecord) bool {
 	sv := r.server
-	if !sv.isAnnounced() || sv.banned || r.excess || s.ctx.Err() != nil {
+	if !sv.isAnnounced() || sv.banned || r.excess || r.asleep || s.ctx.Err() != nil {
 		return false
 	}
-	// After the primary's first path has ended, only the open aggregate streams can need the
-	// primary.
-	return sv.role == ServerRoleSecondary || s.unreleased() > 0
+	// After the primary's first path has ended, only the open aggregate streams can need a server.
+	// Further paths to the primary are for them as well.
+	mayGetStreams := s.public.Err() == nil && sv.role == ServerRoleSecondary
+	return mayGetStreams || s.unreleased() > 0
+}
+
+// wakePaths dials the paths that their servers closed because no stream used them. The caller
+// holds s.mu.
+func (s *ClientSession) wakePaths() {
+	for _, r := range s.paths {
+		if !r.asleep {
+			continue
+		}
+		r.asleep = false
+		s.startKeeper(r, 0)
+		select {
+		case r.redial <- struct{}{}: // the keeper of its last connection may not have ended yet
+		default:
+		}
+	}
 }
 
 // closeIfUnused closes the connection of a path that should not be kept, if no stream needs it.
@@ -201,6 +220,7 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 			r.state, r.reason = PathClosed, err
 		}
 	}
+	r.asleep = p.closedIdle() && !s.serves(p)
 	streams := s.detachAll(p)
 	r.server.widths.removePath(p.id)
 	if p.role == ServerRolePrimary && closedOnPurpose(err) {

@@ -33,9 +33,9 @@ type serverRecord struct {
 // isAnnounced reports whether the primary has announced the server and not withdrawn it since.
 func (sv *serverRecord) isAnnounced() bool { return sv.withdraw != nil }
 
-// hasKeeper reports whether a path to the server is kept.
+// hasKeeper reports whether a path to the server is kept, or will be for the next stream.
 func (sv *serverRecord) hasKeeper() bool {
-	return slices.ContainsFunc(sv.paths, func(r *pathRecord) bool { return r.hasKeeper })
+	return slices.ContainsFunc(sv.paths, func(r *pathRecord) bool { return r.hasKeeper || r.asleep })
 }
 
 // A pathRecord is the session's record of a path to a server, connected or not. Guarded by the
@@ -51,6 +51,7 @@ type pathRecord struct {
 
 	redial    chan struct{} // has an element when the server's info is newer than the last dial
 	hasKeeper bool          // keepPath runs or is about to
+	asleep    bool          // the server closed it because no stream used it
 	dialed    bool          // a dial has succeeded or failed
 	excess    bool          // a further path that the width policy does not want any more
 }

@@ -28,6 +28,7 @@ type ServerSession struct {
 	serverID ServerID   // this server
 	role     ServerRole // this server's role on this path
 	holder   ticketHolder
+	resident *resident // its place at the listener; guarded by the gate
 	// authorization is set before the session is accepted; zero on further paths.
 	authorization Authorization
 	wg            sync.WaitGroup
@@ -41,7 +42,8 @@ type ServerSession struct {
 	news             chan struct{}   // closed and replaced whenever waiting grows
 	plain            int             // plain streams on which this side may still write
 	rejectionReports int             // how often the client blamed a server
-	used             bool            // a stream was attached or opened once
+	uses             int             // how many streams were attached or opened
+	usesSeen         int             // uses when the session watch last looked
 	ended            bool            // the connection is over: no goroutine begins
 	reportAt         time.Time       // when the client may next be told how the path is
 }
@@ -143,17 +145,23 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 
 // register adds a session to the listener and tells its client of the secondaries.
 func (l *Listener) register(s *ServerSession) error {
+	if err := l.enter(s); err != nil {
+		return err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	var err error
 	switch {
 	case l.ctx.Err() != nil:
-		return errorf(NoError, "server closed")
+		err = errorf(NoError, "server closed")
 	case l.draining:
-		return errorf(NoError, "server is leaving")
+		err = errorf(NoError, "server is leaving")
 	case s.role == ServerRoleSecondary && l.revoked.has(s.id):
-		return errorf(ErrAccessRefused, "the session was revoked")
-	case len(l.sessions) >= l.config.MaxSessions:
-		return errorf(ErrServerBusy, "too many clients are connected")
+		err = errorf(ErrAccessRefused, "the session was revoked")
+	}
+	if err != nil {
+		l.gate.depart(s.resident)
+		return err
 	}
 	l.sessions[s] = struct{}{}
 	s.tellMembers()
@@ -167,6 +175,7 @@ func (l *Listener) unregister(s *ServerSession) {
 		close(l.empty)
 	}
 	l.mu.Unlock()
+	l.gate.depart(s.resident)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
@@ -248,7 +257,7 @@ func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
 func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 	s.mu.Lock()
 	s.plain++
-	s.used = true
+	s.uses++
 	s.mu.Unlock()
 	context.AfterFunc(stream.Context(), func() {
 		time.AfterFunc(max(time.Second, 4*s.conn.ConnectionStats().SmoothedRTT), func() {
@@ -332,7 +341,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 	case len(s.attached)+len(s.pushed) >= maxStreamsPerSession:
 		return errorf(ErrSecondaryStreamOverflow, "%d streams are attached", len(s.attached)+len(s.pushed))
 	}
-	s.used = true
+	s.uses++
 	if o.GetPushed() {
 		s.attachPushed(id, u, o.GetDescriptor_())
 		return nil

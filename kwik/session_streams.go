@@ -165,6 +165,7 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 	}
 	s.streams[id] = open
 	s.offered = max(s.offered, id)
+	s.wakePaths()
 	return open
 }
 
@@ -174,6 +175,7 @@ func (s *ClientSession) wantStream(open *openStream) {
 	open.wanted = true
 	// Welcome takes two round trips. The primary's round-trip time is the best estimate for the
 	// others.
+	s.wakePaths()
 	open.reserve = time.Now().Add(3*s.primary.rtt() + reserveSlack)
 	s.mu.Unlock()
 	s.attachAll(open)

@@ -305,26 +305,29 @@ func TestPeerThatReadsNoControlIsCutOff(t *testing.T) {
 	})
 }
 
+// A new connection takes the place of one that has sent nothing, and a session that of one without
+// a stream. While every session has a stream, a client is told that the server is busy.
 func TestLimitsOfStrangers(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		w.primary.stop()
-		w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.maxHandshakes, c.MaxSessions = 2, 3 }))
+		w.primary = w.serve(ServerRolePrimary, configured(func(c *ServerConfig) {
+			c.maxHandshakes, c.MaxSessions, c.MaxSessionsPerAddress = 2, 3, 3
+		}))
 		mute := []*fakePeer{w.fakeClient(w.primary, protocolClient), w.fakeClient(w.primary, protocolJoin)}
 		time.Sleep(100 * time.Millisecond)
-		w.fakeClient(w.primary, protocolClient).wantClosed(ErrSecondaryStreamOverflow)
-		for _, p := range mute {
+		last := w.fakeClient(w.primary, protocolClient)
+		mute[0].wantClosed(ErrServerBusy)
+		for _, p := range []*fakePeer{mute[1], last} {
 			p.wantClosed(ErrMetadataProtocolViolation)
 		}
 		for range 3 {
-			w.dial(nil)
+			_, server := w.dial(nil)
+			if _, err := server.OpenAggregateStream(AggregateStreamSpec{Size: 1}); err != nil {
+				w.t.Fatal(err)
+			}
 		}
 		_, err := w.tryDial(w.primary.addr, w.primary.pin(), nil)
-		if err == nil {
-			client := w.clients[len(w.clients)-1]
-			<-client.Context().Done() // Welcome may overtake the refusal
-			err = context.Cause(client.Context())
-		}
-		wantError(w.t, err, ErrSecondaryStreamOverflow)
+		wantError(w.t, err, ErrServerBusy)
 		w.clients[0].CloseWithError(0, "")
 		time.Sleep(100 * time.Millisecond)
 		w.dial(nil)

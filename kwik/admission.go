@@ -1,0 +1,278 @@
+package kwik
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+// An admissionControl decides which connections, joins and sessions a listener accepts. It counts them in
+// total and by client, where a client is a prefix (clientPrefix). It has no clock and no lock: the
+// gate guards it and passes the time.
+//
+// A connection passes through it like this:
+//
+//	Initial --needsRetry--> Retry, and the client comes back with a token
+//	Initial --arrive--> newcomer without a known address --validate--> newcomer of a client
+//	Initial with a token --arrive--> newcomer of a client
+//	newcomer --leave, after its first frame--> session (enter) or membership
+//
+// When there is no place, a newcomer that has sent nothing leaves before another is refused, and
+// a session without a stream before another session is refused.
+type admissionControl struct {
+	limits    admissionLimits
+	newcomers []*newcomer // in the order of their arrival
+	residents map[*resident]struct{}
+	rate      *prefixLimit  // new connections of each client
+	initials  tokenBucket   // Initial packets without a token that may begin a handshake
+	refusals  refusalCounts // that were not reported yet
+}
+
+// admissionLimits are the limits of docs/PROTOCOL.md section 11.
+type admissionLimits struct {
+	handshakes, handshakesPerClient int // connections that have not sent their first frame
+	joins, joinsPerClient           int // joins in progress
+	sessions, sessionsPerClient     int
+	helloTimeout                    time.Duration
+}
+
+const (
+	// maxUnvalidated bounds the handshakes with addresses that may be spoofed. Each takes about
+	// 100 KiB for up to 5 s, and sends up to three times the bytes that arrived.
+	maxUnvalidated = 32
+	// initialBurst and initialInterval bound the rate at which such handshakes begin.
+	initialBurst    = 200
+	initialInterval = 10 * time.Millisecond
+	// connectionBurst and connectionInterval bound the rate of one client's new connections. A
+	// handshake takes about 1 ms of processor time.
+	connectionBurst    = 1000
+	connectionInterval = 5 * time.Millisecond
+	// pressedPatience is the share of the Hello time-out that newcomers have while half of the
+	// places are taken.
+	pressedPatience = 5
+	// minIdle is how long a session must have been without a stream before another takes its
+	// place. A client sends its first request with Hello.
+	minIdle = 2 * time.Second
+)
+
+// A refusal is why a connection, join or session is refused or ended. It is sent to the client.
+// The zero value means that it is accepted.
+type refusal string
+
+const (
+	admitted           refusal = ""
+	refusedRate        refusal = "too many new connections from one address"
+	refusedHandshake   refusal = "too many handshakes in progress"
+	refusedHandshakeOf refusal = "too many handshakes in progress from one address"
+	refusedSilent      refusal = "no first frame arrived while many connections waited"
+	refusedJoin        refusal = "too many joins in progress"
+	refusedJoinOf      refusal = "too many joins in progress from one address"
+	refusedSession     refusal = "too many clients are connected"
+	refusedSessionOf   refusal = "too many clients are connected from one address"
+	refusedFurther     refusal = "too many clients are connected for a further connection of one"
+	refusedMember      refusal = "too many secondaries"
+	refusedMemberOf    refusal = "too many secondaries at one address"
+)
+
+func newAdmission(limits admissionLimits) *admissionControl {
+	return &admissionControl{
+		limits:    limits,
+		residents: make(map[*resident]struct{}),
+		rate:      newPrefixLimit(connectionBurst, connectionInterval),
+		initials:  tokenBucket{burst: initialBurst, interval: initialInterval},
+		refusals:  make(refusalCounts),
+	}
+}
+
+// A newcomer is a connection that has not sent its first frame, or whose join is in progress.
+type newcomer struct {
+	from    netip.Prefix // invalid while the address may be spoofed
+	arrived time.Time
+	joining bool // its JoinRequest has arrived: it is not silent
+	gone    bool // it has left or lost its place
+
+	lost  context.Context // ends when the newcomer loses its place
+	evict context.CancelFunc
+}
+
+// needsRetry reports whether a client must prove its address with a Retry, which costs it a round
+// trip, before a handshake begins. It is called for each Initial packet without a token.
+func (a *admissionControl) needsRetry(now time.Time) bool {
+	crowded := a.unvalidated() >= maxUnvalidated || len(a.newcomers) >= a.limits.handshakes/2
+	return !a.initials.take(now) || crowded
+}
+
+func (a *admissionControl) unvalidated() (n int) {
+	for _, other := range a.newcomers {
+		if !other.from.IsValid() {
+			n++
+		}
+	}
+	return n
+}
+
+// arrive adds a connection whose handshake begins. from is invalid while its address may be
+// spoofed: then nothing counts against that address, and needsRetry has bounded the number. The
+// newcomers in evicted have lost their places.
+func (a *admissionControl) arrive(from netip.Prefix, now time.Time) (n *newcomer, evicted []*newcomer, why refusal) {
+	if from.IsValid() && !a.rate.take(from, now) {
+		return nil, nil, refusedRate
+	}
+	evicted = a.expire(now)
+	n = &newcomer{from: from, arrived: now}
+	if from.IsValid() {
+		victim, ok := a.makePlaceOf(from, a.limits.handshakesPerClient-1)
+		if !ok {
+			return nil, evicted, refusedHandshakeOf
+		}
+		evicted = appendNewcomer(evicted, victim)
+	}
+	if len(a.newcomers) >= a.limits.handshakes {
+		victim := a.silentOfFullest()
+		if victim == nil {
+			return nil, evicted, refusedHandshake
+		}
+		a.leave(victim)
+		evicted = append(evicted, victim)
+	}
+	a.newcomers = append(a.newcomers, n)
+	return n, evicted, admitted
+}
+
+// validate records the address of a newcomer that has completed its handshake without a token.
+func (a *admissionControl) validate(n *newcomer, from netip.Prefix, now time.Time) (evicted []*newcomer, why refusal) {
+	if n.gone || n.from.IsValid() {
+		return nil, admitted
+	}
+	if !a.rate.take(from, now) {
+		return nil, refusedRate
+	}
+	victim, ok := a.makePlaceOf(from, a.limits.handshakesPerClient-1)
+	if !ok {
+		return nil, refusedHandshakeOf
+	}
+	n.from = from
+	return appendNewcomer(nil, victim), admitted
+}
+
+// join marks a newcomer whose JoinRequest has arrived. It keeps its place until the join has ended.
+func (a *admissionControl) join(n *newcomer) refusal {
+	joins, ofClient := 0, 0
+	for _, other := range a.newcomers {
+		if other.joining {
+			joins++
+			if other.from == n.from {
+				ofClient++
+			}
+		}
+	}
+	switch {
+	case n.gone:
+		return refusedSilent
+	case ofClient >= a.limits.joinsPerClient:
+		return refusedJoinOf
+	case joins >= a.limits.joins:
+		return refusedJoin
+	}
+	n.joining = true
+	return admitted
+}
+
+// leave removes a newcomer: its first frame has arrived, its join or its connection has ended.
+func (a *admissionControl) leave(n *newcomer) {
+	if n.gone {
+		return
+	}
+	n.gone = true
+	for i, other := range a.newcomers {
+		if other == n {
+			a.newcomers = append(a.newcomers[:i:i], a.newcomers[i+1:]...)
+			return
+		}
+	}
+}
+
+// expire removes the silent newcomers that have waited too long while half of the places are
+// taken. Without such pressure the listener's own time-out ends them.
+func (a *admissionControl) expire(now time.Time) (expired []*newcomer) {
+	if len(a.newcomers) < a.limits.handshakes/2 {
+		return nil
+	}
+	deadline := now.Add(-a.limits.helloTimeout / pressedPatience)
+	for _, n := range a.newcomers {
+		if !n.joining && n.arrived.Before(deadline) {
+			expired = append(expired, n)
+		}
+	}
+	for _, n := range expired {
+		a.leave(n)
+	}
+	return expired
+}
+
+// makePlaceOf makes sure that a client has at most limit newcomers: its oldest silent one leaves if
+// it has more. It reports false if all of them are joining.
+func (a *admissionControl) makePlaceOf(from netip.Prefix, limit int) (victim *newcomer, ok bool) {
+	count := 0
+	for _, n := range a.newcomers {
+		if n.from != from {
+			continue
+		}
+		count++
+		if victim == nil && !n.joining {
+			victim = n
+		}
+	}
+	if count <= limit {
+		return nil, true
+	}
+	if victim != nil {
+		a.leave(victim)
+	}
+	return victim, victim != nil
+}
+
+// silentOfFullest returns the oldest silent newcomer of the client that has the most of them. The
+// newcomers without a proved address count as one client. It returns nil if all are joining.
+func (a *admissionControl) silentOfFullest() (oldest *newcomer) {
+	count := make(map[netip.Prefix]int)
+	for _, n := range a.newcomers {
+		if !n.joining {
+			count[n.from]++
+		}
+	}
+	for _, n := range a.newcomers {
+		if !n.joining && (oldest == nil || count[n.from] > count[oldest.from]) {
+			oldest = n
+		}
+	}
+	return oldest
+}
+
+func appendNewcomer(list []*newcomer, n *newcomer) []*newcomer {
+	if n == nil {
+		return list
+	}
+	return append(list, n)
+}
+
+// A tokenBucket holds up to burst tokens, of which one returns in each interval. The zero time
+// means that it is full.
+type tokenBucket struct {
+	burst    int
+	interval time.Duration
+	full     time.Time // when the bucket is full again
+}
+
+// take takes a token. It reports false if there is none.
+func (b *tokenBucket) take(now time.Time) bool {
+	full := b.full
+	if full.Before(now) {
+		full = now
+	}
+	if full = full.Add(b.interval); full.Sub(now) > time.Duration(b.burst)*b.interval {
+		return false
+	}
+	b.full = full
+	return true
+}

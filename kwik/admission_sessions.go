@@ -1,0 +1,126 @@
+package kwik
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A resident is a session that has a place at a listener.
+type resident struct {
+	from netip.Prefix
+	id   SessionID
+	// idleSince is since when the session has had no stream; the zero time while it has one.
+	idleSince time.Time
+	session   *ServerSession
+}
+
+// isIdle reports whether a session has been without a stream for at least a time.
+func (r *resident) isIdle(least time.Duration, now time.Time) bool {
+	return !r.idleSince.IsZero() && now.Sub(r.idleSince) >= least
+}
+
+// enter gives a session a place. If there is none, a session without a stream loses its own: that
+// of the same client if the client has too many, otherwise one of the client that has the most. A
+// further path of a session that is here has less claim to a place than another session: it takes
+// none of the second half, neither of the client's places nor of all.
+func (a *admissionControl) enter(r *resident, now time.Time) (evicted *resident, why refusal) {
+	ofClient, isFurther := 0, false
+	for other := range a.residents {
+		if other.from == r.from {
+			ofClient++
+			isFurther = isFurther || other.id == r.id
+		}
+	}
+	switch total := len(a.residents); {
+	case isFurther && (ofClient >= a.limits.sessionsPerClient/2 || total >= a.limits.sessions/2):
+		return nil, refusedFurther
+	case ofClient >= a.limits.sessionsPerClient:
+		if evicted = a.longestIdle(now, func(o *resident) bool { return o.from == r.from }); evicted == nil {
+			return nil, refusedSessionOf
+		}
+	case total >= a.limits.sessions:
+		if evicted = a.longestIdle(now, func(*resident) bool { return true }); evicted == nil {
+			return nil, refusedSession
+		}
+	}
+	if evicted != nil {
+		delete(a.residents, evicted)
+	}
+	a.residents[r] = struct{}{}
+	return evicted, admitted
+}
+
+// isFull reports whether a session of a client needs the place of another one.
+func (a *admissionControl) isFull(from netip.Prefix) bool {
+	ofClient := 0
+	for r := range a.residents {
+		if r.from == from {
+			ofClient++
+		}
+	}
+	return ofClient >= a.limits.sessionsPerClient || len(a.residents) >= a.limits.sessions
+}
+
+// depart removes a session. It has no effect on one that has lost its place.
+func (a *admissionControl) depart(r *resident) { delete(a.residents, r) }
+
+// longestIdle returns the session that has been idle longest among those of the client that has the
+// most sessions and an idle one. It returns nil if no session that matches is idle.
+func (a *admissionControl) longestIdle(now time.Time, matches func(*resident) bool) (victim *resident) {
+	count := make(map[netip.Prefix]int)
+	for r := range a.residents {
+		count[r.from]++
+	}
+	for r := range a.residents {
+		if !matches(r) || !r.isIdle(minIdle, now) {
+			continue
+		}
+		if victim == nil || count[r.from] > count[victim.from] ||
+			count[r.from] == count[victim.from] && r.idleSince.Before(victim.idleSince) {
+			victim = r
+		}
+	}
+	return victim
+}
+
+// refusalCounts counts the refusals of each kind until they are reported.
+type refusalCounts map[refusal]*refusalCount
+
+type refusalCount struct {
+	count    int
+	from     netip.Prefix // of the last one
+	reported time.Time
+}
+
+// refusalInterval is the least time between two reports of the same kind of refusal.
+const refusalInterval = time.Minute
+
+// add counts a refusal. due reports the refusals that are to be reported now; the number of kinds
+// bounds the memory.
+func (c refusalCounts) add(why refusal, from netip.Prefix) {
+	r := c[why]
+	if r == nil {
+		r = &refusalCount{}
+		c[why] = r
+	}
+	r.count++
+	r.from = from
+}
+
+// A refusalReport is what ServerConfig.OnRefusal is told.
+type refusalReport struct {
+	from  netip.Prefix
+	why   refusal
+	count int
+}
+
+// due returns the reports that are due, and resets their counts.
+func (c refusalCounts) due(now time.Time) (reports []refusalReport) {
+	for why, r := range c {
+		if r.count > 0 && (r.reported.IsZero() || now.Sub(r.reported) >= refusalInterval) {
+			reports = append(reports, refusalReport{r.from, why, r.count})
+			r.count, r.reported = 0, now
+		}
+	}
+	return reports
+}

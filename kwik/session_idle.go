@@ -1,0 +1,95 @@
+package kwik
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// This file ends sessions that are not used. A server keeps no client alive: only the client sends
+// keep-alives, and they do not count as use.
+
+// reasonIdle is the reason with which a server closes a session that had no stream for too long,
+// with KWIK_NO_ERROR (docs/PROTOCOL.md section 3).
+const reasonIdle = "idle"
+
+// A sessionState tells whether a session has, or had since the last observation, a stream.
+type sessionState struct {
+	resident *resident
+	busy     bool
+}
+
+// watchSessions closes the sessions that had no stream for SessionIdleTimeout, up to a twelfth of it
+// late. It ends with the listener.
+func (l *Listener) watchSessions() {
+	ticker := time.NewTicker(max(l.config.SessionIdleTimeout/12, 10*time.Millisecond))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-ticker.C:
+			for _, r := range l.observeSessions() {
+				r.session.endIdle()
+			}
+		}
+	}
+}
+
+// observeSessions tells the gate which sessions have a stream. It returns the sessions to close.
+func (l *Listener) observeSessions() []*resident {
+	l.mu.Lock()
+	sessions := slices.Collect(maps.Keys(l.sessions))
+	l.mu.Unlock()
+	states := make([]sessionState, len(sessions))
+	for i, s := range sessions {
+		states[i] = sessionState{s.resident, s.wasBusy()}
+	}
+	return l.gate.observe(states, l.config.SessionIdleTimeout)
+}
+
+// enter gives a session a place at the listener. The session of another client that has no stream
+// may lose its own.
+func (l *Listener) enter(s *ServerSession) error {
+	s.resident = &resident{from: clientPrefix(s.conn.RemoteAddr()), id: s.id, idleSince: time.Now(), session: s}
+	if l.gate.isFull(s.resident) {
+		l.observeSessions() // a session that has a stream by now must not lose its place
+	}
+	evicted, err := l.gate.enter(s.resident)
+	if evicted != nil {
+		evicted.session.endIdle()
+	}
+	return err
+}
+
+// wasBusy reports whether the session has a stream, or has used one since the last call: one that
+// is offered, attached or pushed, or a plain one on which this side may still write.
+func (s *ServerSession) wasBusy() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	used := s.uses != s.usesSeen
+	s.usesSeen = s.uses
+	return used || s.streams() > 0
+}
+
+// streams returns the number of streams that are not over. The caller holds s.mu.
+func (s *ServerSession) streams() int {
+	return len(s.offers) + len(s.attached) + len(s.pushed) + s.plain
+}
+
+// endIdle closes a session without a stream.
+func (s *ServerSession) endIdle() { s.CloseWithError(ApplicationErrorCode(NoError), reasonIdle) }
+
+// IsIdleClose reports whether a session, or a call on it, ended because the server closed the
+// session after it had no stream for too long. A new session may be dialled at once.
+func IsIdleClose(err error) bool {
+	e, ok := errors.AsType[*quic.ApplicationError](err)
+	return ok && e.Remote && ErrorCode(e.ErrorCode) == NoError && e.ErrorMessage == reasonIdle
+}
+
+// closedIdle reports whether the server of a path closed it because no stream used it.
+func (p *path) closedIdle() bool { return IsIdleClose(context.Cause(p.conn.Context())) }
