@@ -68,7 +68,7 @@ func (w *simWorld) fault(format string, args ...any) {
 // newSimWorld starts the servers of a scenario and the client.
 func newSimWorld(t *testing.T, s *simScenario) *simWorld {
 	w := &simWorld{
-		world: &world{t: t, net: simnet.New(s.seed), token: []byte("a token")},
+		world: &world{t: t, net: simnet.New(s.seed), token: []byte("a token of 16 bytes")},
 		s:     s, start: time.Now(), refuted: make(map[ServerID]int),
 	}
 	w.ctx, w.cancel = context.WithCancel(context.Background())
