@@ -56,6 +56,8 @@ type streamAggregator struct {
 	reportRejected func(source PathID, off, n int64, cause error)
 	// done is called once, when the stream needs no source any more.
 	done func()
+	// panicked ends the session after a panic. It is called without the lock.
+	panicked func(*PanicError)
 	// sourceDrained is called when a draining source has finished. It must not block.
 	sourceDrained func(source PathID)
 
@@ -168,7 +170,11 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 	prove, wanted := a.prove, a.pushed || !a.sched.Has(off, end)
 	a.mu.Unlock()
 	if prove != nil && wanted { // bytes that are had were verified before
-		if err := prove(s.id.server(), off, b.data); err != nil {
+		err := a.callOut(func() error { return prove(s.id.server(), off, b.data) })
+		if isPanic(err) {
+			return errStreamEnded // no fault of the source
+		}
+		if err != nil {
 			return a.reject(s, grant, off, end, err)
 		}
 	}
@@ -275,13 +281,32 @@ func (a *streamAggregator) write(p []byte, off int64, ranges []rangeset.Range) e
 	var err error
 	for _, r := range ranges {
 		if err == nil {
-			_, err = w.WriteAt(p[r.Start-off:r.End-off], r.Start)
+			err = a.callOut(func() error {
+				_, err := w.WriteAt(p[r.Start-off:r.End-off], r.Start)
+				return err
+			})
 		}
 	}
 	a.mu.Lock()
 	a.writing--
 	a.changed.Broadcast()
 	return err
+}
+
+// callOut calls a function of the application and returns its error. A panic ends the session. It
+// is called without the lock.
+func (a *streamAggregator) callOut(f func() error) error {
+	err := Contain(f)
+	if e, ok := errors.AsType[*PanicError](err); ok {
+		a.panicked(e)
+	}
+	return err
+}
+
+// isPanic reports whether the error of callOut is a panic.
+func isPanic(err error) bool {
+	_, ok := errors.AsType[*PanicError](err)
+	return ok
 }
 
 var errShortStream = errors.New("its secondary stream ended early")

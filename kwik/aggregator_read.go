@@ -109,7 +109,7 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 	if a.err != nil {
 		return a.err
 	}
-	a.wg.Go(a.run)
+	a.wg.Go(func() { containTo(a.panicked, a.run) })
 	if !a.pushed {
 		a.sched.Start(time.Now())
 		a.dispatch()

@@ -32,7 +32,15 @@ func (l *Listener) answerChallenges(conn *quic.Conn) {
 		}
 		answer := &kwikpb.ChallengeAnswer{}
 		ctx, cancel := context.WithTimeout(conn.Context(), answerTimeout)
-		if answer.Content, err = l.readChallenged(ctx, f.GetChallenge()); err != nil {
+		err = Contain(func() (err error) {
+			answer.Content, err = l.readChallenged(ctx, f.GetChallenge())
+			return err
+		})
+		if e, ok := errors.AsType[*PanicError](err); ok {
+			l.config.OnPanic(conn.RemoteAddr(), e)
+			err = errors.New(messageFailed)
+		}
+		if err != nil {
 			answer.Reason = printable(err.Error())
 			if errors.Is(err, ErrContentChanged) {
 				answer.Code = uint64(ErrContentChanged)

@@ -166,6 +166,11 @@ type ServerConfig struct {
 	// OnSuspension must not block. May be nil.
 	OnSuspension func(id ServerID, err error)
 
+	// OnPanic is called when a function of the application, or this package, panicked. The process
+	// lives. A panic in a client's session or in a membership ends that. client is the peer's
+	// address; nil if the panic was in no session. It must not block. Nil logs to slog.Default.
+	OnPanic func(client net.Addr, err *PanicError)
+
 	// MaxSessions is the maximum number of connections of clients. 0 means 1,024.
 	MaxSessions int
 
@@ -336,6 +341,9 @@ func (c *ClientConfig) populate() *ClientConfig {
 func (c *ServerConfig) populate() *ServerConfig {
 	p := c.clone()
 	p.Config.populate()
+	if p.OnPanic == nil {
+		p.OnPanic = logPanic
+	}
 	if p.OnMembership == nil {
 		p.OnMembership = func(ServerID, netip.AddrPort, error) {}
 	}
@@ -351,6 +359,7 @@ func (c *ServerConfig) populate() *ServerConfig {
 	if p.OnRefusal == nil {
 		p.OnRefusal = func(netip.Prefix, string, int) {}
 	}
+	p.containCallbacks()
 	if p.RateLimit != nil {
 		setDefault(&p.BufferSize, p.RateLimit.bufferSize())
 	}

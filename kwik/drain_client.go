@@ -33,7 +33,7 @@ func (s *ClientSession) drainPath(r *pathRecord) {
 			streams = append(streams, open.agg)
 		}
 	}
-	s.wg.Go(func() { // an aggregator's lock is taken before the session's
+	s.start(func() { // an aggregator's lock is taken before the session's
 		for _, a := range streams {
 			a.drain(r.id)
 		}

@@ -102,7 +102,7 @@ func (l *Listener) startMembership(conn *quic.Conn) bool {
 	}
 	l.wg.Go(func() {
 		defer context.AfterFunc(l.ctx, func() { conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })()
-		l.answerChallenges(conn)
+		l.contain(conn, func() { l.answerChallenges(conn) })
 	})
 	return true
 }

@@ -155,7 +155,7 @@ func (l *Listener) acceptLoop() {
 		if err != nil {
 			return
 		}
-		l.wg.Go(func() { l.serve(conn) })
+		l.wg.Go(func() { l.contain(conn, func() { l.serve(conn) }) })
 	}
 }
 

@@ -141,7 +141,7 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 	}
 	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_StreamOffer{StreamOffer: offer}})
 	if headStart != nil { // its control frames must follow the offer
-		s.wg.Go(headStart.run)
+		s.start(headStart.run)
 	}
 	return o, nil
 }

@@ -175,14 +175,15 @@ func roleFromWire(r kwikpb.Role) ServerRole {
 func (p *path) run() error {
 	var wg sync.WaitGroup
 	ctx := p.conn.Context()
-	wg.Go(func() {
+	start := func(f func()) { wg.Go(func() { containTo(p.session.abort, f) }) }
+	start(func() {
 		if err := p.control.writeLoop(ctx.Done()); err != nil {
 			p.fail(err)
 		}
 	})
-	wg.Go(func() { p.fail(p.readControl()) })
-	wg.Go(func() { p.acceptStreams(ctx) })
-	wg.Go(func() { p.acceptSecondaryStreams(ctx) })
+	start(func() { p.fail(p.readControl()) })
+	start(func() { p.acceptStreams(ctx) })
+	start(func() { p.acceptSecondaryStreams(ctx) })
 	<-ctx.Done()
 	wg.Wait()
 	p.release()
@@ -258,9 +259,11 @@ func (p *path) acceptSecondaryStreams(ctx context.Context) {
 		}
 		wg.Go(func() {
 			defer func() { <-room }()
-			if err := p.session.handler.handle(ctx.Done(), p.id, stream); err != nil {
-				p.fail(err)
-			}
+			containTo(p.session.abort, func() {
+				if err := p.session.handler.handle(ctx.Done(), p.id, stream); err != nil {
+					p.fail(err)
+				}
+			})
 		})
 	}
 }

@@ -41,7 +41,7 @@ const (
 func (s *ClientSession) startKeeper(r *pathRecord, after time.Duration) {
 	if !r.hasKeeper && s.shouldKeep(r) {
 		r.hasKeeper = true
-		s.wg.Go(func() { s.keepPath(r, after) })
+		s.start(func() { s.keepPath(r, after) })
 	}
 }
 
@@ -238,7 +238,7 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 		a.detach(p.id, err)
 	}
 	if needsKeeper { // after the streams have lost the path: they would take the next connection for this one
-		s.wg.Go(func() { s.keepPath(r, minRedial) })
+		s.start(func() { s.keepPath(r, minRedial) })
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"fmt"
-	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -67,8 +66,8 @@ func (s *ClientSession) begin(p *path) {
 	s.primary = p
 	r := s.newServer(primaryID, ServerRolePrimary, p.addr).paths[0]
 	r.path, r.dialed = p, true
-	s.wg.Go(func() { s.handler.run(s.ctx.Done()) })
-	s.wg.Go(func() {
+	s.start(func() { s.handler.run(s.ctx.Done()) })
+	s.start(func() {
 		err := p.run()
 		s.unpublic(err)
 		s.pathEnded(p, err)
@@ -164,23 +163,30 @@ func (s *ClientSession) announce() {
 // CloseWithError closes the session and all its paths, and waits for their goroutines.
 func (s *ClientSession) CloseWithError(code ApplicationErrorCode, reason string) error {
 	s.cancel(errSessionClosed)
-	s.mu.Lock()
-	var paths []*path
-	for _, r := range s.paths {
-		if r.path != nil {
-			paths = append(paths, r.path)
-		}
-	}
-	streams := slices.Collect(maps.Values(s.streams))
-	s.mu.Unlock()
-	for _, open := range streams {
-		s.closeStream(open.agg)
+	streams, paths := s.parts()
+	for _, a := range streams {
+		s.closeStream(a)
 	}
 	for _, p := range paths {
 		p.conn.CloseWithError(code, reason)
 	}
 	s.wg.Wait()
 	return nil
+}
+
+// parts returns the streams and the connected paths of the session.
+func (s *ClientSession) parts() (streams []*streamAggregator, paths []*path) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, open := range s.streams {
+		streams = append(streams, open.agg)
+	}
+	for _, r := range s.paths {
+		if r.path != nil {
+			paths = append(paths, r.path)
+		}
+	}
+	return streams, paths
 }
 
 var errSessionClosed error = closedError("kwik: session closed")

@@ -60,14 +60,14 @@ func (l *Listener) serveClient(conn *quic.Conn, greeted func()) error {
 	}
 	defer s.expire()()
 	ctx := conn.Context()
-	s.wg.Go(func() {
+	s.start(func() {
 		if err := s.control.writeLoop(ctx.Done()); err != nil {
 			s.fail(err)
 		}
 	})
-	s.wg.Go(func() { s.fail(s.readControl()) })
+	s.start(func() { s.fail(s.readControl()) })
 	if s.Role() == ServerRoleSecondary {
-		s.wg.Go(func() { s.refuseStreams(ctx) })
+		s.start(func() { s.refuseStreams(ctx) })
 	}
 	select {
 	case l.accepted <- s:
@@ -349,7 +349,7 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 	a := newAttachment(s, id, u, o.GetDescriptor_())
 	a.offer = s.offers[id]
 	s.attached[id] = a
-	s.wg.Go(a.run)
+	s.start(a.run)
 	return nil
 }
 

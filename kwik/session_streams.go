@@ -157,6 +157,7 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 	a.expectsSource = func() bool { return s.expectsSource(open) }
 	a.pathLoad = s.handler.pathLoad
 	a.done = func() { s.releaseStream(open) }
+	a.panicked = s.abort
 	a.sourceDrained = func(source PathID) { s.sourceDrained(open, source) }
 	a.ban = func(source PathID, off, n int64, cause error) { s.ban(source, a.id, off, n, cause) }
 	a.reportRejected = func(source PathID, off, n int64, cause error) {

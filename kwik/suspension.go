@@ -162,7 +162,7 @@ func (l *Listener) addRejected(id ServerID, u rejectedUnit) {
 func (l *Listener) startChallenges(m *member) {
 	if len(m.rejected) > 0 && !m.challenging {
 		m.challenging = true
-		l.wg.Go(func() { l.challengeUntilProved(m) })
+		l.wg.Go(func() { l.contain(m.conn, func() { l.challengeUntilProved(m) }) })
 	}
 }
 
@@ -283,6 +283,11 @@ func (l *Listener) challenge(m *member, u rejectedUnit) error {
 	case int64(len(answer.GetContent())) != u.end-u.start:
 		return fmt.Errorf("%d bytes in answer to a challenge for %d", len(answer.GetContent()), u.end-u.start)
 	default:
-		return l.config.Verify(ctx, u.descriptor, u.start, answer.GetContent())
+		err := Contain(func() error { return l.config.Verify(ctx, u.descriptor, u.start, answer.GetContent()) })
+		if e, ok := errors.AsType[*PanicError](err); ok {
+			l.config.OnPanic(nil, e)
+			return nil // no fault of the member
+		}
+		return err
 	}
 }

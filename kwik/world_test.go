@@ -173,6 +173,7 @@ func (w *world) serve(role ServerRole, options ...serverOption) *testServer {
 	o := &serverOptions{data: w.data}
 	o.config = ServerConfig{
 		Config: Config{LocalAddresses: func() []netip.Addr { return nil }}, Role: role, JoinToken: w.token,
+		OnPanic: func(_ net.Addr, err *PanicError) { w.t.Error(err) },
 		OpenContent: func(_ context.Context, r ContentRequest) (Content, error) {
 			if string(r.Descriptor) != "data" {
 				return nil, fmt.Errorf("no content %q", r.Descriptor)
