@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -82,6 +83,13 @@ func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 			} else {
 				s.log.Info("secondary left", "id", id, "addr", addr.String(), "reason", reason)
 			}
+		},
+		OnPanic: func(client net.Addr, err *kwik.PanicError) {
+			log := s.log
+			if client != nil {
+				log = log.With("client", client.String())
+			}
+			log.Error("internal error; please report it", "panic", err.Text(), "stack", strings.Join(err.Frames, " < "))
 		},
 		OnJoinFailure: func(addr netip.AddrPort, reason error) {
 			s.log.Warn("join refused", "addr", addr.String(), "reason", reason)

@@ -209,7 +209,7 @@ func (s *Server) inspectFiles(ctx context.Context, b *batch) (wait func()) {
 	for range min(procs.Max+1, len(b.files)) {
 		wg.Go(func() {
 			for f := range next {
-				f.err = s.inspect(ctx, b, f)
+				f.err = kwik.Contain(func() error { return s.inspect(ctx, b, f) })
 				close(f.done)
 			}
 		})

@@ -3,7 +3,9 @@ package serve
 import (
 	"container/list"
 	"context"
+	"errors"
 	"kwikcp/integrity"
+	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"log/slog"
 	"sync"
@@ -119,7 +121,13 @@ func (x *index) lookup(path string, version disk.Version, open func() (disk.File
 // compute finishes an entry, and then drops the least recently used ones that are beyond
 // maxIndexed.
 func (x *index) compute(e *indexEntry, open func() (disk.File, error)) {
-	e.tree, e.err = x.load(e, open)
+	e.err = kwik.Contain(func() (err error) { // a panic fails the requests for the file
+		e.tree, err = x.load(e, open)
+		return err
+	})
+	if panicked, ok := errors.AsType[*kwik.PanicError](e.err); ok {
+		x.log.Error("hashing failed", "path", e.path, "err", panicked)
+	}
 	close(e.done)
 	e.partial.clear()
 	x.mu.Lock()

@@ -82,7 +82,7 @@ func (s *Server) serveSession(ctx context.Context, session *kwik.ServerSession) 
 			return
 		}
 		q := &serverRequest{server: s, session: session, stream: stream, log: log, listings: listings}
-		wg.Go(func() { q.serve(ctx) })
+		wg.Go(func() { session.Contain(func() { q.serve(ctx) }) })
 	}
 }
 

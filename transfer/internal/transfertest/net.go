@@ -106,6 +106,9 @@ func (n *Net) Start(conf *kwik.ServerConfig) *kwik.Listener {
 		socket = n.Wrap(socket)
 	}
 	conf.LocalAddresses = func() []netip.Addr { return nil }
+	if conf.OnPanic == nil {
+		conf.OnPanic = func(_ net.Addr, err *kwik.PanicError) { n.T.Error(err) }
+	}
 	if n.Listener, err = kwik.Listen(socket, &tls.Config{Certificates: []tls.Certificate{n.Cert}}, conf); err != nil {
 		n.T.Fatal(err)
 	}
