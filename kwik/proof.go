@@ -40,6 +40,15 @@ func readHolder(hello *kwikpb.Hello) (h ticketHolder, err error) {
 	return h, errorf(ErrMetadataProtocolViolation, "malformed key in Hello")
 }
 
+// holderOf returns the holder of a ticket that the client on this path presents: the client, or none
+// if the ticket is bound to nothing. A primary of an earlier release gave such tickets to all.
+func (s *ServerSession) holderOf(ticket []byte) ticketHolder {
+	if len(ticket) > 0 && ticket[0] == ticketVersion {
+		return ticketHolder{}
+	}
+	return s.holder
+}
+
 // pathProofInput returns the bytes that a client signs on a path: they are unique to its TLS session.
 func pathProofInput(conn *quic.Conn) ([]byte, error) {
 	state := conn.ConnectionState().TLS

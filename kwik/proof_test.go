@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"lukechampine.com/blake3"
 
@@ -166,6 +167,26 @@ func FuzzReadHolder(f *testing.F) {
 		h, err := readHolder(&kwikpb.Hello{ProofKey: key})
 		if err == nil && len(key) > 0 && (len(key) != len(h) || h == ticketHolder{}) {
 			t.Errorf("%x is a holder", key)
+		}
+	})
+}
+
+// A client with a key may use tickets that are bound to nothing, as a primary of an earlier
+// release issued them before it was restarted.
+func TestTicketOfAnEarlierPrimary(t *testing.T) {
+	inWorldOf(t, unit, 0, lan, func(w *world) {
+		session := SessionID{3}
+		claim := ticketClaim{scope: ticketScopePath, session: session, server: primaryID}
+		now := time.Now()
+		ticket := issueTicket(w.primary.ticketKeys()[0], claim, now, now.Add(ticketLife))
+		p := w.fakeClient(w.primary, protocolClient)
+		key := newSessionKey()
+		p.hello(&kwikpb.Hello{
+			Version: protocolVersion, SessionId: session[:], PathId: string(primaryID), Ticket: ticket,
+			ProofKey: key.Public().(ed25519.PublicKey), Proof: p.proof(key),
+		})
+		if p.receive().GetWelcome().GetRole() != kwikpb.Role_ROLE_SECONDARY {
+			t.Error("refused")
 		}
 	})
 }

@@ -121,11 +121,13 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	case len(hello.GetTicket()) > 0:
 		// It is the ID of the membership under whose key the ticket was made, present or previous.
 		role, s.role, s.serverID = kwikpb.Role_ROLE_SECONDARY, ServerRoleSecondary, ServerID(hello.GetPathId())
-		claim := ticketClaim{scope: ticketScopePath, session: s.id, server: s.serverID, holder: s.holder}
+		claim := ticketClaim{
+			scope: ticketScopePath, session: s.id, server: s.serverID, holder: s.holderOf(hello.GetTicket()),
+		}
 		if err := checkTicket(l.ticketKeys(), claim, hello.GetTicket(), l.config.now()); err != nil {
 			return nil, err
 		}
-		if err := checkPathProof(s.holder, conn, hello.GetProof()); err != nil {
+		if err := checkPathProof(claim.holder, conn, hello.GetProof()); err != nil {
 			return nil, err
 		}
 	case l.config.Role == ServerRoleSecondary:
@@ -325,9 +327,11 @@ func (s *ServerSession) attach(o *kwikpb.StreamOffer) error {
 		if len(o.GetTickets()) != 1 {
 			return errorf(ErrAccessRefused, "attachment without its one ticket")
 		}
-		claim := ticketClaim{scope: ticketScopeStream, session: s.id, server: s.serverID, content: content, holder: s.holder}
-		if err := checkTicket(s.listener.ticketKeys(), claim, o.GetTickets()[0].GetTicket(),
-			s.listener.config.now()); err != nil {
+		ticket := o.GetTickets()[0].GetTicket()
+		claim := ticketClaim{
+			scope: ticketScopeStream, session: s.id, server: s.serverID, content: content, holder: s.holderOf(ticket),
+		}
+		if err := checkTicket(s.listener.ticketKeys(), claim, ticket, s.listener.config.now()); err != nil {
 			return err
 		}
 	}
