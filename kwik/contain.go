@@ -56,7 +56,7 @@ func newPanicError(value any) *PanicError {
 		var f runtime.Frame
 		f, more = frames.Next()
 		if isStart := len(e.Frames) == 0 && strings.HasPrefix(f.Function, "runtime."); isStart || f.Function == "" {
-			continue // how the runtime came from the fault to the deferred function
+			continue // between the fault and the deferred function
 		}
 		if isContainer := strings.HasSuffix(f.File, "/contain.go"); isContainer {
 			break
@@ -106,8 +106,8 @@ func (l *Listener) contain(conn *quic.Conn, f func()) {
 	}, f)
 }
 
-// Contain calls f, which an application runs in a goroutine of its own for the session. A panic of
-// f is passed to ServerConfig.OnPanic and ends the session.
+// Contain calls f, which an application runs in another goroutine for the session. A panic of f is
+// passed to ServerConfig.OnPanic and ends the session.
 func (s *ServerSession) Contain(f func()) { s.listener.contain(s.conn, f) }
 
 // start runs f in a goroutine of the session. A panic ends the session.
@@ -116,13 +116,15 @@ func (s *ServerSession) start(f func()) { s.wg.Go(func() { s.Contain(f) }) }
 // containCallbacks makes the callbacks of a configuration pass their panics to OnPanic.
 func (c *ServerConfig) containCallbacks() {
 	report := func(err *PanicError) { c.OnPanic(nil, err) }
-	membership, failure, reject, suspension, refusal := c.OnMembership, c.OnJoinFailure, c.OnReject, c.OnSuspension, c.OnRefusal
+	membership, failure, reject := c.OnMembership, c.OnJoinFailure, c.OnReject
+	suspension, refusal := c.OnSuspension, c.OnRefusal
 	c.OnMembership = func(id ServerID, addr netip.AddrPort, err error) {
 		containTo(report, func() { membership(id, addr, err) })
 	}
 	c.OnJoinFailure = func(addr netip.AddrPort, err error) { containTo(report, func() { failure(addr, err) }) }
 	c.OnReject = func(s *ServerSession, server ServerID, offset int64, message string) {
-		containTo(func(err *PanicError) { c.OnPanic(s.RemoteAddr(), err) }, func() { reject(s, server, offset, message) })
+		report := func(err *PanicError) { c.OnPanic(s.RemoteAddr(), err) }
+		containTo(report, func() { reject(s, server, offset, message) })
 	}
 	c.OnSuspension = func(id ServerID, err error) { containTo(report, func() { suspension(id, err) }) }
 	c.OnRefusal = func(from netip.Prefix, reason string, count int) {

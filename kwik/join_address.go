@@ -45,7 +45,7 @@ func (p joiningPeer) advertised(text string, isLocal func(netip.Addr) bool) (net
 		return netip.AddrPort{}, errorf(ErrAccessRefused, "%v cannot be reached from elsewhere", addr)
 	case !p.hasToken && !isSeen && !(isLocal(ip) && addr.Port() == p.seen.Port()):
 		return netip.AddrPort{}, errorf(ErrAccessRefused,
-			"without a join token a secondary advertises the port %d of its own machine only", p.seen.Port())
+			"without a join token a secondary may advertise only port %d of this machine", p.seen.Port())
 	}
 	return addr, nil
 }
@@ -55,7 +55,7 @@ func mayBeServer(ip netip.Addr) bool {
 	if inner, ok := embeddedIPv4(ip); ok {
 		return mayBeServer(inner) && !isHostOnly(inner)
 	}
-	isReserved := slices.ContainsFunc(reservedBlocks, func(b netip.Prefix) bool { return b.Contains(ip) && !ip.IsLoopback() })
+	isReserved := !ip.IsLoopback() && slices.ContainsFunc(reservedBlocks, func(b netip.Prefix) bool { return b.Contains(ip) })
 	return isUnicast(ip) && !isReserved && !slices.Contains(metadataServices, ip)
 }
 

@@ -39,8 +39,8 @@ func (j *joinFailures) all() []error {
 	return append([]error(nil), j.errs...)
 }
 
-// A peer that guesses the join token as fast as it can tests 16 guesses at once and then one a
-// second, each of them is reported, and secondaries of other addresses join meanwhile.
+// A peer that guesses the join token as fast as it can tests 16 guesses at once, and then one a
+// second. Each of them is reported. Secondaries of other addresses join meanwhile.
 func TestAttackJoinTokenGuessing(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		w.primary.stop()
@@ -112,8 +112,8 @@ func TestAttackJoinGuessingFromEverywhere(t *testing.T) {
 	}
 }
 
-// A server that pretends to be the primary and does not know the token gets the secondary's share
-// only, which is random, and tests one guess.
+// A server that pretends to be the primary, without the token, gets only the secondary's share. It
+// is random, and serves to test one guess.
 func TestAttackStandInPrimary(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		stand := w.fakeServer()
@@ -335,7 +335,8 @@ func FuzzAdvertised(f *testing.F) {
 			return
 		}
 		ip := addr.Addr()
-		if !ip.IsGlobalUnicast() || ip.IsLoopback() || ip.Is4In6() || ip.Zone() != "" || addr.Port() == 0 {
+		isTaken := ip.IsGlobalUnicast() && !ip.Is4In6() && ip.Zone() == ""
+		if !isTaken || addr.Port() == 0 {
 			t.Errorf("%q is taken for %v", text, addr)
 		}
 	})

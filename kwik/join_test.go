@@ -37,7 +37,10 @@ func TestWhoMayJoin(t *testing.T) {
 		"with the token and a pin": {conf: func(w *world) JoinConfig {
 			return JoinConfig{Token: w.token, TLS: pinned(w.primary.pin())}
 		}},
-		"with another token": {conf: func(w *world) JoinConfig { return JoinConfig{Token: []byte("another token of 16 bytes")} }, want: ErrAccessRefused},
+		"with another token": {
+			conf: func(w *world) JoinConfig { return JoinConfig{Token: []byte("another token of 16 bytes")} },
+			want: ErrAccessRefused,
+		},
 		"without the token": {conf: func(w *world) JoinConfig {
 			return JoinConfig{TLS: pinned(w.primary.pin())}
 		}, want: ErrAccessRefused},
@@ -221,9 +224,15 @@ func TestHostileJoins(t *testing.T) {
 			r.Share = []byte{0}
 			p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})
 		}, ErrMetadataProtocolViolation},
-		"a host name":          {func(w *world, p *fakePeer) { p.requestJoin(w, trust.Pin{}, "localhost:4433") }, ErrAccessRefused},
-		"a port that reflects": {func(w *world, p *fakePeer) { p.requestJoin(w, trust.Pin{}, "203.0.113.9:53") }, ErrAccessRefused},
-		"a metadata service":   {func(w *world, p *fakePeer) { p.requestJoin(w, trust.Pin{}, "[fd00:ec2::254]:80") }, ErrAccessRefused},
+		"a host name": {
+			func(w *world, p *fakePeer) { p.requestJoin(w, trust.Pin{}, "localhost:4433") }, ErrAccessRefused,
+		},
+		"a port that reflects": {
+			func(w *world, p *fakePeer) { p.requestJoin(w, trust.Pin{}, "203.0.113.9:53") }, ErrAccessRefused,
+		},
+		"a metadata service": {
+			func(w *world, p *fakePeer) { p.requestJoin(w, trust.Pin{}, "[fd00:ec2::254]:80") }, ErrAccessRefused,
+		},
 		"no confirmation": {func(w *world, p *fakePeer) {
 			r, _ := p.request(w, trust.Pin{}, "")
 			stream := p.joinFrame(&kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Request{Request: r}})

@@ -40,8 +40,9 @@ func readHolder(hello *kwikpb.Hello) (h ticketHolder, err error) {
 	return h, errorf(ErrMetadataProtocolViolation, "malformed key in Hello")
 }
 
-// holderOf returns the holder of a ticket that the client on this path presents: the client, or none
-// if the ticket is bound to nothing. A primary of an earlier release gave such tickets to all.
+// holderOf returns the holder of a ticket that the client on this path presents. It is the client,
+// or none if the ticket is bound to nothing. A primary of an earlier release gave such tickets to
+// all.
 func (s *ServerSession) holderOf(ticket []byte) ticketHolder {
 	if len(ticket) > 0 && ticket[0] == ticketVersion {
 		return ticketHolder{}
@@ -49,7 +50,8 @@ func (s *ServerSession) holderOf(ticket []byte) ticketHolder {
 	return s.holder
 }
 
-// pathProofInput returns the bytes that a client signs on a path: they are unique to its TLS session.
+// pathProofInput returns the bytes that a client signs on a path. They are unique to its TLS
+// session.
 func pathProofInput(conn *quic.Conn) ([]byte, error) {
 	state := conn.ConnectionState().TLS
 	raw, err := state.ExportKeyingMaterial("EXPORTER-kwik-path", nil, 32)

@@ -45,9 +45,9 @@ func TestBoundTicketLayout(t *testing.T) {
 	}
 }
 
-// A thief who has read everything that a client received and sent cannot use its tickets from
-// another machine: neither on a secondary, nor on a further path to the primary, nor with a
-// session of his own that has the client's ID.
+// A thief who has read all that a client received and sent cannot use its tickets from another
+// machine. That holds on a secondary, on a further path to the primary, and with a session of the
+// thief that has the client's ID.
 func TestAttackTicketReplay(t *testing.T) {
 	inWorldOf(t, 4<<20, 1, lan, func(w *world) {
 		client, server := w.dial(nil)
@@ -62,21 +62,21 @@ func TestAttackTicketReplay(t *testing.T) {
 		public := []byte(client.key.Public().(ed25519.PublicKey))
 		for id, to := range map[ServerID]*testServer{"s1": w.secondaries[0], primaryID: w.primary} {
 			thief := newSessionKey()
-			for _, forge := range map[string]func(p *fakePeer, h *kwikpb.Hello){
-				"without a key":    func(*fakePeer, *kwikpb.Hello) {},
-				"without a proof":  func(_ *fakePeer, h *kwikpb.Hello) { h.ProofKey = public },
-				"with a short one": func(_ *fakePeer, h *kwikpb.Hello) { h.ProofKey, h.Proof = public, make([]byte, 63) },
-				"with zeros":       func(_ *fakePeer, h *kwikpb.Hello) { h.ProofKey, h.Proof = public, make([]byte, 64) },
-				"with his own key": func(p *fakePeer, h *kwikpb.Hello) {
-					h.ProofKey, h.Proof = thief.Public().(ed25519.PublicKey), p.proof(thief)
-				},
-				"with another's":    func(p *fakePeer, h *kwikpb.Hello) { h.ProofKey, h.Proof = public, p.proof(thief) },
-				"with one replayed": func(_ *fakePeer, h *kwikpb.Hello) { h.ProofKey, h.Proof = public, clientProof(w, client, id) },
+			for _, forge := range []func(p *fakePeer) (key, proof []byte){
+				func(*fakePeer) (key, proof []byte) { return nil, nil },
+				func(*fakePeer) (key, proof []byte) { return public, nil },
+				func(*fakePeer) (key, proof []byte) { return public, make([]byte, 63) },
+				func(*fakePeer) (key, proof []byte) { return public, make([]byte, 64) },
+				func(p *fakePeer) (key, proof []byte) { return thief.Public().(ed25519.PublicKey), p.proof(thief) },
+				func(p *fakePeer) (key, proof []byte) { return public, p.proof(thief) },
+				func(*fakePeer) (key, proof []byte) { return public, clientProof(w, client, id) }, // replayed
 			} {
 				p := w.fakeClient(to, protocolClient)
-				h := &kwikpb.Hello{Version: protocolVersion, SessionId: client.id[:], PathId: string(id), Ticket: tickets[id]}
-				forge(p, h)
-				p.hello(h)
+				key, proof := forge(p)
+				p.hello(&kwikpb.Hello{
+					Version: protocolVersion, SessionId: client.id[:], PathId: string(id), Ticket: tickets[id],
+					ProofKey: key, Proof: proof,
+				})
 				p.wantClosed(ErrAccessRefused)
 			}
 		}
@@ -84,7 +84,8 @@ func TestAttackTicketReplay(t *testing.T) {
 		// with the client's stream ticket.
 		thief := newSessionKey()
 		p := w.fakeClient(w.primary, protocolClient)
-		p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: client.id[:], ProofKey: thief.Public().(ed25519.PublicKey)})
+		thiefKey := []byte(thief.Public().(ed25519.PublicKey))
+		p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: client.id[:], ProofKey: thiefKey})
 		var own []byte
 		for own == nil {
 			if add := p.receive().GetAddPath(); add.GetPathId() == "s1" {
@@ -94,7 +95,7 @@ func TestAttackTicketReplay(t *testing.T) {
 		p = w.fakeClient(w.secondaries[0], protocolClient)
 		p.hello(&kwikpb.Hello{
 			Version: protocolVersion, SessionId: client.id[:], PathId: "s1", Ticket: own,
-			ProofKey: thief.Public().(ed25519.PublicKey), Proof: p.proof(thief),
+			ProofKey: thiefKey, Proof: p.proof(thief),
 		})
 		if p.receive().GetWelcome() == nil {
 			w.t.Fatal("the thief's own ticket is refused")
@@ -165,14 +166,15 @@ func FuzzReadHolder(f *testing.F) {
 	f.Add([]byte{1})
 	f.Fuzz(func(t *testing.T, key []byte) {
 		h, err := readHolder(&kwikpb.Hello{ProofKey: key})
-		if err == nil && len(key) > 0 && (len(key) != len(h) || h == ticketHolder{}) {
+		isHolder := len(key) == len(h) && h != ticketHolder{}
+		if err == nil && len(key) > 0 && !isHolder {
 			t.Errorf("%x is a holder", key)
 		}
 	})
 }
 
-// A client with a key may use tickets that are bound to nothing, as a primary of an earlier
-// release issued them before it was restarted.
+// A client with a key may use tickets that are bound to nothing. A primary of an earlier release
+// issued them before it was restarted.
 func TestTicketOfAnEarlierPrimary(t *testing.T) {
 	inWorldOf(t, unit, 0, lan, func(w *world) {
 		session := SessionID{3}

@@ -18,8 +18,8 @@ import (
 // This file is the primary's side of suspension. A client that cannot prove bytes of a
 // secondary bans it for its own session and reports the bytes. The primary then challenges the
 // secondary: it requests the same bytes on the join connection, and its application verifies
-// them. If they are wrong or there is no answer, the primary suspends the secondary, and clients
-// are not told of it until it has answered right.
+// them. If they are wrong or there is no answer, the primary suspends the secondary. Clients are
+// not told of it until it has answered right.
 //
 //	a client's report -> challenge --right, or excused--> nothing changes
 //	                               --wrong or no answer-> suspended: challenge again with back-off
@@ -27,8 +27,8 @@ import (
 //
 // A client's report alone changes nothing. A report counts only if the primary gave that session
 // a ticket for that stream at that secondary. The challenge decides the rest. A secondary that
-// states that it cannot show the bytes is excused, as often as it does: it lacks the file, has
-// another version or size of it, cannot read it, or is busy. Everyone could accuse it of that.
+// states that it cannot show the bytes is excused, as often as it does. It may lack the file, have
+// another version of it, fail to read it, or be busy. Anyone could accuse it of that.
 // A secondary that lies in its excuse gains little: each client bans it after one bad unit.
 //
 // A member with rejected units has one goroutine of the listener, which ends when the member

@@ -1,6 +1,6 @@
 // Package cpace implements CPace, a balanced password-authenticated key exchange: two parties that
 // share a secret, however weak, agree on a strong key. A party that does not know the secret can
-// test one guess in each exchange with one that does, and learns nothing to test others offline.
+// test one guess in each exchange with one that does. It learns nothing to test others offline.
 //
 // It is the suite CPACE-P256_XMD:SHA-256_SSWU_NU_-SHA256 of draft-irtf-cfrg-cpace, with an
 // initiator and a responder. Names in the comments are the draft's. Hashing the secret to the

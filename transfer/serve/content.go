@@ -182,7 +182,7 @@ func parseDescriptor(raw []byte) (d fileDescriptor, err error) {
 var (
 	errDescriptor = errors.New("malformed descriptor")
 	errNoContent  = errors.New("no such version of the file here")
-	// errUnverified excuses a secondary that the primary asks for bytes: it does not know whether
+	// errUnverified excuses a secondary that the primary asks for bytes. It does not know whether
 	// its copy is the right version, and wrong bytes would suspend it.
 	errUnverified = kwik.NewError(kwik.ErrServerBusy, "its copy is not hashed yet, or is of another time")
 	errStale      = kwik.NewError(kwik.ErrContentChanged, "its copy is another version of the file")
