@@ -55,7 +55,8 @@ func mayBeServer(ip netip.Addr) bool {
 	if inner, ok := embeddedIPv4(ip); ok {
 		return mayBeServer(inner) && !isHostOnly(inner)
 	}
-	isReserved := !ip.IsLoopback() && slices.ContainsFunc(reservedBlocks, func(b netip.Prefix) bool { return b.Contains(ip) })
+	isIn := func(b netip.Prefix) bool { return b.Contains(ip) }
+	isReserved := slices.ContainsFunc(reservedBlocks, isIn) && !ip.IsLoopback()
 	return isUnicast(ip) && !isReserved && !slices.Contains(metadataServices, ip)
 }
 
