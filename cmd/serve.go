@@ -283,8 +283,8 @@ func readJoinToken(file string) ([]byte, error) {
 	case len(token) == 0 && file != "":
 		return nil, usagef(adviseMakeToken, "--join-token-file: %q is empty", file)
 	case len(token) > 0 && len(token) < kwik.MinJoinToken:
-		return nil, usagef(adviseMakeToken, "the join token has %d bytes, and at least %d are required: it could be guessed",
-			len(token), kwik.MinJoinToken)
+		return nil, usagef(adviseMakeToken, "the join token has %d bytes, and at least %d are required", len(token),
+			kwik.MinJoinToken)
 	case len(token) > maxToken:
 		return nil, usagef(adviseShortToken, "the join token is longer than %d bytes", maxToken)
 	}

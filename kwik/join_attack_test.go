@@ -104,12 +104,43 @@ func TestAttackJoinGuessingFromEverywhere(t *testing.T) {
 		t.Errorf("%d guesses in 10 s, want %d", tested, most)
 	}
 	end := now.Add(10 * time.Second)
-	for range 1000 { // successful joins cost nothing
+	for range anyJoinBurst { // successful joins do not count
 		if !j.begin(prefixNumber(1<<20), true, end) {
 			t.Fatal("a member's address is refused")
 		}
 		j.succeeded(prefixNumber(1<<20), true, end)
 	}
+}
+
+// A secondary that joins again as fast as it can is one member, and clients hear of it about once a
+// second.
+func TestAttackJoinFlood(t *testing.T) {
+	inWorldOf(t, unit, 0, lan, func(w *world) {
+		w.primary.stop()
+		var log membershipLog
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), configured(func(c *ServerConfig) {
+			c.OnMembership = log.note
+		}))
+		s := w.serve(ServerRoleSecondary)
+		w.secondaries = append(w.secondaries, s)
+		joined, start := 0, time.Now()
+		for range 400 {
+			_, err := s.Join(w.t.Context(), w.primary.addr.String(), JoinConfig{Token: w.token})
+			switch {
+			case err == nil:
+				joined++
+			case !errors.Is(err, ErrServerBusy):
+				w.t.Fatal(err)
+			}
+			if n := len(w.primary.memberList()); n > 1 {
+				w.t.Fatalf("%d members", n)
+			}
+		}
+		w.t.Logf("%d of 400 joins succeeded in %v", joined, time.Since(start))
+		if most := anyJoinBurst + int(time.Since(start)/joinRefill) + 1; joined < anyJoinBurst || joined > most {
+			w.t.Errorf("%d joins in %v, want at most %d", joined, time.Since(start), most)
+		}
+	})
 }
 
 // A server that pretends to be the primary, without the token, gets only the secondary's share. It

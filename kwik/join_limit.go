@@ -13,14 +13,21 @@ const (
 	// The same for all prefixes together. Prefixes with a member are exempt.
 	allJoinsBurst  = 256
 	allJoinsRefill = time.Second / 32
+	// Of one prefix, anyJoinBurst joins may succeed or fail, and one more for each joinRefill: the
+	// primary tells its clients of each that succeeds.
+	anyJoinBurst = 128
 )
 
-// A joinLimit slows attempts to join that fail. Successful ones cost nothing. It has no clock, and
-// the listener's lock guards it.
-type joinLimit struct{ each, all *prefixLimit }
+// A joinLimit slows attempts to join. Those that succeed count for one limit only. It has no
+// clock, and the listener's lock guards it.
+type joinLimit struct{ each, all, any *prefixLimit }
 
 func newJoinLimit() *joinLimit {
-	return &joinLimit{newPrefixLimit(joinBurst, joinRefill), newPrefixLimit(allJoinsBurst, allJoinsRefill)}
+	return &joinLimit{
+		each: newPrefixLimit(joinBurst, joinRefill),
+		all:  newPrefixLimit(allJoinsBurst, allJoinsRefill),
+		any:  newPrefixLimit(anyJoinBurst, joinRefill),
+	}
 }
 
 // everyone is the only key of joinLimit.all.
@@ -33,13 +40,17 @@ func (j *joinLimit) begin(from netip.Prefix, isExempt bool, now time.Time) bool 
 		return false
 	}
 	if isExempt || j.all.take(everyone, now) {
-		return true
+		if j.any.take(from, now) {
+			return true
+		}
+		j.succeeded(from, isExempt, now)
+		return false
 	}
 	j.each.giveBack(from, now)
 	return false
 }
 
-// succeeded takes back the cost of an attempt.
+// succeeded takes back an attempt from the limits of those that fail.
 func (j *joinLimit) succeeded(from netip.Prefix, isExempt bool, now time.Time) {
 	j.each.giveBack(from, now)
 	if !isExempt {

@@ -38,6 +38,15 @@ func TestBoundTicketLayout(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	for bit := range 8 * ticketSize {
+		broken := slices.Clone(ticket)
+		broken[bit/8] ^= 1 << (bit % 8)
+		for _, c := range []ticketClaim{claim, testClaim} {
+			if err := checkTicket([]ticketKey{key}, c, broken, ticketTime); !errors.Is(err, ErrAccessRefused) {
+				t.Errorf("bit %d flipped: %v", bit, err)
+			}
+		}
+	}
 	downgraded := slices.Clone(ticket)
 	downgraded[0] = ticketVersion
 	if err := checkTicket([]ticketKey{key}, testClaim, downgraded, ticketTime); !errors.Is(err, ErrAccessRefused) {

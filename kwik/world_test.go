@@ -72,7 +72,7 @@ func inWorld(t *testing.T, n int, link simnet.Link, f func(w *world)) {
 func inWorldOf(t *testing.T, size, n int, link simnet.Link, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, net: simnet.New(1), link: link, token: []byte("a token of 16 bytes"), data: randomBytes(1, size)}
+		w := &world{t: t, net: simnet.New(1), link: link, token: []byte("a token, 16 bytes"), data: randomBytes(1, size)}
 		worlds.Add(1)
 		t.Cleanup(w.end) // in the bubble, after a failure, too; synctest then fails the test if a goroutine is left
 		w.primary = w.serve(ServerRolePrimary)

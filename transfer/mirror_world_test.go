@@ -71,7 +71,7 @@ func ServeTree(t *testing.T, role kwik.ServerRole, root string, wrap func(disk.T
 		t.Fatal(err)
 	}
 	s := serve.NewServer(d, slog.New(slog.DiscardHandler))
-	conf := &kwik.ServerConfig{Role: role, JoinToken: []byte("a token of 16 bytes"), OpenContent: s.OpenContent}
+	conf := &kwik.ServerConfig{Role: role, JoinToken: joinToken, OpenContent: s.OpenContent}
 	if role == kwik.ServerRolePrimary {
 		conf.Verify = s.Verify
 	}

@@ -24,6 +24,8 @@ import (
 	"github.com/zeebo/blake3"
 )
 
+var joinToken = []byte("a token of 16 bytes")
+
 // A roundCall makes the servers of a test wait for one another: none delivers before all were
 // asked.
 type roundCall struct {
@@ -60,7 +62,7 @@ func serveOnLoopback(t *testing.T, role kwik.ServerRole, root string, call *roun
 	}
 	s := serve.NewServer(d, slog.New(slog.DiscardHandler))
 	l, err := kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, &kwik.ServerConfig{
-		Role: role, JoinToken: []byte("a token of 16 bytes"),
+		Role: role, JoinToken: joinToken,
 		OpenContent: func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 			call.wait(ctx)
 			return s.OpenContent(ctx, r)
@@ -97,7 +99,7 @@ func TestFileTransferWithSecondaryStreams(t *testing.T) {
 	primary, pin := serveOnLoopback(t, kwik.ServerRolePrimary, roots[0], call)
 	for _, root := range roots[1:] {
 		l, _ := serveOnLoopback(t, kwik.ServerRoleSecondary, root, call)
-		if _, err := l.Join(t.Context(), primary.Addr().String(), kwik.JoinConfig{Token: []byte("a token of 16 bytes")}); err != nil {
+		if _, err := l.Join(t.Context(), primary.Addr().String(), kwik.JoinConfig{Token: joinToken}); err != nil {
 			t.Fatal(err)
 		}
 	}

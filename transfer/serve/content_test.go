@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"kwikcp/kwik"
@@ -220,5 +221,51 @@ func TestStaleCopyThatIsChallenged(t *testing.T) {
 	request := wantedAt("file", now, transfertest.SomeTime) // the same size and time
 	if c, err := s.OpenContent(t.Context(), request); !errors.Is(err, kwik.ErrContentChanged) {
 		t.Errorf("%v, %v", c, err)
+	}
+}
+
+// A secondary that the primary asks for bytes, and that cannot know whether its copy is the right
+// version, is excused instead of serving bytes that may be wrong.
+func TestUnverifiedCopyIsExcused(t *testing.T) {
+	s, root := newTestServer(t)
+	content := []byte("content")
+	path := filepath.Join(root, "file")
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := func(mtime time.Time) kwik.ContentRequest { // of a primary that has not hashed its file yet
+		d, err := proto.Marshal(&transferpb.FileDescriptor{
+			Path: []byte("file"), Size: uint64(len(content)), MtimeNs: mtime.UnixNano(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return kwik.ContentRequest{Descriptor: d, Size: int64(len(content))}
+	}
+	c, err := s.OpenContent(t.Context(), request(info.ModTime()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if _, err := s.OpenContent(t.Context(), request(info.ModTime().Add(time.Second))); !errors.Is(err, kwik.ErrServerBusy) {
+		t.Errorf("a copy of another time: %v", err)
+	}
+	transfertest.Put(t, filepath.Join(root, "cold"), "contents")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	setSlots := func(n int) {
+		s.index.mu.Lock()
+		defer s.index.mu.Unlock()
+		s.index.small.slots = n
+	}
+	slots := s.index.small.slots
+	setSlots(0)
+	defer setSlots(slots)
+	if _, err := s.OpenContent(ended, wanted("cold", []byte("contents"))); !errors.Is(err, kwik.ErrServerBusy) {
+		t.Errorf("a copy that is not hashed yet: %v", err)
 	}
 }
