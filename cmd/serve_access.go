@@ -12,8 +12,8 @@ import (
 	"kwikcp/transfer/serve"
 )
 
-// An accessFiles is how a primary restricts access: the checked options, and the files that are read
-// again when they change. One goroutine at a time calls reload.
+// An accessFiles is how a primary restricts access: the checked options, and the files that are
+// read again when they change. One goroutine at a time calls reload.
 type accessFiles struct {
 	*serve.Access
 	requireToken bool
@@ -72,8 +72,8 @@ func (f *accessFile) read() ([]byte, error) {
 	return content, err
 }
 
-// readRevoked takes over the names of revoked tokens. Of a list with a line that is no name the
-// other lines count, besides the names so far: an error must not make a token valid again.
+// readRevoked uses the names of revoked tokens. If a line is no name, the other lines are added to
+// the names so far: an error must not make a token valid again.
 func (a *accessFiles) readRevoked() error {
 	data, err := a.revoked.read()
 	if errors.Is(err, errUnchanged) {

@@ -18,7 +18,8 @@ import (
 	"kwikcp/internal/trust"
 )
 
-// certificateInterval is how often a server looks whether the files of its certificate have changed.
+// certificateInterval is how often a server looks whether the files of its certificate have
+// changed.
 const certificateInterval = 2 * time.Second
 
 // maxPEM bounds the file of a certificate or a key, in bytes.
@@ -32,7 +33,8 @@ type certificateFile struct {
 
 	current atomic.Pointer[tls.Certificate]
 	loaded  certificatePEM // the content of current
-	// failed is the content that could not be used when it was read last, and failure the reason.
+	// failed is the content that could not be used when it was read last, and failure the
+	// reason.
 	failed  certificatePEM
 	failure string
 	logged  bool // failure was logged
@@ -125,8 +127,8 @@ func (c *certificateFile) use(pem certificatePEM) error {
 	return nil
 }
 
-// tryHandshake returns an error if no client could accept a certificate, such as one whose key TLS 1.3
-// does not know.
+// tryHandshake returns an error if no client could accept a certificate, such as one whose key
+// TLS 1.3 does not know.
 func tryHandshake(cert tls.Certificate) error {
 	a, b := net.Pipe()
 	defer a.Close()
@@ -178,8 +180,8 @@ func (c *certificateFile) reload(urgent bool) (otherKey bool) {
 	return trust.PinOf(before.Leaf) != trust.PinOf(now.Leaf)
 }
 
-// keepFiles reads the certificate and the files of access again when they change and at each SIGHUP,
-// until the server ends.
+// keepFiles reads the certificate and the files of access again when they change and at each
+// SIGHUP, until the server ends.
 func (s *runningServer) keepFiles(ctx context.Context) {
 	ticker := time.NewTicker(certificateInterval)
 	defer ticker.Stop()
@@ -239,7 +241,8 @@ func hostOf(leaf *x509.Certificate, hostport string) string {
 	return hostport
 }
 
-// isSelfSigned reports whether no authority can vouch for a certificate, so that clients need its pin.
+// isSelfSigned reports whether no authority can vouch for a certificate, so that clients need its
+// pin.
 func isSelfSigned(leaf *x509.Certificate) bool {
 	err := leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature)
 	return err == nil && bytes.Equal(leaf.RawIssuer, leaf.RawSubject)

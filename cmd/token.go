@@ -30,8 +30,8 @@ func (o *tokenOptions) flags() []cli.Flag {
 	return []cli.Flag{
 		allowOption(&o.allow, "allow", "let clients read `PATH` on the server: /DIR/ and everything below it, /FILE alone, or /; "+
 			"may be repeated"),
-		stringOption(&o.expires, "expires", "let the token expire after `TIME`, such as 30d or 12h, or at the end of a date "+
-			"(2027-01-31, UTC); never means that it does not"),
+		stringOption(&o.expires, "expires", "let the token expire after `TIME`, such as 30d or 12h, or at the end of a day "+
+			"(2027-01-31, UTC), or never"),
 		stringOption(&o.name, "name", "give the token `NAME`, which logs show and which serve --revoked takes back"),
 		stringOption(&o.show, "show", "print what the token in `FILE` allows instead; - is standard input; it is not checked"),
 		stateDirOption(&o.stateDir),
@@ -114,8 +114,9 @@ func (o *tokenOptions) parse(now time.Time) (token trust.AccessToken, err error)
 // maxExpiry bounds the life of a token; "never" has no bound.
 const maxExpiry = maxSeconds * time.Second
 
-// parseExpiry reads the value of --expires at a time: a duration, which may be in days or weeks, a
-// date, which counts to its end in UTC, a time as in RFC 3339, or never, which gives the zero time.
+// parseExpiry reads the value of --expires: a duration from now, which may be in days or weeks, a
+// time as in RFC 3339, or a date, which counts to its end in UTC. For "never" it returns the zero
+// time.
 func parseExpiry(text string, now time.Time) (time.Time, error) {
 	if text == "never" {
 		return time.Time{}, nil

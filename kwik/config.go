@@ -24,28 +24,29 @@ const (
 // Negative times are errors of Dial and Listen.
 type Config struct {
 	// QUIC configures the connections. Zero fields, and nil, mean the defaults. The handshake
-	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds.
-	// The receive windows of a client grow to 12 MiB a path. KWIK sets MaxIncomingStreams,
-	// MaxIncomingUniStreams and Allow0RTT itself.
+	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10
+	// seconds. The receive windows of a client grow to 12 MiB a path. KWIK sets
+	// MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 
-	// RateLimit bounds the payload rate of aggregate streams: a client's over all its servers, a
-	// server's over all its clients. Nil means no limit. A client with a limit opens one
-	// connection to each server, unless ClientConfig.ConnectionsPerServer says otherwise.
+	// RateLimit bounds the payload rate of aggregate streams: a client's over all its
+	// servers, a server's over all its clients. Nil means no limit. A client with a limit
+	// opens one connection to each server, unless ClientConfig.ConnectionsPerServer says
+	// otherwise.
 	RateLimit *RateLimit
 
-	// Family restricts the addresses to which a client, or a secondary that joins, connects. The
-	// zero value means both families.
+	// Family restricts the addresses to which a client, or a secondary that joins, connects.
+	// The zero value means both families.
 	Family AddressFamily
 
-	// LocalAddresses returns the addresses of this host, besides loopback. A client uses them to
-	// decide which addresses a primary may name, a primary to decide which secondaries are on its
-	// own host. Nil asks the system.
+	// LocalAddresses returns the addresses of this host, besides loopback. A client uses them
+	// to decide which addresses a primary may name, a primary to decide which secondaries are
+	// on its own host. Nil asks the system.
 	LocalAddresses func() []netip.Addr
 
-	// HelloTimeout bounds the wait for the first frame of a connection, and for each frame of a
-	// join. 0 means 10 s. On the first path of a client, the deadline of Dial's context replaces
-	// the default of this and of the handshake time-out.
+	// HelloTimeout bounds the wait for the first frame of a connection, and for each frame of
+	// a join. 0 means 10 s. On the first path of a client, the deadline of Dial's context
+	// replaces the default of this and of the handshake time-out.
 	HelloTimeout time.Duration
 
 	now      func() time.Time // the wall clock that dates tickets; nil means time.Now
@@ -59,38 +60,38 @@ type Config struct {
 type ClientConfig struct {
 	Config
 
-	// ListenPacket opens the socket of a path to a server at remote. The session closes it. Nil
-	// means a UDP socket of the system at any port. Dial uses the caller's socket for the primary
-	// instead.
+	// ListenPacket opens the socket of a path to a server at remote. The session closes it.
+	// Nil means a UDP socket of the system at any port. Dial uses the caller's socket for the
+	// primary instead.
 	ListenPacket func(ctx context.Context, remote netip.AddrPort) (net.PacketConn, error)
 
-	// ConnectionsPerServer is the number of paths to each server, at most 16; more counts as 16.
-	// 0 means one, and up to four while packet loss, and not the link, limits a path.
+	// ConnectionsPerServer is the number of paths to each server, at most 16; more counts as
+	// 16. 0 means one, and up to four while packet loss, and not the link, limits a path.
 	ConnectionsPerServer int
 
-	// Credential is presented to the primary's ServerConfig.Authorize; at most 1,024 bytes. It is
-	// sent in Hello on the session's first path, after the caller's TLS configuration has accepted
-	// the server, and to no other server. Nil presents nothing.
+	// Credential is presented to the primary's ServerConfig.Authorize; at most 1,024 bytes.
+	// It is sent in Hello on the session's first path, after the caller's TLS configuration
+	// has accepted the server, and to no other server. Nil presents nothing.
 	Credential []byte
 
 	// Inspect collects more for [ClientSession.Connection]: the servers' statements about
 	// themselves, and the outcome of ECN validation.
 	Inspect bool
 
-	// ReorderWindow bounds the bytes of one stream that Read holds beyond the reader's position.
-	// 0 means 32 MiB; values below 2 MiB count as 2 MiB. CopyTo needs no window.
+	// ReorderWindow bounds the bytes of one stream that Read holds beyond the reader's
+	// position. 0 means 32 MiB; values below 2 MiB count as 2 MiB. CopyTo needs no window.
 	ReorderWindow int64
 
-	// SourceTimeout bounds how long an aggregate stream waits while bytes are requested and none
-	// arrive; then it fails with ErrAggregationTimeout. 0 means 10 s.
+	// SourceTimeout bounds how long an aggregate stream waits while bytes are requested and
+	// none arrive; then it fails with ErrAggregationTimeout. 0 means 10 s.
 	SourceTimeout time.Duration
 
-	// ReorderTimeout bounds how long the reader of a pushed stream waits for the bytes of a hole.
-	// 0 means 30 s.
+	// ReorderTimeout bounds how long the reader of a pushed stream waits for the bytes of a
+	// hole. 0 means 30 s.
 	ReorderTimeout time.Duration
 
-	// ConflictResolution decides which bytes count if two servers push different ones to the same
-	// place. The zero value means the first.
+	// ConflictResolution decides which bytes count if two servers push different ones to the
+	// same place. The zero value means the first.
 	ConflictResolution ConflictResolutionStrategy
 
 	// SecondaryStreams configures how the streams that carry aggregate streams are received.
@@ -115,38 +116,40 @@ type ServerConfig struct {
 	// any pulled stream.
 	OpenContent OpenContentFunc
 
-	// BufferSize is the payload of one DATA frame in bytes, rounded to whole units; one unit if a
-	// single one is larger. 0 means 256 KiB, or less with a RateLimit; other values are clipped
-	// to the range from 64 KiB to 1 MiB.
+	// BufferSize is the payload of one DATA frame in bytes, rounded to whole units; one unit
+	// if a single one is larger. 0 means 256 KiB, or less with a RateLimit; other values are
+	// clipped to the range from 64 KiB to 1 MiB.
 	BufferSize int
 
-	// Software names the server's software to clients that inspect it. At most 64 bytes are sent.
-	// May be empty.
+	// Software names the server's software to clients that inspect it. At most 64 bytes are
+	// sent. May be empty.
 	Software string
 
-	// Access names how this server restricts access, to clients that inspect it. At most 64 bytes
-	// are sent. May be empty.
+	// Access names how this server restricts access, to clients that inspect it. At most 64
+	// bytes are sent. May be empty.
 	Access string
 
-	// Authorize decides whether to accept a client's session. It is called on a primary, once per
-	// session, before Welcome. Further paths of the session, here and to secondaries, need a
-	// ticket instead. An error refuses the session: an [*Error] with its code and message, which
-	// the client receives, any other error with ErrAccessRefused and without its text. Authorize
-	// must not block, and must be safe for concurrent use. Nil accepts every client.
+	// Authorize decides whether to accept a client's session. It is called on a primary, once
+	// per session, before Welcome. Further paths of the session, here and to secondaries,
+	// need a ticket instead. An error refuses the session: an [*Error] with its code and
+	// message, which the client receives, any other error with ErrAccessRefused and without
+	// its text. Authorize must not block, and must be safe for concurrent use. Nil accepts
+	// every client.
 	Authorize func(AuthorizeRequest) (Authorization, error)
 
 	// StatelessResetKey lets clients notice within a round trip that the server was restarted,
 	// provided that it keeps the key. Nil means none.
 	StatelessResetKey *quic.StatelessResetKey
 
-	// TicketKey is the key of a primary's own tickets, with which clients open further connections
-	// to it and return after a restart. Nil derives it from the private key of the certificate,
-	// which is not enough if the certificate changes while the listener runs.
+	// TicketKey is the key of a primary's own tickets, with which clients open further
+	// connections to it and return after a restart. Nil derives it from the private key of
+	// the certificate, which is not enough if the certificate changes while the listener
+	// runs.
 	TicketKey *[32]byte
 
-	// JoinToken is the secret of which secondaries prove knowledge when they join this primary.
-	// Empty means that only secondaries on the same host may join. A secondary sets its token in
-	// [JoinConfig].
+	// JoinToken is the secret of which secondaries prove knowledge when they join this
+	// primary. Empty means that only secondaries on the same host may join. A secondary sets
+	// its token in [JoinConfig].
 	JoinToken []byte
 
 	// OnMembership is called on a primary when a secondary has joined (err is nil) or has left.
@@ -158,14 +161,14 @@ type ServerConfig struct {
 	OnReject func(s *ServerSession, server ServerID, offset int64, message string)
 
 	// Verify lets a primary check whether a secondary serves the right bytes after a client
-	// rejected some. It must be safe for concurrent use. Nil means that reports of clients go to
-	// OnReject and have no other effect.
+	// rejected some. It must be safe for concurrent use. Nil means that reports of clients go
+	// to OnReject and have no other effect.
 	Verify VerifyFunc
 
-	// OnSuspension is called on a primary when it suspends a secondary. A secondary is suspended
-	// if it cannot prove to Verify the bytes that a client rejected. Once it has proved them,
-	// OnSuspension is called with a nil error. Clients are not told of suspended secondaries.
-	// OnSuspension must not block. May be nil.
+	// OnSuspension is called on a primary when it suspends a secondary. A secondary is
+	// suspended if it cannot prove to Verify the bytes that a client rejected. Once it has
+	// proved them, OnSuspension is called with a nil error. Clients are not told of suspended
+	// secondaries. OnSuspension must not block. May be nil.
 	OnSuspension func(id ServerID, err error)
 
 	// MaxSessions is the maximum number of clients. 0 means 1,024.
@@ -360,9 +363,9 @@ func (c *Config) populate() {
 func (c *ClientConfig) clientQUIC(role ServerRole) *quic.Config {
 	q := c.QUIC.Clone()
 	if c.RateLimit != nil {
-		// The connection's window bounds the bytes that have arrived and are unread. It grows by
-		// itself with the round-trip time. A stream's window must not grow, for it would make the
-		// connection's grow as well.
+		// The connection's window bounds the bytes that have arrived and are unread. It
+		// grows by itself with the round-trip time. A stream's window must not grow, for
+		// it would make the connection's grow as well.
 		setDefault(&q.InitialConnectionReceiveWindow, c.RateLimit.window())
 		setDefault(&q.MaxStreamReceiveWindow, 4<<20)
 	}

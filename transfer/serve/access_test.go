@@ -287,7 +287,7 @@ func TestListingViews(t *testing.T) {
 }
 
 // A session ends with its token: at once when the token is revoked, and when it expires. Others
-// continue. The client cannot come back.
+// continue. The client cannot connect again.
 func TestAttackTokenOutlived(t *testing.T) {
 	guard(t, func(g *guarded) {
 		revoked, expiring := testToken(t, "left", 0, ""), testToken(t, "short", 10*time.Second, "")

@@ -28,14 +28,14 @@ const (
 	maxDirReads = 4
 	// maxListings bounds the listings of one client that run at a time; more wait.
 	maxListings = 2
-	// listingBytes is the size, in bytes, from which on a Listing message is sent. The last entry
-	// may exceed it by the longest path and link target.
+	// listingBytes is the size, in bytes, from which on a Listing message is sent. The last
+	// entry may exceed it by the longest path and link target.
 	listingBytes = 16 << 10
 )
 
-// A namesLimit bounds the names that the listings of all clients hold in memory. Those are the names
-// of two of the largest directories, and the ones that are being read. A listing holds names until its
-// client has read it.
+// A namesLimit bounds the names that the listings of all clients hold in memory. Those are the
+// names of two of the largest directories, and the ones that are being read. A listing holds
+// names until its client has read it.
 type namesLimit struct {
 	reading chan struct{}       // holds an element for each directory that is read
 	held    *semaphore.Weighted // names
