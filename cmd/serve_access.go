@@ -36,8 +36,8 @@ func parseServeAccess(o *serveOptions, role kwik.ServerRole, log *slog.Logger) (
 	}
 	switch {
 	case role != kwik.ServerRolePrimary:
-		return nil, usagef(adviseAccess, "--require-token, --revoked and --client-ca are for primaries: a secondary serves only "+
-			"clients that its primary has accepted")
+		return nil, usagef(adviseAccess, "--require-token, --revoked and --client-ca are for primaries: "+
+			"a secondary serves only clients that its primary has accepted")
 	case o.revoked != "" && !o.requireToken:
 		return nil, usagef(adviseAccess, "--revoked needs --require-token")
 	}
@@ -127,7 +127,8 @@ func (a *accessFiles) reload() {
 		switch {
 		case err != nil && err.Error() != f.failure:
 			f.failure = err.Error()
-			a.log.Error("the file cannot be used; what was read before stays", "option", f.option, "file", f.name, "err", err)
+			a.log.Error("the file cannot be used; what was read before stays",
+				"option", f.option, "file", f.name, "err", err)
 		case err == nil && !bytes.Equal(before, f.content):
 			f.failure = ""
 			a.log.Info("file reloaded", "option", f.option, "file", f.name)

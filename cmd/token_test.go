@@ -30,8 +30,8 @@ func TestParseExpiry(t *testing.T) {
 		}
 	}
 	for _, text := range []string{
-		"", "0", "-1", "-30d", "0d", "d", "1e3d", "soon", "Never", "2026-11-26", "2027-02-30", "2027-1-1", "200y", "100000w", "NaN",
-		"Infd", "1h1", "2126-12-01", "0x10d",
+		"", "0", "-1", "-30d", "0d", "d", "1e3d", "soon", "Never", "2026-11-26", "2027-02-30", "2027-1-1", "200y",
+		"100000w", "NaN", "Infd", "1h1", "2126-12-01", "0x10d",
 	} {
 		if got, err := parseExpiry(text, now); err == nil {
 			t.Errorf("%q: %v", text, got)
@@ -81,7 +81,9 @@ func TestTokensOfAList(t *testing.T) {
 	s.bindTo("not a URL")
 	s.bindTo("kwik://a.example/x")
 	s.bindTo("kwik://b.example/x")
-	for host, want := range map[string]string{"a.example:4433": "secret", "A.example:4433": "secret", "a.example:4434": "", "b.example:4433": ""} {
+	for host, want := range map[string]string{
+		"a.example:4433": "secret", "A.example:4433": "secret", "a.example:4434": "", "b.example:4433": "",
+	} {
 		if got, err := s.forServer(host); got != want || err != nil {
 			t.Errorf("%s: %q, %v", host, got, err)
 		}
@@ -91,7 +93,8 @@ func TestTokensOfAList(t *testing.T) {
 // Each reason of a refusal has a hint.
 func TestAccessHints(t *testing.T) {
 	for reason := transfer.AccessOther; reason <= transfer.AccessCertificateOther; reason++ {
-		code, _, hint := explain(&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: &transfer.AccessError{Reason: reason, Message: "no"}})
+		refusal := &transfer.AccessError{Reason: reason, Message: "no"}
+		code, _, hint := explain(&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: refusal})
 		if code != exitRefused || hint == "" {
 			t.Errorf("reason %d: exit code %d, hint %q", reason, code, hint)
 		}

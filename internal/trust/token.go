@@ -74,7 +74,8 @@ func (t AccessToken) Sign(key [32]byte) (string, error) {
 	body := t.encode()
 	text := TokenPrefix + tokenEncoding.EncodeToString(append(body, tokenMAC(key, body)...))
 	if len(text) > MaxTokenText {
-		return "", fmt.Errorf("the token would have %d characters, more than %d: allow fewer or shorter paths", len(text), MaxTokenText)
+		return "", fmt.Errorf("the token would have %d characters, more than %d: allow fewer or shorter paths",
+			len(text), MaxTokenText)
 	}
 	return text, nil
 }

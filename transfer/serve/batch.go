@@ -28,7 +28,7 @@ const tinyFile = 1 << 20
 // A batch is a request for several files while the server responds to it.
 type batch struct {
 	base      string // the directory of the files, relative to the served one
-	allowed   scope  // what the client may read
+	allowed   scope  // the paths that the client may read
 	files     []*batchFile
 	treeBytes atomic.Int64 // chaining values of the files after the first that are hashed or about to be
 }

@@ -142,7 +142,7 @@ type lister struct {
 	limit   *namesLimit
 	cache   *disk.DirCache
 	base    string // the path of the directory
-	allowed scope  // what the client may read
+	allowed scope  // the paths that the client may read
 	flat    bool
 	left    int                // entries that may still be sent
 	message transferpb.Listing // to be sent next
