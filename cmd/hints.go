@@ -102,7 +102,7 @@ var advices = [adviceCount]string{
 	adviseCert:           "kwikcp serve --cert FILE --key FILE; both are PEM, and only this user may read the key",
 	adviseClientCert:     "kwikcp get --cert FILE --key FILE; both are PEM, and only this user may read the key",
 	adviseToken:          "kwikcp token --allow /DIR/ --expires 30d --name NAME",
-	adviseAllow:          "such as /DIR/ for a directory and everything below it, /FILE for one file, or / for everything",
+	adviseAllow:          "such as /DIR/ for a directory and all that is below it, /FILE for one file, or /",
 	adviseExpires:        "such as 30d, 12h, 90m, 2027-01-31 or never",
 	adviseTokenFile:      "name a file with the line that kwikcp token printed",
 	adviseAccess:         "kwikcp serve --role primary --require-token --revoked FILE",
@@ -187,16 +187,18 @@ func (e unknownHostError) hint() string {
 // accessHints are the hints for the refusals of servers that restrict access.
 var accessHints = map[transfer.AccessReason]string{
 	transfer.AccessOther: "ask the operator of the server",
-	transfer.AccessNoToken: "name the file of your token with --token-file FILE, or set KWIKCP_TOKEN; the operator of the server makes one with " +
+	transfer.AccessNoToken: "name the file of your token with --token-file FILE, or set KWIKCP_TOKEN; " +
+		"the operator of the server makes one with " +
 		"kwikcp token",
-	transfer.AccessTokenInvalid:  "is it the token of another server, or incomplete? kwikcp token --show FILE prints what is in it",
+	transfer.AccessTokenInvalid: "is it the token of another server, or incomplete? " +
+		"kwikcp token --show FILE prints its content",
 	transfer.AccessTokenExpired:  "ask the operator of the server for a new token",
 	transfer.AccessTokenNotYet:   "check the clock of the server and that of the machine that made the token",
 	transfer.AccessTokenRevoked:  "ask the operator of the server for a new token",
 	transfer.AccessForbidden:     "kwikcp ls kwik://HOST:PORT/ lists what the token allows",
 	transfer.AccessNoCertificate: "name your certificate and its key with --cert FILE --key FILE",
-	transfer.AccessCertificateOther: "ask the operator of the server which authority must have signed it; check its dates and the " +
-		"clocks",
+	transfer.AccessCertificateOther: "ask the operator of the server which authority must have signed it; " +
+		"check its dates and the clocks",
 }
 
 // hintOf returns what the user can do about an error; empty if there is nothing to say.

@@ -12,8 +12,8 @@ import (
 	"kwikcp/transfer/serve"
 )
 
-// An accessFiles is how a primary restricts access: the checked options, and the files that are read
-// again when they change. One goroutine at a time calls reload.
+// An accessFiles is how a primary restricts access: the checked options, and the files that are
+// read again when they change. One goroutine at a time calls reload.
 type accessFiles struct {
 	*serve.Access
 	requireToken bool
@@ -36,8 +36,8 @@ func parseServeAccess(o *serveOptions, role kwik.ServerRole, log *slog.Logger) (
 	}
 	switch {
 	case role != kwik.ServerRolePrimary:
-		return nil, usagef(adviseAccess, "--require-token, --revoked and --client-ca are for primaries: a secondary serves only "+
-			"clients that its primary has accepted")
+		return nil, usagef(adviseAccess, "--require-token, --revoked and --client-ca are for primaries: "+
+			"a secondary serves only clients that its primary has accepted")
 	case o.revoked != "" && !o.requireToken:
 		return nil, usagef(adviseAccess, "--revoked needs --require-token")
 	}
@@ -72,8 +72,8 @@ func (f *accessFile) read() ([]byte, error) {
 	return content, err
 }
 
-// readRevoked takes over the names of revoked tokens. Of a list with a line that is no name the
-// other lines count, besides the names so far: an error must not make a token valid again.
+// readRevoked uses the names of revoked tokens. If a line is no name, the other lines are added to
+// the names so far: an error must not make a token valid again.
 func (a *accessFiles) readRevoked() error {
 	data, err := a.revoked.read()
 	if errors.Is(err, errUnchanged) {
@@ -127,7 +127,8 @@ func (a *accessFiles) reload() {
 		switch {
 		case err != nil && err.Error() != f.failure:
 			f.failure = err.Error()
-			a.log.Error("the file cannot be used; what was read before stays", "option", f.option, "file", f.name, "err", err)
+			a.log.Error("the file cannot be used; what was read before stays",
+				"option", f.option, "file", f.name, "err", err)
 		case err == nil && !bytes.Equal(before, f.content):
 			f.failure = ""
 			a.log.Info("file reloaded", "option", f.option, "file", f.name)

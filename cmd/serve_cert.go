@@ -33,7 +33,8 @@ type certificateFile struct {
 
 	current atomic.Pointer[tls.Certificate]
 	loaded  certificatePEM // the content of current
-	// failed is the content that could not be used when it was read last, and failure the reason.
+	// failed is the content that could not be used when it was read last, and failure the
+	// reason.
 	failed  certificatePEM
 	failure string
 	logged  bool // failure was logged
@@ -183,8 +184,8 @@ func (c *certificateFile) reload(urgent bool) (otherKey bool) {
 	return trust.PinOf(before.Leaf) != trust.PinOf(now.Leaf)
 }
 
-// keepFiles reads the certificate and the files of access again when they change and at each SIGHUP,
-// until the server ends.
+// keepFiles reads the certificate and the files of access again when they change and at each
+// SIGHUP, until the server ends.
 func (s *runningServer) keepFiles(ctx context.Context) {
 	ticker := time.NewTicker(certificateInterval)
 	defer ticker.Stop()

@@ -28,12 +28,12 @@ type tokenOptions struct {
 
 func (o *tokenOptions) flags() []cli.Flag {
 	return []cli.Flag{
-		allowOption(&o.allow, "allow", "let clients read `PATH` on the server: /DIR/ and everything below it, /FILE alone, or /; "+
-			"may be repeated"),
-		stringOption(&o.expires, "expires", "let the token expire after `TIME`, such as 30d or 12h, or at the end of a date "+
-			"(2027-01-31, UTC); never means that it does not"),
+		allowOption(&o.allow, "allow", "let clients read `PATH` on the server: /DIR/ and everything below it, /FILE alone, "+
+			"or /; may be repeated"),
+		stringOption(&o.expires, "expires", "let the token expire after `TIME`, such as 30d or 12h, or at the end of a "+
+			"day (2027-01-31, UTC), or never"),
 		stringOption(&o.name, "name", "give the token `NAME`, which logs show and which serve --revoked takes back"),
-		stringOption(&o.show, "show", "print what the token in `FILE` allows instead; - is standard input; it is not checked"),
+		stringOption(&o.show, "show", "print the content of the token in `FILE`, unchecked; - is standard input"),
 		stateDirOption(&o.stateDir),
 	}
 }
@@ -41,9 +41,10 @@ func (o *tokenOptions) flags() []cli.Flag {
 func tokenCommand(t *terminal) *cli.Command {
 	o := &tokenOptions{}
 	return &cli.Command{
-		Name:      "token",
-		Usage:     "make a token that lets a client read some paths of a primary",
-		UsageText: "kwikcp token --allow PATH [--allow PATH...] --expires TIME --name NAME [--state-dir DIR]\nkwikcp token --show FILE",
+		Name:  "token",
+		Usage: "make a token that lets a client read some paths of a primary",
+		UsageText: "kwikcp token --allow PATH [--allow PATH...] --expires TIME --name NAME [--state-dir DIR]\n" +
+			"kwikcp token --show FILE",
 		Description: `Prints the token on stdout, one line. It is a secret: hand it to the client through a file, as for kwikcp get
 --token-file. A primary that is started with kwikcp serve --require-token refuses clients without one.
 
@@ -114,8 +115,8 @@ func (o *tokenOptions) parse(now time.Time) (token trust.AccessToken, err error)
 // maxExpiry bounds the life of a token; "never" has no bound.
 const maxExpiry = maxSeconds * time.Second
 
-// parseExpiry reads the value of --expires at a time: a duration, which may be in days or weeks, a
-// date, which counts to its end in UTC, a time as in RFC 3339, or never, which gives the zero time.
+// parseExpiry reads the value of --expires. It is a duration from now, a time as in RFC 3339, or a
+// date, which counts to its end in UTC. For "never" it returns the zero time.
 func parseExpiry(text string, now time.Time) (time.Time, error) {
 	if text == "never" {
 		return time.Time{}, nil
@@ -184,8 +185,8 @@ func showToken(t *terminal, o *tokenOptions) error {
 	if err != nil {
 		return &transfer.Error{Kind: transfer.KindOther, Op: "read the token", Err: err}
 	}
-	if _, err := fmt.Fprintf(t.stdout, "name     %s\nallows   %s\nissued   %s\nexpires  %s\n", token.Name, allowed(token),
-		moment(token.Issued), strings.TrimPrefix(expiry(token), "expires ")); err != nil {
+	if _, err := fmt.Fprintf(t.stdout, "name     %s\nallows   %s\nissued   %s\nexpires  %s\n",
+		token.Name, allowed(token), moment(token.Issued), strings.TrimPrefix(expiry(token), "expires ")); err != nil {
 		return transfer.LocalError("print the token", err)
 	}
 	return nil

@@ -22,7 +22,8 @@ import (
 type tokens struct {
 	given string // of the command line or the environment; empty if there is none
 	from  string // the file of --token-file; empty for the environment
-	// only is the server that gets the given token; empty for every server that the command names.
+	// only is the server that gets the given token; empty for every server that the command
+	// names.
 	only        string
 	credentials *trust.Credentials
 }

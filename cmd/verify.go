@@ -191,7 +191,8 @@ func (c check) fetchTree(ctx context.Context, file disk.File, report transfer.Re
 		return transfer.Comparison{}, err
 	}
 	options := transfer.CompareOptions{
-		URL: *c.url, TLS: c.tls(*c.url, config), File: file, Name: c.path, ConnectTimeout: c.connectTimeout, KWIK: config,
+		URL: *c.url, TLS: c.tls(*c.url, config), File: file, Name: c.path,
+		ConnectTimeout: c.connectTimeout, KWIK: config,
 	}
 	r, err := transfer.Compare(ctx, options, report)
 	if err != nil && c.policy.accepted(err) {

@@ -10,7 +10,8 @@ import (
 )
 
 // This file is a primary's decision whether a client may have a session, and the end of that
-// permission. What a session may read is up to the application.
+// permission. The application decides as well
+// which content a session gets.
 
 // An AuthorizeRequest is a client's request for a session.
 type AuthorizeRequest struct {

@@ -56,14 +56,17 @@ func TestAuthorize(t *testing.T) {
 		}
 		mu.Unlock()
 
-		for credential, message := range map[string]string{"": "no such word", "wrong": "no such word", "broken": "access refused"} {
+		for credential, message := range map[string]string{
+			"": "no such word", "wrong": "no such word", "broken": "access refused",
+		} {
 			_, err := w.tryDial(w.primary.addr, w.primary.pin(), &ClientConfig{Credential: []byte(credential)})
 			wantError(t, err, ErrAccessRefused)
 			if e, _ := errors.AsType[*Error](err); !e.Remote || e.Message != message {
 				t.Errorf("credential %q: %v, want the message %q", credential, err, message)
 			}
 		}
-		if _, err := w.tryDial(w.primary.addr, w.primary.pin(), &ClientConfig{Credential: make([]byte, maxCredential+1)}); err == nil {
+		tooLong := &ClientConfig{Credential: make([]byte, maxCredential+1)}
+		if _, err := w.tryDial(w.primary.addr, w.primary.pin(), tooLong); err == nil {
 			t.Error("a credential that is too long is sent")
 		}
 	})
@@ -76,7 +79,9 @@ func TestCredentialIgnored(t *testing.T) {
 		client, server := w.dial(&ClientConfig{Credential: bytes.Repeat([]byte{0xff}, maxCredential)})
 		w.copy(w.offer(client, server, unit, nil)).wantAll()
 		p := w.fakeClient(w.primary, protocolClient)
-		p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: make([]byte, 16), Credential: make([]byte, maxCredential+1)})
+		p.hello(&kwikpb.Hello{
+			Version: protocolVersion, SessionId: make([]byte, 16), Credential: make([]byte, maxCredential+1),
+		})
 		p.wantClosed(ErrMetadataProtocolViolation)
 	})
 }
@@ -139,7 +144,9 @@ func TestRevoke(t *testing.T) {
 					t.Errorf("the transfer ended after %v with %v", took, c.err)
 				}
 				wantError(t, context.Cause(client.Context()), ErrAccessRefused)
-				w.within(time.Second, func() bool { return w.primary.Sessions() <= 2 && w.secondaries[0].Sessions() == 1 })
+				w.within(time.Second, func() bool {
+					return w.primary.Sessions() <= 2 && w.secondaries[0].Sessions() == 1
+				})
 				rest.wantAll()
 
 				claim := ticketClaim{scope: ticketScopePath, session: client.ID(), server: primaryID}
@@ -168,7 +175,9 @@ func TestTicketsExpireWithTheAuthorization(t *testing.T) {
 			holder: ticketHolder(hello.GetProofKey()),
 		}
 		keys := []ticketKey{w.primary.members.byID[id].key}
-		for after, valid := range map[time.Duration]bool{time.Hour + ticketSkew - time.Minute: true, time.Hour + ticketSkew: false} {
+		for after, valid := range map[time.Duration]bool{
+			time.Hour + ticketSkew - time.Minute: true, time.Hour + ticketSkew: false,
+		} {
 			err := checkTicket(keys, claim, hello.GetTicket(), time.Now().Add(after))
 			if (err == nil) != valid {
 				t.Errorf("after %v: %v", after, err)
@@ -188,8 +197,11 @@ func TestRevokedSessions(t *testing.T) {
 	for i := range 2 * maxRevoked {
 		r.add(name(i), now.Add(time.Duration(i)*time.Millisecond))
 	}
-	if len(r) != maxRevoked || r.has(name(0)) || !r.has(name(2*maxRevoked-1)) || !r.has(name(maxRevoked)) {
+	if len(r) != maxRevoked {
 		t.Errorf("%d sessions", len(r))
+	}
+	if r.has(name(maxRevoked-1)) || !r.has(name(maxRevoked)) || !r.has(name(2*maxRevoked-1)) {
+		t.Error("others than the oldest were forgotten")
 	}
 	r.add(name(-1), now.Add(ticketLife+ticketSkew+time.Hour))
 	if len(r) != 1 {

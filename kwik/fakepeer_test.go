@@ -163,7 +163,8 @@ func (w *world) fakeGuest(to *testServer, session SessionID, id ServerID, ticket
 // ticket makes a ticket as the primary would for this secondary.
 func (s *testServer) ticket(scope ticketScope, session SessionID, content contentID) []byte {
 	id, keys := s.member.ID(), s.ticketKeys()
-	return issueTicket(keys[0], ticketClaim{scope: scope, session: session, server: id, content: content}, time.Now(), time.Now().Add(ticketLife))
+	claim := ticketClaim{scope: scope, session: session, server: id, content: content}
+	return issueTicket(keys[0], claim, time.Now(), time.Now().Add(ticketLife))
 }
 
 // send writes a control frame.

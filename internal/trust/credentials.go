@@ -23,8 +23,8 @@ const (
 //	files.example.org:4433 kwikcp1_…
 //	[2001:db8::1] kwikcp1_…
 //
-// A line without a port is for the default port. If a server has several lines, the last one counts.
-// Only the owner may be able to read the file.
+// A line without a port is for the default port. If a server has several lines, the last one
+// counts. Only the owner may be able to read the file.
 type Credentials struct {
 	path string
 	port string // the default port

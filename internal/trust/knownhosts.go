@@ -125,7 +125,8 @@ func isConfirmed(data []byte, number int) bool {
 // if that pin is known and confirmed already.
 func (k *KnownHosts) Record(hostport string, pin Pin) error { return k.record(hostport, pin, "") }
 
-// RecordUnconfirmed is Record for a host that no user has accepted. A confirmed host stays confirmed.
+// RecordUnconfirmed is Record for a host that no user has accepted. A confirmed host stays
+// confirmed.
 func (k *KnownHosts) RecordUnconfirmed(hostport string, pin Pin) error {
 	return k.record(hostport, pin, " "+unconfirmed)
 }

@@ -22,7 +22,8 @@ import (
 type AccessToken struct {
 	// Name identifies the token in logs and in lists of revoked tokens; see CheckTokenName.
 	Name string
-	// Paths are what the token allows, in the form of NormalizePath, sorted, none inside another.
+	// Paths are what the token allows, in the form of NormalizePath, sorted, none inside
+	// another.
 	Paths []string
 	// Issued and Expires are the limits of its validity, in whole milliseconds. A zero Expires
 	// means that the token does not expire.
@@ -38,8 +39,8 @@ const (
 	MaxTokenName = 64
 	// MaxTokenPaths bounds the paths of a token.
 	MaxTokenPaths = 16
-	// issueTolerance is how far the clock of the issuer may be ahead of a server's. Expiry has no
-	// tolerance: a token must not be valid longer than was decided.
+	// issueTolerance is how far the clock of the issuer may be ahead of a server's. Expiry
+	// has no tolerance.
 	issueTolerance = 10 * time.Minute
 
 	tokenVersion = 1
@@ -50,7 +51,8 @@ const (
 var (
 	// ErrTokenInvalid means that a text is no token, or that another key signed it.
 	ErrTokenInvalid = errors.New("not a valid token")
-	// ErrTokenExpired and ErrTokenNotYet are the errors of authentic tokens outside their dates.
+	// ErrTokenExpired and ErrTokenNotYet are the errors of authentic tokens outside their
+	// dates.
 	ErrTokenExpired = errors.New("the token has expired")
 	ErrTokenNotYet  = errors.New("the token was issued in the future")
 )
@@ -72,7 +74,8 @@ func (t AccessToken) Sign(key [32]byte) (string, error) {
 	body := t.encode()
 	text := TokenPrefix + tokenEncoding.EncodeToString(append(body, tokenMAC(key, body)...))
 	if len(text) > MaxTokenText {
-		return "", fmt.Errorf("the token would have %d characters, more than %d: allow fewer or shorter paths", len(text), MaxTokenText)
+		return "", fmt.Errorf("the token would have %d characters, more than %d: allow fewer or shorter paths",
+			len(text), MaxTokenText)
 	}
 	return text, nil
 }
@@ -244,9 +247,9 @@ func CheckTokenName(name string) error {
 	return nil
 }
 
-// NormalizePath returns the form in which tokens have a path that a user names: without the slash at
-// the start. "" stands for everything that is served, "dir/" for a directory and everything below
-// it, and "file" for one file.
+// NormalizePath returns the form in which tokens have a path that a user names: without the slash
+// at the start. "" stands for everything that is served, "dir/" for a directory and everything
+// below it, and "file" for one file.
 func NormalizePath(path string) (string, error) {
 	switch {
 	case path == "":

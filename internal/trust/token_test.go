@@ -16,7 +16,9 @@ import (
 
 var (
 	tokenKey  = [32]byte{1, 2, 3}
-	someToken = AccessToken{Name: "lab 7", Paths: []string{"a.iso", "data sets/"}, Issued: now, Expires: now.Add(30 * 24 * time.Hour)}
+	someToken = AccessToken{
+		Name: "lab 7", Paths: []string{"a.iso", "data sets/"}, Issued: now, Expires: now.Add(30 * 24 * time.Hour),
+	}
 )
 
 func signed(t *testing.T, token AccessToken, key [32]byte) string {
@@ -71,7 +73,8 @@ func TestAccessToken(t *testing.T) {
 		if !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
-		if known := err == nil || c.want == ErrTokenExpired || c.want == ErrTokenNotYet; known != (got.Name == someToken.Name) {
+		isKnown := !errors.Is(err, ErrTokenInvalid)
+		if isKnown != (got.Name == someToken.Name) {
 			t.Errorf("%s: token %+v", c.name, got)
 		}
 	}
@@ -94,7 +97,7 @@ func TestAttackTokenTampered(t *testing.T) {
 }
 
 func TestAccessTokenLimits(t *testing.T) {
-	long := strings.Repeat("p", 200)
+	long := strings.Repeat("p", 300)
 	for name, change := range map[string]func(*AccessToken){
 		"no name":            func(t *AccessToken) { t.Name = "" },
 		"a long name":        func(t *AccessToken) { t.Name = strings.Repeat("n", MaxTokenName+1) },
@@ -115,7 +118,7 @@ func TestAccessTokenLimits(t *testing.T) {
 				t.Paths = append(t.Paths, fmt.Sprintf("p%02d", i))
 			}
 		},
-		"too long":              func(t *AccessToken) { t.Paths = []string{"1" + long, "2" + long, "3" + long, "4" + long} },
+		"too long":              func(t *AccessToken) { t.Paths = []string{"1" + long, "2" + long, "3" + long, "4"} },
 		"not issued":            func(t *AccessToken) { t.Issued = time.Time{} },
 		"expired when issued":   func(t *AccessToken) { t.Expires = t.Issued },
 		"expires before issued": func(t *AccessToken) { t.Expires = t.Issued.Add(-time.Hour) },
@@ -190,7 +193,9 @@ func TestAccessKey(t *testing.T) {
 	if key != AccessKey(one) || key == AccessKey(other) {
 		t.Error("the key does not follow the private key")
 	}
-	for name, secret := range map[string][32]byte{"tickets": TicketKey(one), "resets": StatelessResetKey(one), "QUIC tokens": TokenKey(one)} {
+	for name, secret := range map[string][32]byte{
+		"tickets": TicketKey(one), "resets": StatelessResetKey(one), "QUIC tokens": TokenKey(one),
+	} {
 		if secret == key {
 			t.Errorf("the key of %s", name)
 		}
@@ -245,12 +250,15 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("without a file: %q, %v", got, err)
 	}
 	for name, content := range map[string]string{
-		"no token": "a\n", "three words": "a b c\n", "no host": "kwikcp1_SECRET= x/\n", "too long": "a " + strings.Repeat("SECRET", 200) + "\n",
+		"no token": "a\n", "three words": "a b c\n", "no host": "kwikcp1_SECRET= x/\n",
+		"too long":    "a " + strings.Repeat("SECRET", 200) + "\n",
 		"a long line": "a " + strings.Repeat("SECRET", 1000) + "\n", "control": "a\x00b SECRET\n",
 	} {
 		got, err := credentials(t, "a:1 fine\n"+content).Lookup("a:1")
-		if got != "" || err == nil || !strings.Contains(err.Error(), "line 2") || strings.Contains(err.Error(), "SECRET") {
+		if got != "" || err == nil || !strings.HasPrefix(err.Error(), "line 2: ") {
 			t.Errorf("%s: %q, %v", name, got, err)
+		} else if strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%s: the error has text of the file: %v", name, err)
 		}
 	}
 	if runtime.GOOS == "windows" {
@@ -315,7 +323,10 @@ func FuzzCredentials(f *testing.F) {
 	f.Add([]byte("files.example.org token\n# x\n[::1]:5 other"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		token, err := findCredential(data, "files.example.org:4433", "4433")
-		if len(token) > MaxTokenText || strings.ContainsAny(token, " \n\r\t") || err != nil && token != "" {
+		if err != nil && token != "" {
+			t.Errorf("%q with the error %v", token, err)
+		}
+		if len(token) > MaxTokenText || strings.ContainsAny(token, " \n\r\t") {
 			t.Errorf("%q, %v", token, err)
 		}
 	})

@@ -331,7 +331,7 @@ type Hello struct {
 	Ticket []byte `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// The client requests the server's description of itself: host in Welcome.
 	Inspect bool `protobuf:"varint,5,opt,name=inspect,proto3" json:"inspect,omitempty"`
-	// What the client presents to the primary's application, at most 1,024 bytes; opaque to KWIK.
+	// The client presents it to the primary's application. At most 1,024 bytes, opaque to KWIK.
 	// Empty on all paths but the session's first.
 	Credential []byte `protobuf:"bytes,6,opt,name=credential,proto3" json:"credential,omitempty"`
 	// The client's public key for the session (Ed25519), on every path. Tickets are bound to it.

@@ -43,8 +43,8 @@ func (a *Access) RequireToken(key [32]byte) {
 	a.tokenKey = &key
 }
 
-// RequireCertificate demands a client certificate of one of the authorities. It may be called again;
-// open sessions continue. The listener's tls.Config must request a certificate
+// RequireCertificate demands a client certificate of one of the authorities. It may be called
+// again; open sessions continue. The listener's tls.Config must request a certificate
 // (tls.RequestClientCert). Authorize verifies it, so that a client learns why it is refused.
 func (a *Access) RequireCertificate(authorities *x509.CertPool) {
 	a.mu.Lock()
@@ -196,8 +196,8 @@ func verifyClient(chain []*x509.Certificate, authorities *x509.CertPool, now tim
 	return chain[0], nil
 }
 
-// SetAccess restricts what clients may read. It must be called before Serve. Without it every client
-// may read everything.
+// SetAccess restricts what clients may read. It must be called before Serve. Without it every
+// client may read everything.
 func (s *Server) SetAccess(a *Access) { s.access = a }
 
 // enter registers a new session, so that it ends when its token is revoked. leave must be called
@@ -259,9 +259,9 @@ func (s *Server) scopeOf(session *kwik.ServerSession) (scope, error) {
 	return g.scope, nil
 }
 
-// checkScope returns the scope of a session if a request is within it. Nothing has been opened yet:
-// a client must not learn whether there is a path that it may not read. A batch may name other files
-// as well, which fail alone.
+// checkScope returns the scope of a session if a request is within it. Nothing has been opened
+// yet: a client must not learn whether there is a path that it may not read. A batch may name
+// other files as well, which fail alone.
 func (s *Server) checkScope(session *kwik.ServerSession, request *transferpb.Request) (scope, error) {
 	allowed, err := s.scopeOf(session)
 	if err != nil {

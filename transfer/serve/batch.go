@@ -26,7 +26,7 @@ const maxBatches = 4
 // inspected as the client takes their descriptions.
 type batch struct {
 	client    client
-	allowed   scope        // what the client may read
+	allowed   scope        // the paths that the client may read
 	base      string       // the directory of the files, relative to the served one
 	paths     []byte       // encoded, and checked
 	count     int          // of paths

@@ -2,10 +2,10 @@ package serve
 
 import "strings"
 
-// A scope is the part of the served tree that a client may read, as the paths of an access token:
-// "" for everything, "dir/" for a directory and everything below it, "file" for one path. Names
-// count, not where a symbolic link leads: a link inside the scope is followed within the root. The
-// zero value allows nothing.
+// A scope is the part of the served tree that a client may read, as the paths of an access token.
+// "" stands for everything, "dir/" for a directory and everything below it, "file" for one path.
+// Names count, not the targets of symbolic links: a link inside the scope is followed within the
+// root. The zero value allows nothing.
 type scope []string
 
 // everything is the scope of clients that are not restricted.
