@@ -69,7 +69,8 @@ func (o *serveOptions) flags() []cli.Flag {
 		stringOption(&o.root, "root", "serve the files below `DIR`"),
 		filterOption(&o.rules, "exclude", "neither serve nor list entries that match `PATTERN`"),
 		stringOption(&o.listen, "listen", "listen at UDP `ADDR`, host:port; port 0 means any free port"),
-		stringOption(&o.primary, "primary", "join the primary at `ADDR|URL`: host:port, or the URL that it printed; for secondaries"),
+		stringOption(&o.primary, "primary", "join the primary at `ADDR|URL`: host:port, or the URL that it "+
+			"printed; for secondaries"),
 		stringOption(&o.advertise, "advertise", "`ADDR`, ip:port, at which clients reach this secondary (default: the address "+
 			"that the primary sees)"),
 		stringOption(&o.joinTokenFile, "join-token-file", "read the join token, the secret that a secondary needs to join, from "+
@@ -78,8 +79,10 @@ func (o *serveOptions) flags() []cli.Flag {
 		stringOption(&o.cert, "cert", "show the certificate in `FILE` (PEM, with its intermediates) instead of a "+
 			"self-signed one"),
 		stringOption(&o.key, "key", "read the private key of --cert from `FILE` (PEM)"),
-		boolOption(&o.requireToken, "require-token", "refuse clients without a token of kwikcp token; they read what it allows"),
-		stringOption(&o.revoked, "revoked", "with --require-token, refuse the tokens whose names are in `FILE`, one a line"),
+		boolOption(&o.requireToken, "require-token", "refuse clients without a token of kwikcp token; they read "+
+			"what it allows"),
+		stringOption(&o.revoked, "revoked", "with --require-token, refuse the tokens whose names are in `FILE`, "+
+			"one a line"),
 		stringOption(&o.clientCA, "client-ca", "refuse clients without a certificate of an authority in `FILE` (PEM)"),
 		secondsOption(&o.drainTimeout, "drain-timeout", "at shutdown, give clients that only this server can serve `TIME` to finish"),
 		limitRateOption(&o.limitRate, "to all clients together"),
@@ -88,8 +91,10 @@ func (o *serveOptions) flags() []cli.Flag {
 		stringOption(&o.logLevel, "log-level", "log `LEVEL` and above: debug, info, warn or error"),
 		boolOption(&o.mirror, "mirror", "a secondary fetches everything that its primary serves into --root, and follows changes"),
 		secondsOption(&o.mirrorInterval, "mirror-interval", "with --mirror, look for changes every `TIME`"),
-		boolOption(&o.mirrorDelete, "mirror-delete", "with --mirror, remove entries of --root that the primary does not have"),
-		tokenFileOption(&o.tokenFile, "with --mirror, present the token in `FILE` to the primary (or set KWIKCP_TOKEN)"),
+		boolOption(&o.mirrorDelete, "mirror-delete", "with --mirror, remove entries of --root that the primary "+
+			"does not have"),
+		tokenFileOption(&o.tokenFile, "with --mirror, present the token in `FILE` to the primary "+
+			"(or set KWIKCP_TOKEN)"),
 		stateDirOption(&o.stateDir),
 	}
 }

@@ -99,12 +99,13 @@ func (s *runningServer) urlOf(identity tls.Certificate) transfer.URL {
 
 // listenConfig returns the KWIK configuration of the listener.
 func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
-	// The secrets follow from server.key whatever certificate is shown, so that primaries with the same
-	// server.key accept each other's tickets.
+	// The secrets follow from server.key whatever certificate is shown, so that primaries with the
+	// same server.key accept each other's tickets.
 	reset, token := quic.StatelessResetKey(trust.StatelessResetKey(cert)), quic.TokenGeneratorKey(trust.TokenKey(cert))
 	tickets := trust.TicketKey(cert)
 	config := &kwik.ServerConfig{
-		Config: kwik.Config{RateLimit: s.limit}, Software: "kwikcp " + version(), Role: s.role, OpenContent: s.files.OpenContent,
+		Config: kwik.Config{RateLimit: s.limit}, Software: "kwikcp " + version(), Role: s.role,
+		OpenContent: s.files.OpenContent,
 		MemoryLimit: s.maxMemory, MaxContents: openContents(),
 		StatelessResetKey: &reset, TokenKey: &token, TicketKey: &tickets, Verify: s.files.Verify,
 		OnRefusal: func(from netip.Prefix, reason string, count int) {
@@ -128,7 +129,8 @@ func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 			s.log.Warn("join refused", "addr", addr.String(), "reason", reason)
 		},
 		OnReject: func(session *kwik.ServerSession, path kwik.ServerID, offset int64, reason string) {
-			s.log.Warn("client rejected bytes", "client", session.RemoteAddr().String(), "from", path, "offset", offset, "reason", reason)
+			s.log.Warn("client rejected bytes", "client", session.RemoteAddr().String(), "from", path,
+				"offset", offset, "reason", reason)
 		},
 		OnSuspension: func(id kwik.ServerID, reason error) {
 			if reason == nil {

@@ -28,10 +28,10 @@ type tokenOptions struct {
 
 func (o *tokenOptions) flags() []cli.Flag {
 	return []cli.Flag{
-		allowOption(&o.allow, "allow", "let clients read `PATH` on the server: /DIR/ and everything below it, /FILE alone, "+
-			"or /; may be repeated"),
-		stringOption(&o.expires, "expires", "let the token expire after `TIME`, such as 30d or 12h, or at the end of a "+
-			"day (2027-01-31, UTC), or never"),
+		allowOption(&o.allow, "allow", "let clients read `PATH` on the server: /DIR/ and everything below it, "+
+			"/FILE alone, or /; may be repeated"),
+		stringOption(&o.expires, "expires", "let the token expire after `TIME`, such as 30d or 12h, or at the end "+
+			"of a day (2027-01-31, UTC), or never"),
 		stringOption(&o.name, "name", "give the token `NAME`, which logs show and which serve --revoked takes back"),
 		stringOption(&o.show, "show", "print the content of the token in `FILE`, unchecked; - is standard input"),
 		stateDirOption(&o.stateDir),

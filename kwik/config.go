@@ -27,8 +27,8 @@ type Config struct {
 	// QUIC configures the connections. Zero fields, and nil, mean the defaults. The handshake
 	// time-out is 5 seconds, the idle time-out 30 seconds, and the keep-alive period 10 seconds. A
 	// server sends its clients no keep-alives. The receive windows of a client grow to 12 MiB a
-	// path, within its WindowLimit. Those of a server grow from 32 KiB to 128 KiB for a stream and
-	// from 64 KiB to 256 KiB for a connection, since clients send requests only. KWIK sets
+	// path, within its WindowLimit. Clients send requests only. So the windows of a server grow to
+	// 128 KiB for a stream and to 256 KiB for a connection. KWIK sets
 	// MaxIncomingStreams, MaxIncomingUniStreams and Allow0RTT itself.
 	QUIC *quic.Config
 

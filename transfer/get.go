@@ -353,8 +353,8 @@ func copyInOrder(ctx context.Context, w io.Writer, stream *kwik.AggregateReader)
 }
 
 // kindOfLoss returns the kind of error when no source is left. Either all sent wrong bytes, or
-// the primary reports a changed file or ended the client's permission, or a retry may help. A secondary with another version may
-// just have an old one.
+// the primary reports a changed file or ended the client's permission, or a retry may help. A
+// secondary with another version may just have an old one.
 func kindOfLoss(sources []kwik.SourceStats) Kind {
 	lied := 0
 	for _, s := range sources {

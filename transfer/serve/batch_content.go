@@ -88,8 +88,8 @@ func (s *Server) findCopies(ctx context.Context, of client, c *batchContent) {
 	}
 }
 
-// missingError returns the error that a client is sent for a file that this server lacks: it cannot
-// read it, has another version, or has none. The client does not learn which of the last two it is.
+// missingError returns the error that a client is sent for a file that this server cannot serve.
+// The client does not learn whether the server has another version or none.
 func missingError(err error) error {
 	if isServersFault(err) {
 		return contentError(err)

@@ -86,8 +86,8 @@ func (s *Server) inspect(ctx context.Context, b *batch, f *batchFile) error {
 }
 
 // visit describes a file of a batch. It returns the tree of a tiny one, which another call may be
-// hashing, and nil for a larger one. The file is open only while the client has one of the slots for
-// tiny files, which bound the open files of all batches.
+// hashing, and nil for a larger one. The file is open only while the client has one of the slots
+// for tiny files, which bound the open files of all batches.
 func (s *Server) visit(ctx context.Context, b *batch, f *batchFile, path string) (*tinyTree, error) {
 	release, err := s.tiny.acquire(ctx, b.client)
 	if err != nil {

@@ -96,7 +96,7 @@ type lister struct {
 	limit   *namesLimit
 	base    string // the listed directory, relative to the served one
 	cache   *disk.DirCache
-	allowed scope // what the client may read
+	allowed scope // the paths that the client may read
 	flat    bool
 	left    int                // entries that may still be sent
 	faults  faults             // of this server, for its log

@@ -31,10 +31,10 @@ type Server struct {
 	tasks   sync.WaitGroup // goroutines of the server that end with ctx
 }
 
-// NewServer returns a server of the files below dir. It does not serve part files, and dir should be
-// without secrets: see [disk.Secrets.Hide]. Close must be called to release what the server uses. The
-// caller closes dir, after Close. The server bounds the length of the lines that it writes to log,
-// and the lines that clients cause.
+// NewServer returns a server of the files below dir. It does not serve part files, and dir should
+// be without secrets: see [disk.Secrets.Hide]. Close must be called to release what the server
+// uses. The caller closes dir, after Close. The server bounds the length of the lines that it
+// writes to log, and the lines that clients cause.
 func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	log = slog.New(logs.NewHandler(log.Handler()))

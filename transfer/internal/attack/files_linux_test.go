@@ -100,8 +100,8 @@ func TestAttackTruncatedFile(t *testing.T) {
 	s.mustGet("other")
 }
 
-// The directory of a target is swapped for a link to another directory during a get. The file is not
-// put there (reliability, row E2).
+// The directory of a target is swapped for a link to another directory during a get. The file is
+// not put there (reliability, row E2).
 func TestAttackSwappedTargetDirectory(t *testing.T) {
 	s := newServer(t)
 	s.fill("f", 4<<20)

@@ -187,7 +187,7 @@ func (s *server) mustGet(path string, args ...string) time.Duration {
 }
 
 // startGet starts an honest get of a file into dir, slowly, and waits until its part file has
-// a size: the client then knows which version of the file it fetches.
+// a size. The client then knows which version it fetches.
 func (s *server) startGet(path, dir string) *exec.Cmd {
 	s.t.Helper()
 	cmd := exec.Command(binary, "get", "-q", "--limit-rate", "2M", s.urlOf(path), filepath.Join(dir, path))

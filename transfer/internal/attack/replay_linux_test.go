@@ -8,8 +8,8 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// Somebody on the path records all packets of a client and sends them again, from the client's address
-// and from another one. The server serves no request twice, and sends less than it receives
+// Somebody on the path records all packets of a client and sends them again, from the client's
+// address and from another one. The server serves no request twice, and sends less than it receives
 // (reliability, row D9).
 func TestAttackReplayedSession(t *testing.T) {
 	s := newServer(t)

@@ -13,7 +13,7 @@ import (
 func keptAlive() *quic.Config { return &quic.Config{KeepAlivePeriod: 5 * time.Second} }
 
 // One address opens as many sessions as a server has places for, and does nothing with them.
-// Others are served all the same. In the long form the server also ends the sessions, although
+// Others are served. In the long form the server also ends the sessions, although
 // their clients keep them alive.
 func TestAttackIdleSessions(t *testing.T) {
 	s := newServer(t)

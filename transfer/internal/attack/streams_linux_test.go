@@ -38,7 +38,8 @@ func TestAttackStreamResets(t *testing.T) {
 	beside := s.mustGet("f")
 	resets := <-done
 	u := s.usage()
-	t.Logf("%d streams were reset; an honest get takes %.3f s alone and %.3f s beside them; %v", resets, before.Seconds(), beside.Seconds(), u)
+	t.Logf("%d streams were reset; %v", resets, u)
+	t.Logf("an honest get takes %.3f s alone and %.3f s beside them", before.Seconds(), beside.Seconds())
 	if u.peak > start.peak+64<<20 {
 		t.Errorf("the server uses %d MiB more", (u.peak-start.peak)>>20)
 	}
@@ -47,9 +48,8 @@ func TestAttackStreamResets(t *testing.T) {
 	}
 }
 
-// A small request does not make a server send much to a client that acknowledges nothing more: what
-// it sends before it hears again is bounded by the first congestion window, and all of it goes to an
-// address that has been validated (reliability, row D5).
+// A client makes requests and acknowledges nothing more. The congestion window bounds what the
+// server then sends, and all of it goes to an address that has been validated (row D5).
 func TestAttackRequestsWithoutAcknowledgement(t *testing.T) {
 	s := newServer(t)
 	s.fill("f", 64<<20)
