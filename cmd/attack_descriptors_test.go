@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // A runResult is how a kwikcp ended.
@@ -36,9 +35,10 @@ func runToEnd(t *testing.T, dir string, args ...string) runResult {
 	return runResult{code, text}
 }
 
-// TestAttackDescriptors lets one client hold all descriptors of a server that may have 48. Another
-// client is told that the server is busy, with the exit code of a network failure. It is not told
-// that its file is missing. When the first client is gone, the file is there.
+// TestAttackDescriptors lets one client request more files than a server may have open, which is 48.
+// The server has half of them open for clients at most. Another client is served, or told that the
+// server is busy, with the exit code of a network failure. It is not told that its file is missing.
+// When the first client is gone, the file is there.
 func TestAttackDescriptors(t *testing.T) {
 	const files = 64
 	dir := t.TempDir()
@@ -89,32 +89,29 @@ func TestAttackDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hog.kill()
-	var busy runResult
-	for start := time.Now(); busy.code == 0; {
-		if time.Since(start) > patience {
-			t.Fatal("the descriptors are never used up")
-		}
-		busy = runToEnd(t, dir, "get", urlOf("honest"), "out")
-		os.Remove(filepath.Join(dir, "out"))
+	if _, err := hog.await(`joined`); err != nil {
+		t.Fatal(err)
 	}
-	if busy.code != exitNetwork || !strings.Contains(busy.stderr, "the server is busy (hint: try again later)") {
-		t.Errorf("without descriptors, get ends with %d: %s", busy.code, busy.stderr)
+	for range 10 {
+		beside := runToEnd(t, dir, "get", urlOf("honest"), "out")
+		os.Remove(filepath.Join(dir, "out"))
+		isBusy := beside.code == exitNetwork && strings.Contains(beside.stderr, "the server is busy (hint: try again later)")
+		if beside.code != exitOK && !isBusy {
+			t.Errorf("beside it, get ends with %d: %s", beside.code, beside.stderr)
+		}
 	}
 	tree := runToEnd(t, dir, "get", "-r", base+"/?"+query, "tree")
 	if tree.code == exitNotFound || strings.Contains(tree.stderr, "no such file") {
-		t.Errorf("without descriptors, get -r ends with %d: %s", tree.code, tree.stderr)
+		t.Errorf("beside it, get -r ends with %d: %s", tree.code, tree.stderr)
 	}
 	if ls := runToEnd(t, dir, "ls", base+"/?"+query); ls.code != exitNetwork && ls.code != exitOK {
-		t.Errorf("without descriptors, ls ends with %d: %s", ls.code, ls.stderr)
-	}
-	if log, _ := server.stderr.look(); !strings.Contains(log, "too many open files") {
-		t.Errorf("the log does not name the cause: %s", log)
+		t.Errorf("beside it, ls ends with %d: %s", ls.code, ls.stderr)
 	}
 	hog.signal(syscall.SIGTERM) // it closes its session; a killed client counts for half a minute more
 	if _, err := hog.wait(patience); err != nil {
 		t.Fatal(err)
 	}
 	if r := runToEnd(t, dir, "get", "--retry", "8", "--retry-delay", "1", urlOf("honest2"), "out"); r.code != 0 {
-		t.Errorf("with descriptors again, get ends with %d: %s", r.code, r.stderr)
+		t.Errorf("after it, get ends with %d: %s", r.code, r.stderr)
 	}
 }

@@ -31,11 +31,15 @@ func (c *attachedContent) open() error {
 			return err
 		}
 	}
+	defer func() { // also after a panic of the application
+		if c.content == nil {
+			s.contents.Release(1)
+		}
+	}()
 	content, err := s.listener.config.OpenContent(c.a.ctx, ContentRequest{
 		Descriptor: c.a.descriptor, Size: c.a.units.Total(), Session: s,
 	})
 	if err != nil {
-		s.contents.Release(1)
 		return err
 	}
 	c.content = content
@@ -49,10 +53,10 @@ func (c *attachedContent) open() error {
 
 // close closes the content, if it is open.
 func (c *attachedContent) close() {
-	if c.content != nil {
-		c.content.Close()
+	if content := c.content; content != nil {
 		c.content = nil
-		c.a.session.contents.Release(1)
+		defer c.a.session.contents.Release(1) // also after a panic of the application
+		content.Close()
 	}
 }
 

@@ -294,7 +294,7 @@ func TestScarceContentsAreClosedWhenIdle(t *testing.T) {
 // Segments and descriptors of attachments are charged. A session whose share does not suffice is
 // refused the further streams, and keeps the others.
 func TestAttackSegmentsOfAttachments(t *testing.T) {
-	const segments = 4096
+	const segments = 4095 // with the ticket, as many repeated fields as a frame may have
 	inWorldOf(t, segments, 1, lan, func(w *world) {
 		count := &contentCount{}
 		s := w.join(count.counted(w), configured(func(c *ServerConfig) { c.MemoryLimit, c.MaxSessions = 16<<20, 32 }))

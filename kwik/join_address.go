@@ -31,9 +31,9 @@ func (p joiningPeer) advertised(text string, isLocal func(netip.Addr) bool) (net
 		return netip.AddrPort{}, errorf(ErrAccessRefused, "%q is no address to advertise", printable(text))
 	case isHostOnly(ip) && !p.isLocal:
 		return netip.AddrPort{}, errorf(ErrAccessRefused, "%v cannot be reached from elsewhere", addr)
-	case !p.hasToken && !isSeen && !(isLocal(ip) && addr.Port() == p.seen.Port()):
+	case !p.hasToken && !isSeen && !isLocal(ip): // a local process can reach this machine itself
 		return netip.AddrPort{}, errorf(ErrAccessRefused,
-			"without a join token a secondary may advertise only port %d of this machine", p.seen.Port())
+			"without a join token a secondary may advertise only addresses of this machine")
 	}
 	return addr, nil
 }

@@ -210,7 +210,7 @@ func TestAttackDialBackAsScanner(t *testing.T) {
 			pin  trust.Pin
 		}{
 			"nobody is there":           {netip.MustParseAddrPort("203.0.113.9:4433"), trust.Pin{1}},
-			"a closed port":             {netip.AddrPortFrom(other.addr.Addr(), 1), trust.Pin{1}},
+			"a closed port":             {netip.AddrPortFrom(other.addr.Addr(), 1025), trust.Pin{1}},
 			"a socket without QUIC":     {silentAddr, trust.Pin{1}},
 			"a server with another key": {other.addr, trust.Pin{1}},
 			"a server that joins not":   {other.addr, other.pin()},

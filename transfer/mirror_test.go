@@ -289,7 +289,7 @@ func TestMirrorFromPartsOfTheTree(t *testing.T) {
 			}
 		}
 		s := ServeTree(t, kwik.ServerRoleSecondary, root, nil)
-		if _, err := s.l.Join(t.Context(), primary.Addr, kwik.JoinConfig{Token: []byte("token")}); err != nil {
+		if _, err := s.l.Join(t.Context(), primary.Addr, kwik.JoinConfig{Token: joinToken}); err != nil {
 			t.Fatal(err)
 		}
 	}

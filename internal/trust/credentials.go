@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 )
 
 const (
@@ -45,7 +46,7 @@ func (c *Credentials) Lookup(hostport string) (string, error) {
 		return "", err
 	}
 	f, err := os.Open(c.path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // nor can there be one
 		return "", nil
 	}
 	if err != nil {

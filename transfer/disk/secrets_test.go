@@ -234,7 +234,9 @@ func TestAttackSecretsInARace(t *testing.T) {
 	for ctx.Err() == nil {
 		for _, name := range []string{"x/server.key", "token", "state/server.key"} {
 			f, err := w.hidden.Open(name)
-			opens.Add(1)
+			if name == "token" {
+				opens.Add(1) // the directory has looked at the secrets; an open that finds nothing does not
+			}
 			if err != nil {
 				continue
 			}

@@ -114,6 +114,9 @@ func (s *Server) checkCopy(
 	state := c.state()
 	isUnsure := state == copyUnverified || d.root == nil && c.version.MTime != d.mtime
 	switch {
+	case why == secondaryVerifies && c.entry.failure() != nil && isServersFault(c.entry.failure()):
+		c.log.Warn("requested file cannot be read", "err", c.entry.err)
+		return contentError(c.entry.err)
 	case why == secondaryVerifies && state != copyStale && isUnsure:
 		return errUnverified
 	case state == copyStale && why == primaryServes:

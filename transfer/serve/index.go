@@ -343,6 +343,14 @@ func (e *indexEntry) finishedTree() *integrity.Tree {
 	return e.tree
 }
 
+// failure returns the error with which hashing ended; nil if it did not, or e is nil.
+func (e *indexEntry) failure() error {
+	if e == nil || !e.finished() {
+		return nil
+	}
+	return e.err
+}
+
 func (e *indexEntry) finished() bool {
 	select {
 	case <-e.done:

@@ -23,6 +23,9 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
+// hostilePatience bounds each wait of a hostile client: a server may not answer it.
+const hostilePatience = 5 * time.Second
+
 // A host is a network address with hostile clients, which share a socket.
 type host struct {
 	t         *testing.T
@@ -140,7 +143,7 @@ func (h *host) dial(to netip.AddrPort, config *quic.Config) (*client, error) {
 
 // send writes a control frame.
 func (c *client) send(f *kwikpb.ControlFrame) error {
-	c.control.SetWriteDeadline(time.Now().Add(patience))
+	c.control.SetWriteDeadline(time.Now().Add(hostilePatience))
 	_, err := protodelim.MarshalTo(c.control, f)
 	return err
 }
@@ -148,7 +151,7 @@ func (c *client) send(f *kwikpb.ControlFrame) error {
 // await reads control frames up to the first that matches.
 func (c *client) await(matches func(*kwikpb.ControlFrame) bool) (*kwikpb.ControlFrame, error) {
 	for {
-		c.control.SetReadDeadline(time.Now().Add(patience))
+		c.control.SetReadDeadline(time.Now().Add(hostilePatience))
 		f := &kwikpb.ControlFrame{}
 		if err := protodelim.UnmarshalFrom(c.r, f); err != nil {
 			return nil, err
@@ -161,7 +164,7 @@ func (c *client) await(matches func(*kwikpb.ControlFrame) bool) (*kwikpb.Control
 
 // request sends a request on a new stream and returns the stream.
 func (c *client) request(q *transferpb.Request) (*quic.Stream, error) {
-	ctx, cancel := context.WithTimeout(c.conn.Context(), patience)
+	ctx, cancel := context.WithTimeout(c.conn.Context(), hostilePatience)
 	defer cancel()
 	stream, err := c.conn.OpenStreamSync(ctx)
 	if err != nil {

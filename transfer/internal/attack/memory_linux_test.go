@@ -14,6 +14,9 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
+// ofOneGiB is the memory for clients of a server on a machine with 1 GiB.
+const ofOneGiB = "256M"
+
 // crowd opens n hostile sessions from several addresses, as many at a time as there are addresses,
 // and lets each of them attack. It returns how many attacks succeeded; a server may refuse them.
 // The sessions stay open until the test ends.
@@ -58,7 +61,7 @@ func attachMany(path string, streams int) func(*client) error {
 			if err != nil {
 				return err
 			}
-			stream.SetReadDeadline(time.Now().Add(patience))
+			stream.SetReadDeadline(time.Now().Add(hostilePatience))
 			if _, err := io.Copy(io.Discard, stream); err != nil {
 				return err
 			}
@@ -79,7 +82,7 @@ func attachMany(path string, streams int) func(*client) error {
 func TestAttackUnreadAttachments(t *testing.T) {
 	s := newServer(t)
 	s.fill("f", 64<<20)
-	s.start("")
+	s.start("", "--max-memory", ofOneGiB)
 	before := s.alone("f")
 	stop := s.watch("attachments", time.Second)
 	sessions := scale(24, 1000)
