@@ -89,7 +89,7 @@ func TestAttackDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hog.kill()
-	if _, err := hog.await(`joined`); err != nil {
+	if _, err := hog.await(`retry 1 of`); err != nil {
 		t.Fatal(err)
 	}
 	for range 10 {

@@ -127,7 +127,8 @@ func TestAttackColdFilesOfOneAddress(t *testing.T) {
 				d.mu.Lock()
 				open := d.mostOpen
 				d.mu.Unlock()
-				if open > 2*hashedAtOnce {
+				// A job that gives up its turn closes its file while the next one opens its own.
+				if open > 4*hashedAtOnce {
 					w.T.Errorf("%d files were open", open)
 				}
 				t.Logf("honest client: %v, alone %v; %d bytes of trees, %d open", took, alone, held, open)
