@@ -35,10 +35,10 @@ func runToEnd(t *testing.T, dir string, args ...string) runResult {
 	return runResult{code, text}
 }
 
-// TestAttackDescriptors lets one client request more files than a server may have open, which is 48.
-// The server has half of them open for clients at most. Another client is served, or told that the
-// server is busy, with the exit code of a network failure. It is not told that its file is missing.
-// When the first client is gone, the file is there.
+// TestAttackDescriptors lets one client request more files than a server may have open, which is
+// 48. The server has half of them open for clients at most. Another client is served, or told that
+// the server is busy, with the exit code of a network failure. It is not told that its file is
+// missing. When the first client is gone, the file is there.
 func TestAttackDescriptors(t *testing.T) {
 	const files = 64
 	dir := t.TempDir()
@@ -95,7 +95,8 @@ func TestAttackDescriptors(t *testing.T) {
 	for range 10 {
 		beside := runToEnd(t, dir, "get", urlOf("honest"), "out")
 		os.Remove(filepath.Join(dir, "out"))
-		isBusy := beside.code == exitNetwork && strings.Contains(beside.stderr, "the server is busy (hint: try again later)")
+		isBusy := beside.code == exitNetwork &&
+			strings.Contains(beside.stderr, "the server is busy (hint: try again later)")
 		if beside.code != exitOK && !isBusy {
 			t.Errorf("beside it, get ends with %d: %s", beside.code, beside.stderr)
 		}

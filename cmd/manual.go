@@ -14,7 +14,7 @@ type variable struct{ name, meaning string }
 var environment = []variable{
 	{"KWIKCP_<OPTION>", "Every option, in capitals and with _ for -: KWIKCP_MAX_TIME is --max-time. The command line takes precedence."},
 	{"KWIKCP_JOIN_TOKEN", "The join token, instead of the file of --join-token-file."},
-	{"KWIKCP_TOKEN", "The access token, instead of the file of --token-file. It is sent to the server that the command names."},
+	{"KWIKCP_TOKEN", "The access token, instead of the file of --token-file, for the server of the command."},
 	{"NO_COLOR", "No effect: kwikcp prints no colors."},
 	{"TERM", "If it is dumb, plain lines replace the progress bar."},
 	{"XDG_STATE_HOME", "The parent of the state directory, unless --state-dir is given."},
