@@ -43,7 +43,7 @@ func TestAttackServerLog(t *testing.T) {
 				wg.Wait()
 				synctest.Wait()
 				seconds := int(time.Since(start).Seconds()) + 1
-				log := w.Log.Bytes()
+				log := []byte(w.Log.String())
 				lines := bytes.Count(log, []byte("\n"))
 				w.T.Logf("%d requests in %d s: %d lines, %d bytes", requests, seconds, lines, len(log))
 				if most := 110 + 10*seconds; lines > most || lines < 50 {

@@ -30,7 +30,7 @@ type Net struct {
 	Wrap     func(net.PacketConn) net.PacketConn // wraps the server's socket; nil for none
 	Cert     tls.Certificate                     // the server's
 	Listener *kwik.Listener                      // nil before Start
-	Log      bytes.Buffer                        // for the server's log
+	Log      LogBuffer                           // for the server's log
 	Ctx      context.Context                     // ends with the test
 
 	wg sync.WaitGroup // goroutines of Go
@@ -67,6 +67,33 @@ func OnNet(t *testing.T, f func(n *Net)) {
 		}()
 		f(n)
 	})
+}
+
+// A LogBuffer holds a log that may grow while it is read.
+type LogBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write appends to the log.
+func (l *LogBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+// String returns the log.
+func (l *LogBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// Reset empties the log.
+func (l *LogBuffer) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf.Reset()
 }
 
 // Go runs f in a goroutine. The network waits for it at its end.
