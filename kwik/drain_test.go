@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -120,7 +121,7 @@ func TestRollingRestart(t *testing.T) {
 	inWorldOf(t, 3<<20, 2, slow, func(w *world) {
 		var wg sync.WaitGroup
 		stop := make(chan struct{})
-		fetched := 0
+		var fetched atomic.Int64
 		for range 2 {
 			wg.Go(func() {
 				for {
@@ -151,7 +152,7 @@ func TestRollingRestart(t *testing.T) {
 					}
 					w.copy(s).wantAll()
 					client.CloseWithError(0, "")
-					fetched++
+					fetched.Add(1)
 				}
 			})
 		}
@@ -166,8 +167,8 @@ func TestRollingRestart(t *testing.T) {
 		}
 		close(stop)
 		wg.Wait()
-		if fetched < 4 {
-			w.t.Errorf("%d streams only", fetched)
+		if fetched.Load() < 4 {
+			w.t.Errorf("%d streams only", fetched.Load())
 		}
 	})
 }

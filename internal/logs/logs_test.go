@@ -1,13 +1,13 @@
 package logs
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +17,32 @@ import (
 	"kwikcp/internal/escape"
 )
 
+// A buffer holds a log. A summary may be written while a test reads it.
+type buffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+func (b *buffer) Len() int { return len(b.String()) }
+
+func (b *buffer) Reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.text.Reset()
+}
+
 // hostile are texts that forge lines, hide text or break a parser.
 var hostile = []string{
 	"", "plain", "\n level=ERROR msg=forged", "\r\x1b[2J\x07", "\u0085\u009b31m",
@@ -25,7 +51,7 @@ var hostile = []string{
 }
 
 // formats are the two formats of a log.
-func formats(w *bytes.Buffer) map[string]slog.Handler {
+func formats(w *buffer) map[string]slog.Handler {
 	o := &slog.HandlerOptions{Level: slog.LevelDebug}
 	return map[string]slog.Handler{
 		"text": slog.NewTextHandler(w, o), "json": slog.NewJSONHandler(escape.JSON(w), o),
@@ -39,7 +65,7 @@ func (s stringer) String() string { return string(s) }
 // TestAttackLogLines writes texts of clients in every place of a line. A line stays one line of
 // bounded length, of printable characters, and JSON stays JSON.
 func TestAttackLogLines(t *testing.T) {
-	var out bytes.Buffer
+	var out buffer
 	for format, inner := range formats(&out) {
 		for _, text := range hostile {
 			for _, times := range []int{1, 7, 5000} {
@@ -93,7 +119,7 @@ func FuzzCut(f *testing.F) {
 		if utf8.ValidString(s) && !utf8.ValidString(got) {
 			t.Errorf("%q was cut in a character: %q", s, got)
 		}
-		var out bytes.Buffer
+		var out buffer
 		for format, h := range formats(&out) {
 			out.Reset()
 			slog.New(h).Info("", "v", got)
@@ -105,7 +131,7 @@ func FuzzCut(f *testing.F) {
 }
 
 // count returns the lines of a log with a text.
-func count(log *bytes.Buffer, text string) int { return strings.Count(log.String(), text) }
+func count(log *buffer, text string) int { return strings.Count(log.String(), text) }
 
 // TestAttackLogFlood floods a log from one session, from many sessions of one address, and from
 // many addresses. The lines are bounded, others are still written, and one line has the number of
@@ -131,7 +157,7 @@ func TestAttackLogFlood(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var out bytes.Buffer
+				var out buffer
 				h := NewHandler(slog.NewTextHandler(&out, nil))
 				log := slog.New(h)
 				const flood = 100_000 // in 10 s
@@ -142,6 +168,7 @@ func TestAttackLogFlood(t *testing.T) {
 						time.Sleep(10 * time.Millisecond)
 					}
 				}
+				synctest.Wait() // for a summary that is being written
 				written := count(&out, "attack")
 				if written > c.most || written < c.most/2 {
 					t.Errorf("%d lines, want at most %d", written, c.most)
@@ -154,6 +181,7 @@ func TestAttackLogFlood(t *testing.T) {
 					t.Error("the lines of others were dropped")
 				}
 				time.Sleep(2 * summaryInterval)
+				synctest.Wait()
 				if n := count(&out, fmt.Sprint("lines=", flood-written)); n != 1 || count(&out, "dropped") != 1 {
 					t.Errorf("%d lines have the number of dropped lines: %s", n, out.String()[max(0, out.Len()-300):])
 				}
@@ -173,7 +201,7 @@ func TestAttackLogFlood(t *testing.T) {
 // TestFlush checks that the end of the process does not hide dropped lines.
 func TestFlush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out buffer
 		h := NewHandler(slog.NewTextHandler(&out, nil))
 		for range sessionLines.Burst + 3 {
 			slog.New(h).Info("line", "client", "192.0.2.1:1")
@@ -188,7 +216,7 @@ func TestFlush(t *testing.T) {
 // TestHonestClients checks that clients which do what people do lose no line.
 func TestHonestClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out buffer
 		log := slog.New(NewHandler(slog.NewTextHandler(&out, nil)))
 		for i := range 600 { // a script that fetches ten files a second, and others behind the same address
 			for range 10 {
