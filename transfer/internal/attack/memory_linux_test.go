@@ -86,7 +86,7 @@ func TestAttackUnreadAttachments(t *testing.T) {
 	before := s.alone("f")
 	stop := s.watch("attachments", time.Second)
 	sessions := scale(24, 1000)
-	attached := crowd(t, s, sessions, 12, unread(), attachMany("f", 128))
+	attached := crowd(t, s, sessions, scale(12, 120), unread(), attachMany("f", 128))
 	beside := s.mustGet("f")
 	u := stop()
 	t.Logf("%d of %d hostile sessions have 128 attachments each", attached, sessions)
