@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -95,8 +94,7 @@ func readPEM(name string, isSecret bool) ([]byte, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%q is not a regular file", name)
 	}
-	// As for server.key: the group may read it, and Windows has other means.
-	if isSecret && runtime.GOOS != "windows" && info.Mode().Perm()&0o007 != 0 {
+	if isSecret && trust.IsOpenToAll(info) {
 		return nil, fmt.Errorf("mode %#o of %q opens it to every user; chmod it to 0600", info.Mode().Perm(), name)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxPEM+1))

@@ -25,16 +25,12 @@ func newPrefixLimit(burst int, interval time.Duration) *prefixLimit {
 
 // take takes a token of a prefix. It reports false if there is none.
 func (p *prefixLimit) take(prefix netip.Prefix, now time.Time) bool {
-	full := p.buckets[prefix].full
-	if full.Before(now) {
-		full = now
-	}
-	full = full.Add(p.interval)
-	if full.Sub(now) > time.Duration(p.burst)*p.interval {
+	b := tokenBucket{burst: p.burst, interval: p.interval, full: p.buckets[prefix].full}
+	if !b.take(now) {
 		return false
 	}
 	p.makeSpace(prefix, now)
-	p.buckets[prefix] = prefixBucket{full}
+	p.buckets[prefix] = prefixBucket{b.full}
 	return true
 }
 

@@ -3,9 +3,16 @@ package trust
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime"
 )
+
+// IsOpenToAll reports whether every user may read or write a file. The group may, because that is
+// how container systems hand out secrets. Windows has other means, and always shows 0666 here.
+func IsOpenToAll(info fs.FileInfo) bool {
+	return runtime.GOOS != "windows" && info.Mode().Perm()&0o007 != 0
+}
 
 // ReadSecret reads at most limit bytes of a file that holds a secret. It refuses a file that other
 // users may read or write. The error wraps fs.ErrNotExist if there is none.
@@ -19,9 +26,7 @@ func ReadSecret(path string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The group may read it, because that is how container systems hand out secrets. Windows has
-	// other means, and always shows 0666 here.
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o007 != 0 {
+	if IsOpenToAll(info) {
 		return nil, fmt.Errorf("mode %#o opens it to every user; chmod it to 0600", info.Mode().Perm())
 	}
 	return io.ReadAll(io.LimitReader(f, limit))

@@ -2,7 +2,6 @@ package serve
 
 import (
 	"kwikcp/kwik"
-	"net"
 	"net/netip"
 )
 
@@ -18,20 +17,5 @@ func clientOf(session *kwik.ServerSession) client {
 	if session == nil {
 		return client{}
 	}
-	return client{prefixOf(session.RemoteAddr()), session}
-}
-
-// prefixOf returns the addresses that count as one client's: an IPv4 address, or the /64 of an IPv6
-// address. It is the zero Prefix if addr is not that of a UDP socket.
-func prefixOf(addr net.Addr) netip.Prefix {
-	udp, ok := addr.(*net.UDPAddr)
-	if !ok {
-		return netip.Prefix{}
-	}
-	ip, bits := udp.AddrPort().Addr().Unmap().WithZone(""), 64
-	if ip.Is4() {
-		bits = 32
-	}
-	prefix, _ := ip.Prefix(bits) // the zero Prefix for the zero Addr
-	return prefix
+	return client{session.ClientPrefix(), session}
 }
