@@ -12,9 +12,9 @@ import (
 // as long as the fastest.
 func TestFiftyClients(t *testing.T) {
 	const clients = 50
-	size := 2 << 20
+	size := 1 << 20
 	if raceEnabled {
-		size /= 4 // the race detector is slow
+		size /= 2 // the race detector is slow
 	}
 	inWorldOf(t, size, 2, simnet.Link{Latency: 5 * time.Millisecond, Rate: 200e6}, func(w *world) {
 		var mu sync.Mutex
