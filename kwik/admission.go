@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/netip"
 	"time"
+
+	"kwikcp/internal/bucket"
 )
 
 // An admissionControl decides which connections, joins and sessions a listener accepts. It counts
@@ -23,8 +25,8 @@ type admissionControl struct {
 	limits    admissionLimits
 	newcomers []*newcomer // in the order of their arrival
 	residents map[*resident]struct{}
-	rate      *prefixLimit  // new connections of each client
-	initials  tokenBucket   // Initial packets without a token that may begin a handshake
+	rate      prefixLimit   // new connections of each client
+	initials  bucket.Bucket // Initial packets without a token that may begin a handshake
 	refusals  refusalCounts // that were not reported yet
 }
 
@@ -40,13 +42,6 @@ const (
 	// maxUnvalidated bounds the handshakes with addresses that may be spoofed. Each takes about
 	// 100 KiB for up to 5 s, and sends up to three times the bytes that arrived.
 	maxUnvalidated = 32
-	// initialBurst and initialInterval bound the rate at which such handshakes begin.
-	initialBurst    = 200
-	initialInterval = 10 * time.Millisecond
-	// connectionBurst and connectionInterval bound the rate of one client's new connections. A
-	// handshake takes about 1 ms of processor time.
-	connectionBurst    = 1000
-	connectionInterval = 5 * time.Millisecond
 	// pressedPatience is the share of the Hello time-out that newcomers have while half of the
 	// places are taken.
 	pressedPatience = 5
@@ -54,6 +49,22 @@ const (
 	// place. A client sends its first request with Hello.
 	minIdle = 2 * time.Second
 )
+
+var (
+	// initialRate bounds the rate at which such handshakes begin.
+	initialRate = bucket.Rate{PerSecond: 100, Burst: 200}
+	// connectionRate bounds the rate of one client's new connections. A handshake takes about 1 ms
+	// of processor time.
+	connectionRate = bucket.Rate{PerSecond: 200, Burst: 1000}
+)
+
+// A prefixLimit bounds how often the clients of each prefix, or each network, may do something.
+// The prefixes beyond maxPrefixes, of about 100 bytes each, share one allowance.
+type prefixLimit = *bucket.Keyed[netip.Prefix]
+
+const maxPrefixes = 4096
+
+func newPrefixLimit(r bucket.Rate) prefixLimit { return bucket.NewKeyed[netip.Prefix](r, maxPrefixes) }
 
 // A refusal is why a connection, join or session is refused or ended. It is sent to the client.
 // The zero value means that it is accepted.
@@ -79,8 +90,7 @@ func newAdmission(limits admissionLimits) *admissionControl {
 	return &admissionControl{
 		limits:    limits,
 		residents: make(map[*resident]struct{}),
-		rate:      newPrefixLimit(connectionBurst, connectionInterval),
-		initials:  tokenBucket{burst: initialBurst, interval: initialInterval},
+		rate:      newPrefixLimit(connectionRate),
 		refusals:  make(refusalCounts),
 	}
 }
@@ -100,7 +110,7 @@ type newcomer struct {
 // trip, before a handshake begins. It is called for each Initial packet without a token.
 func (a *admissionControl) needsRetry(now time.Time) bool {
 	crowded := a.unvalidated() >= maxUnvalidated || len(a.newcomers) >= a.limits.handshakes/2
-	return !a.initials.take(now) || crowded
+	return !a.initials.TryTake(initialRate, now) || crowded
 }
 
 func (a *admissionControl) unvalidated() (n int) {
@@ -116,7 +126,7 @@ func (a *admissionControl) unvalidated() (n int) {
 // spoofed: then nothing counts against that address, and needsRetry has bounded the number. The
 // newcomers in evicted have lost their places.
 func (a *admissionControl) arrive(from netip.Prefix, now time.Time) (n *newcomer, evicted []*newcomer, why refusal) {
-	if from.IsValid() && !a.rate.take(from, now) {
+	if from.IsValid() && !a.rate.TryTake(from, now) {
 		return nil, nil, refusedRate
 	}
 	evicted = a.expire(now)
@@ -145,7 +155,7 @@ func (a *admissionControl) validate(n *newcomer, from netip.Prefix, now time.Tim
 	if n.gone || n.from.IsValid() {
 		return nil, admitted
 	}
-	if !a.rate.take(from, now) {
+	if !a.rate.TryTake(from, now) {
 		return nil, refusedRate
 	}
 	victim, ok := a.makePlaceOf(from, a.limits.handshakesPerClient-1)
@@ -255,25 +265,4 @@ func appendNewcomer(list []*newcomer, n *newcomer) []*newcomer {
 		return list
 	}
 	return append(list, n)
-}
-
-// A tokenBucket holds up to burst tokens, of which one returns in each interval. The zero time
-// means that it is full.
-type tokenBucket struct {
-	burst    int
-	interval time.Duration
-	full     time.Time // when the bucket is full again
-}
-
-// take takes a token. It reports false if there is none.
-func (b *tokenBucket) take(now time.Time) bool {
-	full := b.full
-	if full.Before(now) {
-		full = now
-	}
-	if full = full.Add(b.interval); full.Sub(now) > time.Duration(b.burst)*b.interval {
-		return false
-	}
-	b.full = full
-	return true
 }
