@@ -174,8 +174,9 @@ func (l *Listener) serve(conn *quic.Conn) {
 	defer context.AfterFunc(l.ctx, func() { conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })()
 	n := newcomerOf(conn)
 	defer context.AfterFunc(n.lost, func() {
-		conn.CloseWithError(ApplicationErrorCode(ErrServerBusy), string(refusedSilent))
+		conn.CloseWithError(ApplicationErrorCode(ErrServerBusy), string(n.why))
 	})()
+	l.gate.serve(n)
 	greeted := func() { l.gate.leave(n) }
 	defer greeted()
 	select {

@@ -52,6 +52,7 @@ type ServerSession struct {
 	rejectionReports int             // how often the client blamed a server
 	uses             int             // how many streams were attached or opened
 	usesSeen         int             // uses when the session watch last looked
+	usedAt           time.Time       // when the session watch last saw that uses had grown
 	ended            bool            // the connection is over: no goroutine begins
 	reportAt         time.Time       // when the client may next be told how the path is
 }
