@@ -58,8 +58,10 @@ const (
 	maxRejectionReports = 256
 	// unprovedLife is how long the primary remembers that a member left while it was suspended.
 	unprovedLife = time.Hour
-	// maxChallengeFrame bounds a challenge and its answer, in bytes.
+	// maxChallengeFrame bounds a challenge, in bytes.
 	maxChallengeFrame = sched.MaxUnit + 256<<10
+	// maxAnswerOverhead bounds the bytes of an answer besides the requested ones.
+	maxAnswerOverhead = 4 << 10
 )
 
 // reportRate bounds the reports of the clients of one prefix that are handled: sessions are cheap.
@@ -272,7 +274,7 @@ func (l *Listener) challenge(m *member, u rejectedUnit) error {
 	}
 	stream.Close()
 	f := &kwikpb.JoinFrame{}
-	if err := readDelimited(bufio.NewReader(stream), maxChallengeFrame, f); err != nil {
+	if err := readDelimited(bufio.NewReader(stream), int(u.end-u.start)+maxAnswerOverhead, f); err != nil {
 		return err
 	}
 	switch answer := f.GetAnswer(); {
