@@ -213,7 +213,7 @@ func parseServe(t *terminal, o *serveOptions, args []string) (c serveConfig, err
 			return c, err
 		}
 	}
-	c.secretFiles = []string{o.joinTokenFile, o.key, o.tokenFile, o.revoked}
+	c.secretFiles = []string{o.joinTokenFile, o.key, o.tokenFile, o.revoked, keyLogFile()}
 	c.secrets = newSecrets(c.stateDir, c.secretFiles...)
 	return c, nil
 }
