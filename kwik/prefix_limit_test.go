@@ -4,10 +4,12 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"kwikcp/internal/netprefix"
 )
 
 func prefixNumber(n int) netip.Prefix {
-	return prefixOf(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}))
+	return netprefix.Of(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}))
 }
 
 func TestPrefixLimit(t *testing.T) {
