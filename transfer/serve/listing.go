@@ -132,7 +132,7 @@ func (l *lister) names(dir string) (*nameList, error) {
 		return nil, err
 	}
 	defer l.cache.Release(d)
-	names, err := l.limit.list(l.ctx, disk.JoinPath(l.base, dir), d)
+	names, err := l.limit.list(l.ctx, l.w.memory.session.ClientPrefix(), disk.JoinPath(l.base, dir), d)
 	if err != nil {
 		return nil, err
 	}
