@@ -12,6 +12,7 @@ import (
 // from the environment are set first; the first rule on the command line replaces them.
 type filterRules struct {
 	filter      transfer.Filter
+	folded      transfer.Filter // the same rules, for names in any case
 	count       int
 	environment int  // rules that the environment has not set yet
 	given       bool // there are rules on the command line
@@ -41,7 +42,11 @@ func (f *filterFlag) Set(pattern string) error {
 	case !f.rules.given:
 		*f.rules = filterRules{given: true, filter: transfer.Filter{IgnoreCase: f.rules.filter.IgnoreCase}}
 	}
+	f.rules.folded.IgnoreCase = true
 	if err := f.rules.filter.Add(f.include, pattern); err != nil {
+		return err
+	}
+	if err := f.rules.folded.Add(f.include, pattern); err != nil {
 		return err
 	}
 	f.rules.count++

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"syscall"
 
+	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
@@ -239,6 +240,10 @@ func hintOf(err error) string {
 // left.
 func hintOfTransfer(e *transfer.Error, resumable bool) string {
 	hint := hintOfKind(e.Kind)
+	if _, ok := errors.AsType[*trust.PinError](e); ok {
+		hint = "this may be an attack: someone may be answering in place of the server; if its key was replaced, " +
+			"kwikcp serve printed a URL with the new pin when it started, which its operator can confirm"
+	}
 	if busy := e.Kind == transfer.KindNetwork && errors.Is(e, kwik.ErrServerBusy); busy {
 		hint = "try again later"
 		if resumable {

@@ -145,7 +145,7 @@ type serveConfig struct {
 	stateDir     string
 	policy       *trustPolicy
 	certificate  *certificateFile // nil for a self-signed certificate around the server's key
-	exclude      *transfer.Filter // of --exclude; nil excludes nothing
+	exclude      *filterRules     // of --exclude; nil excludes nothing
 	secretFiles  []string         // files of the command line that are not served; empty names are none
 	secrets      *disk.Secrets    // these, the state directory and others
 	restricted   bool             // clients need a token or a certificate
@@ -202,7 +202,7 @@ func parseServe(t *terminal, o *serveOptions, args []string) (c serveConfig, err
 		return c, err
 	}
 	if o.rules.used() {
-		c.exclude = &o.rules.filter
+		c.exclude = &o.rules
 	}
 	if c.access, err = parseServeAccess(o, c.role, c.log); err != nil {
 		return c, err
@@ -213,7 +213,7 @@ func parseServe(t *terminal, o *serveOptions, args []string) (c serveConfig, err
 			return c, err
 		}
 	}
-	c.secretFiles = []string{o.joinTokenFile, o.key, o.tokenFile, o.revoked}
+	c.secretFiles = []string{o.joinTokenFile, o.key, o.tokenFile, o.revoked, keyLogFile()}
 	c.secrets = newSecrets(c.stateDir, c.secretFiles...)
 	return c, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"kwikcp/internal/netprefix"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -172,7 +173,7 @@ func TestAttackChurnOfMembers(t *testing.T) {
 		l := w.primary.Listener
 		for i := range 1000 {
 			addr := netip.AddrPortFrom(netip.MustParseAddr("10.9.9.9"), uint16(2000+i))
-			m := &member{addr: addr, from: prefixOf(addr.Addr())}
+			m := &member{addr: addr, from: netprefix.Of(addr.Addr())}
 			if _, err := l.admit(m); err != nil {
 				w.t.Fatal(err)
 			}

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"kwikcp/internal/netprefix"
 )
 
 // This file holds attacks of clients that have many addresses, on the admission alone.
@@ -16,7 +18,7 @@ var usualLimits = admissionLimits{
 
 // siteAddress returns the prefix of an address in one of the networks of a site.
 func siteAddress(site, network int) netip.Prefix {
-	return prefixOf(netip.AddrFrom16([16]byte{0x20, 1, 5: byte(site), 6: byte(network >> 8), 7: byte(network)}))
+	return netprefix.Of(netip.AddrFrom16([16]byte{0x20, 1, 5: byte(site), 6: byte(network >> 8), 7: byte(network)}))
 }
 
 // Half a ClientHello makes a connection that quic-go hands over to nobody, so that it cannot be

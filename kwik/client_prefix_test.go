@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+
+	"kwikcp/internal/netprefix"
 )
 
 func TestClientPrefix(t *testing.T) {
@@ -27,7 +29,7 @@ func TestClientPrefix(t *testing.T) {
 	for addr, want := range map[string]string{
 		"192.0.2.7": "192.0.2.7/32", "2001:db8:1:2::7": "2001:db8:1::/48", "::ffff:192.0.2.7": "192.0.2.7/32",
 	} {
-		if got := networkOf(prefixOf(netip.MustParseAddr(addr))); got.String() != want {
+		if got := networkOf(netprefix.Of(netip.MustParseAddr(addr))); got.String() != want {
 			t.Errorf("network of %s: %v, want %s", addr, got, want)
 		}
 	}

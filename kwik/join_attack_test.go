@@ -13,6 +13,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/internal/netprefix"
 	"kwikcp/internal/trust"
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -118,7 +119,7 @@ func TestAttackJoinGuessingFromOneSite(t *testing.T) {
 	j := newJoinLimit()
 	tested := 0
 	for n := range 10_000 {
-		from := prefixOf(netip.AddrFrom16([16]byte{0x20, 1, 13: 1, 6: byte(n >> 8), 7: byte(n)}))
+		from := netprefix.Of(netip.AddrFrom16([16]byte{0x20, 1, 13: 1, 6: byte(n >> 8), 7: byte(n)}))
 		if j.begin(from, false, now.Add(time.Duration(n)*time.Millisecond)) {
 			tested++
 		}
