@@ -184,8 +184,8 @@ func (d visibleTree) openDir(name string, open func(string) (disk.TreeDir, error
 }
 
 // resolve returns the path of what a name leads to, "" for this directory. No link leads around an
-// exclusion: the error is that of a hidden name if the name, its target or a directory on the way
-// is hidden. A link in the last component is followed only if follow is set.
+// exclusion. If the name, its target or a directory on the way is hidden, the error is that of a
+// hidden name. A link in the last component is followed only if follow is set.
 //
 // The components are looked at one by one. A client may send long names, and those that do not
 // exist must cost little.
