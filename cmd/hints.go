@@ -241,8 +241,8 @@ func hintOf(err error) string {
 func hintOfTransfer(e *transfer.Error, resumable bool) string {
 	hint := hintOfKind(e.Kind)
 	if _, ok := errors.AsType[*trust.PinError](e); ok {
-		hint = "this may be an attack: someone may be answering in place of the server; if its key was replaced, " +
-			"kwikcp serve printed a URL with the new pin when it started, which its operator can confirm"
+		hint = "this may be an attack: someone may be answering in place of the server; " +
+			"ask its operator for the present pin"
 	}
 	if busy := e.Kind == transfer.KindNetwork && errors.Is(e, kwik.ErrServerBusy); busy {
 		hint = "try again later"

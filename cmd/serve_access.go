@@ -76,12 +76,13 @@ func (f *accessFile) read() ([]byte, error) {
 	return content, err
 }
 
-// revokedSettleTime is how long a list of revoked tokens must be unchanged before it takes names back.
+// revokedSettleTime is how long a list of revoked tokens must be unchanged before it takes names
+// back.
 const revokedSettleTime = certificateInterval / 2
 
-// readRevoked uses the names of revoked tokens. New names count at once. Names that are missing from
-// a changed list are taken back when it has not changed for a while. If a line is no name, none is
-// taken back: an error must not make a token valid again.
+// readRevoked uses the names of revoked tokens. New names count at once. Names that are missing
+// from a changed list are taken back when it has not changed for a while. If a line is no name,
+// none is taken back: an error must not make a token valid again.
 func (a *accessFiles) readRevoked() error {
 	isFirst := a.revoked.content == nil
 	data, err := a.revoked.read()

@@ -32,8 +32,8 @@ func quicConfig() (*quic.Config, error) {
 	return &quic.Config{Tracer: qlog.DefaultConnectionTracer}, nil
 }
 
-// keyLogFile returns the name of the file of SSLKEYLOGFILE, empty if there is none. With it recorded
-// traffic can be read, so it is a secret.
+// keyLogFile returns the name of the file of SSLKEYLOGFILE, empty if there is none. With it
+// recorded traffic can be read, so it is a secret.
 func keyLogFile() string { return os.Getenv("SSLKEYLOGFILE") }
 
 // keyLog returns the file of SSLKEYLOGFILE, nil if there is none. It stays open until the process

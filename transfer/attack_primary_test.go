@@ -169,7 +169,7 @@ func TestAttackTrees(t *testing.T) {
 		}
 	}
 	if want := treeMemoryFor(sysmem.Limit()); processTrees.limit != want {
-		t.Errorf("%d bytes in this process, want %d: a container has less memory than its machine", processTrees.limit, want)
+		t.Errorf("%d bytes in this process, want %d: a container has less than its machine", processTrees.limit, want)
 	}
 }
 

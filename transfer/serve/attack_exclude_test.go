@@ -71,8 +71,8 @@ func (d foldingTree) Readlink(name string) (string, error)    { return d.TreeDir
 func (d foldingTree) OpenPart(name string) (disk.File, error) { return nil, fs.ErrInvalid }
 func (d foldingTree) Sub(name string) (disk.TreeDir, error)   { return d.TreeDir.Sub(d.fold(name)) }
 
-// Another spelling of an excluded name leads nowhere, in a directory that ignores case. In others it
-// is another name.
+// Another spelling of an excluded name leads nowhere, in a directory that ignores case. In others
+// it is another name.
 func TestAttackSpellingsOfExcludedNames(t *testing.T) {
 	root := t.TempDir()
 	if err := os.Mkdir(filepath.Join(root, "private"), 0o755); err != nil {

@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// TestAttackTreesOfOneSession requests 90 files in one session and keeps their streams. Their trees
-// are charged to the session, and those beyond its memory wait. They get their turn when others end,
-// and another client is not affected.
+// TestAttackTreesOfOneSession requests 90 files in one session and keeps their streams. Their
+// trees are charged to the session, and those beyond its memory wait. Another client is not
+// affected.
 func TestAttackTreesOfOneSession(t *testing.T) {
 	const (
 		limit = 16 << 20

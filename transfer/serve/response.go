@@ -143,10 +143,10 @@ func (r *response) send() error {
 	return r.sendTree(0)
 }
 
-// reserveTree charges the tree of the file to the session until the content is released: the content
-// keeps it in memory. While the session has no memory for it the client waits, as it does while the
-// file is hashed, since other contents of the session may end. A tree that is larger than half of a
-// session's memory counts as that half, so that a small server can serve large files.
+// reserveTree charges the tree of the file to the session until the content is released, which
+// keeps it in memory. While the session has no memory for it the client waits, as it does while
+// the file is hashed. Other contents of the session may end meanwhile. A tree that is larger than
+// half of a session's memory counts as that half, so that a small server can serve large files.
 func (r *response) reserveTree(groups int64) error {
 	if groups < 2 {
 		return nil // no chaining values

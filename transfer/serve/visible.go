@@ -183,12 +183,12 @@ func (d visibleTree) openDir(name string, open func(string) (disk.TreeDir, error
 	return visibleTree{sub, d.rules, disk.JoinPath(d.at, to)}, nil
 }
 
-// resolve returns the path of what a name leads to, "" for this directory. The error is that of a
-// hidden name if the name, its target or a directory on the way is hidden, so that no link leads
-// around an exclusion. A link in the last component is followed only if follow is set.
+// resolve returns the path of what a name leads to, "" for this directory. No link leads around an
+// exclusion. If the name, its target or a directory on the way is hidden, the error is that of a
+// hidden name. A link in the last component is followed only if follow is set.
 //
-// The components are looked at one by one. A client may send long names, and those that do not exist
-// must cost little.
+// The components are looked at one by one. A client may send long names, and those that do not
+// exist must cost little.
 func (d visibleTree) resolve(op, name string, isDir, follow bool) (string, error) {
 	if name == "." {
 		return "", nil
@@ -216,7 +216,7 @@ func (d visibleTree) resolve(op, name string, isDir, follow bool) (string, error
 type walk struct {
 	tree     visibleTree
 	op, name string
-	at       string // what the components so far lead to; its path has no links
+	at       string // the path, without links, to which the components so far lead
 	links    int    // that were followed
 }
 
