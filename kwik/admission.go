@@ -25,7 +25,7 @@ type admissionControl struct {
 	limits    admissionLimits
 	newcomers []*newcomer // in the order of their arrival
 	// stranded counts, for each network, the connections that have lost their places and cannot
-	// be closed yet, because QUIC has not handed them over: their ClientHello is not complete.
+	// be closed yet. QUIC has not handed them over, because their ClientHello is not complete.
 	stranded  map[netip.Prefix]int
 	residents map[*resident]struct{}
 	rate      prefixLimit   // new connections of each client
@@ -112,7 +112,7 @@ type newcomer struct {
 	joining bool // its JoinRequest has arrived: it is not silent
 	gone    bool // it has left or lost its place
 	served  bool // QUIC has handed it over: it is closed when it loses its place
-	// isStranded means that it has lost its place and is not served.
+	// isStranded is true after it has lost its place, until it is served or has ended.
 	isStranded bool
 
 	why   refusal         // why it lost its place
@@ -186,9 +186,9 @@ func (a *admissionControl) validate(n *newcomer, from netip.Prefix, now time.Tim
 	return appendNewcomer(nil, victim), admitted
 }
 
-// join marks a newcomer whose JoinRequest has arrived. It keeps its place until the join has ended,
-// or until joins of other networks that have fewer need it: a join takes less than a second, and a
-// peer without the token can draw it out for ten.
+// join marks a newcomer whose JoinRequest has arrived. It keeps its place until the join has ended.
+// While there are too many, the network that has the most yields one to others. A join takes less
+// than a second, but a peer without the token can draw it out for ten.
 func (a *admissionControl) join(n *newcomer) (evicted []*newcomer, why refusal) {
 	joins, ofNetwork := 0, make(map[netip.Prefix]int)
 	for _, other := range a.newcomers {

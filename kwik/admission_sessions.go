@@ -22,8 +22,8 @@ func (r *resident) isIdle(least time.Duration, now time.Time) bool {
 }
 
 // unusedSince returns since when a session has been of no use to its client, and why it may lose
-// its place for that; admitted if it may not. One that has a stream is of no use if its client has
-// taken nothing for takeTimeout.
+// its place. The reason is admitted if it may not. A session that has a stream is of no use if its
+// client has taken nothing for takeTimeout.
 func (r *resident) unusedSince(now time.Time) (since time.Time, why refusal) {
 	switch {
 	case r.isIdle(minIdle, now):
@@ -37,8 +37,8 @@ func (r *resident) unusedSince(now time.Time) (since time.Time, why refusal) {
 // enter gives a session a place. If there is none, a session without a stream loses its own, or one
 // whose client takes nothing. It is one of the same client if that client has too many, otherwise
 // one of the client that has the most. If all places are in use, the network that has the most
-// loses one (yieldOfFullest). A further path of a session that is here must leave half of the places to others, both of
-// the client's places and of all.
+// loses one (yieldOfFullest). A further path of a session that is here must leave half
+// of the places to others, both of the client's places and of all.
 func (a *admissionControl) enter(r *resident, now time.Time) (evicted *resident, why refusal) {
 	ofClient, isFurther := 0, false
 	for other := range a.residents {
@@ -109,8 +109,9 @@ func (a *admissionControl) yieldOfFullest(from netip.Prefix) (victim *resident) 
 	return victim
 }
 
-// longestIdle returns the session that has been of no use for longest among those of the client that
-// has the most sessions and such a one. It returns nil if no session that matches is of no use.
+// longestIdle returns the session that has been of no use (unusedSince) for longest. It is one of
+// the client that has the most sessions and such a one. It returns nil if no session that matches
+// is of no use.
 func (a *admissionControl) longestIdle(now time.Time, matches func(*resident) bool) (victim *resident) {
 	count := make(map[netip.Prefix]int)
 	for r := range a.residents {

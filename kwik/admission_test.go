@@ -329,7 +329,8 @@ func TestAdmissionOfSessionsWhenFull(t *testing.T) {
 		quiet.touched = w.now.Add(-takeTimeout)
 		break
 	}
-	if evicted, why := w.enter(w.session(99, 0), w.now); why != admitted || evicted != quiet || evicted.lost != endedUnused {
+	evicted, why = w.enter(w.session(99, 0), w.now)
+	if why != admitted || evicted != quiet || evicted.lost != endedUnused {
 		t.Errorf("%q, %v lost its place", why, evicted)
 	}
 }

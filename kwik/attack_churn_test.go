@@ -192,8 +192,8 @@ func TestAttackChurnOfMembers(t *testing.T) {
 	})
 }
 
-// A client that acknowledges late makes the server believe in a long round trip. What the server
-// keeps for a round trip ends nevertheless.
+// A client that acknowledges late makes the server believe in a long round trip. The server
+// does not keep things for as long.
 func TestAttackLongRoundTrip(t *testing.T) {
 	for rtt, want := range map[time.Duration]time.Duration{
 		0: time.Second, time.Second: 4 * time.Second, time.Hour: maxLinger,

@@ -21,8 +21,8 @@ func siteAddress(site, network int) netip.Prefix {
 	return netprefix.Of(netip.AddrFrom16([16]byte{0x20, 1, 5: byte(site), 6: byte(network >> 8), 7: byte(network)}))
 }
 
-// Half a ClientHello makes a connection that quic-go hands over to nobody, so that it cannot be
-// closed before its handshake times out after 5 s. Three sites with 300 addresses each send 2,000
+// Half a ClientHello makes a connection that quic-go does not hand over. It cannot be closed before
+// its handshake times out after 5 s. Three sites with 300 addresses each send 2,000
 // a second. The connections that exist at a time are bounded, and another client is served.
 func TestAttackUnfinishedHandshakes(t *testing.T) {
 	w := newAdmissionWorld(t, usualLimits)

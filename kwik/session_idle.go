@@ -37,8 +37,27 @@ func (l *Listener) watchSessions() {
 			for _, r := range l.observeSessions() {
 				r.session.endIdle()
 			}
+			for _, s := range l.silentSessions(time.Now()) {
+				s.CloseWithError(ApplicationErrorCode(NoError), "nothing arrived")
+			}
 		}
 	}
+}
+
+// silentSessions returns the sessions of clients from which nothing has arrived for twice QUIC's
+// idle time-out. QUIC itself waits for three probe time-outs if those are longer, and a client that
+// has acknowledged late makes them as long as it likes.
+func (l *Listener) silentSessions(now time.Time) (silent []*ServerSession) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s := range l.sessions {
+		if n := s.conn.ConnectionStats().BytesReceived; n != s.heard || s.heardAt.IsZero() {
+			s.heard, s.heardAt = n, now
+		} else if now.Sub(s.heardAt) >= 2*l.config.QUIC.MaxIdleTimeout {
+			silent = append(silent, s)
+		}
+	}
+	return silent
 }
 
 // observeSessions tells the gate which sessions have a stream. It returns the sessions to close.
@@ -70,8 +89,8 @@ func (l *Listener) enter(s *ServerSession) error {
 	return err
 }
 
-// activity reports whether the session has a stream, or had one that began since the last call, and
-// when the client last took bytes or used a stream.
+// activity reports whether the session has a stream, or had one that began since the last call.
+// touched is when the client last took bytes or used a stream.
 func (s *ServerSession) activity() (busy bool, touched time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

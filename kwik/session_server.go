@@ -55,6 +55,11 @@ type ServerSession struct {
 	usedAt           time.Time       // when the session watch last saw that uses had grown
 	ended            bool            // the connection is over: no goroutine begins
 	reportAt         time.Time       // when the client may next be told how the path is
+
+	// Of the session watch, guarded by the listener's lock: the bytes that had arrived when it last
+	// saw more, and when that was.
+	heard   uint64
+	heardAt time.Time
 }
 
 // serveClient serves a client's path until it ends.

@@ -20,7 +20,8 @@ func TestBucket(t *testing.T) {
 		if d := b.Delay(r, start); d != interval {
 			t.Errorf("%+v: the next token is there after %v, want %v", r, d, interval)
 		}
-		if b.TryTake(r, start.Add(interval-1)) || !b.TryTake(r, start.Add(interval)) || b.TryTake(r, start.Add(interval)) {
+		next := start.Add(interval)
+		if b.TryTake(r, next.Add(-1)) || !b.TryTake(r, next) || b.TryTake(r, next) {
 			t.Errorf("%+v: not one token after %v", r, interval)
 		}
 		later := start.Add(time.Hour)
