@@ -54,14 +54,17 @@ const (
 	// minIdle is how long a session must have been without a stream before another takes its
 	// place. A client sends its first request with Hello.
 	minIdle = 2 * time.Second
+
+	initialBurst    = 200  // handshakes of initialRate at once
+	connectionBurst = 1000 // connections of connectionRate at once
 )
 
 var (
 	// initialRate bounds the rate at which such handshakes begin.
-	initialRate = bucket.Rate{PerSecond: 100, Burst: 200}
+	initialRate = bucket.Rate{PerSecond: 100, Burst: initialBurst}
 	// connectionRate bounds the rate of one client's new connections. A handshake takes about 1 ms
 	// of processor time.
-	connectionRate = bucket.Rate{PerSecond: 200, Burst: 1000}
+	connectionRate = bucket.Rate{PerSecond: 200, Burst: connectionBurst}
 )
 
 // A prefixLimit bounds how often the clients of each prefix, or each network, may do something.
