@@ -32,7 +32,9 @@ type Filter struct {
 // Add appends a rule. As in rsync, a text that begins with "+ " or "- " decides itself whether it
 // includes, and "!" removes the rules before it. A text that rsync would never match, or that looks
 // like a rule of its --filter, is an error. Errors name the column.
-func (f *Filter) Add(include bool, text string) error { return f.rules.Add(text, include, f.IgnoreCase) }
+func (f *Filter) Add(include bool, text string) error {
+	return f.rules.Add(text, include, f.IgnoreCase)
+}
 
 // AddFile appends the rules of a file, one a line, for which include holds unless they begin with
 // "+ " or "- ". Lines end with a line feed, a carriage return or both; with nul they end with a NUL
