@@ -85,7 +85,7 @@ func TestSelectionErrors(t *testing.T) {
 	}{
 		{"--exclude", "a/[b", exitUsage, `--exclude "a/[b": column 3: the set has no end`},
 		{"--include", "+ [[:x:]]", exitUsage, `--include "+ [[:x:]]": column 4: unknown character class [:x:]`},
-		{"--exclude", ": .rsync-filter", exitUsage, `column 1: rules that merge a file are not supported; for an entry of that name`},
+		{"--exclude", ": .rsync-filter", exitUsage, `column 1: rules that merge a file are not supported;`},
 		{"--exclude", "-p *.tmp", exitUsage, `column 2: modifiers of rules are not supported`},
 		{"--exclude", "", exitUsage, `column 1: the pattern names no entry`},
 		{"--exclude-from", bad, exitUsage, `bad": line 2, column 1: the set has no end`},

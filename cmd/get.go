@@ -78,8 +78,8 @@ func (o *getOptions) flags() []cli.Flag {
 		boolOption(&o.dryRun, "dry-run", "with -r, change nothing and print what would be done", "n"),
 		filterFromOption(&o.rules, "include-from"),
 		filterFromOption(&o.rules, "exclude-from"),
-		filesFromOption(&o.rules, "with -r, fetch only the paths below the URL that `FILE` names, one a line, and what is below "+
-			"them; - is standard input"),
+		filesFromOption(&o.rules, "with -r, fetch only the paths below the URL that `FILE` names, one a line, and "+
+			"what is below them; - is standard input"),
 		from0Option(&o.rules),
 		limitRateOption(&o.limitRate, "over all servers together"),
 		secondsOption(&o.maxTime, "max-time", "end an attempt after `TIME`, with exit status 11 unless --retry allows another; 0 "+

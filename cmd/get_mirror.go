@@ -106,7 +106,8 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 	options := transfer.MirrorOptions{
 		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.chosen.filter, DryRun: g.dryRun,
 		NoPreserve: g.noPreserve, Reuse: g.reuse, OpenTree: protectedTree(g.secrets),
-		Paths: g.chosen.paths, Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
+		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
+		Paths: g.chosen.paths,
 	}
 	result, err := transfer.Mirror(ctx, options, report)
 	if err != nil && g.policy.accepted(err) {

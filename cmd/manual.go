@@ -100,8 +100,8 @@ before it. A file of --include-from or --exclude-from has a pattern in each line
 ignored, and all blanks count. Lines end with a line feed, a carriage return or both, or with --from0 with a NUL byte. The order of
 the options is that of the command line, and the rules of a file are in the place of its option.
 
-A pattern that rsync would never match, such as one with a set without an end or an unknown class, is an error that names the line
-and the column. So are rsync's filter rules that merge files or have modifiers.
+A pattern that rsync would never match is an error that names the line and the column. Examples are a set without an end and an
+unknown class. So are rsync's filter rules that merge files or have modifiers.
 
 --files-from names a file of paths, one a line, relative to the directory of the URL. They, the directories above them and everything
 below them are fetched, unless a pattern excludes them. --delete removes entries of the directories that are named and of those

@@ -67,12 +67,14 @@ func (o *serveOptions) flags() []cli.Flag {
 	return []cli.Flag{
 		stringOption(&o.role, "role", "`ROLE` of this server: primary or secondary"),
 		stringOption(&o.root, "root", "serve the files below `DIR`"),
-		filterOption(&o.rules, "include", "serve entries that match `PATTERN`; the first matching --include or --exclude decides"),
-		filterOption(&o.rules, "exclude", "neither serve nor list entries that match `PATTERN`, nor mirror or delete them"),
+		filterOption(&o.rules, "include", "serve entries that match `PATTERN`; the first matching --include or "+
+			"--exclude decides"),
+		filterOption(&o.rules, "exclude", "neither serve nor list entries that match `PATTERN`, nor mirror or "+
+			"delete them"),
 		filterFromOption(&o.rules, "include-from"),
 		filterFromOption(&o.rules, "exclude-from"),
-		filesFromOption(&o.rules, "with --mirror, fetch only the paths that `FILE` names, one a line, and what is below them; - is "+
-			"standard input"),
+		filesFromOption(&o.rules, "with --mirror, fetch only the paths that `FILE` names, one a line, and what is "+
+			"below them; - is standard input"),
 		from0Option(&o.rules),
 		stringOption(&o.listen, "listen", "listen at UDP `ADDR`, host:port; port 0 means any free port"),
 		stringOption(&o.primary, "primary", "join the primary at `ADDR|URL`: host:port, or the URL that it "+

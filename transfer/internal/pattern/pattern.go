@@ -42,8 +42,8 @@ type Pattern struct {
 	dirsOnly bool
 	fold     bool // ignores case
 	slashes  int  // of scopeEnd
-	// leadingSlash and trailingSlash add a slash to the path before it is compared: ** at the
-	// beginning matches "a" as "/a", and *** at the end matches the directory "a" as "a/".
+	// leadingSlash and trailingSlash add a slash to the path before it is compared. With ** at the
+	// beginning "a" is compared as "/a". With *** at the end the directory "a" is compared as "a/".
 	leadingSlash  bool
 	trailingSlash bool
 	literal       string // the text to match; without wildcards a backslash is one
@@ -53,7 +53,8 @@ type Pattern struct {
 // Compile parses a pattern. With fold it matches names in any case.
 func Compile(text string, fold bool) (*Pattern, error) {
 	if len(text) > maxPattern {
-		return nil, &Error{Column: 1 + maxPattern, Message: fmt.Sprintf("the pattern is longer than %d bytes", maxPattern)}
+		tooLong := fmt.Sprintf("the pattern is longer than %d bytes", maxPattern)
+		return nil, &Error{Column: 1 + maxPattern, Message: tooLong}
 	}
 	if i := strings.IndexByte(text, 0); i >= 0 {
 		return nil, &Error{Column: 1 + i, Message: "a NUL byte, which no name has"}

@@ -2,7 +2,9 @@ package pattern
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 )
 
@@ -16,9 +18,10 @@ func (e entry) isDir() bool  { return strings.HasSuffix(string(e), "/") }
 
 // components are the names of the entries of a tree. All special characters are among them.
 var components = []string{
-	"a", "b", "ab", "ba", "aab", "A", "B1", "foo", "foo.o", "bar.c", "x.tmp", "1", "22", "a-b", "a b", "-", "- a", "+ b", "!", "!a",
-	"^a", "#c", ";d", "[", "]", "[a]", "a]", "*", "a*b", "**", "?", `\`, `a\b`, `\*`, "é", "\xe9", "_", ".", "a.", ".a", "a,b", "{a}", "z",
-	"Z", "0", "~", ":", "a:", "=a=", "$", "'", "\"", "&", "|", "<", "(", ")", "%", "@", ".kwikcp-0.part", "lost+found",
+	"a", "b", "ab", "ba", "aab", "A", "B1", "foo", "foo.o", "bar.c", "x.tmp", "1", "22", "a-b", "a b", "-", "- a",
+	"+ b", "!", "!a", "^a", "#c", ";d", "[", "]", "[a]", "a]", "*", "a*b", "**", "?", `\`, `a\b`, `\*`, "é", "\xe9",
+	"_", ".", "a.", ".a", "a,b", "{a}", "z", "Z", "0", "~", ":", "a:", "=a=", "$", "'", "\"", "&", "|", "<", "(",
+	")", "%", "@", ".kwikcp-0.part", "lost+found",
 }
 
 // randomTree returns a tree with n entries, each directory before its entries.
@@ -63,8 +66,8 @@ func randomPattern(r *rand.Rand, tree []entry) string {
 		return ""
 	}
 	text = pick(4, "/") + pick(12, "**") + pick(12, "**/") + pick(15, "*/") + text
-	text += pick(12, "*") + pick(12, "**") + pick(15, "/*") + pick(12, "/**") + pick(10, "/***") + pick(30, "***") + pick(6, "/")
-	return text
+	text += pick(12, "*") + pick(12, "**") + pick(15, "/*") + pick(12, "/**") + pick(10, "/***") + pick(30, "***")
+	return text + pick(6, "/")
 }
 
 // blur replaces some bytes of a name by wildcards that match them, and by some that may not.
@@ -85,7 +88,7 @@ func blur(r *rand.Rand, name string) string {
 		case 7:
 			b.WriteString(`\` + string(rune(c&0x7f)))
 		case 8:
-			b.WriteString([]string{"**", "***", "[", "]", "*?", "?*", `\`, "/", "**/", "a", "[!]", "[]", "-", " "}[r.IntN(14)])
+			b.WriteString(snippets[r.IntN(len(snippets))])
 		default:
 			if strings.IndexByte(`*?[\`, c) >= 0 && r.IntN(2) == 0 {
 				b.WriteByte('\\')
@@ -96,9 +99,11 @@ func blur(r *rand.Rand, name string) string {
 	return b.String()
 }
 
-var classNames = []string{
-	"alnum", "alpha", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "xdigit", "word", "",
-}
+var (
+	snippets   = []string{"**", "***", "[", "]", "*?", "?*", `\`, "/", "**/", "a", "[!]", "[]", "-", " "}
+	inSets     = []string{"[:", "-", "--", "[", "[.a.]", "[=a=]", "+-9", "a-c-e", `\]`, "[:upper]", "]"}
+	classNames = append(slices.Sorted(maps.Keys(classes)), "word", "")
+)
 
 // randomSet returns a set that often has a byte.
 func randomSet(r *rand.Rand, c byte) string {
@@ -120,7 +125,7 @@ func randomSet(r *rand.Rand, c byte) string {
 		case 10:
 			fmt.Fprintf(&b, `\%c`, any()&0x7f)
 		case 11:
-			b.WriteString([]string{"[:", "-", "--", "[", "[.a.]", "[=a=]", "+-9", "a-c-e", `\]`, "[:upper]", "]"}[r.IntN(11)])
+			b.WriteString(inSets[r.IntN(len(inSets))])
 		}
 	}
 	return b.String() + "]"

@@ -163,9 +163,9 @@ func randomRules(r *rand.Rand, tree []entry) (options []rsyncRule, rules *Rules,
 	return options, rules, refused
 }
 
-// TestAgainstRsync compares the decisions of random rules on a random tree with those of rsync,
-// and checks that rsync never matches a pattern that is an error here. KWIKCP_RSYNC is the number
-// of sets of rules, if it is set, and then they are others each time.
+// TestAgainstRsync compares the decisions of random rules on a random tree with those of rsync.
+// It also checks that rsync never matches a pattern that is an error here. KWIKCP_RSYNC is the
+// number of sets of rules, if it is set, and then they are others each time.
 func TestAgainstRsync(t *testing.T) {
 	if _, err := exec.LookPath("rsync"); err != nil {
 		t.Skip("SKIPPED: the comparison with rsync needs the program rsync in the PATH")
@@ -205,7 +205,8 @@ func TestAgainstRsync(t *testing.T) {
 			if err != nil {
 				t.Errorf("%v: %v", options, err)
 			} else if !slices.Equal(got, want) {
-				t.Errorf("%v:\nonly rsync sends %q\nonly kwikcp fetches %q", options, without(got, want), without(want, got))
+				t.Errorf("%v:\nonly rsync sends %q\nonly kwikcp fetches %q", options,
+					without(got, want), without(want, got))
 			}
 		})
 	}
@@ -222,7 +223,8 @@ func TestAgainstRsync(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	t.Logf("%d sets of rules, %d decisions, %d of them to exclude; %d patterns refused", sets, decisions, exclude, len(refused))
+	t.Logf("%d sets of rules, %d decisions, %d of them to exclude; %d patterns refused",
+		sets, decisions, exclude, len(refused))
 	if exclude < decisions/20 || exclude > decisions*19/20 {
 		t.Error("the random rules are not worth much")
 	}

@@ -107,15 +107,16 @@ func cutLine(text string, nul bool) (line, rest string) {
 	return text[:end], rest
 }
 
-// checkFilterRule returns an error for a text that looks like a rule of rsync's --filter that is
-// no pattern: one that merges a file, or one with modifiers.
+// checkFilterRule returns an error for a text that looks like a rule for rsync's --filter which
+// merges a file or has modifiers.
 func checkFilterRule(text string) error {
 	word, _, isRule := strings.Cut(text, " ")
 	if !isRule || word == "" {
 		return nil
 	}
 	refuse := func(column int, what string) error {
-		return &Error{Column: column, Message: fmt.Sprintf("%s not supported; for an entry of that name use %q", what, "- "+text)}
+		const format = "%s not supported; for an entry of that name use %q"
+		return &Error{Column: column, Message: fmt.Sprintf(format, what, "- "+text)}
 	}
 	long, modifiers, _ := strings.Cut(word, ",")
 	switch {

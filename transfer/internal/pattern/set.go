@@ -57,7 +57,7 @@ func parseSet(text string, fold bool) (s set, length int, err *Error) {
 	if negated {
 		p.at++
 	}
-	for first := true; first || p.peek() != ']'; first = false { // a ] that comes first is a member
+	for first := true; first || p.peek() != ']'; first = false { // a ] at the beginning is a member
 		if err := p.member(); err != nil {
 			return s, 0, err
 		}
