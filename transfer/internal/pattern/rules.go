@@ -118,7 +118,7 @@ func checkFilterRule(text string) error {
 		const format = "%s not supported; for an entry of that name use %q"
 		return &Error{Column: column, Message: fmt.Sprintf(format, what, "- "+text)}
 	}
-	long, modifiers, _ := strings.Cut(word, ",")
+	long, _, _ := strings.Cut(word, ",")
 	switch {
 	case long == "merge" || long == "dir-merge":
 		return refuse(1, "rules that merge a file are")
@@ -127,7 +127,7 @@ func checkFilterRule(text string) error {
 			return refuse(1, "rules that merge a file are")
 		}
 	case word[0] == '-' || word[0] == '+':
-		if modifiers = word[1:]; modifiers != "" && isModified(modifiers, "/!Cprsx") {
+		if len(word) > 1 && isModified(word[1:], "/!Cprsx") {
 			return refuse(2, "modifiers of rules are")
 		}
 	}
