@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode"
 
+	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
@@ -40,6 +41,7 @@ func TestExplain(t *testing.T) {
 		{newFlagError("get", nil, errors.New("flag provided but not defined: -x")), 2, "usage", "kwikcp get --help"},
 		{of(transfer.KindNotFound), 3, "not_found", "case matters"},
 		{of(transfer.KindRefused), 4, "refused", "pin"},
+		{&transfer.Error{Kind: transfer.KindRefused, Err: &trust.PinError{}}, 4, "refused", "may be an attack"},
 		{knownHostsError{"the-file", errors.New("no")}, 4, "refused", "repair or remove the-file"},
 		{&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: changedKeyError{hostport: "h:1", file: "the-file"}}, 4, "refused", "remove its line from the-file"},
 		{&transfer.Error{Kind: transfer.KindRefused, Op: "connect", Err: &tls.CertificateVerificationError{Err: unknown}}, 4, "refused", "kwik://example.org:1/...?pin=AAAA"},

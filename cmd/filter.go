@@ -30,6 +30,7 @@ type filterRules struct {
 // A selection is the parsed options. The zero value selects everything.
 type selection struct {
 	filter transfer.Filter
+	folded transfer.Filter // the same rules, for names in any case
 	paths  *transfer.PathList
 }
 
@@ -105,20 +106,24 @@ func (o *filterRules) used() string {
 
 // parse reads the files and parses the rules.
 func (o *filterRules) parse(ctx context.Context) (s selection, err error) {
-	s.filter.IgnoreCase = o.ignoreCase
+	s.filter.IgnoreCase, s.folded.IgnoreCase = o.ignoreCase, true
 	from := fromReader{ctx: ctx}
 	for _, rule := range o.list {
+		var file []byte
 		if rule.isFile {
-			var file []byte
 			if file, err = from.read(rule.name, rule.value); err != nil {
 				return s, err
 			}
-			err = s.filter.AddFile(rule.include, file, o.from0)
-		} else {
-			err = s.filter.Add(rule.include, rule.value)
 		}
-		if err != nil {
-			return s, usagef(advisePattern, "--%s %q: %w", rule.name, rule.value, err)
+		for _, filter := range []*transfer.Filter{&s.filter, &s.folded} {
+			if rule.isFile {
+				err = filter.AddFile(rule.include, file, o.from0)
+			} else {
+				err = filter.Add(rule.include, rule.value)
+			}
+			if err != nil {
+				return s, usagef(advisePattern, "--%s %q: %w", rule.name, rule.value, err)
+			}
 		}
 	}
 	if o.filesFrom == "" {

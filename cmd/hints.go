@@ -5,6 +5,7 @@ import (
 	"strings"
 	"syscall"
 
+	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 )
@@ -243,6 +244,10 @@ func hintOf(err error) string {
 // left.
 func hintOfTransfer(e *transfer.Error, resumable bool) string {
 	hint := hintOfKind(e.Kind)
+	if _, ok := errors.AsType[*trust.PinError](e); ok {
+		hint = "this may be an attack: someone may be answering in place of the server; " +
+			"ask its operator for the present pin"
+	}
 	if busy := e.Kind == transfer.KindNetwork && errors.Is(e, kwik.ErrServerBusy); busy {
 		hint = "try again later"
 		if resumable {

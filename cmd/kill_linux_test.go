@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	kills    = flag.Int("kills", 0, "how often TestKilledGet kills a get, and TestKilledServer a server; 0 means 20, or fewer if they take more than 10 s")
+	kills    = flag.Int("kills", 0, "how often TestKilledGet kills a get, and TestKilledServer a server; 0 means 6, or fewer if they take more than 5 s")
 	killSeed = flag.Uint64("killseed", 1, "the seed of the moments at which they are killed")
 )
 
@@ -32,7 +32,7 @@ func enough(killed int, start time.Time) bool {
 	if *kills > 0 {
 		return killed >= *kills
 	}
-	return killed >= 20 || killed > 0 && time.Since(start) > 10*time.Second
+	return killed >= 6 || killed > 0 && time.Since(start) > 5*time.Second
 }
 
 // A killedFile is one file on its way through many gets, and what that cost.

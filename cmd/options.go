@@ -180,7 +180,7 @@ func (o *clientOptions) parse(t *terminal) (c client, err error) {
 	if err != nil {
 		return c, err
 	}
-	c.secrets = newSecrets(state, o.tokenFile, o.key)
+	c.secrets = newSecrets(state, o.tokenFile, o.key, keyLogFile())
 	if c.tokens, err = openTokens(o.tokenFile, state); err != nil {
 		return c, err
 	}

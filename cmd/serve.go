@@ -153,7 +153,7 @@ type serveConfig struct {
 	stateDir     string
 	policy       *trustPolicy
 	certificate  *certificateFile   // nil for a self-signed certificate around the server's key
-	exclude      *transfer.Filter   // of --exclude and its like; nil excludes nothing
+	exclude      *selection         // of --exclude and its like; nil excludes nothing
 	paths        *transfer.PathList // of --files-from, for the mirror; nil is everything
 	secretFiles  []string           // files of the command line that are not served; empty names are none
 	secrets      *disk.Secrets      // these, the state directory and others
@@ -218,7 +218,7 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 		return c, err
 	}
 	if c.paths = chosen.paths; len(o.rules.list) > 0 {
-		c.exclude = &chosen.filter
+		c.exclude = &chosen
 	}
 	if c.access, err = parseServeAccess(o, c.role, c.log); err != nil {
 		return c, err
@@ -229,7 +229,7 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 			return c, err
 		}
 	}
-	c.secretFiles = []string{o.joinTokenFile, o.key, o.tokenFile, o.revoked}
+	c.secretFiles = []string{o.joinTokenFile, o.key, o.tokenFile, o.revoked, keyLogFile()}
 	c.secrets = newSecrets(c.stateDir, c.secretFiles...)
 	return c, nil
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"time"
 
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
@@ -18,8 +19,11 @@ type accessFiles struct {
 	*serve.Access
 	requireToken bool
 	revoked      accessFile // of --revoked
-	authorities  accessFile // of --client-ca
-	log          *slog.Logger
+	// settles is when the list of revoked tokens, which changed, may take names back; zero if it
+	// has. A file that is being written lacks names for a moment.
+	settles     time.Time
+	authorities accessFile // of --client-ca
+	log         *slog.Logger
 }
 
 // An accessFile is a file of accessFiles.
@@ -72,23 +76,46 @@ func (f *accessFile) read() ([]byte, error) {
 	return content, err
 }
 
-// readRevoked uses the names of revoked tokens. If a line is no name, the other lines are added to
-// the names so far: an error must not make a token valid again.
+// revokedSettleTime is how long a list of revoked tokens must be unchanged before it takes names
+// back.
+const revokedSettleTime = certificateInterval / 2
+
+// readRevoked uses the names of revoked tokens. New names count at once. Names that are missing
+// from a changed list are taken back when it has not changed for a while. If a line is no name,
+// none is taken back: an error must not make a token valid again.
 func (a *accessFiles) readRevoked() error {
+	isFirst := a.revoked.content == nil
 	data, err := a.revoked.read()
 	if errors.Is(err, errUnchanged) {
+		a.settleRevoked()
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	names, err := trust.ParseRevoked(data)
-	if err != nil {
+	switch {
+	case err != nil:
+		a.settles = time.Time{}
 		a.AddRevoked(names)
-		return err
+	case isFirst:
+		a.SetRevoked(names)
+	default:
+		a.settles = time.Now().Add(revokedSettleTime)
+		a.AddRevoked(names)
 	}
-	a.SetRevoked(names)
-	return nil
+	return err
+}
+
+// settleRevoked takes back the names that are missing from the list, once it is time.
+func (a *accessFiles) settleRevoked() {
+	if a.settles.IsZero() || time.Now().Before(a.settles) {
+		return
+	}
+	a.settles = time.Time{}
+	if names, err := trust.ParseRevoked(a.revoked.content); err == nil {
+		a.SetRevoked(names)
+	}
 }
 
 func (a *accessFiles) readAuthorities() error {

@@ -43,7 +43,7 @@ func (s *runningServer) keepMirror() {
 	o := transfer.MirrorOptions{Target: s.root, Delete: s.mirror.delete, OpenTree: protectedTree(s.secrets)}
 	o.URL = s.primary
 	if o.Paths = s.paths; s.exclude != nil {
-		o.Filter = *s.exclude
+		o.Filter = s.exclude.filter
 	}
 	for {
 		s.mirrorOnce(&o)

@@ -60,7 +60,8 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 		identity: cert, reloads: make(chan struct{}, 1), keyChanged: make(chan struct{}, 1),
 	}
 	if c.exclude != nil {
-		s.files.Exclude(func(path string, isDir bool) bool { return !c.exclude.Wants(path, isDir) })
+		s.files.Exclude(func(path string, isDir bool) bool { return !c.exclude.filter.Wants(path, isDir) })
+		s.files.ExcludeFolded(func(path string, isDir bool) bool { return !c.exclude.folded.Wants(path, isDir) })
 	}
 	s.openTrees()
 	config := s.listenConfig(cert)

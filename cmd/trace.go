@@ -32,14 +32,17 @@ func quicConfig() (*quic.Config, error) {
 	return &quic.Config{Tracer: qlog.DefaultConnectionTracer}, nil
 }
 
+// keyLogFile returns the name of the file of SSLKEYLOGFILE, empty if there is none. With it
+// recorded traffic can be read, so it is a secret.
+func keyLogFile() string { return os.Getenv("SSLKEYLOGFILE") }
+
 // keyLog returns the file of SSLKEYLOGFILE, nil if there is none. It stays open until the process
 // ends.
 var keyLog = sync.OnceValue(func() io.Writer {
-	name := os.Getenv("SSLKEYLOGFILE")
-	if name == "" {
+	if keyLogFile() == "" {
 		return nil
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(keyLogFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/netip"
 	"time"
+
+	"kwikcp/internal/bucket"
 )
 
 // An admissionControl decides which connections, joins and sessions a listener accepts. It counts
@@ -22,9 +24,12 @@ import (
 type admissionControl struct {
 	limits    admissionLimits
 	newcomers []*newcomer // in the order of their arrival
+	// stranded counts, for each network, the connections that have lost their places and cannot
+	// be closed yet. QUIC has not handed them over, because their ClientHello is not complete.
+	stranded  map[netip.Prefix]int
 	residents map[*resident]struct{}
-	rate      *prefixLimit  // new connections of each client
-	initials  tokenBucket   // Initial packets without a token that may begin a handshake
+	rate      prefixLimit   // new connections of each client
+	initials  bucket.Bucket // Initial packets without a token that may begin a handshake
 	refusals  refusalCounts // that were not reported yet
 }
 
@@ -40,13 +45,9 @@ const (
 	// maxUnvalidated bounds the handshakes with addresses that may be spoofed. Each takes about
 	// 100 KiB for up to 5 s, and sends up to three times the bytes that arrived.
 	maxUnvalidated = 32
-	// initialBurst and initialInterval bound the rate at which such handshakes begin.
-	initialBurst    = 200
-	initialInterval = 10 * time.Millisecond
-	// connectionBurst and connectionInterval bound the rate of one client's new connections. A
-	// handshake takes about 1 ms of processor time.
-	connectionBurst    = 1000
-	connectionInterval = 5 * time.Millisecond
+	// unservedShare times as many connections as may be newcomers may exist that QUIC has not
+	// handed over.
+	unservedShare = 3
 	// pressedPatience is the share of the Hello time-out that newcomers have while half of the
 	// places are taken.
 	pressedPatience = 5
@@ -54,6 +55,22 @@ const (
 	// place. A client sends its first request with Hello.
 	minIdle = 2 * time.Second
 )
+
+var (
+	// initialRate bounds the rate at which such handshakes begin.
+	initialRate = bucket.Rate{PerSecond: 100, Burst: 200}
+	// connectionRate bounds the rate of one client's new connections. A handshake takes about 1 ms
+	// of processor time.
+	connectionRate = bucket.Rate{PerSecond: 200, Burst: 1000}
+)
+
+// A prefixLimit bounds how often the clients of each prefix, or each network, may do something.
+// The prefixes beyond maxPrefixes, of about 100 bytes each, share one allowance.
+type prefixLimit = *bucket.Keyed[netip.Prefix]
+
+const maxPrefixes = 4096
+
+func newPrefixLimit(r bucket.Rate) prefixLimit { return bucket.NewKeyed[netip.Prefix](r, maxPrefixes) }
 
 // A refusal is why a connection, join or session is refused or ended. It is sent to the client.
 // The zero value means that it is accepted.
@@ -70,6 +87,9 @@ const (
 	refusedSession     refusal = "too many clients are connected"
 	refusedSessionOf   refusal = "too many clients are connected from one address"
 	endedIdle          refusal = "too many clients are connected: one without a stream was closed"
+	endedUnused        refusal = "too many clients are connected: one that took nothing was closed"
+	endedForOthers     refusal = "too many clients are connected: one of the network with the most was closed"
+	endedJoin          refusal = "too many joins in progress: one of the network with the most was closed"
 	refusedFurther     refusal = "too many clients are connected for a further connection of one"
 	refusedMember      refusal = "too many secondaries"
 	refusedMemberOf    refusal = "too many secondaries at one address"
@@ -78,9 +98,9 @@ const (
 func newAdmission(limits admissionLimits) *admissionControl {
 	return &admissionControl{
 		limits:    limits,
+		stranded:  make(map[netip.Prefix]int),
 		residents: make(map[*resident]struct{}),
-		rate:      newPrefixLimit(connectionBurst, connectionInterval),
-		initials:  tokenBucket{burst: initialBurst, interval: initialInterval},
+		rate:      newPrefixLimit(connectionRate),
 		refusals:  make(refusalCounts),
 	}
 }
@@ -91,7 +111,11 @@ type newcomer struct {
 	arrived time.Time
 	joining bool // its JoinRequest has arrived: it is not silent
 	gone    bool // it has left or lost its place
+	served  bool // QUIC has handed it over: it is closed when it loses its place
+	// isStranded is true after it has lost its place, until it is served or has ended.
+	isStranded bool
 
+	why   refusal         // why it lost its place
 	lost  context.Context // ends when the newcomer loses its place
 	evict context.CancelFunc
 }
@@ -100,7 +124,7 @@ type newcomer struct {
 // trip, before a handshake begins. It is called for each Initial packet without a token.
 func (a *admissionControl) needsRetry(now time.Time) bool {
 	crowded := a.unvalidated() >= maxUnvalidated || len(a.newcomers) >= a.limits.handshakes/2
-	return !a.initials.take(now) || crowded
+	return !a.initials.TryTake(initialRate, now) || crowded
 }
 
 func (a *admissionControl) unvalidated() (n int) {
@@ -109,17 +133,23 @@ func (a *admissionControl) unvalidated() (n int) {
 			n++
 		}
 	}
-	return n
+	return n + a.stranded[netip.Prefix{}]
 }
 
 // arrive adds a connection whose handshake begins. from is invalid while its address may be
 // spoofed: then nothing counts against that address, and needsRetry has bounded the number. The
 // newcomers in evicted have lost their places.
 func (a *admissionControl) arrive(from netip.Prefix, now time.Time) (n *newcomer, evicted []*newcomer, why refusal) {
-	if from.IsValid() && !a.rate.take(from, now) {
+	if from.IsValid() && !a.rate.TryTake(from, now) {
 		return nil, nil, refusedRate
 	}
 	evicted = a.expire(now)
+	switch ofNetwork, all := a.unserved(from); {
+	case from.IsValid() && ofNetwork >= a.limits.handshakesPerClient:
+		return nil, evicted, refusedHandshakeOf
+	case all >= unservedShare*a.limits.handshakes:
+		return nil, evicted, refusedHandshake
+	}
 	n = &newcomer{from: from, arrived: now}
 	if from.IsValid() {
 		victim, ok := a.makePlaceOf(from, a.limits.handshakesPerClient-1)
@@ -133,7 +163,7 @@ func (a *admissionControl) arrive(from netip.Prefix, now time.Time) (n *newcomer
 		if victim == nil {
 			return nil, evicted, refusedHandshake
 		}
-		a.leave(victim)
+		a.displace(victim)
 		evicted = append(evicted, victim)
 	}
 	a.newcomers = append(a.newcomers, n)
@@ -145,7 +175,7 @@ func (a *admissionControl) validate(n *newcomer, from netip.Prefix, now time.Tim
 	if n.gone || n.from.IsValid() {
 		return nil, admitted
 	}
-	if !a.rate.take(from, now) {
+	if !a.rate.TryTake(from, now) {
 		return nil, refusedRate
 	}
 	victim, ok := a.makePlaceOf(from, a.limits.handshakesPerClient-1)
@@ -157,26 +187,39 @@ func (a *admissionControl) validate(n *newcomer, from netip.Prefix, now time.Tim
 }
 
 // join marks a newcomer whose JoinRequest has arrived. It keeps its place until the join has ended.
-func (a *admissionControl) join(n *newcomer) refusal {
-	joins, ofClient := 0, 0
+// While there are too many, the network that has the most yields one to others. A join takes less
+// than a second, but a peer without the token can draw it out for ten.
+func (a *admissionControl) join(n *newcomer) (evicted []*newcomer, why refusal) {
+	joins, ofNetwork := 0, make(map[netip.Prefix]int)
 	for _, other := range a.newcomers {
 		if other.joining {
 			joins++
-			if other.from == n.from {
-				ofClient++
-			}
+			ofNetwork[networkOf(other.from)]++
 		}
 	}
+	own := ofNetwork[networkOf(n.from)]
 	switch {
 	case n.gone:
-		return refusedSilent
-	case ofClient >= a.limits.joinsPerClient:
-		return refusedJoinOf
+		return nil, refusedSilent
+	case own >= a.limits.joinsPerClient:
+		return nil, refusedJoinOf
 	case joins >= a.limits.joins:
-		return refusedJoin
+		var victim *newcomer // the oldest of the network that has the most
+		for _, other := range a.newcomers {
+			count := ofNetwork[networkOf(other.from)]
+			if other.joining && count > own+1 && (victim == nil || count > ofNetwork[networkOf(victim.from)]) {
+				victim = other
+			}
+		}
+		if victim == nil {
+			return nil, refusedJoin
+		}
+		victim.why = endedJoin
+		a.displace(victim)
+		evicted = []*newcomer{victim}
 	}
 	n.joining = true
-	return admitted
+	return evicted, admitted
 }
 
 // leave removes a newcomer: its first frame has arrived, its join or its connection has ended.
@@ -193,6 +236,61 @@ func (a *admissionControl) leave(n *newcomer) {
 	}
 }
 
+// displace takes the place of a newcomer away.
+func (a *admissionControl) displace(n *newcomer) {
+	a.leave(n)
+	if n.why == admitted {
+		n.why = refusedSilent
+	}
+	if !n.served {
+		n.isStranded = true
+		a.stranded[networkOf(n.from)]++
+	}
+}
+
+// serve records that QUIC has handed a connection over. If it has lost its place, it is closed now.
+func (a *admissionControl) serve(n *newcomer) {
+	n.served = true
+	a.unstrand(n)
+}
+
+// end removes a connection that has ended.
+func (a *admissionControl) end(n *newcomer) {
+	a.leave(n)
+	a.unstrand(n)
+}
+
+func (a *admissionControl) unstrand(n *newcomer) {
+	if !n.isStranded {
+		return
+	}
+	n.isStranded = false
+	network := networkOf(n.from)
+	if a.stranded[network]--; a.stranded[network] == 0 {
+		delete(a.stranded, network)
+	}
+}
+
+// unserved returns the number of connections that cannot be closed, of a client's network and of
+// all.
+func (a *admissionControl) unserved(from netip.Prefix) (ofNetwork, all int) {
+	network := networkOf(from)
+	for _, n := range a.stranded {
+		all += n
+	}
+	ofNetwork = a.stranded[network]
+	for _, n := range a.newcomers {
+		if n.served {
+			continue
+		}
+		all++
+		if networkOf(n.from) == network {
+			ofNetwork++
+		}
+	}
+	return ofNetwork, all
+}
+
 // expire removes the silent newcomers that have waited too long while half of the places are
 // taken. Without such pressure the listener's own time-out ends them.
 func (a *admissionControl) expire(now time.Time) (expired []*newcomer) {
@@ -206,7 +304,7 @@ func (a *admissionControl) expire(now time.Time) (expired []*newcomer) {
 		}
 	}
 	for _, n := range expired {
-		a.leave(n)
+		a.displace(n)
 	}
 	return expired
 }
@@ -228,22 +326,22 @@ func (a *admissionControl) makePlaceOf(from netip.Prefix, limit int) (victim *ne
 		return nil, true
 	}
 	if victim != nil {
-		a.leave(victim)
+		a.displace(victim)
 	}
 	return victim, victim != nil
 }
 
-// silentOfFullest returns the oldest silent newcomer of the client that has the most of them. The
-// newcomers without a proved address count as one client. It returns nil if all are joining.
+// silentOfFullest returns the oldest silent newcomer of the network that has the most of them. The
+// newcomers without a proved address count as one network. It returns nil if all are joining.
 func (a *admissionControl) silentOfFullest() (oldest *newcomer) {
 	count := make(map[netip.Prefix]int)
 	for _, n := range a.newcomers {
 		if !n.joining {
-			count[n.from]++
+			count[networkOf(n.from)]++
 		}
 	}
 	for _, n := range a.newcomers {
-		if !n.joining && (oldest == nil || count[n.from] > count[oldest.from]) {
+		if !n.joining && (oldest == nil || count[networkOf(n.from)] > count[networkOf(oldest.from)]) {
 			oldest = n
 		}
 	}
@@ -255,25 +353,4 @@ func appendNewcomer(list []*newcomer, n *newcomer) []*newcomer {
 		return list
 	}
 	return append(list, n)
-}
-
-// A tokenBucket holds up to burst tokens, of which one returns in each interval. The zero time
-// means that it is full.
-type tokenBucket struct {
-	burst    int
-	interval time.Duration
-	full     time.Time // when the bucket is full again
-}
-
-// take takes a token. It reports false if there is none.
-func (b *tokenBucket) take(now time.Time) bool {
-	full := b.full
-	if full.Before(now) {
-		full = now
-	}
-	if full = full.Add(b.interval); full.Sub(now) > time.Duration(b.burst)*b.interval {
-		return false
-	}
-	b.full = full
-	return true
 }

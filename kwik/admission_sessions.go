@@ -11,6 +11,8 @@ type resident struct {
 	id   SessionID
 	// idleSince is since when the session has had no stream; the zero time while it has one.
 	idleSince time.Time
+	touched   time.Time // when the client last took bytes or used a stream, as last observed
+	lost      refusal   // why it lost its place
 	session   *ServerSession
 }
 
@@ -19,10 +21,24 @@ func (r *resident) isIdle(least time.Duration, now time.Time) bool {
 	return !r.idleSince.IsZero() && now.Sub(r.idleSince) >= least
 }
 
-// enter gives a session a place. If there is none, a session without a stream loses its own. It is
-// one of the same client if that client has too many, otherwise one of the client that has the
-// most. A further path of a session that is here must leave half of the places to others, both of
-// the client's places and of all.
+// unusedSince returns since when a session has been of no use to its client, and why it may lose
+// its place. The reason is admitted if it may not. A session that has a stream is of no use if its
+// client has taken nothing for takeTimeout.
+func (r *resident) unusedSince(now time.Time) (since time.Time, why refusal) {
+	switch {
+	case r.isIdle(minIdle, now):
+		return r.idleSince, endedIdle
+	case r.idleSince.IsZero() && now.Sub(r.touched) >= takeTimeout:
+		return r.touched, endedUnused
+	}
+	return time.Time{}, admitted
+}
+
+// enter gives a session a place. If there is none, a session without a stream loses its own, or one
+// whose client takes nothing. It is one of the same client if that client has too many, otherwise
+// one of the client that has the most. If all places are in use, the network that has the most
+// loses one (yieldOfFullest). A further path of a session that is here must leave half
+// of the places to others, both of the client's places and of all.
 func (a *admissionControl) enter(r *resident, now time.Time) (evicted *resident, why refusal) {
 	ofClient, isFurther := 0, false
 	for other := range a.residents {
@@ -40,6 +56,9 @@ func (a *admissionControl) enter(r *resident, now time.Time) (evicted *resident,
 		}
 	case total >= a.limits.sessions:
 		if evicted = a.longestIdle(now, func(*resident) bool { return true }); evicted == nil {
+			evicted = a.yieldOfFullest(r.from)
+		}
+		if evicted == nil {
 			return nil, refusedSession
 		}
 	}
@@ -64,20 +83,50 @@ func (a *admissionControl) isFull(from netip.Prefix) bool {
 // depart removes a session. It has no effect on one that has lost its place.
 func (a *admissionControl) depart(r *resident) { delete(a.residents, r) }
 
-// longestIdle returns the session that has been idle longest among those of the client that has the
-// most sessions and an idle one. It returns nil if no session that matches is idle.
+// fairNetworks is the number of networks that can have all places, each an equal part, without
+// losing one to others.
+const fairNetworks = 16
+
+// yieldOfFullest returns the session that a network must yield to a client of another network. The
+// network has the most sessions, more than a fair part of all places, and more than the other would
+// have. The session is the one whose client has taken nothing for longest. It returns nil if there
+// is no such network.
+func (a *admissionControl) yieldOfFullest(from netip.Prefix) (victim *resident) {
+	count := make(map[netip.Prefix]int)
+	for r := range a.residents {
+		count[networkOf(r.from)]++
+	}
+	most := max(a.limits.sessions/fairNetworks, count[networkOf(from)]+1)
+	for r := range a.residents {
+		switch n := count[networkOf(r.from)]; {
+		case n > most, n == most && victim != nil && r.touched.Before(victim.touched):
+			victim, most = r, n
+		}
+	}
+	if victim != nil {
+		victim.lost = endedForOthers
+	}
+	return victim
+}
+
+// longestIdle returns the session that has been of no use (unusedSince) for longest. It is one of
+// the client that has the most sessions and such a one. It returns nil if no session that matches
+// is of no use.
 func (a *admissionControl) longestIdle(now time.Time, matches func(*resident) bool) (victim *resident) {
 	count := make(map[netip.Prefix]int)
 	for r := range a.residents {
 		count[r.from]++
 	}
+	var unused time.Time
 	for r := range a.residents {
-		if !matches(r) || !r.isIdle(minIdle, now) {
+		since, why := r.unusedSince(now)
+		if why == admitted || !matches(r) {
 			continue
 		}
 		if victim == nil || count[r.from] > count[victim.from] ||
-			count[r.from] == count[victim.from] && r.idleSince.Before(victim.idleSince) {
-			victim = r
+			count[r.from] == count[victim.from] && since.Before(unused) {
+			victim, unused = r, since
+			victim.lost = why
 		}
 	}
 	return victim

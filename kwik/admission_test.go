@@ -36,6 +36,7 @@ func (w *admissionWorld) mustArrive(from netip.Prefix) (*newcomer, []*newcomer) 
 	if why != admitted {
 		w.t.Fatalf("a newcomer from %v was refused: %s", from, why)
 	}
+	w.serve(n)
 	w.now = w.now.Add(time.Millisecond)
 	return n, evicted
 }
@@ -49,7 +50,7 @@ func TestAdmissionOfOneClient(t *testing.T) {
 			t.Fatal("a newcomer lost its place before the limit")
 		}
 	}
-	if why := w.join(all[0]); why != admitted {
+	if _, why := w.join(all[0]); why != admitted {
 		t.Fatal(why)
 	}
 	n, evicted := w.mustArrive(clientNumber(1))
@@ -57,7 +58,7 @@ func TestAdmissionOfOneClient(t *testing.T) {
 		t.Fatalf("%d lost their places", len(evicted))
 	}
 	w.join(all[2])
-	if why := w.join(all[3]); why != refusedJoinOf {
+	if _, why := w.join(all[3]); why != refusedJoinOf {
 		t.Errorf("the third join: %q", why)
 	}
 	w.leave(all[3])
@@ -81,7 +82,7 @@ func TestAdmissionRefusesWithoutASilentOne(t *testing.T) {
 	fill := func(c int) {
 		for range 4 {
 			n, _ := w.mustArrive(clientNumber(c))
-			if why := w.join(n); why != admitted {
+			if _, why := w.join(n); why != admitted {
 				t.Fatal(why)
 			}
 		}
@@ -173,7 +174,7 @@ func TestAdmissionBoundsTheRateOfInitials(t *testing.T) {
 		}
 		w.now = w.now.Add(time.Second / 6000)
 	}
-	if most := initialBurst + 200; begun > most+1 || begun < most-1 {
+	if most := initialRate.Burst + 200; begun > most+1 || begun < most-1 {
 		t.Errorf("%d began without a Retry, want %d", begun, most)
 	}
 	w.now = w.now.Add(time.Minute)
@@ -193,7 +194,7 @@ func TestAdmissionBoundsTheRateOfAClient(t *testing.T) {
 		}
 		return why
 	}
-	for i := range connectionBurst {
+	for i := range connectionRate.Burst {
 		if why := try(1); why != admitted {
 			t.Fatalf("connection %d: %q", i, why)
 		}
@@ -204,7 +205,7 @@ func TestAdmissionBoundsTheRateOfAClient(t *testing.T) {
 	if why := try(2); why != admitted {
 		t.Errorf("another client: %q", why)
 	}
-	w.now = w.now.Add(connectionInterval)
+	w.now = w.now.Add(5 * time.Millisecond)
 	if why := try(1); why != admitted {
 		t.Errorf("%q", why)
 	}
@@ -213,32 +214,29 @@ func TestAdmissionBoundsTheRateOfAClient(t *testing.T) {
 	}
 }
 
-// A client cannot reset its rate with addresses that it invents. As many as the table holds, with
-// a connection each, do not displace the client that connected most.
+// A client cannot reset its rate with addresses that it invents, however many they are.
 func TestAdmissionRemembersTheWorstClient(t *testing.T) {
 	limits := smallLimits
 	w := newAdmissionWorld(t, limits)
-	for range connectionBurst {
+	for range connectionRate.Burst {
 		n, _, _ := w.arrive(clientNumber(0), w.now)
 		w.leave(n)
 	}
 	for c := 1; c <= 3*maxPrefixes; c++ {
-		n, _, why := w.arrive(clientNumber(c), w.now)
-		if why != admitted {
-			t.Fatalf("client %d: %q", c, why)
+		if n, _, why := w.arrive(clientNumber(c), w.now); why == admitted {
+			w.leave(n)
 		}
-		w.leave(n)
 	}
 	if _, _, why := w.arrive(clientNumber(0), w.now); why != refusedRate {
 		t.Errorf("%q", why)
 	}
-	if n := len(w.rate.buckets); n > maxPrefixes {
+	if n := w.rate.Len(); n > maxPrefixes {
 		t.Errorf("%d prefixes are remembered", n)
 	}
 }
 
 func (w *admissionWorld) session(c int, id byte) *resident {
-	return &resident{from: clientNumber(c), id: SessionID{id, byte(c)}, idleSince: w.now}
+	return &resident{from: clientNumber(c), id: SessionID{id, byte(c)}, idleSince: w.now, touched: w.now}
 }
 
 func TestAdmissionOfSessions(t *testing.T) {
@@ -272,8 +270,8 @@ func TestAdmissionOfSessions(t *testing.T) {
 	}
 }
 
-// When all places are taken, the client that has the most loses an idle session. Sessions with a
-// stream lose nothing.
+// When all places are taken, the client that has the most loses an idle session. If none is idle,
+// the network that has the most loses one.
 func TestAdmissionOfSessionsWhenFull(t *testing.T) {
 	w := newAdmissionWorld(t, smallLimits)
 	for c := range 4 {
@@ -301,10 +299,39 @@ func TestAdmissionOfSessionsWhenFull(t *testing.T) {
 		t.Errorf("a client that has fewer lost a place: %v", evicted.from)
 	}
 	for r := range w.residents {
-		r.idleSince = time.Time{}
+		r.idleSince, r.touched = time.Time{}, w.now
 	}
-	if _, why := w.enter(w.session(10, 0), w.now); why != refusedSession {
-		t.Errorf("%q", why)
+	for c := 10; ; c++ { // the networks that have more than others yield, until all have two
+		evicted, why := w.enter(w.session(c, 0), w.now)
+		if why == refusedSession {
+			break
+		}
+		if evicted == nil || evicted.lost != endedForOthers || evicted.from == single.from {
+			t.Fatalf("%q, %v lost its place", why, evicted)
+		}
+		for r := range w.residents {
+			r.idleSince = time.Time{}
+		}
+	}
+	count := make(map[netip.Prefix]int)
+	for r := range w.residents {
+		count[r.from]++
+	}
+	for from, n := range count {
+		if n > 2 {
+			t.Errorf("%v has %d places of %d", from, n, len(w.residents))
+		}
+	}
+	// One whose client takes nothing yields as if it had no stream.
+	var quiet *resident
+	for r := range w.residents {
+		quiet = r
+		quiet.touched = w.now.Add(-takeTimeout)
+		break
+	}
+	evicted, why = w.enter(w.session(99, 0), w.now)
+	if why != admitted || evicted != quiet || evicted.lost != endedUnused {
+		t.Errorf("%q, %v lost its place", why, evicted)
 	}
 }
 
@@ -348,6 +375,7 @@ func TestAdmissionModel(t *testing.T) {
 				n, _, why := w.arrive(from, w.now)
 				if n != nil {
 					here = append(here, n)
+					w.serve(n)
 				} else if why == refusedHandshake && w.silentOfFullest() != nil {
 					t.Fatalf("seed %d: refused while a silent one was there", seed)
 				}

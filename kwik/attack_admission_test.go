@@ -176,8 +176,8 @@ func TestAttackIdleSessionsOfManyAddresses(t *testing.T) {
 		var conns []*quic.Conn
 		for range 8 {
 			a := w.attacker(w.primary)
-			for i := range 16 {
-				conns = append(conns, a.session(uint16(len(conns)+i)))
+			for range 16 {
+				conns = append(conns, a.session(uint16(len(conns))))
 			}
 		}
 		time.Sleep(minIdle)

@@ -1,6 +1,7 @@
 package kwik
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -10,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"kwikcp/internal/netprefix"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -141,4 +143,63 @@ func FuzzOffer(f *testing.F) {
 			t.Errorf("a head start of %d in %d bytes", headStart, size)
 		}
 	})
+}
+
+// A member knows the IDs of the sessions that it serves. As a client it names one in Hello, and has
+// its own permission revoked: the session of the other client goes on.
+func TestAttackSessionOfAnother(t *testing.T) {
+	inWorldOf(t, unit, 0, lan, func(w *world) {
+		client, server := w.dial(nil)
+		id := client.ID()
+		p := w.fakeClient(w.primary, protocolClient)
+		p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: id[:]})
+		if f, err := p.tryReceive(); err == nil && f.GetWelcome() != nil {
+			(<-w.primary.sessions).Revoke("expired")
+			time.Sleep(time.Second)
+			w.t.Error("a second session with one ID")
+		} else if !errors.Is(fromQUIC(err, ""), ErrAccessRefused) {
+			w.t.Error(err)
+		}
+		w.copy(w.offer(client, server, unit, nil)).wantAll()
+	})
+}
+
+// A secondary that leaves and joins again, each time at another port, leaves nothing behind in the
+// streams of the clients.
+func TestAttackChurnOfMembers(t *testing.T) {
+	inWorldOf(t, unit, 0, lan, func(w *world) {
+		client, server := w.dial(nil)
+		w.offer(client, server, unit, nil)
+		l := w.primary.Listener
+		for i := range 1000 {
+			addr := netip.AddrPortFrom(netip.MustParseAddr("10.9.9.9"), uint16(2000+i))
+			m := &member{addr: addr, from: netprefix.Of(addr.Addr())}
+			if _, err := l.admit(m); err != nil {
+				w.t.Fatal(err)
+			}
+			l.removeMember(m, "left")
+			if i%100 == 0 {
+				time.Sleep(100 * time.Millisecond) // the client reads
+			}
+		}
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		for _, o := range server.offers {
+			if n := len(o.ticketed); n > 2 {
+				w.t.Errorf("%d servers are remembered for a stream", n)
+			}
+		}
+	})
+}
+
+// A client that acknowledges late makes the server believe in a long round trip. The server
+// does not keep things for as long.
+func TestAttackLongRoundTrip(t *testing.T) {
+	for rtt, want := range map[time.Duration]time.Duration{
+		0: time.Second, time.Second: 4 * time.Second, time.Hour: maxLinger,
+	} {
+		if got := lingerTime(rtt); got != want {
+			t.Errorf("%v after a round trip of %v, want %v", got, rtt, want)
+		}
+	}
 }

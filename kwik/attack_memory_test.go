@@ -38,7 +38,8 @@ func (w *world) fakeGuestWith(to *testServer, conf *quic.Config) *fakePeer {
 		w.t.Fatal(err)
 	}
 	p := &fakePeer{t: w.t, conn: conn}
-	p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: mySession[:]})
+	id := newSessionID()
+	p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: id[:]})
 	if p.receive().GetWelcome() == nil {
 		w.t.Fatal("no Welcome")
 	}

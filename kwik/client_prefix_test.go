@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+
+	"kwikcp/internal/netprefix"
 )
 
 func TestClientPrefix(t *testing.T) {
@@ -23,6 +25,16 @@ func TestClientPrefix(t *testing.T) {
 		if got := clientPrefix(udp); got.String() != want {
 			t.Errorf("%s: %v, want %s", addr, got, want)
 		}
+	}
+	for addr, want := range map[string]string{
+		"192.0.2.7": "192.0.2.7/32", "2001:db8:1:2::7": "2001:db8:1::/48", "::ffff:192.0.2.7": "192.0.2.7/32",
+	} {
+		if got := networkOf(netprefix.Of(netip.MustParseAddr(addr))); got.String() != want {
+			t.Errorf("network of %s: %v, want %s", addr, got, want)
+		}
+	}
+	if got := networkOf(netip.Prefix{}); got.IsValid() {
+		t.Errorf("network of no prefix: %v", got)
 	}
 	for _, addr := range []net.Addr{&net.UnixAddr{Name: "x", Net: "unix"}, &net.UDPAddr{}} {
 		if got := clientPrefix(addr); got.IsValid() {

@@ -186,8 +186,12 @@ func TestPushedOnOnePath(t *testing.T) {
 // With many paths, no honest one is closed because of the streams of the others.
 func TestMappingsOfManyPaths(t *testing.T) {
 	link := simnet.Link{Latency: 20 * time.Millisecond, Rate: 20e6}
-	inWorldOf(t, 24<<20, 5, link, func(w *world) {
-		client, server := w.dial(&ClientConfig{ConnectionsPerServer: 16, SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 1}})
+	size, connections := 24<<20, 16
+	if raceEnabled {
+		size, connections = size/4, connections/2 // the race detector is slow
+	}
+	inWorldOf(t, size, 5, link, func(w *world) {
+		client, server := w.dial(&ClientConfig{ConnectionsPerServer: connections, SecondaryStreams: SecondaryStreamConfig{MaxStreamsPerPath: 1}})
 		for _, m := range w.primary.memberList() {
 			w.wantState(client, m.ID, PathActive)
 		}

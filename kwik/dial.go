@@ -30,7 +30,7 @@ func Dial(
 
 // DialEarly is Dial, except that it returns one round trip earlier: after the QUIC handshake,
 // which authenticates the server, and with Hello sent. The server reads data of the session's
-// streams after it has accepted Hello. If it refuses, all calls fail, and
+// streams after it has accepted Hello. If it refuses, all calls fail.
 func DialEarly(
 	ctx context.Context, conn net.PacketConn, addr net.Addr, tlsConf *tls.Config, conf *ClientConfig,
 ) (*ClientSession, error) {

@@ -63,7 +63,7 @@ func (g *gate) connContext(ctx context.Context, info *quic.ClientInfo) (context.
 	}
 	n.lost, n.evict = context.WithCancel(context.Background())
 	g.release(evicted, from, admitted)
-	context.AfterFunc(ctx, func() { g.leave(n) })
+	context.AfterFunc(ctx, func() { g.end(n) })
 	return context.WithValue(ctx, newcomerKey{}, n), nil
 }
 
@@ -74,7 +74,7 @@ func (g *gate) release(evicted []*newcomer, from netip.Prefix, why refusal) {
 		g.admission.refusals.add(why, from)
 	}
 	for _, n := range evicted {
-		g.admission.refusals.add(refusedSilent, n.from)
+		g.admission.refusals.add(n.why, n.from)
 	}
 	reports := g.admission.refusals.due(time.Now())
 	g.mu.Unlock()
@@ -106,7 +106,22 @@ func (g *gate) validate(n *newcomer, addr net.Addr) error {
 // join keeps the place of a newcomer while its join is in progress.
 func (g *gate) join(n *newcomer) error {
 	g.mu.Lock()
-	return g.refused(nil, n.from, g.admission.join(n))
+	evicted, why := g.admission.join(n)
+	return g.refused(evicted, n.from, why)
+}
+
+// serve records that a connection is accepted.
+func (g *gate) serve(n *newcomer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.admission.serve(n)
+}
+
+// end records that a connection has ended.
+func (g *gate) end(n *newcomer) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.admission.end(n)
 }
 
 func (g *gate) leave(n *newcomer) {
@@ -128,12 +143,12 @@ func (g *gate) isFull(r *resident) bool {
 	return g.admission.isFull(r.from)
 }
 
-// enter gives a session a place. evicted is a session without a stream that has lost its own.
+// enter gives a session a place. evicted is a session that has lost its own.
 func (g *gate) enter(r *resident) (evicted *resident, err error) {
 	g.mu.Lock()
 	evicted, why := g.admission.enter(r, time.Now())
 	if evicted != nil {
-		g.admission.refusals.add(endedIdle, evicted.from)
+		g.admission.refusals.add(evicted.lost, evicted.from)
 	}
 	return evicted, g.refused(nil, r.from, why)
 }
@@ -156,6 +171,7 @@ func (g *gate) observe(states []sessionState, idle time.Duration) (ended []*resi
 		case s.resident.idleSince.IsZero():
 			s.resident.idleSince = now
 		}
+		s.resident.touched = s.touched
 		if s.resident.isIdle(idle, now) {
 			ended = append(ended, s.resident)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/internal/netprefix"
 	"kwikcp/internal/trust"
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -74,9 +75,9 @@ func TestAttackJoinTokenGuessing(t *testing.T) {
 				w.secondaries = append(w.secondaries, w.join())
 			}
 		}
-		const most = joinBurst + int(attack/joinRefill) + 1
+		most := joinRate.Burst + int(attack/time.Second) + 1
 		w.t.Logf("%d of %d guesses were tested in %v", tested, attempts, attack)
-		if tested < joinBurst || tested > most || attempts < 5*most {
+		if tested < joinRate.Burst || tested > most || attempts < 5*most {
 			w.t.Errorf("%d of %d guesses were tested in %v, want at most %d", tested, attempts, attack, most)
 		}
 		time.Sleep(time.Second)
@@ -96,19 +97,35 @@ func TestAttackJoinGuessingFromEverywhere(t *testing.T) {
 	j := newJoinLimit()
 	tested := 0
 	for n := range 100_000 {
-		if j.begin(prefixNumber(n), false, now.Add(time.Duration(n)*100*time.Microsecond)) {
+		if j.begin(clientNumber(n), false, now.Add(time.Duration(n)*100*time.Microsecond)) {
 			tested++
 		}
 	}
-	if most := allJoinsBurst + 10*32; tested > most+1 || tested < most-1 {
+	if most := allJoinsRate.Burst + 10*32; tested > most+1 || tested < most-1 {
 		t.Errorf("%d guesses in 10 s, want %d", tested, most)
 	}
 	end := now.Add(10 * time.Second)
-	for range anyJoinBurst { // successful joins do not count
-		if !j.begin(prefixNumber(1<<20), true, end) {
+	for range anyJoinRate.Burst { // successful joins do not count
+		if !j.begin(clientNumber(1<<20), true, end) {
 			t.Fatal("a member's address is refused")
 		}
-		j.succeeded(prefixNumber(1<<20), true, end)
+		j.succeeded(clientNumber(1<<20), true)
+	}
+}
+
+// All addresses of one site guess as one.
+func TestAttackJoinGuessingFromOneSite(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	j := newJoinLimit()
+	tested := 0
+	for n := range 10_000 {
+		from := netprefix.Of(netip.AddrFrom16([16]byte{0x20, 1, 13: 1, 6: byte(n >> 8), 7: byte(n)}))
+		if j.begin(from, false, now.Add(time.Duration(n)*time.Millisecond)) {
+			tested++
+		}
+	}
+	if most := joinRate.Burst + 10; tested > most {
+		t.Errorf("%d guesses in 10 s, want at most %d", tested, most)
 	}
 }
 
@@ -137,7 +154,8 @@ func TestAttackJoinFlood(t *testing.T) {
 			}
 		}
 		w.t.Logf("%d of 400 joins succeeded in %v", joined, time.Since(start))
-		if most := anyJoinBurst + int(time.Since(start)/joinRefill) + 1; joined < anyJoinBurst || joined > most {
+		least := anyJoinRate.Burst
+		if most := least + int(time.Since(start)/time.Second) + 1; joined < least || joined > most {
 			w.t.Errorf("%d joins in %v, want at most %d", joined, time.Since(start), most)
 		}
 	})
@@ -282,7 +300,7 @@ func TestAttackDialBackRate(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		w.t.Logf("200 joins made the primary send %d datagrams", datagrams)
-		if datagrams == 0 || datagrams > 12*(joinBurst+20+2) {
+		if datagrams == 0 || datagrams > 12*(joinRate.Burst+20+2) {
 			w.t.Errorf("200 joins made the primary send %d datagrams to a third party", datagrams)
 		}
 	})

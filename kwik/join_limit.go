@@ -3,58 +3,56 @@ package kwik
 import (
 	"net/netip"
 	"time"
+
+	"kwikcp/internal/bucket"
 )
 
-const (
-	// Of one prefix, joinBurst attempts to join may have failed or be in progress, and one more
-	// for each joinRefill. It is the rate at which one attacker can guess a token.
-	joinBurst  = 16
-	joinRefill = time.Second
-	// The same for all prefixes together. Prefixes with a member are exempt.
-	allJoinsBurst  = 256
-	allJoinsRefill = time.Second / 32
-	// Of one prefix, anyJoinBurst joins may succeed or fail, and one more for each joinRefill: the
-	// primary tells its clients of each that succeeds.
-	anyJoinBurst = 128
+var (
+	// joinRate bounds the attempts to join of one network that fail or are in progress. It is the
+	// rate at which one attacker can guess a token.
+	joinRate = bucket.Rate{PerSecond: 1, Burst: 16}
+	// allJoinsRate is the same for all networks together. Prefixes with a member are exempt.
+	allJoinsRate = bucket.Rate{PerSecond: 32, Burst: 256}
+	// anyJoinRate bounds all attempts of one network, also those that succeed: the primary tells
+	// its clients of each.
+	anyJoinRate = bucket.Rate{PerSecond: 1, Burst: 128}
 )
 
-// A joinLimit slows attempts to join. Those that succeed count for one limit only. It has no
-// clock, and the listener's lock guards it.
-type joinLimit struct{ each, all, any *prefixLimit }
-
-func newJoinLimit() *joinLimit {
-	return &joinLimit{
-		each: newPrefixLimit(joinBurst, joinRefill),
-		all:  newPrefixLimit(allJoinsBurst, allJoinsRefill),
-		any:  newPrefixLimit(anyJoinBurst, joinRefill),
-	}
+// A joinLimit slows attempts to join. Those that succeed count for one limit only. The keys are
+// networks (networkOf): a secondary has few, an attacker has many prefixes. It has no clock, and
+// the listener's lock guards it.
+type joinLimit struct {
+	each, any prefixLimit
+	all       bucket.Bucket
 }
 
-// everyone is the only key of joinLimit.all.
-var everyone netip.Prefix
+func newJoinLimit() *joinLimit {
+	return &joinLimit{each: newPrefixLimit(joinRate), any: newPrefixLimit(anyJoinRate)}
+}
 
 // begin reports whether a peer may attempt to join. isExempt means that it is exempt from the
 // limit for all.
 func (j *joinLimit) begin(from netip.Prefix, isExempt bool, now time.Time) bool {
-	if !j.each.take(from, now) {
+	network := networkOf(from)
+	if !j.each.TryTake(network, now) {
 		return false
 	}
-	if isExempt || j.all.take(everyone, now) {
-		if j.any.take(from, now) {
+	if isExempt || j.all.TryTake(allJoinsRate, now) {
+		if j.any.TryTake(network, now) {
 			return true
 		}
-		j.succeeded(from, isExempt, now)
+		j.succeeded(from, isExempt)
 		return false
 	}
-	j.each.giveBack(from, now)
+	j.each.GiveBack(network)
 	return false
 }
 
 // succeeded takes back an attempt from the limits of those that fail.
-func (j *joinLimit) succeeded(from netip.Prefix, isExempt bool, now time.Time) {
-	j.each.giveBack(from, now)
+func (j *joinLimit) succeeded(from netip.Prefix, isExempt bool) {
+	j.each.GiveBack(networkOf(from))
 	if !isExempt {
-		j.all.giveBack(everyone, now)
+		j.all.GiveBack(allJoinsRate)
 	}
 }
 
@@ -73,7 +71,7 @@ func (l *Listener) beginJoin(from netip.Prefix) (settle func(ok bool)) {
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		l.joins.succeeded(from, isExempt, time.Now())
+		l.joins.succeeded(from, isExempt)
 	}
 }
 

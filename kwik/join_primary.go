@@ -13,6 +13,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"kwikcp/internal/netprefix"
 	"kwikcp/internal/trust"
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -69,7 +70,7 @@ func (l *Listener) negotiateJoin(conn *quic.Conn) (*member, *quic.Stream, error)
 	if err != nil {
 		return nil, nil, errorf(ErrMetadataProtocolViolation, "no JoinRequest arrived")
 	}
-	settle := l.beginJoin(prefixOf(seen.Addr()))
+	settle := l.beginJoin(netprefix.Of(seen.Addr()))
 	if settle == nil {
 		return nil, nil, errorf(ErrServerBusy, "too many failed joins; try again later")
 	}
@@ -117,7 +118,7 @@ func (l *Listener) checkJoin(
 		return nil, errorf(ErrAccessRefused,
 			"this primary has no join token, so only secondaries on its own machine may join")
 	}
-	m := &member{addr: seen, from: prefixOf(seen.Addr()), pin: trust.Pin(r.GetKeyHash()), conn: conn}
+	m := &member{addr: seen, from: netprefix.Of(seen.Addr()), pin: trust.Pin(r.GetKeyHash()), conn: conn}
 	rand.Read(m.key[:])
 	if text := r.GetAdvertise(); text != "" {
 		own, _ := addrPort(l.Addr())

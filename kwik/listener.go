@@ -44,10 +44,10 @@ type Listener struct {
 	empty    chan struct{} // closed when it is leaving and no session is left
 	members  members       // a primary's secondaries
 	revoked  revokedSessions
-	reports  *prefixLimit // the clients' reports of rejected bytes
-	joins    *joinLimit   // attempts to join this primary
-	joining  *joinSecret  // a secondary's join in progress
-	keys     []ticketKey  // a secondary's, the newest first
+	reports  prefixLimit // the clients' reports of rejected bytes
+	joins    *joinLimit  // attempts to join this primary
+	joining  *joinSecret // a secondary's join in progress
+	keys     []ticketKey // a secondary's, the newest first
 }
 
 // maxTokenAge bounds the age of the tokens that prove a client's address without a Retry.
@@ -76,7 +76,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		empty:    make(chan struct{}),
 		contents: newContentBudget(c),
 		revoked:  make(revokedSessions),
-		reports:  newPrefixLimit(reportBurst, reportRefill),
+		reports:  newPrefixLimit(reportRate),
 		joins:    newJoinLimit(),
 		members:  members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
 		rates:    newRateShares(c.RateLimit),
@@ -174,8 +174,9 @@ func (l *Listener) serve(conn *quic.Conn) {
 	defer context.AfterFunc(l.ctx, func() { conn.CloseWithError(ApplicationErrorCode(NoError), "server closed") })()
 	n := newcomerOf(conn)
 	defer context.AfterFunc(n.lost, func() {
-		conn.CloseWithError(ApplicationErrorCode(ErrServerBusy), string(refusedSilent))
+		conn.CloseWithError(ApplicationErrorCode(ErrServerBusy), string(n.why))
 	})()
+	l.gate.serve(n)
 	greeted := func() { l.gate.leave(n) }
 	defer greeted()
 	select {

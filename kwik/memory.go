@@ -60,6 +60,9 @@ func (s *ServerSession) Reserve(n int64) error {
 	return nil
 }
 
+// MemoryShare returns how many bytes one session may have at most.
+func (s *ServerSession) MemoryShare() int64 { return s.listener.memory.Most() }
+
 // Release returns n bytes that were charged by Reserve. It panics if they were not.
 func (s *ServerSession) Release(n int64) { s.memory.Release(n) }
 

@@ -28,7 +28,7 @@ func TestReserve(t *testing.T) {
 		s := w.serve(ServerRolePrimary, configured(func(c *ServerConfig) { c.MemoryLimit, c.MaxSessions = 64<<20, 4 }))
 		w.t.Cleanup(s.stop)
 		session := func() *ServerSession {
-			w.fakeGuest(s, mySession, "", nil)
+			w.fakeGuest(s, newSessionID(), "", nil)
 			return <-s.sessions
 		}
 		a := session()

@@ -57,7 +57,7 @@ type AggregateStream struct {
 	memory  int64        // charged to the session until the stream is released, bytes
 	sent    atomic.Int64 // payload that this server wrote, bytes
 	// ticketed are the servers for which the client was given a ticket; guarded by the session's
-	// lock. It stays small: IDs are those of members.
+	// lock. Those that have left are not among them.
 	ticketed []ServerID
 }
 
@@ -213,4 +213,9 @@ func (s *ServerSession) tellGone(id ServerID, reason string) {
 	s.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_RemovePath{RemovePath: &kwikpb.RemovePath{
 		PathId: string(id), Reason: reason,
 	}}})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.offers {
+		o.ticketed = slices.DeleteFunc(o.ticketed, func(other ServerID) bool { return other == id })
+	}
 }

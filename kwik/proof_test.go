@@ -89,18 +89,16 @@ func TestAttackTicketReplay(t *testing.T) {
 				p.wantClosed(ErrAccessRefused)
 			}
 		}
-		// With the client's session ID the thief gets tickets of his own, which do not combine
-		// with the client's stream ticket.
+		// The thief gets no session with the client's ID. Even a ticket of his own for it would not
+		// combine with the client's stream ticket.
 		thief := newSessionKey()
 		p := w.fakeClient(w.primary, protocolClient)
 		thiefKey := []byte(thief.Public().(ed25519.PublicKey))
 		p.hello(&kwikpb.Hello{Version: protocolVersion, SessionId: client.id[:], ProofKey: thiefKey})
-		var own []byte
-		for own == nil {
-			if add := p.receive().GetAddPath(); add.GetPathId() == "s1" {
-				own = add.GetTicket()
-			}
-		}
+		p.wantClosed(ErrAccessRefused)
+		own := issueTicket(w.secondaries[0].ticketKeys()[0], ticketClaim{
+			scope: ticketScopePath, session: client.id, server: "s1", holder: ticketHolder(thiefKey),
+		}, time.Now(), time.Now().Add(ticketLife))
 		p = w.fakeClient(w.secondaries[0], protocolClient)
 		p.hello(&kwikpb.Hello{
 			Version: protocolVersion, SessionId: client.id[:], PathId: "s1", Ticket: own,

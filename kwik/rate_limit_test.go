@@ -97,10 +97,7 @@ func TestRateLimitMakesUpForDelays(t *testing.T) {
 // servers. This holds for the first second and for the whole transfer. The client treats no
 // server as stalled and opens no further connections.
 func TestRateLimitOfAClient(t *testing.T) {
-	rates := []int64{100 << 10, 1 << 20, 10 << 20}
-	if raceEnabled {
-		rates = rates[:2] // the race detector is slow
-	}
+	rates := []int64{100 << 10, 1 << 20}
 	for _, rate := range rates {
 		for _, secondaries := range []int{0, 2} {
 			for _, latency := range []time.Duration{time.Millisecond, 25 * time.Millisecond} {

@@ -52,8 +52,14 @@ type ServerSession struct {
 	rejectionReports int             // how often the client blamed a server
 	uses             int             // how many streams were attached or opened
 	usesSeen         int             // uses when the session watch last looked
+	usedAt           time.Time       // when the session watch last saw that uses had grown
 	ended            bool            // the connection is over: no goroutine begins
 	reportAt         time.Time       // when the client may next be told how the path is
+
+	// Of the session watch, guarded by the listener's lock: the bytes that had arrived when it last
+	// saw more, and when that was.
+	heard   uint64
+	heardAt time.Time
 }
 
 // serveClient serves a client's path until it ends.
@@ -175,6 +181,9 @@ func (l *Listener) register(s *ServerSession) error {
 		err = errorf(NoError, "server is leaving")
 	case s.role == ServerRoleSecondary && l.revoked.has(s.id):
 		err = errorf(ErrAccessRefused, "the session was revoked")
+	case s.role == ServerRolePrimary && l.hasSession(s.id):
+		// Members know the IDs of sessions. Their permissions must not mix.
+		err = errorf(ErrAccessRefused, "another session has this ID")
 	}
 	if err != nil {
 		l.gate.depart(s.resident)
@@ -183,6 +192,16 @@ func (l *Listener) register(s *ServerSession) error {
 	l.sessions[s] = struct{}{}
 	s.tellMembers()
 	return nil
+}
+
+// hasSession reports whether a path of a session is connected. The caller holds l.mu.
+func (l *Listener) hasSession(id SessionID) bool {
+	for s := range l.sessions {
+		if s.id == id {
+			return true
+		}
+	}
+	return false
 }
 
 func (l *Listener) unregister(s *ServerSession) {
@@ -283,15 +302,21 @@ func (s *ServerSession) AcceptStream(ctx context.Context) (*Stream, error) {
 	return s.newPlain(stream), nil
 }
 
+// maxLinger bounds lingerTime: the client decides how long a round trip seems.
+const maxLinger = 10 * time.Second
+
+// lingerTime returns how long the last bytes of a stream may take to arrive.
+func lingerTime(rtt time.Duration) time.Duration { return min(max(time.Second, 4*rtt), maxLinger) }
+
 // newPlain counts a plain stream until this side has ended writing and the last bytes had time to
-// arrive: 4 RTT, at least 1 s.
+// arrive.
 func (s *ServerSession) newPlain(stream *quic.Stream) *Stream {
 	s.mu.Lock()
 	s.plain++
 	s.uses++
 	s.mu.Unlock()
 	context.AfterFunc(stream.Context(), func() {
-		time.AfterFunc(max(time.Second, 4*s.conn.ConnectionStats().SmoothedRTT), func() {
+		time.AfterFunc(lingerTime(s.conn.ConnectionStats().SmoothedRTT), func() {
 			s.mu.Lock()
 			s.plain--
 			s.mu.Unlock()

@@ -27,7 +27,7 @@ import (
 // always: run it several times (-count), and add it to testdata/sim-seeds.txt.
 
 var (
-	simSeeds = flag.Int("simseeds", 0, "how many seeds TestSim runs; 0: 60, and fewer with -short or the race detector")
+	simSeeds = flag.Int("simseeds", 0, "how many seeds TestSim runs; 0: 24, and fewer with -short or the race detector")
 	simFirst = flag.Uint64("simfirst", 1, "the first of them")
 )
 
@@ -36,7 +36,7 @@ var (
 func TestSim(t *testing.T) {
 	n := *simSeeds
 	if n == 0 {
-		n = 60
+		n = 24
 		if testing.Short() || raceEnabled {
 			n = 10
 		}

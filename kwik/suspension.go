@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"kwikcp/internal/backoff"
+	"kwikcp/internal/bucket"
 	"kwikcp/kwik/internal/sched"
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -55,15 +56,16 @@ const (
 	maxRejectedByClient = 4
 	// maxRejectionReports bounds the reports of one session that are handled.
 	maxRejectionReports = 256
-	// Of the clients of one prefix, reportBurst reports are handled at once, and one more for
-	// each reportRefill: sessions are cheap.
-	reportBurst  = 256
-	reportRefill = 10 * time.Second
 	// unprovedLife is how long the primary remembers that a member left while it was suspended.
 	unprovedLife = time.Hour
-	// maxChallengeFrame bounds a challenge and its answer, in bytes.
+	// maxChallengeFrame bounds a challenge, in bytes.
 	maxChallengeFrame = sched.MaxUnit + 256<<10
+	// maxAnswerOverhead bounds the bytes of an answer besides the requested ones.
+	maxAnswerOverhead = 4 << 10
 )
+
+// reportRate bounds the reports of the clients of one prefix that are handled: sessions are cheap.
+var reportRate = bucket.Rate{PerSecond: 0.1, Burst: 256}
 
 // A VerifyFunc checks bytes of the content that a descriptor names: p, from offset off. It
 // returns nil if they are right. It also returns nil if it cannot know, because the content is
@@ -130,7 +132,7 @@ func (l *Listener) handlePathStatus(s *ServerSession, status *kwikpb.PathStatus)
 func (l *Listener) takeReport(client netip.Prefix) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.reports.take(client, time.Now())
+	return l.reports.TryTake(client, time.Now())
 }
 
 // addRejected makes a member prove a unit.
@@ -272,7 +274,7 @@ func (l *Listener) challenge(m *member, u rejectedUnit) error {
 	}
 	stream.Close()
 	f := &kwikpb.JoinFrame{}
-	if err := readDelimited(bufio.NewReader(stream), maxChallengeFrame, f); err != nil {
+	if err := readDelimited(bufio.NewReader(stream), int(u.end-u.start)+maxAnswerOverhead, f); err != nil {
 		return err
 	}
 	switch answer := f.GetAnswer(); {

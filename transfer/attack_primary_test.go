@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"kwikcp/internal/sysmem"
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/wire"
 	transferpb "kwikcp/transfer/internal/wire/proto"
@@ -162,10 +163,13 @@ func TestAttackTrees(t *testing.T) {
 			shares[i].release()
 		}
 	})
-	for machine, want := range map[int64]int64{0: 1 << 30, 256 << 20: 64 << 20, 4 << 30: 512 << 20, 64 << 30: 1 << 30} {
-		if got := treeMemoryFor(machine); got != want {
-			t.Errorf("%d bytes for a machine with %d, want %d", got, machine, want)
+	for memory, want := range map[int64]int64{256 << 20: 64 << 20, 4 << 30: 512 << 20, 64 << 30: 1 << 30} {
+		if got := treeMemoryFor(memory); got != want {
+			t.Errorf("%d bytes for a process with %d, want %d", got, memory, want)
 		}
+	}
+	if want := treeMemoryFor(sysmem.Limit()); processTrees.limit != want {
+		t.Errorf("%d bytes in this process, want %d: a container has less than its machine", processTrees.limit, want)
 	}
 }
 

@@ -270,7 +270,7 @@ func (e *earlyBytes) Progress(p Progress) {
 // hashes the file once for all clients. It reports its progress to them and in its log.
 func TestServerStartsCold(t *testing.T) {
 	root, d := transfertest.OpenTreeWithTraps(t)
-	content := make([]byte, 64<<20)
+	content := make([]byte, 24<<20)
 	for i := range content {
 		content[i] = byte(i * i >> 7)
 	}
@@ -295,7 +295,7 @@ func TestServerStartsCold(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if n := blocks.Load(); n != 64 {
+		if n := blocks.Load(); n != 24 {
 			w.T.Errorf("%d blocks were hashed", n)
 		}
 		if log := w.Log.String(); !strings.Contains(log, "msg=hashing path=big") ||

@@ -26,7 +26,7 @@ import (
 // TestMirrorRandomTrees checks that a mirror turns any target into a copy of the tree. A second
 // run changes no entry.
 func TestMirrorRandomTrees(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			g := gardener{rand.New(rand.NewPCG(seed, 7)), t}
 			source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")

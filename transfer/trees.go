@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"kwikcp/integrity"
+	"kwikcp/internal/sysmem"
 )
 
 // This file bounds what the trees of a server may cost a client. A server can claim any size, and
@@ -39,16 +40,11 @@ type treeBudget struct {
 	held int64 // guarded by mu
 }
 
-// processTrees is the budget of this process.
-var processTrees = &treeBudget{limit: treeMemoryFor(machineMemory())}
+// processTrees is the budget of this process, which may have less memory than the machine.
+var processTrees = &treeBudget{limit: treeMemoryFor(sysmem.Limit())}
 
-// treeMemoryFor returns the limit for a machine with so many bytes of memory; 0 means unknown.
-func treeMemoryFor(machine int64) int64 {
-	if machine == 0 {
-		return maxTreeMemory
-	}
-	return min(max(machine/8, minTreeMemory), maxTreeMemory)
-}
+// treeMemoryFor returns the limit for a process that may use so many bytes of memory.
+func treeMemoryFor(memory int64) int64 { return min(max(memory/8, minTreeMemory), maxTreeMemory) }
 
 // A treeShare is the part of a budget that one transfer holds. It is used by one goroutine at a
 // time. The zero value uses the budget of the process and holds nothing.
@@ -68,7 +64,7 @@ func (s *treeShare) take(n int64) error {
 	defer b.mu.Unlock()
 	if n > b.limit-b.held {
 		return &Error{Kind: KindLocal, Op: "receive the hash trees of the files", Err: fmt.Errorf(
-			"they need more than the %d MiB of memory that this machine has for them", b.limit>>20)}
+			"they need more than the %d MiB of memory that this process has for them", b.limit>>20)}
 	}
 	b.held += n
 	s.held += n

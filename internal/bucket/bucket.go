@@ -33,6 +33,18 @@ func (b *Bucket) Take(r Rate, now time.Time) {
 	b.full = b.full.Add(r.interval())
 }
 
+// TryTake takes a token. It reports false if there is none.
+func (b *Bucket) TryTake(r Rate, now time.Time) bool {
+	if b.Delay(r, now) > 0 {
+		return false
+	}
+	b.Take(r, now)
+	return true
+}
+
+// GiveBack returns a token that was taken. A full bucket stays full.
+func (b *Bucket) GiveBack(r Rate) { b.full = b.full.Add(-r.interval()) }
+
 // A Keyed holds a bucket for each key. It holds at most max of them, besides full ones, which it
 // does not remember. The keys beyond share one bucket.
 type Keyed[K comparable] struct {
@@ -74,6 +86,24 @@ func (k *Keyed[K]) Take(key K, now time.Time) {
 		k.buckets[key] = b
 	}
 	b.Take(k.rate, now)
+}
+
+// TryTake takes a token of a key. It reports false if there is none.
+func (k *Keyed[K]) TryTake(key K, now time.Time) bool {
+	if k.Delay(key, now) > 0 {
+		return false
+	}
+	k.Take(key, now)
+	return true
+}
+
+// GiveBack returns a token of a key that was taken.
+func (k *Keyed[K]) GiveBack(key K) {
+	if b := k.buckets[key]; b != nil {
+		b.GiveBack(k.rate)
+	} else if len(k.buckets) >= k.max {
+		k.others.GiveBack(k.rate)
+	}
 }
 
 // Len returns the number of buckets.

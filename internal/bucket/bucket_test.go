@@ -8,20 +8,11 @@ import (
 
 var start = time.Unix(1_000_000, 0)
 
-// take takes a token if there is one.
-func take(b *Bucket, r Rate, now time.Time) bool {
-	if b.Delay(r, now) > 0 {
-		return false
-	}
-	b.Take(r, now)
-	return true
-}
-
 func TestBucket(t *testing.T) {
 	for _, r := range []Rate{{1, 1}, {5, 20}, {0.1, 3}, {1000, 1}, {1e6, 7}} {
 		var b Bucket
 		for i := range r.Burst {
-			if !take(&b, r, start) {
+			if !b.TryTake(r, start) {
 				t.Fatalf("%+v: no token %d of the burst", r, i)
 			}
 		}
@@ -29,12 +20,13 @@ func TestBucket(t *testing.T) {
 		if d := b.Delay(r, start); d != interval {
 			t.Errorf("%+v: the next token is there after %v, want %v", r, d, interval)
 		}
-		if take(&b, r, start.Add(interval-1)) || !take(&b, r, start.Add(interval)) || take(&b, r, start.Add(interval)) {
+		next := start.Add(interval)
+		if b.TryTake(r, next.Add(-1)) || !b.TryTake(r, next) || b.TryTake(r, next) {
 			t.Errorf("%+v: not one token after %v", r, interval)
 		}
 		later := start.Add(time.Hour)
 		n := 0
-		for take(&b, r, later) {
+		for b.TryTake(r, later) {
 			n++
 		}
 		if n != r.Burst {
@@ -52,7 +44,7 @@ func TestBucketRate(t *testing.T) {
 	var passed []time.Time
 	for now := start; now.Before(start.Add(20 * time.Second)); {
 		now = now.Add(time.Duration(dice.IntN(60)) * time.Millisecond)
-		if take(&b, r, now) {
+		if b.TryTake(r, now) {
 			passed = append(passed, now)
 		}
 	}
@@ -71,17 +63,10 @@ func TestBucketRate(t *testing.T) {
 func TestKeyed(t *testing.T) {
 	const most = 100
 	k := NewKeyed[int](Rate{PerSecond: 1, Burst: 2}, most)
-	try := func(key int, now time.Time) bool {
-		if k.Delay(key, now) > 0 {
-			return false
-		}
-		k.Take(key, now)
-		return true
-	}
 	passed := 0
 	for key := range 10_000 {
 		for range 5 {
-			if try(key, start) {
+			if k.TryTake(key, start) {
 				passed++
 			}
 		}
@@ -91,7 +76,7 @@ func TestKeyed(t *testing.T) {
 	}
 	later := start.Add(10 * time.Second)
 	for i, want := range []bool{true, true, false} { // a bucket holds two events
-		if got := try(5000, later); got != want {
+		if got := k.TryTake(5000, later); got != want {
 			t.Errorf("event %d of a new key, when the old buckets are full again: %v", i+1, got)
 		}
 	}
@@ -99,10 +84,53 @@ func TestKeyed(t *testing.T) {
 		t.Errorf("%d buckets, want that of the new key", k.Len())
 	}
 	for key := range 1_000_000 {
-		try(key, later.Add(time.Duration(key)*time.Second))
+		k.TryTake(key, later.Add(time.Duration(key)*time.Second))
 		if k.Len() > most {
 			t.Fatalf("%d buckets", k.Len())
 		}
+	}
+}
+
+// A token that is given back may be taken again. A bucket never holds more than its burst.
+func TestGiveBack(t *testing.T) {
+	r := Rate{PerSecond: 0.1, Burst: 3}
+	k := NewKeyed[int](r, 2)
+	takes := func(key int, want bool) {
+		t.Helper()
+		if got := k.TryTake(key, start); got != want {
+			t.Errorf("key %d: %v", key, got)
+		}
+	}
+	for _, key := range []int{1, 2, 3} { // the third one uses the bucket of the others
+		for range 3 {
+			takes(key, true)
+		}
+		takes(key, false)
+		k.GiveBack(key)
+		takes(key, true)
+		takes(key, false)
+	}
+	for range 9 {
+		k.GiveBack(1)
+	}
+	for range 3 {
+		takes(1, true)
+	}
+	takes(1, false)
+}
+
+// However many keys there are, one without tokens stays limited.
+func TestAttackManyKeys(t *testing.T) {
+	r := Rate{PerSecond: 0.1, Burst: 3}
+	k := NewKeyed[int](r, 4096)
+	for range 3 {
+		k.TryTake(-1, start)
+	}
+	for key := range 10_000 {
+		k.TryTake(key, start)
+	}
+	if k.TryTake(-1, start) || k.Len() > 4096 {
+		t.Errorf("a key without tokens got one, or %d buckets", k.Len())
 	}
 }
 
@@ -110,7 +138,6 @@ func BenchmarkKeyed(b *testing.B) {
 	k := NewKeyed[int](Rate{PerSecond: 1, Burst: 2}, 4096)
 	for i := 0; b.Loop(); i++ {
 		now := start.Add(time.Duration(i) * time.Microsecond)
-		k.Delay(i, now)
-		k.Take(i, now)
+		k.TryTake(i, now)
 	}
 }

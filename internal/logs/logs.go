@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"kwikcp/internal/bucket"
+	"kwikcp/internal/netprefix"
 )
 
 const (
@@ -233,9 +234,8 @@ func (l *lines) summarize() {
 	l.out.Handle(ctx, line)
 }
 
-// prefixOf returns the addresses that count as one client's: an IPv4 address, or the /64 of an IPv6
-// address. Text that is no address, with or without a port, is a separate
-// client.
+// prefixOf returns the addresses that count as one client's, as text. Text that is no address, with
+// or without a port, is a separate client.
 func prefixOf(client string) string {
 	addr, err := netip.ParseAddr(client)
 	if err != nil {
@@ -245,13 +245,9 @@ func prefixOf(client string) string {
 		}
 		addr = ap.Addr()
 	}
-	addr = addr.Unmap().WithZone("")
-	if addr.Is4() {
-		return addr.String()
-	}
-	prefix, err := addr.Prefix(64)
-	if err != nil {
-		return ""
+	prefix := netprefix.Of(addr)
+	if prefix.IsSingleIP() {
+		return prefix.Addr().String()
 	}
 	return prefix.String()
 }

@@ -278,7 +278,9 @@ func TestListingViews(t *testing.T) {
 			{[]string{"top/x"}, "top", all, []string{"FORBIDDEN"}, false},
 			{[]string{"short/"}, "", all, []string{"short"}, true},
 			{[]string{"short/"}, "short", flat, []string{"c", "link", "one"}, false},
-			{[]string{"d"}, "", all, []string{"d"}, true},
+			{[]string{"d"}, "", all, []string{"d*"}, true}, // without the slash nothing below it is allowed
+			{[]string{"d"}, "d", all, nil, true},
+			{[]string{"a", "a/b/one"}, "a", flat, []string{"b*"}, true},
 			{[]string{""}, "", flat, []string{"a", "d", "short", "top"}, false},
 			{[]string{"d/"}, "", &transferpb.ListRequest{After: []byte("a/b/c")}, []string{"d", "d/three"}, true},
 			{[]string{"d/"}, "", &transferpb.ListRequest{After: []byte("a/b/c"), Limit: 1}, []string{"d"}, true},

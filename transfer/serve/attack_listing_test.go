@@ -4,17 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"kwikcp/internal/budget"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
@@ -160,14 +160,14 @@ func TestNamesAreKept(t *testing.T) {
 	now := time.Unix(2e9, 0)
 	l := newNamesLimit()
 	l.clock = func() time.Time { return now }
-	l.held = semaphore.NewWeighted(3000)
+	l.held = budget.New(5000, 0, 0, 5000)
 	defer l.close()
 	old := func(n int) *statedDir {
 		return &statedDir{crowdedDir: crowdedDir{n: n}, info: &statOf{mtime: now.Add(-time.Hour)}}
 	}
 	use := func(path string, d *statedDir) {
 		t.Helper()
-		list, err := l.list(t.Context(), path, d)
+		list, err := l.list(t.Context(), netip.Prefix{}, path, d)
 		if err != nil || len(list.names) != d.n {
 			t.Fatalf("%s: %v", path, err)
 		}
@@ -206,7 +206,7 @@ func TestNamesAreKept(t *testing.T) {
 	now = now.Add(time.Hour)
 	l.expire()
 	l.close()
-	if len(l.kept) != 0 || l.count != 0 || !l.held.TryAcquire(3000) {
+	if len(l.kept) != 0 || l.count != 0 || l.held.Used() != 0 {
 		t.Errorf("%d lists of %d names are still kept", len(l.kept), l.count)
 	}
 }

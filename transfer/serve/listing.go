@@ -132,7 +132,7 @@ func (l *lister) names(dir string) (*nameList, error) {
 		return nil, err
 	}
 	defer l.cache.Release(d)
-	names, err := l.limit.list(l.ctx, disk.JoinPath(l.base, dir), d)
+	names, err := l.limit.list(l.ctx, l.w.memory.session.ClientPrefix(), disk.JoinPath(l.base, dir), d)
 	if err != nil {
 		return nil, err
 	}
@@ -212,16 +212,17 @@ func (l *lister) visit(path string) error {
 		return errPageFull
 	}
 	entry, exists, err := l.inspect(path)
-	onTheWay := !l.allowed.allows(full)
 	switch {
 	case err != nil:
 		return err
 	case !exists:
 		return nil
-	case onTheWay && entry.GetType() != transferpb.Entry_DIRECTORY && entry.GetError() == "":
+	case entry.GetType() == transferpb.Entry_DIRECTORY, entry.GetError() != "":
+		entry.Restricted = !l.allowed.allowsTree(full)
+	case !l.allowed.allows(full):
 		return nil // nothing that the client may read is below it
 	}
-	if entry.Restricted = onTheWay; entry.GetType() == transferpb.Entry_DIRECTORY && !l.flat {
+	if entry.GetType() == transferpb.Entry_DIRECTORY && !l.flat {
 		return l.visitDir(path, entry)
 	}
 	return l.add(entry)
@@ -325,7 +326,7 @@ func (l *lister) add(e *transferpb.Entry) error {
 
 // send sends the message and begins the next one.
 func (l *lister) send(end transferpb.Listing_End) error {
-	l.message.End, l.message.Restricted = end, !l.allowed.allows(l.base)
+	l.message.End, l.message.Restricted = end, !l.allowed.allowsTree(l.base)
 	err := l.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &l.message}})
 	l.message.Entries, l.message.Partial, l.bytes = l.message.Entries[:0], false, 0
 	return err

@@ -4,17 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"kwikcp/internal/budget"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
@@ -39,16 +39,16 @@ func (d crowdedDir) Stat(string) (fs.FileInfo, error) { return nil, fs.ErrInvali
 func TestNamesLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newNamesLimit()
-		l.held = semaphore.NewWeighted(10)
+		l.held = budget.New(20, 0, 0, 20)
 		read := func(n int) *nameList {
-			list, err := l.list(t.Context(), "", crowdedDir{n: n})
+			list, err := l.list(t.Context(), netip.Prefix{}, "", crowdedDir{n: n})
 			if err != nil || len(list.names) != n {
 				t.Fatalf("%d of %d names, %v", len(list.names), n, err)
 			}
 			return list
 		}
 		first, none, second := read(7), read(0), read(3)
-		if _, err := l.list(t.Context(), "", crowdedDir{n: 1}); err != errBusy ||
+		if _, err := l.list(t.Context(), netip.Prefix{}, "", crowdedDir{n: 1}); err != errBusy ||
 			failureCode(err) != transferpb.Failure_BUSY {
 			t.Errorf("the eleventh name: %v", err)
 		}
@@ -61,6 +61,40 @@ func TestNamesLimit(t *testing.T) {
 		l.release(first)
 		wg.Wait()
 		l.release(read(10))
+		if len(l.shares) != 0 || l.held.Used() != 0 {
+			t.Errorf("%d addresses still hold %d names", len(l.shares), l.held.Used())
+		}
+	})
+}
+
+// TestAttackNamesOfOneAddress has one address hold as many names as it can. Another one can list at
+// once, and so can a third.
+func TestAttackNamesOfOneAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newNamesLimit()
+		l.held = budget.New(1000, 0, 0, 1000)
+		start := time.Now()
+		hostile, held := netip.MustParsePrefix("192.0.2.1/32"), 0
+		for ; ; held += 10 {
+			if _, err := l.list(t.Context(), hostile, "", crowdedDir{n: 10}); err != nil {
+				break
+			}
+		}
+		for range 2 * maxDirReads {
+			go l.list(t.Context(), hostile, "", crowdedDir{n: 900}) // keeps waiting
+		}
+		synctest.Wait()
+		took := time.Since(start)
+		for i, n := range []int{200, 100} {
+			from := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + i)}), 32)
+			if _, err := l.list(t.Context(), from, "", crowdedDir{n: n}); err != nil {
+				t.Errorf("%d names for another address, while one holds %d: %v", n, held, err)
+			}
+		}
+		if waited := time.Since(start) - took; waited > 0 {
+			t.Errorf("the others waited %v", waited)
+		}
+		time.Sleep(requestTimeout)
 	})
 }
 

@@ -3,13 +3,13 @@ package serve
 import (
 	"container/list"
 	"context"
+	"kwikcp/internal/budget"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/semaphore"
 )
 
 // This file reads and sorts the names in directories, once for all listings of a large directory
@@ -31,15 +31,17 @@ const (
 )
 
 // A namesLimit bounds the names that the listings of all clients hold in memory. Those are the
-// names of two of the largest directories, and the ones that are being read. A listing holds names
+// names of two of the largest directories, and the ones that are being read. Addresses share them,
+// so that slow listings of one do not keep others from listing. A listing holds names
 // until its client has read it. Names of large directories are kept for a while. So a client that
 // requests page after page does not make the server read and sort them for each.
 type namesLimit struct {
-	reading chan struct{}       // holds an element for each directory that is read
-	held    *semaphore.Weighted // names
+	reading chan struct{} // holds an element for each directory that is read
+	held    *budget.Total // names
 	clock   func() time.Time
 
 	mu      sync.Mutex // guards the fields below, and those of the lists
+	shares  map[netip.Prefix]*namesShare
 	kept    map[namesKey]*nameList
 	unused  list.List   // of the kept *nameList that no listing uses, the least recently used first
 	count   int         // names of unused
@@ -51,9 +53,19 @@ type namesLimit struct {
 // the directory.
 type namesKey = fileKey
 
+// A namesShare is the part of held that the listings of one address have.
+type namesShare struct {
+	*budget.Share
+	prefix  netip.Prefix
+	reading chan struct{} // as namesLimit.reading, for half as many
+	users   int           // lists, and listings that wait; guarded by the lock of the namesLimit
+}
+
 // A nameList holds the sorted names in a directory. Its users release it.
 type nameList struct {
 	names []string
+
+	share *namesShare // of the address that read them first
 
 	// Guarded by the lock of the namesLimit.
 	key    namesKey
@@ -65,39 +77,52 @@ type nameList struct {
 
 func newNamesLimit() *namesLimit {
 	return &namesLimit{
-		reading: make(chan struct{}, maxDirReads), held: semaphore.NewWeighted(2 * maxDirNames),
-		clock: time.Now, kept: make(map[namesKey]*nameList),
+		reading: make(chan struct{}, maxDirReads), held: budget.New(2*maxDirNames, 0, 0, 2*maxDirNames),
+		clock: time.Now, shares: make(map[netip.Prefix]*namesShare), kept: make(map[namesKey]*nameList),
 	}
 }
 
-// list returns the names in a directory, which has a path. They count until they are released. It
-// waits until the limit allows that, but returns errBusy before the client gives up.
-func (n *namesLimit) list(ctx context.Context, path string, d disk.TreeDir) (*nameList, error) {
+// list returns the names in a directory, which has a path, for a client of an address. They count
+// until they are released. It waits until the limit allows that, but returns errBusy before the
+// client gives up.
+func (n *namesLimit) list(
+	ctx context.Context, from netip.Prefix, path string, d disk.TreeDir,
+) (*nameList, error) {
 	key, isKnown := stateOf(path, d)
 	if l := n.take(key); isKnown && l != nil {
 		return l, nil
 	}
+	share, hasNames := n.use(from), false
+	defer func() {
+		if !hasNames {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.giveBack(share, 0)
+		}
+	}()
 	timeout := time.NewTimer(requestTimeout / 2)
 	defer timeout.Stop()
-	select {
-	case n.reading <- struct{}{}:
-		defer func() { <-n.reading }()
-	case <-timeout.C:
-		return nil, errBusy
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	for _, reading := range []chan struct{}{share.reading, n.reading} {
+		select {
+		case reading <- struct{}{}:
+			defer func() { <-reading }()
+		case <-timeout.C:
+			return nil, errBusy
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	if l := n.take(key); isKnown && l != nil { // another listing has read them meanwhile
 		return l, nil
 	}
-	l := &nameList{key: key, users: 1, read: n.clock()}
+	l := &nameList{key: key, users: 1, read: n.clock(), share: share}
 	var err error
 	if l.names, err = d.Names(maxDirNames); err != nil {
 		return nil, err
 	}
 	l.names = slices.DeleteFunc(l.names, wire.IsTemporary)
 	slices.Sort(l.names)
-	if !n.hold(ctx, int64(len(l.names))) {
+	if hasNames = n.hold(ctx, share, int64(len(l.names))); !hasNames {
 		return nil, errBusy
 	}
 	if len(l.names) >= minKept && isKnown {
@@ -133,20 +158,43 @@ func (n *namesLimit) take(key namesKey) *nameList {
 	return l
 }
 
-// hold counts names, if need be in place of those that no listing uses. It waits for other
-// listings, at most for half the request's timeout, and reports whether the limit allows the names.
-func (n *namesLimit) hold(ctx context.Context, names int64) bool {
+// hold counts names for an address, if need be in place of those that no listing uses. It waits for
+// other listings, at most for half the request's timeout, and reports whether the limit allows the
+// names.
+func (n *namesLimit) hold(ctx context.Context, share *namesShare, names int64) bool {
 	n.wait(1)
 	defer n.wait(-1)
-	for !n.held.TryAcquire(names) {
+	for names > 0 && !share.Reserve(names) {
 		if n.dropOldest() {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(ctx, requestTimeout/2)
 		defer cancel()
-		return n.held.Acquire(ctx, names) == nil
+		_, err := share.Acquire(ctx, names, names)
+		return err == nil
 	}
 	return true
+}
+
+// use returns the share of an address. giveBack ends the use.
+func (n *namesLimit) use(from netip.Prefix) *namesShare {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.shares[from]
+	if s == nil {
+		s = &namesShare{Share: n.held.Share(), prefix: from, reading: make(chan struct{}, maxDirReads/2)}
+		n.shares[from] = s
+	}
+	s.users++
+	return s
+}
+
+// giveBack returns names to the limit and ends one use of a share. The lock must be held.
+func (n *namesLimit) giveBack(s *namesShare, names int) {
+	s.Release(int64(names))
+	if s.users--; s.users == 0 {
+		delete(n.shares, s.prefix)
+	}
 }
 
 // wait counts the listings that wait for the limit.
@@ -184,7 +232,7 @@ func (n *namesLimit) release(l *nameList) {
 		n.drop(l) // others wait for the limit
 	}
 	if !l.isKept {
-		n.held.Release(int64(len(l.names)))
+		n.giveBack(l.share, len(l.names))
 		return
 	}
 	l.place = n.unused.PushBack(l)
@@ -243,7 +291,7 @@ func (n *namesLimit) drop(l *nameList) {
 	delete(n.kept, l.key)
 	if l.place != nil {
 		n.unlist(l)
-		n.held.Release(int64(len(l.names)))
+		n.giveBack(l.share, len(l.names))
 	}
 }
 

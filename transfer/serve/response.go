@@ -118,6 +118,9 @@ func (s *Server) respondFile(
 func (r *response) send() error {
 	size := r.entry.version.Size
 	group := integrity.GroupSizeFor(size)
+	if err := r.reserveTree(group.Groups(size)); err != nil {
+		return err
+	}
 	hashed, err := r.awaitTree(r.treeTimeout(size, group))
 	if err != nil {
 		return err
@@ -138,6 +141,30 @@ func (r *response) send() error {
 		return r.proveRange(tree)
 	}
 	return r.sendTree(0)
+}
+
+// reserveTree charges the tree of the file to the session until the content is released, which
+// keeps it in memory. While the session has no memory for it the client waits, as it does while
+// the file is hashed. Other contents of the session may end meanwhile. A tree that is larger than
+// half of a session's memory counts as that half, so that a small server can serve large files.
+func (r *response) reserveTree(groups int64) error {
+	if groups < 2 {
+		return nil // no chaining values
+	}
+	ticker := time.NewTicker(wire.HashingInterval)
+	defer ticker.Stop()
+	n := min(cvSize*groups, r.session.MemoryShare()/2)
+	for r.w.memory.add(n) != nil {
+		select {
+		case <-ticker.C:
+		case <-r.ctx.Done():
+			return r.ctx.Err()
+		}
+		if err := r.sendHashing(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // treeTimeout returns how long to wait for the tree before the response starts without the root;

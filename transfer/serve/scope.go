@@ -1,6 +1,9 @@
 package serve
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // A scope is the part of the served tree that a client may read, as the paths of an access token.
 // "" stands for everything, "dir/" for a directory and everything below it, "file" for one path.
@@ -11,18 +14,14 @@ type scope []string
 // everything is the scope of clients that are not restricted.
 var everything = scope{""}
 
-// allows reports whether a path may be read and, if it is a directory, everything below it.
-func (s scope) allows(path string) bool {
-	for _, allowed := range s {
-		isDir := allowed == "" || strings.HasSuffix(allowed, "/")
-		switch {
-		case allowed == "" || allowed == path:
-			return true
-		case isDir && strings.HasPrefix(path+"/", allowed):
-			return true
-		}
-	}
-	return false
+// allows reports whether a path may be read.
+func (s scope) allows(path string) bool { return slices.Contains(s, path) || s.allowsTree(path) }
+
+// allowsTree reports whether a path may be read and, if it is a directory, everything below it.
+func (s scope) allowsTree(path string) bool {
+	return slices.ContainsFunc(s, func(allowed string) bool {
+		return allowed == "" || strings.HasSuffix(allowed, "/") && strings.HasPrefix(path+"/", allowed)
+	})
 }
 
 // shows reports whether a listing has a path: it may be read, or leads to a path that may.

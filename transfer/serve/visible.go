@@ -3,10 +3,13 @@ package serve
 import (
 	"errors"
 	"io/fs"
+	"iter"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"os"
 	"path"
 	"strings"
+	"unicode"
 )
 
 // This file decides which names of the served directory a server knows. Everything that the
@@ -18,6 +21,8 @@ type visibility struct {
 	// excluded reports whether an entry is not served, whatever its directory is; nil excludes
 	// nothing.
 	excluded func(path string, isDir bool) bool
+	// folded is excluded for the names in directories that ignore case; nil if there are none.
+	folded func(path string, isDir bool) bool
 }
 
 // Exclude makes the server treat the entries as missing for which excluded returns true, and
@@ -25,22 +30,38 @@ type visibility struct {
 // safe for concurrent use. Exclude must be called before KeepTrees and Serve, at most once.
 func (s *Server) Exclude(excluded func(path string, isDir bool) bool) { s.visible.excluded = excluded }
 
-// hides reports whether a path is hidden.
+// ExcludeFolded gives the server the rules of Exclude in a form that ignores case. In a directory
+// that ignores case another spelling of a name leads to the same file, and such names are excluded
+// by these rules. ExcludeFolded is called like Exclude, and beside it.
+func (s *Server) ExcludeFolded(folded func(path string, isDir bool) bool) { s.visible.folded = folded }
+
+// hides reports whether a path, or a directory on the way to it, is hidden. Its time grows with the
+// square of the path's length, so the path must exist or be without exclusions.
 func (v *visibility) hides(path string, isDir bool) bool {
-	for end := range len(path) + 1 {
-		if isBoundary := end == len(path) || path[end] == '/'; !isBoundary {
-			continue
-		}
-		at := path[:end]
-		// Some file systems ignore the case of names.
-		if wire.IsTemporary(strings.ToLower(disk.Base(at))) {
-			return true
-		}
-		if v.excluded != nil && v.excluded(at, isDir || end < len(path)) {
+	for at := range prefixes(path) {
+		if v.hidesEntry(at, isDir || len(at) < len(path)) {
 			return true
 		}
 	}
 	return false
+}
+
+// hidesEntry reports whether a path is hidden, whatever the directories on the way to it are.
+func (v *visibility) hidesEntry(path string, isDir bool) bool {
+	// Some file systems ignore the case of names.
+	return wire.IsTemporary(strings.ToLower(disk.Base(path))) || v.excluded != nil && v.excluded(path, isDir)
+}
+
+// prefixes yields the paths of the directories on the way to a path, the outermost first, and then
+// the path.
+func prefixes(path string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for end := range len(path) + 1 {
+			if isBoundary := end == len(path) || path[end] == '/'; isBoundary && !yield(path[:end]) {
+				return
+			}
+		}
+	}
 }
 
 // maxLinks bounds the symbolic links on the way to a file.
@@ -65,18 +86,38 @@ type visibleDir struct {
 }
 
 func (d visibleDir) Open(name string) (disk.File, error) {
-	if d.rules.hides(name, false) {
-		return nil, hidden("open", name)
+	if err := d.refuse("open", name, false); err != nil {
+		return nil, err
 	}
 	return d.Dir.Open(name)
 }
 
 func (d visibleDir) Stat(name string) (fs.FileInfo, error) {
 	info, err := d.Dir.Stat(name)
-	if err == nil && d.rules.hides(name, info.IsDir()) {
-		return nil, hidden("stat", name)
+	if err == nil {
+		err = d.refuse("stat", name, info.IsDir())
 	}
-	return info, err
+	if err != nil {
+		return nil, err
+	}
+	return info, nil
+}
+
+// refuse returns an error if a path is hidden, or if a directory on the way to it is missing.
+func (d visibleDir) refuse(op, name string, isDir bool) error {
+	for at := range prefixes(name) {
+		isLast := len(at) == len(name)
+		if d.rules.hidesEntry(at, isDir || !isLast) {
+			return hidden(op, name)
+		}
+		if d.rules.excluded == nil || isLast {
+			continue
+		}
+		if _, err := d.Dir.Lstat(at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A visibleTree is a TreeDir without hidden names. It only reads.
@@ -87,7 +128,7 @@ type visibleTree struct {
 }
 
 func (d visibleTree) Open(name string) (disk.File, error) {
-	if err := d.refuse("open", name, false, true); err != nil {
+	if _, err := d.resolve("open", name, false, true); err != nil {
 		return nil, err
 	}
 	f, err := d.TreeDir.Open(name)
@@ -102,7 +143,7 @@ func (d visibleTree) Open(name string) (disk.File, error) {
 func (d visibleTree) Stat(name string) (fs.FileInfo, error) {
 	info, err := d.TreeDir.Stat(name)
 	if err == nil {
-		err = d.refuse("stat", name, info.IsDir(), true)
+		_, err = d.resolve("stat", name, info.IsDir(), true)
 	}
 	if err != nil {
 		return nil, err
@@ -113,7 +154,7 @@ func (d visibleTree) Stat(name string) (fs.FileInfo, error) {
 func (d visibleTree) Lstat(name string) (fs.FileInfo, error) {
 	info, err := d.TreeDir.Lstat(name)
 	if err == nil {
-		err = d.refuse("lstat", name, info.IsDir(), false)
+		_, err = d.resolve("lstat", name, info.IsDir(), false)
 	}
 	if err != nil {
 		return nil, err
@@ -127,86 +168,124 @@ func (d visibleTree) At(name string) (disk.TreeDir, error)  { return d.openDir(n
 func (d visibleTree) openDir(name string, open func(string) (disk.TreeDir, error)) (disk.TreeDir, error) {
 	sub, err := open(name)
 	if errors.Is(err, disk.ErrNotADirectory) {
-		if err := d.refuse("open", name, false, true); err != nil {
+		if _, err := d.resolve("open", name, false, true); err != nil {
 			return nil, err
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := d.refuse("open", name, true, true); err != nil {
-		sub.Close()
-		return nil, err
-	}
-	to, err := d.resolve(name, true)
+	to, err := d.resolve("open", name, true, true)
 	if err != nil {
 		sub.Close()
 		return nil, err
-	}
-	if to == "." {
-		to = ""
 	}
 	return visibleTree{sub, d.rules, disk.JoinPath(d.at, to)}, nil
 }
 
-// refuse returns an error if a path or what it leads to is hidden. A link in the last component
-// is followed only if follow is set.
-func (d visibleTree) refuse(op, name string, isDir, follow bool) error {
+// resolve returns the path of what a name leads to, "" for this directory. No link leads around an
+// exclusion. If the name, its target or a directory on the way is hidden, the error is that of a
+// hidden name. A link in the last component is followed only if follow is set.
+//
+// The components are looked at one by one. A client may send long names, and those that do not
+// exist must cost little.
+func (d visibleTree) resolve(op, name string, isDir, follow bool) (string, error) {
 	if name == "." {
-		return nil
+		return "", nil
 	}
-	if d.rules.hides(disk.JoinPath(d.at, name), isDir) {
-		return hidden(op, name)
-	}
-	to, err := d.resolve(name, follow)
-	if err != nil {
-		return err
-	}
-	if to != name && d.rules.hides(disk.JoinPath(d.at, to), isDir) {
-		return hidden(op, name)
-	}
-	return nil
-}
-
-// resolve returns the path of what a name leads to. Exclusions hold there as well, so that no
-// link leads around them.
-func (d visibleTree) resolve(name string, follow bool) (string, error) {
 	if d.rules.excluded == nil {
+		if d.rules.hides(name, isDir) {
+			return "", hidden(op, name)
+		}
 		return name, nil
 	}
-	rest, at, links := strings.Split(name, "/"), "", 0
-	for len(rest) > 0 {
+	w := walk{tree: d, op: op, name: name}
+	for prefix := range prefixes(name) {
+		isLast := len(prefix) == len(name)
+		if err := w.enter(prefix, isDir || !isLast, follow || !isLast); err != nil {
+			return "", err
+		}
+	}
+	if w.links > 0 && d.rules.hides(disk.JoinPath(d.at, w.at), isDir) {
+		return "", hidden(op, name)
+	}
+	return w.at, nil
+}
+
+// A walk follows a name to what it leads to.
+type walk struct {
+	tree     visibleTree
+	op, name string
+	at       string // the path, without links, to which the components so far lead
+	links    int    // that were followed
+}
+
+// enter follows the last component of a prefix of the name.
+func (w *walk) enter(prefix string, isDir, follow bool) error {
+	d := w.tree
+	if d.rules.hidesEntry(disk.JoinPath(d.at, prefix), isDir) ||
+		w.hidesSpelling(prefix, disk.JoinPath(w.at, disk.Base(prefix)), isDir) {
+		return hidden(w.op, w.name)
+	}
+	for rest := []string{disk.Base(prefix)}; len(rest) > 0; {
 		component := rest[0]
 		rest = rest[1:]
 		switch component {
 		case "", ".":
 			continue
 		case "..":
-			if at == "" {
-				return "", hidden("follow", name)
+			if w.at == "" {
+				return hidden(w.op, w.name)
 			}
-			at = disk.Parent(at) // at has no links
+			w.at = disk.Parent(w.at)
 			continue
 		}
-		at = disk.JoinPath(at, component)
-		if isLast := len(rest) == 0; isLast && !follow {
-			break
+		w.at = disk.JoinPath(w.at, component)
+		if isEnd := len(rest) == 0; isEnd && !follow {
+			return nil
 		}
-		info, err := d.TreeDir.Lstat(at)
-		if err != nil {
-			return "", err
-		}
-		if info.Mode()&fs.ModeSymlink == 0 {
+		info, err := d.TreeDir.Lstat(w.at)
+		switch {
+		case err != nil:
+			return err
+		case w.links > 0 && w.hidesSpelling(w.at, w.at, info.IsDir()):
+			return hidden(w.op, w.name)
+		case info.Mode()&fs.ModeSymlink == 0:
 			continue
 		}
-		target, err := d.TreeDir.Readlink(at)
+		target, err := d.TreeDir.Readlink(w.at)
 		if err != nil {
-			return "", err
+			return err
 		}
-		if links++; links > maxLinks || path.IsAbs(target) {
-			return "", hidden("follow", name)
+		if w.links++; w.links > maxLinks || path.IsAbs(target) {
+			return hidden(w.op, w.name)
 		}
-		at, rest = disk.Parent(at), append(strings.Split(target, "/"), rest...)
+		w.at, rest = disk.Parent(w.at), append(strings.Split(target, "/"), rest...)
 	}
-	return at, nil
+	return nil
+}
+
+// hidesSpelling reports whether a path that is not excluded itself is another spelling of one that
+// is. at is the same path without links.
+func (w *walk) hidesSpelling(shown, at string, isDir bool) bool {
+	d := w.tree
+	if d.rules.folded == nil || !d.rules.folded(disk.JoinPath(d.at, shown), isDir) {
+		return false
+	}
+	found, err := d.TreeDir.Lstat(at)
+	if err != nil {
+		return false // it is missing in any case
+	}
+	other, err := d.TreeDir.Lstat(disk.JoinPath(disk.Parent(at), swapCase(disk.Base(at))))
+	return err == nil && os.SameFile(found, other)
+}
+
+// swapCase returns a name in which every letter has the other case.
+func swapCase(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsUpper(r) {
+			return unicode.ToLower(r)
+		}
+		return unicode.ToUpper(r)
+	}, name)
 }

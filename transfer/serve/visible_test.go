@@ -235,7 +235,7 @@ func FuzzResolve(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer tree.Close()
-		visible := newVisible(tree, &visibility{excludes}).(disk.TreeDir)
+		visible := newVisible(tree, &visibility{excluded: excludes}).(disk.TreeDir)
 		secret, err := tree.Lstat("private/secret")
 		if err != nil {
 			t.Skip()

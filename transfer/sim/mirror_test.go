@@ -29,7 +29,7 @@ import (
 	"kwikcp/transfer/serve"
 )
 
-var mirrorSeeds = flag.Int("mirrorseeds", 24, "how many seeds of mirrors to run")
+var mirrorSeeds = flag.Int("mirrorseeds", 12, "how many seeds of mirrors to run")
 
 // TestMirrorSeeds mirrors about fifty files from three servers. Some copies are incomplete or
 // wrong, the links lose packets, and one server goes away. The files are in real directories;

@@ -3,4 +3,4 @@
 package sim
 
 // DefaultSeeds is how many seeds a plain run of the tests takes.
-const DefaultSeeds = 500
+const DefaultSeeds = 200

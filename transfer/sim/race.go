@@ -4,4 +4,4 @@ package sim
 
 // DefaultSeeds is how many seeds a plain run of the tests takes. It is lower under the slow
 // race detector.
-const DefaultSeeds = 100
+const DefaultSeeds = 40

@@ -85,13 +85,13 @@ func TestAttackUnreadAttachments(t *testing.T) {
 	s.start("", "--max-memory", ofOneGiB)
 	before := s.alone("f")
 	stop := s.watch("attachments", time.Second)
-	sessions := scale(24, 1000)
+	sessions := scale(12, 1000)
 	attached := crowd(t, s, sessions, scale(12, 120), unread(), attachMany("f", 128))
 	beside := s.mustGet("f")
 	u := stop()
 	t.Logf("%d of %d hostile sessions have 128 attachments each", attached, sessions)
 	t.Logf("a get of 64 MiB takes %.2f s alone and %.2f s beside them", before.Seconds(), beside.Seconds())
-	if limit := int64(600 << 20); u.peak > limit {
+	if limit := int64(scale(350, 600)) << 20; u.peak > limit {
 		t.Errorf("the server used %d MiB of memory, more than %d", u.peak>>20, limit>>20)
 	}
 	if beside > 3*before+time.Second {

@@ -2,6 +2,7 @@ package attack
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,15 +50,29 @@ func TestAttackIdleSessions(t *testing.T) {
 	t.Logf("all of them were ended after %.0f s: %v", time.Since(start).Seconds(), s.usage())
 }
 
-// A stranger opens connections at a high rate and sends no first frame. Honest gets succeed.
+// A stranger completes handshakes and sends no first frame: on 300 connections at once, then on
+// 100 a second. Honest gets succeed, and the log stays short.
 func TestAttackConnectionsWithoutHello(t *testing.T) {
 	s := newServer(t)
 	s.fill("f", 1<<20)
 	s.start("")
 	h := newHost(t, "127.0.2.2")
-	stop := make(chan struct{})
+	var opened atomic.Int64
+	connect := func() {
+		if _, err := h.connect(s.addr, "kwik/1", keptAlive()); err == nil {
+			opened.Add(1)
+		}
+	}
 	var wg sync.WaitGroup
-	opened := 0
+	for range 10 {
+		wg.Go(func() {
+			for range 30 {
+				connect()
+			}
+		})
+	}
+	wg.Wait()
+	stop := make(chan struct{})
 	wg.Go(func() {
 		ticker := time.NewTicker(10 * time.Millisecond)
 		defer ticker.Stop()
@@ -66,15 +81,12 @@ func TestAttackConnectionsWithoutHello(t *testing.T) {
 			case <-stop:
 				return
 			case <-ticker.C:
-			}
-			if _, err := h.connect(s.addr, "kwik/1", keptAlive()); err == nil {
-				opened++
+				connect()
 			}
 		}
 	})
-	time.Sleep(4 * time.Second) // the attack fills what it can fill: it has no event to wait for
-	failed := 0
-	for range 20 {
+	gets, failed := scale(8, 40), 0
+	for range gets {
 		if r := s.get("f", "--retry", "0"); r.code != 0 {
 			failed++
 			t.Logf("exit code %d: %s", r.code, r.text)
@@ -82,9 +94,13 @@ func TestAttackConnectionsWithoutHello(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	t.Logf("%d connections without a first frame: %d of 20 honest gets failed; %v", opened, failed, s.usage())
+	t.Logf("%d connections without a first frame: %d of %d honest gets failed; %v", opened.Load(), failed,
+		gets, s.usage())
 	if failed > 0 {
 		t.Errorf("%d honest gets failed", failed)
+	}
+	if lines := s.countLog("server is busy"); lines > 4 {
+		t.Errorf("the server logged %d times that it is busy", lines)
 	}
 }
 
@@ -99,9 +115,9 @@ func TestAttackUnfinishedFrames(t *testing.T) {
 	var clients []*client
 	const length = 1<<20 - 1
 	frame := append(protowire.AppendVarint(nil, length), make([]byte, length-1)...)
-	sessions := scale(200, 400)
-	opened := crowd(t, s, sessions, 12, keptAlive(), func(c *client) error {
-		c.control.SetWriteDeadline(time.Now().Add(2 * time.Second)) // a server may not take it
+	sessions, patience := scale(96, 400), time.Duration(scale(500, 2000))*time.Millisecond
+	opened := crowd(t, s, sessions, 24, keptAlive(), func(c *client) error {
+		c.control.SetWriteDeadline(time.Now().Add(patience)) // a server may not take it
 		c.control.Write(frame)
 		mu.Lock()
 		defer mu.Unlock()
@@ -110,7 +126,7 @@ func TestAttackUnfinishedFrames(t *testing.T) {
 	})
 	u := s.usage()
 	t.Logf("%d of %d sessions with a frame of 1 MiB less a byte: %v", opened, sessions, u)
-	if limit := before.rss + 300<<20; u.rss > limit {
+	if limit := before.rss + int64(scale(100, 300))<<20; u.rss > limit {
 		t.Errorf("the server uses %d MiB, more than %d", u.rss>>20, limit>>20)
 	}
 	s.mustGet("f")
