@@ -76,6 +76,11 @@ func (o *getOptions) flags() []cli.Flag {
 		filterOption(&o.rules, "exclude", "with -r, neither fetch nor delete entries that match `PATTERN`"),
 		boolOption(&o.delete, "delete", "with -r, remove entries of DEST that the server does not have"),
 		boolOption(&o.dryRun, "dry-run", "with -r, change nothing and print what would be done", "n"),
+		filterFromOption(&o.rules, "include-from"),
+		filterFromOption(&o.rules, "exclude-from"),
+		filesFromOption(&o.rules, "with -r, fetch only the paths below the URL that `FILE` names, one a line, and "+
+			"what is below them; - is standard input"),
+		from0Option(&o.rules),
 		limitRateOption(&o.limitRate, "over all servers together"),
 		secondsOption(&o.maxTime, "max-time", "end an attempt after `TIME`, with exit status 11 unless --retry allows another; 0 "+
 			"means no limit"),
@@ -321,8 +326,8 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 		return g, usagef(adviseGet, "--delete is for directories, with -r")
 	case o.dryRun:
 		return g, usagef(adviseGet, "--dry-run is for directories, with -r")
-	case o.rules.used():
-		return g, usagef(adviseGet, "--include and --exclude are for directories, with -r")
+	case o.rules.used() != "":
+		return g, usagef(adviseGet, "--%s is for directories, with -r", o.rules.used())
 	}
 	if g.fetcher, err = parseFetcher(t, o); err != nil {
 		return g, err

@@ -19,13 +19,13 @@ type treeGet struct {
 	fetcher
 	url    transfer.URL
 	target string
-	filter transfer.Filter
+	chosen selection
 	delete bool
 	dryRun bool
 }
 
-func parseGetTree(t *terminal, o *getOptions, args []string) (treeGet, error) {
-	g := treeGet{filter: o.rules.filter, delete: o.delete, dryRun: o.dryRun}
+func parseGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) (treeGet, error) {
+	g := treeGet{delete: o.delete, dryRun: o.dryRun}
 	switch {
 	case o.inputFile != "":
 		return g, usagef(adviseTreeAlone, "-r and --input-file exclude each other: the lines of a list name files")
@@ -60,11 +60,12 @@ func parseGetTree(t *terminal, o *getOptions, args []string) (treeGet, error) {
 	case g.target == "" || strings.ContainsRune(g.target, 0):
 		return g, usagef(adviseTree, "%q is not the name of a directory", g.target)
 	}
-	return g, nil
+	g.chosen, err = o.rules.parse(ctx)
+	return g, err
 }
 
 func runGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) error {
-	g, err := parseGetTree(t, o, args)
+	g, err := parseGetTree(ctx, t, o, args)
 	if o.json {
 		events := newEvents(t.stdout)
 		events.start(withoutSecret(argument(args, 0)), g.target)
@@ -103,9 +104,10 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 	}
 	source.KWIK.ConnectionsPerServer, source.KWIK.RateLimit = g.connections, g.limit
 	options := transfer.MirrorOptions{
-		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.filter, DryRun: g.dryRun,
+		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.chosen.filter, DryRun: g.dryRun,
 		NoPreserve: g.noPreserve, Reuse: g.reuse, OpenTree: protectedTree(g.secrets),
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
+		Paths: g.chosen.paths,
 	}
 	result, err := transfer.Mirror(ctx, options, report)
 	if err != nil && g.policy.accepted(err) {

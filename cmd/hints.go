@@ -22,6 +22,8 @@ const (
 	adviseTree
 	adviseTreeInstead
 	adviseTreeAlone
+	advisePattern
+	adviseFrom
 	adviseList
 	adviseListHash
 	adviseJobs
@@ -82,6 +84,8 @@ var advices = [adviceCount]string{
 	adviseTree:           "kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
 	adviseTreeInstead:    "to fetch a directory use -r: kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
 	adviseTreeAlone:      "fetch each directory with a separate command: kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
+	advisePattern:        `such as '*.tmp', '/a/[0-9]*' or 'dir/***'; kwikcp man describes patterns`,
+	adviseFrom:           "each line is a path below the directory of the URL; with --from0 a NUL byte ends it",
 	adviseList:           "each line is a URL, optionally followed by a tab and a file name",
 	adviseListHash:       "put the hash into the line: URL#b3=HEX",
 	adviseJobs:           "it is the number of files to fetch at once",

@@ -77,20 +77,38 @@ name. Unprintable characters in names are escaped.
 
 Entries that fail are named on stderr, the others are still fetched, and the exit status is the highest-ranked one. --max-time,
 --limit-rate and the retry options apply to the whole command. --checksum, --range, --seed, --no-clobber and -i exclude -r.`},
-	{"Patterns", `--include and --exclude take patterns. The first option whose pattern matches an entry decides; an entry that no pattern
-matches is fetched. Nothing below an excluded directory is fetched.
+	{"Patterns", `--include and --exclude take the patterns of rsync. The first option whose pattern matches an entry decides; an
+entry that no pattern matches is fetched. Nothing below an excluded directory is fetched, and --delete removes nothing that
+is excluded.
 
-    *        any characters except a slash
-    **       any characters
-    ?        one character except a slash
-    [a-z]    one of a set; [!a-z] one that is not in the set
-    \        the next character literally
-    /a       a at the top of the tree
-    a/b      the end of a path; likewise every pattern with a slash or **
-    a        the last component of a path
-    a/       directories only
+    *            any bytes except a slash
+    **           any bytes
+    ?            one byte except a slash; an accented letter has two or more
+    [a-z]        one byte of a set, never a slash; [!a-z] and [^a-z] one that is not in the set
+    [[:upper:]]  likewise alnum, alpha, blank, cntrl, digit, graph, lower, print, punct, space and xdigit
+    \            the next byte literally, if the pattern has any of *, ? and [; otherwise a backslash
+    /a           a at the top of the tree
+    a/b          the end of a path; likewise every pattern with a slash or **
+    a            the last component of a path
+    a/           directories only
+    a/***        a directory and everything below it
 
-For example, --include '*/' --include '*.jpg' --exclude '*' fetches the pictures of a tree.`},
+For example, --include '*/' --include '*.jpg' --exclude '*' fetches the pictures of a tree.
+
+A pattern that begins with "- " excludes and one with "+ " includes, whichever option it is in. The pattern ! removes all rules
+before it. A file of --include-from or --exclude-from has a pattern in each line. Empty lines and those that begin with # or ; are
+ignored, and all blanks count. Lines end with a line feed, a carriage return or both, or with --from0 with a NUL byte. The order of
+the options is that of the command line, and the rules of a file are in the place of its option.
+
+A pattern that rsync would never match is an error that names the line and the column. Examples are a set without an end and an
+unknown class. So are rsync's filter rules that merge files or have modifiers.
+
+--files-from names a file of paths, one a line, relative to the directory of the URL. They, the directories above them and everything
+below them are fetched, unless a pattern excludes them. --delete removes entries of the directories that are named and of those
+below, and nothing else. A path that the server does not have is an error; the others are still fetched. Comments and
+the ends of lines are as above. Slashes at the ends of a path make no difference, and .. leads no higher than that directory.
+
+With serve, patterns also decide what is served and listed. They are relative to the root.`},
 	{"Trust", `A server is trusted if its key has the pin of the URL (?pin=). Without a pin it is trusted if its certificate is from a
 known authority (--cacert, or the system's). Otherwise its key must be among the known hosts. An unknown server is accepted and recorded on loopback,
 asked about on a terminal, and refused in a script.

@@ -59,7 +59,7 @@ func newServeOptions() *serveOptions {
 		logFormat: "text", logLevel: "info", mirrorInterval: secondsValue{Duration: time.Minute},
 	}
 	// There most file systems ignore case, and another spelling must not lead to an excluded file.
-	o.rules.filter.IgnoreCase = runtime.GOOS == "windows" || runtime.GOOS == "darwin"
+	o.rules.ignoreCase = runtime.GOOS == "windows" || runtime.GOOS == "darwin"
 	return o
 }
 
@@ -67,7 +67,15 @@ func (o *serveOptions) flags() []cli.Flag {
 	return []cli.Flag{
 		stringOption(&o.role, "role", "`ROLE` of this server: primary or secondary"),
 		stringOption(&o.root, "root", "serve the files below `DIR`"),
-		filterOption(&o.rules, "exclude", "neither serve nor list entries that match `PATTERN`"),
+		filterOption(&o.rules, "include", "serve entries that match `PATTERN`; the first matching --include or "+
+			"--exclude decides"),
+		filterOption(&o.rules, "exclude", "neither serve nor list entries that match `PATTERN`, nor mirror or "+
+			"delete them"),
+		filterFromOption(&o.rules, "include-from"),
+		filterFromOption(&o.rules, "exclude-from"),
+		filesFromOption(&o.rules, "with --mirror, fetch only the paths that `FILE` names, one a line, and what is "+
+			"below them; - is standard input"),
+		from0Option(&o.rules),
 		stringOption(&o.listen, "listen", "listen at UDP `ADDR`, host:port; port 0 means any free port"),
 		stringOption(&o.primary, "primary", "join the primary at `ADDR|URL`: host:port, or the URL that it "+
 			"printed; for secondaries"),
@@ -144,19 +152,20 @@ type serveConfig struct {
 	token        []byte
 	stateDir     string
 	policy       *trustPolicy
-	certificate  *certificateFile // nil for a self-signed certificate around the server's key
-	exclude      *filterRules     // of --exclude; nil excludes nothing
-	secretFiles  []string         // files of the command line that are not served; empty names are none
-	secrets      *disk.Secrets    // these, the state directory and others
-	restricted   bool             // clients need a token or a certificate
-	access       *accessFiles     // how; nil if they need neither
+	certificate  *certificateFile   // nil for a self-signed certificate around the server's key
+	exclude      *selection         // of --exclude and its like; nil excludes nothing
+	paths        *transfer.PathList // of --files-from, for the mirror; nil is everything
+	secretFiles  []string           // files of the command line that are not served; empty names are none
+	secrets      *disk.Secrets      // these, the state directory and others
+	restricted   bool               // clients need a token or a certificate
+	access       *accessFiles       // how; nil if they need neither
 	drainTimeout time.Duration
 	limit        *kwik.RateLimit
 	maxMemory    int64         // for clients, bytes; 0 means the default
 	mirror       *mirrorConfig // nil without --mirror
 }
 
-func parseServe(t *terminal, o *serveOptions, args []string) (c serveConfig, err error) {
+func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string) (c serveConfig, err error) {
 	c = serveConfig{t: t, root: o.root, listen: o.listen, drainTimeout: o.drainTimeout.Duration}
 	if len(args) > 0 {
 		return c, usagef(adviseServeRoot, "serve takes no argument such as %q", args[0])
@@ -201,8 +210,15 @@ func parseServe(t *terminal, o *serveOptions, args []string) (c serveConfig, err
 	if c.certificate, err = newCertificateFile(o.cert, o.key, c.log); err != nil {
 		return c, err
 	}
-	if o.rules.used() {
-		c.exclude = &o.rules
+	if o.rules.filesFrom != "" && !o.mirror {
+		return c, usagef(adviseMirror, "--files-from is for --mirror")
+	}
+	chosen, err := o.rules.parse(ctx)
+	if err != nil {
+		return c, err
+	}
+	if c.paths = chosen.paths; len(o.rules.list) > 0 {
+		c.exclude = &chosen
 	}
 	if c.access, err = parseServeAccess(o, c.role, c.log); err != nil {
 		return c, err
@@ -297,7 +313,7 @@ func readJoinToken(file string) ([]byte, error) {
 }
 
 func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) error {
-	c, err := parseServe(t, o, args)
+	c, err := parseServe(ctx, t, o, args)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 func (s *runningServer) keepMirror() {
 	o := transfer.MirrorOptions{Target: s.root, Delete: s.mirror.delete, OpenTree: protectedTree(s.secrets)}
 	o.URL = s.primary
+	if o.Paths = s.paths; s.exclude != nil {
+		o.Filter = s.exclude.filter
+	}
 	for {
 		s.mirrorOnce(&o)
 		select {

@@ -31,7 +31,7 @@ func TestAttackSecretFilesOfOptions(t *testing.T) {
 	if err := os.WriteFile(o.revoked, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := parseServe(&terminal{stderr: os.Stderr}, o, nil)
+	c, err := parseServe(t.Context(), &terminal{stderr: os.Stderr}, o, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

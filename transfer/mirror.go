@@ -44,6 +44,9 @@ type MirrorOptions struct {
 	Delete bool
 	// Filter selects the entries to fetch.
 	Filter Filter
+	// Paths selects entries as well, and nothing beside them is deleted. The Filter decides about
+	// the selected entries, too. Nil selects everything.
+	Paths *PathList
 	// DryRun reports the changes without making them.
 	DryRun bool
 	// NoPreserve gives new files and directories the mode that the umask allows and the present

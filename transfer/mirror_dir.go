@@ -18,8 +18,9 @@ type mirrorDir struct {
 	names  []string        // of its entries before the mirror, sorted, without temporary files
 	next   int             // index into names: those before it are compared with the listing
 	parts  map[string]bool // names of the part files that no file has claimed yet
-	// restricted is set if the server lists only what the client may read. The other names in the
-	// directory may be on the server as well, so they are not extra.
+	// restricted is set if the server lists only what the client may read, or the mirror visits
+	// only some Paths. The other names in the directory may be on the server as well, so they are
+	// not extra.
 	restricted bool
 	folded     map[string]string // names so far by their lower case, if the file system ignores case
 
@@ -84,6 +85,8 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 		return p.openDir(sub, info)
 	case found == occupantSpecial:
 		return disk.ErrNotAFile
+	case found != occupantNone && !p.Filter.Wants(sub.path, false):
+		return errExcludedInTheWay
 	case found == occupantLink && !p.Delete:
 		return errLinkInTheWay
 	case p.DryRun:

@@ -22,6 +22,7 @@ type plan struct {
 	extra []extraEntry
 	// deferred entries wait until a directory in their place is deleted.
 	deferred []deferredEntry
+	chosen   pathsSeen
 	// incomplete is set when the listing leaves entries out. Then nothing may be deleted.
 	incomplete bool
 	grown      int64 // bytes of the batches so far
@@ -39,12 +40,12 @@ type deferredEntry struct {
 	entry Entry
 }
 
-func newPlan(m *mirror) *plan { return &plan{mirror: m} }
+func newPlan(m *mirror) *plan { return &plan{mirror: m, chosen: newPathsSeen(m.Paths)} }
 
 // walk follows the listing to its end and passes batches to fetch. It stops at the first error of
 // either.
 func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
-	top := &mirrorDir{users: 1, fresh: p.root == nil}
+	top := &mirrorDir{users: 1, fresh: p.root == nil, restricted: !p.Paths.covers("")}
 	p.dirs = []*mirrorDir{top}
 	defer func() {
 		for len(p.dirs) > 0 {
@@ -72,6 +73,7 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 		}
 		after = page.entries[len(page.entries)-1].Path
 	}
+	p.failMissing()
 	if b.empty() {
 		return nil
 	}
@@ -185,8 +187,8 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	}
 	d := p.dirs[len(p.dirs)-1]
 	mayExist := p.present(d, disk.Base(e.Path)) || p.folds // with folds, in another spelling
-	if !p.accept(d, e) {
-		p.order.hide()
+	if !p.chosen.visit(e.Path, e.Type == EntryDir) || !p.accept(d, e) {
+		p.leaveOut(e)
 		return nil, nil
 	}
 	switch e.Type {
@@ -200,6 +202,20 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		p.skip(e, errors.New("it is no regular file, directory or link"))
 	}
 	return nil, nil
+}
+
+// leaveOut ignores the entries below the last one.
+func (p *plan) leaveOut(e Entry) {
+	p.order.hide()
+	p.chosen.leaveOut(e.Path, e.Type == EntryDir)
+}
+
+// failMissing reports the selected paths that the listing does not have.
+func (p *plan) failMissing() {
+	op := fmt.Sprintf("list %q on %s", p.url.Path, p.url.Host)
+	for _, path := range p.chosen.missing() {
+		p.fail(path, "", &Error{Kind: KindNotFound, Op: op, Err: errors.New("no such file or directory on the server")})
+	}
 }
 
 // accept reports whether an entry should be in the target. If not, it reports why, unless the
@@ -254,15 +270,17 @@ const maxDepth = 1024
 var (
 	errLinkInTheWay = errors.New("there is a link in its place, which is not followed (--delete replaces it)")
 	errDirInTheWay  = errors.New("there is a directory in its place (--delete replaces it)")
-	errDirStays     = errors.New("the directory in its place could not be deleted completely")
+	// errExcludedInTheWay is the error for a filter that includes directories of a name only.
+	errExcludedInTheWay = errors.New("there is an entry in its place that the filter excludes")
+	errDirStays         = errors.New("the directory in its place could not be deleted completely")
 )
 
 // enterDir enters a directory of the listing, and makes it if it is missing.
 func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool) {
-	sub := &mirrorDir{path: e.Path, parent: d, entry: e, users: 1, restricted: e.Restricted}
+	sub := &mirrorDir{path: e.Path, parent: d, entry: e, users: 1, restricted: e.Restricted || !p.Paths.covers(e.Path)}
 	if err := p.makeDir(sub, mayExist); err != nil {
 		p.failOrSkip(e, "make the directory", err)
-		p.order.hide()
+		p.leaveOut(e)
 		return
 	}
 	p.retainDir(d)

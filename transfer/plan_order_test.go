@@ -32,69 +32,6 @@ func TestCheckLink(t *testing.T) {
 	}
 }
 
-func TestFilter(t *testing.T) {
-	for _, c := range []struct {
-		rules string // "+ pattern" and "- pattern", separated by commas
-		want  string // "path" or "path/" for a directory, those that are wanted
-		not   string
-	}{
-		{"", "a d/", ""},
-		{"- *.o", "a.c o d.o.c", "a.o .o x/a.o d.o/"},
-		{"- /a", "x/a b", "a a/"},
-		{"- a/", "a x/a", "a/ x/a/"},
-		{"- x/a", "a b/a", "x/a y/x/a"},
-		{"- x/*/a", "x/a x/y/z/a", "x/y/a w/x/y/a"},
-		{"- x/**/a", "x/a", "x/y/a x/y/z/a"},
-		{"- /x/**", "x/ y/x/a", "x/a x/b/c"},
-		{"- ?", "ab", "a x/a é"},
-		{"- [a-c]", "d ab", "a b x/c"},
-		{"- [!a-c]", "a", "d x/-"},
-		{"- [^]]", "] ab", "a ["},
-		{`- \*`, "a", "*"},
-		{"- [a\\]]", "b", "a ]"},
-		{"+ *.jpg,+ */,- *", "a.jpg x/ x/b.jpg", "a.png x/c"},
-		{"- a,+ a", "b", "a"},
-		{"- **.tmp", "a", "x.tmp x/y.tmp"},
-		{"- a.b", "axb", "a.b"},
-		{"- *", "", "\xff a/ \n"},
-	} {
-		var f Filter
-		for rule := range strings.SplitSeq(c.rules, ",") {
-			if rule != "" {
-				if err := f.Add(rule[0] == '+', rule[2:]); err != nil {
-					t.Fatalf("%s: %v", rule, err)
-				}
-			}
-		}
-		for _, p := range strings.Split(c.want, " ") {
-			if name, dir := strings.CutSuffix(p, "/"); p != "" && !f.Wants(name, dir) {
-				t.Errorf("%s: %q is not wanted", c.rules, p)
-			}
-		}
-		for _, p := range strings.Split(c.not, " ") {
-			if name, dir := strings.CutSuffix(p, "/"); p != "" && f.Wants(name, dir) {
-				t.Errorf("%s: %q is wanted", c.rules, p)
-			}
-		}
-	}
-	for _, bad := range []string{"", "/", "[", "[a", `a\`, `[\`, "\xff", strings.Repeat("a", 5000)} {
-		var f Filter
-		if f.Add(true, bad) == nil {
-			t.Errorf("%.20q is taken for a pattern", bad)
-		}
-	}
-}
-
-func FuzzFilter(f *testing.F) {
-	f.Add("a[!b]**/\\*?", "x/y")
-	f.Fuzz(func(t *testing.T, pattern, path string) {
-		var filter Filter
-		if filter.Add(false, pattern) == nil {
-			filter.Wants(path, true)
-		}
-	})
-}
-
 // TestTreeOrder checks listings that our server never sends.
 func TestTreeOrder(t *testing.T) {
 	file := func(p string) Entry { return Entry{Path: p, Type: EntryFile} }
