@@ -2,7 +2,7 @@
 // (sha256=HEX), and in files such as SHA256SUMS, MD5SUMS and B3SUMS. It has the only table of the
 // hash algorithms that files may be checked with.
 //
-// BLAKE3 is one of them, but this package hashes with the others only: its callers know the BLAKE3
+// BLAKE3 is one of them, but this package hashes with the others only. Its callers know the BLAKE3
 // hash of a file, or compute it on all cores.
 package checksum
 

@@ -51,7 +51,8 @@ func TestHasher(t *testing.T) {
 		"sha256=ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
 		"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
 		"md5=900150983cd24fb0d6963f7d28e17f72",
-		"sha512=ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+		"sha512=ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a" +
+			"2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
 		fmt.Sprintf("blake3=%x", root), fmt.Sprintf("%x", root),
 	} {
 		sum, err := ParseSum(hex)
@@ -70,7 +71,8 @@ func TestHasher(t *testing.T) {
 		wrong := NewHasher([]Sum{sum})
 		wrong.Write(content[1:])
 		other := blake3.Sum256(content[1:])
-		if err := wrong.Verify(other[:]); err == nil || !strings.Contains(err.Error(), ", not the expected "+sum.Hex()) {
+		err = wrong.Verify(other[:])
+		if err == nil || !strings.Contains(err.Error(), ", not the expected "+sum.Hex()) {
 			t.Errorf("%s: %v", hex, err)
 		}
 	}
@@ -85,7 +87,8 @@ func TestCoreutils(t *testing.T) {
 		t.Skip("coreutils are not installed")
 	}
 	dir := t.TempDir()
-	names := []string{"f", "two words", " leading", "*star", "back\\slash", "new\nline", "a\\nb", "a) = (b", "\xff\xfe", "-q", "#c", "漢", "tab\t", "MD5 (x) = y"}
+	names := []string{"f", "two words", " leading", "*star", "back\\slash", "new\nline", "a\\nb", "a) = (b", "\xff\xfe",
+		"-q", "#c", "漢", "tab\t", "MD5 (x) = y"}
 	var args []string
 	for i, name := range names {
 		args = append(args, "./"+name)
