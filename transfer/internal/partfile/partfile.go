@@ -72,8 +72,8 @@ func sameTree(a, b Tree) bool {
 // Leave and Discard end each state. Leave keeps a part file with proved bytes, and one whose
 // bytes were not looked at. Both have the mode of part files then. It removes any other, a
 // range and an Unsafe one. Discard keeps nothing. A Prove that fails leaves the part file
-// Unproved. State, Whole, InPlace, Prefix and Have are legal in each state, Empty wherever the file is
-// open.
+// Unproved. State, Whole, InPlace, Prefix and Have are legal in each state, Empty wherever the
+// file is open.
 type State int
 
 // The states of a part file.
