@@ -296,3 +296,14 @@ func (g *get) proveTarget(ctx context.Context, f io.ReaderAt) error {
 	err := h.finish(ctx, g.manifest.Size, g.manifest.Root, g.observer.checking)
 	return checksumError(ctx, g.fetchOp(), err)
 }
+
+// CheckFile hashes a local file of the given size and returns a *ChecksumError if it does not have
+// a checksum, which must be of another algorithm than BLAKE3. Other errors are those of reading,
+// and the cause of ctx. report may be nil.
+func CheckFile(ctx context.Context, f io.ReaderAt, size int64, c Checksum, report Reporter) error {
+	var checking partfile.Report
+	if report != nil {
+		checking = report.Checking
+	}
+	return newOrderedHasher(f, []Checksum{c}).finish(ctx, size, integrity.Root{}, checking)
+}

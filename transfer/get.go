@@ -91,6 +91,9 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 		err = g.run(ctx, g.attempt)
 	}
 	g.result.Seconds = time.Since(start).Seconds()
+	if err == nil {
+		g.result.Checksums = o.Checksums
+	}
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

@@ -84,8 +84,8 @@ func (l *List) InTree(above, at string) (name string, sums []Sum) {
 }
 
 // OfFile returns the sums of the file with a path on a server. The list names it by this path, by
-// the end of it, or by its last component in some directory. An error reports that the list does
-// not name it, or not clearly.
+// the end of it, or by its last component in some directory. It returns no sums if the list does not
+// name the file, and an error if it does not do so clearly.
 func (l *List) OfFile(at string) ([]Sum, error) {
 	base := path.Base(at)
 	for rest, isBelow := at, true; isBelow; _, rest, isBelow = strings.Cut(rest, "/") {
@@ -95,7 +95,7 @@ func (l *List) OfFile(at string) ([]Sum, error) {
 	}
 	names := l.bases[base]
 	if len(names) == 0 {
-		return nil, fmt.Errorf("it does not name %q", base)
+		return nil, nil
 	}
 	sums := l.sums[names[0]]
 	for _, other := range names[1:] {

@@ -39,9 +39,9 @@ func TestListOfFile(t *testing.T) {
 		"both":        hexOf(8) + " " + hexOf(9), // one of SHA-256, one of BLAKE3
 		"bad":         `it has different hashes for "bad"`,
 		"abs/f":       hexOf(10),
-		"none":        `it does not name "none"`,
-		"aa.iso":      `it does not name "aa.iso"`,
-		"a.iso/other": `it does not name "other"`,
+		"none":        "",
+		"aa.iso":      "",
+		"a.iso/other": "",
 	} {
 		sums, err := l.OfFile(at)
 		got := strings.Trim(fmt.Sprint(sums), "[]")
