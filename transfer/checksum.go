@@ -90,8 +90,11 @@ func newOrderedHasher(file io.ReaderAt, all []Checksum) *orderedHasher {
 
 // advance hashes the file up to an offset, or until done is closed. report may be nil.
 func (h *orderedHasher) advance(done <-chan struct{}, end int64, report partfile.Report) error {
-	if h.buf == nil {
-		h.buf = make([]byte, min(hashBuffer, max(end-h.at, 1)))
+	switch {
+	case h.buf == nil && h.at < end:
+		h.buf = make([]byte, min(hashBuffer, end-h.at))
+	case int64(len(h.buf)) < min(hashBuffer, end-h.at): // the file grew
+		h.buf = make([]byte, hashBuffer)
 	}
 	reported := time.Now()
 	for h.at < end {
