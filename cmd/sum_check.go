@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"kwikcp/internal/checksum"
 	"kwikcp/transfer"
@@ -60,19 +61,29 @@ func (c *fileChecker) check(line checksum.Line) error {
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
 	}
-	mark, name := checksum.Escape(line.Name)
+	name := verdictName(line.Name)
 	switch {
 	case err != nil:
 		c.unknown++
 		c.fail(err)
-		return c.print(mark + name + ": FAILED open or read\n")
+		return c.print(name + ": FAILED open or read\n")
 	case !isRight:
 		c.different++
-		return c.print(mark + name + ": FAILED\n")
+		return c.print(name + ": FAILED\n")
 	case c.quiet:
 		return nil
 	}
-	return c.print(mark + name + ": OK\n")
+	return c.print(name + ": OK\n")
+}
+
+// verdictName returns the name in the line of a verdict. As with sha256sum only a name with a line
+// break is escaped.
+func verdictName(name string) string {
+	if !strings.Contains(name, "\n") {
+		return name
+	}
+	mark, escaped := checksum.Escape(name)
+	return mark + escaped
 }
 
 // has reports whether a file has the hash of its line.
