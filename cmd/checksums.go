@@ -111,7 +111,8 @@ func (f *fetcher) openChecksums(ctx context.Context, name string) (io.ReadCloser
 	}
 	u, err := transfer.ParseURL(name)
 	if err != nil {
-		return nil, usagef(adviseChecksumFile, "--checksum-file %q is not the URL of a file: %w", withoutSecret(name), err)
+		return nil, usagef(adviseChecksumFile, "--checksum-file %q is not the URL of a file: %w",
+			withoutSecret(name), err)
 	}
 	f.tokens.bindTo(name)
 	config, err := f.config(u)
@@ -176,7 +177,7 @@ func (f *checksumFile) notNamed(path string) error {
 	return usagef(adviseChecksumFile, "%s", text)
 }
 
-// A treeChecksums has the checksums for the files of a tree, and notes which were asked for.
+// A treeChecksums has the checksums for the files of a tree, and notes which were used.
 type treeChecksums struct {
 	file  *checksumFile
 	above string // the path of the tree on the server

@@ -231,7 +231,8 @@ func newResult(r transfer.Result, err error) resultJSON {
 	}
 	return resultJSON{
 		outcome: newOutcome("result", err), Path: r.Path, Bytes: r.Bytes, Seconds: r.Seconds, BLAKE3: root, Resumed: r.Resumed,
-		Wasted: r.Wasted, Servers: finalServers(r.Servers), UpToDate: r.UpToDate, Offset: r.Offset, Checksums: checksums,
+		Wasted: r.Wasted, Servers: finalServers(r.Servers), UpToDate: r.UpToDate, Offset: r.Offset,
+		Checksums: checksums,
 	}
 }
 

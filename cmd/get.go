@@ -60,10 +60,10 @@ func newGetOptions() *getOptions {
 
 func (o *getOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
-		stringOption(&o.checksum, "checksum", "require this hash, `ALGORITHM=HEX` with blake3, sha256, sha512 or md5; then no "+
-			"server is trusted for the content"),
-		stringOption(&o.checksumFile, "checksum-file", "require the hashes in `FILE`, such as SHA256SUMS, of all files that it "+
-			"names; FILE may be a kwik URL"),
+		stringOption(&o.checksum, "checksum", "require this hash, `ALGORITHM=HEX` with blake3, sha256, sha512 or "+
+			"md5; then no server is trusted for the content"),
+		stringOption(&o.checksumFile, "checksum-file", "require the hashes in `FILE`, such as SHA256SUMS, of all "+
+			"files that it names; FILE may be a kwik URL"),
 		boolOption(&o.noClobber, "no-clobber", "if FILE exists, leave it as it is and exit with status 9; no server is asked"),
 		boolOption(&o.overwrite, "overwrite", "replace FILE if it differs (the default)"),
 		boolOption(&o.noPreserve, "no-preserve", "give FILE the mode of the umask and the current time instead of those on "+
@@ -80,8 +80,8 @@ func (o *getOptions) flags() []cli.Flag {
 		filterOption(&o.rules, "exclude", "with -r, neither fetch nor delete entries that match `PATTERN`"),
 		boolOption(&o.delete, "delete", "with -r, remove entries of DEST that the server does not have"),
 		boolOption(&o.dryRun, "dry-run", "with -r, change nothing and print what would be done", "n"),
-		boolOption(&o.quick, "quick", "with -r, trust size and time: a file of DEST that has those of the server is not "+
-			"compared by its hash"),
+		boolOption(&o.quick, "quick", "with -r, trust size and time: a file of DEST that has those of the server "+
+			"is not compared by its hash"),
 		limitRateOption(&o.limitRate, "over all servers together"),
 		secondsOption(&o.maxTime, "max-time", "end an attempt after `TIME`, with exit status 11 unless --retry allows another; 0 "+
 			"means no limit"),
@@ -429,8 +429,8 @@ func (g *fileGet) requiredChecksums(ctx context.Context) ([]transfer.Checksum, e
 // summary describes a finished transfer in one line.
 func (g fileGet) summary(r transfer.Result) string {
 	if r.UpToDate {
-		return fmt.Sprintf("%q is up to date: %s, verified in %.2f s, blake3 %v%s", g.target, size(r.Bytes), r.Seconds, r.Root,
-			checksumNote(r))
+		return fmt.Sprintf("%q is up to date: %s, verified in %.2f s, blake3 %v%s",
+			g.target, size(r.Bytes), r.Seconds, r.Root, checksumNote(r))
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%q: %s", g.target, size(r.Bytes))

@@ -97,7 +97,7 @@ var advices = [adviceCount]string{
 	adviseOneChecksum:    "remove one of them",
 	adviseRangeHash:      "a part is proved by --checksum blake3=HEX, the hash of the whole file",
 	adviseChecksumFile:   "each line is a hash, two spaces and a name, as sha256sum and b3sum print it",
-	adviseChecksumTree:   "names in it are relative to the directory of the URL; --exclude leaves out what is not wanted",
+	adviseChecksumTree:   "names in it are relative to the directory of the URL; --exclude leaves some out",
 	adviseFamily:         "without both, IPv4 and IPv6 are tried",
 	adviseConnectTimeout: "such as 10s",
 	adviseRetry:          "0 means no retry",
@@ -236,7 +236,8 @@ func hintOf(err error) string {
 		return accessHints[e.Reason]
 	}
 	if _, ok := errors.AsType[*transfer.ChecksumError](err); ok {
-		return "nothing was kept; compare the checksum with its publisher's, and ask the operator of the server to check the file there"
+		return "nothing was kept; compare the checksum with its publisher's, and ask the operator of the server " +
+			"to check the file there"
 	}
 	if errors.Is(err, transfer.ErrIsFile) {
 		return "omit -r to fetch a file"

@@ -80,8 +80,8 @@ Entries that fail are named on stderr, the others are still fetched, and the exi
 --limit-rate and the retry options apply to the whole command. --checksum, --range, --seed, --no-clobber and -i exclude -r.
 
 --quick trusts sizes and modification times, as rsync does by default. A file of DEST with those of the server counts as
-unchanged: the server is not asked for its hash, and it is not read. A change that keeps both is not found. Such a file still
-gets the server's mode. Files that --checksum-file names are read all the same.
+unchanged: its hash is neither requested nor computed. A change that keeps both is not found. Such a file still gets the
+server's mode. Files that --checksum-file names are always read.
 
 verify -r compares DEST with the server, by hashes, and names what differs, is missing or extra.`},
 	{"Checksums", `--checksum ALGORITHM=HEX requires a hash of the whole file: blake3, sha256, sha512 or md5. MD5 finds accidents only.

@@ -24,11 +24,13 @@ type verifyOptions struct {
 
 func (o *verifyOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
-		stringOption(&o.checksum, "checksum", "the hash that FILE must have, `ALGORITHM=HEX` with blake3, sha256, sha512 or md5"),
+		stringOption(&o.checksum, "checksum", "the hash that FILE must have, `ALGORITHM=HEX` with blake3, sha256, "+
+			"sha512 or md5"),
 		stringOption(&o.from, "from", "compare FILE with the file at `URL`"),
-		boolOption(&o.recursive, "recursive", "compare the directory DIR with the one at URL, and all that is below", "r"),
-		filterOption(&o.rules, "include", "with -r, compare entries that match `PATTERN`; the first matching --include or "+
-			"--exclude decides"),
+		boolOption(&o.recursive, "recursive", "compare the directory DIR with the one at URL, and all that is "+
+			"below", "r"),
+		filterOption(&o.rules, "include", "with -r, compare entries that match `PATTERN`; the first matching "+
+			"--include or --exclude decides"),
 		filterOption(&o.rules, "exclude", "with -r, leave out entries that match `PATTERN`"),
 	}, append(o.clientOptions.flags(),
 		jsonOption(&o.json, func(e *events, err error) { e.verifyResult(verdict{}, err) }),
@@ -53,8 +55,8 @@ differs is a line on stdout, START-END (both included, from 0) and its state:
 Ranges are whole chunk groups (64 KiB in files up to 4 GiB). With --checksum as well, no server is trusted for the
 content.
 
-With -r, each entry that is not the same is a line on stdout: differs, missing or extra, and its name, with a slash after
-that of a directory. Types, links and contents are compared, by their hashes; modes and times are not. Special files and
+With -r, each entry that is not the same is a line on stdout: differs, missing or extra, and its name. The name of a
+directory ends with a slash. Types, links and contents are compared, by their hashes; modes and times are not. Special files and
 links that get -r leaves out are not compared. Nothing is changed, and no content is fetched.
 
 ` + exitHelp(append([]int{exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal}, signalCodes...)...),

@@ -67,7 +67,8 @@ func runVerifyTree(ctx context.Context, t *terminal, o *verifyOptions, args []st
 		t.warningf("%d more entries were skipped or failed; --json lists all of them", n)
 	}
 	if err == nil {
-		t.printf("%q is the same: %s, %s%s", c.target, counted(result.Files, "file", "files"), size(result.Bytes), skippedNote(result))
+		files := counted(result.Files, "file", "files")
+		t.printf("%q is the same: %s, %s%s", c.target, files, size(result.Bytes), skippedNote(result))
 	}
 	return err
 }
@@ -96,8 +97,8 @@ func (c treeCheck) run(ctx context.Context, report transfer.CompareReporter) (tr
 	isDifferent := !r.Same() && ctx.Err() == nil
 	isComplete := err == nil || r.Failed > 0
 	if isDifferent && isComplete {
-		found := fmt.Errorf("%d differ, %d missing, %d extra%s; %d of %s equal", r.Differ, r.Missing, r.Extra, failedNote(r),
-			r.Equal, counted(r.Files, "file is", "files are"))
+		found := fmt.Errorf("%d differ, %d missing, %d extra%s; %d of %s equal", r.Differ, r.Missing, r.Extra,
+			failedNote(r), r.Equal, counted(r.Files, "file is", "files are"))
 		return r, differs(adviseNothing, fmt.Sprintf("verify %q", c.target), found)
 	}
 	return r, err
@@ -177,6 +178,6 @@ func (e *events) treeResult(c treeCheck, r transfer.TreeComparison, err error) {
 		Extra   int64   `json:"extra"`
 		Skipped int64   `json:"skipped"`
 		Failed  int64   `json:"failed"`
-	}{newOutcome("result", err), c.target, r.Seconds, r.Files, r.Equal, r.Bytes, r.Differ, r.Missing, r.Extra, r.Skipped,
-		r.Failed})
+	}{newOutcome("result", err), c.target, r.Seconds, r.Files, r.Equal, r.Bytes, r.Differ, r.Missing, r.Extra,
+		r.Skipped, r.Failed})
 }

@@ -301,8 +301,8 @@ func (g *get) proveTarget(ctx context.Context, f io.ReaderAt) error {
 }
 
 // CheckFile hashes a local file of the given size and returns a *ChecksumError if it does not have
-// a checksum, which must be of another algorithm than BLAKE3. Other errors are those of reading,
-// and the cause of ctx. report may be nil.
+// a checksum. The algorithm must not be BLAKE3. Other errors are those of reading, and the cause of
+// ctx. report may be nil.
 func CheckFile(ctx context.Context, f io.ReaderAt, size int64, c Checksum, report Reporter) error {
 	var checking partfile.Report
 	if report != nil {

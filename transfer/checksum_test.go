@@ -55,8 +55,8 @@ func (w *testNet) fetchWith(target string, change func(*GetOptions), checksums .
 	return getWhole(w.T, w.Ctx, o, nil)
 }
 
-// TestChecksums fetches a file with right and wrong checksums. Before, nothing, a part of the file or
-// all of it is there. With a wrong one the target stays as it was, and nothing is left beside it.
+// TestChecksums fetches a file with right and wrong checksums. Before, nothing, a part of the file
+// or all of it is there. With a wrong one the target stays as it was, and nothing is left beside it.
 func TestChecksums(t *testing.T) {
 	const group = 65536
 	right, wrong := checksumsOf(theFile), checksumsOf([]byte("another"))

@@ -113,8 +113,8 @@ func TestCompareTree(t *testing.T) {
 	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	c, r, err := s.compare(t.Context(), target)
 	want := map[string]How{
-		"differs": Differs, "dir/missing": Missing, "dir/extra": Extra, "longer": Differs, "file": Differs, "none": Missing,
-		"none/deep": Missing, "turned": Differs, "outside": Skipped, "fifo": Skipped, "file/in": Extra,
+		"differs": Differs, "dir/missing": Missing, "dir/extra": Extra, "longer": Differs, "file": Differs,
+		"none": Missing, "none/deep": Missing, "turned": Differs, "outside": Skipped, "fifo": Skipped, "file/in": Extra,
 	}
 	if err != nil || !maps.Equal(r.all, want) {
 		t.Errorf("%v, %v, want %v", r.all, err, want)

@@ -31,8 +31,8 @@ func (d openCounter) At(name string) (disk.TreeDir, error) {
 	return openCounter{sub, d.opened}, err
 }
 
-// TestMirrorQuick checks that Quick trusts size and time: such a file is neither requested nor read,
-// and gets the server's mode. Other files are compared as without Quick.
+// TestMirrorQuick checks that Quick trusts size and time: such a file is neither requested nor
+// read, and gets the server's mode. Other files are compared as without Quick.
 func TestMirrorQuick(t *testing.T) {
 	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
 	write := func(path, content string, mtime time.Time) {
@@ -49,7 +49,8 @@ func TestMirrorQuick(t *testing.T) {
 		write(filepath.Join(source, name), "content", then)
 	}
 	var opened atomic.Int64
-	s := ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir { return openCounter{d, &opened} })
+	count := func(d disk.TreeDir) disk.TreeDir { return openCounter{d, &opened} }
+	s := ServeTree(t, kwik.ServerRolePrimary, source, count)
 	quick := func(o *MirrorOptions) { o.Quick = true }
 	if _, _, err := s.mirror(t.Context(), target, quick); err != nil {
 		t.Fatal(err)
@@ -65,13 +66,15 @@ func TestMirrorQuick(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	for name, want := range map[string]FileAction{
-		"same": FileUpToDate, "trusted": FileUpToDate, "mode": FileUpToDate, "later": FileFetched, "longer": FileFetched,
+		"same": FileUpToDate, "trusted": FileUpToDate, "mode": FileUpToDate, "later": FileFetched,
+		"longer": FileFetched,
 	} {
 		if got := reports.action(name); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
-	if info, err := os.Stat(filepath.Join(target, "mode")); err != nil || info.Mode() != 0o600 || !info.ModTime().Equal(then) {
+	info, err := os.Stat(filepath.Join(target, "mode"))
+	if err != nil || info.Mode() != 0o600 || !info.ModTime().Equal(then) {
 		t.Errorf("%v, %v", info, err)
 	}
 	before := opened.Load()

@@ -84,8 +84,8 @@ func (l *List) InTree(above, at string) (name string, sums []Sum) {
 }
 
 // OfFile returns the sums of the file with a path on a server. The list names it by this path, by
-// the end of it, or by its last component in some directory. It returns no sums if the list does not
-// name the file, and an error if it does not do so clearly.
+// the end of it, or by its last component in some directory. It returns no sums if the list does
+// not name the file, and an error if it does not do so clearly.
 func (l *List) OfFile(at string) ([]Sum, error) {
 	base := path.Base(at)
 	for rest, isBelow := at, true; isBelow; _, rest, isBelow = strings.Cut(rest, "/") {
