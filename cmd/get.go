@@ -233,7 +233,8 @@ type fetcher struct {
 func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 	f = fetcher{
 		t: t, maxTime: o.maxTime.Duration, retries: o.retry, retryDelay: o.retryDelay.Duration,
-		retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse, checksumsFrom: o.checksumFile,
+		retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse,
+		checksumsFrom: o.checksumFile,
 	}
 	if f.client, err = o.clientOptions.parse(t); err != nil {
 		return f, err

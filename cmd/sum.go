@@ -30,7 +30,8 @@ type sumOptions struct{ recursive, check, quiet bool }
 func (o *sumOptions) flags() []cli.Flag {
 	return []cli.Flag{
 		boolOption(&o.recursive, "recursive", "hash all files below each directory", "r"),
-		boolOption(&o.check, "check", "read hashes and names from each FILE, and check the files that it names", "c"),
+		boolOption(&o.check, "check", "read hashes and names from each FILE, and check the files that it "+
+			"names", "c"),
 		boolOption(&o.quiet, "quiet", "with --check, print no line for a file that is correct", "q"),
 	}
 }

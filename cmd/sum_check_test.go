@@ -74,9 +74,11 @@ func compareSumCheck(t *testing.T, n int, list string) {
 	c.Stdout, c.Stderr = &theirs, &warnings
 	failed := c.Run()
 	var ours, messages bytes.Buffer
-	err := runSum(t.Context(), &terminal{stdout: &ours, stderr: &messages}, &sumOptions{check: true}, []string{"list"})
+	out := &terminal{stdout: &ours, stderr: &messages}
+	err := runSum(t.Context(), out, &sumOptions{check: true}, []string{"list"})
 	if ours.String() != theirs.String() || (failed == nil) != (err == nil) {
-		t.Errorf("list %d: %q\nours %q, %v\nsha256sum's %q, %v", n, list, ours.String(), err, theirs.String(), failed)
+		t.Errorf("list %d: %q\nours %q, %v\nsha256sum's %q, %v", n, list,
+			ours.String(), err, theirs.String(), failed)
 	}
 	isMalformed := strings.Contains(messages.String(), "malformed")
 	if isMalformed != strings.Contains(warnings.String(), "improperly formatted") {

@@ -43,7 +43,8 @@ func verifyCommand(t *terminal) *cli.Command {
 	return &cli.Command{
 		Name:  "verify",
 		Usage: "check the hash of a file, or compare a file or a directory with a server's",
-		UsageText: "kwikcp verify FILE --checksum blake3=HEX\nkwikcp verify FILE --from kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH]\n" +
+		UsageText: "kwikcp verify FILE --checksum blake3=HEX\n" +
+			"kwikcp verify FILE --from kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH]\n" +
 			"kwikcp verify -r kwik://HOST[:PORT]/[DIR/][?pin=PIN] DIR",
 		Description: `--from asks the primary for the size and the hash tree of its file; no content is fetched. Each range of bytes that
 differs is a line on stdout, START-END (both included, from 0) and its state:

@@ -56,7 +56,8 @@ func (w *testNet) fetchWith(target string, change func(*GetOptions), checksums .
 }
 
 // TestChecksums fetches a file with right and wrong checksums. Before, nothing, a part of the file
-// or all of it is there. With a wrong one the target stays as it was, and nothing is left beside it.
+// or all of it is there. With a wrong one the target stays as it was, and nothing is left beside
+// it.
 func TestChecksums(t *testing.T) {
 	const group = 65536
 	right, wrong := checksumsOf(theFile), checksumsOf([]byte("another"))

@@ -55,9 +55,9 @@ type MirrorOptions struct {
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
-	// Checksums, if set, returns the hashes that a file must have besides its root; nil for none. path
-	// is that of the listing. A file that has them not is not put in place, and fails. It is called
-	// by one goroutine at a time, once in each attempt for each file that the Filter includes.
+	// Checksums, if set, returns the hashes that a file must have besides its root; nil for none.
+	// path is that of the listing. A file that does not have them is not put in place, and fails.
+	// One goroutine at a time calls it, in each attempt for each file that the Filter includes.
 	Checksums func(path string) []Checksum
 	// Retries bounds how often the mirror is tried again after an error of KindNetwork. The next
 	// fields are as in GetOptions.
