@@ -216,6 +216,8 @@ type resultJSON struct {
 	Servers  []serverJSON `json:"servers"`
 	UpToDate bool         `json:"up_to_date"`
 	Offset   int64        `json:"offset"`
+	// Checksums are those that were required and proved.
+	Checksums []string `json:"checksums,omitempty"`
 }
 
 func newResult(r transfer.Result, err error) resultJSON {
@@ -223,9 +225,14 @@ func newResult(r transfer.Result, err error) resultJSON {
 	if r.Root != (transfer.Result{}).Root {
 		root = r.Root.String()
 	}
+	var checksums []string
+	for _, c := range r.Checksums {
+		checksums = append(checksums, c.String())
+	}
 	return resultJSON{
 		outcome: newOutcome("result", err), Path: r.Path, Bytes: r.Bytes, Seconds: r.Seconds, BLAKE3: root, Resumed: r.Resumed,
 		Wasted: r.Wasted, Servers: finalServers(r.Servers), UpToDate: r.UpToDate, Offset: r.Offset,
+		Checksums: checksums,
 	}
 }
 

@@ -42,7 +42,7 @@ var exitStatuses = []exitStatus{
 	{exitNotFound, "not_found", "no such file, or no byte of the range is in it"},
 	{exitRefused, "refused", "the server is not trusted, or it refused a token or a ticket"},
 	{exitNetwork, "network", "network failure; running the command again resumes"},
-	{exitIntegrity, "integrity", "no server supplied bytes that match the hash; verify: the file differs"},
+	{exitIntegrity, "integrity", "no server supplied bytes that match the hash; verify, sum: it differs"},
 	{exitLocal, "local_io", "error of the local file system"},
 	{exitNoSpace, "no_space", "the local file system is full"},
 	{exitExists, "target_busy", "another kwikcp is fetching to the same file"},

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"kwikcp/integrity"
 	"kwikcp/internal/escape"
 	"kwikcp/internal/udp"
 	"kwikcp/kwik"
@@ -22,14 +22,15 @@ import (
 // getOptions are the options of get.
 type getOptions struct {
 	clientOptions
-	checksum    string
-	connections string
-	byteRange   string
-	seed        string
-	reuse       bool
-	noClobber   bool
-	overwrite   bool
-	noPreserve  bool
+	checksum     string
+	checksumFile string
+	connections  string
+	byteRange    string
+	seed         string
+	reuse        bool
+	noClobber    bool
+	overwrite    bool
+	noPreserve   bool
 
 	limitRate    string
 	maxTime      secondsValue // of each attempt
@@ -44,6 +45,7 @@ type getOptions struct {
 	rules     filterRules
 	delete    bool
 	dryRun    bool
+	quick     bool
 
 	json, quiet bool
 
@@ -58,8 +60,10 @@ func newGetOptions() *getOptions {
 
 func (o *getOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
-		stringOption(&o.checksum, "checksum", "require this hash, `blake3=HEX` as b3sum prints it; then no server is trusted "+
-			"for the content"),
+		stringOption(&o.checksum, "checksum", "require this hash, `ALGORITHM=HEX` with blake3, sha256, sha512 or "+
+			"md5; then no server is trusted for the content"),
+		stringOption(&o.checksumFile, "checksum-file", "require the hashes in `FILE`, such as SHA256SUMS, of all "+
+			"files that it names; FILE may be a kwik URL"),
 		boolOption(&o.noClobber, "no-clobber", "if FILE exists, leave it as it is and exit with status 9; no server is asked"),
 		boolOption(&o.overwrite, "overwrite", "replace FILE if it differs (the default)"),
 		boolOption(&o.noPreserve, "no-preserve", "give FILE the mode of the umask and the current time instead of those on "+
@@ -81,6 +85,8 @@ func (o *getOptions) flags() []cli.Flag {
 		filesFromOption(&o.rules, "with -r, fetch only the paths below the URL that `FILE` names, one a line, and "+
 			"what is below them; - is standard input"),
 		from0Option(&o.rules),
+		boolOption(&o.quick, "quick", "with -r, trust size and time: a file of DEST that has those of the server "+
+			"is not compared by its hash"),
 		limitRateOption(&o.limitRate, "over all servers together"),
 		secondsOption(&o.maxTime, "max-time", "end an attempt after `TIME`, with exit status 11 unless --retry allows another; 0 "+
 			"means no limit"),
@@ -223,6 +229,9 @@ type fetcher struct {
 	retryMaxTime time.Duration // 0 means no limit
 	noPreserve   bool
 	reuse        bool
+	// checksumsFrom is the value of --checksum-file, and checksums its content once it was read.
+	checksumsFrom string
+	checksums     *checksumFile
 }
 
 // parseFetcher checks the options that files, lists and directories share.
@@ -230,6 +239,7 @@ func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 	f = fetcher{
 		t: t, maxTime: o.maxTime.Duration, retries: o.retry, retryDelay: o.retryDelay.Duration,
 		retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse,
+		checksumsFrom: o.checksumFile,
 	}
 	if f.client, err = o.clientOptions.parse(t); err != nil {
 		return f, err
@@ -283,6 +293,8 @@ type fileGet struct {
 	part      *transfer.ByteRange // nil for the whole file
 	seed      string              // a file name; empty for none
 	pool      *transfer.Pool      // nil for a separate session
+	require   []transfer.Checksum // besides those of --checksum-file
+	inList    bool                // --checksum-file need not name it
 }
 
 func parseGetFile(t *terminal, o *getOptions, args []string) (fileGet, error) {
@@ -308,7 +320,7 @@ func parseGetFile(t *terminal, o *getOptions, args []string) (fileGet, error) {
 	case g.stdout && o.seed != "":
 		return g, usagef(adviseName, "--seed does not work with stdout")
 	}
-	if err := requireHash(&g.url, o.checksum); err != nil {
+	if g.require, err = requireHash(&g.url, o.checksum); err != nil {
 		return g, err
 	}
 	return g, targetErr
@@ -322,12 +334,17 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 		return g, usagef(adviseNoClobber, "--no-clobber and --overwrite exclude each other")
 	case o.byteRange != "" && (o.reuse || o.seed != ""):
 		return g, usagef(adviseRangeFetches, "--range excludes --reuse and --seed")
+	case o.quick:
+		return g, usagef(adviseGet, "--quick is for directories, with -r")
 	case o.delete:
 		return g, usagef(adviseGet, "--delete is for directories, with -r")
 	case o.dryRun:
 		return g, usagef(adviseGet, "--dry-run is for directories, with -r")
 	case o.rules.used() != "":
 		return g, usagef(adviseGet, "--%s is for directories, with -r", o.rules.used())
+	}
+	if err := o.checkRange(); err != nil {
+		return g, err
 	}
 	if g.fetcher, err = parseFetcher(t, o); err != nil {
 		return g, err
@@ -362,36 +379,13 @@ func (g *fileGet) aim(url, target string) (err error) {
 	return err
 }
 
-// parseChecksum reads the value of --checksum.
-func parseChecksum(text string) (integrity.Root, error) {
-	hex, ok := strings.CutPrefix(text, "blake3=")
-	root, err := integrity.ParseRoot(hex)
-	if !ok || err != nil {
-		return root, usagef(adviseChecksum, "--checksum %q is not blake3= and 64 hexadecimal digits", text)
-	}
-	return root, nil
-}
-
-// requireHash puts the value of --checksum, if there is one, into a URL: the file must have that
-// hash.
-func requireHash(u *transfer.URL, checksum string) error {
-	if checksum == "" {
-		return nil
-	}
-	root, err := parseChecksum(checksum)
-	if err != nil {
-		return err
-	}
-	if u.Root != nil && *u.Root != root {
-		return usagef(adviseOneChecksum, "--checksum and the URL's #b3= differ")
-	}
-	u.Root = &root
-	return nil
-}
-
 // run fetches the file, a second time if the user at the terminal accepts the server's key. The
 // error is a resumableError if a part file is left.
 func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Result, error) {
+	checksums, err := g.requiredChecksums(ctx)
+	if err != nil {
+		return transfer.Result{}, err
+	}
 	config, err := g.config(g.url)
 	if err != nil {
 		return transfer.Result{}, err
@@ -400,7 +394,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 		URL: g.url, TLS: g.tls(g.url, config), Target: g.target, ConnectTimeout: g.connectTimeout,
 		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse,
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
-		KWIK: config, Pool: g.pool,
+		KWIK: config, Pool: g.pool, Checksums: checksums,
 	}
 	if g.stdout {
 		w := newCancelWriter(ctx, g.t.bytes)
@@ -426,10 +420,23 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 	return result, err
 }
 
+// requiredChecksums returns all checksums that the file must have besides the hash of its URL.
+func (g *fileGet) requiredChecksums(ctx context.Context) ([]transfer.Checksum, error) {
+	if err := g.readChecksums(ctx); err != nil {
+		return nil, err
+	}
+	listed, err := g.checksums.ofFile(g.url.Path)
+	if err == nil && g.checksums != nil && listed == nil && !g.inList {
+		err = g.checksums.notNamed(path.Base(g.url.Path))
+	}
+	return append(slices.Clone(g.require), listed...), err
+}
+
 // summary describes a finished transfer in one line.
 func (g fileGet) summary(r transfer.Result) string {
 	if r.UpToDate {
-		return fmt.Sprintf("%q is up to date: %s, verified in %.2f s, blake3 %v", g.target, size(r.Bytes), r.Seconds, r.Root)
+		return fmt.Sprintf("%q is up to date: %s, verified in %.2f s, blake3 %v%s",
+			g.target, size(r.Bytes), r.Seconds, r.Root, checksumNote(r))
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%q: %s", g.target, size(r.Bytes))
@@ -440,9 +447,20 @@ func (g fileGet) summary(r transfer.Result) string {
 	if r.Resumed > 0 {
 		fmt.Fprintf(&b, " (%s were already here)", size(r.Resumed))
 	}
-	fmt.Fprintf(&b, ", verified, blake3 %v", r.Root)
+	fmt.Fprintf(&b, ", verified, blake3 %v%s", r.Root, checksumNote(r))
 	if r.Wasted > 0 {
 		fmt.Fprintf(&b, " (%s discarded)", size(r.Wasted))
 	}
 	return b.String()
+}
+
+// checksumNote tells of checksums that were proved.
+func checksumNote(r transfer.Result) string {
+	switch len(r.Checksums) {
+	case 0:
+		return ""
+	case 1:
+		return ", checksum correct"
+	}
+	return ", checksums correct"
 }

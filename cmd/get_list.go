@@ -164,6 +164,13 @@ func (l *listGet) run(ctx context.Context, t *terminal, o *getOptions, args []st
 	if l.each, err = parseFileOptions(t, o); err != nil {
 		return err
 	}
+	l.each.inList = true
+	if o.inputFile == "-" && o.checksumFile == "-" {
+		return usagef(adviseList, "--input-file and --checksum-file cannot both be stdin")
+	}
+	if err := l.each.readChecksums(ctx); err != nil {
+		return err
+	}
 	list := io.Reader(os.Stdin)
 	if o.inputFile != "-" {
 		f, err := os.Open(o.inputFile)

@@ -22,10 +22,11 @@ type treeGet struct {
 	chosen selection
 	delete bool
 	dryRun bool
+	quick  bool
 }
 
 func parseGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) (treeGet, error) {
-	g := treeGet{delete: o.delete, dryRun: o.dryRun}
+	g := treeGet{delete: o.delete, dryRun: o.dryRun, quick: o.quick}
 	switch {
 	case o.inputFile != "":
 		return g, usagef(adviseTreeAlone, "-r and --input-file exclude each other: the lines of a list name files")
@@ -103,11 +104,18 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 		return transfer.MirrorResult{}, err
 	}
 	source.KWIK.ConnectionsPerServer, source.KWIK.RateLimit = g.connections, g.limit
+	if err := g.readChecksums(ctx); err != nil {
+		return transfer.MirrorResult{}, err
+	}
 	options := transfer.MirrorOptions{
 		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.chosen.filter, DryRun: g.dryRun,
 		NoPreserve: g.noPreserve, Reuse: g.reuse, OpenTree: protectedTree(g.secrets),
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
-		Paths: g.chosen.paths,
+		Paths: g.chosen.paths, Quick: g.quick,
+	}
+	checksums := newTreeChecksums(g.checksums, g.url.Path)
+	if g.checksums != nil {
+		options.Checksums = checksums.of
 	}
 	result, err := transfer.Mirror(ctx, options, report)
 	if err != nil && g.policy.accepted(err) {
@@ -115,6 +123,9 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 	}
 	if _, partial := errors.AsType[*transfer.MirrorError](err); err != nil && !partial {
 		err = resumableError{err}
+	}
+	if err == nil && g.checksums != nil {
+		err = checksums.missing(g.chosen)
 	}
 	return result, err
 }
@@ -132,6 +143,7 @@ func (g treeGet) summary(r transfer.MirrorResult) string {
 		n         int64
 		one, many string
 	}{
+		{r.Proved, "proved by its checksum", "proved by their checksums"},
 		{r.Made, "directory made", "directories made"}, {r.Linked, "link made", "links made"},
 		{r.Deleted, "deleted", "deleted"}, {r.Skipped, "skipped", "skipped"}, {r.Failed, "failed", "failed"},
 	} {
@@ -235,6 +247,7 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Deleted  int64        `json:"deleted"`
 		Skipped  int64        `json:"skipped"`
 		Failed   int64        `json:"failed"`
+		Proved   int64        `json:"checksums_proved,omitempty"`
 	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
-		g.dryRun, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
+		g.dryRun, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed, r.Proved})
 }

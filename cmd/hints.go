@@ -33,6 +33,9 @@ const (
 	adviseRangeFetches
 	adviseChecksum
 	adviseOneChecksum
+	adviseRangeHash
+	adviseChecksumFile
+	adviseChecksumTree
 	adviseFamily
 	adviseConnectTimeout
 	adviseRetry
@@ -54,6 +57,8 @@ const (
 	adviseLs
 	adviseVerify
 	adviseVerifyFrom
+	adviseVerifyTree
+	adviseSum
 	adviseServe
 	adviseServeRoot
 	advisePrimary
@@ -95,6 +100,9 @@ var advices = [adviceCount]string{
 	adviseRangeFetches:   "use --range alone",
 	adviseChecksum:       "kwikcp sum FILE and b3sum print it",
 	adviseOneChecksum:    "remove one of them",
+	adviseRangeHash:      "a part is proved by --checksum blake3=HEX, the hash of the whole file",
+	adviseChecksumFile:   "each line is a hash, two spaces and a name, as sha256sum and b3sum print it",
+	adviseChecksumTree:   "names in it are relative to the directory of the URL; --exclude leaves some out",
 	adviseFamily:         "without both, IPv4 and IPv6 are tried",
 	adviseConnectTimeout: "such as 10s",
 	adviseRetry:          "0 means no retry",
@@ -116,6 +124,8 @@ var advices = [adviceCount]string{
 	adviseLs:             "kwikcp ls kwik://HOST:PORT/DIR/",
 	adviseVerify:         "kwikcp verify FILE --checksum blake3=HEX, or --from URL",
 	adviseVerifyFrom:     "kwikcp verify FILE --from URL lists the bytes that differ from a server's",
+	adviseVerifyTree:     "kwikcp verify -r kwik://HOST:PORT/DIR/ DIR",
+	adviseSum:            "kwikcp sum FILE, kwikcp sum -r DIR, or kwikcp sum --check FILE",
 	adviseServe:          "kwikcp serve --help shows both forms",
 	adviseServeRoot:      "name the directory to serve with --root DIR",
 	advisePrimary:        "ADDR is host:port of the primary, or the URL that it printed",
@@ -229,6 +239,10 @@ func hintOf(err error) string {
 	}
 	if e, ok := errors.AsType[*transfer.AccessError](err); ok {
 		return accessHints[e.Reason]
+	}
+	if _, ok := errors.AsType[*transfer.ChecksumError](err); ok {
+		return "nothing was kept; compare the checksum with its publisher's, and ask the operator of the server " +
+			"to check the file there"
 	}
 	if errors.Is(err, transfer.ErrIsFile) {
 		return "omit -r to fetch a file"

@@ -57,7 +57,8 @@ command does not, and a part file of the same FILE is removed.`},
 
 Files from one server (address and pin) share a session. Errors are reported with the number of the line; the remaining files
 are still fetched. The exit status is the highest of all lines. After an interruption the same command resumes every file.
---checksum, --range and --seed are for single files; a URL may end in #b3=HEX. Fetch a directory with a separate command, -r.
+--checksum, --range and --seed are for single files; a URL may end in #b3=HEX. With --checksum-file, the files that it names
+must have its hashes. Fetch a directory with a separate command, -r.
 --limit-rate applies to all files together, --max-time and the retry options to each file.`},
 	{"Directories", `With -r, DEST is created if it is missing; its parent is not. Without DEST it is the last component of the URL. A slash at
 the end of the URL makes no difference. Each file is verified against its own hash and appears when it is complete. A
@@ -76,7 +77,30 @@ is removed if the server could not list everything.
 name. Unprintable characters in names are escaped.
 
 Entries that fail are named on stderr, the others are still fetched, and the exit status is the highest-ranked one. --max-time,
---limit-rate and the retry options apply to the whole command. --checksum, --range, --seed, --no-clobber and -i exclude -r.`},
+--limit-rate and the retry options apply to the whole command. --checksum, --range, --seed, --no-clobber and -i exclude -r.
+
+--quick trusts sizes and modification times, as rsync does by default. A file of DEST with those of the server counts as
+unchanged: its hash is neither requested nor computed. A change that keeps both is not found. Such a file still gets the
+server's mode. Files that --checksum-file names are always read.
+
+verify -r compares DEST with the server, by hashes, and names what differs, is missing or extra.`},
+	{"Checksums", `--checksum ALGORITHM=HEX requires a hash of the whole file: blake3, sha256, sha512 or md5. MD5 finds accidents only.
+--checksum-file FILE requires those of a file such as SHA256SUMS, MD5SUMS or B3SUMS, which may be local, - or a kwik URL. It
+takes these lines, and ignores others:
+
+    HEX  NAME              as sha256sum, md5sum and b3sum print it
+    HEX *NAME
+    SHA256 (NAME) = HEX    or SHA512, MD5, BLAKE3
+    \HEX  NAME             with the escapes \\, \n and \r in NAME
+
+A line with 64 digits and no algorithm may be SHA-256 or BLAKE3; either counts. For a file, NAME is its path on the server,
+the end of that path, or its last component. With -r it is relative to the directory of the URL, or to one above it. Every
+file that FILE names must have its hash. With -r and -i, files that it does not name are fetched as well. With -r, a name
+that is not on the server is an error, unless --include and --exclude leave it out.
+
+The hash is computed while the file arrives, and proved before the file gets its name. If it is wrong, the exit status is 6,
+an old file stays and nothing else is left. To stdout the last bytes are written only after the proof. --range goes with
+blake3 alone.`},
 	{"Patterns", `--include and --exclude take the patterns of rsync. The first option whose pattern matches an entry decides; an
 entry that no pattern matches is fetched. Nothing below an excluded directory is fetched, and --delete removes nothing that
 is excluded.

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,13 +17,23 @@ import (
 type verifyOptions struct {
 	clientOptions
 	checksum, from string
+	recursive      bool
+	rules          filterRules
 	json, quiet    bool
 }
 
 func (o *verifyOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
-		stringOption(&o.checksum, "checksum", "the hash that FILE must have, `blake3=HEX` as kwikcp sum and b3sum print it"),
+		stringOption(&o.checksum, "checksum", "the hash that FILE must have, `ALGORITHM=HEX` with blake3, sha256, "+
+			"sha512 or md5"),
 		stringOption(&o.from, "from", "compare FILE with the file at `URL`"),
+		boolOption(&o.recursive, "recursive", "compare the directory DIR with the one at URL, and all that is "+
+			"below", "r"),
+		filterOption(&o.rules, "include", "with -r, compare entries that match `PATTERN`; the first matching "+
+			"--include or --exclude decides"),
+		filterOption(&o.rules, "exclude", "with -r, leave out entries that match `PATTERN`"),
+		filterFromOption(&o.rules, "include-from"),
+		filterFromOption(&o.rules, "exclude-from"),
 	}, append(o.clientOptions.flags(),
 		jsonOption(&o.json, func(e *events, err error) { e.verifyResult(verdict{}, err) }),
 		quietOption(&o.quiet),
@@ -32,9 +43,11 @@ func (o *verifyOptions) flags() []cli.Flag {
 func verifyCommand(t *terminal) *cli.Command {
 	o := &verifyOptions{clientOptions: newClientOptions()}
 	return &cli.Command{
-		Name:      "verify",
-		Usage:     "check the hash of a file, or list the bytes that differ from a server's",
-		UsageText: "kwikcp verify FILE --checksum blake3=HEX\nkwikcp verify FILE --from kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH]",
+		Name:  "verify",
+		Usage: "check the hash of a file, or compare a file or a directory with a server's",
+		UsageText: "kwikcp verify FILE --checksum blake3=HEX\n" +
+			"kwikcp verify FILE --from kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH]\n" +
+			"kwikcp verify -r kwik://HOST[:PORT]/[DIR/][?pin=PIN] DIR",
 		Description: `--from asks the primary for the size and the hash tree of its file; no content is fetched. Each range of bytes that
 differs is a line on stdout, START-END (both included, from 0) and its state:
 
@@ -45,9 +58,18 @@ differs is a line on stdout, START-END (both included, from 0) and its state:
 Ranges are whole chunk groups (64 KiB in files up to 4 GiB). With --checksum as well, no server is trusted for the
 content.
 
+With -r, each entry that is not the same is a line on stdout: differs, missing or extra, and its name. The name of a
+directory ends with a slash. Types, links and contents are compared, by their hashes; modes and times are not. Special files and
+links that get -r leaves out are not compared. Nothing is changed, and no content is fetched.
+
 ` + exitHelp(append([]int{exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal}, signalCodes...)...),
-		Flags:  o.flags(),
-		Action: func(c *cli.Context) error { return runVerify(c.Context, t, o, c.Args().Slice()) },
+		Flags: o.flags(),
+		Action: func(c *cli.Context) error {
+			if o.recursive {
+				return runVerifyTree(c.Context, t, o, c.Args().Slice())
+			}
+			return runVerify(c.Context, t, o, c.Args().Slice())
+		},
 	}
 }
 
@@ -59,6 +81,9 @@ type verdict struct {
 	known       bool // has is valid
 	seconds     float64
 	differences []transfer.Difference // with --from
+	// required is a --checksum of another algorithm, and proved reports that the file has it.
+	required *transfer.Checksum
+	proved   bool
 }
 
 // wrongBytes returns the number of bytes that differ, are missing or extra.
@@ -98,8 +123,11 @@ func runVerify(ctx context.Context, t *terminal, o *verifyOptions, args []string
 			return transfer.LocalError("print the ranges", err)
 		}
 	}
-	if err == nil {
+	switch {
+	case err == nil && v.known:
 		t.printf("%q is correct: %s, blake3 %v", v.path, size(v.size), v.has)
+	case err == nil:
+		t.printf("%q is correct: %s, %v", v.path, size(v.size), v.required)
 	}
 	return err
 }
@@ -108,8 +136,9 @@ func runVerify(ctx context.Context, t *terminal, o *verifyOptions, args []string
 type check struct {
 	client // with a URL
 	path   string
-	want   integrity.Root // without a URL
-	url    *transfer.URL  // of --from; nil without
+	want   integrity.Root     // of --checksum, without a URL; zero without
+	url    *transfer.URL      // of --from; nil without
+	other  *transfer.Checksum // of --checksum if it is not BLAKE3; nil without
 }
 
 func parseVerify(t *terminal, o *verifyOptions, args []string) (c check, err error) {
@@ -121,12 +150,19 @@ func parseVerify(t *terminal, o *verifyOptions, args []string) (c check, err err
 		return c, usagef(adviseVerify, "verify takes one file, not also %q", args[1])
 	case o.checksum == "" && o.from == "":
 		return c, usagef(adviseVerify, "verify needs a hash or a URL")
+	case o.rules.used() != "":
+		return c, usagef(adviseVerifyTree, "--%s is for directories, with -r", o.rules.used())
 	}
 	if c.client, err = o.clientOptions.parse(t); err != nil {
 		return c, err
 	}
 	if o.from == "" {
-		c.want, err = parseChecksum(o.checksum)
+		checksum, err := parseChecksum(o.checksum)
+		if root, ok := checksum.Root(); ok {
+			c.want = root
+		} else {
+			c.other = &checksum
+		}
 		return c, err
 	}
 	u, err := transfer.ParseURL(o.from)
@@ -134,7 +170,11 @@ func parseVerify(t *terminal, o *verifyOptions, args []string) (c check, err err
 		return c, usagef(adviseVerify, "--from %q is not the URL of a file: %w", withoutSecret(o.from), err)
 	}
 	c.url = &u
-	return c, requireHash(c.url, o.checksum)
+	others, err := requireHash(c.url, o.checksum)
+	if len(others) > 0 {
+		c.other = &others[0]
+	}
+	return c, err
 }
 
 // run verifies the file. A file that differs is an error with a complete verdict.
@@ -145,10 +185,44 @@ func (c check) run(ctx context.Context, report transfer.Reporter) (verdict, erro
 		return verdict{path: c.path}, localFileError(op, err)
 	}
 	defer file.Close()
-	if c.url == nil {
-		return c.hash(ctx, op, file, report)
+	var v verdict
+	switch {
+	case c.url != nil:
+		v, err = c.compare(ctx, op, file, report)
+	case c.other == nil:
+		v, err = c.hash(ctx, op, file, report)
+	default:
+		v.path = c.path
 	}
-	return c.compare(ctx, op, file, report)
+	if err != nil || c.other == nil {
+		return v, err
+	}
+	return c.hashOther(ctx, op, file, report, v)
+}
+
+// hashOther compares the file's hash of another algorithm than BLAKE3 with --checksum.
+func (c check) hashOther(
+	ctx context.Context, op string, file disk.File, report transfer.Reporter, v verdict,
+) (verdict, error) {
+	start := time.Now()
+	v.required = c.other
+	info, err := file.Stat()
+	if err == nil {
+		v.size = info.Size()
+		err = transfer.CheckFile(ctx, file, v.size, *c.other, report)
+	}
+	v.seconds += time.Since(start).Seconds()
+	if _, wrong := errors.AsType[*transfer.ChecksumError](err); wrong {
+		return v, differs(adviseVerifyFrom, op, err)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return v, context.Cause(ctx)
+	case err != nil:
+		return v, localFileError(op, err)
+	}
+	v.proved = true
+	return v, nil
 }
 
 // hash compares the file's hash with --checksum.
@@ -256,6 +330,10 @@ func (e *events) verifyResult(v verdict, err error) {
 	if v.known {
 		has = v.has.String()
 	}
+	var checksums []string
+	if v.proved {
+		checksums = []string{v.required.String()}
+	}
 	e.print(struct {
 		outcome
 		Path    string  `json:"path"`
@@ -264,5 +342,7 @@ func (e *events) verifyResult(v verdict, err error) {
 		BLAKE3  string  `json:"blake3"`
 		Actual  string  `json:"actual"`
 		Wrong   int64   `json:"wrong_bytes"`
-	}{newOutcome("result", err), v.path, v.size, v.seconds, want, has, v.wrongBytes()})
+		// Checksums are those that were required and proved.
+		Checksums []string `json:"checksums,omitempty"`
+	}{newOutcome("result", err), v.path, v.size, v.seconds, want, has, v.wrongBytes(), checksums})
 }

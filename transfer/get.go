@@ -38,6 +38,10 @@ type GetOptions struct {
 	// others. Target is to hold nothing else. It does not go with Reuse and Seed, and nothing
 	// is kept after an error.
 	Range *ByteRange
+	// Checksums are hashes that the file must have besides the root that the server names. They are
+	// proved before the file is put in place, and before an Output gets the last bytes. If one is
+	// wrong, nothing is kept. A Range allows only those of BLAKE3.
+	Checksums []Checksum
 	// Output, if set, receives the bytes in order instead of a file. Those of a Range are all
 	// proved before.
 	Output io.Writer
@@ -82,8 +86,14 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	g.headStart = g.wantsHeadStart
 	defer g.trees.release()
 	start := time.Now()
-	err := g.run(ctx, g.attempt)
+	err := g.requireChecksums()
+	if err == nil {
+		err = g.run(ctx, g.attempt)
+	}
 	g.result.Seconds = time.Since(start).Seconds()
+	if err == nil {
+		g.result.Checksums = o.Checksums
+	}
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -101,6 +111,8 @@ type get struct {
 	compared *integrity.Root
 	// seeded is the root for which the seeds have been looked through; nil before.
 	seeded *integrity.Root
+	// followed has hashed the start of the part file for the checksums; nil if nothing has.
+	followed *orderedHasher
 }
 
 // run prepares the target, calls attempt until it succeeds or a retry cannot help, and puts the
@@ -116,6 +128,9 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 	}
 	p := retryPolicy{g.Retries, g.RetryDelay, g.MaxTime, g.RetryMaxTime}
 	if err := p.run(ctx, attempt, g.isRetryable, g.observer.retry); err != nil {
+		return err
+	}
+	if err := g.proveChecksums(ctx); err != nil {
 		return err
 	}
 	switch {
@@ -180,6 +195,7 @@ func (g *get) isRetryable(err error) bool {
 
 // attempt fetches what is not there yet.
 func (g *get) attempt(ctx context.Context) (err error) {
+	g.followed = nil
 	if err := g.requestManifest(ctx); err != nil {
 		return err
 	}
@@ -253,7 +269,7 @@ type verifyFunc func(off int64, p []byte) error
 // copy takes the content from the servers into the part file, or in order to the output. begun,
 // if it is not nil, is called with the stream before anything is requested.
 func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.AggregateReader) error) error {
-	op := fmt.Sprintf("fetch %q", g.URL.Path)
+	op := g.fetchOp()
 	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	offer, err := g.session.AcceptAggregate(accepting, g.stream)
@@ -290,10 +306,10 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	}
 	stop := g.observer.watch(g.session, stream)
 	if g.part != nil {
-		_, err = stream.CopyTo(ctx, targetWriter{g.part, g.path}, options)
+		err = g.copyToPart(ctx, stream, options)
 	} else {
 		defer context.AfterFunc(ctx, func() { stream.Close() })()
-		err = copyInOrder(ctx, g.Output, stream)
+		err = g.copyToOutput(ctx, stream)
 	}
 	stats := stream.Stats()
 	g.see(stop(), stats)
@@ -305,6 +321,39 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 		lostSources(e, stats.Sources)
 	}
 	return wrapped
+}
+
+// copyToPart copies a stream to the part file, which is hashed meanwhile if there are checksums.
+func (g *get) copyToPart(ctx context.Context, stream *kwik.AggregateReader, o *kwik.CopyOptions) error {
+	target := targetWriter{g.part, g.path}
+	follower := g.startFollower()
+	if follower == nil {
+		_, err := stream.CopyTo(ctx, target, o)
+		return err
+	}
+	_, err := stream.CopyTo(ctx, followedWriter{target, follower}, o)
+	failed := follower.stop()
+	g.followed = follower.orderedHasher
+	switch {
+	case err != nil:
+		g.followed = nil // another attempt may find another version
+		return err
+	case failed != nil:
+		return targetError(g.path, failed)
+	}
+	return nil
+}
+
+// copyToOutput copies a stream to the output, in order.
+func (g *get) copyToOutput(ctx context.Context, stream *kwik.AggregateReader) error {
+	if len(g.Checksums) == 0 {
+		return copyInOrder(ctx, g.Output, stream)
+	}
+	checked := &checkedOutput{output: g.Output, hasher: newHasher(g.Checksums)}
+	if err := copyInOrder(ctx, checked, stream); err != nil {
+		return err
+	}
+	return checked.finish(ctx, g.fetchOp(), g.manifest.Root)
 }
 
 // see takes into the result what an attempt ended with.

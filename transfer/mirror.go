@@ -58,6 +58,10 @@ type MirrorOptions struct {
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
+	// Checksums, if set, returns the hashes that a file must have besides its root; nil for none.
+	// path is that of the listing. A file that does not have them is not put in place, and fails.
+	// One goroutine at a time calls it, in each attempt for each file that the Filter includes.
+	Checksums func(path string) []Checksum
 	// Retries bounds how often the mirror is tried again after an error of KindNetwork. The next
 	// fields are as in GetOptions.
 	Retries      int
@@ -90,6 +94,7 @@ type FileReport struct {
 	Size   int64     // of a file, in bytes
 	Root   [32]byte  // the BLAKE3 hash of a file that was fetched or is up to date
 	Err    error     // of FileSkipped and FileFailed
+	Proved bool      // the file has its Checksums, of which there are some
 }
 
 // A MirrorReporter receives the progress of a mirror. Manifest, Checking, Resume and Hashing are
@@ -106,6 +111,7 @@ type MirrorResult struct {
 	Fetched, UpToDate     int64 // files, of which the latter were identical
 	Made, Linked, Deleted int64 // directories, links, entries of any type
 	Skipped, Failed       int64 // entries
+	Proved                int64 // files in place that have their Checksums
 	Bytes                 int64 // of all files in place
 	Network               int64 // verified bytes that were fetched
 	Wasted                int64 // bytes received twice, rejected, or of another version
@@ -345,6 +351,9 @@ func rank(err error) int {
 // Reporter is called with the observer's lock held.
 func (m *mirror) reportFile(f FileReport) {
 	m.mu.Lock()
+	if f.Proved {
+		m.result.Proved++
+	}
 	switch f.Action {
 	case FileFetched:
 		m.result.Fetched++

@@ -33,6 +33,8 @@ type mirrorFile struct {
 	name    string      // in dir
 	local   fs.FileInfo // the regular file in its place; nil for none
 	resumes bool        // there may be a part file
+	// checksums are the hashes that the file must have besides its root.
+	checksums []Checksum
 
 	manifest Manifest
 	tree     *integrity.Tree // nil after a refusal
@@ -143,14 +145,14 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	same, err := m.isSame(ctx, f, place.syncs)
 	switch {
 	case err != nil:
-		m.drop(f, LocalError("set its mode and time", disk.Cause(err)))
+		m.drop(f, localErrorOf("set its mode and time", err))
 	case same:
 		if f.resumes && !m.DryRun {
 			m.discardPart(f)
 		}
 		f.state = fileSame
 		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(),
-			Root: f.tree.Root()})
+			Root: f.tree.Root(), Proved: len(f.checksums) > 0})
 	case m.DryRun:
 	case f.tree.Size() == 0:
 		m.writeWhole(f, nil, place)
@@ -180,6 +182,9 @@ func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, e
 	same, err := partfile.Matches(ctx, file, info.Size(), f.tree, nil)
 	if err != nil || !same || disk.CheckVersion(file, disk.VersionOf(info)) != nil {
 		return false, nil // an error is the end of ctx
+	}
+	if err := m.proveInPlace(ctx, f, file); err != nil || ctx.Err() != nil {
+		return false, err
 	}
 	if m.DryRun {
 		return true, nil
@@ -309,6 +314,10 @@ func (m *mirror) writeError(f *mirrorFile, err error) error {
 
 // writeWhole writes a file of which all bytes are there.
 func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
+	if err := f.proveContent(p); err != nil {
+		m.drop(f, err)
+		return
+	}
 	h, err := m.cache.Acquire(f.dir.path)
 	if err != nil {
 		m.drop(f, LocalError("open its directory", disk.Cause(err)))

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"context"
 	"errors"
 	"kwikcp/transfer/disk"
 	"time"
@@ -22,6 +23,8 @@ type placer struct {
 	in    chan *mirrorFile
 	ended chan struct{}
 	syncs bool // file systems are synced as a whole
+	// ctx ends the hashing of files that have checksums. It is set before the first put.
+	ctx context.Context
 }
 
 const (
@@ -33,7 +36,7 @@ const (
 )
 
 func (m *mirror) startPlacer() *placer {
-	p := &placer{m: m, in: make(chan *mirrorFile, placeFiles), ended: make(chan struct{})}
+	p := &placer{m: m, in: make(chan *mirrorFile, placeFiles), ended: make(chan struct{}), ctx: context.Background()}
 	if !m.DryRun {
 		v, err := m.volumeOf(m.root)
 		p.syncs = v != nil && err == nil
@@ -92,14 +95,22 @@ func (p *placer) place(group []*mirrorFile) {
 	for _, f := range group {
 		err := failed
 		if err == nil {
+			err = p.provePart(f)
+		}
+		if err == errInterrupted {
+			p.m.leaveWhole(f)
+			continue
+		}
+		if err == nil {
 			err = p.rename(f)
 		}
 		if err != nil {
 			p.discard(f)
-			p.m.drop(f, LocalError("put it in place", disk.Cause(err)))
+			p.m.drop(f, localErrorOf("put it in place", err))
 			continue
 		}
-		p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root()})
+		p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root(),
+			Proved: len(f.checksums) > 0})
 	}
 	if !p.syncs {
 		for _, dir := range dirs {

@@ -323,10 +323,17 @@ func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	p.retainDir(f.dir)
 	p.live.addFile(f.entry.Size)
 	if p.Quick && f.looksUpToDate() {
-		p.live.addPresent(f.entry.Size)
-		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
-		p.finishFile(f, report)
-		return nil
+		isKept, err := p.keepQuickly(f)
+		if err != nil {
+			p.drop(f, localErrorOf("set its mode", err))
+			return nil
+		}
+		if isKept {
+			p.live.addPresent(f.entry.Size)
+			report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
+			p.finishFile(f, report)
+			return nil
+		}
 	}
 	if p.DryRun && f.local == nil { // it would be fetched, whatever the server replies
 		p.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.entry.Size})
@@ -335,17 +342,11 @@ func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	return f
 }
 
-// looksUpToDate reports whether the file in place has the size and time of the listing, and no
-// part file beside it.
-func (f *mirrorFile) looksUpToDate() bool {
-	if f.resumes || f.local == nil {
-		return false
-	}
-	return f.local.Size() == f.entry.Size && f.local.ModTime().Equal(f.entry.MTime)
-}
-
 // inspect finds the local file and the part file of a file.
 func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
+	if p.Checksums != nil {
+		f.checksums = p.Checksums(f.entry.Path)
+	}
 	if len(f.dir.parts) > 0 {
 		part := partfile.PartName(f.name)
 		f.resumes = f.dir.parts[part]

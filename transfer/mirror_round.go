@@ -47,6 +47,7 @@ func (m *mirror) runBatches(
 	requests, stopRequests := context.WithCancelCause(ctx)
 	defer stopRequests(nil)
 	r := &round{mirror: m, place: m.startPlacer(), requests: requests}
+	r.place.ctx = ctx
 	batches := make(chan *batch)
 	var wg sync.WaitGroup
 	for range batchesAtOnce {

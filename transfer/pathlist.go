@@ -87,8 +87,8 @@ func (l *PathList) covers(dir string) bool {
 	}
 }
 
-// wants reports whether an entry is selected, or is a directory above a selected one.
-func (l *PathList) wants(path string, isDir bool) bool {
+// Wants reports whether an entry is selected, or is a directory above a selected one.
+func (l *PathList) Wants(path string, isDir bool) bool {
 	if l == nil {
 		return true
 	}
@@ -115,7 +115,7 @@ func (s pathsSeen) visit(path string, isDir bool) bool {
 	if _, selected := s.list.selected[path]; selected {
 		s.seen[path] = struct{}{}
 	}
-	return s.list.wants(path, isDir)
+	return s.list.Wants(path, isDir)
 }
 
 // leaveOut notes an entry that the mirror does not enter, if it is a directory above a selected

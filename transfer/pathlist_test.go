@@ -32,7 +32,7 @@ func TestPathList(t *testing.T) {
 		}
 		for want, list := range map[bool]string{true: c.wants, false: c.not} {
 			for e := range strings.SplitSeq(list, " ") {
-				if path, isDir := strings.CutSuffix(e, "/"); e != "" && e != "\u00a0" && l.wants(path, isDir) != want {
+				if path, isDir := strings.CutSuffix(e, "/"); e != "" && e != "\u00a0" && l.Wants(path, isDir) != want {
 					t.Errorf("%q wants %q: %v", c.file, e, !want)
 				}
 			}
@@ -43,12 +43,12 @@ func TestPathList(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]bool{"a\nb": true, "d\r": true, "#c": false, "a": false} {
-		if l.wants(path, false) != want {
+		if l.Wants(path, false) != want {
 			t.Errorf("with NUL bytes at the ends of lines, %q is wanted: %v", path, !want)
 		}
 	}
 	var all *PathList
-	if !all.wants("x", false) || !all.covers("") {
+	if !all.Wants("x", false) || !all.covers("") {
 		t.Error("no list selects nothing")
 	}
 	for file, want := range map[string]pattern.Error{
@@ -99,7 +99,7 @@ func TestPathListOfRsync(t *testing.T) {
 		}
 		var want []string
 		for _, e := range tree {
-			if path, isDir := strings.CutSuffix(e, "/"); l.wants(path, isDir) {
+			if path, isDir := strings.CutSuffix(e, "/"); l.Wants(path, isDir) {
 				want = append(want, e)
 			}
 		}
@@ -244,12 +244,12 @@ func FuzzPathList(f *testing.F) {
 			return
 		}
 		for path := range l.selected {
-			if !l.wants(path, false) || !l.covers(path) || !l.wants(path+"/x", false) {
+			if !l.Wants(path, false) || !l.covers(path) || !l.Wants(path+"/x", false) {
 				t.Fatalf("%q is not selected", path)
 			}
 			for at := path; strings.Contains(at, "/"); {
 				at = at[:strings.LastIndexByte(at, '/')]
-				if !l.wants(at, true) {
+				if !l.Wants(at, true) {
 					t.Fatalf("%q is not selected, but is above %q", at, path)
 				}
 			}

@@ -102,4 +102,6 @@ type Result struct {
 	Seconds  float64
 	Root     integrity.Root // zero until the manifest arrives
 	Servers  []ServerStatus
+	// Checksums are those of GetOptions, once they are proved.
+	Checksums []Checksum
 }

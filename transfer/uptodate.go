@@ -30,6 +30,9 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 	if !same || disk.CheckVersion(f, disk.VersionOf(info)) != nil {
 		return false, nil
 	}
+	if err := g.proveTarget(ctx, f); err != nil {
+		return false, err
+	}
 	if !g.NoPreserve {
 		if err := place.ApplyMetadata(f, info, metadataOf(g.manifest, false)); err != nil {
 			return false, LocalError(fmt.Sprintf("set mode and time of %q, which is up to date", g.Target), err)

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"slices"
 	"sync"
 
@@ -53,15 +54,15 @@ func sameTree(a, b Tree) bool {
 //	state      on disk                              methods, and the state that they lead to
 //	Unproved   bytes of an earlier transfer,        Prove -> Proved; Restart -> Proved; Forget -> Cold; SetWindow -> Windowed
 //	           or none
-//	Cold       bytes that arrived, each verified;   WriteAt; Accept -> Proved; Forget; Prove -> Proved
+//	Cold       bytes that arrived, each verified;   WriteAt; ReadAt; Accept -> Proved; Forget; Prove -> Proved
 //	           the root is not known
-//	Proved     had is verified against tree, other  WriteAt; Prove with another tree; Forget -> Cold; the Pool parks it -> Parked;
+//	Proved     had is verified against tree, other  WriteAt; ReadAt; Prove with another tree; Forget -> Cold; the Pool parks it -> Parked;
 //	           bytes count for nothing              Finish of a whole file -> Finished
 //	Windowed   a range of the file from offset 0,   WriteAt; SetWindow; Content; Finish of a whole range -> Finished
 //	           useless to another transfer
-//	Parked     as Proved, but closed and not locked WriteAt -> Proved, unless another process wrote to it
+//	Parked     as Proved, but closed and not locked WriteAt, ReadAt -> Proved, unless another process wrote to it
 //	Finishing  mode and time may be the final ones  none: Finish failed
-//	Finished   mode and time are the final ones;    Rename -> Ended
+//	Finished   mode and time are the final ones;    ReadAt; Rename -> Ended
 //	           the content is durable if requested
 //	Unsafe     a sync failed: bytes that can be     none; all return that error
 //	           read may not be on the disk
@@ -71,8 +72,8 @@ func sameTree(a, b Tree) bool {
 // Leave and Discard end each state. Leave keeps a part file with proved bytes, and one whose
 // bytes were not looked at. Both have the mode of part files then. It removes any other, a
 // range and an Unsafe one. Discard keeps nothing. A Prove that fails leaves the part file
-// Unproved. State, Whole, InPlace and Have are legal in each state, Empty wherever the file is
-// open.
+// Unproved. State, Whole, InPlace, Prefix and Have are legal in each state, Empty wherever the
+// file is open.
 type State int
 
 // The states of a part file.
@@ -375,6 +376,23 @@ func (p *PartFile) whole() bool {
 		return p.had.ContainsRange(p.window.cover.Start, p.window.cover.End)
 	}
 	return p.had.Total() == p.tree.Size()
+}
+
+// Prefix returns how many bytes at the start of the file are verified.
+func (p *PartFile) Prefix() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	missing, _ := p.had.NextMissing(0, math.MaxInt64)
+	return missing.Start
+}
+
+// ReadAt reads bytes of the file, all of which must be verified.
+func (p *PartFile) ReadAt(b []byte, off int64) (int, error) {
+	if err := p.begin("ReadAt", Cold, Proved, Parked, Finished); err != nil {
+		return 0, err
+	}
+	defer p.end()
+	return p.file.ReadAt(b, off)
 }
 
 // Have returns the ranges of the file, in whole groups, that need not be fetched: they are
