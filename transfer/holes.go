@@ -1,0 +1,32 @@
+package transfer
+
+import (
+	"kwikcp/transfer/internal/partfile"
+	"kwikcp/transfer/internal/wire"
+
+	transferpb "kwikcp/transfer/internal/wire/proto"
+)
+
+// holeMemory is the memory of a hole, in bytes.
+const holeMemory = 16
+
+// readHoles returns the holes of a manifest, and takes their memory from trees. An error that is no
+// *Error is of a malformed reply.
+func readHoles(m *transferpb.Manifest, trees *treeShare) (partfile.Holes, error) {
+	h := partfile.Holes{Size: int64(m.GetSize()), More: m.GetMoreHoles()}
+	if len(m.GetHoles()) == 0 {
+		return h, nil
+	}
+	var err error
+	if h.Ranges, err = wire.ReadHoles(m.GetHoles(), h.Size); err != nil {
+		return partfile.Holes{}, err
+	}
+	return h, trees.take(holeMemory * int64(h.Ranges.Len()))
+}
+
+// countHoles counts bytes of a file that were not fetched.
+func (m *mirror) countHoles(bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.result.Holes += bytes
+}
