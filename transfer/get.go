@@ -103,6 +103,8 @@ type get struct {
 	path   string             // of the file that part becomes, for messages
 	// compared is the root that the file at the target was compared with; nil before.
 	compared *integrity.Root
+	// zeros are the groups that are not fetched for an Output.
+	zeros rangeset.Set
 	// disproved is set if announced holes were not there.
 	disproved bool
 	// seeded is the root for which the seeds have been looked through; nil before.
@@ -229,6 +231,8 @@ func (g *get) place(ctx context.Context, fetch func(context.Context) error) erro
 		if err := g.prove(ctx); err != nil {
 			return err
 		}
+	} else if err := g.proveZeros(ctx); err != nil {
+		return err
 	}
 	if g.part != nil {
 		if _, resumed, _ := g.part.InPlace(); resumed > 0 {
@@ -300,12 +304,12 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 				have.Add(r.Start, r.End)
 			}
 		}
-		for r := range have.All() {
-			options.Have = append(options.Have, kwik.Range(r))
-		}
+		options.Have = rangesOf(have)
 		if last, ok := g.part.Priority(); ok {
 			options.Priority = kwik.Range(last)
 		}
+	} else if err := stream.SetZeros(rangesOf(g.zeros)); err != nil {
+		return NetworkError(op, err)
 	}
 	if begun != nil {
 		if err := begun(stream); err != nil {

@@ -1,6 +1,10 @@
 package transfer
 
 import (
+	"context"
+
+	"kwikcp/internal/rangeset"
+	"kwikcp/kwik"
 	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/wire"
 
@@ -22,6 +26,20 @@ func readHoles(m *transferpb.Manifest, trees *treeShare) (partfile.Holes, error)
 		return partfile.Holes{}, err
 	}
 	return h, trees.take(holeMemory * int64(h.Ranges.Len()))
+}
+
+// proveZeros finds the groups in holes that are zeros, which an Output gets without a request.
+func (g *get) proveZeros(ctx context.Context) (err error) {
+	g.zeros, err = partfile.Zeros(ctx, g.tree, g.holes.Groups(), g.observer.checking)
+	g.result.Holes = g.zeros.Total()
+	return err
+}
+
+func rangesOf(s rangeset.Set) (ranges []kwik.Range) {
+	for r := range s.All() {
+		ranges = append(ranges, kwik.Range(r))
+	}
+	return ranges
 }
 
 // countHoles counts bytes of a file that were not fetched.

@@ -172,6 +172,24 @@ func TestFileOfOneHole(t *testing.T) {
 	}
 }
 
+// TestSparseFileToOutput checks that the output gets the zeros of holes, which are not fetched.
+func TestSparseFileToOutput(t *testing.T) {
+	for _, file := range []sparse{image, {size: 3 << 20}} {
+		onHoles(t, file, func(w *holeNet) {
+			want, err := os.ReadFile(w.root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var out bytes.Buffer
+			w.fetch(func(o *GetOptions) { o.Output = &out })
+			w.wantSent(400 << 10)
+			if !bytes.Equal(out.Bytes(), want) {
+				t.Errorf("the output has %d bytes, want %d", out.Len(), len(want))
+			}
+		})
+	}
+}
+
 // TestNoSparse checks that all bytes are fetched and written if no holes are wanted.
 func TestNoSparse(t *testing.T) {
 	onHoles(t, sparse{5 << 20, []rangeset.Range{{Start: 1 << 20, End: 1<<20 + 1}}}, func(w *holeNet) {
@@ -208,7 +226,7 @@ func TestOldCopyWithOtherHoles(t *testing.T) {
 	}
 }
 
-// TestRangeAndOutputOfSparseFile checks that zeros of holes are written to the output and to the
+// TestRangeOfSparseFile checks that zeros of holes are written to the output and to the
 // file of a range.
 func TestRangeOfSparseFile(t *testing.T) {
 	onHoles(t, image, func(w *holeNet) {
