@@ -30,6 +30,7 @@ type getOptions struct {
 	noClobber   bool
 	overwrite   bool
 	noPreserve  bool
+	sparse      sparseOptions
 
 	limitRate    string
 	maxTime      secondsValue // of each attempt
@@ -64,6 +65,8 @@ func (o *getOptions) flags() []cli.Flag {
 		boolOption(&o.overwrite, "overwrite", "replace FILE if it differs (the default)"),
 		boolOption(&o.noPreserve, "no-preserve", "give FILE the mode of the umask and the current time instead of those on "+
 			"the server"),
+		sparseOption(&o.sparse.on),
+		noSparseOption(&o.sparse.off),
 		stringOption(&o.byteRange, "range", "fetch only the bytes `START-END`, both included, counted from 0; START- is to the "+
 			"end, -LAST the last ones"),
 		boolOption(&o.reuse, "reuse", "copy matching chunk groups from the current FILE instead of fetching them"),
@@ -218,13 +221,17 @@ type fetcher struct {
 	retryMaxTime time.Duration // 0 means no limit
 	noPreserve   bool
 	reuse        bool
+	noSparse     bool
 }
 
 // parseFetcher checks the options that files, lists and directories share.
 func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 	f = fetcher{
 		t: t, maxTime: o.maxTime.Duration, retries: o.retry, retryDelay: o.retryDelay.Duration,
-		retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse,
+		retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse, noSparse: o.sparse.off,
+	}
+	if err := o.sparse.check(); err != nil {
+		return f, err
 	}
 	if f.client, err = o.clientOptions.parse(t); err != nil {
 		return f, err
@@ -393,7 +400,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 	}
 	options := transfer.GetOptions{
 		URL: g.url, TLS: g.tls(g.url, config), Target: g.target, ConnectTimeout: g.connectTimeout,
-		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse,
+		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse, NoSparse: g.noSparse,
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 		KWIK: config, Pool: g.pool,
 	}

@@ -104,7 +104,7 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 	source.KWIK.ConnectionsPerServer, source.KWIK.RateLimit = g.connections, g.limit
 	options := transfer.MirrorOptions{
 		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.filter, DryRun: g.dryRun,
-		NoPreserve: g.noPreserve, Reuse: g.reuse, OpenTree: protectedTree(g.secrets),
+		NoPreserve: g.noPreserve, Reuse: g.reuse, NoSparse: g.noSparse, OpenTree: protectedTree(g.secrets),
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 	}
 	result, err := transfer.Mirror(ctx, options, report)
@@ -136,6 +136,9 @@ func (g treeGet) summary(r transfer.MirrorResult) string {
 		if x.n > 0 {
 			b.WriteString(", " + counted(x.n, x.one, x.many))
 		}
+	}
+	if r.Holes > 0 {
+		b.WriteString(", " + size(r.Holes) + " in holes")
 	}
 	fmt.Fprintf(&b, ", in %.2f s", r.Seconds)
 	if r.Wasted > 0 {
@@ -233,6 +236,7 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Deleted  int64        `json:"deleted"`
 		Skipped  int64        `json:"skipped"`
 		Failed   int64        `json:"failed"`
+		Holes    int64        `json:"hole_bytes"`
 	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
-		g.dryRun, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
+		g.dryRun, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed, r.Holes})
 }
