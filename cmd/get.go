@@ -163,7 +163,7 @@ func runGetFile(ctx context.Context, t *terminal, o *getOptions, args []string) 
 		return err
 	}
 	warnOfLosses(t, result)
-	warnOfBuffers(t, result.Bytes-result.Resumed)
+	warnOfBuffers(t, result.Bytes-result.Resumed-result.Holes)
 	if !g.stdout {
 		t.printf("%s", g.summary(result))
 	}
@@ -441,6 +441,9 @@ func (g fileGet) summary(r transfer.Result) string {
 	fmt.Fprintf(&b, " in %.2f s", r.Seconds)
 	if r.Resumed > 0 {
 		fmt.Fprintf(&b, " (%s were already here)", size(r.Resumed))
+	}
+	if r.Holes > 0 {
+		fmt.Fprintf(&b, " (%s in holes)", size(r.Holes))
 	}
 	fmt.Fprintf(&b, ", verified, blake3 %v", r.Root)
 	if r.Wasted > 0 {
