@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 
+	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/partfile"
@@ -15,9 +16,11 @@ import (
 const holeMemory = 16
 
 // readHoles returns the holes of a manifest, and takes their memory from trees. An error that is no
-// *Error is of a malformed reply.
+// *Error is of a malformed reply. The size and the group of the manifest must be valid.
 func readHoles(m *transferpb.Manifest, trees *treeShare) (partfile.Holes, error) {
-	h := partfile.Holes{Size: int64(m.GetSize()), More: m.GetMoreHoles()}
+	h := partfile.Holes{
+		Size: int64(m.GetSize()), Group: integrity.GroupSize(m.GetGroup()).Bytes(), More: m.GetMoreHoles(),
+	}
 	if len(m.GetHoles()) == 0 {
 		return h, nil
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 
-	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
@@ -19,7 +18,8 @@ import (
 
 // Holes is the announcement of a server about a file.
 type Holes struct {
-	Size int64 // of the file, in bytes
+	Size  int64 // of the file, in bytes
+	Group int64 // bytes of a chunk group
 	// Ranges are the announced holes. They consist of whole blocks of wire.HoleBlock bytes, of which
 	// the last may end with the file.
 	Ranges rangeset.Set
@@ -29,14 +29,13 @@ type Holes struct {
 
 // Groups returns the whole chunk groups that lie in holes.
 func (h Holes) Groups() (groups rangeset.Set) {
-	unit := integrity.GroupSizeFor(h.Size).Bytes()
 	for r := range h.Ranges.All() {
 		start, end := r.Start, r.End
-		if rest := start % unit; rest > 0 {
-			start += unit - rest
+		if rest := start % h.Group; rest > 0 {
+			start += h.Group - rest
 		}
 		if end != h.Size {
-			end -= end % unit
+			end -= end % h.Group
 		}
 		groups.Add(start, end)
 	}
@@ -115,7 +114,7 @@ func (p *PartFile) placeZeros(ctx context.Context, report Report) error {
 		checked = p.had.Clone()
 	}
 	p.mu.Unlock()
-	if holes == nil || holes.Size != tree.Size() {
+	if holes == nil || holes.Size != tree.Size() || holes.Group != tree.GroupSize().Bytes() {
 		return nil
 	}
 	candidates := holes.Groups()
@@ -297,10 +296,9 @@ func (h *Holes) data(b []byte, off int64) rangeset.Set {
 	if !h.More {
 		return data
 	}
-	unit := integrity.GroupSizeFor(h.Size).Bytes()
 	for at := off; at < end; at += wire.HoleBlock {
 		block := rangeset.Range{Start: at, End: min(at+wire.HoleBlock, end)}
-		if at%unit != 0 && isZero(b[block.Start-off:block.End-off]) {
+		if at%h.Group != 0 && isZero(b[block.Start-off:block.End-off]) {
 			data.Sub(block.Start, block.End)
 		}
 	}
