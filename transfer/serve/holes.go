@@ -20,20 +20,20 @@ const maxExtents = 16 << 10
 
 // announcedHoles are the holes that a manifest has. The zero value means none.
 type announcedHoles struct {
-	raw   []byte // encoded
-	more  bool   // there may be others
-	first int64  // where the first one begins, in bytes; the size of the file if there is none
+	size   int64 // of the file, in bytes
+	ranges []rangeset.Range
+	raw    []byte // ranges, encoded
+	more   bool   // there may be others
 }
 
 // findHoles finds the holes of an open file of size bytes. If there are more than wire.MaxHoles, it
 // takes the largest.
-func findHoles(f disk.File, size int64) announcedHoles {
+func findHoles(f disk.File, size int64) (found announcedHoles) {
 	var holes []rangeset.Range
-	result := announcedHoles{first: size}
 	least := int64(wire.HoleBlock) // of a hole, in bytes
 	for at, n := int64(0), 0; at < size; n++ {
 		if n == maxExtents {
-			result.more = true
+			found.more = true
 			break
 		}
 		start, end, ok := f.NextData(at)
@@ -49,10 +49,10 @@ func findHoles(f disk.File, size int64) announcedHoles {
 		case hole.Len() >= least, isLast && least == wire.HoleBlock:
 			holes = append(holes, hole)
 		case hole.Len() >= wire.HoleBlock:
-			result.more = true
+			found.more = true
 		}
 		for len(holes) > wire.MaxHoles {
-			result.more = true
+			found.more = true
 			least *= 2
 			holes = slices.DeleteFunc(holes, func(r rangeset.Range) bool { return r.Len() < least })
 		}
@@ -61,11 +61,8 @@ func findHoles(f disk.File, size int64) announcedHoles {
 		}
 		at = end
 	}
-	if len(holes) > 0 {
-		result.first = holes[0].Start
-	}
-	result.raw = wire.AppendHoles(nil, holes)
-	return result
+	found.size, found.ranges, found.raw = size, holes, wire.AppendHoles(nil, holes)
+	return found
 }
 
 // roundUp returns the start of the first block at or after off.
@@ -76,16 +73,19 @@ func roundUp(off int64) int64 {
 	return off
 }
 
-// headStart returns how many of the first n bytes of a file of the given group size may be sent
-// before the client requests them: a client does not request a hole.
+// headStart returns how many of the first n bytes of a file may be sent before the client requests
+// them, with chunk groups of the given size. It does not request a group that lies in a hole.
 func (h announcedHoles) headStart(n, group int64) int64 {
-	if h.raw == nil {
-		return n
+	for _, r := range h.ranges {
+		if rest := r.Start % group; rest > 0 {
+			r.Start += min(group-rest, r.Len())
+		}
+		isLast := r.End == h.size && r.Len() > 0
+		if r.Len() >= group || isLast {
+			return min(n, r.Start)
+		}
 	}
-	if rest := h.first % group; rest > 0 {
-		return min(n, h.first+group-rest)
-	}
-	return min(n, h.first)
+	return n
 }
 
 // announce puts the holes into a manifest.
