@@ -224,7 +224,8 @@ func (c crashCase) announced() partfile.Holes {
 
 // isHole reports whether a group of the version is an announced hole.
 func (c crashCase) isHole(off, end int) bool {
-	return slices.Contains(c.holes, off/c.unit) && !slices.ContainsFunc(c.content[off:end], func(b byte) bool { return b != 0 })
+	isData := slices.ContainsFunc(c.content[off:end], func(b byte) bool { return b != 0 })
+	return slices.Contains(c.holes, off/c.unit) && !isData
 }
 
 // at returns the options of a transfer on a disk.
@@ -241,8 +242,8 @@ func offline(o GetOptions) *get {
 		session: &kwik.ClientSession{}}}
 }
 
-// fill writes the groups of a content that a part file lacks, in some order, up to three at a time,
-// but not those of without.
+// fill writes the groups of a content that a part file lacks, in some order, up to three at a time.
+// It leaves out those of without.
 func fill(p targetWriter, content []byte, unit int64, r *rand.Rand, without ...rangeset.Range) error {
 	have := rangeset.Of(append(p.part.Have(), without...)...)
 	groups := (len(content) + int(unit) - 1) / int(unit)

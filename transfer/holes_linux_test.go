@@ -203,16 +203,21 @@ func TestNoSparse(t *testing.T) {
 // TestOldCopyWithOtherHoles replaces copies that have data where the source has holes, and the
 // reverse, with and without the use of their blocks.
 func TestOldCopyWithOtherHoles(t *testing.T) {
-	file := sparse{9<<20 + 77, []rangeset.Range{{Start: 2 << 20, End: 3 << 20}, {Start: 5<<20 + 4096, End: 5<<20 + 8192}}}
+	file := sparse{9<<20 + 77, []rangeset.Range{
+		{Start: 2 << 20, End: 3 << 20}, {Start: 5<<20 + 4096, End: 5<<20 + 8192},
+	}}
 	zeros := func(path string) { transfertest.Put(t, path, strings.Repeat("\x00", 9<<20+77)) }
 	for name, old := range map[string]func(path string){
 		"data in holes": func(path string) {
-			sparse{9<<20 + 77, []rangeset.Range{{Start: 0, End: 2 << 20}, {Start: 4 << 20, End: 9<<20 + 77}}}.put(t, path)
+			data := []rangeset.Range{{Start: 0, End: 2 << 20}, {Start: 4 << 20, End: 9<<20 + 77}}
+			sparse{9<<20 + 77, data}.put(t, path)
 		},
 		"holes in data":  func(path string) { sparse{size: 9<<20 + 77}.put(t, path) },
 		"longer, sparse": func(path string) { sparse{size: 30 << 20}.put(t, path) },
-		"shorter":        func(path string) { sparse{1 << 20, []rangeset.Range{{Start: 0, End: 1 << 20}}}.put(t, path) },
-		"written zeros":  zeros,
+		"shorter": func(path string) {
+			sparse{1 << 20, []rangeset.Range{{Start: 0, End: 1 << 20}}}.put(t, path)
+		},
+		"written zeros": zeros,
 	} {
 		for _, reuse := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
@@ -235,7 +240,9 @@ func TestRangeOfSparseFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.fetch()
-		for _, part := range []ByteRange{{0, 100}, {1 << 20, 9 << 20}, {imageSize - 5<<20, imageSize - 1}, {-1, 3 << 20}, {7, 8<<20 + 1}} {
+		for _, part := range []ByteRange{
+			{0, 100}, {1 << 20, 9 << 20}, {imageSize - 5<<20, imageSize - 1}, {-1, 3 << 20}, {7, 8<<20 + 1},
+		} {
 			os.Remove(w.target)
 			r := wire.ByteRange(part).Of(imageSize)
 			want := whole[r.Start:r.End]
@@ -254,8 +261,8 @@ func TestRangeOfSparseFile(t *testing.T) {
 	})
 }
 
-// TestAttackHolesWhereThereIsData checks that a server that announces holes where its file has data
-// costs time and never a wrong byte: with and without a root in the manifest.
+// TestAttackHolesWhereThereIsData has a server that announces holes where its file has data, with and
+// without a root in the manifest. That costs time and never a wrong byte.
 func TestAttackHolesWhereThereIsData(t *testing.T) {
 	for _, cold := range []bool{false, true} {
 		t.Run(map[bool]string{false: "known", true: "cold"}[cold], func(t *testing.T) {
@@ -279,7 +286,8 @@ func TestAttackHolesWhereThereIsData(t *testing.T) {
 					}
 					p.Stream.Close()
 				})
-				r, err := getWhole(t, w.Ctx, GetOptions{URL: serverFile, TLS: w.TLS(), Target: target, KWIK: w.Client()}, nil)
+				o := GetOptions{URL: serverFile, TLS: w.TLS(), Target: target, KWIK: w.Client()}
+				r, err := getWhole(t, w.Ctx, o, nil)
 				if err != nil || r.Holes != 0 {
 					t.Errorf("%d bytes in holes, error %v", r.Holes, err)
 				}

@@ -106,6 +106,7 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 	before, target, part := c.start(), s.get("out"), s.get(crashPart)
 	isNew := target != nil && bytes.Equal(target.data, c.want())
 	isOld := (target == nil) == (c.old == nil) && (target == nil || bytes.Equal(target.data, c.old))
+	isLost := !r.Kept && r.Bytes > r.Holes && !isNew
 	switch {
 	case lies > 0:
 		bad("%d wrong bytes were taken for proved", lies)
@@ -119,7 +120,7 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 		bad("nothing is kept")
 	case part != nil && !r.Kept && before.get(crashPart) == nil && !x.stays && x.failed() != "remove":
 		bad("a part file is left of which nothing is said")
-	case err != nil && !r.Kept && r.Bytes > r.Holes && c.options.Range == nil && !x.stays && x.failed() != "sync" && !isNew:
+	case err != nil && isLost && c.options.Range == nil && !x.stays && x.failed() != "sync":
 		bad("what was proved is lost")
 	}
 	for name := range s.names {

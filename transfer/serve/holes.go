@@ -74,7 +74,7 @@ func roundUp(off int64) int64 {
 }
 
 // headStart returns how many of the first n bytes of a file may be sent before the client requests
-// them, with chunk groups of the given size. It does not request a group that lies in a hole.
+// them. It does not request a chunk group, of the given size, that lies in a hole.
 func (h announcedHoles) headStart(n, group int64) int64 {
 	for _, r := range h.ranges {
 		if rest := r.Start % group; rest > 0 {

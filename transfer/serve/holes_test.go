@@ -26,6 +26,9 @@ func extents(data ...rangeset.Range) extentFile {
 	}}
 }
 
+// span returns the bytes [start, end).
+func span(start, end int64) rangeset.Range { return rangeset.Range{Start: start, End: end} }
+
 // found returns the holes that the server announces of a file.
 func found(t *testing.T, f disk.File, size int64) (holes []rangeset.Range, h announcedHoles) {
 	t.Helper()
@@ -40,6 +43,9 @@ func found(t *testing.T, f disk.File, size int64) (holes []rangeset.Range, h ann
 func TestFindHoles(t *testing.T) {
 	type ranges = []rangeset.Range
 	const mib = 1 << 20
+	unknown := func(off int64) (start, end int64, ok bool) { return off, math.MaxInt64, true }
+	nowhere := func(int64) (start, end int64, ok bool) { return 0, 0, true }
+	back := func(int64) (start, end int64, ok bool) { return -5, 4096, true }
 	for name, x := range map[string]struct {
 		size int64
 		file extentFile
@@ -47,19 +53,19 @@ func TestFindHoles(t *testing.T) {
 		more bool
 	}{
 		"empty":                        {0, extents(), nil, false},
-		"all data":                     {mib, extents(rangeset.Range{End: mib}), nil, false},
-		"data beyond the end":          {mib, extents(rangeset.Range{End: 2 * mib}), nil, false},
-		"all hole":                     {mib + 5, extents(), ranges{{Start: 0, End: mib + 5}}, false},
-		"a byte":                       {1, extents(), ranges{{Start: 0, End: 1}}, false},
-		"grew meanwhile":               {mib, extents(rangeset.Range{Start: 2 * mib, End: 3 * mib}), ranges{{Start: 0, End: mib}}, false},
-		"data between":                 {mib, extents(rangeset.Range{Start: 8192, End: 12288}), ranges{{Start: 0, End: 8192}, {Start: 12288, End: mib}}, false},
-		"blocks of 512 bytes":          {mib, extents(rangeset.Range{Start: 8704, End: 9216}), ranges{{Start: 0, End: 8192}, {Start: 12288, End: mib}}, false},
-		"holes of less than a block":   {16384, extents(rangeset.Range{Start: 512, End: 8192}, rangeset.Range{Start: 8704, End: 16384}), nil, false},
-		"short hole at the end":        {8192 + 7, extents(rangeset.Range{Start: 0, End: 8192}), ranges{{Start: 8192, End: 8199}}, false},
-		"not supported":                {mib, extentFile{next: func(off int64) (int64, int64, bool) { return off, math.MaxInt64, true }}, nil, false},
-		"a file system without sense":  {mib, extentFile{next: func(int64) (int64, int64, bool) { return 0, 0, true }}, nil, false},
-		"a file system that goes back": {mib, extentFile{next: func(int64) (int64, int64, bool) { return -5, 4096, true }}, nil, false},
-		"the largest offsets":          {math.MaxInt64, extents(rangeset.Range{Start: math.MaxInt64 - 5, End: math.MaxInt64}), ranges{{Start: 0, End: math.MaxInt64 - 4095}}, false},
+		"all data":                     {mib, extents(span(0, mib)), nil, false},
+		"data beyond the end":          {mib, extents(span(0, 2*mib)), nil, false},
+		"all hole":                     {mib + 5, extents(), ranges{span(0, mib+5)}, false},
+		"a byte":                       {1, extents(), ranges{span(0, 1)}, false},
+		"grew meanwhile":               {mib, extents(span(2*mib, 3*mib)), ranges{span(0, mib)}, false},
+		"data between":                 {mib, extents(span(8192, 12288)), ranges{span(0, 8192), span(12288, mib)}, false},
+		"blocks of 512 bytes":          {mib, extents(span(8704, 9216)), ranges{span(0, 8192), span(12288, mib)}, false},
+		"holes of less than a block":   {16384, extents(span(512, 8192), span(8704, 16384)), nil, false},
+		"short hole at the end":        {8192 + 7, extents(span(0, 8192)), ranges{span(8192, 8199)}, false},
+		"not supported":                {mib, extentFile{next: unknown}, nil, false},
+		"a file system without sense":  {mib, extentFile{next: nowhere}, nil, false},
+		"a file system that goes back": {mib, extentFile{next: back}, nil, false},
+		"the largest offsets":          {math.MaxInt64, extents(span(math.MaxInt64-5, math.MaxInt64)), ranges{span(0, math.MaxInt64-4095)}, false},
 	} {
 		got, h := found(t, x.file, x.size)
 		if !slices.Equal(got, x.want) || h.more != x.more {
@@ -68,8 +74,8 @@ func TestFindHoles(t *testing.T) {
 	}
 }
 
-// TestAttackFilesOfManyHoles checks that a file with a million holes costs a bounded number of calls,
-// and a bounded manifest, which has the largest holes.
+// TestAttackFilesOfManyHoles checks that a file with a million holes costs a bounded number of
+// calls. Its manifest is bounded, too, and has the largest holes.
 func TestAttackFilesOfManyHoles(t *testing.T) {
 	const size = 1 << 40
 	calls := 0
@@ -82,8 +88,11 @@ func TestAttackFilesOfManyHoles(t *testing.T) {
 		return i*8192 + 4096, (i + 1) * 8192, true
 	}
 	got, h := found(t, extentFile{next: every}, size)
-	if calls > maxExtents || len(got) > wire.MaxHoles || len(h.raw) > 16<<10 || !h.more {
-		t.Errorf("%d calls, %d holes of %d bytes, more %t", calls, len(got), len(h.raw), h.more)
+	if calls > maxExtents || len(got) > wire.MaxHoles || len(h.raw) > 16<<10 {
+		t.Errorf("%d calls, %d holes of %d bytes", calls, len(got), len(h.raw))
+	}
+	if !h.more {
+		t.Error("the manifest does not say that there are more")
 	}
 	if len(got) < 100 || slices.ContainsFunc(got, func(r rangeset.Range) bool { return r.Len() < 8192 }) {
 		t.Errorf("the largest %d holes are not the largest", len(got))
@@ -98,16 +107,16 @@ func TestHeadStartEndsBeforeHoles(t *testing.T) {
 		n, want int64
 	}{
 		"none":                     {nil, 1 << 20, 1 << 20},
-		"at the start":             {[]rangeset.Range{{Start: 0, End: 1 << 20}}, 1 << 20, 0},
-		"after a block":            {[]rangeset.Range{{Start: 4096, End: 1 << 20}}, 1 << 20, group},
-		"after a group":            {[]rangeset.Range{{Start: group, End: 1 << 20}}, 1 << 20, group},
-		"beyond":                   {[]rangeset.Range{{Start: 1 << 21, End: 1 << 22}}, 1 << 20, 1 << 20},
-		"inside a group":           {[]rangeset.Range{{Start: 4096, End: 8192}}, 1 << 20, 1 << 20},
-		"inside two groups":        {[]rangeset.Range{{Start: 4096, End: 2*group - 4096}}, 1 << 20, 1 << 20},
-		"small before large":       {[]rangeset.Range{{Start: 4096, End: 8192}, {Start: 3 * group, End: 5 * group}}, 1 << 20, 3 * group},
-		"less wanted":              {[]rangeset.Range{{Start: group, End: 1 << 20}}, 100, 100},
-		"the last group, a byte":   {[]rangeset.Range{{Start: group, End: group + 1}}, 1 << 20, group},
-		"the end of another group": {[]rangeset.Range{{Start: 4096, End: 8000}}, 1 << 20, 1 << 20},
+		"at the start":             {[]rangeset.Range{span(0, 1<<20)}, 1 << 20, 0},
+		"after a block":            {[]rangeset.Range{span(4096, 1<<20)}, 1 << 20, group},
+		"after a group":            {[]rangeset.Range{span(group, 1<<20)}, 1 << 20, group},
+		"beyond":                   {[]rangeset.Range{span(1<<21, 1<<22)}, 1 << 20, 1 << 20},
+		"inside a group":           {[]rangeset.Range{span(4096, 8192)}, 1 << 20, 1 << 20},
+		"inside two groups":        {[]rangeset.Range{span(4096, 2*group-4096)}, 1 << 20, 1 << 20},
+		"small before large":       {[]rangeset.Range{span(4096, 8192), span(3*group, 5*group)}, 1 << 20, 3 * group},
+		"less wanted":              {[]rangeset.Range{span(group, 1<<20)}, 100, 100},
+		"the last group, a byte":   {[]rangeset.Range{span(group, group+1)}, 1 << 20, group},
+		"the end of another group": {[]rangeset.Range{span(4096, 8000)}, 1 << 20, 1 << 20},
 	} {
 		if got := (announcedHoles{size: group + 1, ranges: x.holes}).headStart(x.n, group); got != x.want {
 			t.Errorf("%s: a head start of %d, want %d", name, got, x.want)

@@ -357,8 +357,8 @@ func (p *PartFile) Empty() bool {
 }
 
 // InPlace returns how many verified bytes are in the file, and how many of them were there
-// before this transfer, not counting Holes. lost is how many bytes WriteAt took that are useless now, because
-// another version of the file is wanted.
+// before this transfer, not counting Holes. lost is how many bytes WriteAt took that are useless
+// now, because another version of the file is wanted.
 func (p *PartFile) InPlace() (had, resumed, lost int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -66,8 +66,8 @@ func (p *PartFile) reserve() error {
 	return err
 }
 
-// dueReservation returns the bytes for which space is to be reserved now: all that are missing and
-// no hole, when the last group is verified, once.
+// dueReservation returns the bytes for which space is to be reserved now, once: those of
+// unallocated when the last group is verified.
 func (p *PartFile) dueReservation() (missing rangeset.Set) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -20,8 +20,8 @@ import (
 type Holes struct {
 	Size  int64 // of the file, in bytes
 	Group int64 // bytes of a chunk group
-	// Ranges are the announced holes. They consist of whole blocks of wire.HoleBlock bytes, of which
-	// the last may end with the file.
+	// Ranges are the announced holes. They consist of whole blocks of wire.HoleBlock bytes, of
+	// which the last may end with the file.
 	Ranges rangeset.Set
 	// More is set if the file may have other holes.
 	More bool
@@ -81,8 +81,8 @@ func (p *PartFile) KeepHoles(h Holes) {
 	}
 }
 
-// Holes returns how many bytes of the file, or of the wanted range, were not fetched because they
-// are zeros in a hole of the source.
+// Holes returns how many bytes of the file, or of the wanted range, are zeros in holes of the
+// source. They were not fetched.
 func (p *PartFile) Holes() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -259,8 +259,8 @@ func (p *PartFile) writeData(b []byte, off int64) error {
 	return holes.write(b, off, p.write, p.file.Truncate)
 }
 
-// write passes whole groups at an offset of the file to write, except for zeros in holes. If the end
-// of the file is left out, it sets its size with truncate.
+// write passes whole groups at an offset of the file to write, except for zeros in holes. If the
+// end of the file is left out, it sets its size with truncate.
 func (h *Holes) write(
 	b []byte, off int64, write func(b []byte, off int64) error, truncate func(size int64) error,
 ) error {
