@@ -230,11 +230,12 @@ func (o *orderSink) WriteAt(p []byte, off int64) (int, error) {
 // they count as present.
 func TestReadZeros(t *testing.T) {
 	const size = 10*unit + 77
+	between := rangeset.Of(rangeset.Range{Start: unit, End: 2 * unit}, rangeset.Range{Start: 4 * unit, End: 8 * unit})
 	for name, zeros := range map[string]rangeset.Set{
 		"none":           {},
 		"at the start":   rangeset.Of(rangeset.Range{End: unit}),
 		"at the end":     rangeset.Of(rangeset.Range{Start: 9 * unit, End: size}),
-		"between":        rangeset.Of(rangeset.Range{Start: unit, End: 2 * unit}, rangeset.Range{Start: 4 * unit, End: 8 * unit}),
+		"between":        between,
 		"the whole file": rangeset.Of(rangeset.Range{End: size}),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,7 +13,8 @@ import (
 // mayBegin reports whether the content may be fetched before the root is known. The part file
 // must be empty, no root may be required, and there must be no local data that could be used.
 func (g *get) mayBegin() bool {
-	if g.part == nil || g.disproved || g.Range != nil || g.url.Root != nil || g.Reuse || g.Seed != nil || !g.part.Empty() {
+	needsTree := g.disproved || g.Range != nil || g.url.Root != nil || g.Reuse || g.Seed != nil
+	if g.part == nil || needsTree || !g.part.Empty() {
 		return false
 	}
 	if g.NoClobber {

@@ -261,8 +261,8 @@ func TestRangeOfSparseFile(t *testing.T) {
 	})
 }
 
-// TestAttackHolesWhereThereIsData has a server that announces holes where its file has data, with and
-// without a root in the manifest. That costs time and never a wrong byte.
+// TestAttackHolesWhereThereIsData has a server that announces holes where its file has data, with
+// and without a root in the manifest. That costs time and never a wrong byte.
 func TestAttackHolesWhereThereIsData(t *testing.T) {
 	for _, cold := range []bool{false, true} {
 		t.Run(map[bool]string{false: "known", true: "cold"}[cold], func(t *testing.T) {

@@ -42,7 +42,8 @@ func found(t *testing.T, f disk.File, size int64) (holes []rangeset.Range, h ann
 
 func TestFindHoles(t *testing.T) {
 	type ranges = []rangeset.Range
-	const mib = 1 << 20
+	const mib, largest = 1 << 20, math.MaxInt64
+	around := ranges{span(0, 8192), span(12288, mib)}
 	unknown := func(off int64) (start, end int64, ok bool) { return off, math.MaxInt64, true }
 	nowhere := func(int64) (start, end int64, ok bool) { return 0, 0, true }
 	back := func(int64) (start, end int64, ok bool) { return -5, 4096, true }
@@ -58,14 +59,14 @@ func TestFindHoles(t *testing.T) {
 		"all hole":                     {mib + 5, extents(), ranges{span(0, mib+5)}, false},
 		"a byte":                       {1, extents(), ranges{span(0, 1)}, false},
 		"grew meanwhile":               {mib, extents(span(2*mib, 3*mib)), ranges{span(0, mib)}, false},
-		"data between":                 {mib, extents(span(8192, 12288)), ranges{span(0, 8192), span(12288, mib)}, false},
-		"blocks of 512 bytes":          {mib, extents(span(8704, 9216)), ranges{span(0, 8192), span(12288, mib)}, false},
+		"data between":                 {mib, extents(span(8192, 12288)), around, false},
+		"blocks of 512 bytes":          {mib, extents(span(8704, 9216)), around, false},
 		"holes of less than a block":   {16384, extents(span(512, 8192), span(8704, 16384)), nil, false},
 		"short hole at the end":        {8192 + 7, extents(span(0, 8192)), ranges{span(8192, 8199)}, false},
 		"not supported":                {mib, extentFile{next: unknown}, nil, false},
 		"a file system without sense":  {mib, extentFile{next: nowhere}, nil, false},
 		"a file system that goes back": {mib, extentFile{next: back}, nil, false},
-		"the largest offsets":          {math.MaxInt64, extents(span(math.MaxInt64-5, math.MaxInt64)), ranges{span(0, math.MaxInt64-4095)}, false},
+		"the largest offsets":          {largest, extents(span(largest-5, largest)), ranges{span(0, largest-4095)}, false},
 	} {
 		got, h := found(t, x.file, x.size)
 		if !slices.Equal(got, x.want) || h.more != x.more {
@@ -92,7 +93,7 @@ func TestAttackFilesOfManyHoles(t *testing.T) {
 		t.Errorf("%d calls, %d holes of %d bytes", calls, len(got), len(h.raw))
 	}
 	if !h.more {
-		t.Error("the manifest does not say that there are more")
+		t.Error("more_holes is not set")
 	}
 	if len(got) < 100 || slices.ContainsFunc(got, func(r rangeset.Range) bool { return r.Len() < 8192 }) {
 		t.Errorf("the largest %d holes are not the largest", len(got))
