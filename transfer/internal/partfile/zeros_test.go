@@ -98,7 +98,7 @@ func fetchHoles(t *testing.T, p *PartFile, content []byte, tree *integrity.Tree,
 }
 
 // TestHolesOnEveryFileSystem has a part file with wrong bytes also where the file has its holes.
-// File systems answer questions about holes rightly, wrongly or not at all. The file is always right.
+// File systems answer questions about holes rightly, wrongly or not at all. The file is right.
 func TestHolesOnEveryFileSystem(t *testing.T) {
 	content, tree, holes := withHole()
 	right := func(f disk.File, off int64) (start, end int64, ok bool) { return f.NextData(off) }
