@@ -216,6 +216,7 @@ type resultJSON struct {
 	Servers  []serverJSON `json:"servers"`
 	UpToDate bool         `json:"up_to_date"`
 	Offset   int64        `json:"offset"`
+	Holes    int64        `json:"hole_bytes"`
 	// Checksums are those that were required and proved.
 	Checksums []string `json:"checksums,omitempty"`
 }
@@ -231,7 +232,7 @@ func newResult(r transfer.Result, err error) resultJSON {
 	}
 	return resultJSON{
 		outcome: newOutcome("result", err), Path: r.Path, Bytes: r.Bytes, Seconds: r.Seconds, BLAKE3: root, Resumed: r.Resumed,
-		Wasted: r.Wasted, Servers: finalServers(r.Servers), UpToDate: r.UpToDate, Offset: r.Offset,
+		Wasted: r.Wasted, Servers: finalServers(r.Servers), UpToDate: r.UpToDate, Offset: r.Offset, Holes: r.Holes,
 		Checksums: checksums,
 	}
 }

@@ -31,6 +31,7 @@ type getOptions struct {
 	noClobber    bool
 	overwrite    bool
 	noPreserve   bool
+	sparse       sparseOptions
 
 	limitRate    string
 	maxTime      secondsValue // of each attempt
@@ -68,6 +69,8 @@ func (o *getOptions) flags() []cli.Flag {
 		boolOption(&o.overwrite, "overwrite", "replace FILE if it differs (the default)"),
 		boolOption(&o.noPreserve, "no-preserve", "give FILE the mode of the umask and the current time instead of those on "+
 			"the server"),
+		sparseOption(&o.sparse.on),
+		noSparseOption(&o.sparse.off),
 		stringOption(&o.byteRange, "range", "fetch only the bytes `START-END`, both included, counted from 0; START- is to the "+
 			"end, -LAST the last ones"),
 		boolOption(&o.reuse, "reuse", "copy matching chunk groups from the current FILE instead of fetching them"),
@@ -171,7 +174,7 @@ func runGetFile(ctx context.Context, t *terminal, o *getOptions, args []string) 
 		return err
 	}
 	warnOfLosses(t, result)
-	warnOfBuffers(t, result.Bytes-result.Resumed)
+	warnOfBuffers(t, result.Bytes-result.Resumed-result.Holes)
 	if !g.stdout {
 		t.printf("%s", g.summary(result))
 	}
@@ -229,6 +232,7 @@ type fetcher struct {
 	retryMaxTime time.Duration // 0 means no limit
 	noPreserve   bool
 	reuse        bool
+	noSparse     bool
 	// checksumsFrom is the value of --checksum-file, and checksums its content once it was read.
 	checksumsFrom string
 	checksums     *checksumFile
@@ -238,8 +242,11 @@ type fetcher struct {
 func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 	f = fetcher{
 		t: t, maxTime: o.maxTime.Duration, retries: o.retry, retryDelay: o.retryDelay.Duration,
-		retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse,
+		retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse, noSparse: o.sparse.off,
 		checksumsFrom: o.checksumFile,
+	}
+	if err := o.sparse.check(); err != nil {
+		return f, err
 	}
 	if f.client, err = o.clientOptions.parse(t); err != nil {
 		return f, err
@@ -392,7 +399,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 	}
 	options := transfer.GetOptions{
 		URL: g.url, TLS: g.tls(g.url, config), Target: g.target, ConnectTimeout: g.connectTimeout,
-		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse,
+		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse, NoSparse: g.noSparse,
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 		KWIK: config, Pool: g.pool, Checksums: checksums,
 	}
@@ -446,6 +453,9 @@ func (g fileGet) summary(r transfer.Result) string {
 	fmt.Fprintf(&b, " in %.2f s", r.Seconds)
 	if r.Resumed > 0 {
 		fmt.Fprintf(&b, " (%s were already here)", size(r.Resumed))
+	}
+	if r.Holes > 0 {
+		fmt.Fprintf(&b, " (%s in holes)", size(r.Holes))
 	}
 	fmt.Fprintf(&b, ", verified, blake3 %v%s", r.Root, checksumNote(r))
 	if r.Wasted > 0 {

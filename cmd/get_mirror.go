@@ -109,7 +109,7 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 	}
 	options := transfer.MirrorOptions{
 		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.chosen.filter, DryRun: g.dryRun,
-		NoPreserve: g.noPreserve, Reuse: g.reuse, OpenTree: protectedTree(g.secrets),
+		NoPreserve: g.noPreserve, Reuse: g.reuse, NoSparse: g.noSparse, OpenTree: protectedTree(g.secrets),
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 		Paths: g.chosen.paths, Quick: g.quick,
 	}
@@ -150,6 +150,9 @@ func (g treeGet) summary(r transfer.MirrorResult) string {
 		if x.n > 0 {
 			b.WriteString(", " + counted(x.n, x.one, x.many))
 		}
+	}
+	if r.Holes > 0 {
+		b.WriteString(", " + size(r.Holes) + " in holes")
 	}
 	fmt.Fprintf(&b, ", in %.2f s", r.Seconds)
 	if r.Wasted > 0 {
@@ -247,7 +250,8 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Deleted  int64        `json:"deleted"`
 		Skipped  int64        `json:"skipped"`
 		Failed   int64        `json:"failed"`
+		Holes    int64        `json:"hole_bytes"`
 		Proved   int64        `json:"checksums_proved,omitempty"`
 	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
-		g.dryRun, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed, r.Proved})
+		g.dryRun, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed, r.Holes, r.Proved})
 }

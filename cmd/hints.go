@@ -29,6 +29,7 @@ const (
 	adviseJobs
 	adviseName
 	adviseNoClobber
+	adviseSparse
 	adviseRange
 	adviseRangeFetches
 	adviseChecksum
@@ -96,6 +97,7 @@ var advices = [adviceCount]string{
 	adviseJobs:           "it is the number of files to fetch at once",
 	adviseName:           "name a file",
 	adviseNoClobber:      "without both, FILE is replaced; --no-clobber=false overrides KWIKCP_NO_CLOBBER",
+	adviseSparse:         "without both, holes are kept; --no-sparse=false overrides KWIKCP_NO_SPARSE",
 	adviseRange:          "such as 0-99, 100- or -100",
 	adviseRangeFetches:   "use --range alone",
 	adviseChecksum:       "kwikcp sum FILE and b3sum print it",

@@ -220,3 +220,22 @@ func (c client) source(u transfer.URL) (transfer.MirrorSource, error) {
 func (c client) tls(u transfer.URL, config *kwik.ClientConfig) *tls.Config {
 	return presenting(c.policy.config(u, len(config.Credential) > 0), c.certificate)
 }
+
+// sparseOptions are --sparse and --no-sparse.
+type sparseOptions struct{ on, off bool }
+
+func sparseOption(to *bool) cli.Flag {
+	return boolOption(to, "sparse", "keep the holes of files, and do not fetch them (the default)")
+}
+
+func noSparseOption(to *bool) cli.Flag {
+	return boolOption(to, "no-sparse", "fetch and write all bytes of files, also where the server's have holes")
+}
+
+// check returns an error if both are set.
+func (o sparseOptions) check() error {
+	if o.on && o.off {
+		return usagef(adviseSparse, "--sparse and --no-sparse exclude each other")
+	}
+	return nil
+}

@@ -52,6 +52,7 @@ func checkEvents(text string, want []string) error {
 type resultLine struct {
 	Bytes   int64 `json:"bytes"`
 	Resumed int64 `json:"resumed_bytes"`
+	Holes   int64 `json:"hole_bytes"`
 	Servers []struct {
 		Bytes int64 `json:"bytes"`
 	} `json:"servers"`
@@ -63,7 +64,7 @@ func readResult(text string) (r resultLine, delivering int, err error) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &r); err != nil {
 		return r, 0, err
 	}
-	sum := r.Resumed
+	sum := r.Resumed + r.Holes
 	for _, s := range r.Servers {
 		sum += s.Bytes
 		if s.Bytes > 0 {

@@ -46,6 +46,7 @@ type serveOptions struct {
 	mirror             bool
 	mirrorInterval     secondsValue
 	mirrorDelete       bool
+	sparse             sparseOptions
 	stateDir           string
 
 	// isSet reports whether an option was given, on the command line or in the environment, even
@@ -101,6 +102,8 @@ func (o *serveOptions) flags() []cli.Flag {
 		secondsOption(&o.mirrorInterval, "mirror-interval", "with --mirror, look for changes every `TIME`"),
 		boolOption(&o.mirrorDelete, "mirror-delete", "with --mirror, remove entries of --root that the primary "+
 			"does not have"),
+		sparseOption(&o.sparse.on),
+		noSparseOption(&o.sparse.off),
 		tokenFileOption(&o.tokenFile, "with --mirror, present the token in `FILE` to the primary "+
 			"(or set KWIKCP_TOKEN)"),
 		stateDirOption(&o.stateDir),

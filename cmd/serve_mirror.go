@@ -14,13 +14,14 @@ import (
 type mirrorConfig struct {
 	interval time.Duration
 	delete   bool
+	noSparse bool
 	tokens   *tokens
 }
 
 // parseServeMirror returns nil without --mirror.
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
 	if !o.mirror {
-		for _, name := range []string{"mirror-interval", "mirror-delete", "token-file"} {
+		for _, name := range []string{"mirror-interval", "mirror-delete", "sparse", "no-sparse", "token-file"} {
 			if o.isSet(name) {
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
 			}
@@ -33,14 +34,21 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 	case o.mirrorInterval.Duration <= 0:
 		return nil, usagef(adviseInterval, "--mirror-interval must be more than 0")
 	}
-	return &mirrorConfig{interval: o.mirrorInterval.Duration, delete: o.mirrorDelete}, nil
+	if err := o.sparse.check(); err != nil {
+		return nil, err
+	}
+	return &mirrorConfig{
+		interval: o.mirrorInterval.Duration, delete: o.mirrorDelete, noSparse: o.sparse.off,
+	}, nil
 }
 
 // keepMirror mirrors the primary, and again after each interval, until the server must leave. Until
 // a round was complete, files are compared by their hashes; later rounds compare size and time. The
 // server serves meanwhile.
 func (s *runningServer) keepMirror() {
-	o := transfer.MirrorOptions{Target: s.root, Delete: s.mirror.delete, OpenTree: protectedTree(s.secrets)}
+	o := transfer.MirrorOptions{
+		Target: s.root, Delete: s.mirror.delete, NoSparse: s.mirror.noSparse, OpenTree: protectedTree(s.secrets),
+	}
 	o.URL = s.primary
 	if o.Paths = s.paths; s.exclude != nil {
 		o.Filter = s.exclude.filter

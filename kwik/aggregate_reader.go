@@ -67,6 +67,11 @@ func (r *AggregateReader) Size() int64 { return r.agg.units.Total() }
 // [ErrAggregationTimeout] means that no server delivers any more.
 func (r *AggregateReader) Read(p []byte) (int, error) { return r.agg.read(p) }
 
+// SetZeros lists bytes that are zeros, whole units. Read returns them without a request for them,
+// and they count as present, as those of CopyOptions.Have do. It must be called before the first
+// Read, and does not apply to pushed streams.
+func (r *AggregateReader) SetZeros(zeros []Range) error { return r.agg.setZeros(zeros) }
+
 // CopyOptions say which bytes CopyTo writes, and which first. The zero value and nil mean all
 // bytes, in any order. They do not apply to pushed streams.
 type CopyOptions struct {

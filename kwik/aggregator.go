@@ -79,6 +79,7 @@ type streamAggregator struct {
 	replaces int            // deliveries that are about to overwrite bytes in w
 	returned bool           // copyTo has returned: w must not be written to
 	arrived  *reorderBuffer // ordered: bytes that were not read yet
+	zeros    rangeset.Set   // ordered: bytes that are zeros
 	deadline time.Time      // of Read
 	alarm    *time.Timer    // wakes Read at the deadline
 	err      error          // why the stream ended; never io.EOF

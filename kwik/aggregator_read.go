@@ -30,22 +30,63 @@ func (a *streamAggregator) prepare(options *CopyOptions) error {
 	if options == nil || a.mode != consumerNone {
 		return nil
 	}
-	wanted := append(slices.Clone(options.Have), options.Priority)
-	for _, r := range wanted {
+	if err := a.checkWhole(append(slices.Clone(options.Have), options.Priority)); err != nil {
+		return err
+	}
+	a.markHad(options.Have)
+	a.sched.SetPriority(options.Priority.Start, options.Priority.End)
+	return nil
+}
+
+// checkWhole returns an error unless the ranges that are not empty are whole units of a pulled
+// stream.
+func (a *streamAggregator) checkWhole(ranges []Range) error {
+	for _, r := range ranges {
 		switch {
 		case r == Range{}:
 		case a.pushed:
-			return errors.New("kwik: the servers of a pushed stream choose its bytes, so CopyOptions do not apply")
+			return errors.New("kwik: the servers of a pushed stream choose its bytes, so the client cannot")
 		case !a.isWholeUnits(r.Start, r.End):
 			return errorf(ErrOffsetSyncFailure, "[%d, %d) is not whole units", r.Start, r.End).onStream(a.id, r.Start)
 		}
 	}
-	for _, r := range options.Have {
+	return nil
+}
+
+// markHad counts bytes as present. Called with the lock held, before any demand.
+func (a *streamAggregator) markHad(ranges []Range) {
+	for _, r := range ranges {
 		a.offsets.markHad(r.Start, r.End)
 		a.sched.MarkHad(r.Start, r.End)
 	}
-	a.sched.SetPriority(options.Priority.Start, options.Priority.End)
+}
+
+// setZeros is AggregateReader.SetZeros.
+func (a *streamAggregator) setZeros(zeros []Range) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mode != consumerNone {
+		return errTwoConsumers
+	}
+	if err := a.checkWhole(zeros); err != nil {
+		return err
+	}
+	a.markHad(zeros)
+	for _, r := range zeros {
+		a.zeros.Add(r.Start, r.End)
+	}
 	return nil
+}
+
+// takeZeros writes the zeros from off on to p and returns their number.
+func (a *streamAggregator) takeZeros(off int64, p []byte) int {
+	r, ok := a.zeros.NextPresent(off, a.units.Total())
+	if !ok || r.Start != off {
+		return 0
+	}
+	n := int(min(int64(len(p)), r.Len()))
+	clear(p[:n])
+	return n
 }
 
 // setLimit is AggregateReader.SetLimit.
@@ -145,7 +186,11 @@ func (a *streamAggregator) read(p []byte) (int, error) {
 	}
 	for {
 		pos := a.offsets.read
-		if n := a.arrived.consume(pos, p); n > 0 {
+		n := a.takeZeros(pos, p)
+		if n == 0 {
+			n = a.arrived.consume(pos, p)
+		}
+		if n > 0 {
 			a.offsets.consume(n)
 			if a.pushed {
 				a.moveWindow()

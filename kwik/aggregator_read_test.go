@@ -225,3 +225,47 @@ func (o *orderSink) WriteAt(p []byte, off int64) (int, error) {
 	o.offsets = append(o.offsets, off)
 	return len(p), nil
 }
+
+// TestReadZeros checks that Read returns the bytes of SetZeros without a request for them, and that
+// they count as present.
+func TestReadZeros(t *testing.T) {
+	const size = 10*unit + 77
+	between := rangeset.Of(rangeset.Range{Start: unit, End: 2 * unit}, rangeset.Range{Start: 4 * unit, End: 8 * unit})
+	for name, zeros := range map[string]rangeset.Set{
+		"none":           {},
+		"at the start":   rangeset.Of(rangeset.Range{End: unit}),
+		"at the end":     rangeset.Of(rangeset.Range{Start: 9 * unit, End: size}),
+		"between":        between,
+		"the whole file": rangeset.Of(rangeset.Range{End: size}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorldOf(t, size, 1, lan, func(w *world) {
+				client, server := w.dial(&ClientConfig{ReorderWindow: 2 * unit})
+				s := w.offer(client, server, unit, nil)
+				for _, r := range []Range{{1, unit}, {0, size + 1}} {
+					wantError(t, s.SetZeros([]Range{r}), ErrOffsetSyncFailure)
+				}
+				var ranges []Range
+				want := slices.Clone(w.data)
+				for r := range zeros.All() {
+					ranges = append(ranges, Range(r))
+					clear(want[r.Start:r.End])
+				}
+				if err := s.SetZeros(ranges); err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(s)
+				if err != nil || !slices.Equal(got, want) {
+					t.Fatalf("%d bytes, error %v", len(got), err)
+				}
+				st := s.Stats()
+				if st.Bytes != size || st.Kept != zeros.Total() || st.Wasted != 0 {
+					t.Errorf("%d bytes, %d kept, %d wasted", st.Bytes, st.Kept, st.Wasted)
+				}
+				if err := s.SetZeros(nil); err == nil {
+					t.Error("zeros were set after the first Read")
+				}
+			})
+		})
+	}
+}

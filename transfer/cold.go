@@ -13,7 +13,8 @@ import (
 // mayBegin reports whether the content may be fetched before the root is known. The part file
 // must be empty, no root may be required, and there must be no local data that could be used.
 func (g *get) mayBegin() bool {
-	if g.part == nil || g.Range != nil || g.url.Root != nil || g.Reuse || g.Seed != nil || !g.part.Empty() {
+	needsTree := g.disproved || g.Range != nil || g.url.Root != nil || g.Reuse || g.Seed != nil
+	if g.part == nil || needsTree || !g.part.Empty() {
 		return false
 	}
 	if g.NoClobber {
@@ -32,6 +33,7 @@ func (g *get) mayBegin() bool {
 func (g *get) copyCold(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	g.part.KeepHoles(g.holes)
 	if err := g.part.Forget(); err != nil {
 		return targetError(g.path, err)
 	}
@@ -62,7 +64,11 @@ func (g *get) copyCold(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return g.acceptRoot()
+	if err := g.acceptRoot(); err != nil {
+		return err
+	}
+	err = g.part.ProveHoles(ctx, g.observer.checking)
+	return targetErrorIn(ctx, g.path, err)
 }
 
 // acceptRoot takes the root that arrived after the content.

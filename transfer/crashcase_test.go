@@ -13,6 +13,7 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/internal/rangeset"
 	"kwikcp/kwik"
+	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/transfertest"
 )
 
@@ -80,6 +81,8 @@ type crashCase struct {
 	partMode  fs.FileMode // 0 for that of a part file
 	sparse    bool
 	clones    bool
+	punches   bool
+	holes     []int  // the groups that the server announces as holes
 	seed      []byte // nil for none
 	cold      bool   // the server knows the root only when all was fetched
 	options   GetOptions
@@ -107,10 +110,19 @@ var crashCases = map[string]crashCase{
 		options: GetOptions{Reuse: true}},
 	"reuse and seed": {old: only(1, 2), part: only(5), seed: only(2, 6, 8),
 		options: GetOptions{Reuse: true}},
-	"range":               {old: noise(3, 20000), part: only(0, 1), options: GetOptions{Range: &crashRange}},
-	"no-clobber":          {options: GetOptions{NoClobber: true}},
-	"no-clobber, resumed": {part: only(2, 6), options: GetOptions{NoClobber: true}},
-	"up to date":          {old: crashWant, part: only(1)},
+	"range":                  {old: noise(3, 20000), part: only(0, 1), options: GetOptions{Range: &crashRange}},
+	"holes":                  {holes: []int{3}},
+	"holes, resumed":         {part: only(0, 5), holes: []int{3}},
+	"holes, resumed, sparse": {part: only(0, 5), holes: []int{3}, sparse: true, punches: true},
+	"holes, reuse with clones": {old: only(1, 2, 7), clones: true, punches: true, holes: []int{3},
+		options: GetOptions{Reuse: true}},
+	"holes, cold":               {holes: []int{3}, cold: true},
+	"holes where data is":       {part: only(6), holes: []int{0, 1, 2, 3, 4, 5, 6, 7, 8}, punches: true},
+	"holes where data is, cold": {holes: []int{0, 1, 2, 3, 4, 5, 6, 7, 8}, cold: true},
+	"range with a hole":         {old: noise(3, 20000), holes: []int{3}, options: GetOptions{Range: &crashRange}},
+	"no-clobber":                {options: GetOptions{NoClobber: true}},
+	"no-clobber, resumed":       {part: only(2, 6), options: GetOptions{NoClobber: true}},
+	"up to date":                {old: crashWant, part: only(1)},
 }
 
 // start is the disk before the transfer.
@@ -158,15 +170,9 @@ func (c crashCase) offline(
 	err = g.run(context.Background(), func(ctx context.Context) error {
 		g.manifest = Manifest{Size: c.tree.Size(), Root: c.tree.Root(), Group: int64(c.unit),
 			MTime: transfertest.SomeTime, Mode: 0o644}
+		g.holes = c.announced()
 		if c.cold && g.mayBegin() {
-			if err := g.part.Forget(); err != nil {
-				return err
-			}
-			if err := fill(targetWriter{g.part, g.path}, c.content, int64(c.unit), r); err != nil {
-				return err
-			}
-			g.tree = c.tree
-			return g.acceptRoot()
+			return c.fillCold(ctx, g, r)
 		}
 		g.tree = c.tree
 		return g.place(ctx, func(context.Context) error {
@@ -187,9 +193,44 @@ func (c crashCase) offline(
 	return g.result, lies, err
 }
 
+// fillCold does what copyCold does.
+func (c crashCase) fillCold(ctx context.Context, g *get, r *rand.Rand) error {
+	g.part.KeepHoles(g.holes)
+	if err := g.part.Forget(); err != nil {
+		return err
+	}
+	groups := g.holes.Groups()
+	if err := fill(targetWriter{g.part, g.path}, c.content, int64(c.unit), r, groups.Ranges()...); err != nil {
+		return err
+	}
+	g.tree = c.tree
+	if err := g.acceptRoot(); err != nil {
+		return err
+	}
+	if err := g.part.ProveHoles(ctx, nil); err != nil {
+		return targetError(g.path, err)
+	}
+	return fill(targetWriter{g.part, g.path}, c.content, int64(c.unit), r)
+}
+
+// announced returns the holes that the server announces of the version.
+func (c crashCase) announced() partfile.Holes {
+	h := partfile.Holes{Size: int64(len(c.content)), Group: int64(c.unit)}
+	for _, i := range c.holes {
+		h.Ranges.Add(int64(i*c.unit), min(int64((i+1)*c.unit), h.Size))
+	}
+	return h
+}
+
+// isHole reports whether a group of the version is an announced hole.
+func (c crashCase) isHole(off, end int) bool {
+	isData := slices.ContainsFunc(c.content[off:end], func(b byte) bool { return b != 0 })
+	return slices.Contains(c.holes, off/c.unit) && !isData
+}
+
 // at returns the options of a transfer on a disk.
 func (c crashCase) at(d *crashDisk) GetOptions {
-	d.clones, d.sparse = c.clones, c.sparse
+	d.clones, d.sparse, d.punches = c.clones, c.sparse, c.punches
 	o := c.options
 	o.Target, o.OpenDir = "out", d.opener()
 	return o
@@ -202,8 +243,9 @@ func offline(o GetOptions) *get {
 }
 
 // fill writes the groups of a content that a part file lacks, in some order, up to three at a time.
-func fill(p targetWriter, content []byte, unit int64, r *rand.Rand) error {
-	have := rangeset.Of(p.part.Have()...)
+// It leaves out those of without.
+func fill(p targetWriter, content []byte, unit int64, r *rand.Rand, without ...rangeset.Range) error {
+	have := rangeset.Of(append(p.part.Have(), without...)...)
 	groups := (len(content) + int(unit) - 1) / int(unit)
 	for _, i := range r.Perm(groups) {
 		off := int64(i) * unit
@@ -242,6 +284,9 @@ func (c crashCase) right(s diskState) (least, most int64) {
 	}
 	for off := 0; off < len(c.content); off += c.unit {
 		end := min(off+c.unit, len(c.content))
+		if c.isHole(off, end) {
+			continue
+		}
 		if slices.ContainsFunc(sources, func(b []byte) bool {
 			return len(b) >= end && bytes.Equal(b[off:end], c.content[off:end])
 		}) {

@@ -25,8 +25,8 @@ import (
 // order, and a write in any of its sectors. A rename is there or not, but never half.
 type crashDisk struct {
 	// clones is set if files can share blocks. sparse is set if the file system reports holes,
-	// which are blocks of zeros.
-	clones, sparse bool
+	// which are blocks of zeros. punches is set if it can make them.
+	clones, sparse, punches bool
 
 	mu    sync.Mutex
 	base  diskState // durable at first

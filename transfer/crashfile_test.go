@@ -180,6 +180,19 @@ func (f *diskFile) WriteAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
+// PunchHole may be torn like a write of zeros.
+func (f *diskFile) PunchHole(start, end int64) error {
+	n, unlock, err := f.use(true)
+	defer unlock()
+	if err == nil && !f.d.punches {
+		err = errors.ErrUnsupported
+	}
+	if end = min(end, int64(len(n.data))); err == nil && start < end {
+		f.d.did(diskOp{kind: "write", node: f.index, off: start, data: make([]byte, end-start), mtime: time.Unix(2, 0)})
+	}
+	return err
+}
+
 func (f *diskFile) Truncate(size int64) error {
 	_, unlock, err := f.use(true)
 	defer unlock()

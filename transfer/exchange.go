@@ -98,6 +98,15 @@ func (x *exchange) malformed(err error) error {
 	return &Error{Kind: KindOther, Op: x.op, Err: fmt.Errorf("the answer makes no sense: %w", err)}
 }
 
+// malformedOr returns err if it is an *Error, and otherwise the error of a reply that breaks the
+// protocol.
+func (x *exchange) malformedOr(err error) error {
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	return x.malformed(err)
+}
+
 // close ends the exchange. Replies that were not read are discarded.
 func (x *exchange) close() {
 	x.stream.CancelRead(kwik.StreamErrorCode(kwik.NoError))

@@ -239,6 +239,16 @@ func (f faultyFile) Release(start, end int64) {
 	}
 }
 
+func (f faultyFile) PunchHole(start, end int64) error {
+	if err := f.step("punch", f.name); err != nil {
+		return err
+	}
+	if puncher, ok := f.File.(disk.Puncher); ok {
+		return puncher.PunchHole(start, end)
+	}
+	return errors.ErrUnsupported
+}
+
 func (f faultyFile) Free() (int64, bool) {
 	if room, ok := f.File.(disk.Allocator); ok && f.step("free", f.name) == nil {
 		return room.Free()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"kwikcp/integrity"
+	"kwikcp/internal/rangeset"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
@@ -32,6 +33,8 @@ type GetOptions struct {
 	// Reuse takes what is right of the file at Target for the new one, so that only the rest is
 	// fetched.
 	Reuse bool
+	// NoSparse writes all bytes of the file, without holes, and fetches those in holes, too.
+	NoSparse bool
 	// Seed is another file of which the same is taken; nil for none. It stays the caller's.
 	Seed disk.File
 	// Range, if set, is the part of the file to fetch: with the groups that it is in, and no
@@ -84,6 +87,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	g.pool = o.Pool
 	g.byteRange = o.Range
 	g.headStart = g.wantsHeadStart
+	g.wantsHoles = !o.NoSparse
 	defer g.trees.release()
 	start := time.Now()
 	err := g.requireChecksums()
@@ -109,6 +113,10 @@ type get struct {
 	path   string             // of the file that part becomes, for messages
 	// compared is the root that the file at the target was compared with; nil before.
 	compared *integrity.Root
+	// zeros are the groups that are not fetched for an Output.
+	zeros rangeset.Set
+	// disproved is set if announced holes were not there.
+	disproved bool
 	// seeded is the root for which the seeds have been looked through; nil before.
 	seeded *integrity.Root
 	// followed has hashed the start of the part file for the checksums; nil if nothing has.
@@ -169,8 +177,9 @@ func (g *get) openTarget() (remove func(), err error) {
 func (g *get) leaveTarget() {
 	lost := int64(0)
 	g.result.Bytes, g.result.Resumed, lost = g.part.InPlace()
+	g.result.Holes = g.part.Holes()
 	if g.result.UpToDate {
-		g.result.Bytes, g.result.Resumed = g.manifest.Size, g.manifest.Size
+		g.result.Bytes, g.result.Resumed, g.result.Holes = g.manifest.Size, g.manifest.Size, 0
 	}
 	g.result.Wasted += lost
 	g.result.Kept = g.part.Leave()
@@ -193,8 +202,19 @@ func (g *get) isRetryable(err error) bool {
 	return isRetryable(err) && (g.part != nil || g.result.Bytes == 0)
 }
 
-// attempt fetches what is not there yet.
-func (g *get) attempt(ctx context.Context) (err error) {
+// attempt fetches what is not there yet. If the server announced holes where the file has data, a
+// second exchange fetches it.
+func (g *get) attempt(ctx context.Context) error {
+	if err := g.exchange(ctx); err != nil || g.part == nil || g.result.UpToDate || g.part.Whole() {
+		return err
+	}
+	g.disproved = true
+	return g.exchange(ctx)
+}
+
+// exchange requests the file and fetches what is not there yet. Only groups in announced holes may
+// be missing then.
+func (g *get) exchange(ctx context.Context) (err error) {
 	g.followed = nil
 	if err := g.requestManifest(ctx); err != nil {
 		return err
@@ -213,8 +233,11 @@ func (g *get) attempt(ctx context.Context) (err error) {
 // there is any.
 func (g *get) place(ctx context.Context, fetch func(context.Context) error) error {
 	g.result.Root = g.manifest.Root
+	if g.part != nil {
+		g.part.KeepHoles(g.holes)
+	}
 	if g.Range != nil {
-		if err := g.setWindow(); err != nil {
+		if err := g.setWindow(ctx); err != nil {
 			return err
 		}
 	} else if g.part != nil {
@@ -224,10 +247,12 @@ func (g *get) place(ctx context.Context, fetch func(context.Context) error) erro
 		if err := g.prove(ctx); err != nil {
 			return err
 		}
+	} else if err := g.proveZeros(ctx); err != nil {
+		return err
 	}
 	if g.part != nil {
-		if had, _, _ := g.part.InPlace(); had > 0 {
-			g.observer.resume(had)
+		if _, resumed, _ := g.part.InPlace(); resumed > 0 {
+			g.observer.resume(resumed)
 		}
 	}
 	switch {
@@ -286,18 +311,25 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	if err != nil {
 		return NetworkError(op, err)
 	}
+	options := &kwik.CopyOptions{}
+	if g.part != nil {
+		have := rangeset.Of(g.part.Have()...)
+		if g.tree == nil && g.rangeTree == nil { // the holes are proved when the tree is complete
+			groups := g.holes.Groups()
+			for r := range groups.All() {
+				have.Add(r.Start, r.End)
+			}
+		}
+		options.Have = rangesOf(have)
+		if last, ok := g.part.Priority(); ok {
+			options.Priority = kwik.Range(last)
+		}
+	} else if err := stream.SetZeros(rangesOf(g.zeros)); err != nil {
+		return NetworkError(op, err)
+	}
 	if begun != nil {
 		if err := begun(stream); err != nil {
 			return err
-		}
-	}
-	options := &kwik.CopyOptions{}
-	if g.part != nil {
-		for _, r := range g.part.Have() {
-			options.Have = append(options.Have, kwik.Range(r))
-		}
-		if last, ok := g.part.Priority(); ok {
-			options.Priority = kwik.Range(last)
 		}
 	}
 

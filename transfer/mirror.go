@@ -55,6 +55,8 @@ type MirrorOptions struct {
 	// Reuse copies matching chunk groups of a file that changed, so that only the others are
 	// fetched.
 	Reuse bool
+	// NoSparse writes all bytes of files, without holes.
+	NoSparse bool
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
@@ -115,6 +117,7 @@ type MirrorResult struct {
 	Bytes                 int64 // of all files in place
 	Network               int64 // verified bytes that were fetched
 	Wasted                int64 // bytes received twice, rejected, or of another version
+	Holes                 int64 // bytes of fetched files that are zeros in holes and were not fetched
 	Seconds               float64
 	Servers               []ServerStatus
 }
@@ -154,6 +157,7 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 		MirrorOptions: o, request: o.newRequest(report), report: report,
 		runID: strings.ToLower(rand.Text()[:12]), opened: partfile.NewPool(maxOpenParts),
 	}
+	m.wantsHoles = !o.NoSparse
 	start := time.Now()
 	err := m.fetchMirror(ctx)
 	m.result.Seconds = time.Since(start).Seconds()
@@ -247,7 +251,7 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 	m.fetchedBefore = m.result.Fetched
 	m.result = MirrorResult{ // the other counts begin again
 		Fetched: m.result.Fetched, Deleted: m.result.Deleted, Made: m.result.Made, Linked: m.result.Linked,
-		Network: m.result.Network, Wasted: m.result.Wasted,
+		Network: m.result.Network, Wasted: m.result.Wasted, Holes: m.result.Holes,
 	}
 	m.worst, m.worstPath, m.fatal = nil, "", nil
 	m.volumes = make(map[uint64]disk.Volume)

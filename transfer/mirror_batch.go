@@ -69,6 +69,7 @@ func (r *request) requestBatch(ctx context.Context, b *batch) (*kwik.AggregateOf
 	op := fmt.Sprintf("ask %s for %d files in %q", r.url.Host, len(b.files), r.url.Path)
 	x, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
 		Version: wire.ProtocolVersion, Path: []byte(r.url.Path), Batch: &transferpb.BatchRequest{Paths: b.paths},
+		Holes: r.wantsHoles,
 	})
 	if err != nil {
 		return nil, err
@@ -217,6 +218,9 @@ func (f *mirrorFile) describe(
 	}
 	if f.tree, err = growing.Finish(integrity.Root(m.GetRoot())); err != nil {
 		return 0, &Error{Kind: KindIntegrity, Op: x.op, Err: err}
+	}
+	if f.holes, err = readHoles(m, trees); err != nil {
+		return 0, x.malformedOr(err)
 	}
 	f.manifest = manifestOf(m)
 	return used, nil

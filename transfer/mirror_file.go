@@ -39,7 +39,8 @@ type mirrorFile struct {
 	manifest Manifest
 	tree     *integrity.Tree // nil after a refusal
 	refusal  error
-	start    int64 // in the stream of its batch
+	holes    partfile.Holes // as the server announced them
+	start    int64          // in the stream of its batch
 
 	// mu guards what follows. The lock of the part file is taken under it, and none is held
 	// when it is taken.
@@ -162,9 +163,10 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 }
 
 // needsPart reports whether a file needs a part file before its bytes arrive. It does if some
-// of its bytes may be local, or if it needs a reservation of free space.
+// of its bytes may be local or in holes, or if it needs a reservation of free space.
 func (m *mirror) needsPart(f *mirrorFile) bool {
-	return f.resumes || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size())
+	groups := f.holes.Groups()
+	return f.resumes || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size()) || groups.Len() > 0
 }
 
 // isSame reports whether the file in place has the root already, and then gives it the source's
@@ -246,6 +248,7 @@ func (m *mirror) openPart(f *mirrorFile) error {
 	if f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened}); err != nil {
 		return targetError(m.pathOf(f), err)
 	}
+	f.part.KeepHoles(f.holes)
 	return nil
 }
 
@@ -324,7 +327,7 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 		return
 	}
 	temp := m.freshName(f.name)
-	err = m.placeOf(f).WriteNew(temp, p, metadataOf(f.manifest, m.NoPreserve), !place.syncs)
+	err = m.placeOf(f).WriteNew(temp, p, f.holes, metadataOf(f.manifest, m.NoPreserve), !place.syncs)
 	m.cache.Release(h)
 	if err != nil {
 		m.drop(f, LocalError("write it", disk.Cause(err)))
@@ -343,6 +346,7 @@ func (m *mirror) complete(f *mirrorFile, place *placer) {
 		m.drop(f, LocalError("write it", disk.Cause(err)))
 		return
 	}
+	m.countHoles(f.part.Holes())
 	place.put(f)
 }
 

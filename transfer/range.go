@@ -44,7 +44,7 @@ func (e *RangeError) Error() string {
 }
 
 // setWindow finds out which bytes are wanted and prepares the part file for them.
-func (g *get) setWindow() error {
+func (g *get) setWindow(ctx context.Context) error {
 	want, err := g.wanted()
 	if err != nil {
 		return err
@@ -52,6 +52,9 @@ func (g *get) setWindow() error {
 	cover, err := g.part.SetWindow(want, g.proved())
 	if err != nil {
 		return targetError(g.path, err)
+	}
+	if err := g.part.ProveHoles(ctx, g.observer.checking); err != nil {
+		return targetErrorIn(ctx, g.path, err)
 	}
 	g.result.Offset = want.Start
 	g.observer.outside(g.manifest.Size - cover.Len())

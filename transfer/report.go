@@ -95,6 +95,7 @@ type Result struct {
 	Bytes   int64  // verified, including those of earlier transfers
 	Offset  int64  // of the first of them in the file; 0 without a Range
 	Resumed int64  // verified bytes that were local already: from earlier transfers or seeds, or all if UpToDate
+	Holes   int64  // verified bytes that are zeros in holes of the source and were not fetched
 	Wasted  int64  // bytes discarded: received twice, rejected, or of another version
 	// UpToDate reports that the target was identical, so nothing was fetched.
 	UpToDate bool

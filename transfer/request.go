@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"kwikcp/integrity"
 	"kwikcp/kwik"
+	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/wire"
 	"math"
 	"time"
@@ -39,6 +40,8 @@ type request struct {
 	// headStart returns how many bytes of the content the primary should send with its reply. Nil
 	// means none.
 	headStart func() int64
+	// wantsHoles is set if the primary should announce the holes of files.
+	wantsHoles bool
 
 	observer *observer
 
@@ -48,6 +51,7 @@ type request struct {
 	release        func(failed bool)      // returns the session to the pool
 	headStartRead  func()                 // releases the reservation of a head start; nil without one
 	manifest       Manifest               // its root is zero until the primary knows it
+	holes          partfile.Holes         // of the file, as the primary announced them
 	growing        *integrity.GrowingTree // the part of the tree that has arrived
 	tree           *integrity.Tree        // nil until it is complete, and with a rangeTree
 	rangeTree      *integrity.RangeTree   // nil unless the primary proved byteRange alone
@@ -170,7 +174,7 @@ func (r *request) connectError(err error) error {
 // fetchManifest sends the request and reads the manifest, and the tree if the root is known.
 func (r *request) fetchManifest(ctx context.Context) (err error) {
 	deadline := r.start.Add(r.timeout)
-	message := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(r.url.Path)}
+	message := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(r.url.Path), Holes: r.wantsHoles}
 	if r.byteRange != nil {
 		message.Range = wire.ByteRange(*r.byteRange).Message()
 	}
@@ -242,6 +246,9 @@ func (r *request) readManifest(m *transferpb.Manifest) error {
 	}
 	if err := checkGroup(growing.Size(), m.GetGroup()); err != nil {
 		return r.answer.malformed(err)
+	}
+	if r.holes, err = readHoles(m, &r.trees); err != nil {
+		return r.answer.malformedOr(err)
 	}
 	r.growing, r.stream = growing, kwik.StreamID(m.GetKwikStreamId())
 	r.manifest = Manifest{

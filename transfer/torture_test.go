@@ -106,6 +106,7 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 	before, target, part := c.start(), s.get("out"), s.get(crashPart)
 	isNew := target != nil && bytes.Equal(target.data, c.want())
 	isOld := (target == nil) == (c.old == nil) && (target == nil || bytes.Equal(target.data, c.old))
+	isLost := !r.Kept && r.Bytes > r.Holes && !isNew
 	switch {
 	case lies > 0:
 		bad("%d wrong bytes were taken for proved", lies)
@@ -119,7 +120,7 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 		bad("nothing is kept")
 	case part != nil && !r.Kept && before.get(crashPart) == nil && !x.stays && x.failed() != "remove":
 		bad("a part file is left of which nothing is said")
-	case err != nil && !r.Kept && r.Bytes > 0 && c.options.Range == nil && !x.stays && x.failed() != "sync" && !isNew:
+	case err != nil && isLost && c.options.Range == nil && !x.stays && x.failed() != "sync":
 		bad("what was proved is lost")
 	}
 	for name := range s.names {
@@ -140,7 +141,7 @@ func (c crashCase) torture(t *testing.T, x *faults, fault tortureFault, what str
 	switch target := again.after(len(again.log), dropAll{}).get("out"); {
 	case err2 != nil || lies > 0 || target == nil || !bytes.Equal(target.data, c.want()):
 		bad("again: %+v, %v", r2, err2)
-	case r2.Resumed < least || r2.Resumed > most || r.Kept && r2.Resumed < r.Bytes-(most-least):
+	case r2.Resumed < least || r2.Resumed > most || r.Kept && r2.Resumed < r.Bytes-r.Holes-(most-least):
 		bad("again: %d bytes were taken from before, right were %d to %d", r2.Resumed, least, most)
 	case len(again.names) != 2:
 		bad("again: it left %v", again.names)

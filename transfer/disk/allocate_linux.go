@@ -46,8 +46,19 @@ func (f osFile) Allocate(start, end int64) error {
 }
 
 // Release implements Allocator: it makes a hole.
-func (f osFile) Release(start, end int64) {
-	for errors.Is(f.fallocate(unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, start, end-start), unix.EINTR) {
+func (f osFile) Release(start, end int64) { f.PunchHole(start, end) }
+
+// PunchHole implements Puncher with fallocate(2).
+func (f osFile) PunchHole(start, end int64) error {
+	for {
+		err := f.fallocate(unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE, start, end-start)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
+			return errors.ErrUnsupported
+		}
+		return err
 	}
 }
 

@@ -48,6 +48,16 @@ type Allocator interface {
 	Free() (n int64, ok bool)
 }
 
+// A Puncher is a File whose bytes can become a hole. PunchHole may be called while other methods of
+// the File are.
+type Puncher interface {
+	// PunchHole gives back the space of the bytes [start, end), which are zeros from then on. The
+	// size does not change. After an error the bytes are as they were, or zeros, each block for
+	// itself. If the file system has no holes, or cannot make any, the error is
+	// errors.ErrUnsupported.
+	PunchHole(start, end int64) error
+}
+
 // A Cloner is a File that can share the blocks of another one.
 type Cloner interface {
 	// CloneFrom replaces the whole content by that of another file, without a copy. After an

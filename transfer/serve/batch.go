@@ -29,6 +29,7 @@ type batch struct {
 	allowed   scope        // the paths that the client may read
 	base      string       // the directory of the files, relative to the served one
 	paths     []byte       // encoded, and checked
+	holes     bool         // the client wants holes
 	count     int          // of paths
 	treeBytes atomic.Int64 // chaining values of the files after the first that are hashed or about to be
 
@@ -45,6 +46,7 @@ type batchFile struct {
 	tree    *integrity.Tree
 	mtime   time.Time
 	mode    uint32
+	holes   announcedHoles
 	err     error
 }
 
@@ -52,7 +54,7 @@ type batchFile struct {
 func parseBatch(c client, request *transferpb.Request) (*batch, error) {
 	b := &batch{
 		client: c, base: string(request.GetPath()), paths: request.GetBatch().GetPaths(),
-		tiny: make(map[fileKey]*tinyTree),
+		holes: request.GetHoles(), tiny: make(map[fileKey]*tinyTree),
 	}
 	if b.base != "" && wire.CheckPath(b.base) != nil {
 		return nil, errRequest

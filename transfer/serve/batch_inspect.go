@@ -104,6 +104,9 @@ func (s *Server) visit(ctx context.Context, b *batch, f *batchFile, path string)
 		return nil, err
 	}
 	f.version, f.mtime, f.mode = disk.VersionOf(info), info.ModTime(), uint32(info.Mode().Perm())
+	if b.holes {
+		f.holes = findHoles(file, f.version.Size)
+	}
 	// A file of one group has no chaining values, but the bound counts one.
 	need := cvSize * integrity.GroupSizeFor(f.version.Size).Groups(f.version.Size)
 	if !f.isFirst && b.treeBytes.Add(need) > wire.MaxBatchTrees {

@@ -98,14 +98,16 @@ func (w *batchWriter) file(f *batchFile) error {
 	if f.err != nil {
 		return w.putFile(&transferpb.BatchFile{File: &transferpb.BatchFile_Failure{Failure: failureOf(f.err)}})
 	}
-	n := min(wire.TreePart-1024, w.values()) // leaves space for the manifest
-	root, part := f.tree.Root(), f.tree.AppendCVs(nil, 0, n)
+	root := f.tree.Root()
+	manifest := &transferpb.Manifest{
+		Size: uint64(f.tree.Size()), Root: root[:], Group: uint32(f.tree.GroupSize()),
+		MtimeNs: f.mtime.UnixNano(), Mode: f.mode,
+	}
+	f.holes.announce(manifest)
+	n := min(wire.TreePart-1024-len(f.holes.raw), w.values()) // leaves space for the manifest
+	part := f.tree.AppendCVs(nil, 0, n-n%wire.HashSize)
 	err := w.putFile(&transferpb.BatchFile{
-		File: &transferpb.BatchFile_Manifest{Manifest: &transferpb.Manifest{
-			Size: uint64(f.tree.Size()), Root: root[:], Group: uint32(f.tree.GroupSize()),
-			MtimeNs: f.mtime.UnixNano(), Mode: f.mode,
-		}},
-		ChainingValues: part,
+		File: &transferpb.BatchFile_Manifest{Manifest: manifest}, ChainingValues: part,
 	})
 	if err != nil {
 		return err

@@ -43,6 +43,7 @@ type response struct {
 	path    string
 	info    fs.FileInfo
 	entry   *claim
+	holes   announcedHoles
 	// headStart is how many bytes the server may send before the client requests them.
 	headStart int64
 	// byteRange is the requested part of the content; nil for all of it.
@@ -94,12 +95,16 @@ func (s *Server) respondFile(
 		return servedContent{}, err
 	}
 	info, err := f.Stat()
+	var holes announcedHoles
+	if err == nil && request.GetHoles() {
+		holes = findHoles(f, info.Size())
+	}
 	f.Close()
 	if err != nil {
 		return servedContent{}, err
 	}
 	r := &response{
-		ctx: ctx, server: s, session: session, w: w, path: path, info: info,
+		ctx: ctx, server: s, session: session, w: w, path: path, info: info, holes: holes,
 		lastSent: time.Now(), complete: make(chan struct{}),
 	}
 	defer close(r.complete)
@@ -225,6 +230,7 @@ func (r *response) sendManifest(size int64, group integrity.GroupSize, root []by
 		Size: uint64(size), Root: root, Group: uint32(group),
 		MtimeNs: r.info.ModTime().UnixNano(), Mode: uint32(r.info.Mode().Perm()),
 	}
+	r.holes.announce(manifest)
 	if size > 0 {
 		descriptor, err := proto.Marshal(&transferpb.FileDescriptor{
 			Path: []byte(r.path), Size: uint64(size), Root: root, MtimeNs: manifest.MtimeNs,
@@ -234,7 +240,7 @@ func (r *response) sendManifest(size int64, group integrity.GroupSize, root []by
 		}
 		r.content.stream, err = r.session.OpenAggregateStream(kwik.AggregateStreamSpec{
 			Size: size, Alignment: group.Bytes(), Descriptor: descriptor,
-			HeadStart: r.headStart, HeadStartAfter: r.complete,
+			HeadStart: r.holes.headStart(r.headStart, group.Bytes()), HeadStartAfter: r.complete,
 		})
 		if err != nil {
 			return err

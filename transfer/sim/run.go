@@ -250,7 +250,7 @@ func (w *World) checkSuccess(o Outcome, placed int64) {
 	for _, s := range o.Result.Servers {
 		delivered += s.Bytes
 	}
-	if o.Result.Bytes != w.Size || delivered+o.Result.Resumed != w.Size || placed != w.Size {
+	if o.Result.Bytes != w.Size || delivered+o.Result.Resumed+o.Result.Holes != w.Size || placed != w.Size {
 		w.fault("of %d bytes %d were had, %d delivered and %d written", w.Size, o.Result.Bytes, delivered, placed)
 	}
 }

@@ -119,7 +119,7 @@ func (p *PartFile) leave(keep bool) (kept bool) {
 	case Ended:
 		return false
 	case Parked:
-		keepClosed := keep && p.had.Total() > 0
+		keepClosed := keep && p.had.Total() > p.zeros.Total()
 		if keepClosed || p.reopen() != nil {
 			p.place.Dir.Close()
 			return keepClosed
@@ -165,5 +165,5 @@ func (p *PartFile) isUseful(state State) bool {
 		info, err := p.file.Stat()
 		return err == nil && info.Size() > 0 // of an earlier transfer, or of a file whose root is not known
 	}
-	return p.had.Total() > 0
+	return p.had.Total() > p.zeros.Total()
 }

@@ -133,8 +133,12 @@ type PartFile struct {
 	// file.
 	window  *window
 	had     rangeset.Set // verified and in the file
+	zeros   rangeset.Set // of had, what was not fetched because it is zeros in a hole of the source
 	fetched rangeset.Set // written with WriteAt, perhaps for another tree
 	wrote   int64        // bytes given to WriteAt; bytes that were written twice count twice
+
+	holes *Holes // of the source; nil if all bytes are written. It does not change.
+	blank bool   // all bytes that are not in had are holes, or beyond the end of the file
 
 	reserved bool         // free space for the whole file was requested
 	refused  bool         // and there was not enough
@@ -227,11 +231,13 @@ func (p *PartFile) WriteAt(b []byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer p.end()
-	in, at := b, off
+	var err error
 	if p.window != nil {
-		in, at = p.window.narrow(b, off)
+		err = p.write(p.window.narrow(b, off))
+	} else {
+		err = p.writeData(b, off)
 	}
-	if err := p.write(in, at); err != nil {
+	if err != nil {
 		return 0, err
 	}
 	p.mu.Lock()
@@ -252,6 +258,11 @@ func (p *PartFile) write(b []byte, at int64) error {
 	if err == nil && n < len(b) {
 		err = io.ErrShortWrite
 	}
+	if err != nil {
+		p.mu.Lock()
+		p.blank = false
+		p.mu.Unlock()
+	}
 	if unsafe := p.writeback.wrote(n); unsafe != nil {
 		p.mu.Lock()
 		p.spoil(unsafe)
@@ -265,7 +276,7 @@ func (p *PartFile) write(b []byte, at int64) error {
 
 // writeVerified writes a verified group that was not fetched.
 func (p *PartFile) writeVerified(group []byte, off int64) error {
-	if err := p.write(group, off); err != nil {
+	if err := p.writeData(group, off); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -291,7 +302,9 @@ func (p *PartFile) Forget() error {
 	if err := p.require("Forget", Unproved, Cold, Proved); err != nil {
 		return err
 	}
+	info, err := p.file.Stat()
 	p.state, p.tree, p.had = Cold, nil, rangeset.Set{}
+	p.zeros, p.blank = rangeset.Set{}, err == nil && info.Size() == 0
 	p.reserved, p.refused = false, false
 	return nil
 }
@@ -325,6 +338,7 @@ func (p *PartFile) Restart(tree Tree) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.state, p.tree, p.had = Proved, tree, rangeset.Set{}
+	p.zeros, p.blank = rangeset.Set{}, true
 	return nil
 }
 
@@ -344,20 +358,23 @@ func (p *PartFile) Empty() bool {
 }
 
 // InPlace returns how many verified bytes are in the file, and how many of them were there
-// before this transfer. lost is how many bytes WriteAt took that are useless now, because
-// another version of the file is wanted.
+// before this transfer, not counting Holes. lost is how many bytes WriteAt took that are useless
+// now, because another version of the file is wanted.
 func (p *PartFile) InPlace() (had, resumed, lost int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	had = p.had.Total()
 	if p.window != nil {
-		return p.had.Overlap(p.window.want.Start, p.window.want.End), 0, p.wrote - had
+		return p.had.Overlap(p.window.want.Start, p.window.want.End), 0, p.wrote - (had - p.zeros.Total())
 	}
-	fetched := int64(0)
+	fetched := int64(0) // zeros that were fetched, perhaps for another tree, count as holes
 	for r := range p.had.All() {
 		fetched += p.fetched.Overlap(r.Start, r.End)
 	}
-	return had, had - fetched, p.wrote - fetched
+	for r := range p.zeros.All() {
+		fetched -= p.fetched.Overlap(r.Start, r.End)
+	}
+	return had, had - fetched - p.zeros.Total(), p.wrote - fetched
 }
 
 // Whole reports whether nothing is missing of the file, or of the range of it, whose tree is known.

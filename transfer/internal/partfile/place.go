@@ -98,14 +98,14 @@ func (place Place) ApplyMetadata(f disk.File, info fs.FileInfo, m Metadata) erro
 	return place.Dir.Chtimes(place.Name, m.MTime)
 }
 
-// WriteNew writes a whole file under a temporary name, with mode and time, and syncs its
+// WriteNew writes a whole file under a temporary name, with holes, mode and time, and syncs its
 // content if sync is set. The caller renames it. After an error nothing is left.
-func (place Place) WriteNew(temp string, content []byte, m Metadata, sync bool) error {
+func (place Place) WriteNew(temp string, content []byte, holes Holes, m Metadata, sync bool) error {
 	f, err := place.Dir.Create(temp)
 	if err != nil {
 		return err
 	}
-	err = place.fill(f, temp, content, m, sync)
+	err = place.fill(f, temp, content, holes, m, sync)
 	if closed := f.Close(); err == nil {
 		err = closed
 	}
@@ -115,9 +115,13 @@ func (place Place) WriteNew(temp string, content []byte, m Metadata, sync bool) 
 	return err
 }
 
-func (place Place) fill(f disk.File, temp string, content []byte, m Metadata, sync bool) error {
+func (place Place) fill(f disk.File, temp string, content []byte, holes Holes, m Metadata, sync bool) error {
 	if len(content) > 0 {
-		if _, err := f.WriteAt(content, 0); err != nil {
+		write := func(b []byte, off int64) error {
+			_, err := f.WriteAt(b, off)
+			return err
+		}
+		if err := holes.write(content, 0, write, f.Truncate); err != nil {
 			return err
 		}
 	}

@@ -27,6 +27,9 @@ func (p *PartFile) Prove(ctx context.Context, tree Tree, seeds []disk.File, repo
 	if err := p.survey(ctx, tree, report); err != nil {
 		return err
 	}
+	if err := p.placeZeros(ctx, report); err != nil {
+		return err
+	}
 	for i, seed := range seeds {
 		if i == cloned {
 			continue
@@ -60,6 +63,7 @@ func (p *PartFile) survey(ctx context.Context, tree Tree, report Report) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.state, p.tree, p.had = Proved, tree, had
+	p.zeros, p.blank = rangeset.Set{}, size == 0
 	p.reserved, p.refused = false, false
 	return nil
 }

@@ -32,11 +32,13 @@ func (p *PartFile) Priority() (last rangeset.Range, ok bool) {
 		return last, false
 	}
 	size := p.tree.Size()
-	if !IsLarge(size-p.had.Total()) || p.had.Contains(size-1) {
+	missing := p.unallocated()
+	if !IsLarge(missing.Total()) || p.had.Contains(size-1) {
 		return last, false
 	}
 	space, ok := p.file.(disk.Allocator)
-	if !ok || space.Allocate(0, 1) != nil {
+	first, _ := missing.First()
+	if !ok || space.Allocate(first.Start, first.Start+1) != nil {
 		return last, false
 	}
 	unit := p.tree.GroupSize().Bytes()
@@ -64,8 +66,8 @@ func (p *PartFile) reserve() error {
 	return err
 }
 
-// dueReservation returns the bytes for which space is to be reserved now: all that are missing,
-// when the last group is verified, once.
+// dueReservation returns the bytes for which space is to be reserved now, once: those of
+// unallocated when the last group is verified.
 func (p *PartFile) dueReservation() (missing rangeset.Set) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -74,9 +76,24 @@ func (p *PartFile) dueReservation() (missing rangeset.Set) {
 		return missing
 	}
 	p.reserved = true
+	return p.unallocated()
+}
+
+// unallocated returns the bytes that are missing and for which space is reserved: not those of
+// holes. It is empty if the file has holes that are not known. Called with the lock held.
+func (p *PartFile) unallocated() (missing rangeset.Set) {
+	skips := p.holes != nil && p.blank
+	if skips && p.holes.More {
+		return missing
+	}
 	missing.Add(0, p.tree.Size())
 	for r := range p.had.All() {
 		missing.Sub(r.Start, r.End)
+	}
+	if skips {
+		for r := range p.holes.Ranges.All() {
+			missing.Sub(r.Start, r.End)
+		}
 	}
 	return missing
 }

@@ -32,6 +32,7 @@ func (p *PartFile) SetWindow(want rangeset.Range, tree Tree) (cover rangeset.Ran
 	cover = rangeset.Range{Start: start, End: end}
 	p.window = &window{want, cover}
 	p.state, p.tree, p.had = Windowed, tree, rangeset.Set{}
+	p.zeros, p.blank = rangeset.Set{}, true
 	return cover, nil
 }
 

@@ -199,6 +199,8 @@ type Request struct {
 	// The part of the file that the client wants. A server that knows the field replies with the
 	// proof of that part instead of the whole tree, and gives no head start.
 	Range *ByteRange `protobuf:"bytes,4,opt,name=range,proto3" json:"range,omitempty"`
+	// Whether Manifests may have holes.
+	Holes bool `protobuf:"varint,5,opt,name=holes,proto3" json:"holes,omitempty"`
 	// At most one of these is set. If none is, the request is for the one file at path. If one is,
 	// path names a directory, and the empty path names the served one.
 	List          *ListRequest  `protobuf:"bytes,16,opt,name=list,proto3" json:"list,omitempty"`
@@ -263,6 +265,13 @@ func (x *Request) GetRange() *ByteRange {
 		return x.Range
 	}
 	return nil
+}
+
+func (x *Request) GetHoles() bool {
+	if x != nil {
+		return x.Holes
+	}
+	return false
 }
 
 func (x *Request) GetList() *ListRequest {
@@ -604,9 +613,14 @@ type Manifest struct {
 	// The binary logarithm of the number of chunks in a chunk group.
 	Group uint32 `protobuf:"varint,3,opt,name=group,proto3" json:"group,omitempty"`
 	// The aggregate stream of the content; 0 for an empty file, which has none.
-	KwikStreamId  uint64 `protobuf:"varint,4,opt,name=kwik_stream_id,json=kwikStreamId,proto3" json:"kwik_stream_id,omitempty"`
-	MtimeNs       int64  `protobuf:"varint,5,opt,name=mtime_ns,json=mtimeNs,proto3" json:"mtime_ns,omitempty"` // modification time, nanoseconds since the Unix epoch
-	Mode          uint32 `protobuf:"varint,6,opt,name=mode,proto3" json:"mode,omitempty"`                      // permission bits
+	KwikStreamId uint64 `protobuf:"varint,4,opt,name=kwik_stream_id,json=kwikStreamId,proto3" json:"kwik_stream_id,omitempty"`
+	MtimeNs      int64  `protobuf:"varint,5,opt,name=mtime_ns,json=mtimeNs,proto3" json:"mtime_ns,omitempty"` // modification time, nanoseconds since the Unix epoch
+	Mode         uint32 `protobuf:"varint,6,opt,name=mode,proto3" json:"mode,omitempty"`                      // permission bits
+	// The holes of the file, encoded as docs/PROTOCOL.md section 12 describes, if the request has
+	// holes. They are claims that the tree proves or disproves.
+	Holes []byte `protobuf:"bytes,7,opt,name=holes,proto3" json:"holes,omitempty"`
+	// The file may have holes that are not in holes.
+	MoreHoles     bool `protobuf:"varint,8,opt,name=more_holes,json=moreHoles,proto3" json:"more_holes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -681,6 +695,20 @@ func (x *Manifest) GetMode() uint32 {
 		return x.Mode
 	}
 	return 0
+}
+
+func (x *Manifest) GetHoles() []byte {
+	if x != nil {
+		return x.Holes
+	}
+	return nil
+}
+
+func (x *Manifest) GetMoreHoles() bool {
+	if x != nil {
+		return x.MoreHoles
+	}
+	return false
 }
 
 // Tree holds the next chaining values of the file's chunk groups, 32 bytes each, in order. A file
@@ -1449,13 +1477,14 @@ var File_transfer_proto protoreflect.FileDescriptor
 
 const file_transfer_proto_rawDesc = "" +
 	"\n" +
-	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\xef\x01\n" +
+	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\x85\x02\n" +
 	"\aRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x1d\n" +
 	"\n" +
 	"head_start\x18\x03 \x01(\x04R\theadStart\x120\n" +
-	"\x05range\x18\x04 \x01(\v2\x1a.kwikcp.transfer.ByteRangeR\x05range\x120\n" +
+	"\x05range\x18\x04 \x01(\v2\x1a.kwikcp.transfer.ByteRangeR\x05range\x12\x14\n" +
+	"\x05holes\x18\x05 \x01(\bR\x05holes\x120\n" +
 	"\x04list\x18\x10 \x01(\v2\x1c.kwikcp.transfer.ListRequestR\x04list\x123\n" +
 	"\x05batch\x18\x11 \x01(\v2\x1d.kwikcp.transfer.BatchRequestR\x05batch\"K\n" +
 	"\tByteRange\x12\x14\n" +
@@ -1477,14 +1506,17 @@ const file_transfer_proto_rawDesc = "" +
 	"\x05reply\"5\n" +
 	"\aHashing\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\x04R\x05total\"\x9d\x01\n" +
+	"\x05total\x18\x02 \x01(\x04R\x05total\"\xd2\x01\n" +
 	"\bManifest\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\rR\x05group\x12$\n" +
 	"\x0ekwik_stream_id\x18\x04 \x01(\x04R\fkwikStreamId\x12\x19\n" +
 	"\bmtime_ns\x18\x05 \x01(\x03R\amtimeNs\x12\x12\n" +
-	"\x04mode\x18\x06 \x01(\rR\x04mode\"/\n" +
+	"\x04mode\x18\x06 \x01(\rR\x04mode\x12\x14\n" +
+	"\x05holes\x18\a \x01(\fR\x05holes\x12\x1d\n" +
+	"\n" +
+	"more_holes\x18\b \x01(\bR\tmoreHoles\"/\n" +
 	"\x04Tree\x12'\n" +
 	"\x0fchaining_values\x18\x01 \x01(\fR\x0echainingValues\"$\n" +
 	"\n" +
