@@ -40,8 +40,18 @@ type MirrorOptions struct {
 	// parent must exist.
 	Target string
 	// Delete removes entries of Target that are not in the tree, but only after a complete
-	// listing. Entries that the Filter excludes stay.
+	// listing. Entries that the Filter excludes stay, and so do directories named lost+found.
 	Delete bool
+	// MaxDelete bounds what Delete removes.
+	MaxDelete DeleteLimit
+	// BackupDir is a directory to which deleted and replaced files and links are moved, under the
+	// paths that they had below Target. It replaces older ones there. It is made if it is missing;
+	// its parent must exist. It must be neither inside Target nor contain it. If it is on another
+	// file system, files are copied. Empty means no backup.
+	BackupDir string
+	// OneFileSystem leaves directories of Target as they are that are on another file system than
+	// Target.
+	OneFileSystem bool
 	// Filter selects the entries to fetch.
 	Filter Filter
 	// DryRun reports the changes without making them.
@@ -164,8 +174,11 @@ type mirror struct {
 	report MirrorReporter
 	runID  string // names the temporary files of this run
 	root   disk.TreeDir
+	device uint64          // of the file system of root
+	above  []disk.Ancestor // the directories that contain the target
 	lock   *partfile.PartFile
 	cache  *disk.DirCache
+	backup *backup // nil without BackupDir
 	// folds is set if the target's file system ignores the case of names.
 	folds  bool
 	live   liveStreams
@@ -202,12 +215,24 @@ func (m *mirror) fetchMirror(ctx context.Context) error {
 		defer root.Close()
 		m.root, m.cache = root, disk.NewDirCache(root)
 		defer m.cache.Close()
+		info, err := root.Stat(".")
+		if err != nil {
+			return LocalError(m.op(), disk.Cause(err))
+		}
+		m.device = disk.DeviceOf(info)
+		if all, err := disk.Ancestors(m.Target); err == nil {
+			m.above = all[1:]
+		}
 	}
 	if !m.DryRun {
 		if err := m.lockTarget(); err != nil {
 			return err
 		}
 		defer m.unlockTarget()
+		if err := m.openBackup(); err != nil {
+			return err
+		}
+		defer m.backup.close()
 	}
 	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
 	return p.run(ctx, m.attempt, isRetryable, m.observer.retry)
@@ -276,16 +301,19 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 	if err != nil || m.fatalError() != nil {
 		return err
 	}
-	if m.Delete {
-		p.delete(ctx)
-		if ctx.Err() != nil { // some entries were not deleted
-			return context.Cause(ctx)
-		}
-		if len(p.deferred) > 0 {
-			err = m.runBatches(ctx, p.fetchDeferred)
-		}
+	if !m.Delete {
+		return m.syncVolumes()
 	}
-	return errors.Join(err, m.syncVolumes())
+	if err = p.delete(ctx); ctx.Err() != nil { // some entries were not deleted
+		return context.Cause(ctx)
+	}
+	if err == nil && len(p.deferred) > 0 {
+		err = m.runBatches(ctx, p.fetchDeferred)
+	}
+	if synced := m.syncVolumes(); err == nil {
+		err = synced
+	}
+	return err
 }
 
 // fatalError returns the error that ended the attempt; nil if none did.

@@ -22,9 +22,9 @@ type plan struct {
 	extra []extraEntry
 	// deferred entries wait until a directory in their place is deleted.
 	deferred []deferredEntry
-	// incomplete is set when the listing leaves entries out. Then nothing may be deleted.
-	incomplete bool
-	grown      int64 // bytes of the batches so far
+	before   int64 // entries of the target so far, before the mirror
+	listed   int64 // entries of the listing so far that the filter includes
+	grown    int64 // bytes of the batches so far
 }
 
 // An extraEntry is in a directory of the target and not in the listing.
@@ -60,10 +60,12 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 	for after := ""; ; {
 		page, err := p.list(ctx, &p.order, after, false)
 		top.restricted = top.restricted || page.restricted
+		if page.partial { // the rest of a directory that the page before has begun
+			p.hold(p.dirs)
+		}
 		if err == nil {
 			b, err = p.visitAll(page.entries, b, fetch)
 		}
-		p.incomplete = p.incomplete || page.partial || err != nil
 		if err != nil {
 			return err
 		}
@@ -129,7 +131,7 @@ func (p *plan) present(d *mirrorDir, name string) bool {
 }
 
 func (p *plan) addExtra(d *mirrorDir, name string) {
-	if p.Delete && !d.restricted {
+	if p.Delete && !d.restricted && !d.held {
 		p.extra = append(p.extra, extraEntry{dir: d, name: name})
 	}
 }
@@ -141,6 +143,13 @@ func (p *plan) replaceDir(d *mirrorDir, e Entry) {
 	p.deferred = append(p.deferred, deferredEntry{d, e})
 }
 
+// hold keeps directories from deletions, because the listing leaves out entries of them.
+func (p *plan) hold(dirs []*mirrorDir) {
+	for _, d := range dirs {
+		d.held = true
+	}
+}
+
 // leaveDir ends the innermost directory: the listing has no more entries in it.
 func (p *plan) leaveDir() {
 	d := p.dirs[len(p.dirs)-1]
@@ -150,6 +159,9 @@ func (p *plan) leaveDir() {
 	}
 	for name := range d.parts {
 		p.addExtra(d, name)
+	}
+	if d.held {
+		p.extra = slices.DeleteFunc(p.extra, func(x extraEntry) bool { return x.dir == d })
 	}
 	if p.folds { // an entry with another spelling of the name is the same file
 		p.extra = slices.DeleteFunc(p.extra, func(x extraEntry) bool {
@@ -170,7 +182,7 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	}
 	hidden, err := p.order.next(e)
 	if _, bad := errors.AsType[badPath](err); bad {
-		p.incomplete = true
+		p.hold(p.dirs)
 		p.fail(e.Path, "", &Error{Kind: KindOther, Op: "take its name", Err: err})
 		return nil, nil
 	}
@@ -209,8 +221,10 @@ func (p *plan) accept(d *mirrorDir, e Entry) bool {
 	switch {
 	case !p.Filter.Wants(e.Path, isDir):
 		return false
+	case e.Problem != "" && disk.Base(e.Path) == lostFound:
+		return false
 	case e.Problem != "":
-		p.incomplete = true
+		d.held = true
 		op := fmt.Sprintf("list %q on %s", p.url.Path, p.url.Host)
 		remote := &RemoteError{Path: e.Path, Message: e.Problem}
 		p.fail(e.Path, "", &Error{Kind: e.problemKind, Op: op, Err: remote})
@@ -219,9 +233,12 @@ func (p *plan) accept(d *mirrorDir, e Entry) bool {
 		p.skip(e, errors.New("the name is reserved for kwikcp's temporary files"))
 		return false
 	case isDir && strings.Count(e.Path, "/") >= maxDepth:
-		p.incomplete = true
+		d.held = true
 		p.fail(e.Path, "make the directory", fmt.Errorf("it is more than %d directories deep", maxDepth))
 		return false
+	}
+	if disk.Base(e.Path) != lostFound {
+		p.listed++
 	}
 	return !p.folds || p.acceptSpelling(d, e)
 }
@@ -254,6 +271,7 @@ const maxDepth = 1024
 var (
 	errLinkInTheWay = errors.New("there is a link in its place, which is not followed (--delete replaces it)")
 	errDirInTheWay  = errors.New("there is a directory in its place (--delete replaces it)")
+	errElsewhere    = errors.New("it is on another file system")
 	errDirStays     = errors.New("the directory in its place could not be deleted completely")
 )
 
@@ -287,12 +305,14 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	return p.admit(f)
 }
 
-// failOrSkip reports an entry that cannot be made. An entry in the place of something protected is
-// left out on purpose.
+// failOrSkip reports an entry that cannot be made. An entry in the place of something protected, or
+// on another file system, is left out on purpose.
 func (p *plan) failOrSkip(e Entry, op string, err error) {
-	if errors.Is(err, disk.ErrProtected) {
-		p.skip(e, disk.ErrProtected)
-		return
+	for _, reason := range []error{disk.ErrProtected, errElsewhere} {
+		if errors.Is(err, reason) {
+			p.skip(e, reason)
+			return
+		}
 	}
 	p.fail(e.Path, op, err)
 }
