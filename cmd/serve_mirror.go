@@ -13,14 +13,16 @@ import (
 // A mirrorConfig is how a secondary mirrors its primary.
 type mirrorConfig struct {
 	interval time.Duration
-	delete   bool
+	deletes  deletion
 	tokens   *tokens
 }
 
 // parseServeMirror returns nil without --mirror.
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
 	if !o.mirror {
-		for _, name := range []string{"mirror-interval", "mirror-delete", "token-file"} {
+		for _, name := range []string{
+			"mirror-interval", "mirror-delete", "max-delete", "backup-dir", "one-file-system", "token-file",
+		} {
 			if o.isSet(name) {
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
 			}
@@ -30,18 +32,25 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 	switch {
 	case role != kwik.ServerRoleSecondary:
 		return nil, usagef(adviseMirror, "--mirror is for secondaries")
+	case !o.isSet("root"):
+		return nil, usagef(adviseMirror, "--mirror overwrites what is in the root, so --root is needed")
 	case o.mirrorInterval.Duration <= 0:
 		return nil, usagef(adviseInterval, "--mirror-interval must be more than 0")
 	}
-	return &mirrorConfig{interval: o.mirrorInterval.Duration, delete: o.mirrorDelete}, nil
+	deletes, err := o.deletes.parse("mirror-delete")
+	if err != nil {
+		return nil, err
+	}
+	return &mirrorConfig{interval: o.mirrorInterval.Duration, deletes: deletes}, nil
 }
 
 // keepMirror mirrors the primary, and again after each interval, until the server must leave. Until
 // a round was complete, files are compared by their hashes; later rounds compare size and time. The
 // server serves meanwhile.
 func (s *runningServer) keepMirror() {
-	o := transfer.MirrorOptions{Target: s.root, Delete: s.mirror.delete, OpenTree: protectedTree(s.secrets)}
+	o := transfer.MirrorOptions{Target: s.root, OpenTree: protectedTree(s.secrets)}
 	o.URL = s.primary
+	s.mirror.deletes.set(&o)
 	for {
 		s.mirrorOnce(&o)
 		select {
@@ -92,7 +101,8 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 	o.Quick = o.Quick || err == nil
 }
 
-// A mirrorLog logs the entries of a mirror: failures as warnings, the rest for debugging.
+// A mirrorLog logs the entries of a mirror: failures as warnings, what was deleted for information,
+// the rest for debugging.
 type mirrorLog struct {
 	transfer.NoReport
 	log *slog.Logger
@@ -100,6 +110,10 @@ type mirrorLog struct {
 
 // File implements transfer.MirrorReporter.
 func (m *mirrorLog) File(f transfer.FileReport) {
+	if f.Action == transfer.FileDeleted {
+		m.log.Info("deleted", "path", f.Path)
+		return
+	}
 	level := slog.LevelDebug
 	if f.Action == transfer.FileFailed {
 		level = slog.LevelWarn
