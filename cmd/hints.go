@@ -7,6 +7,7 @@ import (
 
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // This file has all hints: what users can do about an error.
@@ -314,6 +315,8 @@ var remedies = []struct {
 	{syscall.ENODEV, "check that its file system is still there"},
 	{syscall.ESTALE, "check that its file system is still there"},
 	{syscall.ENOTCONN, "check that its file system is still there"},
+	{disk.ErrMoved, "bring the directory back, or start kwikcp again to use the one that is there now"},
+	{disk.ErrRemoved, "bring the directory back; is its file system mounted?"},
 	{syscall.EADDRINUSE, "choose another port with --listen HOST:PORT; port 0 means any free port"},
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // A mirrorConfig is how a secondary mirrors its primary.
@@ -48,7 +49,7 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 // a round was complete, files are compared by their hashes; later rounds compare size and time. The
 // server serves meanwhile.
 func (s *runningServer) keepMirror() {
-	o := transfer.MirrorOptions{Target: s.root, OpenTree: protectedTree(s.secrets)}
+	o := transfer.MirrorOptions{Target: s.root, OpenTree: s.openTarget}
 	o.URL = s.primary
 	s.mirror.deletes.set(&o)
 	for {
@@ -59,6 +60,27 @@ func (s *runningServer) keepMirror() {
 		case <-time.After(s.mirror.interval):
 		}
 	}
+}
+
+// openTarget opens a directory to mirror into. A root that is no longer the one that is served is
+// an error: nothing is written where nothing is served. So is one that is gone.
+func (s *runningServer) openTarget(path string, create bool) (disk.TreeDir, error) {
+	open := protectedTree(s.secrets)
+	if path != s.root {
+		return open(path, create)
+	}
+	if err := disk.CheckPath(s.served, path); err != nil {
+		return nil, err
+	}
+	tree, err := open(path, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := disk.CheckPath(s.served, path); err != nil { // it was replaced meanwhile
+		tree.Close()
+		return nil, err
+	}
+	return tree, nil
 }
 
 // mirrorOnce is one round. Entries that fail are tried again in the next round.

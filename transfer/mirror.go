@@ -286,11 +286,62 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m.stop = cancel
+	endGuard := m.guardTarget()
 	err = m.fetchTree(inner)
+	endGuard()
 	if last := stop(); last.Servers != nil {
 		m.result.Servers = last.Servers
 	}
 	return m.attemptError(err)
+}
+
+// guardInterval is how often a mirror checks that its target is still in its place.
+const guardInterval = time.Second
+
+// guardTarget ends the attempt when the target loses its path: its file system was unmounted or
+// mounted over, or another directory was put in its place. end makes the last check.
+func (m *mirror) guardTarget() (end func()) {
+	if m.root == nil {
+		return func() {}
+	}
+	check := func() (ok bool) {
+		err := disk.CheckPath(m.root, m.Target)
+		if err != nil {
+			m.endWith(LocalError(m.op(), disk.Cause(err)))
+		}
+		return err == nil
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() { // end ends it and waits for it
+		defer close(ended)
+		ticker := time.NewTicker(guardInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+				if !check() {
+					return
+				}
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+		check()
+	}
+}
+
+// endWith ends the attempt with an error, unless it has ended with one.
+func (m *mirror) endWith(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fatal == nil {
+		m.fatal = err
+		m.stop(err)
+	}
 }
 
 // fetchTree fetches the tree, deletes the extra entries, then fetches the entries that waited for
