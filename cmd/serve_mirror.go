@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"time"
 
 	"kwikcp/kwik"
@@ -52,8 +53,10 @@ func (s *runningServer) keepMirror() {
 	o := transfer.MirrorOptions{Target: s.root, OpenTree: s.openTarget}
 	o.URL = s.primary
 	s.mirror.deletes.set(&o)
+	memory := &mirrorMemory{}
 	for {
-		s.mirrorOnce(&o)
+		o.Quick, o.Recheck = memory.quick, memory.recheck
+		s.mirrorOnce(o, memory)
 		select {
 		case <-s.member.Done():
 			return
@@ -84,7 +87,7 @@ func (s *runningServer) openTarget(path string, create bool) (disk.TreeDir, erro
 }
 
 // mirrorOnce is one round. Entries that fail are tried again in the next round.
-func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
+func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemory) {
 	log := s.log.With("primary", s.primary.Host)
 	traced, err := quicConfig()
 	if err != nil {
@@ -99,10 +102,12 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 	}
 	o.TLS = presenting(s.policy.config(o.URL, token != ""), s.ownCertificate())
 	o.KWIK = &kwik.ClientConfig{Config: kwik.Config{QUIC: traced}, Credential: []byte(token)}
-	result, err := transfer.Mirror(s.member, *o, &mirrorLog{log: log})
+	entries := &mirrorLog{log: log}
+	result, err := transfer.Mirror(s.member, o, entries)
 	if err != nil && s.policy.accepted(err) {
-		result, err = transfer.Mirror(s.member, *o, &mirrorLog{log: log})
+		result, err = transfer.Mirror(s.member, o, entries)
 	}
+	memory.learn(entries.failed, err)
 	if s.member.Err() != nil {
 		return
 	}
@@ -120,14 +125,45 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 		_, message, hint := explain(err)
 		log.Warn("not mirrored, trying again", "err", message, "hint", hint, "in", s.mirror.interval)
 	}
-	o.Quick = o.Quick || err == nil
+}
+
+// A mirrorMemory is what a round knows from the rounds before.
+type mirrorMemory struct {
+	// quick is set once a round has compared everything except for the entries in recheck.
+	quick   bool
+	recheck map[string]bool
+}
+
+// maxRecheck bounds the entries that are remembered. After a round in which more fail, the next one
+// compares everything.
+const maxRecheck = 10_000
+
+// learn takes the entries that failed in a round, and the error of the round.
+func (m *mirrorMemory) learn(failed map[string]bool, err error) {
+	_, isPartial := errors.AsType[*transfer.MirrorError](err)
+	_, isTooMany := errors.AsType[*transfer.DeleteLimitError](err)
+	switch isComplete := err == nil || isPartial || isTooMany; {
+	case isComplete:
+		m.quick, m.recheck = true, failed
+	case m.quick: // the round did not come to all entries
+		all := maps.Clone(m.recheck)
+		if all == nil {
+			all = make(map[string]bool)
+		}
+		maps.Copy(all, failed)
+		m.recheck = all
+	}
+	if len(m.recheck) > maxRecheck {
+		m.quick, m.recheck = false, nil
+	}
 }
 
 // A mirrorLog logs the entries of a mirror: failures as warnings, what was deleted for information,
 // the rest for debugging.
 type mirrorLog struct {
 	transfer.NoReport
-	log *slog.Logger
+	log    *slog.Logger
+	failed map[string]bool // at most one more than maxRecheck
 }
 
 // File implements transfer.MirrorReporter.
@@ -139,6 +175,12 @@ func (m *mirrorLog) File(f transfer.FileReport) {
 	level := slog.LevelDebug
 	if f.Action == transfer.FileFailed {
 		level = slog.LevelWarn
+		if m.failed == nil {
+			m.failed = make(map[string]bool)
+		}
+		if len(m.failed) <= maxRecheck {
+			m.failed[f.Path] = true
+		}
 	}
 	m.log.Log(context.Background(), level, "entry", "path", f.Path, "action", f.Action, "size", f.Size, "err", f.Err)
 }

@@ -65,6 +65,9 @@ type MirrorOptions struct {
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
+	// Recheck has the paths of entries that Quick leaves out, such as those that failed before.
+	// Files among them, and below directories among them, are compared. "." is the whole tree.
+	Recheck map[string]bool
 	// Retries bounds how often the mirror is tried again after an error of KindNetwork. The next
 	// fields are as in GetOptions.
 	Retries      int
@@ -91,7 +94,7 @@ const (
 
 // A FileReport is the outcome of an entry.
 type FileReport struct {
-	Path   string // relative to the mirrored directory; any bytes
+	Path   string // relative to the mirrored directory, which is "."; any bytes
 	Action FileAction
 	Type   EntryType // of an entry that is up to date
 	Size   int64     // of a file, in bytes

@@ -60,8 +60,8 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 	for after := ""; ; {
 		page, err := p.list(ctx, &p.order, after, false)
 		top.restricted = top.restricted || page.restricted
-		if page.partial { // the rest of a directory that the page before has begun
-			p.hold(p.dirs)
+		if page.partial {
+			p.holdRest()
 		}
 		if err == nil {
 			b, err = p.visitAll(page.entries, b, fetch)
@@ -143,11 +143,24 @@ func (p *plan) replaceDir(d *mirrorDir, e Entry) {
 	p.deferred = append(p.deferred, deferredEntry{d, e})
 }
 
-// hold keeps directories from deletions, because the listing leaves out entries of them.
-func (p *plan) hold(dirs []*mirrorDir) {
-	for _, d := range dirs {
+// holdAll keeps the directories around the current entry from deletions, because the listing leaves
+// out an entry that is in one of them.
+func (p *plan) holdAll() {
+	for _, d := range p.dirs {
 		d.held = true
 	}
+}
+
+// holdRest reports that the server could not read the rest of a directory, one of those around the
+// last entry of the page before.
+func (p *plan) holdRest() {
+	p.holdAll()
+	path := p.dirs[len(p.dirs)-1].path
+	if path == "" {
+		path = "."
+	}
+	op := fmt.Sprintf("list %q on %s", p.url.Path, p.url.Host)
+	p.fail(path, "", &Error{Kind: KindOther, Op: op, Err: errors.New("the server could not read all of it")})
 }
 
 // leaveDir ends the innermost directory: the listing has no more entries in it.
@@ -182,7 +195,7 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	}
 	hidden, err := p.order.next(e)
 	if _, bad := errors.AsType[badPath](err); bad {
-		p.hold(p.dirs)
+		p.holdAll()
 		p.fail(e.Path, "", &Error{Kind: KindOther, Op: "take its name", Err: err})
 		return nil, nil
 	}
@@ -324,7 +337,7 @@ func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	p.mu.Unlock()
 	p.retainDir(f.dir)
 	p.live.addFile(f.entry.Size)
-	if p.Quick && f.looksUpToDate() {
+	if p.Quick && f.looksUpToDate() && !p.mustCompare(f.entry.Path) {
 		p.live.addPresent(f.entry.Size)
 		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
 		p.finishFile(f, report)
@@ -344,6 +357,19 @@ func (f *mirrorFile) looksUpToDate() bool {
 		return false
 	}
 	return f.local.Size() == f.entry.Size && f.local.ModTime().Equal(f.entry.MTime)
+}
+
+// mustCompare reports whether a file is in Recheck, or below an entry of it.
+func (p *plan) mustCompare(path string) bool {
+	if len(p.Recheck) == 0 {
+		return false
+	}
+	for ; path != ""; path = disk.Parent(path) {
+		if p.Recheck[path] {
+			return true
+		}
+	}
+	return p.Recheck["."]
 }
 
 // inspect finds the local file and the part file of a file.
