@@ -6,12 +6,19 @@ import (
 	"kwikcp/transfer"
 )
 
-// deleteOptions are the options of get -r and of serve --mirror that bound what a mirror removes.
+// deleteOptions are the options of get -r and of serve --mirror that bound what a mirror removes and
+// replaces.
 type deleteOptions struct {
+	update        bool
 	delete        bool
 	maxDelete     string
 	backupDir     string
 	oneFileSystem bool
+}
+
+func updateOption(to *bool, with, root string, aliases ...string) cli.Flag {
+	return boolOption(to, "update", "with "+with+", leave files of "+root+" as they are that are newer than the server's, and "+
+		"name them", aliases...)
 }
 
 func maxDeleteOption(to *string, with string) cli.Flag {
@@ -51,5 +58,6 @@ func (o deleteOptions) parse(name string) (d deletion, err error) {
 
 // set sets the fields of a mirror's options.
 func (d deletion) set(o *transfer.MirrorOptions) {
-	o.Delete, o.MaxDelete, o.BackupDir, o.OneFileSystem = d.delete, d.limit, d.backupDir, d.oneFileSystem
+	o.Update, o.Delete, o.MaxDelete = d.update, d.delete, d.limit
+	o.BackupDir, o.OneFileSystem = d.backupDir, d.oneFileSystem
 }

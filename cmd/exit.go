@@ -25,6 +25,7 @@ const (
 	exitChanged   = 10
 	exitLimit     = 11
 	exitDelete    = 12
+	exitLoop      = 13
 	exitSignal    = 128 // plus the signal's number
 )
 
@@ -51,6 +52,7 @@ var exitStatuses = []exitStatus{
 	{exitChanged, "source_changed", "the file changed on the server during the transfer"},
 	{exitLimit, "limit_reached", "--max-time was reached"},
 	{exitDelete, "delete_limit", "more would be deleted than --max-delete allows; nothing was"},
+	{exitLoop, "mirror_loop", "source and target contain each other, or are mirrors of each other"},
 	{exitSignal + int(syscall.SIGHUP), "interrupted", "SIGHUP; verified bytes are kept for the next get"},
 	{exitSignal + int(syscall.SIGINT), "interrupted", "SIGINT; verified bytes are kept for the next get"},
 	{exitSignal + int(syscall.SIGPIPE), "interrupted", "stdout or stderr was closed (SIGPIPE); no message is printed"},
@@ -135,6 +137,8 @@ func exitCodeOfKind(kind transfer.Kind) int {
 		return exitChanged
 	case transfer.KindDeleteLimit:
 		return exitDelete
+	case transfer.KindLoop:
+		return exitLoop
 	}
 	return exitOther
 }

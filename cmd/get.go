@@ -75,6 +75,7 @@ func (o *getOptions) flags() []cli.Flag {
 			"--exclude decides"),
 		filterOption(&o.rules, "exclude", "with -r, neither fetch nor delete entries that match `PATTERN`"),
 		boolOption(&o.deletes.delete, "delete", "with -r, remove entries of DEST that the server does not have"),
+		updateOption(&o.deletes.update, "-r", "DEST", "u"),
 		maxDeleteOption(&o.deletes.maxDelete, "--delete"),
 		backupDirOption(&o.deletes.backupDir, "-r"),
 		oneFileSystemOption(&o.deletes.oneFileSystem, "-r", "DEST", "x"),
@@ -120,7 +121,7 @@ earlier run is trusted, too. An unknown server is accepted on this machine, and 
 The manual page (kwikcp man) and docs/REFERENCE.md describe lists, ranges, patterns, directories and trust in full.
 
 ` + exitHelp(append([]int{exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal, exitNoSpace, exitExists, exitChanged,
-			exitLimit, exitDelete}, signalCodes...)...),
+			exitLimit, exitDelete, exitLoop}, signalCodes...)...),
 		Flags: o.flags(),
 		Action: func(c *cli.Context) error {
 			o.isSet = c.IsSet
@@ -322,8 +323,8 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 		return g, usagef(adviseRangeFetches, "--range excludes --reuse and --seed")
 	case o.deletes.delete:
 		return g, usagef(adviseGet, "--delete is for directories, with -r")
-	case o.deletes.maxDelete != "", o.deletes.backupDir != "", o.deletes.oneFileSystem:
-		return g, usagef(adviseGet, "--max-delete, --backup-dir and --one-file-system are for directories, with -r")
+	case o.deletes.maxDelete != "", o.deletes.backupDir != "", o.deletes.oneFileSystem, o.deletes.update:
+		return g, usagef(adviseGet, "--update, --max-delete, --backup-dir and --one-file-system are for directories, with -r")
 	case o.dryRun:
 		return g, usagef(adviseGet, "--dry-run is for directories, with -r")
 	case o.rules.used():

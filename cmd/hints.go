@@ -230,6 +230,9 @@ func hintOf(err error) string {
 	if e, ok := errors.AsType[*transfer.AccessError](err); ok {
 		return accessHints[e.Reason]
 	}
+	if e, ok := errors.AsType[*transfer.LoopError](err); ok {
+		return loopHint(e.Loop)
+	}
 	if errors.Is(err, transfer.ErrIsFile) {
 		return "omit -r to fetch a file"
 	}
@@ -270,6 +273,16 @@ func hintOfTransfer(e *transfer.Error, resumable bool) string {
 		return strings.TrimPrefix(hint+"; "+resumes, "; ")
 	}
 	return hint
+}
+
+func loopHint(loop transfer.Loop) string {
+	switch loop {
+	case transfer.LoopInside:
+		return "choose a directory outside, or exclude it with --exclude"
+	case transfer.LoopTwoWays:
+		return "mirror in one direction only, or use --update without deletions in both"
+	}
+	return "choose another directory"
 }
 
 func hintOfKind(kind transfer.Kind) string {

@@ -93,6 +93,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		secondsOption(&o.mirrorInterval, "mirror-interval", "with --mirror, look for changes every `TIME`"),
 		boolOption(&o.deletes.delete, "mirror-delete", "with --mirror, remove entries of --root that the primary "+
 			"does not have"),
+		updateOption(&o.deletes.update, "--mirror", "--root"),
 		maxDeleteOption(&o.deletes.maxDelete, "--mirror-delete"),
 		backupDirOption(&o.deletes.backupDir, "--mirror"),
 		oneFileSystemOption(&o.deletes.oneFileSystem, "--mirror", "--root"),

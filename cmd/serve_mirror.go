@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"slices"
 	"time"
 
 	"kwikcp/kwik"
@@ -23,7 +24,7 @@ type mirrorConfig struct {
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
 	if !o.mirror {
 		for _, name := range []string{
-			"mirror-interval", "mirror-delete", "max-delete", "backup-dir", "one-file-system", "token-file",
+			"mirror-interval", "mirror-delete", "update", "max-delete", "backup-dir", "one-file-system", "token-file",
 		} {
 			if o.isSet(name) {
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
@@ -53,6 +54,8 @@ func (s *runningServer) keepMirror() {
 	o := transfer.MirrorOptions{Target: s.root, OpenTree: s.openTarget}
 	o.URL = s.primary
 	s.mirror.deletes.set(&o)
+	o.Pair = &transfer.MirrorPair{}
+	defer o.Pair.Close()
 	memory := &mirrorMemory{}
 	for {
 		o.Quick, o.Recheck = memory.quick, memory.recheck
@@ -123,9 +126,16 @@ func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemor
 		log.Warn("mirrored except for some entries", "err", err)
 	default:
 		_, message, hint := explain(err)
-		log.Warn("not mirrored, trying again", "err", message, "hint", hint, "in", s.mirror.interval)
+		level := slog.LevelWarn
+		if e, ok := errors.AsType[*transfer.Error](err); ok && slices.Contains(operatorKinds, e.Kind) {
+			level = slog.LevelError
+		}
+		log.Log(s.member, level, "not mirrored, trying again", "err", message, "hint", hint, "in", s.mirror.interval)
 	}
 }
+
+// operatorKinds are the kinds of errors that stay until the operator does something.
+var operatorKinds = []transfer.Kind{transfer.KindDeleteLimit, transfer.KindLoop}
 
 // A mirrorMemory is what a round knows from the rounds before.
 type mirrorMemory struct {

@@ -32,6 +32,7 @@ const (
 	KindChanged        // the source changed during the transfer
 	// KindDeleteLimit is of a mirror that would delete more than it may: see DeleteLimitError.
 	KindDeleteLimit
+	KindLoop // the mirror would copy a directory into itself: see LoopError
 )
 
 // An Error is the error of [Get], [Mirror], [List] and [Compare]: the operation, on which server

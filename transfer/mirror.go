@@ -10,6 +10,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -52,6 +53,12 @@ type MirrorOptions struct {
 	// OneFileSystem leaves directories of Target as they are that are on another file system than
 	// Target.
 	OneFileSystem bool
+	// Update leaves a file of Target as it is that has a later time than that of the source, and
+	// reports it as FileSkipped.
+	Update bool
+	// Pair makes the mirror known to mirrors in the other direction until it is closed; nil means
+	// until Mirror returns.
+	Pair *MirrorPair
 	// Filter selects the entries to fetch.
 	Filter Filter
 	// DryRun reports the changes without making them.
@@ -158,6 +165,11 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 		MirrorOptions: o, request: o.newRequest(report), report: report,
 		runID: strings.ToLower(rand.Text()[:12]), opened: partfile.NewPool(maxOpenParts),
 	}
+	m.asksPlaces = true
+	if m.Pair == nil {
+		m.Pair = &MirrorPair{}
+		defer m.Pair.Close()
+	}
 	start := time.Now()
 	err := m.fetchMirror(ctx)
 	m.result.Seconds = time.Since(start).Seconds()
@@ -201,12 +213,10 @@ type mirror struct {
 	volumes       map[uint64]disk.Volume
 }
 
-// mirrorLock is the name of the file whose lock a mirror holds, so that each target has at most
-// one mirror.
-const mirrorLock = ".kwikcp-mirror.part"
-
 // fetchMirror opens and locks the target, and makes attempts.
 func (m *mirror) fetchMirror(ctx context.Context) error {
+	_, err := os.Lstat(m.Target)
+	isNew := errors.Is(err, fs.ErrNotExist)
 	root, err := m.OpenTree(m.Target, !m.DryRun)
 	if m.DryRun && errors.Is(err, fs.ErrNotExist) {
 		root, err = nil, nil
@@ -238,27 +248,13 @@ func (m *mirror) fetchMirror(ctx context.Context) error {
 		defer m.backup.close()
 	}
 	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
-	return p.run(ctx, m.attempt, isRetryable, m.observer.retry)
-}
-
-// lockTarget takes the target's lock, and finds out whether the file system ignores the case of
-// names.
-func (m *mirror) lockTarget() error {
-	lock, err := partfile.Place{Dir: m.cache.Dir(""), Name: mirrorLock}.Lock()
-	if err != nil {
-		if errors.Is(err, partfile.ErrBusy) {
-			return &Error{Kind: KindBusy, Op: m.op(), Err: errors.New("another kwikcp is mirroring into it")}
-		}
-		return LocalError(m.op(), disk.Cause(err))
+	err = p.run(ctx, m.attempt, isRetryable, m.observer.retry)
+	if _, isLoop := errors.AsType[*LoopError](err); isLoop && isNew && !m.DryRun {
+		m.unlockTarget()
+		os.Remove(m.Target) // an error leaves an empty directory
 	}
-	m.lock = lock
-	_, err = m.root.Lstat(".KWIKCP-MIRROR.part")
-	m.folds = err == nil
-	return nil
+	return err
 }
-
-// unlockTarget removes the lock file and releases the lock.
-func (m *mirror) unlockTarget() { m.lock.Discard() }
 
 // attempt makes the target equal to the tree. It may be repeated: it compares the target again.
 func (m *mirror) attempt(ctx context.Context) (err error) {

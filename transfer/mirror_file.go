@@ -356,7 +356,7 @@ func (m *mirror) complete(f *mirrorFile, place *placer) {
 
 // finishFile reports what became of a file, which needs its directory no more.
 func (m *mirror) finishFile(f *mirrorFile, report FileReport) {
-	if report.Action == FileFetched || report.Action == FileUpToDate {
+	if report.Action == FileFetched || report.Action == FileUpToDate || report.Action == FileSkipped {
 		m.live.placed()
 	}
 	m.reportFile(report)

@@ -1,8 +1,6 @@
 package transfer
 
 import (
-	"errors"
-	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
 	"os"
@@ -20,7 +18,7 @@ import (
 // h is its directory.
 func (m *mirror) isOthers(h *disk.CachedDir, at string) bool {
 	name := disk.Base(at)
-	return strings.HasSuffix(name, ".part") && isHeld(h, name) || m.isOthersTree(disk.Parent(at))
+	return strings.HasSuffix(name, ".part") && partfile.IsHeld(h, name) || m.isOthersTree(disk.Parent(at))
 }
 
 // isOthersPart reports whether there is a part file of a file that belongs to another mirror. It may
@@ -41,7 +39,7 @@ func (m *mirror) isOthersTarget(dir string) bool {
 		return false
 	}
 	defer m.cache.Release(h)
-	return isHeld(h, mirrorLock)
+	return partfile.IsHeld(h, mirrorLock)
 }
 
 // isOthersTree reports whether another mirror has a target that is or contains a directory of this
@@ -61,7 +59,7 @@ func (m *mirror) isOthersTree(dir string) bool {
 			continue
 		}
 		if d, err := disk.OpenDir(above.Path); err == nil {
-			held := isHeld(d, mirrorLock)
+			held := partfile.IsHeld(d, mirrorLock)
 			d.Close()
 			if held {
 				return true
@@ -69,20 +67,4 @@ func (m *mirror) isOthersTree(dir string) bool {
 		}
 	}
 	return false
-}
-
-// isHeld reports whether another process, or another mirror of this one, holds the lock of a file.
-// It takes the lock for a moment if it is free. A file that this user cannot open is another
-// user's.
-func isHeld(d disk.Dir, name string) bool {
-	f, err := d.OpenPart(name)
-	if errors.Is(err, fs.ErrPermission) {
-		f, err = d.Open(name)
-	}
-	if err != nil {
-		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, disk.ErrNotAFile)
-	}
-	defer f.Close()
-	free, err := f.TryLock()
-	return err != nil || !free
 }

@@ -60,6 +60,9 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 	for after := ""; ; {
 		page, err := p.list(ctx, &p.order, after, false)
 		top.restricted = top.restricted || page.restricted
+		if err == nil && after == "" {
+			err = p.checkLoop(page)
+		}
 		if page.partial {
 			p.holdRest()
 		}
@@ -284,6 +287,7 @@ const maxDepth = 1024
 var (
 	errLinkInTheWay = errors.New("there is a link in its place, which is not followed (--delete replaces it)")
 	errDirInTheWay  = errors.New("there is a directory in its place (--delete replaces it)")
+	errNewer        = errors.New("a newer file is in its place")
 	errElsewhere    = errors.New("it is on another file system")
 	errDirStays     = errors.New("the directory in its place could not be deleted completely")
 )
@@ -313,6 +317,9 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 		return nil
 	case err != nil:
 		p.failOrSkip(e, "write it", err)
+		return nil
+	case p.Update && f.local != nil && f.local.ModTime().After(e.MTime):
+		p.skip(e, errNewer)
 		return nil
 	}
 	return p.admit(f)

@@ -39,6 +39,8 @@ type request struct {
 	// headStart returns how many bytes of the content the primary should send with its reply. Nil
 	// means none.
 	headStart func() int64
+	// asksPlaces requests the places of a listed directory.
+	asksPlaces bool
 
 	observer *observer
 
