@@ -6,8 +6,8 @@ import (
 	"kwikcp/transfer"
 )
 
-// deleteOptions are the options of get -r and of serve --mirror that bound what a mirror removes and
-// replaces.
+// deleteOptions are the options of get -r and of serve --mirror that bound what a mirror removes
+// and replaces.
 type deleteOptions struct {
 	update        bool
 	delete        bool
@@ -17,22 +17,23 @@ type deleteOptions struct {
 }
 
 func updateOption(to *bool, with, root string, aliases ...string) cli.Flag {
-	return boolOption(to, "update", "with "+with+", leave files of "+root+" as they are that are newer than the server's, and "+
-		"name them", aliases...)
+	usage := "with " + with + ", leave files of " + root + " that are newer than the server's, and name them"
+	return boolOption(to, "update", usage, aliases...)
 }
 
 func maxDeleteOption(to *string, with string) cli.Flag {
-	return stringOption(to, "max-delete", "with "+with+", delete nothing if more than `N|P%` entries would go (default: "+
-		"all of them, or more than half of ten or more)")
+	return stringOption(to, "max-delete", "with "+with+", delete nothing if more than `N|P%` entries would go "+
+		"(default: half of ten or more, and not after an empty listing)")
 }
 
 func backupDirOption(to *string, with string) cli.Flag {
-	return stringOption(to, "backup-dir", "with "+with+", move deleted and replaced files to `DIR`, under the same paths")
+	return stringOption(to, "backup-dir", "with "+with+", move deleted and replaced files to `DIR`, under the "+
+		"same paths")
 }
 
 func oneFileSystemOption(to *bool, with, root string, aliases ...string) cli.Flag {
-	return boolOption(to, "one-file-system", "with "+with+", leave directories of "+root+" as they are that are on another "+
-		"file system", aliases...)
+	usage := "with " + with + ", change no directory of " + root + " that is on another file system"
+	return boolOption(to, "one-file-system", usage, aliases...)
 }
 
 // A deletion is how a mirror deletes: the checked options.

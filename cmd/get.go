@@ -324,7 +324,8 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 	case o.deletes.delete:
 		return g, usagef(adviseGet, "--delete is for directories, with -r")
 	case o.deletes.maxDelete != "", o.deletes.backupDir != "", o.deletes.oneFileSystem, o.deletes.update:
-		return g, usagef(adviseGet, "--update, --max-delete, --backup-dir and --one-file-system are for directories, with -r")
+		const message = "--update, --max-delete, --backup-dir and --one-file-system are for directories, with -r"
+		return g, usagef(adviseGet, message)
 	case o.dryRun:
 		return g, usagef(adviseGet, "--dry-run is for directories, with -r")
 	case o.rules.used():

@@ -302,7 +302,8 @@ func hintOfKind(kind transfer.Kind) string {
 	case transfer.KindExists:
 		return "choose another file name, or omit --no-clobber to replace the file"
 	case transfer.KindDeleteLimit:
-		return "is the source complete, and its disk mounted there? --dry-run lists what would go; --max-delete N or P% allows it"
+		return "is the source complete, and its disk mounted there? --dry-run lists what would go; " +
+			"--max-delete N or P% allows it"
 	case transfer.KindChanged:
 		return "run the same command again to get the new version"
 	}
@@ -328,8 +329,8 @@ var remedies = []struct {
 	{syscall.ENODEV, "check that its file system is still there"},
 	{syscall.ESTALE, "check that its file system is still there"},
 	{syscall.ENOTCONN, "check that its file system is still there"},
-	{disk.ErrMoved, "bring the directory back, or start kwikcp again to use the one that is there now"},
-	{disk.ErrRemoved, "bring the directory back; is its file system mounted?"},
+	{disk.ErrMoved, "restore the directory, or start kwikcp again to use the one that is there now"},
+	{disk.ErrRemoved, "restore the directory; is its file system mounted?"},
 	{syscall.EADDRINUSE, "choose another port with --listen HOST:PORT; port 0 means any free port"},
 }
 

@@ -155,7 +155,7 @@ func (m *mirrorMemory) learn(failed map[string]bool, err error) {
 	switch isComplete := err == nil || isPartial || isTooMany; {
 	case isComplete:
 		m.quick, m.recheck = true, failed
-	case m.quick: // the round did not come to all entries
+	case m.quick: // the round did not reach all entries
 		all := maps.Clone(m.recheck)
 		if all == nil {
 			all = make(map[string]bool)

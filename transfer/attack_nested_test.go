@@ -12,9 +12,9 @@ import (
 	"testing"
 )
 
-// TestAttackNestedMirrors runs a second transfer while a first one has temporary files, in each
-// order of a mirror into DEST, one into DEST/sub and a get to DEST/sub/00. Neither may fail, and the
-// result is the source. Small files have temporary names, large ones part files.
+// TestAttackNestedMirrors runs a second transfer while a first one has temporary files. They are
+// mirrors into DEST and DEST/sub and a get to DEST/sub/00, in each order. Neither may fail, and
+// the result is the source. Small files have temporary names, large ones part files.
 func TestAttackNestedMirrors(t *testing.T) {
 	source := t.TempDir()
 	for i := range 20 {

@@ -8,8 +8,8 @@ import (
 )
 
 // A DeleteLimit bounds how many entries a mirror deletes. A mirror that would delete more deletes
-// nothing. The zero value is the default: a mirror does not delete after the listing of an empty
-// source, nor more than half of a target with at least ten entries.
+// nothing. The zero value is the default. Then a mirror deletes nothing if its source is empty. Nor
+// does it delete more than half of a target with at least ten entries.
 type DeleteLimit struct {
 	kind deleteLimitKind
 	n    int64 // entries, or percent

@@ -84,7 +84,9 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 	op := fmt.Sprintf("list %q on %s", r.url.Path, r.url.Host)
 	x, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
 		Version: wire.ProtocolVersion, Path: []byte(r.url.Path),
-		List: &transferpb.ListRequest{After: []byte(after), Limit: listPage, Flat: flat, Places: r.asksPlaces && after == ""},
+		List: &transferpb.ListRequest{
+			After: []byte(after), Limit: listPage, Flat: flat, Places: r.asksPlaces && after == "",
+		},
 	})
 	if err != nil {
 		return page{}, err

@@ -297,8 +297,8 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 // guardInterval is how often a mirror checks that its target is still in its place.
 const guardInterval = time.Second
 
-// guardTarget ends the attempt when the target loses its path: its file system was unmounted or
-// mounted over, or another directory was put in its place. end makes the last check.
+// guardTarget ends the attempt when the target loses its path. Its file system may be unmounted or
+// mounted over, or another directory may be in its place. end makes the last check.
 func (m *mirror) guardTarget() (end func()) {
 	if m.root == nil {
 		return func() {}

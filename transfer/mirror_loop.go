@@ -12,8 +12,8 @@ import (
 // This file recognises mirrors that would copy a directory into itself. The server tells which
 // directory of its machine it lists (disk.PlaceID), which is of use on the same machine only.
 
-// A LoopError reports that the source and the target of a mirror are one directory, or one is in
-// the other, or that the source is itself a mirror of the target. Nothing was written.
+// A LoopError reports that the source and the target of a mirror depend on each other. Nothing was
+// written.
 type LoopError struct {
 	Loop Loop
 	// Server is the host and port of the server.
@@ -36,8 +36,8 @@ const (
 func (e *LoopError) Error() string {
 	switch e.Loop {
 	case LoopInside:
-		return fmt.Sprintf("%q is inside the directory that %s serves, so that each mirror would copy the copy", e.Target,
-			e.Server)
+		const format = "%q is inside the directory that %s serves, so that each mirror would copy the copy"
+		return fmt.Sprintf(format, e.Target, e.Server)
 	case LoopAround:
 		return fmt.Sprintf("the directory that %s serves is inside %q", e.Server, e.Target)
 	case LoopTwoWays:

@@ -21,8 +21,8 @@ func (m *mirror) isOthers(h *disk.CachedDir, at string) bool {
 	return strings.HasSuffix(name, ".part") && partfile.IsHeld(h, name) || m.isOthersTree(disk.Parent(at))
 }
 
-// isOthersPart reports whether there is a part file of a file that belongs to another mirror. It may
-// not be locked now.
+// isOthersPart reports whether there is a part file of a file that belongs to another mirror, even
+// if it is not locked now.
 func (m *mirror) isOthersPart(f *mirrorFile, h *disk.CachedDir) bool {
 	_, err := h.Lstat(partfile.PartName(f.name))
 	return err == nil && m.isOthersTree(f.dir.path)

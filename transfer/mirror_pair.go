@@ -25,9 +25,8 @@ func (p *MirrorPair) Close() {
 // pairName returns the name of the mirror of a source into a target.
 func pairName(source, target disk.PlaceID) string { return fmt.Sprintf("mirror-%x-%x", source, target) }
 
-// announce announces a pair instead of the one before. Without an announcement a mirror in the other
-// direction is not recognised, which is no failure: a second mirror of the same pair, such as a dry
-// run, has none.
+// announce announces a pair instead of the one before. An error is no failure: a mirror in the
+// other direction is not recognised. A second mirror of the same pair has no announcement.
 func (p *MirrorPair) announce(source, target disk.PlaceID) {
 	name := pairName(source, target)
 	if p.announced != nil && p.name == name {

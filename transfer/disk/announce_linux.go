@@ -5,9 +5,9 @@ import (
 	"net"
 )
 
-// Announce makes a name known to the programs of this machine (of this network namespace) until it
-// is closed or the process ends: it is that of an abstract Unix socket, which nothing reads. Any
-// user may announce any name.
+// Announce makes a name known to the programs of this machine, until it is closed or the process
+// ends. It is the name of an abstract Unix socket, which nothing reads. Programs in other network
+// namespaces do not see it. Any user may announce any name.
 func Announce(name string) (io.Closer, error) {
 	return net.ListenUnixgram("unixgram", announced(name))
 }
