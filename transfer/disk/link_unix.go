@@ -28,8 +28,8 @@ func linkInto(from osDir, name string, to osDir, as string) error {
 	return nil
 }
 
-// CannotLink reports whether an error of LinkInto means that the file can have no second name there.
-// The directories may be on different file systems. A copy may succeed.
+// CannotLink reports whether an error of LinkInto means that the file can have no second name
+// there. The directories may be on different file systems. A copy may succeed.
 func CannotLink(err error) bool {
 	errno, ok := errors.AsType[syscall.Errno](err)
 	return errors.Is(err, errors.ErrUnsupported) || ok && slices.Contains([]syscall.Errno{
