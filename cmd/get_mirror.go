@@ -17,16 +17,16 @@ import (
 // A treeGet is a directory to fetch.
 type treeGet struct {
 	fetcher
-	url    transfer.URL
-	target string
-	chosen selection
-	delete bool
-	dryRun bool
-	quick  bool
+	url     transfer.URL
+	target  string
+	chosen  selection
+	deletes deletion
+	dryRun  bool
+	quick   bool
 }
 
 func parseGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) (treeGet, error) {
-	g := treeGet{delete: o.delete, dryRun: o.dryRun, quick: o.quick}
+	g := treeGet{dryRun: o.dryRun, quick: o.quick}
 	switch {
 	case o.inputFile != "":
 		return g, usagef(adviseTreeAlone, "-r and --input-file exclude each other: the lines of a list name files")
@@ -44,6 +44,9 @@ func parseGetTree(ctx context.Context, t *terminal, o *getOptions, args []string
 		return g, usagef(adviseTree, "--no-clobber is for one file, not for -r")
 	}
 	var err error
+	if g.deletes, err = o.deletes.parse("delete"); err != nil {
+		return g, err
+	}
 	if g.fetcher, err = parseFetcher(t, o); err != nil {
 		return g, err
 	}
@@ -91,7 +94,9 @@ func runGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) 
 		warnOfLosses(t, transfer.Result{Servers: result.Servers})
 		warnOfBuffers(t, result.Network)
 	}
-	if _, partial := errors.AsType[*transfer.MirrorError](err); err == nil || partial {
+	_, partial := errors.AsType[*transfer.MirrorError](err)
+	_, tooMany := errors.AsType[*transfer.DeleteLimitError](err)
+	if err == nil || partial || tooMany {
 		t.printf("%s", g.summary(result))
 	}
 	return err
@@ -108,7 +113,7 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 		return transfer.MirrorResult{}, err
 	}
 	options := transfer.MirrorOptions{
-		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.chosen.filter, DryRun: g.dryRun,
+		MirrorSource: source, Target: g.target, Filter: g.chosen.filter, DryRun: g.dryRun,
 		NoPreserve: g.noPreserve, Reuse: g.reuse, NoSparse: g.noSparse, OpenTree: protectedTree(g.secrets),
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 		Paths: g.chosen.paths, Quick: g.quick,
@@ -117,11 +122,14 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 	if g.checksums != nil {
 		options.Checksums = checksums.of
 	}
+	g.deletes.set(&options)
 	result, err := transfer.Mirror(ctx, options, report)
 	if err != nil && g.policy.accepted(err) {
 		result, err = transfer.Mirror(ctx, options, report)
 	}
-	if _, partial := errors.AsType[*transfer.MirrorError](err); err != nil && !partial {
+	_, partial := errors.AsType[*transfer.MirrorError](err)
+	_, tooMany := errors.AsType[*transfer.DeleteLimitError](err)
+	if err != nil && !partial && !tooMany {
 		err = resumableError{err}
 	}
 	if err == nil && g.checksums != nil {

@@ -8,6 +8,7 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // This file has all hints: what users can do about an error.
@@ -73,6 +74,8 @@ const (
 	adviseShortToken
 	adviseMirror
 	adviseInterval
+	adviseMaxDelete
+	adviseBackup
 	adviseDemo
 	adviseDemoName
 	adviseDoctor
@@ -141,6 +144,8 @@ var advices = [adviceCount]string{
 	adviseShortToken:     "a few dozen random characters are enough",
 	adviseMirror:         "kwikcp serve --role secondary --primary URL --root DIR --mirror",
 	adviseInterval:       "such as 60 or 1m",
+	adviseMaxDelete:      "such as 100 for a number of entries, or 20% of those in the directory",
+	adviseBackup:         "name a directory outside the one to mirror into",
 	adviseDemo:           "kwikcp demo FILE",
 	adviseDemoName:       "choose a file with another name",
 	adviseDoctor:         "kwikcp doctor kwik://HOST:PORT/",
@@ -246,6 +251,9 @@ func hintOf(err error) string {
 		return "nothing was kept; compare the checksum with its publisher's, and ask the operator of the server " +
 			"to check the file there"
 	}
+	if e, ok := errors.AsType[*transfer.LoopError](err); ok {
+		return loopHint(e.Loop)
+	}
 	if errors.Is(err, transfer.ErrIsFile) {
 		return "omit -r to fetch a file"
 	}
@@ -292,6 +300,16 @@ func hintOfTransfer(e *transfer.Error, resumable bool) string {
 	return hint
 }
 
+func loopHint(loop transfer.Loop) string {
+	switch loop {
+	case transfer.LoopInside:
+		return "choose a directory outside, or exclude it with --exclude"
+	case transfer.LoopTwoWays:
+		return "mirror in one direction only, or use --update without deletions in both"
+	}
+	return "choose another directory"
+}
+
 func hintOfKind(kind transfer.Kind) string {
 	switch kind {
 	case transfer.KindNotFound:
@@ -308,6 +326,9 @@ func hintOfKind(kind transfer.Kind) string {
 		return "wait for it, or choose another file name"
 	case transfer.KindExists:
 		return "choose another file name, or omit --no-clobber to replace the file"
+	case transfer.KindDeleteLimit:
+		return "is the source complete, and its disk mounted there? --dry-run lists what would go; " +
+			"--max-delete N or P% allows it"
 	case transfer.KindChanged:
 		return "run the same command again to get the new version"
 	}
@@ -333,6 +354,8 @@ var remedies = []struct {
 	{syscall.ENODEV, "check that its file system is still there"},
 	{syscall.ESTALE, "check that its file system is still there"},
 	{syscall.ENOTCONN, "check that its file system is still there"},
+	{disk.ErrMoved, "restore the directory, or start kwikcp again to use the one that is there now"},
+	{disk.ErrRemoved, "restore the directory; is its file system mounted?"},
 	{syscall.EADDRINUSE, "choose another port with --listen HOST:PORT; port 0 means any free port"},
 }
 

@@ -70,8 +70,13 @@ become files, holes become zeros. A directory in the place of a file, or a link 
 with --delete. Of names that differ only in case, where the file system does not tell them apart, the first is fetched and
 the others fail.
 
---delete removes entries of DEST that the server does not have and that are not excluded, after everything else. Nothing
-is removed if the server could not list everything.
+--delete removes entries of DEST that the server does not have and that are not excluded, after everything else. In a
+directory of which the server could not read an entry nothing is removed, nor are directories named lost+found. Nothing at all is
+removed if the server has no entry, or if more than half of ten or more entries would go. --max-delete N or P% sets another
+bound. --backup-dir keeps what is removed or replaced. DIR must be outside DEST; on another file system files are copied.
+
+--update leaves a file of DEST as it is that is newer than the server's, and names it. If DEST is the served directory, in it or
+around it, or if that is itself a mirror of DEST, nothing is done.
 
 --dry-run changes nothing and prints a line on stdout for each entry that would change: fetch, link, make or delete, and its
 name. Unprintable characters in names are escaped.
@@ -155,6 +160,7 @@ servers that it named to the client (sources).
 
 A mirror (--mirror) joins at once and serves what it has so far. Its first round after a start compares every file by its hash,
 later rounds, every --mirror-interval, by size and time. Entries that the primary does not have stay, unless --mirror-delete.
+Deletions are bounded as those of get -r --delete. While the root is not in its place, nothing is mirrored.
 
 The primary connects to a secondary before it names it to clients. It uses the address of --advertise if that is given,
 otherwise the one from which the secondary joined.`},

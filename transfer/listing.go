@@ -73,6 +73,8 @@ type page struct {
 	// restricted is set if the server left out entries of the directory that the client may not
 	// read.
 	restricted bool
+	// places are the listed directory and those that contain it.
+	places []disk.PlaceID
 }
 
 // list requests a page of the entries after one, in tree order. With after == "" it begins with
@@ -82,7 +84,9 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 	op := fmt.Sprintf("list %q on %s", r.url.Path, r.url.Host)
 	x, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
 		Version: wire.ProtocolVersion, Path: []byte(r.url.Path),
-		List: &transferpb.ListRequest{After: []byte(after), Limit: listPage, Flat: flat},
+		List: &transferpb.ListRequest{
+			After: []byte(after), Limit: listPage, Flat: flat, Places: r.asksPlaces && after == "",
+		},
 	})
 	if err != nil {
 		return page{}, err
@@ -112,6 +116,11 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 		}
 		if err := order.progress.observe(int64(order.count+len(p.entries)), time.Now()); err != nil {
 			return page{}, &Error{Kind: KindNetwork, Op: op, Err: err}
+		}
+		if p.places == nil {
+			if p.places, err = placesOf(listing.GetPlaces()); err != nil {
+				return page{}, x.malformed(err)
+			}
 		}
 		p.partial = p.partial || listing.GetPartial()
 		p.restricted = p.restricted || listing.GetRestricted()

@@ -10,6 +10,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -40,8 +41,24 @@ type MirrorOptions struct {
 	// parent must exist.
 	Target string
 	// Delete removes entries of Target that are not in the tree, but only after a complete
-	// listing. Entries that the Filter excludes stay.
+	// listing. Entries that the Filter excludes stay, and so do directories named lost+found.
 	Delete bool
+	// MaxDelete bounds what Delete removes.
+	MaxDelete DeleteLimit
+	// BackupDir is a directory to which deleted and replaced files and links are moved, under the
+	// paths that they had below Target. It replaces older ones there. It is made if it is missing;
+	// its parent must exist. It must be neither inside Target nor contain it. If it is on another
+	// file system, files are copied. Empty means no backup.
+	BackupDir string
+	// OneFileSystem leaves directories of Target as they are that are on another file system than
+	// Target.
+	OneFileSystem bool
+	// Update leaves a file of Target as it is that has a later time than that of the source, and
+	// reports it as FileSkipped.
+	Update bool
+	// Pair makes the mirror known to mirrors in the other direction until it is closed; nil means
+	// until Mirror returns.
+	Pair *MirrorPair
 	// Filter selects the entries to fetch.
 	Filter Filter
 	// Paths selects entries as well, and nothing beside them is deleted. The Filter decides about
@@ -60,6 +77,9 @@ type MirrorOptions struct {
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
+	// Recheck has the paths of entries that Quick leaves out, such as those that failed before.
+	// Files among them, and below directories among them, are compared. "." is the whole tree.
+	Recheck map[string]bool
 	// Checksums, if set, returns the hashes that a file must have besides its root; nil for none.
 	// path is that of the listing. A file that does not have them is not put in place, and fails.
 	// One goroutine at a time calls it, in each attempt for each file that the Filter includes.
@@ -90,7 +110,7 @@ const (
 
 // A FileReport is the outcome of an entry.
 type FileReport struct {
-	Path   string // relative to the mirrored directory; any bytes
+	Path   string // relative to the mirrored directory, which is "."; any bytes
 	Action FileAction
 	Type   EntryType // of an entry that is up to date
 	Size   int64     // of a file, in bytes
@@ -158,6 +178,11 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 		runID: strings.ToLower(rand.Text()[:12]), opened: partfile.NewPool(maxOpenParts),
 	}
 	m.wantsHoles = !o.NoSparse
+	m.asksPlaces = true
+	if m.Pair == nil {
+		m.Pair = &MirrorPair{}
+		defer m.Pair.Close()
+	}
 	start := time.Now()
 	err := m.fetchMirror(ctx)
 	m.result.Seconds = time.Since(start).Seconds()
@@ -177,8 +202,11 @@ type mirror struct {
 	report MirrorReporter
 	runID  string // names the temporary files of this run
 	root   disk.TreeDir
+	device uint64          // of the file system of root
+	above  []disk.Ancestor // the directories that contain the target
 	lock   *partfile.PartFile
 	cache  *disk.DirCache
+	backup *backup // nil without BackupDir
 	// folds is set if the target's file system ignores the case of names.
 	folds  bool
 	live   liveStreams
@@ -198,12 +226,10 @@ type mirror struct {
 	volumes       map[uint64]disk.Volume
 }
 
-// mirrorLock is the name of the file whose lock a mirror holds, so that each target has at most
-// one mirror.
-const mirrorLock = ".kwikcp-mirror.part"
-
 // fetchMirror opens and locks the target, and makes attempts.
 func (m *mirror) fetchMirror(ctx context.Context) error {
+	_, err := os.Lstat(m.Target)
+	isNew := errors.Is(err, fs.ErrNotExist)
 	root, err := m.OpenTree(m.Target, !m.DryRun)
 	if m.DryRun && errors.Is(err, fs.ErrNotExist) {
 		root, err = nil, nil
@@ -215,35 +241,33 @@ func (m *mirror) fetchMirror(ctx context.Context) error {
 		defer root.Close()
 		m.root, m.cache = root, disk.NewDirCache(root)
 		defer m.cache.Close()
+		info, err := root.Stat(".")
+		if err != nil {
+			return LocalError(m.op(), disk.Cause(err))
+		}
+		m.device = disk.DeviceOf(info)
+		if all, err := disk.Ancestors(m.Target); err == nil {
+			m.above = all[1:]
+		}
 	}
 	if !m.DryRun {
 		if err := m.lockTarget(); err != nil {
 			return err
 		}
 		defer m.unlockTarget()
+		if err := m.openBackup(); err != nil {
+			return err
+		}
+		defer m.backup.close()
 	}
 	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
-	return p.run(ctx, m.attempt, isRetryable, m.observer.retry)
-}
-
-// lockTarget takes the target's lock, and finds out whether the file system ignores the case of
-// names.
-func (m *mirror) lockTarget() error {
-	lock, err := partfile.Place{Dir: m.cache.Dir(""), Name: mirrorLock}.Lock()
-	if err != nil {
-		if errors.Is(err, partfile.ErrBusy) {
-			return &Error{Kind: KindBusy, Op: m.op(), Err: errors.New("another kwikcp is mirroring into it")}
-		}
-		return LocalError(m.op(), disk.Cause(err))
+	err = p.run(ctx, m.attempt, isRetryable, m.observer.retry)
+	if _, isLoop := errors.AsType[*LoopError](err); isLoop && isNew && !m.DryRun {
+		m.unlockTarget()
+		os.Remove(m.Target) // an error leaves an empty directory
 	}
-	m.lock = lock
-	_, err = m.root.Lstat(".KWIKCP-MIRROR.part")
-	m.folds = err == nil
-	return nil
+	return err
 }
-
-// unlockTarget removes the lock file and releases the lock.
-func (m *mirror) unlockTarget() { m.lock.Discard() }
 
 // attempt makes the target equal to the tree. It may be repeated: it compares the target again.
 func (m *mirror) attempt(ctx context.Context) (err error) {
@@ -274,11 +298,62 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m.stop = cancel
+	endGuard := m.guardTarget()
 	err = m.fetchTree(inner)
+	endGuard()
 	if last := stop(); last.Servers != nil {
 		m.result.Servers = last.Servers
 	}
 	return m.attemptError(err)
+}
+
+// guardInterval is how often a mirror checks that its target is still in its place.
+const guardInterval = time.Second
+
+// guardTarget ends the attempt when the target loses its path. Its file system may be unmounted or
+// mounted over, or another directory may be in its place. end makes the last check.
+func (m *mirror) guardTarget() (end func()) {
+	if m.root == nil {
+		return func() {}
+	}
+	check := func() (ok bool) {
+		err := disk.CheckPath(m.root, m.Target)
+		if err != nil {
+			m.endWith(LocalError(m.op(), disk.Cause(err)))
+		}
+		return err == nil
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() { // end ends it and waits for it
+		defer close(ended)
+		ticker := time.NewTicker(guardInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+				if !check() {
+					return
+				}
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+		check()
+	}
+}
+
+// endWith ends the attempt with an error, unless it has ended with one.
+func (m *mirror) endWith(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fatal == nil {
+		m.fatal = err
+		m.stop(err)
+	}
 }
 
 // fetchTree fetches the tree, deletes the extra entries, then fetches the entries that waited for
@@ -289,16 +364,19 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 	if err != nil || m.fatalError() != nil {
 		return err
 	}
-	if m.Delete {
-		p.delete(ctx)
-		if ctx.Err() != nil { // some entries were not deleted
-			return context.Cause(ctx)
-		}
-		if len(p.deferred) > 0 {
-			err = m.runBatches(ctx, p.fetchDeferred)
-		}
+	if !m.Delete {
+		return m.syncVolumes()
 	}
-	return errors.Join(err, m.syncVolumes())
+	if err = p.delete(ctx); ctx.Err() != nil { // some entries were not deleted
+		return context.Cause(ctx)
+	}
+	if err == nil && len(p.deferred) > 0 {
+		err = m.runBatches(ctx, p.fetchDeferred)
+	}
+	if synced := m.syncVolumes(); err == nil {
+		err = synced
+	}
+	return err
 }
 
 // fatalError returns the error that ended the attempt; nil if none did.

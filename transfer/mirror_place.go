@@ -106,6 +106,11 @@ func (p *placer) place(group []*mirrorFile) {
 		}
 		if err != nil {
 			p.discard(f)
+			if errors.Is(err, errNewer) {
+				f.leave()
+				p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileSkipped, Err: errNewer})
+				continue
+			}
 			p.m.drop(f, localErrorOf("put it in place", err))
 			continue
 		}
@@ -157,15 +162,28 @@ func (p *placer) discard(f *mirrorFile) {
 
 // rename gives a file its final name.
 func (p *placer) rename(f *mirrorFile) error {
-	if f.part != nil {
-		return f.part.Rename(false)
-	}
 	h, err := p.m.cache.Acquire(f.dir.path)
 	if err != nil {
 		return err
 	}
 	defer p.m.cache.Release(h)
+	if p.m.Update && isNewer(h, f) {
+		return errNewer
+	}
+	if err := p.m.backup.keep(h, f.entry.Path); err != nil {
+		return err
+	}
+	if f.part != nil {
+		return f.part.Rename(false)
+	}
 	return h.Rename(f.temp, f.name)
+}
+
+// isNewer reports whether a file that is newer than the source's is in the place of a file, perhaps
+// since the mirror began.
+func isNewer(h *disk.CachedDir, f *mirrorFile) bool {
+	info, err := h.Lstat(f.name)
+	return err == nil && info.Mode().IsRegular() && info.ModTime().After(f.manifest.MTime)
 }
 
 // volumeOf returns the file system that a directory is on, nil if it cannot be synced as a

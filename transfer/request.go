@@ -42,6 +42,8 @@ type request struct {
 	headStart func() int64
 	// wantsHoles is set if the primary should announce the holes of files.
 	wantsHoles bool
+	// asksPlaces requests the places of a listed directory.
+	asksPlaces bool
 
 	observer *observer
 

@@ -53,6 +53,9 @@ func (s *Server) list(ctx context.Context, allowed scope, w replyWriter, request
 		ctx: ctx, w: w, limit: s.names, base: path, cache: disk.NewDirCache(base), flat: options.GetFlat(),
 		left: maxListed, allowed: allowed,
 	}
+	if options.GetPlaces() {
+		addPlaces(&l.message, base)
+	}
 	defer l.cache.Close()
 	defer func() { l.faults.report(w.log) }()
 	if n := options.GetLimit(); n > 0 && n < maxListed {
@@ -329,5 +332,6 @@ func (l *lister) send(end transferpb.Listing_End) error {
 	l.message.End, l.message.Restricted = end, !l.allowed.allowsTree(l.base)
 	err := l.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &l.message}})
 	l.message.Entries, l.message.Partial, l.bytes = l.message.Entries[:0], false, 0
+	l.message.Places = nil
 	return err
 }

@@ -993,7 +993,9 @@ type ListRequest struct {
 	// The maximum number of entries; 0 means the server's limit, which holds in any case.
 	Limit uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	// If set, only the entries of the directory itself are listed.
-	Flat          bool `protobuf:"varint,3,opt,name=flat,proto3" json:"flat,omitempty"`
+	Flat bool `protobuf:"varint,3,opt,name=flat,proto3" json:"flat,omitempty"`
+	// Whether the first Listing has places.
+	Places        bool `protobuf:"varint,5,opt,name=places,proto3" json:"places,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1049,6 +1051,13 @@ func (x *ListRequest) GetFlat() bool {
 	return false
 }
 
+func (x *ListRequest) GetPlaces() bool {
+	if x != nil {
+		return x.Places
+	}
+	return false
+}
+
 // Listing holds the next entries of a response to a ListRequest.
 type Listing struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1057,7 +1066,10 @@ type Listing struct {
 	// A directory could not be read, and no entry has the error.
 	Partial bool `protobuf:"varint,3,opt,name=partial,proto3" json:"partial,omitempty"`
 	// The requested directory may have other entries, which the client may not read.
-	Restricted    bool `protobuf:"varint,4,opt,name=restricted,proto3" json:"restricted,omitempty"`
+	Restricted bool `protobuf:"varint,4,opt,name=restricted,proto3" json:"restricted,omitempty"`
+	// The requested directory and those that contain it, the innermost first: 16 bytes each, which
+	// tell something only to a program on the same machine. Empty if the server does not know them.
+	Places        [][]byte `protobuf:"bytes,6,rep,name=places,proto3" json:"places,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1118,6 +1130,13 @@ func (x *Listing) GetRestricted() bool {
 		return x.Restricted
 	}
 	return false
+}
+
+func (x *Listing) GetPlaces() [][]byte {
+	if x != nil {
+		return x.Places
+	}
+	return nil
 }
 
 // Entry is an entry below the requested directory. Entries are in tree order: a directory
@@ -1541,18 +1560,20 @@ const file_transfer_proto_rawDesc = "" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x19\n" +
 	"\bmtime_ns\x18\x04 \x01(\x03R\amtimeNs\x126\n" +
-	"\x05batch\x18\x10 \x01(\v2 .kwikcp.transfer.BatchDescriptorR\x05batch\"M\n" +
+	"\x05batch\x18\x10 \x01(\v2 .kwikcp.transfer.BatchDescriptorR\x05batch\"e\n" +
 	"\vListRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\fR\x05after\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x12\n" +
-	"\x04flat\x18\x03 \x01(\bR\x04flat\"\xd1\x01\n" +
+	"\x04flat\x18\x03 \x01(\bR\x04flat\x12\x16\n" +
+	"\x06places\x18\x05 \x01(\bR\x06places\"\xe9\x01\n" +
 	"\aListing\x120\n" +
 	"\aentries\x18\x01 \x03(\v2\x16.kwikcp.transfer.EntryR\aentries\x12.\n" +
 	"\x03end\x18\x02 \x01(\x0e2\x1c.kwikcp.transfer.Listing.EndR\x03end\x12\x18\n" +
 	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1e\n" +
 	"\n" +
 	"restricted\x18\x04 \x01(\bR\n" +
-	"restricted\"*\n" +
+	"restricted\x12\x16\n" +
+	"\x06places\x18\x06 \x03(\fR\x06places\"*\n" +
 	"\x03End\x12\v\n" +
 	"\aNOT_YET\x10\x00\x12\b\n" +
 	"\x04MORE\x10\x01\x12\f\n" +

@@ -1,0 +1,27 @@
+package partfile
+
+import (
+	"errors"
+	"io/fs"
+
+	"kwikcp/transfer/disk"
+)
+
+// MirrorLock is the name of the file whose lock a mirror holds in its target, so that each target
+// has at most one mirror.
+const MirrorLock = ".kwikcp-mirror.part"
+
+// IsHeld reports whether another process, or another File of this one, holds the lock of a file. It
+// takes the lock for a moment if it is free. A file that this user cannot open is another user's.
+func IsHeld(d disk.Dir, name string) bool {
+	f, err := d.OpenPart(name)
+	if errors.Is(err, fs.ErrPermission) {
+		f, err = d.Open(name)
+	}
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, disk.ErrNotAFile)
+	}
+	defer f.Close()
+	free, err := f.TryLock()
+	return err != nil || !free
+}

@@ -1,0 +1,70 @@
+package transfer
+
+import (
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// This file finds out which temporary files belong to other transfers. Mirrors may have nested
+// targets, and gets write into the targets of mirrors. A part file belongs to the process that
+// holds its lock. A mirror also has temporary files that it does not keep open: small files, and
+// part files of its Pool. All that are below a target belong to the mirror that holds the lock of
+// that target.
+
+// isOthers reports whether the temporary file at a path of the target belongs to another transfer.
+// h is its directory.
+func (m *mirror) isOthers(h *disk.CachedDir, at string) bool {
+	name := disk.Base(at)
+	return strings.HasSuffix(name, ".part") && partfile.IsHeld(h, name) || m.isOthersTree(disk.Parent(at))
+}
+
+// isOthersPart reports whether there is a part file of a file that belongs to another mirror, even
+// if it is not locked now.
+func (m *mirror) isOthersPart(f *mirrorFile, h *disk.CachedDir) bool {
+	_, err := h.Lstat(partfile.PartName(f.name))
+	return err == nil && m.isOthersTree(f.dir.path)
+}
+
+// isOthersTarget reports whether another mirror has this directory as its target.
+func (m *mirror) isOthersTarget(dir string) bool {
+	isOwn := dir == "" && m.lock != nil
+	if isOwn {
+		return false
+	}
+	h, err := m.cache.Acquire(dir)
+	if err != nil {
+		return false
+	}
+	defer m.cache.Release(h)
+	return partfile.IsHeld(h, mirrorLock)
+}
+
+// isOthersTree reports whether another mirror has a target that is or contains a directory of this
+// mirror's target.
+func (m *mirror) isOthersTree(dir string) bool {
+	for {
+		if m.isOthersTarget(dir) {
+			return true
+		}
+		if dir == "" {
+			break
+		}
+		dir = disk.Parent(dir)
+	}
+	for _, above := range m.above {
+		if _, err := os.Lstat(filepath.Join(above.Path, mirrorLock)); err != nil {
+			continue
+		}
+		if d, err := disk.OpenDir(above.Path); err == nil {
+			held := partfile.IsHeld(d, mirrorLock)
+			d.Close()
+			if held {
+				return true
+			}
+		}
+	}
+	return false
+}
