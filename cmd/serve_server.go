@@ -222,7 +222,7 @@ func (s *runningServer) run(ctx context.Context) error {
 		s.log.Warn(machine.Advice())
 	}
 	if s.noTrees != nil {
-		s.log.Info("no index of hash trees; files are hashed again", "reason", s.noTrees)
+		s.log.Warn("no index of hash trees; files are hashed again after a restart", "err", s.noTrees)
 	}
 	<-ctx.Done()
 	s.log.Info("stopping", "reason", context.Cause(ctx))

@@ -46,18 +46,6 @@ func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 	}
 }
 
-// KeepTrees makes the server store the trees that it computes, and use those that are stored. It
-// must be called before Serve, at most once. In the background it removes the records of files
-// that have changed; Close ends that. The caller closes store, after Close.
-func (s *Server) KeepTrees(store *TreeStore) {
-	s.index.store = store
-	s.tasks.Go(func() {
-		if err := store.sweep(s.ctx, s.dir); err != nil {
-			s.log.Warn("stale records of the tree store not removed", "err", err)
-		}
-	})
-}
-
 // Close stops the hashing of files and waits until it has stopped. Serve must have returned.
 func (s *Server) Close() {
 	s.cancel()
