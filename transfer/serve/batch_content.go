@@ -184,15 +184,20 @@ func (s *Server) verifyBatch(descriptor []byte, off int64, p []byte) error {
 	if !ok {
 		return nil
 	}
+	d, _ := parseBatchDescriptor(descriptor)
+	files, err := wire.ReadFiles(d.files, served.size())
+	if err != nil || len(files) != len(served.trees) {
+		return err // cannot happen
+	}
 	start := int64(0) // of the tree's file in the stream
-	for _, tree := range served.trees {
+	for i, tree := range served.trees {
 		if len(p) == 0 {
 			return nil
 		}
 		end := start + tree.Size()
 		if off < end {
 			n := min(int64(len(p)), end-off)
-			if err := tree.Verify(off-start, p[:n]); err != nil {
+			if err := s.verifyFile(disk.JoinPath(d.base, files[i].Path), tree, off-start, p[:n]); err != nil {
 				return err
 			}
 			p, off = p[n:], off+n

@@ -147,7 +147,7 @@ func (s *Server) logServed(session *kwik.ServerSession, path string) func(bytes 
 
 // Verify checks bytes of the file or batch that a descriptor names against its tree. It is the
 // Verify of a primary's kwik.ServerConfig. It returns nil if the server has no tree of the
-// described version.
+// described version, and if its own file differs from the tree as well.
 func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byte) error {
 	if _, ok := parseBatchDescriptor(descriptor); ok {
 		return s.verifyBatch(descriptor, off, p)
@@ -166,7 +166,17 @@ func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byt
 	if isOtherVersion := d.root != nil && tree.Root() != *d.root; isOtherVersion {
 		return nil
 	}
-	return tree.Verify(off, p)
+	return s.verifyFile(d.path, tree, off, p)
+}
+
+// verifyFile checks bytes of a file against its tree. If they are wrong it checks its own file: the
+// tree may be that of an earlier content.
+func (s *Server) verifyFile(path string, tree *integrity.Tree, off int64, p []byte) error {
+	err := tree.Verify(off, p)
+	if err != nil && s.recheck(part{path, off, off + int64(len(p))}, tree) {
+		return nil
+	}
+	return err
 }
 
 // knownTree returns the tree of the version of a file that was requested last by the path. If there

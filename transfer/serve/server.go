@@ -16,19 +16,20 @@ import (
 //
 // The methods of a Server are safe for concurrent use, except for KeepTrees and Close.
 type Server struct {
-	dir     disk.Dir // shows visible names only
-	visible *visibility
-	log     *slog.Logger
-	index   *index
-	batches *servedBatches
-	tiny    *tinySlots
-	opened  *openFiles
-	names   *namesLimit
-	access  *Access // nil: clients are not restricted
-	limit   *requestLimit
-	ctx     context.Context // ends with Close
-	cancel  context.CancelFunc
-	tasks   sync.WaitGroup // goroutines of the server that end with ctx
+	dir      disk.Dir // shows visible names only
+	visible  *visibility
+	log      *slog.Logger
+	index    *index
+	batches  *servedBatches
+	tiny     *tinySlots
+	opened   *openFiles
+	names    *namesLimit
+	access   *Access // nil: clients are not restricted
+	limit    *requestLimit
+	rechecks rechecks
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup // goroutines of the server that end with ctx
 }
 
 // NewServer returns a server of the files below dir. It does not serve part files, and dir should
