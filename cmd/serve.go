@@ -315,6 +315,7 @@ func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) 
 	}
 	defer logs.NewHandler(c.log.Handler()).Flush()
 	defer s.close()
+	s.wg.Go(func() { watchRoot(s.ctx, dir, absolute(c.root), c.log) })
 	_, forClients := s.listener.Memory()
 	defer collectEarly(forClients)()
 	defer procs.Govern(func() bool { return s.listener.Sessions() > 1 })()
