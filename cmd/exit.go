@@ -24,6 +24,7 @@ const (
 	exitExists    = 9
 	exitChanged   = 10
 	exitLimit     = 11
+	exitDelete    = 12
 	exitSignal    = 128 // plus the signal's number
 )
 
@@ -49,6 +50,7 @@ var exitStatuses = []exitStatus{
 	{exitExists, "target_exists", "the target exists and --no-clobber was given"},
 	{exitChanged, "source_changed", "the file changed on the server during the transfer"},
 	{exitLimit, "limit_reached", "--max-time was reached"},
+	{exitDelete, "delete_limit", "more would be deleted than --max-delete allows; nothing was"},
 	{exitSignal + int(syscall.SIGHUP), "interrupted", "SIGHUP; verified bytes are kept for the next get"},
 	{exitSignal + int(syscall.SIGINT), "interrupted", "SIGINT; verified bytes are kept for the next get"},
 	{exitSignal + int(syscall.SIGPIPE), "interrupted", "stdout or stderr was closed (SIGPIPE); no message is printed"},
@@ -131,6 +133,8 @@ func exitCodeOfKind(kind transfer.Kind) int {
 		return exitExists
 	case transfer.KindChanged:
 		return exitChanged
+	case transfer.KindDeleteLimit:
+		return exitDelete
 	}
 	return exitOther
 }

@@ -42,8 +42,8 @@ type getOptions struct {
 
 	recursive bool
 	rules     filterRules
-	delete    bool
 	dryRun    bool
+	deletes   deleteOptions
 
 	json, quiet bool
 
@@ -74,7 +74,10 @@ func (o *getOptions) flags() []cli.Flag {
 		filterOption(&o.rules, "include", "with -r, fetch entries that match `PATTERN`; the first matching --include or "+
 			"--exclude decides"),
 		filterOption(&o.rules, "exclude", "with -r, neither fetch nor delete entries that match `PATTERN`"),
-		boolOption(&o.delete, "delete", "with -r, remove entries of DEST that the server does not have"),
+		boolOption(&o.deletes.delete, "delete", "with -r, remove entries of DEST that the server does not have"),
+		maxDeleteOption(&o.deletes.maxDelete, "--delete"),
+		backupDirOption(&o.deletes.backupDir, "-r"),
+		oneFileSystemOption(&o.deletes.oneFileSystem, "-r", "DEST", "x"),
 		boolOption(&o.dryRun, "dry-run", "with -r, change nothing and print what would be done", "n"),
 		limitRateOption(&o.limitRate, "over all servers together"),
 		secondsOption(&o.maxTime, "max-time", "end an attempt after `TIME`, with exit status 11 unless --retry allows another; 0 "+
@@ -117,7 +120,7 @@ earlier run is trusted, too. An unknown server is accepted on this machine, and 
 The manual page (kwikcp man) and docs/REFERENCE.md describe lists, ranges, patterns, directories and trust in full.
 
 ` + exitHelp(append([]int{exitNotFound, exitRefused, exitNetwork, exitIntegrity, exitLocal, exitNoSpace, exitExists, exitChanged,
-			exitLimit}, signalCodes...)...),
+			exitLimit, exitDelete}, signalCodes...)...),
 		Flags: o.flags(),
 		Action: func(c *cli.Context) error {
 			o.isSet = c.IsSet
@@ -317,8 +320,10 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 		return g, usagef(adviseNoClobber, "--no-clobber and --overwrite exclude each other")
 	case o.byteRange != "" && (o.reuse || o.seed != ""):
 		return g, usagef(adviseRangeFetches, "--range excludes --reuse and --seed")
-	case o.delete:
+	case o.deletes.delete:
 		return g, usagef(adviseGet, "--delete is for directories, with -r")
+	case o.deletes.maxDelete != "", o.deletes.backupDir != "", o.deletes.oneFileSystem:
+		return g, usagef(adviseGet, "--max-delete, --backup-dir and --one-file-system are for directories, with -r")
 	case o.dryRun:
 		return g, usagef(adviseGet, "--dry-run is for directories, with -r")
 	case o.rules.used():

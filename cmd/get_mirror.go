@@ -17,15 +17,15 @@ import (
 // A treeGet is a directory to fetch.
 type treeGet struct {
 	fetcher
-	url    transfer.URL
-	target string
-	filter transfer.Filter
-	delete bool
-	dryRun bool
+	url     transfer.URL
+	target  string
+	filter  transfer.Filter
+	deletes deletion
+	dryRun  bool
 }
 
 func parseGetTree(t *terminal, o *getOptions, args []string) (treeGet, error) {
-	g := treeGet{filter: o.rules.filter, delete: o.delete, dryRun: o.dryRun}
+	g := treeGet{filter: o.rules.filter, dryRun: o.dryRun}
 	switch {
 	case o.inputFile != "":
 		return g, usagef(adviseTreeAlone, "-r and --input-file exclude each other: the lines of a list name files")
@@ -43,6 +43,9 @@ func parseGetTree(t *terminal, o *getOptions, args []string) (treeGet, error) {
 		return g, usagef(adviseTree, "--no-clobber is for one file, not for -r")
 	}
 	var err error
+	if g.deletes, err = o.deletes.parse("delete"); err != nil {
+		return g, err
+	}
 	if g.fetcher, err = parseFetcher(t, o); err != nil {
 		return g, err
 	}
@@ -89,7 +92,9 @@ func runGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) 
 		warnOfLosses(t, transfer.Result{Servers: result.Servers})
 		warnOfBuffers(t, result.Network)
 	}
-	if _, partial := errors.AsType[*transfer.MirrorError](err); err == nil || partial {
+	_, partial := errors.AsType[*transfer.MirrorError](err)
+	_, tooMany := errors.AsType[*transfer.DeleteLimitError](err)
+	if err == nil || partial || tooMany {
 		t.printf("%s", g.summary(result))
 	}
 	return err
@@ -103,15 +108,18 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 	}
 	source.KWIK.ConnectionsPerServer, source.KWIK.RateLimit = g.connections, g.limit
 	options := transfer.MirrorOptions{
-		MirrorSource: source, Target: g.target, Delete: g.delete, Filter: g.filter, DryRun: g.dryRun,
+		MirrorSource: source, Target: g.target, Filter: g.filter, DryRun: g.dryRun,
 		NoPreserve: g.noPreserve, Reuse: g.reuse, OpenTree: protectedTree(g.secrets),
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 	}
+	g.deletes.set(&options)
 	result, err := transfer.Mirror(ctx, options, report)
 	if err != nil && g.policy.accepted(err) {
 		result, err = transfer.Mirror(ctx, options, report)
 	}
-	if _, partial := errors.AsType[*transfer.MirrorError](err); err != nil && !partial {
+	_, partial := errors.AsType[*transfer.MirrorError](err)
+	_, tooMany := errors.AsType[*transfer.DeleteLimitError](err)
+	if err != nil && !partial && !tooMany {
 		err = resumableError{err}
 	}
 	return result, err

@@ -7,6 +7,7 @@ import (
 
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // This file has all hints: what users can do about an error.
@@ -64,6 +65,8 @@ const (
 	adviseShortToken
 	adviseMirror
 	adviseInterval
+	adviseMaxDelete
+	adviseBackup
 	adviseDemo
 	adviseDemoName
 	adviseDoctor
@@ -124,6 +127,8 @@ var advices = [adviceCount]string{
 	adviseShortToken:     "a few dozen random characters are enough",
 	adviseMirror:         "kwikcp serve --role secondary --primary URL --root DIR --mirror",
 	adviseInterval:       "such as 60 or 1m",
+	adviseMaxDelete:      "such as 100 for a number of entries, or 20% of those in the directory",
+	adviseBackup:         "name a directory outside the one to mirror into",
 	adviseDemo:           "kwikcp demo FILE",
 	adviseDemoName:       "choose a file with another name",
 	adviseDoctor:         "kwikcp doctor kwik://HOST:PORT/",
@@ -283,6 +288,8 @@ func hintOfKind(kind transfer.Kind) string {
 		return "wait for it, or choose another file name"
 	case transfer.KindExists:
 		return "choose another file name, or omit --no-clobber to replace the file"
+	case transfer.KindDeleteLimit:
+		return "is the source complete, and its disk mounted there? --dry-run lists what would go; --max-delete N or P% allows it"
 	case transfer.KindChanged:
 		return "run the same command again to get the new version"
 	}
@@ -308,6 +315,8 @@ var remedies = []struct {
 	{syscall.ENODEV, "check that its file system is still there"},
 	{syscall.ESTALE, "check that its file system is still there"},
 	{syscall.ENOTCONN, "check that its file system is still there"},
+	{disk.ErrMoved, "bring the directory back, or start kwikcp again to use the one that is there now"},
+	{disk.ErrRemoved, "bring the directory back; is its file system mounted?"},
 	{syscall.EADDRINUSE, "choose another port with --listen HOST:PORT; port 0 means any free port"},
 }
 

@@ -45,7 +45,7 @@ type serveOptions struct {
 	logLevel           string
 	mirror             bool
 	mirrorInterval     secondsValue
-	mirrorDelete       bool
+	deletes            deleteOptions
 	stateDir           string
 
 	// isSet reports whether an option was given, on the command line or in the environment, even
@@ -91,8 +91,11 @@ func (o *serveOptions) flags() []cli.Flag {
 		stringOption(&o.logLevel, "log-level", "log `LEVEL` and above: debug, info, warn or error"),
 		boolOption(&o.mirror, "mirror", "a secondary fetches everything that its primary serves into --root, and follows changes"),
 		secondsOption(&o.mirrorInterval, "mirror-interval", "with --mirror, look for changes every `TIME`"),
-		boolOption(&o.mirrorDelete, "mirror-delete", "with --mirror, remove entries of --root that the primary "+
+		boolOption(&o.deletes.delete, "mirror-delete", "with --mirror, remove entries of --root that the primary "+
 			"does not have"),
+		maxDeleteOption(&o.deletes.maxDelete, "--mirror-delete"),
+		backupDirOption(&o.deletes.backupDir, "--mirror"),
+		oneFileSystemOption(&o.deletes.oneFileSystem, "--mirror", "--root"),
 		tokenFileOption(&o.tokenFile, "with --mirror, present the token in `FILE` to the primary "+
 			"(or set KWIKCP_TOKEN)"),
 		stateDirOption(&o.stateDir),

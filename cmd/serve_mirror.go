@@ -4,23 +4,27 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"time"
 
 	"kwikcp/kwik"
 	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // A mirrorConfig is how a secondary mirrors its primary.
 type mirrorConfig struct {
 	interval time.Duration
-	delete   bool
+	deletes  deletion
 	tokens   *tokens
 }
 
 // parseServeMirror returns nil without --mirror.
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
 	if !o.mirror {
-		for _, name := range []string{"mirror-interval", "mirror-delete", "token-file"} {
+		for _, name := range []string{
+			"mirror-interval", "mirror-delete", "max-delete", "backup-dir", "one-file-system", "token-file",
+		} {
 			if o.isSet(name) {
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
 			}
@@ -30,20 +34,29 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 	switch {
 	case role != kwik.ServerRoleSecondary:
 		return nil, usagef(adviseMirror, "--mirror is for secondaries")
+	case !o.isSet("root"):
+		return nil, usagef(adviseMirror, "--mirror overwrites what is in the root, so --root is needed")
 	case o.mirrorInterval.Duration <= 0:
 		return nil, usagef(adviseInterval, "--mirror-interval must be more than 0")
 	}
-	return &mirrorConfig{interval: o.mirrorInterval.Duration, delete: o.mirrorDelete}, nil
+	deletes, err := o.deletes.parse("mirror-delete")
+	if err != nil {
+		return nil, err
+	}
+	return &mirrorConfig{interval: o.mirrorInterval.Duration, deletes: deletes}, nil
 }
 
 // keepMirror mirrors the primary, and again after each interval, until the server must leave. Until
 // a round was complete, files are compared by their hashes; later rounds compare size and time. The
 // server serves meanwhile.
 func (s *runningServer) keepMirror() {
-	o := transfer.MirrorOptions{Target: s.root, Delete: s.mirror.delete, OpenTree: protectedTree(s.secrets)}
+	o := transfer.MirrorOptions{Target: s.root, OpenTree: s.openTarget}
 	o.URL = s.primary
+	s.mirror.deletes.set(&o)
+	memory := &mirrorMemory{}
 	for {
-		s.mirrorOnce(&o)
+		o.Quick, o.Recheck = memory.quick, memory.recheck
+		s.mirrorOnce(o, memory)
 		select {
 		case <-s.member.Done():
 			return
@@ -52,8 +65,29 @@ func (s *runningServer) keepMirror() {
 	}
 }
 
+// openTarget opens a directory to mirror into. A root that is no longer the one that is served is
+// an error: nothing is written where nothing is served. So is one that is gone.
+func (s *runningServer) openTarget(path string, create bool) (disk.TreeDir, error) {
+	open := protectedTree(s.secrets)
+	if path != s.root {
+		return open(path, create)
+	}
+	if err := disk.CheckPath(s.served, path); err != nil {
+		return nil, err
+	}
+	tree, err := open(path, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := disk.CheckPath(s.served, path); err != nil { // it was replaced meanwhile
+		tree.Close()
+		return nil, err
+	}
+	return tree, nil
+}
+
 // mirrorOnce is one round. Entries that fail are tried again in the next round.
-func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
+func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemory) {
 	log := s.log.With("primary", s.primary.Host)
 	traced, err := quicConfig()
 	if err != nil {
@@ -68,10 +102,12 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 	}
 	o.TLS = presenting(s.policy.config(o.URL, token != ""), s.ownCertificate())
 	o.KWIK = &kwik.ClientConfig{Config: kwik.Config{QUIC: traced}, Credential: []byte(token)}
-	result, err := transfer.Mirror(s.member, *o, &mirrorLog{log: log})
+	entries := &mirrorLog{log: log}
+	result, err := transfer.Mirror(s.member, o, entries)
 	if err != nil && s.policy.accepted(err) {
-		result, err = transfer.Mirror(s.member, *o, &mirrorLog{log: log})
+		result, err = transfer.Mirror(s.member, o, entries)
 	}
+	memory.learn(entries.failed, err)
 	if s.member.Err() != nil {
 		return
 	}
@@ -89,20 +125,62 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 		_, message, hint := explain(err)
 		log.Warn("not mirrored, trying again", "err", message, "hint", hint, "in", s.mirror.interval)
 	}
-	o.Quick = o.Quick || err == nil
 }
 
-// A mirrorLog logs the entries of a mirror: failures as warnings, the rest for debugging.
+// A mirrorMemory is what a round knows from the rounds before.
+type mirrorMemory struct {
+	// quick is set once a round has compared everything except for the entries in recheck.
+	quick   bool
+	recheck map[string]bool
+}
+
+// maxRecheck bounds the entries that are remembered. After a round in which more fail, the next one
+// compares everything.
+const maxRecheck = 10_000
+
+// learn takes the entries that failed in a round, and the error of the round.
+func (m *mirrorMemory) learn(failed map[string]bool, err error) {
+	_, isPartial := errors.AsType[*transfer.MirrorError](err)
+	_, isTooMany := errors.AsType[*transfer.DeleteLimitError](err)
+	switch isComplete := err == nil || isPartial || isTooMany; {
+	case isComplete:
+		m.quick, m.recheck = true, failed
+	case m.quick: // the round did not come to all entries
+		all := maps.Clone(m.recheck)
+		if all == nil {
+			all = make(map[string]bool)
+		}
+		maps.Copy(all, failed)
+		m.recheck = all
+	}
+	if len(m.recheck) > maxRecheck {
+		m.quick, m.recheck = false, nil
+	}
+}
+
+// A mirrorLog logs the entries of a mirror: failures as warnings, what was deleted for information,
+// the rest for debugging.
 type mirrorLog struct {
 	transfer.NoReport
-	log *slog.Logger
+	log    *slog.Logger
+	failed map[string]bool // at most one more than maxRecheck
 }
 
 // File implements transfer.MirrorReporter.
 func (m *mirrorLog) File(f transfer.FileReport) {
+	if f.Action == transfer.FileDeleted {
+		m.log.Info("deleted", "path", f.Path)
+		return
+	}
 	level := slog.LevelDebug
 	if f.Action == transfer.FileFailed {
 		level = slog.LevelWarn
+		if m.failed == nil {
+			m.failed = make(map[string]bool)
+		}
+		if len(m.failed) <= maxRecheck {
+			m.failed[f.Path] = true
+		}
 	}
 	m.log.Log(context.Background(), level, "entry", "path", f.Path, "action", f.Action, "size", f.Size, "err", f.Err)
 }

@@ -28,6 +28,7 @@ import (
 type runningServer struct {
 	serveConfig
 	url      transfer.URL
+	served   disk.Dir // the root; the caller of startServer closes it
 	listener *kwik.Listener
 	files    *serve.Server
 	trees    *serve.TreeStore // nil if there is none
@@ -56,7 +57,7 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 		return nil, err
 	}
 	s := &runningServer{
-		serveConfig: c, files: serve.NewServer(dir, c.log),
+		serveConfig: c, served: dir, files: serve.NewServer(dir, c.log),
 		identity: cert, reloads: make(chan struct{}, 1), keyChanged: make(chan struct{}, 1),
 	}
 	if c.exclude != nil {

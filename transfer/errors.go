@@ -30,6 +30,8 @@ const (
 	KindBusy           // another kwikcp is fetching to the same target
 	KindExists         // the target exists and must not be replaced
 	KindChanged        // the source changed during the transfer
+	// KindDeleteLimit is of a mirror that would delete more than it may: see DeleteLimitError.
+	KindDeleteLimit
 )
 
 // An Error is the error of [Get], [Mirror], [List] and [Compare]: the operation, on which server

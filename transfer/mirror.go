@@ -40,8 +40,18 @@ type MirrorOptions struct {
 	// parent must exist.
 	Target string
 	// Delete removes entries of Target that are not in the tree, but only after a complete
-	// listing. Entries that the Filter excludes stay.
+	// listing. Entries that the Filter excludes stay, and so do directories named lost+found.
 	Delete bool
+	// MaxDelete bounds what Delete removes.
+	MaxDelete DeleteLimit
+	// BackupDir is a directory to which deleted and replaced files and links are moved, under the
+	// paths that they had below Target. It replaces older ones there. It is made if it is missing;
+	// its parent must exist. It must be neither inside Target nor contain it. If it is on another
+	// file system, files are copied. Empty means no backup.
+	BackupDir string
+	// OneFileSystem leaves directories of Target as they are that are on another file system than
+	// Target.
+	OneFileSystem bool
 	// Filter selects the entries to fetch.
 	Filter Filter
 	// DryRun reports the changes without making them.
@@ -55,6 +65,9 @@ type MirrorOptions struct {
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
+	// Recheck has the paths of entries that Quick leaves out, such as those that failed before.
+	// Files among them, and below directories among them, are compared. "." is the whole tree.
+	Recheck map[string]bool
 	// Retries bounds how often the mirror is tried again after an error of KindNetwork. The next
 	// fields are as in GetOptions.
 	Retries      int
@@ -81,7 +94,7 @@ const (
 
 // A FileReport is the outcome of an entry.
 type FileReport struct {
-	Path   string // relative to the mirrored directory; any bytes
+	Path   string // relative to the mirrored directory, which is "."; any bytes
 	Action FileAction
 	Type   EntryType // of an entry that is up to date
 	Size   int64     // of a file, in bytes
@@ -164,8 +177,11 @@ type mirror struct {
 	report MirrorReporter
 	runID  string // names the temporary files of this run
 	root   disk.TreeDir
+	device uint64          // of the file system of root
+	above  []disk.Ancestor // the directories that contain the target
 	lock   *partfile.PartFile
 	cache  *disk.DirCache
+	backup *backup // nil without BackupDir
 	// folds is set if the target's file system ignores the case of names.
 	folds  bool
 	live   liveStreams
@@ -202,12 +218,24 @@ func (m *mirror) fetchMirror(ctx context.Context) error {
 		defer root.Close()
 		m.root, m.cache = root, disk.NewDirCache(root)
 		defer m.cache.Close()
+		info, err := root.Stat(".")
+		if err != nil {
+			return LocalError(m.op(), disk.Cause(err))
+		}
+		m.device = disk.DeviceOf(info)
+		if all, err := disk.Ancestors(m.Target); err == nil {
+			m.above = all[1:]
+		}
 	}
 	if !m.DryRun {
 		if err := m.lockTarget(); err != nil {
 			return err
 		}
 		defer m.unlockTarget()
+		if err := m.openBackup(); err != nil {
+			return err
+		}
+		defer m.backup.close()
 	}
 	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
 	return p.run(ctx, m.attempt, isRetryable, m.observer.retry)
@@ -261,11 +289,62 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m.stop = cancel
+	endGuard := m.guardTarget()
 	err = m.fetchTree(inner)
+	endGuard()
 	if last := stop(); last.Servers != nil {
 		m.result.Servers = last.Servers
 	}
 	return m.attemptError(err)
+}
+
+// guardInterval is how often a mirror checks that its target is still in its place.
+const guardInterval = time.Second
+
+// guardTarget ends the attempt when the target loses its path: its file system was unmounted or
+// mounted over, or another directory was put in its place. end makes the last check.
+func (m *mirror) guardTarget() (end func()) {
+	if m.root == nil {
+		return func() {}
+	}
+	check := func() (ok bool) {
+		err := disk.CheckPath(m.root, m.Target)
+		if err != nil {
+			m.endWith(LocalError(m.op(), disk.Cause(err)))
+		}
+		return err == nil
+	}
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() { // end ends it and waits for it
+		defer close(ended)
+		ticker := time.NewTicker(guardInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+				if !check() {
+					return
+				}
+			}
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+		check()
+	}
+}
+
+// endWith ends the attempt with an error, unless it has ended with one.
+func (m *mirror) endWith(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fatal == nil {
+		m.fatal = err
+		m.stop(err)
+	}
 }
 
 // fetchTree fetches the tree, deletes the extra entries, then fetches the entries that waited for
@@ -276,16 +355,19 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 	if err != nil || m.fatalError() != nil {
 		return err
 	}
-	if m.Delete {
-		p.delete(ctx)
-		if ctx.Err() != nil { // some entries were not deleted
-			return context.Cause(ctx)
-		}
-		if len(p.deferred) > 0 {
-			err = m.runBatches(ctx, p.fetchDeferred)
-		}
+	if !m.Delete {
+		return m.syncVolumes()
 	}
-	return errors.Join(err, m.syncVolumes())
+	if err = p.delete(ctx); ctx.Err() != nil { // some entries were not deleted
+		return context.Cause(ctx)
+	}
+	if err == nil && len(p.deferred) > 0 {
+		err = m.runBatches(ctx, p.fetchDeferred)
+	}
+	if synced := m.syncVolumes(); err == nil {
+		err = synced
+	}
+	return err
 }
 
 // fatalError returns the error that ended the attempt; nil if none did.

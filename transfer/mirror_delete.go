@@ -9,24 +9,128 @@ import (
 	"sort"
 )
 
-// delete removes the extra entries, if the listing was complete. Entries that the filter excludes
-// stay, and so do their directories.
-func (p *plan) delete(ctx context.Context) {
-	if p.incomplete {
-		if len(p.extra) > 0 {
-			err := errors.New("the listing is not complete, so nothing was deleted")
-			p.fail("", "", &Error{Kind: KindOther, Op: "delete what is not on the server", Err: err})
-		}
-		return
+// This file deletes what is not in the listing. First all of it is counted. Then it is deleted, or
+// nothing is.
+
+// delete removes the extra entries, unless they are more than MaxDelete allows. Entries that the
+// filter excludes stay, and so do their directories.
+func (p *plan) delete(ctx context.Context) error {
+	exceeded := p.checkLoss(ctx)
+	if exceeded != nil && !p.DryRun {
+		return exceeded
 	}
 	for _, x := range p.extra {
 		if ctx.Err() != nil {
-			return
+			return context.Cause(ctx)
 		}
 		if err := p.deleteIn(ctx, x.dir, x.name); err != nil {
 			p.fail(disk.JoinPath(x.dir.path, x.name), "delete it", err)
 		}
 	}
+	return exceeded
+}
+
+// checkLoss counts what delete would remove, and returns an error if that is too much.
+func (p *plan) checkLoss(ctx context.Context) error {
+	x := loss{of: p.before, listed: p.listed}
+	for _, e := range p.extra {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		h, err := p.cache.Acquire(e.dir.path)
+		if err != nil {
+			continue // deleting fails as well
+		}
+		p.countLoss(ctx, h, disk.JoinPath(e.dir.path, e.name), &x)
+		p.cache.Release(h)
+	}
+	if err := p.MaxDelete.check(x); err != nil {
+		return &Error{Kind: KindDeleteLimit, Op: p.op(), Err: err}
+	}
+	return nil
+}
+
+// countLoss counts what remove would delete at a path. empty reports whether nothing would be left
+// there. A directory that cannot be read counts as one entry.
+func (p *plan) countLoss(ctx context.Context, h *disk.CachedDir, at string, x *loss) (empty bool) {
+	info, isDoomed, err := p.judge(h, at)
+	if err != nil || !isDoomed {
+		return err == nil && info == nil
+	}
+	if info.IsDir() {
+		sub, err := p.cache.Acquire(at)
+		if err == nil {
+			defer p.cache.Release(sub)
+			empty, err = p.countLossIn(ctx, sub, at, x)
+		}
+		if err == nil && !empty {
+			return false
+		}
+	}
+	if !wire.IsTemporary(disk.Base(at)) {
+		x.deleted++
+	}
+	return true
+}
+
+// countLossIn counts what would be deleted in a directory.
+func (p *plan) countLossIn(ctx context.Context, h *disk.CachedDir, at string, x *loss) (empty bool, err error) {
+	if p.isOthersTarget(at) {
+		return false, nil
+	}
+	names, err := h.Names(maxLocalNames)
+	if err != nil {
+		return false, err
+	}
+	empty = true
+	for _, name := range names {
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		if !wire.IsTemporary(name) {
+			x.of++
+		}
+		if gone := p.countLoss(ctx, h, disk.JoinPath(at, name), x); !gone {
+			empty = false
+		}
+	}
+	return empty, nil
+}
+
+// lostFound is the name of the directory in which a check of a file system puts what it finds. It
+// belongs to the file system, not to the tree.
+const lostFound = "lost+found"
+
+// judge returns what is at a path, and whether a mirror that does not find it in the listing
+// deletes it. info is nil if there is nothing. A directory may still hold something that stays.
+func (p *plan) judge(h *disk.CachedDir, at string) (info fs.FileInfo, isDoomed bool, err error) {
+	name := disk.Base(at)
+	info, err = h.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, false, nil
+	case errors.Is(err, disk.ErrProtected):
+		return info, false, errStays
+	case err != nil:
+		return nil, false, err
+	}
+	isTemporary := wire.IsTemporary(name) && !info.IsDir()
+	switch {
+	case !p.Filter.Wants(at, info.IsDir()):
+	case info.IsDir() && (name == lostFound || p.isElsewhere(info)):
+	case isTemporary && p.isOthers(h, at):
+	default:
+		return info, true, nil
+	}
+	return info, false, nil
+}
+
+// errStays is judge's error for what cannot even be looked at. It is no failure.
+var errStays = errors.New("it stays")
+
+// isElsewhere reports whether a directory is on a file system that the mirror must not enter.
+func (p *plan) isElsewhere(info fs.FileInfo) bool {
+	return p.OneFileSystem && disk.DeviceOf(info) != p.device
 }
 
 // deleteIn deletes an entry of a directory, and restores the mode and time of the directory.
@@ -44,41 +148,46 @@ func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
 	return err
 }
 
-// remove deletes the entry at a path in an open directory, unless the filter excludes it or it is
-// protected. gone reports whether the entry no longer exists.
+// remove deletes the entry at a path in an open directory, unless it must stay. gone reports
+// whether the entry no longer exists.
 func (p *plan) remove(ctx context.Context, h *disk.CachedDir, at string) (gone bool, err error) {
-	name := disk.Base(at)
-	info, err := h.Lstat(name)
+	info, isDoomed, err := p.judge(h, at)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return true, nil
-	case errors.Is(err, disk.ErrProtected):
+	case err == errStays:
 		return false, nil
-	case err != nil:
-		return false, err
+	case err != nil || !isDoomed:
+		return err == nil && info == nil, err
 	}
-	temporary := wire.IsTemporary(name)
-	if !temporary && !p.Filter.Wants(at, info.IsDir()) {
-		return false, nil
-	}
-	switch {
-	case info.IsDir():
+	if info.IsDir() {
 		if gone, err := p.removeAll(ctx, at, info, h); err != nil || !gone {
 			return false, err
 		}
-	case temporary && !p.DryRun && p.inUse(h, name):
-		return false, nil
 	}
 	if !p.DryRun {
-		if err := h.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := p.removeOne(h, at, info); err != nil {
 			return false, err
-		}
-		if info.IsDir() {
-			p.cache.Drop(at)
 		}
 	}
 	p.reportFile(FileReport{Path: at, Action: FileDeleted})
 	return true, nil
+}
+
+// removeOne deletes a file or an empty directory. A file that is no temporary one is in the backup
+// before.
+func (p *plan) removeOne(h *disk.CachedDir, at string, info fs.FileInfo) error {
+	name := disk.Base(at)
+	if !info.IsDir() && !wire.IsTemporary(name) {
+		if err := p.backup.keep(h, at); err != nil {
+			return err
+		}
+	}
+	if err := h.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if info.IsDir() {
+		p.cache.Drop(at)
+	}
+	return nil
 }
 
 // removeAll deletes the entries of a directory. empty reports whether none is left.
@@ -93,6 +202,9 @@ func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *d
 		return false, err
 	}
 	defer p.cache.Release(h)
+	if p.isOthersTarget(at) {
+		return false, nil
+	}
 	names, err := h.Names(maxLocalNames)
 	if err != nil {
 		return false, err
@@ -101,7 +213,7 @@ func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *d
 	empty = true
 	for _, name := range names {
 		if ctx.Err() != nil {
-			return false, nil // fetchTree returns the cause
+			return false, nil // delete returns the cause
 		}
 		gone, err := p.remove(ctx, h, disk.JoinPath(at, name))
 		if err != nil {
@@ -110,15 +222,4 @@ func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *d
 		empty = empty && gone
 	}
 	return empty, nil
-}
-
-// inUse reports whether a part file belongs to a transfer under way, which holds its lock.
-func (p *plan) inUse(h *disk.CachedDir, name string) bool {
-	f, err := h.OpenPart(name)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	locked, err := f.TryLock()
-	return err == nil && !locked
 }

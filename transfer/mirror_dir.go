@@ -21,6 +21,7 @@ type mirrorDir struct {
 	// restricted is set if the server lists only what the client may read. The other names in the
 	// directory may be on the server as well, so they are not extra.
 	restricted bool
+	held       bool              // the listing leaves out entries of it, so that nothing in it is deleted
 	folded     map[string]string // names so far by their lower case, if the file system ignores case
 
 	users int // entries under way in it, plus one while the plan is in it; guarded by mirror.mu
@@ -42,8 +43,10 @@ func (p *plan) readNames(d *mirrorDir) error {
 		switch {
 		case !wire.IsTemporary(name):
 			return false
-		case strings.HasSuffix(name, ".new") && !p.DryRun:
-			h.Remove(name) // an error leaves a file that no mirror uses
+		case strings.HasSuffix(name, ".new"):
+			if !p.DryRun && !p.isOthers(h, disk.JoinPath(d.path, name)) {
+				h.Remove(name) // an error leaves a file that no mirror uses
+			}
 		case name != mirrorLock && strings.HasSuffix(name, ".part"):
 			if d.parts == nil {
 				d.parts = make(map[string]bool)
@@ -53,6 +56,7 @@ func (p *plan) readNames(d *mirrorDir) error {
 		return true
 	})
 	sort.Strings(d.names)
+	p.before += int64(len(d.names))
 	return nil
 }
 
@@ -79,6 +83,8 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 		}
 	}
 	switch {
+	case found == occupantDir && p.isElsewhere(info):
+		return errElsewhere
 	case found == occupantDir:
 		sub.fresh = false
 		return p.openDir(sub, info)
@@ -89,6 +95,9 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 	case p.DryRun:
 		return nil
 	case found != occupantNone:
+		if err := p.backup.keep(h, sub.path); err != nil {
+			return err
+		}
 		if err := h.Remove(name); err != nil {
 			return err
 		}

@@ -195,6 +195,14 @@ func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, e
 
 // discardPart removes a part file that is of no use, unless another transfer holds it.
 func (m *mirror) discardPart(f *mirrorFile) {
+	h, err := m.cache.Acquire(f.dir.path)
+	if err != nil {
+		return
+	}
+	defer m.cache.Release(h)
+	if m.isOthersPart(f, h) {
+		return
+	}
 	if p, err := m.placeOf(f).Open(partfile.Options{}); err == nil {
 		p.Discard()
 	}
@@ -231,14 +239,23 @@ func (m *mirror) proveParts(ctx context.Context, f *mirrorFile) error {
 	return targetErrorIn(ctx, m.pathOf(f), part.Prove(ctx, f.tree, seeds, nil))
 }
 
-// openPart opens the part file of a file. Called with the file's lock held.
+// openPart opens the part file of a file. If another transfer has it, this run has its own: both
+// fetch the file, and neither waits for the other. Called with the file's lock held.
 func (m *mirror) openPart(f *mirrorFile) error {
 	h, err := m.cache.Acquire(f.dir.path)
 	if err != nil {
 		return LocalError("open its directory", disk.Cause(err))
 	}
 	defer m.cache.Release(h)
-	if f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened}); err != nil {
+	err = partfile.ErrBusy
+	if !m.isOthersPart(f, h) {
+		f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened})
+	}
+	if errors.Is(err, partfile.ErrBusy) {
+		f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened, Run: m.runID})
+	}
+	if err != nil {
+		f.part = nil
 		return targetError(m.pathOf(f), err)
 	}
 	return nil

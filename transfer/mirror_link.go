@@ -65,6 +65,9 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	if p.DryRun {
 		return false, nil
 	}
+	if err := p.backup.keep(h, e.Path); err != nil {
+		return false, err
+	}
 	temp := p.freshName(name)
 	if err := h.Symlink(e.Target, temp); err != nil {
 		return false, err

@@ -146,14 +146,17 @@ func (p *placer) discard(f *mirrorFile) {
 
 // rename gives a file its final name.
 func (p *placer) rename(f *mirrorFile) error {
-	if f.part != nil {
-		return f.part.Rename(false)
-	}
 	h, err := p.m.cache.Acquire(f.dir.path)
 	if err != nil {
 		return err
 	}
 	defer p.m.cache.Release(h)
+	if err := p.m.backup.keep(h, f.entry.Path); err != nil {
+		return err
+	}
+	if f.part != nil {
+		return f.part.Rename(false)
+	}
 	return h.Rename(f.temp, f.name)
 }
 

@@ -22,9 +22,9 @@ type plan struct {
 	extra []extraEntry
 	// deferred entries wait until a directory in their place is deleted.
 	deferred []deferredEntry
-	// incomplete is set when the listing leaves entries out. Then nothing may be deleted.
-	incomplete bool
-	grown      int64 // bytes of the batches so far
+	before   int64 // entries of the target so far, before the mirror
+	listed   int64 // entries of the listing so far that the filter includes
+	grown    int64 // bytes of the batches so far
 }
 
 // An extraEntry is in a directory of the target and not in the listing.
@@ -60,10 +60,12 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 	for after := ""; ; {
 		page, err := p.list(ctx, &p.order, after, false)
 		top.restricted = top.restricted || page.restricted
+		if page.partial {
+			p.holdRest()
+		}
 		if err == nil {
 			b, err = p.visitAll(page.entries, b, fetch)
 		}
-		p.incomplete = p.incomplete || page.partial || err != nil
 		if err != nil {
 			return err
 		}
@@ -129,7 +131,7 @@ func (p *plan) present(d *mirrorDir, name string) bool {
 }
 
 func (p *plan) addExtra(d *mirrorDir, name string) {
-	if p.Delete && !d.restricted {
+	if p.Delete && !d.restricted && !d.held {
 		p.extra = append(p.extra, extraEntry{dir: d, name: name})
 	}
 }
@@ -141,6 +143,26 @@ func (p *plan) replaceDir(d *mirrorDir, e Entry) {
 	p.deferred = append(p.deferred, deferredEntry{d, e})
 }
 
+// holdAll keeps the directories around the current entry from deletions, because the listing leaves
+// out an entry that is in one of them.
+func (p *plan) holdAll() {
+	for _, d := range p.dirs {
+		d.held = true
+	}
+}
+
+// holdRest reports that the server could not read the rest of a directory, one of those around the
+// last entry of the page before.
+func (p *plan) holdRest() {
+	p.holdAll()
+	path := p.dirs[len(p.dirs)-1].path
+	if path == "" {
+		path = "."
+	}
+	op := fmt.Sprintf("list %q on %s", p.url.Path, p.url.Host)
+	p.fail(path, "", &Error{Kind: KindOther, Op: op, Err: errors.New("the server could not read all of it")})
+}
+
 // leaveDir ends the innermost directory: the listing has no more entries in it.
 func (p *plan) leaveDir() {
 	d := p.dirs[len(p.dirs)-1]
@@ -150,6 +172,9 @@ func (p *plan) leaveDir() {
 	}
 	for name := range d.parts {
 		p.addExtra(d, name)
+	}
+	if d.held {
+		p.extra = slices.DeleteFunc(p.extra, func(x extraEntry) bool { return x.dir == d })
 	}
 	if p.folds { // an entry with another spelling of the name is the same file
 		p.extra = slices.DeleteFunc(p.extra, func(x extraEntry) bool {
@@ -170,7 +195,7 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	}
 	hidden, err := p.order.next(e)
 	if _, bad := errors.AsType[badPath](err); bad {
-		p.incomplete = true
+		p.holdAll()
 		p.fail(e.Path, "", &Error{Kind: KindOther, Op: "take its name", Err: err})
 		return nil, nil
 	}
@@ -209,8 +234,10 @@ func (p *plan) accept(d *mirrorDir, e Entry) bool {
 	switch {
 	case !p.Filter.Wants(e.Path, isDir):
 		return false
+	case e.Problem != "" && disk.Base(e.Path) == lostFound:
+		return false
 	case e.Problem != "":
-		p.incomplete = true
+		d.held = true
 		op := fmt.Sprintf("list %q on %s", p.url.Path, p.url.Host)
 		remote := &RemoteError{Path: e.Path, Message: e.Problem}
 		p.fail(e.Path, "", &Error{Kind: e.problemKind, Op: op, Err: remote})
@@ -219,9 +246,12 @@ func (p *plan) accept(d *mirrorDir, e Entry) bool {
 		p.skip(e, errors.New("the name is reserved for kwikcp's temporary files"))
 		return false
 	case isDir && strings.Count(e.Path, "/") >= maxDepth:
-		p.incomplete = true
+		d.held = true
 		p.fail(e.Path, "make the directory", fmt.Errorf("it is more than %d directories deep", maxDepth))
 		return false
+	}
+	if disk.Base(e.Path) != lostFound {
+		p.listed++
 	}
 	return !p.folds || p.acceptSpelling(d, e)
 }
@@ -254,6 +284,7 @@ const maxDepth = 1024
 var (
 	errLinkInTheWay = errors.New("there is a link in its place, which is not followed (--delete replaces it)")
 	errDirInTheWay  = errors.New("there is a directory in its place (--delete replaces it)")
+	errElsewhere    = errors.New("it is on another file system")
 	errDirStays     = errors.New("the directory in its place could not be deleted completely")
 )
 
@@ -287,12 +318,14 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	return p.admit(f)
 }
 
-// failOrSkip reports an entry that cannot be made. An entry in the place of something protected is
-// left out on purpose.
+// failOrSkip reports an entry that cannot be made. An entry in the place of something protected, or
+// on another file system, is left out on purpose.
 func (p *plan) failOrSkip(e Entry, op string, err error) {
-	if errors.Is(err, disk.ErrProtected) {
-		p.skip(e, disk.ErrProtected)
-		return
+	for _, reason := range []error{disk.ErrProtected, errElsewhere} {
+		if errors.Is(err, reason) {
+			p.skip(e, reason)
+			return
+		}
 	}
 	p.fail(e.Path, op, err)
 }
@@ -304,7 +337,7 @@ func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	p.mu.Unlock()
 	p.retainDir(f.dir)
 	p.live.addFile(f.entry.Size)
-	if p.Quick && f.looksUpToDate() {
+	if p.Quick && f.looksUpToDate() && !p.mustCompare(f.entry.Path) {
 		p.live.addPresent(f.entry.Size)
 		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
 		p.finishFile(f, report)
@@ -324,6 +357,19 @@ func (f *mirrorFile) looksUpToDate() bool {
 		return false
 	}
 	return f.local.Size() == f.entry.Size && f.local.ModTime().Equal(f.entry.MTime)
+}
+
+// mustCompare reports whether a file is in Recheck, or below an entry of it.
+func (p *plan) mustCompare(path string) bool {
+	if len(p.Recheck) == 0 {
+		return false
+	}
+	for ; path != ""; path = disk.Parent(path) {
+		if p.Recheck[path] {
+			return true
+		}
+	}
+	return p.Recheck["."]
 }
 
 // inspect finds the local file and the part file of a file.

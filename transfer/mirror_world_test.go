@@ -112,7 +112,8 @@ func (s *mirrorServer) mirrorTo(
 	return result, reports, err
 }
 
-func deleting(o *MirrorOptions) { o.Delete = true }
+// deleting deletes without a limit.
+func deleting(o *MirrorOptions) { o.Delete, o.MaxDelete = true, DeleteLimit{limitPercent, 100} }
 
 // A treeEntry is what is compared of a file.
 type treeEntry struct {

@@ -114,6 +114,7 @@ func (p *PartFile) Discard() { p.leave(false) }
 
 func (p *PartFile) leave(keep bool) (kept bool) {
 	state := p.endState()
+	keep = keep && p.Run == ""
 	p.Pool.remove(p)
 	switch state {
 	case Ended:

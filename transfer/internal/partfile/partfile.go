@@ -105,6 +105,9 @@ type Options struct {
 	// SyncName makes the first checkpoint sync the directory, too, so that the part file's name
 	// survives a power cut.
 	SyncName bool
+	// Run is empty, or names the run that alone uses the file. Then it is under another name than
+	// other transfers to the place use, and nothing of it is kept for them.
+	Run string
 	// Pool bounds the part files that are open at a time; nil means that this one stays open.
 	Pool *Pool
 }
@@ -145,6 +148,9 @@ type PartFile struct {
 // the place is a directory or cannot be written. After success the part file owns place.Dir and
 // closes it at its end.
 func (place Place) Open(o Options) (*PartFile, error) {
+	if o.Run != "" {
+		return place.open(NewName(place.Name, o.Run), o)
+	}
 	return place.open(PartName(place.Name), o)
 }
 

@@ -1,0 +1,145 @@
+package transfer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
+)
+
+// A backup is the directory to which a mirror moves what it deletes and replaces. A file is in the
+// backup before it leaves its place, so that at each moment it has at least one name. A nil backup
+// keeps nothing.
+type backup struct {
+	root  disk.TreeDir
+	cache *disk.DirCache
+	runID string // names temporary files
+}
+
+var errBackupNested = errors.New("it must be neither inside the directory to mirror into nor contain it")
+
+// openBackup opens the backup of MirrorOptions.BackupDir, if there is one.
+func (m *mirror) openBackup() error {
+	if m.BackupDir == "" {
+		return nil
+	}
+	op := fmt.Sprintf("use %q for backups", m.BackupDir)
+	nested, err := disk.Nested(m.Target, m.BackupDir)
+	if err == nil && nested {
+		err = errBackupNested
+	}
+	if err != nil {
+		return LocalError(op, err)
+	}
+	root, err := m.OpenTree(m.BackupDir, true)
+	if err != nil {
+		return LocalError(op, err)
+	}
+	m.backup = &backup{root: root, cache: disk.NewDirCache(root), runID: m.runID}
+	return nil
+}
+
+func (b *backup) close() {
+	if b == nil {
+		return
+	}
+	b.cache.Close()
+	b.root.Close()
+}
+
+// keep gives the file or link at a path of the target the same path in the backup, if there is
+// one. h is the directory that it is in. The caller then removes or replaces it.
+func (b *backup) keep(h *disk.CachedDir, at string) error {
+	if b == nil {
+		return nil
+	}
+	if err := b.store(h, at); err != nil {
+		return fmt.Errorf("move what is there to the backup: %w", disk.Cause(err))
+	}
+	return nil
+}
+
+func (b *backup) store(h *disk.CachedDir, at string) error {
+	name := disk.Base(at)
+	info, err := h.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	to, err := b.enter(disk.Parent(at))
+	if err != nil {
+		return err
+	}
+	defer b.cache.Release(to)
+	temp := partfile.NewName(name, b.runID)
+	err = disk.LinkInto(h.TreeDir, name, to.TreeDir, temp)
+	if err != nil && disk.CannotLink(err) {
+		err = copyInto(h, name, info, to, temp)
+	}
+	if err == nil {
+		err = to.Rename(temp, name)
+	}
+	// Of two names of one file rename(2) removes none.
+	if removed := to.Remove(temp); err == nil && !errors.Is(removed, fs.ErrNotExist) {
+		err = removed
+	}
+	return err
+}
+
+// enter opens a directory of the backup, and makes it and those above it if they are missing. The
+// caller releases it.
+func (b *backup) enter(dir string) (*disk.CachedDir, error) {
+	h, err := b.cache.Acquire(dir)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return h, err
+	}
+	up, err := b.enter(disk.Parent(dir))
+	if err != nil {
+		return nil, err
+	}
+	err = up.Mkdir(disk.Base(dir))
+	b.cache.Release(up)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return b.cache.Acquire(dir)
+}
+
+// copyInto copies a file or link to a new name in another directory, with its mode and time, and
+// syncs it. An error may leave a part of it.
+func copyInto(h *disk.CachedDir, name string, info fs.FileInfo, to *disk.CachedDir, as string) error {
+	switch {
+	case info.Mode()&fs.ModeSymlink != 0:
+		target, err := h.Readlink(name)
+		if err != nil {
+			return err
+		}
+		return to.Symlink(target, as)
+	case !info.Mode().IsRegular():
+		return disk.ErrNotAFile
+	}
+	from, there := partfile.Place{Dir: h, Name: name}.Existing()
+	if from == nil {
+		return errors.New("it cannot be read")
+	}
+	defer from.Close()
+	f, err := to.Create(as)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := io.Copy(io.NewOffsetWriter(f, 0), io.NewSectionReader(from, 0, there.Size())); err != nil {
+		return err
+	}
+	if err := f.Chmod(there.Mode().Perm()); err != nil {
+		return err
+	}
+	if err := to.Chtimes(as, there.ModTime()); err != nil {
+		return err
+	}
+	return f.Sync()
+}
