@@ -46,6 +46,7 @@ type serveOptions struct {
 	mirror             bool
 	mirrorInterval     secondsValue
 	deletes            deleteOptions
+	scrub              secondsValue
 	stateDir           string
 
 	// isSet reports whether an option was given, on the command line or in the environment, even
@@ -98,6 +99,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		oneFileSystemOption(&o.deletes.oneFileSystem, "--mirror", "--root"),
 		tokenFileOption(&o.tokenFile, "with --mirror, present the token in `FILE` to the primary "+
 			"(or set KWIKCP_TOKEN)"),
+		secondsOption(&o.scrub, "scrub", "every `TIME`, hash all files again to find damage of the disk (default: never)"),
 		stateDirOption(&o.stateDir),
 	}
 }
@@ -146,6 +148,7 @@ type serveConfig struct {
 	advertise    netip.AddrPort
 	token        []byte
 	stateDir     string
+	scrub        time.Duration // 0 without --scrub
 	policy       *trustPolicy
 	certificate  *certificateFile // nil for a self-signed certificate around the server's key
 	exclude      *transfer.Filter // of --exclude; nil excludes nothing
@@ -188,6 +191,9 @@ func parseServe(t *terminal, o *serveOptions, args []string) (c serveConfig, err
 	}
 	if c.maxMemory, err = parseMaxMemory(o.maxMemory); err != nil {
 		return c, err
+	}
+	if c.scrub = o.scrub.Duration; o.isSet("scrub") && c.scrub <= 0 {
+		return c, usagef(adviseInterval, "--scrub must be more than 0")
 	}
 	if c.mirror, err = parseServeMirror(o, c.role); err != nil {
 		return c, err

@@ -170,16 +170,19 @@ func (s *runningServer) ownCertificate() *tls.Certificate {
 	return &s.identity
 }
 
-// openTrees opens a primary's index of the directory: the hash trees of earlier runs. Secondaries
-// have none.
+// openTrees opens the index of the directory: the hash trees of earlier runs. Secondaries have none,
+// unless they scrub.
 func (s *runningServer) openTrees() {
-	if s.role != kwik.ServerRolePrimary {
+	if s.role != kwik.ServerRolePrimary && s.scrub == 0 {
 		return
 	}
 	root := blake3.Sum256([]byte(absolute(s.root)))
 	path := filepath.Join(s.stateDir, fmt.Sprintf("trees-%x.db", root[:8]))
 	if s.trees, s.noTrees = serve.OpenTreeStore(path); s.noTrees == nil {
 		s.files.KeepTrees(s.trees)
+		if s.scrub > 0 {
+			s.files.Scrub(s.scrub, serve.ScrubRate)
+		}
 	}
 }
 

@@ -113,17 +113,22 @@ func (s *Server) findCopy(
 	if version.Size != f.Size {
 		return version, fmt.Errorf("it has %d bytes, the primary's has %d: %w", version.Size, f.Size, errNoContent)
 	}
-	if tree := s.index.entryOf(path, version).finishedTree(); tree != nil {
-		return version, checkRoot(f, tree)
+	if s.suspects.has(path, version) {
+		return version, errCopyDamaged
 	}
-	if version.MTime == f.MTime {
-		return version, nil
+	tree := s.index.entryOf(path, version).finishedTree()
+	if tree == nil {
+		if version.MTime == f.MTime && c.why != secondaryVerifies {
+			return version, nil
+		}
+		if tree, err = s.treeOfCopy(ctx, of, c, path, version); err != nil {
+			return version, err
+		}
 	}
-	tree, err := s.treeOfCopy(ctx, of, c, path, version)
-	if err != nil {
-		return version, err
+	if err = checkRoot(f, tree); err != nil {
+		s.suspectStale(path, version, f.Size, f.MTime)
 	}
-	return version, checkRoot(f, tree)
+	return version, err
 }
 
 // treeOfCopy hashes a local copy. A large one that is not hashed when ctx ends is hashed further
@@ -268,9 +273,24 @@ func (c *batchContent) readFile(i int, p []byte, off int64) error {
 		return c.failed(i, changed, errFileChanged)
 	}
 	if n == len(p) {
-		return nil
+		return c.checkDamage(i, p, off)
 	}
 	return c.failed(i, err, errNoContent)
+}
+
+// checkDamage checks bytes of a file that the primary challenges, if its tree is known. Tiny files
+// were hashed when the batch was opened.
+func (c *batchContent) checkDamage(i int, p []byte, off int64) error {
+	if c.why != secondaryVerifies {
+		return nil
+	}
+	path := disk.JoinPath(c.base, c.files[i].Path)
+	tree := c.server.index.entryOf(path, c.versions[i]).finishedTree()
+	if tree == nil || tree.Verify(off, p) == nil {
+		return nil
+	}
+	c.server.suspect(path, c.versions[i], "challenge of the primary")
+	return errCopyDamaged
 }
 
 // failed returns the error that a client is sent for one of a file: other, unless it is this

@@ -78,6 +78,9 @@ func (s *Server) openFile(ctx context.Context, r kwik.ContentRequest, why purpos
 		c.Close()
 		return nil, err
 	}
+	if why == secondaryVerifies {
+		c.onDamage = func() { s.suspect(d.path, c.version, "challenge of the primary") }
+	}
 	if why == secondaryServes && r.Session != nil { // the primary logs its requests itself
 		c.onClose = s.logServed(r.Session, d.path)
 	}
@@ -95,6 +98,9 @@ func (s *Server) checkCopy(
 		return contentError(err)
 	}
 	c.version = disk.VersionOf(info)
+	if why != primaryServes && s.suspects.has(d.path, c.version) {
+		return errCopyDamaged
+	}
 	if c.entry = s.index.entryOf(d.path, c.version); c.entry == nil {
 		c.entry = s.index.entry(d.path)
 	}
@@ -123,6 +129,7 @@ func (s *Server) checkCopy(
 		return errFileChanged
 	case state == copyStale:
 		c.log.Warn("stale file: not the version that the primary serves")
+		s.suspectStale(d.path, c.version, d.size, d.mtime)
 		return errStale
 	case state == copyUnverified && c.version.Size != r.Size:
 		c.log.Warn("stale file: not of the size that the primary serves",
@@ -235,6 +242,10 @@ type fileContent struct {
 	want    *integrity.Root // nil if it is not known
 	entry   *indexEntry     // of the file's path, perhaps of another version; nil if there is none
 
+	// onDamage is called if bytes do not match the tree of the file's version. It is set on a
+	// challenge alone: a client verifies the bytes itself.
+	onDamage func()
+
 	release func()                       // ends the claim to the entry; nil if there is none
 	onClose func(bytes int64, err error) // called with the two fields below; may be nil
 	bytes   int64                        // that were read
@@ -316,6 +327,10 @@ func (c *fileContent) read(p []byte, off int64) (n int, err error) {
 		return n, err
 	}
 	if isUnchanged := c.entry.version == c.version && checkVersion(c.file, c.version) == nil; isUnchanged {
+		if c.onDamage != nil && n == len(p) && c.entry.tree.Verify(off, p) != nil {
+			c.onDamage()
+			return 0, errCopyDamaged
+		}
 		return n, err
 	}
 	if isFault := n < len(p) && err != nil && err != io.EOF && isServersFault(err); isFault {

@@ -153,10 +153,10 @@ func (x *index) hash(e *indexEntry) error {
 	if changed := checkVersion(f, e.version); changed != nil {
 		return changed
 	}
-	if tree := j.builder.Tree(); err == nil && tree != nil {
+	if tree := j.builder.Tree(); err == nil && tree != nil && e.version.Size >= minStored {
 		// The time of the start counts: a file that changed just before it may have changed again
 		// with the same times.
-		x.keep(e, tree, j.start)
+		x.keep(e.path, e.version, tree, j.start)
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"kwikcp/integrity"
+	"kwikcp/transfer/disk"
 	"sync"
 	"time"
 )
@@ -47,13 +48,13 @@ func (x *index) reportDamage() {
 	}
 }
 
-// keep stores the tree of an entry that was hashed from a time on. It logs when trees cannot be
-// stored any more.
-func (x *index) keep(e *indexEntry, tree *integrity.Tree, hashed time.Time) {
-	if x.store == nil || e.version.Size < minStored {
+// keep stores the tree of a version of a file that was hashed from a time on. It logs when trees
+// cannot be stored any more.
+func (x *index) keep(path string, version disk.Version, tree *integrity.Tree, hashed time.Time) {
+	if x.store == nil {
 		return
 	}
-	err := x.store.put(e.path, e.version, tree, hashed)
+	err := x.store.put(path, version, tree, hashed)
 	x.reportDamage()
 	l := &x.storeLog
 	l.mu.Lock()

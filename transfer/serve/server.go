@@ -27,6 +27,7 @@ type Server struct {
 	access   *Access // nil: clients are not restricted
 	limit    *requestLimit
 	rechecks rechecks
+	suspects suspects
 	ctx      context.Context // ends with Close
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup // goroutines of the server that end with ctx
