@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bytes"
+	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"log/slog"
@@ -87,6 +88,10 @@ type rottenDir struct{ disk.TreeDir }
 
 func (d rottenDir) Open(name string) (disk.File, error) {
 	return transfertest.MappedDir{TreeDir: d.TreeDir}.Open(name)
+}
+
+func (d rottenDir) Stat(name string) (fs.FileInfo, error) {
+	return transfertest.MappedDir{TreeDir: d.TreeDir}.Stat(name)
 }
 
 func (d rottenDir) At(name string) (disk.TreeDir, error) {
