@@ -59,9 +59,8 @@ func (s *ClientSession) reportRejected(id ServerID, state kwikpb.PathState, reje
 	}}})
 }
 
-// awaitReport waits until a report that was just made has been sent. QUIC drops what is not sent yet
-// when a connection is closed, and a primary whose own bytes are wrong learns of it by the report
-// alone.
+// awaitReport waits until a report that was just made has been sent. QUIC drops unsent data when a
+// connection is closed. The report is all that a primary learns of wrong bytes of its own.
 func (s *ClientSession) awaitReport() {
 	reported := s.reported.Load()
 	if reported == nil {

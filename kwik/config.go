@@ -170,7 +170,7 @@ type ServerConfig struct {
 	OnReject func(s *ServerSession, server ServerID, offset int64, message string)
 
 	// Recheck is called on a primary when a client reports that it rejected bytes of the primary
-	// itself: [start, end) of the content of the given size that a descriptor names. The client may
+	// itself. They are [start, end) of the content that a descriptor names. The client may
 	// be wrong or lie, so the application should compare its content with what it told clients
 	// about it. Recheck must not block. Nil means that such reports go to OnReject only.
 	Recheck func(descriptor []byte, size, start, end int64)

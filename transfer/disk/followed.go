@@ -25,19 +25,19 @@ type goneError struct {
 func (e *goneError) Error() string { return e.path + ": " + e.cause.Error() }
 func (e *goneError) Unwrap() error { return e.cause }
 
-// A FollowReport tells what happened to the directory of a FollowedDir. It is gone, with the error
-// for which operations fail; it was replaced, and the new one is used from now on; or it is back
-// after it was gone.
+// A FollowReport tells what happened to the directory of a FollowedDir. If Gone is set, operations
+// fail with it. If Replaced is set, another directory is used from now on. The zero FollowReport
+// means that the directory is back.
 type FollowReport struct {
 	Gone     error
 	Replaced bool
 }
 
-// A FollowedDir is a TreeDir that is always the directory to which its path leads. A directory that
-// was moved, replaced, unmounted or mounted over is noticed by [FollowedDir.Check], by the first
-// operation after a second, and by an operation that finds nothing. While there is none, operations
-// fail with the error of the path, and not as if names were missing. What was opened before stays
-// open.
+// A FollowedDir is a TreeDir that is always the directory to which its path leads. It notices
+// that the directory was moved, replaced, unmounted or mounted over. [FollowedDir.Check] looks for
+// that, as do the first operation after a second and one that finds nothing. While there is no
+// directory, operations fail with the error of the path, and not as if names were missing. Files
+// and directories that were opened before stay open.
 type FollowedDir struct {
 	path   string
 	open   func(path string) (TreeDir, error)

@@ -38,8 +38,8 @@ func (v Version) Granularity() time.Duration {
 	return coarseGranularity
 }
 
-// IsRacy reports whether a file that had this version at a time of the wall clock may have had
-// another content under the same version before, or may get one later. That is so shortly after a
+// IsRacy reports whether a version stands for more than one content, perhaps: another write before
+// or after a time of the wall clock may leave the same times. That is so shortly after a
 // change. It is also so before the change if the granularity is coarse: the clock was set back,
 // and will pass the same second again.
 func (v Version) IsRacy(now time.Time) bool {

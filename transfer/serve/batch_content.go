@@ -286,7 +286,7 @@ func (c *batchContent) checkDamage(i int, p []byte, off int64) error {
 	}
 	path := disk.JoinPath(c.base, c.files[i].Path)
 	tree := c.server.index.entryOf(path, c.versions[i]).finishedTree()
-	if tree == nil || tree.Verify(off, p) == nil {
+	if tree == nil || !isWhole(tree, off, int64(len(p))) || tree.Verify(off, p) == nil {
 		return nil
 	}
 	c.server.suspect(path, c.versions[i], "challenge of the primary")

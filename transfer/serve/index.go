@@ -114,8 +114,8 @@ func newIndex(ctx context.Context, log *slog.Logger) *index {
 	}
 }
 
-// isBelieved reports whether the tree of an entry is that of its file's present content, as far as
-// the version can tell at a time of the wall clock. It is not if the file had just changed when it
+// isBelieved reports whether the tree of an entry is that of the present content of its file. now is
+// the wall clock. It is not believed if the file had just changed when it
 // was hashed, or if the clock was set back since. The index's lock must be held.
 func (e *indexEntry) isBelieved(now time.Time) bool {
 	wasRacy := !e.began.IsZero() && e.version.IsRacy(e.began)
@@ -138,7 +138,7 @@ func (x *index) claim(c client, path string, version disk.Version, open func() (
 	key := keyOf(path, version)
 	e := x.files[key]
 	if e != nil && e.isDoubted(time.Now()) {
-		x.remove(e) // the claims that it has keep it
+		x.remove(e) // its claims still get its tree
 		e = nil
 	}
 	isNew := e == nil

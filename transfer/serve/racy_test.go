@@ -15,7 +15,8 @@ func TestIndexBelievesNoRecentVersion(t *testing.T) {
 		opened   []int64 // how often the file was opened after each
 	}{
 		{"nanoseconds", 123, []time.Duration{0, 500 * time.Millisecond, time.Second, time.Hour}, []int64{1, 2, 3, 3}},
-		{"whole seconds", time.Second, []time.Duration{0, 1900 * time.Millisecond, 2 * time.Second, time.Hour}, []int64{1, 2, 3, 3}},
+		{"whole seconds", time.Second,
+			[]time.Duration{0, 1900 * time.Millisecond, 2 * time.Second, time.Hour}, []int64{1, 2, 3, 3}},
 		{"FAT", 0, []time.Duration{0, 2900 * time.Millisecond, 3 * time.Second, time.Hour}, []int64{1, 2, 3, 3}},
 		{"old", -time.Hour, []time.Duration{0, time.Second, 2 * time.Second}, []int64{1, 1, 1}},
 	} {
@@ -38,8 +39,8 @@ func TestIndexBelievesNoRecentVersion(t *testing.T) {
 	}
 }
 
-// TestIndexSharesRecentHashing checks that clients that request a file that just changed share one
-// hashing, and that a client that requests it after that time is over has it hashed again.
+// TestIndexSharesRecentHashing checks that clients share the hashing of a file that just changed. A
+// client that requests the file when that time is over has it hashed again.
 func TestIndexSharesRecentHashing(t *testing.T) {
 	inIndex(t, func(t *testing.T, x *index) {
 		d := &slowDisk{size: 3 << 20, delay: time.Second} // three reads

@@ -9,7 +9,7 @@ import (
 )
 
 // This file checks trees against the disk. A version tells whether a file changed as reliably as
-// the system allows, and a program that stores through a mapping may change a file without a new
+// the system allows. A program that stores through a mapping may change a file without a new
 // version. A client then rejects right bytes, since they do not match the tree. Its report alone
 // changes nothing: the server compares the bytes on its own disk with the tree, and drops the tree
 // if they differ.
@@ -91,8 +91,8 @@ func (s *Server) recheckAll() {
 	}
 }
 
-// recheck reports whether a part of a file is not that of a tree; nil means the tree that this
-// server has of the file's present version. If it is not, the server drops the tree that it has.
+// recheck reports whether a part of a file differs from a tree; nil means the tree that this server
+// has of the present version. If it differs, the server drops its tree.
 func (s *Server) recheck(p part, tree *integrity.Tree) (differs bool) {
 	f, err := s.dir.Open(p.path)
 	if err != nil {
@@ -170,4 +170,10 @@ func (x *index) forget(path string, version disk.Version, tree *integrity.Tree) 
 		return true
 	}
 	return had
+}
+
+// isWhole reports whether n bytes from off on are whole chunk groups of a tree.
+func isWhole(tree *integrity.Tree, off, n int64) bool {
+	group, end := tree.GroupSize().Bytes(), off+n
+	return off%group == 0 && (end%group == 0 || end == tree.Size())
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // This file hashes the files of the root from time to time, and compares them with the trees of the
-// store: disks lose bits without a new time. A file that has no tree yet gets one.
+// store. Disks lose bits without a new time. A file that has no tree yet gets one.
 
 const (
 	// ScrubRate is the rate at which files are read, in bytes a second.
@@ -123,7 +123,7 @@ func (p *scrubPass) scrub(dir disk.TreeDir, name, path string) {
 	}
 	known := s.index.store.get(path, version)
 	if cached, ok := f.(interface{ DropCache() }); ok {
-		cached.DropCache() // what is in memory tells nothing of the disk
+		cached.DropCache() // the page cache may hide damage of the disk
 	}
 	r := &slowFileReader{p.read, f}
 	tree, err := integrity.Build(s.ctx, r, version.Size, integrity.GroupSizeFor(version.Size), nil)

@@ -12,9 +12,8 @@ import (
 // are challenged.
 const maxSuspects = 4096
 
-// suspects are the files of which a server has found that their content is not the one that their
-// version once had, or that a primary's file of the same size and time has. The disk may have lost
-// it. A secondary does not serve such a version, and a mirror fetches the file again.
+// suspects are the files whose content a server has found to be wrong for their version: the version
+// had another one before, or the primary's file of the same size and time has another one. A secondary does not serve such a version, and a mirror fetches the file again.
 type suspects struct {
 	mu    sync.Mutex
 	files map[string]disk.Version // by path

@@ -84,7 +84,7 @@ func (d *damagedStore) use(t testing.TB, s *TreeStore, what string) {
 		t.Fatalf("%s: %v", what, err)
 	}
 	if s.get("0", d.version(0)) == nil {
-		t.Fatalf("%s: what was put is not there", what)
+		t.Fatalf("%s: the tree that was put is missing", what)
 	}
 	if after := d.check(t, s, what); after < before {
 		t.Fatalf("%s: %d trees, %d after one was put", what, before, after)
@@ -326,7 +326,7 @@ func FuzzTreeStore(f *testing.F) {
 			t.Error("a tree without its record")
 		}
 		if err := s.put("1", v, tree, later); err != nil || s.get("1", v) == nil {
-			t.Errorf("what was put is not there: %v", err)
+			t.Errorf("the tree that was put is missing: %v", err)
 		}
 	})
 }
