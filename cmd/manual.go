@@ -148,8 +148,8 @@ for the content.
 The pin is a hash of the server's key, which serve makes when it first starts. On other machines a secondary needs the primary's
 join token, a secret in a file on both.`},
 	{"State", `The state directory (--state-dir, or kwikcp in $XDG_STATE_HOME or ~/.local/state) holds the server's key (server.key)
-and the known hosts (known_hosts). That of a primary also holds the index of hash trees (trees-*.db), which may be deleted at
-any time.`},
+and the known hosts (known_hosts). That of a primary, and of a secondary that scrubs, also holds the index of hash trees
+(trees-*.db), which may be deleted at any time.`},
 	{"Servers", `At shutdown clients continue with the other servers without losing a byte; clients that only this server can serve
 have --drain-timeout to finish. So servers can be restarted one after the other under load.
 

@@ -47,6 +47,7 @@ type serveOptions struct {
 	mirrorInterval     secondsValue
 	deletes            deleteOptions
 	sparse             sparseOptions
+	scrub              secondsValue
 	stateDir           string
 
 	// isSet reports whether an option was given, on the command line or in the environment, even
@@ -110,6 +111,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		oneFileSystemOption(&o.deletes.oneFileSystem, "--mirror", "--root"),
 		tokenFileOption(&o.tokenFile, "with --mirror, present the token in `FILE` to the primary "+
 			"(or set KWIKCP_TOKEN)"),
+		secondsOption(&o.scrub, "scrub", "every `TIME`, hash all files again to find damage of the disk (default: never)"),
 		stateDirOption(&o.stateDir),
 	}
 }
@@ -158,6 +160,7 @@ type serveConfig struct {
 	advertise    netip.AddrPort
 	token        []byte
 	stateDir     string
+	scrub        time.Duration // 0 without --scrub
 	policy       *trustPolicy
 	certificate  *certificateFile   // nil for a self-signed certificate around the server's key
 	exclude      *selection         // of --exclude and its like; nil excludes nothing
@@ -201,6 +204,9 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 	}
 	if c.maxMemory, err = parseMaxMemory(o.maxMemory); err != nil {
 		return c, err
+	}
+	if c.scrub = o.scrub.Duration; o.isSet("scrub") && c.scrub <= 0 {
+		return c, usagef(adviseInterval, "--scrub must be more than 0")
 	}
 	if c.mirror, err = parseServeMirror(o, c.role); err != nil {
 		return c, err
@@ -338,6 +344,7 @@ func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) 
 	}
 	defer logs.NewHandler(c.log.Handler()).Flush()
 	defer s.close()
+	s.wg.Go(func() { watchRoot(s.ctx, dir, absolute(c.root), c.log) })
 	_, forClients := s.listener.Memory()
 	defer collectEarly(forClients)()
 	defer procs.Govern(func() bool { return s.listener.Sessions() > 1 })()

@@ -113,12 +113,20 @@ func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemor
 	}
 	o.TLS = presenting(s.policy.config(o.URL, token != ""), s.ownCertificate())
 	o.KWIK = &kwik.ClientConfig{Config: kwik.Config{QUIC: traced}, Credential: []byte(token)}
+	suspects := s.files.Suspects()
+	o.Recheck = withPaths(o.Recheck, suspects)
 	entries := &mirrorLog{log: log}
 	result, err := transfer.Mirror(s.member, o, entries)
 	if err != nil && s.policy.accepted(err) {
 		result, err = transfer.Mirror(s.member, o, entries)
 	}
-	memory.learn(entries.failed, err)
+	if isComplete := memory.learn(entries.failed, err); isComplete {
+		for _, path := range suspects {
+			if !entries.failed[path] { // it was compared, and fetched if it differed
+				s.files.Trust(path)
+			}
+		}
+	}
 	if s.member.Err() != nil {
 		return
 	}
@@ -145,6 +153,21 @@ func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemor
 // operatorKinds are the kinds of errors that stay until the operator does something.
 var operatorKinds = []transfer.Kind{transfer.KindDeleteLimit, transfer.KindLoop}
 
+// withPaths returns a set with more paths.
+func withPaths(set map[string]bool, paths []string) map[string]bool {
+	if len(paths) == 0 {
+		return set
+	}
+	all := maps.Clone(set)
+	if all == nil {
+		all = make(map[string]bool)
+	}
+	for _, path := range paths {
+		all[path] = true
+	}
+	return all
+}
+
 // A mirrorMemory is what a round knows from the rounds before.
 type mirrorMemory struct {
 	// quick is set once a round has compared everything except for the entries in recheck.
@@ -156,11 +179,13 @@ type mirrorMemory struct {
 // compares everything.
 const maxRecheck = 10_000
 
-// learn takes the entries that failed in a round, and the error of the round.
-func (m *mirrorMemory) learn(failed map[string]bool, err error) {
+// learn takes the entries that failed in a round, and the error of the round. It reports whether the
+// round came to all entries.
+func (m *mirrorMemory) learn(failed map[string]bool, err error) (isComplete bool) {
 	_, isPartial := errors.AsType[*transfer.MirrorError](err)
 	_, isTooMany := errors.AsType[*transfer.DeleteLimitError](err)
-	switch isComplete := err == nil || isPartial || isTooMany; {
+	isComplete = err == nil || isPartial || isTooMany
+	switch {
 	case isComplete:
 		m.quick, m.recheck = true, failed
 	case m.quick: // the round did not reach all entries
@@ -174,6 +199,7 @@ func (m *mirrorMemory) learn(failed map[string]bool, err error) {
 	if len(m.recheck) > maxRecheck {
 		m.quick, m.recheck = false, nil
 	}
+	return isComplete
 }
 
 // A mirrorLog logs the entries of a mirror: failures as warnings, what was deleted for information,

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"kwikcp/kwik"
-	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 )
 
@@ -64,20 +63,6 @@ func protectedTree(secrets *disk.Secrets) func(path string, create bool) (disk.T
 		}
 		return protected, nil
 	}
-}
-
-// openRoot opens the directory to serve, without the secrets in it. The caller closes it.
-func (c *serveConfig) openRoot() (disk.TreeDir, error) {
-	dir, err := disk.OpenTree(c.root, c.mirror != nil)
-	if err != nil {
-		return nil, transfer.LocalError(c.op(), err)
-	}
-	hiding, err := c.secrets.Hide(dir)
-	if err != nil {
-		dir.Close()
-		return nil, transfer.LocalError(c.op(), err)
-	}
-	return hiding, nil
 }
 
 func (c *serveConfig) op() string { return fmt.Sprintf("serve --root %q", c.root) }

@@ -110,6 +110,7 @@ func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 		OpenContent: s.files.OpenContent,
 		MemoryLimit: s.maxMemory, MaxContents: openContents(),
 		StatelessResetKey: &reset, TokenKey: &token, TicketKey: &tickets, Verify: s.files.Verify,
+		Recheck: s.files.Recheck,
 		OnRefusal: func(from netip.Prefix, reason string, count int) {
 			s.log.Warn("server is busy: connections refused", "reason", reason, "count", count, "last", from.String())
 		},
@@ -170,16 +171,19 @@ func (s *runningServer) ownCertificate() *tls.Certificate {
 	return &s.identity
 }
 
-// openTrees opens a primary's index of the directory: the hash trees of earlier runs. Secondaries
-// have none.
+// openTrees opens the index of the directory: the hash trees of earlier runs. Secondaries have none,
+// unless they scrub.
 func (s *runningServer) openTrees() {
-	if s.role != kwik.ServerRolePrimary {
+	if s.role != kwik.ServerRolePrimary && s.scrub == 0 {
 		return
 	}
 	root := blake3.Sum256([]byte(absolute(s.root)))
 	path := filepath.Join(s.stateDir, fmt.Sprintf("trees-%x.db", root[:8]))
 	if s.trees, s.noTrees = serve.OpenTreeStore(path); s.noTrees == nil {
 		s.files.KeepTrees(s.trees)
+		if s.scrub > 0 {
+			s.files.Scrub(s.scrub, serve.ScrubRate)
+		}
 	}
 }
 
@@ -224,7 +228,7 @@ func (s *runningServer) run(ctx context.Context) error {
 		s.log.Warn(machine.Advice())
 	}
 	if s.noTrees != nil {
-		s.log.Info("no index of hash trees; files are hashed again", "reason", s.noTrees)
+		s.log.Warn("no index of hash trees; files are hashed again after a restart", "err", s.noTrees)
 	}
 	<-ctx.Done()
 	s.log.Info("stopping", "reason", context.Cause(ctx))

@@ -1,6 +1,14 @@
 package kwik
 
-import kwikpb "kwikcp/kwik/proto"
+import (
+	"time"
+
+	kwikpb "kwikcp/kwik/proto"
+)
+
+// maxReportDelay bounds the time for which the end of a session is delayed so that its last report
+// on rejected bytes arrives.
+const maxReportDelay = 250 * time.Millisecond
 
 // ban closes the paths to the server of path id for the rest of the session, because bytes of
 // that path failed their proof. It reports the bytes, [off, off+n) of a stream, to the primary.
@@ -33,6 +41,9 @@ func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause erro
 			a.detach(id, cause)
 		}
 	}
+	if sv.id == primaryID {
+		s.awaitReport() // the report goes over a path that is closed next
+	}
 	for _, p := range others {
 		p.fail(errorf(ErrSourceRefuted, "bytes of another path failed their proof"))
 	}
@@ -41,7 +52,23 @@ func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause erro
 // reportRejected reports bytes of a server that failed their proof to the primary, with the
 // state of the server's paths.
 func (s *ClientSession) reportRejected(id ServerID, state kwikpb.PathState, rejected *kwikpb.Blame, cause error) {
+	now := time.Now()
+	s.reported.Store(&now)
 	s.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
 		PathId: string(id), State: state, Reason: printable(cause.Error()), Blame: rejected,
 	}}})
+}
+
+// awaitReport waits until a report that was just made has been sent. QUIC drops unsent data when a
+// connection is closed. The report is all that a primary learns of wrong bytes of its own.
+func (s *ClientSession) awaitReport() {
+	reported := s.reported.Load()
+	if reported == nil {
+		return
+	}
+	left := min(2*s.primary.rtt()+10*time.Millisecond, maxReportDelay) - time.Since(*reported)
+	select {
+	case <-time.After(left):
+	case <-s.public.Done():
+	}
 }

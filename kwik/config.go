@@ -169,6 +169,12 @@ type ServerConfig struct {
 	// The client may be wrong or lie; message is its text. OnReject must not block. May be nil.
 	OnReject func(s *ServerSession, server ServerID, offset int64, message string)
 
+	// Recheck is called on a primary when a client reports that it rejected bytes of the primary
+	// itself. They are [start, end) of the content that a descriptor names. The client may
+	// be wrong or lie, so the application should compare its content with what it told clients
+	// about it. Recheck must not block. Nil means that such reports go to OnReject only.
+	Recheck func(descriptor []byte, size, start, end int64)
+
 	// Verify lets a primary check whether a secondary serves the right bytes after a client
 	// rejected some. It must be safe for concurrent use. Nil means that reports of clients go to
 	// OnReject and have no other effect.
@@ -391,6 +397,9 @@ func (c *ServerConfig) populate() *ServerConfig {
 	}
 	if p.OnReject == nil {
 		p.OnReject = func(*ServerSession, ServerID, int64, string) {}
+	}
+	if p.Recheck == nil {
+		p.Recheck = func([]byte, int64, int64, int64) {}
 	}
 	if p.OnSuspension == nil {
 		p.OnSuspension = func(ServerID, error) {}

@@ -117,7 +117,10 @@ func (s *ServerSession) start(f func()) { s.wg.Go(func() { s.Contain(f) }) }
 func (c *ServerConfig) containCallbacks() {
 	report := func(err *PanicError) { c.OnPanic(nil, err) }
 	membership, failure, reject := c.OnMembership, c.OnJoinFailure, c.OnReject
-	suspension, refusal := c.OnSuspension, c.OnRefusal
+	suspension, refusal, recheck := c.OnSuspension, c.OnRefusal, c.Recheck
+	c.Recheck = func(descriptor []byte, size, start, end int64) {
+		containTo(report, func() { recheck(descriptor, size, start, end) })
+	}
 	c.OnMembership = func(id ServerID, addr netip.AddrPort, err error) {
 		containTo(report, func() { membership(id, addr, err) })
 	}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // A ClientSession is a client's session with one primary and with the secondaries that the
@@ -35,6 +37,8 @@ type ClientSession struct {
 	public   context.Context // ends with the primary's path
 	unpublic context.CancelCauseFunc
 	wg       sync.WaitGroup // the goroutines that run or keep paths
+
+	reported atomic.Pointer[time.Time] // when rejected bytes were last reported to the primary; nil for never
 
 	mu      sync.Mutex
 	servers map[ServerID]*serverRecord
@@ -177,8 +181,11 @@ func (s *ClientSession) announce() {
 	s.arrived = make(chan struct{})
 }
 
-// CloseWithError closes the session and all its paths, and waits for their goroutines.
+// CloseWithError closes the session and all its paths, and waits for their goroutines. A report on
+// rejected bytes that was just made is sent before, which takes two round trips, at most
+// maxReportDelay.
 func (s *ClientSession) CloseWithError(code ApplicationErrorCode, reason string) error {
+	s.awaitReport()
 	s.cancel(errSessionClosed)
 	streams, paths := s.parts()
 	for _, a := range streams {

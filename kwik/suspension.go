@@ -115,13 +115,17 @@ func (l *Listener) handlePathStatus(s *ServerSession, status *kwikpb.PathStatus)
 	}
 	server, offset := ServerID(printable(status.GetPathId())), clampOffset(rejected.GetOffset())
 	l.config.OnReject(s, server, offset, printable(status.GetReason()))
-	if l.config.Verify == nil || !hasTicket {
-		return // the server was no source of the stream, or the stream has ended or never existed
-	}
-	if offer.spec.Pushed || rejected.GetOffset() >= uint64(offer.units.Total()) {
-		return // pushed bytes cannot be requested
+	if offer == nil || offer.spec.Pushed || rejected.GetOffset() >= uint64(offer.units.Total()) {
+		return // the stream has ended or never existed, or its bytes cannot be requested
 	}
 	start := offer.units.Floor(int64(rejected.GetOffset()))
+	if id == primaryID {
+		l.config.Recheck(offer.spec.Descriptor, offer.units.Total(), start, offer.units.Ceil(start+1))
+		return
+	}
+	if l.config.Verify == nil || !hasTicket {
+		return // the server was no source of the stream
+	}
 	l.addRejected(id, rejectedUnit{
 		content: offer.content, units: offer.units, alignment: offer.spec.Alignment, descriptor: offer.spec.Descriptor,
 		start: start, end: offer.units.Ceil(start + 1), client: client,

@@ -26,9 +26,12 @@ const (
 // CauseFailed: a file that could not be opened for an unknown reason is not missing.
 func ClassOf(err error) CauseClass {
 	errno, isErrno := errors.AsType[syscall.Errno](err)
+	_, isGone := errors.AsType[*goneError](err)
 	switch {
 	case isErrno && slices.Contains(busyErrnos, errno), errors.Is(err, ErrReplaced):
 		return CauseBusy
+	case isGone:
+		return CauseFailed
 	case isErrno && slices.Contains(failedErrnos, errno):
 		return CauseFailed
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, ErrNotADirectory),

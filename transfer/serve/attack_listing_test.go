@@ -60,7 +60,7 @@ func crowd(t *testing.T, n int) (root string) {
 	return root
 }
 
-// settle waits until the last change of a directory is older than racyWindow.
+// settle waits until the last change of a directory is old enough for its names to be kept.
 func settle(t *testing.T, dir string) {
 	t.Helper()
 	for {
@@ -68,12 +68,10 @@ func settle(t *testing.T, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := disk.VersionOf(info)
-		left := racyWindow - time.Since(time.Unix(0, max(v.MTime, v.CTime)))
-		if left < 0 {
+		if !disk.VersionOf(info).IsRacy(time.Now()) {
 			return
 		}
-		time.Sleep(left + time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
@@ -180,7 +178,7 @@ func TestNamesAreKept(t *testing.T) {
 		}
 	}
 	d, small, recent := old(1000), old(minKept-1), old(1000)
-	recent.info.mtime = now.Add(-racyWindow + 1)
+	recent.info.mtime = now.Add(-time.Millisecond)
 	for range 3 {
 		use("d", d)
 		use("small", small)

@@ -113,17 +113,22 @@ func (s *Server) findCopy(
 	if version.Size != f.Size {
 		return version, fmt.Errorf("it has %d bytes, the primary's has %d: %w", version.Size, f.Size, errNoContent)
 	}
-	if tree := s.index.entryOf(path, version).finishedTree(); tree != nil {
-		return version, checkRoot(f, tree)
+	if s.suspects.has(path, version) {
+		return version, errCopyDamaged
 	}
-	if version.MTime == f.MTime {
-		return version, nil
+	tree := s.index.entryOf(path, version).finishedTree()
+	if tree == nil {
+		if version.MTime == f.MTime && c.why != secondaryVerifies {
+			return version, nil
+		}
+		if tree, err = s.treeOfCopy(ctx, of, c, path, version); err != nil {
+			return version, err
+		}
 	}
-	tree, err := s.treeOfCopy(ctx, of, c, path, version)
-	if err != nil {
-		return version, err
+	if err = checkRoot(f, tree); err != nil {
+		s.suspectStale(path, version, f.Size, f.MTime)
 	}
-	return version, checkRoot(f, tree)
+	return version, err
 }
 
 // treeOfCopy hashes a local copy. A large one that is not hashed when ctx ends is hashed further
@@ -184,15 +189,20 @@ func (s *Server) verifyBatch(descriptor []byte, off int64, p []byte) error {
 	if !ok {
 		return nil
 	}
+	d, _ := parseBatchDescriptor(descriptor)
+	files, err := wire.ReadFiles(d.files, served.size())
+	if err != nil || len(files) != len(served.trees) {
+		return err // cannot happen
+	}
 	start := int64(0) // of the tree's file in the stream
-	for _, tree := range served.trees {
+	for i, tree := range served.trees {
 		if len(p) == 0 {
 			return nil
 		}
 		end := start + tree.Size()
 		if off < end {
 			n := min(int64(len(p)), end-off)
-			if err := tree.Verify(off-start, p[:n]); err != nil {
+			if err := s.verifyFile(disk.JoinPath(d.base, files[i].Path), tree, off-start, p[:n]); err != nil {
 				return err
 			}
 			p, off = p[n:], off+n
@@ -263,9 +273,24 @@ func (c *batchContent) readFile(i int, p []byte, off int64) error {
 		return c.failed(i, changed, errFileChanged)
 	}
 	if n == len(p) {
-		return nil
+		return c.checkDamage(i, p, off)
 	}
 	return c.failed(i, err, errNoContent)
+}
+
+// checkDamage checks bytes of a file that the primary challenges, if its tree is known. Tiny files
+// were hashed when the batch was opened.
+func (c *batchContent) checkDamage(i int, p []byte, off int64) error {
+	if c.why != secondaryVerifies {
+		return nil
+	}
+	path := disk.JoinPath(c.base, c.files[i].Path)
+	tree := c.server.index.entryOf(path, c.versions[i]).finishedTree()
+	if tree == nil || !isWhole(tree, off, int64(len(p))) || tree.Verify(off, p) == nil {
+		return nil
+	}
+	c.server.suspect(path, c.versions[i], "challenge of the primary")
+	return errCopyDamaged
 }
 
 // failed returns the error that a client is sent for one of a file: other, unless it is this

@@ -38,6 +38,14 @@ func (b *servedBatch) treeMemory() (n int64) {
 	return n
 }
 
+// size returns the size of the stream, in bytes.
+func (b *servedBatch) size() (n int64) {
+	for _, tree := range b.trees {
+		n += tree.Size()
+	}
+	return n
+}
+
 func newServedBatches() *servedBatches {
 	return &servedBatches{
 		byDescriptor: make(map[string][]*servedBatch), inProgress: make(map[*kwik.ServerSession]*batchLimit),

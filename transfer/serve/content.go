@@ -78,6 +78,9 @@ func (s *Server) openFile(ctx context.Context, r kwik.ContentRequest, why purpos
 		c.Close()
 		return nil, err
 	}
+	if why == secondaryVerifies {
+		c.onDamage = func() { s.suspect(d.path, c.version, "challenge of the primary") }
+	}
 	if why == secondaryServes && r.Session != nil { // the primary logs its requests itself
 		c.onClose = s.logServed(r.Session, d.path)
 	}
@@ -95,6 +98,9 @@ func (s *Server) checkCopy(
 		return contentError(err)
 	}
 	c.version = disk.VersionOf(info)
+	if why != primaryServes && s.suspects.has(d.path, c.version) {
+		return errCopyDamaged
+	}
 	if c.entry = s.index.entryOf(d.path, c.version); c.entry == nil {
 		c.entry = s.index.entry(d.path)
 	}
@@ -123,6 +129,7 @@ func (s *Server) checkCopy(
 		return errFileChanged
 	case state == copyStale:
 		c.log.Warn("stale file: not the version that the primary serves")
+		s.suspectStale(d.path, c.version, d.size, d.mtime)
 		return errStale
 	case state == copyUnverified && c.version.Size != r.Size:
 		c.log.Warn("stale file: not of the size that the primary serves",
@@ -147,7 +154,7 @@ func (s *Server) logServed(session *kwik.ServerSession, path string) func(bytes 
 
 // Verify checks bytes of the file or batch that a descriptor names against its tree. It is the
 // Verify of a primary's kwik.ServerConfig. It returns nil if the server has no tree of the
-// described version.
+// described version, and if its own file differs from the tree as well.
 func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byte) error {
 	if _, ok := parseBatchDescriptor(descriptor); ok {
 		return s.verifyBatch(descriptor, off, p)
@@ -166,7 +173,17 @@ func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byt
 	if isOtherVersion := d.root != nil && tree.Root() != *d.root; isOtherVersion {
 		return nil
 	}
-	return tree.Verify(off, p)
+	return s.verifyFile(d.path, tree, off, p)
+}
+
+// verifyFile checks bytes of a file against its tree. If they are wrong it checks its own file: the
+// tree may be that of an earlier content.
+func (s *Server) verifyFile(path string, tree *integrity.Tree, off int64, p []byte) error {
+	err := tree.Verify(off, p)
+	if err != nil && s.recheck(part{path, off, off + int64(len(p))}, tree) {
+		return nil
+	}
+	return err
 }
 
 // knownTree returns the tree of the version of a file that was requested last by the path. If there
@@ -224,6 +241,10 @@ type fileContent struct {
 	version disk.Version    // when the file was opened
 	want    *integrity.Root // nil if it is not known
 	entry   *indexEntry     // of the file's path, perhaps of another version; nil if there is none
+
+	// onDamage is called if bytes do not match the tree of the file's version. It is set on a
+	// challenge alone: a client verifies the bytes itself.
+	onDamage func()
 
 	release func()                       // ends the claim to the entry; nil if there is none
 	onClose func(bytes int64, err error) // called with the two fields below; may be nil
@@ -306,6 +327,11 @@ func (c *fileContent) read(p []byte, off int64) (n int, err error) {
 		return n, err
 	}
 	if isUnchanged := c.entry.version == c.version && checkVersion(c.file, c.version) == nil; isUnchanged {
+		isChallenge := c.onDamage != nil && n == len(p) && isWhole(c.entry.tree, off, int64(n))
+		if isChallenge && c.entry.tree.Verify(off, p) != nil {
+			c.onDamage()
+			return 0, errCopyDamaged
+		}
 		return n, err
 	}
 	if isFault := n < len(p) && err != nil && err != io.EOF && isServersFault(err); isFault {

@@ -145,15 +145,18 @@ func (x *index) hash(e *indexEntry) error {
 		}
 		j.start = time.Now()
 		j.lastLog = j.start
+		x.mu.Lock()
+		e.began = j.start
+		x.mu.Unlock()
 	}
 	err = j.builder.Run(x.ctx, f, x.progress(e), j.stop.Load)
 	if changed := checkVersion(f, e.version); changed != nil {
 		return changed
 	}
-	if tree := j.builder.Tree(); err == nil && tree != nil && x.store != nil {
+	if tree := j.builder.Tree(); err == nil && tree != nil && e.version.Size >= minStored {
 		// The time of the start counts: a file that changed just before it may have changed again
 		// with the same times.
-		x.store.put(e.path, e.version, tree, j.start) // on an error the file is hashed again after a restart
+		x.keep(e.path, e.version, tree, j.start)
 	}
 	return err
 }

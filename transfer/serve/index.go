@@ -38,6 +38,8 @@ type index struct {
 	jobs  sync.WaitGroup  // turns, and look-ups in the store; each ends soon after ctx
 	store *TreeStore      // trees across restarts; nil if there is none
 	log   *slog.Logger
+	// storeLog has its own lock.
+	storeLog storeLog
 
 	mu           sync.Mutex // guards the fields below, and those of the entries that name it
 	small, large *turns     // of the files up to smallFile, and of the others
@@ -87,8 +89,9 @@ type indexEntry struct {
 
 	// Guarded by the index's lock.
 	state  entryState
-	claims []*claim // empty when it is finished
-	names  []string // the newest last
+	began  time.Time // of its hashing, by the wall clock; zero if it has not begun, or the store had the tree
+	claims []*claim  // empty when it is finished
+	names  []string  // the newest last
 	turn   turn
 	place  *list.Element // in index.order or index.paused; nil in neither
 	cost   int64         // that is counted for its place, in bytes
@@ -111,6 +114,22 @@ func newIndex(ctx context.Context, log *slog.Logger) *index {
 	}
 }
 
+// isBelieved reports whether the tree of an entry is that of the present content of its file. now is
+// the wall clock. It is not believed if the file had just changed when it
+// was hashed, or if the clock was set back since. The index's lock must be held.
+func (e *indexEntry) isBelieved(now time.Time) bool {
+	wasRacy := !e.began.IsZero() && e.version.IsRacy(e.began)
+	isWaiting := e.state != entryFinished && e.began.IsZero()
+	return isWaiting || !e.version.IsRacy(now) && !wasRacy
+}
+
+// isDoubted reports whether a new claim must not use an entry, but have the file hashed again. One
+// that was hashed too early is shared by the claims that arrive while it would be too early again.
+func (e *indexEntry) isDoubted(now time.Time) bool {
+	isTooEarly := e.version.IsRacy(now)
+	return !e.isBelieved(now) && (e.state == entryFinished || !isTooEarly)
+}
+
 // claim returns a client's claim to the entry of a version of a file. If the tree is not known, it
 // is hashed when it is the client's turn. open opens the file.
 func (x *index) claim(c client, path string, version disk.Version, open func() (disk.File, error)) *claim {
@@ -118,6 +137,10 @@ func (x *index) claim(c client, path string, version disk.Version, open func() (
 	defer x.mu.Unlock()
 	key := keyOf(path, version)
 	e := x.files[key]
+	if e != nil && e.isDoubted(time.Now()) {
+		x.remove(e) // its claims still get its tree
+		e = nil
+	}
 	isNew := e == nil
 	if isNew {
 		e = &indexEntry{key: key, path: path, version: version, done: make(chan struct{})}
@@ -152,7 +175,11 @@ func (x *index) start(e *indexEntry) {
 		return
 	}
 	x.jobs.Go(func() {
-		tree := x.store.get(e.path, e.version)
+		var tree *integrity.Tree
+		if !e.version.IsRacy(time.Now()) {
+			tree = x.store.get(e.path, e.version)
+			x.reportDamage()
+		}
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		switch {

@@ -208,8 +208,7 @@ func (n *namesLimit) wait(change int) {
 // changed shortly before may have changed again with the same times, so its names are not kept.
 func (n *namesLimit) keep(path string, d disk.TreeDir, l *nameList) {
 	after, ok := stateOf(path, d)
-	changed := time.Unix(0, max(l.key.version.MTime, l.key.version.CTime))
-	if !ok || after != l.key || l.read.Sub(changed) < racyWindow {
+	if !ok || after != l.key || after.version.IsRacy(l.read) {
 		return
 	}
 	n.mu.Lock()

@@ -16,19 +16,21 @@ import (
 //
 // The methods of a Server are safe for concurrent use, except for KeepTrees and Close.
 type Server struct {
-	dir     disk.Dir // shows visible names only
-	visible *visibility
-	log     *slog.Logger
-	index   *index
-	batches *servedBatches
-	tiny    *tinySlots
-	opened  *openFiles
-	names   *namesLimit
-	access  *Access // nil: clients are not restricted
-	limit   *requestLimit
-	ctx     context.Context // ends with Close
-	cancel  context.CancelFunc
-	tasks   sync.WaitGroup // goroutines of the server that end with ctx
+	dir      disk.Dir // shows visible names only
+	visible  *visibility
+	log      *slog.Logger
+	index    *index
+	batches  *servedBatches
+	tiny     *tinySlots
+	opened   *openFiles
+	names    *namesLimit
+	access   *Access // nil: clients are not restricted
+	limit    *requestLimit
+	rechecks rechecks
+	suspects suspects
+	ctx      context.Context // ends with Close
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup // goroutines of the server that end with ctx
 }
 
 // NewServer returns a server of the files below dir. It does not serve part files, and dir should
@@ -44,18 +46,6 @@ func NewServer(dir disk.Dir, log *slog.Logger) *Server {
 		batches: newServedBatches(), names: newNamesLimit(), tiny: newTinySlots(), opened: newOpenFiles(),
 		limit: newRequestLimit(), ctx: ctx, cancel: cancel,
 	}
-}
-
-// KeepTrees makes the server store the trees that it computes, and use those that are stored. It
-// must be called before Serve, at most once. In the background it removes the records of files
-// that have changed; Close ends that. The caller closes store, after Close.
-func (s *Server) KeepTrees(store *TreeStore) {
-	s.index.store = store
-	s.tasks.Go(func() {
-		if err := store.sweep(s.ctx, s.dir); err != nil {
-			s.log.Warn("stale records of the tree store not removed", "err", err)
-		}
-	})
 }
 
 // Close stops the hashing of files and waits until it has stopped. Serve must have returned.

@@ -10,10 +10,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
-
-	"go.etcd.io/bbolt"
 )
 
 func newStore(t *testing.T, path string) *TreeStore {
@@ -27,7 +26,7 @@ func newStore(t *testing.T, path string) *TreeStore {
 }
 
 // randomTree builds the tree of n bytes that follow from seed.
-func randomTree(t *testing.T, n int64, seed byte) *integrity.Tree {
+func randomTree(t testing.TB, n int64, seed byte) *integrity.Tree {
 	t.Helper()
 	data := make([]byte, n)
 	rand.NewChaCha8([32]byte{seed}).Read(data)
@@ -93,9 +92,8 @@ func TestTreeStore(t *testing.T) {
 	}
 	s = newStore(t, path)
 	same(s)
-	stored, _ := tree.AppendBinary(nil)
-	if want := int64(1 + recordHeader + len(stored) + recordChecksum); s.total != want {
-		t.Errorf("%d bytes are counted, want %d", s.total, want)
+	if s.Len() != 1 || s.live+int64(len(storeHeader)) != s.end {
+		t.Errorf("%d records with %d bytes are counted, in a file of %d", s.Len(), s.live, s.end)
 	}
 
 	// Another version takes the place of the first.
@@ -108,52 +106,77 @@ func TestTreeStore(t *testing.T) {
 	}
 }
 
-// TestTreeStoreTakesWhatIsWorthIt checks that the store rejects trees of small files and of
-// files that changed a moment ago.
-func TestTreeStoreTakesWhatIsWorthIt(t *testing.T) {
+// TestTreeStoreTakesWhatIsBelieved checks that the store rejects trees of files that had just
+// changed when they were hashed, by what their times tell about their granularity.
+func TestTreeStoreTakesWhatIsBelieved(t *testing.T) {
 	s := newStore(t, filepath.Join(t.TempDir(), "trees.db"))
-	at := time.Unix(1e9, 0)
+	even, fine := time.Unix(1e9, 0), time.Unix(1e9, 12345)
+	tree := randomTree(t, minStored, 1)
 	for _, tt := range []struct {
-		size   int64
-		now    time.Time
-		stored bool
+		changed time.Time
+		after   time.Duration
+		stored  bool
 	}{
-		{minStored - 1, later, false},
-		{minStored, later, true},
-		{minStored, at.Add(racyWindow - 1), false},
-		{minStored, at.Add(racyWindow), true},
-		{minStored, at.Add(-time.Hour), false}, // a clock that was set back
+		{even, 3*time.Second - 1, false},
+		{even, 3 * time.Second, true},
+		{even, -time.Hour, false}, // a clock that was set back
+		{fine, time.Second - 1, false},
+		{fine, time.Second, true},
 	} {
 		path := fmt.Sprint(tt)
-		if err := s.put(path, versionAt(tt.size, at), randomTree(t, tt.size, 1), tt.now); err != nil {
+		version := versionAt(minStored, tt.changed)
+		if err := s.put(path, version, tree, tt.changed.Add(tt.after)); err != nil {
 			t.Fatal(err)
 		}
-		if stored := s.get(path, versionAt(tt.size, at)) != nil; stored != tt.stored {
-			t.Errorf("%d bytes, %v after the change: stored %t", tt.size, tt.now.Sub(at), stored)
+		if stored := s.get(path, version) != nil; stored != tt.stored {
+			t.Errorf("changed at %v, hashed %v later: stored %t", tt.changed, tt.after, stored)
 		}
+	}
+	if s.put(strings.Repeat("x", maxRecordPath+1), versionAt(minStored, fine), tree, later); s.Len() != 2 {
+		t.Error("a path that is too long was stored")
 	}
 }
 
-// TestTreeStoreIsBounded checks that the oldest records make room for new ones.
+// TestTreeStoreIsBounded checks that the oldest records make room for new ones, in bytes and in
+// number, and that removed ones take no space for ever.
 func TestTreeStoreIsBounded(t *testing.T) {
-	s := newStore(t, filepath.Join(t.TempDir(), "trees.db"))
 	tree, version := randomTree(t, minStored, 1), versionAt(minStored, time.Unix(1e9, 0))
-	for i := range 3 {
-		if err := s.put(fmt.Sprint(i), version, tree, later); err != nil {
+	size := int64(len(appendRecord(nil, "000", version, tree)))
+	for name, limit := range map[string]func(s *TreeStore){
+		"bytes":   func(s *TreeStore) { s.maxBytes = 20 * size },
+		"records": func(s *TreeStore) { s.maxRecords = 20 },
+	} {
+		path := filepath.Join(t.TempDir(), "trees.db")
+		s := newStore(t, path)
+		limit(s)
+		for i := range 100 {
+			if err := s.put(fmt.Sprintf("%03d", i), version, tree, later); err != nil {
+				t.Fatal(err)
+			}
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.Size() != s.end || s.end > 21*size || s.Len() > 20 {
+				t.Fatalf("%s: %d records, a file of %d bytes", name, s.Len(), info.Size())
+			}
+		}
+		for i := range 100 {
+			isThere := s.get(fmt.Sprintf("%03d", i), version) != nil
+			isNewest := i > 99-s.Len()
+			if isThere != isNewest || s.Len() < 10 {
+				t.Errorf("%s: record %d of %d is there: %t", name, i, s.Len(), isThere)
+			}
+		}
+	}
+	s := newStore(t, filepath.Join(t.TempDir(), "trees.db"))
+	for range 2 * minWaste / size {
+		if err := s.put("a", version, tree, later); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.total += maxStoredTrees - 2*s.total/3                  // as if the others were large: two records too much
-	if err := s.put("0", version, tree, later); err != nil { // the newest now
-		t.Fatal(err)
-	}
-	for path, want := range map[string]bool{"0": true, "1": false} {
-		if got := s.get(path, version) != nil; got != want {
-			t.Errorf("record %s is there: %t", path, got)
-		}
-	}
-	if s.total > maxStoredTrees {
-		t.Errorf("%d bytes", s.total)
+	if s.get("a", version) == nil || s.end > minWaste+2*size {
+		t.Errorf("one file has %d bytes", s.end)
 	}
 }
 
@@ -179,73 +202,14 @@ func TestTreeStoreSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	before := s.total
 	os.Remove(filepath.Join(where, "goes"))
 	os.WriteFile(filepath.Join(where, "changes"), []byte("other"), 0o644)
 	if err := s.sweep(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
-	left := 0
-	s.db.View(func(tx *bbolt.Tx) error {
-		left = tx.Bucket(bucketTrees).Stats().KeyN + 100*tx.Bucket(bucketOrder).Stats().KeyN
-		return nil
-	})
 	info, _ := dir.Stat("stays")
-	if left != 101 || s.get("stays", disk.VersionOf(info)) == nil || s.total*3 > before+100 {
-		t.Errorf("%d records, %d bytes of %d", left, s.total, before)
-	}
-}
-
-// TestDamagedTreeStore damages the store anywhere. A damaged store is replaced or still
-// correct. It never returns a wrong tree, or an error that stops the server.
-func TestDamagedTreeStore(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "trees.db")
-	s := newStore(t, path)
-	tree, version := randomTree(t, minStored, 1), versionAt(minStored, time.Unix(1e9, 0))
-	for i := range 20 {
-		if err := s.put(fmt.Sprint(i), version, tree, later); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s.Close()
-	whole, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	try := func(what string, content []byte) {
-		t.Helper()
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		s, err := OpenTreeStore(path)
-		if err != nil {
-			t.Errorf("%s: %v", what, err)
-			return
-		}
-		defer s.Close()
-		for i := range 20 {
-			if got := s.get(fmt.Sprint(i), version); got != nil && got.Root() != tree.Root() {
-				t.Errorf("%s: a wrong tree", what)
-			}
-		}
-		s.put("another", version, tree, later) // fails or does not, and does no harm
-		if got := s.get("another", version); got != nil && got.Root() != tree.Root() {
-			t.Errorf("%s: a wrong tree afterwards", what)
-		}
-	}
-	try("as it was", whole)
-	try("empty", nil)
-	try("garbage", bytes.Repeat([]byte("garbage "), 1<<13))
-	try("both metas lost", append(make([]byte, 2*os.Getpagesize()), whole[2*os.Getpagesize():]...))
-	r := rand.New(rand.NewPCG(1, 2))
-	for i := range 400 { // in a record, or anywhere
-		b := bytes.Clone(whole)
-		at := r.IntN(len(b))
-		if i%2 == 0 {
-			at = bytes.Index(b, tree.CVs()) + r.IntN(1000)
-		}
-		b[at] ^= 1 << r.IntN(8)
-		try(fmt.Sprintf("flip %d at %d", i, at), b)
+	if s.Len() != 1 || s.get("stays", disk.VersionOf(info)) == nil || s.live*2 > s.end {
+		t.Errorf("%d records, %d bytes of %d", s.Len(), s.live, s.end)
 	}
 }
 
@@ -282,7 +246,6 @@ func TestTreeStoreFindsOtherNames(t *testing.T) {
 	}
 	s.Close()
 	s = newStore(t, path)
-	total := s.total
 	elsewhere, next := version, version
 	elsewhere.Device++
 	next.MTime++
@@ -302,20 +265,15 @@ func TestTreeStoreFindsOtherNames(t *testing.T) {
 	if err := s.put("a", next, tree, later); err != nil {
 		t.Fatal(err)
 	}
-	if s.get("b", version) != nil || s.get("b", next) == nil || s.total != total {
-		t.Errorf("after the next version: %d bytes, %d before", s.total, total)
+	if s.get("b", version) != nil || s.get("b", next) == nil || s.Len() != 1 {
+		t.Errorf("after the next version: %d records", s.Len())
 	}
-	// The same file under another name, when the device's number has changed.
-	next.Device++
-	if err := s.put("b", next, tree, later); err != nil {
-		t.Fatal(err)
+	s.forget("b", next) // by another name than the record's
+	if s.get("a", next) != nil || s.get("b", next) != nil || s.Len() != 0 {
+		t.Error("a forgotten tree is there")
 	}
-	for range 2 {
-		if err := s.update(func(tx *bbolt.Tx) (int64, error) { return s.removeOldest(tx, 1) }); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if s.total != 0 || s.get("c", next) != nil {
-		t.Errorf("an empty store has %d bytes", s.total)
+	s.Close()
+	if s = newStore(t, path); s.Len() != 0 {
+		t.Error("a forgotten tree is there after a restart")
 	}
 }

@@ -1,6 +1,7 @@
 package transfertest
 
 import (
+	"io/fs"
 	"testing"
 	"time"
 
@@ -43,3 +44,34 @@ func (f slowFile) ReadAt(p []byte, off int64) (int, error) {
 	time.Sleep(f.delay)
 	return f.File.ReadAt(p, off)
 }
+
+// A MappedDir is a directory of files that programs store to through mappings: whatever is written
+// to them, they keep their times.
+type MappedDir struct{ disk.TreeDir }
+
+// Open opens a file that keeps its times.
+func (d MappedDir) Open(name string) (disk.File, error) {
+	f, err := d.TreeDir.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return mappedFile{f}, nil
+}
+
+// Stat describes a file by the times that it keeps.
+func (d MappedDir) Stat(name string) (fs.FileInfo, error) {
+	info, err := d.TreeDir.Stat(name)
+	return mappedInfo{info}, err
+}
+
+type mappedFile struct{ disk.File }
+
+func (f mappedFile) Stat() (fs.FileInfo, error) {
+	info, err := f.File.Stat()
+	return mappedInfo{info}, err
+}
+
+type mappedInfo struct{ fs.FileInfo }
+
+func (mappedInfo) ModTime() time.Time { return time.Unix(9e8, 123) }
+func (mappedInfo) Sys() any           { return nil }

@@ -108,13 +108,15 @@ func (n *Net) Logger() *slog.Logger {
 type Server interface {
 	OpenContent(context.Context, kwik.ContentRequest) (kwik.Content, error)
 	Serve(context.Context, *kwik.Listener) error
+	Verify(ctx context.Context, descriptor []byte, off int64, p []byte) error
+	Recheck(descriptor []byte, size, start, end int64)
 	Close()
 }
 
 // Serve starts a server, which it closes at the end of the network.
 func (n *Net) Serve(s Server) {
 	n.T.Helper()
-	l := n.Start(&kwik.ServerConfig{OpenContent: s.OpenContent})
+	l := n.Start(&kwik.ServerConfig{OpenContent: s.OpenContent, Verify: s.Verify, Recheck: s.Recheck})
 	n.Go(func() {
 		s.Serve(n.Ctx, l)
 		s.Close()
