@@ -44,6 +44,7 @@ type getOptions struct {
 	rules     filterRules
 	delete    bool
 	dryRun    bool
+	keep      keepOptions
 
 	json, quiet bool
 
@@ -76,6 +77,7 @@ func (o *getOptions) flags() []cli.Flag {
 		filterOption(&o.rules, "exclude", "with -r, neither fetch nor delete entries that match `PATTERN`"),
 		boolOption(&o.delete, "delete", "with -r, remove entries of DEST that the server does not have"),
 		boolOption(&o.dryRun, "dry-run", "with -r, change nothing and print what would be done", "n"),
+	}, append(o.keep.flags("with -r"), append([]cli.Flag{
 		limitRateOption(&o.limitRate, "over all servers together"),
 		secondsOption(&o.maxTime, "max-time", "end an attempt after `TIME`, with exit status 11 unless --retry allows another; 0 "+
 			"means no limit"),
@@ -87,7 +89,7 @@ func (o *getOptions) flags() []cli.Flag {
 	}, append(o.clientOptions.flags(),
 		jsonOption(&o.json, func(e *events, err error) { e.result(transfer.Result{}, err) }),
 		quietOption(&o.quiet),
-		stateDirOption(&o.stateDir))...)
+		stateDirOption(&o.stateDir))...)...)...)
 }
 
 func getCommand(t *terminal) *cli.Command {
@@ -323,6 +325,9 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 		return g, usagef(adviseGet, "--dry-run is for directories, with -r")
 	case o.rules.used():
 		return g, usagef(adviseGet, "--include and --exclude are for directories, with -r")
+	}
+	if err = o.keep.checkUnused(o.isSet, adviseGet, "directories, with -r"); err != nil {
+		return g, err
 	}
 	if g.fetcher, err = parseFetcher(t, o); err != nil {
 		return g, err

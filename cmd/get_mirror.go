@@ -22,10 +22,11 @@ type treeGet struct {
 	filter transfer.Filter
 	delete bool
 	dryRun bool
+	keep   keepOptions
 }
 
 func parseGetTree(t *terminal, o *getOptions, args []string) (treeGet, error) {
-	g := treeGet{filter: o.rules.filter, delete: o.delete, dryRun: o.dryRun}
+	g := treeGet{filter: o.rules.filter, delete: o.delete, dryRun: o.dryRun, keep: o.keep}
 	switch {
 	case o.inputFile != "":
 		return g, usagef(adviseTreeAlone, "-r and --input-file exclude each other: the lines of a list name files")
@@ -41,6 +42,9 @@ func parseGetTree(t *terminal, o *getOptions, args []string) (treeGet, error) {
 	}
 	if o.noClobber {
 		return g, usagef(adviseTree, "--no-clobber is for one file, not for -r")
+	}
+	if err := o.keep.check(adviseTree); err != nil {
+		return g, err
 	}
 	var err error
 	if g.fetcher, err = parseFetcher(t, o); err != nil {
@@ -107,6 +111,7 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 		NoPreserve: g.noPreserve, Reuse: g.reuse, OpenTree: protectedTree(g.secrets),
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 	}
+	g.keep.apply(&options)
 	result, err := transfer.Mirror(ctx, options, report)
 	if err != nil && g.policy.accepted(err) {
 		result, err = transfer.Mirror(ctx, options, report)
@@ -131,6 +136,7 @@ func (g treeGet) summary(r transfer.MirrorResult) string {
 		one, many string
 	}{
 		{r.Made, "directory made", "directories made"}, {r.Linked, "link made", "links made"},
+		{r.HardLinked, "hard link made", "hard links made"},
 		{r.Deleted, "deleted", "deleted"}, {r.Skipped, "skipped", "skipped"}, {r.Failed, "failed", "failed"},
 	} {
 		if x.n > 0 {
@@ -172,7 +178,7 @@ func (v *mirrorView) File(f transfer.FileReport) {
 
 // dryRunVerbs are the words of --dry-run for the actions that change something.
 var dryRunVerbs = map[transfer.FileAction]string{
-	transfer.FileFetched: "fetch", transfer.FileLinked: "link", transfer.FileMade: "make", transfer.FileDeleted: "delete",
+	transfer.FileFetched: "fetch", transfer.FileLinked: "link", transfer.FileHardLinked: "link", transfer.FileMade: "make", transfer.FileDeleted: "delete",
 }
 
 // countOmitted prints how many warnings were not printed.
@@ -218,21 +224,22 @@ func (e *events) File(f transfer.FileReport) {
 func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 	e.print(struct {
 		outcome
-		Path     string       `json:"path"`
-		Bytes    int64        `json:"bytes"`
-		Seconds  float64      `json:"seconds"`
-		Network  int64        `json:"fetched_bytes"`
-		Wasted   int64        `json:"wasted_bytes"`
-		Servers  []serverJSON `json:"servers"`
-		DryRun   bool         `json:"dry_run"`
-		Files    int64        `json:"files"`
-		Fetched  int64        `json:"files_fetched"`
-		UpToDate int64        `json:"files_up_to_date"`
-		Made     int64        `json:"directories_made"`
-		Linked   int64        `json:"links_made"`
-		Deleted  int64        `json:"deleted"`
-		Skipped  int64        `json:"skipped"`
-		Failed   int64        `json:"failed"`
+		Path       string       `json:"path"`
+		Bytes      int64        `json:"bytes"`
+		Seconds    float64      `json:"seconds"`
+		Network    int64        `json:"fetched_bytes"`
+		Wasted     int64        `json:"wasted_bytes"`
+		Servers    []serverJSON `json:"servers"`
+		DryRun     bool         `json:"dry_run"`
+		HardLinked int64        `json:"hard_links_made"`
+		Files      int64        `json:"files"`
+		Fetched    int64        `json:"files_fetched"`
+		UpToDate   int64        `json:"files_up_to_date"`
+		Made       int64        `json:"directories_made"`
+		Linked     int64        `json:"links_made"`
+		Deleted    int64        `json:"deleted"`
+		Skipped    int64        `json:"skipped"`
+		Failed     int64        `json:"failed"`
 	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
-		g.dryRun, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
+		g.dryRun, r.HardLinked, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
 }

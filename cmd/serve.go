@@ -46,6 +46,7 @@ type serveOptions struct {
 	mirror             bool
 	mirrorInterval     secondsValue
 	mirrorDelete       bool
+	keep               keepOptions
 	stateDir           string
 
 	// isSet reports whether an option was given, on the command line or in the environment, even
@@ -64,7 +65,7 @@ func newServeOptions() *serveOptions {
 }
 
 func (o *serveOptions) flags() []cli.Flag {
-	return []cli.Flag{
+	return append([]cli.Flag{
 		stringOption(&o.role, "role", "`ROLE` of this server: primary or secondary"),
 		stringOption(&o.root, "root", "serve the files below `DIR`"),
 		filterOption(&o.rules, "exclude", "neither serve nor list entries that match `PATTERN`"),
@@ -96,7 +97,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		tokenFileOption(&o.tokenFile, "with --mirror, present the token in `FILE` to the primary "+
 			"(or set KWIKCP_TOKEN)"),
 		stateDirOption(&o.stateDir),
-	}
+	}, o.keep.flags("with --mirror")...)
 }
 
 func serveCommand(t *terminal) *cli.Command {

@@ -14,6 +14,7 @@ import (
 type mirrorConfig struct {
 	interval time.Duration
 	delete   bool
+	keep     keepOptions
 	tokens   *tokens
 }
 
@@ -25,7 +26,10 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
 			}
 		}
-		return nil, nil
+		return nil, o.keep.checkUnused(o.isSet, adviseMirror, "--mirror")
+	}
+	if err := o.keep.check(adviseMirror); err != nil {
+		return nil, err
 	}
 	switch {
 	case role != kwik.ServerRoleSecondary:
@@ -33,7 +37,7 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 	case o.mirrorInterval.Duration <= 0:
 		return nil, usagef(adviseInterval, "--mirror-interval must be more than 0")
 	}
-	return &mirrorConfig{interval: o.mirrorInterval.Duration, delete: o.mirrorDelete}, nil
+	return &mirrorConfig{interval: o.mirrorInterval.Duration, delete: o.mirrorDelete, keep: o.keep}, nil
 }
 
 // keepMirror mirrors the primary, and again after each interval, until the server must leave. Until
@@ -42,6 +46,7 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 func (s *runningServer) keepMirror() {
 	o := transfer.MirrorOptions{Target: s.root, Delete: s.mirror.delete, OpenTree: protectedTree(s.secrets)}
 	o.URL = s.primary
+	s.mirror.keep.apply(&o)
 	for {
 		s.mirrorOnce(&o)
 		select {
@@ -75,9 +80,10 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 	if s.member.Err() != nil {
 		return
 	}
-	log = log.With("files", result.Files, "fetched", result.Fetched, "bytes", result.Network, "deleted", result.Deleted,
+	log = log.With("files", result.Files, "fetched", result.Fetched, "bytes", result.Network,
+		"hard_linked", result.HardLinked, "deleted", result.Deleted,
 		"failed", result.Failed, "seconds", result.Seconds)
-	unchanged := result.Fetched+result.Deleted+result.Made+result.Linked == 0
+	unchanged := result.Fetched+result.Deleted+result.Made+result.Linked+result.HardLinked == 0
 	switch _, partial := errors.AsType[*transfer.MirrorError](err); {
 	case err == nil && o.Quick && unchanged:
 		log.Debug("mirrored, nothing changed")

@@ -10,6 +10,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -52,6 +53,8 @@ type MirrorOptions struct {
 	// Reuse copies matching chunk groups of a file that changed, so that only the others are
 	// fetched.
 	Reuse bool
+	// NoHardLinks makes each name of a file of several names (hard links) a file of its own.
+	NoHardLinks bool
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
@@ -73,10 +76,12 @@ const (
 	FileFetched  FileAction = "fetched"    // a file that was missing or different
 	FileUpToDate FileAction = "up_to_date" // a file or link that was identical
 	FileLinked   FileAction = "linked"     // a symlink was made
-	FileMade     FileAction = "made"       // a directory was made
-	FileDeleted  FileAction = "deleted"
-	FileSkipped  FileAction = "skipped" // on purpose: a special file, or a link that leads outside the tree
-	FileFailed   FileAction = "failed"
+	// FileHardLinked is of a name that was linked to another name of the same file.
+	FileHardLinked FileAction = "hard_linked"
+	FileMade       FileAction = "made" // a directory was made
+	FileDeleted    FileAction = "deleted"
+	FileSkipped    FileAction = "skipped" // on purpose: a special file, or a link that leads outside the tree
+	FileFailed     FileAction = "failed"
 )
 
 // A FileReport is the outcome of an entry.
@@ -102,7 +107,9 @@ type MirrorResult struct {
 	Files                 int64 // that the listing has, all of them
 	Fetched, UpToDate     int64 // files, of which the latter were identical
 	Made, Linked, Deleted int64 // directories, links, entries of any type
+	HardLinked            int64 // files, which are names of others
 	Skipped, Failed       int64 // entries
+	NotKept               NotKept
 	Bytes                 int64 // of all files in place
 	Network               int64 // verified bytes that were fetched
 	Wasted                int64 // bytes received twice, rejected, or of another version
@@ -145,8 +152,10 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 		MirrorOptions: o, request: o.newRequest(report), report: report,
 		runID: strings.ToLower(rand.Text()[:12]), opened: partfile.NewPool(maxOpenParts),
 	}
+	m.request.metadata = m.wantedMetadata()
 	start := time.Now()
 	err := m.fetchMirror(ctx)
+	m.result.NotKept = m.notKept.get()
 	m.result.Seconds = time.Since(start).Seconds()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -161,11 +170,14 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 type mirror struct {
 	MirrorOptions
 	request
-	report MirrorReporter
-	runID  string // names the temporary files of this run
-	root   disk.TreeDir
-	lock   *partfile.PartFile
-	cache  *disk.DirCache
+	report  MirrorReporter
+	notKept notKeptCount // of this attempt
+	runID   string       // names the temporary files of this run
+	root    disk.TreeDir
+	// madeTarget is set if the target did not exist.
+	madeTarget bool
+	lock       *partfile.PartFile
+	cache      *disk.DirCache
 	// folds is set if the target's file system ignores the case of names.
 	folds  bool
 	live   liveStreams
@@ -177,7 +189,8 @@ type mirror struct {
 	// entry.
 	worst     error
 	worstPath string
-	fatal     error // ends the attempt: the file system is full
+	top       *Entry // the listed directory itself; nil if the server does not describe it
+	fatal     error  // ends the attempt: the file system is full
 	stop      context.CancelCauseFunc
 	// fetchedBefore counts the files that earlier attempts fetched. This attempt finds them up to
 	// date, and must not count them as such.
@@ -190,7 +203,9 @@ type mirror struct {
 const mirrorLock = ".kwikcp-mirror.part"
 
 // fetchMirror opens and locks the target, and makes attempts.
-func (m *mirror) fetchMirror(ctx context.Context) error {
+func (m *mirror) fetchMirror(ctx context.Context) (err error) {
+	_, missing := os.Lstat(m.Target)
+	m.madeTarget = errors.Is(missing, fs.ErrNotExist)
 	root, err := m.OpenTree(m.Target, !m.DryRun)
 	if m.DryRun && errors.Is(err, fs.ErrNotExist) {
 		root, err = nil, nil
@@ -207,7 +222,12 @@ func (m *mirror) fetchMirror(ctx context.Context) error {
 		if err := m.lockTarget(); err != nil {
 			return err
 		}
-		defer m.unlockTarget()
+		defer func() {
+			m.unlockTarget()
+			if applied := m.applyTop(); err == nil && applied != nil {
+				err = LocalError(m.op(), disk.Cause(applied))
+			}
+		}()
 	}
 	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
 	return p.run(ctx, m.attempt, isRetryable, m.observer.retry)
@@ -235,12 +255,13 @@ func (m *mirror) unlockTarget() { m.lock.Discard() }
 // attempt makes the target equal to the tree. It may be repeated: it compares the target again.
 func (m *mirror) attempt(ctx context.Context) (err error) {
 	m.mu.Lock()
-	m.fetchedBefore = m.result.Fetched
+	m.fetchedBefore = m.result.Fetched + m.result.HardLinked
 	m.result = MirrorResult{ // the other counts begin again
 		Fetched: m.result.Fetched, Deleted: m.result.Deleted, Made: m.result.Made, Linked: m.result.Linked,
-		Network: m.result.Network, Wasted: m.result.Wasted,
+		HardLinked: m.result.HardLinked, Network: m.result.Network, Wasted: m.result.Wasted,
 	}
 	m.worst, m.worstPath, m.fatal = nil, "", nil
+	m.notKept = notKeptCount{}
 	m.volumes = make(map[uint64]disk.Volume)
 	m.mu.Unlock()
 	m.live.reset()
@@ -356,6 +377,9 @@ func (m *mirror) reportFile(f FileReport) {
 		}
 	case FileLinked:
 		m.result.Linked++
+	case FileHardLinked:
+		m.result.HardLinked++
+		m.result.Bytes += f.Size
 	case FileMade:
 		m.result.Made++
 	case FileDeleted:

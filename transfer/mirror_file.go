@@ -33,6 +33,11 @@ type mirrorFile struct {
 	name    string      // in dir
 	local   fs.FileInfo // the regular file in its place; nil for none
 	resumes bool        // there may be a part file
+	// detach is set if the file in place has other names that are not to change with it. It is then
+	// replaced by a copy, even if it has the content.
+	detach bool
+	group  *linkGroup // the group that the file is the first name of; nil for none
+	donor  string     // a path of the target that may have the content; empty for none
 
 	manifest Manifest
 	tree     *integrity.Tree // nil after a refusal
@@ -162,13 +167,13 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 // needsPart reports whether a file needs a part file before its bytes arrive. It does if some
 // of its bytes may be local, or if it needs a reservation of free space.
 func (m *mirror) needsPart(f *mirrorFile) bool {
-	return f.resumes || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size())
+	return f.resumes || f.detach || f.donor != "" || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size())
 }
 
 // isSame reports whether the file in place has the root already, and then gives it the source's
 // mode and time.
 func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, error) {
-	if f.local == nil || f.local.Size() != f.tree.Size() {
+	if f.detach || f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
 	}
 	at := m.placeOf(f)
@@ -183,6 +188,9 @@ func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, e
 	}
 	if m.DryRun {
 		return true, nil
+	}
+	if f.detach = m.writesThrough(info, f); f.detach {
+		return false, nil
 	}
 	if !m.NoPreserve {
 		err = at.ApplyMetadata(file, info, metadataOf(f.manifest, false))
@@ -222,7 +230,11 @@ func (m *mirror) proveParts(ctx context.Context, f *mirrorFile) error {
 		return err
 	}
 	var seeds []disk.File
-	if m.Reuse && f.local != nil {
+	if donor := m.openDonor(f); donor != nil {
+		defer donor.Close()
+		seeds = append(seeds, donor)
+	}
+	if (m.Reuse || f.detach) && f.local != nil {
 		if old, _ := part.Place().Existing(); old != nil {
 			defer old.Close()
 			seeds = append(seeds, old)
@@ -339,9 +351,11 @@ func (m *mirror) complete(f *mirrorFile, place *placer) {
 
 // finishFile reports what became of a file, which needs its directory no more.
 func (m *mirror) finishFile(f *mirrorFile, report FileReport) {
-	if report.Action == FileFetched || report.Action == FileUpToDate {
+	switch report.Action {
+	case FileFetched, FileUpToDate, FileHardLinked:
 		m.live.placed()
 	}
+	f.group.settle(report.Action != FileFailed, report.Root)
 	m.reportFile(report)
 	m.releaseDir(f.dir)
 }
@@ -371,6 +385,7 @@ func (m *mirror) abandon(files []*mirrorFile) {
 		f.state = fileLost
 		f.mu.Unlock()
 		if wanted {
+			f.group.settle(false, [32]byte{})
 			f.leave()
 			m.releaseDir(f.dir)
 		}

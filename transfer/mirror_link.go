@@ -3,6 +3,7 @@ package transfer
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
 	"strings"
@@ -46,9 +47,9 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	}
 	defer p.cache.Release(h)
 	name := disk.Base(e.Path)
-	found := occupantNone
+	found, there := occupantNone, fs.FileInfo(nil)
 	if mayExist {
-		if found, _, err = lookUp(h, name); err != nil {
+		if found, there, err = lookUp(h, name); err != nil {
 			return false, err
 		}
 	}
@@ -57,9 +58,14 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 		return false, errDirInTheWay
 	case occupantSpecial:
 		return false, disk.ErrNotAFile
-	case occupantLink:
-		if target, err := h.Readlink(name); err == nil && target == e.Target {
-			return true, nil
+	}
+	if same, ok := p.linkSymlink(d, e, there); ok {
+		return same, nil
+	}
+	p.noteSymlink(e)
+	if found == occupantLink {
+		if target, err := h.Readlink(name); err == nil && target == e.Target && !p.links.isTaken(there, e) {
+			return true, p.applyLinkMetadata(h, name, e, there)
 		}
 	}
 	if p.DryRun {
@@ -69,7 +75,11 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	if err := h.Symlink(e.Target, temp); err != nil {
 		return false, err
 	}
-	if err := h.Rename(temp, name); err != nil {
+	err = p.applyLinkMetadata(h, temp, e, nil)
+	if err == nil {
+		err = h.Rename(temp, name)
+	}
+	if err != nil {
 		h.Remove(temp)
 		return false, err
 	}

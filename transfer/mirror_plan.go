@@ -22,6 +22,7 @@ type plan struct {
 	extra []extraEntry
 	// deferred entries wait until a directory in their place is deleted.
 	deferred []deferredEntry
+	links    linkPlan
 	// incomplete is set when the listing leaves entries out. Then nothing may be deleted.
 	incomplete bool
 	grown      int64 // bytes of the batches so far
@@ -39,7 +40,7 @@ type deferredEntry struct {
 	entry Entry
 }
 
-func newPlan(m *mirror) *plan { return &plan{mirror: m} }
+func newPlan(m *mirror) *plan { return &plan{mirror: m, links: newLinkPlan()} }
 
 // walk follows the listing to its end and passes batches to fetch. It stops at the first error of
 // either.
@@ -47,6 +48,7 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 	top := &mirrorDir{users: 1, fresh: p.root == nil}
 	p.dirs = []*mirrorDir{top}
 	defer func() {
+		p.abandon(p.links.waiting)
 		for len(p.dirs) > 0 {
 			p.leaveDir()
 		}
@@ -61,7 +63,11 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 		page, err := p.list(ctx, &p.order, after, false)
 		top.restricted = top.restricted || page.restricted
 		if err == nil {
+			p.noteTop(page.top)
 			b, err = p.visitAll(page.entries, b, fetch)
+		}
+		if err == nil {
+			b, err = p.linkWaiting(ctx, b, fetch, page.complete)
 		}
 		p.incomplete = p.incomplete || page.partial || err != nil
 		if err != nil {
@@ -284,7 +290,7 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 		p.failOrSkip(e, "write it", err)
 		return nil
 	}
-	return p.admit(f)
+	return p.join(f)
 }
 
 // failOrSkip reports an entry that cannot be made. An entry in the place of something protected is
@@ -299,12 +305,8 @@ func (p *plan) failOrSkip(e Entry, op string, err error) {
 
 // admit counts a file of the target. It returns nil if the file need not be requested.
 func (p *plan) admit(f *mirrorFile) *mirrorFile {
-	p.mu.Lock()
-	p.result.Files++
-	p.mu.Unlock()
-	p.retainDir(f.dir)
-	p.live.addFile(f.entry.Size)
-	if p.Quick && f.looksUpToDate() {
+	p.count(f)
+	if p.Quick && f.looksUpToDate() && p.refreshMetadata(f) {
 		p.live.addPresent(f.entry.Size)
 		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
 		p.finishFile(f, report)
@@ -317,10 +319,19 @@ func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	return f
 }
 
+// count counts a file of the target, which uses its directory from now on.
+func (p *plan) count(f *mirrorFile) {
+	p.mu.Lock()
+	p.result.Files++
+	p.mu.Unlock()
+	p.retainDir(f.dir)
+	p.live.addFile(f.entry.Size)
+}
+
 // looksUpToDate reports whether the file in place has the size and time of the listing, and no
 // part file beside it.
 func (f *mirrorFile) looksUpToDate() bool {
-	if f.resumes || f.local == nil {
+	if f.resumes || f.detach || f.local == nil {
 		return false
 	}
 	return f.local.Size() == f.entry.Size && f.local.ModTime().Equal(f.entry.MTime)
@@ -394,7 +405,7 @@ func afterDelete(err error) error {
 }
 
 // fetchDeferred makes the deferred links and passes the deferred files to fetch.
-func (p *plan) fetchDeferred(_ context.Context, fetch func(*batch) error) error {
+func (p *plan) fetchDeferred(ctx context.Context, fetch func(*batch) error) error {
 	b := newBatch()
 	for _, l := range p.deferred {
 		if p.DryRun {
@@ -416,7 +427,7 @@ func (p *plan) fetchDeferred(_ context.Context, fetch func(*batch) error) error 
 			p.fail(l.entry.Path, "write it", afterDelete(err))
 			continue
 		}
-		if f = p.admit(f); f == nil {
+		if f = p.join(f); f == nil {
 			continue
 		}
 		var err error
@@ -424,8 +435,9 @@ func (p *plan) fetchDeferred(_ context.Context, fetch func(*batch) error) error 
 			return err
 		}
 	}
-	if b.empty() {
-		return nil
+	b, err := p.linkWaiting(ctx, b, fetch, true)
+	if err != nil || b.empty() {
+		return err
 	}
 	return fetch(b)
 }

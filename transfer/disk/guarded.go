@@ -41,6 +41,9 @@ type guardedDir struct {
 	at  string
 }
 
+// system is for LinkInto, whose caller has looked at the name with Lstat.
+func (d guardedDir) system() (osDir, bool) { return systemOf(d.TreeDir) }
+
 // refuseName returns an error if a name is that of a secret file, whether it exists or not.
 func (d guardedDir) refuseName(op, name string) error {
 	if d.isOwn != nil && d.isOwn(name) {

@@ -1,0 +1,38 @@
+package transfer
+
+import "sync"
+
+// NotKept counts by kind what a mirror did not keep: what entries have on the server and, as far as
+// the server tells it, lack in the target.
+type NotKept struct {
+	HardLinks    int64 // names of one file that are files of their own in the target
+	Owners       int64 // entries of another owner or group
+	SpecialModes int64 // entries without their setuid, setgid or sticky bit
+	Xattrs       int64 // entries without some of their extended attributes
+	ACLs         int64 // entries without their ACL
+	Specials     int64 // devices, FIFOs and sockets
+	OutsideLinks int64 // symlinks that lead, or may lead, outside the tree
+}
+
+// Total returns the sum of the counts.
+func (n NotKept) Total() int64 {
+	return n.HardLinks + n.Owners + n.SpecialModes + n.Xattrs + n.ACLs + n.Specials + n.OutsideLinks
+}
+
+// A notKeptCount is a NotKept that several goroutines add to.
+type notKeptCount struct {
+	mu sync.Mutex
+	n  NotKept
+}
+
+func (c *notKeptCount) add(to func(*NotKept)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	to(&c.n)
+}
+
+func (c *notKeptCount) get() NotKept {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n
+}
