@@ -147,6 +147,9 @@ func (g treeGet) summary(r transfer.MirrorResult) string {
 	if r.Wasted > 0 {
 		fmt.Fprintf(&b, " (%s discarded)", size(r.Wasted))
 	}
+	if losses := describeLosses(r.NotKept); losses != "" {
+		b.WriteString("; not kept: " + losses)
+	}
 	return b.String()
 }
 
@@ -232,6 +235,7 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Servers    []serverJSON `json:"servers"`
 		DryRun     bool         `json:"dry_run"`
 		HardLinked int64        `json:"hard_links_made"`
+		NotKept    notKeptJSON  `json:"not_kept"`
 		Files      int64        `json:"files"`
 		Fetched    int64        `json:"files_fetched"`
 		UpToDate   int64        `json:"files_up_to_date"`
@@ -241,5 +245,5 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Skipped    int64        `json:"skipped"`
 		Failed     int64        `json:"failed"`
 	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
-		g.dryRun, r.HardLinked, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
+		g.dryRun, r.HardLinked, notKeptJSON(r.NotKept), r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
 }

@@ -1,6 +1,9 @@
 package cmd
 
 import (
+	"log/slog"
+	"strings"
+
 	"github.com/urfave/cli/v2"
 
 	"kwikcp/transfer"
@@ -19,7 +22,7 @@ type keepOptions struct {
 func (o *keepOptions) flags(when string) []cli.Flag {
 	return []cli.Flag{
 		boolOption(&o.hardLinks, "hard-links", when+", keep the names of one file (hard links) together (the default)"),
-		boolOption(&o.noHardLinks, "no-hard-links", when+", make each name of a file a file of its own"),
+		boolOption(&o.noHardLinks, "no-hard-links", when+", make separate files of the names of one file"),
 	}
 }
 
@@ -53,4 +56,61 @@ func (o *keepOptions) check(hint advice) error {
 // apply sets the options of a mirror.
 func (o *keepOptions) apply(to *transfer.MirrorOptions) {
 	to.NoHardLinks = o.noHardLinks
+}
+
+// A loss is a kind of what a mirror did not keep.
+type loss struct {
+	n         int64
+	one, many string
+	key       string // in logs
+}
+
+// lossesOf lists the kinds of which there are some.
+func lossesOf(n transfer.NotKept) (all []loss) {
+	for _, l := range []loss{
+		{n.HardLinks, "hard link", "hard links", "hard_links"},
+		{n.Owners, "owner", "owners", "owners"},
+		{n.SpecialModes, "special mode", "special modes", "special_modes"},
+		{n.Xattrs, "entry's extended attributes", "entries' extended attributes", "xattrs"},
+		{n.ACLs, "ACL", "ACLs", "acls"},
+		{n.Specials, "device, FIFO or socket", "devices, FIFOs and sockets", "specials"},
+		{n.OutsideLinks, "link that leads outside", "links that lead outside", "outside_links"},
+	} {
+		if l.n > 0 {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// describeLosses returns the counts in words, empty if there are none.
+func describeLosses(n transfer.NotKept) string {
+	var words []string
+	for _, l := range lossesOf(n) {
+		words = append(words, counted(l.n, l.one, l.many))
+	}
+	return strings.Join(words, ", ")
+}
+
+// logLosses adds the counts to the lines of a log.
+func logLosses(log *slog.Logger, n transfer.NotKept) *slog.Logger {
+	var counts []any
+	for _, l := range lossesOf(n) {
+		counts = append(counts, slog.Int64(l.key, l.n))
+	}
+	if counts == nil {
+		return log
+	}
+	return log.With(slog.Group("not_kept", counts...))
+}
+
+// A notKeptJSON is a transfer.NotKept in the result of a mirror.
+type notKeptJSON struct {
+	HardLinks    int64 `json:"hard_links"`
+	Owners       int64 `json:"owners"`
+	SpecialModes int64 `json:"special_modes"`
+	Xattrs       int64 `json:"xattrs"`
+	ACLs         int64 `json:"acls"`
+	Specials     int64 `json:"specials"`
+	OutsideLinks int64 `json:"outside_links"`
 }

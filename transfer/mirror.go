@@ -55,6 +55,11 @@ type MirrorOptions struct {
 	Reuse bool
 	// NoHardLinks makes each name of a file of several names (hard links) a file of its own.
 	NoHardLinks bool
+	// Owner gives entries the owner and group of the server, by name, or by number if this system
+	// does not know the name, or with NumericIDs. Without the privilege the entry keeps its owner.
+	Owner, NumericIDs bool
+	// SpecialModes keeps setuid, setgid and sticky bits, and does not apply the umask.
+	SpecialModes bool
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
@@ -172,7 +177,8 @@ type mirror struct {
 	request
 	report  MirrorReporter
 	notKept notKeptCount // of this attempt
-	runID   string       // names the temporary files of this run
+	owners  ownerMap
+	runID   string // names the temporary files of this run
 	root    disk.TreeDir
 	// madeTarget is set if the target did not exist.
 	madeTarget bool

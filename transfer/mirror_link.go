@@ -12,6 +12,7 @@ import (
 // planLink makes a symlink of the listing if its target is inside the tree.
 func (p *plan) planLink(d *mirrorDir, e Entry, mayExist bool) {
 	if err := checkLink(e.Path, e.Target); err != nil {
+		p.countSkipped(e)
 		p.skip(e, err)
 		return
 	}

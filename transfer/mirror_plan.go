@@ -195,6 +195,7 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		p.order.hide()
 		return nil, nil
 	}
+	p.countLosses(e)
 	switch e.Type {
 	case EntryDir:
 		p.enterDir(d, e, mayExist)
@@ -203,6 +204,7 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	case EntryFile:
 		return p.planFile(d, e, mayExist), nil
 	default:
+		p.countSkipped(e)
 		p.skip(e, errors.New("it is no regular file, directory or link"))
 	}
 	return nil, nil

@@ -36,3 +36,37 @@ func (c *notKeptCount) get() NotKept {
 	defer c.mu.Unlock()
 	return c.n
 }
+
+// countLosses counts what the mirror will not keep of an entry.
+func (m *mirror) countLosses(e Entry) {
+	meta := e.metadata
+	if meta == nil {
+		return
+	}
+	isLink := e.Type == EntryLink
+	m.notKept.add(func(n *NotKept) {
+		if meta.owner != nil && !m.Owner && !m.isOwn(meta.owner) {
+			n.Owners++
+		}
+		if meta.special != 0 && !m.SpecialModes {
+			n.SpecialModes++
+		}
+		if meta.xattrsOmitted || isLink && len(meta.xattrs) > 0 {
+			n.Xattrs++
+		}
+		if meta.aclsOmitted {
+			n.ACLs++
+		}
+	})
+}
+
+// countSkipped counts an entry that is left out for its type or for where it leads.
+func (m *mirror) countSkipped(e Entry) {
+	m.notKept.add(func(n *NotKept) {
+		if e.Type == EntryLink {
+			n.OutsideLinks++
+		} else {
+			n.Specials++
+		}
+	})
+}

@@ -178,8 +178,8 @@ func (r *metadataReader) addXattrs(m *transferpb.Metadata, dir string, d disk.Tr
 		isACL, wanted := disk.IsACL(xattr), r.want.GetXattrs()
 		if isACL {
 			wanted = r.want.GetAcls()
-		} else if isSystem := strings.HasPrefix(xattr, disk.SystemXattrs); isSystem {
-			continue // of the file system, not of the file
+		} else if isOfSystem(xattr) {
+			continue
 		}
 		if wanted && len(m.Xattrs) < wire.MaxXattrsListed && len(xattr) < left {
 			value, err := at.Xattr(name, xattr, left-len(xattr))
@@ -192,6 +192,12 @@ func (r *metadataReader) addXattrs(m *transferpb.Metadata, dir string, d disk.Tr
 		m.AclsOmitted = m.AclsOmitted || isACL
 		m.XattrsOmitted = m.XattrsOmitted || !isACL
 	}
+}
+
+// isOfSystem reports whether an attribute belongs to the file system or to the policy of the machine,
+// and not to the file.
+func isOfSystem(xattr string) bool {
+	return strings.HasPrefix(xattr, disk.SystemXattrs) || xattr == "security.selinux"
 }
 
 // open returns the directory at a path; nil if the system cannot open it for metadata.
