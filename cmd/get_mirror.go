@@ -137,6 +137,7 @@ func (g treeGet) summary(r transfer.MirrorResult) string {
 	}{
 		{r.Made, "directory made", "directories made"}, {r.Linked, "link made", "links made"},
 		{r.HardLinked, "hard link made", "hard links made"},
+		{r.Copied, "copied from other names", "copied from other names"},
 		{r.Deleted, "deleted", "deleted"}, {r.Skipped, "skipped", "skipped"}, {r.Failed, "failed", "failed"},
 	} {
 		if x.n > 0 {
@@ -181,7 +182,8 @@ func (v *mirrorView) File(f transfer.FileReport) {
 
 // dryRunVerbs are the words of --dry-run for the actions that change something.
 var dryRunVerbs = map[transfer.FileAction]string{
-	transfer.FileFetched: "fetch", transfer.FileLinked: "link", transfer.FileHardLinked: "link", transfer.FileMade: "make", transfer.FileDeleted: "delete",
+	transfer.FileFetched: "fetch", transfer.FileCopied: "copy", transfer.FileLinked: "link", transfer.FileHardLinked: "link",
+	transfer.FileMade: "make", transfer.FileDeleted: "delete",
 }
 
 // countOmitted prints how many warnings were not printed.
@@ -235,6 +237,7 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Servers    []serverJSON `json:"servers"`
 		DryRun     bool         `json:"dry_run"`
 		HardLinked int64        `json:"hard_links_made"`
+		Copied     int64        `json:"files_copied"`
 		NotKept    notKeptJSON  `json:"not_kept"`
 		Files      int64        `json:"files"`
 		Fetched    int64        `json:"files_fetched"`
@@ -245,5 +248,5 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Skipped    int64        `json:"skipped"`
 		Failed     int64        `json:"failed"`
 	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
-		g.dryRun, r.HardLinked, notKeptJSON(r.NotKept), r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
+		g.dryRun, r.HardLinked, r.Copied, notKeptJSON(r.NotKept), r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
 }

@@ -81,10 +81,10 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 		return
 	}
 	log = log.With("files", result.Files, "fetched", result.Fetched, "bytes", result.Network,
-		"hard_linked", result.HardLinked, "deleted", result.Deleted,
+		"copied", result.Copied, "hard_linked", result.HardLinked, "deleted", result.Deleted,
 		"failed", result.Failed, "seconds", result.Seconds)
 	log = logLosses(log, result.NotKept)
-	unchanged := result.Fetched+result.Deleted+result.Made+result.Linked+result.HardLinked == 0
+	unchanged := result.Fetched+result.Deleted+result.Made+result.Linked+result.HardLinked+result.Copied == 0
 	switch _, partial := errors.AsType[*transfer.MirrorError](err); {
 	case err == nil && o.Quick && unchanged:
 		log.Debug("mirrored, nothing changed")

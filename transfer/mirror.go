@@ -79,6 +79,7 @@ type FileAction string
 
 const (
 	FileFetched  FileAction = "fetched"    // a file that was missing or different
+	FileCopied   FileAction = "copied"     // a file whose content was in the target under another name
 	FileUpToDate FileAction = "up_to_date" // a file or link that was identical
 	FileLinked   FileAction = "linked"     // a symlink was made
 	// FileHardLinked is of a name that was linked to another name of the same file.
@@ -112,6 +113,7 @@ type MirrorResult struct {
 	Files                 int64 // that the listing has, all of them
 	Fetched, UpToDate     int64 // files, of which the latter were identical
 	Made, Linked, Deleted int64 // directories, links, entries of any type
+	Copied                int64 // files whose content was in the target under another name
 	HardLinked            int64 // files, which are names of others
 	Skipped, Failed       int64 // entries
 	NotKept               NotKept
@@ -176,6 +178,7 @@ type mirror struct {
 	MirrorOptions
 	request
 	report  MirrorReporter
+	donors  donors       // of this attempt
 	notKept notKeptCount // of this attempt
 	owners  ownerMap
 	runID   string // names the temporary files of this run
@@ -261,13 +264,14 @@ func (m *mirror) unlockTarget() { m.lock.Discard() }
 // attempt makes the target equal to the tree. It may be repeated: it compares the target again.
 func (m *mirror) attempt(ctx context.Context) (err error) {
 	m.mu.Lock()
-	m.fetchedBefore = m.result.Fetched + m.result.HardLinked
+	m.fetchedBefore = m.result.Fetched + m.result.HardLinked + m.result.Copied
 	m.result = MirrorResult{ // the other counts begin again
 		Fetched: m.result.Fetched, Deleted: m.result.Deleted, Made: m.result.Made, Linked: m.result.Linked,
-		HardLinked: m.result.HardLinked, Network: m.result.Network, Wasted: m.result.Wasted,
+		HardLinked: m.result.HardLinked, Copied: m.result.Copied, Network: m.result.Network, Wasted: m.result.Wasted,
 	}
 	m.worst, m.worstPath, m.fatal = nil, "", nil
 	m.notKept = notKeptCount{}
+	m.donors = donors{}
 	m.volumes = make(map[uint64]disk.Volume)
 	m.mu.Unlock()
 	m.live.reset()
@@ -299,7 +303,7 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 // a deletion.
 func (m *mirror) fetchTree(ctx context.Context) error {
 	p := newPlan(m)
-	err := m.runBatches(ctx, p.walk)
+	err := p.linkRest(ctx, m.runBatches(ctx, p.walk))
 	if err != nil || m.fatalError() != nil {
 		return err
 	}
@@ -372,6 +376,9 @@ func (m *mirror) reportFile(f FileReport) {
 	switch f.Action {
 	case FileFetched:
 		m.result.Fetched++
+		m.result.Bytes += f.Size
+	case FileCopied:
+		m.result.Copied++
 		m.result.Bytes += f.Size
 	case FileUpToDate:
 		switch m.result.Bytes += f.Size; {

@@ -38,6 +38,8 @@ type mirrorFile struct {
 	detach bool
 	group  *linkGroup // the group that the file is the first name of; nil for none
 	donor  string     // a path of the target that may have the content; empty for none
+	// isCopied is set if all of the content is from the target.
+	isCopied bool
 
 	manifest Manifest
 	tree     *integrity.Tree // nil after a refusal
@@ -159,15 +161,21 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	case m.DryRun:
 	case f.tree.Size() == 0:
 		m.writeWhole(f, nil, place)
-	case m.needsPart(f):
-		m.resume(ctx, f, place)
+	default:
+		m.findDonor(ctx, f)
+		if f.detach && f.donor == "" {
+			f.donor = f.entry.Path
+		}
+		if !m.copySmall(f, place) && m.needsPart(f) {
+			m.resume(ctx, f, place)
+		}
 	}
 }
 
 // needsPart reports whether a file needs a part file before its bytes arrive. It does if some
 // of its bytes may be local, or if it needs a reservation of free space.
 func (m *mirror) needsPart(f *mirrorFile) bool {
-	return f.resumes || f.detach || f.donor != "" || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size())
+	return f.resumes || f.donor != "" || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size())
 }
 
 // isSame reports whether the file in place has the root already, and then gives it the source's
@@ -217,6 +225,7 @@ func (m *mirror) resume(ctx context.Context, f *mirrorFile, place *placer) {
 	case err != nil:
 		m.drop(f, err)
 	case f.takeWhole():
+		f.isCopied = f.donor != "" && !f.resumes
 		m.complete(f, place)
 	}
 }
@@ -234,7 +243,7 @@ func (m *mirror) proveParts(ctx context.Context, f *mirrorFile) error {
 		defer donor.Close()
 		seeds = append(seeds, donor)
 	}
-	if (m.Reuse || f.detach) && f.local != nil {
+	if m.Reuse && f.local != nil {
 		if old, _ := part.Place().Existing(); old != nil {
 			defer old.Close()
 			seeds = append(seeds, old)
@@ -352,7 +361,7 @@ func (m *mirror) complete(f *mirrorFile, place *placer) {
 // finishFile reports what became of a file, which needs its directory no more.
 func (m *mirror) finishFile(f *mirrorFile, report FileReport) {
 	switch report.Action {
-	case FileFetched, FileUpToDate, FileHardLinked:
+	case FileFetched, FileCopied, FileUpToDate, FileHardLinked:
 		m.live.placed()
 	}
 	f.group.settle(report.Action != FileFailed, report.Root)

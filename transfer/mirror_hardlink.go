@@ -170,6 +170,25 @@ func (p *plan) linkWaiting(
 	return b, nil
 }
 
+// linkRest links the names that still wait after the listing, whose outcome is walked. All first names
+// are settled then.
+func (p *plan) linkRest(ctx context.Context, walked error) error {
+	switch {
+	case walked != nil || p.fatalError() != nil:
+		p.abandon(p.links.waiting)
+		return walked
+	case len(p.links.waiting) == 0:
+		return nil
+	}
+	return p.runBatches(ctx, func(ctx context.Context, fetch func(*batch) error) error {
+		b, err := p.linkWaiting(ctx, newBatch(), fetch, true)
+		if err != nil || b.empty() {
+			return err
+		}
+		return fetch(b)
+	})
+}
+
 // linkOrFetch links a name to the first one of its group, or adds it to batch b. It returns the
 // batch to continue with.
 func (p *plan) linkOrFetch(b *batch, f *mirrorFile, g *linkGroup, fetch func(*batch) error) (*batch, error) {

@@ -99,7 +99,7 @@ func (p *placer) place(group []*mirrorFile) {
 			p.m.drop(f, LocalError("put it in place", disk.Cause(err)))
 			continue
 		}
-		p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root()})
+		p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: f.action(), Size: f.tree.Size(), Root: f.tree.Root()})
 	}
 	if !p.syncs {
 		for _, dir := range dirs {

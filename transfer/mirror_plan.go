@@ -23,6 +23,7 @@ type plan struct {
 	// deferred entries wait until a directory in their place is deleted.
 	deferred []deferredEntry
 	links    linkPlan
+	moves    movePlan
 	// incomplete is set when the listing leaves entries out. Then nothing may be deleted.
 	incomplete bool
 	grown      int64 // bytes of the batches so far
@@ -48,7 +49,7 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 	top := &mirrorDir{users: 1, fresh: p.root == nil}
 	p.dirs = []*mirrorDir{top}
 	defer func() {
-		p.abandon(p.links.waiting)
+		p.abandon(p.moves.held)
 		for len(p.dirs) > 0 {
 			p.leaveDir()
 		}
@@ -57,6 +58,7 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 		if err := p.readNames(top); err != nil {
 			return LocalError(fmt.Sprintf("mirror into %q", p.Target), disk.Cause(err))
 		}
+		p.moves.isPossible = len(top.names) > 0
 	}
 	b := newBatch()
 	for after := ""; ; {
@@ -67,7 +69,10 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 			b, err = p.visitAll(page.entries, b, fetch)
 		}
 		if err == nil {
-			b, err = p.linkWaiting(ctx, b, fetch, page.complete)
+			b, err = p.releaseHeld(b, fetch, page.complete)
+		}
+		if err == nil {
+			b, err = p.linkWaiting(ctx, b, fetch, false)
 		}
 		p.incomplete = p.incomplete || page.partial || err != nil
 		if err != nil {
@@ -106,7 +111,9 @@ func (p *plan) visitAll(entries []Entry, b *batch, fetch func(*batch) error) (*b
 func (p *plan) gather(b *batch, f *mirrorFile, fetch func(*batch) error) (*batch, error) {
 	// The first batches are small, so that the transfer starts early.
 	smallEnough := b.empty() || b.bytes+f.entry.Size <= max(firstBatch, p.grown)
-	if b.fits(f.entry) && smallEnough {
+	// A batch is in tree order. Files that had to wait may come before those in it.
+	inOrder := b.empty() || wire.CompareTree(b.files[len(b.files)-1].entry.Path, f.entry.Path) < 0
+	if b.fits(f.entry) && smallEnough && inOrder {
 		b.add(f)
 		return b, nil
 	}
@@ -135,6 +142,7 @@ func (p *plan) present(d *mirrorDir, name string) bool {
 }
 
 func (p *plan) addExtra(d *mirrorDir, name string) {
+	p.noteLeftover(d, name)
 	if p.Delete && !d.restricted {
 		p.extra = append(p.extra, extraEntry{dir: d, name: name})
 	}
@@ -292,7 +300,7 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 		p.failOrSkip(e, "write it", err)
 		return nil
 	}
-	return p.join(f)
+	return p.holdBack(p.join(f))
 }
 
 // failOrSkip reports an entry that cannot be made. An entry in the place of something protected is
@@ -309,6 +317,7 @@ func (p *plan) failOrSkip(e Entry, op string, err error) {
 func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	p.count(f)
 	if p.Quick && f.looksUpToDate() && p.refreshMetadata(f) {
+		p.noteDonor(f)
 		p.live.addPresent(f.entry.Size)
 		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
 		p.finishFile(f, report)
