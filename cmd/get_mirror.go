@@ -43,7 +43,7 @@ func parseGetTree(t *terminal, o *getOptions, args []string) (treeGet, error) {
 	if o.noClobber {
 		return g, usagef(adviseTree, "--no-clobber is for one file, not for -r")
 	}
-	if err := o.keep.check(adviseTree); err != nil {
+	if err := o.keep.check(adviseTree, o.noPreserve); err != nil {
 		return g, err
 	}
 	var err error
@@ -136,6 +136,7 @@ func (g treeGet) summary(r transfer.MirrorResult) string {
 		one, many string
 	}{
 		{r.Made, "directory made", "directories made"}, {r.Linked, "link made", "links made"},
+		{r.Created, "device, FIFO or socket made", "devices, FIFOs and sockets made"},
 		{r.HardLinked, "hard link made", "hard links made"},
 		{r.Copied, "copied from other names", "copied from other names"},
 		{r.Deleted, "deleted", "deleted"}, {r.Skipped, "skipped", "skipped"}, {r.Failed, "failed", "failed"},
@@ -183,7 +184,7 @@ func (v *mirrorView) File(f transfer.FileReport) {
 // dryRunVerbs are the words of --dry-run for the actions that change something.
 var dryRunVerbs = map[transfer.FileAction]string{
 	transfer.FileFetched: "fetch", transfer.FileCopied: "copy", transfer.FileLinked: "link", transfer.FileHardLinked: "link",
-	transfer.FileMade: "make", transfer.FileDeleted: "delete",
+	transfer.FileMade: "make", transfer.FileCreated: "make", transfer.FileDeleted: "delete",
 }
 
 // countOmitted prints how many warnings were not printed.
@@ -238,6 +239,7 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		DryRun     bool         `json:"dry_run"`
 		HardLinked int64        `json:"hard_links_made"`
 		Copied     int64        `json:"files_copied"`
+		Created    int64        `json:"specials_made"`
 		NotKept    notKeptJSON  `json:"not_kept"`
 		Files      int64        `json:"files"`
 		Fetched    int64        `json:"files_fetched"`
@@ -248,5 +250,5 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Skipped    int64        `json:"skipped"`
 		Failed     int64        `json:"failed"`
 	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
-		g.dryRun, r.HardLinked, r.Copied, notKeptJSON(r.NotKept), r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
+		g.dryRun, r.HardLinked, r.Copied, r.Created, notKeptJSON(r.NotKept), r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
 }

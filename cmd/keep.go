@@ -2,6 +2,8 @@ package cmd
 
 import (
 	"log/slog"
+	"os"
+	"runtime"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -14,8 +16,14 @@ import (
 
 // keepOptions are these options.
 type keepOptions struct {
-	hardLinks   bool
-	noHardLinks bool
+	hardLinks    bool
+	noHardLinks  bool
+	owner        bool
+	numericIDs   bool
+	specialModes bool
+	xattrs       bool
+	acls         bool
+	specials     bool
 }
 
 // flags returns the options. when names the option that they need.
@@ -23,6 +31,12 @@ func (o *keepOptions) flags(when string) []cli.Flag {
 	return []cli.Flag{
 		boolOption(&o.hardLinks, "hard-links", when+", keep the names of one file (hard links) together (the default)"),
 		boolOption(&o.noHardLinks, "no-hard-links", when+", make separate files of the names of one file"),
+		boolOption(&o.owner, "owner", when+", keep owner and group, by name, or by number if the name is unknown; as root"),
+		boolOption(&o.numericIDs, "numeric-ids", "with --owner, keep the numbers of owner and group, whatever their names"),
+		boolOption(&o.specialModes, "special-modes", when+", keep setuid, setgid and sticky bits, and do not apply the umask"),
+		boolOption(&o.xattrs, "xattrs", when+", keep extended attributes: user.* and, as root, others"),
+		boolOption(&o.acls, "acls", when+", keep POSIX access control lists"),
+		boolOption(&o.specials, "specials", when+", make devices, FIFOs and sockets; as root"),
 	}
 }
 
@@ -45,17 +59,47 @@ func (o *keepOptions) checkUnused(isSet func(name string) bool, hint advice, isF
 	return nil
 }
 
-// check returns an error if the options contradict each other.
-func (o *keepOptions) check(hint advice) error {
+// check returns an error if the options contradict each other or --no-preserve, or if they cannot work
+// here.
+func (o *keepOptions) check(hint advice, noPreserve bool) error {
 	if o.hardLinks && o.noHardLinks {
 		return usagef(hint, "--hard-links and --no-hard-links exclude each other")
 	}
+	if o.numericIDs && !o.owner {
+		return usagef(hint, "--numeric-ids is for --owner")
+	}
+	for _, more := range o.more() {
+		switch {
+		case !more.isSet:
+		case runtime.GOOS != "linux":
+			return usagef(hint, "--%s works on Linux only", more.name)
+		case noPreserve:
+			return usagef(hint, "--%s and --no-preserve exclude each other", more.name)
+		}
+	}
+	if o.specials && os.Geteuid() != 0 {
+		return usagef(hint, "--specials needs root, who alone may make devices")
+	}
 	return nil
+}
+
+// A moreOption is an option of which the system must know the calls.
+type moreOption struct {
+	name  string
+	isSet bool
+}
+
+func (o *keepOptions) more() []moreOption {
+	return []moreOption{
+		{"owner", o.owner}, {"special-modes", o.specialModes}, {"xattrs", o.xattrs}, {"acls", o.acls}, {"specials", o.specials},
+	}
 }
 
 // apply sets the options of a mirror.
 func (o *keepOptions) apply(to *transfer.MirrorOptions) {
 	to.NoHardLinks = o.noHardLinks
+	to.Owner, to.NumericIDs, to.SpecialModes = o.owner, o.numericIDs, o.specialModes
+	to.Xattrs, to.ACLs, to.Specials = o.xattrs, o.acls, o.specials
 }
 
 // A loss is a kind of what a mirror did not keep.

@@ -28,7 +28,7 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 		}
 		return nil, o.keep.checkUnused(o.isSet, adviseMirror, "--mirror")
 	}
-	if err := o.keep.check(adviseMirror); err != nil {
+	if err := o.keep.check(adviseMirror, false); err != nil {
 		return nil, err
 	}
 	switch {
@@ -84,7 +84,7 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 		"copied", result.Copied, "hard_linked", result.HardLinked, "deleted", result.Deleted,
 		"failed", result.Failed, "seconds", result.Seconds)
 	log = logLosses(log, result.NotKept)
-	unchanged := result.Fetched+result.Deleted+result.Made+result.Linked+result.HardLinked+result.Copied == 0
+	unchanged := result.Fetched+result.Deleted+result.Made+result.Linked+result.HardLinked+result.Copied+result.Created == 0
 	switch _, partial := errors.AsType[*transfer.MirrorError](err); {
 	case err == nil && o.Quick && unchanged:
 		log.Debug("mirrored, nothing changed")

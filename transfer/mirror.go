@@ -60,6 +60,11 @@ type MirrorOptions struct {
 	Owner, NumericIDs bool
 	// SpecialModes keeps setuid, setgid and sticky bits, and does not apply the umask.
 	SpecialModes bool
+	// Xattrs keeps extended attributes: those of users and, with the privilege, others. ACLs keeps
+	// POSIX ACLs. Attributes of the target that the server does not have are removed.
+	Xattrs, ACLs bool
+	// Specials makes devices, FIFOs and sockets, which otherwise are skipped.
+	Specials bool
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
@@ -84,7 +89,8 @@ const (
 	FileLinked   FileAction = "linked"     // a symlink was made
 	// FileHardLinked is of a name that was linked to another name of the same file.
 	FileHardLinked FileAction = "hard_linked"
-	FileMade       FileAction = "made" // a directory was made
+	FileMade       FileAction = "made"    // a directory was made
+	FileCreated    FileAction = "created" // a device, FIFO or socket was made
 	FileDeleted    FileAction = "deleted"
 	FileSkipped    FileAction = "skipped" // on purpose: a special file, or a link that leads outside the tree
 	FileFailed     FileAction = "failed"
@@ -114,6 +120,7 @@ type MirrorResult struct {
 	Fetched, UpToDate     int64 // files, of which the latter were identical
 	Made, Linked, Deleted int64 // directories, links, entries of any type
 	Copied                int64 // files whose content was in the target under another name
+	Created               int64 // devices, FIFOs and sockets
 	HardLinked            int64 // files, which are names of others
 	Skipped, Failed       int64 // entries
 	NotKept               NotKept
@@ -267,7 +274,7 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 	m.fetchedBefore = m.result.Fetched + m.result.HardLinked + m.result.Copied
 	m.result = MirrorResult{ // the other counts begin again
 		Fetched: m.result.Fetched, Deleted: m.result.Deleted, Made: m.result.Made, Linked: m.result.Linked,
-		HardLinked: m.result.HardLinked, Copied: m.result.Copied, Network: m.result.Network, Wasted: m.result.Wasted,
+		HardLinked: m.result.HardLinked, Copied: m.result.Copied, Created: m.result.Created, Network: m.result.Network, Wasted: m.result.Wasted,
 	}
 	m.worst, m.worstPath, m.fatal = nil, "", nil
 	m.notKept = notKeptCount{}
@@ -393,6 +400,8 @@ func (m *mirror) reportFile(f FileReport) {
 	case FileHardLinked:
 		m.result.HardLinked++
 		m.result.Bytes += f.Size
+	case FileCreated:
+		m.result.Created++
 	case FileMade:
 		m.result.Made++
 	case FileDeleted:

@@ -147,7 +147,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		return
 	}
 	defer m.cache.Release(h)
-	same, err := m.isSame(ctx, f, place.syncs)
+	same, err := m.isSame(ctx, h.TreeDir, f, place.syncs)
 	switch {
 	case err != nil:
 		m.drop(f, LocalError("set its mode and time", disk.Cause(err)))
@@ -180,7 +180,7 @@ func (m *mirror) needsPart(f *mirrorFile) bool {
 
 // isSame reports whether the file in place has the root already, and then gives it the source's
 // mode and time.
-func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, error) {
+func (m *mirror) isSame(ctx context.Context, h disk.TreeDir, f *mirrorFile, syncs bool) (bool, error) {
 	if f.detach || f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
 	}
@@ -197,11 +197,11 @@ func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, e
 	if m.DryRun {
 		return true, nil
 	}
-	if f.detach = m.writesThrough(info, f); f.detach {
+	if f.detach = m.writesThrough(h, info, f); f.detach {
 		return false, nil
 	}
 	if !m.NoPreserve {
-		err = at.ApplyMetadata(file, info, metadataOf(f.manifest, false))
+		err = m.applyToFile(h, at, file, info, f.entry, metadataOf(f.manifest, false))
 	}
 	if err == nil && !syncs {
 		err = at.SyncFile(file)
@@ -337,6 +337,11 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 	}
 	temp := m.freshName(f.name)
 	err = m.placeOf(f).WriteNew(temp, p, metadataOf(f.manifest, m.NoPreserve), !place.syncs)
+	if err == nil {
+		if err = m.applyMore(h.TreeDir, temp, f.entry); err != nil {
+			h.Remove(temp)
+		}
+	}
 	m.cache.Release(h)
 	if err != nil {
 		m.drop(f, LocalError("write it", disk.Cause(err)))
@@ -355,7 +360,24 @@ func (m *mirror) complete(f *mirrorFile, place *placer) {
 		m.drop(f, LocalError("write it", disk.Cause(err)))
 		return
 	}
+	if err := m.applyToPart(f); err != nil {
+		m.drop(f, LocalError("set its owner, mode and attributes", disk.Cause(err)))
+		return
+	}
 	place.put(f)
+}
+
+// applyToPart gives a finished part file what is kept besides mode and time.
+func (m *mirror) applyToPart(f *mirrorFile) error {
+	if !m.keepsMore() {
+		return nil
+	}
+	h, err := m.cache.Acquire(f.dir.path)
+	if err != nil {
+		return err
+	}
+	defer m.cache.Release(h)
+	return m.applyMore(h.TreeDir, partfile.PartName(f.name), f.entry)
 }
 
 // finishFile reports what became of a file, which needs its directory no more.

@@ -58,7 +58,9 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	case occupantDir:
 		return false, errDirInTheWay
 	case occupantSpecial:
-		return false, disk.ErrNotAFile
+		if err := p.removeSpecial(h, name); err != nil {
+			return false, err
+		}
 	}
 	if same, ok := p.linkSymlink(d, e, there); ok {
 		return same, nil

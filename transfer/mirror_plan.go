@@ -211,7 +211,11 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		p.planLink(d, e, mayExist)
 	case EntryFile:
 		return p.planFile(d, e, mayExist), nil
-	default:
+	case EntryOther:
+		if p.Specials && e.metadata != nil && e.metadata.kind != 0 {
+			p.planSpecial(d, e, mayExist)
+			return nil, nil
+		}
 		p.countSkipped(e)
 		p.skip(e, errors.New("it is no regular file, directory or link"))
 	}
@@ -371,7 +375,7 @@ func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
 	case occupantDir:
 		return errDirInTheWay
 	case occupantSpecial:
-		return disk.ErrNotAFile
+		return p.removeSpecial(h, f.name)
 	case occupantFile:
 		f.local = info
 	}
@@ -433,6 +437,11 @@ func (p *plan) fetchDeferred(ctx context.Context, fetch func(*batch) error) erro
 			p.reportLink(l.entry, same, afterDelete(err))
 			continue
 		}
+		if l.entry.Type == EntryOther {
+			same, err := p.makeSpecial(l.dir, l.entry, true)
+			p.reportSpecial(l.entry, same, afterDelete(err))
+			continue
+		}
 		f := &mirrorFile{entry: l.entry, dir: l.dir, name: disk.Base(l.entry.Path)}
 		if err := p.inspect(f, true); err != nil {
 			p.fail(l.entry.Path, "write it", afterDelete(err))
@@ -456,8 +465,11 @@ func (p *plan) fetchDeferred(ctx context.Context, fetch func(*batch) error) erro
 // reportDeferred reports in a dry run what would be made of a deferred entry.
 func (p *plan) reportDeferred(e Entry) {
 	action := FileFetched
-	if e.Type == EntryLink {
+	switch e.Type {
+	case EntryLink:
 		action = FileLinked
+	case EntryOther:
+		action = FileCreated
 	}
 	p.reportFile(FileReport{Path: e.Path, Action: action, Size: e.Size})
 }

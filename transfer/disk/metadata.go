@@ -14,6 +14,7 @@ const (
 	SystemXattrs = "system." // the prefix of those that belong to the file system
 	AccessACL    = "system.posix_acl_access"
 	DefaultACL   = "system.posix_acl_default"
+	SELinuxLabel = "security.selinux" // of the policy of the machine
 )
 
 // IsACL reports whether an extended attribute is an ACL.

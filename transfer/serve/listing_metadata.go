@@ -197,7 +197,7 @@ func (r *metadataReader) addXattrs(m *transferpb.Metadata, dir string, d disk.Tr
 // isOfSystem reports whether an attribute belongs to the file system or to the policy of the machine,
 // and not to the file.
 func isOfSystem(xattr string) bool {
-	return strings.HasPrefix(xattr, disk.SystemXattrs) || xattr == "security.selinux"
+	return strings.HasPrefix(xattr, disk.SystemXattrs) || xattr == disk.SELinuxLabel
 }
 
 // open returns the directory at a path; nil if the system cannot open it for metadata.
