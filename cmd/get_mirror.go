@@ -183,8 +183,8 @@ func (v *mirrorView) File(f transfer.FileReport) {
 
 // dryRunVerbs are the words of --dry-run for the actions that change something.
 var dryRunVerbs = map[transfer.FileAction]string{
-	transfer.FileFetched: "fetch", transfer.FileCopied: "copy", transfer.FileLinked: "link", transfer.FileHardLinked: "link",
-	transfer.FileMade: "make", transfer.FileCreated: "make", transfer.FileDeleted: "delete",
+	transfer.FileFetched: "fetch", transfer.FileCopied: "copy", transfer.FileLinked: "link",
+	transfer.FileHardLinked: "link", transfer.FileMade: "make", transfer.FileCreated: "make", transfer.FileDeleted: "delete",
 }
 
 // countOmitted prints how many warnings were not printed.
@@ -250,5 +250,6 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Skipped    int64        `json:"skipped"`
 		Failed     int64        `json:"failed"`
 	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
-		g.dryRun, r.HardLinked, r.Copied, r.Created, notKeptJSON(r.NotKept), r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
+		g.dryRun, r.HardLinked, r.Copied, r.Created, notKeptJSON(r.NotKept),
+		r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed})
 }

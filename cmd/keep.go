@@ -11,8 +11,8 @@ import (
 	"kwikcp/transfer"
 )
 
-// This file has the options of what get -r and serve --mirror keep of a tree besides contents, names,
-// times and permission bits.
+// This file has the options of what get -r and serve --mirror keep of a tree besides contents,
+// names, times and permission bits.
 
 // keepOptions are these options.
 type keepOptions struct {
@@ -31,9 +31,12 @@ func (o *keepOptions) flags(when string) []cli.Flag {
 	return []cli.Flag{
 		boolOption(&o.hardLinks, "hard-links", when+", keep the names of one file (hard links) together (the default)"),
 		boolOption(&o.noHardLinks, "no-hard-links", when+", make separate files of the names of one file"),
-		boolOption(&o.owner, "owner", when+", keep owner and group, by name, or by number if the name is unknown; as root"),
-		boolOption(&o.numericIDs, "numeric-ids", "with --owner, keep the numbers of owner and group, whatever their names"),
-		boolOption(&o.specialModes, "special-modes", when+", keep setuid, setgid and sticky bits, and do not apply the umask"),
+		boolOption(&o.owner, "owner", when+", keep owner and group, by name, or by number if "+
+			"the name is unknown; as root"),
+		boolOption(&o.numericIDs, "numeric-ids", "with --owner, keep the numbers of owner and group, "+
+			"whatever their names"),
+		boolOption(&o.specialModes, "special-modes", when+", keep setuid, setgid and sticky bits, "+
+			"and do not apply the umask"),
 		boolOption(&o.xattrs, "xattrs", when+", keep extended attributes: user.* and, as root, others"),
 		boolOption(&o.acls, "acls", when+", keep POSIX access control lists"),
 		boolOption(&o.specials, "specials", when+", make devices, FIFOs and sockets; as root"),
@@ -59,8 +62,8 @@ func (o *keepOptions) checkUnused(isSet func(name string) bool, hint advice, isF
 	return nil
 }
 
-// check returns an error if the options contradict each other or --no-preserve, or if they cannot work
-// here.
+// check returns an error if the options contradict each other or --no-preserve, or if they
+// cannot work here.
 func (o *keepOptions) check(hint advice, noPreserve bool) error {
 	if o.hardLinks && o.noHardLinks {
 		return usagef(hint, "--hard-links and --no-hard-links exclude each other")
@@ -91,7 +94,8 @@ type moreOption struct {
 
 func (o *keepOptions) more() []moreOption {
 	return []moreOption{
-		{"owner", o.owner}, {"special-modes", o.specialModes}, {"xattrs", o.xattrs}, {"acls", o.acls}, {"specials", o.specials},
+		{"owner", o.owner}, {"special-modes", o.specialModes}, {"xattrs", o.xattrs}, {"acls", o.acls},
+		{"specials", o.specials},
 	}
 }
 

@@ -84,7 +84,8 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 		"copied", result.Copied, "hard_linked", result.HardLinked, "deleted", result.Deleted,
 		"failed", result.Failed, "seconds", result.Seconds)
 	log = logLosses(log, result.NotKept)
-	unchanged := result.Fetched+result.Deleted+result.Made+result.Linked+result.HardLinked+result.Copied+result.Created == 0
+	changes := result.Fetched + result.Copied + result.Deleted + result.Made + result.Linked + result.HardLinked + result.Created
+	unchanged := changes == 0
 	switch _, partial := errors.AsType[*transfer.MirrorError](err); {
 	case err == nil && o.Quick && unchanged:
 		log.Debug("mirrored, nothing changed")

@@ -34,8 +34,8 @@ func aclOf(uid uint32) string {
 	return string(b)
 }
 
-// loseMore gives entries of a tree attributes, an ACL and owners as far as the system allows it, and
-// returns how many.
+// loseMore gives entries of a tree attributes, an ACL and owners as far as the system allows it,
+// and returns how many.
 func loseMore(t *testing.T, root string) (xattrs, acls, owners int64) {
 	put(t, root, "more/xattr", "x")
 	put(t, root, "more/acl", "y")

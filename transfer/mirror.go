@@ -53,10 +53,10 @@ type MirrorOptions struct {
 	// Reuse copies matching chunk groups of a file that changed, so that only the others are
 	// fetched.
 	Reuse bool
-	// NoHardLinks makes each name of a file of several names (hard links) a file of its own.
+	// NoHardLinks makes a separate file of each name of a file that has several (hard links).
 	NoHardLinks bool
-	// Owner gives entries the owner and group of the server, by name, or by number if this system
-	// does not know the name, or with NumericIDs. Without the privilege the entry keeps its owner.
+	// Owner gives entries the owner and group of the server, by name. With NumericIDs, or if this
+	// system does not know the name, the number counts. Without the privilege the entry keeps its owner.
 	Owner, NumericIDs bool
 	// SpecialModes keeps setuid, setgid and sticky bits, and does not apply the umask.
 	SpecialModes bool

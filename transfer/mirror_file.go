@@ -33,8 +33,8 @@ type mirrorFile struct {
 	name    string      // in dir
 	local   fs.FileInfo // the regular file in its place; nil for none
 	resumes bool        // there may be a part file
-	// detach is set if the file in place has other names that are not to change with it. It is then
-	// replaced by a copy, even if it has the content.
+	// detach is set if the file in place has other names that are not to change with it. It is
+	// then replaced by a copy, even if it has the content.
 	detach bool
 	group  *linkGroup // the group that the file is the first name of; nil for none
 	donor  string     // a path of the target that may have the content; empty for none

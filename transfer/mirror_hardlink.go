@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// This file keeps hard links. The listing numbers the files that have several names. The first name
-// of such a file in the listing is fetched or compared as any other. The others wait until it is in
-// place, and are then linked to it.
+// This file keeps hard links. The listing numbers the files that have several names. The first
+// name of such a file in the listing is fetched or compared as any other. The others wait until
+// it is in place, and are then linked to it.
 //
 // It also keeps files apart that are one in the target and several on the server. Nothing is ever
 // written into a file of several names, neither content nor metadata: a copy replaces it first.
@@ -115,8 +115,8 @@ func (g *linkGroup) isSettled() bool {
 	}
 }
 
-// join admits a file. It returns nil if the file need not be requested, or not yet because it waits
-// for another name.
+// join admits a file. It returns nil if the file need not be requested, or not yet because it
+// waits for another name.
 func (p *plan) join(f *mirrorFile) *mirrorFile {
 	f.detach = p.links.isTaken(f.local, f.entry)
 	if f.entry.link == 0 {
@@ -137,8 +137,9 @@ func (p *plan) join(f *mirrorFile) *mirrorFile {
 	return nil
 }
 
-// linkWaiting links the names whose first name is in place, and adds those to batch b that cannot be
-// linked. With all it waits for every first name. It returns the batch to continue with.
+// linkWaiting links the names whose first name is in place, and adds those to batch b that
+// cannot be linked. With all it waits for every first name. It returns the batch to continue
+// with.
 func (p *plan) linkWaiting(
 	ctx context.Context, b *batch, fetch func(*batch) error, all bool,
 ) (_ *batch, err error) {
@@ -170,8 +171,8 @@ func (p *plan) linkWaiting(
 	return b, nil
 }
 
-// linkRest links the names that still wait after the listing, whose outcome is walked. All first names
-// are settled then.
+// linkRest links the names that still wait after the listing, whose outcome is walked. All first
+// names are settled then.
 func (p *plan) linkRest(ctx context.Context, walked error) error {
 	switch {
 	case walked != nil || p.fatalError() != nil:

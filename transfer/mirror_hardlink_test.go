@@ -75,8 +75,8 @@ func wantSameTree(t *testing.T, target, source string) {
 	}
 }
 
-// TestMirrorHardLinks checks that the names of one file stay names of one file, of which the content
-// is fetched once, and that a second round changes nothing.
+// TestMirrorHardLinks checks that the names of one file stay names of one file. Its content is
+// fetched once, and a second round changes nothing.
 func TestMirrorHardLinks(t *testing.T) {
 	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
 	large := strings.Repeat("0123456789abcdef", 200<<10/16)
@@ -108,8 +108,8 @@ func TestMirrorHardLinks(t *testing.T) {
 	wantSameTree(t, target, source)
 }
 
-// TestMirrorHardLinksChange checks that a group of names that changes between rounds is mended, and
-// that a link of the target that the source does not have is broken and never written through.
+// TestMirrorHardLinksChange checks that a group of names that changes between rounds is mended.
+// A link of the target that the source does not have is broken and never written through.
 func TestMirrorHardLinksChange(t *testing.T) {
 	for _, quick := range []bool{false, true} {
 		source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
@@ -163,7 +163,7 @@ func TestMirrorHardLinksChange(t *testing.T) {
 	}
 }
 
-// TestMirrorNoHardLinks checks that without hard links each name gets a file of its own, and that
+// TestMirrorNoHardLinks checks that without hard links each name gets a separate file, and that
 // the loss is counted.
 func TestMirrorNoHardLinks(t *testing.T) {
 	source := t.TempDir()
@@ -187,8 +187,8 @@ func TestMirrorNoHardLinks(t *testing.T) {
 	wantSameTree(t, target, source)
 }
 
-// TestMirrorRandomLinks mirrors random trees whose links change at random, over targets whose links
-// change at random.
+// TestMirrorRandomLinks mirrors random trees whose links change at random, over targets whose
+// links change at random.
 func TestMirrorRandomLinks(t *testing.T) {
 	for seed := range uint64(2) {
 		g := gardener{rand.New(rand.NewPCG(seed, 14)), t}
@@ -221,7 +221,8 @@ func TestMirrorRandomLinks(t *testing.T) {
 	}
 }
 
-// TestMirrorHardLinksAcross checks what a mirror does where names cannot be linked: it counts them.
+// TestMirrorHardLinksAcross checks what a mirror does where names cannot be linked: it counts
+// them.
 func TestMirrorHardLinksAcross(t *testing.T) {
 	source := t.TempDir()
 	put(t, source, "a", "content")
@@ -231,7 +232,8 @@ func TestMirrorHardLinksAcross(t *testing.T) {
 	result, reports, err := s.mirror(t.Context(), target, func(o *MirrorOptions) {
 		o.OpenTree = openWithoutLinks
 	})
-	if err != nil || result.NotKept.HardLinks != 1 || result.Copied != 1 || result.Network > 7 {
+	isRight := result.NotKept.HardLinks == 1 && result.Copied == 1 && result.Network <= 7
+	if err != nil || !isRight {
 		t.Errorf("%+v, %v, %+v", result, err, reports.files)
 	}
 	wantTree(t, target, snapshot(t, source))

@@ -15,8 +15,8 @@ import (
 )
 
 // This file gives entries of the target what they have on the server besides content, time and
-// permission bits. The order matters: a new owner clears setuid, setgid and capabilities, and a mode
-// changes an ACL. So owner, mode, attributes and ACLs follow each other.
+// permission bits. The order matters: a new owner clears setuid, setgid and capabilities, and a
+// mode changes an ACL. So owner, mode, attributes and ACLs follow each other.
 
 // wantedMetadata returns what a mirror requests of entries.
 func (m *mirror) wantedMetadata() *transferpb.MetadataRequest {
@@ -37,9 +37,9 @@ func (p *plan) noteTop(top *Entry) {
 	}
 }
 
-// applyTop gives the target the time of the listed directory, and its mode if the mirror made the
-// target or keeps more of each entry. The lock file must be gone. What the system refuses is left as
-// it is: the target may be another user's.
+// applyTop gives the target the time of the listed directory, and its mode if the mirror made
+// the target or keeps more of each entry. The lock file must be gone. What the system refuses is
+// left as it is: the target may be another user's.
 func (m *mirror) applyTop() error {
 	if m.top == nil || m.NoPreserve || m.DryRun {
 		return nil
@@ -104,8 +104,8 @@ func (m *mirror) applyLinkMetadata(h *disk.CachedDir, name string, e Entry, ther
 	return err
 }
 
-// isRefused reports whether an error of the system means that this user, or this file system, cannot
-// have some metadata.
+// isRefused reports whether an error of the system means that this user, or this file system,
+// cannot have some metadata.
 func isRefused(err error) bool {
 	errno, ok := errors.AsType[syscall.Errno](err)
 	return ok && slices.Contains([]syscall.Errno{
@@ -113,8 +113,8 @@ func isRefused(err error) bool {
 	}, errno) || errors.Is(err, errors.ErrUnsupported)
 }
 
-// modeOf returns the permission bits of an entry. The umask applies, unless the entry has an access
-// ACL, whose mask they are, or all bits are kept.
+// modeOf returns the permission bits of an entry. The umask applies, unless the entry has an
+// access ACL, whose mask they are, or all bits are kept.
 func (m *mirror) modeOf(e Entry) fs.FileMode {
 	hasACL := m.ACLs && e.metadata != nil && slices.ContainsFunc(e.metadata.xattrs, func(x xattr) bool {
 		return x.name == disk.AccessACL
@@ -125,9 +125,9 @@ func (m *mirror) modeOf(e Entry) fs.FileMode {
 	return e.Mode &^ disk.Umask
 }
 
-// specialOf returns the special mode bits that an entry of the given owner gets. A file is setuid or
-// setgid only for the owner and the group that it has on the server: those of this process would be
-// given away otherwise.
+// specialOf returns the special mode bits that an entry of the given owner gets. A file is
+// setuid or setgid only for its owner and group on the server. Otherwise this process would give
+// away its own.
 func (m *mirror) specialOf(e Entry, info fs.FileInfo, owner disk.Owner) fs.FileMode {
 	if !m.SpecialModes || e.metadata == nil {
 		return 0
@@ -215,7 +215,7 @@ func (m *mirror) apply(d *disk.MetaDir, h disk.TreeDir, name string, e Entry) er
 	return m.applyXattrs(d, name, e)
 }
 
-// applyOwner gives an entry its owner, and returns the owner that it has then.
+// applyOwner gives an entry its owner, and returns the owner after that.
 func (m *mirror) applyOwner(d *disk.MetaDir, name string, info fs.FileInfo, e Entry) (disk.Owner, error) {
 	have, ok := disk.OwnerOf(info)
 	if !ok || !m.Owner || e.metadata == nil || e.metadata.owner == nil {
@@ -325,8 +325,8 @@ func (m *mirror) xattrChanges(d *disk.MetaDir, name string, e Entry) (changes []
 	return changes, nil
 }
 
-// lacks reports whether an entry in place lacks metadata of its entry, other than its time, that this
-// user may set.
+// lacks reports whether an entry in place lacks metadata of its entry, other than its time, that
+// this user may set.
 func (m *mirror) lacks(h disk.TreeDir, name string, info fs.FileInfo, e Entry) bool {
 	if m.NoPreserve {
 		return false
@@ -353,8 +353,8 @@ func (m *mirror) lacks(h disk.TreeDir, name string, info fs.FileInfo, e Entry) b
 	return err == nil && len(changes) > 0
 }
 
-// refreshMetadata gives a file in place, whose content is up to date, the metadata of its entry. It
-// returns false if the file must be compared, or replaced, for that.
+// refreshMetadata gives a file in place, whose content is up to date, the metadata of its entry.
+// It returns false if the file must be compared, or replaced, for that.
 func (p *plan) refreshMetadata(f *mirrorFile) bool {
 	h, err := p.cache.Acquire(f.dir.path)
 	if err != nil {
@@ -374,7 +374,8 @@ func (p *plan) refreshMetadata(f *mirrorFile) bool {
 		return false
 	}
 	defer file.Close()
-	return p.applyToFile(h.TreeDir, place, file, info, f.entry, partfile.Metadata{Mode: f.entry.Mode, MTime: f.entry.MTime}) == nil
+	want := partfile.Metadata{Mode: f.entry.Mode, MTime: f.entry.MTime}
+	return p.applyToFile(h.TreeDir, place, file, info, f.entry, want) == nil
 }
 
 // applyToFile gives an open file in place the metadata of its entry. mode and time may be newer.
@@ -390,8 +391,8 @@ func (m *mirror) applyToFile(
 	return place.Dir.Chtimes(place.Name, want.MTime)
 }
 
-// writesThrough reports whether a file in place has other names and lacks metadata of its entry. The
-// other names would get that, too.
+// writesThrough reports whether a file in place has other names and lacks metadata of its entry.
+// The other names would get that, too.
 func (m *mirror) writesThrough(h disk.TreeDir, info fs.FileInfo, f *mirrorFile) bool {
 	if m.NoPreserve || disk.Links(info) < 2 {
 		return false

@@ -15,10 +15,10 @@ import (
 	"github.com/zeebo/blake3"
 )
 
-// This file finds the content of new files in other files of the target: of a file that was moved or
-// copied on the server no byte is fetched. The plan holds new files back until it knows the names of
-// the target that the listing does not have. Files of the same size are then compared with the root
-// of a new file, and what is copied is verified like bytes of a server.
+// This file finds the content of new files in other files of the target. Of a file that was
+// moved or copied on the server no byte is fetched. The plan holds new files back until it knows
+// the names of the target that the listing does not have. Files of the same size are then
+// compared with the root of a new file. A copy is verified like bytes of a server.
 
 const (
 	// maxHeld bounds the new files that a plan holds back.
@@ -46,8 +46,8 @@ type donor struct {
 	root integrity.Root // after read; zero if the file cannot be read
 }
 
-// donors are the possible donors of an attempt. The plan adds to them, and goroutines of batches look
-// for them.
+// donors are the possible donors of an attempt. The plan adds to them, and goroutines of batches
+// look for them.
 type donors struct {
 	mu     sync.Mutex
 	bySize map[int64][]*donor
@@ -111,8 +111,8 @@ func (p *plan) noteLeftover(d *mirrorDir, name string) {
 	}
 }
 
-// releaseHeld adds the files that were held back to batch b, once there is no more to wait for or to
-// remember. It returns the batch to continue with.
+// releaseHeld adds the files that were held back to batch b, once there is no more to wait for
+// or to remember. It returns the batch to continue with.
 func (p *plan) releaseHeld(b *batch, fetch func(*batch) error, isComplete bool) (*batch, error) {
 	isFull := len(p.moves.held) >= maxHeld || len(p.links.waiting) >= maxWaiting
 	if !isComplete && !isFull {
@@ -150,8 +150,8 @@ func (p *plan) findDonors(files []*mirrorFile) {
 	}
 }
 
-// lookAtLeftover adds the files at and below a path to the donors. It looks at maxDonors entries at
-// most in all.
+// lookAtLeftover adds the files at and below a path to the donors. It looks at maxDonors entries
+// at most in all.
 func (p *plan) lookAtLeftover(at string, sizes map[int64]bool, seen *int) {
 	if *seen++; *seen > maxDonors {
 		return
@@ -189,8 +189,8 @@ func (p *plan) namesIn(dir string) []string {
 	return names
 }
 
-// findDonor sets the donor of a file whose tree is known, if there is one. A donor that was found is
-// verified again when it is copied.
+// findDonor sets the donor of a file whose tree is known, if there is one. A donor that was
+// found is verified again when it is copied.
 func (m *mirror) findDonor(ctx context.Context, f *mirrorFile) {
 	all := m.donors.of(f.tree.Size())
 	if f.donor != "" || len(all) == 0 {
@@ -237,7 +237,8 @@ func (m *mirror) hasContent(ctx context.Context, d *donor, f *mirrorFile) bool {
 	return d.root == f.tree.Root()
 }
 
-// rootOf returns the root of a file of at most smallDonor bytes, the zero Root if it cannot be read.
+// rootOf returns the root of a file of at most smallDonor bytes, the zero Root if it cannot be
+// read.
 func (m *mirror) rootOf(path string) (root integrity.Root) {
 	content, err := m.readSmall(path)
 	if err != nil {

@@ -22,8 +22,8 @@ func (m *mirror) isOwn(o *entryOwner) bool {
 	return m.localOwner(o) == disk.Owner{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 }
 
-// localOwner returns the owner here that an entry's owner stands for: the one of the same name, or
-// if there is none, or with NumericIDs, the one of the same number.
+// localOwner returns the owner here that an entry's owner stands for, which is the one of the same
+// name. If there is none, or with NumericIDs, it is the one of the same number.
 func (m *mirror) localOwner(o *entryOwner) disk.Owner {
 	if m.NumericIDs {
 		return o.Owner

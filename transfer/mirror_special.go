@@ -98,8 +98,8 @@ func isSpecial(info fs.FileInfo, m *entryMetadata) bool {
 	return !isDevice || ok && number == m.device
 }
 
-// removeSpecial makes room for another entry in the place of a device, FIFO or socket. Only a mirror
-// that makes such entries removes them.
+// removeSpecial makes room for another entry in the place of a device, FIFO or socket. Only a
+// mirror that makes such entries removes them.
 func (m *mirror) removeSpecial(h *disk.CachedDir, name string) error {
 	switch {
 	case !m.Specials:

@@ -2,10 +2,10 @@ package transfer
 
 import "sync"
 
-// NotKept counts by kind what a mirror did not keep: what entries have on the server and, as far as
-// the server tells it, lack in the target.
+// NotKept counts by kind what a mirror did not keep. Entries have it on the server and lack it
+// in the target. Older servers tell little of it.
 type NotKept struct {
-	HardLinks    int64 // names of one file that are files of their own in the target
+	HardLinks    int64 // names of one file that are separate files in the target
 	Owners       int64 // entries of another owner or group
 	SpecialModes int64 // entries without their setuid, setgid or sticky bit
 	Xattrs       int64 // entries without some of their extended attributes

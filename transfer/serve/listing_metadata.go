@@ -81,8 +81,7 @@ func (r *metadataReader) describe(e *transferpb.Entry, dir string, d disk.TreeDi
 	if r.want.GetTraits() || r.want.GetXattrs() || r.want.GetAcls() {
 		r.addXattrs(m, dir, d, name)
 	}
-	isEmpty := m.Owner == nil && m.SpecialMode == 0 && m.Special == nil && m.Xattrs == nil && !m.XattrsOmitted && !m.AclsOmitted
-	if !isEmpty {
+	if proto.Size(m) > 0 {
 		e.Metadata = m
 	}
 }
@@ -194,8 +193,8 @@ func (r *metadataReader) addXattrs(m *transferpb.Metadata, dir string, d disk.Tr
 	}
 }
 
-// isOfSystem reports whether an attribute belongs to the file system or to the policy of the machine,
-// and not to the file.
+// isOfSystem reports whether an attribute belongs to the file system or to the policy of the
+// machine, and not to the file.
 func isOfSystem(xattr string) bool {
 	return strings.HasPrefix(xattr, disk.SystemXattrs) || xattr == disk.SELinuxLabel
 }
