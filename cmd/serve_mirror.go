@@ -84,7 +84,8 @@ func (s *runningServer) mirrorOnce(o *transfer.MirrorOptions) {
 		"copied", result.Copied, "hard_linked", result.HardLinked, "deleted", result.Deleted,
 		"failed", result.Failed, "seconds", result.Seconds)
 	log = logLosses(log, result.NotKept)
-	changes := result.Fetched + result.Copied + result.Deleted + result.Made + result.Linked + result.HardLinked + result.Created
+	changes := result.Fetched + result.Copied + result.Deleted + result.Made + result.Created + result.Linked +
+		result.HardLinked
 	unchanged := changes == 0
 	switch _, partial := errors.AsType[*transfer.MirrorError](err); {
 	case err == nil && o.Quick && unchanged:

@@ -173,9 +173,7 @@ func TestMirrorEqualsRsync(t *testing.T) {
 	p.check(os.Chmod(at("usr/bin/git"), 0o700|os.ModeSetuid))
 	setXattr(t, at("usr/bin/git"), "user.new", strings.Repeat("v", 1000))
 	p.check(os.Chmod(at("tmp"), 0o755))
-	if err := unix.Lremovexattr(at("usr/bin/wall"), "user.origin"); err != nil && err != unix.ENOTSUP && err != unix.ENODATA {
-		t.Fatal(err)
-	}
+	unix.Lremovexattr(at("usr/bin/wall"), "user.origin") // it has none if the file system has none
 	if isRoot {
 		p.check(os.Lchown(at("usr/bin/tool1"), 1, 2))
 		p.check(os.Lchown(at("usr/lib/git-core/git-command3"), 12345, 1))
@@ -214,7 +212,8 @@ func TestMirrorACLs(t *testing.T) {
 	}} {
 		step()
 		for range 2 {
-			result, _, err := s.mirror(t.Context(), target, func(o *MirrorOptions) { o.ACLs, o.SpecialModes = true, true })
+			withACLs := func(o *MirrorOptions) { o.ACLs, o.SpecialModes = true, true }
+			result, _, err := s.mirror(t.Context(), target, withACLs)
 			if err != nil || result.NotKept.ACLs != 0 {
 				t.Fatalf("%+v, %v", result, err)
 			}

@@ -56,7 +56,8 @@ type MirrorOptions struct {
 	// NoHardLinks makes a separate file of each name of a file that has several (hard links).
 	NoHardLinks bool
 	// Owner gives entries the owner and group of the server, by name. With NumericIDs, or if this
-	// system does not know the name, the number counts. Without the privilege the entry keeps its owner.
+	// system does not know the name, the number counts. Without the privilege the entry keeps
+	// its owner.
 	Owner, NumericIDs bool
 	// SpecialModes keeps setuid, setgid and sticky bits, and does not apply the umask.
 	SpecialModes bool
@@ -274,7 +275,8 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 	m.fetchedBefore = m.result.Fetched + m.result.HardLinked + m.result.Copied
 	m.result = MirrorResult{ // the other counts begin again
 		Fetched: m.result.Fetched, Deleted: m.result.Deleted, Made: m.result.Made, Linked: m.result.Linked,
-		HardLinked: m.result.HardLinked, Copied: m.result.Copied, Created: m.result.Created, Network: m.result.Network, Wasted: m.result.Wasted,
+		HardLinked: m.result.HardLinked, Copied: m.result.Copied, Created: m.result.Created,
+		Network: m.result.Network, Wasted: m.result.Wasted,
 	}
 	m.worst, m.worstPath, m.fatal = nil, "", nil
 	m.notKept = notKeptCount{}

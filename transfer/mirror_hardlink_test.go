@@ -210,7 +210,8 @@ func TestMirrorRandomLinks(t *testing.T) {
 			name := fmt.Sprintf("d%d/f%d", i%3, i)
 			os.Remove(filepath.Join(source, name))
 			put(t, source, name, strings.Repeat("y", g.IntN(3)))
-			_, reports, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) { o.Quick = round%2 == 1 })
+			quick := func(o *MirrorOptions) { o.Quick = round%2 == 1 }
+			_, reports, err := s.mirror(t.Context(), target, deleting, quick)
 			if err != nil {
 				t.Fatalf("seed %d, round %d: %v, %+v", seed, round, err, reports.files)
 			}

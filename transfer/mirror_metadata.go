@@ -38,8 +38,8 @@ func (p *plan) noteTop(top *Entry) {
 }
 
 // applyTop gives the target the time of the listed directory, and its mode if the mirror made
-// the target or keeps more of each entry. The lock file must be gone. What the system refuses is
-// left as it is: the target may be another user's.
+// the target or keeps more of each entry. The lock file must be gone. A refusal of
+// the system is no error: the target may be another user's.
 func (m *mirror) applyTop() error {
 	if m.top == nil || m.NoPreserve || m.DryRun {
 		return nil
@@ -251,8 +251,8 @@ func (m *mirror) isKept(name string) bool {
 	return m.Xattrs && maySet(name)
 }
 
-// applyXattrs gives an entry its extended attributes and ACLs, and removes others. What the file
-// system does not take is counted. Nothing is removed if the server does not send all.
+// applyXattrs gives an entry its extended attributes and ACLs, and removes others. Refused ones
+// are counted. Nothing is removed if the server does not send all.
 func (m *mirror) applyXattrs(d *disk.MetaDir, name string, e Entry) error {
 	if e.metadata == nil || !m.Xattrs && !m.ACLs {
 		return nil

@@ -111,7 +111,7 @@ func (p *plan) visitAll(entries []Entry, b *batch, fetch func(*batch) error) (*b
 func (p *plan) gather(b *batch, f *mirrorFile, fetch func(*batch) error) (*batch, error) {
 	// The first batches are small, so that the transfer starts early.
 	smallEnough := b.empty() || b.bytes+f.entry.Size <= max(firstBatch, p.grown)
-	// A batch is in tree order. Files that had to wait may come before those in it.
+	// A batch is in tree order. Files that had to wait may precede those in it.
 	inOrder := b.empty() || wire.CompareTree(b.files[len(b.files)-1].entry.Path, f.entry.Path) < 0
 	if b.fits(f.entry) && smallEnough && inOrder {
 		b.add(f)
