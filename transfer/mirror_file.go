@@ -38,6 +38,7 @@ type mirrorFile struct {
 	detach bool
 	group  *linkGroup // the group that the file is the first name of; nil for none
 	donor  string     // a path of the target that may have the content; empty for none
+	isHeld bool       // new, so that its content may be in the target under another name
 	// isCopied is set if all of the content is from the target.
 	isCopied bool
 

@@ -93,6 +93,7 @@ func (p *plan) holdBack(f *mirrorFile) *mirrorFile {
 	if !isNew || f.resumes || f.entry.Size == 0 {
 		return f
 	}
+	f.isHeld = true
 	p.moves.held = append(p.moves.held, f)
 	return nil
 }
@@ -193,7 +194,7 @@ func (p *plan) namesIn(dir string) []string {
 // found is verified again when it is copied.
 func (m *mirror) findDonor(ctx context.Context, f *mirrorFile) {
 	all := m.donors.of(f.tree.Size())
-	if f.donor != "" || len(all) == 0 {
+	if !f.isHeld || f.donor != "" || len(all) == 0 {
 		return
 	}
 	isLikely := func(d *donor) bool {
