@@ -47,6 +47,7 @@ type getOptions struct {
 	dryRun    bool
 	quick     bool
 	deletes   deleteOptions
+	keep      keepOptions
 
 	json, quiet bool
 
@@ -94,6 +95,7 @@ func (o *getOptions) flags() []cli.Flag {
 		from0Option(&o.rules),
 		boolOption(&o.quick, "quick", "with -r, trust size and time: a file of DEST that has those of the server "+
 			"is not compared by its hash"),
+	}, append(o.keep.flags("with -r"), append([]cli.Flag{
 		limitRateOption(&o.limitRate, "over all servers together"),
 		secondsOption(&o.maxTime, "max-time", "end an attempt after `TIME`, with exit status 11 unless --retry allows another; 0 "+
 			"means no limit"),
@@ -105,7 +107,7 @@ func (o *getOptions) flags() []cli.Flag {
 	}, append(o.clientOptions.flags(),
 		jsonOption(&o.json, func(e *events, err error) { e.result(transfer.Result{}, err) }),
 		quietOption(&o.quiet),
-		stateDirOption(&o.stateDir))...)
+		stateDirOption(&o.stateDir))...)...)...)
 }
 
 func getCommand(t *terminal) *cli.Command {
@@ -358,6 +360,9 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 		return g, usagef(adviseGet, "--%s is for directories, with -r", o.rules.used())
 	}
 	if err := o.checkRange(); err != nil {
+		return g, err
+	}
+	if err = o.keep.checkUnused(o.isSet, adviseGet, "directories, with -r"); err != nil {
 		return g, err
 	}
 	if g.fetcher, err = parseFetcher(t, o); err != nil {

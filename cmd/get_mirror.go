@@ -23,10 +23,11 @@ type treeGet struct {
 	deletes deletion
 	dryRun  bool
 	quick   bool
+	keep    keepOptions
 }
 
 func parseGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) (treeGet, error) {
-	g := treeGet{dryRun: o.dryRun, quick: o.quick}
+	g := treeGet{dryRun: o.dryRun, quick: o.quick, keep: o.keep}
 	switch {
 	case o.inputFile != "":
 		return g, usagef(adviseTreeAlone, "-r and --input-file exclude each other: the lines of a list name files")
@@ -42,6 +43,9 @@ func parseGetTree(ctx context.Context, t *terminal, o *getOptions, args []string
 	}
 	if o.noClobber {
 		return g, usagef(adviseTree, "--no-clobber is for one file, not for -r")
+	}
+	if err := o.keep.check(adviseTree, o.noPreserve); err != nil {
+		return g, err
 	}
 	var err error
 	if g.deletes, err = o.deletes.parse("delete"); err != nil {
@@ -123,6 +127,7 @@ func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (trans
 		options.Checksums = checksums.of
 	}
 	g.deletes.set(&options)
+	g.keep.apply(&options)
 	result, err := transfer.Mirror(ctx, options, report)
 	if err != nil && g.policy.accepted(err) {
 		result, err = transfer.Mirror(ctx, options, report)
@@ -153,6 +158,9 @@ func (g treeGet) summary(r transfer.MirrorResult) string {
 	}{
 		{r.Proved, "proved by its checksum", "proved by their checksums"},
 		{r.Made, "directory made", "directories made"}, {r.Linked, "link made", "links made"},
+		{r.Created, "device, FIFO or socket made", "devices, FIFOs and sockets made"},
+		{r.HardLinked, "hard link made", "hard links made"},
+		{r.Copied, "copied from other names", "copied from other names"},
 		{r.Deleted, "deleted", "deleted"}, {r.Skipped, "skipped", "skipped"}, {r.Failed, "failed", "failed"},
 	} {
 		if x.n > 0 {
@@ -165,6 +173,9 @@ func (g treeGet) summary(r transfer.MirrorResult) string {
 	fmt.Fprintf(&b, ", in %.2f s", r.Seconds)
 	if r.Wasted > 0 {
 		fmt.Fprintf(&b, " (%s discarded)", size(r.Wasted))
+	}
+	if losses := describeLosses(r.NotKept); losses != "" {
+		b.WriteString("; not kept: " + losses)
 	}
 	return b.String()
 }
@@ -197,7 +208,8 @@ func (v *mirrorView) File(f transfer.FileReport) {
 
 // dryRunVerbs are the words of --dry-run for the actions that change something.
 var dryRunVerbs = map[transfer.FileAction]string{
-	transfer.FileFetched: "fetch", transfer.FileLinked: "link", transfer.FileMade: "make", transfer.FileDeleted: "delete",
+	transfer.FileFetched: "fetch", transfer.FileCopied: "copy", transfer.FileLinked: "link",
+	transfer.FileHardLinked: "link", transfer.FileMade: "make", transfer.FileCreated: "make", transfer.FileDeleted: "delete",
 }
 
 // countOmitted prints how many warnings were not printed.
@@ -243,23 +255,28 @@ func (e *events) File(f transfer.FileReport) {
 func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 	e.print(struct {
 		outcome
-		Path     string       `json:"path"`
-		Bytes    int64        `json:"bytes"`
-		Seconds  float64      `json:"seconds"`
-		Network  int64        `json:"fetched_bytes"`
-		Wasted   int64        `json:"wasted_bytes"`
-		Servers  []serverJSON `json:"servers"`
-		DryRun   bool         `json:"dry_run"`
-		Files    int64        `json:"files"`
-		Fetched  int64        `json:"files_fetched"`
-		UpToDate int64        `json:"files_up_to_date"`
-		Made     int64        `json:"directories_made"`
-		Linked   int64        `json:"links_made"`
-		Deleted  int64        `json:"deleted"`
-		Skipped  int64        `json:"skipped"`
-		Failed   int64        `json:"failed"`
-		Holes    int64        `json:"hole_bytes"`
-		Proved   int64        `json:"checksums_proved,omitempty"`
+		Path       string       `json:"path"`
+		Bytes      int64        `json:"bytes"`
+		Seconds    float64      `json:"seconds"`
+		Network    int64        `json:"fetched_bytes"`
+		Wasted     int64        `json:"wasted_bytes"`
+		Servers    []serverJSON `json:"servers"`
+		DryRun     bool         `json:"dry_run"`
+		HardLinked int64        `json:"hard_links_made"`
+		Copied     int64        `json:"files_copied"`
+		Created    int64        `json:"specials_made"`
+		NotKept    notKeptJSON  `json:"not_kept"`
+		Files      int64        `json:"files"`
+		Fetched    int64        `json:"files_fetched"`
+		UpToDate   int64        `json:"files_up_to_date"`
+		Made       int64        `json:"directories_made"`
+		Linked     int64        `json:"links_made"`
+		Deleted    int64        `json:"deleted"`
+		Skipped    int64        `json:"skipped"`
+		Failed     int64        `json:"failed"`
+		Holes      int64        `json:"hole_bytes"`
+		Proved     int64        `json:"checksums_proved,omitempty"`
 	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
-		g.dryRun, r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed, r.Holes, r.Proved})
+		g.dryRun, r.HardLinked, r.Copied, r.Created, notKeptJSON(r.NotKept),
+		r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed, r.Holes, r.Proved})
 }

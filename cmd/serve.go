@@ -48,6 +48,7 @@ type serveOptions struct {
 	deletes            deleteOptions
 	sparse             sparseOptions
 	scrub              secondsValue
+	keep               keepOptions
 	stateDir           string
 
 	// isSet reports whether an option was given, on the command line or in the environment, even
@@ -66,7 +67,7 @@ func newServeOptions() *serveOptions {
 }
 
 func (o *serveOptions) flags() []cli.Flag {
-	return []cli.Flag{
+	return append([]cli.Flag{
 		stringOption(&o.role, "role", "`ROLE` of this server: primary or secondary"),
 		stringOption(&o.root, "root", "serve the files below `DIR`"),
 		filterOption(&o.rules, "include", "serve entries that match `PATTERN`; the first matching --include or "+
@@ -113,7 +114,7 @@ func (o *serveOptions) flags() []cli.Flag {
 			"(or set KWIKCP_TOKEN)"),
 		secondsOption(&o.scrub, "scrub", "every `TIME`, hash all files again to find damage of the disk (default: never)"),
 		stateDirOption(&o.stateDir),
-	}
+	}, o.keep.flags("with --mirror")...)
 }
 
 func serveCommand(t *terminal) *cli.Command {

@@ -18,6 +18,7 @@ type mirrorConfig struct {
 	interval time.Duration
 	deletes  deletion
 	noSparse bool
+	keep     keepOptions
 	tokens   *tokens
 }
 
@@ -32,7 +33,10 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
 			}
 		}
-		return nil, nil
+		return nil, o.keep.checkUnused(o.isSet, adviseMirror, "--mirror")
+	}
+	if err := o.keep.check(adviseMirror, false); err != nil {
+		return nil, err
 	}
 	switch {
 	case role != kwik.ServerRoleSecondary:
@@ -49,7 +53,9 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 	if err != nil {
 		return nil, err
 	}
-	return &mirrorConfig{interval: o.mirrorInterval.Duration, deletes: deletes, noSparse: o.sparse.off}, nil
+	return &mirrorConfig{
+		interval: o.mirrorInterval.Duration, deletes: deletes, noSparse: o.sparse.off, keep: o.keep,
+	}, nil
 }
 
 // keepMirror mirrors the primary, and again after each interval, until the server must leave. Until
@@ -62,6 +68,7 @@ func (s *runningServer) keepMirror() {
 		o.Filter = s.exclude.filter
 	}
 	s.mirror.deletes.set(&o)
+	s.mirror.keep.apply(&o)
 	o.Pair = &transfer.MirrorPair{}
 	defer o.Pair.Close()
 	memory := &mirrorMemory{}
@@ -130,9 +137,13 @@ func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemor
 	if s.member.Err() != nil {
 		return
 	}
-	log = log.With("files", result.Files, "fetched", result.Fetched, "bytes", result.Network, "deleted", result.Deleted,
+	log = log.With("files", result.Files, "fetched", result.Fetched, "bytes", result.Network,
+		"copied", result.Copied, "hard_linked", result.HardLinked, "deleted", result.Deleted,
 		"failed", result.Failed, "seconds", result.Seconds)
-	unchanged := result.Fetched+result.Deleted+result.Made+result.Linked == 0
+	log = logLosses(log, result.NotKept)
+	changes := result.Fetched + result.Copied + result.Deleted + result.Made + result.Created + result.Linked +
+		result.HardLinked
+	unchanged := changes == 0
 	switch _, partial := errors.AsType[*transfer.MirrorError](err); {
 	case err == nil && o.Quick && unchanged:
 		log.Debug("mirrored, nothing changed")

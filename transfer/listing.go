@@ -44,7 +44,9 @@ type Entry struct {
 	// Restricted is set for a directory of which the server lists only what the client may read.
 	Restricted bool
 
-	problemKind Kind // of Problem
+	problemKind Kind           // of Problem
+	link        uint64         // equal for names of one file; 0 for none, and if it was not requested
+	metadata    *entryMetadata // nil if it was not requested
 }
 
 const (
@@ -75,6 +77,7 @@ type page struct {
 	restricted bool
 	// places are the listed directory and those that contain it.
 	places []disk.PlaceID
+	top    *Entry // the listed directory itself; nil if it was not requested
 }
 
 // list requests a page of the entries after one, in tree order. With after == "" it begins with
@@ -85,7 +88,8 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 	x, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
 		Version: wire.ProtocolVersion, Path: []byte(r.url.Path),
 		List: &transferpb.ListRequest{
-			After: []byte(after), Limit: listPage, Flat: flat, Places: r.asksPlaces && after == "",
+			After: []byte(after), Limit: listPage, Flat: flat, Metadata: r.metadata,
+			Places: r.asksPlaces && after == "",
 		},
 	})
 	if err != nil {
@@ -112,7 +116,7 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 			if p.entries = append(p.entries, e); len(p.entries) > listPage {
 				return page{}, x.malformed(errors.New("more entries than were requested"))
 			}
-			bytes += entryBytes + len(e.Path) + len(e.Target) + len(e.Problem)
+			bytes += entryBytes + len(e.Path) + len(e.Target) + len(e.Problem) + e.metadata.bytes()
 		}
 		if err := order.progress.observe(int64(order.count+len(p.entries)), time.Now()); err != nil {
 			return page{}, &Error{Kind: KindNetwork, Op: op, Err: err}
@@ -121,6 +125,13 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 			if p.places, err = placesOf(listing.GetPlaces()); err != nil {
 				return page{}, x.malformed(err)
 			}
+		}
+		if p.top == nil && listing.GetDirectory() != nil {
+			e, err := readEntry(listing.GetDirectory())
+			if err != nil {
+				return page{}, x.malformed(err)
+			}
+			p.top = &e
 		}
 		p.partial = p.partial || listing.GetPartial()
 		p.restricted = p.restricted || listing.GetRestricted()
@@ -152,6 +163,10 @@ func readEntry(raw *transferpb.Entry) (Entry, error) {
 	if len(raw.GetTarget()) > wire.MaxLinkTarget {
 		return Entry{}, fmt.Errorf("a link target of %d bytes", len(raw.GetTarget()))
 	}
+	metadata, err := readMetadata(raw.GetMetadata())
+	if err != nil {
+		return Entry{}, err
+	}
 	problem := raw.GetError()
 	if len(problem) > maxProblem {
 		problem = strings.Clone(problem[:maxProblem])
@@ -161,6 +176,7 @@ func readEntry(raw *transferpb.Entry) (Entry, error) {
 		Path:        string(raw.GetPath()), Type: EntryType(raw.GetType()), Size: int64(raw.GetSize()),
 		MTime: time.Unix(0, raw.GetMtimeNs()), Mode: fs.FileMode(raw.GetMode() & 0o777),
 		Target: string(raw.GetTarget()), Problem: problem, Restricted: raw.GetRestricted(),
+		link: raw.GetLink(), metadata: metadata,
 	}, nil
 }
 

@@ -74,6 +74,19 @@ type MirrorOptions struct {
 	Reuse bool
 	// NoSparse writes all bytes of files, without holes.
 	NoSparse bool
+	// NoHardLinks makes a separate file of each name of a file that has several (hard links).
+	NoHardLinks bool
+	// Owner gives entries the owner and group of the server, by name. With NumericIDs, or if this
+	// system does not know the name, the number counts. Without the privilege the entry keeps
+	// its owner.
+	Owner, NumericIDs bool
+	// SpecialModes keeps setuid, setgid and sticky bits, and does not apply the umask.
+	SpecialModes bool
+	// Xattrs keeps extended attributes: those of users and, with the privilege, others. ACLs keeps
+	// POSIX ACLs. Attributes of the target that the server does not have are removed.
+	Xattrs, ACLs bool
+	// Specials makes devices, FIFOs and sockets, which otherwise are skipped.
+	Specials bool
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
@@ -100,12 +113,16 @@ type FileAction string
 
 const (
 	FileFetched  FileAction = "fetched"    // a file that was missing or different
+	FileCopied   FileAction = "copied"     // a file whose content was in the target under another name
 	FileUpToDate FileAction = "up_to_date" // a file or link that was identical
 	FileLinked   FileAction = "linked"     // a symlink was made
-	FileMade     FileAction = "made"       // a directory was made
-	FileDeleted  FileAction = "deleted"
-	FileSkipped  FileAction = "skipped" // on purpose: a special file, or a link that leads outside the tree
-	FileFailed   FileAction = "failed"
+	// FileHardLinked is of a name that was linked to another name of the same file.
+	FileHardLinked FileAction = "hard_linked"
+	FileMade       FileAction = "made"    // a directory was made
+	FileCreated    FileAction = "created" // a device, FIFO or socket was made
+	FileDeleted    FileAction = "deleted"
+	FileSkipped    FileAction = "skipped" // on purpose: a special file, or a link that leads outside the tree
+	FileFailed     FileAction = "failed"
 )
 
 // A FileReport is the outcome of an entry.
@@ -132,7 +149,11 @@ type MirrorResult struct {
 	Files                 int64 // that the listing has, all of them
 	Fetched, UpToDate     int64 // files, of which the latter were identical
 	Made, Linked, Deleted int64 // directories, links, entries of any type
+	Copied                int64 // files whose content was in the target under another name
+	Created               int64 // devices, FIFOs and sockets
+	HardLinked            int64 // files, which are names of others
 	Skipped, Failed       int64 // entries
+	NotKept               NotKept
 	Proved                int64 // files in place that have their Checksums
 	Bytes                 int64 // of all files in place
 	Network               int64 // verified bytes that were fetched
@@ -183,8 +204,10 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 		m.Pair = &MirrorPair{}
 		defer m.Pair.Close()
 	}
+	m.request.metadata = m.wantedMetadata()
 	start := time.Now()
 	err := m.fetchMirror(ctx)
+	m.result.NotKept = m.notKept.get()
 	m.result.Seconds = time.Since(start).Seconds()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -199,14 +222,19 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 type mirror struct {
 	MirrorOptions
 	request
-	report MirrorReporter
-	runID  string // names the temporary files of this run
-	root   disk.TreeDir
-	device uint64          // of the file system of root
-	above  []disk.Ancestor // the directories that contain the target
-	lock   *partfile.PartFile
-	cache  *disk.DirCache
-	backup *backup // nil without BackupDir
+	report  MirrorReporter
+	donors  donors       // of this attempt
+	notKept notKeptCount // of this attempt
+	owners  ownerMap
+	runID   string // names the temporary files of this run
+	root    disk.TreeDir
+	// madeTarget is set if the target did not exist.
+	madeTarget bool
+	device     uint64          // of the file system of root
+	above      []disk.Ancestor // the directories that contain the target
+	lock       *partfile.PartFile
+	cache      *disk.DirCache
+	backup     *backup // nil without BackupDir
 	// folds is set if the target's file system ignores the case of names.
 	folds  bool
 	live   liveStreams
@@ -218,7 +246,8 @@ type mirror struct {
 	// entry.
 	worst     error
 	worstPath string
-	fatal     error // ends the attempt: the file system is full
+	top       *Entry // the listed directory itself; nil if the server does not describe it
+	fatal     error  // ends the attempt: the file system is full
 	stop      context.CancelCauseFunc
 	// fetchedBefore counts the files that earlier attempts fetched. This attempt finds them up to
 	// date, and must not count them as such.
@@ -227,9 +256,9 @@ type mirror struct {
 }
 
 // fetchMirror opens and locks the target, and makes attempts.
-func (m *mirror) fetchMirror(ctx context.Context) error {
-	_, err := os.Lstat(m.Target)
-	isNew := errors.Is(err, fs.ErrNotExist)
+func (m *mirror) fetchMirror(ctx context.Context) (err error) {
+	_, missing := os.Lstat(m.Target)
+	m.madeTarget = errors.Is(missing, fs.ErrNotExist)
 	root, err := m.OpenTree(m.Target, !m.DryRun)
 	if m.DryRun && errors.Is(err, fs.ErrNotExist) {
 		root, err = nil, nil
@@ -254,7 +283,12 @@ func (m *mirror) fetchMirror(ctx context.Context) error {
 		if err := m.lockTarget(); err != nil {
 			return err
 		}
-		defer m.unlockTarget()
+		defer func() {
+			m.unlockTarget()
+			if applied := m.applyTop(); err == nil && applied != nil {
+				err = LocalError(m.op(), disk.Cause(applied))
+			}
+		}()
 		if err := m.openBackup(); err != nil {
 			return err
 		}
@@ -262,7 +296,7 @@ func (m *mirror) fetchMirror(ctx context.Context) error {
 	}
 	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
 	err = p.run(ctx, m.attempt, isRetryable, m.observer.retry)
-	if _, isLoop := errors.AsType[*LoopError](err); isLoop && isNew && !m.DryRun {
+	if _, isLoop := errors.AsType[*LoopError](err); isLoop && m.madeTarget && !m.DryRun {
 		m.unlockTarget()
 		os.Remove(m.Target) // an error leaves an empty directory
 	}
@@ -272,12 +306,15 @@ func (m *mirror) fetchMirror(ctx context.Context) error {
 // attempt makes the target equal to the tree. It may be repeated: it compares the target again.
 func (m *mirror) attempt(ctx context.Context) (err error) {
 	m.mu.Lock()
-	m.fetchedBefore = m.result.Fetched
+	m.fetchedBefore = m.result.Fetched + m.result.HardLinked + m.result.Copied
 	m.result = MirrorResult{ // the other counts begin again
 		Fetched: m.result.Fetched, Deleted: m.result.Deleted, Made: m.result.Made, Linked: m.result.Linked,
+		HardLinked: m.result.HardLinked, Copied: m.result.Copied, Created: m.result.Created,
 		Network: m.result.Network, Wasted: m.result.Wasted, Holes: m.result.Holes,
 	}
 	m.worst, m.worstPath, m.fatal = nil, "", nil
+	m.notKept = notKeptCount{}
+	m.donors = donors{}
 	m.volumes = make(map[uint64]disk.Volume)
 	m.mu.Unlock()
 	m.live.reset()
@@ -360,7 +397,7 @@ func (m *mirror) endWith(err error) {
 // a deletion.
 func (m *mirror) fetchTree(ctx context.Context) error {
 	p := newPlan(m)
-	err := m.runBatches(ctx, p.walk)
+	err := p.linkRest(ctx, m.runBatches(ctx, p.walk))
 	if err != nil || m.fatalError() != nil {
 		return err
 	}
@@ -440,6 +477,9 @@ func (m *mirror) reportFile(f FileReport) {
 	case FileFetched:
 		m.result.Fetched++
 		m.result.Bytes += f.Size
+	case FileCopied:
+		m.result.Copied++
+		m.result.Bytes += f.Size
 	case FileUpToDate:
 		switch m.result.Bytes += f.Size; {
 		case f.Type != EntryFile:
@@ -450,6 +490,11 @@ func (m *mirror) reportFile(f FileReport) {
 		}
 	case FileLinked:
 		m.result.Linked++
+	case FileHardLinked:
+		m.result.HardLinked++
+		m.result.Bytes += f.Size
+	case FileCreated:
+		m.result.Created++
 	case FileMade:
 		m.result.Made++
 	case FileDeleted:

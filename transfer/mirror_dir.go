@@ -89,7 +89,7 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 	case found == occupantDir:
 		sub.fresh = false
 		return p.openDir(sub, info)
-	case found == occupantSpecial:
+	case found == occupantSpecial && !p.Specials:
 		return disk.ErrNotAFile
 	case found != occupantNone && !p.Filter.Wants(sub.path, false):
 		return errExcludedInTheWay
@@ -204,12 +204,17 @@ func (m *mirror) applyDirMetadata(d *mirrorDir) error {
 			mode = 0o777 &^ disk.Umask
 		}
 	}
+	if m.keepsMore() {
+		if err := m.applyMore(h.TreeDir, name, d.entry); err != nil {
+			return err
+		}
+	}
 	if !info.ModTime().Equal(mtime) {
 		if err := h.Chtimes(name, mtime); err != nil {
 			return err
 		}
 	}
-	if info.Mode().Perm() != mode {
+	if info.Mode().Perm() != mode && !m.keepsMore() {
 		return h.ChmodDir(name, mode)
 	}
 	return nil

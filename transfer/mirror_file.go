@@ -35,6 +35,14 @@ type mirrorFile struct {
 	resumes bool        // there may be a part file
 	// checksums are the hashes that the file must have besides its root.
 	checksums []Checksum
+	// detach is set if the file in place has other names that are not to change with it. It is
+	// then replaced by a copy, even if it has the content.
+	detach bool
+	group  *linkGroup // the group that the file is the first name of; nil for none
+	donor  string     // a path of the target that may have the content; empty for none
+	isHeld bool       // new, so that its content may be in the target under another name
+	// isCopied is set if all of the content is from the target.
+	isCopied bool
 
 	manifest Manifest
 	tree     *integrity.Tree // nil after a refusal
@@ -143,7 +151,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		return
 	}
 	defer m.cache.Release(h)
-	same, err := m.isSame(ctx, f, place.syncs)
+	same, err := m.isSame(ctx, h.TreeDir, f, place.syncs)
 	switch {
 	case err != nil:
 		m.drop(f, localErrorOf("set its mode and time", err))
@@ -157,8 +165,14 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	case m.DryRun:
 	case f.tree.Size() == 0:
 		m.writeWhole(f, nil, place)
-	case m.needsPart(f):
-		m.resume(ctx, f, place)
+	default:
+		m.findDonor(ctx, f)
+		if f.detach && f.donor == "" {
+			f.donor = f.entry.Path
+		}
+		if !m.copySmall(f, place) && m.needsPart(f) {
+			m.resume(ctx, f, place)
+		}
 	}
 }
 
@@ -166,13 +180,13 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 // of its bytes may be local or in holes, or if it needs a reservation of free space.
 func (m *mirror) needsPart(f *mirrorFile) bool {
 	groups := f.holes.Groups()
-	return f.resumes || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size()) || groups.Len() > 0
+	return f.resumes || f.donor != "" || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size()) || groups.Len() > 0
 }
 
 // isSame reports whether the file in place has the root already, and then gives it the source's
 // mode and time.
-func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, error) {
-	if f.local == nil || f.local.Size() != f.tree.Size() {
+func (m *mirror) isSame(ctx context.Context, h disk.TreeDir, f *mirrorFile, syncs bool) (bool, error) {
+	if f.detach || f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
 	}
 	at := m.placeOf(f)
@@ -191,8 +205,11 @@ func (m *mirror) isSame(ctx context.Context, f *mirrorFile, syncs bool) (bool, e
 	if m.DryRun {
 		return true, nil
 	}
+	if f.detach = m.writesThrough(h, info, f); f.detach {
+		return false, nil
+	}
 	if !m.NoPreserve {
-		err = at.ApplyMetadata(file, info, metadataOf(f.manifest, false))
+		err = m.applyToFile(h, at, file, info, f.entry, metadataOf(f.manifest, false))
 	}
 	if err == nil && !syncs {
 		err = at.SyncFile(file)
@@ -224,6 +241,7 @@ func (m *mirror) resume(ctx context.Context, f *mirrorFile, place *placer) {
 	case err != nil:
 		m.drop(f, err)
 	case f.takeWhole():
+		f.isCopied = f.donor != "" && !f.resumes
 		m.complete(f, place)
 	}
 }
@@ -237,6 +255,10 @@ func (m *mirror) proveParts(ctx context.Context, f *mirrorFile) error {
 		return err
 	}
 	var seeds []disk.File
+	if donor := m.openDonor(f); donor != nil {
+		defer donor.Close()
+		seeds = append(seeds, donor)
+	}
 	if m.Reuse && f.local != nil {
 		if old, _ := part.Place().Existing(); old != nil {
 			defer old.Close()
@@ -345,6 +367,11 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 	}
 	temp := m.freshName(f.name)
 	err = m.placeOf(f).WriteNew(temp, p, f.holes, metadataOf(f.manifest, m.NoPreserve), !place.syncs)
+	if err == nil {
+		if err = m.applyMore(h.TreeDir, temp, f.entry); err != nil {
+			h.Remove(temp)
+		}
+	}
 	m.cache.Release(h)
 	if err != nil {
 		m.drop(f, LocalError("write it", disk.Cause(err)))
@@ -364,14 +391,33 @@ func (m *mirror) complete(f *mirrorFile, place *placer) {
 		return
 	}
 	m.countHoles(f.part.Holes())
+	if err := m.applyToPart(f); err != nil {
+		m.drop(f, LocalError("set its owner, mode and attributes", disk.Cause(err)))
+		return
+	}
 	place.put(f)
+}
+
+// applyToPart gives a finished part file what is kept besides mode and time.
+func (m *mirror) applyToPart(f *mirrorFile) error {
+	if !m.keepsMore() {
+		return nil
+	}
+	h, err := m.cache.Acquire(f.dir.path)
+	if err != nil {
+		return err
+	}
+	defer m.cache.Release(h)
+	return m.applyMore(h.TreeDir, f.part.Name(), f.entry)
 }
 
 // finishFile reports what became of a file, which needs its directory no more.
 func (m *mirror) finishFile(f *mirrorFile, report FileReport) {
-	if report.Action == FileFetched || report.Action == FileUpToDate || report.Action == FileSkipped {
+	switch report.Action {
+	case FileFetched, FileCopied, FileUpToDate, FileHardLinked, FileSkipped:
 		m.live.placed()
 	}
+	f.group.settle(report.Action != FileFailed && report.Action != FileSkipped, report.Root)
 	m.reportFile(report)
 	m.releaseDir(f.dir)
 }
@@ -401,6 +447,7 @@ func (m *mirror) abandon(files []*mirrorFile) {
 		f.state = fileLost
 		f.mu.Unlock()
 		if wanted {
+			f.group.settle(false, [32]byte{})
 			f.leave()
 			m.releaseDir(f.dir)
 		}

@@ -3,6 +3,7 @@ package transfer
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
 	"strings"
@@ -11,6 +12,7 @@ import (
 // planLink makes a symlink of the listing if its target is inside the tree.
 func (p *plan) planLink(d *mirrorDir, e Entry, mayExist bool) {
 	if err := checkLink(e.Path, e.Target); err != nil {
+		p.countSkipped(e)
 		p.skip(e, err)
 		return
 	}
@@ -46,9 +48,9 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	}
 	defer p.cache.Release(h)
 	name := disk.Base(e.Path)
-	found := occupantNone
+	found, there := occupantNone, fs.FileInfo(nil)
 	if mayExist {
-		if found, _, err = lookUp(h, name); err != nil {
+		if found, there, err = lookUp(h, name); err != nil {
 			return false, err
 		}
 	}
@@ -56,10 +58,17 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	case occupantDir:
 		return false, errDirInTheWay
 	case occupantSpecial:
-		return false, disk.ErrNotAFile
-	case occupantLink:
-		if target, err := h.Readlink(name); err == nil && target == e.Target {
-			return true, nil
+		if err := p.removeSpecial(h, e.Path); err != nil {
+			return false, err
+		}
+	}
+	if same, ok := p.linkSymlink(d, e, there); ok {
+		return same, nil
+	}
+	p.noteSymlink(e)
+	if found == occupantLink {
+		if target, err := h.Readlink(name); err == nil && target == e.Target && !p.links.isTaken(there, e) {
+			return true, p.applyLinkMetadata(h, name, e, there)
 		}
 	}
 	if p.DryRun {
@@ -72,7 +81,11 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	if err := h.Symlink(e.Target, temp); err != nil {
 		return false, err
 	}
-	if err := h.Rename(temp, name); err != nil {
+	err = p.applyLinkMetadata(h, temp, e, nil)
+	if err == nil {
+		err = h.Rename(temp, name)
+	}
+	if err != nil {
 		h.Remove(temp)
 		return false, err
 	}

@@ -114,7 +114,7 @@ func (p *placer) place(group []*mirrorFile) {
 			p.m.drop(f, localErrorOf("put it in place", err))
 			continue
 		}
-		p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.tree.Size(), Root: f.tree.Root(),
+		p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: f.action(), Size: f.tree.Size(), Root: f.tree.Root(),
 			Proved: len(f.checksums) > 0})
 	}
 	if !p.syncs {

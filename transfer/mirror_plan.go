@@ -23,6 +23,8 @@ type plan struct {
 	// deferred entries wait until a directory in their place is deleted.
 	deferred []deferredEntry
 	chosen   pathsSeen
+	links    linkPlan
+	moves    movePlan
 	before   int64 // entries of the target so far, before the mirror
 	listed   int64 // entries of the listing so far that the filter includes
 	grown    int64 // bytes of the batches so far
@@ -40,7 +42,9 @@ type deferredEntry struct {
 	entry Entry
 }
 
-func newPlan(m *mirror) *plan { return &plan{mirror: m, chosen: newPathsSeen(m.Paths)} }
+func newPlan(m *mirror) *plan {
+	return &plan{mirror: m, chosen: newPathsSeen(m.Paths), links: newLinkPlan()}
+}
 
 // walk follows the listing to its end and passes batches to fetch. It stops at the first error of
 // either.
@@ -48,6 +52,7 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 	top := &mirrorDir{users: 1, fresh: p.root == nil, restricted: !p.Paths.covers("")}
 	p.dirs = []*mirrorDir{top}
 	defer func() {
+		p.abandon(p.moves.held)
 		for len(p.dirs) > 0 {
 			p.leaveDir()
 		}
@@ -56,6 +61,7 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 		if err := p.readNames(top); err != nil {
 			return LocalError(fmt.Sprintf("mirror into %q", p.Target), disk.Cause(err))
 		}
+		p.moves.isPossible = len(top.names) > 0
 	}
 	b := newBatch()
 	for after := ""; ; {
@@ -68,7 +74,14 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 			p.holdRest()
 		}
 		if err == nil {
+			p.noteTop(page.top)
 			b, err = p.visitAll(page.entries, b, fetch)
+		}
+		if err == nil {
+			b, err = p.releaseHeld(b, fetch, page.complete)
+		}
+		if err == nil {
+			b, err = p.linkWaiting(ctx, b, fetch, false)
 		}
 		if err != nil {
 			return err
@@ -107,7 +120,9 @@ func (p *plan) visitAll(entries []Entry, b *batch, fetch func(*batch) error) (*b
 func (p *plan) gather(b *batch, f *mirrorFile, fetch func(*batch) error) (*batch, error) {
 	// The first batches are small, so that the transfer starts early.
 	smallEnough := b.empty() || b.bytes+f.entry.Size <= max(firstBatch, p.grown)
-	if b.fits(f.entry) && smallEnough {
+	// A batch is in tree order. Files that had to wait may precede those in it.
+	inOrder := b.empty() || wire.CompareTree(b.files[len(b.files)-1].entry.Path, f.entry.Path) < 0
+	if b.fits(f.entry) && smallEnough && inOrder {
 		b.add(f)
 		return b, nil
 	}
@@ -136,6 +151,7 @@ func (p *plan) present(d *mirrorDir, name string) bool {
 }
 
 func (p *plan) addExtra(d *mirrorDir, name string) {
+	p.noteLeftover(d, name)
 	if p.Delete && !d.restricted && !d.held {
 		p.extra = append(p.extra, extraEntry{dir: d, name: name})
 	}
@@ -219,6 +235,7 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		p.leaveOut(e)
 		return nil, nil
 	}
+	p.countLosses(e)
 	switch e.Type {
 	case EntryDir:
 		p.enterDir(d, e, mayExist)
@@ -226,7 +243,12 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		p.planLink(d, e, mayExist)
 	case EntryFile:
 		return p.planFile(d, e, mayExist), nil
-	default:
+	case EntryOther:
+		if p.Specials && e.metadata != nil && e.metadata.kind != 0 {
+			p.planSpecial(d, e, mayExist)
+			return nil, nil
+		}
+		p.countSkipped(e)
 		p.skip(e, errors.New("it is no regular file, directory or link"))
 	}
 	return nil, nil
@@ -340,7 +362,7 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 		p.skip(e, errNewer)
 		return nil
 	}
-	return p.admit(f)
+	return p.holdBack(p.join(f))
 }
 
 // failOrSkip reports an entry that cannot be made. An entry in the place of something protected, or
@@ -357,29 +379,28 @@ func (p *plan) failOrSkip(e Entry, op string, err error) {
 
 // admit counts a file of the target. It returns nil if the file need not be requested.
 func (p *plan) admit(f *mirrorFile) *mirrorFile {
-	p.mu.Lock()
-	p.result.Files++
-	p.mu.Unlock()
-	p.retainDir(f.dir)
-	p.live.addFile(f.entry.Size)
-	if p.Quick && f.looksUpToDate() && !p.mustCompare(f.entry.Path) {
-		isKept, err := p.keepQuickly(f)
-		if err != nil {
-			p.drop(f, localErrorOf("set its mode", err))
-			return nil
-		}
-		if isKept {
-			p.live.addPresent(f.entry.Size)
-			report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
-			p.finishFile(f, report)
-			return nil
-		}
+	p.count(f)
+	if p.Quick && f.looksUpToDate() && !p.mustCompare(f.entry.Path) && p.refreshMetadata(f) {
+		p.noteDonor(f)
+		p.live.addPresent(f.entry.Size)
+		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
+		p.finishFile(f, report)
+		return nil
 	}
 	if p.DryRun && f.local == nil { // it would be fetched, whatever the server replies
 		p.finishFile(f, FileReport{Path: f.entry.Path, Action: FileFetched, Size: f.entry.Size})
 		return nil
 	}
 	return f
+}
+
+// count counts a file of the target, which uses its directory from now on.
+func (p *plan) count(f *mirrorFile) {
+	p.mu.Lock()
+	p.result.Files++
+	p.mu.Unlock()
+	p.retainDir(f.dir)
+	p.live.addFile(f.entry.Size)
 }
 
 // mustCompare reports whether a file is in Recheck, or below an entry of it.
@@ -421,7 +442,7 @@ func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
 	case occupantDir:
 		return errDirInTheWay
 	case occupantSpecial:
-		return disk.ErrNotAFile
+		return p.removeSpecial(h, f.entry.Path)
 	case occupantFile:
 		f.local = info
 	}
@@ -466,7 +487,7 @@ func afterDelete(err error) error {
 }
 
 // fetchDeferred makes the deferred links and passes the deferred files to fetch.
-func (p *plan) fetchDeferred(_ context.Context, fetch func(*batch) error) error {
+func (p *plan) fetchDeferred(ctx context.Context, fetch func(*batch) error) error {
 	b := newBatch()
 	for _, l := range p.deferred {
 		if p.DryRun {
@@ -483,12 +504,17 @@ func (p *plan) fetchDeferred(_ context.Context, fetch func(*batch) error) error 
 			p.reportLink(l.entry, same, afterDelete(err))
 			continue
 		}
+		if l.entry.Type == EntryOther {
+			same, err := p.makeSpecial(l.dir, l.entry, true)
+			p.reportSpecial(l.entry, same, afterDelete(err))
+			continue
+		}
 		f := &mirrorFile{entry: l.entry, dir: l.dir, name: disk.Base(l.entry.Path)}
 		if err := p.inspect(f, true); err != nil {
 			p.fail(l.entry.Path, "write it", afterDelete(err))
 			continue
 		}
-		if f = p.admit(f); f == nil {
+		if f = p.join(f); f == nil {
 			continue
 		}
 		var err error
@@ -496,8 +522,9 @@ func (p *plan) fetchDeferred(_ context.Context, fetch func(*batch) error) error 
 			return err
 		}
 	}
-	if b.empty() {
-		return nil
+	b, err := p.linkWaiting(ctx, b, fetch, true)
+	if err != nil || b.empty() {
+		return err
 	}
 	return fetch(b)
 }
@@ -505,8 +532,11 @@ func (p *plan) fetchDeferred(_ context.Context, fetch func(*batch) error) error 
 // reportDeferred reports in a dry run what would be made of a deferred entry.
 func (p *plan) reportDeferred(e Entry) {
 	action := FileFetched
-	if e.Type == EntryLink {
+	switch e.Type {
+	case EntryLink:
 		action = FileLinked
+	case EntryOther:
+		action = FileCreated
 	}
 	p.reportFile(FileReport{Path: e.Path, Action: action, Size: e.Size})
 }

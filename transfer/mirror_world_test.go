@@ -294,6 +294,8 @@ type spy struct {
 	noVolumes bool
 }
 
+func (d *spyDir) Unwrap() disk.TreeDir { return d.TreeDir }
+
 func (d *spyDir) did(op, name string) error {
 	if d.spy.step == nil {
 		return nil

@@ -37,6 +37,9 @@ type request struct {
 	pool    *Pool // nil gives each attempt a new session
 	// byteRange is the requested part of the file; nil for all of it.
 	byteRange *ByteRange
+	// metadata is what listings request of entries besides time and permission bits; nil for
+	// nothing.
+	metadata *transferpb.MetadataRequest
 	// headStart returns how many bytes of the content the primary should send with its reply. Nil
 	// means none.
 	headStart func() int64

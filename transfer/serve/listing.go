@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
 	"slices"
@@ -28,7 +29,9 @@ const (
 )
 
 // list responds to a ListRequest.
-func (s *Server) list(ctx context.Context, allowed scope, w replyWriter, request *transferpb.Request) error {
+func (s *Server) list(
+	ctx context.Context, allowed scope, session *kwik.ServerSession, w replyWriter, request *transferpb.Request,
+) error {
 	tree, ok := s.dir.(disk.TreeDir)
 	if !ok {
 		return disk.ErrNotAFile
@@ -51,12 +54,13 @@ func (s *Server) list(ctx context.Context, allowed scope, w replyWriter, request
 	}
 	l := &lister{
 		ctx: ctx, w: w, limit: s.names, base: path, cache: disk.NewDirCache(base), flat: options.GetFlat(),
-		left: maxListed, allowed: allowed,
+		left: maxListed, allowed: allowed, metadata: newMetadataReader(options.GetMetadata(), session),
 	}
 	if options.GetPlaces() {
 		addPlaces(&l.message, base)
 	}
 	defer l.cache.Close()
+	defer l.metadata.close()
 	defer func() { l.faults.report(w.log) }()
 	if n := options.GetLimit(); n > 0 && n < maxListed {
 		l.left = int(n)
@@ -105,6 +109,8 @@ type lister struct {
 	faults  faults             // of this server, for its log
 	message transferpb.Listing // to be sent next
 	bytes   int                // about the size of message
+	// metadata is nil if the client wants none.
+	metadata *metadataReader
 }
 
 var errPageFull = errors.New("the page is full")
@@ -118,6 +124,7 @@ func (l *lister) list(after string) error {
 		return err
 	}
 	defer l.release(names)
+	l.describeTop()
 	err = l.walk("", names.names, after)
 	if errors.Is(err, errPageFull) {
 		end, err = transferpb.Listing_MORE, nil
@@ -286,6 +293,7 @@ func (l *lister) inspect(path string) (entry *transferpb.Entry, exists bool, err
 		return entry, true, nil
 	}
 	entry.Target = []byte(target)
+	l.metadata.describe(entry, disk.Parent(path), d.TreeDir, name, info)
 	return entry, true, nil
 }
 
@@ -331,7 +339,7 @@ func (l *lister) add(e *transferpb.Entry) error {
 func (l *lister) send(end transferpb.Listing_End) error {
 	l.message.End, l.message.Restricted = end, !l.allowed.allowsTree(l.base)
 	err := l.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &l.message}})
-	l.message.Entries, l.message.Partial, l.bytes = l.message.Entries[:0], false, 0
+	l.message.Entries, l.message.Partial, l.message.Directory, l.bytes = l.message.Entries[:0], false, nil, 0
 	l.message.Places = nil
 	return err
 }

@@ -71,7 +71,7 @@ func (s *Server) respond(
 	}
 	switch {
 	case request.GetList() != nil:
-		return servedContent{}, s.list(ctx, allowed, w, request)
+		return servedContent{}, s.list(ctx, allowed, session, w, request)
 	case request.GetBatch() != nil:
 		return s.respondBatch(ctx, allowed, session, w, request)
 	}

@@ -127,6 +127,9 @@ type visibleTree struct {
 	at    string // the path of the directory below the served one
 }
 
+// Unwrap is for the metadata of names that passed the rules.
+func (d visibleTree) Unwrap() disk.TreeDir { return d.TreeDir }
+
 func (d visibleTree) Open(name string) (disk.File, error) {
 	if _, err := d.resolve("open", name, false, true); err != nil {
 		return nil, err

@@ -159,6 +159,9 @@ func (place Place) Open(o Options) (*PartFile, error) {
 	return place.open(PartName(place.Name), o)
 }
 
+// Name returns the name of the part file in the directory of its place.
+func (p *PartFile) Name() string { return p.part }
+
 // Lock takes a file of the place's own name as a lock. It is released, and the file removed,
 // with Discard.
 func (place Place) Lock() (*PartFile, error) { return place.open(place.Name, Options{}) }

@@ -26,3 +26,13 @@ var temporaryName = regexp.MustCompile(`^\.kwikcp-[0-9a-z-]+\.(part|new)$`)
 // IsTemporary reports whether a name is one of those that kwikcp gives to files of unfinished
 // transfers. They are neither listed nor mirrored.
 func IsTemporary(name string) bool { return temporaryName.MatchString(name) }
+
+const (
+	// MaxXattrs bounds the extended attributes of a listed entry: the bytes of their names and
+	// values, so that an entry fits into a message.
+	MaxXattrs = 32 << 10
+	// MaxXattrsListed bounds their number.
+	MaxXattrsListed = 128
+	// MaxOwnerName bounds the name of a listed user or group, in bytes.
+	MaxOwnerName = 256
+)

@@ -133,7 +133,7 @@ func (x Listing_End) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Listing_End.Descriptor instead.
 func (Listing_End) EnumDescriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{11, 0}
+	return file_transfer_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type Entry_Type int32
@@ -185,7 +185,62 @@ func (x Entry_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Entry_Type.Descriptor instead.
 func (Entry_Type) EnumDescriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{12, 0}
+	return file_transfer_proto_rawDescGZIP(), []int{13, 0}
+}
+
+type Special_Kind int32
+
+const (
+	Special_UNKNOWN      Special_Kind = 0
+	Special_FIFO         Special_Kind = 1
+	Special_SOCKET       Special_Kind = 2
+	Special_CHAR_DEVICE  Special_Kind = 3
+	Special_BLOCK_DEVICE Special_Kind = 4
+)
+
+// Enum value maps for Special_Kind.
+var (
+	Special_Kind_name = map[int32]string{
+		0: "UNKNOWN",
+		1: "FIFO",
+		2: "SOCKET",
+		3: "CHAR_DEVICE",
+		4: "BLOCK_DEVICE",
+	}
+	Special_Kind_value = map[string]int32{
+		"UNKNOWN":      0,
+		"FIFO":         1,
+		"SOCKET":       2,
+		"CHAR_DEVICE":  3,
+		"BLOCK_DEVICE": 4,
+	}
+)
+
+func (x Special_Kind) Enum() *Special_Kind {
+	p := new(Special_Kind)
+	*p = x
+	return p
+}
+
+func (x Special_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Special_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_transfer_proto_enumTypes[3].Descriptor()
+}
+
+func (Special_Kind) Type() protoreflect.EnumType {
+	return &file_transfer_proto_enumTypes[3]
+}
+
+func (x Special_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Special_Kind.Descriptor instead.
+func (Special_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // Request is the only message of the client on a stream.
@@ -994,6 +1049,8 @@ type ListRequest struct {
 	Limit uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	// If set, only the entries of the directory itself are listed.
 	Flat bool `protobuf:"varint,3,opt,name=flat,proto3" json:"flat,omitempty"`
+	// The metadata that the client wants besides time and permission bits; absent for none.
+	Metadata *MetadataRequest `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Whether the first Listing has places.
 	Places        bool `protobuf:"varint,5,opt,name=places,proto3" json:"places,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1051,9 +1108,94 @@ func (x *ListRequest) GetFlat() bool {
 	return false
 }
 
+func (x *ListRequest) GetMetadata() *MetadataRequest {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
 func (x *ListRequest) GetPlaces() bool {
 	if x != nil {
 		return x.Places
+	}
+	return false
+}
+
+// MetadataRequest selects the metadata of entries.
+type MetadataRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Links  bool                   `protobuf:"varint,1,opt,name=links,proto3" json:"links,omitempty"`   // Entry.link
+	Owners bool                   `protobuf:"varint,2,opt,name=owners,proto3" json:"owners,omitempty"` // Metadata.owner
+	Xattrs bool                   `protobuf:"varint,3,opt,name=xattrs,proto3" json:"xattrs,omitempty"` // Metadata.xattrs other than ACLs
+	Acls   bool                   `protobuf:"varint,4,opt,name=acls,proto3" json:"acls,omitempty"`     // ACLs in Metadata.xattrs
+	// Metadata.special_mode, special and what is left out, and Listing.directory.
+	Traits        bool `protobuf:"varint,5,opt,name=traits,proto3" json:"traits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetadataRequest) Reset() {
+	*x = MetadataRequest{}
+	mi := &file_transfer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetadataRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetadataRequest) ProtoMessage() {}
+
+func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetadataRequest.ProtoReflect.Descriptor instead.
+func (*MetadataRequest) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MetadataRequest) GetLinks() bool {
+	if x != nil {
+		return x.Links
+	}
+	return false
+}
+
+func (x *MetadataRequest) GetOwners() bool {
+	if x != nil {
+		return x.Owners
+	}
+	return false
+}
+
+func (x *MetadataRequest) GetXattrs() bool {
+	if x != nil {
+		return x.Xattrs
+	}
+	return false
+}
+
+func (x *MetadataRequest) GetAcls() bool {
+	if x != nil {
+		return x.Acls
+	}
+	return false
+}
+
+func (x *MetadataRequest) GetTraits() bool {
+	if x != nil {
+		return x.Traits
 	}
 	return false
 }
@@ -1067,6 +1209,9 @@ type Listing struct {
 	Partial bool `protobuf:"varint,3,opt,name=partial,proto3" json:"partial,omitempty"`
 	// The requested directory may have other entries, which the client may not read.
 	Restricted bool `protobuf:"varint,4,opt,name=restricted,proto3" json:"restricted,omitempty"`
+	// The requested directory itself, with an empty path, in the first message of the response to a
+	// request with traits.
+	Directory *Entry `protobuf:"bytes,5,opt,name=directory,proto3" json:"directory,omitempty"`
 	// The requested directory and those that contain it, the innermost first: 16 bytes each, which
 	// tell something only to a program on the same machine. Empty if the server does not know them.
 	Places        [][]byte `protobuf:"bytes,6,rep,name=places,proto3" json:"places,omitempty"`
@@ -1076,7 +1221,7 @@ type Listing struct {
 
 func (x *Listing) Reset() {
 	*x = Listing{}
-	mi := &file_transfer_proto_msgTypes[11]
+	mi := &file_transfer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1233,7 @@ func (x *Listing) String() string {
 func (*Listing) ProtoMessage() {}
 
 func (x *Listing) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[11]
+	mi := &file_transfer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1246,7 @@ func (x *Listing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listing.ProtoReflect.Descriptor instead.
 func (*Listing) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{11}
+	return file_transfer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Listing) GetEntries() []*Entry {
@@ -1132,6 +1277,13 @@ func (x *Listing) GetRestricted() bool {
 	return false
 }
 
+func (x *Listing) GetDirectory() *Entry {
+	if x != nil {
+		return x.Directory
+	}
+	return nil
+}
+
 func (x *Listing) GetPlaces() [][]byte {
 	if x != nil {
 		return x.Places
@@ -1159,14 +1311,19 @@ type Entry struct {
 	// server failed. Absent without error, and from older servers.
 	Code *Failure_Code `protobuf:"varint,8,opt,name=code,proto3,enum=kwikcp.transfer.Failure_Code,oneof" json:"code,omitempty"`
 	// The directory may have other entries than those that follow, which the client may not read.
-	Restricted    bool `protobuf:"varint,9,opt,name=restricted,proto3" json:"restricted,omitempty"`
+	Restricted bool `protobuf:"varint,9,opt,name=restricted,proto3" json:"restricted,omitempty"`
+	// Equal in the listings of one session for names of one file (hard links). 0 for a directory, a
+	// file of one name, and without links in the request.
+	Link uint64 `protobuf:"fixed64,10,opt,name=link,proto3" json:"link,omitempty"`
+	// Absent if it would be empty.
+	Metadata      *Metadata `protobuf:"bytes,11,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_transfer_proto_msgTypes[12]
+	mi := &file_transfer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1335,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[12]
+	mi := &file_transfer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1348,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{12}
+	return file_transfer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Entry) GetPath() []byte {
@@ -1257,6 +1414,293 @@ func (x *Entry) GetRestricted() bool {
 	return false
 }
 
+func (x *Entry) GetLink() uint64 {
+	if x != nil {
+		return x.Link
+	}
+	return 0
+}
+
+func (x *Entry) GetMetadata() *Metadata {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+// Metadata holds the metadata of an entry that a client must request.
+type Metadata struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Owner       *Owner                 `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	SpecialMode uint32                 `protobuf:"varint,2,opt,name=special_mode,json=specialMode,proto3" json:"special_mode,omitempty"` // of setuid 04000, setgid 02000, sticky 01000
+	// In the order of their names, at most 32 KiB of names and values together.
+	Xattrs []*Xattr `protobuf:"bytes,3,rep,name=xattrs,proto3" json:"xattrs,omitempty"`
+	// The entry has extended attributes or ACLs that are not in xattrs, because they were not
+	// requested or are too large.
+	XattrsOmitted bool     `protobuf:"varint,4,opt,name=xattrs_omitted,json=xattrsOmitted,proto3" json:"xattrs_omitted,omitempty"`
+	AclsOmitted   bool     `protobuf:"varint,5,opt,name=acls_omitted,json=aclsOmitted,proto3" json:"acls_omitted,omitempty"`
+	Special       *Special `protobuf:"bytes,6,opt,name=special,proto3" json:"special,omitempty"` // of an entry of type OTHER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Metadata) Reset() {
+	*x = Metadata{}
+	mi := &file_transfer_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Metadata) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Metadata) ProtoMessage() {}
+
+func (x *Metadata) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Metadata.ProtoReflect.Descriptor instead.
+func (*Metadata) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Metadata) GetOwner() *Owner {
+	if x != nil {
+		return x.Owner
+	}
+	return nil
+}
+
+func (x *Metadata) GetSpecialMode() uint32 {
+	if x != nil {
+		return x.SpecialMode
+	}
+	return 0
+}
+
+func (x *Metadata) GetXattrs() []*Xattr {
+	if x != nil {
+		return x.Xattrs
+	}
+	return nil
+}
+
+func (x *Metadata) GetXattrsOmitted() bool {
+	if x != nil {
+		return x.XattrsOmitted
+	}
+	return false
+}
+
+func (x *Metadata) GetAclsOmitted() bool {
+	if x != nil {
+		return x.AclsOmitted
+	}
+	return false
+}
+
+func (x *Metadata) GetSpecial() *Special {
+	if x != nil {
+		return x.Special
+	}
+	return nil
+}
+
+// Owner is the owner and group of an entry. A name is empty if the server knows none.
+type Owner struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           uint32                 `protobuf:"varint,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid           uint32                 `protobuf:"varint,2,opt,name=gid,proto3" json:"gid,omitempty"`
+	User          []byte                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Group         []byte                 `protobuf:"bytes,4,opt,name=group,proto3" json:"group,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Owner) Reset() {
+	*x = Owner{}
+	mi := &file_transfer_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Owner) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Owner) ProtoMessage() {}
+
+func (x *Owner) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Owner.ProtoReflect.Descriptor instead.
+func (*Owner) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Owner) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *Owner) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *Owner) GetUser() []byte {
+	if x != nil {
+		return x.User
+	}
+	return nil
+}
+
+func (x *Owner) GetGroup() []byte {
+	if x != nil {
+		return x.Group
+	}
+	return nil
+}
+
+// Xattr is an extended attribute. An ACL is one named system.posix_acl_access or
+// system.posix_acl_default, in the encoding of Linux.
+type Xattr struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Xattr) Reset() {
+	*x = Xattr{}
+	mi := &file_transfer_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Xattr) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Xattr) ProtoMessage() {}
+
+func (x *Xattr) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Xattr.ProtoReflect.Descriptor instead.
+func (*Xattr) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Xattr) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *Xattr) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+// Special describes a device, FIFO or socket.
+type Special struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  Special_Kind           `protobuf:"varint,1,opt,name=kind,proto3,enum=kwikcp.transfer.Special_Kind" json:"kind,omitempty"`
+	// Of a device.
+	Major         uint32 `protobuf:"varint,2,opt,name=major,proto3" json:"major,omitempty"`
+	Minor         uint32 `protobuf:"varint,3,opt,name=minor,proto3" json:"minor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Special) Reset() {
+	*x = Special{}
+	mi := &file_transfer_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Special) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Special) ProtoMessage() {}
+
+func (x *Special) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Special.ProtoReflect.Descriptor instead.
+func (*Special) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Special) GetKind() Special_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Special_UNKNOWN
+}
+
+func (x *Special) GetMajor() uint32 {
+	if x != nil {
+		return x.Major
+	}
+	return 0
+}
+
+func (x *Special) GetMinor() uint32 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
 // BatchRequest requests several files below the directory at path. The response is a BatchFile for
 // each path, in the order of the paths, and one BatchEnd. Tree messages that complete a file's chaining
 // values follow its BatchFile, and Hashing messages may precede it. A Failure may take the place of any
@@ -1271,7 +1715,7 @@ type BatchRequest struct {
 
 func (x *BatchRequest) Reset() {
 	*x = BatchRequest{}
-	mi := &file_transfer_proto_msgTypes[13]
+	mi := &file_transfer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1727,7 @@ func (x *BatchRequest) String() string {
 func (*BatchRequest) ProtoMessage() {}
 
 func (x *BatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[13]
+	mi := &file_transfer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1740,7 @@ func (x *BatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRequest.ProtoReflect.Descriptor instead.
 func (*BatchRequest) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{13}
+	return file_transfer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BatchRequest) GetPaths() []byte {
@@ -1322,7 +1766,7 @@ type BatchFile struct {
 
 func (x *BatchFile) Reset() {
 	*x = BatchFile{}
-	mi := &file_transfer_proto_msgTypes[14]
+	mi := &file_transfer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1778,7 @@ func (x *BatchFile) String() string {
 func (*BatchFile) ProtoMessage() {}
 
 func (x *BatchFile) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[14]
+	mi := &file_transfer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1791,7 @@ func (x *BatchFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchFile.ProtoReflect.Descriptor instead.
 func (*BatchFile) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{14}
+	return file_transfer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BatchFile) GetFile() isBatchFile_File {
@@ -1410,7 +1854,7 @@ type BatchEnd struct {
 
 func (x *BatchEnd) Reset() {
 	*x = BatchEnd{}
-	mi := &file_transfer_proto_msgTypes[15]
+	mi := &file_transfer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1866,7 @@ func (x *BatchEnd) String() string {
 func (*BatchEnd) ProtoMessage() {}
 
 func (x *BatchEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[15]
+	mi := &file_transfer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1879,7 @@ func (x *BatchEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEnd.ProtoReflect.Descriptor instead.
 func (*BatchEnd) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{15}
+	return file_transfer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BatchEnd) GetKwikStreamId() uint64 {
@@ -1457,7 +1901,7 @@ type BatchDescriptor struct {
 
 func (x *BatchDescriptor) Reset() {
 	*x = BatchDescriptor{}
-	mi := &file_transfer_proto_msgTypes[16]
+	mi := &file_transfer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1913,7 @@ func (x *BatchDescriptor) String() string {
 func (*BatchDescriptor) ProtoMessage() {}
 
 func (x *BatchDescriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[16]
+	mi := &file_transfer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1926,7 @@ func (x *BatchDescriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchDescriptor.ProtoReflect.Descriptor instead.
 func (*BatchDescriptor) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{16}
+	return file_transfer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BatchDescriptor) GetFiles() []byte {
@@ -1560,24 +2004,32 @@ const file_transfer_proto_rawDesc = "" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x19\n" +
 	"\bmtime_ns\x18\x04 \x01(\x03R\amtimeNs\x126\n" +
-	"\x05batch\x18\x10 \x01(\v2 .kwikcp.transfer.BatchDescriptorR\x05batch\"e\n" +
+	"\x05batch\x18\x10 \x01(\v2 .kwikcp.transfer.BatchDescriptorR\x05batch\"\xa3\x01\n" +
 	"\vListRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\fR\x05after\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x12\n" +
-	"\x04flat\x18\x03 \x01(\bR\x04flat\x12\x16\n" +
-	"\x06places\x18\x05 \x01(\bR\x06places\"\xe9\x01\n" +
+	"\x04flat\x18\x03 \x01(\bR\x04flat\x12<\n" +
+	"\bmetadata\x18\x04 \x01(\v2 .kwikcp.transfer.MetadataRequestR\bmetadata\x12\x16\n" +
+	"\x06places\x18\x05 \x01(\bR\x06places\"\x83\x01\n" +
+	"\x0fMetadataRequest\x12\x14\n" +
+	"\x05links\x18\x01 \x01(\bR\x05links\x12\x16\n" +
+	"\x06owners\x18\x02 \x01(\bR\x06owners\x12\x16\n" +
+	"\x06xattrs\x18\x03 \x01(\bR\x06xattrs\x12\x12\n" +
+	"\x04acls\x18\x04 \x01(\bR\x04acls\x12\x16\n" +
+	"\x06traits\x18\x05 \x01(\bR\x06traits\"\x9f\x02\n" +
 	"\aListing\x120\n" +
 	"\aentries\x18\x01 \x03(\v2\x16.kwikcp.transfer.EntryR\aentries\x12.\n" +
 	"\x03end\x18\x02 \x01(\x0e2\x1c.kwikcp.transfer.Listing.EndR\x03end\x12\x18\n" +
 	"\apartial\x18\x03 \x01(\bR\apartial\x12\x1e\n" +
 	"\n" +
 	"restricted\x18\x04 \x01(\bR\n" +
-	"restricted\x12\x16\n" +
+	"restricted\x124\n" +
+	"\tdirectory\x18\x05 \x01(\v2\x16.kwikcp.transfer.EntryR\tdirectory\x12\x16\n" +
 	"\x06places\x18\x06 \x03(\fR\x06places\"*\n" +
 	"\x03End\x12\v\n" +
 	"\aNOT_YET\x10\x00\x12\b\n" +
 	"\x04MORE\x10\x01\x12\f\n" +
-	"\bCOMPLETE\x10\x02\"\xd7\x02\n" +
+	"\bCOMPLETE\x10\x02\"\xa2\x03\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12/\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1b.kwikcp.transfer.Entry.TypeR\x04type\x12\x12\n" +
@@ -1589,13 +2041,42 @@ const file_transfer_proto_rawDesc = "" +
 	"\x04code\x18\b \x01(\x0e2\x1d.kwikcp.transfer.Failure.CodeH\x00R\x04code\x88\x01\x01\x12\x1e\n" +
 	"\n" +
 	"restricted\x18\t \x01(\bR\n" +
-	"restricted\"7\n" +
+	"restricted\x12\x12\n" +
+	"\x04link\x18\n" +
+	" \x01(\x06R\x04link\x125\n" +
+	"\bmetadata\x18\v \x01(\v2\x19.kwikcp.transfer.MetadataR\bmetadata\"7\n" +
 	"\x04Type\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\b\n" +
 	"\x04FILE\x10\x01\x12\r\n" +
 	"\tDIRECTORY\x10\x02\x12\v\n" +
 	"\aSYMLINK\x10\x03B\a\n" +
-	"\x05_code\"$\n" +
+	"\x05_code\"\x89\x02\n" +
+	"\bMetadata\x12,\n" +
+	"\x05owner\x18\x01 \x01(\v2\x16.kwikcp.transfer.OwnerR\x05owner\x12!\n" +
+	"\fspecial_mode\x18\x02 \x01(\rR\vspecialMode\x12.\n" +
+	"\x06xattrs\x18\x03 \x03(\v2\x16.kwikcp.transfer.XattrR\x06xattrs\x12%\n" +
+	"\x0exattrs_omitted\x18\x04 \x01(\bR\rxattrsOmitted\x12!\n" +
+	"\facls_omitted\x18\x05 \x01(\bR\vaclsOmitted\x122\n" +
+	"\aspecial\x18\x06 \x01(\v2\x18.kwikcp.transfer.SpecialR\aspecial\"U\n" +
+	"\x05Owner\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x02 \x01(\rR\x03gid\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\fR\x04user\x12\x14\n" +
+	"\x05group\x18\x04 \x01(\fR\x05group\"1\n" +
+	"\x05Xattr\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\fR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\"\xb6\x01\n" +
+	"\aSpecial\x121\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1d.kwikcp.transfer.Special.KindR\x04kind\x12\x14\n" +
+	"\x05major\x18\x02 \x01(\rR\x05major\x12\x14\n" +
+	"\x05minor\x18\x03 \x01(\rR\x05minor\"L\n" +
+	"\x04Kind\x12\v\n" +
+	"\aUNKNOWN\x10\x00\x12\b\n" +
+	"\x04FIFO\x10\x01\x12\n" +
+	"\n" +
+	"\x06SOCKET\x10\x02\x12\x0f\n" +
+	"\vCHAR_DEVICE\x10\x03\x12\x10\n" +
+	"\fBLOCK_DEVICE\x10\x04\"$\n" +
 	"\fBatchRequest\x12\x14\n" +
 	"\x05paths\x18\x01 \x01(\fR\x05paths\"\xab\x01\n" +
 	"\tBatchFile\x127\n" +
@@ -1620,56 +2101,69 @@ func file_transfer_proto_rawDescGZIP() []byte {
 	return file_transfer_proto_rawDescData
 }
 
-var file_transfer_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_transfer_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_transfer_proto_goTypes = []any{
 	(Failure_Code)(0),       // 0: kwikcp.transfer.Failure.Code
 	(Listing_End)(0),        // 1: kwikcp.transfer.Listing.End
 	(Entry_Type)(0),         // 2: kwikcp.transfer.Entry.Type
-	(*Request)(nil),         // 3: kwikcp.transfer.Request
-	(*ByteRange)(nil),       // 4: kwikcp.transfer.ByteRange
-	(*Reply)(nil),           // 5: kwikcp.transfer.Reply
-	(*Hashing)(nil),         // 6: kwikcp.transfer.Hashing
-	(*Manifest)(nil),        // 7: kwikcp.transfer.Manifest
-	(*Tree)(nil),            // 8: kwikcp.transfer.Tree
-	(*RangeProof)(nil),      // 9: kwikcp.transfer.RangeProof
-	(*Root)(nil),            // 10: kwikcp.transfer.Root
-	(*Failure)(nil),         // 11: kwikcp.transfer.Failure
-	(*FileDescriptor)(nil),  // 12: kwikcp.transfer.FileDescriptor
-	(*ListRequest)(nil),     // 13: kwikcp.transfer.ListRequest
-	(*Listing)(nil),         // 14: kwikcp.transfer.Listing
-	(*Entry)(nil),           // 15: kwikcp.transfer.Entry
-	(*BatchRequest)(nil),    // 16: kwikcp.transfer.BatchRequest
-	(*BatchFile)(nil),       // 17: kwikcp.transfer.BatchFile
-	(*BatchEnd)(nil),        // 18: kwikcp.transfer.BatchEnd
-	(*BatchDescriptor)(nil), // 19: kwikcp.transfer.BatchDescriptor
+	(Special_Kind)(0),       // 3: kwikcp.transfer.Special.Kind
+	(*Request)(nil),         // 4: kwikcp.transfer.Request
+	(*ByteRange)(nil),       // 5: kwikcp.transfer.ByteRange
+	(*Reply)(nil),           // 6: kwikcp.transfer.Reply
+	(*Hashing)(nil),         // 7: kwikcp.transfer.Hashing
+	(*Manifest)(nil),        // 8: kwikcp.transfer.Manifest
+	(*Tree)(nil),            // 9: kwikcp.transfer.Tree
+	(*RangeProof)(nil),      // 10: kwikcp.transfer.RangeProof
+	(*Root)(nil),            // 11: kwikcp.transfer.Root
+	(*Failure)(nil),         // 12: kwikcp.transfer.Failure
+	(*FileDescriptor)(nil),  // 13: kwikcp.transfer.FileDescriptor
+	(*ListRequest)(nil),     // 14: kwikcp.transfer.ListRequest
+	(*MetadataRequest)(nil), // 15: kwikcp.transfer.MetadataRequest
+	(*Listing)(nil),         // 16: kwikcp.transfer.Listing
+	(*Entry)(nil),           // 17: kwikcp.transfer.Entry
+	(*Metadata)(nil),        // 18: kwikcp.transfer.Metadata
+	(*Owner)(nil),           // 19: kwikcp.transfer.Owner
+	(*Xattr)(nil),           // 20: kwikcp.transfer.Xattr
+	(*Special)(nil),         // 21: kwikcp.transfer.Special
+	(*BatchRequest)(nil),    // 22: kwikcp.transfer.BatchRequest
+	(*BatchFile)(nil),       // 23: kwikcp.transfer.BatchFile
+	(*BatchEnd)(nil),        // 24: kwikcp.transfer.BatchEnd
+	(*BatchDescriptor)(nil), // 25: kwikcp.transfer.BatchDescriptor
 }
 var file_transfer_proto_depIdxs = []int32{
-	4,  // 0: kwikcp.transfer.Request.range:type_name -> kwikcp.transfer.ByteRange
-	13, // 1: kwikcp.transfer.Request.list:type_name -> kwikcp.transfer.ListRequest
-	16, // 2: kwikcp.transfer.Request.batch:type_name -> kwikcp.transfer.BatchRequest
-	6,  // 3: kwikcp.transfer.Reply.hashing:type_name -> kwikcp.transfer.Hashing
-	7,  // 4: kwikcp.transfer.Reply.manifest:type_name -> kwikcp.transfer.Manifest
-	8,  // 5: kwikcp.transfer.Reply.tree:type_name -> kwikcp.transfer.Tree
-	11, // 6: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
-	10, // 7: kwikcp.transfer.Reply.root:type_name -> kwikcp.transfer.Root
-	9,  // 8: kwikcp.transfer.Reply.range_proof:type_name -> kwikcp.transfer.RangeProof
-	14, // 9: kwikcp.transfer.Reply.listing:type_name -> kwikcp.transfer.Listing
-	17, // 10: kwikcp.transfer.Reply.batch_file:type_name -> kwikcp.transfer.BatchFile
-	18, // 11: kwikcp.transfer.Reply.batch_end:type_name -> kwikcp.transfer.BatchEnd
+	5,  // 0: kwikcp.transfer.Request.range:type_name -> kwikcp.transfer.ByteRange
+	14, // 1: kwikcp.transfer.Request.list:type_name -> kwikcp.transfer.ListRequest
+	22, // 2: kwikcp.transfer.Request.batch:type_name -> kwikcp.transfer.BatchRequest
+	7,  // 3: kwikcp.transfer.Reply.hashing:type_name -> kwikcp.transfer.Hashing
+	8,  // 4: kwikcp.transfer.Reply.manifest:type_name -> kwikcp.transfer.Manifest
+	9,  // 5: kwikcp.transfer.Reply.tree:type_name -> kwikcp.transfer.Tree
+	12, // 6: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
+	11, // 7: kwikcp.transfer.Reply.root:type_name -> kwikcp.transfer.Root
+	10, // 8: kwikcp.transfer.Reply.range_proof:type_name -> kwikcp.transfer.RangeProof
+	16, // 9: kwikcp.transfer.Reply.listing:type_name -> kwikcp.transfer.Listing
+	23, // 10: kwikcp.transfer.Reply.batch_file:type_name -> kwikcp.transfer.BatchFile
+	24, // 11: kwikcp.transfer.Reply.batch_end:type_name -> kwikcp.transfer.BatchEnd
 	0,  // 12: kwikcp.transfer.Failure.code:type_name -> kwikcp.transfer.Failure.Code
-	19, // 13: kwikcp.transfer.FileDescriptor.batch:type_name -> kwikcp.transfer.BatchDescriptor
-	15, // 14: kwikcp.transfer.Listing.entries:type_name -> kwikcp.transfer.Entry
-	1,  // 15: kwikcp.transfer.Listing.end:type_name -> kwikcp.transfer.Listing.End
-	2,  // 16: kwikcp.transfer.Entry.type:type_name -> kwikcp.transfer.Entry.Type
-	0,  // 17: kwikcp.transfer.Entry.code:type_name -> kwikcp.transfer.Failure.Code
-	7,  // 18: kwikcp.transfer.BatchFile.manifest:type_name -> kwikcp.transfer.Manifest
-	11, // 19: kwikcp.transfer.BatchFile.failure:type_name -> kwikcp.transfer.Failure
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	25, // 13: kwikcp.transfer.FileDescriptor.batch:type_name -> kwikcp.transfer.BatchDescriptor
+	15, // 14: kwikcp.transfer.ListRequest.metadata:type_name -> kwikcp.transfer.MetadataRequest
+	17, // 15: kwikcp.transfer.Listing.entries:type_name -> kwikcp.transfer.Entry
+	1,  // 16: kwikcp.transfer.Listing.end:type_name -> kwikcp.transfer.Listing.End
+	17, // 17: kwikcp.transfer.Listing.directory:type_name -> kwikcp.transfer.Entry
+	2,  // 18: kwikcp.transfer.Entry.type:type_name -> kwikcp.transfer.Entry.Type
+	0,  // 19: kwikcp.transfer.Entry.code:type_name -> kwikcp.transfer.Failure.Code
+	18, // 20: kwikcp.transfer.Entry.metadata:type_name -> kwikcp.transfer.Metadata
+	19, // 21: kwikcp.transfer.Metadata.owner:type_name -> kwikcp.transfer.Owner
+	20, // 22: kwikcp.transfer.Metadata.xattrs:type_name -> kwikcp.transfer.Xattr
+	21, // 23: kwikcp.transfer.Metadata.special:type_name -> kwikcp.transfer.Special
+	3,  // 24: kwikcp.transfer.Special.kind:type_name -> kwikcp.transfer.Special.Kind
+	8,  // 25: kwikcp.transfer.BatchFile.manifest:type_name -> kwikcp.transfer.Manifest
+	12, // 26: kwikcp.transfer.BatchFile.failure:type_name -> kwikcp.transfer.Failure
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_transfer_proto_init() }
@@ -1688,8 +2182,8 @@ func file_transfer_proto_init() {
 		(*Reply_BatchFile)(nil),
 		(*Reply_BatchEnd)(nil),
 	}
-	file_transfer_proto_msgTypes[12].OneofWrappers = []any{}
-	file_transfer_proto_msgTypes[14].OneofWrappers = []any{
+	file_transfer_proto_msgTypes[13].OneofWrappers = []any{}
+	file_transfer_proto_msgTypes[19].OneofWrappers = []any{
 		(*BatchFile_Manifest)(nil),
 		(*BatchFile_Failure)(nil),
 	}
@@ -1698,8 +2192,8 @@ func file_transfer_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transfer_proto_rawDesc), len(file_transfer_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   17,
+			NumEnums:      4,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
