@@ -46,7 +46,7 @@ func TestMirrorQuick(t *testing.T) {
 	}
 	then := time.Date(2020, 1, 2, 3, 4, 5, 678_000_000, time.UTC)
 	for _, name := range []string{"same", "trusted", "mode", "later", "longer"} {
-		write(filepath.Join(source, name), "content", then)
+		write(filepath.Join(source, name), "content of "+name, then)
 	}
 	var opened atomic.Int64
 	count := func(d disk.TreeDir) disk.TreeDir { return openCounter{d, &opened} }
@@ -55,9 +55,9 @@ func TestMirrorQuick(t *testing.T) {
 	if _, _, err := s.mirror(t.Context(), target, quick); err != nil {
 		t.Fatal(err)
 	}
-	write(filepath.Join(target, "trusted"), "CONTENT", then)
-	write(filepath.Join(target, "later"), "CONTENT", then.Add(time.Nanosecond*1000))
-	write(filepath.Join(target, "longer"), "content!", then)
+	write(filepath.Join(target, "trusted"), "CONTENT of trusted", then)
+	write(filepath.Join(target, "later"), "CONTENT of later", then.Add(time.Nanosecond*1000))
+	write(filepath.Join(target, "longer"), "content of longer!", then)
 	if err := os.Chmod(filepath.Join(source, "mode"), 0o600); err != nil {
 		t.Fatal(err)
 	}
