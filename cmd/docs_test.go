@@ -141,7 +141,7 @@ func TestCompletionOfBash(t *testing.T) {
 		{[]string{"kwikcp", "ver"}, "verify"},
 		{[]string{"kwikcp", "--v"}, "--version"},
 		{[]string{"kwikcp", "get", "--no-c"}, "--no-clobber"},
-		{[]string{"kwikcp", "get", "kwik://h/f", "--max"}, "--max-time"},
+		{[]string{"kwikcp", "get", "kwik://h/f", "--max"}, "--max-delete --max-time"},
 		{[]string{"kwikcp", "get", "--checksum", ""}, ""},
 		{[]string{"kwikcp", "get", "k"}, "kdir kwikcp.bash"},
 		{[]string{"kwikcp", "get", "--seed", "kw"}, "kwikcp.bash"},

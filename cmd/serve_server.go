@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -228,7 +229,11 @@ func (s *runningServer) run(ctx context.Context) error {
 		s.log.Warn(machine.Advice())
 	}
 	if s.noTrees != nil {
-		s.log.Warn("no index of hash trees; files are hashed again after a restart", "err", s.noTrees)
+		level := slog.LevelWarn
+		if errors.Is(s.noTrees, serve.ErrStoreBusy) { // two servers of one directory are no fault
+			level = slog.LevelInfo
+		}
+		s.log.Log(ctx, level, "no index of hash trees; files are hashed again after a restart", "err", s.noTrees)
 	}
 	<-ctx.Done()
 	s.log.Info("stopping", "reason", context.Cause(ctx))

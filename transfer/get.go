@@ -251,8 +251,9 @@ func (g *get) place(ctx context.Context, fetch func(context.Context) error) erro
 		return err
 	}
 	if g.part != nil {
-		if _, resumed, _ := g.part.InPlace(); resumed > 0 {
-			g.observer.resume(resumed)
+		had, _, _ := g.part.InPlace()
+		if had -= g.part.Holes(); had > 0 {
+			g.observer.resume(had)
 		}
 	}
 	switch {

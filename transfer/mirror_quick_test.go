@@ -82,7 +82,7 @@ func TestMirrorQuick(t *testing.T) {
 		t.Errorf("%+v, %v, %d files were opened on the server", r, err, opened.Load()-before)
 	}
 	trusted, err := os.ReadFile(filepath.Join(target, "trusted"))
-	if err != nil || string(trusted) != "CONTENT" {
+	if err != nil || string(trusted) != "CONTENT of trusted" {
 		t.Errorf("%q, %v: it was read, or fetched", trusted, err)
 	}
 	if _, _, err := s.mirror(t.Context(), target); err != nil {
