@@ -6,9 +6,10 @@ import (
 	"kwikcp/transfer"
 )
 
-// deleteOptions are the options of get -r and of serve --mirror that bound what a mirror removes
-// and replaces.
+// deleteOptions are the options of get -r and of serve --mirror that bound what a mirror removes,
+// replaces and takes.
 type deleteOptions struct {
+	minAge        secondsValue
 	update        bool
 	delete        bool
 	maxDelete     string
@@ -19,6 +20,11 @@ type deleteOptions struct {
 func updateOption(to *bool, with, root string, aliases ...string) cli.Flag {
 	usage := "with " + with + ", leave files of " + root + " that are newer than the server's, and name them"
 	return boolOption(to, "update", usage, aliases...)
+}
+
+func minAgeOption(to *secondsValue, with string) cli.Flag {
+	return secondsOption(to, "min-age", "with "+with+", leave files for later that changed less than `TIME` ago on "+
+		"the server")
 }
 
 func maxDeleteOption(to *string, with string) cli.Flag {
@@ -59,6 +65,6 @@ func (o deleteOptions) parse(name string) (d deletion, err error) {
 
 // set sets the fields of a mirror's options.
 func (d deletion) set(o *transfer.MirrorOptions) {
-	o.Update, o.Delete, o.MaxDelete = d.update, d.delete, d.limit
+	o.Update, o.Delete, o.MaxDelete, o.MinAge = d.update, d.delete, d.limit, d.minAge.Duration
 	o.BackupDir, o.OneFileSystem = d.backupDir, d.oneFileSystem
 }

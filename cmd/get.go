@@ -84,6 +84,7 @@ func (o *getOptions) flags() []cli.Flag {
 		filterOption(&o.rules, "exclude", "with -r, neither fetch nor delete entries that match `PATTERN`"),
 		boolOption(&o.deletes.delete, "delete", "with -r, remove entries of DEST that the server does not have"),
 		updateOption(&o.deletes.update, "-r", "DEST", "u"),
+		minAgeOption(&o.deletes.minAge, "-r"),
 		maxDeleteOption(&o.deletes.maxDelete, "--delete"),
 		backupDirOption(&o.deletes.backupDir, "-r"),
 		oneFileSystemOption(&o.deletes.oneFileSystem, "-r", "DEST", "x"),
@@ -351,8 +352,9 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 		return g, usagef(adviseGet, "--quick is for directories, with -r")
 	case o.deletes.delete:
 		return g, usagef(adviseGet, "--delete is for directories, with -r")
-	case o.deletes.maxDelete != "", o.deletes.backupDir != "", o.deletes.oneFileSystem, o.deletes.update:
-		const message = "--update, --max-delete, --backup-dir and --one-file-system are for directories, with -r"
+	case o.deletes.maxDelete != "", o.deletes.backupDir != "", o.deletes.oneFileSystem, o.deletes.update,
+		o.deletes.minAge.Duration > 0:
+		const message = "--update, --min-age, --max-delete, --backup-dir and --one-file-system are for directories, with -r"
 		return g, usagef(adviseGet, message)
 	case o.dryRun:
 		return g, usagef(adviseGet, "--dry-run is for directories, with -r")

@@ -60,6 +60,7 @@ func newServeOptions() *serveOptions {
 	o := &serveOptions{
 		root: ".", listen: ":" + transfer.DefaultPort, drainTimeout: secondsValue{Duration: 30 * time.Second},
 		logFormat: "text", logLevel: "info", mirrorInterval: secondsValue{Duration: time.Minute},
+		deletes: deleteOptions{minAge: secondsValue{Duration: 2 * time.Second}},
 	}
 	// There most file systems ignore case, and another spelling must not lead to an excluded file.
 	o.rules.ignoreCase = runtime.GOOS == "windows" || runtime.GOOS == "darwin"
@@ -107,6 +108,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		sparseOption(&o.sparse.on),
 		noSparseOption(&o.sparse.off),
 		updateOption(&o.deletes.update, "--mirror", "--root"),
+		minAgeOption(&o.deletes.minAge, "--mirror"),
 		maxDeleteOption(&o.deletes.maxDelete, "--mirror-delete"),
 		backupDirOption(&o.deletes.backupDir, "--mirror"),
 		oneFileSystemOption(&o.deletes.oneFileSystem, "--mirror", "--root"),

@@ -26,8 +26,8 @@ type mirrorConfig struct {
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
 	if !o.mirror {
 		for _, name := range []string{
-			"mirror-interval", "mirror-delete", "update", "max-delete", "backup-dir", "one-file-system", "sparse", "no-sparse",
-			"token-file",
+			"mirror-interval", "mirror-delete", "update", "min-age", "max-delete", "backup-dir", "one-file-system",
+			"sparse", "no-sparse", "token-file",
 		} {
 			if o.isSet(name) {
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
@@ -58,7 +58,8 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 	}, nil
 }
 
-// keepMirror mirrors the primary, and again after each interval, until the server must leave. Until
+// keepMirror mirrors the primary, and again after each interval, until the server must leave. Files
+// that were too young are looked at again sooner. Until
 // a round was complete, files are compared by their hashes; later rounds compare size and time. The
 // server serves meanwhile.
 func (s *runningServer) keepMirror() {
@@ -75,10 +76,14 @@ func (s *runningServer) keepMirror() {
 	for {
 		o.Quick, o.Recheck = memory.quick, memory.recheck
 		s.mirrorOnce(o, memory)
+		wait := s.mirror.interval
+		if memory.young {
+			wait = min(wait, max(o.MinAge, time.Second))
+		}
 		select {
 		case <-s.member.Done():
 			return
-		case <-time.After(s.mirror.interval):
+		case <-time.After(wait):
 		}
 	}
 }
@@ -127,6 +132,7 @@ func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemor
 	if err != nil && s.policy.accepted(err) {
 		result, err = transfer.Mirror(s.member, o, entries)
 	}
+	memory.young = entries.young
 	if isComplete := memory.learn(entries.failed, err); isComplete {
 		for _, path := range suspects {
 			if !entries.failed[path] { // it was compared, and fetched if it differed
@@ -184,6 +190,7 @@ type mirrorMemory struct {
 	// quick is set once a round has compared everything except for the entries in recheck.
 	quick   bool
 	recheck map[string]bool
+	young   bool // the last round left files that were too young
 }
 
 // maxRecheck bounds the entries that are remembered. After a round in which more fail, the next one
@@ -219,6 +226,7 @@ type mirrorLog struct {
 	transfer.NoReport
 	log    *slog.Logger
 	failed map[string]bool // at most one more than maxRecheck
+	young  bool            // there are files younger than MirrorOptions.MinAge
 }
 
 // File implements transfer.MirrorReporter.
@@ -227,6 +235,7 @@ func (m *mirrorLog) File(f transfer.FileReport) {
 		m.log.Info("deleted", "path", f.Path)
 		return
 	}
+	m.young = m.young || errors.Is(f.Err, transfer.ErrYoung)
 	level := slog.LevelDebug
 	if f.Action == transfer.FileFailed {
 		level = slog.LevelWarn

@@ -180,6 +180,8 @@ var (
 	ErrIsDirectory = partfile.ErrIsDirectory
 	// ErrIsFile is in the error of a Mirror whose URL names a file.
 	ErrIsFile = errors.New("it is a file, not a directory")
+	// ErrYoung is why a mirror leaves a file that is younger than MirrorOptions.MinAge.
+	ErrYoung = errors.New("it has just changed, and is left for a later mirror")
 
 	errNoAnswer = errors.New("no answer in time")
 	errSilent   = errors.New("the server fell silent")

@@ -78,6 +78,8 @@ type page struct {
 	// places are the listed directory and those that contain it.
 	places []disk.PlaceID
 	top    *Entry // the listed directory itself; nil if it was not requested
+	// now is the time of the server; that of this machine if the server did not send it.
+	now time.Time
 }
 
 // list requests a page of the entries after one, in tree order. With after == "" it begins with
@@ -99,6 +101,7 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 	if order.progress.period == 0 {
 		order.progress = listingLimit()
 	}
+	p.now = time.Now()
 	for bytes := 0; ; {
 		reply, err := x.next(ctx, time.Now().Add(listTimeout))
 		if err != nil {
@@ -107,6 +110,9 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 		listing := reply.GetListing()
 		if listing == nil {
 			return page{}, x.unexpected(reply)
+		}
+		if now := listing.GetNowNs(); now != 0 {
+			p.now = time.Unix(0, now)
 		}
 		for _, raw := range listing.GetEntries() {
 			e, err := readEntry(raw)

@@ -10,6 +10,7 @@ import (
 	"kwikcp/transfer/internal/wire"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A plan follows a listing, makes directories and links, and gathers files into batches. It is
@@ -22,6 +23,7 @@ type plan struct {
 	extra []extraEntry
 	// deferred entries wait until a directory in their place is deleted.
 	deferred []deferredEntry
+	now      time.Time // of the server, when it listed the current page
 	chosen   pathsSeen
 	links    linkPlan
 	moves    movePlan
@@ -73,6 +75,7 @@ func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
 		if page.partial {
 			p.holdRest()
 		}
+		p.now = page.now
 		if err == nil {
 			p.noteTop(page.top)
 			b, err = p.visitAll(page.entries, b, fetch)
@@ -358,11 +361,21 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	case err != nil:
 		p.failOrSkip(e, "write it", err)
 		return nil
+	case p.isYoung(e):
+		p.skip(e, ErrYoung)
+		return nil
 	case p.Update && f.local != nil && f.local.ModTime().After(e.MTime):
 		p.skip(e, errNewer)
 		return nil
 	}
 	return p.holdBack(p.join(f))
+}
+
+// isYoung reports whether a file changed so shortly before the listing that a program may still write
+// it. A time that is far in the future tells nothing of that.
+func (p *plan) isYoung(e Entry) bool {
+	age := p.now.Sub(e.MTime)
+	return age < p.MinAge && age > -p.MinAge
 }
 
 // failOrSkip reports an entry that cannot be made. An entry in the place of something protected, or

@@ -10,6 +10,7 @@ import (
 	"kwikcp/transfer/internal/wire"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -56,6 +57,7 @@ func (s *Server) list(
 		ctx: ctx, w: w, limit: s.names, base: path, cache: disk.NewDirCache(base), flat: options.GetFlat(),
 		left: maxListed, allowed: allowed, metadata: newMetadataReader(options.GetMetadata(), session),
 	}
+	l.message.NowNs = time.Now().UnixNano()
 	if options.GetPlaces() {
 		addPlaces(&l.message, base)
 	}
@@ -340,6 +342,6 @@ func (l *lister) send(end transferpb.Listing_End) error {
 	l.message.End, l.message.Restricted = end, !l.allowed.allowsTree(l.base)
 	err := l.w.send(&transferpb.Reply{Reply: &transferpb.Reply_Listing{Listing: &l.message}})
 	l.message.Entries, l.message.Partial, l.message.Directory, l.bytes = l.message.Entries[:0], false, nil, 0
-	l.message.Places = nil
+	l.message.Places, l.message.NowNs = nil, 0
 	return err
 }

@@ -1214,7 +1214,9 @@ type Listing struct {
 	Directory *Entry `protobuf:"bytes,5,opt,name=directory,proto3" json:"directory,omitempty"`
 	// The requested directory and those that contain it, the innermost first: 16 bytes each, which
 	// tell something only to a program on the same machine. Empty if the server does not know them.
-	Places        [][]byte `protobuf:"bytes,6,rep,name=places,proto3" json:"places,omitempty"`
+	Places [][]byte `protobuf:"bytes,6,rep,name=places,proto3" json:"places,omitempty"`
+	// In the first message of the response: the server's time, in nanoseconds since the Unix epoch.
+	NowNs         int64 `protobuf:"varint,7,opt,name=now_ns,json=nowNs,proto3" json:"now_ns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1289,6 +1291,13 @@ func (x *Listing) GetPlaces() [][]byte {
 		return x.Places
 	}
 	return nil
+}
+
+func (x *Listing) GetNowNs() int64 {
+	if x != nil {
+		return x.NowNs
+	}
+	return 0
 }
 
 // Entry is an entry below the requested directory. Entries are in tree order: a directory
@@ -2016,7 +2025,7 @@ const file_transfer_proto_rawDesc = "" +
 	"\x06owners\x18\x02 \x01(\bR\x06owners\x12\x16\n" +
 	"\x06xattrs\x18\x03 \x01(\bR\x06xattrs\x12\x12\n" +
 	"\x04acls\x18\x04 \x01(\bR\x04acls\x12\x16\n" +
-	"\x06traits\x18\x05 \x01(\bR\x06traits\"\x9f\x02\n" +
+	"\x06traits\x18\x05 \x01(\bR\x06traits\"\xb6\x02\n" +
 	"\aListing\x120\n" +
 	"\aentries\x18\x01 \x03(\v2\x16.kwikcp.transfer.EntryR\aentries\x12.\n" +
 	"\x03end\x18\x02 \x01(\x0e2\x1c.kwikcp.transfer.Listing.EndR\x03end\x12\x18\n" +
@@ -2025,7 +2034,8 @@ const file_transfer_proto_rawDesc = "" +
 	"restricted\x18\x04 \x01(\bR\n" +
 	"restricted\x124\n" +
 	"\tdirectory\x18\x05 \x01(\v2\x16.kwikcp.transfer.EntryR\tdirectory\x12\x16\n" +
-	"\x06places\x18\x06 \x03(\fR\x06places\"*\n" +
+	"\x06places\x18\x06 \x03(\fR\x06places\x12\x15\n" +
+	"\x06now_ns\x18\a \x01(\x03R\x05nowNs\"*\n" +
 	"\x03End\x12\v\n" +
 	"\aNOT_YET\x10\x00\x12\b\n" +
 	"\x04MORE\x10\x01\x12\f\n" +
