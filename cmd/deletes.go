@@ -10,6 +10,7 @@ import (
 // replaces and takes.
 type deleteOptions struct {
 	minAge        secondsValue
+	modifyWindow  secondsValue
 	update        bool
 	delete        bool
 	maxDelete     string
@@ -25,6 +26,11 @@ func updateOption(to *bool, with, root string, aliases ...string) cli.Flag {
 func minAgeOption(to *secondsValue, with string) cli.Flag {
 	return secondsOption(to, "min-age", "with "+with+", leave files for later that changed less than `TIME` ago on "+
 		"the server")
+}
+
+func modifyWindowOption(to *secondsValue, with string) cli.Flag {
+	return secondsOption(to, "modify-window", "with "+with+", treat times as equal that differ by at most `TIME` "+
+		"(default: what the file system loses)")
 }
 
 func maxDeleteOption(to *string, with string) cli.Flag {
@@ -66,5 +72,6 @@ func (o deleteOptions) parse(name string) (d deletion, err error) {
 // set sets the fields of a mirror's options.
 func (d deletion) set(o *transfer.MirrorOptions) {
 	o.Update, o.Delete, o.MaxDelete, o.MinAge = d.update, d.delete, d.limit, d.minAge.Duration
+	o.ModifyWindow = d.modifyWindow.Duration
 	o.BackupDir, o.OneFileSystem = d.backupDir, d.oneFileSystem
 }

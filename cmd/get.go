@@ -85,6 +85,7 @@ func (o *getOptions) flags() []cli.Flag {
 		boolOption(&o.deletes.delete, "delete", "with -r, remove entries of DEST that the server does not have"),
 		updateOption(&o.deletes.update, "-r", "DEST", "u"),
 		minAgeOption(&o.deletes.minAge, "-r"),
+		modifyWindowOption(&o.deletes.modifyWindow, "--quick"),
 		maxDeleteOption(&o.deletes.maxDelete, "--delete"),
 		backupDirOption(&o.deletes.backupDir, "-r"),
 		oneFileSystemOption(&o.deletes.oneFileSystem, "-r", "DEST", "x"),
@@ -353,8 +354,8 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 	case o.deletes.delete:
 		return g, usagef(adviseGet, "--delete is for directories, with -r")
 	case o.deletes.maxDelete != "", o.deletes.backupDir != "", o.deletes.oneFileSystem, o.deletes.update,
-		o.deletes.minAge.Duration > 0:
-		const message = "--update, --min-age, --max-delete, --backup-dir and --one-file-system are for directories, with -r"
+		o.deletes.minAge.Duration > 0, o.deletes.modifyWindow.Duration > 0:
+		const message = "--update, --min-age, --modify-window, --max-delete, --backup-dir and --one-file-system are for directories, with -r"
 		return g, usagef(adviseGet, message)
 	case o.dryRun:
 		return g, usagef(adviseGet, "--dry-run is for directories, with -r")

@@ -90,6 +90,9 @@ type MirrorOptions struct {
 	Xattrs, ACLs bool
 	// Specials makes devices, FIFOs and sockets, which otherwise are skipped.
 	Specials bool
+	// ModifyWindow is by how much the time of a file may differ from that of the source and still
+	// count as equal with Quick. A coarser one that the target's file system has is learnt.
+	ModifyWindow time.Duration
 	// Quick treats a file with the size and time of the source as up to date, without comparing
 	// its root. It is safe only for a target whose contents were compared before.
 	Quick bool
@@ -238,6 +241,9 @@ type mirror struct {
 	lock       *partfile.PartFile
 	cache      *disk.DirCache
 	backup     *backup // nil without BackupDir
+	// window is by how much a time of the target may differ from that of the server: its file
+	// system keeps coarser times.
+	window time.Duration
 	// folds is set if the target's file system ignores the case of names.
 	folds  bool
 	live   liveStreams

@@ -18,7 +18,7 @@ const (
 )
 
 // lockTarget takes the target's lock, and finds out whether the file system ignores the case of
-// names.
+// names and how coarse its times are.
 func (m *mirror) lockTarget() error {
 	lock, err := m.takeLock()
 	if errors.Is(err, partfile.ErrBusy) {
@@ -28,6 +28,7 @@ func (m *mirror) lockTarget() error {
 		return LocalError(m.op(), disk.Cause(err))
 	}
 	m.lock = lock
+	m.learnWindow(m.root)
 	_, err = m.root.Lstat(".KWIKCP-MIRROR.part")
 	m.folds = err == nil
 	return nil

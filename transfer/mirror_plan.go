@@ -393,7 +393,7 @@ func (p *plan) failOrSkip(e Entry, op string, err error) {
 // admit counts a file of the target. It returns nil if the file need not be requested.
 func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	p.count(f)
-	if p.Quick && f.looksUpToDate() && !p.mustCompare(f.entry.Path) && p.refreshMetadata(f) {
+	if p.Quick && p.looksUpToDate(f) && !p.mustCompare(f.entry.Path) && p.refreshMetadata(f) {
 		p.noteDonor(f)
 		p.live.addPresent(f.entry.Size)
 		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}

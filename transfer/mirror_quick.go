@@ -1,10 +1,50 @@
 package transfer
 
+import (
+	"time"
+
+	"kwikcp/transfer/disk"
+)
+
 // looksUpToDate reports whether the file in place has the size and time of the listing, and no
 // part file beside it. A file with checksums is always read.
-func (f *mirrorFile) looksUpToDate() bool {
+func (p *plan) looksUpToDate(f *mirrorFile) bool {
 	if f.resumes || f.detach || f.local == nil || len(f.checksums) > 0 {
 		return false
 	}
-	return f.local.Size() == f.entry.Size && f.local.ModTime().Equal(f.entry.MTime)
+	return f.local.Size() == f.entry.Size && p.sameTime(f.local.ModTime(), f.entry.MTime)
+}
+
+// sameTime reports whether the target has a time of the server, as far as its file system keeps it.
+func (m *mirror) sameTime(there, listed time.Time) bool {
+	return there.Sub(listed).Abs() <= max(m.ModifyWindow, m.window)
+}
+
+// learnWindow sets window. It gives the lock file a time that no file system with coarse times keeps.
+func (m *mirror) learnWindow(lock disk.Dir) {
+	set := time.Date(2001, 2, 3, 4, 5, 7, 123_456_789, time.UTC)
+	if lock.Chtimes(mirrorLock, set) != nil {
+		return
+	}
+	if info, err := lock.Lstat(mirrorLock); err == nil {
+		m.window = windowOf(set, info.ModTime())
+	}
+}
+
+// windowOf returns how far apart two times may be on a file system that made one of the other. It is
+// 0 if the file system keeps times, and if it does not keep them at all. The steps are those of NTFS
+// and SMB (100 ns), some file servers (1 µs and 1 ms), exFAT (10 ms), NFSv2 and HFS+ (1 s), and FAT (2 s).
+func windowOf(set, kept time.Time) time.Duration {
+	lost := set.Sub(kept).Abs()
+	if lost == 0 {
+		return 0
+	}
+	for _, step := range []time.Duration{
+		100 * time.Nanosecond, time.Microsecond, time.Millisecond, 10 * time.Millisecond, time.Second, 2 * time.Second,
+	} {
+		if lost < step {
+			return step - 1
+		}
+	}
+	return 0
 }
