@@ -355,7 +355,8 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 		return g, usagef(adviseGet, "--delete is for directories, with -r")
 	case o.deletes.maxDelete != "", o.deletes.backupDir != "", o.deletes.oneFileSystem, o.deletes.update,
 		o.deletes.minAge.Duration > 0, o.deletes.modifyWindow.Duration > 0:
-		const message = "--update, --min-age, --modify-window, --max-delete, --backup-dir and --one-file-system are for directories, with -r"
+		const message = "--update, --min-age, --modify-window, --max-delete, --backup-dir and --one-file-system are " +
+			"for directories, with -r"
 		return g, usagef(adviseGet, message)
 	case o.dryRun:
 		return g, usagef(adviseGet, "--dry-run is for directories, with -r")

@@ -209,7 +209,8 @@ func (v *mirrorView) File(f transfer.FileReport) {
 // dryRunVerbs are the words of --dry-run for the actions that change something.
 var dryRunVerbs = map[transfer.FileAction]string{
 	transfer.FileFetched: "fetch", transfer.FileCopied: "copy", transfer.FileLinked: "link",
-	transfer.FileHardLinked: "link", transfer.FileMade: "make", transfer.FileCreated: "make", transfer.FileDeleted: "delete",
+	transfer.FileHardLinked: "link", transfer.FileMade: "make", transfer.FileCreated: "make",
+	transfer.FileDeleted: "delete",
 }
 
 // countOmitted prints how many warnings were not printed.

@@ -115,7 +115,8 @@ func (o *serveOptions) flags() []cli.Flag {
 		oneFileSystemOption(&o.deletes.oneFileSystem, "--mirror", "--root"),
 		tokenFileOption(&o.tokenFile, "with --mirror, present the token in `FILE` to the primary "+
 			"(or set KWIKCP_TOKEN)"),
-		secondsOption(&o.scrub, "scrub", "every `TIME`, hash all files again to find damage of the disk (default: never)"),
+		secondsOption(&o.scrub, "scrub", "every `TIME`, hash all files again to find damage of the disk (default: "+
+			"never)"),
 		stateDirOption(&o.stateDir),
 	}, o.keep.flags("with --mirror")...)
 }

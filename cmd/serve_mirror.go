@@ -26,8 +26,8 @@ type mirrorConfig struct {
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
 	if !o.mirror {
 		for _, name := range []string{
-			"mirror-interval", "mirror-delete", "update", "min-age", "modify-window", "max-delete", "backup-dir", "one-file-system",
-			"sparse", "no-sparse", "token-file",
+			"mirror-interval", "mirror-delete", "update", "min-age", "modify-window", "max-delete", "backup-dir",
+			"one-file-system", "sparse", "no-sparse", "token-file",
 		} {
 			if o.isSet(name) {
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
@@ -197,8 +197,8 @@ type mirrorMemory struct {
 // compares everything.
 const maxRecheck = 10_000
 
-// learn takes the entries that failed in a round, and the error of the round. It reports whether the
-// round came to all entries.
+// learn takes the entries that failed in a round, and the error of the round. It reports whether
+// the round visited all entries.
 func (m *mirrorMemory) learn(failed map[string]bool, err error) (isComplete bool) {
 	_, isPartial := errors.AsType[*transfer.MirrorError](err)
 	_, isTooMany := errors.AsType[*transfer.DeleteLimitError](err)

@@ -172,8 +172,8 @@ func (s *runningServer) ownCertificate() *tls.Certificate {
 	return &s.identity
 }
 
-// openTrees opens the index of the directory: the hash trees of earlier runs. Secondaries have none,
-// unless they scrub.
+// openTrees opens the index of the directory: the hash trees of earlier runs. Secondaries have
+// none, unless they scrub.
 func (s *runningServer) openTrees() {
 	if s.role != kwik.ServerRolePrimary && s.scrub == 0 {
 		return

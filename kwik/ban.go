@@ -60,7 +60,7 @@ func (s *ClientSession) reportRejected(id ServerID, state kwikpb.PathState, reje
 }
 
 // awaitReport waits until a report that was just made has been sent. QUIC drops unsent data when a
-// connection is closed. The report is all that a primary learns of wrong bytes of its own.
+// connection is closed. Without the report a primary does not learn that it sent wrong bytes.
 func (s *ClientSession) awaitReport() {
 	reported := s.reported.Load()
 	if reported == nil {

@@ -19,7 +19,8 @@ const holeMemory = 16
 // *Error is of a malformed reply. The size and the group of the manifest must be valid.
 func readHoles(m *transferpb.Manifest, trees *treeShare) (partfile.Holes, error) {
 	h := partfile.Holes{
-		Size: int64(m.GetSize()), Group: integrity.GroupSize(m.GetGroup()).Bytes(), More: m.GetMoreHoles(),
+		Size: int64(m.GetSize()), Group: integrity.GroupSize(m.GetGroup()).Bytes(), Block: wire.HoleBlock,
+		More: m.GetMoreHoles(),
 	}
 	if len(m.GetHoles()) == 0 {
 		return h, nil

@@ -56,8 +56,8 @@ type MirrorOptions struct {
 	// Update leaves a file of Target as it is that has a later time than that of the source, and
 	// reports it as FileSkipped.
 	Update bool
-	// MinAge leaves a file as it is that changed on the server less than that time ago, by the clock
-	// of the server, and reports it as FileSkipped with ErrYoung: a program may still write it.
+	// MinAge is how long ago a file must have changed, by the clock of the server. A younger one
+	// is left as it is, and reported as FileSkipped with ErrYoung: a program may still write it.
 	MinAge time.Duration
 	// Pair makes the mirror known to mirrors in the other direction until it is closed; nil means
 	// until Mirror returns.

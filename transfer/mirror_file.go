@@ -180,7 +180,8 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 // of its bytes may be local or in holes, or if it needs a reservation of free space.
 func (m *mirror) needsPart(f *mirrorFile) bool {
 	groups := f.holes.Groups()
-	return f.resumes || f.donor != "" || m.Reuse && f.local != nil || partfile.IsLarge(f.tree.Size()) || groups.Len() > 0
+	mayBeLocal := f.resumes || f.donor != "" || m.Reuse && f.local != nil
+	return mayBeLocal || partfile.IsLarge(f.tree.Size()) || groups.Len() > 0
 }
 
 // isSame reports whether the file in place has the root already, and then gives it the source's

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// pattern returns content that differs for each seed.
+// patternBytes returns content that differs for each seed.
 func patternBytes(seed, size int) string {
 	b := make([]byte, size)
 	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), 1}).Read(b)

@@ -371,8 +371,8 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	return p.holdBack(p.join(f))
 }
 
-// isYoung reports whether a file changed so shortly before the listing that a program may still write
-// it. A time that is far in the future tells nothing of that.
+// isYoung reports whether a file changed so shortly before the listing that a program may still
+// write it. A time that is far in the future tells nothing of that.
 func (p *plan) isYoung(e Entry) bool {
 	age := p.now.Sub(e.MTime)
 	return age < p.MinAge && age > -p.MinAge

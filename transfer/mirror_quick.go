@@ -20,7 +20,8 @@ func (m *mirror) sameTime(there, listed time.Time) bool {
 	return there.Sub(listed).Abs() <= max(m.ModifyWindow, m.window)
 }
 
-// learnWindow sets window. It gives the lock file a time that no file system with coarse times keeps.
+// learnWindow sets window. It gives the lock file a time that no file system with coarse times
+// keeps.
 func (m *mirror) learnWindow(lock disk.Dir) {
 	set := time.Date(2001, 2, 3, 4, 5, 7, 123_456_789, time.UTC)
 	if lock.Chtimes(mirrorLock, set) != nil {
@@ -31,9 +32,9 @@ func (m *mirror) learnWindow(lock disk.Dir) {
 	}
 }
 
-// windowOf returns how far apart two times may be on a file system that made one of the other. It is
-// 0 if the file system keeps times, and if it does not keep them at all. The steps are those of NTFS
-// and SMB (100 ns), some file servers (1 µs and 1 ms), exFAT (10 ms), NFSv2 and HFS+ (1 s), and FAT (2 s).
+// windowOf returns how far apart two times may be on a file system that made one of the other. It
+// is 0 if the file system keeps times, and if it does not keep them at all. NTFS and SMB have steps
+// of 100 ns, some file servers of 1 µs or 1 ms. Those of exFAT are 10 ms, of HFS+ 1 s, of FAT 2 s.
 func windowOf(set, kept time.Time) time.Duration {
 	lost := set.Sub(kept).Abs()
 	if lost == 0 {

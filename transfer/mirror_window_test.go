@@ -82,7 +82,8 @@ func TestWindowOf(t *testing.T) {
 	set := time.Date(2001, 2, 3, 4, 5, 7, 123_456_789, time.UTC)
 	for step, want := range map[time.Duration]time.Duration{
 		1: 0, 100: 99, time.Microsecond: 999, time.Millisecond: time.Millisecond - 1,
-		10 * time.Millisecond: 10*time.Millisecond - 1, time.Second: time.Second - 1, 2 * time.Second: 2*time.Second - 1,
+		10 * time.Millisecond: 10*time.Millisecond - 1, time.Second: time.Second - 1,
+		2 * time.Second: 2*time.Second - 1,
 	} {
 		if got := windowOf(set, set.Truncate(step)); got != want {
 			t.Errorf("steps of %v: %v, want %v", step, got, want)

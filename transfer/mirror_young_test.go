@@ -14,12 +14,15 @@ import (
 // there stay. A time that is far in the future does not hold a file back.
 func TestMirrorMinAge(t *testing.T) {
 	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
-	age := map[string]time.Duration{"old": 2 * time.Hour, "young": time.Second, "soon": -time.Minute, "future": -24 * time.Hour}
+	age := map[string]time.Duration{
+		"old": 2 * time.Hour, "young": time.Second, "soon": -time.Minute, "future": -24 * time.Hour,
+	}
 	write := func(content string) {
 		for name, age := range age {
 			path := filepath.Join(source, name)
 			changed := time.Now().Add(-age)
-			if err := errors.Join(os.WriteFile(path, []byte(content+name), 0o644), os.Chtimes(path, changed, changed)); err != nil {
+			err := os.WriteFile(path, []byte(content+name), 0o644)
+			if err = errors.Join(err, os.Chtimes(path, changed, changed)); err != nil {
 				t.Fatal(err)
 			}
 		}

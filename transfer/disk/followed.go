@@ -15,8 +15,8 @@ const followInterval = time.Second
 // the place of the one that was opened. It is taken for the mount point of one that was unmounted.
 var ErrUnmounted = errors.New("an empty directory of another file system is in its place: is it mounted?")
 
-// A goneError is the error of a FollowedDir whose path leads to no directory that may be used. It is
-// never about a name in the directory, whatever its cause is.
+// A goneError is the error of a FollowedDir whose path leads to no directory that may be used. It
+// is never about a name in the directory, whatever its cause is.
 type goneError struct {
 	path  string
 	cause error

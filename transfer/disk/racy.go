@@ -38,10 +38,9 @@ func (v Version) Granularity() time.Duration {
 	return coarseGranularity
 }
 
-// IsRacy reports whether a version stands for more than one content, perhaps: another write before
-// or after a time of the wall clock may leave the same times. That is so shortly after a
-// change. It is also so before the change if the granularity is coarse: the clock was set back,
-// and will pass the same second again.
+// IsRacy reports whether another write, at a time of the wall clock or later, may leave the same
+// times with another content. That is so shortly after a change. It is also so before the change if
+// the granularity is coarse: the clock was set back, and will pass the same second again.
 func (v Version) IsRacy(now time.Time) bool {
 	changed := time.Unix(0, v.changed())
 	window := v.Granularity() + racyMargin

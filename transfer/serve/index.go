@@ -114,9 +114,9 @@ func newIndex(ctx context.Context, log *slog.Logger) *index {
 	}
 }
 
-// isBelieved reports whether the tree of an entry is that of the present content of its file. now is
-// the wall clock. It is not believed if the file had just changed when it
-// was hashed, or if the clock was set back since. The index's lock must be held.
+// isBelieved reports whether the tree of an entry is that of the present content of its file. now
+// is the wall clock. It is not believed if the file had just changed when it was hashed, or if the
+// clock was set back since. The index's lock must be held.
 func (e *indexEntry) isBelieved(now time.Time) bool {
 	wasRacy := !e.began.IsZero() && e.version.IsRacy(e.began)
 	isWaiting := e.state != entryFinished && e.began.IsZero()

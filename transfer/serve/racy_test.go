@@ -64,8 +64,8 @@ func TestIndexSharesRecentHashing(t *testing.T) {
 	})
 }
 
-// TestIndexDoubtsWhenTheClockIsSetBack checks that a version of whole seconds is not believed if the
-// clock is behind its time, however it became known.
+// TestIndexDoubtsWhenTheClockIsSetBack checks that a version of whole seconds is not believed if
+// the clock is behind its time, however it became known.
 func TestIndexDoubtsWhenTheClockIsSetBack(t *testing.T) {
 	inIndex(t, func(t *testing.T, x *index) {
 		ahead := &slowDisk{size: 1 << 20}

@@ -17,8 +17,8 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// TestRecheck checks that a client's report has a tree dropped, in memory and in the store, if the
-// file on the server's own disk differs from it. Otherwise nothing changes.
+// TestRecheck checks that after a client's report a tree is dropped, in memory and in the store, if
+// the server's own file differs from it. Otherwise nothing changes.
 func TestRecheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root, state := t.TempDir(), filepath.Join(t.TempDir(), "trees.db")

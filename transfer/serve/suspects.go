@@ -12,15 +12,16 @@ import (
 // are challenged.
 const maxSuspects = 4096
 
-// suspects are the files whose content a server has found to be wrong for their version: the version
-// had another one before, or the primary's file of the same size and time has another one. A secondary does not serve such a version, and a mirror fetches the file again.
+// suspects are the files whose content a server has found to be wrong for their version. The
+// version had another content before, or the primary's file of the same size and time has another.
+// A secondary does not serve such a version, and a mirror fetches the file again.
 type suspects struct {
 	mu    sync.Mutex
 	files map[string]disk.Version // by path
 }
 
-// errCopyDamaged is the error of a secondary whose copy is damaged. It excuses the secondary when the
-// primary challenges it.
+// errCopyDamaged is the error of a secondary whose copy is damaged. It excuses the secondary when
+// the primary challenges it.
 var errCopyDamaged = kwik.NewError(kwik.ErrContentChanged, "its copy is damaged")
 
 // mark makes a version of a file a suspect. It reports whether it was none.

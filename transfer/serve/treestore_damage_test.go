@@ -175,8 +175,8 @@ func TestAttackDamagedTreeStore(t *testing.T) {
 	}
 }
 
-// TestTreeStoreWhoseFileIsReplaced checks that a store whose file is removed or replaced while it is
-// open goes on with a new one.
+// TestTreeStoreWhoseFileIsReplaced checks that a store whose file is removed or replaced while it
+// is open goes on with a new one.
 func TestTreeStoreWhoseFileIsReplaced(t *testing.T) {
 	tree := randomTree(t, minStored, 1)
 	for what, replace := range map[string]func(path string) error{

@@ -7,7 +7,6 @@ import (
 
 	"kwikcp/internal/rangeset"
 	"kwikcp/transfer/disk"
-	"kwikcp/transfer/internal/wire"
 )
 
 // This file keeps the holes of a source. A server announces where its file has holes. A chunk group
@@ -20,7 +19,8 @@ import (
 type Holes struct {
 	Size  int64 // of the file, in bytes
 	Group int64 // bytes of a chunk group
-	// Ranges are the announced holes. They consist of whole blocks of wire.HoleBlock bytes, of
+	Block int64 // bytes of a block: holes consist of blocks
+	// Ranges are the announced holes. They consist of whole blocks, of
 	// which the last may end with the file.
 	Ranges rangeset.Set
 	// More is set if the file may have other holes.
@@ -296,8 +296,8 @@ func (h *Holes) data(b []byte, off int64) rangeset.Set {
 	if !h.More {
 		return data
 	}
-	for at := off; at < end; at += wire.HoleBlock {
-		block := rangeset.Range{Start: at, End: min(at+wire.HoleBlock, end)}
+	for at := off; at < end; at += h.Block {
+		block := rangeset.Range{Start: at, End: min(at+h.Block, end)}
 		if at%h.Group != 0 && isZero(b[block.Start-off:block.End-off]) {
 			data.Sub(block.Start, block.End)
 		}

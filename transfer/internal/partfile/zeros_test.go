@@ -26,7 +26,7 @@ func withHole() (content []byte, tree *integrity.Tree, holes Holes) {
 	content = make([]byte, 5*groupSize+100)
 	rand.NewChaCha8([32]byte{3}).Read(content)
 	clear(content[groupSize : 3*groupSize+8192])
-	holes = Holes{Size: int64(len(content)), Group: groupSize}
+	holes = Holes{Size: int64(len(content)), Group: groupSize, Block: 4096}
 	holes.Ranges.Add(groupSize, 3*groupSize+8192)
 	return content, transfertest.TreeOf(content), holes
 }
@@ -221,7 +221,7 @@ func TestReserveForHoles(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer p.Leave()
-			p.KeepHoles(Holes{Size: size, Group: groupSize, Ranges: rangeset.Of(hole), More: x.more})
+			p.KeepHoles(Holes{Size: size, Group: groupSize, Block: 4096, Ranges: rangeset.Of(hole), More: x.more})
 			if err := p.Prove(t.Context(), tree, nil, nil); err != nil {
 				t.Fatal(err)
 			}
@@ -250,7 +250,7 @@ func TestMoreHoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Leave()
-	fetchHoles(t, p, content, tree, Holes{Size: int64(len(content)), Group: groupSize, More: true})
+	fetchHoles(t, p, content, tree, Holes{Size: int64(len(content)), Group: groupSize, Block: 4096, More: true})
 	right, err := Survey(t.Context(), p.file, tree.Size(), tree, nil)
 	if err != nil || right.Total() != tree.Size() {
 		t.Errorf("a survey finds %v, error %v", &right, err)
