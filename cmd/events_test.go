@@ -47,7 +47,8 @@ func TestEvents(t *testing.T) {
 		`{"v":1,"event":"progress","bytes":0,"total":5,"rate":0,"eta_s":null,"servers":[]}`,
 		`"rate":9223372036854775807,"eta_s":1,"servers":[{"id":"s1",`,
 		`{"v":1,"event":"result","ok":false,"exit_code":6,"error_code":"integrity",`,
-		`"path":"","bytes":0,"seconds":0,"blake3":"","resumed_bytes":7,"wasted_bytes":0,"servers":[],"up_to_date":false,"offset":0,"hole_bytes":0}`,
+		`"path":"","bytes":0,"seconds":0,"blake3":"","resumed_bytes":7,"wasted_bytes":0,"servers":[],` +
+			`"up_to_date":false,"offset":0,"hole_bytes":0}`,
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("no %s in\n%s", want, out.String())

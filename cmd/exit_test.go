@@ -71,7 +71,10 @@ func TestExplain(t *testing.T) {
 		{of(transfer.KindNoSpace), 8, "no_space", "make room"},
 		{of(transfer.KindBusy), 9, "target_busy", "wait"},
 		{of(transfer.KindDeleteLimit), 12, "delete_limit", "--max-delete"},
-		{&transfer.Error{Kind: transfer.KindLoop, Op: "mirror", Err: &transfer.LoopError{}}, 13, "mirror_loop", "another"},
+		{
+			&transfer.Error{Kind: transfer.KindLoop, Op: "mirror", Err: &transfer.LoopError{}}, 13, "mirror_loop",
+			"another",
+		},
 		{of(transfer.KindExists), 9, "target_exists", "--no-clobber"},
 		{reportedError{of(transfer.KindExists)}, 9, "target_exists", "--no-clobber"},
 		{of(transfer.KindChanged), 10, "source_changed", "again"},

@@ -215,7 +215,7 @@ func (c crashCase) fillCold(ctx context.Context, g *get, r *rand.Rand) error {
 
 // announced returns the holes that the server announces of the version.
 func (c crashCase) announced() partfile.Holes {
-	h := partfile.Holes{Size: int64(len(c.content)), Group: int64(c.unit), Block: wire.HoleBlock}
+	h := partfile.Holes{Size: int64(len(c.content)), Group: int64(c.unit), Block: 4096}
 	for _, i := range c.holes {
 		h.Ranges.Add(int64(i*c.unit), min(int64((i+1)*c.unit), h.Size))
 	}
