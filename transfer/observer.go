@@ -164,7 +164,7 @@ func (o *observer) progress(servers []kwik.ServerStats, stats kwik.StreamStats) 
 	now := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	stats.Bytes -= o.unwanted
+	stats.Bytes = max(stats.Bytes-o.unwanted, 0) // they count as in place once the copy has begun
 	stats.Size -= o.unwanted
 	if o.total.at.IsZero() {
 		o.total.at, o.total.bytes = now, stats.Bytes // local bytes do not count in the rate

@@ -126,7 +126,7 @@ func TestAttackUnfinishedFrames(t *testing.T) {
 	})
 	u := s.usage()
 	t.Logf("%d of %d sessions with a frame of 1 MiB less a byte: %v", opened, sessions, u)
-	if limit := before.rss + int64(scale(100, 300))<<20; u.rss > limit {
+	if limit := before.rss + int64(scale(200, 300))<<20; u.rss > limit {
 		t.Errorf("the server uses %d MiB, more than %d", u.rss>>20, limit>>20)
 	}
 	s.mustGet("f")
