@@ -9,6 +9,7 @@ import (
 // deleteOptions are the options of get -r and of serve --mirror that bound what a mirror removes,
 // replaces and takes.
 type deleteOptions struct {
+	stage         bool
 	minAge        secondsValue
 	modifyWindow  secondsValue
 	update        bool
@@ -31,6 +32,10 @@ func minAgeOption(to *secondsValue, with string) cli.Flag {
 func modifyWindowOption(to *secondsValue, with string) cli.Flag {
 	return secondsOption(to, "modify-window", "with "+with+", treat times as equal that differ by at most `TIME` "+
 		"(default: what the file system loses)")
+}
+
+func stageOption(to *bool, with string) cli.Flag {
+	return boolOption(to, "stage", "with "+with+", put nothing in place until everything has arrived")
 }
 
 func maxDeleteOption(to *string, with string) cli.Flag {
@@ -72,6 +77,7 @@ func (o deleteOptions) parse(name string) (d deletion, err error) {
 // set sets the fields of a mirror's options.
 func (d deletion) set(o *transfer.MirrorOptions) {
 	o.Update, o.Delete, o.MaxDelete, o.MinAge = d.update, d.delete, d.limit, d.minAge.Duration
+	o.Stage = d.stage
 	o.ModifyWindow = d.modifyWindow.Duration
 	o.BackupDir, o.OneFileSystem = d.backupDir, d.oneFileSystem
 }

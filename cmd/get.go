@@ -85,6 +85,7 @@ func (o *getOptions) flags() []cli.Flag {
 		boolOption(&o.deletes.delete, "delete", "with -r, remove entries of DEST that the server does not have"),
 		updateOption(&o.deletes.update, "-r", "DEST", "u"),
 		minAgeOption(&o.deletes.minAge, "-r"),
+		stageOption(&o.deletes.stage, "-r"),
 		modifyWindowOption(&o.deletes.modifyWindow, "--quick"),
 		maxDeleteOption(&o.deletes.maxDelete, "--delete"),
 		backupDirOption(&o.deletes.backupDir, "-r"),
@@ -353,6 +354,8 @@ func parseFileOptions(t *terminal, o *getOptions) (g fileGet, err error) {
 		return g, usagef(adviseGet, "--quick is for directories, with -r")
 	case o.deletes.delete:
 		return g, usagef(adviseGet, "--delete is for directories, with -r")
+	case o.deletes.stage:
+		return g, usagef(adviseGet, "--stage is for directories, with -r")
 	case o.deletes.maxDelete != "", o.deletes.backupDir != "", o.deletes.oneFileSystem, o.deletes.update,
 		o.deletes.minAge.Duration > 0, o.deletes.modifyWindow.Duration > 0:
 		const message = "--update, --min-age, --modify-window, --max-delete, --backup-dir and --one-file-system are " +

@@ -109,6 +109,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		noSparseOption(&o.sparse.off),
 		updateOption(&o.deletes.update, "--mirror", "--root"),
 		minAgeOption(&o.deletes.minAge, "--mirror"),
+		stageOption(&o.deletes.stage, "--mirror"),
 		modifyWindowOption(&o.deletes.modifyWindow, "--mirror"),
 		maxDeleteOption(&o.deletes.maxDelete, "--mirror-delete"),
 		backupDirOption(&o.deletes.backupDir, "--mirror"),

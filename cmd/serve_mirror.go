@@ -26,7 +26,7 @@ type mirrorConfig struct {
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
 	if !o.mirror {
 		for _, name := range []string{
-			"mirror-interval", "mirror-delete", "update", "min-age", "modify-window", "max-delete", "backup-dir",
+			"mirror-interval", "mirror-delete", "update", "stage", "min-age", "modify-window", "max-delete", "backup-dir",
 			"one-file-system", "sparse", "no-sparse", "token-file",
 		} {
 			if o.isSet(name) {

@@ -59,6 +59,9 @@ type MirrorOptions struct {
 	// MinAge is how long ago a file must have changed, by the clock of the server. A younger one
 	// is left as it is, and reported as FileSkipped with ErrYoung: a program may still write it.
 	MinAge time.Duration
+	// Stage puts new and changed files and links in place when all of them are there: first those
+	// that are new, then those that replace others.
+	Stage bool
 	// Pair makes the mirror known to mirrors in the other direction until it is closed; nil means
 	// until Mirror returns.
 	Pair *MirrorPair
@@ -246,6 +249,7 @@ type mirror struct {
 	window time.Duration
 	// folds is set if the target's file system ignores the case of names.
 	folds  bool
+	staged stage
 	live   liveStreams
 	opened *partfile.Pool // the part files that are open
 
@@ -406,7 +410,14 @@ func (m *mirror) endWith(err error) {
 // a deletion.
 func (m *mirror) fetchTree(ctx context.Context) error {
 	p := newPlan(m)
-	err := p.linkRest(ctx, m.runBatches(ctx, p.walk))
+	defer m.unstage() // what waits after an error
+	err := m.runBatches(ctx, p.walk)
+	if err == nil && m.fatalError() == nil {
+		err = p.publish(ctx)
+	}
+	if err = p.linkRest(ctx, err); err == nil && m.fatalError() == nil {
+		err = p.publish(ctx) // names that could not be linked
+	}
 	if err != nil || m.fatalError() != nil {
 		return err
 	}
@@ -418,6 +429,9 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 	}
 	if err == nil && len(p.deferred) > 0 {
 		err = m.runBatches(ctx, p.fetchDeferred)
+		if err == nil {
+			err = p.publish(ctx)
+		}
 	}
 	if synced := m.syncVolumes(); err == nil {
 		err = synced

@@ -144,7 +144,7 @@ func (p *plan) linkWaiting(
 	ctx context.Context, b *batch, fetch func(*batch) error, all bool,
 ) (_ *batch, err error) {
 	files := p.links.waiting
-	all = all || len(files) >= maxWaiting
+	all = all || len(files) >= maxWaiting && !p.Stage // with Stage no file is in place before the end
 	p.links.waiting = nil
 	for i, f := range files {
 		g := p.links.groups[f.entry.link]

@@ -16,6 +16,15 @@ func (p *plan) planLink(d *mirrorDir, e Entry, mayExist bool) {
 		p.skip(e, err)
 		return
 	}
+	if p.Stage && !p.DryRun {
+		p.stageLink(d, e, mayExist)
+		return
+	}
+	p.makePlannedLink(d, e, mayExist)
+}
+
+// makePlannedLink makes a link and reports it.
+func (p *plan) makePlannedLink(d *mirrorDir, e Entry, mayExist bool) {
 	same, err := p.makeLink(d, e, mayExist)
 	if errors.Is(err, errDirInTheWay) && p.Delete {
 		p.replaceDir(d, e)

@@ -101,21 +101,17 @@ func (p *placer) place(group []*mirrorFile) {
 			p.m.leaveWhole(f)
 			continue
 		}
+		report := FileReport{Path: f.entry.Path, Action: f.action(), Size: f.tree.Size(), Root: f.tree.Root(),
+			Proved: len(f.checksums) > 0}
+		if err == nil && p.m.Stage {
+			if err = p.m.stageFile(f, report); err == nil {
+				continue
+			}
+		}
 		if err == nil {
 			err = p.rename(f)
 		}
-		if err != nil {
-			p.discard(f)
-			if errors.Is(err, errNewer) {
-				f.leave()
-				p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileSkipped, Err: errNewer})
-				continue
-			}
-			p.m.drop(f, localErrorOf("put it in place", err))
-			continue
-		}
-		p.m.finishFile(f, FileReport{Path: f.entry.Path, Action: f.action(), Size: f.tree.Size(), Root: f.tree.Root(),
-			Proved: len(f.checksums) > 0})
+		p.m.placed(f, report, err)
 	}
 	if !p.syncs {
 		for _, dir := range dirs {
@@ -149,14 +145,29 @@ func (p *placer) syncContents(dirs []string) error {
 	return nil
 }
 
+// placed reports a file that was put in place. err is why it was not.
+func (m *mirror) placed(f *mirrorFile, report FileReport, err error) {
+	if err == nil {
+		m.finishFile(f, report)
+		return
+	}
+	m.discard(f)
+	if errors.Is(err, errNewer) {
+		f.leave()
+		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileSkipped, Err: errNewer})
+		return
+	}
+	m.drop(f, localErrorOf("put it in place", err))
+}
+
 // discard removes a file that could not be placed, unless it is one to go on with.
-func (p *placer) discard(f *mirrorFile) {
+func (m *mirror) discard(f *mirrorFile) {
 	if f.part != nil {
 		return
 	}
-	if h, err := p.m.cache.Acquire(f.dir.path); err == nil {
+	if h, err := m.cache.Acquire(f.dir.path); err == nil {
 		h.Remove(f.temp)
-		p.m.cache.Release(h)
+		m.cache.Release(h)
 	}
 }
 
@@ -167,16 +178,7 @@ func (p *placer) rename(f *mirrorFile) error {
 		return err
 	}
 	defer p.m.cache.Release(h)
-	if p.m.Update && isNewer(h, f) {
-		return errNewer
-	}
-	if err := p.m.backup.keep(h, f.entry.Path); err != nil {
-		return err
-	}
-	if f.part != nil {
-		return f.part.Rename(false)
-	}
-	return h.Rename(f.temp, f.name)
+	return p.m.putInPlace(h, f)
 }
 
 // isNewer reports whether a file that is newer than the source's is in the place of a file, perhaps

@@ -94,6 +94,24 @@ func (p *PartFile) Rename(syncName bool) error {
 	return errors.Join(synced, p.file.Close(), p.place.Dir.Close())
 }
 
+// SetAside gives a Finished file a temporary name beside its target and closes it. The caller then
+// owns that file.
+func (p *PartFile) SetAside(temp string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.require("SetAside", Finished); err != nil {
+		return err
+	}
+	if err := p.checkName(); err != nil {
+		return err
+	}
+	if err := p.place.Dir.Rename(p.part, temp); err != nil {
+		return err
+	}
+	p.state = Ended
+	return errors.Join(p.file.Close(), p.place.Dir.Close())
+}
+
 func (p *PartFile) rename() error {
 	if !p.NoClobber {
 		return p.place.Dir.Rename(p.part, p.place.Name)

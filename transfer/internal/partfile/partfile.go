@@ -62,7 +62,7 @@ func sameTree(a, b Tree) bool {
 //	           useless to another transfer
 //	Parked     as Proved, but closed and not locked WriteAt, ReadAt -> Proved, unless another process wrote to it
 //	Finishing  mode and time may be the final ones  none: Finish failed
-//	Finished   mode and time are the final ones;    ReadAt; Rename -> Ended
+//	Finished   mode and time are the final ones;    ReadAt; Rename, SetAside -> Ended
 //	           the content is durable if requested
 //	Unsafe     a sync failed: bytes that can be     none; all return that error
 //	           read may not be on the disk

@@ -1,0 +1,136 @@
+package transfer
+
+import (
+	"context"
+	"slices"
+
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
+	"kwikcp/transfer/internal/wire"
+)
+
+// This file publishes a mirror at once (MirrorOptions.Stage). While the mirror runs, files that have
+// all their bytes wait beside their places under temporary names, and links are only noted. When the
+// listing has been followed to its end, all of them get their names. New entries precede those that
+// replace others: an index, which usually replaces an older one, then never names a file that is
+// not there. Deletions follow.
+//
+// An entry that waits takes about 500 bytes of memory. If the mirror ends early, the files become
+// part files again, and the next mirror goes on with them.
+
+// A stage holds what waits. The placer adds files, one goroutine at a time, and the goroutine of the
+// plan adds links.
+type stage struct {
+	files []stagedFile
+	links []stagedLink
+}
+
+type stagedFile struct {
+	file     *mirrorFile
+	report   FileReport
+	replaces bool // there is an entry in its place
+}
+
+type stagedLink struct {
+	dir      *mirrorDir
+	entry    Entry
+	mayExist bool
+}
+
+// stageFile lets a file wait, whose content is durable or is synced at the end.
+func (m *mirror) stageFile(f *mirrorFile, report FileReport) error {
+	h, err := m.cache.Acquire(f.dir.path)
+	if err != nil {
+		return err
+	}
+	defer m.cache.Release(h)
+	found, _, err := lookUp(h, f.name)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	part := f.part
+	f.mu.Unlock()
+	if part != nil {
+		temp := m.freshName(f.name)
+		if err := part.SetAside(temp); err != nil {
+			return err
+		}
+		f.mu.Lock()
+		f.part, f.temp, f.tree = nil, temp, nil
+		f.mu.Unlock()
+	}
+	m.staged.files = append(m.staged.files, stagedFile{f, report, found != occupantNone})
+	return nil
+}
+
+// stageLink lets a link of the listing wait.
+func (p *plan) stageLink(d *mirrorDir, e Entry, mayExist bool) {
+	p.retainDir(d)
+	p.staged.links = append(p.staged.links, stagedLink{d, e, mayExist})
+}
+
+// publish gives everything that waits its name. It goes on after errors of entries.
+func (p *plan) publish(ctx context.Context) error {
+	waiting := p.staged
+	p.staged = stage{}
+	slices.SortFunc(waiting.files, func(a, b stagedFile) int {
+		return wire.CompareTree(a.report.Path, b.report.Path)
+	})
+	for _, replaces := range []bool{false, true} {
+		for _, s := range waiting.files {
+			if s.replaces == replaces {
+				p.publishFile(s)
+			}
+		}
+		for _, l := range waiting.links {
+			if l.mayExist == replaces {
+				p.makePlannedLink(l.dir, l.entry, l.mayExist)
+				p.releaseDir(l.dir)
+			}
+		}
+	}
+	return context.Cause(ctx)
+}
+
+func (m *mirror) publishFile(s stagedFile) {
+	h, err := m.cache.Acquire(s.file.dir.path)
+	if err == nil {
+		err = m.putInPlace(h, s.file)
+		m.cache.Release(h)
+	}
+	m.placed(s.file, s.report, err)
+}
+
+// unstage makes part files of the files that wait, after a mirror that ended early.
+func (m *mirror) unstage() {
+	for _, s := range m.staged.files {
+		if h, err := m.cache.Acquire(s.file.dir.path); err == nil {
+			if s.report.Size > 0 {
+				h.Rename(s.file.temp, partfile.PartName(s.file.name)) // after an error it is fetched again
+			}
+			h.Remove(s.file.temp)
+			m.cache.Release(h)
+		}
+		s.file.group.settle(false, [32]byte{})
+		m.releaseDir(s.file.dir)
+	}
+	for _, l := range m.staged.links {
+		m.releaseDir(l.dir)
+	}
+	m.staged = stage{}
+}
+
+// putInPlace gives a temporary file its final name.
+func (m *mirror) putInPlace(h *disk.CachedDir, f *mirrorFile) error {
+	if m.Update && isNewer(h, f) {
+		return errNewer
+	}
+	if err := m.backup.keep(h, f.entry.Path); err != nil {
+		return err
+	}
+	if f.part != nil {
+		return f.part.Rename(false)
+	}
+	return h.Rename(f.temp, f.name)
+}
