@@ -59,8 +59,8 @@ type MirrorOptions struct {
 	// MinAge is how long ago a file must have changed, by the clock of the server. A younger one
 	// is left as it is, and reported as FileSkipped with ErrYoung: a program may still write it.
 	MinAge time.Duration
-	// Stage puts new and changed files and links in place when all of them are there: first those
-	// that are new, then those that replace others.
+	// Stage puts nothing in place before all files are there. New files and links then precede
+	// those that replace others.
 	Stage bool
 	// Pair makes the mirror known to mirrors in the other direction until it is closed; nil means
 	// until Mirror returns.
@@ -410,7 +410,7 @@ func (m *mirror) endWith(err error) {
 // a deletion.
 func (m *mirror) fetchTree(ctx context.Context) error {
 	p := newPlan(m)
-	defer m.unstage() // what waits after an error
+	defer m.unstage()
 	err := m.runBatches(ctx, p.walk)
 	if err == nil && m.fatalError() == nil {
 		err = p.publish(ctx)

@@ -9,17 +9,17 @@ import (
 	"kwikcp/transfer/internal/wire"
 )
 
-// This file publishes a mirror at once (MirrorOptions.Stage). While the mirror runs, files that have
-// all their bytes wait beside their places under temporary names, and links are only noted. When the
-// listing has been followed to its end, all of them get their names. New entries precede those that
-// replace others: an index, which usually replaces an older one, then never names a file that is
-// not there. Deletions follow.
+// This file publishes a mirror at once (MirrorOptions.Stage). While the mirror runs, files that
+// have all their bytes wait beside their places under temporary names, and links are only noted.
+// After the listing has been followed to its end, all of them get their names. New entries precede
+// those that replace others: an index, which usually replaces an older one, then never names a file
+// that is not there. Deletions follow.
 //
 // An entry that waits takes about 500 bytes of memory. If the mirror ends early, the files become
 // part files again, and the next mirror goes on with them.
 
-// A stage holds what waits. The placer adds files, one goroutine at a time, and the goroutine of the
-// plan adds links.
+// A stage holds what waits. The placer adds files, one goroutine at a time, and the goroutine of
+// the plan adds links.
 type stage struct {
 	files []stagedFile
 	links []stagedLink
@@ -102,7 +102,7 @@ func (m *mirror) publishFile(s stagedFile) {
 	m.placed(s.file, s.report, err)
 }
 
-// unstage makes part files of the files that wait, after a mirror that ended early.
+// unstage makes part files of the files that wait. None waits unless the mirror ended early.
 func (m *mirror) unstage() {
 	for _, s := range m.staged.files {
 		if h, err := m.cache.Acquire(s.file.dir.path); err == nil {

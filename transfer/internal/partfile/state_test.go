@@ -145,7 +145,8 @@ func TestStates(t *testing.T) {
 			map[State]State{Unproved: Windowed, Windowed: Windowed}},
 		{"Finish of a part", func(p *PartFile) error { return p.Finish(meta, true) }, nil},
 		{"Rename", func(p *PartFile) error { return p.Rename(true) }, map[State]State{Finished: Ended}},
-		{"SetAside", func(p *PartFile) error { return p.SetAside(".kwikcp-aside.new") }, map[State]State{Finished: Ended}},
+		{"SetAside", func(p *PartFile) error { return p.SetAside(".kwikcp-aside.new") },
+			map[State]State{Finished: Ended}},
 	} {
 		for _, from := range states {
 			t.Run(method.name+" in "+from.String(), func(t *testing.T) {
