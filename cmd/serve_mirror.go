@@ -26,8 +26,8 @@ type mirrorConfig struct {
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
 	if !o.mirror {
 		for _, name := range []string{
-			"mirror-interval", "mirror-delete", "update", "stage", "min-age", "modify-window", "max-delete", "backup-dir",
-			"one-file-system", "sparse", "no-sparse", "token-file",
+			"mirror-interval", "mirror-delete", "update", "stage", "min-age", "modify-window", "max-delete",
+			"backup-dir", "one-file-system", "sparse", "no-sparse", "token-file",
 		} {
 			if o.isSet(name) {
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
