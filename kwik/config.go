@@ -189,6 +189,7 @@ type ServerConfig struct {
 	// OnPanic is called when a function of the application, or this package, panicked. The process
 	// lives. A panic in a client's session or in a membership ends that. client is the peer's
 	// address; nil if the panic was in no session. It must not block. Nil logs to slog.Default.
+	// [Listener.Panics] counts the panics.
 	OnPanic func(client net.Addr, err *PanicError)
 
 	// MaxSessions is the maximum number of connections of clients. 0 means 1,024.

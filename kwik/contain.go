@@ -95,6 +95,17 @@ func logPanic(client net.Addr, err *PanicError) {
 	log.Error("panic contained", "panic", err.Text(), "stack", strings.Join(err.Frames, " < "))
 }
 
+// Panics returns the number of panics that were contained since the server began to listen.
+func (l *Listener) Panics() uint64 { return l.panics.Load() }
+
+// countPanics returns an OnPanic that counts, and survives a panic of report.
+func (l *Listener) countPanics(report func(net.Addr, *PanicError)) func(net.Addr, *PanicError) {
+	return func(client net.Addr, err *PanicError) {
+		l.panics.Add(1)
+		containTo(func(*PanicError) { l.panics.Add(1) }, func() { report(client, err) })
+	}
+}
+
 // messageFailed is sent to the client of a session that ends because this server panicked.
 const messageFailed = "the server failed"
 

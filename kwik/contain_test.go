@@ -176,6 +176,26 @@ func TestAttackPanicInCallbacks(t *testing.T) {
 	}
 }
 
+// Each contained panic is counted, also one of OnPanic itself.
+func TestAttackPanicsAreCounted(t *testing.T) {
+	inWorldOf(t, 1<<20, 0, lan, func(w *world) {
+		w.primary.stop()
+		loud := configured(func(c *ServerConfig) { c.OnPanic = func(net.Addr, *PanicError) { panic("a bug") } })
+		w.primary = w.serve(ServerRolePrimary, restarted(w.primary), loud)
+		if n := w.primary.Panics(); n != 0 {
+			w.t.Errorf("%d panics at the start", n)
+		}
+		for i := range uint64(3) {
+			_, server := w.dial(nil)
+			server.Contain(func() { panic("a bug") })
+			<-server.Context().Done()
+			if n := w.primary.Panics(); n != 2*i+2 {
+				w.t.Errorf("%d panics after %d in sessions and as many in OnPanic", n, i+1)
+			}
+		}
+	})
+}
+
 // A panic of an application's goroutine for a session ends that session.
 func TestAttackPanicInApplication(t *testing.T) {
 	inWorldOf(t, 1<<20, 0, lan, func(w *world) {
@@ -187,6 +207,9 @@ func TestAttackPanicInApplication(t *testing.T) {
 		server.Contain(func() { panic("a bug") })
 		<-server.Context().Done()
 		log.want(w, "TestAttackPanicInApplication")
+		if n := w.primary.Panics(); n != 1 {
+			w.t.Errorf("%d panics are counted", n)
+		}
 		if log.clients[0].String() != server.RemoteAddr().String() {
 			w.t.Errorf("client %v", log.clients)
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -35,6 +36,7 @@ type Listener struct {
 
 	accepted chan *ServerSession
 	gate     *gate
+	panics   atomic.Uint64 // contained
 
 	rates *rateShares // of the clients
 
@@ -81,6 +83,7 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		members:  members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
 		rates:    newRateShares(c.RateLimit),
 	}
+	c.OnPanic = l.countPanics(c.OnPanic)
 	l.memory, l.frames = newMemoryBudgets(c)
 	l.transport = &quic.Transport{
 		Conn: conn, StatelessResetKey: c.StatelessResetKey,
