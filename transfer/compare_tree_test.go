@@ -108,7 +108,7 @@ func TestCompareTree(t *testing.T) {
 	os.Symlink("same", filepath.Join(source, "turned"))
 	os.Symlink("differs", filepath.Join(target, "turned"))
 	os.Symlink("/etc/passwd", filepath.Join(source, "outside"))
-	syscall.Mkfifo(filepath.Join(source, "fifo"), 0o600)
+	transfertest.Mkfifo(filepath.Join(source, "fifo"))
 	transfertest.Put(t, filepath.Join(target, ".kwikcp-0123456789abcdef0123.part"), "a part")
 	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	c, r, err := s.compare(t.Context(), target)
