@@ -154,7 +154,7 @@ type fromReader struct {
 func (r *fromReader) read(option, name string) ([]byte, error) {
 	if name == "-" {
 		if r.stdin != "" {
-			return nil, usagef(adviseFrom, "--%s and --%s both read standard input", r.stdin, option)
+			return nil, usagef(adviseOneStdin, "--%s and --%s both read standard input", r.stdin, option)
 		}
 		r.stdin = option
 	}
