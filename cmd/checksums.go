@@ -215,6 +215,14 @@ func (f *checksumFile) notNamed(path string) error {
 	return usagef(adviseChecksumFile, "%s", text)
 }
 
+// warnOfMalformed tells how many lines could not be read. The files of those lines are fetched
+// without a proof.
+func (f *checksumFile) warnOfMalformed(t *terminal) {
+	if f != nil && f.list.Malformed > 0 {
+		t.warningf("--checksum-file %q: %s malformed", f.name, counted(f.list.Malformed, "line is", "lines are"))
+	}
+}
+
 // A treeChecksums has the checksums for the files of a tree, and notes which were used.
 type treeChecksums struct {
 	file  *checksumFile

@@ -151,6 +151,7 @@ func runGetList(ctx context.Context, t *terminal, o *getOptions, args []string) 
 		l.events.listSummary(l, err)
 	}
 	if !l.quiet && l.lines > 0 {
+		l.each.checksums.warnOfMalformed(t)
 		t.printf("%s", l.summary())
 	}
 	return err
