@@ -27,8 +27,8 @@ func parseChecksum(text string) (transfer.Checksum, error) {
 	return c, nil
 }
 
-// checksumValues is the value of a repeated --checksum: the file must have all the hashes. Those of
-// the command line replace that of the environment. It implements flag.Value.
+// checksumValues is the value of a repeated --checksum: the file must have all the hashes. Those
+// of the command line replace that of the environment. It implements flag.Value.
 type checksumValues struct {
 	list        []string
 	environment bool // the next value is that of the environment
@@ -58,8 +58,8 @@ func (v *checksumValues) Set(text string) error {
 // String implements flag.Value.
 func (v *checksumValues) String() string { return "" }
 
-// requireHashes takes the values of --checksum. A BLAKE3 hash goes into the URL of the file; others
-// are returned.
+// requireHashes takes the values of --checksum. A BLAKE3 hash goes into the URL of the file;
+// others are returned.
 func requireHashes(u *transfer.URL, values checksumValues) (others []transfer.Checksum, err error) {
 	inURL := u.Root != nil
 	for _, text := range values.list {

@@ -184,8 +184,8 @@ func pathOrder(e fs.DirEntry) string {
 	return e.Name()
 }
 
-// sumLine returns the line of a file: that of b3sum if the name is UTF-8 without a carriage return.
-// For other names b3sum prints lines that name no file, or another one; sha256sum does not.
+// sumLine returns the line of a file. It is that of b3sum if the name is UTF-8 without a carriage
+// return. For other names b3sum prints lines that name no file, or another one.
 func sumLine(root integrity.Root, name string) string {
 	mark, escaped := checksum.Escape(filepath.ToSlash(name))
 	return mark + root.String() + "  " + escaped + "\n"

@@ -11,9 +11,8 @@ import (
 	"kwikcp/integrity"
 )
 
-// TestSumLine compares with the output of b3sum 1.2.0, and with that of sha256sum for names with a
-// carriage return or with bytes that are not UTF-8. TestScripts/sum runs both where they are
-// installed.
+// TestSumLine compares with the output of b3sum 1.2.0. Names with a carriage return, or with bytes
+// that are not UTF-8, are those of sha256sum. TestScripts/sum runs both where they are installed.
 func TestSumLine(t *testing.T) {
 	root := integrity.Root{0xab}
 	hex := root.String()

@@ -7,8 +7,8 @@ var (
 	unescaper = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\r`, "\r")
 )
 
-// Escape returns a name as sha256sum writes it, and the mark at the start of its line. The mark is a
-// backslash if the name has escapes, otherwise empty.
+// Escape returns a name as sha256sum writes it, and the mark at the start of its line. The
+// mark is a backslash if the name has escapes, otherwise empty.
 func Escape(name string) (mark, escaped string) {
 	if escaped = escaper.Replace(name); escaped != name {
 		mark = `\`

@@ -25,7 +25,7 @@ func asStranger(t *testing.T, f func()) {
 }
 
 // TestDirectoryThatCannotBeSearched opens a directory that may be read, but not searched. The error
-// is about this user's rights. It does not ask for another attempt, which would cost a whole listing.
+// is about this user's rights. It does not ask for another attempt: that would end a whole listing.
 func TestDirectoryThatCannotBeSearched(t *testing.T) {
 	root := t.TempDir()
 	if err := os.Mkdir(filepath.Join(root, "sub"), 0o744); err != nil {

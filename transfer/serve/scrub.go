@@ -22,11 +22,11 @@ const (
 	maxScrubDepth, maxScrubNames = 256, 1 << 20
 )
 
-// Scrub compares the files with the trees of earlier passes, all of them in each interval. It reads
-// rate bytes a second at most, so that a pass over many files takes longer, and pauses for a second
-// at least between two passes. A damaged file is logged. A secondary does not serve it until it
-// changes, and [Server.Suspects] has it. Scrub must be called after KeepTrees, without which it does
-// nothing, and before Serve, at most once. Close ends it.
+// Scrub compares the files with the trees of earlier passes, all of them in each interval. It
+// reads rate bytes a second at most, so that a pass over many files takes longer. Two passes are
+// a second apart at least. A damaged file is logged. A secondary does not serve it until it
+// changes, and [Server.Suspects] has it. Scrub must be called after KeepTrees, without which it
+// does nothing, and before Serve, at most once. Close ends it.
 func (s *Server) Scrub(interval time.Duration, rate int64) {
 	if s.index.store == nil {
 		return
