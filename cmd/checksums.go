@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/urfave/cli/v2"
+
 	"kwikcp/internal/checksum"
 	"kwikcp/transfer"
 )
@@ -25,38 +27,74 @@ func parseChecksum(text string) (transfer.Checksum, error) {
 	return c, nil
 }
 
-// requireHash takes the value of --checksum, if there is one. A BLAKE3 hash goes into the URL of
-// the file; any other is returned.
-func requireHash(u *transfer.URL, text string) ([]transfer.Checksum, error) {
+// checksumValues is the value of a repeated --checksum: the file must have all the hashes. Those
+// of the command line replace that of the environment. It implements flag.Value.
+type checksumValues struct {
+	list        []string
+	environment bool // the next value is that of the environment
+	given       bool // there are values on the command line
+}
+
+func checksumOption(to *checksumValues, usage string) cli.Flag {
+	variable := variableOf("checksum")
+	to.environment = os.Getenv(variable) != ""
+	return &cli.GenericFlag{Name: "checksum", EnvVars: []string{variable}, Usage: usage, Value: to}
+}
+
+// Set implements flag.Value. An empty value would switch the check off.
+func (v *checksumValues) Set(text string) error {
 	if text == "" {
-		return nil, nil
+		return errors.New("it is empty")
 	}
-	c, err := parseChecksum(text)
-	if err != nil {
-		return nil, err
+	if v.environment {
+		v.environment = false
+	} else if !v.given {
+		v.given, v.list = true, nil
 	}
-	root, ok := c.Root()
-	switch {
-	case !ok:
-		return []transfer.Checksum{c}, nil
-	case u.Root != nil && *u.Root != root:
-		return nil, usagef(adviseOneChecksum, "--checksum and the URL's #b3= differ")
+	v.list = append(v.list, text)
+	return nil
+}
+
+// String implements flag.Value.
+func (v *checksumValues) String() string { return "" }
+
+// requireHashes takes the values of --checksum. A BLAKE3 hash goes into the URL of the file;
+// others are returned.
+func requireHashes(u *transfer.URL, values checksumValues) (others []transfer.Checksum, err error) {
+	inURL := u.Root != nil
+	for _, text := range values.list {
+		c, err := parseChecksum(text)
+		if err != nil {
+			return nil, err
+		}
+		root, ok := c.Root()
+		switch {
+		case !ok:
+			others = append(others, c)
+		case u.Root == nil || *u.Root == root:
+			u.Root = &root
+		case inURL:
+			return nil, usagef(adviseOneChecksum, "--checksum and the URL's #b3= differ")
+		default:
+			return nil, usagef(adviseOneChecksum, "two --checksum blake3= differ")
+		}
 	}
-	u.Root = &root
-	return nil, nil
+	return others, nil
 }
 
 // checkRange reports that a hash of a whole file does not go with --range.
 func (o *getOptions) checkRange() error {
-	c, err := transfer.ParseChecksum(o.checksum)
-	_, isRoot := c.Root()
 	switch {
 	case o.byteRange == "":
 		return nil
 	case o.checksumFile != "":
 		return usagef(adviseRangeHash, "--range fetches a part, and --checksum-file has hashes of whole files")
-	case o.checksum != "" && err == nil && !isRoot:
-		return usagef(adviseRangeHash, "--range fetches a part, and --checksum names a hash of the whole file")
+	}
+	for _, text := range o.checksums.list {
+		c, err := transfer.ParseChecksum(text)
+		if _, isRoot := c.Root(); err == nil && !isRoot {
+			return usagef(adviseRangeHash, "--range fetches a part, and --checksum names a hash of the whole file")
+		}
 	}
 	return nil
 }
@@ -175,6 +213,14 @@ func (f *checksumFile) notNamed(path string) error {
 		text += fmt.Sprintf(", and %s malformed", counted(n, "of its lines is", "of its lines are"))
 	}
 	return usagef(adviseChecksumFile, "%s", text)
+}
+
+// warnOfMalformed tells how many lines could not be read. The files of those lines are fetched
+// without a proof.
+func (f *checksumFile) warnOfMalformed(t *terminal) {
+	if f != nil && f.list.Malformed > 0 {
+		t.warningf("--checksum-file %q: %s malformed", f.name, counted(f.list.Malformed, "line is", "lines are"))
+	}
 }
 
 // A treeChecksums has the checksums for the files of a tree, and notes which were used.

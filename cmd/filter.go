@@ -61,7 +61,7 @@ func filterFromOption(to *filterRules, name string) cli.Flag {
 }
 
 func filesFromOption(to *filterRules, usage string) cli.Flag {
-	return stringOption(&to.filesFrom, "files-from", usage)
+	return nameOption(&to.filesFrom, "files-from", usage)
 }
 
 func from0Option(to *filterRules) cli.Flag {
@@ -154,7 +154,7 @@ type fromReader struct {
 func (r *fromReader) read(option, name string) ([]byte, error) {
 	if name == "-" {
 		if r.stdin != "" {
-			return nil, usagef(adviseFrom, "--%s and --%s both read standard input", r.stdin, option)
+			return nil, usagef(adviseOneStdin, "--%s and --%s both read standard input", r.stdin, option)
 		}
 		r.stdin = option
 	}

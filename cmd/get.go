@@ -22,7 +22,7 @@ import (
 // getOptions are the options of get.
 type getOptions struct {
 	clientOptions
-	checksum     string
+	checksums    checksumValues
 	checksumFile string
 	connections  string
 	byteRange    string
@@ -62,9 +62,9 @@ func newGetOptions() *getOptions {
 
 func (o *getOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
-		stringOption(&o.checksum, "checksum", "require this hash, `ALGORITHM=HEX` with blake3, sha256, sha512 or "+
-			"md5; then no server is trusted for the content"),
-		stringOption(&o.checksumFile, "checksum-file", "require the hashes in `FILE`, such as SHA256SUMS, of all "+
+		checksumOption(&o.checksums, "require this hash, `ALGORITHM=HEX` with blake3, sha256, sha512 or md5; may be "+
+			"repeated; then no server is trusted for the content"),
+		nameOption(&o.checksumFile, "checksum-file", "require the hashes in `FILE`, such as SHA256SUMS, of all "+
 			"files that it names; FILE may be a kwik URL"),
 		boolOption(&o.noClobber, "no-clobber", "if FILE exists, leave it as it is and exit with status 9; no server is asked"),
 		boolOption(&o.overwrite, "overwrite", "replace FILE if it differs (the default)"),
@@ -336,7 +336,7 @@ func parseGetFile(t *terminal, o *getOptions, args []string) (fileGet, error) {
 	case g.stdout && o.seed != "":
 		return g, usagef(adviseName, "--seed does not work with stdout")
 	}
-	if g.require, err = requireHash(&g.url, o.checksum); err != nil {
+	if g.require, err = requireHashes(&g.url, o.checksums); err != nil {
 		return g, err
 	}
 	return g, targetErr

@@ -111,7 +111,7 @@ func parseJobs(o *getOptions, args []string) (int, error) {
 		return 0, usagef(adviseList, "with --input-file get takes no argument such as %q", args[0])
 	case o.jobs < 1 || o.jobs > maxJobs:
 		return 0, usagef(adviseJobs, "--jobs %d is not 1 to %d", o.jobs, maxJobs)
-	case o.checksum != "":
+	case len(o.checksums.list) > 0:
 		return 0, usagef(adviseListHash, "--checksum is for a single file, not for a list")
 	case o.byteRange != "":
 		return 0, usagef(adviseListHash, "--range is for a single file, not for a list")
@@ -151,6 +151,7 @@ func runGetList(ctx context.Context, t *terminal, o *getOptions, args []string) 
 		l.events.listSummary(l, err)
 	}
 	if !l.quiet && l.lines > 0 {
+		l.each.checksums.warnOfMalformed(t)
 		t.printf("%s", l.summary())
 	}
 	return err

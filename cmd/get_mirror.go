@@ -94,6 +94,7 @@ func runGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) 
 		return err
 	}
 	view.countOmitted()
+	g.checksums.warnOfMalformed(t)
 	if err == nil {
 		warnOfLosses(t, transfer.Result{Servers: result.Servers})
 		warnOfBuffers(t, result.Network)
@@ -107,7 +108,7 @@ func runGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) 
 }
 
 // run fetches the directory, a second time if the user at the terminal accepts the server's key.
-func (g treeGet) run(ctx context.Context, report transfer.MirrorReporter) (transfer.MirrorResult, error) {
+func (g *treeGet) run(ctx context.Context, report transfer.MirrorReporter) (transfer.MirrorResult, error) {
 	source, err := g.source(g.url)
 	if err != nil {
 		return transfer.MirrorResult{}, err

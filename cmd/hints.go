@@ -25,6 +25,7 @@ const (
 	adviseTreeAlone
 	advisePattern
 	adviseFrom
+	adviseOneStdin
 	adviseList
 	adviseListHash
 	adviseJobs
@@ -94,6 +95,7 @@ var advices = [adviceCount]string{
 	adviseTreeInstead:    "to fetch a directory use -r: kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
 	adviseTreeAlone:      "fetch each directory with a separate command: kwikcp get -r kwik://HOST:PORT/DIR/ DEST",
 	advisePattern:        `such as '*.tmp', '/a/[0-9]*' or 'dir/***'; kwikcp man describes patterns`,
+	adviseOneStdin:       "put one of the lists into a file",
 	adviseFrom:           "each line is a path below the directory of the URL; with --from0 a NUL byte ends it",
 	adviseList:           "each line is a URL, optionally followed by a tab and a file name",
 	adviseListHash:       "put the hash into the line: URL#b3=HEX",

@@ -69,6 +69,14 @@ func cmdServe(ts *testscript.TestScript, w *world, args []string) error {
 
 func cmdAwait(_ *testscript.TestScript, w *world, args []string) error {
 	_, err := w.processes[args[0]].await(args[1])
+	if err == nil {
+		return nil
+	}
+	for name, p := range w.processes { // the cause may be in the log of another
+		if name != args[0] {
+			err = fmt.Errorf("%w\n%s:\n%s", err, name, p.stderr.String())
+		}
+	}
 	return err
 }
 

@@ -111,7 +111,7 @@ func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 		OpenContent: s.files.OpenContent,
 		MemoryLimit: s.maxMemory, MaxContents: openContents(),
 		StatelessResetKey: &reset, TokenKey: &token, TicketKey: &tickets, Verify: s.files.Verify,
-		Recheck: s.files.Recheck,
+		Recheck: s.files.Recheck, ChallengeDescriptor: s.files.ChallengeDescriptor,
 		OnRefusal: func(from netip.Prefix, reason string, count int) {
 			s.log.Warn("server is busy: connections refused", "reason", reason, "count", count, "last", from.String())
 		},

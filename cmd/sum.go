@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -43,8 +42,8 @@ func sumCommand(t *terminal) *cli.Command {
 		Usage:     "print BLAKE3 hashes of files, as b3sum does, or check files against a list of hashes",
 		UsageText: "kwikcp sum [FILE...]\nkwikcp sum -r DIR...\nkwikcp sum --check [FILE...]",
 		Description: `Prints a line for each file: the hash, two spaces and the name. "b3sum --check" reads these lines. In a name with a
-backslash or a line break these are escaped (\\, \n), and the line starts with a backslash. Without FILE, and for "-",
-standard input is hashed. All cores are used.
+backslash or a line break these are escaped (\\, \n, \r), and the line starts with a backslash. Other bytes stay as they
+are. Without FILE, and for "-", standard input is hashed. All cores are used.
 
 With -r, each regular file below DIR has a line, in the order of the names' bytes. Links are not followed.
 
@@ -185,30 +184,11 @@ func pathOrder(e fs.DirEntry) string {
 	return e.Name()
 }
 
-// sumLine returns the line that b3sum prints for a file.
+// sumLine returns the line of a file. It is that of b3sum if the name is UTF-8 without a carriage
+// return. For other names b3sum prints lines that name no file, or another one.
 func sumLine(root integrity.Root, name string) string {
-	mark, escaped := checksum.Escape(lossy(filepath.ToSlash(name)))
+	mark, escaped := checksum.Escape(filepath.ToSlash(name))
 	return mark + root.String() + "  " + escaped + "\n"
-}
-
-// lossy replaces each longest run of bytes that begins a character without ending it by U+FFFD,
-// as b3sum does. Section 3.9 of the Unicode standard names this "Substitution of Maximal
-// Subparts".
-func lossy(s string) string {
-	if utf8.ValidString(s) {
-		return s
-	}
-	var b strings.Builder
-	for len(s) > 0 {
-		r, n := utf8.DecodeRuneInString(s)
-		if r == utf8.RuneError && n == 1 {
-			for n = min(3, len(s)); n > 1 && utf8.FullRuneInString(s[:n]); n-- {
-			}
-		}
-		b.WriteRune(r)
-		s = s[n:]
-	}
-	return b.String()
 }
 
 // untilEnd calls do, which may block forever, as to open or read a FIFO or a terminal may. When ctx

@@ -11,27 +11,23 @@ import (
 	"kwikcp/integrity"
 )
 
-// TestSumLine compares with the output of b3sum 1.2.0; TestScripts/sum runs b3sum where it is
-// installed.
+// TestSumLine compares with the output of b3sum 1.2.0. Names with a carriage return, or with bytes
+// that are not UTF-8, are those of sha256sum. TestScripts/sum runs both where they are installed.
 func TestSumLine(t *testing.T) {
 	root := integrity.Root{0xab}
 	hex := root.String()
 	for name, want := range map[string]string{
-		"f":                            "  f",
-		"-":                            "  -",
-		"./a b/c":                      "  ./a b/c",
-		"two\nlines":                   `  two\nlines`,
-		`\`:                            `  \\`,
-		`\n`:                           `  \\n`,
-		"return\r\x1b":                 "  return\r\x1b",
-		"漢":                            "  漢",
-		"x\xff\xfey":                   "  x\ufffd\ufffdy",
-		"x\xe2\x82y":                   "  x\ufffdy",
-		"z\xf0\x9f\x98":                "  z\ufffd",
-		"z\xed\xa0\x80\xc0\xaf":        "  z" + strings.Repeat("\ufffd", 5),
-		"\xf4\x90\x80\x80":             "  " + strings.Repeat("\ufffd", 4),
-		"\xff\nx":                      "  \ufffd\\nx",
-		"was there before \ufffd \xc3": "  was there before \ufffd \ufffd",
+		"f":               "  f",
+		"-":               "  -",
+		"./a b/c":         "  ./a b/c",
+		"two\nlines":      `  two\nlines`,
+		`\`:               `  \\`,
+		`\n`:              `  \\n`,
+		"return\r\x1b":    `  return\r` + "\x1b",
+		"漢":               "  漢",
+		"x\xff\xfey":      "  x\xff\xfey",
+		"\xff\nx":         "  \xff\\nx",
+		"was \ufffd \xc3": "  was \ufffd \xc3",
 	} {
 		mark := ""
 		if strings.Contains(want, `\`) {

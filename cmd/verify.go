@@ -16,17 +16,18 @@ import (
 // verifyOptions are the options of verify.
 type verifyOptions struct {
 	clientOptions
-	checksum, from string
-	recursive      bool
-	rules          filterRules
-	json, quiet    bool
+	checksums   checksumValues
+	from        string
+	recursive   bool
+	rules       filterRules
+	json, quiet bool
 }
 
 func (o *verifyOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
-		stringOption(&o.checksum, "checksum", "the hash that FILE must have, `ALGORITHM=HEX` with blake3, sha256, "+
+		checksumOption(&o.checksums, "the hash that FILE must have, `ALGORITHM=HEX` with blake3, sha256, "+
 			"sha512 or md5"),
-		stringOption(&o.from, "from", "compare FILE with the file at `URL`"),
+		nameOption(&o.from, "from", "compare FILE with the file at `URL`"),
 		boolOption(&o.recursive, "recursive", "compare the directory DIR with the one at URL, and all that is "+
 			"below", "r"),
 		filterOption(&o.rules, "include", "with -r, compare entries that match `PATTERN`; the first matching "+
@@ -148,8 +149,10 @@ func parseVerify(t *terminal, o *verifyOptions, args []string) (c check, err err
 		return c, usagef(adviseVerify, "verify needs a file")
 	case len(args) > 1:
 		return c, usagef(adviseVerify, "verify takes one file, not also %q", args[1])
-	case o.checksum == "" && o.from == "":
+	case len(o.checksums.list) == 0 && o.from == "":
 		return c, usagef(adviseVerify, "verify needs a hash or a URL")
+	case len(o.checksums.list) > 1:
+		return c, usagef(adviseOneChecksum, "verify takes one --checksum, not also %q", o.checksums.list[1])
 	case o.rules.used() != "":
 		return c, usagef(adviseVerifyTree, "--%s is for directories, with -r", o.rules.used())
 	}
@@ -157,7 +160,7 @@ func parseVerify(t *terminal, o *verifyOptions, args []string) (c check, err err
 		return c, err
 	}
 	if o.from == "" {
-		checksum, err := parseChecksum(o.checksum)
+		checksum, err := parseChecksum(o.checksums.list[0])
 		if root, ok := checksum.Root(); ok {
 			c.want = root
 		} else {
@@ -170,7 +173,7 @@ func parseVerify(t *terminal, o *verifyOptions, args []string) (c check, err err
 		return c, usagef(adviseVerify, "--from %q is not the URL of a file: %w", withoutSecret(o.from), err)
 	}
 	c.url = &u
-	others, err := requireHash(c.url, o.checksum)
+	others, err := requireHashes(c.url, o.checksums)
 	if len(others) > 0 {
 		c.other = &others[0]
 	}

@@ -22,7 +22,7 @@ type treeCheck struct {
 func parseVerifyTree(ctx context.Context, t *terminal, o *verifyOptions, args []string) (c treeCheck, err error) {
 	c.target = argument(args, 1)
 	switch {
-	case o.checksum != "" || o.from != "":
+	case len(o.checksums.list) > 0 || o.from != "":
 		return c, usagef(adviseVerifyTree, "--checksum and --from are for a file, not for -r")
 	case len(args) < 2:
 		return c, usagef(adviseVerifyTree, "verify -r needs the URL of a directory, and a directory")

@@ -83,7 +83,9 @@ type streamAggregator struct {
 	deadline time.Time      // of Read
 	alarm    *time.Timer    // wakes Read at the deadline
 	err      error          // why the stream ended; never io.EOF
-	released bool           // done was called
+	released bool           // no source is needed any more
+	told     bool           // done was called
+	proving  int            // deliveries that are verified or placed
 	liveness liveness
 
 	// The wait of a pushed stream for a hole (overdue): where it began, and when.
@@ -169,8 +171,13 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 
 	a.mu.Lock()
 	prove, wanted := a.prove, a.pushed || !a.sched.Has(off, end)
+	mustProve := prove != nil && wanted // bytes that are had were verified before
+	if mustProve {
+		a.proving++
+	}
 	a.mu.Unlock()
-	if prove != nil && wanted { // bytes that are had were verified before
+	if mustProve {
+		defer a.proved()
 		err := a.callOut(func() error { return prove(s.id.server(), off, b.data) })
 		if isPanic(err) {
 			return errStreamEnded // no fault of the source
@@ -339,12 +346,25 @@ func (a *streamAggregator) faulted(id PathID, grant uint64, cause error) {
 	}
 }
 
-// releaseLocked releases the sources, because no byte is missing or none is wanted any more.
-// Called with the lock held.
+// releaseLocked releases the sources, because no byte is missing or none is wanted any more. If
+// the stream is complete it waits for the deliveries that are still verified. The primary takes a
+// report on wrong bytes only until the stream is released. Called with the lock held.
 func (a *streamAggregator) releaseLocked() {
-	if !a.released {
-		a.released = true
+	a.released = true
+	mayReport := a.proving > 0 && a.sched.Done()
+	if !a.told && !mayReport {
+		a.told = true
 		a.done()
+	}
+}
+
+// proved ends a delivery that was verified.
+func (a *streamAggregator) proved() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.proving--
+	if a.released {
+		a.releaseLocked()
 	}
 }
 

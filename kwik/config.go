@@ -180,6 +180,12 @@ type ServerConfig struct {
 	// OnReject and have no other effect.
 	Verify VerifyFunc
 
+	// ChallengeDescriptor returns the descriptor with which a secondary is challenged for bytes
+	// that a client rejected, given that of the stream. So an application can name the version of
+	// the content if it did not know the version when it opened the stream. It must not block, and
+	// must be safe for concurrent use. Nil means the descriptor of the stream.
+	ChallengeDescriptor func(descriptor []byte) []byte
+
 	// OnSuspension is called on a primary when it suspends a secondary. A secondary is suspended
 	// if it cannot prove to Verify the bytes that a client rejected. Once it has proved them,
 	// OnSuspension is called with a nil error. Clients are not told of suspended secondaries.
@@ -398,6 +404,9 @@ func (c *ServerConfig) populate() *ServerConfig {
 	}
 	if p.OnReject == nil {
 		p.OnReject = func(*ServerSession, ServerID, int64, string) {}
+	}
+	if p.ChallengeDescriptor == nil {
+		p.ChallengeDescriptor = func(descriptor []byte) []byte { return descriptor }
 	}
 	if p.Recheck == nil {
 		p.Recheck = func([]byte, int64, int64, int64) {}

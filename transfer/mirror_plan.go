@@ -265,9 +265,9 @@ func (p *plan) leaveOut(e Entry) {
 
 // failMissing reports the selected paths that the listing does not have.
 func (p *plan) failMissing() {
-	op := fmt.Sprintf("list %q on %s", p.url.Path, p.url.Host)
 	for _, path := range p.chosen.missing() {
-		p.fail(path, "", &Error{Kind: KindNotFound, Op: op, Err: errors.New("no such file or directory on the server")})
+		err := errors.New("no such file or directory on the server")
+		p.fail(path, "", &Error{Kind: KindNotFound, Op: "find it", Err: err})
 	}
 }
 
@@ -282,9 +282,8 @@ func (p *plan) accept(d *mirrorDir, e Entry) bool {
 		return false
 	case e.Problem != "":
 		d.held = true
-		op := fmt.Sprintf("list %q on %s", p.url.Path, p.url.Host)
 		remote := &RemoteError{Path: e.Path, Message: e.Problem}
-		p.fail(e.Path, "", &Error{Kind: e.problemKind, Op: op, Err: remote})
+		p.fail(e.Path, "", &Error{Kind: e.problemKind, Op: "list it", Err: remote})
 		return false
 	case wire.IsTemporary(disk.Base(e.Path)):
 		p.skip(e, errors.New("the name is reserved for kwikcp's temporary files"))

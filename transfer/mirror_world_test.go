@@ -73,7 +73,7 @@ func ServeTree(t *testing.T, role kwik.ServerRole, root string, wrap func(disk.T
 	s := serve.NewServer(d, slog.New(slog.DiscardHandler))
 	conf := &kwik.ServerConfig{Role: role, JoinToken: joinToken, OpenContent: s.OpenContent}
 	if role == kwik.ServerRolePrimary {
-		conf.Verify = s.Verify
+		conf.Verify, conf.ChallengeDescriptor = s.Verify, s.ChallengeDescriptor
 	}
 	l, err := kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, conf)
 	if err != nil {

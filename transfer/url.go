@@ -102,7 +102,7 @@ func parseURL(s string, tree bool) (URL, error) {
 		}
 		u.Pin = (*[32]byte)(&pin)
 	}
-	if p.Fragment != "" {
+	if strings.Contains(s, "#") {
 		hex, ok := strings.CutPrefix(p.Fragment, "b3=")
 		if !ok {
 			return URL{}, fmt.Errorf("its fragment is %q; only b3=HEX is valid", p.Fragment)

@@ -3,11 +3,11 @@ package checksum
 import "strings"
 
 var (
-	escaper   = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
+	escaper   = strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`)
 	unescaper = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\r`, "\r")
 )
 
-// Escape returns a name as b3sum and sha256sum write it, and the mark at the start of its line. The
+// Escape returns a name as sha256sum writes it, and the mark at the start of its line. The
 // mark is a backslash if the name has escapes, otherwise empty.
 func Escape(name string) (mark, escaped string) {
 	if escaped = escaper.Replace(name); escaped != name {

@@ -145,9 +145,13 @@ func (d osDir) Sub(name string) (TreeDir, error) {
 	if err != nil {
 		return nil, err
 	}
-	if after, err := sub.Stat("."); err != nil || !os.SameFile(before, after) {
+	after, err := sub.Stat(".") // it fails without the permission to search the directory
+	if err == nil && !os.SameFile(before, after) {
+		err = &fs.PathError{Op: "open", Path: name, Err: ErrReplaced}
+	}
+	if err != nil {
 		sub.Close()
-		return nil, &fs.PathError{Op: "open", Path: name, Err: ErrReplaced}
+		return nil, err
 	}
 	return osDir{sub}, nil
 }

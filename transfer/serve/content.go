@@ -163,7 +163,7 @@ func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byt
 	if err != nil {
 		return err
 	}
-	tree := s.knownTree(d.path)
+	tree := s.knownEntry(d.path).finishedTree()
 	if tree == nil || tree.Size() != d.size {
 		return nil
 	}
@@ -176,6 +176,30 @@ func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byt
 	return s.verifyFile(d.path, tree, off, p)
 }
 
+// ChallengeDescriptor completes the descriptor of a file that was not hashed when its stream was
+// opened: it adds the root of that version. A secondary can then tell that its own copy of the
+// same size and time is damaged. It is the ChallengeDescriptor of a primary's kwik.ServerConfig.
+func (s *Server) ChallengeDescriptor(descriptor []byte) []byte {
+	d, err := parseDescriptor(descriptor)
+	_, isBatch := parseBatchDescriptor(descriptor) // it has the roots
+	if err != nil || isBatch || d.root != nil || wire.CheckPath(d.path) != nil {
+		return descriptor
+	}
+	entry := s.knownEntry(d.path)
+	tree := entry.finishedTree()
+	if tree == nil || tree.Size() != d.size || entry.version.MTime != d.mtime {
+		return descriptor
+	}
+	root := tree.Root()
+	completed, err := proto.Marshal(&transferpb.FileDescriptor{
+		Path: []byte(d.path), Size: uint64(d.size), Root: root[:], MtimeNs: d.mtime,
+	})
+	if err != nil {
+		return descriptor
+	}
+	return completed
+}
+
 // verifyFile checks bytes of a file against its tree. If they are wrong it checks its own file: the
 // tree may be that of an earlier content.
 func (s *Server) verifyFile(path string, tree *integrity.Tree, off int64, p []byte) error {
@@ -186,18 +210,18 @@ func (s *Server) verifyFile(path string, tree *integrity.Tree, off int64, p []by
 	return err
 }
 
-// knownTree returns the tree of the version of a file that was requested last by the path. If there
-// is none, it returns the tree of the file that is there, which has other names. It may be nil.
-func (s *Server) knownTree(path string) *integrity.Tree {
+// knownEntry returns the entry of the version of a file that was requested last by the path. If
+// there is none, it returns that of the file that is there, which has other names. It may be nil.
+func (s *Server) knownEntry(path string) *indexEntry {
 	entry := s.index.entry(path)
 	if entry != nil || wire.CheckPath(path) != nil {
-		return entry.finishedTree()
+		return entry
 	}
 	info, err := s.dir.Stat(path)
 	if err != nil {
 		return nil
 	}
-	return s.index.entryOf(path, disk.VersionOf(info)).finishedTree()
+	return s.index.entryOf(path, disk.VersionOf(info))
 }
 
 // A fileDescriptor is the descriptor of the stream of one file.

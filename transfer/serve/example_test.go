@@ -68,8 +68,10 @@ func ExampleServer() {
 
 	serverTLS, clientTLS := exampleTLS()
 	listener, err := kwik.ListenAddr("127.0.0.1:0", serverTLS, &kwik.ServerConfig{
-		OpenContent: server.OpenContent,
-		Verify:      server.Verify,
+		OpenContent:         server.OpenContent,
+		Verify:              server.Verify,
+		Recheck:             server.Recheck,
+		ChallengeDescriptor: server.ChallengeDescriptor,
 	})
 	check(err)
 	ctx, stop := context.WithCancel(context.Background())

@@ -16,15 +16,17 @@ import (
 const (
 	// ScrubRate is the rate at which files are read, in bytes a second.
 	ScrubRate = 32 << 20
+	// minScrubPause is the pause between two passes if the interval leaves none.
+	minScrubPause = time.Second
 	// maxScrubDepth and maxScrubNames bound the directories that are walked.
 	maxScrubDepth, maxScrubNames = 256, 1 << 20
 )
 
-// Scrub compares the files with the trees of earlier passes, all of them in each interval. It reads
-// rate bytes a second at most, so that a pass over many files takes longer. A damaged file is
-// logged. A secondary does not serve it until it changes, and [Server.Suspects] has it. Scrub must
-// be called after KeepTrees, without which it does nothing, and before Serve, at most once. Close
-// ends it.
+// Scrub compares the files with the trees of earlier passes, all of them in each interval. It
+// reads rate bytes a second at most, so that a pass over many files takes longer. Two passes are
+// a second apart at least. A damaged file is logged. A secondary does not serve it until it
+// changes, and [Server.Suspects] has it. Scrub must be called after KeepTrees, without which it
+// does nothing, and before Serve, at most once. Close ends it.
 func (s *Server) Scrub(interval time.Duration, rate int64) {
 	if s.index.store == nil {
 		return
@@ -34,7 +36,7 @@ func (s *Server) Scrub(interval time.Duration, rate int64) {
 			start := time.Now()
 			p := &scrubPass{server: s, read: &slowReader{ctx: s.ctx, rate: rate, next: start}}
 			p.run()
-			timer := time.NewTimer(interval - time.Since(start))
+			timer := time.NewTimer(max(interval-time.Since(start), minScrubPause))
 			select {
 			case <-timer.C:
 			case <-s.ctx.Done():

@@ -83,6 +83,36 @@ func TestScrub(t *testing.T) {
 	})
 }
 
+// TestAttackScrubWithoutAPause scrubs a small tree with an interval of a nanosecond. The server has
+// a second between two passes, and the log has a line a second.
+func TestAttackScrubWithoutAPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		if err := os.WriteFile(filepath.Join(root, "f"), []byte("f"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		dir, err := disk.OpenTree(root, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer dir.Close()
+		store, err := OpenTreeStore(filepath.Join(t.TempDir(), "trees.db"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		log := &transfertest.LogBuffer{}
+		s := NewServer(dir, slog.New(slog.NewTextHandler(log, nil)))
+		defer s.Close()
+		s.KeepTrees(store)
+		s.Scrub(time.Nanosecond, ScrubRate)
+		time.Sleep(20*time.Second + time.Second/2)
+		if n := strings.Count(log.String(), "msg=scrubbed"); n != 21 {
+			t.Errorf("%d passes in 20 s", n)
+		}
+	})
+}
+
 // A rottenDir is a TreeDir of files that lose bits without a new time.
 type rottenDir struct{ disk.TreeDir }
 

@@ -11,8 +11,8 @@ import (
 )
 
 // A Server serves the regular files below a directory, in either role. Its OpenContent belongs
-// into the kwik.ServerConfig of the listener that is given to Serve, and so does its Verify if
-// the server is a primary.
+// into the kwik.ServerConfig of the listener that is given to Serve. So do its Verify, Recheck and
+// ChallengeDescriptor if the server is a primary.
 //
 // The methods of a Server are safe for concurrent use, except for KeepTrees and Close.
 type Server struct {

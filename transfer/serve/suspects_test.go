@@ -93,6 +93,74 @@ func challengeDamaged(t *testing.T, size int, wasHashed, isBatch bool) {
 	}
 }
 
+// TestChallengeNamesTheRoot challenges a secondary with a descriptor of the time before the primary
+// had hashed its file. The challenge names the root, but not that of another version of the file.
+func TestChallengeNamesTheRoot(t *testing.T) {
+	content := bytes.Repeat([]byte{7}, 200_000)
+	mtime := time.Unix(1e9, 5)
+	serverOf := func(content []byte) *Server {
+		root := t.TempDir()
+		path := filepath.Join(root, "f")
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, mtime, mtime); err != nil {
+			t.Fatal(err)
+		}
+		dir, err := disk.OpenTree(root, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { dir.Close() })
+		s := NewServer(dir, slog.New(slog.DiscardHandler))
+		t.Cleanup(s.Close)
+		return s
+	}
+	descriptorOf := func(mtime time.Time) []byte {
+		b, err := proto.Marshal(&transferpb.FileDescriptor{
+			Path: []byte("f"), Size: uint64(len(content)), MtimeNs: mtime.UnixNano(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	primary := serverOf(content)
+	early := descriptorOf(mtime)
+	if got := primary.ChallengeDescriptor(early); !bytes.Equal(got, early) {
+		t.Errorf("before the file is hashed: %q", got)
+	}
+	info, err := primary.dir.Stat("f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := primary.claim(clientOf(nil), "f", disk.VersionOf(info))
+	<-claim.done
+	claim.release()
+	tree := transfertest.TreeOf(content)
+	full, batch := describe(t, tree, mtime, false), describe(t, tree, mtime, true)
+	other := descriptorOf(mtime.Add(1))
+	for _, c := range []struct{ descriptor, want []byte }{
+		{early, full}, {full, full}, {batch, batch}, {other, other}, {[]byte("garbage"), []byte("garbage")}, {nil, nil},
+	} {
+		if got := primary.ChallengeDescriptor(c.descriptor); !bytes.Equal(got, c.want) {
+			t.Errorf("descriptor %q became %q, not %q", c.descriptor, got, c.want)
+		}
+	}
+
+	rotten := slices.Clone(content)
+	rotten[100_000]++
+	secondary := serverOf(rotten)
+	r := kwik.ContentRequest{Size: int64(len(content)), Descriptor: primary.ChallengeDescriptor(early)}
+	if c, err := secondary.OpenContent(t.Context(), r); err == nil {
+		c.Close()
+		t.Error("the damaged copy is opened")
+	}
+	if got := secondary.Suspects(); !slices.Equal(got, []string{"f"}) {
+		t.Errorf("suspects are %q", got)
+	}
+}
+
 // describe returns the descriptor of the file "f".
 func describe(t *testing.T, tree *integrity.Tree, mtime time.Time, isBatch bool) []byte {
 	root := tree.Root()

@@ -133,7 +133,7 @@ func (h *mirrorHost) start(ctx context.Context) {
 	if h.index > 0 {
 		conf.Role = kwik.ServerRoleSecondary
 	} else {
-		conf.Verify = server.Verify
+		conf.Verify, conf.ChallengeDescriptor = server.Verify, server.ChallengeDescriptor
 	}
 	l, err := kwik.Listen(socket, &tls.Config{Certificates: []tls.Certificate{identities()[h.index]}}, conf)
 	if err != nil {

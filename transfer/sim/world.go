@@ -233,7 +233,7 @@ func (sv *server) start() {
 	if sv.index > 0 {
 		conf.Role = kwik.ServerRoleSecondary
 	} else {
-		conf.Verify = p.transfer.Verify
+		conf.Verify, conf.ChallengeDescriptor = p.transfer.Verify, p.transfer.ChallengeDescriptor
 	}
 	if sv.ResetKeys {
 		conf.StatelessResetKey = &quic.StatelessResetKey{byte(sv.index)}

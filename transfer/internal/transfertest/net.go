@@ -110,13 +110,16 @@ type Server interface {
 	Serve(context.Context, *kwik.Listener) error
 	Verify(ctx context.Context, descriptor []byte, off int64, p []byte) error
 	Recheck(descriptor []byte, size, start, end int64)
+	ChallengeDescriptor(descriptor []byte) []byte
 	Close()
 }
 
 // Serve starts a server, which it closes at the end of the network.
 func (n *Net) Serve(s Server) {
 	n.T.Helper()
-	l := n.Start(&kwik.ServerConfig{OpenContent: s.OpenContent, Verify: s.Verify, Recheck: s.Recheck})
+	l := n.Start(&kwik.ServerConfig{
+		OpenContent: s.OpenContent, Verify: s.Verify, Recheck: s.Recheck, ChallengeDescriptor: s.ChallengeDescriptor,
+	})
 	n.Go(func() {
 		s.Serve(n.Ctx, l)
 		s.Close()
