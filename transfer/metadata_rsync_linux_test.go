@@ -111,10 +111,10 @@ func keepingAll(o *MirrorOptions) {
 	o.Specials = os.Geteuid() == 0
 }
 
-// rsyncDifferences returns what rsync would change in a target.
-func rsyncDifferences(t *testing.T, source, target string) string {
+// rsyncDifferences returns what rsync would change in a target, with more options than -aHSX.
+func rsyncDifferences(t *testing.T, source, target string, more ...string) string {
 	t.Helper()
-	args := []string{"-aHSX", "--dry-run", "--itemize-changes"}
+	args := append([]string{"-aHSX", "--dry-run", "--itemize-changes"}, more...)
 	if os.Geteuid() != 0 {
 		args = append(args, "--no-D")
 	}

@@ -209,7 +209,7 @@ func (m *mirror) applyDirMetadata(d *mirrorDir) error {
 			return err
 		}
 	}
-	if !info.ModTime().Equal(mtime) {
+	if !m.hasTime(info, mtime) {
 		if err := h.Chtimes(name, mtime); err != nil {
 			return err
 		}

@@ -364,7 +364,7 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	case p.isYoung(e):
 		p.skip(e, ErrYoung)
 		return nil
-	case p.Update && f.local != nil && f.local.ModTime().After(e.MTime):
+	case p.Update && f.local != nil && p.isLater(f.local, e.MTime):
 		p.skip(e, errNewer)
 		return nil
 	}

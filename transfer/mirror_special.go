@@ -85,7 +85,9 @@ func (p *plan) finishSpecial(d *disk.MetaDir, h *disk.CachedDir, name string, e 
 	if p.NoPreserve {
 		return nil
 	}
-	if err := p.apply(d, h.TreeDir, name, e); err != nil {
+	lost, err := p.apply(d, h.TreeDir, name, e)
+	p.notKept.addAll(lost)
+	if err != nil {
 		return err
 	}
 	return p.setTime(d, h.TreeDir, name, e)

@@ -31,6 +31,18 @@ func (c *notKeptCount) add(to func(*NotKept)) {
 	to(&c.n)
 }
 
+func (c *notKeptCount) addAll(lost NotKept) {
+	c.add(func(n *NotKept) {
+		n.HardLinks += lost.HardLinks
+		n.Owners += lost.Owners
+		n.SpecialModes += lost.SpecialModes
+		n.Xattrs += lost.Xattrs
+		n.ACLs += lost.ACLs
+		n.Specials += lost.Specials
+		n.OutsideLinks += lost.OutsideLinks
+	})
+}
+
 func (c *notKeptCount) get() NotKept {
 	c.mu.Lock()
 	defer c.mu.Unlock()
