@@ -152,9 +152,9 @@ func (m *mirror) placed(f *mirrorFile, report FileReport, err error) {
 		return
 	}
 	m.discard(f)
-	if errors.Is(err, errNewer) {
+	if errors.Is(err, ErrNewer) {
 		f.leave()
-		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileSkipped, Err: errNewer})
+		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileSkipped, Err: ErrNewer})
 		return
 	}
 	m.drop(f, localErrorOf("put it in place", err))

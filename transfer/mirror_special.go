@@ -45,7 +45,7 @@ func (p *plan) makeSpecial(d *mirrorDir, e Entry, mayExist bool) (same bool, err
 	name := disk.Base(e.Path)
 	found, there := occupantNone, fs.FileInfo(nil)
 	if mayExist {
-		if found, there, err = lookUp(h, name); err != nil {
+		if found, there, err = p.lookUp(h, name); err != nil {
 			return false, err
 		}
 	}
