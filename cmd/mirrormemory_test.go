@@ -55,8 +55,8 @@ func TestMirrorMemory(t *testing.T) {
 	}
 }
 
-// TestMirrorLogNames checks that an entry that is left for what is in its place is named once. Other
-// skipped entries are not named.
+// TestMirrorLogNames checks that an entry that is left for what is in its place is named once.
+// Other skipped entries are not named.
 func TestMirrorLogNames(t *testing.T) {
 	var text strings.Builder
 	log := slog.New(slog.NewTextHandler(&text, nil))

@@ -14,8 +14,8 @@ func (m *mirror) lookUp(h *disk.CachedDir, name string) (found occupant, info fs
 	return found, info, err
 }
 
-// isElsewhere reports whether the mirror must leave an entry: a directory on another file system, or
-// a file that something is mounted on. Devices of files tell nothing: they differ on an overlay.
+// isElsewhere reports whether the mirror must leave an entry: a directory on another file system,
+// or a file that something is mounted on. Devices of files tell nothing: they differ on an overlay.
 func (m *mirror) isElsewhere(h *disk.CachedDir, name string, info fs.FileInfo) bool {
 	switch {
 	case !m.OneFileSystem:
