@@ -91,6 +91,7 @@ func (p packager) growAsRoot() {
 	setXattr(p.t, at("usr/bin/ping"), "security.capability",
 		"\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
 	setXattr(p.t, at("usr/bin/ping"), "trusted.test", "trusted")
+	setXattr(p.t, at("usr/bin/tool2"), "trusted.test", "of a link")
 	p.check(os.Lchown(at("etc/shadow"), 0, 42))
 	p.check(os.Lchown(at("var/mail"), 8, 8))
 	p.check(os.Lchown(at("etc/alternatives/tool1"), 12345, 54321))

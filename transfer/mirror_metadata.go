@@ -78,8 +78,8 @@ func (m *mirror) setTime(d *disk.MetaDir, h disk.TreeDir, name string, e Entry) 
 	return d.Chtimes(name, e.MTime)
 }
 
-// applyLinkMetadata gives a symlink the time and owner of its entry where the system can set them.
-// there describes the link; nil if it is new.
+// applyLinkMetadata gives a symlink time, owner and attributes of its entry where the system can
+// set them. there describes the link; nil if it is new.
 func (m *mirror) applyLinkMetadata(h *disk.CachedDir, name string, e Entry, there fs.FileInfo) error {
 	isDone := there != nil && m.hasTime(there, e.MTime) && !m.keepsMore()
 	if m.NoPreserve || m.DryRun || isDone {
@@ -97,6 +97,7 @@ func (m *mirror) applyLinkMetadata(h *disk.CachedDir, name string, e Entry, ther
 	if err == nil {
 		var lost NotKept
 		_, err = m.applyOwner(d, name, info, e, &lost)
+		m.applyXattrs(d, name, e, &lost)
 		m.notKept.addAll(lost)
 	}
 	if err == nil {

@@ -55,7 +55,6 @@ func (m *mirror) countLosses(e Entry) {
 	if meta == nil {
 		return
 	}
-	isLink := e.Type == EntryLink
 	m.notKept.add(func(n *NotKept) {
 		if meta.owner != nil && !m.Owner && !m.isOwn(meta.owner) {
 			n.Owners++
@@ -63,7 +62,7 @@ func (m *mirror) countLosses(e Entry) {
 		if meta.special != 0 && !m.SpecialModes {
 			n.SpecialModes++
 		}
-		if meta.xattrsOmitted || isLink && len(meta.xattrs) > 0 {
+		if meta.xattrsOmitted {
 			n.Xattrs++
 		}
 		if meta.aclsOmitted {
