@@ -62,6 +62,7 @@ func mainUnderTest() int {
 //	fifo NAME                 makes a FIFO
 //
 // $EXTERN is an address of this machine that is not loopback; [extern] holds if there is one.
+// [keeps] holds if files can have any owner, extended attributes and ACLs, and there is rsync.
 // [mounts] holds if "unshare -m" works and a script can mount file systems. [reflink] holds if
 // one of these can be a file system that shares blocks. [race] holds under the race detector,
 // which multiplies memory.
@@ -77,6 +78,8 @@ func TestScripts(t *testing.T) {
 				return canMount(), nil
 			case "reflink":
 				return canReflink(), nil
+			case "keeps":
+				return canKeep(), nil
 			case "race":
 				return raceDetector(), nil
 			}

@@ -127,12 +127,12 @@ func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemor
 	o.KWIK = &kwik.ClientConfig{Config: kwik.Config{QUIC: traced}, Credential: []byte(token)}
 	suspects := s.files.Suspects()
 	o.Recheck = withPaths(o.Recheck, suspects)
-	entries := &mirrorLog{log: log}
+	entries := &mirrorLog{log: log, named: memory.left}
 	result, err := transfer.Mirror(s.member, o, entries)
 	if err != nil && s.policy.accepted(err) {
 		result, err = transfer.Mirror(s.member, o, entries)
 	}
-	memory.young = entries.young
+	memory.young, memory.left = entries.young, entries.left
 	if isComplete := memory.learn(entries.failed, err); isComplete {
 		for _, path := range suspects {
 			if !entries.failed[path] { // it was compared, and fetched if it differed
@@ -190,7 +190,8 @@ type mirrorMemory struct {
 	// quick is set once a round has compared everything except for the entries in recheck.
 	quick   bool
 	recheck map[string]bool
-	young   bool // the last round left files that were too young
+	young   bool            // the last round left files that were too young
+	left    map[string]bool // the entries that the last round left for what is in their place
 }
 
 // maxRecheck bounds the entries that are remembered. After a round in which more fail, the next one
@@ -221,12 +222,15 @@ func (m *mirrorMemory) learn(failed map[string]bool, err error) (isComplete bool
 }
 
 // A mirrorLog logs the entries of a mirror: failures as warnings, what was deleted for information,
-// the rest for debugging.
+// the rest for debugging. An entry that is left for what is in its place is logged for information,
+// too, but not in each round.
 type mirrorLog struct {
 	transfer.NoReport
 	log    *slog.Logger
 	failed map[string]bool // at most one more than maxRecheck
 	young  bool            // there are files younger than MirrorOptions.MinAge
+	named  map[string]bool // those that the last round left
+	left   map[string]bool // those that this one leaves, at most maxRecheck
 }
 
 // File implements transfer.MirrorReporter.
@@ -237,6 +241,9 @@ func (m *mirrorLog) File(f transfer.FileReport) {
 	}
 	m.young = m.young || errors.Is(f.Err, transfer.ErrYoung)
 	level := slog.LevelDebug
+	if m.leaves(f) {
+		level = slog.LevelInfo
+	}
 	if f.Action == transfer.FileFailed {
 		level = slog.LevelWarn
 		if m.failed == nil {
@@ -247,4 +254,18 @@ func (m *mirrorLog) File(f transfer.FileReport) {
 		}
 	}
 	m.log.Log(context.Background(), level, "entry", "path", f.Path, "action", f.Action, "size", f.Size, "err", f.Err)
+}
+
+// leaves remembers an entry that is left for what is in its place. It reports whether that is news.
+func (m *mirrorLog) leaves(f transfer.FileReport) bool {
+	isLeft := slices.ContainsFunc([]error{transfer.ErrNewer, transfer.ErrElsewhere, disk.ErrProtected},
+		func(reason error) bool { return errors.Is(f.Err, reason) })
+	if f.Action != transfer.FileSkipped || !isLeft || len(m.left) >= maxRecheck {
+		return false
+	}
+	if m.left == nil {
+		m.left = make(map[string]bool)
+	}
+	m.left[f.Path] = true
+	return !m.named[f.Path]
 }

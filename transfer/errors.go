@@ -183,6 +183,11 @@ var (
 	// ErrYoung is why a mirror leaves a file that is younger than MirrorOptions.MinAge.
 	ErrYoung = errors.New("it has just changed, and is left for a later mirror")
 
+	// ErrNewer is why a mirror with MirrorOptions.Update leaves a file.
+	ErrNewer = errors.New("a newer file is in its place")
+	// ErrElsewhere is why a mirror with MirrorOptions.OneFileSystem leaves an entry.
+	ErrElsewhere = errors.New("it is on another file system")
+
 	errNoAnswer = errors.New("no answer in time")
 	errSilent   = errors.New("the server fell silent")
 )

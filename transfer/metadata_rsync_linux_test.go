@@ -91,6 +91,7 @@ func (p packager) growAsRoot() {
 	setXattr(p.t, at("usr/bin/ping"), "security.capability",
 		"\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")
 	setXattr(p.t, at("usr/bin/ping"), "trusted.test", "trusted")
+	setXattr(p.t, at("usr/bin/tool2"), "trusted.test", "of a link")
 	p.check(os.Lchown(at("etc/shadow"), 0, 42))
 	p.check(os.Lchown(at("var/mail"), 8, 8))
 	p.check(os.Lchown(at("etc/alternatives/tool1"), 12345, 54321))
@@ -111,10 +112,10 @@ func keepingAll(o *MirrorOptions) {
 	o.Specials = os.Geteuid() == 0
 }
 
-// rsyncDifferences returns what rsync would change in a target.
-func rsyncDifferences(t *testing.T, source, target string) string {
+// rsyncDifferences returns what rsync would change in a target, with more options than -aHSX.
+func rsyncDifferences(t *testing.T, source, target string, more ...string) string {
 	t.Helper()
-	args := []string{"-aHSX", "--dry-run", "--itemize-changes"}
+	args := append([]string{"-aHSX", "--dry-run", "--itemize-changes"}, more...)
 	if os.Geteuid() != 0 {
 		args = append(args, "--no-D")
 	}

@@ -50,11 +50,11 @@ type MirrorOptions struct {
 	// its parent must exist. It must be neither inside Target nor contain it. If it is on another
 	// file system, files are copied. Empty means no backup.
 	BackupDir string
-	// OneFileSystem leaves directories of Target as they are that are on another file system than
-	// Target.
+	// OneFileSystem leaves directories on another file system than Target as they are, and mounted
+	// files. It reports them as FileSkipped with ErrElsewhere.
 	OneFileSystem bool
-	// Update leaves a file of Target as it is that has a later time than that of the source, and
-	// reports it as FileSkipped.
+	// Update leaves a file of Target as it is that has a later time than that of the source. It
+	// reports it as FileSkipped with ErrNewer.
 	Update bool
 	// MinAge is how long ago a file must have changed, by the clock of the server. A younger one
 	// is left as it is, and reported as FileSkipped with ErrYoung: a program may still write it.

@@ -103,6 +103,7 @@ const lostFound = "lost+found"
 
 // judge returns what is at a path, and whether a mirror that does not find it in the listing
 // deletes it. info is nil if there is nothing. A directory may still hold something that stays.
+// The errors errStays and ErrElsewhere are no failures.
 func (p *plan) judge(h *disk.CachedDir, at string) (info fs.FileInfo, isDoomed bool, err error) {
 	name := disk.Base(at)
 	info, err = h.Lstat(name)
@@ -117,7 +118,9 @@ func (p *plan) judge(h *disk.CachedDir, at string) (info fs.FileInfo, isDoomed b
 	isTemporary := wire.IsTemporary(name) && !info.IsDir()
 	switch {
 	case !p.Filter.Wants(at, info.IsDir()):
-	case info.IsDir() && (name == lostFound || p.isElsewhere(info)):
+	case info.IsDir() && name == lostFound:
+	case p.isElsewhere(h, name, info):
+		return info, false, ErrElsewhere
 	case isTemporary && p.isOthers(h, at):
 	default:
 		return info, true, nil
@@ -127,11 +130,6 @@ func (p *plan) judge(h *disk.CachedDir, at string) (info fs.FileInfo, isDoomed b
 
 // errStays is judge's error for what cannot even be looked at. It is no failure.
 var errStays = errors.New("it stays")
-
-// isElsewhere reports whether a directory is on a file system that the mirror must not enter.
-func (p *plan) isElsewhere(info fs.FileInfo) bool {
-	return p.OneFileSystem && disk.DeviceOf(info) != p.device
-}
 
 // deleteIn deletes an entry of a directory, and restores the mode and time of the directory.
 func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
@@ -154,6 +152,9 @@ func (p *plan) remove(ctx context.Context, h *disk.CachedDir, at string) (gone b
 	info, isDoomed, err := p.judge(h, at)
 	switch {
 	case err == errStays:
+		return false, nil
+	case err == ErrElsewhere:
+		p.reportFile(FileReport{Path: at, Action: FileSkipped, Err: ErrElsewhere})
 		return false, nil
 	case err != nil || !isDoomed:
 		return err == nil && info == nil, err

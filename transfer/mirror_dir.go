@@ -79,13 +79,11 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 	name := disk.Base(sub.path)
 	found, info := occupantNone, fs.FileInfo(nil)
 	if mayExist {
-		if found, info, err = lookUp(h, name); err != nil {
+		if found, info, err = p.lookUp(h, name); err != nil {
 			return err
 		}
 	}
 	switch {
-	case found == occupantDir && p.isElsewhere(info):
-		return errElsewhere
 	case found == occupantDir:
 		sub.fresh = false
 		return p.openDir(sub, info)
@@ -209,7 +207,7 @@ func (m *mirror) applyDirMetadata(d *mirrorDir) error {
 			return err
 		}
 	}
-	if !info.ModTime().Equal(mtime) {
+	if !m.hasTime(info, mtime) {
 		if err := h.Chtimes(name, mtime); err != nil {
 			return err
 		}

@@ -151,7 +151,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		return
 	}
 	defer m.cache.Release(h)
-	same, err := m.isSame(ctx, h.TreeDir, f, place.syncs)
+	same, err := m.isSame(ctx, h, f, place.syncs)
 	switch {
 	case err != nil:
 		m.drop(f, localErrorOf("set its mode and time", err))
@@ -186,7 +186,7 @@ func (m *mirror) needsPart(f *mirrorFile) bool {
 
 // isSame reports whether the file in place has the root already, and then gives it the source's
 // mode and time.
-func (m *mirror) isSame(ctx context.Context, h disk.TreeDir, f *mirrorFile, syncs bool) (bool, error) {
+func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile, syncs bool) (bool, error) {
 	if f.detach || f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
 	}
@@ -209,8 +209,8 @@ func (m *mirror) isSame(ctx context.Context, h disk.TreeDir, f *mirrorFile, sync
 	if f.detach = m.writesThrough(h, info, f); f.detach {
 		return false, nil
 	}
-	if !m.NoPreserve {
-		err = m.applyToFile(h, at, file, info, f.entry, metadataOf(f.manifest, false))
+	if !m.NoPreserve && disk.Links(info) < 2 {
+		err = m.applyToFile(h.TreeDir, at, file, info, f.entry, metadataOf(f.manifest, false))
 	}
 	if err == nil && !syncs {
 		err = at.SyncFile(file)

@@ -59,7 +59,7 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	name := disk.Base(e.Path)
 	found, there := occupantNone, fs.FileInfo(nil)
 	if mayExist {
-		if found, there, err = lookUp(h, name); err != nil {
+		if found, there, err = p.lookUp(h, name); err != nil {
 			return false, err
 		}
 	}

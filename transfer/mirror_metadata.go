@@ -54,7 +54,9 @@ func (m *mirror) applyTop() error {
 	defer d.Close()
 	switch {
 	case m.keepsMore():
-		err = m.apply(d, m.root, ".", *m.top)
+		var lost NotKept
+		lost, err = m.apply(d, m.root, ".", *m.top)
+		m.notKept.addAll(lost)
 	case m.madeTarget:
 		err = d.Chmod(".", m.top.Mode&^disk.Umask)
 	}
@@ -70,16 +72,16 @@ func (m *mirror) applyTop() error {
 // setTime gives an entry its time, unless it has it.
 func (m *mirror) setTime(d *disk.MetaDir, h disk.TreeDir, name string, e Entry) error {
 	info, err := h.Lstat(name)
-	if err != nil || info.ModTime().Equal(e.MTime) {
+	if err != nil || m.hasTime(info, e.MTime) {
 		return err
 	}
 	return d.Chtimes(name, e.MTime)
 }
 
-// applyLinkMetadata gives a symlink the time and owner of its entry where the system can set them.
-// there describes the link; nil if it is new.
+// applyLinkMetadata gives a symlink time, owner and attributes of its entry where the system can
+// set them. there describes the link; nil if it is new.
 func (m *mirror) applyLinkMetadata(h *disk.CachedDir, name string, e Entry, there fs.FileInfo) error {
-	isDone := there != nil && there.ModTime().Equal(e.MTime) && !m.keepsMore()
+	isDone := there != nil && m.hasTime(there, e.MTime) && !m.keepsMore()
 	if m.NoPreserve || m.DryRun || isDone {
 		return nil
 	}
@@ -93,7 +95,10 @@ func (m *mirror) applyLinkMetadata(h *disk.CachedDir, name string, e Entry, ther
 	defer d.Close()
 	info, err := h.Lstat(name)
 	if err == nil {
-		_, err = m.applyOwner(d, name, info, e)
+		var lost NotKept
+		_, err = m.applyOwner(d, name, info, e, &lost)
+		m.applyXattrs(d, name, e, &lost)
+		m.notKept.addAll(lost)
 	}
 	if err == nil {
 		err = m.setTime(d, h, name, e)
@@ -151,72 +156,80 @@ func (m *mirror) specialOf(e Entry, info fs.FileInfo, owner disk.Owner) fs.FileM
 }
 
 // applyMore gives the entry with a name in a directory, which need not be the name of the entry,
-// owner, mode, attributes and ACL. The caller sets the time.
+// owner, mode, attributes and ACL. It counts what is lost. The caller sets the time.
 func (m *mirror) applyMore(h disk.TreeDir, name string, e Entry) error {
+	lost, err := m.tryMore(h, name, e)
+	m.notKept.addAll(lost)
+	return err
+}
+
+// tryMore is applyMore, but returns what is lost.
+func (m *mirror) tryMore(h disk.TreeDir, name string, e Entry) (lost NotKept, err error) {
 	if !m.keepsMore() {
-		return nil
+		return lost, nil
 	}
 	d, err := disk.OpenMeta(h)
 	if errors.Is(err, errors.ErrUnsupported) {
-		m.countRefused(e)
-		return nil
+		return m.allOf(e), nil
 	}
 	if err != nil {
-		return err
+		return lost, err
 	}
 	defer d.Close()
 	return m.apply(d, h, name, e)
 }
 
-// countRefused counts all that was requested of an entry as lost.
-func (m *mirror) countRefused(e Entry) {
+// allOf counts all that was requested of an entry.
+func (m *mirror) allOf(e Entry) (n NotKept) {
 	if e.metadata == nil {
-		return
+		return n
 	}
-	m.notKept.add(func(n *NotKept) {
-		if m.Owner && e.metadata.owner != nil && !m.isOwn(e.metadata.owner) {
-			n.Owners++
+	if m.Owner && e.metadata.owner != nil && !m.isOwn(e.metadata.owner) {
+		n.Owners++
+	}
+	if m.SpecialModes && e.metadata.special != 0 {
+		n.SpecialModes++
+	}
+	for _, x := range e.metadata.xattrs {
+		if disk.IsACL(x.name) {
+			n.ACLs = 1
+		} else {
+			n.Xattrs = 1
 		}
-		if m.SpecialModes && e.metadata.special != 0 {
-			n.SpecialModes++
-		}
-		for _, x := range e.metadata.xattrs {
-			if disk.IsACL(x.name) {
-				n.ACLs++
-			} else {
-				n.Xattrs++
-			}
-		}
-	})
+	}
+	return n
 }
 
-func (m *mirror) apply(d *disk.MetaDir, h disk.TreeDir, name string, e Entry) error {
+func (m *mirror) apply(d *disk.MetaDir, h disk.TreeDir, name string, e Entry) (lost NotKept, err error) {
 	info, err := h.Lstat(name)
 	if err != nil {
-		return err
+		return lost, err
 	}
-	owner, err := m.applyOwner(d, name, info, e)
+	owner, err := m.applyOwner(d, name, info, e, &lost)
 	if err != nil {
-		return err
+		return lost, err
 	}
 	special := m.specialOf(e, info, owner)
 	if m.SpecialModes && e.metadata != nil && special != e.metadata.special {
-		m.notKept.add(func(n *NotKept) { n.SpecialModes++ })
+		lost.SpecialModes++
 	}
 	if info, err = h.Lstat(name); err != nil { // a new owner changes the mode
-		return err
+		return lost, err
 	}
 	mode := m.modeOf(e) | special
 	if info.Mode()&(fs.ModePerm|disk.SpecialMode) != mode {
 		if err := d.Chmod(name, mode); err != nil {
-			return err
+			return lost, err
 		}
 	}
-	return m.applyXattrs(d, name, e)
+	m.applyXattrs(d, name, e, &lost)
+	return lost, nil
 }
 
 // applyOwner gives an entry its owner, and returns the owner after that.
-func (m *mirror) applyOwner(d *disk.MetaDir, name string, info fs.FileInfo, e Entry) (disk.Owner, error) {
+func (m *mirror) applyOwner(
+	d *disk.MetaDir, name string, info fs.FileInfo, e Entry, lost *NotKept,
+) (disk.Owner, error) {
 	have, ok := disk.OwnerOf(info)
 	if !ok || !m.Owner || e.metadata == nil || e.metadata.owner == nil {
 		return have, nil
@@ -227,7 +240,7 @@ func (m *mirror) applyOwner(d *disk.MetaDir, name string, info fs.FileInfo, e En
 	}
 	err := d.Chown(name, want)
 	if isRefused(err) { // the group alone may be allowed
-		m.notKept.add(func(n *NotKept) { n.Owners++ })
+		lost.Owners++
 		group := disk.Owner{UID: have.UID, GID: want.GID}
 		if have == group || d.Chown(name, group) != nil {
 			return have, nil
@@ -253,15 +266,14 @@ func (m *mirror) isKept(name string) bool {
 
 // applyXattrs gives an entry its extended attributes and ACLs, and removes others. Refused ones
 // are counted. Nothing is removed if the server does not send all.
-func (m *mirror) applyXattrs(d *disk.MetaDir, name string, e Entry) error {
+func (m *mirror) applyXattrs(d *disk.MetaDir, name string, e Entry, lost *NotKept) {
 	if e.metadata == nil || !m.Xattrs && !m.ACLs {
-		return nil
+		return
 	}
 	changes, err := m.xattrChanges(d, name, e)
 	if err != nil {
 		changes = wantedXattrs(e)
 	}
-	lostXattrs, lostACLs := false, false
 	for _, c := range changes {
 		switch {
 		case c.value == nil && c.isRemoved:
@@ -271,20 +283,14 @@ func (m *mirror) applyXattrs(d *disk.MetaDir, name string, e Entry) error {
 		default:
 			err = d.SetXattr(name, c.name, c.value)
 		}
-		if err != nil {
-			lostACLs = lostACLs || disk.IsACL(c.name)
-			lostXattrs = lostXattrs || !disk.IsACL(c.name)
+		switch {
+		case err == nil:
+		case disk.IsACL(c.name):
+			lost.ACLs = 1
+		default:
+			lost.Xattrs = 1
 		}
 	}
-	m.notKept.add(func(n *NotKept) {
-		if lostXattrs {
-			n.Xattrs++
-		}
-		if lostACLs {
-			n.ACLs++
-		}
-	})
-	return nil
 }
 
 // An xattrChange sets or removes an extended attribute.
@@ -365,8 +371,8 @@ func (p *plan) refreshMetadata(f *mirrorFile) bool {
 	case p.DryRun, !p.lacks(h.TreeDir, f.name, f.local, f.entry):
 		return true
 	case disk.Links(f.local) > 1:
-		f.detach = true
-		return false
+		f.detach = p.gains(h, f, f.local)
+		return !f.detach
 	}
 	place := p.placeOf(f)
 	file, info := place.Existing()
@@ -385,17 +391,8 @@ func (m *mirror) applyToFile(
 	if !m.keepsMore() {
 		return place.ApplyMetadata(file, info, want)
 	}
-	if err := m.applyMore(h, place.Name, e); err != nil || info.ModTime().Equal(want.MTime) {
+	if err := m.applyMore(h, place.Name, e); err != nil || m.hasTime(info, want.MTime) {
 		return err
 	}
 	return place.Dir.Chtimes(place.Name, want.MTime)
-}
-
-// writesThrough reports whether a file in place has other names and lacks metadata of its entry.
-// The other names would get that, too.
-func (m *mirror) writesThrough(h disk.TreeDir, info fs.FileInfo, f *mirrorFile) bool {
-	if m.NoPreserve || disk.Links(info) < 2 {
-		return false
-	}
-	return !info.ModTime().Equal(f.manifest.MTime) || m.lacks(h, f.name, info, f.entry)
 }

@@ -161,10 +161,11 @@ func (p *plan) lookAtLeftover(at string, sizes map[int64]bool, seen *int) {
 	if err != nil {
 		return
 	}
+	defer p.cache.Release(h)
 	info, err := h.Lstat(disk.Base(at))
-	p.cache.Release(h)
 	switch {
 	case err != nil:
+	case p.isElsewhere(h, disk.Base(at), info):
 	case info.Mode().IsRegular() && sizes[info.Size()]:
 		p.donors.add(info, at, true)
 	case info.IsDir():

@@ -152,9 +152,9 @@ func (m *mirror) placed(f *mirrorFile, report FileReport, err error) {
 		return
 	}
 	m.discard(f)
-	if errors.Is(err, errNewer) {
+	if errors.Is(err, ErrNewer) {
 		f.leave()
-		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileSkipped, Err: errNewer})
+		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileSkipped, Err: ErrNewer})
 		return
 	}
 	m.drop(f, localErrorOf("put it in place", err))
@@ -183,9 +183,9 @@ func (p *placer) rename(f *mirrorFile) error {
 
 // isNewer reports whether a file that is newer than the source's is in the place of a file, perhaps
 // since the mirror began.
-func isNewer(h *disk.CachedDir, f *mirrorFile) bool {
+func (m *mirror) isNewer(h *disk.CachedDir, f *mirrorFile) bool {
 	info, err := h.Lstat(f.name)
-	return err == nil && info.Mode().IsRegular() && info.ModTime().After(f.manifest.MTime)
+	return err == nil && info.Mode().IsRegular() && m.isLater(info, f.manifest.MTime)
 }
 
 // volumeOf returns the file system that a directory is on, nil if it cannot be synced as a

@@ -330,8 +330,6 @@ var (
 	// errExcludedInTheWay is the error for a filter that includes directories of a name only.
 	errExcludedInTheWay = errors.New("there is an entry in its place that the filter excludes")
 	errDirStays         = errors.New("the directory in its place could not be deleted completely")
-	errNewer            = errors.New("a newer file is in its place")
-	errElsewhere        = errors.New("it is on another file system")
 )
 
 // enterDir enters a directory of the listing, and makes it if it is missing.
@@ -363,8 +361,8 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	case p.isYoung(e):
 		p.skip(e, ErrYoung)
 		return nil
-	case p.Update && f.local != nil && f.local.ModTime().After(e.MTime):
-		p.skip(e, errNewer)
+	case p.Update && f.local != nil && p.isLater(f.local, e.MTime):
+		p.skip(e, ErrNewer)
 		return nil
 	}
 	return p.holdBack(p.join(f))
@@ -380,7 +378,7 @@ func (p *plan) isYoung(e Entry) bool {
 // failOrSkip reports an entry that cannot be made. An entry in the place of something protected, or
 // on another file system, is left out on purpose.
 func (p *plan) failOrSkip(e Entry, op string, err error) {
-	for _, reason := range []error{disk.ErrProtected, errElsewhere} {
+	for _, reason := range []error{disk.ErrProtected, ErrElsewhere} {
 		if errors.Is(err, reason) {
 			p.skip(e, reason)
 			return
@@ -446,7 +444,7 @@ func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
 		return err
 	}
 	defer p.cache.Release(h)
-	found, info, err := lookUp(h, f.name)
+	found, info, err := p.lookUp(h, f.name)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"io/fs"
 	"time"
 
 	"kwikcp/transfer/disk"
@@ -18,6 +19,19 @@ func (p *plan) looksUpToDate(f *mirrorFile) bool {
 // sameTime reports whether the target has a time of the server, as far as its file system keeps it.
 func (m *mirror) sameTime(there, listed time.Time) bool {
 	return there.Sub(listed).Abs() <= max(m.ModifyWindow, m.window)
+}
+
+// isLater reports whether a file in place has a later time than the server's, not only because its
+// file system keeps coarser ones.
+func (m *mirror) isLater(info fs.FileInfo, listed time.Time) bool {
+	return info.ModTime().After(listed) && !m.sameTime(info.ModTime(), listed)
+}
+
+// hasTime reports whether an entry in place has a time of the server, or what the file system makes
+// of it. Such a time need not be set again.
+func (m *mirror) hasTime(info fs.FileInfo, listed time.Time) bool {
+	lost := listed.Sub(info.ModTime())
+	return lost >= 0 && lost <= m.window
 }
 
 // learnWindow sets window. It gives the lock file a time that no file system with coarse times

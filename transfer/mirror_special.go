@@ -45,7 +45,7 @@ func (p *plan) makeSpecial(d *mirrorDir, e Entry, mayExist bool) (same bool, err
 	name := disk.Base(e.Path)
 	found, there := occupantNone, fs.FileInfo(nil)
 	if mayExist {
-		if found, there, err = lookUp(h, name); err != nil {
+		if found, there, err = p.lookUp(h, name); err != nil {
 			return false, err
 		}
 	}
@@ -85,7 +85,9 @@ func (p *plan) finishSpecial(d *disk.MetaDir, h *disk.CachedDir, name string, e 
 	if p.NoPreserve {
 		return nil
 	}
-	if err := p.apply(d, h.TreeDir, name, e); err != nil {
+	lost, err := p.apply(d, h.TreeDir, name, e)
+	p.notKept.addAll(lost)
+	if err != nil {
 		return err
 	}
 	return p.setTime(d, h.TreeDir, name, e)

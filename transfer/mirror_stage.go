@@ -123,8 +123,8 @@ func (m *mirror) unstage() {
 
 // putInPlace gives a temporary file its final name.
 func (m *mirror) putInPlace(h *disk.CachedDir, f *mirrorFile) error {
-	if m.Update && isNewer(h, f) {
-		return errNewer
+	if m.Update && m.isNewer(h, f) {
+		return ErrNewer
 	}
 	if err := m.backup.keep(h, f.entry.Path); err != nil {
 		return err

@@ -48,6 +48,18 @@ func (r *mirrorReports) action(path string) FileAction {
 	return ""
 }
 
+// of returns the reports on an entry.
+func (r *mirrorReports) of(path string) (all []FileReport) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, f := range r.files {
+		if f.Path == path {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
 // A mirrorServer serves a directory on loopback.
 type mirrorServer struct {
 	t    *testing.T

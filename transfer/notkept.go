@@ -31,6 +31,18 @@ func (c *notKeptCount) add(to func(*NotKept)) {
 	to(&c.n)
 }
 
+func (c *notKeptCount) addAll(lost NotKept) {
+	c.add(func(n *NotKept) {
+		n.HardLinks += lost.HardLinks
+		n.Owners += lost.Owners
+		n.SpecialModes += lost.SpecialModes
+		n.Xattrs += lost.Xattrs
+		n.ACLs += lost.ACLs
+		n.Specials += lost.Specials
+		n.OutsideLinks += lost.OutsideLinks
+	})
+}
+
 func (c *notKeptCount) get() NotKept {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -43,7 +55,6 @@ func (m *mirror) countLosses(e Entry) {
 	if meta == nil {
 		return
 	}
-	isLink := e.Type == EntryLink
 	m.notKept.add(func(n *NotKept) {
 		if meta.owner != nil && !m.Owner && !m.isOwn(meta.owner) {
 			n.Owners++
@@ -51,7 +62,7 @@ func (m *mirror) countLosses(e Entry) {
 		if meta.special != 0 && !m.SpecialModes {
 			n.SpecialModes++
 		}
-		if meta.xattrsOmitted || isLink && len(meta.xattrs) > 0 {
+		if meta.xattrsOmitted {
 			n.Xattrs++
 		}
 		if meta.aclsOmitted {

@@ -31,3 +31,18 @@ func (v volume) Sync() error {
 	}
 	return failed
 }
+
+// IsMountPoint reports whether something is mounted on an entry of a directory. Kernels before 5.8
+// do not tell it.
+func IsMountPoint(d TreeDir, name string) bool {
+	at, err := OpenMeta(d)
+	if err != nil {
+		return false
+	}
+	defer at.Close()
+	var stat unix.Statx_t
+	if unix.Statx(at.fd(), name, unix.AT_SYMLINK_NOFOLLOW, 0, &stat) != nil {
+		return false
+	}
+	return stat.Attributes_mask&stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
+}
