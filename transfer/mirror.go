@@ -248,10 +248,12 @@ type mirror struct {
 	// system keeps coarser times.
 	window time.Duration
 	// folds is set if the target's file system ignores the case of names.
-	folds  bool
-	staged stage
-	live   liveStreams
-	opened *partfile.Pool // the part files that are open
+	folds bool
+	// syncsVolumes is set if file systems are synced as a whole.
+	syncsVolumes bool
+	staged       stage
+	live         liveStreams
+	opened       *partfile.Pool // the part files that are open
 
 	mu     sync.Mutex // guards the rest
 	result MirrorResult
@@ -344,6 +346,7 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 			}
 		}
 	}()
+	m.prepareSyncs()
 	stop := m.watch()
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

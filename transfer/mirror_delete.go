@@ -144,6 +144,7 @@ func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
 		return err
 	}
 	defer p.cache.Release(h)
+	p.noteChange(d)
 	_, err = p.remove(ctx, h, disk.JoinPath(d.path, name))
 	return err
 }

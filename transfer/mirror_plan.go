@@ -417,16 +417,16 @@ func (p *plan) count(f *mirrorFile) {
 }
 
 // mustCompare reports whether a file is in Recheck, or below an entry of it.
-func (p *plan) mustCompare(path string) bool {
-	if len(p.Recheck) == 0 {
+func (m *mirror) mustCompare(path string) bool {
+	if len(m.Recheck) == 0 {
 		return false
 	}
 	for ; path != ""; path = disk.Parent(path) {
-		if p.Recheck[path] {
+		if m.Recheck[path] {
 			return true
 		}
 	}
-	return p.Recheck["."]
+	return m.Recheck["."]
 }
 
 // inspect finds the local file and the part file of a file.

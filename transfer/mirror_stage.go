@@ -129,6 +129,7 @@ func (m *mirror) putInPlace(h *disk.CachedDir, f *mirrorFile) error {
 	if err := m.backup.keep(h, f.entry.Path); err != nil {
 		return err
 	}
+	m.noteChange(f.dir)
 	if f.part != nil {
 		return f.part.Rename(false)
 	}

@@ -346,6 +346,27 @@ func (d *spyDir) Rename(old, new string) error {
 	return d.TreeDir.Rename(old, new)
 }
 
+func (d *spyDir) Mkdir(name string) error {
+	if err := d.did("mkdir", name); err != nil {
+		return err
+	}
+	return d.TreeDir.Mkdir(name)
+}
+
+func (d *spyDir) Symlink(target, name string) error {
+	if err := d.did("symlink", name); err != nil {
+		return err
+	}
+	return d.TreeDir.Symlink(target, name)
+}
+
+func (d *spyDir) Remove(name string) error {
+	if err := d.did("remove", name); err != nil {
+		return err
+	}
+	return d.TreeDir.Remove(name)
+}
+
 func (d *spyDir) Sync() error {
 	return d.did("syncdir", "")
 }

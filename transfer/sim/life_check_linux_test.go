@@ -113,7 +113,9 @@ func (m *lifeMirror) checkLosses(x *lifeRound, bad func(string, ...any)) {
 		if isTemporary(p) {
 			continue
 		}
-		total++
+		if up := path.Dir(p); up == "." || m.wants(up, true) { // the mirror does not count what it does not look at
+			total++
+		}
 		now, there := x.after[p]
 		versions, absent := m.hist.during(p, x.start, x.end)
 		isSafe := !x.isCut || x.safe[p].node != nil
