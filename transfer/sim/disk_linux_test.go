@@ -255,6 +255,12 @@ func (d *simDisk) parent(from *simNode, name string, depth int) (dir *simNode, b
 
 // setNames makes a change of names visible and enters it into the journal.
 func (d *simDisk) setNames(changes ...nameChange) {
+	for _, c := range changes { // first, so that a file that is renamed keeps a name
+		if c.node != nil {
+			c.node.links++
+			c.node.ctime = d.now()
+		}
+	}
 	for _, c := range changes {
 		if old := c.dir.names[c.name]; old != nil {
 			old.links--
@@ -265,8 +271,6 @@ func (d *simDisk) setNames(changes ...nameChange) {
 			delete(c.dir.names, c.name)
 		} else {
 			c.dir.names[c.name] = c.node
-			c.node.links++
-			c.node.ctime = d.now()
 		}
 		c.dir.mtime, c.dir.ctime = d.now(), d.now()
 	}

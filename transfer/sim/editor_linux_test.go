@@ -19,6 +19,7 @@ type version struct {
 	target string // of a link
 	mtime  time.Time
 	node   *simNode
+	links  int
 	from   time.Time
 	to     time.Time // zero while it stands
 }
@@ -41,7 +42,7 @@ func treeOf(dir *simNode, safe bool) map[string]version {
 					image = *n.durable
 				}
 			}
-			all[p] = version{mode: n.mode, data: image.data, target: n.target, mtime: image.mtime, node: n}
+			all[p] = version{mode: n.mode, data: image.data, target: n.target, mtime: image.mtime, node: n, links: n.links}
 			if n.mode.IsDir() {
 				walk(n, p)
 			}
@@ -128,6 +129,24 @@ func (h *history) ever(p string) []version {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.paths[p])
+}
+
+// linked returns all versions, at any path, of files that versions are of.
+func (h *history) linked(versions []version) (all []version) {
+	nodes := make(map[*simNode]bool)
+	for _, v := range versions {
+		nodes[v.node] = v.mode.IsRegular()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, each := range h.paths {
+		for _, v := range each {
+			if nodes[v.node] {
+				all = append(all, v)
+			}
+		}
+	}
+	return all
 }
 
 // An editor changes the tree of the primary at random.
