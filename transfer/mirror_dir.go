@@ -49,8 +49,9 @@ func (p *plan) readNames(d *mirrorDir) error {
 		case !wire.IsTemporary(name):
 			return false
 		case strings.HasSuffix(name, ".new"):
-			if !p.DryRun && !p.isOthers(h, disk.JoinPath(d.path, name)) {
-				h.Remove(name) // an error leaves a file that no mirror uses
+			// An error leaves a file that no mirror uses.
+			if others, err := p.isOthers(h, disk.JoinPath(d.path, name)); !p.DryRun && !others && err == nil {
+				h.Remove(name)
 			}
 		case name != mirrorLock && strings.HasSuffix(name, ".part"):
 			if d.parts == nil {

@@ -335,8 +335,18 @@ func (d *spyDir) Create(name string) (disk.File, error) {
 }
 
 func (d *spyDir) OpenPart(name string) (disk.File, error) {
+	if err := d.did("openpart", name); err != nil {
+		return nil, err
+	}
 	f, err := d.TreeDir.OpenPart(name)
 	return &spyFile{f, d, name}, err
+}
+
+func (d *spyDir) Names(limit int) ([]string, error) {
+	if err := d.did("names", ""); err != nil {
+		return nil, err
+	}
+	return d.TreeDir.Names(limit)
 }
 
 func (d *spyDir) Rename(old, new string) error {
