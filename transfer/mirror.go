@@ -46,9 +46,10 @@ type MirrorOptions struct {
 	// MaxDelete bounds what Delete removes.
 	MaxDelete DeleteLimit
 	// BackupDir is a directory to which deleted and replaced files and links are moved, under the
-	// paths that they had below Target. It replaces older ones there. It is made if it is missing;
-	// its parent must exist. It must be neither inside Target nor contain it. If it is on another
-	// file system, files are copied. Empty means no backup.
+	// paths that they had below Target. It replaces older ones there. A directory there in the way of
+	// a file gets another name first, such as "a.~1~", and so does a file in the way of a directory.
+	// BackupDir is made if it is missing; its parent must exist. It must be neither inside Target nor
+	// contain it. If it is on another file system, files are copied. Empty means no backup.
 	BackupDir string
 	// OneFileSystem leaves directories on another file system than Target as they are, and mounted
 	// files. It reports them as FileSkipped with ErrElsewhere.
@@ -248,10 +249,12 @@ type mirror struct {
 	// system keeps coarser times.
 	window time.Duration
 	// folds is set if the target's file system ignores the case of names.
-	folds  bool
-	staged stage
-	live   liveStreams
-	opened *partfile.Pool // the part files that are open
+	folds bool
+	// syncsVolumes is set if file systems are synced as a whole.
+	syncsVolumes bool
+	staged       stage
+	live         liveStreams
+	opened       *partfile.Pool // the part files that are open
 
 	mu     sync.Mutex // guards the rest
 	result MirrorResult
@@ -344,6 +347,7 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 			}
 		}
 	}()
+	m.prepareSyncs()
 	stop := m.watch()
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

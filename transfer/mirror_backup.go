@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
+	"kwikcp/transfer/internal/wire"
+	"sync"
 )
 
 // A backup is the directory to which a mirror moves what it deletes and replaces. A file is in the
@@ -16,6 +18,9 @@ type backup struct {
 	root  disk.TreeDir
 	cache *disk.DirCache
 	runID string // names temporary files
+
+	// mu is held while entries in the way are moved, so that each is moved once.
+	mu sync.Mutex
 }
 
 var errBackupNested = errors.New("it must be neither inside the directory to mirror into nor contain it")
@@ -81,6 +86,9 @@ func (b *backup) store(h *disk.CachedDir, at string) error {
 		err = copyInto(h, name, info, to, temp)
 	}
 	if err == nil {
+		err = b.clear(to, at, false)
+	}
+	if err == nil {
 		err = to.Rename(temp, name)
 	}
 	// Of two names of one file rename(2) removes none.
@@ -94,19 +102,52 @@ func (b *backup) store(h *disk.CachedDir, at string) error {
 // caller releases it.
 func (b *backup) enter(dir string) (*disk.CachedDir, error) {
 	h, err := b.cache.Acquire(dir)
-	if !errors.Is(err, fs.ErrNotExist) {
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, disk.ErrNotADirectory) {
 		return h, err
 	}
 	up, err := b.enter(disk.Parent(dir))
 	if err != nil {
 		return nil, err
 	}
-	err = up.Mkdir(disk.Base(dir))
+	if err = b.clear(up, dir, true); err == nil {
+		err = up.Mkdir(disk.Base(dir))
+	}
 	b.cache.Release(up)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	return b.cache.Acquire(dir)
+}
+
+// maxAside bounds the names that clear tries.
+const maxAside = 1000
+
+// clear gives another name to an entry of the backup if it is in the way of a directory, or is a
+// directory in the way of a file: a name of the target may have been both. h is its directory.
+func (b *backup) clear(h *disk.CachedDir, at string, forDir bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	name := disk.Base(at)
+	info, err := h.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil || info.IsDir() == forDir:
+		return err
+	}
+	for n := range maxAside {
+		suffix := fmt.Sprintf(".~%d~", n+1)
+		as := name[:min(len(name), wire.MaxName-len(suffix))] + suffix
+		switch _, err := h.Lstat(as); {
+		case err == nil:
+			continue
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+		b.cache.Drop(at)
+		return h.Rename(name, as)
+	}
+	return fmt.Errorf("%d names beside it are taken: %w", maxAside, fs.ErrExist)
 }
 
 // copyInto copies a file or link to a new name in another directory, with its mode and time, and

@@ -30,58 +30,80 @@ func (p *plan) delete(ctx context.Context) error {
 	return exceeded
 }
 
-// checkLoss counts what delete would remove, and returns an error if that is too much.
+// checkLoss counts what delete would remove, and returns an error if that is too much. An entry of
+// which that cannot be told fails, and stays.
 func (p *plan) checkLoss(ctx context.Context) error {
 	x := loss{of: p.before, listed: p.listed}
+	counted := p.extra[:0]
 	for _, e := range p.extra {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		h, err := p.cache.Acquire(e.dir.path)
-		if err != nil {
-			continue // deleting fails as well
+		at := disk.JoinPath(e.dir.path, e.name)
+		if err := p.countExtra(ctx, e.dir.path, at, &x); err != nil {
+			p.fail(at, "delete it", err)
+			continue
 		}
-		p.countLoss(ctx, h, disk.JoinPath(e.dir.path, e.name), &x)
-		p.cache.Release(h)
+		counted = append(counted, e)
 	}
+	p.extra = counted
 	if err := p.MaxDelete.check(x); err != nil {
 		return &Error{Kind: KindDeleteLimit, Op: p.op(), Err: err}
 	}
 	return nil
 }
 
+func (p *plan) countExtra(ctx context.Context, dir, at string, x *loss) error {
+	h, err := p.cache.Acquire(dir)
+	if err != nil {
+		return err
+	}
+	defer p.cache.Release(h)
+	_, err = p.countLoss(ctx, h, at, x)
+	return err
+}
+
 // countLoss counts what remove would delete at a path. empty reports whether nothing would be left
-// there. A directory that cannot be read counts as one entry.
-func (p *plan) countLoss(ctx context.Context, h *disk.CachedDir, at string, x *loss) (empty bool) {
+// there.
+func (p *plan) countLoss(ctx context.Context, h *disk.CachedDir, at string, x *loss) (empty bool, err error) {
 	info, isDoomed, err := p.judge(h, at)
-	if err != nil || !isDoomed {
-		return err == nil && info == nil
+	switch {
+	case err == errStays || err == ErrElsewhere:
+		return false, nil
+	case err != nil || !isDoomed:
+		return err == nil && info == nil, err
 	}
 	if info.IsDir() {
-		sub, err := p.cache.Acquire(at)
-		if err == nil {
-			defer p.cache.Release(sub)
-			empty, err = p.countLossIn(ctx, sub, at, x)
-		}
-		if err == nil && !empty {
-			return false
+		if empty, err := p.countLossIn(ctx, h, at, info, x); err != nil || !empty {
+			return false, err
 		}
 	}
 	if !wire.IsTemporary(disk.Base(at)) {
 		x.deleted++
 	}
-	return true
+	return true, nil
 }
 
-// countLossIn counts what would be deleted in a directory.
-func (p *plan) countLossIn(ctx context.Context, h *disk.CachedDir, at string, x *loss) (empty bool, err error) {
-	if p.isOthersTarget(at) {
-		return false, nil
+// countLossIn counts what would be deleted in a directory, whose mode it leaves as it is.
+func (p *plan) countLossIn(
+	ctx context.Context, up *disk.CachedDir, at string, info fs.FileInfo, x *loss,
+) (empty bool, err error) {
+	if !p.DryRun && info.Mode()&ownerMode != ownerMode {
+		if err := p.openUp(up, at, info); err != nil {
+			return false, err
+		}
+		defer func() {
+			restored := up.ChmodDir(disk.Base(at), info.Mode()&(fs.ModePerm|disk.SpecialMode))
+			if err == nil {
+				err = restored
+			}
+		}()
 	}
-	names, err := h.Names(maxLocalNames)
-	if err != nil {
+	h, names, err := p.doomedNames(at)
+	if h == nil {
 		return false, err
 	}
+	defer p.cache.Release(h)
 	empty = true
 	for _, name := range names {
 		if ctx.Err() != nil {
@@ -90,11 +112,36 @@ func (p *plan) countLossIn(ctx context.Context, h *disk.CachedDir, at string, x 
 		if !wire.IsTemporary(name) {
 			x.of++
 		}
-		if gone := p.countLoss(ctx, h, disk.JoinPath(at, name), x); !gone {
-			empty = false
+		gone, err := p.countLoss(ctx, h, disk.JoinPath(at, name), x)
+		if err != nil {
+			return false, err
 		}
+		empty = empty && gone
 	}
 	return empty, nil
+}
+
+// openUp adds ownerMode to the mode of a directory that is to be deleted.
+func (p *plan) openUp(up *disk.CachedDir, at string, info fs.FileInfo) error {
+	return up.ChmodDir(disk.Base(at), info.Mode()&(fs.ModePerm|disk.SpecialMode)|ownerMode)
+}
+
+// doomedNames opens a directory that is to be deleted, and returns its names, sorted. The caller
+// releases it. It is nil if the directory is the target of another mirror, or after an error.
+func (p *plan) doomedNames(at string) (h *disk.CachedDir, names []string, err error) {
+	if h, err = p.cache.Acquire(at); err != nil {
+		return nil, nil, err
+	}
+	others, err := p.isOthersTarget(at)
+	if err == nil && !others {
+		names, err = h.Names(maxLocalNames)
+	}
+	if err != nil || others {
+		p.cache.Release(h)
+		return nil, nil, err
+	}
+	sort.Strings(names)
+	return h, names, nil
 }
 
 // lostFound is the name of the directory in which a check of a file system puts what it finds. It
@@ -115,17 +162,18 @@ func (p *plan) judge(h *disk.CachedDir, at string) (info fs.FileInfo, isDoomed b
 	case err != nil:
 		return nil, false, err
 	}
-	isTemporary := wire.IsTemporary(name) && !info.IsDir()
 	switch {
 	case !p.Filter.Wants(at, info.IsDir()):
+		return info, false, nil
 	case info.IsDir() && name == lostFound:
+		return info, false, nil
 	case p.isElsewhere(h, name, info):
 		return info, false, ErrElsewhere
-	case isTemporary && p.isOthers(h, at):
-	default:
-		return info, true, nil
+	case !info.IsDir() && wire.IsTemporary(name):
+		others, err := p.isOthers(h, at)
+		return info, !others && err == nil, err
 	}
-	return info, false, nil
+	return info, true, nil
 }
 
 // errStays is judge's error for what cannot even be looked at. It is no failure.
@@ -142,6 +190,7 @@ func (p *plan) deleteIn(ctx context.Context, d *mirrorDir, name string) error {
 		return err
 	}
 	defer p.cache.Release(h)
+	p.noteChange(d)
 	_, err = p.remove(ctx, h, disk.JoinPath(d.path, name))
 	return err
 }
@@ -194,23 +243,15 @@ func (p *plan) removeOne(h *disk.CachedDir, at string, info fs.FileInfo) error {
 // removeAll deletes the entries of a directory. empty reports whether none is left.
 func (p *plan) removeAll(ctx context.Context, at string, info fs.FileInfo, up *disk.CachedDir) (empty bool, err error) {
 	if !p.DryRun && info.Mode()&ownerMode != ownerMode {
-		if err := up.ChmodDir(disk.Base(at), info.Mode().Perm()|ownerMode); err != nil {
+		if err := p.openUp(up, at, info); err != nil {
 			return false, err
 		}
 	}
-	h, err := p.cache.Acquire(at)
-	if err != nil {
+	h, names, err := p.doomedNames(at)
+	if h == nil {
 		return false, err
 	}
 	defer p.cache.Release(h)
-	if p.isOthersTarget(at) {
-		return false, nil
-	}
-	names, err := h.Names(maxLocalNames)
-	if err != nil {
-		return false, err
-	}
-	sort.Strings(names)
 	empty = true
 	for _, name := range names {
 		if ctx.Err() != nil {

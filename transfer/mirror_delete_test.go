@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -192,8 +193,13 @@ func TestMirrorBackup(t *testing.T) {
 
 		// A file that cannot be kept is not deleted.
 		transfertest.Put(t, filepath.Join(target, "wasdir2"), "mine")
-		putAll(t, kept, "wasdir2/full")
-		result, _, err := s.mirror(t.Context(), target, deleting, backing)
+		full := spied(&spy{step: func(op, path string) error {
+			if op == "rename" && strings.HasSuffix(path, ".new") {
+				return syscall.EROFS
+			}
+			return nil
+		}})
+		result, _, err := s.mirror(t.Context(), target, deleting, backing, full)
 		if err == nil || result.Failed != 1 || result.Deleted != 0 {
 			t.Errorf("linked %t: %+v, %v", linked, result, err)
 		}

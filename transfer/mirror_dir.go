@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"errors"
 	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
@@ -25,7 +26,10 @@ type mirrorDir struct {
 	held       bool              // the listing leaves out entries of it, so that nothing in it is deleted
 	folded     map[string]string // names so far by their lower case, if the file system ignores case
 
-	users int // entries under way in it, plus one while the plan is in it; guarded by mirror.mu
+	// users counts the entries under way in it, plus one while the plan is in it. hasChanged is set if
+	// names in it changed. Both are guarded by mirror.mu.
+	users      int
+	hasChanged bool
 }
 
 // readNames reads the names in a directory, and removes the temporary files of earlier mirrors,
@@ -45,8 +49,9 @@ func (p *plan) readNames(d *mirrorDir) error {
 		case !wire.IsTemporary(name):
 			return false
 		case strings.HasSuffix(name, ".new"):
-			if !p.DryRun && !p.isOthers(h, disk.JoinPath(d.path, name)) {
-				h.Remove(name) // an error leaves a file that no mirror uses
+			// An error leaves a file that no mirror uses.
+			if others, err := p.isOthers(h, disk.JoinPath(d.path, name)); !p.DryRun && !others && err == nil {
+				h.Remove(name)
 			}
 		case name != mirrorLock && strings.HasSuffix(name, ".part"):
 			if d.parts == nil {
@@ -96,6 +101,7 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 	case p.DryRun:
 		return nil
 	case found != occupantNone:
+		p.noteChange(sub.parent)
 		if err := p.backup.keep(h, sub.path); err != nil {
 			return err
 		}
@@ -103,6 +109,7 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 			return err
 		}
 	}
+	p.noteChange(sub.parent)
 	return h.Mkdir(name)
 }
 
@@ -165,7 +172,7 @@ func (m *mirror) retainDir(d *mirrorDir) {
 }
 
 // releaseDir removes a user from a directory. After the last one nothing in the directory
-// changes, so it gets the mode and time of the listing.
+// changes, so it gets the mode and time of the listing, and its names become durable.
 func (m *mirror) releaseDir(d *mirrorDir) {
 	for ; d != nil; d = d.parent {
 		m.mu.Lock()
@@ -181,7 +188,39 @@ func (m *mirror) releaseDir(d *mirrorDir) {
 		if err := m.applyDirMetadata(d); err != nil {
 			m.fail(d.path, "set mode and time of the directory", err)
 		}
+		if err := m.syncNames(d); err != nil {
+			m.fail(d.path, "sync the directory", err)
+		}
 	}
+}
+
+// noteChange notes that names in a directory change, before they do.
+func (m *mirror) noteChange(d *mirrorDir) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d.hasChanged = true
+}
+
+// syncNames makes durable which names there are in a directory, unless its file system is synced as a
+// whole at the end. A quick mirror leaves out directories in which nothing changed. Any other does
+// not: the mirror before may have been killed before it synced them.
+func (m *mirror) syncNames(d *mirrorDir) error {
+	m.mu.Lock()
+	isDue := d.hasChanged || !m.Quick || m.mustCompare(d.path)
+	d.hasChanged = false
+	m.mu.Unlock()
+	if m.syncsVolumes || !isDue {
+		return nil
+	}
+	h, err := m.cache.Acquire(d.path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, disk.ErrNotADirectory) {
+		return nil // it was removed meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	defer m.cache.Release(h)
+	return h.Sync()
 }
 
 // applyDirMetadata sets the mode and time of a directory that is complete.

@@ -243,7 +243,7 @@ func (p *plan) hardLink(f *mirrorFile, g *linkGroup) error {
 	case f.local != nil && disk.SameFile(f.local, info):
 		report.Action, report.Type = FileUpToDate, EntryFile
 	case !p.DryRun:
-		if err := p.linkTo(from, disk.Base(g.first), info, f.dir.path, f.name); err != nil {
+		if err := p.linkTo(from, disk.Base(g.first), info, f.dir, f.name); err != nil {
 			return err
 		}
 	}
@@ -257,12 +257,13 @@ func (p *plan) hardLink(f *mirrorFile, g *linkGroup) error {
 }
 
 // linkTo gives the file or symlink that info describes another name, in place of a file or link.
-func (p *plan) linkTo(from *disk.CachedDir, name string, info fs.FileInfo, dir, as string) error {
-	to, err := p.cache.Acquire(dir)
+func (p *plan) linkTo(from *disk.CachedDir, name string, info fs.FileInfo, d *mirrorDir, as string) error {
+	to, err := p.cache.Acquire(d.path)
 	if err != nil {
 		return err
 	}
 	defer p.cache.Release(to)
+	p.noteChange(d)
 	temp := p.freshName(as)
 	if err := disk.LinkInto(disk.Innermost(from.TreeDir), name, disk.Innermost(to.TreeDir), temp); err != nil {
 		return err
@@ -272,7 +273,7 @@ func (p *plan) linkTo(from *disk.CachedDir, name string, info fs.FileInfo, dir, 
 		err = disk.ErrReplaced
 	}
 	if err == nil {
-		err = p.backup.keep(to, disk.JoinPath(dir, as))
+		err = p.backup.keep(to, disk.JoinPath(d.path, as))
 	}
 	if err == nil {
 		err = to.Rename(temp, as)
@@ -300,7 +301,7 @@ func (p *plan) linkSymlink(d *mirrorDir, e Entry, there fs.FileInfo) (same, ok b
 	if there != nil && disk.SameFile(there, info) {
 		return true, true
 	}
-	return false, p.DryRun || p.linkTo(from, disk.Base(first), info, d.path, disk.Base(e.Path)) == nil
+	return false, p.DryRun || p.linkTo(from, disk.Base(first), info, d, disk.Base(e.Path)) == nil
 }
 
 // noteSymlink remembers a symlink that is in place as the first name of its group.

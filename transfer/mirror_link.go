@@ -83,6 +83,7 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	if p.DryRun {
 		return false, nil
 	}
+	p.noteChange(d)
 	if err := p.backup.keep(h, e.Path); err != nil {
 		return false, err
 	}

@@ -15,28 +15,35 @@ import (
 // that target.
 
 // isOthers reports whether the temporary file at a path of the target belongs to another transfer.
-// h is its directory.
-func (m *mirror) isOthers(h *disk.CachedDir, at string) bool {
-	name := disk.Base(at)
-	return strings.HasSuffix(name, ".part") && partfile.IsHeld(h, name) || m.isOthersTree(disk.Parent(at))
+// h is its directory. An error means that it is not known.
+func (m *mirror) isOthers(h *disk.CachedDir, at string) (bool, error) {
+	if name := disk.Base(at); strings.HasSuffix(name, ".part") {
+		if held, err := partfile.IsHeld(h, name); held || err != nil {
+			return held, err
+		}
+	}
+	return m.isOthersTree(disk.Parent(at))
 }
 
-// isOthersPart reports whether there is a part file of a file that belongs to another mirror, even
+// isOthersPart reports whether there is a part file of a file that may belong to another mirror, even
 // if it is not locked now.
 func (m *mirror) isOthersPart(f *mirrorFile, h *disk.CachedDir) bool {
-	_, err := h.Lstat(partfile.PartName(f.name))
-	return err == nil && m.isOthersTree(f.dir.path)
+	if _, err := h.Lstat(partfile.PartName(f.name)); err != nil {
+		return false
+	}
+	others, err := m.isOthersTree(f.dir.path)
+	return others || err != nil
 }
 
 // isOthersTarget reports whether another mirror has this directory as its target.
-func (m *mirror) isOthersTarget(dir string) bool {
+func (m *mirror) isOthersTarget(dir string) (bool, error) {
 	isOwn := dir == "" && m.lock != nil
 	if isOwn {
-		return false
+		return false, nil
 	}
 	h, err := m.cache.Acquire(dir)
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer m.cache.Release(h)
 	return partfile.IsHeld(h, mirrorLock)
@@ -44,10 +51,10 @@ func (m *mirror) isOthersTarget(dir string) bool {
 
 // isOthersTree reports whether another mirror has a target that is or contains a directory of this
 // mirror's target.
-func (m *mirror) isOthersTree(dir string) bool {
+func (m *mirror) isOthersTree(dir string) (bool, error) {
 	for {
-		if m.isOthersTarget(dir) {
-			return true
+		if others, err := m.isOthersTarget(dir); others || err != nil {
+			return others, err
 		}
 		if dir == "" {
 			break
@@ -58,13 +65,15 @@ func (m *mirror) isOthersTree(dir string) bool {
 		if _, err := os.Lstat(filepath.Join(above.Path, mirrorLock)); err != nil {
 			continue
 		}
-		if d, err := disk.OpenDir(above.Path); err == nil {
-			held := partfile.IsHeld(d, mirrorLock)
-			d.Close()
-			if held {
-				return true
-			}
+		d, err := disk.OpenDir(above.Path)
+		if err != nil {
+			continue
+		}
+		held, err := partfile.IsHeld(d, mirrorLock)
+		d.Close()
+		if held || err != nil {
+			return held, err
 		}
 	}
-	return false
+	return false, nil
 }

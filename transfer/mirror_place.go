@@ -15,14 +15,14 @@ import (
 //
 // After a power cut, a final name therefore holds its old content or the whole new file.
 // The mirror makes the new names durable at its end (syncVolumes). On a system without a sync of
-// the file system, each group does.
+// the file system, each directory is synced when nothing in it changes any more (syncNames).
 //
 // Its goroutine ends with finish, which waits for it.
 type placer struct {
 	m     *mirror
 	in    chan *mirrorFile
 	ended chan struct{}
-	syncs bool // file systems are synced as a whole
+	syncs bool // mirror.syncsVolumes
 	// ctx ends the hashing of files that have checksums. It is set before the first put.
 	ctx context.Context
 }
@@ -37,10 +37,7 @@ const (
 
 func (m *mirror) startPlacer() *placer {
 	p := &placer{m: m, in: make(chan *mirrorFile, placeFiles), ended: make(chan struct{}), ctx: context.Background()}
-	if !m.DryRun {
-		v, err := m.volumeOf(m.root)
-		p.syncs = v != nil && err == nil
-	}
+	p.syncs = m.syncsVolumes
 	go p.run()
 	return p
 }
@@ -82,15 +79,9 @@ func (p *placer) run() {
 
 // place puts a group in place.
 func (p *placer) place(group []*mirrorFile) {
-	var dirs []string // of the group; adjacent duplicates are dropped, and most are adjacent
-	for _, f := range group {
-		if len(dirs) == 0 || dirs[len(dirs)-1] != f.dir.path {
-			dirs = append(dirs, f.dir.path)
-		}
-	}
 	var failed error
 	if p.syncs {
-		failed = p.syncContents(dirs)
+		failed = p.syncContents(group)
 	}
 	for _, f := range group {
 		err := failed
@@ -113,20 +104,18 @@ func (p *placer) place(group []*mirrorFile) {
 		}
 		p.m.placed(f, report, err)
 	}
-	if !p.syncs {
-		for _, dir := range dirs {
-			if err := p.m.syncNames(dir); err != nil {
-				p.m.fail(dir, "sync the directory", err)
-			}
-		}
-	}
 }
 
-// syncContents syncs the file systems that directories are on, each once.
-func (p *placer) syncContents(dirs []string) error {
+// syncContents syncs the file systems that files are on, each once.
+func (p *placer) syncContents(group []*mirrorFile) error {
 	done := make(map[disk.Volume]bool)
-	for _, dir := range dirs {
-		h, err := p.m.cache.Acquire(dir)
+	last := ""
+	for i, f := range group {
+		if i > 0 && f.dir.path == last {
+			continue // most are in the directory of the one before
+		}
+		last = f.dir.path
+		h, err := p.m.cache.Acquire(f.dir.path)
 		if err != nil {
 			return err
 		}
@@ -208,9 +197,23 @@ func (m *mirror) volumeOf(d disk.TreeDir) (v disk.Volume, err error) {
 	return v, nil
 }
 
+// prepareSyncs finds out how the attempt makes names durable.
+func (m *mirror) prepareSyncs() {
+	if m.root != nil && !m.DryRun {
+		v, err := m.volumeOf(m.root)
+		m.syncsVolumes = v != nil && err == nil
+	}
+}
+
 // syncVolumes makes durable which names there are now, with modes and times. It does so even if
 // nothing was done: the mirror before may have been killed before it did.
 func (m *mirror) syncVolumes() error {
+	if !m.syncsVolumes && !m.DryRun {
+		if err := m.root.Sync(); err != nil {
+			return LocalError("sync the directory", disk.Cause(err))
+		}
+		return nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var errs []error
@@ -223,14 +226,4 @@ func (m *mirror) syncVolumes() error {
 		return LocalError("sync the file system", disk.Cause(err))
 	}
 	return nil
-}
-
-// syncNames makes durable which names there are in a directory.
-func (m *mirror) syncNames(dir string) error {
-	h, err := m.cache.Acquire(dir)
-	if err != nil {
-		return err
-	}
-	defer m.cache.Release(h)
-	return h.Sync()
 }

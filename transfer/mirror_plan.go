@@ -234,6 +234,9 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	}
 	d := p.dirs[len(p.dirs)-1]
 	mayExist := p.present(d, disk.Base(e.Path)) || p.folds // with folds, in another spelling
+	if mayExist && p.Delete && !p.Filter.Wants(e.Path, e.Type == EntryDir) {
+		p.noteOtherType(d, e)
+	}
 	if !p.chosen.visit(e.Path, e.Type == EntryDir) || !p.accept(d, e) {
 		p.leaveOut(e)
 		return nil, nil
@@ -255,6 +258,23 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		p.skip(e, errors.New("it is no regular file, directory or link"))
 	}
 	return nil, nil
+}
+
+// noteOtherType notes that the entry in the place of one that the filter excludes is extra: it is a
+// directory and the other is not, or the reverse, and the filter includes it.
+func (p *plan) noteOtherType(d *mirrorDir, e Entry) {
+	h, err := p.cache.Acquire(d.path)
+	if err != nil {
+		return // the directory fails anyway
+	}
+	defer p.cache.Release(h)
+	switch info, err := h.Lstat(disk.Base(e.Path)); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		p.fail(e.Path, "look at it", err)
+	case p.Filter.Wants(e.Path, info.IsDir()):
+		p.addExtra(d, disk.Base(e.Path))
+	}
 }
 
 // leaveOut ignores the entries below the last one.
@@ -414,16 +434,16 @@ func (p *plan) count(f *mirrorFile) {
 }
 
 // mustCompare reports whether a file is in Recheck, or below an entry of it.
-func (p *plan) mustCompare(path string) bool {
-	if len(p.Recheck) == 0 {
+func (m *mirror) mustCompare(path string) bool {
+	if len(m.Recheck) == 0 {
 		return false
 	}
 	for ; path != ""; path = disk.Parent(path) {
-		if p.Recheck[path] {
+		if m.Recheck[path] {
 			return true
 		}
 	}
-	return p.Recheck["."]
+	return m.Recheck["."]
 }
 
 // inspect finds the local file and the part file of a file.

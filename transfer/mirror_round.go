@@ -109,6 +109,10 @@ func (r *round) fetchOnce(ctx context.Context, b *batch) (again []*mirrorFile, e
 	}
 	defer closeOffer(stream)
 	described, again := r.sortReplies(b)
+	for _, f := range b.stream {
+		f.setInStream(true)
+		defer f.setInStream(false)
+	}
 	forEach(described, func(f *mirrorFile) { r.prepare(ctx, f, r.place) })
 	switch {
 	case r.DryRun:

@@ -64,6 +64,7 @@ func (p *plan) makeSpecial(d *mirrorDir, e Entry, mayExist bool) (same bool, err
 	if same {
 		return true, p.finishSpecial(meta, h, name, e)
 	}
+	p.noteChange(d)
 	temp := p.freshName(name)
 	if err := meta.MakeSpecial(temp, e.metadata.kind, e.metadata.device); err != nil {
 		return false, err

@@ -57,11 +57,36 @@ func (m *mirror) stageFile(f *mirrorFile, report FileReport) error {
 			return err
 		}
 		f.mu.Lock()
-		f.part, f.temp, f.tree = nil, temp, nil
+		f.part, f.temp = nil, temp
 		f.mu.Unlock()
 	}
+	f.wait()
 	m.staged.files = append(m.staged.files, stagedFile{f, report, found != occupantNone})
 	return nil
+}
+
+// wait makes a file wait for the end of the mirror.
+func (f *mirrorFile) wait() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.isStaged = true
+	f.freeTree()
+}
+
+// setInStream notes whether bytes of the batch of a file may arrive. Until then its tree is needed: the
+// sizes of all files of a batch lead to the file of a byte, and bytes may arrive twice.
+func (f *mirrorFile) setInStream(may bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.inStream = may
+	f.freeTree()
+}
+
+// freeTree frees the tree of a file that only waits. Called with the file's lock held.
+func (f *mirrorFile) freeTree() {
+	if f.isStaged && !f.inStream {
+		f.tree = nil
+	}
 }
 
 // stageLink lets a link of the listing wait.
@@ -129,6 +154,7 @@ func (m *mirror) putInPlace(h *disk.CachedDir, f *mirrorFile) error {
 	if err := m.backup.keep(h, f.entry.Path); err != nil {
 		return err
 	}
+	m.noteChange(f.dir)
 	if f.part != nil {
 		return f.part.Rename(false)
 	}

@@ -347,8 +347,18 @@ func (d *spyDir) Create(name string) (disk.File, error) {
 }
 
 func (d *spyDir) OpenPart(name string) (disk.File, error) {
+	if err := d.did("openpart", name); err != nil {
+		return nil, err
+	}
 	f, err := d.TreeDir.OpenPart(name)
 	return &spyFile{f, d, name}, err
+}
+
+func (d *spyDir) Names(limit int) ([]string, error) {
+	if err := d.did("names", ""); err != nil {
+		return nil, err
+	}
+	return d.TreeDir.Names(limit)
 }
 
 func (d *spyDir) Rename(old, new string) error {
@@ -356,6 +366,27 @@ func (d *spyDir) Rename(old, new string) error {
 		return err
 	}
 	return d.TreeDir.Rename(old, new)
+}
+
+func (d *spyDir) Mkdir(name string) error {
+	if err := d.did("mkdir", name); err != nil {
+		return err
+	}
+	return d.TreeDir.Mkdir(name)
+}
+
+func (d *spyDir) Symlink(target, name string) error {
+	if err := d.did("symlink", name); err != nil {
+		return err
+	}
+	return d.TreeDir.Symlink(target, name)
+}
+
+func (d *spyDir) Remove(name string) error {
+	if err := d.did("remove", name); err != nil {
+		return err
+	}
+	return d.TreeDir.Remove(name)
 }
 
 func (d *spyDir) Sync() error {

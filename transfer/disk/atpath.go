@@ -17,13 +17,16 @@ var (
 // CheckPath returns nil if a path of the operating system still leads to the open directory that
 // was opened there. It compares device and inode. Otherwise it returns a *fs.PathError with
 // ErrMoved, ErrRemoved or the system's error. A directory that is not the operating system's, as
-// tests have, has no path, and the result is nil.
+// tests have, has no path, and the result is nil, unless its FileInfo is a pathChecker.
 //
 // It makes two system calls, so that it may be called every second.
 func CheckPath(d Dir, path string) error {
 	open, err := d.Stat(".")
 	if err != nil {
 		return &fs.PathError{Op: "stat", Path: path, Err: Cause(err)}
+	}
+	if simulated, ok := open.(pathChecker); ok {
+		return simulated.CheckPath(path)
 	}
 	if isSystem := os.SameFile(open, open); !isSystem {
 		return nil
@@ -39,3 +42,6 @@ func CheckPath(d Dir, path string) error {
 	}
 	return nil
 }
+
+// A pathChecker is the FileInfo of a directory of a simulated disk that knows its path.
+type pathChecker interface{ CheckPath(path string) error }

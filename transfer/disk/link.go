@@ -6,6 +6,9 @@ import "errors"
 // Both names are single components, and no link is followed. It returns fs.ErrExist if the new
 // name is taken, and an error that CannotLink reports if the system cannot do it there.
 func LinkInto(from TreeDir, name string, to TreeDir, as string) error {
+	if simulated, ok := from.(linker); ok {
+		return simulated.LinkInto(name, to, as)
+	}
 	a, isSystem := systemOf(from)
 	b, isSystemToo := systemOf(to)
 	if !isSystem || !isSystemToo {
@@ -24,4 +27,9 @@ func systemOf(d TreeDir) (osDir, bool) {
 		return s.system()
 	}
 	return osDir{}, false
+}
+
+// A linker is a directory of a simulated disk that has hard links.
+type linker interface {
+	LinkInto(name string, to TreeDir, as string) error
 }

@@ -32,7 +32,11 @@ func CheckVersion(f File, version Version) error {
 }
 
 // SameFile reports whether two descriptions are of the same file. Descriptions by a Dir that is
-// not the operating system's are if their Sys values are equal.
+// not the operating system's are if their Sys values are equal, or identify the same file.
 func SameFile(a, b fs.FileInfo) bool {
-	return os.SameFile(a, b) || a.Sys() != nil && a.Sys() == b.Sys()
+	if os.SameFile(a, b) || a.Sys() != nil && a.Sys() == b.Sys() {
+		return true
+	}
+	v, w := VersionOf(a), VersionOf(b)
+	return v.IsIdentified() && v.Device == w.Device && v.Inode == w.Inode
 }

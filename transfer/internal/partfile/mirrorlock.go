@@ -12,16 +12,22 @@ import (
 const MirrorLock = ".kwikcp-mirror.part"
 
 // IsHeld reports whether another process, or another File of this one, holds the lock of a file. It
-// takes the lock for a moment if it is free. A file that this user cannot open is another user's.
-func IsHeld(d disk.Dir, name string) bool {
+// takes the lock for a moment if it is free. A file that this user cannot open is another user's. An
+// error means that it is not known.
+func IsHeld(d disk.Dir, name string) (held bool, err error) {
 	f, err := d.OpenPart(name)
 	if errors.Is(err, fs.ErrPermission) {
 		f, err = d.Open(name)
 	}
-	if err != nil {
-		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, disk.ErrNotAFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, disk.ErrNotAFile):
+		return false, nil
+	case errors.Is(err, fs.ErrPermission):
+		return true, nil
+	case err != nil:
+		return false, err
 	}
 	defer f.Close()
 	free, err := f.TryLock()
-	return err != nil || !free
+	return !free && err == nil, err
 }
