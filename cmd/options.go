@@ -38,6 +38,25 @@ func stringOption(to *string, name, usage string, aliases ...string) *cli.String
 	}
 }
 
+// nameOption is a stringOption that must not be empty, because without it something would be lost.
+// An empty variable of the environment counts as none.
+func nameOption(to *string, name, usage string) *cli.GenericFlag {
+	return &cli.GenericFlag{Name: name, EnvVars: []string{variableOf(name)}, Usage: usage, Value: &nameValue{to}}
+}
+
+// A nameValue is the value of a nameOption. It implements flag.Value.
+type nameValue struct{ to *string }
+
+func (v *nameValue) Set(text string) error {
+	if text == "" {
+		return errors.New("it is empty")
+	}
+	*v.to = text
+	return nil
+}
+
+func (v *nameValue) String() string { return "" }
+
 func intOption(to *int, name, usage string, aliases ...string) *cli.IntFlag {
 	return &cli.IntFlag{
 		Name: name, Aliases: aliases, EnvVars: []string{variableOf(name)}, Usage: usage, Value: *to, Destination: to,
