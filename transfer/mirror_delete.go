@@ -32,7 +32,7 @@ func (p *plan) delete(ctx context.Context) error {
 
 // checkLoss counts what delete would remove, and returns an error if that is too much.
 func (p *plan) checkLoss(ctx context.Context) error {
-	x := loss{of: p.before, listed: p.listed}
+	x := loss{of: p.kept, listed: p.listed}
 	for _, e := range p.extra {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -50,12 +50,17 @@ func (p *plan) checkLoss(ctx context.Context) error {
 	return nil
 }
 
-// countLoss counts what remove would delete at a path. empty reports whether nothing would be left
-// there. A directory that cannot be read counts as one entry.
+// countLoss counts what remove would delete at a path, and the entries of the target that it
+// finds. empty reports whether nothing would be left there. A directory that cannot be read counts
+// as one entry. Entries that stay in any case do not count: they would hide how many others go.
 func (p *plan) countLoss(ctx context.Context, h *disk.CachedDir, at string, x *loss) (empty bool) {
 	info, isDoomed, err := p.judge(h, at)
 	if err != nil || !isDoomed {
 		return err == nil && info == nil
+	}
+	counts := !wire.IsTemporary(disk.Base(at))
+	if counts {
+		x.of++
 	}
 	if info.IsDir() {
 		sub, err := p.cache.Acquire(at)
@@ -67,7 +72,7 @@ func (p *plan) countLoss(ctx context.Context, h *disk.CachedDir, at string, x *l
 			return false
 		}
 	}
-	if !wire.IsTemporary(disk.Base(at)) {
+	if counts {
 		x.deleted++
 	}
 	return true
@@ -86,9 +91,6 @@ func (p *plan) countLossIn(ctx context.Context, h *disk.CachedDir, at string, x 
 	for _, name := range names {
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
-		}
-		if !wire.IsTemporary(name) {
-			x.of++
 		}
 		if gone := p.countLoss(ctx, h, disk.JoinPath(at, name), x); !gone {
 			empty = false

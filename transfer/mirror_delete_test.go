@@ -54,6 +54,14 @@ func TestAttackMirrorEmptiesTarget(t *testing.T) {
 			}
 		}
 	}
+	listed := func(paths string) func(*MirrorOptions) {
+		return func(o *MirrorOptions) {
+			var err error
+			if o.Paths, err = ParsePathList([]byte(paths), false); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	lost := 0
 	for _, c := range []struct {
 		name           string
@@ -77,6 +85,15 @@ func TestAttackMirrorEmptiesTarget(t *testing.T) {
 			change: []func(*MirrorOptions){exclude("*.keep")}, then: 6},
 		{name: "another file in its place", source: numbered("%d", 10), target: numbered("%d/x", 10),
 			deleted: 20, of: 20},
+		{name: "excluded does not count", source: append(numbered("%d", 4), "x.keep"),
+			target: append(append(numbered("%d", 10), numbered("%d.keep", 90)...), numbered("d.keep/%d", 90)...),
+			change: []func(*MirrorOptions){exclude("*.keep")}, deleted: 6, of: 10},
+		{name: "not in the list does not count", source: append(numbered("d/%d", 3), numbered("%d", 90)...),
+			target: append(numbered("d/%d", 9), numbered("%d", 90)...),
+			change: []func(*MirrorOptions){listed("d")}, deleted: 6, of: 10},
+		{name: "excluded in a lost directory", source: numbered("%d", 9),
+			target: append(numbered("%d", 9), append(numbered("d/%d", 12), numbered("d/%d.keep", 90)...)...),
+			change: []func(*MirrorOptions){exclude("*.keep")}, deleted: 12, of: 22},
 		{name: "allowed", target: numbered("%d", 20), change: []func(*MirrorOptions){atMost("100%")}, then: 20},
 		{name: "allowed by number", target: numbered("%d", 20), change: []func(*MirrorOptions){atMost("20")}, then: 20},
 		{name: "too many", source: numbered("%d", 18), target: numbered("%d", 20),

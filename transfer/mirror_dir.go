@@ -57,7 +57,6 @@ func (p *plan) readNames(d *mirrorDir) error {
 		return true
 	})
 	sort.Strings(d.names)
-	p.before += int64(len(d.names))
 	return nil
 }
 

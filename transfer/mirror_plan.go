@@ -27,7 +27,7 @@ type plan struct {
 	chosen   pathsSeen
 	links    linkPlan
 	moves    movePlan
-	before   int64 // entries of the target so far, before the mirror
+	kept     int64 // entries of the target so far that are in the listing, and that the filter includes
 	listed   int64 // entries of the listing so far that the filter includes
 	grown    int64 // bytes of the batches so far
 }
@@ -165,6 +165,7 @@ func (p *plan) addExtra(d *mirrorDir, name string) {
 func (p *plan) replaceDir(d *mirrorDir, e Entry) {
 	p.extra = append(p.extra, extraEntry{d, disk.Base(e.Path), true})
 	p.deferred = append(p.deferred, deferredEntry{d, e})
+	p.kept--
 }
 
 // holdAll keeps the directories around the current entry from deletions, because the listing leaves
@@ -233,10 +234,14 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		p.leaveDir()
 	}
 	d := p.dirs[len(p.dirs)-1]
-	mayExist := p.present(d, disk.Base(e.Path)) || p.folds // with folds, in another spelling
+	isPresent := p.present(d, disk.Base(e.Path))
+	mayExist := isPresent || p.folds // with folds, in another spelling
 	if !p.chosen.visit(e.Path, e.Type == EntryDir) || !p.accept(d, e) {
 		p.leaveOut(e)
 		return nil, nil
+	}
+	if isPresent {
+		p.kept++
 	}
 	p.countLosses(e)
 	switch e.Type {
