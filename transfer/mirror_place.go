@@ -153,8 +153,7 @@ func (m *mirror) placed(f *mirrorFile, report FileReport, err error) {
 	}
 	m.discard(f)
 	if errors.Is(err, errNewer) {
-		f.leave()
-		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileSkipped, Err: errNewer})
+		m.skipFile(f, errNewer)
 		return
 	}
 	m.drop(f, localErrorOf("put it in place", err))

@@ -358,6 +358,11 @@ func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool) {
 // planFile returns the file to request for an entry, or nil if none is needed.
 func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	f := &mirrorFile{entry: e, dir: d, name: disk.Base(e.Path)}
+	p.claimPart(f)
+	if p.isYoung(e) { // what is in its place stays
+		p.skip(e, ErrYoung)
+		return nil
+	}
 	err := p.inspect(f, mayExist)
 	switch {
 	case errors.Is(err, errDirInTheWay) && p.Delete:
@@ -366,14 +371,17 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	case err != nil:
 		p.failOrSkip(e, "write it", err)
 		return nil
-	case p.isYoung(e):
-		p.skip(e, ErrYoung)
-		return nil
 	case p.Update && f.local != nil && f.local.ModTime().After(e.MTime):
 		p.skip(e, errNewer)
 		return nil
 	}
 	return p.holdBack(p.join(f))
+}
+
+// isWritten reports whether a file has changed since it was listed, so that a program may still
+// write it.
+func (m *mirror) isWritten(f *mirrorFile) bool {
+	return m.MinAge > 0 && f.manifest.MTime.After(f.entry.MTime)
 }
 
 // isYoung reports whether a file changed so shortly before the listing that a program may still
@@ -434,15 +442,19 @@ func (p *plan) mustCompare(path string) bool {
 	return p.Recheck["."]
 }
 
-// inspect finds the local file and the part file of a file.
-func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
-	if p.Checksums != nil {
-		f.checksums = p.Checksums(f.entry.Path)
-	}
+// claimPart finds the part file of a file, which is not extra then.
+func (p *plan) claimPart(f *mirrorFile) {
 	if len(f.dir.parts) > 0 {
 		part := partfile.PartName(f.name)
 		f.resumes = f.dir.parts[part]
 		delete(f.dir.parts, part)
+	}
+}
+
+// inspect finds the local file of a file, and its checksums.
+func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
+	if p.Checksums != nil {
+		f.checksums = p.Checksums(f.entry.Path)
 	}
 	if !mayExist {
 		return nil
