@@ -46,7 +46,8 @@ type MirrorOptions struct {
 	// MaxDelete bounds what Delete removes.
 	MaxDelete DeleteLimit
 	// BackupDir is a directory to which deleted and replaced files and links are moved, under the
-	// paths that they had below Target. It replaces older ones there. It is made if it is missing;
+	// paths that they had below Target. It replaces older ones there, except that a directory and a
+	// file do not replace each other: the older one is renamed. It is made if it is missing;
 	// its parent must exist. It must be neither inside Target nor contain it. If it is on another
 	// file system, files are copied. Empty means no backup.
 	BackupDir string

@@ -75,6 +75,11 @@ func (b *backup) store(h *disk.CachedDir, at string) error {
 		return err
 	}
 	defer b.cache.Release(to)
+	if older, err := to.Lstat(name); err == nil && older.IsDir() {
+		if err := b.moveAside(to, at); err != nil {
+			return err
+		}
+	}
 	temp := partfile.NewName(name, b.runID)
 	err = disk.LinkInto(h.TreeDir, name, to.TreeDir, temp)
 	if err != nil && disk.CannotLink(err) {
@@ -90,18 +95,39 @@ func (b *backup) store(h *disk.CachedDir, at string) error {
 	return err
 }
 
+// maxAside bounds the names that moveAside tries.
+const maxAside = 1000
+
+// moveAside gives an older entry of the backup the first free name of NAME.~1~, NAME.~2~ and so on,
+// because it is a directory in the place of a file, or the other way round. h is its directory.
+func (b *backup) moveAside(h *disk.CachedDir, at string) error {
+	name := disk.Base(at)
+	err := fs.ErrExist
+	for n := 1; n <= maxAside && errors.Is(err, fs.ErrExist); n++ {
+		err = h.RenameNew(name, fmt.Sprintf("%s.~%d~", name, n))
+	}
+	b.cache.Drop(at)
+	return err
+}
+
 // enter opens a directory of the backup, and makes it and those above it if they are missing. The
 // caller releases it.
 func (b *backup) enter(dir string) (*disk.CachedDir, error) {
 	h, err := b.cache.Acquire(dir)
-	if !errors.Is(err, fs.ErrNotExist) {
+	isInTheWay := errors.Is(err, disk.ErrNotADirectory)
+	if !errors.Is(err, fs.ErrNotExist) && !isInTheWay {
 		return h, err
 	}
 	up, err := b.enter(disk.Parent(dir))
 	if err != nil {
 		return nil, err
 	}
-	err = up.Mkdir(disk.Base(dir))
+	if isInTheWay { // or what was above it
+		err = b.moveAside(up, dir)
+	}
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		err = up.Mkdir(disk.Base(dir))
+	}
 	b.cache.Release(up)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err

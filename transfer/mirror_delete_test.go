@@ -208,13 +208,14 @@ func TestMirrorBackup(t *testing.T) {
 		transfertest.WantContent(t, filepath.Join(kept, "gone"), "again")
 
 		// A file that cannot be kept is not deleted.
-		transfertest.Put(t, filepath.Join(target, "wasdir2"), "mine")
-		putAll(t, kept, "wasdir2/full")
+		long := strings.Repeat("n", 255) // there is no longer name for the directory in its place
+		transfertest.Put(t, filepath.Join(target, long), "mine")
+		putAll(t, kept, long+"/full")
 		result, _, err := s.mirror(t.Context(), target, deleting, backing)
 		if err == nil || result.Failed != 1 || result.Deleted != 0 {
 			t.Errorf("linked %t: %+v, %v", linked, result, err)
 		}
-		transfertest.WantContent(t, filepath.Join(target, "wasdir2"), "mine")
+		transfertest.WantContent(t, filepath.Join(target, long), "mine")
 		for p := range snapshot(t, kept) {
 			if strings.HasSuffix(p, ".new") {
 				t.Errorf("%q is left", p)
@@ -224,6 +225,45 @@ func TestMirrorBackup(t *testing.T) {
 }
 
 // TestMirrorBackupNested refuses a backup inside the target, or around it, before it writes.
+// TestAttackMirrorBackupTypes backs up a name again and again that is by turns a file, a directory
+// and a link. All that was ever there is in the backup.
+func TestAttackMirrorBackupTypes(t *testing.T) {
+	source, top := t.TempDir(), t.TempDir()
+	target, kept := filepath.Join(top, "copy"), filepath.Join(top, "kept")
+	putAll(t, source, "a")
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
+	failed := 0
+	for round := range 7 {
+		if err := os.MkdirAll(target, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		switch round % 3 {
+		case 0:
+			transfertest.Put(t, filepath.Join(target, "x"), fmt.Sprint(round))
+		case 1:
+			putAll(t, target, "x/deep/y")
+		default:
+			if err := os.Symlink(top, filepath.Join(target, "x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, _, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) {
+			o.BackupDir, o.OpenTree = kept, nil
+		})
+		if err != nil {
+			failed++
+			t.Errorf("round %d: %v", round, err)
+		}
+		transfertest.WantNames(t, target, "a")
+	}
+	transfertest.WantNames(t, kept, "x", "x.~1~", "x.~2~", "x.~3~", "x.~4~")
+	transfertest.WantContent(t, filepath.Join(kept, "x.~1~"), "0")
+	transfertest.WantContent(t, filepath.Join(kept, "x.~2~", "deep", "y"), "content of x/deep/y")
+	if failed > 0 {
+		t.Errorf("%d entries could not be deleted", failed)
+	}
+}
+
 func TestMirrorBackupNested(t *testing.T) {
 	source, top := t.TempDir(), t.TempDir()
 	putAll(t, source, "a")
