@@ -88,6 +88,8 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 	case found == occupantDir:
 		sub.fresh = false
 		return p.openDir(sub, info)
+	case p.isNewerThan(sub.entry, info):
+		return errNewer
 	case found == occupantSpecial && !p.Specials:
 		return disk.ErrNotAFile
 	case found != occupantNone && !p.Filter.Wants(sub.path, false):

@@ -162,6 +162,51 @@ func TestMirrorUpdate(t *testing.T) {
 	transfertest.WantNames(t, target, "newer", "older", "same", "missing", "racy")
 }
 
+// TestAttackMirrorUpdateTypes has newer files in the places of a link and a directory. They stay, as
+// they do in the place of a file.
+func TestAttackMirrorUpdateTypes(t *testing.T) {
+	source, target := t.TempDir(), t.TempDir()
+	putAll(t, source, "dir/a", "dir/b/c", "old/a", "file")
+	putAll(t, target, "dir", "link", "file", "old")
+	for _, name := range []string{"link", "oldlink"} {
+		if err := os.Symlink("file", filepath.Join(source, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	putAll(t, target, "oldlink")
+	for name, age := range map[string]time.Duration{"dir": 1, "link": 1, "file": 1, "old": -1, "oldlink": -1} {
+		at := time.Now().Add(age * time.Hour)
+		if err := os.Chtimes(filepath.Join(target, name), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
+	lost := 0
+	for _, stage := range []bool{false, true} {
+		result, reports, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) {
+			o.Update, o.Stage = true, stage
+		})
+		if err != nil || result.Skipped != 3 {
+			t.Errorf("%+v, %v", result, err)
+		}
+		for _, name := range []string{"dir", "link", "file"} {
+			if content, _ := os.ReadFile(filepath.Join(target, name)); string(content) != "content of "+name {
+				lost++
+			}
+			if reports.action(name) != FileSkipped {
+				t.Errorf("%q: %q", name, reports.action(name))
+			}
+		}
+	}
+	transfertest.WantNames(t, filepath.Join(target, "old"), "a")
+	if to, err := os.Readlink(filepath.Join(target, "oldlink")); to != "file" {
+		t.Error(to, err)
+	}
+	if lost > 0 {
+		t.Errorf("%d newer files are lost", lost)
+	}
+}
+
 // FuzzPlaces reads places of a hostile server.
 func FuzzPlaces(f *testing.F) {
 	f.Add([]byte("0123456789abcdef"), []byte(nil))

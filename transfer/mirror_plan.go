@@ -371,7 +371,7 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	case err != nil:
 		p.failOrSkip(e, "write it", err)
 		return nil
-	case p.Update && f.local != nil && f.local.ModTime().After(e.MTime):
+	case p.isNewerThan(e, f.local):
 		p.skip(e, errNewer)
 		return nil
 	}
@@ -391,10 +391,16 @@ func (p *plan) isYoung(e Entry) bool {
 	return age < p.MinAge && age > -p.MinAge
 }
 
-// failOrSkip reports an entry that cannot be made. An entry in the place of something protected, or
-// on another file system, is left out on purpose.
+// isNewerThan reports whether a regular file that is in the place of an entry, nil for none, is newer
+// and stays (Update).
+func (p *plan) isNewerThan(e Entry, there fs.FileInfo) bool {
+	return p.Update && there != nil && there.Mode().IsRegular() && there.ModTime().After(e.MTime)
+}
+
+// failOrSkip reports an entry that cannot be made. An entry in the place of something protected, of
+// a newer file, or on another file system, is left out on purpose.
 func (p *plan) failOrSkip(e Entry, op string, err error) {
-	for _, reason := range []error{disk.ErrProtected, errElsewhere} {
+	for _, reason := range []error{disk.ErrProtected, errElsewhere, errNewer} {
 		if errors.Is(err, reason) {
 			p.skip(e, reason)
 			return
