@@ -240,6 +240,7 @@ type mirror struct {
 	root    disk.TreeDir
 	// madeTarget is set if the target did not exist.
 	madeTarget bool
+	source     *disk.PlaceID   // of the listed directory; nil if it is not known
 	device     uint64          // of the file system of root
 	above      []disk.Ancestor // the directories that contain the target
 	lock       *partfile.PartFile
@@ -289,6 +290,7 @@ func (m *mirror) fetchMirror(ctx context.Context) (err error) {
 			return LocalError(m.op(), disk.Cause(err))
 		}
 		m.device = disk.DeviceOf(info)
+		m.askAboutTarget()
 		if all, err := disk.Ancestors(m.Target); err == nil {
 			m.above = all[1:]
 		}

@@ -16,7 +16,7 @@ import (
 // filter excludes stay, and so do their directories.
 func (p *plan) delete(ctx context.Context) error {
 	exceeded := p.checkLoss(ctx)
-	if exceeded != nil && !p.DryRun {
+	if exceeded != nil && (!p.DryRun || p.fatalError() != nil) {
 		return exceeded
 	}
 	for _, x := range p.extra {
@@ -43,6 +43,9 @@ func (p *plan) checkLoss(ctx context.Context) error {
 		}
 		p.countLoss(ctx, h, disk.JoinPath(e.dir.path, e.name), &x)
 		p.cache.Release(h)
+	}
+	if fatal := p.fatalError(); fatal != nil {
+		return fatal
 	}
 	if err := p.MaxDelete.check(x); err != nil {
 		return &Error{Kind: KindDeleteLimit, Op: p.op(), Err: err}
@@ -119,6 +122,7 @@ func (p *plan) judge(h *disk.CachedDir, at string) (info fs.FileInfo, isDoomed b
 	isTemporary := wire.IsTemporary(name) && !info.IsDir()
 	switch {
 	case !p.Filter.Wants(at, info.IsDir()):
+	case info.IsDir() && p.isSource(info):
 	case info.IsDir() && (name == lostFound || p.isElsewhere(info)):
 	case isTemporary && p.isOthers(h, at):
 	default:

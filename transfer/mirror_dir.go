@@ -83,6 +83,8 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 		}
 	}
 	switch {
+	case found == occupantDir && p.isSource(info):
+		return p.fatalError()
 	case found == occupantDir && p.isElsewhere(info):
 		return errElsewhere
 	case found == occupantDir:

@@ -3,6 +3,7 @@ package transfer
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"kwikcp/transfer/disk"
 	"path/filepath"
 	"slices"
@@ -13,7 +14,8 @@ import (
 // directory of its machine it lists (disk.PlaceID), which is of use on the same machine only.
 
 // A LoopError reports that the source and the target of a mirror depend on each other. Nothing was
-// written.
+// deleted. Nothing was written either, unless one of them is a volume of a container, which is
+// noticed when it is reached.
 type LoopError struct {
 	Loop Loop
 	// Server is the host and port of the server.
@@ -70,6 +72,7 @@ func (m *mirror) checkLoop(p page) error {
 	if len(ours) == 0 || len(p.places) == 0 {
 		return nil
 	}
+	m.source = &p.places[0]
 	loop := LoopSame
 	levels := slices.Index(ours, p.places[0])
 	switch {
@@ -88,7 +91,32 @@ func (m *mirror) checkLoop(p page) error {
 		}
 		return nil
 	}
+	return m.loopError(loop)
+}
+
+func (m *mirror) loopError(loop Loop) error {
 	return &Error{Kind: KindLoop, Op: m.op(), Err: &LoopError{Loop: loop, Server: m.url.Host, Target: m.Target}}
+}
+
+// isSource reports whether a directory of the target is the source, under a name that its server
+// does not see: one of them may be a volume of a container. The attempt ends then.
+func (m *mirror) isSource(info fs.FileInfo) bool {
+	if m.source == nil {
+		return false
+	}
+	id, ok := disk.PlaceOf(info)
+	if !ok || id != *m.source {
+		return false
+	}
+	m.endWith(m.loopError(LoopAround))
+	return true
+}
+
+// askAboutTarget lets the server tell if the target is inside the source.
+func (m *mirror) askAboutTarget() {
+	if ours := disk.Places(m.root); len(ours) > 0 {
+		m.target = ours[0][:]
+	}
 }
 
 // excludesTarget reports whether the filter excludes the target, which is the given number of

@@ -243,6 +243,9 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	if isPresent {
 		p.kept++
 	}
+	if e.isTarget {
+		return nil, p.loopError(LoopInside)
+	}
 	p.countLosses(e)
 	switch e.Type {
 	case EntryDir:
