@@ -32,7 +32,7 @@ const (
 	LoopSame    Loop = iota // the source is the target
 	LoopInside              // the target is inside the source: each mirror would copy the copy
 	LoopAround              // the source is inside the target
-	LoopTwoWays             // another mirror keeps the source a copy of the target
+	LoopTwoWays             // other mirrors keep the source a copy of the target
 )
 
 func (e *LoopError) Error() string {
@@ -83,7 +83,7 @@ func (m *mirror) checkLoop(p page) error {
 		loop = LoopInside
 	case slices.Contains(p.places, ours[0]):
 		loop = LoopAround
-	case (m.Delete || !m.Update) && disk.IsAnnounced(pairName(ours[0], p.places[0])):
+	case (m.Delete || !m.Update) && isMirrorOf(p.places[0], ours[0], disk.Announced(pairPrefix)):
 		loop = LoopTwoWays
 	default:
 		if !m.DryRun {

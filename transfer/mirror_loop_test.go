@@ -116,6 +116,53 @@ func TestAttackTwoWayMirrors(t *testing.T) {
 	transfertest.WantNames(t, a, "x", "y")
 }
 
+// TestAttackMirrorRing mirrors A into B, B into C, and so on, and the last into A. The mirror that
+// closes the ring is refused.
+func TestAttackMirrorRing(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the system has no boot ID")
+	}
+	const n = 5
+	var dirs []string
+	var servers []*mirrorServer
+	var pairs [n]MirrorPair
+	for i := range n {
+		dirs = append(dirs, t.TempDir())
+		putAll(t, dirs[i], "a")
+		servers = append(servers, ServeTree(t, kwik.ServerRolePrimary, dirs[i], nil))
+		defer pairs[i].Close()
+	}
+	putAll(t, dirs[0], "new")
+	for i := range n - 1 {
+		holding := func(o *MirrorOptions) { o.Pair = &pairs[i] }
+		if _, _, err := servers[i].mirror(t.Context(), dirs[i+1], ofSystem, holding, deleting); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	os.Remove(filepath.Join(dirs[n-1], "new")) // as if a round were late
+	_, _, err := servers[n-1].mirror(t.Context(), dirs[0], ofSystem, deleting)
+	wantKind(t, err, KindLoop, "is a mirror of")
+	transfertest.WantNames(t, dirs[0], "a", "new")
+	if _, _, err := servers[0].mirror(t.Context(), dirs[n-1], ofSystem, deleting); err != nil {
+		t.Errorf("a second way in the same direction: %v", err)
+	}
+}
+
+// TestIsMirrorOf follows pairs, also those that no mirror announced.
+func TestIsMirrorOf(t *testing.T) {
+	id := func(b byte) (p disk.PlaceID) { p[0] = b; return p }
+	pairs := []string{"mirror-", "mirror-x", "mirror-x-y-z", pairName(id(1), id(2)), pairName(id(2), id(3)),
+		pairName(id(3), id(2)), pairName(id(4), id(4)), pairName(id(2), id(2))}
+	for of := byte(1); of < 5; of++ {
+		for copied := byte(1); copied < 5; copied++ {
+			want := copied == 2 && of < 4 || copied == 3 && of < 4 || copied == 4 && of == 4
+			if got := isMirrorOf(id(copied), id(of), pairs); got != want {
+				t.Errorf("%d of %d: %t", copied, of, got)
+			}
+		}
+	}
+}
+
 // TestMirrorUpdate leaves newer files as they are, also those that become newer during the mirror,
 // and reports them.
 func TestMirrorUpdate(t *testing.T) {
