@@ -89,8 +89,8 @@ func (s *runningServer) keepMirror() {
 }
 
 // openTarget opens a directory to mirror into. A root that is gone is an error. So is one that is
-// not the root of the start, even if it is served: it is no copy of the primary's, and a round would
-// delete what is in it.
+// not the root of the start, even if it is served. It is no copy of the primary's, and a round
+// would delete what is in it.
 func (s *runningServer) openTarget(path string, create bool) (disk.TreeDir, error) {
 	open := protectedTree(s.secrets)
 	if path != s.root {

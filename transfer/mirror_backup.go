@@ -98,8 +98,9 @@ func (b *backup) store(h *disk.CachedDir, at string) error {
 // maxAside bounds the names that moveAside tries.
 const maxAside = 1000
 
-// moveAside gives an older entry of the backup the first free name of NAME.~1~, NAME.~2~ and so on,
-// because it is a directory in the place of a file, or the other way round. h is its directory.
+// moveAside gives an older entry of the backup the first free name of NAME.~1~, NAME.~2~ and so on.
+// It is for a directory in the place of a file, or the other way round. h is the directory of the
+// entry.
 func (b *backup) moveAside(h *disk.CachedDir, at string) error {
 	name := disk.Base(at)
 	err := fs.ErrExist

@@ -98,8 +98,8 @@ func (m *mirror) loopError(loop Loop) error {
 	return &Error{Kind: KindLoop, Op: m.op(), Err: &LoopError{Loop: loop, Server: m.url.Host, Target: m.Target}}
 }
 
-// isSource reports whether a directory of the target is the source, under a name that its server
-// does not see: one of them may be a volume of a container. The attempt ends then.
+// isSource reports whether a directory of the target is the source. One of them may be a volume of
+// a container, so that the server does not see this name. The attempt ends then.
 func (m *mirror) isSource(info fs.FileInfo) bool {
 	if m.source == nil {
 		return false

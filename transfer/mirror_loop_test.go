@@ -209,8 +209,8 @@ func TestMirrorUpdate(t *testing.T) {
 	transfertest.WantNames(t, target, "newer", "older", "same", "missing", "racy")
 }
 
-// TestAttackMirrorUpdateTypes has newer files in the places of a link and a directory. They stay, as
-// they do in the place of a file.
+// TestAttackMirrorUpdateTypes has newer files in the places of a link and a directory. They stay as
+// in the place of a file.
 func TestAttackMirrorUpdateTypes(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	putAll(t, source, "dir/a", "dir/b/c", "old/a", "file")

@@ -362,7 +362,7 @@ func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool) {
 func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	f := &mirrorFile{entry: e, dir: d, name: disk.Base(e.Path)}
 	p.claimPart(f)
-	if p.isYoung(e) { // what is in its place stays
+	if p.isYoung(e) { // a directory in its place stays, too
 		p.skip(e, ErrYoung)
 		return nil
 	}
@@ -394,8 +394,8 @@ func (p *plan) isYoung(e Entry) bool {
 	return age < p.MinAge && age > -p.MinAge
 }
 
-// isNewerThan reports whether a regular file that is in the place of an entry, nil for none, is newer
-// and stays (Update).
+// isNewerThan reports whether a regular file in the place of an entry is newer and stays (Update).
+// there is nil for none.
 func (p *plan) isNewerThan(e Entry, there fs.FileInfo) bool {
 	return p.Update && there != nil && there.Mode().IsRegular() && there.ModTime().After(e.MTime)
 }

@@ -32,8 +32,8 @@ func PartName(name string) string { return hashed(name) + ".part" }
 // a target.
 func NewName(name, run string) string { return hashed(name) + "-" + run + ".new" }
 
-// Keep makes the part file of the place of a file with a temporary name, whose bytes are verified,
-// unless there is one: that may be another transfer's.
+// Keep makes a file with a temporary name, whose bytes are verified, the part file of the place. If
+// there is one, it may be another transfer's, and Keep returns an error.
 func (place Place) Keep(temp string) error {
 	f, err := place.Dir.Open(temp)
 	if err != nil {

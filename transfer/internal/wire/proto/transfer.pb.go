@@ -1336,7 +1336,7 @@ type Entry struct {
 	Link uint64 `protobuf:"fixed64,10,opt,name=link,proto3" json:"link,omitempty"`
 	// Absent if it would be empty.
 	Metadata *Metadata `protobuf:"bytes,11,opt,name=metadata,proto3" json:"metadata,omitempty"`
-	// The entry is the directory of ListRequest.target. What is in it is not listed.
+	// The entry is the directory of ListRequest.target. Its content is not listed.
 	IsTarget      bool `protobuf:"varint,12,opt,name=is_target,json=isTarget,proto3" json:"is_target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
