@@ -61,7 +61,8 @@ type MirrorOptions struct {
 	// is left as it is, and reported as FileSkipped with ErrYoung: a program may still write it.
 	MinAge time.Duration
 	// Stage puts nothing in place before all files are there. New files and links then precede
-	// those that replace others.
+	// those that replace others. A directory that replaces a file or link is made at once, and a
+	// file that replaces a directory is fetched after the deletions.
 	Stage bool
 	// Pair makes the mirror known to mirrors in the other direction until it is closed; nil means
 	// until Mirror returns.
