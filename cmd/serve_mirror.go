@@ -88,25 +88,34 @@ func (s *runningServer) keepMirror() {
 	}
 }
 
-// openTarget opens a directory to mirror into. A root that is no longer the one that is served is
-// an error: nothing is written where nothing is served. So is one that is gone.
+// openTarget opens a directory to mirror into. A root that is gone is an error. So is one that is
+// not the root of the start, even if it is served. It is no copy of the primary's, and a round
+// would delete what is in it.
 func (s *runningServer) openTarget(path string, create bool) (disk.TreeDir, error) {
 	open := protectedTree(s.secrets)
 	if path != s.root {
 		return open(path, create)
 	}
-	if err := disk.CheckPath(s.served, path); err != nil {
+	if err := s.checkTarget(); err != nil {
 		return nil, err
 	}
 	tree, err := open(path, false)
 	if err != nil {
 		return nil, err
 	}
-	if err := disk.CheckPath(s.served, path); err != nil { // it was replaced meanwhile
+	if err := s.checkTarget(); err != nil { // it was replaced meanwhile
 		tree.Close()
 		return nil, err
 	}
 	return tree, nil
+}
+
+// checkTarget returns an error if the root is not that of the start, or is not served.
+func (s *runningServer) checkTarget() error {
+	if err := disk.CheckPath(s.target, s.root); err != nil {
+		return err
+	}
+	return disk.CheckPath(s.served, s.root)
 }
 
 // mirrorOnce is one round. Entries that fail are tried again in the next round.

@@ -29,7 +29,8 @@ import (
 type runningServer struct {
 	serveConfig
 	url      transfer.URL
-	served   disk.Dir // the root; the caller of startServer closes it
+	served   disk.Dir     // the root; the caller of startServer closes it
+	target   disk.TreeDir // the root at the start, which a mirror alone writes to; nil without --mirror
 	listener *kwik.Listener
 	files    *serve.Server
 	trees    *serve.TreeStore // nil if there is none
@@ -64,6 +65,12 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 	if c.exclude != nil {
 		s.files.Exclude(func(path string, isDir bool) bool { return !c.exclude.filter.Wants(path, isDir) })
 		s.files.ExcludeFolded(func(path string, isDir bool) bool { return !c.exclude.folded.Wants(path, isDir) })
+	}
+	if c.mirror != nil {
+		if s.target, err = disk.OpenTree(c.root, false); err != nil {
+			s.closeFiles()
+			return nil, transfer.LocalError(c.op(), err)
+		}
 	}
 	s.openTrees()
 	config := s.listenConfig(cert)
@@ -259,6 +266,9 @@ func (s *runningServer) close() {
 
 func (s *runningServer) closeFiles() {
 	s.files.Close()
+	if s.target != nil {
+		s.target.Close()
+	}
 	if s.trees != nil {
 		s.trees.Close()
 	}

@@ -9,7 +9,8 @@ import (
 
 // A DeleteLimit bounds how many entries a mirror deletes. A mirror that would delete more deletes
 // nothing. The zero value is the default. Then a mirror deletes nothing if its source is empty. Nor
-// does it delete more than half of a target with at least ten entries.
+// does it delete more than half of a target with at least ten entries. Entries that the filter
+// excludes do not count.
 type DeleteLimit struct {
 	kind deleteLimitKind
 	n    int64 // entries, or percent
@@ -48,7 +49,7 @@ func ParseDeleteLimit(text string) (DeleteLimit, error) {
 // A loss is what a mirror would delete.
 type loss struct {
 	deleted int64 // entries that would be deleted
-	of      int64 // entries of the target before the mirror
+	of      int64 // entries of the target before the mirror that it may change
 	listed  int64 // entries of the source that the filter includes
 }
 
@@ -75,7 +76,7 @@ func (l DeleteLimit) check(x loss) error {
 // It has deleted none of them. All other changes are made.
 type DeleteLimitError struct {
 	Deleted int64       // entries that would be deleted
-	Of      int64       // entries of the target before the mirror
+	Of      int64       // entries of the target before the mirror, without those that stay in any case
 	Empty   bool        // the source has no entry that the filter includes
 	Limit   DeleteLimit // that is exceeded
 }

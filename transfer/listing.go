@@ -44,6 +44,8 @@ type Entry struct {
 	// Restricted is set for a directory of which the server lists only what the client may read.
 	Restricted bool
 
+	isTarget bool // the directory to which the client copies
+
 	problemKind Kind           // of Problem
 	link        uint64         // equal for names of one file; 0 for none, and if it was not requested
 	metadata    *entryMetadata // nil if it was not requested
@@ -91,7 +93,7 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 		Version: wire.ProtocolVersion, Path: []byte(r.url.Path),
 		List: &transferpb.ListRequest{
 			After: []byte(after), Limit: listPage, Flat: flat, Metadata: r.metadata,
-			Places: r.asksPlaces && after == "",
+			Places: r.asksPlaces && after == "", Target: r.target,
 		},
 	})
 	if err != nil {
@@ -181,7 +183,7 @@ func readEntry(raw *transferpb.Entry) (Entry, error) {
 		problemKind: kindOfProblem(raw),
 		Path:        string(raw.GetPath()), Type: EntryType(raw.GetType()), Size: int64(raw.GetSize()),
 		MTime: time.Unix(0, raw.GetMtimeNs()), Mode: fs.FileMode(raw.GetMode() & 0o777),
-		Target: string(raw.GetTarget()), Problem: problem, Restricted: raw.GetRestricted(),
+		Target: string(raw.GetTarget()), Problem: problem, Restricted: raw.GetRestricted(), isTarget: raw.GetIsTarget(),
 		link: raw.GetLink(), metadata: metadata,
 	}, nil
 }

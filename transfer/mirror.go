@@ -61,7 +61,8 @@ type MirrorOptions struct {
 	// is left as it is, and reported as FileSkipped with ErrYoung: a program may still write it.
 	MinAge time.Duration
 	// Stage puts nothing in place before all files are there. New files and links then precede
-	// those that replace others.
+	// those that replace others. A directory that replaces a file or link is made at once, and a
+	// file that replaces a directory is fetched after the deletions.
 	Stage bool
 	// Pair makes the mirror known to mirrors in the other direction until it is closed; nil means
 	// until Mirror returns.
@@ -240,6 +241,7 @@ type mirror struct {
 	root    disk.TreeDir
 	// madeTarget is set if the target did not exist.
 	madeTarget bool
+	source     *disk.PlaceID   // of the listed directory; nil if it is not known
 	device     uint64          // of the file system of root
 	above      []disk.Ancestor // the directories that contain the target
 	lock       *partfile.PartFile
@@ -291,6 +293,7 @@ func (m *mirror) fetchMirror(ctx context.Context) (err error) {
 			return LocalError(m.op(), disk.Cause(err))
 		}
 		m.device = disk.DeviceOf(info)
+		m.askAboutTarget()
 		if all, err := disk.Ancestors(m.Target); err == nil {
 			m.above = all[1:]
 		}

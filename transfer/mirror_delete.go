@@ -16,7 +16,7 @@ import (
 // filter excludes stay, and so do their directories.
 func (p *plan) delete(ctx context.Context) error {
 	exceeded := p.checkLoss(ctx)
-	if exceeded != nil && !p.DryRun {
+	if exceeded != nil && (!p.DryRun || p.fatalError() != nil) {
 		return exceeded
 	}
 	for _, x := range p.extra {
@@ -33,7 +33,7 @@ func (p *plan) delete(ctx context.Context) error {
 // checkLoss counts what delete would remove, and returns an error if that is too much. An entry of
 // which that cannot be told fails, and stays.
 func (p *plan) checkLoss(ctx context.Context) error {
-	x := loss{of: p.before, listed: p.listed}
+	x := loss{of: p.kept, listed: p.listed}
 	counted := p.extra[:0]
 	for _, e := range p.extra {
 		if ctx.Err() != nil {
@@ -47,6 +47,9 @@ func (p *plan) checkLoss(ctx context.Context) error {
 		counted = append(counted, e)
 	}
 	p.extra = counted
+	if fatal := p.fatalError(); fatal != nil {
+		return fatal
+	}
 	if err := p.MaxDelete.check(x); err != nil {
 		return &Error{Kind: KindDeleteLimit, Op: p.op(), Err: err}
 	}
@@ -63,8 +66,9 @@ func (p *plan) countExtra(ctx context.Context, dir, at string, x *loss) error {
 	return err
 }
 
-// countLoss counts what remove would delete at a path. empty reports whether nothing would be left
-// there.
+// countLoss counts what remove would delete at a path, and the entries of the target that it
+// finds. empty reports whether nothing would be left there. Entries that stay in any case do not
+// count: they would hide how many others go.
 func (p *plan) countLoss(ctx context.Context, h *disk.CachedDir, at string, x *loss) (empty bool, err error) {
 	info, isDoomed, err := p.judge(h, at)
 	switch {
@@ -73,12 +77,16 @@ func (p *plan) countLoss(ctx context.Context, h *disk.CachedDir, at string, x *l
 	case err != nil || !isDoomed:
 		return err == nil && info == nil, err
 	}
+	counts := !wire.IsTemporary(disk.Base(at))
+	if counts {
+		x.of++
+	}
 	if info.IsDir() {
 		if empty, err := p.countLossIn(ctx, h, at, info, x); err != nil || !empty {
 			return false, err
 		}
 	}
-	if !wire.IsTemporary(disk.Base(at)) {
+	if counts {
 		x.deleted++
 	}
 	return true, nil
@@ -108,9 +116,6 @@ func (p *plan) countLossIn(
 	for _, name := range names {
 		if ctx.Err() != nil {
 			return false, context.Cause(ctx)
-		}
-		if !wire.IsTemporary(name) {
-			x.of++
 		}
 		gone, err := p.countLoss(ctx, h, disk.JoinPath(at, name), x)
 		if err != nil {
@@ -165,7 +170,7 @@ func (p *plan) judge(h *disk.CachedDir, at string) (info fs.FileInfo, isDoomed b
 	switch {
 	case !p.Filter.Wants(at, info.IsDir()):
 		return info, false, nil
-	case info.IsDir() && name == lostFound:
+	case info.IsDir() && (name == lostFound || p.isSource(info)):
 		return info, false, nil
 	case p.isElsewhere(h, name, info):
 		return info, false, ErrElsewhere

@@ -55,6 +55,14 @@ func TestAttackMirrorEmptiesTarget(t *testing.T) {
 			}
 		}
 	}
+	listed := func(paths string) func(*MirrorOptions) {
+		return func(o *MirrorOptions) {
+			var err error
+			if o.Paths, err = ParsePathList([]byte(paths), false); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	lost := 0
 	for _, c := range []struct {
 		name           string
@@ -78,6 +86,15 @@ func TestAttackMirrorEmptiesTarget(t *testing.T) {
 			change: []func(*MirrorOptions){exclude("*.keep")}, then: 6},
 		{name: "another file in its place", source: numbered("%d", 10), target: numbered("%d/x", 10),
 			deleted: 20, of: 20},
+		{name: "excluded does not count", source: append(numbered("%d", 4), "x.keep"),
+			target: append(append(numbered("%d", 10), numbered("%d.keep", 90)...), numbered("d.keep/%d", 90)...),
+			change: []func(*MirrorOptions){exclude("*.keep")}, deleted: 6, of: 10},
+		{name: "not in the list does not count", source: append(numbered("d/%d", 3), numbered("%d", 90)...),
+			target: append(numbered("d/%d", 9), numbered("%d", 90)...),
+			change: []func(*MirrorOptions){listed("d")}, deleted: 6, of: 10},
+		{name: "excluded in a lost directory", source: numbered("%d", 9),
+			target: append(numbered("%d", 9), append(numbered("d/%d", 12), numbered("d/%d.keep", 90)...)...),
+			change: []func(*MirrorOptions){exclude("*.keep")}, deleted: 12, of: 22},
 		{name: "allowed", target: numbered("%d", 20), change: []func(*MirrorOptions){atMost("100%")}, then: 20},
 		{name: "allowed by number", target: numbered("%d", 20), change: []func(*MirrorOptions){atMost("20")}, then: 20},
 		{name: "too many", source: numbered("%d", 18), target: numbered("%d", 20),
@@ -212,7 +229,45 @@ func TestMirrorBackup(t *testing.T) {
 	}
 }
 
-// TestMirrorBackupNested refuses a backup inside the target, or around it, before it writes.
+// TestAttackMirrorBackupTypes backs up a name again and again that is by turns a file, a directory
+// and a link. All that was ever there is in the backup.
+func TestAttackMirrorBackupTypes(t *testing.T) {
+	source, top := t.TempDir(), t.TempDir()
+	target, kept := filepath.Join(top, "copy"), filepath.Join(top, "kept")
+	putAll(t, source, "a")
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
+	failed := 0
+	for round := range 7 {
+		if err := os.MkdirAll(target, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		switch round % 3 {
+		case 0:
+			transfertest.Put(t, filepath.Join(target, "x"), fmt.Sprint(round))
+		case 1:
+			putAll(t, target, "x/deep/y")
+		default:
+			if err := os.Symlink(top, filepath.Join(target, "x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, _, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) {
+			o.BackupDir, o.OpenTree = kept, nil
+		})
+		if err != nil {
+			failed++
+			t.Errorf("round %d: %v", round, err)
+		}
+		transfertest.WantNames(t, target, "a")
+	}
+	transfertest.WantNames(t, kept, "x", "x.~1~", "x.~2~", "x.~3~", "x.~4~")
+	transfertest.WantContent(t, filepath.Join(kept, "x.~1~"), "0")
+	transfertest.WantContent(t, filepath.Join(kept, "x.~2~", "deep", "y"), "content of x/deep/y")
+	if failed > 0 {
+		t.Errorf("%d entries could not be deleted", failed)
+	}
+}
+
 func TestMirrorBackupNested(t *testing.T) {
 	source, top := t.TempDir(), t.TempDir()
 	putAll(t, source, "a")

@@ -62,7 +62,6 @@ func (p *plan) readNames(d *mirrorDir) error {
 		return true
 	})
 	sort.Strings(d.names)
-	p.before += int64(len(d.names))
 	return nil
 }
 
@@ -89,9 +88,13 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 		}
 	}
 	switch {
+	case found == occupantDir && p.isSource(info):
+		return p.fatalError()
 	case found == occupantDir:
 		sub.fresh = false
 		return p.openDir(sub, info)
+	case p.isNewerThan(sub.entry, info):
+		return ErrNewer
 	case found == occupantSpecial && !p.Specials:
 		return disk.ErrNotAFile
 	case found != occupantNone && !p.Filter.Wants(sub.path, false):

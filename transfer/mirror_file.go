@@ -146,6 +146,10 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	if ctx.Err() != nil {
 		return
 	}
+	if m.isWritten(f) {
+		m.skipFile(f, ErrYoung)
+		return
+	}
 	h, err := m.cache.Acquire(f.dir.path)
 	if err != nil {
 		if !m.DryRun {
@@ -424,6 +428,15 @@ func (m *mirror) finishFile(f *mirrorFile, report FileReport) {
 	f.group.settle(report.Action != FileFailed && report.Action != FileSkipped, report.Root)
 	m.reportFile(report)
 	m.releaseDir(f.dir)
+}
+
+// skipFile gives up a file on purpose.
+func (m *mirror) skipFile(f *mirrorFile, reason error) {
+	f.mu.Lock()
+	f.state = fileLost
+	f.mu.Unlock()
+	f.leave()
+	m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileSkipped, Err: reason})
 }
 
 // drop gives up a file that failed. Its verified bytes stay in its part file.

@@ -63,10 +63,12 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 			return false, err
 		}
 	}
-	switch found {
-	case occupantDir:
+	switch {
+	case found == occupantDir:
 		return false, errDirInTheWay
-	case occupantSpecial:
+	case p.isNewerThan(e, there):
+		return false, ErrNewer
+	case found == occupantSpecial:
 		if err := p.removeSpecial(h, e.Path); err != nil {
 			return false, err
 		}

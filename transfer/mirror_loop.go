@@ -3,6 +3,7 @@ package transfer
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"kwikcp/transfer/disk"
 	"path/filepath"
 	"slices"
@@ -13,7 +14,8 @@ import (
 // directory of its machine it lists (disk.PlaceID), which is of use on the same machine only.
 
 // A LoopError reports that the source and the target of a mirror depend on each other. Nothing was
-// written.
+// deleted. Nothing was written either, unless one of them is a volume of a container, which is
+// noticed when it is reached.
 type LoopError struct {
 	Loop Loop
 	// Server is the host and port of the server.
@@ -30,7 +32,7 @@ const (
 	LoopSame    Loop = iota // the source is the target
 	LoopInside              // the target is inside the source: each mirror would copy the copy
 	LoopAround              // the source is inside the target
-	LoopTwoWays             // another mirror keeps the source a copy of the target
+	LoopTwoWays             // other mirrors keep the source a copy of the target
 )
 
 func (e *LoopError) Error() string {
@@ -70,6 +72,7 @@ func (m *mirror) checkLoop(p page) error {
 	if len(ours) == 0 || len(p.places) == 0 {
 		return nil
 	}
+	m.source = &p.places[0]
 	loop := LoopSame
 	levels := slices.Index(ours, p.places[0])
 	switch {
@@ -80,7 +83,7 @@ func (m *mirror) checkLoop(p page) error {
 		loop = LoopInside
 	case slices.Contains(p.places, ours[0]):
 		loop = LoopAround
-	case (m.Delete || !m.Update) && disk.IsAnnounced(pairName(ours[0], p.places[0])):
+	case (m.Delete || !m.Update) && isMirrorOf(p.places[0], ours[0], disk.Announced(pairPrefix)):
 		loop = LoopTwoWays
 	default:
 		if !m.DryRun {
@@ -88,7 +91,32 @@ func (m *mirror) checkLoop(p page) error {
 		}
 		return nil
 	}
+	return m.loopError(loop)
+}
+
+func (m *mirror) loopError(loop Loop) error {
 	return &Error{Kind: KindLoop, Op: m.op(), Err: &LoopError{Loop: loop, Server: m.url.Host, Target: m.Target}}
+}
+
+// isSource reports whether a directory of the target is the source. One of them may be a volume of
+// a container, so that the server does not see this name. The attempt ends then.
+func (m *mirror) isSource(info fs.FileInfo) bool {
+	if m.source == nil {
+		return false
+	}
+	id, ok := disk.PlaceOf(info)
+	if !ok || id != *m.source {
+		return false
+	}
+	m.endWith(m.loopError(LoopAround))
+	return true
+}
+
+// askAboutTarget lets the server tell if the target is inside the source.
+func (m *mirror) askAboutTarget() {
+	if ours := disk.Places(m.root); len(ours) > 0 {
+		m.target = ours[0][:]
+	}
 }
 
 // excludesTarget reports whether the filter excludes the target, which is the given number of

@@ -116,6 +116,53 @@ func TestAttackTwoWayMirrors(t *testing.T) {
 	transfertest.WantNames(t, a, "x", "y")
 }
 
+// TestAttackMirrorRing mirrors A into B, B into C, and so on, and the last into A. The mirror that
+// closes the ring is refused.
+func TestAttackMirrorRing(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the system has no boot ID")
+	}
+	const n = 5
+	var dirs []string
+	var servers []*mirrorServer
+	var pairs [n]MirrorPair
+	for i := range n {
+		dirs = append(dirs, t.TempDir())
+		putAll(t, dirs[i], "a")
+		servers = append(servers, ServeTree(t, kwik.ServerRolePrimary, dirs[i], nil))
+		defer pairs[i].Close()
+	}
+	putAll(t, dirs[0], "new")
+	for i := range n - 1 {
+		holding := func(o *MirrorOptions) { o.Pair = &pairs[i] }
+		if _, _, err := servers[i].mirror(t.Context(), dirs[i+1], ofSystem, holding, deleting); err != nil {
+			t.Fatal(i, err)
+		}
+	}
+	os.Remove(filepath.Join(dirs[n-1], "new")) // as if a round were late
+	_, _, err := servers[n-1].mirror(t.Context(), dirs[0], ofSystem, deleting)
+	wantKind(t, err, KindLoop, "is a mirror of")
+	transfertest.WantNames(t, dirs[0], "a", "new")
+	if _, _, err := servers[0].mirror(t.Context(), dirs[n-1], ofSystem, deleting); err != nil {
+		t.Errorf("a second way in the same direction: %v", err)
+	}
+}
+
+// TestIsMirrorOf follows pairs, also those that no mirror announced.
+func TestIsMirrorOf(t *testing.T) {
+	id := func(b byte) (p disk.PlaceID) { p[0] = b; return p }
+	pairs := []string{"mirror-", "mirror-x", "mirror-x-y-z", pairName(id(1), id(2)), pairName(id(2), id(3)),
+		pairName(id(3), id(2)), pairName(id(4), id(4)), pairName(id(2), id(2))}
+	for of := byte(1); of < 5; of++ {
+		for copied := byte(1); copied < 5; copied++ {
+			want := copied == 2 && of < 4 || copied == 3 && of < 4 || copied == 4 && of == 4
+			if got := isMirrorOf(id(copied), id(of), pairs); got != want {
+				t.Errorf("%d of %d: %t", copied, of, got)
+			}
+		}
+	}
+}
+
 // TestMirrorUpdate leaves newer files as they are, also those that become newer during the mirror,
 // and reports them.
 func TestMirrorUpdate(t *testing.T) {
@@ -160,6 +207,51 @@ func TestMirrorUpdate(t *testing.T) {
 		}
 	}
 	transfertest.WantNames(t, target, "newer", "older", "same", "missing", "racy")
+}
+
+// TestAttackMirrorUpdateTypes has newer files in the places of a link and a directory. They stay as
+// in the place of a file.
+func TestAttackMirrorUpdateTypes(t *testing.T) {
+	source, target := t.TempDir(), t.TempDir()
+	putAll(t, source, "dir/a", "dir/b/c", "old/a", "file")
+	putAll(t, target, "dir", "link", "file", "old")
+	for _, name := range []string{"link", "oldlink"} {
+		if err := os.Symlink("file", filepath.Join(source, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	putAll(t, target, "oldlink")
+	for name, age := range map[string]time.Duration{"dir": 1, "link": 1, "file": 1, "old": -1, "oldlink": -1} {
+		at := time.Now().Add(age * time.Hour)
+		if err := os.Chtimes(filepath.Join(target, name), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
+	lost := 0
+	for _, stage := range []bool{false, true} {
+		result, reports, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) {
+			o.Update, o.Stage = true, stage
+		})
+		if err != nil || result.Skipped != 3 {
+			t.Errorf("%+v, %v", result, err)
+		}
+		for _, name := range []string{"dir", "link", "file"} {
+			if content, _ := os.ReadFile(filepath.Join(target, name)); string(content) != "content of "+name {
+				lost++
+			}
+			if reports.action(name) != FileSkipped {
+				t.Errorf("%q: %q", name, reports.action(name))
+			}
+		}
+	}
+	transfertest.WantNames(t, filepath.Join(target, "old"), "a")
+	if to, err := os.Readlink(filepath.Join(target, "oldlink")); to != "file" {
+		t.Error(to, err)
+	}
+	if lost > 0 {
+		t.Errorf("%d newer files are lost", lost)
+	}
 }
 
 // FuzzPlaces reads places of a hostile server.

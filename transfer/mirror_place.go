@@ -142,8 +142,7 @@ func (m *mirror) placed(f *mirrorFile, report FileReport, err error) {
 	}
 	m.discard(f)
 	if errors.Is(err, ErrNewer) {
-		f.leave()
-		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileSkipped, Err: ErrNewer})
+		m.skipFile(f, ErrNewer)
 		return
 	}
 	m.drop(f, localErrorOf("put it in place", err))

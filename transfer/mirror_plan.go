@@ -27,7 +27,7 @@ type plan struct {
 	chosen   pathsSeen
 	links    linkPlan
 	moves    movePlan
-	before   int64 // entries of the target so far, before the mirror
+	kept     int64 // entries of the target so far that are in the listing, and that the filter includes
 	listed   int64 // entries of the listing so far that the filter includes
 	grown    int64 // bytes of the batches so far
 }
@@ -165,6 +165,7 @@ func (p *plan) addExtra(d *mirrorDir, name string) {
 func (p *plan) replaceDir(d *mirrorDir, e Entry) {
 	p.extra = append(p.extra, extraEntry{d, disk.Base(e.Path), true})
 	p.deferred = append(p.deferred, deferredEntry{d, e})
+	p.kept--
 }
 
 // holdAll keeps the directories around the current entry from deletions, because the listing leaves
@@ -233,13 +234,20 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		p.leaveDir()
 	}
 	d := p.dirs[len(p.dirs)-1]
-	mayExist := p.present(d, disk.Base(e.Path)) || p.folds // with folds, in another spelling
+	isPresent := p.present(d, disk.Base(e.Path))
+	mayExist := isPresent || p.folds // with folds, in another spelling
 	if mayExist && p.Delete && !p.Filter.Wants(e.Path, e.Type == EntryDir) {
 		p.noteOtherType(d, e)
 	}
 	if !p.chosen.visit(e.Path, e.Type == EntryDir) || !p.accept(d, e) {
 		p.leaveOut(e)
 		return nil, nil
+	}
+	if isPresent {
+		p.kept++
+	}
+	if e.isTarget {
+		return nil, p.loopError(LoopInside)
 	}
 	p.countLosses(e)
 	switch e.Type {
@@ -370,6 +378,11 @@ func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool) {
 // planFile returns the file to request for an entry, or nil if none is needed.
 func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	f := &mirrorFile{entry: e, dir: d, name: disk.Base(e.Path)}
+	p.claimPart(f)
+	if p.isYoung(e) { // a directory in its place stays, too
+		p.skip(e, ErrYoung)
+		return nil
+	}
 	err := p.inspect(f, mayExist)
 	switch {
 	case errors.Is(err, errDirInTheWay) && p.Delete:
@@ -378,14 +391,17 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	case err != nil:
 		p.failOrSkip(e, "write it", err)
 		return nil
-	case p.isYoung(e):
-		p.skip(e, ErrYoung)
-		return nil
-	case p.Update && f.local != nil && p.isLater(f.local, e.MTime):
+	case p.isNewerThan(e, f.local):
 		p.skip(e, ErrNewer)
 		return nil
 	}
 	return p.holdBack(p.join(f))
+}
+
+// isWritten reports whether a file has changed since it was listed, so that a program may still
+// write it.
+func (m *mirror) isWritten(f *mirrorFile) bool {
+	return m.MinAge > 0 && f.manifest.MTime.After(f.entry.MTime)
 }
 
 // isYoung reports whether a file changed so shortly before the listing that a program may still
@@ -395,10 +411,16 @@ func (p *plan) isYoung(e Entry) bool {
 	return age < p.MinAge && age > -p.MinAge
 }
 
-// failOrSkip reports an entry that cannot be made. An entry in the place of something protected, or
-// on another file system, is left out on purpose.
+// isNewerThan reports whether a regular file in the place of an entry is newer and stays (Update).
+// there is nil for none.
+func (p *plan) isNewerThan(e Entry, there fs.FileInfo) bool {
+	return p.Update && there != nil && there.Mode().IsRegular() && p.isLater(there, e.MTime)
+}
+
+// failOrSkip reports an entry that cannot be made. An entry in the place of something protected, of
+// a newer file, or on another file system, is left out on purpose.
 func (p *plan) failOrSkip(e Entry, op string, err error) {
-	for _, reason := range []error{disk.ErrProtected, ErrElsewhere} {
+	for _, reason := range []error{disk.ErrProtected, ErrElsewhere, ErrNewer} {
 		if errors.Is(err, reason) {
 			p.skip(e, reason)
 			return
@@ -446,15 +468,19 @@ func (m *mirror) mustCompare(path string) bool {
 	return m.Recheck["."]
 }
 
-// inspect finds the local file and the part file of a file.
-func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
-	if p.Checksums != nil {
-		f.checksums = p.Checksums(f.entry.Path)
-	}
+// claimPart finds the part file of a file, which is not extra then.
+func (p *plan) claimPart(f *mirrorFile) {
 	if len(f.dir.parts) > 0 {
 		part := partfile.PartName(f.name)
 		f.resumes = f.dir.parts[part]
 		delete(f.dir.parts, part)
+	}
+}
+
+// inspect finds the local file of a file, and its checksums.
+func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
+	if p.Checksums != nil {
+		f.checksums = p.Checksums(f.entry.Path)
 	}
 	if !mayExist {
 		return nil

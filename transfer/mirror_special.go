@@ -49,8 +49,11 @@ func (p *plan) makeSpecial(d *mirrorDir, e Entry, mayExist bool) (same bool, err
 			return false, err
 		}
 	}
-	if found == occupantDir {
+	switch {
+	case found == occupantDir:
 		return false, errDirInTheWay
+	case p.isNewerThan(e, there):
+		return false, ErrNewer
 	}
 	same = found == occupantSpecial && isSpecial(there, e.metadata)
 	if p.DryRun {

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"kwikcp/transfer/disk"
-	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/wire"
 )
 
@@ -49,10 +48,10 @@ func (m *mirror) stageFile(f *mirrorFile, report FileReport) error {
 		return err
 	}
 	f.mu.Lock()
-	part := f.part
+	part, temp := f.part, f.temp
 	f.mu.Unlock()
 	if part != nil {
-		temp := m.freshName(f.name)
+		temp = m.freshName(f.name)
 		if err := part.SetAside(temp); err != nil {
 			return err
 		}
@@ -131,10 +130,9 @@ func (m *mirror) publishFile(s stagedFile) {
 func (m *mirror) unstage() {
 	for _, s := range m.staged.files {
 		if h, err := m.cache.Acquire(s.file.dir.path); err == nil {
-			if s.report.Size > 0 {
-				h.Rename(s.file.temp, partfile.PartName(s.file.name)) // after an error it is fetched again
+			if s.report.Size == 0 || m.placeOf(s.file).Keep(s.file.temp) != nil {
+				h.Remove(s.file.temp) // it is fetched again
 			}
-			h.Remove(s.file.temp)
 			m.cache.Release(h)
 		}
 		s.file.group.settle(false, [32]byte{})

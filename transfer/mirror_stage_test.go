@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
 )
@@ -139,5 +141,84 @@ func TestMirrorStageInterrupted(t *testing.T) {
 			t.Errorf("again: %+v, %v", result, err)
 		}
 		wantTree(t, target, want)
+	}
+}
+
+// TestAttackStageTakesPart interrupts a staged mirror while a get has the part file of a file that
+// waits. The get goes on.
+func TestAttackStageTakesPart(t *testing.T) {
+	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+	transfertest.Put(t, filepath.Join(source, "a"), strings.Repeat("a", 2<<20))
+	transfertest.Put(t, filepath.Join(source, "z"), strings.Repeat("z", 30<<20))
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var mu sync.Mutex
+	var get *partfile.PartFile
+	_, _, err := s.mirror(ctx, target, staged, limited(15<<20), spied(&spy{step: func(op, path string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if waits, _ := filepath.Glob(filepath.Join(target, ".kwikcp-*.new")); len(waits) == 0 || get != nil {
+			return nil
+		}
+		dir, err := disk.OpenDir(target)
+		if err == nil {
+			get, err = partfile.Place{Dir: dir, Name: "a"}.Open(partfile.Options{})
+		}
+		cancel(errGone)
+		return err
+	}}))
+	if err != errGone || get == nil {
+		t.Fatal(err, get)
+	}
+	defer get.Discard()
+	if err := get.Forget(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := get.WriteAt([]byte("of the get"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if !get.Leave() {
+		t.Error("a get has lost its part file")
+	}
+	transfertest.WantContent(t, filepath.Join(target, partfile.PartName("a")), "of the get")
+	if left, _ := filepath.Glob(filepath.Join(target, ".kwikcp-*.new")); len(left) > 0 {
+		t.Errorf("left are %v", left)
+	}
+}
+
+// The files that wait may have any mode. After an interruption each is a part file as others are,
+// and is not fetched again.
+func TestMirrorStageModes(t *testing.T) {
+	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+	for i, mode := range []os.FileMode{0o444, 0o666, 0o775, 0o400} {
+		at := filepath.Join(source, fmt.Sprint("a", i))
+		transfertest.Put(t, at, strings.Repeat(fmt.Sprint(i), 1<<20))
+		if err := os.Chmod(at, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	transfertest.Put(t, filepath.Join(source, "z"), strings.Repeat("z", 20<<20))
+	want := snapshot(t, source)
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	special := func(o *MirrorOptions) { o.SpecialModes = true } // the umask does not apply
+	_, _, err := s.mirror(ctx, target, staged, special, limited(10<<20), spied(&spy{write: func(int) {
+		if waits, _ := filepath.Glob(filepath.Join(target, ".kwikcp-*.new")); len(waits) == 4 {
+			cancel(errGone)
+		}
+	}}))
+	if err != errGone {
+		t.Fatal(err)
+	}
+	result, _, err := s.mirror(t.Context(), target, staged, special)
+	if err != nil || result.Bytes-result.Network < 4<<20 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	wantTree(t, target, want)
+}
+
+func limited(rate int64) func(*MirrorOptions) {
+	return func(o *MirrorOptions) {
+		o.KWIK = &kwik.ClientConfig{Config: kwik.Config{RateLimit: kwik.NewRateLimit(rate)}}
 	}
 }

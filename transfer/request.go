@@ -47,6 +47,8 @@ type request struct {
 	wantsHoles bool
 	// asksPlaces requests the places of a listed directory.
 	asksPlaces bool
+	// target is the place to which the listed directory is copied; empty if it is not known.
+	target []byte
 
 	observer *observer
 

@@ -1,8 +1,20 @@
 package disk
 
+import "io/fs"
+
 // A PlaceID names a directory of this machine until it is started again. Two programs that get the
 // same PlaceID have the same directory. It tells a program on another machine nothing.
 type PlaceID [16]byte
+
+// PlaceOf returns the PlaceID of the directory that info describes. ok is false if the system does
+// not tell it.
+func PlaceOf(info fs.FileInfo) (id PlaceID, ok bool) {
+	v := VersionOf(info)
+	if !info.IsDir() || !v.IsIdentified() {
+		return id, false
+	}
+	return placeOf(v.Device, v.Inode)
+}
 
 // maxPlaces bounds the directories of Places.
 const maxPlaces = 256

@@ -21,7 +21,7 @@ var bootID = sync.OnceValue(func() string {
 
 func placesOf(d osDir) (places []PlaceID) {
 	f, err := d.root.Open(".")
-	if err != nil || bootID() == "" {
+	if err != nil {
 		return nil
 	}
 	defer f.Close()
@@ -49,7 +49,10 @@ func climb(fd int) (places []PlaceID) {
 		if unix.Fstat(fd, &st) != nil {
 			return places
 		}
-		id := placeOf(uint64(st.Dev), st.Ino)
+		id, ok := placeOf(uint64(st.Dev), st.Ino)
+		if !ok {
+			return nil
+		}
 		if n := len(places); n > 0 && places[n-1] == id { // ".." of the top is the top
 			return places
 		}
@@ -66,12 +69,15 @@ func climb(fd int) (places []PlaceID) {
 	return places
 }
 
-func placeOf(device, inode uint64) PlaceID {
+func placeOf(device, inode uint64) (id PlaceID, ok bool) {
+	if bootID() == "" {
+		return id, false
+	}
 	h := blake3.NewDeriveKey("kwikcp 2026-11 place of a directory")
 	h.WriteString(bootID())
 	var b [16]byte
 	binary.BigEndian.PutUint64(b[:8], device)
 	binary.BigEndian.PutUint64(b[8:], inode)
 	h.Write(b[:])
-	return PlaceID(h.Sum(nil))
+	return PlaceID(h.Sum(nil)), true
 }

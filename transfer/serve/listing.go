@@ -58,6 +58,7 @@ func (s *Server) list(
 		left: maxListed, allowed: allowed, metadata: newMetadataReader(options.GetMetadata(), session),
 	}
 	l.message.NowNs = time.Now().UnixNano()
+	l.target = options.GetTarget()
 	if options.GetPlaces() {
 		addPlaces(&l.message, base)
 	}
@@ -107,6 +108,7 @@ type lister struct {
 	cache   *disk.DirCache
 	allowed scope // the paths that the client may read
 	flat    bool
+	target  []byte             // the place of a directory whose entries are left out; empty for none
 	left    int                // entries that may still be sent
 	faults  faults             // of this server, for its log
 	message transferpb.Listing // to be sent next
@@ -234,7 +236,7 @@ func (l *lister) visit(path string) error {
 	case !l.allowed.allows(full):
 		return nil // nothing that the client may read is below it
 	}
-	if entry.GetType() == transferpb.Entry_DIRECTORY && !l.flat {
+	if entry.GetType() == transferpb.Entry_DIRECTORY && !l.flat && !entry.GetIsTarget() {
 		return l.visitDir(path, entry)
 	}
 	return l.add(entry)
@@ -290,6 +292,7 @@ func (l *lister) inspect(path string) (entry *transferpb.Entry, exists bool, err
 		return failed(err)
 	}
 	entry = entryOf(path, info)
+	entry.IsTarget = isPlace(l.target, info)
 	if len(target) > wire.MaxLinkTarget {
 		entry.Type, entry.Error = transferpb.Entry_OTHER, "the target of the link is too long"
 		return entry, true, nil

@@ -1,6 +1,8 @@
 package serve
 
 import (
+	"bytes"
+	"io/fs"
 	"kwikcp/transfer/disk"
 	"slices"
 
@@ -16,4 +18,14 @@ func addPlaces(to *transferpb.Listing, base disk.TreeDir) {
 	for _, id := range disk.Places(base) {
 		to.Places = append(to.Places, slices.Clone(id[:]))
 	}
+}
+
+// isPlace reports whether info describes the directory of a place, to which a client copies. It may
+// be in the listed one under a name that the client does not see, as a volume of a container.
+func isPlace(place []byte, info fs.FileInfo) bool {
+	if len(place) == 0 || !info.IsDir() {
+		return false
+	}
+	id, ok := disk.PlaceOf(info)
+	return ok && bytes.Equal(place, id[:])
 }

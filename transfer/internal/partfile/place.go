@@ -32,6 +32,23 @@ func PartName(name string) string { return hashed(name) + ".part" }
 // a target.
 func NewName(name, run string) string { return hashed(name) + "-" + run + ".new" }
 
+// Keep makes a file with a temporary name, whose bytes are verified, the part file of the place. If
+// there is one, it may be another transfer's, and Keep returns an error.
+func (place Place) Keep(temp string) error {
+	f, err := place.Dir.Open(temp)
+	if err != nil {
+		return err
+	}
+	err = f.Chmod(partMode)
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return err
+	}
+	return place.Dir.RenameNew(temp, PartName(place.Name))
+}
+
 func hashed(name string) string {
 	sum := blake3.Sum256([]byte(name))
 	return ".kwikcp-" + hex.EncodeToString(sum[:10])

@@ -1052,7 +1052,10 @@ type ListRequest struct {
 	// The metadata that the client wants besides time and permission bits; absent for none.
 	Metadata *MetadataRequest `protobuf:"bytes,4,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// Whether the first Listing has places.
-	Places        bool `protobuf:"varint,5,opt,name=places,proto3" json:"places,omitempty"`
+	Places bool `protobuf:"varint,5,opt,name=places,proto3" json:"places,omitempty"`
+	// The place of the directory to which the client copies, as in Listing.places. An entry that is
+	// this directory has is_target.
+	Target        []byte `protobuf:"bytes,6,opt,name=target,proto3" json:"target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1120,6 +1123,13 @@ func (x *ListRequest) GetPlaces() bool {
 		return x.Places
 	}
 	return false
+}
+
+func (x *ListRequest) GetTarget() []byte {
+	if x != nil {
+		return x.Target
+	}
+	return nil
 }
 
 // MetadataRequest selects the metadata of entries.
@@ -1325,7 +1335,9 @@ type Entry struct {
 	// file of one name, and without links in the request.
 	Link uint64 `protobuf:"fixed64,10,opt,name=link,proto3" json:"link,omitempty"`
 	// Absent if it would be empty.
-	Metadata      *Metadata `protobuf:"bytes,11,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	Metadata *Metadata `protobuf:"bytes,11,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// The entry is the directory of ListRequest.target. Its content is not listed.
+	IsTarget      bool `protobuf:"varint,12,opt,name=is_target,json=isTarget,proto3" json:"is_target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1435,6 +1447,13 @@ func (x *Entry) GetMetadata() *Metadata {
 		return x.Metadata
 	}
 	return nil
+}
+
+func (x *Entry) GetIsTarget() bool {
+	if x != nil {
+		return x.IsTarget
+	}
+	return false
 }
 
 // Metadata holds the metadata of an entry that a client must request.
@@ -2013,13 +2032,14 @@ const file_transfer_proto_rawDesc = "" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x19\n" +
 	"\bmtime_ns\x18\x04 \x01(\x03R\amtimeNs\x126\n" +
-	"\x05batch\x18\x10 \x01(\v2 .kwikcp.transfer.BatchDescriptorR\x05batch\"\xa3\x01\n" +
+	"\x05batch\x18\x10 \x01(\v2 .kwikcp.transfer.BatchDescriptorR\x05batch\"\xbb\x01\n" +
 	"\vListRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\fR\x05after\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x12\n" +
 	"\x04flat\x18\x03 \x01(\bR\x04flat\x12<\n" +
 	"\bmetadata\x18\x04 \x01(\v2 .kwikcp.transfer.MetadataRequestR\bmetadata\x12\x16\n" +
-	"\x06places\x18\x05 \x01(\bR\x06places\"\x83\x01\n" +
+	"\x06places\x18\x05 \x01(\bR\x06places\x12\x16\n" +
+	"\x06target\x18\x06 \x01(\fR\x06target\"\x83\x01\n" +
 	"\x0fMetadataRequest\x12\x14\n" +
 	"\x05links\x18\x01 \x01(\bR\x05links\x12\x16\n" +
 	"\x06owners\x18\x02 \x01(\bR\x06owners\x12\x16\n" +
@@ -2039,7 +2059,7 @@ const file_transfer_proto_rawDesc = "" +
 	"\x03End\x12\v\n" +
 	"\aNOT_YET\x10\x00\x12\b\n" +
 	"\x04MORE\x10\x01\x12\f\n" +
-	"\bCOMPLETE\x10\x02\"\xa2\x03\n" +
+	"\bCOMPLETE\x10\x02\"\xbf\x03\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12/\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1b.kwikcp.transfer.Entry.TypeR\x04type\x12\x12\n" +
@@ -2054,7 +2074,8 @@ const file_transfer_proto_rawDesc = "" +
 	"restricted\x12\x12\n" +
 	"\x04link\x18\n" +
 	" \x01(\x06R\x04link\x125\n" +
-	"\bmetadata\x18\v \x01(\v2\x19.kwikcp.transfer.MetadataR\bmetadata\"7\n" +
+	"\bmetadata\x18\v \x01(\v2\x19.kwikcp.transfer.MetadataR\bmetadata\x12\x1b\n" +
+	"\tis_target\x18\f \x01(\bR\bisTarget\"7\n" +
 	"\x04Type\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\b\n" +
 	"\x04FILE\x10\x01\x12\r\n" +
