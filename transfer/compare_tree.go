@@ -105,7 +105,9 @@ type treeComparer struct {
 	dirs   []*comparedDir // around the current entry; the first is the target
 	batch  *batch
 	extra  []string // paths that the listing does not have
-	// incomplete is set when the listing leaves entries out. Then no entry is known to be extra.
+	// partial is set if the server could not read the rest of a directory, and incomplete if the
+	// name of an entry cannot be taken. Then no entry is known to be extra.
+	partial    bool
 	incomplete bool
 
 	mu        sync.Mutex // guards the rest
@@ -150,7 +152,7 @@ func (c *treeComparer) run(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		c.incomplete = c.incomplete || p.partial
+		c.partial = c.partial || p.partial
 		top.restricted = top.restricted || p.restricted
 		for _, e := range p.entries {
 			if err := c.visit(ctx, e); err != nil {
@@ -185,6 +187,11 @@ func (c *treeComparer) awake(ctx context.Context, do func() error) error {
 
 // end reports the extra entries and returns the error of those that failed.
 func (c *treeComparer) end(ctx context.Context) error {
+	if c.partial {
+		err := errors.New("the server could not read all of it")
+		c.fail("", &Error{Kind: KindOther, Op: "list it", Err: err})
+		c.extra = nil
+	}
 	if c.incomplete && len(c.extra) > 0 {
 		err := errors.New("the listing is not complete, so extra entries are not known")
 		c.fail("", &Error{Kind: KindOther, Op: c.op(), Err: err})
@@ -270,8 +277,10 @@ func (c *treeComparer) visit(ctx context.Context, e Entry) error {
 	case !c.Filter.Wants(e.Path, e.Type == EntryDir) || wire.IsTemporary(disk.Base(e.Path)):
 		c.order.hide()
 		return nil
+	case e.Problem != "" && disk.Base(e.Path) == lostFound:
+		c.order.hide()
+		return nil
 	case e.Problem != "":
-		c.incomplete = true
 		remote := &RemoteError{Path: e.Path, Message: e.Problem}
 		c.fail(e.Path, &Error{Kind: e.problemKind, Op: "list it", Err: remote})
 		c.order.hide()
@@ -509,7 +518,7 @@ func (c *treeComparer) reportExtra(path string) {
 	case err != nil:
 		c.fail(path, LocalError("look at it", disk.Cause(err)))
 		return
-	case !c.Filter.Wants(path, found == occupantDir):
+	case !c.Filter.Wants(path, found == occupantDir), found == occupantDir && disk.Base(path) == lostFound:
 		return
 	}
 	types := map[occupant]EntryType{occupantFile: EntryFile, occupantDir: EntryDir, occupantLink: EntryLink}

@@ -166,6 +166,34 @@ func TestCompareTreeFails(t *testing.T) {
 	}
 }
 
+// TestCompareLostFound checks that lost+found of either side is no difference, as for a mirror.
+func TestCompareLostFound(t *testing.T) {
+	source, target := t.TempDir(), t.TempDir()
+	putAll(t, source, "a", "lost+found/#1")
+	putAll(t, target, "a", "lost+found/#2", "d/lost+found/#3")
+	compare := func(unreadable string) (*treeDifferences, error) {
+		s := ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir {
+			return unreadableTree{d, unreadable}
+		})
+		_, r, err := s.compare(t.Context(), target)
+		return r, err
+	}
+	r, err := compare("lost+found")
+	if want := map[string]How{"d": Extra}; err != nil || !maps.Equal(r.all, want) {
+		t.Errorf("%v, %v, want %v", r.all, err, want)
+	}
+
+	// Another directory that the server cannot read fails alone: what is extra elsewhere is told.
+	putAll(t, source, "secret/x")
+	putAll(t, target, "secret/x")
+	os.RemoveAll(filepath.Join(source, "lost+found"))
+	r, err = compare("secret")
+	wantKind(t, err, KindNotFound, "the server cannot read it")
+	if want := map[string]How{"d": Extra, "secret": Failed}; !maps.Equal(r.all, want) {
+		t.Errorf("%v, want %v", r.all, want)
+	}
+}
+
 // An unreadable directory has a file "bad" whose reads fail.
 type unreadable struct{ disk.TreeDir }
 
