@@ -268,6 +268,7 @@ func TestAttackMirrorBackupTypes(t *testing.T) {
 	}
 }
 
+// TestMirrorBackupNested refuses a backup inside the target, or around it, before it writes.
 func TestMirrorBackupNested(t *testing.T) {
 	source, top := t.TempDir(), t.TempDir()
 	putAll(t, source, "a")
