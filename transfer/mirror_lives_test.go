@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -167,6 +168,52 @@ func TestMirrorDeletesInPlaceOfExcluded(t *testing.T) {
 	}
 	transfertest.WantNames(t, target, "a", "own")
 	transfertest.WantNames(t, filepath.Join(target, "own"), "mine")
+}
+
+// replacingTree replaces a file when it is opened first.
+type replacingTree struct {
+	disk.TreeDir
+	replace func()
+}
+
+func (d replacingTree) Open(name string) (disk.File, error) {
+	if disk.Base(name) == "first" {
+		d.replace()
+	}
+	return d.TreeDir.Open(name)
+}
+
+// TestMirrorLinksOnlyTheListedFile replaces the first name of a file between the listing and the
+// request. The other name, which has not changed, must not get the content of another file.
+func TestMirrorLinksOnlyTheListedFile(t *testing.T) {
+	for _, stage := range []bool{false, true} {
+		source, target := t.TempDir(), t.TempDir()
+		first, second := filepath.Join(source, "first"), filepath.Join(source, "second")
+		transfertest.Put(t, first, "one")
+		if err := os.Link(first, second); err != nil {
+			t.Skip(err)
+		}
+		var once sync.Once
+		s := ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir {
+			return replacingTree{d, func() {
+				once.Do(func() {
+					os.Remove(first)
+					transfertest.Put(t, first, "another")
+				})
+			}}
+		})
+		mirror := func(wantLinks int64) {
+			t.Helper()
+			result, _, err := s.mirror(t.Context(), target, func(o *MirrorOptions) { o.Stage = stage })
+			if err != nil || result.HardLinked != wantLinks {
+				t.Errorf("stage %t: %+v, %v", stage, result, err)
+			}
+			transfertest.WantContent(t, filepath.Join(target, "first"), "another")
+			transfertest.WantContent(t, filepath.Join(target, "second"), "one")
+		}
+		mirror(0)
+		mirror(0)
+	}
 }
 
 // TestMirrorStagesWhileBytesArrive checks that a file may wait for the end of a mirror while other

@@ -137,7 +137,7 @@ func (m *mirror) unstage() {
 			h.Remove(s.file.temp)
 			m.cache.Release(h)
 		}
-		s.file.group.settle(false, [32]byte{})
+		s.file.group.settle(false, false, [32]byte{})
 		m.releaseDir(s.file.dir)
 	}
 	for _, l := range m.staged.links {
