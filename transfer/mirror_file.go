@@ -56,8 +56,8 @@ type mirrorFile struct {
 	state fileState
 	part  *partfile.PartFile // nil if no part file is in use
 	temp  string             // the temporary file to rename; "" with a part file
-	// isStaged is set if the file waits for the end of the mirror, and inStream while bytes of its batch
-	// may arrive. A file that waits alone has no tree.
+	// isStaged is set if the file waits for the end of the mirror, and inStream while bytes of its
+	// batch may arrive. A file that waits alone has no tree.
 	isStaged, inStream bool
 }
 

@@ -31,8 +31,8 @@ type linkGroup struct {
 	settled  chan struct{}
 	isPlaced bool
 	root     [32]byte
-	// isChanged is set if first is no longer the file of the listing. It may be another one than the
-	// other names are of.
+	// isChanged is set if first is no longer the file of the listing. It may be another one than
+	// the other names are of.
 	isChanged bool
 	// cannotLink is set if no other name can be linked to first. Only the plan uses it.
 	cannotLink bool

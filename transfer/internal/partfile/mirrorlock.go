@@ -12,9 +12,9 @@ import (
 const MirrorLock = ".kwikcp-mirror.part"
 
 // IsHeld reports whether another process, or another File of this one, holds the lock of a file. It
-// takes the lock for a moment if it is free. A file that this user cannot open is another user's. If
-// it is not, it has the mode of a target that not even its owner may read, and counts as free: a
-// transfer gives it that mode at its end, just before the rename. An error means that it is not known.
+// takes the lock for a moment if it is free. A file that this user cannot open is another user's.
+// One of this user counts as free. A transfer gave it the mode of the target just before the
+// rename, and its owner may not read that. An error means that it is not known.
 func IsHeld(d disk.Dir, name string) (held bool, err error) {
 	f, err := d.OpenPart(name)
 	if errors.Is(err, fs.ErrPermission) {
