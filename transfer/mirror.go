@@ -46,10 +46,10 @@ type MirrorOptions struct {
 	// MaxDelete bounds what Delete removes.
 	MaxDelete DeleteLimit
 	// BackupDir is a directory to which deleted and replaced files and links are moved, under the
-	// paths that they had below Target. It replaces older ones there. A directory there in the way of
-	// a file gets another name first, such as "a.~1~", and so does a file in the way of a directory.
-	// BackupDir is made if it is missing; its parent must exist. It must be neither inside Target nor
-	// contain it. If it is on another file system, files are copied. Empty means no backup.
+	// paths that they had below Target. It replaces older ones there. A directory in the way of a
+	// file, or the reverse, gets another name first, such as "a.~1~". BackupDir is made if it is
+	// missing; its parent must exist. It must be neither inside Target nor contain it. If it is on
+	// another file system, files are copied. Empty means no backup.
 	BackupDir string
 	// OneFileSystem leaves directories on another file system than Target as they are, and mounted
 	// files. It reports them as FileSkipped with ErrElsewhere.

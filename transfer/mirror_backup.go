@@ -122,8 +122,8 @@ func (b *backup) enter(dir string) (*disk.CachedDir, error) {
 // maxAside bounds the names that clear tries.
 const maxAside = 1000
 
-// clear gives another name to an entry of the backup if it is in the way of a directory, or is a
-// directory in the way of a file: a name of the target may have been both. h is its directory.
+// clear gives another name to an entry of the backup that is in the way. Directories are in the way
+// of files, and the reverse: a name of the target may have been both. h is its directory.
 func (b *backup) clear(h *disk.CachedDir, at string, forDir bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -26,8 +26,8 @@ type mirrorDir struct {
 	held       bool              // the listing leaves out entries of it, so that nothing in it is deleted
 	folded     map[string]string // names so far by their lower case, if the file system ignores case
 
-	// users counts the entries under way in it, plus one while the plan is in it. hasChanged is set if
-	// names in it changed. Both are guarded by mirror.mu.
+	// users counts the entries under way in it, plus one while the plan is in it. hasChanged is set
+	// if names in it changed. Both are guarded by mirror.mu.
 	users      int
 	hasChanged bool
 }
@@ -204,9 +204,9 @@ func (m *mirror) noteChange(d *mirrorDir) {
 	d.hasChanged = true
 }
 
-// syncNames makes durable which names there are in a directory, unless its file system is synced as a
-// whole at the end. A quick mirror leaves out directories in which nothing changed. Any other does
-// not: the mirror before may have been killed before it synced them.
+// syncNames makes durable which names there are in a directory, unless its file system is synced as
+// a whole at the end. A quick mirror leaves out directories in which nothing changed. Any other
+// does not: the mirror before may have been killed before it synced them.
 func (m *mirror) syncNames(d *mirrorDir) error {
 	m.mu.Lock()
 	isDue := d.hasChanged || !m.Quick || m.mustCompare(d.path)

@@ -56,8 +56,8 @@ type mirrorFile struct {
 	state fileState
 	part  *partfile.PartFile // nil if no part file is in use
 	temp  string             // the temporary file to rename; "" with a part file
-	// isStaged is set if the file waits for the end of the mirror, and inStream while bytes of its batch
-	// may arrive. A file that waits alone has no tree.
+	// isStaged is set if the file waits for the end of the mirror, and inStream while bytes of its
+	// batch may arrive. A file that waits alone has no tree.
 	isStaged, inStream bool
 }
 
@@ -419,13 +419,19 @@ func (m *mirror) applyToPart(f *mirrorFile) error {
 	return m.applyMore(h.TreeDir, f.part.Name(), f.entry)
 }
 
+// isChanged reports whether the server described another version of a file than its listing did.
+func (f *mirrorFile) isChanged() bool {
+	isDescribed := f.manifest != (Manifest{})
+	return isDescribed && (f.manifest.Size != f.entry.Size || !f.manifest.MTime.Equal(f.entry.MTime))
+}
+
 // finishFile reports what became of a file, which needs its directory no more.
 func (m *mirror) finishFile(f *mirrorFile, report FileReport) {
 	switch report.Action {
 	case FileFetched, FileCopied, FileUpToDate, FileHardLinked, FileSkipped:
 		m.live.placed()
 	}
-	f.group.settle(report.Action != FileFailed && report.Action != FileSkipped, report.Root)
+	f.group.settle(report.Action != FileFailed && report.Action != FileSkipped, f.isChanged(), report.Root)
 	m.reportFile(report)
 	m.releaseDir(f.dir)
 }
@@ -464,7 +470,7 @@ func (m *mirror) abandon(files []*mirrorFile) {
 		f.state = fileLost
 		f.mu.Unlock()
 		if wanted {
-			f.group.settle(false, [32]byte{})
+			f.group.settle(false, false, [32]byte{})
 			f.leave()
 			m.releaseDir(f.dir)
 		}

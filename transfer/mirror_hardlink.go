@@ -31,6 +31,9 @@ type linkGroup struct {
 	settled  chan struct{}
 	isPlaced bool
 	root     [32]byte
+	// isChanged is set if first is no longer the file of the listing. It may be another one than
+	// the other names are of.
+	isChanged bool
 	// cannotLink is set if no other name can be linked to first. Only the plan uses it.
 	cannotLink bool
 }
@@ -87,12 +90,13 @@ func (l *linkPlan) isTaken(info fs.FileInfo, e Entry) bool {
 	return taken && first != mine
 }
 
-// settle reports the outcome of the first name of a group. It is called once.
-func (g *linkGroup) settle(isPlaced bool, root [32]byte) {
+// settle reports the outcome of the first name of a group. It is called once. isChanged is that of
+// mirrorFile.
+func (g *linkGroup) settle(isPlaced, isChanged bool, root [32]byte) {
 	if g == nil {
 		return
 	}
-	g.isPlaced, g.root = isPlaced, root
+	g.isPlaced, g.isChanged, g.root = isPlaced, isChanged, root
 	close(g.settled)
 }
 
@@ -193,7 +197,7 @@ func (p *plan) linkRest(ctx context.Context, walked error) error {
 // linkOrFetch links a name to the first one of its group, or adds it to batch b. It returns the
 // batch to continue with.
 func (p *plan) linkOrFetch(b *batch, f *mirrorFile, g *linkGroup, fetch func(*batch) error) (*batch, error) {
-	if g.isPlaced && !g.cannotLink {
+	if g.isPlaced && !g.isChanged && !g.cannotLink {
 		err := p.hardLink(f, g)
 		if err == nil {
 			return b, nil

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -17,8 +18,8 @@ import (
 
 // The simulator found what the tests of this file check (transfer/sim, TestMirrorLives).
 
-// TestMirrorBackupOfOtherType checks that a backup takes files whose names were directories when it
-// took others, and the reverse, and keeps both.
+// TestMirrorBackupOfOtherType checks that a backup takes files whose names were directories
+// when it took others, and the reverse, and keeps both.
 func TestMirrorBackupOfOtherType(t *testing.T) {
 	for _, linked := range []bool{true, false} {
 		source, top := t.TempDir(), t.TempDir()
@@ -56,7 +57,8 @@ func TestMirrorBackupOfOtherType(t *testing.T) {
 			}
 		}
 		for _, p := range []string{
-			"a/x", "a.~1~", "a.~2~/x/y", "a.~3~", "b", "b.~1~/c", "b.~2~", "b.~3~/c/c", "d/e/f", "d.~1~/e", "d.~1~/e.~1~/f", "d.~2~",
+			"a/x", "a.~1~", "a.~2~/x/y", "a.~3~", "b", "b.~1~/c", "b.~2~", "b.~3~/c/c",
+			"d/e/f", "d.~1~/e", "d.~1~/e.~1~/f", "d.~2~",
 		} {
 			if info, err := os.Stat(filepath.Join(kept, p)); err != nil || info.IsDir() {
 				t.Errorf("linked %t: %q is not kept: %v", linked, p, err)
@@ -68,8 +70,8 @@ func TestMirrorBackupOfOtherType(t *testing.T) {
 	}
 }
 
-// TestMirrorDeletesOnlyWhatItCounts checks that an entry that cannot be counted is not deleted, but
-// named. Otherwise the limit would not hold once the error has passed.
+// TestMirrorDeletesOnlyWhatItCounts checks that an entry that cannot be counted is not deleted,
+// but named. Otherwise the limit would not hold once the error has passed.
 func TestMirrorDeletesOnlyWhatItCounts(t *testing.T) {
 	limit, _ := ParseDeleteLimit("3")
 	for _, op := range []string{"openpart", "names"} {
@@ -85,20 +87,22 @@ func TestMirrorDeletesOnlyWhatItCounts(t *testing.T) {
 			}
 			return nil
 		}})
-		_, reports, err := s.mirror(t.Context(), target, once, func(o *MirrorOptions) { o.Delete, o.MaxDelete = true, limit })
+		limited := func(o *MirrorOptions) { o.Delete, o.MaxDelete = true, limit }
+		_, reports, err := s.mirror(t.Context(), target, once, limited)
 		wantKind(t, err, KindLocal, "input/output error")
 		if !failed || reports.action("extra") != FileFailed || reports.action("gone") != FileDeleted {
 			t.Errorf("%s: %+v", op, reports.files)
 		}
 		transfertest.WantNames(t, filepath.Join(target, "extra"), "1", "2", "3", "4")
-		_, _, err = s.mirror(t.Context(), target, func(o *MirrorOptions) { o.Delete, o.MaxDelete = true, limit })
+		_, _, err = s.mirror(t.Context(), target, limited)
 		if _, ok := errors.AsType[*DeleteLimitError](err); !ok {
 			t.Errorf("%s: %v", op, err)
 		}
 	}
 }
 
-// lockedDir is a directory of another user: entries in it are reached only once its mode has changed.
+// lockedDir is a directory of another user: entries in it are reached only once its mode has
+// changed.
 type lockedDir struct {
 	disk.TreeDir
 	modes *[]string // that were set
@@ -120,8 +124,8 @@ func (d lockedDir) ChmodDir(name string, mode os.FileMode) error {
 	return d.TreeDir.ChmodDir(name, mode)
 }
 
-// TestMirrorCountsUnreadable checks that the limit counts what is in directories that cannot be read
-// before their modes change, and that the modes stay if nothing is deleted.
+// TestMirrorCountsUnreadable checks that the limit counts what is in directories that cannot be
+// read. Their modes stay if nothing is deleted.
 func TestMirrorCountsUnreadable(t *testing.T) {
 	limit, _ := ParseDeleteLimit("3")
 	source, target := t.TempDir(), t.TempDir()
@@ -148,8 +152,8 @@ func TestMirrorCountsUnreadable(t *testing.T) {
 	}
 }
 
-// TestMirrorDeletesInPlaceOfExcluded checks that an entry of the target is deleted if the filter
-// includes it, though it excludes an entry of another type with the same name on the server.
+// TestMirrorDeletesInPlaceOfExcluded checks that an entry that the filter includes is deleted,
+// though the server has an excluded entry of another type with the same name.
 func TestMirrorDeletesInPlaceOfExcluded(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	putAll(t, source, "a", "private/x", "own/x")
@@ -169,8 +173,54 @@ func TestMirrorDeletesInPlaceOfExcluded(t *testing.T) {
 	transfertest.WantNames(t, filepath.Join(target, "own"), "mine")
 }
 
-// TestMirrorStagesWhileBytesArrive checks that a file may wait for the end of a mirror while other
-// files of its batch still arrive.
+// replacingTree replaces a file when it is opened first.
+type replacingTree struct {
+	disk.TreeDir
+	replace func()
+}
+
+func (d replacingTree) Open(name string) (disk.File, error) {
+	if disk.Base(name) == "first" {
+		d.replace()
+	}
+	return d.TreeDir.Open(name)
+}
+
+// TestMirrorLinksOnlyTheListedFile replaces the first name of a file between the listing and the
+// request. The other name, which has not changed, must not get the content of another file.
+func TestMirrorLinksOnlyTheListedFile(t *testing.T) {
+	for _, stage := range []bool{false, true} {
+		source, target := t.TempDir(), t.TempDir()
+		first, second := filepath.Join(source, "first"), filepath.Join(source, "second")
+		transfertest.Put(t, first, "one")
+		if err := os.Link(first, second); err != nil {
+			t.Skip(err)
+		}
+		var once sync.Once
+		s := ServeTree(t, kwik.ServerRolePrimary, source, func(d disk.TreeDir) disk.TreeDir {
+			return replacingTree{d, func() {
+				once.Do(func() {
+					os.Remove(first)
+					transfertest.Put(t, first, "another")
+				})
+			}}
+		})
+		mirror := func(wantLinks int64) {
+			t.Helper()
+			result, _, err := s.mirror(t.Context(), target, func(o *MirrorOptions) { o.Stage = stage })
+			if err != nil || result.HardLinked != wantLinks {
+				t.Errorf("stage %t: %+v, %v", stage, result, err)
+			}
+			transfertest.WantContent(t, filepath.Join(target, "first"), "another")
+			transfertest.WantContent(t, filepath.Join(target, "second"), "one")
+		}
+		mirror(0)
+		mirror(0)
+	}
+}
+
+// TestMirrorStagesWhileBytesArrive checks that a file may wait for the end of a mirror while
+// other files of its batch still arrive.
 func TestMirrorStagesWhileBytesArrive(t *testing.T) {
 	onWire(t, func(w *testNet) {
 		root, target := w.T.TempDir(), filepath.Join(w.T.TempDir(), "copy")

@@ -39,9 +39,9 @@ func (w *nameWatch) step(op, path string) error {
 	return nil
 }
 
-// TestMirrorSyncsNames checks that all names of a mirror are durable in the end on a system that
-// cannot sync a whole file system: those of files, links, hard links and directories, and those that
-// are gone. A quick mirror syncs only directories that it changes.
+// TestMirrorSyncsNames checks that all names of a mirror are durable in the end on a system
+// that cannot sync a whole file system. These are names of files, links and directories, and
+// those that are gone. A quick mirror syncs only directories that it changes.
 func TestMirrorSyncsNames(t *testing.T) {
 	for _, stage := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stage %t", stage), func(t *testing.T) {

@@ -25,8 +25,8 @@ func (m *mirror) isOthers(h *disk.CachedDir, at string) (bool, error) {
 	return m.isOthersTree(disk.Parent(at))
 }
 
-// isOthersPart reports whether there is a part file of a file that may belong to another mirror, even
-// if it is not locked now.
+// isOthersPart reports whether there is a part file of a file that may belong to another mirror,
+// even if it is not locked now.
 func (m *mirror) isOthersPart(f *mirrorFile, h *disk.CachedDir) bool {
 	if _, err := h.Lstat(partfile.PartName(f.name)); err != nil {
 		return false

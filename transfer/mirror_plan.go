@@ -268,8 +268,8 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	return nil, nil
 }
 
-// noteOtherType notes that the entry in the place of one that the filter excludes is extra: it is a
-// directory and the other is not, or the reverse, and the filter includes it.
+// noteOtherType notes that the entry in the place of an excluded one is extra if the filter
+// includes it. One of the two is a directory.
 func (p *plan) noteOtherType(d *mirrorDir, e Entry) {
 	h, err := p.cache.Acquire(d.path)
 	if err != nil {

@@ -72,8 +72,9 @@ func (f *mirrorFile) wait() {
 	f.freeTree()
 }
 
-// setInStream notes whether bytes of the batch of a file may arrive. Until then its tree is needed: the
-// sizes of all files of a batch lead to the file of a byte, and bytes may arrive twice.
+// setInStream notes whether bytes of the batch of a file may arrive. As long as they may, its tree
+// is needed. The sizes of the files of a batch lead to the file of a byte, and bytes may arrive
+// twice.
 func (f *mirrorFile) setInStream(may bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -135,7 +136,7 @@ func (m *mirror) unstage() {
 			}
 			m.cache.Release(h)
 		}
-		s.file.group.settle(false, [32]byte{})
+		s.file.group.settle(false, false, [32]byte{})
 		m.releaseDir(s.file.dir)
 	}
 	for _, l := range m.staged.links {

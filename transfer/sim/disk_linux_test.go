@@ -15,8 +15,9 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// A simDisk is a file system in memory, with directories, links, times, modes, a size and faults. It
-// knows what would survive a power cut: contents that were synced, and names whose directories were.
+// A simDisk is a file system in memory, with directories, links, times, modes, a size and
+// faults. It knows what would survive a power cut: contents that were synced, and names whose
+// directories were.
 //
 // Processes use it through mounts (simMount). A disk may leave its place and return, and another
 // directory may be in its place meanwhile.
@@ -59,7 +60,7 @@ type simNode struct {
 	ctime    time.Time
 	links    int
 	locked   *simFile
-	durable  *simImage // what a power cut leaves; nil if nothing
+	durable  *simImage // the image that a power cut leaves; nil if none
 }
 
 // A simImage is what a sync of a file makes durable.
@@ -80,18 +81,19 @@ type nameChange struct {
 type simFault struct {
 	ops   []string // nil means all
 	err   syscall.Errno
-	skip  int                     // that many operations succeed first
-	only  int                     // that many fail; 0 means all that follow
-	fails func(op string) bool    // for chance; nil means always
-	done  map[string]int          // operations that failed
-	from  time.Time               // when it began
-	why   func(errno error) error // wraps; nil means as it is
+	skip  int                  // that many operations succeed first
+	only  int                  // that many fail; 0 means all that follow
+	fails func(op string) bool // for chance; nil means always
+	done  map[string]int       // operations that failed
 }
 
 // changing are the operations that a read-only file system refuses.
 var changing = []string{
 	"create", "write", "truncate", "rename", "remove", "mkdir", "chmod", "chtimes", "link", "symlink",
 }
+
+// allOps are the operations that may fail on the disk of a mirror.
+var allOps = append([]string{"open", "opendir", "stat", "readdir", "read", "sync", "lock"}, changing...)
 
 func newSimDisk(at string) *simDisk {
 	d := &simDisk{path: at, room: -1, dirty: make(map[*simNode]bool), syncsWhole: true}
@@ -204,7 +206,7 @@ func (d *simDisk) follow(from *simNode, dir, target string, depth int) (*simNode
 	case depth > 20:
 		return nil, syscall.ELOOP
 	case path.IsAbs(target), at == "..", strings.HasPrefix(at, "../"):
-		return nil, syscall.EXDEV // as os.Root has an error of its own
+		return nil, syscall.EXDEV // os.Root has another error
 	case at == ".":
 		return from, nil
 	}

@@ -24,8 +24,8 @@ type version struct {
 	to     time.Time // zero while it stands
 }
 
-// treeOf returns the entries below a directory. The disk's lock must be held. With safe it is what a
-// power cut would leave of the names and contents.
+// treeOf returns the entries below a directory. The disk's lock must be held. With safe it is
+// what a power cut would leave of the names and contents.
 func treeOf(dir *simNode, safe bool) map[string]version {
 	all := make(map[string]version)
 	var walk func(dir *simNode, at string)
@@ -42,7 +42,9 @@ func treeOf(dir *simNode, safe bool) map[string]version {
 					image = *n.durable
 				}
 			}
-			all[p] = version{mode: n.mode, data: image.data, target: n.target, mtime: image.mtime, node: n, links: n.links}
+			v := version{mode: n.mode, data: image.data, target: n.target, mtime: image.mtime}
+			v.node, v.links = n, n.links
+			all[p] = v
 			if n.mode.IsDir() {
 				walk(n, p)
 			}
@@ -157,7 +159,7 @@ type editor struct {
 	// maxBytes and maxEntries bound the tree.
 	maxBytes, maxEntries int
 	links                bool // hard links
-	modes                bool // modes that let nobody read
+	modes                bool // modes that refuse to be read
 	steps                bool // of the clock
 	trace                func(format string, args ...any)
 }

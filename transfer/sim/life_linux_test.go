@@ -21,20 +21,20 @@ var (
 	lifespan = flag.Duration("lifespan", 90*time.Minute, "how long each life of mirrors is, in virtual time")
 )
 
-// TestMirrorLives runs mirrors of a primary for a long time. An editor changes the primary's tree all
-// the while, disks fail, fill up, vanish and come back, processes and machines die, and the network
+// TestMirrorLives runs mirrors of a primary for a long time. An editor changes the primary's
+// tree. Disks fail, fill up, vanish and return. Processes and machines die, and the network
 // fails. After each round:
 //
 //   - Each file of the mirror has a content that the primary had under that name, also after a power
 //     cut. Nothing that the primary had all the time is gone.
 //   - A round that succeeds leaves the tree as it was on the primary at moments of the round. A round
 //     that does not names the entries that differ, or why there are more.
-//   - What the filter excludes stays. No more than the limit is deleted, and that is reported and in
+//   - Excluded entries stay. No more than the limit is deleted, and that is reported and in
 //     the backup. No temporary files accumulate.
 //
 // When nothing fails any more, two rounds make the mirror equal. Every goroutine and handle ends.
 //
-// The long form: go test ./transfer/sim -run TestMirrorLives -lives 300 -lifespan 48h -timeout 0
+// The long form has 300 seeds of 48 hours (CONTRIBUTING.md).
 func TestMirrorLives(t *testing.T) {
 	var all lifeTotals
 	start := time.Now()
@@ -46,7 +46,8 @@ func TestMirrorLives(t *testing.T) {
 
 func runLife(t *testing.T, seed uint64) *lifeWorld {
 	s := newLifeScenario(seed)
-	again := fmt.Sprintf("again: go test ./transfer/sim -run 'TestMirrorLives' -first %d -lives 1 -lifespan %v -tell", seed, *lifespan)
+	again := fmt.Sprintf("again: go test ./transfer/sim -run TestMirrorLives -first %d -lives 1 -lifespan %v -tell",
+		seed, *lifespan)
 	watchdog := time.AfterFunc(hung, func() { panic(fmt.Sprintf("no end within %v\n%v%s", hung, s, again)) })
 	defer watchdog.Stop()
 	returned := false
@@ -100,8 +101,9 @@ func (a *lifeTotals) add(w *lifeWorld) {
 }
 
 func (a lifeTotals) String() string {
-	return fmt.Sprintf("%d lives, %d failed: %v of virtual time, %d edits, %d mirrors, %d rounds: %d succeeded, %d except for "+
-		"some entries, %d over the limit of deletions, %d failed (by kind %v); %d kills, %d power cuts, %d roots vanished",
+	return fmt.Sprintf("%d lives, %d failed: %v of virtual time, %d edits, %d mirrors, %d rounds: "+
+		"%d succeeded, %d except for some entries, %d over the limit of deletions, %d failed (by kind %v); "+
+		"%d kills, %d power cuts, %d roots vanished",
 		a.lives, a.failed, a.virtual, a.edits, a.mirrors, a.rounds, a.good, a.partial, a.limited, a.other, a.kinds,
 		a.killed, a.cuts, a.vanished)
 }
@@ -152,7 +154,8 @@ func newLifeScenario(seed uint64) lifeScenario {
 	serving := 0
 	for range 1 + r.IntN(3) {
 		p := mirrorPlan{
-			interval: r.Duration(5*time.Minute, 4*time.Hour), enforces: r.Half(), syncsWhole: r.Half(), isSlow: r.OneIn(3),
+			interval: r.Duration(5*time.Minute, 4*time.Hour), enforces: r.Half(), syncsWhole: r.Half(),
+			isSlow:      r.OneIn(3),
 			otherDevice: r.Half(), badDisk: r.Half(), vanishes: r.OneIn(3), dies: r.Half(), backup: r.OneIn(4),
 			hasFilter: r.Half(), quick: r.Half(), foreignFiles: r.Half(),
 			step: []time.Duration{0, 0, 0, time.Microsecond, time.Second, 2 * time.Second}[r.IntN(6)],
@@ -182,15 +185,17 @@ func newLifeScenario(seed uint64) lifeScenario {
 
 func (s lifeScenario) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d entries, %d bytes, times of %v, modes count %t; links %t, modes %t, clock %t, disk %t, "+
-		"network %t, restarts %t, vanishes %t; at most %v between edits\n", s.seed, s.entries, s.bytes, s.step, s.enforces,
-		s.links, s.modes, s.steps, s.badDisk, s.badNet, s.restarts, s.vanishes, s.quiet.Round(time.Second))
+	fmt.Fprintf(&b, "seed %d: %d entries, %d bytes, times of %v, modes count %t\n", s.seed, s.entries, s.bytes,
+		s.step, s.enforces)
+	fmt.Fprintf(&b, "  links %t, modes %t, clock %t, disk %t, network %t, restarts %t, vanishes %t; at most %v "+
+		"between edits\n", s.links, s.modes, s.steps, s.badDisk, s.badNet, s.restarts, s.vanishes, s.quiet)
 	for i, p := range s.mirrors {
 		o := p.options
-		fmt.Fprintf(&b, "  mirror %d: serves %t, every %v, times of %v, modes count %t, syncs whole %t, slow %t; disk %t, "+
-			"vanishes %t, dies %t\n    delete %t (%q), backup %t (elsewhere %t), filter %t, quick %t, update %t, stage %t, "+
-			"reuse %t, no links %t, min age %v, retries %d, foreign %t\n", i, p.serves, p.interval.Round(time.Second), p.step,
-			p.enforces, p.syncsWhole, p.isSlow, p.badDisk, p.vanishes, p.dies, o.Delete, p.limit, p.backup, p.otherDevice,
+		fmt.Fprintf(&b, "  mirror %d: serves %t, every %v, times of %v, modes count %t, syncs whole %t, slow %t, "+
+			"disk %t, vanishes %t, dies %t\n", i, p.serves, p.interval, p.step, p.enforces, p.syncsWhole, p.isSlow,
+			p.badDisk, p.vanishes, p.dies)
+		fmt.Fprintf(&b, "    delete %t (%q), backup %t (elsewhere %t), filter %t, quick %t, update %t, stage %t, "+
+			"reuse %t, no links %t, min age %v, retries %d, foreign %t\n", o.Delete, p.limit, p.backup, p.otherDevice,
 			p.hasFilter, p.quick, o.Update, o.Stage, o.Reuse, o.NoHardLinks, o.MinAge, o.Retries, p.foreignFiles)
 	}
 	return b.String()
@@ -209,7 +214,9 @@ type lifeReport struct {
 }
 
 func newLifeReport(m *lifeMirror) *lifeReport {
-	return &lifeReport{m: m, named: make(map[string]error), failed: make(map[string]bool), deleted: make(map[string]bool)}
+	return &lifeReport{
+		m: m, named: make(map[string]error), failed: make(map[string]bool), deleted: make(map[string]bool),
+	}
 }
 
 func (r *lifeReport) File(f transfer.FileReport) {

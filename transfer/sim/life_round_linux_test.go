@@ -15,7 +15,7 @@ import (
 type lifeRound struct {
 	start, end    time.Time
 	before, after map[string]version
-	safe          map[string]version // what a power cut before the round would have left
+	safe          map[string]version // the tree that a power cut before the round would have left
 	report        *lifeReport
 	result        transfer.MirrorResult
 	err           error
@@ -23,6 +23,7 @@ type lifeRound struct {
 	isCut         bool // the machine did
 	isMoved       bool // another directory is in the place of the root, or none
 	isMade        bool // there was no root
+	isAway        bool // the mirror's own directory is not in its place
 	isClean       bool // nothing was in trouble
 	wasEdited     bool
 }
@@ -36,6 +37,9 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 		m.process.stop(false)
 		m.process = nil
 		return nil
+	}
+	if len(m.disk.tree()) > maxMirrored {
+		m.tidy()
 	}
 	if isServing := m.start(); m.serves && !isServing {
 		return nil
@@ -79,7 +83,10 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 	cancel(nil)
 	m.trace("mirror %d: %v, %+v", m.index, x.err, x.result)
 	x.after, _ = m.trees()
-	x.isMoved, x.isMade = m.root() != root, root == nil
+	x.isMoved, x.isMade = m.root() != root || root == nil, root == nil
+	m.disk.mu.Lock()
+	x.isAway = x.isMoved || root != m.disk.top
+	m.disk.mu.Unlock()
 	x.isClean = isCalm && m.isCalm(x.start)
 	m.hist.mu.Lock()
 	x.wasEdited = m.hist.last.After(x.start.Add(-5 * time.Second))
@@ -108,6 +115,22 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 		}
 	}
 	return x
+}
+
+// maxMirrored is the number of entries from which on the operator empties a mirror that keeps
+// what the primary no longer has.
+const maxMirrored = 400
+
+// tidy puts an empty directory in the place of the target.
+func (m *lifeMirror) tidy() {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	if m.disk.shown == m.disk.top {
+		m.disk.top = m.disk.newDir(1)
+		m.disk.shown = m.disk.top
+		m.foreign = nil
+		m.trace("mirror %d: the operator puts an empty directory in its place", m.index)
+	}
 }
 
 // root returns the directory that is in the place of the target.
@@ -169,7 +192,7 @@ func (m *lifeMirror) roughen(
 	}
 	if m.mirrorPlan.badDisk && r.OneIn(4) {
 		does = true
-		f := randomFault(r, append([]string{"open", "opendir", "stat", "readdir", "read", "sync", "lock"}, changing...))
+		f := randomFault(r, allOps)
 		f.skip = int(r.Log(1, 3000))
 		if f.ops != nil {
 			f.skip = int(r.Log(1, 100))
@@ -242,6 +265,7 @@ func (m *lifeMirror) converge() {
 	switch {
 	case last.err == nil:
 	case isPartial && (!m.options.Delete || m.foreign != nil): // entries in the way of others stay
+	case isPartial && m.backup && m.mirrorPlan.enforces && m.otherDevice: // files that it may not read stay
 	default:
 		m.fault("mirror %d fails in the end: %v", m.index, last.err)
 	}

@@ -359,8 +359,8 @@ func (w *lifeWorld) upsetPrimary() {
 // randomFault returns a fault of some operations.
 func randomFault(r dice, ops []string) *simFault {
 	errnos := []syscall.Errno{
-		syscall.EIO, syscall.EIO, syscall.EIO, syscall.EROFS, syscall.EACCES, syscall.ESTALE, syscall.ENOMEM, syscall.EMFILE,
-		syscall.EDQUOT, syscall.EBUSY, syscall.ETIMEDOUT, syscall.EPERM, syscall.EINTR,
+		syscall.EIO, syscall.EIO, syscall.EIO, syscall.EROFS, syscall.EACCES, syscall.ESTALE, syscall.ENOMEM,
+		syscall.EMFILE, syscall.EDQUOT, syscall.EBUSY, syscall.ETIMEDOUT, syscall.EPERM, syscall.EINTR,
 	}
 	f := &simFault{err: errnos[r.IntN(len(errnos))]}
 	if !r.OneIn(4) {
@@ -409,8 +409,9 @@ type lifeMirror struct {
 
 func newLifeMirror(w *lifeWorld, i int, plan mirrorPlan) *lifeMirror {
 	m := &lifeMirror{
-		lifeWorld: w, mirrorPlan: plan, index: i, dice: w.dice(100 + uint64(i)), target: fmt.Sprintf("/simulated/mirror-%d", i),
-		kinds: make(map[transfer.Kind]int),
+		lifeWorld: w, mirrorPlan: plan, index: i, dice: w.dice(100 + uint64(i)),
+		target: fmt.Sprintf("/simulated/mirror-%d", i),
+		kinds:  make(map[transfer.Kind]int),
 	}
 	m.backupAt = m.target + "-backup"
 	m.disk = newSimDisk(m.target)
@@ -517,7 +518,7 @@ func (m *lifeMirror) trouble() {
 		m.diskTroubled(true)
 		switch kind := r.IntN(3); {
 		case kind == 0 && m.mirrorPlan.badDisk:
-			f := randomFault(r, append([]string{"open", "opendir", "stat", "readdir", "read", "sync", "lock"}, changing...))
+			f := randomFault(r, allOps)
 			m.trace("the disk of mirror %d fails: %v", m.index, f)
 			m.disk.setFault(f)
 			m.idle(r.Duration(time.Second, 4*time.Hour))
@@ -560,7 +561,7 @@ func (m *lifeMirror) vanish(r dice) {
 	if isMounted && m.serves && len(mountPoint.names) > 0 {
 		m.t.Errorf("mirror %d wrote into the mount point: %v", m.index, mountPoint.names)
 	}
-	if r.OneIn(3) { // it comes back empty
+	if r.OneIn(3) { // it is empty when it returns
 		m.trace("the root of mirror %d comes back empty", m.index)
 		m.disk.top = m.disk.newDir(1)
 		m.foreign = nil

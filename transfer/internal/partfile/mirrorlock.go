@@ -12,8 +12,9 @@ import (
 const MirrorLock = ".kwikcp-mirror.part"
 
 // IsHeld reports whether another process, or another File of this one, holds the lock of a file. It
-// takes the lock for a moment if it is free. A file that this user cannot open is another user's. An
-// error means that it is not known.
+// takes the lock for a moment if it is free. A file that this user cannot open is another user's.
+// One of this user counts as free. A transfer gave it the mode of the target just before the
+// rename, and its owner may not read that. An error means that it is not known.
 func IsHeld(d disk.Dir, name string) (held bool, err error) {
 	f, err := d.OpenPart(name)
 	if errors.Is(err, fs.ErrPermission) {
@@ -23,7 +24,8 @@ func IsHeld(d disk.Dir, name string) (held bool, err error) {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, disk.ErrNotAFile):
 		return false, nil
 	case errors.Is(err, fs.ErrPermission):
-		return true, nil
+		info, err := d.Lstat(name)
+		return err == nil && !disk.PrivateToUser(info), err
 	case err != nil:
 		return false, err
 	}
