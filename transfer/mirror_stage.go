@@ -48,10 +48,10 @@ func (m *mirror) stageFile(f *mirrorFile, report FileReport) error {
 		return err
 	}
 	f.mu.Lock()
-	part, temp := f.part, f.temp
+	part := f.part
 	f.mu.Unlock()
 	if part != nil {
-		temp = m.freshName(f.name)
+		temp := m.freshName(f.name)
 		if err := part.SetAside(temp); err != nil {
 			return err
 		}
