@@ -24,6 +24,7 @@ type keepOptions struct {
 	xattrs       bool
 	acls         bool
 	specials     bool
+	outsideLinks bool
 }
 
 // flags returns the options. when names the option that they need.
@@ -40,6 +41,7 @@ func (o *keepOptions) flags(when string) []cli.Flag {
 		boolOption(&o.xattrs, "xattrs", when+", keep extended attributes: user.* and, as root, others"),
 		boolOption(&o.acls, "acls", when+", keep POSIX access control lists"),
 		boolOption(&o.specials, "specials", when+", make devices, FIFOs and sockets; as root"),
+		boolOption(&o.outsideLinks, "outside-links", when+", make symbolic links that lead outside the tree, too"),
 	}
 }
 
@@ -104,6 +106,7 @@ func (o *keepOptions) apply(to *transfer.MirrorOptions) {
 	to.NoHardLinks = o.noHardLinks
 	to.Owner, to.NumericIDs, to.SpecialModes = o.owner, o.numericIDs, o.specialModes
 	to.Xattrs, to.ACLs, to.Specials = o.xattrs, o.acls, o.specials
+	to.OutsideLinks = o.outsideLinks
 }
 
 // A loss is a kind of what a mirror did not keep.

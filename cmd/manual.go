@@ -65,9 +65,10 @@ the end of the URL makes no difference. Each file is verified against its own ha
 secondary that has a part of the tree serves that part.
 
 Modes (less the umask) and times are those on the server. Owners are kept only with --owner; --special-modes, --xattrs,
---acls and --specials keep more. The last line counts what was not kept. Symbolic links are made unchanged if they lead to a
-place inside the tree, with .. only at their beginning. Others are skipped, and so are devices, FIFOs and sockets. Names
-of one file (hard links) stay so, unless --no-hard-links is given. Holes become zeros. A directory in the place of a file, or a link in that of a directory, is replaced only
+--acls, --specials and --outside-links keep more. The last line counts what was not kept. Symbolic links are made unchanged if
+they lead to a place inside the tree, with .. only at their beginning. Others are skipped, and so are devices, FIFOs and
+sockets. Names of one file (hard links) stay so, unless --no-hard-links is given. Holes stay holes, unless --no-sparse is given.
+A directory in the place of a file, or a link in that of a directory, is replaced only
 with --delete. Of names that differ only in case, where the file system does not tell them apart, the first is fetched and
 the others fail.
 

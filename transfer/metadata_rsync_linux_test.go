@@ -67,6 +67,9 @@ func (p packager) grow(files int) {
 		p.file(fmt.Sprintf("usr/share/doc/package%d/%s", i%(files/20), []string{"copyright", "changelog.gz", "README",
 			fmt.Sprintf("file%d", i)}[min(i/(files/20), 3)]), p.IntN(3000), 0o644)
 	}
+	p.link("/bin/sh", "bin/absolute")
+	p.link("../../outside", "bin/outside")
+	p.link("usr/../usr/bin", "winding")
 	p.file("etc/shadow", 700, 0o640)
 	p.file("usr/lib/locale/archive", 300_000, 0o644)
 	p.check(os.Truncate(filepath.Join(p.root, "usr/lib/locale/archive"), 1<<20)) // a hole at the end
@@ -109,7 +112,7 @@ func (p packager) growAsRoot() {
 // keepingAll keeps all that a mirror can keep.
 func keepingAll(o *MirrorOptions) {
 	o.Owner, o.SpecialModes, o.Xattrs, o.ACLs = true, true, true, true
-	o.Specials = os.Geteuid() == 0
+	o.Specials, o.OutsideLinks = os.Geteuid() == 0, true
 }
 
 // rsyncDifferences returns what rsync would change in a target, with more options than -aHSX.

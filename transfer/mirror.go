@@ -95,6 +95,9 @@ type MirrorOptions struct {
 	Xattrs, ACLs bool
 	// Specials makes devices, FIFOs and sockets, which otherwise are skipped.
 	Specials bool
+	// OutsideLinks makes symlinks that lead, or may lead, outside the tree, which otherwise are
+	// skipped. The mirror follows none of them, but other programs may.
+	OutsideLinks bool
 	// ModifyWindow is by how much the time of a file may differ from that of the source and still
 	// count as equal with Quick. A coarser one that the target's file system has is learnt.
 	ModifyWindow time.Duration

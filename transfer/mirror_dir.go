@@ -104,16 +104,32 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 	case p.DryRun:
 		return nil
 	case found != occupantNone:
-		p.noteChange(sub.parent)
-		if err := p.backup.keep(h, sub.path); err != nil {
-			return err
-		}
-		if err := h.Remove(name); err != nil {
-			return err
-		}
+		return p.replaceByDir(h, sub)
 	}
 	p.noteChange(sub.parent)
 	return h.Mkdir(name)
+}
+
+// replaceByDir makes a directory in the place of a file or link, which stays if no directory can be
+// made.
+func (p *plan) replaceByDir(h *disk.CachedDir, sub *mirrorDir) error {
+	name := disk.Base(sub.path)
+	temp := p.freshName(name)
+	p.noteChange(sub.parent)
+	if err := h.Mkdir(temp); err != nil {
+		return err
+	}
+	err := p.backup.keep(h, sub.path)
+	if err == nil {
+		err = h.Remove(name)
+	}
+	if err == nil {
+		err = h.Rename(temp, name)
+	}
+	if err != nil {
+		h.Remove(temp)
+	}
+	return err
 }
 
 // openDir reads the names in a directory that exists, after it has made the directory accessible

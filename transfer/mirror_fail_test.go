@@ -285,6 +285,34 @@ func TestMirrorsExcludeEachOther(t *testing.T) {
 	wantNames(t, target, "a")
 }
 
+// TestMirrorKeepsWhatItCannotReplace checks that an entry stays while what replaces it cannot be made.
+func TestMirrorKeepsWhatItCannotReplace(t *testing.T) {
+	source, target := t.TempDir(), t.TempDir()
+	put(t, source, "dir/file", "content")
+	put(t, target, "dir", "a file")
+	put(t, source, "file", "content")
+	put(t, target, "file/in", "a file")
+	os.Symlink("file", filepath.Join(source, "link"))
+	put(t, target, "link", "a file")
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
+	result, _, err := s.mirror(t.Context(), target, spied(&spy{step: func(op, path string) error {
+		if op == "mkdir" || op == "symlink" || op == "remove" && path == "file/in" {
+			return syscall.ENOSPC
+		}
+		return nil
+	}}), deleting)
+	if err == nil || result.Failed == 0 || result.Deleted != 0 {
+		t.Errorf("%+v, %v", result, err)
+	}
+	for _, name := range []string{"dir", "file/in", "link"} {
+		transfertest.WantContent(t, filepath.Join(target, name), "a file")
+	}
+	if _, _, err := s.mirror(t.Context(), target, deleting); err != nil {
+		t.Error(err)
+	}
+	wantTree(t, target, snapshot(t, source))
+}
+
 // TestMirrorInterruptedWhileItDeletes interrupts a mirror after its first deletion, in each
 // kind of directory. The mirror returns an error, and the next one deletes the rest.
 func TestMirrorInterruptedWhileItDeletes(t *testing.T) {

@@ -215,6 +215,38 @@ func TestMirrorHostileNames(t *testing.T) {
 	}
 }
 
+// TestMirrorOutsideLinks checks that a mirror with OutsideLinks makes links that lead outside, and
+// writes and deletes nothing through them, whatever the server lists.
+func TestMirrorOutsideLinks(t *testing.T) {
+	target, outside := filepath.Join(t.TempDir(), "copy"), t.TempDir()
+	transfertest.Put(t, filepath.Join(outside, "theirs"), "theirs")
+	keep := func(o *MirrorOptions) { o.OutsideLinks, o.Delete = true, true }
+	mirror := func(entries ...*transferpb.Entry) (result MirrorResult, reports *mirrorReports, err error) {
+		onWire(t, func(w *testNet) { result, reports, err = w.lies(&liar{entries: entries}, target, keep) })
+		return result, reports, err
+	}
+	result, reports, err := mirror(linkEntry("abs", outside), fileEntry("good"), linkEntry("none", ""), linkEntry("nul", "a\x00b"),
+		linkEntry("up", "../x"))
+	if err != nil || result.Linked != 2 || result.Skipped != 2 || result.NotKept.OutsideLinks != 2 {
+		t.Errorf("%+v, %v, %+v", result, err, reports.files)
+	}
+	if to, err := os.Readlink(filepath.Join(target, "abs")); to != outside {
+		t.Errorf("%q, %v", to, err)
+	}
+	if result, _, err := mirror(linkEntry("abs", outside), fileEntry("abs/evil")); err == nil {
+		t.Errorf("an entry below a link: %+v", result)
+	}
+	result, reports, err = mirror(dirEntry("abs"), fileEntry("abs/good"), linkEntry("up", "../x"))
+	if err != nil || result.Fetched+result.Copied != 1 { // its content was in "good"
+		t.Errorf("%+v, %v, %+v", result, err, reports.files)
+	}
+	wantNames(t, outside, "theirs")
+	wantNames(t, target, "abs", "up")
+	if info, err := os.Lstat(filepath.Join(target, "abs")); err != nil || !info.IsDir() {
+		t.Errorf("the directory is %v, %v", info, err)
+	}
+}
+
 func sortEntries(entries []*transferpb.Entry) {
 	for i := range entries {
 		for j := i; j > 0 && wire.CompareTree(string(entries[j].Path), string(entries[j-1].Path)) < 0; j-- {

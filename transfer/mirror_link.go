@@ -9,9 +9,14 @@ import (
 	"strings"
 )
 
-// planLink makes a symlink of the listing if its target is inside the tree.
+// planLink makes a symlink of the listing if its target is inside the tree, or may be anywhere
+// (OutsideLinks).
 func (p *plan) planLink(d *mirrorDir, e Entry, mayExist bool) {
-	if err := checkLink(e.Path, e.Target); err != nil {
+	err := checkLinkTarget(e.Target)
+	if err == nil && !p.OutsideLinks {
+		err = checkLink(e.Path, e.Target)
+	}
+	if err != nil {
 		p.countSkipped(e)
 		p.skip(e, err)
 		return
@@ -104,12 +109,20 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	return false, nil
 }
 
+// checkLinkTarget checks that a text can be the target of a link.
+func checkLinkTarget(target string) error {
+	if target == "" || strings.ContainsRune(target, 0) || len(target) > wire.MaxLinkTarget {
+		return fmt.Errorf("no link can have the target %.100q", target)
+	}
+	return nil
+}
+
 // checkLink checks that a link cannot lead outside the tree, even through other links. Its target
 // must be relative. It may have ".." only at its beginning, and not above the top. Then every
 // ".." leads from a directory to its parent, whichever links that pass this check are on the way.
 func checkLink(at, target string) error {
 	escapes := fmt.Errorf("it leads outside the tree, or may: %q", target)
-	if target == "" || target[0] == '/' || strings.ContainsRune(target, 0) || len(target) > wire.MaxLinkTarget {
+	if checkLinkTarget(target) != nil || target[0] == '/' {
 		return escapes
 	}
 	depth := strings.Count(at, "/")
