@@ -37,8 +37,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	defer lines.close()
 	t := &terminal{stdout: lines, bytes: stdout, stderr: stderr}
 	app := newApp(t)
-	args = reorder(app, args)
-	err := app.RunContext(ctx, args)
+	line := parseLine(app, args)
+	args = line.ordered()
+	err := line.checkGiven()
+	if err == nil {
+		err = app.RunContext(ctx, args)
+	}
 	if e, ok := errors.AsType[flagError](err); ok && wantsJSON(args) {
 		printNotStarted(app.Command(e.command), newEvents(lines), err)
 	}

@@ -62,9 +62,15 @@ func (v *secondsValue) Set(text string) error {
 			return errors.New("not a time")
 		}
 		v.Duration = time.Duration(n * float64(time.Second))
+		if v.Duration == 0 && n != 0 {
+			return errors.New("less than a nanosecond")
+		}
 		return nil
 	}
 	d, err := time.ParseDuration(text)
+	if d == 0 && strings.Trim(text, "-+0.hmsnuµμ") != "" {
+		return errors.New("less than a nanosecond")
+	}
 	v.Duration = d
 	return err
 }
