@@ -3,9 +3,6 @@ package cmd
 import (
 	"crypto/tls"
 	"errors"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -104,34 +101,6 @@ func caCertOption(to *string) cli.Flag {
 
 func tokenFileOption(to *string, usage string) cli.Flag { return stringOption(to, "token-file", usage) }
 
-// stateDirOption is the option for the directory of the server's key and the known hosts.
-func stateDirOption(to *string) cli.Flag {
-	f := stringOption(to, "state-dir", "keep the server's key, its index and the known hosts in `DIR`")
-	f.DefaultText = "$XDG_STATE_HOME/kwikcp or ~/.local/state/kwikcp"
-	return f
-}
-
-// stateDir returns the directory for the server's key and the known hosts; option is the value of
-// --state-dir. The directory may not exist.
-func stateDir(option string) (string, error) {
-	if option != "" {
-		return option, nil
-	}
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "kwikcp"), nil
-	}
-	if runtime.GOOS == "windows" {
-		if dir, err := os.UserConfigDir(); err == nil {
-			return filepath.Join(dir, "kwikcp"), nil
-		}
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", usagef(adviseStateDir, "there is no home directory to keep state in")
-	}
-	return filepath.Join(home, ".local", "state", "kwikcp"), nil
-}
-
 // clientOptions are the options of a command that connects to a primary.
 type clientOptions struct {
 	caCert         string
@@ -182,10 +151,7 @@ func (o *clientOptions) parse(t *terminal) (c client, err error) {
 	case o.ipv6:
 		c.family = kwik.IPv6
 	}
-	state, err := stateDir(o.stateDir)
-	if err != nil {
-		return c, err
-	}
+	state, missing := stateDir(o.stateDir)
 	c.secrets = newSecrets(state, o.tokenFile, o.key, keyLogFile())
 	if c.tokens, err = openTokens(o.tokenFile, state); err != nil {
 		return c, err
@@ -193,8 +159,11 @@ func (o *clientOptions) parse(t *terminal) (c client, err error) {
 	if c.certificate, err = readClientCertificate(o.cert, o.key); err != nil {
 		return c, err
 	}
-	c.policy, err = newTrustPolicy(t, state, o.caCert)
-	return c, err
+	if c.policy, err = newTrustPolicy(t, state, o.caCert); err != nil {
+		return c, err
+	}
+	c.policy.missing = missing
+	return c, nil
 }
 
 // config returns the configuration of a session with a server.

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"unicode"
 )
 
 // DefaultPort is the UDP port of a server whose URL names none.
@@ -145,14 +144,15 @@ func withZoneEncoded(s string) string {
 	return scheme + "://[" + addr + "%25" + zone + "]" + after
 }
 
+// zoneBytes are the bytes that the zone of an IPv6 address may have.
+const zoneBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
+
 // validHost accepts names and IP addresses. An IPv6 address may have a zone, of letters, digits and
 // ".-_", such as the name of an interface.
 func validHost(host string) bool {
 	if strings.Contains(host, ":") {
 		ip, err := netip.ParseAddr(host)
-		return err == nil && !strings.ContainsFunc(ip.Zone(), func(r rune) bool {
-			return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(".-_", r)
-		})
+		return err == nil && strings.Trim(ip.Zone(), zoneBytes) == ""
 	}
 	return host != "" && len(host) <= 253 && !strings.ContainsAny(host, " %\"<>[\\]^`{|}")
 }
