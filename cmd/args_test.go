@@ -34,7 +34,8 @@ var reorderTests = []struct{ in, want string }{
 func TestReorder(t *testing.T) {
 	app := newApp(&terminal{stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}})
 	for _, test := range reorderTests {
-		if got := strings.Join(reorder(app, strings.Fields(test.in)), " "); got != test.want {
+		line := parseLine(app, strings.Fields(test.in))
+		if got := strings.Join(line.ordered(), " "); got != test.want {
 			t.Errorf("%s\nbecame %s\nwant   %s", test.in, got, test.want)
 		}
 	}
@@ -52,7 +53,8 @@ func FuzzReorder(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line string) {
 		app := newApp(&terminal{stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}})
 		in := append([]string{"kwikcp"}, strings.Split(line, "\x00")...)
-		out := reorder(app, slices.Clone(in))
+		parsed := parseLine(app, slices.Clone(in))
+		out := parsed.ordered()
 		if out[0] != in[0] {
 			t.Fatalf("%q became %q", in, out)
 		}
@@ -62,7 +64,7 @@ func FuzzReorder(f *testing.F) {
 		if last := out[len(out)-1]; len(out) < len(in) { // arguments were dropped, as they may be if the last flag lacks its value
 			at := 1 + slices.IndexFunc(out[1:], func(word string) bool { return !strings.HasPrefix(word, "-") })
 			command := app.Command(out[at])
-			if command == nil || !takesValue(command, last) {
+			if command == nil || !takesValue((&commandLine{command: command}).option(last).flag) {
 				t.Fatalf("%q became %q: no option lacks its value", in, out)
 			}
 			if last != in[len(in)-1] || !subsequence(out, in) {

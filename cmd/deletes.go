@@ -39,12 +39,12 @@ func stageOption(to *bool, with string) cli.Flag {
 }
 
 func maxDeleteOption(to *string, with string) cli.Flag {
-	return nameOption(to, "max-delete", "with "+with+", delete nothing if more than `N|P%` entries would go "+
+	return stringOption(to, "max-delete", "with "+with+", delete nothing if more than `N|P%` entries would go "+
 		"(default: half of ten or more, and not after an empty listing)")
 }
 
 func backupDirOption(to *string, with string) cli.Flag {
-	return nameOption(to, "backup-dir", "with "+with+", move deleted and replaced files to `DIR`, under the "+
+	return stringOption(to, "backup-dir", "with "+with+", move deleted and replaced files to `DIR`, under the "+
 		"same paths")
 }
 

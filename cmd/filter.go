@@ -61,7 +61,7 @@ func filterFromOption(to *filterRules, name string) cli.Flag {
 }
 
 func filesFromOption(to *filterRules, usage string) cli.Flag {
-	return nameOption(&to.filesFrom, "files-from", usage)
+	return stringOption(&to.filesFrom, "files-from", usage)
 }
 
 func from0Option(to *filterRules) cli.Flag {

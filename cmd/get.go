@@ -64,7 +64,7 @@ func (o *getOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
 		checksumOption(&o.checksums, "require this hash, `ALGORITHM=HEX` with blake3, sha256, sha512 or md5; may be "+
 			"repeated; then no server is trusted for the content"),
-		nameOption(&o.checksumFile, "checksum-file", "require the hashes in `FILE`, such as SHA256SUMS, of all "+
+		stringOption(&o.checksumFile, "checksum-file", "require the hashes in `FILE`, such as SHA256SUMS, of all "+
 			"files that it names; FILE may be a kwik URL"),
 		boolOption(&o.noClobber, "no-clobber", "if FILE exists, leave it as it is and exit with status 9; no server is asked"),
 		boolOption(&o.overwrite, "overwrite", "replace FILE if it differs (the default)"),

@@ -127,7 +127,7 @@ var advices = [adviceCount]string{
 	adviseTokenFile:      "name a file with the line that kwikcp token printed",
 	adviseAccess:         "kwikcp serve --role primary --require-token --revoked FILE",
 	adviseRevoked:        "name a file with the names of revoked tokens, one a line; it may be empty",
-	adviseStateDir:       "name a directory with --state-dir",
+	adviseStateDir:       "set HOME, XDG_STATE_HOME or STATE_DIRECTORY, or name a directory with --state-dir",
 	adviseLs:             "kwikcp ls kwik://HOST:PORT/DIR/",
 	adviseVerify:         "kwikcp verify FILE --checksum blake3=HEX, or --from URL",
 	adviseVerifyFrom:     "kwikcp verify FILE --from URL lists the bytes that differ from a server's",

@@ -24,21 +24,33 @@ func mainTo(stdout io.Writer) int {
 	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
 	ctx, stop := interruptible(context.Background())
 	defer stop()
-	return run(ctx, os.Args, stdout, os.Stderr)
+	continued, forget := notifyContinued()
+	defer forget()
+	return runOn(ctx, os.Args, &terminal{bytes: stdout, stderr: os.Stderr, continued: continued})
 }
 
 // flushGrace is how long after an interruption the last output may still be written to stdout.
 const flushGrace = time.Second
 
-// run runs a command line, prints its error and returns the exit code.
+// run runs a command line without a terminal.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	lines := newCancelWriter(ctx, stdout)
+	return runOn(ctx, args, &terminal{bytes: stdout, stderr: stderr})
+}
+
+// runOn runs a command line, prints its error and returns the exit code. It sets the stdout of t for
+// text.
+func runOn(ctx context.Context, args []string, t *terminal) int {
+	lines := newCancelWriter(ctx, t.bytes)
 	lines.grace = flushGrace
 	defer lines.close()
-	t := &terminal{stdout: lines, bytes: stdout, stderr: stderr}
+	t.stdout = lines
 	app := newApp(t)
-	args = reorder(app, args)
-	err := app.RunContext(ctx, args)
+	line := parseLine(app, args)
+	args = line.ordered()
+	err := line.checkGiven()
+	if err == nil {
+		err = app.RunContext(ctx, args)
+	}
 	if e, ok := errors.AsType[flagError](err); ok && wantsJSON(args) {
 		printNotStarted(app.Command(e.command), newEvents(lines), err)
 	}

@@ -12,12 +12,13 @@ const commandLineText = "Options may stand before and after arguments; everythin
 type variable struct{ name, meaning string }
 
 var environment = []variable{
-	{"KWIKCP_<OPTION>", "Every option, in capitals and with _ for -: KWIKCP_MAX_TIME is --max-time. The command line takes precedence."},
+	{"KWIKCP_<OPTION>", "Every option, in capitals and with _ for -: KWIKCP_MAX_TIME is --max-time. The command line takes precedence, also over variables of options that it excludes. An empty variable counts as none."},
 	{"KWIKCP_JOIN_TOKEN", "The join token, instead of the file of --join-token-file."},
 	{"KWIKCP_TOKEN", "The access token, instead of the file of --token-file, for the server of the command."},
 	{"NO_COLOR", "No effect: kwikcp prints no colors."},
 	{"TERM", "If it is dumb, plain lines replace the progress bar."},
-	{"XDG_STATE_HOME", "The parent of the state directory, unless --state-dir is given."},
+	{"STATE_DIRECTORY", "The state directory, unless --state-dir is given; systemd sets it for StateDirectory=."},
+	{"XDG_STATE_HOME", "The parent of the state directory, unless --state-dir or STATE_DIRECTORY is given."},
 	{"SSLKEYLOGFILE", "Append the TLS keys of the connections to this file, to decrypt captured traffic."},
 	{"QLOGDIR", "Write a trace of each connection (qlog) into this directory."},
 	{"GOMAXPROCS", "Run on this many threads. By default a server uses one thread while one client needs no more, and otherwise all cores."},
@@ -149,7 +150,7 @@ for the content.
 
 The pin is a hash of the server's key, which serve makes when it first starts. On other machines a secondary needs the primary's
 join token, a secret in a file on both.`},
-	{"State", `The state directory (--state-dir, or kwikcp in $XDG_STATE_HOME or ~/.local/state) holds the server's key (server.key)
+	{"State", `The state directory (--state-dir, $STATE_DIRECTORY, or kwikcp in $XDG_STATE_HOME or ~/.local/state) holds the server's key (server.key)
 and the known hosts (known_hosts). That of a primary, and of a secondary that scrubs, also holds the index of hash trees
 (trees-*.db), which may be deleted at any time.`},
 	{"Servers", `At shutdown clients continue with the other servers without losing a byte; clients that only this server can serve

@@ -3,9 +3,6 @@ package cmd
 import (
 	"crypto/tls"
 	"errors"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -38,25 +35,6 @@ func stringOption(to *string, name, usage string, aliases ...string) *cli.String
 	}
 }
 
-// nameOption is a stringOption that must not be empty, because without it something would be lost.
-// An empty variable of the environment counts as none.
-func nameOption(to *string, name, usage string) *cli.GenericFlag {
-	return &cli.GenericFlag{Name: name, EnvVars: []string{variableOf(name)}, Usage: usage, Value: &nameValue{to}}
-}
-
-// A nameValue is the value of a nameOption. It implements flag.Value.
-type nameValue struct{ to *string }
-
-func (v *nameValue) Set(text string) error {
-	if text == "" {
-		return errors.New("it is empty")
-	}
-	*v.to = text
-	return nil
-}
-
-func (v *nameValue) String() string { return "" }
-
 func intOption(to *int, name, usage string, aliases ...string) *cli.IntFlag {
 	return &cli.IntFlag{
 		Name: name, Aliases: aliases, EnvVars: []string{variableOf(name)}, Usage: usage, Value: *to, Destination: to,
@@ -81,9 +59,15 @@ func (v *secondsValue) Set(text string) error {
 			return errors.New("not a time")
 		}
 		v.Duration = time.Duration(n * float64(time.Second))
+		if v.Duration == 0 && n != 0 {
+			return errors.New("less than a nanosecond")
+		}
 		return nil
 	}
 	d, err := time.ParseDuration(text)
+	if d == 0 && strings.Trim(text, "-+0.hmsnuµμ") != "" {
+		return errors.New("less than a nanosecond")
+	}
 	v.Duration = d
 	return err
 }
@@ -116,34 +100,6 @@ func caCertOption(to *string) cli.Flag {
 }
 
 func tokenFileOption(to *string, usage string) cli.Flag { return stringOption(to, "token-file", usage) }
-
-// stateDirOption is the option for the directory of the server's key and the known hosts.
-func stateDirOption(to *string) cli.Flag {
-	f := stringOption(to, "state-dir", "keep the server's key, its index and the known hosts in `DIR`")
-	f.DefaultText = "$XDG_STATE_HOME/kwikcp or ~/.local/state/kwikcp"
-	return f
-}
-
-// stateDir returns the directory for the server's key and the known hosts; option is the value of
-// --state-dir. The directory may not exist.
-func stateDir(option string) (string, error) {
-	if option != "" {
-		return option, nil
-	}
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "kwikcp"), nil
-	}
-	if runtime.GOOS == "windows" {
-		if dir, err := os.UserConfigDir(); err == nil {
-			return filepath.Join(dir, "kwikcp"), nil
-		}
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", usagef(adviseStateDir, "there is no home directory to keep state in")
-	}
-	return filepath.Join(home, ".local", "state", "kwikcp"), nil
-}
 
 // clientOptions are the options of a command that connects to a primary.
 type clientOptions struct {
@@ -195,10 +151,7 @@ func (o *clientOptions) parse(t *terminal) (c client, err error) {
 	case o.ipv6:
 		c.family = kwik.IPv6
 	}
-	state, err := stateDir(o.stateDir)
-	if err != nil {
-		return c, err
-	}
+	state, missing := stateDir(o.stateDir)
 	c.secrets = newSecrets(state, o.tokenFile, o.key, keyLogFile())
 	if c.tokens, err = openTokens(o.tokenFile, state); err != nil {
 		return c, err
@@ -206,8 +159,11 @@ func (o *clientOptions) parse(t *terminal) (c client, err error) {
 	if c.certificate, err = readClientCertificate(o.cert, o.key); err != nil {
 		return c, err
 	}
-	c.policy, err = newTrustPolicy(t, state, o.caCert)
-	return c, err
+	if c.policy, err = newTrustPolicy(t, state, o.caCert); err != nil {
+		return c, err
+	}
+	c.policy.missing = missing
+	return c, nil
 }
 
 // config returns the configuration of a session with a server.

@@ -22,8 +22,11 @@ func parseSize(text string) (int64, error) {
 	}
 	n, err := strconv.ParseFloat(number, 64)
 	digits := strings.Trim(number, "0123456789.") == ""
-	if err != nil || !digits || n*unit >= math.MaxInt64 {
+	switch {
+	case err != nil || !digits || n*unit >= math.MaxInt64:
 		return 0, fmt.Errorf("%q is not a number of bytes", text)
+	case n > 0 && n*unit < 1:
+		return 0, fmt.Errorf("%q is less than a byte", text)
 	}
 	return int64(n * unit), nil
 }

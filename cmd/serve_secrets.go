@@ -33,10 +33,12 @@ func isOwnFile(name string) bool {
 }
 
 // newSecrets returns the secrets of this user's kwikcp: the state directory, the default one, the
-// configuration directory, and files. An empty name is no file.
+// configuration directory, and files. An empty name is no file and no directory.
 func newSecrets(state string, files ...string) *disk.Secrets {
 	secrets := disk.NewSecrets()
-	secrets.AddDir(state, isOwnFile)
+	if state != "" {
+		secrets.AddDir(state, isOwnFile)
+	}
 	if byDefault, err := stateDir(""); err == nil && byDefault != state {
 		secrets.AddDir(byDefault, isOwnFile)
 	}

@@ -20,6 +20,26 @@ type terminal struct {
 	stdout io.Writer // for text; it gives up soon after an interruption if the reader blocks
 	bytes  io.Writer // the same stdout, unwrapped, for the content of a file
 	stderr io.Writer
+	// continued gets a value when the process goes on after it was stopped. The shell has then
+	// written to the terminal. Nil never does.
+	continued <-chan os.Signal
+}
+
+// isForeground reports whether the process may draw on stderr. In the background the terminal
+// belongs to the shell.
+func (t *terminal) isForeground() bool {
+	f, ok := t.stderr.(*os.File)
+	return !ok || isForeground(f)
+}
+
+// wasStopped reports whether the process was stopped since the last call.
+func (t *terminal) wasStopped() bool {
+	select {
+	case <-t.continued:
+		return true
+	default:
+		return false
+	}
 }
 
 func (t *terminal) printf(format string, args ...any) {

@@ -24,14 +24,17 @@ type tokens struct {
 	from  string // the file of --token-file; empty for the environment
 	// only is the server that gets the given token; empty for every server that the command
 	// names.
-	only        string
+	only string
+	// credentials are those of the state directory; nil without one.
 	credentials *trust.Credentials
 }
 
-// openTokens reads the token of --token-file, or without one that of KWIKCP_TOKEN.
+// openTokens reads the token of --token-file, or without one that of KWIKCP_TOKEN. An empty state
+// is that there is no state directory.
 func openTokens(file, state string) (*tokens, error) {
-	t := &tokens{
-		from: file, credentials: trust.OpenCredentials(filepath.Join(state, "credentials"), transfer.DefaultPort),
+	t := &tokens{from: file}
+	if state != "" {
+		t.credentials = trust.OpenCredentials(filepath.Join(state, "credentials"), transfer.DefaultPort)
 	}
 	var err error
 	t.given, err = readToken(file)
@@ -82,6 +85,9 @@ func (t *tokens) forServer(hostport string) (string, error) {
 	}
 	if t.given != "" && (t.only == "" || strings.EqualFold(t.only, hostport)) {
 		return t.given, nil
+	}
+	if t.credentials == nil {
+		return "", nil
 	}
 	token, err := t.credentials.Lookup(hostport)
 	if err != nil {

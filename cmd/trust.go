@@ -26,8 +26,10 @@ import (
 type trustPolicy struct {
 	t     *terminal
 	known *trust.KnownHosts
-	roots *x509.CertPool // nil means the system's
-	now   func() time.Time
+	// missing is why there is no state directory, and so no known hosts; nil if there is one.
+	missing error
+	roots   *x509.CertPool // nil means the system's
+	now     func() time.Time
 	// ask asks the user at the terminal; nil if there is none.
 	ask    func(question string) bool
 	asking sync.Mutex // one question at a time
@@ -85,6 +87,9 @@ func (p *trustPolicy) verify(hostport string, state tls.ConnectionState, strict 
 		return nil
 	}
 	pin := trust.PinOf(leaf)
+	if p.missing != nil && !fromAuthority {
+		return p.missing
+	}
 	known, found, lookupErr := p.known.Lookup(hostport)
 	switch {
 	case lookupErr != nil:

@@ -27,7 +27,7 @@ func (o *verifyOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
 		checksumOption(&o.checksums, "the hash that FILE must have, `ALGORITHM=HEX` with blake3, sha256, "+
 			"sha512 or md5"),
-		nameOption(&o.from, "from", "compare FILE with the file at `URL`"),
+		stringOption(&o.from, "from", "compare FILE with the file at `URL`"),
 		boolOption(&o.recursive, "recursive", "compare the directory DIR with the one at URL, and all that is "+
 			"below", "r"),
 		filterOption(&o.rules, "include", "with -r, compare entries that match `PATTERN`; the first matching "+

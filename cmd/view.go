@@ -286,16 +286,19 @@ func (v *view) due() bool { return time.Since(v.drew) >= redrawInterval-5*time.M
 
 // draw replaces the last drawing.
 func (v *view) draw(lines []string) {
+	v.drew = time.Now()
 	width := v.columns() - 1
 	var b strings.Builder
 	b.WriteString(v.eraser())
 	v.widths = v.widths[:0]
+	if !v.t.isForeground() {
+		return
+	}
 	for _, line := range lines {
 		text, used := cut(escape.Line(line), width)
 		v.widths = append(v.widths, used)
 		b.WriteString(text + "\n")
 	}
-	v.drew = time.Now()
 	io.WriteString(v.t.stderr, b.String())
 }
 
@@ -306,9 +309,10 @@ func (v *view) clear() {
 }
 
 // eraser returns the sequence that moves to the first drawn line and erases from there on (ECMA-48
-// CUU, ED). A terminal that became narrower shows a line in several rows.
+// CUU, ED). A terminal that became narrower shows a line in several rows. Nothing is erased where a
+// shell has written since, because the process was stopped or is in the background.
 func (v *view) eraser() string {
-	if len(v.widths) == 0 {
+	if len(v.widths) == 0 || v.t.wasStopped() || !v.t.isForeground() {
 		return ""
 	}
 	rows, columns := 0, max(v.columns(), 1)

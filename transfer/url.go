@@ -57,7 +57,7 @@ func parseURL(s string, tree bool) (URL, error) {
 	if strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
 		return URL{}, errors.New("it has control characters")
 	}
-	p, err := url.Parse(s)
+	p, err := url.Parse(withZoneEncoded(s))
 	if err != nil {
 		if ue, ok := errors.AsType[*url.Error](err); ok {
 			err = ue.Err // the caller names the URL
@@ -88,6 +88,12 @@ func parseURL(s string, tree bool) (URL, error) {
 		return URL{}, fmt.Errorf("its port %s is not between 1 and 65535", port)
 	}
 	u := URL{Host: net.JoinHostPort(host, port)}
+	switch {
+	case p.ForceQuery:
+		return URL{}, errors.New("its query is empty; pin=... is needed after the question mark")
+	case p.Fragment == "" && strings.Contains(s, "#"):
+		return URL{}, errors.New("its fragment is empty; b3=HEX is needed after the #")
+	}
 	query, err := url.ParseQuery(p.RawQuery)
 	if err != nil {
 		return URL{}, errors.New("its query does not parse")
@@ -102,7 +108,7 @@ func parseURL(s string, tree bool) (URL, error) {
 		}
 		u.Pin = (*[32]byte)(&pin)
 	}
-	if strings.Contains(s, "#") {
+	if p.Fragment != "" {
 		hex, ok := strings.CutPrefix(p.Fragment, "b3=")
 		if !ok {
 			return URL{}, fmt.Errorf("its fragment is %q; only b3=HEX is valid", p.Fragment)
@@ -125,11 +131,28 @@ func parseURL(s string, tree bool) (URL, error) {
 	return u, nil
 }
 
-// validHost accepts names and IP addresses without a zone.
+// withZoneEncoded encodes the % before the zone of an IPv6 address (RFC 6874), which people type as
+// other programs print it: kwik://[fe80::1%eth0]/.
+func withZoneEncoded(s string) string {
+	scheme, rest, _ := strings.Cut(s, "://[")
+	host, after, ok := strings.Cut(rest, "]")
+	addr, zone, hasZone := strings.Cut(host, "%")
+	isEncoded := strings.HasPrefix(zone, "25") && len(zone) > len("25")
+	if !ok || !hasZone || isEncoded {
+		return s
+	}
+	return scheme + "://[" + addr + "%25" + zone + "]" + after
+}
+
+// zoneBytes are the bytes that the zone of an IPv6 address may have.
+const zoneBytes = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_"
+
+// validHost accepts names and IP addresses. An IPv6 address may have a zone, of letters, digits and
+// ".-_", such as the name of an interface.
 func validHost(host string) bool {
 	if strings.Contains(host, ":") {
-		_, err := netip.ParseAddr(host)
-		return err == nil && !strings.Contains(host, "%")
+		ip, err := netip.ParseAddr(host)
+		return err == nil && strings.Trim(ip.Zone(), zoneBytes) == ""
 	}
 	return host != "" && len(host) <= 253 && !strings.ContainsAny(host, " %\"<>[\\]^`{|}")
 }
@@ -147,6 +170,6 @@ func (u URL) String() string {
 }
 
 // CheckPath checks the path of a file on a server (docs/PROTOCOL.md section 12). It must be
-// relative, slash-separated, at most 4096 bytes long, and have no NUL, no backslash and no
-// component that is empty, "." or "..".
+// relative, slash-separated, at most 4096 bytes long, and have no NUL and no component that is
+// empty, "." or "..". On Windows it must have no backslash and no colon.
 func CheckPath(p string) error { return wire.CheckPath(p) }

@@ -21,40 +21,21 @@ const (
 
 // CheckPath returns an error unless p may be in a request or a descriptor (docs/PROTOCOL.md
 // section 12). p must be slash-separated and relative, of at most MaxPath bytes. It must not have
-// a NUL, a backslash, or a component that is empty, "." or "..".
-func CheckPath(p string) error {
-	switch {
-	case p == "":
-		return errors.New("it is empty")
-	case len(p) > MaxPath:
-		return fmt.Errorf("it is longer than %d bytes", MaxPath)
-	case strings.ContainsRune(p, 0):
-		return errors.New("it has a NUL byte")
-	case strings.ContainsRune(p, '\\'):
-		return errors.New("it has a backslash")
-	}
-	for component := range strings.SplitSeq(p, "/") {
-		switch component {
-		case "":
-			return errors.New("it has an empty component")
-		case ".", "..":
-			return fmt.Errorf("it has the component %q", component)
-		}
-	}
-	return nil
-}
+// a NUL, or a component that is empty, "." or "..". Where the system's separator is not the slash,
+// it must not have a backslash or a colon, or anything else that would lead elsewhere.
+func CheckPath(p string) error { return checkPath(p, MaxPath, MaxPath) }
 
 // CheckTreePath returns an error unless p may be the path of an entry below a directory
-// (docs/PROTOCOL.md section 13). p must be slash-separated and relative, of at most MaxTreePath
-// bytes and MaxName bytes in a component. It must not have a NUL, or a component that is empty,
-// "." or "..". Where the system's separator is not the slash, it must not have a backslash or a
-// colon, or anything else that would lead elsewhere.
-func CheckTreePath(p string) error {
+// (docs/PROTOCOL.md section 13). It has the rules of CheckPath, but for at most MaxTreePath bytes,
+// and MaxName bytes in a component.
+func CheckTreePath(p string) error { return checkPath(p, MaxTreePath, MaxName) }
+
+func checkPath(p string, most, mostOfName int) error {
 	switch {
 	case p == "":
 		return errors.New("it is empty")
-	case len(p) > MaxTreePath:
-		return fmt.Errorf("it is longer than %d bytes", MaxTreePath)
+	case len(p) > most:
+		return fmt.Errorf("it is longer than %d bytes", most)
 	case strings.ContainsRune(p, 0):
 		return errors.New("it has a NUL byte")
 	}
@@ -64,8 +45,8 @@ func CheckTreePath(p string) error {
 			return errors.New("it has an empty component")
 		case component == "." || component == "..":
 			return fmt.Errorf("it has the component %q", component)
-		case len(component) > MaxName:
-			return fmt.Errorf("a name in it is longer than %d bytes", MaxName)
+		case len(component) > mostOfName:
+			return fmt.Errorf("a name in it is longer than %d bytes", mostOfName)
 		}
 	}
 	if os.PathSeparator == '/' {

@@ -1,0 +1,114 @@
+package cmd
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"github.com/urfave/cli/v2"
+)
+
+// This file has the rules for all options of a command that hold before their values are read: a
+// value is not empty, and the command line overrules the environment.
+
+// exclusions are options that exclude each other: each on the left side those on the right side.
+// One with a value stands for that value alone.
+var exclusions = []struct{ left, right []string }{
+	{[]string{"ipv4"}, []string{"ipv6"}},
+	{[]string{"sparse"}, []string{"no-sparse"}},
+	{[]string{"hard-links"}, []string{"no-hard-links"}},
+	{[]string{"no-clobber"}, []string{"overwrite"}},
+	{[]string{"range"}, []string{"reuse", "seed", "checksum", "checksum-file"}},
+	{[]string{"recursive"}, []string{"input-file", "checksum", "range", "seed", "no-clobber", "from", "check"}},
+	{[]string{"input-file"}, []string{"checksum", "range", "seed"}},
+	{[]string{"no-preserve"}, []string{"owner", "special-modes", "xattrs", "acls", "specials"}},
+	{[]string{"show"}, []string{"allow", "expires", "name"}},
+	{[]string{"role=primary"}, []string{"primary", "advertise", "mirror"}},
+	{[]string{"role=secondary"}, []string{"require-token", "revoked", "client-ca"}},
+}
+
+// checkGiven returns an error if an option on the command line has an empty value. It makes the
+// command ignore variables that are empty, and those whose options the command line excludes.
+func (l *commandLine) checkGiven() error {
+	if l.command == nil {
+		return nil
+	}
+	for _, option := range l.options {
+		if takesValue(option.flag) && option.hasValue && option.value == "" {
+			return flagError{command: l.command.Name, message: dashed(l.nameOf(option)) + " has an empty value"}
+		}
+	}
+	l.overrule()
+	for _, flag := range l.command.Flags {
+		variables := variablesOf(flag)
+		*variables = slices.DeleteFunc(*variables, func(name string) bool { return os.Getenv(name) == "" })
+	}
+	return nil
+}
+
+// nameOf returns an option's name as it was given.
+func (l *commandLine) nameOf(option givenOption) string {
+	for _, name := range option.flag.Names() {
+		if option.words[0] == "-"+name || option.words[0] == "--"+name {
+			return name
+		}
+	}
+	return option.flag.Names()[0]
+}
+
+// has reports whether an option is on the command line.
+func (l *commandLine) has(flag cli.Flag) bool {
+	return slices.ContainsFunc(l.options, func(o givenOption) bool { return o.flag == flag })
+}
+
+// overrule makes the command ignore the variables of options that those on the command line
+// exclude.
+func (l *commandLine) overrule() {
+	var excluded []string
+	for _, e := range exclusions {
+		if l.hasOneOf(e.left) {
+			excluded = append(excluded, e.right...)
+		}
+		if l.hasOneOf(e.right) {
+			excluded = append(excluded, e.left...)
+		}
+	}
+	for _, flag := range l.command.Flags {
+		if slices.Contains(excluded, flag.Names()[0]) && !l.has(flag) {
+			*variablesOf(flag) = nil
+		}
+	}
+}
+
+// hasOneOf reports whether one of the options is on the command line, and switched on.
+func (l *commandLine) hasOneOf(names []string) bool {
+	return slices.ContainsFunc(l.options, func(o givenOption) bool {
+		if o.flag == nil {
+			return false
+		}
+		name := o.flag.Names()[0]
+		if takesValue(o.flag) {
+			return slices.Contains(names, name) || slices.Contains(names, name+"="+o.value)
+		}
+		isOn, err := strconv.ParseBool(o.value)
+		return slices.Contains(names, name) && (!o.hasValue || err == nil && isOn)
+	})
+}
+
+// variablesOf returns the environment variables of an option.
+func variablesOf(flag cli.Flag) *[]string {
+	switch f := flag.(type) {
+	case *cli.BoolFlag:
+		return &f.EnvVars
+	case *cli.StringFlag:
+		return &f.EnvVars
+	case *cli.IntFlag:
+		return &f.EnvVars
+	case *cli.GenericFlag:
+		return &f.EnvVars
+	case *jsonFlag:
+		return &f.EnvVars
+	}
+	panic(fmt.Sprintf("option %q has an unknown type", flag.Names()))
+}
