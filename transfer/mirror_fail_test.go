@@ -285,7 +285,8 @@ func TestMirrorsExcludeEachOther(t *testing.T) {
 	wantNames(t, target, "a")
 }
 
-// TestMirrorKeepsWhatItCannotReplace checks that an entry stays while what replaces it cannot be made.
+// TestMirrorKeepsWhatItCannotReplace checks that an entry stays while what replaces it cannot be
+// made.
 func TestMirrorKeepsWhatItCannotReplace(t *testing.T) {
 	source, target := t.TempDir(), t.TempDir()
 	put(t, source, "dir/file", "content")
