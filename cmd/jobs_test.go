@@ -94,7 +94,7 @@ fg >/dev/null`
 	}
 }
 
-// readAll reads from a terminal until nobody can write to it.
+// readAll reads from a terminal until no process has it open.
 func readAll(control *os.File) string {
 	var text bytes.Buffer
 	text.ReadFrom(control) // ends with EIO
