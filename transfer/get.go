@@ -71,6 +71,8 @@ type GetOptions struct {
 	// Pool shares the session with other transfers; nil means that this one has its own. TLS
 	// and KWIK must be the same for all from one server.
 	Pool *Pool
+	// Preallocate says whether free space is reserved for the file; empty means auto.
+	Preallocate disk.Preallocation
 	// OpenDir opens the target's directory; nil means OpenDir.
 	OpenDir func(path string) (disk.Dir, error)
 }
@@ -95,6 +97,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 		err = g.run(ctx, g.attempt)
 	}
 	g.result.Seconds = time.Since(start).Seconds()
+	g.result.Warnings = warningsOf(&g.lacks)
 	if err == nil {
 		g.result.Checksums = o.Checksums
 	}
@@ -109,6 +112,7 @@ type get struct {
 	GetOptions
 	request
 	result Result
+	lacks  disk.Lacks         // what the target's file system cannot do
 	part   *partfile.PartFile // nil with an Output, unless there is a Range
 	path   string             // of the file that part becomes, for messages
 	// compared is the root that the file at the target was compared with; nil before.
@@ -166,7 +170,7 @@ func (g *get) openTarget() (remove func(), err error) {
 		}
 		remove = func() { os.RemoveAll(dir) } // a part file is in it only if it could not be removed
 	}
-	if g.part, err = openTarget(g.OpenDir, g.path, g.NoClobber); err != nil {
+	if g.part, err = g.openPart(); err != nil {
 		remove()
 		return nil, err
 	}

@@ -112,6 +112,8 @@ type MirrorOptions struct {
 	RetryDelay   time.Duration
 	MaxTime      time.Duration
 	RetryMaxTime time.Duration
+	// Preallocate says whether free space is reserved for files; empty means auto.
+	Preallocate disk.Preallocation
 	// OpenTree opens Target; nil means disk.OpenTree.
 	OpenTree func(path string, create bool) (disk.TreeDir, error)
 }
@@ -170,6 +172,7 @@ type MirrorResult struct {
 	Holes                 int64 // bytes of fetched files that are zeros in holes and were not fetched
 	Seconds               float64
 	Servers               []ServerStatus
+	Warnings              []Warning // what the target's file system could not do, one for each kind
 }
 
 // A MirrorError reports that entries failed. Err is the error with the highest rank (kindRanks).
@@ -217,6 +220,7 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 	start := time.Now()
 	err := m.fetchMirror(ctx)
 	m.result.NotKept = m.notKept.get()
+	m.result.Warnings = warningsOf(&m.lacks)
 	m.result.Seconds = time.Since(start).Seconds()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -234,6 +238,7 @@ type mirror struct {
 	report  MirrorReporter
 	donors  donors       // of this attempt
 	notKept notKeptCount // of this attempt
+	lacks   disk.Lacks   // what the target's file system cannot do
 	owners  ownerMap
 	runID   string // names the temporary files of this run
 	root    disk.TreeDir

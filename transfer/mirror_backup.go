@@ -135,11 +135,14 @@ func copyInto(h *disk.CachedDir, name string, info fs.FileInfo, to *disk.CachedD
 	if _, err := io.Copy(io.NewOffsetWriter(f, 0), io.NewSectionReader(from, 0, there.Size())); err != nil {
 		return err
 	}
-	if err := f.Chmod(there.Mode().Perm()); err != nil {
+	if err := f.Chmod(there.Mode().Perm()); err != nil && !disk.IsAbsent(disk.OpMode, err) {
 		return err
 	}
-	if err := to.Chtimes(as, there.ModTime()); err != nil {
+	if err := to.Chtimes(as, there.ModTime()); err != nil && !disk.IsAbsent(disk.OpTimes, err) {
 		return err
 	}
-	return f.Sync()
+	if err := f.Sync(); err != nil && !disk.IsAbsent(disk.OpSync, err) {
+		return err
+	}
+	return nil
 }

@@ -45,7 +45,7 @@ func (p *plan) readNames(d *mirrorDir) error {
 		case !wire.IsTemporary(name):
 			return false
 		case strings.HasSuffix(name, ".new"):
-			if !p.DryRun && !p.isOthers(h, disk.JoinPath(d.path, name)) {
+			if !p.DryRun && p.mayRemoveTemp(h, name) && !p.isOthers(h, disk.JoinPath(d.path, name)) {
 				h.Remove(name) // an error leaves a file that no mirror uses
 			}
 		case name != mirrorLock && strings.HasSuffix(name, ".part"):
@@ -132,7 +132,7 @@ func (p *plan) unlockDir(d *mirrorDir, info fs.FileInfo) error {
 		return err
 	}
 	defer p.cache.Release(h)
-	return h.ChmodDir(disk.Base(d.path), info.Mode().Perm()|ownerMode)
+	return p.lacks.Allow(disk.OpMode, h.ChmodDir(disk.Base(d.path), info.Mode().Perm()|ownerMode))
 }
 
 // reopenDir uses a directory that the plan has left. The caller must release it.
@@ -210,12 +210,12 @@ func (m *mirror) applyDirMetadata(d *mirrorDir) error {
 		}
 	}
 	if !info.ModTime().Equal(mtime) {
-		if err := h.Chtimes(name, mtime); err != nil {
+		if err := m.lacks.Allow(disk.OpTimes, h.Chtimes(name, mtime)); err != nil {
 			return err
 		}
 	}
 	if info.Mode().Perm() != mode && !m.keepsMore() {
-		return h.ChmodDir(name, mode)
+		return m.lacks.Allow(disk.OpMode, h.ChmodDir(name, mode))
 	}
 	return nil
 }

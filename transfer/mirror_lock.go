@@ -36,7 +36,7 @@ func (m *mirror) lockTarget() error {
 
 func (m *mirror) takeLock() (*partfile.PartFile, error) {
 	for n := 1; ; n++ {
-		lock, err := partfile.Place{Dir: m.cache.Dir(""), Name: mirrorLock}.Lock()
+		lock, err := partfile.Place{Dir: m.cache.Dir(""), Name: mirrorLock, Lacks: &m.lacks}.Lock()
 		if !errors.Is(err, partfile.ErrBusy) || n == lockTries {
 			return lock, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"kwikcp/transfer/disk"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,7 +23,7 @@ type placer struct {
 	m     *mirror
 	in    chan *mirrorFile
 	ended chan struct{}
-	syncs bool // file systems are synced as a whole
+	syncs atomic.Bool // file systems are synced as a whole
 	// ctx ends the hashing of files that have checksums. It is set before the first put.
 	ctx context.Context
 }
@@ -39,7 +40,7 @@ func (m *mirror) startPlacer() *placer {
 	p := &placer{m: m, in: make(chan *mirrorFile, placeFiles), ended: make(chan struct{}), ctx: context.Background()}
 	if !m.DryRun {
 		v, err := m.volumeOf(m.root)
-		p.syncs = v != nil && err == nil
+		p.syncs.Store(v != nil && err == nil)
 	}
 	go p.run()
 	return p
@@ -89,8 +90,12 @@ func (p *placer) place(group []*mirrorFile) {
 		}
 	}
 	var failed error
-	if p.syncs {
+	if p.syncs.Load() {
 		failed = p.syncContents(dirs)
+		if disk.IsAbsent(disk.OpSyncVolume, failed) {
+			p.syncs.Store(false)
+			failed = p.syncFiles(group)
+		}
 	}
 	for _, f := range group {
 		err := failed
@@ -113,7 +118,7 @@ func (p *placer) place(group []*mirrorFile) {
 		}
 		p.m.placed(f, report, err)
 	}
-	if !p.syncs {
+	if !p.syncs.Load() {
 		for _, dir := range dirs {
 			if err := p.m.syncNames(dir); err != nil {
 				p.m.fail(dir, "sync the directory", err)
@@ -143,6 +148,34 @@ func (p *placer) syncContents(dirs []string) error {
 		}
 	}
 	return nil
+}
+
+// syncFiles syncs the contents of a group's files, each alone.
+func (p *placer) syncFiles(group []*mirrorFile) error {
+	for _, f := range group {
+		if err := p.syncFile(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *placer) syncFile(f *mirrorFile) error {
+	h, err := p.m.cache.Acquire(f.dir.path)
+	if err != nil {
+		return err
+	}
+	defer p.m.cache.Release(h)
+	name := f.temp
+	if f.part != nil {
+		name = f.part.Name()
+	}
+	file, err := h.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return p.m.lacks.Allow(disk.OpSync, file.Sync())
 }
 
 // placed reports a file that was put in place. err is why it was not.
@@ -216,7 +249,7 @@ func (m *mirror) syncVolumes() error {
 	var errs []error
 	for _, v := range m.volumes {
 		if v != nil {
-			errs = append(errs, v.Sync())
+			errs = append(errs, m.lacks.Allow(disk.OpSyncVolume, v.Sync()))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -232,5 +265,5 @@ func (m *mirror) syncNames(dir string) error {
 		return err
 	}
 	defer m.cache.Release(h)
-	return h.Sync()
+	return m.lacks.Allow(disk.OpSyncDir, h.Sync())
 }

@@ -53,11 +53,12 @@ func (m *mirror) stageFile(f *mirrorFile, report FileReport) error {
 	f.mu.Unlock()
 	if part != nil {
 		temp := m.freshName(f.name)
+		version := part.Version()
 		if err := part.SetAside(temp); err != nil {
 			return err
 		}
 		f.mu.Lock()
-		f.part, f.temp, f.tree = nil, temp, nil
+		f.part, f.temp, f.version, f.tree = nil, temp, version, nil
 		f.mu.Unlock()
 	}
 	m.staged.files = append(m.staged.files, stagedFile{f, report, found != occupantNone})
@@ -131,6 +132,9 @@ func (m *mirror) putInPlace(h *disk.CachedDir, f *mirrorFile) error {
 	}
 	if f.part != nil {
 		return f.part.Rename(false)
+	}
+	if err := partfile.CheckContent(h, f.temp, f.version); err != nil {
+		return err
 	}
 	return h.Rename(f.temp, f.name)
 }

@@ -14,27 +14,27 @@ import (
 // A SpaceError reports that a file does not fit.
 type SpaceError = disk.SpaceError
 
-// openTarget opens the part file for a file at path. It fails if path is a directory or cannot
-// be written, and with noClobber if it exists.
-func openTarget(openDir func(string) (disk.Dir, error), path string, noClobber bool) (*partfile.PartFile, error) {
-	op := fmt.Sprintf("write %q", path)
-	parent, name := filepath.Split(path)
+// openPart opens the part file for the file at path. It fails if path is a directory or cannot
+// be written, and with NoClobber if it exists.
+func (g *get) openPart() (*partfile.PartFile, error) {
+	op := fmt.Sprintf("write %q", g.path)
+	parent, name := filepath.Split(g.path)
 	if parent == "" {
 		parent = "."
 	}
 	if name == "" || name == "." || name == ".." {
 		return nil, LocalError(op, ErrIsDirectory)
 	}
-	dir, err := openDir(parent)
+	dir, err := g.OpenDir(parent)
 	if err != nil {
 		parent = strings.TrimSuffix(parent, string(filepath.Separator))
 		return nil, LocalError(op, fmt.Errorf("directory %q: %w", parent, disk.Cause(err)))
 	}
-	place := partfile.Place{Dir: dir, Name: name}
-	p, err := place.Open(partfile.Options{NoClobber: noClobber, SyncName: true})
+	place := partfile.Place{Dir: dir, Name: name, Lacks: &g.lacks}
+	p, err := place.Open(partfile.Options{NoClobber: g.NoClobber, SyncName: true, Preallocate: g.Preallocate})
 	if err != nil {
 		dir.Close()
-		return nil, targetError(path, err)
+		return nil, targetError(g.path, err)
 	}
 	return p, nil
 }
