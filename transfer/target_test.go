@@ -60,8 +60,7 @@ type receiver struct {
 
 // open opens the part file of a target.
 func open(openDir func(string) (disk.Dir, error), path string) (receiver, error) {
-	g := offline(GetOptions{OpenDir: openDir})
-	g.path = path
+	g := &get{GetOptions: GetOptions{OpenDir: openDir}, path: path}
 	p, err := g.openPart()
 	return receiver{p, path}, err
 }
