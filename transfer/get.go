@@ -97,7 +97,6 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 		err = g.run(ctx, g.attempt)
 	}
 	g.result.Seconds = time.Since(start).Seconds()
-	g.result.Warnings = warningsOf(&g.lacks)
 	if err == nil {
 		g.result.Checksums = o.Checksums
 	}
@@ -113,8 +112,11 @@ type get struct {
 	request
 	result Result
 	lacks  disk.Lacks         // what the target's file system cannot do
-	part   *partfile.PartFile // nil with an Output, unless there is a Range
-	path   string             // of the file that part becomes, for messages
+	part   *partfile.PartFile // nil with an Output, unless there is a Range, and of a blocked target
+	// blocked is why the target, at the place at, cannot be written; nil for one that can.
+	blocked error
+	at      partfile.Place
+	path    string // of the file that part becomes, for messages
 	// compared is the root that the file at the target was compared with; nil before.
 	compared *integrity.Root
 	// zeros are the groups that are not fetched for an Output.
@@ -130,6 +132,7 @@ type get struct {
 // run prepares the target, calls attempt until it succeeds or a retry cannot help, and puts the
 // file in place.
 func (g *get) run(ctx context.Context, attempt func(context.Context) error) error {
+	defer func() { g.result.Warnings = warningsOf(&g.lacks) }()
 	if g.Output == nil || g.Range != nil {
 		remove, err := g.openTarget() // before the network is used
 		if err != nil {
@@ -180,10 +183,16 @@ func (g *get) openTarget() (remove func(), err error) {
 // leaveTarget ends the part file, unless it is in place, and takes into the result what is in it.
 func (g *get) leaveTarget() {
 	lost := int64(0)
-	g.result.Bytes, g.result.Resumed, lost = g.part.InPlace()
-	g.result.Holes = g.part.Holes()
+	if g.part != nil {
+		g.result.Bytes, g.result.Resumed, lost = g.part.InPlace()
+		g.result.Holes = g.part.Holes()
+	}
 	if g.result.UpToDate {
 		g.result.Bytes, g.result.Resumed, g.result.Holes = g.manifest.Size, g.manifest.Size, 0
+	}
+	if g.part == nil {
+		g.at.Dir.Close()
+		return
 	}
 	g.result.Wasted += lost
 	g.result.Kept = g.part.Leave()
@@ -224,6 +233,9 @@ func (g *get) exchange(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { g.close(err) }()
+	if g.blocked != nil {
+		return g.compareBlocked(ctx)
+	}
 	if g.tree == nil && g.mayBegin() {
 		return g.copyCold(ctx)
 	}
@@ -278,7 +290,7 @@ const headStart = 1 << 20
 // wantsHeadStart returns how many bytes to request together with the answer. It returns 0 if
 // bytes of the file may be local already, or for a range.
 func (g *get) wantsHeadStart() int64 {
-	if g.Range != nil || g.Reuse || g.Seed != nil {
+	if g.Range != nil || g.Reuse || g.Seed != nil || g.blocked != nil {
 		return 0
 	}
 	if g.part != nil && (g.part.Exists() || !g.part.Empty()) {

@@ -244,11 +244,13 @@ type mirror struct {
 	root    disk.TreeDir
 	// madeTarget is set if the target did not exist.
 	madeTarget bool
-	device     uint64          // of the file system of root
-	above      []disk.Ancestor // the directories that contain the target
-	lock       *partfile.PartFile
-	cache      *disk.DirCache
-	backup     *backup // nil without BackupDir
+	device     uint64             // of the file system of root
+	above      []disk.Ancestor    // the directories that contain the target
+	lock       *partfile.PartFile // nil if nothing can be made in the target
+	// readOnly is the error of each file that is not up to date: the target is mounted read-only.
+	readOnly error
+	cache    *disk.DirCache
+	backup   *backup // nil without BackupDir
 	// window is by how much a time of the target may differ from that of the server: its file
 	// system keeps coarser times.
 	window time.Duration
@@ -314,11 +316,22 @@ func (m *mirror) fetchMirror(ctx context.Context) (err error) {
 	}
 	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
 	err = p.run(ctx, m.attempt, isRetryable, m.observer.retry)
-	if _, isLoop := errors.AsType[*LoopError](err); isLoop && m.madeTarget && !m.DryRun {
-		m.unlockTarget()
-		os.Remove(m.Target) // an error leaves an empty directory
+	if err != nil && !m.DryRun {
+		m.removeEmpty()
 	}
 	return err
+}
+
+// removeEmpty removes the directories that the mirror made and put nothing into: a start that failed
+// leaves nothing.
+func (m *mirror) removeEmpty() {
+	if m.madeTarget {
+		m.unlockTarget()
+		os.Remove(m.Target) // fails unless it is empty
+	}
+	if m.backup != nil && m.backup.isMade {
+		os.Remove(m.BackupDir)
+	}
 }
 
 // attempt makes the target equal to the tree. It may be repeated: it compares the target again.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
+	"os"
 )
 
 // A backup is the directory to which a mirror moves what it deletes and replaces. A file is in the
@@ -16,6 +17,8 @@ type backup struct {
 	root  disk.TreeDir
 	cache *disk.DirCache
 	runID string // names temporary files
+	// isMade is set if the directory did not exist.
+	isMade bool
 }
 
 var errBackupNested = errors.New("it must be neither inside the directory to mirror into nor contain it")
@@ -33,11 +36,13 @@ func (m *mirror) openBackup() error {
 	if err != nil {
 		return LocalError(op, err)
 	}
+	_, missing := os.Lstat(m.BackupDir)
 	root, err := m.OpenTree(m.BackupDir, true)
 	if err != nil {
 		return LocalError(op, err)
 	}
-	m.backup = &backup{root: root, cache: disk.NewDirCache(root), runID: m.runID}
+	m.backup = &backup{root: root, cache: disk.NewDirCache(root), runID: m.runID,
+		isMade: errors.Is(missing, fs.ErrNotExist)}
 	return nil
 }
 

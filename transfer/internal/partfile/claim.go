@@ -78,12 +78,17 @@ func (c claim) adopt() (disk.File, error) {
 		f.Close()
 		return nil, err
 	}
-	if !c.isTrustworthy(f) {
+	isUsable := c.isTrustworthy(f)
+	if isUsable && readOnly { // its mode may be fixed
+		info, err := f.Stat()
+		isUsable = err == nil && info.Mode().Perm()&partMode == partMode
+	}
+	if !isUsable {
 		defer f.Close() // the lock goes after the name
 		return nil, c.clear()
 	}
 	if readOnly {
-		if err := f.Close(); err != nil {
+		if err := c.Lacks.Allow(disk.OpClose, f.Close()); err != nil {
 			return nil, err
 		}
 		return nil, errTryAgain // now it can be opened for writing

@@ -98,6 +98,10 @@ func (w *ownFile) takeAlien() (isAlien bool, failure error) {
 func (w *ownFile) WriteAt(p []byte, off int64) (n int, err error) {
 	err = w.change(func() error {
 		n, err = w.File.WriteAt(p, off)
+		isBeyond := n == 0 && off > w.last.Size && w.isKnown
+		if isBeyond && disk.IsAbsent(disk.OpPunch, err) && w.fill(w.last.Size, off) == nil {
+			n, err = w.File.WriteAt(p, off)
+		}
 		return err
 	}, func(before int64) int64 {
 		if len(p) == 0 {
@@ -106,6 +110,22 @@ func (w *ownFile) WriteAt(p []byte, off int64) (n int, err error) {
 		return max(before, off+int64(len(p)))
 	})
 	return n, err
+}
+
+// fillStep is how many zeros are written at once.
+const fillStep = 1 << 20
+
+// fill writes zeros, for a file system that takes no bytes beyond the end of a file.
+func (w *ownFile) fill(start, end int64) error {
+	zeros := make([]byte, min(fillStep, end-start))
+	for start < end {
+		n, err := w.File.WriteAt(zeros[:min(int64(len(zeros)), end-start)], start)
+		if err != nil {
+			return err
+		}
+		start += int64(n)
+	}
+	return nil
 }
 
 // Truncate implements disk.File.

@@ -80,10 +80,8 @@ func (place Place) Existing() (f disk.File, info fs.FileInfo) {
 // there may have been killed before it did.
 func (place Place) SyncFile(f disk.File) error {
 	// Windows wants a file that is open for writing.
-	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrPermission) {
-		if err := place.Lacks.Allow(disk.OpSync, err); err != nil {
-			return err
-		}
+	if err := place.Lacks.Allow(disk.OpSync, f.Sync()); err != nil {
+		return err
 	}
 	return place.syncDir()
 }
