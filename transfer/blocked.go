@@ -38,10 +38,6 @@ func (g *get) openBlocked(place partfile.Place, err error) error {
 // compareBlocked reports the file at a blocked target as up to date if it is, and returns the error
 // of the target if not. No content is fetched.
 func (g *get) compareBlocked(ctx context.Context) error {
-	if err := g.completeTree(ctx, nil); err != nil {
-		return err
-	}
-	g.result.Root = g.manifest.Root
 	done, err := g.upToDate(ctx)
 	if err == nil && !done {
 		err = g.blocked

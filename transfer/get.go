@@ -233,9 +233,6 @@ func (g *get) exchange(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { g.close(err) }()
-	if g.blocked != nil {
-		return g.compareBlocked(ctx)
-	}
 	if g.tree == nil && g.mayBegin() {
 		return g.copyCold(ctx)
 	}
@@ -249,6 +246,9 @@ func (g *get) exchange(ctx context.Context) (err error) {
 // there is any.
 func (g *get) place(ctx context.Context, fetch func(context.Context) error) error {
 	g.result.Root = g.manifest.Root
+	if g.blocked != nil {
+		return g.compareBlocked(ctx)
+	}
 	if g.part != nil {
 		g.part.KeepHoles(g.holes)
 	}
