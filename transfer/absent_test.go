@@ -24,8 +24,7 @@ import (
 var absentErrnos = []error{syscall.EPERM, syscall.EACCES, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS,
 	syscall.EINVAL, syscall.ENOTTY}
 
-// absentOps are the operations of a faultyDir that are not essential, with those of disk.Needs. told
-// is set if the user hears of it.
+// absentOps are the operations of a faultyDir that are not essential, with those of disk.Needs.
 var absentOps = map[string]struct {
 	op    disk.Operation
 	extra []error
@@ -44,9 +43,9 @@ var absentOps = map[string]struct {
 	"closedir":   {disk.OpClose, nil},
 }
 
-// TestTortureWithoutOperations makes each operation that is not essential impossible, in each way, in
-// each kind of transfer: for files, ranges and resumed ones. The file lands, and one warning tells
-// what was not possible. A later transfer finds no file left.
+// TestTortureWithoutOperations makes each operation that is not essential impossible, in each way.
+// It does so in each kind of transfer: for files, ranges and resumed ones. The file lands, and
+// one warning tells what was not possible. No part file is left.
 func TestTortureWithoutOperations(t *testing.T) {
 	tried := 0
 	for name, c := range crashCases {
@@ -55,7 +54,8 @@ func TestTortureWithoutOperations(t *testing.T) {
 			for _, errno := range append(slices.Clone(absentErrnos), absent.extra...) {
 				d := newCrashDisk(c.start())
 				x := &faults{fail: 1, with: errno, only: []string{call}, stays: true, under: d.opener()}
-				r, lies, err := c.offline(d, rand.New(rand.NewPCG(1, 1)), func(o *GetOptions) { o.OpenDir = x.opener() })
+				faulty := func(o *GetOptions) { o.OpenDir = x.opener() }
+				r, lies, err := c.offline(d, rand.New(rand.NewPCG(1, 1)), faulty)
 				if x.failed() == "" {
 					continue
 				}
@@ -66,7 +66,8 @@ func TestTortureWithoutOperations(t *testing.T) {
 				if call == "lock" {
 					lies = 0 // they are counted in the part file of the shared name
 				}
-				if err != nil || lies > 0 || target == nil || !bytes.Equal(target.data, c.want()) {
+				isRight := target != nil && bytes.Equal(target.data, c.want())
+				if err != nil || lies > 0 || !isRight {
 					t.Errorf("%s: %v, %+v", what, err, r)
 				}
 				isTold := slices.ContainsFunc(r.Warnings, func(w Warning) bool {
@@ -122,8 +123,8 @@ func TestMirrorWithoutOperations(t *testing.T) {
 	}
 }
 
-// TestPartFileThatOthersChange has another process change the part file between two writes, and
-// truncate it: the target does not get the wrong bytes, and a second get mends them.
+// TestPartFileThatOthersChange has another process change or truncate the part file between two
+// writes. The target does not get the wrong bytes, and a second get mends them.
 func TestPartFileThatOthersChange(t *testing.T) {
 	content := bytes.Repeat([]byte("0123456789abcdef"), 4096*4)
 	tree := treeOf(content)

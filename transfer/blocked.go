@@ -10,11 +10,11 @@ import (
 	"kwikcp/transfer/internal/partfile"
 )
 
-// This file is about targets that cannot be written, which is known before the first byte: on a
-// read-only mount, a mount themselves, immutable, in a directory without write permission, or another
-// user's in a sticky directory. Such a file may still be up to date.
+// This file is about targets that cannot be written, which is known before the first byte. They
+// are on a read-only mount or are a mount themselves. Others are immutable, in a directory without
+// write permission, or another user's in a sticky directory. Such a file may be up to date.
 
-// isUnwritable reports whether an error of the system means that nothing can be made in a directory.
+// isUnwritable reports whether an error of the system means that a directory takes no new file.
 func isUnwritable(err error) bool {
 	return errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
 }

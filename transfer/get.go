@@ -111,7 +111,7 @@ type get struct {
 	GetOptions
 	request
 	result Result
-	lacks  disk.Lacks         // what the target's file system cannot do
+	lacks  disk.Lacks         // notes the operations that were not possible
 	part   *partfile.PartFile // nil with an Output, unless there is a Range, and of a blocked target
 	// blocked is why the target, at the place at, cannot be written; nil for one that can.
 	blocked error

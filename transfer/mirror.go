@@ -172,7 +172,7 @@ type MirrorResult struct {
 	Holes                 int64 // bytes of fetched files that are zeros in holes and were not fetched
 	Seconds               float64
 	Servers               []ServerStatus
-	Warnings              []Warning // what the target's file system could not do, one for each kind
+	Warnings              []Warning // one for each kind of operation that was not possible
 }
 
 // A MirrorError reports that entries failed. Err is the error with the highest rank (kindRanks).
@@ -238,7 +238,7 @@ type mirror struct {
 	report  MirrorReporter
 	donors  donors       // of this attempt
 	notKept notKeptCount // of this attempt
-	lacks   disk.Lacks   // what the target's file system cannot do
+	lacks   disk.Lacks   // notes the operations that were not possible
 	owners  ownerMap
 	runID   string // names the temporary files of this run
 	root    disk.TreeDir

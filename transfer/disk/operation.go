@@ -66,7 +66,8 @@ type Need struct {
 var Needs = []Need{
 	{Op: OpOpen, Essential: true, Does: "open the file", Without: "bytes have no place to go to"},
 	{Op: OpCreate, Essential: true, Does: "create files", Without: "bytes have no place to go to"},
-	{Op: OpRead, Essential: true, Does: "read the file", Without: "bytes that are there cannot be proved; they are fetched"},
+	{Op: OpRead, Essential: true, Does: "read the file",
+		Without: "bytes that are there cannot be proved; they are fetched"},
 	{Op: OpWrite, Essential: true, Does: "write the file", Without: "bytes are lost"},
 	{Op: OpStat, Essential: true, Does: "describe the file", Without: "a file cannot be told from another one"},
 	{Op: OpTruncate, Essential: true, Does: "set the size of the file", Without: "wrong bytes would stay at its end"},
@@ -89,7 +90,7 @@ var Needs = []Need{
 	{Op: OpXattr, Absent: []error{syscall.EROFS, syscall.ERANGE, syscall.E2BIG}, Does: "set extended attributes",
 		Without: "entries lack them; they are counted as not kept"},
 	{Op: OpLock, Absent: []error{syscall.ENOLCK, syscall.EBADF}, Told: true, Does: "lock files",
-		Without: "each transfer has a part file of its own, so that two to one file fetch it twice"},
+		Without: "each transfer uses a separate part file, so that two to one file fetch it twice"},
 	{Op: OpReserve, Told: true, Does: "reserve free space", Without: "a file that does not fit is found out later"},
 	{Op: OpRelease, Does: "give back reserved space", Without: "it stays with the part file"},
 	{Op: OpPunch, Does: "make holes", Without: "zeros are written"},
@@ -115,12 +116,15 @@ func NeedOf(op Operation) Need {
 	return Needs[i]
 }
 
-// IsAbsent reports whether an error of an operation means that this file system or this user
-// cannot do it, and that a transfer goes on without it.
+// IsAbsent reports whether a transfer goes on after an error of an operation: this file system or
+// this user cannot do it, and it is not essential.
 func IsAbsent(op Operation, err error) bool {
 	n := NeedOf(op)
 	matches := func(absent error) bool { return errors.Is(err, absent) }
-	return err != nil && !n.Essential && (slices.ContainsFunc(absentAnywhere, matches) || slices.ContainsFunc(n.Absent, matches))
+	if err == nil || n.Essential {
+		return false
+	}
+	return slices.ContainsFunc(absentAnywhere, matches) || slices.ContainsFunc(n.Absent, matches)
 }
 
 // A Lack is an operation that was not possible.

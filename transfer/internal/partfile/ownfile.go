@@ -11,8 +11,8 @@ import (
 // ErrChanged reports that another process changed the part file during the transfer.
 var ErrChanged = errors.New("another process changed it during the transfer")
 
-// An ownFile is the open part file. It makes one change at a time, and compares the version of the
-// file before each with that after the one before: what differs, another process changed. Two
+// An ownFile is the open part file. It makes one change at a time. Before each it compares the
+// version of the file with that after the last one. If they differ, another process changed it. Two
 // fstat(2) calls are cheap next to a write. A change that the version does not show, within one
 // tick of the file system's clock and of the same size, is not noticed.
 type ownFile struct {

@@ -147,8 +147,8 @@ func allocate(space disk.Allocator, missing rangeset.Set) error {
 	return &disk.SpaceError{Needed: needed, Free: free, Err: disk.Cause(err)}
 }
 
-// release gives back the space that was reserved for bytes that are missing, so that a transfer
-// that ended takes no more than what it has. No method may use the file any more.
+// release gives back the space that was reserved for bytes that are missing. A transfer that ended
+// takes no more than what it has. No method may use the file any more.
 func (p *PartFile) release() {
 	if !p.reserved || p.tree == nil {
 		return

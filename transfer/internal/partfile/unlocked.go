@@ -13,8 +13,8 @@ import (
 
 // This file is for file systems without locks, such as NFS without its lock daemon and Lustre by
 // default. A part file that two processes share could get the bytes of two versions there. So each
-// transfer renames the part file that an earlier one left to a name of its own, which only one of
-// several can do, or makes a new one. At its end it gives the file the shared name back. The last
+// transfer renames the part file that an earlier one left to a private name, or makes a new one.
+// Only one of several can rename it. At its end it gives the file the shared name back. The last
 // of two transfers to a target puts its file in place; both were whole and proved.
 //
 // A process that is killed leaves a file under its own name. The name has the process, so that a
@@ -52,8 +52,8 @@ func ownName(name string) string {
 // maxOrphanNames bounds the directories that are searched for files of killed processes.
 const maxOrphanNames = 1 << 20
 
-// orphans returns the part files of the target that processes of this machine left under names of
-// their own and that have ended.
+// orphans returns the part files of the target under private names of processes of this machine that
+// have ended.
 func (c claim) orphans() (names []string) {
 	lister, ok := c.Dir.(interface {
 		Names(limit int) ([]string, error)
