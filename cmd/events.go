@@ -218,7 +218,8 @@ type resultJSON struct {
 	Offset   int64        `json:"offset"`
 	Holes    int64        `json:"hole_bytes"`
 	// Checksums are those that were required and proved.
-	Checksums []string `json:"checksums,omitempty"`
+	Checksums []string      `json:"checksums,omitempty"`
+	Warnings  []warningJSON `json:"warnings,omitempty"`
 }
 
 func newResult(r transfer.Result, err error) resultJSON {
@@ -233,7 +234,7 @@ func newResult(r transfer.Result, err error) resultJSON {
 	return resultJSON{
 		outcome: newOutcome("result", err), Path: r.Path, Bytes: r.Bytes, Seconds: r.Seconds, BLAKE3: root, Resumed: r.Resumed,
 		Wasted: r.Wasted, Servers: finalServers(r.Servers), UpToDate: r.UpToDate, Offset: r.Offset, Holes: r.Holes,
-		Checksums: checksums,
+		Checksums: checksums, Warnings: newWarnings(r.Warnings),
 	}
 }
 

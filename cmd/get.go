@@ -32,6 +32,7 @@ type getOptions struct {
 	overwrite    bool
 	noPreserve   bool
 	sparse       sparseOptions
+	preallocate  string
 
 	limitRate    string
 	maxTime      secondsValue // of each attempt
@@ -57,7 +58,8 @@ type getOptions struct {
 }
 
 func newGetOptions() *getOptions {
-	return &getOptions{clientOptions: newClientOptions(), connections: "auto", jobs: defaultJobs}
+	return &getOptions{clientOptions: newClientOptions(), connections: "auto", jobs: defaultJobs,
+		preallocate: string(disk.PreallocateAuto)}
 }
 
 func (o *getOptions) flags() []cli.Flag {
@@ -72,6 +74,7 @@ func (o *getOptions) flags() []cli.Flag {
 			"the server"),
 		sparseOption(&o.sparse.on),
 		noSparseOption(&o.sparse.off),
+		preallocateOption(&o.preallocate),
 		stringOption(&o.byteRange, "range", "fetch only the bytes `START-END`, both included, counted from 0; START- is to the "+
 			"end, -LAST the last ones"),
 		boolOption(&o.reuse, "reuse", "copy matching chunk groups from the current FILE instead of fetching them"),
@@ -183,6 +186,7 @@ func runGetFile(ctx context.Context, t *terminal, o *getOptions, args []string) 
 		return err
 	}
 	warnOfLosses(t, result)
+	new(warningMemory).print(t, result.Warnings)
 	warnOfBuffers(t, result.Bytes-result.Resumed-result.Holes)
 	if !g.stdout {
 		t.printf("%s", g.summary(result))
@@ -242,6 +246,7 @@ type fetcher struct {
 	noPreserve   bool
 	reuse        bool
 	noSparse     bool
+	preallocate  disk.Preallocation
 	// checksumsFrom is the value of --checksum-file, and checksums its content once it was read.
 	checksumsFrom string
 	checksums     *checksumFile
@@ -271,6 +276,9 @@ func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 		return f, usagef(adviseTimeLimit, "--retry-max-time must not be negative")
 	}
 	if f.connections, err = parseConnections(o.connections); err != nil {
+		return f, err
+	}
+	if f.preallocate, err = parsePreallocate(o.preallocate); err != nil {
 		return f, err
 	}
 	f.limit, err = parseRate(o.limitRate)
@@ -420,7 +428,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 		URL: g.url, TLS: g.tls(g.url, config), Target: g.target, ConnectTimeout: g.connectTimeout,
 		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse, NoSparse: g.noSparse,
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
-		KWIK: config, Pool: g.pool, Checksums: checksums,
+		KWIK: config, Pool: g.pool, Checksums: checksums, Preallocate: g.preallocate,
 	}
 	if g.stdout {
 		w := newCancelWriter(ctx, g.t.bytes)

@@ -133,7 +133,8 @@ type listGet struct {
 	lines     int // that name a file
 	complete  int // files
 	bytes     int64
-	resumable bool  // a part file is left
+	resumable bool // a part file is left
+	warned    warningMemory
 	worst     error // of the line with the highest exit code; nil if there is none
 	started   time.Time
 }
@@ -278,6 +279,7 @@ func (l *listGet) fetch(ctx context.Context, line listLine) {
 	}
 	switch {
 	case err == nil && !l.quiet && l.events == nil:
+		l.warned.print(g.t, result.Warnings)
 		g.t.printf("%s", g.summary(result))
 	case err != nil && ctx.Err() == nil: // an interruption is printed once, at the end
 		_, message, hint := explain(err)

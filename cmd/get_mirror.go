@@ -95,6 +95,7 @@ func runGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) 
 	}
 	view.countOmitted()
 	g.checksums.warnOfMalformed(t)
+	new(warningMemory).print(t, result.Warnings)
 	if err == nil {
 		warnOfLosses(t, transfer.Result{Servers: result.Servers})
 		warnOfBuffers(t, result.Network)
@@ -121,7 +122,7 @@ func (g *treeGet) run(ctx context.Context, report transfer.MirrorReporter) (tran
 		MirrorSource: source, Target: g.target, Filter: g.chosen.filter, DryRun: g.dryRun,
 		NoPreserve: g.noPreserve, Reuse: g.reuse, NoSparse: g.noSparse, OpenTree: protectedTree(g.secrets),
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
-		Paths: g.chosen.paths, Quick: g.quick,
+		Paths: g.chosen.paths, Quick: g.quick, Preallocate: g.preallocate,
 	}
 	checksums := newTreeChecksums(g.checksums, g.url.Path)
 	if g.checksums != nil {
@@ -278,7 +279,10 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Failed     int64        `json:"failed"`
 		Holes      int64        `json:"hole_bytes"`
 		Proved     int64        `json:"checksums_proved,omitempty"`
+
+		Warnings []warningJSON `json:"warnings,omitempty"`
 	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
 		g.dryRun, r.HardLinked, r.Copied, r.Created, notKeptJSON(r.NotKept),
-		r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed, r.Holes, r.Proved})
+		r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed, r.Holes, r.Proved,
+		newWarnings(r.Warnings)})
 }

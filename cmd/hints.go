@@ -32,6 +32,7 @@ const (
 	adviseName
 	adviseNoClobber
 	adviseSparse
+	advisePreallocate
 	adviseRange
 	adviseRangeFetches
 	adviseChecksum
@@ -102,6 +103,7 @@ var advices = [adviceCount]string{
 	adviseJobs:           "it is the number of files to fetch at once",
 	adviseName:           "name a file",
 	adviseNoClobber:      "without both, FILE is replaced; --no-clobber=false overrides KWIKCP_NO_CLOBBER",
+	advisePreallocate:    "auto suits nearly every file system",
 	adviseSparse:         "without both, holes are kept; --no-sparse=false overrides KWIKCP_NO_SPARSE",
 	adviseRange:          "such as 0-99, 100- or -100",
 	adviseRangeFetches:   "use --range alone",

@@ -207,6 +207,19 @@ func noSparseOption(to *bool) cli.Flag {
 	return boolOption(to, "no-sparse", "fetch and write all bytes of files, also where the server's have holes")
 }
 
+func preallocateOption(to *string) cli.Flag {
+	return stringOption(to, "preallocate", "reserve free space for files: `auto`, none or full; auto: for large files, "+
+		"not where it defeats compression")
+}
+
+func parsePreallocate(text string) (disk.Preallocation, error) {
+	p, err := disk.ParsePreallocation(text)
+	if err != nil {
+		return p, usagef(advisePreallocate, "--preallocate %w", err)
+	}
+	return p, nil
+}
+
 // check returns an error if both are set.
 func (o sparseOptions) check() error {
 	if o.on && o.off {

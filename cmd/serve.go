@@ -47,6 +47,7 @@ type serveOptions struct {
 	mirrorInterval     secondsValue
 	deletes            deleteOptions
 	sparse             sparseOptions
+	preallocate        string
 	scrub              secondsValue
 	keep               keepOptions
 	stateDir           string
@@ -60,7 +61,8 @@ func newServeOptions() *serveOptions {
 	o := &serveOptions{
 		root: ".", listen: ":" + transfer.DefaultPort, drainTimeout: secondsValue{Duration: 30 * time.Second},
 		logFormat: "text", logLevel: "info", mirrorInterval: secondsValue{Duration: time.Minute},
-		deletes: deleteOptions{minAge: secondsValue{Duration: 2 * time.Second}},
+		deletes:     deleteOptions{minAge: secondsValue{Duration: 2 * time.Second}},
+		preallocate: string(disk.PreallocateAuto),
 	}
 	// There most file systems ignore case, and another spelling must not lead to an excluded file.
 	o.rules.ignoreCase = runtime.GOOS == "windows" || runtime.GOOS == "darwin"
@@ -107,6 +109,7 @@ func (o *serveOptions) flags() []cli.Flag {
 			"does not have"),
 		sparseOption(&o.sparse.on),
 		noSparseOption(&o.sparse.off),
+		preallocateOption(&o.preallocate),
 		updateOption(&o.deletes.update, "--mirror", "--root"),
 		minAgeOption(&o.deletes.minAge, "--mirror"),
 		stageOption(&o.deletes.stage, "--mirror"),

@@ -19,7 +19,9 @@ type mirrorConfig struct {
 	deletes  deletion
 	noSparse bool
 	keep     keepOptions
-	tokens   *tokens
+
+	preallocate disk.Preallocation
+	tokens      *tokens
 }
 
 // parseServeMirror returns nil without --mirror.
@@ -27,7 +29,7 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 	if !o.mirror {
 		for _, name := range []string{
 			"mirror-interval", "mirror-delete", "update", "stage", "min-age", "modify-window", "max-delete",
-			"backup-dir", "one-file-system", "sparse", "no-sparse", "token-file",
+			"backup-dir", "one-file-system", "sparse", "no-sparse", "preallocate", "token-file",
 		} {
 			if o.isSet(name) {
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
@@ -53,7 +55,13 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 	if err != nil {
 		return nil, err
 	}
+	preallocate, err := parsePreallocate(o.preallocate)
+	if err != nil {
+		return nil, err
+	}
 	return &mirrorConfig{
+		preallocate: preallocate,
+
 		interval: o.mirrorInterval.Duration, deletes: deletes, noSparse: o.sparse.off, keep: o.keep,
 	}, nil
 }
@@ -63,7 +71,8 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 // a round was complete, files are compared by their hashes; later rounds compare size and time. The
 // server serves meanwhile.
 func (s *runningServer) keepMirror() {
-	o := transfer.MirrorOptions{Target: s.root, NoSparse: s.mirror.noSparse, OpenTree: s.openTarget}
+	o := transfer.MirrorOptions{Target: s.root, NoSparse: s.mirror.noSparse, OpenTree: s.openTarget,
+		Preallocate: s.mirror.preallocate}
 	o.URL = s.primary
 	if o.Paths = s.paths; s.exclude != nil {
 		o.Filter = s.exclude.filter
@@ -152,6 +161,7 @@ func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemor
 	if s.member.Err() != nil {
 		return
 	}
+	memory.warned.log(log, result.Warnings)
 	log = log.With("files", result.Files, "fetched", result.Fetched, "bytes", result.Network,
 		"copied", result.Copied, "hard_linked", result.HardLinked, "deleted", result.Deleted,
 		"failed", result.Failed, "seconds", result.Seconds)
@@ -199,6 +209,7 @@ type mirrorMemory struct {
 	// quick is set once a round has compared everything except for the entries in recheck.
 	quick   bool
 	recheck map[string]bool
+	warned  warningMemory
 	young   bool            // the last round left files that were too young
 	left    map[string]bool // the entries that the last round left for what is in their place
 }

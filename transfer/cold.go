@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
 )
 
 // This file fetches a file that its primary is still hashing. Bytes are requested only after
@@ -13,7 +14,8 @@ import (
 // mayBegin reports whether the content may be fetched before the root is known. The part file
 // must be empty, no root may be required, and there must be no local data that could be used.
 func (g *get) mayBegin() bool {
-	needsTree := g.disproved || g.Range != nil || g.url.Root != nil || g.Reuse || g.Seed != nil
+	needsTree := g.disproved || g.Range != nil || g.url.Root != nil || g.Reuse || g.Seed != nil ||
+		g.Preallocate == disk.PreallocateFull
 	if g.part == nil || needsTree || !g.part.Empty() {
 		return false
 	}

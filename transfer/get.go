@@ -71,6 +71,8 @@ type GetOptions struct {
 	// Pool shares the session with other transfers; nil means that this one has its own. TLS
 	// and KWIK must be the same for all from one server.
 	Pool *Pool
+	// Preallocate says whether free space is reserved for the file; empty means auto.
+	Preallocate disk.Preallocation
 	// OpenDir opens the target's directory; nil means OpenDir.
 	OpenDir func(path string) (disk.Dir, error)
 }
@@ -109,8 +111,12 @@ type get struct {
 	GetOptions
 	request
 	result Result
-	part   *partfile.PartFile // nil with an Output, unless there is a Range
-	path   string             // of the file that part becomes, for messages
+	lacks  disk.Lacks         // notes the operations that were not possible
+	part   *partfile.PartFile // nil with an Output, unless there is a Range, and of a blocked target
+	// blocked is why the target, at the place at, cannot be written; nil for one that can.
+	blocked error
+	at      partfile.Place
+	path    string // of the file that part becomes, for messages
 	// compared is the root that the file at the target was compared with; nil before.
 	compared *integrity.Root
 	// zeros are the groups that are not fetched for an Output.
@@ -126,6 +132,7 @@ type get struct {
 // run prepares the target, calls attempt until it succeeds or a retry cannot help, and puts the
 // file in place.
 func (g *get) run(ctx context.Context, attempt func(context.Context) error) error {
+	defer func() { g.result.Warnings = warningsOf(&g.lacks) }()
 	if g.Output == nil || g.Range != nil {
 		remove, err := g.openTarget() // before the network is used
 		if err != nil {
@@ -166,7 +173,7 @@ func (g *get) openTarget() (remove func(), err error) {
 		}
 		remove = func() { os.RemoveAll(dir) } // a part file is in it only if it could not be removed
 	}
-	if g.part, err = openTarget(g.OpenDir, g.path, g.NoClobber); err != nil {
+	if g.part, err = g.openPart(); err != nil {
 		remove()
 		return nil, err
 	}
@@ -176,10 +183,16 @@ func (g *get) openTarget() (remove func(), err error) {
 // leaveTarget ends the part file, unless it is in place, and takes into the result what is in it.
 func (g *get) leaveTarget() {
 	lost := int64(0)
-	g.result.Bytes, g.result.Resumed, lost = g.part.InPlace()
-	g.result.Holes = g.part.Holes()
+	if g.part != nil {
+		g.result.Bytes, g.result.Resumed, lost = g.part.InPlace()
+		g.result.Holes = g.part.Holes()
+	}
 	if g.result.UpToDate {
 		g.result.Bytes, g.result.Resumed, g.result.Holes = g.manifest.Size, g.manifest.Size, 0
+	}
+	if g.part == nil {
+		g.at.Dir.Close()
+		return
 	}
 	g.result.Wasted += lost
 	g.result.Kept = g.part.Leave()
@@ -233,6 +246,9 @@ func (g *get) exchange(ctx context.Context) (err error) {
 // there is any.
 func (g *get) place(ctx context.Context, fetch func(context.Context) error) error {
 	g.result.Root = g.manifest.Root
+	if g.blocked != nil {
+		return g.compareBlocked(ctx)
+	}
 	if g.part != nil {
 		g.part.KeepHoles(g.holes)
 	}
@@ -274,7 +290,7 @@ const headStart = 1 << 20
 // wantsHeadStart returns how many bytes to request together with the answer. It returns 0 if
 // bytes of the file may be local already, or for a range.
 func (g *get) wantsHeadStart() int64 {
-	if g.Range != nil || g.Reuse || g.Seed != nil {
+	if g.Range != nil || g.Reuse || g.Seed != nil || g.blocked != nil {
 		return 0
 	}
 	if g.part != nil && (g.part.Exists() || !g.part.Empty()) {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -117,6 +118,8 @@ type MirrorOptions struct {
 	RetryDelay   time.Duration
 	MaxTime      time.Duration
 	RetryMaxTime time.Duration
+	// Preallocate says whether free space is reserved for files; empty means auto.
+	Preallocate disk.Preallocation
 	// OpenTree opens Target; nil means disk.OpenTree.
 	OpenTree func(path string, create bool) (disk.TreeDir, error)
 }
@@ -175,6 +178,7 @@ type MirrorResult struct {
 	Holes                 int64 // bytes of fetched files that are zeros in holes and were not fetched
 	Seconds               float64
 	Servers               []ServerStatus
+	Warnings              []Warning // one for each kind of operation that was not possible
 }
 
 // A MirrorError reports that entries failed. Err is the error with the highest rank (kindRanks).
@@ -222,6 +226,7 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 	start := time.Now()
 	err := m.fetchMirror(ctx)
 	m.result.NotKept = m.notKept.get()
+	m.result.Warnings = warningsOf(&m.lacks)
 	m.result.Seconds = time.Since(start).Seconds()
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -239,24 +244,27 @@ type mirror struct {
 	report  MirrorReporter
 	donors  donors       // of this attempt
 	notKept notKeptCount // of this attempt
+	lacks   disk.Lacks   // notes the operations that were not possible
 	owners  ownerMap
 	runID   string // names the temporary files of this run
 	root    disk.TreeDir
 	// madeTarget is set if the target did not exist.
 	madeTarget bool
-	source     *disk.PlaceID   // of the listed directory; nil if it is not known
-	device     uint64          // of the file system of root
-	above      []disk.Ancestor // the directories that contain the target
-	lock       *partfile.PartFile
-	cache      *disk.DirCache
-	backup     *backup // nil without BackupDir
+	source     *disk.PlaceID      // of the listed directory; nil if it is not known
+	device     uint64             // of the file system of root
+	above      []disk.Ancestor    // the directories that contain the target
+	lock       *partfile.PartFile // nil if nothing can be made in the target
+	// readOnly is the error of each file that is not up to date: the target is mounted read-only.
+	readOnly error
+	cache    *disk.DirCache
+	backup   *backup // nil without BackupDir
 	// window is by how much a time of the target may differ from that of the server: its file
 	// system keeps coarser times.
 	window time.Duration
 	// folds is set if the target's file system ignores the case of names.
 	folds bool
-	// syncsVolumes is set if file systems are synced as a whole.
-	syncsVolumes bool
+	// syncsVolumes is set if file systems are synced as a whole. It is cleared when the system cannot.
+	syncsVolumes atomic.Bool
 	staged       stage
 	live         liveStreams
 	opened       *partfile.Pool // the part files that are open
@@ -318,11 +326,22 @@ func (m *mirror) fetchMirror(ctx context.Context) (err error) {
 	}
 	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
 	err = p.run(ctx, m.attempt, isRetryable, m.observer.retry)
-	if _, isLoop := errors.AsType[*LoopError](err); isLoop && m.madeTarget && !m.DryRun {
-		m.unlockTarget()
-		os.Remove(m.Target) // an error leaves an empty directory
+	if err != nil && !m.DryRun {
+		m.removeEmpty()
 	}
 	return err
+}
+
+// removeEmpty removes the directories that the mirror made and put nothing into: a start that failed
+// leaves nothing.
+func (m *mirror) removeEmpty() {
+	if m.madeTarget {
+		m.unlockTarget()
+		os.Remove(m.Target) // fails unless it is empty
+	}
+	if m.backup != nil && m.backup.isMade {
+		os.Remove(m.BackupDir)
+	}
 }
 
 // attempt makes the target equal to the tree. It may be repeated: it compares the target again.

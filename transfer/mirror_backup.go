@@ -8,6 +8,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/wire"
+	"os"
 	"sync"
 )
 
@@ -18,6 +19,8 @@ type backup struct {
 	root  disk.TreeDir
 	cache *disk.DirCache
 	runID string // names temporary files
+	// isMade is set if the directory did not exist.
+	isMade bool
 
 	// mu is held while entries in the way are moved, so that each is moved once.
 	mu sync.Mutex
@@ -38,11 +41,13 @@ func (m *mirror) openBackup() error {
 	if err != nil {
 		return LocalError(op, err)
 	}
+	_, missing := os.Lstat(m.BackupDir)
 	root, err := m.OpenTree(m.BackupDir, true)
 	if err != nil {
 		return LocalError(op, err)
 	}
-	m.backup = &backup{root: root, cache: disk.NewDirCache(root), runID: m.runID}
+	m.backup = &backup{root: root, cache: disk.NewDirCache(root), runID: m.runID,
+		isMade: errors.Is(missing, fs.ErrNotExist)}
 	return nil
 }
 
@@ -176,11 +181,14 @@ func copyInto(h *disk.CachedDir, name string, info fs.FileInfo, to *disk.CachedD
 	if _, err := io.Copy(io.NewOffsetWriter(f, 0), io.NewSectionReader(from, 0, there.Size())); err != nil {
 		return err
 	}
-	if err := f.Chmod(there.Mode().Perm()); err != nil {
+	if err := f.Chmod(there.Mode().Perm()); err != nil && !disk.IsAbsent(disk.OpMode, err) {
 		return err
 	}
-	if err := to.Chtimes(as, there.ModTime()); err != nil {
+	if err := to.Chtimes(as, there.ModTime()); err != nil && !disk.IsAbsent(disk.OpTimes, err) {
 		return err
 	}
-	return f.Sync()
+	if err := f.Sync(); err != nil && !disk.IsAbsent(disk.OpSync, err) {
+		return err
+	}
+	return nil
 }

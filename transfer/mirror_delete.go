@@ -101,7 +101,8 @@ func (p *plan) countLossIn(
 			return false, err
 		}
 		defer func() {
-			restored := up.ChmodDir(disk.Base(at), info.Mode()&(fs.ModePerm|disk.SpecialMode))
+			mode := info.Mode() & (fs.ModePerm | disk.SpecialMode)
+			restored := p.lacks.Allow(disk.OpMode, up.ChmodDir(disk.Base(at), mode))
 			if err == nil {
 				err = restored
 			}
@@ -128,7 +129,8 @@ func (p *plan) countLossIn(
 
 // openUp adds ownerMode to the mode of a directory that is to be deleted.
 func (p *plan) openUp(up *disk.CachedDir, at string, info fs.FileInfo) error {
-	return up.ChmodDir(disk.Base(at), info.Mode()&(fs.ModePerm|disk.SpecialMode)|ownerMode)
+	mode := info.Mode()&(fs.ModePerm|disk.SpecialMode) | ownerMode
+	return p.lacks.Allow(disk.OpMode, up.ChmodDir(disk.Base(at), mode))
 }
 
 // doomedNames opens a directory that is to be deleted, and returns its names, sorted. The caller

@@ -50,7 +50,8 @@ func (p *plan) readNames(d *mirrorDir) error {
 			return false
 		case strings.HasSuffix(name, ".new"):
 			// An error leaves a file that no mirror uses.
-			if others, err := p.isOthers(h, disk.JoinPath(d.path, name)); !p.DryRun && !others && err == nil {
+			others, err := p.isOthers(h, disk.JoinPath(d.path, name))
+			if !p.DryRun && !others && err == nil && p.mayRemoveTemp(h, name) {
 				h.Remove(name)
 			}
 		case name != mirrorLock && strings.HasSuffix(name, ".part"):
@@ -156,7 +157,7 @@ func (p *plan) unlockDir(d *mirrorDir, info fs.FileInfo) error {
 		return err
 	}
 	defer p.cache.Release(h)
-	return h.ChmodDir(disk.Base(d.path), info.Mode().Perm()|ownerMode)
+	return p.lacks.Allow(disk.OpMode, h.ChmodDir(disk.Base(d.path), info.Mode().Perm()|ownerMode))
 }
 
 // reopenDir uses a directory that the plan has left. The caller must release it.
@@ -228,7 +229,7 @@ func (m *mirror) syncNames(d *mirrorDir) error {
 	isDue := d.hasChanged || !m.Quick || m.mustCompare(d.path)
 	d.hasChanged = false
 	m.mu.Unlock()
-	if m.syncsVolumes || !isDue {
+	if m.syncsVolumes.Load() || !isDue {
 		return nil
 	}
 	h, err := m.cache.Acquire(d.path)
@@ -239,7 +240,7 @@ func (m *mirror) syncNames(d *mirrorDir) error {
 		return err
 	}
 	defer m.cache.Release(h)
-	return h.Sync()
+	return m.lacks.Allow(disk.OpSyncDir, h.Sync())
 }
 
 // applyDirMetadata sets the mode and time of a directory that is complete.
@@ -266,12 +267,12 @@ func (m *mirror) applyDirMetadata(d *mirrorDir) error {
 		}
 	}
 	if !m.hasTime(info, mtime) {
-		if err := h.Chtimes(name, mtime); err != nil {
+		if err := m.lacks.Allow(disk.OpTimes, h.Chtimes(name, mtime)); err != nil {
 			return err
 		}
 	}
 	if info.Mode().Perm() != mode && !m.keepsMore() {
-		return h.ChmodDir(name, mode)
+		return m.lacks.Allow(disk.OpMode, h.ChmodDir(name, mode))
 	}
 	return nil
 }

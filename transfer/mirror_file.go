@@ -59,6 +59,8 @@ type mirrorFile struct {
 	// isStaged is set if the file waits for the end of the mirror, and inStream while bytes of its
 	// batch may arrive. A file that waits alone has no tree.
 	isStaged, inStream bool
+	// version is that of the temporary file when it was complete.
+	version disk.Version
 }
 
 // A fileState is how far a file is.
@@ -86,7 +88,7 @@ func (m *mirror) freshName(name string) string { return partfile.NewName(name, m
 
 // placeOf returns the place of a file.
 func (m *mirror) placeOf(f *mirrorFile) partfile.Place {
-	return partfile.Place{Dir: m.cache.Dir(f.dir.path), Name: f.name}
+	return partfile.Place{Dir: m.cache.Dir(f.dir.path), Name: f.name, Lacks: &m.lacks}
 }
 
 // pathOf returns the path of a file, for messages.
@@ -158,7 +160,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		return
 	}
 	defer m.cache.Release(h)
-	same, err := m.isSame(ctx, h, f, place.syncs)
+	same, err := m.isSame(ctx, h, f, m.syncsVolumes.Load())
 	switch {
 	case err != nil:
 		m.drop(f, localErrorOf("set its mode and time", err))
@@ -170,6 +172,8 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(),
 			Root: f.tree.Root(), Proved: len(f.checksums) > 0})
 	case m.DryRun:
+	case m.checkWritable(h.TreeDir, f) != nil:
+		m.drop(f, LocalError("write it", m.checkWritable(h.TreeDir, f)))
 	case f.tree.Size() == 0:
 		m.writeWhole(f, nil, place)
 	default:
@@ -188,7 +192,8 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 func (m *mirror) needsPart(f *mirrorFile) bool {
 	groups := f.holes.Groups()
 	mayBeLocal := f.resumes || f.donor != "" || m.Reuse && f.local != nil
-	return mayBeLocal || partfile.IsLarge(f.tree.Size()) || groups.Len() > 0
+	reserves := partfile.IsLarge(f.tree.Size()) || m.Preallocate == disk.PreallocateFull
+	return mayBeLocal || reserves || groups.Len() > 0
 }
 
 // isSame reports whether the file in place has the root already, and then gives it the source's
@@ -286,10 +291,10 @@ func (m *mirror) openPart(f *mirrorFile) error {
 	defer m.cache.Release(h)
 	err = partfile.ErrBusy
 	if !m.isOthersPart(f, h) {
-		f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened})
+		f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened, Preallocate: m.Preallocate})
 	}
 	if errors.Is(err, partfile.ErrBusy) {
-		f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened, Run: m.runID})
+		f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened, Preallocate: m.Preallocate, Run: m.runID})
 	}
 	if err != nil {
 		f.part = nil
@@ -374,7 +379,7 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 		return
 	}
 	temp := m.freshName(f.name)
-	err = m.placeOf(f).WriteNew(temp, p, f.holes, metadataOf(f.manifest, m.NoPreserve), !place.syncs)
+	version, err := m.placeOf(f).WriteNew(temp, p, f.holes, metadataOf(f.manifest, m.NoPreserve), !m.syncsVolumes.Load())
 	if err == nil {
 		if err = m.applyMore(h.TreeDir, temp, f.entry); err != nil {
 			h.Remove(temp)
@@ -386,7 +391,7 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 		return
 	}
 	f.mu.Lock()
-	f.state, f.temp = fileWhole, temp
+	f.state, f.temp, f.version = fileWhole, temp, version
 	f.mu.Unlock()
 	place.put(f)
 }
@@ -394,7 +399,7 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 // complete hands a part file that has all its bytes to the placer. It stays open, and locked,
 // until it is renamed.
 func (m *mirror) complete(f *mirrorFile, place *placer) {
-	if err := f.part.Finish(metadataOf(f.manifest, m.NoPreserve), !place.syncs); err != nil {
+	if err := f.part.Finish(metadataOf(f.manifest, m.NoPreserve), !m.syncsVolumes.Load()); err != nil {
 		m.drop(f, LocalError("write it", disk.Cause(err)))
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
 	"strings"
+	"syscall"
 )
 
 // planLink makes a symlink of the listing if its target is inside the tree, or may be anywhere
@@ -38,9 +39,15 @@ func (p *plan) makePlannedLink(d *mirrorDir, e Entry, mayExist bool) {
 	p.reportLink(e, same, err)
 }
 
+// errNoSymlinks is why a link is skipped.
+var errNoSymlinks = errors.New("the file system has no symbolic links")
+
 // reportLink reports the result of makeLink.
 func (p *plan) reportLink(e Entry, same bool, err error) {
 	switch {
+	case err == errNoSymlinks:
+		p.countSkipped(e)
+		p.skip(e, err)
 	case err != nil:
 		p.failOrSkip(e, "make the link", err)
 	case same:
@@ -96,7 +103,12 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	}
 	temp := p.freshName(name)
 	if err := h.Symlink(e.Target, temp); err != nil {
-		return false, err
+		isForbidden := errors.Is(err, syscall.EACCES) // by the directory, not by the file system
+		if isForbidden || !disk.IsAbsent(disk.OpSymlink, err) {
+			return false, err
+		}
+		p.lacks.Note(disk.OpSymlink, err)
+		return false, errNoSymlinks
 	}
 	err = p.applyLinkMetadata(h, temp, e, nil)
 	if err == nil {

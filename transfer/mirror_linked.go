@@ -19,7 +19,7 @@ func (m *mirror) writesThrough(h *disk.CachedDir, info fs.FileInfo, f *mirrorFil
 	if !m.sameTime(info.ModTime(), f.manifest.MTime) {
 		return true
 	}
-	return m.lacks(h.TreeDir, f.name, info, f.entry) && m.gains(h, f, info)
+	return m.lacksMetadata(h.TreeDir, f.name, info, f.entry) && m.gains(h, f, info)
 }
 
 // gains reports whether a copy of a file in place would have metadata of its entry that the file

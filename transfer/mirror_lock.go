@@ -4,6 +4,7 @@ import (
 	"errors"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
+	"syscall"
 	"time"
 )
 
@@ -24,6 +25,12 @@ func (m *mirror) lockTarget() error {
 	if errors.Is(err, partfile.ErrBusy) {
 		return &Error{Kind: KindBusy, Op: m.op(), Err: errors.New("another kwikcp is mirroring into it")}
 	}
+	if isUnwritable(err) { // entries may be up to date, and directories below may be writable
+		if errors.Is(err, syscall.EROFS) {
+			m.readOnly = disk.Cause(err)
+		}
+		return nil
+	}
 	if err != nil {
 		return LocalError(m.op(), disk.Cause(err))
 	}
@@ -36,7 +43,7 @@ func (m *mirror) lockTarget() error {
 
 func (m *mirror) takeLock() (*partfile.PartFile, error) {
 	for n := 1; ; n++ {
-		lock, err := partfile.Place{Dir: m.cache.Dir(""), Name: mirrorLock}.Lock()
+		lock, err := partfile.Place{Dir: m.cache.Dir(""), Name: mirrorLock, Lacks: &m.lacks}.Lock()
 		if !errors.Is(err, partfile.ErrBusy) || n == lockTries {
 			return lock, err
 		}
@@ -45,4 +52,8 @@ func (m *mirror) takeLock() (*partfile.PartFile, error) {
 }
 
 // unlockTarget removes the lock file and releases the lock.
-func (m *mirror) unlockTarget() { m.lock.Discard() }
+func (m *mirror) unlockTarget() {
+	if m.lock != nil {
+		m.lock.Discard()
+	}
+}

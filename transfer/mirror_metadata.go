@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
@@ -58,7 +57,7 @@ func (m *mirror) applyTop() error {
 		lost, err = m.apply(d, m.root, ".", *m.top)
 		m.notKept.addAll(lost)
 	case m.madeTarget:
-		err = d.Chmod(".", m.top.Mode&^disk.Umask)
+		err = m.lacks.Allow(disk.OpMode, d.Chmod(".", m.top.Mode&^disk.Umask))
 	}
 	if err == nil {
 		err = m.setTime(d, m.root, ".", *m.top)
@@ -75,7 +74,7 @@ func (m *mirror) setTime(d *disk.MetaDir, h disk.TreeDir, name string, e Entry) 
 	if err != nil || m.hasTime(info, e.MTime) {
 		return err
 	}
-	return d.Chtimes(name, e.MTime)
+	return m.lacks.Allow(disk.OpTimes, d.Chtimes(name, e.MTime))
 }
 
 // applyLinkMetadata gives a symlink time, owner and attributes of its entry where the system can
@@ -112,10 +111,7 @@ func (m *mirror) applyLinkMetadata(h *disk.CachedDir, name string, e Entry, ther
 // isRefused reports whether an error of the system means that this user, or this file system,
 // cannot have some metadata.
 func isRefused(err error) bool {
-	errno, ok := errors.AsType[syscall.Errno](err)
-	return ok && slices.Contains([]syscall.Errno{
-		syscall.EPERM, syscall.EACCES, syscall.EINVAL, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS,
-	}, errno) || errors.Is(err, errors.ErrUnsupported)
+	return disk.IsAbsent(disk.OpOwner, err)
 }
 
 // modeOf returns the permission bits of an entry. The umask applies, unless the entry has an
@@ -218,7 +214,7 @@ func (m *mirror) apply(d *disk.MetaDir, h disk.TreeDir, name string, e Entry) (l
 	}
 	mode := m.modeOf(e) | special
 	if info.Mode()&(fs.ModePerm|disk.SpecialMode) != mode {
-		if err := d.Chmod(name, mode); err != nil {
+		if err := m.lacks.Allow(disk.OpMode, d.Chmod(name, mode)); err != nil {
 			return lost, err
 		}
 	}
@@ -331,9 +327,9 @@ func (m *mirror) xattrChanges(d *disk.MetaDir, name string, e Entry) (changes []
 	return changes, nil
 }
 
-// lacks reports whether an entry in place lacks metadata of its entry, other than its time, that
+// lacksMetadata reports whether an entry in place lacks metadata of its entry, other than its time, that
 // this user may set.
-func (m *mirror) lacks(h disk.TreeDir, name string, info fs.FileInfo, e Entry) bool {
+func (m *mirror) lacksMetadata(h disk.TreeDir, name string, info fs.FileInfo, e Entry) bool {
 	if m.NoPreserve {
 		return false
 	}
@@ -368,7 +364,7 @@ func (p *plan) refreshMetadata(f *mirrorFile) bool {
 	}
 	defer p.cache.Release(h)
 	switch {
-	case p.DryRun, !p.lacks(h.TreeDir, f.name, f.local, f.entry):
+	case p.DryRun, !p.lacksMetadata(h.TreeDir, f.name, f.local, f.entry):
 		return true
 	case disk.Links(f.local) > 1:
 		f.detach = p.gains(h, f, f.local)
@@ -394,5 +390,5 @@ func (m *mirror) applyToFile(
 	if err := m.applyMore(h, place.Name, e); err != nil || m.hasTime(info, want.MTime) {
 		return err
 	}
-	return place.Dir.Chtimes(place.Name, want.MTime)
+	return m.lacks.Allow(disk.OpTimes, place.Dir.Chtimes(place.Name, want.MTime))
 }

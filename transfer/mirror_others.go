@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 // This file finds out which temporary files belong to other transfers. Mirrors may have nested
@@ -23,6 +24,20 @@ func (m *mirror) isOthers(h *disk.CachedDir, at string) (bool, error) {
 		}
 	}
 	return m.isOthersTree(disk.Parent(at))
+}
+
+// mayRemoveTemp reports whether a temporary file is none of a mirror that is running. Where files
+// cannot be locked, that is known only of one that has not changed for a day.
+func (m *mirror) mayRemoveTemp(h *disk.CachedDir, name string) bool {
+	if m.lock != nil && !m.lock.IsUnlocked() {
+		return true
+	}
+	info, err := h.Lstat(name)
+	if err != nil {
+		return false
+	}
+	changed := max(disk.VersionOf(info).CTime, info.ModTime().UnixNano())
+	return time.Since(time.Unix(0, changed)) > 24*time.Hour
 }
 
 // isOthersPart reports whether there is a part file of a file that may belong to another mirror,

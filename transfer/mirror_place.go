@@ -22,7 +22,6 @@ type placer struct {
 	m     *mirror
 	in    chan *mirrorFile
 	ended chan struct{}
-	syncs bool // mirror.syncsVolumes
 	// ctx ends the hashing of files that have checksums. It is set before the first put.
 	ctx context.Context
 }
@@ -37,7 +36,6 @@ const (
 
 func (m *mirror) startPlacer() *placer {
 	p := &placer{m: m, in: make(chan *mirrorFile, placeFiles), ended: make(chan struct{}), ctx: context.Background()}
-	p.syncs = m.syncsVolumes
 	go p.run()
 	return p
 }
@@ -80,8 +78,12 @@ func (p *placer) run() {
 // place puts a group in place.
 func (p *placer) place(group []*mirrorFile) {
 	var failed error
-	if p.syncs {
+	if p.m.syncsVolumes.Load() {
 		failed = p.syncContents(group)
+		if disk.IsAbsent(disk.OpSyncVolume, failed) {
+			p.m.syncsVolumes.Store(false)
+			failed = p.syncFiles(group)
+		}
 	}
 	for _, f := range group {
 		err := failed
@@ -132,6 +134,34 @@ func (p *placer) syncContents(group []*mirrorFile) error {
 		}
 	}
 	return nil
+}
+
+// syncFiles syncs the contents of a group's files, each alone.
+func (p *placer) syncFiles(group []*mirrorFile) error {
+	for _, f := range group {
+		if err := p.syncFile(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *placer) syncFile(f *mirrorFile) error {
+	h, err := p.m.cache.Acquire(f.dir.path)
+	if err != nil {
+		return err
+	}
+	defer p.m.cache.Release(h)
+	name := f.temp
+	if f.part != nil {
+		name = f.part.Name()
+	}
+	file, err := h.Open(name)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return p.m.lacks.Allow(disk.OpSync, file.Sync())
 }
 
 // placed reports a file that was put in place. err is why it was not.
@@ -200,15 +230,15 @@ func (m *mirror) volumeOf(d disk.TreeDir) (v disk.Volume, err error) {
 func (m *mirror) prepareSyncs() {
 	if m.root != nil && !m.DryRun {
 		v, err := m.volumeOf(m.root)
-		m.syncsVolumes = v != nil && err == nil
+		m.syncsVolumes.Store(v != nil && err == nil)
 	}
 }
 
 // syncVolumes makes durable which names there are now, with modes and times. It does so even if
 // nothing was done: the mirror before may have been killed before it did.
 func (m *mirror) syncVolumes() error {
-	if !m.syncsVolumes && !m.DryRun {
-		if err := m.root.Sync(); err != nil {
+	if !m.syncsVolumes.Load() && !m.DryRun {
+		if err := m.lacks.Allow(disk.OpSyncDir, m.root.Sync()); err != nil {
 			return LocalError("sync the directory", disk.Cause(err))
 		}
 		return nil
@@ -218,7 +248,7 @@ func (m *mirror) syncVolumes() error {
 	var errs []error
 	for _, v := range m.volumes {
 		if v != nil {
-			errs = append(errs, v.Sync())
+			errs = append(errs, m.lacks.Allow(disk.OpSyncVolume, v.Sync()))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/wire"
 )
 
@@ -52,11 +53,12 @@ func (m *mirror) stageFile(f *mirrorFile, report FileReport) error {
 	f.mu.Unlock()
 	if part != nil {
 		temp := m.freshName(f.name)
+		version := part.Version()
 		if err := part.SetAside(temp); err != nil {
 			return err
 		}
 		f.mu.Lock()
-		f.part, f.temp = nil, temp
+		f.part, f.temp, f.version = nil, temp, version
 		f.mu.Unlock()
 	}
 	f.wait()
@@ -156,6 +158,9 @@ func (m *mirror) putInPlace(h *disk.CachedDir, f *mirrorFile) error {
 	m.noteChange(f.dir)
 	if f.part != nil {
 		return f.part.Rename(false)
+	}
+	if err := partfile.CheckContent(h, f.temp, f.version); err != nil {
+		return err
 	}
 	return h.Rename(f.temp, f.name)
 }

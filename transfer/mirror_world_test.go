@@ -422,6 +422,34 @@ func (f *spyFile) WriteAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
+func (d *spyDir) Chtimes(name string, mtime time.Time) error {
+	if err := d.did("chtimes", name); err != nil {
+		return err
+	}
+	return d.TreeDir.Chtimes(name, mtime)
+}
+
+func (d *spyDir) ChmodDir(name string, mode fs.FileMode) error {
+	if err := d.did("chmod", name); err != nil {
+		return err
+	}
+	return d.TreeDir.ChmodDir(name, mode)
+}
+
+func (f *spyFile) Chmod(mode fs.FileMode) error {
+	if err := f.d.did("chmod", f.name); err != nil {
+		return err
+	}
+	return f.File.Chmod(mode)
+}
+
+func (f *spyFile) TryLock() (bool, error) {
+	if err := f.d.did("lock", f.name); err != nil {
+		return false, err
+	}
+	return f.File.TryLock()
+}
+
 func (f *spyFile) Sync() error       { return f.d.did("sync", f.name) }
 func (f *spyFile) Checkpoint() error { return nil }
 

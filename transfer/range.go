@@ -144,6 +144,9 @@ func spool() (target, dir string, err error) {
 
 // copyOut copies the range from the part file to the output.
 func (g *get) copyOut(ctx context.Context) error {
+	if err := g.part.CheckUnchanged(); err != nil {
+		return LocalError("read the temporary file of the range", err)
+	}
 	r := g.part.Content()
 	buf := make([]byte, 256<<10)
 	for ctx.Err() == nil {

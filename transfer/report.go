@@ -105,4 +105,6 @@ type Result struct {
 	Servers  []ServerStatus
 	// Checksums are those of GetOptions, once they are proved.
 	Checksums []Checksum
+	// Warnings tell what the target's file system could not do, one for each kind.
+	Warnings []Warning
 }

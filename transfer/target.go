@@ -14,34 +14,63 @@ import (
 // A SpaceError reports that a file does not fit.
 type SpaceError = disk.SpaceError
 
-// openTarget opens the part file for a file at path. It fails if path is a directory or cannot
-// be written, and with noClobber if it exists.
-func openTarget(openDir func(string) (disk.Dir, error), path string, noClobber bool) (*partfile.PartFile, error) {
-	op := fmt.Sprintf("write %q", path)
-	parent, name := filepath.Split(path)
+// openPart opens the part file for the file at path. It fails if path is a directory or cannot
+// be written, and with NoClobber if it exists.
+func (g *get) openPart() (*partfile.PartFile, error) {
+	op := fmt.Sprintf("write %q", g.path)
+	parent, name := filepath.Split(g.path)
 	if parent == "" {
 		parent = "."
 	}
 	if name == "" || name == "." || name == ".." {
 		return nil, LocalError(op, ErrIsDirectory)
 	}
-	dir, err := openDir(parent)
+	dir, err := g.OpenDir(parent)
 	if err != nil {
 		parent = strings.TrimSuffix(parent, string(filepath.Separator))
 		return nil, LocalError(op, fmt.Errorf("directory %q: %w", parent, disk.Cause(err)))
 	}
-	place := partfile.Place{Dir: dir, Name: name}
-	p, err := place.Open(partfile.Options{NoClobber: noClobber, SyncName: true})
+	place := partfile.Place{Dir: dir, Name: name, Lacks: &g.lacks}
+	p, err := place.Open(partfile.Options{NoClobber: g.NoClobber, SyncName: true, Preallocate: g.Preallocate})
+	isBlocked := isUnwritable(err)
+	if err == nil && !g.NoClobber {
+		if err = disk.CheckReplaceable(dir, name); err != nil {
+			isBlocked = true
+			if dir, err = g.discardFor(p, parent, err); dir == nil {
+				return nil, targetError(g.path, err)
+			}
+			place.Dir = dir
+		}
+	}
+	if isBlocked {
+		if err = g.openBlocked(place, targetError(g.path, err)); err == nil {
+			return nil, nil
+		}
+	}
 	if err != nil {
 		dir.Close()
-		return nil, targetError(path, err)
+		return nil, targetError(g.path, err)
 	}
 	return p, nil
 }
 
-// targetError wraps an error of the part file of the target at path.
+// discardFor discards a part file whose target cannot be replaced because of err, and opens its
+// directory again, which the part file has closed.
+func (g *get) discardFor(p *partfile.PartFile, parent string, err error) (disk.Dir, error) {
+	p.Leave()
+	dir, again := g.OpenDir(parent)
+	if again != nil {
+		return nil, err
+	}
+	return dir, err
+}
+
+// targetError wraps an error of the part file of the target at path. It returns an *Error as it is.
 func targetError(path string, err error) error {
 	op := fmt.Sprintf("write %q", path)
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
 	switch {
 	case errors.Is(err, partfile.ErrBusy):
 		return &Error{Kind: KindBusy, Op: op, Err: partfile.ErrBusy}

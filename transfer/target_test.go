@@ -60,7 +60,8 @@ type receiver struct {
 
 // open opens the part file of a target.
 func open(openDir func(string) (disk.Dir, error), path string) (receiver, error) {
-	p, err := openTarget(openDir, path, false)
+	g := &get{GetOptions: GetOptions{OpenDir: openDir}, path: path}
+	p, err := g.openPart()
 	return receiver{p, path}, err
 }
 

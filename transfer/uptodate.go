@@ -16,7 +16,10 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 	if g.NoClobber || g.compared != nil && *g.compared == root {
 		return false, nil
 	}
-	place := g.part.Place()
+	place := g.at
+	if g.part != nil {
+		place = g.part.Place()
+	}
 	f, info := place.Existing()
 	if f == nil {
 		return false, nil
@@ -41,7 +44,9 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 	if err := place.SyncFile(f); err != nil {
 		return false, LocalError(fmt.Sprintf("put %q on disk, which is up to date", g.Target), err)
 	}
-	g.part.Discard()
+	if g.part != nil {
+		g.part.Discard()
+	}
 	g.result.UpToDate = true
 	if g.manifest.Size > 0 {
 		g.observer.resume(g.manifest.Size)

@@ -35,8 +35,6 @@ func (f osFile) Allocate(start, end int64) error {
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
-			return errors.ErrUnsupported
 		case err != nil:
 			return err
 		}

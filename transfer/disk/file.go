@@ -37,8 +37,8 @@ type File interface {
 type Allocator interface {
 	// Allocate reserves space on disk for the bytes [start, end). The content and the size do not
 	// change. If the disk is full the error is ENOSPC, ErrQuota or EFBIG, and a part of the space
-	// may be reserved. If the file system cannot reserve space or has no holes, the error is
-	// errors.ErrUnsupported.
+	// may be reserved. If the file system cannot reserve space or has no holes, the error matches
+	// errors.ErrUnsupported. It is not a syscall.Errno if the system was not asked.
 	Allocate(start, end int64) error
 	// Release gives back the space of the bytes [start, end), which become a hole if the file
 	// system has holes.

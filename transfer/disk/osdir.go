@@ -12,9 +12,15 @@ import (
 // pass.
 type osDir struct{ root *os.Root }
 
-// OpenDir opens a directory of the operating system. The caller closes it.
+// OpenDir opens a directory of the operating system. The caller closes it. A directory that this user
+// may write to and not read is enough, where the system can open it.
 func OpenDir(path string) (Dir, error) {
 	root, err := os.OpenRoot(path)
+	if errors.Is(err, fs.ErrPermission) {
+		if d, err := openWriteOnly(path); err == nil {
+			return d, nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

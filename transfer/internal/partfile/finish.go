@@ -24,24 +24,38 @@ func (p *PartFile) Finish(m Metadata, sync bool) error {
 	if err := p.writeback.stop(); err != nil {
 		return p.failFinish(err)
 	}
-	if err := p.file.Chmod(m.Mode.Perm() &^ disk.Umask); err != nil {
+	if err := p.CheckUnchanged(); err != nil {
+		return err
+	}
+	if err := p.place.setMode(p.file, m.Mode.Perm()&^disk.Umask); err != nil {
 		return err
 	}
 	if err := p.checkName(); err != nil { // the file that has its name now would get the time
 		return err
 	}
-	if err := p.place.Dir.Chtimes(p.part, m.MTime); err != nil {
+	if err := p.place.setTime(p.part, m.MTime); err != nil {
 		return err
 	}
 	if sync {
-		if err := p.file.Sync(); err != nil {
+		if err := p.place.Lacks.Allow(disk.OpSync, p.file.Sync()); err != nil {
 			return p.failFinish(err) // a later Sync might not return it again
 		}
 	}
+	version, err := contentVersion(p.file.File)
+	if err != nil {
+		return err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.state = Finished
+	p.state, p.saved = Finished, version
 	return nil
+}
+
+// Version returns the version of a Finished file, for CheckContent.
+func (p *PartFile) Version() disk.Version {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.saved
 }
 
 var errNotWhole = errors.New("a part of it is not proved")
@@ -80,7 +94,7 @@ func (p *PartFile) Rename(syncName bool) error {
 	if err := p.require("Rename", Finished); err != nil {
 		return err
 	}
-	if err := p.checkName(); err != nil { // a sync may have taken long
+	if err := p.checkFinished(); err != nil { // a sync may have taken long
 		return err
 	}
 	if err := p.rename(); err != nil {
@@ -89,9 +103,28 @@ func (p *PartFile) Rename(syncName bool) error {
 	p.state = Ended
 	var synced error
 	if syncName {
-		synced = p.place.Dir.Sync()
+		synced = p.place.syncDir()
 	}
-	return errors.Join(synced, p.file.Close(), p.place.Dir.Close())
+	return errors.Join(synced, p.close())
+}
+
+// checkFinished returns nil if the file with the part file's name has the content that it was
+// finished with.
+func (p *PartFile) checkFinished() error {
+	if err := p.checkName(); err != nil {
+		return err
+	}
+	version, err := contentVersion(p.file.File)
+	if err == nil && version != p.saved {
+		err = ErrChanged
+	}
+	return err
+}
+
+// close closes the file and the directory.
+func (p *PartFile) close() error {
+	return errors.Join(p.place.Lacks.Allow(disk.OpClose, p.file.Close()),
+		p.place.Lacks.Allow(disk.OpClose, p.place.Dir.Close()))
 }
 
 // SetAside gives a Finished file a temporary name beside its target and closes it. The caller then
@@ -102,14 +135,14 @@ func (p *PartFile) SetAside(temp string) error {
 	if err := p.require("SetAside", Finished); err != nil {
 		return err
 	}
-	if err := p.checkName(); err != nil {
+	if err := p.checkFinished(); err != nil {
 		return err
 	}
 	if err := p.place.Dir.Rename(p.part, temp); err != nil {
 		return err
 	}
 	p.state = Ended
-	return errors.Join(p.file.Close(), p.place.Dir.Close())
+	return p.close()
 }
 
 func (p *PartFile) rename() error {
@@ -138,7 +171,7 @@ func (p *PartFile) leave(keep bool) (kept bool) {
 	case Ended:
 		return false
 	case Parked:
-		keepClosed := keep && p.had.Total() > p.zeros.Total()
+		keepClosed := keep && p.had.Total() > p.zeros.Total() && !p.reserved && !p.isUnlocked
 		if keepClosed || p.reopen() != nil {
 			p.place.Dir.Close()
 			return keepClosed
@@ -148,13 +181,14 @@ func (p *PartFile) leave(keep bool) (kept bool) {
 	isSafe := p.writeback.stop() == nil && state != Unsafe
 	kept = keep && isSafe && p.isUseful(state)
 	if kept && (state == Finishing || state == Finished) {
-		kept = p.file.Chmod(partMode) == nil
+		kept = p.place.setMode(p.file, partMode) == nil
 	}
 	switch ours := p.checkName() == nil; {
 	case !ours:
 		kept = false
 	case kept:
 		p.release()
+		kept = p.share()
 	default:
 		p.place.Dir.Remove(p.part) // before its lock goes
 	}

@@ -111,6 +111,8 @@ type Options struct {
 	Run string
 	// Pool bounds the part files that are open at a time; nil means that this one stays open.
 	Pool *Pool
+	// Preallocate says whether free space is reserved; empty means auto.
+	Preallocate disk.Preallocation
 }
 
 // A PartFile receives a file beside its target. WriteAt is safe for concurrent use; the other
@@ -118,16 +120,18 @@ type Options struct {
 // for the methods that use the file.
 type PartFile struct {
 	Options
-	place     Place
-	part      string // the name in place.Dir
-	writeback *writeback
-	nameSafe  bool // the directory was synced; belongs to checkpoint
+	place Place
+	part  string // the name in place.Dir
+	// isUnlocked is set if the file system has no locks. Then part is a name of this process alone.
+	isUnlocked bool
+	writeback  *writeback
+	nameSafe   bool // the directory was synced; belongs to checkpoint
 
 	// mu guards what follows. It is held while a parked file is reopened and while an open one
 	// is parked. No lock of another part file or of the pool is taken under it.
 	mu    sync.Mutex
 	state State
-	file  disk.File  // stays as it is while there are users
+	file  *ownFile   // stays as it is while there are users
 	users int        // methods that use file now
 	idle  *sync.Cond // users fell to 0
 
@@ -144,14 +148,13 @@ type PartFile struct {
 	blank bool   // all bytes that are not in had are holes, or beyond the end of the file
 
 	reserved bool         // free space for the whole file was requested
-	refused  bool         // and there was not enough
-	saved    disk.Version // of a parked file
+	saved    disk.Version // of a parked or finished file
 	failure  error        // of an Unsafe file
 }
 
 // Open opens and locks the part file of a place, and creates it if it is missing. It fails if
 // the place is a directory or cannot be written. After success the part file owns place.Dir and
-// closes it at its end.
+// closes it at its end. On a file system without locks the part file is this process's alone.
 func (place Place) Open(o Options) (*PartFile, error) {
 	if o.Run != "" {
 		return place.open(NewName(place.Name, o.Run), o)
@@ -170,11 +173,15 @@ func (place Place) open(part string, o Options) (*PartFile, error) {
 	if err := place.check(o.NoClobber); err != nil {
 		return nil, err
 	}
-	file, err := claim{place.Dir, part}.take()
+	c := claim{Place: place, name: part}
+	file, err := c.take()
+	if err == errUnlockable {
+		c, file, err = c.takeUnlocked(part == PartName(place.Name))
+	}
 	if err != nil {
 		return nil, err
 	}
-	p := &PartFile{Options: o, place: place, part: part, file: file}
+	p := &PartFile{Options: o, place: place, part: c.name, isUnlocked: c.isUnlocked, file: newOwnFile(file)}
 	p.idle = sync.NewCond(&p.mu)
 	p.writeback = newWriteback(p.checkpoint)
 	p.Pool.admit(p)
@@ -296,11 +303,12 @@ func (p *PartFile) writeVerified(group []byte, off int64) error {
 
 // checkpoint makes durable what was written so far, and with SyncName the part file's name.
 func (p *PartFile) checkpoint() error {
-	if err := p.file.Checkpoint(); err != nil || p.nameSafe || !p.SyncName {
+	err := p.place.Lacks.Allow(disk.OpCheckpoint, p.file.Checkpoint())
+	if err != nil || p.nameSafe || !p.SyncName {
 		return err
 	}
 	p.nameSafe = true
-	return p.place.Dir.Sync()
+	return p.place.syncDir()
 }
 
 // Forget starts a transfer whose root is not known yet. Nothing that is in the file counts. The
@@ -314,7 +322,7 @@ func (p *PartFile) Forget() error {
 	info, err := p.file.Stat()
 	p.state, p.tree, p.had = Cold, nil, rangeset.Set{}
 	p.zeros, p.blank = rangeset.Set{}, err == nil && info.Size() == 0
-	p.reserved, p.refused = false, false
+	p.reserved = false
 	return nil
 }
 

@@ -20,7 +20,7 @@ func open(openDir func(string) (disk.Dir, error), path string, o ...Options) (*P
 		return nil, err
 	}
 	o = append(o, Options{SyncName: true})
-	p, err := Place{dir, filepath.Base(path)}.Open(o[0])
+	p, err := Place{Dir: dir, Name: filepath.Base(path)}.Open(o[0])
 	if err != nil {
 		dir.Close()
 	}

@@ -15,6 +15,8 @@ import (
 type Place struct {
 	Dir  disk.Dir
 	Name string
+	// Lacks notes the operations that are not possible there; nil notes nothing.
+	Lacks *disk.Lacks
 }
 
 // Metadata is what a file gets besides its content.
@@ -95,41 +97,60 @@ func (place Place) Existing() (f disk.File, info fs.FileInfo) {
 // there may have been killed before it did.
 func (place Place) SyncFile(f disk.File) error {
 	// Windows wants a file that is open for writing.
-	if err := f.Sync(); err != nil && !errors.Is(err, fs.ErrPermission) {
+	if err := place.Lacks.Allow(disk.OpSync, f.Sync()); err != nil {
 		return err
 	}
-	return place.Dir.Sync()
+	return place.syncDir()
+}
+
+// syncDir makes the names in the directory durable, where that is possible.
+func (place Place) syncDir() error { return place.Lacks.Allow(disk.OpSyncDir, place.Dir.Sync()) }
+
+// setMode gives an open file the permission bits of a mode, where that is possible.
+func (place Place) setMode(f disk.File, mode fs.FileMode) error {
+	return place.Lacks.Allow(disk.OpMode, f.Chmod(mode))
+}
+
+// setTime gives the file with a name in the directory a time, where that is possible.
+func (place Place) setTime(name string, mtime time.Time) error {
+	return place.Lacks.Allow(disk.OpTimes, place.Dir.Chtimes(name, mtime))
 }
 
 // ApplyMetadata gives the open file at the place its mode and time, unless it has them: a file
 // that has them may be another user's.
 func (place Place) ApplyMetadata(f disk.File, info fs.FileInfo, m Metadata) error {
 	if mode := m.Mode &^ disk.Umask; info.Mode() != mode { // a setuid bit, too, would go with a new file
-		if err := f.Chmod(mode); err != nil {
+		if err := place.setMode(f, mode); err != nil {
 			return err
 		}
 	}
 	if info.ModTime().Equal(m.MTime) {
 		return nil
 	}
-	return place.Dir.Chtimes(place.Name, m.MTime)
+	return place.setTime(place.Name, m.MTime)
 }
 
 // WriteNew writes a whole file under a temporary name, with holes, mode and time, and syncs its
-// content if sync is set. The caller renames it. After an error nothing is left.
-func (place Place) WriteNew(temp string, content []byte, holes Holes, m Metadata, sync bool) error {
+// content if sync is set. The caller renames it. After an error nothing is left. The version is
+// that of the file, so that a change by another process can be noticed.
+func (place Place) WriteNew(
+	temp string, content []byte, holes Holes, m Metadata, sync bool,
+) (version disk.Version, err error) {
 	f, err := place.Dir.Create(temp)
 	if err != nil {
-		return err
+		return version, err
 	}
 	err = place.fill(f, temp, content, holes, m, sync)
-	if closed := f.Close(); err == nil {
+	if err == nil {
+		version, err = contentVersion(f)
+	}
+	if closed := place.Lacks.Allow(disk.OpClose, f.Close()); err == nil {
 		err = closed
 	}
 	if err != nil {
 		place.Dir.Remove(temp)
 	}
-	return err
+	return version, err
 }
 
 func (place Place) fill(f disk.File, temp string, content []byte, holes Holes, m Metadata, sync bool) error {
@@ -142,11 +163,11 @@ func (place Place) fill(f disk.File, temp string, content []byte, holes Holes, m
 			return err
 		}
 	}
-	if err := f.Chmod(m.Mode.Perm() &^ disk.Umask); err != nil {
+	if err := place.setMode(f, m.Mode.Perm()&^disk.Umask); err != nil {
 		return err
 	}
-	if err := place.Dir.Chtimes(temp, m.MTime); err != nil || !sync {
+	if err := place.setTime(temp, m.MTime); err != nil || !sync {
 		return err
 	}
-	return f.Sync()
+	return place.Lacks.Allow(disk.OpSync, f.Sync())
 }

@@ -103,7 +103,7 @@ func (p *PartFile) park() (stays bool) {
 // reopen opens and locks a parked file. The error is ErrBusy if another process has written to
 // it. Called with the lock held.
 func (p *PartFile) reopen() error {
-	f, err := claim{p.place.Dir, p.part}.adopt()
+	f, err := p.claim().adopt()
 	if err == errTryAgain {
 		return ErrGone
 	}
@@ -118,7 +118,7 @@ func (p *PartFile) reopen() error {
 		f.Close()
 		return err
 	}
-	p.file = f
+	p.file = p.file.reopened(f)
 	p.writeback = newWriteback(p.checkpoint)
 	return nil
 }

@@ -64,7 +64,7 @@ func (p *PartFile) survey(ctx context.Context, tree Tree, report Report) error {
 	defer p.mu.Unlock()
 	p.state, p.tree, p.had = Proved, tree, had
 	p.zeros, p.blank = rangeset.Set{}, size == 0
-	p.reserved, p.refused = false, false
+	p.reserved = false
 	return nil
 }
 
@@ -83,9 +83,8 @@ func (p *PartFile) beginSurvey(tree Tree) (known bool) {
 // clone gives a part file without content the content of f, if the system can share blocks.
 // Nothing is verified by that.
 func (p *PartFile) clone(f disk.File) bool {
-	to, can := p.file.(disk.Cloner)
 	info, err := p.file.Stat()
-	return can && err == nil && info.Size() == 0 && to.CloneFrom(f) == nil
+	return err == nil && info.Size() == 0 && p.file.CloneFrom(f) == nil
 }
 
 // copySeed copies from a seed the groups that are right and that the part file lacks. An error

@@ -33,12 +33,12 @@ func (p *PartFile) Priority() (last rangeset.Range, ok bool) {
 	}
 	size := p.tree.Size()
 	missing := p.unallocated()
-	if !IsLarge(missing.Total()) || p.had.Contains(size-1) {
+	if !p.wantsReservation(missing.Total()) || p.had.Contains(size-1) {
 		return last, false
 	}
-	space, ok := p.file.(disk.Allocator)
 	first, _ := missing.First()
-	if !ok || space.Allocate(first.Start, first.Start+1) != nil {
+	if err := p.file.Allocate(first.Start, first.Start+1); err != nil {
+		p.noteUnreserved(err)
 		return last, false
 	}
 	unit := p.tree.GroupSize().Bytes()
@@ -49,21 +49,38 @@ func (p *PartFile) Priority() (last rangeset.Range, ok bool) {
 // verified. It may be called by several goroutines at once; one of them does it. After an error
 // the transfer cannot succeed.
 func (p *PartFile) reserve() error {
-	space, ok := p.file.(disk.Allocator)
-	if !ok {
-		return nil
-	}
 	missing := p.dueReservation()
-	if !IsLarge(missing.Total()) {
+	if !p.wantsReservation(missing.Total()) {
 		return nil
 	}
-	err := allocate(space, missing)
-	if err != nil {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.refused = true
+	err := allocate(p.file, missing)
+	if _, isSpace := errors.AsType[*disk.SpaceError](err); isSpace {
+		return err
 	}
-	return err
+	p.noteUnreserved(err)
+	return nil
+}
+
+// wantsReservation reports whether free space is to be reserved for so many missing bytes. auto
+// reserves none where the file system compresses: reserved blocks are stored as they are, and
+// the free space says little about what fits.
+func (p *PartFile) wantsReservation(missing int64) bool {
+	switch p.Preallocate {
+	case disk.PreallocateNone:
+		return false
+	case disk.PreallocateFull:
+		return missing > 0
+	}
+	return IsLarge(missing) && !p.file.compresses()
+}
+
+// noteUnreserved notes that the system refused to reserve space. On a file system of which that is
+// known it is not asked.
+func (p *PartFile) noteUnreserved(err error) {
+	_, isRefusal := errors.AsType[syscall.Errno](err)
+	if isRefusal || p.Preallocate == disk.PreallocateFull && err != nil {
+		p.place.Lacks.Note(disk.OpReserve, err)
+	}
 }
 
 // dueReservation returns the bytes for which space is to be reserved now, once: those of
@@ -98,8 +115,8 @@ func (p *PartFile) unallocated() (missing rangeset.Set) {
 	return missing
 }
 
-// allocate reserves space for ranges of a file that is complete up to its last byte. Errors
-// that do not concern space are ignored.
+// allocate reserves space for ranges of a file that is complete up to its last byte. An error that
+// concerns space is a *disk.SpaceError.
 func allocate(space disk.Allocator, missing rangeset.Set) error {
 	needed := missing.Total()
 	last, _ := missing.Last()
@@ -121,7 +138,7 @@ func allocate(space disk.Allocator, missing rangeset.Set) error {
 	}
 	isFull := errors.Is(err, syscall.ENOSPC)
 	if !isFull && !errors.Is(err, disk.ErrQuota) && !errors.Is(err, syscall.EFBIG) {
-		return nil
+		return err
 	}
 	free, ok := space.Free()
 	if !ok || !isFull { // a quota or a limit has less
@@ -130,11 +147,10 @@ func allocate(space disk.Allocator, missing rangeset.Set) error {
 	return &disk.SpaceError{Needed: needed, Free: free, Err: disk.Cause(err)}
 }
 
-// release gives back the space of a reservation that failed, so that a file that does not fit
-// does not fill the disk. No method may use the file any more.
+// release gives back the space that was reserved for bytes that are missing. A transfer that ended
+// takes no more than what it has. No method may use the file any more.
 func (p *PartFile) release() {
-	space, ok := p.file.(disk.Allocator)
-	if !ok || !p.refused || p.tree == nil {
+	if !p.reserved || p.tree == nil {
 		return
 	}
 	for at := int64(0); ; {
@@ -142,7 +158,7 @@ func (p *PartFile) release() {
 		if !ok {
 			return
 		}
-		space.Release(r.Start, r.End)
+		p.file.Release(r.Start, r.End)
 		at = r.End
 	}
 }

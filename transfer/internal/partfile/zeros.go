@@ -177,16 +177,12 @@ func (p *PartFile) clear(zeros rangeset.Set) (blank bool, err error) {
 
 // punch makes holes of all bytes before size that are not in kept. It reports whether it could.
 func (p *PartFile) punch(kept rangeset.Set, size int64) bool {
-	puncher, ok := p.file.(disk.Puncher)
-	if !ok {
-		return size == 0
-	}
 	for at := int64(0); ; {
 		r, ok := kept.NextMissing(at, size)
 		if !ok {
 			return true
 		}
-		if puncher.PunchHole(r.Start, r.End) != nil {
+		if p.file.PunchHole(r.Start, r.End) != nil {
 			return false
 		}
 		at = r.End

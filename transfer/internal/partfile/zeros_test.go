@@ -158,7 +158,7 @@ func TestHolesAfterATornWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := p.file
-	p.file = tornFile{whole}
+	p.file = newOwnFile(tornFile{whole})
 	group := content[3*groupSize : 4*groupSize]
 	if _, err := p.WriteAt(group, 3*groupSize); err == nil {
 		t.Fatal("the write did not fail")

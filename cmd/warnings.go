@@ -1,0 +1,57 @@
+package cmd
+
+import (
+	"log/slog"
+
+	"kwikcp/internal/escape"
+	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
+)
+
+// This file tells what the file system of a target cannot do.
+
+// A warningJSON is a transfer.Warning in a result.
+type warningJSON struct {
+	Operation string `json:"operation"`
+	Message   string `json:"message"`
+	Count     int64  `json:"count"`
+}
+
+// newWarnings returns nil if there are none.
+func newWarnings(all []transfer.Warning) (warnings []warningJSON) {
+	for _, w := range all {
+		warnings = append(warnings, warningJSON{string(w.Operation), w.Message, w.Count})
+	}
+	return warnings
+}
+
+// A warningMemory holds the kinds of warnings that were printed, so that each is printed once.
+type warningMemory map[disk.Operation]bool
+
+// news returns the warnings of kinds that are new, and remembers them.
+func (m *warningMemory) news(all []transfer.Warning) (news []transfer.Warning) {
+	for _, w := range all {
+		if !(*m)[w.Operation] {
+			if *m == nil {
+				*m = make(warningMemory)
+			}
+			(*m)[w.Operation] = true
+			news = append(news, w)
+		}
+	}
+	return news
+}
+
+// print prints one line for each kind that is new.
+func (m *warningMemory) print(t *terminal, all []transfer.Warning) {
+	for _, w := range m.news(all) {
+		t.warningf("%s", escape.Line(w.Message))
+	}
+}
+
+// log logs one line for each kind that is new.
+func (m *warningMemory) log(log *slog.Logger, all []transfer.Warning) {
+	for _, w := range m.news(all) {
+		log.Warn("not possible here", "operation", w.Operation, "err", w.Message)
+	}
+}

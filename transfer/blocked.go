@@ -1,0 +1,58 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"syscall"
+
+	"kwikcp/transfer/disk"
+	"kwikcp/transfer/internal/partfile"
+)
+
+// This file is about targets that cannot be written, which is known before the first byte. They
+// are on a read-only mount or are a mount themselves. Others are immutable, in a directory without
+// write permission, or another user's in a sticky directory. Such a file may be up to date.
+
+// isUnwritable reports whether an error of the system means that a directory takes no new file.
+func isUnwritable(err error) bool {
+	return errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
+}
+
+// openBlocked takes a place whose file cannot be replaced because of err. It returns err at once
+// unless the file there may be up to date. After success the get owns the directory.
+func (g *get) openBlocked(place partfile.Place, err error) error {
+	mayBeUpToDate := !g.NoClobber && g.Range == nil && g.Output == nil
+	if !mayBeUpToDate {
+		return err
+	}
+	f, _ := place.Existing()
+	if f == nil {
+		return err
+	}
+	f.Close()
+	g.blocked, g.at = err, place
+	return nil
+}
+
+// compareBlocked reports the file at a blocked target as up to date if it is, and returns the error
+// of the target if not. No content is fetched.
+func (g *get) compareBlocked(ctx context.Context) error {
+	done, err := g.upToDate(ctx)
+	if err == nil && !done {
+		err = g.blocked
+	}
+	return err
+}
+
+// checkWritable returns why a file of a mirror cannot be put in its place, as far as that is known
+// before its bytes are requested.
+func (m *mirror) checkWritable(h disk.TreeDir, f *mirrorFile) error {
+	if m.readOnly != nil {
+		return m.readOnly
+	}
+	if f.local == nil {
+		return nil
+	}
+	return disk.CheckReplaceable(h, f.name)
+}
