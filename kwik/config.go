@@ -11,6 +11,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"kwikcp/internal/sysmem"
+	"kwikcp/internal/udp"
 )
 
 // ALPN protocol names (docs/PROTOCOL.md section 2). Dial and Listen set them: the caller's
@@ -106,6 +107,10 @@ type ClientConfig struct {
 	// Recovery decides how the client reacts to the faults of one server. The zero value is the
 	// safe choice.
 	Recovery RecoveryPolicy
+
+	// askPort asks until ctx ends whether the system of a server refuses packets to its port. Nil
+	// asks it, unless the caller opens the sockets.
+	askPort func(ctx context.Context, server netip.AddrPort) (isRefused bool)
 }
 
 // A ServerConfig holds the settings of a listener. Nil and the zero value mean the defaults,
@@ -366,6 +371,9 @@ func (c *ClientConfig) populate() *ClientConfig {
 	p.Config.populate()
 	if p.ListenPacket == nil {
 		p.ListenPacket = listenUDP
+		if p.askPort == nil {
+			p.askPort = udp.IsRefused
+		}
 	}
 	p.ConnectionsPerServer = min(p.ConnectionsPerServer, MaxConnectionsPerServer)
 	setDefault(&p.ReorderWindow, defaultReorderWindow)
