@@ -21,6 +21,7 @@ type exchange struct {
 	op     string
 	path   string
 	stream *kwik.Stream
+	stall  *stallWatch
 	in     *bufio.Reader
 	// progress bounds the replies of a batch or listing. A request for one file has its own.
 	progress progressLimit
@@ -33,6 +34,7 @@ func (r *request) startExchange(
 ) (*exchange, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	defer r.stall.wait()()
 	x, failed := r.send(ctx, op, message)
 	if err := r.session.Welcomed(ctx); err != nil { // also explains why a request could not be sent
 		if failed == nil {
@@ -52,7 +54,7 @@ func (r *request) send(ctx context.Context, op string, message *transferpb.Reque
 	if err != nil {
 		return nil, err
 	}
-	x := &exchange{op: op, path: r.url.Path, stream: stream, in: bufio.NewReaderSize(stream, 16<<10)}
+	x := &exchange{op: op, path: r.url.Path, stream: stream, stall: r.stall, in: bufio.NewReaderSize(stream, 16<<10)}
 	defer context.AfterFunc(ctx, func() { stream.SetWriteDeadline(time.Unix(1, 0)) })()
 	if err := wire.WriteMessage(stream, message); err != nil {
 		x.close()
@@ -64,12 +66,14 @@ func (r *request) send(ctx context.Context, op string, message *transferpb.Reque
 
 // next blocks until the next reply. A Failure is an error.
 func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Reply, error) {
+	defer x.stall.wait()()
 	x.stream.SetReadDeadline(deadline)
 	defer context.AfterFunc(ctx, func() { x.stream.SetReadDeadline(time.Unix(1, 0)) })()
 	reply := &transferpb.Reply{}
 	if err := wire.ReadMessage(x.in, reply); err != nil {
 		return nil, x.failed(err)
 	}
+	x.stall.progress(0)
 	if f := reply.GetFailure(); f != nil {
 		return nil, &Error{Kind: kindOfFailure(f.GetCode()), Op: x.op, Err: refusedBy(f, x.path)}
 	}

@@ -92,7 +92,7 @@ func (r *request) requestBatch(ctx context.Context, b *batch) (*kwik.AggregateOf
 	if !hasStream {
 		return nil, nil
 	}
-	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
+	accepting, cancel := context.WithTimeout(ctx, r.answerTimeout())
 	defer cancel()
 	stream, err := r.session.AcceptAggregate(accepting, kwik.StreamID(end.GetKwikStreamId()))
 	if err != nil {
@@ -146,7 +146,7 @@ func (b *batch) describe(ctx context.Context, x *exchange) (size int64, err erro
 // together have the time of x.progress.
 func (x *exchange) nextResult(ctx context.Context) (*transferpb.Reply, error) {
 	for {
-		reply, err := x.next(ctx, time.Now().Add(answerTimeout))
+		reply, err := x.next(ctx, time.Now().Add(stallLimit(x.stall.timeout)))
 		if err != nil {
 			return nil, err
 		}

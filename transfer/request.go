@@ -17,12 +17,8 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-const (
-	// DefaultConnectTimeout bounds the time until the primary's first reply.
-	DefaultConnectTimeout = 10 * time.Second
-	// answerTimeout bounds the wait for each further reply.
-	answerTimeout = 10 * time.Second
-)
+// DefaultConnectTimeout bounds the time until the primary's first reply.
+const DefaultConnectTimeout = 10 * time.Second
 
 // A request fetches the manifest and the tree of a file from a primary, and verifies the tree
 // against the root. Get and Compare both begin with one. The primary may reply before it knows
@@ -49,6 +45,7 @@ type request struct {
 	asksPlaces bool
 
 	observer *observer
+	stall    *stallWatch
 
 	// State of the current attempt:
 	start          time.Time
@@ -73,18 +70,34 @@ type DialFunc func(
 	ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig,
 ) (*kwik.ClientSession, error)
 
-// newRequest returns a request. Zero values of timeout, dial and report mean the defaults.
+// newRequest returns a request. Zero values of timeout, stall, dial and report mean the defaults.
 func newRequest(
-	u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.ClientConfig, dial DialFunc, report Reporter,
+	u URL, tlsConf *tls.Config, timeout, stall time.Duration, conf *kwik.ClientConfig, dial DialFunc, report Reporter,
 ) request {
 	if timeout == 0 {
 		timeout = DefaultConnectTimeout
 	}
+	if stall == 0 {
+		stall = DefaultStallTimeout
+	}
+	if conf == nil {
+		conf = &kwik.ClientConfig{}
+	}
+	if conf.SourceTimeout == 0 {
+		conf = conf.Clone()
+		conf.SourceTimeout = stallLimit(stall)
+	}
 	if dial == nil {
 		dial = kwik.DialAddrEarly
 	}
-	return request{url: u, tls: tlsConf, timeout: timeout, kwik: conf, dial: dial, observer: newObserver(report)}
+	o := newObserver(report)
+	watch := &stallWatch{host: u.Host, timeout: stall, report: o.waiting}
+	o.stall = watch
+	return request{url: u, tls: tlsConf, timeout: timeout, kwik: conf, dial: dial, observer: o, stall: watch}
 }
+
+// answerTimeout bounds the wait for each reply after the first.
+func (r *request) answerTimeout() time.Duration { return stallLimit(r.stall.timeout) }
 
 // requestManifest connects and fetches the manifest. After success the caller must call close.
 // The tree is complete unless the primary is still hashing the file.
@@ -148,6 +161,7 @@ func (r *request) discardStream(err error) bool {
 // connect returns as soon as data can be sent, which travels with Hello. startExchange waits for
 // Welcome.
 func (r *request) connect(ctx context.Context) error {
+	defer r.stall.wait()()
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	dial := func() (*kwik.ClientSession, error) {
@@ -197,7 +211,7 @@ func (r *request) fetchManifest(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		deadline = time.Now().Add(answerTimeout)
+		deadline = time.Now().Add(r.answerTimeout())
 		switch answer := reply.GetReply().(type) {
 		case *transferpb.Reply_Manifest:
 			if err := r.readManifest(answer.Manifest); err != nil {
@@ -298,7 +312,7 @@ func (r *request) completeTree(ctx context.Context, grown func() error) error {
 		if !valuesMissing && !rootMissing {
 			break
 		}
-		reply, err := r.reply(ctx, time.Now().Add(answerTimeout))
+		reply, err := r.reply(ctx, time.Now().Add(r.answerTimeout()))
 		if err != nil {
 			return err
 		}
