@@ -278,7 +278,7 @@ func (f *simFlow) judge(s *AggregateReader) {
 	hole := !f.ordered && (f.had.Len() > 1 || (f.had.Len() == 1 && !f.had.ContainsRange(0, 1))) || f.ordered && s.Stats().Bytes > f.had.Total()
 	_, typed := errors.AsType[*Error](f.err)
 	switch {
-	case f.kind == simPulled && f.s.calm() && f.s.client.Loss+f.s.servers[0].link.Loss == 0 && s.Stats().Wasted > sched.HedgeBudget(f.units)+simSpare:
+	case f.kind == simPulled && f.s.calm() && f.s.lossless() && s.Stats().Wasted > sched.HedgeBudget(f.units)+simSpare:
 		f.fault("stream %d: %d bytes of %d came in vain\n    %+v", f.index, s.Stats().Wasted, f.size, s.Stats())
 	case f.err == nil && !whole:
 		f.fault("stream %d ends well with %d bytes of %d", f.index, f.had.Total(), f.size)
