@@ -90,8 +90,12 @@ type ClientConfig struct {
 	WindowLimit int64
 
 	// SourceTimeout bounds how long an aggregate stream waits while bytes are requested and none
-	// arrive; then it fails with ErrAggregationTimeout. 0 means 10 s.
+	// arrive, although a server answers; then it fails with ErrAggregationTimeout. 0 means 10 s.
 	SourceTimeout time.Duration
+
+	// OutageTimeout is SourceTimeout while no packet of any server arrives either. Servers are
+	// connected again meanwhile. 0, and less than SourceTimeout, mean SourceTimeout.
+	OutageTimeout time.Duration
 
 	// ReorderTimeout bounds how long the reader of a pushed stream waits for the bytes of a hole.
 	// 0 means 30 s.
@@ -323,6 +327,7 @@ func (c *ClientConfig) validate() error {
 		setting{"ReorderWindow", c.ReorderWindow, 0, unbounded},
 		setting{"WindowLimit", c.WindowLimit, 0, unbounded},
 		setting{"SourceTimeout", int64(c.SourceTimeout), 0, unbounded},
+		setting{"OutageTimeout", int64(c.OutageTimeout), 0, unbounded},
 		setting{"ReorderTimeout", int64(c.ReorderTimeout), 0, unbounded},
 		setting{"ConflictResolution", int64(c.ConflictResolution), 0, int64(ConflictResolutionReject)},
 		setting{"Recovery.Mapping.Backoff", int64(r.Mapping.Backoff), 0, unbounded},
@@ -381,6 +386,7 @@ func (c *ClientConfig) populate() *ClientConfig {
 	setDefault(&p.WindowLimit, defaultWindowLimit)
 	p.WindowLimit = max(p.WindowLimit, minWindowLimit)
 	setDefault(&p.SourceTimeout, 10*time.Second)
+	p.OutageTimeout = max(p.OutageTimeout, p.SourceTimeout)
 	setDefault(&p.ReorderTimeout, 30*time.Second)
 	if p.RateLimit != nil {
 		setDefault(&p.ConnectionsPerServer, 1) // more would not make it faster

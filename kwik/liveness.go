@@ -13,7 +13,7 @@ import (
 // A stream that was requested ends with ErrAggregationTimeout in four cases:
 //
 //   - no source can deliver the missing bytes, and no further source is expected;
-//   - it was idle for SourceTimeout;
+//   - it was idle for SourceTimeout while a server answered, or for OutageTimeout in total;
 //   - it is pulled, and for verifiedTime longer than that no unit of it was verified;
 //   - a hole of a pushed stream was not filled within ReorderTimeout (push_client.go).
 //
@@ -35,6 +35,8 @@ import (
 type liveness struct {
 	had  int64         // bytes that were had at the last tick
 	idle time.Duration // the time without progress
+	// unserved is the part of idle in which a server answered.
+	unserved time.Duration
 
 	verified   bool          // units were verified since the tick before, or bytes are being verified
 	unverified time.Duration // the time without a verified unit, while the consumer waits
@@ -49,16 +51,20 @@ const verifiedTime = 4 * time.Minute
 // maxTick bounds the time that counts between two ticks.
 const maxTick = time.Second
 
-// observe records a tick: whether the stream is alive, and whether no verified units are due.
-func (l *liveness) observe(isAlive, isExcused bool, now time.Time) {
+// observe records a tick: whether the stream is alive, whether a server answers, and whether no
+// verified units are due.
+func (l *liveness) observe(isAlive, isAnswering, isExcused bool, now time.Time) {
 	elapsed := time.Duration(0)
 	if !l.lastTick.IsZero() {
 		elapsed = min(now.Sub(l.lastTick), maxTick)
 	}
 	l.lastTick = now
 	l.idle += elapsed
+	if isAnswering {
+		l.unserved += elapsed
+	}
 	if isAlive {
-		l.idle = 0
+		l.idle, l.unserved = 0, 0
 	}
 	l.unverified += elapsed
 	if l.verified || isExcused {
@@ -167,7 +173,7 @@ func (a *streamAggregator) checkLiveness(progress bool, now time.Time) error {
 		isAlive = live > 0
 		canDeliver = sources > 0
 	}
-	a.liveness.observe(isAlive, a.pushed || !a.sched.Wanting(), now)
+	a.liveness.observe(isAlive, !isAlive && a.isAnswering(), a.pushed || !a.sched.Wanting(), now)
 	if a.liveness.unverified >= a.timeout+verifiedTime {
 		return a.noSource()
 	}
@@ -175,7 +181,7 @@ func (a *streamAggregator) checkLiveness(progress bool, now time.Time) error {
 		return nil
 	}
 	isHopeless := !canDeliver && !a.expectsSource()
-	if isHopeless || a.liveness.idle >= a.timeout {
+	if isHopeless || a.liveness.unserved >= a.timeout || a.liveness.idle >= a.outage {
 		return a.noSource()
 	}
 	return nil

@@ -10,7 +10,7 @@ import (
 
 // TestLiveness checks the two times of a liveness. A pause of the process counts as a second.
 func TestLiveness(t *testing.T) {
-	const alive, verified, excused = true, true, true
+	const alive, answering, verified, excused = true, true, true, true
 	var l liveness
 	start := time.Unix(1e9, 0)
 	for _, step := range []struct {
@@ -28,11 +28,18 @@ func TestLiveness(t *testing.T) {
 		{24*time.Hour + 4*time.Second, alive, verified, false, 0, 0},
 	} {
 		l.verified = step.verified
-		l.observe(step.alive, step.excused, start.Add(step.at))
+		l.observe(step.alive, answering, step.excused, start.Add(step.at))
 		if l.idle != step.idle || l.unverified != step.unverified {
 			t.Errorf("at %v: idle for %v and unverified for %v, want %v and %v",
 				step.at, l.idle, l.unverified, step.idle, step.unverified)
 		}
+	}
+	for range 3 { // silence
+		start = start.Add(48 * time.Hour)
+		l.observe(false, false, false, start)
+	}
+	if l.idle != 3*time.Second || l.unserved != 0 {
+		t.Errorf("in an outage: idle for %v, unserved for %v", l.idle, l.unserved)
 	}
 }
 

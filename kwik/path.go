@@ -86,6 +86,7 @@ type path struct {
 	release  func()        // frees the socket; called once, when the path has ended
 	// maxStreams is the number of secondary streams that may be open at once.
 	maxStreams int
+	heardAt    atomic.Int64 // when watch last saw that a packet had arrived, in nanoseconds since the Unix epoch
 	reading    atomic.Int32 // calls of Read on plain streams
 	gone       error        // the system of the server refuses packets; of watch, which run waits for
 }
@@ -101,6 +102,7 @@ func openPath(
 		id: id, addr: d.addr, conn: d.conn, release: d.release, maxStreams: d.maxStreams,
 		session: s, role: role, greeted: make(chan struct{}),
 	}
+	p.heardAt.Store(time.Now().UnixNano())
 	if err := p.hello(ctx, ticket); err != nil {
 		p.fail(nil) // the server broke no rule
 		p.release()

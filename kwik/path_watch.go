@@ -27,6 +27,8 @@ const (
 	watchInterval = 500 * time.Millisecond
 	// silentTime is the silence after which a path is probed, and the time between two probes.
 	silentTime = time.Second
+	// answeringTime is the silence after which a server does not answer. Probes are answered sooner.
+	answeringTime = 3 * time.Second
 	// refusedTime is the silence after which the client asks whether the port is closed, and the
 	// time between two such questions.
 	refusedTime = 2 * time.Second
@@ -113,6 +115,15 @@ func (w *silence) observe(received uint64, isWaitedFor bool, now time.Time) (pro
 	return probe, ask
 }
 
+// silence returns how long no packet has arrived, to half a second.
+func (p *path) silence() time.Duration { return time.Since(time.Unix(0, p.heardAt.Load())) }
+
+// IsAnswering reports whether a packet of the primary has just arrived. A primary whose answer is
+// awaited is probed, so it answers while it can be reached.
+func (s *ClientSession) IsAnswering() bool {
+	return s.public.Err() == nil && s.primary.silence() < answeringTime
+}
+
 // watch probes the server while the path is silent, until the path ends.
 func (p *path) watch(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
@@ -123,7 +134,11 @@ func (p *path) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			probe, ask := w.observe(p.conn.ConnectionStats().PacketsReceived, p.session.isWaitedFor(p), now)
+			received := p.conn.ConnectionStats().PacketsReceived
+			if received != w.received {
+				p.heardAt.Store(now.UnixNano())
+			}
+			probe, ask := w.observe(received, p.session.isWaitedFor(p), now)
 			if probe {
 				p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Probe{
 					Probe: &kwikpb.Probe{Padding: make([]byte, probePadding)},

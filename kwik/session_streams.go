@@ -157,6 +157,7 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 	a.sendAction = func(action sched.Action) { s.tell(a, action) }
 	a.sendWindow = func(id PathID, window pushWindow) { s.sendWindow(a, id, window) }
 	a.expectsSource = func() bool { return s.expectsSource(open) }
+	a.isAnswering = func() bool { return s.isAnswering(open) }
 	a.pathLoad = s.handler.pathLoad
 	a.done = func() { s.releaseStream(open) }
 	a.panicked = s.abort
@@ -314,6 +315,18 @@ func (s *ClientSession) expectsSource(open *openStream) bool {
 			continue
 		}
 		if r.path == nil || (open.attached[r.id] != r.path && open.left[r.id] != r.path) {
+			return true
+		}
+	}
+	return false
+}
+
+// isAnswering reports whether a packet of any source of the stream has just arrived.
+func (s *ClientSession) isAnswering(open *openStream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range open.attached {
+		if p.silence() < answeringTime {
 			return true
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/wire"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protodelim"
@@ -22,7 +23,10 @@ type exchange struct {
 	path   string
 	stream *kwik.Stream
 	stall  *stallWatch
-	in     *bufio.Reader
+	// isAnswering reports whether the primary can be reached.
+	isAnswering  func() bool
+	serveTimeout time.Duration
+	in           *bufio.Reader
 	// progress bounds the replies of a batch or listing. A request for one file has its own.
 	progress progressLimit
 }
@@ -54,7 +58,8 @@ func (r *request) send(ctx context.Context, op string, message *transferpb.Reque
 	if err != nil {
 		return nil, err
 	}
-	x := &exchange{op: op, path: r.url.Path, stream: stream, stall: r.stall, in: bufio.NewReaderSize(stream, 16<<10)}
+	x := &exchange{op: op, path: r.url.Path, stream: stream, stall: r.stall,
+		isAnswering: r.session.IsAnswering, serveTimeout: max(serveTimeout, r.timeout), in: bufio.NewReaderSize(stream, 16<<10)}
 	defer context.AfterFunc(ctx, func() { stream.SetWriteDeadline(time.Unix(1, 0)) })()
 	if err := wire.WriteMessage(stream, message); err != nil {
 		x.close()
@@ -68,6 +73,7 @@ func (r *request) send(ctx context.Context, op string, message *transferpb.Reque
 func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Reply, error) {
 	defer x.stall.wait()()
 	x.stream.SetReadDeadline(deadline)
+	defer x.endUnserved()()
 	defer context.AfterFunc(ctx, func() { x.stream.SetReadDeadline(time.Unix(1, 0)) })()
 	reply := &transferpb.Reply{}
 	if err := wire.ReadMessage(x.in, reply); err != nil {
@@ -78,6 +84,40 @@ func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Re
 		return nil, &Error{Kind: kindOfFailure(f.GetCode()), Op: x.op, Err: refusedBy(f, x.path)}
 	}
 	return reply, nil
+}
+
+// endUnserved ends the wait for a reply after serveTimeout in which the primary could be reached. It
+// was not reached in an outage, which has the deadline of the reply. stop ends the watch.
+func (x *exchange) endUnserved() (stop func()) {
+	const interval = time.Second
+	var mu sync.Mutex // guards the rest
+	var stopped bool
+	var unserved time.Duration
+	var timer *time.Timer
+	check := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if stopped {
+			return
+		}
+		if x.isAnswering() {
+			unserved += interval
+		}
+		if unserved >= x.serveTimeout {
+			x.stream.SetReadDeadline(time.Unix(1, 0))
+			return
+		}
+		timer.Reset(interval)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(interval, check)
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
 }
 
 // failed wraps an error of reading a reply: of the network, or of a message that does not parse.

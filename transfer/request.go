@@ -17,8 +17,12 @@ import (
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// DefaultConnectTimeout bounds the time until the primary's first reply.
-const DefaultConnectTimeout = 10 * time.Second
+const (
+	// DefaultConnectTimeout bounds the time until the primary's first reply.
+	DefaultConnectTimeout = 10 * time.Second
+	// serveTimeout bounds the wait for a reply, or for content, while a server answers and sends none.
+	serveTimeout = 10 * time.Second
+)
 
 // A request fetches the manifest and the tree of a file from a primary, and verifies the tree
 // against the root. Get and Compare both begin with one. The primary may reply before it knows
@@ -83,9 +87,10 @@ func newRequest(
 	if conf == nil {
 		conf = &kwik.ClientConfig{}
 	}
-	if conf.SourceTimeout == 0 {
+	if conf.SourceTimeout == 0 && conf.OutageTimeout == 0 {
 		conf = conf.Clone()
-		conf.SourceTimeout = stallLimit(stall)
+		conf.OutageTimeout = stallLimit(stall)
+		conf.SourceTimeout = min(serveTimeout, conf.OutageTimeout)
 	}
 	if dial == nil {
 		dial = kwik.DialAddrEarly
@@ -96,7 +101,8 @@ func newRequest(
 	return request{url: u, tls: tlsConf, timeout: timeout, kwik: conf, dial: dial, observer: o, stall: watch}
 }
 
-// answerTimeout bounds the wait for each reply after the first.
+// answerTimeout bounds the wait for each reply after the first, if the primary does not answer at
+// all.
 func (r *request) answerTimeout() time.Duration { return stallLimit(r.stall.timeout) }
 
 // requestManifest connects and fetches the manifest. After success the caller must call close.
