@@ -184,6 +184,7 @@ var (
 	ErrYoung = errors.New("it has just changed, and is left for a later mirror")
 
 	errNoAnswer = errors.New("no answer in time")
+	errUnserved = errors.New("the server can be reached, but there is no answer in time")
 	errSilent   = errors.New("the server fell silent")
 )
 

@@ -9,6 +9,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/wire"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protodelim"
@@ -26,6 +27,7 @@ type exchange struct {
 	// isAnswering reports whether the primary can be reached.
 	isAnswering  func() bool
 	serveTimeout time.Duration
+	isUnserved   atomic.Bool // endUnserved ended the wait
 	in           *bufio.Reader
 	// progress bounds the replies of a batch or listing. A request for one file has its own.
 	progress progressLimit
@@ -104,6 +106,7 @@ func (x *exchange) endUnserved() (stop func()) {
 			unserved += interval
 		}
 		if unserved >= x.serveTimeout {
+			x.isUnserved.Store(true)
 			x.stream.SetReadDeadline(time.Unix(1, 0))
 			return
 		}
@@ -126,6 +129,8 @@ func (x *exchange) failed(err error) error {
 	switch {
 	case tooLarge, errors.Is(err, proto.Error):
 		return x.malformed(err)
+	case x.isUnserved.Load():
+		return &Error{Kind: KindNetwork, Op: x.op, Err: errUnserved}
 	case err == io.EOF:
 		err = io.ErrUnexpectedEOF // the last reply had not arrived
 	}

@@ -300,11 +300,11 @@ type verifyFunc func(off int64, p []byte) error
 // if it is not nil, is called with the stream before anything is requested.
 func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.AggregateReader) error) error {
 	op := g.fetchOp()
-	accepting, cancel := context.WithTimeout(ctx, g.answerTimeout())
+	accepting, cancel := context.WithTimeout(ctx, serveTimeout)
 	defer cancel()
 	offer, err := g.session.AcceptAggregate(accepting, g.stream)
 	if err != nil {
-		return NetworkError(op, err)
+		return g.notOffered(op, err)
 	}
 	g.streamAccepted = true
 	defer offer.Close()

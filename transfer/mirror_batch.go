@@ -92,11 +92,11 @@ func (r *request) requestBatch(ctx context.Context, b *batch) (*kwik.AggregateOf
 	if !hasStream {
 		return nil, nil
 	}
-	accepting, cancel := context.WithTimeout(ctx, r.answerTimeout())
+	accepting, cancel := context.WithTimeout(ctx, serveTimeout)
 	defer cancel()
 	stream, err := r.session.AcceptAggregate(accepting, kwik.StreamID(end.GetKwikStreamId()))
 	if err != nil {
-		return nil, NetworkError(op, err)
+		return nil, r.notOffered(op, err)
 	}
 	if stream.Size() != size {
 		stream.Close()

@@ -303,6 +303,15 @@ func (r *request) readRoot(root []byte) error {
 	return nil
 }
 
+// notOffered returns the error of a stream that the primary named and that has not arrived. In an
+// outage the offer may have been lost.
+func (r *request) notOffered(op string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && r.session.IsAnswering() {
+		return &Error{Kind: KindNetwork, Op: op, Err: errUnserved}
+	}
+	return NetworkError(op, err)
+}
+
 // completeTree blocks until the tree is complete and verified. It reads the chaining values that
 // follow a manifest, and the root if the manifest had none. It calls grown, which may be nil,
 // after each part of the tree.

@@ -3,7 +3,6 @@ package transfer
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -24,7 +23,8 @@ import (
 //
 //   - A server that has not been reached in this transfer is not waited for: ConnectTimeout counts.
 //   - A server whose port is closed is waited for as long as a restart takes.
-//   - Without new content between them, maxReconnects attempts follow each other.
+//   - Without new content between them, maxReconnects attempts follow each other in which the primary
+//     answers.
 
 const (
 	// DefaultStallTimeout bounds the wait while nothing arrives.
@@ -39,8 +39,8 @@ const (
 	waitingInterval = time.Second
 	// restartTime is how long the port of a server must be closed until the server counts as gone.
 	restartTime = 3 * time.Second
-	// maxReconnects bounds the attempts in a row that deliver no new content.
-	maxReconnects = 100
+	// maxReconnects bounds the attempts in a row that the primary answers without new content.
+	maxReconnects = 10
 )
 
 // reconnectDelays are the pauses before an attempt after an outage.
@@ -74,6 +74,8 @@ type stallWatch struct {
 	reported time.Duration // the silence that was reported last; 0 for none
 	content  int64         // bytes of content that were in place so far
 	attempts int           // in a row without new content
+	answered bool          // something has arrived since the last attempt failed
+	barren   int           // attempts in a row in which something arrived, and no new content
 	refused  time.Time     // since when the port of the primary is closed; zero while it is not known
 }
 
@@ -141,9 +143,10 @@ func (w *stallWatch) wait() (done func()) {
 func (w *stallWatch) progress(content int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.answered = true
 	w.reached, w.arrived, w.silent, w.refused = true, true, 0, time.Time{}
 	if content > w.content {
-		w.content, w.attempts = content, 0
+		w.content, w.attempts, w.barren = content, 0, 0
 	}
 }
 
@@ -160,8 +163,12 @@ func (w *stallWatch) mayReconnect(err error, now time.Time) (pause time.Duration
 		w.refused = now
 	}
 	w.attempts++
+	if w.answered {
+		w.answered = false
+		w.barren++
+	}
 	isGone := isRefused && now.Sub(w.refused) >= restartTime
-	if !w.reached || isGone || !isOutage(err) || w.silent >= stallLimit(w.timeout) || w.attempts > maxReconnects {
+	if !w.reached || isGone || !isOutage(err) || w.silent >= stallLimit(w.timeout) || w.barren > maxReconnects {
 		return 0, false
 	}
 	return reconnectDelays.Delay(w.attempts), true
@@ -181,7 +188,7 @@ func isOutage(err error) bool {
 	_, isUnresolved := errors.AsType[*net.DNSError](err)
 	_, isOfSystem := errors.AsType[syscall.Errno](err)
 	return isReset || isSilent || isUnresolved || isOfSystem ||
-		errors.Is(err, errNoAnswer) || errors.Is(err, errSilent) || errors.Is(err, io.ErrUnexpectedEOF)
+		errors.Is(err, errNoAnswer) || errors.Is(err, errSilent)
 }
 
 // patient calls attempt again after outages, for as long as the watch allows.

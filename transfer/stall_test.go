@@ -76,8 +76,8 @@ func TestMayReconnect(t *testing.T) {
 	w.progress(2)
 	for range maxReconnects {
 		check(lost, 0, true)
+		w.progress(2) // nothing new
 	}
-	w.progress(2) // nothing new
 	check(lost, 0, false)
 	w.progress(3)
 	check(lost, 0, true)
