@@ -137,6 +137,8 @@ func (s *ClientSession) AcceptStream(ctx context.Context) (*Stream, error) {
 // protocol named. It waits for the primary's offer if that has not arrived. Each stream is
 // accepted once, by AcceptAggregate or AcceptNextAggregate.
 func (s *ClientSession) AcceptAggregate(ctx context.Context, id StreamID) (*AggregateOffer, error) {
+	s.primary.reading.Add(1) // a primary that is waited for is probed
+	defer s.primary.reading.Add(-1)
 	return accept(ctx, s, &s.offers, func(o *AggregateOffer) bool { return o.agg.id == id })
 }
 
