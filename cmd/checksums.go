@@ -161,6 +161,7 @@ func (f *fetcher) openChecksums(ctx context.Context, name string) (io.ReadCloser
 	options := transfer.GetOptions{
 		URL: u, TLS: f.tls(u, config), Output: content, ConnectTimeout: f.connectTimeout, KWIK: config,
 		Retries: f.retries, RetryDelay: f.retryDelay, MaxTime: f.maxTime, RetryMaxTime: f.retryMaxTime,
+		StallTimeout: f.stallTimeout,
 	}
 	_, err = transfer.Get(ctx, options, nil)
 	if err != nil && f.policy.accepted(err) {

@@ -23,6 +23,8 @@ const progressInterval = time.Second / 2
 type events struct {
 	enc  *json.Encoder
 	last time.Time // of the newest progress event
+	// silent is the silence of the newest waiting event; 0 after its end.
+	silent time.Duration
 }
 
 func newEvents(w io.Writer) *events {
@@ -142,6 +144,27 @@ func (e *events) Retry(r transfer.Retry) {
 		Delay   float64 `json:"delay_s"`
 		Message string  `json:"message"`
 	}{newEvent("retry"), r.Attempt, r.Of, r.Delay.Seconds(), messageOf(r.Err)})
+}
+
+// Waiting implements transfer.Reporter. There is an event at the start of a silence, then one every
+// ten seconds, and one at its end.
+func (e *events) Waiting(w transfer.Waiting) {
+	isDue := w.Silent == 0 || e.silent == 0 || w.Silent-e.silent >= plainInterval
+	if !isDue {
+		return
+	}
+	e.silent = w.Silent
+	var limit *float64
+	if w.Limit > 0 {
+		seconds := w.Limit.Seconds()
+		limit = &seconds
+	}
+	e.print(struct {
+		event
+		Host    string   `json:"host"`
+		Seconds float64  `json:"seconds"`
+		Limit   *float64 `json:"limit_s"` // null until the primary has answered
+	}{newEvent("waiting"), w.Host, w.Silent.Seconds(), limit})
 }
 
 // Server implements transfer.Reporter.

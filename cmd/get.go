@@ -36,6 +36,7 @@ type getOptions struct {
 
 	limitRate    string
 	maxTime      secondsValue // of each attempt
+	stallTimeout secondsValue
 	retry        int
 	retryDelay   secondsValue
 	retryMaxTime secondsValue
@@ -58,8 +59,10 @@ type getOptions struct {
 }
 
 func newGetOptions() *getOptions {
-	return &getOptions{clientOptions: newClientOptions(), connections: "auto", jobs: defaultJobs,
-		preallocate: string(disk.PreallocateAuto)}
+	return &getOptions{
+		clientOptions: newClientOptions(), connections: "auto", jobs: defaultJobs,
+		preallocate: string(disk.PreallocateAuto), stallTimeout: secondsValue{Duration: transfer.DefaultStallTimeout},
+	}
 }
 
 func (o *getOptions) flags() []cli.Flag {
@@ -105,6 +108,8 @@ func (o *getOptions) flags() []cli.Flag {
 		limitRateOption(&o.limitRate, "over all servers together"),
 		secondsOption(&o.maxTime, "max-time", "end an attempt after `TIME`, with exit status 11 unless --retry allows another; 0 "+
 			"means no limit"),
+		secondsOption(&o.stallTimeout, "stall-timeout", "end an attempt when nothing has arrived for `TIME`; shorter outages "+
+			"and suspends are waited for"),
 		intOption(&o.retry, "retry", "after a network error or --max-time, resume up to `N` times"),
 		secondsOption(&o.retryDelay, "retry-delay", "wait `TIME` before each retry; 0 means 1s, doubled each time up to 10m"),
 		secondsOption(&o.retryMaxTime, "retry-max-time", "start no retry later than `TIME` after the start; 0 means no limit"),
@@ -240,6 +245,7 @@ type fetcher struct {
 	connections  int // per server; 0 for automatic
 	limit        *kwik.RateLimit
 	maxTime      time.Duration // of each attempt; 0 means no limit
+	stallTimeout time.Duration
 	retries      int
 	retryDelay   time.Duration // 0 means the default, which doubles
 	retryMaxTime time.Duration // 0 means no limit
@@ -255,7 +261,7 @@ type fetcher struct {
 // parseFetcher checks the options that files, lists and directories share.
 func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 	f = fetcher{
-		t: t, maxTime: o.maxTime.Duration, retries: o.retry, retryDelay: o.retryDelay.Duration,
+		t: t, maxTime: o.maxTime.Duration, stallTimeout: o.stallTimeout.Duration, retries: o.retry, retryDelay: o.retryDelay.Duration,
 		retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse, noSparse: o.sparse.off,
 		checksumsFrom: o.checksumFile,
 	}
@@ -272,6 +278,8 @@ func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 		return f, usagef(adviseRetryDelay, "--retry-delay must not be negative")
 	case f.maxTime < 0:
 		return f, usagef(adviseTimeLimit, "--max-time must not be negative")
+	case f.stallTimeout <= 0:
+		return f, usagef(adviseStall, "--stall-timeout must be more than 0")
 	case f.retryMaxTime < 0:
 		return f, usagef(adviseTimeLimit, "--retry-max-time must not be negative")
 	}
@@ -428,7 +436,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 		URL: g.url, TLS: g.tls(g.url, config), Target: g.target, ConnectTimeout: g.connectTimeout,
 		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse, NoSparse: g.noSparse,
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
-		KWIK: config, Pool: g.pool, Checksums: checksums, Preallocate: g.preallocate,
+		StallTimeout: g.stallTimeout, KWIK: config, Pool: g.pool, Checksums: checksums, Preallocate: g.preallocate,
 	}
 	if g.stdout {
 		w := newCancelWriter(ctx, g.t.bytes)

@@ -20,6 +20,8 @@ type listFile struct {
 	list *listGet
 	name string
 	at   transfer.Progress
+	// waits is set while nothing arrives. Only the reporter's methods use it.
+	waits bool
 }
 
 // begin adds a file to those that are being fetched.
@@ -49,6 +51,14 @@ func (f *listFile) Progress(p transfer.Progress) {
 // Retry implements transfer.Reporter.
 func (f *listFile) Retry(r transfer.Retry) {
 	f.print(fmt.Sprintf("%q: %s; retry %d of %d in %v", f.name, messageOf(r.Err), r.Attempt, r.Of, r.Delay))
+}
+
+// Waiting implements transfer.Reporter. It prints a line for each silence.
+func (f *listFile) Waiting(w transfer.Waiting) {
+	if wasWaiting := f.waits; !wasWaiting && w.Silent > 0 {
+		f.print(fmt.Sprintf("%q: %s", f.name, waitingText(w)))
+	}
+	f.waits = w.Silent > 0
 }
 
 // BadBlock implements transfer.Reporter.

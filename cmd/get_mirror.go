@@ -114,6 +114,7 @@ func (g *treeGet) run(ctx context.Context, report transfer.MirrorReporter) (tran
 	if err != nil {
 		return transfer.MirrorResult{}, err
 	}
+	source.StallTimeout = g.stallTimeout
 	source.KWIK.ConnectionsPerServer, source.KWIK.RateLimit = g.connections, g.limit
 	if err := g.readChecksums(ctx); err != nil {
 		return transfer.MirrorResult{}, err

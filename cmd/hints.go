@@ -45,6 +45,7 @@ const (
 	adviseRetry
 	adviseRetryDelay
 	adviseTimeLimit
+	adviseStall
 	adviseConnections
 	adviseRate
 	adviseMemory
@@ -117,6 +118,7 @@ var advices = [adviceCount]string{
 	adviseRetry:          "0 means no retry",
 	adviseRetryDelay:     "such as 5s; 0 means 1s, doubled for each further retry",
 	adviseTimeLimit:      "such as 1h; 0 means no limit",
+	adviseStall:          "such as 5m; the default is 60 s",
 	adviseConnections:    "auto suits nearly every network",
 	adviseRate:           "such as 500K or 1.5M bytes per second; K, M and G are powers of 1024",
 	adviseMemory:         "such as 256M or 2G bytes; K, M and G are powers of 1024",
@@ -275,6 +277,9 @@ func hintOfTransfer(e *transfer.Error, resumable bool) string {
 	if _, ok := errors.AsType[*trust.PinError](e); ok {
 		hint = "this may be an attack: someone may be answering in place of the server; " +
 			"ask its operator for the present pin"
+	}
+	if errors.Is(e, syscall.ECONNREFUSED) && e.Kind == transfer.KindNetwork {
+		hint = "no kwikcp server listens on that port: is it running, and is the port right?"
 	}
 	if busy := e.Kind == transfer.KindNetwork && errors.Is(e, kwik.ErrServerBusy); busy {
 		hint = "try again later"

@@ -34,6 +34,7 @@ type view struct {
 	// columns returns the width of the terminal, which may change.
 	columns  func() int
 	above    string    // a line above the bar; empty for none
+	waiting  string    // a line on what the transfer waits for; empty for nothing
 	widths   []int     // of the lines of the last drawing, in columns
 	drew     time.Time // when that was
 	barWidth int       // the width of the terminal for which the bar was made, in columns
@@ -116,6 +117,36 @@ func (v *view) Retry(r transfer.Retry) {
 	v.t.printf("%s; retry %d of %d in %v", escape.Line(messageOf(r.Err)), r.Attempt, r.Of, r.Delay)
 }
 
+// Waiting implements transfer.Reporter. On a terminal a line counts the seconds. Elsewhere there is one
+// line for each silence, and one for its end.
+func (v *view) Waiting(w transfer.Waiting) {
+	wasWaiting := v.waiting != ""
+	if v.waiting = waitingText(w); v.quiet {
+		return
+	}
+	switch {
+	case v.draws && v.bar == nil && w.Silent > 0:
+		v.draw([]string{v.waiting})
+	case v.draws:
+	case w.Silent == 0:
+		v.plain(w.Host + " answers again")
+	case !wasWaiting:
+		v.plain(v.waiting)
+	}
+}
+
+// waitingText describes a silence; it is empty without one.
+func waitingText(w transfer.Waiting) string {
+	switch {
+	case w.Silent == 0:
+		return ""
+	case w.Limit == 0:
+		return fmt.Sprintf("waiting for an answer of %s, for %v", w.Host, w.Silent.Round(time.Second))
+	}
+	return fmt.Sprintf("waiting for %s: nothing has arrived for %v of %v (--stall-timeout)",
+		w.Host, w.Silent.Round(time.Second), w.Limit)
+}
+
 // Server implements transfer.Reporter. On a terminal the line of the server shows its state.
 func (v *view) Server(s transfer.ServerStatus) {
 	v.addrs[s.ID] = s.Addr
@@ -173,6 +204,9 @@ func (v *view) drawProgress(p transfer.Progress) {
 	var lines []string
 	if v.above != "" {
 		lines = append(lines, v.above)
+	}
+	if v.waiting != "" {
+		lines = append(lines, v.waiting)
 	}
 	// The percentage keeps two columns, so that the bar stands still.
 	lines = append(lines, strings.TrimPrefix(bar, "  ")+v.figures(p))

@@ -30,6 +30,7 @@ type streamAggregator struct {
 	window     int64 // of an ordered consumer, bytes
 	limit      int64 // nothing at or beyond it is granted yet
 	timeout    time.Duration
+	outage     time.Duration // the time-out while no server answers
 	// reorderTimeout bounds the wait for the bytes of a hole in a pushed stream.
 	reorderTimeout time.Duration
 	recovery       RecoveryPolicy
@@ -47,6 +48,8 @@ type streamAggregator struct {
 	sendWindow func(PathID, pushWindow)
 	// expectsSource reports whether a further source may still be attached.
 	expectsSource func() bool
+	// isAnswering reports whether a packet of any source has just arrived.
+	isAnswering func() bool
 	// pathLoad returns how many bytes of a path were accepted in all streams. streamsWait is true
 	// if so many secondary streams of the path are open that others wait for their turn.
 	pathLoad func(PathID) (accepted int64, streamsWait bool)
@@ -106,14 +109,15 @@ func newStreamAggregator(
 ) *streamAggregator {
 	a := &streamAggregator{
 		id: id, units: u, alignment: alignment, descriptor: descriptor, limit: u.Total(),
-		window: c.ReorderWindow, timeout: c.SourceTimeout, reorderTimeout: c.ReorderTimeout,
+		window: c.ReorderWindow, timeout: c.SourceTimeout, outage: c.OutageTimeout, reorderTimeout: c.ReorderTimeout,
 		recovery: c.Recovery, pace: c.RateLimit.share(),
-		offsets:  newOffsetManager(ConflictResolutionFirstWins),
-		sched:    sched.New(u, u.Total()),
-		sources:  make(map[PathID]*source),
-		arrived:  newReorderBuffer(),
-		demanded: make(chan struct{}),
-		pathLoad: func(PathID) (int64, bool) { return 0, false },
+		offsets:     newOffsetManager(ConflictResolutionFirstWins),
+		sched:       sched.New(u, u.Total()),
+		sources:     make(map[PathID]*source),
+		arrived:     newReorderBuffer(),
+		demanded:    make(chan struct{}),
+		isAnswering: func() bool { return true },
+		pathLoad:    func(PathID) (int64, bool) { return 0, false },
 	}
 	a.changed.L = &a.mu
 	a.ctx, a.cancel = context.WithCancelCause(ctx)

@@ -44,8 +44,10 @@ func TestSourceThatReconnects(t *testing.T) {
 		fake, id := w.fakeSecondary()
 		client, server := w.dial(&ClientConfig{SourceTimeout: 20 * time.Second})
 		w.reconnect(fake, id, nil, func(p *fakePeer) {
-			time.Sleep(500 * time.Millisecond)       // not stalled yet
-			p.extent(bytes.Repeat([]byte{0xff}, 64)) // the client closes the path and dials again, 15 s later at most
+			time.Sleep(500 * time.Millisecond) // not stalled yet
+			if p.conn.Context().Err() == nil { // the stream has not ended
+				p.extent(bytes.Repeat([]byte{0xff}, 64)) // the client closes the path and dials again
+			}
 			<-p.conn.Context().Done()
 		})
 		s := w.offer(client, server, unit, nil)

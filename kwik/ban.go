@@ -10,8 +10,12 @@ import (
 // on rejected bytes arrives.
 const maxReportDelay = 250 * time.Millisecond
 
-// ban closes the paths to the server of path id for the rest of the session, because bytes of
-// that path failed their proof. It reports the bytes, [off, off+n) of a stream, to the primary.
+// ban ends the use of the server of path id for the rest of the session, because bytes of that path
+// failed their proof. It closes the paths to the server. It reports the bytes, [off, off+n) of a
+// stream, to the primary.
+//
+// The first path to the primary stays open. It carries the application's streams, such as an answer
+// that proves the content of other servers. Wrong content of the primary must not end that.
 func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause error) {
 	s.mu.Lock()
 	sv := s.servers[id.server()]
@@ -25,7 +29,7 @@ func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause erro
 	for _, r := range sv.paths {
 		r.state, r.reason = PathBanned, cause
 		ids = append(ids, r.id)
-		if r.path != nil && r.id != id {
+		if r.path != nil && r.id != id && r.path != s.primary {
 			others = append(others, r.path)
 		}
 	}
@@ -40,9 +44,6 @@ func (s *ClientSession) ban(id PathID, stream StreamID, off, n int64, cause erro
 		for _, id := range ids {
 			a.detach(id, cause)
 		}
-	}
-	if sv.id == primaryID {
-		s.awaitReport() // the report goes over a path that is closed next
 	}
 	for _, p := range others {
 		p.fail(errorf(ErrSourceRefuted, "bytes of another path failed their proof"))

@@ -11,6 +11,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"kwikcp/internal/sysmem"
+	"kwikcp/internal/udp"
 )
 
 // ALPN protocol names (docs/PROTOCOL.md section 2). Dial and Listen set them: the caller's
@@ -89,8 +90,12 @@ type ClientConfig struct {
 	WindowLimit int64
 
 	// SourceTimeout bounds how long an aggregate stream waits while bytes are requested and none
-	// arrive; then it fails with ErrAggregationTimeout. 0 means 10 s.
+	// arrive, although a server answers; then it fails with ErrAggregationTimeout. 0 means 10 s.
 	SourceTimeout time.Duration
+
+	// OutageTimeout is SourceTimeout while no packet of any server arrives either. Servers are
+	// connected again meanwhile. 0, and less than SourceTimeout, mean SourceTimeout.
+	OutageTimeout time.Duration
 
 	// ReorderTimeout bounds how long the reader of a pushed stream waits for the bytes of a hole.
 	// 0 means 30 s.
@@ -106,6 +111,10 @@ type ClientConfig struct {
 	// Recovery decides how the client reacts to the faults of one server. The zero value is the
 	// safe choice.
 	Recovery RecoveryPolicy
+
+	// askPort asks until ctx ends whether the system of a server refuses packets to its port. Nil
+	// asks it, unless the caller opens the sockets.
+	askPort func(ctx context.Context, server netip.AddrPort) (isRefused bool)
 }
 
 // A ServerConfig holds the settings of a listener. Nil and the zero value mean the defaults,
@@ -324,6 +333,7 @@ func (c *ClientConfig) validate() error {
 		setting{"ReorderWindow", c.ReorderWindow, 0, unbounded},
 		setting{"WindowLimit", c.WindowLimit, 0, unbounded},
 		setting{"SourceTimeout", int64(c.SourceTimeout), 0, unbounded},
+		setting{"OutageTimeout", int64(c.OutageTimeout), 0, unbounded},
 		setting{"ReorderTimeout", int64(c.ReorderTimeout), 0, unbounded},
 		setting{"ConflictResolution", int64(c.ConflictResolution), 0, int64(ConflictResolutionReject)},
 		setting{"Recovery.Mapping.Backoff", int64(r.Mapping.Backoff), 0, unbounded},
@@ -372,6 +382,9 @@ func (c *ClientConfig) populate() *ClientConfig {
 	p.Config.populate()
 	if p.ListenPacket == nil {
 		p.ListenPacket = listenUDP
+		if p.askPort == nil {
+			p.askPort = udp.IsRefused
+		}
 	}
 	p.ConnectionsPerServer = min(p.ConnectionsPerServer, MaxConnectionsPerServer)
 	setDefault(&p.ReorderWindow, defaultReorderWindow)
@@ -379,6 +392,7 @@ func (c *ClientConfig) populate() *ClientConfig {
 	setDefault(&p.WindowLimit, defaultWindowLimit)
 	p.WindowLimit = max(p.WindowLimit, minWindowLimit)
 	setDefault(&p.SourceTimeout, 10*time.Second)
+	p.OutageTimeout = max(p.OutageTimeout, p.SourceTimeout)
 	setDefault(&p.ReorderTimeout, 30*time.Second)
 	if p.RateLimit != nil {
 		setDefault(&p.ConnectionsPerServer, 1) // more would not make it faster

@@ -85,7 +85,7 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	}
 	s := newClientSession(tlsConf, c)
 	q, shares := s.firstQUIC(ctx)
-	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), q, c.ListenPacket)
+	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), q, c.ListenPacket, c.askPort)
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
@@ -142,11 +142,19 @@ type dialled struct {
 // attemptDelay is the time between attempts at the addresses of one host (RFC 8305 section 5).
 const attemptDelay = 250 * time.Millisecond
 
-type listenPacketFunc func(context.Context, netip.AddrPort) (net.PacketConn, error)
+type (
+	listenPacketFunc func(context.Context, netip.AddrPort) (net.PacketConn, error)
+	askPortFunc      func(context.Context, netip.AddrPort) (isRefused bool)
+)
+
+// askDelay is the time without an answer after which a dial asks whether the port is closed. Most
+// handshakes are complete by then, and cost nothing more.
+const askDelay = 100 * time.Millisecond
 
 // dialAny connects to the first of addrs that completes its handshake.
 func dialAny(
 	ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc,
+	ask askPortFunc,
 ) (dialled, error) {
 	type attempt struct {
 		dialled
@@ -160,7 +168,7 @@ func dialAny(
 		to := addrs[started]
 		started++
 		go func() { // ends with its dial, by ctx at the latest; the loops below receive every result
-			d, err := dialOne(ctx, to, tlsConf, q, listen)
+			d, err := dialOne(ctx, to, tlsConf, q, listen, ask)
 			results <- attempt{d, err}
 		}()
 	}
@@ -199,9 +207,11 @@ func dialAny(
 	return dialled{}, errors.Join(errs...)
 }
 
-// dialOne connects through a new socket. The result has its address even if it fails.
+// dialOne connects through a new socket. The result has its address even if it fails. The error is
+// errRefused if nothing listens at the port.
 func dialOne(
 	ctx context.Context, to netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc,
+	ask askPortFunc,
 ) (dialled, error) {
 	d := dialled{addr: to}
 	socket, err := listen(ctx, to)
@@ -213,11 +223,46 @@ func dialOne(
 		transport.Close()
 		socket.Close()
 	}
-	if d.conn, err = transport.Dial(ctx, net.UDPAddrFromAddrPort(to), tlsConf, q); err != nil {
+	ctx, asked := askWhileDialing(ctx, to, ask)
+	d.conn, err = transport.Dial(ctx, net.UDPAddrFromAddrPort(to), tlsConf, q)
+	isRefused := asked()
+	if err != nil {
 		d.release()
+		if isRefused {
+			err = errRefused
+		}
 		return d, err
 	}
 	return d, nil
+}
+
+// askWhileDialing asks whether a port is closed. If it is, the context ends. done ends the
+// question, waits for that and returns its result.
+func askWhileDialing(
+	ctx context.Context, to netip.AddrPort, ask askPortFunc,
+) (dialing context.Context, done func() (isRefused bool)) {
+	if ask == nil {
+		return ctx, func() bool { return false }
+	}
+	dialing, cancel := context.WithCancel(ctx)
+	result := make(chan bool, 1)
+	go func() { // done ends it and waits for it
+		select {
+		case <-time.After(askDelay):
+		case <-dialing.Done():
+			result <- false
+			return
+		}
+		isRefused := ask(dialing, to)
+		if isRefused {
+			cancel()
+		}
+		result <- isRefused
+	}()
+	return dialing, func() bool {
+		cancel()
+		return <-result
+	}
 }
 
 // clientTLS returns a copy of base with the given protocol and TLS 1.3 as the minimum.

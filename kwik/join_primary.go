@@ -119,7 +119,7 @@ func (l *Listener) checkJoin(
 			"this primary has no join token, so only secondaries on its own machine may join")
 	}
 	m := &member{addr: seen, from: netprefix.Of(seen.Addr()), pin: trust.Pin(r.GetKeyHash()), conn: conn}
-	rand.Read(m.key[:])
+	m.key = l.newMemberKey(m.pin)
 	if text := r.GetAdvertise(); text != "" {
 		own, _ := addrPort(l.Addr())
 		peer := joiningPeer{seen: seen, port: own.Port(), isLocal: isLocal, hasToken: len(l.config.JoinToken) > 0}

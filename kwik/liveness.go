@@ -13,8 +13,8 @@ import (
 // A stream that was requested ends with ErrAggregationTimeout in four cases:
 //
 //   - no source can deliver the missing bytes, and no further source is expected;
-//   - it was idle for SourceTimeout;
-//   - it is pulled, and for 30 times as long no unit of it was verified;
+//   - it was idle for SourceTimeout while a server answered, or for OutageTimeout in total;
+//   - it is pulled, and for verifiedTime longer than that no unit of it was verified;
 //   - a hole of a pushed stream was not filled within ReorderTimeout (push_client.go).
 //
 // A pulled stream is idle while its consumer waits and no tick sees progress. Progress is payload
@@ -24,7 +24,8 @@ import (
 //
 // Payload that arrives is enough for a while only: a source could deliver a byte now and then. So
 // whole units must be accepted, too, as fast as a slow link allows. A tick counts a second at most,
-// so a process that was stopped meanwhile does not blame its sources.
+// for both times. So a process that was stopped, on a machine that may have slept, gives its
+// sources their whole time again.
 //
 // A pushed stream is idle while none of its sources is live. Its sources owe nothing, so the
 // silence of a live one is not a fault.
@@ -32,40 +33,43 @@ import (
 // A liveness measures how long a stream has been idle. The zero value is a stream that is not
 // idle.
 type liveness struct {
-	had       int64     // bytes that were had at the last tick
-	idleSince time.Time // the first tick without progress; zero while the stream is not idle
+	had  int64         // bytes that were had at the last tick
+	idle time.Duration // the time without progress
+	// unserved is the part of idle in which a server answered.
+	unserved time.Duration
 
 	verified   bool          // units were verified since the tick before, or bytes are being verified
 	unverified time.Duration // the time without a verified unit, while the consumer waits
 	lastTick   time.Time     // zero before the first
 }
 
-// verifiedPart is how many times as long as SourceTimeout a stream may wait for a verified unit.
-const verifiedPart = 30
+// verifiedTime is how much longer than SourceTimeout a stream may wait for a verified unit. A unit
+// of 1 MiB then arrives at 4 KiB/s. It does not grow with SourceTimeout: a hostile server could
+// hold a patient client for hours.
+const verifiedTime = 4 * time.Minute
 
-// unverifiedTime returns at a tick how long the stream has been without verified units. excused
-// means that none are due.
-func (l *liveness) unverifiedTime(excused bool, now time.Time) time.Duration {
-	switch {
-	case l.verified || excused:
-		l.unverified = 0
-	case !l.lastTick.IsZero():
-		l.unverified += min(now.Sub(l.lastTick), time.Second)
+// maxTick bounds the time that counts between two ticks.
+const maxTick = time.Second
+
+// observe records a tick: whether the stream is alive, whether a server answers, and whether no
+// verified units are due.
+func (l *liveness) observe(isAlive, isAnswering, isExcused bool, now time.Time) {
+	elapsed := time.Duration(0)
+	if !l.lastTick.IsZero() {
+		elapsed = min(now.Sub(l.lastTick), maxTick)
 	}
 	l.lastTick = now
-	return l.unverified
-}
-
-// idleTime records whether the stream is alive at this tick and returns how long it has been idle.
-func (l *liveness) idleTime(alive bool, now time.Time) time.Duration {
-	switch {
-	case alive:
-		l.idleSince = time.Time{}
-		return 0
-	case l.idleSince.IsZero():
-		l.idleSince = now
+	l.idle += elapsed
+	if isAnswering {
+		l.unserved += elapsed
 	}
-	return now.Sub(l.idleSince)
+	if isAlive {
+		l.idle, l.unserved = 0, 0
+	}
+	l.unverified += elapsed
+	if l.verified || isExcused {
+		l.unverified = 0
+	}
 }
 
 // run lets time pass for the scheduler until the stream ends.
@@ -169,16 +173,15 @@ func (a *streamAggregator) checkLiveness(progress bool, now time.Time) error {
 		isAlive = live > 0
 		canDeliver = sources > 0
 	}
-	idle := a.liveness.idleTime(isAlive, now)
-	unverified := a.liveness.unverifiedTime(a.pushed || !a.sched.Wanting(), now)
-	if unverified >= verifiedPart*a.timeout {
+	a.liveness.observe(isAlive, !isAlive && a.isAnswering(), a.pushed || !a.sched.Wanting(), now)
+	if a.liveness.unverified >= a.timeout+verifiedTime {
 		return a.noSource()
 	}
 	if isAlive {
 		return nil
 	}
 	isHopeless := !canDeliver && !a.expectsSource()
-	if isHopeless || idle >= a.timeout {
+	if isHopeless || a.liveness.unserved >= a.timeout || a.liveness.idle >= a.outage {
 		return a.noSource()
 	}
 	return nil

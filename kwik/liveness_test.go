@@ -8,24 +8,38 @@ import (
 	"kwikcp/kwik/internal/sched"
 )
 
-func TestLivenessIdleTime(t *testing.T) {
+// TestLiveness checks the two times of a liveness. A pause of the process counts as a second.
+func TestLiveness(t *testing.T) {
+	const alive, answering, verified, excused = true, true, true, true
 	var l liveness
 	start := time.Unix(1e9, 0)
 	for _, step := range []struct {
-		at    time.Duration
-		alive bool
-		want  time.Duration
+		at                       time.Duration
+		alive, verified, excused bool
+		idle, unverified         time.Duration
 	}{
-		{0, true, 0},
-		{time.Second, false, 0}, // idle from now on
-		{3 * time.Second, false, 2 * time.Second},
-		{4 * time.Second, true, 0},
-		{5 * time.Second, false, 0},
-		{6 * time.Second, false, time.Second},
+		{0, alive, verified, false, 0, 0},
+		{time.Second, false, false, false, time.Second, time.Second},
+		{1500 * time.Millisecond, false, false, false, 1500 * time.Millisecond, 1500 * time.Millisecond},
+		{24 * time.Hour, false, false, false, 2500 * time.Millisecond, 2500 * time.Millisecond}, // suspended
+		{24*time.Hour + time.Second, alive, false, false, 0, 3500 * time.Millisecond},
+		{24*time.Hour + 2*time.Second, alive, false, excused, 0, 0},
+		{24*time.Hour + 3*time.Second, false, false, false, time.Second, time.Second},
+		{24*time.Hour + 4*time.Second, alive, verified, false, 0, 0},
 	} {
-		if got := l.idleTime(step.alive, start.Add(step.at)); got != step.want {
-			t.Errorf("at %v, alive %v: idle for %v, want %v", step.at, step.alive, got, step.want)
+		l.verified = step.verified
+		l.observe(step.alive, answering, step.excused, start.Add(step.at))
+		if l.idle != step.idle || l.unverified != step.unverified {
+			t.Errorf("at %v: idle for %v and unverified for %v, want %v and %v",
+				step.at, l.idle, l.unverified, step.idle, step.unverified)
 		}
+	}
+	for range 3 { // silence
+		start = start.Add(48 * time.Hour)
+		l.observe(false, false, false, start)
+	}
+	if l.idle != 3*time.Second || l.unserved != 0 {
+		t.Errorf("in an outage: idle for %v, unserved for %v", l.idle, l.unserved)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -85,6 +86,9 @@ type path struct {
 	release  func()        // frees the socket; called once, when the path has ended
 	// maxStreams is the number of secondary streams that may be open at once.
 	maxStreams int
+	heardAt    atomic.Int64 // when watch last saw that a packet had arrived, in nanoseconds since the Unix epoch
+	reading    atomic.Int32 // calls of Read on plain streams
+	gone       error        // the system of the server refuses packets; of watch, which run waits for
 }
 
 // openPath sends Hello on a new connection. It does not wait for Welcome: run does, and the server
@@ -98,6 +102,7 @@ func openPath(
 		id: id, addr: d.addr, conn: d.conn, release: d.release, maxStreams: d.maxStreams,
 		session: s, role: role, greeted: make(chan struct{}),
 	}
+	p.heardAt.Store(time.Now().UnixNano())
 	if err := p.hello(ctx, ticket); err != nil {
 		p.fail(nil) // the server broke no rule
 		p.release()
@@ -187,11 +192,15 @@ func (p *path) run() error {
 	start(func() { p.fail(p.readControl()) })
 	start(func() { p.acceptStreams(ctx) })
 	start(func() { p.acceptSecondaryStreams(ctx) })
+	start(func() { p.watch(ctx) })
 	<-ctx.Done()
 	wg.Wait()
 	p.release()
-	if p.refusal != nil {
+	switch {
+	case p.refusal != nil:
 		return p.refusal
+	case p.gone != nil:
+		return p.gone
 	}
 	return fromQUIC(context.Cause(ctx), p.id)
 }
@@ -237,7 +246,7 @@ func (p *path) acceptStreams(ctx context.Context) {
 			continue
 		}
 		p.session.mu.Lock()
-		p.session.waiting = append(p.session.waiting, &Stream{quic: stream, path: p.id})
+		p.session.waiting = append(p.session.waiting, p.plainStream(stream))
 		p.session.announce()
 		p.session.mu.Unlock()
 	}
@@ -264,7 +273,9 @@ func (p *path) acceptSecondaryStreams(ctx context.Context) {
 		wg.Go(func() {
 			defer func() { <-room }()
 			containTo(p.session.abort, func() {
-				if err := p.session.handler.handle(ctx.Done(), p.id, stream); err != nil {
+				err := p.session.handler.handle(ctx.Done(), p.id, stream)
+				outlivesIt := p == p.session.primary && errors.Is(err, ErrSourceRefuted) // see ban
+				if err != nil && !outlivesIt {
 					p.fail(err)
 				}
 			})

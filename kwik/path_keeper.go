@@ -33,6 +33,9 @@ const (
 	// minRedial and maxRedial bound the delay between two dials of a path, without jitter.
 	minRedial = 500 * time.Millisecond
 	maxRedial = 15 * time.Second
+	// maxWaitingRedial is maxRedial while streams are open, if the server was reached before. An
+	// outage then lasts little longer than its cause.
+	maxWaitingRedial = 2 * time.Second
 	// longUse is the age from which a connection counts as a success: the delays begin with
 	// minRedial again.
 	longUse = 2 * maxRedial
@@ -133,11 +136,21 @@ func (s *ClientSession) keepPath(r *pathRecord, after time.Duration) {
 			failures = 0
 		}
 		failures++
-		after = redial.Delay(failures)
+		after = min(redial.Delay(failures), s.longestRedial(r))
 		if pause, ok := errors.AsType[*dialPause](err); ok {
 			after = max(after, pause.wait)
 		}
 	}
+}
+
+// longestRedial bounds the delay before the next dial of a path.
+func (s *ClientSession) longestRedial(r *pathRecord) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.reached && s.unreleased() > 0 {
+		return maxWaitingRedial
+	}
+	return maxRedial
 }
 
 // keeperContext returns the context in which a keeper dials. It ends when the primary withdraws
@@ -178,7 +191,8 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 		p.release()
 		return nil, errSessionClosed // or the path was withdrawn
 	}
-	r.path, r.addr, r.dialed = p, p.addr, true
+	r.path, r.addr, r.dialed, r.reached = p, p.addr, true, true
+	r.refusedSince = time.Time{}
 	s.mu.Unlock()
 	s.attachNew() // in one flight with Hello
 	return p, nil
@@ -214,7 +228,7 @@ func (s *ClientSession) dialWithin(
 		}
 		return s.config.ListenPacket(ctx, to)
 	}
-	d, err := dialAny(ctx, chosen, tlsConf, q, listen)
+	d, err := dialAny(ctx, chosen, tlsConf, q, listen, s.config.askPort)
 	if err == nil {
 		s.mu.Lock()
 		s.dials.answered(d.addr, cost)
@@ -258,6 +272,7 @@ func (s *ClientSession) dialFailed(r *pathRecord, err error) {
 		r.state, r.reason = PathClosed, err
 	}
 	r.dialed = true
+	r.refused(err, time.Now())
 	s.mu.Unlock()
 	s.attachNew() // streams no longer hold back work for this path
 }
@@ -273,6 +288,7 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 		if r.state != PathBanned {
 			r.state, r.reason = PathClosed, err
 		}
+		r.refused(err, time.Now())
 	}
 	r.asleep = p.closedIdle() && !s.serves(p)
 	streams := s.detachAll(p)
@@ -280,8 +296,11 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 	if p.role == ServerRolePrimary && closedOnPurpose(err) {
 		s.abandonPrimary(r.server)
 	}
-	if p.role == ServerRolePrimary && isRefusal(err) {
+	switch {
+	case p.role == ServerRolePrimary && isRefusal(err):
 		s.abandonSecondaries()
+	case p.role == ServerRolePrimary:
+		s.restoreWithdrawn()
 	}
 	needsKeeper := !r.hasKeeper && s.shouldKeep(r)
 	if needsKeeper {
@@ -336,6 +355,25 @@ func (s *ClientSession) abandonSecondaries() {
 	for _, sv := range s.servers {
 		if sv.role == ServerRoleSecondary && sv.isAnnounced() {
 			s.abandonServer(sv)
+		}
+	}
+}
+
+// restoreWithdrawn has the servers dialed again that the primary withdrew while streams were open.
+// A server that was restarted is withdrawn until it has joined again, and a primary that is gone
+// cannot announce it. The caller holds s.mu.
+func (s *ClientSession) restoreWithdrawn() {
+	for _, open := range s.streams {
+		for id, ticket := range open.withdrawn {
+			sv := s.servers[id]
+			if sv == nil || sv.info == nil || sv.banned || open.released {
+				continue
+			}
+			open.tickets[id] = ticket
+			s.updateServer(sv, sv.info, sv.addrs)
+			for _, r := range sv.paths {
+				s.startKeeper(r, minRedial)
+			}
 		}
 	}
 }

@@ -86,7 +86,8 @@ func newClientSession(tlsConf *tls.Config, c *ClientConfig) *ClientSession {
 func (s *ClientSession) begin(p *path) {
 	s.primary = p
 	r := s.newServer(primaryID, ServerRolePrimary, p.addr).paths[0]
-	r.path, r.dialed = p, true
+	r.path, r.dialed, r.reached = p, true, true
+	s.dials.answered(p.addr, 0)
 	s.start(func() { s.handler.run(s.ctx.Done()) })
 	s.start(func() {
 		err := p.run()
@@ -113,7 +114,7 @@ func (s *ClientSession) OpenStreamSync(ctx context.Context) (*Stream, error) {
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return &Stream{quic: stream, path: primaryPathID}, nil
+	return s.primary.plainStream(stream), nil
 }
 
 // OpenStream opens a plain stream to the primary. It fails at once if QUIC's stream limit is
@@ -123,7 +124,7 @@ func (s *ClientSession) OpenStream() (*Stream, error) {
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	return &Stream{quic: stream, path: primaryPathID}, nil
+	return s.primary.plainStream(stream), nil
 }
 
 // AcceptStream returns the next plain stream that the primary opened. Aggregate streams are
@@ -136,6 +137,8 @@ func (s *ClientSession) AcceptStream(ctx context.Context) (*Stream, error) {
 // protocol named. It waits for the primary's offer if that has not arrived. Each stream is
 // accepted once, by AcceptAggregate or AcceptNextAggregate.
 func (s *ClientSession) AcceptAggregate(ctx context.Context, id StreamID) (*AggregateOffer, error) {
+	s.primary.reading.Add(1) // a primary that is waited for is probed
+	defer s.primary.reading.Add(-1)
 	return accept(ctx, s, &s.offers, func(o *AggregateOffer) bool { return o.agg.id == id })
 }
 

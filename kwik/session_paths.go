@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"time"
 
 	"kwikcp/internal/trust"
 	kwikpb "kwikcp/kwik/proto"
@@ -54,6 +55,10 @@ type pathRecord struct {
 	asleep    bool          // the server closed it because no stream used it
 	dialed    bool          // a dial has succeeded or failed
 	excess    bool          // a further path that the width policy does not want any more
+	reached   bool          // it was connected
+	// refusedSince is since when the server's system refuses packets: nothing listens at the port.
+	// It is zero while that is not known.
+	refusedSince time.Time
 }
 
 // newServer adds a server with its first path. The caller holds s.mu.
@@ -215,6 +220,9 @@ func (s *ClientSession) removePath(id ServerID) {
 		return
 	}
 	for _, open := range s.streams {
+		if ticket := open.tickets[id]; ticket != nil {
+			open.withdrawn[id] = ticket
+		}
 		delete(open.tickets, id) // a later AddPath is followed by new tickets
 	}
 	sv := s.servers[id]

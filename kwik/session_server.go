@@ -351,7 +351,7 @@ func (s *ServerSession) readControl() error {
 			return err
 		}
 		switch frame := f.GetFrame().(type) {
-		case nil: // of a later version
+		case nil, *kwikpb.ControlFrame_Probe: // nil is a frame of a later version
 		case *kwikpb.ControlFrame_StreamOffer:
 			err = s.attach(frame.StreamOffer)
 		case *kwikpb.ControlFrame_Metadata:

@@ -13,7 +13,9 @@ import (
 type openStream struct {
 	agg     *streamAggregator
 	tickets map[ServerID][]byte
-	wanted  bool // a consumer has begun
+	// withdrawn has the tickets for servers that the primary has withdrawn since.
+	withdrawn map[ServerID][]byte
+	wanted    bool // a consumer has begun
 	// released means that every source was told that nothing more is needed.
 	released bool
 	// attached holds the connections on which the stream was attached.
@@ -150,11 +152,12 @@ func (s *ClientSession) newStream(id StreamID, u sched.Units, o *kwikpb.StreamOf
 		a.pushed, a.offsets.strategy = true, s.config.ConflictResolution
 	}
 	open := &openStream{agg: a, tickets: make(map[ServerID][]byte), attached: make(map[PathID]*path),
-		left: make(map[PathID]*path)}
+		left: make(map[PathID]*path), withdrawn: make(map[ServerID][]byte)}
 	a.attachSources = func() { s.wantStream(open) }
 	a.sendAction = func(action sched.Action) { s.tell(a, action) }
 	a.sendWindow = func(id PathID, window pushWindow) { s.sendWindow(a, id, window) }
 	a.expectsSource = func() bool { return s.expectsSource(open) }
+	a.isAnswering = func() bool { return s.isAnswering(open) }
 	a.pathLoad = s.handler.pathLoad
 	a.done = func() { s.releaseStream(open) }
 	a.panicked = s.abort
@@ -212,6 +215,8 @@ func (s *ClientSession) attachAll(open *openStream) {
 		ticket := open.tickets[r.server.id]
 		switch {
 		case r.path == nil || open.attached[r.id] == r.path || open.left[r.id] == r.path || r.excess:
+			continue
+		case r.server.banned: // its path may be open for plain streams
 			continue
 		case r.path.role == ServerRoleSecondary && ticket == nil:
 			continue
@@ -300,15 +305,28 @@ func (s *ClientSession) sendWindow(a *streamAggregator, id PathID, window pushWi
 }
 
 // expectsSource reports whether a further source may still serve the stream. Such a source has a
-// ticket, and the client is dialling it or about to attach it.
+// ticket, and the client is dialling it or about to attach it. A server that is gone is not
+// expected, although it is dialed for as long as the stream lasts.
 func (s *ClientSession) expectsSource(open *openStream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.paths {
-		if !r.hasKeeper || !s.shouldKeep(r) || open.tickets[r.server.id] == nil {
+		if !r.hasKeeper || !s.shouldKeep(r) || open.tickets[r.server.id] == nil || r.isGone(time.Now()) {
 			continue
 		}
 		if r.path == nil || (open.attached[r.id] != r.path && open.left[r.id] != r.path) {
+			return true
+		}
+	}
+	return false
+}
+
+// isAnswering reports whether a packet of any source of the stream has just arrived.
+func (s *ClientSession) isAnswering(open *openStream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range open.attached {
+		if p.silence() < answeringTime {
 			return true
 		}
 	}

@@ -426,10 +426,11 @@ func TestAddressesAreTriedInOrder(t *testing.T) {
 			{[]netip.AddrPort{late.addr, quick.addr}, quick.addr, attemptDelay + 20*time.Millisecond},
 		} {
 			start := time.Now()
-			d, err := dialAny(w.t.Context(), c.addrs, tlsConf, &quic.Config{}, func(context.Context, netip.AddrPort) (net.PacketConn, error) {
+			listen := func(context.Context, netip.AddrPort) (net.PacketConn, error) {
 				socket, _ := w.listen()
 				return socket, nil
-			})
+			}
+			d, err := dialAny(w.t.Context(), c.addrs, tlsConf, &quic.Config{}, listen, nil)
 			if err != nil {
 				w.t.Errorf("%v: %v", c.addrs, err)
 				continue

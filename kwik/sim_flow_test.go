@@ -278,20 +278,20 @@ func (f *simFlow) judge(s *AggregateReader) {
 	hole := !f.ordered && (f.had.Len() > 1 || (f.had.Len() == 1 && !f.had.ContainsRange(0, 1))) || f.ordered && s.Stats().Bytes > f.had.Total()
 	_, typed := errors.AsType[*Error](f.err)
 	switch {
-	case f.kind == simPulled && f.s.calm() && f.s.client.Loss+f.s.servers[0].link.Loss == 0 && s.Stats().Wasted > sched.HedgeBudget(f.units)+simSpare:
-		f.fault("stream %d: %d bytes of %d came in vain", f.index, s.Stats().Wasted, f.size)
+	case f.kind == simPulled && f.s.calm() && f.s.lossless() && s.Stats().Wasted > sched.HedgeBudget(f.units)+simSpare:
+		f.fault("stream %d: %d bytes of %d came in vain\n    %+v", f.index, s.Stats().Wasted, f.size, s.Stats())
 	case f.err == nil && !whole:
 		f.fault("stream %d ends well with %d bytes of %d", f.index, f.had.Total(), f.size)
 	case f.err == nil || errors.Is(f.err, errSimQuits) && f.quits > 0 || f.s.cut > 0:
 	case f.s.must(f.simStream):
 		f.fault("stream %d ends with %d bytes and %v\n    %+v\n    %+v", f.index, f.had.Total(), f.err, s.Stats(), f.client.Servers())
 	case typed:
-	case f.kind == simPulled && f.s.anchor < 0 && f.had.Total() > 0 && slices.ContainsFunc(f.s.servers, simServer.hostile):
+	case f.kind == simPulled && f.s.anchor < 0 && s.Stats().Bytes > 0 && slices.ContainsFunc(f.s.servers, simServer.hostile):
 		// A hostile server that delivers something right now and then delays the time-out.
 	case (errors.Is(f.err, os.ErrDeadlineExceeded) || errors.Is(f.err, context.DeadlineExceeded)) && f.kind == simPushed && !hole:
 		// No rule bounds the time in which connected sources must push the next bytes.
 	default:
-		f.fault("stream %d ends with an error without a type: %v, %d bytes", f.index, f.err, f.had.Total())
+		f.fault("stream %d ends with an error without a type: %v, %d bytes\n    %+v\n    %+v", f.index, f.err, f.had.Total(), s.Stats(), f.client.Servers())
 	}
 }
 

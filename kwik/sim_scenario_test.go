@@ -164,6 +164,14 @@ func (s *simScenario) calm() bool {
 		!slices.ContainsFunc(s.servers, func(p simServer) bool { return p.disk > 0 || p.copy != simCopyRight })
 }
 
+// lossless reports whether no packet is lost, nor dropped because it was corrupted. After a loss the
+// bytes behind it wait for a retransmission. If that takes a stall's time, their source counts as
+// stalled, and the budget does not bound what is repeated for stalled sources.
+func (s *simScenario) lossless() bool {
+	return s.client.Loss+s.client.Flip == 0 &&
+		!slices.ContainsFunc(s.servers, func(p simServer) bool { return p.link.Loss+p.link.Flip > 0 })
+}
+
 // must reports whether a stream must end well. A reliable server then has its bytes, and no
 // policy of the client ends it because of the others.
 func (s *simScenario) must(st simStream) bool {

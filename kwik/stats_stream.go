@@ -1,5 +1,7 @@
 package kwik
 
+import "time"
+
 // SourceStats is one server's part in one aggregate stream.
 type SourceStats struct {
 	Server ServerID
@@ -20,7 +22,8 @@ func (a *streamAggregator) stats() StreamStats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	st := StreamStats{Size: a.units.Total(), Bytes: a.sched.Had(), Kept: a.offsets.kept,
-		Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts}
+		Wasted: a.offsets.wasted, Conflicts: a.offsets.conflicts,
+		Idle: a.liveness.idle}
 	servers := make(map[ServerID]int) // index in st.Sources
 	for _, s := range a.sources {
 		i, ok := servers[s.id.server()]
@@ -60,5 +63,7 @@ type StreamStats struct {
 	Wasted int64 // bytes that were discarded: received twice, or rejected
 	// Conflicts counts deliveries that overlapped an earlier delivery.
 	Conflicts int
-	Sources   []SourceStats
+	// Idle is how long the consumer has waited and nothing has arrived; 0 while something does.
+	Idle    time.Duration
+	Sources []SourceStats
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -15,6 +16,8 @@ type Stream struct {
 	quic *quic.Stream
 	path PathID
 	rate rateShare // of a server's stream
+	// reading counts the calls of Read on a client's path; nil on a server.
+	reading *atomic.Int32
 
 	mu       sync.Mutex    // guards the fields below
 	deadline time.Time     // of Write; zero for none
@@ -26,6 +29,10 @@ func (s *Stream) StreamID() StreamID { return StreamID(s.quic.StreamID()) }
 
 // Read reads from the stream; io.EOF marks its end.
 func (s *Stream) Read(p []byte) (int, error) {
+	if s.reading != nil {
+		s.reading.Add(1)
+		defer s.reading.Add(-1)
+	}
 	n, err := s.quic.Read(p)
 	return n, s.wrap(err)
 }

@@ -1,12 +1,14 @@
 package kwik
 
 import (
+	"crypto/rand"
 	"crypto/subtle"
 	"encoding/binary"
 	"time"
 
 	"github.com/zeebo/blake3"
 
+	"kwikcp/internal/trust"
 	"kwikcp/kwik/internal/sched"
 )
 
@@ -32,6 +34,23 @@ const (
 // A ticketKey authenticates the tickets of one secondary. The primary creates it at the join. Only
 // the two servers know it.
 type ticketKey [32]byte
+
+// newMemberKey returns the key for the tickets of a secondary whose public key has the given hash.
+// A primary with a known key derives it, so that tickets survive the restart of either server.
+func (l *Listener) newMemberKey(pin trust.Pin) (key ticketKey) {
+	l.mu.Lock()
+	self := l.members.self
+	l.mu.Unlock()
+	if self == nil {
+		rand.Read(key[:])
+		return key
+	}
+	h := blake3.NewDeriveKey("kwikcp 2026-11-27 ticket key of a member")
+	h.Write(self.key[:])
+	h.Write(pin[:])
+	h.Sum(key[:0])
+	return key
+}
 
 // A ticketClaim is the content of a ticket that its MAC covers, without the dates
 // (docs/PROTOCOL.md, section 8).

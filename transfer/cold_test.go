@@ -144,7 +144,6 @@ func TestColdStartThatFails(t *testing.T) {
 		"no root":                {func(p *peer, cvs, _ []byte) { p.Tree(cvs[64:]); p.Stream.Close() }, KindNetwork},
 		"root of another length": {func(p *peer, cvs, root []byte) { p.Tree(cvs[64:]); p.root(root[:31]) }, KindOther},
 		"silence":                {func(p *peer, _, _ []byte) {}, KindNetwork},
-		"it dies":                {func(p *peer, _, _ []byte) { p.ServerSession.CloseWithError(0, "") }, KindNetwork},
 	} {
 		t.Run(name, func(t *testing.T) {
 			first := true
@@ -179,6 +178,31 @@ func TestColdStartThatFails(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestColdStartWithRestart checks that a get goes on after its server has closed the session.
+func TestColdStartWithRestart(t *testing.T) {
+	first := true
+	inCold(t, func(w *coldNet, p *peer) {
+		if !first { // warm by now
+			m, cvs := honest()
+			p.offer(m, int64(len(theFile)))
+			p.Manifest(m)
+			p.Tree(cvs)
+			p.Stream.Close()
+			return
+		}
+		first = false
+		cvs, _ := p.offerCold()
+		p.Tree(cvs[:64])
+		w.wantAsked(2 * 65536)
+		p.ServerSession.CloseWithError(0, "")
+	}, func(w *coldNet) {
+		if _, err := w.fetch(); err != nil {
+			w.T.Error(err)
+		}
+		transfertest.WantContent(w.T, w.target, string(theFile))
+	})
 }
 
 // TestColdStartIsNotForAll lists the transfers that wait for the tree: those that expect a

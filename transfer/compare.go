@@ -27,6 +27,8 @@ type CompareOptions struct {
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means
 	// DefaultConnectTimeout.
 	ConnectTimeout time.Duration
+	// StallTimeout bounds the wait for each further reply; 0 means DefaultStallTimeout.
+	StallTimeout time.Duration
 
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.ClientConfig
@@ -70,7 +72,7 @@ func Compare(ctx context.Context, o CompareOptions, report Reporter) (c Comparis
 			err = context.Cause(ctx)
 		}
 	}()
-	r := newRequest(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)
+	r := newRequest(o.URL, o.TLS, o.ConnectTimeout, o.StallTimeout, o.KWIK, o.Dial, report)
 	defer r.trees.release()
 	if err := r.requestManifest(ctx); err != nil {
 		return c, err

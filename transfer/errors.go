@@ -189,6 +189,7 @@ var (
 	ErrElsewhere = errors.New("it is on another file system")
 
 	errNoAnswer = errors.New("no answer in time")
+	errUnserved = errors.New("the server can be reached, but there is no answer in time")
 	errSilent   = errors.New("the server fell silent")
 )
 

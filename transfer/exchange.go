@@ -8,6 +8,8 @@ import (
 	"io"
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/wire"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protodelim"
@@ -21,7 +23,12 @@ type exchange struct {
 	op     string
 	path   string
 	stream *kwik.Stream
-	in     *bufio.Reader
+	stall  *stallWatch
+	// isAnswering reports whether the primary can be reached.
+	isAnswering  func() bool
+	serveTimeout time.Duration
+	isUnserved   atomic.Bool // endUnserved ended the wait
+	in           *bufio.Reader
 	// progress bounds the replies of a batch or listing. A request for one file has its own.
 	progress progressLimit
 }
@@ -33,6 +40,7 @@ func (r *request) startExchange(
 ) (*exchange, error) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	defer r.stall.wait()()
 	x, failed := r.send(ctx, op, message)
 	if err := r.session.Welcomed(ctx); err != nil { // also explains why a request could not be sent
 		if failed == nil {
@@ -52,7 +60,8 @@ func (r *request) send(ctx context.Context, op string, message *transferpb.Reque
 	if err != nil {
 		return nil, err
 	}
-	x := &exchange{op: op, path: r.url.Path, stream: stream, in: bufio.NewReaderSize(stream, 16<<10)}
+	x := &exchange{op: op, path: r.url.Path, stream: stream, stall: r.stall,
+		isAnswering: r.session.IsAnswering, serveTimeout: max(serveTimeout, r.timeout), in: bufio.NewReaderSize(stream, 16<<10)}
 	defer context.AfterFunc(ctx, func() { stream.SetWriteDeadline(time.Unix(1, 0)) })()
 	if err := wire.WriteMessage(stream, message); err != nil {
 		x.close()
@@ -64,16 +73,54 @@ func (r *request) send(ctx context.Context, op string, message *transferpb.Reque
 
 // next blocks until the next reply. A Failure is an error.
 func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Reply, error) {
+	defer x.stall.wait()()
 	x.stream.SetReadDeadline(deadline)
+	defer x.endUnserved()()
 	defer context.AfterFunc(ctx, func() { x.stream.SetReadDeadline(time.Unix(1, 0)) })()
 	reply := &transferpb.Reply{}
 	if err := wire.ReadMessage(x.in, reply); err != nil {
 		return nil, x.failed(err)
 	}
+	x.stall.progress(0)
 	if f := reply.GetFailure(); f != nil {
 		return nil, &Error{Kind: kindOfFailure(f.GetCode()), Op: x.op, Err: refusedBy(f, x.path)}
 	}
 	return reply, nil
+}
+
+// endUnserved ends the wait for a reply after serveTimeout in which the primary could be reached. It
+// was not reached in an outage, which has the deadline of the reply. stop ends the watch.
+func (x *exchange) endUnserved() (stop func()) {
+	const interval = time.Second
+	var mu sync.Mutex // guards the rest
+	var stopped bool
+	var unserved time.Duration
+	var timer *time.Timer
+	check := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if stopped {
+			return
+		}
+		if x.isAnswering() {
+			unserved += interval
+		}
+		if unserved >= x.serveTimeout {
+			x.isUnserved.Store(true)
+			x.stream.SetReadDeadline(time.Unix(1, 0))
+			return
+		}
+		timer.Reset(interval)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	timer = time.AfterFunc(interval, check)
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
 }
 
 // failed wraps an error of reading a reply: of the network, or of a message that does not parse.
@@ -82,6 +129,8 @@ func (x *exchange) failed(err error) error {
 	switch {
 	case tooLarge, errors.Is(err, proto.Error):
 		return x.malformed(err)
+	case x.isUnserved.Load():
+		return &Error{Kind: KindNetwork, Op: x.op, Err: errUnserved}
 	case err == io.EOF:
 		err = io.ErrUnexpectedEOF // the last reply had not arrived
 	}

@@ -50,6 +50,9 @@ type GetOptions struct {
 	Output io.Writer
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
+	// StallTimeout bounds how long the transfer waits while nothing arrives, once the primary was
+	// reached. The transfer outlives outages that are not longer. 0 means DefaultStallTimeout.
+	StallTimeout time.Duration
 	// Retries is how many times the transfer is tried again after an error of KindNetwork. Each
 	// goes on where the one before ended. To an Output there is none after the first byte.
 	Retries int
@@ -85,12 +88,13 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	if o.OpenDir == nil {
 		o.OpenDir = disk.OpenDir
 	}
-	g := &get{GetOptions: o, request: newRequest(o.URL, o.TLS, o.ConnectTimeout, o.KWIK, o.Dial, report)}
+	g := &get{GetOptions: o, request: newRequest(o.URL, o.TLS, o.ConnectTimeout, o.StallTimeout, o.KWIK, o.Dial, report)}
 	g.pool = o.Pool
 	g.byteRange = o.Range
 	g.headStart = g.wantsHeadStart
 	g.wantsHoles = !o.NoSparse
 	defer g.trees.release()
+	defer g.stall.run()()
 	start := time.Now()
 	err := g.requireChecksums()
 	if err == nil {
@@ -141,7 +145,7 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 		defer remove()
 		defer g.leaveTarget()
 	}
-	p := retryPolicy{g.Retries, g.RetryDelay, g.MaxTime, g.RetryMaxTime}
+	p := retryPolicy{g.Retries, g.RetryDelay, g.MaxTime, g.RetryMaxTime, g.stall}
 	if err := p.run(ctx, attempt, g.isRetryable, g.observer.retry); err != nil {
 		return err
 	}
@@ -312,11 +316,11 @@ type verifyFunc func(off int64, p []byte) error
 // if it is not nil, is called with the stream before anything is requested.
 func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.AggregateReader) error) error {
 	op := g.fetchOp()
-	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
+	accepting, cancel := context.WithTimeout(ctx, serveTimeout)
 	defer cancel()
 	offer, err := g.session.AcceptAggregate(accepting, g.stream)
 	if err != nil {
-		return NetworkError(op, err)
+		return g.notOffered(op, err)
 	}
 	g.streamAccepted = true
 	defer offer.Close()

@@ -100,12 +100,13 @@ func (r *request) list(ctx context.Context, order *treeOrder, after string, flat
 		return page{}, err
 	}
 	defer x.close()
+	x.serveTimeout = listTimeout
 	if order.progress.period == 0 {
 		order.progress = listingLimit()
 	}
 	p.now = time.Now()
 	for bytes := 0; ; {
-		reply, err := x.next(ctx, time.Now().Add(listTimeout))
+		reply, err := x.next(ctx, time.Now().Add(max(listTimeout, stallLimit(x.stall.timeout))))
 		if err != nil {
 			return page{}, err
 		}

@@ -25,6 +25,9 @@ type MirrorSource struct {
 	TLS *tls.Config
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
+	// StallTimeout bounds how long a mirror waits while nothing arrives, as in GetOptions. A listing
+	// or a comparison waits for each reply as long. 0 means DefaultStallTimeout.
+	StallTimeout time.Duration
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.ClientConfig
 	// Dial connects to the primary; nil means kwik.DialAddrEarly.
@@ -32,7 +35,7 @@ type MirrorSource struct {
 }
 
 func (s MirrorSource) newRequest(report Reporter) request {
-	return newRequest(s.URL, s.TLS, s.ConnectTimeout, s.KWIK, s.Dial, report)
+	return newRequest(s.URL, s.TLS, s.ConnectTimeout, s.StallTimeout, s.KWIK, s.Dial, report)
 }
 
 // MirrorOptions selects the tree to fetch and the target.
@@ -223,6 +226,7 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 		defer m.Pair.Close()
 	}
 	m.request.metadata = m.wantedMetadata()
+	defer m.stall.run()()
 	start := time.Now()
 	err := m.fetchMirror(ctx)
 	m.result.NotKept = m.notKept.get()
@@ -324,7 +328,7 @@ func (m *mirror) fetchMirror(ctx context.Context) (err error) {
 		}
 		defer m.backup.close()
 	}
-	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime}
+	p := retryPolicy{m.Retries, m.RetryDelay, m.MaxTime, m.RetryMaxTime, m.stall}
 	err = p.run(ctx, m.attempt, isRetryable, m.observer.retry)
 	if err != nil && !m.DryRun {
 		m.removeEmpty()

@@ -92,11 +92,11 @@ func (r *request) requestBatch(ctx context.Context, b *batch) (*kwik.AggregateOf
 	if !hasStream {
 		return nil, nil
 	}
-	accepting, cancel := context.WithTimeout(ctx, answerTimeout)
+	accepting, cancel := context.WithTimeout(ctx, serveTimeout)
 	defer cancel()
 	stream, err := r.session.AcceptAggregate(accepting, kwik.StreamID(end.GetKwikStreamId()))
 	if err != nil {
-		return nil, NetworkError(op, err)
+		return nil, r.notOffered(op, err)
 	}
 	if stream.Size() != size {
 		stream.Close()
@@ -146,7 +146,7 @@ func (b *batch) describe(ctx context.Context, x *exchange) (size int64, err erro
 // together have the time of x.progress.
 func (x *exchange) nextResult(ctx context.Context) (*transferpb.Reply, error) {
 	for {
-		reply, err := x.next(ctx, time.Now().Add(answerTimeout))
+		reply, err := x.next(ctx, time.Now().Add(stallLimit(x.stall.timeout)))
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -73,10 +74,11 @@ func (l *liveStreams) remove(s *kwik.AggregateReader) kwik.StreamStats {
 func (l *liveStreams) totals() (st kwik.StreamStats, files, done int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	st = kwik.StreamStats{Bytes: l.past.Bytes, Size: l.total, Sources: slices.Clone(l.past.Sources)}
+	st = kwik.StreamStats{Idle: math.MaxInt64, Bytes: l.past.Bytes, Size: l.total, Sources: slices.Clone(l.past.Sources)}
 	for _, s := range l.streams {
 		each := s.Stats()
 		st.Bytes += each.Bytes
+		st.Idle = min(st.Idle, each.Idle)
 		st.Sources = addSources(st.Sources, each.Sources, true)
 	}
 	st.Bytes = min(st.Bytes, st.Size) // a file may have grown since it was listed

@@ -207,7 +207,9 @@ func (r *round) receive(ctx context.Context, b *batch, offer *kwik.AggregateOffe
 		return nil, NetworkError("fetch a batch", err)
 	}
 	r.live.add(stream)
+	waited := r.stall.wait()
 	_, err = stream.CopyTo(ctx, &batchWriter{r, b}, &kwik.CopyOptions{Have: b.have(), Priority: b.priority()})
+	waited()
 	stats := r.live.remove(stream)
 	r.mu.Lock()
 	r.result.Wasted += stats.Wasted

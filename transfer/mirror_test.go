@@ -316,7 +316,7 @@ func TestMirrorKeepsFewPartsOpen(t *testing.T) {
 	defer d.Close()
 	reports := &mirrorReports{}
 	m := &mirror{
-		report: reports, request: newRequest(URL{}, nil, 0, nil, nil, reports), root: d,
+		report: reports, request: newRequest(URL{}, nil, 0, 0, nil, nil, reports), root: d,
 		cache: disk.NewDirCache(d), runID: "test", opened: partfile.NewPool(maxOpenParts),
 		volumes: make(map[uint64]disk.Volume)}
 	defer m.cache.Close()

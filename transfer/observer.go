@@ -34,6 +34,7 @@ type observer struct {
 	unwanted int64
 	// files is the number of files of a mirror that are in place, ofFiles that of all known files.
 	files, ofFiles int64
+	stall          *stallWatch // nil without one
 }
 
 // A meter smooths a rate.
@@ -110,6 +111,12 @@ func (o *observer) retry(r Retry) {
 	o.report.Retry(r)
 }
 
+func (o *observer) waiting(w Waiting) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.report.Waiting(w)
+}
+
 func (o *observer) badBlock(server kwik.ServerID, off, length int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -120,6 +127,7 @@ func (o *observer) badBlock(server kwik.ServerID, off, length int64) {
 // returns it.
 func (o *observer) watch(session *kwik.ClientSession, stream *kwik.AggregateReader) (stop func() Progress) {
 	done, ended := make(chan struct{}), make(chan struct{})
+	waited := o.stall.wait()
 	look := func() Progress {
 		stats := stream.Stats() // first, so that each of its sources is among the servers
 		return o.progress(session.Servers(), stats)
@@ -140,6 +148,7 @@ func (o *observer) watch(session *kwik.ClientSession, stream *kwik.AggregateRead
 	return func() Progress {
 		close(done)
 		<-ended
+		waited()
 		return look()
 	}
 }
@@ -162,6 +171,9 @@ func (o *observer) setFileCounts(files, of int64) {
 // included with their bytes.
 func (o *observer) progress(servers []kwik.ServerStats, stats kwik.StreamStats) Progress {
 	now := time.Now()
+	if o.stall != nil && stats.Idle == 0 {
+		o.stall.progress(stats.Bytes)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	stats.Bytes = max(stats.Bytes-o.unwanted, 0) // they count as in place once the copy has begun

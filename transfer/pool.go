@@ -103,10 +103,17 @@ func (e *pooledSession) dead() bool {
 	select {
 	case <-e.ready:
 		isOld := e.users == 0 && time.Since(e.unused) > maxIdleTime
-		return e.err != nil || isOld || e.session.Context().Err() != nil
+		return e.err != nil || isOld || e.session.Context().Err() != nil || e.isWithoutPrimary()
 	default:
 		return false
 	}
+}
+
+// isWithoutPrimary reports whether the primary sent wrong bytes. The session serves no content of it
+// any more.
+func (e *pooledSession) isWithoutPrimary() bool {
+	servers := e.session.Servers()
+	return len(servers) > 0 && servers[0].State == kwik.PathBanned
 }
 
 func (p *Pool) release(key poolKey, e *pooledSession, failed bool) {

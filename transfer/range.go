@@ -95,7 +95,7 @@ func (r *request) readRangeProof(ctx context.Context) error {
 	length := integrity.RangeProofLen(size, group, want.Start, want.End)
 	var proof []byte
 	for int64(len(proof)) < length {
-		reply, err := r.reply(ctx, time.Now().Add(answerTimeout))
+		reply, err := r.reply(ctx, time.Now().Add(r.answerTimeout()))
 		if err != nil {
 			return err
 		}

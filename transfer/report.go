@@ -23,6 +23,9 @@ type Reporter interface {
 	Resume(bytes int64)
 	// Retry is called when an attempt failed and another follows after a pause.
 	Retry(r Retry)
+	// Waiting is called when nothing has arrived for three seconds, then once a second, and when
+	// something arrives again. The transfer then waits for the network, not for this machine.
+	Waiting(w Waiting)
 	// Server is called for each new server and whenever the state of one changes.
 	Server(s ServerStatus)
 	// Progress is called ten times a second while bytes arrive, and once at the end.
@@ -40,6 +43,7 @@ func (NoReport) Manifest(Manifest)                    {}
 func (NoReport) Checking(int64, int64)                {}
 func (NoReport) Resume(int64)                         {}
 func (NoReport) Retry(Retry)                          {}
+func (NoReport) Waiting(Waiting)                      {}
 func (NoReport) Server(ServerStatus)                  {}
 func (NoReport) Progress(Progress)                    {}
 func (NoReport) BadBlock(kwik.ServerID, int64, int64) {}

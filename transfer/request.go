@@ -20,8 +20,8 @@ import (
 const (
 	// DefaultConnectTimeout bounds the time until the primary's first reply.
 	DefaultConnectTimeout = 10 * time.Second
-	// answerTimeout bounds the wait for each further reply.
-	answerTimeout = 10 * time.Second
+	// serveTimeout bounds the wait for a reply, or for content, while a server answers and sends none.
+	serveTimeout = 10 * time.Second
 )
 
 // A request fetches the manifest and the tree of a file from a primary, and verifies the tree
@@ -51,6 +51,7 @@ type request struct {
 	target []byte
 
 	observer *observer
+	stall    *stallWatch
 
 	// State of the current attempt:
 	start          time.Time
@@ -75,18 +76,36 @@ type DialFunc func(
 	ctx context.Context, addr string, tlsConf *tls.Config, conf *kwik.ClientConfig,
 ) (*kwik.ClientSession, error)
 
-// newRequest returns a request. Zero values of timeout, dial and report mean the defaults.
+// newRequest returns a request. Zero values of timeout, stall, dial and report mean the defaults.
 func newRequest(
-	u URL, tlsConf *tls.Config, timeout time.Duration, conf *kwik.ClientConfig, dial DialFunc, report Reporter,
+	u URL, tlsConf *tls.Config, timeout, stall time.Duration, conf *kwik.ClientConfig, dial DialFunc, report Reporter,
 ) request {
 	if timeout == 0 {
 		timeout = DefaultConnectTimeout
 	}
+	if stall == 0 {
+		stall = DefaultStallTimeout
+	}
+	if conf == nil {
+		conf = &kwik.ClientConfig{}
+	}
+	if conf.SourceTimeout == 0 && conf.OutageTimeout == 0 {
+		conf = conf.Clone()
+		conf.OutageTimeout = stallLimit(stall)
+		conf.SourceTimeout = min(serveTimeout, conf.OutageTimeout)
+	}
 	if dial == nil {
 		dial = kwik.DialAddrEarly
 	}
-	return request{url: u, tls: tlsConf, timeout: timeout, kwik: conf, dial: dial, observer: newObserver(report)}
+	o := newObserver(report)
+	watch := &stallWatch{host: u.Host, timeout: stall, report: o.waiting}
+	o.stall = watch
+	return request{url: u, tls: tlsConf, timeout: timeout, kwik: conf, dial: dial, observer: o, stall: watch}
 }
+
+// answerTimeout bounds the wait for each reply after the first, if the primary does not answer at
+// all.
+func (r *request) answerTimeout() time.Duration { return stallLimit(r.stall.timeout) }
 
 // requestManifest connects and fetches the manifest. After success the caller must call close.
 // The tree is complete unless the primary is still hashing the file.
@@ -150,6 +169,7 @@ func (r *request) discardStream(err error) bool {
 // connect returns as soon as data can be sent, which travels with Hello. startExchange waits for
 // Welcome.
 func (r *request) connect(ctx context.Context) error {
+	defer r.stall.wait()()
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	dial := func() (*kwik.ClientSession, error) {
@@ -199,7 +219,7 @@ func (r *request) fetchManifest(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		deadline = time.Now().Add(answerTimeout)
+		deadline = time.Now().Add(r.answerTimeout())
 		switch answer := reply.GetReply().(type) {
 		case *transferpb.Reply_Manifest:
 			if err := r.readManifest(answer.Manifest); err != nil {
@@ -285,6 +305,15 @@ func (r *request) readRoot(root []byte) error {
 	return nil
 }
 
+// notOffered returns the error of a stream that the primary named and that has not arrived. In an
+// outage the offer may have been lost.
+func (r *request) notOffered(op string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && r.session.IsAnswering() {
+		return &Error{Kind: KindNetwork, Op: op, Err: errUnserved}
+	}
+	return NetworkError(op, err)
+}
+
 // completeTree blocks until the tree is complete and verified. It reads the chaining values that
 // follow a manifest, and the root if the manifest had none. It calls grown, which may be nil,
 // after each part of the tree.
@@ -300,7 +329,7 @@ func (r *request) completeTree(ctx context.Context, grown func() error) error {
 		if !valuesMissing && !rootMissing {
 			break
 		}
-		reply, err := r.reply(ctx, time.Now().Add(answerTimeout))
+		reply, err := r.reply(ctx, time.Now().Add(r.answerTimeout()))
 		if err != nil {
 			return err
 		}

@@ -44,6 +44,7 @@ type retryPolicy struct {
 	delay        time.Duration // 0 doubles it with each retry
 	maxTime      time.Duration // of an attempt; 0 for no limit
 	retryMaxTime time.Duration // from the start of the first attempt to that of the last; 0 for no limit
+	stall        *stallWatch   // nil repeats no attempt after an outage
 }
 
 // run calls attempt until it succeeds, fails for good, the limits are reached, or ctx ends. It
@@ -54,7 +55,7 @@ func (p retryPolicy) run(
 ) error {
 	start := time.Now()
 	for n := 1; ; n++ {
-		err := p.awake(ctx, attempt)
+		err := p.limited(ctx, attempt, retryable)
 		if n > p.retries || ctx.Err() != nil || !retryable(err) {
 			return err
 		}
@@ -79,21 +80,23 @@ const maxIdleCloses = 3
 // awake calls attempt, and again at once if the server closed the session because it was idle. A
 // long local operation is no failure of the network.
 func (p retryPolicy) awake(ctx context.Context, attempt func(context.Context) error) error {
-	err := p.limited(ctx, attempt)
+	err := attempt(ctx)
 	for n := 0; n < maxIdleCloses && kwik.IsIdleClose(err) && ctx.Err() == nil; n++ {
-		err = p.limited(ctx, attempt)
+		err = attempt(ctx)
 	}
 	return err
 }
 
-// limited calls attempt with a context that ends after maxTime.
-func (p retryPolicy) limited(ctx context.Context, attempt func(context.Context) error) error {
+// limited calls attempt, also after outages, with a context that ends after maxTime.
+func (p retryPolicy) limited(
+	ctx context.Context, attempt func(context.Context) error, retryable func(error) bool,
+) error {
 	if p.maxTime <= 0 {
-		return attempt(ctx)
+		return p.patient(ctx, attempt, retryable)
 	}
 	limited, cancel := context.WithTimeout(ctx, p.maxTime)
 	defer cancel()
-	err := attempt(limited)
+	err := p.patient(limited, attempt, retryable)
 	if err != nil && limited.Err() != nil && ctx.Err() == nil {
 		return &TimeLimitError{p.maxTime}
 	}

@@ -21,7 +21,7 @@ const (
 // A groConn is a UDP socket with receive offload. quic-go reads from a connection through its
 // ReadBatch if it has one, always from one goroutine; the other methods are the socket's own.
 type groConn struct {
-	*net.UDPConn
+	*steadyConn
 	batch   *ipv4.PacketConn
 	pieces  []ipv4.Message // as the kernel filled them
 	full    int            // how many of them hold something
@@ -31,7 +31,7 @@ type groConn struct {
 }
 
 // withOffload turns on receive offload, or returns the socket as it is where the kernel has none.
-func withOffload(conn *net.UDPConn) net.PacketConn {
+func withOffload(conn *steadyConn) net.PacketConn {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return conn
@@ -43,7 +43,7 @@ func withOffload(conn *net.UDPConn) net.PacketConn {
 	if err != nil || refused != nil {
 		return conn
 	}
-	c := &groConn{UDPConn: conn, batch: ipv4.NewPacketConn(conn), pieces: make([]ipv4.Message, groBatch)}
+	c := &groConn{steadyConn: conn, batch: ipv4.NewPacketConn(conn), pieces: make([]ipv4.Message, groBatch)}
 	for i := range c.pieces {
 		c.pieces[i].Buffers = [][]byte{make([]byte, groBuffer)}
 		c.pieces[i].OOB = make([]byte, oobSize)

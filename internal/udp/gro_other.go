@@ -4,4 +4,4 @@ package udp
 
 import "net"
 
-func withOffload(conn *net.UDPConn) net.PacketConn { return conn }
+func withOffload(conn *steadyConn) net.PacketConn { return conn }

@@ -9,12 +9,12 @@ package udp
 import "net"
 
 // Listen opens a UDP socket; network is udp, udp4 or udp6, and a nil address means any port of
-// all addresses. The result is a *net.UDPConn or has its methods, as quic-go needs for
-// batches, ECN and segmentation offload.
+// all addresses. The result has the methods of a *net.UDPConn, as quic-go needs for batches, ECN
+// and segmentation offload.
 func Listen(network string, addr *net.UDPAddr) (net.PacketConn, error) {
 	conn, err := net.ListenUDP(network, addr)
 	if err != nil {
 		return nil, err
 	}
-	return withOffload(conn), nil
+	return withOffload(&steadyConn{UDPConn: conn}), nil
 }

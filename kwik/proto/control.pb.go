@@ -138,6 +138,7 @@ type ControlFrame struct {
 	//	*ControlFrame_Metadata
 	//	*ControlFrame_PathReport
 	//	*ControlFrame_GoAway
+	//	*ControlFrame_Probe
 	Frame         isControlFrame_Frame `protobuf_oneof:"frame"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -261,6 +262,15 @@ func (x *ControlFrame) GetGoAway() *GoAway {
 	return nil
 }
 
+func (x *ControlFrame) GetProbe() *Probe {
+	if x != nil {
+		if x, ok := x.Frame.(*ControlFrame_Probe); ok {
+			return x.Probe
+		}
+	}
+	return nil
+}
+
 type isControlFrame_Frame interface {
 	isControlFrame_Frame()
 }
@@ -301,6 +311,10 @@ type ControlFrame_GoAway struct {
 	GoAway *GoAway `protobuf:"bytes,9,opt,name=go_away,json=goAway,proto3,oneof"`
 }
 
+type ControlFrame_Probe struct {
+	Probe *Probe `protobuf:"bytes,10,opt,name=probe,proto3,oneof"`
+}
+
 func (*ControlFrame_Hello) isControlFrame_Frame() {}
 
 func (*ControlFrame_Welcome) isControlFrame_Frame() {}
@@ -318,6 +332,8 @@ func (*ControlFrame_Metadata) isControlFrame_Frame() {}
 func (*ControlFrame_PathReport) isControlFrame_Frame() {}
 
 func (*ControlFrame_GoAway) isControlFrame_Frame() {}
+
+func (*ControlFrame_Probe) isControlFrame_Frame() {}
 
 // Hello is the client's first frame on every path.
 type Hello struct {
@@ -951,6 +967,54 @@ func (x *GoAway) GetReason() string {
 	return ""
 }
 
+// Probe asks the other side for a sign of life, which is QUIC's acknowledgment. A client sends it on
+// a path on which it waits and nothing arrives.
+type Probe struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes without a meaning. A server that was restarted answers packets of more than 42 bytes with
+	// a stateless reset.
+	Padding       []byte `protobuf:"bytes,1,opt,name=padding,proto3" json:"padding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Probe) Reset() {
+	*x = Probe{}
+	mi := &file_control_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Probe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Probe) ProtoMessage() {}
+
+func (x *Probe) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Probe.ProtoReflect.Descriptor instead.
+func (*Probe) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Probe) GetPadding() []byte {
+	if x != nil {
+		return x.Padding
+	}
+	return nil
+}
+
 // Blame names the bytes that failed their proof.
 type Blame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -963,7 +1027,7 @@ type Blame struct {
 
 func (x *Blame) Reset() {
 	*x = Blame{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1039,7 @@ func (x *Blame) String() string {
 func (*Blame) ProtoMessage() {}
 
 func (x *Blame) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1052,7 @@ func (x *Blame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blame.ProtoReflect.Descriptor instead.
 func (*Blame) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Blame) GetKwikStreamId() uint64 {
@@ -1040,7 +1104,7 @@ type StreamOffer struct {
 
 func (x *StreamOffer) Reset() {
 	*x = StreamOffer{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1116,7 @@ func (x *StreamOffer) String() string {
 func (*StreamOffer) ProtoMessage() {}
 
 func (x *StreamOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1129,7 @@ func (x *StreamOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamOffer.ProtoReflect.Descriptor instead.
 func (*StreamOffer) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StreamOffer) GetKwikStreamId() uint64 {
@@ -1134,7 +1198,7 @@ type StreamTicket struct {
 
 func (x *StreamTicket) Reset() {
 	*x = StreamTicket{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1210,7 @@ func (x *StreamTicket) String() string {
 func (*StreamTicket) ProtoMessage() {}
 
 func (x *StreamTicket) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1223,7 @@ func (x *StreamTicket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTicket.ProtoReflect.Descriptor instead.
 func (*StreamTicket) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StreamTicket) GetPathId() string {
@@ -1195,7 +1259,7 @@ type JoinFrame struct {
 
 func (x *JoinFrame) Reset() {
 	*x = JoinFrame{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1271,7 @@ func (x *JoinFrame) String() string {
 func (*JoinFrame) ProtoMessage() {}
 
 func (x *JoinFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1284,7 @@ func (x *JoinFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinFrame.ProtoReflect.Descriptor instead.
 func (*JoinFrame) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinFrame) GetFrame() isJoinFrame_Frame {
@@ -1372,7 +1436,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1448,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1461,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JoinRequest) GetVersion() uint32 {
@@ -1440,7 +1504,7 @@ type JoinShare struct {
 
 func (x *JoinShare) Reset() {
 	*x = JoinShare{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1516,7 @@ func (x *JoinShare) String() string {
 func (*JoinShare) ProtoMessage() {}
 
 func (x *JoinShare) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1529,7 @@ func (x *JoinShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinShare.ProtoReflect.Descriptor instead.
 func (*JoinShare) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *JoinShare) GetShare() []byte {
@@ -1492,7 +1556,7 @@ type JoinConfirm struct {
 
 func (x *JoinConfirm) Reset() {
 	*x = JoinConfirm{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1568,7 @@ func (x *JoinConfirm) String() string {
 func (*JoinConfirm) ProtoMessage() {}
 
 func (x *JoinConfirm) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1581,7 @@ func (x *JoinConfirm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinConfirm.ProtoReflect.Descriptor instead.
 func (*JoinConfirm) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JoinConfirm) GetMac() []byte {
@@ -1537,7 +1601,7 @@ type JoinProbe struct {
 
 func (x *JoinProbe) Reset() {
 	*x = JoinProbe{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1613,7 @@ func (x *JoinProbe) String() string {
 func (*JoinProbe) ProtoMessage() {}
 
 func (x *JoinProbe) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1626,7 @@ func (x *JoinProbe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinProbe.ProtoReflect.Descriptor instead.
 func (*JoinProbe) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JoinProbe) GetNonce() []byte {
@@ -1583,7 +1647,7 @@ type JoinProof struct {
 
 func (x *JoinProof) Reset() {
 	*x = JoinProof{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1659,7 @@ func (x *JoinProof) String() string {
 func (*JoinProof) ProtoMessage() {}
 
 func (x *JoinProof) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1672,7 @@ func (x *JoinProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinProof.ProtoReflect.Descriptor instead.
 func (*JoinProof) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *JoinProof) GetMac() []byte {
@@ -1630,7 +1694,7 @@ type JoinAccept struct {
 
 func (x *JoinAccept) Reset() {
 	*x = JoinAccept{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +1706,7 @@ func (x *JoinAccept) String() string {
 func (*JoinAccept) ProtoMessage() {}
 
 func (x *JoinAccept) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +1719,7 @@ func (x *JoinAccept) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinAccept.ProtoReflect.Descriptor instead.
 func (*JoinAccept) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JoinAccept) GetPathId() string {
@@ -1688,7 +1752,7 @@ type Challenge struct {
 
 func (x *Challenge) Reset() {
 	*x = Challenge{}
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1764,7 @@ func (x *Challenge) String() string {
 func (*Challenge) ProtoMessage() {}
 
 func (x *Challenge) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[19]
+	mi := &file_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1777,7 @@ func (x *Challenge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
 func (*Challenge) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{19}
+	return file_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Challenge) GetSize() uint64 {
@@ -1772,7 +1836,7 @@ type ChallengeAnswer struct {
 
 func (x *ChallengeAnswer) Reset() {
 	*x = ChallengeAnswer{}
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +1848,7 @@ func (x *ChallengeAnswer) String() string {
 func (*ChallengeAnswer) ProtoMessage() {}
 
 func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[20]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +1861,7 @@ func (x *ChallengeAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeAnswer.ProtoReflect.Descriptor instead.
 func (*ChallengeAnswer) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{20}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ChallengeAnswer) GetContent() []byte {
@@ -1825,7 +1889,7 @@ var File_control_proto protoreflect.FileDescriptor
 
 const file_control_proto_rawDesc = "" +
 	"\n" +
-	"\rcontrol.proto\x12\fkwik.control\x1a\x15stream_metadata.proto\"\x95\x04\n" +
+	"\rcontrol.proto\x12\fkwik.control\x1a\x15stream_metadata.proto\"\xc2\x04\n" +
 	"\fControlFrame\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.kwik.control.HelloH\x00R\x05hello\x121\n" +
 	"\awelcome\x18\x02 \x01(\v2\x15.kwik.control.WelcomeH\x00R\awelcome\x122\n" +
@@ -1838,7 +1902,9 @@ const file_control_proto_rawDesc = "" +
 	"\bmetadata\x18\a \x01(\v2\".kwik.metadata.StreamMetadataFrameH\x00R\bmetadata\x12;\n" +
 	"\vpath_report\x18\b \x01(\v2\x18.kwik.control.PathReportH\x00R\n" +
 	"pathReport\x12/\n" +
-	"\ago_away\x18\t \x01(\v2\x14.kwik.control.GoAwayH\x00R\x06goAwayB\a\n" +
+	"\ago_away\x18\t \x01(\v2\x14.kwik.control.GoAwayH\x00R\x06goAway\x12+\n" +
+	"\x05probe\x18\n" +
+	" \x01(\v2\x13.kwik.control.ProbeH\x00R\x05probeB\a\n" +
 	"\x05frame\"\xde\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1d\n" +
@@ -1894,7 +1960,9 @@ const file_control_proto_rawDesc = "" +
 	"min_rtt_us\x18\x04 \x01(\x04R\bminRttUs\x12+\n" +
 	"\x11congestion_window\x18\x05 \x01(\x04R\x10congestionWindow\" \n" +
 	"\x06GoAway\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"]\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"!\n" +
+	"\x05Probe\x12\x18\n" +
+	"\apadding\x18\x01 \x01(\fR\apadding\"]\n" +
 	"\x05Blame\x12$\n" +
 	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\x12\x16\n" +
@@ -1979,7 +2047,7 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_control_proto_goTypes = []any{
 	(Role)(0),                   // 0: kwik.control.Role
 	(PathState)(0),              // 1: kwik.control.PathState
@@ -1992,19 +2060,20 @@ var file_control_proto_goTypes = []any{
 	(*PathStatus)(nil),          // 8: kwik.control.PathStatus
 	(*PathReport)(nil),          // 9: kwik.control.PathReport
 	(*GoAway)(nil),              // 10: kwik.control.GoAway
-	(*Blame)(nil),               // 11: kwik.control.Blame
-	(*StreamOffer)(nil),         // 12: kwik.control.StreamOffer
-	(*StreamTicket)(nil),        // 13: kwik.control.StreamTicket
-	(*JoinFrame)(nil),           // 14: kwik.control.JoinFrame
-	(*JoinRequest)(nil),         // 15: kwik.control.JoinRequest
-	(*JoinShare)(nil),           // 16: kwik.control.JoinShare
-	(*JoinConfirm)(nil),         // 17: kwik.control.JoinConfirm
-	(*JoinProbe)(nil),           // 18: kwik.control.JoinProbe
-	(*JoinProof)(nil),           // 19: kwik.control.JoinProof
-	(*JoinAccept)(nil),          // 20: kwik.control.JoinAccept
-	(*Challenge)(nil),           // 21: kwik.control.Challenge
-	(*ChallengeAnswer)(nil),     // 22: kwik.control.ChallengeAnswer
-	(*StreamMetadataFrame)(nil), // 23: kwik.metadata.StreamMetadataFrame
+	(*Probe)(nil),               // 11: kwik.control.Probe
+	(*Blame)(nil),               // 12: kwik.control.Blame
+	(*StreamOffer)(nil),         // 13: kwik.control.StreamOffer
+	(*StreamTicket)(nil),        // 14: kwik.control.StreamTicket
+	(*JoinFrame)(nil),           // 15: kwik.control.JoinFrame
+	(*JoinRequest)(nil),         // 16: kwik.control.JoinRequest
+	(*JoinShare)(nil),           // 17: kwik.control.JoinShare
+	(*JoinConfirm)(nil),         // 18: kwik.control.JoinConfirm
+	(*JoinProbe)(nil),           // 19: kwik.control.JoinProbe
+	(*JoinProof)(nil),           // 20: kwik.control.JoinProof
+	(*JoinAccept)(nil),          // 21: kwik.control.JoinAccept
+	(*Challenge)(nil),           // 22: kwik.control.Challenge
+	(*ChallengeAnswer)(nil),     // 23: kwik.control.ChallengeAnswer
+	(*StreamMetadataFrame)(nil), // 24: kwik.metadata.StreamMetadataFrame
 }
 var file_control_proto_depIdxs = []int32{
 	3,  // 0: kwik.control.ControlFrame.hello:type_name -> kwik.control.Hello
@@ -2012,28 +2081,29 @@ var file_control_proto_depIdxs = []int32{
 	6,  // 2: kwik.control.ControlFrame.add_path:type_name -> kwik.control.AddPath
 	7,  // 3: kwik.control.ControlFrame.remove_path:type_name -> kwik.control.RemovePath
 	8,  // 4: kwik.control.ControlFrame.path_status:type_name -> kwik.control.PathStatus
-	12, // 5: kwik.control.ControlFrame.stream_offer:type_name -> kwik.control.StreamOffer
-	23, // 6: kwik.control.ControlFrame.metadata:type_name -> kwik.metadata.StreamMetadataFrame
+	13, // 5: kwik.control.ControlFrame.stream_offer:type_name -> kwik.control.StreamOffer
+	24, // 6: kwik.control.ControlFrame.metadata:type_name -> kwik.metadata.StreamMetadataFrame
 	9,  // 7: kwik.control.ControlFrame.path_report:type_name -> kwik.control.PathReport
 	10, // 8: kwik.control.ControlFrame.go_away:type_name -> kwik.control.GoAway
-	0,  // 9: kwik.control.Welcome.role:type_name -> kwik.control.Role
-	5,  // 10: kwik.control.Welcome.host:type_name -> kwik.control.Host
-	1,  // 11: kwik.control.PathStatus.state:type_name -> kwik.control.PathState
-	11, // 12: kwik.control.PathStatus.blame:type_name -> kwik.control.Blame
-	13, // 13: kwik.control.StreamOffer.tickets:type_name -> kwik.control.StreamTicket
-	15, // 14: kwik.control.JoinFrame.request:type_name -> kwik.control.JoinRequest
-	18, // 15: kwik.control.JoinFrame.probe:type_name -> kwik.control.JoinProbe
-	19, // 16: kwik.control.JoinFrame.proof:type_name -> kwik.control.JoinProof
-	20, // 17: kwik.control.JoinFrame.accept:type_name -> kwik.control.JoinAccept
-	21, // 18: kwik.control.JoinFrame.challenge:type_name -> kwik.control.Challenge
-	22, // 19: kwik.control.JoinFrame.answer:type_name -> kwik.control.ChallengeAnswer
-	16, // 20: kwik.control.JoinFrame.share:type_name -> kwik.control.JoinShare
-	17, // 21: kwik.control.JoinFrame.confirm:type_name -> kwik.control.JoinConfirm
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	11, // 9: kwik.control.ControlFrame.probe:type_name -> kwik.control.Probe
+	0,  // 10: kwik.control.Welcome.role:type_name -> kwik.control.Role
+	5,  // 11: kwik.control.Welcome.host:type_name -> kwik.control.Host
+	1,  // 12: kwik.control.PathStatus.state:type_name -> kwik.control.PathState
+	12, // 13: kwik.control.PathStatus.blame:type_name -> kwik.control.Blame
+	14, // 14: kwik.control.StreamOffer.tickets:type_name -> kwik.control.StreamTicket
+	16, // 15: kwik.control.JoinFrame.request:type_name -> kwik.control.JoinRequest
+	19, // 16: kwik.control.JoinFrame.probe:type_name -> kwik.control.JoinProbe
+	20, // 17: kwik.control.JoinFrame.proof:type_name -> kwik.control.JoinProof
+	21, // 18: kwik.control.JoinFrame.accept:type_name -> kwik.control.JoinAccept
+	22, // 19: kwik.control.JoinFrame.challenge:type_name -> kwik.control.Challenge
+	23, // 20: kwik.control.JoinFrame.answer:type_name -> kwik.control.ChallengeAnswer
+	17, // 21: kwik.control.JoinFrame.share:type_name -> kwik.control.JoinShare
+	18, // 22: kwik.control.JoinFrame.confirm:type_name -> kwik.control.JoinConfirm
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2052,8 +2122,9 @@ func file_control_proto_init() {
 		(*ControlFrame_Metadata)(nil),
 		(*ControlFrame_PathReport)(nil),
 		(*ControlFrame_GoAway)(nil),
+		(*ControlFrame_Probe)(nil),
 	}
-	file_control_proto_msgTypes[12].OneofWrappers = []any{
+	file_control_proto_msgTypes[13].OneofWrappers = []any{
 		(*JoinFrame_Request)(nil),
 		(*JoinFrame_Probe)(nil),
 		(*JoinFrame_Proof)(nil),
@@ -2069,7 +2140,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   21,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -136,6 +136,8 @@ func (w *World) options() transfer.GetOptions {
 		URL:     transfer.URL{Host: w.servers[0].addr.String(), Path: served},
 		TLS:     trust.PinnedClientConfig(nil, pin),
 		OpenDir: func(string) (disk.Dir, error) { return w.client.Dir(), nil },
+		// A stream ends after 10 s without a byte, as Bound expects.
+		StallTimeout: 8 * time.Second,
 		KWIK: &kwik.ClientConfig{
 			Config:               kwik.Config{LocalAddresses: func() []netip.Addr { return nil }},
 			ReorderWindow:        2 << 20, // the least
@@ -388,6 +390,8 @@ func (r *recorder) trace(format string, args ...any) {
 func (r *recorder) Hashing(bytes, total int64) { r.trace("hashing: %d of %d", bytes, total) }
 
 func (r *recorder) Checking(bytes, total int64) { r.trace("checking: %d of %d", bytes, total) }
+
+func (r *recorder) Waiting(x transfer.Waiting) { r.trace("waiting %+v", x) }
 
 func (r *recorder) Retry(x transfer.Retry) { r.fault("it was tried again: %+v", x) }
 
