@@ -357,8 +357,8 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	return wrapped
 }
 
-// copyToPart copies a stream to the part file, which is hashed meanwhile if there are checksums. known
-// is the root; zero if it was not known when the stream began.
+// copyToPart copies a stream to the part file, which is hashed meanwhile if there are checksums.
+// known is the root; zero if it was not known when the stream began.
 func (g *get) copyToPart(
 	ctx context.Context, stream *kwik.AggregateReader, o *kwik.CopyOptions, known integrity.Root,
 ) error {
