@@ -158,7 +158,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		return
 	}
 	defer m.cache.Release(h)
-	same, err := m.isSame(ctx, h, f, place.syncs)
+	same, err := m.isSame(ctx, h, f)
 	switch {
 	case err != nil:
 		m.drop(f, localErrorOf("set its mode and time", err))
@@ -193,7 +193,7 @@ func (m *mirror) needsPart(f *mirrorFile) bool {
 
 // isSame reports whether the file in place has the root already, and then gives it the source's
 // mode and time.
-func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile, syncs bool) (bool, error) {
+func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile) (bool, error) {
 	if f.detach || f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
 	}
@@ -219,7 +219,7 @@ func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile, s
 	if !m.NoPreserve && disk.Links(info) < 2 {
 		err = m.applyToFile(h.TreeDir, at, file, info, f.entry, metadataOf(f.manifest, false))
 	}
-	if err == nil && !syncs {
+	if err == nil && !m.syncsVolumes {
 		err = at.SyncFile(file)
 	}
 	return true, err
@@ -374,7 +374,7 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 		return
 	}
 	temp := m.freshName(f.name)
-	err = m.placeOf(f).WriteNew(temp, p, f.holes, metadataOf(f.manifest, m.NoPreserve), !place.syncs)
+	err = m.placeOf(f).WriteNew(temp, p, f.holes, metadataOf(f.manifest, m.NoPreserve), !m.syncsVolumes)
 	if err == nil {
 		if err = m.applyMore(h.TreeDir, temp, f.entry); err != nil {
 			h.Remove(temp)
@@ -394,7 +394,7 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 // complete hands a part file that has all its bytes to the placer. It stays open, and locked,
 // until it is renamed.
 func (m *mirror) complete(f *mirrorFile, place *placer) {
-	if err := f.part.Finish(metadataOf(f.manifest, m.NoPreserve), !place.syncs); err != nil {
+	if err := f.part.Finish(metadataOf(f.manifest, m.NoPreserve), !m.syncsVolumes); err != nil {
 		m.drop(f, LocalError("write it", disk.Cause(err)))
 		return
 	}

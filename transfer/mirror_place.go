@@ -22,7 +22,6 @@ type placer struct {
 	m     *mirror
 	in    chan *mirrorFile
 	ended chan struct{}
-	syncs bool // mirror.syncsVolumes
 	// ctx ends the hashing of files that have checksums. It is set before the first put.
 	ctx context.Context
 }
@@ -37,7 +36,6 @@ const (
 
 func (m *mirror) startPlacer() *placer {
 	p := &placer{m: m, in: make(chan *mirrorFile, placeFiles), ended: make(chan struct{}), ctx: context.Background()}
-	p.syncs = m.syncsVolumes
 	go p.run()
 	return p
 }
@@ -80,7 +78,7 @@ func (p *placer) run() {
 // place puts a group in place.
 func (p *placer) place(group []*mirrorFile) {
 	var failed error
-	if p.syncs {
+	if p.m.syncsVolumes {
 		failed = p.syncContents(group)
 	}
 	for _, f := range group {
@@ -167,13 +165,6 @@ func (p *placer) rename(f *mirrorFile) error {
 	}
 	defer p.m.cache.Release(h)
 	return p.m.putInPlace(h, f)
-}
-
-// isNewer reports whether a file that is newer than the source's is in the place of a file, perhaps
-// since the mirror began.
-func (m *mirror) isNewer(h *disk.CachedDir, f *mirrorFile) bool {
-	info, err := h.Lstat(f.name)
-	return err == nil && info.Mode().IsRegular() && m.isLater(info, f.manifest.MTime)
 }
 
 // volumeOf returns the file system that a directory is on, nil if it cannot be synced as a
