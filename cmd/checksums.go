@@ -27,18 +27,13 @@ func parseChecksum(text string) (transfer.Checksum, error) {
 	return c, nil
 }
 
-// checksumValues is the value of a repeated --checksum: the file must have all the hashes. Those
-// of the command line replace that of the environment. It implements flag.Value.
-type checksumValues struct {
-	list        []string
-	environment bool // the next value is that of the environment
-	given       bool // there are values on the command line
-}
+// checksumValues is the value of a repeated --checksum: the file must have all the hashes.
+type checksumValues struct{ repeatedValue }
 
 func checksumOption(to *checksumValues, usage string) cli.Flag {
-	variable := variableOf("checksum")
-	to.environment = os.Getenv(variable) != ""
-	return &cli.GenericFlag{Name: "checksum", EnvVars: []string{variable}, Usage: usage, Value: to}
+	flag := repeatedOption(&to.repeatedValue, "checksum", usage)
+	flag.Value = to
+	return flag
 }
 
 // Set implements flag.Value. An empty value would switch the check off.
@@ -46,17 +41,8 @@ func (v *checksumValues) Set(text string) error {
 	if text == "" {
 		return errors.New("it is empty")
 	}
-	if v.environment {
-		v.environment = false
-	} else if !v.given {
-		v.given, v.list = true, nil
-	}
-	v.list = append(v.list, text)
-	return nil
+	return v.repeatedValue.Set(text)
 }
-
-// String implements flag.Value.
-func (v *checksumValues) String() string { return "" }
 
 // requireHashes takes the values of --checksum. A BLAKE3 hash goes into the URL of the file;
 // others are returned.

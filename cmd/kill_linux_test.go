@@ -221,8 +221,9 @@ func TestKilledGet(t *testing.T) {
 	slices.Sort(inVain)
 	t.Logf("%d kills of gets of %d MiB, %d files; a get takes %v", killed, size>>20, files, whole)
 	t.Logf("written again after a kill: median %d bytes, at most %d", again[len(again)/2], again[len(again)-1])
-	t.Logf("sent again by the servers for each kill: median %d bytes, at most %d", inVain[len(inVain)/2], inVain[len(inVain)-1])
-	if worst, usual := again[len(again)-1], inVain[len(inVain)/2]; worst > 16<<20 || usual > 16<<20 {
+	usual := inVain[(len(inVain)-1)/2] // of two files the lower one: a single kill may cost half a file
+	t.Logf("sent again by the servers for each kill: median %d bytes, at most %d", usual, inVain[len(inVain)-1])
+	if worst := again[len(again)-1]; worst > 16<<20 || usual > 16<<20 {
 		t.Errorf("after a kill %d bytes were written again, or %d sent again", worst, usual)
 	}
 }

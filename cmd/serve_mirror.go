@@ -67,9 +67,8 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 }
 
 // keepMirror mirrors the primary, and again after each interval, until the server must leave. Files
-// that were too young are looked at again sooner. Until
-// a round was complete, files are compared by their hashes; later rounds compare size and time. The
-// server serves meanwhile.
+// that were too young are looked at again sooner. Until a round was complete, files are compared by
+// their hashes; later rounds compare size and time. The server serves meanwhile.
 func (s *runningServer) keepMirror() {
 	o := transfer.MirrorOptions{Target: s.root, NoSparse: s.mirror.noSparse, OpenTree: s.openTarget,
 		Preallocate: s.mirror.preallocate}

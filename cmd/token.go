@@ -19,7 +19,7 @@ import (
 
 // tokenOptions are the options of token.
 type tokenOptions struct {
-	allow    allowPaths
+	allow    repeatedValue
 	expires  string
 	name     string
 	show     string
@@ -28,7 +28,7 @@ type tokenOptions struct {
 
 func (o *tokenOptions) flags() []cli.Flag {
 	return []cli.Flag{
-		allowOption(&o.allow, "allow", "let clients read `PATH` on the server: /DIR/ and everything below it, "+
+		repeatedOption(&o.allow, "allow", "let clients read `PATH` on the server: /DIR/ and everything below it, "+
 			"/FILE alone, or /; may be repeated"),
 		stringOption(&o.expires, "expires", "let the token expire after `TIME`, such as 30d or 12h, or at the end "+
 			"of a day (2027-01-31, UTC), or never"),
@@ -92,7 +92,7 @@ func runToken(t *terminal, o *tokenOptions, args []string) error {
 // parse checks the options of a new token.
 func (o *tokenOptions) parse(now time.Time) (token trust.AccessToken, err error) {
 	switch {
-	case len(o.allow.paths) == 0:
+	case len(o.allow.list) == 0:
 		return token, usagef(adviseToken, "--allow is missing")
 	case o.expires == "":
 		return token, usagef(adviseExpires, "--expires is missing")
@@ -103,7 +103,7 @@ func (o *tokenOptions) parse(now time.Time) (token trust.AccessToken, err error)
 	if err := trust.CheckTokenName(o.name); err != nil {
 		return token, usagef(adviseToken, "--name %.80q: %w", o.name, err)
 	}
-	if token.Paths, err = trust.NormalizePaths(o.allow.paths); err != nil {
+	if token.Paths, err = trust.NormalizePaths(o.allow.list); err != nil {
 		return token, usagef(adviseAllow, "--allow: %w", err)
 	}
 	if token.Expires, err = parseExpiry(o.expires, now); err != nil {
@@ -165,7 +165,7 @@ func parseLife(text string) (time.Duration, error) {
 
 // showToken prints what a token contains.
 func showToken(t *terminal, o *tokenOptions) error {
-	if len(o.allow.paths) > 0 || o.expires != "" || o.name != "" {
+	if len(o.allow.list) > 0 || o.expires != "" || o.name != "" {
 		return usagef(adviseToken, "--show excludes the options of a new token")
 	}
 	in := io.Reader(os.Stdin)
@@ -209,33 +209,6 @@ func expiry(token trust.AccessToken) string {
 }
 
 func moment(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
-
-// allowPaths is the value of a repeated --allow. Paths of the command line replace one of the
-// environment. It implements flag.Value.
-type allowPaths struct {
-	paths       []string
-	environment bool // the next value is that of the environment
-	given       bool // there are paths on the command line
-}
-
-func allowOption(to *allowPaths, name, usage string) cli.Flag {
-	to.environment = os.Getenv(variableOf(name)) != ""
-	return &cli.GenericFlag{Name: name, EnvVars: []string{variableOf(name)}, Usage: usage, Value: to}
-}
-
-// Set implements flag.Value.
-func (a *allowPaths) Set(path string) error {
-	if a.environment {
-		a.environment = false
-	} else if !a.given {
-		a.given, a.paths = true, nil
-	}
-	a.paths = append(a.paths, path)
-	return nil
-}
-
-// String implements flag.Value.
-func (a *allowPaths) String() string { return "" }
 
 // withoutToken hides an argument that is a token, for messages.
 func withoutToken(text string) string {

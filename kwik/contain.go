@@ -129,6 +129,12 @@ func (c *ServerConfig) containCallbacks() {
 	report := func(err *PanicError) { c.OnPanic(nil, err) }
 	membership, failure, reject := c.OnMembership, c.OnJoinFailure, c.OnReject
 	suspension, refusal, recheck := c.OnSuspension, c.OnRefusal, c.Recheck
+	complete := c.ChallengeDescriptor
+	c.ChallengeDescriptor = func(descriptor []byte) []byte {
+		completed := descriptor // also after a panic
+		containTo(report, func() { completed = complete(descriptor) })
+		return completed
+	}
 	c.Recheck = func(descriptor []byte, size, start, end int64) {
 		containTo(report, func() { recheck(descriptor, size, start, end) })
 	}

@@ -270,7 +270,7 @@ func (l *Listener) challenge(m *member, u rejectedUnit) error {
 	stream.SetDeadline(time.Now().Add(challengeTimeout))
 	request := &kwikpb.Challenge{
 		Size: uint64(u.units.Total()), Alignment: uint64(u.alignment),
-		Descriptor_: l.challengeDescriptor(u.descriptor), Segments: u.units.Segments(),
+		Descriptor_: l.config.ChallengeDescriptor(u.descriptor), Segments: u.units.Segments(),
 		Offset: uint64(u.start), Length: uint64(u.end - u.start),
 	}
 	if err := writeJoin(stream, &kwikpb.JoinFrame{Frame: &kwikpb.JoinFrame_Challenge{Challenge: request}}); err != nil {
@@ -296,13 +296,4 @@ func (l *Listener) challenge(m *member, u rejectedUnit) error {
 		}
 		return err
 	}
-}
-
-// challengeDescriptor returns the descriptor for a challenge, which the application may complete.
-func (l *Listener) challengeDescriptor(descriptor []byte) []byte {
-	completed := descriptor // also if the application panics
-	containTo(func(err *PanicError) { l.config.OnPanic(nil, err) }, func() {
-		completed = l.config.ChallengeDescriptor(descriptor)
-	})
-	return completed
 }

@@ -261,9 +261,8 @@ func (g *get) requireChecksums() error {
 }
 
 // startFollower starts to hash the part file for the checksums while it is written. It returns nil
-// if the part file need not be read.
-func (g *get) startFollower() *follower {
-	known := g.manifest.Root // zero until the primary knows it
+// if the part file need not be read. known is the root, zero until the primary knows it.
+func (g *get) startFollower(known integrity.Root) *follower {
 	if len(g.Checksums) == 0 || g.Range != nil || !newHasher(g.Checksums).Needed(known[:]) {
 		return nil
 	}

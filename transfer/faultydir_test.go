@@ -273,7 +273,7 @@ func (f faultyFile) Close() error {
 // when f performs fewer operations than that.
 func everyFault(t *testing.T, with error, f func(t *testing.T, faults *faults)) {
 	t.Helper()
-	for n := 1; ; n++ {
+	for n := 1; ; n += faultStep {
 		x := &faults{fail: n, with: with}
 		if !t.Run(fmt.Sprint(n), func(t *testing.T) { f(t, x) }) {
 			return

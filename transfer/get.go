@@ -348,6 +348,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	} else if err := stream.SetZeros(rangesOf(g.zeros)); err != nil {
 		return NetworkError(op, err)
 	}
+	known := g.manifest.Root // begun may start a goroutine that reads it
 	if begun != nil {
 		if err := begun(stream); err != nil {
 			return err
@@ -359,7 +360,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	}
 	stop := g.observer.watch(g.session, stream)
 	if g.part != nil {
-		err = g.copyToPart(ctx, stream, options)
+		err = g.copyToPart(ctx, stream, options, known)
 	} else {
 		defer context.AfterFunc(ctx, func() { stream.Close() })()
 		err = g.copyToOutput(ctx, stream)
@@ -377,9 +378,12 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 }
 
 // copyToPart copies a stream to the part file, which is hashed meanwhile if there are checksums.
-func (g *get) copyToPart(ctx context.Context, stream *kwik.AggregateReader, o *kwik.CopyOptions) error {
+// known is the root; zero if it was not known when the stream began.
+func (g *get) copyToPart(
+	ctx context.Context, stream *kwik.AggregateReader, o *kwik.CopyOptions, known integrity.Root,
+) error {
 	target := targetWriter{g.part, g.path}
-	follower := g.startFollower()
+	follower := g.startFollower(known)
 	if follower == nil {
 		_, err := stream.CopyTo(ctx, target, o)
 		return err

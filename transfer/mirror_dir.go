@@ -94,7 +94,7 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 	case found == occupantDir:
 		sub.fresh = false
 		return p.openDir(sub, info)
-	case p.isNewerThan(sub.entry, info):
+	case p.isNewerThan(info, sub.entry.MTime):
 		return ErrNewer
 	case found == occupantSpecial && !p.Specials:
 		return disk.ErrNotAFile
@@ -225,11 +225,14 @@ func (m *mirror) noteChange(d *mirrorDir) {
 // a whole at the end. A quick mirror leaves out directories in which nothing changed. Any other
 // does not: the mirror before may have been killed before it synced them.
 func (m *mirror) syncNames(d *mirrorDir) error {
+	if m.syncsVolumes.Load() {
+		return nil
+	}
 	m.mu.Lock()
 	isDue := d.hasChanged || !m.Quick || m.mustCompare(d.path)
 	d.hasChanged = false
 	m.mu.Unlock()
-	if m.syncsVolumes.Load() || !isDue {
+	if !isDue {
 		return nil
 	}
 	h, err := m.cache.Acquire(d.path)

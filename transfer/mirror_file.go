@@ -160,7 +160,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		return
 	}
 	defer m.cache.Release(h)
-	same, err := m.isSame(ctx, h, f, m.syncsVolumes.Load())
+	same, err := m.isSame(ctx, h, f)
 	switch {
 	case err != nil:
 		m.drop(f, localErrorOf("set its mode and time", err))
@@ -198,7 +198,7 @@ func (m *mirror) needsPart(f *mirrorFile) bool {
 
 // isSame reports whether the file in place has the root already, and then gives it the source's
 // mode and time.
-func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile, syncs bool) (bool, error) {
+func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile) (bool, error) {
 	if f.detach || f.local == nil || f.local.Size() != f.tree.Size() {
 		return false, nil
 	}
@@ -224,7 +224,7 @@ func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile, s
 	if !m.NoPreserve && disk.Links(info) < 2 {
 		err = m.applyToFile(h.TreeDir, at, file, info, f.entry, metadataOf(f.manifest, false))
 	}
-	if err == nil && !syncs {
+	if err == nil && !m.syncsVolumes.Load() {
 		err = at.SyncFile(file)
 	}
 	return true, err

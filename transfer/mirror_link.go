@@ -78,7 +78,7 @@ func (p *plan) makeLink(d *mirrorDir, e Entry, mayExist bool) (same bool, err er
 	switch {
 	case found == occupantDir:
 		return false, errDirInTheWay
-	case p.isNewerThan(e, there):
+	case p.isNewerThan(there, e.MTime):
 		return false, ErrNewer
 	case found == occupantSpecial:
 		if err := p.removeSpecial(h, e.Path); err != nil {

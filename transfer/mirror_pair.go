@@ -9,8 +9,8 @@ import (
 
 // A MirrorPair announces on this machine, from one call of [Mirror] to the next, which directory is
 // mirrored into which. A mirror in the other direction, or one that closes a ring, finds it and is
-// refused. The zero value is
-// ready to use. It is for one mirror at a time, and closed after the last one.
+// refused. The zero value is ready to use. It is for one mirror at a time, and closed after the
+// last one.
 type MirrorPair struct {
 	name      string // that is announced; empty for none
 	announced io.Closer

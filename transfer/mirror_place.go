@@ -199,13 +199,6 @@ func (p *placer) rename(f *mirrorFile) error {
 	return p.m.putInPlace(h, f)
 }
 
-// isNewer reports whether a file that is newer than the source's is in the place of a file, perhaps
-// since the mirror began.
-func (m *mirror) isNewer(h *disk.CachedDir, f *mirrorFile) bool {
-	info, err := h.Lstat(f.name)
-	return err == nil && info.Mode().IsRegular() && m.isLater(info, f.manifest.MTime)
-}
-
 // volumeOf returns the file system that a directory is on, nil if it cannot be synced as a
 // whole. It stays open until the attempt ends.
 func (m *mirror) volumeOf(d disk.TreeDir) (v disk.Volume, err error) {

@@ -39,11 +39,6 @@ type extraEntry struct {
 	inTheWay bool // the listing has an entry of another type with that name
 }
 
-type deferredEntry struct {
-	dir   *mirrorDir
-	entry Entry
-}
-
 func newPlan(m *mirror) *plan {
 	return &plan{mirror: m, chosen: newPathsSeen(m.Paths), links: newLinkPlan()}
 }
@@ -391,30 +386,11 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	case err != nil:
 		p.failOrSkip(e, "write it", err)
 		return nil
-	case p.isNewerThan(e, f.local):
+	case p.isNewerThan(f.local, e.MTime):
 		p.skip(e, ErrNewer)
 		return nil
 	}
 	return p.holdBack(p.join(f))
-}
-
-// isWritten reports whether a file has changed since it was listed, so that a program may still
-// write it.
-func (m *mirror) isWritten(f *mirrorFile) bool {
-	return m.MinAge > 0 && f.manifest.MTime.After(f.entry.MTime)
-}
-
-// isYoung reports whether a file changed so shortly before the listing that a program may still
-// write it. A time that is far in the future tells nothing of that.
-func (p *plan) isYoung(e Entry) bool {
-	age := p.now.Sub(e.MTime)
-	return age < p.MinAge && age > -p.MinAge
-}
-
-// isNewerThan reports whether a regular file in the place of an entry is newer and stays (Update).
-// there is nil for none.
-func (p *plan) isNewerThan(e Entry, there fs.FileInfo) bool {
-	return p.Update && there != nil && there.Mode().IsRegular() && p.isLater(there, e.MTime)
 }
 
 // failOrSkip reports an entry that cannot be made. An entry in the place of something protected, of
@@ -532,67 +508,4 @@ func lookUp(h *disk.CachedDir, name string) (found occupant, info fs.FileInfo, e
 		return occupantLink, info, nil
 	}
 	return occupantSpecial, info, nil
-}
-
-// afterDelete returns the error of an entry for which a directory was to be deleted.
-func afterDelete(err error) error {
-	if errors.Is(err, errDirInTheWay) {
-		return errDirStays
-	}
-	return err
-}
-
-// fetchDeferred makes the deferred links and passes the deferred files to fetch.
-func (p *plan) fetchDeferred(ctx context.Context, fetch func(*batch) error) error {
-	b := newBatch()
-	for _, l := range p.deferred {
-		if p.DryRun {
-			p.reportDeferred(l.entry)
-			continue
-		}
-		if err := p.reopenDir(l.dir); err != nil {
-			p.fail(l.entry.Path, "write it", err)
-			continue
-		}
-		defer p.releaseDir(l.dir) // after the loop: several entries may be in one directory
-		if l.entry.Type == EntryLink {
-			same, err := p.makeLink(l.dir, l.entry, true)
-			p.reportLink(l.entry, same, afterDelete(err))
-			continue
-		}
-		if l.entry.Type == EntryOther {
-			same, err := p.makeSpecial(l.dir, l.entry, true)
-			p.reportSpecial(l.entry, same, afterDelete(err))
-			continue
-		}
-		f := &mirrorFile{entry: l.entry, dir: l.dir, name: disk.Base(l.entry.Path)}
-		if err := p.inspect(f, true); err != nil {
-			p.fail(l.entry.Path, "write it", afterDelete(err))
-			continue
-		}
-		if f = p.join(f); f == nil {
-			continue
-		}
-		var err error
-		if b, err = p.gather(b, f, fetch); err != nil {
-			return err
-		}
-	}
-	b, err := p.linkWaiting(ctx, b, fetch, true)
-	if err != nil || b.empty() {
-		return err
-	}
-	return fetch(b)
-}
-
-// reportDeferred reports in a dry run what would be made of a deferred entry.
-func (p *plan) reportDeferred(e Entry) {
-	action := FileFetched
-	switch e.Type {
-	case EntryLink:
-		action = FileLinked
-	case EntryOther:
-		action = FileCreated
-	}
-	p.reportFile(FileReport{Path: e.Path, Action: action, Size: e.Size})
 }

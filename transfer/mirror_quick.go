@@ -27,6 +27,25 @@ func (m *mirror) isLater(info fs.FileInfo, listed time.Time) bool {
 	return info.ModTime().After(listed) && !m.sameTime(info.ModTime(), listed)
 }
 
+// isNewerThan reports whether a regular file in place is newer than the server's, and so stays
+// (Update). there is nil for none.
+func (m *mirror) isNewerThan(there fs.FileInfo, listed time.Time) bool {
+	return m.Update && there != nil && there.Mode().IsRegular() && m.isLater(there, listed)
+}
+
+// isWritten reports whether a file has changed since it was listed, so that a program may still
+// write it.
+func (m *mirror) isWritten(f *mirrorFile) bool {
+	return m.MinAge > 0 && f.manifest.MTime.After(f.entry.MTime)
+}
+
+// isYoung reports whether a file changed so shortly before the listing that a program may still
+// write it. A time that is far in the future tells nothing of that.
+func (p *plan) isYoung(e Entry) bool {
+	age := p.now.Sub(e.MTime)
+	return age < p.MinAge && age > -p.MinAge
+}
+
 // hasTime reports whether an entry in place has a time of the server, or what the file system makes
 // of it. Such a time need not be set again.
 func (m *mirror) hasTime(info fs.FileInfo, listed time.Time) bool {

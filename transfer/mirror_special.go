@@ -52,7 +52,7 @@ func (p *plan) makeSpecial(d *mirrorDir, e Entry, mayExist bool) (same bool, err
 	switch {
 	case found == occupantDir:
 		return false, errDirInTheWay
-	case p.isNewerThan(e, there):
+	case p.isNewerThan(there, e.MTime):
 		return false, ErrNewer
 	}
 	same = found == occupantSpecial && isSpecial(there, e.metadata)

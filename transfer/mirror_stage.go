@@ -149,8 +149,10 @@ func (m *mirror) unstage() {
 
 // putInPlace gives a temporary file its final name.
 func (m *mirror) putInPlace(h *disk.CachedDir, f *mirrorFile) error {
-	if m.Update && m.isNewer(h, f) {
-		return ErrNewer
+	if m.Update { // the mirror has looked at its beginning, too
+		if there, err := h.Lstat(f.name); err == nil && m.isNewerThan(there, f.manifest.MTime) {
+			return ErrNewer
+		}
 	}
 	if err := m.backup.keep(h, f.entry.Path); err != nil {
 		return err

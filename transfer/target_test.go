@@ -376,7 +376,7 @@ func TestReserveWhenOperationsFail(t *testing.T) {
 	tree := treeOf(content)
 	for name, with := range map[string]error{"EIO": syscall.EIO, "ENOSPC": syscall.ENOSPC} {
 		t.Run(name, func(t *testing.T) {
-			for n := 1; ; n++ {
+			for n := 1; ; n += faultStep {
 				x := &faults{fail: n, with: with}
 				target := transfertest.Put(t, filepath.Join(t.TempDir(), "out"), "before")
 				err := func() error {

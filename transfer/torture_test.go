@@ -52,7 +52,7 @@ func TestTorture(t *testing.T) {
 		c.version = versionFrom(crashWant, crashGroup)
 		for how, fault := range tortureFaults {
 			for _, stays := range []bool{false, true} {
-				for n := 1; ; n++ {
+				for n := 1; ; n += faultStep {
 					x := &faults{fail: n, with: fault.with, only: fault.only, stays: stays}
 					said := c.torture(t, x, fault, fmt.Sprintf("%s: %s at %d, stays %t", name, how, n, stays))
 					if x.failed() == "" || t.Failed() {
@@ -174,7 +174,7 @@ func TestTortureOfOutput(t *testing.T) {
 		}
 		for _, how := range []string{"ENOSPC", "EDQUOT", "EIO", "EINTR"} {
 			fault := tortureFaults[how]
-			for n := 1; ; n++ {
+			for n := 1; ; n += faultStep {
 				out := &tornOutput{left: n, with: fault.with}
 				t.Setenv("TMPDIR", t.TempDir())
 				_, _, err := fetch(t, "", func(o *GetOptions) { o.Output, o.Range = out, part })
@@ -195,7 +195,7 @@ func TestTortureOfOutput(t *testing.T) {
 			continue
 		}
 		for how, fault := range tortureFaults {
-			for n := 1; ; n++ {
+			for n := 1; ; n += faultStep {
 				var out bytes.Buffer
 				x := &faults{fail: n, with: fault.with, only: fault.only}
 				_, _, err := fetch(t, "", func(o *GetOptions) { o.Output, o.Range, o.OpenDir = &out, part, x.opener() })

@@ -57,7 +57,9 @@ func TestGovern(t *testing.T) {
 	if _, ok := use(); !ok || Max == 1 {
 		t.Skip("needs two cores, and a system that tells what a process takes")
 	}
-	t.Setenv("GOMAXPROCS", "") // the tester may have set it
+	t.Setenv("GOMAXPROCS", "")        // the tester may have set it
+	tester := runtime.GOMAXPROCS(Max) // go test -cpu may have lowered it
+	t.Cleanup(func() { runtime.GOMAXPROCS(tester) })
 	begun := time.Now()
 	stop := Govern(func() bool { return false })
 	for runtime.GOMAXPROCS(0) != 1 {
