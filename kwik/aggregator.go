@@ -19,8 +19,9 @@ import (
 // has a window, and nothing beyond it is granted; an unordered one needs no buffer. In both cases
 // QUIC's flow control slows the sources down if the consumer is slow.
 //
-// Goroutines: those of the secondary stream handler call deliver. The aggregator owns one, run. It
-// starts at the first demand and ends with the stream; close waits for it.
+// Goroutines: those of the secondary stream handler call deliver. The aggregator owns run, which
+// starts at the first demand, and one for each path of an external source. They end with the stream;
+// close waits for them.
 type streamAggregator struct {
 	id         StreamID
 	units      sched.Units
@@ -67,29 +68,31 @@ type streamAggregator struct {
 	demanded chan struct{}   // closed at the first demand
 	ctx      context.Context // ends with the stream
 	cancel   context.CancelCauseFunc
-	wg       sync.WaitGroup // run
+	wg       sync.WaitGroup // run, and those of external paths
 
-	mu       sync.Mutex // guards the fields below
-	changed  sync.Cond  // signals a change for which a consumer may wait
-	sched    *sched.Scheduler
-	offsets  *offsetManager
-	sources  map[PathID]*source
-	opened   bool      // open was called
-	prove    ProofFunc // nil accepts all bytes
-	mode     consumerMode
-	w        io.WriterAt    // of copyTo
-	writing  int            // deliveries that write to w
-	replaces int            // deliveries that are about to overwrite bytes in w
-	returned bool           // copyTo has returned: w must not be written to
-	arrived  *reorderBuffer // ordered: bytes that were not read yet
-	zeros    rangeset.Set   // ordered: bytes that are zeros
-	deadline time.Time      // of Read
-	alarm    *time.Timer    // wakes Read at the deadline
-	err      error          // why the stream ended; never io.EOF
-	released bool           // no source is needed any more
-	told     bool           // done was called
-	proving  int            // deliveries that are verified or placed
-	liveness liveness
+	mu      sync.Mutex // guards the fields below
+	changed sync.Cond  // signals a change for which a consumer may wait
+	sched   *sched.Scheduler
+	offsets *offsetManager
+	sources map[PathID]*source
+	// externals are the external sources, whose paths are in sources while they are attached.
+	externals []*attachedExternal
+	opened    bool      // open was called
+	prove     ProofFunc // nil accepts all bytes
+	mode      consumerMode
+	w         io.WriterAt    // of copyTo
+	writing   int            // deliveries that write to w
+	replaces  int            // deliveries that are about to overwrite bytes in w
+	returned  bool           // copyTo has returned: w must not be written to
+	arrived   *reorderBuffer // ordered: bytes that were not read yet
+	zeros     rangeset.Set   // ordered: bytes that are zeros
+	deadline  time.Time      // of Read
+	alarm     *time.Timer    // wakes Read at the deadline
+	err       error          // why the stream ended; never io.EOF
+	released  bool           // no source is needed any more
+	told      bool           // done was called
+	proving   int            // deliveries that are verified or placed
+	liveness  liveness
 
 	// The wait of a pushed stream for a hole (overdue): where it began, and when.
 	lastNext int64
@@ -136,6 +139,10 @@ func (a *streamAggregator) expect(n int, until time.Time) {
 // dispatch sends the decisions of the scheduler. Called with the lock held.
 func (a *streamAggregator) dispatch() {
 	for _, action := range a.sched.Actions() {
+		if p := a.externalPath(PathID(action.Source)); p != nil {
+			p.act(action)
+			continue
+		}
 		a.sendAction(action)
 	}
 }
@@ -214,6 +221,9 @@ func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block)
 		s.counted.Add(r.End - r.Start)
 		s.strikes = 0
 	}
+	if s.external != nil && len(fresh) > 0 {
+		s.external.delivered()
+	}
 	a.sched.Accept(grant, end, fresh, time.Now())
 	a.dispatch()
 	if a.sched.Done() {
@@ -261,14 +271,20 @@ func (a *streamAggregator) reject(s *source, grant uint64, off, end int64, cause
 	}
 	if strategy == FallbackIsolateSource {
 		a.mu.Unlock()
-		a.ban(s.id, off, end-off, cause)
+		if s.external != nil {
+			a.banExternal(s.external, cause)
+		} else {
+			a.ban(s.id, off, end-off, cause)
+		}
 		return rejected
 	}
 	defer a.mu.Unlock()
 	if a.err != nil {
 		return errStreamEnded // another delivery failed at the same time and was reported
 	}
-	a.reportRejected(s.id, off, end-off, cause)
+	if s.external == nil {
+		a.reportRejected(s.id, off, end-off, cause)
+	}
 	retry := strategy == FallbackRequestRetransmission
 	switch {
 	case strategy == FallbackCloseStream:

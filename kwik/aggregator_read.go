@@ -151,6 +151,7 @@ func (a *streamAggregator) demand(mode consumerMode) error {
 		return a.err
 	}
 	a.wg.Go(func() { containTo(a.panicked, a.run) })
+	a.startExternals()
 	if !a.pushed {
 		a.sched.Start(time.Now())
 		a.dispatch()

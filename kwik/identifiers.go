@@ -25,10 +25,20 @@ type ServerID string
 
 const primaryID ServerID = "primary"
 
-// valid reports whether a primary may give the ID to a secondary: short, printable ASCII without
-// "+", not the primary's.
+// valid reports whether a primary may give the ID to a secondary.
 func (id ServerID) valid() bool {
-	return id != "" && id != primaryID && len(id) <= maxServerIDLength &&
+	return id.isWellFormed() && id != primaryID && !strings.HasPrefix(string(id), ExternalPrefix)
+}
+
+// isExternal reports whether the ID is one of an external source.
+func (id ServerID) isExternal() bool {
+	name, ok := strings.CutPrefix(string(id), ExternalPrefix)
+	return ok && name != ""
+}
+
+// isWellFormed reports whether the ID is short, printable ASCII without "+".
+func (id ServerID) isWellFormed() bool {
+	return id != "" && len(id) <= maxServerIDLength &&
 		!strings.ContainsFunc(string(id), func(r rune) bool { return r <= 0x20 || r >= 0x7f || r == '+' })
 }
 

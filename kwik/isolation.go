@@ -9,6 +9,8 @@ const (
 	ServerRolePrimary ServerRole = iota
 	// ServerRoleSecondary contributes bytes to aggregate streams and does nothing else.
 	ServerRoleSecondary
+	// ServerRoleExternal is an [ExternalSource], which is no KWIK server.
+	ServerRoleExternal
 )
 
 func (r ServerRole) String() string {
@@ -17,6 +19,8 @@ func (r ServerRole) String() string {
 		return "primary"
 	case ServerRoleSecondary:
 		return "secondary"
+	case ServerRoleExternal:
+		return "web"
 	}
 	return "unknown role"
 }

@@ -100,6 +100,7 @@ func (a *streamAggregator) tick(now time.Time) (ended bool) {
 	a.sched.Tick(now)
 	a.recordStalls()
 	a.removeDrained(now)
+	a.observeExternals(now)
 	a.dispatch()
 	if err := a.checkLiveness(progress, now); err != nil {
 		a.failLocked(err)
@@ -155,8 +156,11 @@ func (a *streamAggregator) recordStalls() {
 func (a *streamAggregator) removeDrained(now time.Time) {
 	for _, drained := range a.sched.Drained() {
 		id := PathID(drained)
-		a.remove(a.sources[id], errSourceDrained, now)
-		a.sourceDrained(id)
+		s := a.sources[id]
+		a.remove(s, errSourceDrained, now)
+		if s.external == nil {
+			a.sourceDrained(id)
+		}
 	}
 }
 
@@ -180,7 +184,7 @@ func (a *streamAggregator) checkLiveness(progress bool, now time.Time) error {
 	if isAlive {
 		return nil
 	}
-	isHopeless := !canDeliver && !a.expectsSource()
+	isHopeless := !canDeliver && !a.awaitsExternal() && !a.expectsSource()
 	if isHopeless || a.liveness.unserved >= a.timeout || a.liveness.idle >= a.outage {
 		return a.noSource()
 	}

@@ -11,6 +11,7 @@ import (
 type source struct {
 	id       PathID
 	primary  bool
+	external *externalPath // nil for a path to a server
 	rtt      func() time.Duration
 	pace     rateShare
 	received atomic.Int64 // payload bytes that arrived
@@ -50,12 +51,18 @@ func (s *source) isUseless() bool {
 func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.addSource(&source{id: id, primary: id.server() == primaryID, rtt: rtt}, schedSource(id, rtt()))
+}
+
+// addSource adds a source, unless its path is attached already. Called with the lock held.
+func (a *streamAggregator) addSource(s *source, described sched.Source) {
+	id := s.id
 	old := a.sources[id]
 	isAttached := old != nil && !old.gone
 	if a.err != nil || isAttached {
 		return
 	}
-	s := &source{id: id, primary: id.server() == primaryID, rtt: rtt, pace: a.pace.share()}
+	s.pace = a.pace.share()
 	if old != nil { // the path was attached before
 		s.accepted, s.acceptedBefore, s.rejected = old.accepted, old.accepted, old.rejected
 		if old.accepted == old.acceptedBefore {
@@ -64,7 +71,7 @@ func (a *streamAggregator) attach(id PathID, rtt func() time.Duration) {
 	}
 	s.pathCounted, _ = a.pathLoad(id) // bytes from before the attachment are not progress
 	a.sources[id] = s
-	a.sched.AddSource(schedSource(id, rtt()), time.Now())
+	a.sched.AddSource(described, time.Now())
 	a.dispatch()
 	if a.pushed {
 		a.tellWindow(s, false, 0)
@@ -89,6 +96,9 @@ func (a *streamAggregator) detach(id PathID, reason error) {
 // remove removes a source from the stream. Called with the lock held.
 func (a *streamAggregator) remove(s *source, reason error, now time.Time) {
 	s.gone, s.reason = true, reason
+	if s.external != nil {
+		s.external.remove()
+	}
 	a.sched.RemoveSource(sched.SourceID(s.id), now)
 }
 

@@ -117,9 +117,9 @@ func (src *source) target() int64 {
 // extentSize returns how many bytes to grant to a source at once. Near the end of the stream
 // extents are half of the source's part of what is left, so that all sources finish together.
 func (s *Scheduler) extentSize(src *source, now time.Time) int64 {
-	size := int64(minExtent)
+	size := max(minExtent, src.minExtent)
 	if !src.stalled && src.rate > 0 {
-		size = int64(src.rate * extentTime.Seconds())
+		size = max(int64(src.rate*extentTime.Seconds()), src.minExtent)
 	}
 	share := s.free.Total() / 2
 	if total := s.totalRate(); src.rate > 0 && total > 0 {
@@ -127,7 +127,7 @@ func (s *Scheduler) extentSize(src *source, now time.Time) int64 {
 	} else {
 		share /= int64(max(1, len(s.sources)+s.expected(now)))
 	}
-	return max(min(size, share, maxExtent), minExtent/4)
+	return max(min(size, share, maxExtent), minExtent/4, src.minExtent/4)
 }
 
 // freeFor returns the extent that a source should be granted next. Priority bytes precede all

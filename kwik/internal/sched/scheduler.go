@@ -45,6 +45,9 @@ type Source struct {
 	// SharesLink is true for the second and every further path to one server. Such a source begins
 	// with less work, because the first path uses the same link.
 	SharesLink bool
+	// MinExtent is the size in bytes below which an extent is not worth its cost; near the end of the
+	// stream, a quarter of it. 0 means the usual size.
+	MinExtent int64
 }
 
 // A Scheduler decides which source delivers which extent of one aggregate stream. The zero value
@@ -77,6 +80,7 @@ type Scheduler struct {
 type source struct {
 	id         SourceID
 	sharesLink bool
+	minExtent  int64    // that of Source
 	queueLimit int      // how many grants the source queues
 	grants     []*grant // those with a remainder, in the order in which the source writes them
 	stalled    bool
@@ -171,6 +175,7 @@ func (s *Scheduler) AddSource(src Source, now time.Time) {
 	}
 	s.sources = append(s.sources, &source{
 		id: src.ID, sharesLink: src.SharesLink, queueLimit: DefaultQueueLimit, rtt: src.RTT,
+		minExtent:    src.MinExtent,
 		lastProgress: now, sampled: now,
 	})
 	s.schedule(now)
