@@ -3,6 +3,8 @@ package kwik
 import (
 	"net/netip"
 	"slices"
+
+	"kwikcp/internal/addrclass"
 )
 
 // A joiningPeer is what a primary knows about a secondary when it checks its address.
@@ -27,7 +29,7 @@ func (p joiningPeer) advertised(text string, isLocal func(netip.Addr) bool) (net
 	addr = netip.AddrPortFrom(ip, addr.Port())
 	isSeen := addr == p.seen
 	switch {
-	case err != nil, classOf(ip) == classNever, slices.Contains(metadataServices, ip), !mayNamePort(p.port, addr.Port()):
+	case err != nil, addrclass.Of(ip) == addrclass.Never, slices.Contains(metadataServices, ip), !mayNamePort(p.port, addr.Port()):
 		return netip.AddrPort{}, errorf(ErrAccessRefused, "%q is no address to advertise", printable(text))
 	case isHostOnly(ip) && !p.isLocal:
 		return netip.AddrPort{}, errorf(ErrAccessRefused, "%v cannot be reached from elsewhere", addr)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"kwikcp/internal/addrclass"
 	"kwikcp/internal/trust"
 	kwikpb "kwikcp/kwik/proto"
 )
@@ -207,7 +208,7 @@ func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
 		return false
 	}
 	isHere := primary.IsLoopback() || slices.Contains(s.config.LocalAddresses(), primary)
-	return mayName(classOf(primary), classOf(ip), isHere)
+	return addrclass.MayName(addrclass.Of(primary), addrclass.Of(ip), isHere)
 }
 
 // removePath handles RemovePath: the primary withdraws a server. A connection that serves a
