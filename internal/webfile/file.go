@@ -1,0 +1,296 @@
+package webfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A File is a file on a web server. It is safe for concurrent use.
+type File struct {
+	c    *Client
+	url  *url.URL
+	size int64
+
+	mu  sync.Mutex
+	tag string // identifies the version that the last answer had; empty before
+}
+
+// File returns the file at a URL, which must have so many bytes. u must be from Parse.
+func (c *Client) File(u *url.URL, size int64) *File { return &File{c: c, url: u, size: size} }
+
+// An Error is a request that failed.
+type Error struct {
+	URL    string // without query
+	Status int    // of the answer; 0 without one
+	Err    error
+	// Permanent is set if the same request will not succeed later.
+	Permanent bool
+	// RetryAfter is how long the server asks to wait; 0 if it does not.
+	RetryAfter time.Duration
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.URL, e.Err) }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// ErrChanged means that the file is another version than before.
+var ErrChanged = errors.New("the file has changed")
+
+// Fetch requests the bytes [start, end) and returns them as they arrive. The reader ends with
+// io.ErrUnexpectedEOF if the server sends fewer. An error is an *Error, unless ctx ended.
+func (f *File) Fetch(ctx context.Context, start, end int64) (io.ReadCloser, error) {
+	answer, err := f.c.get(ctx, f.url, func(r *http.Request) {
+		r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", start, end-1))
+		if tag := f.pinned(); isStrong(tag) {
+			r.Header.Set("If-Range", tag)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := f.checkAnswer(answer, start, end); err != nil {
+		answer.Body.Close()
+		return nil, err
+	}
+	return &body{Reader: io.LimitReader(answer.Body, end-start), Closer: answer.Body, left: end - start}, nil
+}
+
+// A body is the content of an answer. It must have as many bytes as were requested.
+type body struct {
+	io.Reader
+	io.Closer
+	left int64
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	b.left -= int64(n)
+	if err == io.EOF && b.left > 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// checkAnswer returns an error unless an answer has the bytes [start, end) of the file.
+func (f *File) checkAnswer(answer *http.Response, start, end int64) error {
+	fail := func(isPermanent bool, err error) error {
+		return &Error{URL: Shown(f.url), Status: answer.StatusCode, Err: err, Permanent: isPermanent}
+	}
+	if encoding := answer.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return fail(true, fmt.Errorf("the server encodes the file as %q", encoding))
+	}
+	switch answer.StatusCode {
+	case http.StatusPartialContent:
+		first, last, total, err := parseContentRange(answer.Header.Get("Content-Range"))
+		switch {
+		case err != nil:
+			return fail(true, err)
+		case first != start || last >= end:
+			return fail(true, fmt.Errorf("the server sent the bytes %d to %d instead of %d to %d", first, last, start, end-1))
+		case total >= 0 && total != f.size:
+			return fail(true, fmt.Errorf("the file there has %d bytes, not %d", total, f.size))
+		}
+	case http.StatusOK:
+		isWhole := start == 0 && end == f.size
+		switch {
+		case answer.ContentLength >= 0 && answer.ContentLength != f.size:
+			return fail(true, fmt.Errorf("the file there has %d bytes, not %d", answer.ContentLength, f.size))
+		case !isWhole && !f.isPinned(answer):
+			f.pin(answer)
+			return fail(false, ErrChanged)
+		case !isWhole:
+			return fail(true, errors.New("the server does not send parts of files"))
+		}
+	default:
+		return statusError(f.url, answer)
+	}
+	if !f.pin(answer) {
+		return fail(false, ErrChanged)
+	}
+	return nil
+}
+
+// versionOf returns what identifies the version of a file in an answer; empty if nothing does.
+func versionOf(answer *http.Response) string {
+	if tag := answer.Header.Get("ETag"); tag != "" {
+		return tag
+	}
+	return answer.Header.Get("Last-Modified")
+}
+
+// isStrong reports whether a version is a strong entity tag (RFC 9110, section 8.8.3).
+func isStrong(version string) bool { return strings.HasPrefix(version, `"`) }
+
+func (f *File) pinned() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.tag
+}
+
+// isPinned reports whether an answer has the version of the answers before.
+func (f *File) isPinned(answer *http.Response) bool {
+	tag := f.pinned()
+	return tag == "" || tag == versionOf(answer)
+}
+
+// pin records the version of an answer, and reports whether those before had the same.
+func (f *File) pin(answer *http.Response) (same bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	tag := versionOf(answer)
+	same = f.tag == "" || f.tag == tag
+	f.tag = tag
+	return same
+}
+
+// maxRetryAfter bounds Error.RetryAfter: a server may send any.
+const maxRetryAfter = time.Hour
+
+// statusError returns the error of an answer that has no content.
+func statusError(u *url.URL, answer *http.Response) *Error {
+	e := &Error{URL: Shown(u), Status: answer.StatusCode, Err: errors.New(statusText(answer.StatusCode)), Permanent: true}
+	switch answer.StatusCode {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		e.Permanent = false
+		e.RetryAfter = retryAfter(answer.Header.Get("Retry-After"), time.Now())
+	}
+	return e
+}
+
+// statusText describes a status without the words of the server.
+func statusText(status int) string {
+	if text := http.StatusText(status); text != "" {
+		return fmt.Sprintf("%d %s", status, text)
+	}
+	return fmt.Sprintf("status %d", status)
+}
+
+// retryAfter parses a Retry-After header: seconds, or a date.
+func retryAfter(text string, now time.Time) time.Duration {
+	if seconds, err := strconv.Atoi(text); err == nil {
+		return time.Duration(min(max(seconds, 0), int(maxRetryAfter/time.Second))) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(at.Sub(now), 0), maxRetryAfter)
+	}
+	return 0
+}
+
+// parseContentRange parses a Content-Range header of one range (RFC 9110, section 14.4). total is -1
+// if the header does not tell it.
+func parseContentRange(text string) (first, last, total int64, err error) {
+	bad := fmt.Errorf("the server sent a wrong Content-Range")
+	rest, ok := strings.CutPrefix(text, "bytes ")
+	span, of, hasTotal := strings.Cut(rest, "/")
+	from, to, isSpan := strings.Cut(span, "-")
+	if !ok || !hasTotal || !isSpan {
+		return 0, 0, 0, bad
+	}
+	number := func(s string) int64 {
+		n, err := strconv.ParseUint(s, 10, 63) // takes no sign
+		if err != nil {
+			ok = false
+		}
+		return int64(n)
+	}
+	first, last, total = number(from), number(to), -1
+	if of != "*" {
+		total = number(of)
+	}
+	if !ok || first > last || total >= 0 && last >= total {
+		return 0, 0, 0, bad
+	}
+	return first, last, total, nil
+}
+
+// get sends a GET request, and follows redirects. set adds headers to each request.
+func (c *Client) get(ctx context.Context, u *url.URL, set func(*http.Request)) (*http.Response, error) {
+	transport := c.first
+	for range maxRedirects + 1 {
+		answer, remote, err := c.send(ctx, transport, u, set)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			return nil, connectError(u, err)
+		}
+		switch answer.StatusCode {
+		case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect,
+			http.StatusPermanentRedirect:
+		default:
+			return answer, nil
+		}
+		answer.Body.Close()
+		next, err := answer.Location()
+		if err == nil {
+			err = check(next, u.Scheme == "http")
+		}
+		if err != nil {
+			return nil, &Error{URL: Shown(u), Status: answer.StatusCode, Permanent: true,
+				Err: fmt.Errorf("it redirects to a URL that is not followed: %w", err)}
+		}
+		if !remote.IsValid() || c.isPublic(remote) {
+			transport = c.strict
+		}
+		next.User = nil
+		u = next
+	}
+	return nil, &Error{URL: Shown(u), Permanent: true, Err: fmt.Errorf("more than %d redirects", maxRedirects)}
+}
+
+// send sends one request. remote is the address of the server; the zero Addr behind a proxy.
+func (c *Client) send(
+	ctx context.Context, transport *http.Transport, u *url.URL, set func(*http.Request),
+) (answer *http.Response, remote netip.Addr, err error) {
+	var connected netip.Addr
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(g httptrace.GotConnInfo) {
+		if addr, ok := g.Conn.RemoteAddr().(*net.TCPAddr); ok {
+			connected = addr.AddrPort().Addr().Unmap()
+		}
+	}})
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, remote, err
+	}
+	set(r)
+	r.Header.Set("Accept-Encoding", "identity")
+	if c.options.Agent != "" {
+		r.Header.Set("User-Agent", c.options.Agent)
+	}
+	if c.options.Credentials != nil {
+		if user, password, ok := c.options.Credentials(u.Hostname()); ok {
+			r.SetBasicAuth(user, password)
+		}
+	}
+	proxy, err := c.proxy(r)
+	if err != nil {
+		return nil, remote, err
+	}
+	isGuarded := transport == c.strict || c.options.MayConnect != nil
+	if proxy != nil {
+		if isGuarded && isNearby(u.Hostname()) {
+			return nil, remote, errNearby
+		}
+		r = r.WithContext(throughProxy(ctx))
+	}
+	answer, err = transport.RoundTrip(r)
+	if proxy == nil {
+		remote = connected
+	}
+	return answer, remote, err
+}
+
+var errNearby = errors.New("it names a host that is not public")

@@ -1,0 +1,54 @@
+package webfile
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestNetrc(t *testing.T) {
+	text := "# a comment\nmachine a.example login u password p # another\n" +
+		"machine b.example\n\tlogin \"two words\"\n\tpassword \"q\\\"\\\\\\n\"\n" +
+		"machine a.example login second password second\n" +
+		"macdef init\nmachine m.example login x\ncd /pub\n\n" +
+		"machine C.example account z password only\ndefault login anonymous password me\n"
+	n, err := ReadNetrc(strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string][2]string{
+		"a.example": {"u", "p"}, "A.EXAMPLE": {"u", "p"}, "b.example": {"two words", "q\"\\\n"},
+		"c.example": {"", "only"}, "m.example": {"anonymous", "me"}, "other": {"anonymous", "me"},
+	} {
+		if user, password, ok := n.For(host); !ok || user != want[0] || password != want[1] {
+			t.Errorf("%s: %q %q %t", host, user, password, ok)
+		}
+	}
+	none, err := ReadNetrc(strings.NewReader("machine a login u"))
+	if _, _, ok := none.For("b"); err != nil || ok {
+		t.Errorf("a host without an entry has one: %v", err)
+	}
+	for _, bad := range []string{"machine", "login u", "machine a login", "machine a\nfoo bar", strings.Repeat(" ", maxNetrc+1)} {
+		if _, err := ReadNetrc(strings.NewReader(bad)); err == nil || strings.Contains(err.Error(), "foo") {
+			t.Errorf("%.20q: %v", bad, err)
+		}
+	}
+}
+
+func FuzzNetrc(f *testing.F) {
+	f.Add("machine a login b password c", "a")
+	f.Add("default login \"x\\", "")
+	f.Add("macdef x\n\n\nmachine a", "a")
+	f.Fuzz(func(t *testing.T, text, host string) {
+		n, err := ReadNetrc(strings.NewReader(text))
+		if err != nil {
+			if strings.Count(err.Error(), "\n") > 0 {
+				t.Errorf("an error of several lines: %q", err)
+			}
+			return
+		}
+		user, password, ok := n.For(host)
+		if !ok && user+password != "" {
+			t.Errorf("%q %q without an entry", user, password)
+		}
+	})
+}
