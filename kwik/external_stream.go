@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"kwikcp/internal/rangeset"
 	"kwikcp/kwik/internal/sched"
 )
 
@@ -14,7 +15,8 @@ import (
 // An attachedExternal is an external source of one stream. The aggregator's lock guards it.
 type attachedExternal struct {
 	*ExternalSource
-	fetch FetchFunc
+	fetch   FetchFunc
+	missing []rangeset.Range // not fetched from the source
 	// paths are those that run: one for each fetch at a time.
 	paths    []*externalPath
 	trials   widthTrials
@@ -26,13 +28,13 @@ type attachedExternal struct {
 var errPushedExternal = errors.New("kwik: the servers of a pushed stream choose its bytes, so external sources do not apply")
 
 // AddExternal adds an external source. fetch fetches bytes of this stream, for several goroutines
-// at a time. A source that was banned before adds nothing. AddExternal may be called at any time
-// before Close, once for each source.
-func (r *AggregateReader) AddExternal(source *ExternalSource, fetch FetchFunc) error {
-	return r.agg.addExternal(source, fetch)
+// at a time, but none of missing: whole units, in at most 8,192 ranges. A source that was banned
+// before adds nothing. AddExternal may be called at any time before Close, once for each source.
+func (r *AggregateReader) AddExternal(source *ExternalSource, fetch FetchFunc, missing ...Range) error {
+	return r.agg.addExternal(source, fetch, missing)
 }
 
-func (a *streamAggregator) addExternal(source *ExternalSource, fetch FetchFunc) error {
+func (a *streamAggregator) addExternal(source *ExternalSource, fetch FetchFunc, missing []Range) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
@@ -41,10 +43,16 @@ func (a *streamAggregator) addExternal(source *ExternalSource, fetch FetchFunc) 
 	case a.err != nil:
 		return a.err
 	}
+	if err := a.checkWhole(missing); err != nil {
+		return err
+	}
 	if source.banned() != nil {
 		return nil
 	}
 	x := &attachedExternal{ExternalSource: source, fetch: fetch, trials: source.trials()}
+	for _, r := range missing {
+		x.missing = append(x.missing, rangeset.Range(r))
+	}
 	a.externals = append(a.externals, x)
 	if a.mode != consumerNone && !a.released {
 		a.widen(x)
@@ -141,7 +149,7 @@ func (a *streamAggregator) attachExternal(p *externalPath) *source {
 	}
 	s := &source{id: p.id, external: p, rtt: p.x.roundTrip}
 	described := schedSource(p.id, p.x.roundTrip())
-	described.MinExtent = p.x.config.MinExtent
+	described.MinExtent, described.Missing = p.x.config.MinExtent, p.x.missing
 	a.addSource(s, described)
 	return s
 }

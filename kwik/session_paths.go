@@ -203,10 +203,18 @@ func (s *ClientSession) removeServer(sv *serverRecord) {
 // mayDial applies the rule of docs/PROTOCOL.md section 2: a primary must not send its clients
 // to addresses that only the clients can reach.
 func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
-	ip, primary := addr.Addr().Unmap(), s.primary.addr.Addr().Unmap()
+	ip := addr.Addr().Unmap()
 	if !s.config.Family.has(ip) || !mayNamePort(s.primary.addr.Port(), addr.Port()) {
 		return false
 	}
+	return s.MayName(ip)
+}
+
+// MayName reports whether the primary may send this client to an address of a server that does not
+// speak KWIK: to a public one, or to one of a kind that the primary itself has (docs/PROTOCOL.md
+// section 2).
+func (s *ClientSession) MayName(ip netip.Addr) bool {
+	primary := s.primary.addr.Addr().Unmap()
 	isHere := primary.IsLoopback() || slices.Contains(s.config.LocalAddresses(), primary)
 	return addrclass.MayName(addrclass.Of(primary), addrclass.Of(ip), isHere)
 }

@@ -74,6 +74,9 @@ type GetOptions struct {
 	// Pool shares the session with other transfers; nil means that this one has its own. TLS
 	// and KWIK must be the same for all from one server.
 	Pool *Pool
+	// Web configures the web mirrors from which bytes are taken, too. With a Pool it must be the same
+	// for all files of one primary.
+	Web WebOptions
 	// Preallocate says whether free space is reserved for the file; empty means auto.
 	Preallocate disk.Preallocation
 	// OpenDir opens the target's directory; nil means OpenDir.
@@ -93,6 +96,8 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	g.byteRange = o.Range
 	g.headStart = g.wantsHeadStart
 	g.wantsHoles = !o.NoSparse
+	g.webOptions = o.Web
+	defer g.closeWeb()
 	defer g.trees.release()
 	defer g.stall.run()()
 	start := time.Now()
@@ -348,6 +353,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	} else if err := stream.SetZeros(rangesOf(g.zeros)); err != nil {
 		return NetworkError(op, err)
 	}
+	g.addWebMirrors(stream)
 	known := g.manifest.Root // begun may start a goroutine that reads it
 	if begun != nil {
 		if err := begun(stream); err != nil {

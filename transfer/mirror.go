@@ -109,6 +109,8 @@ func Mirror(ctx context.Context, o MirrorOptions, report MirrorReporter) (Mirror
 	}
 	m.wantsHoles = !o.NoSparse
 	m.asksPlaces = true
+	m.webOptions = o.Web
+	defer m.closeWeb()
 	if m.Pair == nil {
 		m.Pair = &MirrorPair{}
 		defer m.Pair.Close()

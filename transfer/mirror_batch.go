@@ -33,8 +33,9 @@ type batch struct {
 	bytes     int64  // of the files, according to the listing
 	tries     int    // how often its files were fetched before
 
-	stream []*mirrorFile // the files with content in the stream, in order
-	trees  treeShare     // of the files' trees; the caller of requestBatch releases it
+	stream     []*mirrorFile           // the files with content in the stream, in order
+	webMirrors []*transferpb.WebMirror // that the primary names
+	trees      treeShare               // of the files' trees; the caller of requestBatch releases it
 }
 
 func newBatch() *batch { return &batch{} }
@@ -69,7 +70,7 @@ func (r *request) requestBatch(ctx context.Context, b *batch) (*kwik.AggregateOf
 	op := fmt.Sprintf("ask %s for %d files in %q", r.url.Host, len(b.files), r.url.Path)
 	x, err := r.startExchange(ctx, op, time.Now().Add(r.timeout), &transferpb.Request{
 		Version: wire.ProtocolVersion, Path: []byte(r.url.Path), Batch: &transferpb.BatchRequest{Paths: b.paths},
-		Holes: r.wantsHoles,
+		Holes: r.wantsHoles, WebMirrors: !r.webOptions.IgnoreNamed,
 	})
 	if err != nil {
 		return nil, err
@@ -92,6 +93,7 @@ func (r *request) requestBatch(ctx context.Context, b *batch) (*kwik.AggregateOf
 	if !hasStream {
 		return nil, nil
 	}
+	b.webMirrors = end.GetWebMirrors()
 	accepting, cancel := context.WithTimeout(ctx, serveTimeout)
 	defer cancel()
 	stream, err := r.session.AcceptAggregate(accepting, kwik.StreamID(end.GetKwikStreamId()))

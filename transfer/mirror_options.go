@@ -111,6 +111,8 @@ type MirrorOptions struct {
 	RetryDelay   time.Duration
 	MaxTime      time.Duration
 	RetryMaxTime time.Duration
+	// Web configures the web mirrors from which bytes are taken, too.
+	Web WebOptions
 	// Preallocate says whether free space is reserved for files; empty means auto.
 	Preallocate disk.Preallocation
 	// OpenTree opens Target; nil means disk.OpenTree.

@@ -206,6 +206,7 @@ func (r *round) receive(ctx context.Context, b *batch, offer *kwik.AggregateOffe
 		r.abandon(b.files)
 		return nil, NetworkError("fetch a batch", err)
 	}
+	r.addWebMirrors(b, stream)
 	r.live.add(stream)
 	waited := r.stall.wait()
 	_, err = stream.CopyTo(ctx, &batchWriter{r, b}, &kwik.CopyOptions{Have: b.have(), Priority: b.priority()})

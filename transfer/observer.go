@@ -35,6 +35,7 @@ type observer struct {
 	// files is the number of files of a mirror that are in place, ofFiles that of all known files.
 	files, ofFiles int64
 	stall          *stallWatch // nil without one
+	web            *webSet     // nil without web mirrors
 }
 
 // A meter smooths a rate.
@@ -123,6 +124,29 @@ func (o *observer) badBlock(server kwik.ServerID, off, length int64) {
 	o.report.BadBlock(server, off, length)
 }
 
+// useWeb includes web mirrors in the servers.
+func (o *observer) useWeb(web *webSet) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.web = web
+}
+
+// withWeb adds the web mirrors of a stream to the servers. It must be called with the lock held.
+func (o *observer) withWeb(
+	servers []kwik.ServerStats, sources []kwik.SourceStats,
+) (all []kwik.ServerStats, hosts map[kwik.ServerID]string) {
+	if o.web == nil {
+		return servers, nil
+	}
+	used, hosts := o.web.stats()
+	for _, st := range used {
+		if slices.ContainsFunc(sources, func(src kwik.SourceStats) bool { return src.Server == st.ID }) {
+			servers = append(servers, st)
+		}
+	}
+	return servers, hosts
+}
+
 // watch reports the progress of a stream until stop is called. stop makes the last report and
 // returns it.
 func (o *observer) watch(session *kwik.ClientSession, stream *kwik.AggregateReader) (stop func() Progress) {
@@ -186,8 +210,12 @@ func (o *observer) progress(servers []kwik.ServerStats, stats kwik.StreamStats) 
 		p.ETA = time.Duration(float64(stats.Size-stats.Bytes) / p.Rate * float64(time.Second))
 	}
 	past := slices.Clone(o.past)
+	servers, hosts := o.withWeb(servers, stats.Sources)
 	for _, server := range servers {
 		s := o.status(server, stats, now)
+		if host := hosts[s.ID]; host != "" {
+			s.Addr = host
+		}
 		if o.states[s.ID] != s.State {
 			o.states[s.ID] = s.State
 			o.report.Server(s)

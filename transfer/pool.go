@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 type Pool struct {
 	mu       sync.Mutex
 	sessions map[poolKey]*pooledSession
+	webSets  map[poolKey]*webSet
 	wg       sync.WaitGroup // one goroutine for each session that is being closed
 }
 
@@ -158,11 +160,36 @@ func (p *Pool) close(e *pooledSession) {
 	}
 }
 
+// webSet returns the web mirrors for the files of a primary.
+func (p *Pool) webSet(key poolKey, o WebOptions, mayName func(netip.Addr) bool) *webSet {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if set := p.webSets[key]; set != nil {
+		return set
+	}
+	if p.webSets == nil {
+		p.webSets = make(map[poolKey]*webSet)
+	}
+	for other, set := range p.webSets {
+		if len(p.webSets) < maxWebSets {
+			break
+		}
+		set.close() // its users may go on
+		delete(p.webSets, other)
+	}
+	set := newWebSet(o, mayName)
+	p.webSets[key] = set
+	return set
+}
+
 // Close closes all sessions and waits for that. No session may be in use.
 func (p *Pool) Close() {
 	p.mu.Lock()
 	for key, e := range p.sessions {
 		p.retire(key, e)
+	}
+	for _, set := range p.webSets {
+		set.close()
 	}
 	p.mu.Unlock()
 	p.wg.Wait()

@@ -47,6 +47,9 @@ type request struct {
 	wantsHoles bool
 	// asksPlaces requests the places of a listed directory.
 	asksPlaces bool
+	// webOptions configures web mirrors, and web are those of the primary, from the first session on.
+	webOptions WebOptions
+	web        *webSet
 	// target is the place to which the listed directory is copied; empty if it is not known.
 	target []byte
 
@@ -56,19 +59,20 @@ type request struct {
 	// State of the current attempt:
 	start          time.Time
 	session        *kwik.ClientSession
-	release        func(failed bool)      // returns the session to the pool
-	headStartRead  func()                 // releases the reservation of a head start; nil without one
-	manifest       Manifest               // its root is zero until the primary knows it
-	holes          partfile.Holes         // of the file, as the primary announced them
-	growing        *integrity.GrowingTree // the part of the tree that has arrived
-	tree           *integrity.Tree        // nil until it is complete, and with a rangeTree
-	rangeTree      *integrity.RangeTree   // nil unless the primary proved byteRange alone
-	stream         kwik.StreamID          // of the content; no byte is sent before it is read, but a head start
-	streamAccepted bool                   // the code that accepted the stream closes it
-	progress       progressLimit          // of the replies
-	covered        int64                  // bytes of the file whose chaining values have arrived
-	trees          treeShare              // of those values; kept until the next attempt or releaseTrees
-	answer         *exchange              // nil until the request is sent
+	release        func(failed bool)       // returns the session to the pool
+	headStartRead  func()                  // releases the reservation of a head start; nil without one
+	manifest       Manifest                // its root is zero until the primary knows it
+	webMirrors     []*transferpb.WebMirror // that the primary names for the file
+	holes          partfile.Holes          // of the file, as the primary announced them
+	growing        *integrity.GrowingTree  // the part of the tree that has arrived
+	tree           *integrity.Tree         // nil until it is complete, and with a rangeTree
+	rangeTree      *integrity.RangeTree    // nil unless the primary proved byteRange alone
+	stream         kwik.StreamID           // of the content; no byte is sent before it is read, but a head start
+	streamAccepted bool                    // the code that accepted the stream closes it
+	progress       progressLimit           // of the replies
+	covered        int64                   // bytes of the file whose chaining values have arrived
+	trees          treeShare               // of those values; kept until the next attempt or releaseTrees
+	answer         *exchange               // nil until the request is sent
 }
 
 // A DialFunc connects to a primary as kwik.DialAddrEarly does.
@@ -186,6 +190,10 @@ func (r *request) connect(ctx context.Context) error {
 		return r.connectError(err)
 	}
 	r.session = session
+	if r.web == nil {
+		r.web = r.newWeb()
+		r.observer.useWeb(r.web)
+	}
 	return nil
 }
 
@@ -201,7 +209,8 @@ func (r *request) connectError(err error) error {
 // fetchManifest sends the request and reads the manifest, and the tree if the root is known.
 func (r *request) fetchManifest(ctx context.Context) (err error) {
 	deadline := r.start.Add(r.timeout)
-	message := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(r.url.Path), Holes: r.wantsHoles}
+	message := &transferpb.Request{Version: wire.ProtocolVersion, Path: []byte(r.url.Path), Holes: r.wantsHoles,
+		WebMirrors: !r.webOptions.IgnoreNamed}
 	if r.byteRange != nil {
 		message.Range = wire.ByteRange(*r.byteRange).Message()
 	}
@@ -278,6 +287,7 @@ func (r *request) readManifest(m *transferpb.Manifest) error {
 		return r.answer.malformedOr(err)
 	}
 	r.growing, r.stream = growing, kwik.StreamID(m.GetKwikStreamId())
+	r.webMirrors = m.GetWebMirrors()
 	r.manifest = Manifest{
 		Size: growing.Size(), Group: group.Bytes(), MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
 	}

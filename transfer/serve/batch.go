@@ -113,7 +113,7 @@ func (s *Server) respondBatch(
 	if err != nil {
 		return servedContent{}, err
 	}
-	end := &transferpb.BatchEnd{}
+	end := &transferpb.BatchEnd{WebMirrors: s.webMirrorsFor(request)}
 	if content.stream != nil {
 		end.KwikStreamId = uint64(content.stream.StreamID())
 	}

@@ -48,6 +48,7 @@ type response struct {
 	headStart int64
 	// byteRange is the requested part of the content; nil for all of it.
 	byteRange *wire.ByteRange
+	mirrors   []*transferpb.WebMirror // to name to the client
 	// complete is closed when the response ends. The head start follows it, so that it does not
 	// compete with the tree.
 	complete chan struct{}
@@ -105,7 +106,7 @@ func (s *Server) respondFile(
 	}
 	r := &response{
 		ctx: ctx, server: s, session: session, w: w, path: path, info: info, holes: holes,
-		lastSent: time.Now(), complete: make(chan struct{}),
+		lastSent: time.Now(), complete: make(chan struct{}), mirrors: s.webMirrorsFor(request),
 	}
 	defer close(r.complete)
 	if request.GetRange() == nil {
@@ -229,6 +230,7 @@ func (r *response) sendManifest(size int64, group integrity.GroupSize, root []by
 	manifest := &transferpb.Manifest{
 		Size: uint64(size), Root: root, Group: uint32(group),
 		MtimeNs: r.info.ModTime().UnixNano(), Mode: uint32(r.info.Mode().Perm()),
+		WebMirrors: r.mirrors,
 	}
 	r.holes.announce(manifest)
 	if size > 0 {

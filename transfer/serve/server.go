@@ -8,6 +8,8 @@ import (
 	"kwikcp/transfer/disk"
 	"log/slog"
 	"sync"
+
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
 // A Server serves the regular files below a directory, in either role. Its OpenContent belongs
@@ -25,6 +27,7 @@ type Server struct {
 	opened   *openFiles
 	names    *namesLimit
 	access   *Access // nil: clients are not restricted
+	mirrors  []*transferpb.WebMirror
 	limit    *requestLimit
 	rechecks rechecks
 	suspects suspects

@@ -48,6 +48,8 @@ type Source struct {
 	// MinExtent is the size in bytes below which an extent is not worth its cost; near the end of the
 	// stream, a quarter of it. 0 means the usual size.
 	MinExtent int64
+	// Missing are the bytes that the source does not have, whole units.
+	Missing []rangeset.Range
 }
 
 // A Scheduler decides which source delivers which extent of one aggregate stream. The zero value
@@ -173,11 +175,15 @@ func (s *Scheduler) AddSource(src Source, now time.Time) {
 			delete(s.grants, id)
 		}
 	}
-	s.sources = append(s.sources, &source{
+	added := &source{
 		id: src.ID, sharesLink: src.SharesLink, queueLimit: DefaultQueueLimit, rtt: src.RTT,
 		minExtent:    src.MinExtent,
 		lastProgress: now, sampled: now,
-	})
+	}
+	for _, r := range src.Missing {
+		added.missing.Add(r.Start, r.End)
+	}
+	s.sources = append(s.sources, added)
 	s.schedule(now)
 }
 

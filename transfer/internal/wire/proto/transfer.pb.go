@@ -84,7 +84,7 @@ func (x Failure_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Failure_Code.Descriptor instead.
 func (Failure_Code) EnumDescriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{8, 0}
+	return file_transfer_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type Listing_End int32
@@ -133,7 +133,7 @@ func (x Listing_End) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Listing_End.Descriptor instead.
 func (Listing_End) EnumDescriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{12, 0}
+	return file_transfer_proto_rawDescGZIP(), []int{13, 0}
 }
 
 type Entry_Type int32
@@ -185,7 +185,7 @@ func (x Entry_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Entry_Type.Descriptor instead.
 func (Entry_Type) EnumDescriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{13, 0}
+	return file_transfer_proto_rawDescGZIP(), []int{14, 0}
 }
 
 type Special_Kind int32
@@ -240,7 +240,7 @@ func (x Special_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Special_Kind.Descriptor instead.
 func (Special_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{17, 0}
+	return file_transfer_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // Request is the only message of the client on a stream.
@@ -256,6 +256,8 @@ type Request struct {
 	Range *ByteRange `protobuf:"bytes,4,opt,name=range,proto3" json:"range,omitempty"`
 	// Whether Manifests may have holes.
 	Holes bool `protobuf:"varint,5,opt,name=holes,proto3" json:"holes,omitempty"`
+	// Whether the response may name web mirrors.
+	WebMirrors bool `protobuf:"varint,6,opt,name=web_mirrors,json=webMirrors,proto3" json:"web_mirrors,omitempty"`
 	// At most one of these is set. If none is, the request is for the one file at path. If one is,
 	// path names a directory, and the empty path names the served one.
 	List          *ListRequest  `protobuf:"bytes,16,opt,name=list,proto3" json:"list,omitempty"`
@@ -325,6 +327,13 @@ func (x *Request) GetRange() *ByteRange {
 func (x *Request) GetHoles() bool {
 	if x != nil {
 		return x.Holes
+	}
+	return false
+}
+
+func (x *Request) GetWebMirrors() bool {
+	if x != nil {
+		return x.WebMirrors
 	}
 	return false
 }
@@ -675,7 +684,9 @@ type Manifest struct {
 	// holes. They are claims that the tree proves or disproves.
 	Holes []byte `protobuf:"bytes,7,opt,name=holes,proto3" json:"holes,omitempty"`
 	// The file may have holes that are not in holes.
-	MoreHoles     bool `protobuf:"varint,8,opt,name=more_holes,json=moreHoles,proto3" json:"more_holes,omitempty"`
+	MoreHoles bool `protobuf:"varint,8,opt,name=more_holes,json=moreHoles,proto3" json:"more_holes,omitempty"`
+	// Web servers that have the file as well, if the request has web_mirrors.
+	WebMirrors    []*WebMirror `protobuf:"bytes,9,rep,name=web_mirrors,json=webMirrors,proto3" json:"web_mirrors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -766,6 +777,70 @@ func (x *Manifest) GetMoreHoles() bool {
 	return false
 }
 
+func (x *Manifest) GetWebMirrors() []*WebMirror {
+	if x != nil {
+		return x.WebMirrors
+	}
+	return nil
+}
+
+// WebMirror is a web server that has the files of this server. A client need not trust it: it
+// verifies all bytes against the tree.
+type WebMirror struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An https URL, in which "{path}" stands for the path of a file relative to the served directory,
+	// percent-encoded. At most 2,048 bytes.
+	Template []byte `protobuf:"bytes,1,opt,name=template,proto3" json:"template,omitempty"`
+	// Mirrors with smaller numbers are used first.
+	Priority      uint32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebMirror) Reset() {
+	*x = WebMirror{}
+	mi := &file_transfer_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebMirror) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebMirror) ProtoMessage() {}
+
+func (x *WebMirror) ProtoReflect() protoreflect.Message {
+	mi := &file_transfer_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebMirror.ProtoReflect.Descriptor instead.
+func (*WebMirror) Descriptor() ([]byte, []int) {
+	return file_transfer_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *WebMirror) GetTemplate() []byte {
+	if x != nil {
+		return x.Template
+	}
+	return nil
+}
+
+func (x *WebMirror) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
 // Tree holds the next chaining values of the file's chunk groups, 32 bytes each, in order. A file
 // of one group has none.
 type Tree struct {
@@ -777,7 +852,7 @@ type Tree struct {
 
 func (x *Tree) Reset() {
 	*x = Tree{}
-	mi := &file_transfer_proto_msgTypes[5]
+	mi := &file_transfer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +864,7 @@ func (x *Tree) String() string {
 func (*Tree) ProtoMessage() {}
 
 func (x *Tree) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[5]
+	mi := &file_transfer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +877,7 @@ func (x *Tree) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tree.ProtoReflect.Descriptor instead.
 func (*Tree) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{5}
+	return file_transfer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Tree) GetChainingValues() []byte {
@@ -823,7 +898,7 @@ type RangeProof struct {
 
 func (x *RangeProof) Reset() {
 	*x = RangeProof{}
-	mi := &file_transfer_proto_msgTypes[6]
+	mi := &file_transfer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +910,7 @@ func (x *RangeProof) String() string {
 func (*RangeProof) ProtoMessage() {}
 
 func (x *RangeProof) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[6]
+	mi := &file_transfer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +923,7 @@ func (x *RangeProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeProof.ProtoReflect.Descriptor instead.
 func (*RangeProof) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{6}
+	return file_transfer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RangeProof) GetValues() []byte {
@@ -868,7 +943,7 @@ type Root struct {
 
 func (x *Root) Reset() {
 	*x = Root{}
-	mi := &file_transfer_proto_msgTypes[7]
+	mi := &file_transfer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +955,7 @@ func (x *Root) String() string {
 func (*Root) ProtoMessage() {}
 
 func (x *Root) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[7]
+	mi := &file_transfer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +968,7 @@ func (x *Root) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Root.ProtoReflect.Descriptor instead.
 func (*Root) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{7}
+	return file_transfer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Root) GetRoot() []byte {
@@ -914,7 +989,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_transfer_proto_msgTypes[8]
+	mi := &file_transfer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1001,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[8]
+	mi := &file_transfer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1014,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{8}
+	return file_transfer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Failure) GetCode() Failure_Code {
@@ -976,7 +1051,7 @@ type FileDescriptor struct {
 
 func (x *FileDescriptor) Reset() {
 	*x = FileDescriptor{}
-	mi := &file_transfer_proto_msgTypes[9]
+	mi := &file_transfer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1063,7 @@ func (x *FileDescriptor) String() string {
 func (*FileDescriptor) ProtoMessage() {}
 
 func (x *FileDescriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[9]
+	mi := &file_transfer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1076,7 @@ func (x *FileDescriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileDescriptor.ProtoReflect.Descriptor instead.
 func (*FileDescriptor) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{9}
+	return file_transfer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FileDescriptor) GetPath() []byte {
@@ -1062,7 +1137,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_transfer_proto_msgTypes[10]
+	mi := &file_transfer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1149,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[10]
+	mi := &file_transfer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1162,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{10}
+	return file_transfer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListRequest) GetAfter() []byte {
@@ -1147,7 +1222,7 @@ type MetadataRequest struct {
 
 func (x *MetadataRequest) Reset() {
 	*x = MetadataRequest{}
-	mi := &file_transfer_proto_msgTypes[11]
+	mi := &file_transfer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1234,7 @@ func (x *MetadataRequest) String() string {
 func (*MetadataRequest) ProtoMessage() {}
 
 func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[11]
+	mi := &file_transfer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1247,7 @@ func (x *MetadataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadataRequest.ProtoReflect.Descriptor instead.
 func (*MetadataRequest) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{11}
+	return file_transfer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MetadataRequest) GetLinks() bool {
@@ -1233,7 +1308,7 @@ type Listing struct {
 
 func (x *Listing) Reset() {
 	*x = Listing{}
-	mi := &file_transfer_proto_msgTypes[12]
+	mi := &file_transfer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1320,7 @@ func (x *Listing) String() string {
 func (*Listing) ProtoMessage() {}
 
 func (x *Listing) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[12]
+	mi := &file_transfer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1333,7 @@ func (x *Listing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listing.ProtoReflect.Descriptor instead.
 func (*Listing) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{12}
+	return file_transfer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Listing) GetEntries() []*Entry {
@@ -1344,7 +1419,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_transfer_proto_msgTypes[13]
+	mi := &file_transfer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1431,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[13]
+	mi := &file_transfer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1444,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{13}
+	return file_transfer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Entry) GetPath() []byte {
@@ -1474,7 +1549,7 @@ type Metadata struct {
 
 func (x *Metadata) Reset() {
 	*x = Metadata{}
-	mi := &file_transfer_proto_msgTypes[14]
+	mi := &file_transfer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1561,7 @@ func (x *Metadata) String() string {
 func (*Metadata) ProtoMessage() {}
 
 func (x *Metadata) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[14]
+	mi := &file_transfer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1574,7 @@ func (x *Metadata) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Metadata.ProtoReflect.Descriptor instead.
 func (*Metadata) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{14}
+	return file_transfer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Metadata) GetOwner() *Owner {
@@ -1557,7 +1632,7 @@ type Owner struct {
 
 func (x *Owner) Reset() {
 	*x = Owner{}
-	mi := &file_transfer_proto_msgTypes[15]
+	mi := &file_transfer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1644,7 @@ func (x *Owner) String() string {
 func (*Owner) ProtoMessage() {}
 
 func (x *Owner) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[15]
+	mi := &file_transfer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1657,7 @@ func (x *Owner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Owner.ProtoReflect.Descriptor instead.
 func (*Owner) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{15}
+	return file_transfer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Owner) GetUid() uint32 {
@@ -1625,7 +1700,7 @@ type Xattr struct {
 
 func (x *Xattr) Reset() {
 	*x = Xattr{}
-	mi := &file_transfer_proto_msgTypes[16]
+	mi := &file_transfer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1712,7 @@ func (x *Xattr) String() string {
 func (*Xattr) ProtoMessage() {}
 
 func (x *Xattr) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[16]
+	mi := &file_transfer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1725,7 @@ func (x *Xattr) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Xattr.ProtoReflect.Descriptor instead.
 func (*Xattr) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{16}
+	return file_transfer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Xattr) GetName() []byte {
@@ -1680,7 +1755,7 @@ type Special struct {
 
 func (x *Special) Reset() {
 	*x = Special{}
-	mi := &file_transfer_proto_msgTypes[17]
+	mi := &file_transfer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1767,7 @@ func (x *Special) String() string {
 func (*Special) ProtoMessage() {}
 
 func (x *Special) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[17]
+	mi := &file_transfer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1780,7 @@ func (x *Special) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Special.ProtoReflect.Descriptor instead.
 func (*Special) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{17}
+	return file_transfer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Special) GetKind() Special_Kind {
@@ -1743,7 +1818,7 @@ type BatchRequest struct {
 
 func (x *BatchRequest) Reset() {
 	*x = BatchRequest{}
-	mi := &file_transfer_proto_msgTypes[18]
+	mi := &file_transfer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1830,7 @@ func (x *BatchRequest) String() string {
 func (*BatchRequest) ProtoMessage() {}
 
 func (x *BatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[18]
+	mi := &file_transfer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1843,7 @@ func (x *BatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchRequest.ProtoReflect.Descriptor instead.
 func (*BatchRequest) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{18}
+	return file_transfer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BatchRequest) GetPaths() []byte {
@@ -1794,7 +1869,7 @@ type BatchFile struct {
 
 func (x *BatchFile) Reset() {
 	*x = BatchFile{}
-	mi := &file_transfer_proto_msgTypes[19]
+	mi := &file_transfer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1806,7 +1881,7 @@ func (x *BatchFile) String() string {
 func (*BatchFile) ProtoMessage() {}
 
 func (x *BatchFile) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[19]
+	mi := &file_transfer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1819,7 +1894,7 @@ func (x *BatchFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchFile.ProtoReflect.Descriptor instead.
 func (*BatchFile) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{19}
+	return file_transfer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BatchFile) GetFile() isBatchFile_File {
@@ -1875,14 +1950,16 @@ type BatchEnd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The aggregate stream of all files that have a Manifest and are not empty, in order; 0 if
 	// there are none.
-	KwikStreamId  uint64 `protobuf:"varint,1,opt,name=kwik_stream_id,json=kwikStreamId,proto3" json:"kwik_stream_id,omitempty"`
+	KwikStreamId uint64 `protobuf:"varint,1,opt,name=kwik_stream_id,json=kwikStreamId,proto3" json:"kwik_stream_id,omitempty"`
+	// As in Manifest.
+	WebMirrors    []*WebMirror `protobuf:"bytes,2,rep,name=web_mirrors,json=webMirrors,proto3" json:"web_mirrors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BatchEnd) Reset() {
 	*x = BatchEnd{}
-	mi := &file_transfer_proto_msgTypes[20]
+	mi := &file_transfer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +1971,7 @@ func (x *BatchEnd) String() string {
 func (*BatchEnd) ProtoMessage() {}
 
 func (x *BatchEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[20]
+	mi := &file_transfer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +1984,7 @@ func (x *BatchEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchEnd.ProtoReflect.Descriptor instead.
 func (*BatchEnd) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{20}
+	return file_transfer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BatchEnd) GetKwikStreamId() uint64 {
@@ -1915,6 +1992,13 @@ func (x *BatchEnd) GetKwikStreamId() uint64 {
 		return x.KwikStreamId
 	}
 	return 0
+}
+
+func (x *BatchEnd) GetWebMirrors() []*WebMirror {
+	if x != nil {
+		return x.WebMirrors
+	}
+	return nil
 }
 
 // BatchDescriptor names the files of an aggregate stream.
@@ -1929,7 +2013,7 @@ type BatchDescriptor struct {
 
 func (x *BatchDescriptor) Reset() {
 	*x = BatchDescriptor{}
-	mi := &file_transfer_proto_msgTypes[21]
+	mi := &file_transfer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2025,7 @@ func (x *BatchDescriptor) String() string {
 func (*BatchDescriptor) ProtoMessage() {}
 
 func (x *BatchDescriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_transfer_proto_msgTypes[21]
+	mi := &file_transfer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2038,7 @@ func (x *BatchDescriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchDescriptor.ProtoReflect.Descriptor instead.
 func (*BatchDescriptor) Descriptor() ([]byte, []int) {
-	return file_transfer_proto_rawDescGZIP(), []int{21}
+	return file_transfer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BatchDescriptor) GetFiles() []byte {
@@ -1968,14 +2052,16 @@ var File_transfer_proto protoreflect.FileDescriptor
 
 const file_transfer_proto_rawDesc = "" +
 	"\n" +
-	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\x85\x02\n" +
+	"\x0etransfer.proto\x12\x0fkwikcp.transfer\"\xa6\x02\n" +
 	"\aRequest\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\fR\x04path\x12\x1d\n" +
 	"\n" +
 	"head_start\x18\x03 \x01(\x04R\theadStart\x120\n" +
 	"\x05range\x18\x04 \x01(\v2\x1a.kwikcp.transfer.ByteRangeR\x05range\x12\x14\n" +
-	"\x05holes\x18\x05 \x01(\bR\x05holes\x120\n" +
+	"\x05holes\x18\x05 \x01(\bR\x05holes\x12\x1f\n" +
+	"\vweb_mirrors\x18\x06 \x01(\bR\n" +
+	"webMirrors\x120\n" +
 	"\x04list\x18\x10 \x01(\v2\x1c.kwikcp.transfer.ListRequestR\x04list\x123\n" +
 	"\x05batch\x18\x11 \x01(\v2\x1d.kwikcp.transfer.BatchRequestR\x05batch\"K\n" +
 	"\tByteRange\x12\x14\n" +
@@ -1997,7 +2083,7 @@ const file_transfer_proto_rawDesc = "" +
 	"\x05reply\"5\n" +
 	"\aHashing\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\x04R\x05total\"\xd2\x01\n" +
+	"\x05total\x18\x02 \x01(\x04R\x05total\"\x8f\x02\n" +
 	"\bManifest\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +
@@ -2007,7 +2093,12 @@ const file_transfer_proto_rawDesc = "" +
 	"\x04mode\x18\x06 \x01(\rR\x04mode\x12\x14\n" +
 	"\x05holes\x18\a \x01(\fR\x05holes\x12\x1d\n" +
 	"\n" +
-	"more_holes\x18\b \x01(\bR\tmoreHoles\"/\n" +
+	"more_holes\x18\b \x01(\bR\tmoreHoles\x12;\n" +
+	"\vweb_mirrors\x18\t \x03(\v2\x1a.kwikcp.transfer.WebMirrorR\n" +
+	"webMirrors\"C\n" +
+	"\tWebMirror\x12\x1a\n" +
+	"\btemplate\x18\x01 \x01(\fR\btemplate\x12\x1a\n" +
+	"\bpriority\x18\x02 \x01(\rR\bpriority\"/\n" +
 	"\x04Tree\x12'\n" +
 	"\x0fchaining_values\x18\x01 \x01(\fR\x0echainingValues\"$\n" +
 	"\n" +
@@ -2114,9 +2205,11 @@ const file_transfer_proto_rawDesc = "" +
 	"\bmanifest\x18\x01 \x01(\v2\x19.kwikcp.transfer.ManifestH\x00R\bmanifest\x124\n" +
 	"\afailure\x18\x02 \x01(\v2\x18.kwikcp.transfer.FailureH\x00R\afailure\x12'\n" +
 	"\x0fchaining_values\x18\x03 \x01(\fR\x0echainingValuesB\x06\n" +
-	"\x04file\"0\n" +
+	"\x04file\"m\n" +
 	"\bBatchEnd\x12$\n" +
-	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\"'\n" +
+	"\x0ekwik_stream_id\x18\x01 \x01(\x04R\fkwikStreamId\x12;\n" +
+	"\vweb_mirrors\x18\x02 \x03(\v2\x1a.kwikcp.transfer.WebMirrorR\n" +
+	"webMirrors\"'\n" +
 	"\x0fBatchDescriptor\x12\x14\n" +
 	"\x05files\x18\x01 \x01(\fR\x05filesB)Z'transfer/internal/wire/proto;transferpbb\x06proto3"
 
@@ -2133,7 +2226,7 @@ func file_transfer_proto_rawDescGZIP() []byte {
 }
 
 var file_transfer_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_transfer_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_transfer_proto_goTypes = []any{
 	(Failure_Code)(0),       // 0: kwikcp.transfer.Failure.Code
 	(Listing_End)(0),        // 1: kwikcp.transfer.Listing.End
@@ -2144,57 +2237,60 @@ var file_transfer_proto_goTypes = []any{
 	(*Reply)(nil),           // 6: kwikcp.transfer.Reply
 	(*Hashing)(nil),         // 7: kwikcp.transfer.Hashing
 	(*Manifest)(nil),        // 8: kwikcp.transfer.Manifest
-	(*Tree)(nil),            // 9: kwikcp.transfer.Tree
-	(*RangeProof)(nil),      // 10: kwikcp.transfer.RangeProof
-	(*Root)(nil),            // 11: kwikcp.transfer.Root
-	(*Failure)(nil),         // 12: kwikcp.transfer.Failure
-	(*FileDescriptor)(nil),  // 13: kwikcp.transfer.FileDescriptor
-	(*ListRequest)(nil),     // 14: kwikcp.transfer.ListRequest
-	(*MetadataRequest)(nil), // 15: kwikcp.transfer.MetadataRequest
-	(*Listing)(nil),         // 16: kwikcp.transfer.Listing
-	(*Entry)(nil),           // 17: kwikcp.transfer.Entry
-	(*Metadata)(nil),        // 18: kwikcp.transfer.Metadata
-	(*Owner)(nil),           // 19: kwikcp.transfer.Owner
-	(*Xattr)(nil),           // 20: kwikcp.transfer.Xattr
-	(*Special)(nil),         // 21: kwikcp.transfer.Special
-	(*BatchRequest)(nil),    // 22: kwikcp.transfer.BatchRequest
-	(*BatchFile)(nil),       // 23: kwikcp.transfer.BatchFile
-	(*BatchEnd)(nil),        // 24: kwikcp.transfer.BatchEnd
-	(*BatchDescriptor)(nil), // 25: kwikcp.transfer.BatchDescriptor
+	(*WebMirror)(nil),       // 9: kwikcp.transfer.WebMirror
+	(*Tree)(nil),            // 10: kwikcp.transfer.Tree
+	(*RangeProof)(nil),      // 11: kwikcp.transfer.RangeProof
+	(*Root)(nil),            // 12: kwikcp.transfer.Root
+	(*Failure)(nil),         // 13: kwikcp.transfer.Failure
+	(*FileDescriptor)(nil),  // 14: kwikcp.transfer.FileDescriptor
+	(*ListRequest)(nil),     // 15: kwikcp.transfer.ListRequest
+	(*MetadataRequest)(nil), // 16: kwikcp.transfer.MetadataRequest
+	(*Listing)(nil),         // 17: kwikcp.transfer.Listing
+	(*Entry)(nil),           // 18: kwikcp.transfer.Entry
+	(*Metadata)(nil),        // 19: kwikcp.transfer.Metadata
+	(*Owner)(nil),           // 20: kwikcp.transfer.Owner
+	(*Xattr)(nil),           // 21: kwikcp.transfer.Xattr
+	(*Special)(nil),         // 22: kwikcp.transfer.Special
+	(*BatchRequest)(nil),    // 23: kwikcp.transfer.BatchRequest
+	(*BatchFile)(nil),       // 24: kwikcp.transfer.BatchFile
+	(*BatchEnd)(nil),        // 25: kwikcp.transfer.BatchEnd
+	(*BatchDescriptor)(nil), // 26: kwikcp.transfer.BatchDescriptor
 }
 var file_transfer_proto_depIdxs = []int32{
 	5,  // 0: kwikcp.transfer.Request.range:type_name -> kwikcp.transfer.ByteRange
-	14, // 1: kwikcp.transfer.Request.list:type_name -> kwikcp.transfer.ListRequest
-	22, // 2: kwikcp.transfer.Request.batch:type_name -> kwikcp.transfer.BatchRequest
+	15, // 1: kwikcp.transfer.Request.list:type_name -> kwikcp.transfer.ListRequest
+	23, // 2: kwikcp.transfer.Request.batch:type_name -> kwikcp.transfer.BatchRequest
 	7,  // 3: kwikcp.transfer.Reply.hashing:type_name -> kwikcp.transfer.Hashing
 	8,  // 4: kwikcp.transfer.Reply.manifest:type_name -> kwikcp.transfer.Manifest
-	9,  // 5: kwikcp.transfer.Reply.tree:type_name -> kwikcp.transfer.Tree
-	12, // 6: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
-	11, // 7: kwikcp.transfer.Reply.root:type_name -> kwikcp.transfer.Root
-	10, // 8: kwikcp.transfer.Reply.range_proof:type_name -> kwikcp.transfer.RangeProof
-	16, // 9: kwikcp.transfer.Reply.listing:type_name -> kwikcp.transfer.Listing
-	23, // 10: kwikcp.transfer.Reply.batch_file:type_name -> kwikcp.transfer.BatchFile
-	24, // 11: kwikcp.transfer.Reply.batch_end:type_name -> kwikcp.transfer.BatchEnd
-	0,  // 12: kwikcp.transfer.Failure.code:type_name -> kwikcp.transfer.Failure.Code
-	25, // 13: kwikcp.transfer.FileDescriptor.batch:type_name -> kwikcp.transfer.BatchDescriptor
-	15, // 14: kwikcp.transfer.ListRequest.metadata:type_name -> kwikcp.transfer.MetadataRequest
-	17, // 15: kwikcp.transfer.Listing.entries:type_name -> kwikcp.transfer.Entry
-	1,  // 16: kwikcp.transfer.Listing.end:type_name -> kwikcp.transfer.Listing.End
-	17, // 17: kwikcp.transfer.Listing.directory:type_name -> kwikcp.transfer.Entry
-	2,  // 18: kwikcp.transfer.Entry.type:type_name -> kwikcp.transfer.Entry.Type
-	0,  // 19: kwikcp.transfer.Entry.code:type_name -> kwikcp.transfer.Failure.Code
-	18, // 20: kwikcp.transfer.Entry.metadata:type_name -> kwikcp.transfer.Metadata
-	19, // 21: kwikcp.transfer.Metadata.owner:type_name -> kwikcp.transfer.Owner
-	20, // 22: kwikcp.transfer.Metadata.xattrs:type_name -> kwikcp.transfer.Xattr
-	21, // 23: kwikcp.transfer.Metadata.special:type_name -> kwikcp.transfer.Special
-	3,  // 24: kwikcp.transfer.Special.kind:type_name -> kwikcp.transfer.Special.Kind
-	8,  // 25: kwikcp.transfer.BatchFile.manifest:type_name -> kwikcp.transfer.Manifest
-	12, // 26: kwikcp.transfer.BatchFile.failure:type_name -> kwikcp.transfer.Failure
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	10, // 5: kwikcp.transfer.Reply.tree:type_name -> kwikcp.transfer.Tree
+	13, // 6: kwikcp.transfer.Reply.failure:type_name -> kwikcp.transfer.Failure
+	12, // 7: kwikcp.transfer.Reply.root:type_name -> kwikcp.transfer.Root
+	11, // 8: kwikcp.transfer.Reply.range_proof:type_name -> kwikcp.transfer.RangeProof
+	17, // 9: kwikcp.transfer.Reply.listing:type_name -> kwikcp.transfer.Listing
+	24, // 10: kwikcp.transfer.Reply.batch_file:type_name -> kwikcp.transfer.BatchFile
+	25, // 11: kwikcp.transfer.Reply.batch_end:type_name -> kwikcp.transfer.BatchEnd
+	9,  // 12: kwikcp.transfer.Manifest.web_mirrors:type_name -> kwikcp.transfer.WebMirror
+	0,  // 13: kwikcp.transfer.Failure.code:type_name -> kwikcp.transfer.Failure.Code
+	26, // 14: kwikcp.transfer.FileDescriptor.batch:type_name -> kwikcp.transfer.BatchDescriptor
+	16, // 15: kwikcp.transfer.ListRequest.metadata:type_name -> kwikcp.transfer.MetadataRequest
+	18, // 16: kwikcp.transfer.Listing.entries:type_name -> kwikcp.transfer.Entry
+	1,  // 17: kwikcp.transfer.Listing.end:type_name -> kwikcp.transfer.Listing.End
+	18, // 18: kwikcp.transfer.Listing.directory:type_name -> kwikcp.transfer.Entry
+	2,  // 19: kwikcp.transfer.Entry.type:type_name -> kwikcp.transfer.Entry.Type
+	0,  // 20: kwikcp.transfer.Entry.code:type_name -> kwikcp.transfer.Failure.Code
+	19, // 21: kwikcp.transfer.Entry.metadata:type_name -> kwikcp.transfer.Metadata
+	20, // 22: kwikcp.transfer.Metadata.owner:type_name -> kwikcp.transfer.Owner
+	21, // 23: kwikcp.transfer.Metadata.xattrs:type_name -> kwikcp.transfer.Xattr
+	22, // 24: kwikcp.transfer.Metadata.special:type_name -> kwikcp.transfer.Special
+	3,  // 25: kwikcp.transfer.Special.kind:type_name -> kwikcp.transfer.Special.Kind
+	8,  // 26: kwikcp.transfer.BatchFile.manifest:type_name -> kwikcp.transfer.Manifest
+	13, // 27: kwikcp.transfer.BatchFile.failure:type_name -> kwikcp.transfer.Failure
+	9,  // 28: kwikcp.transfer.BatchEnd.web_mirrors:type_name -> kwikcp.transfer.WebMirror
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_transfer_proto_init() }
@@ -2213,8 +2309,8 @@ func file_transfer_proto_init() {
 		(*Reply_BatchFile)(nil),
 		(*Reply_BatchEnd)(nil),
 	}
-	file_transfer_proto_msgTypes[13].OneofWrappers = []any{}
-	file_transfer_proto_msgTypes[19].OneofWrappers = []any{
+	file_transfer_proto_msgTypes[14].OneofWrappers = []any{}
+	file_transfer_proto_msgTypes[20].OneofWrappers = []any{
 		(*BatchFile_Manifest)(nil),
 		(*BatchFile_Failure)(nil),
 	}
@@ -2224,7 +2320,7 @@ func file_transfer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_transfer_proto_rawDesc), len(file_transfer_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
