@@ -41,6 +41,8 @@ type getOptions struct {
 	retryDelay   secondsValue
 	retryMaxTime secondsValue
 
+	web webOptions
+
 	inputFile string
 	jobs      int
 
@@ -115,7 +117,7 @@ func (o *getOptions) flags() []cli.Flag {
 		secondsOption(&o.retryMaxTime, "retry-max-time", "start no retry later than `TIME` after the start; 0 means no limit"),
 		stringOption(&o.connections, "connections-per-server", "open `N` connections to each server, at most 16; auto: one, up to "+
 			"four on long paths that lose packets"),
-	}, append(o.clientOptions.flags(),
+	}, append(append(o.web.flags(), o.clientOptions.flags()...),
 		jsonOption(&o.json, func(e *events, err error) { e.result(transfer.Result{}, err) }),
 		quietOption(&o.quiet),
 		stateDirOption(&o.stateDir))...)...)...)
@@ -253,6 +255,7 @@ type fetcher struct {
 	reuse        bool
 	noSparse     bool
 	preallocate  disk.Preallocation
+	web          transfer.WebOptions
 	// checksumsFrom is the value of --checksum-file, and checksums its content once it was read.
 	checksumsFrom string
 	checksums     *checksumFile
@@ -284,6 +287,9 @@ func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 		return f, usagef(adviseTimeLimit, "--retry-max-time must not be negative")
 	}
 	if f.connections, err = parseConnections(o.connections); err != nil {
+		return f, err
+	}
+	if f.web, err = o.web.parse(o.recursive || o.inputFile != "", f.policy); err != nil {
 		return f, err
 	}
 	if f.preallocate, err = parsePreallocate(o.preallocate); err != nil {
@@ -437,6 +443,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse, NoSparse: g.noSparse,
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 		StallTimeout: g.stallTimeout, KWIK: config, Pool: g.pool, Checksums: checksums, Preallocate: g.preallocate,
+		Web: g.web,
 	}
 	if g.stdout {
 		w := newCancelWriter(ctx, g.t.bytes)

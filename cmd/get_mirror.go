@@ -123,7 +123,7 @@ func (g *treeGet) run(ctx context.Context, report transfer.MirrorReporter) (tran
 		MirrorSource: source, Target: g.target, Filter: g.chosen.filter, DryRun: g.dryRun,
 		NoPreserve: g.noPreserve, Reuse: g.reuse, NoSparse: g.noSparse, OpenTree: protectedTree(g.secrets),
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
-		Paths: g.chosen.paths, Quick: g.quick, Preallocate: g.preallocate,
+		Paths: g.chosen.paths, Quick: g.quick, Preallocate: g.preallocate, Web: g.web,
 	}
 	checksums := newTreeChecksums(g.checksums, g.url.Path)
 	if g.checksums != nil {

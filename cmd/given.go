@@ -25,7 +25,7 @@ var exclusions = []struct{ left, right []string }{
 	{[]string{"no-preserve"}, []string{"owner", "special-modes", "xattrs", "acls", "specials"}},
 	{[]string{"show"}, []string{"allow", "expires", "name"}},
 	{[]string{"role=primary"}, []string{"primary", "advertise", "mirror"}},
-	{[]string{"role=secondary"}, []string{"require-token", "revoked", "client-ca"}},
+	{[]string{"role=secondary"}, []string{"require-token", "revoked", "client-ca", "web-mirror"}},
 }
 
 // checkGiven returns an error if an option on the command line has an empty value. It makes the

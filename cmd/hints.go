@@ -50,6 +50,9 @@ const (
 	adviseRate
 	adviseMemory
 	adviseCACert
+	adviseWebMirror
+	adviseWebTemplate
+	adviseNetrc
 	adviseCert
 	adviseClientCert
 	adviseToken
@@ -123,6 +126,9 @@ var advices = [adviceCount]string{
 	adviseRate:           "such as 500K or 1.5M bytes per second; K, M and G are powers of 1024",
 	adviseMemory:         "such as 256M or 2G bytes; K, M and G are powers of 1024",
 	adviseCACert:         "name a file of PEM certificates",
+	adviseWebMirror:      "a mirror is an https URL, such as https://HOST/pub/{path}; --insecure-http-mirrors allows http for get",
+	adviseWebTemplate:    "write {path} where the path of each file belongs, such as https://HOST/pub/{path}",
+	adviseNetrc:          "name a file with lines such as: machine HOST login USER password SECRET",
 	adviseCert:           "kwikcp serve --cert FILE --key FILE; both are PEM, and only this user may read the key",
 	adviseClientCert:     "kwikcp get --cert FILE --key FILE; both are PEM, and only this user may read the key",
 	adviseToken:          "kwikcp token --allow /DIR/ --expires 30d --name NAME",

@@ -24,6 +24,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/serve"
 )
 
 // serveOptions are the options of serve.
@@ -39,6 +40,7 @@ type serveOptions struct {
 	tokenFile          string
 	rules              filterRules
 	drainTimeout       secondsValue
+	webMirrors         repeatedValue
 	limitRate          string
 	maxMemory          string
 	logFormat          string
@@ -99,6 +101,8 @@ func (o *serveOptions) flags() []cli.Flag {
 			"one a line"),
 		stringOption(&o.clientCA, "client-ca", "refuse clients without a certificate of an authority in `FILE` (PEM)"),
 		secondsOption(&o.drainTimeout, "drain-timeout", "at shutdown, give clients that only this server can serve `TIME` to finish"),
+		repeatedOption(&o.webMirrors, "web-mirror", "tell clients of a primary that a web server has the files, too: "+
+			"`TEMPLATE[,PRIORITY]`, an https URL with {path}; may be repeated"),
 		limitRateOption(&o.limitRate, "to all clients together"),
 		maxMemoryOption(&o.maxMemory),
 		stringOption(&o.logFormat, "log-format", "write the log as `FORMAT`: text, or json, one object per line"),
@@ -179,6 +183,7 @@ type serveConfig struct {
 	restricted   bool               // clients need a token or a certificate
 	access       *accessFiles       // how; nil if they need neither
 	drainTimeout time.Duration
+	webMirrors   []serve.WebMirror
 	limit        *kwik.RateLimit
 	maxMemory    int64         // for clients, bytes; 0 means the default
 	mirror       *mirrorConfig // nil without --mirror
@@ -210,6 +215,12 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 	}
 	if c.limit, err = parseRate(o.limitRate); err != nil {
 		return c, err
+	}
+	if c.webMirrors, err = parseNamedMirrors(o.webMirrors.list); err != nil {
+		return c, err
+	}
+	if len(c.webMirrors) > 0 && c.role != kwik.ServerRolePrimary {
+		return c, usagef(adviseRole, "--web-mirror is for a primary, which tells its clients")
 	}
 	if c.maxMemory, err = parseMaxMemory(o.maxMemory); err != nil {
 		return c, err

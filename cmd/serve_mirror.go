@@ -71,7 +71,7 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 // their hashes; later rounds compare size and time. The server serves meanwhile.
 func (s *runningServer) keepMirror() {
 	o := transfer.MirrorOptions{Target: s.root, NoSparse: s.mirror.noSparse, OpenTree: s.openTarget,
-		Preallocate: s.mirror.preallocate}
+		Preallocate: s.mirror.preallocate, Web: transfer.WebOptions{Roots: s.policy.roots}}
 	o.URL = s.primary
 	if o.Paths = s.paths; s.exclude != nil {
 		o.Filter = s.exclude.filter

@@ -62,6 +62,7 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 		serveConfig: c, served: dir, files: serve.NewServer(dir, c.log),
 		identity: cert, reloads: make(chan struct{}, 1), keyChanged: make(chan struct{}, 1),
 	}
+	s.files.NameWebMirrors(c.webMirrors...)
 	if c.exclude != nil {
 		s.files.Exclude(func(path string, isDir bool) bool { return !c.exclude.filter.Wants(path, isDir) })
 		s.files.ExcludeFolded(func(path string, isDir bool) bool { return !c.exclude.folded.Wants(path, isDir) })
