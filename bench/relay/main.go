@@ -1,4 +1,5 @@
-// Command relay is a long, thin, lossy line for UDP on one machine. It listens at one address
+// Command relay is a long, thin, lossy line for UDP on one machine. With -tcp it is a long line for
+// TCP connections. It listens at one address
 // for each target and passes datagrams on, both ways. They pass a queue at a rate and with a
 // delay, and some are lost by dice. It needs no privileges.
 //
@@ -45,6 +46,9 @@ func run(args []string) error {
 	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
 	failed := make(chan error, 1)
 	begin := time.Now()
+	if len(pairs) > 0 && pairs[0].isTCP {
+		return relayStreams(pairs, interrupted)
+	}
 	var running []*pair
 	defer func() {
 		for _, p := range running {
@@ -80,6 +84,20 @@ func run(args []string) error {
 	}
 }
 
+// relayStreams relays TCP connections until it is interrupted.
+func relayStreams(pairs []pairConfig, interrupted <-chan os.Signal) error {
+	for _, o := range pairs {
+		p := &streamPair{at: o.listen, target: o.target, delay: o.down.delay, rate: o.down.rate, sessions: o.sessions}
+		if err := p.start(); err != nil {
+			return err
+		}
+		defer p.close()
+		fmt.Printf("%v=%v\n", p.listener.Addr(), o.target)
+	}
+	<-interrupted
+	return nil
+}
+
 // A pairConfig is the configuration of one pair.
 type pairConfig struct {
 	listen, target netip.AddrPort
@@ -87,6 +105,7 @@ type pairConfig struct {
 	seed           uint64
 	sessions       int
 	idle           time.Duration
+	isTCP          bool
 }
 
 func parse(args []string) ([]pairConfig, error) {
@@ -105,6 +124,7 @@ func parse(args []string) ([]pairConfig, error) {
 	overhead := fs.Int("overhead", 28, "`bytes` that each datagram takes of the rate besides its payload: 28 for IPv4 and UDP, 42 with Ethernet")
 	seed := fs.Uint64("seed", 1, "`number` that losses and jitter follow from")
 	sessions := fs.Int("sessions", 64, "`clients` of each pair at a time; others are ignored. Each takes up to 0.5 MiB")
+	tcp := fs.Bool("tcp", false, "relay TCP connections, each with -rate and -delay to itself; the other flags have no effect")
 	idle := fs.Duration("idle", time.Minute, "`time` after which a client is forgotten if nothing goes either way")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
@@ -124,7 +144,7 @@ func parse(args []string) ([]pairConfig, error) {
 		}
 		// Each pair has a separate generator, so that traffic of one does not change the
 		// losses of another.
-		p := pairConfig{seed: *seed + uint64(i)<<32, sessions: *sessions, idle: *idle}
+		p := pairConfig{seed: *seed + uint64(i)<<32, sessions: *sessions, idle: *idle, isTCP: *tcp}
 		var err error
 		if p.listen, err = addrPort(listen); err != nil {
 			return nil, err
