@@ -25,17 +25,16 @@ type webOptions struct {
 
 func (o *webOptions) flags() []cli.Flag {
 	return []cli.Flag{
-		repeatedOption(&o.mirrors, "web-mirror", "take bytes from the https `URL` of the file as well, and verify them; {path} in it "+
-			"stands for the path of a file on the server; may be repeated"),
+		repeatedOption(&o.mirrors, "web-mirror", "take bytes from the https `URL` of the file as well; {path} in it "+
+			"is the path of a file on the server; may be repeated"),
 		boolOption(&o.ignore, "no-mirrors", "do not use the web mirrors that the server names"),
-		boolOption(&o.insecure, "insecure-http-mirrors", "use web mirrors without TLS, too; others can then see what is fetched"),
-		stringOption(&o.netrc, "netrc", "take user names and passwords for the hosts of --web-mirror from `FILE`, in the format of "+
-			"netrc"),
+		boolOption(&o.insecure, "insecure-http-mirrors", "use web mirrors without TLS, too; others can see what is fetched"),
+		stringOption(&o.netrc, "netrc", "take passwords for the hosts of --web-mirror from `FILE`, in the format of netrc"),
 	}
 }
 
-// parse checks the options. manyFiles is true for lists and directories. policy has the certificate
-// authorities.
+// parse checks the options. manyFiles is true for lists and directories. policy has the
+// certificate authorities.
 func (o *webOptions) parse(manyFiles bool, policy *trustPolicy) (web transfer.WebOptions, err error) {
 	web = transfer.WebOptions{IgnoreNamed: o.ignore, AllowHTTP: o.insecure, Roots: policy.roots}
 	for _, text := range o.mirrors.list {
@@ -77,8 +76,8 @@ func withoutUserInfo(text string) string {
 	return text
 }
 
-// parseNamedMirrors reads the values of serve --web-mirror: a template, and optionally a comma and a
-// priority.
+// parseNamedMirrors reads the values of serve --web-mirror: a template, and optionally a comma
+// and a priority.
 func parseNamedMirrors(values []string) (mirrors []serve.WebMirror, err error) {
 	for _, text := range values {
 		m := transfer.WebMirror{Template: text}

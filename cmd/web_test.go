@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,7 +31,8 @@ func TestWebMirror(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(work, "ca.pem"), authority, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, url := startTestServer(t, work, "--role", "primary", "--root", "A", "--limit-rate", "2M", "--web-mirror", web.URL+"/{path},3")
+	_, url := startTestServer(t, work, "--role", "primary", "--root", "A", "--limit-rate", "2M",
+		"--web-mirror", web.URL+"/{path},3")
 	file := strings.Replace(url, "/?", "/d/a%20file?", 1)
 	for name, tt := range map[string]struct {
 		args []string
@@ -96,7 +98,7 @@ func TestParseWebMirrors(t *testing.T) {
 	}
 	got, err := parseNamedMirrors([]string{"https://a/{path},7", "https://b/x,y/{path}", "http://c/{path},0"})
 	want := []serve.WebMirror{{Template: "https://a/{path}", Priority: 7}, {Template: "https://b/x,y/{path}"}, {Template: "http://c/{path}"}}
-	if err != nil || len(got) != 3 || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
+	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for _, bad := range []string{"", ",1", "https://a/f", "https://u:p@a/{path}", "ftp://a/{path}", "https://{path}"} {

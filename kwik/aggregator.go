@@ -20,8 +20,8 @@ import (
 // QUIC's flow control slows the sources down if the consumer is slow.
 //
 // Goroutines: those of the secondary stream handler call deliver. The aggregator owns run, which
-// starts at the first demand, and one for each path of an external source. They end with the stream;
-// close waits for them.
+// starts at the first demand, and one for each path of an external source. They end with the
+// stream; close waits for them.
 type streamAggregator struct {
 	id         StreamID
 	units      sched.Units
@@ -56,7 +56,8 @@ type streamAggregator struct {
 	pathLoad func(PathID) (accepted int64, streamsWait bool)
 	// ban bans a source that delivered wrong bytes. It is called without the lock.
 	ban func(source PathID, off, n int64, cause error)
-	// reportRejected reports wrong bytes to the primary, and does nothing else. It must not block.
+	// reportRejected reports wrong bytes to the primary, and does nothing else. It must not
+	// block.
 	reportRejected func(source PathID, off, n int64, cause error)
 	// done is called once, when the stream needs no source any more.
 	done func()
@@ -154,8 +155,8 @@ var errSourceDrained = errors.New("kwik: the server left")
 // flight, so they are no fault.
 var errSourceGone = errors.New("kwik: the source was removed from this stream")
 
-// extent returns the extent of a grant, and the end with which it was granted first. It returns an
-// error if the grant does not belong to the source.
+// extent returns the extent of a grant, and the end with which it was granted first. It returns
+// an error if the grant does not belong to the source.
 func (a *streamAggregator) extent(id PathID, grant uint64) (s *source, start, end, granted int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -170,10 +171,10 @@ func (a *streamAggregator) extent(id PathID, grant uint64) (s *source, start, en
 	return a.sources[id], start, end, granted, nil
 }
 
-// deliver verifies and places the payload of a DATA frame: whole units from off on, under a grant.
-// It takes over the caller's hold of the block. It returns an error of code ErrSourceRefuted if
-// the bytes are wrong and the secondary stream must end. It returns errStreamEnded or
-// errSourceGone if the bytes are not needed.
+// deliver verifies and places the payload of a DATA frame: whole units from off on, under a
+// grant. It takes over the caller's hold of the block. It returns an error of code
+// ErrSourceRefuted if the bytes are wrong and the secondary stream must end. It returns
+// errStreamEnded or errSourceGone if the bytes are not needed.
 func (a *streamAggregator) deliver(s *source, grant uint64, off int64, b *block) error {
 	defer b.release()
 	s.placing.Add(1)

@@ -122,8 +122,8 @@ func (p *externalPath) attach() *source {
 	return p.a.attachExternal(p)
 }
 
-// fetchAll fetches what is granted. It returns nil when the stream ends or the path is removed, and
-// the error of a fetch that failed.
+// fetchAll fetches what is granted. It returns nil when the stream ends or the path is removed,
+// and the error of a fetch that failed.
 func (p *externalPath) fetchAll(s *source) error {
 	for {
 		ctx, cancel := context.WithCancelCause(p.a.ctx)

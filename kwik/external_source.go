@@ -11,11 +11,11 @@ import (
 	"kwikcp/internal/backoff"
 )
 
-// An ExternalSource delivers bytes of aggregate streams by other means than KWIK, such as requests
-// to a web server. To a stream it is a source like a server: it is granted extents, its bytes are
-// proved, other sources take over what it does not deliver, and it is banned if it sends wrong
-// bytes. It may serve streams of several sessions, also at the same time. It is safe for
-// concurrent use.
+// An ExternalSource delivers bytes of aggregate streams by other means than KWIK, such as
+// requests to a web server. To a stream it is a source like a server: it is granted extents, its
+// bytes are proved, other sources take over what it does not deliver, and it is banned if it
+// sends wrong bytes. It may serve streams of several sessions, also at the same time. It is safe
+// for concurrent use.
 type ExternalSource struct {
 	config ExternalConfig
 
@@ -29,11 +29,11 @@ type ExternalSource struct {
 
 // An ExternalConfig describes an [ExternalSource]. Zero fields mean the defaults.
 type ExternalConfig struct {
-	// ID names the source among the servers of a session. It begins with ExternalPrefix, so that no
-	// primary can give it to a server.
+	// ID names the source among the servers of a session. It begins with ExternalPrefix, so that
+	// no primary can give it to a server.
 	ID ServerID
-	// Fetches is the number of fetches of one stream at a time, at most 16. 0 means four at first,
-	// then as many as are fastest.
+	// Fetches is the number of fetches of one stream at a time, at most 16. 0 means four at
+	// first, then as many as are fastest.
 	Fetches int
 	// MinExtent is the size in bytes below which a fetch is not worth its cost; near the end of a
 	// stream, a quarter of it. 0 means 4 MiB.
@@ -114,7 +114,9 @@ func isPermanent(err error) bool {
 func (e *ExternalSource) Stats() ServerStats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return ServerStats{ID: e.config.ID, Role: ServerRoleExternal, State: e.state, Err: e.err, RTT: e.rtt, MinRTT: e.minRTT}
+	return ServerStats{
+		ID: e.config.ID, Role: ServerRoleExternal, State: e.state, Err: e.err, RTT: e.rtt, MinRTT: e.minRTT,
+	}
 }
 
 // Ban ends the use of the source in streams to which it is attached later.
@@ -166,7 +168,8 @@ func (e *ExternalSource) roundTrip() time.Duration {
 	return e.rtt
 }
 
-// trials returns the trials of a new stream. They begin with the width that an earlier stream found.
+// trials returns the trials of a new stream. They begin with the width that an earlier stream
+// found.
 func (e *ExternalSource) trials() widthTrials {
 	e.mu.Lock()
 	defer e.mu.Unlock()

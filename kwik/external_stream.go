@@ -9,8 +9,8 @@ import (
 	"kwikcp/kwik/internal/sched"
 )
 
-// This file attaches external sources to an aggregate stream, and decides how many fetches of each
-// run at a time. external_path.go runs one of them.
+// This file attaches external sources to an aggregate stream, and decides how many fetches of
+// each run at a time. external_path.go runs one of them.
 
 // An attachedExternal is an external source of one stream. The aggregator's lock guards it.
 type attachedExternal struct {
@@ -25,7 +25,7 @@ type attachedExternal struct {
 }
 
 // errPushedExternal refuses an external source of a stream that needs no grants.
-var errPushedExternal = errors.New("kwik: the servers of a pushed stream choose its bytes, so external sources do not apply")
+var errPushedExternal = errors.New("kwik: the servers of a pushed stream choose its bytes: it has no external sources")
 
 // AddExternal adds an external source. fetch fetches bytes of this stream, for several goroutines
 // at a time, but none of missing: whole units, in at most 8,192 ranges. A source that was banned
@@ -92,14 +92,15 @@ func (a *streamAggregator) narrow(x *attachedExternal, now time.Time) {
 	}
 }
 
-// observeExternals passes the time to the trials of the external sources. Called with the lock held.
+// observeExternals passes the time to the trials of the external sources. Called with the lock
+// held.
 func (a *streamAggregator) observeExternals(now time.Time) {
 	for _, x := range a.externals {
 		if x.err != nil || x.config.Fetches > 0 || a.pace.isLimited() {
 			continue
 		}
 		if !a.isBusy(x) {
-			x.trials.samples, x.trials.trial = nil, nil // what idle paths deliver says nothing
+			x.trials.samples, x.trials.trial = nil, nil // the rate of idle paths tells nothing
 			continue
 		}
 		received := int64(0)
@@ -135,7 +136,8 @@ func (a *streamAggregator) externalPath(id PathID) *externalPath {
 	return nil
 }
 
-// awaitsExternal reports whether an external source will be tried again. Called with the lock held.
+// awaitsExternal reports whether an external source will be tried again. Called with the lock
+// held.
 func (a *streamAggregator) awaitsExternal() bool {
 	return slices.ContainsFunc(a.externals, func(x *attachedExternal) bool { return x.err == nil && len(x.paths) > 0 })
 }
@@ -155,8 +157,8 @@ func (a *streamAggregator) attachExternal(p *externalPath) *source {
 }
 
 // failed records that a fetch of a path failed, and returns how many did in a row. again is false
-// if the path must end: the source will not serve the stream, or it serves fewer fetches at a time
-// than were tried.
+// if the path must end: the source will not serve the stream, or it serves fewer fetches at a
+// time than were tried.
 func (a *streamAggregator) failed(p *externalPath, err error) (failures int, again bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -193,7 +195,8 @@ func (a *streamAggregator) banExternal(p *externalPath, cause error) {
 	a.removeExternal(p.x, cause)
 }
 
-// removeExternal removes all paths of an external source from the stream. Called with the lock held.
+// removeExternal removes all paths of an external source from the stream. Called with the lock
+// held.
 func (a *streamAggregator) removeExternal(x *attachedExternal, reason error) {
 	x.err, x.paths = reason, nil
 	now := time.Now()

@@ -10,8 +10,8 @@ import (
 	"slices"
 )
 
-// minWebFile is the size in bytes from which on a file of a batch is taken from web mirrors. Each
-// file takes a request of its own there.
+// minWebFile is the size in bytes from which on a file of a batch is taken from web mirrors. There
+// each file takes a request.
 const minWebFile = 256 << 10
 
 // addWebMirrors adds the web mirrors to the stream of a batch.

@@ -10,8 +10,8 @@ import (
 )
 
 // A WebMirror is a web server that has files of a primary. A transfer takes bytes from it as from
-// a secondary. It is trusted with nothing: all bytes are verified against the tree that the primary
-// named.
+// a secondary. It is trusted with nothing: all bytes are verified against the tree that the
+// primary named.
 type WebMirror struct {
 	// Template is the URL of a file. {path} stands for the file's path on the primary,
 	// percent-encoded. Without it, it is the URL of one file.
@@ -26,7 +26,8 @@ const pathMark = "{path}"
 // MaxTemplate bounds WebMirror.Template, in bytes.
 const MaxTemplate = 2048
 
-// Check returns an error unless the template is one of https URLs, or of http URLs if they are allowed.
+// Check returns an error unless the template is one of https URLs, or of http URLs if they are
+// allowed.
 func (m WebMirror) Check(allowHTTP bool) error {
 	if len(m.Template) > MaxTemplate {
 		return fmt.Errorf("it has more than %d bytes", MaxTemplate)
@@ -47,8 +48,8 @@ func (m WebMirror) urlOf(path string, allowHTTP bool) (*url.URL, error) {
 	return webfile.Parse(strings.ReplaceAll(m.Template, pathMark, percentEncode(path)), allowHTTP)
 }
 
-// percentEncode encodes all bytes of a path but slashes and unreserved characters (RFC 3986, section
-// 2.3), so that it may be in the path of a URL or in its query.
+// percentEncode encodes all bytes of a path but slashes and unreserved characters (RFC 3986,
+// section 2.3). So it may be in the path of a URL or in its query.
 func percentEncode(path string) string {
 	var b strings.Builder
 	for _, c := range []byte(path) {
@@ -71,12 +72,12 @@ type WebOptions struct {
 	Mirrors []WebMirror
 	// IgnoreNamed ignores the mirrors that the primary names.
 	IgnoreNamed bool
-	// AllowHTTP allows mirrors without TLS. Others then see, and can delay, what is fetched, but not
-	// change it.
+	// AllowHTTP allows mirrors without TLS. Others then see, and can delay, what is fetched, but
+	// not change it.
 	AllowHTTP bool
 	// Roots verify the certificates of mirrors; nil means those of the system.
 	Roots *x509.CertPool
-	// Credentials returns the user and the password for a host; nil has none. They are sent to that
-	// host only, and only to those of Mirrors.
+	// Credentials returns the user and the password for a host; nil has none. They are sent to
+	// that host only, and only to those of Mirrors.
 	Credentials func(host string) (user, password string, ok bool)
 }

@@ -24,8 +24,8 @@ const (
 	webAgent = "kwikcp"
 )
 
-// A webSet holds the web mirrors for the files of one primary. A mirror that is banned is so for all
-// transfers that share the set. It is safe for concurrent use.
+// A webSet holds the web mirrors for the files of one primary. A mirror that is banned is so for
+// all transfers that share the set. It is safe for concurrent use.
 type webSet struct {
 	options WebOptions
 	// own sends requests to the mirrors of the options, named to those that the primary names.
@@ -50,7 +50,8 @@ type webSource struct {
 	allowHTTP bool
 }
 
-// newWebSet returns a set. mayName reports whether the primary may send this client to an address.
+// newWebSet returns a set. mayName reports whether the primary may send this client to an
+// address.
 func newWebSet(o WebOptions, mayName func(netip.Addr) bool) *webSet {
 	own := webfile.Options{Roots: o.Roots, AllowHTTP: o.AllowHTTP, Credentials: o.Credentials, Agent: webAgent}
 	named := own
@@ -189,8 +190,8 @@ func fetchError(err error) error {
 	return &kwik.FetchError{Err: e, Permanent: e.Permanent, RetryAfter: e.RetryAfter}
 }
 
-// addWebMirrors adds the web mirrors to the stream of a file. A mirror that cannot be added is not
-// used: the stream has other sources.
+// addWebMirrors adds the web mirrors to the stream of a file. A mirror that cannot be added is
+// not used: the stream has other sources.
 func (r *request) addWebMirrors(stream *kwik.AggregateReader) {
 	for _, source := range r.web.choose(r.webMirrors, false) {
 		if file, err := source.file(r.url.Path, r.manifest.Size); err == nil {

@@ -37,8 +37,8 @@ type webWorld struct {
 	change func(http.ResponseWriter, *http.Request) (done bool)
 }
 
-// newWebWorld starts the servers. named are the templates that the primary names; "{web}" stands for
-// the URL of the web server.
+// newWebWorld starts the servers. named are the templates that the primary names; "{web}" stands
+// for the URL of the web server.
 func newWebWorld(t *testing.T, files map[string][]byte, named ...string) *webWorld {
 	t.Helper()
 	w := &webWorld{t: t, root: t.TempDir()}
@@ -78,9 +78,9 @@ func newWebWorld(t *testing.T, files map[string][]byte, named ...string) *webWor
 		mirrors = append(mirrors, serve.WebMirror{Template: template, Priority: i})
 	}
 	s.NameWebMirrors(mirrors...)
-	w.primary, err = kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, &kwik.ServerConfig{
-		Config: kwik.Config{RateLimit: kwik.NewRateLimit(8 << 20)}, JoinToken: joinToken, OpenContent: s.OpenContent,
-	})
+	config := &kwik.ServerConfig{JoinToken: joinToken, OpenContent: s.OpenContent}
+	config.RateLimit = kwik.NewRateLimit(8 << 20)
+	w.primary, err = kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,10 +142,14 @@ func TestGetFromWebMirror(t *testing.T) {
 	w := newWebWorld(t, map[string][]byte{oddWebPath: content}, "{web}/{path}")
 	result, got := w.get(oddWebPath, w.options())
 	web := fromWeb(result.Servers)
-	if !bytes.Equal(got, content) || len(web) != 1 || web[0].Bytes < 6<<20 || web[0].State != ServerJoined {
-		t.Errorf("%d bytes, from %+v", len(got), result.Servers)
+	if !bytes.Equal(got, content) || len(web) != 1 {
+		t.Fatalf("%d bytes, from %+v", len(got), result.Servers)
 	}
-	if len(web) == 1 && (web[0].Addr != strings.TrimPrefix(w.web.URL, "https://") || !strings.HasPrefix(string(web[0].ID), "web:")) {
+	host := strings.TrimPrefix(w.web.URL, "https://")
+	if web[0].Bytes < 6<<20 || web[0].State != ServerJoined {
+		t.Errorf("it delivered %+v", web[0])
+	}
+	if web[0].Addr != host || web[0].ID != kwik.ServerID("web:"+host) {
 		t.Errorf("it is called %q at %q", web[0].ID, web[0].Addr)
 	}
 }
@@ -163,14 +167,17 @@ func TestGetChoosesWebMirrors(t *testing.T) {
 		change func(*webWorld, *WebOptions)
 		used   bool
 	}{
-		"named":                 {"{web}/{path}", func(*webWorld, *WebOptions) {}, true},
-		"ignored":               {"{web}/{path}", func(_ *webWorld, o *WebOptions) { o.IgnoreNamed = true }, false},
-		"not trusted":           {"{web}/{path}", func(_ *webWorld, o *WebOptions) { o.Roots = nil }, false},
-		"named without TLS":     {"http://127.0.0.1:1/{path}", func(*webWorld, *WebOptions) {}, false},
-		"named without a path":  {"{web}/file", func(*webWorld, *WebOptions) {}, false},
-		"own, a template":       {"", own("{web}/{path}"), true},
-		"own, of the file":      {"", own("{web}/file"), true},
-		"own, though others":    {"{web}/{path}", func(w *webWorld, o *WebOptions) { o.IgnoreNamed = true; own("{web}/file")(w, o) }, true},
+		"named":                {"{web}/{path}", func(*webWorld, *WebOptions) {}, true},
+		"ignored":              {"{web}/{path}", func(_ *webWorld, o *WebOptions) { o.IgnoreNamed = true }, false},
+		"not trusted":          {"{web}/{path}", func(_ *webWorld, o *WebOptions) { o.Roots = nil }, false},
+		"named without TLS":    {"http://127.0.0.1:1/{path}", func(*webWorld, *WebOptions) {}, false},
+		"named without a path": {"{web}/file", func(*webWorld, *WebOptions) {}, false},
+		"own, a template":      {"", own("{web}/{path}"), true},
+		"own, of the file":     {"", own("{web}/file"), true},
+		"own, though others": {"{web}/{path}", func(w *webWorld, o *WebOptions) {
+			o.IgnoreNamed = true
+			own("{web}/file")(w, o)
+		}, true},
 		"own, of another file":  {"", own("{web}/missing"), false},
 		"own, of another, same": {"", own("{web}/other"), false},
 	} {
@@ -215,8 +222,10 @@ func TestGetBansWebMirror(t *testing.T) {
 		}
 		web := fromWeb(result.Servers)
 		switch {
-		case i == 0 && (len(web) != 1 || web[0].State != ServerBanned || web[0].Bytes != 0):
-			t.Errorf("the mirror is %+v", web)
+		case i == 0 && len(web) != 1:
+			t.Errorf("the mirrors are %+v", web)
+		case i == 0 && (web[0].State != ServerBanned || web[0].Bytes != 0):
+			t.Errorf("the mirror is %+v", web[0])
 		case i == 1 && w.requests.Load() != before:
 			t.Errorf("%d requests to a banned mirror", w.requests.Load()-before)
 		}
@@ -247,8 +256,10 @@ func TestMirrorFromWebMirror(t *testing.T) {
 	}
 	target := filepath.Join(t.TempDir(), "copy")
 	result, err := Mirror(t.Context(), MirrorOptions{
-		MirrorSource: MirrorSource{URL: URL{Host: w.primary.Addr().String(), Path: "d"}, TLS: trust.PinnedClientConfig(nil, w.pin)},
-		Target:       target, Web: w.options(),
+		MirrorSource: MirrorSource{
+			URL: URL{Host: w.primary.Addr().String(), Path: "d"}, TLS: trust.PinnedClientConfig(nil, w.pin),
+		},
+		Target: target, Web: w.options(),
 	}, nil)
 	if err != nil {
 		t.Fatal(err)

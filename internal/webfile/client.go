@@ -24,8 +24,8 @@ type Options struct {
 	Roots *x509.CertPool
 	// AllowHTTP permits URLs without TLS.
 	AllowHTTP bool
-	// Credentials returns the user and the password for a host; nil has none. They are sent to that
-	// host only.
+	// Credentials returns the user and the password for a host; nil has none. They are sent to
+	// that host only.
 	Credentials func(host string) (user, password string, ok bool)
 	// MayConnect decides about the address of a server that somebody else named. Nil allows all.
 	// Redirects from a public address lead to public addresses in any case.
@@ -145,7 +145,7 @@ func Shown(u *url.URL) string {
 	return shown.String()
 }
 
-// isNearby reports whether the name of a host is one of this machine, or of its network: behind a
+// isNearby reports whether the name of a host is one of this machine, or of its network. Behind a
 // proxy only the name can be checked.
 func isNearby(host string) bool {
 	if ip, err := netip.ParseAddr(host); err == nil {

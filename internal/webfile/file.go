@@ -98,7 +98,8 @@ func (f *File) checkAnswer(answer *http.Response, start, end int64) error {
 		case err != nil:
 			return fail(true, err)
 		case first != start || last >= end:
-			return fail(true, fmt.Errorf("the server sent the bytes %d to %d instead of %d to %d", first, last, start, end-1))
+			err := fmt.Errorf("the server sent the bytes %d to %d instead of %d to %d", first, last, start, end-1)
+			return fail(true, err)
 		case total >= 0 && total != f.size:
 			return fail(true, fmt.Errorf("the file there has %d bytes, not %d", total, f.size))
 		}
@@ -160,8 +161,9 @@ const maxRetryAfter = time.Hour
 
 // statusError returns the error of an answer that has no content.
 func statusError(u *url.URL, answer *http.Response) *Error {
-	e := &Error{URL: Shown(u), Status: answer.StatusCode, Err: errors.New(statusText(answer.StatusCode)), Permanent: true}
-	switch answer.StatusCode {
+	status := answer.StatusCode
+	e := &Error{URL: Shown(u), Status: status, Err: errors.New(statusText(status)), Permanent: true}
+	switch status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests, http.StatusInternalServerError,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		e.Permanent = false
@@ -189,8 +191,8 @@ func retryAfter(text string, now time.Time) time.Duration {
 	return 0
 }
 
-// parseContentRange parses a Content-Range header of one range (RFC 9110, section 14.4). total is -1
-// if the header does not tell it.
+// parseContentRange parses a Content-Range header of one range (RFC 9110, section 14.4). total is
+// -1 if the header does not tell it.
 func parseContentRange(text string) (first, last, total int64, err error) {
 	bad := fmt.Errorf("the server sent a wrong Content-Range")
 	rest, ok := strings.CutPrefix(text, "bytes ")

@@ -18,7 +18,8 @@ type Netrc struct {
 
 type netrcEntry struct{ user, password string }
 
-// ReadNetrc reads a netrc file. Its errors do not contain the file's words, but the one of a line.
+// ReadNetrc reads a netrc file. Its errors do not contain the file's words, but the one of a
+// line.
 func ReadNetrc(r io.Reader) (*Netrc, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxNetrc+1))
 	if err != nil {

@@ -27,7 +27,8 @@ func TestNetrc(t *testing.T) {
 	if _, _, ok := none.For("b"); err != nil || ok {
 		t.Errorf("a host without an entry has one: %v", err)
 	}
-	for _, bad := range []string{"machine", "login u", "machine a login", "machine a\nfoo bar", strings.Repeat(" ", maxNetrc+1)} {
+	tooLong := strings.Repeat(" ", maxNetrc+1)
+	for _, bad := range []string{"machine", "login u", "machine a login", "machine a\nfoo bar", tooLong} {
 		if _, err := ReadNetrc(strings.NewReader(bad)); err == nil || strings.Contains(err.Error(), "foo") {
 			t.Errorf("%.20q: %v", bad, err)
 		}
