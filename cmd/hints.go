@@ -350,6 +350,7 @@ var remedies = []struct {
 	remedy string
 }{
 	{transfer.ErrIsDirectory, "name a file in it"},
+	{disk.ErrName, "choose another name, or another file system"},
 	{syscall.EDQUOT, "remove files of yours, or ask for a larger quota"},
 	{syscall.EFBIG, "the file system, or ulimit -f, allows no file of that size"},
 	{syscall.EIO, "the disk or its connection fails; see the system's log"},

@@ -172,8 +172,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(),
 			Root: f.tree.Root(), Proved: len(f.checksums) > 0})
 	case m.DryRun:
-	case m.checkWritable(h.TreeDir, f) != nil:
-		m.drop(f, LocalError("write it", m.checkWritable(h.TreeDir, f)))
+	case m.isBlocked(h.TreeDir, f): // and dropped
 	case f.tree.Size() == 0:
 		m.writeWhole(f, nil, place)
 	default:

@@ -114,3 +114,5 @@ func (d writeOnlyDir) Sync() error { return pathError("sync", ".", unix.EACCES) 
 func (d writeOnlyDir) Close() error { return d.f.Close() }
 
 func (d writeOnlyDir) checkReplaceable(name string) error { return checkReplaceable(d.f, name) }
+func (d writeOnlyDir) mayCreate() error                   { return mayCreate(d.f) }
+func (d writeOnlyDir) holdsAnyName() bool                 { return holdsAnyName(d.f) }

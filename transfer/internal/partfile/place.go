@@ -65,7 +65,7 @@ func (place Place) check(noClobber bool) error {
 	there, err := place.Dir.Lstat(place.Name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil
+		return disk.CheckReplaceable(place.Dir, place.Name)
 	case err != nil:
 		return err // such as a name that is too long, which the part file's is not
 	case !there.Mode().IsRegular() && there.Mode().Type() != fs.ModeSymlink:
@@ -73,7 +73,7 @@ func (place Place) check(noClobber bool) error {
 	case noClobber:
 		return ErrExists
 	}
-	return nil
+	return disk.CheckReplaceable(place.Dir, place.Name)
 }
 
 // Existing opens the regular file at the place. It returns nil if there is none or it cannot be

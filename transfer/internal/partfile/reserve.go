@@ -38,7 +38,7 @@ func (p *PartFile) Priority() (last rangeset.Range, ok bool) {
 	}
 	first, _ := missing.First()
 	if err := p.file.Allocate(first.Start, first.Start+1); err != nil {
-		p.noteUnreserved(err)
+		p.allowUnreserved(err) // other errors return when the space is reserved
 		return last, false
 	}
 	unit := p.tree.GroupSize().Bytes()
@@ -57,8 +57,7 @@ func (p *PartFile) reserve() error {
 	if _, isSpace := errors.AsType[*disk.SpaceError](err); isSpace {
 		return err
 	}
-	p.noteUnreserved(err)
-	return nil
+	return p.allowUnreserved(err)
 }
 
 // wantsReservation reports whether free space is to be reserved for so many missing bytes. auto
@@ -74,13 +73,14 @@ func (p *PartFile) wantsReservation(missing int64) bool {
 	return IsLarge(missing) && !p.file.compresses()
 }
 
-// noteUnreserved notes that the system refused to reserve space. On a file system of which that is
-// known it is not asked.
-func (p *PartFile) noteUnreserved(err error) {
-	_, isRefusal := errors.AsType[syscall.Errno](err)
-	if isRefusal || p.Preallocate == disk.PreallocateFull && err != nil {
-		p.place.Lacks.Note(disk.OpReserve, err)
+// allowUnreserved returns nil if the transfer goes on after an error of a reservation. It notes one
+// of the system, which is not asked on a file system of which the answer is known.
+func (p *PartFile) allowUnreserved(err error) error {
+	_, isAsked := errors.AsType[syscall.Errno](err)
+	if disk.IsAbsent(disk.OpReserve, err) && !isAsked && p.Preallocate != disk.PreallocateFull {
+		return nil
 	}
+	return p.place.Lacks.Allow(disk.OpReserve, err)
 }
 
 // dueReservation returns the bytes for which space is to be reserved now, once: those of
@@ -147,18 +147,39 @@ func allocate(space disk.Allocator, missing rangeset.Set) error {
 	return &disk.SpaceError{Needed: needed, Free: free, Err: disk.Cause(err)}
 }
 
-// release gives back the space that was reserved for bytes that are missing. A transfer that ended
-// takes no more than what it has. No method may use the file any more.
+// release gives back the space that this transfer, or an earlier one that was killed, reserved for
+// bytes that are missing. A transfer that ended takes no more than what it has. No method may use
+// the file any more.
 func (p *PartFile) release() {
-	if !p.reserved || p.tree == nil {
+	info, err := p.file.Stat()
+	if err != nil {
 		return
 	}
+	next := p.had.NextMissing
+	if p.tree == nil { // its bytes were not proved
+		next = p.nextHole
+	}
 	for at := int64(0); ; {
-		r, ok := p.had.NextMissing(at, p.tree.Size())
+		r, ok := next(at, info.Size())
 		if !ok {
 			return
 		}
 		p.file.Release(r.Start, r.End)
 		at = r.End
 	}
+}
+
+// nextHole returns the first range at or after off, and before size, that has no content.
+func (p *PartFile) nextHole(off, size int64) (hole rangeset.Range, ok bool) {
+	for off < size {
+		start, end, isThere := p.file.NextData(off)
+		if !isThere {
+			start = size
+		}
+		if start > off {
+			return rangeset.Range{Start: off, End: min(start, size)}, true
+		}
+		off = end
+	}
+	return hole, false
 }
