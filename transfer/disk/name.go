@@ -69,7 +69,7 @@ func errnoOf(err error) error {
 	return err
 }
 
-// errChanged is why Windows holds no odd names.
+// errAltered is why Windows holds no odd names.
 var errAltered = errors.New("Windows would give it another name")
 
 // checkName refuses the names that Windows changes without an error: "a." becomes "a", and "a:b" a
@@ -120,10 +120,14 @@ func checkHolds(d Dir, name string) error {
 	if odd == "" {
 		return nil
 	}
-	if _, err := d.Lstat(name); !errors.Is(err, fs.ErrNotExist) {
+	_, err := d.Lstat(name)
+	switch {
+	case errors.Is(err, ErrName):
+		return err
+	case !errors.Is(err, fs.ErrNotExist):
 		return nil
 	}
-	err := tryCreate(d, probeName(odd))
+	err = tryCreate(d, probeName(odd))
 	if !errors.Is(err, ErrName) {
 		return nil
 	}
