@@ -18,22 +18,25 @@ var fileSystems = []struct{ name, mount string }{
 	{"xfs", `image 320M; mkfs.xfs -q image; mount -o loop image mnt`},
 	{"btrfs, compressed", `image 160M; mkfs.btrfs -q image >/dev/null; mount -o loop,compress=zstd image mnt`},
 	{"tmpfs", `mount -t tmpfs -o size=64m none mnt`},
-	{"overlay", `mount -t tmpfs none up; mkdir up/u up/w; mount -t overlay -o lowerdir=low,upperdir=up/u,workdir=up/w none mnt`},
+	{"overlay", `mount -t tmpfs none up; mkdir up/u up/w
+		mount -t overlay -o lowerdir=low,upperdir=up/u,workdir=up/w none mnt`},
 	{"vfat", `image 64M; mkfs.vfat image >/dev/null; mount -t vfat -o loop,umask=0 image mnt`},
 	{"exfat", `image 64M; mkfs.exfat image >/dev/null; mount -t exfat -o loop,umask=0 image mnt`},
-	{"exfat by FUSE", `image 64M; mkfs.exfat image >/dev/null; L=$(losetup -f --show image); mount.exfat-fuse -o umask=0,uid=1,gid=1 $L mnt >/dev/null 2>&1; losetup -d $L`},
-	{"ntfs-3g, names of Windows", `image 64M; mkntfs -QFq image >/dev/null 2>&1; ntfs-3g -o umask=0,uid=1,windows_names image mnt`},
+	{"exfat by FUSE", `image 64M; mkfs.exfat image >/dev/null; L=$(losetup -f --show image)
+		mount.exfat-fuse -o umask=0,uid=1,gid=1 $L mnt >/dev/null 2>&1; losetup -d $L`},
+	{"ntfs-3g, names of Windows", `image 64M; mkntfs -QFq image >/dev/null 2>&1
+		ntfs-3g -o umask=0,uid=1,windows_names image mnt`},
 	{"ntfs-3g", `image 64M; mkntfs -QFq image >/dev/null 2>&1; ntfs-3g -o umask=0,uid=1 image mnt`},
-	{"sshfs", `mkdir far; printf '#!/bin/sh\nexec /usr/lib/openssh/sftp-server\n' >ssh; chmod +x ssh; sshfs -o ssh_command=$PWD/ssh host:$PWD/far mnt`},
+	{"sshfs", `mkdir far; printf '#!/bin/sh\nexec /usr/lib/openssh/sftp-server\n' >ssh; chmod +x ssh
+		sshfs -o ssh_command=$PWD/ssh host:$PWD/far mnt`},
 	{"bindfs, fixed modes", `mkdir far; bindfs --chmod-ignore --chown-ignore --perms=0777 --force-user=1 far mnt`},
 }
 
-// fileSystemScript tries a mounted file system: a whole file, one that resumes, a range, one that is
-// up to date, and a directory with its second run. Of names that the file system cannot hold, or
-// that are the same to it, each fails alone, and no other file gets its content. If the file
-// system is a disk of its own, a file takes no more space than one of cp, from a cold server or a
-// warm one. An interrupted transfer keeps no more than its bytes, and a killed one gives the rest back
-// with the next one.
+// fileSystemScript tries a mounted file system with whole and resumed files, ranges, files that are
+// up to date, and a directory. Names that the file system cannot hold, or that are the same to it,
+// fail alone, and no other file gets their content. A file takes no more space than one of cp, from
+// a cold or a warm server. An interrupted transfer keeps no more than its bytes. The reservation of
+// a killed one is given back with the next.
 const fileSystemScript = `
 set -eu
 image() { truncate -s $1 image; }
@@ -97,8 +100,8 @@ kwikcp get -q $url mnt/f
 cmp $A/space/random mnt/f
 `
 
-// TestFileSystems copies to each file system that this machine can mount. Those that it cannot mount
-// are named.
+// TestFileSystems copies to each file system that this machine can mount. Those that it cannot
+// mount are named.
 func TestFileSystems(t *testing.T) {
 	if !canMount() {
 		t.Skip("needs root on Linux, and mount namespaces")
@@ -128,7 +131,8 @@ func TestFileSystems(t *testing.T) {
 			continue
 		}
 		t.Run(system.name, func(t *testing.T) {
-			command := exec.Command("unshare", "-m", "bash", "-c", fmt.Sprintf(fileSystemScript, system.mount, system.name))
+			script := fmt.Sprintf(fileSystemScript, system.mount, system.name)
+			command := exec.Command("unshare", "-m", "bash", "-c", script)
 			command.Dir = t.TempDir()
 			command.Env = env
 			out, err := command.CombinedOutput()
@@ -150,7 +154,8 @@ func TestFileSystems(t *testing.T) {
 // makeOddNames makes files whose names some file systems cannot hold. Each has its path as content.
 func makeOddNames(t *testing.T, dir string) {
 	for _, name := range []string{
-		"plain", "a:b", "dot.", "space ", "CON", "con.txt", "q?", "st*r", `back\slash`, "pipe|", "lt<", `quote"`, "ctl\x01",
+		"plain", "a:b", "dot.", "space ", "CON", "con.txt", "q?", "st*r", `back\slash`, "pipe|", "lt<", `quote"`,
+		"ctl\x01",
 		"bad\xff", "Case", "case", "\u00c4", "\u00e4", "\u00df", "SS", strings.Repeat("n", 250),
 		"Dir/f", "dir/f", "dir:x/f", "dirdot./f", "sub/dot.", "sub/x", "sub/X", "AUX/f",
 	} {

@@ -137,8 +137,8 @@ mount on a file: 7 device or resource busy
 `
 
 // TestFileSystemsThatRefuse checks that an error that can be known at the start is told before the
-// first byte, and that nothing is left behind. Files that are up to date are so everywhere. It takes
-// as long as ten scripts, so that only CI and KWIKCP_FILESYSTEMS=all run it.
+// first byte, and that nothing is left behind. Files that are up to date are so everywhere. It
+// takes as long as ten scripts, so that only CI and KWIKCP_FILESYSTEMS=all run it.
 func TestFileSystemsThatRefuse(t *testing.T) {
 	if !canMount() || os.Getenv("KWIKCP_FILESYSTEMS") != "all" {
 		t.Skip("needs KWIKCP_FILESYSTEMS=all, and root on Linux for mounts, chattr and user 1000")
@@ -146,7 +146,8 @@ func TestFileSystemsThatRefuse(t *testing.T) {
 	root := t.TempDir()
 	os.MkdirAll(filepath.Join(root, "tree", "d"), 0o755)
 	for name, size := range map[string]int{"big": 2 << 20, "tree/f": 300 << 10, "tree/d/g": 10} {
-		if err := os.WriteFile(filepath.Join(root, name), bytes.Repeat([]byte("0123456789"), size/10), 0o644); err != nil {
+		content := bytes.Repeat([]byte("0123456789"), size/10)
+		if err := os.WriteFile(filepath.Join(root, name), content, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

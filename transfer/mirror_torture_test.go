@@ -4,6 +4,7 @@ package transfer
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
@@ -97,7 +98,9 @@ func (v faultyVolume) Close() error { return nil }
 
 // mirrorAbsentOps are the operations of a faultyTree that are not essential to a mirror.
 var mirrorAbsentOps = func() map[string]disk.Operation {
-	all := map[string]disk.Operation{"symlink": disk.OpSymlink, "openvolume": disk.OpSyncVolume, "syncvolume": disk.OpSyncVolume}
+	all := map[string]disk.Operation{
+		"symlink": disk.OpSymlink, "openvolume": disk.OpSyncVolume, "syncvolume": disk.OpSyncVolume,
+	}
 	for call, absent := range absentOps {
 		all[call] = absent.op
 	}
@@ -173,8 +176,8 @@ func (m *mirrorTorture) run(t *testing.T, x *faults, isAbsent bool, variant stri
 	result, reports, err := m.mirror(t.Context(), target, deleting, mirrorVariants[variant], faulty)
 	bad := func(format string, args ...any) {
 		t.Helper()
-		t.Errorf("%s: %v at %d of %v, stays %t, which failed first: %q: "+format+"\n%v; %+v; %+v", append(
-			append([]any{variant, x.with, x.fail, x.only, x.stays, x.failed()}, args...), err, result, reports.files)...)
+		t.Errorf("%s: %v at %d of %v, stays %t, which failed first: %q: %s\n%v; %+v; %+v", variant, x.with, x.fail,
+			x.only, x.stays, x.failed(), fmt.Sprintf(format, args...), err, result, reports.files)
 	}
 	kind := KindLocal
 	if errors.Is(x.with, syscall.ENOSPC) || errors.Is(x.with, syscall.EDQUOT) {

@@ -82,8 +82,8 @@ func checkName(op, name string) error {
 	return &fs.PathError{Op: op, Path: name, Err: &NameError{base, errAltered}}
 }
 
-// oddities returns a short text that a file system can hold if it can hold name, as far as that is
-// known: device names are not.
+// oddities returns a short text with the oddities of a name. A file system that cannot hold the
+// text cannot hold the name. Names of devices have none here.
 func oddities(name string) string {
 	var odd []byte
 	for i, r := range name {

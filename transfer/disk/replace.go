@@ -20,9 +20,10 @@ func checkerOf(d Dir) targetChecker {
 	return c
 }
 
-// CheckReplaceable returns the error that a rename to a name of a directory will have, as far as that
-// is known before. The file there may be a mount point, immutable or append-only, as may the
-// directory. In a sticky directory it may be another user's. The file system may not hold the name.
+// CheckReplaceable returns the error that a rename to a name of a directory will have, as far as
+// that is known before. The file there may be a mount point, immutable or append-only, as may the
+// directory. In a sticky directory it may be another user's. The file system may not hold the
+// name.
 func CheckReplaceable(d Dir, name string) error {
 	if lazy, ok := d.(lazyDir); ok {
 		return lazy.do(func(dir Dir) error { return CheckReplaceable(dir, name) })
@@ -37,8 +38,8 @@ func CheckReplaceable(d Dir, name string) error {
 	return checkHolds(d, name)
 }
 
-// CheckWritable returns the error that the creation of files in a directory has. It creates one only
-// if the system tells that it cannot: some file systems tell so wrongly.
+// CheckWritable returns the error that the creation of files in a directory has. It creates one
+// only if the system tells that it cannot: some file systems tell so wrongly.
 func CheckWritable(d Dir) error {
 	c := checkerOf(d)
 	if c == nil || c.mayCreate() == nil {

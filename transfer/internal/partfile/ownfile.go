@@ -39,8 +39,8 @@ func (w *ownFile) reopened(f disk.File) *ownFile {
 	return n
 }
 
-// version returns the version of the file, as far as its file system's times can be relied on. It is
-// called with the lock held, or before the file is used.
+// version returns the version of the file, as far as its file system's times can be relied on. It
+// is called with the lock held, or before the file is used.
 func (w *ownFile) version() (v disk.Version, ok bool) {
 	info, err := w.File.Stat()
 	if err != nil {
@@ -83,8 +83,8 @@ func (w *ownFile) change(do func() error, sizeAfter func(before int64) int64) er
 	return err
 }
 
-// takeAlien reports whether another process may have changed the file since the last call. failure is
-// why that is not known.
+// takeAlien reports whether another process may have changed the file since the last call. failure
+// is why that is not known.
 func (w *ownFile) takeAlien() (isAlien bool, failure error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// TestReservationOfAKilledRun leaves a part file as a run does that is killed after its reservation.
-// The next run gives the reservation back, whether it has looked at the bytes or not.
+// TestReservationOfAKilledRun leaves a part file as a run does that is killed after its
+// reservation. The next run gives the reservation back, whether it has looked at the bytes or not.
 func TestReservationOfAKilledRun(t *testing.T) {
 	content, tree := largeFile()
 	for name, use := range map[string]func(*PartFile) error{

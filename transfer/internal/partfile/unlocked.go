@@ -11,12 +11,13 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// This file is for part files that processes cannot share under one name. On file systems without
-// locks, such as NFS without its lock daemon and Lustre by default, a shared one could get the bytes
-// of two versions. In a sticky directory it may be another user's. So each transfer renames the part
-// file that an earlier one left to a private name, or makes a new one. Only one of several can rename
-// it. At its end it gives the file the shared name back. The last of two transfers to a target puts
-// its file in place; both were whole and proved.
+// This file is for part files that processes cannot share under one name. NFS without its lock
+// daemon has no locks, and neither has Lustre by default. A shared file could get the bytes of two
+// versions there. In a sticky directory the file may be another user's.
+//
+// Each transfer gives the file of an earlier one a private name, or makes a new file. Only one of
+// several can rename it. At its end it gives the file the shared name back. The last of two
+// transfers to a target puts its file in place; both were whole and proved.
 //
 // A process that is killed leaves a file under its own name. The name has the process, so that a
 // later one on the same machine can tell that its owner is gone.
@@ -51,8 +52,8 @@ func ownName(name string) string {
 // maxOrphanNames bounds the directories that are searched for files of killed processes.
 const maxOrphanNames = 1 << 20
 
-// orphans returns the part files of the target under private names of processes of this machine that
-// have ended.
+// orphans returns the part files of the target under private names of processes of this machine
+// that have ended.
 func (c claim) orphans() (names []string) {
 	lister, ok := c.Dir.(interface {
 		Names(limit int) ([]string, error)
