@@ -119,3 +119,36 @@ func must(d disk.Dir, err error) disk.Dir {
 	}
 	return d
 }
+
+// A shortFile cannot grow without a write.
+type shortFile struct {
+	disk.File
+	err error
+}
+
+func (f shortFile) Truncate(size int64) error {
+	if info, err := f.Stat(); err != nil || size > info.Size() {
+		return f.err
+	}
+	return f.File.Truncate(size)
+}
+
+// TestFilesThatCannotGrow checks that zeros are written where a file system makes no hole at the end
+// of a file, and that an error of the disk is one.
+func TestFilesThatCannotGrow(t *testing.T) {
+	for _, err := range []error{syscall.EPERM, syscall.ENOSYS, syscall.EOPNOTSUPP, syscall.EINVAL, syscall.EIO} {
+		d := must(disk.OpenDir(t.TempDir()))
+		f, failed := d.Create("f")
+		if failed != nil {
+			t.Fatal(failed)
+		}
+		f.WriteAt([]byte("start"), 0)
+		got := newOwnFile(shortFile{f, err}).Truncate(3 << 20)
+		info, _ := f.Stat()
+		isLost := errors.Is(err, syscall.EIO)
+		if (got != nil) != isLost || (info.Size() == 3<<20) == isLost {
+			t.Errorf("%v: %v, %d bytes", err, got, info.Size())
+		}
+		f.Close()
+	}
+}

@@ -128,9 +128,17 @@ func (w *ownFile) fill(start, end int64) error {
 	return nil
 }
 
-// Truncate implements disk.File.
+// Truncate implements disk.File. If the file system lets no file grow without a write, zeros are
+// written.
 func (w *ownFile) Truncate(size int64) error {
-	return w.change(func() error { return w.File.Truncate(size) }, func(int64) int64 { return size })
+	return w.change(func() error {
+		err := w.File.Truncate(size)
+		isLonger := w.isKnown && size > w.last.Size
+		if isLonger && disk.IsAbsent(disk.OpPunch, err) {
+			return w.fill(w.last.Size, size)
+		}
+		return err
+	}, func(int64) int64 { return size })
 }
 
 // Allocate implements disk.Allocator.

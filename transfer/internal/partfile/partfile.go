@@ -177,11 +177,12 @@ func (place Place) open(part string, o Options) (*PartFile, error) {
 	file, err := c.take()
 	isShared := part == PartName(place.Name)
 	_, isInTheWay := errors.AsType[*inTheWayError](err)
+	isOthers := isInTheWay && errors.Is(err, fs.ErrPermission)
 	switch {
 	case err == errUnlockable:
 		c.isUnlocked = true
 		c, file, err = c.takeOwn(!isShared)
-	case isInTheWay && isShared:
+	case isOthers && isShared:
 		c, file, err = c.takeOwn(false)
 	}
 	if err != nil {

@@ -159,7 +159,8 @@ func (place Place) fill(f disk.File, temp string, content []byte, holes Holes, m
 			_, err := f.WriteAt(b, off)
 			return err
 		}
-		if err := holes.write(content, 0, write, f.Truncate); err != nil {
+		extend := func(size int64) error { return newOwnFile(f).Truncate(size) }
+		if err := holes.write(content, 0, write, extend); err != nil {
 			return err
 		}
 	}

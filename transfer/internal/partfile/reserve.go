@@ -38,7 +38,7 @@ func (p *PartFile) Priority() (last rangeset.Range, ok bool) {
 	}
 	first, _ := missing.First()
 	if err := p.file.Allocate(first.Start, first.Start+1); err != nil {
-		p.allowUnreserved(err) // other errors return when the space is reserved
+		p.noteUnreserved(err)
 		return last, false
 	}
 	unit := p.tree.GroupSize().Bytes()
@@ -57,7 +57,8 @@ func (p *PartFile) reserve() error {
 	if _, isSpace := errors.AsType[*disk.SpaceError](err); isSpace {
 		return err
 	}
-	return p.allowUnreserved(err)
+	p.noteUnreserved(err)
+	return nil
 }
 
 // wantsReservation reports whether free space is to be reserved for so many missing bytes. auto
@@ -73,14 +74,13 @@ func (p *PartFile) wantsReservation(missing int64) bool {
 	return IsLarge(missing) && !p.file.compresses()
 }
 
-// allowUnreserved returns nil if the transfer goes on after an error of a reservation. It notes one
-// of the system, which is not asked on a file system of which the answer is known.
-func (p *PartFile) allowUnreserved(err error) error {
-	_, isAsked := errors.AsType[syscall.Errno](err)
-	if disk.IsAbsent(disk.OpReserve, err) && !isAsked && p.Preallocate != disk.PreallocateFull {
-		return nil
+// noteUnreserved notes that the system refused to reserve space. On a file system of which that is
+// known it is not asked.
+func (p *PartFile) noteUnreserved(err error) {
+	_, isRefusal := errors.AsType[syscall.Errno](err)
+	if isRefusal || p.Preallocate == disk.PreallocateFull && err != nil {
+		p.place.Lacks.Note(disk.OpReserve, err)
 	}
-	return p.place.Lacks.Allow(disk.OpReserve, err)
 }
 
 // dueReservation returns the bytes for which space is to be reserved now, once: those of
@@ -155,12 +155,12 @@ func (p *PartFile) release() {
 	if err != nil {
 		return
 	}
-	next := p.had.NextMissing
-	if p.tree == nil { // its bytes were not proved
-		next = p.nextHole
+	next, size := p.nextHole, info.Size()
+	if p.tree != nil { // its bytes were proved
+		next, size = p.had.NextMissing, p.tree.Size()
 	}
 	for at := int64(0); ; {
-		r, ok := next(at, info.Size())
+		r, ok := next(at, size)
 		if !ok {
 			return
 		}

@@ -106,6 +106,7 @@ func TestReserve(t *testing.T) {
 			&disk.SpaceError{Needed: needed, Free: -1, Err: syscall.ENOSPC}, "", nil},
 		"cannot reserve":  {smallDisk{probeErr: errors.ErrUnsupported}, nil, "", nil},
 		"may not reserve": {smallDisk{probeErr: syscall.EPERM}, nil, "", nil},
+		"breaks":          {smallDisk{free: needed, err: syscall.EIO}, nil, "", missing},
 	} {
 		t.Run(name, func(t *testing.T) {
 			small := x.disk
@@ -253,28 +254,4 @@ func mustOpen(t *testing.T, path string) *os.File {
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
-}
-
-// TestReserveThatBreaks checks that an error of the disk ends the transfer, and not an error that
-// means that the system cannot reserve.
-func TestReserveThatBreaks(t *testing.T) {
-	content, tree := largeFile()
-	for err, isAllowed := range map[syscall.Errno]bool{
-		syscall.EIO: false, syscall.EROFS: false, syscall.EPERM: true, syscall.EOPNOTSUPP: true, syscall.ENOSYS: true,
-		syscall.EINVAL: true, syscall.ENOTTY: true,
-	} {
-		small := smallDisk{free: 1 << 40, err: err}
-		p, opened := open(small.open, filepath.Join(t.TempDir(), "out"))
-		if opened != nil {
-			t.Fatal(opened)
-		}
-		if err := p.Prove(t.Context(), tree, nil, nil); err != nil {
-			t.Fatal(err)
-		}
-		_, got := p.WriteAt(content[lastGroup:], lastGroup)
-		if (got == nil) != isAllowed || got != nil && !errors.Is(got, err) {
-			t.Errorf("%v: %v", err, got)
-		}
-		p.Leave()
-	}
 }

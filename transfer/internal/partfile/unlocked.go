@@ -31,8 +31,11 @@ func (c claim) takeOwn(isOwn bool) (claim, disk.File, error) {
 	own := c
 	own.name = ownName(c.Name)
 	for _, left := range append([]string{c.name}, c.orphans()...) {
+		if there, err := c.Dir.Lstat(left); err != nil || !there.Mode().IsRegular() {
+			continue
+		}
 		if err := c.Dir.Rename(left, own.name); err != nil {
-			continue // there is none, another process was faster, or it is another user's
+			continue // another process was faster, or it is another user's
 		}
 		if f, err := own.adopt(); err == nil {
 			return own, f, nil
