@@ -318,9 +318,12 @@ const redrawInterval = 100 * time.Millisecond
 // drawings, so clock error gets 5 ms.
 func (v *view) due() bool { return time.Since(v.drew) >= redrawInterval-5*time.Millisecond }
 
-// draw replaces the last drawing.
+// draw replaces the last drawing. A terminal that was stopped (Ctrl-S) keeps it.
 func (v *view) draw(lines []string) {
 	v.drew = time.Now()
+	if v.t.isBlocked() {
+		return
+	}
 	width := v.columns() - 1
 	var b strings.Builder
 	b.WriteString(v.eraser())
