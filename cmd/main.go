@@ -55,8 +55,8 @@ func runOn(ctx context.Context, args []string, t *terminal) int {
 	if e, ok := errors.AsType[flagError](err); ok && wantsJSON(args) {
 		printNotStarted(app.Command(e.command), newEvents(lines), err)
 	}
-	if err == nil && lines.failed != nil {
-		err = silenceBrokenPipe(transfer.LocalError("write to stdout", lines.failed))
+	if lost := lines.failed; lost != nil && (err == nil || errors.Is(err, lost)) {
+		err = silenceBrokenPipe(transfer.LocalError("write to stdout", lost))
 	}
 	code, message, hint := explain(err)
 	if err != nil && !isReported(err) {

@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -99,4 +100,42 @@ func TestUnreadOutput(t *testing.T) {
 	get.endsAfter(t, syscall.SIGTERM, 0)
 	secondary.endsAfter(t, syscall.SIGTERM, 0)
 	primary.endsAfter(t, syscall.SIGINT, 0)
+}
+
+// No message gets into a file of a process whose standard descriptors are closed. Output that is
+// lost has one message whatever the command, and an exit code by its cause.
+func TestLostOutput(t *testing.T) {
+	work := t.TempDir()
+	if err := os.Mkdir(filepath.Join(work, "A"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := fillFile(filepath.Join(work, "A", "f"), 100_000, 1); err != nil {
+		t.Fatal(err)
+	}
+	_, url := startTestServer(t, work, "--role", "primary", "--root", "A")
+	file := strings.Replace(url, "/?", "/f?", 1)
+	for _, c := range []struct {
+		shell string
+		code  int
+		want  string
+	}{
+		{`kwikcp get "$FILE" f <&- >&- 2>&- && cmp f A/f`, 0, ""},
+		{`kwikcp get "$FILE" - <&- 2>&- >g && cmp g A/f`, 0, ""},
+		{`kwikcp ls "$URL" >/dev/full`, exitNoSpace, "kwikcp: error: write to stdout: no space left on device"},
+		{`kwikcp ls --json "$URL" 1</dev/null`, exitLocal, "kwikcp: error: write to stdout: bad file descriptor (hint: it is not"},
+		{`kwikcp sum A/f 1</dev/null`, exitLocal, "kwikcp: error: write to stdout: bad file descriptor (hint: it is not"},
+		{`kwikcp get -q -i - 0>in`, exitLocal, `kwikcp: error: read the list "-": bad file descriptor (hint: it is not`},
+		{`kwikcp sum A/nothing 2>/dev/full`, exitNotFound, ""},
+		{`(kwikcp serve --role primary --root A --listen 127.0.0.1:0; echo $? >code) 2>log | true; exit $(cat code)`, 141, ""},
+	} {
+		p := exec.Command("sh", "-c", c.shell)
+		p.Dir, p.Env = work, append(testEnv(work), "URL="+url, "FILE="+file)
+		text, err := p.CombinedOutput()
+		if p.ProcessState == nil {
+			t.Fatal(err)
+		}
+		if code := p.ProcessState.ExitCode(); code != c.code || !strings.HasPrefix(string(text), c.want) || c.want == "" && len(text) > 0 {
+			t.Errorf("%s: exit code %d, output %q; want %d, %q", c.shell, code, text, c.code, c.want)
+		}
+	}
 }
