@@ -18,7 +18,8 @@ func TestFarTimes(t *testing.T) {
 	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
 	names := map[string]time.Time{
 		"first": time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC), "old": time.Date(1905, 1, 2, 3, 4, 5, 678, time.UTC),
-		"before": time.Unix(-1, 500_000_000), "epoch": time.Unix(0, 0), "end": time.Unix(math.MaxInt64/1_000_000_000+1, 1),
+		"before": time.Unix(-1, 500_000_000), "epoch": time.Unix(0, 0),
+		"end": time.Unix(math.MaxInt64/1_000_000_000+1, 1),
 		"far": time.Date(2300, 1, 2, 3, 4, 5, 678, time.UTC), "last": time.Date(9999, 12, 31, 23, 59, 59, 1, time.UTC),
 	}
 	dir, err := disk.OpenDir(source)

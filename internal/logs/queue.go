@@ -8,16 +8,16 @@ import (
 )
 
 const (
-	// maxQueued bounds the lines that wait for a slow reader, in bytes. Those that are being written
-	// count as well, so a Queue holds twice as much at most.
+	// maxQueued bounds the lines that wait for a slow reader, in bytes. Those that are being
+	// written do not count, so a Queue holds twice as much at most.
 	maxQueued = 256 << 10
 	// patience is how long a line waits for a reader that does not read. The following ones do not
 	// wait until it reads again.
 	patience = 100 * time.Millisecond
 )
 
-// A Queue is a writer that does not block for long, although its output may: a pipe that is full, or
-// a terminal that was stopped. It drops lines for which there is no room, and those that cannot be
+// A Queue is a writer that does not block for long. Its output may: a full pipe, or a terminal that
+// was stopped. It drops lines for which there is no room, and those that cannot be
 // written. As soon as the output takes lines again, one of them has the number of the lost ones.
 // Each Write must have one line. A Queue is safe for concurrent use.
 //

@@ -22,7 +22,8 @@ func chtimesFar(root *os.Root, name string, mtime time.Time) error {
 		return err
 	}
 	defer dir.Close()
-	if err := unix.UtimesNanoAt(int(dir.Fd()), filepath.Base(name), []unix.Timespec{at, at}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	times := []unix.Timespec{at, at}
+	if err := unix.UtimesNanoAt(int(dir.Fd()), filepath.Base(name), times, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &fs.PathError{Op: "utimensat", Path: name, Err: err}
 	}
 	return nil
