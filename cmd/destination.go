@@ -20,8 +20,8 @@ type destination struct {
 }
 
 func prefixOption(to *string) cli.Flag {
-	return stringOption(to, "directory-prefix", "put files below the directory `DIR`, and make it and their directories if "+
-		"they are missing", "P")
+	return stringOption(to, "directory-prefix", "put files below the directory `DIR`, and make it and their "+
+		"directories if they are missing", "P")
 }
 
 func makeDirsOption(to *bool) cli.Flag {
@@ -47,8 +47,8 @@ type madeDirs struct {
 	made map[string]int // how many running gets need each directory that was made and may be removed
 }
 
-// dirOf returns the directory of a file. It is not cleaned: "link/.." is the parent of the directory
-// that the link leads to.
+// dirOf returns the directory of a file. It is not cleaned: "link/.." is the parent of the
+// directory that the link leads to.
 func dirOf(name string) string {
 	name = strings.TrimRight(name, string(filepath.Separator))
 	end := len(name)

@@ -25,8 +25,8 @@ var fileSystems = []struct{ name, mount string }{
 	{"bindfs, fixed modes", `mkdir far; bindfs --chmod-ignore --chown-ignore --perms=0777 --force-user=1 far mnt`},
 }
 
-// fileSystemScript tries a mounted file system: a whole file, one that resumes, a range, one that is
-// up to date, and a directory with its second run.
+// fileSystemScript tries a mounted file system. It gets a whole file, one that resumes, a range, and
+// one that is up to date. Then it gets a directory, twice.
 const fileSystemScript = `
 set -eu
 image() { truncate -s $1 image; }
@@ -50,8 +50,8 @@ kwikcp get --json -r $TREE mnt/copy | grep -q '"files_up_to_date":3,'
 test -z "$(find mnt -name '.kwikcp-*')"
 `
 
-// TestFileSystems copies to each file system that this machine can mount. Those that it cannot mount
-// are named.
+// TestFileSystems copies to each file system that this machine can mount. Those that it cannot
+// mount are named.
 func TestFileSystems(t *testing.T) {
 	if !canMount() {
 		t.Skip("needs root on Linux, and mount namespaces")

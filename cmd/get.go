@@ -111,8 +111,8 @@ func (o *getOptions) flags() []cli.Flag {
 		limitRateOption(&o.limitRate, "over all servers together"),
 		secondsOption(&o.maxTime, "max-time", "end an attempt after `TIME`, with exit status 11 unless --retry allows another; 0 "+
 			"means no limit"),
-		secondsOption(&o.stallTimeout, "stall-timeout", "end an attempt when nothing has arrived for `TIME`; shorter outages "+
-			"and suspends are waited for"),
+		secondsOption(&o.stallTimeout, "stall-timeout", "end an attempt when nothing has arrived for `TIME`; shorter "+
+			"outages and suspends are waited for"),
 		intOption(&o.retry, "retry", "after a network error or --max-time, resume up to `N` times"),
 		secondsOption(&o.retryDelay, "retry-delay", "wait `TIME` before each retry; 0 means 1s, doubled each time up to 10m"),
 		secondsOption(&o.retryMaxTime, "retry-max-time", "start no retry later than `TIME` after the start; 0 means no limit"),
@@ -266,8 +266,8 @@ type fetcher struct {
 // parseFetcher checks the options that files, lists and directories share.
 func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 	f = fetcher{
-		t: t, maxTime: o.maxTime.Duration, stallTimeout: o.stallTimeout.Duration, retries: o.retry, retryDelay: o.retryDelay.Duration,
-		retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse, noSparse: o.sparse.off,
+		t: t, maxTime: o.maxTime.Duration, stallTimeout: o.stallTimeout.Duration, retries: o.retry,
+		retryDelay: o.retryDelay.Duration, retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse, noSparse: o.sparse.off,
 		checksumsFrom: o.checksumFile, destination: o.destination, made: new(madeDirs),
 	}
 	if err := o.sparse.check(); err != nil {

@@ -227,8 +227,8 @@ func (l *listGet) fetch(ctx context.Context, line listLine) {
 	}
 }
 
-// hasEnoughMalformed counts a malformed line, and reports whether there were many before. The caller
-// holds the lock.
+// hasEnoughMalformed counts a malformed line, and reports whether there were many before. The
+// caller holds the lock.
 func (l *listGet) hasEnoughMalformed() bool {
 	l.malformed++
 	return l.malformed > maxMalformed
@@ -237,7 +237,8 @@ func (l *listGet) hasEnoughMalformed() bool {
 // countMalformed prints how many malformed lines were not printed.
 func (l *listGet) countMalformed() {
 	if n := l.malformed - maxMalformed; n > 0 {
-		l.each.t.printf("error: %s malformed; --json lists all of them", counted(int64(n), "more line is", "more lines are"))
+		lines := counted(int64(n), "more line is", "more lines are")
+		l.each.t.printf("error: %s malformed; --json lists all of them", lines)
 	}
 }
 

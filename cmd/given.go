@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// This file has the rules for all options of a command that hold before their values are read: a
+// This file has the rules for all options of a command that hold before their values are read. A
 // value is not empty, and the command line overrules the environment.
 
 // exclusions are options that exclude each other: each on the left side those on the right side.

@@ -37,8 +37,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return runOn(ctx, args, &terminal{bytes: stdout, stderr: stderr})
 }
 
-// runOn runs a command line, prints its error and returns the exit code. It sets the stdout of t for
-// text.
+// runOn runs a command line, prints its error and returns the exit code. It sets the stdout of t
+// for text.
 func runOn(ctx context.Context, args []string, t *terminal) int {
 	defer t.queueMessages(ctx)()
 	lines := newCancelWriter(ctx, t.bytes)

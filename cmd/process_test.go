@@ -39,7 +39,8 @@ func startProcess(dir string, env []string, pty *os.File, args ...string) (*proc
 
 // newProcess returns a process that is not started yet.
 func newProcess(dir string, env []string, args ...string) *process {
-	p := &process{cmd: exec.Command("kwikcp", args...), stdout: newOutput(), stderr: newOutput(), done: make(chan struct{})}
+	p := &process{cmd: exec.Command("kwikcp", args...), done: make(chan struct{})}
+	p.stdout, p.stderr = newOutput(), newOutput()
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = dir, env, p.stdout, p.stderr
 	return p
 }

@@ -19,8 +19,8 @@ import (
 var stdoutNames = []string{"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 
 // targetOf resolves the FILE argument for the file at a path on the server: it returns the file to
-// write, or that it is stdout. In a directory the file gets its own name, as with cp. With makesDirs
-// the directory may be missing.
+// write, or that it is stdout. In a directory the file gets its own name, as with cp. With
+// makesDirs the directory may be missing.
 func targetOf(arg, urlPath string, makesDirs bool) (target string, stdout bool, err error) {
 	op := fmt.Sprintf("write %q", arg)
 	link, _ := os.Readlink(arg)

@@ -49,7 +49,8 @@ func (t *terminal) queueMessages(ctx context.Context) (finish func()) {
 	}
 	t.screen = screen
 	t.queue = logs.NewQueue(screen, func(lines int) []byte {
-		return fmt.Appendf(nil, "kwikcp: warning: %s lost, because stderr was blocked or full\n", counted(int64(lines), "message was", "messages were"))
+		lost := counted(int64(lines), "message was", "messages were")
+		return fmt.Appendf(nil, "kwikcp: warning: %s lost, because stderr was blocked or full\n", lost)
 	})
 	t.stderr = t.queue
 	return func() { t.queue.Close(ctx, messageGrace) }

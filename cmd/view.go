@@ -117,8 +117,8 @@ func (v *view) Retry(r transfer.Retry) {
 	v.t.printf("%s; retry %d of %d in %v", escape.Line(messageOf(r.Err)), r.Attempt, r.Of, r.Delay)
 }
 
-// Waiting implements transfer.Reporter. On a terminal a line counts the seconds. Elsewhere there is one
-// line for each silence, and one for its end.
+// Waiting implements transfer.Reporter. On a terminal a line counts the seconds. Elsewhere there
+// is one line for each silence, and one for its end.
 func (v *view) Waiting(w transfer.Waiting) {
 	wasWaiting := v.waiting != ""
 	if v.waiting = waitingText(w); v.quiet {
