@@ -358,6 +358,7 @@ var remedies = []struct {
 	{syscall.EACCES, "check its permissions and those of its directory"},
 	{syscall.EPERM, "it may be write-protected (lsattr), or belong to another user"},
 	{syscall.ENAMETOOLONG, "choose a shorter name"},
+	{syscall.EBADF, "it is not open in that direction; check the redirections (< and >)"},
 	{syscall.EMFILE, "allow the process more open files (ulimit -n)"},
 	{syscall.ENFILE, "other programs have too many files open; try again later"},
 	{syscall.EBUSY, "something is mounted there, as in a container; choose another name"},

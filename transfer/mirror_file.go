@@ -9,8 +9,8 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
+	"kwikcp/transfer/internal/wire"
 	"sync"
-	"time"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
@@ -79,7 +79,7 @@ const maxOpenParts = 128
 func manifestOf(m *transferpb.Manifest) Manifest {
 	return Manifest{
 		Size: int64(m.GetSize()), Root: integrity.Root(m.GetRoot()), Group: integrity.GroupSize(m.GetGroup()).Bytes(),
-		MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
+		MTime: wire.JoinTime(m.GetMtimeNs(), m.GetMtimeEra()), Mode: m.GetMode() & 0o777,
 	}
 }
 

@@ -97,6 +97,9 @@ func (d osDir) Stat(name string) (fs.FileInfo, error) { return d.root.Stat(name)
 func (d osDir) Remove(name string) error              { return d.root.Remove(name) }
 func (d osDir) Close() error                          { return d.root.Close() }
 func (d osDir) Chtimes(name string, mtime time.Time) error {
+	if isFar := !time.Unix(0, mtime.UnixNano()).Equal(mtime); isFar { // for package os it would wrap around
+		return chtimesFar(d.root, name, mtime)
+	}
 	return d.root.Chtimes(name, mtime, mtime)
 }
 
