@@ -459,6 +459,7 @@ func (c *Config) populate() {
 	setDefault(&c.QUIC.HandshakeIdleTimeout, 5*time.Second)
 	setDefault(&c.QUIC.MaxIdleTimeout, 30*time.Second)
 	setDefault(&c.QUIC.KeepAlivePeriod, 10*time.Second)
+	setDefault(&c.QUIC.InitialPacketSize, smallPacket)
 	c.QUIC.Allow0RTT = false // a ticket could be replayed
 	if c.now == nil {
 		c.now = time.Now

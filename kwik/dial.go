@@ -50,7 +50,7 @@ func DialEarly(
 		transport.Close()
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	d := dialled{conn: quicConn, addr: remote, release: func() { transport.Close() }}
+	d := dialled{conn: quicConn, addr: remote, transport: transport, release: func() { transport.Close() }}
 	return s.connected(ctx, d.owns(shares))
 }
 
@@ -135,6 +135,7 @@ func (s *ClientSession) connected(ctx context.Context, d dialled) (*ClientSessio
 type dialled struct {
 	conn       *quic.Conn
 	addr       netip.AddrPort
+	transport  *quic.Transport
 	release    func()
 	maxStreams int // secondary streams that may be open at once
 }
@@ -218,13 +219,13 @@ func dialOne(
 	if err != nil {
 		return d, err
 	}
-	transport := &quic.Transport{Conn: socket}
+	d.transport = &quic.Transport{Conn: socket}
 	d.release = func() {
-		transport.Close()
+		d.transport.Close()
 		socket.Close()
 	}
 	ctx, asked := askWhileDialing(ctx, to, ask)
-	d.conn, err = transport.Dial(ctx, net.UDPAddrFromAddrPort(to), tlsConf, q)
+	d.conn, err = d.transport.Dial(ctx, net.UDPAddrFromAddrPort(to), tlsConf, q)
 	isRefused := asked()
 	if err != nil {
 		d.release()
