@@ -30,7 +30,12 @@ type process struct {
 
 // startProcess starts kwikcp. Where pty is set it is stdin and stderr.
 func startProcess(dir string, env []string, pty *os.File, args ...string) (*process, error) {
-	p := &process{cmd: exec.Command("kwikcp", args...), stdout: newOutput(), stderr: newOutput(), done: make(chan struct{})}
+	return startCommand(dir, env, pty, exec.Command("kwikcp", args...))
+}
+
+// startCommand is startProcess with a command that runs kwikcp.
+func startCommand(dir string, env []string, pty *os.File, cmd *exec.Cmd) (*process, error) {
+	p := &process{cmd: cmd, stdout: newOutput(), stderr: newOutput(), done: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = dir, env, p.stdout, p.stderr
 	if pty != nil {
 		p.cmd.Stdin, p.cmd.Stderr = pty, pty
