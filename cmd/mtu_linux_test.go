@@ -99,7 +99,7 @@ func TestPathMTU(t *testing.T) {
 		during func(n routedNetwork, t *testing.T)
 		slower time.Duration // than without an event
 	}{
-		"narrow": {"[2001:db8:2::2]:4433", both, nil, 0},
+		"narrow":  {"[2001:db8:2::2]:4433", both, nil, 0},
 		"falling": {"198.51.100.2:4433", nil, both, 5 * time.Second},
 		"own": {"198.51.100.2:4433", nil, func(n routedNetwork, t *testing.T) { // the server's own interface
 			n.setMTU(t, n.server, "right", 1280)
