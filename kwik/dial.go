@@ -85,7 +85,10 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	}
 	s := newClientSession(tlsConf, c)
 	q, shares := s.firstQUIC(ctx)
-	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), q, c.ListenPacket, c.askPort)
+	tlsConf = clientTLS(tlsConf, protocolClient)
+	d, err := dialAny(ctx, addrs, func(ctx context.Context, to netip.AddrPort) (dialled, error) {
+		return dialOne(ctx, to, tlsConf, q, c.ListenPacket, c.askPort)
+	})
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
@@ -144,6 +147,7 @@ type dialled struct {
 const attemptDelay = 250 * time.Millisecond
 
 type (
+	dialOneFunc      func(context.Context, netip.AddrPort) (dialled, error)
 	listenPacketFunc func(context.Context, netip.AddrPort) (net.PacketConn, error)
 	askPortFunc      func(context.Context, netip.AddrPort) (isRefused bool)
 )
@@ -152,11 +156,8 @@ type (
 // handshakes are complete by then, and cost nothing more.
 const askDelay = 100 * time.Millisecond
 
-// dialAny connects to the first of addrs that completes its handshake.
-func dialAny(
-	ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc,
-	ask askPortFunc,
-) (dialled, error) {
+// dialAny connects with dial to the first of addrs that completes its handshake.
+func dialAny(ctx context.Context, addrs []netip.AddrPort, dial dialOneFunc) (dialled, error) {
 	type attempt struct {
 		dialled
 		err error
@@ -169,7 +170,7 @@ func dialAny(
 		to := addrs[started]
 		started++
 		go func() { // ends with its dial, by ctx at the latest; the loops below receive every result
-			d, err := dialOne(ctx, to, tlsConf, q, listen, ask)
+			d, err := dial(ctx, to)
 			results <- attempt{d, err}
 		}()
 	}

@@ -229,7 +229,9 @@ func (s *ClientSession) dialWithin(
 		}
 		return s.config.ListenPacket(ctx, to)
 	}
-	d, err := dialAny(ctx, chosen, tlsConf, q, listen, s.config.askPort)
+	d, err := dialAny(ctx, chosen, func(ctx context.Context, to netip.AddrPort) (dialled, error) {
+		return dialOne(ctx, to, tlsConf, q, listen, s.config.askPort)
+	})
 	if err == nil {
 		s.mu.Lock()
 		s.dials.answered(d.addr, cost)
