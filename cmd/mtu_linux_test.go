@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A routedNetwork is a client and a server in network namespaces of their own, with a router
-// between them. The client is 192.0.2.2 and 2001:db8:1::2, the server 198.51.100.2 and
+// A routedNetwork is a client and a server in two network namespaces, with a router between
+// them. The client is 192.0.2.2 and 2001:db8:1::2, the server 198.51.100.2 and
 // 2001:db8:2::2.
 type routedNetwork struct{ client, router, server string } // namespaces
 
@@ -115,7 +115,8 @@ func TestPathMTU(t *testing.T) {
 			if err := errors.Join(os.Mkdir(root, 0o755), fillFile(filepath.Join(root, "f"), size, 1)); err != nil {
 				t.Fatal(err)
 			}
-			server := n.start(t, n.server, root, "serve", "--role", "primary", "--listen", tt.listen, "--root", root, "--limit-rate", "8M")
+			server := n.start(t, n.server, root, "serve", "--role", "primary", "--root", root,
+				"--listen", tt.listen, "--limit-rate", "8M")
 			url, err := server.await(`^(kwik://\S+)\n`)
 			if err != nil {
 				t.Fatal(err)

@@ -174,7 +174,8 @@ func (p *path) move(ctx context.Context) bool {
 		return false
 	}
 	p.sockets.onSpare = !p.sockets.onSpare
-	// The server follows a packet with a frame of its own kind only. There may be nothing else to send.
+	// The server follows the client when it gets a packet there that is no probe of the path. There
+	// may be nothing else to send.
 	p.probe()
 	return true
 }

@@ -31,6 +31,7 @@ func TestBlackHole(t *testing.T) {
 		}
 		return all
 	}
+	longest := step{received: 1, size: 1201, payload: 1}
 	idle := step{received: 1, size: 60, idle: true}
 	for name, tt := range map[string]struct {
 		rtt   time.Duration
@@ -40,7 +41,7 @@ func TestBlackHole(t *testing.T) {
 		"payload ends":                 {0, join(repeat(4, long), repeat(10, acks)), 7},
 		"and nothing arrives":          {0, join(repeat(4, long), repeat(10, silence)), 7},
 		"only short packets before":    {0, join(repeat(4, short), repeat(20, acks)), -1},
-		"one long packet is enough":    {0, join(repeat(1, step{received: 1, size: 1201, payload: 1}), repeat(9, acks)), 4},
+		"one long packet is enough":    {0, join(repeat(1, longest), repeat(9, acks)), 4},
 		"payload goes on":              {0, repeat(50, long), -1},
 		"nothing is waited for":        {0, join(repeat(4, long), repeat(50, idle)), -1},
 		"waited for after a pause":     {0, join(repeat(4, long), repeat(50, idle), repeat(9, acks)), 55},
@@ -149,11 +150,11 @@ func TestFallingMTU(t *testing.T) {
 				c := w.copy(w.offer(client, server, unit, w.prove))
 				time.Sleep(2 * time.Second) // the MTU is discovered
 				if size := w.path(client, primaryID).Wire; size.BytesReceived < 1300*size.PacketsReceived {
-					w.t.Fatalf("%d bytes in %d packets: the MTU was not discovered", size.BytesReceived, size.PacketsReceived)
+					w.t.Fatalf("the MTU was not discovered: %+v", size)
 				}
 				for _, mtu := range tt.falls {
 					w.setMTU(w.primary, mtu)
-					time.Sleep(200 * time.Millisecond) // what is on its way
+					time.Sleep(200 * time.Millisecond) // until the packets on their way have arrived
 					before := delivered(c.s, primaryID)
 					took := w.within(5*time.Second, func() bool { return delivered(c.s, primaryID) > before+unit })
 					w.t.Logf("%d bytes: the primary delivers again after %v", mtu, took)

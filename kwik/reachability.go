@@ -20,8 +20,8 @@ const (
 	// further report doubles it, up to maxUnreachedPause.
 	unreachedPause    = 10 * time.Minute
 	maxUnreachedPause = 2 * time.Hour
-	// networkTrial and generalTrial are how many sessions of a network that reported a secondary,
-	// and of another network, there are for each that is offered it.
+	// One in networkTrial sessions of a network that reported a secondary is offered it. If many
+	// networks reported it, so is one in generalTrial of the others.
 	networkTrial, generalTrial = 8, 4
 	// manyUnreached is the number of networks whose reports count for other networks.
 	manyUnreached = 4
@@ -33,8 +33,8 @@ const (
 	unreachedNotice = time.Minute
 )
 
-// A reachRecord is what clients reported about a secondary. Time is an argument; the listener's lock
-// guards it. The zero value is ready.
+// A reachRecord is what clients reported about a secondary. Time is an argument; the listener's
+// lock guards it. The zero value is ready.
 type reachRecord struct {
 	reached   map[netip.Prefix]time.Time // by network: when it last reached the secondary
 	unreached map[netip.Prefix]unreachedBy
@@ -131,15 +131,16 @@ func (all reachability) of(m *member, limit int, isMember func(memberKey) bool) 
 	return r
 }
 
-// isMember reports whether a secondary with this address and key is a member. The caller holds l.mu.
+// isMember reports whether a secondary with this address and key is a member. The caller holds
+// l.mu.
 func (l *Listener) isMember(where memberKey) bool {
 	return slices.ContainsFunc(slices.Collect(maps.Values(l.members.byID)), func(m *member) bool {
 		return where == memberKey{m.addr, m.pin}
 	})
 }
 
-// handleReach records a client's report on whether it reaches a secondary. A session counts once for
-// each secondary that it was offered.
+// handleReach records a client's report on whether it reaches a secondary. A session counts
+// once for each secondary that it was offered.
 func (l *Listener) handleReach(s *ServerSession, id ServerID, isReached bool, reason string) {
 	notice := false
 	network := networkOf(clientPrefix(s.RemoteAddr()))
@@ -182,8 +183,8 @@ func reportOf(isReached bool) reachReport {
 	return reportUnreached
 }
 
-// isOffered reports whether the session's client is told of a server. The answer stays the same while
-// the session lasts. Called with the listener's lock held.
+// isOffered reports whether the session's client is told of a server. The answer stays the same
+// while the session lasts. Called with the listener's lock held.
 func (s *ServerSession) isOffered(m *member) bool {
 	if m == s.listener.members.self || s.inspects {
 		return true

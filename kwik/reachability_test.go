@@ -160,7 +160,8 @@ func TestUnreachableSecondaryCostsNothing(t *testing.T) {
 				})
 			}
 			ratio := float64(took[1]) / float64(took[0])
-			t.Logf("%v, %d KiB: %v without, %v with an unreachable secondary (%.2f)", link.Latency, size>>10, took[0], took[1], ratio)
+			t.Logf("%v, %d KiB: %v without, %v with an unreachable secondary (%.2f)",
+				link.Latency, size>>10, took[0], took[1], ratio)
 			if ratio > 1.1 {
 				t.Errorf("%v, %d KiB: %.2f times as long", link.Latency, size>>10, ratio)
 			}
@@ -169,7 +170,7 @@ func TestUnreachableSecondaryCostsNothing(t *testing.T) {
 }
 
 // TestUnreachableSecondaryIsOfferedLess checks that the primary hears of a secondary that a client
-// does not reach, and offers it less to that client's network, but not to others.
+// does not reach. It offers it less to that client's network, but not to others.
 func TestUnreachableSecondaryIsOfferedLess(t *testing.T) {
 	inWorldOf(t, unit, 2, lan, func(w *world) {
 		w.primary.stop()
@@ -216,7 +217,7 @@ func TestUnreachableSecondaryIsOfferedLess(t *testing.T) {
 }
 
 // TestAttackUnreachableReports checks that false reports of many networks remove no secondary that
-// others reach, that reports on a server which was not offered have no effect, and what they cost.
+// others reach. Reports on a server that was not offered have no effect.
 func TestAttackUnreachableReports(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		var notices atomic.Int32
@@ -234,9 +235,10 @@ func TestAttackUnreachableReports(t *testing.T) {
 		for range networks {
 			client, _ := w.newViewer(s1).dial(ClientConfig{})
 			for _, name := range []ServerID{id, id, "s999", primaryID} {
-				client.primary.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
+				lie := &kwikpb.ControlFrame_PathStatus{PathStatus: &kwikpb.PathStatus{
 					PathId: string(name), State: kwikpb.PathState_PATH_STATE_UNREACHABLE, Reason: "it is down",
-				}}})
+				}}
+				client.primary.control.send(&kwikpb.ControlFrame{Frame: lie})
 			}
 			time.Sleep(10 * time.Millisecond)
 			client.CloseWithError(0, "")

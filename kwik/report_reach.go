@@ -23,7 +23,8 @@ var errDialUnanswered = errors.New("no answer before the end of the session")
 func (s *ClientSession) reportReach(r *pathRecord, err error) {
 	sv := r.server
 	report := reportOf(err == nil)
-	if sv.role != ServerRoleSecondary || sv.reported == report || sv.reported == reportReached || s.public.Err() != nil {
+	wasReached := sv.reported == reportReached
+	if sv.role != ServerRoleSecondary || sv.reported == report || wasReached || s.public.Err() != nil {
 		return
 	}
 	isOurs := errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)

@@ -27,7 +27,7 @@ type serverRecord struct {
 	announced context.Context
 	withdraw  context.CancelFunc
 
-	reported reachReport // what the primary was last told; see report_reach.go
+	reported reachReport // the last one that the primary got; see report_reach.go
 
 	paths  []*pathRecord // the first path, then the further ones in order
 	widths widthPolicy

@@ -60,8 +60,8 @@ type ServerSession struct {
 	// saw more, and when that was.
 	heard   uint64
 	heardAt time.Time
-	// Of reachability.go, guarded by the listener's lock: whether the client is told of a secondary,
-	// and what it reported last.
+	// Of reachability.go, guarded by the listener's lock: whether the client is told of a
+	// secondary, and what it reported last.
 	offersTo     map[ServerID]bool
 	reachReports map[ServerID]reachReport
 	inspects     bool // the client diagnoses, and is told of all servers; set before it is accepted

@@ -16,8 +16,8 @@ type Stream struct {
 	quic *quic.Stream
 	path PathID
 	rate rateShare // of a server's stream
-	// reading counts the calls of Read and Write on a client's path, and carried their bytes; nil on
-	// a server.
+	// reading counts the calls of Read and Write on a client's path, and carried the bytes. They
+	// are nil on a server.
 	reading *atomic.Int32
 	carried *atomic.Int64
 

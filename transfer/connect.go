@@ -56,7 +56,9 @@ func describeLookup(reason ConnectReason, dns *net.DNSError) string {
 }
 
 // Is makes a server that does not answer match the error of other waits.
-func (e *ConnectError) Is(target error) bool { return e.Reason == ConnectNoAnswer && target == errNoAnswer }
+func (e *ConnectError) Is(target error) bool {
+	return e.Reason == ConnectNoAnswer && target == errNoAnswer
+}
 
 // Unwrap returns the cause.
 func (e *ConnectError) Unwrap() error { return e.Err }
@@ -64,8 +66,8 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 // noRoutes are the errors of a system that cannot send packets to an address.
 var noRoutes = []syscall.Errno{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL}
 
-// connectCause returns the error of a connection that could not be made as a ConnectError; nil if it
-// is none.
+// connectCause returns the error of a connection that could not be made as a ConnectError; nil
+// if it is none.
 func connectCause(err error) error {
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		if dns.IsNotFound {

@@ -23,6 +23,7 @@ func sysError(errno syscall.Errno) error {
 func TestConnectErrors(t *testing.T) {
 	noName := &net.DNSError{Err: "no such host", Name: "nowhere.example", IsNotFound: true}
 	noLookup := &net.DNSError{Err: "i/o timeout", Name: "nowhere.example", Server: "192.0.2.53:53", IsTimeout: true}
+	noFamily := &net.AddrError{Err: "no IPv6 address", Addr: "nowhere.example"}
 	refused := fmt.Errorf("192.0.2.1:4433: the port is closed: %w", syscall.ECONNREFUSED)
 	silent := fmt.Errorf("192.0.2.2:4433: %w", &quic.HandshakeTimeoutError{})
 	pin := &trust.PinError{}
@@ -34,7 +35,7 @@ func TestConnectErrors(t *testing.T) {
 	}{
 		{noName, ConnectNoName, `the name "nowhere.example" does not resolve: no such host`},
 		{noLookup, ConnectNoLookup, `the name "nowhere.example" could not be looked up: i/o timeout`},
-		{&net.AddrError{Err: "no IPv6 address", Addr: "nowhere.example"}, ConnectNoAddress, `the name "nowhere.example" has no IPv6 address`},
+		{noFamily, ConnectNoAddress, `the name "nowhere.example" has no IPv6 address`},
 		{refused, ConnectClosed, "the port is closed: connection refused"},
 		{errors.Join(refused, refused), ConnectClosed, "the port is closed: connection refused"},
 		{silent, ConnectNoAnswer, "no answer in time"},

@@ -5,8 +5,9 @@ import (
 	"syscall"
 )
 
-// Discover lets QUIC discover the MTU over the sockets that are opened from now on. Its packets grow
-// from quic.Config.InitialPacketSize to 1,452 bytes, or to what the links of both hosts let pass.
+// Discover lets QUIC discover the MTU over the sockets that are opened from now on. Its packets
+// grow from quic.Config.InitialPacketSize to 1,452 bytes, or to what the links of both hosts
+// let pass.
 func (n *Network) Discover() {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -186,8 +186,8 @@ func (s *Scheduler) expected(now time.Time) int {
 	return s.connecting
 }
 
-// hasEqualPart reports whether a source was granted its equal part of a stream for which other
-// sources are being connected, and is still busy with it. So all servers share small streams as
+// hasEqualPart reports whether a source has its equal part of a stream, and is still busy with it,
+// while other sources are being connected. So all servers share small streams as
 // well. A source never waits for them: they may be out of reach.
 func (s *Scheduler) hasEqualPart(src *source, now time.Time) bool {
 	expected := s.expected(now)

@@ -358,8 +358,8 @@ func TestExpectedSourcesAreReservedFor(t *testing.T) {
 	}
 }
 
-// A source that is almost done with its share is granted more at once: the expected ones may never
-// come.
+// A source that is almost done with its share is granted more at once: the expected ones may be
+// out of reach.
 func TestExpectedSourcesAreNotWaitedFor(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	u, _ := NewUnits(1<<20, 64<<10, nil)
