@@ -229,6 +229,16 @@ var accessHints = map[transfer.AccessReason]string{
 		"check its dates and the clocks",
 }
 
+// connectHints are the hints for servers to which there is no connection.
+var connectHints = map[transfer.ConnectReason]string{
+	transfer.ConnectNoAnswer:  hintOfKind(transfer.KindNetwork),
+	transfer.ConnectClosed:    "no kwikcp server listens on that port: is it running, and is the port right?",
+	transfer.ConnectNoRoute:   "is this machine connected, and the address right? kwikcp get -4 and -6 choose a family",
+	transfer.ConnectNoName:    "is the name spelled correctly? an address works as well",
+	transfer.ConnectNoLookup:  "does DNS work on this machine? an address works as well",
+	transfer.ConnectNoAddress: "omit -4 and -6, or use the other one",
+}
+
 // hintOf returns what the user can do about an error; empty if there is nothing to say.
 func hintOf(err error) string {
 	_, resumable := errors.AsType[resumableError](err)
@@ -278,8 +288,8 @@ func hintOfTransfer(e *transfer.Error, resumable bool) string {
 		hint = "this may be an attack: someone may be answering in place of the server; " +
 			"ask its operator for the present pin"
 	}
-	if errors.Is(e, syscall.ECONNREFUSED) && e.Kind == transfer.KindNetwork {
-		hint = "no kwikcp server listens on that port: is it running, and is the port right?"
+	if c, ok := errors.AsType[*transfer.ConnectError](e); ok && e.Kind == transfer.KindNetwork {
+		hint = connectHints[c.Reason]
 	}
 	if busy := e.Kind == transfer.KindNetwork && errors.Is(e, kwik.ErrServerBusy); busy {
 		hint = "try again later"

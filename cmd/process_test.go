@@ -39,8 +39,12 @@ func startProcess(dir string, env []string, pty *os.File, args ...string) (*proc
 
 // newProcess returns a process that is not started yet.
 func newProcess(dir string, env []string, args ...string) *process {
-	p := &process{cmd: exec.Command("kwikcp", args...), done: make(chan struct{})}
-	p.stdout, p.stderr = newOutput(), newOutput()
+	return newCommand(dir, env, exec.Command("kwikcp", args...))
+}
+
+// newCommand is newProcess with a command that runs kwikcp.
+func newCommand(dir string, env []string, cmd *exec.Cmd) *process {
+	p := &process{cmd: cmd, stdout: newOutput(), stderr: newOutput(), done: make(chan struct{})}
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = dir, env, p.stdout, p.stderr
 	return p
 }

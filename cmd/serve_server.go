@@ -150,6 +150,10 @@ func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 				s.log.Error("secondary suspended until it serves correct bytes", "id", id, "reason", reason)
 			}
 		},
+		OnUnreachable: func(id kwik.ServerID, addr netip.AddrPort, client netip.Prefix, reason string) {
+			s.log.Warn("client cannot reach secondary; its network is offered it less for a while", "id", id,
+				"addr", addr.String(), "client", client.String(), "reason", reason, "hint", advices[adviseUnreachable])
+		},
 	}
 	if s.role == kwik.ServerRolePrimary {
 		config.JoinToken = s.token
