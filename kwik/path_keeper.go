@@ -192,7 +192,7 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 		return nil, errSessionClosed // or the path was withdrawn
 	}
 	r.path, r.addr, r.dialed, r.reached = p, p.addr, true, true
-	r.refusedSince = time.Time{}
+	r.answered()
 	s.mu.Unlock()
 	s.attachNew() // in one flight with Hello
 	return p, nil
@@ -272,7 +272,7 @@ func (s *ClientSession) dialFailed(r *pathRecord, err error) {
 		r.state, r.reason = PathClosed, err
 	}
 	r.dialed = true
-	r.refused(err, time.Now())
+	r.ended(err, time.Now())
 	s.mu.Unlock()
 	s.attachNew() // streams no longer hold back work for this path
 }
@@ -288,7 +288,7 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 		if r.state != PathBanned {
 			r.state, r.reason = PathClosed, err
 		}
-		r.refused(err, time.Now())
+		r.ended(err, time.Now())
 	}
 	r.asleep = p.closedIdle() && !s.serves(p)
 	streams := s.detachAll(p)

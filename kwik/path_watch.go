@@ -20,8 +20,11 @@ import (
 //     stateless reset, which ends the path at once, and the keeper dials again. QUIC's own probes
 //     are too short for a reset.
 //   - If nothing listens at the port, the server's system refuses packets where it can (ICMP). The
-//     path ends. The server counts as gone after goneTime, in which it may be restarted.
+//     path ends. The server counts as gone after goneTime, in which it may be restarted. So does one
+//     that closed its connections without an error and does not answer the next dial.
 //   - Anything else is an outage of the network, which may pass.
+//
+// transfer/stall.go has the table of all of them.
 
 const (
 	watchInterval = 500 * time.Millisecond
@@ -42,20 +45,44 @@ const (
 // errRefused means that nothing listens at the port of a server, as its system reports.
 var errRefused = fmt.Errorf("the port is closed: %w", syscall.ECONNREFUSED)
 
-// refused records the end of a connection or of a dial, and whether the system of the server
-// refused packets.
-func (r *pathRecord) refused(err error, now time.Time) {
+// ended records the end of a connection or of a dial. Only an answer of the server, or a connection
+// that begins, refutes what is known of its end.
+func (r *pathRecord) ended(err error, now time.Time) {
 	switch {
-	case !errors.Is(err, syscall.ECONNREFUSED):
-		r.refusedSince = time.Time{}
-	case r.refusedSince.IsZero():
-		r.refusedSince = now
+	case errors.Is(err, syscall.ECONNREFUSED):
+		if r.refusedSince.IsZero() {
+			r.refusedSince = now
+		}
+	case saidGoodbye(err):
+		r.closedAt, r.refusedSince = now, time.Time{}
+	case isUnanswered(err):
+		if !r.closedAt.IsZero() && r.refusedSince.IsZero() && now.Sub(r.closedAt) >= goneTime {
+			r.refusedSince = r.closedAt
+		}
+	default:
+		r.answered()
 	}
 }
+
+// answered records that the server of a path lives.
+func (r *pathRecord) answered() { r.closedAt, r.refusedSince = time.Time{}, time.Time{} }
 
 // isGone reports whether the server is certainly gone.
 func (r *pathRecord) isGone(now time.Time) bool {
 	return !r.refusedSince.IsZero() && now.Sub(r.refusedSince) >= goneTime
+}
+
+// saidGoodbye reports whether the server closed a connection without an error: it ends.
+func saidGoodbye(err error) bool {
+	e, ok := errors.AsType[*quic.ApplicationError](err)
+	return ok && e.Remote && e.ErrorCode == ApplicationErrorCode(NoError) && !IsIdleClose(err)
+}
+
+// isUnanswered reports whether a dial ended because no packet arrived.
+func isUnanswered(err error) bool {
+	_, noHandshake := errors.AsType[*quic.HandshakeTimeoutError](err)
+	_, isSilent := errors.AsType[*quic.IdleTimeoutError](err)
+	return noHandshake || isSilent || errors.Is(err, errUnanswered) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // plainStream returns a plain stream of the path.

@@ -170,7 +170,7 @@ func (r *request) discardStream(err error) bool {
 // Welcome.
 func (r *request) connect(ctx context.Context) error {
 	defer r.stall.wait()()
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.stall.connectTimeout(r.timeout))
 	defer cancel()
 	dial := func() (*kwik.ClientSession, error) {
 		return r.dial(ctx, r.url.Host, r.tls, r.kwik)
