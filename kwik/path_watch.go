@@ -38,6 +38,9 @@ const (
 	// goneTime is how long the port of a server must be closed until the server is gone. It is
 	// enough for a restart.
 	goneTime = 3 * time.Second
+	// longestExcuse bounds how long a server that can be reached again may deliver nothing. QUIC's idle
+	// time-out bounds the silence before.
+	longestExcuse = 30 * time.Second
 	// probePadding makes the packet of a Probe longer than a stateless reset, 42 bytes.
 	probePadding = 64
 )
@@ -124,13 +127,14 @@ func (a *streamAggregator) isStalled(id PathID) bool {
 type silence struct {
 	received      uint64    // packets
 	probed, asked time.Time // when the last Probe and the last question were due; zero before the start
+	since         time.Time // when the silence began
 }
 
 // observe records how many packets have arrived. It decides what is due now: a Probe frame, and the
 // question whether the port is closed.
 func (w *silence) observe(received uint64, isWaitedFor bool, now time.Time) (probe, ask bool) {
 	if received != w.received || !isWaitedFor || w.probed.IsZero() {
-		*w = silence{received: received, probed: now, asked: now}
+		*w = silence{received: received, probed: now, asked: now, since: now}
 		return false, false
 	}
 	if now.Sub(w.probed) >= silentTime {
@@ -142,13 +146,28 @@ func (w *silence) observe(received uint64, isWaitedFor bool, now time.Time) (pro
 	return probe, ask
 }
 
-// silence returns how long no packet has arrived, to half a second.
-func (p *path) silence() time.Duration { return time.Since(time.Unix(0, p.heardAt.Load())) }
+// excuse returns how long a server may deliver nothing, although it answers, if a packet arrives now
+// that ends the silence. QUIC doubles the time between two retransmissions, so the next one of the
+// server may be due after as long again.
+func (w *silence) excuse(now time.Time) time.Duration {
+	outage := now.Sub(w.since)
+	if w.since.IsZero() || outage < silentTime {
+		return 0
+	}
+	return min(outage+silentTime, longestExcuse)
+}
 
-// IsAnswering reports whether a packet of the primary has just arrived. A primary whose answer is
-// awaited is probed, so it answers while it can be reached.
+// isAnswering reports whether a packet of the server has just arrived, and it has no excuse to deliver
+// nothing. The times are those of ticks of watch.
+func (p *path) isAnswering(now time.Time) bool {
+	heard, excused := time.Unix(0, p.heardAt.Load()), time.Unix(0, p.excusedUntil.Load())
+	return now.Sub(heard) < answeringTime && !now.Before(excused)
+}
+
+// IsAnswering reports whether the primary can be reached, for long enough to repeat what was lost
+// before. A primary whose answer is awaited is probed, so it answers while it can be reached.
 func (s *ClientSession) IsAnswering() bool {
-	return s.public.Err() == nil && s.primary.silence() < answeringTime
+	return s.public.Err() == nil && s.primary.isAnswering(time.Now())
 }
 
 // watch probes the server while the path is silent, until the path ends.
@@ -161,11 +180,14 @@ func (p *path) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			received := p.conn.ConnectionStats().PacketsReceived
+			received, isWaitedFor := p.conn.ConnectionStats().PacketsReceived, p.session.isWaitedFor(p)
 			if received != w.received {
 				p.heardAt.Store(now.UnixNano())
+				if excuse := w.excuse(now); excuse > 0 && isWaitedFor {
+					p.excusedUntil.Store(now.Add(excuse).UnixNano())
+				}
 			}
-			probe, ask := w.observe(received, p.session.isWaitedFor(p), now)
+			probe, ask := w.observe(received, isWaitedFor, now)
 			if probe {
 				p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Probe{
 					Probe: &kwikpb.Probe{Padding: make([]byte, probePadding)},

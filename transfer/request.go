@@ -170,6 +170,7 @@ func (r *request) discardStream(err error) bool {
 // Welcome.
 func (r *request) connect(ctx context.Context) error {
 	defer r.stall.wait()()
+	r.session = nil
 	ctx, cancel := context.WithTimeout(ctx, r.stall.connectTimeout(r.timeout))
 	defer cancel()
 	dial := func() (*kwik.ClientSession, error) {
@@ -178,6 +179,7 @@ func (r *request) connect(ctx context.Context) error {
 	var session *kwik.ClientSession
 	var err error
 	if r.pool != nil {
+		r.stall.share(r.pool.isKnown(poolKeyOf(r.url)))
 		session, r.release, err = r.pool.acquire(ctx, poolKeyOf(r.url), dial)
 	} else {
 		session, err = dial()
@@ -185,6 +187,7 @@ func (r *request) connect(ctx context.Context) error {
 	if err != nil {
 		return r.connectError(err)
 	}
+	r.stall.connect()
 	r.session = session
 	return nil
 }
@@ -192,6 +195,9 @@ func (r *request) connect(ctx context.Context) error {
 // connectError wraps an error from before the primary accepted the session.
 func (r *request) connectError(err error) error {
 	op := "connect to " + r.url.Host + " over UDP"
+	if r.session != nil && errors.Is(err, context.DeadlineExceeded) && r.session.IsAnswering() {
+		return &Error{Kind: KindNetwork, Op: op, Err: errUnserved}
+	}
 	if _, silent := errors.AsType[*quic.IdleTimeoutError](err); silent {
 		return &Error{Kind: KindNetwork, Op: op, Err: errNoAnswer} // no connection existed that could fall silent
 	}

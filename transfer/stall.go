@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,7 +23,7 @@ import (
 // kwik/path_watch.go finds out which row a silence belongs to:
 //
 //	the primary                                        is waited for
-//	has not been reached in this transfer              ConnectTimeout; 0.1 s if its port is closed
+//	has not been connected to yet                      ConnectTimeout; 0.1 s if its port is closed
 //	answers with an error, or closes with a code       not at all
 //	refuses packets (ICMP): its port is closed         restartTime
 //	closed without a code, and does not answer         restartTime
@@ -30,6 +31,9 @@ import (
 //	is silent, cannot be reached, has no address       StallTimeout
 //	answers QUIC, and delivers nothing                 serveTimeout
 //	answers, but each attempt ends without content     maxReconnects attempts in a row
+//
+// A server that ends before its first reply is not waited for either. Transfers that share a Pool
+// share what they know: a server that has replied to one of them has replied to all.
 //
 // A stream with several servers waits as long as the most patient row of any of them, and continues
 // with those that live. Time in which the process was suspended does not count.
@@ -76,16 +80,20 @@ type stallWatch struct {
 	timeout time.Duration
 	report  func(Waiting)
 
-	mu       sync.Mutex // guards the rest
-	waits    int        // what the transfer waits for now: replies, streams, connections
-	reached  bool       // the primary was reached
-	arrived  bool       // something arrived since the last tick
-	silent   time.Duration
-	reported time.Duration // the silence that was reported last; 0 for none
-	content  int64         // bytes of content that were in place so far
-	attempts int           // in a row without new content
-	answered bool          // something has arrived since the last attempt failed
-	barren   int           // attempts in a row in which something arrived, and no new content
+	// known is set once the primary has replied to any transfer of the pool; nil without a pool.
+	known *atomic.Bool
+
+	mu        sync.Mutex // guards the rest
+	waits     int        // what the transfer waits for now: replies, streams, connections
+	connected bool       // there was a connection to the primary
+	reached   bool       // the primary has replied
+	arrived   bool       // something arrived since the last tick
+	silent    time.Duration
+	reported  time.Duration // the silence that was reported last; 0 for none
+	content   int64         // bytes of content that were in place so far
+	attempts  int           // in a row without new content
+	answered  bool          // something has arrived since the last attempt failed
+	barren    int           // attempts in a row in which something arrived, and no new content
 	// hasEnded is set while the primary is known to have ended, and endedAt is silent at that time.
 	hasEnded bool
 	endedAt  time.Duration
@@ -132,7 +140,7 @@ func (w *stallWatch) tick(elapsed time.Duration) (due Waiting, ok bool) {
 	}
 	w.reported = w.silent
 	due = Waiting{Host: w.host, Silent: w.silent}
-	if w.reached {
+	if w.connected {
 		due.Limit = w.timeout
 	}
 	return due, true
@@ -150,13 +158,33 @@ func (w *stallWatch) wait() (done func()) {
 	}
 }
 
+// connect records that there is a connection to the primary.
+func (w *stallWatch) connect() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.connected = true
+}
+
+// share makes the watch share what it knows of the primary with the other transfers of a pool.
+func (w *stallWatch) share(known *atomic.Bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.known = known
+	if known.Load() {
+		w.connected, w.reached = true, true
+	}
+}
+
 // progress records that something has arrived. content is how many bytes of content are in place;
 // 0 if that is not known.
 func (w *stallWatch) progress(content int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.answered = true
-	w.reached, w.arrived, w.silent, w.hasEnded = true, true, 0, false
+	w.connected, w.reached, w.arrived, w.silent, w.hasEnded = true, true, true, 0, false
+	if w.known != nil {
+		w.known.Store(true)
+	}
 	if content > w.content {
 		w.content, w.attempts, w.barren = content, 0, 0
 	}
@@ -176,15 +204,15 @@ func (w *stallWatch) mayReconnect(err error) (pause time.Duration, ok bool) {
 	if _, isReset := errors.AsType[*quic.StatelessResetError](err); isReset {
 		w.hasEnded = false // another process answers
 	}
+	isGone := w.hasEnded && w.silent-w.endedAt >= restartTime
 	if loss == lossEnded && !w.hasEnded {
 		w.hasEnded, w.endedAt = true, w.silent
-		if errors.Is(err, kwik.ErrAggregationTimeout) { // the stream has waited for it
+		if hasWaited := errors.Is(err, kwik.ErrAggregationTimeout); hasWaited { // one attempt is left
 			w.endedAt -= restartTime
-			return reconnectDelays.Delay(w.attempts), w.reached && w.barren <= maxReconnects
 		}
 	}
-	isGone := w.hasEnded && w.silent-w.endedAt >= restartTime
-	if !w.reached || isGone || loss == lossNone || w.silent >= stallLimit(w.timeout) || w.barren > maxReconnects {
+	isKnown := w.reached || w.connected && loss != lossEnded
+	if !isKnown || isGone || loss == lossNone || w.silent >= stallLimit(w.timeout) || w.barren > maxReconnects {
 		return 0, false
 	}
 	return reconnectDelays.Delay(w.attempts), true

@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"kwikcp/internal/simnet"
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/transfertest"
 	"net"
-	"os"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -175,77 +172,6 @@ func TestConnectTimeoutAfterEnd(t *testing.T) {
 	check(lastConnectTime)
 	w.progress(2)
 	check(10 * time.Second)
-}
-
-// outageStarts are times after the start of a transfer that takes about ten seconds, whose first reply
-// arrives after 500 ms.
-var outageStarts = []time.Duration{
-	520 * time.Millisecond, 560 * time.Millisecond, 600 * time.Millisecond, 1500 * time.Millisecond, 4 * time.Second,
-}
-
-// inOutages runs a transfer of a MB, with an outage of a minute in each of its phases.
-func inOutages(t *testing.T, files map[string][]byte, transfer func(w *testNet) error) {
-	for _, at := range outageStarts {
-		onWire(t, func(w *testNet) {
-			w.Link = simnet.Link{Latency: 50 * time.Millisecond, Rate: 1e6}
-			w.serveFiles(files)
-			time.Sleep(time.Second)
-			host := transfertest.ServerAddr.Addr()
-			time.AfterFunc(at, func() { w.Sim.Silence(host) })
-			time.AfterFunc(at+time.Minute, func() { w.Sim.Heal(host) })
-			start := time.Now()
-			if err := transfer(w); err != nil {
-				w.T.Errorf("an outage after %v: %v after %v", at, err, time.Since(start))
-			}
-			if took := time.Since(start); took < time.Minute || took > 90*time.Second {
-				w.T.Errorf("an outage after %v: it took %v", at, took)
-			}
-		})
-	}
-}
-
-// TestAttackOutages cuts the network for as long as the default StallTimeout, in each phase of a
-// get into a file, a get to an output, and a mirror.
-func TestAttackOutages(t *testing.T) {
-	content := bytes.Repeat(theFile, 1<<20/len(theFile)+1)
-	file := map[string][]byte{"file": content}
-	t.Run("file", func(t *testing.T) {
-		inOutages(t, file, func(w *testNet) error {
-			target := filepath.Join(w.T.TempDir(), "target")
-			_, err := getWhole(w.T, w.Ctx, GetOptions{
-				URL: serverFile, TLS: w.TLS(), Target: target, KWIK: w.Client(), ConnectTimeout: time.Second,
-			}, nil)
-			return err
-		})
-	})
-	t.Run("output", func(t *testing.T) {
-		inOutages(t, file, func(w *testNet) error {
-			got, _, err := w.get()
-			if err == nil && !bytes.Equal(got, content) {
-				err = io.ErrUnexpectedEOF
-			}
-			return err
-		})
-	})
-	t.Run("mirror", func(t *testing.T) {
-		files := make(map[string][]byte)
-		for i := range 16 {
-			files[fmt.Sprintf("file%02d", i)] = content[i*50_000 : (i+1)*50_000+10_000]
-		}
-		inOutages(t, files, func(w *testNet) error {
-			target := filepath.Join(w.T.TempDir(), "target")
-			source := MirrorSource{
-				URL: URL{Host: transfertest.ServerAddr.String()}, TLS: w.TLS(), KWIK: w.Client(), ConnectTimeout: time.Second,
-			}
-			_, err := Mirror(w.Ctx, MirrorOptions{MirrorSource: source, Target: target}, nil)
-			for name, want := range files {
-				if got, _ := os.ReadFile(filepath.Join(target, name)); err == nil && !bytes.Equal(got, want) {
-					err = fmt.Errorf("%s has %d bytes", name, len(got))
-				}
-			}
-			return err
-		})
-	})
 }
 
 // TestStallTimeout checks that a get ends when nothing arrives for longer than it allows.
