@@ -151,7 +151,7 @@ func (w *silence) observe(received uint64, isWaitedFor bool, now time.Time) (pro
 // server may be due after as long again.
 func (w *silence) excuse(now time.Time) time.Duration {
 	outage := now.Sub(w.since)
-	if w.since.IsZero() || outage < silentTime {
+	if isOutage := !w.since.IsZero() && outage >= answeringTime; !isOutage { // or an answer to a Probe
 		return 0
 	}
 	return min(outage+silentTime, longestExcuse)

@@ -55,7 +55,8 @@ func TestExcuse(t *testing.T) {
 	w.observe(7, false, start)
 	w.observe(7, false, start.Add(time.Hour)) // nothing was awaited
 	start = start.Add(time.Hour)
-	check(silentTime-1, 0)
+	check(answeringTime-1, 0)
+	check(answeringTime, answeringTime+silentTime)
 	w.observe(7, true, start.Add(5*time.Second))
 	check(8*time.Second, 9*time.Second)
 	check(longestExcuse, longestExcuse)
