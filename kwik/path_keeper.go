@@ -192,7 +192,7 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 		return nil, errSessionClosed // or the path was withdrawn
 	}
 	r.path, r.addr, r.dialed, r.reached, r.dialing = p, p.addr, true, true, time.Time{}
-	r.refusedSince = time.Time{}
+	r.answered()
 	s.reportReach(r, nil)
 	s.mu.Unlock()
 	s.attachNew() // in one flight with Hello
@@ -275,7 +275,7 @@ func (s *ClientSession) dialFailed(r *pathRecord, err error) {
 		r.state, r.reason = PathClosed, err
 	}
 	r.dialed, r.dialing = true, time.Time{}
-	r.refused(err, time.Now())
+	r.ended(err, time.Now())
 	if !mustWait {
 		s.reportReach(r, err)
 	}
@@ -294,7 +294,7 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 		if r.state != PathBanned {
 			r.state, r.reason = PathClosed, err
 		}
-		r.refused(err, time.Now())
+		r.ended(err, time.Now())
 	}
 	r.asleep = p.closedIdle() && !s.serves(p)
 	streams := s.detachAll(p)

@@ -62,6 +62,9 @@ type pathRecord struct {
 	// refusedSince is since when the server's system refuses packets: nothing listens at the port.
 	// It is zero while that is not known.
 	refusedSince time.Time
+	// closedAt is when the server closed the last connection without an error; zero if it did not,
+	// or has answered since.
+	closedAt time.Time
 }
 
 // newServer adds a server with its first path. The caller holds s.mu.

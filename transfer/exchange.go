@@ -8,6 +8,7 @@ import (
 	"io"
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/wire"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,8 +89,8 @@ func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Re
 	return reply, nil
 }
 
-// endUnserved ends the wait for a reply after serveTimeout in which the primary could be reached. It
-// was not reached in an outage, which has the deadline of the reply. stop ends the watch.
+// endUnserved ends the wait for a reply after serveTimeout in a row in which the primary could be
+// reached. It was not reached in an outage, which has the deadline of the reply. stop ends the watch.
 func (x *exchange) endUnserved() (stop func()) {
 	const interval = time.Second
 	var mu sync.Mutex // guards the rest
@@ -104,6 +105,8 @@ func (x *exchange) endUnserved() (stop func()) {
 		}
 		if x.isAnswering() {
 			unserved += interval
+		} else {
+			unserved = 0 // a link that comes and goes serves nothing either
 		}
 		if unserved >= x.serveTimeout {
 			x.isUnserved.Store(true)
@@ -129,7 +132,7 @@ func (x *exchange) failed(err error) error {
 	switch {
 	case tooLarge, errors.Is(err, proto.Error):
 		return x.malformed(err)
-	case x.isUnserved.Load():
+	case x.isUnserved.Load(), errors.Is(err, os.ErrDeadlineExceeded) && x.isAnswering():
 		return &Error{Kind: KindNetwork, Op: x.op, Err: errUnserved}
 	case err == io.EOF:
 		err = io.ErrUnexpectedEOF // the last reply had not arrived

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"kwikcp/internal/trust"
@@ -16,7 +17,8 @@ import (
 type Pool struct {
 	mu       sync.Mutex
 	sessions map[poolKey]*pooledSession
-	wg       sync.WaitGroup // one goroutine for each session that is being closed
+	known    map[poolKey]*atomic.Bool // whether a server has replied to a transfer
+	wg       sync.WaitGroup           // one goroutine for each session that is being closed
 }
 
 const (
@@ -50,6 +52,19 @@ type pooledSession struct {
 	users   int
 	unused  time.Time // since when it has no user, if users is 0
 	retired bool      // it is not in the pool any more, and is closed with its last user
+}
+
+// isKnown returns whether a server has replied to a transfer of the pool. The transfers set it.
+func (p *Pool) isKnown(key poolKey) *atomic.Bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.known[key] == nil {
+		if p.known == nil {
+			p.known = make(map[poolKey]*atomic.Bool)
+		}
+		p.known[key] = new(atomic.Bool)
+	}
+	return p.known[key]
 }
 
 // acquire returns a session with a server, and dials one if there is none. The caller must call

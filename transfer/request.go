@@ -171,7 +171,8 @@ func (r *request) discardStream(err error) bool {
 // Welcome.
 func (r *request) connect(ctx context.Context) error {
 	defer r.stall.wait()()
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	r.session = nil
+	ctx, cancel := context.WithTimeout(ctx, r.stall.connectTimeout(r.timeout))
 	defer cancel()
 	dial := func() (*kwik.ClientSession, error) {
 		return r.dial(ctx, r.url.Host, r.tls, r.kwik)
@@ -179,6 +180,7 @@ func (r *request) connect(ctx context.Context) error {
 	var session *kwik.ClientSession
 	var err error
 	if r.pool != nil {
+		r.stall.share(r.pool.isKnown(poolKeyOf(r.url)))
 		session, r.release, err = r.pool.acquire(ctx, poolKeyOf(r.url), dial)
 	} else {
 		session, err = dial()
@@ -186,6 +188,7 @@ func (r *request) connect(ctx context.Context) error {
 	if err != nil {
 		return r.connectError(err)
 	}
+	r.stall.connect()
 	r.session = session
 	return nil
 }
@@ -193,6 +196,9 @@ func (r *request) connect(ctx context.Context) error {
 // connectError wraps an error from before the primary accepted the session.
 func (r *request) connectError(err error) error {
 	op := "connect to " + r.url.Host + " over UDP"
+	if r.session != nil && errors.Is(err, context.DeadlineExceeded) && r.session.IsAnswering() {
+		return &Error{Kind: KindNetwork, Op: op, Err: errUnserved}
+	}
 	_, isSilent := errors.AsType[*quic.IdleTimeoutError](err) // there was no connection that could fall silent
 	isTimeout := errors.Is(err, context.DeadlineExceeded)
 	if _, isLookup := errors.AsType[*net.DNSError](err); (isSilent || isTimeout) && !isLookup {
