@@ -25,8 +25,8 @@ var fileSystems = []struct{ name, mount string }{
 	{"bindfs, fixed modes", `mkdir far; bindfs --chmod-ignore --chown-ignore --perms=0777 --force-user=1 far mnt`},
 }
 
-// fileSystemScript tries a mounted file system. It gets a whole file, one that resumes, a range, and
-// one that is up to date. Then it gets a directory, twice.
+// fileSystemScript tries a mounted file system. It gets a whole file, one that resumes, a range,
+// and one that is up to date. Then it gets a directory, twice.
 const fileSystemScript = `
 set -eu
 image() { truncate -s $1 image; }
