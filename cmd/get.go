@@ -267,7 +267,8 @@ type fetcher struct {
 func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 	f = fetcher{
 		t: t, maxTime: o.maxTime.Duration, stallTimeout: o.stallTimeout.Duration, retries: o.retry,
-		retryDelay: o.retryDelay.Duration, retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse, noSparse: o.sparse.off,
+		retryDelay: o.retryDelay.Duration, retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve,
+		reuse: o.reuse, noSparse: o.sparse.off,
 		checksumsFrom: o.checksumFile, destination: o.destination, made: new(madeDirs),
 	}
 	if err := o.sparse.check(); err != nil {

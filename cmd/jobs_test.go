@@ -56,8 +56,8 @@ func waitFor(t *testing.T, is func() bool) {
 	}
 }
 
-// TestBarOfAJob checks that a get draws nothing while it runs in the background of a shell. After fg
-// it draws, and erases nothing that the shell printed.
+// TestBarOfAJob checks that a get draws nothing while it runs in the background of a shell. After
+// fg it draws, and erases nothing that the shell printed.
 func TestBarOfAJob(t *testing.T) {
 	t.Parallel()
 	work := terminalWork(t)

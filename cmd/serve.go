@@ -191,6 +191,9 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 	if len(args) > 0 {
 		return c, usagef(adviseServeRoot, "serve takes no argument such as %q", args[0])
 	}
+	if c.drainTimeout < 0 {
+		return c, usagef(adviseInterval, "--drain-timeout must not be negative")
+	}
 	if c.role, err = parseRole(o); err != nil {
 		return c, err
 	}
