@@ -138,8 +138,8 @@ func inOutages(t *testing.T, files map[string][]byte, isWarm bool, transfer func
 }
 
 // TestAttackOutages cuts the network for as long as the default StallTimeout, or again and again,
-// or restarts the server, in each phase of a transfer. Transfers are into a file, to an output, of
-// a list and of a tree, from servers that know the hashes and from those that do not.
+// or restarts the server, in each phase of a transfer. Transfers are into a file, to an
+// output, of a list and of a tree. The servers know the hashes, or do not know them yet.
 func TestAttackOutages(t *testing.T) {
 	content := bytes.Repeat(theFile, 1<<20/len(theFile)+1)
 	files := make(map[string][]byte)
