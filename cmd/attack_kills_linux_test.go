@@ -15,7 +15,7 @@ import (
 // time, and starts each again at its address. Gets that run meanwhile must all succeed: at every
 // moment at least one of their servers lives. The long form runs 200 gets.
 func TestAttackKilledServers(t *testing.T) {
-	rounds, gets, seconds := 1, 4, 2
+	rounds, gets, seconds := 1, 3, 2
 	if os.Getenv("KWIKCP_ATTACK") == "long" {
 		rounds, gets, seconds = 20, 10, 6
 	}

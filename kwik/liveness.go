@@ -35,8 +35,8 @@ import (
 type liveness struct {
 	had  int64         // bytes that were had at the last tick
 	idle time.Duration // the time without progress
-	// unserved is the time at the end of idle in which a server answered. A link that comes and goes
-	// is an outage.
+	// unserved is the time at the end of idle in which a server answered. A link that
+	// fails again and again is an outage.
 	unserved time.Duration
 
 	verified   bool          // units were verified since the tick before, or bytes are being verified

@@ -355,8 +355,8 @@ func isRefusal(err error) bool {
 	return ok && e.Remote && e.Code == ErrAccessRefused
 }
 
-// abandonSecondaries closes all paths to secondaries for good. Secondaries act for the primary: they
-// serve no client that the primary refuses. The caller holds s.mu.
+// abandonSecondaries closes all paths to secondaries for good. Secondaries act for the primary:
+// they serve no client that the primary refuses. The caller holds s.mu.
 func (s *ClientSession) abandonSecondaries() {
 	for _, sv := range s.servers {
 		if sv.role == ServerRoleSecondary && sv.isAnnounced() {

@@ -10,8 +10,9 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// This file finds out what is behind the silence of a server on which the client waits: a source
-// that owes bytes, or an answer on a plain stream. QUIC alone would take up to 30 s to notice.
+// This file finds out what is behind the silence of a server on which the client waits. It waits
+// for a source that owes bytes, or for an answer on a plain stream. QUIC alone would take up to 30
+// s to notice.
 //
 //   - A server that lives acknowledges a Probe frame. It may be slow, and stays in use.
 //   - A server that was restarted does not know the connection. It answers the packet with a
@@ -28,7 +29,8 @@ const (
 	watchInterval = 500 * time.Millisecond
 	// silentTime is the silence after which a path is probed, and the time between two probes.
 	silentTime = time.Second
-	// answeringTime is the silence after which a server does not answer. Probes are answered sooner.
+	// answeringTime is the silence after which a server does not answer. Probes are answered
+	// sooner.
 	answeringTime = 3 * time.Second
 	// refusedTime is the silence after which the client asks whether the port is closed, and the
 	// time between two such questions.
@@ -36,8 +38,8 @@ const (
 	// goneTime is how long the port of a server must be closed until the server is gone. It is
 	// enough for a restart.
 	goneTime = 3 * time.Second
-	// longestExcuse bounds how long a server that can be reached again may deliver nothing. QUIC's idle
-	// time-out bounds the silence before.
+	// longestExcuse bounds how long a server that can be reached again may deliver nothing. QUIC's
+	// idle time-out bounds the silence before.
 	longestExcuse = 30 * time.Second
 	// probePadding makes the packet of a Probe longer than a stateless reset, 42 bytes.
 	probePadding = 64
@@ -144,9 +146,9 @@ func (w *silence) observe(received uint64, isWaitedFor bool, now time.Time) (pro
 	return probe, ask
 }
 
-// excuse returns how long a server may deliver nothing, although it answers, if a packet arrives now
-// that ends the silence. QUIC doubles the time between two retransmissions, so the next one of the
-// server may be due after as long again.
+// excuse returns how long a server may deliver nothing, although it answers, if a packet arrives
+// now that ends the silence. QUIC doubles the time between two retransmissions, so the next one of
+// the server may be due after as long again.
 func (w *silence) excuse(now time.Time) time.Duration {
 	outage := now.Sub(w.since)
 	if isOutage := !w.since.IsZero() && outage >= answeringTime; !isOutage { // or an answer to a Probe
@@ -155,8 +157,8 @@ func (w *silence) excuse(now time.Time) time.Duration {
 	return min(outage+silentTime, longestExcuse)
 }
 
-// isAnswering reports whether a packet of the server has just arrived, and it has no excuse to deliver
-// nothing. The times are those of ticks of watch.
+// isAnswering reports whether a packet of the server has just arrived, and it has no excuse to
+// deliver nothing. The times are those of ticks of watch.
 func (p *path) isAnswering(now time.Time) bool {
 	heard, excused := time.Unix(0, p.heardAt.Load()), time.Unix(0, p.excusedUntil.Load())
 	return now.Sub(heard) < answeringTime && !now.Before(excused)

@@ -65,8 +65,8 @@ func TestExcuse(t *testing.T) {
 	check(8*time.Second, 0)
 }
 
-// TestShortOutages checks that a stream outlives outages that end before QUIC's connection does. The
-// server's retransmissions are then far apart.
+// TestShortOutages checks that a stream outlives outages that end before QUIC's connection does.
+// The server's retransmissions are then far apart.
 func TestShortOutages(t *testing.T) {
 	for outage := 2 * time.Second; outage < 30*time.Second; outage += 3 * time.Second {
 		inWorldOf(t, 1<<20, 0, slow, func(w *world) {
@@ -153,8 +153,8 @@ func TestOutages(t *testing.T) {
 	}
 }
 
-// TestGoneServers checks that a stream ends soon when the port of its last server is closed, that
-// it continues if there is another one, and that it outlives a restart.
+// TestGoneServers checks that a stream ends soon when the port of its last server is
+// closed. It continues if there is another one, and it outlives a restart.
 func TestGoneServers(t *testing.T) {
 	for _, tt := range []struct {
 		name        string

@@ -15,10 +15,11 @@ import (
 	"time"
 )
 
-// outageStarts are times after the start of a transfer that takes about ten seconds, whose first reply
-// arrives after 500 ms.
+// outageStarts are times after the start of a transfer that takes about ten seconds, whose first
+// reply arrives after 500 ms.
 var outageStarts = []time.Duration{
-	420 * time.Millisecond, 520 * time.Millisecond, 560 * time.Millisecond, 600 * time.Millisecond, 1500 * time.Millisecond, 4 * time.Second,
+	420 * time.Millisecond, 520 * time.Millisecond, 560 * time.Millisecond, 600 * time.Millisecond,
+	1500 * time.Millisecond, 4 * time.Second,
 }
 
 // An outage happens to the server of a world.
@@ -52,7 +53,7 @@ var outages = []outage{
 	{"silence of 8 s", (*outageWorld).silence, (*outageWorld).heal, 8 * time.Second, 1, 0},
 	{"silence of 20 s", (*outageWorld).silence, (*outageWorld).heal, 20 * time.Second, 1, 0},
 	{"silence of a minute", (*outageWorld).silence, (*outageWorld).heal, time.Minute, 1, 0},
-	{"a link that comes and goes", (*outageWorld).silence, (*outageWorld).heal, 5 * time.Second, 6, 10 * time.Second},
+	{"a link that fails again and again", (*outageWorld).silence, (*outageWorld).heal, 5 * time.Second, 6, 10 * time.Second},
 	{"a restart", (*outageWorld).close, (*outageWorld).restart, 1500 * time.Millisecond, 1, 0},
 }
 
@@ -136,9 +137,9 @@ func inOutages(t *testing.T, files map[string][]byte, isWarm bool, transfer func
 	}
 }
 
-// TestAttackOutages cuts the network for as long as the default StallTimeout, lets it come and go,
-// and restarts the server, in each phase of a transfer: into a file, to an output, of a list, and of
-// a tree, from servers that know the hashes and from those that do not.
+// TestAttackOutages cuts the network for as long as the default StallTimeout, or again and again,
+// or restarts the server, in each phase of a transfer. Transfers are into a file, to an
+// output, of a list and of a tree. The servers know the hashes, or do not know them yet.
 func TestAttackOutages(t *testing.T) {
 	content := bytes.Repeat(theFile, 1<<20/len(theFile)+1)
 	files := make(map[string][]byte)

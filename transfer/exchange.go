@@ -62,7 +62,8 @@ func (r *request) send(ctx context.Context, op string, message *transferpb.Reque
 		return nil, err
 	}
 	x := &exchange{op: op, path: r.url.Path, stream: stream, stall: r.stall,
-		isAnswering: r.session.IsAnswering, serveTimeout: max(serveTimeout, r.timeout), in: bufio.NewReaderSize(stream, 16<<10)}
+		isAnswering: r.session.IsAnswering, serveTimeout: max(serveTimeout, r.timeout),
+		in: bufio.NewReaderSize(stream, 16<<10)}
 	defer context.AfterFunc(ctx, func() { stream.SetWriteDeadline(time.Unix(1, 0)) })()
 	if err := wire.WriteMessage(stream, message); err != nil {
 		x.close()
@@ -90,7 +91,8 @@ func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Re
 }
 
 // endUnserved ends the wait for a reply after serveTimeout in a row in which the primary could be
-// reached. It was not reached in an outage, which has the deadline of the reply. stop ends the watch.
+// reached. It was not reached in an outage, which has the deadline of the reply. stop ends the
+// watch.
 func (x *exchange) endUnserved() (stop func()) {
 	const interval = time.Second
 	var mu sync.Mutex // guards the rest
@@ -106,7 +108,7 @@ func (x *exchange) endUnserved() (stop func()) {
 		if x.isAnswering() {
 			unserved += interval
 		} else {
-			unserved = 0 // a link that comes and goes serves nothing either
+			unserved = 0 // a link that fails again and again serves nothing either
 		}
 		if unserved >= x.serveTimeout {
 			x.isUnserved.Store(true)

@@ -124,8 +124,8 @@ func (e *pooledSession) dead() bool {
 	}
 }
 
-// isWithoutPrimary reports whether the primary sent wrong bytes. The session serves no content of it
-// any more.
+// isWithoutPrimary reports whether the primary sent wrong bytes. The session serves no content of
+// it any more.
 func (e *pooledSession) isWithoutPrimary() bool {
 	servers := e.session.Servers()
 	return len(servers) > 0 && servers[0].State == kwik.PathBanned

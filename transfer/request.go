@@ -21,7 +21,8 @@ import (
 const (
 	// DefaultConnectTimeout bounds the time until the primary's first reply.
 	DefaultConnectTimeout = 10 * time.Second
-	// serveTimeout bounds the wait for a reply, or for content, while a server answers and sends none.
+	// serveTimeout bounds the wait for a reply, or for content, while a server answers and sends
+	// none.
 	serveTimeout = 10 * time.Second
 )
 

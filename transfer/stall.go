@@ -17,10 +17,11 @@ import (
 
 // This file decides how long a transfer waits while nothing arrives.
 //
-// An outage of the network, a restart of the primary and a suspended machine end connections. Within
-// one attempt, aggregate streams connect again by themselves (kwik.ClientConfig.SourceTimeout).
-// Requests do not, so the attempt is repeated. This counts as no retry. Both follow this table, and
-// kwik/path_watch.go finds out which row a silence belongs to:
+// An outage of the network, a restart of the primary and a suspended machine end connections.
+// Within one attempt, aggregate streams connect again by themselves
+// (kwik.ClientConfig.SourceTimeout). Requests do not, so the attempt is repeated. This counts as
+// no retry. Both follow this table, and kwik/path_watch.go finds out which row a silence belongs
+// to:
 //
 //	the primary                                        is waited for
 //	has not been connected to yet                      ConnectTimeout; 0.1 s if its port is closed
@@ -41,8 +42,8 @@ import (
 const (
 	// DefaultStallTimeout bounds the wait while nothing arrives.
 	DefaultStallTimeout = time.Minute
-	// stallTick is the interval at which the silence is measured. A tick counts maxStallTick at most:
-	// a process that was suspended has waited for nothing meanwhile.
+	// stallTick is the interval at which the silence is measured. A tick counts maxStallTick at
+	// most: a process that was suspended has waited for nothing meanwhile.
 	stallTick    = 250 * time.Millisecond
 	maxStallTick = time.Second
 	// waitingAfter is the silence after which it is reported, and waitingInterval the time between
@@ -84,7 +85,7 @@ type stallWatch struct {
 	known *atomic.Bool
 
 	mu        sync.Mutex // guards the rest
-	waits     int        // what the transfer waits for now: replies, streams, connections
+	waits     int        // replies, streams and connections that are awaited now
 	connected bool       // there was a connection to the primary
 	reached   bool       // the primary has replied
 	arrived   bool       // something arrived since the last tick
@@ -228,7 +229,8 @@ func (w *stallWatch) connectTimeout(timeout time.Duration) time.Duration {
 	return min(timeout, max(restartTime-(w.silent-w.endedAt), lastConnectTime))
 }
 
-// A lossKind is why a connection, or the wait for an answer, ended. A larger one is waited for longer.
+// A lossKind is why a connection, or the wait for an answer, ended. A larger one is waited for
+// longer.
 type lossKind int
 
 const (

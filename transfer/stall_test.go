@@ -67,7 +67,7 @@ func TestMayReconnect(t *testing.T) {
 		{errRefused, restartTime},
 		{errClosed, restartTime},
 		{NetworkError("connect", errors.Join(syscall.ECONNREFUSED, syscall.ECONNREFUSED)), restartTime},
-		{NetworkError("connect", errors.Join(syscall.ECONNREFUSED, &quic.HandshakeTimeoutError{})), stallLimit(time.Minute)},
+		{NetworkError("connect", errors.Join(syscall.ECONNREFUSED, &quic.IdleTimeoutError{})), stallLimit(time.Minute)},
 		{NetworkError("connect", errors.Join(syscall.ECONNREFUSED, syscall.ENETUNREACH)), stallLimit(time.Minute)},
 		{NetworkError("connect", &net.DNSError{Err: "no such host", IsNotFound: true}), stallLimit(time.Minute)},
 		{NetworkError("get", &quic.ApplicationError{}), stallLimit(time.Minute)}, // of this side
@@ -106,10 +106,17 @@ func TestMayReconnectAfterEnd(t *testing.T) {
 	}
 	ended := NetworkError("get", &kwik.Error{Code: kwik.ErrAggregationTimeout, Err: errors.Join(syscall.ECONNREFUSED)})
 	for name, steps := range map[string][]step{
-		"closed, then silent":       {{errClosed, 0, true}, {errLost, restartTime, false}},
-		"closed, then restarted":    {{errClosed, 0, true}, {nil, 2 * time.Second, true}, {errClosed, 9 * time.Second, true}},
-		"closed, then reset":        {{errClosed, 0, true}, {errReset, restartTime, true}, {errLost, 9 * time.Second, true}},
-		"silent, then closed":       {{errLost, 0, true}, {errRefused, 30 * time.Second, true}, {errRefused, time.Second, true}, {errRefused, 2 * time.Second, false}},
+		"closed, then silent": {{errClosed, 0, true}, {errLost, restartTime, false}},
+		"closed, then restarted": {
+			{errClosed, 0, true}, {nil, 2 * time.Second, true}, {errClosed, 9 * time.Second, true},
+		},
+		"closed, then reset": {
+			{errClosed, 0, true}, {errReset, restartTime, true}, {errLost, 9 * time.Second, true},
+		},
+		"silent, then closed": {
+			{errLost, 0, true}, {errRefused, 30 * time.Second, true}, {errRefused, time.Second, true},
+			{errRefused, 2 * time.Second, false},
+		},
 		"a stream waited for it":    {{ended, 3 * time.Second, true}, {errRefused, 0, false}},
 		"silent for its whole time": {{errLost, stallLimit(time.Minute), false}},
 	} {

@@ -21,6 +21,9 @@ const (
 // ICMP: nothing listens there. It returns false as soon as something does answer. A server drops the
 // packets, which have one byte.
 func IsRefused(ctx context.Context, addr netip.AddrPort) bool {
+	if !addr.IsValid() { // a socket would ask this host
+		return false
+	}
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr)) // only a connected socket hears of ICMP
 	if err != nil {
 		return false
