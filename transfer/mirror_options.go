@@ -64,7 +64,8 @@ type MirrorOptions struct {
 	// Filter selects the entries to fetch.
 	Filter Filter
 	// Paths selects entries as well, and nothing beside them is deleted. The Filter decides about
-	// the selected entries, too. Nil selects everything.
+	// the selected entries and those below them, but not about the directories above them. Nil
+	// selects everything.
 	Paths *PathList
 	// DryRun reports the changes without making them.
 	DryRun bool

@@ -24,7 +24,7 @@ type plan struct {
 	// deferred entries wait until a directory in their place is deleted.
 	deferred []deferredEntry
 	now      time.Time // of the server, when it listed the current page
-	chosen   pathsSeen
+	chosen   selector
 	links    linkPlan
 	moves    movePlan
 	kept     int64 // entries of the target so far that are in the listing, and that the filter includes
@@ -40,7 +40,7 @@ type extraEntry struct {
 }
 
 func newPlan(m *mirror) *plan {
-	return &plan{mirror: m, chosen: newPathsSeen(m.Paths), links: newLinkPlan()}
+	return &plan{mirror: m, chosen: newSelector(m.Filter, m.Paths), links: newLinkPlan()}
 }
 
 // walk follows the listing to its end and passes batches to fetch. It stops at the first error of
@@ -225,16 +225,33 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	if hidden {
 		return nil, nil
 	}
+	above, decision := p.chosen.next(e)
+	if decision == selectionPending {
+		return nil, nil
+	}
+	for _, dir := range above {
+		if _, err := p.visitSelected(dir, selectionAbove); err != nil {
+			return nil, err
+		}
+		if p.order.hidden == dir.Path { // it failed
+			return nil, nil
+		}
+	}
+	return p.visitSelected(e, decision)
+}
+
+// visitSelected handles an entry of the listing about which the selector has decided.
+func (p *plan) visitSelected(e Entry, decision selection) (*mirrorFile, error) {
 	for p.dirs[len(p.dirs)-1].path != disk.Parent(e.Path) {
 		p.leaveDir()
 	}
 	d := p.dirs[len(p.dirs)-1]
 	isPresent := p.present(d, disk.Base(e.Path))
 	mayExist := isPresent || p.folds // with folds, in another spelling
-	if mayExist && p.Delete && !p.Filter.Wants(e.Path, e.Type == EntryDir) {
+	if mayExist && p.Delete && decision == selectionNone {
 		p.noteOtherType(d, e)
 	}
-	if !p.chosen.visit(e.Path, e.Type == EntryDir) || !p.accept(d, e) {
+	if decision == selectionNone || !p.accept(d, e) {
 		p.leaveOut(e)
 		return nil, nil
 	}
@@ -247,7 +264,7 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	p.countLosses(e)
 	switch e.Type {
 	case EntryDir:
-		p.enterDir(d, e, mayExist)
+		p.enterDir(d, e, mayExist, decision)
 	case EntryLink:
 		p.planLink(d, e, mayExist)
 	case EntryFile:
@@ -280,10 +297,10 @@ func (p *plan) noteOtherType(d *mirrorDir, e Entry) {
 	}
 }
 
-// leaveOut ignores the entries below the last one.
+// leaveOut ignores the entries below one.
 func (p *plan) leaveOut(e Entry) {
-	p.order.hide()
-	p.chosen.leaveOut(e.Path, e.Type == EntryDir)
+	p.order.hidden = e.Path
+	p.chosen.leaveOut(e)
 }
 
 // failMissing reports the selected paths that the listing does not have.
@@ -294,13 +311,10 @@ func (p *plan) failMissing() {
 	}
 }
 
-// accept reports whether an entry should be in the target. If not, it reports why, unless the
-// filter excludes the entry.
+// accept reports whether a selected entry should be in the target. If not, it reports why.
 func (p *plan) accept(d *mirrorDir, e Entry) bool {
 	isDir := e.Type == EntryDir
 	switch {
-	case !p.Filter.Wants(e.Path, isDir):
-		return false
 	case e.Problem != "" && disk.Base(e.Path) == lostFound:
 		return false
 	case e.Problem != "":
@@ -356,8 +370,9 @@ var (
 )
 
 // enterDir enters a directory of the listing, and makes it if it is missing.
-func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool) {
-	sub := &mirrorDir{path: e.Path, parent: d, entry: e, users: 1, restricted: e.Restricted || !p.Paths.covers(e.Path)}
+func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool, decision selection) {
+	isRestricted := e.Restricted || decision != selectionWhole
+	sub := &mirrorDir{path: e.Path, parent: d, entry: e, users: 1, restricted: isRestricted}
 	if err := p.makeDir(sub, mayExist); err != nil {
 		p.failOrSkip(e, "make the directory", err)
 		p.leaveOut(e)
