@@ -172,18 +172,27 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(),
 			Root: f.tree.Root(), Proved: len(f.checksums) > 0})
 	case m.DryRun:
-	case m.checkWritable(h.TreeDir, f) != nil:
-		m.drop(f, LocalError("write it", m.checkWritable(h.TreeDir, f)))
-	case f.tree.Size() == 0:
-		m.writeWhole(f, nil, place)
 	default:
-		m.findDonor(ctx, f)
-		if f.detach && f.donor == "" {
-			f.donor = f.entry.Path
-		}
-		if !m.copySmall(f, place) && m.needsPart(f) {
-			m.resume(ctx, f, place)
-		}
+		m.prepareWrite(ctx, h, f, place)
+	}
+}
+
+// prepareWrite prepares a file that is not in place. What is local of it is copied.
+func (m *mirror) prepareWrite(ctx context.Context, h *disk.CachedDir, f *mirrorFile, place *placer) {
+	if err := m.checkWritable(h.TreeDir, f); err != nil {
+		m.drop(f, LocalError("write it", err))
+		return
+	}
+	if f.tree.Size() == 0 {
+		m.writeWhole(f, nil, place)
+		return
+	}
+	m.findDonor(ctx, f)
+	if f.detach && f.donor == "" {
+		f.donor = f.entry.Path
+	}
+	if !m.copySmall(f, place) && m.needsPart(f) {
+		m.resume(ctx, f, place)
 	}
 }
 

@@ -166,13 +166,17 @@ func (place Place) Open(o Options) (*PartFile, error) {
 func (p *PartFile) Name() string { return p.part }
 
 // Lock takes a file of the place's own name as a lock. It is released, and the file removed,
-// with Discard.
-func (place Place) Lock() (*PartFile, error) { return place.open(place.Name, Options{}) }
+// with Discard. Anything else of that name that can be removed is removed.
+func (place Place) Lock() (*PartFile, error) { return place.take(place.Name, Options{}) }
 
 func (place Place) open(part string, o Options) (*PartFile, error) {
 	if err := place.check(o.NoClobber); err != nil {
 		return nil, err
 	}
+	return place.take(part, o)
+}
+
+func (place Place) take(part string, o Options) (*PartFile, error) {
 	c := claim{Place: place, name: part}
 	file, err := c.take()
 	if err == errUnlockable {
