@@ -118,9 +118,9 @@ func TestSelectorOfRsync(t *testing.T) {
 	if _, err := exec.LookPath("rsync"); err != nil {
 		t.Skip("SKIPPED: the comparison with rsync needs the program rsync in the PATH")
 	}
-	cases := 30
+	cases := 16
 	if os.Getenv("KWIKCP_ATTACK") == "long" {
-		cases = 2000
+		cases = 500
 	}
 	r := rand.New(rand.NewPCG(14, 5))
 	name := func() string { return string("abcd"[r.IntN(4)]) }

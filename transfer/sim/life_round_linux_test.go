@@ -49,13 +49,7 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 	o := m.options
 	if m.serves {
 		mount, served = m.process.mount, m.process.served
-		o.Quick, o.Recheck = m.memory.quick, make(map[string]bool)
-		for p := range m.memory.recheck {
-			o.Recheck[p] = true
-		}
-		for _, p := range m.process.files.Suspects() {
-			o.Recheck[p] = true
-		}
+		m.memory.Prepare(&o, m.process.files.Suspects())
 	} else {
 		mount = m.disk.mount()
 		o.Quick = m.quick
@@ -105,10 +99,9 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 		return x
 	}
 	if m.serves {
-		m.memory.young = x.report.young
-		if m.memory.learn(x.report.failed, x.err) {
+		if m.memory.Learn(x.err) {
 			for p := range o.Recheck {
-				if !x.report.failed[p] {
+				if !m.memory.HasFailed(p) {
 					m.process.files.Trust(p)
 				}
 			}

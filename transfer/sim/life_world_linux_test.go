@@ -3,10 +3,8 @@ package sim
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -401,8 +399,8 @@ type lifeMirror struct {
 	kinds                         map[transfer.Kind]int
 	isOver                        int // rounds in a row that were over the limit of deletions
 
-	process *lifeServer // nil if it does not serve, or is dead
-	memory  lifeMemory
+	process *lifeServer           // nil if it does not serve, or is dead
+	memory  transfer.MirrorMemory // of the process
 
 	diskTrouble troubled // guarded by lifeWorld.mu
 }
@@ -477,31 +475,6 @@ func (m *lifeMirror) plant() {
 	m.disk.used += int64(len(n.data))
 	add(dir, "own", "private/own", n)
 	m.disk.syncNames(nil)
-}
-
-// A lifeMemory is what a mirror process knows of its rounds (cmd.mirrorMemory).
-type lifeMemory struct {
-	quick   bool
-	recheck map[string]bool
-	young   bool
-}
-
-func (k *lifeMemory) learn(failed map[string]bool, err error) (isComplete bool) {
-	_, isPartial := errors.AsType[*transfer.MirrorError](err)
-	_, isTooMany := errors.AsType[*transfer.DeleteLimitError](err)
-	isComplete = err == nil || isPartial || isTooMany
-	switch {
-	case isComplete:
-		k.quick, k.recheck = true, failed
-	case k.quick:
-		all := maps.Clone(k.recheck)
-		if all == nil {
-			all = make(map[string]bool)
-		}
-		maps.Copy(all, failed)
-		k.recheck = all
-	}
-	return isComplete
 }
 
 // diskTroubled notes that the disk is in trouble from now on, or no longer.
@@ -615,7 +588,7 @@ func (m *lifeMirror) source() transfer.MirrorSource {
 func (m *lifeMirror) live() {
 	for m.idle(m.dice.Duration(m.interval/3, 2*m.interval)) {
 		m.round(true)
-		if m.memory.young && m.serves {
+		if m.memory.HasYoung() && m.serves {
 			m.idle(max(m.options.MinAge, time.Second))
 			m.round(true)
 		}
@@ -638,6 +611,6 @@ func (m *lifeMirror) start() bool {
 		m.process = nil
 		return false
 	}
-	m.memory = lifeMemory{}
+	m.memory = transfer.MirrorMemory{}
 	return true
 }
