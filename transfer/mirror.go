@@ -174,6 +174,7 @@ type mirror struct {
 	// date, and must not count them as such.
 	fetchedBefore int64
 	volumes       map[uint64]disk.Volume
+	absent        absentFiles
 }
 
 // fetchMirror opens and locks the target, and makes attempts.
@@ -245,7 +246,7 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 		HardLinked: m.result.HardLinked, Copied: m.result.Copied, Created: m.result.Created,
 		Network: m.result.Network, Wasted: m.result.Wasted, Holes: m.result.Holes,
 	}
-	m.worst, m.worstPath, m.fatal = nil, "", nil
+	m.worst, m.worstPath, m.fatal, m.absent = nil, "", nil, absentFiles{}
 	m.notKept = notKeptCount{}
 	m.donors = donors{}
 	m.volumes = make(map[uint64]disk.Volume)
@@ -334,6 +335,7 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 	defer m.unstage()
 	err := m.runBatches(ctx, p.walk)
 	if err == nil && m.fatalError() == nil {
+		p.removeTemporary(ctx)
 		err = p.publish(ctx)
 	}
 	if err = p.linkRest(ctx, err); err == nil && m.fatalError() == nil {
@@ -343,10 +345,14 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 		return err
 	}
 	if !m.Delete {
+		p.publishRest()
 		return m.syncVolumes()
 	}
 	if err = p.delete(ctx); ctx.Err() != nil { // some entries were not deleted
 		return context.Cause(ctx)
+	}
+	if err == nil {
+		p.publishRest()
 	}
 	if err == nil && len(p.deferred) > 0 {
 		err = m.runBatches(ctx, p.fetchDeferred)

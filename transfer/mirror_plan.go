@@ -21,6 +21,12 @@ type plan struct {
 	order treeOrder
 	dirs  []*mirrorDir // around the current entry; the first is the target
 	extra []extraEntry
+	// temporary has what earlier mirrors left and no entry needs.
+	temporary []extraEntry
+	// isFailing is set if the entries that treeOrder hides are below a directory that failed.
+	isFailing bool
+	// walking is the context of walk.
+	walking context.Context
 	// deferred entries wait until a directory in their place is deleted.
 	deferred []deferredEntry
 	now      time.Time // of the server, when it listed the current page
@@ -46,6 +52,7 @@ func newPlan(m *mirror) *plan {
 // walk follows the listing to its end and passes batches to fetch. It stops at the first error of
 // either.
 func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
+	p.walking = ctx
 	top := &mirrorDir{users: 1, fresh: p.root == nil, restricted: !p.Paths.covers("")}
 	p.dirs = []*mirrorDir{top}
 	defer func() {
@@ -149,6 +156,10 @@ func (p *plan) present(d *mirrorDir, name string) bool {
 }
 
 func (p *plan) addExtra(d *mirrorDir, name string) {
+	if d.isAside { // it is not the user's
+		p.temporary = append(p.temporary, extraEntry{dir: d, name: name})
+		return
+	}
 	p.noteLeftover(d, name)
 	if p.Delete && !d.restricted && !d.held {
 		p.extra = append(p.extra, extraEntry{dir: d, name: name})
@@ -190,8 +201,11 @@ func (p *plan) leaveDir() {
 	for _, name := range d.names[d.next:] {
 		p.addExtra(d, name)
 	}
+	p.noteTemporary(d)
 	for name := range d.parts {
-		p.addExtra(d, name)
+		if !d.isAside {
+			p.addExtra(d, name)
+		}
 	}
 	if d.held {
 		p.extra = slices.DeleteFunc(p.extra, func(x extraEntry) bool { return x.dir == d })
@@ -223,6 +237,9 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		return nil, p.malformedListing(err)
 	}
 	if hidden {
+		if p.isFailing {
+			p.noteAbsent(e)
+		}
 		return nil, nil
 	}
 	above, decision := p.chosen.next(e)
@@ -250,6 +267,9 @@ func (p *plan) visitSelected(e Entry, decision selection) (*mirrorFile, error) {
 	mayExist := isPresent || p.folds // with folds, in another spelling
 	if mayExist && p.Delete && decision == selectionNone {
 		p.noteOtherType(d, e)
+	}
+	if decision == selectionNone {
+		d.keepPart(disk.Base(e.Path))
 	}
 	if decision == selectionNone || !p.accept(d, e) {
 		p.leaveOut(e)
@@ -299,7 +319,7 @@ func (p *plan) noteOtherType(d *mirrorDir, e Entry) {
 
 // leaveOut ignores the entries below one.
 func (p *plan) leaveOut(e Entry) {
-	p.order.hidden = e.Path
+	p.order.hidden, p.isFailing = e.Path, false
 	p.chosen.leaveOut(e)
 }
 
@@ -319,6 +339,7 @@ func (p *plan) accept(d *mirrorDir, e Entry) bool {
 		return false
 	case e.Problem != "":
 		d.held = true
+		p.noteAbsent(e)
 		remote := &RemoteError{Path: e.Path, Message: e.Problem}
 		p.fail(e.Path, "", &Error{Kind: e.problemKind, Op: "list it", Err: remote})
 		return false
@@ -376,11 +397,13 @@ func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool, decision selection
 	if err := p.makeDir(sub, mayExist); err != nil {
 		p.failOrSkip(e, "make the directory", err)
 		p.leaveOut(e)
+		p.isFailing = true
 		return
 	}
 	p.retainDir(d)
 	p.dirs = append(p.dirs, sub)
-	if sub.fresh {
+	isPublished := !sub.isAside || d.isAside // otherwise publishDir reports it
+	if sub.fresh && isPublished {
 		p.reportFile(FileReport{Path: e.Path, Action: FileMade})
 	}
 }
@@ -390,12 +413,15 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	f := &mirrorFile{entry: e, dir: d, name: disk.Base(e.Path)}
 	p.claimPart(f)
 	if p.isYoung(e) { // a directory in its place stays, too
+		p.noteAbsent(e)
 		p.skip(e, ErrYoung)
 		return nil
 	}
 	err := p.inspect(f, mayExist)
+	isOverDir := errors.Is(err, errDirInTheWay) && p.Delete
 	switch {
-	case errors.Is(err, errDirInTheWay) && p.Delete:
+	case isOverDir && p.stagesOverDir(p.walking, d, e):
+	case isOverDir:
 		p.replaceDir(d, e)
 		return nil
 	case err != nil:
@@ -417,6 +443,7 @@ func (p *plan) failOrSkip(e Entry, op string, err error) {
 			return
 		}
 	}
+	p.noteAbsent(e)
 	p.fail(e.Path, op, err)
 }
 
@@ -425,6 +452,9 @@ func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	p.count(f)
 	if p.Quick && p.looksUpToDate(f) && !p.mustCompare(f.entry.Path) && p.refreshMetadata(f) {
 		p.noteDonor(f)
+		if f.resumes && !p.DryRun {
+			p.discardPart(f)
+		}
 		p.live.addPresent(f.entry.Size)
 		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
 		p.finishFile(f, report)
@@ -485,11 +515,16 @@ func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
 	if err != nil {
 		return err
 	}
+	if f.dir.isAside && (found == occupantDir || found == occupantSpecial) {
+		return p.removeOwn(h, f.name)
+	}
 	switch found {
 	case occupantDir:
 		return errDirInTheWay
 	case occupantSpecial:
-		return p.removeSpecial(h, f.entry.Path)
+		if !p.Specials {
+			return disk.ErrNotAFile
+		}
 	case occupantFile:
 		f.local = info
 	}
