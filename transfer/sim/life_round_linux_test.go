@@ -19,6 +19,7 @@ type lifeRound struct {
 	report        *lifeReport
 	result        transfer.MirrorResult
 	err           error
+	isQuick       bool
 	isKilled      bool // the process died
 	isCut         bool // the machine did
 	isMoved       bool // another directory is in the place of the root, or none
@@ -59,7 +60,7 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 		o.MaxDelete, _ = transfer.ParseDeleteLimit("100%")
 	}
 	m.rounds++
-	x := &lifeRound{start: time.Now(), report: newLifeReport(m)}
+	x := &lifeRound{start: time.Now(), isQuick: o.Quick, report: newLifeReport(m)}
 	x.before, x.safe = m.trees()
 	root := m.root()
 	isCalm := m.isCalm(x.start)
@@ -79,7 +80,7 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 	x.after, _ = m.trees()
 	x.isMoved, x.isMade = m.root() != root || root == nil, root == nil
 	m.disk.mu.Lock()
-	x.isAway = x.isMoved || root != m.disk.top
+	x.isAway = x.isMoved || root != m.home
 	m.disk.mu.Unlock()
 	x.isClean = isCalm && m.isCalm(x.start)
 	m.hist.mu.Lock()

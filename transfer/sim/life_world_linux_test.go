@@ -393,16 +393,23 @@ type lifeMirror struct {
 	backupAt string
 	// foreign are the files that the mirror must not touch.
 	foreign map[string][]byte
+	home    *simNode // the directory that they are in
 
 	rounds, kills, cuts, vanished int
 	good, partial, limited        int
 	kinds                         map[transfer.Kind]int
 	isOver                        int // rounds in a row that were over the limit of deletions
 
+	// hasUnsynced is set if a round warned that it could not sync, until one has compared
+	// everything.
+	hasUnsynced bool
+
 	process *lifeServer           // nil if it does not serve, or is dead
 	memory  transfer.MirrorMemory // of the process
 
-	diskTrouble troubled // guarded by lifeWorld.mu
+	// Guarded by lifeWorld.mu.
+	diskTrouble troubled
+	starts      int // of processes
 }
 
 func newLifeMirror(w *lifeWorld, i int, plan mirrorPlan) *lifeMirror {
@@ -453,7 +460,7 @@ func newLifeMirror(w *lifeWorld, i int, plan mirrorPlan) *lifeMirror {
 
 // plant puts files into the target that the filter excludes.
 func (m *lifeMirror) plant() {
-	m.foreign = make(map[string][]byte)
+	m.foreign, m.home = make(map[string][]byte), m.disk.top
 	m.disk.mu.Lock()
 	defer m.disk.mu.Unlock()
 	add := func(dir *simNode, name, at string, n *simNode) {
@@ -513,9 +520,18 @@ func (m *lifeMirror) trouble() {
 	}
 }
 
+// started counts n starts of a process, and returns how many there were.
+func (m *lifeMirror) started(n int) int {
+	m.lifeWorld.mu.Lock()
+	defer m.lifeWorld.mu.Unlock()
+	m.starts += n
+	return m.starts
+}
+
 // vanish takes the root away for some time.
 func (m *lifeMirror) vanish(r dice) {
 	m.vanished++
+	starts := m.started(0)
 	old := m.disk.top
 	isMounted := r.Half() // so that its mount point is empty
 	fails := r.Half()     // as a device that was pulled out
@@ -531,7 +547,8 @@ func (m *lifeMirror) vanish(r dice) {
 	m.disk.mu.Lock()
 	defer m.disk.mu.Unlock()
 	m.disk.isDead = false
-	if isMounted && m.serves && len(mountPoint.names) > 0 {
+	isSame := m.started(0) == starts // a process that starts meanwhile knows no other root
+	if mustNotWrite := isMounted && m.serves && isSame; mustNotWrite && len(mountPoint.names) > 0 {
 		m.t.Errorf("mirror %d wrote into the mount point: %v", m.index, mountPoint.names)
 	}
 	if r.OneIn(3) { // it is empty when it returns
@@ -612,5 +629,6 @@ func (m *lifeMirror) start() bool {
 		return false
 	}
 	m.memory = transfer.MirrorMemory{}
+	m.started(1)
 	return true
 }
