@@ -225,7 +225,7 @@ func (m *mirrorLog) File(f transfer.FileReport) {
 
 // leaves remembers an entry that is left for what is in its place. It reports whether that is news.
 func (m *mirrorLog) leaves(f transfer.FileReport) bool {
-	isLeft := slices.ContainsFunc([]error{transfer.ErrNewer, transfer.ErrElsewhere, disk.ErrProtected},
+	isLeft := slices.ContainsFunc([]error{transfer.ErrNewer, transfer.ErrElsewhere, transfer.ErrMoved, disk.ErrProtected},
 		func(reason error) bool { return errors.Is(f.Err, reason) })
 	if f.Action != transfer.FileSkipped || !isLeft || len(m.left) >= maxLeft {
 		return false

@@ -155,7 +155,8 @@ type mirror struct {
 	window time.Duration
 	// folds is set if the target's file system ignores the case of names.
 	folds bool
-	// syncsVolumes is set if file systems are synced as a whole. It is cleared when the system cannot.
+	// syncsVolumes is set if file systems are synced as a whole. It is cleared when the system
+	// cannot.
 	syncsVolumes atomic.Bool
 	staged       stage
 	live         liveStreams
@@ -175,6 +176,7 @@ type mirror struct {
 	fetchedBefore int64
 	volumes       map[uint64]disk.Volume
 	absent        absentFiles
+	waitingDirs   []*mirrorDir // of stage.dirs
 }
 
 // fetchMirror opens and locks the target, and makes attempts.
@@ -225,8 +227,8 @@ func (m *mirror) fetchMirror(ctx context.Context) (err error) {
 	return err
 }
 
-// removeEmpty removes the directories that the mirror made and put nothing into: a start that failed
-// leaves nothing.
+// removeEmpty removes the directories that the mirror made and put nothing into: a start that
+// failed leaves nothing.
 func (m *mirror) removeEmpty() {
 	if m.madeTarget {
 		m.unlockTarget()
@@ -247,6 +249,7 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 		Network: m.result.Network, Wasted: m.result.Wasted, Holes: m.result.Holes,
 	}
 	m.worst, m.worstPath, m.fatal, m.absent = nil, "", nil, absentFiles{}
+	m.waitingDirs = nil
 	m.notKept = notKeptCount{}
 	m.donors = donors{}
 	m.volumes = make(map[uint64]disk.Volume)
@@ -450,7 +453,9 @@ func (m *mirror) reportFile(f FileReport) {
 	case FileDeleted:
 		m.result.Deleted++
 	case FileSkipped:
-		m.result.Skipped++
+		if m.result.Skipped++; errors.Is(f.Err, ErrYoung) {
+			m.noteLack(f.Path, ErrYoung)
+		}
 	case FileFailed:
 		m.countFailure(f)
 	}
@@ -464,6 +469,7 @@ func (m *mirror) reportFile(f FileReport) {
 // called with the lock held.
 func (m *mirror) countFailure(f FileReport) {
 	m.result.Failed++
+	m.noteLack(f.Path, errLacksEntries)
 	if m.worst == nil || rank(f.Err) < rank(m.worst) {
 		m.worst, m.worstPath = f.Err, f.Path
 	}

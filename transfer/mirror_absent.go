@@ -8,21 +8,21 @@ import (
 )
 
 // This file keeps what a mirror would delete if it may be the only copy of a file that is not in
-// place yet. A file that was moved on the server is new under its new name and extra under its old
-// one. If the new one fails, or is too young, the old one stays until a later mirror has the new one
-// in place. The two count as the same file if they are of one size, and of one name or time: the
-// root of a file that failed may not be known.
+// place yet. A file that was moved on the server is new under its new name and extra under its
+// old one. If the new one fails, or is too young, the old one stays until a later mirror has the
+// new one in place. The two count as the same file if they are of one size, and of one name or
+// time. The root of a file that failed may not be known.
 
-// ErrMoved is the reason why an entry is not deleted: its content may be that of a file that was
-// moved on the server and is not in place yet.
+// ErrMoved is the reason why an entry is not deleted. A file that was moved on the server may have
+// its content, and is not in place yet.
 var ErrMoved = errors.New("a file that may have its content is not in place yet")
 
 // maxAbsent bounds the files that a mirror remembers as not in place, which take about 100 bytes
 // each. If there are more, it deletes no files.
 const maxAbsent = 64 << 10
 
-// absentFiles are the files of the listing that are not in place, in any version, and will not be in
-// this attempt. It is guarded by mirror.mu.
+// absentFiles are the files of the listing that are not in place, in any version, and will not be
+// in this attempt. It is guarded by mirror.mu.
 type absentFiles struct {
 	bySize map[int64][]absentFile
 	count  int

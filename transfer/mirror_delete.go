@@ -17,12 +17,13 @@ import (
 // delete removes the extra entries, unless they are more than MaxDelete allows. Entries that the
 // filter excludes stay, and so do their directories.
 func (p *plan) delete(ctx context.Context) error {
+	p.keepUnreplaced()
 	exceeded := p.checkLoss(ctx)
 	if exceeded != nil && (!p.DryRun || p.fatalError() != nil) {
 		return exceeded
 	}
 	slices.SortStableFunc(p.extra, func(a, b extraEntry) int { // those that files wait for are the first
-		return cmp.Compare(placeInLine(a), placeInLine(b))
+		return cmp.Compare(b.reason, a.reason)
 	})
 	for _, x := range p.extra {
 		if ctx.Err() != nil {
@@ -32,18 +33,11 @@ func (p *plan) delete(ctx context.Context) error {
 		if err := p.deleteIn(ctx, x.dir, x.name); err != nil {
 			p.fail(at, "delete it", err)
 		}
-		if x.inTheWay && ctx.Err() == nil {
+		if x.reason == forStaged && ctx.Err() == nil {
 			p.publishOver(at)
 		}
 	}
 	return exceeded
-}
-
-func placeInLine(x extraEntry) int {
-	if x.inTheWay {
-		return 0
-	}
-	return 1
 }
 
 // checkLoss counts what delete would remove, and returns an error if that is too much. An entry of

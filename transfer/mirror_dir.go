@@ -36,6 +36,8 @@ type mirrorDir struct {
 	// if names in it changed. Both are guarded by mirror.mu.
 	users      int
 	hasChanged bool
+	// lack is why a directory that waits is not complete. Guarded by mirror.mu.
+	lack error
 }
 
 // readNames reads the names in a directory, and finds out what earlier mirrors left in it.

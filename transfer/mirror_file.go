@@ -177,7 +177,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	}
 }
 
-// prepareWrite prepares a file that is not in place. What is local of it is copied.
+// prepareWrite prepares a file that is not in place. It copies what is local of it.
 func (m *mirror) prepareWrite(ctx context.Context, h *disk.CachedDir, f *mirrorFile, place *placer) {
 	if err := m.checkWritable(h.TreeDir, f); err != nil {
 		m.drop(f, LocalError("write it", err))
@@ -391,7 +391,8 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 		return
 	}
 	temp := m.freshName(f.name)
-	version, err := m.placeOf(f).WriteNew(temp, p, f.holes, metadataOf(f.manifest, m.NoPreserve), !m.syncsVolumes.Load())
+	metadata := metadataOf(f.manifest, m.NoPreserve)
+	version, err := m.placeOf(f).WriteNew(temp, p, f.holes, metadata, !m.syncsVolumes.Load())
 	if err == nil {
 		if err = m.applyMore(h.TreeDir, temp, f.entry); err != nil {
 			h.Remove(temp)

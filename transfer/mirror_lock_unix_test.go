@@ -14,9 +14,9 @@ import (
 	"kwikcp/transfer/internal/transfertest"
 )
 
-// TestMirrorLockName checks that a mirror neither blocks nor fails if something else has the name of
-// its lock file, in the target, in a directory below it or in one above it. A directory that is not
-// empty stays, and the error names it.
+// TestMirrorLockName checks that a mirror neither blocks nor fails if something else has the name
+// of its lock file. It may be in the target, below it or above it. A directory that is not empty
+// stays, and the error names it.
 func TestMirrorLockName(t *testing.T) {
 	source := t.TempDir()
 	os.Mkdir(filepath.Join(source, "d"), 0o755)

@@ -18,8 +18,8 @@ type MirrorMemory struct {
 	hasYoung bool // since Prepare
 }
 
-// maxRecheck bounds the entries that are remembered. After a mirror in which more fail, the next one
-// compares everything.
+// maxRecheck bounds the entries that are remembered. After a mirror in which more fail, the next
+// one compares everything.
 const maxRecheck = 10_000
 
 // Prepare sets Quick and Recheck of the next mirror. suspects are paths of further entries to
@@ -47,8 +47,8 @@ func (m *MirrorMemory) Note(f FileReport) {
 	m.failed[f.Path] = true
 }
 
-// Learn takes the error of the mirror. It reports whether the mirror visited all entries. Those that
-// did not fail are then in place, or were left out on purpose.
+// Learn takes the error of the mirror. It reports whether the mirror visited all entries. Those
+// that did not fail are then in place, or were left out on purpose.
 func (m *MirrorMemory) Learn(err error) (isComplete bool) {
 	_, isPartial := errors.AsType[*MirrorError](err)
 	_, isTooMany := errors.AsType[*DeleteLimitError](err)

@@ -40,10 +40,19 @@ type plan struct {
 
 // An extraEntry is in a directory of the target and not in the listing.
 type extraEntry struct {
-	dir      *mirrorDir
-	name     string
-	inTheWay bool // the listing has an entry of another type with that name
+	dir    *mirrorDir
+	name   string
+	reason extraReason
 }
+
+// An extraReason is why an entry is extra.
+type extraReason int
+
+const (
+	notListed   extraReason = iota
+	forDeferred             // the listing has an entry of another type with that name, made after the deletions
+	forStaged               // likewise a file, which has arrived before the deletions
+)
 
 func newPlan(m *mirror) *plan {
 	return &plan{mirror: m, chosen: newSelector(m.Filter, m.Paths), links: newLinkPlan()}
@@ -169,7 +178,7 @@ func (p *plan) addExtra(d *mirrorDir, name string) {
 // replaceDir deletes the directory in the place of an entry after the listing, and makes the
 // entry then.
 func (p *plan) replaceDir(d *mirrorDir, e Entry) {
-	p.extra = append(p.extra, extraEntry{d, disk.Base(e.Path), true})
+	p.extra = append(p.extra, extraEntry{d, disk.Base(e.Path), forDeferred})
 	p.deferred = append(p.deferred, deferredEntry{d, e})
 	p.kept--
 }
@@ -213,7 +222,7 @@ func (p *plan) leaveDir() {
 	if p.folds { // an entry with another spelling of the name is the same file
 		p.extra = slices.DeleteFunc(p.extra, func(x extraEntry) bool {
 			_, listed := d.folded[strings.ToLower(x.name)]
-			return x.dir == d && listed && !x.inTheWay
+			return x.dir == d && listed && x.reason == notListed
 		})
 	}
 	d.names, d.folded = nil, nil
@@ -437,7 +446,7 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 // failOrSkip reports an entry that cannot be made. An entry in the place of something protected, of
 // a newer file, or on another file system, is left out on purpose.
 func (p *plan) failOrSkip(e Entry, op string, err error) {
-	for _, reason := range []error{disk.ErrProtected, ErrElsewhere, ErrNewer} {
+	for _, reason := range []error{disk.ErrProtected, ErrElsewhere, ErrNewer, ErrYoung} {
 		if errors.Is(err, reason) {
 			p.skip(e, reason)
 			return

@@ -11,10 +11,10 @@ import (
 
 // This file publishes a mirror at once (MirrorOptions.Stage). While the mirror runs, files that
 // have all their bytes wait beside their places under temporary names, and links are only noted.
-// After the listing has been followed to its end, all of them get their names. New entries precede
-// those that replace others: an index, which usually replaces an older one, then never names a file
-// that is not there. Between them directories take the place of files. Deletions follow, first those
-// of directories in whose place files are to be (mirror_stage_dir.go).
+// After the listing has been followed to its end, all of them get their names. New entries
+// precede those that replace others: an index, which usually replaces an older one, then never
+// names a file that is not there. Between them directories take the place of files. Deletions
+// follow, first those of directories in whose place files are to be (mirror_stage_dir.go).
 //
 // An entry that waits takes about 500 bytes of memory. If the mirror ends early, the files become
 // part files again, and the next mirror goes on with them.

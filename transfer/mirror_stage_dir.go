@@ -10,10 +10,10 @@ import (
 
 // This file publishes entries at once that replace others of another type.
 //
-// A directory that replaces a file is made under a temporary name beside it, and filled there: until
-// it is published its path stands for that name (disk.DirCache.Redirect). It then exchanges names
-// with the file. If the mirror ends early the directory stays under a temporary name. The next
-// mirror goes on with it, or removes it if the listing has no such directory.
+// A directory that replaces a file is made under a temporary name beside it, and filled there.
+// Until it is published its path stands for that name (disk.DirCache.Redirect). It then exchanges
+// names with the file. If the mirror ends early the directory stays under a temporary name. The
+// next mirror goes on with it, or removes it if the listing has no such directory.
 //
 // A file that replaces a directory waits under its temporary name like any other. It gets its name
 // as soon as the directory is deleted. A file that is fetched after the deletions (replaceDir) is
@@ -50,6 +50,9 @@ func (p *plan) stageDir(h *disk.CachedDir, sub *mirrorDir) error {
 	sub.isStaged = true
 	p.retainDir(sub)
 	p.staged.dirs = append(p.staged.dirs, sub)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waitingDirs = append(p.waitingDirs, sub)
 	return nil
 }
 
@@ -61,7 +64,10 @@ func (m *mirror) unredirect(d *mirrorDir) {
 
 // publishDir gives a directory its name.
 func (p *plan) publishDir(d *mirrorDir) {
-	err := p.exchangeDir(d)
+	err := p.lackOf(d)
+	if err == nil {
+		err = p.exchangeDir(d)
+	}
 	d.isStaged = false
 	if err != nil {
 		p.unredirect(d)
@@ -71,6 +77,26 @@ func (p *plan) publishDir(d *mirrorDir) {
 		p.reportFile(FileReport{Path: d.path, Action: FileMade})
 	}
 	p.releaseDir(d)
+}
+
+// errLacksEntries is why a directory does not replace another entry.
+var errLacksEntries = errors.New("an entry in it failed, so what is in its place stays")
+
+// lackOf returns why a directory that waits is not complete; nil if it is.
+func (m *mirror) lackOf(d *mirrorDir) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return d.lack
+}
+
+// noteLack notes that an entry failed or is too young, in the directory around it that waits.
+// Called with the lock held.
+func (m *mirror) noteLack(path string, why error) {
+	for _, d := range m.waitingDirs {
+		if isBelow(path, d.path) && d.lack != errLacksEntries {
+			d.lack = why
+		}
+	}
 }
 
 func (p *plan) exchangeDir(d *mirrorDir) error {
@@ -137,9 +163,24 @@ func (p *plan) stagesOverDir(ctx context.Context, d *mirrorDir, e Entry) bool {
 	if isEmptied, err := p.countLoss(ctx, h, e.Path, &loss{}); err != nil || !isEmptied {
 		return false
 	}
-	p.extra = append(p.extra, extraEntry{d, disk.Base(e.Path), true})
+	p.extra = append(p.extra, extraEntry{d, disk.Base(e.Path), forStaged})
 	p.kept--
 	return true
+}
+
+// keepUnreplaced keeps the directories from deletion whose files did not arrive.
+func (p *plan) keepUnreplaced() {
+	waiting := make(map[string]bool)
+	for _, s := range p.staged.over {
+		waiting[s.report.Path] = true
+	}
+	p.extra = slices.DeleteFunc(p.extra, func(x extraEntry) bool {
+		isKept := x.reason == forStaged && !waiting[disk.JoinPath(x.dir.path, x.name)]
+		if isKept {
+			p.kept++
+		}
+		return isKept
+	})
 }
 
 // publishOver gives the file that waited for the deletion of a directory its name.

@@ -11,11 +11,11 @@ import (
 	"strings"
 )
 
-// This file is about what earlier mirrors left under temporary names: files that had all or some of
-// their bytes, part files, and directories that were to replace files (mirror_stage_dir.go). Each
-// name has a hash of the name of its entry. What the listing has an entry for is used again, after
-// it was verified. The rest is removed after a complete listing, unless it belongs to another
-// transfer.
+// This file is about what earlier mirrors left under temporary names. These are files with all or
+// some of their bytes, part files, and directories that were to replace files
+// (mirror_stage_dir.go). Each name has a hash of the name of its entry. If the listing has the
+// entry, the mirror verifies the bytes and uses them. The rest is removed after a complete
+// listing, unless it belongs to another transfer.
 
 // sortTemporary decides about the temporary name of an entry in a directory of the target.
 func (p *plan) sortTemporary(h *disk.CachedDir, d *mirrorDir, name string) {
@@ -28,8 +28,8 @@ func (p *plan) sortTemporary(h *disk.CachedDir, d *mirrorDir, name string) {
 	}
 }
 
-// sortNew decides about what a run that has ended left under a name of its own. A file with bytes
-// becomes a part file. An error leaves a file that no mirror uses.
+// sortNew decides about what a run that has ended left under a name that contains the run. A file
+// with bytes becomes a part file. An error leaves a file that no mirror uses.
 func (p *plan) sortNew(h *disk.CachedDir, d *mirrorDir, name string) {
 	others, err := p.isOthers(h, disk.JoinPath(d.path, name))
 	if others || err != nil || !p.mayRemoveTemp(h, name) {

@@ -192,16 +192,17 @@ func TestSelectorOfRsync(t *testing.T) {
 				continue
 			}
 			above, decision := s.next(e)
+			isWhole := decision == selectionWhole
 			for _, dir := range above {
 				got = append(got, dir.Path)
 			}
-			if decision == selectionWhole {
+			if isWhole {
 				got = append(got, e.Path)
 			}
 			if decision == selectionNone { // as the plan does
 				hidden = e.Path + "/"
 			}
-			if isFile := e.Type == EntryFile; isFile && list.Selects(filter, e.Path, false) != (decision == selectionWhole) {
+			if e.Type == EntryFile && list.Selects(filter, e.Path, false) != isWhole {
 				t.Errorf("case %d: %v, %q: the decision about %q is %v", n, args[4:], paths, e.Path, decision)
 			}
 		}

@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// A selector selects entries of a listing by a Filter and a PathList as rsync does: patterns exclude
-// the paths of the list and what is below them, but not the directories above them. It is used by
-// one goroutine.
+// A selector selects entries of a listing by a Filter and a PathList as rsync does. Patterns
+// exclude the paths of the list and what is below them, but not the directories above them. It is
+// used by one goroutine.
 type selector struct {
 	filter Filter
 	list   *PathList

@@ -114,8 +114,8 @@ func (c *DirCache) leastRecentlyUsed() (oldest *CachedDir) {
 	return oldest
 }
 
-// Redirect lets a path stand for a directory that has another name in its parent. An empty name ends
-// that. Directories that are open stay so.
+// Redirect lets a path stand for a directory that has another name in its parent. An empty name
+// ends that. Directories that are open stay so.
 func (c *DirCache) Redirect(dir, name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
