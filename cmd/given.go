@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// This file has the rules for all options of a command that hold before their values are read: a
+// This file has the rules for all options of a command that hold before their values are read. A
 // value is not empty, and the command line overrules the environment.
 
 // exclusions are options that exclude each other: each on the left side those on the right side.
@@ -20,7 +20,8 @@ var exclusions = []struct{ left, right []string }{
 	{[]string{"hard-links"}, []string{"no-hard-links"}},
 	{[]string{"no-clobber"}, []string{"overwrite"}},
 	{[]string{"range"}, []string{"reuse", "seed", "checksum", "checksum-file"}},
-	{[]string{"recursive"}, []string{"input-file", "checksum", "range", "seed", "no-clobber", "from", "check"}},
+	{[]string{"recursive"}, []string{"input-file", "checksum", "range", "seed", "no-clobber", "from", "check",
+		"directory-prefix"}},
 	{[]string{"input-file"}, []string{"checksum", "range", "seed"}},
 	{[]string{"no-preserve"}, []string{"owner", "special-modes", "xattrs", "acls", "specials"}},
 	{[]string{"show"}, []string{"allow", "expires", "name"}},

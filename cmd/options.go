@@ -236,8 +236,8 @@ func noSparseOption(to *bool) cli.Flag {
 }
 
 func preallocateOption(to *string) cli.Flag {
-	return stringOption(to, "preallocate", "reserve free space for files: `auto`, none or full; auto: for large files, "+
-		"not where it defeats compression")
+	return stringOption(to, "preallocate", "reserve free space for files: `auto`, none or full; auto: for large "+
+		"files, not where it defeats compression")
 }
 
 func parsePreallocate(text string) (disk.Preallocation, error) {

@@ -51,7 +51,7 @@ func mainUnderTest() int {
 //	delivered FILE N          checks that the result among the JSON lines says that N servers delivered
 //	resumed FILE              checks that some of its bytes were there before, and that all are accounted for
 //	took FILE D               checks the seconds of the result among the JSON lines: D, 15 % less at most; a busy machine may take up to four times as long
-//	listfile FILE LINE...     makes a list for get -i; \t in a line is a tab
+//	listfile FILE LINE...     makes a list for get -i; \t, \r and \ufeff in a line are these characters
 //	manylines FILE N URL      makes a list of N lines with that URL, each to a file of its own
 //	connected NAME N          waits until the log of a server has N clients that connected, and checks that it has no more
 //	freeport NAME             sets $NAME to a UDP port of 127.0.0.1 that nobody has

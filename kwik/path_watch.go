@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
-
-	kwikpb "kwikcp/kwik/proto"
 )
 
 // This file finds out what is behind the silence of a server on which the client waits: a source
@@ -60,7 +58,7 @@ func (r *pathRecord) isGone(now time.Time) bool {
 
 // plainStream returns a plain stream of the path.
 func (p *path) plainStream(stream *quic.Stream) *Stream {
-	return &Stream{quic: stream, path: p.id, reading: &p.reading}
+	return &Stream{quic: stream, path: p.id, reading: &p.reading, carried: &p.carried}
 }
 
 // isWaitedFor reports whether the client waits for something on a path.
@@ -129,20 +127,22 @@ func (p *path) watch(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	var w silence
+	m := mover{path: p}
+	defer m.wait()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			received := p.conn.ConnectionStats().PacketsReceived
+			stats, isWaitedFor := p.conn.ConnectionStats(), p.session.isWaitedFor(p)
+			received := stats.PacketsReceived
 			if received != w.received {
 				p.heardAt.Store(now.UnixNano())
 			}
-			probe, ask := w.observe(received, p.session.isWaitedFor(p), now)
+			m.observe(ctx, stats, isWaitedFor, now)
+			probe, ask := w.observe(received, isWaitedFor, now)
 			if probe {
-				p.control.send(&kwikpb.ControlFrame{Frame: &kwikpb.ControlFrame_Probe{
-					Probe: &kwikpb.Probe{Padding: make([]byte, probePadding)},
-				}})
+				p.probe()
 			}
 			if ask && p.isRefused(ctx) {
 				p.gone = errRefused

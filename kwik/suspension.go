@@ -100,6 +100,12 @@ type unprovedUnit struct {
 func (l *Listener) handlePathStatus(s *ServerSession, status *kwikpb.PathStatus) {
 	rejected := status.GetBlame()
 	if rejected == nil {
+		switch status.GetState() {
+		case kwikpb.PathState_PATH_STATE_ACTIVE:
+			l.handleReach(s, ServerID(status.GetPathId()), true, "")
+		case kwikpb.PathState_PATH_STATE_UNREACHABLE:
+			l.handleReach(s, ServerID(status.GetPathId()), false, printable(status.GetReason()))
+		}
 		return
 	}
 	id := ServerID(status.GetPathId())

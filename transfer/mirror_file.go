@@ -9,8 +9,8 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
+	"kwikcp/transfer/internal/wire"
 	"sync"
-	"time"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
@@ -79,7 +79,7 @@ const maxOpenParts = 128
 func manifestOf(m *transferpb.Manifest) Manifest {
 	return Manifest{
 		Size: int64(m.GetSize()), Root: integrity.Root(m.GetRoot()), Group: integrity.GroupSize(m.GetGroup()).Bytes(),
-		MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
+		MTime: wire.JoinTime(m.GetMtimeNs(), m.GetMtimeEra()), Mode: m.GetMode() & 0o777,
 	}
 }
 
@@ -172,27 +172,17 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(),
 			Root: f.tree.Root(), Proved: len(f.checksums) > 0})
 	case m.DryRun:
-	default:
-		m.prepareWrite(ctx, h, f, place)
-	}
-}
-
-// prepareWrite prepares a file that is not in place. It copies what is local of it.
-func (m *mirror) prepareWrite(ctx context.Context, h *disk.CachedDir, f *mirrorFile, place *placer) {
-	if err := m.checkWritable(h.TreeDir, f); err != nil {
-		m.drop(f, LocalError("write it", err))
-		return
-	}
-	if f.tree.Size() == 0 {
+	case m.isBlocked(h.TreeDir, f): // and dropped
+	case f.tree.Size() == 0:
 		m.writeWhole(f, nil, place)
-		return
-	}
-	m.findDonor(ctx, f)
-	if f.detach && f.donor == "" {
-		f.donor = f.entry.Path
-	}
-	if !m.copySmall(f, place) && m.needsPart(f) {
-		m.resume(ctx, f, place)
+	default:
+		m.findDonor(ctx, f)
+		if f.detach && f.donor == "" {
+			f.donor = f.entry.Path
+		}
+		if !m.copySmall(f, place) && m.needsPart(f) {
+			m.resume(ctx, f, place)
+		}
 	}
 }
 

@@ -22,6 +22,10 @@ type PathList struct {
 // the top. Lines are those of Filter.AddFile. Errors name the line and the column.
 func ParsePathList(file []byte, nul bool) (*PathList, error) {
 	l := &PathList{selected: make(map[string]struct{}), parents: make(map[string]struct{})}
+	file, err := pattern.CutMark(file, nul)
+	if err != nil {
+		return nil, err
+	}
 	for number, line := range pattern.Lines(file, nul) {
 		path, column, err := cleanPath(line)
 		if err != nil {

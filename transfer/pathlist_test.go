@@ -359,3 +359,26 @@ func FuzzPathList(f *testing.F) {
 		}
 	})
 }
+
+// Files of editors on Windows have a byte order mark, which is no part of the first line.
+func TestByteOrderMarks(t *testing.T) {
+	const text = "\ufeffa\r\n"
+	list, err := ParsePathList([]byte(text), false)
+	if err != nil || !list.Wants("a", false) {
+		t.Errorf("the list does not want its first path: %v", err)
+	}
+	var f Filter
+	if err := f.AddFile(false, []byte(text), false); err != nil || f.Wants("a", false) {
+		t.Errorf("the filter does not exclude its first name: %v", err)
+	}
+	const wide = "\xff\xfea\x00\n\x00"
+	if _, err := ParsePathList([]byte(wide), false); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+		t.Errorf("a list in UTF-16: %v", err)
+	}
+	if err := f.AddFile(false, []byte(wide), false); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+		t.Errorf("a filter in UTF-16: %v", err)
+	}
+	if list, err = ParsePathList([]byte(text), true); err != nil || !list.Wants("\ufeffa\r\n", false) {
+		t.Errorf("with NUL bytes at the ends of lines: %v", err)
+	}
+}

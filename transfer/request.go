@@ -10,6 +10,7 @@ import (
 	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/wire"
 	"math"
+	"net"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -192,8 +193,10 @@ func (r *request) connect(ctx context.Context) error {
 // connectError wraps an error from before the primary accepted the session.
 func (r *request) connectError(err error) error {
 	op := "connect to " + r.url.Host + " over UDP"
-	if _, silent := errors.AsType[*quic.IdleTimeoutError](err); silent {
-		return &Error{Kind: KindNetwork, Op: op, Err: errNoAnswer} // no connection existed that could fall silent
+	_, isSilent := errors.AsType[*quic.IdleTimeoutError](err) // there was no connection that could fall silent
+	isTimeout := errors.Is(err, context.DeadlineExceeded)
+	if _, isLookup := errors.AsType[*net.DNSError](err); (isSilent || isTimeout) && !isLookup {
+		return &Error{Kind: KindNetwork, Op: op, Err: &ConnectError{Reason: ConnectNoAnswer, Err: err}}
 	}
 	return NetworkError(op, err)
 }
@@ -279,7 +282,7 @@ func (r *request) readManifest(m *transferpb.Manifest) error {
 	}
 	r.growing, r.stream = growing, kwik.StreamID(m.GetKwikStreamId())
 	r.manifest = Manifest{
-		Size: growing.Size(), Group: group.Bytes(), MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
+		Size: growing.Size(), Group: group.Bytes(), MTime: wire.JoinTime(m.GetMtimeNs(), m.GetMtimeEra()), Mode: m.GetMode() & 0o777,
 	}
 	if len(m.GetRoot()) > 0 {
 		return r.readRoot(m.GetRoot())

@@ -28,6 +28,9 @@ type CachedDir struct {
 	dropped bool   // no longer in the cache; it is closed with the last release
 }
 
+// Unwrap returns the directory itself.
+func (d *CachedDir) Unwrap() TreeDir { return d.TreeDir }
+
 // maxOpenDirs bounds the directories that a cache keeps open while they are not in use.
 const maxOpenDirs = 48
 

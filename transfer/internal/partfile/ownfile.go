@@ -89,8 +89,8 @@ func (w *ownFile) change(do func() error, sizeAfter func(before int64) int64) er
 	return err
 }
 
-// takeAlien reports whether another process may have changed the file since the last call.
-// failure is why that is not known.
+// takeAlien reports whether another process may have changed the file since the last call. failure
+// is why that is not known.
 func (w *ownFile) takeAlien() (isAlien bool, failure error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -134,9 +134,17 @@ func (w *ownFile) fill(start, end int64) error {
 	return nil
 }
 
-// Truncate implements disk.File.
+// Truncate implements disk.File. If the file system lets no file grow without a write, zeros are
+// written.
 func (w *ownFile) Truncate(size int64) error {
-	return w.change(func() error { return w.File.Truncate(size) }, func(int64) int64 { return size })
+	return w.change(func() error {
+		err := w.File.Truncate(size)
+		isLonger := w.isKnown && size > w.last.Size
+		if isLonger && disk.IsAbsent(disk.OpPunch, err) {
+			return w.fill(w.last.Size, size)
+		}
+		return err
+	}, func(int64) int64 { return size })
 }
 
 // Allocate implements disk.Allocator.

@@ -124,8 +124,8 @@ type Options struct {
 type PartFile struct {
 	Options
 	place Place
-	part  string // the name in place.Dir
-	// isUnlocked is set if the file system has no locks. Then part is a name of this process alone.
+	part  string // the name in place.Dir, which may be of this process alone (takeOwn)
+	// isUnlocked is set if the file system has no locks.
 	isUnlocked bool
 	writeback  *writeback
 	nameSafe   bool // the directory was synced; belongs to checkpoint
@@ -184,8 +184,15 @@ func (place Place) open(part string, o Options) (*PartFile, error) {
 func (place Place) take(part string, o Options) (*PartFile, error) {
 	c := claim{Place: place, name: part}
 	file, err := c.take()
-	if err == errUnlockable {
-		c, file, err = c.takeUnlocked(part == PartName(place.Name))
+	isShared := part == PartName(place.Name)
+	_, isInTheWay := errors.AsType[*inTheWayError](err)
+	isOthers := isInTheWay && errors.Is(err, fs.ErrPermission)
+	switch {
+	case err == errUnlockable:
+		c.isUnlocked = true
+		c, file, err = c.takeOwn(!isShared)
+	case isOthers && isShared:
+		c, file, err = c.takeOwn(false)
 	}
 	if err != nil {
 		return nil, err

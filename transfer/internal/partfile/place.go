@@ -87,7 +87,7 @@ func (place Place) check(noClobber bool) error {
 	there, err := place.Dir.Lstat(place.Name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil
+		return disk.CheckReplaceable(place.Dir, place.Name)
 	case err != nil:
 		return err // such as a name that is too long, which the part file's is not
 	case !there.Mode().IsRegular() && there.Mode().Type() != fs.ModeSymlink:
@@ -95,7 +95,7 @@ func (place Place) check(noClobber bool) error {
 	case noClobber:
 		return ErrExists
 	}
-	return nil
+	return disk.CheckReplaceable(place.Dir, place.Name)
 }
 
 // Existing opens the regular file at the place. It returns nil if there is none or it cannot be
@@ -181,7 +181,8 @@ func (place Place) fill(f disk.File, temp string, content []byte, holes Holes, m
 			_, err := f.WriteAt(b, off)
 			return err
 		}
-		if err := holes.write(content, 0, write, f.Truncate); err != nil {
+		extend := func(size int64) error { return newOwnFile(f).Truncate(size) }
+		if err := holes.write(content, 0, write, extend); err != nil {
 			return err
 		}
 	}

@@ -675,7 +675,9 @@ type Manifest struct {
 	// holes. They are claims that the tree proves or disproves.
 	Holes []byte `protobuf:"bytes,7,opt,name=holes,proto3" json:"holes,omitempty"`
 	// The file may have holes that are not in holes.
-	MoreHoles     bool `protobuf:"varint,8,opt,name=more_holes,json=moreHoles,proto3" json:"more_holes,omitempty"`
+	MoreHoles bool `protobuf:"varint,8,opt,name=more_holes,json=moreHoles,proto3" json:"more_holes,omitempty"`
+	// The time is mtime_ns + mtime_era * 2^64 nanoseconds. It is 0 for the years 1678 to 2261.
+	MtimeEra      int32 `protobuf:"zigzag32,9,opt,name=mtime_era,json=mtimeEra,proto3" json:"mtime_era,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -764,6 +766,13 @@ func (x *Manifest) GetMoreHoles() bool {
 		return x.MoreHoles
 	}
 	return false
+}
+
+func (x *Manifest) GetMtimeEra() int32 {
+	if x != nil {
+		return x.MtimeEra
+	}
+	return 0
 }
 
 // Tree holds the next chaining values of the file's chunk groups, 32 bytes each, in order. A file
@@ -1337,7 +1346,8 @@ type Entry struct {
 	// Absent if it would be empty.
 	Metadata *Metadata `protobuf:"bytes,11,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The entry is the directory of ListRequest.target. Its content is not listed.
-	IsTarget      bool `protobuf:"varint,12,opt,name=is_target,json=isTarget,proto3" json:"is_target,omitempty"`
+	IsTarget      bool  `protobuf:"varint,12,opt,name=is_target,json=isTarget,proto3" json:"is_target,omitempty"`
+	MtimeEra      int32 `protobuf:"zigzag32,13,opt,name=mtime_era,json=mtimeEra,proto3" json:"mtime_era,omitempty"` // as in Manifest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1454,6 +1464,13 @@ func (x *Entry) GetIsTarget() bool {
 		return x.IsTarget
 	}
 	return false
+}
+
+func (x *Entry) GetMtimeEra() int32 {
+	if x != nil {
+		return x.MtimeEra
+	}
+	return 0
 }
 
 // Metadata holds the metadata of an entry that a client must request.
@@ -1997,7 +2014,7 @@ const file_transfer_proto_rawDesc = "" +
 	"\x05reply\"5\n" +
 	"\aHashing\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\x04R\x05total\"\xd2\x01\n" +
+	"\x05total\x18\x02 \x01(\x04R\x05total\"\xef\x01\n" +
 	"\bManifest\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +
@@ -2007,7 +2024,8 @@ const file_transfer_proto_rawDesc = "" +
 	"\x04mode\x18\x06 \x01(\rR\x04mode\x12\x14\n" +
 	"\x05holes\x18\a \x01(\fR\x05holes\x12\x1d\n" +
 	"\n" +
-	"more_holes\x18\b \x01(\bR\tmoreHoles\"/\n" +
+	"more_holes\x18\b \x01(\bR\tmoreHoles\x12\x1b\n" +
+	"\tmtime_era\x18\t \x01(\x11R\bmtimeEra\"/\n" +
 	"\x04Tree\x12'\n" +
 	"\x0fchaining_values\x18\x01 \x01(\fR\x0echainingValues\"$\n" +
 	"\n" +
@@ -2059,7 +2077,7 @@ const file_transfer_proto_rawDesc = "" +
 	"\x03End\x12\v\n" +
 	"\aNOT_YET\x10\x00\x12\b\n" +
 	"\x04MORE\x10\x01\x12\f\n" +
-	"\bCOMPLETE\x10\x02\"\xbf\x03\n" +
+	"\bCOMPLETE\x10\x02\"\xdc\x03\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12/\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1b.kwikcp.transfer.Entry.TypeR\x04type\x12\x12\n" +
@@ -2075,7 +2093,8 @@ const file_transfer_proto_rawDesc = "" +
 	"\x04link\x18\n" +
 	" \x01(\x06R\x04link\x125\n" +
 	"\bmetadata\x18\v \x01(\v2\x19.kwikcp.transfer.MetadataR\bmetadata\x12\x1b\n" +
-	"\tis_target\x18\f \x01(\bR\bisTarget\"7\n" +
+	"\tis_target\x18\f \x01(\bR\bisTarget\x12\x1b\n" +
+	"\tmtime_era\x18\r \x01(\x11R\bmtimeEra\"7\n" +
 	"\x04Type\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\b\n" +
 	"\x04FILE\x10\x01\x12\r\n" +
