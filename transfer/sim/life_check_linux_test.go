@@ -297,8 +297,8 @@ func (m *lifeMirror) differs(x *lifeRound, got version, versions []version) stri
 	return ""
 }
 
-// checkTemporary checks that a round that succeeded left no temporary files. What belongs to entries
-// that were too young waits for the next round.
+// checkTemporary checks that a round that succeeded left no temporary files. Those of entries
+// that were too young wait for the next round.
 func (m *lifeMirror) checkTemporary(x *lifeRound, bad func(string, ...any)) {
 	for _, err := range x.report.named {
 		if errors.Is(err, transfer.ErrYoung) {
