@@ -253,15 +253,5 @@ func (c *treeChecksums) missing(chosen selection) error {
 	return advisedError{adviseChecksumTree, &transfer.Error{Kind: transfer.KindNotFound, Op: op, Err: err}}
 }
 
-// wants reports whether a file is selected. A filter must include all directories above it, too.
-func (s selection) wants(path string) bool {
-	if s.paths != nil && !s.paths.Wants(path, false) {
-		return false
-	}
-	for i, c := range path {
-		if c == '/' && !s.filter.Wants(path[:i], true) {
-			return false
-		}
-	}
-	return s.filter.Wants(path, false)
-}
+// wants reports whether a file is selected.
+func (s selection) wants(path string) bool { return s.paths.Selects(s.filter, path, false) }

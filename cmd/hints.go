@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -269,6 +270,9 @@ func hintOf(err error) string {
 	}
 	if e, ok := errors.AsType[*transfer.LoopError](err); ok {
 		return loopHint(e.Loop)
+	}
+	if e, ok := errors.AsType[*transfer.LockError](err); ok {
+		return "kwikcp makes a file of this name and removes it; move or remove " + strconv.Quote(e.Path)
 	}
 	if errors.Is(err, transfer.ErrIsFile) {
 		return "omit -r to fetch a file"

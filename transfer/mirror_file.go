@@ -239,7 +239,7 @@ func (m *mirror) discardPart(f *mirrorFile) {
 	if m.isOthersPart(f, h) {
 		return
 	}
-	if p, err := m.placeOf(f).Open(partfile.Options{}); err == nil {
+	if p, err := m.placeOf(f).Open(partfile.Options{Unchecked: true}); err == nil {
 		p.Discard()
 	}
 }
@@ -289,11 +289,14 @@ func (m *mirror) openPart(f *mirrorFile) error {
 	}
 	defer m.cache.Release(h)
 	err = partfile.ErrBusy
+	// The plan has looked at what is in its place.
+	o := partfile.Options{Pool: m.opened, Preallocate: m.Preallocate, Unchecked: true}
 	if !m.isOthersPart(f, h) {
-		f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened, Preallocate: m.Preallocate})
+		f.part, err = m.placeOf(f).Open(o)
 	}
 	if errors.Is(err, partfile.ErrBusy) {
-		f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened, Preallocate: m.Preallocate, Run: m.runID})
+		o.Run = m.runID
+		f.part, err = m.placeOf(f).Open(o)
 	}
 	if err != nil {
 		f.part = nil
@@ -378,7 +381,8 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 		return
 	}
 	temp := m.freshName(f.name)
-	version, err := m.placeOf(f).WriteNew(temp, p, f.holes, metadataOf(f.manifest, m.NoPreserve), !m.syncsVolumes.Load())
+	metadata := metadataOf(f.manifest, m.NoPreserve)
+	version, err := m.placeOf(f).WriteNew(temp, p, f.holes, metadata, !m.syncsVolumes.Load())
 	if err == nil {
 		if err = m.applyMore(h.TreeDir, temp, f.entry); err != nil {
 			h.Remove(temp)
@@ -434,6 +438,9 @@ func (m *mirror) finishFile(f *mirrorFile, report FileReport) {
 	switch report.Action {
 	case FileFetched, FileCopied, FileUpToDate, FileHardLinked, FileSkipped:
 		m.live.placed()
+	}
+	if report.Action == FileFailed || errors.Is(report.Err, ErrYoung) {
+		m.noteAbsent(f.entry)
 	}
 	f.group.settle(report.Action != FileFailed && report.Action != FileSkipped, f.isChanged(), report.Root)
 	m.reportFile(report)

@@ -106,6 +106,9 @@ type Options struct {
 	// SyncName makes the first checkpoint sync the directory, too, so that the part file's name
 	// survives a power cut.
 	SyncName bool
+	// Unchecked is set if something that the file cannot replace may be in its place. The caller
+	// removes it before Rename.
+	Unchecked bool
 	// Run is empty, or names the run that alone uses the file. Then it is under another name than
 	// other transfers to the place use, and nothing of it is kept for them.
 	Run string
@@ -166,13 +169,19 @@ func (place Place) Open(o Options) (*PartFile, error) {
 func (p *PartFile) Name() string { return p.part }
 
 // Lock takes a file of the place's own name as a lock. It is released, and the file removed,
-// with Discard.
-func (place Place) Lock() (*PartFile, error) { return place.open(place.Name, Options{}) }
+// with Discard. Anything else of that name that can be removed is removed.
+func (place Place) Lock() (*PartFile, error) { return place.take(place.Name, Options{}) }
 
 func (place Place) open(part string, o Options) (*PartFile, error) {
-	if err := place.check(o.NoClobber); err != nil {
-		return nil, err
+	if !o.Unchecked {
+		if err := place.check(o.NoClobber); err != nil {
+			return nil, err
+		}
 	}
+	return place.take(part, o)
+}
+
+func (place Place) take(part string, o Options) (*PartFile, error) {
 	c := claim{Place: place, name: part}
 	file, err := c.take()
 	isShared := part == PartName(place.Name)
