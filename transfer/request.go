@@ -289,7 +289,8 @@ func (r *request) readManifest(m *transferpb.Manifest) error {
 	}
 	r.growing, r.stream = growing, kwik.StreamID(m.GetKwikStreamId())
 	r.manifest = Manifest{
-		Size: growing.Size(), Group: group.Bytes(), MTime: wire.JoinTime(m.GetMtimeNs(), m.GetMtimeEra()), Mode: m.GetMode() & 0o777,
+		Size: growing.Size(), Group: group.Bytes(), MTime: wire.JoinTime(m.GetMtimeNs(), m.GetMtimeEra()),
+		Mode: m.GetMode() & 0o777,
 	}
 	if len(m.GetRoot()) > 0 {
 		return r.readRoot(m.GetRoot())

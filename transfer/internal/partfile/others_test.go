@@ -134,7 +134,7 @@ func (f shortFile) Truncate(size int64) error {
 }
 
 // TestFilesThatCannotGrow checks that zeros are written where a file system makes no hole at the end
-// of a file, and that an error of the disk is one.
+// of a file. An error of the disk stays one.
 func TestFilesThatCannotGrow(t *testing.T) {
 	for _, err := range []error{syscall.EPERM, syscall.ENOSYS, syscall.EOPNOTSUPP, syscall.EINVAL, syscall.EIO} {
 		d := must(disk.OpenDir(t.TempDir()))
