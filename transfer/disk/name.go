@@ -70,7 +70,7 @@ func errnoOf(err error) error {
 }
 
 // errAltered is why Windows holds no odd names.
-var errAltered = errors.New("Windows would give it another name")
+var errAltered = errors.New("on Windows it would get another name")
 
 // checkName refuses the names that Windows changes without an error: "a." becomes "a", and "a:b" a
 // stream of "a".
