@@ -253,6 +253,11 @@ func lossIn(err error) lossKind {
 	switch e := err.(type) {
 	case nil:
 		return lossNone
+	case *ConnectError:
+		if e.Reason == ConnectNoAnswer {
+			return lossOutage
+		}
+		return lossIn(e.Err)
 	case *quic.ApplicationError:
 		switch {
 		case e.ErrorCode != kwik.ApplicationErrorCode(kwik.NoError):
