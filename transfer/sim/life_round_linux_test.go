@@ -248,6 +248,14 @@ func (m *lifeMirror) converge() {
 		m.fault("mirror %d does not run in the end", m.index)
 		return
 	}
+	if m.process != nil && errors.Is(last.err, disk.ErrUnmounted) {
+		// It was started while the disk was away, so its root is on the file system of the mount point.
+		m.trace("mirror %d: its operator starts it again", m.index)
+		m.process.stop(true)
+		m.process = nil
+		m.round(false)
+		last = m.round(false)
+	}
 	if _, tooMany := errors.AsType[*transfer.DeleteLimitError](last.err); tooMany {
 		m.trace("mirror %d: the limit is lifted", m.index)
 		m.options.MaxDelete, _ = transfer.ParseDeleteLimit("100%")
