@@ -95,7 +95,9 @@ killed=$(($(used) - base))
 kwikcp get -q --preallocate none --limit-rate 1M --max-time 1 $url mnt/f 2>/dev/null || true
 after=$(($(used) - base))
 echo "random: $interrupted when interrupted, $killed when killed, $after after the next run"
-test $interrupted -le 9000000 && test $after -le 15000000
+test $interrupted -le 9000000
+# Btrfs frees an extent as a whole, so one that was reserved stays while any of it has bytes.
+case "%[2]s" in btrfs*) ;; *) test $after -le 15000000 ;; esac
 kwikcp get -q $url mnt/f
 cmp $A/space/random mnt/f
 `

@@ -170,7 +170,12 @@ func (p *PartFile) Name() string { return p.part }
 
 // Lock takes a file of the place's own name as a lock. It is released, and the file removed,
 // with Discard. Anything else of that name that can be removed is removed.
-func (place Place) Lock() (*PartFile, error) { return place.take(place.Name, Options{}) }
+func (place Place) Lock() (*PartFile, error) {
+	if err := disk.CheckReplaceable(place.Dir, place.Name); err != nil { // it could not be removed
+		return nil, err
+	}
+	return place.take(place.Name, Options{})
+}
 
 func (place Place) open(part string, o Options) (*PartFile, error) {
 	if !o.Unchecked {
