@@ -249,7 +249,7 @@ func (m *lifeMirror) converge() {
 		return
 	}
 	if m.process != nil && errors.Is(last.err, disk.ErrUnmounted) {
-		// It was started while the disk was away, so its root is on the file system of the mount point.
+		// It was started while the disk was away, so its root is on that of the mount point.
 		m.trace("mirror %d: its operator starts it again", m.index)
 		m.process.stop(true)
 		m.process = nil
