@@ -169,10 +169,11 @@ func TestGoneServers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inWorldOf(t, 4<<20, tt.secondaries, slow, func(w *world) {
 				var isClosed atomic.Bool
+				primary := w.primary.addr // that of the restarted one, too
 				client, server := w.dial(&ClientConfig{
 					SourceTimeout: 10 * time.Minute,
 					askPort: func(ctx context.Context, server netip.AddrPort) bool {
-						if server == w.primary.addr && isClosed.Load() {
+						if server == primary && isClosed.Load() {
 							return true
 						}
 						<-ctx.Done()
