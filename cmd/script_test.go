@@ -5,16 +5,32 @@ package cmd
 import (
 	"fmt"
 	"os"
+	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
 func TestMain(m *testing.M) {
+	if isTest := filepath.Base(os.Args[0]) != "kwikcp"; isTest {
+		heedSignals()
+	}
 	testscript.Main(m, map[string]func(){"kwikcp": func() { os.Exit(mainUnderTest()) }})
+}
+
+// heedSignals gives the processes of tests the usual signals, although the tester may ignore some,
+// as nohup does. A program that is started does not inherit handlers.
+func heedSignals() {
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGHUP} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
 }
 
 // mainUnderTest is Main, with every event held against the schema.
