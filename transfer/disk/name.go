@@ -86,10 +86,14 @@ func checkName(op, name string) error {
 // text cannot hold the name. Names of devices have none here.
 func oddities(name string) string {
 	var odd []byte
+	isInvalid := false
 	for i, r := range name {
-		isInvalid := r == utf8.RuneError && name[i] != "\uFFFD"[0]
-		isNew := !slices.Contains(odd, name[i])
-		if (isInvalid || isSpecial(name[i])) && isNew {
+		_, n := utf8.DecodeRuneInString(name[i:])
+		switch {
+		case r == utf8.RuneError && n == 1 && !isInvalid: // several of them may be a valid character
+			isInvalid = true
+			odd = append(odd, name[i])
+		case isSpecial(name[i]) && !slices.Contains(odd, name[i]):
 			odd = append(odd, name[i])
 		}
 	}
