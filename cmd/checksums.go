@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/urfave/cli/v2"
-
 	"kwikcp/internal/checksum"
 	"kwikcp/transfer"
 )
@@ -27,26 +25,9 @@ func parseChecksum(text string) (transfer.Checksum, error) {
 	return c, nil
 }
 
-// checksumValues is the value of a repeated --checksum: the file must have all the hashes.
-type checksumValues struct{ repeatedValue }
-
-func checksumOption(to *checksumValues, usage string) cli.Flag {
-	flag := repeatedOption(&to.repeatedValue, "checksum", usage)
-	flag.Value = to
-	return flag
-}
-
-// Set implements flag.Value. An empty value would switch the check off.
-func (v *checksumValues) Set(text string) error {
-	if text == "" {
-		return errors.New("it is empty")
-	}
-	return v.repeatedValue.Set(text)
-}
-
 // requireHashes takes the values of --checksum. A BLAKE3 hash goes into the URL of the file;
 // others are returned.
-func requireHashes(u *transfer.URL, values checksumValues) (others []transfer.Checksum, err error) {
+func requireHashes(u *transfer.URL, values repeatedValue) (others []transfer.Checksum, err error) {
 	inURL := u.Root != nil
 	for _, text := range values.list {
 		c, err := parseChecksum(text)

@@ -22,7 +22,7 @@ import (
 // getOptions are the options of get.
 type getOptions struct {
 	clientOptions
-	checksums    checksumValues
+	checksums    repeatedValue
 	checksumFile string
 	connections  string
 	byteRange    string
@@ -68,8 +68,8 @@ func newGetOptions() *getOptions {
 
 func (o *getOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
-		checksumOption(&o.checksums, "require this hash, `ALGORITHM=HEX` with blake3, sha256, sha512 or md5; may be "+
-			"repeated; then no server is trusted for the content"),
+		repeatedOption(&o.checksums, "checksum", "require this hash, `ALGORITHM=HEX` with blake3, sha256, sha512 or "+
+			"md5; may be repeated; then no server is trusted for the content"),
 		stringOption(&o.checksumFile, "checksum-file", "require the hashes in `FILE`, such as SHA256SUMS, of all "+
 			"files that it names; FILE may be a kwik URL"),
 		boolOption(&o.noClobber, "no-clobber", "if FILE exists, leave it as it is and exit with status 9; no server is asked"),

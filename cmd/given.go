@@ -43,6 +43,9 @@ func (l *commandLine) checkGiven() error {
 	l.overrule()
 	for _, flag := range l.command.Flags {
 		variables := variablesOf(flag)
+		if isRepeated(flag) && l.has(flag) { // the value of the environment is not one more
+			*variables = nil
+		}
 		*variables = slices.DeleteFunc(*variables, func(name string) bool { return os.Getenv(name) == "" })
 	}
 	return nil
@@ -95,6 +98,16 @@ func (l *commandLine) hasOneOf(names []string) bool {
 		isOn, err := strconv.ParseBool(o.value)
 		return slices.Contains(names, name) && (!o.hasValue || err == nil && isOn)
 	})
+}
+
+// isRepeated reports whether an option may be repeated.
+func isRepeated(flag cli.Flag) bool {
+	f, ok := flag.(*cli.GenericFlag)
+	if !ok {
+		return false
+	}
+	_, ok = f.Value.(*repeatedValue)
+	return ok
 }
 
 // variablesOf returns the environment variables of an option.
