@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"time"
 )
 
@@ -68,11 +69,19 @@ func (c *cancelWriter) done(b []byte, err error) (int, error) {
 	if err == nil {
 		return len(b), nil
 	}
+	if e, ok := errors.AsType[*fs.PathError](err); ok { // its path is no news
+		err = &outputError{e.Err}
+	}
 	if c.failed == nil {
 		c.failed = err
 	}
 	return 0, err
 }
+
+// An outputError is the cause of a write that failed.
+type outputError struct{ error }
+
+func (e *outputError) Unwrap() error { return e.error }
 
 // errStuck is the error of every write after one that was given up.
 var errStuck = errors.New("the output is blocked")

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/urfave/cli/v2"
-
 	"kwikcp/internal/checksum"
 	"kwikcp/transfer"
 )
@@ -27,26 +25,9 @@ func parseChecksum(text string) (transfer.Checksum, error) {
 	return c, nil
 }
 
-// checksumValues is the value of a repeated --checksum: the file must have all the hashes.
-type checksumValues struct{ repeatedValue }
-
-func checksumOption(to *checksumValues, usage string) cli.Flag {
-	flag := repeatedOption(&to.repeatedValue, "checksum", usage)
-	flag.Value = to
-	return flag
-}
-
-// Set implements flag.Value. An empty value would switch the check off.
-func (v *checksumValues) Set(text string) error {
-	if text == "" {
-		return errors.New("it is empty")
-	}
-	return v.repeatedValue.Set(text)
-}
-
 // requireHashes takes the values of --checksum. A BLAKE3 hash goes into the URL of the file;
 // others are returned.
-func requireHashes(u *transfer.URL, values checksumValues) (others []transfer.Checksum, err error) {
+func requireHashes(u *transfer.URL, values repeatedValue) (others []transfer.Checksum, err error) {
 	inURL := u.Root != nil
 	for _, text := range values.list {
 		c, err := parseChecksum(text)
@@ -253,15 +234,5 @@ func (c *treeChecksums) missing(chosen selection) error {
 	return advisedError{adviseChecksumTree, &transfer.Error{Kind: transfer.KindNotFound, Op: op, Err: err}}
 }
 
-// wants reports whether a file is selected. A filter must include all directories above it, too.
-func (s selection) wants(path string) bool {
-	if s.paths != nil && !s.paths.Wants(path, false) {
-		return false
-	}
-	for i, c := range path {
-		if c == '/' && !s.filter.Wants(path[:i], true) {
-			return false
-		}
-	}
-	return s.filter.Wants(path, false)
-}
+// wants reports whether a file is selected.
+func (s selection) wants(path string) bool { return s.paths.Selects(s.filter, path, false) }

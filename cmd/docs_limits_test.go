@@ -160,7 +160,7 @@ func TestLimitsOfProtocol(t *testing.T) {
 		"kwikcp's servers announce " + number("grantQueueLimit"),
 		"a source accepts " + number("maxGrantsQueued") + " queued grants",
 		"length-delimited, at most " + number("maxMessage") + " bytes each",
-		"backslash, at most " + number("maxPath") + " bytes",
+		"NUL, at most " + number("maxPath") + " bytes",
 		"names of at most " + number("maxName") + " bytes, at most " + number("maxTreePath") + " bytes in all",
 		"after `limit` entries (at most " + number("maxListed") + ")",
 		"A client accepts " + number("maxEntries") + " entries",

@@ -22,7 +22,7 @@ import (
 // getOptions are the options of get.
 type getOptions struct {
 	clientOptions
-	checksums    checksumValues
+	checksums    repeatedValue
 	checksumFile string
 	connections  string
 	byteRange    string
@@ -33,6 +33,7 @@ type getOptions struct {
 	noPreserve   bool
 	sparse       sparseOptions
 	preallocate  string
+	destination
 
 	limitRate    string
 	maxTime      secondsValue // of each attempt
@@ -69,8 +70,8 @@ func newGetOptions() *getOptions {
 
 func (o *getOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
-		checksumOption(&o.checksums, "require this hash, `ALGORITHM=HEX` with blake3, sha256, sha512 or md5; may be "+
-			"repeated; then no server is trusted for the content"),
+		repeatedOption(&o.checksums, "checksum", "require this hash, `ALGORITHM=HEX` with blake3, sha256, sha512 or "+
+			"md5; may be repeated; then no server is trusted for the content"),
 		stringOption(&o.checksumFile, "checksum-file", "require the hashes in `FILE`, such as SHA256SUMS, of all "+
 			"files that it names; FILE may be a kwik URL"),
 		boolOption(&o.noClobber, "no-clobber", "if FILE exists, leave it as it is and exit with status 9; no server is asked"),
@@ -85,6 +86,8 @@ func (o *getOptions) flags() []cli.Flag {
 		boolOption(&o.reuse, "reuse", "copy matching chunk groups from the current FILE instead of fetching them"),
 		stringOption(&o.seed, "seed", "copy matching chunk groups from the file `OLD`, such as an older version"),
 		stringOption(&o.inputFile, "input-file", "fetch the files that `LIST` names, one per line; - is standard input", "i"),
+		prefixOption(&o.prefix),
+		makeDirsOption(&o.makeDirs),
 		intOption(&o.jobs, "jobs", "with -i, fetch `N` files at once", "j"),
 		boolOption(&o.recursive, "recursive", "fetch a directory and everything below it into the directory DEST", "r"),
 		filterOption(&o.rules, "include", "with -r, fetch entries that match `PATTERN`; the first matching --include or "+
@@ -110,8 +113,8 @@ func (o *getOptions) flags() []cli.Flag {
 		limitRateOption(&o.limitRate, "over all servers together"),
 		secondsOption(&o.maxTime, "max-time", "end an attempt after `TIME`, with exit status 11 unless --retry allows another; 0 "+
 			"means no limit"),
-		secondsOption(&o.stallTimeout, "stall-timeout", "end an attempt when nothing has arrived for `TIME`; shorter outages "+
-			"and suspends are waited for"),
+		secondsOption(&o.stallTimeout, "stall-timeout", "end an attempt when nothing has arrived for `TIME`; shorter "+
+			"outages and suspends are waited for"),
 		intOption(&o.retry, "retry", "after a network error or --max-time, resume up to `N` times"),
 		secondsOption(&o.retryDelay, "retry-delay", "wait `TIME` before each retry; 0 means 1s, doubled each time up to 10m"),
 		secondsOption(&o.retryMaxTime, "retry-max-time", "start no retry later than `TIME` after the start; 0 means no limit"),
@@ -243,6 +246,8 @@ func warnOfBuffers(t *terminal, fetched int64) {
 // A fetcher is how get fetches: the checked options that do not depend on the file.
 type fetcher struct {
 	client
+	destination
+	made         *madeDirs // with makesDirs
 	t            *terminal
 	connections  int // per server; 0 for automatic
 	limit        *kwik.RateLimit
@@ -264,9 +269,10 @@ type fetcher struct {
 // parseFetcher checks the options that files, lists and directories share.
 func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 	f = fetcher{
-		t: t, maxTime: o.maxTime.Duration, stallTimeout: o.stallTimeout.Duration, retries: o.retry, retryDelay: o.retryDelay.Duration,
-		retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve, reuse: o.reuse, noSparse: o.sparse.off,
-		checksumsFrom: o.checksumFile,
+		t: t, maxTime: o.maxTime.Duration, stallTimeout: o.stallTimeout.Duration, retries: o.retry,
+		retryDelay: o.retryDelay.Duration, retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve,
+		reuse: o.reuse, noSparse: o.sparse.off,
+		checksumsFrom: o.checksumFile, destination: o.destination, made: new(madeDirs),
 	}
 	if err := o.sparse.check(); err != nil {
 		return f, err
@@ -418,18 +424,21 @@ func (g *fileGet) aim(url, target string) (err error) {
 	}
 	switch {
 	case target == "":
-		g.target = path.Base(g.url.Path)
+		g.target = g.place(path.Base(g.url.Path))
 	case strings.ContainsRune(target, 0):
 		return usagef(adviseGet, "the name of the file to write has a NUL byte")
+	case target != "-":
+		target = g.place(target)
+		fallthrough
 	default:
-		g.target, g.stdout, err = targetOf(target, g.url.Path)
+		g.target, g.stdout, err = targetOf(target, g.url.Path, g.makesDirs())
 	}
 	return err
 }
 
 // run fetches the file, a second time if the user at the terminal accepts the server's key. The
 // error is a resumableError if a part file is left.
-func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Result, error) {
+func (g fileGet) run(ctx context.Context, report transfer.Reporter) (result transfer.Result, err error) {
 	checksums, err := g.requiredChecksums(ctx)
 	if err != nil {
 		return transfer.Result{}, err
@@ -437,6 +446,13 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 	config, err := g.config(g.url)
 	if err != nil {
 		return transfer.Result{}, err
+	}
+	if g.makesDirs() && !g.stdout {
+		dir := dirOf(g.target)
+		if err := g.made.make(dir); err != nil {
+			return transfer.Result{}, err
+		}
+		defer func() { g.made.release(dir, err == nil || result.Kept) }()
 	}
 	options := transfer.GetOptions{
 		URL: g.url, TLS: g.tls(g.url, config), Target: g.target, ConnectTimeout: g.connectTimeout,
@@ -456,7 +472,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (transfer.Re
 		}
 		defer options.Seed.Close()
 	}
-	result, err := transfer.Get(ctx, options, report)
+	result, err = transfer.Get(ctx, options, report)
 	if err != nil && g.policy.accepted(err) {
 		result, err = transfer.Get(ctx, options, report)
 	}

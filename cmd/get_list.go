@@ -1,15 +1,11 @@
 package cmd
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,88 +17,9 @@ import (
 const (
 	defaultJobs = 4
 	maxJobs     = 64
-	// maxListLine bounds a line of a list, in bytes. A URL and a path of the greatest lengths fit.
-	maxListLine = 64 << 10
+	// maxMalformed bounds the errors about lines that are malformed; --json has all of them.
+	maxMalformed = 20
 )
-
-// A listLine is a line of a list that names a file.
-type listLine struct {
-	number int // from 1
-	url    string
-	target string // empty for the last component of the URL's path
-	err    error  // the line is malformed
-}
-
-// readList calls found for each line of a list except comments (#) and empty ones, until found
-// returns false.
-func readList(r io.Reader, found func(listLine) bool) error {
-	b := bufio.NewReaderSize(r, maxListLine)
-	writers := make(map[string]int) // the numbers of the lines that write to a file
-	for number := 1; ; number++ {
-		text, tooLong, err := readListLine(b)
-		if err != nil && err != io.EOF {
-			return err
-		}
-		if tooLong || isEntry(text) {
-			line := parseListLine(number, string(text))
-			if tooLong {
-				line = listLine{number: number, err: usagef(adviseList, "the line is longer than %d bytes", maxListLine)}
-			}
-			if name, place := line.file(); line.err == nil && name != "" {
-				if before, twice := writers[place]; twice {
-					line.err = usagef(adviseList, "it writes to %q as line %d does", name, before)
-				}
-				writers[place] = number
-			}
-			if !found(line) {
-				return nil
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-	}
-}
-
-// readListLine reads a line without its end. Of a line that is too long it returns the last piece.
-func readListLine(b *bufio.Reader) (text []byte, tooLong bool, err error) {
-	text, err = b.ReadSlice('\n')
-	for err == bufio.ErrBufferFull {
-		tooLong = true
-		text, err = b.ReadSlice('\n')
-	}
-	return bytes.TrimRight(text, "\r\n"), tooLong, err
-}
-
-// isEntry reports whether a line is neither empty nor a comment.
-func isEntry(text []byte) bool { return len(bytes.TrimSpace(text)) > 0 && text[0] != '#' }
-
-func parseListLine(number int, text string) listLine {
-	url, target, named := strings.Cut(text, "\t")
-	line := listLine{number: number, url: strings.TrimSpace(url), target: target}
-	if named && (target == "" || target == "-") {
-		line.err = usagef(adviseList, "%q is not the name of a file", target)
-	}
-	return line
-}
-
-// file returns the file that a line writes to, empty if the line is malformed, and its place. The
-// place is the absolute name in its real directory, the same for every spelling.
-func (l listLine) file() (name, place string) {
-	var g fileGet
-	if g.aim(l.url, l.target) != nil {
-		return "", ""
-	}
-	name = filepath.Clean(g.target)
-	place, err := filepath.Abs(name)
-	if err != nil {
-		return name, name
-	}
-	if dir, err := filepath.EvalSymlinks(filepath.Dir(place)); err == nil {
-		place = filepath.Join(dir, filepath.Base(place))
-	}
-	return name, place
-}
 
 // parseJobs reads --jobs, and refuses arguments and the options of a single file.
 func parseJobs(o *getOptions, args []string) (int, error) {
@@ -132,6 +49,8 @@ type listGet struct {
 	active    []*listFile
 	lines     int // that name a file
 	complete  int // files
+	repeated  int // lines that are the same as an earlier one
+	malformed int // lines
 	bytes     int64
 	resumable bool // a part file is left
 	warned    warningMemory
@@ -186,9 +105,12 @@ func (l *listGet) run(ctx context.Context, t *terminal, o *getOptions, args []st
 	defer pool.Close()
 	l.each.pool = &pool
 
-	if err := l.fetchAll(ctx, list, jobs); err != nil {
+	if err := l.fetchAll(ctx, list, jobs); isUsage(err) {
+		return usagef(adviseList, "the list %q is malformed: %w", o.inputFile, err)
+	} else if err != nil {
 		return localFileError(fmt.Sprintf("read the list %q", o.inputFile), err)
 	}
+	l.countMalformed()
 	interrupted := context.Cause(ctx)
 	switch {
 	case interrupted != nil && l.resumable:
@@ -211,15 +133,7 @@ func (l *listGet) fetchAll(ctx context.Context, list io.Reader, jobs int) error 
 	// no further line the goroutine is left to the process, which is about to end.
 	go func() {
 		defer close(lines)
-		read <- readList(list, func(line listLine) bool {
-			l.each.tokens.bindTo(line.url)
-			select {
-			case lines <- line:
-				return true
-			case <-ctx.Done():
-				return false
-			}
-		})
+		read <- l.readAll(ctx, list, lines)
 	}()
 	var wg sync.WaitGroup
 	for range jobs {
@@ -242,6 +156,31 @@ func (l *listGet) fetchAll(ctx context.Context, list io.Reader, jobs int) error 
 		return nil
 	}
 	return <-read
+}
+
+// readAll passes the lines of a list on, except those that repeat an earlier one.
+func (l *listGet) readAll(ctx context.Context, list io.Reader, lines chan<- listLine) error {
+	r := newListReader(list, l.each.destination)
+	for {
+		line, err := r.next()
+		switch {
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		case line.repeats > 0:
+			l.mu.Lock()
+			l.repeated++
+			l.mu.Unlock()
+			continue
+		}
+		l.each.tokens.bindTo(line.url)
+		select {
+		case lines <- line:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // fetch fetches the file of a line and reports the result.
@@ -281,9 +220,25 @@ func (l *listGet) fetch(ctx context.Context, line listLine) {
 	case err == nil && !l.quiet && l.events == nil:
 		l.warned.print(g.t, result.Warnings)
 		g.t.printf("%s", g.summary(result))
+	case line.err != nil && l.hasEnoughMalformed():
 	case err != nil && ctx.Err() == nil: // an interruption is printed once, at the end
 		_, message, hint := explain(err)
 		g.t.errorWithHint(fmt.Sprintf("line %d: %s", line.number, message), hint)
+	}
+}
+
+// hasEnoughMalformed counts a malformed line, and reports whether there were many before. The
+// caller holds the lock.
+func (l *listGet) hasEnoughMalformed() bool {
+	l.malformed++
+	return l.malformed > maxMalformed
+}
+
+// countMalformed prints how many malformed lines were not printed.
+func (l *listGet) countMalformed() {
+	if n := l.malformed - maxMalformed; n > 0 {
+		lines := counted(int64(n), "more line is", "more lines are")
+		l.each.t.printf("error: %s malformed; --json lists all of them", lines)
 	}
 }
 
@@ -301,6 +256,9 @@ func (l *listGet) summary() string {
 	text := fmt.Sprintf("%d of %d files complete, %s in %.2f s", l.complete, l.lines, size(l.bytes), time.Since(l.started).Seconds())
 	if failed := l.lines - l.complete; failed > 0 {
 		text += fmt.Sprintf("; %d failed", failed)
+	}
+	if l.repeated > 0 {
+		text += "; " + counted(int64(l.repeated), "repeated line", "repeated lines") + " left out"
 	}
 	return text
 }
@@ -322,5 +280,7 @@ func (e *events) listSummary(l *listGet, err error) {
 		Failed  int     `json:"failed"`
 		Bytes   int64   `json:"bytes"`
 		Seconds float64 `json:"seconds"`
-	}{newOutcome("summary", err), l.lines, l.lines - l.complete, l.bytes, time.Since(l.started).Seconds()})
+		// Repeated counts the lines that are the same as an earlier one. They are not among Files.
+		Repeated int `json:"repeated_lines,omitempty"`
+	}{newOutcome("summary", err), l.lines, l.lines - l.complete, l.bytes, time.Since(l.started).Seconds(), l.repeated})
 }

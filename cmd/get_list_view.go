@@ -91,7 +91,8 @@ func (l *listGet) show() {
 	for _, f := range l.active {
 		bytes, speed = bytes+f.at.Bytes, speed+f.at.Rate
 	}
-	total := fmt.Sprintf("%s, %s, %s", counted(int64(l.complete), "file complete", "files complete"), size(bytes), rate(speed))
+	files := counted(int64(l.complete), "file complete", "files complete")
+	total := fmt.Sprintf("%s, %s, %s", files, size(bytes), rate(speed))
 	if failed := l.lines - l.complete; failed > 0 {
 		total += fmt.Sprintf(", %d failed", failed)
 	}

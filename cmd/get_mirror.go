@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"strings"
 
@@ -40,6 +41,9 @@ func parseGetTree(ctx context.Context, t *terminal, o *getOptions, args []string
 		if o.isSet(name) {
 			return g, usagef(adviseTree, "--%s is for one file, not for -r", name)
 		}
+	}
+	if o.prefix != "" {
+		return g, usagef(adviseTree, "--directory-prefix is for files, not for -r: name DEST")
 	}
 	if o.noClobber {
 		return g, usagef(adviseTree, "--no-clobber is for one file, not for -r")
@@ -109,7 +113,7 @@ func runGetTree(ctx context.Context, t *terminal, o *getOptions, args []string) 
 }
 
 // run fetches the directory, a second time if the user at the terminal accepts the server's key.
-func (g *treeGet) run(ctx context.Context, report transfer.MirrorReporter) (transfer.MirrorResult, error) {
+func (g *treeGet) run(ctx context.Context, report transfer.MirrorReporter) (result transfer.MirrorResult, err error) {
 	source, err := g.source(g.url)
 	if err != nil {
 		return transfer.MirrorResult{}, err
@@ -131,7 +135,17 @@ func (g *treeGet) run(ctx context.Context, report transfer.MirrorReporter) (tran
 	}
 	g.deletes.set(&options)
 	g.keep.apply(&options)
-	result, err := transfer.Mirror(ctx, options, report)
+	if g.makesDirs() && !g.dryRun {
+		dir := dirOf(g.target)
+		if err := g.made.make(dir); err != nil {
+			return transfer.MirrorResult{}, err
+		}
+		defer func() {
+			_, missing := os.Lstat(g.target)
+			g.made.release(dir, missing == nil)
+		}()
+	}
+	result, err = transfer.Mirror(ctx, options, report)
 	if err != nil && g.policy.accepted(err) {
 		result, err = transfer.Mirror(ctx, options, report)
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// This file has the rules for all options of a command that hold before their values are read: a
+// This file has the rules for all options of a command that hold before their values are read. A
 // value is not empty, and the command line overrules the environment.
 
 // exclusions are options that exclude each other: each on the left side those on the right side.
@@ -20,7 +20,8 @@ var exclusions = []struct{ left, right []string }{
 	{[]string{"hard-links"}, []string{"no-hard-links"}},
 	{[]string{"no-clobber"}, []string{"overwrite"}},
 	{[]string{"range"}, []string{"reuse", "seed", "checksum", "checksum-file"}},
-	{[]string{"recursive"}, []string{"input-file", "checksum", "range", "seed", "no-clobber", "from", "check"}},
+	{[]string{"recursive"}, []string{"input-file", "checksum", "range", "seed", "no-clobber", "from", "check",
+		"directory-prefix"}},
 	{[]string{"input-file"}, []string{"checksum", "range", "seed"}},
 	{[]string{"no-preserve"}, []string{"owner", "special-modes", "xattrs", "acls", "specials"}},
 	{[]string{"show"}, []string{"allow", "expires", "name"}},
@@ -42,6 +43,9 @@ func (l *commandLine) checkGiven() error {
 	l.overrule()
 	for _, flag := range l.command.Flags {
 		variables := variablesOf(flag)
+		if isRepeated(flag) && l.has(flag) { // the value of the environment is not one more
+			*variables = nil
+		}
 		*variables = slices.DeleteFunc(*variables, func(name string) bool { return os.Getenv(name) == "" })
 	}
 	return nil
@@ -94,6 +98,16 @@ func (l *commandLine) hasOneOf(names []string) bool {
 		isOn, err := strconv.ParseBool(o.value)
 		return slices.Contains(names, name) && (!o.hasValue || err == nil && isOn)
 	})
+}
+
+// isRepeated reports whether an option may be repeated.
+func isRepeated(flag cli.Flag) bool {
+	f, ok := flag.(*cli.GenericFlag)
+	if !ok {
+		return false
+	}
+	_, ok = f.Value.(*repeatedValue)
+	return ok
 }
 
 // variablesOf returns the environment variables of an option.

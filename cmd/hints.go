@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -235,6 +236,16 @@ var accessHints = map[transfer.AccessReason]string{
 		"check its dates and the clocks",
 }
 
+// connectHints are the hints for servers to which there is no connection.
+var connectHints = map[transfer.ConnectReason]string{
+	transfer.ConnectNoAnswer:  hintOfKind(transfer.KindNetwork),
+	transfer.ConnectClosed:    "no kwikcp server listens on that port: is it running, and is the port right?",
+	transfer.ConnectNoRoute:   "is this machine connected, and the address right? kwikcp get -4 and -6 choose a family",
+	transfer.ConnectNoName:    "is the name spelled correctly? an address works as well",
+	transfer.ConnectNoLookup:  "does DNS work on this machine? an address works as well",
+	transfer.ConnectNoAddress: "omit -4 and -6, or use the other one",
+}
+
 // hintOf returns what the user can do about an error; empty if there is nothing to say.
 func hintOf(err error) string {
 	_, resumable := errors.AsType[resumableError](err)
@@ -266,6 +277,9 @@ func hintOf(err error) string {
 	if e, ok := errors.AsType[*transfer.LoopError](err); ok {
 		return loopHint(e.Loop)
 	}
+	if e, ok := errors.AsType[*transfer.LockError](err); ok {
+		return "kwikcp makes a file of this name and removes it; move or remove " + strconv.Quote(e.Path)
+	}
 	if errors.Is(err, transfer.ErrIsFile) {
 		return "omit -r to fetch a file"
 	}
@@ -284,8 +298,8 @@ func hintOfTransfer(e *transfer.Error, resumable bool) string {
 		hint = "this may be an attack: someone may be answering in place of the server; " +
 			"ask its operator for the present pin"
 	}
-	if errors.Is(e, syscall.ECONNREFUSED) && e.Kind == transfer.KindNetwork {
-		hint = "no kwikcp server listens on that port: is it running, and is the port right?"
+	if c, ok := errors.AsType[*transfer.ConnectError](e); ok && e.Kind == transfer.KindNetwork {
+		hint = connectHints[c.Reason]
 	}
 	if busy := e.Kind == transfer.KindNetwork && errors.Is(e, kwik.ErrServerBusy); busy {
 		hint = "try again later"
@@ -356,6 +370,7 @@ var remedies = []struct {
 	remedy string
 }{
 	{transfer.ErrIsDirectory, "name a file in it"},
+	{disk.ErrName, "choose another name, or another file system"},
 	{syscall.EDQUOT, "remove files of yours, or ask for a larger quota"},
 	{syscall.EFBIG, "the file system, or ulimit -f, allows no file of that size"},
 	{syscall.EIO, "the disk or its connection fails; see the system's log"},
@@ -363,6 +378,7 @@ var remedies = []struct {
 	{syscall.EACCES, "check its permissions and those of its directory"},
 	{syscall.EPERM, "it may be write-protected (lsattr), or belong to another user"},
 	{syscall.ENAMETOOLONG, "choose a shorter name"},
+	{syscall.EBADF, "it is not open in that direction; check the redirections (< and >)"},
 	{syscall.EMFILE, "allow the process more open files (ulimit -n)"},
 	{syscall.ENFILE, "other programs have too many files open; try again later"},
 	{syscall.EBUSY, "something is mounted there, as in a container; choose another name"},

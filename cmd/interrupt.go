@@ -18,8 +18,8 @@ func (i interruption) Error() string { return "interrupted by " + i.signal.Strin
 
 // interruptible returns a context that ends at the first SIGINT, SIGTERM or SIGHUP, with an
 // interruption as its cause. A second signal ends the process at once. SIGHUP ends nothing while
-// handleHangup applies to the context. A SIGINT or SIGHUP that was ignored at the start, as nohup and
-// trap leave it, stays ignored.
+// handleHangup applies to the context. A SIGINT or SIGHUP that was ignored at the start, as nohup
+// and trap leave it, stays ignored.
 func interruptible(parent context.Context) (ctx context.Context, stop func()) {
 	hangups := &hangups{hadTerminal: term.IsTerminal(int(os.Stderr.Fd()))}
 	ctx, cancel := context.WithCancelCause(context.WithValue(parent, hangupsKey{}, hangups))

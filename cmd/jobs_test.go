@@ -56,15 +56,16 @@ func waitFor(t *testing.T, is func() bool) {
 	}
 }
 
-// TestBarOfAJob checks that a get draws nothing while it runs in the background of a shell, and that
-// it draws after fg without erasing what the shell printed.
+// TestBarOfAJob checks that a get draws nothing while it runs in the background of a shell. After
+// fg it draws, and erases nothing that the shell printed.
 func TestBarOfAJob(t *testing.T) {
 	t.Parallel()
 	work := terminalWork(t)
 	_, primary := startTestServer(t, work, "--role", "primary", "--root", "A")
 	url := strings.Replace(primary, "/?", "/f?", 1)
 	control, terminal := openPTY(t, 80)
-	// The first get is stopped and goes on in the background. The second one is moved to the foreground.
+	// The first get is stopped and goes on in the background. The second one is moved to the
+	// foreground.
 	const script = `kwikcp get --limit-rate 2M --json "$0" out/f >events & p=$!
 until grep -q '"bytes":[1-9]' events; do sleep 0.01; done
 kill -STOP $p; kill -CONT $p; kill $p; wait; echo background

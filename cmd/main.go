@@ -37,9 +37,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return runOn(ctx, args, &terminal{bytes: stdout, stderr: stderr})
 }
 
-// runOn runs a command line, prints its error and returns the exit code. It sets the stdout of t for
-// text.
+// runOn runs a command line, prints its error and returns the exit code. It sets the stdout of t
+// for text.
 func runOn(ctx context.Context, args []string, t *terminal) int {
+	defer t.queueMessages(ctx)()
 	lines := newCancelWriter(ctx, t.bytes)
 	lines.grace = flushGrace
 	defer lines.close()
@@ -54,8 +55,8 @@ func runOn(ctx context.Context, args []string, t *terminal) int {
 	if e, ok := errors.AsType[flagError](err); ok && wantsJSON(args) {
 		printNotStarted(app.Command(e.command), newEvents(lines), err)
 	}
-	if err == nil && lines.failed != nil {
-		err = silenceBrokenPipe(transfer.LocalError("write to stdout", lines.failed))
+	if lost := lines.failed; lost != nil && (err == nil || errors.Is(err, lost)) {
+		err = silenceBrokenPipe(transfer.LocalError("write to stdout", lost))
 	}
 	code, message, hint := explain(err)
 	if err != nil && !isReported(err) {

@@ -135,8 +135,8 @@ the options is that of the command line, and the rules of a file are in the plac
 A pattern that rsync would never match is an error that names the line and the column. Examples are a set without an end and an
 unknown class. So are rsync's filter rules that merge files or have modifiers.
 
---files-from names a file of paths, one a line, relative to the directory of the URL. They, the directories above them and everything
-below them are fetched, unless a pattern excludes them. --delete removes entries of the directories that are named and of those
+--files-from names a file of paths, one a line, relative to the directory of the URL. They and everything below them are fetched,
+unless a pattern excludes them. The directories above them are made whatever the patterns are. --delete removes entries of the directories that are named and of those
 below, and nothing else. A path that the server does not have is an error; the others are still fetched. Comments and
 the ends of lines are as above. Slashes at the ends of a path make no difference, and .. leads no higher than that directory.
 

@@ -3,7 +3,6 @@ package cmd
 import (
 	"crypto/tls"
 	"errors"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -37,25 +36,15 @@ func stringOption(to *string, name, usage string, aliases ...string) *cli.String
 }
 
 // A repeatedValue is the value of an option that may be repeated. Values of the command line replace
-// that of the environment. It implements flag.Value.
-type repeatedValue struct {
-	list        []string
-	environment bool // the next value is that of the environment
-	given       bool // there are values on the command line
-}
+// that of the environment (commandLine.checkGiven). It implements flag.Value.
+type repeatedValue struct{ list []string }
 
 func repeatedOption(to *repeatedValue, name, usage string) *cli.GenericFlag {
-	to.environment = os.Getenv(variableOf(name)) != ""
 	return &cli.GenericFlag{Name: name, EnvVars: []string{variableOf(name)}, Usage: usage, Value: to}
 }
 
 // Set implements flag.Value.
 func (v *repeatedValue) Set(text string) error {
-	if v.environment {
-		v.environment = false
-	} else if !v.given {
-		v.given, v.list = true, nil
-	}
 	v.list = append(v.list, text)
 	return nil
 }
@@ -236,8 +225,8 @@ func noSparseOption(to *bool) cli.Flag {
 }
 
 func preallocateOption(to *string) cli.Flag {
-	return stringOption(to, "preallocate", "reserve free space for files: `auto`, none or full; auto: for large files, "+
-		"not where it defeats compression")
+	return stringOption(to, "preallocate", "reserve free space for files: `auto`, none or full; auto: for large "+
+		"files, not where it defeats compression")
 }
 
 func parsePreallocate(text string) (disk.Preallocation, error) {

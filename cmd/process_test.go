@@ -30,20 +30,35 @@ type process struct {
 
 // startProcess starts kwikcp. Where pty is set it is stdin and stderr.
 func startProcess(dir string, env []string, pty *os.File, args ...string) (*process, error) {
-	p := &process{cmd: exec.Command("kwikcp", args...), stdout: newOutput(), stderr: newOutput(), done: make(chan struct{})}
-	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = dir, env, p.stdout, p.stderr
+	p := newProcess(dir, env, args...)
 	if pty != nil {
 		p.cmd.Stdin, p.cmd.Stderr = pty, pty
 	}
+	return p, p.start()
+}
+
+// newProcess returns a process that is not started yet.
+func newProcess(dir string, env []string, args ...string) *process {
+	return newCommand(dir, env, exec.Command("kwikcp", args...))
+}
+
+// newCommand is newProcess with a command that runs kwikcp.
+func newCommand(dir string, env []string, cmd *exec.Cmd) *process {
+	p := &process{cmd: cmd, stdout: newOutput(), stderr: newOutput(), done: make(chan struct{})}
+	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = dir, env, p.stdout, p.stderr
+	return p
+}
+
+func (p *process) start() error {
 	if err := p.cmd.Start(); err != nil {
-		return nil, err
+		return err
 	}
-	go func() { // ends with the process, which every user of startProcess kills
+	go func() { // ends with the process, which every user of start kills
 		p.cmd.Wait()
 		p.ended = time.Now()
 		close(p.done)
 	}()
-	return p, nil
+	return nil
 }
 
 // kill ends the process for certain.

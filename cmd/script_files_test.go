@@ -85,7 +85,7 @@ func cmdOnly(ts *testscript.TestScript, _ *world, args []string) error {
 }
 
 func cmdListFile(ts *testscript.TestScript, _ *world, args []string) error {
-	text := strings.ReplaceAll(strings.Join(args[1:], "\n"), `\t`, "\t")
+	text := strings.NewReplacer(`\t`, "\t", `\r`, "\r", `\ufeff`, "\ufeff").Replace(strings.Join(args[1:], "\n"))
 	return os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600)
 }
 

@@ -5,16 +5,32 @@ package cmd
 import (
 	"fmt"
 	"os"
+	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
 func TestMain(m *testing.M) {
+	if isTest := filepath.Base(os.Args[0]) != "kwikcp"; isTest {
+		heedSignals()
+	}
 	testscript.Main(m, map[string]func(){"kwikcp": func() { os.Exit(mainUnderTest()) }})
+}
+
+// heedSignals gives the processes of tests the usual signals, although the tester may ignore some,
+// as nohup does. A program that is started does not inherit handlers.
+func heedSignals() {
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGHUP} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
 }
 
 // mainUnderTest is Main, with every event held against the schema.
@@ -51,7 +67,7 @@ func mainUnderTest() int {
 //	delivered FILE N          checks that the result among the JSON lines says that N servers delivered
 //	resumed FILE              checks that some of its bytes were there before, and that all are accounted for
 //	took FILE D               checks the seconds of the result among the JSON lines: D, 15 % less at most; a busy machine may take up to four times as long
-//	listfile FILE LINE...     makes a list for get -i; \t in a line is a tab
+//	listfile FILE LINE...     makes a list for get -i; \t, \r and \ufeff in a line are these characters
 //	manylines FILE N URL      makes a list of N lines with that URL, each to a file of its own
 //	connected NAME N          waits until the log of a server has N clients that connected, and checks that it has no more
 //	freeport NAME             sets $NAME to a UDP port of 127.0.0.1 that nobody has

@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -157,7 +159,7 @@ closed, SIGHUP is like SIGTERM.
 		Flags: o.flags(),
 		Action: func(c *cli.Context) error {
 			o.isSet = c.IsSet
-			return runServe(c.Context, t, o, c.Args().Slice())
+			return silenceBrokenPipe(runServe(c.Context, t, o, c.Args().Slice()))
 		},
 	}
 }
@@ -194,6 +196,9 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 	if len(args) > 0 {
 		return c, usagef(adviseServeRoot, "serve takes no argument such as %q", args[0])
 	}
+	if c.drainTimeout < 0 {
+		return c, usagef(adviseInterval, "--drain-timeout must not be negative")
+	}
 	if c.role, err = parseRole(o); err != nil {
 		return c, err
 	}
@@ -203,6 +208,7 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 	if c.log, err = newLog(t.stderr, o.logFormat, o.logLevel); err != nil {
 		return c, err
 	}
+	t.reportLossesLike(o.logFormat)
 	if o.primary != "" {
 		if c.primary, err = parsePrimary(o.primary); err != nil {
 			return c, usagef(advisePrimary, "--primary %q: %w", withoutSecret(o.primary), err)
@@ -303,6 +309,20 @@ func newLog(w io.Writer, format, levelName string) (*slog.Logger, error) {
 	return nil, usagef(adviseLogFormat, "unknown log format %q", format)
 }
 
+// reportLossesLike has lost lines reported in a format of newLog.
+func (t *terminal) reportLossesLike(format string) {
+	if t.queue == nil {
+		return
+	}
+	t.queue.SetReport(func(lines int) []byte {
+		var line bytes.Buffer
+		if log, err := newLog(&line, format, "warn"); err == nil {
+			log.Warn("log lines were lost, because stderr was blocked or full", "lines", lines)
+		}
+		return line.Bytes()
+	})
+}
+
 func isPort(text string) bool {
 	_, err := strconv.ParseUint(text, 10, 16)
 	return err == nil
@@ -346,6 +366,9 @@ func readJoinToken(file string) ([]byte, error) {
 }
 
 func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) error {
+	// A server outlives the reader of its log. Without it the system would end the process.
+	signal.Ignore(syscall.SIGPIPE)
+	defer signal.Reset(syscall.SIGPIPE)
 	c, err := parseServe(ctx, t, o, args)
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
 	"slices"
 	"time"
 
@@ -82,10 +81,9 @@ func (s *runningServer) keepMirror() {
 	defer o.Pair.Close()
 	memory := &mirrorMemory{}
 	for {
-		o.Quick, o.Recheck = memory.quick, memory.recheck
 		s.mirrorOnce(o, memory)
 		wait := s.mirror.interval
-		if memory.young {
+		if memory.HasYoung() {
 			wait = min(wait, max(o.MinAge, time.Second))
 		}
 		select {
@@ -143,16 +141,16 @@ func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemor
 	o.TLS = presenting(s.policy.config(o.URL, token != ""), s.ownCertificate())
 	o.KWIK = &kwik.ClientConfig{Config: kwik.Config{QUIC: traced}, Credential: []byte(token)}
 	suspects := s.files.Suspects()
-	o.Recheck = withPaths(o.Recheck, suspects)
-	entries := &mirrorLog{log: log, named: memory.left}
+	memory.Prepare(&o, suspects)
+	entries := &mirrorLog{log: log, memory: memory}
 	result, err := transfer.Mirror(s.member, o, entries)
 	if err != nil && s.policy.accepted(err) {
 		result, err = transfer.Mirror(s.member, o, entries)
 	}
-	memory.young, memory.left = entries.young, entries.left
-	if isComplete := memory.learn(entries.failed, err); isComplete {
+	memory.left = entries.left
+	if isComplete := memory.Learn(err); isComplete {
 		for _, path := range suspects {
-			if !entries.failed[path] { // it was compared, and fetched if it differed
+			if !memory.HasFailed(path) { // it was compared, and fetched if it differed
 				s.files.Trust(path)
 			}
 		}
@@ -188,56 +186,11 @@ func (s *runningServer) mirrorOnce(o transfer.MirrorOptions, memory *mirrorMemor
 // operatorKinds are the kinds of errors that stay until the operator does something.
 var operatorKinds = []transfer.Kind{transfer.KindDeleteLimit, transfer.KindLoop}
 
-// withPaths returns a set with more paths.
-func withPaths(set map[string]bool, paths []string) map[string]bool {
-	if len(paths) == 0 {
-		return set
-	}
-	all := maps.Clone(set)
-	if all == nil {
-		all = make(map[string]bool)
-	}
-	for _, path := range paths {
-		all[path] = true
-	}
-	return all
-}
-
 // A mirrorMemory is what a round knows from the rounds before.
 type mirrorMemory struct {
-	// quick is set once a round has compared everything except for the entries in recheck.
-	quick   bool
-	recheck map[string]bool
-	warned  warningMemory
-	young   bool            // the last round left files that were too young
-	left    map[string]bool // the entries that the last round left for what is in their place
-}
-
-// maxRecheck bounds the entries that are remembered. After a round in which more fail, the next one
-// compares everything.
-const maxRecheck = 10_000
-
-// learn takes the entries that failed in a round, and the error of the round. It reports whether
-// the round visited all entries.
-func (m *mirrorMemory) learn(failed map[string]bool, err error) (isComplete bool) {
-	_, isPartial := errors.AsType[*transfer.MirrorError](err)
-	_, isTooMany := errors.AsType[*transfer.DeleteLimitError](err)
-	isComplete = err == nil || isPartial || isTooMany
-	switch {
-	case isComplete:
-		m.quick, m.recheck = true, failed
-	case m.quick: // the round did not reach all entries
-		all := maps.Clone(m.recheck)
-		if all == nil {
-			all = make(map[string]bool)
-		}
-		maps.Copy(all, failed)
-		m.recheck = all
-	}
-	if len(m.recheck) > maxRecheck {
-		m.quick, m.recheck = false, nil
-	}
-	return isComplete
+	transfer.MirrorMemory
+	warned warningMemory
+	left   map[string]bool // the entries that the last round left for what is in their place
 }
 
 // A mirrorLog logs the entries of a mirror: failures as warnings, what was deleted for information,
@@ -246,45 +199,40 @@ func (m *mirrorMemory) learn(failed map[string]bool, err error) (isComplete bool
 type mirrorLog struct {
 	transfer.NoReport
 	log    *slog.Logger
-	failed map[string]bool // at most one more than maxRecheck
-	young  bool            // there are files younger than MirrorOptions.MinAge
-	named  map[string]bool // those that the last round left
-	left   map[string]bool // those that this one leaves, at most maxRecheck
+	memory *mirrorMemory
+	left   map[string]bool // the entries that this round leaves, at most maxLeft
 }
+
+// maxLeft bounds the entries of which a mirror remembers that it left them.
+const maxLeft = 10_000
 
 // File implements transfer.MirrorReporter.
 func (m *mirrorLog) File(f transfer.FileReport) {
+	m.memory.Note(f)
 	if f.Action == transfer.FileDeleted {
 		m.log.Info("deleted", "path", f.Path)
 		return
 	}
-	m.young = m.young || errors.Is(f.Err, transfer.ErrYoung)
 	level := slog.LevelDebug
 	if m.leaves(f) {
 		level = slog.LevelInfo
 	}
 	if f.Action == transfer.FileFailed {
 		level = slog.LevelWarn
-		if m.failed == nil {
-			m.failed = make(map[string]bool)
-		}
-		if len(m.failed) <= maxRecheck {
-			m.failed[f.Path] = true
-		}
 	}
 	m.log.Log(context.Background(), level, "entry", "path", f.Path, "action", f.Action, "size", f.Size, "err", f.Err)
 }
 
 // leaves remembers an entry that is left for what is in its place. It reports whether that is news.
 func (m *mirrorLog) leaves(f transfer.FileReport) bool {
-	isLeft := slices.ContainsFunc([]error{transfer.ErrNewer, transfer.ErrElsewhere, disk.ErrProtected},
+	isLeft := slices.ContainsFunc([]error{transfer.ErrNewer, transfer.ErrElsewhere, transfer.ErrMoved, disk.ErrProtected},
 		func(reason error) bool { return errors.Is(f.Err, reason) })
-	if f.Action != transfer.FileSkipped || !isLeft || len(m.left) >= maxRecheck {
+	if f.Action != transfer.FileSkipped || !isLeft || len(m.left) >= maxLeft {
 		return false
 	}
 	if m.left == nil {
 		m.left = make(map[string]bool)
 	}
 	m.left[f.Path] = true
-	return !m.named[f.Path]
+	return !m.memory.left[f.Path]
 }

@@ -151,6 +151,10 @@ func (s *runningServer) listenConfig(cert tls.Certificate) *kwik.ServerConfig {
 				s.log.Error("secondary suspended until it serves correct bytes", "id", id, "reason", reason)
 			}
 		},
+		OnUnreachable: func(id kwik.ServerID, addr netip.AddrPort, client netip.Prefix, reason string) {
+			s.log.Warn("client cannot reach secondary; its network is offered it less for a while", "id", id,
+				"addr", addr.String(), "client", client.String(), "reason", reason, "hint", advices[adviseUnreachable])
+		},
 	}
 	if s.role == kwik.ServerRolePrimary {
 		config.JoinToken = s.token
@@ -214,6 +218,9 @@ func listenCause(err error) error {
 	return err
 }
 
+// printPatience is how long a server waits for the reader of its URL before it goes on.
+const printPatience = 100 * time.Millisecond
+
 // run serves until ctx ends, then drains.
 func (s *runningServer) run(ctx context.Context) error {
 	if s.role == kwik.ServerRoleSecondary {
@@ -228,8 +235,18 @@ func (s *runningServer) run(ctx context.Context) error {
 		}
 	}
 	s.warnOfRoot()
-	if _, err := fmt.Fprintln(s.t.stdout, s.url); err != nil {
-		return transfer.LocalError("print the URL", err)
+	printed := make(chan error, 1)
+	s.wg.Go(func() { // ends when the URL is printed, or soon after the end of ctx
+		_, err := fmt.Fprintln(s.t.stdout, s.url)
+		printed <- err
+		close(printed)
+	})
+	select { // the URL is first where both outputs are one
+	case err := <-printed:
+		if err != nil && ctx.Err() == nil {
+			return transfer.LocalError("print the URL", err)
+		}
+	case <-time.After(printPatience):
 	}
 	s.log.Info("ready", "role", s.role.String(), "url", s.url.String(), "root", absolute(s.root),
 		"access", s.describe())
@@ -243,7 +260,14 @@ func (s *runningServer) run(ctx context.Context) error {
 		}
 		s.log.Log(ctx, level, "no index of hash trees; files are hashed again after a restart", "err", s.noTrees)
 	}
-	<-ctx.Done()
+	select {
+	case err := <-printed:
+		if err != nil && ctx.Err() == nil {
+			return transfer.LocalError("print the URL", err)
+		}
+		<-ctx.Done()
+	case <-ctx.Done():
+	}
 	s.log.Info("stopping", "reason", context.Cause(ctx))
 	s.drain()
 	return nil

@@ -19,8 +19,9 @@ import (
 var stdoutNames = []string{"/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 
 // targetOf resolves the FILE argument for the file at a path on the server: it returns the file to
-// write, or that it is stdout. In a directory the file gets its own name, as with cp.
-func targetOf(arg, urlPath string) (target string, stdout bool, err error) {
+// write, or that it is stdout. In a directory the file gets its own name, as with cp. With
+// makesDirs the directory may be missing.
+func targetOf(arg, urlPath string, makesDirs bool) (target string, stdout bool, err error) {
 	op := fmt.Sprintf("write %q", arg)
 	link, _ := os.Readlink(arg)
 	if arg == "-" || slices.Contains(stdoutNames, arg) || slices.Contains(stdoutNames, link) {
@@ -28,7 +29,8 @@ func targetOf(arg, urlPath string) (target string, stdout bool, err error) {
 	}
 	info, err := os.Stat(arg)
 	slash := os.IsPathSeparator(arg[len(arg)-1])
-	if err == nil && info.IsDir() {
+	willBeDir := slash && makesDirs && errors.Is(err, fs.ErrNotExist)
+	if err == nil && info.IsDir() || willBeDir {
 		name := path.Base(urlPath)
 		switch {
 		case !filepath.IsLocal(name): // such as "CON" on Windows

@@ -16,7 +16,7 @@ import (
 // verifyOptions are the options of verify.
 type verifyOptions struct {
 	clientOptions
-	checksums   checksumValues
+	checksums   repeatedValue
 	from        string
 	recursive   bool
 	rules       filterRules
@@ -25,7 +25,7 @@ type verifyOptions struct {
 
 func (o *verifyOptions) flags() []cli.Flag {
 	return append([]cli.Flag{
-		checksumOption(&o.checksums, "the hash that FILE must have, `ALGORITHM=HEX` with blake3, sha256, "+
+		repeatedOption(&o.checksums, "checksum", "the hash that FILE must have, `ALGORITHM=HEX` with blake3, sha256, "+
 			"sha512 or md5"),
 		stringOption(&o.from, "from", "compare FILE with the file at `URL`"),
 		boolOption(&o.recursive, "recursive", "compare the directory DIR with the one at URL, and all that is "+

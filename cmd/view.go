@@ -117,8 +117,8 @@ func (v *view) Retry(r transfer.Retry) {
 	v.t.printf("%s; retry %d of %d in %v", escape.Line(messageOf(r.Err)), r.Attempt, r.Of, r.Delay)
 }
 
-// Waiting implements transfer.Reporter. On a terminal a line counts the seconds. Elsewhere there is one
-// line for each silence, and one for its end.
+// Waiting implements transfer.Reporter. On a terminal a line counts the seconds. Elsewhere there
+// is one line for each silence, and one for its end.
 func (v *view) Waiting(w transfer.Waiting) {
 	wasWaiting := v.waiting != ""
 	if v.waiting = waitingText(w); v.quiet {
@@ -318,9 +318,12 @@ const redrawInterval = 100 * time.Millisecond
 // drawings, so clock error gets 5 ms.
 func (v *view) due() bool { return time.Since(v.drew) >= redrawInterval-5*time.Millisecond }
 
-// draw replaces the last drawing.
+// draw replaces the last drawing. A terminal that was stopped (Ctrl-S) keeps it.
 func (v *view) draw(lines []string) {
 	v.drew = time.Now()
+	if v.t.isBlocked() {
+		return
+	}
 	width := v.columns() - 1
 	var b strings.Builder
 	b.WriteString(v.eraser())

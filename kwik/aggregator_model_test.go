@@ -18,7 +18,7 @@ func FuzzAggregator(f *testing.F) {
 		ids := []PathID{"a", "b", "c"}
 		a := newAggregation(t, unit*count-7, unit, ids...)
 		defer a.checkBlocks()
-		a.hoping, a.timeout = true, time.Hour
+		a.hoping, a.timeout, a.outage = true, time.Hour, time.Hour
 		size := len(a.content)
 		k := newSink(size)
 		var copied chan error

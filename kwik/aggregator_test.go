@@ -405,7 +405,7 @@ func TestAggregationStopsWithItsConsumer(t *testing.T) {
 func TestAggregationDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAggregation(t, 2*aggUnit, aggUnit, "a")
-		a.hoping, a.timeout = true, time.Hour
+		a.hoping, a.timeout, a.outage = true, time.Hour, time.Hour
 		read := func(wait time.Duration) {
 			t.Helper()
 			start := time.Now()

@@ -184,8 +184,8 @@ func TestDialLimit(t *testing.T) {
 	for timeout, want := range map[time.Duration]int64{
 		time.Millisecond: 2, 300 * time.Millisecond: 2, time.Second: 6, 3 * time.Second: 8, 5 * time.Second: 10,
 	} {
-		if got := tryCost(&quic.Config{HandshakeIdleTimeout: timeout}); got != want*1280 {
-			t.Errorf("a try of %v costs %d bytes, want %d", timeout, got, want*1280)
+		if got := tryCost(&quic.Config{HandshakeIdleTimeout: timeout}); got != want*1200 {
+			t.Errorf("a try of %v costs %d bytes, want %d", timeout, got, want*1200)
 		}
 	}
 }

@@ -201,6 +201,11 @@ type ServerConfig struct {
 	// OnSuspension must not block. May be nil.
 	OnSuspension func(id ServerID, err error)
 
+	// OnUnreachable is called on a primary when a client reports that it cannot reach a secondary,
+	// at most once a minute for each. The client may be wrong or lie; reason is its text. Its
+	// network is offered the secondary less for a while. OnUnreachable must not block. May be nil.
+	OnUnreachable func(id ServerID, addr netip.AddrPort, client netip.Prefix, reason string)
+
 	// OnPanic is called when a function of the application, or this package, panicked. The process
 	// lives. A panic in a client's session or in a membership ends that. client is the peer's
 	// address; nil if the panic was in no session. It must not block. Nil logs to slog.Default.
@@ -428,6 +433,9 @@ func (c *ServerConfig) populate() *ServerConfig {
 	if p.OnSuspension == nil {
 		p.OnSuspension = func(ServerID, error) {}
 	}
+	if p.OnUnreachable == nil {
+		p.OnUnreachable = func(ServerID, netip.AddrPort, netip.Prefix, string) {}
+	}
 	if p.OnRefusal == nil {
 		p.OnRefusal = func(netip.Prefix, string, int) {}
 	}
@@ -459,6 +467,7 @@ func (c *Config) populate() {
 	setDefault(&c.QUIC.HandshakeIdleTimeout, 5*time.Second)
 	setDefault(&c.QUIC.MaxIdleTimeout, 30*time.Second)
 	setDefault(&c.QUIC.KeepAlivePeriod, 10*time.Second)
+	setDefault(&c.QUIC.InitialPacketSize, smallPacket)
 	c.QUIC.Allow0RTT = false // a ticket could be replayed
 	if c.now == nil {
 		c.now = time.Now

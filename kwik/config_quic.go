@@ -28,6 +28,7 @@ func (c *ClientConfig) clientQUIC(role ServerRole) *quic.Config {
 	setDefault(&q.MaxStreamReceiveWindow, 8<<20)
 	setDefault(&q.InitialConnectionReceiveWindow, 8<<20)
 	setDefault(&q.MaxConnectionReceiveWindow, 12<<20)
+	q.DisablePathMTUDiscovery = true // see path_mtu.go
 	q.MaxIncomingUniStreams = int64(c.SecondaryStreams.MaxStreamsPerPath)
 	q.MaxIncomingStreams = maxPlainStreams
 	if role == ServerRoleSecondary {

@@ -128,7 +128,7 @@ func (s *ServerSession) start(f func()) { s.wg.Go(func() { s.Contain(f) }) }
 func (c *ServerConfig) containCallbacks() {
 	report := func(err *PanicError) { c.OnPanic(nil, err) }
 	membership, failure, reject := c.OnMembership, c.OnJoinFailure, c.OnReject
-	suspension, refusal, recheck := c.OnSuspension, c.OnRefusal, c.Recheck
+	suspension, refusal, recheck, unreachable := c.OnSuspension, c.OnRefusal, c.Recheck, c.OnUnreachable
 	complete := c.ChallengeDescriptor
 	c.ChallengeDescriptor = func(descriptor []byte) []byte {
 		completed := descriptor // also after a panic
@@ -147,6 +147,9 @@ func (c *ServerConfig) containCallbacks() {
 		containTo(report, func() { reject(s, server, offset, message) })
 	}
 	c.OnSuspension = func(id ServerID, err error) { containTo(report, func() { suspension(id, err) }) }
+	c.OnUnreachable = func(id ServerID, addr netip.AddrPort, client netip.Prefix, reason string) {
+		containTo(report, func() { unreachable(id, addr, client, reason) })
+	}
 	c.OnRefusal = func(from netip.Prefix, reason string, count int) {
 		containTo(report, func() { refusal(from, reason, count) })
 	}

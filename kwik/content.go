@@ -9,7 +9,8 @@ import (
 // A Content is the bytes of one aggregate stream, as one server holds them. One goroutine per
 // client calls ReadAt, which must return exactly the requested bytes or an error. The error ends
 // this server's part in the stream. Its text is sent to the client, with the code
-// ErrContentChanged or ErrServerBusy if it is of that code. Close is called when the client needs nothing more.
+// ErrContentChanged or ErrServerBusy if it is of that code. Close is called when the client needs
+// nothing more.
 type Content interface {
 	io.ReaderAt
 	io.Closer
@@ -53,6 +54,6 @@ type ContentRequest struct {
 
 // An OpenContentFunc opens the content of an aggregate stream. If it fails, this server does not
 // serve the stream. The server sends the error's text to the client, and the code
-// ErrContentChanged or ErrServerBusy if the error has it. So the text should contain nothing that is secret from
-// clients. ctx ends when the client releases the server.
+// ErrContentChanged or ErrServerBusy if the error has it. So the text should contain nothing that
+// is secret from clients. ctx ends when the client releases the server.
 type OpenContentFunc func(ctx context.Context, r ContentRequest) (Content, error)

@@ -50,7 +50,7 @@ func DialEarly(
 		transport.Close()
 		return nil, fromQUIC(err, primaryPathID)
 	}
-	d := dialled{conn: quicConn, addr: remote, release: func() { transport.Close() }}
+	d := dialled{conn: quicConn, addr: remote, transport: transport, release: func() { transport.Close() }}
 	return s.connected(ctx, d.owns(shares))
 }
 
@@ -85,7 +85,10 @@ func DialAddrEarly(ctx context.Context, addr string, tlsConf *tls.Config, conf *
 	}
 	s := newClientSession(tlsConf, c)
 	q, shares := s.firstQUIC(ctx)
-	d, err := dialAny(ctx, addrs, clientTLS(tlsConf, protocolClient), q, c.ListenPacket, c.askPort)
+	tlsConf = clientTLS(tlsConf, protocolClient)
+	d, err := dialAny(ctx, addrs, func(ctx context.Context, to netip.AddrPort) (dialled, error) {
+		return dialOne(ctx, to, tlsConf, q, c.ListenPacket, c.askPort)
+	})
 	if err != nil {
 		return nil, fromQUIC(err, primaryPathID)
 	}
@@ -135,6 +138,7 @@ func (s *ClientSession) connected(ctx context.Context, d dialled) (*ClientSessio
 type dialled struct {
 	conn       *quic.Conn
 	addr       netip.AddrPort
+	transport  *quic.Transport
 	release    func()
 	maxStreams int // secondary streams that may be open at once
 }
@@ -143,6 +147,7 @@ type dialled struct {
 const attemptDelay = 250 * time.Millisecond
 
 type (
+	dialOneFunc      func(context.Context, netip.AddrPort) (dialled, error)
 	listenPacketFunc func(context.Context, netip.AddrPort) (net.PacketConn, error)
 	askPortFunc      func(context.Context, netip.AddrPort) (isRefused bool)
 )
@@ -151,11 +156,8 @@ type (
 // handshakes are complete by then, and cost nothing more.
 const askDelay = 100 * time.Millisecond
 
-// dialAny connects to the first of addrs that completes its handshake.
-func dialAny(
-	ctx context.Context, addrs []netip.AddrPort, tlsConf *tls.Config, q *quic.Config, listen listenPacketFunc,
-	ask askPortFunc,
-) (dialled, error) {
+// dialAny connects with dial to the first of addrs that completes its handshake.
+func dialAny(ctx context.Context, addrs []netip.AddrPort, dial dialOneFunc) (dialled, error) {
 	type attempt struct {
 		dialled
 		err error
@@ -168,7 +170,7 @@ func dialAny(
 		to := addrs[started]
 		started++
 		go func() { // ends with its dial, by ctx at the latest; the loops below receive every result
-			d, err := dialOne(ctx, to, tlsConf, q, listen, ask)
+			d, err := dial(ctx, to)
 			results <- attempt{d, err}
 		}()
 	}
@@ -218,13 +220,13 @@ func dialOne(
 	if err != nil {
 		return d, err
 	}
-	transport := &quic.Transport{Conn: socket}
+	d.transport = &quic.Transport{Conn: socket}
 	d.release = func() {
-		transport.Close()
+		d.transport.Close()
 		socket.Close()
 	}
 	ctx, asked := askWhileDialing(ctx, to, ask)
-	d.conn, err = transport.Dial(ctx, net.UDPAddrFromAddrPort(to), tlsConf, q)
+	d.conn, err = d.transport.Dial(ctx, net.UDPAddrFromAddrPort(to), tlsConf, q)
 	isRefused := asked()
 	if err != nil {
 		d.release()

@@ -10,7 +10,7 @@ import (
 )
 
 // This file bounds what a primary can make a client send to addresses that have not answered. Any
-// host may be at such an address, and it receives Initial packets of 1,280 bytes.
+// host may be at such an address, and it receives Initial packets of 1,200 bytes.
 //
 //   - At most 8 servers that have never been reached are dialed at a time (ClientSession.dialSlots).
 //   - An address gets three tries, then one every 10 minutes. If the primary announces it again, it
@@ -170,7 +170,7 @@ func tryCost(q *quic.Config) int64 {
 	const flight, firstProbe = 2, 300 * time.Millisecond
 	size := int64(q.InitialPacketSize)
 	if size == 0 {
-		size = 1280
+		size = smallPacket
 	}
 	flights := int64(1)
 	for probe := firstProbe; probe < q.HandshakeIdleTimeout; probe = 2*probe + firstProbe {

@@ -111,6 +111,7 @@ func (c *ServerConfig) joinQUIC() *quic.Config {
 	q.KeepAlivePeriod = 2 * time.Second
 	q.MaxIdleTimeout = 8 * time.Second
 	q.MaxIncomingStreams, q.MaxIncomingUniStreams = 1, -1 // challenges
+	q.DisablePathMTUDiscovery = true                      // small packets outlive a fall of the MTU
 	return q
 }
 

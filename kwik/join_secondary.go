@@ -5,7 +5,6 @@ import (
 	"crypto/subtle"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -14,6 +13,7 @@ import (
 
 	"kwikcp/internal/cpace"
 	"kwikcp/internal/trust"
+	"kwikcp/internal/udp"
 	kwikpb "kwikcp/kwik/proto"
 )
 
@@ -107,7 +107,7 @@ func (l *Listener) startMembership(conn *quic.Conn) bool {
 	return true
 }
 
-// dialPrimary tries the addresses of host:port in order, through the listener's socket.
+// dialPrimary connects to host:port through the listener's socket, as DialAddr does.
 func (l *Listener) dialPrimary(
 	ctx context.Context, primary string, tlsConf *tls.Config,
 ) (*quic.Conn, netip.AddrPort, error) {
@@ -118,17 +118,23 @@ func (l *Listener) dialPrimary(
 	if tlsConf.ServerName == "" {
 		tlsConf.ServerName, _, _ = net.SplitHostPort(primary)
 	}
-	var errs []error
-	for i, addr := range addrs {
-		attempt, cancel := context.WithTimeout(ctx, joinTimeout/time.Duration(2*(len(addrs)-i)))
-		conn, err := l.transport.Dial(attempt, net.UDPAddrFromAddrPort(addr), tlsConf, l.config.joinQUIC())
-		cancel()
-		if err == nil {
-			return conn, addr, nil
-		}
-		errs = append(errs, fmt.Errorf("%v: %w", addr, err))
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout/2)
+	defer cancel()
+	var ask askPortFunc
+	if _, isOfSystem := l.transport.Conn.(quic.OOBCapablePacketConn); isOfSystem {
+		ask = udp.IsRefused
 	}
-	return nil, netip.AddrPort{}, errors.Join(errs...)
+	d, err := dialAny(ctx, addrs, func(ctx context.Context, to netip.AddrPort) (dialled, error) {
+		d := dialled{addr: to, release: func() {}}
+		asking, asked := askWhileDialing(ctx, to, ask)
+		conn, err := l.transport.Dial(asking, net.UDPAddrFromAddrPort(to), tlsConf, l.config.joinQUIC())
+		if isRefused := asked(); isRefused && err != nil {
+			err = errRefused
+		}
+		d.conn = conn
+		return d, err
+	})
+	return d.conn, d.addr, err
 }
 
 // join is the secondary's side of a join (docs/PROTOCOL.md, section 9).

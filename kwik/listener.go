@@ -80,8 +80,9 @@ func Listen(conn net.PacketConn, tlsConf *tls.Config, conf *ServerConfig) (*List
 		revoked:  make(revokedSessions),
 		reports:  newPrefixLimit(reportRate),
 		joins:    newJoinLimit(),
-		members:  members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit)},
-		rates:    newRateShares(c.RateLimit),
+		members: members{byID: make(map[ServerID]*member), unproved: make(map[memberKey]unprovedUnit),
+			reach: make(reachability)},
+		rates: newRateShares(c.RateLimit),
 	}
 	c.OnPanic = l.countPanics(c.OnPanic)
 	l.memory, l.frames = newMemoryBudgets(c)

@@ -35,7 +35,8 @@ import (
 type liveness struct {
 	had  int64         // bytes that were had at the last tick
 	idle time.Duration // the time without progress
-	// unserved is the part of idle in which a server answered.
+	// unserved is the time at the end of idle in which a server answered. A link that
+	// fails again and again is an outage.
 	unserved time.Duration
 
 	verified   bool          // units were verified since the tick before, or bytes are being verified
@@ -60,8 +61,9 @@ func (l *liveness) observe(isAlive, isAnswering, isExcused bool, now time.Time) 
 	}
 	l.lastTick = now
 	l.idle += elapsed
-	if isAnswering {
-		l.unserved += elapsed
+	l.unserved += elapsed
+	if !isAnswering {
+		l.unserved = 0
 	}
 	if isAlive {
 		l.idle, l.unserved = 0, 0

@@ -42,6 +42,8 @@ type members struct {
 	// self is the primary itself, for clients that want further paths to it: several at once,
 	// or one after a restart. It is nil if the primary's key is not known.
 	self *member
+	// reach is what clients reported about their ways to the secondaries.
+	reach reachability
 }
 
 // offerable returns the servers for which clients get tickets.

@@ -69,12 +69,12 @@ func (o *AggregateStream) hasTicket(id ServerID) bool { return slices.Contains(o
 // count pushed bytes.
 func (o *AggregateStream) Sent() int64 { return o.sent.Load() }
 
-// Secondaries returns the number of secondaries that are offered to clients. Only a client knows
-// which of them deliver.
+// Secondaries returns the number of secondaries that are offered to the client. Only the client
+// knows which of them deliver.
 func (s *ServerSession) Secondaries() (n int) {
 	s.listener.mu.Lock()
 	defer s.listener.mu.Unlock()
-	for _, m := range s.listener.members.offerable() {
+	for _, m := range s.offerable() {
 		if m.id != primaryID {
 			n++
 		}
@@ -138,7 +138,7 @@ func (s *ServerSession) OpenAggregateStream(spec AggregateStreamSpec) (*Aggregat
 		Segments: u.Segments(), Descriptor_: spec.Descriptor, Pushed: spec.Pushed,
 	}
 	secondaries := 0
-	for _, m := range s.listener.members.offerable() {
+	for _, m := range s.offerable() {
 		offer.Tickets = append(offer.Tickets, s.streamTicket(o, m))
 		if m != s.listener.members.self {
 			secondaries++
@@ -179,14 +179,14 @@ func (s *ServerSession) issueTicket(key ticketKey, c ticketClaim) []byte {
 
 // tellMembers sends the client all servers, with new tickets. Called with the listener's lock held.
 func (s *ServerSession) tellMembers() {
-	for _, m := range s.listener.members.offerable() {
+	for _, m := range s.offerable() {
 		s.tellMember(m)
 	}
 }
 
 // tellMember sends the client one server with new tickets. Called with the listener's lock held.
 func (s *ServerSession) tellMember(m *member) {
-	if s.role != ServerRolePrimary {
+	if s.role != ServerRolePrimary || !s.isOffered(m) {
 		return // the session's first path carries it
 	}
 	claim := ticketClaim{scope: ticketScopePath, session: s.id, server: m.id, holder: s.holder}

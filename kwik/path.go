@@ -87,8 +87,12 @@ type path struct {
 	// maxStreams is the number of secondary streams that may be open at once.
 	maxStreams int
 	heardAt    atomic.Int64 // when watch last saw that a packet had arrived, in nanoseconds since the Unix epoch
-	reading    atomic.Int32 // calls of Read on plain streams
-	gone       error        // the system of the server refuses packets; of watch, which run waits for
+	// excusedUntil is until when the server may deliver nothing after an outage, as heardAt.
+	excusedUntil atomic.Int64
+	reading      atomic.Int32 // calls of Read and Write on plain streams
+	gone         error        // the system of the server refuses packets; of watch, which run waits for
+	carried      atomic.Int64 // bytes of plain streams
+	sockets      pathSockets  // of watch and its goroutine
 }
 
 // openPath sends Hello on a new connection. It does not wait for Welcome: run does, and the server
@@ -100,7 +104,7 @@ func openPath(
 ) (*path, error) {
 	p := &path{
 		id: id, addr: d.addr, conn: d.conn, release: d.release, maxStreams: d.maxStreams,
-		session: s, role: role, greeted: make(chan struct{}),
+		session: s, role: role, greeted: make(chan struct{}), sockets: pathSockets{first: d.transport},
 	}
 	p.heardAt.Store(time.Now().UnixNano())
 	if err := p.hello(ctx, ticket); err != nil {
@@ -195,6 +199,7 @@ func (p *path) run() error {
 	start(func() { p.watch(ctx) })
 	<-ctx.Done()
 	wg.Wait()
+	p.sockets.close()
 	p.release()
 	switch {
 	case p.refusal != nil:

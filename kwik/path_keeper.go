@@ -166,7 +166,7 @@ func (s *ClientSession) keeperContext(r *pathRecord) (announced context.Context,
 // that are read.
 func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, error) {
 	s.mu.Lock()
-	r.state = PathConnecting
+	r.state, r.dialing = PathConnecting, time.Now()
 	info, addrs := r.server.info, r.server.addrs
 	select {
 	case <-r.redial: // this dial uses the newest addresses
@@ -191,8 +191,9 @@ func (s *ClientSession) dialPath(ctx context.Context, r *pathRecord) (*path, err
 		p.release()
 		return nil, errSessionClosed // or the path was withdrawn
 	}
-	r.path, r.addr, r.dialed, r.reached = p, p.addr, true, true
-	r.refusedSince = time.Time{}
+	r.path, r.addr, r.dialed, r.reached, r.dialing = p, p.addr, true, true, time.Time{}
+	r.answered()
+	s.reportReach(r, nil)
 	s.mu.Unlock()
 	s.attachNew() // in one flight with Hello
 	return p, nil
@@ -228,7 +229,9 @@ func (s *ClientSession) dialWithin(
 		}
 		return s.config.ListenPacket(ctx, to)
 	}
-	d, err := dialAny(ctx, chosen, tlsConf, q, listen, s.config.askPort)
+	d, err := dialAny(ctx, chosen, func(ctx context.Context, to netip.AddrPort) (dialled, error) {
+		return dialOne(ctx, to, tlsConf, q, listen, s.config.askPort)
+	})
 	if err == nil {
 		s.mu.Lock()
 		s.dials.answered(d.addr, cost)
@@ -271,8 +274,11 @@ func (s *ClientSession) dialFailed(r *pathRecord, err error) {
 	if r.state != PathBanned && !mustWait {
 		r.state, r.reason = PathClosed, err
 	}
-	r.dialed = true
-	r.refused(err, time.Now())
+	r.dialed, r.dialing = true, time.Time{}
+	r.ended(err, time.Now())
+	if !mustWait {
+		s.reportReach(r, err)
+	}
 	s.mu.Unlock()
 	s.attachNew() // streams no longer hold back work for this path
 }
@@ -288,7 +294,7 @@ func (s *ClientSession) pathEnded(p *path, err error) {
 		if r.state != PathBanned {
 			r.state, r.reason = PathClosed, err
 		}
-		r.refused(err, time.Now())
+		r.ended(err, time.Now())
 	}
 	r.asleep = p.closedIdle() && !s.serves(p)
 	streams := s.detachAll(p)
@@ -349,8 +355,8 @@ func isRefusal(err error) bool {
 	return ok && e.Remote && e.Code == ErrAccessRefused
 }
 
-// abandonSecondaries closes all paths to secondaries for good. Secondaries act for the primary: they
-// serve no client that the primary refuses. The caller holds s.mu.
+// abandonSecondaries closes all paths to secondaries for good. Secondaries act for the primary:
+// they serve no client that the primary refuses. The caller holds s.mu.
 func (s *ClientSession) abandonSecondaries() {
 	for _, sv := range s.servers {
 		if sv.role == ServerRoleSecondary && sv.isAnnounced() {

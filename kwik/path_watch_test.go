@@ -41,6 +41,46 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// TestExcuse checks how long a server may be idle after a silence in which the client waited.
+func TestExcuse(t *testing.T) {
+	start := time.Unix(1e9, 0)
+	var w silence
+	check := func(after, want time.Duration) {
+		t.Helper()
+		if got := w.excuse(start.Add(after)); got != want {
+			t.Errorf("after %v: %v, want %v", after, got, want)
+		}
+	}
+	check(time.Hour, 0) // nothing was observed
+	w.observe(7, false, start)
+	w.observe(7, false, start.Add(time.Hour)) // nothing was awaited
+	start = start.Add(time.Hour)
+	check(answeringTime-1, 0)
+	check(answeringTime, answeringTime+silentTime)
+	w.observe(7, true, start.Add(5*time.Second))
+	check(8*time.Second, 9*time.Second)
+	check(longestExcuse, longestExcuse)
+	check(24*time.Hour, longestExcuse) // suspended
+	w.observe(8, true, start.Add(8*time.Second))
+	check(8*time.Second, 0)
+}
+
+// TestShortOutages checks that a stream outlives outages that end before QUIC's connection does.
+// The server's retransmissions are then far apart.
+func TestShortOutages(t *testing.T) {
+	for outage := 2 * time.Second; outage < 30*time.Second; outage += 3 * time.Second {
+		inWorldOf(t, 1<<20, 0, slow, func(w *world) {
+			client, server := w.dial(&ClientConfig{OutageTimeout: 75 * time.Second})
+			c := w.copy(w.offer(client, server, unit, nil))
+			w.within(time.Second, func() bool { return delivered(c.s, primaryID) > 0 })
+			w.net.Silence(w.primary.addr.Addr())
+			time.Sleep(outage)
+			w.net.Heal(w.primary.addr.Addr())
+			c.wantAll()
+		})
+	}
+}
+
 // withResets makes a server answer packets of connections that it does not know.
 var withResets = configured(func(c *ServerConfig) { c.StatelessResetKey = &quic.StatelessResetKey{1, 2, 3} })
 
@@ -113,8 +153,8 @@ func TestOutages(t *testing.T) {
 	}
 }
 
-// TestGoneServers checks that a stream ends soon when the port of its last server is closed, that
-// it continues if there is another one, and that it outlives a restart.
+// TestGoneServers checks that a stream ends soon when the port of its last server is
+// closed. It continues if there is another one, and it outlives a restart.
 func TestGoneServers(t *testing.T) {
 	for _, tt := range []struct {
 		name        string
@@ -129,10 +169,11 @@ func TestGoneServers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inWorldOf(t, 4<<20, tt.secondaries, slow, func(w *world) {
 				var isClosed atomic.Bool
+				primary := w.primary.addr // that of the restarted one, too
 				client, server := w.dial(&ClientConfig{
 					SourceTimeout: 10 * time.Minute,
 					askPort: func(ctx context.Context, server netip.AddrPort) bool {
-						if server == w.primary.addr && isClosed.Load() {
+						if server == primary && isClosed.Load() {
 							return true
 						}
 						<-ctx.Done()

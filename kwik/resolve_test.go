@@ -147,6 +147,38 @@ func TestHappyEyeballs(t *testing.T) {
 	})
 }
 
+// A secondary that joins by a name with a dead address is delayed as little as a client.
+func TestJoinWithADeadAddress(t *testing.T) {
+	inWorld(t, 0, lan, func(w *world) {
+		dead := netip.MustParseAddr("2001:db8::dead")
+		primary := w.primary.addr.Addr()
+		for name, tt := range map[string]struct {
+			addrs []netip.Addr
+			most  time.Duration // 0: it fails
+		}{
+			"dead first":  {[]netip.Addr{dead, primary}, 300 * time.Millisecond},
+			"alive first": {[]netip.Addr{primary, dead}, 50 * time.Millisecond},
+			"all dead":    {[]netip.Addr{dead, dead.Next()}, 0},
+		} {
+			s := w.serve(ServerRoleSecondary, configured(func(c *ServerConfig) {
+				c.lookupIP = func(context.Context, string, string) ([]netip.Addr, error) { return tt.addrs, nil }
+			}))
+			start := time.Now()
+			m, err := s.Join(w.t.Context(), "name:4433", JoinConfig{Token: w.token})
+			took := time.Since(start)
+			switch {
+			case tt.most == 0 && (err == nil || took > joinTimeout):
+				w.t.Errorf("%s: %v after %v", name, err, took)
+			case tt.most > 0 && (err != nil || took > tt.most):
+				w.t.Errorf("%s: %v after %v, want within %v", name, err, took, tt.most)
+			case err == nil:
+				m.Close()
+			}
+			s.stop()
+		}
+	})
+}
+
 // A client that is restricted to the other family does not dial the secondary, and transfers
 // without it.
 func TestFamilyOfSecondaries(t *testing.T) {

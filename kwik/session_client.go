@@ -188,6 +188,7 @@ func (s *ClientSession) announce() {
 // rejected bytes that was just made is sent before, which takes two round trips, at most
 // maxReportDelay.
 func (s *ClientSession) CloseWithError(code ApplicationErrorCode, reason string) error {
+	s.reportUnanswered()
 	s.awaitReport()
 	s.cancel(errSessionClosed)
 	streams, paths := s.parts()

@@ -28,6 +28,8 @@ type serverRecord struct {
 	announced context.Context
 	withdraw  context.CancelFunc
 
+	reported reachReport // the last one that the primary got; see report_reach.go
+
 	paths  []*pathRecord // the first path, then the further ones in order
 	widths widthPolicy
 }
@@ -57,9 +59,13 @@ type pathRecord struct {
 	dialed    bool          // a dial has succeeded or failed
 	excess    bool          // a further path that the width policy does not want any more
 	reached   bool          // it was connected
+	dialing   time.Time     // since when it is dialed; zero while it is not
 	// refusedSince is since when the server's system refuses packets: nothing listens at the port.
 	// It is zero while that is not known.
 	refusedSince time.Time
+	// closedAt is when the server closed the last connection without an error; zero if it did not,
+	// or has answered since.
+	closedAt time.Time
 }
 
 // newServer adds a server with its first path. The caller holds s.mu.

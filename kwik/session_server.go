@@ -60,6 +60,11 @@ type ServerSession struct {
 	// saw more, and when that was.
 	heard   uint64
 	heardAt time.Time
+	// Of reachability.go, guarded by the listener's lock: whether the client is told of a
+	// secondary, and what it reported last.
+	offersTo     map[ServerID]bool
+	reachReports map[ServerID]reachReport
+	inspects     bool // the client diagnoses, and is told of all servers; set before it is accepted
 }
 
 // serveClient serves a client's path until it ends.
@@ -133,7 +138,7 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 	case len(hello.GetSessionId()) != len(s.id):
 		return nil, errorf(ErrMetadataProtocolViolation, "session id of %d bytes", len(hello.GetSessionId()))
 	}
-	s.id = SessionID(hello.GetSessionId())
+	s.id, s.inspects = SessionID(hello.GetSessionId()), hello.GetInspect()
 	if s.holder, err = readHolder(hello); err != nil {
 		return nil, err
 	}

@@ -321,12 +321,13 @@ func (s *ClientSession) expectsSource(open *openStream) bool {
 	return false
 }
 
-// isAnswering reports whether a packet of any source of the stream has just arrived.
+// isAnswering reports whether any source of the stream can be reached.
 func (s *ClientSession) isAnswering(open *openStream) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := time.Now()
 	for _, p := range open.attached {
-		if p.silence() < answeringTime {
+		if p.isAnswering(now) {
 			return true
 		}
 	}

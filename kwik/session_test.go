@@ -430,7 +430,9 @@ func TestAddressesAreTriedInOrder(t *testing.T) {
 				socket, _ := w.listen()
 				return socket, nil
 			}
-			d, err := dialAny(w.t.Context(), c.addrs, tlsConf, &quic.Config{}, listen, nil)
+			d, err := dialAny(w.t.Context(), c.addrs, func(ctx context.Context, to netip.AddrPort) (dialled, error) {
+				return dialOne(ctx, to, tlsConf, &quic.Config{}, listen, nil)
+			})
 			if err != nil {
 				w.t.Errorf("%v: %v", c.addrs, err)
 				continue

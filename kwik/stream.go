@@ -16,8 +16,10 @@ type Stream struct {
 	quic *quic.Stream
 	path PathID
 	rate rateShare // of a server's stream
-	// reading counts the calls of Read on a client's path; nil on a server.
+	// reading counts the calls of Read and Write on a client's path, and carried the bytes. They
+	// are nil on a server.
 	reading *atomic.Int32
+	carried *atomic.Int64
 
 	mu       sync.Mutex    // guards the fields below
 	deadline time.Time     // of Write; zero for none
@@ -34,22 +36,39 @@ func (s *Stream) Read(p []byte) (int, error) {
 		defer s.reading.Add(-1)
 	}
 	n, err := s.quic.Read(p)
+	s.carry(n)
 	return n, s.wrap(err)
 }
 
 // Write writes to the stream. It blocks while QUIC's flow control does not allow more, and on a
 // server while the RateLimit does not.
 func (s *Stream) Write(p []byte) (written int, err error) {
+	if s.reading != nil {
+		s.reading.Add(1)
+		defer s.reading.Add(-1)
+	}
 	for {
 		piece := p[written:]
-		piece = piece[:s.rate.cut(len(piece))]
+		piece = piece[:s.rate.cut(min(len(piece), writePiece))]
 		if err := s.awaitRate(len(piece)); err != nil {
 			return written, s.wrap(err)
 		}
 		n, err := s.quic.Write(piece)
+		s.carry(n)
 		if written += n; err != nil || written == len(p) {
 			return written, s.wrap(err)
 		}
+	}
+}
+
+// writePiece is how many bytes QUIC is given at once. Each piece that it accepts shows that the
+// stream makes progress.
+const writePiece = 16 << 10
+
+// carry counts bytes that were read or written.
+func (s *Stream) carry(n int) {
+	if s.carried != nil {
+		s.carried.Add(int64(n))
 	}
 }
 

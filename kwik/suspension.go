@@ -96,10 +96,19 @@ type unprovedUnit struct {
 	expires time.Time
 }
 
+// maxRecheck bounds the bytes that a primary checks because of one report. No piece is longer.
+const maxRecheck = 1 << 20
+
 // handlePathStatus handles a client's report on a server.
 func (l *Listener) handlePathStatus(s *ServerSession, status *kwikpb.PathStatus) {
 	rejected := status.GetBlame()
 	if rejected == nil {
+		switch status.GetState() {
+		case kwikpb.PathState_PATH_STATE_ACTIVE:
+			l.handleReach(s, ServerID(status.GetPathId()), true, "")
+		case kwikpb.PathState_PATH_STATE_UNREACHABLE:
+			l.handleReach(s, ServerID(status.GetPathId()), false, printable(status.GetReason()))
+		}
 		return
 	}
 	id := ServerID(status.GetPathId())
@@ -120,7 +129,10 @@ func (l *Listener) handlePathStatus(s *ServerSession, status *kwikpb.PathStatus)
 	}
 	start := offer.units.Floor(int64(rejected.GetOffset()))
 	if id == primaryID {
-		l.config.Recheck(offer.spec.Descriptor, offer.units.Total(), start, offer.units.Ceil(start+1))
+		// The wrong unit may be any of those that arrived in one piece.
+		length := clampOffset(min(max(rejected.GetLength(), 1), maxRecheck))
+		end := min(clampOffset(rejected.GetOffset())+length, offer.units.Total())
+		l.config.Recheck(offer.spec.Descriptor, offer.units.Total(), start, offer.units.Ceil(end))
 		return
 	}
 	if l.config.Verify == nil || !hasTicket {

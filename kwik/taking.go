@@ -12,12 +12,12 @@ import (
 // This file decides how long a server waits for a client that takes none of the bytes which it
 // requested. Meanwhile they occupy memory and an open content.
 //
-// A client may be slow and honest. QUIC ends a connection whose peer is silent for 30 seconds, such
-// as one that was suspended. A client whose disk or rate limit holds it up is alive, but its flow
-// control is closed. At --limit-rate 1K it opens its window of 16 KiB by quarters: every 4 s with
-// one server, every 256 s with 64. So 5 minutes are enough for all. While memory is short, clients
-// that take less than 1 KiB in 30 s give theirs to others. Their streams end with ErrServerBusy,
-// so that they may try again.
+// A client may be slow and honest. QUIC ends a connection whose peer is silent for 30 seconds,
+// such as one that was suspended. A client whose disk or rate limit holds it up is alive, but its
+// flow control is closed. At --limit-rate 1K it opens its window of 16 KiB by quarters: every 4 s
+// with one server, every 256 s with 64. So 5 minutes are enough for all. While memory is short,
+// clients that take less than 1 KiB in 30 s give theirs to others. Their streams end with
+// ErrServerBusy, so that they may try again.
 
 const (
 	takeTimeout       = 5 * time.Minute
@@ -29,8 +29,8 @@ const (
 )
 
 // stalled decides about a client that has taken next to nothing of a stream since the given time.
-// It returns nil if the server should go on waiting. An error ends the stream. If the client has taken
-// nothing of its other streams either, stalled ends the session.
+// It returns nil if the server should go on waiting. An error ends the stream. If the client has
+// taken nothing of its other streams either, stalled ends the session.
 func (s *ServerSession) stalled(since time.Time) error {
 	timeout := takeTimeout
 	if s.listener.isScarce() {
@@ -84,8 +84,8 @@ func (s *ServerSession) writeTaken(
 	}
 }
 
-// openUniStream opens a unidirectional stream. It waits while the client allows no further one, as
-// long as the client takes bytes of the others.
+// openUniStream opens a unidirectional stream. It waits while the client allows no further one,
+// as long as the client takes bytes of the others.
 func (s *ServerSession) openUniStream(ctx context.Context) (*quic.SendStream, error) {
 	stream, err := s.conn.OpenUniStream()
 	if _, isLimited := errors.AsType[*quic.StreamLimitReachedError](err); !isLimited {

@@ -14,9 +14,11 @@ import (
 // are on a read-only mount or are a mount themselves. Others are immutable, in a directory without
 // write permission, or another user's in a sticky directory. Such a file may be up to date.
 
-// isUnwritable reports whether an error of the system means that a directory takes no new file.
+// isUnwritable reports whether an error of the system means that a directory takes no new file, or
+// none of a name: a mount is busy.
 func isUnwritable(err error) bool {
-	return errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission)
+	isMount := errors.Is(err, syscall.EBUSY)
+	return errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) || isMount
 }
 
 // openBlocked takes a place whose file cannot be replaced because of err. It returns err at once
@@ -45,14 +47,18 @@ func (g *get) compareBlocked(ctx context.Context) error {
 	return err
 }
 
-// checkWritable returns why a file of a mirror cannot be put in its place, as far as that is known
-// before its bytes are requested.
-func (m *mirror) checkWritable(h disk.TreeDir, f *mirrorFile) error {
-	if m.readOnly != nil {
-		return m.readOnly
+// isBlocked reports whether a file of a mirror cannot be put in its place, as far as that is known
+// before its bytes are requested. It drops such a file.
+func (m *mirror) isBlocked(h disk.TreeDir, f *mirrorFile) bool {
+	err := m.readOnly
+	if err == nil {
+		err = disk.CheckWritable(h)
 	}
-	if f.local == nil {
-		return nil
+	if err == nil {
+		err = disk.CheckReplaceable(h, f.name)
 	}
-	return disk.CheckReplaceable(h, f.name)
+	if err != nil {
+		m.drop(f, LocalError("write it", err))
+	}
+	return err != nil
 }

@@ -60,8 +60,8 @@ type diskNode struct {
 
 // A diskOp is a change, or a sync.
 type diskOp struct {
-	// kind is create, write, truncate, chmod, chtimes or sync for a file. It is link, unlink, rename
-	// or syncdir for the directory.
+	// kind is create, write, truncate, chmod, chtimes or sync for a file. It is link, unlink,
+	// rename or syncdir for the directory.
 	kind  string
 	node  int
 	name  string // for link, unlink and rename

@@ -123,9 +123,12 @@ func isCrypto(err error) bool {
 
 // NetworkCause returns the part of an error of the network or of KWIK that a user can act on.
 func NetworkCause(err error) error {
-	_, noHandshake := errors.AsType[*quic.HandshakeTimeoutError](err)
-	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
-	if noHandshake || timedOut {
+	if _, ok := errors.AsType[*trust.PinError](err); !ok {
+		if cause := connectCause(err); cause != nil {
+			return cause
+		}
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return errNoAnswer
 	}
 	if _, ok := errors.AsType[*quic.IdleTimeoutError](err); ok {

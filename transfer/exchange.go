@@ -8,6 +8,7 @@ import (
 	"io"
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/wire"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,7 +62,8 @@ func (r *request) send(ctx context.Context, op string, message *transferpb.Reque
 		return nil, err
 	}
 	x := &exchange{op: op, path: r.url.Path, stream: stream, stall: r.stall,
-		isAnswering: r.session.IsAnswering, serveTimeout: max(serveTimeout, r.timeout), in: bufio.NewReaderSize(stream, 16<<10)}
+		isAnswering: r.session.IsAnswering, serveTimeout: max(serveTimeout, r.timeout),
+		in: bufio.NewReaderSize(stream, 16<<10)}
 	defer context.AfterFunc(ctx, func() { stream.SetWriteDeadline(time.Unix(1, 0)) })()
 	if err := wire.WriteMessage(stream, message); err != nil {
 		x.close()
@@ -88,8 +90,9 @@ func (x *exchange) next(ctx context.Context, deadline time.Time) (*transferpb.Re
 	return reply, nil
 }
 
-// endUnserved ends the wait for a reply after serveTimeout in which the primary could be reached. It
-// was not reached in an outage, which has the deadline of the reply. stop ends the watch.
+// endUnserved ends the wait for a reply after serveTimeout in a row in which the primary could be
+// reached. It was not reached in an outage, which has the deadline of the reply. stop ends the
+// watch.
 func (x *exchange) endUnserved() (stop func()) {
 	const interval = time.Second
 	var mu sync.Mutex // guards the rest
@@ -104,6 +107,8 @@ func (x *exchange) endUnserved() (stop func()) {
 		}
 		if x.isAnswering() {
 			unserved += interval
+		} else {
+			unserved = 0 // a link that fails again and again serves nothing either
 		}
 		if unserved >= x.serveTimeout {
 			x.isUnserved.Store(true)
@@ -129,7 +134,7 @@ func (x *exchange) failed(err error) error {
 	switch {
 	case tooLarge, errors.Is(err, proto.Error):
 		return x.malformed(err)
-	case x.isUnserved.Load():
+	case x.isUnserved.Load(), errors.Is(err, os.ErrDeadlineExceeded) && x.isAnswering():
 		return &Error{Kind: KindNetwork, Op: x.op, Err: errUnserved}
 	case err == io.EOF:
 		err = io.ErrUnexpectedEOF // the last reply had not arrived

@@ -52,6 +52,13 @@ func (f *faults) step(op, name string) error {
 	return &fs.PathError{Op: op, Path: name, Err: f.with}
 }
 
+// opened counts files and directories that are open.
+func (f *faults) opened(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open += n
+}
+
 // failed returns the first operation that failed, "" if none did.
 func (f *faults) failed() string { return f.first }
 
@@ -75,7 +82,7 @@ func (f *faults) opener() func(string) (disk.Dir, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.open++
+		f.opened(1)
 		return faultyDir{d, f}, nil
 	}
 }
@@ -88,7 +95,7 @@ func (f *faults) file(op, name string, open func() (disk.File, error)) (disk.Fil
 	if err != nil {
 		return nil, err
 	}
-	f.open++
+	f.opened(1)
 	f.done(op)
 	return faultyFile{x, f, name}, nil
 }
@@ -155,7 +162,7 @@ func (d faultyDir) Sync() error {
 }
 
 func (d faultyDir) Close() error {
-	d.open--
+	d.opened(-1)
 	d.Dir.Close()
 	return d.step("closedir", ".")
 }
@@ -264,7 +271,7 @@ func (f faultyFile) TryLock() (bool, error) {
 }
 
 func (f faultyFile) Close() error {
-	f.open--
+	f.opened(-1)
 	f.File.Close()
 	return f.step("close", f.name)
 }

@@ -91,7 +91,8 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	if o.OpenDir == nil {
 		o.OpenDir = disk.OpenDir
 	}
-	g := &get{GetOptions: o, request: newRequest(o.URL, o.TLS, o.ConnectTimeout, o.StallTimeout, o.KWIK, o.Dial, report)}
+	r := newRequest(o.URL, o.TLS, o.ConnectTimeout, o.StallTimeout, o.KWIK, o.Dial, report)
+	g := &get{GetOptions: o, request: r}
 	g.pool = o.Pool
 	g.byteRange = o.Range
 	g.headStart = g.wantsHeadStart

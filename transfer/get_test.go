@@ -77,8 +77,8 @@ func TestGetInOrder(t *testing.T) {
 	})
 }
 
-// TestGetFromHostileServers: for every reply, the client ends with the right kind of error, within a
-// bound of time, and writes only verified bytes.
+// TestGetFromHostileServers: for every reply, the client ends with the right kind of error, within
+// a bound of time, and writes only verified bytes.
 func TestGetFromHostileServers(t *testing.T) {
 	soon, silence := time.Second, 11*time.Second
 	send := func(change func(m *transferpb.Manifest, cvs []byte) []byte) script {

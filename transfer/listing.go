@@ -183,7 +183,7 @@ func readEntry(raw *transferpb.Entry) (Entry, error) {
 	return Entry{
 		problemKind: kindOfProblem(raw),
 		Path:        string(raw.GetPath()), Type: EntryType(raw.GetType()), Size: int64(raw.GetSize()),
-		MTime: time.Unix(0, raw.GetMtimeNs()), Mode: fs.FileMode(raw.GetMode() & 0o777),
+		MTime: wire.JoinTime(raw.GetMtimeNs(), raw.GetMtimeEra()), Mode: fs.FileMode(raw.GetMode() & 0o777),
 		Target: string(raw.GetTarget()), Problem: problem, Restricted: raw.GetRestricted(), isTarget: raw.GetIsTarget(),
 		link: raw.GetLink(), metadata: metadata,
 	}, nil

@@ -157,7 +157,8 @@ type mirror struct {
 	window time.Duration
 	// folds is set if the target's file system ignores the case of names.
 	folds bool
-	// syncsVolumes is set if file systems are synced as a whole. It is cleared when the system cannot.
+	// syncsVolumes is set if file systems are synced as a whole. It is cleared when the system
+	// cannot.
 	syncsVolumes atomic.Bool
 	staged       stage
 	live         liveStreams
@@ -176,6 +177,8 @@ type mirror struct {
 	// date, and must not count them as such.
 	fetchedBefore int64
 	volumes       map[uint64]disk.Volume
+	absent        absentFiles
+	waitingDirs   []*mirrorDir // of stage.dirs
 }
 
 // fetchMirror opens and locks the target, and makes attempts.
@@ -226,8 +229,8 @@ func (m *mirror) fetchMirror(ctx context.Context) (err error) {
 	return err
 }
 
-// removeEmpty removes the directories that the mirror made and put nothing into: a start that failed
-// leaves nothing.
+// removeEmpty removes the directories that the mirror made and put nothing into: a start that
+// failed leaves nothing.
 func (m *mirror) removeEmpty() {
 	if m.madeTarget {
 		m.unlockTarget()
@@ -247,7 +250,8 @@ func (m *mirror) attempt(ctx context.Context) (err error) {
 		HardLinked: m.result.HardLinked, Copied: m.result.Copied, Created: m.result.Created,
 		Network: m.result.Network, Wasted: m.result.Wasted, Holes: m.result.Holes,
 	}
-	m.worst, m.worstPath, m.fatal = nil, "", nil
+	m.worst, m.worstPath, m.fatal, m.absent = nil, "", nil, absentFiles{}
+	m.waitingDirs = nil
 	m.notKept = notKeptCount{}
 	m.donors = donors{}
 	m.volumes = make(map[uint64]disk.Volume)
@@ -336,6 +340,7 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 	defer m.unstage()
 	err := m.runBatches(ctx, p.walk)
 	if err == nil && m.fatalError() == nil {
+		p.removeTemporary(ctx)
 		err = p.publish(ctx)
 	}
 	if err = p.linkRest(ctx, err); err == nil && m.fatalError() == nil {
@@ -345,10 +350,14 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 		return err
 	}
 	if !m.Delete {
+		p.publishRest()
 		return m.syncVolumes()
 	}
 	if err = p.delete(ctx); ctx.Err() != nil { // some entries were not deleted
 		return context.Cause(ctx)
+	}
+	if err == nil {
+		p.publishRest()
 	}
 	if err == nil && len(p.deferred) > 0 {
 		err = m.runBatches(ctx, p.fetchDeferred)
@@ -446,7 +455,9 @@ func (m *mirror) reportFile(f FileReport) {
 	case FileDeleted:
 		m.result.Deleted++
 	case FileSkipped:
-		m.result.Skipped++
+		if m.result.Skipped++; errors.Is(f.Err, ErrYoung) {
+			m.noteLack(f.Path, ErrYoung)
+		}
 	case FileFailed:
 		m.countFailure(f)
 	}
@@ -460,6 +471,7 @@ func (m *mirror) reportFile(f FileReport) {
 // called with the lock held.
 func (m *mirror) countFailure(f FileReport) {
 	m.result.Failed++
+	m.noteLack(f.Path, errLacksEntries)
 	if m.worst == nil || rank(f.Err) < rank(m.worst) {
 		m.worst, m.worstPath = f.Err, f.Path
 	}

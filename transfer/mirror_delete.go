@@ -1,11 +1,13 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"slices"
 	"sort"
 )
 
@@ -15,16 +17,24 @@ import (
 // delete removes the extra entries, unless they are more than MaxDelete allows. Entries that the
 // filter excludes stay, and so do their directories.
 func (p *plan) delete(ctx context.Context) error {
+	p.keepUnreplaced()
 	exceeded := p.checkLoss(ctx)
 	if exceeded != nil && (!p.DryRun || p.fatalError() != nil) {
 		return exceeded
 	}
+	slices.SortStableFunc(p.extra, func(a, b extraEntry) int { // those that files wait for are the first
+		return cmp.Compare(b.reason, a.reason)
+	})
 	for _, x := range p.extra {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		at := disk.JoinPath(x.dir.path, x.name)
 		if err := p.deleteIn(ctx, x.dir, x.name); err != nil {
-			p.fail(disk.JoinPath(x.dir.path, x.name), "delete it", err)
+			p.fail(at, "delete it", err)
+		}
+		if x.reason == forStaged && ctx.Err() == nil {
+			p.publishOver(at)
 		}
 	}
 	return exceeded
@@ -72,7 +82,7 @@ func (p *plan) countExtra(ctx context.Context, dir, at string, x *loss) error {
 func (p *plan) countLoss(ctx context.Context, h *disk.CachedDir, at string, x *loss) (empty bool, err error) {
 	info, isDoomed, err := p.judge(h, at)
 	switch {
-	case err == errStays || err == ErrElsewhere:
+	case err == errStays || err == ErrElsewhere || err == ErrMoved:
 		return false, nil
 	case err != nil || !isDoomed:
 		return err == nil && info == nil, err
@@ -157,7 +167,7 @@ const lostFound = "lost+found"
 
 // judge returns what is at a path, and whether a mirror that does not find it in the listing
 // deletes it. info is nil if there is nothing. A directory may still hold something that stays.
-// The errors errStays and ErrElsewhere are no failures.
+// The errors errStays, ErrElsewhere and ErrMoved are no failures.
 func (p *plan) judge(h *disk.CachedDir, at string) (info fs.FileInfo, isDoomed bool, err error) {
 	name := disk.Base(at)
 	info, err = h.Lstat(name)
@@ -176,6 +186,8 @@ func (p *plan) judge(h *disk.CachedDir, at string) (info fs.FileInfo, isDoomed b
 		return info, false, nil
 	case p.isElsewhere(h, name, info):
 		return info, false, ErrElsewhere
+	case p.mayHaveMoved(name, info) && !wire.IsTemporary(name):
+		return info, false, ErrMoved
 	case !info.IsDir() && wire.IsTemporary(name):
 		others, err := p.isOthers(h, at)
 		return info, !others && err == nil, err
@@ -209,8 +221,8 @@ func (p *plan) remove(ctx context.Context, h *disk.CachedDir, at string) (gone b
 	switch {
 	case err == errStays:
 		return false, nil
-	case err == ErrElsewhere:
-		p.reportFile(FileReport{Path: at, Action: FileSkipped, Err: ErrElsewhere})
+	case err == ErrElsewhere || err == ErrMoved:
+		p.reportFile(FileReport{Path: at, Action: FileSkipped, Err: err})
 		return false, nil
 	case err != nil || !isDoomed:
 		return err == nil && info == nil, err

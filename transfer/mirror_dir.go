@@ -7,7 +7,6 @@ import (
 	"kwikcp/transfer/internal/wire"
 	"slices"
 	"sort"
-	"strings"
 )
 
 // A mirrorDir is a directory of the target while entries in it are under way.
@@ -19,6 +18,13 @@ type mirrorDir struct {
 	names  []string        // of its entries before the mirror, sorted, without temporary files
 	next   int             // index into names: those before it are compared with the listing
 	parts  map[string]bool // names of the part files that no file has claimed yet
+	// aside are temporary names of directories that an earlier mirror left. No entry has claimed
+	// them yet.
+	aside []string
+	// isStaged is set while the directory waits for its place.
+	isStaged bool
+	// isAside is set in a directory that waits for its place, and below. All in it is the mirror's.
+	isAside bool
 	// restricted is set if the server lists only what the client may read, or the mirror visits
 	// only some Paths. The other names in the directory may be on the server as well, so they are
 	// not extra.
@@ -30,10 +36,11 @@ type mirrorDir struct {
 	// if names in it changed. Both are guarded by mirror.mu.
 	users      int
 	hasChanged bool
+	// lack is why a directory that waits is not complete. Guarded by mirror.mu.
+	lack error
 }
 
-// readNames reads the names in a directory, and removes the temporary files of earlier mirrors,
-// except part files.
+// readNames reads the names in a directory, and finds out what earlier mirrors left in it.
 func (p *plan) readNames(d *mirrorDir) error {
 	h, err := p.cache.Acquire(d.path)
 	if err != nil {
@@ -45,22 +52,11 @@ func (p *plan) readNames(d *mirrorDir) error {
 		return err
 	}
 	d.names = slices.DeleteFunc(names, func(name string) bool {
-		switch {
-		case !wire.IsTemporary(name):
-			return false
-		case strings.HasSuffix(name, ".new"):
-			// An error leaves a file that no mirror uses.
-			others, err := p.isOthers(h, disk.JoinPath(d.path, name))
-			if !p.DryRun && !others && err == nil && p.mayRemoveTemp(h, name) {
-				h.Remove(name)
-			}
-		case name != mirrorLock && strings.HasSuffix(name, ".part"):
-			if d.parts == nil {
-				d.parts = make(map[string]bool)
-			}
-			d.parts[name] = true
+		isTemporary := wire.IsTemporary(name)
+		if isTemporary {
+			p.sortTemporary(h, d, name)
 		}
-		return true
+		return isTemporary
 	})
 	sort.Strings(d.names)
 	return nil
@@ -69,8 +65,8 @@ func (p *plan) readNames(d *mirrorDir) error {
 // maxLocalNames bounds the names in a directory of the target, which are held in memory.
 const maxLocalNames = 16 << 20
 
-// makeDir makes a directory of the listing, or opens it if it exists. A file in its place is
-// removed, and with Delete a link.
+// makeDir makes a directory of the listing, or opens it if it exists. It replaces a file, and with
+// Delete a link. With Stage it waits beside them.
 func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 	sub.fresh = true
 	if p.DryRun && !mayExist {
@@ -88,6 +84,12 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 			return err
 		}
 	}
+	if sub.isAside = sub.parent.isAside; sub.isAside && found != occupantNone && found != occupantDir {
+		if err := p.removeOwn(h, name); err != nil {
+			return err
+		}
+		found = occupantNone
+	}
 	switch {
 	case found == occupantDir && p.isSource(info):
 		return p.fatalError()
@@ -104,6 +106,8 @@ func (p *plan) makeDir(sub *mirrorDir, mayExist bool) error {
 		return errLinkInTheWay
 	case p.DryRun:
 		return nil
+	case found != occupantNone && p.Stage:
+		return p.stageDir(h, sub)
 	case found != occupantNone:
 		return p.replaceByDir(h, sub)
 	}
@@ -162,7 +166,7 @@ func (p *plan) unlockDir(d *mirrorDir, info fs.FileInfo) error {
 
 // reopenDir uses a directory that the plan has left. The caller must release it.
 func (p *plan) reopenDir(d *mirrorDir) error {
-	if !p.DryRun && d.parent != nil {
+	if !p.DryRun && d.parent != nil && !d.isStaged {
 		up, err := p.cache.Acquire(d.parent.path)
 		if err != nil {
 			return err

@@ -9,8 +9,8 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
+	"kwikcp/transfer/internal/wire"
 	"sync"
-	"time"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
@@ -79,7 +79,7 @@ const maxOpenParts = 128
 func manifestOf(m *transferpb.Manifest) Manifest {
 	return Manifest{
 		Size: int64(m.GetSize()), Root: integrity.Root(m.GetRoot()), Group: integrity.GroupSize(m.GetGroup()).Bytes(),
-		MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
+		MTime: wire.JoinTime(m.GetMtimeNs(), m.GetMtimeEra()), Mode: m.GetMode() & 0o777,
 	}
 }
 
@@ -172,8 +172,7 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(),
 			Root: f.tree.Root(), Proved: len(f.checksums) > 0})
 	case m.DryRun:
-	case m.checkWritable(h.TreeDir, f) != nil:
-		m.drop(f, LocalError("write it", m.checkWritable(h.TreeDir, f)))
+	case m.isBlocked(h.TreeDir, f): // and dropped
 	case f.tree.Size() == 0:
 		m.writeWhole(f, nil, place)
 	default:
@@ -240,7 +239,7 @@ func (m *mirror) discardPart(f *mirrorFile) {
 	if m.isOthersPart(f, h) {
 		return
 	}
-	if p, err := m.placeOf(f).Open(partfile.Options{}); err == nil {
+	if p, err := m.placeOf(f).Open(partfile.Options{Unchecked: true}); err == nil {
 		p.Discard()
 	}
 }
@@ -290,11 +289,14 @@ func (m *mirror) openPart(f *mirrorFile) error {
 	}
 	defer m.cache.Release(h)
 	err = partfile.ErrBusy
+	// The plan has looked at what is in its place.
+	o := partfile.Options{Pool: m.opened, Preallocate: m.Preallocate, Unchecked: true}
 	if !m.isOthersPart(f, h) {
-		f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened, Preallocate: m.Preallocate})
+		f.part, err = m.placeOf(f).Open(o)
 	}
 	if errors.Is(err, partfile.ErrBusy) {
-		f.part, err = m.placeOf(f).Open(partfile.Options{Pool: m.opened, Preallocate: m.Preallocate, Run: m.runID})
+		o.Run = m.runID
+		f.part, err = m.placeOf(f).Open(o)
 	}
 	if err != nil {
 		f.part = nil
@@ -379,7 +381,8 @@ func (m *mirror) writeWhole(f *mirrorFile, p []byte, place *placer) {
 		return
 	}
 	temp := m.freshName(f.name)
-	version, err := m.placeOf(f).WriteNew(temp, p, f.holes, metadataOf(f.manifest, m.NoPreserve), !m.syncsVolumes.Load())
+	metadata := metadataOf(f.manifest, m.NoPreserve)
+	version, err := m.placeOf(f).WriteNew(temp, p, f.holes, metadata, !m.syncsVolumes.Load())
 	if err == nil {
 		if err = m.applyMore(h.TreeDir, temp, f.entry); err != nil {
 			h.Remove(temp)
@@ -435,6 +438,9 @@ func (m *mirror) finishFile(f *mirrorFile, report FileReport) {
 	switch report.Action {
 	case FileFetched, FileCopied, FileUpToDate, FileHardLinked, FileSkipped:
 		m.live.placed()
+	}
+	if report.Action == FileFailed || errors.Is(report.Err, ErrYoung) {
+		m.noteAbsent(f.entry)
 	}
 	f.group.settle(report.Action != FileFailed && report.Action != FileSkipped, f.isChanged(), report.Root)
 	m.reportFile(report)

@@ -198,7 +198,8 @@ func TestMirrorHostileNames(t *testing.T) {
 		for p, want := range map[string]FileAction{
 			"../../evil": "", "/etc/evil": FileFailed, "..": FileFailed, "\x00": FileFailed, "a/../../evil": FileFailed,
 			strings.Repeat("n", 256): FileFailed,
-			mirrorLock:               FileSkipped, "abs": FileSkipped, "d/up": FileSkipped, "tricky": FileSkipped, "mine": FileFailed,
+			mirrorLock:               FileSkipped, "abs": FileSkipped, "d/up": FileSkipped,
+			"tricky": FileSkipped, "mine": FileFailed,
 			"mine/evil": "", "good": FileFetched, "in": FileLinked,
 		} {
 			if got := reports.action(p); got != want {

@@ -2,8 +2,10 @@ package transfer
 
 import (
 	"errors"
+	"fmt"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -17,6 +19,20 @@ const (
 	lockTries = 20
 	lockPause = 5 * time.Millisecond
 )
+
+// A LockError reports that a mirror cannot lock its target, because something else has the name of
+// the lock file and cannot be removed.
+type LockError struct {
+	Path string // of what is there
+	Err  error  // why it cannot be removed
+}
+
+func (e *LockError) Error() string {
+	return fmt.Sprintf("%q has the name of the lock file and cannot be removed: %v", e.Path, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *LockError) Unwrap() error { return e.Err }
 
 // lockTarget takes the target's lock, and finds out whether the file system ignores the case of
 // names and how coarse its times are.
@@ -32,13 +48,25 @@ func (m *mirror) lockTarget() error {
 		return nil
 	}
 	if err != nil {
-		return LocalError(m.op(), disk.Cause(err))
+		return LocalError(m.op(), m.lockError(disk.Cause(err)))
 	}
 	m.lock = lock
 	m.learnWindow(m.root)
 	_, err = m.root.Lstat(".KWIKCP-MIRROR.part")
 	m.folds = err == nil
 	return nil
+}
+
+// lockError returns a LockError if the lock failed with err because of what has its name.
+func (m *mirror) lockError(err error) error {
+	info, missing := m.root.Lstat(mirrorLock)
+	if missing != nil || info.Mode().IsRegular() {
+		return err
+	}
+	if cause := errors.Unwrap(err); cause != nil {
+		err = cause
+	}
+	return &LockError{Path: filepath.Join(m.Target, mirrorLock), Err: err}
 }
 
 func (m *mirror) takeLock() (*partfile.PartFile, error) {

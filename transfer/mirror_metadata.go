@@ -327,8 +327,8 @@ func (m *mirror) xattrChanges(d *disk.MetaDir, name string, e Entry) (changes []
 	return changes, nil
 }
 
-// lacksMetadata reports whether an entry in place lacks metadata of its entry, other than its time, that
-// this user may set.
+// lacksMetadata reports whether an entry in place lacks metadata of its entry, other than its
+// time, that this user may set.
 func (m *mirror) lacksMetadata(h disk.TreeDir, name string, info fs.FileInfo, e Entry) bool {
 	if m.NoPreserve {
 		return false

@@ -74,7 +74,9 @@ func (l *liveStreams) remove(s *kwik.AggregateReader) kwik.StreamStats {
 func (l *liveStreams) totals() (st kwik.StreamStats, files, done int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	st = kwik.StreamStats{Idle: math.MaxInt64, Bytes: l.past.Bytes, Size: l.total, Sources: slices.Clone(l.past.Sources)}
+	st = kwik.StreamStats{
+		Idle: math.MaxInt64, Bytes: l.past.Bytes, Size: l.total, Sources: slices.Clone(l.past.Sources),
+	}
 	for _, s := range l.streams {
 		each := s.Stats()
 		st.Bytes += each.Bytes

@@ -15,8 +15,8 @@ type MirrorSource struct {
 	TLS *tls.Config
 	// ConnectTimeout bounds the time to the primary's first answer; 0 means DefaultConnectTimeout.
 	ConnectTimeout time.Duration
-	// StallTimeout bounds how long a mirror waits while nothing arrives, as in GetOptions. A listing
-	// or a comparison waits for each reply as long. 0 means DefaultStallTimeout.
+	// StallTimeout bounds how long a mirror waits while nothing arrives, as in GetOptions. A
+	// listing or a comparison waits for each reply as long. 0 means DefaultStallTimeout.
 	StallTimeout time.Duration
 	// KWIK configures the session; nil means the defaults.
 	KWIK *kwik.ClientConfig
@@ -35,7 +35,9 @@ type MirrorOptions struct {
 	// parent must exist.
 	Target string
 	// Delete removes entries of Target that are not in the tree, but only after a complete
-	// listing. Entries that the Filter excludes stay, and so do directories named lost+found.
+	// listing. Entries that the Filter excludes stay, and so do directories named lost+found. A
+	// file that may have moved stays until it is in place under its new name: it is FileSkipped
+	// with ErrMoved.
 	Delete bool
 	// MaxDelete bounds what Delete removes.
 	MaxDelete DeleteLimit
@@ -54,9 +56,10 @@ type MirrorOptions struct {
 	// MinAge is how long ago a file must have changed, by the clock of the server. A younger one
 	// is left as it is, and reported as FileSkipped with ErrYoung: a program may still write it.
 	MinAge time.Duration
-	// Stage puts nothing in place before all files are there. New files and links then precede
-	// those that replace others. A directory that replaces a file or link is made at once, and a
-	// file that replaces a directory is fetched after the deletions.
+	// Stage puts nothing in place before all files are there, except for new directories. New files
+	// and links then precede those that replace others. A directory that replaces a file or link is
+	// filled beside it, and exchanges names with it. A file that replaces a directory is fetched
+	// before that is deleted, unless it has several names (hard links).
 	Stage bool
 	// Pair makes the mirror known to mirrors in the other direction until it is closed; nil means
 	// until Mirror returns.
@@ -64,7 +67,8 @@ type MirrorOptions struct {
 	// Filter selects the entries to fetch.
 	Filter Filter
 	// Paths selects entries as well, and nothing beside them is deleted. The Filter decides about
-	// the selected entries, too. Nil selects everything.
+	// the selected entries and those below them, but not about the directories above them. Nil
+	// selects everything.
 	Paths *PathList
 	// DryRun reports the changes without making them.
 	DryRun bool

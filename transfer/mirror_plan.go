@@ -21,10 +21,16 @@ type plan struct {
 	order treeOrder
 	dirs  []*mirrorDir // around the current entry; the first is the target
 	extra []extraEntry
+	// temporary has what earlier mirrors left and no entry needs.
+	temporary []extraEntry
+	// isFailing is set if the entries that treeOrder hides are below a directory that failed.
+	isFailing bool
+	// walking is the context of walk.
+	walking context.Context
 	// deferred entries wait until a directory in their place is deleted.
 	deferred []deferredEntry
 	now      time.Time // of the server, when it listed the current page
-	chosen   pathsSeen
+	chosen   selector
 	links    linkPlan
 	moves    movePlan
 	kept     int64 // entries of the target so far that are in the listing, and that the filter includes
@@ -34,18 +40,28 @@ type plan struct {
 
 // An extraEntry is in a directory of the target and not in the listing.
 type extraEntry struct {
-	dir      *mirrorDir
-	name     string
-	inTheWay bool // the listing has an entry of another type with that name
+	dir    *mirrorDir
+	name   string
+	reason extraReason
 }
 
+// An extraReason is why an entry is extra.
+type extraReason int
+
+const (
+	notListed   extraReason = iota
+	forDeferred             // the listing has an entry of another type with that name, made after the deletions
+	forStaged               // likewise a file, which has arrived before the deletions
+)
+
 func newPlan(m *mirror) *plan {
-	return &plan{mirror: m, chosen: newPathsSeen(m.Paths), links: newLinkPlan()}
+	return &plan{mirror: m, chosen: newSelector(m.Filter, m.Paths), links: newLinkPlan()}
 }
 
 // walk follows the listing to its end and passes batches to fetch. It stops at the first error of
 // either.
 func (p *plan) walk(ctx context.Context, fetch func(*batch) error) (err error) {
+	p.walking = ctx
 	top := &mirrorDir{users: 1, fresh: p.root == nil, restricted: !p.Paths.covers("")}
 	p.dirs = []*mirrorDir{top}
 	defer func() {
@@ -149,6 +165,10 @@ func (p *plan) present(d *mirrorDir, name string) bool {
 }
 
 func (p *plan) addExtra(d *mirrorDir, name string) {
+	if d.isAside { // it is not the user's
+		p.temporary = append(p.temporary, extraEntry{dir: d, name: name})
+		return
+	}
 	p.noteLeftover(d, name)
 	if p.Delete && !d.restricted && !d.held {
 		p.extra = append(p.extra, extraEntry{dir: d, name: name})
@@ -158,7 +178,7 @@ func (p *plan) addExtra(d *mirrorDir, name string) {
 // replaceDir deletes the directory in the place of an entry after the listing, and makes the
 // entry then.
 func (p *plan) replaceDir(d *mirrorDir, e Entry) {
-	p.extra = append(p.extra, extraEntry{d, disk.Base(e.Path), true})
+	p.extra = append(p.extra, extraEntry{d, disk.Base(e.Path), forDeferred})
 	p.deferred = append(p.deferred, deferredEntry{d, e})
 	p.kept--
 }
@@ -190,8 +210,11 @@ func (p *plan) leaveDir() {
 	for _, name := range d.names[d.next:] {
 		p.addExtra(d, name)
 	}
+	p.noteTemporary(d)
 	for name := range d.parts {
-		p.addExtra(d, name)
+		if !d.isAside {
+			p.addExtra(d, name)
+		}
 	}
 	if d.held {
 		p.extra = slices.DeleteFunc(p.extra, func(x extraEntry) bool { return x.dir == d })
@@ -199,7 +222,7 @@ func (p *plan) leaveDir() {
 	if p.folds { // an entry with another spelling of the name is the same file
 		p.extra = slices.DeleteFunc(p.extra, func(x extraEntry) bool {
 			_, listed := d.folded[strings.ToLower(x.name)]
-			return x.dir == d && listed && !x.inTheWay
+			return x.dir == d && listed && x.reason == notListed
 		})
 	}
 	d.names, d.folded = nil, nil
@@ -223,18 +246,41 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 		return nil, p.malformedListing(err)
 	}
 	if hidden {
+		if p.isFailing {
+			p.noteAbsent(e)
+		}
 		return nil, nil
 	}
+	above, decision := p.chosen.next(e)
+	if decision == selectionPending {
+		return nil, nil
+	}
+	for _, dir := range above {
+		if _, err := p.visitSelected(dir, selectionAbove); err != nil {
+			return nil, err
+		}
+		if p.order.hidden == dir.Path { // it failed
+			return nil, nil
+		}
+	}
+	return p.visitSelected(e, decision)
+}
+
+// visitSelected handles an entry of the listing about which the selector has decided.
+func (p *plan) visitSelected(e Entry, decision selection) (*mirrorFile, error) {
 	for p.dirs[len(p.dirs)-1].path != disk.Parent(e.Path) {
 		p.leaveDir()
 	}
 	d := p.dirs[len(p.dirs)-1]
 	isPresent := p.present(d, disk.Base(e.Path))
 	mayExist := isPresent || p.folds // with folds, in another spelling
-	if mayExist && p.Delete && !p.Filter.Wants(e.Path, e.Type == EntryDir) {
+	if mayExist && p.Delete && decision == selectionNone {
 		p.noteOtherType(d, e)
 	}
-	if !p.chosen.visit(e.Path, e.Type == EntryDir) || !p.accept(d, e) {
+	if decision == selectionNone {
+		d.keepPart(disk.Base(e.Path))
+	}
+	if decision == selectionNone || !p.accept(d, e) {
 		p.leaveOut(e)
 		return nil, nil
 	}
@@ -247,7 +293,7 @@ func (p *plan) visit(e Entry) (*mirrorFile, error) {
 	p.countLosses(e)
 	switch e.Type {
 	case EntryDir:
-		p.enterDir(d, e, mayExist)
+		p.enterDir(d, e, mayExist, decision)
 	case EntryLink:
 		p.planLink(d, e, mayExist)
 	case EntryFile:
@@ -280,10 +326,10 @@ func (p *plan) noteOtherType(d *mirrorDir, e Entry) {
 	}
 }
 
-// leaveOut ignores the entries below the last one.
+// leaveOut ignores the entries below one.
 func (p *plan) leaveOut(e Entry) {
-	p.order.hide()
-	p.chosen.leaveOut(e.Path, e.Type == EntryDir)
+	p.order.hidden, p.isFailing = e.Path, false
+	p.chosen.leaveOut(e)
 }
 
 // failMissing reports the selected paths that the listing does not have.
@@ -294,17 +340,15 @@ func (p *plan) failMissing() {
 	}
 }
 
-// accept reports whether an entry should be in the target. If not, it reports why, unless the
-// filter excludes the entry.
+// accept reports whether a selected entry should be in the target. If not, it reports why.
 func (p *plan) accept(d *mirrorDir, e Entry) bool {
 	isDir := e.Type == EntryDir
 	switch {
-	case !p.Filter.Wants(e.Path, isDir):
-		return false
 	case e.Problem != "" && disk.Base(e.Path) == lostFound:
 		return false
 	case e.Problem != "":
 		d.held = true
+		p.noteAbsent(e)
 		remote := &RemoteError{Path: e.Path, Message: e.Problem}
 		p.fail(e.Path, "", &Error{Kind: e.problemKind, Op: "list it", Err: remote})
 		return false
@@ -356,16 +400,19 @@ var (
 )
 
 // enterDir enters a directory of the listing, and makes it if it is missing.
-func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool) {
-	sub := &mirrorDir{path: e.Path, parent: d, entry: e, users: 1, restricted: e.Restricted || !p.Paths.covers(e.Path)}
+func (p *plan) enterDir(d *mirrorDir, e Entry, mayExist bool, decision selection) {
+	isRestricted := e.Restricted || decision != selectionWhole
+	sub := &mirrorDir{path: e.Path, parent: d, entry: e, users: 1, restricted: isRestricted}
 	if err := p.makeDir(sub, mayExist); err != nil {
 		p.failOrSkip(e, "make the directory", err)
 		p.leaveOut(e)
+		p.isFailing = true
 		return
 	}
 	p.retainDir(d)
 	p.dirs = append(p.dirs, sub)
-	if sub.fresh {
+	isPublished := !sub.isAside || d.isAside // otherwise publishDir reports it
+	if sub.fresh && isPublished {
 		p.reportFile(FileReport{Path: e.Path, Action: FileMade})
 	}
 }
@@ -375,12 +422,15 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	f := &mirrorFile{entry: e, dir: d, name: disk.Base(e.Path)}
 	p.claimPart(f)
 	if p.isYoung(e) { // a directory in its place stays, too
+		p.noteAbsent(e)
 		p.skip(e, ErrYoung)
 		return nil
 	}
 	err := p.inspect(f, mayExist)
+	isOverDir := errors.Is(err, errDirInTheWay) && p.Delete
 	switch {
-	case errors.Is(err, errDirInTheWay) && p.Delete:
+	case isOverDir && p.stagesOverDir(p.walking, d, e):
+	case isOverDir:
 		p.replaceDir(d, e)
 		return nil
 	case err != nil:
@@ -396,12 +446,13 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 // failOrSkip reports an entry that cannot be made. An entry in the place of something protected, of
 // a newer file, or on another file system, is left out on purpose.
 func (p *plan) failOrSkip(e Entry, op string, err error) {
-	for _, reason := range []error{disk.ErrProtected, ErrElsewhere, ErrNewer} {
+	for _, reason := range []error{disk.ErrProtected, ErrElsewhere, ErrNewer, ErrYoung} {
 		if errors.Is(err, reason) {
 			p.skip(e, reason)
 			return
 		}
 	}
+	p.noteAbsent(e)
 	p.fail(e.Path, op, err)
 }
 
@@ -410,6 +461,9 @@ func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	p.count(f)
 	if p.Quick && p.looksUpToDate(f) && !p.mustCompare(f.entry.Path) && p.refreshMetadata(f) {
 		p.noteDonor(f)
+		if f.resumes && !p.DryRun {
+			p.discardPart(f)
+		}
 		p.live.addPresent(f.entry.Size)
 		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
 		p.finishFile(f, report)
@@ -470,11 +524,16 @@ func (p *plan) inspect(f *mirrorFile, mayExist bool) error {
 	if err != nil {
 		return err
 	}
+	if f.dir.isAside && (found == occupantDir || found == occupantSpecial) {
+		return p.removeOwn(h, f.name)
+	}
 	switch found {
 	case occupantDir:
 		return errDirInTheWay
 	case occupantSpecial:
-		return p.removeSpecial(h, f.entry.Path)
+		if !p.Specials {
+			return disk.ErrNotAFile
+		}
 	case occupantFile:
 		f.local = info
 	}

@@ -8,6 +8,15 @@ import (
 
 // planSpecial makes a device, FIFO or socket, in place of anything but a directory.
 func (p *plan) planSpecial(d *mirrorDir, e Entry, mayExist bool) {
+	if p.Stage && !p.DryRun {
+		p.stageLink(d, e, mayExist)
+		return
+	}
+	p.makePlannedSpecial(d, e, mayExist)
+}
+
+// makePlannedSpecial makes a device, FIFO or socket and reports it.
+func (p *plan) makePlannedSpecial(d *mirrorDir, e Entry, mayExist bool) {
 	same, err := p.makeSpecial(d, e, mayExist)
 	switch {
 	case errors.Is(err, errDirInTheWay) && p.Delete:

@@ -11,18 +11,21 @@ import (
 
 // This file publishes a mirror at once (MirrorOptions.Stage). While the mirror runs, files that
 // have all their bytes wait beside their places under temporary names, and links are only noted.
-// After the listing has been followed to its end, all of them get their names. New entries precede
-// those that replace others: an index, which usually replaces an older one, then never names a file
-// that is not there. Deletions follow.
+// After the listing has been followed to its end, all of them get their names. New entries
+// precede those that replace others: an index, which usually replaces an older one, then never
+// names a file that is not there. Between them directories take the place of files. Deletions
+// follow, first those of directories in whose place files are to be (mirror_stage_dir.go).
 //
 // An entry that waits takes about 500 bytes of memory. If the mirror ends early, the files become
 // part files again, and the next mirror goes on with them.
 
 // A stage holds what waits. The placer adds files, one goroutine at a time, and the goroutine of
-// the plan adds links.
+// the plan adds the rest.
 type stage struct {
 	files []stagedFile
-	links []stagedLink
+	over  []stagedFile // in whose place there is a directory
+	links []stagedLink // and devices, FIFOs and sockets
+	dirs  []*mirrorDir // that replace other entries
 }
 
 type stagedFile struct {
@@ -62,7 +65,12 @@ func (m *mirror) stageFile(f *mirrorFile, report FileReport) error {
 		f.mu.Unlock()
 	}
 	f.wait()
-	m.staged.files = append(m.staged.files, stagedFile{f, report, found != occupantNone})
+	s := stagedFile{f, report, found != occupantNone && !f.dir.isAside}
+	if found == occupantDir {
+		m.staged.over = append(m.staged.over, s)
+	} else {
+		m.staged.files = append(m.staged.files, s)
+	}
 	return nil
 }
 
@@ -91,7 +99,7 @@ func (f *mirrorFile) freeTree() {
 	}
 }
 
-// stageLink lets a link of the listing wait.
+// stageLink lets a link of the listing wait, or a device, FIFO or socket.
 func (p *plan) stageLink(d *mirrorDir, e Entry, mayExist bool) {
 	p.retainDir(d)
 	p.staged.links = append(p.staged.links, stagedLink{d, e, mayExist})
@@ -100,21 +108,31 @@ func (p *plan) stageLink(d *mirrorDir, e Entry, mayExist bool) {
 // publish gives everything that waits its name. It goes on after errors of entries.
 func (p *plan) publish(ctx context.Context) error {
 	waiting := p.staged
-	p.staged = stage{}
+	p.staged = stage{over: waiting.over}
 	slices.SortFunc(waiting.files, func(a, b stagedFile) int {
 		return wire.CompareTree(a.report.Path, b.report.Path)
 	})
 	for _, replaces := range []bool{false, true} {
+		if replaces {
+			for _, d := range waiting.dirs {
+				p.publishDir(d)
+			}
+		}
 		for _, s := range waiting.files {
 			if s.replaces == replaces {
 				p.publishFile(s)
 			}
 		}
 		for _, l := range waiting.links {
-			if l.mayExist == replaces {
-				p.makePlannedLink(l.dir, l.entry, l.mayExist)
-				p.releaseDir(l.dir)
+			if isReplacing := l.mayExist && !l.dir.isAside; isReplacing != replaces {
+				continue
 			}
+			if l.entry.Type == EntryLink {
+				p.makePlannedLink(l.dir, l.entry, l.mayExist)
+			} else {
+				p.makePlannedSpecial(l.dir, l.entry, l.mayExist)
+			}
+			p.releaseDir(l.dir)
 		}
 	}
 	return context.Cause(ctx)
@@ -131,7 +149,7 @@ func (m *mirror) publishFile(s stagedFile) {
 
 // unstage makes part files of the files that wait. None waits unless the mirror ended early.
 func (m *mirror) unstage() {
-	for _, s := range m.staged.files {
+	for _, s := range slices.Concat(m.staged.files, m.staged.over) {
 		if h, err := m.cache.Acquire(s.file.dir.path); err == nil {
 			if s.report.Size == 0 || m.placeOf(s.file).Keep(s.file.temp) != nil {
 				h.Remove(s.file.temp) // it is fetched again
@@ -144,6 +162,9 @@ func (m *mirror) unstage() {
 	for _, l := range m.staged.links {
 		m.releaseDir(l.dir)
 	}
+	for _, d := range m.staged.dirs {
+		m.unstageDir(d)
+	}
 	m.staged = stage{}
 }
 
@@ -154,8 +175,10 @@ func (m *mirror) putInPlace(h *disk.CachedDir, f *mirrorFile) error {
 			return ErrNewer
 		}
 	}
-	if err := m.backup.keep(h, f.entry.Path); err != nil {
-		return err
+	if !f.dir.isAside {
+		if err := m.backup.keep(h, f.entry.Path); err != nil {
+			return err
+		}
 	}
 	m.noteChange(f.dir)
 	if f.part != nil {

@@ -6,7 +6,6 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/pattern"
 	"kwikcp/transfer/internal/wire"
-	"slices"
 	"strings"
 )
 
@@ -23,6 +22,10 @@ type PathList struct {
 // the top. Lines are those of Filter.AddFile. Errors name the line and the column.
 func ParsePathList(file []byte, nul bool) (*PathList, error) {
 	l := &PathList{selected: make(map[string]struct{}), parents: make(map[string]struct{})}
+	file, err := pattern.CutMark(file, nul)
+	if err != nil {
+		return nil, err
+	}
 	for number, line := range pattern.Lines(file, nul) {
 		path, column, err := cleanPath(line)
 		if err != nil {
@@ -77,7 +80,7 @@ func (l *PathList) covers(dir string) bool {
 		return true
 	}
 	for {
-		if _, selected := l.selected[dir]; selected {
+		if l.names(dir) {
 			return true
 		}
 		if dir == "" {
@@ -87,64 +90,40 @@ func (l *PathList) covers(dir string) bool {
 	}
 }
 
-// Wants reports whether an entry is selected, or is a directory above a selected one.
-func (l *PathList) Wants(path string, isDir bool) bool {
+// names reports whether a list has a path itself.
+func (l *PathList) names(path string) bool {
 	if l == nil {
-		return true
+		return false
+	}
+	_, isNamed := l.selected[path]
+	return isNamed
+}
+
+// isAbove reports whether a path is a directory above a path of the list.
+func (l *PathList) isAbove(path string) bool {
+	if l == nil {
+		return false
 	}
 	_, isParent := l.parents[path]
-	return isParent && isDir || l.covers(path)
+	return isParent
 }
 
-// A pathsSeen compares a listing with a PathList. It is used by one goroutine.
-type pathsSeen struct {
-	list    *PathList
-	seen    map[string]struct{} // the selected paths that were listed
-	leftOut map[string]struct{} // directories of the listing whose entries are ignored
+// Wants reports whether an entry is selected, or is a directory above a selected one.
+func (l *PathList) Wants(path string, isDir bool) bool {
+	return l == nil || isDir && l.isAbove(path) || l.covers(path)
 }
 
-func newPathsSeen(list *PathList) pathsSeen {
-	return pathsSeen{list, make(map[string]struct{}), make(map[string]struct{})}
-}
-
-// visit notes an entry of the listing, and reports whether the list wants it.
-func (s pathsSeen) visit(path string, isDir bool) bool {
-	if s.list == nil {
-		return true
-	}
-	if _, selected := s.list.selected[path]; selected {
-		s.seen[path] = struct{}{}
-	}
-	return s.list.Wants(path, isDir)
-}
-
-// leaveOut notes an entry that the mirror does not enter, if it is a directory above a selected
-// path. The filter excludes it, or the reason was reported.
-func (s pathsSeen) leaveOut(path string, isDir bool) {
-	if s.list == nil || !isDir {
-		return
-	}
-	if _, isParent := s.list.parents[path]; isParent {
-		s.leftOut[path] = struct{}{}
-	}
-}
-
-// missing returns the selected paths that a complete listing does not have, sorted. Those below a
-// directory that was left out are none of them.
-func (s pathsSeen) missing() (paths []string) {
-	if s.list == nil {
-		return nil
-	}
-	for path := range s.list.selected {
-		_, found := s.seen[path]
-		for at := path; at != "" && !found; {
-			at = disk.Parent(at)
-			_, found = s.leftOut[at]
+// Selects reports whether a mirror with a filter fetches an entry, if the server has it. The filter
+// must include the entry and the directories between it and the path of the list that it is at or
+// below. It does not matter for directories above that path.
+func (l *PathList) Selects(f Filter, path string, isDir bool) bool {
+	for at := path; f.Wants(at, isDir); isDir = true {
+		if l.names(at) {
+			return true
 		}
-		if path != "" && !found {
-			paths = append(paths, path)
+		if at = disk.Parent(at); at == "" {
+			return l == nil || l.names("")
 		}
 	}
-	slices.Sort(paths)
-	return paths
+	return false
 }

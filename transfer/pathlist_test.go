@@ -3,8 +3,10 @@ package transfer
 import (
 	"errors"
 	"kwikcp/kwik"
+	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/pattern"
 	"kwikcp/transfer/internal/transfertest"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,6 +112,107 @@ func TestPathListOfRsync(t *testing.T) {
 	}
 }
 
+// TestSelectorOfRsync compares the entries that patterns and a list of paths select together with
+// those of rsync, on random trees, lists and patterns.
+func TestSelectorOfRsync(t *testing.T) {
+	if _, err := exec.LookPath("rsync"); err != nil {
+		t.Skip("SKIPPED: the comparison with rsync needs the program rsync in the PATH")
+	}
+	cases := 16
+	if os.Getenv("KWIKCP_ATTACK") == "long" {
+		cases = 500
+	}
+	r := rand.New(rand.NewPCG(14, 5))
+	name := func() string { return string("abcd"[r.IntN(4)]) }
+	for n := range cases {
+		dir := t.TempDir()
+		tree := []Entry{}
+		var grow func(at string, depth int)
+		grow = func(at string, depth int) {
+			for _, base := range []string{"a", "b", "c", "d"} {
+				path := disk.JoinPath(at, base)
+				switch r.IntN(4) {
+				case 0:
+					tree = append(tree, Entry{Path: path, Type: EntryFile})
+					transfertest.Put(t, filepath.Join(dir, "source", path), "")
+				case 1, 2:
+					if depth == 0 {
+						continue
+					}
+					os.Mkdir(filepath.Join(dir, "source", path), 0o755)
+					tree = append(tree, Entry{Path: path, Type: EntryDir})
+					grow(path, depth-1)
+				}
+			}
+		}
+		os.Mkdir(filepath.Join(dir, "source"), 0o755)
+		os.Mkdir(filepath.Join(dir, "empty"), 0o755)
+		grow("", 3)
+		var paths []string
+		for range 1 + r.IntN(4) {
+			if r.IntN(5) > 0 && len(tree) > 0 {
+				paths = append(paths, tree[r.IntN(len(tree))].Path)
+			} else {
+				paths = append(paths, name()+"/"+name())
+			}
+		}
+		args := []string{"-r", "--dry-run", "--out-format=%n", "--files-from=-"}
+		var filter Filter
+		for range r.IntN(4) {
+			pattern := []string{"%", "/%", "%/", "%/%", "/%/%/", "*", "*/", "%/**", "%/***"}[r.IntN(9)]
+			for strings.Contains(pattern, "%") {
+				pattern = strings.Replace(pattern, "%", name(), 1)
+			}
+			isIncluded := r.IntN(3) == 0
+			option := "--exclude="
+			if isIncluded {
+				option = "--include="
+			}
+			args = append(args, option+pattern)
+			if err := filter.Add(isIncluded, pattern); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := exec.Command("rsync", append(args, "source/", "empty/")...)
+		c.Dir, c.Stdin = dir, strings.NewReader(strings.Join(paths, "\n")+"\n")
+		out, _ := c.Output() // it fails for paths that are missing
+		var want, got []string
+		for line := range strings.Lines(string(out)) {
+			if line = strings.Trim(line, "/\n"); line != "." && line != "" {
+				want = append(want, line)
+			}
+		}
+		list, err := ParsePathList([]byte(strings.Join(paths, "\n")), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, hidden := newSelector(filter, list), "/"
+		for _, e := range tree {
+			if strings.HasPrefix(e.Path, hidden) {
+				continue
+			}
+			above, decision := s.next(e)
+			isWhole := decision == selectionWhole
+			for _, dir := range above {
+				got = append(got, dir.Path)
+			}
+			if isWhole {
+				got = append(got, e.Path)
+			}
+			if decision == selectionNone { // as the plan does
+				hidden = e.Path + "/"
+			}
+			if e.Type == EntryFile && list.Selects(filter, e.Path, false) != isWhole {
+				t.Errorf("case %d: %v, %q: the decision about %q is %v", n, args[4:], paths, e.Path, decision)
+			}
+		}
+		slices.Sort(want)
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("case %d: %v, %q of %v: rsync sends %q, not %q", n, args[4:], paths, tree, want, got)
+		}
+	}
+}
+
 // TestMirrorPaths checks that a mirror of some paths fetches them and what is below, deletes
 // nothing beside them, and names those that are not there.
 func TestMirrorPaths(t *testing.T) {
@@ -136,20 +239,20 @@ func TestMirrorPaths(t *testing.T) {
 		}
 	}
 	result, reports, err := s.mirror(t.Context(), target, deleting, choose("a\nd/e/\nx/y/z\n"))
-	if err != nil || result.Fetched != 2 || result.Deleted != 3 {
+	if err != nil || result.Fetched != 3 || result.Deleted != 3 { // the pattern /x does not exclude x/y/z, as in rsync
 		t.Errorf("%+v, %v, %+v", result, err, reports.files)
 	}
-	if got, want := namesBelow(t, target), "a b d/e/f d/e/keep.tmp d/mine mine x/mine"; got != want {
+	if got, want := namesBelow(t, target), "a b d/e/f d/e/keep.tmp d/mine mine x/mine x/y/z"; got != want {
 		t.Errorf("the target has %s, not %s", got, want)
 	}
-	some := choose("a\nnone\nd/none\nd/e/none\na/none\nx/none\nd/h\n")
+	some := choose("a\nnone\nd/none\nd/e/none\na/none\nx/none\nd/h\nx\n")
 	result, reports, err = s.mirror(t.Context(), target, deleting, some)
 	wantKind(t, err, KindNotFound, "no such file or directory on the server")
-	if result.Failed != 4 || result.Fetched != 1 || result.Deleted != 0 {
+	if result.Failed != 5 || result.Fetched != 1 || result.Deleted != 0 {
 		t.Errorf("%+v, %v, %+v", result, err, reports.files)
 	}
-	if reports.action("x/none") == FileFailed {
-		t.Error("a path below an excluded directory failed")
+	if reports.action("x") == FileFailed {
+		t.Error("an excluded path failed")
 	}
 	result, reports, err = s.mirror(t.Context(), target, deleting, choose(""))
 	if err != nil || len(reports.files) > 0 {
@@ -255,4 +358,27 @@ func FuzzPathList(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Files of editors on Windows have a byte order mark, which is no part of the first line.
+func TestByteOrderMarks(t *testing.T) {
+	const text = "\ufeffa\r\n"
+	list, err := ParsePathList([]byte(text), false)
+	if err != nil || !list.Wants("a", false) {
+		t.Errorf("the list does not want its first path: %v", err)
+	}
+	var f Filter
+	if err := f.AddFile(false, []byte(text), false); err != nil || f.Wants("a", false) {
+		t.Errorf("the filter does not exclude its first name: %v", err)
+	}
+	const wide = "\xff\xfea\x00\n\x00"
+	if _, err := ParsePathList([]byte(wide), false); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+		t.Errorf("a list in UTF-16: %v", err)
+	}
+	if err := f.AddFile(false, []byte(wide), false); err == nil || !strings.Contains(err.Error(), "UTF-16") {
+		t.Errorf("a filter in UTF-16: %v", err)
+	}
+	if list, err = ParsePathList([]byte(text), true); err != nil || !list.Wants("\ufeffa\r\n", false) {
+		t.Errorf("with NUL bytes at the ends of lines: %v", err)
+	}
 }

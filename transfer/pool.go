@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"kwikcp/internal/trust"
@@ -18,7 +19,8 @@ type Pool struct {
 	mu       sync.Mutex
 	sessions map[poolKey]*pooledSession
 	webSets  map[poolKey]*webSet
-	wg       sync.WaitGroup // one goroutine for each session that is being closed
+	known    map[poolKey]*atomic.Bool // whether a server has replied to a transfer
+	wg       sync.WaitGroup           // one goroutine for each session that is being closed
 }
 
 const (
@@ -52,6 +54,19 @@ type pooledSession struct {
 	users   int
 	unused  time.Time // since when it has no user, if users is 0
 	retired bool      // it is not in the pool any more, and is closed with its last user
+}
+
+// isKnown returns whether a server has replied to a transfer of the pool. The transfers set it.
+func (p *Pool) isKnown(key poolKey) *atomic.Bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.known[key] == nil {
+		if p.known == nil {
+			p.known = make(map[poolKey]*atomic.Bool)
+		}
+		p.known[key] = new(atomic.Bool)
+	}
+	return p.known[key]
 }
 
 // acquire returns a session with a server, and dials one if there is none. The caller must call
@@ -111,8 +126,8 @@ func (e *pooledSession) dead() bool {
 	}
 }
 
-// isWithoutPrimary reports whether the primary sent wrong bytes. The session serves no content of it
-// any more.
+// isWithoutPrimary reports whether the primary sent wrong bytes. The session serves no content of
+// it any more.
 func (e *pooledSession) isWithoutPrimary() bool {
 	servers := e.session.Servers()
 	return len(servers) > 0 && servers[0].State == kwik.PathBanned

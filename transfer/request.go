@@ -10,6 +10,7 @@ import (
 	"kwikcp/transfer/internal/partfile"
 	"kwikcp/transfer/internal/wire"
 	"math"
+	"net"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -20,7 +21,8 @@ import (
 const (
 	// DefaultConnectTimeout bounds the time until the primary's first reply.
 	DefaultConnectTimeout = 10 * time.Second
-	// serveTimeout bounds the wait for a reply, or for content, while a server answers and sends none.
+	// serveTimeout bounds the wait for a reply, or for content, while a server answers and sends
+	// none.
 	serveTimeout = 10 * time.Second
 )
 
@@ -174,7 +176,8 @@ func (r *request) discardStream(err error) bool {
 // Welcome.
 func (r *request) connect(ctx context.Context) error {
 	defer r.stall.wait()()
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	r.session = nil
+	ctx, cancel := context.WithTimeout(ctx, r.stall.connectTimeout(r.timeout))
 	defer cancel()
 	dial := func() (*kwik.ClientSession, error) {
 		return r.dial(ctx, r.url.Host, r.tls, r.kwik)
@@ -182,6 +185,7 @@ func (r *request) connect(ctx context.Context) error {
 	var session *kwik.ClientSession
 	var err error
 	if r.pool != nil {
+		r.stall.share(r.pool.isKnown(poolKeyOf(r.url)))
 		session, r.release, err = r.pool.acquire(ctx, poolKeyOf(r.url), dial)
 	} else {
 		session, err = dial()
@@ -189,6 +193,7 @@ func (r *request) connect(ctx context.Context) error {
 	if err != nil {
 		return r.connectError(err)
 	}
+	r.stall.connect()
 	r.session = session
 	if r.web == nil {
 		r.web = r.newWeb()
@@ -200,8 +205,13 @@ func (r *request) connect(ctx context.Context) error {
 // connectError wraps an error from before the primary accepted the session.
 func (r *request) connectError(err error) error {
 	op := "connect to " + r.url.Host + " over UDP"
-	if _, silent := errors.AsType[*quic.IdleTimeoutError](err); silent {
-		return &Error{Kind: KindNetwork, Op: op, Err: errNoAnswer} // no connection existed that could fall silent
+	if r.session != nil && errors.Is(err, context.DeadlineExceeded) && r.session.IsAnswering() {
+		return &Error{Kind: KindNetwork, Op: op, Err: errUnserved}
+	}
+	_, isSilent := errors.AsType[*quic.IdleTimeoutError](err) // there was no connection that could fall silent
+	isTimeout := errors.Is(err, context.DeadlineExceeded)
+	if _, isLookup := errors.AsType[*net.DNSError](err); (isSilent || isTimeout) && !isLookup {
+		return &Error{Kind: KindNetwork, Op: op, Err: &ConnectError{Reason: ConnectNoAnswer, Err: err}}
 	}
 	return NetworkError(op, err)
 }
@@ -289,7 +299,8 @@ func (r *request) readManifest(m *transferpb.Manifest) error {
 	r.growing, r.stream = growing, kwik.StreamID(m.GetKwikStreamId())
 	r.webMirrors = m.GetWebMirrors()
 	r.manifest = Manifest{
-		Size: growing.Size(), Group: group.Bytes(), MTime: time.Unix(0, m.GetMtimeNs()), Mode: m.GetMode() & 0o777,
+		Size: growing.Size(), Group: group.Bytes(), MTime: wire.JoinTime(m.GetMtimeNs(), m.GetMtimeEra()),
+		Mode: m.GetMode() & 0o777,
 	}
 	if len(m.GetRoot()) > 0 {
 		return r.readRoot(m.GetRoot())

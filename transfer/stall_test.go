@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"kwikcp/internal/simnet"
+	"kwikcp/kwik"
 	"kwikcp/transfer/internal/transfertest"
-	"os"
-	"path/filepath"
+	"net"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/quic-go/quic-go"
 )
 
 // TestStallWatch checks what counts as silence and when it is reported.
@@ -45,112 +46,139 @@ func TestStallWatch(t *testing.T) {
 	second()
 }
 
-// TestMayReconnect checks which errors another attempt follows.
+// lost and closed are errors of a get whose connection was lost, or closed by the primary.
+var (
+	errLost    = NetworkError("get", errSilent)
+	errClosed  = NetworkError("get", &quic.ApplicationError{Remote: true})
+	errRefused = NetworkError("connect", fmt.Errorf("the port is closed: %w", syscall.ECONNREFUSED))
+	errReset   = NetworkError("get", &quic.StatelessResetError{})
+)
+
+// TestMayReconnect checks how long another attempt follows an error.
 func TestMayReconnect(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	lost := NetworkError("get", errSilent)
-	refused := NetworkError("connect", syscall.ECONNREFUSED)
+	for _, tt := range []struct {
+		err  error
+		want time.Duration // to the last attempt, while nothing arrives
+	}{
+		{NetworkError("get", errors.New("an answer")), -1},
+		{NetworkError("get", errUnserved), -1},
+		{NetworkError("get", &quic.ApplicationError{Remote: true, ErrorCode: 7}), -1},
+		{&Error{Kind: KindIntegrity, Err: errSilent}, -1},
+		{errRefused, restartTime},
+		{errClosed, restartTime},
+		{NetworkError("connect", errors.Join(syscall.ECONNREFUSED, syscall.ECONNREFUSED)), restartTime},
+		{NetworkError("connect", errors.Join(syscall.ECONNREFUSED, &quic.IdleTimeoutError{})), stallLimit(time.Minute)},
+		{NetworkError("connect", errors.Join(syscall.ECONNREFUSED, syscall.ENETUNREACH)), stallLimit(time.Minute)},
+		{NetworkError("connect", &net.DNSError{Err: "no such host", IsNotFound: true}), stallLimit(time.Minute)},
+		{NetworkError("get", &quic.ApplicationError{}), stallLimit(time.Minute)}, // of this side
+		{errReset, stallLimit(time.Minute)},
+		{errLost, stallLimit(time.Minute)},
+	} {
+		w := &stallWatch{timeout: time.Minute}
+		defer w.wait()()
+		if _, ok := w.mayReconnect(tt.err); ok {
+			t.Errorf("%v: a server that was not reached is waited for", tt.err)
+		}
+		w = &stallWatch{timeout: time.Minute}
+		defer w.wait()()
+		w.progress(1)
+		w.tick(time.Millisecond)
+		last := time.Duration(-1)
+		for silent := time.Duration(0); silent < 2*time.Minute; silent += stallTick {
+			if _, ok := w.mayReconnect(tt.err); !ok {
+				break
+			}
+			last = silent + stallTick
+			w.tick(stallTick)
+		}
+		if last != tt.want {
+			t.Errorf("%v: waited for %v, want %v", tt.err, last, tt.want)
+		}
+	}
+}
+
+// TestMayReconnectAfterEnd checks sequences of errors.
+func TestMayReconnectAfterEnd(t *testing.T) {
+	type step struct {
+		err  error         // nil if something arrives
+		rest time.Duration // before it
+		want bool
+	}
+	ended := NetworkError("get", &kwik.Error{Code: kwik.ErrAggregationTimeout, Err: errors.Join(syscall.ECONNREFUSED)})
+	for name, steps := range map[string][]step{
+		"closed, then silent": {{errClosed, 0, true}, {errLost, restartTime, false}},
+		"closed, then restarted": {
+			{errClosed, 0, true}, {nil, 2 * time.Second, true}, {errClosed, 9 * time.Second, true},
+		},
+		"closed, then reset": {
+			{errClosed, 0, true}, {errReset, restartTime, true}, {errLost, 9 * time.Second, true},
+		},
+		"silent, then closed": {
+			{errLost, 0, true}, {errRefused, 30 * time.Second, true}, {errRefused, time.Second, true},
+			{errRefused, 2 * time.Second, false},
+		},
+		"a stream waited for it":    {{ended, 3 * time.Second, true}, {errRefused, 0, false}},
+		"silent for its whole time": {{errLost, stallLimit(time.Minute), false}},
+	} {
+		w := &stallWatch{timeout: time.Minute}
+		defer w.wait()()
+		w.progress(1)
+		w.tick(time.Millisecond)
+		for i, s := range steps {
+			for rest := s.rest; rest > 0; rest -= min(rest, stallTick) {
+				w.tick(min(rest, stallTick))
+			}
+			if s.err == nil {
+				w.progress(int64(2 + i))
+				w.tick(time.Millisecond)
+				continue
+			}
+			if _, ok := w.mayReconnect(s.err); ok != s.want {
+				t.Errorf("%s, step %d: another attempt: %v", name, i, ok)
+			}
+		}
+	}
+}
+
+// TestBarrenAttempts checks that a primary that answers without new content is asked
+// maxReconnects times in a row.
+func TestBarrenAttempts(t *testing.T) {
 	w := &stallWatch{timeout: time.Minute}
-	check := func(err error, after time.Duration, want bool) {
-		t.Helper()
-		if _, ok := w.mayReconnect(err, now.Add(after)); ok != want {
-			t.Errorf("after %v: %v, want %v", err, ok, want)
-		}
-	}
-	check(lost, 0, false) // the server was not reached
-	w.progress(1)
-	check(lost, 0, true)
-	check(refused, 0, true)
-	check(refused, restartTime-1, true)
-	check(refused, restartTime, false)
-	check(lost, restartTime, true)
-	check(refused, restartTime, true) // closed again
-	check(NetworkError("get", errors.New("an answer")), 0, false)
-	check(&Error{Kind: KindIntegrity, Err: errSilent}, 0, false)
-	done := w.wait()
-	defer done()
-	for range 80 {
-		w.tick(time.Second)
-	}
-	check(lost, 0, false)
 	w.progress(2)
-	for range maxReconnects {
-		check(lost, 0, true)
-		w.progress(2) // nothing new
-	}
-	check(lost, 0, false)
-	w.progress(3)
-	check(lost, 0, true)
-}
-
-// outageStarts are times after the start of a transfer that takes about five seconds.
-var outageStarts = []time.Duration{
-	420 * time.Millisecond, 500 * time.Millisecond, 600 * time.Millisecond, 1500 * time.Millisecond, 4 * time.Second,
-}
-
-// inOutages runs a transfer of some MB, with an outage of a minute in each of its phases.
-func inOutages(t *testing.T, files map[string][]byte, transfer func(w *testNet) error) {
-	for _, at := range outageStarts {
-		onWire(t, func(w *testNet) {
-			w.Link = simnet.Link{Latency: 50 * time.Millisecond, Rate: 1e6}
-			w.serveFiles(files)
-			time.Sleep(time.Second)
-			host := transfertest.ServerAddr.Addr()
-			time.AfterFunc(at, func() { w.Sim.Silence(host) })
-			time.AfterFunc(at+time.Minute, func() { w.Sim.Heal(host) })
-			start := time.Now()
-			if err := transfer(w); err != nil {
-				w.T.Errorf("an outage after %v: %v after %v", at, err, time.Since(start))
-			}
-			if took := time.Since(start); took < time.Minute || took > 100*time.Second {
-				w.T.Errorf("an outage after %v: it took %v", at, took)
-			}
-		})
-	}
-}
-
-// TestAttackOutages cuts the network for as long as the default StallTimeout, in each phase of a
-// get into a file, a get to an output, and a mirror.
-func TestAttackOutages(t *testing.T) {
-	content := bytes.Repeat(theFile, 4<<20/len(theFile)+1)
-	file := map[string][]byte{"file": content}
-	t.Run("file", func(t *testing.T) {
-		inOutages(t, file, func(w *testNet) error {
-			target := filepath.Join(w.T.TempDir(), "target")
-			_, err := getWhole(w.T, w.Ctx, GetOptions{
-				URL: serverFile, TLS: w.TLS(), Target: target, KWIK: w.Client(), ConnectTimeout: time.Second,
-			}, nil)
-			return err
-		})
-	})
-	t.Run("output", func(t *testing.T) {
-		inOutages(t, file, func(w *testNet) error {
-			got, _, err := w.get()
-			if err == nil && !bytes.Equal(got, content) {
-				err = io.ErrUnexpectedEOF
-			}
-			return err
-		})
-	})
-	t.Run("mirror", func(t *testing.T) {
-		files := make(map[string][]byte)
-		for i := range 16 {
-			files[fmt.Sprintf("file%02d", i)] = content[i*200_000 : (i+1)*200_000+50_000]
+	for i := range maxReconnects + 1 {
+		if _, ok := w.mayReconnect(errReset); ok != (i < maxReconnects) {
+			t.Errorf("attempt %d: %v", i, ok)
 		}
-		inOutages(t, files, func(w *testNet) error {
-			target := filepath.Join(w.T.TempDir(), "target")
-			source := MirrorSource{
-				URL: URL{Host: transfertest.ServerAddr.String()}, TLS: w.TLS(), KWIK: w.Client(), ConnectTimeout: time.Second,
-			}
-			_, err := Mirror(w.Ctx, MirrorOptions{MirrorSource: source, Target: target}, nil)
-			for name, want := range files {
-				if got, _ := os.ReadFile(filepath.Join(target, name)); err == nil && !bytes.Equal(got, want) {
-					err = fmt.Errorf("%s has %d bytes", name, len(got))
-				}
-			}
-			return err
-		})
-	})
+		w.progress(2)
+	}
+	w.progress(3)
+	if _, ok := w.mayReconnect(errReset); !ok {
+		t.Error("no attempt after new content")
+	}
+}
+
+// TestConnectTimeoutAfterEnd checks that a dial to a server that has ended is short.
+func TestConnectTimeoutAfterEnd(t *testing.T) {
+	w := &stallWatch{timeout: time.Minute}
+	defer w.wait()()
+	w.progress(1)
+	w.tick(0)
+	check := func(want time.Duration) {
+		t.Helper()
+		if got := w.connectTimeout(10 * time.Second); got != want {
+			t.Errorf("%v, want %v", got, want)
+		}
+	}
+	check(10 * time.Second)
+	w.mayReconnect(errClosed)
+	check(restartTime)
+	w.tick(time.Second)
+	check(restartTime - time.Second)
+	w.tick(time.Second)
+	w.tick(time.Second)
+	check(lastConnectTime)
+	w.progress(2)
+	check(10 * time.Second)
 }
 
 // TestStallTimeout checks that a get ends when nothing arrives for longer than it allows.

@@ -32,17 +32,7 @@ func (g *get) openPart() (*partfile.PartFile, error) {
 	}
 	place := partfile.Place{Dir: dir, Name: name, Lacks: &g.lacks}
 	p, err := place.Open(partfile.Options{NoClobber: g.NoClobber, SyncName: true, Preallocate: g.Preallocate})
-	isBlocked := isUnwritable(err)
-	if err == nil && !g.NoClobber {
-		if err = disk.CheckReplaceable(dir, name); err != nil {
-			isBlocked = true
-			if dir, err = g.discardFor(p, parent, err); dir == nil {
-				return nil, targetError(g.path, err)
-			}
-			place.Dir = dir
-		}
-	}
-	if isBlocked {
+	if isUnwritable(err) {
 		if err = g.openBlocked(place, targetError(g.path, err)); err == nil {
 			return nil, nil
 		}
@@ -52,17 +42,6 @@ func (g *get) openPart() (*partfile.PartFile, error) {
 		return nil, targetError(g.path, err)
 	}
 	return p, nil
-}
-
-// discardFor discards a part file whose target cannot be replaced because of err, and opens its
-// directory again, which the part file has closed.
-func (g *get) discardFor(p *partfile.PartFile, parent string, err error) (disk.Dir, error) {
-	p.Leave()
-	dir, again := g.OpenDir(parent)
-	if again != nil {
-		return nil, err
-	}
-	return dir, err
 }
 
 // targetError wraps an error of the part file of the target at path. It returns an *Error as it is.

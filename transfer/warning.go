@@ -2,8 +2,8 @@ package transfer
 
 import "kwikcp/transfer/disk"
 
-// A Warning tells of something that the target's file system, or this user, cannot do. The bytes are
-// in place without it (disk.Needs).
+// A Warning tells of something that the target's file system, or this user, cannot do. The bytes
+// are in place without it (disk.Needs).
 type Warning struct {
 	Operation disk.Operation
 	Message   string // one line

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"io"
 	"strings"
+
+	"kwikcp/internal/textfile"
 )
 
 // maxLine bounds a line in bytes. A name of the greatest length fits, all of it escaped.
@@ -30,7 +32,11 @@ func (r *Reader) Next() (Line, error) {
 			return Line{}, err
 		}
 		if !r.started { // Windows programs write a byte order mark
-			r.started, text = true, strings.TrimPrefix(text, "\ufeff")
+			b, err := textfile.CutMark([]byte(text))
+			if err != nil {
+				return Line{}, err
+			}
+			r.started, text = true, string(b)
 		}
 		if err == io.EOF && text == "" && !tooLong {
 			return Line{}, io.EOF

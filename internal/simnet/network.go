@@ -19,11 +19,11 @@
 // depends on Go's scheduler and on their randomness, so a whole run is reproducible only
 // nearly.
 //
-// Leave quic.Config.InitialPacketSize at its default in a bubble. quic-go v0.65.0 tells its
-// congestion controller of a larger size but not its pacer (congestion.newPacer). So it spins
-// while it waits for the pacer's budget to grow with time. In a bubble time does not pass
-// while anything spins. Path MTU discovery, which sets both, needs a real socket; so packets
-// of QUIC over simnet have 1280 bytes.
+// Set quic.Config.InitialPacketSize to no more than its default in a bubble. quic-go v0.65.0 tells
+// its congestion controller of a larger size but not its pacer (congestion.newPacer). So it spins
+// while it waits for the pacer's budget to grow with time. In a bubble time does not pass while
+// anything spins. Path MTU discovery sets both, and is off unless Discover is called; so packets
+// of QUIC over simnet have their initial size.
 //
 // The package exists because quic-go's testutils/simnet has no rate, no queue and no host
 // added after the start. It also has two goroutines and a blocking queue of 32 packets per
@@ -51,15 +51,16 @@ type Network struct {
 	// mu guards all that follows, and the state of every Conn. No goroutine waits for anything
 	// else while it holds the lock. So a goroutine blocked on it does not keep a synctest
 	// bubble from advancing its clock.
-	mu     sync.Mutex
-	closed bool
-	hosts  map[netip.Addr]*host
-	conns  map[netip.AddrPort]*Conn // open ones
-	flows  map[[2]netip.AddrPort]*flow
-	silent map[netip.Addr]bool
-	cut    map[[2]netip.Addr]bool   // both orders of each pair
-	paused map[netip.Addr][]*packet // packets that paused hosts have not received or sent yet
-	stats  Stats
+	mu       sync.Mutex
+	closed   bool
+	discover bool // new sockets are discoveringConns
+	hosts    map[netip.Addr]*host
+	conns    map[netip.AddrPort]*Conn // open ones
+	flows    map[[2]netip.AddrPort]*flow
+	silent   map[netip.Addr]bool
+	cut      map[[2]netip.Addr]bool   // both orders of each pair
+	paused   map[netip.Addr][]*packet // packets that paused hosts have not received or sent yet
+	stats    Stats
 
 	events events
 	seq    uint64      // of the next packet to enter events
@@ -143,6 +144,9 @@ func (n *Network) Listen(addr netip.AddrPort, link Link) (net.PacketConn, error)
 	}
 	c := newConn(n, h, at)
 	n.conns[at] = c
+	if n.discover {
+		return newDiscoveringConn(c)
+	}
 	return c, nil
 }
 

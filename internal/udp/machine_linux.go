@@ -33,7 +33,8 @@ func inspect(conn *net.UDPConn) (m Machine, err error) {
 		m.GRO = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 		_, noGSO := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		m.GSO = noGSO == nil && allowed("QUIC_GO_DISABLE_GSO")
-		m.ECN = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVTOS, 1) == nil && allowed("QUIC_GO_DISABLE_ECN")
+		canECN := unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVTOS, 1) == nil
+		m.ECN = canECN && allowed("QUIC_GO_DISABLE_ECN")
 	})
 	return m, err
 }

@@ -8,9 +8,10 @@ import (
 	"syscall"
 )
 
-// A steadyConn is a UDP socket on which an outage of the network looks like lost packets. QUIC would
-// end its connections at the first error of a write: when a link goes down, a firewall is loaded or
-// an address is replaced. The error of a first write is reported, because then nothing can be lost.
+// A steadyConn is a UDP socket on which an outage of the network looks like lost packets. QUIC
+// would end its connections at the first error of a write. Such errors occur when a link goes
+// down, a firewall is loaded or an address is replaced. The error of a first write is reported,
+// because then nothing can be lost.
 type steadyConn struct {
 	*net.UDPConn
 	written atomic.Bool // a write has succeeded

@@ -11,16 +11,19 @@ import (
 )
 
 const (
-	// firstWait and longestWait bound the time between two packets of IsRefused. Systems limit how
-	// often they refuse packets.
+	// firstWait and longestWait bound the time between two packets of IsRefused. Systems limit
+	// how often they refuse packets.
 	firstWait   = 50 * time.Millisecond
 	longestWait = 400 * time.Millisecond
 )
 
-// IsRefused asks until ctx ends whether the system at an address refuses packets to its port, with
-// ICMP: nothing listens there. It returns false as soon as something does answer. A server drops the
-// packets, which have one byte.
+// IsRefused asks until ctx ends whether the system at an address refuses packets to its port,
+// with ICMP: nothing listens there. It returns false as soon as something does answer. A server
+// drops the packets, which have one byte.
 func IsRefused(ctx context.Context, addr netip.AddrPort) bool {
+	if !addr.IsValid() { // a socket would ask this host
+		return false
+	}
 	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr)) // only a connected socket hears of ICMP
 	if err != nil {
 		return false

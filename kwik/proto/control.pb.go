@@ -78,6 +78,8 @@ const (
 	PathState_PATH_STATE_STALLED    PathState = 2
 	PathState_PATH_STATE_CLOSED     PathState = 3
 	PathState_PATH_STATE_BANNED     PathState = 4
+	// The server did not answer at any of its addresses.
+	PathState_PATH_STATE_UNREACHABLE PathState = 5
 )
 
 // Enum value maps for PathState.
@@ -88,13 +90,15 @@ var (
 		2: "PATH_STATE_STALLED",
 		3: "PATH_STATE_CLOSED",
 		4: "PATH_STATE_BANNED",
+		5: "PATH_STATE_UNREACHABLE",
 	}
 	PathState_value = map[string]int32{
-		"PATH_STATE_CONNECTING": 0,
-		"PATH_STATE_ACTIVE":     1,
-		"PATH_STATE_STALLED":    2,
-		"PATH_STATE_CLOSED":     3,
-		"PATH_STATE_BANNED":     4,
+		"PATH_STATE_CONNECTING":  0,
+		"PATH_STATE_ACTIVE":      1,
+		"PATH_STATE_STALLED":     2,
+		"PATH_STATE_CLOSED":      3,
+		"PATH_STATE_BANNED":      4,
+		"PATH_STATE_UNREACHABLE": 5,
 	}
 )
 
@@ -2026,13 +2030,14 @@ const file_control_proto_rawDesc = "" +
 	"\x04code\x18\x03 \x01(\x04R\x04code*,\n" +
 	"\x04Role\x12\x10\n" +
 	"\fROLE_PRIMARY\x10\x00\x12\x12\n" +
-	"\x0eROLE_SECONDARY\x10\x01*\x83\x01\n" +
+	"\x0eROLE_SECONDARY\x10\x01*\x9f\x01\n" +
 	"\tPathState\x12\x19\n" +
 	"\x15PATH_STATE_CONNECTING\x10\x00\x12\x15\n" +
 	"\x11PATH_STATE_ACTIVE\x10\x01\x12\x16\n" +
 	"\x12PATH_STATE_STALLED\x10\x02\x12\x15\n" +
 	"\x11PATH_STATE_CLOSED\x10\x03\x12\x15\n" +
-	"\x11PATH_STATE_BANNED\x10\x04B\x13Z\x11kwik/proto;kwikpbb\x06proto3"
+	"\x11PATH_STATE_BANNED\x10\x04\x12\x1a\n" +
+	"\x16PATH_STATE_UNREACHABLE\x10\x05B\x13Z\x11kwik/proto;kwikpbb\x06proto3"
 
 var (
 	file_control_proto_rawDescOnce sync.Once

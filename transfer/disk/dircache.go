@@ -12,6 +12,7 @@ type DirCache struct {
 
 	mu    sync.Mutex
 	open  map[string]*CachedDir // by path below root
+	names map[string]string     // of directories that have another name for now, by path
 	clock uint64                // counts acquisitions
 }
 
@@ -26,6 +27,9 @@ type CachedDir struct {
 	used    uint64 // the cache's clock at the last acquisition
 	dropped bool   // no longer in the cache; it is closed with the last release
 }
+
+// Unwrap returns the directory itself.
+func (d *CachedDir) Unwrap() TreeDir { return d.TreeDir }
 
 // maxOpenDirs bounds the directories that a cache keeps open while they are not in use.
 const maxOpenDirs = 48
@@ -53,12 +57,16 @@ func (c *DirCache) Acquire(dir string) (*CachedDir, error) {
 	c.acquire(d)
 	for rest != "" {
 		name, after, _ := strings.Cut(rest, "/")
+		path := JoinPath(d.path, name)
+		if other, ok := c.names[path]; ok {
+			name = other
+		}
 		sub, err := d.Sub(name)
 		if err != nil {
 			c.release(d)
 			return nil, err
 		}
-		next := &CachedDir{TreeDir: sub, path: JoinPath(d.path, name)}
+		next := &CachedDir{TreeDir: sub, path: path}
 		c.open[next.path] = next
 		c.acquire(next)
 		c.release(d)
@@ -107,6 +115,21 @@ func (c *DirCache) leastRecentlyUsed() (oldest *CachedDir) {
 		}
 	}
 	return oldest
+}
+
+// Redirect lets a path stand for a directory that has another name in its parent. An empty name
+// ends that. Directories that are open stay so.
+func (c *DirCache) Redirect(dir, name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if name == "" {
+		delete(c.names, dir)
+		return
+	}
+	if c.names == nil {
+		c.names = make(map[string]string)
+	}
+	c.names[dir] = name
 }
 
 // Drop drops a directory and everything below it from the cache, after they have been removed

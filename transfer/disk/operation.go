@@ -116,8 +116,8 @@ func NeedOf(op Operation) Need {
 	return Needs[i]
 }
 
-// IsAbsent reports whether a transfer goes on after an error of an operation: this file system or
-// this user cannot do it, and it is not essential.
+// IsAbsent reports whether a transfer goes on after an error of an operation. This file system or
+// this user cannot do it then, and it is not essential.
 func IsAbsent(op Operation, err error) bool {
 	n := NeedOf(op)
 	matches := func(absent error) bool { return errors.Is(err, absent) }

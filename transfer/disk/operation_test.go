@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestNeeds checks that the table has each operation once, with a reason. No essential operation may
-// fail, and no error that means lost bytes is allowed.
+// TestNeeds checks that the table has each operation once, with a reason. No essential operation
+// may fail, and no error that means lost bytes is allowed.
 func TestNeeds(t *testing.T) {
 	seen := make(map[Operation]bool)
 	for _, n := range Needs {

@@ -12,8 +12,8 @@ import (
 // pass.
 type osDir struct{ root *os.Root }
 
-// OpenDir opens a directory of the operating system. The caller closes it. A directory that this user
-// may write to and not read is enough, where the system can open it.
+// OpenDir opens a directory of the operating system. The caller closes it. This user need not be
+// able to read the directory, where the system can open it then.
 func OpenDir(path string) (Dir, error) {
 	root, err := os.OpenRoot(path)
 	if errors.Is(err, fs.ErrPermission) {
@@ -58,25 +58,57 @@ func (d osDir) openRegular(name string, flag int) (File, error) {
 }
 
 func (d osDir) Create(name string) (File, error) {
+	if err := checkName("create", name); err != nil {
+		return nil, err
+	}
 	f, err := d.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, asNameError("create", name, err)
 	}
 	return osFile{f}, nil
 }
 
-func (d osDir) Lstat(name string) (fs.FileInfo, error) { return d.root.Lstat(name) }
-func (d osDir) Stat(name string) (fs.FileInfo, error)  { return d.root.Stat(name) }
-func (d osDir) Rename(old, new string) error           { return d.root.Rename(old, new) }
-func (d osDir) Remove(name string) error               { return d.root.Remove(name) }
-func (d osDir) Close() error                           { return d.root.Close() }
+func (d osDir) Lstat(name string) (fs.FileInfo, error) {
+	if err := checkName("lstat", name); err != nil {
+		return nil, err
+	}
+	info, err := d.root.Lstat(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err = asNameError("lstat", name, err)
+	}
+	return info, err
+}
+
+func (d osDir) Rename(old, new string) error {
+	if err := checkName("rename", new); err != nil {
+		return err
+	}
+	err := d.root.Rename(old, new)
+	if err == nil {
+		return nil
+	}
+	if _, gone := d.root.Lstat(old); gone != nil {
+		return err
+	}
+	return asNameError("rename", new, err)
+}
+
+func (d osDir) Stat(name string) (fs.FileInfo, error) { return d.root.Stat(name) }
+func (d osDir) Remove(name string) error              { return d.root.Remove(name) }
+func (d osDir) Close() error                          { return d.root.Close() }
 func (d osDir) Chtimes(name string, mtime time.Time) error {
+	if isFar := !time.Unix(0, mtime.UnixNano()).Equal(mtime); isFar { // for package os it would wrap around
+		return chtimesFar(d.root, name, mtime)
+	}
 	return d.root.Chtimes(name, mtime, mtime)
 }
 
 // RenameNew adds the new name and then removes the old one. No call that all systems have does both
 // and fails if the new name is taken. After a crash in between the file has two names.
 func (d osDir) RenameNew(old, new string) error {
+	if err := checkName("rename", new); err != nil {
+		return err
+	}
 	err := d.root.Link(old, new)
 	if err == nil {
 		d.root.Remove(old)
@@ -90,7 +122,7 @@ func (d osDir) RenameNew(old, new string) error {
 	if _, err := d.root.Lstat(new); err == nil {
 		return &fs.PathError{Op: "rename", Path: new, Err: fs.ErrExist}
 	}
-	return d.root.Rename(old, new)
+	return d.Rename(old, new)
 }
 
 func (d osDir) Sync() error {
@@ -177,7 +209,17 @@ func (d osDir) At(name string) (TreeDir, error) {
 	return osDir{sub}, nil
 }
 
-func (d osDir) Mkdir(name string) error              { return d.root.Mkdir(name, 0o700) }
+func (d osDir) Mkdir(name string) error {
+	if err := checkName("mkdir", name); err != nil {
+		return err
+	}
+	err := d.root.Mkdir(name, 0o700)
+	if err != nil {
+		err = asNameError("mkdir", name, err)
+	}
+	return err
+}
+
 func (d osDir) Readlink(name string) (string, error) { return d.root.Readlink(name) }
 func (d osDir) Symlink(target, name string) error    { return d.root.Symlink(target, name) }
 

@@ -3,17 +3,51 @@ package disk
 import (
 	"io/fs"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
 func (d osDir) checkReplaceable(name string) error {
+	return d.place(func(dir *os.File) error { return checkReplaceable(dir, name) })
+}
+
+func (d osDir) mayCreate() error { return d.place(mayCreate) }
+
+func (d osDir) holdsAnyName() bool {
+	return d.place(func(dir *os.File) error {
+		if holdsAnyName(dir) {
+			return nil
+		}
+		return ErrName
+	}) == nil
+}
+
+// place calls f with the directory as a place (O_PATH). It returns nil if that cannot be opened.
+func (d osDir) place(f func(dir *os.File) error) error {
 	dir, err := d.root.OpenFile(".", unix.O_PATH, 0)
 	if err != nil {
 		return nil
 	}
 	defer dir.Close()
-	return checkReplaceable(dir, name)
+	return f(dir)
+}
+
+func mayCreate(dir *os.File) error {
+	err := unix.Faccessat(int(dir.Fd()), ".", unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+	return pathError("create", ".", err)
+}
+
+// withAnyName lists the file systems (f_type of statfs(2)) whose names are any bytes.
+var withAnyName = []int64{
+	unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.TMPFS_MAGIC, unix.OVERLAYFS_SUPER_MAGIC,
+	unix.F2FS_SUPER_MAGIC, unix.RAMFS_MAGIC, zfsMagic, bcachefsMagic,
+}
+
+func holdsAnyName(dir *os.File) bool {
+	var st unix.Statfs_t
+	err := unix.Fstatfs(int(dir.Fd()), &st)
+	return err != nil || slices.Contains(withAnyName, int64(st.Type))
 }
 
 // checkReplaceable looks at a directory and at an entry of it, without following a link.

@@ -9,8 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A writeOnlyDir is a directory that this user may write to and not read (-wx), which os.Root cannot
-// open. It is open as a place only (O_PATH). Names are single components, and no link is followed.
+// A writeOnlyDir is a directory that this user may write to and not read (-wx), which os.Root
+// cannot open. It is open as a place only (O_PATH). Names are single components, and no link is
+// followed.
 type writeOnlyDir struct{ f *os.File }
 
 func openWriteOnly(path string) (Dir, error) {
@@ -114,3 +115,5 @@ func (d writeOnlyDir) Sync() error { return pathError("sync", ".", unix.EACCES) 
 func (d writeOnlyDir) Close() error { return d.f.Close() }
 
 func (d writeOnlyDir) checkReplaceable(name string) error { return checkReplaceable(d.f, name) }
+func (d writeOnlyDir) mayCreate() error                   { return mayCreate(d.f) }
+func (d writeOnlyDir) holdsAnyName() bool                 { return holdsAnyName(d.f) }

@@ -100,9 +100,9 @@ func (w *batchWriter) file(f *batchFile) error {
 	}
 	root := f.tree.Root()
 	manifest := &transferpb.Manifest{
-		Size: uint64(f.tree.Size()), Root: root[:], Group: uint32(f.tree.GroupSize()),
-		MtimeNs: f.mtime.UnixNano(), Mode: f.mode,
+		Size: uint64(f.tree.Size()), Root: root[:], Group: uint32(f.tree.GroupSize()), Mode: f.mode,
 	}
+	manifest.MtimeNs, manifest.MtimeEra = wire.SplitTime(f.mtime)
 	f.holes.announce(manifest)
 	n := min(wire.TreePart-1024-len(f.holes.raw), w.values()) // leaves space for the manifest
 	part := f.tree.AppendCVs(nil, 0, n-n%wire.HashSize)

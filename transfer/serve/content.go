@@ -200,8 +200,8 @@ func (s *Server) ChallengeDescriptor(descriptor []byte) []byte {
 	return completed
 }
 
-// verifyFile checks bytes of a file against its tree. If they are wrong it checks its own file: the
-// tree may be that of an earlier content.
+// verifyFile checks bytes of a file against its tree. If they are wrong it checks its own file:
+// the tree may be that of an earlier content.
 func (s *Server) verifyFile(path string, tree *integrity.Tree, off int64, p []byte) error {
 	err := tree.Verify(off, p)
 	if err != nil && s.recheck(part{path, off, off + int64(len(p))}, tree) {
@@ -299,8 +299,8 @@ func (c *fileContent) state() copyState {
 	return copyUnverified
 }
 
-// entryApplies reports whether the entry, if there is one, tells something about the wanted version.
-// Either it is of the open file's version, or it has a tree whose root can be compared.
+// entryApplies reports whether the entry, if there is one, tells something about the wanted
+// version. Either it is of the open file's version, or it has a tree whose root can be compared.
 func (c *fileContent) entryApplies() bool {
 	if c.entry == nil || c.entry.version == c.version {
 		return true
@@ -323,9 +323,9 @@ func (c *fileContent) treeTimeout(d fileDescriptor, why purpose) time.Duration {
 	return 0
 }
 
-// ReadAt reads bytes of the wanted version. If the file or its metadata changed since it was opened or
-// hashed, the bytes are verified against the tree. Without a tree the read fails, so that a reader
-// never gets a mixture of versions. p must consist of whole chunk groups.
+// ReadAt reads bytes of the wanted version. If the file or its metadata changed since it was
+// opened or hashed, the bytes are verified against the tree. Without a tree the read fails, so
+// that a reader never gets a mixture of versions. p must consist of whole chunk groups.
 func (c *fileContent) ReadAt(p []byte, off int64) (n int, err error) {
 	n, err = c.read(p, off)
 	c.bytes += int64(n)

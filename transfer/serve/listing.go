@@ -317,7 +317,8 @@ func (l *lister) setError(e *transferpb.Entry, err error) {
 }
 
 func entryOf(path string, info fs.FileInfo) *transferpb.Entry {
-	e := &transferpb.Entry{Path: []byte(path), MtimeNs: info.ModTime().UnixNano(), Mode: uint32(info.Mode().Perm())}
+	e := &transferpb.Entry{Path: []byte(path), Mode: uint32(info.Mode().Perm())}
+	e.MtimeNs, e.MtimeEra = wire.SplitTime(info.ModTime())
 	switch info.Mode().Type() {
 	case 0:
 		e.Type, e.Size = transferpb.Entry_FILE, uint64(info.Size())

@@ -228,10 +228,10 @@ func (r *response) sendHashing() error {
 func (r *response) sendManifest(size int64, group integrity.GroupSize, root []byte) error {
 	r.content.size = size
 	manifest := &transferpb.Manifest{
-		Size: uint64(size), Root: root, Group: uint32(group),
-		MtimeNs: r.info.ModTime().UnixNano(), Mode: uint32(r.info.Mode().Perm()),
+		Size: uint64(size), Root: root, Group: uint32(group), Mode: uint32(r.info.Mode().Perm()),
 		WebMirrors: r.mirrors,
 	}
+	manifest.MtimeNs, manifest.MtimeEra = wire.SplitTime(r.info.ModTime())
 	r.holes.announce(manifest)
 	if size > 0 {
 		descriptor, err := proto.Marshal(&transferpb.FileDescriptor{

@@ -12,7 +12,8 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-func isTemporary(p string) bool { return strings.HasPrefix(path.Base(p), ".kwikcp-") }
+// isTemporary reports whether a path is that of a temporary entry, or below one.
+func isTemporary(p string) bool { return strings.Contains("/"+p, "/.kwikcp-") }
 
 // wants reports whether the filter of a mirror includes an entry and the directories around it.
 func (m *lifeMirror) wants(p string, isDir bool) bool {
@@ -59,6 +60,8 @@ func (m *lifeMirror) check(x *lifeRound, mount *simMount) {
 		m.checkBackup(x, bad)
 	}
 	isComplete := x.err == nil || isPartial || isTooMany
+	lacksSync := x.lacks(disk.OpSync, disk.OpSyncDir, disk.OpSyncVolume)
+	m.hasUnsynced = lacksSync || m.hasUnsynced && !(isComplete && !x.isQuick)
 	switch {
 	case x.isKilled:
 	case x.isMoved && !x.isMade && x.err == nil:
@@ -123,7 +126,7 @@ func (m *lifeMirror) checkLosses(x *lifeRound, bad func(string, ...any)) {
 		if isTemporary(p) {
 			continue
 		}
-		if up := path.Dir(p); up == "." || m.wants(up, true) { // the mirror does not count what it does not look at
+		if m.wants(p, v.mode.IsDir()) { // the mirror does not count what stays anyway
 			total++
 		}
 		now, there := x.after[p]
@@ -219,13 +222,13 @@ func (m *lifeMirror) checkEqual(x *lifeRound, isLimited, all bool, bad func(stri
 		case len(versions) == 0 && !there, !there && absent:
 		case isLimited && got.mode.IsDir() && slices.ContainsFunc(versions, func(v version) bool { return !isDir(v) }):
 		case len(versions) == 0:
-			if all && m.options.Delete && !m.isAround(p) {
+			if all && m.options.Delete && !m.isAround(p) && !x.report.isAroundHeld(p) {
 				bad("%q is there, and was not on the primary", p)
 			}
 		case !there:
 			bad("%q is missing", p)
 		default:
-			if why := m.differs(got, versions); why != "" && !(absent && !(all && m.options.Delete)) {
+			if why := m.differs(x, got, versions); why != "" && !(absent && !(all && m.options.Delete)) {
 				bad("%q differs: %s; there is %v, %d bytes, of %v", p, why, got.mode, len(got.data), got.mtime)
 			}
 		}
@@ -236,6 +239,23 @@ func (m *lifeMirror) checkEqual(x *lifeRound, isLimited, all bool, bad func(stri
 func (m *lifeMirror) isAround(p string) bool {
 	for f := range m.foreign {
 		if strings.HasPrefix(f, p+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// lacks reports whether a round warned that one of some operations is not possible.
+func (x *lifeRound) lacks(ops ...disk.Operation) bool {
+	return slices.ContainsFunc(x.result.Warnings, func(w transfer.Warning) bool {
+		return slices.Contains(ops, w.Operation)
+	})
+}
+
+// isAroundHeld reports whether a directory contains files that may have moved.
+func (r *lifeReport) isAroundHeld(p string) bool {
+	for f, err := range r.named {
+		if strings.HasPrefix(f, p+"/") && errors.Is(err, transfer.ErrMoved) {
 			return true
 		}
 	}
@@ -253,8 +273,9 @@ func (m *lifeMirror) isNamed(x *lifeRound, p string) bool {
 }
 
 // differs returns how an entry differs from all versions; "" if it does not from one. Content,
-// mode and time may be of different versions.
-func (m *lifeMirror) differs(got version, versions []version) string {
+// mode and time may be of different versions. A disk may refuse to set mode or time, of which the
+// round warns.
+func (m *lifeMirror) differs(x *lifeRound, got version, versions []version) string {
 	is := func(f func(v version) bool) bool { return slices.ContainsFunc(versions, f) }
 	window := m.mirrorPlan.step
 	sameTime := func(v version) bool { return got.mtime.Sub(v.mtime).Abs() <= max(0, window-1) }
@@ -268,16 +289,22 @@ func (m *lifeMirror) differs(got version, versions []version) string {
 		return ""
 	case got.mode.IsRegular() && !is(func(v version) bool { return bytes.Equal(v.data, got.data) }):
 		return "its content"
-	case !is(sameTime):
+	case !is(sameTime) && !x.lacks(disk.OpTimes):
 		return "its time: " + versions[0].mtime.String()
-	case !is(func(v version) bool { return v.mode&^disk.Umask == got.mode }):
+	case !is(func(v version) bool { return v.mode&^disk.Umask == got.mode }) && !x.lacks(disk.OpMode):
 		return "its mode: " + versions[0].mode.String()
 	}
 	return ""
 }
 
-// checkTemporary checks that a round that succeeded left no temporary files.
+// checkTemporary checks that a round that succeeded left no temporary files. Those of entries
+// that were too young wait for the next round.
 func (m *lifeMirror) checkTemporary(x *lifeRound, bad func(string, ...any)) {
+	for _, err := range x.report.named {
+		if errors.Is(err, transfer.ErrYoung) {
+			return
+		}
+	}
 	for p := range x.after {
 		switch {
 		case !isTemporary(p):
@@ -304,7 +331,7 @@ func (m *lifeMirror) visits(x *lifeRound, dir string) bool {
 // A quick round that knows nothing of the round before does not sync what that one could not, if
 // directories are synced one by one.
 func (m *lifeMirror) checkDurable(x *lifeRound, bad func(string, ...any)) {
-	if m.quick && !m.serves && !m.syncsWhole {
+	if m.quick && !m.serves && !m.syncsWhole || m.hasUnsynced {
 		return
 	}
 	_, safe := m.trees()

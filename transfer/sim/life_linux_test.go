@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -208,31 +207,26 @@ type lifeReport struct {
 	mu sync.Mutex
 	// named has the entries that failed or were skipped.
 	named   map[string]error
-	failed  map[string]bool
 	deleted map[string]bool
-	young   bool
 }
 
 func newLifeReport(m *lifeMirror) *lifeReport {
 	return &lifeReport{
-		m: m, named: make(map[string]error), failed: make(map[string]bool), deleted: make(map[string]bool),
+		m: m, named: make(map[string]error), deleted: make(map[string]bool),
 	}
 }
 
 func (r *lifeReport) File(f transfer.FileReport) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.m.memory.Note(f)
 	if f.Action != transfer.FileUpToDate {
 		r.m.trace("  %s %q %v", f.Action, f.Path, f.Err)
 	}
 	switch f.Action {
 	case transfer.FileDeleted:
 		r.deleted[f.Path] = true
-	case transfer.FileFailed:
-		r.failed[f.Path] = true
+	case transfer.FileFailed, transfer.FileSkipped:
 		r.named[f.Path] = f.Err
-	case transfer.FileSkipped:
-		r.named[f.Path] = f.Err
-		r.young = r.young || errors.Is(f.Err, transfer.ErrYoung)
 	}
 }

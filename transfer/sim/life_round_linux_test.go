@@ -19,6 +19,7 @@ type lifeRound struct {
 	report        *lifeReport
 	result        transfer.MirrorResult
 	err           error
+	isQuick       bool
 	isKilled      bool // the process died
 	isCut         bool // the machine did
 	isMoved       bool // another directory is in the place of the root, or none
@@ -49,13 +50,7 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 	o := m.options
 	if m.serves {
 		mount, served = m.process.mount, m.process.served
-		o.Quick, o.Recheck = m.memory.quick, make(map[string]bool)
-		for p := range m.memory.recheck {
-			o.Recheck[p] = true
-		}
-		for _, p := range m.process.files.Suspects() {
-			o.Recheck[p] = true
-		}
+		m.memory.Prepare(&o, m.process.files.Suspects())
 	} else {
 		mount = m.disk.mount()
 		o.Quick = m.quick
@@ -65,7 +60,7 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 		o.MaxDelete, _ = transfer.ParseDeleteLimit("100%")
 	}
 	m.rounds++
-	x := &lifeRound{start: time.Now(), report: newLifeReport(m)}
+	x := &lifeRound{start: time.Now(), isQuick: o.Quick, report: newLifeReport(m)}
 	x.before, x.safe = m.trees()
 	root := m.root()
 	isCalm := m.isCalm(x.start)
@@ -85,7 +80,7 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 	x.after, _ = m.trees()
 	x.isMoved, x.isMade = m.root() != root || root == nil, root == nil
 	m.disk.mu.Lock()
-	x.isAway = x.isMoved || root != m.disk.top
+	x.isAway = x.isMoved || root != m.home
 	m.disk.mu.Unlock()
 	x.isClean = isCalm && m.isCalm(x.start)
 	m.hist.mu.Lock()
@@ -105,10 +100,9 @@ func (m *lifeMirror) round(rough bool) *lifeRound {
 		return x
 	}
 	if m.serves {
-		m.memory.young = x.report.young
-		if m.memory.learn(x.report.failed, x.err) {
+		if m.memory.Learn(x.err) {
 			for p := range o.Recheck {
-				if !x.report.failed[p] {
+				if !m.memory.HasFailed(p) {
 					m.process.files.Trust(p)
 				}
 			}
@@ -253,6 +247,14 @@ func (m *lifeMirror) converge() {
 	if last == nil {
 		m.fault("mirror %d does not run in the end", m.index)
 		return
+	}
+	if m.process != nil && errors.Is(last.err, disk.ErrUnmounted) {
+		// It was started while the disk was away, so its root is on that of the mount point.
+		m.trace("mirror %d: its operator starts it again", m.index)
+		m.process.stop(true)
+		m.process = nil
+		m.round(false)
+		last = m.round(false)
 	}
 	if _, tooMany := errors.AsType[*transfer.DeleteLimitError](last.err); tooMany {
 		m.trace("mirror %d: the limit is lifted", m.index)

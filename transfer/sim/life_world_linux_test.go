@@ -3,10 +3,8 @@ package sim
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -395,16 +393,23 @@ type lifeMirror struct {
 	backupAt string
 	// foreign are the files that the mirror must not touch.
 	foreign map[string][]byte
+	home    *simNode // the directory that they are in
 
 	rounds, kills, cuts, vanished int
 	good, partial, limited        int
 	kinds                         map[transfer.Kind]int
 	isOver                        int // rounds in a row that were over the limit of deletions
 
-	process *lifeServer // nil if it does not serve, or is dead
-	memory  lifeMemory
+	// hasUnsynced is set if a round warned that it could not sync, until one has compared
+	// everything.
+	hasUnsynced bool
 
-	diskTrouble troubled // guarded by lifeWorld.mu
+	process *lifeServer           // nil if it does not serve, or is dead
+	memory  transfer.MirrorMemory // of the process
+
+	// Guarded by lifeWorld.mu.
+	diskTrouble troubled
+	starts      int // of processes
 }
 
 func newLifeMirror(w *lifeWorld, i int, plan mirrorPlan) *lifeMirror {
@@ -455,7 +460,7 @@ func newLifeMirror(w *lifeWorld, i int, plan mirrorPlan) *lifeMirror {
 
 // plant puts files into the target that the filter excludes.
 func (m *lifeMirror) plant() {
-	m.foreign = make(map[string][]byte)
+	m.foreign, m.home = make(map[string][]byte), m.disk.top
 	m.disk.mu.Lock()
 	defer m.disk.mu.Unlock()
 	add := func(dir *simNode, name, at string, n *simNode) {
@@ -477,31 +482,6 @@ func (m *lifeMirror) plant() {
 	m.disk.used += int64(len(n.data))
 	add(dir, "own", "private/own", n)
 	m.disk.syncNames(nil)
-}
-
-// A lifeMemory is what a mirror process knows of its rounds (cmd.mirrorMemory).
-type lifeMemory struct {
-	quick   bool
-	recheck map[string]bool
-	young   bool
-}
-
-func (k *lifeMemory) learn(failed map[string]bool, err error) (isComplete bool) {
-	_, isPartial := errors.AsType[*transfer.MirrorError](err)
-	_, isTooMany := errors.AsType[*transfer.DeleteLimitError](err)
-	isComplete = err == nil || isPartial || isTooMany
-	switch {
-	case isComplete:
-		k.quick, k.recheck = true, failed
-	case k.quick:
-		all := maps.Clone(k.recheck)
-		if all == nil {
-			all = make(map[string]bool)
-		}
-		maps.Copy(all, failed)
-		k.recheck = all
-	}
-	return isComplete
 }
 
 // diskTroubled notes that the disk is in trouble from now on, or no longer.
@@ -540,9 +520,18 @@ func (m *lifeMirror) trouble() {
 	}
 }
 
+// started counts n starts of a process, and returns how many there were.
+func (m *lifeMirror) started(n int) int {
+	m.lifeWorld.mu.Lock()
+	defer m.lifeWorld.mu.Unlock()
+	m.starts += n
+	return m.starts
+}
+
 // vanish takes the root away for some time.
 func (m *lifeMirror) vanish(r dice) {
 	m.vanished++
+	starts := m.started(0)
 	old := m.disk.top
 	isMounted := r.Half() // so that its mount point is empty
 	fails := r.Half()     // as a device that was pulled out
@@ -558,7 +547,8 @@ func (m *lifeMirror) vanish(r dice) {
 	m.disk.mu.Lock()
 	defer m.disk.mu.Unlock()
 	m.disk.isDead = false
-	if isMounted && m.serves && len(mountPoint.names) > 0 {
+	isSame := m.started(0) == starts // a process that starts meanwhile knows no other root
+	if mustNotWrite := isMounted && m.serves && isSame; mustNotWrite && len(mountPoint.names) > 0 {
 		m.t.Errorf("mirror %d wrote into the mount point: %v", m.index, mountPoint.names)
 	}
 	if r.OneIn(3) { // it is empty when it returns
@@ -615,7 +605,7 @@ func (m *lifeMirror) source() transfer.MirrorSource {
 func (m *lifeMirror) live() {
 	for m.idle(m.dice.Duration(m.interval/3, 2*m.interval)) {
 		m.round(true)
-		if m.memory.young && m.serves {
+		if m.memory.HasYoung() && m.serves {
 			m.idle(max(m.options.MinAge, time.Second))
 			m.round(true)
 		}
@@ -638,6 +628,7 @@ func (m *lifeMirror) start() bool {
 		m.process = nil
 		return false
 	}
-	m.memory = lifeMemory{}
+	m.memory = transfer.MirrorMemory{}
+	m.started(1)
 	return true
 }

@@ -186,10 +186,17 @@ func (s *Scheduler) expected(now time.Time) int {
 	return s.connecting
 }
 
-// hasEqualPart reports whether a source was granted its equal part of a stream for which other
-// sources are being connected. So all servers share small streams as well, and no source waits
-// longer than a connection takes to set up.
+// hasEqualPart reports whether a source has its equal part of a stream, and is still busy with it,
+// while other sources are being connected. So all servers share small streams as
+// well. A source never waits for them: they may be out of reach.
 func (s *Scheduler) hasEqualPart(src *source, now time.Time) bool {
 	expected := s.expected(now)
-	return expected > 0 && src.granted >= s.wanted/int64(len(s.sources)+expected)
+	return expected > 0 && src.granted >= s.wanted/int64(len(s.sources)+expected) &&
+		src.outstanding() > src.almostDone()
+}
+
+// almostDone returns how many bytes a source may have left before it is granted more, so that it
+// does not wait for the grant. Its rate may double in a round trip.
+func (src *source) almostDone() int64 {
+	return int64(2*src.rate*src.rtt.Seconds()) + minExtent/2
 }

@@ -337,8 +337,8 @@ func TestRateOfASourceThatBegins(t *testing.T) {
 	}
 }
 
-// Small streams wait a little for the servers that are still connecting, and each gets its equal
-// part.
+// Small streams keep a share for the servers that are still connecting, while the others are busy
+// with theirs.
 func TestExpectedSourcesAreReservedFor(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	u, _ := NewUnits(900<<10, 64<<10, nil)
@@ -355,6 +355,29 @@ func TestExpectedSourcesAreReservedFor(t *testing.T) {
 	s.Tick(now.Add(200 * time.Millisecond))
 	if got := s.source("a").granted; held == u.total || got != u.total {
 		t.Errorf("%d bytes granted before, %d after the reserve ended", held, got)
+	}
+}
+
+// A source that is almost done with its share is granted more at once: the expected ones may be
+// out of reach.
+func TestExpectedSourcesAreNotWaitedFor(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	u, _ := NewUnits(1<<20, 64<<10, nil)
+	s := New(u, u.total)
+	s.Expect(3, now.Add(time.Hour), now)
+	s.AddSource(Source{ID: "a", RTT: 0}, now)
+	s.SetQueueLimit("a", testQueueLimit, now)
+	s.Start(now)
+	a := s.source("a")
+	for pos := int64(0); pos < u.total; pos += 64 << 10 {
+		if a.outstanding() == 0 {
+			t.Fatalf("the source waits at byte %d", pos)
+		}
+		g := a.grants[0]
+		s.Accept(g.id, g.pos+64<<10, []rangeset.Range{{Start: g.pos, End: g.pos + 64<<10}}, now)
+	}
+	if a.granted != u.total {
+		t.Errorf("%d bytes granted", a.granted)
 	}
 }
 

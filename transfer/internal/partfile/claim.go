@@ -48,7 +48,7 @@ func (c claim) create() (disk.File, error) {
 		return nil, err
 	}
 	if err := c.lock(f); err != nil {
-		// If it is busy, it is another process's. takeUnlocked takes one that cannot be locked.
+		// If it is busy, it is another process's. takeOwn takes one that cannot be locked.
 		if err != ErrBusy && err != errUnlockable {
 			c.Dir.Remove(c.name)
 		}
@@ -153,8 +153,21 @@ func (c claim) clear() error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) {
 		return errTryAgain
 	}
-	return fmt.Errorf("%q is in the way and cannot be removed: %w", c.name, disk.Cause(err))
+	return &inTheWayError{c.name, disk.Cause(err)}
 }
+
+// An inTheWayError reports that a file has the name of the part file, and cannot be removed. In a
+// sticky directory it is another user's.
+type inTheWayError struct {
+	name  string
+	cause error
+}
+
+func (e *inTheWayError) Error() string {
+	return fmt.Sprintf("%q is in the way and cannot be removed: %v", e.name, e.cause)
+}
+
+func (e *inTheWayError) Unwrap() error { return e.cause }
 
 // errUnlockable reports that the file system has no locks.
 var errUnlockable = errors.New("the file cannot be locked")

@@ -171,7 +171,8 @@ func (p *PartFile) leave(keep bool) (kept bool) {
 	case Ended:
 		return false
 	case Parked:
-		keepClosed := keep && p.had.Total() > p.zeros.Total() && !p.reserved && !p.isUnlocked
+		isShared := p.part == PartName(p.place.Name)
+		keepClosed := keep && p.had.Total() > p.zeros.Total() && !p.reserved && isShared
 		if keepClosed || p.reopen() != nil {
 			p.place.Dir.Close()
 			return keepClosed

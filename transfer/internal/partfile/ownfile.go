@@ -3,7 +3,6 @@ package partfile
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"kwikcp/transfer/disk"
 )
@@ -19,15 +18,22 @@ type ownFile struct {
 	disk.File
 	isTimed bool // the times of its file system can be relied on
 
-	mu      sync.Mutex
+	mu      turn
 	last    disk.Version // after the last change of this process
 	isKnown bool         // last is known
 	isAlien bool         // another process made a change, or may have
 	failure error        // why the version was not known; the first one
 }
 
+// A turn is a mutex that is held while the disk works. Goroutines that wait for a sync.Mutex keep
+// the clock of a synctest bubble from advancing, and so a simulated disk from its work.
+type turn chan struct{}
+
+func (t turn) Lock()   { t <- struct{}{} }
+func (t turn) Unlock() { <-t }
+
 func newOwnFile(f disk.File) *ownFile {
-	w := &ownFile{File: f, isTimed: disk.HasReliableTimes(f)}
+	w := &ownFile{File: f, isTimed: disk.HasReliableTimes(f), mu: make(turn, 1)}
 	w.last, w.isKnown = w.version()
 	return w
 }
@@ -39,8 +45,8 @@ func (w *ownFile) reopened(f disk.File) *ownFile {
 	return n
 }
 
-// version returns the version of the file, as far as its file system's times can be relied on. It is
-// called with the lock held, or before the file is used.
+// version returns the version of the file, as far as its file system's times can be relied on. It
+// is called with the lock held, or before the file is used.
 func (w *ownFile) version() (v disk.Version, ok bool) {
 	info, err := w.File.Stat()
 	if err != nil {
@@ -83,8 +89,8 @@ func (w *ownFile) change(do func() error, sizeAfter func(before int64) int64) er
 	return err
 }
 
-// takeAlien reports whether another process may have changed the file since the last call. failure is
-// why that is not known.
+// takeAlien reports whether another process may have changed the file since the last call. failure
+// is why that is not known.
 func (w *ownFile) takeAlien() (isAlien bool, failure error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -128,9 +134,17 @@ func (w *ownFile) fill(start, end int64) error {
 	return nil
 }
 
-// Truncate implements disk.File.
+// Truncate implements disk.File. If the file system lets no file grow without a write, zeros are
+// written.
 func (w *ownFile) Truncate(size int64) error {
-	return w.change(func() error { return w.File.Truncate(size) }, func(int64) int64 { return size })
+	return w.change(func() error {
+		err := w.File.Truncate(size)
+		isLonger := w.isKnown && size > w.last.Size
+		if isLonger && disk.IsAbsent(disk.OpPunch, err) {
+			return w.fill(w.last.Size, size)
+		}
+		return err
+	}, func(int64) int64 { return size })
 }
 
 // Allocate implements disk.Allocator.

@@ -106,6 +106,9 @@ type Options struct {
 	// SyncName makes the first checkpoint sync the directory, too, so that the part file's name
 	// survives a power cut.
 	SyncName bool
+	// Unchecked is set if something that the file cannot replace may be in its place. The caller
+	// removes it before Rename.
+	Unchecked bool
 	// Run is empty, or names the run that alone uses the file. Then it is under another name than
 	// other transfers to the place use, and nothing of it is kept for them.
 	Run string
@@ -121,8 +124,8 @@ type Options struct {
 type PartFile struct {
 	Options
 	place Place
-	part  string // the name in place.Dir
-	// isUnlocked is set if the file system has no locks. Then part is a name of this process alone.
+	part  string // the name in place.Dir, which may be of this process alone (takeOwn)
+	// isUnlocked is set if the file system has no locks.
 	isUnlocked bool
 	writeback  *writeback
 	nameSafe   bool // the directory was synced; belongs to checkpoint
@@ -166,17 +169,35 @@ func (place Place) Open(o Options) (*PartFile, error) {
 func (p *PartFile) Name() string { return p.part }
 
 // Lock takes a file of the place's own name as a lock. It is released, and the file removed,
-// with Discard.
-func (place Place) Lock() (*PartFile, error) { return place.open(place.Name, Options{}) }
-
-func (place Place) open(part string, o Options) (*PartFile, error) {
-	if err := place.check(o.NoClobber); err != nil {
+// with Discard. Anything else of that name that can be removed is removed.
+func (place Place) Lock() (*PartFile, error) {
+	if err := disk.CheckReplaceable(place.Dir, place.Name); err != nil { // it could not be removed
 		return nil, err
 	}
+	return place.take(place.Name, Options{})
+}
+
+func (place Place) open(part string, o Options) (*PartFile, error) {
+	if !o.Unchecked {
+		if err := place.check(o.NoClobber); err != nil {
+			return nil, err
+		}
+	}
+	return place.take(part, o)
+}
+
+func (place Place) take(part string, o Options) (*PartFile, error) {
 	c := claim{Place: place, name: part}
 	file, err := c.take()
-	if err == errUnlockable {
-		c, file, err = c.takeUnlocked(part == PartName(place.Name))
+	isShared := part == PartName(place.Name)
+	_, isInTheWay := errors.AsType[*inTheWayError](err)
+	isOthers := isInTheWay && errors.Is(err, fs.ErrPermission)
+	switch {
+	case err == errUnlockable:
+		c.isUnlocked = true
+		c, file, err = c.takeOwn(!isShared)
+	case isOthers && isShared:
+		c, file, err = c.takeOwn(false)
 	}
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io/fs"
+	"strings"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -34,10 +35,28 @@ func PartName(name string) string { return hashed(name) + ".part" }
 // a target.
 func NewName(name, run string) string { return hashed(name) + "-" + run + ".new" }
 
+// IsNewOf reports whether a temporary name is one that NewName returns for a target.
+func IsNewOf(temp, name string) bool { return strings.HasPrefix(temp, hashed(name)+"-") }
+
+// KeepNew makes a file with a name of NewName, which its run has left, the part file of its target.
+// It returns that name. The bytes of the file need not be verified.
+func KeepNew(d disk.Dir, temp string) (part string, err error) {
+	const hash = len(".kwikcp-") + 2*hashBytes
+	if len(temp) < hash {
+		return "", fs.ErrNotExist
+	}
+	part = temp[:hash] + ".part"
+	return part, keepAs(d, temp, part)
+}
+
 // Keep makes a file with a temporary name, whose bytes are verified, the part file of the place. If
 // there is one, it may be another transfer's, and Keep returns an error.
 func (place Place) Keep(temp string) error {
-	f, err := place.Dir.Open(temp)
+	return keepAs(place.Dir, temp, PartName(place.Name))
+}
+
+func keepAs(d disk.Dir, temp, part string) error {
+	f, err := d.Open(temp)
 	if err != nil {
 		return err
 	}
@@ -48,12 +67,15 @@ func (place Place) Keep(temp string) error {
 	if err != nil {
 		return err
 	}
-	return place.Dir.RenameNew(temp, PartName(place.Name))
+	return d.RenameNew(temp, part)
 }
+
+// hashBytes is how many bytes of a name's hash are in the names of its temporary files.
+const hashBytes = 10
 
 func hashed(name string) string {
 	sum := blake3.Sum256([]byte(name))
-	return ".kwikcp-" + hex.EncodeToString(sum[:10])
+	return ".kwikcp-" + hex.EncodeToString(sum[:hashBytes])
 }
 
 // check returns why no file can be put at the place. A link is replaced, unless it leads to a
@@ -65,7 +87,7 @@ func (place Place) check(noClobber bool) error {
 	there, err := place.Dir.Lstat(place.Name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil
+		return disk.CheckReplaceable(place.Dir, place.Name)
 	case err != nil:
 		return err // such as a name that is too long, which the part file's is not
 	case !there.Mode().IsRegular() && there.Mode().Type() != fs.ModeSymlink:
@@ -73,7 +95,7 @@ func (place Place) check(noClobber bool) error {
 	case noClobber:
 		return ErrExists
 	}
-	return nil
+	return disk.CheckReplaceable(place.Dir, place.Name)
 }
 
 // Existing opens the regular file at the place. It returns nil if there is none or it cannot be
@@ -159,7 +181,8 @@ func (place Place) fill(f disk.File, temp string, content []byte, holes Holes, m
 			_, err := f.WriteAt(b, off)
 			return err
 		}
-		if err := holes.write(content, 0, write, f.Truncate); err != nil {
+		extend := func(size int64) error { return newOwnFile(f).Truncate(size) }
+		if err := holes.write(content, 0, write, extend); err != nil {
 			return err
 		}
 	}

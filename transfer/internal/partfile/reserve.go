@@ -147,18 +147,39 @@ func allocate(space disk.Allocator, missing rangeset.Set) error {
 	return &disk.SpaceError{Needed: needed, Free: free, Err: disk.Cause(err)}
 }
 
-// release gives back the space that was reserved for bytes that are missing. A transfer that ended
-// takes no more than what it has. No method may use the file any more.
+// release gives back the space that this transfer, or an earlier one that was killed, reserved for
+// bytes that are missing. A transfer that ended takes no more than what it has. No method may use
+// the file any more.
 func (p *PartFile) release() {
-	if !p.reserved || p.tree == nil {
+	info, err := p.file.Stat()
+	if err != nil {
 		return
 	}
+	next, size := p.nextHole, info.Size()
+	if p.tree != nil { // its bytes were proved
+		next, size = p.had.NextMissing, p.tree.Size()
+	}
 	for at := int64(0); ; {
-		r, ok := p.had.NextMissing(at, p.tree.Size())
+		r, ok := next(at, size)
 		if !ok {
 			return
 		}
 		p.file.Release(r.Start, r.End)
 		at = r.End
 	}
+}
+
+// nextHole returns the first range at or after off, and before size, that has no content.
+func (p *PartFile) nextHole(off, size int64) (hole rangeset.Range, ok bool) {
+	for off < size {
+		start, end, isThere := p.file.NextData(off)
+		if !isThere {
+			start = size
+		}
+		if start > off {
+			return rangeset.Range{Start: off, End: min(start, size)}, true
+		}
+		off = end
+	}
+	return hole, false
 }

@@ -11,28 +11,31 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// This file is for file systems without locks, such as NFS without its lock daemon and Lustre by
-// default. A part file that two processes share could get the bytes of two versions there. So each
-// transfer renames the part file that an earlier one left to a private name, or makes a new one.
-// Only one of several can rename it. At its end it gives the file the shared name back. The last
-// of two transfers to a target puts its file in place; both were whole and proved.
+// This file is for part files that processes cannot share under one name. NFS without its lock
+// daemon has no locks, and neither has Lustre by default. A shared file could get the bytes of two
+// versions there. In a sticky directory the file may be another user's.
+//
+// Each transfer gives the file of an earlier one a private name, or makes a new file. Only one of
+// several can rename it. At its end it gives the file the shared name back. The last of two
+// transfers to a target puts its file in place; both were whole and proved.
 //
 // A process that is killed leaves a file under its own name. The name has the process, so that a
 // later one on the same machine can tell that its owner is gone.
 
-// takeUnlocked takes the file without a lock. With isShared it does so under a name of this process
-// alone. Otherwise the name is one already.
-func (c claim) takeUnlocked(isShared bool) (claim, disk.File, error) {
-	c.isUnlocked = true
-	if !isShared {
+// takeOwn takes the file under a name of this process alone. With isOwn it has one already.
+func (c claim) takeOwn(isOwn bool) (claim, disk.File, error) {
+	if isOwn {
 		f, err := c.take()
 		return c, f, err
 	}
 	own := c
 	own.name = ownName(c.Name)
 	for _, left := range append([]string{c.name}, c.orphans()...) {
+		if there, err := c.Dir.Lstat(left); err != nil || !there.Mode().IsRegular() {
+			continue
+		}
 		if err := c.Dir.Rename(left, own.name); err != nil {
-			continue // there is none, or another process was faster
+			continue // another process was faster, or it is another user's
 		}
 		if f, err := own.adopt(); err == nil {
 			return own, f, nil
@@ -52,8 +55,8 @@ func ownName(name string) string {
 // maxOrphanNames bounds the directories that are searched for files of killed processes.
 const maxOrphanNames = 1 << 20
 
-// orphans returns the part files of the target under private names of processes of this machine that
-// have ended.
+// orphans returns the part files of the target under private names of processes of this machine
+// that have ended.
 func (c claim) orphans() (names []string) {
 	lister, ok := c.Dir.(interface {
 		Names(limit int) ([]string, error)
@@ -78,12 +81,13 @@ func (c claim) orphans() (names []string) {
 }
 
 // share gives a part file that is kept the name under which the next transfer finds it. It reports
-// whether it could.
+// whether the file is still there.
 func (p *PartFile) share() bool {
-	if !p.isUnlocked || p.Run != "" {
+	shared := PartName(p.place.Name)
+	if p.part == shared || p.Run != "" {
 		return true
 	}
-	err := p.place.Dir.Rename(p.part, PartName(p.place.Name))
+	err := p.place.Dir.Rename(p.part, shared)
 	return err == nil || !errors.Is(err, fs.ErrNotExist)
 }
 

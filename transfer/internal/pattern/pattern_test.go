@@ -304,14 +304,17 @@ func FuzzPattern(f *testing.F) {
 func FuzzRules(f *testing.F) {
 	f.Add([]byte("# x\n+ a\r\n- b*\n!\n;\nc/"), false, "a/c")
 	f.Add([]byte("x\x00+ [y]\x00"), true, "y")
+	f.Add([]byte("\xef\xbb\xbfx"), false, "x")
+	f.Add([]byte("\xff\xfex\x00"), false, "x")
+	f.Add([]byte("\xff\xfex\x00"), true, "x")
 	f.Fuzz(func(t *testing.T, file []byte, nul bool, path string) {
 		if path == "" {
 			t.Skip()
 		}
 		var whole, lines Rules
 		err := whole.AddFile(file, false, false, nul)
-		var lineErr error
-		for _, line := range Lines(file, nul) {
+		text, lineErr := CutMark(file, nul)
+		for _, line := range Lines(text, nul) {
 			if lineErr = lines.Add(line, false, false); lineErr != nil {
 				break
 			}

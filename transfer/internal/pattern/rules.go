@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"kwikcp/internal/textfile"
 )
 
 // Rules is a list of rules for the entries of a tree. The first rule that matches an entry
@@ -48,6 +50,10 @@ func (r *Rules) Add(text string, include, fold bool) error {
 // that begin with # or ;. An error leaves the rules as they were.
 func (r *Rules) AddFile(text []byte, include, fold, nul bool) error {
 	added := Rules{slices.Clone(r.list)}
+	text, err := CutMark(text, nul)
+	if err != nil {
+		return err
+	}
 	for number, line := range Lines(text, nul) {
 		if err := added.Add(line, include, fold); err != nil {
 			if e, ok := err.(*Error); ok {
@@ -72,6 +78,19 @@ func (r *Rules) Wants(path string, isDir bool) bool {
 
 // Len returns the number of rules.
 func (r *Rules) Len() int { return len(r.list) }
+
+// CutMark returns the text of a file without its byte order mark. A file in another encoding than
+// UTF-8 is an error. With nul, as programs write it, a file has no marks.
+func CutMark(text []byte, nul bool) ([]byte, error) {
+	if nul {
+		return text, nil
+	}
+	text, err := textfile.CutMark(text)
+	if err != nil {
+		return nil, &Error{Line: 1, Column: 1, Message: err.Error()}
+	}
+	return text, nil
+}
 
 // Lines returns the lines of a file of rules or of names, with their numbers from 1, except empty
 // ones and comments. See AddFile.

@@ -1,6 +1,6 @@
-// Package transfertest is the test harness of package transfer and those below it. It has files, a
-// directory with traps to serve, and a simulated network with one server. It imports neither transfer
-// nor transfer/serve, so that their in-package tests can use it.
+// Package transfertest is the test harness of package transfer and those below it. It has files,
+// a directory with traps to serve, and a simulated network with one server. It imports neither
+// transfer nor transfer/serve, so that their in-package tests can use it.
 package transfertest
 
 import (

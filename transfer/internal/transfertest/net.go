@@ -18,6 +18,9 @@ import (
 	"kwikcp/internal/trust"
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/wire"
+
+	"github.com/quic-go/quic-go"
+
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
@@ -138,6 +141,8 @@ func (n *Net) Start(conf *kwik.ServerConfig) *kwik.Listener {
 		socket = n.Wrap(socket)
 	}
 	conf.LocalAddresses = func() []netip.Addr { return nil }
+	key := quic.StatelessResetKey(trust.StatelessResetKey(n.Cert)) // as the command sets it
+	conf.StatelessResetKey = &key
 	if conf.OnPanic == nil {
 		conf.OnPanic = func(_ net.Addr, err *kwik.PanicError) { n.T.Error(err) }
 	}

@@ -685,8 +685,10 @@ type Manifest struct {
 	Holes []byte `protobuf:"bytes,7,opt,name=holes,proto3" json:"holes,omitempty"`
 	// The file may have holes that are not in holes.
 	MoreHoles bool `protobuf:"varint,8,opt,name=more_holes,json=moreHoles,proto3" json:"more_holes,omitempty"`
+	// The time is mtime_ns + mtime_era * 2^64 nanoseconds. It is 0 for the years 1678 to 2261.
+	MtimeEra int32 `protobuf:"zigzag32,9,opt,name=mtime_era,json=mtimeEra,proto3" json:"mtime_era,omitempty"`
 	// Web servers that have the file as well, if the request has web_mirrors.
-	WebMirrors    []*WebMirror `protobuf:"bytes,9,rep,name=web_mirrors,json=webMirrors,proto3" json:"web_mirrors,omitempty"`
+	WebMirrors    []*WebMirror `protobuf:"bytes,10,rep,name=web_mirrors,json=webMirrors,proto3" json:"web_mirrors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -775,6 +777,13 @@ func (x *Manifest) GetMoreHoles() bool {
 		return x.MoreHoles
 	}
 	return false
+}
+
+func (x *Manifest) GetMtimeEra() int32 {
+	if x != nil {
+		return x.MtimeEra
+	}
+	return 0
 }
 
 func (x *Manifest) GetWebMirrors() []*WebMirror {
@@ -1412,7 +1421,8 @@ type Entry struct {
 	// Absent if it would be empty.
 	Metadata *Metadata `protobuf:"bytes,11,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The entry is the directory of ListRequest.target. Its content is not listed.
-	IsTarget      bool `protobuf:"varint,12,opt,name=is_target,json=isTarget,proto3" json:"is_target,omitempty"`
+	IsTarget      bool  `protobuf:"varint,12,opt,name=is_target,json=isTarget,proto3" json:"is_target,omitempty"`
+	MtimeEra      int32 `protobuf:"zigzag32,13,opt,name=mtime_era,json=mtimeEra,proto3" json:"mtime_era,omitempty"` // as in Manifest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1529,6 +1539,13 @@ func (x *Entry) GetIsTarget() bool {
 		return x.IsTarget
 	}
 	return false
+}
+
+func (x *Entry) GetMtimeEra() int32 {
+	if x != nil {
+		return x.MtimeEra
+	}
+	return 0
 }
 
 // Metadata holds the metadata of an entry that a client must request.
@@ -2083,7 +2100,7 @@ const file_transfer_proto_rawDesc = "" +
 	"\x05reply\"5\n" +
 	"\aHashing\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\x04R\x05total\"\x8f\x02\n" +
+	"\x05total\x18\x02 \x01(\x04R\x05total\"\xac\x02\n" +
 	"\bManifest\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +
@@ -2093,8 +2110,10 @@ const file_transfer_proto_rawDesc = "" +
 	"\x04mode\x18\x06 \x01(\rR\x04mode\x12\x14\n" +
 	"\x05holes\x18\a \x01(\fR\x05holes\x12\x1d\n" +
 	"\n" +
-	"more_holes\x18\b \x01(\bR\tmoreHoles\x12;\n" +
-	"\vweb_mirrors\x18\t \x03(\v2\x1a.kwikcp.transfer.WebMirrorR\n" +
+	"more_holes\x18\b \x01(\bR\tmoreHoles\x12\x1b\n" +
+	"\tmtime_era\x18\t \x01(\x11R\bmtimeEra\x12;\n" +
+	"\vweb_mirrors\x18\n" +
+	" \x03(\v2\x1a.kwikcp.transfer.WebMirrorR\n" +
 	"webMirrors\"C\n" +
 	"\tWebMirror\x12\x1a\n" +
 	"\btemplate\x18\x01 \x01(\fR\btemplate\x12\x1a\n" +
@@ -2150,7 +2169,7 @@ const file_transfer_proto_rawDesc = "" +
 	"\x03End\x12\v\n" +
 	"\aNOT_YET\x10\x00\x12\b\n" +
 	"\x04MORE\x10\x01\x12\f\n" +
-	"\bCOMPLETE\x10\x02\"\xbf\x03\n" +
+	"\bCOMPLETE\x10\x02\"\xdc\x03\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12/\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1b.kwikcp.transfer.Entry.TypeR\x04type\x12\x12\n" +
@@ -2166,7 +2185,8 @@ const file_transfer_proto_rawDesc = "" +
 	"\x04link\x18\n" +
 	" \x01(\x06R\x04link\x125\n" +
 	"\bmetadata\x18\v \x01(\v2\x19.kwikcp.transfer.MetadataR\bmetadata\x12\x1b\n" +
-	"\tis_target\x18\f \x01(\bR\bisTarget\"7\n" +
+	"\tis_target\x18\f \x01(\bR\bisTarget\x12\x1b\n" +
+	"\tmtime_era\x18\r \x01(\x11R\bmtimeEra\"7\n" +
 	"\x04Type\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\b\n" +
 	"\x04FILE\x10\x01\x12\r\n" +
