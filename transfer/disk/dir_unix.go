@@ -54,6 +54,9 @@ func tryLock(f *os.File) (bool, error) {
 // VersionOf returns the version of a file. That of a file that is not the operating system's has
 // size and time alone.
 func VersionOf(info fs.FileInfo) Version {
+	if v, ok := info.Sys().(Versioned); ok {
+		return v.Version()
+	}
 	v := Version{Size: info.Size(), MTime: info.ModTime().UnixNano()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		v.CTime, v.Device, v.Inode = ctimeOf(st), uint64(st.Dev), uint64(st.Ino)

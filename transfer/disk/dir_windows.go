@@ -35,6 +35,9 @@ func tryLock(f *os.File) (bool, error) {
 
 // VersionOf returns the version of a file: its size and time.
 func VersionOf(info fs.FileInfo) Version {
+	if v, ok := info.Sys().(Versioned); ok {
+		return v.Version()
+	}
 	return Version{Size: info.Size(), MTime: info.ModTime().UnixNano()}
 }
 

@@ -13,7 +13,13 @@ type Version struct {
 	// Device and Inode identify the file, whatever its names. Both are 0 if the system does not
 	// tell them.
 	Device, Inode uint64
+	// Tag identifies the content of an object in a store, by its entity tag or version; 0 for other
+	// files.
+	Tag [16]byte
 }
+
+// A Versioned is the Sys value of a file's description which tells the version itself.
+type Versioned interface{ Version() Version }
 
 // IsIdentified reports whether the version tells its file apart from all others, so that files of
 // one version are one file.
