@@ -5,7 +5,6 @@ import (
 
 	"kwikcp/internal/escape"
 	"kwikcp/transfer"
-	"kwikcp/transfer/disk"
 )
 
 // This file tells what the file system of a target cannot do.
@@ -25,17 +24,22 @@ func newWarnings(all []transfer.Warning) (warnings []warningJSON) {
 	return warnings
 }
 
-// A warningMemory holds the kinds of warnings that were printed, so that each is printed once.
-type warningMemory map[disk.Operation]bool
+// A warningMemory holds the warnings that were printed, so that each is printed once: for each
+// operation the first, and for names all.
+type warningMemory map[string]bool
 
 // news returns the warnings of kinds that are new, and remembers them.
 func (m *warningMemory) news(all []transfer.Warning) (news []transfer.Warning) {
 	for _, w := range all {
-		if !(*m)[w.Operation] {
+		key := string(w.Operation)
+		if w.Operation == transfer.OpNames {
+			key = w.Message
+		}
+		if !(*m)[key] {
 			if *m == nil {
 				*m = make(warningMemory)
 			}
-			(*m)[w.Operation] = true
+			(*m)[key] = true
 			news = append(news, w)
 		}
 	}
