@@ -11,8 +11,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"kwikcp/internal/escape"
-	"kwikcp/internal/udp"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
@@ -207,37 +205,6 @@ func argument(args []string, i int) string {
 		return args[i]
 	}
 	return ""
-}
-
-// warnOfLosses names the servers that failed though the transfer succeeded. Banned servers were
-// named before.
-func warnOfLosses(t *terminal, r transfer.Result) {
-	for _, s := range r.Servers {
-		if s.State != transfer.ServerStalled && s.State != transfer.ServerLost {
-			continue
-		}
-		why := string(s.State)
-		if s.Reason != "" {
-			why += ": " + s.Reason
-		}
-		t.warningf("%s %s failed during the transfer (%s); the other servers delivered the rest", s.Role, s.Addr, escape.Line(why))
-	}
-}
-
-// bufferWarningBytes is how much must be fetched before small UDP buffers matter.
-const bufferWarningBytes = 16 << 20
-
-// inspectUDP is udp.Inspect; tests replace it.
-var inspectUDP = udp.Inspect
-
-// warnOfBuffers warns of small UDP buffers after a large transfer.
-func warnOfBuffers(t *terminal, fetched int64) {
-	if fetched < bufferWarningBytes {
-		return
-	}
-	if machine, err := inspectUDP(); err == nil && machine.Advice() != "" {
-		t.warningf("%s", machine.Advice())
-	}
 }
 
 // A fetcher is how get fetches: the checked options that do not depend on the file.
