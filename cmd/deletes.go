@@ -62,12 +62,6 @@ type deletion struct {
 // parse checks the options. name is the option that allows deletions.
 func (o deleteOptions) parse(name string) (d deletion, err error) {
 	d.deleteOptions = o
-	switch {
-	case o.minAge.Duration < 0:
-		return d, usagef(adviseInterval, "--min-age must not be negative")
-	case o.modifyWindow.Duration < 0:
-		return d, usagef(adviseInterval, "--modify-window must not be negative")
-	}
 	if o.maxDelete == "" {
 		return d, nil
 	}

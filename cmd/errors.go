@@ -66,16 +66,28 @@ func newFlagError(command string, options []string, err error) flagError {
 	} else if name, ok := strings.CutPrefix(e.message, "flag needs an argument: -"); ok {
 		e.message = dashed(name) + " needs a value"
 	} else if m := badValue.FindStringSubmatch(e.message); m != nil {
-		e.message = fmt.Sprintf("%s cannot be %s", dashed(m[2]), m[1])
+		e.message = badValueMessage(dashed(m[2]), m[1], m[3])
 	} else if m := badEnv.FindStringSubmatch(e.message); m != nil {
-		e.message = fmt.Sprintf("%s cannot be %s", m[2], m[1])
+		e.message = badValueMessage(m[2], m[1], m[3])
 	}
 	return e
 }
 
+// badValueMessage returns the message for a quoted value of an option or a variable. why is the text
+// of an error in number.go, or one of package flag, which is for developers.
+func badValueMessage(name, value, why string) string {
+	switch {
+	case why == errNegative.Error():
+		return name + " " + why
+	case strings.HasPrefix(why, "it is "):
+		return fmt.Sprintf("%s cannot be %s: %s", name, value, why)
+	}
+	return fmt.Sprintf("%s cannot be %s", name, value)
+}
+
 var (
-	badValue = regexp.MustCompile(`^invalid(?: boolean)? value (".*") for (?:flag )?-(\S+): `)
-	badEnv   = regexp.MustCompile(`^could not parse (".*") (?:as \S+ value )?from environment variable "(\w+)"`)
+	badValue = regexp.MustCompile(`^invalid(?: boolean)? value (".*") for (?:flag )?-(\S+): (.*)`)
+	badEnv   = regexp.MustCompile(`^could not parse (".*") (?:as \S+ value )?from environment variable "(\w+)" (?:as value )?for flag \S+: (.*)`)
 )
 
 // dashed returns the name of an option as it is typed.

@@ -71,6 +71,17 @@ func newName(name string) nameJSON {
 	return nameJSON{strings.ToValidUTF8(name, "\ufffd"), base64.StdEncoding.EncodeToString([]byte(name))}
 }
 
+// jsonTime returns a time as in RFC 3339. That has years of four digits; others have a sign, as in
+// ISO 8601.
+func jsonTime(t time.Time) string {
+	t = t.UTC()
+	text := t.Format(time.RFC3339Nano)
+	if t.Year() > 9999 {
+		text = "+" + text
+	}
+	return text
+}
+
 type serverJSON struct {
 	ID    kwik.ServerID `json:"id"`
 	Role  string        `json:"role"`
@@ -97,9 +108,9 @@ func finalServers(all []transfer.ServerStatus) []serverJSON {
 func (e *events) start(url, path string) {
 	e.print(struct {
 		event
-		URL  string `json:"url"`
-		Path string `json:"path"`
-	}{newEvent("start"), url, path})
+		URL string `json:"url"`
+		nameJSON
+	}{newEvent("start"), url, newName(path)})
 }
 
 // Hashing implements transfer.Reporter.
@@ -230,7 +241,7 @@ func wholeRate(rate float64) int64 {
 // A resultJSON is the result of a get.
 type resultJSON struct {
 	outcome
-	Path     string       `json:"path"`
+	nameJSON
 	Bytes    int64        `json:"bytes"`
 	Seconds  float64      `json:"seconds"`
 	BLAKE3   string       `json:"blake3"`
@@ -255,7 +266,7 @@ func newResult(r transfer.Result, err error) resultJSON {
 		checksums = append(checksums, c.String())
 	}
 	return resultJSON{
-		outcome: newOutcome("result", err), Path: r.Path, Bytes: r.Bytes, Seconds: r.Seconds, BLAKE3: root, Resumed: r.Resumed,
+		outcome: newOutcome("result", err), nameJSON: newName(r.Path), Bytes: r.Bytes, Seconds: r.Seconds, BLAKE3: root, Resumed: r.Resumed,
 		Wasted: r.Wasted, Servers: finalServers(r.Servers), UpToDate: r.UpToDate, Offset: r.Offset, Holes: r.Holes,
 		Checksums: checksums, Warnings: newWarnings(r.Warnings),
 	}

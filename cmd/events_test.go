@@ -123,3 +123,50 @@ func TestProgressInterval(t *testing.T) {
 		}
 	})
 }
+
+// TestNamesInEvents checks that every event with the name of a local file has all its bytes.
+func TestNamesInEvents(t *testing.T) {
+	const name = "out/b\xe4d"
+	prints := map[string]func(*events){
+		"start":  func(e *events) { e.start("kwik://h/f", name) },
+		"get":    func(e *events) { e.result(transfer.Result{Path: name}, nil) },
+		"list":   func(e *events) { e.lineResult(listLine{number: 1}, transfer.Result{Path: name}, nil) },
+		"mirror": func(e *events) { e.mirrorResult(treeGet{target: name}, transfer.MirrorResult{}, nil) },
+		"verify": func(e *events) { e.verifyResult(verdict{path: name}, nil) },
+		"tree":   func(e *events) { e.treeResult(treeCheck{target: name}, transfer.TreeComparison{}, nil) },
+		"entry":  func(e *events) { e.entry(transfer.Entry{Path: name}, nil) },
+		"file":   func(e *events) { e.File(transfer.FileReport{Path: name, Action: transfer.FileMade}) },
+	}
+	for kind, print := range prints {
+		var out bytes.Buffer
+		print(newEvents(&out))
+		if err := checkEventLines(out.String()); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+		var event struct {
+			Path  string
+			Bytes []byte `json:"path_base64"`
+		}
+		if err := json.Unmarshal(out.Bytes(), &event); err != nil || event.Path != "out/b\ufffdd" || string(event.Bytes) != name {
+			t.Errorf("%s: %+v, %v, %s", kind, event, err, out.String())
+		}
+	}
+}
+
+// TestTimesInEvents checks times that RFC 3339 cannot express.
+func TestTimesInEvents(t *testing.T) {
+	for seconds, want := range map[int64]string{
+		0: "1970-01-01T00:00:00Z", -62167219200: "0000-01-01T00:00:00Z", -62167219201: "-0001-12-31T23:59:59Z",
+		253402300799: "9999-12-31T23:59:59Z", 253402300800: "+10000-01-01T00:00:00Z", 1 << 40: "+36812-02-20T00:36:16Z",
+		-1 << 40: "-32873-11-12T23:23:44Z",
+	} {
+		var out bytes.Buffer
+		newEvents(&out).entry(transfer.Entry{Path: "f", Type: transfer.EntryFile, MTime: time.Unix(seconds, 0)}, nil)
+		if err := checkEventLines(out.String()); err != nil || !strings.Contains(out.String(), `"mtime":"`+want+`"`) {
+			t.Errorf("%d: %v, %s", seconds, err, out.String())
+		}
+	}
+	if got := jsonTime(time.Unix(1, 5)); got != "1970-01-01T00:00:01.000000005Z" {
+		t.Error(got)
+	}
+}

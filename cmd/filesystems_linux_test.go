@@ -68,6 +68,16 @@ refused=$(grep -c '"action":"failed".*\(cannot hold the name\|it is the same nam
 # A directory that is refused has one file.
 test $((there + refused)) = $(find $A/odd -type f | wc -l) || { echo "$there files, $refused refused"; cat odd; exit 1; }
 echo "names: $there held, $refused refused"
+# A get to another spelling of a name tells which file it replaces; lines of a list do not replace each other.
+echo first >mnt/spelling
+if test -e mnt/SPELLING; then
+	kwikcp get $LARGE mnt/SPELLING 2>&1 | grep -q 'is the same name as "spelling" to this file system'
+	printf '%%s\tmnt/one\n%%s\tmnt/ONE\n' $LARGE $SMALL >list
+	kwikcp get -q -i list 2>err && exit 1
+	grep -q 'line 2: .*the same name as that of line 1' err || { cat err; exit 1; }
+	cmp $A/tree/large mnt/one
+	echo "spellings: told"
+fi
 rm -r mnt/*
 case "%[2]s" in sshfs*|bindfs*) exit 0 ;; esac
 used() { sync -f mnt; df -B 1 --output=used mnt | tail -n 1; }
@@ -125,7 +135,7 @@ func TestFileSystems(t *testing.T) {
 	work := t.TempDir()
 	_, url := startTestServer(t, work, "--role", "primary", "--root", root)
 	env := append(testEnv(work), "A="+root, "LARGE="+strings.Replace(url, "/?", "/tree/large?", 1),
-		"TREE="+strings.Replace(url, "/?", "/tree/?", 1), "ODD="+strings.Replace(url, "/?", "/odd/?", 1))
+		"TREE="+strings.Replace(url, "/?", "/tree/?", 1), "SMALL="+strings.Replace(url, "/?", "/tree/small?", 1), "ODD="+strings.Replace(url, "/?", "/odd/?", 1))
 	all := os.Getenv("KWIKCP_FILESYSTEMS") == "all" // as in CI
 	var missing []string
 	for _, system := range fileSystems {

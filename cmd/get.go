@@ -6,14 +6,11 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"kwikcp/internal/escape"
-	"kwikcp/internal/udp"
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
@@ -38,14 +35,14 @@ type getOptions struct {
 	limitRate    string
 	maxTime      secondsValue // of each attempt
 	stallTimeout secondsValue
-	retry        int
+	retry        countValue
 	retryDelay   secondsValue
 	retryMaxTime secondsValue
 
 	web webOptions
 
 	inputFile string
-	jobs      int
+	jobs      countValue
 
 	recursive bool
 	rules     filterRules
@@ -63,7 +60,7 @@ type getOptions struct {
 
 func newGetOptions() *getOptions {
 	return &getOptions{
-		clientOptions: newClientOptions(), connections: "auto", jobs: defaultJobs,
+		clientOptions: newClientOptions(), connections: "auto", jobs: countValue{defaultJobs},
 		preallocate: string(disk.PreallocateAuto), stallTimeout: secondsValue{Duration: transfer.DefaultStallTimeout},
 	}
 }
@@ -88,7 +85,7 @@ func (o *getOptions) flags() []cli.Flag {
 		stringOption(&o.inputFile, "input-file", "fetch the files that `LIST` names, one per line; - is standard input", "i"),
 		prefixOption(&o.prefix),
 		makeDirsOption(&o.makeDirs),
-		intOption(&o.jobs, "jobs", "with -i, fetch `N` files at once", "j"),
+		countOption(&o.jobs, "jobs", "with -i, fetch `N` files at once", "j"),
 		boolOption(&o.recursive, "recursive", "fetch a directory and everything below it into the directory DEST", "r"),
 		filterOption(&o.rules, "include", "with -r, fetch entries that match `PATTERN`; the first matching --include or "+
 			"--exclude decides"),
@@ -115,7 +112,7 @@ func (o *getOptions) flags() []cli.Flag {
 			"means no limit"),
 		secondsOption(&o.stallTimeout, "stall-timeout", "end an attempt when nothing has arrived for `TIME`; shorter "+
 			"outages and suspends are waited for"),
-		intOption(&o.retry, "retry", "after a network error or --max-time, resume up to `N` times"),
+		countOption(&o.retry, "retry", "after a network error or --max-time, resume up to `N` times"),
 		secondsOption(&o.retryDelay, "retry-delay", "wait `TIME` before each retry; 0 means 1s, doubled each time up to 10m"),
 		secondsOption(&o.retryMaxTime, "retry-max-time", "start no retry later than `TIME` after the start; 0 means no limit"),
 		stringOption(&o.connections, "connections-per-server", "open `N` connections to each server, at most 16; auto: one, up to "+
@@ -212,37 +209,6 @@ func argument(args []string, i int) string {
 	return ""
 }
 
-// warnOfLosses names the servers that failed though the transfer succeeded. Banned servers were
-// named before.
-func warnOfLosses(t *terminal, r transfer.Result) {
-	for _, s := range r.Servers {
-		if s.State != transfer.ServerStalled && s.State != transfer.ServerLost {
-			continue
-		}
-		why := string(s.State)
-		if s.Reason != "" {
-			why += ": " + s.Reason
-		}
-		t.warningf("%s %s failed during the transfer (%s); the other servers delivered the rest", s.Role, s.Addr, escape.Line(why))
-	}
-}
-
-// bufferWarningBytes is how much must be fetched before small UDP buffers matter.
-const bufferWarningBytes = 16 << 20
-
-// inspectUDP is udp.Inspect; tests replace it.
-var inspectUDP = udp.Inspect
-
-// warnOfBuffers warns of small UDP buffers after a large transfer.
-func warnOfBuffers(t *terminal, fetched int64) {
-	if fetched < bufferWarningBytes {
-		return
-	}
-	if machine, err := inspectUDP(); err == nil && machine.Advice() != "" {
-		t.warningf("%s", machine.Advice())
-	}
-}
-
 // A fetcher is how get fetches: the checked options that do not depend on the file.
 type fetcher struct {
 	client
@@ -269,7 +235,7 @@ type fetcher struct {
 // parseFetcher checks the options that files, lists and directories share.
 func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 	f = fetcher{
-		t: t, maxTime: o.maxTime.Duration, stallTimeout: o.stallTimeout.Duration, retries: o.retry,
+		t: t, maxTime: o.maxTime.Duration, stallTimeout: o.stallTimeout.Duration, retries: o.retry.int,
 		retryDelay: o.retryDelay.Duration, retryMaxTime: o.retryMaxTime.Duration, noPreserve: o.noPreserve,
 		reuse: o.reuse, noSparse: o.sparse.off,
 		checksumsFrom: o.checksumFile, destination: o.destination, made: new(madeDirs),
@@ -280,17 +246,8 @@ func parseFetcher(t *terminal, o *getOptions) (f fetcher, err error) {
 	if f.client, err = o.clientOptions.parse(t); err != nil {
 		return f, err
 	}
-	switch {
-	case f.retries < 0:
-		return f, usagef(adviseRetry, "--retry must not be negative")
-	case f.retryDelay < 0:
-		return f, usagef(adviseRetryDelay, "--retry-delay must not be negative")
-	case f.maxTime < 0:
-		return f, usagef(adviseTimeLimit, "--max-time must not be negative")
-	case f.stallTimeout <= 0:
+	if f.stallTimeout == 0 {
 		return f, usagef(adviseStall, "--stall-timeout must be more than 0")
-	case f.retryMaxTime < 0:
-		return f, usagef(adviseTimeLimit, "--retry-max-time must not be negative")
 	}
 	if f.connections, err = parseConnections(o.connections); err != nil {
 		return f, err
@@ -310,7 +267,7 @@ func parseConnections(text string) (int, error) {
 	if text == "auto" {
 		return 0, nil
 	}
-	n, err := strconv.Atoi(text)
+	n, err := parseCount(text)
 	if err != nil || n < 1 || n > kwik.MaxConnectionsPerServer {
 		return 0, usagef(adviseConnections, "--connections-per-server %q is neither auto nor 1 to %d", text,
 			kwik.MaxConnectionsPerServer)

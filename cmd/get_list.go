@@ -26,8 +26,8 @@ func parseJobs(o *getOptions, args []string) (int, error) {
 	switch {
 	case len(args) > 0:
 		return 0, usagef(adviseList, "with --input-file get takes no argument such as %q", args[0])
-	case o.jobs < 1 || o.jobs > maxJobs:
-		return 0, usagef(adviseJobs, "--jobs %d is not 1 to %d", o.jobs, maxJobs)
+	case o.jobs.int < 1 || o.jobs.int > maxJobs:
+		return 0, usagef(adviseJobs, "--jobs %d is not 1 to %d", o.jobs.int, maxJobs)
 	case len(o.checksums.list) > 0:
 		return 0, usagef(adviseListHash, "--checksum is for a single file, not for a list")
 	case o.byteRange != "":
@@ -35,7 +35,7 @@ func parseJobs(o *getOptions, args []string) (int, error) {
 	case o.seed != "":
 		return 0, usagef(adviseListHash, "--seed is for a single file, not for a list")
 	}
-	return o.jobs, nil
+	return o.jobs.int, nil
 }
 
 // A listGet fetches the files of a list. Its goroutines end with run.

@@ -273,7 +273,7 @@ func (e *events) File(f transfer.FileReport) {
 func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 	e.print(struct {
 		outcome
-		Path       string       `json:"path"`
+		nameJSON
 		Bytes      int64        `json:"bytes"`
 		Seconds    float64      `json:"seconds"`
 		Network    int64        `json:"fetched_bytes"`
@@ -296,7 +296,7 @@ func (e *events) mirrorResult(g treeGet, r transfer.MirrorResult, err error) {
 		Proved     int64        `json:"checksums_proved,omitempty"`
 
 		Warnings []warningJSON `json:"warnings,omitempty"`
-	}{newOutcome("result", err), g.target, r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
+	}{newOutcome("result", err), newName(g.target), r.Bytes, r.Seconds, r.Network, r.Wasted, finalServers(r.Servers),
 		g.dryRun, r.HardLinked, r.Copied, r.Created, notKeptJSON(r.NotKept),
 		r.Files, r.Fetched, r.UpToDate, r.Made, r.Linked, r.Deleted, r.Skipped, r.Failed, r.Holes, r.Proved,
 		newWarnings(r.Warnings)})

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 )
@@ -53,12 +54,8 @@ func (l *commandLine) checkGiven() error {
 
 // nameOf returns an option's name as it was given.
 func (l *commandLine) nameOf(option givenOption) string {
-	for _, name := range option.flag.Names() {
-		if option.words[0] == "-"+name || option.words[0] == "--"+name {
-			return name
-		}
-	}
-	return option.flag.Names()[0]
+	word, _, _ := strings.Cut(option.words[0], "=")
+	return strings.TrimLeft(word, "-")
 }
 
 // has reports whether an option is on the command line.
@@ -116,8 +113,6 @@ func variablesOf(flag cli.Flag) *[]string {
 	case *cli.BoolFlag:
 		return &f.EnvVars
 	case *cli.StringFlag:
-		return &f.EnvVars
-	case *cli.IntFlag:
 		return &f.EnvVars
 	case *cli.GenericFlag:
 		return &f.EnvVars

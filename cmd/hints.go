@@ -43,9 +43,6 @@ const (
 	adviseChecksumTree
 	adviseFamily
 	adviseConnectTimeout
-	adviseRetry
-	adviseRetryDelay
-	adviseTimeLimit
 	adviseStall
 	adviseConnections
 	adviseRate
@@ -119,9 +116,6 @@ var advices = [adviceCount]string{
 	adviseChecksumTree:   "names in it are relative to the directory of the URL; --exclude leaves some out",
 	adviseFamily:         "without both, IPv4 and IPv6 are tried",
 	adviseConnectTimeout: "such as 10s",
-	adviseRetry:          "0 means no retry",
-	adviseRetryDelay:     "such as 5s; 0 means 1s, doubled for each further retry",
-	adviseTimeLimit:      "such as 1h; 0 means no limit",
 	adviseStall:          "such as 5m; the default is 60 s",
 	adviseConnections:    "auto suits nearly every network",
 	adviseRate:           "such as 500K or 1.5M bytes per second; K, M and G are powers of 1024",

@@ -3,12 +3,18 @@ package cmd
 import (
 	"bufio"
 	"bytes"
+	"errors"
+	"fmt"
 	"hash/maphash"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"kwikcp/internal/textfile"
+	"kwikcp/transfer"
+	"kwikcp/transfer/disk"
 )
 
 // maxListLine bounds a line of a list, in bytes. A URL and a path of the greatest lengths fit.
@@ -23,16 +29,20 @@ type listLine struct {
 	err     error  // the line is malformed
 }
 
-// A listReader reads the lines of a list. It holds one line, and about 50 bytes for each file that
-// the list names.
+// A listReader reads the lines of a list. It holds one line, and about 100 bytes for each file that
+// the list names, twice as many if its name is not ASCII.
 type listReader struct {
 	b           *bufio.Reader
 	number      int // of the line that was read last, from 1
 	destination destination
 	writers     map[[2]uint64]listWriter // by the hash of the place
+	spellings   map[[2]uint64]uint32     // the line by the hash of the folding and of the folded place
 	seeds       [2]maphash.Seed
-	lastDir     string // the directory of the line before
-	lastReal    string // the real name of lastDir
+	lastDir     string                                 // the directory of the line before
+	lastReal    string                                 // the real name of lastDir
+	foldingIn   func(dir string) (disk.Folding, error) // disk.FoldingOf a directory that exists
+	foldingOf   string                                 // the directory that was asked last
+	foldings    disk.Folding
 }
 
 // A listWriter is the line that writes to a file.
@@ -44,6 +54,7 @@ type listWriter struct {
 func newListReader(r io.Reader, d destination) *listReader {
 	return &listReader{
 		b: bufio.NewReaderSize(r, maxListLine), destination: d, writers: make(map[[2]uint64]listWriter),
+		spellings: make(map[[2]uint64]uint32), foldingIn: foldingIn,
 		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
 	}
 }
@@ -118,17 +129,73 @@ func (r *listReader) compare(line *listLine) {
 	case err != nil: // the get reports it
 		return
 	}
-	key := [2]uint64{maphash.String(r.seeds[0], place), maphash.String(r.seeds[1], place)}
+	key := r.hash(place)
 	url := maphash.String(r.seeds[0], line.url)
 	before, isTaken := r.writers[key]
 	switch {
 	case !isTaken:
+		if other := r.sameToFileSystem(place, line.number); other > 0 {
+			line.err = &transfer.Error{Kind: transfer.KindExists, Op: fmt.Sprintf("write %q", name),
+				Err: fmt.Errorf("to this file system it is the same name as that of line %d", other)}
+			return
+		}
 		r.writers[key] = listWriter{uint32(line.number), url}
 	case before.url == url:
 		line.repeats = int(before.number)
 	default:
 		line.err = usagef(adviseList, "it writes to %q as line %d does", name, before.number)
 	}
+}
+
+func (r *listReader) hash(text string) [2]uint64 {
+	return [2]uint64{maphash.String(r.seeds[0], text), maphash.String(r.seeds[1], text)}
+}
+
+// sameToFileSystem returns an earlier line whose place is another spelling of a line's, and the same
+// to the file system; 0 if there is none. It asks the file system only if there is such a spelling.
+func (r *listReader) sameToFileSystem(place string, number int) int {
+	foldings := []disk.Folding{{Case: true}}
+	if strings.ContainsFunc(place, func(c rune) bool { return c >= utf8.RuneSelf }) {
+		foldings = append(foldings, disk.Folding{Form: true}, disk.Folding{Case: true, Form: true})
+	}
+	twin := 0
+	for _, folding := range foldings {
+		key := r.hash(fmt.Sprintf("%t %t %s", folding.Case, folding.Form, folding.Key(place)))
+		earlier, isTaken := r.spellings[key]
+		switch {
+		case !isTaken:
+			r.spellings[key] = uint32(number)
+		case twin == 0 && includes(r.folding(place), folding):
+			twin = int(earlier)
+		}
+	}
+	return twin
+}
+
+// includes reports whether all names that are the same to b are the same to a.
+func includes(a, b disk.Folding) bool { return (a.Case || !b.Case) && (a.Form || !b.Form) }
+
+// folding returns the folding of the directory of a place, or of the nearest one above that exists.
+// A directory that cannot be asked takes no file.
+func (r *listReader) folding(place string) disk.Folding {
+	for dir := filepath.Dir(place); dir != r.foldingOf; dir = filepath.Dir(dir) {
+		folding, err := r.foldingIn(dir)
+		if errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+			continue
+		}
+		r.foldingOf, r.foldings = dir, folding
+		break
+	}
+	return r.foldings
+}
+
+func foldingIn(dir string) (disk.Folding, error) {
+	d, err := disk.OpenDir(dir)
+	if err != nil {
+		return disk.Folding{}, err
+	}
+	defer d.Close()
+	return disk.FoldingOf(d)
 }
 
 // file returns the file that a line writes to, and its place. The place is the absolute name in its

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"kwikcp/transfer/disk"
 )
 
 // readLines returns what a listReader makes of a text: a word for each line, and the error.
@@ -57,6 +59,51 @@ func TestListReader(t *testing.T) {
 		if got != c.lines || !isWanted {
 			t.Errorf("%.60q: lines %q, error %v; want %q, %q", c.text, got, err, c.lines, c.err)
 		}
+	}
+}
+
+// Lines that write to names that are the same to the file system are errors, after the first.
+func TestListSpellings(t *testing.T) {
+	const text = "kwik://h/a\tfoo\nkwik://h/b\tFOO\nkwik://h/c\t\u00e9\nkwik://h/d\te\u0301\nkwik://h/e\t\u00c9\n" +
+		"kwik://h/f\tE\u0301\nkwik://h/g\tno/x\nkwik://h/h\tNo/x\nkwik://h/i\tother\n"
+	for folding, want := range map[disk.Folding]string{
+		{}:                       "1 2 3 4 5 6 7 8 9",
+		{Case: true}:             "1 2! 3 4 5! 6! 7 8! 9",
+		{Form: true}:             "1 2 3 4! 5 6! 7 8 9",
+		{Case: true, Form: true}: "1 2! 3 4! 5! 6! 7 8! 9",
+	} {
+		asked := 0
+		r := newListReader(strings.NewReader(text), destination{})
+		r.foldingIn = func(dir string) (disk.Folding, error) {
+			asked++
+			return folding, nil
+		}
+		var lines []string
+		for {
+			line, err := r.next()
+			if err != nil {
+				break
+			}
+			word := fmt.Sprint(line.number)
+			if line.err != nil {
+				word += "!"
+				if code := exitCodeOf(line.err); code != exitExists {
+					t.Errorf("line %d: exit status %d: %v", line.number, code, line.err)
+				}
+			}
+			lines = append(lines, word)
+		}
+		if got := strings.Join(lines, " "); got != want {
+			t.Errorf("%+v: %s, want %s", folding, got, want)
+		}
+		if asked > 2 {
+			t.Errorf("%+v: the file system was asked %d times", folding, asked)
+		}
+	}
+	folding, err := foldingIn(t.TempDir())
+	t.Logf("names are the same here: %+v, %v", folding, err)
+	if err != nil {
+		t.Error(err)
 	}
 }
 

@@ -177,12 +177,12 @@ func (e *events) entry(x transfer.Entry, m *transfer.Manifest) error {
 		nameJSON
 		Type   string    `json:"type"`
 		Size   int64     `json:"size"`
-		MTime  string    `json:"mtime"` // RFC 3339, UTC
+		MTime  string    `json:"mtime"` // jsonTime
 		Mode   string    `json:"mode"`  // octal
 		Target *nameJSON `json:"target,omitempty"`
 		BLAKE3 string    `json:"blake3,omitempty"`
 		Error  string    `json:"message,omitempty"`
-	}{newEvent("entry"), newName(x.Path), x.Type.String(), x.Size, x.MTime.UTC().Format(time.RFC3339Nano),
+	}{newEvent("entry"), newName(x.Path), x.Type.String(), x.Size, jsonTime(x.MTime),
 		fmt.Sprintf("%04o", x.Mode), target, root, x.Problem})
 }
 

@@ -2,7 +2,6 @@ package cmd
 
 import (
 	"crypto/tls"
-	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -52,10 +51,27 @@ func (v *repeatedValue) Set(text string) error {
 // String implements flag.Value.
 func (v *repeatedValue) String() string { return "" }
 
-func intOption(to *int, name, usage string, aliases ...string) *cli.IntFlag {
-	return &cli.IntFlag{
-		Name: name, Aliases: aliases, EnvVars: []string{variableOf(name)}, Usage: usage, Value: *to, Destination: to,
+// A countValue is the value of an option for a number of things. It implements flag.Value.
+type countValue struct{ int }
+
+func countOption(to *countValue, name, usage string, aliases ...string) *cli.GenericFlag {
+	return &cli.GenericFlag{
+		Name: name, Aliases: aliases, EnvVars: []string{variableOf(name)}, Usage: usage, Value: to,
 	}
+}
+
+// Set implements flag.Value.
+func (v *countValue) Set(text string) (err error) {
+	v.int, err = parseCount(text)
+	return err
+}
+
+// String implements flag.Value.
+func (v *countValue) String() string {
+	if v == nil {
+		return ""
+	}
+	return strconv.Itoa(v.int)
 }
 
 // secondsOption returns an option for a time.
@@ -63,32 +79,16 @@ func secondsOption(to *secondsValue, name, usage string) *cli.GenericFlag {
 	return &cli.GenericFlag{Name: name, EnvVars: []string{variableOf(name)}, Usage: usage, Value: to}
 }
 
-// A secondsValue is the value of an option for a time. It is in seconds, optionally with a
-// fraction, as with curl, or has units, as package time reads them. It implements flag.Value.
+// A secondsValue is the value of an option for a time. It implements flag.Value.
 type secondsValue struct{ time.Duration }
 
-// maxSeconds is the longest time that an option can name, a century.
-const maxSeconds = 100 * 365 * 24 * 3600
-
-func (v *secondsValue) Set(text string) error {
-	if n, err := strconv.ParseFloat(text, 64); err == nil {
-		if strings.Trim(text, "-0123456789.") != "" || n > maxSeconds || n < -maxSeconds {
-			return errors.New("not a time")
-		}
-		v.Duration = time.Duration(n * float64(time.Second))
-		if v.Duration == 0 && n != 0 {
-			return errors.New("less than a nanosecond")
-		}
-		return nil
-	}
-	d, err := time.ParseDuration(text)
-	if d == 0 && strings.Trim(text, "-+0.hmsnuµμ") != "" {
-		return errors.New("less than a nanosecond")
-	}
-	v.Duration = d
+// Set implements flag.Value.
+func (v *secondsValue) Set(text string) (err error) {
+	v.Duration, err = parseTime(text)
 	return err
 }
 
+// String implements flag.Value.
 func (v *secondsValue) String() string {
 	if v == nil || v.Duration == 0 {
 		return ""
@@ -157,7 +157,7 @@ type client struct {
 
 func (o *clientOptions) parse(t *terminal) (c client, err error) {
 	c.connectTimeout = o.connectTimeout.Duration
-	if c.connectTimeout <= 0 {
+	if c.connectTimeout == 0 {
 		return c, usagef(adviseConnectTimeout, "--connect-timeout must be more than 0")
 	}
 	switch {

@@ -1,9 +1,8 @@
 package cmd
 
 import (
+	"errors"
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -11,24 +10,23 @@ import (
 	"kwikcp/kwik"
 )
 
-// parseSize reads a number of bytes as curl does: digits, optionally with a fraction, and
-// optionally K, M, G or T for powers of 1024.
+// parseSize reads a number of bytes as curl does: a number, optionally with K, M, G or T for powers
+// of 1024.
 func parseSize(text string) (int64, error) {
-	number, unit := text, 1.0
+	number, unit := text, int64(1)
 	if text != "" {
 		if i := strings.IndexByte("KMGT", strings.ToUpper(text[len(text)-1:])[0]); i >= 0 {
-			number, unit = text[:len(text)-1], math.Pow(1024, float64(i+1))
+			number, unit = text[:len(text)-1], 1<<(10*(i+1))
 		}
 	}
-	n, err := strconv.ParseFloat(number, 64)
-	digits := strings.Trim(number, "0123456789.") == ""
+	n, err := parseDecimal(number, unit)
 	switch {
-	case err != nil || !digits || n*unit >= math.MaxInt64:
-		return 0, fmt.Errorf("%q is not a number of bytes", text)
-	case n > 0 && n*unit < 1:
+	case errors.Is(err, errRounded):
 		return 0, fmt.Errorf("%q is less than a byte", text)
+	case err != nil:
+		return 0, fmt.Errorf("%q is not a number of bytes", text)
 	}
-	return int64(n * unit), nil
+	return n, nil
 }
 
 // limitRateOption returns --limit-rate; over names what is limited together.

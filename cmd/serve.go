@@ -196,9 +196,6 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 	if len(args) > 0 {
 		return c, usagef(adviseServeRoot, "serve takes no argument such as %q", args[0])
 	}
-	if c.drainTimeout < 0 {
-		return c, usagef(adviseInterval, "--drain-timeout must not be negative")
-	}
 	if c.role, err = parseRole(o); err != nil {
 		return c, err
 	}
@@ -231,7 +228,7 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 	if c.maxMemory, err = parseMaxMemory(o.maxMemory); err != nil {
 		return c, err
 	}
-	if c.scrub = o.scrub.Duration; o.isSet("scrub") && c.scrub <= 0 {
+	if c.scrub = o.scrub.Duration; o.isSet("scrub") && c.scrub == 0 {
 		return c, usagef(adviseInterval, "--scrub must be more than 0")
 	}
 	if c.mirror, err = parseServeMirror(o, c.role); err != nil {
@@ -294,10 +291,15 @@ func parseRole(o *serveOptions) (kwik.ServerRole, error) {
 	return 0, usagef(adviseRole, "unknown role %q", o.role)
 }
 
+// logLevels are the values of --log-level.
+var logLevels = map[string]slog.Level{
+	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+}
+
 // newLog returns a log. Both formats escape text from the network, and its lines are bounded.
 func newLog(w io.Writer, format, levelName string) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(levelName)); err != nil {
+	level, ok := logLevels[strings.ToLower(levelName)]
+	if !ok {
 		return nil, usagef(adviseLogLevel, "unknown log level %q", levelName)
 	}
 	switch options := (&slog.HandlerOptions{Level: level}); format {

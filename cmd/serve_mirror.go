@@ -44,7 +44,7 @@ func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, err
 		return nil, usagef(adviseMirror, "--mirror is for secondaries")
 	case !o.isSet("root"):
 		return nil, usagef(adviseMirror, "--mirror overwrites what is in the root, so --root is needed")
-	case o.mirrorInterval.Duration <= 0:
+	case o.mirrorInterval.Duration == 0:
 		return nil, usagef(adviseInterval, "--mirror-interval must be more than 0")
 	}
 	if err := o.sparse.check(); err != nil {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -112,11 +111,8 @@ func (o *tokenOptions) parse(now time.Time) (token trust.AccessToken, err error)
 	return token, nil
 }
 
-// maxExpiry bounds the life of a token; "never" has no bound.
-const maxExpiry = maxSeconds * time.Second
-
 // parseExpiry reads the value of --expires. It is a duration from now, a time as in RFC 3339, or a
-// date, which counts to its end in UTC. For "never" it returns the zero time.
+// date, which counts to its end in UTC. For "never", which has no bound, it returns the zero time.
 func parseExpiry(text string, now time.Time) (time.Time, error) {
 	if text == "never" {
 		return time.Time{}, nil
@@ -128,7 +124,7 @@ func parseExpiry(text string, now time.Time) (time.Time, error) {
 		}
 	}
 	if err != nil {
-		life, err := parseLife(text)
+		life, err := parseTime(text)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -137,30 +133,10 @@ func parseExpiry(text string, now time.Time) (time.Time, error) {
 	switch {
 	case at.Sub(now) < time.Millisecond:
 		return time.Time{}, errors.New("it is not in the future")
-	case at.Sub(now) > maxExpiry:
+	case at.Sub(now) > maxTime:
 		return time.Time{}, errors.New("it is more than a century away")
 	}
 	return at.UTC(), nil
-}
-
-// parseLife reads a duration as secondsValue does, or a number of days (30d) or weeks (2w).
-func parseLife(text string) (time.Duration, error) {
-	for unit, days := range map[string]float64{"d": 1, "w": 7} {
-		number, ok := strings.CutSuffix(text, unit)
-		if !ok {
-			continue
-		}
-		n, err := strconv.ParseFloat(number, 64)
-		if err != nil || strings.Trim(number, "0123456789.") != "" || n*days*24*3600 > maxSeconds {
-			return 0, errors.New("not a time")
-		}
-		return time.Duration(n * days * 24 * float64(time.Hour)), nil
-	}
-	var v secondsValue
-	if err := v.Set(text); err != nil {
-		return 0, errors.New("not a time")
-	}
-	return v.Duration, nil
 }
 
 // showToken prints what a token contains.

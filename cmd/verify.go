@@ -339,7 +339,7 @@ func (e *events) verifyResult(v verdict, err error) {
 	}
 	e.print(struct {
 		outcome
-		Path    string  `json:"path"`
+		nameJSON
 		Bytes   int64   `json:"bytes"`
 		Seconds float64 `json:"seconds"`
 		BLAKE3  string  `json:"blake3"`
@@ -347,5 +347,5 @@ func (e *events) verifyResult(v verdict, err error) {
 		Wrong   int64   `json:"wrong_bytes"`
 		// Checksums are those that were required and proved.
 		Checksums []string `json:"checksums,omitempty"`
-	}{newOutcome("result", err), v.path, v.size, v.seconds, want, has, v.wrongBytes(), checksums})
+	}{newOutcome("result", err), newName(v.path), v.size, v.seconds, want, has, v.wrongBytes(), checksums})
 }

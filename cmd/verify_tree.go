@@ -172,7 +172,7 @@ func (e *events) Difference(d transfer.TreeDifference) {
 func (e *events) treeResult(c treeCheck, r transfer.TreeComparison, err error) {
 	e.print(struct {
 		outcome
-		Path    string  `json:"path"`
+		nameJSON
 		Seconds float64 `json:"seconds"`
 		Files   int64   `json:"files"`
 		Equal   int64   `json:"files_equal"`
@@ -182,6 +182,6 @@ func (e *events) treeResult(c treeCheck, r transfer.TreeComparison, err error) {
 		Extra   int64   `json:"extra"`
 		Skipped int64   `json:"skipped"`
 		Failed  int64   `json:"failed"`
-	}{newOutcome("result", err), c.target, r.Seconds, r.Files, r.Equal, r.Bytes, r.Differ, r.Missing, r.Extra,
+	}{newOutcome("result", err), newName(c.target), r.Seconds, r.Files, r.Equal, r.Bytes, r.Differ, r.Missing, r.Extra,
 		r.Skipped, r.Failed})
 }

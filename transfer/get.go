@@ -13,6 +13,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
 	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -142,7 +143,7 @@ type get struct {
 // run prepares the target, calls attempt until it succeeds or a retry cannot help, and puts the
 // file in place.
 func (g *get) run(ctx context.Context, attempt func(context.Context) error) error {
-	defer func() { g.result.Warnings = warningsOf(&g.lacks) }()
+	defer func() { g.result.Warnings = append(warningsOf(&g.lacks), g.result.Warnings...) }()
 	if g.Output == nil || g.Range != nil {
 		remove, err := g.openTarget() // before the network is used
 		if err != nil {
@@ -164,11 +165,23 @@ func (g *get) run(ctx context.Context, attempt func(context.Context) error) erro
 	case g.Output != nil:
 		return nil
 	case !g.result.UpToDate:
-		if err := g.part.Commit(g.metadata()); err != nil {
+		if err := g.commit(); err != nil {
 			return targetError(g.path, err)
 		}
 	}
 	g.result.Path = g.Target
+	return nil
+}
+
+// commit puts the file in place, and warns if it replaces a file with another spelling of the name.
+func (g *get) commit() error {
+	replaced := g.part.Replaces()
+	if err := g.part.Commit(g.metadata()); err != nil {
+		return err
+	}
+	if name := filepath.Base(g.path); replaced != name {
+		g.result.Warnings = append(g.result.Warnings, spellingWarning(name, replaced))
+	}
 	return nil
 }
 

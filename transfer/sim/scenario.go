@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -252,12 +253,7 @@ func (s *Scenario) doom() {
 // rates and losses of the anchor's links. It also includes ten round trips of handshakes and
 // the time to detect each outage. No failed server may cost more.
 func (s Scenario) Bound() time.Duration {
-	from := s.Servers[max(0, s.Anchor)].Link
-	rtt := 2 * (s.Client.Latency + s.Client.Jitter + from.Latency + from.Jitter + 10*time.Millisecond)
-	rate := min(s.Client.Rate, from.Rate)
-	if p := s.Client.Loss + s.Client.Flip + s.Client.Reorder + from.Loss + from.Flip + from.Reorder; p > 0 {
-		rate = min(rate, 1.22*1200*8/rtt.Seconds()/math.Sqrt(p)) // Mathis et al. 1997
-	}
+	rtt, rate := s.pathOf(s.Servers[max(0, s.Anchor)])
 	need := 10*rtt + time.Duration(float64(8*s.Size)/rate*float64(time.Second)) + 2*s.Blip +
 		time.Duration(s.Size>>20+1)*s.Writing
 	for _, p := range s.Servers {
@@ -270,6 +266,28 @@ func (s Scenario) Bound() time.Duration {
 		need += 10 * time.Second // the stream's time-out
 	}
 	return 10*time.Second + 4*need
+}
+
+// pathOf returns the round-trip time of the path to a server, and the rate in bits a second that
+// one connection has there.
+func (s Scenario) pathOf(sv ServerPlan) (rtt time.Duration, rate float64) {
+	from := sv.Link
+	rtt = 2 * (s.Client.Latency + s.Client.Jitter + from.Latency + from.Jitter + 10*time.Millisecond)
+	rate = min(s.Client.Rate, from.Rate)
+	if p := s.Client.Loss + s.Client.Flip + s.Client.Reorder + from.Loss + from.Flip + from.Reorder; p > 0 {
+		rate = min(rate, 1.22*1200*8/rtt.Seconds()/math.Sqrt(p)) // Mathis et al. 1997
+	}
+	return rtt, rate
+}
+
+// mayBeHopeless reports whether a server may be so slow for a while that others repeat its work
+// whatever that costs. The scheduler does so if a group takes two seconds. A path that needs half of
+// that on average needs it at times.
+func (s Scenario) mayBeHopeless() bool {
+	return slices.ContainsFunc(s.Servers[:], func(sv ServerPlan) bool {
+		_, rate := s.pathOf(sv)
+		return float64(8*group)/rate > 1
+	})
 }
 
 // GapLimit returns the longest time without a byte after the first bytes, while the anchor
