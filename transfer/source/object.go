@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"time"
@@ -13,50 +14,91 @@ import (
 type object struct {
 	root   *remote
 	info   remoteInfo
-	ctx    context.Context // ends when the object is closed
+	reader *reader         // guarded by the lock of the cache
+	ctx    context.Context // ends when the object is closed, while the lock of the cache is held
 	cancel context.CancelFunc
 }
 
-func (r *remote) open(ctx context.Context, name string) (Object, error) {
-	info, err := r.stat(ctx, name, true)
-	if err != nil {
-		return nil, err
-	}
-	if info.isDir {
-		return nil, disk.ErrNotAFile
-	}
-	o := &object{root: r, info: remoteInfo{disk.Base(name), info}}
-	o.ctx, o.cancel = context.WithCancel(context.Background())
-	return o, nil
+// newObject returns an open object. The lock of the cache must be held.
+func (c *Cache) newObject(r *remote, info objectInfo) *object {
+	o := &object{root: r, info: remoteInfo{disk.Base(info.name), info}}
+	blocks := (info.size + blockSize - 1) / blockSize
+	o.reader = &reader{table: c.table, object: info.key(r), count: blocks, used: time.Now()}
+	o.ctx, o.cancel = context.WithCancel(c.ctx)
+	c.readers[o.reader] = true
+	return o
 }
 
-// Stat implements Object.
+// Stat implements Object. It describes the version that was opened.
 func (o *object) Stat() (fs.FileInfo, error) { return &o.info, nil }
 
 // Close implements Object.
 func (o *object) Close() error {
+	c := o.root.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	o.cancel()
+	c.cancelAll(o.reader.close())
+	delete(c.readers, o.reader)
+	c.signalRoom()
 	return nil
 }
 
 // ReadAt implements io.ReaderAt.
 func (o *object) ReadAt(p []byte, off int64) (n int, err error) {
-	left := o.info.size - off
-	if left <= 0 {
-		return 0, io.EOF
+	if off < 0 {
+		return 0, &fs.PathError{Op: "read", Path: o.info.name, Err: fs.ErrInvalid}
 	}
-	want := p[:min(int64(len(p)), left)]
-	body, _, err := o.root.store.get(o.ctx, o.info.objectInfo.name, &o.info.objectInfo, off, off+int64(len(want)))
-	if err != nil {
-		if err == disk.ErrChanged {
-			o.root.know(func(n *names, _ time.Time) { n.forget(o.info.objectInfo.name) })
+	for n < len(p) && off < o.info.size {
+		m, err := o.readBlock(p[n:], off)
+		if err != nil {
+			return n, o.failed(err)
 		}
+		n, off = n+m, off+int64(m)
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// readBlock reads up to the end of a block.
+func (o *object) readBlock(p []byte, off int64) (int, error) {
+	index := off / blockSize
+	at := off - index*blockSize
+	n := min(int64(len(p)), blockLength(o.info.size, index)-at)
+	b, err := o.root.cache.acquire(o, index, int(at+n))
+	if err != nil {
 		return 0, err
 	}
-	defer body.Close()
-	n, err = io.ReadFull(body, want)
-	if err == nil && n < len(p) {
-		err = io.EOF
+	defer o.root.cache.release(b)
+	return copy(p[:n], b.fetch.data[at:]), nil
+}
+
+// failed returns the error of a read.
+func (o *object) failed(err error) error {
+	if errors.Is(err, disk.ErrChanged) {
+		o.root.know(func(n *names, _ time.Time) { n.forget(o.info.objectInfo.name) })
+		return err
 	}
-	return n, err
+	return o.root.failed("read", o.info.name, err)
+}
+
+// Prefetch implements Prefetcher.
+func (o *object) Prefetch(start, end int64) {
+	start, end = max(start, 0), min(end, o.info.size)
+	if start >= end {
+		return
+	}
+	c := o.root.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o.ctx.Err() != nil {
+		return
+	}
+	now := time.Now()
+	p, abandoned := o.reader.announce(start/blockSize, (end+blockSize-1)/blockSize, now)
+	o.reader.used = now
+	c.cancelAll(abandoned)
+	c.readAhead(o, p)
 }

@@ -1,9 +1,7 @@
 package source
 
 import (
-	"encoding/binary"
 	"io/fs"
-	"strconv"
 	"time"
 
 	"github.com/zeebo/blake3"
@@ -69,25 +67,33 @@ func (i *remoteInfo) version() disk.Version {
 	return v
 }
 
+// identity returns the tag, or else the ID of the version. A listing has no IDs.
+func (o *objectInfo) identity() string {
+	if o.tag != "" {
+		return o.tag
+	}
+	return o.versionID
+}
+
 // versionTag hashes what identifies the version of an object; 0 if nothing does.
 func (o *objectInfo) versionTag() (tag [16]byte) {
-	if o.tag == "" && o.versionID == "" {
+	if o.identity() == "" {
 		return tag
 	}
-	sum := blake3.Sum256(binary.AppendUvarint([]byte(o.tag+o.versionID), uint64(len(o.tag))))
+	sum := blake3.Sum256([]byte(o.identity()))
 	return [16]byte(sum[:16])
 }
 
-// An objectKey identifies a version of an object of a store.
+// An objectKey identifies a version of an object of a store. It is comparable.
 type objectKey struct {
 	root    *remote
 	name    string // of the whole object
+	size    int64
+	mtime   int64 // seconds since the Unix epoch: answers of one version may have finer times
 	version string
 }
 
 // key returns what identifies the content that an info describes.
 func (o *objectInfo) key(r *remote) objectKey {
-	version := strconv.FormatInt(o.size, 10) + " " + strconv.FormatInt(o.mtime.UnixNano(), 10) + " " + o.tag +
-		"\x00" + o.versionID
-	return objectKey{r, o.name, version}
+	return objectKey{r, o.name, o.size, o.mtime.Unix(), o.identity()}
 }

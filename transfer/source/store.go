@@ -17,9 +17,9 @@ type store interface {
 	// return one that it finds.
 	stat(ctx context.Context, name string) (objectInfo, error)
 	// get requests the bytes [start, end) of an object, and returns them as they arrive; end may
-	// exceed the size, and an empty object has no bytes. With a pinned version the error matches disk.ErrChanged if the object is
-	// another one. info describes the object that the bytes are of. The reader ends with
-	// io.ErrUnexpectedEOF if bytes are missing. The caller closes it.
+	// exceed the size, and an empty object has no bytes. With a pinned version the error matches
+	// disk.ErrChanged if the object is another one. info describes the object that the bytes are
+	// of. The reader ends with io.ErrUnexpectedEOF if bytes are missing. The caller closes it.
 	get(ctx context.Context, name string, pinned *objectInfo, start, end int64) (
 		body io.ReadCloser, info objectInfo, err error)
 	// list yields the entries of a directory, "" for the top, in no order, with names of one
