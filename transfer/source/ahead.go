@@ -20,14 +20,18 @@ const (
 )
 
 // A depth is the number of blocks that are read ahead at a position. It doubles while reads wait
-// for bytes, as long as that raises the rate.
+// for bytes, as long as that raises the rate. The rate is the depth divided by the time that the
+// fetch of a block takes, since so many fetches are under way: where requests share a line, twice
+// as many take twice the time.
 type depth struct {
 	blocks int // 0 while nothing is read ahead
 
-	before  float64   // blocks a second at the depth before this one; 0 if it was not measured
-	since   time.Time // when this depth was set
-	passed  int       // blocks that were read since
-	settled int       // blocks to read before a greater depth is tried; 0 if it may be
+	before  float64       // blocks a second at half of this depth; 0 if it was not measured
+	since   time.Time     // when this depth was set
+	fetches int           // that began since, and ended
+	took    time.Duration // all of these together
+	waited  bool          // a read since, for its bytes
+	settled int           // blocks to read before a greater depth is tried; 0 if it may be
 }
 
 // start begins to read ahead.
@@ -39,22 +43,27 @@ func (d *depth) start(now time.Time) {
 
 // pass records that a block was reached. waited is whether its bytes were not there yet.
 func (d *depth) pass(waited bool, now time.Time) {
-	if d.blocks == 0 {
-		return
-	}
 	d.settled = max(d.settled-1, 0)
-	d.passed++
-	if d.passed < 2*d.blocks { // the first blocks were requested at the depth before
+	d.waited = d.waited || waited
+	if d.blocks == 0 || d.fetches < d.blocks {
 		return
 	}
-	rate := float64(d.passed) / max(now.Sub(d.since).Seconds(), 1e-9)
+	rate := float64(d.blocks*d.fetches) / max(d.took.Seconds(), 1e-9)
 	switch {
 	case d.before > 0 && rate < d.before*worthwhile:
 		*d = depth{blocks: d.blocks / 2, since: now, settled: settledFor}
-	case waited && d.settled == 0 && d.blocks < maxDepth:
+	case d.waited && d.settled == 0 && d.blocks < maxDepth:
 		*d = depth{blocks: 2 * d.blocks, before: rate, since: now}
 	default:
-		d.before, d.since, d.passed = 0, now, 0
+		*d = depth{blocks: d.blocks, since: now, settled: d.settled}
+	}
+}
+
+// measure records how long the fetch of a block took that was read to its end.
+func (d *depth) measure(b *block) {
+	if b.state == blockComplete && !b.began.Before(d.since) {
+		d.fetches++
+		d.took += b.took
 	}
 }
 
@@ -87,6 +96,7 @@ func (r *reader) prepare(index int64) (abandoned []*block) {
 	}
 	p := r.positions[i]
 	if p.current != nil && p.current.key.index != index {
+		p.depth.measure(p.current)
 		if r.table.unhold(p.current, false) {
 			abandoned = append(abandoned, p.current)
 		}
@@ -185,7 +195,7 @@ func (r *reader) next(p *position) (index int64, ok bool) {
 	if r.ahead == 0 {
 		readers++
 	}
-	share := max(r.table.maxAhead()/blockSize/int64(readers), 1) // blocks, at all positions
+	share := max(r.table.maxAhead()/r.table.blockSize/int64(readers), 1) // blocks, at all positions
 	index = p.index + 1 + int64(len(p.window))
 	end := r.count
 	if p.index < p.until {

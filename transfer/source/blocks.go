@@ -1,14 +1,17 @@
 package source
 
-import "container/list"
+import (
+	"container/list"
+	"time"
+)
 
 // This file decides which blocks a cache holds. It has no goroutine, clock or lock: its owner has
 // them.
 
 const (
-	// blockSize is the size of a block, in bytes; the last one of an object is shorter. A request
-	// of 4 MiB costs a store little beside its bytes, and eight of them at once fill a line that is
-	// 30 ms long.
+	// blockSize is the size of the blocks of a Cache, in bytes; the last one of an object is
+	// shorter. A request of 4 MiB costs a store little beside its bytes, and eight of them at once
+	// fill a line that is 30 ms long.
 	blockSize = 4 << 20
 	// minBlockCost is the least that a block counts, in bytes: it has an entry in the tables.
 	minBlockCost = 4 << 10
@@ -44,7 +47,9 @@ type block struct {
 	ahead int
 	// pins are the reads that wait for bytes of it, or copy them. Their block stays.
 	pins  int
-	queue *list.List // the one of the table in which it is; nil if it must stay
+	began time.Time     // the fetch
+	took  time.Duration // the fetch, of a complete block
+	queue *list.List    // the one of the table in which it is; nil if it must stay
 	place *list.Element
 
 	fetch blockFetch // belongs to the owner of the table
@@ -52,9 +57,10 @@ type block struct {
 
 // A blockTable holds the blocks of a cache.
 type blockTable struct {
-	limit int64 // bytes of all blocks, with those that are fetched
-	used  int64
-	ahead int64 // of these, the bytes of blocks with readers ahead
+	blockSize int64 // bytes
+	limit     int64 // bytes of all blocks, with those that are fetched
+	used      int64
+	ahead     int64 // of these, the bytes of blocks with readers ahead
 
 	readersAhead int // readers with blocks ahead
 
@@ -63,8 +69,13 @@ type blockTable struct {
 	held   list.List // complete blocks with holders and without pins, in the same order
 }
 
-func newBlockTable(limit int64) *blockTable {
-	return &blockTable{limit: limit, blocks: make(map[blockKey]*block)}
+func newBlockTable(blockSize, limit int64) *blockTable {
+	return &blockTable{blockSize: blockSize, limit: max(limit, 2*blockSize), blocks: make(map[blockKey]*block)}
+}
+
+// blockLength returns the number of bytes in a block of an object.
+func (t *blockTable) blockLength(size, index int64) int64 {
+	return min(t.blockSize, size-index*t.blockSize)
 }
 
 // costOf returns what a block of some bytes counts.
@@ -103,8 +114,8 @@ func (t *blockTable) makeRoom(cost int64, isAhead bool) (dropped []*block, ok bo
 
 // add adds a block that is about to be fetched. There must be room. The caller pins or holds it.
 // A zero key keeps it out of the table until name.
-func (t *blockTable) add(key blockKey, cost int64) *block {
-	b := &block{key: key, cost: cost}
+func (t *blockTable) add(key blockKey, cost int64, now time.Time) *block {
+	b := &block{key: key, cost: cost, began: now}
 	t.used += cost
 	if key != (blockKey{}) {
 		t.blocks[key] = b
@@ -126,12 +137,12 @@ func (t *blockTable) name(b *block, key blockKey, cost int64) bool {
 }
 
 // finish records that the fetch of a block ended. A block that failed is dropped.
-func (t *blockTable) finish(b *block, isComplete bool) {
+func (t *blockTable) finish(b *block, isComplete bool, now time.Time) {
 	if b.state != blockFetching || !isComplete {
 		t.drop(b)
 		return
 	}
-	b.state = blockComplete
+	b.state, b.took = blockComplete, now.Sub(b.began)
 	t.enqueue(b)
 }
 

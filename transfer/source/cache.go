@@ -67,9 +67,11 @@ type blockFetch struct {
 
 // NewCache returns a cache that holds at most so many bytes, with those that are being fetched, and
 // at least two blocks. The caller closes it after its roots.
-func NewCache(bytes int64) *Cache {
+func NewCache(bytes int64) *Cache { return newCache(blockSize, bytes) }
+
+func newCache(blockSize, bytes int64) *Cache {
 	c := &Cache{
-		table: newBlockTable(max(bytes, 2*blockSize)), readers: make(map[*reader]bool),
+		table: newBlockTable(blockSize, bytes), readers: make(map[*reader]bool),
 		openings: make(map[nameKey]*opening), latest: make(map[nameKey]objectInfo), room: make(chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -137,8 +139,9 @@ func (c *Cache) dispose(b *block) {
 			delete(c.latest, name)
 		}
 	}
-	isFree := b.pins == 0 && len(b.fetch.data) == blockSize
-	if isFree && c.table.used+int64(len(c.free)+1)*blockSize <= c.table.limit {
+	size := c.table.blockSize
+	isFree := b.pins == 0 && int64(len(b.fetch.data)) == size
+	if isFree && c.table.used+int64(len(c.free)+1)*size <= c.table.limit {
 		c.free = append(c.free, b.fetch.data)
 		b.fetch.data = nil
 	}
@@ -146,24 +149,21 @@ func (c *Cache) dispose(b *block) {
 
 // buffer returns a buffer for a block that is in the table. The lock must be held.
 func (c *Cache) buffer(size int64) []byte {
-	if n := len(c.free); n > 0 && size == blockSize {
+	if n := len(c.free); n > 0 && size == c.table.blockSize {
 		last := c.free[n-1]
 		c.free = c.free[:n-1]
 		return last
 	}
-	for len(c.free) > 0 && c.table.used+int64(len(c.free))*blockSize > c.table.limit {
+	for len(c.free) > 0 && c.table.used+int64(len(c.free))*c.table.blockSize > c.table.limit {
 		c.free = c.free[:len(c.free)-1]
 	}
 	return make([]byte, size)
 }
 
-// blockLength returns the number of bytes in a block of an object.
-func blockLength(size, index int64) int64 { return min(blockSize, size-index*blockSize) }
-
 // start begins to fetch a block, for which there is room. The lock must be held.
 func (c *Cache) start(o *object, index int64, isAhead bool) *block {
-	length := blockLength(o.info.size, index)
-	b := c.table.add(blockKey{o.reader.object, index}, costOf(length))
+	length := c.table.blockLength(o.info.size, index)
+	b := c.table.add(blockKey{o.reader.object, index}, costOf(length), time.Now())
 	ctx, cancel := context.WithCancel(c.ctx)
 	b.fetch = blockFetch{data: c.buffer(length), progress: make(chan struct{}), cancel: cancel}
 	if isAhead {
@@ -171,7 +171,7 @@ func (c *Cache) start(o *object, index int64, isAhead bool) *block {
 	}
 	c.wg.Go(func() {
 		defer cancel()
-		err := c.fill(ctx, b, o.root, &o.info.objectInfo, index*blockSize, nil)
+		err := c.fill(ctx, b, o.root, &o.info.objectInfo, index*c.table.blockSize, nil)
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		if isAhead {
@@ -185,7 +185,7 @@ func (c *Cache) start(o *object, index int64, isAhead bool) *block {
 // finish records the end of a fetch. The lock must be held.
 func (c *Cache) finish(b *block, r *remote, info objectInfo, err error) {
 	b.fetch.err = err
-	c.table.finish(b, err == nil)
+	c.table.finish(b, err == nil, time.Now())
 	switch {
 	case b.state == blockDropped:
 		c.dispose(b)
@@ -304,7 +304,7 @@ func (c *Cache) acquire(o *object, index int64, need int) (*block, error) {
 	}
 	key := blockKey{o.reader.object, index}
 	c.cancelAll(o.reader.prepare(index))
-	hasRoom, err := c.awaitRoom(o.ctx, key, costOf(blockLength(o.info.size, index)))
+	hasRoom, err := c.awaitRoom(o.ctx, key, costOf(c.table.blockLength(o.info.size, index)))
 	if err != nil {
 		return nil, err
 	}
@@ -364,7 +364,7 @@ func (c *Cache) readAhead(o *object, p *position) {
 		case b != nil && !c.table.mayHoldAhead(b):
 			c.expire(time.Now())
 			return
-		case b == nil && !c.makeRoom(costOf(blockLength(o.info.size, index)), true):
+		case b == nil && !c.makeRoom(costOf(c.table.blockLength(o.info.size, index)), true):
 			c.expire(time.Now())
 			return
 		case b == nil:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"kwikcp/transfer/disk"
@@ -20,7 +21,7 @@ func TestReadOnce(t *testing.T) {
 		t.Run(fmt.Sprintf("%d-%v", test.readers, test.blocks), func(t *testing.T) {
 			s := newFakeStore()
 			root := newFakeRoot(t, s, test.blocks)
-			want := pattern(9*blockSize+12345, 0)
+			want := pattern(9*testBlock+1234, 0)
 			var wg sync.WaitGroup
 			for i := range test.readers {
 				name := fmt.Sprint("f", i)
@@ -32,7 +33,7 @@ func TestReadOnce(t *testing.T) {
 						return
 					}
 					defer o.Close()
-					if err := readTest(o, want, 300<<10); err != nil {
+					if err := readTest(o, want, 5000); err != nil {
 						t.Error(err)
 					}
 				})
@@ -51,7 +52,7 @@ func TestReadOnce(t *testing.T) {
 func TestReadTogether(t *testing.T) {
 	s := newFakeStore()
 	root := newFakeRoot(t, s, 32)
-	want := pattern(8*blockSize, 1)
+	want := pattern(8*testBlock, 1)
 	s.put("f", want)
 	var wg sync.WaitGroup
 	for range 8 {
@@ -62,7 +63,7 @@ func TestReadTogether(t *testing.T) {
 				return
 			}
 			defer o.Close()
-			if err := readTest(o, want, 64<<10); err != nil {
+			if err := readTest(o, want, 1000); err != nil {
 				t.Error(err)
 			}
 		})
@@ -77,15 +78,16 @@ func TestReadTogether(t *testing.T) {
 }
 
 // TestHashBeside reads an object with one reader in front of another by any distance, with a small
-// cache. Each reader costs at most each byte once.
+// cache. Each byte is fetched at most once for each reader, and once for both while the distance is
+// within the half of the cache that is not read ahead, but for the two blocks they read from.
 func TestHashBeside(t *testing.T) {
 	for _, distance := range []int{0, 1, 3, 9} {
 		s := newFakeStore()
-		root := newFakeRoot(t, s, 5)
-		want := pattern(20*blockSize, 2)
+		root := newFakeRoot(t, s, 8)
+		want := pattern(20*testBlock, 2)
 		s.put("f", want)
 		a, b := openTest(t, root, "f"), openTest(t, root, "f")
-		buf := make([]byte, blockSize/4)
+		buf := make([]byte, testBlock/4)
 		for i := 0; i < 4*(20+distance); i++ {
 			if i < 80 {
 				if _, err := a.ReadAt(buf, int64(i*len(buf))); err != nil {
@@ -101,7 +103,7 @@ func TestHashBeside(t *testing.T) {
 		a.Close()
 		b.Close()
 		most := int64(len(want))
-		if distance > 1 {
+		if distance > 2 {
 			most *= 2
 		}
 		if got := s.bytesOf("f"); got > most {
@@ -136,38 +138,70 @@ func TestSmallObjectIsOneRequest(t *testing.T) {
 	}
 }
 
-// TestReadAheadIsParallel checks that a reader in order has several requests under way.
+// TestReadAheadIsParallel reads an object of a store that is 50 ms away in order. Time is simulated.
 func TestReadAheadIsParallel(t *testing.T) {
-	s := newFakeStore()
-	s.delay = 5 * time.Millisecond
-	root := newFakeRoot(t, s, 64)
-	want := pattern(40*blockSize, 4)
-	s.put("f", want)
-	o := openTest(t, root, "f")
-	defer o.Close()
-	if err := readTest(o, want, 1<<20); err != nil {
-		t.Error(err)
-	}
-	if s.most < 4 || s.most > maxDepth+1 {
-		t.Errorf("%d requests at once", s.most)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newFakeStore()
+		s.delay = 50 * time.Millisecond
+		root := newFakeRoot(t, s, 64)
+		want := pattern(64*testBlock, 4)
+		s.put("f", want)
+		start := time.Now()
+		o := openTest(t, root, "f")
+		defer o.Close()
+		if err := readTest(o, want, 16<<10); err != nil {
+			t.Error(err)
+		}
+		if s.most < maxDepth || s.most > maxDepth+1 {
+			t.Errorf("%d requests at once", s.most)
+		}
+		if took := time.Since(start); took > 700*time.Millisecond { // in series it takes 3.2 s
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// TestReadAheadStopsWhereItDoesNotPay reads through a line whose rate all requests share.
+func TestReadAheadStopsWhereItDoesNotPay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newFakeStore()
+		s.delay = time.Millisecond
+		line := make(chan struct{}, 1)
+		s.broken = func(string, int64) int64 {
+			line <- struct{}{}
+			time.Sleep(40 * time.Millisecond)
+			<-line
+			return -1
+		}
+		root := newFakeRoot(t, s, 64)
+		want := pattern(40*testBlock, 4)
+		s.put("f", want)
+		o := openTest(t, root, "f")
+		defer o.Close()
+		if err := readTest(o, want, 16<<10); err != nil {
+			t.Error(err)
+		}
+		if s.most > 5 {
+			t.Errorf("%d requests at once", s.most)
+		}
+	})
 }
 
 // TestBrokenAnswers cuts answers in the middle. The bytes that arrived are not fetched again.
 func TestBrokenAnswers(t *testing.T) {
 	s := newFakeStore()
 	s.broken = func(_ string, start int64) int64 {
-		if start%blockSize == 0 {
-			return 1 << 20
+		if start%testBlock == 0 {
+			return 16 << 10
 		}
 		return -1
 	}
 	root := newFakeRoot(t, s, 8)
-	want := pattern(3*blockSize, 5)
+	want := pattern(3*testBlock, 5)
 	s.put("f", want)
 	o := openTest(t, root, "f")
 	defer o.Close()
-	if err := readTest(o, want, 1<<20); err != nil {
+	if err := readTest(o, want, 16<<10); err != nil {
 		t.Error(err)
 	}
 	if got := s.bytesOf("f"); got != int64(len(want)) {
@@ -186,16 +220,16 @@ func TestAnswersThatNeverContinue(t *testing.T) {
 		return -1
 	}
 	root := newFakeRoot(t, s, 8)
-	want := pattern(2*blockSize, 6)
+	want := pattern(2*testBlock, 6)
 	s.put("f", want)
 	o := openTest(t, root, "f")
 	defer o.Close()
 	var gone *Unavailable
-	if err := readTest(o, want, 1<<20); !errors.As(err, &gone) {
+	if err := readTest(o, want, 16<<10); !errors.As(err, &gone) {
 		t.Errorf("%v", err)
 	}
 	isBroken = false
-	if err := readTest(o, want, 1<<20); err != nil {
+	if err := readTest(o, want, 16<<10); err != nil {
 		t.Error(err)
 	}
 }
@@ -205,32 +239,34 @@ func TestAnswersThatNeverContinue(t *testing.T) {
 func TestReplacedObject(t *testing.T) {
 	s := newFakeStore()
 	root := newFakeRoot(t, s, 8)
-	old, other := pattern(6*blockSize, 7), pattern(6*blockSize, 8)
+	old, other := pattern(6*testBlock, 7), pattern(6*testBlock, 8)
 	s.put("f", old)
 	o := openTest(t, root, "f")
 	defer o.Close()
-	if err := readTest(o, old[:blockSize], 1<<20); err != nil {
+	if err := readTest(o, old[:testBlock], 16<<10); err != nil {
 		t.Fatal(err)
 	}
 	s.put("f", other)
-	if _, err := o.ReadAt(make([]byte, 100), 5*blockSize); !errors.Is(err, disk.ErrChanged) {
+	if _, err := o.ReadAt(make([]byte, 100), 5*testBlock); !errors.Is(err, disk.ErrChanged) {
 		t.Errorf("%v", err)
 	}
-	if err := readTest(o, old[:blockSize], 1<<20); err != nil {
+	if err := readTest(o, old[:testBlock], 16<<10); err != nil {
 		t.Error(err)
 	}
 	next := openTest(t, root, "f")
 	defer next.Close()
-	if err := readTest(next, other, 1<<20); err != nil {
+	if err := readTest(next, other, 16<<10); err != nil {
 		t.Error(err)
 	}
 }
 
 // TestCloseEndsReads closes an object whose store does not answer.
-func TestCloseEndsReads(t *testing.T) {
+func TestCloseEndsReads(t *testing.T) { synctest.Test(t, testCloseEndsReads) }
+
+func testCloseEndsReads(t *testing.T) {
 	s := newFakeStore()
 	root := newFakeRoot(t, s, 8)
-	s.put("f", pattern(3*blockSize, 9))
+	s.put("f", pattern(3*testBlock, 9))
 	o := openTest(t, root, "f")
 	if _, err := o.ReadAt(make([]byte, 100), 0); err != nil {
 		t.Fatal(err)
@@ -240,25 +276,17 @@ func TestCloseEndsReads(t *testing.T) {
 	s.mu.Unlock()
 	done := make(chan error)
 	go func() {
-		_, err := o.ReadAt(make([]byte, 100), 2*blockSize)
+		_, err := o.ReadAt(make([]byte, 100), 2*testBlock)
 		done <- err
 	}()
-	for s.count("get") < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	synctest.Wait()
 	o.Close()
 	if err := <-done; err == nil {
 		t.Error("the read succeeded")
 	}
-	c := root.(remoteRoot).root.cache
-	for { // the fetch ends, because no reader wants it
-		c.mu.Lock()
-		left := c.table.used
-		c.mu.Unlock()
-		if left <= blockSize {
-			return
-		}
-		time.Sleep(time.Millisecond)
+	synctest.Wait() // the fetch ends, because no reader wants it
+	if c := root.(remoteRoot).root.cache; c.table.used > testBlock {
+		t.Errorf("%d bytes are used", c.table.used)
 	}
 }
 
@@ -266,7 +294,7 @@ func TestCloseEndsReads(t *testing.T) {
 func TestManyReadersOfSmallCache(t *testing.T) {
 	s := newFakeStore()
 	root := newFakeRoot(t, s, 2)
-	want := pattern(2*blockSize+100, 10)
+	want := pattern(2*testBlock+100, 10)
 	var wg sync.WaitGroup
 	for i := range 8 {
 		name := fmt.Sprint(i)
@@ -278,13 +306,13 @@ func TestManyReadersOfSmallCache(t *testing.T) {
 				return
 			}
 			defer o.Close()
-			if err := readTest(o, want, 1<<20); err != nil {
+			if err := readTest(o, want, 16<<10); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	if c := root.(remoteRoot).root.cache; c.table.used+int64(len(c.free))*blockSize > c.table.limit {
+	if c := root.(remoteRoot).root.cache; c.table.used+int64(len(c.free))*testBlock > c.table.limit {
 		t.Errorf("%d bytes and %d buffers are used of %d", c.table.used, len(c.free), c.table.limit)
 	}
 }

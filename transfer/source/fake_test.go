@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,9 @@ import (
 
 	"kwikcp/transfer/disk"
 )
+
+// testBlock is the size of blocks in tests, in bytes.
+const testBlock = 64 << 10
 
 // A fakeStore is a store in memory.
 type fakeStore struct {
@@ -153,7 +157,7 @@ func (b *fakeBody) Read(p []byte) (int, error) {
 	if len(b.rest) == 0 {
 		return 0, io.EOF
 	}
-	n := min(len(p), len(b.rest), 32<<10)
+	n := min(len(p), len(b.rest), 8<<10)
 	if b.left > 0 {
 		n = int(min(int64(n), b.left))
 		b.left -= int64(n)
@@ -207,7 +211,7 @@ func (s *fakeStore) close() error     { return nil }
 // newFakeRoot returns a root of a store with a cache of so many blocks.
 func newFakeRoot(t *testing.T, s *fakeStore, blocks float64) Root {
 	t.Helper()
-	c := NewCache(int64(blocks * blockSize))
+	c := newCache(testBlock, int64(blocks*testBlock))
 	root := newRemote(s, c, slog.New(slog.DiscardHandler), 8)
 	t.Cleanup(func() {
 		root.Close()
@@ -239,11 +243,11 @@ func checkEmpty(t *testing.T, c *Cache) {
 	}
 }
 
-// pattern returns bytes that differ from block to block.
+// pattern returns bytes that differ from page to page.
 func pattern(size int, seed byte) []byte {
-	data := make([]byte, size)
-	for i := range data {
-		data[i] = byte(i>>12) ^ byte(i>>20) ^ byte(i) ^ seed
+	data := bytes.Repeat([]byte{seed, 1, 2, 3, 4, 5, 6, 7}, size/8+1)[:size]
+	for i := 0; i+8 <= size; i += 4096 {
+		binary.LittleEndian.PutUint64(data[i:], uint64(i)+uint64(seed)<<56)
 	}
 	return data
 }

@@ -22,8 +22,8 @@ type object struct {
 // newObject returns an open object. The lock of the cache must be held.
 func (c *Cache) newObject(r *remote, info objectInfo) *object {
 	o := &object{root: r, info: remoteInfo{disk.Base(info.name), info}}
-	blocks := (info.size + blockSize - 1) / blockSize
-	o.reader = &reader{table: c.table, object: info.key(r), count: blocks, used: time.Now()}
+	o.reader = &reader{table: c.table, object: info.key(r), used: time.Now()}
+	o.reader.count = (info.size + c.table.blockSize - 1) / c.table.blockSize
 	o.ctx, o.cancel = context.WithCancel(c.ctx)
 	c.readers[o.reader] = true
 	return o
@@ -64,14 +64,15 @@ func (o *object) ReadAt(p []byte, off int64) (n int, err error) {
 
 // readBlock reads up to the end of a block.
 func (o *object) readBlock(p []byte, off int64) (int, error) {
-	index := off / blockSize
-	at := off - index*blockSize
-	n := min(int64(len(p)), blockLength(o.info.size, index)-at)
-	b, err := o.root.cache.acquire(o, index, int(at+n))
+	c := o.root.cache
+	index := off / c.table.blockSize
+	at := off - index*c.table.blockSize
+	n := min(int64(len(p)), c.table.blockLength(o.info.size, index)-at)
+	b, err := c.acquire(o, index, int(at+n))
 	if err != nil {
 		return 0, err
 	}
-	defer o.root.cache.release(b)
+	defer c.release(b)
 	return copy(p[:n], b.fetch.data[at:]), nil
 }
 
@@ -96,8 +97,8 @@ func (o *object) Prefetch(start, end int64) {
 	if o.ctx.Err() != nil {
 		return
 	}
-	now := time.Now()
-	p, abandoned := o.reader.announce(start/blockSize, (end+blockSize-1)/blockSize, now)
+	now, size := time.Now(), c.table.blockSize
+	p, abandoned := o.reader.announce(start/size, (end+size-1)/size, now)
 	o.reader.used = now
 	c.cancelAll(abandoned)
 	c.readAhead(o, p)

@@ -68,7 +68,7 @@ func (r *remote) prefersStat(name string) bool {
 	isLarge := false
 	r.know(func(n *names, now time.Time) {
 		info, _, ok := n.find(name, now)
-		isLarge = ok && info.size > blockSize
+		isLarge = ok && info.size > r.cache.table.blockSize
 	})
 	r.cache.mu.Lock()
 	defer r.cache.mu.Unlock()
@@ -141,10 +141,10 @@ func (c *Cache) close(key nameKey, op *opening) {
 
 // runOpening requests an object and its first block.
 func (c *Cache) runOpening(ctx context.Context, r *remote, name string, op *opening) {
-	reserved := int64(blockSize)
+	reserved := c.table.blockSize
 	r.know(func(n *names, now time.Time) {
 		if info, _, ok := n.find(name, now); ok {
-			reserved = min(max(info.size, 1), blockSize)
+			reserved = min(max(info.size, 1), c.table.blockSize)
 		}
 	})
 	c.mu.Lock()
@@ -154,7 +154,7 @@ func (c *Cache) runOpening(ctx context.Context, r *remote, name string, op *open
 		c.opened(r, name, op, objectInfo{}, nil, err)
 		return
 	}
-	b := c.table.add(blockKey{}, costOf(reserved))
+	b := c.table.add(blockKey{}, costOf(reserved), time.Now())
 	c.table.pin(b)
 	c.mu.Unlock()
 
@@ -163,11 +163,11 @@ func (c *Cache) runOpening(ctx context.Context, r *remote, name string, op *open
 	if err == nil {
 		r.know(func(n *names, now time.Time) { n.learn(info, false, now) })
 	}
-	length := min(info.size, blockSize)
+	length := min(info.size, c.table.blockSize)
 	c.mu.Lock()
 	if err != nil {
 		defer c.mu.Unlock()
-		c.table.finish(b, false)
+		c.table.finish(b, false, time.Now())
 		c.signalRoom()
 		c.opened(r, name, op, info, nil, err)
 		return
@@ -176,7 +176,7 @@ func (c *Cache) runOpening(ctx context.Context, r *remote, name string, op *open
 	if isOther := length > reserved || length == 0 || !c.table.name(b, key, costOf(length)); isOther {
 		defer body.Close()
 		defer c.mu.Unlock()
-		c.table.finish(b, false)
+		c.table.finish(b, false, time.Now())
 		c.signalRoom()
 		first := c.table.blocks[key]
 		if first != nil {
