@@ -26,7 +26,7 @@ type Versioned interface{ Version() Version }
 func (v Version) IsIdentified() bool { return v.Device != 0 && v.Inode != 0 }
 
 // CheckVersion returns ErrChanged if a file is not of the given version.
-func CheckVersion(f File, version Version) error {
+func CheckVersion(f interface{ Stat() (fs.FileInfo, error) }, version Version) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"kwikcp/integrity"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -183,7 +184,7 @@ func TestTreeStoreIsBounded(t *testing.T) {
 // TestTreeStoreSweep checks that the store forgets removed and changed files.
 func TestTreeStoreSweep(t *testing.T) {
 	where := t.TempDir()
-	dir, err := disk.OpenDir(where)
+	dir, err := disk.OpenTree(where, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +205,7 @@ func TestTreeStoreSweep(t *testing.T) {
 	}
 	os.Remove(filepath.Join(where, "goes"))
 	os.WriteFile(filepath.Join(where, "changes"), []byte("other"), 0o644)
-	if err := s.sweep(t.Context(), dir); err != nil {
+	if err := s.sweep(t.Context(), source.Local(dir)); err != nil {
 		t.Fatal(err)
 	}
 	info, _ := dir.Stat("stays")
@@ -225,7 +226,7 @@ func TestTreesOutliveTheirServer(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	x := newIndex(ctx, slog.New(slog.DiscardHandler))
 	x.store = s
-	e := x.lookup("f", version, func() (disk.File, error) { return nil, os.ErrInvalid })
+	e := x.lookup("f", version, func(context.Context) (source.Object, error) { return nil, os.ErrInvalid })
 	<-e.done
 	if e.err != nil || e.tree.Root() != tree.Root() {
 		t.Errorf("%v, %v", e.tree, e.err)
