@@ -74,8 +74,8 @@ type GetOptions struct {
 	// Pool shares the session with other transfers; nil means that this one has its own. TLS
 	// and KWIK must be the same for all from one server.
 	Pool *Pool
-	// Web configures the web mirrors from which bytes are taken, too. With a Pool it must be the same
-	// for all files of one primary.
+	// Web configures the web mirrors from which bytes are taken, too. With a Pool it must be the
+	// same for all files of one primary.
 	Web WebOptions
 	// Preallocate says whether free space is reserved for the file; empty means auto.
 	Preallocate disk.Preallocation

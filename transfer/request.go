@@ -49,7 +49,8 @@ type request struct {
 	wantsHoles bool
 	// asksPlaces requests the places of a listed directory.
 	asksPlaces bool
-	// webOptions configures web mirrors, and web are those of the primary, from the first session on.
+	// webOptions configures web mirrors, and web are those of the primary, from the first session
+	// on.
 	webOptions WebOptions
 	web        *webSet
 	// target is the place to which the listed directory is copied; empty if it is not known.

@@ -78,6 +78,9 @@ type WebOptions struct {
 	// Roots verify the certificates of mirrors; nil means those of the system.
 	Roots *x509.CertPool
 	// Credentials returns the user and the password for a host; nil has none. They are sent to
-	// that host only, and only to those of Mirrors.
-	Credentials func(host string) (user, password string, ok bool)
+	// that host only. It is asked about the hosts of Mirrors, and, with isRedirect set, about those
+	// to which they redirect with TLS.
+	Credentials func(host string, isRedirect bool) (user, password string, ok bool)
+
+	minExtent int64 // kwik.ExternalConfig.MinExtent; tests set it
 }

@@ -117,7 +117,7 @@ func (s *webSet) source(m WebMirror, isNamed bool) *webSource {
 	if isNamed {
 		client = s.named
 	}
-	external, err := kwik.NewExternalSource(kwik.ExternalConfig{ID: s.idOf(u.Host)})
+	external, err := kwik.NewExternalSource(kwik.ExternalConfig{ID: s.idOf(u.Host), MinExtent: s.options.minExtent})
 	if err != nil {
 		return nil // the host has bytes that no name has
 	}

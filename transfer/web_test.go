@@ -104,17 +104,23 @@ func (w *webWorld) options() WebOptions {
 
 func (w *webWorld) get(path string, web WebOptions) (Result, []byte) {
 	w.t.Helper()
-	target := filepath.Join(w.t.TempDir(), "copy")
-	result, err := Get(w.t.Context(), GetOptions{
+	return w.getIn(w.t, path, web)
+}
+
+// getIn is get in a subtest.
+func (w *webWorld) getIn(t *testing.T, path string, web WebOptions) (Result, []byte) {
+	t.Helper()
+	target := filepath.Join(t.TempDir(), "copy")
+	result, err := Get(t.Context(), GetOptions{
 		URL: URL{Host: w.primary.Addr().String(), Path: path}, TLS: trust.PinnedClientConfig(nil, w.pin),
 		Target: target, Web: web,
 	}, nil)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	got, err := os.ReadFile(target)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return result, got
 }

@@ -51,16 +51,20 @@ var ErrChanged = errors.New("the file has changed")
 // Fetch requests the bytes [start, end) and returns them as they arrive. The reader ends with
 // io.ErrUnexpectedEOF if the server sends fewer. An error is an *Error, unless ctx ended.
 func (f *File) Fetch(ctx context.Context, start, end int64) (io.ReadCloser, error) {
+	ifRange := f.pinned()
+	if !isStrong(ifRange) {
+		ifRange = ""
+	}
 	answer, err := f.c.get(ctx, f.url, func(r *http.Request) {
 		r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", start, end-1))
-		if tag := f.pinned(); isStrong(tag) {
-			r.Header.Set("If-Range", tag)
+		if ifRange != "" {
+			r.Header.Set("If-Range", ifRange)
 		}
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := f.checkAnswer(answer, start, end); err != nil {
+	if err := f.checkAnswer(answer, ifRange, start, end); err != nil {
 		answer.Body.Close()
 		return nil, err
 	}
@@ -83,8 +87,9 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// checkAnswer returns an error unless an answer has the bytes [start, end) of the file.
-func (f *File) checkAnswer(answer *http.Response, start, end int64) error {
+// checkAnswer returns an error unless an answer has the bytes [start, end) of the file. ifRange is
+// the version that was required for a part of the file; empty for any.
+func (f *File) checkAnswer(answer *http.Response, ifRange string, start, end int64) error {
 	fail := func(isPermanent bool, err error) error {
 		return &Error{URL: Shown(f.url), Status: answer.StatusCode, Err: err, Permanent: isPermanent}
 	}
@@ -108,7 +113,7 @@ func (f *File) checkAnswer(answer *http.Response, start, end int64) error {
 		switch {
 		case answer.ContentLength >= 0 && answer.ContentLength != f.size:
 			return fail(true, fmt.Errorf("the file there has %d bytes, not %d", answer.ContentLength, f.size))
-		case !isWhole && !f.isPinned(answer):
+		case !isWhole && ifRange != "" && ifRange != versionOf(answer): // fetches at the same time find it, too
 			f.pin(answer)
 			return fail(false, ErrChanged)
 		case !isWhole:
@@ -138,12 +143,6 @@ func (f *File) pinned() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.tag
-}
-
-// isPinned reports whether an answer has the version of the answers before.
-func (f *File) isPinned(answer *http.Response) bool {
-	tag := f.pinned()
-	return tag == "" || tag == versionOf(answer)
 }
 
 // pin records the version of an answer, and reports whether those before had the same.
@@ -220,9 +219,10 @@ func parseContentRange(text string) (first, last, total int64, err error) {
 
 // get sends a GET request, and follows redirects. set adds headers to each request.
 func (c *Client) get(ctx context.Context, u *url.URL, set func(*http.Request)) (*http.Response, error) {
-	transport := c.first
+	transport, first := c.first, u
 	for range maxRedirects + 1 {
-		answer, remote, err := c.send(ctx, transport, u, set)
+		login := c.login(u, first)
+		answer, remote, err := c.send(ctx, transport, u, func(r *http.Request) { login(r); set(r) })
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
@@ -238,6 +238,7 @@ func (c *Client) get(ctx context.Context, u *url.URL, set func(*http.Request)) (
 		answer.Body.Close()
 		next, err := answer.Location()
 		if err == nil {
+			next.Fragment, next.RawFragment = "", "" // is not sent (RFC 9110, section 10.2.2)
 			err = check(next, u.Scheme == "http")
 		}
 		if err != nil {
@@ -251,6 +252,21 @@ func (c *Client) get(ctx context.Context, u *url.URL, set func(*http.Request)) (
 		u = next
 	}
 	return nil, &Error{URL: Shown(u), Permanent: true, Err: fmt.Errorf("more than %d redirects", maxRedirects)}
+}
+
+// login returns what adds credentials to a request for u, if there are any for its host. first is
+// the URL before any redirect. Without TLS there are none: others could read them.
+func (c *Client) login(u, first *url.URL) func(*http.Request) {
+	isRedirect := !strings.EqualFold(u.Host, first.Host)
+	if c.options.Credentials == nil || u.Scheme != "https" {
+		return func(*http.Request) {}
+	}
+	user, password, ok := c.options.Credentials(u.Hostname(), isRedirect)
+	return func(r *http.Request) {
+		if ok {
+			r.SetBasicAuth(user, password)
+		}
+	}
 }
 
 // send sends one request. remote is the address of the server; the zero Addr behind a proxy.
@@ -271,11 +287,6 @@ func (c *Client) send(
 	r.Header.Set("Accept-Encoding", "identity")
 	if c.options.Agent != "" {
 		r.Header.Set("User-Agent", c.options.Agent)
-	}
-	if c.options.Credentials != nil {
-		if user, password, ok := c.options.Credentials(u.Hostname()); ok {
-			r.SetBasicAuth(user, password)
-		}
 	}
 	proxy, err := c.proxy(r)
 	if err != nil {
