@@ -36,7 +36,7 @@ func (o *webOptions) flags() []cli.Flag {
 }
 
 // parse checks the options. manyFiles is true for lists and directories. policy has the
-// certificate authorities: a mirror may have a certificate of the web's, and the server of --cacert.
+// certificate authorities: those of the system count besides --cacert.
 func (o *webOptions) parse(manyFiles bool, policy *trustPolicy) (web transfer.WebOptions, err error) {
 	web = transfer.WebOptions{IgnoreNamed: o.ignore, AllowHTTP: o.insecure, Roots: policy.webRoots}
 	for _, text := range o.mirrors.list {

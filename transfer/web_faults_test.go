@@ -125,12 +125,12 @@ func webFaults(content []byte, other, plain string) map[string]webFault {
 }
 
 // faultyHandler serves content. Its first answer is right, but pauses in the middle until another
-// request has met the fault.
-func faultyHandler(content []byte, fault webFault) http.HandlerFunc {
+// request has met the fault, which isMet reports.
+func faultyHandler(content []byte, fault webFault) (h http.HandlerFunc, isMet func() bool) {
 	var n atomic.Int32
 	var once sync.Once
 	met := make(chan struct{})
-	return func(w http.ResponseWriter, r *http.Request) {
+	h = func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"1"`)
 		meet := func() { once.Do(func() { close(met) }) }
 		isFaulty := n.Add(1) > 1
@@ -152,12 +152,20 @@ func faultyHandler(content []byte, fault webFault) http.HandlerFunc {
 		}
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 	}
+	return h, func() bool {
+		select {
+		case <-met:
+			return true
+		default:
+			return false
+		}
+	}
 }
 
 // A mirror that fails in mid-transfer costs what a bad server costs: the file arrives from the
 // others, about as fast as without it.
 func TestWebMirrorFailsInMidTransfer(t *testing.T) {
-	content := someBytes(1, 5<<18) // 0.2 s from the primary alone
+	content := someBytes(1, 2<<20) // 1 s from the primary alone
 	handler := func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 	}
@@ -165,38 +173,47 @@ func TestWebMirrorFailsInMidTransfer(t *testing.T) {
 	defer other.Close()
 	plain := httptest.NewServer(http.HandlerFunc(handler))
 	defer plain.Close()
-	w := newWebWorld(t, map[string][]byte{"file": content})
-	t.Run("", func(t *testing.T) {
-		for name, fault := range webFaults(content, other.URL, plain.URL) {
+	var wg sync.WaitGroup // t.Parallel runs two at a time
+	for name, fault := range webFaults(content, other.URL, plain.URL) {
+		w := newWebWorldOf(t, 2<<20, map[string][]byte{"file": content})
+		wg.Go(func() {
 			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				web := httptest.NewUnstartedServer(faultyHandler(content, fault))
-				web.EnableHTTP2 = len(name)%2 == 0
-				web.StartTLS()
-				defer web.Close()
-				defer web.CloseClientConnections()
-				o := w.options()
-				o.minExtent = 128 << 10
-				o.Mirrors = []WebMirror{{Template: web.URL + "/file"}}
-				begun := time.Now()
-				result, got := w.getIn(t, "file", o)
-				took := time.Since(begun)
-				if !bytes.Equal(got, content) {
-					t.Fatal("the file is wrong")
-				}
-				mirrors := fromWeb(result.Servers)
-				if len(mirrors) != 1 {
-					t.Fatalf("%+v", result.Servers)
-				}
-				m := mirrors[0]
-				isWanted := (fault.state == "" || m.State == fault.state) && strings.Contains(m.Reason, fault.needed)
-				if !isWanted || took > 5*time.Second {
-					t.Errorf("%v: %+v", took, m)
-				}
-				if fault.isRight && m.State == ServerBanned {
-					t.Errorf("it was banned: %+v", m)
+				for n := 1; !failsOnce(t, w, name, fault, content); n++ { // the primary may have been faster
+					if n == 5 {
+						t.Fatal("the fault is never met")
+					}
 				}
 			})
-		}
-	})
+		})
+	}
+	wg.Wait()
+}
+
+// failsOnce fetches the file with a mirror that has a fault. It reports whether the fault was met.
+func failsOnce(t *testing.T, w *webWorld, name string, fault webFault, content []byte) (isMet bool) {
+	h, met := faultyHandler(content, fault)
+	web := httptest.NewUnstartedServer(h)
+	web.EnableHTTP2 = len(name)%2 == 0
+	web.StartTLS()
+	defer web.Close()
+	defer web.CloseClientConnections()
+	o := w.options()
+	o.minExtent = 128 << 10
+	o.Mirrors = []WebMirror{{Template: web.URL + "/file"}}
+	begun := time.Now()
+	result, got := w.getIn(t, "file", o)
+	took := time.Since(begun)
+	if !bytes.Equal(got, content) {
+		t.Fatal("the file is wrong")
+	}
+	mirrors := fromWeb(result.Servers)
+	if !met() || len(mirrors) == 0 {
+		return false
+	}
+	m := mirrors[0]
+	isWanted := (fault.state == "" || m.State == fault.state) && strings.Contains(m.Reason, fault.needed)
+	if !isWanted || took > 12*time.Second || fault.isRight && m.State == ServerBanned {
+		t.Errorf("%v: %+v", took, m)
+	}
+	return true
 }

@@ -41,6 +41,12 @@ type webWorld struct {
 // for the URL of the web server.
 func newWebWorld(t *testing.T, files map[string][]byte, named ...string) *webWorld {
 	t.Helper()
+	return newWebWorldOf(t, 8<<20, files, named...)
+}
+
+// newWebWorldOf is newWebWorld with a rate of the primary, in bytes a second.
+func newWebWorldOf(t *testing.T, rate int64, files map[string][]byte, named ...string) *webWorld {
+	t.Helper()
 	w := &webWorld{t: t, root: t.TempDir()}
 	for name, content := range files {
 		path := filepath.Join(w.root, name)
@@ -79,7 +85,7 @@ func newWebWorld(t *testing.T, files map[string][]byte, named ...string) *webWor
 	}
 	s.NameWebMirrors(mirrors...)
 	config := &kwik.ServerConfig{JoinToken: joinToken, OpenContent: s.OpenContent}
-	config.RateLimit = kwik.NewRateLimit(8 << 20)
+	config.RateLimit = kwik.NewRateLimit(rate)
 	w.primary, err = kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, config)
 	if err != nil {
 		t.Fatal(err)
