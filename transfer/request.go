@@ -52,6 +52,7 @@ type request struct {
 	// webOptions configures web mirrors, and web are those of the primary, from the first session
 	// on.
 	webOptions WebOptions
+	webFile    WebFile
 	web        *webSet
 	// target is the place to which the listed directory is copied; empty if it is not known.
 	target []byte

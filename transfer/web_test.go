@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -285,6 +286,45 @@ func TestMirrorFromWebMirror(t *testing.T) {
 	web := fromWeb(result.Servers)
 	if len(web) != 1 || web[0].Bytes == 0 || small.Load() > 0 {
 		t.Errorf("%d requests for small files; %+v", small.Load(), result.Servers)
+	}
+}
+
+// The mirrors of a file are used before the others, and are banned for that file alone.
+func TestGetWebFile(t *testing.T) {
+	content := someBytes(1, 3<<20)
+	w := newWebWorld(t, map[string][]byte{"file": content, "other": someBytes(2, len(content))}, "{web}/{path}")
+	var pool Pool
+	defer pool.Close()
+	for i, path := range []string{"other", "file", "file"} { // the first one is of another file
+		result, err := Get(t.Context(), GetOptions{URL: URL{Host: w.primary.Addr().String(), Path: "file"},
+			TLS: trust.PinnedClientConfig(nil, w.pin), Target: filepath.Join(t.TempDir(), "copy"), Web: w.options(), Pool: &pool,
+			WebFile: WebFile{Mirrors: []WebMirror{{Template: w.web.URL + "/" + path}}, IsForeign: i == 2},
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var states []string
+		for _, s := range fromWeb(result.Servers) {
+			states = append(states, fmt.Sprintf("%s %t", s.State, strings.HasSuffix(string(s.ID), "#file")))
+		}
+		want := []string{"joined false", "joined true"}
+		if i == 0 {
+			want[1] = "banned true"
+		}
+		if !slices.Equal(states, want) {
+			t.Errorf("%d: %q", i, states)
+		}
+	}
+	// A Metalink from elsewhere does not lead to this machine.
+	result, err := Get(t.Context(), GetOptions{URL: URL{Host: w.primary.Addr().String(), Path: "file"},
+		TLS: trust.PinnedClientConfig(nil, w.pin), Target: filepath.Join(t.TempDir(), "copy"), Web: w.options(),
+		WebFile: WebFile{Mirrors: []WebMirror{{Template: w.web.URL + "/file"}}, IsForeign: true,
+			MayConnect: func(ip netip.Addr) bool { return !ip.IsLoopback() }},
+	}, nil)
+	for _, s := range fromWeb(result.Servers) {
+		if strings.HasSuffix(string(s.ID), "#file") && (s.State != ServerLost || s.Bytes > 0) {
+			t.Errorf("%v, %+v", err, s)
+		}
 	}
 }
 
