@@ -141,8 +141,9 @@ there. A part file may be deleted at any time.
 With -r, DEST becomes a copy of the directory DIR; unchanged files are not fetched again. Errors are reported per entry;
 the others are still fetched.
 
-With -i, each line of LIST is a URL, optionally followed by a tab and FILE. Errors are reported per line; the remaining
-files are still fetched. The exit status is the highest of all lines.
+With -i, each line of LIST is a URL, optionally followed by a tab and FILE. The URLs of web mirrors of that file may
+follow, each after a tab. Errors are reported per line; the remaining files are still fetched. The exit status is the
+highest of all lines.
 
 The server is trusted if its key has the URL's pin, or if a certificate authority vouches for it. A server known from an
 earlier run is trusted, too. An unknown server is accepted on this machine, and asked about on a terminal.
@@ -295,7 +296,8 @@ type fileGet struct {
 	seed      string              // a file name; empty for none
 	pool      *transfer.Pool      // nil for a separate session
 	require   []transfer.Checksum // besides those of --checksum-file
-	inList    bool                // --checksum-file need not name it
+	webFile   transfer.WebFile
+	inList    bool // --checksum-file need not name it
 }
 
 func parseGetFile(t *terminal, o *getOptions, args []string) (fileGet, error) {
@@ -416,7 +418,7 @@ func (g fileGet) run(ctx context.Context, report transfer.Reporter) (result tran
 		NoClobber: g.noClobber, NoPreserve: g.noPreserve, Range: g.part, Reuse: g.reuse, NoSparse: g.noSparse,
 		Retries: g.retries, RetryDelay: g.retryDelay, MaxTime: g.maxTime, RetryMaxTime: g.retryMaxTime,
 		StallTimeout: g.stallTimeout, KWIK: config, Pool: g.pool, Checksums: checksums, Preallocate: g.preallocate,
-		Web: g.web,
+		Web: g.web, WebFile: g.webFile,
 	}
 	if g.stdout {
 		w := newCancelWriter(ctx, g.t.bytes)

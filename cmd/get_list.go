@@ -161,6 +161,7 @@ func (l *listGet) fetchAll(ctx context.Context, list io.Reader, jobs int) error 
 // readAll passes the lines of a list on, except those that repeat an earlier one.
 func (l *listGet) readAll(ctx context.Context, list io.Reader, lines chan<- listLine) error {
 	r := newListReader(list, l.each.destination)
+	r.allowHTTP = l.each.web.AllowHTTP
 	for {
 		line, err := r.next()
 		switch {
@@ -188,6 +189,7 @@ func (l *listGet) fetch(ctx context.Context, line listLine) {
 	g, err := l.each, line.err
 	if err == nil {
 		err = g.aim(line.url, line.target)
+		g.webFile.Mirrors = line.mirrors
 	}
 	if err == nil && g.stdout {
 		err = usagef(adviseList, "%q is not the name of a file", line.target)

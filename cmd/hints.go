@@ -100,7 +100,7 @@ var advices = [adviceCount]string{
 	advisePattern:        `such as '*.tmp', '/a/[0-9]*' or 'dir/***'; kwikcp man describes patterns`,
 	adviseOneStdin:       "put one of the lists into a file",
 	adviseFrom:           "each line is a path below the directory of the URL; with --from0 a NUL byte ends it",
-	adviseList:           "each line is a URL, optionally followed by a tab and a file name",
+	adviseList:           "each line is a URL; a file name and URLs of web mirrors may follow, each after a tab",
 	adviseListHash:       "put the hash into the line: URL#b3=HEX",
 	adviseJobs:           "it is the number of files to fetch at once",
 	adviseName:           "name a file",

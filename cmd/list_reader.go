@@ -25,8 +25,9 @@ type listLine struct {
 	number  int // from 1
 	url     string
 	target  string // empty for the last component of the URL's path
-	repeats int    // the number of an earlier line with the same URL and file; 0 if there is none
-	err     error  // the line is malformed
+	mirrors []transfer.WebMirror
+	repeats int   // the number of an earlier line with the same URL and file; 0 if there is none
+	err     error // the line is malformed
 }
 
 // A listReader reads the lines of a list. It holds one line, and about 100 bytes for each file that
@@ -35,6 +36,7 @@ type listReader struct {
 	b           *bufio.Reader
 	number      int // of the line that was read last, from 1
 	destination destination
+	allowHTTP   bool                     // of mirrors
 	writers     map[[2]uint64]listWriter // by the hash of the place
 	spellings   map[[2]uint64]uint32     // the line by the hash of the folding and of the folded place
 	seeds       [2]maphash.Seed
@@ -69,7 +71,7 @@ func (r *listReader) next() (listLine, error) {
 		}
 		text = bytes.TrimRight(text, "\r\n")
 		if trimmed := bytes.TrimSpace(text); len(trimmed) > 0 && trimmed[0] != '#' {
-			line := parseListLine(r.number, string(text))
+			line := parseListLine(r.number, string(text), r.allowHTTP)
 			r.compare(&line)
 			return line, nil
 		}
@@ -107,11 +109,31 @@ func isRubbish(text []byte) bool {
 	return bytes.IndexFunc(url, isControl) >= 0
 }
 
-func parseListLine(number int, text string) listLine {
-	url, target, named := strings.Cut(text, "\t")
-	line := listLine{number: number, url: strings.TrimSpace(url), target: target}
-	if named && (target == "" || target == "-") {
-		line.err = usagef(adviseList, "%q is not the name of a file", target)
+// parseListLine parses a line: a URL, and after tabs the name of a file and the URLs of its web
+// mirrors. An empty name stands for the last component of the URL's path if mirrors follow.
+func parseListLine(number int, text string, allowHTTP bool) listLine {
+	fields := strings.Split(text, "\t")
+	line := listLine{number: number, url: strings.TrimSpace(fields[0])}
+	if len(fields) == 1 {
+		return line
+	}
+	line.target = fields[1]
+	mirrors := fields[2:]
+	switch isDefault := line.target == "" && len(mirrors) > 0; {
+	case line.target == "" && !isDefault, line.target == "-":
+		line.err = usagef(adviseList, "column 2: %q is not the name of a file", line.target)
+		return line
+	case len(mirrors) > transfer.MaxWebMirrors:
+		line.err = usagef(adviseList, "it has %d web mirrors; at most %d are allowed", len(mirrors), transfer.MaxWebMirrors)
+		return line
+	}
+	for i, text := range mirrors {
+		m := transfer.WebMirror{Template: strings.TrimSpace(text), Priority: i}
+		if err := m.Check(allowHTTP); err != nil {
+			line.err = usagef(adviseWebMirror, "column %d: the web mirror %q: %w", i+3, withoutUserInfo(text), err)
+			return line
+		}
+		line.mirrors = append(line.mirrors, m)
 	}
 	return line
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 )
 
@@ -50,6 +51,9 @@ func TestListReader(t *testing.T) {
 		{"no url\nabc\x00\n", "", "line 1 is not text"},
 		{a + "\n" + strings.Repeat("# c\n", maxListLine/4) + "\x00\n", "1", "is not text"},
 		{a + "\tna\x01me\n", "1", ""},
+		{a + "\tb\thttps://m/b\thttps://n/{path}\n" + a + "\t\thttps://m/a\n" + a + "\ta\n", "1 2 3=2", ""},
+		{a + "\tb\t\n" + a + "\tb\thttp://m/b\n" + a + "\tb\thttps://u:p@m/\n" + a + "\tb\tc\n", "1! 2! 3! 4!", ""},
+		{a + "\tb" + strings.Repeat("\thttps://m/b", 9), "1!", ""},
 		{a + "\n" + long, "1", "line 2 is longer than"},
 		{long + "\n" + a, "", "line 1 is longer than"},
 	} {
@@ -107,6 +111,23 @@ func TestListSpellings(t *testing.T) {
 	}
 }
 
+// Errors of a line name the column, and no password.
+func TestListLineErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"kwik://h/a\t-":                                   "column 2",
+		"kwik://h/a\tb\thttps://m/\tftp://m/":             "column 4",
+		"kwik://h/a\tb\t":                                 "column 3",
+		"kwik://h/a\tb\thttp://m/":                        "not https",
+		"kwik://h/a\tb\thttps://user:secret@m/":           "column 3",
+		"kwik://h/a" + strings.Repeat("\thttps://m/", 12): "11 web mirrors",
+	} {
+		err := parseListLine(1, text, false).err
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // A list costs a bounded amount of memory for each file.
 func TestListMemory(t *testing.T) {
 	const lines, most = 100_000, 100 // bytes for each line
@@ -140,6 +161,7 @@ func TestListMemory(t *testing.T) {
 func FuzzListReader(f *testing.F) {
 	f.Add("\ufeffkwik://h/a\tb\r\n# c\n\nkwik://h/a\t./b")
 	f.Add("\xff\xfek\x00")
+	f.Add("kwik://h/a\t\thttps://m/a\thttps://n/{path}\nkwik://h/b\tb\thttp://m/\t")
 	f.Add("kwik://[::1]:1/%00#b3=00\t\x01")
 	f.Fuzz(func(t *testing.T, text string) {
 		r := newListReader(strings.NewReader(text), destination{prefix: "d"})
@@ -149,6 +171,11 @@ func FuzzListReader(f *testing.F) {
 				return
 			}
 			isText := !strings.ContainsAny(line.url+line.target, "\x00\n")
+			for _, m := range line.mirrors {
+				if err := m.Check(false); err != nil || len(line.mirrors) > transfer.MaxWebMirrors {
+					t.Fatalf("%d mirrors, %q: %v", len(line.mirrors), m.Template, err)
+				}
+			}
 			if line.number <= last || line.repeats >= line.number || !isText {
 				t.Fatalf("line %+v after line %d", line, last)
 			}

@@ -56,6 +56,10 @@ command does not, and a part file of the same FILE is removed.`},
     # Empty lines and comments are ignored.
     kwik://files.example.org/a.iso
     kwik://files.example.org/b.iso	/srv/images/b.iso
+    kwik://files.example.org/c.iso	c.iso	https://cdn.example.org/c.iso
+
+The third and all further columns are URLs of web mirrors of that file, in the order of preference and at most 8. They are used
+besides those of --web-mirror. An empty FILE before them is the last component of the URL.
 
 Files from one server (address and pin) share a session. Errors are reported with the number of the line; the remaining files
 are still fetched. The exit status is the highest of all lines. After an interruption the same command resumes every file.

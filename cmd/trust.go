@@ -29,7 +29,9 @@ type trustPolicy struct {
 	// missing is why there is no state directory, and so no known hosts; nil if there is one.
 	missing error
 	roots   *x509.CertPool // nil means the system's
-	now     func() time.Time
+	// webRoots are those for web servers: the system's and those of --cacert; nil means the system's.
+	webRoots *x509.CertPool
+	now      func() time.Time
 	// ask asks the user at the terminal; nil if there is none.
 	ask    func(question string) bool
 	asking sync.Mutex // one question at a time
@@ -46,6 +48,10 @@ func newTrustPolicy(t *terminal, stateDir, cacert string) (*trustPolicy, error) 
 		if !p.roots.AppendCertsFromPEM(pem) {
 			return nil, usagef(adviseCACert, "--cacert: %q has no certificate in it", cacert)
 		}
+		if p.webRoots, err = x509.SystemCertPool(); err != nil {
+			p.webRoots = x509.NewCertPool() // this system has none
+		}
+		p.webRoots.AppendCertsFromPEM(pem)
 	}
 	if t.interactive() && term.IsTerminal(int(os.Stdin.Fd())) {
 		p.ask = func(question string) bool {

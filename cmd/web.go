@@ -25,18 +25,20 @@ type webOptions struct {
 
 func (o *webOptions) flags() []cli.Flag {
 	return []cli.Flag{
-		repeatedOption(&o.mirrors, "web-mirror", "take bytes from the https `URL` of the file as well; {path} in it "+
-			"is the path of a file on the server; may be repeated"),
+		repeatedOption(&o.mirrors, "web-mirror", "take bytes from the https `URL` of the file, too; {path} in it "+
+			"is the file's path on the server; may be repeated"),
 		boolOption(&o.ignore, "no-mirrors", "do not use the web mirrors that the server names"),
-		boolOption(&o.insecure, "insecure-http-mirrors", "use web mirrors without TLS, too; others can see what is fetched"),
-		stringOption(&o.netrc, "netrc", "take passwords for the hosts of --web-mirror from `FILE`, in the format of netrc"),
+		boolOption(&o.insecure, "insecure-http-mirrors", "use web mirrors without TLS, too; others can see what "+
+			"is fetched"),
+		stringOption(&o.netrc, "netrc", "take passwords for the hosts of --web-mirror from `FILE`, in the format "+
+			"of netrc"),
 	}
 }
 
 // parse checks the options. manyFiles is true for lists and directories. policy has the
-// certificate authorities.
+// certificate authorities: those of the system count besides --cacert.
 func (o *webOptions) parse(manyFiles bool, policy *trustPolicy) (web transfer.WebOptions, err error) {
-	web = transfer.WebOptions{IgnoreNamed: o.ignore, AllowHTTP: o.insecure, Roots: policy.roots}
+	web = transfer.WebOptions{IgnoreNamed: o.ignore, AllowHTTP: o.insecure, Roots: policy.webRoots}
 	for _, text := range o.mirrors.list {
 		m := transfer.WebMirror{Template: text}
 		if err := m.Check(o.insecure); err != nil {

@@ -152,6 +152,9 @@ func (t *RangeTree) Size() int64 { return t.size }
 // GroupSize returns the size of the groups that the tree proves.
 func (t *RangeTree) GroupSize() GroupSize { return t.g }
 
+// GroupBytes returns the size in bytes of all groups but the last one of the file.
+func (t *RangeTree) GroupBytes() int64 { return t.g.Bytes() }
+
 // Range returns the bytes that can be verified: those of all groups that contain a
 // byte of the requested range.
 func (t *RangeTree) Range() (start, end int64) { return t.start, t.end }

@@ -28,6 +28,9 @@ func (t *Tree) Size() int64 { return t.size }
 // GroupSize returns the size of the groups that the tree proves.
 func (t *Tree) GroupSize() GroupSize { return t.g }
 
+// GroupBytes returns the size in bytes of all groups but the last one.
+func (t *Tree) GroupBytes() int64 { return t.g.Bytes() }
+
 // Groups returns the number of groups of the file. An empty file has none, so there
 // is nothing to fetch or to verify.
 func (t *Tree) Groups() int64 { return t.g.Groups(t.size) }

@@ -12,8 +12,8 @@ import (
 )
 
 // An ExternalSource delivers bytes of aggregate streams by other means than KWIK, such as
-// requests to a web server. To a stream it is a source like a server: it is granted extents, its
-// bytes are proved, other sources take over what it does not deliver, and it is banned if it
+// requests to a web server. To a stream it is a source like a server. It is granted extents, and
+// its bytes are proved. Other sources take over what it does not deliver. It is banned if it
 // sends wrong bytes. It may serve streams of several sessions, also at the same time. It is safe
 // for concurrent use.
 type ExternalSource struct {

@@ -157,8 +157,8 @@ func (a *streamAggregator) attachExternal(p *externalPath) *source {
 }
 
 // failed records that a fetch of a path failed, and returns how many did in a row. again is false
-// if the path must end: the source will not serve the stream, or it serves fewer fetches at a
-// time than were tried.
+// if the path must end. Then the source does not serve the stream any more, or it serves fewer
+// fetches at a time.
 func (a *streamAggregator) failed(p *externalPath, err error) (failures int, again bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -6,8 +6,8 @@ import (
 )
 
 // blockSizes are the sizes of blocks, in bytes. The usual DATA frame fills a block of the middle
-// size.
-var blockSizes = [...]int{64 << 10, 256 << 10, maxDataPayload}
+// size, a large unit of a local stream one of the last.
+var blockSizes = [...]int{64 << 10, 256 << 10, maxDataPayload, MaxLocalUnit}
 
 var blockPools [len(blockSizes)]sync.Pool
 
@@ -25,7 +25,7 @@ type block struct {
 	holders atomic.Int32
 }
 
-// newBlock returns a block of n bytes, 0 < n <= maxDataPayload, with one holder.
+// newBlock returns a block of n bytes, 0 < n <= MaxLocalUnit, with one holder.
 func newBlock(n int) *block {
 	class := blockClass(n)
 	b, ok := blockPools[class].Get().(*block)

@@ -217,8 +217,8 @@ func (s *ClientSession) mayDial(addr netip.AddrPort) bool {
 }
 
 // MayName reports whether the primary may send this client to an address of a server that does not
-// speak KWIK: to a public one, or to one of a kind that the primary itself has (docs/PROTOCOL.md
-// section 2).
+// speak KWIK. The address must be public, or of a kind that the primary itself has
+// (docs/PROTOCOL.md section 2).
 func (s *ClientSession) MayName(ip netip.Addr) bool {
 	primary := s.primary.addr.Addr().Unmap()
 	isHere := primary.IsLoopback() || slices.Contains(s.config.LocalAddresses(), primary)

@@ -75,9 +75,11 @@ type GetOptions struct {
 	// Pool shares the session with other transfers; nil means that this one has its own. TLS
 	// and KWIK must be the same for all from one server.
 	Pool *Pool
-	// Web configures the web mirrors from which bytes are taken, too. With a Pool it must be the same
-	// for all files of one primary.
+	// Web configures the web mirrors from which bytes are taken, too. With a Pool it must be the
+	// same for all files of one primary.
 	Web WebOptions
+	// WebFile describes the file on web mirrors, besides those of Web.
+	WebFile WebFile
 	// Preallocate says whether free space is reserved for the file; empty means auto.
 	Preallocate disk.Preallocation
 	// OpenDir opens the target's directory; nil means OpenDir.
@@ -98,7 +100,7 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	g.byteRange = o.Range
 	g.headStart = g.wantsHeadStart
 	g.wantsHoles = !o.NoSparse
-	g.webOptions = o.Web
+	g.webOptions, g.webFile = o.Web, o.WebFile
 	defer g.closeWeb()
 	defer g.trees.release()
 	defer g.stall.run()()

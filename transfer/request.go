@@ -49,8 +49,10 @@ type request struct {
 	wantsHoles bool
 	// asksPlaces requests the places of a listed directory.
 	asksPlaces bool
-	// webOptions configures web mirrors, and web are those of the primary, from the first session on.
+	// webOptions configures web mirrors, and web are those of the primary, from the first session
+	// on.
 	webOptions WebOptions
+	webFile    WebFile
 	web        *webSet
 	// target is the place to which the listed directory is copied; empty if it is not known.
 	target []byte

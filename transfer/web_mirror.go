@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"kwikcp/internal/webfile"
+	"net/netip"
 	"net/url"
 	"strings"
 )
@@ -78,6 +79,21 @@ type WebOptions struct {
 	// Roots verify the certificates of mirrors; nil means those of the system.
 	Roots *x509.CertPool
 	// Credentials returns the user and the password for a host; nil has none. They are sent to
-	// that host only, and only to those of Mirrors.
-	Credentials func(host string) (user, password string, ok bool)
+	// that host only. It is asked about the hosts of Mirrors, and, with isRedirect set, about those
+	// to which they redirect with TLS.
+	Credentials func(host string, isRedirect bool) (user, password string, ok bool)
+
+	minExtent int64 // kwik.ExternalConfig.MinExtent; tests set it
+}
+
+// A WebFile describes one file on web mirrors, as a line of a list or a Metalink does. The zero
+// value has no mirrors.
+type WebFile struct {
+	// Mirrors are used before those of WebOptions. A mirror that is banned is so for this file.
+	Mirrors []WebMirror
+	// IsForeign is set if the user did not name the hosts. Then they are treated like hosts to which
+	// a mirror redirects: WebOptions.Credentials is called with isRedirect set.
+	IsForeign bool
+	// MayConnect decides about the addresses of mirrors that are foreign; nil allows all.
+	MayConnect func(netip.Addr) bool
 }

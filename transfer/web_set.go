@@ -8,6 +8,7 @@ import (
 	"io"
 	"kwikcp/internal/webfile"
 	"kwikcp/kwik"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -16,8 +17,8 @@ import (
 )
 
 const (
-	// maxWebMirrors bounds the web mirrors of one transfer.
-	maxWebMirrors = 8
+	// MaxWebMirrors bounds the web mirrors of one transfer. Those with larger priorities are not used.
+	MaxWebMirrors = 8
 	// maxWebSets bounds the sets of a Pool.
 	maxWebSets = 64
 	// webAgent names this program to web servers.
@@ -30,6 +31,8 @@ type webSet struct {
 	options WebOptions
 	// own sends requests to the mirrors of the options, named to those that the primary names.
 	own, named *webfile.Client
+	// shared is the set of other transfers, too, that a set of one file adds to; nil for none.
+	shared *webSet
 
 	mu      sync.Mutex
 	sources map[webKey]*webSource
@@ -59,9 +62,32 @@ func newWebSet(o WebOptions, mayName func(netip.Addr) bool) *webSet {
 	return &webSet{options: o, own: webfile.New(own), named: webfile.New(named), sources: make(map[webKey]*webSource)}
 }
 
+// of returns a set that uses the mirrors of one file first. Their bans are for its transfer alone:
+// a wrong URL of one file tells nothing about others.
+func (s *webSet) of(file WebFile) *webSet {
+	if len(file.Mirrors) == 0 {
+		return s
+	}
+	o := s.options
+	o.Mirrors = file.Mirrors
+	f := &webSet{options: o, own: s.own, shared: s, sources: make(map[webKey]*webSource)}
+	if file.IsForeign {
+		options := webfile.Options{Roots: o.Roots, AllowHTTP: o.AllowHTTP, MayConnect: file.MayConnect, Agent: webAgent}
+		if o.Credentials != nil {
+			options.Credentials = func(host string, _ bool) (string, string, bool) { return o.Credentials(host, true) }
+		}
+		f.own = webfile.New(options)
+	}
+	return f
+}
+
 // close closes idle connections. It may be called more than once.
 func (s *webSet) close() {
 	s.own.Close()
+	if s.shared != nil {
+		s.shared.close()
+		return
+	}
 	s.named.Close()
 }
 
@@ -70,7 +96,7 @@ func (s *webSet) namedMirrors(named []*transferpb.WebMirror) (mirrors []WebMirro
 	if s.options.IgnoreNamed {
 		return nil
 	}
-	for _, m := range named[:min(len(named), 2*maxWebMirrors)] {
+	for _, m := range named[:min(len(named), 2*MaxWebMirrors)] {
 		mirror := WebMirror{Template: string(m.GetTemplate()), Priority: int(min(m.GetPriority(), 1<<30))}
 		if mirror.HasPath() && mirror.Check(s.options.AllowHTTP) == nil {
 			mirrors = append(mirrors, mirror)
@@ -87,7 +113,7 @@ func (s *webSet) choose(named []*transferpb.WebMirror, manyFiles bool) (sources 
 	add := func(mirrors []WebMirror, isNamed bool) {
 		byPriority := func(a, b WebMirror) int { return cmp.Compare(a.Priority, b.Priority) }
 		for _, m := range slices.SortedStableFunc(slices.Values(mirrors), byPriority) {
-			if len(sources) == maxWebMirrors || manyFiles && !m.HasPath() {
+			if len(sources) == MaxWebMirrors || manyFiles && !m.HasPath() {
 				continue
 			}
 			if source := s.source(m, isNamed); source != nil && !slices.Contains(sources, source) {
@@ -96,6 +122,10 @@ func (s *webSet) choose(named []*transferpb.WebMirror, manyFiles bool) (sources 
 		}
 	}
 	add(s.options.Mirrors, false)
+	if s.shared != nil {
+		sources = append(sources, s.shared.choose(named, manyFiles)...)
+		return sources[:min(len(sources), MaxWebMirrors)]
+	}
 	add(s.namedMirrors(named), true)
 	return sources
 }
@@ -110,14 +140,14 @@ func (s *webSet) source(m WebMirror, isNamed bool) *webSource {
 	if err == nil {
 		err = m.Check(s.options.AllowHTTP)
 	}
-	if err != nil || len(s.sources) >= 4*maxWebMirrors { // a primary that names others all the time
+	if err != nil || len(s.sources) >= 4*MaxWebMirrors { // a primary that names others all the time
 		return nil
 	}
 	client := s.own
 	if isNamed {
 		client = s.named
 	}
-	external, err := kwik.NewExternalSource(kwik.ExternalConfig{ID: s.idOf(u.Host)})
+	external, err := kwik.NewExternalSource(kwik.ExternalConfig{ID: s.idOf(u.Host), MinExtent: s.options.minExtent})
 	if err != nil {
 		return nil // the host has bytes that no name has
 	}
@@ -131,6 +161,9 @@ func (s *webSet) source(m WebMirror, isNamed bool) *webSource {
 func (s *webSet) idOf(host string) kwik.ServerID {
 	const longest = 48 // bytes; kwik allows 64
 	host = host[max(0, len(host)-longest):]
+	if s.shared != nil {
+		host += "#file" // the shared set may have a mirror at the same host
+	}
 	for n := 1; ; n++ {
 		id := kwik.ServerID(kwik.ExternalPrefix + host)
 		if n > 1 {
@@ -156,6 +189,11 @@ func (s *webSet) stats() (all []kwik.ServerStats, hosts map[kwik.ServerID]string
 			all = append(all, st)
 			hosts[st.ID] = source.host
 		}
+	}
+	if s.shared != nil {
+		others, theirs := s.shared.stats()
+		all = append(all, others...)
+		maps.Copy(hosts, theirs)
 	}
 	slices.SortFunc(all, func(a, b kwik.ServerStats) int { return cmp.Compare(a.ID, b.ID) })
 	return all, hosts
@@ -202,15 +240,22 @@ func (r *request) addWebMirrors(stream *kwik.AggregateReader) {
 
 // newWeb returns the web mirrors for the files of a session's primary.
 func (r *request) newWeb() *webSet {
+	set := (*webSet)(nil)
 	if r.pool != nil {
-		return r.pool.webSet(poolKeyOf(r.url), r.webOptions, r.session.MayName)
+		set = r.pool.webSet(poolKeyOf(r.url), r.webOptions, r.session.MayName)
+	} else {
+		set = newWebSet(r.webOptions, r.session.MayName)
 	}
-	return newWebSet(r.webOptions, r.session.MayName)
+	return set.of(r.webFile)
 }
 
 // closeWeb closes the web mirrors, unless they belong to a pool.
 func (r *request) closeWeb() {
-	if r.web != nil && r.pool == nil {
+	switch {
+	case r.web == nil:
+	case r.pool == nil:
 		r.web.close()
+	case r.webFile.IsForeign && r.web.shared != nil:
+		r.web.own.Close()
 	}
 }

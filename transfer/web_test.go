@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,12 @@ type webWorld struct {
 // newWebWorld starts the servers. named are the templates that the primary names; "{web}" stands
 // for the URL of the web server.
 func newWebWorld(t *testing.T, files map[string][]byte, named ...string) *webWorld {
+	t.Helper()
+	return newWebWorldOf(t, 8<<20, files, named...)
+}
+
+// newWebWorldOf is newWebWorld with a rate of the primary, in bytes a second.
+func newWebWorldOf(t *testing.T, rate int64, files map[string][]byte, named ...string) *webWorld {
 	t.Helper()
 	w := &webWorld{t: t, root: t.TempDir()}
 	for name, content := range files {
@@ -80,7 +87,7 @@ func newWebWorld(t *testing.T, files map[string][]byte, named ...string) *webWor
 	}
 	s.NameWebMirrors(mirrors...)
 	config := &kwik.ServerConfig{JoinToken: joinToken, OpenContent: s.OpenContent}
-	config.RateLimit = kwik.NewRateLimit(8 << 20)
+	config.RateLimit = kwik.NewRateLimit(rate)
 	w.primary, err = kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, config)
 	if err != nil {
 		t.Fatal(err)
@@ -105,17 +112,23 @@ func (w *webWorld) options() WebOptions {
 
 func (w *webWorld) get(path string, web WebOptions) (Result, []byte) {
 	w.t.Helper()
-	target := filepath.Join(w.t.TempDir(), "copy")
-	result, err := Get(w.t.Context(), GetOptions{
+	return w.getIn(w.t, path, web)
+}
+
+// getIn is get in a subtest.
+func (w *webWorld) getIn(t *testing.T, path string, web WebOptions) (Result, []byte) {
+	t.Helper()
+	target := filepath.Join(t.TempDir(), "copy")
+	result, err := Get(t.Context(), GetOptions{
 		URL: URL{Host: w.primary.Addr().String(), Path: path}, TLS: trust.PinnedClientConfig(nil, w.pin),
 		Target: target, Web: web,
 	}, nil)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	got, err := os.ReadFile(target)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return result, got
 }
@@ -274,6 +287,45 @@ func TestMirrorFromWebMirror(t *testing.T) {
 	web := fromWeb(result.Servers)
 	if len(web) != 1 || web[0].Bytes == 0 || small.Load() > 0 {
 		t.Errorf("%d requests for small files; %+v", small.Load(), result.Servers)
+	}
+}
+
+// The mirrors of a file are used before the others, and are banned for that file alone.
+func TestGetWebFile(t *testing.T) {
+	content := someBytes(1, 3<<20)
+	w := newWebWorld(t, map[string][]byte{"file": content, "other": someBytes(2, len(content))}, "{web}/{path}")
+	var pool Pool
+	defer pool.Close()
+	for i, path := range []string{"other", "file", "file"} { // the first one is of another file
+		result, err := Get(t.Context(), GetOptions{URL: URL{Host: w.primary.Addr().String(), Path: "file"},
+			TLS: trust.PinnedClientConfig(nil, w.pin), Target: filepath.Join(t.TempDir(), "copy"), Web: w.options(), Pool: &pool,
+			WebFile: WebFile{Mirrors: []WebMirror{{Template: w.web.URL + "/" + path}}, IsForeign: i == 2},
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var states []string
+		for _, s := range fromWeb(result.Servers) {
+			states = append(states, fmt.Sprintf("%s %t", s.State, strings.HasSuffix(string(s.ID), "#file")))
+		}
+		want := []string{"joined false", "joined true"}
+		if i == 0 {
+			want[1] = "banned true"
+		}
+		if !slices.Equal(states, want) {
+			t.Errorf("%d: %q", i, states)
+		}
+	}
+	// A Metalink from elsewhere does not lead to this machine.
+	result, err := Get(t.Context(), GetOptions{URL: URL{Host: w.primary.Addr().String(), Path: "file"},
+		TLS: trust.PinnedClientConfig(nil, w.pin), Target: filepath.Join(t.TempDir(), "copy"), Web: w.options(),
+		WebFile: WebFile{Mirrors: []WebMirror{{Template: w.web.URL + "/file"}}, IsForeign: true,
+			MayConnect: func(ip netip.Addr) bool { return !ip.IsLoopback() }},
+	}, nil)
+	for _, s := range fromWeb(result.Servers) {
+		if strings.HasSuffix(string(s.ID), "#file") && (s.State != ServerLost || s.Bytes > 0) {
+			t.Errorf("%v, %+v", err, s)
+		}
 	}
 }
 

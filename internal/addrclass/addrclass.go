@@ -1,6 +1,6 @@
-// Package addrclass decides which addresses one side may send another one to (docs/PROTOCOL.md
-// section 2): a primary its clients, a web server those that it redirects. It is pure: the caller
-// supplies the addresses.
+// Package addrclass decides to which addresses one side may send another one (docs/PROTOCOL.md
+// section 2). A primary sends its clients elsewhere, and so does a web server that redirects. It is
+// pure: the caller supplies the addresses.
 package addrclass
 
 import "net/netip"

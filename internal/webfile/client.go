@@ -25,8 +25,9 @@ type Options struct {
 	// AllowHTTP permits URLs without TLS.
 	AllowHTTP bool
 	// Credentials returns the user and the password for a host; nil has none. They are sent to
-	// that host only.
-	Credentials func(host string) (user, password string, ok bool)
+	// that host only. isRedirect is set for a host that another one named. They are sent
+	// with TLS only.
+	Credentials func(host string, isRedirect bool) (user, password string, ok bool)
 	// MayConnect decides about the address of a server that somebody else named. Nil allows all.
 	// Redirects from a public address lead to public addresses in any case.
 	MayConnect func(netip.Addr) bool
@@ -152,10 +153,14 @@ func isNearby(host string) bool {
 		return !isPublic(ip)
 	}
 	name := strings.TrimSuffix(strings.ToLower(host), ".")
-	if !strings.Contains(name, ".") {
+	last := strings.LastIndexByte(name, '.')
+	if last < 0 {
 		return true
 	}
-	for _, suffix := range []string{".localhost", ".local", ".internal", ".lan", ".home.arpa"} {
+	if isNumber := '0' <= name[last+1] && name[last+1] <= '9'; isNumber { // 127.1 is an address to inet_aton
+		return true
+	}
+	for _, suffix := range []string{".localhost", ".localdomain", ".local", ".internal", ".lan", ".home.arpa"} {
 		if strings.HasSuffix(name, suffix) {
 			return true
 		}

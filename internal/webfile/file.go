@@ -51,15 +51,18 @@ var ErrChanged = errors.New("the file has changed")
 // Fetch requests the bytes [start, end) and returns them as they arrive. The reader ends with
 // io.ErrUnexpectedEOF if the server sends fewer. An error is an *Error, unless ctx ended.
 func (f *File) Fetch(ctx context.Context, start, end int64) (io.ReadCloser, error) {
+	ifRange := f.pinned()
 	header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", start, end-1)}}
-	if tag := f.pinned(); IsStrong(tag) {
-		header.Set("If-Range", tag)
+	if IsStrong(ifRange) {
+		header.Set("If-Range", ifRange)
+	} else {
+		ifRange = ""
 	}
 	answer, err := f.c.Request(ctx, http.MethodGet, f.url, header)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.checkAnswer(answer, start, end); err != nil {
+	if err := f.checkAnswer(answer, ifRange, start, end); err != nil {
 		answer.Body.Close()
 		return nil, err
 	}
@@ -88,8 +91,9 @@ func (b *body) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// checkAnswer returns an error unless an answer has the bytes [start, end) of the file.
-func (f *File) checkAnswer(answer *http.Response, start, end int64) error {
+// checkAnswer returns an error unless an answer has the bytes [start, end) of the file. ifRange is
+// the version that was required for a part of the file; empty for any.
+func (f *File) checkAnswer(answer *http.Response, ifRange string, start, end int64) error {
 	fail := func(isPermanent bool, err error) error {
 		return &Error{URL: Shown(f.url), Status: answer.StatusCode, Err: err, Permanent: isPermanent}
 	}
@@ -113,7 +117,7 @@ func (f *File) checkAnswer(answer *http.Response, start, end int64) error {
 		switch {
 		case answer.ContentLength >= 0 && answer.ContentLength != f.size:
 			return fail(true, fmt.Errorf("the file there has %d bytes, not %d", answer.ContentLength, f.size))
-		case !isWhole && !f.isPinned(answer):
+		case !isWhole && ifRange != "" && ifRange != versionOf(answer): // fetches at the same time find it, too
 			f.pin(answer)
 			return fail(false, ErrChanged)
 		case !isWhole:
@@ -143,12 +147,6 @@ func (f *File) pinned() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.tag
-}
-
-// isPinned reports whether an answer has the version of the answers before.
-func (f *File) isPinned(answer *http.Response) bool {
-	tag := f.pinned()
-	return tag == "" || tag == versionOf(answer)
 }
 
 // pin records the version of an answer, and reports whether those before had the same.
@@ -227,9 +225,9 @@ func ParseContentRange(text string) (first, last, total int64, err error) {
 // request. The Request of the answer has the last URL. An error is an *Error, unless ctx ended. The
 // caller closes the answer's body.
 func (c *Client) Request(ctx context.Context, method string, u *url.URL, header http.Header) (*http.Response, error) {
-	transport := c.first
+	transport, first := c.first, u
 	for range maxRedirects + 1 {
-		answer, remote, err := c.send(ctx, transport, method, u, header)
+		answer, remote, err := c.send(ctx, transport, method, u, header, c.login(u, first))
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
@@ -245,6 +243,7 @@ func (c *Client) Request(ctx context.Context, method string, u *url.URL, header 
 		answer.Body.Close()
 		next, err := answer.Location()
 		if err == nil {
+			next.Fragment, next.RawFragment = "", "" // is not sent (RFC 9110, section 10.2.2)
 			err = check(next, u.Scheme == "http")
 		}
 		if err != nil {
@@ -260,9 +259,23 @@ func (c *Client) Request(ctx context.Context, method string, u *url.URL, header 
 	return nil, &Error{URL: Shown(u), Permanent: true, Err: fmt.Errorf("more than %d redirects", maxRedirects)}
 }
 
+// login returns the credentials for a request for u, nil if there are none for its host. first is the
+// URL before any redirect. Without TLS there are none: others could read them.
+func (c *Client) login(u, first *url.URL) *url.Userinfo {
+	if c.options.Credentials == nil || u.Scheme != "https" {
+		return nil
+	}
+	isRedirect := !strings.EqualFold(u.Host, first.Host)
+	user, password, ok := c.options.Credentials(u.Hostname(), isRedirect)
+	if !ok {
+		return nil
+	}
+	return url.UserPassword(user, password)
+}
+
 // send sends one request. remote is the address of the server; the zero Addr behind a proxy.
 func (c *Client) send(
-	ctx context.Context, transport *http.Transport, method string, u *url.URL, header http.Header,
+	ctx context.Context, transport *http.Transport, method string, u *url.URL, header http.Header, login *url.Userinfo,
 ) (answer *http.Response, remote netip.Addr, err error) {
 	var connected netip.Addr
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(g httptrace.GotConnInfo) {
@@ -281,10 +294,9 @@ func (c *Client) send(
 	if c.options.Agent != "" {
 		r.Header.Set("User-Agent", c.options.Agent)
 	}
-	if c.options.Credentials != nil {
-		if user, password, ok := c.options.Credentials(u.Hostname()); ok {
-			r.SetBasicAuth(user, password)
-		}
+	if login != nil {
+		password, _ := login.Password()
+		r.SetBasicAuth(login.Username(), password)
 	}
 	proxy, err := c.proxy(r)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -106,11 +107,13 @@ func TestFetchFaults(t *testing.T) {
 			w.Header().Set("Content-Length", "65535")
 			w.Write(content[1:])
 		}, "has 65535 bytes, not 65536", true, 0},
-		"other size, partial": {partial(fmt.Sprintf("bytes 10-19/%d", n+1), content[10:20]), "has 65537 bytes", true, 0},
-		"other range":         {partial(fmt.Sprintf("bytes 0-9/%d", n), content[:10]), "bytes 0 to 9 instead", true, 0},
-		"longer range":        {partial(fmt.Sprintf("bytes 10-20/%d", n), content[10:21]), "instead of", true, 0},
-		"no range header":     {partial("", content[10:20]), "wrong Content-Range", true, 0},
-		"several ranges":      {partial("bytes 10-19", content[10:20]), "wrong Content-Range", true, 0},
+		"other size, partial": {
+			partial(fmt.Sprintf("bytes 10-19/%d", n+1), content[10:20]), "has 65537 bytes", true, 0,
+		},
+		"other range":     {partial(fmt.Sprintf("bytes 0-9/%d", n), content[:10]), "bytes 0 to 9 instead", true, 0},
+		"longer range":    {partial(fmt.Sprintf("bytes 10-20/%d", n), content[10:21]), "instead of", true, 0},
+		"no range header": {partial("", content[10:20]), "wrong Content-Range", true, 0},
+		"several ranges":  {partial("bytes 10-19", content[10:20]), "wrong Content-Range", true, 0},
 		"encoded": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			partial(fmt.Sprintf("bytes 10-19/%d", n), content[10:20])(w, r)
@@ -181,6 +184,39 @@ func TestFetchChanged(t *testing.T) {
 	}
 }
 
+// Fetches at the same time that find a new version are no proof that the server sends no parts.
+func TestFetchChangedTwice(t *testing.T) {
+	var n atomic.Int32
+	arrived := make(chan struct{})
+	s, c := serve(t, Options{}, func(w http.ResponseWriter, r *http.Request) {
+		switch n.Add(1) {
+		case 1:
+			serveContent(`"1"`)(w, r)
+			return
+		case 3:
+			close(arrived)
+		}
+		<-arrived
+		serveContent(`"2"`)(w, r)
+	})
+	f := file(t, c, s.URL, "/f")
+	if _, err := fetch(f, 10, 20); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error)
+	for range 2 {
+		go func() { _, err := fetch(f, 10, 20); failed <- err }()
+	}
+	for range 2 {
+		if err := <-failed; !errors.Is(err, ErrChanged) {
+			t.Error(err)
+		}
+	}
+	if _, err := fetch(f, 10, 20); err != nil {
+		t.Error(err)
+	}
+}
+
 // Redirects are followed, also from a private address to another, but not from a public one.
 func TestFetchRedirects(t *testing.T) {
 	var authorized atomic.Int32
@@ -230,7 +266,8 @@ func TestFetchProxy(t *testing.T) {
 	if got, err := fetch(file(t, c, "http://mirror.example.com", "/f"), 3, 9); err != nil || !bytes.Equal(got, content[3:9]) {
 		t.Errorf("%q, %v", got, err)
 	}
-	for _, host := range []string{"127.0.0.1", "[::1]", "localhost", "intranet", "a.local", "10.1.2.3", "a.internal."} {
+	for _, host := range []string{"127.0.0.1", "[::1]", "localhost", "intranet", "a.local", "10.1.2.3", "a.internal.", "127.1", "0x7f.1",
+		"10.1.0x2.3", "localhost.localdomain"} {
 		_, err := fetch(file(t, c, "http://"+host, "/f"), 3, 9)
 		if e, ok := errors.AsType[*Error](err); !ok || !e.Permanent || !errors.Is(err, errNearby) {
 			t.Errorf("%s: %v", host, err)
@@ -275,7 +312,9 @@ func TestFetchConnectErrors(t *testing.T) {
 
 func TestFetchCredentials(t *testing.T) {
 	var user atomic.Value
-	credentials := func(host string) (string, string, bool) { return "u", "p", host == "127.0.0.1" }
+	credentials := func(host string, isRedirect bool) (string, string, bool) {
+		return "u", "p", host == "127.0.0.1" && !isRedirect
+	}
 	s, c := serve(t, Options{Credentials: credentials},
 		func(w http.ResponseWriter, r *http.Request) {
 			name, _, _ := r.BasicAuth()
@@ -284,6 +323,47 @@ func TestFetchCredentials(t *testing.T) {
 		})
 	if _, err := fetch(file(t, c, s.URL, "/f"), 3, 9); err != nil || user.Load() != "u" {
 		t.Errorf("%v, %v", user.Load(), err)
+	}
+}
+
+// A password goes to the host that the user named, and to one to which that redirects with TLS, if
+// the netrc file names it.
+func TestFetchCredentialsOfRedirects(t *testing.T) {
+	var asked []string
+	user := func(r *http.Request) string {
+		name, _, _ := r.BasicAuth()
+		return name
+	}
+	credentials := func(host string, isRedirect bool) (string, string, bool) {
+		asked = append(asked, fmt.Sprintf("%s %t", host, isRedirect))
+		return "u", "p", true
+	}
+	var got, gotPlain string
+	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		gotPlain = user(r)
+		serveContent("")(w, r)
+	}))
+	defer plain.Close()
+	second, c := serve(t, Options{Credentials: credentials, AllowHTTP: true}, func(w http.ResponseWriter, r *http.Request) {
+		got = user(r)
+		serveContent("")(w, r)
+	})
+	first := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		to := plain.URL
+		if r.URL.Path == "/tls" {
+			to = second.URL
+		}
+		http.Redirect(w, r, to+"/f#part", http.StatusFound)
+	}))
+	defer first.Close()
+	for _, at := range []string{"/tls", "/plain"} {
+		if _, err := fetch(file(t, c, first.URL, at), 3, 9); err != nil {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+	want := []string{"127.0.0.1 true"} // the others are without TLS
+	if got != "u" || gotPlain != "" || !slices.Equal(asked, want) {
+		t.Errorf("with TLS %q, without %q; it asked for %q", got, gotPlain, asked)
 	}
 }
 

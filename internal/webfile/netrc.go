@@ -78,10 +78,11 @@ func ReadNetrc(r io.Reader) (*Netrc, error) {
 	}
 }
 
-// For returns the user and the password for a host.
-func (n *Netrc) For(host string) (user, password string, ok bool) {
+// For returns the user and the password for a host. The entry "default" is for hosts that the user
+// named, not for those to which a server redirects.
+func (n *Netrc) For(host string, isRedirect bool) (user, password string, ok bool) {
 	entry, ok := n.machines[strings.ToLower(host)]
-	if !ok && n.fallback != nil {
+	if !ok && n.fallback != nil && !isRedirect {
 		entry, ok = *n.fallback, true
 	}
 	return entry.user, entry.password, ok

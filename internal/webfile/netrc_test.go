@@ -19,12 +19,18 @@ func TestNetrc(t *testing.T) {
 		"a.example": {"u", "p"}, "A.EXAMPLE": {"u", "p"}, "b.example": {"two words", "q\"\\\n"},
 		"c.example": {"", "only"}, "m.example": {"anonymous", "me"}, "other": {"anonymous", "me"},
 	} {
-		if user, password, ok := n.For(host); !ok || user != want[0] || password != want[1] {
+		if user, password, ok := n.For(host, false); !ok || user != want[0] || password != want[1] {
 			t.Errorf("%s: %q %q %t", host, user, password, ok)
 		}
 	}
+	if user, _, ok := n.For("other", true); ok {
+		t.Errorf("a redirect gets the default login %q", user)
+	}
+	if user, _, _ := n.For("a.example", true); user != "u" {
+		t.Errorf("a redirect to a host with an entry gets %q", user)
+	}
 	none, err := ReadNetrc(strings.NewReader("machine a login u"))
-	if _, _, ok := none.For("b"); err != nil || ok {
+	if _, _, ok := none.For("b", false); err != nil || ok {
 		t.Errorf("a host without an entry has one: %v", err)
 	}
 	tooLong := strings.Repeat(" ", maxNetrc+1)
@@ -47,7 +53,7 @@ func FuzzNetrc(f *testing.F) {
 			}
 			return
 		}
-		user, password, ok := n.For(host)
+		user, password, ok := n.For(host, len(text)%2 == 0)
 		if !ok && user+password != "" {
 			t.Errorf("%q %q without an entry", user, password)
 		}

@@ -9,6 +9,8 @@ const (
 	// MaxUnit bounds a unit, in bytes: a client may have to hold this much of a source before it
 	// can verify it.
 	MaxUnit = 1 << 20
+	// MaxLocalUnit bounds a unit of a stream that this machine describes itself, in bytes.
+	MaxLocalUnit = 4 << 20
 	// MaxStreamSize bounds an aggregate stream, in bytes, so that offsets and their sums fit a
 	// QUIC varint and an int64.
 	MaxStreamSize = 1<<62 - 1
@@ -29,11 +31,24 @@ type Units struct {
 // bytes; 0 means 1. Segments are the lengths of the segments, at most [MaxSegments]; none means one
 // segment.
 func NewUnits(total, alignment uint64, segments []uint64) (Units, error) {
-	if total == 0 || total > MaxStreamSize {
-		return Units{}, fmt.Errorf("stream of %d bytes", total)
-	}
 	if alignment > MaxUnit {
 		return Units{}, fmt.Errorf("alignment of %d bytes is larger than %d", alignment, MaxUnit)
+	}
+	return newUnits(total, alignment, segments)
+}
+
+// NewLocalUnits is NewUnits of a stream that this machine describes itself. Its units may be
+// larger, up to [MaxLocalUnit].
+func NewLocalUnits(total, alignment uint64) (Units, error) {
+	if alignment > MaxLocalUnit {
+		return Units{}, fmt.Errorf("alignment of %d bytes is larger than %d", alignment, MaxLocalUnit)
+	}
+	return newUnits(total, alignment, nil)
+}
+
+func newUnits(total, alignment uint64, segments []uint64) (Units, error) {
+	if total == 0 || total > MaxStreamSize {
+		return Units{}, fmt.Errorf("stream of %d bytes", total)
 	}
 	if len(segments) > MaxSegments {
 		return Units{}, fmt.Errorf("%d segments, at most %d are allowed", len(segments), MaxSegments)

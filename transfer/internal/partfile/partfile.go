@@ -37,16 +37,17 @@ var (
 	ErrGone = errors.New("the part file or its directory was removed during the transfer")
 )
 
-// A Tree proves the chunk groups of a file, or of a range of it. *integrity.Tree is one.
+// A Tree proves the groups of a file, or of a range of it. *integrity.Tree is one.
 type Tree interface {
+	// Root identifies the content.
 	Root() integrity.Root
 	Size() int64
-	GroupSize() integrity.GroupSize
+	GroupBytes() int64
 	Verify(off int64, p []byte) error
 }
 
 func sameTree(a, b Tree) bool {
-	return a != nil && a.Root() == b.Root() && a.Size() == b.Size() && a.GroupSize() == b.GroupSize()
+	return a != nil && a.Root() == b.Root() && a.Size() == b.Size() && a.GroupBytes() == b.GroupBytes()
 }
 
 // A State says what is known of a part file.

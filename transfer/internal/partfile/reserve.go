@@ -41,7 +41,7 @@ func (p *PartFile) Priority() (last rangeset.Range, ok bool) {
 		p.noteUnreserved(err)
 		return last, false
 	}
-	unit := p.tree.GroupSize().Bytes()
+	unit := p.tree.GroupBytes()
 	return rangeset.Range{Start: (size - 1) - (size-1)%unit, End: size}, true
 }
 

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// surveySpan is how much of a file is read and hashed at a time, in bytes: a multiple of
-	// every group size.
+	// surveySpan is how much of a file is read and hashed at a time, in bytes: the whole groups in
+	// it, or one group if that is larger.
 	surveySpan = 1 << 20
 	// reportInterval is the least time between two reports of progress.
 	reportInterval = 100 * time.Millisecond
@@ -56,6 +56,7 @@ type surveyor struct {
 	file  disk.File
 	tree  Tree
 	unit  int64 // bytes of a group
+	span  int64 // bytes that are looked at at a time, whole groups
 	limit int64 // end of the bytes to look at: the end of a group, or of the file
 
 	strict bool // the file is useless unless all of it is right
@@ -73,8 +74,9 @@ type surveyor struct {
 }
 
 func newSurveyor(f disk.File, size int64, tree Tree, report Report) *surveyor {
-	s := &surveyor{file: f, tree: tree, unit: tree.GroupSize().Bytes(), limit: size, report: report,
+	s := &surveyor{file: f, tree: tree, unit: tree.GroupBytes(), limit: size, report: report,
 		reported: time.Now()}
+	s.span = s.unit * max(1, surveySpan/s.unit)
 	if size < tree.Size() {
 		s.limit -= size % s.unit // the last group is not there as a whole
 	}
@@ -83,11 +85,11 @@ func newSurveyor(f disk.File, size int64, tree Tree, report Report) *surveyor {
 
 // run looks at all of the file, on all cores.
 func (s *surveyor) run(ctx context.Context) error {
-	spans := (s.limit + surveySpan - 1) / surveySpan
+	spans := (s.limit + s.span - 1) / s.span
 	var wg sync.WaitGroup
 	for range min(int64(procs.Max), spans) {
 		wg.Go(func() {
-			buf := make([]byte, min(surveySpan, s.limit))
+			buf := make([]byte, min(s.span, s.limit))
 			for ctx.Err() == nil {
 				start, end, ok := s.take()
 				if !ok {
@@ -105,7 +107,7 @@ func (s *surveyor) run(ctx context.Context) error {
 	return s.err
 }
 
-// take returns the next whole groups to look at, of at most surveySpan bytes.
+// take returns the next whole groups to look at, of at most span bytes.
 func (s *surveyor) take() (start, end int64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -122,7 +124,7 @@ func (s *surveyor) take() (start, end int64, ok bool) {
 		s.dataEnd = max(to, s.next+1)
 	}
 	start = s.next
-	end = min(start+surveySpan, s.limit)
+	end = min(start+s.span, s.limit)
 	if s.dataEnd < end { // the group in which the data ends is looked at, too
 		end = min(end, s.dataEnd+(s.unit-s.dataEnd%s.unit)%s.unit)
 	}

@@ -28,8 +28,9 @@ func (p *PartFile) SetWindow(want rangeset.Range, tree Tree) (cover rangeset.Ran
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	start, end := tree.GroupSize().Cover(want.Start, want.End, tree.Size())
-	cover = rangeset.Range{Start: start, End: end}
+	unit := tree.GroupBytes()
+	last := (want.End - 1) - (want.End-1)%unit
+	cover = rangeset.Range{Start: want.Start - want.Start%unit, End: last + min(unit, tree.Size()-last)}
 	p.window = &window{want, cover}
 	p.state, p.tree, p.had = Windowed, tree, rangeset.Set{}
 	p.zeros, p.blank = rangeset.Set{}, true

@@ -114,7 +114,7 @@ func (p *PartFile) placeZeros(ctx context.Context, report Report) error {
 		checked = p.had.Clone()
 	}
 	p.mu.Unlock()
-	if holes == nil || holes.Size != tree.Size() || holes.Group != tree.GroupSize().Bytes() {
+	if holes == nil || holes.Size != tree.Size() || holes.Group != tree.GroupBytes() {
 		return nil
 	}
 	candidates := holes.Groups()
