@@ -209,3 +209,34 @@ func FuzzNumbers(f *testing.F) {
 		}
 	})
 }
+
+// TestOverruledCompanions checks that options of the command line overrule the variables of those
+// that they exclude, and of those that need these.
+func TestOverruledCompanions(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	for name, value := range map[string]string{
+		"mirror": "1", "mirror-interval": "60", "mirror-delete": "1", "max-delete": "5", "owner": "1", "numeric-ids": "1",
+		"primary": "127.0.0.1:1", "recursive": "1", "delete": "1", "exclude": "*.o", "files-from": "list", "min-age": "1",
+		"show": "token",
+	} {
+		t.Setenv(variableOf(name), value)
+	}
+	for _, line := range []string{
+		"serve --role=primary --listen=127.0.0.1:0", "serve --role=primary --listen=127.0.0.1:0 --mirror=false",
+		"get --recursive=false kwik://127.0.0.1:1/f", "get --range=0-1 kwik://127.0.0.1:1/f", "get -i list",
+		"token --allow=/ --name=n --expires=1d",
+	} {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		var stdout, stderr bytes.Buffer
+		if code := run(ctx, append([]string{"kwikcp"}, strings.Fields(line)...), &stdout, &stderr); code == exitUsage {
+			t.Errorf("%s: %s", line, stderr.String())
+		}
+	}
+	var stderr bytes.Buffer
+	line := []string{"kwikcp", "serve", "--role=secondary", "--listen=127.0.0.1:0", "--mirror=false", "--min-age=1"}
+	if code := run(t.Context(), line, &bytes.Buffer{}, &stderr); code != exitUsage {
+		t.Errorf("%q: %d, %s", line, code, stderr.String())
+	}
+}
