@@ -40,8 +40,8 @@ var companions = []struct {
 		"one-file-system", "sparse", "no-sparse", "preallocate", "token-file", "files-from",
 	}, new(keepOptions).names()...)},
 	{"recursive", append([]string{
-		"delete", "update", "stage", "min-age", "modify-window", "max-delete", "backup-dir", "one-file-system", "dry-run",
-		"quick", "include", "exclude", "include-from", "exclude-from", "files-from",
+		"delete", "update", "stage", "min-age", "modify-window", "max-delete", "backup-dir", "one-file-system",
+		"dry-run", "quick", "include", "exclude", "include-from", "exclude-from", "files-from",
 	}, new(keepOptions).names()...)},
 	{"delete", []string{"max-delete"}},
 	{"mirror-delete", []string{"max-delete"}},
@@ -92,8 +92,8 @@ func (l *commandLine) has(flag cli.Flag) bool {
 	return slices.ContainsFunc(l.options, func(o givenOption) bool { return o.flag == flag })
 }
 
-// overrule makes the command ignore the variables of options that those on the command line
-// exclude, and of options that need one that is off for this reason or switched off there.
+// overrule makes the command ignore the variables of options that the command line excludes or
+// switches off. The same holds for the options that need these.
 func (l *commandLine) overrule() {
 	var off []string
 	for _, e := range exclusions {
