@@ -73,8 +73,8 @@ func newFlagError(command string, options []string, err error) flagError {
 	return e
 }
 
-// badValueMessage returns the message for a quoted value of an option or a variable. why is the text
-// of an error in number.go, or one of package flag, which is for developers.
+// badValueMessage returns the message for a quoted value of an option or a variable. why is the
+// text of an error in number.go, or one of package flag, which is for developers.
 func badValueMessage(name, value, why string) string {
 	switch {
 	case why == errNegative.Error():
@@ -87,7 +87,8 @@ func badValueMessage(name, value, why string) string {
 
 var (
 	badValue = regexp.MustCompile(`^invalid(?: boolean)? value (".*") for (?:flag )?-(\S+): (.*)`)
-	badEnv   = regexp.MustCompile(`^could not parse (".*") (?:as \S+ value )?from environment variable "(\w+)" (?:as value )?for flag \S+: (.*)`)
+	badEnv   = regexp.MustCompile(`^could not parse (".*") (?:as \S+ value )?from environment variable "(\w+)" ` +
+		`(?:as value )?for flag \S+: (.*)`)
 )
 
 // dashed returns the name of an option as it is typed.

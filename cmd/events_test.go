@@ -147,7 +147,8 @@ func TestNamesInEvents(t *testing.T) {
 			Path  string
 			Bytes []byte `json:"path_base64"`
 		}
-		if err := json.Unmarshal(out.Bytes(), &event); err != nil || event.Path != "out/b\ufffdd" || string(event.Bytes) != name {
+		err := json.Unmarshal(out.Bytes(), &event)
+		if err != nil || event.Path != "out/b\ufffdd" || string(event.Bytes) != name {
 			t.Errorf("%s: %+v, %v, %s", kind, event, err, out.String())
 		}
 	}

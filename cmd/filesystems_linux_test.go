@@ -135,7 +135,8 @@ func TestFileSystems(t *testing.T) {
 	work := t.TempDir()
 	_, url := startTestServer(t, work, "--role", "primary", "--root", root)
 	env := append(testEnv(work), "A="+root, "LARGE="+strings.Replace(url, "/?", "/tree/large?", 1),
-		"TREE="+strings.Replace(url, "/?", "/tree/?", 1), "SMALL="+strings.Replace(url, "/?", "/tree/small?", 1), "ODD="+strings.Replace(url, "/?", "/odd/?", 1))
+		"TREE="+strings.Replace(url, "/?", "/tree/?", 1),
+		"SMALL="+strings.Replace(url, "/?", "/tree/small?", 1), "ODD="+strings.Replace(url, "/?", "/odd/?", 1))
 	all := os.Getenv("KWIKCP_FILESYSTEMS") == "all" // as in CI
 	var missing []string
 	for _, system := range fileSystems {

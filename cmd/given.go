@@ -30,6 +30,35 @@ var exclusions = []struct{ left, right []string }{
 	{[]string{"role=secondary"}, []string{"require-token", "revoked", "client-ca", "web-mirror"}},
 }
 
+// companions are options that others need.
+var companions = []struct {
+	option  string
+	needing []string
+}{
+	{"mirror", append([]string{
+		"mirror-interval", "mirror-delete", "update", "stage", "min-age", "modify-window", "max-delete", "backup-dir",
+		"one-file-system", "sparse", "no-sparse", "preallocate", "token-file", "files-from",
+	}, new(keepOptions).names()...)},
+	{"recursive", append([]string{
+		"delete", "update", "stage", "min-age", "modify-window", "max-delete", "backup-dir", "one-file-system",
+		"dry-run", "quick", "include", "exclude", "include-from", "exclude-from", "files-from",
+	}, new(keepOptions).names()...)},
+	{"delete", []string{"max-delete"}},
+	{"mirror-delete", []string{"max-delete"}},
+	{"require-token", []string{"revoked"}},
+	{"owner", []string{"numeric-ids"}},
+}
+
+// needing returns the options that need one.
+func needing(option string) (all []string) {
+	for _, c := range companions {
+		if c.option == option {
+			all = append(all, c.needing...)
+		}
+	}
+	return all
+}
+
 // checkGiven returns an error if an option on the command line has an empty value. It makes the
 // command ignore variables that are empty, and those whose options the command line excludes.
 func (l *commandLine) checkGiven() error {
@@ -63,20 +92,31 @@ func (l *commandLine) has(flag cli.Flag) bool {
 	return slices.ContainsFunc(l.options, func(o givenOption) bool { return o.flag == flag })
 }
 
-// overrule makes the command ignore the variables of options that those on the command line
-// exclude.
+// overrule makes the command ignore the variables of options that the command line excludes or
+// switches off. The same holds for the options that need these.
 func (l *commandLine) overrule() {
-	var excluded []string
+	var off []string
 	for _, e := range exclusions {
 		if l.hasOneOf(e.left) {
-			excluded = append(excluded, e.right...)
+			off = append(off, e.right...)
 		}
 		if l.hasOneOf(e.right) {
-			excluded = append(excluded, e.left...)
+			off = append(off, e.left...)
 		}
 	}
 	for _, flag := range l.command.Flags {
-		if slices.Contains(excluded, flag.Names()[0]) && !l.has(flag) {
+		name := flag.Names()[0]
+		if l.has(flag) && !takesValue(flag) && !l.hasOneOf([]string{name}) {
+			off = append(off, name)
+		}
+	}
+	for i := 0; i < len(off); i++ { // the companions of companions, too
+		if !l.hasOneOf(off[i : i+1]) {
+			off = append(off, needing(off[i])...)
+		}
+	}
+	for _, flag := range l.command.Flags {
+		if slices.Contains(off, flag.Names()[0]) && !l.has(flag) {
 			*variablesOf(flag) = nil
 		}
 	}

@@ -173,8 +173,8 @@ func (r *listReader) hash(text string) [2]uint64 {
 	return [2]uint64{maphash.String(r.seeds[0], text), maphash.String(r.seeds[1], text)}
 }
 
-// sameToFileSystem returns an earlier line whose place is another spelling of a line's, and the same
-// to the file system; 0 if there is none. It asks the file system only if there is such a spelling.
+// sameToFileSystem returns an earlier line with another spelling of a line's place that is the same
+// to the file system; 0 if there is none. It asks the file system only if there is such a line.
 func (r *listReader) sameToFileSystem(place string, number int) int {
 	foldings := []disk.Folding{{Case: true}}
 	if strings.ContainsFunc(place, func(c rune) bool { return c >= utf8.RuneSelf }) {

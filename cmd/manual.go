@@ -5,9 +5,9 @@ package cmd
 
 // commandLineText describes all command lines.
 const commandLineText = "Options may stand before and after arguments; everything after -- is an argument. Sizes are in bytes and " +
-	"rates in bytes per second; K, M and G are powers of 1024. A time is a number of seconds, such as 10 or 1.5, or has units, such " +
-	"as 90s, 5m, 1h30m or 30d. All numbers are decimal and have no sign; a fraction that rounds to 0 is an error. Options for times, " +
-	"rates and retries mean what those of curl mean."
+	"rates in bytes per second; K, M and G are powers of 1024. A time is a number of seconds, such as 10 or 1.5, or " +
+	"has units, such as 90s, 5m, 1h30m or 30d. All numbers are decimal and have no sign; a fraction that rounds to " +
+	"0 is an error. Options for times, rates and retries mean what those of curl mean."
 
 // A variable is an environment variable.
 type variable struct{ name, meaning string }

@@ -57,14 +57,15 @@ func valuedOptions(t *testing.T) (all []valued) {
 	return all
 }
 
-// try runs a command that is interrupted at once, and returns its exit code and stderr. base are the
-// words that it needs.
+// try runs a command that is interrupted at once, and returns its exit code and stderr. base has
+// the words that it needs.
 func (v valued) try(words ...string) (code int, message string) {
 	base := map[string][]string{
 		"get":    {"-r", "--delete", "kwik://127.0.0.1:1/d/"},
 		"ls":     {"kwik://127.0.0.1:1/d/"},
 		"verify": {"-r", "kwik://127.0.0.1:1/d/", "d"},
-		"serve":  {"--role=secondary", "--primary=127.0.0.1:1", "--listen=127.0.0.1:0", "--mirror", "--mirror-delete", "--root=."},
+		"serve": {"--role=secondary", "--primary=127.0.0.1:1", "--listen=127.0.0.1:0", "--mirror", "--mirror-delete",
+			"--root=."},
 		"doctor": {"kwik://127.0.0.1:1/"},
 		"token":  {"--allow=/", "--name=n", "--expires=1d"},
 	}
@@ -170,7 +171,8 @@ func TestNumberParsers(t *testing.T) {
 	}
 	for text, name := range map[string]string{
 		"0.4": "count", "0.0000000001": "time", "0.4ns": "time", "0.0009K": "size", "0.4%": "limit", "0": "connections",
-		"3e9": "time", "1h 30m": "time", "h": "time", "1h30": "time", "100y": "time", "5201w1w1w1w1w1w1w1w1w1w1w1w1w1w1w": "time",
+		"3e9": "time", "1h 30m": "time", "h": "time", "1h30": "time", "100y": "time",
+		"5201w1w1w1w1w1w1w1w1w1w1w1w1w1w1w": "time",
 	} {
 		if got, err := parsers[name](text); err == nil {
 			t.Errorf("%s %q: %v", name, text, got)
@@ -189,8 +191,8 @@ func TestNumberParsers(t *testing.T) {
 	}
 }
 
-// FuzzNumbers checks that no text makes a parser of numbers panic or return a negative number, and
-// that package strconv agrees where it knows the notation.
+// FuzzNumbers checks that no text makes a parser of numbers panic or return a negative number. Where
+// package strconv knows the notation it must agree.
 func FuzzNumbers(f *testing.F) {
 	for _, text := range notNumbers {
 		f.Add(text)
@@ -201,11 +203,46 @@ func FuzzNumbers(f *testing.F) {
 		count, _ := parseCount(text)
 		size, err := parseSize(text)
 		d, _ := parseTime(text)
-		if count < 0 || size < 0 || d < 0 || d > maxTime {
+		if min(int64(count), size, int64(d)) < 0 || d > maxTime {
 			t.Fatalf("%q: %d, %d, %v", text, count, size, d)
 		}
-		if n, e := strconv.ParseUint(text, 10, 62); e == nil && len(text) <= maxDigits && (err != nil || uint64(size) != n) {
+		n, e := strconv.ParseUint(text, 10, 62)
+		isKnown := e == nil && len(text) <= maxDigits
+		if isKnown && (err != nil || uint64(size) != n) {
 			t.Fatalf("%q: %d, %v, want %d", text, size, err, n)
 		}
 	})
+}
+
+// TestOverruledCompanions checks that options of the command line overrule the variables of those
+// that they exclude, and of those that need these.
+func TestOverruledCompanions(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv("XDG_STATE_HOME", t.TempDir())
+	for name, value := range map[string]string{
+		"mirror": "1", "mirror-interval": "60", "mirror-delete": "1", "max-delete": "5", "owner": "1",
+		"numeric-ids": "1",
+		"primary":     "127.0.0.1:1", "recursive": "1", "delete": "1", "exclude": "*.o",
+		"files-from": "list", "min-age": "1",
+		"show": "token",
+	} {
+		t.Setenv(variableOf(name), value)
+	}
+	for _, line := range []string{
+		"serve --role=primary --listen=127.0.0.1:0", "serve --role=primary --listen=127.0.0.1:0 --mirror=false",
+		"get --recursive=false kwik://127.0.0.1:1/f", "get --range=0-1 kwik://127.0.0.1:1/f", "get -i list",
+		"token --allow=/ --name=n --expires=1d",
+	} {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		var stdout, stderr bytes.Buffer
+		if code := run(ctx, append([]string{"kwikcp"}, strings.Fields(line)...), &stdout, &stderr); code == exitUsage {
+			t.Errorf("%s: %s", line, stderr.String())
+		}
+	}
+	var stderr bytes.Buffer
+	line := []string{"kwikcp", "serve", "--role=secondary", "--listen=127.0.0.1:0", "--mirror=false", "--min-age=1"}
+	if code := run(t.Context(), line, &bytes.Buffer{}, &stderr); code != exitUsage {
+		t.Errorf("%q: %d, %s", line, code, stderr.String())
+	}
 }

@@ -246,9 +246,6 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 	if c.certificate, err = newCertificateFile(o.cert, o.key, c.log); err != nil {
 		return c, err
 	}
-	if o.rules.filesFrom != "" && !o.mirror {
-		return c, usagef(adviseMirror, "--files-from is for --mirror")
-	}
 	chosen, err := o.rules.parse(ctx)
 	if err != nil {
 		return c, err

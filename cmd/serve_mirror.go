@@ -26,15 +26,12 @@ type mirrorConfig struct {
 // parseServeMirror returns nil without --mirror.
 func parseServeMirror(o *serveOptions, role kwik.ServerRole) (*mirrorConfig, error) {
 	if !o.mirror {
-		for _, name := range []string{
-			"mirror-interval", "mirror-delete", "update", "stage", "min-age", "modify-window", "max-delete",
-			"backup-dir", "one-file-system", "sparse", "no-sparse", "preallocate", "token-file",
-		} {
+		for _, name := range needing("mirror") {
 			if o.isSet(name) {
 				return nil, usagef(adviseMirror, "--%s is for --mirror", name)
 			}
 		}
-		return nil, o.keep.checkUnused(o.isSet, adviseMirror, "--mirror")
+		return nil, nil
 	}
 	if err := o.keep.check(adviseMirror, false); err != nil {
 		return nil, err

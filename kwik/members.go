@@ -32,6 +32,8 @@ type memberKey struct {
 	pin  trust.Pin
 }
 
+func (m *member) identity() memberKey { return memberKey{m.addr, m.pin} }
+
 // members holds a primary's secondaries. Guarded by the listener's lock.
 type members struct {
 	byID map[ServerID]*member
@@ -98,7 +100,7 @@ func (l *Listener) CertificateChanged() {
 func (l *Listener) admit(m *member) (obsolete *quic.Conn, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	where := memberKey{m.addr, m.pin}
+	where := m.identity()
 	if owed, ok := l.members.unproved[where]; ok && time.Now().Before(owed.expires) {
 		m.rejected, m.suspended = []rejectedUnit{owed.unit}, true
 	}
@@ -172,7 +174,7 @@ func (m *members) remember(gone *member, now time.Time, limit int) {
 		})
 		delete(m.unproved, oldest)
 	}
-	m.unproved[memberKey{gone.addr, gone.pin}] = unprovedUnit{unit: gone.rejected[0], expires: now.Add(unprovedLife)}
+	m.unproved[gone.identity()] = unprovedUnit{unit: gone.rejected[0], expires: now.Add(unprovedLife)}
 }
 
 // renewTickets sends the clients new tickets long before the old ones expire, so that a session may

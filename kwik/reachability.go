@@ -119,7 +119,7 @@ type reachability map[memberKey]*reachRecord
 // of returns the record of a member, and makes one if there is none. Of more than limit records it
 // keeps those of members.
 func (all reachability) of(m *member, limit int, isMember func(memberKey) bool) *reachRecord {
-	where := memberKey{m.addr, m.pin}
+	where := m.identity()
 	r := all[where]
 	if r == nil {
 		if len(all) >= limit {
@@ -135,7 +135,7 @@ func (all reachability) of(m *member, limit int, isMember func(memberKey) bool) 
 // l.mu.
 func (l *Listener) isMember(where memberKey) bool {
 	return slices.ContainsFunc(slices.Collect(maps.Values(l.members.byID)), func(m *member) bool {
-		return where == memberKey{m.addr, m.pin}
+		return where == m.identity()
 	})
 }
 
@@ -146,7 +146,7 @@ func (l *Listener) handleReach(s *ServerSession, id ServerID, isReached bool, re
 	network := networkOf(clientPrefix(s.RemoteAddr()))
 	l.mu.Lock()
 	m := l.members.byID[id]
-	if m == nil || !network.IsValid() || !s.offersTo[id] || s.reachReports[id] == reportOf(isReached) {
+	if m == nil || !network.IsValid() || !s.offersTo[m.identity()] || s.reachReports[id] == reportOf(isReached) {
 		l.mu.Unlock()
 		return
 	}
@@ -184,22 +184,23 @@ func reportOf(isReached bool) reachReport {
 }
 
 // isOffered reports whether the session's client is told of a server. The answer stays the same
-// while the session lasts. Called with the listener's lock held.
+// while the session lasts, also if the server joins again: it may have been out of reach because it
+// was being restarted. Called with the listener's lock held.
 func (s *ServerSession) isOffered(m *member) bool {
 	if m == s.listener.members.self || s.inspects {
 		return true
 	}
-	if known, decided := s.offersTo[m.id]; decided {
+	if known, decided := s.offersTo[m.identity()]; decided {
 		return known
 	}
 	if s.offersTo == nil {
-		s.offersTo = make(map[ServerID]bool)
+		s.offersTo = make(map[memberKey]bool)
 	}
 	isOffered := true
-	if r := s.listener.members.reach[memberKey{m.addr, m.pin}]; r != nil {
+	if r := s.listener.members.reach[m.identity()]; r != nil {
 		isOffered = r.mayOffer(networkOf(clientPrefix(s.RemoteAddr())), s.id, s.listener.config.now())
 	}
-	s.offersTo[m.id] = isOffered
+	s.offersTo[m.identity()] = isOffered
 	return isOffered
 }
 

@@ -216,6 +216,26 @@ func TestUnreachableSecondaryIsOfferedLess(t *testing.T) {
 	})
 }
 
+// TestUnreachableSecondaryReturns checks that a session which did not reach a secondary is told when
+// it joins again.
+func TestUnreachableSecondaryReturns(t *testing.T) {
+	inWorldOf(t, unit, 1, lan, func(w *world) {
+		s1 := w.secondaries[0]
+		here := w.newViewer(s1)
+		for range 8 { // one session in eight is told in any case
+			client, _ := here.dial(ClientConfig{})
+			defer client.CloseWithError(0, "")
+		}
+		time.Sleep(time.Minute)
+		w.net.HealPartition(here.addr, s1.addr.Addr())
+		s1.member.Close()
+		s1.join(JoinConfig{Token: w.token})
+		for _, client := range w.clients {
+			w.within(time.Minute, func() bool { return w.path(client, s1.member.ID()).State >= 0 })
+		}
+	})
+}
+
 // TestAttackUnreachableReports checks that false reports of many networks remove no secondary that
 // others reach. Reports on a server that was not offered have no effect.
 func TestAttackUnreachableReports(t *testing.T) {

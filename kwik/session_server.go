@@ -62,7 +62,7 @@ type ServerSession struct {
 	heardAt time.Time
 	// Of reachability.go, guarded by the listener's lock: whether the client is told of a
 	// secondary, and what it reported last.
-	offersTo     map[ServerID]bool
+	offersTo     map[memberKey]bool
 	reachReports map[ServerID]reachReport
 	inspects     bool // the client diagnoses, and is told of all servers; set before it is accepted
 }

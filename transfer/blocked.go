@@ -51,8 +51,9 @@ func (g *get) compareBlocked(ctx context.Context) error {
 // before its bytes are requested. It drops such a file.
 func (m *mirror) isBlocked(h disk.TreeDir, f *mirrorFile) bool {
 	err := m.readOnly
-	if err == nil {
+	if err == nil && !f.dir.takesFiles.Load() {
 		err = disk.CheckWritable(h)
+		f.dir.takesFiles.Store(err == nil)
 	}
 	if err == nil {
 		err = disk.CheckReplaceable(h, f.name)

@@ -7,6 +7,7 @@ import (
 	"kwikcp/transfer/internal/wire"
 	"slices"
 	"sort"
+	"sync/atomic"
 )
 
 // A mirrorDir is a directory of the target while entries in it are under way.
@@ -38,6 +39,9 @@ type mirrorDir struct {
 	hasChanged bool
 	// lack is why a directory that waits is not complete. Guarded by mirror.mu.
 	lack error
+	// takesFiles is set when the system has told that the directory takes new files. That holds for
+	// the round: a change in between is an error of the write.
+	takesFiles atomic.Bool
 }
 
 // readNames reads the names in a directory, and finds out what earlier mirrors left in it.

@@ -118,12 +118,10 @@ func tryCreate(d Dir, name string) error {
 	return d.Remove(name)
 }
 
-// checkHolds returns a NameError if the file system of a directory is known to hold no such name.
+// checkHolds returns a NameError if the file system of a directory is known to hold no such name,
+// which has oddities.
 func checkHolds(d Dir, name string) error {
 	odd := oddities(name)
-	if odd == "" {
-		return nil
-	}
 	_, err := d.Lstat(name)
 	switch {
 	case errors.Is(err, ErrName):

@@ -32,7 +32,7 @@ func CheckReplaceable(d Dir, name string) error {
 	if c == nil {
 		return nil
 	}
-	if err := c.checkReplaceable(name); err != nil || c.holdsAnyName() {
+	if err := c.checkReplaceable(name); err != nil || oddities(name) == "" || c.holdsAnyName() {
 		return err
 	}
 	return checkHolds(d, name)

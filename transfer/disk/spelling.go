@@ -7,8 +7,8 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// This file is about file systems to which some names are the same: those that differ in case, as
-// on FAT, exFAT and NTFS, or in the normal form of Unicode, as on APFS.
+// This file is about file systems to which some names are the same. They ignore case, as FAT and
+// exFAT do, or the normal form of Unicode, as APFS does.
 
 // A Folding says which names are the same to a file system. The zero value stands for one to which
 // all names differ.
@@ -57,9 +57,9 @@ func FoldingOf(d Dir) (Folding, error) {
 // maxSpellings bounds the names among which Spelling searches.
 const maxSpellings = 1 << 20
 
-// Spelling returns the name under which a directory lists the file that it has for a name. That is
-// another one only if both are the same to the file system. Spelling returns the name itself if
-// there is no such file, or if the directory cannot be listed.
+// Spelling returns the name under which a directory lists a file. That is another one than name
+// only if both are the same to the file system. Spelling returns name if there is no such file, or
+// if the directory cannot be listed.
 func Spelling(d Dir, name string) string {
 	tree, ok := d.(TreeDir)
 	if _, err := d.Lstat(name); !ok || err != nil || !hasTwin(d, name) {

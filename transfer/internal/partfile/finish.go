@@ -7,8 +7,8 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// Replaces returns the name under which the directory lists the file that Commit replaces: another
-// one than that of the place if the file system takes both for the same.
+// Replaces returns the name under which the directory lists the file that Commit replaces. That is
+// the name of the place, or one that is the same to the file system.
 func (p *PartFile) Replaces() string { return disk.Spelling(p.place.Dir, p.place.Name) }
 
 // Commit puts the whole file in place: mode, time, all of it to disk, rename, directory to disk.

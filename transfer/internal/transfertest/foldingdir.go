@@ -6,8 +6,8 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// A FoldingDir is a directory of a file system to which some names are the same. A renamed file gets
-// the new spelling, as on exFAT by FUSE.
+// A FoldingDir is a directory of a file system to which some names are the same. A renamed file
+// gets the new spelling, as on exFAT by FUSE.
 type FoldingDir struct {
 	disk.TreeDir
 	Folding disk.Folding
