@@ -93,7 +93,7 @@ func (f *File) checkAnswer(answer *http.Response, start, end int64) error {
 	}
 	switch answer.StatusCode {
 	case http.StatusPartialContent:
-		first, last, total, err := parseContentRange(answer.Header.Get("Content-Range"))
+		first, last, total, err := ParseContentRange(answer.Header.Get("Content-Range"))
 		switch {
 		case err != nil:
 			return fail(true, err)
@@ -191,9 +191,9 @@ func retryAfter(text string, now time.Time) time.Duration {
 	return 0
 }
 
-// parseContentRange parses a Content-Range header of one range (RFC 9110, section 14.4). total is
+// ParseContentRange parses a Content-Range header of one range (RFC 9110, section 14.4). total is
 // -1 if the header does not tell it.
-func parseContentRange(text string) (first, last, total int64, err error) {
+func ParseContentRange(text string) (first, last, total int64, err error) {
 	bad := fmt.Errorf("the server sent a wrong Content-Range")
 	rest, ok := strings.CutPrefix(text, "bytes ")
 	span, of, hasTotal := strings.Cut(rest, "/")

@@ -311,7 +311,7 @@ func FuzzContentRange(f *testing.F) {
 	f.Add("bytes 5-9/*")
 	f.Add("bytes -1-5/10")
 	f.Fuzz(func(t *testing.T, text string) {
-		first, last, total, err := parseContentRange(text)
+		first, last, total, err := ParseContentRange(text)
 		isRange := 0 <= first && first <= last
 		isInside := total == -1 || last < total
 		if err == nil && !(isRange && isInside) {
@@ -321,17 +321,17 @@ func FuzzContentRange(f *testing.F) {
 }
 
 func TestContentRange(t *testing.T) {
-	first, last, total, err := parseContentRange("bytes 5-9/10")
+	first, last, total, err := ParseContentRange("bytes 5-9/10")
 	if got := [3]int64{first, last, total}; got != [3]int64{5, 9, 10} || err != nil {
 		t.Error(got, err)
 	}
-	if _, _, total, err := parseContentRange("bytes 5-9/*"); total != -1 || err != nil {
+	if _, _, total, err := ParseContentRange("bytes 5-9/*"); total != -1 || err != nil {
 		t.Error(total, err)
 	}
 	for _, bad := range []string{
 		"", "bytes", "bytes 5-10/10", "bytes 6-5/10", "bytes +1-5/10", "bytes 1-5/-1", "bytes 1-99999999999999999999/*",
 	} {
-		if _, _, _, err := parseContentRange(bad); err == nil {
+		if _, _, _, err := ParseContentRange(bad); err == nil {
 			t.Errorf("%q is taken", bad)
 		}
 	}
