@@ -75,7 +75,7 @@ func runDemo(ctx context.Context, t *terminal, args []string) (err error) {
 		if c.policy, err = newTrustPolicy(t, c.stateDir, ""); err != nil {
 			return err
 		}
-		root, err := disk.OpenDir(filepath.Join(work, dir))
+		root, err := disk.OpenTree(filepath.Join(work, dir), false)
 		if err != nil {
 			return transfer.LocalError("prepare the demo", err)
 		}

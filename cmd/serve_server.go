@@ -22,6 +22,7 @@ import (
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 )
 
 // A runningServer is a server of this process. Its goroutines are the loop of the file server
@@ -29,7 +30,7 @@ import (
 type runningServer struct {
 	serveConfig
 	url      transfer.URL
-	served   disk.Dir     // the root; the caller of startServer closes it
+	served   disk.TreeDir // the root; the caller of startServer closes it
 	target   disk.TreeDir // the root at the start, which a mirror alone writes to; nil without --mirror
 	listener *kwik.Listener
 	files    *serve.Server
@@ -49,7 +50,7 @@ type runningServer struct {
 }
 
 // startServer starts a server of a directory.
-func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
+func startServer(c serveConfig, dir disk.TreeDir) (*runningServer, error) {
 	cert, err := trust.LoadOrCreateIdentity(c.stateDir, time.Now())
 	if err != nil {
 		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "load the server's key", Err: err}
@@ -59,7 +60,7 @@ func startServer(c serveConfig, dir disk.Dir) (*runningServer, error) {
 		return nil, err
 	}
 	s := &runningServer{
-		serveConfig: c, served: dir, files: serve.NewServer(dir, c.log),
+		serveConfig: c, served: dir, files: serve.NewServer(source.Local(dir), c.log),
 		identity: cert, reloads: make(chan struct{}, 1), keyChanged: make(chan struct{}, 1),
 	}
 	s.files.NameWebMirrors(c.webMirrors...)

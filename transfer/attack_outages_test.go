@@ -92,7 +92,7 @@ type slowTree struct {
 }
 
 func (d slowTree) Open(name string) (disk.File, error) {
-	return transfertest.SlowDir{Dir: d.TreeDir, Delay: d.delay}.Open(name)
+	return transfertest.SlowDir{TreeDir: d.TreeDir, Delay: d.delay}.Open(name)
 }
 
 // inOutages runs a transfer of a MB, with outages in each of its phases. A server that is not warm

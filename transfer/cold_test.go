@@ -249,12 +249,12 @@ func TestColdStartIsNotForAll(t *testing.T) {
 // hashedSlowly is a Dir whose files take a while to read in the blocks that are hashed at once,
 // and which counts these.
 type hashedSlowly struct {
-	disk.Dir
+	disk.TreeDir
 	blocks *atomic.Int64
 }
 
 func (d hashedSlowly) Open(name string) (disk.File, error) {
-	f, err := d.Dir.Open(name)
+	f, err := d.TreeDir.Open(name)
 	if err != nil {
 		return nil, err
 	}

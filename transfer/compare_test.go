@@ -86,7 +86,7 @@ func (w *testNet) compare(ctx context.Context, f disk.File) (Comparison, error) 
 func TestCompare(t *testing.T) {
 	dir := t.TempDir()
 	transfertest.Put(t, filepath.Join(dir, "file"), string(theFile))
-	d, err := disk.OpenDir(dir)
+	d, err := disk.OpenTree(dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}

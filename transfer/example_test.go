@@ -18,6 +18,7 @@ import (
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 )
 
 func check(err error) {
@@ -52,7 +53,7 @@ func serveExample(root string) (url string, client *tls.Config, stop func()) {
 	serverTLS, clientTLS := exampleTLS()
 	dir, err := disk.OpenTree(root, false)
 	check(err)
-	files := serve.NewServer(dir, slog.New(slog.DiscardHandler))
+	files := serve.NewServer(source.Local(dir), slog.New(slog.DiscardHandler))
 	listener, err := kwik.ListenAddr("127.0.0.1:0", serverTLS, &kwik.ServerConfig{OpenContent: files.OpenContent})
 	check(err)
 	served := make(chan error)

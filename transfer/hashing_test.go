@@ -17,7 +17,7 @@ func TestServerSaysThatItIsHashing(t *testing.T) {
 		t.Fatal(err)
 	}
 	onWire(t, func(w *testNet) {
-		w.serve(transfertest.SlowDir{Dir: d, Delay: 700 * time.Millisecond})
+		w.serve(transfertest.SlowDir{TreeDir: d, Delay: 700 * time.Millisecond})
 		var heard hashingLog
 		start := time.Now()
 		o := GetOptions{URL: URL{Host: transfertest.ServerAddr.String(), Path: "big"}, TLS: w.TLS(),
@@ -59,7 +59,7 @@ func TestServerClosesWhileItHashes(t *testing.T) {
 		t.Fatal(err)
 	}
 	onWire(t, func(w *testNet) {
-		w.serve(transfertest.SlowDir{Dir: d, Delay: time.Second})
+		w.serve(transfertest.SlowDir{TreeDir: d, Delay: time.Second})
 		time.AfterFunc(5*time.Second, func() { w.Listener.Close() })
 		_, took, err := w.get(func(o *GetOptions) { o.URL.Path = "big" })
 		wantKind(w.T, err, KindNetwork, "10.0.0.1:4433")

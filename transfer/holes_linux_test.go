@@ -95,7 +95,7 @@ func onHoles(t *testing.T, file sparse, f func(w *holeNet)) {
 		w := &holeNet{testNet: n, root: filepath.Join(root, "file"), target: filepath.Join(target, "file")}
 		n.Wrap = func(c net.PacketConn) net.PacketConn { return countedSocket{c, &w.sent} }
 		file.put(t, w.root)
-		dir, err := disk.OpenDir(root)
+		dir, err := disk.OpenTree(root, false)
 		if err != nil {
 			t.Fatal(err)
 		}

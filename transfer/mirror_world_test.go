@@ -9,6 +9,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -82,7 +83,7 @@ func ServeTree(t *testing.T, role kwik.ServerRole, root string, wrap func(disk.T
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := serve.NewServer(d, slog.New(slog.DiscardHandler))
+	s := serve.NewServer(source.Local(d), slog.New(slog.DiscardHandler))
 	conf := &kwik.ServerConfig{Role: role, JoinToken: joinToken, OpenContent: s.OpenContent}
 	if role == kwik.ServerRolePrimary {
 		conf.Verify, conf.ChallengeDescriptor = s.Verify, s.ChallengeDescriptor

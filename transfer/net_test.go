@@ -7,6 +7,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,9 +28,9 @@ func onWire(t *testing.T, f func(w *testNet)) {
 var serverFile = URL{Host: transfertest.ServerAddr.String(), Path: "file"}
 
 // serve starts our server of a directory.
-func (w *testNet) serve(dir disk.Dir) *serve.Server {
+func (w *testNet) serve(dir disk.TreeDir) *serve.Server {
 	w.T.Helper()
-	s := serve.NewServer(dir, w.Logger())
+	s := serve.NewServer(source.Local(dir), w.Logger())
 	w.Serve(s)
 	return s
 }
@@ -43,7 +44,7 @@ func (w *testNet) serveFiles(files map[string][]byte) {
 			w.T.Fatal(err)
 		}
 	}
-	dir, err := disk.OpenDir(root)
+	dir, err := disk.OpenTree(root, false)
 	if err != nil {
 		w.T.Fatal(err)
 	}

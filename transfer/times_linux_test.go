@@ -22,7 +22,7 @@ func TestFarTimes(t *testing.T) {
 		"end": time.Unix(math.MaxInt64/1_000_000_000+1, 1),
 		"far": time.Date(2300, 1, 2, 3, 4, 5, 678, time.UTC), "last": time.Date(9999, 12, 31, 23, 59, 59, 1, time.UTC),
 	}
-	dir, err := disk.OpenDir(source)
+	dir, err := disk.OpenTree(source, false)
 	if err != nil {
 		t.Fatal(err)
 	}

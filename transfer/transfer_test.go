@@ -11,6 +11,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -52,7 +53,7 @@ func (r *roundCall) wait(ctx context.Context) {
 // serveOnLoopback starts a server of a directory on a real socket.
 func serveOnLoopback(t *testing.T, role kwik.ServerRole, root string, call *roundCall) (*kwik.Listener, trust.Pin) {
 	t.Helper()
-	d, err := disk.OpenDir(root)
+	d, err := disk.OpenTree(root, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +61,7 @@ func serveOnLoopback(t *testing.T, role kwik.ServerRole, root string, call *roun
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := serve.NewServer(d, slog.New(slog.DiscardHandler))
+	s := serve.NewServer(source.Local(d), slog.New(slog.DiscardHandler))
 	l, err := kwik.ListenAddr("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, &kwik.ServerConfig{
 		Role: role, JoinToken: joinToken,
 		OpenContent: func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
@@ -169,13 +170,13 @@ func (r *recordedReports) Server(s ServerStatus) {
 
 // A meddledDir lets something happen before the n-th read of a file.
 type meddledDir struct {
-	disk.Dir
+	disk.TreeDir
 	left   atomic.Int32
 	meddle func()
 }
 
 func (d *meddledDir) Open(name string) (disk.File, error) {
-	f, err := d.Dir.Open(name)
+	f, err := d.TreeDir.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -243,11 +244,11 @@ func TestFileThatChangesOnTheServer(t *testing.T) {
 				if err := os.WriteFile(path, old, 0o644); err != nil {
 					t.Fatal(err)
 				}
-				d, err := disk.OpenDir(root)
+				d, err := disk.OpenTree(root, false)
 				if err != nil {
 					t.Fatal(err)
 				}
-				meddled := &meddledDir{Dir: d, meddle: func() {
+				meddled := &meddledDir{TreeDir: d, meddle: func() {
 					if err := change(path); err != nil {
 						t.Error(err)
 					}
@@ -285,7 +286,7 @@ func TestFileThatChangesOnTheServer(t *testing.T) {
 					}
 				}
 				if now, gone := os.ReadFile(path); gone == nil { // and the same command again gets what is there now
-					d, err := disk.OpenDir(root)
+					d, err := disk.OpenTree(root, false)
 					if err != nil {
 						t.Fatal(err)
 					}

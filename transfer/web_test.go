@@ -9,6 +9,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
@@ -62,7 +63,7 @@ func newWebWorld(t *testing.T, files map[string][]byte, named ...string) *webWor
 	w.web.StartTLS()
 	t.Cleanup(w.web.Close)
 
-	d, err := disk.OpenDir(w.root)
+	d, err := disk.OpenTree(w.root, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +72,7 @@ func newWebWorld(t *testing.T, files map[string][]byte, named ...string) *webWor
 		t.Fatal(err)
 	}
 	w.pin = trust.PinOf(cert.Leaf)
-	s := serve.NewServer(d, slog.New(slog.DiscardHandler))
+	s := serve.NewServer(source.Local(d), slog.New(slog.DiscardHandler))
 	var mirrors []serve.WebMirror
 	for i, template := range named {
 		template = strings.Replace(template, "{web}", w.web.URL, 1)

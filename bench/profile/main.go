@@ -30,6 +30,7 @@ import (
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 )
 
 func main() {
@@ -88,12 +89,12 @@ func serveTree(ctx context.Context, root, primary string) error {
 	if err != nil {
 		return err
 	}
-	dir, err := disk.OpenDir(root)
+	dir, err := disk.OpenTree(root, false)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	files := serve.NewServer(dir, slog.New(slog.DiscardHandler))
+	files := serve.NewServer(source.Local(dir), slog.New(slog.DiscardHandler))
 	defer files.Close()
 	conf := &kwik.ServerConfig{OpenContent: files.OpenContent, Verify: files.Verify}
 	if primary != "" {

@@ -51,12 +51,11 @@ var ErrChanged = errors.New("the file has changed")
 // Fetch requests the bytes [start, end) and returns them as they arrive. The reader ends with
 // io.ErrUnexpectedEOF if the server sends fewer. An error is an *Error, unless ctx ended.
 func (f *File) Fetch(ctx context.Context, start, end int64) (io.ReadCloser, error) {
-	answer, err := f.c.get(ctx, f.url, func(r *http.Request) {
-		r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", start, end-1))
-		if tag := f.pinned(); isStrong(tag) {
-			r.Header.Set("If-Range", tag)
-		}
-	})
+	header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", start, end-1)}}
+	if tag := f.pinned(); IsStrong(tag) {
+		header.Set("If-Range", tag)
+	}
+	answer, err := f.c.Request(ctx, http.MethodGet, f.url, header)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +63,13 @@ func (f *File) Fetch(ctx context.Context, start, end int64) (io.ReadCloser, erro
 		answer.Body.Close()
 		return nil, err
 	}
-	return &body{Reader: io.LimitReader(answer.Body, end-start), Closer: answer.Body, left: end - start}, nil
+	return Expect(answer.Body, end-start), nil
+}
+
+// Expect returns the content of an answer that must have so many bytes. The reader ends with
+// io.ErrUnexpectedEOF if there are fewer, and does not return more.
+func Expect(content io.ReadCloser, bytes int64) io.ReadCloser {
+	return &body{Reader: io.LimitReader(content, bytes), Closer: content, left: bytes}
 }
 
 // A body is the content of an answer. It must have as many bytes as were requested.
@@ -115,7 +120,7 @@ func (f *File) checkAnswer(answer *http.Response, start, end int64) error {
 			return fail(true, errors.New("the server does not send parts of files"))
 		}
 	default:
-		return statusError(f.url, answer)
+		return StatusError(f.url, answer)
 	}
 	if !f.pin(answer) {
 		return fail(false, ErrChanged)
@@ -131,8 +136,8 @@ func versionOf(answer *http.Response) string {
 	return answer.Header.Get("Last-Modified")
 }
 
-// isStrong reports whether a version is a strong entity tag (RFC 9110, section 8.8.3).
-func isStrong(version string) bool { return strings.HasPrefix(version, `"`) }
+// IsStrong reports whether a version is a strong entity tag (RFC 9110, section 8.8.3).
+func IsStrong(version string) bool { return strings.HasPrefix(version, `"`) }
 
 func (f *File) pinned() string {
 	f.mu.Lock()
@@ -159,8 +164,8 @@ func (f *File) pin(answer *http.Response) (same bool) {
 // maxRetryAfter bounds Error.RetryAfter: a server may send any.
 const maxRetryAfter = time.Hour
 
-// statusError returns the error of an answer that has no content.
-func statusError(u *url.URL, answer *http.Response) *Error {
+// StatusError returns the error of an answer that has no content.
+func StatusError(u *url.URL, answer *http.Response) *Error {
 	status := answer.StatusCode
 	e := &Error{URL: Shown(u), Status: status, Err: errors.New(statusText(status)), Permanent: true}
 	switch status {
@@ -218,11 +223,13 @@ func ParseContentRange(text string) (first, last, total int64, err error) {
 	return first, last, total, nil
 }
 
-// get sends a GET request, and follows redirects. set adds headers to each request.
-func (c *Client) get(ctx context.Context, u *url.URL, set func(*http.Request)) (*http.Response, error) {
+// Request sends a request without content, and follows redirects. The header is that of each
+// request. The Request of the answer has the last URL. An error is an *Error, unless ctx ended. The
+// caller closes the answer's body.
+func (c *Client) Request(ctx context.Context, method string, u *url.URL, header http.Header) (*http.Response, error) {
 	transport := c.first
 	for range maxRedirects + 1 {
-		answer, remote, err := c.send(ctx, transport, u, set)
+		answer, remote, err := c.send(ctx, transport, method, u, header)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
@@ -255,7 +262,7 @@ func (c *Client) get(ctx context.Context, u *url.URL, set func(*http.Request)) (
 
 // send sends one request. remote is the address of the server; the zero Addr behind a proxy.
 func (c *Client) send(
-	ctx context.Context, transport *http.Transport, u *url.URL, set func(*http.Request),
+	ctx context.Context, transport *http.Transport, method string, u *url.URL, header http.Header,
 ) (answer *http.Response, remote netip.Addr, err error) {
 	var connected netip.Addr
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(g httptrace.GotConnInfo) {
@@ -263,11 +270,13 @@ func (c *Client) send(
 			connected = addr.AddrPort().Addr().Unmap()
 		}
 	}})
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	r, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
 	if err != nil {
 		return nil, remote, err
 	}
-	set(r)
+	for name, values := range header {
+		r.Header[name] = values
+	}
 	r.Header.Set("Accept-Encoding", "identity")
 	if c.options.Agent != "" {
 		r.Header.Set("User-Agent", c.options.Agent)

@@ -1,25 +1,56 @@
 package disk
 
 import (
+	"io"
 	"strings"
 	"sync"
 )
 
 // A DirCache opens directories of a tree, and keeps some of them open for later. It opens each
 // directory from its parent and follows no links. It is safe for concurrent use.
-type DirCache struct {
-	root TreeDir // the caller closes it
-
-	mu    sync.Mutex
-	open  map[string]*CachedDir // by path below root
-	names map[string]string     // of directories that have another name for now, by path
-	clock uint64                // counts acquisitions
-}
+type DirCache struct{ *Cache[TreeDir] }
 
 // A CachedDir is an open directory of a DirCache. It stays open at least until it has been
 // released as often as it was acquired. Only the cache closes it.
 type CachedDir struct {
 	TreeDir
+	held *Cached[TreeDir]
+}
+
+// Unwrap returns the directory itself.
+func (d *CachedDir) Unwrap() TreeDir { return d.TreeDir }
+
+// NewDirCache returns a cache of the directories of a tree. The caller closes the cache and then
+// root.
+func NewDirCache(root TreeDir) *DirCache { return &DirCache{NewCache(root, TreeDir.Sub)} }
+
+// Acquire returns the directory with a path below the root; "" is the root. The caller releases
+// it.
+func (c *DirCache) Acquire(dir string) (*CachedDir, error) {
+	held, err := c.Cache.Acquire(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &CachedDir{held.Dir, held}, nil
+}
+
+// Release ends one use of a directory.
+func (c *DirCache) Release(d *CachedDir) { c.Cache.Release(d.held) }
+
+// A Cache is a [DirCache] of directories of another kind.
+type Cache[D io.Closer] struct {
+	root D // the caller closes it
+	sub  func(in D, name string) (D, error)
+
+	mu    sync.Mutex
+	open  map[string]*Cached[D] // by path below root
+	names map[string]string     // of directories that have another name for now, by path
+	clock uint64                // counts acquisitions
+}
+
+// A Cached is an open directory of a Cache, as a [CachedDir] is one of a DirCache.
+type Cached[D io.Closer] struct {
+	Dir D
 
 	// Guarded by the cache's lock.
 	path    string
@@ -28,21 +59,18 @@ type CachedDir struct {
 	dropped bool   // no longer in the cache; it is closed with the last release
 }
 
-// Unwrap returns the directory itself.
-func (d *CachedDir) Unwrap() TreeDir { return d.TreeDir }
-
 // maxOpenDirs bounds the directories that a cache keeps open while they are not in use.
 const maxOpenDirs = 48
 
-// NewDirCache returns a cache of the directories of a tree. The caller closes the cache and then
-// root.
-func NewDirCache(root TreeDir) *DirCache {
-	return &DirCache{root: root, open: make(map[string]*CachedDir)}
+// NewCache returns a cache of the directories of a tree. sub opens a directory in another one. The
+// cache calls it with its lock held. The caller closes the cache and then root.
+func NewCache[D io.Closer](root D, sub func(in D, name string) (D, error)) *Cache[D] {
+	return &Cache[D]{root: root, sub: sub, open: make(map[string]*Cached[D])}
 }
 
 // Acquire returns the directory with a path below the root; "" is the root. The caller releases
 // it.
-func (c *DirCache) Acquire(dir string) (*CachedDir, error) {
+func (c *Cache[D]) Acquire(dir string) (*Cached[D], error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	at, rest := dir, "" // the nearest open directory, and the path from there
@@ -51,7 +79,7 @@ func (c *DirCache) Acquire(dir string) (*CachedDir, error) {
 	}
 	d := c.open[at]
 	if d == nil {
-		d = &CachedDir{TreeDir: c.root}
+		d = &Cached[D]{Dir: c.root}
 		c.open[""] = d
 	}
 	c.acquire(d)
@@ -61,12 +89,12 @@ func (c *DirCache) Acquire(dir string) (*CachedDir, error) {
 		if other, ok := c.names[path]; ok {
 			name = other
 		}
-		sub, err := d.Sub(name)
+		sub, err := c.sub(d.Dir, name)
 		if err != nil {
 			c.release(d)
 			return nil, err
 		}
-		next := &CachedDir{TreeDir: sub, path: path}
+		next := &Cached[D]{Dir: sub, path: path}
 		c.open[next.path] = next
 		c.acquire(next)
 		c.release(d)
@@ -76,24 +104,24 @@ func (c *DirCache) Acquire(dir string) (*CachedDir, error) {
 }
 
 // Release ends one use of a directory.
-func (c *DirCache) Release(d *CachedDir) {
+func (c *Cache[D]) Release(d *Cached[D]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.release(d)
 }
 
 // acquire begins one use of a directory. The lock must be held.
-func (c *DirCache) acquire(d *CachedDir) {
+func (c *Cache[D]) acquire(d *Cached[D]) {
 	c.clock++
 	d.refs, d.used = d.refs+1, c.clock
 }
 
 // release ends one use of a directory, and closes the least recently used ones if too many are
 // open. The lock must be held.
-func (c *DirCache) release(d *CachedDir) {
+func (c *Cache[D]) release(d *Cached[D]) {
 	d.refs--
 	if d.dropped && d.refs == 0 {
-		d.Close()
+		d.Dir.Close()
 	}
 	for len(c.open) > maxOpenDirs {
 		oldest := c.leastRecentlyUsed()
@@ -101,13 +129,13 @@ func (c *DirCache) release(d *CachedDir) {
 			return
 		}
 		delete(c.open, oldest.path)
-		oldest.Close()
+		oldest.Dir.Close()
 	}
 }
 
 // leastRecentlyUsed returns the directory whose last use is longest ago, nil if all but the root
 // are in use. The lock must be held.
-func (c *DirCache) leastRecentlyUsed() (oldest *CachedDir) {
+func (c *Cache[D]) leastRecentlyUsed() (oldest *Cached[D]) {
 	for _, d := range c.open {
 		isCandidate := d.refs == 0 && d.path != ""
 		if isCandidate && (oldest == nil || d.used < oldest.used) {
@@ -119,7 +147,7 @@ func (c *DirCache) leastRecentlyUsed() (oldest *CachedDir) {
 
 // Redirect lets a path stand for a directory that has another name in its parent. An empty name
 // ends that. Directories that are open stay so.
-func (c *DirCache) Redirect(dir, name string) {
+func (c *Cache[D]) Redirect(dir, name string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if name == "" {
@@ -134,7 +162,7 @@ func (c *DirCache) Redirect(dir, name string) {
 
 // Drop drops a directory and everything below it from the cache, after they have been removed
 // from the disk.
-func (c *DirCache) Drop(dir string) {
+func (c *Cache[D]) Drop(dir string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for p, d := range c.open {
@@ -142,19 +170,19 @@ func (c *DirCache) Drop(dir string) {
 			delete(c.open, p)
 			d.dropped = true
 			if d.refs == 0 {
-				d.Close()
+				d.Dir.Close()
 			}
 		}
 	}
 }
 
 // Close closes all directories except for the root. None may be in use.
-func (c *DirCache) Close() {
+func (c *Cache[D]) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for p, d := range c.open {
 		if p != "" {
-			d.Close()
+			d.Dir.Close()
 		}
 	}
 	clear(c.open)

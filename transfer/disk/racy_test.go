@@ -40,6 +40,9 @@ func TestVersionIsRacy(t *testing.T) {
 			if got := v.IsRacy(now); got != tt.want {
 				t.Errorf("%s: %+v is racy: %t", tt.name, v, got)
 			}
+			if v.Tag[3] = 1; v.IsRacy(now) {
+				t.Errorf("%s: with a tag it is racy", tt.name)
+			}
 		}
 	}
 }

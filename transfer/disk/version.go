@@ -13,8 +13,8 @@ type Version struct {
 	// Device and Inode identify the file, whatever its names. Both are 0 if the system does not
 	// tell them.
 	Device, Inode uint64
-	// Tag identifies the content of an object in a store, by its entity tag or version; 0 for other
-	// files.
+	// Tag identifies the content of an object of a store, among those that have its name, by its
+	// entity tag or version; 0 for other files.
 	Tag [16]byte
 }
 
@@ -22,11 +22,14 @@ type Version struct {
 type Versioned interface{ Version() Version }
 
 // IsIdentified reports whether the version tells its file apart from all others, so that files of
-// one version are one file.
-func (v Version) IsIdentified() bool { return v.Device != 0 && v.Inode != 0 }
+// one version are one file. Two objects of a store may have the same tag.
+func (v Version) IsIdentified() bool { return !v.IsTagged() && v.Device != 0 && v.Inode != 0 }
+
+// IsTagged reports whether a store tells the version.
+func (v Version) IsTagged() bool { return v.Tag != [16]byte{} }
 
 // CheckVersion returns ErrChanged if a file is not of the given version.
-func CheckVersion(f File, version Version) error {
+func CheckVersion(f interface{ Stat() (fs.FileInfo, error) }, version Version) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -38,8 +41,12 @@ func CheckVersion(f File, version Version) error {
 }
 
 // SameFile reports whether two descriptions are of the same file. Descriptions by a Dir that is
-// not the operating system's are if their Sys values are equal, or identify the same file.
+// not the operating system's are if their Sys values are equal, or identify the same file. Objects of
+// a store have one name each, which descriptions do not tell.
 func SameFile(a, b fs.FileInfo) bool {
+	if VersionOf(a).IsTagged() || VersionOf(b).IsTagged() {
+		return false
+	}
 	if os.SameFile(a, b) || a.Sys() != nil && a.Sys() == b.Sys() {
 		return true
 	}

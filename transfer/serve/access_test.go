@@ -16,6 +16,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"math/big"
 	"net"
 	"os"
@@ -83,7 +84,7 @@ func guard(t *testing.T, f func(g *guarded)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := NewServer(dir, n.Logger())
+		s := NewServer(source.Local(dir), n.Logger())
 		s.SetAccess(g.access)
 		l := n.Start(&kwik.ServerConfig{OpenContent: s.OpenContent, Authorize: g.access.Authorize})
 		n.Go(func() {
@@ -374,7 +375,7 @@ func TestAccessWithoutAuthorize(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer dir.Close()
-		s := NewServer(dir, n.Logger())
+		s := NewServer(source.Local(dir), n.Logger())
 		s.SetAccess(NewAccess(n.Logger()))
 		n.Serve(s)
 		c, err := kwik.DialAddr(n.Ctx, transfertest.ServerAddr.String(), n.TLS(), n.Client())

@@ -6,6 +6,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"path/filepath"
 	"runtime"
@@ -177,7 +178,7 @@ func TestBatchContentsShareOpenFiles(t *testing.T) {
 	root := t.TempDir()
 	names := manyNames(t, root, 1000, 300)
 	d := meter(t, root, 0)
-	s := NewServer(d, slog.New(slog.DiscardHandler))
+	s := NewServer(source.Local(d), slog.New(slog.DiscardHandler))
 	defer s.Close()
 	var contents []*batchContent
 	for range 3 * maxOpenFiles / 10 {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/source"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,30 +26,25 @@ func TestAttackLongNamesUnderExclusions(t *testing.T) {
 	}
 	defer tree.Close()
 	long := strings.Repeat("a/", 16<<10-1) + "a"
-	for kind, dir := range map[string]disk.Dir{"tree": tree, "directory": onlyDir{tree}} {
-		matched := 0
-		rules := &visibility{excluded: func(path string, _ bool) bool {
-			matched += len(path)
-			return path == "secret"
-		}}
-		visible := newVisible(dir, rules)
-		for _, name := range []string{long, "a/a/file/" + long, "x" + long, "secret/" + long} {
-			if _, err := visible.Open(name); !errors.Is(err, fs.ErrNotExist) && disk.ClassOf(err) != disk.CauseAbsent {
-				t.Errorf("%s: open: %v", kind, err)
-			}
-			if _, err := visible.Stat(name); !errors.Is(err, fs.ErrNotExist) && disk.ClassOf(err) != disk.CauseAbsent {
-				t.Errorf("%s: stat: %v", kind, err)
-			}
+	matched := 0
+	rules := &visibility{excluded: func(path string, _ bool) bool {
+		matched += len(path)
+		return path == "secret"
+	}}
+	visible := newVisible(source.Local(tree), rules)
+	for _, name := range []string{long, "a/a/file/" + long, "x" + long, "secret/" + long} {
+		if _, err := visible.Open(t.Context(), name); !errors.Is(err, fs.ErrNotExist) && disk.ClassOf(err) != disk.CauseAbsent {
+			t.Errorf("open: %v", err)
 		}
-		t.Logf("%s: %d bytes matched", kind, matched)
-		if matched > 1000 {
-			t.Errorf("%s: %d bytes were matched for 8 names of %d bytes", kind, matched, len(long))
+		if _, err := visible.Stat(t.Context(), name); !errors.Is(err, fs.ErrNotExist) && disk.ClassOf(err) != disk.CauseAbsent {
+			t.Errorf("stat: %v", err)
 		}
 	}
+	t.Logf("%d bytes matched", matched)
+	if matched > 1000 {
+		t.Errorf("%d bytes were matched for 8 names of %d bytes", matched, len(long))
+	}
 }
-
-// onlyDir hides that a Dir is a TreeDir.
-type onlyDir struct{ disk.Dir }
 
 // A foldingTree is a directory that ignores case: its names are in lower case.
 type foldingTree struct {
@@ -94,32 +90,32 @@ func TestAttackSpellingsOfExcludedNames(t *testing.T) {
 	rules := &visibility{excluded: excludes, folded: func(path string, isDir bool) bool {
 		return excludes(strings.ToLower(path), isDir)
 	}}
-	visible := newVisible(foldingTree{TreeDir: tree}, rules).(disk.TreeDir)
+	visible := newVisible(source.Local(foldingTree{TreeDir: tree}), rules)
 	for _, name := range []string{
 		"private/secret", "PRIVATE/secret", "Private/Secret", "note.bak", "NOTE.bak", "Note.BAK", "link", "tobak",
 	} {
-		if f, err := visible.Open(name); err == nil {
+		if f, err := visible.Open(t.Context(), name); err == nil {
 			f.Close()
 			t.Errorf("%q opens", name)
 		}
-		if _, err := visible.Stat(name); err == nil {
+		if _, err := visible.Stat(t.Context(), name); err == nil {
 			t.Errorf("%q has a description", name)
 		}
 	}
-	if sub, err := visible.At("PRIVATE"); err == nil {
+	if sub, err := visible.At(t.Context(), "PRIVATE"); err == nil {
 		sub.Close()
 		t.Error("the directory opens under another spelling")
 	}
-	if f, err := visible.Open("FILE"); err != nil {
+	if f, err := visible.Open(t.Context(), "FILE"); err != nil {
 		t.Error(err)
 	} else {
 		f.Close()
 	}
 	transfertest.Put(t, filepath.Join(root, "Private"), "content")
 	transfertest.Put(t, filepath.Join(root, "NOTE.BAK"), "content")
-	visible = newVisible(foldingTree{tree, true}, rules).(disk.TreeDir)
+	visible = newVisible(source.Local(foldingTree{tree, true}), rules)
 	for _, name := range []string{"Private", "NOTE.BAK"} {
-		if f, err := visible.Open(name); err != nil {
+		if f, err := visible.Open(t.Context(), name); err != nil {
 			t.Errorf("where case counts: %v", err)
 		} else {
 			f.Close()

@@ -8,6 +8,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -165,7 +166,7 @@ func TestNamesAreKept(t *testing.T) {
 	}
 	use := func(path string, d *statedDir) {
 		t.Helper()
-		list, err := l.list(t.Context(), netip.Prefix{}, path, d)
+		list, err := l.list(t.Context(), netip.Prefix{}, path, source.Local(d))
 		if err != nil || len(list.names) != d.n {
 			t.Fatalf("%s: %v", path, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"os"
 	"path/filepath"
 	"sync"
@@ -41,7 +42,7 @@ func TestAttackTreesBeyondLimit(t *testing.T) {
 	}
 	defer tree.Close()
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		s := NewServer(tree, w.Logger())
+		s := NewServer(source.Local(tree), w.Logger())
 		l := w.Start(&kwik.ServerConfig{
 			Config: kwik.Config{RateLimit: kwik.NewRateLimit(rate)}, OpenContent: s.OpenContent,
 		})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/source"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -64,7 +65,7 @@ func TestAttackQueuedRequests(t *testing.T) {
 	const limit = 32 << 20
 	tree, _ := sickTreeOf(t)
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		s := NewServer(tree, w.Logger())
+		s := NewServer(source.Local(tree), w.Logger())
 		l := w.Start(&kwik.ServerConfig{OpenContent: s.OpenContent, MemoryLimit: limit})
 		w.Go(func() {
 			s.Serve(w.Ctx, l)

@@ -5,6 +5,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,7 +33,7 @@ func TestAttackTreesOfOneSession(t *testing.T) {
 		}
 	}
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		s := NewServer(meter(t, root, 0), w.Logger())
+		s := NewServer(source.Local(meter(t, root, 0)), w.Logger())
 		l := w.Start(&kwik.ServerConfig{OpenContent: s.OpenContent, MemoryLimit: limit})
 		w.Go(func() {
 			s.Serve(w.Ctx, l)

@@ -8,6 +8,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"sort"
 
@@ -48,7 +49,7 @@ func (s *Server) openBatchContent(
 	if d.base != "" && wire.CheckPath(d.base) != nil {
 		return nil, errNoContent
 	}
-	c := &batchContent{server: s, log: s.logOf(r.Session), base: d.base, files: files, why: purposeOf(r)}
+	c := &batchContent{ctx: ctx, server: s, log: s.logOf(r.Session), base: d.base, files: files, why: purposeOf(r)}
 	if served, ok := s.batches.newest(string(r.Descriptor)); ok {
 		if len(served.versions) != len(files) {
 			return nil, errNoContent // cannot happen
@@ -102,7 +103,7 @@ func missingError(err error) error {
 func (s *Server) findCopy(
 	ctx context.Context, of client, c *batchContent, path string, f wire.BatchFile,
 ) (version disk.Version, err error) {
-	info, err := s.dir.Stat(path)
+	info, err := s.dir.Stat(ctx, path)
 	if err != nil {
 		return version, err
 	}
@@ -165,7 +166,7 @@ func (s *Server) treeOfTinyCopy(
 		return nil, errNoContent
 	}
 	defer release()
-	file, err := s.dir.Open(path)
+	file, err := s.dir.Open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +185,7 @@ func checkRoot(f wire.BatchFile, tree *integrity.Tree) error {
 // verifyBatch checks bytes of a batch whose stream this server opened against the trees of its
 // files. If the stream is not open any more, there is nothing to check them against, and it
 // returns nil.
-func (s *Server) verifyBatch(descriptor []byte, off int64, p []byte) error {
+func (s *Server) verifyBatch(ctx context.Context, descriptor []byte, off int64, p []byte) error {
 	served, ok := s.batches.newest(string(descriptor))
 	if !ok {
 		return nil
@@ -202,7 +203,7 @@ func (s *Server) verifyBatch(descriptor []byte, off int64, p []byte) error {
 		end := start + tree.Size()
 		if off < end {
 			n := min(int64(len(p)), end-off)
-			if err := s.verifyFile(disk.JoinPath(d.base, files[i].Path), tree, off-start, p[:n]); err != nil {
+			if err := s.verifyFile(ctx, disk.JoinPath(d.base, files[i].Path), tree, off-start, p[:n]); err != nil {
 				return err
 			}
 			p, off = p[n:], off+n
@@ -219,6 +220,7 @@ const maxCopiesHashed = 4
 // A batchContent is the content of the files of a batch, each of a known version. A file is
 // opened when it is read.
 type batchContent struct {
+	ctx      context.Context // ends when the client releases the content
 	server   *Server
 	log      *slog.Logger // of the client
 	base     string
@@ -262,7 +264,7 @@ func (c *batchContent) ReadAt(p []byte, off int64) (read int, err error) {
 // readFile reads len(p) bytes of a file from off on. The file existed when the batch was opened. If
 // it cannot be opened now it changed: the client must not learn how.
 func (c *batchContent) readFile(i int, p []byte, off int64) error {
-	open := func() (disk.File, error) { return c.server.dir.Open(disk.JoinPath(c.base, c.files[i].Path)) }
+	open := func() (source.Object, error) { return c.server.dir.Open(c.ctx, disk.JoinPath(c.base, c.files[i].Path)) }
 	file, err := c.server.opened.acquire(openKey{c, i}, open)
 	if err != nil {
 		return c.failed(i, err, errFileChanged)

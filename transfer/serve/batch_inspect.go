@@ -7,6 +7,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"sync"
 )
 
@@ -94,7 +95,7 @@ func (s *Server) visit(ctx context.Context, b *batch, f *batchFile, path string)
 		return nil, err
 	}
 	defer release()
-	file, err := s.dir.Open(path)
+	file, err := s.dir.Open(ctx, path)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +142,7 @@ func (b *batch) tinyTree(key fileKey) (t *tinyTree, isNew bool) {
 
 // hashTiny returns the tree of an open file. The error is errFileChanged if the file is not of
 // the given version.
-func hashTiny(ctx context.Context, file disk.File, version disk.Version) (*integrity.Tree, error) {
+func hashTiny(ctx context.Context, file source.Object, version disk.Version) (*integrity.Tree, error) {
 	tree, err := integrity.Build(ctx, file, version.Size, integrity.GroupSizeFor(version.Size), nil)
 	if changed := checkVersion(file, version); changed != nil {
 		return nil, changed

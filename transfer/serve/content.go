@@ -8,6 +8,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"math"
 	"time"
@@ -68,7 +69,7 @@ func (s *Server) openFile(ctx context.Context, r kwik.ContentRequest, why purpos
 	if wire.CheckPath(d.path) != nil {
 		return nil, errNoContent
 	}
-	f, err := s.dir.Open(d.path)
+	f, err := s.dir.Open(ctx, d.path)
 	if err != nil {
 		s.logOf(r.Session).Info("requested file cannot be opened", "path", d.path, "err", err)
 		return nil, contentError(err)
@@ -155,25 +156,25 @@ func (s *Server) logServed(session *kwik.ServerSession, path string) func(bytes 
 // Verify checks bytes of the file or batch that a descriptor names against its tree. It is the
 // Verify of a primary's kwik.ServerConfig. It returns nil if the server has no tree of the
 // described version, and if its own file differs from the tree as well.
-func (s *Server) Verify(_ context.Context, descriptor []byte, off int64, p []byte) error {
+func (s *Server) Verify(ctx context.Context, descriptor []byte, off int64, p []byte) error {
 	if _, ok := parseBatchDescriptor(descriptor); ok {
-		return s.verifyBatch(descriptor, off, p)
+		return s.verifyBatch(ctx, descriptor, off, p)
 	}
 	d, err := parseDescriptor(descriptor)
 	if err != nil {
 		return err
 	}
-	tree := s.knownEntry(d.path).finishedTree()
+	tree := s.knownEntry(ctx, d.path).finishedTree()
 	if tree == nil || tree.Size() != d.size {
 		return nil
 	}
-	if _, err := s.dir.Stat(d.path); err != nil {
+	if _, err := s.dir.Stat(ctx, d.path); err != nil {
 		return nil // it is gone, or has been hidden since it was hashed
 	}
 	if isOtherVersion := d.root != nil && tree.Root() != *d.root; isOtherVersion {
 		return nil
 	}
-	return s.verifyFile(d.path, tree, off, p)
+	return s.verifyFile(ctx, d.path, tree, off, p)
 }
 
 // ChallengeDescriptor completes the descriptor of a file that was not hashed when its stream was
@@ -185,7 +186,7 @@ func (s *Server) ChallengeDescriptor(descriptor []byte) []byte {
 	if err != nil || isBatch || d.root != nil || wire.CheckPath(d.path) != nil {
 		return descriptor
 	}
-	entry := s.knownEntry(d.path)
+	entry := s.knownEntry(s.ctx, d.path)
 	tree := entry.finishedTree()
 	if tree == nil || tree.Size() != d.size || entry.version.MTime != d.mtime {
 		return descriptor
@@ -202,9 +203,9 @@ func (s *Server) ChallengeDescriptor(descriptor []byte) []byte {
 
 // verifyFile checks bytes of a file against its tree. If they are wrong it checks its own file:
 // the tree may be that of an earlier content.
-func (s *Server) verifyFile(path string, tree *integrity.Tree, off int64, p []byte) error {
+func (s *Server) verifyFile(ctx context.Context, path string, tree *integrity.Tree, off int64, p []byte) error {
 	err := tree.Verify(off, p)
-	if err != nil && s.recheck(part{path, off, off + int64(len(p))}, tree) {
+	if err != nil && s.recheck(ctx, part{path, off, off + int64(len(p))}, tree) {
 		return nil
 	}
 	return err
@@ -212,12 +213,12 @@ func (s *Server) verifyFile(path string, tree *integrity.Tree, off int64, p []by
 
 // knownEntry returns the entry of the version of a file that was requested last by the path. If
 // there is none, it returns that of the file that is there, which has other names. It may be nil.
-func (s *Server) knownEntry(path string) *indexEntry {
+func (s *Server) knownEntry(ctx context.Context, path string) *indexEntry {
 	entry := s.index.entry(path)
 	if entry != nil || wire.CheckPath(path) != nil {
 		return entry
 	}
-	info, err := s.dir.Stat(path)
+	info, err := s.dir.Stat(ctx, path)
 	if err != nil {
 		return nil
 	}
@@ -260,7 +261,7 @@ var (
 
 // A fileContent is an open file of a known version. One goroutine at a time uses it.
 type fileContent struct {
-	file    disk.File
+	file    source.Object
 	log     *slog.Logger    // of the client and the file
 	version disk.Version    // when the file was opened
 	want    *integrity.Root // nil if it is not known

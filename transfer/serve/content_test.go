@@ -8,6 +8,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -24,11 +25,11 @@ import (
 func newTestServer(t *testing.T) (*Server, string) {
 	t.Helper()
 	root := t.TempDir()
-	d, err := disk.OpenDir(root)
+	d, err := disk.OpenTree(root, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(d, slog.New(slog.DiscardHandler))
+	s := NewServer(source.Local(d), slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		s.Close()
 		d.Close()
@@ -56,7 +57,7 @@ func wantedAt(path string, content []byte, mtime time.Time) kwik.ContentRequest 
 // hashed makes a server hash a file, as a request does.
 func hashed(t *testing.T, s *Server, path string) *indexEntry {
 	t.Helper()
-	info, err := s.dir.Stat(path)
+	info, err := s.dir.Stat(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

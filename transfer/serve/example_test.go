@@ -18,6 +18,7 @@ import (
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 )
 
 func check(err error) {
@@ -62,7 +63,7 @@ func ExampleServer() {
 	store, err := serve.OpenTreeStore(filepath.Join(top, "trees.db"))
 	check(err)
 	defer store.Close()
-	server := serve.NewServer(dir, slog.New(slog.DiscardHandler))
+	server := serve.NewServer(source.Local(dir), slog.New(slog.DiscardHandler))
 	defer server.Close()
 	server.KeepTrees(store)
 

@@ -6,6 +6,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"time"
 
@@ -51,7 +52,7 @@ var (
 var errFileChanged = kwik.NewError(kwik.ErrContentChanged, "the file changed on the server")
 
 // checkVersion returns errFileChanged if a file is not of the given version.
-func checkVersion(f disk.File, version disk.Version) error {
+func checkVersion(f source.Object, version disk.Version) error {
 	err := disk.CheckVersion(f, version)
 	if errors.Is(err, disk.ErrChanged) {
 		return errFileChanged

@@ -9,6 +9,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -289,7 +290,7 @@ func TestFaultsAreNotMissingCopies(t *testing.T) {
 		t.Run(fmt.Sprintf("%s %.10x", c.op, c.request.Descriptor), func(t *testing.T) {
 			var log bytes.Buffer
 			for _, errno := range faultErrnos() {
-				s := NewServer(tree, slog.New(slog.NewTextHandler(&log, nil)))
+				s := NewServer(source.Local(tree), slog.New(slog.NewTextHandler(&log, nil)))
 				log.Reset()
 				*failing = func(op, name string) error {
 					if op == c.op {

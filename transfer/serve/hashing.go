@@ -4,7 +4,7 @@ import (
 	"errors"
 	"kwikcp/integrity"
 	"kwikcp/kwik"
-	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -163,7 +163,7 @@ func (x *index) hash(e *indexEntry) error {
 
 // open opens an entry's file by one of the names under which it was claimed. Both results are nil
 // if there is no claim any more. The error is that of the oldest claim.
-func (x *index) open(e *indexEntry) (f disk.File, err error) {
+func (x *index) open(e *indexEntry) (f source.Object, err error) {
 	tried := make(map[*claim]bool)
 	for len(tried) < maxEntryNames {
 		c := x.untried(e, tried)
@@ -171,7 +171,7 @@ func (x *index) open(e *indexEntry) (f disk.File, err error) {
 			break
 		}
 		tried[c] = true
-		f, failed := c.open()
+		f, failed := c.open(x.ctx)
 		if failed == nil {
 			if failed = checkVersion(f, e.version); failed == nil {
 				return f, nil

@@ -4,8 +4,8 @@ import (
 	"slices"
 
 	"kwikcp/internal/rangeset"
-	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
 )
@@ -27,8 +27,12 @@ type announcedHoles struct {
 }
 
 // findHoles finds the holes of an open file of size bytes. If there are more than wire.MaxHoles, it
-// takes the largest.
-func findHoles(f disk.File, size int64) (found announcedHoles) {
+// takes the largest. A file that does not know where it has data has none.
+func findHoles(file source.Object, size int64) (found announcedHoles) {
+	f, ok := file.(source.Sparse)
+	if !ok {
+		return found
+	}
 	var holes []rangeset.Range
 	least := int64(wire.HoleBlock) // of a hole, in bytes
 	for at, n := int64(0), 0; at < size; n++ {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"kwikcp/integrity"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"slices"
 	"sync"
@@ -103,7 +104,7 @@ type claim struct {
 	*indexEntry
 	index    *index
 	client   client
-	open     func() (disk.File, error)
+	open     func(context.Context) (source.Object, error)
 	released bool // guarded by the index's lock
 }
 
@@ -132,7 +133,7 @@ func (e *indexEntry) isDoubted(now time.Time) bool {
 
 // claim returns a client's claim to the entry of a version of a file. If the tree is not known, it
 // is hashed when it is the client's turn. open opens the file.
-func (x *index) claim(c client, path string, version disk.Version, open func() (disk.File, error)) *claim {
+func (x *index) claim(c client, path string, version disk.Version, open func(context.Context) (source.Object, error)) *claim {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	key := keyOf(path, version)

@@ -9,6 +9,7 @@ import (
 	"kwikcp/integrity"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -66,7 +67,7 @@ type slowDisk struct {
 	err                     error
 }
 
-func (d *slowDisk) open() (disk.File, error) {
+func (d *slowDisk) open(context.Context) (source.Object, error) {
 	d.opened.Add(1)
 	if d.err != nil {
 		return nil, d.err
@@ -87,7 +88,7 @@ func inIndex(t *testing.T, f func(t *testing.T, x *index)) {
 }
 
 // lookup claims an entry for a client that never leaves.
-func (x *index) lookup(path string, version disk.Version, open func() (disk.File, error)) *indexEntry {
+func (x *index) lookup(path string, version disk.Version, open func(context.Context) (source.Object, error)) *indexEntry {
 	return x.claim(client{}, path, version, open).indexEntry
 }
 
@@ -296,7 +297,7 @@ func TestTreeOfANewFileIsNotStored(t *testing.T) {
 		x.store = store
 		f := newFile{mtime: time.Now()}
 		info, _ := f.Stat()
-		e := x.lookup("f", disk.VersionOf(info), func() (disk.File, error) { return f, nil })
+		e := x.lookup("f", disk.VersionOf(info), func(context.Context) (source.Object, error) { return f, nil })
 		<-e.done
 		x.jobs.Wait()
 		if e.err != nil {

@@ -8,6 +8,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"slices"
 	"strings"
 	"time"
@@ -33,17 +34,13 @@ const (
 func (s *Server) list(
 	ctx context.Context, allowed scope, session *kwik.ServerSession, w replyWriter, request *transferpb.Request,
 ) error {
-	tree, ok := s.dir.(disk.TreeDir)
-	if !ok {
-		return disk.ErrNotAFile
-	}
 	path, options := string(request.GetPath()), request.GetList()
-	base, err := openBase(tree, path)
+	base, err := openBase(ctx, s.dir, path)
 	if errors.Is(err, disk.ErrNotADirectory) {
 		if !allowed.allows(path) {
 			return errForbidden
 		}
-		return s.listFile(w, tree, path)
+		return s.listFile(ctx, w, path)
 	}
 	if err != nil {
 		return err
@@ -54,9 +51,10 @@ func (s *Server) list(
 		return errRequest
 	}
 	l := &lister{
-		ctx: ctx, w: w, limit: s.names, base: path, cache: disk.NewDirCache(base), flat: options.GetFlat(),
+		ctx: ctx, w: w, limit: s.names, base: path, flat: options.GetFlat(),
 		left: maxListed, allowed: allowed, metadata: newMetadataReader(options.GetMetadata(), session),
 	}
+	l.cache = disk.NewCache(base, func(in source.Dir, name string) (source.Dir, error) { return in.Sub(ctx, name) })
 	l.message.NowNs = time.Now().UnixNano()
 	l.target = options.GetTarget()
 	if options.GetPlaces() {
@@ -72,19 +70,19 @@ func (s *Server) list(
 }
 
 // openBase opens the directory that a request names; "" is the served one.
-func openBase(tree disk.TreeDir, path string) (disk.TreeDir, error) {
+func openBase(ctx context.Context, root source.Dir, path string) (source.Dir, error) {
 	if path == "" {
-		return tree.At(".")
+		return root.At(ctx, ".")
 	}
 	if wire.CheckPath(path) != nil {
 		return nil, fs.ErrNotExist // the client does not learn why
 	}
-	return tree.At(path)
+	return root.At(ctx, path)
 }
 
 // listFile responds to a ListRequest whose path is not a directory.
-func (s *Server) listFile(w replyWriter, tree disk.TreeDir, path string) error {
-	f, err := tree.Open(path)
+func (s *Server) listFile(ctx context.Context, w replyWriter, path string) error {
+	f, err := s.dir.Open(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -105,7 +103,7 @@ type lister struct {
 	w       replyWriter
 	limit   *namesLimit
 	base    string // the listed directory, relative to the served one
-	cache   *disk.DirCache
+	cache   *disk.Cache[source.Dir]
 	allowed scope // the paths that the client may read
 	flat    bool
 	target  []byte             // the place of a directory whose entries are left out; empty for none
@@ -146,7 +144,7 @@ func (l *lister) names(dir string) (*nameList, error) {
 		return nil, err
 	}
 	defer l.cache.Release(d)
-	names, err := l.limit.list(l.ctx, l.w.memory.session.ClientPrefix(), disk.JoinPath(l.base, dir), d)
+	names, err := l.limit.list(l.ctx, l.w.memory.session.ClientPrefix(), disk.JoinPath(l.base, dir), d.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -281,9 +279,9 @@ func (l *lister) inspect(path string) (entry *transferpb.Entry, exists bool, err
 	}
 	defer l.cache.Release(d)
 	name, target := disk.Base(path), ""
-	info, err := d.Lstat(name)
+	info, err := d.Dir.Lstat(l.ctx, name)
 	if err == nil && info.Mode()&fs.ModeSymlink != 0 {
-		target, err = d.Readlink(name)
+		target, err = d.Dir.Readlink(l.ctx, name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil
@@ -298,7 +296,7 @@ func (l *lister) inspect(path string) (entry *transferpb.Entry, exists bool, err
 		return entry, true, nil
 	}
 	entry.Target = []byte(target)
-	l.metadata.describe(entry, disk.Parent(path), d.TreeDir, name, info)
+	l.metadata.describe(entry, disk.Parent(path), d.Dir, name, info)
 	return entry, true, nil
 }
 

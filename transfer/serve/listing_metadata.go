@@ -13,6 +13,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 
 	"google.golang.org/protobuf/proto"
 
@@ -63,7 +64,7 @@ func (r *metadataReader) close() {
 
 // describe adds the metadata of an entry. d is the directory at path dir, and name an entry of it
 // that info describes.
-func (r *metadataReader) describe(e *transferpb.Entry, dir string, d disk.TreeDir, name string, info fs.FileInfo) {
+func (r *metadataReader) describe(e *transferpb.Entry, dir string, d source.Dir, name string, info fs.FileInfo) {
 	if r == nil {
 		return
 	}
@@ -162,7 +163,7 @@ func specialOf(info fs.FileInfo) *transferpb.Special {
 
 // addXattrs adds the extended attributes and ACLs that are wanted and fit. It notes whether there
 // are others. An entry whose attributes cannot be read has others.
-func (r *metadataReader) addXattrs(m *transferpb.Metadata, dir string, d disk.TreeDir, name string) {
+func (r *metadataReader) addXattrs(m *transferpb.Metadata, dir string, d source.Dir, name string) {
 	at := r.open(dir, d)
 	if at == nil {
 		return
@@ -200,12 +201,14 @@ func isOfSystem(xattr string) bool {
 }
 
 // open returns the directory at a path; nil if the system cannot open it for metadata.
-func (r *metadataReader) open(path string, d disk.TreeDir) *disk.MetaDir {
+func (r *metadataReader) open(path string, d source.Dir) *disk.MetaDir {
 	if r.isOpen && r.dirPath == path {
 		return r.dir
 	}
 	r.close()
-	r.dir, _ = disk.OpenMeta(d)
+	if local, ok := source.LocalDir(d); ok {
+		r.dir, _ = disk.OpenMeta(local)
+	}
 	r.dirPath, r.isOpen = path, true
 	return r.dir
 }
@@ -220,12 +223,12 @@ func (l *lister) describeTop() {
 		return
 	}
 	defer l.cache.Release(d)
-	info, err := d.Lstat(".")
+	info, err := d.Dir.Lstat(l.ctx, ".")
 	if err != nil {
 		return
 	}
 	l.message.Directory = entryOf("", info)
-	l.metadata.describe(l.message.Directory, "", d.TreeDir, ".", info)
+	l.metadata.describe(l.message.Directory, "", d.Dir, ".", info)
 	l.bytes += proto.Size(l.message.Directory) + 4
 }
 

@@ -8,6 +8,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"net/netip"
 	"strings"
 	"sync"
@@ -41,14 +42,14 @@ func TestNamesLimit(t *testing.T) {
 		l := newNamesLimit()
 		l.held = budget.New(20, 0, 0, 20)
 		read := func(n int) *nameList {
-			list, err := l.list(t.Context(), netip.Prefix{}, "", crowdedDir{n: n})
+			list, err := l.list(t.Context(), netip.Prefix{}, "", source.Local(crowdedDir{n: n}))
 			if err != nil || len(list.names) != n {
 				t.Fatalf("%d of %d names, %v", len(list.names), n, err)
 			}
 			return list
 		}
 		first, none, second := read(7), read(0), read(3)
-		if _, err := l.list(t.Context(), netip.Prefix{}, "", crowdedDir{n: 1}); err != errBusy ||
+		if _, err := l.list(t.Context(), netip.Prefix{}, "", source.Local(crowdedDir{n: 1})); err != errBusy ||
 			failureCode(err) != transferpb.Failure_BUSY {
 			t.Errorf("the eleventh name: %v", err)
 		}
@@ -76,18 +77,18 @@ func TestAttackNamesOfOneAddress(t *testing.T) {
 		start := time.Now()
 		hostile, held := netip.MustParsePrefix("192.0.2.1/32"), 0
 		for ; ; held += 10 {
-			if _, err := l.list(t.Context(), hostile, "", crowdedDir{n: 10}); err != nil {
+			if _, err := l.list(t.Context(), hostile, "", source.Local(crowdedDir{n: 10})); err != nil {
 				break
 			}
 		}
 		for range 2 * maxDirReads {
-			go l.list(t.Context(), hostile, "", crowdedDir{n: 900}) // keeps waiting
+			go l.list(t.Context(), hostile, "", source.Local(crowdedDir{n: 900})) // keeps waiting
 		}
 		synctest.Wait()
 		took := time.Since(start)
 		for i, n := range []int{200, 100} {
 			from := netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + i)}), 32)
-			if _, err := l.list(t.Context(), from, "", crowdedDir{n: n}); err != nil {
+			if _, err := l.list(t.Context(), from, "", source.Local(crowdedDir{n: n})); err != nil {
 				t.Errorf("%d names for another address, while one holds %d: %v", n, held, err)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"kwikcp/internal/budget"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"net/netip"
 	"slices"
 	"sync"
@@ -86,9 +87,9 @@ func newNamesLimit() *namesLimit {
 // until they are released. It waits until the limit allows that, but returns errBusy before the
 // client gives up.
 func (n *namesLimit) list(
-	ctx context.Context, from netip.Prefix, path string, d disk.TreeDir,
+	ctx context.Context, from netip.Prefix, path string, d source.Dir,
 ) (*nameList, error) {
-	key, isKnown := stateOf(path, d)
+	key, isKnown := stateOf(ctx, path, d)
 	if l := n.take(key); isKnown && l != nil {
 		return l, nil
 	}
@@ -117,7 +118,7 @@ func (n *namesLimit) list(
 	}
 	l := &nameList{key: key, users: 1, read: n.clock(), share: share}
 	var err error
-	if l.names, err = d.Names(maxDirNames); err != nil {
+	if l.names, err = d.Names(ctx, maxDirNames); err != nil {
 		return nil, err
 	}
 	l.names = slices.DeleteFunc(l.names, wire.IsTemporary)
@@ -126,14 +127,14 @@ func (n *namesLimit) list(
 		return nil, errBusy
 	}
 	if len(l.names) >= minKept && isKnown {
-		n.keep(path, d, l)
+		n.keep(ctx, path, d, l)
 	}
 	return l, nil
 }
 
 // stateOf returns the state of a directory; ok is false if it is not known.
-func stateOf(path string, d disk.TreeDir) (key namesKey, ok bool) {
-	info, err := d.Stat(".")
+func stateOf(ctx context.Context, path string, d source.Dir) (key namesKey, ok bool) {
+	info, err := d.Stat(ctx, ".")
 	if err != nil {
 		return key, false
 	}
@@ -206,8 +207,8 @@ func (n *namesLimit) wait(change int) {
 
 // keep keeps names that were just read, unless their directory has changed since. A directory that
 // changed shortly before may have changed again with the same times, so its names are not kept.
-func (n *namesLimit) keep(path string, d disk.TreeDir, l *nameList) {
-	after, ok := stateOf(path, d)
+func (n *namesLimit) keep(ctx context.Context, path string, d source.Dir, l *nameList) {
+	after, ok := stateOf(ctx, path, d)
 	if !ok || after != l.key || after.version.IsRacy(l.read) {
 		return
 	}

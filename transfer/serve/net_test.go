@@ -3,12 +3,13 @@ package serve
 import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/source"
 )
 
 // serveOn starts a server of a directory in a simulated network.
-func serveOn(n *transfertest.Net, dir disk.Dir) *Server {
+func serveOn(n *transfertest.Net, dir disk.TreeDir) *Server {
 	n.T.Helper()
-	s := NewServer(dir, n.Logger())
+	s := NewServer(source.Local(dir), n.Logger())
 	n.Serve(s)
 	return s
 }

@@ -2,7 +2,7 @@ package serve
 
 import (
 	"container/list"
-	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"sync"
 )
 
@@ -30,7 +30,7 @@ type openKey struct {
 
 // An openFile is an open file that its user releases.
 type openFile struct {
-	disk.File
+	source.Object
 	key openKey
 }
 
@@ -42,7 +42,7 @@ func newOpenFiles() *openFiles {
 
 // acquire returns the file of a key, which it opens if it is not open. It waits while limit files
 // are in use. The caller releases the file.
-func (o *openFiles) acquire(key openKey, open func() (disk.File, error)) (*openFile, error) {
+func (o *openFiles) acquire(key openKey, open func() (source.Object, error)) (*openFile, error) {
 	if f := o.reserve(key); f != nil {
 		return f, nil
 	}
@@ -69,7 +69,7 @@ func (o *openFiles) reserve(key openKey) *openFile {
 		o.freed.Wait()
 	}
 	if o.count == o.limit {
-		o.take(o.order.Front()).File.Close()
+		o.take(o.order.Front()).Object.Close()
 		o.count--
 	}
 	o.count++
@@ -98,7 +98,7 @@ func (o *openFiles) closeAll(c *batchContent) {
 	for place := o.order.Front(); place != nil; {
 		next := place.Next()
 		if f := place.Value.(*openFile); f.key.content == c {
-			o.take(place).File.Close()
+			o.take(place).Object.Close()
 			o.count--
 			o.freed.Signal()
 		}

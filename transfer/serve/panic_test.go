@@ -6,6 +6,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -54,7 +55,7 @@ func TestAttackPanicInRequest(t *testing.T) {
 	}
 	defer tree.Close()
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		s := NewServer(trapDir{tree}, w.Logger())
+		s := NewServer(source.Local(trapDir{tree}), w.Logger())
 		var panics atomic.Int32
 		l := w.Start(&kwik.ServerConfig{OpenContent: s.OpenContent, OnPanic: func(_ net.Addr, err *kwik.PanicError) {
 			if err.Text() != "a bug" || !strings.Contains(err.Frames[0], "trapDir") {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io/fs"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"slices"
 
 	transferpb "kwikcp/transfer/internal/wire/proto"
@@ -11,11 +12,12 @@ import (
 
 // addPlaces puts into a listing which directory of this machine is listed. A mirror then notices
 // that it would copy a directory into itself.
-func addPlaces(to *transferpb.Listing, base disk.TreeDir) {
-	if visible, ok := base.(visibleTree); ok {
-		base = visible.TreeDir
+func addPlaces(to *transferpb.Listing, base source.Dir) {
+	local, ok := source.LocalDir(base)
+	if !ok {
+		return
 	}
-	for _, id := range disk.Places(base) {
+	for _, id := range disk.Places(local) {
 		to.Places = append(to.Places, slices.Clone(id[:]))
 	}
 }

@@ -53,13 +53,13 @@ func TestServerProvesRangesAfterHashing(t *testing.T) {
 	root := t.TempDir()
 	content := make([]byte, 20<<20)
 	transfertest.Put(t, filepath.Join(root, "file"), string(content))
-	dir, err := disk.OpenDir(root)
+	dir, err := disk.OpenTree(root, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer dir.Close()
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		serveOn(w, transfertest.SlowDir{Dir: dir, Delay: 700 * time.Millisecond})
+		serveOn(w, transfertest.SlowDir{TreeDir: dir, Delay: 700 * time.Millisecond})
 		c := w.Dial()
 		defer c.CloseWithError(0, "")
 		replies, err := w.Ask(c, rangeRequest(&transferpb.ByteRange{Suffix: 1}), true)
@@ -88,7 +88,7 @@ func TestServerProvesRanges(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "file"), rangeFile, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := disk.OpenDir(root)
+	dir, err := disk.OpenTree(root, false)
 	if err != nil {
 		t.Fatal(err)
 	}

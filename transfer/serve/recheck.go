@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"io"
 	"kwikcp/integrity"
 	"kwikcp/transfer/disk"
@@ -87,14 +88,14 @@ func (s *Server) recheckAll() {
 		p := r.waiting[0]
 		r.waiting = r.waiting[1:]
 		r.mu.Unlock()
-		s.recheck(p, nil)
+		s.recheck(s.ctx, p, nil)
 	}
 }
 
 // recheck reports whether a part of a file differs from a tree; nil means the tree that this server
 // has of the present version. If it differs, the server drops its tree.
-func (s *Server) recheck(p part, tree *integrity.Tree) (differs bool) {
-	f, err := s.dir.Open(p.path)
+func (s *Server) recheck(ctx context.Context, p part, tree *integrity.Tree) (differs bool) {
+	f, err := s.dir.Open(ctx, p.path)
 	if err != nil {
 		return false
 	}

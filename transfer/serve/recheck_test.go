@@ -6,6 +6,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -40,7 +41,7 @@ func TestRecheck(t *testing.T) {
 		var s *Server
 		var store *TreeStore
 		start := func() {
-			s = NewServer(transfertest.MappedDir{TreeDir: tree}, slog.New(slog.NewTextHandler(log, nil)))
+			s = NewServer(source.Local(transfertest.MappedDir{TreeDir: tree}), slog.New(slog.NewTextHandler(log, nil)))
 			if store, err = OpenTreeStore(state); err != nil {
 				t.Fatal(err)
 			}
@@ -52,7 +53,7 @@ func TestRecheck(t *testing.T) {
 			store.Close()
 		}
 		rootOf := func() [32]byte {
-			info, err := s.dir.Stat("f")
+			info, err := s.dir.Stat(t.Context(), "f")
 			if err != nil {
 				t.Fatal(err)
 			}

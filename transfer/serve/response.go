@@ -91,7 +91,7 @@ func (s *Server) respondFile(
 	if err != nil {
 		return servedContent{}, errRequest
 	}
-	f, err := s.dir.Open(path)
+	f, err := s.dir.Open(ctx, path)
 	if err != nil {
 		return servedContent{}, err
 	}

@@ -1,8 +1,9 @@
 package serve
 
 import (
+	"context"
 	"fmt"
-	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -17,17 +18,17 @@ type countedDisk struct {
 }
 
 type countedFile struct {
-	disk.File
+	source.Object
 	reads *atomic.Int64
 }
 
 func (f countedFile) ReadAt(p []byte, off int64) (int, error) {
 	f.reads.Add(1)
-	return f.File.ReadAt(p, off)
+	return f.Object.ReadAt(p, off)
 }
 
-func (d *countedDisk) open() (disk.File, error) {
-	f, err := d.slowDisk.open()
+func (d *countedDisk) open(ctx context.Context) (source.Object, error) {
+	f, err := d.slowDisk.open(ctx)
 	return countedFile{f, &d.reads}, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"kwikcp/integrity"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"slices"
 	"sync"
 	"time"
@@ -57,12 +58,8 @@ type scrubPass struct {
 }
 
 func (p *scrubPass) run() {
-	tree, ok := p.server.dir.(disk.TreeDir)
-	if !ok {
-		return
-	}
 	start := time.Now()
-	root, err := tree.At(".")
+	root, err := p.server.dir.At(p.server.ctx, ".")
 	if err == nil {
 		p.walk(root, "", 0)
 		root.Close()
@@ -76,8 +73,8 @@ func (p *scrubPass) run() {
 }
 
 // walk scrubs the files in a directory and below it. It follows no links.
-func (p *scrubPass) walk(dir disk.TreeDir, path string, depth int) {
-	names, err := dir.Names(maxScrubNames)
+func (p *scrubPass) walk(dir source.Dir, path string, depth int) {
+	names, err := dir.Names(p.server.ctx, maxScrubNames)
 	if err != nil {
 		p.failed.note(path, err)
 		return
@@ -87,14 +84,14 @@ func (p *scrubPass) walk(dir disk.TreeDir, path string, depth int) {
 		if p.server.ctx.Err() != nil {
 			return
 		}
-		info, err := dir.Lstat(name)
+		info, err := dir.Lstat(p.server.ctx, name)
 		switch at := disk.JoinPath(path, name); {
 		case err != nil:
 			p.failed.note(at, err)
 		case info.Mode().IsRegular():
 			p.scrub(dir, name, at)
 		case info.IsDir() && depth < maxScrubDepth:
-			sub, err := dir.Sub(name)
+			sub, err := dir.Sub(p.server.ctx, name)
 			if err != nil {
 				p.failed.note(at, err)
 				continue
@@ -106,9 +103,9 @@ func (p *scrubPass) walk(dir disk.TreeDir, path string, depth int) {
 }
 
 // scrub hashes a file and compares it with its tree.
-func (p *scrubPass) scrub(dir disk.TreeDir, name, path string) {
+func (p *scrubPass) scrub(dir source.Dir, name, path string) {
 	s := p.server
-	f, err := dir.Open(name)
+	f, err := dir.Open(s.ctx, name)
 	if err != nil {
 		p.failed.note(path, err)
 		return

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -45,7 +46,7 @@ func TestScrub(t *testing.T) {
 		}
 		defer store.Close()
 		log := &transfertest.LogBuffer{}
-		s := NewServer(rottenDir{dir}, slog.New(slog.NewTextHandler(log, nil)))
+		s := NewServer(source.Local(rottenDir{dir}), slog.New(slog.NewTextHandler(log, nil)))
 		defer s.Close()
 		s.KeepTrees(store)
 		rate := int64(1 << 20)
@@ -102,7 +103,7 @@ func TestAttackScrubWithoutAPause(t *testing.T) {
 		}
 		defer store.Close()
 		log := &transfertest.LogBuffer{}
-		s := NewServer(dir, slog.New(slog.NewTextHandler(log, nil)))
+		s := NewServer(source.Local(dir), slog.New(slog.NewTextHandler(log, nil)))
 		defer s.Close()
 		s.KeepTrees(store)
 		s.Scrub(time.Nanosecond, ScrubRate)

@@ -6,6 +6,7 @@ import (
 	"kwikcp/internal/logs"
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"sync"
 
@@ -18,7 +19,7 @@ import (
 //
 // The methods of a Server are safe for concurrent use, except for KeepTrees and Close.
 type Server struct {
-	dir      disk.Dir // shows visible names only
+	dir      source.Dir // shows visible names only
 	visible  *visibility
 	log      *slog.Logger
 	index    *index
@@ -36,16 +37,16 @@ type Server struct {
 	tasks    sync.WaitGroup // goroutines of the server that end with ctx
 }
 
-// NewServer returns a server of the files below dir. It does not serve part files, and dir should
+// NewServer returns a server of the files of a root. It does not serve part files, and the root should
 // be without secrets: see [disk.Secrets.Hide]. Close must be called to release what the server
-// uses. The caller closes dir, after Close. The server bounds the length of the lines that it
+// uses. The caller closes root, after Close. The server bounds the length of the lines that it
 // writes to log, and the lines that clients cause.
-func NewServer(dir disk.Dir, log *slog.Logger) *Server {
+func NewServer(root source.Root, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	log = slog.New(logs.NewHandler(log.Handler()))
 	visible := &visibility{}
 	return &Server{
-		dir: newVisible(dir, visible), visible: visible, log: log, index: newIndex(ctx, log),
+		dir: newVisible(root, visible), visible: visible, log: log, index: newIndex(ctx, log),
 		batches: newServedBatches(), names: newNamesLimit(), tiny: newTinySlots(), opened: newOpenFiles(),
 		limit: newRequestLimit(), ctx: ctx, cancel: cancel,
 	}
@@ -112,7 +113,9 @@ func (s *Server) logOf(session *kwik.ServerSession) *slog.Logger {
 
 // claim returns a client's claim to the index entry of a version of a file. The caller releases it.
 func (s *Server) claim(c client, path string, version disk.Version) *claim {
-	return s.index.claim(c, path, version, func() (disk.File, error) { return s.dir.Open(path) })
+	return s.index.claim(c, path, version, func(ctx context.Context) (source.Object, error) {
+		return s.dir.Open(ctx, path)
+	})
 }
 
 // hash returns the tree of a version of a file, from the index. It waits until the file is hashed

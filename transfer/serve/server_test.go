@@ -42,7 +42,7 @@ func TestServerAnswers(t *testing.T) {
 				transfertest.SomeTime); err != nil {
 				t.Fatal(err)
 			}
-			d, err := disk.OpenDir(root)
+			d, err := disk.OpenTree(root, false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -190,7 +190,7 @@ func TestServerOutlivesClientsThatLeave(t *testing.T) {
 		t.Fatal(err)
 	}
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		s := serveOn(w, transfertest.SlowDir{Dir: d, Delay: time.Second})
+		s := serveOn(w, transfertest.SlowDir{TreeDir: d, Delay: time.Second})
 		hashed := func() int64 { return s.index.entry("big").partial.hashed() }
 		for range 3 {
 			c := w.Dial()

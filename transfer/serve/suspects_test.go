@@ -7,6 +7,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -44,9 +45,9 @@ func challengeDamaged(t *testing.T, size int, wasHashed, isBatch bool) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	s := NewServer(transfertest.MappedDir{TreeDir: dir}, slog.New(slog.DiscardHandler))
+	s := NewServer(source.Local(transfertest.MappedDir{TreeDir: dir}), slog.New(slog.DiscardHandler))
 	defer s.Close()
-	info, err := s.dir.Stat("f")
+	info, err := s.dir.Stat(t.Context(), "f")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +113,7 @@ func TestChallengeNamesTheRoot(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { dir.Close() })
-		s := NewServer(dir, slog.New(slog.DiscardHandler))
+		s := NewServer(source.Local(dir), slog.New(slog.DiscardHandler))
 		t.Cleanup(s.Close)
 		return s
 	}
@@ -130,7 +131,7 @@ func TestChallengeNamesTheRoot(t *testing.T) {
 	if got := primary.ChallengeDescriptor(early); !bytes.Equal(got, early) {
 		t.Errorf("before the file is hashed: %q", got)
 	}
-	info, err := primary.dir.Stat("f")
+	info, err := primary.dir.Stat(t.Context(), "f")
 	if err != nil {
 		t.Fatal(err)
 	}

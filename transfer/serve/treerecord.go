@@ -17,23 +17,25 @@ import (
 //
 //	mark(3) state(1)
 //	length(4) path length(2) 0(2)
-//	size(8) mtime(8) ctime(8) inode(8) device(8)
+//	size(8) mtime(8) ctime(8) inode(8) device(8) tag(16)
 //	checksum of the head(8)
 //	path, the tree as integrity.Tree.AppendBinary encodes it
 //	checksum of the record(16)
 //
 // length is that of the whole record. The checksums are the first bytes of BLAKE3 hashes. That of
-// the head covers everything from length up to the device, and the path. That of the record covers
+// the head covers everything from length up to the tag, and the path. That of the record covers
 // everything from length on. The state alone may change, so that a record is removed by one byte.
 const (
-	storeHeader = "kwikcp trees 2\n\x00"
+	storeHeader = "kwikcp trees 3\n\x00"
 	recordMark  = "\xf7KT"
 	stateOffset = len(recordMark)
 	stateLive   = 'L'
 	// stateRemoved is the state of a record that does not count any more.
 	stateRemoved  = 'D'
 	summedFrom    = stateOffset + 1 // of a record
-	headSumOffset = summedFrom + 8 + 5*8
+	versionOffset = summedFrom + 8
+	tagOffset     = versionOffset + 5*8
+	headSumOffset = tagOffset + 16
 	headSum       = 8
 	headBytes     = headSumOffset + headSum
 	recordSum     = 16
@@ -76,7 +78,7 @@ func appendVersion(dst []byte, v disk.Version) []byte {
 	for _, n := range [5]uint64{uint64(v.Size), uint64(v.MTime), uint64(v.CTime), v.Inode, v.Device} {
 		dst = binary.LittleEndian.AppendUint64(dst, n)
 	}
-	return dst
+	return append(dst, v.Tag[:]...)
 }
 
 func sumOfHead(head []byte, path string) (sum [headSum]byte) {
@@ -109,10 +111,11 @@ func parseHead(p []byte) (h recordHead, err error) {
 	if sum := sumOfHead(p, path); !bytes.Equal(sum[:], p[headSumOffset:headBytes]) {
 		return h, errDamaged
 	}
-	field := func(i int) uint64 { return binary.LittleEndian.Uint64(p[summedFrom+8+8*i:]) }
+	field := func(i int) uint64 { return binary.LittleEndian.Uint64(p[versionOffset+8*i:]) }
 	h.path = path
 	h.version = disk.Version{
 		Size: int64(field(0)), MTime: int64(field(1)), CTime: int64(field(2)), Inode: field(3), Device: field(4),
+		Tag: [16]byte(p[tagOffset:headSumOffset]),
 	}
 	if state == stateRemoved {
 		return h, errRemoved

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"kwikcp/integrity"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"path/filepath"
 	"sync"
 	"time"
@@ -425,7 +426,7 @@ func (s *TreeStore) compact(n int64) error {
 
 // sweep removes the records of files that are gone or of another version. It ends early when ctx
 // ends.
-func (s *TreeStore) sweep(ctx context.Context, dir disk.Dir) error {
+func (s *TreeStore) sweep(ctx context.Context, dir source.Dir) error {
 	s.mu.Lock()
 	w := walker{file: s.file, size: s.end}
 	s.mu.Unlock()
@@ -434,7 +435,7 @@ func (s *TreeStore) sweep(ctx context.Context, dir disk.Dir) error {
 	}
 	for w.next() && ctx.Err() == nil {
 		h, at := w.head, w.at
-		info, err := dir.Stat(h.path)
+		info, err := dir.Stat(ctx, h.path)
 		isGone := errors.Is(err, fs.ErrNotExist)
 		if err == nil {
 			now := disk.VersionOf(info)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"kwikcp/integrity"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -71,6 +72,7 @@ func TestTreeStore(t *testing.T) {
 	}
 	same(s)
 	for name, change := range map[string]func(v *disk.Version){
+		"tag":   func(v *disk.Version) { v.Tag[15]++ },
 		"size":  func(v *disk.Version) { v.Size++ },
 		"mtime": func(v *disk.Version) { v.MTime++ },
 		"ctime": func(v *disk.Version) { v.CTime++ },
@@ -183,7 +185,7 @@ func TestTreeStoreIsBounded(t *testing.T) {
 // TestTreeStoreSweep checks that the store forgets removed and changed files.
 func TestTreeStoreSweep(t *testing.T) {
 	where := t.TempDir()
-	dir, err := disk.OpenDir(where)
+	dir, err := disk.OpenTree(where, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +206,7 @@ func TestTreeStoreSweep(t *testing.T) {
 	}
 	os.Remove(filepath.Join(where, "goes"))
 	os.WriteFile(filepath.Join(where, "changes"), []byte("other"), 0o644)
-	if err := s.sweep(t.Context(), dir); err != nil {
+	if err := s.sweep(t.Context(), source.Local(dir)); err != nil {
 		t.Fatal(err)
 	}
 	info, _ := dir.Stat("stays")
@@ -225,7 +227,7 @@ func TestTreesOutliveTheirServer(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	x := newIndex(ctx, slog.New(slog.DiscardHandler))
 	x.store = s
-	e := x.lookup("f", version, func() (disk.File, error) { return nil, os.ErrInvalid })
+	e := x.lookup("f", version, func(context.Context) (source.Object, error) { return nil, os.ErrInvalid })
 	<-e.done
 	if e.err != nil || e.tree.Root() != tree.Root() {
 		t.Errorf("%v, %v", e.tree, e.err)
@@ -275,5 +277,50 @@ func TestTreeStoreFindsOtherNames(t *testing.T) {
 	s.Close()
 	if s = newStore(t, path); s.Len() != 0 {
 		t.Error("a forgotten tree is there after a restart")
+	}
+}
+
+// TestTreeStoreOfObjects stores the trees of two objects with one tag: each is found by its name
+// alone, whatever the clock, also after a restart.
+func TestTreeStoreOfObjects(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "trees.db")
+	s := newStore(t, path)
+	version := disk.Version{Size: minStored, MTime: later.UnixNano(), Tag: [16]byte{1, 15: 2}}
+	trees := map[string]*integrity.Tree{"a": randomTree(t, minStored, 1), "b": randomTree(t, minStored, 2)}
+	for name, tree := range trees {
+		if err := s.put(name, version, tree, later); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Close()
+	s = newStore(t, path)
+	for name, tree := range trees {
+		if got := s.get(name, version); got == nil || got.Root() != tree.Root() {
+			t.Errorf("%s has another tree", name)
+		}
+	}
+	other := version
+	other.Tag = [16]byte{}
+	if s.get("a", other) != nil || s.get("c", version) != nil {
+		t.Error("a tree of another version or object")
+	}
+	if keyOf("a", version) == keyOf("b", version) {
+		t.Error("two objects have one key")
+	}
+}
+
+// TestTreeStoreOfAnEarlierFormat replaces a file of the format without tags.
+func TestTreeStoreOfAnEarlierFormat(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "trees.db")
+	if err := os.WriteFile(path, []byte("kwikcp trees 2\n\x00 and records"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newStore(t, path)
+	if s.Len() != 0 || s.takeDamage() == nil {
+		t.Error("a file of an earlier format is used")
+	}
+	tree, version := randomTree(t, minStored, 1), versionAt(minStored, time.Unix(1e9, 0))
+	if err := s.put("a", version, tree, later); err != nil || s.get("a", version) == nil {
+		t.Errorf("the store is not usable: %v", err)
 	}
 }

@@ -1,11 +1,13 @@
 package serve
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"iter"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"os"
 	"path"
 	"strings"
@@ -64,89 +66,66 @@ func prefixes(path string) iter.Seq[string] {
 	}
 }
 
+// newVisible returns a root in which the rules hide names.
+func newVisible(root source.Root, rules *visibility) visibleDir {
+	return visibleDir{root, rules, "", root.Caps().IsRemote}
+}
+
 // maxLinks bounds the symbolic links on the way to a file.
 const maxLinks = 40
 
 // hidden returns the error for a hidden name.
 func hidden(op, name string) error { return &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist} }
 
-// newVisible returns a directory in which the rules hide names. The result is a TreeDir if dir is
-// one.
-func newVisible(dir disk.Dir, rules *visibility) disk.Dir {
-	if tree, ok := dir.(disk.TreeDir); ok {
-		return visibleTree{tree, rules, ""}
-	}
-	return visibleDir{dir, rules}
-}
-
-// A visibleDir is a Dir without hidden names. It only reads.
+// A visibleDir is a directory without hidden names.
 type visibleDir struct {
-	disk.Dir
-	rules *visibility
-}
-
-func (d visibleDir) Open(name string) (disk.File, error) {
-	if err := d.refuse("open", name, false); err != nil {
-		return nil, err
-	}
-	return d.Dir.Open(name)
-}
-
-func (d visibleDir) Stat(name string) (fs.FileInfo, error) {
-	info, err := d.Dir.Stat(name)
-	if err == nil {
-		err = d.refuse("stat", name, info.IsDir())
-	}
-	if err != nil {
-		return nil, err
-	}
-	return info, nil
-}
-
-// refuse returns an error if a path is hidden, or if a directory on the way to it is missing.
-func (d visibleDir) refuse(op, name string, isDir bool) error {
-	for at := range prefixes(name) {
-		isLast := len(at) == len(name)
-		if d.rules.hidesEntry(at, isDir || !isLast) {
-			return hidden(op, name)
-		}
-		if d.rules.excluded == nil || isLast {
-			continue
-		}
-		if _, err := d.Dir.Lstat(at); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// A visibleTree is a TreeDir without hidden names. It only reads.
-type visibleTree struct {
-	disk.TreeDir
+	source.Dir
 	rules *visibility
 	at    string // the path of the directory below the served one
+	// isRemote is set for a root without links, in which each look at a name may be a request.
+	isRemote bool
 }
 
 // Unwrap is for the metadata of names that passed the rules.
-func (d visibleTree) Unwrap() disk.TreeDir { return d.TreeDir }
+func (d visibleDir) Unwrap() source.Dir { return d.Dir }
 
-func (d visibleTree) Open(name string) (disk.File, error) {
-	if _, err := d.resolve("open", name, false, true); err != nil {
+func (d visibleDir) Open(ctx context.Context, name string) (source.Object, error) {
+	if d.isRemote {
+		return d.openRemote(ctx, name)
+	}
+	if _, err := d.resolve(ctx, "open", name, false, true); err != nil {
 		return nil, err
 	}
-	f, err := d.TreeDir.Open(name)
+	f, err := d.Dir.Open(ctx, name)
 	if errors.Is(err, disk.ErrNotAFile) {
-		if _, err := d.Stat(name); err != nil { // a hidden directory is no directory, either
+		if _, err := d.Stat(ctx, name); err != nil { // a hidden directory is no directory, either
 			return nil, err
 		}
 	}
 	return f, err
 }
 
-func (d visibleTree) Stat(name string) (fs.FileInfo, error) {
-	info, err := d.TreeDir.Stat(name)
+// openRemote is Open for a remote root: it looks whether the name exists before it applies the
+// rules, with one request.
+func (d visibleDir) openRemote(ctx context.Context, name string) (source.Object, error) {
+	f, err := d.Dir.Open(ctx, name)
+	isDir := errors.Is(err, disk.ErrNotAFile)
+	if err != nil && !isDir {
+		return nil, err
+	}
+	if _, refused := d.resolve(ctx, "open", name, isDir, true); refused != nil {
+		if f != nil {
+			f.Close()
+		}
+		return nil, refused
+	}
+	return f, err
+}
+
+func (d visibleDir) Stat(ctx context.Context, name string) (fs.FileInfo, error) {
+	info, err := d.Dir.Stat(ctx, name)
 	if err == nil {
-		_, err = d.resolve("stat", name, info.IsDir(), true)
+		_, err = d.resolve(ctx, "stat", name, info.IsDir(), true)
 	}
 	if err != nil {
 		return nil, err
@@ -154,10 +133,10 @@ func (d visibleTree) Stat(name string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-func (d visibleTree) Lstat(name string) (fs.FileInfo, error) {
-	info, err := d.TreeDir.Lstat(name)
+func (d visibleDir) Lstat(ctx context.Context, name string) (fs.FileInfo, error) {
+	info, err := d.Dir.Lstat(ctx, name)
 	if err == nil {
-		_, err = d.resolve("lstat", name, info.IsDir(), false)
+		_, err = d.resolve(ctx, "lstat", name, info.IsDir(), false)
 	}
 	if err != nil {
 		return nil, err
@@ -165,25 +144,32 @@ func (d visibleTree) Lstat(name string) (fs.FileInfo, error) {
 	return info, nil
 }
 
-func (d visibleTree) Sub(name string) (disk.TreeDir, error) { return d.openDir(name, d.TreeDir.Sub) }
-func (d visibleTree) At(name string) (disk.TreeDir, error)  { return d.openDir(name, d.TreeDir.At) }
+func (d visibleDir) Sub(ctx context.Context, name string) (source.Dir, error) {
+	return d.openDir(ctx, name, d.Dir.Sub)
+}
 
-func (d visibleTree) openDir(name string, open func(string) (disk.TreeDir, error)) (disk.TreeDir, error) {
-	sub, err := open(name)
+func (d visibleDir) At(ctx context.Context, name string) (source.Dir, error) {
+	return d.openDir(ctx, name, d.Dir.At)
+}
+
+func (d visibleDir) openDir(
+	ctx context.Context, name string, open func(context.Context, string) (source.Dir, error),
+) (source.Dir, error) {
+	sub, err := open(ctx, name)
 	if errors.Is(err, disk.ErrNotADirectory) {
-		if _, err := d.resolve("open", name, false, true); err != nil {
+		if _, err := d.resolve(ctx, "open", name, false, true); err != nil {
 			return nil, err
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	to, err := d.resolve("open", name, true, true)
+	to, err := d.resolve(ctx, "open", name, true, true)
 	if err != nil {
 		sub.Close()
 		return nil, err
 	}
-	return visibleTree{sub, d.rules, disk.JoinPath(d.at, to)}, nil
+	return visibleDir{sub, d.rules, disk.JoinPath(d.at, to), d.isRemote}, nil
 }
 
 // resolve returns the path of what a name leads to, "" for this directory. No link leads around an
@@ -191,18 +177,20 @@ func (d visibleTree) openDir(name string, open func(string) (disk.TreeDir, error
 // hidden name. A link in the last component is followed only if follow is set.
 //
 // The components are looked at one by one. A client may send long names, and those that do not
-// exist must cost little.
-func (d visibleTree) resolve(op, name string, isDir, follow bool) (string, error) {
+// exist must cost little. A remote root has no links, and the name exists.
+func (d visibleDir) resolve(
+	ctx context.Context, op, name string, isDir, follow bool,
+) (string, error) {
 	if name == "." {
 		return "", nil
 	}
-	if d.rules.excluded == nil {
-		if d.rules.hides(name, isDir) {
+	if d.rules.excluded == nil || d.isRemote {
+		if d.rules.hides(disk.JoinPath(d.at, name), isDir) {
 			return "", hidden(op, name)
 		}
 		return name, nil
 	}
-	w := walk{tree: d, op: op, name: name}
+	w := walk{ctx: ctx, dir: d, op: op, name: name}
 	for prefix := range prefixes(name) {
 		isLast := len(prefix) == len(name)
 		if err := w.enter(prefix, isDir || !isLast, follow || !isLast); err != nil {
@@ -217,7 +205,8 @@ func (d visibleTree) resolve(op, name string, isDir, follow bool) (string, error
 
 // A walk follows a name to what it leads to.
 type walk struct {
-	tree     visibleTree
+	ctx      context.Context
+	dir      visibleDir
 	op, name string
 	at       string // the path, without links, to which the components so far lead
 	links    int    // that were followed
@@ -225,7 +214,7 @@ type walk struct {
 
 // enter follows the last component of a prefix of the name.
 func (w *walk) enter(prefix string, isDir, follow bool) error {
-	d := w.tree
+	d := w.dir
 	if d.rules.hidesEntry(disk.JoinPath(d.at, prefix), isDir) ||
 		w.hidesSpelling(prefix, disk.JoinPath(w.at, disk.Base(prefix)), isDir) {
 		return hidden(w.op, w.name)
@@ -247,7 +236,7 @@ func (w *walk) enter(prefix string, isDir, follow bool) error {
 		if isEnd := len(rest) == 0; isEnd && !follow {
 			return nil
 		}
-		info, err := d.TreeDir.Lstat(w.at)
+		info, err := d.Dir.Lstat(w.ctx, w.at)
 		switch {
 		case err != nil:
 			return err
@@ -256,7 +245,7 @@ func (w *walk) enter(prefix string, isDir, follow bool) error {
 		case info.Mode()&fs.ModeSymlink == 0:
 			continue
 		}
-		target, err := d.TreeDir.Readlink(w.at)
+		target, err := d.Dir.Readlink(w.ctx, w.at)
 		if err != nil {
 			return err
 		}
@@ -271,15 +260,15 @@ func (w *walk) enter(prefix string, isDir, follow bool) error {
 // hidesSpelling reports whether a path that is not excluded itself is another spelling of one that
 // is. at is the same path without links.
 func (w *walk) hidesSpelling(shown, at string, isDir bool) bool {
-	d := w.tree
+	d := w.dir
 	if d.rules.folded == nil || !d.rules.folded(disk.JoinPath(d.at, shown), isDir) {
 		return false
 	}
-	found, err := d.TreeDir.Lstat(at)
+	found, err := d.Dir.Lstat(w.ctx, at)
 	if err != nil {
 		return false // it is missing in any case
 	}
-	other, err := d.TreeDir.Lstat(disk.JoinPath(disk.Parent(at), swapCase(disk.Base(at))))
+	other, err := d.Dir.Lstat(w.ctx, disk.JoinPath(disk.Parent(at), swapCase(disk.Base(at))))
 	return err == nil && os.SameFile(found, other)
 }
 

@@ -8,6 +8,7 @@ import (
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/transfertest"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -79,7 +80,7 @@ func excludes(path string, isDir bool) bool {
 func newHidingServer(t *testing.T) (*Server, string) {
 	t.Helper()
 	tree, root := openHidingTree(t)
-	s := NewServer(tree, slog.New(slog.DiscardHandler))
+	s := NewServer(source.Local(tree), slog.New(slog.DiscardHandler))
 	s.Exclude(excludes)
 	t.Cleanup(s.Close)
 	return s, root
@@ -90,7 +91,7 @@ func newHidingServer(t *testing.T) (*Server, string) {
 func TestAttackHiddenNames(t *testing.T) {
 	tree, _ := openHidingTree(t)
 	transfertest.OnNet(t, func(w *transfertest.Net) {
-		s := NewServer(tree, w.Logger())
+		s := NewServer(source.Local(tree), w.Logger())
 		s.Exclude(excludes)
 		w.Serve(s)
 		c := w.Dial()
@@ -196,7 +197,7 @@ func TestAttackHashOracle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(hiding, slog.New(slog.DiscardHandler))
+	s := NewServer(source.Local(hiding), slog.New(slog.DiscardHandler))
 	defer s.Close()
 	hashed(t, s, "token")
 	guess := make([]byte, integrity.DefaultGroupSize.Bytes())
@@ -208,7 +209,7 @@ func TestAttackHashOracle(t *testing.T) {
 	if err := s.Verify(context.Background(), descriptor, 0, guess); err != nil {
 		t.Errorf("Verify tells of a hidden file: %v", err)
 	}
-	if _, err := s.dir.Stat("token"); !os.IsNotExist(err) {
+	if _, err := s.dir.Stat(t.Context(), "token"); !os.IsNotExist(err) {
 		t.Errorf("the store's sweep would keep the record: %v", err)
 	}
 }
@@ -235,23 +236,23 @@ func FuzzResolve(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer tree.Close()
-		visible := newVisible(tree, &visibility{excluded: excludes}).(disk.TreeDir)
+		visible := newVisible(source.Local(tree), &visibility{excluded: excludes})
 		secret, err := tree.Lstat("private/secret")
 		if err != nil {
 			t.Skip()
 		}
-		if f, err := visible.Open(name); err == nil {
+		if f, err := visible.Open(t.Context(), name); err == nil {
 			defer f.Close()
 			if info, err := f.Stat(); err != nil || os.SameFile(info, secret) {
 				t.Fatalf("%q opens the excluded file (%v)", name, err)
 			}
-			if _, err := visible.Stat(name); err != nil {
+			if _, err := visible.Stat(t.Context(), name); err != nil {
 				t.Fatalf("%q opens, but Stat gives %v", name, err)
 			}
 		}
-		if at, err := visible.At(disk.Parent(name)); err == nil {
+		if at, err := visible.At(t.Context(), disk.Parent(name)); err == nil {
 			defer at.Close()
-			f, err := at.Open(disk.Base(name))
+			f, err := at.Open(t.Context(), disk.Base(name))
 			if err == nil {
 				defer f.Close()
 				if info, err := f.Stat(); err != nil || os.SameFile(info, secret) {

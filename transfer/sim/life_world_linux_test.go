@@ -19,6 +19,7 @@ import (
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 )
 
 // A lifeWorld is a primary, its editor and its mirrors, in one bubble.
@@ -107,7 +108,7 @@ func (w *lifeWorld) serveLife(host byte, mount *simMount) (*lifeServer, error) {
 		panic(err)
 	}
 	s.ctx, s.cancel = context.WithCancel(w.ctx)
-	s.files = serve.NewServer(served, slog.New(slog.DiscardHandler))
+	s.files = serve.NewServer(source.Local(served), slog.New(slog.DiscardHandler))
 	conf := &kwik.ServerConfig{
 		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token,
 		OpenContent: s.files.OpenContent,

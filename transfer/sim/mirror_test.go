@@ -27,6 +27,7 @@ import (
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 )
 
 var mirrorSeeds = flag.Int("mirrorseeds", 12, "how many seeds of mirrors to run")
@@ -116,7 +117,7 @@ func (h *mirrorHost) start(ctx context.Context) {
 		h.t.Error(err)
 		return
 	}
-	server := serve.NewServer(dir, slog.New(slog.DiscardHandler))
+	server := serve.NewServer(source.Local(dir), slog.New(slog.DiscardHandler))
 	conf := &kwik.ServerConfig{
 		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token,
 		OpenContent: server.OpenContent,

@@ -219,7 +219,7 @@ func (sv *server) start() {
 	p := &life{socket: socket, dir: sv.dir.Dir()}
 	p.ctx, p.cancel = context.WithCancel(sv.ctx)
 	p.member, p.leave = context.WithCancel(p.ctx)
-	p.transfer = serve.NewServer(p.dir, sv.log)
+	p.transfer = serve.NewServer(memRoot{p.dir}, sv.log)
 	conf := &kwik.ServerConfig{
 		Config: kwik.Config{LocalAddresses: func() []netip.Addr { return nil }}, JoinToken: token,
 		OpenContent: func(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {

@@ -48,7 +48,8 @@ func (d *depth) pass(waited bool, now time.Time) {
 	if d.blocks == 0 || d.fetches < d.blocks {
 		return
 	}
-	rate := float64(d.blocks*d.fetches) / max(d.took.Seconds(), 1e-9)
+	// With the block that is read there is one more fetch under way.
+	rate := float64((d.blocks+1)*d.fetches) / max(d.took.Seconds(), 1e-9)
 	switch {
 	case d.before > 0 && rate < d.before*worthwhile:
 		*d = depth{blocks: d.blocks / 2, since: now, settled: settledFor}

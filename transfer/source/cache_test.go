@@ -181,7 +181,7 @@ func TestReadAheadStopsWhereItDoesNotPay(t *testing.T) {
 		if err := readTest(o, want, 16<<10); err != nil {
 			t.Error(err)
 		}
-		if s.most > 5 {
+		if s.most > 9 {
 			t.Errorf("%d requests at once", s.most)
 		}
 	})

@@ -265,7 +265,7 @@ func openTest(t *testing.T, root Root, name string) Object {
 func readTest(o Object, want []byte, piece int) error {
 	buf := make([]byte, piece)
 	for off := 0; off < len(want); off += piece {
-		n, err := o.ReadAt(buf, int64(off))
+		n, err := o.ReadAt(buf[:min(piece, len(want)-off)], int64(off))
 		if err != nil && !(err == io.EOF && off+n == len(want)) {
 			return fmt.Errorf("at %d: %w", off, err)
 		}

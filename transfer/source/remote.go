@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -91,14 +93,14 @@ func (r *remote) ask(ctx context.Context) error {
 
 // report logs once that the store does not answer, and once that it does again.
 func (r *remote) report(err error) {
-	_, isGone := errors.AsType[*Unavailable](err)
+	gone, isGone := errors.AsType[*Unavailable](err)
 	r.mu.Lock()
 	wasGone := r.isGone
 	r.isGone = isGone
 	r.mu.Unlock()
 	switch {
 	case isGone && !wasGone:
-		r.log.Error("root is not available; requests fail until it is back", "root", r.store.describe(), "err", err)
+		r.log.Error("root is not available; requests fail until it is back", "root", r.store.describe(), "err", gone.Err)
 	case wasGone && err == nil:
 		r.log.Info("root is back", "root", r.store.describe())
 	}
@@ -116,6 +118,9 @@ func (r *remote) know(f func(*names, time.Time)) {
 func (r *remote) stat(ctx context.Context, name string, needsTag bool) (info objectInfo, err error) {
 	if name == "" {
 		return objectInfo{isDir: true}, nil
+	}
+	if !needsTag {
+		r.statSequel(ctx, name)
 	}
 	isKnown := false
 	r.know(func(n *names, now time.Time) {
@@ -144,6 +149,25 @@ func (r *remote) stat(ctx context.Context, name string, needsTag bool) (info obj
 	}
 	r.know(func(n *names, now time.Time) { n.learn(info, false, now) })
 	return info, nil
+}
+
+// statSequel describes a name of a listing and those that follow, several at once, if the names are
+// asked for in order. A listing may have nothing but names.
+func (r *remote) statSequel(ctx context.Context, name string) {
+	var wanted []string
+	r.know(func(n *names, now time.Time) { wanted = n.sequel(name, max(r.parallel, 1), now) })
+	var wg sync.WaitGroup
+	for _, next := range wanted {
+		wg.Go(func() {
+			info, err := r.store.stat(ctx, next)
+			if err != nil {
+				return // it is asked for again if it is needed
+			}
+			info.name = next
+			r.know(func(n *names, now time.Time) { n.learn(info, false, now) })
+		})
+	}
+	wg.Wait()
 }
 
 // isDir reports whether objects are below a name.
@@ -181,11 +205,12 @@ func (r *remote) list(ctx context.Context, dir string, limit int) (entries []str
 	if len(filter.entries) == 0 && dir != "" {
 		return nil, &fs.PathError{Op: "list", Path: dir, Err: fs.ErrNotExist}
 	}
-	entries = make([]string, 0, len(filter.entries))
+	entries = slices.Sorted(maps.Keys(filter.entries))
 	r.know(func(n *names, now time.Time) {
-		for name, info := range filter.entries {
-			entries = append(entries, name)
-			n.learn(info, true, now)
+		for _, info := range filter.entries {
+			if info.isDir || info.size != unknownSize {
+				n.learn(info, true, now)
+			}
 		}
 		n.learnListing(dir, entries, now)
 	})

@@ -2,6 +2,7 @@ package source
 
 import (
 	"container/list"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,8 +41,9 @@ type names struct {
 
 // A listing holds all names of a directory.
 type listing struct {
-	entries []string
+	entries []string // sorted
 	until   time.Time
+	next    int // the entry after the one that was asked for last
 }
 
 func newNames() *names {
@@ -101,7 +103,7 @@ func (n *names) learnListing(dir string, entries []string, now time.Time) {
 		}
 	}
 	if len(entries) <= maxKnown {
-		n.listings[dir] = &listing{entries, now.Add(listedFor)}
+		n.listings[dir] = &listing{entries: entries, until: now.Add(listedFor)}
 		n.listed += len(entries)
 	}
 }
@@ -121,6 +123,33 @@ func (n *names) findListing(dir string, now time.Time) ([]string, bool) {
 		return nil, false
 	}
 	return l.entries, true
+}
+
+// sequel returns names that will probably be asked for next, after a name of a listing was: at most
+// so many, which are not known yet, and the name first. It returns none unless the entry before it
+// was asked for last.
+func (n *names) sequel(name string, count int, now time.Time) (wanted []string) {
+	dir := disk.Parent(name)
+	entries, isListed := n.findListing(dir, now)
+	if !isListed {
+		return nil
+	}
+	i, ok := slices.BinarySearch(entries, disk.Base(name))
+	l := n.listings[dir]
+	isNext := ok && i > 0 && i == l.next
+	l.next = i + 1
+	if !isNext {
+		return nil
+	}
+	for ; i < len(entries) && len(wanted) < count; i++ {
+		next := disk.JoinPath(dir, entries[i])
+		if _, _, isKnown := n.find(next, now); !isKnown {
+			wanted = append(wanted, next)
+		} else if len(wanted) == 0 {
+			return nil
+		}
+	}
+	return wanted
 }
 
 // maxNameLength bounds a component of a name, in bytes, as file systems do.

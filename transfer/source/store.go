@@ -36,7 +36,7 @@ type store interface {
 type objectInfo struct {
 	name  string // one component in a listing, the whole name elsewhere
 	isDir bool
-	size  int64 // bytes
+	size  int64 // bytes; unknownSize in a listing that does not tell it
 	mtime time.Time
 	// tag identifies the version: an entity tag, or the ID of a version where the store has
 	// versions, or "" if the store has none of them. It is weak if it starts with W/.
@@ -44,3 +44,6 @@ type objectInfo struct {
 	// versionID requests this version of a bucket with versions; "" elsewhere.
 	versionID string
 }
+
+// unknownSize is the size of an object whose listing has only its name.
+const unknownSize = -1

@@ -9,10 +9,10 @@ import (
 )
 
 // OpenTreeWithTraps makes a TreeWithTraps and opens it. The test closes it.
-func OpenTreeWithTraps(t testing.TB) (root string, d disk.Dir) {
+func OpenTreeWithTraps(t testing.TB) (root string, d disk.TreeDir) {
 	t.Helper()
 	root = TreeWithTraps(t)
-	d, err := disk.OpenDir(root)
+	d, err := disk.OpenTree(root, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,15 +20,15 @@ func OpenTreeWithTraps(t testing.TB) (root string, d disk.Dir) {
 	return root, d
 }
 
-// A SlowDir is a Dir in which each read of a file takes Delay longer.
+// A SlowDir is a TreeDir in which each read of a file takes Delay longer.
 type SlowDir struct {
-	disk.Dir
+	disk.TreeDir
 	Delay time.Duration
 }
 
 // Open opens a file whose reads are slow.
 func (d SlowDir) Open(name string) (disk.File, error) {
-	f, err := d.Dir.Open(name)
+	f, err := d.TreeDir.Open(name)
 	if err != nil {
 		return nil, err
 	}
