@@ -48,9 +48,16 @@ func (x *index) reportDamage() {
 	}
 }
 
-// keep stores the tree of a version of a file that was hashed from a time on. It logs when trees
-// cannot be stored any more.
+// keep stores the tree of a version of a file that was hashed from a time on, and publishes it.
 func (x *index) keep(path string, version disk.Version, tree *integrity.Tree, hashed time.Time) {
+	if isStorable(path, version, hashed) {
+		x.shared.publish(path, version, tree)
+	}
+	x.keepLocal(path, version, tree, hashed)
+}
+
+// keepLocal stores a tree in the store. It logs when trees cannot be stored any more.
+func (x *index) keepLocal(path string, version disk.Version, tree *integrity.Tree, hashed time.Time) {
 	if x.store == nil {
 		return
 	}
@@ -63,4 +70,25 @@ func (x *index) keep(path string, version disk.Version, tree *integrity.Tree, ha
 		x.log.Warn("hash trees cannot be stored; files are hashed again after a restart", "err", err)
 	}
 	l.isFailing = err != nil
+}
+
+// known returns the tree of an entry from the store, or from those that servers share; nil if
+// neither has it.
+func (x *index) known(e *indexEntry) *integrity.Tree {
+	now := time.Now()
+	if e.version.IsRacy(now) {
+		return nil
+	}
+	if x.store != nil {
+		tree := x.store.get(e.path, e.version)
+		x.reportDamage()
+		if tree != nil {
+			return tree
+		}
+	}
+	tree := x.shared.get(x.ctx, e.path, e.version)
+	if tree != nil {
+		x.keepLocal(e.path, e.version, tree, now)
+	}
+	return tree
 }

@@ -163,6 +163,9 @@ func (x *index) forget(path string, version disk.Version, tree *integrity.Tree) 
 		}
 	}
 	x.mu.Unlock()
+	if had {
+		x.shared.distrust(path, version)
+	}
 	if x.store == nil {
 		return had
 	}

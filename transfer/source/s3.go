@@ -154,7 +154,7 @@ func (s *s3Store) check(ctx context.Context) error {
 
 // stat implements store.
 func (s *s3Store) stat(ctx context.Context, name string) (info objectInfo, err error) {
-	key, ok := s.at.key(name)
+	key, ok := s.visibleKey(name)
 	if !ok {
 		return info, fs.ErrNotExist
 	}
@@ -179,10 +179,25 @@ func s3Info(name string, o minio.ObjectInfo) objectInfo {
 // get implements store.
 func (s *s3Store) get(ctx context.Context, name string, pinned *objectInfo, start, end int64) (
 	body io.ReadCloser, info objectInfo, err error) {
-	key, ok := s.at.key(name)
+	key, ok := s.visibleKey(name)
 	if !ok {
 		return nil, info, fs.ErrNotExist
 	}
+	return s.getKey(ctx, name, key, pinned, start, end)
+}
+
+// visibleKey returns the key of an object. ok is false if there is none that clients may read.
+func (s *s3Store) visibleKey(name string) (key string, ok bool) {
+	top, _, _ := strings.Cut(name, "/")
+	if top == hiddenDir {
+		return "", false
+	}
+	return s.at.key(name)
+}
+
+// getKey is get of an object with a key.
+func (s *s3Store) getKey(ctx context.Context, name, key string, pinned *objectInfo, start, end int64) (
+	body io.ReadCloser, info objectInfo, err error) {
 	var o minio.GetObjectOptions
 	switch {
 	case pinned == nil:
@@ -297,7 +312,7 @@ func (b *s3Body) Read(p []byte) (int, error) {
 func (s *s3Store) list(ctx context.Context, dir string) iter.Seq2[objectInfo, error] {
 	return func(yield func(objectInfo, error) bool) {
 		prefix, after := s.at.dirKey(dir), ""
-		if len(prefix) > maxKey {
+		if _, ok := s.visibleKey(dir); !ok && dir != "" || len(prefix) > maxKey {
 			return
 		}
 		isStopped := false
@@ -309,7 +324,8 @@ func (s *s3Store) list(ctx context.Context, dir string) iter.Seq2[objectInfo, er
 				}
 				after = o.Key
 				info, ok := s3Entry(prefix, o)
-				if ok && !yield(info, nil) {
+				isShown := ok && (dir != "" || info.name != hiddenDir)
+				if isShown && !yield(info, nil) {
 					isStopped = true
 					return nil
 				}

@@ -357,6 +357,25 @@ func TestTreeFiles(t *testing.T) {
 	if n := f.count("PUT /bucket/top/.kwikcp/trees/"); n != 1 {
 		t.Errorf("%d files were written", n)
 	}
+	for _, name := range []string{treeFile(key), ".kwikcp", ".kwikcp/trees"} {
+		if _, err := trees.store.stat(t.Context(), name); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q is described: %v", name, err)
+		}
+		if _, _, err := readRange(trees.store, name, nil, 0, 1); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q is read: %v", name, err)
+		}
+	}
+	f.put("top/sub/.kwikcp", "a file of a user")
+	for _, dir := range []string{"", ".kwikcp", ".kwikcp/trees"} {
+		for info, err := range trees.store.list(t.Context(), dir) {
+			if err != nil || info.name != "sub" {
+				t.Errorf("%q has the entry %q: %v", dir, info.name, err)
+			}
+		}
+	}
+	if _, err := trees.store.stat(t.Context(), "sub/.kwikcp"); err != nil {
+		t.Error(err)
+	}
 	var refused atomic.Int32
 	f.fault = func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Method == http.MethodPut {

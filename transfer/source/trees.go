@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	// treesDir has the files of hash trees, below the prefix of a bucket. Servers do not show it.
-	treesDir = ".kwikcp/trees/"
+	// hiddenDir is below the prefix of a bucket. It is not served. treesDir has the files of hash
+	// trees.
+	hiddenDir = ".kwikcp"
+	treesDir  = hiddenDir + "/trees/"
 	// treeNameBytes is the length of their names, in bytes before they are written in hex.
 	treeNameBytes = 20
 	// maxTreeFile bounds such a file, in bytes: the tree of a file of about 500 GiB.
@@ -34,7 +36,12 @@ func treeFile(key []byte) string {
 
 // Get returns the file of a key. The error matches fs.ErrNotExist if there is none.
 func (t *TreeFiles) Get(ctx context.Context, key []byte) ([]byte, error) {
-	body, info, err := t.store.get(ctx, treeFile(key), nil, 0, maxTreeFile)
+	name := treeFile(key)
+	at, ok := t.store.at.key(name)
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	body, info, err := t.store.getKey(ctx, name, at, nil, 0, maxTreeFile)
 	if err != nil {
 		return nil, err
 	}
