@@ -12,10 +12,14 @@ import (
 
 // KeepTrees makes the server store the trees that it computes, and use those that are stored. It
 // must be called before Serve, at most once. In the background it removes the records of files
-// that have changed; Close ends that. The caller closes store, after Close.
+// that have changed, unless the root is remote: each look would be a request. Close ends that. The caller
+// closes store, after Close.
 func (s *Server) KeepTrees(store *TreeStore) {
 	s.index.store = store
 	s.index.reportDamage()
+	if s.caps.IsRemote {
+		return
+	}
 	s.tasks.Go(func() {
 		if err := store.sweep(s.ctx, s.dir); err != nil {
 			s.log.Warn("stale records of the tree store not removed", "err", err)

@@ -20,6 +20,7 @@ import (
 // The methods of a Server are safe for concurrent use, except for KeepTrees and Close.
 type Server struct {
 	dir      source.Dir // shows visible names only
+	caps     source.Caps
 	visible  *visibility
 	log      *slog.Logger
 	index    *index
@@ -44,10 +45,10 @@ type Server struct {
 func NewServer(root source.Root, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	log = slog.New(logs.NewHandler(log.Handler()))
-	visible := &visibility{}
+	visible, caps := &visibility{}, root.Caps()
 	return &Server{
-		dir: newVisible(root, visible), visible: visible, log: log, index: newIndex(ctx, log),
-		batches: newServedBatches(), names: newNamesLimit(), tiny: newTinySlots(), opened: newOpenFiles(),
+		dir: newVisible(root, visible), caps: caps, visible: visible, log: log, index: newIndex(ctx, log),
+		batches: newServedBatches(), names: newNamesLimit(), tiny: newTinySlots(caps.Parallel), opened: newOpenFiles(caps.IsRemote),
 		limit: newRequestLimit(), ctx: ctx, cancel: cancel,
 	}
 }
@@ -130,3 +131,16 @@ func (s *Server) hash(ctx context.Context, c client, path string, version disk.V
 		return nil, ctx.Err()
 	}
 }
+
+// endReads lets the reads of an object that run end with ctx, if they may wait for a network: it
+// closes the object. The caller calls stop before it closes the object.
+func (s *Server) endReads(ctx context.Context, f source.Object) (stop func() bool) {
+	if !s.caps.IsRemote {
+		return func() bool { return false }
+	}
+	return context.AfterFunc(ctx, func() { f.Close() })
+}
+
+// hashesCopies reports whether the server hashes its files to compare them with those of a primary. A
+// secondary of a remote root would fetch each byte for that alone. The clients verify what it serves.
+func (s *Server) hashesCopies() bool { return !s.caps.IsRemote }
