@@ -27,6 +27,7 @@ import (
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/serve"
+	"kwikcp/transfer/source"
 )
 
 // serveOptions are the options of serve.
@@ -381,7 +382,7 @@ func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) 
 		return err
 	}
 	defer dir.Close()
-	s, err := startServer(c, dir)
+	s, err := startServer(c, source.Local(dir))
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ import (
 type runningServer struct {
 	serveConfig
 	url      transfer.URL
-	served   disk.TreeDir // the root; the caller of startServer closes it
+	served   source.Root  // the caller of startServer closes it
 	target   disk.TreeDir // the root at the start, which a mirror alone writes to; nil without --mirror
 	listener *kwik.Listener
 	files    *serve.Server
@@ -49,8 +49,8 @@ type runningServer struct {
 	memberTasks sync.WaitGroup // the goroutines that need the membership
 }
 
-// startServer starts a server of a directory.
-func startServer(c serveConfig, dir disk.TreeDir) (*runningServer, error) {
+// startServer starts a server of a root.
+func startServer(c serveConfig, root source.Root) (*runningServer, error) {
 	cert, err := trust.LoadOrCreateIdentity(c.stateDir, time.Now())
 	if err != nil {
 		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "load the server's key", Err: err}
@@ -60,7 +60,7 @@ func startServer(c serveConfig, dir disk.TreeDir) (*runningServer, error) {
 		return nil, err
 	}
 	s := &runningServer{
-		serveConfig: c, served: dir, files: serve.NewServer(source.Local(dir), c.log),
+		serveConfig: c, served: root, files: serve.NewServer(root, c.log),
 		identity: cert, reloads: make(chan struct{}, 1), keyChanged: make(chan struct{}, 1),
 	}
 	s.files.NameWebMirrors(c.webMirrors...)

@@ -215,8 +215,8 @@ func (r *farRoot) read(c kwik.Content, size int64) error {
 	return nil
 }
 
-// TestFarBatch lets a primary and a secondary of roots at 30 ms serve a batch of 300 files of 16 KiB.
-// One after the other takes 9 s.
+// TestFarBatch lets a primary and a secondary of roots at 30 ms serve a batch of 300 files of 16
+// KiB. One after the other takes 9 s.
 func TestFarBatch(t *testing.T) {
 	transfertest.OnNet(t, func(w *transfertest.Net) {
 		root := newFarRoot(300, 16<<10)
@@ -261,7 +261,8 @@ func TestFarBatch(t *testing.T) {
 					most = 2 // it hashes it
 				}
 				if x.r.opens[name] > most || x.r.ahead[name] == 0 {
-					w.T.Errorf("%v: %s was opened %d times, %d bytes ahead", x.why, name, x.r.opens[name], x.r.ahead[name])
+					w.T.Errorf("%v: %s was opened %d times, %d bytes ahead",
+						x.why, name, x.r.opens[name], x.r.ahead[name])
 				}
 			}
 			if x.r.open != 0 {
@@ -271,8 +272,8 @@ func TestFarBatch(t *testing.T) {
 	})
 }
 
-// TestFarBatchOfReleasedRanges announces ranges that are not read: those that are read arrive, and no
-// open is waited for in vain.
+// TestFarBatchOfReleasedRanges announces ranges that are not read. Those that are read arrive, and
+// the memory is bounded.
 func TestFarBatchOfReleasedRanges(t *testing.T) {
 	transfertest.OnNet(t, func(w *transfertest.Net) {
 		root := newFarRoot(300, 16<<10)
@@ -295,7 +296,8 @@ func TestFarBatchOfReleasedRanges(t *testing.T) {
 		}
 		p := make([]byte, 16<<10)
 		for i := 290; i >= 0; i -= 29 { // no order of grants
-			if _, err := c.ReadAt(p, int64(i)*int64(len(p))); err != nil || !bytes.Equal(p, root.files[fmt.Sprintf("%08d", i)]) {
+			want := root.files[fmt.Sprintf("%08d", i)]
+			if _, err := c.ReadAt(p, int64(i)*int64(len(p))); err != nil || !bytes.Equal(p, want) {
 				w.T.Errorf("file %d: %v", i, err)
 			}
 		}
@@ -376,7 +378,7 @@ func TestFarErrors(t *testing.T) {
 			{nil, gone, kwik.ErrServerBusy, messageUnavailable},
 			{nil, fmt.Errorf("GET: %w", gone), kwik.ErrServerBusy, messageUnavailable},
 			{nil, disk.ErrChanged, kwik.ErrContentChanged, errFileChanged.Message},
-			{nil, &fs.PathError{Op: "read", Path: "x", Err: disk.ErrChanged}, kwik.ErrContentChanged, errFileChanged.Message},
+			{nil, &fs.PathError{Op: "read", Err: disk.ErrChanged}, kwik.ErrContentChanged, errFileChanged.Message},
 			{nil, errors.New("nonsense"), kwik.ErrContentUnavailable, errContentFailed.Message},
 		} {
 			root.fail, root.inRead = x.open, x.read
@@ -464,7 +466,8 @@ func TestFarHashing(t *testing.T) {
 				t.Fatal(err)
 			}
 			ahead := root.ahead["f"]
-			if want := min(off+hashAhead-hashStep, int64(len(content))); ahead < want || ahead > min(off+hashAhead+n, int64(len(content))) {
+			least, most := off+hashAhead-hashStep, off+n+hashAhead
+			if size := int64(len(content)); ahead < min(least, size) || ahead > min(most, size) {
 				t.Errorf("at %d: %d bytes were requested", off, ahead)
 			}
 			if ahead != last {
@@ -501,8 +504,8 @@ func TestFarRootIsNotSwept(t *testing.T) {
 	})
 }
 
-// TestFarNamesAreHidden asks once for a name, however deep, and gives hidden ones the error of missing
-// ones.
+// TestFarNamesAreHidden asks once for a name, however deep, and gives hidden ones the error of
+// missing ones.
 func TestFarNamesAreHidden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := newFarRoot(0, 0)
