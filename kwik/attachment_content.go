@@ -55,8 +55,8 @@ func (c *attachedContent) open() error {
 	return nil
 }
 
-// prefetch tells a Prefetcher of the grants that it was not told of. off is where the first grant, which
-// is being written, goes on.
+// prefetch tells a Prefetcher of the grants that it was not told of. off is where the first grant,
+// which is being written, goes on.
 func (c *attachedContent) prefetch(off int64) {
 	content, ok := c.content.(Prefetcher)
 	if !ok {

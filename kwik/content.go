@@ -28,11 +28,11 @@ type PartialContent interface {
 // machine.
 type Prefetcher interface {
 	Content
-	// Prefetch tells that the bytes [start, end) will be read soon. A server calls it for each range
-	// that its client requests, and for a head start, as soon as it may and before the first ReadAt of
-	// the range. It calls it for a range again if it opens the content again. The ranges of several
-	// requests may be announced before the first is read. The client may release a range, which is
-	// then read in part or not at all. The goroutine that calls ReadAt calls Prefetch, without a lock.
+	// Prefetch tells that the bytes [start, end) will be read soon. A server calls it for each
+	// range that its client requests, and for a head start, before the first ReadAt of the range.
+	// It calls it for a range again if it opens the content again. The ranges of several requests
+	// may be announced before the first is read. The client may release a range, which is then
+	// read in part or not at all. The goroutine that calls ReadAt calls Prefetch, without a lock.
 	// Prefetch must not block.
 	Prefetch(start, end int64)
 }

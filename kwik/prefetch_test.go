@@ -84,7 +84,8 @@ func TestPrefetch(t *testing.T) {
 // TestPrefetchAgain announces what is left of a grant again if the content was opened again.
 func TestPrefetchAgain(t *testing.T) {
 	a := &attachment{last: 5, queue: []*extent{
-		{grant: 3, start: 0, end: 100}, {grant: 4, start: 100, end: 200, revoked: true}, {grant: 5, start: 200, end: 300},
+		{grant: 3, start: 0, end: 100}, {grant: 4, start: 100, end: 200, revoked: true},
+		{grant: 5, start: 200, end: 300},
 	}}
 	c := &attachedContent{a: a, announced: 4}
 	want := func(off int64, want ...rangeset.Range) {

@@ -28,8 +28,8 @@ type batchAhead struct {
 	begun  []*aheadFile     // in the same order; at most limit
 }
 
-// maxAnnounced bounds the ranges that a batchAhead remembers. A client has fewer grants that are not
-// answered; it has released the oldest of more.
+// maxAnnounced bounds the ranges that a batchAhead remembers. A client has fewer grants that are
+// not answered; it has released the oldest of more.
 const maxAnnounced = 64
 
 // An aheadFile is a file of a batch, of which a client requested a part.

@@ -109,8 +109,8 @@ func (s *Server) findCopies(ctx context.Context, of client, c *batchContent) {
 	}
 }
 
-// inParallel calls find for the numbers below n, each with a slot for a client, several at a time. It
-// sets the error of those for which there is none until ctx ends.
+// inParallel calls find for the numbers below n, each with a slot for a client, several at a time.
+// It sets the error of those for which there is none until ctx ends.
 func (s *Server) inParallel(ctx context.Context, of client, n int, find func(i int), failed []error) {
 	var wg sync.WaitGroup
 	var next atomic.Int64

@@ -84,8 +84,8 @@ func failureCode(err error) transferpb.Failure_Code {
 	return transferpb.Failure_OTHER
 }
 
-// isServerBusy reports whether the same request may succeed later. A limit was reached, the system is
-// short of something, the root is not available, or the server is stopping.
+// isServerBusy reports whether the same request may succeed later. A limit was reached, the system
+// is short of something, the root is not available, or the server is stopping.
 func isServerBusy(err error) bool {
 	for _, busy := range []error{
 		kwik.ErrSecondaryStreamOverflow, kwik.ErrServerBusy, errTooMuch, errBusy, context.Canceled,

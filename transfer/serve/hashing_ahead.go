@@ -13,7 +13,8 @@ const (
 	hashAhead, hashStep = 16 << 20, 4 << 20
 )
 
-// An aheadReader reads a file in order, and has what follows fetched. It is safe for concurrent use.
+// An aheadReader reads a file in order, and has what follows fetched. It is safe for concurrent
+// use.
 type aheadReader struct {
 	io.ReaderAt
 	ahead source.Prefetcher

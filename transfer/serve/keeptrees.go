@@ -12,8 +12,8 @@ import (
 
 // KeepTrees makes the server store the trees that it computes, and use those that are stored. It
 // must be called before Serve, at most once. In the background it removes the records of files
-// that have changed, unless the root is remote: each look would be a request. Close ends that. The caller
-// closes store, after Close.
+// that have changed, unless the root is remote: each look would be a request. Close ends that. The
+// caller closes store, after Close.
 func (s *Server) KeepTrees(store *TreeStore) {
 	s.index.store = store
 	s.index.reportDamage()

@@ -132,8 +132,8 @@ func (n *namesLimit) list(
 	return l, nil
 }
 
-// stateOf returns the state of a directory; ok is false if it is not known. A directory without a time
-// tells nothing of its changes.
+// stateOf returns the state of a directory; ok is false if it is not known. A directory without a
+// time tells nothing of its changes.
 func stateOf(ctx context.Context, path string, d source.Dir) (key namesKey, ok bool) {
 	info, err := d.Stat(ctx, ".")
 	if err != nil {

@@ -10,7 +10,8 @@ import (
 // at a time wait for each other.
 const maxOpenFiles = 64
 
-// maxRemoteFiles is maxOpenFiles of a remote root. Files are opened ahead there, and need no descriptor.
+// maxRemoteFiles is maxOpenFiles of a remote root. Files are opened ahead there, and need no
+// descriptor.
 const maxRemoteFiles = 1024
 
 // An openFiles keeps files of batches open between reads, since one read may end in a file in which

@@ -12,211 +12,17 @@ import (
 	"kwikcp/transfer/internal/wire"
 	"kwikcp/transfer/source"
 	"log/slog"
-	"maps"
-	"math/rand/v2"
 	"path/filepath"
-	"slices"
-	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	transferpb "kwikcp/transfer/internal/wire/proto"
 )
 
-// A farRoot is a root in memory whose opens and descriptions take a round trip.
-type farRoot struct {
-	source.Root // for what is not overridden
-	delay       time.Duration
-
-	mu      sync.Mutex // guards the fields below
-	files   map[string][]byte
-	fail    error          // of every request; nil for none
-	inRead  error          // of every read
-	opens   map[string]int // by name
-	stats   int
-	running int              // requests
-	most    int              // of running
-	ahead   map[string]int64 // bytes that were announced, by name
-	open    int              // objects
-	block   bool             // reads wait for Close
-}
-
-const farParallel = 16
-
-func newFarRoot(n, size int) *farRoot {
-	r := &farRoot{
-		delay: 30 * time.Millisecond, files: make(map[string][]byte), opens: make(map[string]int),
-		ahead: make(map[string]int64),
-	}
-	for i := range n {
-		content := make([]byte, size)
-		rand.NewChaCha8([32]byte{byte(i), byte(i >> 8)}).Read(content)
-		r.files[fmt.Sprintf("%08d", i)] = content
-	}
-	return r
-}
-
-func (r *farRoot) Caps() source.Caps { return source.Caps{IsRemote: true, Parallel: farParallel} }
-
-// request takes as long as one.
-func (r *farRoot) request(ctx context.Context, name string) (*farObject, error) {
-	r.mu.Lock()
-	r.running++
-	r.most = max(r.most, r.running)
-	r.mu.Unlock()
-	timer := time.NewTimer(r.delay)
-	defer timer.Stop()
-	var err error
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.running--
-	if err == nil {
-		err = r.fail
-	}
-	if err != nil {
-		return nil, &source.Unavailable{Root: "far", Err: err}
-	}
-	content, ok := r.files[name]
-	if !ok {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
-	}
-	return &farObject{root: r, name: name, content: content, closed: make(chan struct{})}, nil
-}
-
-func (r *farRoot) Open(ctx context.Context, name string) (source.Object, error) {
-	o, err := r.request(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.opens[name]++
-	r.open++
-	return o, nil
-}
-
-func (r *farRoot) Stat(ctx context.Context, name string) (fs.FileInfo, error) {
-	r.mu.Lock()
-	r.stats++
-	r.mu.Unlock()
-	o, err := r.request(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return o, nil
-}
-
-func (r *farRoot) Lstat(ctx context.Context, name string) (fs.FileInfo, error) {
-	return r.Stat(ctx, name)
-}
-
-// A farObject is an object, and its description.
-type farObject struct {
-	root    *farRoot
-	name    string
-	content []byte
-	once    sync.Once
-	closed  chan struct{}
-}
-
-func (o *farObject) ReadAt(p []byte, off int64) (int, error) {
-	o.root.mu.Lock()
-	err, block := o.root.inRead, o.root.block
-	o.root.mu.Unlock()
-	if block {
-		<-o.closed
-		return 0, fs.ErrClosed
-	}
-	if err != nil {
-		return 0, err
-	}
-	return bytes.NewReader(o.content).ReadAt(p, off)
-}
-
-func (o *farObject) Prefetch(start, end int64) {
-	o.root.mu.Lock()
-	defer o.root.mu.Unlock()
-	o.root.ahead[o.name] = max(o.root.ahead[o.name], end)
-}
-
-func (o *farObject) Stat() (fs.FileInfo, error) { return o, nil }
-
-func (o *farObject) Close() error {
-	o.once.Do(func() {
-		close(o.closed)
-		o.root.mu.Lock()
-		defer o.root.mu.Unlock()
-		o.root.open--
-	})
-	return nil
-}
-
-func (o *farObject) Name() string       { return disk.Base(o.name) }
-func (o *farObject) Size() int64        { return int64(len(o.content)) }
-func (o *farObject) Mode() fs.FileMode  { return 0o644 }
-func (o *farObject) ModTime() time.Time { return time.Unix(1e9, 0) }
-func (o *farObject) IsDir() bool        { return false }
-func (o *farObject) Sys() any           { return o }
-func (o *farObject) Version() disk.Version {
-	v := disk.Version{Size: o.Size(), MTime: o.ModTime().UnixNano(), Tag: [16]byte{1}}
-	if len(o.content) > 0 {
-		v.Tag[1] = o.content[0]
-	}
-	return v
-}
-
-// batchOn requests a batch of all files of a far root, and returns its descriptor.
-func (r *farRoot) batchOn(w *transfertest.Net, s *Server, session *kwik.ClientSession) (request kwik.ContentRequest) {
-	w.T.Helper()
-	names := slices.Sorted(maps.Keys(r.files))
-	replies, err := w.Ask(session, batchOf(names...), true)
-	manifests := 0
-	for _, reply := range replies {
-		if reply.GetBatchFile().GetManifest() != nil {
-			manifests++
-		}
-		request.Size += int64(reply.GetBatchFile().GetManifest().GetSize())
-	}
-	if err != nil || manifests != len(names) {
-		w.T.Fatalf("%d manifests, %v", manifests, err)
-	}
-	s.batches.mu.Lock()
-	defer s.batches.mu.Unlock()
-	for descriptor := range s.batches.byDescriptor {
-		request.Descriptor = []byte(descriptor)
-	}
-	return request
-}
-
-// read reads a content as a server does, in grants.
-func (r *farRoot) read(c kwik.Content, size int64) error {
-	var want []byte
-	for _, name := range slices.Sorted(maps.Keys(r.files)) {
-		want = append(want, r.files[name]...)
-	}
-	const grant, frame = 1 << 20, 256 << 10
-	for off := int64(0); off < size; off += frame {
-		if off%grant == 0 {
-			c.(kwik.Prefetcher).Prefetch(off, min(off+grant, size))
-		}
-		p := make([]byte, min(frame, size-off))
-		if _, err := c.ReadAt(p, off); err != nil {
-			return fmt.Errorf("at %d: %w", off, err)
-		}
-		if !bytes.Equal(p, want[off:off+int64(len(p))]) {
-			return errors.New("wrong bytes")
-		}
-	}
-	return nil
-}
-
-// TestFarBatch lets a primary and a secondary of roots at 30 ms serve a batch of 300 files of 16 KiB.
-// One after the other takes 9 s.
+// TestFarBatch lets a primary and a secondary of roots at 30 ms serve a batch of 300 files of 16
+// KiB. One after the other takes 9 s.
 func TestFarBatch(t *testing.T) {
 	transfertest.OnNet(t, func(w *transfertest.Net) {
 		root := newFarRoot(300, 16<<10)
@@ -261,7 +67,8 @@ func TestFarBatch(t *testing.T) {
 					most = 2 // it hashes it
 				}
 				if x.r.opens[name] > most || x.r.ahead[name] == 0 {
-					w.T.Errorf("%v: %s was opened %d times, %d bytes ahead", x.why, name, x.r.opens[name], x.r.ahead[name])
+					w.T.Errorf("%v: %s was opened %d times, %d bytes ahead",
+						x.why, name, x.r.opens[name], x.r.ahead[name])
 				}
 			}
 			if x.r.open != 0 {
@@ -271,8 +78,8 @@ func TestFarBatch(t *testing.T) {
 	})
 }
 
-// TestFarBatchOfReleasedRanges announces ranges that are not read: those that are read arrive, and no
-// open is waited for in vain.
+// TestFarBatchOfReleasedRanges announces ranges that are not read. Those that are read arrive, and
+// the memory is bounded.
 func TestFarBatchOfReleasedRanges(t *testing.T) {
 	transfertest.OnNet(t, func(w *transfertest.Net) {
 		root := newFarRoot(300, 16<<10)
@@ -295,7 +102,8 @@ func TestFarBatchOfReleasedRanges(t *testing.T) {
 		}
 		p := make([]byte, 16<<10)
 		for i := 290; i >= 0; i -= 29 { // no order of grants
-			if _, err := c.ReadAt(p, int64(i)*int64(len(p))); err != nil || !bytes.Equal(p, root.files[fmt.Sprintf("%08d", i)]) {
+			want := root.files[fmt.Sprintf("%08d", i)]
+			if _, err := c.ReadAt(p, int64(i)*int64(len(p))); err != nil || !bytes.Equal(p, want) {
 				w.T.Errorf("file %d: %v", i, err)
 			}
 		}
@@ -376,7 +184,7 @@ func TestFarErrors(t *testing.T) {
 			{nil, gone, kwik.ErrServerBusy, messageUnavailable},
 			{nil, fmt.Errorf("GET: %w", gone), kwik.ErrServerBusy, messageUnavailable},
 			{nil, disk.ErrChanged, kwik.ErrContentChanged, errFileChanged.Message},
-			{nil, &fs.PathError{Op: "read", Path: "x", Err: disk.ErrChanged}, kwik.ErrContentChanged, errFileChanged.Message},
+			{nil, &fs.PathError{Op: "read", Err: disk.ErrChanged}, kwik.ErrContentChanged, errFileChanged.Message},
 			{nil, errors.New("nonsense"), kwik.ErrContentUnavailable, errContentFailed.Message},
 		} {
 			root.fail, root.inRead = x.open, x.read
@@ -464,7 +272,8 @@ func TestFarHashing(t *testing.T) {
 				t.Fatal(err)
 			}
 			ahead := root.ahead["f"]
-			if want := min(off+hashAhead-hashStep, int64(len(content))); ahead < want || ahead > min(off+hashAhead+n, int64(len(content))) {
+			least, most := off+hashAhead-hashStep, off+n+hashAhead
+			if size := int64(len(content)); ahead < min(least, size) || ahead > min(most, size) {
 				t.Errorf("at %d: %d bytes were requested", off, ahead)
 			}
 			if ahead != last {
@@ -501,8 +310,8 @@ func TestFarRootIsNotSwept(t *testing.T) {
 	})
 }
 
-// TestFarNamesAreHidden asks once for a name, however deep, and gives hidden ones the error of missing
-// ones.
+// TestFarNamesAreHidden asks once for a name, however deep, and gives hidden ones the error of
+// missing ones.
 func TestFarNamesAreHidden(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := newFarRoot(0, 0)
@@ -538,6 +347,23 @@ func TestFarNamesAreHidden(t *testing.T) {
 		}
 		if root.open != 0 {
 			t.Errorf("%d objects are open", root.open)
+		}
+	})
+}
+
+// TestFarRootIsSilent tells the client that the server is busy before the client gives up.
+func TestFarRootIsSilent(t *testing.T) {
+	transfertest.OnNet(t, func(w *transfertest.Net) {
+		root := newFarRoot(1, 100)
+		root.delay = time.Hour
+		s := NewServer(root, w.Logger())
+		w.Serve(s)
+		session := w.Dial()
+		defer session.CloseWithError(0, "")
+		start := time.Now()
+		replies, err := w.Ask(session, transfertest.Request(wire.ProtocolVersion, "00000000"), true)
+		if f := failure(w.T, replies, err); f.GetCode() != transferpb.Failure_BUSY || time.Since(start) > requestTimeout {
+			w.T.Errorf("%v after %v", f, time.Since(start))
 		}
 	})
 }
