@@ -71,6 +71,8 @@ const (
 	adviseServe
 	adviseServeRoot
 	adviseS3Root
+	adviseWebRoot
+	adviseWebRootNetwork
 	adviseS3Endpoint
 	advisePlainEndpoint
 	adviseS3Network
@@ -152,6 +154,8 @@ var advices = [adviceCount]string{
 	adviseSum:            "kwikcp sum FILE, kwikcp sum -r DIR, or kwikcp sum --check FILE",
 	adviseServe:          "kwikcp serve --help shows both forms",
 	adviseS3Root:         "kwikcp serve --role primary --root s3://BUCKET/PREFIX",
+	adviseWebRoot:        "kwikcp serve --role primary --root https://HOST/PREFIX",
+	adviseWebRootNetwork: "is the web server reachable, and its certificate from a known authority? see --cacert",
 	adviseS3Endpoint:     "such as --s3-endpoint https://minio.example:9000",
 	advisePlainEndpoint:  "--insecure-s3-endpoint allows it, for a service on this machine or in a trusted network",
 	adviseS3Network:      "is the service reachable, and --s3-endpoint right? a proxy is taken from the environment",

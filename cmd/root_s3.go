@@ -18,8 +18,6 @@ import (
 // This file opens a root in a bucket.
 
 const (
-	// s3CacheSize bounds the bytes of objects that a server holds.
-	s3CacheSize = 256 << 20
 	// remoteInterval is how often a server without requests asks whether its bucket is there.
 	remoteInterval = 15 * time.Second
 )
@@ -109,7 +107,7 @@ func (b *servedBucket) Close() error {
 
 // openBucket opens the bucket of --root. It fails if the bucket cannot be read now.
 func (c *serveConfig) openBucket(ctx context.Context) (*servedBucket, error) {
-	b := &servedBucket{cache: source.NewCache(s3CacheSize)}
+	b := &servedBucket{cache: source.NewCache(c.cacheSize)}
 	root, trees, err := source.OpenS3(ctx, c.bucket.location, c.bucket.options, b.cache, c.log)
 	if err == nil {
 		b.Root, b.trees = root, trees

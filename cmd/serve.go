@@ -45,6 +45,7 @@ type serveOptions struct {
 	drainTimeout       secondsValue
 	webMirrors         repeatedValue
 	s3                 s3Options
+	remote             remoteOptions
 	limitRate          string
 	maxMemory          string
 	logFormat          string
@@ -78,7 +79,8 @@ func newServeOptions() *serveOptions {
 func (o *serveOptions) flags() []cli.Flag {
 	return slices.Concat([]cli.Flag{
 		stringOption(&o.role, "role", "`ROLE` of this server: primary or secondary"),
-		stringOption(&o.root, "root", "serve the files below `DIR`, or those of a bucket: s3://BUCKET/PREFIX"),
+		stringOption(&o.root, "root", "serve the files below `DIR`, or those of a web server or bucket: "+
+			"https://HOST/PREFIX, s3://BUCKET/PREFIX"),
 		filterOption(&o.rules, "include", "serve entries that match `PATTERN`; the first matching --include or "+
 			"--exclude decides"),
 		filterOption(&o.rules, "exclude", "neither serve nor list entries that match `PATTERN`, nor mirror or "+
@@ -130,7 +132,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		secondsOption(&o.scrub, "scrub", "every `TIME`, hash all files again to find damage of the disk (default: "+
 			"never)"),
 		stateDirOption(&o.stateDir),
-	}, o.s3.flags(), o.keep.flags("with --mirror"))
+	}, o.remote.flags(), o.s3.flags(), o.keep.flags("with --mirror"))
 }
 
 func serveCommand(t *terminal) *cli.Command {
@@ -172,7 +174,9 @@ type serveConfig struct {
 	log          *slog.Logger
 	role         kwik.ServerRole
 	root         string
-	bucket       *s3Root // nil for a local root
+	bucket       *s3Root  // nil if the root is in none
+	web          *webRoot // nil if the root is on none
+	cacheSize    int64    // for both, bytes
 	listen       string
 	primary      transfer.URL // of a secondary
 	advertise    netip.AddrPort
@@ -252,8 +256,17 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 	if c.bucket, err = parseS3Root(o.root, &o.s3, c.role, c.policy); err != nil {
 		return c, err
 	}
-	if c.bucket != nil && (o.mirror || c.scrub > 0) {
+	if c.web, err = parseWebRoot(o.root, &o.remote, c.policy); err != nil {
+		return c, err
+	}
+	if c.cacheSize, err = parseCacheSize(o.remote.cacheSize); err != nil {
+		return c, err
+	}
+	if c.isRemote() && (o.mirror || c.scrub > 0) {
 		return c, usagef(adviseServeRoot, "--mirror and --scrub need a local --root")
+	}
+	if !c.isRemote() && o.remote.cacheSize != "" {
+		return c, usagef(adviseWebRoot, "--cache-size is for a remote --root")
 	}
 	if c.certificate, err = newCertificateFile(o.cert, o.key, c.log); err != nil {
 		return c, err

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"kwikcp/internal/webfile"
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/source"
@@ -32,6 +33,13 @@ func (c *serveConfig) openServed(ctx context.Context) (root source.Root, watch f
 		}
 		return bucket, func(ctx context.Context) { watchRemote(ctx, bucket) }, nil
 	}
+	if c.web != nil {
+		web, err := c.openWeb(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		return web, func(ctx context.Context) { watchRemote(ctx, web) }, nil
+	}
 	if info, err := os.Stat(c.root); err == nil && !info.IsDir() { // opening a FIFO would block
 		return nil, nil, transfer.LocalError(c.op(), errors.New("not a directory"))
 	}
@@ -43,10 +51,16 @@ func (c *serveConfig) openServed(ctx context.Context) (root source.Root, watch f
 	return source.Local(dir), watch, nil
 }
 
+// isRemote reports whether the root is on another machine.
+func (c *serveConfig) isRemote() bool { return c.bucket != nil || c.web != nil }
+
 // rootName returns the name of the root, for the log.
 func (c *serveConfig) rootName() string {
 	if c.bucket != nil {
 		return c.bucket.location.String()
+	}
+	if c.web != nil {
+		return webfile.Shown(c.web.base)
 	}
 	return absolute(c.root)
 }

@@ -83,7 +83,7 @@ func (s *runningServer) warnOfRoot() {
 func (s *runningServer) warnOfSecrets() {
 	root := s.rootName()
 	info, err := os.Stat(root)
-	if err != nil || s.bucket != nil {
+	if err != nil || s.isRemote() {
 		return
 	}
 	var inside []string
