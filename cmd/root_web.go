@@ -57,9 +57,8 @@ func parseCacheSize(text string) (int64, error) {
 
 // A webRoot is a root on a web server: the checked options.
 type webRoot struct {
-	base    *url.URL
-	index   string
-	options webfile.Options
+	base    *url.URL // without secrets
+	options source.HTTPOptions
 }
 
 // parseWebRoot returns the web server of --root, nil if the root is on none.
@@ -76,8 +75,10 @@ func parseWebRoot(root string, o *remoteOptions, policy *trustPolicy) (*webRoot,
 	if err != nil {
 		return nil, usagef(adviseWebRoot, "--root %q: %w", withoutSecretParts(root), err)
 	}
-	r := &webRoot{base: base, index: o.index}
-	r.options = webfile.Options{Roots: policy.roots, AllowHTTP: o.insecure, Agent: "kwikcp/" + version()}
+	r := &webRoot{base: base}
+	r.options = source.HTTPOptions{
+		Base: base, Index: o.index, Roots: policy.roots, AllowHTTP: o.insecure, Agent: "kwikcp/" + version(),
+	}
 	if o.netrc == "" {
 		return r, nil
 	}
@@ -110,10 +111,10 @@ func (w *servedWeb) Close() error {
 // openWeb opens the web server of --root. It fails if the web server does not answer now.
 func (c *serveConfig) openWeb(ctx context.Context) (*servedWeb, error) {
 	w := &servedWeb{cache: source.NewCache(c.cacheSize)}
+	options := c.web.options
+	options.Cache, options.Log = w.cache, c.log
 	var err error
-	w.Root, err = source.NewHTTP(source.HTTPOptions{
-		Base: c.web.base, Client: webfile.New(c.web.options), Index: c.web.index, Cache: w.cache, Log: c.log,
-	})
+	w.Root, err = source.NewHTTP(options)
 	if err != nil {
 		w.cache.Close()
 		return nil, transfer.LocalError(c.op(), err)
