@@ -18,6 +18,7 @@ import (
 	"kwikcp/testdata"
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 )
 
 func demoCommand(t *terminal) *cli.Command {
@@ -80,7 +81,7 @@ func runDemo(ctx context.Context, t *terminal, args []string) (err error) {
 			return transfer.LocalError("prepare the demo", err)
 		}
 		defer root.Close()
-		s, err := startServer(c, root)
+		s, err := startServer(c, source.Local(root))
 		if err != nil {
 			return err
 		}

@@ -33,6 +33,18 @@ func usagef(about advice, format string, args ...any) error {
 	return usageError{about, fmt.Errorf(format, args...)}
 }
 
+// A rootError is a root on another machine that cannot be served.
+type rootError struct {
+	code  int
+	about advice
+	op    string
+	err   error
+}
+
+func (e rootError) Error() string { return e.op + ": " + e.err.Error() }
+func (e rootError) Unwrap() error { return e.err }
+func (e rootError) exitCode() int { return e.code }
+
 // A commandError is a word that is no command.
 type commandError struct {
 	name string

@@ -67,6 +67,14 @@ const (
 	adviseSum
 	adviseServe
 	adviseServeRoot
+	adviseS3Root
+	adviseWebRoot
+	adviseWebRootNetwork
+	adviseS3Endpoint
+	advisePlainEndpoint
+	adviseS3Network
+	adviseNoBucket
+	adviseS3Credentials
 	advisePrimary
 	adviseRole
 	adviseListen
@@ -139,27 +147,36 @@ var advices = [adviceCount]string{
 	adviseVerifyTree:     "kwikcp verify -r kwik://HOST:PORT/DIR/ DIR",
 	adviseSum:            "kwikcp sum FILE, kwikcp sum -r DIR, or kwikcp sum --check FILE",
 	adviseServe:          "kwikcp serve --help shows both forms",
-	adviseServeRoot:      "name the directory to serve with --root DIR",
-	advisePrimary:        "ADDR is host:port of the primary, or the URL that it printed",
-	adviseRole:           "--role primary, or --role secondary --primary ADDR",
-	adviseListen:         "such as :4433, 127.0.0.1:0 or [::]:4433",
-	adviseAdvertise:      "such as 192.0.2.7:4433",
-	adviseUnreachable:    "if clients reach that secondary at another address, set it there with --advertise",
-	adviseLogLevel:       "debug, info, warn or error",
-	adviseLogFormat:      "text or json",
-	adviseMakeToken:      "make one with: (umask 077; head -c 24 /dev/urandom | base64 > FILE)",
-	adviseShortToken:     "a few dozen random characters are enough",
-	adviseMirror:         "kwikcp serve --role secondary --primary URL --root DIR --mirror",
-	adviseInterval:       "such as 60 or 1m",
-	adviseMaxDelete:      "such as 100 for a number of entries, or 20% of those in the directory",
-	adviseBackup:         "name a directory outside the one to mirror into",
-	adviseDemo:           "kwikcp demo FILE",
-	adviseDemoName:       "choose a file with another name",
-	adviseDoctor:         "kwikcp doctor kwik://HOST:PORT/",
-	adviseMan:            "kwikcp man | man -l -",
-	adviseCompletion:     "kwikcp completion bash, zsh or fish",
-	adviseMakeDirectory:  "make it first, or remove the slash at the end to name a file",
-	adviseStdout:         `"-" writes to stdout, which may be piped to anything`,
+	adviseS3Root:         "kwikcp serve --role primary --root s3://BUCKET/PREFIX",
+	adviseWebRoot:        "kwikcp serve --role primary --root https://HOST/PREFIX",
+	adviseWebRootNetwork: "is the web server reachable, and its certificate from a known authority? see --cacert",
+	adviseS3Endpoint:     "such as --s3-endpoint https://minio.example:9000",
+	advisePlainEndpoint:  "--insecure-s3-endpoint allows it, for a service on this machine or in a trusted network",
+	adviseS3Network:      "is the service reachable, and --s3-endpoint right? a proxy is taken from the environment",
+	adviseNoBucket:       "check the name; --s3-endpoint names a service other than Amazon S3",
+	adviseS3Credentials: "credentials are those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of ~/.aws/credentials " +
+		"or of the machine's role; they must allow to list and to read",
+	adviseServeRoot:     "name the directory to serve with --root DIR",
+	advisePrimary:       "ADDR is host:port of the primary, or the URL that it printed",
+	adviseRole:          "--role primary, or --role secondary --primary ADDR",
+	adviseListen:        "such as :4433, 127.0.0.1:0 or [::]:4433",
+	adviseAdvertise:     "such as 192.0.2.7:4433",
+	adviseUnreachable:   "if clients reach that secondary at another address, set it there with --advertise",
+	adviseLogLevel:      "debug, info, warn or error",
+	adviseLogFormat:     "text or json",
+	adviseMakeToken:     "make one with: (umask 077; head -c 24 /dev/urandom | base64 > FILE)",
+	adviseShortToken:    "a few dozen random characters are enough",
+	adviseMirror:        "kwikcp serve --role secondary --primary URL --root DIR --mirror",
+	adviseInterval:      "such as 60 or 1m",
+	adviseMaxDelete:     "such as 100 for a number of entries, or 20% of those in the directory",
+	adviseBackup:        "name a directory outside the one to mirror into",
+	adviseDemo:          "kwikcp demo FILE",
+	adviseDemoName:      "choose a file with another name",
+	adviseDoctor:        "kwikcp doctor kwik://HOST:PORT/",
+	adviseMan:           "kwikcp man | man -l -",
+	adviseCompletion:    "kwikcp completion bash, zsh or fish",
+	adviseMakeDirectory: "make it first, or remove the slash at the end to name a file",
+	adviseStdout:        `"-" writes to stdout, which may be piped to anything`,
 }
 
 // resumes ends the hint of an error that left a part file.
@@ -173,6 +190,8 @@ type hinter interface {
 
 func (e usageError) hint() string   { return advices[e.about] }
 func (e advisedError) hint() string { return advices[e.about] }
+
+func (e rootError) hint() string { return advices[e.about] }
 
 func (e commandError) hint() string {
 	const list = "kwikcp --help lists the commands"

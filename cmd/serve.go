@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -43,6 +44,8 @@ type serveOptions struct {
 	rules              filterRules
 	drainTimeout       secondsValue
 	webMirrors         repeatedValue
+	s3                 s3Options
+	remote             remoteOptions
 	limitRate          string
 	maxMemory          string
 	logFormat          string
@@ -74,9 +77,10 @@ func newServeOptions() *serveOptions {
 }
 
 func (o *serveOptions) flags() []cli.Flag {
-	return append([]cli.Flag{
+	return slices.Concat([]cli.Flag{
 		stringOption(&o.role, "role", "`ROLE` of this server: primary or secondary"),
-		stringOption(&o.root, "root", "serve the files below `DIR`"),
+		stringOption(&o.root, "root", "serve the files below `DIR`, or those of a web server or bucket: "+
+			"https://HOST/PREFIX, s3://BUCKET/PREFIX"),
 		filterOption(&o.rules, "include", "serve entries that match `PATTERN`; the first matching --include or "+
 			"--exclude decides"),
 		filterOption(&o.rules, "exclude", "neither serve nor list entries that match `PATTERN`, nor mirror or "+
@@ -128,7 +132,7 @@ func (o *serveOptions) flags() []cli.Flag {
 		secondsOption(&o.scrub, "scrub", "every `TIME`, hash all files again to find damage of the disk (default: "+
 			"never)"),
 		stateDirOption(&o.stateDir),
-	}, o.keep.flags("with --mirror")...)
+	}, o.remote.flags(), o.s3.flags(), o.keep.flags("with --mirror"))
 }
 
 func serveCommand(t *terminal) *cli.Command {
@@ -155,7 +159,7 @@ On SIGINT or SIGTERM the server drains: clients continue with the other servers,
 signal ends it at once. On SIGHUP, and when the files change, it reads its certificate again. If its terminal was
 closed, SIGHUP is like SIGTERM.
 
-` + exitHelp(exitRefused, exitLocal),
+` + exitHelp(exitNotFound, exitRefused, exitNetwork, exitLocal),
 		Flags: o.flags(),
 		Action: func(c *cli.Context) error {
 			o.isSet = c.IsSet
@@ -170,6 +174,9 @@ type serveConfig struct {
 	log          *slog.Logger
 	role         kwik.ServerRole
 	root         string
+	bucket       *s3Root  // nil if the root is in none
+	web          *webRoot // nil if the root is on none
+	cacheSize    int64    // for both, bytes
 	listen       string
 	primary      transfer.URL // of a secondary
 	advertise    netip.AddrPort
@@ -242,6 +249,21 @@ func parseServe(ctx context.Context, t *terminal, o *serveOptions, args []string
 	}
 	if c.policy, err = newTrustPolicy(t, c.stateDir, o.caCert); err != nil {
 		return c, err
+	}
+	if c.bucket, err = parseS3Root(o.root, &o.s3, c.role, c.policy); err != nil {
+		return c, err
+	}
+	if c.web, err = parseWebRoot(o.root, &o.remote, c.policy); err != nil {
+		return c, err
+	}
+	if c.cacheSize, err = parseCacheSize(o.remote.cacheSize); err != nil {
+		return c, err
+	}
+	if c.isRemote() && (o.mirror || c.scrub > 0) {
+		return c, usagef(adviseServeRoot, "--mirror and --scrub need a local --root")
+	}
+	if !c.isRemote() && o.remote.cacheSize != "" {
+		return c, usagef(adviseWebRoot, "--cache-size is for a remote --root")
 	}
 	if c.certificate, err = newCertificateFile(o.cert, o.key, c.log); err != nil {
 		return c, err
@@ -372,21 +394,18 @@ func runServe(ctx context.Context, t *terminal, o *serveOptions, args []string) 
 	if err != nil {
 		return err
 	}
-	if info, err := os.Stat(c.root); err == nil && !info.IsDir() { // opening a FIFO would block
-		return transfer.LocalError(c.op(), errors.New("not a directory"))
-	}
-	dir, err := c.openRoot()
+	root, watch, err := c.openServed(ctx)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	s, err := startServer(c, dir)
+	defer root.Close()
+	s, err := startServer(c, root)
 	if err != nil {
 		return err
 	}
 	defer logs.NewHandler(c.log.Handler()).Flush()
 	defer s.close()
-	s.wg.Go(func() { watchRoot(s.ctx, dir, absolute(c.root), c.log) })
+	s.wg.Go(func() { watch(s.ctx) })
 	_, forClients := s.listener.Memory()
 	defer collectEarly(forClients)()
 	defer procs.Govern(func() bool { return s.listener.Sessions() > 1 })()

@@ -10,6 +10,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 )
 
 // A mirrorConfig is how a secondary mirrors its primary.
@@ -118,7 +119,11 @@ func (s *runningServer) checkTarget() error {
 	if err := disk.CheckPath(s.target, s.root); err != nil {
 		return err
 	}
-	return disk.CheckPath(s.served, s.root)
+	served, ok := source.LocalDir(s.served)
+	if !ok {
+		return errors.New("the root is not a local directory") // cannot happen: it is the target of a mirror
+	}
+	return disk.CheckPath(served, s.root)
 }
 
 // mirrorOnce is one round. Entries that fail are tried again in the next round.

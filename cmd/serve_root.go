@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"time"
 
+	"kwikcp/internal/webfile"
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
+	"kwikcp/transfer/source"
 )
 
 // This file opens the served directory, and keeps it the one to which its path leads.
@@ -19,6 +22,48 @@ const (
 	// which may read many names.
 	emptyTicks = 5
 )
+
+// openServed opens the root, and returns the function that watches it until its context ends. The
+// caller closes the root.
+func (c *serveConfig) openServed(ctx context.Context) (root source.Root, watch func(context.Context), err error) {
+	if c.bucket != nil {
+		bucket, err := c.openBucket(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		return bucket, func(ctx context.Context) { watchRemote(ctx, bucket) }, nil
+	}
+	if c.web != nil {
+		web, err := c.openWeb(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		return web, func(ctx context.Context) { watchRemote(ctx, web) }, nil
+	}
+	if info, err := os.Stat(c.root); err == nil && !info.IsDir() { // opening a FIFO would block
+		return nil, nil, transfer.LocalError(c.op(), errors.New("not a directory"))
+	}
+	dir, err := c.openRoot()
+	if err != nil {
+		return nil, nil, err
+	}
+	watch = func(ctx context.Context) { watchRoot(ctx, dir, absolute(c.root), c.log) }
+	return source.Local(dir), watch, nil
+}
+
+// isRemote reports whether the root is on another machine.
+func (c *serveConfig) isRemote() bool { return c.bucket != nil || c.web != nil }
+
+// rootName returns the name of the root, for the log.
+func (c *serveConfig) rootName() string {
+	if c.bucket != nil {
+		return c.bucket.location.String()
+	}
+	if c.web != nil {
+		return webfile.Shown(c.web.base)
+	}
+	return absolute(c.root)
+}
 
 // openRoot opens the served directory without the secrets in it. It makes that of a mirror if it is
 // missing. The caller closes it.

@@ -71,9 +71,19 @@ func (c *serveConfig) op() string { return fmt.Sprintf("serve --root %q", c.root
 
 // warnOfRoot logs one line if the root holds secrets, and one if everybody may read the root.
 func (s *runningServer) warnOfRoot() {
-	root := absolute(s.root)
+	s.warnOfSecrets()
+	// Secondaries serve nothing without a ticket of their primary.
+	isOpen := s.role == kwik.ServerRolePrimary && !s.restricted
+	if isOpen && !listensOnLoopback(s.listener.Addr()) {
+		s.log.Warn("anyone who can reach this port can read everything below " + s.rootName())
+	}
+}
+
+// warnOfSecrets logs one line if the root holds secrets.
+func (s *runningServer) warnOfSecrets() {
+	root := s.rootName()
 	info, err := os.Stat(root)
-	if err != nil {
+	if err != nil || s.isRemote() {
 		return
 	}
 	var inside []string
@@ -90,11 +100,6 @@ func (s *runningServer) warnOfRoot() {
 	case stateHasRoot:
 		s.log.Warn("the root is in the state directory of this server; another root is safer", "root", root,
 			"state_dir", absolute(s.stateDir))
-	}
-	// Secondaries serve nothing without a ticket of their primary.
-	isOpen := s.role == kwik.ServerRolePrimary && !s.restricted
-	if isOpen && !listensOnLoopback(s.listener.Addr()) {
-		s.log.Warn("anyone who can reach this port can read everything below " + root)
 	}
 }
 

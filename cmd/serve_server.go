@@ -30,7 +30,7 @@ import (
 type runningServer struct {
 	serveConfig
 	url      transfer.URL
-	served   disk.TreeDir // the root; the caller of startServer closes it
+	served   source.Root  // the caller of startServer closes it
 	target   disk.TreeDir // the root at the start, which a mirror alone writes to; nil without --mirror
 	listener *kwik.Listener
 	files    *serve.Server
@@ -49,8 +49,8 @@ type runningServer struct {
 	memberTasks sync.WaitGroup // the goroutines that need the membership
 }
 
-// startServer starts a server of a directory.
-func startServer(c serveConfig, dir disk.TreeDir) (*runningServer, error) {
+// startServer starts a server of a root.
+func startServer(c serveConfig, root source.Root) (*runningServer, error) {
 	cert, err := trust.LoadOrCreateIdentity(c.stateDir, time.Now())
 	if err != nil {
 		return nil, &transfer.Error{Kind: transfer.KindLocal, Op: "load the server's key", Err: err}
@@ -60,7 +60,7 @@ func startServer(c serveConfig, dir disk.TreeDir) (*runningServer, error) {
 		return nil, err
 	}
 	s := &runningServer{
-		serveConfig: c, served: dir, files: serve.NewServer(source.Local(dir), c.log),
+		serveConfig: c, served: root, files: serve.NewServer(root, c.log),
 		identity: cert, reloads: make(chan struct{}, 1), keyChanged: make(chan struct{}, 1),
 	}
 	s.files.NameWebMirrors(c.webMirrors...)
@@ -75,6 +75,9 @@ func startServer(c serveConfig, dir disk.TreeDir) (*runningServer, error) {
 		}
 	}
 	s.openTrees()
+	if bucket, ok := root.(*servedBucket); ok && c.role == kwik.ServerRolePrimary {
+		s.files.ShareTrees(bucket.trees, c.bucket.publishTrees)
+	}
 	config := s.listenConfig(cert)
 	config.QUIC = traced
 	s.restrict(config, cert)
@@ -191,7 +194,7 @@ func (s *runningServer) openTrees() {
 	if s.role != kwik.ServerRolePrimary && s.scrub == 0 {
 		return
 	}
-	root := blake3.Sum256([]byte(absolute(s.root)))
+	root := blake3.Sum256([]byte(s.rootName()))
 	path := filepath.Join(s.stateDir, fmt.Sprintf("trees-%x.db", root[:8]))
 	if s.trees, s.noTrees = serve.OpenTreeStore(path); s.noTrees == nil {
 		s.files.KeepTrees(s.trees)
@@ -249,7 +252,7 @@ func (s *runningServer) run(ctx context.Context) error {
 		}
 	case <-time.After(printPatience):
 	}
-	s.log.Info("ready", "role", s.role.String(), "url", s.url.String(), "root", absolute(s.root),
+	s.log.Info("ready", "role", s.role.String(), "url", s.url.String(), "root", s.rootName(),
 		"access", s.describe())
 	if machine, err := inspectUDP(); err == nil && machine.Advice() != "" {
 		s.log.Warn(machine.Advice())

@@ -3,6 +3,8 @@ package kwik
 import (
 	"errors"
 	"time"
+
+	"kwikcp/internal/rangeset"
 )
 
 // contentIdleTime is how long a content stays open without a grant while open contents are scarce.
@@ -15,6 +17,8 @@ const contentIdleTime = time.Second
 type attachedContent struct {
 	a       *attachment
 	content Content // nil while it is closed
+	// announced is the newest grant that a Prefetcher was told of; 0 after the content was opened.
+	announced uint64
 }
 
 // open opens the content, unless it is open. It waits while too many contents are open.
@@ -42,13 +46,47 @@ func (c *attachedContent) open() error {
 	if err != nil {
 		return err
 	}
-	c.content = content
+	c.content, c.announced = content, 0
 	if partial, ok := content.(PartialContent); ok {
 		for _, l := range partial.Missing() {
 			c.a.reportLack(&l)
 		}
 	}
 	return nil
+}
+
+// prefetch tells a Prefetcher of the grants that it was not told of. off is where the first grant,
+// which is being written, goes on.
+func (c *attachedContent) prefetch(off int64) {
+	content, ok := c.content.(Prefetcher)
+	if !ok {
+		return
+	}
+	for _, r := range c.newGrants(off) {
+		content.Prefetch(r.Start, r.End)
+	}
+}
+
+// newGrants returns the ranges of the grants that were not announced, and takes them for announced.
+func (c *attachedContent) newGrants(off int64) (newer []rangeset.Range) {
+	a := c.a
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.last == c.announced {
+		return nil
+	}
+	for i, e := range a.queue {
+		start := e.start
+		if i == 0 {
+			start = off
+		}
+		isWanted := !e.revoked && start < e.end && a.lacks.Overlap(start, e.end) == 0
+		if e.grant > c.announced && isWanted {
+			newer = append(newer, rangeset.Range{Start: start, End: e.end})
+		}
+	}
+	c.announced = a.last
+	return newer
 }
 
 // close closes the content, if it is open.

@@ -24,6 +24,19 @@ type PartialContent interface {
 	Missing() []MissingRange
 }
 
+// A Prefetcher is a Content that can fetch bytes before they are read, because they are on another
+// machine.
+type Prefetcher interface {
+	Content
+	// Prefetch tells that the bytes [start, end) will be read soon. A server calls it for each
+	// range that its client requests, and for a head start, before the first ReadAt of the range.
+	// It calls it for a range again if it opens the content again. The ranges of several requests
+	// may be announced before the first is read. The client may release a range, which is then
+	// read in part or not at all. The goroutine that calls ReadAt calls Prefetch, without a lock.
+	// Prefetch must not block.
+	Prefetch(start, end int64)
+}
+
 // A MissingRange is the bytes [Start, End) of a content, which this server does not have. ReadAt
 // returns one as its error when the server has lost them; the server then continues with the
 // other bytes.

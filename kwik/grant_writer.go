@@ -21,6 +21,7 @@ func (w *grantWriter) writeFrame(end int64) error {
 	if err := w.content.open(); err != nil {
 		return contentError{err}
 	}
+	w.content.prefetch(w.off)
 	unit := min(a.units.Size(), end-w.off)
 	b, err := a.session.acquireBlock(a.ctx, int(max(unit, min(a.frameSize(), end-w.off))), int(unit))
 	if err != nil {

@@ -39,9 +39,9 @@ func (v Version) Granularity() time.Duration {
 }
 
 // IsRacy reports whether another write, at a time of the wall clock or later, may leave the same
-// times with another content. That is so shortly after a change. It is also so before the change if
-// the granularity is coarse: the clock was set back, and will pass the same second again. It is never so
-// if a store tells the version.
+// times with another content. That is so shortly after a change. It is also so before the change
+// if the granularity is coarse: the clock was set back, and will pass the same second again. It is
+// never so if a store tells the version.
 func (v Version) IsRacy(now time.Time) bool {
 	if v.IsTagged() {
 		return false

@@ -41,8 +41,8 @@ func CheckVersion(f interface{ Stat() (fs.FileInfo, error) }, version Version) e
 }
 
 // SameFile reports whether two descriptions are of the same file. Descriptions by a Dir that is
-// not the operating system's are if their Sys values are equal, or identify the same file. Objects of
-// a store have one name each, which descriptions do not tell.
+// not the operating system's are if their Sys values are equal, or identify the same file. Objects
+// of a store have one name each, which descriptions do not tell.
 func SameFile(a, b fs.FileInfo) bool {
 	if VersionOf(a).IsTagged() || VersionOf(b).IsTagged() {
 		return false

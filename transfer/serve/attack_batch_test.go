@@ -72,9 +72,9 @@ func TestAttackBatchOfOneFile(t *testing.T) {
 	})
 }
 
-// TestAttackManyBatches keeps batches of 2,048 files under way in 20 sessions, whose files cannot be
-// opened yet. The server holds few descriptors and little memory for them, and an honest
-// client still gets its batch.
+// TestAttackManyBatches keeps batches of 2,048 files under way in 20 sessions, whose files cannot
+// be opened yet. The server holds few descriptors and little memory for them, and an honest client
+// still gets its batch.
 func TestAttackManyBatches(t *testing.T) {
 	const sessions = 20
 	batches := 20

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"kwikcp/integrity"
@@ -11,6 +12,8 @@ import (
 	"kwikcp/transfer/source"
 	"log/slog"
 	"sort"
+	"sync"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
 
@@ -40,7 +43,7 @@ func parseBatchDescriptor(descriptor []byte) (d batchDescriptor, ok bool) {
 // versions of the files. If not, it serves its copies that have the primary's size and time, or
 // the primary's root. The other files are missing.
 func (s *Server) openBatchContent(
-	ctx context.Context, d batchDescriptor, r kwik.ContentRequest,
+	ctx context.Context, d batchDescriptor, r kwik.ContentRequest, why purpose,
 ) (kwik.Content, error) {
 	files, err := wire.ReadFiles(d.files, r.Size)
 	if err != nil {
@@ -49,13 +52,18 @@ func (s *Server) openBatchContent(
 	if d.base != "" && wire.CheckPath(d.base) != nil {
 		return nil, errNoContent
 	}
-	c := &batchContent{ctx: ctx, server: s, log: s.logOf(r.Session), base: d.base, files: files, why: purposeOf(r)}
+	c := &batchContent{ctx: ctx, server: s, log: s.logOf(r.Session), base: d.base, files: files, why: why}
+	c.ahead = newBatchAhead(c, clientOf(r.Session))
 	if served, ok := s.batches.newest(string(r.Descriptor)); ok {
 		if len(served.versions) != len(files) {
 			return nil, errNoContent // cannot happen
 		}
 		c.versions = served.versions
 		return c, nil
+	}
+	if c.why == secondaryVerifies && !s.hashesCopies() {
+		c.Close()
+		return nil, errUnverified
 	}
 	timeout := treeTimeout
 	if c.why == secondaryVerifies {
@@ -72,21 +80,52 @@ func (s *Server) openBatchContent(
 func (s *Server) findCopies(ctx context.Context, of client, c *batchContent) {
 	var faults faults
 	c.versions = make([]disk.Version, len(c.files))
+	failed := make([]error, len(c.files))
+	find := func(i int) {
+		f := c.files[i]
+		failed[i] = kwik.Contain(func() (err error) {
+			c.versions[i], err = s.findCopy(ctx, of, c, disk.JoinPath(c.base, f.Path), f)
+			return err
+		})
+	}
+	if s.caps.IsRemote {
+		s.inParallel(c.ctx, of, len(c.files), find, failed)
+	} else {
+		for i := range c.files {
+			find(i)
+		}
+	}
 	for i, f := range c.files {
-		path := disk.JoinPath(c.base, f.Path)
-		version, err := s.findCopy(ctx, of, c, path, f)
-		if err != nil {
+		if err := failed[i]; err != nil {
+			path := disk.JoinPath(c.base, f.Path)
 			c.log.Debug("a file of a batch is not here", "path", path, "err", err)
 			faults.note(path, err)
 			c.addMissing(f, missingError(err))
-			continue
 		}
-		c.versions[i] = version
 	}
 	faults.report(c.log)
 	if len(c.missing) > 0 {
 		c.log.Info("files of a batch are not here", "path", c.base, "files", len(c.files), "ranges", len(c.missing))
 	}
+}
+
+// inParallel calls find for the numbers below n, each with a slot for a client, several at a time.
+// It sets the error of those for which there is none until ctx ends.
+func (s *Server) inParallel(ctx context.Context, of client, n int, find func(i int), failed []error) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range min(s.tiny.workers, n) {
+		wg.Go(func() {
+			for i := int(next.Add(1) - 1); i < n; i = int(next.Add(1) - 1) {
+				release, err := s.tiny.acquire(ctx, of)
+				if failed[i] = err; err == nil {
+					find(i)
+					release()
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // missingError returns the error that a client is sent for a file that this server cannot serve.
@@ -103,7 +142,7 @@ func missingError(err error) error {
 func (s *Server) findCopy(
 	ctx context.Context, of client, c *batchContent, path string, f wire.BatchFile,
 ) (version disk.Version, err error) {
-	info, err := s.dir.Stat(ctx, path)
+	info, err := s.dir.Stat(c.ctx, path)
 	if err != nil {
 		return version, err
 	}
@@ -119,7 +158,9 @@ func (s *Server) findCopy(
 	}
 	tree := s.index.entryOf(path, version).finishedTree()
 	if tree == nil {
-		if version.MTime == f.MTime && c.why != secondaryVerifies {
+		// The times of a store may be rounded.
+		isLikely := version.MTime == f.MTime || !s.hashesCopies()
+		if isLikely && c.why != secondaryVerifies {
 			return version, nil
 		}
 		if tree, err = s.treeOfCopy(ctx, of, c, path, version); err != nil {
@@ -229,6 +270,7 @@ type batchContent struct {
 	missing  []kwik.MissingRange
 	hashing  []*claim // to copies that are still hashed
 	why      purpose
+	ahead    *batchAhead // nil if no file is opened before it is read
 }
 
 // addMissing adds the range of a file to those that this server does not have, and why.
@@ -246,7 +288,7 @@ func (c *batchContent) Missing() []kwik.MissingRange { return c.missing }
 // ReadAt reads across files. If a file is gone or changed, the error is a kwik.MissingRange with
 // its range: the other files can still be read.
 func (c *batchContent) ReadAt(p []byte, off int64) (read int, err error) {
-	i := sort.Search(len(c.files), func(i int) bool { return c.files[i].End() > off })
+	i := c.fileAt(off)
 	for ; len(p) > 0 && i < len(c.files); i++ {
 		f := c.files[i]
 		n := min(int64(len(p)), f.End()-off)
@@ -261,21 +303,33 @@ func (c *batchContent) ReadAt(p []byte, off int64) (read int, err error) {
 	return read, nil
 }
 
+// fileAt returns the index of the file that has an offset, len(c.files) if none has it.
+func (c *batchContent) fileAt(off int64) int {
+	return sort.Search(len(c.files), func(i int) bool { return c.files[i].End() > off })
+}
+
 // readFile reads len(p) bytes of a file from off on. The file existed when the batch was opened. If
 // it cannot be opened now it changed: the client must not learn how.
 func (c *batchContent) readFile(i int, p []byte, off int64) error {
 	open := func() (source.Object, error) { return c.server.dir.Open(c.ctx, disk.JoinPath(c.base, c.files[i].Path)) }
+	if err := c.ahead.await(i); err != nil {
+		return c.failed(i, err, errFileChanged)
+	}
 	file, err := c.server.opened.acquire(openKey{c, i}, open)
 	if err != nil {
 		return c.failed(i, err, errFileChanged)
 	}
 	defer c.server.opened.release(file)
+	defer c.server.endReads(c.ctx, file)()
 	n, err := file.ReadAt(p, off)
 	if changed := checkVersion(file, c.versions[i]); changed != nil {
 		return c.failed(i, changed, errFileChanged)
 	}
 	if n == len(p) {
 		return c.checkDamage(i, p, off)
+	}
+	if errors.Is(err, disk.ErrChanged) {
+		return errFileChanged
 	}
 	return c.failed(i, err, errNoContent)
 }
@@ -316,6 +370,7 @@ func (c *batchContent) Close() error {
 		}
 	}
 	c.hashing = nil
+	c.ahead.stop()
 	c.server.opened.closeAll(c)
 	return nil
 }

@@ -29,7 +29,7 @@ type tinyTree struct {
 // goroutines that do so have ended.
 func (s *Server) inspectFiles(ctx context.Context, b *batch) (files <-chan *batchFile, wait func()) {
 	var wg sync.WaitGroup
-	workers := min(procs.Max+1, b.count)
+	workers := min(s.tiny.workers, b.count)
 	ordered, next := make(chan *batchFile, 2*workers), make(chan *batchFile)
 	wg.Go(func() {
 		defer close(ordered)
@@ -100,6 +100,7 @@ func (s *Server) visit(ctx context.Context, b *batch, f *batchFile, path string)
 		return nil, err
 	}
 	defer file.Close()
+	defer s.endReads(ctx, file)()
 	info, err := file.Stat()
 	if err != nil {
 		return nil, err
@@ -152,11 +153,24 @@ func hashTiny(ctx context.Context, file source.Object, version disk.Version) (*i
 
 // A tinySlots shares the slots for tiny files of batches between clients.
 type tinySlots struct {
+	workers int // that one batch should have
+
 	mu    sync.Mutex // guards turns
 	turns *turns
 }
 
-func newTinySlots() *tinySlots { return &tinySlots{turns: newTurns(procs.Max)} }
+// maxParallel bounds the files of batches that are looked at at a time, for all clients: each may
+// have a block in memory.
+const maxParallel = 64
+
+// newTinySlots returns the slots of a root with the given Caps.Parallel.
+func newTinySlots(parallel int) *tinySlots {
+	if parallel > 0 {
+		n := min(parallel, maxParallel)
+		return &tinySlots{workers: n, turns: newTurns(n)}
+	}
+	return &tinySlots{workers: procs.Max + 1, turns: newTurns(procs.Max)}
+}
 
 // acquire waits for a slot for a client, which the caller releases, or for the end of ctx.
 func (t *tinySlots) acquire(ctx context.Context, c client) (release func(), err error) {

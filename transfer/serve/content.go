@@ -37,7 +37,7 @@ const (
 // decides.
 func (s *Server) OpenContent(ctx context.Context, r kwik.ContentRequest) (kwik.Content, error) {
 	if d, ok := parseBatchDescriptor(r.Descriptor); ok {
-		return s.openBatchContent(ctx, d, r)
+		return s.openBatchContent(ctx, d, r, purposeOf(r))
 	}
 	return s.openFile(ctx, r, purposeOf(r))
 }
@@ -69,12 +69,16 @@ func (s *Server) openFile(ctx context.Context, r kwik.ContentRequest, why purpos
 	if wire.CheckPath(d.path) != nil {
 		return nil, errNoContent
 	}
+	if why == secondaryVerifies && !s.hashesCopies() {
+		return nil, errUnverified
+	}
 	f, err := s.dir.Open(ctx, d.path)
 	if err != nil {
 		s.logOf(r.Session).Info("requested file cannot be opened", "path", d.path, "err", err)
 		return nil, contentError(err)
 	}
 	c := &fileContent{file: f, want: d.root, log: s.logOf(r.Session).With("path", d.path)}
+	c.stop = s.endReads(ctx, f)
 	if err := s.checkCopy(ctx, r, d, why, c); err != nil {
 		c.Close()
 		return nil, err
@@ -111,7 +115,7 @@ func (s *Server) checkCopy(
 		}
 		c.entry = nil
 	}
-	if timeout := c.treeTimeout(d, why); timeout > 0 {
+	if timeout := c.treeTimeout(d, why); timeout > 0 && s.hashesCopies() {
 		claim := s.claim(clientOf(r.Session), d.path, c.version)
 		if c.entry, c.release = claim.indexEntry, claim.release; why == secondaryVerifies {
 			c.release = claim.linger // the primary gives up after seconds, and challenges this server again
@@ -254,7 +258,8 @@ var (
 	errDescriptor = errors.New("malformed descriptor")
 	errNoContent  = errors.New("no such version of the file here")
 	// errUnverified excuses a secondary that the primary asks for bytes. It does not know whether
-	// its copy is the right version, and wrong bytes would suspend it.
+	// its copy is the right version, and wrong bytes would suspend it. One of a remote root never
+	// knows: it hashes nothing.
 	errUnverified = kwik.NewError(kwik.ErrServerBusy, "its copy is not hashed yet, or is of another time")
 	errStale      = kwik.NewError(kwik.ErrContentChanged, "its copy is another version of the file")
 )
@@ -262,6 +267,7 @@ var (
 // A fileContent is an open file of a known version. One goroutine at a time uses it.
 type fileContent struct {
 	file    source.Object
+	stop    func() bool     // of Server.endReads
 	log     *slog.Logger    // of the client and the file
 	version disk.Version    // when the file was opened
 	want    *integrity.Root // nil if it is not known
@@ -376,5 +382,13 @@ func (c *fileContent) Close() error {
 	if c.onClose != nil {
 		c.onClose(c.bytes, c.err)
 	}
+	c.stop()
 	return c.file.Close()
+}
+
+// Prefetch implements kwik.Prefetcher.
+func (c *fileContent) Prefetch(start, end int64) {
+	if ahead, ok := c.file.(source.Prefetcher); ok {
+		ahead.Prefetch(start, end)
+	}
 }

@@ -72,7 +72,7 @@ func failureCode(err error) transferpb.Failure_Code {
 	switch {
 	case errors.Is(err, disk.ErrNotAFile):
 		return transferpb.Failure_NOT_A_FILE
-	case errors.Is(err, kwik.ErrContentChanged):
+	case errors.Is(err, kwik.ErrContentChanged), errors.Is(err, disk.ErrChanged):
 		return transferpb.Failure_CHANGED
 	case errors.Is(err, errVersion), errors.Is(err, errRequest):
 		return transferpb.Failure_BAD_REQUEST
@@ -84,8 +84,8 @@ func failureCode(err error) transferpb.Failure_Code {
 	return transferpb.Failure_OTHER
 }
 
-// isServerBusy reports whether the same request may succeed later. Either a limit was reached, or
-// the system is short of something, or the server is stopping.
+// isServerBusy reports whether the same request may succeed later. A limit was reached, the system
+// is short of something, the root is not available, or the server is stopping.
 func isServerBusy(err error) bool {
 	for _, busy := range []error{
 		kwik.ErrSecondaryStreamOverflow, kwik.ErrServerBusy, errTooMuch, errBusy, context.Canceled,
@@ -95,11 +95,17 @@ func isServerBusy(err error) bool {
 			return true
 		}
 	}
-	return disk.ClassOf(err) == disk.CauseBusy
+	return isUnavailable(err) || disk.ClassOf(err) == disk.CauseBusy
+}
+
+// isUnavailable reports whether the store of a remote root does not answer.
+func isUnavailable(err error) bool {
+	_, ok := errors.AsType[*source.Unavailable](err)
+	return ok
 }
 
 // isServersFault reports whether an error has its cause on this server, so that the operator should
-// see it. Its disk or system failed, or is short of something.
+// see it. Its disk, system or store failed, or is short of something.
 func isServersFault(err error) bool {
 	if _, clientLeft := errors.AsType[sendError](err); clientLeft {
 		return false
@@ -108,7 +114,8 @@ func isServersFault(err error) bool {
 	case transferpb.Failure_OTHER:
 		return true
 	case transferpb.Failure_BUSY:
-		return disk.ClassOf(err) == disk.CauseBusy
+		isStopped := errors.Is(err, context.Canceled) // the request ended, or the server
+		return isUnavailable(err) && !isStopped || disk.ClassOf(err) == disk.CauseBusy
 	}
 	return false
 }
@@ -116,17 +123,27 @@ func isServersFault(err error) bool {
 // The errors of content that clients are sent in place of the file system's, which have the
 // server's own paths.
 var (
-	errContentBusy   = kwik.NewError(kwik.ErrServerBusy, "the server is short of resources")
-	errContentFailed = kwik.NewError(kwik.ErrContentUnavailable, "the server failed")
+	errContentBusy        = kwik.NewError(kwik.ErrServerBusy, "the server is short of resources")
+	errContentUnavailable = kwik.NewError(kwik.ErrServerBusy, messageUnavailable)
+	errContentFailed      = kwik.NewError(kwik.ErrContentUnavailable, "the server failed")
 )
+
+// messageUnavailable tells a client that the store of a remote root does not answer.
+const messageUnavailable = "the server cannot read its files now"
 
 // contentError returns the error that a client is sent for one of a content. A copy that cannot be
 // read is not called missing.
 func contentError(err error) error {
 	switch failureCode(err) {
 	case transferpb.Failure_CHANGED:
-		return err
+		if errors.Is(err, kwik.ErrContentChanged) {
+			return err
+		}
+		return errFileChanged
 	case transferpb.Failure_BUSY:
+		if isUnavailable(err) {
+			return errContentUnavailable
+		}
 		return errContentBusy
 	case transferpb.Failure_OTHER:
 		return errContentFailed
@@ -150,6 +167,9 @@ func failureMessage(err error) string {
 		}
 		return errVersion.Error()
 	case transferpb.Failure_BUSY:
+		if isUnavailable(err) {
+			return messageUnavailable
+		}
 		return "the server is busy"
 	}
 	return "the server failed"

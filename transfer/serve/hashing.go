@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"errors"
 	"kwikcp/integrity"
 	"kwikcp/kwik"
@@ -137,6 +138,9 @@ func (x *index) hash(e *indexEntry) error {
 		return err
 	}
 	defer f.Close()
+	if _, isRemote := f.(source.Prefetcher); isRemote {
+		defer context.AfterFunc(x.ctx, func() { f.Close() })() // ends the reads that run
+	}
 	j := &e.job
 	if j.builder == nil {
 		size := e.version.Size
@@ -149,7 +153,10 @@ func (x *index) hash(e *indexEntry) error {
 		e.began = j.start
 		x.mu.Unlock()
 	}
-	err = j.builder.Run(x.ctx, f, x.progress(e), j.stop.Load)
+	err = j.builder.Run(x.ctx, fetchAhead(f, j.builder.Hashed(), e.version.Size), x.progress(e), j.stop.Load)
+	if err != nil && x.ctx.Err() != nil {
+		return x.ctx.Err()
+	}
 	if changed := checkVersion(f, e.version); changed != nil {
 		return changed
 	}

@@ -35,10 +35,11 @@ const (
 // request it, and by however many names. It is hashed as long as a client waits for it. If none
 // does, hashing is paused, and continues there when a client requests the file again.
 type index struct {
-	ctx   context.Context // of the server
-	jobs  sync.WaitGroup  // turns, and look-ups in the store; each ends soon after ctx
-	store *TreeStore      // trees across restarts; nil if there is none
-	log   *slog.Logger
+	ctx    context.Context // of the server
+	jobs   sync.WaitGroup  // turns, and look-ups in the store; each ends soon after ctx
+	store  *TreeStore      // trees across restarts; nil if there is none
+	shared *sharedTrees    // trees of other servers; nil if there are none
+	log    *slog.Logger
 	// storeLog has its own lock.
 	storeLog storeLog
 
@@ -171,16 +172,12 @@ func (x *index) claim(c client, path string, version disk.Version, open func(con
 func (x *index) start(e *indexEntry) {
 	e.turn.memory = pausedBytes
 	e.turn.begin = func() { x.jobs.Go(func() { x.takeTurn(e) }) }
-	if x.store == nil || e.version.Size < minStored {
+	if x.store == nil && x.shared == nil || e.version.Size < minStored {
 		x.enqueue(e)
 		return
 	}
 	x.jobs.Go(func() {
-		var tree *integrity.Tree
-		if !e.version.IsRacy(time.Now()) {
-			tree = x.store.get(e.path, e.version)
-			x.reportDamage()
-		}
+		tree := x.known(e)
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		switch {

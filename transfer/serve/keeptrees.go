@@ -12,10 +12,14 @@ import (
 
 // KeepTrees makes the server store the trees that it computes, and use those that are stored. It
 // must be called before Serve, at most once. In the background it removes the records of files
-// that have changed; Close ends that. The caller closes store, after Close.
+// that have changed, unless the root is remote: each look would be a request. Close ends that. The
+// caller closes store, after Close.
 func (s *Server) KeepTrees(store *TreeStore) {
 	s.index.store = store
 	s.index.reportDamage()
+	if s.caps.IsRemote {
+		return
+	}
 	s.tasks.Go(func() {
 		if err := store.sweep(s.ctx, s.dir); err != nil {
 			s.log.Warn("stale records of the tree store not removed", "err", err)
@@ -48,9 +52,16 @@ func (x *index) reportDamage() {
 	}
 }
 
-// keep stores the tree of a version of a file that was hashed from a time on. It logs when trees
-// cannot be stored any more.
+// keep stores the tree of a version of a file that was hashed from a time on, and publishes it.
 func (x *index) keep(path string, version disk.Version, tree *integrity.Tree, hashed time.Time) {
+	if isStorable(path, version, hashed) {
+		x.shared.publish(path, version, tree)
+	}
+	x.keepLocal(path, version, tree, hashed)
+}
+
+// keepLocal stores a tree in the store. It logs when trees cannot be stored any more.
+func (x *index) keepLocal(path string, version disk.Version, tree *integrity.Tree, hashed time.Time) {
 	if x.store == nil {
 		return
 	}
@@ -63,4 +74,25 @@ func (x *index) keep(path string, version disk.Version, tree *integrity.Tree, ha
 		x.log.Warn("hash trees cannot be stored; files are hashed again after a restart", "err", err)
 	}
 	l.isFailing = err != nil
+}
+
+// known returns the tree of an entry from the store, or from those that servers share; nil if
+// neither has it.
+func (x *index) known(e *indexEntry) *integrity.Tree {
+	now := time.Now()
+	if e.version.IsRacy(now) {
+		return nil
+	}
+	if x.store != nil {
+		tree := x.store.get(e.path, e.version)
+		x.reportDamage()
+		if tree != nil {
+			return tree
+		}
+	}
+	tree := x.shared.get(x.ctx, e.path, e.version)
+	if tree != nil {
+		x.keepLocal(e.path, e.version, tree, now)
+	}
+	return tree
 }

@@ -132,13 +132,15 @@ func (n *namesLimit) list(
 	return l, nil
 }
 
-// stateOf returns the state of a directory; ok is false if it is not known.
+// stateOf returns the state of a directory; ok is false if it is not known. A directory without a
+// time tells nothing of its changes.
 func stateOf(ctx context.Context, path string, d source.Dir) (key namesKey, ok bool) {
 	info, err := d.Stat(ctx, ".")
 	if err != nil {
 		return key, false
 	}
-	return keyOf(path, disk.VersionOf(info)), true
+	version := disk.VersionOf(info)
+	return keyOf(path, version), version.MTime != 0 || version.IsTagged()
 }
 
 // take returns the kept names of a directory in a state, nil if there are none.

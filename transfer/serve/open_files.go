@@ -10,6 +10,10 @@ import (
 // at a time wait for each other.
 const maxOpenFiles = 64
 
+// maxRemoteFiles is maxOpenFiles of a remote root. Files are opened ahead there, and need no
+// descriptor.
+const maxRemoteFiles = 1024
+
 // An openFiles keeps files of batches open between reads, since one read may end in a file in which
 // the next one begins. It closes those that were not used for longest.
 type openFiles struct {
@@ -32,10 +36,17 @@ type openKey struct {
 type openFile struct {
 	source.Object
 	key openKey
+	// isAhead is set while the file was opened by prepare and not acquired since.
+	isAhead bool
 }
 
-func newOpenFiles() *openFiles {
-	o := &openFiles{limit: maxOpenFiles, unused: make(map[openKey]*list.Element)}
+// newOpenFiles returns the files of a root.
+func newOpenFiles(isRemote bool) *openFiles {
+	limit := maxOpenFiles
+	if isRemote {
+		limit = maxRemoteFiles
+	}
+	o := &openFiles{limit: limit, unused: make(map[openKey]*list.Element)}
 	o.freed.L = &o.mu
 	return o
 }
@@ -46,15 +57,75 @@ func (o *openFiles) acquire(key openKey, open func() (source.Object, error)) (*o
 	if f := o.reserve(key); f != nil {
 		return f, nil
 	}
+	return o.open(key, open)
+}
+
+// open opens the file of a key, which is counted already.
+func (o *openFiles) open(key openKey, open func() (source.Object, error)) (f *openFile, err error) {
+	defer func() { // also after a panic
+		if f == nil {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.count--
+			o.freed.Signal()
+		}
+	}()
 	file, err := open()
 	if err != nil {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		o.count--
-		o.freed.Signal()
 		return nil, err
 	}
-	return &openFile{file, key}, nil
+	return &openFile{Object: file, key: key}, nil
+}
+
+// prepare opens the file of a key before it is acquired, and calls use with it. It does nothing
+// while limit files are in use.
+func (o *openFiles) prepare(key openKey, open func() (source.Object, error), use func(source.Object)) error {
+	f, isReserved := o.reserveAhead(key)
+	if !isReserved {
+		return nil
+	}
+	if f == nil {
+		var err error
+		if f, err = o.open(key, open); err != nil {
+			return err
+		}
+	}
+	use(f.Object)
+	f.isAhead = true
+	o.release(f)
+	return nil
+}
+
+// reserveAhead is reserve for prepare: ok is false if it would have to wait.
+func (o *openFiles) reserveAhead(key openKey) (f *openFile, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if place := o.unused[key]; place != nil {
+		return o.take(place), true
+	}
+	if o.count == o.limit && !o.evict() {
+		return nil, false
+	}
+	o.count++
+	return nil, true
+}
+
+// evict closes the least recently used of the files that no read uses, if possible one that was not
+// opened ahead. It reports whether there was one. The lock must be held.
+func (o *openFiles) evict() bool {
+	victim := o.order.Front()
+	for place := victim; place != nil; place = place.Next() {
+		if !place.Value.(*openFile).isAhead {
+			victim = place
+			break
+		}
+	}
+	if victim == nil {
+		return false
+	}
+	o.take(victim).Object.Close()
+	o.count--
+	return true
 }
 
 // reserve returns the file of a key if it is open. If not, it counts one more open file and returns
@@ -69,8 +140,7 @@ func (o *openFiles) reserve(key openKey) *openFile {
 		o.freed.Wait()
 	}
 	if o.count == o.limit {
-		o.take(o.order.Front()).Object.Close()
-		o.count--
+		o.evict()
 	}
 	o.count++
 	return nil
@@ -80,6 +150,7 @@ func (o *openFiles) reserve(key openKey) *openFile {
 func (o *openFiles) take(place *list.Element) *openFile {
 	f := o.order.Remove(place).(*openFile)
 	delete(o.unused, f.key)
+	f.isAhead = false
 	return f
 }
 

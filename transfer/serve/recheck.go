@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"io"
 	"kwikcp/integrity"
 	"kwikcp/transfer/disk"
@@ -100,6 +101,7 @@ func (s *Server) recheck(ctx context.Context, p part, tree *integrity.Tree) (dif
 		return false
 	}
 	defer f.Close()
+	defer s.endReads(ctx, f)()
 	info, err := f.Stat()
 	if err != nil {
 		return false
@@ -112,6 +114,9 @@ func (s *Server) recheck(ctx context.Context, p part, tree *integrity.Tree) (dif
 		return false
 	}
 	isDifferent, err := differsFrom(tree, f, p.start, p.end)
+	if errors.Is(err, disk.ErrChanged) {
+		return false
+	}
 	if err != nil {
 		s.log.Warn("file cannot be read", "path", p.path, "offset", p.start, "err", err)
 		return false
@@ -163,6 +168,9 @@ func (x *index) forget(path string, version disk.Version, tree *integrity.Tree) 
 		}
 	}
 	x.mu.Unlock()
+	if had {
+		x.shared.distrust(path, version)
+	}
 	if x.store == nil {
 		return had
 	}

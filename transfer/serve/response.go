@@ -7,6 +7,7 @@ import (
 	"kwikcp/kwik"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/wire"
+	"kwikcp/transfer/source"
 	"math"
 	"time"
 
@@ -91,7 +92,7 @@ func (s *Server) respondFile(
 	if err != nil {
 		return servedContent{}, errRequest
 	}
-	f, err := s.dir.Open(ctx, path)
+	f, err := s.openInTime(ctx, path)
 	if err != nil {
 		return servedContent{}, err
 	}
@@ -118,6 +119,16 @@ func (s *Server) respondFile(
 	defer r.entry.release()
 	err = r.send()
 	return r.content, err
+}
+
+// openInTime opens a file before the client gives up, which gets no sign of progress meanwhile.
+func (s *Server) openInTime(ctx context.Context, path string) (source.Object, error) {
+	if s.caps.IsRemote {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, requestTimeout/2)
+		defer cancel()
+	}
+	return s.dir.Open(ctx, path)
 }
 
 // send sends the whole response.

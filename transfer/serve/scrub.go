@@ -24,12 +24,13 @@ const (
 )
 
 // Scrub compares the files with the trees of earlier passes, all of them in each interval. It
-// reads rate bytes a second at most, so that a pass over many files takes longer. Two passes are
-// a second apart at least. A damaged file is logged. A secondary does not serve it until it
-// changes, and [Server.Suspects] has it. Scrub must be called after KeepTrees, without which it
-// does nothing, and before Serve, at most once. Close ends it.
+// reads rate bytes a second at most, so that a pass over many files takes longer. Two passes are a
+// second apart at least. A damaged file is logged. A secondary does not serve it until it changes,
+// and [Server.Suspects] has it. Scrub must be called after KeepTrees, without which it does
+// nothing, and before Serve, at most once. Close ends it. Scrub does nothing on a remote root: the
+// disks are the store's.
 func (s *Server) Scrub(interval time.Duration, rate int64) {
-	if s.index.store == nil {
+	if s.index.store == nil || s.caps.IsRemote {
 		return
 	}
 	s.tasks.Go(func() {

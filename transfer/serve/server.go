@@ -20,6 +20,7 @@ import (
 // The methods of a Server are safe for concurrent use, except for KeepTrees and Close.
 type Server struct {
 	dir      source.Dir // shows visible names only
+	caps     source.Caps
 	visible  *visibility
 	log      *slog.Logger
 	index    *index
@@ -37,18 +38,18 @@ type Server struct {
 	tasks    sync.WaitGroup // goroutines of the server that end with ctx
 }
 
-// NewServer returns a server of the files of a root. It does not serve part files, and the root should
-// be without secrets: see [disk.Secrets.Hide]. Close must be called to release what the server
-// uses. The caller closes root, after Close. The server bounds the length of the lines that it
-// writes to log, and the lines that clients cause.
+// NewServer returns a server of the files of a root. It does not serve part files, and the root
+// should be without secrets: see [disk.Secrets.Hide]. Close must be called to release what the
+// server uses. The caller closes root, after Close. The server bounds the length of the lines that
+// it writes to log, and the lines that clients cause.
 func NewServer(root source.Root, log *slog.Logger) *Server {
 	ctx, cancel := context.WithCancel(context.Background())
 	log = slog.New(logs.NewHandler(log.Handler()))
-	visible := &visibility{}
+	visible, caps := &visibility{}, root.Caps()
 	return &Server{
-		dir: newVisible(root, visible), visible: visible, log: log, index: newIndex(ctx, log),
-		batches: newServedBatches(), names: newNamesLimit(), tiny: newTinySlots(), opened: newOpenFiles(),
-		limit: newRequestLimit(), ctx: ctx, cancel: cancel,
+		dir: newVisible(root, visible), caps: caps, visible: visible, log: log, index: newIndex(ctx, log),
+		batches: newServedBatches(), names: newNamesLimit(), tiny: newTinySlots(caps.Parallel),
+		opened: newOpenFiles(caps.IsRemote), limit: newRequestLimit(), ctx: ctx, cancel: cancel,
 	}
 }
 
@@ -130,3 +131,17 @@ func (s *Server) hash(ctx context.Context, c client, path string, version disk.V
 		return nil, ctx.Err()
 	}
 }
+
+// endReads lets the reads of an object that run end with ctx, if they may wait for a network: it
+// closes the object. The caller calls stop before it closes the object.
+func (s *Server) endReads(ctx context.Context, f source.Object) (stop func() bool) {
+	if !s.caps.IsRemote {
+		return func() bool { return false }
+	}
+	return context.AfterFunc(ctx, func() { f.Close() })
+}
+
+// hashesCopies reports whether the server hashes its files to compare them with those of a
+// primary. A secondary of a remote root would fetch each byte for that alone. The clients verify
+// what it serves.
+func (s *Server) hashesCopies() bool { return !s.caps.IsRemote }

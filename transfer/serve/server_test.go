@@ -237,8 +237,8 @@ func TestServerLogsNamesQuoted(t *testing.T) {
 	})
 }
 
-// Errors of opening a file that the server does not serve are file errors. The client is not told that
-// the server failed.
+// Errors of opening a file that the server does not serve are file errors. The client is not told
+// that the server failed.
 func TestErrorsOfFiles(t *testing.T) {
 	_, d := transfertest.OpenTreeWithTraps(t)
 	for _, name := range []string{

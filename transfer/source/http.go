@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -34,8 +35,14 @@ var ErrNoListing = fmt.Errorf("the web server lists no files, and there is no in
 type HTTPOptions struct {
 	// Base is the URL above all objects, from ParseHTTP.
 	Base *url.URL
-	// Client sends the requests. The root closes it.
-	Client *webfile.Client
+	// Roots verify the web server's certificate; nil means those of the system.
+	Roots *x509.CertPool
+	// AllowHTTP permits a web server, and redirects from it, without TLS.
+	AllowHTTP bool
+	// Credentials returns the user and the password for a host; nil has none.
+	Credentials func(host string) (user, password string, ok bool)
+	// Agent is the User-Agent of requests.
+	Agent string
 	// Index is a local file with the paths of all objects, one a line. If it is empty, the web
 	// server's own listings are used.
 	Index string
@@ -57,7 +64,10 @@ func ParseHTTP(text string, allowHTTP bool) (*url.URL, error) {
 
 // NewHTTP returns a root with the files of a web server. It sends no request. The caller closes it.
 func NewHTTP(o HTTPOptions) (Root, error) {
-	s := &httpStore{base: o.Base, client: o.Client}
+	client := webfile.New(webfile.Options{
+		Roots: o.Roots, AllowHTTP: o.AllowHTTP, Credentials: o.Credentials, Agent: o.Agent,
+	})
+	s := &httpStore{base: o.Base, client: client}
 	s.retry = backoff.Policy{Min: 200 * time.Millisecond, Max: 5 * time.Second, Random: rand.Float64}
 	if o.Index != "" {
 		s.index = &indexFile{path: o.Index, log: o.Log}

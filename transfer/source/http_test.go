@@ -18,7 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"kwikcp/internal/webfile"
 	"kwikcp/transfer/disk"
 )
 
@@ -78,7 +77,7 @@ func newHTTPRoot(t *testing.T, address string, set func(*HTTPOptions)) Root {
 		t.Fatal(err)
 	}
 	o := HTTPOptions{
-		Base: base, Client: webfile.New(webfile.Options{AllowHTTP: true}), Cache: newCache(testBlock, 16*testBlock),
+		Base: base, AllowHTTP: true, Cache: newCache(testBlock, 16*testBlock),
 		Log: slog.New(slog.DiscardHandler),
 	}
 	if set != nil {

@@ -8,8 +8,8 @@ import (
 )
 
 // Local returns the root of a local directory. Its operations do not end with their contexts. Its
-// objects are the files of the directory, whose content may change: a reader compares versions after
-// it has read. Close closes the directory.
+// objects are the files of the directory, whose content may change: a reader compares versions
+// after it has read. Close closes the directory.
 func Local(dir disk.TreeDir) Root { return localDir{dir} }
 
 // A localDir is a Dir of a local directory.

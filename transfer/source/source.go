@@ -66,7 +66,7 @@ type Object interface {
 	io.ReaderAt
 	// Stat describes the file as it is now; an object of a store as it was opened.
 	Stat() (fs.FileInfo, error)
-	// Close ends the reads that run.
+	// Close ends the reads that run. It may be called again.
 	Close() error
 }
 
