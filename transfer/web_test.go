@@ -102,6 +102,9 @@ func newWebWorldOf(t *testing.T, rate int64, files map[string][]byte, named ...s
 	return w
 }
 
+// tls trusts the primary.
+func (w *webWorld) tls() *tls.Config { return trust.PinnedClientConfig(nil, w.pin) }
+
 // options trust the web server.
 func (w *webWorld) options() WebOptions {
 	o := WebOptions{Roots: x509.NewCertPool()}
