@@ -21,8 +21,9 @@ type listLine struct {
 	url     string
 	target  string // empty for the last component of the URL's path
 	mirrors []transfer.WebMirror
-	repeats int   // the number of an earlier line with the same URL and file; 0 if there is none
-	err     error // the line is malformed
+	file    *metalinkFile // of a Metalink; nil for a line of a list
+	repeats int           // the number of an earlier line with the same URL and file; 0 if there is none
+	err     error         // the line is malformed
 }
 
 // A listReader reads the lines of a list. It holds one line, and about 50 bytes for each file that

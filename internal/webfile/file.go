@@ -55,7 +55,7 @@ func (f *File) Fetch(ctx context.Context, start, end int64) (io.ReadCloser, erro
 	if !isStrong(ifRange) {
 		ifRange = ""
 	}
-	answer, err := f.c.get(ctx, f.url, func(r *http.Request) {
+	answer, _, err := f.c.get(ctx, f.url, func(r *http.Request) {
 		r.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", start, end-1))
 		if ifRange != "" {
 			r.Header.Set("If-Range", ifRange)
@@ -217,23 +217,49 @@ func parseContentRange(text string) (first, last, total int64, err error) {
 	return first, last, total, nil
 }
 
-// get sends a GET request, and follows redirects. set adds headers to each request.
-func (c *Client) get(ctx context.Context, u *url.URL, set func(*http.Request)) (*http.Response, error) {
+// Read returns the content at a URL, of at most so many bytes, and the address of the server that
+// had it at last: the zero Addr behind a proxy. An error is an *Error, unless ctx ended.
+func (c *Client) Read(ctx context.Context, u *url.URL, most int64) (content []byte, server netip.Addr, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	answer, server, err := c.get(ctx, u, func(*http.Request) {})
+	if err != nil {
+		return nil, server, err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return nil, server, statusError(u, answer)
+	}
+	content, err = io.ReadAll(io.LimitReader(answer.Body, most+1))
+	switch {
+	case err != nil:
+		return nil, server, &Error{URL: Shown(u), Err: err}
+	case int64(len(content)) > most:
+		return nil, server, &Error{URL: Shown(u), Permanent: true, Err: fmt.Errorf("it has more than %d bytes", most)}
+	}
+	return content, server, nil
+}
+
+// get sends a GET request, and follows redirects. set adds headers to each request. server is the
+// address that sent the answer; the zero Addr behind a proxy.
+func (c *Client) get(
+	ctx context.Context, u *url.URL, set func(*http.Request),
+) (answer *http.Response, server netip.Addr, err error) {
 	transport, first := c.first, u
 	for range maxRedirects + 1 {
 		login := c.login(u, first)
 		answer, remote, err := c.send(ctx, transport, u, func(r *http.Request) { login(r); set(r) })
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
+				return nil, remote, context.Cause(ctx)
 			}
-			return nil, connectError(u, err)
+			return nil, remote, connectError(u, err)
 		}
 		switch answer.StatusCode {
 		case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect,
 			http.StatusPermanentRedirect:
 		default:
-			return answer, nil
+			return answer, remote, nil
 		}
 		answer.Body.Close()
 		next, err := answer.Location()
@@ -242,7 +268,7 @@ func (c *Client) get(ctx context.Context, u *url.URL, set func(*http.Request)) (
 			err = check(next, u.Scheme == "http")
 		}
 		if err != nil {
-			return nil, &Error{URL: Shown(u), Status: answer.StatusCode, Permanent: true,
+			return nil, remote, &Error{URL: Shown(u), Status: answer.StatusCode, Permanent: true,
 				Err: fmt.Errorf("it redirects to a URL that is not followed: %w", err)}
 		}
 		if !remote.IsValid() || c.isPublic(remote) {
@@ -251,7 +277,7 @@ func (c *Client) get(ctx context.Context, u *url.URL, set func(*http.Request)) (
 		next.User = nil
 		u = next
 	}
-	return nil, &Error{URL: Shown(u), Permanent: true, Err: fmt.Errorf("more than %d redirects", maxRedirects)}
+	return nil, server, &Error{URL: Shown(u), Permanent: true, Err: fmt.Errorf("more than %d redirects", maxRedirects)}
 }
 
 // login returns what adds credentials to a request for u, if there are any for its host. first is
