@@ -524,7 +524,7 @@ func (g *fileGet) requiredChecksums(ctx context.Context) ([]transfer.Checksum, e
 	}
 	isTree := func(c transfer.Checksum) bool { _, ok := c.Root(); return ok }
 	if g.url.Host == "" && slices.ContainsFunc(listed, isTree) {
-		err = usagef(adviseMetalink, "--checksum-file has a BLAKE3 hash of %q, which needs the URL of a KWIK server", name)
+		err = usagef(adviseMetalink, "the BLAKE3 hash of %q in --checksum-file needs the URL of a KWIK server", name)
 	}
 	return append(slices.Clone(g.require), listed...), err
 }

@@ -71,13 +71,15 @@ func runGetMetalink(ctx context.Context, t *terminal, o *getOptions, args []stri
 // runGetFiles fetches several files of a Metalink into a directory.
 func runGetFiles(ctx context.Context, t *terminal, o *getOptions, files []metalinkFile, dir string) error {
 	if dir == "-" || len(o.checksums.list) > 0 || o.seed != "" {
-		return usagef(adviseMetalink, "the Metalink has %d files; -, --checksum and --seed are for a single file", len(files))
+		const format = "the Metalink has %d files; -, --checksum and --seed are for a single file"
+		return usagef(adviseMetalink, format, len(files))
 	}
 	return runGetList(ctx, t, o, func(ctx context.Context, l *listGet, lines chan<- listLine) error {
 		l.each.makeDirs = true
 		for i := range files {
-			line := listLine{number: i + 1, file: &files[i], target: filepath.Join(dir, filepath.FromSlash(files[i].name))}
-			if !filepath.IsLocal(filepath.FromSlash(files[i].name)) { // such as "CON" on Windows
+			name := filepath.FromSlash(files[i].name)
+			line := listLine{number: i + 1, file: &files[i], target: filepath.Join(dir, name)}
+			if !filepath.IsLocal(name) { // such as "CON" on Windows
 				line.err = usagef(adviseMetalink, "%q is not a valid file name here", files[i].name)
 			}
 			select {
@@ -129,7 +131,8 @@ func (g *fileGet) describeWith(ctx context.Context, name string) error {
 			return nil
 		}
 	}
-	return usagef(adviseMetalink, "none of the %d files of the Metalink is called %q", len(files), path.Base(g.url.Path))
+	const format = "none of the %d files of the Metalink is called %q"
+	return usagef(adviseMetalink, format, len(files), path.Base(g.url.Path))
 }
 
 // readMetalink reads the files that a Metalink describes. name is that of a file, - for stdin, or

@@ -115,7 +115,8 @@ func parseListLine(number int, text string, allowHTTP bool) listLine {
 		line.err = usagef(adviseList, "column 2: %q is not the name of a file", line.target)
 		return line
 	case len(mirrors) > transfer.MaxWebMirrors:
-		line.err = usagef(adviseList, "it has %d web mirrors; at most %d are allowed", len(mirrors), transfer.MaxWebMirrors)
+		const format = "it has %d web mirrors; at most %d are allowed"
+		line.err = usagef(adviseList, format, len(mirrors), transfer.MaxWebMirrors)
 		return line
 	}
 	for i, text := range mirrors {

@@ -77,10 +77,11 @@ type GetOptions struct {
 	// Web configures the web mirrors from which bytes are taken, too. With a Pool it must be the
 	// same for all files of one primary.
 	Web WebOptions
-	// WebFile describes the file on web mirrors, besides those of Web. Its Size must be that of the
-	// primary's file. If URL is zero there is no primary. Then WebFile must have Size and either
-	// pieces or Checksums, none of which is of BLAKE3, and Range must be nil. Without pieces no bytes
-	// are verified before the end, so nothing is kept after an error, and Reuse and Seed are ignored.
+	// WebFile describes the file on web mirrors, besides those of Web. Its Size must be that of
+	// the primary's file. If URL is zero there is no primary. Then WebFile must have Size, and
+	// either pieces or Checksums, none of which is of BLAKE3. Range must be nil. Without pieces no
+	// bytes are verified before the end: nothing is kept after an error, and Reuse and Seed are
+	// ignored.
 	WebFile WebFile
 	// Preallocate says whether free space is reserved for the file; empty means auto.
 	Preallocate disk.Preallocation

@@ -237,8 +237,8 @@ func (g *get) withoutLiars(ctx context.Context, proof *webProof, sources []*webS
 			return nil
 		}
 		source.Ban(err)
-		liar := ServerStatus{ID: source.Stats().ID, Role: kwik.ServerRoleExternal, Addr: source.host, State: ServerBanned,
-			Reason: err.Error()}
+		liar := ServerStatus{ID: source.Stats().ID, Role: kwik.ServerRoleExternal, Addr: source.host,
+			State: ServerBanned, Reason: err.Error()}
 		liars = append(liars, liar)
 		g.observer.server(liar)
 	}

@@ -61,7 +61,9 @@ func aloneOptions(t *testing.T, content []byte, servers ...*httptest.Server) Get
 	t.Helper()
 	o := GetOptions{
 		Target: filepath.Join(t.TempDir(), "copy"), Web: WebOptions{Roots: x509.NewCertPool(), minExtent: 128 << 10},
-		WebFile: WebFile{HasSize: true, Size: int64(len(content)), PieceSize: testPiece, Pieces: piecesOf(content, testPiece)},
+		WebFile: WebFile{
+			HasSize: true, Size: int64(len(content)), PieceSize: testPiece, Pieces: piecesOf(content, testPiece),
+		},
 	}
 	for i, s := range servers {
 		o.Web.Roots.AddCert(s.Certificate())
@@ -289,8 +291,8 @@ func TestGetFromMirrorsAloneIsLimited(t *testing.T) {
 // An expected size that the primary's file does not have is an error before anything is fetched.
 func TestGetWebFileOfAnotherSize(t *testing.T) {
 	w := newWebWorld(t, map[string][]byte{"file": someBytes(1, 1000)})
-	o := GetOptions{URL: URL{Host: w.primary.Addr().String(), Path: "file"}, TLS: w.tls(), Target: filepath.Join(t.TempDir(), "x"),
-		WebFile: WebFile{HasSize: true, Size: 1001}}
+	o := GetOptions{URL: URL{Host: w.primary.Addr().String(), Path: "file"}, TLS: w.tls(),
+		Target: filepath.Join(t.TempDir(), "x"), WebFile: WebFile{HasSize: true, Size: 1001}}
 	_, err := Get(t.Context(), o, nil)
 	if e, ok := errors.AsType[*Error](err); !ok || e.Kind != KindIntegrity {
 		t.Error(err)

@@ -92,8 +92,8 @@ type WebOptions struct {
 type WebFile struct {
 	// Mirrors are used before those of WebOptions. A mirror that is banned is so for this file.
 	Mirrors []WebMirror
-	// IsForeign is set if the user did not name the hosts. Then they are treated like hosts to which
-	// a mirror redirects: WebOptions.Credentials is called with isRedirect set.
+	// IsForeign is set if the user did not name the hosts. Then they are treated like hosts to
+	// which a mirror redirects: WebOptions.Credentials is called with isRedirect set.
 	IsForeign bool
 	// MayConnect decides about the addresses of mirrors that are foreign; nil allows all.
 	MayConnect func(netip.Addr) bool
@@ -102,8 +102,8 @@ type WebFile struct {
 	HasSize bool
 	Size    int64
 	// PieceSize is the size in bytes of all pieces but the last one, at most MaxPiece; 0 without
-	// pieces. Pieces has their SHA-256 hashes, one after the other. They count only in a Get without
-	// a primary.
+	// pieces. Pieces has their SHA-256 hashes, one after the other. They count only in a Get
+	// without a primary.
 	PieceSize int64
 	Pieces    []byte
 }
