@@ -190,7 +190,7 @@ func TestGetFromMirrorsFindsTheLiar(t *testing.T) {
 func TestGetFromMirrorsResumes(t *testing.T) {
 	content := someBytes(1, 3<<20)
 	var served atomic.Int64
-	ctx, cancel := context.WithCancelCause(t.Context())
+	var cancel context.CancelCauseFunc
 	interrupt := errors.New("interrupted")
 	limit := int64(1 << 20)
 	s := webOnly(t, func(w http.ResponseWriter, r *http.Request) {
@@ -204,7 +204,9 @@ func TestGetFromMirrorsResumes(t *testing.T) {
 		ProofPieces: aloneOptions(t, content, s), ProofWhole: wholeOptions(t, content, s),
 	} {
 		served.Store(0)
+		var ctx context.Context
 		ctx, cancel = context.WithCancelCause(t.Context())
+		defer cancel(nil)
 		result, err := Get(ctx, o, nil)
 		if isKept := proof == ProofPieces; err != interrupt || result.Kept != isKept {
 			t.Fatalf("%s: %v, kept %t of %d", proof, err, result.Kept, result.Bytes)

@@ -341,7 +341,8 @@ func (f *File) check() error {
 		want++
 	}
 	if int64(len(f.Pieces)) != want {
-		return fmt.Errorf("it has %d pieces; %d bytes in pieces of %d are %d", len(f.Pieces), f.Size, f.PieceLength, want)
+		const format = "it has %d pieces; %d bytes in pieces of %d are %d"
+		return fmt.Errorf(format, len(f.Pieces), f.Size, f.PieceLength, want)
 	}
 	return nil
 }

@@ -217,8 +217,8 @@ func parseContentRange(text string) (first, last, total int64, err error) {
 	return first, last, total, nil
 }
 
-// Read returns the content at a URL, of at most so many bytes, and the address of the server that
-// had it at last: the zero Addr behind a proxy. An error is an *Error, unless ctx ended.
+// Read returns the content at a URL, of at most so many bytes. server is the address that sent it,
+// after redirects; the zero Addr behind a proxy. An error is an *Error, unless ctx ended.
 func (c *Client) Read(ctx context.Context, u *url.URL, most int64) (content []byte, server netip.Addr, err error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()

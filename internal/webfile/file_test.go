@@ -364,7 +364,7 @@ func TestFetchCredentialsOfRedirects(t *testing.T) {
 	}
 	want := []string{"127.0.0.1 true"} // the others are without TLS
 	if got != "u" || gotPlain != "" || !slices.Equal(asked, want) {
-		t.Errorf("with TLS %q, without %q; it asked for %q", got, gotPlain, asked)
+		t.Errorf("with TLS %q, without %q; asked: %q", got, gotPlain, asked)
 	}
 }
 
