@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,47 +188,37 @@ func TestGetFromMirrorsFindsTheLiar(t *testing.T) {
 // Verified pieces are kept, and only the others are fetched later.
 func TestGetFromMirrorsResumes(t *testing.T) {
 	content := someBytes(1, 3<<20)
-	var served atomic.Int64
-	var cancel context.CancelCauseFunc
+	s := webOnly(t, contentHandler(content))
 	interrupt := errors.New("interrupted")
-	limit := int64(1 << 20)
-	s := webOnly(t, func(w http.ResponseWriter, r *http.Request) {
-		contentHandler(content)(&countingWriter{w, func(n int) {
-			if served.Add(int64(n)) > limit {
-				cancel(interrupt)
-			}
-		}}, r)
-	})
 	for proof, o := range map[Proof]GetOptions{
 		ProofPieces: aloneOptions(t, content, s), ProofWhole: wholeOptions(t, content, s),
 	} {
-		served.Store(0)
-		var ctx context.Context
-		ctx, cancel = context.WithCancelCause(t.Context())
-		defer cancel(nil)
-		result, err := Get(ctx, o, nil)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		o.KWIK = &kwik.ClientConfig{Config: kwik.Config{RateLimit: kwik.NewRateLimit(4 << 20)}}
+		result, err := Get(ctx, o, &interrupter{at: 300_000, interrupt: func() { cancel(interrupt) }})
+		cancel(nil)
 		if isKept := proof == ProofPieces; err != interrupt || result.Kept != isKept {
 			t.Fatalf("%s: %v, kept %t of %d", proof, err, result.Kept, result.Bytes)
 		}
-		before := limit
-		limit = 1 << 40
+		o.KWIK = nil
 		result = getAlone(t, o, content, proof)
-		limit = before
 		if isResumed := result.Resumed > 200_000; isResumed != (proof == ProofPieces) {
 			t.Errorf("%s: %d bytes were resumed", proof, result.Resumed)
 		}
 	}
 }
 
-// A countingWriter is the answer of a server that counts its bytes.
-type countingWriter struct {
-	http.ResponseWriter
-	count func(n int)
+// An interrupter is a Reporter that interrupts a transfer when so many bytes are in place.
+type interrupter struct {
+	NoReport
+	at        int64
+	interrupt func()
 }
 
-func (w *countingWriter) Write(p []byte) (int, error) {
-	w.count(len(p))
-	return w.ResponseWriter.Write(p)
+func (i *interrupter) Progress(p Progress) {
+	if p.Bytes >= i.at {
+		i.interrupt()
+	}
 }
 
 func TestGetFromMirrorsAloneErrors(t *testing.T) {
