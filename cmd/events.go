@@ -254,6 +254,8 @@ type resultJSON struct {
 	// Checksums are those that were required and proved.
 	Checksums []string      `json:"checksums,omitempty"`
 	Warnings  []warningJSON `json:"warnings,omitempty"`
+	// Proof says by what the bytes are proved.
+	Proof transfer.Proof `json:"proof,omitempty"`
 }
 
 func newResult(r transfer.Result, err error) resultJSON {
@@ -268,7 +270,7 @@ func newResult(r transfer.Result, err error) resultJSON {
 	return resultJSON{
 		outcome: newOutcome("result", err), nameJSON: newName(r.Path), Bytes: r.Bytes, Seconds: r.Seconds, BLAKE3: root, Resumed: r.Resumed,
 		Wasted: r.Wasted, Servers: finalServers(r.Servers), UpToDate: r.UpToDate, Offset: r.Offset, Holes: r.Holes,
-		Checksums: checksums, Warnings: newWarnings(r.Warnings),
+		Checksums: checksums, Warnings: newWarnings(r.Warnings), Proof: r.Proof,
 	}
 }
 

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ type getOptions struct {
 	web webOptions
 
 	inputFile string
+	metalink  string
 	jobs      countValue
 
 	recursive bool
@@ -83,6 +85,8 @@ func (o *getOptions) flags() []cli.Flag {
 		boolOption(&o.reuse, "reuse", "copy matching chunk groups from the current FILE instead of fetching them"),
 		stringOption(&o.seed, "seed", "copy matching chunk groups from the file `OLD`, such as an older version"),
 		stringOption(&o.inputFile, "input-file", "fetch the files that `LIST` names, one per line; - is standard input", "i"),
+		stringOption(&o.metalink, "metalink", "take mirrors and sha-256 hashes from the Metalink `FILE` or https URL "+
+			"(RFC 5854); without a kwik URL, fetch its files from the mirrors alone"),
 		prefixOption(&o.prefix),
 		makeDirsOption(&o.makeDirs),
 		countOption(&o.jobs, "jobs", "with -i, fetch `N` files at once", "j"),
@@ -130,7 +134,8 @@ func getCommand(t *terminal) *cli.Command {
 		Usage: "fetch a file or a directory from a primary and its secondaries, verified",
 		UsageText: `kwikcp get [options] kwik://HOST[:PORT]/PATH[?pin=PIN][#b3=HASH] [FILE|DIR|-]
 kwikcp get -r [options] kwik://HOST[:PORT]/[DIR/][?pin=PIN] [DEST]
-kwikcp get [options] -i LIST`,
+kwikcp get [options] -i LIST
+kwikcp get [options] --metalink FILE|URL [FILE|DIR|-]`,
 		Description: `FILE defaults to the last component of PATH, in the current directory or in DIR. "-" writes to stdout.
 FILE appears under its name only when it is complete and verified; until then an existing file stays. If FILE is already
 identical, nothing is fetched.
@@ -167,16 +172,31 @@ func runGet(ctx context.Context, t *terminal, o *getOptions, args []string) erro
 	case o.recursive:
 		return silenceBrokenPipe(runGetTree(ctx, t, o, args))
 	case o.inputFile != "":
-		return silenceBrokenPipe(runGetList(ctx, t, o, args))
+		return silenceBrokenPipe(runGetLines(ctx, t, o, args))
+	case o.metalink != "":
+		return silenceBrokenPipe(runGetMetalink(ctx, t, o, args))
 	}
 	return silenceBrokenPipe(runGetFile(ctx, t, o, args))
 }
 
 func runGetFile(ctx context.Context, t *terminal, o *getOptions, args []string) error {
-	g, err := parseGetFile(t, o, args)
+	return fetchOne(ctx, t, o, withoutSecret(argument(args, 0)), func() (fileGet, error) {
+		g, err := parseGetFile(t, o, args)
+		if err == nil && o.metalink != "" {
+			err = g.describeWith(ctx, o.metalink)
+		}
+		return g, err
+	})
+}
+
+// fetchOne fetches the file that parse returns, and reports the result. shown names it in events.
+func fetchOne(
+	ctx context.Context, t *terminal, o *getOptions, shown string, parse func() (fileGet, error),
+) error {
+	g, err := parse()
 	if o.json {
 		events := newEvents(t.stdout)
-		events.start(withoutSecret(argument(args, 0)), g.target)
+		events.start(shown, g.target)
 		var result transfer.Result
 		if err == nil {
 			result, err = g.run(ctx, events)
@@ -187,7 +207,7 @@ func runGetFile(ctx context.Context, t *terminal, o *getOptions, args []string) 
 	if err != nil {
 		return err
 	}
-	view := newView(t, o.quiet, g.url.Path)
+	view := newView(t, o.quiet, cmp.Or(g.url.Path, g.metalinkName))
 	result, err := g.run(ctx, view)
 	view.end()
 	if err != nil || o.quiet {
@@ -278,6 +298,9 @@ func parseConnections(text string) (int, error) {
 
 // config returns the KWIK configuration of a transfer.
 func (f fetcher) config(u transfer.URL) (*kwik.ClientConfig, error) {
+	if u.Host == "" { // there is no server
+		return &kwik.ClientConfig{Config: kwik.Config{RateLimit: f.limit}}, nil
+	}
 	config, err := f.client.config(u)
 	if err == nil {
 		config.ConnectionsPerServer, config.RateLimit = f.connections, f.limit
@@ -297,7 +320,9 @@ type fileGet struct {
 	pool      *transfer.Pool      // nil for a separate session
 	require   []transfer.Checksum // besides those of --checksum-file
 	webFile   transfer.WebFile
-	inList    bool // --checksum-file need not name it
+	// metalinkName is the name of a file in a Metalink, if there is no primary.
+	metalinkName string
+	inList       bool // --checksum-file need not name it
 }
 
 func parseGetFile(t *terminal, o *getOptions, args []string) (fileGet, error) {
@@ -449,9 +474,14 @@ func (g *fileGet) requiredChecksums(ctx context.Context) ([]transfer.Checksum, e
 	if err := g.readChecksums(ctx); err != nil {
 		return nil, err
 	}
-	listed, err := g.checksums.ofFile(g.url.Path)
+	name := cmp.Or(g.url.Path, g.metalinkName)
+	listed, err := g.checksums.ofFile(name)
 	if err == nil && g.checksums != nil && listed == nil && !g.inList {
-		err = g.checksums.notNamed(path.Base(g.url.Path))
+		err = g.checksums.notNamed(path.Base(name))
+	}
+	isTree := func(c transfer.Checksum) bool { _, ok := c.Root(); return ok }
+	if g.url.Host == "" && slices.ContainsFunc(listed, isTree) {
+		err = usagef(adviseMetalink, "the BLAKE3 hash of %q in --checksum-file needs the URL of a KWIK server", name)
 	}
 	return append(slices.Clone(g.require), listed...), err
 }
@@ -459,8 +489,8 @@ func (g *fileGet) requiredChecksums(ctx context.Context) ([]transfer.Checksum, e
 // summary describes a finished transfer in one line.
 func (g fileGet) summary(r transfer.Result) string {
 	if r.UpToDate {
-		return fmt.Sprintf("%q is up to date: %s, verified in %.2f s, blake3 %v%s",
-			g.target, size(r.Bytes), r.Seconds, r.Root, checksumNote(r))
+		return fmt.Sprintf("%q is up to date: %s, verified in %.2f s%s%s",
+			g.target, size(r.Bytes), r.Seconds, proofNote(r), checksumNote(r))
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%q: %s", g.target, size(r.Bytes))
@@ -474,11 +504,22 @@ func (g fileGet) summary(r transfer.Result) string {
 	if r.Holes > 0 {
 		fmt.Fprintf(&b, " (%s in holes)", size(r.Holes))
 	}
-	fmt.Fprintf(&b, ", verified, blake3 %v%s", r.Root, checksumNote(r))
+	fmt.Fprintf(&b, ", verified%s%s", proofNote(r), checksumNote(r))
 	if r.Wasted > 0 {
 		fmt.Fprintf(&b, " (%s discarded)", size(r.Wasted))
 	}
 	return b.String()
+}
+
+// proofNote tells by what the bytes were proved.
+func proofNote(r transfer.Result) string {
+	switch r.Proof {
+	case transfer.ProofPieces:
+		return " by the hashes of its pieces"
+	case transfer.ProofWhole:
+		return " by the hash of the whole file"
+	}
+	return fmt.Sprintf(", blake3 %v", r.Root)
 }
 
 // checksumNote tells of checksums that were proved.

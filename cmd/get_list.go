@@ -58,7 +58,27 @@ type listGet struct {
 	started   time.Time
 }
 
-func runGetList(ctx context.Context, t *terminal, o *getOptions, args []string) error {
+// A lineSource passes the lines of a list to a channel. It returns an error of reading the list.
+type lineSource func(ctx context.Context, l *listGet, lines chan<- listLine) error
+
+// runGetLines fetches the files of --input-file.
+func runGetLines(ctx context.Context, t *terminal, o *getOptions, args []string) error {
+	return runGetList(ctx, t, o, func(ctx context.Context, l *listGet, lines chan<- listLine) error {
+		list := io.Reader(os.Stdin)
+		if o.inputFile != "-" {
+			f, err := os.Open(o.inputFile)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			list = f
+		}
+		return l.readAll(ctx, list, lines)
+	}, args...)
+}
+
+// runGetList fetches the files of a list.
+func runGetList(ctx context.Context, t *terminal, o *getOptions, source lineSource, args ...string) error {
 	l := &listGet{quiet: o.quiet, started: time.Now()}
 	if o.json {
 		l.events = newEvents(t.stdout)
@@ -66,7 +86,7 @@ func runGetList(ctx context.Context, t *terminal, o *getOptions, args []string) 
 	} else if !l.quiet {
 		l.view = newView(t, false, "")
 	}
-	err := l.run(ctx, t, o, args)
+	err := l.run(ctx, t, o, source, args)
 	if l.events != nil {
 		l.events.listSummary(l, err)
 	}
@@ -77,7 +97,7 @@ func runGetList(ctx context.Context, t *terminal, o *getOptions, args []string) 
 	return err
 }
 
-func (l *listGet) run(ctx context.Context, t *terminal, o *getOptions, args []string) error {
+func (l *listGet) run(ctx context.Context, t *terminal, o *getOptions, source lineSource, args []string) error {
 	jobs, err := parseJobs(o, args)
 	if err != nil {
 		return err
@@ -92,20 +112,11 @@ func (l *listGet) run(ctx context.Context, t *terminal, o *getOptions, args []st
 	if err := l.each.readChecksums(ctx); err != nil {
 		return err
 	}
-	list := io.Reader(os.Stdin)
-	if o.inputFile != "-" {
-		f, err := os.Open(o.inputFile)
-		if err != nil {
-			return localFileError(fmt.Sprintf("read the list %q", o.inputFile), err)
-		}
-		defer f.Close()
-		list = f
-	}
 	var pool transfer.Pool
 	defer pool.Close()
 	l.each.pool = &pool
 
-	if err := l.fetchAll(ctx, list, jobs); isUsage(err) {
+	if err := l.fetchAll(ctx, source, jobs); isUsage(err) {
 		return usagef(adviseList, "the list %q is malformed: %w", o.inputFile, err)
 	} else if err != nil {
 		return localFileError(fmt.Sprintf("read the list %q", o.inputFile), err)
@@ -127,13 +138,13 @@ func (l *listGet) run(ctx context.Context, t *terminal, o *getOptions, args []st
 
 // fetchAll fetches the files of a list, so many at once. It returns an error of reading the list;
 // after the end of ctx it returns nil.
-func (l *listGet) fetchAll(ctx context.Context, list io.Reader, jobs int) error {
+func (l *listGet) fetchAll(ctx context.Context, source lineSource, jobs int) error {
 	lines, read := make(chan listLine), make(chan error, 1)
 	// Ends at the end of the list, or at the next line after the end of ctx. If standard input has
 	// no further line the goroutine is left to the process, which is about to end.
 	go func() {
 		defer close(lines)
-		read <- l.readAll(ctx, list, lines)
+		read <- source(ctx, l, lines)
 	}()
 	var wg sync.WaitGroup
 	for range jobs {
@@ -187,7 +198,11 @@ func (l *listGet) readAll(ctx context.Context, list io.Reader, lines chan<- list
 // fetch fetches the file of a line and reports the result.
 func (l *listGet) fetch(ctx context.Context, line listLine) {
 	g, err := l.each, line.err
-	if err == nil {
+	switch {
+	case err != nil:
+	case line.file != nil:
+		err = g.describe(*line.file, line.target)
+	default:
 		err = g.aim(line.url, line.target)
 		g.webFile.Mirrors = line.mirrors
 	}
@@ -225,8 +240,16 @@ func (l *listGet) fetch(ctx context.Context, line listLine) {
 	case line.err != nil && l.hasEnoughMalformed():
 	case err != nil && ctx.Err() == nil: // an interruption is printed once, at the end
 		_, message, hint := explain(err)
-		g.t.errorWithHint(fmt.Sprintf("line %d: %s", line.number, message), hint)
+		g.t.errorWithHint(line.label()+": "+message, hint)
 	}
+}
+
+// label names the line in messages.
+func (l *listLine) label() string {
+	if l.file != nil {
+		return fmt.Sprintf("file %q", l.file.name)
+	}
+	return fmt.Sprintf("line %d", l.number)
 }
 
 // hasEnoughMalformed counts a malformed line, and reports whether there were many before. The

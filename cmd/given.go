@@ -24,6 +24,7 @@ var exclusions = []struct{ left, right []string }{
 	{[]string{"recursive"}, []string{"input-file", "checksum", "range", "seed", "no-clobber", "from", "check",
 		"directory-prefix"}},
 	{[]string{"input-file"}, []string{"checksum", "range", "seed"}},
+	{[]string{"metalink"}, []string{"input-file", "recursive"}},
 	{[]string{"no-preserve"}, []string{"owner", "special-modes", "xattrs", "acls", "specials"}},
 	{[]string{"show"}, []string{"allow", "expires", "name"}},
 	{[]string{"role=primary"}, []string{"primary", "advertise", "mirror"}},

@@ -51,6 +51,7 @@ const (
 	adviseWebMirror
 	adviseWebTemplate
 	adviseNetrc
+	adviseMetalink
 	adviseCert
 	adviseClientCert
 	adviseToken
@@ -132,6 +133,7 @@ var advices = [adviceCount]string{
 	adviseWebMirror:      "a mirror is an https URL, such as https://HOST/pub/{path}; --insecure-http-mirrors allows http for get",
 	adviseWebTemplate:    "write {path} where the path of each file belongs, such as https://HOST/pub/{path}",
 	adviseNetrc:          "name a file with lines such as: machine HOST login USER password SECRET",
+	adviseMetalink:       "it needs https URLs, a size and sha-256 hashes; see kwikcp man",
 	adviseCert:           "kwikcp serve --cert FILE --key FILE; both are PEM, and only this user may read the key",
 	adviseClientCert:     "kwikcp get --cert FILE --key FILE; both are PEM, and only this user may read the key",
 	adviseToken:          "kwikcp token --allow /DIR/ --expires 30d --name NAME",

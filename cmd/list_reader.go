@@ -26,8 +26,9 @@ type listLine struct {
 	url     string
 	target  string // empty for the last component of the URL's path
 	mirrors []transfer.WebMirror
-	repeats int   // the number of an earlier line with the same URL and file; 0 if there is none
-	err     error // the line is malformed
+	file    *metalinkFile // of a Metalink; nil for a line of a list
+	repeats int           // the number of an earlier line with the same URL and file; 0 if there is none
+	err     error         // the line is malformed
 }
 
 // A listReader reads the lines of a list. It holds one line, and about 100 bytes for each file that
@@ -124,7 +125,8 @@ func parseListLine(number int, text string, allowHTTP bool) listLine {
 		line.err = usagef(adviseList, "column 2: %q is not the name of a file", line.target)
 		return line
 	case len(mirrors) > transfer.MaxWebMirrors:
-		line.err = usagef(adviseList, "it has %d web mirrors; at most %d are allowed", len(mirrors), transfer.MaxWebMirrors)
+		const format = "it has %d web mirrors; at most %d are allowed"
+		line.err = usagef(adviseList, format, len(mirrors), transfer.MaxWebMirrors)
 		return line
 	}
 	for i, text := range mirrors {

@@ -58,14 +58,19 @@ command does not, and a part file of the same FILE is removed.`},
     kwik://files.example.org/b.iso	/srv/images/b.iso
     kwik://files.example.org/c.iso	c.iso	https://cdn.example.org/c.iso
 
-The third and all further columns are URLs of web mirrors of that file, in the order of preference and at most 8. They are used
-besides those of --web-mirror. An empty FILE before them is the last component of the URL.
+The third and all further columns are URLs of web mirrors of that file, in the order of preference and at most 8. They
+are used besides those of --web-mirror. An empty FILE before them is the last component of the URL.
 
 Files from one server (address and pin) share a session. Errors are reported with the number of the line; the remaining files
 are still fetched. The exit status is the highest of all lines. After an interruption the same command resumes every file.
 --checksum, --range and --seed are for single files; a URL may end in #b3=HEX. With --checksum-file, the files that it names
 must have its hashes. Fetch a directory with a separate command, -r.
 --limit-rate applies to all files together, --max-time and the retry options to each file.`},
+	{"Metalinks", `A Metalink (RFC 5854) lists web mirrors and hashes of files. With a kwik URL its mirrors are used as
+those of --web-mirror, and its size and sha-256 hash are required. Without one its files are fetched from the mirrors
+alone. Each piece is verified if the Metalink has hashes of pieces, and a get resumes. Otherwise the hash of the whole
+file is verified at the end, and a get does not resume. A file without sha-256 hashes is refused unless --checksum
+gives one. Several files go into the directory DIR, under the paths that the Metalink names.`},
 	{"Directories", `With -r, DEST is created if it is missing; its parent is not. Without DEST it is the last component of the URL. A slash at
 the end of the URL makes no difference. Each file is verified against its own hash and appears when it is complete. A
 secondary that has a part of the tree serves that part.

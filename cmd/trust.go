@@ -29,7 +29,8 @@ type trustPolicy struct {
 	// missing is why there is no state directory, and so no known hosts; nil if there is one.
 	missing error
 	roots   *x509.CertPool // nil means the system's
-	// webRoots are those for web servers: the system's and those of --cacert; nil means the system's.
+	// webRoots are those for web servers: the system's, and those of --cacert. Nil means the
+	// system's.
 	webRoots *x509.CertPool
 	now      func() time.Time
 	// ask asks the user at the terminal; nil if there is none.

@@ -39,8 +39,8 @@ func (g *get) openBlocked(place partfile.Place, err error) error {
 
 // compareBlocked reports the file at a blocked target as up to date if it is, and returns the error
 // of the target if not. No content is fetched.
-func (g *get) compareBlocked(ctx context.Context) error {
-	done, err := g.upToDate(ctx)
+func (g *get) compareBlocked(ctx context.Context, tree partfile.Tree) error {
+	done, err := g.upToDate(ctx, tree)
 	if err == nil && !done {
 		err = g.blocked
 	}

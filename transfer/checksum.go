@@ -243,7 +243,7 @@ func (o *checkedOutput) finish(ctx context.Context, op string, root integrity.Ro
 }
 
 // fetchOp is the operation that the errors about the content of a get name.
-func (g *get) fetchOp() string { return fmt.Sprintf("fetch %q", g.URL.Path) }
+func (g *get) fetchOp() string { return fmt.Sprintf("fetch %q", g.request.url.Path) }
 
 // requireChecksums prepares a get for its checksums. One of BLAKE3 is the root to expect.
 func (g *get) requireChecksums() error {
@@ -278,6 +278,15 @@ func (g *get) proveChecksums(ctx context.Context) error {
 	if len(g.Checksums) == 0 || g.Range != nil || isProved {
 		return nil
 	}
+	err := g.checkChecksums(ctx)
+	if _, wrong := errors.AsType[*ChecksumError](err); wrong && g.part != nil {
+		g.part.Discard()
+	}
+	return err
+}
+
+// checkChecksums returns an error if what was fetched does not have the checksums.
+func (g *get) checkChecksums(ctx context.Context) error {
 	if g.followed == nil {
 		var file io.ReaderAt // of an empty output there is none
 		if g.part != nil {
@@ -286,9 +295,6 @@ func (g *get) proveChecksums(ctx context.Context) error {
 		g.followed = newOrderedHasher(file, g.Checksums)
 	}
 	err := g.followed.finish(ctx, g.manifest.Size, g.manifest.Root, g.observer.checking)
-	if _, wrong := errors.AsType[*ChecksumError](err); wrong && g.part != nil {
-		g.part.Discard()
-	}
 	return checksumError(ctx, g.fetchOp(), err)
 }
 

@@ -75,7 +75,7 @@ func (g *get) copyCold(ctx context.Context) error {
 
 // acceptRoot takes the root that arrived after the content.
 func (g *get) acceptRoot() error {
-	g.result.Root = g.tree.Root()
+	g.result.Root, g.result.Proof = g.tree.Root(), ProofTree
 	if err := g.part.Accept(g.tree); err != nil {
 		return targetError(g.path, err)
 	}

@@ -78,7 +78,11 @@ type GetOptions struct {
 	// Web configures the web mirrors from which bytes are taken, too. With a Pool it must be the
 	// same for all files of one primary.
 	Web WebOptions
-	// WebFile describes the file on web mirrors, besides those of Web.
+	// WebFile describes the file on web mirrors, besides those of Web. Its Size must be that of
+	// the primary's file. If URL is zero there is no primary. Then WebFile must have Size, and
+	// either pieces or Checksums, none of which is of BLAKE3. Range must be nil. Without pieces no
+	// bytes are verified before the end: nothing is kept after an error, and Reuse and Seed are
+	// ignored.
 	WebFile WebFile
 	// Preallocate says whether free space is reserved for the file; empty means auto.
 	Preallocate disk.Preallocation
@@ -105,9 +109,13 @@ func Get(ctx context.Context, o GetOptions, report Reporter) (Result, error) {
 	defer g.trees.release()
 	defer g.stall.run()()
 	start := time.Now()
+	attempt := g.attempt
+	if o.URL.Host == "" {
+		attempt = g.useWebAlone()
+	}
 	err := g.requireChecksums()
 	if err == nil {
-		err = g.run(ctx, g.attempt)
+		err = g.run(ctx, attempt)
 	}
 	g.result.Seconds = time.Since(start).Seconds()
 	if err == nil {
@@ -220,6 +228,9 @@ func (g *get) leaveTarget() {
 		return
 	}
 	g.result.Wasted += lost
+	if g.result.Proof == ProofWhole { // unless it is in place, nothing of it is verified
+		g.part.Discard()
+	}
 	g.result.Kept = g.part.Leave()
 }
 
@@ -258,6 +269,10 @@ func (g *get) exchange(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { g.close(err) }()
+	if f := g.WebFile; f.HasSize && f.Size != g.manifest.Size {
+		err := fmt.Errorf("the server's file has %d bytes, not the expected %d", g.manifest.Size, f.Size)
+		return &Error{Kind: KindIntegrity, Op: g.answer.op, Err: err}
+	}
 	if g.tree == nil && g.mayBegin() {
 		return g.copyCold(ctx)
 	}
@@ -270,9 +285,9 @@ func (g *get) exchange(ctx context.Context) (err error) {
 // place finds out what is here already of the manifest's file, and calls fetch for the rest if
 // there is any.
 func (g *get) place(ctx context.Context, fetch func(context.Context) error) error {
-	g.result.Root = g.manifest.Root
+	g.result.Root, g.result.Proof = g.manifest.Root, ProofTree
 	if g.blocked != nil {
-		return g.compareBlocked(ctx)
+		return g.compareBlocked(ctx, g.tree)
 	}
 	if g.part != nil {
 		g.part.KeepHoles(g.holes)
@@ -282,10 +297,10 @@ func (g *get) place(ctx context.Context, fetch func(context.Context) error) erro
 			return err
 		}
 	} else if g.part != nil {
-		if done, err := g.upToDate(ctx); err != nil || done {
+		if done, err := g.upToDate(ctx, g.tree); err != nil || done {
 			return err
 		}
-		if err := g.prove(ctx); err != nil {
+		if err := g.prove(ctx, g.tree); err != nil {
 			return err
 		}
 	} else if err := g.proveZeros(ctx); err != nil {
@@ -327,7 +342,7 @@ func (g *get) wantsHeadStart() int64 {
 // seeAll reports that nothing is left to fetch.
 func (g *get) seeAll() {
 	all := kwik.StreamStats{Size: g.manifest.Size, Bytes: g.manifest.Size}
-	g.see(g.observer.progress(g.session.Servers(), all), all)
+	g.see(g.observer.progress(g.servers(), all), all)
 }
 
 // A verifyFunc is the Verify of a tree.
@@ -380,7 +395,7 @@ func (g *get) copy(ctx context.Context, verify verifyFunc, begun func(*kwik.Aggr
 	if g.headStartRead != nil {
 		g.headStartRead()
 	}
-	stop := g.observer.watch(g.session, stream)
+	stop := g.observer.watch(g.servers, stream)
 	if g.part != nil {
 		err = g.copyToPart(ctx, stream, options, known)
 	} else {

@@ -124,6 +124,13 @@ func (o *observer) badBlock(server kwik.ServerID, off, length int64) {
 	o.report.BadBlock(server, off, length)
 }
 
+// server reports a server that no stream has any more.
+func (o *observer) server(s ServerStatus) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.report.Server(s)
+}
+
 // useWeb includes web mirrors in the servers.
 func (o *observer) useWeb(web *webSet) {
 	o.mu.Lock()
@@ -149,12 +156,14 @@ func (o *observer) withWeb(
 
 // watch reports the progress of a stream until stop is called. stop makes the last report and
 // returns it.
-func (o *observer) watch(session *kwik.ClientSession, stream *kwik.AggregateReader) (stop func() Progress) {
+func (o *observer) watch(
+	servers func() []kwik.ServerStats, stream *kwik.AggregateReader,
+) (stop func() Progress) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	waited := o.stall.wait()
 	look := func() Progress {
 		stats := stream.Stats() // first, so that each of its sources is among the servers
-		return o.progress(session.Servers(), stats)
+		return o.progress(servers(), stats)
 	}
 	go func() { // stop ends it and waits for it
 		defer close(ended)

@@ -105,7 +105,8 @@ type Result struct {
 	UpToDate bool
 	Kept     bool // after an error: there is a part file from which another Get to the same target resumes
 	Seconds  float64
-	Root     integrity.Root // zero until the manifest arrives
+	Root     integrity.Root // zero until the manifest arrives, and without a primary
+	Proof    Proof          // empty until it is known
 	Servers  []ServerStatus
 	// Checksums are those of GetOptions, once they are proved.
 	Checksums []Checksum

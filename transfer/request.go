@@ -174,6 +174,14 @@ func (r *request) discardStream(err error) bool {
 	return true
 }
 
+// servers returns the servers of the session, none without one.
+func (r *request) servers() []kwik.ServerStats {
+	if r.session == nil {
+		return nil
+	}
+	return r.session.Servers()
+}
+
 // connect returns as soon as data can be sent, which travels with Hello. startExchange waits for
 // Welcome.
 func (r *request) connect(ctx context.Context) error {

@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"kwikcp/transfer/disk"
 	"kwikcp/transfer/internal/partfile"
@@ -11,8 +12,8 @@ import (
 // source's mode and time. It hashes the target only if the size is right, and once for each
 // version of the source. An error means that upToDate could not set or sync the attributes, or
 // that ctx ended. An unreadable target is not up to date.
-func (g *get) upToDate(ctx context.Context) (bool, error) {
-	root := g.tree.Root()
+func (g *get) upToDate(ctx context.Context, tree partfile.Tree) (bool, error) {
+	root := tree.Root()
 	if g.NoClobber || g.compared != nil && *g.compared == root {
 		return false, nil
 	}
@@ -25,7 +26,7 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	defer f.Close()
-	same, err := partfile.Matches(ctx, f, info.Size(), g.tree, g.observer.checking)
+	same, err := partfile.Matches(ctx, f, info.Size(), tree, g.observer.checking)
 	if err != nil {
 		return false, err
 	}
@@ -34,6 +35,9 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	if err := g.proveTarget(ctx, f); err != nil {
+		if _, differs := errors.AsType[*ChecksumError](err); differs && g.result.Proof == ProofWhole {
+			return false, nil
+		}
 		return false, err
 	}
 	if !g.NoPreserve {
@@ -57,8 +61,8 @@ func (g *get) upToDate(ctx context.Context) (bool, error) {
 
 // prove finds the bytes of the manifest that are in the part file or in the seeds. It copies
 // those of the seeds into the part file.
-func (g *get) prove(ctx context.Context) error {
-	root := g.tree.Root()
+func (g *get) prove(ctx context.Context, tree partfile.Tree) error {
+	root := tree.Root()
 	var seeds []disk.File
 	if g.seeded == nil || *g.seeded != root {
 		if g.Reuse {
@@ -71,7 +75,7 @@ func (g *get) prove(ctx context.Context) error {
 			seeds = append(seeds, g.Seed)
 		}
 	}
-	if err := g.part.Prove(ctx, g.tree, seeds, g.observer.checking); err != nil {
+	if err := g.part.Prove(ctx, tree, seeds, g.observer.checking); err != nil {
 		return targetErrorIn(ctx, g.path, err)
 	}
 	g.seeded = &root

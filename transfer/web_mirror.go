@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"kwikcp/internal/webfile"
+	"kwikcp/kwik"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -91,9 +92,30 @@ type WebOptions struct {
 type WebFile struct {
 	// Mirrors are used before those of WebOptions. A mirror that is banned is so for this file.
 	Mirrors []WebMirror
-	// IsForeign is set if the user did not name the hosts. Then they are treated like hosts to which
-	// a mirror redirects: WebOptions.Credentials is called with isRedirect set.
+	// IsForeign is set if the user did not name the hosts. Then they are treated like hosts to
+	// which a mirror redirects: WebOptions.Credentials is called with isRedirect set.
 	IsForeign bool
 	// MayConnect decides about the addresses of mirrors that are foreign; nil allows all.
 	MayConnect func(netip.Addr) bool
+
+	// HasSize is set if Size is the size of the file in bytes.
+	HasSize bool
+	Size    int64
+	// PieceSize is the size in bytes of all pieces but the last one, at most MaxPiece; 0 without
+	// pieces. Pieces has their SHA-256 hashes, one after the other. They count only in a Get
+	// without a primary.
+	PieceSize int64
+	Pieces    []byte
 }
+
+// MaxPiece bounds WebFile.PieceSize, in bytes: a whole piece is held until it is verified.
+const MaxPiece = kwik.MaxLocalUnit
+
+// A Proof says by what the bytes of a Result are proved.
+type Proof string
+
+const (
+	ProofTree   Proof = "tree"   // the BLAKE3 tree whose root the primary, or the user, named
+	ProofPieces Proof = "pieces" // the hash of each piece
+	ProofWhole  Proof = "whole"  // the hashes of the whole file
+)

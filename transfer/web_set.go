@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// MaxWebMirrors bounds the web mirrors of one transfer. Those with larger priorities are not used.
+	// MaxWebMirrors bounds the web mirrors of one transfer. Those with larger priorities are not
+	// used.
 	MaxWebMirrors = 8
 	// maxWebSets bounds the sets of a Pool.
 	maxWebSets = 64

@@ -103,6 +103,9 @@ func newWebWorldOf(t *testing.T, rate int64, files map[string][]byte, named ...s
 	return w
 }
 
+// tls trusts the primary.
+func (w *webWorld) tls() *tls.Config { return trust.PinnedClientConfig(nil, w.pin) }
+
 // options trust the web server.
 func (w *webWorld) options() WebOptions {
 	o := WebOptions{Roots: x509.NewCertPool()}
@@ -298,7 +301,7 @@ func TestGetWebFile(t *testing.T) {
 	defer pool.Close()
 	for i, path := range []string{"other", "file", "file"} { // the first one is of another file
 		result, err := Get(t.Context(), GetOptions{URL: URL{Host: w.primary.Addr().String(), Path: "file"},
-			TLS: trust.PinnedClientConfig(nil, w.pin), Target: filepath.Join(t.TempDir(), "copy"), Web: w.options(), Pool: &pool,
+			TLS: w.tls(), Target: filepath.Join(t.TempDir(), "copy"), Web: w.options(), Pool: &pool,
 			WebFile: WebFile{Mirrors: []WebMirror{{Template: w.web.URL + "/" + path}}, IsForeign: i == 2},
 		}, nil)
 		if err != nil {

@@ -341,7 +341,8 @@ func (f *File) check() error {
 		want++
 	}
 	if int64(len(f.Pieces)) != want {
-		return fmt.Errorf("it has %d pieces, but %d bytes in pieces of %d make %d", len(f.Pieces), f.Size, f.PieceLength, want)
+		const format = "it has %d pieces; %d bytes in pieces of %d are %d"
+		return fmt.Errorf(format, len(f.Pieces), f.Size, f.PieceLength, want)
 	}
 	return nil
 }
@@ -358,7 +359,8 @@ func (f *File) ignore(algorithm string) {
 func parseHash(text string) (value [hashSize]byte, err error) {
 	b, err := hex.DecodeString(text)
 	if err != nil || len(b) != hashSize {
-		return value, fmt.Errorf("%q is not a sha-256 hash, which has %d hexadecimal digits", printable(text), 2*hashSize)
+		const format = "%q is not a sha-256 hash, which has %d hexadecimal digits"
+		return value, fmt.Errorf(format, printable(text), 2*hashSize)
 	}
 	return [hashSize]byte(b), nil
 }

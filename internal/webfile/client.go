@@ -40,8 +40,10 @@ const (
 	// headerTimeout bounds the wait for the first line of an answer.
 	headerTimeout = 15 * time.Second
 	idleTimeout   = 30 * time.Second
-	maxRedirects  = 10
-	maxHeader     = 64 << 10 // bytes
+	// readTimeout bounds Client.Read.
+	readTimeout  = time.Minute
+	maxRedirects = 10
+	maxHeader    = 64 << 10 // bytes
 	// maxIdle is the number of connections to a host that are kept for the next request.
 	maxIdle = 16
 )

@@ -221,24 +221,55 @@ func ParseContentRange(text string) (first, last, total int64, err error) {
 	return first, last, total, nil
 }
 
+// Read returns the content at a URL, of at most so many bytes. server is the address that sent it,
+// after redirects; the zero Addr behind a proxy. An error is an *Error, unless ctx ended.
+func (c *Client) Read(ctx context.Context, u *url.URL, most int64) (content []byte, server netip.Addr, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	answer, server, err := c.request(ctx, http.MethodGet, u, nil)
+	if err != nil {
+		return nil, server, err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return nil, server, StatusError(u, answer)
+	}
+	content, err = io.ReadAll(io.LimitReader(answer.Body, most+1))
+	switch {
+	case err != nil:
+		return nil, server, &Error{URL: Shown(u), Err: err}
+	case int64(len(content)) > most:
+		return nil, server, &Error{URL: Shown(u), Permanent: true, Err: fmt.Errorf("it has more than %d bytes", most)}
+	}
+	return content, server, nil
+}
+
 // Request sends a request without content, and follows redirects. The header is that of each
 // request. The Request of the answer has the last URL. An error is an *Error, unless ctx ended. The
 // caller closes the answer's body.
 func (c *Client) Request(ctx context.Context, method string, u *url.URL, header http.Header) (*http.Response, error) {
+	answer, _, err := c.request(ctx, method, u, header)
+	return answer, err
+}
+
+// request is Request, and returns the address that sent the answer; the zero Addr behind a proxy.
+func (c *Client) request(
+	ctx context.Context, method string, u *url.URL, header http.Header,
+) (answer *http.Response, server netip.Addr, err error) {
 	transport, first := c.first, u
 	for range maxRedirects + 1 {
 		answer, remote, err := c.send(ctx, transport, method, u, header, c.login(u, first))
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
+				return nil, remote, context.Cause(ctx)
 			}
-			return nil, connectError(u, err)
+			return nil, remote, connectError(u, err)
 		}
 		switch answer.StatusCode {
 		case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect,
 			http.StatusPermanentRedirect:
 		default:
-			return answer, nil
+			return answer, remote, nil
 		}
 		answer.Body.Close()
 		next, err := answer.Location()
@@ -247,7 +278,7 @@ func (c *Client) Request(ctx context.Context, method string, u *url.URL, header 
 			err = check(next, u.Scheme == "http")
 		}
 		if err != nil {
-			return nil, &Error{URL: Shown(u), Status: answer.StatusCode, Permanent: true,
+			return nil, remote, &Error{URL: Shown(u), Status: answer.StatusCode, Permanent: true,
 				Err: fmt.Errorf("it redirects to a URL that is not followed: %w", err)}
 		}
 		if !remote.IsValid() || c.isPublic(remote) {
@@ -256,7 +287,7 @@ func (c *Client) Request(ctx context.Context, method string, u *url.URL, header 
 		next.User = nil
 		u = next
 	}
-	return nil, &Error{URL: Shown(u), Permanent: true, Err: fmt.Errorf("more than %d redirects", maxRedirects)}
+	return nil, server, &Error{URL: Shown(u), Permanent: true, Err: fmt.Errorf("more than %d redirects", maxRedirects)}
 }
 
 // login returns the credentials for a request for u, nil if there are none for its host. first is the

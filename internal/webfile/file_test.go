@@ -266,8 +266,8 @@ func TestFetchProxy(t *testing.T) {
 	if got, err := fetch(file(t, c, "http://mirror.example.com", "/f"), 3, 9); err != nil || !bytes.Equal(got, content[3:9]) {
 		t.Errorf("%q, %v", got, err)
 	}
-	for _, host := range []string{"127.0.0.1", "[::1]", "localhost", "intranet", "a.local", "10.1.2.3", "a.internal.", "127.1", "0x7f.1",
-		"10.1.0x2.3", "localhost.localdomain"} {
+	for _, host := range []string{"127.0.0.1", "[::1]", "localhost", "intranet", "a.local", "10.1.2.3", "a.internal.",
+		"127.1", "0x7f.1", "10.1.0x2.3", "localhost.localdomain"} {
 		_, err := fetch(file(t, c, "http://"+host, "/f"), 3, 9)
 		if e, ok := errors.AsType[*Error](err); !ok || !e.Permanent || !errors.Is(err, errNearby) {
 			t.Errorf("%s: %v", host, err)
@@ -344,7 +344,8 @@ func TestFetchCredentialsOfRedirects(t *testing.T) {
 		serveContent("")(w, r)
 	}))
 	defer plain.Close()
-	second, c := serve(t, Options{Credentials: credentials, AllowHTTP: true}, func(w http.ResponseWriter, r *http.Request) {
+	options := Options{Credentials: credentials, AllowHTTP: true}
+	second, c := serve(t, options, func(w http.ResponseWriter, r *http.Request) {
 		got = user(r)
 		serveContent("")(w, r)
 	})
@@ -363,7 +364,7 @@ func TestFetchCredentialsOfRedirects(t *testing.T) {
 	}
 	want := []string{"127.0.0.1 true"} // the others are without TLS
 	if got != "u" || gotPlain != "" || !slices.Equal(asked, want) {
-		t.Errorf("with TLS %q, without %q; it asked for %q", got, gotPlain, asked)
+		t.Errorf("with TLS %q, without %q; asked: %q", got, gotPlain, asked)
 	}
 }
 

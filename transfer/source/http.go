@@ -40,7 +40,8 @@ type HTTPOptions struct {
 	// AllowHTTP permits a web server, and redirects from it, without TLS.
 	AllowHTTP bool
 	// Credentials returns the user and the password for a host; nil has none.
-	Credentials func(host string) (user, password string, ok bool)
+	// isRedirect is set if another host redirected there.
+	Credentials func(host string, isRedirect bool) (user, password string, ok bool)
 	// Agent is the User-Agent of requests.
 	Agent string
 	// Index is a local file with the paths of all objects, one a line. If it is empty, the web

@@ -45,8 +45,8 @@ type Source struct {
 	// SharesLink is true for the second and every further path to one server. Such a source begins
 	// with less work, because the first path uses the same link.
 	SharesLink bool
-	// MinExtent is the size in bytes below which an extent is not worth its cost; near the end of the
-	// stream, a quarter of it. 0 means the usual size.
+	// MinExtent is the size in bytes below which an extent is not worth its cost; near the end of
+	// the stream, a quarter of it. 0 means the usual size.
 	MinExtent int64
 	// Missing are the bytes that the source does not have, whole units.
 	Missing []rangeset.Range

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// surveySpan is how much of a file is read and hashed at a time, in bytes: the whole groups in
-	// it, or one group if that is larger.
+	// surveySpan is how many bytes of a file are read and hashed at a time: the whole groups that
+	// fit, or one that is larger.
 	surveySpan = 1 << 20
 	// reportInterval is the least time between two reports of progress.
 	reportInterval = 100 * time.Millisecond
