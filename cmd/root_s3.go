@@ -20,8 +20,8 @@ import (
 const (
 	// s3CacheSize bounds the bytes of objects that a server holds.
 	s3CacheSize = 256 << 20
-	// remoteInterval is how often a server without requests asks whether its bucket is there.
-	remoteInterval = 15 * time.Second
+	// remoteInterval is how often a server asks whether its bucket is there.
+	remoteInterval = 10 * time.Second
 )
 
 // s3Options are the options of serve for roots in buckets.
