@@ -18,8 +18,8 @@ import (
 // This file opens a root in a bucket.
 
 const (
-	// remoteInterval is how often a server without requests asks whether its bucket is there.
-	remoteInterval = 15 * time.Second
+	// remoteInterval is how often a server asks whether its bucket is there.
+	remoteInterval = 10 * time.Second
 )
 
 // s3Options are the options of serve for roots in buckets.
@@ -35,10 +35,10 @@ func (o *s3Options) flags() []cli.Flag {
 			"https://minio.example:9000 (default: Amazon S3)"),
 		stringOption(&o.region, "s3-region", "the bucket of --root is in `REGION` (default: AWS_REGION, or ask the "+
 			"service)"),
-		boolOption(&o.insecure, "insecure-s3-endpoint", "use an --s3-endpoint without TLS, too; others can see what is "+
-			"fetched"),
-		boolOption(&o.publishTrees, "publish-trees", "write hash trees into .kwikcp/trees/ of the bucket of --root, so "+
-			"that other primaries need not hash its files"),
+		boolOption(&o.insecure, "insecure-s3-endpoint", "use an --s3-endpoint without TLS, too; others can see "+
+			"what is fetched"),
+		boolOption(&o.publishTrees, "publish-trees", "write hash trees into .kwikcp/trees/ of the bucket of "+
+			"--root, so that other primaries need not hash its files"),
 	}
 }
 
@@ -127,8 +127,8 @@ func (c *serveConfig) openBucket(ctx context.Context) (*servedBucket, error) {
 	return nil, failed
 }
 
-// watchRemote asks until ctx ends whether a remote root is there, so that its loss is logged without
-// a request. The root logs it.
+// watchRemote asks until ctx ends whether a remote root is there. So the root logs its loss without
+// a request.
 func watchRemote(ctx context.Context, root source.Root) {
 	ticker := time.NewTicker(remoteInterval)
 	defer ticker.Stop()

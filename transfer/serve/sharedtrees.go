@@ -15,7 +15,7 @@ import (
 
 // This file is how servers of one bucket share hash trees, so that one of them hashes a file and
 // the others do not. A wrong tree does no more harm than one that a disk damaged: clients reject
-// bytes that do not match it, and the server hashes the file itself after that.
+// bytes that do not match it. The server then hashes the file itself.
 
 const (
 	// sharedHeader begins the content of a shared tree. A record of a TreeStore follows.

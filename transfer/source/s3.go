@@ -29,7 +29,8 @@ const (
 	amazonEndpoint = "s3.amazonaws.com"
 	// s3Parallel is how many files of a bucket are opened at a time.
 	s3Parallel = 32
-	// s3ConnectTimeout bounds the connection to a store, and s3StallTimeout the wait for its next byte.
+	// s3ConnectTimeout bounds the connection to a store, and s3StallTimeout the wait for its next
+	// byte.
 	s3ConnectTimeout, s3StallTimeout = 10 * time.Second, 30 * time.Second
 	// s3CheckTimeout bounds a check of the bucket.
 	s3CheckTimeout = 20 * time.Second
@@ -47,8 +48,8 @@ type S3Options struct {
 }
 
 // OpenS3 returns the root of the objects of a bucket, and the files of hash trees beside them. It
-// fails if the bucket cannot be listed now. Names are those below the prefix. The cache may be shared with other
-// roots. Credentials are searched where AWS's tools do. Closing the root closes the files of trees.
+// fails if the bucket cannot be listed now. Names are those below the prefix. The cache may be
+// shared with other roots. Credentials are searched where AWS's tools do. Closing the root closes the files of trees.
 func OpenS3(ctx context.Context, l S3Location, o S3Options, c *Cache, log *slog.Logger) (Root, *TreeFiles, error) {
 	s, err := openS3Store(l, o, s3Credentials())
 	if err != nil {
@@ -95,7 +96,7 @@ func openS3Store(l S3Location, o S3Options, creds *credentials.Credentials) (*s3
 	return s, nil
 }
 
-// minio-go waits after its only attempt as well. It reads this when a request fails.
+// init ends the delay of minio-go after its only attempt. It reads this when a request fails.
 func init() { minio.DefaultRetryUnit = 0 }
 
 // s3Transport returns a transport with one connection for each request that runs: a store limits

@@ -22,9 +22,8 @@ const (
 	anonymousFor = 10 * time.Minute
 )
 
-// s3Credentials returns the credentials of the environment, of files and of the cloud, in this
-// order: the variables AWS_* and MINIO_*, the file ~/.aws/credentials, and the role of the
-// machine, the container or the web identity. If there are none, requests are not signed: some
+// s3Credentials returns the credentials of the variables AWS_* and MINIO_*. Next are those of
+// ~/.aws/credentials, and then those of the role of the machine, the container or the web identity. If there are none, requests are not signed: some
 // buckets are public.
 func s3Credentials() *credentials.Credentials {
 	connect := &net.Dialer{Timeout: metadataTimeout}
