@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -101,25 +102,26 @@ func newHTTPRoot(t *testing.T, address string, set func(*HTTPOptions)) Root {
 // TestHTTPFaults has a web server do wrong at its second answer, in the middle of an object.
 func TestHTTPFaults(t *testing.T) {
 	old, other := pattern(5*testBlock+100, 1), pattern(5*testBlock+100, 2)
-	abort := func(w http.ResponseWriter, bytes int) {
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", testBlock, 2*testBlock-1, len(old)))
-		w.Header().Set("Content-Length", fmt.Sprint(testBlock))
+	endOf := func(start int) int { return min(start+testBlock, len(old)) }
+	abort := func(w http.ResponseWriter, start, bytes int) {
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", start, endOf(start)-1, len(old)))
+		w.Header().Set("Content-Length", fmt.Sprint(endOf(start)-start))
 		w.WriteHeader(http.StatusPartialContent)
-		w.Write(old[testBlock : testBlock+bytes])
+		w.Write(old[start : start+min(bytes, endOf(start)-start-1)])
 		panic(http.ErrAbortHandler)
 	}
-	status := func(code int) func(*webServer, http.ResponseWriter) bool {
-		return func(_ *webServer, w http.ResponseWriter) bool {
+	status := func(code int) func(*webServer, http.ResponseWriter, int) bool {
+		return func(_ *webServer, w http.ResponseWriter, start int) bool {
 			w.WriteHeader(code)
 			return true
 		}
 	}
 	unavailable, _ := errors.AsType[*Unavailable](&Unavailable{})
 	for name, test := range map[string]struct {
-		fault func(s *webServer, w http.ResponseWriter) bool
+		fault func(s *webServer, w http.ResponseWriter, start int) bool
 		want  error // nil if the read succeeds; unavailable stands for an *Unavailable
 	}{
-		"503": {func(_ *webServer, w http.ResponseWriter) bool {
+		"503": {func(_ *webServer, w http.ResponseWriter, start int) bool {
 			w.Header().Set("Retry-After", "0")
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return true
@@ -132,48 +134,48 @@ func TestHTTPFaults(t *testing.T) {
 		"403":   {status(http.StatusForbidden), fs.ErrPermission},
 		"401":   {status(http.StatusUnauthorized), fs.ErrPermission},
 		"204":   {status(http.StatusNoContent), unavailable},
-		"short": {func(_ *webServer, w http.ResponseWriter) bool { abort(w, 1000); return true }, nil},
-		"empty": {func(_ *webServer, w http.ResponseWriter) bool { abort(w, 0); return true }, nil},
-		"fewer": {func(_ *webServer, w http.ResponseWriter) bool {
-			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", testBlock, testBlock+99, len(old)))
+		"short": {func(_ *webServer, w http.ResponseWriter, start int) bool { abort(w, start, 1000); return true }, nil},
+		"empty": {func(_ *webServer, w http.ResponseWriter, start int) bool { abort(w, start, 0); return true }, nil},
+		"fewer": {func(_ *webServer, w http.ResponseWriter, start int) bool {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", start, start+49, len(old)))
 			w.WriteHeader(http.StatusPartialContent)
-			w.Write(old[testBlock : testBlock+100])
+			w.Write(old[start : start+50])
 			return true
 		}, nil},
-		"other bytes": {func(_ *webServer, w http.ResponseWriter) bool {
+		"other bytes": {func(_ *webServer, w http.ResponseWriter, start int) bool {
 			w.Header().Set("Content-Range", fmt.Sprintf("bytes 0-%d/%d", testBlock-1, len(old)))
 			w.WriteHeader(http.StatusPartialContent)
 			w.Write(old[:testBlock])
 			return true
 		}, unavailable},
-		"no ranges": {func(_ *webServer, w http.ResponseWriter) bool {
+		"no ranges": {func(_ *webServer, w http.ResponseWriter, start int) bool {
 			w.Header().Set("Content-Length", fmt.Sprint(len(old)))
 			w.Write(old)
 			return true
 		}, unavailable},
-		"encoded": {func(_ *webServer, w http.ResponseWriter) bool {
+		"encoded": {func(_ *webServer, w http.ResponseWriter, start int) bool {
 			w.Header().Set("Content-Encoding", "gzip")
 			return false
 		}, unavailable},
-		"replaced": {func(s *webServer, w http.ResponseWriter) bool {
+		"replaced": {func(s *webServer, w http.ResponseWriter, start int) bool {
 			s.replace(other, `"two"`)
 			w.Header().Set("ETag", `"two"`)
 			return false
 		}, disk.ErrChanged},
-		"lying tag": {func(_ *webServer, w http.ResponseWriter) bool {
+		"lying tag": {func(_ *webServer, w http.ResponseWriter, start int) bool {
 			w.Header().Set("ETag", `"three"`)
-			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", testBlock, 2*testBlock-1, len(old)))
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", start, endOf(start)-1, len(old)))
 			w.WriteHeader(http.StatusPartialContent)
-			w.Write(other[testBlock : 2*testBlock])
+			w.Write(other[start:endOf(start)])
 			return true
 		}, disk.ErrChanged},
-		"another size": {func(_ *webServer, w http.ResponseWriter) bool {
-			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", testBlock, 2*testBlock-1, len(old)+1))
+		"another size": {func(_ *webServer, w http.ResponseWriter, start int) bool {
+			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", start, endOf(start)-1, len(old)+1))
 			w.WriteHeader(http.StatusPartialContent)
-			w.Write(old[testBlock : 2*testBlock])
+			w.Write(old[start:endOf(start)])
 			return true
 		}, disk.ErrChanged},
-		"redirected away": {func(_ *webServer, w http.ResponseWriter) bool {
+		"redirected away": {func(_ *webServer, w http.ResponseWriter, start int) bool {
 			w.Header().Set("Location", "ftp://example.org/f")
 			w.WriteHeader(http.StatusFound)
 			return true
@@ -182,9 +184,11 @@ func TestHTTPFaults(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newWebServer(t, old)
-			s.fault = func(n int, w http.ResponseWriter, _ *http.Request) bool {
+			s.fault = func(n int, w http.ResponseWriter, r *http.Request) bool {
 				isFault := n == 2 || n > 2 && test.want != nil
-				return isFault && test.fault(s, w)
+				start, _, _ := strings.Cut(strings.TrimPrefix(r.Header.Get("Range"), "bytes="), "-")
+				at, _ := strconv.Atoi(start)
+				return isFault && test.fault(s, w, at)
 			}
 			o := openTest(t, newHTTPRoot(t, s.URL+"/base", nil), "f")
 			defer o.Close()
