@@ -201,8 +201,8 @@ func TestVersitygw(t *testing.T) {
 		}
 		served, fetched := int64(2*size+small*16<<10), g.sent.Load()-before
 		t.Logf("primary %d: %d bytes fetched, %d served", i, fetched, served)
-		// Two opens at the same time may fetch one block twice.
-		if fetched > size+small*16<<10+4<<20+size/10 {
+		// The rest is heads and listings.
+		if fetched > size+small*16<<10+size/10 {
 			t.Errorf("primary %d: %d bytes fetched, %d served", i, fetched, served)
 		}
 		if i == 0 { // until the tree is there

@@ -46,7 +46,11 @@ type block struct {
 	// ahead counts those of the holders that have not read from it yet.
 	ahead int
 	// pins are the reads that wait for bytes of it, or copy them. Their block stays.
-	pins  int
+	pins int
+	// mustArrive is set if the block is fetched to its end although no reader wants it now. It is
+	// the answer to an open: whoever opened the object for its description reads it soon.
+	mustArrive bool
+
 	began time.Time     // the fetch
 	took  time.Duration // the fetch, of a complete block
 	queue *list.List    // the one of the table in which it is; nil if it must stay
@@ -201,7 +205,7 @@ func (t *blockTable) arrive(b *block) {
 
 // released puts a block where it may be dropped, if it may.
 func (t *blockTable) released(b *block) (isAbandoned bool) {
-	if b.state == blockFetching && b.pins == 0 && b.holders == 0 {
+	if b.state == blockFetching && b.pins == 0 && b.holders == 0 && !b.mustArrive {
 		delete(t.blocks, b.key)
 		b.state = blockAbandoned
 		return true

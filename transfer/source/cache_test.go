@@ -77,6 +77,37 @@ func TestReadTogether(t *testing.T) {
 	}
 }
 
+// TestOpenAgain opens an object for its description, and again to read it, while its first block
+// arrives. The block is fetched once.
+func TestOpenAgain(t *testing.T) {
+	s := newFakeStore()
+	s.broken = func(_ string, start int64) int64 { // the rest follows after a pause
+		if start == 0 {
+			return 1000
+		}
+		return -1
+	}
+	root := newFakeRoot(t, s, 4)
+	want := pattern(testBlock, 1)
+	s.put("f", want)
+	described, err := root.Open(t.Context(), "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	described.Close()
+	o, err := root.Open(t.Context(), "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if err := readTest(o, want, 1000); err != nil {
+		t.Error(err)
+	}
+	if got := s.bytesOf("f"); got != int64(len(want)) {
+		t.Errorf("%d bytes were fetched of %d", got, len(want))
+	}
+}
+
 // TestHashBeside reads an object with one reader in front of another by any distance, with a small
 // cache. Each byte is fetched at most once for each reader, and once for both while the distance is
 // within the half of the cache that is not read ahead, but for the two blocks they read from.

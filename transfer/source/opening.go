@@ -186,6 +186,7 @@ func (c *Cache) runOpening(ctx context.Context, r *remote, name string, op *open
 		return
 	}
 	b.fetch = blockFetch{data: c.buffer(length), progress: make(chan struct{}), cancel: op.cancel}
+	b.mustArrive = true
 	c.signalRoom() // the rest of the reservation
 	c.opened(r, name, op, info, b, nil)
 	c.mu.Unlock()
