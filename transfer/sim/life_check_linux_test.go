@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"kwikcp/transfer"
 	"kwikcp/transfer/disk"
@@ -288,6 +289,9 @@ func (m *lifeMirror) differs(x *lifeRound, got version, versions []version) stri
 		}
 		return ""
 	case got.mode.IsRegular() && !is(func(v version) bool { return bytes.Equal(v.data, got.data) }):
+		if x.isQuick && m.steps && is(func(v version) bool { return m.hides(v, got, window) }) {
+			return ""
+		}
 		return "its content"
 	case !is(sameTime) && !x.lacks(disk.OpTimes):
 		return "its time: " + versions[0].mtime.String()
@@ -295,6 +299,15 @@ func (m *lifeMirror) differs(x *lifeRound, got version, versions []version) stri
 		return "its mode: " + versions[0].mode.String()
 	}
 	return ""
+}
+
+// hides reports whether a version of a file has the size and time of an older one, which the mirror
+// has. MinAge keeps a quick mirror from taking the older one, unless the clock of the primary's disk
+// is wrong: then a file that has just changed has a time long ago.
+func (m *lifeMirror) hides(v, got version, window time.Duration) bool {
+	return len(v.data) == len(got.data) && slices.ContainsFunc(m.hist.linked([]version{v}), func(old version) bool {
+		return bytes.Equal(old.data, got.data) && old.mtime.Sub(v.mtime).Abs() <= max(0, window-1)
+	})
 }
 
 // checkTemporary checks that a round that succeeded left no temporary files. Those of entries
