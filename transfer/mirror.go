@@ -158,9 +158,12 @@ type mirror struct {
 	// syncsVolumes is set if file systems are synced as a whole. It is cleared when the system
 	// cannot.
 	syncsVolumes atomic.Bool
-	staged       stage
-	live         liveStreams
-	opened       *partfile.Pool // the part files that are open
+	// syncsTree is set if the attempt cannot sync a file system as a whole, but names may be there
+	// that were left to such a sync. All directories are synced at the end then.
+	syncsTree atomic.Bool
+	staged    stage
+	live      liveStreams
+	opened    *partfile.Pool // the part files that are open
 
 	mu     sync.Mutex // guards the rest
 	result MirrorResult
@@ -349,7 +352,7 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 	}
 	if !m.Delete {
 		p.publishRest()
-		return m.syncVolumes()
+		return m.syncAll(ctx)
 	}
 	if err = p.delete(ctx); ctx.Err() != nil { // some entries were not deleted
 		return context.Cause(ctx)
@@ -363,7 +366,7 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 			err = p.publish(ctx)
 		}
 	}
-	if synced := m.syncVolumes(); err == nil {
+	if synced := m.syncAll(ctx); err == nil {
 		err = synced
 	}
 	return err
