@@ -158,8 +158,7 @@ type mirror struct {
 	// syncsVolumes is set if file systems are synced as a whole. It is cleared when the system
 	// cannot.
 	syncsVolumes atomic.Bool
-	// syncsTree is set if the attempt cannot sync a file system as a whole, but names may be there
-	// that were left to such a sync. All directories are synced at the end then.
+	// syncsTree is set if the system refuses that, so that all directories are synced at the end.
 	syncsTree atomic.Bool
 	staged    stage
 	live      liveStreams

@@ -13,8 +13,8 @@ import (
 // (syncNames).
 //
 // A system may have the call and refuse it, as under seccomp(2). A mirror then learns of that after
-// it has left names to the call, and so has one before it that failed. It therefore walks the target
-// at its end and syncs every directory.
+// it has left names to the call. One before it that failed has done so, too. The mirror therefore
+// walks the target at its end and syncs every directory.
 
 // prepareSyncs finds out how the attempt makes names durable.
 func (m *mirror) prepareSyncs() {

@@ -332,7 +332,7 @@ func (m *lifeMirror) visits(x *lifeRound, dir string) bool {
 // checkDurable checks that a power cut leaves what a round that succeeded has put in place.
 //
 // A quick round that knows nothing of the round before does not sync what that one could not, if
-// directories are synced one by one.
+// directories are synced one by one. No round then syncs directories in which it does not look.
 func (m *lifeMirror) checkDurable(x *lifeRound, bad func(string, ...any)) {
 	if m.quick && !m.serves && !m.syncsWhole || m.hasUnsynced {
 		return
@@ -340,6 +340,9 @@ func (m *lifeMirror) checkDurable(x *lifeRound, bad func(string, ...any)) {
 	_, safe := m.trees()
 	for p, v := range x.after {
 		if isTemporary(p) || m.foreign[p] != nil || !m.wants(p, v.mode.IsDir()) || v.mode.IsDir() {
+			continue
+		}
+		if !m.syncsWhole && !m.visits(x, path.Dir(p)) {
 			continue
 		}
 		s, ok := safe[p]
