@@ -229,7 +229,10 @@ func (m *lifeMirror) checkEqual(x *lifeRound, isLimited, all bool, bad func(stri
 		case !there:
 			bad("%q is missing", p)
 		default:
-			if why := m.differs(x, got, versions); why != "" && !(absent && !(all && m.options.Delete)) {
+			// A directory that went from the primary stays around what may not be deleted.
+			mayStay := absent && (!all || !m.options.Delete ||
+				isDir(got) && (m.isAround(p) || x.report.isAroundHeld(p)))
+			if why := m.differs(x, got, versions); why != "" && !mayStay {
 				bad("%q differs: %s; there is %v, %d bytes, of %v", p, why, got.mode, len(got.data), got.mtime)
 			}
 		}
@@ -342,7 +345,7 @@ func (m *lifeMirror) visits(x *lifeRound, dir string) bool {
 // checkDurable checks that a power cut leaves what a round that succeeded has put in place.
 //
 // A quick round that knows nothing of the round before does not sync what that one could not, if
-// directories are synced one by one.
+// directories are synced one by one. No round then syncs directories in which it does not look.
 func (m *lifeMirror) checkDurable(x *lifeRound, bad func(string, ...any)) {
 	if m.quick && !m.serves && !m.syncsWhole || m.hasUnsynced {
 		return
@@ -350,6 +353,9 @@ func (m *lifeMirror) checkDurable(x *lifeRound, bad func(string, ...any)) {
 	_, safe := m.trees()
 	for p, v := range x.after {
 		if isTemporary(p) || m.foreign[p] != nil || !m.wants(p, v.mode.IsDir()) || v.mode.IsDir() {
+			continue
+		}
+		if !m.syncsWhole && !m.visits(x, path.Dir(p)) {
 			continue
 		}
 		s, ok := safe[p]
