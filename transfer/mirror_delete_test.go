@@ -381,7 +381,8 @@ func TestMirrorDeleteLimitHeld(t *testing.T) {
 	}
 	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
 	mirror := func() (MirrorResult, error) {
-		result, _, err := s.mirror(t.Context(), target, func(o *MirrorOptions) { o.Delete, o.MinAge = true, time.Minute })
+		aged := func(o *MirrorOptions) { o.Delete, o.MinAge = true, time.Minute }
+		result, _, err := s.mirror(t.Context(), target, aged)
 		return result, err
 	}
 	if _, err := mirror(); err != nil {
@@ -402,7 +403,10 @@ func TestMirrorDeleteLimitHeld(t *testing.T) {
 	}
 	result, err := mirror()
 	e, ok := errors.AsType[*DeleteLimitError](err)
-	if !ok || e.Deleted != 6 || e.Of != 8 || result.Deleted != 0 {
-		t.Errorf("%+v, %v", result, err)
+	if !ok || result.Deleted != 0 {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	if e.Deleted != 6 || e.Of != 8 {
+		t.Errorf("%d of %d, want 6 of 8", e.Deleted, e.Of)
 	}
 }

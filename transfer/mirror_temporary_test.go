@@ -98,7 +98,7 @@ func TestMirrorLeavesNoParts(t *testing.T) {
 		isLinked bool                  // it is the second name of a file
 		prepare  func(at string) error // puts something in its place
 		network  int64                 // bytes that are fetched of it
-		isKept   bool                  // what is in its place
+		isKept   bool                  // the target keeps its own entry
 	}{
 		{"over a directory", large, false, full, large % group, false},
 		{"small, over a directory", 10, false, full, 0, false},

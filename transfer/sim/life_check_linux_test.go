@@ -305,8 +305,8 @@ func (m *lifeMirror) differs(x *lifeRound, got version, versions []version) stri
 }
 
 // hides reports whether a version of a file has the size and time of an older one, which the mirror
-// has. MinAge keeps a quick mirror from taking the older one, unless the clock of the primary's disk
-// is wrong: then a file that has just changed has a time long ago.
+// has. MinAge keeps a quick mirror from taking the older one, but not if the clock of the
+// primary's disk is wrong. A file that has just changed then has a time long ago.
 func (m *lifeMirror) hides(v, got version, window time.Duration) bool {
 	return len(v.data) == len(got.data) && slices.ContainsFunc(m.hist.linked([]version{v}), func(old version) bool {
 		return bytes.Equal(old.data, got.data) && old.mtime.Sub(v.mtime).Abs() <= max(0, window-1)
