@@ -183,7 +183,8 @@ func (c *controlStream) write(frames []byte) error {
 }
 
 // receive reads the next frame. A frame whose first byte has arrived must arrive whole within
-// frameTime, unless the peer seems gone. A long frame is charged to the session's memory until the next call.
+// frameTime, unless the peer seems gone. A long frame is charged to the session's memory until the
+// next call.
 func (c *controlStream) receive() (*kwikpb.ControlFrame, error) {
 	c.releaseFrame()
 	c.frameDue = time.Time{}
