@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/quic-go/quic-go"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	kwikpb "kwikcp/kwik/proto"
@@ -217,4 +218,27 @@ func TestAttackUnreadControlStream(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A server that dies within a control frame broke no rule: its path ends as one that is idle.
+func TestServerDiesWithinAControlFrame(t *testing.T) {
+	inWorldOf(t, unit, 0, lan, func(w *world) {
+		f := w.fakeServer()
+		w.wg.Go(func() {
+			p := f.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
+			p.sendRaw(protowire.AppendVarint(nil, 1000))
+			time.Sleep(time.Second)
+			w.net.Silence(f.addr.Addr())
+		})
+		client, err := w.tryDial(f.addr, f.pin, nil)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		defer client.CloseWithError(0, "")
+		w.within(2*time.Minute, func() bool { return client.Servers()[0].Err != nil })
+		err = client.Servers()[0].Err
+		if _, isIdle := errors.AsType[*quic.IdleTimeoutError](err); !isIdle {
+			w.t.Errorf("the path ended with %v", err)
+		}
+	})
 }

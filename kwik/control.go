@@ -34,11 +34,15 @@ const (
 	frameTimeout = 30 * time.Second
 	// minFrameRate is the rate at which a peer has to send a long frame, in bytes per second.
 	minFrameRate = 4 << 10
+	// frameSilence is how long no packet arrives before the end of a frame's time from a peer that
+	// seems gone. It is longer than the interval of keep-alives.
+	frameSilence = frameTimeout / 2
 )
 
 // A controlStream is one end of a path's control stream. Any goroutine may queue frames and does
 // not wait. One goroutine, writeLoop, writes them. One goroutine of the owner reads.
 type controlStream struct {
+	conn    *quic.Conn
 	stream  *quic.Stream
 	r       *bufio.Reader
 	session *ServerSession // whose memory is charged; nil on a client
@@ -47,6 +51,9 @@ type controlStream struct {
 	// The reader's.
 	due       time.Time // when the next frame must have arrived whole; zero for no such time
 	frameSize int64     // charged for the frame that was received last, bytes
+	frameDue  time.Time // when the frame that has begun must be whole; zero if only due counts
+	isLast    bool      // frameSilence before frameDue has passed, and heard is known
+	heard     uint64    // packets that had arrived then
 
 	mu      sync.Mutex
 	queue   []byte        // encoded frames that wait
@@ -57,8 +64,10 @@ type controlStream struct {
 	full    error // why no more may be queued; writeLoop ends with it
 }
 
-func newControlStream(s *quic.Stream) *controlStream {
-	return &controlStream{stream: s, r: bufio.NewReaderSize(s, 4<<10), wake: make(chan struct{}, 1)}
+func newControlStream(conn *quic.Conn, s *quic.Stream) *controlStream {
+	c := &controlStream{conn: conn, stream: s, wake: make(chan struct{}, 1)}
+	c.r = bufio.NewReaderSize(controlReader{c}, 4<<10)
+	return c
 }
 
 // send queues a frame. If too many bytes are queued already, writeLoop ends with an error.
@@ -174,9 +183,11 @@ func (c *controlStream) write(frames []byte) error {
 }
 
 // receive reads the next frame. A frame whose first byte has arrived must arrive whole within
-// frameTime. A long frame is charged to the session's memory until the next call.
+// frameTime, unless the peer seems gone. A long frame is charged to the session's memory until the
+// next call.
 func (c *controlStream) receive() (*kwikpb.ControlFrame, error) {
 	c.releaseFrame()
+	c.frameDue = time.Time{}
 	c.stream.SetReadDeadline(c.due)
 	if _, err := c.r.Peek(1); err != nil {
 		return nil, err
@@ -209,10 +220,44 @@ func (c *controlStream) setFrameDeadline(start time.Time, n int) {
 		return
 	}
 	deadline := start.Add(frameTime(n))
-	if !c.due.IsZero() && c.due.Before(deadline) {
+	if c.due.IsZero() {
+		c.frameDue, c.isLast = deadline, false
+		deadline = deadline.Add(-frameSilence)
+	} else if c.due.Before(deadline) {
 		deadline = c.due
 	}
 	c.stream.SetReadDeadline(deadline)
+}
+
+// A controlReader reads a control stream for its bufio.Reader. It goes on after a deadline that
+// mayGoOn extends.
+type controlReader struct{ c *controlStream }
+
+func (r controlReader) Read(p []byte) (int, error) {
+	for {
+		n, err := r.c.stream.Read(p)
+		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) || !r.c.mayGoOn() {
+			return n, err
+		}
+	}
+}
+
+// mayGoOn extends the read deadline, and reports whether it did. A peer that died within a frame
+// broke no rule: while no packet arrives, QUIC's idle time-out has to end the path.
+func (c *controlStream) mayGoOn() bool {
+	heard := c.conn.ConnectionStats().PacketsReceived
+	switch {
+	case c.frameDue.IsZero():
+		return false
+	case !c.isLast:
+		c.isLast, c.heard = true, heard
+		c.stream.SetReadDeadline(c.frameDue)
+	case heard != c.heard:
+		return false
+	default:
+		c.stream.SetReadDeadline(time.Now().Add(time.Second))
+	}
+	return true
 }
 
 // frameTime returns how long a frame of n bytes may take.

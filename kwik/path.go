@@ -120,7 +120,7 @@ func (p *path) hello(ctx context.Context, ticket []byte) error {
 	if err != nil {
 		return err
 	}
-	p.control = newControlStream(stream)
+	p.control = newControlStream(p.conn, stream)
 	hello := &kwikpb.Hello{
 		Version: protocolVersion, SessionId: p.session.id[:], Ticket: ticket,
 		Inspect: p.session.config.Inspect, ProofKey: p.session.key.Public().(ed25519.PublicKey),

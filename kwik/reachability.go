@@ -146,7 +146,8 @@ func (l *Listener) handleReach(s *ServerSession, id ServerID, isReached bool, re
 	network := networkOf(clientPrefix(s.RemoteAddr()))
 	l.mu.Lock()
 	m := l.members.byID[id]
-	if m == nil || !network.IsValid() || !s.offersTo[m.identity()] || s.reachReports[id] == reportOf(isReached) {
+	isUseless := m == nil || !network.IsValid() || s.reachReports[id] == reportOf(isReached)
+	if isUseless || !s.offersTo[m.identity()] {
 		l.mu.Unlock()
 		return
 	}
@@ -184,8 +185,8 @@ func reportOf(isReached bool) reachReport {
 }
 
 // isOffered reports whether the session's client is told of a server. The answer stays the same
-// while the session lasts, also if the server joins again: it may have been out of reach because it
-// was being restarted. Called with the listener's lock held.
+// while the session lasts. It is also that for the server if it joins again: it may have been out
+// of reach because it was being restarted. Called with the listener's lock held.
 func (s *ServerSession) isOffered(m *member) bool {
 	if m == s.listener.members.self || s.inspects {
 		return true

@@ -216,8 +216,8 @@ func TestUnreachableSecondaryIsOfferedLess(t *testing.T) {
 	})
 }
 
-// TestUnreachableSecondaryReturns checks that a session which did not reach a secondary is told when
-// it joins again.
+// TestUnreachableSecondaryReturns checks that a session which did not reach a secondary is told
+// when it joins again.
 func TestUnreachableSecondaryReturns(t *testing.T) {
 	inWorldOf(t, unit, 1, lan, func(w *world) {
 		s1 := w.secondaries[0]

@@ -112,7 +112,7 @@ func (l *Listener) greet(conn *quic.Conn) (*ServerSession, error) {
 		return nil, errorf(ErrMetadataProtocolViolation, "no Hello came")
 	}
 	s := &ServerSession{
-		listener: l, conn: conn, control: newControlStream(stream), serverID: primaryID,
+		listener: l, conn: conn, control: newControlStream(conn, stream), serverID: primaryID,
 		memory: l.memory.Share(), frames: l.frames.Share(), contents: l.contents.Share(),
 		last:     firstAggregateStreamID - 1,
 		offers:   make(map[StreamID]*AggregateStream),

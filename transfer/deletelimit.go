@@ -10,7 +10,7 @@ import (
 // A DeleteLimit bounds how many entries a mirror deletes. A mirror that would delete more deletes
 // nothing. The zero value is the default. Then a mirror deletes nothing if its source is empty. Nor
 // does it delete more than half of a target with at least ten entries. Entries that the filter
-// excludes do not count.
+// excludes do not count. Entries that stay for now (ErrMoved) count only for the ten.
 type DeleteLimit struct {
 	kind deleteLimitKind
 	n    int64 // entries, or percent
@@ -51,6 +51,9 @@ type loss struct {
 	deleted int64 // entries that would be deleted
 	of      int64 // entries of the target before the mirror that it may change
 	listed  int64 // entries of the source that the filter includes
+	// held are entries that only stay for now, because a file of the source may have their content.
+	// They make the target larger, but do not lessen the share that is deleted.
+	held int64
 }
 
 // check returns a *DeleteLimitError if a loss exceeds the limit.
@@ -63,7 +66,7 @@ func (l DeleteLimit) check(x loss) error {
 		// deleted <= of < 2^55: entries that are held in memory
 		exceeded = x.deleted*100 > x.of*l.n
 	default:
-		isMost := x.of >= smallTarget && x.deleted > x.of-x.deleted
+		isMost := x.of+x.held >= smallTarget && x.deleted > x.of-x.deleted
 		exceeded = x.deleted > 0 && (x.listed == 0 || isMost)
 	}
 	if !exceeded {

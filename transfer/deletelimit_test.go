@@ -12,25 +12,28 @@ func TestDeleteLimit(t *testing.T) {
 		loss  loss
 		want  string // in the error; "" for none
 	}{
-		{"", loss{0, 0, 0}, ""},
-		{"", loss{0, 5, 0}, ""}, // all of it is protected
-		{"", loss{1, 5, 0}, "the source is empty, and 1 of 5 entries"},
-		{"", loss{9, 9, 1}, ""}, // a small target
-		{"", loss{5, 10, 5}, ""},
-		{"", loss{6, 10, 4}, "6 of 10 entries would be deleted, more than half; nothing was deleted"},
-		{"", loss{6, 11, 4}, "6 of 11"},
-		{"", loss{10, 10, 1}, "10 of 10"},
-		{"0", loss{0, 10, 10}, ""},
-		{"0", loss{1, 10, 10}, "at most 0 may be"},
-		{"7", loss{7, 7, 0}, ""},
-		{"7", loss{8, 1000, 1000}, "8 of 1000 entries would be deleted, and at most 7 may be; nothing was deleted"},
-		{"100%", loss{1000, 1000, 0}, ""},
-		{"0%", loss{1, 1000, 1}, "at most 0% may be"},
-		{"20%", loss{2, 10, 1}, ""},
-		{"20%", loss{3, 10, 1}, "at most 20% may be"},
-		{"33%", loss{1, 3, 1}, "1 of 3"},
-		{"34%", loss{1, 3, 1}, ""},
-		{"9223372036854775807", loss{1 << 40, 1 << 40, 0}, ""},
+		{"", loss{0, 0, 0, 0}, ""},
+		{"", loss{0, 5, 0, 0}, ""}, // all of it is protected
+		{"", loss{1, 5, 0, 0}, "the source is empty, and 1 of 5 entries"},
+		{"", loss{9, 9, 1, 0}, ""}, // a small target
+		{"", loss{5, 10, 5, 0}, ""},
+		{"", loss{6, 10, 4, 0}, "6 of 10 entries would be deleted, more than half; nothing was deleted"},
+		{"", loss{6, 11, 4, 0}, "6 of 11"},
+		{"", loss{10, 10, 1, 0}, "10 of 10"},
+		{"", loss{6, 8, 2, 1}, ""},
+		{"", loss{6, 8, 2, 2}, "6 of 8 entries would be deleted, more than half"}, // 2 that may have moved
+		{"", loss{4, 8, 4, 100}, ""},
+		{"0", loss{0, 10, 10, 0}, ""},
+		{"0", loss{1, 10, 10, 0}, "at most 0 may be"},
+		{"7", loss{7, 7, 0, 0}, ""},
+		{"7", loss{8, 1000, 1000, 0}, "8 of 1000 entries would be deleted, and at most 7 may be; nothing was deleted"},
+		{"100%", loss{1000, 1000, 0, 0}, ""},
+		{"0%", loss{1, 1000, 1, 0}, "at most 0% may be"},
+		{"20%", loss{2, 10, 1, 0}, ""},
+		{"20%", loss{3, 10, 1, 0}, "at most 20% may be"},
+		{"33%", loss{1, 3, 1, 0}, "1 of 3"},
+		{"34%", loss{1, 3, 1, 0}, ""},
+		{"9223372036854775807", loss{1 << 40, 1 << 40, 0, 0}, ""},
 	} {
 		limit := DeleteLimit{}
 		if c.limit != "" {
@@ -68,7 +71,8 @@ func FuzzParseDeleteLimit(f *testing.F) {
 		if limit.kind == limitPercent {
 			most = of / 100 * limit.n
 		}
-		if beyond := most + of/100 + 1; beyond > 0 && beyond <= of && limit.check(loss{beyond, of, of}) == nil {
+		beyond := most + of/100 + 1
+		if beyond > 0 && beyond <= of && limit.check(loss{deleted: beyond, of: of, listed: of}) == nil {
 			t.Errorf("%q allows %d of %d", text, beyond, of)
 		}
 	})

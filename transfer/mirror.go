@@ -160,9 +160,11 @@ type mirror struct {
 	// syncsVolumes is set if file systems are synced as a whole. It is cleared when the system
 	// cannot.
 	syncsVolumes atomic.Bool
-	staged       stage
-	live         liveStreams
-	opened       *partfile.Pool // the part files that are open
+	// syncsTree is set if the system refuses that, so that all directories are synced at the end.
+	syncsTree atomic.Bool
+	staged    stage
+	live      liveStreams
+	opened    *partfile.Pool // the part files that are open
 
 	mu     sync.Mutex // guards the rest
 	result MirrorResult
@@ -351,7 +353,7 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 	}
 	if !m.Delete {
 		p.publishRest()
-		return m.syncVolumes()
+		return m.syncAll(ctx)
 	}
 	if err = p.delete(ctx); ctx.Err() != nil { // some entries were not deleted
 		return context.Cause(ctx)
@@ -365,7 +367,7 @@ func (m *mirror) fetchTree(ctx context.Context) error {
 			err = p.publish(ctx)
 		}
 	}
-	if synced := m.syncVolumes(); err == nil {
+	if synced := m.syncAll(ctx); err == nil {
 		err = synced
 	}
 	return err

@@ -10,8 +10,9 @@ import (
 // the deletions.
 
 type deferredEntry struct {
-	dir   *mirrorDir
-	entry Entry
+	dir     *mirrorDir
+	entry   Entry
+	resumes bool // as in mirrorFile
 }
 
 // afterDelete returns the error of an entry for which a directory was to be deleted.
@@ -45,7 +46,7 @@ func (p *plan) fetchDeferred(ctx context.Context, fetch func(*batch) error) erro
 			p.reportSpecial(l.entry, same, afterDelete(err))
 			continue
 		}
-		f := &mirrorFile{entry: l.entry, dir: l.dir, name: disk.Base(l.entry.Path)}
+		f := &mirrorFile{entry: l.entry, dir: l.dir, name: disk.Base(l.entry.Path), resumes: l.resumes}
 		if err := p.inspect(f, true); err != nil {
 			p.fail(l.entry.Path, "write it", afterDelete(err))
 			continue

@@ -82,7 +82,10 @@ func (p *plan) countExtra(ctx context.Context, dir, at string, x *loss) error {
 func (p *plan) countLoss(ctx context.Context, h *disk.CachedDir, at string, x *loss) (empty bool, err error) {
 	info, isDoomed, err := p.judge(h, at)
 	switch {
-	case err == errStays || err == ErrElsewhere || err == ErrMoved:
+	case err == ErrMoved:
+		x.held++
+		return false, nil
+	case err == errStays || err == ErrElsewhere:
 		return false, nil
 	case err != nil || !isDoomed:
 		return err == nil && info == nil, err

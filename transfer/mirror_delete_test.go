@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // putAll writes files, and the directories that they are in. A name that ends with a slash is an
@@ -363,5 +364,49 @@ func TestMirrorKeepsPartsOfOthers(t *testing.T) {
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("there are %q, want %q", got, want)
+	}
+}
+
+// TestMirrorDeleteLimitHeld checks that entries that only stay because they may have moved count as
+// entries of the target: six of ten would go.
+func TestMirrorDeleteLimitHeld(t *testing.T) {
+	source, target := t.TempDir(), filepath.Join(t.TempDir(), "copy")
+	old := time.Now().Add(-time.Hour)
+	for i := range 10 {
+		at := filepath.Join(source, fmt.Sprint("f", i))
+		transfertest.Put(t, at, strings.Repeat("x", 100+i))
+		if err := os.Chtimes(at, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
+	mirror := func() (MirrorResult, error) {
+		aged := func(o *MirrorOptions) { o.Delete, o.MinAge = true, time.Minute }
+		result, _, err := s.mirror(t.Context(), target, aged)
+		return result, err
+	}
+	if _, err := mirror(); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for i := range 8 {
+		at := filepath.Join(source, fmt.Sprint("f", i))
+		if i >= 2 {
+			os.Remove(at)
+			continue
+		}
+		err := os.Mkdir(filepath.Join(source, fmt.Sprint("new", i)), 0o755)
+		to := filepath.Join(source, fmt.Sprint("new", i), fmt.Sprint("f", i))
+		if err = errors.Join(err, os.Rename(at, to), os.Chtimes(to, now, now)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	result, err := mirror()
+	e, ok := errors.AsType[*DeleteLimitError](err)
+	if !ok || result.Deleted != 0 {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	if e.Deleted != 6 || e.Of != 8 {
+		t.Errorf("%d of %d, want 6 of 8", e.Deleted, e.Of)
 	}
 }

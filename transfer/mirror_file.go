@@ -32,7 +32,7 @@ type mirrorFile struct {
 	dir     *mirrorDir
 	name    string      // in dir
 	local   fs.FileInfo // the regular file in its place; nil for none
-	resumes bool        // there may be a part file
+	resumes bool        // an earlier transfer may have left a part file, which is not open
 	// checksums are the hashes that the file must have besides its root.
 	checksums []Checksum
 	// detach is set if the file in place has other names that are not to change with it. It is
@@ -165,9 +165,6 @@ func (m *mirror) prepare(ctx context.Context, f *mirrorFile, place *placer) {
 	case err != nil:
 		m.drop(f, localErrorOf("set its mode and time", err))
 	case same:
-		if f.resumes && !m.DryRun {
-			m.discardPart(f)
-		}
 		f.state = fileSame
 		m.finishFile(f, FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.tree.Size(),
 			Root: f.tree.Root(), Proved: len(f.checksums) > 0})
@@ -229,8 +226,12 @@ func (m *mirror) isSame(ctx context.Context, h *disk.CachedDir, f *mirrorFile) (
 	return true, err
 }
 
-// discardPart removes a part file that is of no use, unless another transfer holds it.
+// discardPart removes the part file that an earlier transfer left for a file, unless another
+// transfer holds it. It is of no use once the file needs no bytes.
 func (m *mirror) discardPart(f *mirrorFile) {
+	if !f.resumes || m.DryRun {
+		return
+	}
 	h, err := m.cache.Acquire(f.dir.path)
 	if err != nil {
 		return
@@ -246,6 +247,7 @@ func (m *mirror) discardPart(f *mirrorFile) {
 
 // resume verifies the bytes of a part file, and with Reuse those of the file in place.
 func (m *mirror) resume(ctx context.Context, f *mirrorFile, place *placer) {
+	mayHaveFetched := f.resumes
 	err := m.proveParts(ctx, f)
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -253,7 +255,7 @@ func (m *mirror) resume(ctx context.Context, f *mirrorFile, place *placer) {
 	case err != nil:
 		m.drop(f, err)
 	case f.takeWhole():
-		f.isCopied = f.donor != "" && !f.resumes
+		f.isCopied = f.donor != "" && !mayHaveFetched
 		m.complete(f, place)
 	}
 }
@@ -293,6 +295,7 @@ func (m *mirror) openPart(f *mirrorFile) error {
 	o := partfile.Options{Pool: m.opened, Preallocate: m.Preallocate, Unchecked: true}
 	if !m.isOthersPart(f, h) {
 		f.part, err = m.placeOf(f).Open(o)
+		f.resumes = f.resumes && err != nil // it is this file's now
 	}
 	if errors.Is(err, partfile.ErrBusy) {
 		o.Run = m.runID
@@ -315,8 +318,14 @@ func (f *mirrorFile) isChanged() bool {
 // finishFile reports what became of a file, which needs its directory no more.
 func (m *mirror) finishFile(f *mirrorFile, report FileReport) {
 	switch report.Action {
-	case FileFetched, FileCopied, FileUpToDate, FileHardLinked, FileSkipped:
+	case FileFetched, FileCopied, FileUpToDate, FileHardLinked:
 		m.live.placed()
+		m.discardPart(f)
+	case FileSkipped:
+		m.live.placed()
+		if errors.Is(report.Err, ErrNewer) {
+			m.discardPart(f)
+		}
 	}
 	if report.Action == FileFailed || errors.Is(report.Err, ErrYoung) {
 		m.noteAbsent(f.entry)

@@ -251,9 +251,6 @@ func (p *plan) hardLink(f *mirrorFile, g *linkGroup) error {
 			return err
 		}
 	}
-	if f.resumes && !p.DryRun {
-		p.discardPart(f)
-	}
 	f.state = fileSame
 	p.live.addPresent(report.Size)
 	p.finishFile(f, report)

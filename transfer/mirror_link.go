@@ -33,7 +33,7 @@ func (p *plan) planLink(d *mirrorDir, e Entry, mayExist bool) {
 func (p *plan) makePlannedLink(d *mirrorDir, e Entry, mayExist bool) {
 	same, err := p.makeLink(d, e, mayExist)
 	if errors.Is(err, errDirInTheWay) && p.Delete {
-		p.replaceDir(d, e)
+		p.replaceDir(deferredEntry{dir: d, entry: e})
 		return
 	}
 	p.reportLink(e, same, err)

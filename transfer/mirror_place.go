@@ -14,7 +14,7 @@ import (
 //  2. It renames each file.
 //
 // After a power cut, a final name therefore holds its old content or the whole new file.
-// The mirror makes the new names durable at its end (syncVolumes). On a system without a sync of
+// The mirror makes the new names durable at its end (mirror_sync.go). On a system without a sync of
 // the file system, each directory is synced when nothing in it changes any more (syncNames).
 //
 // Its goroutine ends with finish, which waits for it.
@@ -81,9 +81,12 @@ func (p *placer) place(group []*mirrorFile) {
 	if p.m.syncsVolumes.Load() {
 		failed = p.syncContents(group)
 		if disk.IsAbsent(disk.OpSyncVolume, failed) {
-			p.m.syncsVolumes.Store(false)
-			failed = p.syncFiles(group)
+			p.m.leaveVolumes()
+			failed = nil
 		}
+	}
+	if failed == nil && p.m.syncsTree.Load() { // files of any group may be from before it was set
+		failed = p.syncFiles(group)
 	}
 	for _, f := range group {
 		err := failed
@@ -217,35 +220,4 @@ func (m *mirror) volumeOf(d disk.TreeDir) (v disk.Volume, err error) {
 		m.volumes[id] = v
 	}
 	return v, nil
-}
-
-// prepareSyncs finds out how the attempt makes names durable.
-func (m *mirror) prepareSyncs() {
-	if m.root != nil && !m.DryRun {
-		v, err := m.volumeOf(m.root)
-		m.syncsVolumes.Store(v != nil && err == nil)
-	}
-}
-
-// syncVolumes makes durable which names there are now, with modes and times. It does so even if
-// nothing was done: the mirror before may have been killed before it did.
-func (m *mirror) syncVolumes() error {
-	if !m.syncsVolumes.Load() && !m.DryRun {
-		if err := m.lacks.Allow(disk.OpSyncDir, m.root.Sync()); err != nil {
-			return LocalError("sync the directory", disk.Cause(err))
-		}
-		return nil
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var errs []error
-	for _, v := range m.volumes {
-		if v != nil {
-			errs = append(errs, m.lacks.Allow(disk.OpSyncVolume, v.Sync()))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return LocalError("sync the file system", disk.Cause(err))
-	}
-	return nil
 }

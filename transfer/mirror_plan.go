@@ -176,9 +176,9 @@ func (p *plan) addExtra(d *mirrorDir, name string) {
 
 // replaceDir deletes the directory in the place of an entry after the listing, and makes the
 // entry then.
-func (p *plan) replaceDir(d *mirrorDir, e Entry) {
-	p.extra = append(p.extra, extraEntry{d, disk.Base(e.Path), forDeferred})
-	p.deferred = append(p.deferred, deferredEntry{d, e})
+func (p *plan) replaceDir(e deferredEntry) {
+	p.extra = append(p.extra, extraEntry{e.dir, disk.Base(e.entry.Path), forDeferred})
+	p.deferred = append(p.deferred, e)
 	p.kept--
 }
 
@@ -430,12 +430,13 @@ func (p *plan) planFile(d *mirrorDir, e Entry, mayExist bool) *mirrorFile {
 	switch {
 	case isOverDir && p.stagesOverDir(p.walking, d, e):
 	case isOverDir:
-		p.replaceDir(d, e)
+		p.replaceDir(deferredEntry{d, e, f.resumes})
 		return nil
 	case err != nil:
 		p.failOrSkip(e, "write it", err)
 		return nil
 	case p.isNewerThan(f.local, e.MTime):
+		p.discardPart(f)
 		p.skip(e, ErrNewer)
 		return nil
 	}
@@ -460,9 +461,6 @@ func (p *plan) admit(f *mirrorFile) *mirrorFile {
 	p.count(f)
 	if p.Quick && p.looksUpToDate(f) && !p.mustCompare(f.entry.Path) && p.refreshMetadata(f) {
 		p.noteDonor(f)
-		if f.resumes && !p.DryRun {
-			p.discardPart(f)
-		}
 		p.live.addPresent(f.entry.Size)
 		report := FileReport{Path: f.entry.Path, Action: FileUpToDate, Type: EntryFile, Size: f.entry.Size}
 		p.finishFile(f, report)

@@ -20,7 +20,7 @@ func (p *plan) makePlannedSpecial(d *mirrorDir, e Entry, mayExist bool) {
 	same, err := p.makeSpecial(d, e, mayExist)
 	switch {
 	case errors.Is(err, errDirInTheWay) && p.Delete:
-		p.replaceDir(d, e)
+		p.replaceDir(deferredEntry{dir: d, entry: e})
 	case err != nil && isRefused(err):
 		p.countSkipped(e)
 		p.skip(e, disk.Cause(err))

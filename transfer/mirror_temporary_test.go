@@ -2,6 +2,9 @@ package transfer
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -77,6 +80,74 @@ func TestMirrorRemovesParts(t *testing.T) {
 	}
 	if want := 4 + len(kept); len(there) != want {
 		t.Errorf("%d files are left, want %d: %q", len(there), want, there)
+	}
+}
+
+// TestMirrorLeavesNoParts checks that a part file is used or removed, whatever becomes of its file.
+// The file may replace a directory, be another name of a file, be empty by now, or be newer in the
+// target.
+func TestMirrorLeavesNoParts(t *testing.T) {
+	full := func(at string) error { // a directory
+		return errors.Join(os.Mkdir(at, 0o755), os.WriteFile(filepath.Join(at, "inner"), []byte("inner"), 0o644))
+	}
+	newer := func(at string) error { return os.WriteFile(at, []byte("newer"), 0o644) }
+	const group, large = 64 << 10, 200_000
+	tests := []struct {
+		name     string
+		size     int64
+		isLinked bool                  // it is the second name of a file
+		prepare  func(at string) error // puts something in its place
+		network  int64                 // bytes that are fetched of it
+		isKept   bool                  // the target keeps its own entry
+	}{
+		{"over a directory", large, false, full, large % group, false},
+		{"small, over a directory", 10, false, full, 0, false},
+		{"linked", large, true, nil, 0, false},
+		{"linked, over a directory", large, true, full, 0, false},
+		{"empty", 0, false, nil, 0, false},
+		{"empty, over a directory", 0, false, full, 0, false},
+		{"newer", large, false, newer, 0, true},
+	}
+	for _, c := range tests {
+		for _, stage := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, staged %t", c.name, stage), func(t *testing.T) {
+				source, target := t.TempDir(), t.TempDir()
+				content := strings.Repeat("0123456789", large/10)
+				name, at := "b", filepath.Join(source, "b")
+				transfertest.Put(t, at, content[:c.size])
+				old := time.Now().Add(-time.Hour)
+				os.Chtimes(at, old, old)
+				first := int64(0) // bytes of the first name
+				if c.isLinked {
+					if err := os.Link(at, filepath.Join(source, "a")); err != nil {
+						t.Fatal(err)
+					}
+					first = c.size
+				}
+				left := filepath.Join(target, partName(name))
+				if err := os.WriteFile(left, []byte(content[:large/group*group]), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if c.prepare != nil {
+					if err := c.prepare(filepath.Join(target, name)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				s := ServeTree(t, kwik.ServerRolePrimary, source, nil)
+				result, _, err := s.mirror(t.Context(), target, deleting, func(o *MirrorOptions) {
+					o.Stage, o.Update = stage, c.isKept
+				})
+				if err != nil || result.Network != first+c.network {
+					t.Errorf("%v, %d bytes were fetched, want %d", err, result.Network, first+c.network)
+				}
+				if _, err := os.Lstat(left); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("the part file is left: %v", err)
+				}
+				if !c.isKept {
+					wantTree(t, target, snapshot(t, source))
+				}
+			})
+		}
 	}
 }
 

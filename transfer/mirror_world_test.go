@@ -336,7 +336,8 @@ func (d *spyDir) Open(name string) (disk.File, error) {
 	if err := d.did("open", name); err != nil {
 		return nil, err
 	}
-	return d.TreeDir.Open(name)
+	f, err := d.TreeDir.Open(name)
+	return &spyFile{f, d, name}, err
 }
 
 func (d *spyDir) Create(name string) (disk.File, error) {
@@ -397,6 +398,9 @@ func (d *spyDir) Sync() error {
 func (d *spyDir) OpenVolume() (disk.Volume, error) {
 	if d.noVolumes {
 		return nil, nil
+	}
+	if err := d.did("openvolume", ""); err != nil {
+		return nil, err
 	}
 	return spyVolume{d}, nil
 }

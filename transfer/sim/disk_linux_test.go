@@ -344,6 +344,9 @@ func (d *simDisk) crash(r *rand.Rand) {
 	d.used = 0
 	seen := make(map[*simNode]bool)
 	d.restore(d.top, seen)
+	if d.shown != nil && d.shown != d.top { // a mount point, in which a process was started
+		d.restore(d.shown, seen)
+	}
 	d.fault = nil
 }
 

@@ -538,10 +538,10 @@ func (m *lifeMirror) vanish(r dice) {
 	fails := r.Half()     // as a device that was pulled out
 	m.trace("the root of mirror %d vanishes: mount point %t, fails %t", m.index, isMounted, fails)
 	var mountPoint *simNode
-	if isMounted {
-		mountPoint = m.disk.newDir(9)
-	}
 	m.disk.mu.Lock()
+	if isMounted { // each on another file system: a process that was started on one takes none for its own
+		mountPoint = m.disk.newDir(uint64(9 + m.vanished))
+	}
 	m.disk.shown, m.disk.isDead = mountPoint, fails && !isMounted
 	m.disk.mu.Unlock()
 	m.idle(r.Duration(time.Millisecond, 2*time.Hour))

@@ -234,8 +234,9 @@ func (w *World) checkEnd(o Outcome, r *recorder) {
 }
 
 // wasteLimit is how many received bytes may be wasted. Each liar may waste 1 MiB. A server that
-// seemed gone or hopelessly slow may have sent bytes. Near the end there are the budget for duplicate requests,
-// and one group for each path that was in flight when its request was cancelled.
+// seemed gone or hopelessly slow may have sent bytes. Near the end there are the budget for
+// duplicate requests, and one group for each path that was in flight when its request was
+// cancelled.
 func (w *World) wasteLimit() int64 {
 	limit := int64(w.liars())<<20 + 16*group + int64(len(w.servers)*max(1, w.Connections))*group
 	if w.troubled() || w.Blip > 0 || w.mayBeHopeless() {

@@ -281,8 +281,8 @@ func (s Scenario) pathOf(sv ServerPlan) (rtt time.Duration, rate float64) {
 }
 
 // mayBeHopeless reports whether a server may be so slow for a while that others repeat its work
-// whatever that costs. The scheduler does so if a group takes two seconds. A path that needs half of
-// that on average needs it at times.
+// whatever that costs. The scheduler does so if a group takes two seconds. A path that needs half
+// of that on average needs it at times.
 func (s Scenario) mayBeHopeless() bool {
 	return slices.ContainsFunc(s.Servers[:], func(sv ServerPlan) bool {
 		_, rate := s.pathOf(sv)
