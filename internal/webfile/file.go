@@ -290,8 +290,8 @@ func (c *Client) request(
 	return nil, server, &Error{URL: Shown(u), Permanent: true, Err: fmt.Errorf("more than %d redirects", maxRedirects)}
 }
 
-// login returns the credentials for a request for u, nil if there are none for its host. first is the
-// URL before any redirect. Without TLS there are none: others could read them.
+// login returns the credentials for a request for u, nil if there are none for its host. first is
+// the URL before any redirect. Without TLS there are none: others could read them.
 func (c *Client) login(u, first *url.URL) *url.Userinfo {
 	if c.options.Credentials == nil || u.Scheme != "https" {
 		return nil

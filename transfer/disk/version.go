@@ -13,8 +13,8 @@ type Version struct {
 	// Device and Inode identify the file, whatever its names. Both are 0 if the system does not
 	// tell them.
 	Device, Inode uint64
-	// Tag identifies the content of an object of a store, among those that have its name, by its
-	// entity tag or version; 0 for other files.
+	// Tag identifies the content of an object of a store, among those that have its name. It is
+	// derived from the entity tag or the version, and is 0 for other files.
 	Tag [16]byte
 }
 

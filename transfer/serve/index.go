@@ -134,7 +134,9 @@ func (e *indexEntry) isDoubted(now time.Time) bool {
 
 // claim returns a client's claim to the entry of a version of a file. If the tree is not known, it
 // is hashed when it is the client's turn. open opens the file.
-func (x *index) claim(c client, path string, version disk.Version, open func(context.Context) (source.Object, error)) *claim {
+func (x *index) claim(
+	c client, path string, version disk.Version, open func(context.Context) (source.Object, error),
+) *claim {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	key := keyOf(path, version)

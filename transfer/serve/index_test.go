@@ -88,7 +88,9 @@ func inIndex(t *testing.T, f func(t *testing.T, x *index)) {
 }
 
 // lookup claims an entry for a client that never leaves.
-func (x *index) lookup(path string, version disk.Version, open func(context.Context) (source.Object, error)) *indexEntry {
+func (x *index) lookup(
+	path string, version disk.Version, open func(context.Context) (source.Object, error),
+) *indexEntry {
 	return x.claim(client{}, path, version, open).indexEntry
 }
 

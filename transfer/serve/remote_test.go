@@ -362,7 +362,8 @@ func TestFarRootIsSilent(t *testing.T) {
 		defer session.CloseWithError(0, "")
 		start := time.Now()
 		replies, err := w.Ask(session, transfertest.Request(wire.ProtocolVersion, "00000000"), true)
-		if f := failure(w.T, replies, err); f.GetCode() != transferpb.Failure_BUSY || time.Since(start) > requestTimeout {
+		f := failure(w.T, replies, err)
+		if f.GetCode() != transferpb.Failure_BUSY || time.Since(start) > requestTimeout {
 			w.T.Errorf("%v after %v", f, time.Since(start))
 		}
 	})

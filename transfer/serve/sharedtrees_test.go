@@ -130,7 +130,8 @@ func TestSharedTreesAreOfOneVersion(t *testing.T) {
 		onShared(t, m, false, func(x *index) {
 			for _, path := range []string{"a", "b", "c"} {
 				// The state of the record has no checksum.
-				if isState := i == len(sharedHeader)+stateOffset; !isState && x.shared.get(x.ctx, path, version) != nil {
+				isState := i == len(sharedHeader)+stateOffset
+				if !isState && x.shared.get(x.ctx, path, version) != nil {
 					t.Errorf("the file of %s with another byte %d is a tree", path, i)
 				}
 			}
@@ -161,7 +162,7 @@ func TestFailingSharedTreesCostHashing(t *testing.T) {
 			}
 		})
 		if d.opened.Load() != 3 || m.gets != tt.gets {
-			t.Errorf("%v: %d files hashed, %d trees asked for", tt.err, d.opened.Load(), m.gets)
+			t.Errorf("%v: %d files hashed, %d trees requested", tt.err, d.opened.Load(), m.gets)
 		}
 		if lines := strings.Count(log, "\n"); lines != len(tt.log) {
 			t.Errorf("%v: %d lines: %s", tt.err, lines, log)

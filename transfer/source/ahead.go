@@ -21,7 +21,7 @@ const (
 
 // A depth is the number of blocks that are read ahead at a position. It doubles while reads wait
 // for bytes, as long as that raises the rate. The rate is the depth divided by the time that the
-// fetch of a block takes, since so many fetches are under way: where requests share a line, twice
+// fetch of a block takes, since so many fetches are under way. Where requests share a line, twice
 // as many take twice the time.
 type depth struct {
 	blocks int // 0 while nothing is read ahead
@@ -109,8 +109,9 @@ func (r *reader) prepare(index int64) (abandoned []*block) {
 	return abandoned
 }
 
-// makePosition leaves a position if one more would be too many, or if it was not read from since the
-// object was opened: the first read is elsewhere. It returns the blocks whose fetches are to end.
+// makePosition leaves a position if one more would be too many. It also leaves one that was not
+// read from since the object was opened: the first read is elsewhere. It returns the blocks whose
+// fetches are to end.
 func (r *reader) makePosition() (abandoned []*block) {
 	if len(r.positions) == 0 {
 		return nil

@@ -40,7 +40,7 @@ func (s *httpStore) autoindex(ctx context.Context, dir string) ([]objectInfo, er
 		return nil, ErrNoListing
 	case http.StatusNotFound:
 		if dir == "" {
-			return nil, ErrNoListing // there may be files all the same
+			return nil, ErrNoListing // there may be files nevertheless
 		}
 	}
 	if err := s.missing(u, answer); err != nil {
@@ -107,9 +107,9 @@ func parseJSONListing(page []byte) ([]objectInfo, error) {
 	return entries, nil
 }
 
-// parseHTMLListing parses the listings of nginx, Apache and others: the links of a page that lead to
-// entries of the same directory. The page is at a URL. Sizes and times in it are rounded, so they
-// are not used.
+// parseHTMLListing parses the listings of nginx, Apache and others: the links of a page that lead
+// to entries of the same directory. The page is at a URL. Sizes and times in it are rounded, so
+// they are not used.
 func parseHTMLListing(page []byte, at *url.URL) ([]objectInfo, error) {
 	isListing := false
 	seen := make(map[objectInfo]bool)

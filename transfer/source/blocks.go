@@ -10,7 +10,7 @@ import (
 
 const (
 	// blockSize is the size of the blocks of a Cache, in bytes; the last one of an object is
-	// shorter. A request of 4 MiB costs a store little beside its bytes, and eight of them at once
+	// shorter. A request of 4 MiB costs a store little beside its bytes. Eight of them at once
 	// fill a line that is 30 ms long.
 	blockSize = 4 << 20
 	// minBlockCost is the least that a block counts, in bytes: it has an entry in the tables.
@@ -195,7 +195,7 @@ func (t *blockTable) unhold(b *block, isAhead bool) (isAbandoned bool) {
 	return t.released(b)
 }
 
-// arrive records that a reader which held the block ahead has come to it, and holds it still.
+// arrive records that a reader which held the block ahead has reached it, and holds it still.
 func (t *blockTable) arrive(b *block) {
 	b.ahead--
 	if isCounted := b.state == blockFetching || b.state == blockComplete; b.ahead == 0 && isCounted {

@@ -109,8 +109,9 @@ func TestOpenAgain(t *testing.T) {
 }
 
 // TestHashBeside reads an object with one reader in front of another by any distance, with a small
-// cache. Each byte is fetched at most once for each reader, and once for both while the distance is
-// within the half of the cache that is not read ahead, but for the two blocks they read from.
+// cache. Each byte is fetched at most once for each reader. It is fetched once for both at small
+// distances. Then the blocks between the readers, and the two that they read from, fit half of the
+// cache; read-ahead has the other half.
 func TestHashBeside(t *testing.T) {
 	for _, distance := range []int{0, 1, 3, 9} {
 		s := newFakeStore()
@@ -169,7 +170,8 @@ func TestSmallObjectIsOneRequest(t *testing.T) {
 	}
 }
 
-// TestReadAheadIsParallel reads an object of a store that is 50 ms away in order. Time is simulated.
+// TestReadAheadIsParallel reads an object of a store that is 50 ms away in order. Time is
+// simulated.
 func TestReadAheadIsParallel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newFakeStore()

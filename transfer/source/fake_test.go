@@ -42,7 +42,11 @@ type fakeObject struct {
 }
 
 func newFakeStore() *fakeStore {
-	return &fakeStore{objects: make(map[string]*fakeObject), requests: make(map[string]int), sent: make(map[string]int64)}
+	return &fakeStore{
+		objects:  make(map[string]*fakeObject),
+		requests: make(map[string]int),
+		sent:     make(map[string]int64),
+	}
 }
 
 func (s *fakeStore) put(name string, data []byte) {
@@ -229,14 +233,18 @@ func checkEmpty(t *testing.T, c *Cache) {
 	var used int64
 	for _, b := range c.table.blocks {
 		used += b.cost
-		if b.state != blockComplete || b.pins != 0 || b.holders != 0 || b.ahead != 0 {
+		isHeld := b.pins != 0 || b.holders != 0 || b.ahead != 0
+		if isHeld || b.state != blockComplete {
 			t.Errorf("block %d of %s: state %d, %d pins, %d holders, %d ahead", b.key.index, b.key.object.name, b.state,
 				b.pins, b.holders, b.ahead)
 		}
 	}
-	if c.table.used != used || c.table.ahead != 0 || c.table.readersAhead != 0 || c.flights != 0 || c.waiting != 0 {
-		t.Errorf("%d bytes are used, not %d; %d ahead, %d readers, %d flights, %d waiting", c.table.used, used,
-			c.table.ahead, c.table.readersAhead, c.flights, c.waiting)
+	if c.table.used != used || c.table.ahead != 0 || c.table.readersAhead != 0 {
+		t.Errorf("%d bytes are used, not %d; %d ahead, %d readers", c.table.used, used, c.table.ahead,
+			c.table.readersAhead)
+	}
+	if c.flights != 0 || c.waiting != 0 {
+		t.Errorf("%d flights, %d waiting", c.flights, c.waiting)
 	}
 	if len(c.readers) != 0 || len(c.openings) != 0 {
 		t.Errorf("%d readers and %d openings are left", len(c.readers), len(c.openings))

@@ -28,7 +28,7 @@ const (
 )
 
 // ErrNoListing is the error of a directory of a web server that lists none. Its files can be read
-// all the same. It matches errors.ErrUnsupported.
+// nevertheless. It matches errors.ErrUnsupported.
 var ErrNoListing = fmt.Errorf("the web server lists no files, and there is no index (%w)", errors.ErrUnsupported)
 
 // HTTPOptions configure a root on a web server.

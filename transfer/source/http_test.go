@@ -126,15 +126,18 @@ func TestHTTPFaults(t *testing.T) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return true
 		}, nil},
-		"429":   {status(http.StatusTooManyRequests), nil},
-		"500":   {status(http.StatusInternalServerError), nil},
-		"404":   {status(http.StatusNotFound), disk.ErrChanged},
-		"412":   {status(http.StatusPreconditionFailed), disk.ErrChanged},
-		"416":   {status(http.StatusRequestedRangeNotSatisfiable), disk.ErrChanged},
-		"403":   {status(http.StatusForbidden), fs.ErrPermission},
-		"401":   {status(http.StatusUnauthorized), fs.ErrPermission},
-		"204":   {status(http.StatusNoContent), unavailable},
-		"short": {func(_ *webServer, w http.ResponseWriter, start int) bool { abort(w, start, 1000); return true }, nil},
+		"429": {status(http.StatusTooManyRequests), nil},
+		"500": {status(http.StatusInternalServerError), nil},
+		"404": {status(http.StatusNotFound), disk.ErrChanged},
+		"412": {status(http.StatusPreconditionFailed), disk.ErrChanged},
+		"416": {status(http.StatusRequestedRangeNotSatisfiable), disk.ErrChanged},
+		"403": {status(http.StatusForbidden), fs.ErrPermission},
+		"401": {status(http.StatusUnauthorized), fs.ErrPermission},
+		"204": {status(http.StatusNoContent), unavailable},
+		"short": {func(_ *webServer, w http.ResponseWriter, start int) bool {
+			abort(w, start, 1000)
+			return true
+		}, nil},
 		"empty": {func(_ *webServer, w http.ResponseWriter, start int) bool { abort(w, start, 0); return true }, nil},
 		"fewer": {func(_ *webServer, w http.ResponseWriter, start int) bool {
 			w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", start, start+49, len(old)))
@@ -210,7 +213,9 @@ func TestHTTPFaults(t *testing.T) {
 // content or fail.
 func TestHTTPVersions(t *testing.T) {
 	old, other := pattern(5*testBlock, 1), pattern(5*testBlock, 2)
-	for _, tags := range [][2]string{{`"a"`, `"b"`}, {`W/"a"`, `W/"b"`}, {"", ""}, {`"a"`, ""}, {"", `"b"`}, {`W/"a"`, `"a"`}} {
+	for _, tags := range [][2]string{
+		{`"a"`, `"b"`}, {`W/"a"`, `W/"b"`}, {"", ""}, {`"a"`, ""}, {"", `"b"`}, {`W/"a"`, `"a"`},
+	} {
 		t.Run(tags[0]+" "+tags[1], func(t *testing.T) {
 			s := newWebServer(t, old)
 			s.tag = tags[0]
@@ -300,7 +305,9 @@ func TestHTTPMissing(t *testing.T) {
 
 // TestHTTPNames has names that URLs must escape.
 func TestHTTPNames(t *testing.T) {
-	names := []string{"a b", "100%", "a?b", "a#b", "ü", "a+b", "%2e%2e", "a;b,c", "...", "a:b", "q&r=s", "\xff", "x'\"<>"}
+	names := []string{
+		"a b", "100%", "a?b", "a#b", "ü", "a+b", "%2e%2e", "a;b,c", "...", "a:b", "q&r=s", "\xff", "x'\"<>",
+	}
 	var got atomic.Value
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		got.Store(r.URL.Path)
@@ -332,7 +339,8 @@ func TestHTTPDirectories(t *testing.T) {
 	if err != nil || !info.IsDir() || info.Mode() != fs.ModeDir|0o755 {
 		t.Errorf("%v %v", info, err)
 	}
-	if _, err := root.Sub(t.Context(), "d/e/f"); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, disk.ErrNotADirectory) {
+	_, err = root.Sub(t.Context(), "d/e/f")
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, disk.ErrNotADirectory) {
 		t.Errorf("%v", err)
 	}
 	sub, err := root.At(t.Context(), "d/e")
@@ -350,7 +358,7 @@ func TestHTTPDirectories(t *testing.T) {
 	}
 }
 
-// TestHTTPCheck checks a root that goes and comes back.
+// TestHTTPCheck checks a root that becomes unavailable, and then answers again.
 func TestHTTPCheck(t *testing.T) {
 	var status atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -370,7 +378,8 @@ func TestHTTPCheck(t *testing.T) {
 			t.Errorf("status %d: gone is %v", test.status, isGone)
 		}
 	}
-	if gone, back := strings.Count(log.String(), "level=ERROR"), strings.Count(log.String(), "level=INFO"); gone != 1 || back != 1 {
+	gone, back := strings.Count(log.String(), "level=ERROR"), strings.Count(log.String(), "level=INFO")
+	if gone != 1 || back != 1 {
 		t.Errorf("%d and %d lines: %s", gone, back, log.String())
 	}
 	server.Close()

@@ -44,13 +44,17 @@ func TestParseListings(t *testing.T) {
 	}
 	entries, err := parseJSONListing([]byte(`[{"name":"s","type":"directory","mtime":"Fri, 27 Nov 2026 12:00:00 GMT"},
 {"name":"f","type":"file","mtime":"Fri, 27 Nov 2026 12:00:00 GMT","size":5},{"name":"p","type":"other"}]`))
-	if got := namesOf(entries); err != nil || got != "f | s/" || entries[1].size != 5 || entries[1].mtime.Unix() == 0 {
-		t.Errorf("%v, %v", entries, err)
+	if got := namesOf(entries); err != nil || got != "f | s/" {
+		t.Fatalf("%v, %v", entries, err)
+	}
+	if entries[1].size != 5 || entries[1].mtime.Unix() == 0 {
+		t.Errorf("%v", entries)
 	}
 }
 
 func TestReadIndex(t *testing.T) {
-	paths, left, err := readIndex(strings.NewReader("\ufeffb/c\r\n\n# comment\n./a\na//b\n../x\nb/c\nb-d\n/e\nf/\nb/d/e\n"))
+	index := "\ufeffb/c\r\n\n# comment\n./a\na//b\n../x\nb/c\nb-d\n/e\nf/\nb/d/e\n"
+	paths, left, err := readIndex(strings.NewReader(index))
 	if want := []string{"a", "b-d", "b/c", "b/d/e"}; err != nil || left != 4 || !slices.Equal(paths, want) {
 		t.Errorf("%q, %d left out, %v", paths, left, err)
 	}

@@ -23,8 +23,8 @@ const (
 	maxRemotePath = 32 << 10
 )
 
-// A checker is a store that can tell at little cost whether it answers. Others are asked for a
-// listing.
+// A checker is a store that can tell at little cost whether it answers. For others, the
+// root lists its top directory.
 type checker interface {
 	check(ctx context.Context) error
 }
@@ -100,7 +100,8 @@ func (r *remote) report(err error) {
 	r.mu.Unlock()
 	switch {
 	case isGone && !wasGone:
-		r.log.Error("root is not available; requests fail until it is back", "root", r.store.describe(), "err", gone.Err)
+		r.log.Error("root is not available; requests fail until it is back",
+			"root", r.store.describe(), "err", gone.Err)
 	case wasGone && err == nil:
 		r.log.Info("root is back", "root", r.store.describe())
 	}
@@ -152,7 +153,7 @@ func (r *remote) stat(ctx context.Context, name string, needsTag bool) (info obj
 }
 
 // statSequel describes a name of a listing and those that follow, several at once, if the names are
-// asked for in order. A listing may have nothing but names.
+// requested in order. A listing may have nothing but names.
 func (r *remote) statSequel(ctx context.Context, name string) {
 	var wanted []string
 	r.know(func(n *names, now time.Time) { wanted = n.sequel(name, max(r.parallel, 1), now) })
@@ -161,7 +162,7 @@ func (r *remote) statSequel(ctx context.Context, name string) {
 		wg.Go(func() {
 			info, err := r.store.stat(ctx, next)
 			if err != nil {
-				return // it is asked for again if it is needed
+				return // it is requested again if it is needed
 			}
 			info.name = next
 			r.know(func(n *names, now time.Time) { n.learn(info, false, now) })

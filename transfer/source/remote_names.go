@@ -9,9 +9,8 @@ import (
 	"kwikcp/transfer/disk"
 )
 
-// This file remembers for a short time what a store answered, so that the description of a name
-// after a listing, or after it was opened, costs no request. It has no clock: callers pass the
-// time.
+// This file remembers for a short time what a store answered. So the description of a name after a
+// listing, or after it was opened, costs no request. It has no clock: callers pass the time.
 
 const (
 	// listedFor is how long the answer of a listing is used.
@@ -43,7 +42,7 @@ type names struct {
 type listing struct {
 	entries []string // sorted
 	until   time.Time
-	next    int // the entry after the one that was asked for last
+	next    int // the entry after the one that was requested last
 }
 
 func newNames() *names {
@@ -125,9 +124,9 @@ func (n *names) findListing(dir string, now time.Time) ([]string, bool) {
 	return l.entries, true
 }
 
-// sequel returns names that will probably be asked for next, after a name of a listing was: at most
-// so many, which are not known yet, and the name first. It returns none unless the entry before it
-// was asked for last.
+// sequel returns names that will probably be requested next, after a name of a listing was. These
+// are at most so many, which are not known yet, and the name first. It returns none unless the
+// entry before it was requested last.
 func (n *names) sequel(name string, count int, now time.Time) (wanted []string) {
 	dir := disk.Parent(name)
 	entries, isListed := n.findListing(dir, now)
@@ -157,7 +156,8 @@ const maxNameLength = 255
 
 // isHoldable reports whether a file system can hold a name of one component.
 func isHoldable(name string) bool {
-	return name != "" && name != "." && name != ".." && len(name) <= maxNameLength && !strings.ContainsAny(name, "/\x00")
+	return name != "" && name != "." && name != ".." && len(name) <= maxNameLength &&
+		!strings.ContainsAny(name, "/\x00")
 }
 
 // A nameFilter chooses the entries of a directory that a file system can hold.

@@ -49,7 +49,8 @@ type S3Options struct {
 
 // OpenS3 returns the root of the objects of a bucket, and the files of hash trees beside them. It
 // fails if the bucket cannot be listed now. Names are those below the prefix. The cache may be
-// shared with other roots. Credentials are searched where AWS's tools do. Closing the root closes the files of trees.
+// shared with other roots. Credentials are searched where AWS's tools do. Closing the root closes
+// the files of trees.
 func OpenS3(ctx context.Context, l S3Location, o S3Options, c *Cache, log *slog.Logger) (Root, *TreeFiles, error) {
 	s, err := openS3Store(l, o, s3Credentials())
 	if err != nil {

@@ -23,8 +23,8 @@ const (
 )
 
 // s3Credentials returns the credentials of the variables AWS_* and MINIO_*. Next are those of
-// ~/.aws/credentials, and then those of the role of the machine, the container or the web identity. If there are none, requests are not signed: some
-// buckets are public.
+// ~/.aws/credentials, and then those of the role of the machine, the container or the web identity.
+// If there are none, requests are not signed: some buckets are public.
 func s3Credentials() *credentials.Credentials {
 	connect := &net.Dialer{Timeout: metadataTimeout}
 	client := &http.Client{

@@ -78,7 +78,9 @@ func TestS3Lists(t *testing.T) {
 		f.put("top/dir/"+name, "x")
 		want = append(want, name)
 	}
-	for _, key := range []string{"top/dir/", "top/dir//b", "top/dir/../c", "top/dir/sub/x", "top/dir/sub/y", "top/other", "z"} {
+	for _, key := range []string{
+		"top/dir/", "top/dir//b", "top/dir/../c", "top/dir/sub/x", "top/dir/sub/y", "top/other", "z",
+	} {
 		f.put(key, "x")
 	}
 	want = append(want, "/", "../", "sub/")
@@ -194,7 +196,9 @@ func TestS3Faults(t *testing.T) {
 		{"bucket is gone", answer(404, "NoSuchBucket"), forever, 1, unavailable},
 		{"removed", answer(404, "NoSuchKey"), forever, 1, is(disk.ErrChanged)},
 		{"replaced", answer(412, "PreconditionFailed"), forever, 1, is(disk.ErrChanged)},
-		{"breaks off before the answer", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 1, 3, nil},
+		{"breaks off before the answer", func(http.ResponseWriter, *http.Request) {
+			panic(http.ErrAbortHandler)
+		}, 1, 3, nil},
 		{"breaks off", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Range", "bytes 2-5/10")
 			w.Header().Set("ETag", `"etag-10-0"`)
