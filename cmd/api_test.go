@@ -13,7 +13,8 @@ import (
 // type of an internal package, and no example imports one.
 func TestPublicAPI(t *testing.T) {
 	for dir, atLeast := range map[string]int{
-		"../kwik": 100, "../integrity": 20, "../transfer": 60, "../transfer/serve": 5, "../transfer/source": 10, "../transfer/disk": 20,
+		"../kwik": 100, "../integrity": 20, "../transfer": 60,
+		"../transfer/serve": 5, "../transfer/source": 10, "../transfer/disk": 20,
 	} {
 		if checked := checkPublicAPI(t, dir); checked < atLeast {
 			t.Errorf("%s: only %d exported declarations were found", dir, checked)

@@ -156,8 +156,8 @@ var advices = [adviceCount]string{
 	advisePlainEndpoint:  "--insecure-s3-endpoint allows it, for a service on this machine or in a trusted network",
 	adviseS3Network:      "is the service reachable, and --s3-endpoint right? a proxy is taken from the environment",
 	adviseNoBucket:       "check the name; --s3-endpoint names a service other than Amazon S3",
-	adviseS3Credentials: "credentials are those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, of ~/.aws/credentials " +
-		"or of the machine's role; they must allow to list and to read",
+	adviseS3Credentials: "credentials are those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, " +
+		"of ~/.aws/credentials or of the machine's role; they must allow to list and to read",
 	adviseServeRoot:     "name the directory to serve with --root DIR",
 	advisePrimary:       "ADDR is host:port of the primary, or the URL that it printed",
 	adviseRole:          "--role primary, or --role secondary --primary ADDR",

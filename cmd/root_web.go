@@ -26,8 +26,8 @@ type remoteOptions struct {
 }
 
 func (o *remoteOptions) flags() []cli.Flag {
-	cacheSize := stringOption(&o.cacheSize, "cache-size", "hold at most `SIZE` bytes of the files of a remote --root in "+
-		"memory, such as 256M, at least 16M")
+	cacheSize := stringOption(&o.cacheSize, "cache-size", "hold at most `SIZE` bytes of the files of a remote "+
+		"--root in memory, such as 256M, at least 16M")
 	cacheSize.DefaultText = "an eighth of the memory, 64M to 1G"
 	return []cli.Flag{
 		cacheSize,
