@@ -124,7 +124,8 @@ func parse(args []string) ([]pairConfig, error) {
 	overhead := fs.Int("overhead", 28, "`bytes` that each datagram takes of the rate besides its payload: 28 for IPv4 and UDP, 42 with Ethernet")
 	seed := fs.Uint64("seed", 1, "`number` that losses and jitter follow from")
 	sessions := fs.Int("sessions", 64, "`clients` of each pair at a time; others are ignored. Each takes up to 0.5 MiB")
-	tcp := fs.Bool("tcp", false, "relay TCP connections, each with -rate and -delay to itself; the other flags have no effect")
+	tcp := fs.Bool("tcp", false, "relay TCP connections, each with -rate and -delay to itself; "+
+		"the other flags have no effect")
 	idle := fs.Duration("idle", time.Minute, "`time` after which a client is forgotten if nothing goes either way")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
