@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -200,7 +199,7 @@ func TestBuildReadsOnceInBoundedBlocks(t *testing.T) {
 		if want := (size + 1<<20 - 1) >> 20; r.reads.Load() != want {
 			t.Errorf("size %d: %d reads, want %d", size, r.reads.Load(), want)
 		}
-		if r.longest.Load() > 1<<20 || r.most.Load() > int64(runtime.GOMAXPROCS(0)) {
+		if r.longest.Load() > 1<<20 || r.most.Load() > int64(cores) {
 			t.Errorf("size %d: reads of %d bytes, %d at once", size, r.longest.Load(), r.most.Load())
 		}
 	}
@@ -222,7 +221,7 @@ func TestBuildCancel(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	workers := int64(runtime.GOMAXPROCS(0))
+	workers := int64(cores)
 	cancelled := make(chan struct{}) // closed when every worker can see it
 	r := probe{Reader: bytes.NewReader(data), onRead: func(nth int64) error {
 		switch {

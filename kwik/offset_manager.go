@@ -19,7 +19,7 @@ const (
 	// these were read. Otherwise the first delivery wins.
 	ConflictResolutionPrimaryWins
 	// ConflictResolutionReject refuses the whole later delivery: its secondary stream ends with
-	// ErrStreamMappingConflict.
+	// ErrStreamMappingConflict. A server that has written everything by then does not hear of it.
 	ConflictResolutionReject
 )
 

@@ -238,6 +238,11 @@ func (h *simHost) push(session *ServerSession, p *PushedStream) {
 	r := simDice{simnet.NewDice(h.s.seed, uint64(100*flow.index+h.index))}
 	mine := slices.DeleteFunc(slices.Clone(flow.pieces), func(x simPiece) bool { return x.server != h.index })
 	slices.SortStableFunc(mine, func(a, b simPiece) int { return int(a.start - b.start) })
+	if h.s.conflict == ConflictResolutionReject {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() { h.pushAgain(session, p, flow, mine) })
+	}
 	for _, x := range mine {
 		if flow.haste > 0 {
 			simSleep(p.Context(), time.Duration(r.Float64()*float64(flow.haste)))
@@ -260,9 +265,14 @@ func (h *simHost) push(session *ServerSession, p *PushedStream) {
 		}
 		last = max(last, expected)
 	}
-	// If conflicts reject, bytes that arrive together with known ones are lost. A unit is known
-	// as a whole or not at all.
-	for h.s.conflict == ConflictResolutionReject && simSleep(p.Context(), 3*time.Second) {
+}
+
+// pushAgain writes this server's pieces again, unit by unit, until the stream is over. If
+// conflicts reject, bytes that arrive together with known ones are lost, and the server need not
+// hear of it. A unit is known as a whole or not at all. Meanwhile the next piece may wait for the
+// lost bytes.
+func (h *simHost) pushAgain(session *ServerSession, p *PushedStream, flow *simFlow, mine []simPiece) {
+	for simSleep(p.Context(), 3*time.Second) {
 		for _, x := range mine {
 			for off := x.start; off < x.end && p.Context().Err() == nil; {
 				end := p.units.Cut(off, 1, x.end)

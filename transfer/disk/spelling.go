@@ -83,7 +83,7 @@ func Spelling(d Dir, name string) string {
 
 // hasTwin reports whether a directory has a file for another spelling of a name, too.
 func hasTwin(d Dir, name string) bool {
-	for _, twin := range []string{swapCase(name), norm.NFC.String(name), norm.NFD.String(name)} {
+	for _, twin := range []string{SwapCase(name), norm.NFC.String(name), norm.NFD.String(name)} {
 		if twin == name {
 			continue
 		}
@@ -94,8 +94,8 @@ func hasTwin(d Dir, name string) bool {
 	return false
 }
 
-// swapCase returns a name with small letters for capitals, and capitals for small ones.
-func swapCase(name string) string {
+// SwapCase returns a name with small letters for capitals, and capitals for small ones.
+func SwapCase(name string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsUpper(r) {
 			return unicode.ToLower(r)

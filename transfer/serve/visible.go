@@ -11,7 +11,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"unicode"
 )
 
 // This file decides which names of the served directory a server knows. Everything that the
@@ -268,16 +267,6 @@ func (w *walk) hidesSpelling(shown, at string, isDir bool) bool {
 	if err != nil {
 		return false // it is missing in any case
 	}
-	other, err := d.Dir.Lstat(w.ctx, disk.JoinPath(disk.Parent(at), swapCase(disk.Base(at))))
+	other, err := d.Dir.Lstat(w.ctx, disk.JoinPath(disk.Parent(at), disk.SwapCase(disk.Base(at))))
 	return err == nil && os.SameFile(found, other)
-}
-
-// swapCase returns a name in which every letter has the other case.
-func swapCase(name string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsUpper(r) {
-			return unicode.ToLower(r)
-		}
-		return unicode.ToUpper(r)
-	}, name)
 }
