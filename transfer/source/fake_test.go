@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -283,5 +282,3 @@ func readTest(o Object, want []byte, piece int) error {
 	}
 	return nil
 }
-
-var errFake = errors.New("fake")

@@ -108,21 +108,21 @@ func TestS3Credentials(t *testing.T) {
 	c := &s3Chain{local: []credentials.Provider{local}, role: role, now: func() time.Time { return clock }}
 	creds := credentials.New(c)
 	for range 3 {
-		if v, err := creds.Get(); err != nil || !v.SignerType.IsAnonymous() || role.calls != 1 {
+		if v, err := creds.GetWithContext(nil); err != nil || !v.SignerType.IsAnonymous() || role.calls != 1 {
 			t.Errorf("without credentials: %+v after %d calls: %v", v.SignerType, role.calls, err)
 		}
 	}
 	clock = clock.Add(anonymousFor)
 	role.value, role.err = credentials.Value{AccessKeyID: "role", SecretAccessKey: "x"}, nil
-	if v, err := creds.Get(); err != nil || v.AccessKeyID != "role" {
+	if v, err := creds.GetWithContext(nil); err != nil || v.AccessKeyID != "role" {
 		t.Errorf("the role is not found: %v", err)
 	}
 	role.isExpired, role.err, role.value = true, errors.New("no route"), credentials.Value{}
-	if v, err := creds.Get(); err == nil {
+	if v, err := creds.GetWithContext(nil); err == nil {
 		t.Errorf("a role that failed: requests are signed with %v", v.SignerType)
 	}
 	local.value = credentials.Value{AccessKeyID: "local", SecretAccessKey: "x"}
-	if v, err := creds.Get(); err != nil || v.AccessKeyID != "local" {
+	if v, err := creds.GetWithContext(nil); err != nil || v.AccessKeyID != "local" {
 		t.Errorf("the environment is not used: %v", err)
 	}
 	t.Setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere")
