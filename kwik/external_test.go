@@ -263,9 +263,8 @@ func TestExternalAlone(t *testing.T) {
 		s := w.offer(client, server, 64<<10, w.prove)
 		web := w.web(ExternalConfig{})
 		web.all = 20e6
-		n := 0
-		web.fault = func(int, int64, int64) error { // it has its own troubles
-			if n++; n%3 == 0 {
+		web.fault = func(n int, _, _ int64) error { // it has its own troubles
+			if n%3 == 0 {
 				return &FetchError{Err: errors.New("busy"), RetryAfter: 5 * time.Second}
 			}
 			return nil
