@@ -22,7 +22,7 @@ var placeholders = map[string]bool{
 	"N": true, "TIME": true, "RATE": true, "SIZE": true, "N|P%": true,
 	"ALGORITHM=HEX": false, "FILE": false, "DIR": false, "OLD": false, "LIST": false, "PATTERN": false, "ROLE": false,
 	"ADDR": false, "ADDR|URL": false, "FORMAT": false, "LEVEL": false, "NAME": false, "PATH": false,
-	"START-END": false, "auto": false, "URL": false,
+	"START-END": false, "auto": false, "URL": false, "TEMPLATE[,PRIORITY]": false, "REGION": false,
 }
 
 // A valued is an option that takes a value.
