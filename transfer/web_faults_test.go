@@ -20,15 +20,15 @@ type faultyWriter struct {
 }
 
 func (w *faultyWriter) Write(p []byte) (int, error) {
-	if n := min(w.left, len(p)); n > 0 {
+	n := min(w.left, len(p))
+	if n > 0 {
 		w.left -= n
 		if _, err := w.ResponseWriter.Write(p[:n]); err != nil || n == len(p) {
 			return n, err
 		}
-		p = p[n:]
 	}
-	w.fault(w.ResponseWriter, p)
-	return len(p), nil
+	w.fault(w.ResponseWriter, p[n:])
+	return len(p), nil // less would end the answer
 }
 
 // abort ends the connection.
