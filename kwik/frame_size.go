@@ -5,15 +5,14 @@ import "time"
 const (
 	// minFrameSize is the payload of an attachment's first DATA frame, in bytes.
 	minFrameSize = 64 << 10
-	// maxFrameTime bounds the time that a path needs for a usual DATA frame: a few round trips of a
-	// near path, and about one of a far path.
+	// maxFrameTime bounds the time that a path needs for a usual DATA frame.
 	maxFrameTime = 50 * time.Millisecond
 )
 
 // A frameSizer chooses how much payload the next DATA frame has. A frame tells its length first.
-// So a server that has begun one writes it to its end even if the client takes its bytes back
-// meanwhile, and these arrive in vain. Frames are small until the path has shown that it takes
-// large ones in a short time.
+// If the client takes bytes back, the server still writes the frame that it has begun, and the
+// client discards them. So frames are small until the path has shown that it takes large ones in a
+// short time.
 type frameSizer struct {
 	size, most int64 // of the next frame and of the largest, bytes
 }

@@ -65,10 +65,12 @@ func TestDialogueWithASecondary(t *testing.T) {
 			w.t.Fatal(err)
 		}
 		frames := [][]byte{wireData(w.data[:unit]), wireData(w.data[unit:])} // the first is the smallest
-		want := slices.Concat(wireOpen(firstAggregateStreamID, 1, 0), frames[0], frames[1], wireClose(uint64(len(w.data))))
+		end := wireClose(uint64(len(w.data)))
+		want := slices.Concat(wireOpen(firstAggregateStreamID, 1, 0), frames[0], frames[1], end)
 		got, err := io.ReadAll(s)
 		if err != nil || !bytes.Equal(got, want) {
-			w.t.Errorf("the secondary stream has %d bytes, want OPEN, two DATA frames, CLOSE and FIN, %d bytes: %v", len(got), len(want), err)
+			w.t.Errorf("the secondary stream has %d bytes, want %d, OPEN, two DATA frames, CLOSE and FIN: %v",
+				len(got), len(want), err)
 		}
 		sync := p.receive().GetMetadata()
 		var done kwikpb.OffsetSyncRequest

@@ -23,9 +23,9 @@ import (
 // no payload although long packets had arrived, moves its connection to another socket. All streams
 // continue. If the server is only slow, the move costs a slow start.
 //
-// After an outage the server repeats what was lost, but it doubles the time between two attempts
-// (RFC 9002, section 6.2.1): after 20 s the next may be due in 20 s. Its congestion window may be
-// full of lost packets until then. The same move makes quic-go's server repeat them at once.
+// After an outage the server repeats what was lost. It doubles the time between two attempts (RFC
+// 9002, section 6.2.1), so after 20 s the next may be due in 20 s. Until then its congestion window
+// may be full of lost packets. The same move makes quic-go's server repeat them at once.
 
 const (
 	// smallPacket is the size of QUIC packets that every path lets pass, in bytes.

@@ -137,8 +137,9 @@ func TestProbesOfLivingServer(t *testing.T) {
 // TestOutages checks that a stream outlives the outage of its only server, whose tickets it has. It
 // continues soon after the outage, whatever was lost.
 func TestOutages(t *testing.T) {
+	moments := []uint64{20_000, 70_000, 150_000, 300_000, 600_000, 2_000_000} // bytes before the outage
 	for _, outage := range []time.Duration{5 * time.Second, 20 * time.Second, time.Minute, 10 * time.Minute} {
-		for _, arrived := range []uint64{20_000, 70_000, 150_000, 300_000, 600_000, 2_000_000} { // bytes before the outage
+		for _, arrived := range moments {
 			inWorldOf(t, 4<<20, 0, slow, func(w *world) {
 				client, server := w.dial(&ClientConfig{SourceTimeout: outage + 15*time.Second})
 				c := w.copy(w.offer(client, server, unit, nil))
