@@ -10,9 +10,8 @@ const (
 )
 
 // A frameSizer chooses how much payload the next DATA frame has. A frame tells its length first.
-// If the client takes bytes back, the server still writes the frame that it has begun, and the
-// client discards them. So frames are small until the path has shown that it takes large ones in a
-// short time.
+// If the client takes its bytes back, the server still writes all of it, and the client discards
+// them. So frames are small until the path has shown that it takes large ones in a short time.
 type frameSizer struct {
 	size, most int64 // of the next frame and of the largest, bytes
 }

@@ -24,7 +24,7 @@ import (
 // continue. If the server is only slow, the move costs a slow start.
 //
 // After an outage the server repeats what was lost. It doubles the time between two attempts (RFC
-// 9002, section 6.2.1), so after 20 s the next may be due in 20 s. Until then its congestion window
+// 9002, section 6.2.1), so that time may be as long as the outage. Meanwhile its congestion window
 // may be full of lost packets. The same move makes quic-go's server repeat them at once.
 
 const (
