@@ -30,6 +30,7 @@ type attachment struct {
 	rate       rateShare        // of the session
 	start      <-chan struct{}  // closed when a head start may begin; nil if nothing delays it
 	memory     int64            // charged to the session until run returns, bytes
+	frames     frameSizer       // of the goroutine that writes
 
 	mu    sync.Mutex
 	queue []*extent // the first is being written, if writing
@@ -52,7 +53,7 @@ func newAttachment(s *ServerSession, id StreamID, u sched.Units, descriptor []by
 		return nil
 	}
 	a := &attachment{session: s, id: id, units: u, descriptor: descriptor, memory: memory, wake: make(chan struct{}, 1),
-		rate: s.rate.share()}
+		rate: s.rate.share(), frames: newFrameSizer(int64(s.listener.config.BufferSize))}
 	a.ctx, a.cancel = context.WithCancel(s.conn.Context())
 	return a
 }
@@ -208,11 +209,6 @@ func (a *attachment) serve() error {
 		}
 		a.session.report(time.Now())
 	}
-}
-
-// frameSize is the payload of a usual DATA frame, in bytes.
-func (a *attachment) frameSize() int64 {
-	return int64(a.session.listener.config.BufferSize)
 }
 
 // sendSync tells the client the position of this source and how many grants it accepts.

@@ -1,6 +1,9 @@
 package kwik
 
-import "errors"
+import (
+	"errors"
+	"time"
+)
 
 // A grantWriter answers one grant of an attachment. It is for the attachment's goroutine.
 type grantWriter struct {
@@ -23,7 +26,7 @@ func (w *grantWriter) writeFrame(end int64) error {
 	}
 	w.content.prefetch(w.off)
 	unit := min(a.units.Size(), end-w.off)
-	b, err := a.session.acquireBlock(a.ctx, int(max(unit, min(a.frameSize(), end-w.off))), int(unit))
+	b, err := a.session.acquireBlock(a.ctx, int(max(unit, min(a.frames.size, end-w.off))), int(unit))
 	if err != nil {
 		return contentError{err}
 	}
@@ -32,7 +35,7 @@ func (w *grantWriter) writeFrame(end int64) error {
 	if revoked || w.off >= end {
 		return nil
 	}
-	next := a.units.Cut(w.off, min(a.frameSize(), b.payloadSize()), end)
+	next := a.units.Cut(w.off, min(a.frames.size, b.payloadSize()), end)
 	if err := readPayload(w.content.content, b, w.off, int(next-w.off)); err != nil {
 		lack, ok := errors.AsType[*MissingRange](err)
 		if concernsGrant := ok && lack.Start < next && lack.End > w.off; !concernsGrant {
@@ -51,9 +54,11 @@ func (w *grantWriter) writeFrame(end int64) error {
 		}
 		w.stream.onStall = w.content.yield
 	}
+	begun := time.Now()
 	if err := w.stream.writePayload(b, int(next-w.off)); err != nil {
 		return err
 	}
+	a.frames.wrote(next-w.off, time.Since(begun))
 	if a.offer != nil {
 		a.offer.sent.Add(next - w.off)
 	}

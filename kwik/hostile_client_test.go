@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -62,16 +64,13 @@ func TestDialogueWithASecondary(t *testing.T) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		want := bytes.Join([][]byte{wireOpen(firstAggregateStreamID, 1, 0), wireData(w.data), wireClose(uint64(len(w.data)))}, nil)
-		got := make([]byte, len(want)+1)
-		n := 0
-		for err == nil {
-			var k int
-			k, err = s.Read(got[n:])
-			n += k
-		}
-		if !bytes.Equal(got[:n], want) {
-			w.t.Errorf("the secondary stream has %d bytes, want OPEN, one DATA frame, CLOSE and FIN, %d bytes", n, len(want))
+		frames := [][]byte{wireData(w.data[:unit]), wireData(w.data[unit:])} // the first is the smallest
+		end := wireClose(uint64(len(w.data)))
+		want := slices.Concat(wireOpen(firstAggregateStreamID, 1, 0), frames[0], frames[1], end)
+		got, err := io.ReadAll(s)
+		if err != nil || !bytes.Equal(got, want) {
+			w.t.Errorf("the secondary stream has %d bytes, want %d, OPEN, two DATA frames, CLOSE and FIN: %v",
+				len(got), len(want), err)
 		}
 		sync := p.receive().GetMetadata()
 		var done kwikpb.OffsetSyncRequest

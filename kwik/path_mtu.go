@@ -12,7 +12,8 @@ import (
 	kwikpb "kwikcp/kwik/proto"
 )
 
-// This file lets connections outlive a fall of their path's MTU.
+// This file lets connections outlive a fall of their path's MTU, and makes them continue soon after
+// an outage.
 //
 // Connections begin with packets of 1,200 bytes, which QUIC requires of every path. A client sends
 // no others: its requests and acknowledgments are small. The packets of servers grow (path MTU
@@ -21,6 +22,10 @@ import (
 // 1,200 bytes again if the client's address changes. So a client that waits for a server, and sees
 // no payload although long packets had arrived, moves its connection to another socket. All streams
 // continue. If the server is only slow, the move costs a slow start.
+//
+// After an outage the server repeats what was lost. It doubles the time between two attempts (RFC
+// 9002, section 6.2.1), so that time may be as long as the outage. Meanwhile its congestion window
+// may be full of lost packets. The same move makes quic-go's server repeat them at once.
 
 const (
 	// smallPacket is the size of QUIC packets that every path lets pass, in bytes.
@@ -41,14 +46,15 @@ type traffic struct {
 	payload                        int64 // bytes of streams that arrived, or were accepted from writers
 }
 
-// A blackHole decides when the packets of a path have become too long for it. Time is an argument.
-// The zero value is ready.
+// A blackHole decides when the packets of a path have become too long for it, or are not repeated
+// after an outage. Time is an argument. The zero value is ready.
 type blackHole struct {
 	last       traffic
 	payloadAt  time.Time // when there was payload last; zero before the start
 	movedAt    time.Time // when the last move was due; zero for never
 	usesLong   bool      // packets longer than smallPacket have arrived since the last move
 	heardAt    time.Time // when a packet arrived last
+	hadOutage  bool      // packets have arrived after a silence of answeringTime, but no payload
 	mayBeReset bool      // see moved
 }
 
@@ -60,17 +66,22 @@ func (b *blackHole) observe(t traffic, isWaitedFor bool, rtt time.Duration, now 
 	if t.bytesReceived-last.bytesReceived > packets*smallPacket {
 		b.usesLong = true
 	}
+	if packets > 0 {
+		if wasSilent := !b.heardAt.IsZero() && now.Sub(b.heardAt) >= answeringTime; wasSilent {
+			b.hadOutage, b.movedAt = true, time.Time{} // moves in the outage say nothing
+		}
+	}
 	if packets > 0 || b.heardAt.IsZero() {
 		b.heardAt = now
 	}
 	wait := max(payloadWait, payloadRoundTrips*rtt)
 	switch recently := now.Add(-wait / 2); {
 	case t.payload != last.payload || b.payloadAt.IsZero():
-		b.payloadAt = now
+		b.payloadAt, b.hadOutage = now, false
 	case !isWaitedFor && b.payloadAt.Before(recently): // half of the time must pass while it is waited for
 		b.payloadAt = recently
 	}
-	mayHelp := b.usesLong || b.mayBeReset && now.Sub(b.heardAt) >= wait
+	mayHelp := b.usesLong || b.hadOutage || b.mayBeReset && now.Sub(b.heardAt) >= wait
 	if !isWaitedFor || !mayHelp || now.Sub(b.payloadAt) < wait || now.Sub(b.movedAt) < moveInterval {
 		return false
 	}
@@ -80,7 +91,9 @@ func (b *blackHole) observe(t traffic, isWaitedFor bool, rtt time.Duration, now 
 
 // moved records a move. On a spare socket quic-go does not recognize stateless resets, so a
 // connection that falls silent there should move back.
-func (b *blackHole) moved(toSpare bool) { b.usesLong, b.mayBeReset = false, toSpare }
+func (b *blackHole) moved(toSpare bool) {
+	b.usesLong, b.hadOutage, b.mayBeReset = false, false, toSpare
+}
 
 // The pathSockets of a path are the one that it was dialed on and a spare one. quic-go ends a
 // connection when one of its transports is closed, so both stay open until the path has ended.
@@ -114,7 +127,7 @@ func (s *pathSockets) other(ctx context.Context, p *path) (*quic.Transport, erro
 	return s.spare, nil
 }
 
-// A mover moves the connection of a path when its packets have become too long. It belongs to
+// A mover moves the connection of a path when its blackHole wants that. It belongs to
 // path.watch. At most one goroutine at a time moves the connection; wait waits for it.
 type mover struct {
 	path *path

@@ -32,6 +32,7 @@ func TestBlackHole(t *testing.T) {
 		return all
 	}
 	longest := step{received: 1, size: 1201, payload: 1}
+	idleSilence := step{idle: true}
 	idle := step{received: 1, size: 60, idle: true}
 	for name, tt := range map[string]struct {
 		rtt   time.Duration
@@ -45,6 +46,11 @@ func TestBlackHole(t *testing.T) {
 		"payload goes on":              {0, repeat(50, long), -1},
 		"nothing is waited for":        {0, join(repeat(4, long), repeat(50, idle)), -1},
 		"waited for after a pause":     {0, join(repeat(4, long), repeat(50, idle), repeat(9, acks)), 55},
+		"silence that is no outage":    {0, join(repeat(4, short), repeat(4, silence), repeat(20, acks)), -1},
+		"outage":                       {0, join(repeat(4, short), repeat(5, silence), repeat(20, acks)), 9},
+		"outage, then payload":         {0, join(repeat(4, short), repeat(6, silence), repeat(20, short)), -1},
+		"outage, payload ends later":   {0, join(repeat(4, short), repeat(6, silence), []step{short}, repeat(9, acks)), -1},
+		"outage without waiting":       {0, join(repeat(4, short), repeat(9, idleSilence), repeat(20, idle)), -1},
 		"long round trips take longer": {time.Second, join(repeat(4, long), repeat(20, acks)), 15},
 	} {
 		var b blackHole
@@ -148,7 +154,7 @@ func TestFallingMTU(t *testing.T) {
 					w.wantState(client, s.member.ID(), PathActive)
 				}
 				c := w.copy(w.offer(client, server, unit, w.prove))
-				time.Sleep(2 * time.Second) // the MTU is discovered
+				time.Sleep(3 * time.Second) // the MTU is discovered
 				if size := w.path(client, primaryID).Wire; size.BytesReceived < 1300*size.PacketsReceived {
 					w.t.Fatalf("the MTU was not discovered: %+v", size)
 				}

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// dataFrameSize is the payload of a usual DATA frame, in bytes, unless BufferSize says
-	// otherwise; larger if one unit is.
+	// dataFrameSize is the largest payload of a usual DATA frame, in bytes, unless BufferSize says
+	// otherwise. A unit that is larger makes a larger frame.
 	dataFrameSize = 256 << 10
 	// blockHeadroom is the space before the payload of a block. It holds the frames that
 	// precede the payload, so that one write sends all: a DATA header, and OPEN at the start of
