@@ -260,8 +260,9 @@ func TestServerDiesWithinAnOpenFrame(t *testing.T) {
 						w.net.Silence(f.addr.Addr())
 					}
 				})
-				conf := &ClientConfig{SecondaryStreams: SecondaryStreamConfig{MetadataTimeout: 10 * time.Second}}
-				client, err := w.tryDial(f.addr, f.pin, conf)
+				client, err := w.tryDial(f.addr, f.pin, &ClientConfig{
+					SecondaryStreams: SecondaryStreamConfig{MetadataTimeout: 10 * time.Second},
+				})
 				if err != nil {
 					w.t.Fatal(err)
 				}
