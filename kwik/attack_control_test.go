@@ -242,3 +242,38 @@ func TestServerDiesWithinAControlFrame(t *testing.T) {
 		}
 	})
 }
+
+// A server that dies before the OPEN of a secondary stream has arrived whole broke no rule, and
+// one that lives did.
+func TestServerDiesWithinAnOpenFrame(t *testing.T) {
+	for name, dies := range map[string]bool{"dies": true, "lives": false} {
+		t.Run(name, func(t *testing.T) {
+			inWorldOf(t, unit, 0, lan, func(w *world) {
+				f := w.fakeServer()
+				w.wg.Go(func() {
+					p := f.welcome(kwikpb.Role_ROLE_PRIMARY, primaryID)
+					if s, err := p.conn.OpenUniStream(); err == nil {
+						s.Write([]byte{0x80})
+					}
+					time.Sleep(time.Second)
+					if dies {
+						w.net.Silence(f.addr.Addr())
+					}
+				})
+				client, err := w.tryDial(f.addr, f.pin, &ClientConfig{
+					SecondaryStreams: SecondaryStreamConfig{MetadataTimeout: 10 * time.Second},
+				})
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				defer client.CloseWithError(0, "")
+				w.within(2*time.Minute, func() bool { return client.Servers()[0].Err != nil })
+				err = client.Servers()[0].Err
+				_, isIdle := errors.AsType[*quic.IdleTimeoutError](err)
+				if isIdle != dies || !dies && codeOf(err) != ErrMetadataProtocolViolation {
+					w.t.Errorf("the path ended with %v", err)
+				}
+			})
+		})
+	}
+}

@@ -278,7 +278,7 @@ func (p *path) acceptSecondaryStreams(ctx context.Context) {
 		wg.Go(func() {
 			defer func() { <-room }()
 			containTo(p.session.abort, func() {
-				err := p.session.handler.handle(ctx.Done(), p.id, stream)
+				err := p.session.handler.handle(ctx.Done(), p, stream)
 				outlivesIt := p == p.session.primary && errors.Is(err, ErrSourceRefuted) // see ban
 				if err != nil && !outlivesIt {
 					p.fail(err)

@@ -33,6 +33,7 @@ func TestBlackHole(t *testing.T) {
 	}
 	longest := step{received: 1, size: 1201, payload: 1}
 	idleSilence := step{idle: true}
+	once := []step{short}
 	idle := step{received: 1, size: 60, idle: true}
 	for name, tt := range map[string]struct {
 		rtt   time.Duration
@@ -49,7 +50,7 @@ func TestBlackHole(t *testing.T) {
 		"silence that is no outage":    {0, join(repeat(4, short), repeat(4, silence), repeat(20, acks)), -1},
 		"outage":                       {0, join(repeat(4, short), repeat(5, silence), repeat(20, acks)), 9},
 		"outage, then payload":         {0, join(repeat(4, short), repeat(6, silence), repeat(20, short)), -1},
-		"outage, payload ends later":   {0, join(repeat(4, short), repeat(6, silence), []step{short}, repeat(5, acks)), -1},
+		"outage, payload ends later":   {0, join(repeat(4, short), repeat(6, silence), once, repeat(9, acks)), -1},
 		"outage without waiting":       {0, join(repeat(4, short), repeat(9, idleSilence), repeat(20, idle)), -1},
 		"long round trips take longer": {time.Second, join(repeat(4, long), repeat(20, acks)), 15},
 	} {

@@ -33,9 +33,11 @@ type secondaryStreamHandler struct {
 
 // A secondaryStreamInfo is an open secondary stream.
 type secondaryStreamInfo struct {
-	quic      *quic.ReceiveStream
-	createdAt time.Time    // set by register
-	received  atomic.Int64 // payload bytes that arrived
+	quic *quic.ReceiveStream
+	// isAnswering reports whether the server can be reached, for long enough to repeat what was lost.
+	isAnswering func(now time.Time) bool
+	createdAt   time.Time    // set by register
+	received    atomic.Int64 // payload bytes that arrived
 
 	// Guarded by the handler's lock.
 	state   SecondaryStreamState
@@ -66,9 +68,9 @@ var errNotNeeded = errors.New("kwik: the KWIK stream needs no bytes")
 // handle reads a secondary stream to its end. done is closed when its path ends. An error means
 // that the source broke the protocol or sent wrong bytes, and the path must be closed. An
 // interrupted stream is no error.
-func (h *secondaryStreamHandler) handle(done <-chan struct{}, path PathID, s *quic.ReceiveStream) error {
-	id := secondaryStreamID{path: path, id: int64(s.StreamID())}
-	info := &secondaryStreamInfo{quic: s}
+func (h *secondaryStreamHandler) handle(done <-chan struct{}, p *path, s *quic.ReceiveStream) error {
+	id := secondaryStreamID{path: p.id, id: int64(s.StreamID())}
+	info := &secondaryStreamInfo{quic: s, isAnswering: p.isAnswering}
 	h.register(id, info)
 	a, err := h.serve(done, id, info)
 	h.unregister(id, info, a, err)
@@ -77,7 +79,7 @@ func (h *secondaryStreamHandler) handle(done <-chan struct{}, path PathID, s *qu
 		reset = codeOf(fault)
 	}
 	s.CancelRead(StreamErrorCode(reset)) // no effect on a stream that was read to its end
-	return h.recovery.Metadata.recover(err, path, a)
+	return h.recovery.Metadata.recover(err, p.id, a)
 }
 
 // serve reads a secondary stream. target is its KWIK stream, or nil if the stream ended before it
@@ -297,7 +299,8 @@ func (h *secondaryStreamHandler) opened(info *secondaryStreamInfo) (late bool) {
 
 // sweep cancels streams without progress: those whose source owes bytes for StreamTimeout, or OPEN
 // for MetadataTimeout. While bytes of a path are being placed, its streams are not timed: QUIC's
-// flow control may delay them all.
+// flow control may delay them all. A server that cannot be reached breaks no rule: while no packet
+// arrives, QUIC's idle time-out has to end the path.
 func (h *secondaryStreamHandler) sweep(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -312,7 +315,7 @@ func (h *secondaryStreamHandler) sweep(now time.Time) {
 		case info.openDue.IsZero():
 		case busy[id.path]:
 			info.openDue = now
-		case now.Sub(info.openDue) >= h.config.MetadataTimeout:
+		case now.Sub(info.openDue) >= h.config.MetadataTimeout && info.isAnswering(now):
 			info.expired = true
 			info.quic.CancelRead(StreamErrorCode(ErrMetadataProtocolViolation))
 		}

@@ -140,11 +140,21 @@ func (s *simScenario) lasting(i int) bool {
 		return false
 	case i == 0:
 		return s.death == simLives
+	case p.mayStayUnreached():
+		return false
 	case s.death == simLives:
 		return true // a restarted secondary joins again and is announced again
 	}
 	// Without a primary there are no new tickets.
 	return s.death != simDiesClosed && p.joins == 0 && !slices.ContainsFunc(p.troubles, func(x simTrouble) bool { return x.kind >= simDetached })
+}
+
+// mayStayUnreached reports whether the client may use up its tries of a secondary's address before
+// the first answer (dial_limit.go). The next one may be ten minutes later.
+func (p simServer) mayStayUnreached() bool {
+	return slices.ContainsFunc(p.troubles, func(x simTrouble) bool {
+		return x.kind <= simCutOff && x.at < p.joins+2*time.Second && x.last > 2*minUnreachedTimeout
+	})
 }
 
 // hostiles reports whether any server breaks the protocol or sends wrong bytes.
