@@ -44,8 +44,9 @@ const (
 	readTimeout  = time.Minute
 	maxRedirects = 10
 	maxHeader    = 64 << 10 // bytes
-	// maxIdle is the number of connections to a host that are kept for the next request.
-	maxIdle = 16
+	// maxIdle is the number of connections to a host that are kept for the next request: as many
+	// as a server with a web root uses at once (transfer/source).
+	maxIdle = 32
 )
 
 // A Client sends requests to web servers. It is safe for concurrent use.
