@@ -76,7 +76,12 @@ func refusedBy(f *transferpb.Failure, path string) error {
 // lostSources sets the kind of the error of a transfer whose sources are all gone, and its cause if
 // the primary ended the session.
 func lostSources(failed *Error, sources []kwik.SourceStats) {
-	if failed.Kind = kindOfLoss(sources); failed.Kind != KindRefused {
+	switch failed.Kind = kindOfLoss(sources); failed.Kind {
+	case KindRefused:
+	case KindChanged:
+		failed.Err = changedError{failed.Err}
+		return
+	default:
 		return
 	}
 	for _, s := range sources {
