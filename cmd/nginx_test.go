@@ -5,7 +5,6 @@ package cmd
 import (
 	"bytes"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net"
@@ -235,31 +234,16 @@ func testNginxMirror(t *testing.T, n *nginx, dir string) {
 	n.put(t, dir+"/file", size, 1, 60)
 	_, url := startTestServer(t, n.Dir, "--role", "primary", "--root", "www", "--limit-rate", "8M")
 	work := t.TempDir()
-	cmd := exec.Command("kwikcp", "get", "--json", "--cacert", filepath.Join(n.Dir, "ca.pem"),
+	sources := getSources(t, work, "--cacert", filepath.Join(n.Dir, "ca.pem"),
 		"--web-mirror", n.url("/mirror/{path}"), pathOn(url, dir+"/file"), "got")
-	var stdout, stderr bytes.Buffer
-	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = work, testEnv(n.Dir), &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		t.Fatal(err, stdout.String(), stderr.String())
-	}
-	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
-	var result struct {
-		Servers []struct {
-			Role, Addr string
-			Bytes      int64
-		}
-	}
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &result); err != nil {
-		t.Fatal(err)
-	}
 	var fromMirror int64
-	for _, s := range result.Servers {
+	for _, s := range sources {
 		if s.Role == "web" && s.Addr == n.Addr {
 			fromMirror += s.Bytes
 		}
 	}
 	if fromMirror == 0 {
-		t.Errorf("no byte is from the mirror: %+v", result.Servers)
+		t.Errorf("no byte is from the mirror: %+v", sources)
 	}
 	if !isNoise(t, filepath.Join(work, "got"), size, 1) {
 		t.Error("the file is wrong")
