@@ -8,18 +8,21 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"text/template"
 	"time"
 )
 
-// nginxConfig serves the directory www below several locations. /list/ and /json/ list it, /login/
-// demands a login, and the others are slow and have different versions.
+// nginxConfig serves the directory www below several locations. /list/ and /json/ list it, and /login/
+// demands a login. Files below the last three have strong ETags, weak ones and none. There the web
+// server asks the test before it opens a file.
 var nginxConfig = template.Must(template.New("").Parse(`
 daemon off;
 master_process off;
@@ -42,16 +45,23 @@ http {
 		location /list/ { alias {{.Dir}}/www/; autoindex on; }
 		location /json/ { alias {{.Dir}}/www/; autoindex on; autoindex_format json; }
 		location /mirror/ { alias {{.Dir}}/www/; }
+		location /unlisted/ { alias {{.Dir}}/www/; }
+		location = /unlisted/unlisted/ { alias {{.Dir}}/www/unlisted/; autoindex on; }
 		location /login/ {
 			alias {{.Dir}}/www/; autoindex on;
 			auth_basic files; auth_basic_user_file {{.Dir}}/users;
 		}
-		location /strong/ { alias {{.Dir}}/www/; limit_rate 24m; }
+		location /strong/ { alias {{.Dir}}/www/; auth_request /gate; }
 		location /weak/ {
-			alias {{.Dir}}/www/; limit_rate 24m;
+			alias {{.Dir}}/www/; auth_request /gate;
 			etag off; add_header ETag 'W/"$sent_http_last_modified"';
 		}
-		location /untagged/ { alias {{.Dir}}/www/; limit_rate 24m; etag off; }
+		location /untagged/ { alias {{.Dir}}/www/; auth_request /gate; etag off; }
+		location = /gate {
+			internal;
+			proxy_pass {{.Gate}};
+			proxy_set_header X-Request "$request_method $request_uri";
+		}
 	}
 }
 `))
@@ -63,7 +73,22 @@ const (
 
 // An nginx is a web server with TLS. Its certificate authority is ca.pem in its directory.
 type nginx struct {
-	Dir, Addr string
+	Dir, Addr, Gate string
+
+	mu     sync.Mutex // held while a file is replaced, so that requests behind have the new one
+	gets   map[string]int
+	before map[string]func(n int) // called with the number of a GET of a path, before it is answered
+}
+
+// ServeHTTP is asked by the web server about a request.
+func (n *nginx) ServeHTTP(_ http.ResponseWriter, r *http.Request) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	path, isGet := strings.CutPrefix(r.Header.Get("X-Request"), "GET ")
+	if f := n.before[path]; isGet && f != nil {
+		n.gets[path]++
+		f(n.gets[path])
+	}
 }
 
 func startNginx(t *testing.T) *nginx {
@@ -73,8 +98,13 @@ func startNginx(t *testing.T) *nginx {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &nginx{Dir: t.TempDir(), Addr: free.Addr().String()}
+	n := &nginx{
+		Dir: t.TempDir(), Addr: free.Addr().String(), gets: make(map[string]int), before: make(map[string]func(int)),
+	}
 	free.Close()
+	gate := httptest.NewServer(n)
+	t.Cleanup(gate.Close)
+	n.Gate = gate.URL
 	tls := httptest.NewTLSServer(nil)
 	tls.Close()
 	key, err := x509.MarshalPKCS8PrivateKey(tls.TLS.Certificates[0].PrivateKey)
@@ -219,7 +249,8 @@ func TestNginx(t *testing.T) {
 	n := startNginx(t)
 	for name, test := range map[string]func(*testing.T, *nginx, string){
 		"mirror": testNginxMirror, "list": testNginxRoot, "json": testNginxRoot, "login": testNginxLogin,
-		"strong": testNginxReplaced, "weak": testNginxReplaced, "untagged": testNginxReplaced,
+		"unlisted": testNginxUnlisted,
+		"strong":   testNginxReplaced, "weak": testNginxReplaced, "untagged": testNginxReplaced,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -230,7 +261,7 @@ func TestNginx(t *testing.T) {
 
 // testNginxMirror gets a file from a slow primary and from the web server. All answers are ranges.
 func testNginxMirror(t *testing.T, n *nginx, dir string) {
-	const size = 12 << 20
+	const size = 8 << 20
 	n.put(t, dir+"/file", size, 1, 60)
 	_, url := startTestServer(t, n.Dir, "--role", "primary", "--root", "www", "--limit-rate", "8M")
 	work := t.TempDir()
@@ -330,43 +361,65 @@ func testNginxLogin(t *testing.T, n *nginx, dir string) {
 	}
 }
 
+// testNginxUnlisted serves a root of which only the top directory is listed, and the directory below
+// it. Their files are fetched by their paths.
+func testNginxUnlisted(t *testing.T, n *nginx, dir string) {
+	n.put(t, dir+"/below/file", 1000, 8, 60)
+	work := t.TempDir()
+	url := n.serve(t, "/unlisted/unlisted/")
+	for path, want := range map[string]string{
+		"":       `"below": list it: the server has no listing of the directory;`,
+		"below/": ": the server has no listing of the directory; its files can be fetched by their paths",
+	} {
+		cmd := exec.Command("kwikcp", "get", "-r", "-q", pathOn(url, path), "tree")
+		cmd.Dir, cmd.Env = work, testEnv(work)
+		out, _ := cmd.CombinedOutput()
+		if cmd.ProcessState.ExitCode() != exitOther || !strings.Contains(string(out), want) {
+			t.Errorf("%q: exit %d: %s", path, cmd.ProcessState.ExitCode(), out)
+		}
+	}
+	if out, err := get(t, work, pathOn(url, "below/file"), "file"); err != nil {
+		t.Error(err, out)
+	}
+}
+
 // testNginxReplaced replaces a file while it is fetched. The client has the old content, or ends
 // with exit status 10 and gets the new content later.
 func testNginxReplaced(t *testing.T, n *nginx, dir string) {
-	const size = 20 << 20
-	n.put(t, dir+"/file", size, 6, 60)
+	const size = 16 << 20 // 4 blocks
 	location := "/" + dir + "/"
-	url := pathOn(n.serve(t, location), dir+"/file")
-	work := t.TempDir()
-	p, err := startProcess(work, testEnv(work), nil, "get", "-q", url, "got")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.kill()
-	for deadline := time.Now().Add(patience); n.sent(t, location) == 0; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("no block is sent")
+	n.put(t, dir+"/file", size, 6, 60)
+	isReplaced := false
+	n.mu.Lock()
+	n.before[location+dir+"/file"] = func(gets int) {
+		if gets == 3 {
+			n.put(t, dir+"/file", size, 7, 30)
+			isReplaced = true
 		}
 	}
-	select {
-	case <-p.done:
-		t.Fatal("the transfer has ended before the file is replaced")
-	default:
-	}
-	n.put(t, dir+"/file", size, 7, 30)
-	code, err := p.wait(patience)
+	n.mu.Unlock()
+	url := pathOn(n.serve(t, location), dir+"/file")
+	work := t.TempDir()
+	cmd := exec.Command("kwikcp", "get", "-q", url, "got")
+	cmd.Dir, cmd.Env = work, testEnv(work)
+	out, _ := cmd.CombinedOutput()
+	n.mu.Lock()
+	wasReplaced := isReplaced
+	n.mu.Unlock()
+	code := cmd.ProcessState.ExitCode()
 	switch {
-	case err != nil:
-		t.Fatal(err)
+	case !wasReplaced:
+		t.Fatalf("the transfer ended before the file was replaced: exit %d: %s", code, out)
 	case code == exitOK:
 		if !isNoise(t, filepath.Join(work, "got"), size, 6) {
 			t.Error("the file is not the old one")
 		}
 		return
-	case code != exitChanged || !strings.Contains(p.stderr.String(), ": the file changed on the server"):
-		t.Fatalf("exit %d: %s", code, p.stderr.String())
+	case code != exitChanged || !strings.Contains(string(out), ": the file changed on the server"):
+		t.Fatalf("exit %d: %s", code, out)
 	}
-	if out, err := get(t, work, url, "got"); err != nil || !isNoise(t, filepath.Join(work, "got"), size, 7) {
-		t.Errorf("the new content: %v %s", err, out)
+	again, err := get(t, work, url, "got")
+	if err != nil || !isNoise(t, filepath.Join(work, "got"), size, 7) {
+		t.Errorf("the new content: %v %s", err, again)
 	}
 }
