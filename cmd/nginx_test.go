@@ -20,9 +20,9 @@ import (
 	"time"
 )
 
-// nginxConfig serves the directory www below several locations. /list/ and /json/ list it, and /login/
-// demands a login. Files below the last three have strong ETags, weak ones and none. There the web
-// server asks the test before it opens a file.
+// nginxConfig serves the directory www below several locations. /list/ and /json/ list it, and
+// /login/ demands a login. Files below the last three have strong ETags, weak ones and none. There
+// the web server asks the test before it opens a file.
 var nginxConfig = template.Must(template.New("").Parse(`
 daemon off;
 master_process off;
@@ -322,7 +322,8 @@ func testNginxRoot(t *testing.T, n *nginx, dir string) {
 		}
 	}
 	for _, tree := range []string{"one", "two"} {
-		out, err := exec.Command("diff", "-r", filepath.Join(n.Dir, "www", dir), filepath.Join(work, tree)).CombinedOutput()
+		diff := exec.Command("diff", "-r", filepath.Join(n.Dir, "www", dir), filepath.Join(work, tree))
+		out, err := diff.CombinedOutput()
 		if err != nil {
 			t.Errorf("%s: %s", tree, out)
 		}
@@ -361,8 +362,8 @@ func testNginxLogin(t *testing.T, n *nginx, dir string) {
 	}
 }
 
-// testNginxUnlisted serves a root of which only the top directory is listed, and the directory below
-// it. Their files are fetched by their paths.
+// testNginxUnlisted serves a root of which only the top directory is listed. The directory below it
+// is not, and its file is fetched by its path.
 func testNginxUnlisted(t *testing.T, n *nginx, dir string) {
 	n.put(t, dir+"/below/file", 1000, 8, 60)
 	work := t.TempDir()
