@@ -71,6 +71,7 @@ const (
 	adviseS3Root
 	adviseWebRoot
 	adviseWebRootNetwork
+	adviseWebRootLogin
 	adviseS3Endpoint
 	advisePlainEndpoint
 	adviseS3Network
@@ -152,6 +153,7 @@ var advices = [adviceCount]string{
 	adviseS3Root:         "kwikcp serve --role primary --root s3://BUCKET/PREFIX",
 	adviseWebRoot:        "kwikcp serve --role primary --root https://HOST/PREFIX",
 	adviseWebRootNetwork: "is the web server reachable, and its certificate from a known authority? see --cacert",
+	adviseWebRootLogin:   "--netrc FILE has the user and the password for its host",
 	adviseS3Endpoint:     "such as --s3-endpoint https://minio.example:9000",
 	advisePlainEndpoint:  "--insecure-s3-endpoint allows it, for a service on this machine or in a trusted network",
 	adviseS3Network:      "is the service reachable, and --s3-endpoint right? a proxy is taken from the environment",

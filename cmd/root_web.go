@@ -114,17 +114,16 @@ func (c *serveConfig) openWeb(ctx context.Context) (*servedWeb, error) {
 	options := c.web.options
 	options.Cache, options.Log = w.cache, c.log
 	var err error
-	w.Root, err = source.NewHTTP(options)
-	if err != nil {
-		w.cache.Close()
-		return nil, transfer.LocalError(c.op(), err)
+	if w.Root, err = source.OpenHTTP(ctx, options); err == nil {
+		return w, nil
 	}
-	if err := w.Check(ctx); err != nil {
-		w.Close()
-		if u, ok := errors.AsType[*source.Unavailable](err); ok {
-			err = u.Err // the operation names the web server
-		}
-		return nil, rootError{exitNetwork, adviseWebRootNetwork, c.op(), err}
+	w.cache.Close()
+	u, isUnavailable := errors.AsType[*source.Unavailable](err)
+	switch {
+	case errors.Is(err, source.ErrLogin):
+		return nil, rootError{exitRefused, adviseWebRootLogin, c.op(), u.Err} // the operation names the web server
+	case isUnavailable:
+		return nil, rootError{exitNetwork, adviseWebRootNetwork, c.op(), u.Err}
 	}
-	return w, nil
+	return nil, transfer.LocalError(c.op(), err) // of --index
 }

@@ -50,8 +50,13 @@ type gateway struct {
 	port string
 	cmd  *exec.Cmd
 	*httptest.Server
-	sent atomic.Int64 // bytes of objects
-	puts atomic.Int64
+	client *minio.Client
+	sent   atomic.Int64 // bytes of objects
+	puts   atomic.Int64
+	gets   atomic.Int64 // requests of objects, and of listings
+	// beforeGet is called before the service gets such a request, with its number. An error is
+	// answered with the status 403. Nil does nothing.
+	beforeGet atomic.Pointer[func(n int64) error]
 }
 
 func startGateway(t *testing.T) *gateway {
@@ -65,7 +70,7 @@ func startGateway(t *testing.T) *gateway {
 	_, g.port, _ = net.SplitHostPort(free.Addr().String())
 	free.Close()
 	target := &url.URL{Scheme: "http", Host: "127.0.0.1:" + g.port}
-	g.Server = httptest.NewServer(&httputil.ReverseProxy{
+	proxy := &httputil.ReverseProxy{
 		// The host of the client is part of its signature.
 		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host },
 		ModifyResponse: func(r *http.Response) error {
@@ -77,8 +82,23 @@ func startGateway(t *testing.T) *gateway {
 			}
 			return nil
 		},
-	})
+	}
+	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if f := g.beforeGet.Load(); f != nil && r.Method == http.MethodGet {
+			if err := (*f)(g.gets.Add(1)); err != nil {
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+		}
+		proxy.ServeHTTP(w, r)
+	}))
 	t.Cleanup(g.Server.Close)
+	g.client, err = minio.New(target.Host, &minio.Options{
+		Creds: credentials.NewStaticV4(gatewayKey, gatewaySecret, ""), Region: "us-east-1",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	g.start(t)
 	t.Cleanup(g.stop)
 	return g
@@ -121,11 +141,24 @@ func (b countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// serve starts a primary on a bucket, with its own state, and returns it with its URL.
+// put writes an object of noise into the bucket "bucket".
+func (g *gateway) put(t *testing.T, name string, size int64, seed byte) error {
+	_, err := g.client.PutObject(t.Context(), "bucket", name, io.LimitReader(newNoise(seed), size), size,
+		minio.PutObjectOptions{})
+	return err
+}
+
+// serve starts a primary on a bucket, with its own state.
 func (g *gateway) serve(t *testing.T, secret string, args ...string) (*process, error) {
 	t.Helper()
+	return g.serveAs(t, secret, append([]string{"--role", "primary"}, args...)...)
+}
+
+// serveAs starts a server on a bucket, with its own state. The arguments have its role.
+func (g *gateway) serveAs(t *testing.T, secret string, args ...string) (*process, error) {
+	t.Helper()
 	args = append([]string{
-		"serve", "--role", "primary", "--listen", "127.0.0.1:0", "--s3-endpoint", g.URL, "--insecure-s3-endpoint",
+		"serve", "--listen", "127.0.0.1:0", "--s3-endpoint", g.URL, "--insecure-s3-endpoint",
 	}, args...)
 	work := t.TempDir()
 	env := append(testEnv(work), "AWS_ACCESS_KEY_ID="+gatewayKey, "AWS_SECRET_ACCESS_KEY="+secret)
@@ -154,16 +187,8 @@ func TestVersitygw(t *testing.T) {
 	if err := os.Mkdir(bucket, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	client, err := minio.New("127.0.0.1:"+g.port, &minio.Options{
-		Creds: credentials.NewStaticV4(gatewayKey, gatewaySecret, ""), Region: "us-east-1",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	put := func(name string, n int64) {
-		_, err := client.PutObject(t.Context(), "bucket", "pub/"+name, io.LimitReader(newNoise(byte(n)), n), n,
-			minio.PutObjectOptions{})
-		if err != nil {
+		if err := g.put(t, "pub/"+name, n, byte(n)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -18,6 +18,29 @@ import (
 	"kwikcp/transfer/serve"
 )
 
+// A sourceBytes is how many bytes a get took from a server or mirror, in its result.
+type sourceBytes struct {
+	Role, Addr string
+	Bytes      int64
+}
+
+// getSources runs kwikcp get --json in a directory, and returns from where the bytes are.
+func getSources(t *testing.T, work string, args ...string) []sourceBytes {
+	t.Helper()
+	c := exec.Command("kwikcp", append([]string{"get", "--json"}, args...)...)
+	var stdout, stderr bytes.Buffer
+	c.Dir, c.Env, c.Stdout, c.Stderr = work, testEnv(work), &stdout, &stderr
+	if err := c.Run(); err != nil {
+		t.Fatalf("%q: %v\n%s%s", args, err, stdout.String(), stderr.String())
+	}
+	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
+	var result struct{ Servers []sourceBytes }
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &result); err != nil {
+		t.Fatal(err)
+	}
+	return result.Servers
+}
+
 // A primary names a web server, and get takes most of a file and of a tree from it.
 func TestWebMirror(t *testing.T) {
 	work := t.TempDir()
@@ -44,28 +67,12 @@ func TestWebMirror(t *testing.T) {
 		"tree":       {[]string{"-r", url, "tree"}, true},
 		"no mirrors": {[]string{"--no-mirrors", "--range", "0-999", file, "part"}, false},
 	} {
-		c := exec.Command("kwikcp", append([]string{"get", "--json", "--cacert", "ca.pem"}, tt.args...)...)
-		var out, stderr bytes.Buffer
-		c.Dir, c.Env, c.Stdout, c.Stderr = work, testEnv(work), &out, &stderr
-		if err := c.Run(); err != nil {
-			t.Fatalf("%s: %v\n%s%s", name, err, out.String(), stderr.String())
-		}
-		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-		var result struct {
-			Servers []struct {
-				Role, Addr string
-				Bytes      int64
-			}
-		}
-		if err := json.Unmarshal([]byte(lines[len(lines)-1]), &result); err != nil {
-			t.Fatal(err)
-		}
-		used := false
-		for _, s := range result.Servers {
+		used, sources := false, getSources(t, work, append([]string{"--cacert", "ca.pem"}, tt.args...)...)
+		for _, s := range sources {
 			used = used || s.Role == "web" && s.Bytes > 2<<20 && "https://"+s.Addr == web.URL
 		}
 		if used != tt.used {
-			t.Errorf("%s: %+v", name, result.Servers)
+			t.Errorf("%s: %+v", name, sources)
 		}
 	}
 	want, _ := os.ReadFile(filepath.Join(work, "A/d/a file"))

@@ -76,12 +76,15 @@ func refusedBy(f *transferpb.Failure, path string) error {
 // lostSources sets the kind of the error of a transfer whose sources are all gone, and its cause if
 // the primary ended the session.
 func lostSources(failed *Error, sources []kwik.SourceStats) {
-	if failed.Kind = kindOfLoss(sources); failed.Kind != KindRefused {
-		return
-	}
-	for _, s := range sources {
-		if refusal := accessRefusal(s.Gone); s.Primary && refusal != nil {
-			failed.Err = refusal
+	failed.Kind = kindOfLoss(sources)
+	switch failed.Kind {
+	case KindChanged:
+		failed.Err = changedError{failed.Err}
+	case KindRefused:
+		for _, s := range sources {
+			if refusal := accessRefusal(s.Gone); s.Primary && refusal != nil {
+				failed.Err = refusal
+			}
 		}
 	}
 }

@@ -165,6 +165,12 @@ type idleError struct{ cause error }
 func (e idleError) Error() string { return "the server closed the idle connection" }
 func (e idleError) Unwrap() error { return e.cause }
 
+// A changedError is the error of a file that is no longer the one that was requested.
+type changedError struct{ cause error }
+
+func (e changedError) Error() string { return "the file changed on the server" }
+func (e changedError) Unwrap() error { return e.cause }
+
 // A busyError is the error of a server that cannot serve this client now. It wraps
 // kwik.ErrServerBusy.
 type busyError struct{ cause *kwik.Error }

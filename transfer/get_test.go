@@ -408,6 +408,24 @@ func TestGetLooksAtTheTargetFirst(t *testing.T) {
 	wantKind(t, err, KindLocal, "it is a directory")
 }
 
+// TestChangedMessage checks that the message of a file that changed names no stream. A secondary
+// with another version is not the cause of a loss.
+func TestChangedMessage(t *testing.T) {
+	changed := &kwik.Error{Code: kwik.ErrContentChanged, Remote: true}
+	for _, isPrimary := range []bool{true, false} {
+		failed := &Error{Op: "fetch", Err: &kwik.Error{Code: kwik.ErrAggregationTimeout, Err: errors.Join(changed)}}
+		lostSources(failed, []kwik.SourceStats{
+			{Server: "a", Primary: isPrimary, Gone: changed}, {Server: "b", Primary: !isPrimary, Gone: errors.New("gone")},
+		})
+		if isNamed := failed.Error() == "fetch: the file changed on the server"; isNamed != isPrimary {
+			t.Errorf("changed at the primary: %t: %v", isPrimary, failed)
+		}
+		if !errors.Is(failed, kwik.ErrContentChanged) {
+			t.Error("the cause is lost")
+		}
+	}
+}
+
 // TestKindOfLoss checks that only the primary decides that the file changed. A secondary with
 // another version may have an old one, or lie.
 func TestKindOfLoss(t *testing.T) {

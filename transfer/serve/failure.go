@@ -131,6 +131,9 @@ var (
 // messageUnavailable tells a client that the store of a remote root does not answer.
 const messageUnavailable = "the server cannot read its files now"
 
+// messageNoListing tells a client that a remote root does not list a directory.
+const messageNoListing = "the server has no listing of the directory; its files can be fetched by their paths"
+
 // contentError returns the error that a client is sent for one of a content. A copy that cannot be
 // read is not called missing.
 func contentError(err error) error {
@@ -171,6 +174,9 @@ func failureMessage(err error) string {
 			return messageUnavailable
 		}
 		return "the server is busy"
+	}
+	if errors.Is(err, source.ErrNoListing) {
+		return messageNoListing
 	}
 	return "the server failed"
 }

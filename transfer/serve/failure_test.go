@@ -341,3 +341,19 @@ func TestBusyServerRecovers(t *testing.T) {
 		}
 	})
 }
+
+// TestNoListing checks that a client learns that a web server lists no files. It is an error of the
+// operator's to see, and no missing file.
+func TestNoListing(t *testing.T) {
+	err := &fs.PathError{Op: "list", Path: "/the/servers/own/path", Err: source.ErrNoListing}
+	failure := failureOf(err)
+	l := &lister{}
+	entry := &transferpb.Entry{Path: []byte("d")}
+	l.setError(entry, err)
+	if failure.GetMessage() != messageNoListing || entry.GetError() != messageNoListing {
+		t.Errorf("%q, %q", failure.GetMessage(), entry.GetError())
+	}
+	if failure.GetCode() != transferpb.Failure_OTHER || entry.GetCode() != failure.GetCode() || l.faults.count != 1 {
+		t.Errorf("%v, %v, %d faults", failure.GetCode(), entry.GetCode(), l.faults.count)
+	}
+}

@@ -309,6 +309,9 @@ func (l *lister) setError(e *transferpb.Entry, err error) {
 	case e.GetCode() == transferpb.Failure_OTHER:
 		l.faults.note(string(e.GetPath()), err)
 		e.Error = "the server failed to read it"
+		if errors.Is(err, source.ErrNoListing) {
+			e.Error = messageNoListing
+		}
 	default:
 		e.Error = "the server cannot read it"
 	}

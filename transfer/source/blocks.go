@@ -48,7 +48,7 @@ type block struct {
 	// pins are the reads that wait for bytes of it, or copy them. Their block stays.
 	pins int
 	// mustArrive is set if the block is fetched to its end although no reader wants it now. It is
-	// the answer to an open: whoever opened the object for its description reads it soon.
+	// the answer to an open, whose object is read soon, or all its bytes are there already.
 	mustArrive bool
 
 	began time.Time     // the fetch

@@ -281,6 +281,7 @@ func (c *Cache) receive(
 			filled += n
 			c.mu.Lock()
 			b.fetch.filled = filled
+			b.mustArrive = b.mustArrive || filled == len(data) // it has
 			c.fetched += int64(n)
 			if b.pins > 0 {
 				b.wake()

@@ -77,6 +77,28 @@ func TestReadTogether(t *testing.T) {
 	}
 }
 
+// A block whose bytes have all arrived is kept, although the end of its answer is not processed yet
+// when its only reader goes on.
+func TestArrivedBlockIsKept(t *testing.T) {
+	s := newFakeStore()
+	data := pattern(3*testBlock, 1)
+	s.put("a", data)
+	processed := make(chan struct{})
+	s.closed = func() { <-processed }
+	root := newFakeRoot(t, s, 8)
+	defer close(processed)
+	for range 2 {
+		o := openTest(t, root, "a")
+		if err := readTest(o, data, testBlock); err != nil {
+			t.Error(err)
+		}
+		o.Close()
+	}
+	if sent := s.bytesOf("a"); sent != int64(len(data)) {
+		t.Errorf("%d bytes were fetched for %d", sent, len(data))
+	}
+}
+
 // TestOpenAgain opens an object for its description, and again to read it, while its first block
 // arrives. The block is fetched once.
 func TestOpenAgain(t *testing.T) {

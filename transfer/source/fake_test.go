@@ -32,6 +32,7 @@ type fakeStore struct {
 	// broken returns the number of bytes after which an answer breaks off, -1 for none.
 	broken func(name string, start int64) int64
 	fail   func(kind, name string) error
+	closed func() // called when an answer is closed; nil does nothing
 }
 
 type fakeObject struct {
@@ -173,7 +174,12 @@ func (b *fakeBody) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (b *fakeBody) Close() error { return nil }
+func (b *fakeBody) Close() error {
+	if b.s.closed != nil {
+		b.s.closed()
+	}
+	return nil
+}
 
 func (s *fakeStore) list(ctx context.Context, dir string) iter.Seq2[objectInfo, error] {
 	return func(yield func(objectInfo, error) bool) {

@@ -31,6 +31,9 @@ const (
 // nevertheless. It matches errors.ErrUnsupported.
 var ErrNoListing = fmt.Errorf("the web server lists no files, and there is no index (%w)", errors.ErrUnsupported)
 
+// ErrLogin is the error of a web server that demands a login, and of one that refuses it.
+var ErrLogin = errors.New("the web server demands a login")
+
 // HTTPOptions configure a root on a web server.
 type HTTPOptions struct {
 	// Base is the URL above all objects, from ParseHTTP.
@@ -63,8 +66,22 @@ func ParseHTTP(text string, allowHTTP bool) (*url.URL, error) {
 	return u, nil
 }
 
-// NewHTTP returns a root with the files of a web server. It sends no request. The caller closes it.
-func NewHTTP(o HTTPOptions) (Root, error) {
+// OpenHTTP opens a root with the files of a web server. It fails if the web server does not answer,
+// and with ErrLogin if it refuses the credentials. The caller closes the root.
+func OpenHTTP(ctx context.Context, o HTTPOptions) (Root, error) {
+	s, err := openHTTPStore(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.check(ctx); err != nil {
+		s.close()
+		return nil, err
+	}
+	return newRemote(s, o.Cache, o.Log, httpParallel), nil
+}
+
+// openHTTPStore returns the store of a web server. It sends no request.
+func openHTTPStore(o HTTPOptions) (*httpStore, error) {
 	client := webfile.New(webfile.Options{
 		Roots: o.Roots, AllowHTTP: o.AllowHTTP, Credentials: o.Credentials, Agent: o.Agent,
 	})
@@ -73,10 +90,11 @@ func NewHTTP(o HTTPOptions) (Root, error) {
 	if o.Index != "" {
 		s.index = &indexFile{path: o.Index, log: o.Log}
 		if err := s.index.refresh(); err != nil {
+			s.close()
 			return nil, err
 		}
 	}
-	return newRemote(s, o.Cache, o.Log, httpParallel), nil
+	return s, nil
 }
 
 // An httpStore is a web server below a URL.
@@ -158,8 +176,10 @@ func (s *httpStore) check(ctx context.Context) error {
 	}
 	answer.Body.Close()
 	failure := webfile.StatusError(u, answer)
-	if !failure.Permanent || answer.StatusCode == http.StatusUnauthorized ||
-		answer.StatusCode == http.StatusProxyAuthRequired {
+	switch {
+	case answer.StatusCode == http.StatusUnauthorized:
+		return s.unavailable(fmt.Errorf("%w (%w)", ErrLogin, failure.Err))
+	case !failure.Permanent, answer.StatusCode == http.StatusProxyAuthRequired:
 		return s.unavailable(failure.Err)
 	}
 	if s.index != nil {

@@ -84,13 +84,12 @@ func newHTTPRoot(t *testing.T, address string, set func(*HTTPOptions)) Root {
 	if set != nil {
 		set(&o)
 	}
-	root, err := NewHTTP(o)
+	s, err := openHTTPStore(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, ok := root.(remoteRoot).root.store.(*httpStore); ok {
-		s.retry.Min, s.retry.Max = time.Millisecond, 10*time.Millisecond
-	}
+	s.retry.Min, s.retry.Max = time.Millisecond, 10*time.Millisecond
+	root := newRemote(s, o.Cache, o.Log, httpParallel)
 	t.Cleanup(func() {
 		root.Close()
 		o.Cache.Close()

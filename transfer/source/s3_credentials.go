@@ -2,7 +2,7 @@ package source
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -129,7 +129,7 @@ func isRoleConfigured() bool {
 // A credentialsError is a failure of the service for credentials.
 type credentialsError struct{ err error }
 
-var errNoCredentials = &credentialsError{fmt.Errorf("it has none")}
+var errNoCredentials = &credentialsError{errors.New("it has none")}
 
 func (e *credentialsError) Error() string { return "credentials of the role: " + e.err.Error() }
 func (e *credentialsError) Unwrap() error { return e.err }
