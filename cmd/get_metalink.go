@@ -190,7 +190,7 @@ func (f *fetcher) openMetalink(
 	if name == "-" {
 		return io.NopCloser(os.Stdin), nil, nil
 	}
-	if scheme, _, ok := strings.Cut(name, "://"); !ok || !strings.HasPrefix(strings.ToLower(scheme), "http") {
+	if !strings.Contains(name, "://") {
 		file, err := os.Open(name)
 		return file, nil, localFileError(op, err)
 	}
@@ -209,7 +209,7 @@ func (f *fetcher) openMetalink(
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
 			kind = transfer.KindRefused
 		}
-		return nil, nil, &transfer.Error{Kind: kind, Op: op, Err: e.Err}
+		return nil, nil, advisedError{adviseMetalinkNetwork, &transfer.Error{Kind: kind, Op: op, Err: e.Err}}
 	}
 	if err != nil {
 		return nil, nil, err

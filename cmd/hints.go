@@ -70,6 +70,10 @@ const (
 	adviseServeRoot
 	adviseS3Root
 	adviseWebRoot
+	advisePlainRoot
+	adviseRemoteRoot
+	adviseMetalinkNetwork
+	advisePriority
 	adviseWebRootNetwork
 	adviseWebRootLogin
 	adviseS3Endpoint
@@ -152,6 +156,11 @@ var advices = [adviceCount]string{
 	adviseServe:          "kwikcp serve --help shows both forms",
 	adviseS3Root:         "kwikcp serve --role primary --root s3://BUCKET/PREFIX",
 	adviseWebRoot:        "kwikcp serve --role primary --root https://HOST/PREFIX",
+	advisePlainRoot:      "--insecure-http-root allows it, for a web server on this machine or in a trusted network",
+	adviseRemoteRoot:     "--root DIR, --root https://HOST/PREFIX or --root s3://BUCKET/PREFIX, in lower case",
+	adviseMetalinkNetwork: "check the URL, and whether this machine reaches the web server; see --cacert, --netrc " +
+		"and HTTPS_PROXY",
+	advisePriority:       "such as https://HOST/pub/{path},1; small numbers are used first",
 	adviseWebRootNetwork: "is the web server reachable, and its certificate from a known authority? see --cacert",
 	adviseWebRootLogin:   "--netrc FILE has the user and the password for its host",
 	adviseS3Endpoint:     "such as --s3-endpoint https://minio.example:9000",

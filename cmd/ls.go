@@ -158,7 +158,11 @@ func entryLine(u transfer.URL, hash bool, e transfer.Entry, m *transfer.Manifest
 			root = m.Root.String() + "  "
 		}
 	}
-	return fmt.Sprintf("%s%03o %12d  %s  %s%s", kind, e.Mode, e.Size, e.MTime.Format("2006-01-02 15:04:05"), root, name)
+	mtime := fmt.Sprintf("%-19s", "-")
+	if !e.MTime.IsZero() {
+		mtime = e.MTime.Format("2006-01-02 15:04:05")
+	}
+	return fmt.Sprintf("%s%03o %12d  %s  %s%s", kind, e.Mode, e.Size, mtime, root, name)
 }
 
 // entry prints an entry of a listing.
@@ -172,17 +176,21 @@ func (e *events) entry(x transfer.Entry, m *transfer.Manifest) error {
 		name := newName(x.Target)
 		target = &name
 	}
+	mtime := ""
+	if !x.MTime.IsZero() {
+		mtime = jsonTime(x.MTime)
+	}
 	return e.enc.Encode(struct {
 		event
 		nameJSON
 		Type   string    `json:"type"`
 		Size   int64     `json:"size"`
-		MTime  string    `json:"mtime"` // jsonTime
-		Mode   string    `json:"mode"`  // octal
+		MTime  string    `json:"mtime,omitempty"` // jsonTime
+		Mode   string    `json:"mode"`            // octal
 		Target *nameJSON `json:"target,omitempty"`
 		BLAKE3 string    `json:"blake3,omitempty"`
 		Error  string    `json:"message,omitempty"`
-	}{newEvent("entry"), newName(x.Path), x.Type.String(), x.Size, jsonTime(x.MTime),
+	}{newEvent("entry"), newName(x.Path), x.Type.String(), x.Size, mtime,
 		fmt.Sprintf("%04o", x.Mode), target, root, x.Problem})
 }
 

@@ -72,7 +72,12 @@ func parseWebRoot(root string, o *remoteOptions, policy *trustPolicy) (*webRoot,
 		return nil, nil
 	}
 	base, err := source.ParseHTTP(root, o.insecure)
-	if err != nil {
+	switch scheme := strings.ToLower(root[:strings.Index(root, "://")]); {
+	case scheme != "https" && scheme != "http":
+		return nil, usagef(adviseRemoteRoot, "--root %q: %q is not https or s3", withoutSecretParts(root), scheme)
+	case scheme == "http" && !o.insecure && err != nil:
+		return nil, usagef(advisePlainRoot, "--root %q: %w", withoutSecretParts(root), err)
+	case err != nil:
 		return nil, usagef(adviseWebRoot, "--root %q: %w", withoutSecretParts(root), err)
 	}
 	r := &webRoot{base: base}

@@ -85,8 +85,13 @@ func parseNamedMirrors(values []string) (mirrors []serve.WebMirror, err error) {
 		m := transfer.WebMirror{Template: text}
 		if i := strings.LastIndexByte(text, ','); i >= 0 {
 			n, err := strconv.ParseUint(text[i+1:], 10, 16)
-			if err == nil {
+			isNumber := strings.Trim(text[i+1:], "+-0123456789") == ""
+			switch {
+			case err == nil:
 				m.Template, m.Priority = text[:i], int(n)
+			case isNumber:
+				return nil, usagef(advisePriority, "--web-mirror %q: the priority %q is not 0 to 65535",
+					withoutUserInfo(text), text[i+1:])
 			}
 		}
 		if err := m.Check(true); err != nil {

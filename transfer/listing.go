@@ -176,6 +176,10 @@ func readEntry(raw *transferpb.Entry) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
+	mtime := wire.JoinTime(raw.GetMtimeNs(), raw.GetMtimeEra())
+	if raw.GetNoTime() && raw.GetType() == transferpb.Entry_DIRECTORY {
+		mtime = time.Time{}
+	}
 	problem := raw.GetError()
 	if len(problem) > maxProblem {
 		problem = strings.Clone(problem[:maxProblem])
@@ -183,7 +187,7 @@ func readEntry(raw *transferpb.Entry) (Entry, error) {
 	return Entry{
 		problemKind: kindOfProblem(raw),
 		Path:        string(raw.GetPath()), Type: EntryType(raw.GetType()), Size: int64(raw.GetSize()),
-		MTime: wire.JoinTime(raw.GetMtimeNs(), raw.GetMtimeEra()), Mode: fs.FileMode(raw.GetMode() & 0o777),
+		MTime: mtime, Mode: fs.FileMode(raw.GetMode() & 0o777),
 		Target: string(raw.GetTarget()), Problem: problem, Restricted: raw.GetRestricted(), isTarget: raw.GetIsTarget(),
 		link: raw.GetLink(), metadata: metadata,
 	}, nil

@@ -49,6 +49,9 @@ func (p *plan) isYoung(e Entry) bool {
 // hasTime reports whether an entry in place has a time of the server, or what the file system makes
 // of it. Such a time need not be set again.
 func (m *mirror) hasTime(info fs.FileInfo, listed time.Time) bool {
+	if listed.IsZero() { // a directory without a time
+		return true
+	}
 	lost := listed.Sub(info.ModTime())
 	return lost >= 0 && lost <= m.window
 }

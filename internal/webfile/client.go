@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -106,11 +107,12 @@ func (e *refusedAddressError) Error() string {
 }
 
 var (
-	errUserInfo = errors.New("a URL of a mirror has no user and no password; name a netrc file instead")
+	errUserInfo = errors.New("it must not contain a user or a password; name a netrc file instead")
 	errNoTLS    = errors.New("it is not https")
 	errScheme   = errors.New("not an http or https URL")
 	errNoHost   = errors.New("it names no host")
-	errFragment = errors.New("a URL of a mirror has no fragment")
+	errPort     = errors.New("its port is not 1 to 65535")
+	errFragment = errors.New("it must not contain a fragment (#)")
 )
 
 // Parse parses the URL of a file on a web server.
@@ -137,10 +139,21 @@ func check(u *url.URL, allowHTTP bool) error {
 		return errScheme
 	case u.Hostname() == "":
 		return errNoHost
+	case !isPort(u):
+		return errPort
 	case u.Fragment != "":
 		return errFragment
 	}
 	return nil
+}
+
+// isPort reports whether the port of a URL is one, or is missing. A colon alone has none.
+func isPort(u *url.URL) bool {
+	if u.Port() == "" {
+		return true
+	}
+	n, err := strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil && n > 0
 }
 
 // Shown returns a URL for people: without its query, which may hold a secret.

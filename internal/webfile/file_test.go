@@ -372,7 +372,8 @@ func TestParse(t *testing.T) {
 	for text, want := range map[string]string{
 		"https://a.example/x": "", "HTTPS://a/": "", "http://a.example/x": "not https", "ftp://a/x": "not an http",
 		"/x": "not an http", "https:///x": "no host", "https://u:p@a/x": "netrc", "https://a/x#f": "fragment",
-		"https://a:port/": "invalid port", "https://a/%zz": "invalid URL escape", "https://\x00": "invalid control",
+		"https://a:port/":  "invalid port",
+		"https://a:65536/": "port", "https://a:0/": "port", "https://a:65535/": "", "https://a:/": "", "https://a/%zz": "invalid URL escape", "https://\x00": "invalid control",
 	} {
 		_, err := Parse(text, false)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

@@ -319,7 +319,11 @@ func (l *lister) setError(e *transferpb.Entry, err error) {
 
 func entryOf(path string, info fs.FileInfo) *transferpb.Entry {
 	e := &transferpb.Entry{Path: []byte(path), Mode: uint32(info.Mode().Perm())}
-	e.MtimeNs, e.MtimeEra = wire.SplitTime(info.ModTime())
+	if mtime := info.ModTime(); mtime.IsZero() {
+		e.NoTime = true
+	} else {
+		e.MtimeNs, e.MtimeEra = wire.SplitTime(mtime)
+	}
 	switch info.Mode().Type() {
 	case 0:
 		e.Type, e.Size = transferpb.Entry_FILE, uint64(info.Size())

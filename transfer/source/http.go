@@ -61,7 +61,7 @@ func ParseHTTP(text string, allowHTTP bool) (*url.URL, error) {
 	case err != nil:
 		return nil, err
 	case u.RawQuery != "" || u.ForceQuery:
-		return nil, errors.New("a URL of a root has no query")
+		return nil, errors.New("it must not contain a query (?)")
 	}
 	return u, nil
 }

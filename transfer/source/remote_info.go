@@ -37,10 +37,13 @@ func (i *remoteInfo) Mode() fs.FileMode {
 	return remoteFileMode
 }
 
-// ModTime returns the time of an object. Directories of stores have none: theirs is the epoch, so
-// that it is the same on every server.
+// ModTime returns the time of an object: the epoch without one, so that it is the same on every
+// server. Directories of stores have no time: theirs is the zero time.Time.
 func (i *remoteInfo) ModTime() time.Time {
-	if i.isDir || i.mtime.IsZero() {
+	switch {
+	case i.isDir:
+		return time.Time{}
+	case i.mtime.IsZero():
 		return time.Unix(0, 0)
 	}
 	return i.mtime
@@ -60,11 +63,10 @@ func (s remoteSys) Version() disk.Version { return s.version }
 
 // version returns the version of an object: its size and time, and a hash of its tag.
 func (i *remoteInfo) version() disk.Version {
-	v := disk.Version{Size: i.Size(), MTime: i.ModTime().UnixNano()}
-	if !i.isDir {
-		v.Tag = i.objectInfo.versionTag()
+	if i.isDir {
+		return disk.Version{}
 	}
-	return v
+	return disk.Version{Size: i.Size(), MTime: i.ModTime().UnixNano(), Tag: i.objectInfo.versionTag()}
 }
 
 // identity returns the tag, or else the ID of the version. A listing has no IDs.

@@ -45,6 +45,7 @@ var (
 	accountCodes = []string{
 		"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired",
 		"RequestTimeTooSkewed", "AccountProblem", "NotSignedUp", "InvalidSecurity", "AuthorizationHeaderMalformed",
+		"XAdminUserNotFound", // of versitygw, for InvalidAccessKeyId
 	}
 )
 

@@ -1423,6 +1423,7 @@ type Entry struct {
 	// The entry is the directory of ListRequest.target. Its content is not listed.
 	IsTarget      bool  `protobuf:"varint,12,opt,name=is_target,json=isTarget,proto3" json:"is_target,omitempty"`
 	MtimeEra      int32 `protobuf:"zigzag32,13,opt,name=mtime_era,json=mtimeEra,proto3" json:"mtime_era,omitempty"` // as in Manifest
+	NoTime        bool  `protobuf:"varint,14,opt,name=no_time,json=noTime,proto3" json:"no_time,omitempty"`         // the entry has no modification time; mtime_ns and mtime_era are 0
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1546,6 +1547,13 @@ func (x *Entry) GetMtimeEra() int32 {
 		return x.MtimeEra
 	}
 	return 0
+}
+
+func (x *Entry) GetNoTime() bool {
+	if x != nil {
+		return x.NoTime
+	}
+	return false
 }
 
 // Metadata holds the metadata of an entry that a client must request.
@@ -2169,7 +2177,7 @@ const file_transfer_proto_rawDesc = "" +
 	"\x03End\x12\v\n" +
 	"\aNOT_YET\x10\x00\x12\b\n" +
 	"\x04MORE\x10\x01\x12\f\n" +
-	"\bCOMPLETE\x10\x02\"\xdc\x03\n" +
+	"\bCOMPLETE\x10\x02\"\xf5\x03\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\fR\x04path\x12/\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1b.kwikcp.transfer.Entry.TypeR\x04type\x12\x12\n" +
@@ -2186,7 +2194,8 @@ const file_transfer_proto_rawDesc = "" +
 	" \x01(\x06R\x04link\x125\n" +
 	"\bmetadata\x18\v \x01(\v2\x19.kwikcp.transfer.MetadataR\bmetadata\x12\x1b\n" +
 	"\tis_target\x18\f \x01(\bR\bisTarget\x12\x1b\n" +
-	"\tmtime_era\x18\r \x01(\x11R\bmtimeEra\"7\n" +
+	"\tmtime_era\x18\r \x01(\x11R\bmtimeEra\x12\x17\n" +
+	"\ano_time\x18\x0e \x01(\bR\x06noTime\"7\n" +
 	"\x04Type\x12\t\n" +
 	"\x05OTHER\x10\x00\x12\b\n" +
 	"\x04FILE\x10\x01\x12\r\n" +
