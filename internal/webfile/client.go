@@ -45,8 +45,8 @@ const (
 	readTimeout  = time.Minute
 	maxRedirects = 10
 	maxHeader    = 64 << 10 // bytes
-	// maxIdle is the number of connections to a host that are kept for the next request: as many
-	// as a server with a web root uses at once (transfer/source).
+	// maxIdle is the number of connections to a host that are kept for the next request. A server
+	// with a web root uses as many at once (transfer/source).
 	maxIdle = 32
 )
 
