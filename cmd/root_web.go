@@ -82,7 +82,7 @@ func parseWebRoot(root string, o *remoteOptions, policy *trustPolicy) (*webRoot,
 	}
 	r := &webRoot{base: base}
 	r.options = source.HTTPOptions{
-		Base: base, Index: o.index, Roots: policy.roots, AllowHTTP: o.insecure, Agent: "kwikcp/" + version(),
+		Base: base, Index: o.index, Roots: policy.roots, AllowHTTP: o.insecure, Agent: "kwikcp",
 	}
 	if o.netrc == "" {
 		return r, nil
