@@ -85,7 +85,7 @@ func openHTTPStore(o HTTPOptions) (*httpStore, error) {
 	client := webfile.New(webfile.Options{
 		Roots: o.Roots, AllowHTTP: o.AllowHTTP, Credentials: o.Credentials, Agent: o.Agent,
 	})
-	s := &httpStore{base: o.Base, client: client}
+	s := &httpStore{base: o.Base, client: client, wait: wait}
 	s.retry = backoff.Policy{Min: 200 * time.Millisecond, Max: 5 * time.Second, Random: rand.Float64}
 	if o.Index != "" {
 		s.index = &indexFile{path: o.Index, log: o.Log}
@@ -103,6 +103,7 @@ type httpStore struct {
 	client *webfile.Client
 	index  *indexFile // nil without one
 	retry  backoff.Policy
+	wait   func(context.Context, time.Duration) error // waits so long, or until the context ends
 }
 
 func (s *httpStore) describe() string { return webfile.Shown(s.base) }
@@ -152,13 +153,21 @@ func (s *httpStore) request(
 		if failure.Permanent || time.Since(start)+delay > repeatFor {
 			return nil, s.unavailable(failure.Err)
 		}
-		timer := time.NewTimer(delay)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if s.wait(ctx, delay) != nil {
 			return nil, s.unavailable(failure.Err)
 		}
+	}
+}
+
+// wait waits for d, and returns the context's error if that ends before.
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -216,7 +225,7 @@ func (s *httpStore) missing(u *url.URL, answer *http.Response) error {
 // stat describes an object by a HEAD request.
 func (s *httpStore) stat(ctx context.Context, name string) (info objectInfo, err error) {
 	u := s.url(name, false)
-	answer, err := s.request(ctx, http.MethodHead, u, nil)
+	answer, err := s.requestSettled(ctx, http.MethodHead, u, nil)
 	if err != nil {
 		return info, err
 	}
@@ -260,7 +269,11 @@ func (s *httpStore) get(
 		header["If-Match"] = []string{pinned.tag}
 		header["If-Range"] = []string{pinned.tag}
 	}
-	answer, err := s.request(ctx, http.MethodGet, u, header)
+	request := s.request
+	if pinned == nil {
+		request = s.requestSettled
+	}
+	answer, err := request(ctx, http.MethodGet, u, header)
 	if err != nil {
 		return nil, info, err
 	}
