@@ -13,6 +13,8 @@ const (
 	firstDepth, maxDepth = 2, 16
 	// sequentialRun is the number of blocks read in order from which on more of them are expected.
 	sequentialRun = 2
+	// moreFetches is how many fetches more than the depth are measured, because two say little.
+	moreFetches = 2
 	// worthwhile is the least factor by which twice the depth must raise the rate.
 	worthwhile = 1.1
 	// settledFor is the number of blocks after which a greater depth is tried again.
@@ -28,7 +30,8 @@ type depth struct {
 
 	before  float64       // blocks a second at half of this depth; 0 if it was not measured
 	since   time.Time     // when this depth was set
-	fetches int           // that began since, and ended
+	burst   int           // fetches that began at once then, and are not counted yet
+	fetches int           // that began later, and ended
 	took    time.Duration // all of these together
 	waited  bool          // a read since, for its bytes
 	settled int           // blocks to read before a greater depth is tried; 0 if it may be
@@ -37,7 +40,7 @@ type depth struct {
 // start begins to read ahead.
 func (d *depth) start(now time.Time) {
 	if d.blocks == 0 {
-		*d = depth{blocks: firstDepth, since: now}
+		*d = depth{blocks: firstDepth, burst: firstDepth, since: now}
 	}
 }
 
@@ -45,7 +48,7 @@ func (d *depth) start(now time.Time) {
 func (d *depth) pass(waited bool, now time.Time) {
 	d.settled = max(d.settled-1, 0)
 	d.waited = d.waited || waited
-	if d.blocks == 0 || d.fetches < d.blocks {
+	if d.blocks == 0 || d.fetches < d.blocks+moreFetches {
 		return
 	}
 	// With the block that is read there is one more fetch under way.
@@ -54,15 +57,21 @@ func (d *depth) pass(waited bool, now time.Time) {
 	case d.before > 0 && rate < d.before*worthwhile:
 		*d = depth{blocks: d.blocks / 2, since: now, settled: settledFor}
 	case d.waited && d.settled == 0 && d.blocks < maxDepth:
-		*d = depth{blocks: 2 * d.blocks, before: rate, since: now}
+		*d = depth{blocks: 2 * d.blocks, burst: d.blocks, before: rate, since: now}
 	default:
 		*d = depth{blocks: d.blocks, since: now, settled: d.settled}
 	}
 }
 
-// measure records how long the fetch of a block took that was read to its end.
+// measure records how long the fetch of a block took that was read to its end. Those of the burst
+// tell nothing: where requests share a line, the first of them wait for fewer others than all later
+// ones.
 func (d *depth) measure(b *block) {
-	if b.state == blockComplete && !b.began.Before(d.since) {
+	switch isOfDepth := b.state == blockComplete && !b.began.Before(d.since); {
+	case !isOfDepth:
+	case d.burst > 0:
+		d.burst--
+	default:
 		d.fetches++
 		d.took += b.took
 	}
