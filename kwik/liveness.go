@@ -14,7 +14,7 @@ import (
 //
 //   - no source can deliver the missing bytes, and no further source is expected;
 //   - it was idle for SourceTimeout while a server answered, or for OutageTimeout in total;
-//   - it is pulled, and for verifiedTime longer than that no unit of it was verified;
+//   - it is pulled, and for verifiedTime longer than SourceTimeout no unit of it was verified;
 //   - a hole of a pushed stream was not filled within ReorderTimeout (push_client.go).
 //
 // A pulled stream is idle while its consumer waits and no tick sees progress. Progress is payload
@@ -41,7 +41,11 @@ type liveness struct {
 
 	verified   bool          // units were verified since the tick before, or bytes are being verified
 	unverified time.Duration // the time without a verified unit, while the consumer waits
-	lastTick   time.Time     // zero before the first
+	silent     time.Duration // the time at the end of idle in which no server answered
+	// longest is the longest silent since then. It does not count as unverified: an outage may last
+	// as long as OutageTimeout. Only one does not, because a hostile server can make more of them.
+	longest  time.Duration
+	lastTick time.Time // zero before the first
 }
 
 // verifiedTime is how much longer than SourceTimeout a stream may wait for a verified unit. A unit
@@ -68,10 +72,19 @@ func (l *liveness) observe(isAlive, isAnswering, isExcused bool, now time.Time) 
 	if isAlive {
 		l.idle, l.unserved = 0, 0
 	}
+	if l.silent += elapsed; isAlive || isAnswering {
+		l.silent = 0
+	}
+	l.longest = max(l.longest, l.silent)
 	l.unverified += elapsed
 	if l.verified || isExcused {
-		l.unverified = 0
+		l.unverified, l.longest = 0, 0
 	}
+}
+
+// lacksVerified reports whether no unit was verified for too long.
+func (l *liveness) lacksVerified(timeout time.Duration) bool {
+	return l.unverified-l.longest >= timeout+verifiedTime
 }
 
 // run lets time pass for the scheduler until the stream ends.
@@ -180,7 +193,7 @@ func (a *streamAggregator) checkLiveness(progress bool, now time.Time) error {
 		canDeliver = sources > 0
 	}
 	a.liveness.observe(isAlive, !isAlive && a.isAnswering(), a.pushed || !a.sched.Wanting(), now)
-	if a.liveness.unverified >= a.timeout+verifiedTime {
+	if a.liveness.lacksVerified(a.timeout) {
 		return a.noSource()
 	}
 	if isAlive {

@@ -1,6 +1,7 @@
 package kwik
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,6 +41,52 @@ func TestLiveness(t *testing.T) {
 	}
 	if l.idle != 3*time.Second || l.unserved != 0 {
 		t.Errorf("in an outage: idle for %v, unserved for %v", l.idle, l.unserved)
+	}
+}
+
+// TestLackOfVerifiedUnits checks which outages of the servers are allowed while units are due.
+func TestLackOfVerifiedUnits(t *testing.T) {
+	const timeout = 10 * time.Second
+	type part struct {
+		seconds         int
+		alive, answers  bool
+		verifiesAtStart bool
+	}
+	unit := func(seconds int) part { return part{seconds: seconds, alive: true, verifiesAtStart: true} }
+	silence := func(seconds int) part { return part{seconds: seconds} }
+	trickle := func(seconds int) part { return part{seconds: seconds, alive: true} }
+	for name, tt := range map[string]struct {
+		parts []part
+		want  int // the second in which it has lasted too long; -1 for never
+	}{
+		"silence":                       {[]part{silence(3000)}, -1},
+		"bytes without a unit":          {[]part{trickle(3000)}, 250},
+		"answers without bytes":         {[]part{{seconds: 3000, answers: true}}, 250},
+		"silence, then bytes":           {[]part{silence(300), trickle(3000)}, 550},
+		"a longer silence later":        {[]part{silence(100), trickle(50), silence(200), trickle(3000)}, 450},
+		"silence again and again":       {slices.Repeat([]part{silence(59), trickle(1)}, 50), 309},
+		"a unit after the silence":      {[]part{silence(300), unit(200)}, -1},
+		"and no more after it":          {[]part{silence(300), unit(600)}, 551},
+		"silence forgotten with a unit": {[]part{silence(300), unit(1), trickle(600)}, 551},
+	} {
+		var l liveness
+		now := time.Unix(1e9, 0)
+		l.observe(false, false, false, now)
+		second, got := 0, -1
+		for _, p := range tt.parts {
+			for i := range p.seconds {
+				second++
+				now = now.Add(time.Second)
+				l.verified = p.verifiesAtStart && i == 0
+				l.observe(p.alive, p.answers, false, now)
+				if got < 0 && l.lacksVerified(timeout) {
+					got = second
+				}
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%s: too long in second %d, want %d", name, got, tt.want)
+		}
 	}
 }
 
