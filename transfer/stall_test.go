@@ -194,7 +194,7 @@ func TestStallTimeout(t *testing.T) {
 				w.T.Errorf("%v: %v", timeout, err)
 			}
 			if least, most := timeout+2*time.Second, timeout*5/4+6*time.Second; took < least || took > most {
-				w.T.Errorf("with %v it took %v", timeout, took)
+				w.T.Errorf("with %v it took %v: %v", timeout, took, err)
 			}
 		})
 	}
