@@ -67,7 +67,8 @@ func (b *blackHole) observe(t traffic, isWaitedFor bool, rtt time.Duration, now 
 		b.usesLong = true
 	}
 	if packets > 0 {
-		if wasSilent := !b.heardAt.IsZero() && now.Sub(b.heardAt) >= answeringTime; wasSilent {
+		wasSilent := !b.heardAt.IsZero() && now.Sub(b.heardAt) >= answeringTime
+		if wasSilent && last.payload > 0 { // a session that only begins has sent nothing that fills a window
 			b.hadOutage, b.movedAt = true, time.Time{} // moves in the outage say nothing
 		}
 	}

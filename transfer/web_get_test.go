@@ -256,7 +256,7 @@ func TestGetFromMirrorsAloneErrors(t *testing.T) {
 		},
 	} {
 		o := aloneOptions(t, content, tt.servers...)
-		o.ConnectTimeout = 100 * time.Millisecond
+		o.ConnectTimeout = 2 * time.Second
 		if tt.change != nil {
 			tt.change(&o)
 		}
