@@ -30,6 +30,8 @@ import (
 const (
 	// smallPacket is the size of QUIC packets that every path lets pass, in bytes.
 	smallPacket = 1200
+	// firstWindow is the first congestion window of quic-go, in bytes: 32 packets.
+	firstWindow = 32 * smallPacket
 	// payloadWait is the time without payload after which a connection is moved, or
 	// payloadRoundTrips if that is longer.
 	payloadWait       = 2 * time.Second
@@ -68,7 +70,7 @@ func (b *blackHole) observe(t traffic, isWaitedFor bool, rtt time.Duration, now 
 	}
 	if packets > 0 {
 		wasSilent := !b.heardAt.IsZero() && now.Sub(b.heardAt) >= answeringTime
-		if wasSilent && last.payload > 0 { // a session that only begins has sent nothing that fills a window
+		if wasSilent && last.payload > firstWindow { // less does not fill a server's window
 			b.hadOutage, b.movedAt = true, time.Time{} // moves in the outage say nothing
 		}
 	}
