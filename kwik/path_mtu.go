@@ -68,13 +68,11 @@ func (b *blackHole) observe(t traffic, isWaitedFor bool, rtt time.Duration, now 
 	if t.bytesReceived-last.bytesReceived > packets*smallPacket {
 		b.usesLong = true
 	}
-	if packets > 0 {
+	if packets > 0 || b.heardAt.IsZero() {
 		wasSilent := !b.heardAt.IsZero() && now.Sub(b.heardAt) >= answeringTime
 		if wasSilent && last.payload > firstWindow { // less does not fill a server's window
 			b.hadOutage, b.movedAt = true, time.Time{} // moves in the outage say nothing
 		}
-	}
-	if packets > 0 || b.heardAt.IsZero() {
 		b.heardAt = now
 	}
 	wait := max(payloadWait, payloadRoundTrips*rtt)

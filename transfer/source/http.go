@@ -85,7 +85,7 @@ func openHTTPStore(o HTTPOptions) (*httpStore, error) {
 	client := webfile.New(webfile.Options{
 		Roots: o.Roots, AllowHTTP: o.AllowHTTP, Credentials: o.Credentials, Agent: o.Agent,
 	})
-	s := &httpStore{base: o.Base, client: client, wait: wait}
+	s := &httpStore{base: o.Base, client: client, wait: waitFor}
 	s.retry = backoff.Policy{Min: 200 * time.Millisecond, Max: 5 * time.Second, Random: rand.Float64}
 	if o.Index != "" {
 		s.index = &indexFile{path: o.Index, log: o.Log}
@@ -156,18 +156,6 @@ func (s *httpStore) request(
 		if s.wait(ctx, delay) != nil {
 			return nil, s.unavailable(failure.Err)
 		}
-	}
-}
-
-// wait waits for d, and returns the context's error if that ends before.
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 

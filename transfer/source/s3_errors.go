@@ -99,7 +99,7 @@ func (s *s3Store) retry(ctx context.Context, request func() error) error {
 	}
 }
 
-// waitFor waits, or returns the error of ctx when it ends.
+// waitFor waits, or returns the cause of ctx when it ends.
 func waitFor(ctx context.Context, delay time.Duration) error {
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
@@ -107,7 +107,7 @@ func waitFor(ctx context.Context, delay time.Duration) error {
 	case <-timer.C:
 		return nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 
