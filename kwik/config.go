@@ -131,9 +131,9 @@ type ServerConfig struct {
 	// any pulled stream.
 	OpenContent OpenContentFunc
 
-	// BufferSize is the largest payload of one DATA frame in bytes, rounded to whole units; one unit
-	// if a single one is larger. 0 means 256 KiB, or less with a RateLimit; other values are clipped
-	// to the range from 64 KiB to 1 MiB.
+	// BufferSize is the largest payload of a DATA frame in bytes, rounded to whole units; one unit
+	// if a single one is larger. 0 means 256 KiB, or less with a RateLimit; other values are
+	// clipped to the range from 64 KiB to 1 MiB.
 	BufferSize int
 
 	// Software names the server's software to clients that inspect it. At most 64 bytes are sent.
